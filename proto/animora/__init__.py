@@ -1,0 +1,1 @@
+"""Animora's wire contracts."""

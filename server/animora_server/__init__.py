@@ -1,0 +1,1 @@
+"""The ranking server: an async gRPC service around a resident NeuCF model."""

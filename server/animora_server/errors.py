@@ -1,0 +1,88 @@
+"""The server's one tree of errors; `service.status` maps it to gRPC status codes.
+
+AnimoraError
+├── CallError                     what a caller is told
+│   ├── InvalidRequest            a field is wrong
+│   ├── Refused                   too much in flight
+│   ├── DeadlineExceeded          no answer fits into the time that is left
+│   ├── ModelNotResident          the version asked for is not loaded
+│   └── CatalogUnavailable        not loaded yet, or its blocks are too old to be trusted
+├── ScoringFailed                 the model gave no scores; the heuristic answers
+│   ├── ModelUnavailable          none is loaded
+│   ├── Overloaded                the scorer's queue is full
+│   ├── TooLate                   the deadline cannot be met
+│   ├── DeviceFault               the device failed
+│   └── InvalidScores             a score is not finite
+└── StoreError                    PostgreSQL did not answer
+"""
+
+
+class AnimoraError(Exception):
+    """The root."""
+
+
+class CallError(AnimoraError):
+    """Something a caller is told; the text is safe to send."""
+
+
+class InvalidRequest(CallError):
+    """A field is wrong."""
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}")
+        self.field = field
+        self.description = description
+
+
+class Refused(CallError):
+    """Too much in flight; come back after `retry_after` seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("too many calls in flight")
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(CallError):
+    """No answer fits into the time that is left."""
+
+    def __init__(self) -> None:
+        super().__init__("the deadline leaves no time for an answer")
+
+
+class ModelNotResident(CallError):
+    """The version asked for is not loaded."""
+
+    def __init__(self) -> None:
+        super().__init__("model_version: that version is not resident; leave it empty for the active one")
+
+
+class CatalogUnavailable(CallError):
+    """Posts cannot be ranked: the catalog is not loaded, or its blocks are too old."""
+
+
+class ScoringFailed(AnimoraError):
+    """The model gave no scores."""
+
+
+class ModelUnavailable(ScoringFailed):
+    """No model is loaded."""
+
+
+class Overloaded(ScoringFailed):
+    """The scorer's queue is full."""
+
+
+class TooLate(ScoringFailed):
+    """The scorer cannot answer before the deadline."""
+
+
+class DeviceFault(ScoringFailed):
+    """The device failed."""
+
+
+class InvalidScores(ScoringFailed):
+    """A score is not a finite number."""
+
+
+class StoreError(AnimoraError):
+    """PostgreSQL did not answer, or not as its views promise."""

@@ -1,0 +1,75 @@
+"""What the ranker needs from the rest of the server; `app` supplies it."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from animora_server.catalog import CatalogSnapshot
+from animora_server.types import BoolArray, FloatArray, IntArray
+
+
+class ResidentModel(Protocol):
+    """A model on the device whose post table covers the rows of the snapshot it is pinned with."""
+
+    @property
+    def version(self) -> str:
+        """The version's name."""
+        ...
+
+    def user_row(self, user_id: int) -> int:
+        """The user's row, 0 for a user it was not trained on."""
+        ...
+
+    def informed(self, rows: IntArray) -> BoolArray:
+        """Bool (m): whether it knows the id or an embedding of the posts at catalog rows int64 (m)."""
+        ...
+
+    async def score(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+        """Logits float32 (m) of the posts at catalog rows int64 (m).
+
+        Raises:
+            ScoringFailed: It cannot answer, or not before the deadline (event loop's clock).
+        """
+        ...
+
+    async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+        """Terms float32 (m, 3) that add up to the logits: GMF branch, MLP branch, bias. Raises as score."""
+        ...
+
+
+class Pin(Protocol):
+    """What one request sees from its first step to its last: a snapshot and the models encoded for it."""
+
+    @property
+    def snapshot(self) -> CatalogSnapshot:
+        """The posts."""
+        ...
+
+    @property
+    def active(self) -> ResidentModel | None:
+        """The model that answers where a request names none."""
+        ...
+
+    @property
+    def resident(self) -> Mapping[str, ResidentModel]:
+        """All models, by version."""
+        ...
+
+
+class Pins(Protocol):
+    """Gives out the current pin."""
+
+    def current(self) -> Pin | None:
+        """The pin, or None until the catalog is loaded."""
+        ...
+
+
+class ScoreCache(Protocol):
+    """Scores by key; best effort, so neither method fails."""
+
+    async def get(self, key: bytes, count: int) -> FloatArray | None:
+        """The float32 (count) stored under a key, or None."""
+        ...
+
+    def put(self, key: bytes, scores: FloatArray) -> None:
+        """Stores float32 (count) some time soon, unless there is too much to store."""
+        ...

@@ -1,0 +1,173 @@
+"""Every option of the server, in one frozen object: `ANIMORA_*` over a TOML file over defaults."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+class Section(BaseModel):
+    """A group of options: frozen, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GrpcSettings(Section):
+    """Where and how calls are taken."""
+
+    host: str = Field(
+        "127.0.0.1", description="address to listen on; beyond loopback needs TLS or `insecure`"
+    )
+    port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    insecure: bool = Field(False, description="allow an address beyond loopback without TLS")
+    tls_certificate: Path | None = Field(None, description="PEM file with the server's certificate chain")
+    tls_key: Path | None = Field(None, description="PEM file with the server's private key")
+    max_message_bytes: int = Field(2 << 20, gt=0, description="largest request")
+    max_metadata_bytes: int = Field(16 << 10, gt=0, description="largest request metadata")
+    max_rows_in_flight: int = Field(
+        1_000_000, gt=0, description="candidates in flight before a call is refused (RESOURCE_EXHAUSTED)"
+    )
+    max_calls_in_flight: int = Field(4096, gt=0, description="calls in flight before one is refused")
+    default_timeout: float = Field(
+        0.5, gt=0, description="seconds a call may take where it names no deadline"
+    )
+    drain_delay: float = Field(
+        1.0, ge=0, description="seconds between saying NOT_SERVING and refusing new calls at shutdown"
+    )
+    drain_grace: float = Field(10.0, ge=0, description="seconds for calls in flight at shutdown")
+    max_connection_age: float = Field(
+        300.0, gt=0, description="seconds before a connection is asked to reconnect"
+    )
+
+    @model_validator(mode="after")
+    def _safe_to_bind(self) -> "GrpcSettings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together: set both or neither")
+        if self.host not in LOOPBACK and self.tls_certificate is None and not self.insecure:
+            raise ValueError(
+                f"host {self.host} is beyond loopback and TLS is off: set tls_certificate and tls_key, "
+                "or say insecure = true"
+            )
+        return self
+
+
+class HttpSettings(Section):
+    """Where metrics and probes are served."""
+
+    host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
+    port: int = Field(
+        9464, ge=0, le=65535, description="port of /metrics, /livez and /readyz; 0 takes a free one"
+    )
+
+
+class DatabaseSettings(Section):
+    """The application's PostgreSQL, read through the four views."""
+
+    url: SecretStr = Field(
+        SecretStr(""), description="DSN of a role that may read the schema `animora`; required"
+    )
+    timeout: float = Field(10.0, gt=0, description="seconds to connect")
+    command_timeout: float = Field(60.0, gt=0, description="seconds one query may take")
+
+
+class CatalogSettings(Section):
+    """How the resident catalog follows the database."""
+
+    poll_interval: float = Field(2.0, gt=0, description="seconds between incremental refreshes")
+    reconcile_interval: float = Field(
+        120.0, gt=0, description="seconds between full recounts, which also compare all live post ids"
+    )
+    recount_window: float = Field(
+        600.0,
+        gt=0,
+        description="seconds of interactions recounted at each refresh, for late commits and un-likes",
+    )
+    seen_window_days: float = Field(90.0, gt=0, description="days of interactions that exclude_seen knows")
+    max_block_age: float = Field(
+        600.0,
+        gt=0,
+        description="seconds without a successful read of the blocks before calls get UNAVAILABLE",
+    )
+    directory: Path | None = Field(
+        None, description="folder for the memory-mapped embeddings; a private temporary one by default"
+    )
+
+
+class ModelSettings(Section):
+    """The model store and what is kept of it."""
+
+    store: str = Field(
+        "", description="folder or file:// URL of the model store; empty serves the heuristic alone"
+    )
+    poll_interval: float = Field(2.0, gt=0, description="seconds between looks at the ACTIVE pointer")
+    resident: int = Field(2, ge=1, le=8, description="versions kept on the device, the active one included")
+    ready_requires_model: bool = Field(False, description="be NOT_SERVING until a model is loaded")
+
+
+class ScorerSettings(Section):
+    """The device and its queue; work is counted in rows (user-post pairs)."""
+
+    device: str = Field(
+        "auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N"
+    )
+    dtype: Literal["float32"] = Field("float32", description="arithmetic of the resident model")
+    threads: int = Field(1, ge=1, description="CPU threads of one batch")
+    max_batch_rows: int = Field(8192, ge=256, description="rows scored at once; a larger request is split")
+    max_queue_rows: int = Field(
+        200_000, gt=0, description="rows waiting before the heuristic answers instead"
+    )
+    gather_window: float = Field(
+        0.0, ge=0, le=0.1, description="seconds to wait for more rows before a batch"
+    )
+    hang_timeout: float = Field(10.0, gt=0, description="seconds a batch may run before the process gives up")
+
+
+class CacheSettings(Section):
+    """Redis, read through; best effort."""
+
+    url: SecretStr = Field(
+        SecretStr(""), description="redis://, rediss:// or unix:// URL; empty for no cache"
+    )
+    timeout: float = Field(0.02, gt=0, description="seconds before a look-up is a miss")
+    ttl: float = Field(300.0, gt=0, description="seconds a result lives, jittered by a tenth")
+    max_connections: int = Field(16, ge=1, description="connections to Redis")
+    prefix: str = Field("animora", pattern="^[A-Za-z0-9_.-]{1,32}$", description="first part of every key")
+
+
+class RankingSettings(Section):
+    """The heuristic, and what a request may hold."""
+
+    popularity_weight: float = Field(
+        0.6, ge=0, le=1, description="the heuristic's weight of popularity; the rest is recency's"
+    )
+    recency_scale_hours: float = Field(6.0, gt=0, description="hours in which recency falls to 1/e")
+    max_candidates: int = Field(10_000, ge=1, le=100_000, description="candidates of one request")
+    max_batch_requests: int = Field(256, ge=1, description="requests of one BatchRank")
+    max_batch_candidates: int = Field(100_000, ge=1, description="candidates of one BatchRank")
+
+
+class LogSettings(Section):
+    """The log on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level that is written"
+    )
+    format: Literal["json", "console"] = Field(
+        "json", description="one JSON object a line, or text for people"
+    )
+
+
+class Settings(Section):
+    """All options."""
+
+    grpc: GrpcSettings = GrpcSettings()
+    http: HttpSettings = HttpSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    catalog: CatalogSettings = CatalogSettings()
+    models: ModelSettings = ModelSettings()
+    scorer: ScorerSettings = ScorerSettings()
+    cache: CacheSettings = CacheSettings()
+    ranking: RankingSettings = RankingSettings()
+    log: LogSettings = LogSettings()

@@ -1,0 +1,103 @@
+"""Loading and replaying the scripted network: the one module that knows the model's file format."""
+
+import io
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from animora_artifact.errors import ArtifactRejected, RejectionReason
+from animora_artifact.golden import Golden
+
+
+class Network(Protocol):
+    """What every model file exposes, on any device, in any floating dtype.
+
+    Row 0 of the users and of the posts is the unknown one.
+    """
+
+    def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
+        """Post vectors (n, d): everything on the post's side up to the first hidden layer.
+
+        Args:
+            post_rows: int64 (n).
+            image: floating (n, image width); zeros where absent.
+            caption: floating (n, caption width); zeros where absent.
+        """
+        ...
+
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        """Logits (m).
+
+        Args:
+            user_rows: int64 (b), the users of a batch's requests.
+            segments: int64 (m), the request (index into user_rows) of each pair.
+            post_table: floating (capacity, d), rows from encode_posts.
+            post_index: int64 (m), the row in post_table of each pair.
+        """
+        ...
+
+    def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        """Terms (m, 3) that add up to the logit: GMF branch, MLP branch, bias. Arguments as in score."""
+        ...
+
+
+EXPLAIN_TERMS = ("gmf", "mlp", "bias")
+
+
+def save_network(module: torch.nn.Module) -> bytes:
+    """Scripts and serialises a module that has Network's methods."""
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(module), buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:
+    """Loads `model.ts`, whose bytes were verified, casts it, moves it and freezes it.
+
+    Raises:
+        ArtifactRejected: It is not a TorchScript module with Network's methods.
+    """
+    try:
+        module = torch.jit.load(io.BytesIO(model), map_location="cpu")  # type: ignore[no-untyped-call]
+        module = module.to(dtype=dtype).to(device).eval()
+        frozen = torch.jit.freeze(module, preserved_attrs=["encode_posts", "score", "explain"])
+    except (RuntimeError, AttributeError, ValueError) as error:
+        raise ArtifactRejected(
+            RejectionReason.CONTENT, f"model.ts does not load: {type(error).__name__}"
+        ) from error
+    return cast(Network, frozen)
+
+
+@torch.inference_mode()
+def golden_error(
+    network: Network, golden: Golden, device: torch.device, dtype: torch.dtype = torch.float32
+) -> float:
+    """The largest absolute difference in probability between a replay and the record; inf if not finite.
+
+    Raises:
+        ArtifactRejected: The network does not take the recorded inputs.
+    """
+    try:
+        table = network.encode_posts(
+            torch.from_numpy(golden.post_rows).to(device),
+            torch.from_numpy(golden.image).to(device, dtype),
+            torch.from_numpy(golden.caption).to(device, dtype),
+        )
+        logits = network.score(
+            torch.from_numpy(golden.user_rows).to(device),
+            torch.from_numpy(golden.segments).to(device),
+            table,
+            torch.from_numpy(golden.post_index).to(device),
+        )
+    except (RuntimeError, IndexError) as error:
+        raise ArtifactRejected(
+            RejectionReason.DIMENSIONS, "the network does not take the golden rows"
+        ) from error
+    replayed = torch.sigmoid(logits.float()).cpu().numpy()
+    if replayed.shape != golden.probabilities.shape:
+        raise ArtifactRejected(RejectionReason.DIMENSIONS, "the network gives another number of golden rows")
+    if not np.isfinite(replayed).all():
+        return float("inf")
+    return float(np.abs(replayed - golden.probabilities).max(initial=0.0))

@@ -1,0 +1,63 @@
+"""The vocabulary: which row of the model's tables belongs to which user and post id."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from animora_artifact.npz import read_npz, to_npz
+
+Ids = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64]
+
+UNKNOWN_ROW = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Ids in the order of their rows; row 0 is the unknown id, so ids[i] has row i + 1.
+
+    Attributes:
+        user_ids: int64 (users - 1), distinct.
+        post_ids: int64 (posts - 1), distinct.
+    """
+
+    user_ids: Ids
+    post_ids: Ids
+
+    @classmethod
+    def from_npz(cls, data: bytes) -> Self:
+        """Reads `vocabulary.npz`.
+
+        Raises:
+            ArtifactRejected: An array is missing, of another type, or lists an id twice.
+        """
+        arrays = read_npz(data, {"user_ids": (np.int64, 1), "post_ids": (np.int64, 1)}, distinct=True)
+        return cls(user_ids=arrays["user_ids"], post_ids=arrays["post_ids"])
+
+    def to_npz(self) -> bytes:
+        """The content of `vocabulary.npz`."""
+        return to_npz({"user_ids": self.user_ids, "post_ids": self.post_ids})
+
+
+class RowIndex:
+    """Finds the row of an id, vectorised; an unknown id has row 0."""
+
+    def __init__(self, ids: Ids) -> None:
+        self._order = np.argsort(ids, kind="stable")  # int64 (n)
+        self._sorted = ids[self._order]  # int64 (n)
+
+    def rows(self, ids: Ids) -> Rows:
+        """Rows int64 (m) of ids int64 (m)."""
+        if not len(self._sorted):
+            return np.zeros(len(ids), np.int64)
+        at = np.minimum(np.searchsorted(self._sorted, ids), len(self._sorted) - 1)
+        return np.where(self._sorted[at] == ids, self._order[at] + 1, UNKNOWN_ROW)
+
+    def row(self, an_id: int) -> int:
+        """The row of one id."""
+        at = int(np.searchsorted(self._sorted, an_id))
+        if at == len(self._sorted) or self._sorted[at] != an_id:
+            return UNKNOWN_ROW
+        return int(self._order[at]) + 1
