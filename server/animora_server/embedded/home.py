@@ -1,0 +1,66 @@
+"""Where an embedded server keeps its files: the directory asked for, or one with a shorter, open path."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from animora_server.embedded.account import Account
+from animora_server.embedded.errors import EmbeddedError
+
+# The kernel takes 107 bytes for a socket's path, macOS 103; servers append up to 24 to the home's.
+MAX_HOME_BYTES = 72
+ELSEWHERE = "elsewhere"
+
+
+def settle(directory: Path, account: Account | None) -> Path:
+    """Finds or makes the home for a server that was given a directory; the same home each time.
+
+    The home is the directory itself if its path leaves room for a socket's name and the account, if there is
+    one, can get there. Otherwise it is a folder below the machine's temporary one, to which the link
+    `elsewhere` in the directory points: permissions of what exists already are never loosened. Either way
+    this process' user owns the home, so nothing that runs under the account can plant a link where root
+    writes.
+
+    Raises:
+        EmbeddedError: The directory cannot be made, or there is no place for a home.
+    """
+    try:
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            directory.chmod(_mode(account))
+        directory = directory.resolve()
+        if _fits(directory, account):
+            return directory
+        link = directory / ELSEWHERE
+        if link.is_dir() and _fits(link.resolve(), account) and link.stat().st_uid == os.geteuid():
+            return link.resolve()
+        home = _make_home(account)
+        link.unlink(missing_ok=True)
+        link.symlink_to(home)
+    except OSError as error:
+        raise EmbeddedError(f"cannot use {directory}: {error.strerror}") from error
+    return home
+
+
+def _make_home(account: Account | None) -> Path:
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if not Path(parent).is_dir():
+            continue
+        home = Path(tempfile.mkdtemp(prefix="animora-", dir=parent)).resolve()
+        home.chmod(_mode(account))
+        if _fits(home, account):
+            return home
+        home.rmdir()
+    raise EmbeddedError(
+        "no temporary folder has a short path and lets an unprivileged user through: set TMPDIR"
+    )
+
+
+def _fits(directory: Path, account: Account | None) -> bool:
+    if len(os.fsencode(directory)) > MAX_HOME_BYTES:
+        return False
+    return account is None or account.can_enter(directory)
+
+
+def _mode(account: Account | None) -> int:
+    return 0o700 if account is None else 0o711

@@ -1,0 +1,149 @@
+"""A private PostgreSQL: initialised once, reached over a socket beside its data, gone with its parent."""
+
+import asyncio
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+import asyncpg
+
+from animora_server.embedded.account import Account, unprivileged_account
+from animora_server.embedded.binaries import find_postgres
+from animora_server.embedded.errors import EmbeddedError
+from animora_server.embedded.home import settle
+from animora_server.embedded.installation import runnable_by
+from animora_server.embedded.process import ChildProcess, Program, run_to_end
+
+START_TIMEOUT = 30.0
+RETRY_INTERVAL = 0.02
+DATABASE = "animora"
+# What follows the home in the socket's path is `/data/.s.PGSQL.5432`; no port is opened.
+PORT = 5432
+# Nothing here needs to survive a crash of the machine, and no System V or POSIX shared memory is asked for.
+OPTIONS = {
+    "listen_addresses": "",
+    "port": str(PORT),
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "dynamic_shared_memory_type": "mmap",
+    "max_connections": "100",
+    "log_min_messages": "warning",
+}
+
+
+class EmbeddedPostgres:
+    """PostgreSQL in a directory of its own.
+
+    As an async context manager it starts the server and stops it. A data directory that exists is reused.
+    Started by root, the server runs under an unprivileged account. Between `stop` and `start`, or after the
+    process was killed, data and address stay.
+    """
+
+    def __init__(self, directory: Path, binary: Path | None = None) -> None:
+        self._directory = directory
+        self._binary = binary
+        self._home: Path | None = None
+        self._child: ChildProcess | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        """The DSN of the database `animora`, for asyncpg."""
+        return self.database_url(DATABASE)
+
+    @property
+    def pid(self) -> int:
+        """The id of the main process."""
+        if self._child is None:
+            raise EmbeddedError("PostgreSQL was not started")
+        return self._child.pid
+
+    def database_url(self, database: str) -> str:
+        """The DSN of a database of this server, for its superuser."""
+        if self._home is None:
+            raise EmbeddedError("PostgreSQL was not started")
+        host = quote(str(self._home / "data"))
+        return f"postgresql://animora@/{database}?host={host}&port={PORT}&sslmode=disable"
+
+    async def start(self) -> None:
+        """Starts the server and waits until it answers; does nothing while it runs.
+
+        Raises:
+            EmbeddedError: No program was found, or the server did not come up.
+        """
+        if self._child is not None and self._child.running:
+            return
+        postgres = find_postgres(self._binary)
+        account = unprivileged_account()
+        home = self._home = settle(self._directory, account)
+        if account:
+            postgres = await runnable_by(account, postgres, home)
+        data = home / "data"
+        if not (data / "PG_VERSION").exists():
+            await _initialise(postgres.parent / "initdb", data, account)
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+        program = Program(
+            command=[postgres, "-D", data, f"--unix-socket-directories={data}", *options],
+            directory=data,
+            log=home / "postgres.log",
+            stop_signal=signal.SIGINT,  # a fast shutdown; SIGTERM would wait for the clients
+            account=account,
+        )
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await self._bring_up(program)
+        except TimeoutError as error:
+            await self.stop()
+            raise EmbeddedError(f"PostgreSQL did not answer in time:\n{program.log_tail()}") from error
+
+    async def stop(self) -> None:
+        """Ends the server's clients and the server."""
+        if self._child is not None:
+            await self._child.stop()
+
+    async def _bring_up(self, program: Program) -> None:
+        child = self._child = ChildProcess.spawn(program)
+        while not await self._answers():
+            if not child.running:
+                tail = program.log_tail()
+                if "shared memory block" not in tail:
+                    raise EmbeddedError(f"PostgreSQL ended while it started:\n{tail}")
+                # The processes of one that was killed are still on their way out.
+                child = self._child = ChildProcess.spawn(program)
+            await asyncio.sleep(RETRY_INTERVAL)
+
+    async def _answers(self) -> bool:
+        """Whether the server takes connections; makes sure of the database, too."""
+        try:
+            connection = await asyncpg.connect(self.database_url("postgres"), timeout=START_TIMEOUT)
+        except (OSError, asyncpg.CannotConnectNowError):
+            return False
+        try:
+            if not await connection.fetchval("select 1 from pg_database where datname = $1", DATABASE):
+                await connection.execute(f"create database {DATABASE}")
+        finally:
+            await connection.close()
+        return True
+
+
+async def _initialise(initdb: Path, data: Path, account: Account | None) -> None:
+    """Makes the data directory; one that is there is complete, since it gets its name last."""
+    partial = data.with_name("initialising")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700)
+    if account:
+        os.chown(partial, account.uid, account.gid)
+    options = ["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--username=animora"]
+    log = data.with_name("initdb.log")
+    await run_to_end(Program([initdb, "-D", partial, *options], partial, log, account=account))
+    partial.rename(data)

@@ -1,0 +1,154 @@
+"""A child process that logs to a file, ends with its parent, and can be started anew."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from animora_server.embedded.account import Account
+from animora_server.embedded.errors import EmbeddedError
+
+STOP_TIMEOUT = 10.0
+LOG_LINES = 12
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run, and how.
+
+    Attributes:
+        command: The program and its arguments.
+        directory: Its working directory.
+        log: The file that takes what it writes; emptied at each start.
+        stop_signal: What tells it to end.
+        account: Who it runs as; None for this process' own user.
+    """
+
+    command: Sequence[str | Path]
+    directory: Path
+    log: Path
+    stop_signal: signal.Signals = signal.SIGTERM
+    account: Account | None = None
+
+    def log_tail(self) -> str:
+        """The last lines of the log."""
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return ""
+        return "\n".join(lines[-LOG_LINES:])
+
+
+class ChildProcess:
+    """One run of a program.
+
+    It is bound to no event loop, so that it can be started in one and stopped in another.
+    """
+
+    def __init__(self, program: Program, process: "subprocess.Popen[bytes]") -> None:
+        self._program = program
+        self._process = process
+
+    @classmethod
+    def spawn(cls, program: Program) -> Self:
+        """Starts a run, from a thread that outlives it: to the kernel, the forking thread is the parent.
+
+        Raises:
+            EmbeddedError: The program cannot be run.
+        """
+        return cls(program, _popen(program))
+
+    @property
+    def pid(self) -> int:
+        """The process' id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet; a stopped (SIGSTOP) one has not."""
+        return self._process.poll() is None
+
+    async def wait(self) -> int:
+        """Its exit status, once it has ended."""
+        return await asyncio.to_thread(self._process.wait)
+
+    async def stop(self) -> None:
+        """Ends it: with its signal, or after ten seconds by force."""
+        if not self.running:
+            return
+        self._process.send_signal(self._program.stop_signal)
+        self._process.send_signal(signal.SIGCONT)  # a stopped process takes no other signal
+        try:
+            await asyncio.to_thread(self._process.wait, STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            await self.wait()
+
+
+async def run_to_end(program: Program) -> None:
+    """Runs a program that ends by itself.
+
+    Raises:
+        EmbeddedError: It failed; the text has the last lines of its log.
+    """
+    child = ChildProcess.spawn(program)
+    try:
+        status = await child.wait()
+    finally:
+        if child.running:
+            await child.stop()
+    if status != 0:
+        raise EmbeddedError(
+            f"{Path(program.command[0]).name} failed with status {status}:\n{program.log_tail()}"
+        )
+
+
+def _popen(program: Program) -> "subprocess.Popen[bytes]":
+    account = program.account
+    with program.log.open("wb") as log:
+        try:
+            return subprocess.Popen(
+                program.command,
+                cwd=program.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+                start_new_session=True,  # a terminal's Ctrl-C is for the parent alone
+                preexec_fn=_end_with_parent(program.stop_signal),  # noqa: PLW1509  # it makes two system calls
+            )
+        except OSError as error:
+            raise EmbeddedError(f"cannot run {program.command[0]}: {error.strerror}") from error
+
+
+def _environment() -> dict[str, str]:
+    """This process' environment without what would configure a PostgreSQL or its clients."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
+
+
+def _end_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
+    """What a child does before it becomes the program: ask to be told of its parent's death.
+
+    Only Linux can do this; elsewhere a parent that is killed leaves its servers behind.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, int(stop_signal), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the question
+            os._exit(1)
+
+    return ask

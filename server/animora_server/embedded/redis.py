@@ -1,0 +1,107 @@
+"""A private Redis-protocol server: a cache over a socket in its own directory, gone with its parent."""
+
+import asyncio
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+from animora_server.embedded.binaries import find_redis
+from animora_server.embedded.errors import EmbeddedError
+from animora_server.embedded.home import settle
+from animora_server.embedded.process import ChildProcess, Program
+
+START_TIMEOUT = 30.0
+RETRY_INTERVAL = 0.01
+SOCKET = "redis.sock"
+OPTIONS = {
+    "port": "0",
+    "unixsocketperm": "700",
+    "save": "",
+    "appendonly": "no",
+    "maxmemory": "256mb",
+    "maxmemory-policy": "allkeys-lru",
+}
+
+
+class EmbeddedRedis:
+    """Redis, or Valkey, in a directory of its own.
+
+    As an async context manager it starts the server and stops it. Between `stop` and `start`, or after the
+    process was killed, the address stays; the data do not, since a cache keeps none.
+    """
+
+    def __init__(self, directory: Path, binary: Path | None = None) -> None:
+        self._directory = directory
+        self._binary = binary
+        self._home: Path | None = None
+        self._child: ChildProcess | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        """The URL of database 0, for redis-py."""
+        return f"unix://{quote(str(self._socket))}?db=0"
+
+    @property
+    def pid(self) -> int:
+        """The process' id."""
+        if self._child is None:
+            raise EmbeddedError("Redis was not started")
+        return self._child.pid
+
+    async def start(self) -> None:
+        """Starts the server and waits until it answers; does nothing while it runs.
+
+        Raises:
+            EmbeddedError: No program was found, or the server did not come up.
+        """
+        if self._child is not None and self._child.running:
+            return
+        binary = find_redis(self._binary)
+        home = self._home = settle(self._directory, None)
+        options = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]
+        program = Program(
+            command=[binary, "--unixsocket", self._socket, "--dir", home, *options],
+            directory=home,
+            log=home / "redis.log",
+        )
+        child = self._child = ChildProcess.spawn(program)
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                while not await self._answers():
+                    if not child.running:
+                        raise EmbeddedError(f"Redis ended while it started:\n{program.log_tail()}")
+                    await asyncio.sleep(RETRY_INTERVAL)
+        except TimeoutError as error:
+            await self.stop()
+            raise EmbeddedError(f"Redis did not answer in time:\n{program.log_tail()}") from error
+
+    async def stop(self) -> None:
+        """Ends the server."""
+        if self._child is not None:
+            await self._child.stop()
+
+    @property
+    def _socket(self) -> Path:
+        if self._home is None:
+            raise EmbeddedError("Redis was not started")
+        return self._home / SOCKET
+
+    async def _answers(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._socket)
+        except OSError:
+            return False
+        try:
+            writer.write(b"PING\r\n")
+            return (await reader.readline()).startswith(b"+PONG")
+        except ConnectionError:
+            return False
+        finally:
+            writer.close()

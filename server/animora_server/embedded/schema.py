@@ -1,0 +1,48 @@
+"""Applying Animora's own tables, views and read-only role to a database."""
+
+from pathlib import Path
+
+import asyncpg
+
+from animora_server.errors import StoreError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel carries the files in the package; a checkout has them where they are written.
+LOCATIONS = (PACKAGE / "sql", PACKAGE.parents[1] / "deploy" / "sql")
+# Two programs that apply the files at once would trip over each other's `if not exists`.
+LOCK = 0x616E696D6F7261
+
+
+async def apply_schema(url: str) -> None:
+    """Creates what is missing of the schemas `animora_app` and `animora`, and the role `animora_reader`.
+
+    Args:
+        url: DSN of a role that may create schemas and roles.
+
+    Raises:
+        StoreError: PostgreSQL cannot be reached or refuses.
+    """
+    try:
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            async with connection.transaction():
+                await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+                for file in schema_files():
+                    await connection.execute(file.read_text())
+        finally:
+            await connection.close(timeout=10)
+    except (OSError, asyncpg.PostgresError) as error:
+        raise StoreError(f"cannot apply the schema: {error}") from error
+
+
+def schema_files() -> list[Path]:
+    """The SQL files in the order of their numbers; adapters have none and are for people to apply.
+
+    Raises:
+        StoreError: The installation has none.
+    """
+    for location in LOCATIONS:
+        files = sorted(location.glob("[0-9]*.sql"))
+        if files:
+            return files
+    raise StoreError("this installation has no SQL files")

@@ -1,0 +1,160 @@
+"""Real servers for the tests: started once a session, a fresh database or an empty cache for each test."""
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+import pytest
+import redis.asyncio
+from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
+
+TEMPLATE = "animora_template"
+
+
+@pytest.fixture(scope="session")
+def server_directory() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets and lets an unprivileged server through."""
+    directory = _fresh_directory(Path("/tmp"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(server_directory: Path) -> Iterator[EmbeddedPostgres]:
+    """The session's PostgreSQL, with a template database that has the schema."""
+    postgres = EmbeddedPostgres(server_directory / "postgres")
+
+    async def start() -> None:
+        await postgres.start()
+        await _execute(postgres, f"create database {TEMPLATE}")
+        await apply_schema(postgres.database_url(TEMPLATE))
+
+    # An embedded server is bound to no event loop, so the tests' own loops need not outlive them.
+    try:
+        asyncio.run(start())
+        yield postgres
+    finally:
+        asyncio.run(postgres.stop())
+
+
+@pytest.fixture(scope="session")
+def shared_redis(server_directory: Path) -> Iterator[EmbeddedRedis]:
+    """The session's Redis."""
+    server = EmbeddedRedis(server_directory / "redis")
+    try:
+        asyncio.run(server.start())
+        yield server
+    finally:
+        asyncio.run(server.stop())
+
+
+@pytest.fixture(scope="session")
+def database_names() -> Iterator[str]:
+    return (f"test_{number}" for number in count())
+
+
+@pytest.fixture
+async def empty_postgres_url(
+    shared_postgres: EmbeddedPostgres, database_names: Iterator[str]
+) -> AsyncIterator[str]:
+    """DSN of a database of this test's own, with nothing in it."""
+    name = next(database_names)
+    await _execute(shared_postgres, f"create database {name}")
+    yield shared_postgres.database_url(name)
+    await _execute(shared_postgres, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+async def postgres_url(
+    shared_postgres: EmbeddedPostgres, database_names: Iterator[str]
+) -> AsyncIterator[str]:
+    """DSN of a database of this test's own, with Animora's tables, views and role, and no rows."""
+    name = next(database_names)
+    await _execute(shared_postgres, f"create database {name} template {TEMPLATE}")
+    yield shared_postgres.database_url(name)
+    await _execute(shared_postgres, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+async def redis_url(shared_redis: EmbeddedRedis) -> str:
+    """URL of an empty Redis."""
+    async with redis.asyncio.from_url(shared_redis.url) as client:
+        await client.flushall()
+    return shared_redis.url
+
+
+@pytest.fixture
+async def embedded_postgres(
+    server_directory: Path,
+) -> AsyncIterator[Callable[[], Awaitable[EmbeddedPostgres]]]:
+    """Starts a PostgreSQL of this test's own, to be killed, stopped or frozen."""
+    async with AsyncExitStack() as stack:
+
+        async def start() -> EmbeddedPostgres:
+            directory = _fresh_directory(server_directory)
+            stack.callback(shutil.rmtree, directory)
+            return await stack.enter_async_context(EmbeddedPostgres(directory))
+
+        yield start
+
+
+@pytest.fixture
+async def embedded_redis(server_directory: Path) -> AsyncIterator[Callable[[], Awaitable[EmbeddedRedis]]]:
+    """Starts a Redis of this test's own, to be killed, stopped or frozen."""
+    async with AsyncExitStack() as stack:
+
+        async def start() -> EmbeddedRedis:
+            directory = _fresh_directory(server_directory)
+            stack.callback(shutil.rmtree, directory)
+            return await stack.enter_async_context(EmbeddedRedis(directory))
+
+        yield start
+
+
+@pytest.fixture
+def frozen() -> Callable[[int], AbstractContextManager[None]]:
+    """Stops (SIGSTOP) a process and all its children for as long as the context lasts."""
+
+    @contextmanager
+    def freeze(pid: int) -> Iterator[None]:
+        stopped: list[int] = []
+        try:
+            # The parent goes first, so that no child is born meanwhile.
+            pending = [pid]
+            while pending:
+                process = pending.pop()
+                os.kill(process, signal.SIGSTOP)
+                stopped.append(process)
+                pending += _children(process)
+            yield
+        finally:
+            for process in stopped:
+                os.kill(process, signal.SIGCONT)
+
+    return freeze
+
+
+def _fresh_directory(parent: Path) -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="animora-", dir=parent))
+    directory.chmod(0o711)
+    return directory
+
+
+def _children(pid: int) -> list[int]:
+    """The ids of a process' children; PostgreSQL has one a connection."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def _execute(postgres: EmbeddedPostgres, statement: str) -> None:
+    connection = await asyncpg.connect(postgres.url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
