@@ -1,0 +1,30 @@
+"""The resident catalog: posts, their interactions and everyone's blocks, as immutable snapshots.
+
+`PostTable` assigns rows, `PostDraft` makes the next table from what the database says, and `Catalog` joins a
+table with interactions and blocks into the `CatalogSnapshot` that requests pin.
+"""
+
+from animora_server.catalog.catalog import Activity, Catalog, InteractionBase
+from animora_server.catalog.draft import PostDraft
+from animora_server.catalog.embeddings import EmbeddingFile, HalfArray
+from animora_server.catalog.lookup import Groups, IdMap
+from animora_server.catalog.records import NEVER, EmbeddingRecords, Pairs, PostRecords
+from animora_server.catalog.snapshot import CatalogSnapshot
+from animora_server.catalog.table import PostTable
+
+__all__ = [
+    "NEVER",
+    "Activity",
+    "Catalog",
+    "CatalogSnapshot",
+    "EmbeddingFile",
+    "EmbeddingRecords",
+    "Groups",
+    "HalfArray",
+    "IdMap",
+    "InteractionBase",
+    "Pairs",
+    "PostDraft",
+    "PostRecords",
+    "PostTable",
+]

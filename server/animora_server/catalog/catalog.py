@@ -1,0 +1,149 @@
+"""Posts, interactions and blocks together, as one refresh leaves them to the next."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from animora_server.catalog.lookup import ABSENT, Groups, IdMap
+from animora_server.catalog.records import Pairs
+from animora_server.catalog.snapshot import CatalogSnapshot
+from animora_server.catalog.table import PostTable
+from animora_server.types import IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class InteractionBase:
+    """Interactions older than a moment, as they were counted once.
+
+    Attributes:
+        until: The moment; what is newer is recounted at each refresh.
+        counts: Interactions by post, unknown posts included: they may become known.
+        seen: Posts by user, within the seen window.
+    """
+
+    until: datetime
+    counts: IdMap
+    seen: Groups
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What users did, as one refresh found it.
+
+    Attributes:
+        base: Interactions up to `base.until`.
+        recent: Users and posts of the interactions since then.
+        blocks: Blockers and blocked.
+        blocks_read_at: `time.monotonic()` when the blocks were about to be read.
+    """
+
+    base: InteractionBase
+    recent: Pairs
+    blocks: Pairs
+    blocks_read_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All that is known, immutable; each refresh makes the next.
+
+    Attributes:
+        posts: The table of posts.
+        activity: What users did.
+        base_counts: int64 (n), interactions of the base by row.
+        snapshot: What requests see of it.
+    """
+
+    posts: PostTable
+    activity: Activity
+    base_counts: IntArray
+    snapshot: CatalogSnapshot
+
+    @classmethod
+    def empty(cls, directory: Path | None) -> Self:
+        """Nothing is known; embeddings will be kept in a directory, or in the system's temporary one."""
+        posts = PostTable.empty(directory)
+        base = InteractionBase(datetime.min.replace(tzinfo=UTC), IdMap.empty(), Groups.empty())
+        snapshot = CatalogSnapshot(
+            epoch=posts.epoch,
+            post_ids=posts.post_ids,
+            author_ids=posts.author_ids,
+            created_at=posts.created_at,
+            deleted=posts.deleted,
+            interactions=posts.post_ids,
+            fingerprints=posts.fingerprints,
+            max_interactions=0,
+            embeddings=posts.embeddings,
+            blocks_read_at=float("-inf"),
+            index=posts.index,
+            relations=Groups.empty(),
+            seen_base=base.seen,
+            seen_recent=Groups.empty(),
+        )
+        activity = Activity(base, Pairs.empty(), Pairs.empty(), snapshot.blocks_read_at)
+        return cls(posts, activity, posts.post_ids, snapshot)
+
+    def refreshed(self, posts: PostTable, activity: Activity) -> "Catalog":
+        """The catalog with another table and other activity; what did not change is shared."""
+        before = self.activity
+        base_counts = self._base_counts(posts, activity.base)
+        interactions = base_counts + _counts_by_row(posts, activity.recent)
+        same_recent = activity.recent.same_as(before.recent)
+        same_blocks = activity.blocks.same_as(before.blocks)
+        snapshot = CatalogSnapshot(
+            epoch=posts.epoch,
+            post_ids=posts.post_ids,
+            author_ids=posts.author_ids,
+            created_at=posts.created_at,
+            deleted=posts.deleted,
+            interactions=interactions,
+            fingerprints=posts.fingerprints,
+            max_interactions=int(interactions.max(where=~posts.deleted, initial=0)),
+            embeddings=posts.embeddings,
+            blocks_read_at=activity.blocks_read_at,
+            index=posts.index,
+            relations=self.snapshot.relations if same_blocks else _relations(activity.blocks),
+            seen_base=activity.base.seen,
+            seen_recent=self.snapshot.seen_recent
+            if same_recent
+            else Groups.of(activity.recent.first, activity.recent.second),
+        )
+        return Catalog(posts, activity, base_counts, snapshot)
+
+    def _base_counts(self, posts: PostTable, base: InteractionBase) -> IntArray:
+        """Interactions of the base by row; only rows that are new to this epoch and base are looked up."""
+        known = self.base_counts
+        if base is not self.activity.base or posts.epoch != self.posts.epoch:
+            known = known[:0]
+        if len(known) == len(posts):
+            return known
+        return np.concatenate((known, np.maximum(base.counts.find(posts.post_ids[len(known) :]), 0)))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all of it but the embeddings."""
+        activity = self.activity
+        pairs = (activity.recent.first, activity.recent.second, activity.blocks.first, activity.blocks.second)
+        return (
+            self.snapshot.nbytes
+            + self.posts.nbytes
+            + self.base_counts.nbytes
+            + activity.base.counts.nbytes
+            + sum(column.nbytes for column in pairs)
+        )
+
+
+def _counts_by_row(posts: PostTable, interactions: Pairs) -> IntArray:
+    """How many of the interactions (user, post) are of the post of each row: int64 (n)."""
+    rows = posts.index.find(interactions.second)
+    return np.bincount(rows[rows != ABSENT], minlength=len(posts)).astype(np.int64)
+
+
+def _relations(blocks: Pairs) -> Groups:
+    """For each user those on the other side of a block, whoever blocked whom."""
+    return Groups.of(
+        np.concatenate((blocks.first, blocks.second)), np.concatenate((blocks.second, blocks.first))
+    )

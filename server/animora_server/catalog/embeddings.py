@@ -1,0 +1,133 @@
+"""Raw embeddings on disk: float16, memory-mapped, a row a post."""
+
+import hashlib
+import mmap
+import os
+import tempfile
+import weakref
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from animora_server.types import IntArray
+
+HalfArray = npt.NDArray[np.float16]
+
+COPY_ROWS = 8192  # rows copied at once between files
+
+
+class EmbeddingFile:
+    """Embeddings by row, in an anonymous file that lives as long as someone holds this object.
+
+    One thread writes, any thread reads. A snapshot of n rows promises that rows [0, n) are written and stay
+    as they are; rows past that are the writer's to write, and to write again.
+
+    Written with `pwrite`, so that a full disk is an OSError and not a SIGBUS; read through a mapping.
+    """
+
+    def __init__(self, directory: Path | None, image_width: int, caption_width: int) -> None:
+        self.image_width = image_width
+        self.caption_width = caption_width
+        self._directory = directory
+        self._width = image_width + caption_width
+        self._descriptor: int | None = None
+        self._mapped: HalfArray = np.empty((0, self._width), np.float16)
+
+    def read(self, start: int, stop: int) -> tuple[HalfArray, HalfArray]:
+        """Image float16 (n, image_width) and caption float16 (n, caption_width) of rows [start, stop)."""
+        return self._split(self._rows(stop)[start:stop].copy())
+
+    def take(self, rows: IntArray) -> tuple[HalfArray, HalfArray]:
+        """Image and caption of rows int64 (n), as from read."""
+        stop = int(rows.max(initial=-1)) + 1
+        return self._split(self._rows(stop)[rows])
+
+    def write(self, start: int, image: HalfArray, caption: HalfArray) -> None:
+        """Writes rows from start on.
+
+        Args:
+            start: The first row, not past the rows written before.
+            image: float16 (n, image_width), zeros where absent.
+            caption: float16 (n, caption_width), zeros where absent.
+
+        Raises:
+            OSError: The file cannot be made, or the disk is full.
+        """
+        if not self._width or not len(image):
+            return
+        block = np.concatenate((image, caption), axis=1).data.cast("B")
+        offset = start * self._width * 2
+        while block:
+            written = os.pwrite(self._file(), block, offset)
+            block, offset = block[written:], offset + written
+
+    def resized(self, image_width: int, caption_width: int, rows: int) -> "EmbeddingFile":
+        """A copy of rows [0, rows) whose widths that were 0 are now these, with zeros there.
+
+        Raises:
+            OSError: As from write.
+        """
+        copy = EmbeddingFile(self._directory, image_width, caption_width)
+        for start in range(0, rows, COPY_ROWS):
+            image, caption = self.read(start, min(start + COPY_ROWS, rows))
+            copy.write(start, _padded(image, image_width), _padded(caption, caption_width))
+        return copy
+
+    def compacted(self, rows: IntArray) -> "EmbeddingFile":
+        """A copy of rows int64 (n) alone, in that order.
+
+        Raises:
+            OSError: As from write.
+        """
+        copy = EmbeddingFile(self._directory, self.image_width, self.caption_width)
+        for start in range(0, len(rows), COPY_ROWS):
+            copy.write(start, *self.take(rows[start : start + COPY_ROWS]))
+        return copy
+
+    def _split(self, block: HalfArray) -> tuple[HalfArray, HalfArray]:
+        return block[:, : self.image_width], block[:, self.image_width :]
+
+    def _file(self) -> int:
+        if self._descriptor is None:
+            descriptor, path = tempfile.mkstemp(prefix="animora-embeddings-", dir=self._directory)
+            # Without a name the file goes away by itself, however the process ends.
+            Path(path).unlink()
+            weakref.finalize(self, os.close, descriptor)
+            self._descriptor = descriptor
+        return self._descriptor
+
+    def _rows(self, stop: int) -> HalfArray:
+        """The mapped rows, at least [0, stop)."""
+        mapped = self._mapped
+        if not self._width:
+            return np.empty((stop, 0), np.float16)
+        if len(mapped) < stop:
+            descriptor = self._file()
+            rows = os.fstat(descriptor).st_size // (self._width * 2)
+            if rows < stop:
+                raise IndexError(f"row {stop - 1} of {rows}")
+            mapping = mmap.mmap(descriptor, rows * self._width * 2, access=mmap.ACCESS_READ)
+            mapped = np.frombuffer(mapping, np.float16).reshape(rows, self._width)
+            self._mapped = mapped
+        return mapped
+
+
+def fingerprints(image: HalfArray, caption: HalfArray) -> IntArray:
+    """64-bit digests int64 (n) of the rows of image (n, ...) and caption (n, ...); 0 where all are zero.
+
+    An absent part adds nothing, so the digest does not depend on whether its width is known yet.
+    """
+    digests = np.zeros(len(image), np.int64)
+    for row in np.flatnonzero(image.any(axis=1) | caption.any(axis=1)):
+        digest = hashlib.blake2b(digest_size=8)
+        for name, part in ((b"image", image[row]), (b"caption", caption[row])):
+            if part.any():
+                digest.update(name + part.tobytes())
+        # 0 is taken.
+        digests[row] = int.from_bytes(digest.digest(), "little", signed=True) or 1
+    return digests
+
+
+def _padded(part: HalfArray, width: int) -> HalfArray:
+    return part if part.shape[1] == width else np.zeros((len(part), width), np.float16)

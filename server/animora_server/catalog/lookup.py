@@ -1,0 +1,120 @@
+"""Immutable lookups by id, as sorted arrays: id → integer, and id → sorted set of ids."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from animora_server.types import IntArray
+
+ABSENT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """A non-negative integer for each id.
+
+    Attributes:
+        ids: int64 (k), ascending and distinct.
+        values: int64 (k).
+    """
+
+    ids: IntArray
+    values: IntArray
+
+    @classmethod
+    def empty(cls) -> Self:
+        """A map without ids."""
+        return cls(np.empty(0, np.int64), np.empty(0, np.int64))
+
+    @classmethod
+    def of(cls, ids: IntArray, values: IntArray) -> Self:
+        """A map of distinct ids int64 (k), in any order, to values int64 (k)."""
+        order = np.argsort(ids)
+        return cls(ids[order], values[order])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def find(self, ids: IntArray) -> IntArray:
+        """Values int64 (m) of ids int64 (m), -1 where absent."""
+        if not len(self.ids):
+            return np.full(len(ids), ABSENT, np.int64)
+        at = np.searchsorted(self.ids, ids)
+        np.minimum(at, len(self.ids) - 1, out=at)
+        return np.where(self.ids[at] == ids, self.values[at], ABSENT)
+
+    def without(self, ids: IntArray) -> "IdMap":
+        """This map less some ids."""
+        if not len(ids):
+            return self
+        kept = ~np.isin(self.ids, ids)
+        return IdMap(self.ids[kept], self.values[kept])
+
+    def with_added(self, ids: IntArray, values: IntArray) -> "IdMap":
+        """This map and distinct ids int64 (k) that it lacks, merged without sorting all of it again."""
+        if not len(ids):
+            return self
+        added = IdMap.of(ids, values)
+        at = np.searchsorted(self.ids, added.ids)
+        return IdMap(np.insert(self.ids, at, added.ids), np.insert(self.values, at, added.values))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays."""
+        return self.ids.nbytes + self.values.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """A sorted set of ids for each key, in compressed rows.
+
+    Attributes:
+        keys: int64 (k), ascending and distinct.
+        offsets: int64 (k + 1), where the set of each key starts in members.
+        members: int32 or int64 (m), the sets one after the other, each ascending and distinct.
+    """
+
+    keys: IntArray
+    offsets: IntArray
+    members: npt.NDArray[np.int32] | IntArray
+
+    @classmethod
+    def empty(cls) -> Self:
+        """No keys."""
+        return cls(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.int32))
+
+    @classmethod
+    def of(cls, keys: IntArray, members: IntArray) -> Self:
+        """The sets of pairs: keys int64 (p), members int64 (p), in any order, repeats allowed."""
+        if not len(keys):
+            return cls.empty()
+        order = np.lexsort((members, keys))
+        keys, members = keys[order], members[order]
+        fresh_key = np.empty(len(keys), np.bool_)
+        fresh_key[0] = True
+        np.not_equal(keys[1:], keys[:-1], out=fresh_key[1:])
+        fresh = fresh_key.copy()
+        fresh[1:] |= members[1:] != members[:-1]
+        keys, members, fresh_key = keys[fresh], members[fresh], fresh_key[fresh]
+        starts = np.flatnonzero(fresh_key)
+        return cls(keys[starts], np.append(starts, len(keys)), _narrowed(members))
+
+    def members_of(self, key: int) -> IntArray:
+        """The set of one key, int64 (s), ascending; empty for a key that is not there."""
+        at = int(np.searchsorted(self.keys, key))
+        if at == len(self.keys) or self.keys[at] != key:
+            return np.empty(0, np.int64)
+        return self.members[self.offsets[at] : self.offsets[at + 1]].astype(np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays."""
+        return self.keys.nbytes + self.offsets.nbytes + self.members.nbytes
+
+
+def _narrowed(ids: IntArray) -> npt.NDArray[np.int32] | IntArray:
+    """The ids in half the bytes where they fit: there is one for each interaction of the feed's window."""
+    bounds = np.iinfo(np.int32)
+    return ids.astype(np.int32) if bounds.min <= ids.min() and ids.max() <= bounds.max else ids

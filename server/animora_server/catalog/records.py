@@ -1,0 +1,85 @@
+"""What the catalog is told about the database: columns of posts, embeddings and pairs of ids."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from animora_server.types import BoolArray, DoubleArray, FloatArray, IntArray
+
+NEVER = int(np.iinfo(np.int64).min)  # the updated_at of a post that was never edited
+
+
+@dataclass(frozen=True, slots=True)
+class PostRecords:
+    """Posts without their embeddings, ascending by id, each once.
+
+    Attributes:
+        ids: int64 (n).
+        author_ids: int64 (n).
+        created_at: float64 (n), unix seconds.
+        updated_at: int64 (n), microseconds since any fixed moment, or NEVER; compared, never calculated with.
+        deleted: bool (n), soft-deleted.
+    """
+
+    ids: IntArray
+    author_ids: IntArray
+    created_at: DoubleArray
+    updated_at: IntArray
+    deleted: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def distinct(self) -> "PostRecords":
+        """The same posts in order of their ids, one record each, whatever the order and repeats were."""
+        _, first = np.unique(self.ids, return_index=True)
+        return self.take(first)
+
+    def take(self, at: IntArray) -> "PostRecords":
+        """The records at positions int64 (k)."""
+        return PostRecords(
+            self.ids[at], self.author_ids[at], self.created_at[at], self.updated_at[at], self.deleted[at]
+        )
+
+    def joined(self, others: "PostRecords") -> "PostRecords":
+        """These records, and those of the others whose ids are not among these."""
+        return PostRecords(
+            np.concatenate((self.ids, others.ids)),
+            np.concatenate((self.author_ids, others.author_ids)),
+            np.concatenate((self.created_at, others.created_at)),
+            np.concatenate((self.updated_at, others.updated_at)),
+            np.concatenate((self.deleted, others.deleted)),
+        ).distinct()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRecords:
+    """Embeddings of some posts, as the database has them: None where null, of any width.
+
+    Attributes:
+        ids: int64 (k).
+        images: k floating arrays (width) or None.
+        captions: k floating arrays (width) or None.
+    """
+
+    ids: IntArray
+    images: list[FloatArray | None]
+    captions: list[FloatArray | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs of ids, repeats allowed: int64 (p) each; users and posts, or blockers and blocked."""
+
+    first: IntArray
+    second: IntArray
+
+    @classmethod
+    def empty(cls) -> Self:
+        """No pairs."""
+        return cls(np.empty(0, np.int64), np.empty(0, np.int64))
+
+    def same_as(self, other: "Pairs") -> bool:
+        """Whether these are the same pairs in the same order."""
+        return np.array_equal(self.first, other.first) and np.array_equal(self.second, other.second)

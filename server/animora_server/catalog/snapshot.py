@@ -1,0 +1,80 @@
+"""The immutable view of posts, interactions and blocks that a request pins."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from animora_server.catalog.embeddings import EmbeddingFile
+from animora_server.catalog.lookup import Groups, IdMap
+from animora_server.types import BoolArray, DoubleArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogSnapshot:
+    """Posts by row, and what users did; published whole, never changed.
+
+    A row belongs to one post and one content for an epoch: an edited post moves to a new row, and its old row
+    becomes a tombstone, which `rows` does not find.
+
+    Attributes:
+        epoch: Rows are assigned anew only with a new epoch.
+        post_ids: int64 (n).
+        author_ids: int64 (n).
+        created_at: float64 (n), unix seconds.
+        deleted: bool (n), soft-deleted posts and tombstones.
+        interactions: int64 (n), likes and comments.
+        fingerprints: int64 (n), digest of a row's embeddings, equal in every process; 0 for none.
+        max_interactions: The highest count among posts that are not deleted, 0 for none.
+        embeddings: Rows [0, n) are written, and never change within an epoch.
+        blocks_read_at: `time.monotonic()` when the last successful read of the blocks began.
+        index: Row of each post id, tombstones left out.
+        relations: Users who are blocked by, or block, each user.
+        seen_base: Posts by user, from interactions older than the recount window.
+        seen_recent: Posts by user, from the interactions within it.
+    """
+
+    epoch: int
+    post_ids: IntArray
+    author_ids: IntArray
+    created_at: DoubleArray
+    deleted: BoolArray
+    interactions: IntArray
+    fingerprints: IntArray
+    max_interactions: int
+    embeddings: EmbeddingFile
+    blocks_read_at: float
+    index: IdMap
+    relations: Groups
+    seen_base: Groups
+    seen_recent: Groups
+
+    def __len__(self) -> int:
+        """Rows, tombstones included."""
+        return len(self.post_ids)
+
+    def rows(self, post_ids: IntArray) -> IntArray:
+        """Rows int64 (m) of posts int64 (m), -1 for unknown ones."""
+        return self.index.find(post_ids)
+
+    def has_embeddings(self, rows: IntArray) -> BoolArray:
+        """Whether each of the rows int64 (m) has an embedding that is not all zeros: bool (m)."""
+        return np.not_equal(self.fingerprints[rows], 0)
+
+    def related_authors(self, user_id: int) -> IntArray:
+        """Users whom the user blocks or who block the user: int64 (k), ascending."""
+        return self.relations.members_of(user_id)
+
+    def seen_posts(self, user_id: int) -> IntArray:
+        """Posts that the user liked or commented on in the seen window: int64 (k), ascending."""
+        base = self.seen_base.members_of(user_id)
+        recent = self.seen_recent.members_of(user_id)
+        return np.union1d(base, recent) if len(recent) else base
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all of it but the embeddings."""
+        columns = (
+            self.post_ids, self.author_ids, self.created_at, self.deleted, self.interactions,
+            self.fingerprints, self.index, self.relations, self.seen_base, self.seen_recent,
+        )  # fmt: skip
+        return sum(column.nbytes for column in columns)
