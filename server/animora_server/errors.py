@@ -12,8 +12,10 @@ AnimoraError
 │   ├── Overloaded                the scorer's queue is full
 │   ├── TooLate                   the deadline cannot be met
 │   ├── DeviceFault               the device failed
+│   │   └── OutOfDeviceMemory     the batch did not fit
 │   └── InvalidScores             a score is not finite
-└── StoreError                    PostgreSQL did not answer
+├── StoreError                    PostgreSQL did not answer
+└── ConfigurationError            an option is wrong, or what it asks for cannot be had
 """
 
 
@@ -80,9 +82,17 @@ class DeviceFault(ScoringFailed):
     """The device failed."""
 
 
+class OutOfDeviceMemory(DeviceFault):
+    """The batch did not fit into the device's memory."""
+
+
 class InvalidScores(ScoringFailed):
     """A score is not a finite number."""
 
 
 class StoreError(AnimoraError):
     """PostgreSQL did not answer, or not as its views promise."""
+
+
+class ConfigurationError(AnimoraError):
+    """An option is wrong, or what it asks for cannot be had; the text names it and holds no secret."""

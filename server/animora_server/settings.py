@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -18,27 +18,31 @@ class GrpcSettings(Section):
     """Where and how calls are taken."""
 
     host: str = Field(
-        "127.0.0.1", description="address to listen on; beyond loopback needs TLS or `insecure`"
+        default="127.0.0.1", description="address to listen on; beyond loopback needs TLS or `insecure`"
     )
-    port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    insecure: bool = Field(False, description="allow an address beyond loopback without TLS")
-    tls_certificate: Path | None = Field(None, description="PEM file with the server's certificate chain")
-    tls_key: Path | None = Field(None, description="PEM file with the server's private key")
-    max_message_bytes: int = Field(2 << 20, gt=0, description="largest request")
-    max_metadata_bytes: int = Field(16 << 10, gt=0, description="largest request metadata")
+    port: int = Field(default=50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    insecure: bool = Field(default=False, description="allow an address beyond loopback without TLS")
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file with the server's certificate chain"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with the server's private key")
+    max_message_bytes: int = Field(default=2 << 20, gt=0, description="largest request")
+    max_metadata_bytes: int = Field(default=16 << 10, gt=0, description="largest request metadata")
     max_rows_in_flight: int = Field(
-        1_000_000, gt=0, description="candidates in flight before a call is refused (RESOURCE_EXHAUSTED)"
+        default=1_000_000,
+        gt=0,
+        description="candidates in flight before a call is refused (RESOURCE_EXHAUSTED)",
     )
-    max_calls_in_flight: int = Field(4096, gt=0, description="calls in flight before one is refused")
+    max_calls_in_flight: int = Field(default=4096, gt=0, description="calls in flight before one is refused")
     default_timeout: float = Field(
-        0.5, gt=0, description="seconds a call may take where it names no deadline"
+        default=0.5, gt=0, description="seconds a call may take where it names no deadline"
     )
     drain_delay: float = Field(
-        1.0, ge=0, description="seconds between saying NOT_SERVING and refusing new calls at shutdown"
+        default=1.0, ge=0, description="seconds between saying NOT_SERVING and refusing new calls at shutdown"
     )
-    drain_grace: float = Field(10.0, ge=0, description="seconds for calls in flight at shutdown")
+    drain_grace: float = Field(default=10.0, ge=0, description="seconds for calls in flight at shutdown")
     max_connection_age: float = Field(
-        300.0, gt=0, description="seconds before a connection is asked to reconnect"
+        default=300.0, gt=0, description="seconds before a connection is asked to reconnect"
     )
 
     @model_validator(mode="after")
@@ -56,9 +60,9 @@ class GrpcSettings(Section):
 class HttpSettings(Section):
     """Where metrics and probes are served."""
 
-    host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
+    host: str = Field(default="127.0.0.1", description="address of /metrics, /livez and /readyz")
     port: int = Field(
-        9464, ge=0, le=65535, description="port of /metrics, /livez and /readyz; 0 takes a free one"
+        default=9464, ge=0, le=65535, description="port of /metrics, /livez and /readyz; 0 takes a free one"
     )
 
 
@@ -66,32 +70,35 @@ class DatabaseSettings(Section):
     """The application's PostgreSQL, read through the four views."""
 
     url: SecretStr = Field(
-        SecretStr(""), description="DSN of a role that may read the schema `animora`; required"
+        default=SecretStr(""), description="DSN of a role that may read the schema `animora`; required"
     )
-    timeout: float = Field(10.0, gt=0, description="seconds to connect")
-    command_timeout: float = Field(60.0, gt=0, description="seconds one query may take")
+    timeout: float = Field(default=10.0, gt=0, description="seconds to connect")
+    command_timeout: float = Field(default=60.0, gt=0, description="seconds one query may take")
 
 
 class CatalogSettings(Section):
     """How the resident catalog follows the database."""
 
-    poll_interval: float = Field(2.0, gt=0, description="seconds between incremental refreshes")
+    poll_interval: float = Field(default=2.0, gt=0, description="seconds between incremental refreshes")
     reconcile_interval: float = Field(
-        120.0, gt=0, description="seconds between full recounts, which also compare all live post ids"
+        default=120.0, gt=0, description="seconds between full recounts, which also compare all live post ids"
     )
     recount_window: float = Field(
-        600.0,
+        default=600.0,
         gt=0,
         description="seconds of interactions recounted at each refresh, for late commits and un-likes",
     )
-    seen_window_days: float = Field(90.0, gt=0, description="days of interactions that exclude_seen knows")
+    seen_window_days: float = Field(
+        default=90.0, gt=0, description="days of interactions that exclude_seen knows"
+    )
     max_block_age: float = Field(
-        600.0,
+        default=600.0,
         gt=0,
         description="seconds without a successful read of the blocks before calls get UNAVAILABLE",
     )
     directory: Path | None = Field(
-        None, description="folder for the memory-mapped embeddings; a private temporary one by default"
+        default=None,
+        description="folder for the memory-mapped embeddings; a private temporary one by default",
     )
 
 
@@ -99,63 +106,78 @@ class ModelSettings(Section):
     """The model store and what is kept of it."""
 
     store: str = Field(
-        "", description="folder or file:// URL of the model store; empty serves the heuristic alone"
+        default="", description="folder or file:// URL of the model store; empty serves the heuristic alone"
     )
-    poll_interval: float = Field(2.0, gt=0, description="seconds between looks at the ACTIVE pointer")
-    resident: int = Field(2, ge=1, le=8, description="versions kept on the device, the active one included")
-    ready_requires_model: bool = Field(False, description="be NOT_SERVING until a model is loaded")
+    poll_interval: float = Field(default=2.0, gt=0, description="seconds between looks at the ACTIVE pointer")
+    resident: int = Field(
+        default=2, ge=1, le=8, description="versions kept on the device, the active one included"
+    )
+    ready_requires_model: bool = Field(default=False, description="be NOT_SERVING until a model is loaded")
 
 
 class ScorerSettings(Section):
     """The device and its queue; work is counted in rows (user-post pairs)."""
 
     device: str = Field(
-        "auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N"
+        default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N"
     )
-    dtype: Literal["float32"] = Field("float32", description="arithmetic of the resident model")
-    threads: int = Field(1, ge=1, description="CPU threads of one batch")
-    max_batch_rows: int = Field(8192, ge=256, description="rows scored at once; a larger request is split")
+    dtype: Literal["float32"] = Field(default="float32", description="arithmetic of the resident model")
+    threads: int = Field(default=1, ge=1, description="CPU threads of one batch")
+    max_batch_rows: int = Field(
+        default=8192, ge=256, description="rows scored at once; a larger request is split"
+    )
     max_queue_rows: int = Field(
-        200_000, gt=0, description="rows waiting before the heuristic answers instead"
+        default=200_000, gt=0, description="rows waiting before the heuristic answers instead"
     )
     gather_window: float = Field(
-        0.0, ge=0, le=0.1, description="seconds to wait for more rows before a batch"
+        default=0.0, ge=0, le=0.1, description="seconds to wait for more rows before a batch"
     )
-    hang_timeout: float = Field(10.0, gt=0, description="seconds a batch may run before the process gives up")
+    hang_timeout: float = Field(
+        default=10.0, gt=0, description="seconds a batch may run before the process gives up"
+    )
 
 
 class CacheSettings(Section):
     """Redis, read through; best effort."""
 
     url: SecretStr = Field(
-        SecretStr(""), description="redis://, rediss:// or unix:// URL; empty for no cache"
+        default=SecretStr(""), description="redis://, rediss:// or unix:// URL; empty for no cache"
     )
-    timeout: float = Field(0.02, gt=0, description="seconds before a look-up is a miss")
-    ttl: float = Field(300.0, gt=0, description="seconds a result lives, jittered by a tenth")
-    max_connections: int = Field(16, ge=1, description="connections to Redis")
-    prefix: str = Field("animora", pattern="^[A-Za-z0-9_.-]{1,32}$", description="first part of every key")
+    timeout: float = Field(default=0.02, gt=0, description="seconds before a look-up is a miss")
+    ttl: float = Field(default=300.0, gt=0, description="seconds a result lives, jittered by a tenth")
+    max_connections: int = Field(default=16, ge=1, description="connections to Redis")
+    prefix: str = Field(
+        default="animora", pattern="^[A-Za-z0-9_.-]{1,32}$", description="first part of every key"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _known_scheme(cls, url: SecretStr) -> SecretStr:
+        if url and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://, or be empty")
+        return url
 
 
 class RankingSettings(Section):
     """The heuristic, and what a request may hold."""
 
     popularity_weight: float = Field(
-        0.6, ge=0, le=1, description="the heuristic's weight of popularity; the rest is recency's"
+        default=0.6, ge=0, le=1, description="the heuristic's weight of popularity; the rest is recency's"
     )
-    recency_scale_hours: float = Field(6.0, gt=0, description="hours in which recency falls to 1/e")
-    max_candidates: int = Field(10_000, ge=1, le=100_000, description="candidates of one request")
-    max_batch_requests: int = Field(256, ge=1, description="requests of one BatchRank")
-    max_batch_candidates: int = Field(100_000, ge=1, description="candidates of one BatchRank")
+    recency_scale_hours: float = Field(default=6.0, gt=0, description="hours in which recency falls to 1/e")
+    max_candidates: int = Field(default=10_000, ge=1, le=100_000, description="candidates of one request")
+    max_batch_requests: int = Field(default=256, ge=1, description="requests of one BatchRank")
+    max_batch_candidates: int = Field(default=100_000, ge=1, description="candidates of one BatchRank")
 
 
 class LogSettings(Section):
     """The log on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least level that is written"
+        default="info", description="least level that is written"
     )
     format: Literal["json", "console"] = Field(
-        "json", description="one JSON object a line, or text for people"
+        default="json", description="one JSON object a line, or text for people"
     )
 
 

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from animora_server.cache.layout import UnreadableValue, decode, encode, size
+from animora_server.types import FloatArray
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+keys = st.binary(max_size=80)
+scores = arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
+
+
+@given(keys, scores)
+def test_scores_come_back_bit_by_bit(key: bytes, stored: FloatArray):
+    found = decode(encode(key, stored), key, len(stored))
+    assert found.dtype == np.float32
+    assert found.tobytes() == stored.tobytes()
+
+
+@given(keys, scores)
+def test_a_value_has_the_size_that_is_foretold(key: bytes, stored: FloatArray):
+    assert len(encode(key, stored)) == size(key, len(stored))
+
+
+def test_the_layout_stays_what_other_versions_of_the_server_wrote():
+    value = encode(b"k", np.array([1.0, -2.0], np.float32))
+    assert value.hex() == "616e6d0101000000020000006b0000803f000000c0eab197a7"
+
+
+def test_the_scores_that_come_back_may_be_changed():
+    key = b"key"
+    found = decode(encode(key, np.ones(3, np.float32)), key, 3)
+    found += 1
+    assert found.tolist() == [2, 2, 2]
+
+
+@given(keys, scores, st.data())
+def test_a_flipped_byte_anywhere_is_refused(key: bytes, stored: FloatArray, data: st.DataObject):
+    value = bytearray(encode(key, stored))
+    at = data.draw(st.integers(0, len(value) - 1))
+    value[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(UnreadableValue):
+        decode(bytes(value), key, len(stored))
+
+
+@given(keys, scores, st.data())
+def test_a_value_cut_short_anywhere_is_refused(key: bytes, stored: FloatArray, data: st.DataObject):
+    value = encode(key, stored)
+    end = data.draw(st.integers(0, len(value) - 1))
+    with pytest.raises(UnreadableValue):
+        decode(value[:end], key, len(stored))
+
+
+@given(keys, scores, st.binary(min_size=1, max_size=8))
+def test_a_value_with_something_after_it_is_refused(key: bytes, stored: FloatArray, rest: bytes):
+    with pytest.raises(UnreadableValue):
+        decode(encode(key, stored) + rest, key, len(stored))
+
+
+@given(keys, keys, scores)
+def test_another_keys_value_is_refused(key: bytes, other: bytes, stored: FloatArray):
+    assume(key != other)
+    with pytest.raises(UnreadableValue):
+        decode(encode(other, stored), key, len(stored))
+
+
+@given(keys, scores, st.integers(0, 50))
+def test_another_number_of_scores_is_refused(key: bytes, stored: FloatArray, count: int):
+    assume(count != len(stored))
+    with pytest.raises(UnreadableValue):
+        decode(encode(key, stored), key, count)
+
+
+@given(st.binary(max_size=200), keys, st.integers(0, 10))
+def test_bytes_that_are_no_value_are_refused(value: bytes, key: bytes, count: int):
+    with pytest.raises(UnreadableValue):
+        decode(value, key, count)

@@ -1,0 +1,148 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from animora_server.cache.lookups import MAX_BYTES, MAX_KEYS, Absent, LookUps
+
+NEVER = 60.0
+
+
+class Redis:
+    """Answers each round trip when it is told to; a key's value is the key, except for `missing`."""
+
+    def __init__(self) -> None:
+        self.rounds: list[list[bytes]] = []
+        self.asked = asyncio.Semaphore(0)
+        self._answers: asyncio.Queue[bool | Exception] = asyncio.Queue()
+
+    async def fetch(self, keys: list[bytes]) -> list[bytes | None] | None:
+        self.rounds.append(keys)
+        self.asked.release()
+        answer = await self._answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return [None if key == b"missing" else key for key in keys] if answer else None
+
+    def answer(self, rounds: int = 1) -> None:
+        for _ in range(rounds):
+            self._answers.put_nowait(True)
+
+    def fail(self) -> None:
+        self._answers.put_nowait(False)
+
+    def crash(self, error: Exception) -> None:
+        self._answers.put_nowait(error)
+
+
+@pytest.fixture
+async def redis() -> Redis:
+    return Redis()
+
+
+@pytest.fixture
+async def look_ups(redis: Redis) -> AsyncIterator[LookUps]:
+    made = LookUps(redis.fetch, NEVER)
+    yield made
+    await made.aclose()
+
+
+async def begin(look_ups: LookUps, *keys: bytes, size: int = 100) -> list[asyncio.Task[bytes | Absent]]:
+    """Look-ups that wait by the time this returns."""
+    tasks = [asyncio.create_task(look_ups.find(key, size)) for key in keys]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_look_ups_made_at_once_share_a_round_trip(redis: Redis, look_ups: LookUps):
+    redis.answer()
+    assert await asyncio.gather(*(look_ups.find(key, 1) for key in (b"a", b"b"))) == [b"a", b"b"]
+    assert redis.rounds == [[b"a", b"b"]]
+
+
+async def test_what_comes_while_a_round_trip_runs_goes_together_in_the_next(redis: Redis, look_ups: LookUps):
+    first = await begin(look_ups, b"a")
+    await redis.asked.acquire()
+    rest = await begin(look_ups, b"b", b"c", b"d")
+    redis.answer(2)
+    assert await asyncio.gather(*first, *rest) == [b"a", b"b", b"c", b"d"]
+    assert redis.rounds == [[b"a"], [b"b", b"c", b"d"]]
+
+
+async def test_a_key_without_a_value_is_a_miss_and_its_neighbours_are_not(redis: Redis, look_ups: LookUps):
+    redis.answer()
+    found = await asyncio.gather(*(look_ups.find(key, 1) for key in (b"a", b"missing", b"b")))
+    assert found == [b"a", Absent.MISS, b"b"]
+
+
+async def test_a_round_trip_has_a_limited_number_of_keys(redis: Redis, look_ups: LookUps):
+    redis.answer(2)
+    keys = [b"%d" % number for number in range(MAX_KEYS + 1)]
+    assert await asyncio.gather(*(look_ups.find(key, 1) for key in keys)) == keys
+    assert [len(round_trip) for round_trip in redis.rounds] == [MAX_KEYS, 1]
+
+
+async def test_a_round_trip_has_a_limited_number_of_bytes_but_at_least_one_key(
+    redis: Redis, look_ups: LookUps
+):
+    redis.answer(3)
+    sizes = {b"huge": MAX_BYTES + 1, b"half": MAX_BYTES // 2, b"rest": MAX_BYTES // 2, b"more": 1}
+    await asyncio.gather(*(look_ups.find(key, size) for key, size in sizes.items()))
+    assert redis.rounds == [[b"huge"], [b"half", b"rest"], [b"more"]]
+
+
+async def test_a_cancelled_caller_leaves_the_round_trip_to_the_others(redis: Redis, look_ups: LookUps):
+    leaving, staying = await begin(look_ups, b"a", b"b")
+    await redis.asked.acquire()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    redis.answer()
+    assert await staying == b"b"
+
+
+async def test_a_look_up_cancelled_while_it_waits_is_never_sent(redis: Redis, look_ups: LookUps):
+    first = await begin(look_ups, b"a")
+    await redis.asked.acquire()
+    leaving, staying = await begin(look_ups, b"b", b"c")
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    redis.answer(2)
+    assert await asyncio.gather(*first, staying) == [b"a", b"c"]
+    assert redis.rounds == [[b"a"], [b"c"]]
+
+
+async def test_no_answer_from_redis_is_an_error_for_its_round_trip_alone(redis: Redis, look_ups: LookUps):
+    first = await begin(look_ups, b"a", b"b")
+    await redis.asked.acquire()
+    second = await begin(look_ups, b"c")
+    redis.fail()
+    redis.answer()
+    assert await asyncio.gather(*first, *second) == [Absent.ERROR, Absent.ERROR, b"c"]
+
+
+async def test_a_look_up_gives_up_at_its_timeout_whatever_redis_does(redis: Redis):
+    look_ups = LookUps(redis.fetch, timeout=0.001)
+    assert await look_ups.find(b"a", 1) is Absent.ERROR
+    assert await look_ups.find(b"behind the one that hangs", 1) is Absent.ERROR
+    await look_ups.aclose()
+
+
+async def test_a_bug_fails_no_look_up_and_is_reported(redis: Redis, look_ups: LookUps):
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: reported.append(context.get("exception"))
+    )
+    bug = ZeroDivisionError()
+    redis.crash(bug)
+    assert await look_ups.find(b"a", 1) is Absent.ERROR
+    redis.answer()
+    assert await look_ups.find(b"b", 1) == b"b"
+    assert reported == [bug]
+
+
+async def test_closing_answers_everyone_at_once(redis: Redis, look_ups: LookUps):
+    flying = await begin(look_ups, b"a")
+    await redis.asked.acquire()
+    waiting = await begin(look_ups, b"b")
+    await look_ups.aclose()
+    assert await asyncio.gather(*flying, *waiting) == [Absent.ERROR, Absent.SKIPPED]

@@ -1,0 +1,314 @@
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
+
+import numpy as np
+import pytest
+import redis.asyncio
+from animora_server.cache import RedisScoreCache
+from animora_server.embedded import EmbeddedRedis
+from animora_server.errors import ConfigurationError
+from animora_server.metrics import CacheMetrics
+from animora_server.settings import CacheSettings
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+KEY = b"rank:1:key"
+STORED = b"animora:" + KEY
+SCORES = np.array([0.5, -1.25, 3.0], np.float32)
+
+Start = Callable[[], Awaitable[EmbeddedRedis]]
+Freeze = Callable[[int], AbstractContextManager[None]]
+
+
+class Cache:
+    """A score cache with its counts, and a plain client beside it."""
+
+    def __init__(self, url: str, *, timeout: float = 0.02, ttl: float = 300.0) -> None:
+        self.registry = CollectorRegistry()
+        settings = CacheSettings(url=SecretStr(url), timeout=timeout, ttl=ttl)
+        self.scores = RedisScoreCache(settings, CacheMetrics(self.registry))
+        self.client = redis.asyncio.from_url(url)
+
+    async def __aenter__(self) -> "Cache":
+        await self.scores.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.scores.__aexit__(None, None, None)
+        await self.client.aclose()
+
+    async def get(self, key: bytes = KEY) -> list[float] | None:
+        found = await self.scores.get(key, len(SCORES))
+        return None if found is None else found.tolist()
+
+    def looked_up(self, outcome: str) -> float:
+        return self._sample("animora_cache_lookups_total", {"outcome": outcome})
+
+    def written(self, outcome: str) -> float:
+        return self._sample("animora_cache_writes_total", {"outcome": outcome})
+
+    @property
+    def left_alone(self) -> bool:
+        return self._sample("animora_cache_breaker_open", {}) == 1
+
+    async def store(self, key: bytes = KEY) -> None:
+        """Returns once the scores are in Redis."""
+        before = self.written("stored")
+        self.scores.put(key, SCORES)
+        await until(lambda: self.written("stored") > before)
+
+    async def until_deleted(self) -> None:
+        async with asyncio.timeout(20):
+            while await self.client.exists(STORED):
+                pass
+
+    async def until_found(self) -> None:
+        async with asyncio.timeout(20):
+            while await self.get() != SCORES.tolist():
+                pass
+
+    async def fail_until_left_alone(self) -> None:
+        while not self.left_alone:
+            assert await self.get() is None
+
+    def _sample(self, name: str, labels: dict[str, str]) -> float:
+        value = self.registry.get_sample_value(name, labels)
+        assert value is not None
+        return value
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # what changes is a count, which wakes nobody
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def cache(redis_url: str) -> AsyncIterator[Cache]:
+    # Nothing fails in the tests that use this one, so that a busy machine must not look like a failure.
+    async with Cache(redis_url, timeout=10) as made:
+        yield made
+
+
+async def test_what_is_put_is_found(cache: Cache):
+    assert await cache.get() is None
+    await cache.store()
+    assert await cache.get() == SCORES.tolist()
+    assert (cache.looked_up("miss"), cache.looked_up("hit")) == (1, 1)
+
+
+async def test_hundreds_of_look_ups_at_once_each_get_their_own_scores(cache: Cache):
+    keys = [b"key %d" % number for number in range(300)]
+    for number, key in enumerate(keys):
+        cache.scores.put(key, np.array([number], np.float32))
+    await until(lambda: cache.written("stored") == len(keys))
+    found = await asyncio.gather(*(cache.scores.get(key, 1) for key in keys))
+    assert [scores.item() for scores in found if scores is not None] == list(range(300))
+
+
+async def test_two_prefixes_in_one_redis_are_apart(cache: Cache, redis_url: str):
+    await cache.store()
+    settings = CacheSettings(url=SecretStr(redis_url), timeout=10, prefix="other")
+    async with RedisScoreCache(settings, CacheMetrics(CollectorRegistry())) as other:
+        assert await other.get(KEY, len(SCORES)) is None
+
+
+async def test_every_value_expires_and_not_all_at_once(cache: Cache):
+    keys = [b"key %d" % number for number in range(20)]
+    for key in keys:
+        await cache.store(key)
+    lives = [await cache.client.pttl(b"animora:" + key) for key in keys]
+    assert all(0 < life <= 330_000 for life in lives)
+    assert max(lives) - min(lives) > 1000
+
+
+@pytest.mark.parametrize("poison", [b"", b"poison", b"anm\x01" + bytes(50), bytes(2**16)])
+async def test_a_value_that_cannot_be_read_is_a_miss_and_is_deleted(cache: Cache, poison: bytes):
+    await cache.client.set(STORED, poison)
+    assert await cache.get() is None
+    assert cache.looked_up("unreadable") == 1
+    await cache.until_deleted()
+
+
+async def test_a_value_under_another_key_is_a_miss_and_is_deleted(cache: Cache):
+    await cache.store(b"rank:1:another")
+    await cache.client.rename(b"animora:rank:1:another", STORED)
+    assert await cache.get() is None
+    await cache.until_deleted()
+
+
+async def test_a_key_of_another_type_is_a_miss(cache: Cache):
+    await cache.client.lpush(STORED, b"1")
+    assert await cache.get() is None
+
+
+async def test_cancelled_look_ups_never_hand_their_values_to_others(cache: Cache):
+    keys = [b"key %d" % number for number in range(50)]
+    for number, key in enumerate(keys):
+        cache.scores.put(key, np.array([number], np.float32))
+    await until(lambda: cache.written("stored") == len(keys))
+    for turns in range(20):
+        tasks = [asyncio.create_task(cache.scores.get(key, 1)) for key in keys]
+        for _ in range(turns % 7):
+            await asyncio.sleep(0)  # so that the cancellation meets the round trip at various steps
+        for task in tasks[turns % 2 :: 2]:
+            task.cancel()
+        for number, task in enumerate(tasks):
+            await asyncio.wait([task])
+            if not task.cancelled():
+                found = task.result()
+                assert found is not None
+                assert found.item() == number
+
+
+async def test_a_flushed_redis_is_a_miss(cache: Cache):
+    await cache.store()
+    await cache.client.flushall()
+    assert await cache.get() is None
+    assert cache.looked_up("miss") == 1
+
+
+async def test_a_killed_redis_is_left_alone_and_used_again_once_it_is_back(embedded_redis: Start):
+    server = await embedded_redis()
+    async with Cache(server.url) as cache:
+        await cache.store()
+        os.kill(server.pid, signal.SIGKILL)
+        await cache.fail_until_left_alone()
+        errors = cache.looked_up("error")
+        assert await cache.get() is None
+        assert (cache.looked_up("error"), cache.looked_up("skipped")) == (errors, 1)
+        await server.stop()
+        await server.start()
+        await until(lambda: not cache.left_alone)
+        await cache.store()
+        await cache.until_found()
+
+
+async def test_a_redis_killed_under_load_fails_no_look_up(embedded_redis: Start):
+    server = await embedded_redis()
+    done = asyncio.Event()
+
+    async def use(cache: Cache, number: int) -> None:
+        while not done.is_set():
+            cache.scores.put(b"key %d" % number, SCORES)
+            assert await cache.get(b"key %d" % number) in (None, SCORES.tolist())
+            await asyncio.sleep(0)
+
+    async with Cache(server.url) as cache, asyncio.TaskGroup() as load:
+        for number in range(20):
+            load.create_task(use(cache, number))
+        for _ in range(3):
+            hits = cache.looked_up("hit")
+            await until(lambda: cache.looked_up("hit") > hits)  # noqa: B023  # awaited before the next turn
+            os.kill(server.pid, signal.SIGKILL)
+            await until(lambda: cache.left_alone)
+            await server.stop()
+            await server.start()
+        done.set()
+
+
+async def test_a_frozen_redis_is_left_alone_and_used_again_once_it_thaws(
+    embedded_redis: Start, frozen: Freeze
+):
+    server = await embedded_redis()
+    async with Cache(server.url) as cache:
+        await cache.store()
+        with frozen(server.pid):
+            await cache.fail_until_left_alone()
+            cache.scores.put(KEY, SCORES)
+            assert cache.written("dropped") == 1
+        await until(lambda: not cache.left_alone)
+        await cache.until_found()
+
+
+async def test_closing_does_not_wait_for_a_frozen_redis(embedded_redis: Start, frozen: Freeze):
+    server = await embedded_redis()
+    async with Cache(server.url) as cache:
+        with frozen(server.pid):
+            # More than a socket takes, so that some of it is still to be sent.
+            for number in range(100):
+                cache.scores.put(b"key %d" % number, np.zeros(10_000, np.float32))
+            waiting = asyncio.create_task(cache.get())
+            await asyncio.sleep(0)
+            async with asyncio.timeout(10):
+                await cache.scores.__aexit__(None, None, None)
+            assert await waiting is None
+            assert await cache.get() is None  # and none that comes afterwards
+
+
+async def test_a_redis_that_is_down_at_the_start_is_used_once_it_is_up(embedded_redis: Start):
+    server = await embedded_redis()
+    await server.stop()
+    async with Cache(server.url) as cache:
+        assert await cache.get() is None
+        assert cache.looked_up("skipped") == 1
+        await server.start()
+        await until(lambda: not cache.left_alone)
+        await cache.store()
+
+
+async def test_a_redis_that_is_frozen_at_the_start_delays_it_by_a_bounded_time(
+    embedded_redis: Start, frozen: Freeze
+):
+    server = await embedded_redis()
+    with frozen(server.pid):
+        async with asyncio.timeout(10), Cache(server.url) as cache:
+            assert await cache.get() is None
+
+
+async def test_a_full_redis_refuses_writes_and_still_answers(embedded_redis: Start):
+    server = await embedded_redis()
+    async with Cache(server.url, timeout=10) as cache:
+        await cache.store()
+        await cache.client.config_set("maxmemory-policy", "noeviction")
+        await cache.client.config_set("maxmemory", "1")
+        cache.scores.put(b"another", SCORES)
+        await until(lambda: cache.written("error") == 1)
+        assert await cache.get() == SCORES.tolist()
+        assert not cache.left_alone
+
+
+async def test_a_read_only_replica_refuses_writes_and_still_answers(embedded_redis: Start):
+    server = await embedded_redis()
+    async with Cache(server.url, timeout=10) as cache:
+        await cache.store()
+        await cache.client.replicaof("127.0.0.1", "1")
+        cache.scores.put(b"another", SCORES)
+        await until(lambda: cache.written("error") == 1)
+        assert await cache.get() == SCORES.tolist()
+        assert not cache.left_alone
+
+
+async def test_a_redis_that_forbids_look_ups_is_left_alone_although_it_answers_pings(embedded_redis: Start):
+    server = await embedded_redis()
+    async with Cache(server.url, timeout=10) as cache:
+        await cache.client.acl_setuser("default", enabled=True, commands=["-mget"])
+        await cache.fail_until_left_alone()
+        assert await cache.client.ping()
+        await cache.client.acl_setuser("default", enabled=True, commands=["+mget"])
+        await until(lambda: not cache.left_alone)
+
+
+async def test_a_put_never_waits_and_drops_what_is_too_much(embedded_redis: Start, frozen: Freeze):
+    server = await embedded_redis()
+    async with Cache(server.url) as cache:
+        with frozen(server.pid):
+            for number in range(600):
+                cache.scores.put(b"key %d" % number, np.zeros(10_000, np.float32))
+            assert cache.written("dropped") > 0
+
+
+async def test_an_option_that_the_client_does_not_know_is_refused_at_the_start():
+    with pytest.raises(ConfigurationError, match=r"cache\.url") as refused:
+        async with Cache("redis://:secret@localhost:1/0?no_such_option=1"):
+            pass
+    assert "secret" not in str(refused.value)
+
+
+async def test_options_in_the_url_do_not_change_what_values_are(redis_url: str):
+    async with Cache(f"{redis_url}&decode_responses=true&protocol=3", timeout=10) as cache:
+        await cache.store()
+        assert await cache.get() == SCORES.tolist()

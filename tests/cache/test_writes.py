@@ -1,0 +1,72 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from animora_server.cache.writes import MAX_BATCH, MAX_BATCH_BYTES, MAX_QUEUED_BYTES, Write, WriteQueue
+
+
+class Redis:
+    """Keeps what it is sent, a batch each time it is let through."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Write]] = []
+        self.let_through = asyncio.Semaphore(0)
+        self.arrived = asyncio.Semaphore(0)
+
+    async def store(self, writes: list[Write]) -> None:
+        await self.let_through.acquire()
+        self.batches.append(writes)
+        self.arrived.release()
+
+    async def take(self, batches: int) -> list[list[Write]]:
+        for _ in range(batches):
+            self.let_through.release()
+            await self.arrived.acquire()
+        return self.batches
+
+
+@pytest.fixture
+async def redis() -> Redis:
+    return Redis()
+
+
+@pytest.fixture
+async def queue(redis: Redis) -> AsyncIterator[WriteQueue]:
+    made = WriteQueue(redis.store)
+    yield made
+    await made.aclose()
+
+
+async def test_writes_go_in_the_order_they_came_a_batch_at_a_time(redis: Redis, queue: WriteQueue):
+    writes = [Write(b"%d" % number, b"value") for number in range(MAX_BATCH + 2)]
+    assert all(queue.offer(write) for write in writes)
+    assert await redis.take(2) == [writes[:MAX_BATCH], writes[MAX_BATCH:]]
+
+
+async def test_a_batch_has_a_limited_number_of_bytes_but_at_least_one_write(redis: Redis, queue: WriteQueue):
+    huge, small, other = Write(b"a", bytes(MAX_BATCH_BYTES + 1)), Write(b"b", b"1"), Write(b"c", None)
+    for write in (huge, small, other):
+        queue.offer(write)
+    assert await redis.take(2) == [[huge], [small, other]]
+
+
+async def test_a_full_queue_refuses_and_takes_again_once_it_was_sent(redis: Redis, queue: WriteQueue):
+    half = Write(b"", bytes(MAX_QUEUED_BYTES // 2))
+    assert [queue.offer(half) for _ in range(3)] == [True, True, False]
+    await redis.take(1)
+    assert queue.offer(half)
+
+
+async def test_what_comes_after_the_queue_was_empty_is_sent_too(redis: Redis, queue: WriteQueue):
+    first, second = Write(b"a", b"1"), Write(b"b", b"2")
+    queue.offer(first)
+    await redis.take(1)
+    queue.offer(second)
+    assert await redis.take(1) == [[first], [second]]
+
+
+async def test_closing_does_not_wait_for_a_redis_that_hangs(redis: Redis, queue: WriteQueue):
+    queue.offer(Write(b"a", b"1"))
+    await asyncio.sleep(0)
+    await queue.aclose()
+    assert redis.batches == []
