@@ -105,10 +105,8 @@ class StageMetrics:
 class ScorerMetrics:
     """Recorded once a batch, and on the way into the queue."""
 
-    LANES = ("interactive", "bulk")
-
     def __init__(self, registry: CollectorRegistry) -> None:
-        queue = Gauge("animora_queue_rows", "Rows waiting for the device.", ("lane",), registry=registry)
+        self._queue_rows = Gauge("animora_queue_rows", "Rows waiting for the device.", registry=registry)
         waited = Histogram(
             "animora_queue_seconds",
             "Time that work waited for the device.",
@@ -121,16 +119,15 @@ class ScorerMetrics:
             ("reason",),
             registry=registry,
         )
-        self.queue_rows = {lane: queue.labels(lane) for lane in self.LANES}
-        self.queue_seconds = waited
-        self.skipped = {reason: skipped.labels(reason) for reason in ("cancelled", "expired", "refused")}
-        self.batch_rows = Histogram(
+        self._queue_seconds = waited
+        self._skipped = {reason: skipped.labels(reason) for reason in ("cancelled", "expired", "refused")}
+        self._batch_rows = Histogram(
             "animora_batch_rows", "Rows scored at once.", buckets=ROW_BUCKETS, registry=registry
         )
-        self.batch_requests = Histogram(
+        self._batch_requests = Histogram(
             "animora_batch_requests", "Requests scored at once.", buckets=REQUEST_BUCKETS, registry=registry
         )
-        self.batch_seconds = Histogram(
+        self._batch_seconds = Histogram(
             "animora_batch_seconds",
             "Time of a batch on the device.",
             buckets=STAGE_BUCKETS,
@@ -139,6 +136,24 @@ class ScorerMetrics:
         self.device_faults = Counter(
             "animora_device_faults", "Batches that the device failed.", registry=registry
         )
+
+    def queued(self, rows: int) -> None:
+        """The rows that wait now."""
+        self._queue_rows.set(rows)
+
+    def skipped(self, reason: str) -> None:
+        """Work left unexecuted: "cancelled", "expired" or "refused"."""
+        self._skipped[reason].inc()
+
+    def executed(self, rows: int, works: int, seconds: float) -> None:
+        """A batch ran."""
+        self._batch_rows.observe(rows)
+        self._batch_requests.observe(works)
+        self._batch_seconds.observe(seconds)
+
+    def waited(self, seconds: float) -> None:
+        """Work reached its batch."""
+        self._queue_seconds.observe(seconds)
 
 
 class CacheMetrics:

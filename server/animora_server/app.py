@@ -1,0 +1,131 @@
+"""The composition root: what is made of what, in which order it starts, and how it ends."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from animora_artifact import open_store
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from animora_server.batching import Batcher, BatchLimits, CostModel
+from animora_server.cache import RedisScoreCache, rank_key
+from animora_server.health import Health
+from animora_server.metrics import Metrics
+from animora_server.models import ModelWatcher
+from animora_server.probes import Probes
+from animora_server.ranker import Ranker
+from animora_server.ranker.heuristic import Heuristic
+from animora_server.ranker.ranker import CacheAccess
+from animora_server.scorer import Device, Residency
+from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService
+from animora_server.service.calls import CallHandler
+from animora_server.service.gate import Gate
+from animora_server.settings import ScorerSettings, Settings
+from animora_server.store import CatalogRefresher, PostgresStore
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A server that runs."""
+
+    grpc: GrpcServer
+    probes: Probes
+    health: Health
+
+    async def wait_until_serving(self) -> None:
+        """Returns once health says SERVING."""
+        await self.health.became_ready.wait()
+
+    async def drain(self) -> None:
+        """Takes no new work and finishes what is in flight."""
+        await self.grpc.drain()
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Application]:
+    """Starts everything, top to bottom, and stops it in reverse.
+
+    Raises:
+        CannotListen: A port cannot be bound.
+        ValueError: The model store's URL is of an unknown kind.
+    """
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    metrics = Metrics(registry, SERVICE_NAME, METHODS)
+    loop = asyncio.get_running_loop()
+    store = open_store(settings.models.store) if settings.models.store else None
+    async with AsyncExitStack() as stack:
+        device = await stack.enter_async_context(
+            Device(settings.scorer, on_fault=lambda: loop.call_soon_threadsafe(health.device_failed.set))
+        )
+        cost = CostModel()
+        batcher = await stack.enter_async_context(
+            Batcher(device.score, _limits(settings.scorer), cost, metrics.scorer)
+        )
+        residency = Residency(device, batcher, cost, settings.scorer.max_batch_rows, settings.models.resident)
+        health = Health(residency, lambda: batcher.running_since, settings)
+        cache = None
+        if settings.cache.url.get_secret_value():
+            cache = await stack.enter_async_context(RedisScoreCache(settings.cache, metrics.cache))
+        ranker = Ranker(
+            residency,
+            CacheAccess(cache, rank_key(settings.cache.prefix)) if cache else None,
+            Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600),
+            settings.catalog.max_block_age,
+            metrics.stages,
+        )
+        gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
+        probes = await stack.enter_async_context(
+            Probes(settings.http, registry, live=health.dead, ready=health.unready)
+        )
+        server = await stack.enter_async_context(
+            GrpcServer(
+                settings.grpc,
+                CallHandler(gate, metrics.calls, settings.grpc.default_timeout),
+                RankingService(ranker, gate, settings.ranking, metrics.ranks, metrics.stages),
+            )
+        )
+        await stack.enter_async_context(
+            CatalogRefresher(
+                PostgresStore(settings.database), settings.catalog, metrics.catalog, residency.publish
+            )
+        )
+        if store is not None:
+            await stack.enter_async_context(
+                ModelWatcher(store, residency, settings.models.poll_interval, metrics.models)
+            )
+        supervisor = asyncio.create_task(health.supervise(server), name="supervisor")
+        stack.callback(supervisor.cancel)
+        log.info("listening", grpc_port=server.port, http_port=probes.port, device=str(device))
+        yield Application(server, probes, health)
+
+
+async def serve(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT, then drains. Returns the process's exit status."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with running(settings) as application:
+        stopped = asyncio.create_task(stopping.wait())
+        failed = asyncio.create_task(application.health.device_failed.wait())
+        await asyncio.wait((stopped, failed), return_when=asyncio.FIRST_COMPLETED)
+        log.info("draining", reason="a signal" if stopped.done() else "the device failed")
+        stopped.cancel()
+        failed.cancel()
+        await application.drain()
+    return 1 if application.health.device_failed.is_set() else 0
+
+
+def _limits(settings: ScorerSettings) -> BatchLimits:
+    return BatchLimits(
+        max_batch_rows=settings.max_batch_rows,
+        max_queue_rows=settings.max_queue_rows,
+        gather_window=settings.gather_window,
+    )

@@ -1,0 +1,6 @@
+"""Micro-batching in rows: a queue that turns concurrent work into batches, and what a batch costs."""
+
+from animora_server.batching.batcher import Batcher, BatchLimits, BatchObserver
+from animora_server.batching.cost import CostModel
+
+__all__ = ["BatchLimits", "BatchObserver", "Batcher", "CostModel"]

@@ -1,0 +1,293 @@
+"""The micro-batcher: work queues in rows while a batch runs, and becomes the next batch.
+
+There is no timer unless a gather window is set. Work that is cancelled or too late leaves the queue
+before it is executed; one that fails takes no neighbour along.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+from animora_server.batching.cost import CostModel
+from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """Sizes in rows, times in seconds.
+
+    Attributes:
+        max_batch_rows: Executed at once; a single larger piece of work still runs, alone.
+        max_queue_rows: Waiting before work is refused.
+        gather_window: Waited for more work before a batch is taken.
+        bulk_share: Least share of the running time that bulk turns get while other work waits.
+        probe_interval: Between works let through although the estimate says that they come too late.
+    """
+
+    max_batch_rows: int = 8192
+    max_queue_rows: int = 200_000
+    gather_window: float = 0.0
+    bulk_share: float = 0.05
+    probe_interval: float = 0.1
+
+
+class BatchObserver(Protocol):
+    """Is told what happens in the queue."""
+
+    def queued(self, rows: int) -> None:
+        """The rows that wait now."""
+        ...
+
+    def skipped(self, reason: str) -> None:
+        """Work left unexecuted: "cancelled", "expired" or "refused"."""
+        ...
+
+    def executed(self, rows: int, works: int, seconds: float) -> None:
+        """A batch ran."""
+        ...
+
+    def waited(self, seconds: float) -> None:
+        """Work reached its batch."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class _Entry(Generic[Work, Result]):
+    work: Work
+    rows: int
+    key: Hashable
+    deadline: float
+    queued_at: float
+    future: asyncio.Future[Result]
+    waits: bool = True
+
+
+class Batcher(Generic[Work, Result]):
+    """Queues work and executes it in batches of one key, one batch at a time.
+
+    `execute` gets the works of a batch, in order, and returns as many results. It raises
+    OutOfDeviceMemory for a batch that may fit when halved, DeviceFault when the device is at fault, and
+    anything else for the fault of some work in the batch, which is then found by bisection.
+
+    Bulk turns run between batches: when no batch waits, or when they had less than their share of time.
+    """
+
+    def __init__(
+        self,
+        execute: Callable[[Sequence[Work]], Awaitable[Sequence[Result]]],
+        limits: BatchLimits,
+        cost: CostModel,
+        observer: BatchObserver,
+    ) -> None:
+        self._execute_batch = execute
+        self._limits = limits
+        self._cost = cost
+        self._observer = observer
+        self._queue: deque[_Entry[Work, Result]] = deque()
+        self._queued_rows = 0
+        self._bulk: deque[Callable[[], Awaitable[None]]] = deque()
+        self._batch_seconds = 0.0
+        self._bulk_seconds = 0.0
+        self._wake = asyncio.Event()
+        self._runner: asyncio.Task[None] | None = None
+        self._running_since: float | None = None
+        self._running_estimate = 0.0
+        self._probed_at = float("-inf")
+
+    async def __aenter__(self) -> Self:
+        """Starts to execute what is queued."""
+        self._runner = asyncio.create_task(self._run(), name="batcher")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stops; what still waits fails with DeviceFault."""
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
+        _fail(self._queue, DeviceFault("the scorer is shut down"))
+
+    @property
+    def running_since(self) -> float | None:
+        """When the running batch or bulk turn began, on the event loop's clock; None between them."""
+        return self._running_since
+
+    async def submit(self, work: Work, rows: int, key: Hashable, deadline: float) -> Result:
+        """Queues work and waits for its result.
+
+        Args:
+            work: What `execute` gets.
+            rows: Its size.
+            key: Only work of an equal key shares a batch.
+            deadline: When the result is of no more use, on the event loop's clock.
+
+        Raises:
+            Overloaded: The queue is full.
+            TooLate: The estimate, or the clock, says that the deadline cannot be met.
+            DeviceFault: The device failed.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._queued_rows + rows > self._limits.max_queue_rows:
+            self._observer.skipped("refused")
+            raise Overloaded
+        if now + self._time_to_finish(rows, now) > deadline and not self._may_probe(now, deadline):
+            self._observer.skipped("refused")
+            raise TooLate
+        entry: _Entry[Work, Result] = _Entry(work, rows, key, deadline, now, loop.create_future())
+        self._queue.append(entry)
+        self._count(rows)
+        self._wake.set()
+        try:
+            return await entry.future
+        finally:
+            self._leave(entry)  # at once when cancelled, so that the dead do not fill the queue
+
+    async def run_bulk(self, turn: Callable[[], Awaitable[Value]]) -> Value:
+        """Runs one short turn of work that can wait, alone on the device; its caller cuts it small."""
+        result: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            if result.done():
+                return
+            try:
+                value = await turn()
+            except Exception as error:  # it belongs to the caller, who is waiting for it
+                if not result.done():
+                    result.set_exception(error)
+            else:
+                if not result.done():
+                    result.set_result(value)
+
+        self._bulk.append(run)
+        self._wake.set()
+        return await result
+
+    def _leave(self, entry: _Entry[Work, Result]) -> None:
+        if entry.waits:
+            entry.waits = False
+            self._count(-entry.rows)
+
+    def _count(self, rows: int) -> None:
+        self._queued_rows += rows
+        self._observer.queued(self._queued_rows)
+
+    def _time_to_finish(self, rows: int, now: float) -> float:
+        """Seconds until work of so many rows would be done, behind the running batch and the queue."""
+        running = 0.0
+        if self._running_since is not None:
+            running = max(self._running_since + self._running_estimate - now, 0.0)
+        ahead = self._queued_rows + rows
+        return running + self._cost.estimate(ahead, 1 + ahead // self._limits.max_batch_rows, now)
+
+    def _may_probe(self, now: float, deadline: float) -> bool:
+        """Lets work through now and then, so that a wrong estimate corrects itself."""
+        if now >= deadline or now - self._probed_at < self._limits.probe_interval:
+            return False
+        self._probed_at = now
+        return True
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            if self._limits.gather_window and self._queued_rows < self._limits.max_batch_rows:
+                await asyncio.sleep(self._limits.gather_window)
+            if self._bulk and (self._bulk_is_due() or not self._queue):
+                await self._run_turn(self._bulk.popleft())
+            elif batch := self._take(asyncio.get_running_loop().time()):
+                await self._run_batch(batch)
+            elif not self._bulk:
+                self._wake.clear()
+
+    def _bulk_is_due(self) -> bool:
+        total = self._batch_seconds + self._bulk_seconds
+        return self._bulk_seconds <= self._limits.bulk_share * total
+
+    async def _run_turn(self, turn: Callable[[], Awaitable[None]]) -> None:
+        loop = asyncio.get_running_loop()
+        self._running_since = started = loop.time()
+        self._running_estimate = 0.0
+        await turn()
+        self._bulk_seconds += loop.time() - started
+        self._running_since = None
+
+    async def _run_batch(self, batch: list[_Entry[Work, Result]]) -> None:
+        loop = asyncio.get_running_loop()
+        rows = sum(entry.rows for entry in batch)
+        self._running_since = started = loop.time()
+        self._running_estimate = self._cost.estimate(rows, 1, started)
+        await self._execute(batch)
+        ended = loop.time()
+        # Both shares fade, so that a long quiet time earns no long burst.
+        self._batch_seconds = 0.99 * self._batch_seconds + ended - started
+        self._bulk_seconds *= 0.99
+        self._cost.observe(rows, ended - started, ended)
+        self._observer.executed(rows, len(batch), ended - started)
+        self._running_since = None
+
+    def _take(self, now: float) -> list[_Entry[Work, Result]]:
+        """Takes the head of the queue and what shares its key, as far as it fits; drops the dead."""
+        batch: list[_Entry[Work, Result]] = []
+        rows = 0
+        while self._queue:
+            entry = self._queue[0]
+            if entry.future.done() or entry.deadline <= now:
+                self._queue.popleft()
+                self._leave(entry)
+                self._skip(entry)
+                continue
+            if batch and (entry.key != batch[0].key or rows + entry.rows > self._limits.max_batch_rows):
+                break
+            self._queue.popleft()
+            self._leave(entry)
+            self._observer.waited(now - entry.queued_at)
+            batch.append(entry)
+            rows += entry.rows
+        return batch
+
+    def _skip(self, entry: _Entry[Work, Result]) -> None:
+        if entry.future.done():
+            self._observer.skipped("cancelled")
+        else:
+            self._observer.skipped("expired")
+            entry.future.set_exception(TooLate())
+
+    async def _execute(self, batch: list[_Entry[Work, Result]], splits_left: int = 1) -> None:
+        """Executes a batch and hands out its results, or finds whose fault it is that there are none."""
+        try:
+            results = await self._execute_batch([entry.work for entry in batch])
+        except OutOfDeviceMemory as error:
+            if len(batch) == 1 or not splits_left:
+                _fail(batch, error)
+            else:
+                await self._execute_halves(batch, splits_left - 1)
+        except DeviceFault as error:
+            _fail(batch, error)
+        except Exception as error:  # whatever one poisoned piece of work raises must reach its caller alone
+            if len(batch) == 1:
+                _fail(batch, error)
+            else:
+                await self._execute_halves(batch, splits_left)
+        else:
+            for entry, result in zip(batch, results, strict=True):
+                if not entry.future.done():
+                    entry.future.set_result(result)
+
+    async def _execute_halves(self, batch: list[_Entry[Work, Result]], splits_left: int) -> None:
+        middle = len(batch) // 2
+        await self._execute(batch[:middle], splits_left)
+        await self._execute(batch[middle:], splits_left)
+
+
+def _fail(entries: Iterable[_Entry[Work, Result]], error: Exception) -> None:
+    for entry in entries:
+        if not entry.future.done():
+            entry.future.set_exception(error)

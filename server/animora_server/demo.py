@@ -1,0 +1,140 @@
+"""The demo: the whole path on sample data, with embedded servers, in one command."""
+
+import asyncio
+import json
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from animora_artifact import open_store
+from animora_server.app import Application, running
+from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
+from animora_server.errors import AnimoraError
+from animora_server.settings import Settings
+
+CANDIDATES = 60
+SHOWN = 5
+
+WARM_USERS = """
+    SELECT user_id FROM animora.interactions GROUP BY user_id ORDER BY count(*) DESC, user_id LIMIT 2
+"""
+COLD_USER = """
+    SELECT id FROM animora.users WHERE id NOT IN (SELECT user_id FROM animora.interactions) ORDER BY id LIMIT 1
+"""
+NEWEST_POSTS = """
+    SELECT id, caption FROM animora_app.posts WHERE deleted_at IS NULL ORDER BY created_at DESC LIMIT $1
+"""
+
+
+class DemoFailed(AnimoraError):
+    """A step of the demo failed; its own output says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """Runs the demo in a directory, which makes a second run start in seconds."""
+
+    directory: Path
+    settings: Settings
+    out: Console
+
+    async def run(self) -> int:
+        """Runs until SIGINT or SIGTERM. Returns the exit status."""
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        directory = await asyncio.to_thread(self.directory.resolve)
+        store = directory / "models"
+        async with (
+            EmbeddedPostgres(directory / "postgres") as postgres,
+            EmbeddedRedis(directory / "redis") as redis,
+        ):
+            self._say(f"PostgreSQL and Redis run in {self.directory}")
+            await apply_schema(postgres.url)
+            await self._import_sample(postgres.url)
+            await self._train(postgres.url, store)
+            async with running(self._serving(postgres.url, redis.url, store)) as application:
+                await self._show(application, postgres.url)
+                await stopping.wait()
+                await application.drain()
+        return 0
+
+    async def _import_sample(self, database_url: str) -> None:
+        connection = await asyncpg.connect(database_url)
+        try:
+            filled = await connection.fetchval("SELECT EXISTS (SELECT FROM animora_app.users)")
+        finally:
+            await connection.close()
+        if not filled:
+            self._say("Importing a pet-photo feed")
+            await self._train_command("import", "sample", "--database-url", database_url)
+
+    async def _train(self, database_url: str, store: Path) -> None:
+        if await asyncio.to_thread(open_store(str(store)).active) is None:
+            self._say("Training NeuCF on its likes and comments")
+            await self._train_command(
+                "fit", "--database-url", database_url, "--store", str(store), "--activate"
+            )
+
+    async def _train_command(self, *arguments: str) -> None:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "animora_training", *arguments)
+        if await process.wait():
+            raise DemoFailed(f"animora-train {' '.join(arguments[:2])} failed; its output above says why")
+
+    def _serving(self, database_url: str, redis_url: str, store: Path) -> Settings:
+        """The settings at hand, pointed at the embedded servers."""
+        settings = self.settings
+        return settings.model_copy(
+            update={
+                "database": settings.database.model_copy(update={"url": SecretStr(database_url)}),
+                "cache": settings.cache.model_copy(update={"url": SecretStr(redis_url)}),
+                "models": settings.models.model_copy(
+                    update={"store": str(store), "ready_requires_model": True}
+                ),
+            }
+        )
+
+    async def _show(self, application: Application, database_url: str) -> None:
+        """Prints three users' ranked feeds, asked for through the client's command line."""
+        await application.wait_until_serving()
+        connection = await asyncpg.connect(database_url)
+        try:
+            users = [row["user_id"] for row in await connection.fetch(WARM_USERS)]
+            cold_user = await connection.fetchval(COLD_USER)
+            posts = await connection.fetch(NEWEST_POSTS, CANDIDATES)
+        finally:
+            await connection.close()
+        captions = {row["id"]: row["caption"] for row in posts}
+        target = f"{self.settings.grpc.host}:{application.grpc.port}"
+        for user, kind in (*((user, "a regular") for user in users), (cold_user, "new here")):
+            self.out.print(_feed(user, kind, await _rank(target, user, list(captions)), captions))
+        self.out.print(
+            f"\nServing on {target}, metrics on http://{self.settings.http.host}:{application.probes.port}/metrics."
+            f"\nTry:  animora rank --target {target} --user {users[0]} "
+            f"--posts {','.join(map(str, list(captions)[:5]))}"
+            "\nCtrl-C stops everything."
+        )
+
+    def _say(self, line: str) -> None:
+        self.out.print(f"[bold]*[/bold] {line}")
+
+
+async def _rank(target: str, user: int, post_ids: list[int]) -> dict[str, object]:
+    """What `animora rank --json` prints."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "animora_client.cli", "rank", "--json"),
+        *("--target", target, "--user", str(user), "--limit", str(SHOWN)),
+        *("--posts", ",".join(map(str, post_ids))),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise DemoFailed(f"animora rank failed for user {user}")
+    ranking: dict[str, object] = json.loads(output)
+    return ranking

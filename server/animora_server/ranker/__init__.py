@@ -1,0 +1,5 @@
+"""Decides the order of candidates: which count, who scores them, and what answers when the model cannot."""
+
+from animora_server.ranker.ranker import Ranker
+
+__all__ = ["Ranker"]

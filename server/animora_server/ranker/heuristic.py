@@ -1,0 +1,49 @@
+"""The heuristic: popularity and recency, for cold users and wherever the model cannot answer.
+
+    value = a * popularity + (1 - a) * recency
+    popularity = log1p(likes + comments) / log1p(the highest count among eligible posts), 0 where that is 0
+    recency = exp(-age / scale), a negative age counting as 0
+
+Both parts, and so the value, are in [0, 1].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from animora_server.catalog import CatalogSnapshot
+from animora_server.types import DoubleArray, IntArray
+
+TERMS = ("popularity", "recency")
+
+
+@dataclass(frozen=True, slots=True)
+class Heuristic:
+    """The formula's constants.
+
+    Attributes:
+        popularity_weight: a, in [0, 1].
+        recency_scale: Seconds in which recency falls to 1/e.
+    """
+
+    popularity_weight: float = 0.6
+    recency_scale: float = 6 * 3600.0
+
+    def terms(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> DoubleArray:
+        """The two summands of each value.
+
+        Args:
+            snapshot: The posts.
+            rows: int64 (m), in the snapshot.
+            now: Unix time in seconds.
+
+        Returns:
+            float64 (m, 2): weighted popularity and weighted recency; a value is a row's sum.
+        """
+        terms = np.zeros((len(rows), 2))
+        if snapshot.max_interactions > 0:
+            popularity = np.log1p(snapshot.interactions[rows]) / np.log1p(snapshot.max_interactions)
+            terms[:, 0] = self.popularity_weight * np.minimum(popularity, 1.0)
+        age = np.maximum(now - snapshot.created_at[rows], 0.0)
+        terms[:, 1] = (1 - self.popularity_weight) * np.exp(-age / self.recency_scale)
+        return terms

@@ -1,0 +1,272 @@
+"""The ranker: one query in, one ranking out."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from animora_server.errors import (
+    CatalogUnavailable,
+    DeadlineExceeded,
+    DeviceFault,
+    InvalidScores,
+    ModelNotResident,
+    ModelUnavailable,
+    Overloaded,
+    ScoringFailed,
+    TooLate,
+)
+from animora_server.ranker import heuristic
+from animora_server.ranker.candidates import Candidates, resolve
+from animora_server.ranker.heuristic import Heuristic
+from animora_server.ranker.protocols import Pin, Pins, ResidentModel, ScoreCache
+from animora_server.ranker.single_flight import SingleFlight
+from animora_server.types import (
+    CacheStatus,
+    DegradedReason,
+    FloatArray,
+    IntArray,
+    RankerName,
+    Ranking,
+    RankQuery,
+    Terms,
+)
+
+# Kept of a deadline for the heuristic and the reply, in seconds.
+RESERVE = 0.004
+MODEL_TERMS = ("gmf", "mlp", "bias")
+DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
+    ModelUnavailable: DegradedReason.NO_MODEL,
+    Overloaded: DegradedReason.OVERLOADED,
+    TooLate: DegradedReason.DEADLINE,
+    DeviceFault: DegradedReason.DEVICE_FAULT,
+    InvalidScores: DegradedReason.INVALID_SCORES,
+}
+
+
+class StageObserver(Protocol):
+    """Is told how long a stage of a ranking took."""
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """Records one pass."""
+        ...
+
+
+class RankKey(Protocol):
+    """Makes the cache key of a user's scores for candidates in canonical order."""
+
+    def __call__(self, model_version: str, user_id: int, post_ids: IntArray, fingerprints: IntArray) -> bytes:
+        """The key; post_ids and fingerprints are int64 (k)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CacheAccess:
+    """The cache and how its keys are made."""
+
+    scores: ScoreCache
+    key: RankKey
+
+
+class Ranker:
+    """Orders candidates with the resident model, or with the heuristic where that is meant or must do."""
+
+    def __init__(
+        self,
+        pins: Pins,
+        cache: CacheAccess | None,
+        heuristic: Heuristic,
+        max_block_age: float,
+        stages: StageObserver,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._pins = pins
+        self._cache = cache
+        self._heuristic = heuristic
+        self._max_block_age = max_block_age
+        self._stages = stages
+        self._clock = clock
+        self._flights: SingleFlight[FloatArray] = SingleFlight()
+
+    async def rank(self, query: RankQuery) -> Ranking:
+        """Ranks one query's candidates.
+
+        Raises:
+            CatalogUnavailable: The catalog is not loaded, or its blocks are too old.
+            ModelNotResident: The query names a version that is not loaded.
+            DeadlineExceeded: Not even the heuristic fits into the time that is left.
+        """
+        started = time.perf_counter()
+        pin = self._pin()
+        model = _model(pin, query)
+        candidates = resolve(pin.snapshot, query)
+        self._stages.observe("candidates", time.perf_counter() - started)
+        try:
+            if model is None:
+                raise ModelUnavailable
+            user_row = model.user_row(query.user_id)
+            if not user_row:
+                return self._by_heuristic(pin, query, candidates, None)
+            return await self._by_model(pin, query, candidates, _Scoring(model, user_row))
+        except ScoringFailed as failure:
+            if asyncio.get_running_loop().time() >= query.deadline:
+                raise DeadlineExceeded from failure
+            return self._by_heuristic(pin, query, candidates, _degraded_reason(failure))
+
+    def _pin(self) -> Pin:
+        pin = self._pins.current()
+        if pin is None:
+            raise CatalogUnavailable("the catalog is not loaded yet")
+        if time.monotonic() - pin.snapshot.blocks_read_at > self._max_block_age:
+            raise CatalogUnavailable("the blocks between users could not be refreshed for too long")
+        return pin
+
+    async def _by_model(
+        self, pin: Pin, query: RankQuery, candidates: Candidates, scoring: "_Scoring"
+    ) -> Ranking:
+        try:
+            async with asyncio.timeout_at(query.deadline - RESERVE):
+                logits, status = await self._logits(pin, query, candidates, scoring)
+                started = time.perf_counter()
+                order = _order(pin, candidates, logits, query.limit)
+                terms = await _model_terms(query, scoring, candidates.rows[order], logits[order])
+        except TimeoutError as error:
+            raise TooLate from error
+        self._stages.observe("order", time.perf_counter() - started)
+        return Ranking(
+            post_ids=candidates.post_ids[order],
+            scores=_sigmoid(logits[order]),
+            ranker=RankerName.NEUCF,
+            model_version=scoring.model.version,
+            cache=status,
+            dropped=candidates.dropped,
+            terms=terms,
+        )
+
+    def _by_heuristic(
+        self, pin: Pin, query: RankQuery, candidates: Candidates, degraded: DegradedReason | None
+    ) -> Ranking:
+        started = time.perf_counter()
+        terms = self._heuristic.terms(pin.snapshot, candidates.rows, self._clock())  # float64 (k, 2)
+        values = terms.sum(axis=1).astype(np.float32)
+        order = _order(pin, candidates, values, query.limit)
+        self._stages.observe("order", time.perf_counter() - started)
+        return Ranking(
+            post_ids=candidates.post_ids[order],
+            scores=values[order],
+            ranker=RankerName.HEURISTIC,
+            degraded_reason=degraded,
+            dropped=candidates.dropped,
+            terms=Terms(heuristic.TERMS, terms[order].astype(np.float32)) if query.explain else None,
+        )
+
+    async def _logits(
+        self, pin: Pin, query: RankQuery, candidates: Candidates, scoring: "_Scoring"
+    ) -> tuple[FloatArray, CacheStatus]:
+        """Logits float32 (k) of all candidates, from the cache or the device."""
+        policy = query.cache_policy
+        deadline = query.deadline - RESERVE
+        if self._cache is None or not len(candidates.rows) or not (policy.reads or policy.writes):
+            return await self._compute(scoring, candidates, deadline), CacheStatus.BYPASS
+        key = self._cache.key(
+            scoring.model.version,
+            query.user_id,
+            candidates.post_ids,
+            pin.snapshot.fingerprints[candidates.rows],
+        )
+        if not policy.reads:
+            logits = await self._compute(scoring, candidates, deadline)
+            self._cache.scores.put(key, logits)
+            return logits, CacheStatus.BYPASS
+        started = time.perf_counter()
+        stored = await self._cache.scores.get(key, len(candidates.rows))
+        self._stages.observe("cache", time.perf_counter() - started)
+        if stored is not None and np.isfinite(stored).all():
+            return stored, CacheStatus.HIT
+        return await self._compute_once(key, scoring, candidates, deadline), CacheStatus.MISS
+
+    async def _compute_once(
+        self, key: bytes, scoring: "_Scoring", candidates: Candidates, deadline: float
+    ) -> FloatArray:
+        """Computes and stores, or shares the computation that runs for this key already."""
+        cache = self._cache
+        assert cache is not None  # only called where there is one
+
+        async def compute() -> FloatArray:
+            logits = await self._compute(scoring, candidates, deadline)
+            cache.scores.put(key, logits)
+            return logits
+
+        joined = key in self._flights
+        try:
+            return await self._flights.run(key, compute)
+        except TooLate:
+            if not joined:
+                raise
+            # Another caller's deadline ended the computation; this one's may be later.
+            return await self._compute(scoring, candidates, deadline)
+
+    async def _compute(self, scoring: "_Scoring", candidates: Candidates, deadline: float) -> FloatArray:
+        started = time.perf_counter()
+        logits = await scoring.model.score(scoring.user_row, candidates.rows, deadline)
+        self._stages.observe("score", time.perf_counter() - started)
+        if not np.isfinite(logits).all():
+            raise InvalidScores
+        informed = scoring.model.informed(candidates.rows)
+        if informed.all() or not informed.any():
+            return logits
+        # A post with neither a trained id nor an embedding says nothing: it gets the user's median.
+        median = np.median(logits[informed]).astype(np.float32)
+        return np.where(informed, logits, median)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """The model that answers a query, and the user's row in it."""
+
+    model: ResidentModel
+    user_row: int
+
+
+def _model(pin: Pin, query: RankQuery) -> ResidentModel | None:
+    if not query.model_version:
+        return pin.active
+    model = pin.resident.get(query.model_version)
+    if model is None:
+        raise ModelNotResident
+    return model
+
+
+def _order(pin: Pin, candidates: Candidates, values: FloatArray, limit: int) -> IntArray:
+    """Indices int64 (n) of the eligible candidates: by value, ties by newer, then by larger id."""
+    eligible = np.flatnonzero(candidates.eligible)
+    created_at = pin.snapshot.created_at[candidates.rows[eligible]]
+    order = eligible[np.lexsort((candidates.post_ids[eligible], created_at, values[eligible]))[::-1]]
+    return order[:limit] if limit else order
+
+
+async def _model_terms(
+    query: RankQuery, scoring: _Scoring, rows: IntArray, logits: FloatArray
+) -> Terms | None:
+    if not query.explain:
+        return None
+    if not len(rows):
+        return Terms(MODEL_TERMS, np.empty((0, len(MODEL_TERMS)), np.float32))
+    values = await scoring.model.explain(scoring.user_row, rows, query.deadline - RESERVE)
+    # The median of a post that the model knows nothing of belongs to no branch.
+    uninformed = ~scoring.model.informed(rows)
+    values[uninformed, :2] = 0
+    values[uninformed, 2] = logits[uninformed]
+    return Terms(MODEL_TERMS, values)
+
+
+def _sigmoid(logits: FloatArray) -> FloatArray:
+    """Probabilities float32, computed in float64: no overflow, and no rounding but the last."""
+    return (1 / (1 + np.exp(-logits.astype(np.float64).clip(-700, 700)))).astype(np.float32)
+
+
+def _degraded_reason(failure: ScoringFailed) -> DegradedReason:
+    return next(reason for kind, reason in DEGRADED.items() if isinstance(failure, kind))

@@ -1,0 +1,244 @@
+"""The device: one thread that serves, one that loads, and no tensor outside of either."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+
+import numpy as np
+import torch
+from animora_artifact import Artifact, Manifest
+from animora_artifact.errors import ArtifactRejected, RejectionReason
+from animora_artifact.network import Network, golden_error, load_network
+from animora_artifact.vocabulary import RowIndex
+
+from animora_server.catalog import EmbeddingFile
+from animora_server.errors import DeviceFault, OutOfDeviceMemory
+from animora_server.settings import ScorerSettings
+from animora_server.types import FloatArray, HalfArray, IntArray
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A verified model on the device, not bound to any catalog."""
+
+    manifest: Manifest
+    network: Network
+    users: RowIndex
+    posts: RowIndex
+
+
+@dataclass(frozen=True, slots=True)
+class PostTable:
+    """Post vectors on the device: `vectors` floating (capacity, d), of which [0, rows) are encoded.
+
+    Encoded rows never change, so a table may be read while rows are appended. One that must grow is
+    replaced by a larger copy.
+    """
+
+    vectors: torch.Tensor
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreWork:
+    """Pairs of one user with posts, of one model and post table.
+
+    Attributes:
+        user_row: The user's row in the model.
+        rows: int64 (m), the posts' rows in the post table.
+        output: Logits float32 (m), or terms float32 (m, 3).
+    """
+
+    network: Network
+    table: PostTable
+    user_row: int
+    rows: IntArray
+    output: Literal["logits", "terms"] = "logits"
+
+    @property
+    def key(self) -> tuple[int, int, str]:
+        """Equal for works that can share a batch: one network, one piece of device memory, one output."""
+        return id(self.network), id(self.table.vectors), self.output
+
+
+class Device:
+    """Runs networks on the CPU or a GPU.
+
+    `on_fault` is called, once, from the serving thread when a GPU fails: nothing there can be trusted
+    any more, and the process should end for its supervisor.
+    """
+
+    def __init__(self, settings: ScorerSettings, on_fault: Callable[[], None]) -> None:
+        self._settings = settings
+        self._on_fault = on_fault
+        self._device = torch.device(_resolve(settings.device))
+        self._dtype = torch.float32
+        self._serving = ThreadPoolExecutor(1, "device", initializer=self._start_thread)
+        self._loading = ThreadPoolExecutor(1, "loader", initializer=self._start_thread)
+        self._faulted = threading.Event()
+
+    def __str__(self) -> str:
+        return str(self._device)
+
+    async def __aenter__(self) -> Self:
+        """Starts the threads."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Lets the threads end; one that hangs is left to the end of the process."""
+        self._serving.shutdown(wait=False, cancel_futures=True)
+        self._loading.shutdown(wait=False, cancel_futures=True)
+
+    async def load(self, artifact: Artifact) -> LoadedModel:
+        """Loads an artifact beside those that serve and replays its golden rows.
+
+        Raises:
+            ArtifactRejected: It does not load, or does not give the recorded probabilities.
+        """
+        return await self._on(self._loading, lambda: self._load(artifact))
+
+    async def encode(
+        self, model: LoadedModel, post_rows: IntArray, embeddings: EmbeddingFile, table: PostTable
+    ) -> tuple[PostTable, float]:
+        """Appends post vectors to a table that has room for them; runs on the serving thread.
+
+        Args:
+            model: The model.
+            post_rows: int64 (n), vocabulary rows of the posts at catalog rows [table.rows, table.rows + n).
+            embeddings: Image and caption embeddings by catalog row.
+            table: Where to.
+
+        Returns:
+            The table with n more rows, and the seconds that it took.
+        """
+
+        def run() -> tuple[PostTable, float]:
+            started = time.perf_counter()
+            stop = table.rows + len(post_rows)
+            image, caption = embeddings.read(table.rows, stop)
+            dimensions = model.manifest.dimensions
+            with torch.inference_mode():
+                table.vectors[table.rows : stop] = model.network.encode_posts(
+                    torch.from_numpy(post_rows).to(self._device),
+                    self._features(image, dimensions.image),
+                    self._features(caption, dimensions.caption),
+                )
+            return PostTable(table.vectors, stop), time.perf_counter() - started
+
+        return await self._on(self._serving, run)
+
+    async def allocate(self, capacity: int, width: int, source: PostTable | None = None) -> PostTable:
+        """A table of zeros float (capacity, width) that begins with the rows of another."""
+
+        def run() -> PostTable:
+            vectors = torch.zeros((capacity, width), device=self._device, dtype=self._dtype)
+            rows = 0
+            if source is not None:
+                rows = source.rows
+                vectors[:rows] = source.vectors[:rows]
+            return PostTable(vectors, rows)
+
+        return await self._on(self._loading, run)
+
+    async def score(self, works: Sequence[ScoreWork]) -> list[FloatArray]:
+        """Scores the works of one batch, which share a key; results in the same order."""
+        return await self._on(self._serving, lambda: self._score(works))
+
+    async def warm(self, network: Network, table: PostTable, sizes: Sequence[int]) -> tuple[float, float]:
+        """Runs every batch size twice, and measures.
+
+        Returns:
+            Seconds that a batch of the smallest size takes, and seconds a row beyond it.
+        """
+
+        def run() -> tuple[float, float]:
+            seconds = []
+            for size in sizes:
+                works = [ScoreWork(network, table, 0, np.zeros(size, np.int64))]
+                self._score(works)
+                self._score(works)
+                started = time.perf_counter()
+                self._score(works)
+                seconds.append(time.perf_counter() - started)
+            rows = max(sizes[-1] - sizes[0], 1)
+            return seconds[0], max(seconds[-1] - seconds[0], 0.0) / rows
+
+        return await self._on(self._loading, run)
+
+    def _start_thread(self) -> None:
+        # Float32 means float32: no TF32, so that a score agrees with the eager network within 1e-5.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.set_num_threads(self._settings.threads)
+
+    def _features(self, embeddings: HalfArray, width: int) -> torch.Tensor:
+        """Embeddings (n, w) as the model takes them: (n, width), absent ones as zeros."""
+        if embeddings.shape[1] and width:
+            return torch.from_numpy(embeddings).to(self._device, self._dtype)
+        return torch.zeros((len(embeddings), width), device=self._device, dtype=self._dtype)
+
+    def _load(self, artifact: Artifact) -> LoadedModel:
+        network = load_network(artifact.model, self._device, self._dtype)
+        tolerance = artifact.manifest.tolerances.float32
+        for _ in range(2):
+            error = golden_error(network, artifact.golden, self._device, self._dtype)
+            if not error <= tolerance:
+                raise ArtifactRejected(
+                    RejectionReason.GOLDEN, f"golden rows differ by {error:.2g}, allowed is {tolerance:.2g}"
+                )
+        return LoadedModel(
+            artifact.manifest,
+            network,
+            RowIndex(artifact.vocabulary.user_ids),
+            RowIndex(artifact.vocabulary.post_ids),
+        )
+
+    @torch.inference_mode()
+    def _score(self, works: Sequence[ScoreWork]) -> list[FloatArray]:
+        first = works[0]
+        sizes = np.fromiter((len(work.rows) for work in works), np.int64, len(works))  # int64 (b)
+        user_rows = np.fromiter((work.user_row for work in works), np.int64, len(works))  # int64 (b)
+        segments = np.repeat(np.arange(len(works)), sizes)  # int64 (m)
+        post_index = first.rows if len(works) == 1 else np.concatenate([work.rows for work in works])
+        run = first.network.score if first.output == "logits" else first.network.explain
+        output = run(
+            torch.from_numpy(user_rows).to(self._device),
+            torch.from_numpy(segments).to(self._device),
+            first.table.vectors,
+            torch.from_numpy(post_index).to(self._device),
+        )
+        values: FloatArray = output.float().cpu().numpy()  # float32 (m) or (m, 3)
+        return np.split(values, np.cumsum(sizes[:-1]))
+
+    async def _on(self, thread: ThreadPoolExecutor, run: Callable[[], Value]) -> Value:
+        def guarded() -> Value:
+            try:
+                return run()
+            except torch.OutOfMemoryError as error:
+                raise OutOfDeviceMemory(str(error)) from error
+            except RuntimeError as error:
+                if self._device.type == "cuda":
+                    self._fault()
+                    raise DeviceFault(str(error)) from error
+                raise
+
+        return await asyncio.get_running_loop().run_in_executor(thread, guarded)
+
+    def _fault(self) -> None:
+        if not self._faulted.is_set():
+            self._faulted.set()
+            self._on_fault()
+
+
+def _resolve(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,64 @@
+"""A model on the device, encoded for a catalog snapshot: what the ranker scores with."""
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+
+from animora_server.batching import Batcher
+from animora_server.scorer.device import LoadedModel, PostTable, ScoreWork
+from animora_server.types import BoolArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentModel:
+    """A loaded model with the post vectors of one catalog snapshot. See ranker.protocols.
+
+    Attributes:
+        model: The network and its vocabulary.
+        epoch: The catalog epoch that the table's rows belong to.
+        table: The post vectors.
+        informed_rows: bool (capacity): rows of which the model knows the id or an embedding.
+        batcher: The device's queue.
+        max_rows: A longer request is cut into pieces of so many rows.
+    """
+
+    model: LoadedModel
+    epoch: int
+    table: PostTable
+    informed_rows: BoolArray
+    batcher: Batcher[ScoreWork, FloatArray]
+    max_rows: int
+
+    @property
+    def version(self) -> str:
+        """The version's name."""
+        return self.model.manifest.version
+
+    def user_row(self, user_id: int) -> int:
+        """The user's row, 0 for a user it was not trained on."""
+        return self.model.users.row(user_id)
+
+    def informed(self, rows: IntArray) -> BoolArray:
+        """Bool (m): whether it knows the id or an embedding of the posts at catalog rows int64 (m)."""
+        return self.informed_rows[rows]
+
+    async def score(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+        """Logits float32 (m) of the posts at catalog rows int64 (m). Raises ScoringFailed."""
+        if not len(rows):
+            return np.empty(0, np.float32)
+        if len(rows) <= self.max_rows:
+            return await self._submit(ScoreWork(self.model.network, self.table, user_row, rows), deadline)
+        pieces = [
+            ScoreWork(self.model.network, self.table, user_row, rows[start : start + self.max_rows])
+            for start in range(0, len(rows), self.max_rows)
+        ]
+        return np.concatenate(await asyncio.gather(*(self._submit(piece, deadline) for piece in pieces)))
+
+    async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+        """Terms float32 (m, 3) that add up to the logits. Raises ScoringFailed."""
+        work = ScoreWork(self.model.network, self.table, user_row, rows, "terms")
+        return await self._submit(work, deadline)
+
+    async def _submit(self, work: ScoreWork, deadline: float) -> FloatArray:
+        return await self.batcher.submit(work, len(work.rows), work.key, deadline)

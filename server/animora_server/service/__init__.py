@@ -1,0 +1,6 @@
+"""The transport: gRPC in, domain values through, gRPC out. Nothing below this package knows gRPC."""
+
+from animora_server.service.ranking import RankingService
+from animora_server.service.server import METHODS, SERVICE_NAME, GrpcServer
+
+__all__ = ["METHODS", "SERVICE_NAME", "GrpcServer", "RankingService"]

@@ -1,0 +1,133 @@
+"""What every call has in common: an id, a deadline, the gate, metrics, and errors that leak nothing."""
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from animora_server.errors import CallError, InvalidRequest
+from animora_server.metrics import CallMetrics
+from animora_server.service.gate import Gate
+from animora_server.service.status import code_of, internal_status, interrupted_status, to_status
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = "x-request-id"
+MAX_REQUEST_ID = 128
+MALFORMED = "the request is not a valid message of this method"
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call.
+
+    Attributes:
+        request_id: Given in metadata, or made.
+        deadline: When the caller stops waiting, on the event loop's clock.
+    """
+
+    request_id: str
+    deadline: float
+
+
+Behaviour = Callable[[bytes, Call], Awaitable[Message]]
+
+
+class CallHandler:
+    """Wraps behaviours into gRPC handlers that take and give bytes."""
+
+    def __init__(self, gate: Gate, metrics: CallMetrics, default_timeout: float) -> None:
+        self._gate = gate
+        self._metrics = metrics
+        self._default_timeout = default_timeout
+        self._request_ids = _request_ids()
+        metrics.in_flight.set_function(lambda: gate.calls)
+        metrics.rows_in_flight.set_function(lambda: gate.rows)
+
+    def unary(self, method: str, behaviour: Behaviour) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A unary handler. Messages are parsed and serialised inside, where their errors are ours."""
+        started, handling = self._metrics.started[method], self._metrics.handling[method]
+
+        async def handle(request: bytes, context: Context) -> bytes:
+            began = time.perf_counter()
+            started.inc()
+            call = self._call(context)
+            context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
+            code = grpc.StatusCode.CANCELLED
+            try:
+                with self._gate.call():
+                    reply = (await behaviour(request, call)).SerializeToString()
+                code = grpc.StatusCode.OK
+                return reply
+            except asyncio.CancelledError:
+                if _was_cancelled():
+                    raise
+                # Raised inside: without a status, grpc.aio would leave the caller waiting.
+                code, status = grpc.StatusCode.UNAVAILABLE, interrupted_status(call.request_id)
+            except Exception as error:  # every error has a status; a bug's is INTERNAL
+                code, status = status_of(error, call)
+            finally:
+                self._metrics.handled(method, code.name)
+                handling.observe(time.perf_counter() - began)
+            await _abort(context, status, call.request_id)
+            raise AssertionError("abort raises")
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _call(self, context: Context) -> Call:
+        remaining = context.time_remaining()
+        timeout = self._default_timeout if remaining is None else remaining
+        request_id = next(
+            (value for key, value in context.invocation_metadata() or () if key == REQUEST_ID), None
+        )
+        if not isinstance(request_id, str) or not 0 < len(request_id) <= MAX_REQUEST_ID:
+            request_id = next(self._request_ids)
+        return Call(request_id, asyncio.get_running_loop().time() + timeout)
+
+
+def status_of(error: Exception, call: Call) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    """The code and rich status of whatever a behaviour raised; what is a bug is logged, not sent."""
+    if isinstance(error, CallError):
+        return code_of(error), to_status(error, call.request_id)
+    log.error("a call failed", request_id=call.request_id, exc_info=error)
+    return grpc.StatusCode.INTERNAL, internal_status(call.request_id)
+
+
+def parse(message: Message, data: bytes) -> None:
+    """Parses bytes into an empty message.
+
+    Raises:
+        InvalidRequest: They are no such message.
+    """
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidRequest("request", MALFORMED) from error
+
+
+def _request_ids() -> Iterator[str]:
+    """Ids that are unique across processes and cheap to make."""
+    process = secrets.token_hex(6)
+    return (f"{process}-{number:x}" for number in itertools.count(1))
+
+
+def _was_cancelled() -> bool:
+    """Whether someone cancelled this call's task, the caller or the server's end, from outside."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _abort(context: Context, status: status_pb2.Status, request_id: str) -> None:
+    rich = rpc_status.to_status(status)
+    metadata = (*rich.trailing_metadata, (REQUEST_ID, request_id))
+    await context.abort(rich.code, rich.details, metadata)

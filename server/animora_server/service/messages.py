@@ -1,0 +1,131 @@
+"""Requests to queries, with every field checked, and rankings to responses."""
+
+import numpy as np
+from animora.ranking.v1 import ranking_pb2 as pb
+
+from animora_server.errors import InvalidRequest
+from animora_server.settings import RankingSettings
+from animora_server.types import (
+    CachePolicy,
+    CacheStatus,
+    DegradedReason,
+    DropReason,
+    RankerName,
+    Ranking,
+    RankQuery,
+)
+
+MAX_EXCLUDED = 1000
+MAX_EXPLAINED = 500
+
+CACHE_POLICIES = {
+    pb.CACHE_POLICY_UNSPECIFIED: CachePolicy.DEFAULT,
+    pb.CACHE_POLICY_DEFAULT: CachePolicy.DEFAULT,
+    pb.CACHE_POLICY_REFRESH: CachePolicy.REFRESH,
+    pb.CACHE_POLICY_BYPASS: CachePolicy.BYPASS,
+}
+CACHE_STATUSES = {
+    CacheStatus.HIT: pb.CACHE_STATUS_HIT,
+    CacheStatus.MISS: pb.CACHE_STATUS_MISS,
+    CacheStatus.BYPASS: pb.CACHE_STATUS_BYPASS,
+}
+RANKERS = {RankerName.NEUCF: pb.RANKER_NEUCF, RankerName.HEURISTIC: pb.RANKER_HEURISTIC}
+DEGRADED_REASONS = {
+    None: pb.DEGRADED_REASON_UNSPECIFIED,
+    DegradedReason.NO_MODEL: pb.DEGRADED_REASON_NO_MODEL,
+    DegradedReason.OVERLOADED: pb.DEGRADED_REASON_OVERLOADED,
+    DegradedReason.DEADLINE: pb.DEGRADED_REASON_DEADLINE,
+    DegradedReason.DEVICE_FAULT: pb.DEGRADED_REASON_DEVICE_FAULT,
+    DegradedReason.INVALID_SCORES: pb.DEGRADED_REASON_INVALID_SCORES,
+}
+
+
+def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float) -> RankQuery:
+    """The query of a request.
+
+    Args:
+        request: As parsed.
+        limits: How much it may hold.
+        deadline: When the caller stops waiting, on the event loop's clock.
+
+    Raises:
+        InvalidRequest: A field is wrong; the error names it.
+    """
+    candidates = len(request.post_ids)
+    if not request.HasField("user_id"):
+        raise InvalidRequest("user_id", "is required; 0 is a valid id but must be set")
+    if not candidates:
+        raise InvalidRequest("post_ids", "is empty: give 1 or more candidates")
+    if candidates > limits.max_candidates:
+        raise InvalidRequest(
+            "post_ids", f"holds {candidates} candidates: at most {limits.max_candidates} are ranked at once"
+        )
+    if request.limit < 0:
+        raise InvalidRequest("limit", f"is {request.limit}: give 0 for all posts, or how many to return")
+    policy = CACHE_POLICIES.get(request.cache_policy)
+    if policy is None:
+        raise InvalidRequest("cache_policy", f"is {request.cache_policy}, which is no CachePolicy")
+    if len(request.exclude_post_ids) > MAX_EXCLUDED:
+        raise InvalidRequest(
+            "exclude_post_ids",
+            f"holds {len(request.exclude_post_ids)} ids: at most {MAX_EXCLUDED} can be excluded",
+        )
+    if request.explain and candidates > MAX_EXPLAINED:
+        raise InvalidRequest(
+            "explain", f"is set with {candidates} candidates: at most {MAX_EXPLAINED} can be explained"
+        )
+    return RankQuery(
+        user_id=request.user_id,
+        post_ids=np.array(request.post_ids, np.int64),
+        deadline=deadline,
+        limit=request.limit,
+        cache_policy=policy,
+        model_version=request.model_version,
+        exclude_seen=request.exclude_seen,
+        exclude_post_ids=np.array(request.exclude_post_ids, np.int64),
+        explain=request.explain,
+    )
+
+
+def check_batch(request: pb.BatchRankRequest, limits: RankingSettings) -> int:
+    """The candidates of all requests together.
+
+    Raises:
+        InvalidRequest: There are no requests, too many, or too many candidates.
+    """
+    requests = len(request.requests)
+    if not requests:
+        raise InvalidRequest("requests", "is empty: give 1 or more requests")
+    if requests > limits.max_batch_requests:
+        raise InvalidRequest(
+            "requests", f"holds {requests} requests: at most {limits.max_batch_requests} go into one call"
+        )
+    candidates = sum(len(each.post_ids) for each in request.requests)
+    if candidates > limits.max_batch_candidates:
+        raise InvalidRequest(
+            "requests",
+            f"hold {candidates} candidates: at most {limits.max_batch_candidates} are ranked in one call",
+        )
+    return candidates
+
+
+def write_ranking(ranking: Ranking) -> pb.RankResponse:
+    """The response for a ranking."""
+    response = pb.RankResponse(
+        post_ids=ranking.post_ids.tolist(),
+        scores=ranking.scores.tolist(),
+        ranker=RANKERS[ranking.ranker],
+        model_version=ranking.model_version,
+        cache=CACHE_STATUSES[ranking.cache],
+        degraded_reason=DEGRADED_REASONS[ranking.degraded_reason],
+        dropped=pb.DroppedCandidates(
+            **{reason.value: ranking.dropped.get(reason, 0) for reason in DropReason}
+        ),
+    )
+    if ranking.terms is not None:
+        names = ranking.terms.names
+        for values in ranking.terms.values.tolist():
+            response.explanations.add(
+                terms=[pb.Term(name=name, value=value) for name, value in zip(names, values, strict=True)]
+            )
+    return response

@@ -1,0 +1,126 @@
+"""The gRPC server: its port, limits, health and reflection, and how it drains."""
+
+import asyncio
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from animora.ranking.v1 import ranking_pb2 as pb
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from animora_server.errors import AnimoraError
+from animora_server.service.calls import CallHandler
+from animora_server.service.ranking import RankingService
+from animora_server.settings import GrpcSettings
+
+SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
+METHODS = ("Rank", "BatchRank")
+# Everything a client may ask health about: the server as a whole, and the service by name.
+HEALTH_NAMES = ("", SERVICE_NAME)
+
+
+class CannotListen(AnimoraError):
+    """The port cannot be bound, or the TLS files cannot be read; the text names the option."""
+
+
+class GrpcServer:
+    """Listens between `async with`; NOT_SERVING until told, and while draining."""
+
+    def __init__(self, settings: GrpcSettings, handler: CallHandler, ranking: RankingService) -> None:
+        self._settings = settings
+        self._health = health_aio.HealthServicer()
+        self._server = grpc.aio.server(options=_options(settings))
+        behaviours = {"Rank": ranking.rank, "BatchRank": ranking.batch_rank}
+        handlers = {method: handler.unary(method, behaviours[method]) for method in METHODS}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+        self._serving = False
+        self._draining = False
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        """Binds the port and takes calls.
+
+        Raises:
+            CannotListen: The port is taken, or a TLS file cannot be read.
+        """
+        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            if self._settings.tls_certificate and self._settings.tls_key:
+                credentials = grpc.ssl_server_credentials(
+                    [(_read(self._settings.tls_key), _read(self._settings.tls_certificate))]
+                )
+                self.port = self._server.add_secure_port(address, credentials)
+            else:
+                self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise CannotListen(
+                f"cannot listen on {address}: choose another grpc.host or grpc.port"
+            ) from error
+        await self._server.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stops; calls that still run are given the grace, then cancelled."""
+        await self._server.stop(self._settings.drain_grace)
+
+    @property
+    def serving(self) -> bool:
+        """What health says."""
+        return self._serving
+
+    async def set_serving(self, serving: bool) -> None:
+        """Says SERVING or NOT_SERVING from now on; once draining, it stays NOT_SERVING."""
+        if serving == self._serving or self._draining:
+            return
+        self._serving = serving
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        await self._say(status)
+
+    async def drain(self) -> None:
+        """Says NOT_SERVING, lets clients and load balancers notice, then finishes what is in flight."""
+        self._serving, self._draining = False, True
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._settings.drain_delay)
+        await self._server.stop(self._settings.drain_grace)
+
+    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in HEALTH_NAMES:
+            await self._health.set(name, status)
+
+
+def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
+    age = int(settings.max_connection_age * 1000)
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        # No compression on requests: a bomb is UNIMPLEMENTED before it is inflated.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_connection_age_ms", age),
+        ("grpc.max_connection_age_grace_ms", int(settings.drain_grace * 1000)),
+        # Clients ping every 30 s; more often than every 10 s is a flood.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CannotListen(
+            f"cannot read {path} (grpc.tls_certificate, grpc.tls_key): {error.strerror}"
+        ) from error

@@ -1,0 +1,294 @@
+"""The batcher: what shares a batch, what never reaches it, and who pays for a failure."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from animora_server.batching import Batcher, BatchLimits, CostModel
+from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
+
+
+class Recorder:
+    """A device that waits for its gate, records its batches, and fails as told."""
+
+    def __init__(self):
+        self.batches: list[list[str]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+        self.failures: dict[str, Exception] = {}
+        self.largest = 1000
+
+    async def __call__(self, works: Sequence[str]) -> list[str]:
+        self.entered.set()
+        await self.gate.wait()
+        self.batches.append(list(works))
+        if len(works) > self.largest:
+            raise OutOfDeviceMemory("too many")
+        for work in works:
+            if work in self.failures:
+                raise self.failures[work]
+        return [work.upper() for work in works]
+
+
+class Observations:
+    def __init__(self):
+        self.rows = 0
+        self.reasons: list[str] = []
+        self.sizes: list[tuple[int, int]] = []
+
+    def queued(self, rows: int) -> None:
+        self.rows = rows
+
+    def skipped(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def executed(self, rows: int, works: int, seconds: float) -> None:
+        self.sizes.append((rows, works))
+
+    def waited(self, seconds: float) -> None:
+        assert seconds >= 0
+
+
+@pytest.fixture
+def device() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def seen() -> Observations:
+    return Observations()
+
+
+@pytest.fixture
+async def batcher(device, seen):
+    cost = CostModel(fixed=0.0, per_row=0.0)
+    async with Batcher(device, BatchLimits(max_batch_rows=10, max_queue_rows=40), cost, seen) as batcher:
+        yield batcher
+
+
+def soon() -> float:
+    return asyncio.get_running_loop().time() + 60
+
+
+async def occupy(batcher, device) -> asyncio.Task[str]:
+    """Holds the device with one batch, so that what follows must queue."""
+    device.gate.clear()
+    device.entered.clear()
+    first = asyncio.create_task(batcher.submit("first", 1, "k", soon()))
+    await device.entered.wait()
+    return first
+
+
+async def queue(batcher, work, rows=1, key="k", deadline=None) -> asyncio.Task[str]:
+    task = asyncio.create_task(batcher.submit(work, rows, key, soon() if deadline is None else deadline))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_lone_work_is_executed_at_once(batcher, device):
+    assert await batcher.submit("a", 1, "k", soon()) == "A"
+    assert device.batches == [["a"]]
+
+
+async def test_what_queues_while_a_batch_runs_is_the_next_batch(batcher, device, seen):
+    first = await occupy(batcher, device)
+    rest = [await queue(batcher, work, rows=2) for work in "abc"]
+    device.gate.set()
+    assert await asyncio.gather(first, *rest) == ["FIRST", "A", "B", "C"]
+    assert device.batches == [["first"], ["a", "b", "c"]]
+    assert seen.sizes == [(1, 1), (6, 3)]
+
+
+async def test_a_batch_holds_no_more_rows_than_allowed(batcher, device):
+    first = await occupy(batcher, device)
+    rest = [await queue(batcher, work, rows=4) for work in "abc"]
+    device.gate.set()
+    await asyncio.gather(first, *rest)
+    assert device.batches[1:] == [["a", "b"], ["c"]]
+
+
+async def test_work_larger_than_a_batch_runs_alone(batcher, device):
+    first = await occupy(batcher, device)
+    rest = [await queue(batcher, "large", rows=11), await queue(batcher, "a")]
+    device.gate.set()
+    await asyncio.gather(first, *rest)
+    assert device.batches[1:] == [["large"], ["a"]]
+
+
+async def test_work_of_another_key_waits_for_the_next_batch(batcher, device):
+    first = await occupy(batcher, device)
+    rest = [await queue(batcher, "a"), await queue(batcher, "b", key="other"), await queue(batcher, "c")]
+    device.gate.set()
+    await asyncio.gather(first, *rest)
+    assert device.batches[1:] == [["a"], ["b"], ["c"]]
+
+
+async def test_a_full_queue_refuses_and_takes_work_again_once_it_drains(batcher, device, seen):
+    first = await occupy(batcher, device)
+    waiting = await queue(batcher, "a", rows=40)
+    with pytest.raises(Overloaded):
+        await batcher.submit("b", 1, "k", soon())
+    device.gate.set()
+    await asyncio.gather(first, waiting)
+    assert await batcher.submit("b", 1, "k", soon()) == "B"
+    assert seen.reasons == ["refused"]
+
+
+async def test_cancelled_work_leaves_the_queue_at_once_and_never_reaches_the_device(batcher, device, seen):
+    first = await occupy(batcher, device)
+    waiting = await queue(batcher, "a", rows=40)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert seen.rows == 0
+    neighbour = await queue(batcher, "b", rows=40)
+    device.gate.set()
+    assert list(await asyncio.gather(first, neighbour)) == ["FIRST", "B"]
+    assert device.batches == [["first"], ["b"]]
+    assert seen.reasons == ["cancelled"]
+
+
+async def test_work_cancelled_while_it_runs_leaves_its_neighbours_correct(batcher, device):
+    device.gate.clear()
+    works = [asyncio.create_task(batcher.submit(work, 1, "k", soon())) for work in "abc"]
+    await device.entered.wait()
+    works[1].cancel()
+    device.gate.set()
+    results = await asyncio.gather(*works, return_exceptions=True)
+    assert device.batches == [["a", "b", "c"]]
+    assert isinstance(results[1], asyncio.CancelledError)
+    assert [results[0], results[2]] == ["A", "C"]
+
+
+async def test_work_whose_deadline_passes_in_the_queue_is_never_executed(batcher, device, seen):
+    loop = asyncio.get_running_loop()
+    first = await occupy(batcher, device)
+    deadline = loop.time() + 0.02
+    late = await queue(batcher, "late", deadline=deadline)
+    passed = asyncio.Event()
+    loop.call_at(deadline + 0.001, passed.set)
+    await passed.wait()
+    device.gate.set()
+    await first
+    with pytest.raises(TooLate):
+        await late
+    assert device.batches == [["first"]]
+    assert seen.reasons == ["expired"]
+
+
+async def test_work_that_cannot_be_done_in_time_is_refused_unless_it_probes(device, seen):
+    cost = CostModel(fixed=10.0, per_row=0.0)
+    async with Batcher(device, BatchLimits(probe_interval=1e6), cost, seen) as batcher:
+        deadline = asyncio.get_running_loop().time() + 5
+        assert await batcher.submit("probe", 1, "k", deadline) == "PROBE"
+        with pytest.raises(TooLate):
+            await batcher.submit("next", 1, "k", deadline)
+    assert device.batches == [["probe"]]
+    assert seen.reasons == ["refused"]
+
+
+async def test_a_deadline_in_the_past_is_refused_even_as_a_probe(batcher, device):
+    with pytest.raises(TooLate):
+        await batcher.submit("a", 1, "k", asyncio.get_running_loop().time() - 1)
+    assert device.batches == []
+
+
+async def test_one_poisoned_work_fails_alone(batcher, device):
+    poison = ValueError("poison")
+    device.failures["c"] = poison
+    first = await occupy(batcher, device)
+    rest = [await queue(batcher, work) for work in "abcde"]
+    device.gate.set()
+    results = await asyncio.gather(first, *rest, return_exceptions=True)
+    assert results == ["FIRST", "A", "B", poison, "D", "E"]
+
+
+async def test_a_device_fault_fails_the_batch_without_another_try(batcher, device):
+    device.failures["a"] = DeviceFault("gone")
+    first = await occupy(batcher, device)
+    rest = [await queue(batcher, work) for work in "ab"]
+    device.gate.set()
+    results = await asyncio.gather(first, *rest, return_exceptions=True)
+    assert [type(result) for result in results] == [str, DeviceFault, DeviceFault]
+    assert device.batches == [["first"], ["a", "b"]]
+
+
+async def test_a_batch_that_does_not_fit_is_halved_once(batcher, device):
+    device.largest = 2
+    first = await occupy(batcher, device)
+    rest = [await queue(batcher, work) for work in "abcd"]
+    device.gate.set()
+    assert await asyncio.gather(first, *rest) == ["FIRST", "A", "B", "C", "D"]
+    device.largest = 1
+    first = await occupy(batcher, device)
+    rest = [await queue(batcher, work) for work in "abcd"]
+    device.gate.set()
+    results = await asyncio.gather(first, *rest, return_exceptions=True)
+    assert [type(result) for result in results] == [str, *[OutOfDeviceMemory] * 4]
+
+
+async def test_a_bulk_turn_waits_for_the_running_batch_and_gives_its_result(batcher, device):
+    order = []
+
+    async def turn() -> int:
+        order.append(list(device.batches))
+        return 7
+
+    first = await occupy(batcher, device)
+    bulk = asyncio.create_task(batcher.run_bulk(turn))
+    await asyncio.sleep(0)
+    assert order == []
+    device.gate.set()
+    assert await bulk == 7
+    assert order == [[["first"]]]
+    await first
+
+
+async def test_bulk_turns_yield_to_batches_once_they_had_their_share(batcher, device):
+    turns = 0
+    enough = asyncio.Event()
+
+    async def turn() -> None:
+        nonlocal turns
+        turns += 1
+        await asyncio.sleep(0.005)  # the turn's own length, which is what the share counts
+
+    async def bulk() -> None:
+        while not enough.is_set():
+            await batcher.run_bulk(turn)
+
+    worker = asyncio.create_task(bulk())
+    for _ in range(50):
+        await batcher.submit("a", 1, "k", soon())
+    enough.set()
+    await worker
+    assert len(device.batches) == 50
+    assert turns < 50
+
+
+async def test_a_failing_bulk_turn_fails_its_caller_alone(batcher):
+    async def turn() -> None:
+        raise ValueError("bad")
+
+    with pytest.raises(ValueError, match="bad"):
+        await batcher.run_bulk(turn)
+    assert await batcher.submit("a", 1, "k", soon()) == "A"
+
+
+async def test_a_gather_window_lets_more_work_join(device, seen):
+    limits = BatchLimits(gather_window=0.02)
+    async with Batcher(device, limits, CostModel(fixed=0.0, per_row=0.0), seen) as batcher:
+        first = await queue(batcher, "a")
+        second = await queue(batcher, "b")
+        assert list(await asyncio.gather(first, second)) == ["A", "B"]
+    assert device.batches == [["a", "b"]]
+
+
+async def test_what_still_waits_at_the_end_fails(device, seen):
+    async with Batcher(device, BatchLimits(), CostModel(fixed=0.0, per_row=0.0), seen) as batcher:
+        first = await occupy(batcher, device)
+        waiting = await queue(batcher, "a")
+        assert batcher.running_since is not None
+    with pytest.raises(DeviceFault):
+        await waiting
+    first.cancel()

@@ -1,0 +1,41 @@
+"""Small catalogs for tests of what decides."""
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Groups, IdMap
+
+NOW = 1_700_000_000.0
+
+
+def snapshot(
+    posts: Mapping[int, dict[str, float]],
+    blocks: list[tuple[int, int]] | None = None,
+    seen: list[tuple[int, int]] | None = None,
+    block_age: float = 0.0,
+) -> CatalogSnapshot:
+    """A snapshot of posts by id: `author`, `age` in seconds, `likes`, `deleted`, `fingerprint`."""
+    ids = np.array(list(posts), np.int64)
+    facts = list(posts.values())
+    likes = np.array([fact.get("likes", 0) for fact in facts], np.int64)
+    deleted = np.array([bool(fact.get("deleted", 0)) for fact in facts], np.bool_)
+    pairs = np.array(blocks or [], np.int64).reshape(-1, 2)
+    both = np.concatenate((pairs, pairs[:, ::-1]))
+    views = np.array(seen or [], np.int64).reshape(-1, 2)
+    return CatalogSnapshot(
+        epoch=1,
+        post_ids=ids,
+        author_ids=np.array([fact.get("author", 1000) for fact in facts], np.int64),
+        created_at=np.array([NOW - fact.get("age", 0) for fact in facts], np.float64),
+        deleted=deleted,
+        interactions=likes,
+        fingerprints=np.array([fact.get("fingerprint", 1) for fact in facts], np.int64),
+        max_interactions=int(likes[~deleted].max(initial=0)),
+        embeddings=EmbeddingFile(None, 0, 0),
+        blocks_read_at=time.monotonic() - block_age,
+        index=IdMap.of(ids, np.arange(len(ids))),
+        relations=Groups.of(both[:, 0], both[:, 1]),
+        seen_base=Groups.of(views[:, 0], views[:, 1]),
+        seen_recent=Groups.empty(),
+    )

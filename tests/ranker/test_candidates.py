@@ -1,0 +1,95 @@
+"""Candidates: what is dropped, why, and what stays to be scored."""
+
+import numpy as np
+from animora_server.ranker.candidates import resolve
+from animora_server.types import DropReason, RankQuery
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.ranker.catalogs import snapshot
+
+
+def query(*post_ids: int, user: int = 7, **options) -> RankQuery:
+    return RankQuery(user_id=user, post_ids=np.array(post_ids, np.int64), deadline=0.0, **options)
+
+
+def dropped(candidates) -> dict[str, int]:
+    return {reason.value: count for reason, count in candidates.dropped.items() if count}
+
+
+def shown(candidates) -> list[int]:
+    return candidates.post_ids[candidates.eligible].tolist()
+
+
+def test_candidates_come_in_canonical_order_whatever_order_they_were_given_in():
+    catalog = snapshot({30: {}, 10: {}, 20: {}})
+    candidates = resolve(catalog, query(20, 30, 10))
+    assert candidates.post_ids.tolist() == [10, 20, 30]
+    assert catalog.post_ids[candidates.rows].tolist() == [10, 20, 30]
+    assert dropped(candidates) == {}
+
+
+def test_a_repeated_candidate_counts_once_and_its_repeats_are_dropped():
+    candidates = resolve(snapshot({1: {}}), query(1, 1, 1))
+    assert shown(candidates) == [1]
+    assert dropped(candidates) == {"duplicate": 2}
+
+
+def test_ids_unknown_to_the_catalog_are_dropped_up_to_the_ends_of_64_bits():
+    limits = np.iinfo(np.int64)
+    candidates = resolve(snapshot({0: {}, 1: {}}), query(0, 1, 2, int(limits.min), int(limits.max)))
+    assert shown(candidates) == [0, 1]
+    assert dropped(candidates) == {"unknown": 3}
+
+
+def test_an_empty_catalog_knows_nothing():
+    candidates = resolve(snapshot({}), query(1, 2))
+    assert shown(candidates) == []
+    assert dropped(candidates) == {"unknown": 2}
+
+
+def test_deleted_posts_are_dropped():
+    assert dropped(resolve(snapshot({1: {"deleted": 1}, 2: {}}), query(1, 2))) == {"deleted": 1}
+
+
+def test_a_block_hides_posts_in_both_directions():
+    posts = {1: {"author": 50}, 2: {"author": 60}, 3: {"author": 70}}
+    catalog = snapshot(posts, blocks=[(7, 50), (60, 7), (60, 70)])
+    assert shown(resolve(catalog, query(1, 2, 3, user=7))) == [3]
+    assert shown(resolve(catalog, query(1, 2, 3, user=50))) == [1, 2, 3]
+    assert shown(resolve(catalog, query(1, 2, 3, user=60))) == [1, 2]
+
+
+def test_seen_posts_are_dropped_only_when_asked():
+    catalog = snapshot({1: {}, 2: {}}, seen=[(7, 1), (8, 2)])
+    assert shown(resolve(catalog, query(1, 2))) == [1, 2]
+    candidates = resolve(catalog, query(1, 2, exclude_seen=True))
+    assert shown(candidates) == [2]
+    assert dropped(candidates) == {"seen": 1}
+
+
+def test_a_dropped_candidate_counts_for_the_first_reason_alone():
+    catalog = snapshot({1: {"deleted": 1, "author": 50}}, blocks=[(7, 50)], seen=[(7, 1)])
+    excluded = np.array([1, 99], np.int64)
+    assert dropped(resolve(catalog, query(1, 99, exclude_seen=True, exclude_post_ids=excluded))) == {
+        "excluded": 2
+    }
+    assert dropped(resolve(catalog, query(1, exclude_seen=True))) == {"deleted": 1}
+
+
+def test_what_may_not_be_shown_but_is_known_stays_to_be_scored():
+    catalog = snapshot({1: {"deleted": 1}, 2: {"author": 50}, 3: {}}, blocks=[(7, 50)])
+    candidates = resolve(catalog, query(1, 2, 3, 4))
+    assert candidates.post_ids.tolist() == [1, 2, 3]
+    assert candidates.eligible.tolist() == [False, False, True]
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.lists(st.integers(0, 30), max_size=10))
+def test_every_candidate_is_either_shown_or_counted(post_ids, excluded):
+    posts = {post: {"author": post % 5, "deleted": float(post % 7 == 0)} for post in range(0, 30, 2)}
+    catalog = snapshot(posts, blocks=[(7, 3)], seen=[(7, 4), (7, 8)])
+    request = query(*post_ids, exclude_seen=True, exclude_post_ids=np.array(excluded, np.int64))
+    candidates = resolve(catalog, request)
+    assert len(shown(candidates)) + sum(candidates.dropped.values()) == len(post_ids)
+    assert set(candidates.dropped) <= set(DropReason)
+    assert not set(shown(candidates)) & set(excluded)

@@ -1,0 +1,314 @@
+"""The ranker: who answers, in which order, from where, and what it says when the model cannot."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from animora_server.catalog import CatalogSnapshot
+from animora_server.errors import (
+    CatalogUnavailable,
+    DeadlineExceeded,
+    DeviceFault,
+    ModelNotResident,
+    Overloaded,
+    ScoringFailed,
+    TooLate,
+)
+from animora_server.ranker import Ranker
+from animora_server.ranker.heuristic import Heuristic
+from animora_server.ranker.ranker import CacheAccess
+from animora_server.types import (
+    BoolArray,
+    CachePolicy,
+    CacheStatus,
+    DegradedReason,
+    FloatArray,
+    IntArray,
+    RankerName,
+    Ranking,
+    RankQuery,
+)
+
+from tests.ranker.catalogs import NOW, snapshot
+
+
+@dataclass
+class FakeModel:
+    """Scores each catalog row with a given logit; knows users below 100."""
+
+    logits: list[float]
+    version: str = "v1"
+    uninformed: set[int] = field(default_factory=set)
+    failure: ScoringFailed | None = None
+    gate: asyncio.Event | None = None
+    calls: int = 0
+    called: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def user_row(self, user_id: int) -> int:
+        return user_id if 0 < user_id < 100 else 0
+
+    def informed(self, rows: IntArray) -> BoolArray:
+        return np.array([row not in self.uninformed for row in rows.tolist()], np.bool_)
+
+    async def score(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+        self.calls += 1
+        self.called.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        return np.array(self.logits, np.float32)[rows]
+
+    async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+        if self.failure is not None:
+            raise self.failure
+        logits = np.array(self.logits, np.float32)[rows]
+        return np.stack((logits * 0.25, logits * 0.5, logits * 0.25), axis=1)
+
+
+@dataclass
+class FakePin:
+    snapshot: CatalogSnapshot
+    active: FakeModel | None = None
+    resident: Mapping[str, FakeModel] = field(default_factory=dict)
+
+    def current(self):
+        return self
+
+
+class NoCatalog:
+    def current(self) -> None:
+        return None
+
+
+class FakeCache:
+    def __init__(self):
+        self.stored: dict[bytes, FloatArray] = {}
+        self.reads = 0
+
+    async def get(self, key: bytes, count: int) -> FloatArray | None:
+        self.reads += 1
+        return self.stored.get(key)
+
+    def put(self, key: bytes, scores: FloatArray) -> None:
+        self.stored[key] = scores
+
+
+class Stages:
+    def observe(self, stage: str, seconds: float) -> None:
+        assert stage in ("candidates", "cache", "score", "order")
+        assert seconds >= 0
+
+
+def key(model_version: str, user_id: int, post_ids: IntArray, fingerprints: IntArray) -> bytes:
+    return repr((model_version, user_id, post_ids.tolist(), fingerprints.tolist())).encode()
+
+
+def ranker_over(pins, cache: FakeCache | None = None) -> Ranker:
+    access = CacheAccess(cache, key) if cache else None
+    return Ranker(pins, access, Heuristic(), max_block_age=600, stages=Stages(), clock=lambda: NOW)
+
+
+async def rank(pins, *post_ids: int, user: int = 7, cache: FakeCache | None = None, **options) -> Ranking:
+    timeout = options.pop("timeout", 60)
+    deadline = asyncio.get_running_loop().time() + timeout
+    query = RankQuery(user_id=user, post_ids=np.array(post_ids, np.int64), deadline=deadline, **options)
+    return await ranker_over(pins, cache).rank(query)
+
+
+THREE = {10: {"likes": 1}, 20: {"likes": 5}, 30: {"likes": 9}}
+
+
+async def test_a_known_user_is_ranked_by_the_model_best_first():
+    model = FakeModel([0.0, 2.0, 1.0])
+    ranking = await rank(FakePin(snapshot(THREE), model), 10, 20, 30)
+    assert ranking.post_ids.tolist() == [20, 30, 10]
+    assert ranking.scores.tolist() == pytest.approx([0.880797, 0.731059, 0.5], abs=1e-6)
+    assert ranking.ranker is RankerName.NEUCF
+    assert ranking.model_version == "v1"
+    assert ranking.cache is CacheStatus.BYPASS
+    assert ranking.degraded_reason is None
+
+
+async def test_ties_go_to_the_newer_post_then_to_the_larger_id():
+    posts = {1: {"age": 50}, 2: {"age": 50}, 3: {"age": 10}}
+    ranking = await rank(FakePin(snapshot(posts), FakeModel([1.0, 1.0, 1.0])), 1, 2, 3)
+    assert ranking.post_ids.tolist() == [3, 2, 1]
+
+
+async def test_a_limit_keeps_the_best_and_drops_count_all_the_same():
+    ranking = await rank(FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])), 10, 20, 30, 99, limit=2)
+    assert ranking.post_ids.tolist() == [20, 30]
+    assert sum(ranking.dropped.values()) == 1
+
+
+async def test_a_cold_user_is_ranked_by_the_heuristic_and_that_is_not_degraded():
+    ranking = await rank(FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])), 10, 20, 30, user=500)
+    assert ranking.post_ids.tolist() == [30, 20, 10]
+    assert ranking.scores.tolist()[0] == pytest.approx(1.0)
+    assert ranking.ranker is RankerName.HEURISTIC
+    assert ranking.model_version == ""
+    assert ranking.degraded_reason is None
+
+
+async def test_without_a_model_the_heuristic_answers_and_says_so():
+    ranking = await rank(FakePin(snapshot(THREE)), 10, 20)
+    assert ranking.ranker is RankerName.HEURISTIC
+    assert ranking.degraded_reason is DegradedReason.NO_MODEL
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (Overloaded(), DegradedReason.OVERLOADED),
+        (TooLate(), DegradedReason.DEADLINE),
+        (DeviceFault("gone"), DegradedReason.DEVICE_FAULT),
+    ],
+)
+async def test_a_model_that_fails_is_replaced_by_the_heuristic_with_the_reason(failure, reason):
+    cache = FakeCache()
+    model = FakeModel([0.0, 2.0, 1.0], failure=failure)
+    ranking = await rank(FakePin(snapshot(THREE), model), 10, 20, 30, cache=cache)
+    assert ranking.post_ids.tolist() == [30, 20, 10]
+    assert ranking.degraded_reason is reason
+    assert cache.stored == {}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+async def test_scores_that_are_not_finite_are_never_shown(value):
+    cache = FakeCache()
+    ranking = await rank(FakePin(snapshot(THREE), FakeModel([0.0, value, 1.0])), 10, 20, 30, cache=cache)
+    assert ranking.degraded_reason is DegradedReason.INVALID_SCORES
+    assert cache.stored == {}
+
+
+async def test_a_bug_in_the_model_is_not_hidden_behind_the_heuristic():
+    with pytest.raises(IndexError):
+        await rank(FakePin(snapshot(THREE), FakeModel([])), 10)
+
+
+async def test_a_model_that_does_not_answer_in_time_is_replaced_before_the_deadline():
+    model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
+    ranking = await rank(FakePin(snapshot(THREE), model), 10, timeout=0.05)
+    assert ranking.degraded_reason is DegradedReason.DEADLINE
+
+
+async def test_no_time_even_for_the_heuristic_is_an_error():
+    with pytest.raises(DeadlineExceeded):
+        await rank(FakePin(snapshot(THREE), FakeModel([0.0], failure=TooLate())), 10, timeout=-1)
+
+
+async def test_a_version_that_is_resident_can_be_asked_for():
+    old = FakeModel([3.0, 2.0, 1.0], version="old")
+    pin = FakePin(snapshot(THREE), FakeModel([1.0, 2.0, 3.0]), {"old": old})
+    ranking = await rank(pin, 10, 20, 30, model_version="old")
+    assert ranking.post_ids.tolist() == [10, 20, 30]
+    assert ranking.model_version == "old"
+    with pytest.raises(ModelNotResident):
+        await rank(pin, 10, model_version="never")
+
+
+async def test_posts_that_the_model_knows_nothing_of_get_the_users_median():
+    model = FakeModel([9.0, 2.0, 1.0], uninformed={0})
+    ranking = await rank(FakePin(snapshot(THREE), model), 10, 20, 30)
+    assert ranking.post_ids.tolist() == [20, 10, 30]
+    assert ranking.scores.tolist()[1] == pytest.approx(1 / (1 + np.exp(-1.5)), abs=1e-6)
+
+
+async def test_no_catalog_or_blocks_that_are_too_old_are_unavailable():
+    with pytest.raises(CatalogUnavailable):
+        await rank(NoCatalog(), 10)
+    with pytest.raises(CatalogUnavailable):
+        await rank(FakePin(snapshot(THREE, block_age=601)), 10)
+
+
+async def test_scores_are_stored_and_the_same_candidates_hit_in_any_order_and_limit():
+    cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0])
+    pin = FakePin(snapshot(THREE), model)
+    first = await rank(pin, 10, 20, 30, cache=cache)
+    second = await rank(pin, 30, 10, 20, 20, limit=1, cache=cache)
+    assert (first.cache, second.cache) == (CacheStatus.MISS, CacheStatus.HIT)
+    assert second.post_ids.tolist() == [20]
+    assert second.scores[0] == first.scores[0]
+    assert model.calls == 1
+
+
+async def test_filters_run_after_the_cache():
+    cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0])
+    await rank(FakePin(snapshot(THREE), model), 10, 20, 30, cache=cache)
+    blocked = snapshot({10: {}, 20: {"author": 50}, 30: {"deleted": 1}}, blocks=[(50, 7)])
+    ranking = await rank(FakePin(blocked, model), 10, 20, 30, cache=cache)
+    assert ranking.cache is CacheStatus.HIT
+    assert ranking.post_ids.tolist() == [10]
+
+
+async def test_an_edited_post_misses():
+    cache, model = FakeCache(), FakeModel([0.0])
+    await rank(FakePin(snapshot({10: {"fingerprint": 1}}), model), 10, cache=cache)
+    ranking = await rank(FakePin(snapshot({10: {"fingerprint": 2}}), model), 10, cache=cache)
+    assert ranking.cache is CacheStatus.MISS
+
+
+async def test_refresh_writes_without_reading_and_bypass_does_neither():
+    cache, pin = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    bypassed = await rank(pin, 10, cache=cache, cache_policy=CachePolicy.BYPASS)
+    assert (bypassed.cache, cache.reads, len(cache.stored)) == (CacheStatus.BYPASS, 0, 0)
+    refreshed = await rank(pin, 10, cache=cache, cache_policy=CachePolicy.REFRESH)
+    assert (refreshed.cache, cache.reads, len(cache.stored)) == (CacheStatus.BYPASS, 0, 1)
+
+
+async def test_a_stored_value_that_is_not_finite_is_computed_anew():
+    cache, pin = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    await rank(pin, 10, 20, cache=cache)
+    cache.stored = {stored: np.full_like(value, np.nan) for stored, value in cache.stored.items()}
+    ranking = await rank(pin, 10, 20, cache=cache)
+    assert (ranking.cache, ranking.post_ids.tolist()) == (CacheStatus.MISS, [20, 10])
+
+
+async def test_callers_that_miss_together_share_one_computation():
+    cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
+    ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
+    deadline = asyncio.get_running_loop().time() + 60
+    query = RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=deadline)
+    callers = [asyncio.create_task(ranker.rank(query)) for _ in range(500)]
+    await model.called.wait()
+    callers[0].cancel()  # the one that began the computation
+    await asyncio.wait(callers[:1])
+    model.gate.set()
+    rankings = await asyncio.gather(*callers[1:])
+    assert model.calls == 1
+    assert {tuple(ranking.post_ids.tolist()) for ranking in rankings} == {(20, 30, 10)}
+
+
+async def test_a_caller_with_more_time_outlives_the_computation_it_joined():
+    cache, gate = FakeCache(), asyncio.Event()
+    model = FakeModel([0.0, 2.0, 1.0], failure=TooLate(), gate=gate)
+    ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
+    loop = asyncio.get_running_loop()
+    query = RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=loop.time() + 60)
+    callers = [asyncio.create_task(ranker.rank(query)) for _ in range(2)]
+    await model.called.wait()
+    gate.set()
+    await asyncio.gather(*callers)
+    assert model.calls == 2  # the second caller tried for itself
+
+
+@pytest.mark.parametrize("user", [7, 500])
+async def test_terms_add_up_to_the_score_they_explain(user):
+    pin = FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    ranking = await rank(pin, 10, 20, 30, user=user, explain=True)
+    assert ranking.terms is not None
+    total = ranking.terms.values.sum(axis=1)
+    expected = np.log(ranking.scores / (1 - ranking.scores)) if user == 7 else ranking.scores
+    assert total.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert len(ranking.terms.names) == ranking.terms.values.shape[1]
+
+
+async def test_nothing_to_rank_is_an_empty_order():
+    for user in (7, 500):
+        ranking = await rank(FakePin(snapshot({}), FakeModel([])), 1, 2, user=user, explain=True)
+        assert ranking.post_ids.tolist() == []
+        assert ranking.terms is not None
+        assert ranking.terms.values.shape[0] == 0
