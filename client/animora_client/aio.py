@@ -1,0 +1,130 @@
+"""The client for asyncio."""
+
+from collections.abc import Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc
+from animora.ranking.v1 import ranking_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from animora_client.connection import (
+    DEFAULT_CHANNEL,
+    DEFAULT_TARGET,
+    ChannelArguments,
+    ChannelOptions,
+    Connection,
+)
+from animora_client.errors import RankingError
+from animora_client.health import Health, health_message, read_health
+from animora_client.ranking import Ranking
+from animora_client.request import RankOptions, RankRequest
+from animora_client.status import typed_errors
+from animora_client.tls import Tls
+from animora_client.wire import SERVICE, batch_message, rank_message, read_batch, read_ranking
+
+
+class AsyncRankingClient:
+    """Ranks posts over a channel that lives as long as the `async with` block.
+
+    One client serves any number of tasks at once. `Connection` says what the arguments mean.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = 1.0,
+        tls: Tls | None = None,
+        metadata: Mapping[str, str] | None = None,
+        channel: ChannelOptions = DEFAULT_CHANNEL,
+    ) -> None:
+        self._connection = Connection(target, timeout, tls, metadata or {}, channel)
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: ranking_pb2_grpc.RankingServiceAsyncStub | None = None
+
+    async def __aenter__(self) -> Self:
+        self._channel = open_channel(self._connection, self._connection.ranking_arguments())
+        self._stub = ranking_pb2_grpc.RankingServiceStub(self._channel)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        channel, self._channel, self._stub = self._channel, None, None
+        if channel is not None:
+            await channel.close()
+
+    async def rank(
+        self,
+        user_id: int,
+        post_ids: Collection[int],
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **options: Unpack[RankOptions],
+    ) -> Ranking:
+        """Orders posts for a user, best first.
+
+        Args:
+            user_id: Whose taste counts.
+            post_ids: The candidates, 1 to 10,000.
+            timeout: Seconds the call may take, retries included; the client's where None.
+            metadata: Sent along, for example `x-request-id` or `traceparent`.
+            options: `limit`, `exclude_seen` and so on, as `RankRequest` says.
+
+        Raises:
+            RankingError: The call failed; `animora_client.errors` draws the tree.
+            ValueError: A number does not fit its field.
+            TypeError: An id is not an integer.
+        """
+        message = rank_message(RankRequest(user_id, post_ids, **options))
+        with typed_errors():
+            response = await self._service().Rank(message, **self._connection.call(timeout, metadata))
+        return read_ranking(response)
+
+    async def batch_rank(
+        self,
+        requests: Sequence[RankRequest],
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> tuple[Ranking | RankingError, ...]:
+        """Ranks up to 256 lists in one call.
+
+        Returns:
+            For each request its ranking, or the error that it alone met: a value, not raised.
+
+        Raises:
+            RankingError: The call failed as a whole.
+            ValueError: A number does not fit its field.
+            TypeError: An id is not an integer.
+        """
+        message = batch_message(requests)
+        with typed_errors():
+            response = await self._service().BatchRank(message, **self._connection.call(timeout, metadata))
+        return read_batch(response, len(requests))
+
+    async def health(self, service: str = SERVICE, *, timeout: float | None = None) -> Health:
+        """Asks one server behind the target whether it serves; an empty name stands for all it offers.
+
+        Raises:
+            RankingError: Nobody answered.
+        """
+        async with open_channel(self._connection, self._connection.probe_arguments()) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            with typed_errors():
+                response = await stub.Check(health_message(service), **self._connection.call(timeout, None))
+        return read_health(response)
+
+    def _service(self) -> "ranking_pb2_grpc.RankingServiceAsyncStub":  # a type that stubs alone know
+        if self._stub is None:
+            raise RuntimeError("the client is not open: make calls inside its `async with` block")
+        return self._stub
+
+
+def open_channel(connection: Connection, arguments: ChannelArguments) -> grpc.aio.Channel:
+    """A channel that connects at its first call."""
+    if connection.tls is None:
+        return grpc.aio.insecure_channel(connection.target, arguments)
+    return grpc.aio.secure_channel(connection.target, connection.tls.credentials(), arguments)

@@ -1,0 +1,164 @@
+"""Where a client connects and how: channel arguments, retries, and what every call carries."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TypedDict
+
+from animora_client.tls import Tls
+from animora_client.wire import SERVICE
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+
+ChannelArguments = list[tuple[str, str | int]]
+
+
+class CallArguments(TypedDict):
+    """What every method of a stub takes beside its message."""
+
+    timeout: float  # seconds
+    metadata: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How a call is tried again when a server goes away; ranking changes nothing, so that is safe.
+
+    Attributes:
+        max_attempts: The first one included, 1 (never again) to 5 (gRPC's most).
+        initial_backoff: Seconds before the second attempt, give or take a fifth; then doubled each time.
+        max_backoff: The most seconds between two attempts.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    max_attempts: int = 5
+    initial_backoff: float = 0.05
+    max_backoff: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_attempts <= 5:
+            raise ValueError(f"max_attempts must be 1 to 5, not {self.max_attempts}")
+        if not 0 < self.initial_backoff <= self.max_backoff:
+            raise ValueError("initial_backoff must be above 0 and at most max_backoff")
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOptions:
+    """How the channel behaves; the defaults suit a service that calls Animora.
+
+    Attributes:
+        retry: When calls are tried again.
+        keepalive: Seconds between pings while calls are open; servers refuse less than 30.
+        max_message_bytes: The largest reply that is read.
+        extra: More gRPC channel arguments; they win over those made here.
+    """
+
+    retry: RetryPolicy = RetryPolicy()
+    keepalive: float = 30.0
+    max_message_bytes: int = 16 << 20
+    extra: tuple[tuple[str, str | int], ...] = ()
+
+
+DEFAULT_CHANNEL = ChannelOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """All that both clients know before they connect.
+
+    Attributes:
+        target: `host:port`, or any name that gRPC resolves, such as `dns:///ranking.internal:50051`.
+        timeout: Seconds a call may take, retries included, where it does not say itself.
+        tls: None for plaintext.
+        metadata: Sent with every call.
+        channel: How the channel behaves.
+
+    Raises:
+        ValueError: The timeout is not above 0.
+    """
+
+    target: str = DEFAULT_TARGET
+    timeout: float = 1.0
+    tls: Tls | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a token
+    channel: ChannelOptions = DEFAULT_CHANNEL
+
+    def __post_init__(self) -> None:
+        _require_positive(self.timeout)
+
+    def ranking_arguments(self) -> ChannelArguments:
+        """Arguments of the channel that ranks: it retries, and avoids servers that say NOT_SERVING."""
+        return [
+            *self._arguments(),
+            ("grpc.service_config", service_config(self.channel.retry)),
+            # The default, 256 KiB, is less than a large request: such a one would never be retried.
+            ("grpc.per_rpc_retry_buffer_size", 4 << 20),
+            *self.channel.extra,
+        ]
+
+    def probe_arguments(self) -> ChannelArguments:
+        """Arguments of the channel that asks for health: it reaches servers that say NOT_SERVING, too."""
+        return [*self._arguments(), *self.channel.extra]
+
+    def call(self, timeout: float | None, metadata: Mapping[str, str] | None) -> CallArguments:
+        """The keywords of one call: None takes the client's timeout; the call's metadata win.
+
+        Raises:
+            ValueError: The timeout is not above 0.
+        """
+        merged = {**self.metadata, **(metadata or {})}
+        return {
+            "timeout": self.timeout if timeout is None else _require_positive(timeout),
+            "metadata": tuple((key.lower(), value) for key, value in merged.items()),
+        }
+
+    def _arguments(self) -> ChannelArguments:
+        arguments: ChannelArguments = [
+            ("grpc.primary_user_agent", f"animora-client/{version('animora')}"),
+            ("grpc.max_receive_message_length", self.channel.max_message_bytes),
+            ("grpc.keepalive_time_ms", round(self.channel.keepalive * 1000)),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            # A server that restarts is found again in tenths of a second, not in whole ones.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 5_000),
+            # A rollout replaces every address in less than the default of 30 s.
+            ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+        ]
+        if self.tls is not None and self.tls.server_name:
+            arguments.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        return arguments
+
+
+def service_config(retry: RetryPolicy) -> str:
+    """The service config as JSON. It has no timeout: in Python clients one there fires too early."""
+    config: dict[str, object] = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": SERVICE},
+    }
+    if retry.max_attempts > 1:
+        config["methodConfig"] = [
+            {
+                "name": [{"service": SERVICE}],
+                "retryPolicy": {
+                    "maxAttempts": retry.max_attempts,
+                    "initialBackoff": f"{retry.initial_backoff:.9f}s",
+                    "maxBackoff": f"{retry.max_backoff:.9f}s",
+                    "backoffMultiplier": 2,
+                    # What a server that goes away says, or what gRPC says in its place.
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+                },
+            }
+        ]
+        # Retries stop once a channel has 500 failures more than a tenth of its successes: they must not
+        # feed an outage, yet a server's restart may fail a few hundred calls at once.
+        config["retryThrottling"] = {"maxTokens": 1000, "tokenRatio": 0.1}
+    return json.dumps(config)
+
+
+def _require_positive(timeout: float) -> float:
+    if not timeout > 0:
+        raise ValueError(f"timeout must be above 0 seconds, not {timeout}")
+    return timeout

@@ -1,0 +1,50 @@
+"""What a caller asks: a user, the posts to order, and how."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypedDict
+
+
+class CachePolicy(StrEnum):
+    """How a request uses the server's cache."""
+
+    DEFAULT = "default"  # read and write
+    REFRESH = "refresh"  # compute, then write
+    BYPASS = "bypass"  # compute; neither read nor write
+
+
+class RankOptions(TypedDict, total=False):
+    """The keywords of `rank`; the same as `RankRequest`'s optional fields, which say what they mean."""
+
+    limit: int
+    cache_policy: CachePolicy
+    model_version: str
+    exclude_seen: bool
+    exclude_post_ids: Collection[int]
+    explain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RankRequest:
+    """One user and the posts to order. Ids are signed 64-bit, and 0 is a valid one.
+
+    Attributes:
+        user_id: Whose taste counts; an id that the model does not know is a cold user.
+        post_ids: The candidates, 1 to 10,000: a list, a tuple, an integer array.
+        limit: Return the best so many; 0 returns all.
+        cache_policy: How to use the server's cache.
+        model_version: Empty for the active model; else one that is resident on the server.
+        exclude_seen: Drop posts that the user has liked or commented on.
+        exclude_post_ids: Drop these too, up to 1,000.
+        explain: Return the terms of each score; at most 500 candidates then.
+    """
+
+    user_id: int
+    post_ids: Collection[int]
+    limit: int = 0
+    cache_policy: CachePolicy = CachePolicy.DEFAULT
+    model_version: str = ""
+    exclude_seen: bool = False
+    exclude_post_ids: Collection[int] = ()
+    explain: bool = False

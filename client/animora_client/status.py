@@ -1,0 +1,67 @@
+"""Reads failed calls and google.rpc statuses into the client's errors."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import grpc
+from google.protobuf.any_pb2 import Any as PackedMessage
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from animora_client.errors import ErrorDetails, FieldViolation, RankingError, make_error
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """Raises a call that failed in the block, on a sync or an aio channel, as the client's error."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise read_failed_call(error) from error
+
+
+def read_failed_call(call: grpc.RpcError) -> RankingError:
+    """The error for a call that failed."""
+    trailing = dict(cast(Iterable[tuple[str, str | bytes]], call.trailing_metadata() or ()))
+    request_id = str(trailing.get("x-request-id", ""))
+    try:
+        status = rpc_status.from_call(call)
+    except (DecodeError, ValueError):  # details that cannot be read, or contradict the code
+        status = None
+    packed = status.details if status is not None else ()
+    return make_error(call.code(), call.details() or "", _read_details(packed, request_id))
+
+
+def read_status(status: status_pb2.Status) -> RankingError:
+    """The error for one failed request of a batch."""
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    try:
+        details = _read_details(status.details)
+    except DecodeError:
+        details = ErrorDetails()
+    return make_error(code, status.message, details)
+
+
+def _read_details(packed: Iterable[PackedMessage], request_id: str = "") -> ErrorDetails:
+    bad_request = error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
+    info = error_details_pb2.ErrorInfo()
+    for detail in packed:
+        for message in (bad_request, retry, info):
+            detail.Unpack(message)  # does nothing where the type is another
+    retry_after = None
+    if retry.HasField("retry_delay"):
+        retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+    return ErrorDetails(
+        request_id=request_id,
+        reason=info.reason,
+        retry_after=retry_after,
+        violations=tuple(
+            FieldViolation(violation.field, violation.description)
+            for violation in bad_request.field_violations
+        ),
+    )

@@ -1,0 +1,122 @@
+"""Turns requests into messages of the wire, and its messages into rankings."""
+
+from collections.abc import Iterable, Mapping
+
+from animora.ranking.v1 import ranking_pb2
+from grpc import StatusCode
+
+from animora_client.errors import Internal, RankingError
+from animora_client.ranking import CacheStatus, DegradedReason, Dropped, Ranker, Ranking
+from animora_client.request import CachePolicy, RankRequest
+from animora_client.status import read_status
+
+SERVICE: str = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
+
+_CACHE_POLICIES = {
+    CachePolicy.DEFAULT: ranking_pb2.CACHE_POLICY_DEFAULT,
+    CachePolicy.REFRESH: ranking_pb2.CACHE_POLICY_REFRESH,
+    CachePolicy.BYPASS: ranking_pb2.CACHE_POLICY_BYPASS,
+}
+# A newer server may send values that are not here; they become OTHER.
+_RANKERS: Mapping[int, Ranker] = {
+    ranking_pb2.RANKER_NEUCF: Ranker.NEUCF,
+    ranking_pb2.RANKER_HEURISTIC: Ranker.HEURISTIC,
+}
+_CACHE_STATUSES: Mapping[int, CacheStatus] = {
+    ranking_pb2.CACHE_STATUS_HIT: CacheStatus.HIT,
+    ranking_pb2.CACHE_STATUS_MISS: CacheStatus.MISS,
+    ranking_pb2.CACHE_STATUS_BYPASS: CacheStatus.BYPASS,
+}
+_DEGRADED_REASONS: Mapping[int, DegradedReason | None] = {
+    ranking_pb2.DEGRADED_REASON_UNSPECIFIED: None,
+    ranking_pb2.DEGRADED_REASON_NO_MODEL: DegradedReason.NO_MODEL,
+    ranking_pb2.DEGRADED_REASON_OVERLOADED: DegradedReason.OVERLOADED,
+    ranking_pb2.DEGRADED_REASON_DEADLINE: DegradedReason.DEADLINE,
+    ranking_pb2.DEGRADED_REASON_DEVICE_FAULT: DegradedReason.DEVICE_FAULT,
+    ranking_pb2.DEGRADED_REASON_INVALID_SCORES: DegradedReason.INVALID_SCORES,
+}
+
+
+def rank_message(request: RankRequest) -> ranking_pb2.RankRequest:
+    """The message for one request.
+
+    Raises:
+        ValueError: A number does not fit its field.
+        TypeError: Something is not a number.
+    """
+    return ranking_pb2.RankRequest(
+        user_id=request.user_id,
+        post_ids=request.post_ids,
+        limit=request.limit,
+        cache_policy=_CACHE_POLICIES[request.cache_policy],
+        model_version=request.model_version,
+        exclude_seen=request.exclude_seen,
+        exclude_post_ids=request.exclude_post_ids,
+        explain=request.explain,
+    )
+
+
+def batch_message(requests: Iterable[RankRequest]) -> ranking_pb2.BatchRankRequest:
+    """The message for many requests; raises as `rank_message`."""
+    return ranking_pb2.BatchRankRequest(requests=map(rank_message, requests))
+
+
+def read_ranking(message: ranking_pb2.RankResponse) -> Ranking:
+    """The ranking in a response.
+
+    Raises:
+        Internal: Posts and scores, or explanations, are not parallel.
+    """
+    count = len(message.post_ids)
+    if len(message.scores) != count or len(message.explanations) not in (0, count):
+        raise Internal(
+            f"the reply has {count} posts, {len(message.scores)} scores and "
+            f"{len(message.explanations)} explanations",
+            StatusCode.INTERNAL,
+        )
+    dropped = message.dropped
+    return Ranking(
+        post_ids=tuple(message.post_ids),
+        scores=tuple(message.scores),
+        ranker=_RANKERS.get(message.ranker, Ranker.OTHER),
+        model_version=message.model_version,
+        cache=_CACHE_STATUSES.get(message.cache, CacheStatus.OTHER),
+        degraded_reason=_DEGRADED_REASONS.get(message.degraded_reason, DegradedReason.OTHER),
+        dropped=Dropped(
+            duplicate=dropped.duplicate,
+            excluded=dropped.excluded,
+            unknown=dropped.unknown,
+            deleted=dropped.deleted,
+            blocked=dropped.blocked,
+            seen=dropped.seen,
+        ),
+        explanations=tuple(
+            {term.name: term.value for term in explanation.terms} for explanation in message.explanations
+        ),
+    )
+
+
+def read_batch(message: ranking_pb2.BatchRankResponse, count: int) -> tuple[Ranking | RankingError, ...]:
+    """The outcome of each of `count` requests.
+
+    Raises:
+        Internal: There are more or fewer outcomes.
+    """
+    if len(message.results) != count:
+        raise Internal(
+            f"the reply has {len(message.results)} results for {count} requests", StatusCode.INTERNAL
+        )
+    return tuple(map(_read_result, message.results))
+
+
+def _read_result(result: ranking_pb2.RankResult) -> Ranking | RankingError:
+    match result.WhichOneof("outcome"):
+        case "response":
+            try:
+                return read_ranking(result.response)
+            except Internal as error:
+                return error
+        case "error":
+            return read_status(result.error)
+        case _:
+            return Internal("the reply has a result with neither a ranking nor an error", StatusCode.INTERNAL)
