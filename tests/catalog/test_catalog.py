@@ -1,0 +1,162 @@
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from animora_server.catalog import (
+    NEVER,
+    Activity,
+    Catalog,
+    EmbeddingRecords,
+    Groups,
+    IdMap,
+    InteractionBase,
+    Pairs,
+    PostDraft,
+    PostRecords,
+)
+
+NO_IDS = np.empty(0, np.int64)
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def ids(*values):
+    return np.array(values, np.int64)
+
+
+def with_posts(table, *post_ids):
+    """A table with posts added, author 1 each."""
+    found = PostRecords(
+        ids(*post_ids), np.ones(len(post_ids), np.int64), np.zeros(len(post_ids)),
+        np.full(len(post_ids), NEVER), np.zeros(len(post_ids), np.bool_),
+    )  # fmt: skip
+    draft = PostDraft(table, found, table.outdated(found))
+    draft.add(EmbeddingRecords(found.ids, [None] * len(found), [np.ones(2, np.float32)] * len(found)))
+    return draft.finish(NO_IDS)
+
+
+def base_of(counts=(), seen=()):
+    return InteractionBase(
+        MOMENT,
+        IdMap.of(ids(*(post for post, _ in counts)), ids(*(count for _, count in counts))),
+        Groups.of(ids(*(user for user, _ in seen)), ids(*(post for _, post in seen))),
+    )
+
+
+def pairs(*values):
+    return Pairs(ids(*(first for first, _ in values)), ids(*(second for _, second in values)))
+
+
+def activity(base, recent=(), blocks=(), read_at=1.0):
+    return Activity(base, pairs(*recent), pairs(*blocks), read_at)
+
+
+@pytest.fixture
+def empty(tmp_path):
+    return Catalog.empty(tmp_path)
+
+
+@pytest.fixture
+def catalog(empty):
+    return empty.refreshed(
+        with_posts(empty.posts, 10, 20),
+        activity(
+            base_of(counts=[(10, 4), (30, 7)], seen=[(1, 10), (1, 30)]),
+            recent=[(1, 20), (1, 20), (2, 10)],
+            blocks=[(1, 2), (3, 1)],
+        ),
+    )
+
+
+def counts(catalog, *post_ids):
+    snapshot = catalog.snapshot
+    return snapshot.interactions[snapshot.rows(ids(*post_ids))].tolist()
+
+
+def test_an_empty_catalog_knows_nothing(empty):
+    snapshot = empty.snapshot
+
+    assert len(snapshot) == 0
+    assert snapshot.rows(ids(1, -5)).tolist() == [-1, -1]
+    assert snapshot.related_authors(1).tolist() == []
+    assert snapshot.seen_posts(1).tolist() == []
+
+
+def test_a_count_is_the_base_and_every_recent_interaction(catalog):
+    assert counts(catalog, 10, 20) == [5, 2]
+    assert catalog.snapshot.max_interactions == 5
+
+
+def test_a_recount_replaces_the_recent_interactions(catalog):
+    after = catalog.refreshed(catalog.posts, activity(catalog.activity.base, recent=[(2, 10)]))
+
+    assert counts(after, 10, 20) == [5, 0]
+    assert after.snapshot.seen_posts(1).tolist() == [10, 30]
+    assert counts(catalog, 10, 20) == [5, 2]
+
+
+def test_a_new_base_replaces_the_old_one(catalog):
+    after = catalog.refreshed(catalog.posts, activity(base_of(counts=[(20, 1)], seen=[(2, 20)])))
+
+    assert counts(after, 10, 20) == [0, 1]
+    assert after.snapshot.seen_posts(1).tolist() == []
+    assert after.snapshot.seen_posts(2).tolist() == [20]
+
+
+def test_a_post_that_becomes_known_brings_its_count(catalog):
+    after = catalog.refreshed(with_posts(catalog.posts, 30), catalog.activity)
+
+    assert counts(after, 10, 20, 30) == [5, 2, 7]
+
+
+def test_seen_posts_are_the_base_and_the_recent_ones_in_order(catalog):
+    assert catalog.snapshot.seen_posts(1).tolist() == [10, 20, 30]
+    assert catalog.snapshot.seen_posts(2).tolist() == [10]
+
+
+def test_a_block_relates_both_users(catalog):
+    assert catalog.snapshot.related_authors(1).tolist() == [2, 3]
+    assert catalog.snapshot.related_authors(2).tolist() == [1]
+    assert catalog.snapshot.related_authors(3).tolist() == [1]
+
+
+def test_an_unblock_unrelates_them(catalog):
+    after = catalog.refreshed(catalog.posts, activity(catalog.activity.base, blocks=[(3, 1)]))
+
+    assert after.snapshot.related_authors(1).tolist() == [3]
+
+
+def test_deleted_posts_do_not_count_for_the_maximum(catalog):
+    found = catalog.posts.records(ids(10))
+    found.deleted[0] = True
+    posts = PostDraft(catalog.posts, found, np.array([False])).finish(NO_IDS)
+
+    after = catalog.refreshed(posts, catalog.activity)
+
+    assert after.snapshot.max_interactions == 2
+    assert after.snapshot.deleted[after.snapshot.rows(ids(10))]
+
+
+def test_a_refresh_that_found_nothing_new_shares_everything_but_the_time(catalog):
+    same = activity(
+        catalog.activity.base, recent=[(1, 20), (1, 20), (2, 10)], blocks=[(1, 2), (3, 1)], read_at=2.0
+    )
+
+    after = catalog.refreshed(catalog.posts, same).snapshot
+
+    assert after.blocks_read_at == 2.0
+    assert after.index is catalog.snapshot.index
+    assert after.relations is catalog.snapshot.relations
+    assert after.seen_recent is catalog.snapshot.seen_recent
+
+
+def test_rows_tell_whether_they_have_embeddings(catalog):
+    snapshot = catalog.snapshot
+
+    assert snapshot.has_embeddings(snapshot.rows(ids(10, 20))).tolist() == [True, True]
+
+
+def test_the_memory_counts_every_column(catalog):
+    bigger = catalog.refreshed(with_posts(catalog.posts, *range(1000, 2000)), catalog.activity)
+
+    assert bigger.snapshot.nbytes - catalog.snapshot.nbytes == 1000 * (5 * 8 + 1 + 2 * 8)
+    assert bigger.nbytes > bigger.snapshot.nbytes

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from animora_server.catalog import Groups, IdMap
+from hypothesis import given
+from hypothesis import strategies as st
+
+INT64 = np.iinfo(np.int64)
+ids = st.integers(INT64.min, INT64.max)
+small_ids = st.integers(-3, 3)
+
+
+def array(values):
+    return np.array(list(values), np.int64)
+
+
+@given(st.dictionaries(ids, st.integers(0, 9)), st.lists(ids))
+def test_an_id_map_finds_what_a_dict_finds(known, asked):
+    found = IdMap.of(array(known), array(known.values())).find(array([*asked, *known]))
+
+    assert found.tolist() == [known.get(one, -1) for one in [*asked, *known]]
+
+
+@given(st.dictionaries(small_ids, st.integers(0, 9)), st.dictionaries(small_ids, st.integers(0, 9)))
+def test_an_id_map_changes_as_a_dict_changes(before, added):
+    id_map = IdMap.of(array(before), array(before.values()))
+
+    changed = id_map.without(array(added)).with_added(array(added), array(added.values()))
+
+    assert dict(zip(changed.ids.tolist(), changed.values.tolist(), strict=True)) == before | added
+    assert changed.ids.tolist() == sorted(before | added)
+    assert dict(zip(id_map.ids.tolist(), id_map.values.tolist(), strict=True)) == before
+
+
+@given(st.lists(st.tuples(small_ids, small_ids)))
+def test_groups_hold_the_members_that_a_dict_of_sets_holds(pairs):
+    groups = Groups.of(array(key for key, _ in pairs), array(member for _, member in pairs))
+
+    for key in range(-4, 5):
+        assert groups.members_of(key).tolist() == sorted({member for other, member in pairs if other == key})
+
+
+@pytest.mark.parametrize("member", [2**31 - 1, 2**31, -(2**31), -(2**31) - 1, INT64.min, INT64.max])
+def test_members_of_any_size_come_back_as_they_were(member):
+    members = Groups.of(array([7, 7]), array([5, member])).members_of(7)
+
+    assert members.dtype == np.int64
+    assert members.tolist() == sorted([5, member])
+
+
+def test_small_members_take_half_the_bytes():
+    wide = Groups.of(array([1, 1]), array([1, 2**40]))
+
+    assert Groups.of(array([1, 1]), array([1, 2])).nbytes == wide.nbytes - 8
