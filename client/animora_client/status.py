@@ -1,7 +1,7 @@
 """Reads failed calls and google.rpc statuses into the client's errors."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import cast
 
 import grpc
@@ -39,11 +39,7 @@ def read_failed_call(call: grpc.RpcError) -> RankingError:
 def read_status(status: status_pb2.Status) -> RankingError:
     """The error for one failed request of a batch."""
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
-    try:
-        details = _read_details(status.details)
-    except DecodeError:
-        details = ErrorDetails()
-    return make_error(code, status.message, details)
+    return make_error(code, status.message, _read_details(status.details))
 
 
 def _read_details(packed: Iterable[PackedMessage], request_id: str = "") -> ErrorDetails:
@@ -52,10 +48,11 @@ def _read_details(packed: Iterable[PackedMessage], request_id: str = "") -> Erro
     info = error_details_pb2.ErrorInfo()
     for detail in packed:
         for message in (bad_request, retry, info):
-            detail.Unpack(message)  # does nothing where the type is another
+            with suppress(DecodeError):  # what cannot be read was not said
+                detail.Unpack(message)  # does nothing where the type is another
     retry_after = None
     if retry.HasField("retry_delay"):
-        retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+        retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     return ErrorDetails(
         request_id=request_id,
         reason=info.reason,

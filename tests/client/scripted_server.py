@@ -60,7 +60,10 @@ def failing(code: grpc.StatusCode, message: str, *details: Message) -> Behaviour
     """An error with google.rpc details."""
 
     async def behave(request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2.RankResponse:
-        await context.abort_with_status(rpc_status.to_status(status(code, message, *details)))
+        plain = rpc_status.to_status(status(code, message, *details))
+        # The status's trailing metadata takes the place of what was set before.
+        trailing = (*plain.trailing_metadata, *context.trailing_metadata())
+        await context.abort_with_status(plain._replace(trailing_metadata=trailing))
         raise AssertionError("unreachable")
 
     return behave

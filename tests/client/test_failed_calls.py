@@ -1,0 +1,219 @@
+"""What callers see when calls go wrong: retries, deadlines and typed errors."""
+
+import asyncio
+import pickle
+
+import grpc
+import pytest
+from animora.ranking.v1 import ranking_pb2
+from animora_client import (
+    AsyncRankingClient,
+    ChannelOptions,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    RankingClient,
+    RankingError,
+    RankRequest,
+    ResourceExhausted,
+    RetryPolicy,
+    Unauthenticated,
+    Unavailable,
+)
+from google.rpc import error_details_pb2
+
+from tests.client.scripted_server import answering, bad_request, failing, hanging, retry_info
+
+Code = grpc.StatusCode
+
+
+async def test_a_wrong_field_is_named(client, server):
+    detail = bad_request("post_ids", "must hold 1 to 10,000 ids")
+    server.script = [failing(Code.INVALID_ARGUMENT, "post_ids: must hold 1 to 10,000 ids", detail)]
+
+    with pytest.raises(InvalidArgument) as raised:
+        await client.rank(7, [])
+
+    error = raised.value
+    assert error.field == "post_ids"
+    assert error.violations == (FieldViolation("post_ids", "must hold 1 to 10,000 ids"),)
+    assert error.request_id == "request-1"
+    assert str(error) == "INVALID_ARGUMENT: post_ids: must hold 1 to 10,000 ids (request request-1)"
+
+
+async def test_overload_says_when_to_come_back(client, server):
+    server.script = [failing(Code.RESOURCE_EXHAUSTED, "too many calls in flight", retry_info(0.25))]
+
+    with pytest.raises(ResourceExhausted) as raised:
+        await client.rank(7, [1])
+
+    assert raised.value.retry_after == 0.25
+    assert len(server.requests) == 1, "an overloaded server is not called again by itself"
+
+
+async def test_a_reason_for_programs_comes_along(client, server):
+    reason = error_details_pb2.ErrorInfo(reason="MODEL_NOT_RESIDENT", domain="animora")
+    server.script = [failing(Code.FAILED_PRECONDITION, "not resident", reason)]
+
+    with pytest.raises(FailedPrecondition) as raised:
+        await client.rank(7, [1], model_version="v0")
+
+    assert (raised.value.reason, raised.value.retry_after) == ("MODEL_NOT_RESIDENT", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (Code.UNAUTHENTICATED, Unauthenticated),
+        (Code.PERMISSION_DENIED, PermissionDenied),
+        (Code.INTERNAL, Internal),
+        (Code.UNIMPLEMENTED, Internal),
+    ],
+)
+async def test_every_code_has_its_class_and_none_is_called_twice(client, server, code, kind):
+    server.script = [failing(code, "no")]
+
+    with pytest.raises(kind) as raised:
+        await client.rank(7, [1])
+
+    assert raised.value.code is code
+    assert type(raised.value) is kind
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.CANCELLED])
+async def test_a_server_that_goes_away_twice_is_called_a_third_time(client, server, code):
+    server.script = [failing(code, "draining"), failing(code, "draining")]
+
+    assert (await client.rank(7, [1, 2])).post_ids == (2, 1)
+    assert len(server.requests) == 3
+
+
+async def test_a_request_larger_than_the_usual_retry_buffer_is_tried_again(client, server):
+    server.script = [failing(Code.UNAVAILABLE, "draining")]
+    requests = [RankRequest(user, range(user * 8000, (user + 1) * 8000)) for user in range(8)]  # 512 kB
+
+    results = await client.batch_rank(requests)
+
+    assert [result.post_ids[0] for result in results] == [(user + 1) * 8000 - 1 for user in range(8)]
+    assert len(server.metadata) == 2
+
+
+async def test_retries_end(client, server):
+    server.script = [failing(Code.UNAVAILABLE, "draining")] * 9
+
+    with pytest.raises(Unavailable, match="draining"):
+        await client.rank(7, [1])
+
+    assert len(server.requests) == 5
+
+
+async def test_retries_can_be_off(server):
+    server.script = [failing(Code.CANCELLED, "draining")]
+    never_again = ChannelOptions(retry=RetryPolicy(max_attempts=1))
+
+    async with AsyncRankingClient(server.target, timeout=10, channel=never_again) as client:
+        with pytest.raises(Unavailable):
+            await client.rank(7, [1])
+
+    assert len(server.requests) == 1
+
+
+async def test_a_server_that_says_not_serving_gets_no_calls(client, server):
+    await server.say(serving=False)
+
+    with pytest.raises(Unavailable):
+        await client.rank(7, [1])
+
+    assert server.requests == []
+
+
+async def test_a_target_where_nobody_listens_is_unavailable(unused_target):
+    def call():
+        with RankingClient(unused_target, timeout=10) as client:
+            client.rank(7, [1])
+
+    async with AsyncRankingClient(unused_target, timeout=10) as client:
+        with pytest.raises(Unavailable):
+            await client.rank(7, [1])
+    with pytest.raises(Unavailable):
+        await asyncio.to_thread(call)
+
+
+async def test_no_answer_in_time_is_a_deadline_exceeded(client, server):
+    server.script = [hanging]
+
+    with pytest.raises(DeadlineExceeded):
+        await client.rank(7, [1], timeout=0.1)
+
+
+async def test_the_clients_timeout_holds_where_a_call_names_none(server):
+    server.script = [hanging, hanging]
+
+    def call():
+        with RankingClient(server.target, timeout=0.1) as client:
+            client.rank(7, [1])
+
+    async with AsyncRankingClient(server.target, timeout=0.1) as client:
+        with pytest.raises(DeadlineExceeded):
+            await client.rank(7, [1])
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.to_thread(call)
+
+
+async def test_a_timeout_of_nothing_is_refused(client, server):
+    with pytest.raises(ValueError, match="above 0"):
+        await client.rank(7, [1], timeout=0)
+    with pytest.raises(ValueError, match="above 0"):
+        AsyncRankingClient(server.target, timeout=float("nan"))
+
+
+async def test_a_cancelled_task_stays_cancelled(client, server):
+    arrived = asyncio.Event()
+
+    async def signalling(request, context):
+        arrived.set()
+        return await hanging(request, context)
+
+    server.script = [signalling]
+    task = asyncio.create_task(client.rank(7, [1]))
+    await arrived.wait()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_posts_without_scores_are_not_passed_off_as_a_ranking(client, server):
+    server.script = [answering(ranking_pb2.RankResponse(post_ids=[1, 2], scores=[0.5]))]
+
+    with pytest.raises(Internal, match="2 posts, 1 scores"):
+        await client.rank(7, [1, 2])
+
+
+async def test_an_error_survives_the_way_between_processes(client, server):
+    server.script = [failing(Code.RESOURCE_EXHAUSTED, "too many calls in flight", retry_info(0.25))]
+    with pytest.raises(RankingError) as raised:
+        await client.rank(7, [1])
+
+    copy = pickle.loads(pickle.dumps(raised.value))
+
+    assert type(copy) is ResourceExhausted
+    assert (str(copy), copy.retry_after) == (str(raised.value), 0.25)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"max_attempts": 0},
+        {"max_attempts": 6},
+        {"initial_backoff": 0},
+        {"initial_backoff": 2, "max_backoff": 1},
+    ],
+)
+def test_a_retry_policy_that_grpc_would_refuse_is_refused_here(numbers):
+    with pytest.raises(ValueError, match="must be"):
+        RetryPolicy(**numbers)

@@ -1,0 +1,56 @@
+"""Messages and statuses that no well-behaved server sends."""
+
+import grpc
+import pytest
+from animora.ranking.v1 import ranking_pb2
+from animora_client import Internal, Ranking, Unavailable
+from animora_client.status import read_failed_call, read_status
+from animora_client.wire import read_batch
+from google.protobuf.any_pb2 import Any
+from google.rpc import status_pb2
+
+UNREADABLE = Any(type_url="type.googleapis.com/google.rpc.RetryInfo", value=b"\xff")
+
+
+def failed_call(details: bytes) -> grpc.aio.AioRpcError:
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", details), ("x-request-id", "r1"))
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), trailing, "draining")
+
+
+def test_a_batch_with_too_few_results_is_an_error():
+    with pytest.raises(Internal, match="1 results for 2 requests"):
+        read_batch(ranking_pb2.BatchRankResponse(results=[ranking_pb2.RankResult()]), 2)
+
+
+def test_a_result_that_says_nothing_is_that_requests_error_alone():
+    lopsided = ranking_pb2.RankResult(response=ranking_pb2.RankResponse(post_ids=[1]))
+    whole = ranking_pb2.RankResult(response=ranking_pb2.RankResponse(post_ids=[1], scores=[0.5]))
+    message = ranking_pb2.BatchRankResponse(results=[ranking_pb2.RankResult(), lopsided, whole])
+
+    nothing, broken, ranking = read_batch(message, 3)
+
+    assert isinstance(nothing, Internal)
+    assert isinstance(broken, Internal)
+    assert isinstance(ranking, Ranking)
+    assert ranking.post_ids == (1,)
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        b"\xff",
+        status_pb2.Status(code=14, message="draining", details=[UNREADABLE]).SerializeToString(),
+        status_pb2.Status(code=3, message="draining").SerializeToString(),
+    ],
+    ids=["no status", "an unreadable detail", "another code"],
+)
+def test_details_that_cannot_be_trusted_leave_the_plain_error(details):
+    error = read_failed_call(failed_call(details))
+
+    assert type(error) is Unavailable
+    assert (error.message, error.request_id, error.retry_after) == ("draining", "r1", None)
+
+
+def test_a_status_of_a_batch_is_read_however_odd_it_is():
+    assert read_status(status_pb2.Status(code=99, message="?")).code is grpc.StatusCode.UNKNOWN
+    assert type(read_status(status_pb2.Status(code=14, details=[UNREADABLE]))) is Unavailable
