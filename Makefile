@@ -7,8 +7,6 @@ DATA ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-export PYTHONDONTWRITEBYTECODE := 1
-
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -34,11 +32,10 @@ test: $(INSTALLED) ## Run every test, real servers included
 	$(BIN)/pytest --cov --cov-report=term
 
 .PHONY: lint
-lint: $(INSTALLED) ## Check style, import contracts and the proto
+lint: $(INSTALLED) ## Check style and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/buf lint proto
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code
@@ -49,7 +46,57 @@ format: $(INSTALLED) ## Format the code
 type: $(INSTALLED) ## Check types
 	$(BIN)/mypy proto client training server tests
 
+.PHONY: docs
+docs: $(INSTALLED) ## Write the generated tables of options and metrics
+	$(BIN)/python -m animora_server.reference docs
+
+# The stubs are made with the oldest tools of the supported range, in an environment of their own.
+PROTO_BIN := .venv-proto/bin
+PROTOC = $(PROTO_BIN)/python -m grpc_tools.protoc -I proto \
+	-I $$($(PROTO_BIN)/python -c 'import pathlib, google.rpc as p; print(pathlib.Path(p.__path__[0]).parents[1])')
+PROTO := animora/ranking/v1/ranking.proto
+
+.venv-proto/.installed: proto/requirements.txt
+	$(PYTHON) -m venv .venv-proto
+	$(PROTO_BIN)/pip install --quiet --disable-pip-version-check --requirement proto/requirements.txt
+	@touch $@
+
+.PHONY: proto
+proto: .venv-proto/.installed ## Generate the gRPC stubs
+	PATH="$(PROTO_BIN):$$PATH" $(PROTOC) --python_out=$(OUT) --grpc_python_out=$(OUT) \
+		--mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTO)
+proto: OUT ?= proto
+
+.PHONY: proto-check
+proto-check: $(INSTALLED) .venv-proto/.installed ## Check the proto's style and that the stubs are up to date
+	rm -rf .venv-proto/stubs && mkdir .venv-proto/stubs
+	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=.venv-proto/image.binpb $(PROTO)
+	$(BIN)/buf lint .venv-proto/image.binpb --config proto/buf.yaml
+	$(MAKE) --no-print-directory proto OUT=.venv-proto/stubs
+	cd .venv-proto/stubs && for stub in $$(find . -type f); do \
+		diff "$$stub" "../../proto/$$stub" || { echo "stale stubs: run make proto"; exit 1; }; done
+
+# The oldest grpcio and protobuf that pyproject.toml allows; .venv has the newest that were tried.
+.venv-oldest/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --disable-pip-version-check --editable '.[cli]' pytest pytest-asyncio \
+		hypothesis grpcio==1.80.0 grpcio-health-checking==1.80.0 grpcio-status==1.80.0 protobuf==6.33.5
+	@touch $@
+
+.PHONY: test-oldest
+test-oldest: .venv-oldest/.installed ## Run the client's tests with the oldest grpcio and protobuf
+	.venv-oldest/bin/pytest --confcutdir=tests/client tests/client
+
+.PHONY: bench
+bench: $(INSTALLED) ## Measure Rank beside a bare gRPC handler
+	$(BIN)/python -m tests.benchmarks.serving
+
+.PHONY: bench-accuracy
+bench-accuracy: $(INSTALLED) ## Train on DATA=DIR (NCF format) and measure HR@10 and NDCG@10 through the server
+	@test -n "$(DATA)" || { echo "say which data: make bench-accuracy DATA=DIR (a folder in the NCF format)"; exit 2; }
+	$(BIN)/python -m tests.benchmarks.accuracy "$(DATA)"
+
 .PHONY: clean
-clean: ## Remove environments, caches and build outputs
-	rm -rf $(VENV) .venv-proto .venv-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
+clean: ## Remove environments, the demo's data, caches and build outputs
+	rm -rf $(VENV) .venv-proto .venv-oldest .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

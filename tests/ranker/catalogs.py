@@ -10,7 +10,7 @@ NOW = 1_700_000_000.0
 
 
 def snapshot(
-    posts: Mapping[int, dict[str, float]],
+    posts: Mapping[int, Mapping[str, float]],
     blocks: list[tuple[int, int]] | None = None,
     seen: list[tuple[int, int]] | None = None,
     block_age: float = 0.0,

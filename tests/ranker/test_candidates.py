@@ -17,7 +17,7 @@ def dropped(candidates) -> dict[str, int]:
     return {reason.value: count for reason, count in candidates.dropped.items() if count}
 
 
-def shown(candidates) -> list[int]:
+def shown(candidates):
     return candidates.post_ids[candidates.eligible].tolist()
 
 

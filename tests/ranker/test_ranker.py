@@ -268,7 +268,8 @@ async def test_a_stored_value_that_is_not_finite_is_computed_anew():
 
 
 async def test_callers_that_miss_together_share_one_computation():
-    cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
+    cache, gate = FakeCache(), asyncio.Event()
+    model = FakeModel([0.0, 2.0, 1.0], gate=gate)
     ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
     deadline = asyncio.get_running_loop().time() + 60
     query = RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=deadline)
@@ -276,7 +277,7 @@ async def test_callers_that_miss_together_share_one_computation():
     await model.called.wait()
     callers[0].cancel()  # the one that began the computation
     await asyncio.wait(callers[:1])
-    model.gate.set()
+    gate.set()
     rankings = await asyncio.gather(*callers[1:])
     assert model.calls == 1
     assert {tuple(ranking.post_ids.tolist()) for ranking in rankings} == {(20, 30, 10)}

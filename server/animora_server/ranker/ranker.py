@@ -219,7 +219,7 @@ class Ranker:
         if informed.all() or not informed.any():
             return logits
         # A post with neither a trained id nor an embedding says nothing: it gets the user's median.
-        median = np.median(logits[informed]).astype(np.float32)
+        median = np.float32(np.median(logits[informed]))
         return np.where(informed, logits, median)
 
 

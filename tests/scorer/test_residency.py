@@ -1,0 +1,236 @@
+"""Residency: models on the device, encoded for the catalog, swapped without a gap."""
+
+import asyncio
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from animora_artifact import ArtifactRejected
+from animora_artifact.errors import RejectionReason
+from animora_server.batching import Batcher, BatchLimits, CostModel
+from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Groups, IdMap
+from animora_server.catalog.embeddings import fingerprints
+from animora_server.metrics import ScorerMetrics
+from animora_server.scorer import Device, Residency
+from animora_server.settings import ScorerSettings
+from prometheus_client import CollectorRegistry
+
+from tests.scorer.artifacts import tiny_artifact
+
+LIMITS = BatchLimits(max_batch_rows=256)
+
+
+class Catalog:
+    """A growing catalog whose posts have random embeddings, every fourth none."""
+
+    def __init__(self, image: int = 3, caption: int = 2, epoch: int = 1):
+        self.random = np.random.default_rng(epoch)
+        self.epoch = epoch
+        self.embeddings = EmbeddingFile(None, image, caption)
+        self.image = np.empty((0, image), np.float16)
+        self.caption = np.empty((0, caption), np.float16)
+        self.post_ids = np.empty(0, np.int64)
+
+    def grow(self, post_ids) -> CatalogSnapshot:
+        image = self.random.normal(size=(len(post_ids), self.image.shape[1])).astype(np.float16)
+        caption = self.random.normal(size=(len(post_ids), self.caption.shape[1])).astype(np.float16)
+        image[::4] = 0
+        caption[::4] = 0
+        self.embeddings.write(len(self.post_ids), image, caption)
+        self.image = np.concatenate((self.image, image))
+        self.caption = np.concatenate((self.caption, caption))
+        self.post_ids = np.concatenate((self.post_ids, np.array(post_ids, np.int64)))
+        rows = len(self.post_ids)
+        return CatalogSnapshot(
+            epoch=self.epoch,
+            post_ids=self.post_ids,
+            author_ids=np.zeros(rows, np.int64),
+            created_at=np.zeros(rows),
+            deleted=np.zeros(rows, np.bool_),
+            interactions=np.zeros(rows, np.int64),
+            fingerprints=fingerprints(self.image, self.caption),
+            max_interactions=0,
+            embeddings=self.embeddings,
+            blocks_read_at=time.monotonic(),
+            index=IdMap.of(self.post_ids, np.arange(rows)),
+            relations=Groups.empty(),
+            seen_base=Groups.empty(),
+            seen_recent=Groups.empty(),
+        )
+
+    def eager(self, network, vocabulary, user_row: int, rows) -> np.ndarray:
+        """What the eager network gives on the same inputs."""
+        post_rows = [
+            int(np.flatnonzero(vocabulary.post_ids == post)[0]) + 1 if post in vocabulary.post_ids else 0
+            for post in self.post_ids[rows]
+        ]
+        with torch.inference_mode():
+            vectors = network.encode_posts(
+                torch.tensor(post_rows),
+                torch.from_numpy(self.image[rows].astype(np.float32)),
+                torch.from_numpy(self.caption[rows].astype(np.float32)),
+            )
+            return network.forward(torch.full((len(rows),), user_row), vectors).numpy()
+
+
+@pytest.fixture
+async def residency():
+    settings = ScorerSettings(device="cpu", max_batch_rows=LIMITS.max_batch_rows)
+    metrics = ScorerMetrics(CollectorRegistry())
+    cost = CostModel()
+    async with (
+        Device(settings, on_fault=lambda: None) as device,
+        Batcher(device.score, LIMITS, cost, metrics) as batcher,
+    ):
+        yield Residency(device, batcher, cost, LIMITS.max_batch_rows, max_models=2)
+
+
+def soon() -> float:
+    return asyncio.get_running_loop().time() + 60
+
+
+def active(residency: Residency):
+    pin = residency.current()
+    assert pin is not None
+    assert pin.active is not None
+    return pin.active
+
+
+async def test_scores_equal_the_eager_network_alone_and_in_any_batch(residency):
+    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+    await residency.publish(catalog.grow([100, 200, 300, 400, *range(1000, 1100)]))
+    await residency.activate(artifact)
+    model = active(residency)
+    rows = np.arange(104)
+    alone = await model.score(1, rows, soon())
+    assert np.abs(alone - catalog.eager(network, artifact.vocabulary, 1, rows)).max() < 1e-5
+    together = await asyncio.gather(
+        *(model.score(1 + n % 3, np.roll(rows, n)[: 1 + n], soon()) for n in range(40))
+    )
+    for n, logits in enumerate(together):
+        mine = catalog.eager(network, artifact.vocabulary, 1 + n % 3, np.roll(rows, n)[: 1 + n])
+        assert np.abs(logits - mine).max() < 1e-5
+
+
+async def test_a_request_larger_than_a_batch_is_cut_and_joined(residency):
+    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+    await residency.publish(catalog.grow(range(1000, 2000)))
+    await residency.activate(artifact)
+    rows = np.arange(1000)
+    logits = await active(residency).score(2, rows, soon())
+    assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 2, rows)).max() < 1e-5
+
+
+async def test_terms_add_up_to_the_logit(residency):
+    await residency.publish(Catalog().grow([100, 200]))
+    await residency.activate(tiny_artifact("v1")[0])
+    model, rows = active(residency), np.array([1, 0])
+    terms = await model.explain(1, rows, soon())
+    assert terms.shape == (2, 3)
+    assert np.allclose(terms.sum(axis=1), await model.score(1, rows, soon()), atol=1e-6)
+
+
+async def test_new_posts_are_encoded_before_they_are_seen_and_older_pins_stay_right(residency):
+    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+    await residency.publish(catalog.grow([100, 200]))
+    await residency.activate(artifact)
+    before = active(residency)
+    await residency.publish(catalog.grow([300, *range(5000, 7000)]))  # beyond the first table's capacity
+    after = active(residency)
+    rows = np.arange(len(catalog.post_ids))
+    logits = await after.score(1, rows, soon())
+    assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 1, rows)).max() < 1e-5
+    assert np.array_equal(await before.score(1, rows[:2], soon()), logits[:2])
+
+
+async def test_a_new_epoch_assigns_rows_anew(residency):
+    artifact, network = tiny_artifact("v1")
+    await residency.publish(Catalog(epoch=1).grow([100, 200, 300]))
+    await residency.activate(artifact)
+    catalog = Catalog(epoch=2)
+    await residency.publish(catalog.grow([300, 100]))
+    rows = np.arange(2)
+    logits = await active(residency).score(1, rows, soon())
+    assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 1, rows)).max() < 1e-5
+
+
+async def test_a_post_is_informed_by_its_id_or_by_an_embedding(residency):
+    await residency.publish(Catalog().grow([100, 5000, 5001, 5002, 5003]))  # rows 0 and 4 have no embedding
+    await residency.activate(tiny_artifact("v1")[0])
+    assert active(residency).informed(np.arange(5)).tolist() == [True, True, True, True, False]
+
+
+async def test_a_catalog_without_embeddings_is_scored_by_id_alone(residency):
+    catalog, (artifact, network) = Catalog(image=0, caption=0), tiny_artifact("v1")
+    await residency.publish(catalog.grow([100, 200]))
+    await residency.activate(artifact)
+    logits = await active(residency).score(1, np.arange(2), soon())
+    expected = (network.users[1] * network.posts[1:3]).sum(dim=1).detach().numpy()
+    assert np.abs(logits - expected).max() < 1e-5
+
+
+async def test_a_model_activated_before_the_catalog_answers_once_it_is_there(residency):
+    await residency.activate(tiny_artifact("v1")[0])
+    assert residency.current() is None
+    await residency.publish(Catalog().grow([100]))
+    assert active(residency).version == "v1"
+
+
+async def test_the_version_before_stays_resident_and_older_ones_leave(residency):
+    await residency.publish(Catalog().grow([100, 200]))
+    for version in ("v1", "v2", "v3"):
+        await residency.activate(tiny_artifact(version, seed=ord(version[1]))[0])
+    pin = residency.current()
+    assert active(residency).version == "v3"
+    assert list(pin.resident) == ["v2", "v3"]
+
+
+async def test_going_back_to_a_resident_version_makes_it_active_again(residency):
+    await residency.publish(Catalog().grow([100, 200]))
+    artifacts = {version: tiny_artifact(version, seed=ord(version[1]))[0] for version in ("v1", "v2")}
+    for version in ("v1", "v2", "v1"):
+        await residency.activate(artifacts[version])
+    assert active(residency).version == "v1"
+    assert residency.active_version == "v1"
+
+
+async def test_a_version_that_does_not_replay_its_golden_rows_is_refused_and_the_old_one_stays(residency):
+    await residency.publish(Catalog().grow([100]))
+    await residency.activate(tiny_artifact("v1")[0])
+    artifact = tiny_artifact("v2")[0]
+    golden = replace(artifact.golden, probabilities=artifact.golden.probabilities + np.float32(1e-3))
+    with pytest.raises(ArtifactRejected) as refused:
+        await residency.activate(replace(artifact, golden=golden))
+    assert refused.value.reason is RejectionReason.GOLDEN
+    assert active(residency).version == "v1"
+
+
+async def test_a_version_for_other_embeddings_than_the_catalogs_is_refused(residency):
+    await residency.publish(Catalog(image=3).grow([100]))
+    with pytest.raises(ArtifactRejected) as refused:
+        await residency.activate(tiny_artifact("v1", image=5)[0])
+    assert refused.value.reason is RejectionReason.DIMENSIONS
+
+
+async def test_a_file_that_is_no_network_is_refused(residency):
+    artifact = replace(tiny_artifact("v1")[0], model=b"not a network")
+    with pytest.raises(ArtifactRejected) as refused:
+        await residency.activate(artifact)
+    assert refused.value.reason is RejectionReason.CONTENT
+
+
+async def test_an_impossible_row_fails_its_own_request_only(residency):
+    await residency.publish(Catalog().grow([100, 200]))
+    await residency.activate(tiny_artifact("v1")[0])
+    model = active(residency)
+    good = np.array([0, 1])
+    results = await asyncio.gather(
+        model.score(1, good, soon()),
+        model.score(1, np.array([10**9]), soon()),
+        model.score(2, good, soon()),
+        return_exceptions=True,
+    )
+    assert [isinstance(result, Exception) for result in results] == [False, True, False]
+    assert np.array_equal(results[0], await model.score(1, good, soon()))
