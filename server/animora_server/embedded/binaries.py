@@ -1,5 +1,6 @@
 """Finding the servers' programs: the configured one, then a pip-installed one, then the machine's own."""
 
+import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,9 +51,9 @@ def find_redis(configured: Path | None = None) -> Path:
 
 
 def _first(configured: Path | None, *candidates: list[Path]) -> Path | None:
-    """The configured program and no other, or the first of the candidates that is a file."""
+    """The configured program and no other, or the first candidate that is a file in this user's reach."""
     places = [[configured]] if configured else candidates
-    return next((path for paths in places for path in paths if path.is_file()), None)
+    return next((path for paths in places for path in paths if os.path.isfile(path)), None)
 
 
 def _pip_installed(package: str, *patterns: str) -> list[Path]:

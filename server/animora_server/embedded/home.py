@@ -1,7 +1,11 @@
 """Where an embedded server keeps its files: the directory asked for, or one with a shorter, open path."""
 
+import asyncio
+import fcntl
 import os
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from animora_server.embedded.account import Account
@@ -10,6 +14,8 @@ from animora_server.embedded.errors import EmbeddedError
 # The kernel takes 107 bytes for a socket's path, macOS 103; servers append up to 24 to the home's.
 MAX_HOME_BYTES = 72
 ELSEWHERE = "elsewhere"
+LOCK_ATTEMPTS = 100  # two seconds: processes of a server that was killed go sooner
+RETRY_INTERVAL = 0.02
 
 
 def settle(directory: Path, account: Account | None) -> Path:
@@ -40,6 +46,32 @@ def settle(directory: Path, account: Account | None) -> Path:
     except OSError as error:
         raise EmbeddedError(f"cannot use {directory}: {error.strerror}") from error
     return home
+
+
+@asynccontextmanager
+async def locked(home: Path) -> AsyncIterator[int]:
+    """Locks a home for one server; the descriptor that is yielded is for the server to inherit.
+
+    The lock lasts as long as any process that inherited it, so what comes after a server that was killed
+    waits for the last of its processes.
+
+    Raises:
+        EmbeddedError: Another server runs there.
+    """
+    with (home / "lock").open("w") as file:
+        await _lock(file.fileno(), home)
+        yield file.fileno()
+
+
+async def _lock(descriptor: int, home: Path) -> None:
+    for _ in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await asyncio.sleep(RETRY_INTERVAL)
+        else:
+            return
+    raise EmbeddedError(f"another server runs in {home}")
 
 
 def _make_home(account: Account | None) -> Path:

@@ -1,6 +1,5 @@
 """A private PostgreSQL: initialised once, reached over a socket beside its data, gone with its parent."""
 
-import asyncio
 import os
 import shutil
 import signal
@@ -13,21 +12,18 @@ import asyncpg
 from animora_server.embedded.account import Account, unprivileged_account
 from animora_server.embedded.binaries import find_postgres
 from animora_server.embedded.errors import EmbeddedError
-from animora_server.embedded.home import settle
+from animora_server.embedded.home import locked, settle
 from animora_server.embedded.installation import runnable_by
-from animora_server.embedded.process import ChildProcess, Program, run_to_end
+from animora_server.embedded.process import START_TIMEOUT, ChildProcess, Program, bring_up, run_to_end
 
-START_TIMEOUT = 30.0
-RETRY_INTERVAL = 0.02
 DATABASE = "animora"
 # What follows the home in the socket's path is `/data/.s.PGSQL.5432`; no port is opened.
 PORT = 5432
-# Nothing here needs to survive a crash of the machine, and no System V or POSIX shared memory is asked for.
+# What is committed survives a crash of the server, but need not survive one of the machine.
 OPTIONS = {
     "listen_addresses": "",
     "port": str(PORT),
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "dynamic_shared_memory_type": "mmap",
     "max_connections": "100",
@@ -86,47 +82,38 @@ class EmbeddedPostgres:
         postgres = find_postgres(self._binary)
         account = unprivileged_account()
         home = self._home = settle(self._directory, account)
-        if account:
-            postgres = await runnable_by(account, postgres, home)
         data = home / "data"
-        if not (data / "PG_VERSION").exists():
-            await _initialise(postgres.parent / "initdb", data, account)
-        options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
-        program = Program(
-            command=[postgres, "-D", data, f"--unix-socket-directories={data}", *options],
-            directory=data,
-            log=home / "postgres.log",
-            stop_signal=signal.SIGINT,  # a fast shutdown; SIGTERM would wait for the clients
-            account=account,
-        )
-        try:
-            async with asyncio.timeout(START_TIMEOUT):
-                await self._bring_up(program)
-        except TimeoutError as error:
-            await self.stop()
-            raise EmbeddedError(f"PostgreSQL did not answer in time:\n{program.log_tail()}") from error
+        async with locked(home) as lock:
+            if account:
+                postgres = await runnable_by(account, postgres, home)
+            if not (data / "PG_VERSION").exists():
+                await _initialise(postgres.parent / "initdb", data, account)
+            options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+            program = Program(
+                command=[postgres, "-D", data, f"--unix-socket-directories={data}", *options],
+                directory=data,
+                log=home / "postgres.log",
+                stop_signal=signal.SIGINT,  # a fast shutdown; SIGTERM would wait for the clients
+                account=account,
+                inherits=(lock,),
+            )
+            self._child = await bring_up(program, self._answers)
 
     async def stop(self) -> None:
         """Ends the server's clients and the server."""
         if self._child is not None:
             await self._child.stop()
 
-    async def _bring_up(self, program: Program) -> None:
-        child = self._child = ChildProcess.spawn(program)
-        while not await self._answers():
-            if not child.running:
-                tail = program.log_tail()
-                if "shared memory block" not in tail:
-                    raise EmbeddedError(f"PostgreSQL ended while it started:\n{tail}")
-                # The processes of one that was killed are still on their way out.
-                child = self._child = ChildProcess.spawn(program)
-            await asyncio.sleep(RETRY_INTERVAL)
+    async def kill(self) -> None:
+        """Ends the main process by force, as a crash would."""
+        if self._child is not None:
+            await self._child.kill()
 
     async def _answers(self) -> bool:
         """Whether the server takes connections; makes sure of the database, too."""
         try:
             connection = await asyncpg.connect(self.database_url("postgres"), timeout=START_TIMEOUT)
-        except (OSError, asyncpg.CannotConnectNowError):
+        except (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError):
             return False
         try:
             if not await connection.fetchval("select 1 from pg_database where datname = $1", DATABASE):

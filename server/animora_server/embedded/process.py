@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,7 +15,9 @@ from typing import Self
 from animora_server.embedded.account import Account
 from animora_server.embedded.errors import EmbeddedError
 
+START_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
+RETRY_INTERVAL = 0.02
 LOG_LINES = 12
 PR_SET_PDEATHSIG = 1
 
@@ -29,6 +32,7 @@ class Program:
         log: The file that takes what it writes; emptied at each start.
         stop_signal: What tells it to end.
         account: Who it runs as; None for this process' own user.
+        inherits: File descriptors that stay open in it and in its children.
     """
 
     command: Sequence[str | Path]
@@ -36,6 +40,12 @@ class Program:
     log: Path
     stop_signal: signal.Signals = signal.SIGTERM
     account: Account | None = None
+    inherits: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The program's name, for people."""
+        return Path(self.command[0]).name
 
     def log_tail(self) -> str:
         """The last lines of the log."""
@@ -81,15 +91,38 @@ class ChildProcess:
 
     async def stop(self) -> None:
         """Ends it: with its signal, or after ten seconds by force."""
-        if not self.running:
-            return
         self._process.send_signal(self._program.stop_signal)
         self._process.send_signal(signal.SIGCONT)  # a stopped process takes no other signal
         try:
             await asyncio.to_thread(self._process.wait, STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            await self.wait()
+            await self.kill()
+
+    async def kill(self) -> None:
+        """Ends it by force (SIGKILL)."""
+        self._process.kill()
+        await self.wait()
+
+
+async def bring_up(program: Program, answers: Callable[[], Awaitable[bool]]) -> ChildProcess:
+    """Starts a server and waits until it answers.
+
+    Raises:
+        EmbeddedError: It ended or kept silent; the text has the last lines of its log.
+    """
+    child = ChildProcess.spawn(program)
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(child.stop)
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                while not await answers():
+                    if not child.running:
+                        raise EmbeddedError(f"{program.name} ended while it started:\n{program.log_tail()}")
+                    await asyncio.sleep(RETRY_INTERVAL)
+        except TimeoutError as error:
+            raise EmbeddedError(f"{program.name} did not answer in time:\n{program.log_tail()}") from error
+        undo.pop_all()
+    return child
 
 
 async def run_to_end(program: Program) -> None:
@@ -102,18 +135,15 @@ async def run_to_end(program: Program) -> None:
     try:
         status = await child.wait()
     finally:
-        if child.running:
-            await child.stop()
+        await child.stop()
     if status != 0:
-        raise EmbeddedError(
-            f"{Path(program.command[0]).name} failed with status {status}:\n{program.log_tail()}"
-        )
+        raise EmbeddedError(f"{program.name} failed with status {status}:\n{program.log_tail()}")
 
 
 def _popen(program: Program) -> "subprocess.Popen[bytes]":
     account = program.account
-    with program.log.open("wb") as log:
-        try:
+    try:
+        with program.log.open("wb") as log:
             return subprocess.Popen(
                 program.command,
                 cwd=program.directory,
@@ -124,11 +154,12 @@ def _popen(program: Program) -> "subprocess.Popen[bytes]":
                 user=account.uid if account else None,
                 group=account.gid if account else None,
                 extra_groups=[] if account else None,
+                pass_fds=program.inherits,
                 start_new_session=True,  # a terminal's Ctrl-C is for the parent alone
                 preexec_fn=_end_with_parent(program.stop_signal),  # noqa: PLW1509  # it makes two system calls
             )
-        except OSError as error:
-            raise EmbeddedError(f"cannot run {program.command[0]}: {error.strerror}") from error
+    except OSError as error:
+        raise EmbeddedError(f"cannot run {program.command[0]}: {error}") from error
 
 
 def _environment() -> dict[str, str]:

@@ -7,11 +7,9 @@ from urllib.parse import quote
 
 from animora_server.embedded.binaries import find_redis
 from animora_server.embedded.errors import EmbeddedError
-from animora_server.embedded.home import settle
-from animora_server.embedded.process import ChildProcess, Program
+from animora_server.embedded.home import locked, settle
+from animora_server.embedded.process import ChildProcess, Program, bring_up
 
-START_TIMEOUT = 30.0
-RETRY_INTERVAL = 0.01
 SOCKET = "redis.sock"
 OPTIONS = {
     "port": "0",
@@ -66,26 +64,24 @@ class EmbeddedRedis:
         binary = find_redis(self._binary)
         home = self._home = settle(self._directory, None)
         options = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]
-        program = Program(
-            command=[binary, "--unixsocket", self._socket, "--dir", home, *options],
-            directory=home,
-            log=home / "redis.log",
-        )
-        child = self._child = ChildProcess.spawn(program)
-        try:
-            async with asyncio.timeout(START_TIMEOUT):
-                while not await self._answers():
-                    if not child.running:
-                        raise EmbeddedError(f"Redis ended while it started:\n{program.log_tail()}")
-                    await asyncio.sleep(RETRY_INTERVAL)
-        except TimeoutError as error:
-            await self.stop()
-            raise EmbeddedError(f"Redis did not answer in time:\n{program.log_tail()}") from error
+        async with locked(home) as lock:
+            program = Program(
+                command=[binary, "--unixsocket", self._socket, "--dir", home, *options],
+                directory=home,
+                log=home / "redis.log",
+                inherits=(lock,),
+            )
+            self._child = await bring_up(program, self._answers)
 
     async def stop(self) -> None:
         """Ends the server."""
         if self._child is not None:
             await self._child.stop()
+
+    async def kill(self) -> None:
+        """Ends the server by force, as a crash would."""
+        if self._child is not None:
+            await self._child.kill()
 
     @property
     def _socket(self) -> Path:

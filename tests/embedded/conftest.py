@@ -1,0 +1,15 @@
+"""Fixtures for servers whose files are not where they were told."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def forgotten_homes():
+    """Collects homes outside the directories that a test gave its servers, and removes them after it."""
+    homes: list[Path] = []
+    yield homes
+    for home in homes:
+        shutil.rmtree(home)
