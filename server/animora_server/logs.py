@@ -1,0 +1,69 @@
+"""The log on standard error: one line an event, from our own loggers and from the libraries' alike."""
+
+import logging
+import re
+import sys
+from typing import Literal, TextIO
+
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+# What stands before the password in a URL is kept, so that a line still tells which server it is about.
+_PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)[^\s/@]+(?=@)")
+
+
+def configure_logs(
+    level: Literal["debug", "info", "warning", "error"],
+    output: Literal["json", "console"],
+    stream: TextIO = sys.stderr,
+) -> None:
+    """Sets up logging for the whole process; call it once, before anything logs.
+
+    Events carry what `structlog.contextvars` has bound, such as the request's id. A level that is not written
+    costs next to nothing: its methods do nothing. Tracebacks show no local variables: they may be secrets.
+
+    Args:
+        level: The least level that is written.
+        output: One JSON object a line, or text for people.
+        stream: Where to.
+    """
+    least = logging.getLevelNamesMapping()[level.upper()]
+    stages: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*stages, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(output, colors=stream.isatty()),
+                _hide_passwords,
+            ],
+            foreign_pre_chain=[*stages, structlog.stdlib.ExtraAdder()],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=least, force=True)
+    logging.captureWarnings(True)
+
+
+def _renderers(output: Literal["json", "console"], colors: bool) -> list[Processor]:
+    if output == "console":
+        console = structlog.dev.ConsoleRenderer(
+            colors=colors, exception_formatter=structlog.dev.plain_traceback
+        )
+        return [console]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def _hide_passwords(logger: WrappedLogger, method: str, line: EventDict | str) -> str:
+    """Hides the passwords of URLs in a rendered line; an error's text may quote what it was given."""
+    return _PASSWORD_IN_URL.sub(r"\1*****", str(line))

@@ -1,0 +1,167 @@
+"""Metrics and probes over HTTP: /metrics, /livez and /readyz, on a thread of their own."""
+
+import asyncio
+import errno
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from socketserver import TCPServer, ThreadingMixIn
+from threading import Thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from animora_server.errors import ConfigurationError
+from animora_server.settings import HttpSettings
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+# Why not, in one line that anybody may read; None if all is well. Called on the probes' threads.
+Check = Callable[[], str | None]
+
+REQUEST_TIMEOUT = 5.0  # seconds that a client may take to send its request or to take the answer
+POLL_INTERVAL = 0.05  # seconds until the server notices that it shall stop
+
+
+class Probes:
+    """The HTTP server, an async context manager.
+
+    It stands on threads rather than on the event loop, so that it answers while the loop is busy; `live` can
+    tell that it has been busy for too long.
+    """
+
+    def __init__(
+        self, settings: HttpSettings, registry: CollectorRegistry, live: Check, ready: Check
+    ) -> None:
+        self._settings = settings
+        self._app = _router(
+            {"/metrics": make_wsgi_app(registry), "/livez": _probe(live), "/readyz": _probe(ready)}
+        )
+        self._server: _Server | None = None
+        self._thread: Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on, also where the settings leave the choice to the system."""
+        if self._server is None:
+            raise RuntimeError("the probes are not being served")
+        return self._server.server_port
+
+    async def __aenter__(self) -> Self:
+        """Listens.
+
+        Raises:
+            ConfigurationError: The address cannot be listened on.
+        """
+        host, port = self._settings.host, self._settings.port
+        try:
+            self._server = await asyncio.to_thread(_Server, host, port, self._app)
+        except socket.gaierror as error:
+            raise ConfigurationError(f"http.host: {host} is not an address of this machine") from error
+        except OSError as error:
+            advice = (
+                "set another port, or 0 for a free one" if error.errno == errno.EADDRINUSE else "set others"
+            )
+            raise ConfigurationError(
+                f"http.port: cannot listen on {host} port {port} ({error.strerror}); {advice}"
+            ) from error
+        self._thread = Thread(
+            target=self._server.serve_forever, args=(POLL_INTERVAL,), name="probes", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stops listening; answers under way are not waited for."""
+        server, thread = self._server, self._thread
+        if server is not None and thread is not None:
+            await asyncio.to_thread(server.shutdown)
+            thread.join()
+            server.server_close()
+
+
+class _Handler(WSGIRequestHandler):
+    """One request a connection, neither logged nor waited for without end."""
+
+    timeout = REQUEST_TIMEOUT
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    allow_reuse_port = False  # a second server on the port would take half of the scrapes
+
+    def __init__(self, host: str, port: int, app: "WSGIApplication") -> None:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family, _, _, _, address = found[0]
+        super().__init__(address[:2], _Handler)  # type: ignore[arg-type]  # a host and a port in every family
+        self.set_app(app)
+
+    def server_bind(self) -> None:
+        """Binds without asking DNS for this machine's name, as HTTPServer would."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Lets go of a client that went away or was too slow without a word."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+def _router(pages: dict[str, "WSGIApplication"]) -> "WSGIApplication":
+    def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        page = pages.get(environ["PATH_INFO"])
+        if page is None:
+            return _text(start_response, HTTPStatus.NOT_FOUND, "no such page")
+        if environ["REQUEST_METHOD"] == "GET":
+            return page(environ, start_response)
+        if environ["REQUEST_METHOD"] == "HEAD":
+            return _head(page, environ, start_response)
+        return _text(
+            start_response, HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD", ("Allow", "GET, HEAD")
+        )
+
+    return app
+
+
+def _head(
+    page: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
+) -> Iterable[bytes]:
+    """What GET would answer, without the body."""
+    answer: list[Any] = []
+
+    def note(status: str, headers: list[tuple[str, str]], error: Any = None, /) -> Callable[[bytes], object]:
+        answer[:] = status, headers
+        return bytes  # the function by which old applications write; ours return their body
+
+    body = b"".join(page({**environ, "REQUEST_METHOD": "GET"}, note))
+    status, headers = answer
+    start_response(status, [*headers, ("Content-Length", str(len(body)))])
+    return []
+
+
+def _probe(check: Check) -> "WSGIApplication":
+    def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        why_not = check()
+        if why_not is None:
+            return _text(start_response, HTTPStatus.OK, "ok")
+        return _text(start_response, HTTPStatus.SERVICE_UNAVAILABLE, why_not)
+
+    return app
+
+
+def _text(
+    start_response: "StartResponse", status: HTTPStatus, line: str, *headers: tuple[str, str]
+) -> Iterable[bytes]:
+    content_type = ("Content-Type", "text/plain; charset=utf-8")
+    start_response(f"{status.value} {status.phrase}", [content_type, *headers])
+    return [f"{line}\n".encode()]
