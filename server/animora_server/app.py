@@ -51,7 +51,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
     """Starts everything, top to bottom, and stops it in reverse.
 
     Raises:
-        CannotListen: A port cannot be bound.
+        ConfigurationError: A port cannot be bound.
         ValueError: The model store's URL is of an unknown kind.
     """
     registry = CollectorRegistry()
@@ -75,7 +75,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
             cache = await stack.enter_async_context(RedisScoreCache(settings.cache, metrics.cache))
         ranker = Ranker(
             residency,
-            CacheAccess(cache, rank_key(settings.cache.prefix)) if cache else None,
+            CacheAccess(cache, rank_key) if cache else None,
             Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600),
             settings.catalog.max_block_age,
             metrics.stages,

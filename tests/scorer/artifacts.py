@@ -59,8 +59,12 @@ def tiny_artifact(
     )
     with torch.inference_mode():
         table = network.encode_posts(*map(torch.from_numpy, (rows, golden.image, golden.caption)))
-        inputs = map(torch.from_numpy, (golden.user_rows, golden.segments))
-        logits = network.score(*inputs, table, torch.from_numpy(golden.post_index))
+        logits = network.score(
+            torch.from_numpy(golden.user_rows),
+            torch.from_numpy(golden.segments),
+            table,
+            torch.from_numpy(golden.post_index),
+        )
     recorded = Golden(
         **{
             name: getattr(golden, name)

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -24,7 +25,8 @@ REQUEST_ID = "x-request-id"
 MAX_REQUEST_ID = 128
 MALFORMED = "the request is not a valid message of this method"
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,11 @@ class CallHandler:
         metrics.in_flight.set_function(lambda: gate.calls)
         metrics.rows_in_flight.set_function(lambda: gate.rows)
 
-    def unary(self, method: str, behaviour: Behaviour) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def unary(self, method: str, behaviour: Behaviour) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """A unary handler. Messages are parsed and serialised inside, where their errors are ours."""
         started, handling = self._metrics.started[method], self._metrics.handling[method]
 
-        async def handle(request: bytes, context: Context) -> bytes:
+        async def handle(request: bytes, context: "Context") -> bytes:
             began = time.perf_counter()
             started.inc()
             call = self._call(context)
@@ -84,7 +86,7 @@ class CallHandler:
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    def _call(self, context: Context) -> Call:
+    def _call(self, context: "Context") -> Call:
         remaining = context.time_remaining()
         timeout = self._default_timeout if remaining is None else remaining
         request_id = next(
@@ -127,7 +129,7 @@ def _was_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def _abort(context: Context, status: status_pb2.Status, request_id: str) -> None:
+async def _abort(context: "Context", status: status_pb2.Status, request_id: str) -> None:
     rich = rpc_status.to_status(status)
     metadata = (*rich.trailing_metadata, (REQUEST_ID, request_id))
     await context.abort(rich.code, rich.details, metadata)

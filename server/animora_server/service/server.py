@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from animora_server.errors import AnimoraError
+from animora_server.errors import ConfigurationError
 from animora_server.service.calls import CallHandler
 from animora_server.service.ranking import RankingService
 from animora_server.settings import GrpcSettings
@@ -20,10 +20,6 @@ SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
 METHODS = ("Rank", "BatchRank")
 # Everything a client may ask health about: the server as a whole, and the service by name.
 HEALTH_NAMES = ("", SERVICE_NAME)
-
-
-class CannotListen(AnimoraError):
-    """The port cannot be bound, or the TLS files cannot be read; the text names the option."""
 
 
 class GrpcServer:
@@ -47,7 +43,7 @@ class GrpcServer:
         """Binds the port and takes calls.
 
         Raises:
-            CannotListen: The port is taken, or a TLS file cannot be read.
+            ConfigurationError: The port is taken, or a TLS file cannot be read.
         """
         await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
         address = f"{self._settings.host}:{self._settings.port}"
@@ -60,9 +56,8 @@ class GrpcServer:
             else:
                 self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise CannotListen(
-                f"cannot listen on {address}: choose another grpc.host or grpc.port"
-            ) from error
+            message = f"grpc.port: cannot listen on {address}; set another port, or 0 for a free one"
+            raise ConfigurationError(message) from error
         await self._server.start()
         return self
 
@@ -121,6 +116,5 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CannotListen(
-            f"cannot read {path} (grpc.tls_certificate, grpc.tls_key): {error.strerror}"
-        ) from error
+        message = f"grpc.tls_certificate, grpc.tls_key: cannot read {path} ({error.strerror})"
+        raise ConfigurationError(message) from error

@@ -44,7 +44,8 @@ def to_status(error: CallError, request_id: str) -> status_pb2.Status:
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, Refused):
-        delay = duration_pb2.Duration(nanos=int(error.retry_after * 1e9))
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return _status(code, str(error), details)
 

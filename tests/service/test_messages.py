@@ -1,0 +1,105 @@
+"""Requests to queries: every field is checked, and errors name it."""
+
+import numpy as np
+import pytest
+from animora.ranking.v1 import ranking_pb2 as pb
+from animora_server.errors import InvalidRequest
+from animora_server.service.messages import check_batch, read_query, write_ranking
+from animora_server.settings import RankingSettings
+from animora_server.types import (
+    CachePolicy,
+    CacheStatus,
+    DegradedReason,
+    DropReason,
+    RankerName,
+    Ranking,
+    Terms,
+)
+
+LIMITS = RankingSettings(max_candidates=5, max_batch_requests=2, max_batch_candidates=6)
+
+
+def request(**fields) -> pb.RankRequest:
+    return pb.RankRequest(**{"user_id": 7, "post_ids": [1, 2], **fields})
+
+
+def test_a_request_becomes_a_query():
+    limits = np.iinfo(np.int64)
+    query = read_query(
+        request(
+            user_id=-1,
+            post_ids=[int(limits.max), int(limits.min), 0],
+            limit=3,
+            cache_policy=pb.CACHE_POLICY_REFRESH,
+            model_version="v1",
+            exclude_seen=True,
+            exclude_post_ids=[5],
+            explain=True,
+        ),
+        LIMITS,
+        deadline=12.5,
+    )
+    assert query.user_id == -1
+    assert query.post_ids.tolist() == [limits.max, limits.min, 0]
+    assert query.post_ids.dtype == np.int64
+    assert query.exclude_post_ids.tolist() == [5]
+    assert (query.limit, query.cache_policy, query.model_version) == (3, CachePolicy.REFRESH, "v1")
+    assert (query.exclude_seen, query.explain, query.deadline) == (True, True, 12.5)
+
+
+def test_user_zero_is_a_user_and_no_user_is_an_error():
+    assert read_query(request(user_id=0), LIMITS, 0.0).user_id == 0
+    with pytest.raises(InvalidRequest, match="user_id"):
+        read_query(pb.RankRequest(post_ids=[1]), LIMITS, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"post_ids": []}, "post_ids"),
+        ({"post_ids": range(6)}, "post_ids"),
+        ({"limit": -1}, "limit"),
+        ({"cache_policy": 17}, "cache_policy"),
+        ({"exclude_post_ids": range(1001)}, "exclude_post_ids"),
+    ],
+)
+def test_a_wrong_field_is_named(fields, field):
+    with pytest.raises(InvalidRequest) as error:
+        read_query(request(**fields), LIMITS, 0.0)
+    assert error.value.field == field
+
+
+def test_explain_is_for_lists_that_a_person_could_read():
+    wide = RankingSettings()
+    assert read_query(request(post_ids=range(500), explain=True), wide, 0.0).explain
+    with pytest.raises(InvalidRequest, match="explain"):
+        read_query(request(post_ids=range(501), explain=True), wide, 0.0)
+
+
+def test_a_batch_counts_its_candidates_and_has_bounds():
+    assert check_batch(pb.BatchRankRequest(requests=[request(), request()]), LIMITS) == 4
+    for requests in ([], [request()] * 3, [request(post_ids=[1, 2, 3, 4])] * 2):
+        with pytest.raises(InvalidRequest) as error:
+            check_batch(pb.BatchRankRequest(requests=requests), LIMITS)
+        assert error.value.field == "requests"
+
+
+def test_a_ranking_becomes_a_response():
+    response = write_ranking(
+        Ranking(
+            post_ids=np.array([3, 1]),
+            scores=np.array([0.5, 0.25], np.float32),
+            ranker=RankerName.HEURISTIC,
+            cache=CacheStatus.BYPASS,
+            degraded_reason=DegradedReason.OVERLOADED,
+            dropped={DropReason.SEEN: 2, DropReason.UNKNOWN: 1},
+            terms=Terms(("popularity", "recency"), np.array([[0.25, 0.25], [0.25, 0]], np.float32)),
+        )
+    )
+    assert list(response.post_ids) == [3, 1]
+    assert list(response.scores) == [0.5, 0.25]
+    assert response.ranker == pb.RANKER_HEURISTIC
+    assert response.degraded_reason == pb.DEGRADED_REASON_OVERLOADED
+    assert response.dropped == pb.DroppedCandidates(seen=2, unknown=1)
+    assert [term.value for term in response.explanations[0].terms] == [0.25, 0.25]
+    assert response.explanations[1].terms[0].name == "popularity"

@@ -1,0 +1,250 @@
+"""The transport: what callers are told when something is wrong, over a real channel."""
+
+import asyncio
+import gzip
+import logging
+import re
+from typing import Any
+
+import grpc
+import pytest
+from animora.ranking.v1 import ranking_pb2 as pb
+from animora.ranking.v1 import ranking_pb2_grpc
+from animora_server.errors import ConfigurationError, Refused
+from animora_server.metrics import Metrics
+from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
+from animora_server.service.calls import CallHandler
+from animora_server.service.gate import Gate
+from animora_server.settings import GrpcSettings
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_status import rpc_status
+from prometheus_client import CollectorRegistry
+
+SETTINGS = GrpcSettings(port=0, drain_delay=0, drain_grace=1)
+
+
+class Behaviours:
+    """Stands in for RankingService: Rank does what it is told, BatchRank answers emptily."""
+
+    def __init__(self):
+        self.failure: BaseException | None = None
+        self.gate: asyncio.Event | None = None
+        self.entered = asyncio.Event()
+        self.calls = []
+
+    async def rank(self, data, call):
+        self.calls.append(call)
+        self.entered.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        return pb.RankResponse(post_ids=[len(data)])
+
+    async def batch_rank(self, data, call):
+        return pb.BatchRankResponse()
+
+
+@pytest.fixture
+def behaviours() -> Behaviours:
+    return Behaviours()
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+async def server(behaviours, registry):
+    metrics = Metrics(registry, SERVICE_NAME, METHODS)
+    handler = CallHandler(Gate(max_calls=2, max_rows=100), metrics.calls, default_timeout=0.5)
+    async with GrpcServer(SETTINGS, handler, behaviours) as server:
+        yield server
+
+
+@pytest.fixture
+async def channel(server):
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield channel
+
+
+@pytest.fixture
+def rank(channel):
+    """Calls Rank with raw bytes."""
+    return channel.unary_unary(f"/{SERVICE_NAME}/Rank")
+
+
+async def failure(call):
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return error.value
+
+
+def details(error):
+    status = rpc_status.from_call(error)
+    assert status is not None
+    unpacked = {}
+    for detail in status.details:
+        kind = detail.type_url.rpartition(".")[2]
+        unpacked[kind] = getattr(error_details_pb2, kind).FromString(detail.value)
+    return unpacked
+
+
+async def test_a_call_gets_the_request_id_that_it_brought_or_one_of_its_own(rank, behaviours):
+    call = rank(b"", metadata=(("x-request-id", "mine"),))
+    await call
+    assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
+    for unfit in ("x" * 129, ""):
+        call = rank(b"", metadata=(("x-request-id", unfit),))
+        await call
+        made = dict(await call.trailing_metadata())["x-request-id"]
+        assert re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]+", made)
+    assert behaviours.calls[0].request_id == "mine"
+
+
+async def test_a_call_without_a_deadline_gets_the_servers(rank, behaviours):
+    before = asyncio.get_running_loop().time()
+    await rank(b"")
+    await rank(b"", timeout=30)
+    default, given = (call.deadline - before for call in behaviours.calls)
+    assert 0.4 < default < 5
+    assert 25 < given < 35
+
+
+async def test_a_bug_tells_its_caller_nothing_but_where_to_look(rank, behaviours, caplog):
+    behaviours.failure = RuntimeError("postgresql://user:secret@host/db is broken in /srv/app.py")
+    with caplog.at_level(logging.ERROR):
+        error = await failure(rank(b"", metadata=(("x-request-id", "mine"),)))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "mine" in error.details()
+    assert not re.search("secret|postgresql|app.py|RuntimeError", str(error) + str(error.trailing_metadata()))
+    info = details(error)["ErrorInfo"]
+    assert (info.domain, info.reason, info.metadata["request_id"]) == ("animora", "INTERNAL", "mine")
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_unavailable_and_not_a_hang(rank, behaviours):
+    behaviours.failure = asyncio.CancelledError()
+    error = await failure(rank(b"", timeout=10))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert details(error)["ErrorInfo"].reason == "INTERRUPTED"
+
+
+async def test_too_many_calls_are_refused_with_when_to_come_back(rank, behaviours, channel):
+    behaviours.gate = asyncio.Event()
+    held = [asyncio.ensure_future(rank(b"", timeout=10)) for _ in range(2)]
+    while len(behaviours.calls) < 2:
+        behaviours.entered.clear()
+        await behaviours.entered.wait()
+    error = await failure(rank(b"", timeout=10))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details(error)["RetryInfo"].retry_delay.nanos == 100_000_000
+    health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING  # answered, gate or no gate
+    behaviours.gate.set()
+    await asyncio.gather(*held)
+    await rank(b"")
+
+
+async def test_a_refusal_from_below_is_passed_on(rank, behaviours):
+    behaviours.failure = Refused(1.5)
+    retry = details(await failure(rank(b"")))["RetryInfo"]
+    assert (retry.retry_delay.seconds, retry.retry_delay.nanos) == (1, 500_000_000)
+
+
+async def test_a_message_over_the_limit_is_refused_and_the_connection_kept(rank, channel):
+    error = await failure(rank(b"x" * (SETTINGS.max_message_bytes + 1)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await rank(b"x" * SETTINGS.max_message_bytes)
+    assert channel.get_state() is grpc.ChannelConnectivity.READY
+
+
+async def test_metadata_over_the_limit_is_refused_and_the_connection_kept(rank, channel):
+    error = await failure(rank(b"", metadata=(("big", "x" * (SETTINGS.max_metadata_bytes + 1)),)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await rank(b"")
+
+
+async def test_a_compression_bomb_is_unimplemented_before_it_is_inflated(rank, behaviours):
+    error = await failure(rank(b"\0" * (1 << 20), compression=grpc.Compression.Gzip))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert behaviours.calls == []
+    assert len(gzip.compress(b"\0" * (1 << 20))) < 2000
+
+
+async def test_calls_are_counted_by_their_code(rank, behaviours, registry):
+    await rank(b"")
+    behaviours.failure = RuntimeError()
+    await failure(rank(b""))
+    labels = {"grpc_type": "unary", "grpc_service": SERVICE_NAME, "grpc_method": "Rank"}
+    assert registry.get_sample_value("grpc_server_started_total", labels) == 2
+    for code in ("OK", "INTERNAL"):
+        assert registry.get_sample_value("grpc_server_handled_total", {**labels, "grpc_code": code}) == 1
+    assert registry.get_sample_value("grpc_server_handling_seconds_count", labels) == 2
+    assert registry.get_sample_value("animora_calls_in_flight") == 0
+
+
+async def test_health_tells_whether_it_serves(server, channel):
+    stub = health_pb2_grpc.HealthStub(channel)
+
+    async def statuses():
+        return [
+            (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status
+            for name in ("", SERVICE_NAME)
+        ]
+
+    assert await statuses() == [health_pb2.HealthCheckResponse.NOT_SERVING] * 2
+    await server.set_serving(True)
+    assert await statuses() == [health_pb2.HealthCheckResponse.SERVING] * 2
+    await server.set_serving(False)
+    assert await statuses() == [health_pb2.HealthCheckResponse.NOT_SERVING] * 2
+
+
+async def test_draining_says_not_serving_and_finishes_what_is_in_flight(server, rank, channel, behaviours):
+    await server.set_serving(True)
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
+    updates = aiter(watch)
+    assert (await anext(updates)).status == health_pb2.HealthCheckResponse.SERVING
+    behaviours.gate = asyncio.Event()
+    running = asyncio.ensure_future(rank(b"", timeout=10))
+    await behaviours.entered.wait()
+    draining = asyncio.create_task(server.drain())
+    assert (await anext(updates)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    await server.set_serving(True)
+    assert not server.serving
+    watch.cancel()
+    behaviours.gate.set()
+    assert await running
+    await draining
+
+
+async def test_a_plain_client_finds_and_calls_the_service_through_reflection(server):
+    def discover_and_call():
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            assert SERVICE_NAME in database.get_services()
+            method = DescriptorPool(database).FindServiceByName(SERVICE_NAME).FindMethodByName("Rank")
+            request = GetMessageClass(method.input_type)(user_id=7, post_ids=[1, 2])
+            call: Any = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
+            reply = call(request.SerializeToString())
+            return request, GetMessageClass(method.output_type).FromString(reply)
+
+    request, response = await asyncio.to_thread(discover_and_call)
+    assert list(response.post_ids) == [request.ByteSize()]
+
+
+async def test_the_generated_stub_calls_it_too(channel):
+    assert await ranking_pb2_grpc.RankingServiceStub(channel).BatchRank(pb.BatchRankRequest())
+
+
+async def test_a_port_that_is_taken_is_an_error_that_names_the_option(server, behaviours, registry):
+    metrics = Metrics(CollectorRegistry(), SERVICE_NAME, METHODS)
+    handler = CallHandler(Gate(1, 1), metrics.calls, 0.5)
+    taken = GrpcSettings(port=server.port)
+    with pytest.raises(ConfigurationError, match=r"grpc\.port"):
+        async with GrpcServer(taken, handler, behaviours):
+            pass
