@@ -1,0 +1,6 @@
+"""PostgreSQL, read through the four views, and what keeps the resident catalog like it."""
+
+from animora_server.store.postgres import PostgresStore
+from animora_server.store.refresher import CatalogRefresher
+
+__all__ = ["CatalogRefresher", "PostgresStore"]

@@ -1,0 +1,213 @@
+"""PostgreSQL through asyncpg: one connection, dropped at the first trouble and made anew when next needed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+
+import asyncpg
+import numpy as np
+
+from animora_server.catalog import IdMap, Pairs, PostRecords
+from animora_server.errors import StoreError
+from animora_server.settings import DatabaseSettings
+from animora_server.store import queries
+from animora_server.store.binary import (
+    TRAILER,
+    EmbeddingDecoder,
+    EmbeddingRows,
+    FixedColumns,
+    decode_array,
+    decode_vector,
+    without_header,
+)
+from animora_server.store.protocols import TakeEmbeddings
+from animora_server.store.views import EmbeddingTypes, check_views
+from animora_server.types import IntArray
+
+# Bytes decoded at once: enough to be worth a thread, and little beside the catalog.
+PART_BYTES = 8 << 20
+IDS_AT_ONCE = 10_000
+POSTGRES_EPOCH = 946_684_800  # 2000-01-01 in unix seconds; timestamps are microseconds from there
+NO_LIMIT = 7 * 86_400.0  # asyncpg's own timeout counts a whole COPY; silence is what is bounded here
+
+
+class PostgresStore:
+    """The application's database, read through the four views in read-only transactions."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._settings = settings
+        self._connection: asyncpg.Connection | None = None
+        self._types = EmbeddingTypes("", "")
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator["PostgresReading"]:
+        """Begins a reading, over a new connection if there is none.
+
+        Raises:
+            StoreError: PostgreSQL does not answer, or its views are not as they must be.
+        """
+        try:
+            if self._connection is None or self._connection.is_closed():
+                self._connection, self._types = await self._connect()
+            with _translated():
+                await self._connection.execute("begin isolation level repeatable read read only")
+                now = await self._connection.fetchval("select now()")
+            yield PostgresReading(self._connection, self._types, now, self._settings.command_timeout)
+            with _translated():
+                await self._connection.execute("commit")
+        except BaseException:
+            # Whatever state it is in, the next reading starts from a clean one.
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Drops the connection at once, whatever state the server is in."""
+        if self._connection is not None:
+            # Not close(), which waits for an answer.
+            self._connection.terminate()
+            self._connection = None
+
+    async def _connect(self) -> tuple[asyncpg.Connection, EmbeddingTypes]:
+        with _translated():
+            connection = await asyncpg.connect(
+                self._settings.url.get_secret_value(),
+                timeout=self._settings.timeout,
+                command_timeout=self._settings.command_timeout,
+                # A pooler may give each transaction another server, which does not know our statements.
+                statement_cache_size=0,
+                server_settings={"application_name": "animora-server"},
+            )
+            try:
+                return connection, await check_views(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+
+
+class PostgresReading:
+    """One read-only transaction; see `protocols.CatalogReading`."""
+
+    def __init__(
+        self, connection: asyncpg.Connection, types: EmbeddingTypes, now: datetime, silence: float
+    ) -> None:
+        self.now = now
+        self._connection = connection
+        self._image, self._decode_image = _embedding("image_embedding", types.image)
+        self._caption, self._decode_caption = _embedding("caption_embedding", types.caption)
+        self._silence = silence
+
+    async def posts(self) -> PostRecords:
+        """See CatalogReading."""
+        return await self._posts(queries.POSTS)
+
+    async def posts_since(self, moment: datetime) -> PostRecords:
+        """See CatalogReading."""
+        return await self._posts(queries.POSTS_SINCE, moment)
+
+    async def filled(self, no_image: IntArray, no_caption: IntArray) -> IntArray:
+        """See CatalogReading."""
+        columns = FixedColumns(queries.ID_COLUMN)
+        await self._copy(columns.feed, queries.FILLED, no_image.tolist(), no_caption.tolist())
+        (ids,) = columns.columns()
+        return np.unique(ids)
+
+    async def embeddings(self, take: TakeEmbeddings) -> None:
+        """See CatalogReading."""
+        await self._embeddings(take, "")
+
+    async def embeddings_of(self, ids: IntArray, take: TakeEmbeddings) -> None:
+        """See CatalogReading."""
+        for start in range(0, len(ids), IDS_AT_ONCE):
+            await self._embeddings(take, "and id = any($1)", ids[start : start + IDS_AT_ONCE].tolist())
+
+    async def interaction_counts(self, until: datetime) -> IdMap:
+        """See CatalogReading."""
+        pairs = await self._pairs(queries.INTERACTION_COUNTS, until)
+        return await asyncio.to_thread(IdMap.of, pairs.first, pairs.second)
+
+    async def interactions(self, since: datetime, until: datetime | None = None) -> Pairs:
+        """See CatalogReading."""
+        if until is None:
+            return await self._pairs(queries.INTERACTIONS_SINCE, since)
+        return await self._pairs(queries.INTERACTIONS_BETWEEN, since, until)
+
+    async def blocks(self) -> Pairs:
+        """See CatalogReading."""
+        return await self._pairs(queries.BLOCKS)
+
+    async def _posts(self, query: str, *arguments: object) -> PostRecords:
+        columns = FixedColumns(queries.POST_COLUMNS)
+        await self._copy(columns.feed, query, *arguments)
+        ids, author_ids, created_at, updated_at, deleted = columns.columns()
+        posts = PostRecords(ids, author_ids, created_at / 1e6 + POSTGRES_EPOCH, updated_at, deleted)
+        return await asyncio.to_thread(posts.distinct)
+
+    async def _pairs(self, query: str, *arguments: object) -> Pairs:
+        columns = FixedColumns(queries.PAIR_COLUMNS)
+        await self._copy(columns.feed, query, *arguments)
+        return Pairs(*columns.columns())
+
+    async def _embeddings(self, take: TakeEmbeddings, condition: str, *arguments: object) -> None:
+        rows = EmbeddingRows(self._decode_image, self._decode_caption, take)
+        query = f"{queries.embeddings(self._image, self._caption)} {condition}"
+        await self._copy(rows.feed, query, *arguments)
+
+    async def _copy(self, feed: Callable[[bytes], bytes], query: str, *arguments: object) -> None:
+        """Runs a query and feeds its binary COPY, part by part, in a worker thread.
+
+        COPY streams, so memory stays bounded, and it makes no object a value, as fetching records does.
+        """
+        parts: list[bytes] = []
+        size = 0
+        rest = None
+        loop = asyncio.get_running_loop()
+
+        async def flush() -> None:
+            nonlocal parts, size, rest
+            data = b"".join(parts)
+            if rest is None:
+                data = without_header(data)
+            rest = await asyncio.to_thread(feed, data)
+            parts, size = [rest], len(rest)
+
+        with _translated():
+            async with asyncio.timeout(self._silence) as limit:
+
+                async def receive(data: bytes) -> None:
+                    nonlocal size
+                    parts.append(data)
+                    size += len(data)
+                    if size >= PART_BYTES:
+                        await flush()
+                    limit.reschedule(loop.time() + self._silence)
+
+                await self._connection.copy_from_query(
+                    query, *arguments, output=receive, format="binary", timeout=NO_LIMIT
+                )
+        await flush()
+        if rest != TRAILER:
+            raise StoreError("a view gives a null, or a type, that it must not give")
+
+
+def _embedding(column: str, type_name: str) -> tuple[str, EmbeddingDecoder]:
+    """How a column of embeddings is selected, and decoded: a vector takes half the bytes of an array."""
+    if type_name == "vector":
+        return column, decode_vector
+    return f"{column}::real[]", decode_array
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turns what asyncpg and the network raise into StoreError."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise StoreError("PostgreSQL did not answer in time") from error
+    except PermissionError as error:
+        # asyncpg looks there for certificates unless the DSN says how TLS is meant.
+        raise StoreError(
+            f"cannot read {error.filename}: set sslmode in database.url (disable, require, verify-full, ...)"
+        ) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        raise StoreError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,64 @@
+"""What the refresher needs from a database."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Protocol
+
+from animora_server.catalog import EmbeddingRecords, IdMap, Pairs, PostRecords
+from animora_server.types import IntArray
+
+TakeEmbeddings = Callable[[EmbeddingRecords], None]
+
+
+class CatalogReading(Protocol):
+    """One consistent view of the database. Every method may raise StoreError."""
+
+    @property
+    def now(self) -> datetime:
+        """The database's time when the reading began."""
+        ...
+
+    async def posts(self) -> PostRecords:
+        """All posts."""
+        ...
+
+    async def posts_since(self, moment: datetime) -> PostRecords:
+        """The posts made, edited or soft-deleted since a moment."""
+        ...
+
+    async def filled(self, no_image: IntArray, no_caption: IntArray) -> IntArray:
+        """Those posts without an image, or without a caption, that have one now: int64 (k)."""
+        ...
+
+    async def embeddings(self, take: TakeEmbeddings) -> None:
+        """Gives the embeddings of all posts to `take`, part by part, in a worker thread."""
+        ...
+
+    async def embeddings_of(self, ids: IntArray, take: TakeEmbeddings) -> None:
+        """Gives the embeddings of posts int64 (k) to `take`, as `embeddings` does."""
+        ...
+
+    async def interaction_counts(self, until: datetime) -> IdMap:
+        """Interactions before a moment by post."""
+        ...
+
+    async def interactions(self, since: datetime, until: datetime | None = None) -> Pairs:
+        """Users and posts of the interactions since a moment, before another if one is given."""
+        ...
+
+    async def blocks(self) -> Pairs:
+        """All blockers and blocked."""
+        ...
+
+
+class CatalogStore(Protocol):
+    """The database."""
+
+    def reading(self) -> AbstractAsyncContextManager[CatalogReading]:
+        """Begins a reading, over a new connection if there is none. May raise StoreError."""
+        ...
+
+    def close(self) -> None:
+        """Drops the connection at once, whatever state the server is in."""
+        ...

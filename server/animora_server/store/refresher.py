@@ -1,0 +1,154 @@
+"""Keeps the catalog like the database: a load, then polls, and from time to time a reconcile."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import structlog
+
+from animora_server.catalog import Catalog, CatalogSnapshot
+from animora_server.errors import AnimoraError, ConfigurationError
+from animora_server.metrics import CatalogMetrics
+from animora_server.settings import CatalogSettings
+from animora_server.store.protocols import CatalogStore
+from animora_server.store.refresh import Refresh
+
+log = structlog.get_logger(__name__)
+
+FIRST_DELAY = 0.1  # seconds before the first retry
+LONGEST_DELAY = 2.0  # seconds; PostgreSQL is used again this soon after it came back
+
+
+class CatalogRefresher:
+    """Loads the catalog in the background, keeps it fresh, and publishes a snapshot after each refresh.
+
+    A poll sees what changed lately. What it cannot see (posts that left the view, old likes taken back,
+    commits that took longer than the recount window) the next reconcile sees; after that the catalog equals
+    a fresh load. While PostgreSQL is away the last snapshot stays, and the age of its blocks grows.
+
+    Args:
+        store: The database.
+        settings: Intervals and windows.
+        metrics: What is recorded.
+        publish: Makes a snapshot the one that requests see; awaited before the next refresh begins.
+    """
+
+    def __init__(
+        self,
+        store: CatalogStore,
+        settings: CatalogSettings,
+        metrics: CatalogMetrics,
+        publish: Callable[[CatalogSnapshot], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._metrics = metrics
+        self._publish = publish
+        self._catalog = Catalog.empty(settings.directory)
+        self._read_at: datetime | None = None  # the database's time of the last reading; None before the load
+        self._refreshed_at = float("-inf")  # time.monotonic()
+        self._reconcile_at = float("-inf")  # time.monotonic()
+        self._misfits_reported = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Starts refreshing.
+
+        Raises:
+            ConfigurationError: The directory for the embeddings cannot be made.
+        """
+        if self._settings.directory is not None:
+            try:
+                self._settings.directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigurationError(f"catalog.directory: {error.strerror}: {error.filename}") from error
+        self._metrics.ages_from(
+            lambda: time.monotonic() - self._refreshed_at,
+            lambda: time.monotonic() - self._catalog.snapshot.blocks_read_at,
+        )
+        self._task = asyncio.create_task(self._run(), name="catalog-refresher")
+        self._task.add_done_callback(_report_death)
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stops at once, whatever state the database is in."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        self._store.close()
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            began = time.monotonic()
+            try:
+                await self._refresh(began)
+            # OSError is the disk's; the store and the model's device have errors of their own.
+            except (AnimoraError, OSError) as error:
+                self._metrics.refreshes["error"].inc()
+                if not failures:
+                    log.warning("the catalog cannot be refreshed", error=str(error))
+                delay = min(FIRST_DELAY * 2**failures, LONGEST_DELAY) * random.uniform(0.5, 1)
+                failures = min(failures + 1, 10)
+            else:
+                if failures:
+                    log.info("the catalog is refreshed again")
+                self._metrics.refreshes["ok"].inc()
+                failures = 0
+                delay = max(0.0, began + self._settings.poll_interval - time.monotonic())
+            await asyncio.sleep(delay)
+
+    async def _refresh(self, began: float) -> None:
+        """Brings the catalog up to date and publishes it."""
+        first = self._read_at is None
+        async with self._store.reading() as reading:
+            refresh = Refresh(reading, self._catalog, self._settings, began)
+            if self._read_at is None or began >= self._reconcile_at:
+                # One that fails is not tried again at once: polls keep the blocks fresh meanwhile.
+                self._reconcile_at = began + self._settings.reconcile_interval * random.uniform(0.9, 1.1)
+                catalog = await refresh.reconcile()
+            else:
+                catalog = await refresh.poll(self._read_at)
+        # Even if publishing fails, rows that someone may have seen are not assigned again.
+        self._catalog = catalog
+        self._read_at = reading.now
+        await self._publish(catalog.snapshot)
+        self._refreshed_at = time.monotonic()
+        self._record(self._refreshed_at - began)
+        if first:
+            log.info(
+                "the catalog is loaded",
+                posts=len(catalog.snapshot),
+                seconds=round(time.monotonic() - began, 3),
+            )
+        if refresh.misfits and not self._misfits_reported:
+            self._misfits_reported = True
+            log.warning(
+                "embeddings of another width, or not finite, count as none",
+                posts=refresh.misfits,
+                image_width=catalog.snapshot.embeddings.image_width,
+                caption_width=catalog.snapshot.embeddings.caption_width,
+            )
+
+    def _record(self, seconds: float) -> None:
+        snapshot = self._catalog.snapshot
+        self._metrics.posts.set(len(snapshot) - int(np.count_nonzero(snapshot.deleted)))
+        self._metrics.bytes.set(self._catalog.nbytes)
+        self._metrics.epoch.set(snapshot.epoch)
+        self._metrics.refresh_seconds.observe(seconds)
+
+
+def _report_death(task: asyncio.Task[None]) -> None:
+    """Says aloud that a bug ended the refresher; requests fail once the blocks are too old."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("the catalog is no longer refreshed", exc_info=error)
