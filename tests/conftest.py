@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 import redis.asyncio
 from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
+from animora_server.embedded.postgres import DATABASE
 
 TEMPLATE = "animora_template"
 
@@ -33,7 +34,7 @@ def shared_postgres(server_directory: Path) -> Iterator[EmbeddedPostgres]:
 
     async def start() -> None:
         await postgres.start()
-        await _execute(postgres, f"create database {TEMPLATE}")
+        await _execute(postgres.url, f"create database {TEMPLATE}")
         await apply_schema(postgres.database_url(TEMPLATE))
 
     # An embedded server is bound to no event loop, so the tests' own loops need not outlive them.
@@ -66,9 +67,9 @@ async def empty_postgres_url(
 ) -> AsyncIterator[str]:
     """DSN of a database of this test's own, with nothing in it."""
     name = next(database_names)
-    await _execute(shared_postgres, f"create database {name}")
+    await _execute(shared_postgres.url, f"create database {name}")
     yield shared_postgres.database_url(name)
-    await _execute(shared_postgres, f"drop database {name} with (force)")
+    await _execute(shared_postgres.url, f"drop database {name} with (force)")
 
 
 @pytest.fixture
@@ -77,9 +78,9 @@ async def postgres_url(
 ) -> AsyncIterator[str]:
     """DSN of a database of this test's own, with Animora's tables, views and role, and no rows."""
     name = next(database_names)
-    await _execute(shared_postgres, f"create database {name} template {TEMPLATE}")
+    await _execute(shared_postgres.url, f"create database {name} template {TEMPLATE}")
     yield shared_postgres.database_url(name)
-    await _execute(shared_postgres, f"drop database {name} with (force)")
+    await _execute(shared_postgres.url, f"drop database {name} with (force)")
 
 
 @pytest.fixture
@@ -90,17 +91,28 @@ async def redis_url(shared_redis: EmbeddedRedis) -> str:
     return shared_redis.url
 
 
+@pytest.fixture(scope="session")
+def free_postgres_directories() -> list[Path]:
+    """Initialised directories that no test uses now: a start in one takes a tenth of a first one."""
+    return []
+
+
 @pytest.fixture
 async def embedded_postgres(
-    server_directory: Path,
+    server_directory: Path, free_postgres_directories: list[Path]
 ) -> AsyncIterator[Callable[[], Awaitable[EmbeddedPostgres]]]:
-    """Starts a PostgreSQL of this test's own, to be killed, stopped or frozen."""
+    """Starts a PostgreSQL of this test's own, with nothing in it, to be killed, stopped or frozen."""
     async with AsyncExitStack() as stack:
 
         async def start() -> EmbeddedPostgres:
-            directory = _fresh_directory(server_directory)
-            stack.callback(shutil.rmtree, directory)
-            return await stack.enter_async_context(EmbeddedPostgres(directory))
+            free = free_postgres_directories
+            directory = free.pop() if free else _fresh_directory(server_directory)
+            stack.callback(free.append, directory)
+            postgres = await stack.enter_async_context(EmbeddedPostgres(directory))
+            template = postgres.database_url("template1")
+            await _execute(template, f"drop database {DATABASE} with (force)")
+            await _execute(template, f"create database {DATABASE}")
+            return postgres
 
         yield start
 
@@ -152,8 +164,8 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def _execute(postgres: EmbeddedPostgres, statement: str) -> None:
-    connection = await asyncpg.connect(postgres.url)
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
     try:
         await connection.execute(statement)
     finally:

@@ -1,6 +1,8 @@
 import os
 import pwd
 import signal
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -16,6 +18,12 @@ async def fetch(server, query):
         return await connection.fetchval(query)
     finally:
         await connection.close()
+
+
+def directory_of(server):
+    """The directory that a server was given, where it needed no other."""
+    host = parse_qs(urlsplit(server.url).query)["host"]
+    return Path(host[0]).parent
 
 
 async def test_data_and_address_outlive_a_stop(embedded_postgres):
@@ -47,12 +55,11 @@ async def test_starting_a_running_server_changes_nothing(embedded_postgres):
     assert server.pid == before
 
 
-async def test_a_second_server_in_the_same_directory_is_refused(server_directory):
-    directory = server_directory / "shared"
-    async with EmbeddedPostgres(directory) as server:
-        with pytest.raises(EmbeddedError, match="another server runs"):
-            await EmbeddedPostgres(directory).start()
-        assert await fetch(server, "select 1") == 1
+async def test_a_second_server_in_the_same_directory_is_refused(embedded_postgres):
+    server = await embedded_postgres()
+    with pytest.raises(EmbeddedError, match="another server runs"):
+        await EmbeddedPostgres(directory_of(server)).start()
+    assert await fetch(server, "select 1") == 1
 
 
 async def test_a_frozen_server_does_not_answer_until_it_thaws(embedded_postgres, frozen):
@@ -77,13 +84,15 @@ async def test_no_program_is_an_error_that_says_what_to_install(tmp_path):
         await EmbeddedPostgres(tmp_path, binary=tmp_path / "postgres").start()
 
 
-async def test_a_server_that_does_not_come_up_is_an_error_with_its_last_lines(server_directory):
-    directory = server_directory / "broken"
-    async with EmbeddedPostgres(directory):
-        pass
-    (directory / "data" / "PG_VERSION").write_text("9.1\n")
+async def test_a_server_that_does_not_come_up_is_an_error_with_its_last_lines(embedded_postgres):
+    server = await embedded_postgres()
+    await server.stop()
+    version = directory_of(server) / "data" / "PG_VERSION"
+    found = version.read_text()
+    version.write_text("9.1\n")
     with pytest.raises(EmbeddedError, match="incompatible with server"):
-        await EmbeddedPostgres(directory).start()
+        await server.start()
+    version.write_text(found)
 
 
 async def test_a_first_start_that_was_cut_off_is_begun_again(server_directory):
