@@ -18,16 +18,16 @@ _CACHE_POLICIES = {
     CachePolicy.BYPASS: ranking_pb2.CACHE_POLICY_BYPASS,
 }
 # A newer server may send values that are not here; they become OTHER.
-_RANKERS: Mapping[int, Ranker] = {
+RANKERS: Mapping[int, Ranker] = {
     ranking_pb2.RANKER_NEUCF: Ranker.NEUCF,
     ranking_pb2.RANKER_HEURISTIC: Ranker.HEURISTIC,
 }
-_CACHE_STATUSES: Mapping[int, CacheStatus] = {
+CACHE_STATUSES: Mapping[int, CacheStatus] = {
     ranking_pb2.CACHE_STATUS_HIT: CacheStatus.HIT,
     ranking_pb2.CACHE_STATUS_MISS: CacheStatus.MISS,
     ranking_pb2.CACHE_STATUS_BYPASS: CacheStatus.BYPASS,
 }
-_DEGRADED_REASONS: Mapping[int, DegradedReason | None] = {
+DEGRADED_REASONS: Mapping[int, DegradedReason | None] = {
     ranking_pb2.DEGRADED_REASON_UNSPECIFIED: None,
     ranking_pb2.DEGRADED_REASON_NO_MODEL: DegradedReason.NO_MODEL,
     ranking_pb2.DEGRADED_REASON_OVERLOADED: DegradedReason.OVERLOADED,
@@ -78,10 +78,10 @@ def read_ranking(message: ranking_pb2.RankResponse) -> Ranking:
     return Ranking(
         post_ids=tuple(message.post_ids),
         scores=tuple(message.scores),
-        ranker=_RANKERS.get(message.ranker, Ranker.OTHER),
+        ranker=RANKERS.get(message.ranker, Ranker.OTHER),
         model_version=message.model_version,
-        cache=_CACHE_STATUSES.get(message.cache, CacheStatus.OTHER),
-        degraded_reason=_DEGRADED_REASONS.get(message.degraded_reason, DegradedReason.OTHER),
+        cache=CACHE_STATUSES.get(message.cache, CacheStatus.OTHER),
+        degraded_reason=DEGRADED_REASONS.get(message.degraded_reason, DegradedReason.OTHER),
         dropped=Dropped(
             duplicate=dropped.duplicate,
             excluded=dropped.excluded,

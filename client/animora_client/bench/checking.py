@@ -1,0 +1,92 @@
+"""Whether a reply is what was asked for."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from animora.ranking.v1 import ranking_pb2
+from google.protobuf.message import DecodeError
+
+from animora_client.bench.traffic import Call, IntArray
+from animora_client.status import read_status
+
+OK = "OK"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a call.
+
+    Attributes:
+        outcome: OK, or the first thing that was wrong: a status code's name or `wrong reply: ...`.
+        rankings: The responses that were right.
+    """
+
+    outcome: str
+    rankings: tuple[ranking_pb2.RankResponse, ...] = ()
+
+
+def judge(call: Call, reply: bytes) -> Verdict:
+    """Parses and checks the reply to a call."""
+    try:
+        results = _results(call, reply)
+    except DecodeError:
+        return Verdict("wrong reply: not a message")
+    if len(results) != len(call.candidates):
+        return Verdict("wrong reply: too few or too many results")
+    problems = [_problem(*pair, call.limit) for pair in zip(results, call.candidates, strict=True)]
+    return Verdict(
+        outcome=next(filter(None, problems), OK),
+        rankings=tuple(
+            result
+            for result, problem in zip(results, problems, strict=True)
+            if not isinstance(result, str) and problem is None
+        ),
+    )
+
+
+def _problem(result: ranking_pb2.RankResponse | str, candidates: IntArray, limit: int) -> str | None:
+    if isinstance(result, str):
+        return result
+    wrong = wrong_with(result, candidates, limit)
+    return None if wrong is None else f"wrong reply: {wrong}"
+
+
+def _results(call: Call, reply: bytes) -> list[ranking_pb2.RankResponse | str]:
+    """Responses, and for requests without one the outcome."""
+    if not call.is_batch:
+        return [ranking_pb2.RankResponse.FromString(reply)]
+    return [_result(result) for result in ranking_pb2.BatchRankResponse.FromString(reply).results]
+
+
+def _result(result: ranking_pb2.RankResult) -> ranking_pb2.RankResponse | str:
+    match result.WhichOneof("outcome"):
+        case "response":
+            return result.response
+        case "error":
+            return read_status(result.error).code.name
+        case _:
+            return "wrong reply: a result without an outcome"
+
+
+def wrong_with(response: ranking_pb2.RankResponse, candidates: IntArray, limit: int) -> str | None:
+    """What contradicts the contract in a response, or None; candidates int64 (n) ascend, no two alike."""
+    posts = np.array(response.post_ids, np.int64)
+    scores = np.array(response.scores, np.float32)
+    dropped = response.dropped
+    kept = len(candidates) - sum(getattr(dropped, field.name) for field in dropped.DESCRIPTOR.fields)
+    if len(posts) != len(scores):
+        return "posts and scores differ in number"
+    if not np.isfinite(scores).all() or (scores[:-1] < scores[1:]).any():
+        return "scores do not descend"
+    if len(posts) != (min(limit, kept) if limit else kept):
+        return "posts are missing or too many"
+    if response.ranker == ranking_pb2.RANKER_NEUCF and not response.model_version:
+        return "no model version"
+    return _wrong_posts(posts, candidates)
+
+
+def _wrong_posts(posts: IntArray, candidates: IntArray) -> str | None:
+    rows = np.searchsorted(candidates, posts)
+    if len(posts) and (rows.max() >= len(candidates) or (candidates[rows] != posts).any()):
+        return "a post that was no candidate"
+    return "a post twice" if np.bincount(rows, minlength=1).max() > 1 else None

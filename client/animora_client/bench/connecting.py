@@ -1,0 +1,50 @@
+"""Connections of the load generator: bytes in, bytes out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from itertools import cycle
+
+import grpc
+
+from animora_client.aio import open_channel
+from animora_client.bench.driving import Send
+from animora_client.connection import Connection
+from animora_client.errors import Unavailable
+
+CONNECT_TIMEOUT = 5.0  # seconds
+
+
+@asynccontextmanager
+async def connected(connection: Connection, path: str, connections: int) -> AsyncIterator[Send]:
+    """Connects so many times and sends serialised messages to the method at `path`, over each in turn.
+
+    Raises:
+        Unavailable: No server that serves could be reached.
+    """
+    # Channels with equal arguments would share one connection.
+    own_pool = ("grpc.use_local_subchannel_pool", 1)
+    options = replace(connection.channel, extra=(*connection.channel.extra, own_pool))
+    arguments = replace(connection, channel=options).ranking_arguments()
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(open_channel(connection, arguments)) for _ in range(connections)
+        ]
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await asyncio.gather(*(channel.channel_ready() for channel in channels))
+        except TimeoutError as error:
+            message = f"no server that serves answered within {CONNECT_TIMEOUT:g} s"
+            raise Unavailable(message, grpc.StatusCode.UNAVAILABLE) from error
+        # Without serialisers: bytes in, bytes out.
+        callables: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
+            channel.unary_unary(path) for channel in channels
+        ]
+        methods = cycle(callables)
+        call = connection.call(None, None)
+
+        async def send(body: bytes) -> bytes:
+            return await next(methods)(body, **call)
+
+        yield send

@@ -1,0 +1,128 @@
+"""What the load generator asks: random users and posts, serialised before the clock starts."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from animora.ranking.v1 import ranking_pb2
+
+from animora_client.request import CachePolicy, RankRequest
+from animora_client.wire import SERVICE, batch_message, rank_message
+
+IntArray = npt.NDArray[np.int64]
+
+MAX_IDS = 4_000_000  # of all calls together: 32 MB as bodies, and again for checking the replies
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """Ids from low to high, both included."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def parse(cls, text: str) -> "IdRange":
+        """Reads `LOW-HIGH`, such as `1-5000`.
+
+        Raises:
+            ValueError: It is something else, empty, or beyond 64 bits.
+        """
+        match = re.fullmatch(r"(-?\d+)-(-?\d+)", text.strip())
+        if match is None:
+            raise ValueError(f"{text!r} is not a range: write LOW-HIGH, such as 1-5000")
+        low, high = map(int, match.groups())
+        if not -(2**63) <= low <= high < 2**63:
+            raise ValueError(f"{text!r} is not a range of 64-bit ids from low to high")
+        return cls(low, high)
+
+    def __len__(self) -> int:
+        return self.high - self.low + 1
+
+    def __str__(self) -> str:
+        return f"{self.low}-{self.high}"
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What is asked.
+
+    Attributes:
+        users: Where user ids are drawn from.
+        posts: Where post ids are drawn from.
+        candidates: Posts of a request, no two alike.
+        batch: Requests of a call: 0 calls Rank, 1 and more BatchRank.
+        limit: Posts to return; 0 for all.
+        cache_policy: How requests use the server's cache.
+        distinct: How many calls are made up; they are sent in turn, again and again.
+        seed: The same seed makes up the same calls.
+
+    Raises:
+        ValueError: There are fewer posts than candidates.
+    """
+
+    users: IdRange
+    posts: IdRange
+    candidates: int = 200
+    batch: int = 0
+    limit: int = 0
+    cache_policy: CachePolicy = CachePolicy.BYPASS
+    distinct: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.candidates > len(self.posts):
+            raise ValueError(f"{self.candidates} candidates cannot be drawn from posts {self.posts}")
+
+    @property
+    def path(self) -> str:
+        """The gRPC method that is called."""
+        return f"/{SERVICE}/{'BatchRank' if self.batch else 'Rank'}"
+
+    @property
+    def calls(self) -> int:
+        """How many calls are made up: `distinct`, or fewer where they would fill the memory."""
+        return max(1, min(self.distinct, MAX_IDS // (self.candidates * max(1, self.batch))))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, ready to be sent, and what is needed to check its reply.
+
+    Attributes:
+        body: The serialised message.
+        candidates: For each of its requests int64 (n), ascending.
+        limit: Posts to return; 0 for all.
+        is_batch: Whether the reply is BatchRank's.
+    """
+
+    body: bytes
+    candidates: tuple[IntArray, ...]
+    limit: int
+    is_batch: bool
+
+
+def make_calls(traffic: Traffic) -> tuple[Call, ...]:
+    """The calls to send in turn."""
+    rng = np.random.default_rng(traffic.seed)
+    return tuple(_make_call(traffic, rng) for _ in range(traffic.calls))
+
+
+def _make_call(traffic: Traffic, rng: np.random.Generator) -> Call:
+    requests = [_draw(traffic, rng) for _ in range(max(1, traffic.batch))]
+    message: ranking_pb2.RankRequest | ranking_pb2.BatchRankRequest
+    message = batch_message(requests) if traffic.batch else rank_message(requests[0])
+    return Call(
+        body=message.SerializeToString(),
+        candidates=tuple(np.sort(np.asarray(request.post_ids, np.int64)) for request in requests),
+        limit=traffic.limit,
+        is_batch=traffic.batch > 0,
+    )
+
+
+def _draw(traffic: Traffic, rng: np.random.Generator) -> RankRequest:
+    user_id = int(rng.integers(traffic.users.low, traffic.users.high, endpoint=True))
+    offsets = rng.choice(len(traffic.posts), traffic.candidates, replace=False, shuffle=True)
+    post_ids = offsets.astype(np.int64) + traffic.posts.low
+    return RankRequest(user_id, post_ids, limit=traffic.limit, cache_policy=traffic.cache_policy)

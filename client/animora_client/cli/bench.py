@@ -1,0 +1,166 @@
+"""`animora bench`: load a server, check every reply, and measure."""
+
+import asyncio
+import json as json_format
+from dataclasses import asdict, dataclass
+from math import ceil
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from rich.progress import Progress
+from typer import BadParameter, Exit, Option
+
+from animora_client.bench.arrivals import Arrivals, arrival_times
+from animora_client.bench.connecting import connected
+from animora_client.bench.driving import Driver, Pace
+from animora_client.bench.recording import Recorder
+from animora_client.bench.report import as_json, as_table
+from animora_client.bench.summary import summarise
+from animora_client.bench.traffic import IdRange, Traffic, make_calls
+from animora_client.cli.connecting import ConnectionOptions
+from animora_client.cli.failures import complain, told_plainly
+from animora_client.request import CachePolicy
+
+DEFAULT_CONCURRENCY = 16
+PROGRESS_INTERVAL = 0.25  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficOptions:
+    """What is asked."""
+
+    users: Annotated[str, Option(metavar="LOW-HIGH", help="User ids to draw from.")] = "1-1000"
+    posts: Annotated[str, Option(metavar="LOW-HIGH", help="Post ids to draw from.")] = "1-5000"
+    candidates: Annotated[int, Option(help="Posts of a request.", min=1, max=100_000)] = 200
+    limit: Annotated[int, Option(help="Posts to return; 0 returns all.", min=0, max=2**31 - 1)] = 0
+    batch: Annotated[
+        int, Option(help="Requests of a call, sent with BatchRank; 0 calls Rank.", min=0, max=10_000)
+    ] = 0
+    cache: Annotated[CachePolicy, Option(help="How requests use the server's cache.")] = CachePolicy.BYPASS
+    distinct: Annotated[
+        int, Option(help="Calls made up beforehand; they are sent in turn, again and again.", min=1)
+    ] = 1000
+    seed: Annotated[int, Option(help="The same seed asks the same.", min=0)] = 0
+
+    def traffic(self) -> Traffic:
+        """The traffic.
+
+        Raises:
+            BadParameter: A range is none, or too small.
+        """
+        try:
+            return Traffic(
+                users=IdRange.parse(self.users),
+                posts=IdRange.parse(self.posts),
+                candidates=self.candidates,
+                batch=self.batch,
+                limit=self.limit,
+                cache_policy=self.cache,
+                distinct=self.distinct,
+                seed=self.seed,
+            )
+        except ValueError as error:
+            raise BadParameter(f"--users, --posts, --candidates: {error}.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class PaceOptions:
+    """How fast, and how long."""
+
+    concurrency: Annotated[
+        int | None,
+        Option(
+            help=f"Closed loop: so many callers, each waiting for its reply (default {DEFAULT_CONCURRENCY}).",
+            min=1,
+            max=10_000,
+        ),
+    ] = None
+    rate: Annotated[
+        float | None,
+        Option(help="Open loop: so many calls a second, however long replies take.", min=0.001, max=1e6),
+    ] = None
+    arrivals: Annotated[Arrivals, Option(help="How an open loop spaces its calls.")] = Arrivals.POISSON
+    duration: Annotated[float, Option(help="Seconds to measure.", min=0.1, max=86_400)] = 10.0
+    warmup: Annotated[float, Option(help="Seconds before them that do not count.", min=0, max=3600)] = 1.0
+    max_calls: Annotated[
+        int, Option(help="End after so many calls, warm-up included.", min=1, max=50_000_000)
+    ] = 5_000_000
+    connections: Annotated[int, Option(help="Connections to spread the calls over.", min=1, max=1000)] = 1
+
+    def describe(self) -> str:
+        """The loop in words."""
+        if self.rate is not None:
+            return f"{self.rate:g} calls/s ({self.arrivals} arrivals)"
+        return f"{self.concurrency or DEFAULT_CONCURRENCY} callers"
+
+    def pace(self) -> Pace:
+        """How long the load lasts."""
+        return Pace(self.duration, self.warmup, self.max_calls)
+
+
+def bench(
+    traffic: TrafficOptions,
+    pace: PaceOptions,
+    connection: ConnectionOptions,
+    json: Annotated[Path | None, Option(metavar="FILE", help="Write the numbers as JSON.")] = None,
+    plot: Annotated[Path | None, Option(metavar="FILE", help="Draw latency and throughput as PNG.")] = None,
+) -> None:
+    """Load a server with random requests, check every reply, and report throughput and latency.
+
+    Ctrl-C ends the load early and reports what was measured until then. Ends with 1 where a call failed.
+    """
+    if pace.concurrency is not None and pace.rate is not None:
+        raise BadParameter("--concurrency is of a closed loop and --rate of an open one: give one of them.")
+    for file in (json, plot):
+        if file is not None and not file.parent.is_dir():
+            raise BadParameter(f"there is no folder {file.parent}.")
+    asked = traffic.traffic()
+    recorder = Recorder(pace.warmup)
+    try:
+        with told_plainly(connection.target):
+            asyncio.run(_load(asked, pace, connection, recorder))
+    except KeyboardInterrupt:  # the recorder keeps what was measured
+        complain("interrupted: this is what was measured until then")
+    summary = summarise(recorder)
+    title = f"{_describe(asked)}, {pace.describe()}, {connection.target}"
+    Console(highlight=False).print(as_table(summary, title))
+    if json is not None:
+        options = (
+            asdict(traffic) | asdict(pace) | {"target": connection.target, "timeout": connection.timeout}
+        )
+        json.write_text(json_format.dumps(as_json(summary, options), indent=2) + "\n", encoding="utf-8")
+    if plot is not None:
+        from animora_client.bench.plot import draw  # noqa: PLC0415 - matplotlib takes long to import
+
+        draw(summary, title, plot)
+    if summary.failed or not summary.ok:
+        raise Exit(1)
+
+
+async def _load(asked: Traffic, pace: PaceOptions, connection: ConnectionOptions, recorder: Recorder) -> None:
+    calls = make_calls(asked)
+    async with connected(connection.connection(), asked.path, pace.connections) as send:
+        driver = Driver(send, calls, pace.pace(), recorder)
+        progress = asyncio.create_task(_show_progress(pace.warmup + pace.duration))
+        try:
+            if pace.rate is None:
+                await driver.closed_loop(pace.concurrency or DEFAULT_CONCURRENCY)
+            else:
+                await driver.open_loop(arrival_times(pace.arrivals, pace.rate, asked.seed))
+        finally:
+            progress.cancel()
+
+
+async def _show_progress(seconds: float) -> None:
+    """A bar on standard error, where that is a terminal, until cancelled."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("measuring", total=seconds)
+        for _ in range(ceil(seconds / PROGRESS_INTERVAL)):
+            await asyncio.sleep(PROGRESS_INTERVAL)
+            progress.advance(task, PROGRESS_INTERVAL)
+
+
+def _describe(asked: Traffic) -> str:
+    requests = f"{asked.batch} requests of " if asked.batch else ""
+    return f"{asked.path.rpartition('/')[2]}: {requests}{asked.candidates} candidates"
