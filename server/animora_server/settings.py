@@ -9,9 +9,9 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 class Section(BaseModel):
-    """A group of options: frozen, and an unknown name is an error."""
+    """A group of options: frozen, an unknown name is an error, and errors never quote a value."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class GrpcSettings(Section):

@@ -1,0 +1,192 @@
+"""Settings as operators write and read them: `ANIMORA_*` over a TOML file over defaults, and back to text."""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from animora_server.errors import ConfigurationError
+from animora_server.settings import Settings
+
+PREFIX = "ANIMORA_"
+# Names with our prefix that are not options: the configuration file's, and the client's target.
+NOT_OPTIONS = {"ANIMORA_CONFIG", "ANIMORA_TARGET"}
+# Kubernetes gives every container such variables for a service whose name begins with "animora".
+_SERVICE_LINK_NAME = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
+_SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+
+HIDDEN = "*****"
+# The parts of a URL's query that are known to hold no secret; asyncpg and redis-py take passwords there too.
+_OPEN_QUERY = {"application_name", "database", "db", "dbname", "host", "port", "sslmode", "user"}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option, under both of its names."""
+
+    section: str
+    name: str
+    field: FieldInfo
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return f"{PREFIX}{self.section}_{self.name}".upper()
+
+    @property
+    def key(self) -> str:
+        """Its place in the TOML file."""
+        return f"{self.section}.{self.name}"
+
+
+def options() -> Iterator[Option]:
+    """All options, section by section."""
+    for section, field in Settings.model_fields.items():
+        for name, option in type(field.default).model_fields.items():
+            yield Option(section, name, option)
+
+
+def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
+    """The settings of a process; an empty variable counts as one that is not set.
+
+    Args:
+        environ: The environment's variables.
+        file: A TOML file with a table a section, or None.
+
+    Raises:
+        ConfigurationError: A name is not known, a value is wrong, or the file cannot be read.
+    """
+    _refuse_unknown(environ)
+    if file is not None and not file.is_file():
+        raise ConfigurationError(f"{file}: there is no such configuration file")
+
+    class Layers(BaseSettings, Settings):
+        """Exists for one load, since a class fixes its sources."""
+
+        model_config = SettingsConfigDict(
+            frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *args: Any, **kwargs: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return _Environment(settings_cls, environ), TomlConfigSettingsSource(settings_cls, file)
+
+    try:
+        return Settings.model_validate(dict(Layers()))
+    except ValidationError as error:
+        # The cause would say the same again, in words for developers.
+        raise ConfigurationError(_explain(error, environ, file)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file}: not a TOML file: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file}: cannot be read: {error}") from error
+
+
+def describe(settings: Settings) -> str:
+    """The settings as a TOML file that gives the same ones, but for the secrets, which are hidden."""
+    lines: list[str] = []
+    for section in Settings.model_fields:
+        lines += ["", f"[{section}]"] if lines else [f"[{section}]"]
+        for name, value in getattr(settings, section):
+            lines.append(f"# {name} is not set" if value is None else f"{name} = {toml_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def toml_value(value: object) -> str:
+    """A value as TOML writes it; a secret is hidden."""
+    if isinstance(value, SecretStr):
+        value = _hide_secrets(value.get_secret_value())
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return json.dumps(str(value), ensure_ascii=False)  # TOML's basic strings have JSON's escapes
+
+
+class _Environment(PydanticBaseSettingsSource):
+    """The variables of a mapping that is passed in; pydantic-settings' own source reads the process'."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        super().__init__(settings_cls)
+        self._environ = environ
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        values = {
+            option.name: value
+            for option in options()
+            if option.section == field_name and (value := self._environ.get(option.variable))
+        }
+        return values, field_name, True
+
+    def __call__(self) -> dict[str, Any]:
+        sections = {
+            section: self.get_field_value(field, section)[0]
+            for section, field in Settings.model_fields.items()
+        }
+        return {section: values for section, values in sections.items() if values}
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    """Raises ConfigurationError if a variable with our prefix is nothing that we know: a misspelt option."""
+    known = [option.variable for option in options()]
+    unknown = [
+        name
+        for name, value in sorted(environ.items())
+        if name.startswith(PREFIX)
+        and name not in {*known, *NOT_OPTIONS}
+        and not (_SERVICE_LINK_NAME.search(name) or _SERVICE_LINK_VALUE.match(value))
+    ]
+    if unknown:
+        raise ConfigurationError("\n".join(f"{name}: {_no_such_option(name, known)}" for name in unknown))
+
+
+def _explain(error: ValidationError, environ: Mapping[str, str], file: Path | None) -> str:
+    """One line a mistake: where it was made and what is wrong, without the value."""
+    known = {option.key: option for option in options()}
+    in_file = f" in {file}" if file else ""
+    lines = []
+    for mistake in error.errors(include_url=False, include_context=False, include_input=False):
+        key = ".".join(map(str, mistake["loc"]))
+        what = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
+            lines.append(f"{key}{in_file}: {_no_such_option(key, known)}")
+        elif key in known and environ.get(known[key].variable):
+            lines.append(f"{known[key].variable}: {what}")
+        else:
+            lines.append(f"{key}{in_file}: {what}")
+    return "\n".join(lines)
+
+
+def _no_such_option(name: str, known: Iterable[str]) -> str:
+    similar = get_close_matches(name, known, n=1)
+    return f"no such option; did you mean {similar[0]}?" if similar else "no such option"
+
+
+def _hide_secrets(secret: str) -> str:
+    """A URL without its password, or nothing of what is not surely a URL."""
+    try:
+        parts = urlsplit(secret)
+        query = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        return HIDDEN
+    # A password with an unescaped "/", "?" or "#" ends the host early and leaves its "@" behind.
+    if not parts.scheme or "@" in parts.path + parts.query + parts.fragment:
+        return HIDDEN if secret else ""
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    shown = urlencode([(key, value if key in _OPEN_QUERY else HIDDEN) for key, value in query], safe="*/")
+    return f"{parts.scheme}://{name}{colon}{colon and HIDDEN}{at}{host}{parts.path}{shown and '?'}{shown}"

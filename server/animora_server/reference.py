@@ -1,0 +1,106 @@
+"""The tables of options and metrics in docs/, generated: `python -m animora_server.reference docs`."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Metric
+
+from animora_server.configuration import options, toml_value
+from animora_server.metrics import Metrics
+
+# The table stands between these two lines of a page; all else on it is written by people.
+BEGIN = "<!-- generated: make docs -->"
+END = "<!-- end of what is generated -->"
+
+
+def option_table() -> str:
+    """A row for each option."""
+    return _table(
+        ("Variable", "In the file", "Default", "Meaning"),
+        (
+            (
+                f"`{option.variable}`",
+                f"`{option.key}`",
+                "" if option.field.default is None else f"`{toml_value(option.field.default)}`",
+                option.field.description or "",
+            )
+            for option in options()
+        ),
+    )
+
+
+def metric_table() -> str:
+    """A row for each metric, with the labels and the values that are known beforehand."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, "animora.ranking.v1.RankingService", ("Rank", "BatchRank"))
+    known = {metric.name: _labels(metric) for metric in registry.collect()}
+    _record_examples(metrics)
+    rows = []
+    for metric in sorted(registry.collect(), key=lambda metric: metric.name):
+        if not metric.samples:
+            raise ValueError(f"{metric.name} has no sample to read its labels from: record an example of it")
+        labels = (_label(name, known[metric.name].get(name, {})) for name in _labels(metric))
+        rows.append((f"`{_full_name(metric)}`", metric.type, "; ".join(labels), metric.documentation))
+    return _table(("Metric", "Type", "Labels", "Meaning"), rows)
+
+
+def with_table(page: str, table: str) -> str:
+    """A page with its generated part replaced.
+
+    Raises:
+        ValueError: The page has no place for it.
+    """
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page has no lines {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n\n{table}\n{END}{tail}"
+
+
+def pages() -> dict[str, str]:
+    """The generated tables by the file in docs/ that they stand in."""
+    return {"configuration.md": option_table(), "metrics.md": metric_table()}
+
+
+def write(docs: Path) -> None:
+    """Brings the pages in a folder up to date."""
+    for name, table in pages().items():
+        page = docs / name
+        page.write_text(with_table(page.read_text(encoding="utf-8"), table), encoding="utf-8")
+
+
+def _record_examples(metrics: Metrics) -> None:
+    """Gives a sample to each metric whose labels' values are not known beforehand."""
+    metrics.calls.handled("Rank", "OK")
+    metrics.ranks.request("Rank", "OK", None)
+    metrics.models.active("v1", 0.0)
+    metrics.models.rejections.labels("digest")
+
+
+def _labels(metric: Metric) -> dict[str, dict[str, None]]:
+    """Label names and their values, in the order in which they were made."""
+    labels: dict[str, dict[str, None]] = {}
+    for sample in metric.samples:
+        for name, value in sample.labels.items():
+            if name != "le":  # a histogram's own
+                labels.setdefault(name, {})[value] = None
+    return labels
+
+
+def _label(name: str, values: Iterable[str]) -> str:
+    listed = ", ".join(values)
+    return f"`{name}`: {listed}" if listed else f"`{name}`"
+
+
+def _full_name(metric: Metric) -> str:
+    return f"{metric.name}_total" if metric.type == "counter" else metric.name
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

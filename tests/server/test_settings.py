@@ -1,0 +1,212 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+from animora_server.configuration import describe, load_settings, options
+from animora_server.errors import ConfigurationError
+from animora_server.settings import GrpcSettings, Settings
+from pydantic import SecretStr, ValidationError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "animora.toml"
+
+
+def refused(environ: dict[str, str], file: Path | None = None) -> str:
+    """The text with which a configuration is refused."""
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(environ, file)
+    return str(error.value)
+
+
+def test_without_a_word_from_anybody_the_defaults_hold():
+    assert load_settings({"PATH": "/bin"}, None) == Settings()
+
+
+def test_the_environment_goes_over_the_file_and_the_file_over_the_defaults(file: Path):
+    file.write_text('[grpc]\nport = 1\nhost = "localhost"\n[catalog]\nmax_block_age = 30\n')
+    settings = load_settings({"ANIMORA_GRPC_PORT": "2", "ANIMORA_CACHE_TTL": "7.5"}, file)
+    assert (settings.grpc.port, settings.grpc.host) == (2, "localhost")
+    assert (settings.catalog.max_block_age, settings.cache.ttl) == (30, 7.5)
+    assert settings.http == Settings().http
+
+
+def test_the_process_own_environment_is_not_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ANIMORA_GRPC_PORT", "2")
+    monkeypatch.setenv("GRPC", "no JSON")
+    assert load_settings({}, None) == Settings()
+
+
+def test_each_number_and_switch_can_be_set_by_its_variable():
+    for option in options():
+        if isinstance(option.field.default, bool | int | float):
+            smallest = next((limit.ge for limit in option.field.metadata if hasattr(limit, "ge")), 1)
+            settings = load_settings({option.variable: str(int(smallest))}, None)
+            assert getattr(getattr(settings, option.section), option.name) == smallest
+
+
+def test_words_become_what_the_option_is():
+    settings = load_settings(
+        {
+            "ANIMORA_GRPC_HOST": "0.0.0.0",
+            "ANIMORA_GRPC_INSECURE": "true",
+            "ANIMORA_CATALOG_DIRECTORY": "/var/cache/animora",
+            "ANIMORA_DATABASE_URL": "postgresql:///animora",
+        },
+        None,
+    )
+    assert settings.grpc.insecure is True
+    assert settings.catalog.directory == Path("/var/cache/animora")
+    assert settings.database.url == SecretStr("postgresql:///animora")
+
+
+def test_an_empty_variable_is_not_set(file: Path):
+    file.write_text('[grpc]\ntls_certificate = "c.pem"\ntls_key = "k.pem"\n')
+    settings = load_settings({"ANIMORA_GRPC_TLS_KEY": "", "ANIMORA_GRPC_PORT": ""}, file)
+    assert (settings.grpc.tls_key, settings.grpc.port) == (Path("k.pem"), 50051)
+
+
+def test_the_file_and_the_clients_target_are_no_options():
+    environ = {"ANIMORA_CONFIG": "animora.toml", "ANIMORA_TARGET": "localhost:50051"}
+    assert load_settings(environ, None) == Settings()
+
+
+def test_what_kubernetes_says_of_services_is_passed_over():
+    environ = {
+        "ANIMORA_SERVICE_HOST": "10.0.0.1",
+        "ANIMORA_SERVICE_PORT": "50051",
+        "ANIMORA_SERVICE_PORT_GRPC": "50051",
+        "ANIMORA_PORT": "tcp://10.0.0.1:50051",
+        "ANIMORA_SERVER_PORT": "tcp://10.0.0.1:50051",
+        "ANIMORA_SERVER_PORT_50051_TCP_ADDR": "10.0.0.1",
+    }
+    assert load_settings(environ, None) == Settings()
+
+
+def test_misspelt_variables_are_refused_each_with_what_may_be_meant():
+    text = refused({"ANIMORA_GRPC_PROT": "1", "ANIMORA_CATALOG_MAX_BLOK_AGE": "1", "ANIMORA_PORT": "50051"})
+    lines = dict(line.split(": ", 1) for line in text.splitlines())
+    assert lines["ANIMORA_GRPC_PROT"] == "no such option; did you mean ANIMORA_GRPC_PORT?"
+    assert lines["ANIMORA_CATALOG_MAX_BLOK_AGE"].endswith("did you mean ANIMORA_CATALOG_MAX_BLOCK_AGE?")
+    assert lines["ANIMORA_PORT"].startswith("no such option")
+
+
+def test_a_whole_section_in_one_variable_is_refused():
+    assert "ANIMORA_GRPC: no such option" in refused({"ANIMORA_GRPC": '{"port": 1}'})
+
+
+def test_unknown_keys_and_tables_of_the_file_are_refused(file: Path):
+    file.write_text("[grpc]\nprot = 1\n[zebra]\nport = 1\n")
+    text = refused({}, file)
+    assert f"grpc.prot in {file}: no such option; did you mean grpc.port?" in text
+    assert f"zebra in {file}: no such option" in text
+
+
+@pytest.mark.parametrize("content", ["grpc = 5", "[[grpc]]\nport = 1"])
+def test_a_section_that_is_no_table_is_refused(file: Path, content: str):
+    file.write_text(content)
+    assert refused({}, file).startswith(f"grpc in {file}: ")
+
+
+def test_wrong_values_are_refused_where_they_were_written(file: Path):
+    file.write_text('[log]\nlevel = "loud"\n[http]\nport = 70000\n')
+    lines = refused({"ANIMORA_GRPC_PORT": "many", "ANIMORA_HTTP_PORT": "-1"}, file).splitlines()
+    assert sorted(line.partition(": ")[0] for line in lines) == [
+        "ANIMORA_GRPC_PORT",
+        "ANIMORA_HTTP_PORT",
+        f"log.level in {file}",
+    ]
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e999"])
+def test_a_time_is_a_finite_number(value: str):
+    assert "ANIMORA_CACHE_TIMEOUT: Input should be a finite number" in refused(
+        {"ANIMORA_CACHE_TIMEOUT": value}
+    )
+
+
+def test_options_that_do_not_go_together_are_refused_with_the_way_out():
+    assert "or say insecure = true" in refused({"ANIMORA_GRPC_HOST": "0.0.0.0"})
+    assert "set both or neither" in refused({"ANIMORA_GRPC_TLS_KEY": "key.pem"})
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_its_name(file: Path):
+    assert refused({}, file) == f"{file}: there is no such configuration file"
+    file.write_text("port: 1")
+    assert refused({}, file).startswith(f"{file}: not a TOML file: ")
+    file.write_bytes(b"\xff\xfe")
+    assert refused({}, file).startswith(f"{file}: cannot be read: ")
+
+
+@pytest.mark.parametrize("section", ["database", "cache"])
+def test_a_secret_is_in_no_message(file: Path, section: str):
+    file.write_text(
+        f'[{section}]\nurl = "rdeis://:hunter2@host"\ntimeout = "hunter2"\n[hunter]\nx = "hunter2"\n'
+    )
+    with pytest.raises(ConfigurationError) as error:
+        load_settings({f"ANIMORA_{section.upper()}_URL": "sider://:hunter2@host"}, file)
+    assert "hunter2" not in str(error.value)
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__
+
+
+def test_wrong_values_are_not_quoted_by_the_settings_themselves():
+    with pytest.raises(ValidationError) as error:
+        Settings.model_validate({"cache": {"url": "sider://:hunter2@host"}})
+    assert "hunter2" not in str(error.value)
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().grpc.port = 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_loopback_needs_no_tls(host: str):
+    assert GrpcSettings(host=host).host == host
+
+
+def test_a_description_is_a_file_that_gives_the_same_settings(file: Path):
+    settings = load_settings(
+        {
+            "ANIMORA_GRPC_PORT": "1",
+            "ANIMORA_MODELS_STORE": 'a "quoted" folder\\ with a\ttab and ünïcode',
+            "ANIMORA_CATALOG_DIRECTORY": "/var/cache/animora",
+            "ANIMORA_MODELS_READY_REQUIRES_MODEL": "yes",
+        },
+        None,
+    )
+    file.write_text(describe(settings), encoding="utf-8")
+    assert load_settings({}, file) == settings
+
+
+def test_a_description_has_every_option():
+    described = describe(Settings())
+    for option in options():
+        assert f"\n{option.name} = " in described or f"\n# {option.name} is not set" in described
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://:hunter2@host:6379/0", "redis://:*****@host:6379/0"),
+        ("redis://user:hun%40ter2@host", "redis://user:*****@host"),
+        ("redis://[::1]:6379?password=hunter2&db=1", "redis://[::1]:6379?password=*****&db=1"),
+        ("unix:///run/redis.sock?db=0", "unix:///run/redis.sock?db=0"),
+        # Not escaped as they should be, so that the password seems to be something else:
+        ("redis://:hun/ter2@host", "*****"),
+        ("redis://:hun#ter2@host", "*****"),
+        ("redis://:hun?ter2@host", "*****"),
+        ("redis://[hunter2", "*****"),
+    ],
+)
+def test_passwords_are_hidden_in_a_description(url: str, shown: str):
+    settings = load_settings({"ANIMORA_CACHE_URL": url}, None)
+    assert tomllib.loads(describe(settings))["cache"]["url"] == shown
+
+
+def test_a_dsn_in_words_is_hidden_whole():
+    settings = load_settings({"ANIMORA_DATABASE_URL": "host=db user=animora password=hunter2"}, None)
+    assert tomllib.loads(describe(settings))["database"]["url"] == "*****"
