@@ -13,16 +13,21 @@ from pathlib import Path
 import asyncpg
 import pytest
 import redis.asyncio
+
 from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
 from animora_server.embedded.postgres import DATABASE
 
 TEMPLATE = "animora_template"
+MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Path]:
-    """A folder whose path is short enough for sockets and lets an unprivileged server through."""
-    directory = _fresh_directory(Path("/tmp"))
+    """A folder whose path is short enough for sockets and lets an unprivileged server through.
+
+    In memory where there is room: a database is three hundred files, and each test has its own.
+    """
+    directory = _fresh_directory(MEMORY if _has_room(MEMORY) else Path("/tmp"))
     yield directory
     shutil.rmtree(directory)
 
@@ -151,6 +156,14 @@ def frozen() -> Callable[[int], AbstractContextManager[None]]:
                 os.kill(process, signal.SIGCONT)
 
     return freeze
+
+
+def _has_room(directory: Path) -> bool:
+    """Whether servers may keep their data there, and programs be run there: PostgreSQL may need a copy."""
+    if not directory.is_dir():
+        return False
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize > 4 << 30 and not status.f_flag & os.ST_NOEXEC
 
 
 def _fresh_directory(parent: Path) -> Path:
