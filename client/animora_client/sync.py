@@ -5,9 +5,9 @@ from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
-from animora.ranking.v1 import ranking_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 
+from animora.ranking.v1 import ranking_pb2_grpc
 from animora_client.connection import (
     DEFAULT_CHANNEL,
     DEFAULT_TARGET,

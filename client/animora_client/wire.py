@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-from animora.ranking.v1 import ranking_pb2
 from grpc import StatusCode
 
+from animora.ranking.v1 import ranking_pb2
 from animora_client.errors import Internal, RankingError
 from animora_client.ranking import CacheStatus, DegradedReason, Dropped, Ranker, Ranking
 from animora_client.request import CachePolicy, RankRequest

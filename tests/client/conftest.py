@@ -3,8 +3,8 @@
 import socket
 
 import pytest
-from animora_client import AsyncRankingClient
 
+from animora_client import AsyncRankingClient
 from tests.client.scripted_server import serving
 
 

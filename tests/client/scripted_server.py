@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from animora.ranking.v1 import ranking_pb2, ranking_pb2_grpc
-from animora_client.wire import SERVICE
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health
 from grpc_status import rpc_status
+
+from animora.ranking.v1 import ranking_pb2, ranking_pb2_grpc
+from animora_client.wire import SERVICE
 
 Behaviour = Callable[[ranking_pb2.RankRequest, Any], Awaitable[ranking_pb2.RankResponse]]
 

@@ -5,6 +5,8 @@ import pickle
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
+
 from animora.ranking.v1 import ranking_pb2
 from animora_client import (
     AsyncRankingClient,
@@ -23,8 +25,6 @@ from animora_client import (
     Unauthenticated,
     Unavailable,
 )
-from google.rpc import error_details_pb2
-
 from tests.client.scripted_server import answering, bad_request, failing, hanging, retry_info
 
 Code = grpc.StatusCode

@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
+
 from animora.ranking.v1 import ranking_pb2
 from animora_client import (
     AsyncRankingClient,
@@ -19,7 +20,6 @@ from animora_client import (
     RankingClient,
     RankRequest,
 )
-
 from tests.client.scripted_server import answering
 
 LARGEST = 2**63 - 1

@@ -4,8 +4,8 @@ import subprocess
 
 import grpc
 import pytest
-from animora_client import AsyncRankingClient, RankingClient, Tls, Unavailable
 
+from animora_client import AsyncRankingClient, RankingClient, Tls, Unavailable
 from tests.client.scripted_server import serving
 
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from animora.ranking.v1 import ranking_pb2
 from google.protobuf.message import DecodeError
 
+from animora.ranking.v1 import ranking_pb2
 from animora_client.bench.traffic import Call, IntArray
 from animora_client.status import read_status
 

@@ -38,36 +38,34 @@ def _draw_percentiles(axes: Axes, latencies: DoubleArray) -> None:
         axes.text(0.5, 0.5, "no call ended well", transform=axes.transAxes, ha="center")
         return
     shares = np.arange(count) / count  # of calls that were faster
-    axes.plot(1 / (1 - shares), latencies * 1000, color=BLUE)
-    axes.set_ylim(bottom=0)
+    axes.plot(1 / (1 - shares), latencies * 1000, drawstyle="steps-post", color=BLUE)
+    axes.set_ylim(0, latencies[-1] * 1150)  # room for the topmost label
     for name, value in percentiles(latencies).items():
         share = QUANTILES[name]
         x = count if share == 1 else 1 / (1 - share)
-        if x <= count:
-            axes.annotate(
-                f"{name}: {value * 1000:.2f}",
-                (x, value * 1000),
-                xytext=(-4, 6),
-                textcoords="offset points",
-                ha="right",
-            )
+        if x <= count / 2 or share == 1:  # others would lie on the maximum
             axes.plot(x, value * 1000, "o", color=BLUE, markersize=4)
+            label = f"{name}: {value * 1000:.2f}"
+            axes.annotate(label, (x, value * 1000), (-4, 6), textcoords="offset points", ha="right")
 
 
 def _draw_throughput(axes: Axes, timeline: Timeline) -> None:
     axes.set(title="Throughput", ylabel="calls/s", xlabel="seconds")
-    axes.step(timeline.starts, timeline.ok, where="post", color=BLUE, label="ok")
+    axes.stairs(timeline.ok, timeline.edges, color=BLUE, label="ok", linewidth=1.5)
     if timeline.failed.any():
-        axes.step(timeline.starts, timeline.failed, where="post", color=RED, label="failed")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+        axes.stairs(timeline.failed, timeline.edges, color=RED, label="failed", linewidth=1.5)
+    _finish(axes, timeline)
 
 
 def _draw_latency(axes: Axes, timeline: Timeline) -> None:
     axes.set(title="Latency", ylabel="ms", xlabel="seconds")
-    axes.step(timeline.starts, timeline.p50 * 1000, where="post", color=BLUE, label="p50")
-    axes.step(timeline.starts, timeline.p99 * 1000, where="post", color=ORANGE, label="p99")
+    axes.stairs(timeline.p50 * 1000, timeline.edges, color=BLUE, label="p50", linewidth=1.5)
+    axes.stairs(timeline.p99 * 1000, timeline.edges, color=ORANGE, label="p99", linewidth=1.5)
+    _finish(axes, timeline)
+
+
+def _finish(axes: Axes, timeline: Timeline) -> None:
+    axes.set_xlim(0, timeline.edges[-1])
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right")
+    axes.legend()

@@ -24,7 +24,7 @@ class Timeline:
 
     Attributes:
         width: Seconds of a slice.
-        starts: Seconds from the beginning of the measurement.
+        edges: float64 (s + 1), where slices begin and end, in seconds from the beginning of the measurement.
         ok: Calls a second that ended well.
         failed: Calls a second that did not.
         p50: Median latency in seconds of those that ended well in the slice; NaN without any.
@@ -32,7 +32,7 @@ class Timeline:
     """
 
     width: float
-    starts: DoubleArray
+    edges: DoubleArray
     ok: DoubleArray
     failed: DoubleArray
     p50: DoubleArray
@@ -142,7 +142,7 @@ def _timeline(done: DoubleArray, latencies: DoubleArray, ok: BoolArray, seconds:
     in_slices = [np.sort(latencies[ok & (of_call == index)]) for index in range(slices)]
     return Timeline(
         width=width,
-        starts=np.arange(slices, dtype=np.float64) * width,
+        edges=np.arange(slices + 1, dtype=np.float64) * width,
         ok=np.bincount(of_call[ok], minlength=slices) / width,
         failed=np.bincount(of_call[~ok], minlength=slices) / width,
         p50=np.array([percentile(one, 0.5) for one in in_slices]),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from animora.ranking.v1 import ranking_pb2
 
+from animora.ranking.v1 import ranking_pb2
 from animora_client.request import CachePolicy, RankRequest
 from animora_client.wire import SERVICE, batch_message, rank_message
 

@@ -16,11 +16,30 @@ from animora_client.ranking import Ranking
 from animora_client.request import CachePolicy, RankOptions
 
 
+def _ids(text: str, option: str) -> tuple[int, ...]:
+    """Ids between commas or white space."""
+    return tuple(_id(word, option) for word in text.replace(",", " ").split())
+
+
+def _id(word: str, option: str) -> int:
+    try:
+        number = int(word)
+    except ValueError:
+        raise BadParameter(f"{word[:40]!r} is not an integer.", param_hint=option) from None
+    if not -(2**63) <= number < 2**63:
+        raise BadParameter(f"{word[:40]} does not fit 64 bits.", param_hint=option)
+    return number
+
+
+def _user_id(word: str) -> int:
+    return _id(word, "--user")
+
+
 @dataclass(frozen=True, slots=True)
 class RankArguments:
     """What to rank and how."""
 
-    user: Annotated[int, Option(help="Whose taste counts.", min=-(2**63), max=2**63 - 1)]
+    user: Annotated[int, Option(metavar="ID", parser=_user_id, help="Whose taste counts.")]
     posts: Annotated[str, Option(metavar="ID,ID,...", help="The posts to order.")] = ""
     posts_file: Annotated[
         str,
@@ -80,24 +99,11 @@ def rank(
         console.print(_origin(ranking), soft_wrap=True, markup=False)
 
 
-def _ids(text: str, option: str) -> tuple[int, ...]:
-    """Ids between commas or white space."""
-    ids = []
-    for word in text.replace(",", " ").split():
-        try:
-            ids.append(int(word))
-        except ValueError:
-            raise BadParameter(f"{option}: {word[:40]!r} is not an integer.") from None
-        if not -(2**63) <= ids[-1] < 2**63:
-            raise BadParameter(f"{option}: {word} does not fit 64 bits.")
-    return tuple(ids)
-
-
 def _read(file: str) -> str:
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadParameter(f"--posts-file: {error}") from None
+        raise BadParameter(str(error), param_hint="--posts-file") from None
 
 
 def _table(user_id: int, ranking: Ranking) -> Table:

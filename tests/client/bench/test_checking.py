@@ -1,0 +1,78 @@
+"""The load generator believes no reply unchecked."""
+
+import numpy as np
+import pytest
+from google.rpc import status_pb2
+
+from animora.ranking.v1 import ranking_pb2
+from animora_client.bench.checking import OK, judge
+from animora_client.bench.traffic import Call
+
+CANDIDATES = np.array([10, 20, 30], np.int64)
+
+
+def response(
+    posts=(30, 10, 20), scores=(0.9, 0.5, 0.5), ranker=ranking_pb2.RANKER_NEUCF, version="v1", dropped=None
+):
+    return ranking_pb2.RankResponse(
+        post_ids=posts, scores=scores, ranker=ranker, model_version=version, dropped=dropped
+    )
+
+
+def outcome(message, limit=0):
+    return judge(Call(b"", (CANDIDATES,), limit, is_batch=False), message.SerializeToString()).outcome
+
+
+def test_right_replies_pass():
+    dropped = ranking_pb2.DroppedCandidates(unknown=1, blocked=1)
+
+    assert outcome(response()) == OK
+    assert outcome(response((20,), (0.1,), dropped=dropped)) == OK
+    assert outcome(response((20, 30), (0.1, 0.1)), limit=2) == OK
+    assert outcome(response((), (), dropped=ranking_pb2.DroppedCandidates(seen=3))) == OK
+    assert outcome(response(ranker=ranking_pb2.RANKER_HEURISTIC, version="")) == OK
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        (response((10, 20, 40)), "a post that was no candidate"),
+        (response((10, 20, 25)), "a post that was no candidate"),
+        (response((10, 20, 10)), "a post twice"),
+        (response(scores=(0.5, 0.9, 0.1)), "scores do not descend"),
+        (response(scores=(0.9, float("nan"), 0.1)), "scores do not descend"),
+        (response(scores=(0.9, 0.5)), "posts and scores differ in number"),
+        (response((10, 20), (0.9, 0.5)), "posts are missing or too many"),
+        (response(version=""), "no model version"),
+    ],
+)
+def test_wrong_replies_are_named(wrong, problem):
+    assert outcome(wrong) == f"wrong reply: {problem}"
+
+
+def test_more_posts_than_the_limit_are_wrong():
+    assert outcome(response(), limit=2) == "wrong reply: posts are missing or too many"
+
+
+def test_bytes_that_are_no_message_are_wrong():
+    verdict = judge(Call(b"", (CANDIDATES,), 0, is_batch=False), b"\xff")
+
+    assert verdict.outcome == "wrong reply: not a message"
+
+
+def batch(*results):
+    call = Call(b"", (CANDIDATES,) * 3, 0, is_batch=True)
+    return judge(call, ranking_pb2.BatchRankResponse(results=results).SerializeToString())
+
+
+def test_a_batch_is_as_good_as_its_worst_request():
+    right = ranking_pb2.RankResult(response=response())
+    refused = ranking_pb2.RankResult(error=status_pb2.Status(code=8))
+    twice = ranking_pb2.RankResult(response=response((10, 10, 20)))
+
+    assert batch(right, right, right).outcome == OK
+    assert batch(right, refused, twice).outcome == "RESOURCE_EXHAUSTED"
+    assert len(batch(right, refused, twice).rankings) == 1
+    assert batch(twice, right, right).outcome == "wrong reply: a post twice"
+    assert batch(right, right, ranking_pb2.RankResult()).outcome == "wrong reply: a result without an outcome"
+    assert batch(right, right).outcome == "wrong reply: too few or too many results"

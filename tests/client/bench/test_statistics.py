@@ -1,0 +1,163 @@
+"""Arrivals, traffic and the numbers that are reported: pure."""
+
+import math
+from itertools import islice, takewhile
+
+import numpy as np
+import pytest
+
+from animora.ranking.v1 import ranking_pb2
+from animora_client.bench.arrivals import Arrivals, arrival_times
+from animora_client.bench.checking import OK, Verdict
+from animora_client.bench.recording import Recorder, Timing
+from animora_client.bench.report import as_json
+from animora_client.bench.summary import percentile, percentiles, summarise
+from animora_client.bench.traffic import MAX_IDS, IdRange, Traffic, make_calls
+
+MODEL = ranking_pb2.RankResponse(
+    ranker=ranking_pb2.RANKER_NEUCF, model_version="v1", cache=ranking_pb2.CACHE_STATUS_HIT
+)
+STAND_IN = ranking_pb2.RankResponse(
+    ranker=ranking_pb2.RANKER_HEURISTIC,
+    cache=ranking_pb2.CACHE_STATUS_BYPASS,
+    degraded_reason=ranking_pb2.DEGRADED_REASON_OVERLOADED,
+)
+
+
+def test_constant_arrivals_are_a_clock():
+    assert list(islice(arrival_times(Arrivals.CONSTANT, 4, seed=0), 3)) == [0, 0.25, 0.5]
+
+
+def test_poisson_arrivals_keep_their_rate_and_vary():
+    times = np.array(list(takewhile(lambda time: time < 100, arrival_times(Arrivals.POISSON, 200, seed=1))))
+    gaps = np.diff(times)
+
+    assert len(times) == pytest.approx(20_000, rel=0.03)
+    assert (gaps >= 0).all()
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.03)  # as of an exponential distribution
+
+
+def test_the_same_seed_arrives_and_asks_the_same():
+    def first(seed):
+        return list(islice(arrival_times(Arrivals.POISSON, 10, seed), 5))
+
+    traffic = Traffic(IdRange(1, 9), IdRange(1, 50), candidates=5, distinct=3, seed=4)
+
+    assert first(1) == first(1) != first(2)
+    assert [call.body for call in make_calls(traffic)] == [call.body for call in make_calls(traffic)]
+
+
+def test_calls_hold_random_users_and_different_posts_of_the_ranges():
+    traffic = Traffic(IdRange(-3, 3), IdRange(100, 119), candidates=20, limit=7, distinct=50)
+
+    calls = make_calls(traffic)
+    messages = [ranking_pb2.RankRequest.FromString(call.body) for call in calls]
+
+    assert {message.user_id for message in messages} == set(range(-3, 4))
+    assert all(sorted(message.post_ids) == list(range(100, 120)) for message in messages)
+    assert len({tuple(message.post_ids) for message in messages}) > 40, "candidates come in random order"
+    assert {message.limit for message in messages} == {7}
+    assert (calls[0].candidates[0] == np.arange(100, 120)).all()
+
+
+def test_a_batch_holds_as_many_requests():
+    call = make_calls(Traffic(IdRange(1, 9), IdRange(1, 50), candidates=5, batch=4, distinct=1))[0]
+
+    message = ranking_pb2.BatchRankRequest.FromString(call.body)
+
+    assert len(message.requests) == len(call.candidates) == 4
+    assert (np.sort(message.requests[2].post_ids) == call.candidates[2]).all()
+
+
+def test_calls_that_would_fill_the_memory_are_fewer():
+    traffic = Traffic(IdRange(1, 9), IdRange(1, 10**9), candidates=10_000, batch=10, distinct=10**6)
+
+    assert traffic.calls == MAX_IDS // 100_000
+
+
+@pytest.mark.parametrize("text", ["", "5", "a-b", "9-1", "1-9223372036854775808", "1-2-3"])
+def test_what_is_no_range_is_refused(text):
+    with pytest.raises(ValueError, match="is not a range"):
+        IdRange.parse(text)
+
+
+def test_a_range_may_lie_below_0():
+    assert IdRange.parse("-5--3") == IdRange(-5, -3)
+    assert len(IdRange.parse(" -5-3 ")) == 9
+
+
+def test_more_candidates_than_posts_are_refused():
+    with pytest.raises(ValueError, match="cannot be drawn from posts 1-10"):
+        Traffic(IdRange(1, 9), IdRange(1, 10), candidates=11)
+
+
+@pytest.mark.parametrize(
+    ("quantile", "expected"), [(0.5, 50), (0.9, 90), (0.99, 99), (0.999, 100), (1, 100), (0, 1)]
+)
+def test_a_percentile_is_a_value_that_was_measured(quantile, expected):
+    assert percentile(np.arange(1.0, 101.0), quantile) == expected
+
+
+def test_percentiles_of_nothing_are_not_numbers():
+    assert all(math.isnan(value) for value in percentiles(np.empty(0)).values())
+
+
+def record(warmup=1.0, elapsed=3.0):
+    recorder = Recorder(warmup)
+    recorder.add(Timing(0.5, 0.5, 0.6), Verdict(OK, (MODEL,)))  # of the warm-up
+    recorder.add(Timing(1.0, 1.1, 1.5), Verdict(OK, (MODEL, MODEL)))
+    recorder.add(Timing(2.0, 2.0, 2.1), Verdict(OK, (STAND_IN, STAND_IN)))
+    recorder.add(Timing(2.5, 2.5, 2.6), Verdict("UNAVAILABLE"))
+    recorder.add(Timing(2.9, 2.9, 3.4), Verdict(OK, (MODEL, MODEL)))  # ends after the window
+    recorder.elapsed = elapsed
+    return recorder
+
+
+def test_the_summary_leaves_out_the_warm_up():
+    summary = summarise(record())
+
+    assert summary.seconds == 2.0
+    assert (summary.calls, summary.ok, summary.failed) == (4, 3, 1)
+    assert summary.failures == {"UNAVAILABLE": 1}
+    assert summary.calls_per_second == 1.0  # two ended well within two seconds
+    assert summary.rankings_per_second == 2.0
+    assert summary.latencies == pytest.approx([0.1, 0.5, 0.5])
+    assert summary.send_lags == pytest.approx([0, 0, 0, 0.1])
+    assert summary.rankers == {"neucf": 4, "heuristic": 2}
+    assert summary.caches == {"hit": 4, "bypass": 2}
+    assert summary.degraded == {"overloaded": 2}
+    assert summary.model_versions == {"v1": 4}
+
+
+def test_latency_runs_from_the_moment_a_call_was_meant_to_be_sent():
+    recorder = Recorder(warmup=0)
+    recorder.add(Timing(intended=1.0, sent=1.9, done=2.0), Verdict(OK, (MODEL,)))
+    recorder.elapsed = 2.0
+
+    assert summarise(recorder).latencies == pytest.approx([1.0])
+
+
+def test_the_timeline_adds_up_to_the_calls_of_the_window():
+    timeline = summarise(record()).timeline
+
+    assert timeline.ok.sum() * timeline.width == pytest.approx(2)
+    assert timeline.failed.sum() * timeline.width == pytest.approx(1)
+    assert timeline.edges[-1] == pytest.approx(2.0)
+    assert timeline.p50[5] == pytest.approx(0.5)  # the call that ended 0.5 s into 2 s of 20 slices
+    assert math.isnan(timeline.p50[0])
+
+
+def test_calls_that_were_never_sent_count_as_failed():
+    recorder = record()
+    recorder.unsent = 3
+
+    assert summarise(recorder).failed == 4
+
+
+def test_a_load_that_ended_in_its_warm_up_has_an_empty_summary():
+    recorder = Recorder(warmup=1.0)
+    recorder.elapsed = 0.4
+    summary = summarise(recorder)
+
+    assert (summary.calls, summary.seconds, summary.calls_per_second) == (0, 0.0, 0.0)
+    assert as_json(summary, {})["latency_seconds"] == dict.fromkeys(["p50", "p90", "p99", "p99.9", "max"])
