@@ -1,0 +1,56 @@
+# The ranking server. Build from the root of the checkout:
+#
+#   docker build --file deploy/server.Dockerfile --tag animora-server .
+#
+# TORCH is the PyTorch build to install. The default is what the package index offers for the platform, which
+# on Linux x86-64 runs on CUDA and on the CPU. For a smaller image that runs on the CPU alone, name PyTorch's
+# index of CPU builds:
+#
+#   docker build ... --build-arg TORCH=torch==2.13.0+cpu --build-arg PIP_EXTRA_INDEX_URL=...
+ARG PYTHON_VERSION=3.12
+
+FROM python:${PYTHON_VERSION}-slim AS build
+ARG TORCH=torch==2.13.0
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/animora
+WORKDIR /build
+# PyTorch first, in a layer of its own: it is most of the image and changes least.
+COPY constraints.txt ./
+RUN /opt/animora/bin/pip install --constraint constraints.txt "${TORCH}"
+COPY pyproject.toml README.md LICENSE ./
+COPY proto proto
+COPY client client
+COPY training training
+COPY server server
+COPY deploy/sql deploy/sql
+RUN /opt/animora/bin/pip install --constraint constraints.txt ".[server]"
+
+FROM python:${PYTHON_VERSION}-slim
+LABEL org.opencontainers.image.title="animora-server" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# Volumes take over the owner of the folders that they cover.
+RUN groupadd --gid 10001 animora \
+    && useradd --uid 10001 --gid animora --no-create-home --shell /usr/sbin/nologin animora \
+    && install --directory --owner=animora --group=animora /models /var/lib/animora
+COPY --from=build /opt/animora /opt/animora
+# Beyond loopback the server wants TLS, or ANIMORA_GRPC_INSECURE=true, said by whoever runs it.
+ENV PATH=/opt/animora/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    ANIMORA_GRPC_HOST=0.0.0.0 \
+    ANIMORA_HTTP_HOST=0.0.0.0 \
+    ANIMORA_CATALOG_DIRECTORY=/var/lib/animora \
+    ANIMORA_MODELS_STORE=/models
+WORKDIR /var/lib/animora
+USER 10001:10001
+EXPOSE 50051 9464
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "from os import environ; from urllib.request import urlopen; \
+urlopen('http://127.0.0.1:' + environ.get('ANIMORA_HTTP_PORT', '9464') + '/livez', timeout=2)"]
+ENTRYPOINT ["animora-server"]
+CMD ["serve"]

@@ -1,0 +1,43 @@
+# The trainer: a job that ends, for a scheduler to start. Build from the root of the checkout:
+#
+#   docker build --file deploy/trainer.Dockerfile --tag animora-trainer .
+#
+# TORCH and the index arguments are those of server.Dockerfile.
+ARG PYTHON_VERSION=3.12
+
+FROM python:${PYTHON_VERSION}-slim AS build
+ARG TORCH=torch==2.13.0
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/animora
+WORKDIR /build
+COPY constraints.txt ./
+RUN /opt/animora/bin/pip install --constraint constraints.txt "${TORCH}"
+COPY pyproject.toml README.md LICENSE ./
+COPY proto proto
+COPY client client
+COPY training training
+COPY server server
+COPY deploy/sql deploy/sql
+RUN /opt/animora/bin/pip install --constraint constraints.txt ".[training]"
+
+FROM python:${PYTHON_VERSION}-slim
+LABEL org.opencontainers.image.title="animora-trainer" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# The user of the server's image: what one publishes, the other reads.
+RUN groupadd --gid 10001 animora \
+    && useradd --uid 10001 --gid animora --no-create-home --shell /usr/sbin/nologin animora \
+    && install --directory --owner=animora --group=animora /models
+COPY --from=build /opt/animora /opt/animora
+ENV PATH=/opt/animora/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    ANIMORA_MODELS_STORE=/models
+USER 10001:10001
+STOPSIGNAL SIGTERM
+HEALTHCHECK NONE
+ENTRYPOINT ["animora-train"]
+CMD ["fit", "--activate"]

@@ -1,0 +1,19 @@
+"""What is in deploy/, parsed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def checkout():
+    """The root of the checkout, which images are built from."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def compose():
+    return yaml.safe_load((CHECKOUT / "deploy/compose.yaml").read_text())

@@ -1,0 +1,81 @@
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from animora_server.metrics import Metrics
+
+
+@pytest.fixture(scope="module")
+def directory(checkout):
+    return checkout / "deploy/prometheus"
+
+
+@pytest.fixture(scope="module")
+def configuration(directory):
+    return yaml.safe_load((directory / "prometheus.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def alerts(directory):
+    groups = yaml.safe_load((directory / "rules.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+@pytest.fixture(scope="module")
+def instruments():
+    """The server's families, by name."""
+    metrics = Metrics(CollectorRegistry(), "animora.ranking.v1.RankingService", ("Rank",))
+    return {family.name: family for family in metrics.registry.collect()}
+
+
+def family_of(series):
+    """The family's name: a counter's and a histogram's series have a suffix."""
+    return re.sub(r"_(total|bucket|sum|count)$", "", series)
+
+
+def test_the_rule_files_exist(configuration, directory):
+    assert configuration["rule_files"]
+    assert all((directory / name).is_file() for name in configuration["rule_files"])
+
+
+def test_the_server_of_the_compose_file_is_scraped(configuration, compose):
+    (job,) = configuration["scrape_configs"]
+    (target,) = job["static_configs"][0]["targets"]
+    host, _, port = target.partition(":")
+    assert host in compose["services"]
+    assert f"127.0.0.1:{port}:{port}" in compose["services"][host]["ports"]
+
+
+def test_alerts_ask_for_metrics_and_labels_that_the_server_has(alerts, instruments):
+    for alert in alerts:
+        for series, matchers in re.findall(r"\b((?:animora|grpc)_[a-z_]+)(?:\{([^}]*)\})?", alert["expr"]):
+            if series == "grpc_code":
+                continue
+            family = instruments[family_of(series)]
+            assert (series == family.name) == (family.type == "gauge"), series
+            if family.samples:
+                labels = set(re.findall(r"(\w+)=", matchers))
+                assert labels <= {name for sample in family.samples for name in sample.labels}, series
+
+
+def test_alerts_are_named_once_and_say_how_grave_they_are_and_why(alerts):
+    names = [alert["alert"] for alert in alerts]
+    assert len(set(names)) == len(names)
+    for alert in alerts:
+        assert alert["labels"]["severity"] in {"page", "ticket"}
+        assert "$labels.instance" in alert["annotations"]["summary"]
+
+
+@pytest.mark.parametrize("arguments", [["config", "prometheus.yml"], ["rules", "rules.yml"]])
+def test_promtool_accepts_the_files(directory, arguments):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    result = subprocess.run(
+        [promtool, "check", *arguments], cwd=directory, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
