@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack
 
 import pytest
+
 from animora_server.embedded.account import Account
 from animora_server.embedded.binaries import find_postgres
 

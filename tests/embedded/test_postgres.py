@@ -6,6 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
+
 from animora_server.embedded import EmbeddedError, EmbeddedPostgres
 from animora_server.embedded.binaries import find_postgres
 

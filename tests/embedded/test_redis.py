@@ -1,5 +1,6 @@
 import pytest
 import redis.asyncio
+
 from animora_server.embedded import EmbeddedError, EmbeddedRedis
 
 

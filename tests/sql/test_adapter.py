@@ -7,6 +7,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+
 from animora_server.embedded.schema import schema_files
 
 ORIGINAL = """

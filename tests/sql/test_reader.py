@@ -1,5 +1,6 @@
 import asyncpg
 import pytest
+
 from animora_server.embedded import apply_schema
 
 

@@ -2,6 +2,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 import pytest
+
 from animora_server.embedded import apply_schema
 from animora_server.errors import StoreError
 
