@@ -1,9 +1,11 @@
 """The `animora-server` command. The only module of the server that sees the environment."""
 
+import asyncio
 import os
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,11 +13,6 @@ from rich.console import Console
 from animora_server.errors import AnimoraError
 from animora_server.logs import configure_logs
 from animora_server.settings import Settings
-
-try:
-    from uvloop import run as run_loop
-except ImportError:  # not on Windows
-    from asyncio import run as run_loop
 
 cli = typer.Typer(
     help="Ranks the posts of a photo-sharing feed for each user.", no_args_is_help=True, add_completion=False
@@ -35,10 +32,10 @@ def serve(config: ConfigOption = None) -> None:
     settings = _settings(config)
     if not settings.database.url.get_secret_value():
         _fail("database.url (ANIMORA_DATABASE_URL) is required: the DSN of a role that may read the views")
-    configure_logs(settings.log)
+    configure_logs(settings.log.level, settings.log.format)
     from animora_server import app  # noqa: PLC0415  # torch takes a second; other commands do without
 
-    _leave(run_loop(app.serve(settings)))
+    _leave(_run(app.serve(settings)))
 
 
 @cli.command()
@@ -48,10 +45,10 @@ def demo(
 ) -> None:
     """Run everything on sample data until Ctrl-C: PostgreSQL, Redis, training, server, ranked feeds."""
     settings = _settings(config)
-    configure_logs(settings.log.model_copy(update={"level": "warning", "format": "console"}))
+    configure_logs("warning", "console")
     from animora_server.demo import Demo  # noqa: PLC0415  # see serve
 
-    _leave(run_loop(Demo(directory, settings, out).run()))
+    _leave(_run(Demo(directory, settings, out).run()))
 
 
 @cli.command("check-config")
@@ -79,6 +76,16 @@ def _settings(config: Path | None) -> Settings:
 def _fail(message: str) -> None:
     err.print(f"animora-server: {message}", markup=False)
     raise SystemExit(2)
+
+
+def _run(program: Coroutine[Any, Any, int]) -> int:
+    """Runs a program on uvloop, which saves about a tenth of a call, where there is one."""
+    try:
+        from uvloop import new_event_loop  # noqa: PLC0415  # not on Windows
+    except ImportError:
+        return asyncio.run(program)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(program)
 
 
 def _leave(status: int) -> None:

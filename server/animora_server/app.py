@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
-from animora_artifact import open_store
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from animora_artifact import open_store
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.cache import RedisScoreCache, rank_key
 from animora_server.health import Health

@@ -6,6 +6,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from pydantic import SecretStr
@@ -25,7 +26,8 @@ WARM_USERS = """
     SELECT user_id FROM animora.interactions GROUP BY user_id ORDER BY count(*) DESC, user_id LIMIT 2
 """
 COLD_USER = """
-    SELECT id FROM animora.users WHERE id NOT IN (SELECT user_id FROM animora.interactions) ORDER BY id LIMIT 1
+    SELECT id FROM animora.users WHERE id NOT IN (SELECT user_id FROM animora.interactions)
+    ORDER BY id LIMIT 1
 """
 NEWEST_POSTS = """
     SELECT id, caption FROM animora_app.posts WHERE deleted_at IS NULL ORDER BY created_at DESC LIMIT $1
@@ -113,7 +115,7 @@ class Demo:
         captions = {row["id"]: row["caption"] for row in posts}
         target = f"{self.settings.grpc.host}:{application.grpc.port}"
         for user, kind in (*((user, "a regular") for user in users), (cold_user, "new here")):
-            self.out.print(_feed(user, kind, await _rank(target, user, list(captions)), captions))
+            self.out.print(_feed(await _rank(target, user, list(captions)), kind, captions))
         self.out.print(
             f"\nServing on {target}, metrics on http://{self.settings.http.host}:{application.probes.port}/metrics."
             f"\nTry:  animora rank --target {target} --user {users[0]} "
@@ -125,16 +127,29 @@ class Demo:
         self.out.print(f"[bold]*[/bold] {line}")
 
 
-async def _rank(target: str, user: int, post_ids: list[int]) -> dict[str, object]:
+async def _rank(target: str, user: int, post_ids: list[int]) -> dict[str, Any]:
     """What `animora rank --json` prints."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "animora_client.cli", "rank", "--json"),
-        *("--target", target, "--user", str(user), "--limit", str(SHOWN)),
+        *(sys.executable, "-c", "from animora_client.cli import main; main()", "rank", "--json"),
+        *("--target", target, "--user", str(user), "--limit", str(SHOWN), "--timeout", "5"),
         *("--posts", ",".join(map(str, post_ids))),
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
     if process.returncode:
-        raise DemoFailed(f"animora rank failed for user {user}")
-    ranking: dict[str, object] = json.loads(output)
+        raise DemoFailed(f"animora rank failed for user {user}; its output above says why")
+    ranking: dict[str, Any] = json.loads(output)
     return ranking
+
+
+def _feed(ranking: dict[str, Any], kind: str, captions: dict[int, str]) -> Table:
+    model = f", model {ranking['model_version']}" if ranking["model_version"] else ""
+    table = Table(
+        title=f"user {ranking['user_id']} ({kind}), by {ranking['ranker']}{model}", title_justify="left"
+    )
+    table.add_column("post", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("caption")
+    for post in ranking["posts"]:
+        table.add_row(str(post["post_id"]), f"{post['score']:.4f}", captions[post["post_id"]])
+    return table

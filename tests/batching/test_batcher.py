@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
 

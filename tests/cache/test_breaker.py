@@ -2,6 +2,7 @@ from itertools import islice
 from random import Random
 
 import pytest
+
 from animora_server.cache.breaker import FIRST_DELAY, LONGEST_DELAY, Breaker
 
 

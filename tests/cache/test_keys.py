@@ -1,7 +1,8 @@
 import numpy as np
-from animora_server.cache import rank_key
 from hypothesis import given
 from hypothesis import strategies as st
+
+from animora_server.cache import rank_key
 
 ids = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6)
 inputs = st.tuples(

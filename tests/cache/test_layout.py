@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from animora_server.cache.layout import UnreadableValue, decode, encode, size
-from animora_server.types import FloatArray
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from animora_server.cache.layout import UnreadableValue, decode, encode, size
+from animora_server.types import FloatArray
 
 keys = st.binary(max_size=80)
 scores = arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))

@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+
 from animora_server.cache.lookups import MAX_BYTES, MAX_KEYS, Absent, LookUps
 
 NEVER = 60.0

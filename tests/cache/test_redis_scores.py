@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager
 import numpy as np
 import pytest
 import redis.asyncio
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
 from animora_server.cache import RedisScoreCache
 from animora_server.embedded import EmbeddedRedis
 from animora_server.errors import ConfigurationError
 from animora_server.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
-from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
 KEY = b"rank:1:key"
 STORED = b"animora:" + KEY

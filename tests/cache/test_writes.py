@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+
 from animora_server.cache.writes import MAX_BATCH, MAX_BATCH_BYTES, MAX_QUEUED_BYTES, Write, WriteQueue
 
 

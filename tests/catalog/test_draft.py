@@ -2,9 +2,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from animora_server.catalog import NEVER, EmbeddingRecords, PostDraft, PostRecords, PostTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from animora_server.catalog import NEVER, EmbeddingRecords, PostDraft, PostRecords, PostTable
 
 NO_IDS = np.empty(0, np.int64)
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from animora_server.catalog import EmbeddingFile
 from animora_server.catalog.embeddings import fingerprints
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from animora_server.catalog import Groups, IdMap
 from hypothesis import given
 from hypothesis import strategies as st
+
+from animora_server.catalog import Groups, IdMap
 
 INT64 = np.iinfo(np.int64)
 ids = st.integers(INT64.min, INT64.max)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Groups, IdMap
 
 NOW = 1_700_000_000.0

@@ -1,11 +1,11 @@
 """Candidates: what is dropped, why, and what stays to be scored."""
 
 import numpy as np
-from animora_server.ranker.candidates import resolve
-from animora_server.types import DropReason, RankQuery
 from hypothesis import given
 from hypothesis import strategies as st
 
+from animora_server.ranker.candidates import resolve
+from animora_server.types import DropReason, RankQuery
 from tests.ranker.catalogs import snapshot
 
 

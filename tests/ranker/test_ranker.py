@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import (
     CatalogUnavailable,
@@ -30,7 +31,6 @@ from animora_server.types import (
     Ranking,
     RankQuery,
 )
-
 from tests.ranker.catalogs import NOW, snapshot
 
 

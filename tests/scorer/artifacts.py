@@ -4,10 +4,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from animora_artifact import Artifact, Golden, Manifest, Vocabulary
 from animora_artifact.manifest import DataWindow, Dimensions
 from animora_artifact.network import save_network
-from torch import Tensor, nn
 
 USERS = np.array([7, 8, 9], np.int64)
 POSTS = np.array([100, 200, 300, 400], np.int64)

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
+
 from animora_artifact import ArtifactRejected
 from animora_artifact.errors import RejectionReason
 from animora_server.batching import Batcher, BatchLimits, CostModel
@@ -15,8 +17,6 @@ from animora_server.catalog.embeddings import fingerprints
 from animora_server.metrics import ScorerMetrics
 from animora_server.scorer import Device, Residency
 from animora_server.settings import ScorerSettings
-from prometheus_client import CollectorRegistry
-
 from tests.scorer.artifacts import tiny_artifact
 
 LIMITS = BatchLimits(max_batch_rows=256)

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from animora_server.configuration import options
 from animora_server.reference import BEGIN, END, metric_table, option_table, pages, with_table, write
 

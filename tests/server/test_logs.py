@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import structlog
-from animora_server.logs import configure_logs
 from pydantic import SecretStr
+
+from animora_server.logs import configure_logs
 
 
 class Log:

@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator
 from http.client import HTTPConnection, HTTPResponse
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter
+
 from animora_server.errors import ConfigurationError
 from animora_server.probes import Probes
 from animora_server.settings import HttpSettings
-from prometheus_client import CollectorRegistry, Counter
 
 ANY_PORT = HttpSettings(port=0)
 

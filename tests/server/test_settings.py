@@ -2,10 +2,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr, ValidationError
+
 from animora_server.configuration import describe, load_settings, options
 from animora_server.errors import ConfigurationError
 from animora_server.settings import GrpcSettings, Settings
-from pydantic import SecretStr, ValidationError
 
 
 @pytest.fixture

@@ -8,6 +8,14 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_status import rpc_status
+from prometheus_client import CollectorRegistry
+
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora.ranking.v1 import ranking_pb2_grpc
 from animora_server.errors import ConfigurationError, Refused
@@ -16,13 +24,6 @@ from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate
 from animora_server.settings import GrpcSettings
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message_factory import GetMessageClass
-from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from grpc_status import rpc_status
-from prometheus_client import CollectorRegistry
 
 SETTINGS = GrpcSettings(port=0, drain_delay=0, drain_grace=1)
 

@@ -5,8 +5,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 import structlog
-from animora_artifact import Artifact, ArtifactRejected, ModelStore, StoreUnavailable, VersionNotFound
 
+from animora_artifact import Artifact, ArtifactRejected, ModelStore, StoreUnavailable, VersionNotFound
 from animora_server.errors import ScoringFailed
 from animora_server.metrics import ModelMetrics
 

@@ -219,8 +219,9 @@ class Ranker:
         if informed.all() or not informed.any():
             return logits
         # A post with neither a trained id nor an embedding says nothing: it gets the user's median.
-        median = np.float32(np.median(logits[informed]))
-        return np.where(informed, logits, median)
+        filled = logits.copy()
+        filled[~informed] = np.median(logits[informed])
+        return filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +266,8 @@ async def _model_terms(
 
 def _sigmoid(logits: FloatArray) -> FloatArray:
     """Probabilities float32, computed in float64: no overflow, and no rounding but the last."""
-    return (1 / (1 + np.exp(-logits.astype(np.float64).clip(-700, 700)))).astype(np.float32)
+    exact = logits.astype(np.float64).clip(-700, 700)
+    return np.asarray(1 / (1 + np.exp(-exact)), np.float32)
 
 
 def _degraded_reason(failure: ScoringFailed) -> DegradedReason:

@@ -11,11 +11,11 @@ from typing import Literal, Self, TypeVar
 
 import numpy as np
 import torch
+
 from animora_artifact import Artifact, Manifest
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.network import Network, golden_error, load_network
 from animora_artifact.vocabulary import RowIndex
-
 from animora_server.catalog import EmbeddingFile
 from animora_server.errors import DeviceFault, OutOfDeviceMemory
 from animora_server.settings import ScorerSettings
@@ -75,7 +75,7 @@ class Device:
     any more, and the process should end for its supervisor.
     """
 
-    def __init__(self, settings: ScorerSettings, on_fault: Callable[[], None]) -> None:
+    def __init__(self, settings: ScorerSettings, on_fault: Callable[[], object]) -> None:
         self._settings = settings
         self._on_fault = on_fault
         self._device = torch.device(_resolve(settings.device))

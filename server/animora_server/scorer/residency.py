@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 import structlog
+
 from animora_artifact import Artifact, ArtifactRejected
 from animora_artifact.errors import RejectionReason
-
 from animora_server.batching import Batcher, CostModel
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile
 from animora_server.errors import ScoringFailed

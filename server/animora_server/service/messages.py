@@ -1,8 +1,8 @@
 """Requests to queries, with every field checked, and rankings to responses."""
 
 import numpy as np
-from animora.ranking.v1 import ranking_pb2 as pb
 
+from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
 from animora_server.settings import RankingSettings
 from animora_server.types import (

@@ -3,9 +3,9 @@
 import asyncio
 import time
 
-from animora.ranking.v1 import ranking_pb2 as pb
 from google.protobuf.message import Message
 
+from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics, StageMetrics
 from animora_server.ranker import Ranker

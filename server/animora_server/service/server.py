@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Self
 
 import grpc
-from animora.ranking.v1 import ranking_pb2 as pb
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
+from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import ConfigurationError
 from animora_server.service.calls import CallHandler
 from animora_server.service.ranking import RankingService

@@ -1,0 +1,79 @@
+"""A small feed in a real database, and the whole server over it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import grpc
+import pytest
+
+from animora.ranking.v1.ranking_pb2_grpc import RankingServiceStub
+from animora_artifact import FolderStore
+from animora_server.app import Application, running
+from animora_server.settings import Settings
+from tests.integration.feed import Feed, fill
+from tests.scorer.artifacts import tiny_artifact
+
+if TYPE_CHECKING:
+    from animora.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "grpc": {"port": 0, "drain_delay": 0.0, "drain_grace": 2.0},
+    "http": {"port": 0},
+    "catalog": {"poll_interval": 0.05},
+    "models": {"poll_interval": 0.05},
+    "scorer": {"device": "cpu"},
+}
+
+
+@pytest.fixture
+async def feed(postgres_url: str) -> Feed:
+    """The database, filled."""
+    return await fill(postgres_url)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    """A model store with version v1 active."""
+    store = FolderStore(tmp_path / "models")
+    store.publish(tiny_artifact("v1", seed=1)[0])
+    store.activate("v1")
+    return store
+
+
+@pytest.fixture
+def settings(feed: Feed, redis_url: str, store: FolderStore, tmp_path: Path) -> Settings:
+    """Everything on, on free ports."""
+    return Settings.model_validate(
+        {
+            **OPTIONS,
+            "database": {"url": feed.url},
+            "cache": {"url": redis_url},
+            "models": {**OPTIONS["models"], "store": str(tmp_path / "models"), "ready_requires_model": True},
+        }
+    )
+
+
+@pytest.fixture
+async def application(settings: Settings) -> AsyncIterator[Application]:
+    """The server, once it is SERVING."""
+    async with running(settings) as application, asyncio.timeout(30):
+        await application.wait_until_serving()
+        yield application
+
+
+@pytest.fixture
+async def stub(application: Application) -> AsyncIterator["RankingServiceAsyncStub"]:
+    """The plain generated stub over a real channel."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
+        yield RankingServiceStub(channel)
+
+
+@pytest.fixture
+async def database(feed: Feed) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the application's own, which may write."""
+    connection = await asyncpg.connect(feed.url)
+    yield connection
+    await connection.close()

@@ -1,0 +1,88 @@
+"""The ledger: every request sent has exactly one outcome, and every score is checked against its version."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import grpc
+import numpy as np
+
+from animora.ranking.v1 import ranking_pb2 as pb
+from tests.integration.feed import TRAINED_USERS, Feed
+from tests.scorer.artifacts import TinyNetwork
+
+if TYPE_CHECKING:
+    from animora.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
+
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Ledger:
+    """What became of the requests.
+
+    Attributes:
+        feed: What is asked about.
+        networks: The eager network of each version that may answer.
+    """
+
+    feed: Feed
+    networks: Mapping[str, TinyNetwork]
+    sent: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    versions: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    settled: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    @asynccontextmanager
+    async def load(self, stub: "RankingServiceAsyncStub", workers: int = 8) -> AsyncIterator[None]:
+        """Keeps so many requests in flight within the block; all have an outcome after it."""
+        stop = asyncio.Event()
+        tasks = [asyncio.create_task(self._work(stub, number, stop)) for number in range(workers)]
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks)
+
+    async def more(self, count: int) -> None:
+        """Waits until so many further requests have an outcome."""
+        target = sum(self.outcomes.values()) + count
+        async with self.settled:
+            await self.settled.wait_for(lambda: sum(self.outcomes.values()) >= target)
+
+    async def until_version(self, version: str) -> None:
+        """Waits until a version has answered."""
+        async with self.settled:
+            await self.settled.wait_for(lambda: self.versions[version] > 0)
+
+    async def _work(self, stub: "RankingServiceAsyncStub", number: int, stop: asyncio.Event) -> None:
+        random = np.random.default_rng(number)
+        while not stop.is_set():
+            user = TRAINED_USERS[int(random.integers(len(TRAINED_USERS)))]
+            posts = random.choice(self.feed.post_ids, int(random.integers(1, 40)), replace=False)
+            self.sent += 1
+            try:
+                response = await stub.Rank(pb.RankRequest(user_id=user, post_ids=posts), timeout=10)
+            except grpc.aio.AioRpcError as error:
+                outcome = error.code().name
+            else:
+                outcome = self._check(user, set(posts.tolist()), response)
+            async with self.settled:
+                self.outcomes[outcome] += 1
+                self.settled.notify_all()
+
+    def _check(self, user: int, posts: set[int], response: pb.RankResponse) -> str:
+        if set(response.post_ids) != posts or len(response.post_ids) != len(posts):
+            self.wrong.append(f"posts {list(response.post_ids)} instead of {posts}")
+        if response.ranker != pb.RANKER_NEUCF:
+            return pb.DegradedReason.Name(response.degraded_reason)
+        self.versions[response.model_version] += 1
+        expected = self.feed.probabilities(self.networks[response.model_version], user)
+        for post, score in zip(response.post_ids, response.scores, strict=True):
+            if abs(score - expected[post]) > TOLERANCE:
+                self.wrong.append(f"user {user}, post {post}: {score} instead of {expected[post]}")
+        return "OK"

@@ -1,0 +1,207 @@
+"""Faults under load: no request fails, and every score belongs to the version that the reply names."""
+
+import asyncio
+import os
+import signal
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from animora.ranking.v1 import ranking_pb2 as pb
+from animora.ranking.v1.ranking_pb2_grpc import RankingServiceStub
+from animora_server.app import running
+from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis
+from animora_server.settings import Settings
+from tests.integration.conftest import OPTIONS
+from tests.integration.feed import fill
+from tests.integration.ledger import Ledger
+from tests.scorer.artifacts import tiny_artifact
+
+NETWORKS = {f"v{seed}": tiny_artifact(f"v{seed}", seed=seed)[1] for seed in range(1, 8)}
+
+
+def get(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+        return str(reply.read().decode())
+
+
+async def metric(application, name: str) -> float:
+    """The sum of a metric's samples."""
+    text = await asyncio.to_thread(get, application.probes.port, "/metrics")
+    lines = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(stub, feed, store):
+    ledger = Ledger(feed, NETWORKS)
+    async with ledger.load(stub), asyncio.timeout(60):
+        for version in ("v2", "v3", "v4", "v5", "v6", "v7", "v2"):
+            if version not in [manifest.version for manifest in store.versions()]:
+                store.publish(tiny_artifact(version, seed=int(version[1]))[0])
+            ledger.versions.clear()
+            store.activate(version)
+            await ledger.until_version(version)
+            await ledger.more(50)
+    assert ledger.wrong == []
+    assert ledger.outcomes == {"OK": ledger.sent}
+
+
+async def test_a_broken_version_is_refused_and_the_old_one_goes_on(stub, feed, store, application, tmp_path):
+    ledger = Ledger(feed, NETWORKS)
+    async with ledger.load(stub), asyncio.timeout(60):
+        store.publish(tiny_artifact("v2", seed=2)[0])
+        model = tmp_path / "models" / "v2" / "model.ts"
+        content = bytearray(model.read_bytes())
+        content[len(content) // 2] ^= 1
+        model.write_bytes(content)
+        store.activate("v2")
+        while not await metric(application, "animora_model_rejections_total"):
+            await ledger.more(10)
+        await ledger.more(50)
+    assert set(ledger.versions) == {"v1"}
+    assert ledger.outcomes == {"OK": ledger.sent}
+    text = await asyncio.to_thread(get, application.probes.port, "/metrics")
+    assert 'animora_model_rejections_total{reason="digest"} 1.0' in text
+
+
+async def test_a_model_store_that_vanishes_leaves_the_loaded_version_serving(
+    stub, feed, application, tmp_path
+):
+    (tmp_path / "models").rename(tmp_path / "gone")
+    ledger = Ledger(feed, NETWORKS)
+    async with ledger.load(stub), asyncio.timeout(60):
+        await ledger.more(100)
+    assert ledger.outcomes == {"OK": ledger.sent}
+
+
+@asynccontextmanager
+async def fault(server: EmbeddedPostgres | EmbeddedRedis, kind: str, frozen) -> AsyncIterator[None]:
+    """A server that is killed, and started again, or frozen, and thawed."""
+    if kind == "frozen":
+        with frozen(server.pid):
+            yield
+    else:
+        os.kill(server.pid, signal.SIGKILL)
+        yield
+        await server.stop()
+        await server.start()
+
+
+@pytest.mark.parametrize("kind", ["killed", "frozen"])
+async def test_redis_fails_under_load_and_no_request_does(
+    feed, store, tmp_path, embedded_redis, frozen, kind
+):
+    redis = await embedded_redis()
+    async with (
+        asyncio.timeout(60),
+        running(with_servers(feed.url, redis.url, tmp_path)) as application,
+        grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
+    ):
+        await application.wait_until_serving()
+        ledger = Ledger(feed, NETWORKS)
+        async with ledger.load(RankingServiceStub(channel)):
+            await ledger.more(100)
+            async with fault(redis, kind, frozen):
+                await ledger.more(300)
+            hits = await metric(application, 'animora_rank_cache_total{status="hit"}')
+            while await metric(application, 'animora_rank_cache_total{status="hit"}') <= hits:
+                await ledger.more(50)
+    assert ledger.wrong == []
+    assert ledger.outcomes == {"OK": ledger.sent}
+
+
+@pytest.mark.parametrize("kind", ["killed", "frozen"])
+async def test_postgres_fails_under_load_and_no_request_does(
+    redis_url, store, tmp_path, embedded_postgres, frozen, kind
+):
+    postgres = await embedded_postgres()
+    feed = await fill(postgres.url)
+    async with (
+        asyncio.timeout(60),
+        running(with_servers(postgres.url, redis_url, tmp_path)) as application,
+        grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
+    ):
+        await application.wait_until_serving()
+        ledger = Ledger(feed, NETWORKS)
+        async with ledger.load(RankingServiceStub(channel)):
+            async with fault(postgres, kind, frozen):
+                while await metric(application, "animora_blocks_age_seconds") < 0.5:
+                    await ledger.more(50)
+            while await metric(application, "animora_blocks_age_seconds") > 0.5:
+                await ledger.more(50)
+    assert ledger.wrong == []
+    assert ledger.outcomes == {"OK": ledger.sent}
+
+
+async def test_blocks_that_are_too_old_are_unavailable_rather_than_wrong(
+    redis_url, store, tmp_path, embedded_postgres
+):
+    postgres = await embedded_postgres()
+    await fill(postgres.url)
+    settings = with_servers(postgres.url, redis_url, tmp_path)
+    settings = settings.model_copy(
+        update={"catalog": settings.catalog.model_copy(update={"max_block_age": 0.5})}
+    )
+    async with running(settings) as application, asyncio.timeout(60):
+        await application.wait_until_serving()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
+            stub, health = RankingServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+            watch = aiter(health.Watch(health_pb2.HealthCheckRequest()))
+            assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
+            await postgres.stop()
+            assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100]))
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+            await postgres.start()
+            assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
+            assert (await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100]))).post_ids == [100]
+
+
+async def test_a_server_started_before_its_database_serves_once_it_is_there(
+    redis_url, store, tmp_path, embedded_postgres
+):
+    postgres = await embedded_postgres()
+    await fill(postgres.url)
+    await postgres.stop()
+    async with (
+        asyncio.timeout(60),
+        running(with_servers(postgres.url, redis_url, tmp_path)) as application,
+        grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
+    ):
+        watch = aiter(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
+        assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await RankingServiceStub(channel).Rank(pb.RankRequest(user_id=7, post_ids=[100]))
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        await postgres.start()
+        assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_without_a_model_the_heuristic_answers_and_says_so(feed, redis_url, tmp_path):
+    settings = with_servers(feed.url, redis_url, tmp_path / "empty")
+    settings = settings.model_copy(
+        update={"models": settings.models.model_copy(update={"ready_requires_model": False})}
+    )
+    async with running(settings) as application, asyncio.timeout(30):
+        await application.wait_until_serving()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
+            response = await RankingServiceStub(channel).Rank(pb.RankRequest(user_id=7, post_ids=[100, 200]))
+    assert response.ranker == pb.RANKER_HEURISTIC
+    assert response.degraded_reason == pb.DEGRADED_REASON_NO_MODEL
+
+
+def with_servers(database_url: str, redis_url: str, tmp_path) -> Settings:
+    """Settings over servers of a test's own."""
+    return Settings.model_validate(
+        {
+            **OPTIONS,
+            "database": {"url": database_url},
+            "cache": {"url": redis_url},
+            "models": {**OPTIONS["models"], "store": str(tmp_path / "models"), "ready_requires_model": True},
+        }
+    )

@@ -1,0 +1,112 @@
+"""The server as a process: started, asked, drained, and told what is wrong."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+
+import pytest
+
+from animora_client import AsyncRankingClient, RankingError
+from tests.integration.feed import TRAINED_USERS
+
+
+def environment(**options: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANIMORA_")}
+    return inherited | {f"ANIMORA_{name}": value for name, value in options.items()}
+
+
+async def start(*arguments: str, **options: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "animora_server", *arguments),
+        env=environment(**options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def listening_port(process: asyncio.subprocess.Process) -> int:
+    """Reads the log until the server says where it listens."""
+    assert process.stderr is not None
+    async for line in process.stderr:
+        if b'"listening"' in line:
+            return int(line.split(b'"grpc_port": ')[1].split(b",")[0].rstrip(b"}\n"))
+    raise AssertionError("the server ended before it listened")
+
+
+async def test_sigterm_to_one_of_two_servers_under_load_loses_no_request(feed, redis_url, store, tmp_path):
+    servers = [
+        await start(
+            "serve",
+            DATABASE_URL=feed.url,
+            CACHE_URL=redis_url,
+            MODELS_STORE=str(tmp_path / "models"),
+            MODELS_READY_REQUIRES_MODEL="true",
+            GRPC_PORT="0",
+            GRPC_DRAIN_DELAY="0.2",
+            HTTP_PORT="0",
+            SCORER_DEVICE="cpu",
+        )
+        for _ in range(2)
+    ]
+    outcomes: Counter[str] = Counter()
+    drained = asyncio.Event()
+
+    async def work(client: AsyncRankingClient) -> None:
+        while not drained.is_set():
+            try:
+                ranking = await client.rank(TRAINED_USERS[0], [100, 200, 300], timeout=10)
+            except RankingError as error:
+                outcomes[str(error)] += 1
+            else:
+                outcomes[str(ranking.ranker)] += 1
+
+    async with asyncio.timeout(60):
+        ports = [await listening_port(server) for server in servers]
+        for port in ports:
+            async with AsyncRankingClient(f"127.0.0.1:{port}") as client:
+                await client.rank(TRAINED_USERS[0], [100], timeout=30)
+        both = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
+        async with AsyncRankingClient(both) as client:
+            workers = [asyncio.create_task(work(client)) for _ in range(8)]
+            servers[0].send_signal(signal.SIGTERM)
+            assert await servers[0].wait() == 0
+            drained.set()
+            await asyncio.gather(*workers)
+        servers[1].send_signal(signal.SIGTERM)
+        assert await servers[1].wait() == 0
+    assert set(outcomes) == {"neucf"}
+
+
+async def test_a_missing_database_is_one_line_that_names_the_option():
+    process = await start("serve")
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode().count("\n") == 1
+    assert "ANIMORA_DATABASE_URL" in errors.decode()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"GRPC_PORT": "banana"}, "ANIMORA_GRPC_PORT"),
+        ({"GRPC_HOST": "0.0.0.0"}, "insecure"),
+        ({"GRPC_PROT": "1"}, "ANIMORA_GRPC_PROT"),
+    ],
+)
+async def test_a_wrong_option_is_named(options, named):
+    process = await start("serve", DATABASE_URL="postgresql://u:hidden@localhost/db", **options)
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert named in errors.decode()
+    assert "Traceback" not in errors.decode()
+    assert "hidden" not in errors.decode()
+
+
+async def test_check_config_prints_the_options_in_force_without_secrets():
+    process = await start("check-config", DATABASE_URL="postgresql://u:hidden@localhost/db", GRPC_PORT="7000")
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert "7000" in output.decode()
+    assert "hidden" not in output.decode()
