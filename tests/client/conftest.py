@@ -1,7 +1,9 @@
 """Fixtures of the client's tests."""
 
 import socket
+import subprocess
 
+import grpc
 import pytest
 
 from animora_client import AsyncRankingClient
@@ -26,3 +28,30 @@ def unused_target():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """A folder with an authority (ca), and a certificate and key signed by it (leaf) for ranking.test."""
+    folder = tmp_path_factory.mktemp("certificates")
+    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    authority = "-subj /CN=test -keyout ca.key -out ca.pem"
+    leaf = (
+        "-subj /CN=ranking.test -addext subjectAltName=DNS:ranking.test"
+        " -addext basicConstraints=critical,CA:FALSE -CA ca.pem -CAkey ca.key -keyout leaf.key -out leaf.pem"
+    )
+    for names in (authority, leaf):
+        subprocess.run(f"{request} {names}".split(), cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+async def tls_server(certificates):
+    """A server that asks for a client certificate."""
+    credentials = grpc.ssl_server_credentials(
+        [((certificates / "leaf.key").read_bytes(), (certificates / "leaf.pem").read_bytes())],
+        root_certificates=(certificates / "ca.pem").read_bytes(),
+        require_client_auth=True,
+    )
+    async with serving(credentials) as scripted:
+        yield scripted

@@ -100,10 +100,11 @@ class ScriptedServer(ranking_pb2_grpc.RankingServiceServicer):
     script: list[Behaviour] = field(default_factory=list)
     requests: list[ranking_pb2.RankRequest] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
+    calls: asyncio.Condition = field(default_factory=asyncio.Condition)
     health: aio_health.HealthServicer = field(default_factory=aio_health.HealthServicer)
 
     async def Rank(self, request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2.RankResponse:
-        self._remember(context)
+        await self._remember(context)
         self.requests.append(request)
         behave = self.script.pop(0) if self.script else ranked
         return await behave(request, context)
@@ -111,7 +112,7 @@ class ScriptedServer(ranking_pb2_grpc.RankingServiceServicer):
     async def BatchRank(
         self, request: ranking_pb2.BatchRankRequest, context: Any
     ) -> ranking_pb2.BatchRankResponse:
-        self._remember(context)
+        await self._remember(context)
         self.requests.extend(request.requests)
         if self.script:
             await self.script.pop(0)(request.requests[0], context)
@@ -125,13 +126,20 @@ class ScriptedServer(ranking_pb2_grpc.RankingServiceServicer):
                 response.results.add(error=error)
         return response
 
+    async def asked(self, times: int) -> None:
+        """Waits until so many calls have come."""
+        async with self.calls:
+            await self.calls.wait_for(lambda: len(self.metadata) >= times)
+
     async def say(self, serving: bool) -> None:
         """Sets what the health service answers."""
         state = health_pb2.HealthCheckResponse
         await self.health.set(SERVICE, state.SERVING if serving else state.NOT_SERVING)
 
-    def _remember(self, context: Any) -> None:
-        self.metadata.append(dict(context.invocation_metadata()))
+    async def _remember(self, context: Any) -> None:
+        async with self.calls:
+            self.metadata.append(dict(context.invocation_metadata()))
+            self.calls.notify_all()
         context.set_trailing_metadata((("x-request-id", f"request-{len(self.metadata)}"),))
 
 

@@ -13,15 +13,13 @@ from animora_client.bench.driving import Send
 from animora_client.connection import Connection
 from animora_client.errors import Unavailable
 
-CONNECT_TIMEOUT = 5.0  # seconds
-
 
 @asynccontextmanager
 async def connected(connection: Connection, path: str, connections: int) -> AsyncIterator[Send]:
     """Connects so many times and sends serialised messages to the method at `path`, over each in turn.
 
     Raises:
-        Unavailable: No server that serves could be reached.
+        Unavailable: No server that serves was found within the connection's timeout.
     """
     # Channels with equal arguments would share one connection.
     own_pool = ("grpc.use_local_subchannel_pool", 1)
@@ -32,10 +30,10 @@ async def connected(connection: Connection, path: str, connections: int) -> Asyn
             await stack.enter_async_context(open_channel(connection, arguments)) for _ in range(connections)
         ]
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(connection.timeout):
                 await asyncio.gather(*(channel.channel_ready() for channel in channels))
         except TimeoutError as error:
-            message = f"no server that serves answered within {CONNECT_TIMEOUT:g} s"
+            message = f"no server that serves was found within {connection.timeout:g} s"
             raise Unavailable(message, grpc.StatusCode.UNAVAILABLE) from error
         # Without serialisers: bytes in, bytes out.
         callables: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [

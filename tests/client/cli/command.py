@@ -1,0 +1,45 @@
+"""Runs the command `animora` as its users do."""
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    out: str
+    err: str
+
+
+async def start(*arguments: str | Path, **environment: str) -> asyncio.subprocess.Process:
+    """Starts it with pipes."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "animora_client", *map(str, arguments)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"COLUMNS": "120"} | environment,
+    )
+
+
+async def run(*arguments: str | Path, stdin: str = "", **environment: str) -> Finished:
+    """Runs it to its end."""
+    process = await start(*arguments, **environment)
+    return await finish(process, stdin)
+
+
+async def finish(process: asyncio.subprocess.Process, stdin: str = "") -> Finished:
+    """Waits for its end."""
+    out, err = await process.communicate(stdin.encode())
+    assert process.returncode is not None
+    return Finished(process.returncode, out.decode(), err.decode())
+
+
+def interrupt(process: asyncio.subprocess.Process) -> None:
+    """Ctrl-C."""
+    process.send_signal(signal.SIGINT)

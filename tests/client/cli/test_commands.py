@@ -1,0 +1,104 @@
+"""`animora rank` and `animora health`, as processes against a scripted server."""
+
+import json
+
+import grpc
+import pytest
+from typer.testing import CliRunner
+
+from animora.ranking.v1 import ranking_pb2
+from animora_client.cli.app import app
+from tests.client.cli.command import run
+from tests.client.scripted_server import answering, bad_request, failing
+
+
+async def test_rank_prints_a_table_and_where_it_came_from(server):
+    done = await run("rank", "--user", "7", "--posts", "1, 3,2 -4", "--explain", ANIMORA_TARGET=server.target)
+
+    assert done.code == 0, done.err
+    rows = [line.split() for line in done.out.splitlines() if line.startswith("│")]
+    assert rows[0] == ["│", "1", "│", "3", "│", "0.5000", "│", "+0.5000", "│", "-0.2500", "│"]
+    assert [row[3] for row in rows] == ["3", "2", "1"]
+    assert done.out.splitlines()[-1] == "ranker neucf · model v1 · cache miss · dropped: 1 unknown"
+
+
+async def test_rank_reads_posts_from_standard_input_and_prints_json(server):
+    done = await run(
+        *("rank", "--target", server.target, "--user", "0", "--posts-file", "-"),
+        *("--limit", "1", "--exclude", "9", "--exclude-seen", "--cache", "bypass", "--model", "v1", "--json"),
+        stdin="5 6\n7\n",
+    )
+
+    assert done.code == 0, done.err
+    answer = json.loads(done.out)
+    assert answer["posts"] == [{"post_id": 7, "score": 0.5}]
+    assert (answer["ranker"], answer["model_version"], answer["cache"]) == ("neucf", "v1", "miss")
+    assert answer["degraded_reason"] is None
+    assert server.requests == [
+        ranking_pb2.RankRequest(
+            user_id=0,
+            post_ids=[5, 6, 7],
+            limit=1,
+            cache_policy=ranking_pb2.CACHE_POLICY_BYPASS,
+            model_version="v1",
+            exclude_seen=True,
+            exclude_post_ids=[9],
+        )
+    ]
+
+
+async def test_a_degraded_answer_is_not_passed_over(server):
+    response = ranking_pb2.RankResponse(
+        ranker=ranking_pb2.RANKER_HEURISTIC,
+        cache=ranking_pb2.CACHE_STATUS_BYPASS,
+        degraded_reason=ranking_pb2.DEGRADED_REASON_NO_MODEL,
+    )
+    server.script = [answering(response)]
+
+    done = await run("rank", "--target", server.target, "--user", "7", "--posts", "1")
+
+    assert done.out.splitlines()[-1] == "ranker heuristic · cache bypass · degraded: no_model"
+
+
+async def test_a_refused_request_ends_with_1_and_names_the_field(server):
+    detail = bad_request("post_ids", "must hold 1 to 10,000 ids")
+    server.script = [failing(grpc.StatusCode.INVALID_ARGUMENT, "post_ids: must hold 1 to 10,000 ids", detail)]
+
+    done = await run("rank", "--target", server.target, "--user", "7", "--posts", ",")
+
+    assert (done.code, done.out) == (1, "")
+    said = "INVALID_ARGUMENT: post_ids: must hold 1 to 10,000 ids (request request-1); correct post_ids"
+    assert done.err == f"animora: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("rank", "--user", "7"), "--posts-file"),
+        (("rank", "--user", "7", "--posts", "1,x"), "'x' is not an integer"),
+        (("rank", "--user", str(2**63), "--posts", "1"), "does not fit 64 bits"),
+        (("rank", "--user", "7", "--posts-file", "/nowhere"), "No such file"),
+        (("rank", "--user", "7", "--posts", "1", "--tls-key", __file__), "go together"),
+        (("bench", "--rate", "5", "--concurrency", "5"), "give one of them"),
+        (("bench", "--posts", "1-10"), "200 candidates cannot be drawn"),
+        (("bench", "--json", "/nowhere/b.json"), "/nowhere"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_what_is_wrong(arguments, said):
+    done = CliRunner().invoke(app, arguments)
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+
+
+async def test_health_ends_with_0_only_where_the_server_serves(server, unused_target):
+    good = await run("health", "--target", server.target)
+    await server.say(serving=False)
+    bad = await run("health", "--target", server.target, "--json")
+    gone = await run("health", "--target", unused_target)
+
+    assert (good.code, good.out.split()[0]) == (0, "SERVING")
+    assert bad.code == 1
+    assert json.loads(bad.out)["status"] == "not_serving"
+    assert gone.code == 1
+    assert f"is a server running at {unused_target}?" in gone.err
