@@ -1,0 +1,232 @@
+"""The catalog against the database itself: whatever happened there, it says what a fresh load says."""
+
+import random
+import time
+from contextlib import AsyncExitStack
+
+import asyncpg
+import numpy as np
+import pytest
+
+from animora_server.catalog import Catalog
+from animora_server.settings import CatalogSettings
+from animora_server.store.refresh import Refresh
+
+SETTINGS = CatalogSettings()
+USERS = 20  # those that the fixture `database` has
+
+
+class Follower:
+    """A catalog that is refreshed by hand."""
+
+    def __init__(self, store, settings=SETTINGS):
+        self.catalog = Catalog.empty(None)
+        self._store = store
+        self._settings = settings
+        self._read_at = None
+
+    @property
+    def snapshot(self):
+        return self.catalog.snapshot
+
+    async def reconcile(self):
+        async with self._store.reading() as reading:
+            self.catalog = await self._refresh(reading).reconcile()
+            self._read_at = reading.now
+
+    async def poll(self):
+        async with self._store.reading() as reading:
+            self.catalog = await self._refresh(reading).poll(self._read_at)
+            self._read_at = reading.now
+
+    def _refresh(self, reading):
+        return Refresh(reading, self.catalog, self._settings, time.monotonic())
+
+
+@pytest.fixture
+async def follower(database, store):
+    follower = Follower(store)
+    await follower.reconcile()
+    return follower
+
+
+def content(snapshot):
+    """All that a snapshot says, rows aside."""
+    posts = {}
+    for post_id, row in zip(snapshot.index.ids.tolist(), snapshot.index.values.tolist(), strict=True):
+        image, caption = snapshot.embeddings.read(row, row + 1)
+        posts[post_id] = (
+            snapshot.author_ids[row], snapshot.created_at[row], snapshot.deleted[row],
+            snapshot.interactions[row], image.any() and image.tolist(), caption.any() and caption.tolist(),
+        )  # fmt: skip
+    users = range(1, USERS + 1)
+    return (
+        posts,
+        snapshot.max_interactions,
+        {user: snapshot.seen_posts(user).tolist() for user in users},
+        {user: snapshot.related_authors(user).tolist() for user in users},
+    )
+
+
+async def fresh_content(store):
+    fresh = Follower(store)
+    await fresh.reconcile()
+    return content(fresh.snapshot)
+
+
+def rows(snapshot):
+    """What rows must keep for as long as their epoch lasts."""
+    image, caption = snapshot.embeddings.read(0, len(snapshot))
+    return np.hstack((snapshot.post_ids[:, None], snapshot.author_ids[:, None], image, caption))
+
+
+class Application:
+    """Does what an application does, at random; some of it commits late, with the time at which it began."""
+
+    ACTIONS = (
+        ("insert into animora_app.posts (author_id, created_at, image_embedding, caption_embedding)"
+         " values ({user}, now() - {age}, {embedding}, {embedding})"),
+        "update animora_app.posts set deleted_at = now() where id = {post}",
+        "update animora_app.posts set deleted_at = null where id = {post}",
+        "delete from animora_app.posts where id = {post}",
+        "update animora_app.posts set image_embedding = {embedding} where id = {post}",
+        "update animora_app.posts set author_id = {user} where id = {post}",
+        "update animora_app.posts set caption = 'another' where id = {post}",
+        ("insert into animora_app.likes select {user}, id, now() - {age} from animora_app.posts"
+         " where id = {post} on conflict do nothing"),
+        "delete from animora_app.likes where user_id = {user} or post_id = {post}",
+        ("insert into animora_app.comments (user_id, post_id, created_at)"
+         " select {user}, id, now() - {age} from animora_app.posts where id % 5 = {post} % 5"),
+        "delete from animora_app.comments where user_id = {user}",
+        ("insert into animora_app.block_relations select {user}, {other} where {user} <> {other}"
+         " on conflict do nothing"),
+        "delete from animora_app.block_relations where blocker_id = {user} or blocked_id = {other}",
+    )  # fmt: skip
+    AGES = ("0 seconds", "5 minutes", "1 hour", "40 days", "400 days")
+
+    def __init__(self, seed, database, late):
+        self._random = random.Random(seed)
+        self._database = database
+        self._late = late
+        self._transaction = None
+
+    async def act(self):
+        for _ in range(self._random.randrange(1, 12)):
+            await self._database.execute(self._statement(self._random.choice(self.ACTIONS)))
+        if self._transaction is None:
+            self._transaction = self._late.transaction()
+            await self._transaction.start()
+            await self._late.execute(self._statement(self.ACTIONS[0]))
+        elif self._random.random() < 0.5:
+            await self._transaction.commit()
+            self._transaction = None
+
+    def _statement(self, action):
+        pick = self._random
+        embedding = "null" if pick.random() < 0.3 else f"array[{pick.randrange(4)}, 1, {pick.randrange(2)}]"
+        return action.format(
+            user=pick.randint(1, USERS),
+            other=pick.randint(1, USERS),
+            post=pick.randint(1, 40),
+            age=f"interval '{pick.choice(self.AGES)}'",
+            embedding=embedding,
+        )
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_after_a_reconcile_the_catalog_equals_a_fresh_load(database, postgres_url, store, seed):
+    async with AsyncExitStack() as stack:
+        late = await asyncpg.connect(postgres_url)
+        stack.push_async_callback(late.close)
+        application = Application(seed, database, late)
+        follower = Follower(store)
+        choice = random.Random(seed)
+        await follower.reconcile()
+        for _ in range(25):
+            before = follower.snapshot
+            await application.act()
+            if choice.random() < 0.6:
+                await follower.poll()
+            else:
+                await follower.reconcile()
+                assert content(follower.snapshot) == await fresh_content(store)
+            if follower.snapshot.epoch == before.epoch:
+                assert np.array_equal(rows(follower.snapshot)[: len(before)], rows(before))
+
+
+async def test_a_poll_sees_what_happened_lately(database, store, follower):
+    await database.execute(
+        "insert into animora_app.posts (id, author_id) select n, n from generate_series(1, 9) as n"
+    )
+    await database.execute("insert into animora_app.likes values (1, 2), (2, 2), (3, 3)")
+    await database.execute("insert into animora_app.block_relations values (1, 2), (3, 4)")
+    await follower.poll()
+    await database.execute("update animora_app.posts set deleted_at = now() where id = 1")
+    await database.execute("update animora_app.posts set author_id = 9, image_embedding = '{1}' where id = 2")
+    await database.execute("delete from animora_app.likes where user_id = 1")
+    await database.execute("delete from animora_app.block_relations where blocker_id = 1")
+
+    await follower.poll()
+
+    assert content(follower.snapshot) == await fresh_content(store)
+
+
+async def test_a_poll_does_not_see_a_hard_delete_and_a_reconcile_does(database, follower):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    await follower.poll()
+    await database.execute("delete from animora_app.posts")
+
+    await follower.poll()
+    assert follower.snapshot.rows(np.array([1])).tolist() == [0]
+
+    await follower.reconcile()
+    assert follower.snapshot.rows(np.array([1])).tolist() == [-1]
+
+
+async def test_an_unlike_of_long_ago_is_seen_by_a_reconcile(database, follower):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    await database.execute("insert into animora_app.likes values (1, 1, now() - interval '1 day')")
+    await follower.reconcile()
+    await database.execute("delete from animora_app.likes")
+
+    await follower.reconcile()
+
+    assert follower.snapshot.interactions.tolist() == [0]
+    assert follower.snapshot.seen_posts(1).tolist() == []
+
+
+async def test_likes_before_the_seen_window_count_but_were_not_seen(database, follower):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    await database.execute("insert into animora_app.likes values (1, 1, now() - interval '400 days')")
+
+    await follower.reconcile()
+
+    assert follower.snapshot.interactions.tolist() == [1]
+    assert follower.snapshot.seen_posts(1).tolist() == []
+
+
+@pytest.mark.parametrize("age", ["1 hour", "20 hours"])
+async def test_embeddings_that_come_without_an_edit_are_seen_for_a_day(database, store, follower, age):
+    await database.execute("alter table animora_app.posts disable trigger touch_post")
+    await database.execute(
+        f"insert into animora_app.posts (id, author_id, created_at) values (1, 1, now() - interval '{age}')"
+    )
+    await follower.reconcile()
+    await database.execute("update animora_app.posts set caption_embedding = '{2, 3}'")
+
+    await follower.poll()
+
+    assert content(follower.snapshot) == await fresh_content(store)
+    assert follower.snapshot.has_embeddings(follower.snapshot.rows(np.array([1]))).tolist() == [True]
+
+
+async def test_nothing_new_is_a_snapshot_that_differs_in_the_time_of_its_blocks_alone(database, follower):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    await follower.poll()
+    before = follower.snapshot
+
+    await follower.poll()
+
+    assert follower.snapshot.blocks_read_at > before.blocks_read_at
+    assert follower.snapshot.index is before.index
+    assert follower.snapshot.post_ids is before.post_ids

@@ -1,0 +1,267 @@
+import asyncio
+import math
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import asyncpg
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+
+from animora_server.catalog import CatalogSnapshot
+from animora_server.embedded import apply_schema
+from animora_server.errors import ConfigurationError, ScoringFailed, StoreError
+from animora_server.metrics import CatalogMetrics
+from animora_server.settings import CatalogSettings, DatabaseSettings
+from animora_server.store import CatalogRefresher, PostgresStore
+
+FAST = CatalogSettings(poll_interval=0.02, reconcile_interval=0.05)
+PATIENCE = 30  # seconds
+
+
+class Published:
+    """Takes snapshots, as the scorer does."""
+
+    def __init__(self):
+        self.snapshots = []
+        self._news = asyncio.Condition()
+
+    async def publish(self, snapshot):
+        async with self._news:
+            self.snapshots.append(snapshot)
+            self._news.notify_all()
+
+    async def until(self, holds):
+        """The first snapshot from now on of which something holds."""
+        seen = len(self.snapshots)
+        async with asyncio.timeout(PATIENCE), self._news:
+            await self._news.wait_for(lambda: any(map(holds, self.snapshots[seen:])))
+        return next(filter(holds, self.snapshots[seen:]))
+
+
+class WatchedStore:
+    """A store that tells when a reading begins and when one fails."""
+
+    def __init__(self, store):
+        self._store = store
+        self.begun = asyncio.Event()
+        self.failed = asyncio.Event()
+
+    @asynccontextmanager
+    async def reading(self):
+        self.begun.set()
+        try:
+            async with self._store.reading() as reading:
+                yield reading
+        except StoreError:
+            self.failed.set()
+            raise
+
+    def close(self):
+        self._store.close()
+
+
+@pytest.fixture
+def published():
+    return Published()
+
+
+@pytest.fixture
+def registry():
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry):
+    return CatalogMetrics(registry)
+
+
+@pytest.fixture
+async def own_postgres(embedded_postgres):
+    """A PostgreSQL of this test's own, with the schema."""
+    postgres = await embedded_postgres()
+    await apply_schema(postgres.url)
+    return postgres
+
+
+def watched_store_of(postgres):
+    return WatchedStore(PostgresStore(DatabaseSettings(url=SecretStr(postgres.url))))
+
+
+async def happened(event):
+    """Waits until an event is set anew."""
+    event.clear()
+    async with asyncio.timeout(PATIENCE):
+        await event.wait()
+
+
+def anything(_):
+    return True
+
+
+def knows(*post_ids):
+    return lambda snapshot: (snapshot.rows(np.array(post_ids)) >= 0).all()
+
+
+def knows_not(post_id):
+    return lambda snapshot: not knows(post_id)(snapshot)
+
+
+async def test_a_loaded_catalog_is_published_and_kept_fresh(database, store, metrics, published):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    async with CatalogRefresher(store, FAST, metrics, published.publish):
+        await published.until(knows(1))
+        await database.execute("insert into animora_app.posts (id, author_id) values (2, 1)")
+        await published.until(knows(1, 2))
+        await database.execute("delete from animora_app.posts where id = 1")
+        await published.until(knows_not(1))
+
+    times = [snapshot.blocks_read_at for snapshot in published.snapshots]
+    assert times == sorted(set(times))
+    assert {snapshot.epoch for snapshot in published.snapshots} == {1}
+
+
+async def test_metrics_tell_of_the_catalog(database, store, registry, metrics, published):
+    await database.execute(
+        "insert into animora_app.posts (author_id, deleted_at) values (1, null), (1, now())"
+    )
+    async with CatalogRefresher(store, FAST, metrics, published.publish):
+        assert registry.get_sample_value("animora_catalog_age_seconds") == math.inf
+        assert registry.get_sample_value("animora_blocks_age_seconds") == math.inf
+        for _ in range(2):  # the first is recorded by the time that there is a second
+            await published.until(anything)
+
+        assert registry.get_sample_value("animora_catalog_posts") == 1
+        assert registry.get_sample_value("animora_catalog_epoch") == 1
+        assert registry.get_sample_value("animora_catalog_bytes") > 0
+        assert registry.get_sample_value("animora_catalog_refreshes_total", {"outcome": "ok"}) >= 1
+        assert registry.get_sample_value("animora_catalog_age_seconds") < math.inf
+        assert registry.get_sample_value("animora_blocks_age_seconds") < math.inf
+
+
+async def test_postgres_may_come_later_and_may_come_back(own_postgres, registry, metrics, published):
+    store = watched_store_of(own_postgres)
+    await own_postgres.stop()
+    async with CatalogRefresher(store, FAST, metrics, published.publish):
+        await happened(store.failed)
+        await own_postgres.start()
+        await published.until(anything)
+
+        await own_postgres.kill()
+        await happened(store.failed)
+        await own_postgres.start()
+        connection = await asyncpg.connect(own_postgres.url)
+        await connection.execute("insert into animora_app.users values (1)")
+        await connection.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+        await connection.close()
+        await published.until(knows(1))
+
+    assert registry.get_sample_value("animora_catalog_refreshes_total", {"outcome": "error"}) >= 2
+
+
+async def test_the_end_does_not_wait_for_a_frozen_server(own_postgres, frozen, metrics, published):
+    store = watched_store_of(own_postgres)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(CatalogRefresher(store, FAST, metrics, published.publish))
+        await published.until(anything)
+        with frozen(own_postgres.pid):
+            await happened(store.begun)
+            async with asyncio.timeout(PATIENCE):  # half of what a query may take
+                await stack.aclose()
+
+
+async def test_a_frozen_server_is_followed_again_once_it_thaws(own_postgres, frozen, metrics, published):
+    store = watched_store_of(own_postgres)
+    async with CatalogRefresher(store, FAST, metrics, published.publish):
+        await published.until(anything)
+        with frozen(own_postgres.pid):
+            await happened(store.begun)
+        await published.until(anything)
+
+
+async def test_missing_views_are_waited_for_and_named_in_the_log(database, postgres_url, metrics, published):
+    store = WatchedStore(PostgresStore(DatabaseSettings(url=SecretStr(postgres_url))))
+    await database.execute("alter schema animora rename to migrating")
+    with capture_logs() as logs:
+        async with CatalogRefresher(store, FAST, metrics, published.publish):
+            await happened(store.failed)
+            await happened(store.failed)
+            await database.execute("alter schema migrating rename to animora")
+            await published.until(anything)
+
+    warnings = [entry["error"] for entry in logs if entry["log_level"] == "warning"]
+    assert len(warnings) == 1
+    assert "deploy/sql" in warnings[0]
+
+
+async def test_rows_that_were_offered_once_are_not_assigned_again(database, store, metrics, published):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    refused: list[CatalogSnapshot] = []
+
+    async def publish(snapshot):
+        if not refused:
+            refused.append(snapshot)
+            await database.execute("update animora_app.posts set author_id = 2")
+            raise ScoringFailed("not now")
+        await published.publish(snapshot)
+
+    async with CatalogRefresher(store, FAST, metrics, publish):
+        snapshot = await published.until(anything)
+
+    assert snapshot.epoch == refused[0].epoch
+    assert snapshot.author_ids.tolist() == [1, 2]
+    assert snapshot.rows(np.array([1])).tolist() == [1]
+
+
+async def test_embeddings_that_cannot_be_used_are_logged_once(database, store, metrics, published):
+    await database.execute(
+        "insert into animora_app.posts (id, author_id, image_embedding)"
+        " values (1, 1, '{1,2}'), (2, 1, '{1,2,3}')"
+    )
+    with capture_logs() as logs:
+        async with CatalogRefresher(store, FAST, metrics, published.publish):
+            await published.until(anything)
+            await database.execute("update animora_app.posts set image_embedding = '{1}' where id = 2")
+            await published.until(anything)
+            await published.until(anything)
+
+    (entry,) = [entry for entry in logs if "count as none" in entry["event"]]
+    assert (entry["posts"], entry["image_width"]) == (1, 2)
+
+
+async def test_a_bug_ends_the_refresher_aloud(database, store, metrics):
+    died = asyncio.Event()
+
+    async def publish(snapshot):
+        died.set()
+        raise ZeroDivisionError
+
+    with capture_logs() as logs:
+        async with CatalogRefresher(store, FAST, metrics, publish):
+            await died.wait()
+
+    assert [entry["log_level"] for entry in logs][-1] == "critical"
+
+
+async def test_the_directory_is_made_and_holds_nothing_afterwards(
+    database, store, metrics, published, tmp_path
+):
+    settings = FAST.model_copy(update={"directory": tmp_path / "deep" / "down"})
+    await database.execute(
+        "insert into animora_app.posts (id, author_id, image_embedding) values (1, 1, '{1,2}')"
+    )
+    async with CatalogRefresher(store, settings, metrics, published.publish):
+        snapshot = await published.until(knows(1))
+
+    assert snapshot.embeddings.read(0, 1)[0].tolist() == [[1, 2]]
+    assert list((tmp_path / "deep" / "down").iterdir()) == []
+
+
+async def test_a_directory_that_cannot_be_made_is_a_wrong_option(store, metrics, published, tmp_path):
+    (tmp_path / "file").touch()
+    settings = FAST.model_copy(update={"directory": tmp_path / "file" / "folder"})
+
+    with pytest.raises(ConfigurationError, match=r"catalog\.directory"):
+        async with CatalogRefresher(store, settings, metrics, published.publish):
+            pass
