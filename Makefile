@@ -98,5 +98,5 @@ bench-accuracy: $(INSTALLED) ## Train on DATA=DIR (NCF format) and measure HR@10
 
 .PHONY: clean
 clean: ## Remove environments, the demo's data, caches and build outputs
-	rm -rf $(VENV) .venv-proto .venv-oldest .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
+	rm -rf $(VENV) .venv-proto .venv-oldest .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,6 +4,8 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,49 @@ class DemoFailed(AnimoraError):
 
 
 @dataclass(frozen=True, slots=True)
+class SampleFeed:
+    """Embedded servers that hold the sample feed, and a model trained on it."""
+
+    database_url: str
+    redis_url: str
+    store: Path
+
+    def serving(self, settings: Settings) -> Settings:
+        """The settings at hand, pointed at these servers."""
+        return settings.model_copy(
+            update={
+                "database": settings.database.model_copy(update={"url": SecretStr(self.database_url)}),
+                "cache": settings.cache.model_copy(update={"url": SecretStr(self.redis_url)}),
+                "models": settings.models.model_copy(
+                    update={"store": str(self.store), "ready_requires_model": True}
+                ),
+            }
+        )
+
+
+@asynccontextmanager
+async def sample_feed(directory: Path, out: Console) -> AsyncIterator[SampleFeed]:
+    """Starts the servers in a directory, and imports and trains where an earlier run has not.
+
+    Raises:
+        EmbeddedError: A server cannot be started.
+        DemoFailed: The import or the training failed.
+    """
+    home = await asyncio.to_thread(directory.resolve)
+    async with EmbeddedPostgres(home / "postgres") as postgres, EmbeddedRedis(home / "redis") as redis:
+        out.print(f"[bold]*[/bold] PostgreSQL and Redis run in {directory}")
+        await apply_schema(postgres.url)
+        feed = SampleFeed(postgres.url, redis.url, home / "models")
+        if not await _is_filled(feed):
+            out.print("[bold]*[/bold] Importing a pet-photo feed")
+            await _train("import", "sample", "--database-url", feed.database_url)
+        if await asyncio.to_thread(open_store(str(feed.store)).active) is None:
+            out.print("[bold]*[/bold] Training NeuCF on its likes and comments")
+            await _train("fit", "--database-url", feed.database_url, "--store", str(feed.store), "--activate")
+        yield feed
+
+
+@dataclass(frozen=True, slots=True)
 class Demo:
     """Runs the demo in a directory, which makes a second run start in seconds."""
 
@@ -48,59 +93,20 @@ class Demo:
 
     async def run(self) -> int:
         """Runs until SIGINT or SIGTERM. Returns the exit status."""
-        stopping = asyncio.Event()
+        program = asyncio.create_task(self._serve())
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        directory = await asyncio.to_thread(self.directory.resolve)
-        store = directory / "models"
-        async with (
-            EmbeddedPostgres(directory / "postgres") as postgres,
-            EmbeddedRedis(directory / "redis") as redis,
-        ):
-            self._say(f"PostgreSQL and Redis run in {self.directory}")
-            await apply_schema(postgres.url)
-            await self._import_sample(postgres.url)
-            await self._train(postgres.url, store)
-            async with running(self._serving(postgres.url, redis.url, store)) as application:
-                await self._show(application, postgres.url)
-                await stopping.wait()
-                await application.drain()
+            asyncio.get_running_loop().add_signal_handler(number, program.cancel)
+        with suppress(asyncio.CancelledError):
+            await program
         return 0
 
-    async def _import_sample(self, database_url: str) -> None:
-        connection = await asyncpg.connect(database_url)
-        try:
-            filled = await connection.fetchval("SELECT EXISTS (SELECT FROM animora_app.users)")
-        finally:
-            await connection.close()
-        if not filled:
-            self._say("Importing a pet-photo feed")
-            await self._train_command("import", "sample", "--database-url", database_url)
-
-    async def _train(self, database_url: str, store: Path) -> None:
-        if await asyncio.to_thread(open_store(str(store)).active) is None:
-            self._say("Training NeuCF on its likes and comments")
-            await self._train_command(
-                "fit", "--database-url", database_url, "--store", str(store), "--activate"
-            )
-
-    async def _train_command(self, *arguments: str) -> None:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "animora_training", *arguments)
-        if await process.wait():
-            raise DemoFailed(f"animora-train {' '.join(arguments[:2])} failed; its output above says why")
-
-    def _serving(self, database_url: str, redis_url: str, store: Path) -> Settings:
-        """The settings at hand, pointed at the embedded servers."""
-        settings = self.settings
-        return settings.model_copy(
-            update={
-                "database": settings.database.model_copy(update={"url": SecretStr(database_url)}),
-                "cache": settings.cache.model_copy(update={"url": SecretStr(redis_url)}),
-                "models": settings.models.model_copy(
-                    update={"store": str(store), "ready_requires_model": True}
-                ),
-            }
-        )
+    async def _serve(self) -> None:
+        async with (
+            sample_feed(self.directory, self.out) as feed,
+            running(feed.serving(self.settings)) as server,
+        ):
+            await self._show(server, feed.database_url)
+            await asyncio.Event().wait()
 
     async def _show(self, application: Application, database_url: str) -> None:
         """Prints three users' ranked feeds, asked for through the client's command line."""
@@ -123,8 +129,20 @@ class Demo:
             "\nCtrl-C stops everything."
         )
 
-    def _say(self, line: str) -> None:
-        self.out.print(f"[bold]*[/bold] {line}")
+
+async def _is_filled(feed: SampleFeed) -> bool:
+    connection = await asyncpg.connect(feed.database_url)
+    try:
+        return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM animora_app.users)"))
+    finally:
+        await connection.close()
+
+
+async def _train(*arguments: str) -> None:
+    """Runs animora-train, which shows its own progress."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "animora_training", *arguments)
+    if await process.wait():
+        raise DemoFailed(f"animora-train {' '.join(arguments[:2])} failed; its output above says why")
 
 
 async def _rank(target: str, user: int, post_ids: list[int]) -> dict[str, Any]:

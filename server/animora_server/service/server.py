@@ -28,7 +28,7 @@ class GrpcServer:
     def __init__(self, settings: GrpcSettings, handler: CallHandler, ranking: RankingService) -> None:
         self._settings = settings
         self._health = health_aio.HealthServicer()
-        self._server = grpc.aio.server(options=_options(settings))
+        self._server = grpc.aio.server(options=channel_options(settings))
         behaviours = {"Rank": ranking.rank, "BatchRank": ranking.batch_rank}
         handlers = {method: handler.unary(method, behaviours[method]) for method in METHODS}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
@@ -94,7 +94,8 @@ class GrpcServer:
             await self._health.set(name, status)
 
 
-def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
+def channel_options(settings: GrpcSettings) -> list[tuple[str, int]]:
+    """The limits of connections and messages, as gRPC core takes them."""
     age = int(settings.max_connection_age * 1000)
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),

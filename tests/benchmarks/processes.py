@@ -1,0 +1,73 @@
+"""Servers of a benchmark: started as processes, measured by the CPU time that the kernel counts for them."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+TICKS = os.sysconf("SC_CLK_TCK")  # a second
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A process that listens on a port of this machine."""
+
+    name: str
+    pid: int
+    port: int
+
+    @property
+    def target(self) -> str:
+        """The address."""
+        return f"127.0.0.1:{self.port}"
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far, all threads (Linux)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+@asynccontextmanager
+async def animora_server(options: Mapping[str, str]) -> AsyncIterator[Server]:
+    """The real server on a free port, with ANIMORA_ options."""
+    free_ports = {"GRPC_PORT": "0", "HTTP_PORT": "0"}
+    environment = {f"ANIMORA_{name}": value for name, value in {**free_ports, **options}.items()}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "animora_server", "serve"),
+        env={**os.environ, **environment},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        async for line in process.stderr:
+            event = json.loads(line)
+            if event["event"] == "listening":
+                yield Server("animora", process.pid, event["grpc_port"])
+                break
+        else:
+            raise RuntimeError("the server ended before it listened")
+    finally:
+        await _stop(process)
+
+
+@asynccontextmanager
+async def bare_server() -> AsyncIterator[Server]:
+    """The bare handler on a free port."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.benchmarks.bare_handler", stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        yield Server("bare grpc.aio handler", process.pid, int(await process.stdout.readline()))
+    finally:
+        await _stop(process)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    await process.communicate()

@@ -1,0 +1,124 @@
+"""`make bench`: Rank's throughput and CPU beside a bare grpc.aio handler, in one run.
+
+Both get the same requests from the same generator, in turns; the medians of the turns are reported.
+Every reply is checked by the generator.
+"""
+
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from animora_client import AsyncRankingClient
+from animora_server.demo import sample_feed
+from tests.benchmarks.processes import Server, animora_server, bare_server
+
+ROUNDS = 5
+SECONDS = 4.0
+CANDIDATES, LIMIT, CALLERS = 200, 10, 32
+RESULT = Path("docs/benchmarks/serving.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One side's share of a round: calls a second, milliseconds, and CPU microseconds a call."""
+
+    throughput: float
+    p50: float
+    p99: float
+    cpu: float
+
+
+async def load(server: Server, cache: str, seconds: float) -> Turn:
+    """Runs the generator against a server.
+
+    Raises:
+        RuntimeError: A call failed, or a reply was wrong.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        before = server.cpu_seconds()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from animora_client.cli import main; main()", "bench"),
+            *("--target", server.target, "--cache", cache, "--concurrency", str(CALLERS)),
+            *("--candidates", str(CANDIDATES), "--limit", str(LIMIT)),
+            *("--users", "1-1500", "--posts", "1-4000", "--distinct", "500"),
+            *("--duration", str(seconds), "--warmup", "0", "--json", file.name),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"the load failed:\n{output.decode()}")
+        measured = json.load(file)
+    cpu = (server.cpu_seconds() - before) / measured["ok"]
+    latency = measured["latency_seconds"]
+    return Turn(measured["calls_per_second"], latency["p50"] * 1e3, latency["p99"] * 1e3, cpu * 1e6)
+
+
+async def run(out: Console) -> None:
+    """Measures, prints the table and writes the JSON."""
+    async with (
+        sample_feed(Path(".bench"), out) as feed,
+        animora_server(
+            {
+                "DATABASE_URL": feed.database_url,
+                "CACHE_URL": feed.redis_url,
+                "CACHE_TTL": "3600",
+                "MODELS_STORE": str(feed.store),
+                "MODELS_READY_REQUIRES_MODEL": "true",
+            }
+        ) as animora,
+        bare_server() as bare,
+    ):
+        async with AsyncRankingClient(animora.target) as client:
+            await client.rank(1, [1], timeout=60)
+        sides = {"computed": (animora, "bypass"), "cache hit": (animora, "default"), "bare": (bare, "bypass")}
+        turns: dict[str, list[Turn]] = {name: [] for name in sides}
+        for number in range(ROUNDS + 1):
+            for name, (server, cache) in sides.items():
+                turn = await load(server, cache, SECONDS if number else 2.0)
+                if number:  # the first round warms up
+                    turns[name].append(turn)
+            out.print(f"round {number} of {ROUNDS}")
+    report(out, {name: median(several) for name, several in turns.items()})
+
+
+def median(turns: list[Turn]) -> Turn:
+    """The median of each figure."""
+    names = ("throughput", "p50", "p99", "cpu")
+    return Turn(*(statistics.median(getattr(turn, name) for turn in turns) for name in names))
+
+
+def report(out: Console, sides: dict[str, Turn]) -> None:
+    """Prints the table and writes the JSON."""
+    bare = sides["bare"]
+    table = Table(
+        title=f"Rank, {CANDIDATES} candidates, best {LIMIT}, {CALLERS} callers; medians of {ROUNDS} turns"
+    )
+    for heading in ("side", "calls/s", "of bare", "p50 ms", "p99 ms", "CPU µs a call", "of bare"):
+        table.add_column(heading, justify="right")
+    for name, turn in sides.items():
+        table.add_row(
+            *(name, f"{turn.throughput:,.0f}", f"{turn.throughput / bare.throughput:.2f}"),
+            *(f"{turn.p50:.2f}", f"{turn.p99:.2f}", f"{turn.cpu:.0f}", f"{turn.cpu / bare.cpu:.2f}"),
+        )
+    out.print(table)
+    figures = {
+        "unary_over_bare": round(sides["computed"].throughput / bare.throughput, 3),
+        "hit_over_bare": round(sides["cache hit"].throughput / bare.throughput, 3),
+        "cpu_us_per_rank": round(sides["computed"].cpu, 1),
+        "cpu_us_per_hit": round(sides["cache hit"].cpu, 1),
+        "cpu_us_per_bare_call": round(bare.cpu, 1),
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    out.print(f"written to {RESULT}")
+
+
+if __name__ == "__main__":
+    asyncio.run(run(Console()))
