@@ -13,7 +13,6 @@ from animora_client.bench.traffic import Call
 
 Send = Callable[[bytes], Awaitable[bytes]]
 
-MAX_IN_FLIGHT = 10_000  # of an open loop; later calls wait, and their wait is part of their latency
 LATEST = 0.1  # seconds after the end at which calls that were due before it are still sent
 
 
@@ -25,11 +24,13 @@ class Pace:
         duration: Seconds that are measured.
         warmup: Seconds before them that are not.
         max_calls: Ends the load early, warm-up included.
+        max_in_flight: Of an open loop; later calls wait, and their wait is part of their latency.
     """
 
     duration: float
     warmup: float = 1.0
     max_calls: int = 5_000_000
+    max_in_flight: int = 10_000
 
 
 class Driver:
@@ -39,6 +40,7 @@ class Driver:
         self._send = send
         self._calls = cycle(calls)
         self._left = pace.max_calls
+        self._max_in_flight = pace.max_in_flight
         self._length = pace.warmup + pace.duration
         self._recorder = recorder
         self._start = 0.0
@@ -59,7 +61,7 @@ class Driver:
         Latencies run from the intended time: a call that is sent late, because the server or this
         program is behind, has waited.
         """
-        slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        slots = asyncio.Semaphore(self._max_in_flight)
         self._begin()
         try:
             async with asyncio.TaskGroup() as callers:
@@ -72,7 +74,6 @@ class Driver:
                     if self._now() >= self._length + LATEST:
                         due = takewhile(lambda later: later < self._length, arrivals)
                         self._recorder.unsent = 1 + sum(1 for _ in due)
-                        slots.release()
                         break
                     self._left -= 1
                     callers.create_task(self._call(intended)).add_done_callback(lambda _: slots.release())

@@ -8,7 +8,7 @@ import pytest
 
 from animora.ranking.v1 import ranking_pb2
 from animora_client.bench.checking import OK
-from animora_client.bench.driving import Driver, Pace
+from animora_client.bench.driving import LATEST, Driver, Pace
 from animora_client.bench.recording import Recorder
 from animora_client.bench.traffic import Call
 
@@ -67,6 +67,22 @@ async def test_an_open_loop_sends_whether_or_not_replies_come():
     assert sorted(recorder.intended) == [0.0, 0.001, 0.002, 0.003, 0.004]
     assert all(sent >= intended for sent, intended in zip(recorder.sent, recorder.intended, strict=True))
     assert recorder.unsent == 0
+
+
+async def test_calls_that_find_no_slot_until_the_end_are_counted_not_forgotten():
+    over = asyncio.Event()
+
+    async def stuck(body):
+        await over.wait()
+        return REPLY
+
+    load, recorder = driver(stuck, duration=0.02, max_in_flight=2)
+    asyncio.get_running_loop().call_later(0.02 + 2 * LATEST, over.set)
+
+    await load.open_loop(iter([0.0, 0.001, 0.002, 0.003, 0.004, 0.02]))
+
+    assert list(recorder.intended) == [0.0, 0.001]
+    assert recorder.unsent == 3
 
 
 async def test_an_open_loop_ends_after_enough_calls():

@@ -15,11 +15,11 @@ class Finished:
     err: str
 
 
-async def start(*arguments: str | Path, **environment: str) -> asyncio.subprocess.Process:
-    """Starts it with pipes."""
+async def start(command: str, *arguments: str | Path, **environment: str) -> asyncio.subprocess.Process:
+    """Starts it with pipes, and with patience for busy machines where the arguments ask for none."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "animora_client", *map(str, arguments)),
+        *("-m", "animora_client", command, "--timeout", "10", *map(str, arguments)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -27,9 +27,9 @@ async def start(*arguments: str | Path, **environment: str) -> asyncio.subproces
     )
 
 
-async def run(*arguments: str | Path, stdin: str = "", **environment: str) -> Finished:
+async def run(command: str, *arguments: str | Path, stdin: str = "", **environment: str) -> Finished:
     """Runs it to its end."""
-    process = await start(*arguments, **environment)
+    process = await start(command, *arguments, **environment)
     return await finish(process, stdin)
 
 

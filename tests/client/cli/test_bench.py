@@ -89,7 +89,7 @@ async def test_ctrl_c_prints_what_was_measured_so_far(server):
 async def test_a_target_where_nobody_serves_is_named(server):
     await server.say(serving=False)
 
-    done = await run("bench", "--target", server.target, *SHORT)
+    done = await run("bench", "--target", server.target, *SHORT, "--timeout", "0.5")
 
     assert done.code == 1
     assert f"is a server running at {server.target}?" in done.err
