@@ -171,6 +171,23 @@ async def test_a_poll_sees_what_happened_lately(database, store, follower):
     assert content(follower.snapshot) == await fresh_content(store)
 
 
+async def test_a_poll_sees_what_was_committed_after_a_poll_that_came_later(database, postgres_url, follower):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    late = await asyncpg.connect(postgres_url)
+    async with late.transaction():
+        await late.execute("insert into animora_app.posts (id, author_id) values (2, 1)")
+        await late.execute("insert into animora_app.likes values (1, 1), (1, 2)")
+        await follower.poll()
+        assert len(follower.snapshot) == 1
+    await late.close()
+
+    await follower.poll()
+
+    assert follower.snapshot.rows(np.array([1, 2])).tolist() == [0, 1]
+    assert follower.snapshot.interactions.tolist() == [1, 1]
+    assert follower.snapshot.seen_posts(1).tolist() == [1, 2]
+
+
 async def test_a_poll_does_not_see_a_hard_delete_and_a_reconcile_does(database, follower):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     await follower.poll()

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 import numpy as np
+import numpy.typing as npt
 
 from animora_server.catalog import IdMap, Pairs, PostRecords
 from animora_server.errors import StoreError
@@ -107,9 +109,9 @@ class PostgresReading:
 
     async def filled(self, no_image: IntArray, no_caption: IntArray) -> IntArray:
         """See CatalogReading."""
-        columns = FixedColumns(queries.ID_COLUMN)
-        await self._copy(columns.feed, queries.FILLED, no_image.tolist(), no_caption.tolist())
-        (ids,) = columns.columns()
+        (ids,) = await self._columns(
+            queries.ID_COLUMN, queries.FILLED, no_image.tolist(), no_caption.tolist()
+        )
         return np.unique(ids)
 
     async def embeddings(self, take: TakeEmbeddings) -> None:
@@ -137,16 +139,20 @@ class PostgresReading:
         return await self._pairs(queries.BLOCKS)
 
     async def _posts(self, query: str, *arguments: object) -> PostRecords:
-        columns = FixedColumns(queries.POST_COLUMNS)
-        await self._copy(columns.feed, query, *arguments)
-        ids, author_ids, created_at, updated_at, deleted = columns.columns()
+        columns = await self._columns(queries.POST_COLUMNS, query, *arguments)
+        ids, author_ids, created_at, updated_at, deleted = columns
         posts = PostRecords(ids, author_ids, created_at / 1e6 + POSTGRES_EPOCH, updated_at, deleted)
         return await asyncio.to_thread(posts.distinct)
 
     async def _pairs(self, query: str, *arguments: object) -> Pairs:
-        columns = FixedColumns(queries.PAIR_COLUMNS)
+        return Pairs(*await self._columns(queries.PAIR_COLUMNS, query, *arguments))
+
+    async def _columns(
+        self, types: tuple[str, ...], query: str, *arguments: object
+    ) -> list[npt.NDArray[Any]]:
+        columns = FixedColumns(types)
         await self._copy(columns.feed, query, *arguments)
-        return Pairs(*columns.columns())
+        return await asyncio.to_thread(columns.columns)
 
     async def _embeddings(self, take: TakeEmbeddings, condition: str, *arguments: object) -> None:
         rows = EmbeddingRows(self._decode_image, self._decode_caption, take)

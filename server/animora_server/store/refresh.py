@@ -84,14 +84,16 @@ class Refresh:
 
     async def _posts(self, found: PostRecords, filled: IntArray, removed: IntArray) -> PostTable:
         """The next table; reads the embeddings of posts that are new, edited or filled."""
-        pending = await asyncio.to_thread(self._table.outdated, found)
-        draft = PostDraft(self._table, found, pending | np.isin(found.ids, filled))
+        draft = await asyncio.to_thread(self._draft, found, filled)
         if len(self._table):
             await self._reading.embeddings_of(found.ids[draft.pending], draft.add)
         else:
             await self._reading.embeddings(draft.add)
         self.misfits = draft.misfits
         return await asyncio.to_thread(draft.finish, removed)
+
+    def _draft(self, found: PostRecords, filled: IntArray) -> PostDraft:
+        return PostDraft(self._table, found, self._table.outdated(found) | np.isin(found.ids, filled))
 
     async def _base(self) -> InteractionBase:
         until = self._reading.now - self._window
