@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -143,17 +143,21 @@ def frozen() -> Callable[[int], AbstractContextManager[None]]:
     def freeze(pid: int) -> Iterator[None]:
         stopped: list[int] = []
         try:
-            # The parent goes first, so that no child is born meanwhile.
             pending = [pid]
             while pending:
                 process = pending.pop()
-                os.kill(process, signal.SIGSTOP)
-                stopped.append(process)
-                pending += _children(process)
+                with suppress(ProcessLookupError, FileNotFoundError):  # a child that has just ended
+                    os.kill(process, signal.SIGSTOP)
+                    stopped.append(process)
+                    # Only one that stands still has no more children.
+                    while _state(process) not in {"T", "Z"}:
+                        os.sched_yield()
+                    pending += _children(process)
             yield
         finally:
             for process in stopped:
-                os.kill(process, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGCONT)
 
     return freeze
 
@@ -170,6 +174,11 @@ def _fresh_directory(parent: Path) -> Path:
     directory = Path(tempfile.mkdtemp(prefix="animora-", dir=parent))
     directory.chmod(0o711)
     return directory
+
+
+def _state(pid: int) -> str:
+    """The kernel's letter for a process' state: T for stopped, Z for ended."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
 
 
 def _children(pid: int) -> list[int]:

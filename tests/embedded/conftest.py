@@ -12,4 +12,5 @@ def forgotten_homes():
     homes: list[Path] = []
     yield homes
     for home in homes:
+        assert home.name.startswith("animora-"), home  # or it is not a home, and not ours to remove
         shutil.rmtree(home)

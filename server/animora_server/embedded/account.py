@@ -8,7 +8,8 @@ from pathlib import Path
 
 from animora_server.embedded.errors import EmbeddedError
 
-UNPRIVILEGED = ("postgres", "nobody")
+# The one that every machine has comes first: data must not change hands when a package adds the other.
+UNPRIVILEGED = ("nobody", "postgres")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ def settle(directory: Path, account: Account | None) -> Path:
 
     The home is the directory itself if its path leaves room for a socket's name and the account, if there is
     one, can get there. Otherwise it is a folder below the machine's temporary one, to which the link
-    `elsewhere` in the directory points: permissions of what exists already are never loosened. Either way
-    this process' user owns the home, so nothing that runs under the account can plant a link where root
-    writes.
+    `elsewhere` in the directory points: permissions of what exists already are never loosened. What is made
+    here belongs to this process' user and not to the account, under which nothing can then plant a link where
+    root writes.
 
     Raises:
         EmbeddedError: The directory cannot be made, or there is no place for a home.
@@ -56,9 +56,13 @@ async def locked(home: Path) -> AsyncIterator[int]:
     waits for the last of its processes.
 
     Raises:
-        EmbeddedError: Another server runs there.
+        EmbeddedError: Another server runs there, or the home is another user's.
     """
-    with (home / "lock").open("w") as file:
+    try:
+        file = (home / "lock").open("w")
+    except OSError as error:
+        raise EmbeddedError(f"cannot use {home}: {error.strerror}") from error
+    with file:
         await _lock(file.fileno(), home)
         yield file.fileno()
 
