@@ -112,7 +112,8 @@ def read_artifact(folder: Path) -> Artifact:
     if rows != (dimensions.users, dimensions.posts):
         raise ArtifactRejected(
             RejectionReason.DIMENSIONS,
-            f"the vocabulary has {rows} user and post rows, the manifest {(dimensions.users, dimensions.posts)}",
+            f"the vocabulary has {rows} user and post rows, "
+            f"the manifest {(dimensions.users, dimensions.posts)}",
         )
     return Artifact(
         manifest=manifest,

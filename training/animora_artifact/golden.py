@@ -1,4 +1,4 @@
-"""Golden rows: inputs and the probabilities that the trained network gave, replayed before a version serves."""
+"""Golden rows: inputs and the trained network's probabilities, replayed before a version serves."""
 
 from dataclasses import dataclass, fields
 from typing import Self

@@ -49,7 +49,7 @@ EXPLAIN_TERMS = ("gmf", "mlp", "bias")
 def save_network(module: torch.nn.Module) -> bytes:
     """Scripts and serialises a module that has Network's methods."""
     buffer = io.BytesIO()
-    torch.jit.save(torch.jit.script(module), buffer)  # type: ignore[no-untyped-call]
+    torch.jit.save(torch.jit.script(module), buffer)
     return buffer.getvalue()
 
 

@@ -1,0 +1,74 @@
+"""Every choice of a fit, in one frozen value that ends up in the manifest."""
+
+from dataclasses import asdict, dataclass
+
+from animora_training.errors import InvalidOption
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """How NeuCF is built and trained.
+
+    Attributes:
+        factors: Width of the GMF branch.
+        mlp_embedding: Width of a user's and of a post's embedding in the MLP branch.
+        hidden: Widths of the MLP's layers, the first one first.
+        feature_width: Width to which an image and a caption embedding are projected in each branch.
+        negatives: Sampled negatives for each positive.
+        batch_positives: Positives in a step; a step scores `1 + negatives` times as many pairs.
+        max_epochs: Epochs tried on the hold-out.
+        patience: Epochs without a better hold-out before trying ends.
+        learning_rate: Adam's, at its peak.
+        warmup_epochs: Epochs over which the learning rate rises to its peak.
+        epoch_decay: Factor on the learning rate for each epoch after the warm-up.
+        weight_decay: Decoupled, on id embeddings, a unit of learning rate.
+        drop_rate: Share of a frequent post's pairs in which its id is dropped for the unknown row.
+        drop_scale: Interactions at which a post's id is dropped in half of its pairs, beside drop_rate.
+        holdout_negatives: Sampled negatives that a held-out post is ranked among.
+        seed: Of every random choice.
+    """
+
+    factors: int = 8
+    mlp_embedding: int = 32
+    hidden: tuple[int, ...] = (32, 16, 8)
+    feature_width: int = 32
+    negatives: int = 4
+    batch_positives: int = 8192
+    max_epochs: int = 30
+    patience: int = 3
+    learning_rate: float = 0.01
+    warmup_epochs: float = 1.0
+    epoch_decay: float = 0.9
+    weight_decay: float = 0.0
+    drop_rate: float = 0.02
+    drop_scale: float = 1.0
+    holdout_negatives: int = 99
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be trained.
+
+        Raises:
+            InvalidOption: Names the field.
+        """
+        positive = ("factors", "mlp_embedding", "feature_width", "negatives", "batch_positives", "max_epochs")
+        for name in (*positive, "patience", "holdout_negatives"):
+            if getattr(self, name) < 1:
+                raise InvalidOption(name, "must be at least 1")
+        if not self.hidden or min(self.hidden) < 1:
+            raise InvalidOption("hidden", "must name at least one layer, each at least 1 wide")
+        if not 0 < self.learning_rate < 1:
+            raise InvalidOption("learning_rate", "must lie between 0 and 1")
+        if not 0 < self.epoch_decay <= 1:
+            raise InvalidOption("epoch_decay", "must lie above 0 and not above 1")
+        if not 0 <= self.drop_rate < 1:
+            raise InvalidOption("drop_rate", "must be at least 0 and below 1")
+        for name in ("warmup_epochs", "weight_decay", "drop_scale"):
+            if getattr(self, name) < 0:
+                raise InvalidOption(name, "must not be negative")
+
+    def hyperparameters(self) -> dict[str, str | int | float | bool | list[int]]:
+        """The fields as a manifest keeps them."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }

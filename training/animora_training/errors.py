@@ -1,0 +1,37 @@
+"""What can go wrong in training, in words for the person at the keyboard.
+
+TrainingError
+├── InvalidOption(option)   an option's value cannot be used
+├── InvalidInput            a file is not in the format that it should be in
+├── DatabaseError           PostgreSQL cannot be reached, or is not as the views promise
+├── WidthMismatch           embeddings are of another width than the model's
+└── NothingToLearn          too few interactions to fit or to score anything
+"""
+
+
+class TrainingError(Exception):
+    """The root; the text says what to do."""
+
+
+class InvalidOption(TrainingError):
+    """An option's value cannot be used."""
+
+    def __init__(self, option: str, description: str) -> None:
+        super().__init__(f"{option}: {description}")
+        self.option = option
+
+
+class InvalidInput(TrainingError):
+    """A file is not in the format that it should be in."""
+
+
+class DatabaseError(TrainingError):
+    """PostgreSQL cannot be reached, or is not as the views promise."""
+
+
+class WidthMismatch(TrainingError):
+    """Embeddings are of another width than the model's."""
+
+
+class NothingToLearn(TrainingError):
+    """Too few interactions to fit or to score anything."""
