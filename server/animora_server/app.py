@@ -19,7 +19,7 @@ from animora_server.probes import Probes
 from animora_server.ranker import Ranker
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.ranker import CacheAccess
-from animora_server.scorer import Device, Residency
+from animora_server.scorer import Binder, Device, Residency
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate
@@ -68,7 +68,8 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         batcher = await stack.enter_async_context(
             Batcher(device.score, _limits(settings.scorer), cost, metrics.scorer)
         )
-        residency = Residency(device, batcher, cost, settings.scorer.max_batch_rows, settings.models.resident)
+        binder = Binder(device, batcher, cost, settings.scorer.max_batch_rows)
+        residency = Residency(device, binder, settings.models.resident)
         health = Health(residency, lambda: batcher.running_since, settings)
         cache = None
         if settings.cache.url.get_secret_value():

@@ -15,7 +15,7 @@ from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Groups, IdMap
 from animora_server.catalog.embeddings import fingerprints
 from animora_server.metrics import ScorerMetrics
-from animora_server.scorer import Device, Residency
+from animora_server.scorer import Binder, Device, Residency
 from animora_server.settings import ScorerSettings
 from tests.scorer.artifacts import tiny_artifact
 
@@ -84,7 +84,7 @@ async def residency():
         Device(settings, on_fault=lambda: None) as device,
         Batcher(device.score, LIMITS, cost, metrics) as batcher,
     ):
-        yield Residency(device, batcher, cost, LIMITS.max_batch_rows, max_models=2)
+        yield Residency(device, Binder(device, batcher, cost, LIMITS.max_batch_rows), max_models=2)
 
 
 def soon() -> float:

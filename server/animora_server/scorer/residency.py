@@ -3,28 +3,17 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
-import numpy as np
 import structlog
 
 from animora_artifact import Artifact, ArtifactRejected
-from animora_artifact.errors import RejectionReason
-from animora_server.batching import Batcher, CostModel
-from animora_server.catalog import CatalogSnapshot, EmbeddingFile
+from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ScoringFailed
-from animora_server.scorer.device import Device, LoadedModel, PostTable, ScoreWork
+from animora_server.scorer.binder import Binder
+from animora_server.scorer.device import Device, LoadedModel
 from animora_server.scorer.resident import ResidentModel
-from animora_server.types import BoolArray, FloatArray, IntArray
 
 log = structlog.get_logger(__name__)
-
-# Encoding shares the device with requests: a turn aims at this many seconds.
-TURN_SECONDS = 0.002
-FIRST_TURN_ROWS = 64
-MAX_TURN_ROWS = 8192
-SPARE_CAPACITY = 1.25
-MIN_CAPACITY = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +33,9 @@ class Residency:
     go on meanwhile with the pin they have.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        batcher: Batcher[ScoreWork, FloatArray],
-        cost: CostModel,
-        max_batch_rows: int,
-        max_models: int,
-    ) -> None:
+    def __init__(self, device: Device, binder: Binder, max_models: int) -> None:
         self._device = device
-        self._batcher = batcher
-        self._cost = cost
-        self._max_batch_rows = max_batch_rows
+        self._binder = binder
         self._max_models = max_models
         self._changing = asyncio.Lock()
         self._loaded: dict[str, LoadedModel] = {}  # oldest use first, the active one last
@@ -73,10 +53,11 @@ class Residency:
     async def publish(self, snapshot: CatalogSnapshot) -> None:
         """Makes a snapshot the one that new requests see."""
         async with self._changing:
+            bound_before = self._pin.resident if self._pin else {}
             resident = {}
             for version, loaded in self._loaded.items():
                 try:
-                    resident[version] = await self._bind(loaded, snapshot)
+                    resident[version] = await self._binder.bind(loaded, snapshot, bound_before.get(version))
                 except (ScoringFailed, ArtifactRejected) as error:
                     log.error("a model cannot be bound to the catalog", version=version, error=str(error))
             self._swap(snapshot, resident)
@@ -88,17 +69,19 @@ class Residency:
             ArtifactRejected: It must not serve; the version that answered still does.
             ScoringFailed: The device failed.
         """
-        manifest = artifact.manifest
+        version = artifact.manifest.version
+        loaded = self._loaded.get(version) or await self._device.load(artifact)
+        bound = self._pin.resident.get(version) if self._pin else None
+        if self._pin is not None:
+            # The long part. Snapshots go on being published meanwhile, with the blocks that are in them.
+            bound = await self._binder.bind(loaded, self._pin.snapshot, bound)
         async with self._changing:
-            loaded = self._loaded.get(manifest.version)
-            if loaded is None:
-                loaded = await self._device.load(artifact)
             resident: dict[str, ResidentModel] = {}
             if self._pin is not None:
-                bound = await self._bind(loaded, self._pin.snapshot)
-                resident = {**self._pin.resident, manifest.version: bound}
-            self._loaded.pop(manifest.version, None)
-            self._loaded[manifest.version] = loaded
+                bound = await self._binder.bind(loaded, self._pin.snapshot, bound)
+                resident = {**self._pin.resident, version: bound}
+            self._loaded.pop(version, None)
+            self._loaded[version] = loaded
             while len(self._loaded) > self._max_models:
                 evicted = next(iter(self._loaded))
                 del self._loaded[evicted]
@@ -109,68 +92,3 @@ class Residency:
     def _swap(self, snapshot: CatalogSnapshot, resident: dict[str, ResidentModel]) -> None:
         active = resident.get(self.active_version) if self.active_version else None
         self._pin = Pin(snapshot, active, resident)
-
-    async def _bind(self, loaded: LoadedModel, snapshot: CatalogSnapshot) -> ResidentModel:
-        """The model with every row of the snapshot encoded; rows that are encoded already are kept."""
-        _check_widths(loaded, snapshot)
-        bound = self._pin.resident.get(loaded.manifest.version) if self._pin else None
-        table, informed = await self._with_capacity(
-            loaded, len(snapshot), bound if bound and bound.epoch == snapshot.epoch else None
-        )
-        first = table.rows
-        post_rows = loaded.posts.rows(snapshot.post_ids[first:])  # int64 (n new), 0 unknown
-        informed[first : len(snapshot)] = post_rows > 0
-        if loaded.manifest.dimensions.image or loaded.manifest.dimensions.caption:
-            informed[first : len(snapshot)] |= snapshot.fingerprints[first:] != 0
-        table = await self._encode(loaded, post_rows, snapshot.embeddings, table)
-        if bound is None:
-            fixed, per_row = await self._device.warm(loaded.network, table, self._warm_sizes())
-            self._cost.calibrate(fixed, per_row)
-        return ResidentModel(loaded, snapshot.epoch, table, informed, self._batcher, self._max_batch_rows)
-
-    async def _with_capacity(
-        self, loaded: LoadedModel, rows: int, bound: ResidentModel | None
-    ) -> tuple[PostTable, BoolArray]:
-        """A table with room for `rows`, and as many flags: those at hand, or larger copies."""
-        if bound is not None and rows <= len(bound.informed_rows):
-            return bound.table, bound.informed_rows
-        capacity = max(int(rows * SPARE_CAPACITY), MIN_CAPACITY)
-        informed = np.zeros(capacity, np.bool_)
-        if bound is not None:
-            informed[: len(bound.informed_rows)] = bound.informed_rows
-        width = loaded.manifest.dimensions.post_vector
-        return await self._device.allocate(capacity, width, bound.table if bound else None), informed
-
-    async def _encode(
-        self, loaded: LoadedModel, post_rows: IntArray, embeddings: EmbeddingFile, table: PostTable
-    ) -> PostTable:
-        """Appends the vectors of post_rows int64 (n) to a table, in short turns between requests."""
-        at = 0
-        turn_rows = FIRST_TURN_ROWS
-        while at < len(post_rows):
-            turn = partial(self._device.encode, loaded, post_rows[at : at + turn_rows], embeddings, table)
-            at += turn_rows
-            table, seconds = await self._batcher.run_bulk(turn)
-            turn_rows = min(max(int(turn_rows * min(TURN_SECONDS / seconds, 2)), 1), MAX_TURN_ROWS)
-        return table
-
-    def _warm_sizes(self) -> list[int]:
-        """Batch sizes from 1 to the largest, by factors of four."""
-        sizes = [self._max_batch_rows]
-        while sizes[-1] > 1:
-            sizes.append(sizes[-1] // 4 or 1)
-        return sizes[::-1]
-
-
-def _check_widths(loaded: LoadedModel, snapshot: CatalogSnapshot) -> None:
-    """A catalog without embeddings is fine; one with others than the model's is not."""
-    dimensions, embeddings = loaded.manifest.dimensions, snapshot.embeddings
-    for name, model, catalog in (
-        ("image", dimensions.image, embeddings.image_width),
-        ("caption", dimensions.caption, embeddings.caption_width),
-    ):
-        if model and catalog and model != catalog:
-            raise ArtifactRejected(
-                RejectionReason.DIMENSIONS,
-                f"{name} embeddings are {catalog} wide in the catalog, {model} in the model",
-            )

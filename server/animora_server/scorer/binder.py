@@ -1,0 +1,112 @@
+"""Binding: a model's post vectors for every row of a catalog snapshot, and its batch sizes warm."""
+
+from functools import partial
+
+import numpy as np
+
+from animora_artifact import ArtifactRejected
+from animora_artifact.errors import RejectionReason
+from animora_server.batching import Batcher, CostModel
+from animora_server.catalog import CatalogSnapshot, EmbeddingFile
+from animora_server.scorer.device import Device, LoadedModel, PostTable, ScoreWork
+from animora_server.scorer.resident import ResidentModel
+from animora_server.types import BoolArray, FloatArray, IntArray
+
+# Encoding shares the device with requests: a turn aims at this many seconds.
+TURN_SECONDS = 0.002
+FIRST_TURN_ROWS = 64
+MAX_TURN_ROWS = 8192
+SPARE_CAPACITY = 1.25
+MIN_CAPACITY = 1024
+
+
+class Binder:
+    """Encodes posts on the device that serves, in short turns between the batches of requests."""
+
+    def __init__(
+        self,
+        device: Device,
+        batcher: Batcher[ScoreWork, FloatArray],
+        cost: CostModel,
+        max_batch_rows: int,
+    ) -> None:
+        self._device = device
+        self._batcher = batcher
+        self._cost = cost
+        self._max_batch_rows = max_batch_rows
+
+    async def bind(
+        self, loaded: LoadedModel, snapshot: CatalogSnapshot, bound: ResidentModel | None
+    ) -> ResidentModel:
+        """The model with every row of the snapshot encoded, and every batch size warm.
+
+        Args:
+            loaded: The model.
+            snapshot: The catalog.
+            bound: The same model bound before, whose encoded rows are kept if they are of this epoch.
+
+        Raises:
+            ArtifactRejected: The catalog's embeddings are of other widths than the model's.
+            ScoringFailed: The device failed.
+        """
+        _check_widths(loaded, snapshot)
+        table, informed = await self._with_capacity(
+            loaded, len(snapshot), bound if bound and bound.epoch == snapshot.epoch else None
+        )
+        first = table.rows
+        post_rows = loaded.posts.rows(snapshot.post_ids[first:])  # int64 (n new), 0 unknown
+        informed[first : len(snapshot)] = post_rows > 0
+        if loaded.manifest.dimensions.image or loaded.manifest.dimensions.caption:
+            informed[first : len(snapshot)] |= snapshot.fingerprints[first:] != 0
+        table = await self._encode(loaded, post_rows, snapshot.embeddings, table)
+        if bound is None:
+            fixed, per_row = await self._device.warm(loaded.network, table, self._warm_sizes())
+            self._cost.calibrate(fixed, per_row)
+        return ResidentModel(loaded, snapshot.epoch, table, informed, self._batcher, self._max_batch_rows)
+
+    async def _with_capacity(
+        self, loaded: LoadedModel, rows: int, bound: ResidentModel | None
+    ) -> tuple[PostTable, BoolArray]:
+        """A table with room for `rows`, and as many flags: those at hand, or larger copies."""
+        if bound is not None and rows <= len(bound.informed_rows):
+            return bound.table, bound.informed_rows
+        capacity = max(int(rows * SPARE_CAPACITY), MIN_CAPACITY)
+        informed = np.zeros(capacity, np.bool_)
+        if bound is not None:
+            informed[: len(bound.informed_rows)] = bound.informed_rows
+        width = loaded.manifest.dimensions.post_vector
+        return await self._device.allocate(capacity, width, bound.table if bound else None), informed
+
+    async def _encode(
+        self, loaded: LoadedModel, post_rows: IntArray, embeddings: EmbeddingFile, table: PostTable
+    ) -> PostTable:
+        """Appends the vectors of post_rows int64 (n) to a table, in short turns between requests."""
+        at = 0
+        turn_rows = FIRST_TURN_ROWS
+        while at < len(post_rows):
+            turn = partial(self._device.encode, loaded, post_rows[at : at + turn_rows], embeddings, table)
+            at += turn_rows
+            table, seconds = await self._batcher.run_bulk(turn)
+            turn_rows = min(max(int(turn_rows * min(TURN_SECONDS / seconds, 2)), 1), MAX_TURN_ROWS)
+        return table
+
+    def _warm_sizes(self) -> list[int]:
+        """Batch sizes from 1 to the largest, by factors of four."""
+        sizes = [self._max_batch_rows]
+        while sizes[-1] > 1:
+            sizes.append(sizes[-1] // 4 or 1)
+        return sizes[::-1]
+
+
+def _check_widths(loaded: LoadedModel, snapshot: CatalogSnapshot) -> None:
+    """A catalog without embeddings is fine; one with others than the model's is not."""
+    dimensions, embeddings = loaded.manifest.dimensions, snapshot.embeddings
+    for name, model, catalog in (
+        ("image", dimensions.image, embeddings.image_width),
+        ("caption", dimensions.caption, embeddings.caption_width),
+    ):
+        if model and catalog and model != catalog:
+            raise ArtifactRejected(
+                RejectionReason.DIMENSIONS,
+                f"{name} embeddings are {catalog} wide in the catalog, {model} in the model",
+            )
