@@ -43,6 +43,7 @@ class Application:
 
     async def drain(self) -> None:
         """Takes no new work and finishes what is in flight."""
+        self.health.draining = True
         await self.grpc.drain()
 
 

@@ -28,9 +28,12 @@ class Health:
         self._looked_at = time.monotonic()
         self.became_ready = asyncio.Event()
         self.device_failed = asyncio.Event()
+        self.draining = False
 
     def unready(self) -> str | None:
         """Why calls cannot be answered, or None."""
+        if self.draining:
+            return "draining"
         if self.device_failed.is_set():
             return "the device failed"
         pin = self._residency.current()

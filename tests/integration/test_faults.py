@@ -1,8 +1,6 @@
 """Faults under load: no request fails, and every score belongs to the version that the reply names."""
 
 import asyncio
-import os
-import signal
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -85,9 +83,8 @@ async def fault(server: EmbeddedPostgres | EmbeddedRedis, kind: str, frozen) -> 
         with frozen(server.pid):
             yield
     else:
-        os.kill(server.pid, signal.SIGKILL)
+        await server.kill()
         yield
-        await server.stop()
         await server.start()
 
 

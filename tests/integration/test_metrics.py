@@ -1,0 +1,63 @@
+"""What Prometheus scrapes: fit for promtool, and counting what happened."""
+
+import asyncio
+import shutil
+import urllib.error
+import urllib.request
+
+import pytest
+
+from animora.ranking.v1 import ranking_pb2 as pb
+
+
+def get(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+        return str(reply.read().decode())
+
+
+@pytest.fixture
+async def scraped(stub, application) -> str:
+    """The page after one answer of each kind."""
+    for user in (7, 500):
+        await stub.Rank(pb.RankRequest(user_id=user, post_ids=[100, 100, 2**62]))
+    await stub.BatchRank(pb.BatchRankRequest(requests=[pb.RankRequest()]))
+    return await asyncio.to_thread(get, application.probes.port, "/metrics")
+
+
+async def test_rankings_are_counted_by_method_code_and_ranker(scraped):
+    for line in (
+        'animora_requests_total{code="OK",method="Rank",ranker="neucf"} 1.0',
+        'animora_requests_total{code="OK",method="Rank",ranker="heuristic"} 1.0',
+        'animora_requests_total{code="INVALID_ARGUMENT",method="BatchRank",ranker="none"} 1.0',
+        'animora_dropped_candidates_total{reason="duplicate"} 2.0',
+        'animora_model_active{version="v1"} 1.0',
+        "animora_catalog_posts 64.0",
+    ):
+        assert line in scraped.splitlines()
+
+
+async def test_every_stage_of_a_ranking_is_timed(scraped):
+    for stage in ("decode", "candidates", "cache", "score", "order", "encode"):
+        assert f'animora_stage_seconds_count{{stage="{stage}"}}' in scraped
+
+
+async def test_promtool_finds_nothing_to_improve(scraped):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian's package prometheus has it)")
+    process = await asyncio.create_subprocess_exec(
+        *(promtool, "check", "metrics"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate(scraped.encode())
+    assert (process.returncode, output.decode()) == (0, "")
+
+
+async def test_the_probes_tell_what_health_tells(application):
+    assert await asyncio.to_thread(get, application.probes.port, "/livez")
+    assert await asyncio.to_thread(get, application.probes.port, "/readyz")
+    await application.drain()
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        await asyncio.to_thread(get, application.probes.port, "/readyz")
