@@ -14,8 +14,6 @@ from animora_server.types import BoolArray, FloatArray, IntArray
 
 Column = TypeVar("Column", bound=np.generic)
 
-HALF_MAX = float(np.finfo(np.float16).max)
-
 
 @dataclass(frozen=True, slots=True)
 class _Arrived:
@@ -175,14 +173,16 @@ class PostDraft:
     def _matrix(self, embeddings: list[FloatArray | None], width: int) -> HalfArray:
         """Embeddings as float16 (k, width), zeros where there is none or it cannot be used."""
         matrix = np.zeros((len(embeddings), width), np.float16)
-        for row, embedding in enumerate(embeddings):
-            if embedding is None:
-                continue
-            # NaN compares false.
-            if len(embedding) == width and np.abs(embedding).max(initial=0.0) <= HALF_MAX:
-                matrix[row] = embedding
-            else:
-                self.misfits += 1
+        # What float16 cannot hold becomes infinite, and is dropped below.
+        with np.errstate(over="ignore"):
+            for row, embedding in enumerate(embeddings):
+                if embedding is not None and len(embedding) == width:
+                    matrix[row] = embedding
+                elif embedding is not None:
+                    self.misfits += 1
+        bad = ~np.isfinite(matrix).all(axis=1)
+        matrix[bad] = 0
+        self.misfits += int(np.count_nonzero(bad))
         return matrix
 
 

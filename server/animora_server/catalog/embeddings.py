@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.types import IntArray
+from animora_server.types import BoolArray, IntArray
 
 HalfArray = npt.NDArray[np.float16]
 
@@ -119,11 +119,14 @@ def fingerprints(image: HalfArray, caption: HalfArray) -> IntArray:
     An absent part adds nothing, so the digest does not depend on whether its width is known yet.
     """
     digests = np.zeros(len(image), np.int64)
-    for row in np.flatnonzero(image.any(axis=1) | caption.any(axis=1)):
+    has_image: BoolArray = np.logical_or.reduce(image, axis=1)
+    has_caption: BoolArray = np.logical_or.reduce(caption, axis=1)
+    for row in np.flatnonzero(has_image | has_caption):
         digest = hashlib.blake2b(digest_size=8)
-        for name, part in ((b"image", image[row]), (b"caption", caption[row])):
-            if part.any():
-                digest.update(name + part.tobytes())
+        if has_image[row]:
+            digest.update(b"image" + image[row].tobytes())
+        if has_caption[row]:
+            digest.update(b"caption" + caption[row].tobytes())
         # 0 is taken.
         digests[row] = int.from_bytes(digest.digest(), "little", signed=True) or 1
     return digests

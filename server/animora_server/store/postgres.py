@@ -15,20 +15,17 @@ from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import queries
 from animora_server.store.binary import (
-    TRAILER,
     EmbeddingDecoder,
     EmbeddingRows,
     FixedColumns,
     decode_array,
     decode_vector,
-    without_header,
 )
+from animora_server.store.parts import PartFeeder
 from animora_server.store.protocols import TakeEmbeddings
 from animora_server.store.views import EmbeddingTypes, check_views
 from animora_server.types import IntArray
 
-# Bytes decoded at once: enough to be worth a thread, and little beside the catalog.
-PART_BYTES = 8 << 20
 IDS_AT_ONCE = 10_000
 POSTGRES_EPOCH = 946_684_800  # 2000-01-01 in unix seconds; timestamps are microseconds from there
 NO_LIMIT = 7 * 86_400.0  # asyncpg's own timeout counts a whole COPY; silence is what is bounded here
@@ -164,36 +161,22 @@ class PostgresReading:
 
         COPY streams, so memory stays bounded, and it makes no object a value, as fetching records does.
         """
-        parts: list[bytes] = []
-        size = 0
-        rest = None
+        parts = PartFeeder(feed)
         loop = asyncio.get_running_loop()
+        try:
+            with _translated():
+                async with asyncio.timeout(self._silence) as limit:
 
-        async def flush() -> None:
-            nonlocal parts, size, rest
-            data = b"".join(parts)
-            if rest is None:
-                data = without_header(data)
-            rest = await asyncio.to_thread(feed, data)
-            parts, size = [rest], len(rest)
+                    async def receive(data: bytes) -> None:
+                        await parts.put(data)
+                        limit.reschedule(loop.time() + self._silence)
 
-        with _translated():
-            async with asyncio.timeout(self._silence) as limit:
-
-                async def receive(data: bytes) -> None:
-                    nonlocal size
-                    parts.append(data)
-                    size += len(data)
-                    if size >= PART_BYTES:
-                        await flush()
-                    limit.reschedule(loop.time() + self._silence)
-
-                await self._connection.copy_from_query(
-                    query, *arguments, output=receive, format="binary", timeout=NO_LIMIT
-                )
-        await flush()
-        if rest != TRAILER:
-            raise StoreError("a view gives a null, or a type, that it must not give")
+                    await self._connection.copy_from_query(
+                        query, *arguments, output=receive, format="binary", timeout=NO_LIMIT
+                    )
+            await parts.finish()
+        finally:
+            await parts.settle()
 
 
 def _embedding(column: str, type_name: str) -> tuple[str, EmbeddingDecoder]:
