@@ -51,7 +51,7 @@ class ChannelOptions:
 
     Attributes:
         retry: When calls are tried again.
-        keepalive: Seconds between pings while calls are open; servers refuse less than 30.
+        keepalive: Seconds between pings while calls are open; servers may refuse less than 30.
         max_message_bytes: The largest reply that is read.
         extra: More gRPC channel arguments; they win over those made here.
     """

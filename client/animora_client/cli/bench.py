@@ -24,6 +24,7 @@ from animora_client.request import CachePolicy
 
 DEFAULT_CONCURRENCY = 16
 PROGRESS_INTERVAL = 0.25  # seconds
+_OUTPUT = {"dir_okay": False, "writable": True, "metavar": "FILE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,8 @@ def bench(
     traffic: TrafficOptions,
     pace: PaceOptions,
     connection: ConnectionOptions,
-    json: Annotated[Path | None, Option(metavar="FILE", help="Write the numbers as JSON.")] = None,
-    plot: Annotated[Path | None, Option(metavar="FILE", help="Draw latency and throughput as PNG.")] = None,
+    json: Annotated[Path | None, Option(help="Write the numbers as JSON.", **_OUTPUT)] = None,
+    plot: Annotated[Path | None, Option(help="Draw latency and throughput as PNG.", **_OUTPUT)] = None,
 ) -> None:
     """Load a server with random requests, check every reply, and report throughput and latency.
 
@@ -154,7 +155,8 @@ async def _load(asked: Traffic, pace: PaceOptions, connection: ConnectionOptions
 
 async def _show_progress(seconds: float) -> None:
     """A bar on standard error, where that is a terminal, until cancelled."""
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("measuring", total=seconds)
         for _ in range(ceil(seconds / PROGRESS_INTERVAL)):
             await asyncio.sleep(PROGRESS_INTERVAL)

@@ -41,7 +41,7 @@ def _advice(error: RankingError, target: str) -> str:
         case ResourceExhausted(retry_after=float() as seconds):
             advice = f"try again in {seconds:g} s"
         case FailedPrecondition():
-            advice = "correct what it names, or leave it out"
+            advice = "leave out what it names"
         case DeadlineExceeded():
             advice = f"no answer from {target} in time: allow more with --timeout"
         case Unavailable():
