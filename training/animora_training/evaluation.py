@@ -45,6 +45,11 @@ class UserRanks:
     ranks: IntArray
     skipped: int
 
+    @property
+    def quality(self) -> Quality:
+        """Their means."""
+        return Quality.of(self.ranks)
+
 
 class PostScorer:
     """Scores users and posts of a data set, each post encoded once."""

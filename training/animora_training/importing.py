@@ -33,10 +33,17 @@ class Table:
     pieces: Iterator[tuple[int, bytes]]
 
 
-async def is_empty(connection: asyncpg.Connection) -> bool:
-    """Whether Animora's own tables hold no users and no posts."""
-    query = f"select not exists (select from {SCHEMA}.users) and not exists (select from {SCHEMA}.posts)"
-    return bool(await connection.fetchval(query))
+async def check_empty(connection: asyncpg.Connection) -> None:
+    """Makes sure that an import would destroy nothing.
+
+    Raises:
+        DatabaseError: Animora's own tables hold something.
+    """
+    if await connection.fetchval(f"select exists (select from {SCHEMA}.users)"):
+        raise DatabaseError(
+            "the database has users already: name an empty one with --database-url, or delete all that it "
+            "holds with --replace"
+        )
 
 
 async def import_feed(connection: asyncpg.Connection, feed: Feed, on_written: OnWritten) -> None:
@@ -52,11 +59,7 @@ async def import_feed(connection: asyncpg.Connection, feed: Feed, on_written: On
     """
     async with connection.transaction():
         await _lock(connection)
-        if not await is_empty(connection):
-            raise DatabaseError(
-                "the database has users or posts already: name an empty database with --database-url, "
-                "or delete all that it holds with --replace"
-            )
+        await check_empty(connection)
         await _write(connection, feed, on_written)
     await _analyze(connection)
 

@@ -11,6 +11,7 @@ from animora_training.feed import FeedPosts
 from animora_training.sample_text import BREEDS, NAMES, SCENES, caption
 
 LATENT = 24
+MAX_USERS = 20_000  # a matrix of users by authors is made
 DAY = 86_400.0
 COLD_USERS = 0.05
 COLD_POSTS = 0.03
@@ -50,16 +51,20 @@ class SampleSize:
         Raises:
             InvalidOption: Names the field.
         """
-        if self.users < 20:
-            raise InvalidOption("users", "must be at least 20")
+        if not 20 <= self.users <= MAX_USERS:
+            raise InvalidOption("users", f"must be at least 20 and at most {MAX_USERS}")
         if self.posts < 50:
             raise InvalidOption("posts", "must be at least 50")
         if not 0 < self.pairs <= self.users * self.posts // 10:
-            raise InvalidOption("interactions", "must be positive, and at most a tenth of users times posts")
+            raise InvalidOption("pairs", "must be positive, and at most a tenth of users times posts")
         if self.days < 2:
             raise InvalidOption("days", "must be at least 2")
         if self.width < LATENT:
             raise InvalidOption("width", f"must be at least {LATENT}")
+
+
+FULL = SampleSize()
+SMALL = SampleSize(users=240, posts=700, pairs=8_000, width=64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ class Epoch:
 def epochs(data: TrainingSet, config: FitConfig) -> Iterator[Epoch]:
     """Trains epoch by epoch for as long as it is asked to.
 
-    The learning rate depends on the epoch alone and not on how many there will be, so that a refit for n
-    epochs repeats the n epochs that were judged.
+    The learning rate depends on the epoch and not on when training ends, so that a refit for n epochs
+    repeats the n epochs that were judged.
     """
     generator = torch.Generator().manual_seed(config.seed)
     network = new_network(data, config)
@@ -81,11 +81,9 @@ def new_network(data: TrainingSet, config: FitConfig) -> NeuCF:
 
 
 def learning_rate(config: FitConfig, epoch: float) -> float:
-    """The learning rate after so many epochs: a linear rise, then a geometric fall."""
-    if epoch < config.warmup_epochs:
-        return config.learning_rate * (epoch + 0.01) / (config.warmup_epochs + 0.01)
-    decay: float = config.epoch_decay ** (epoch - config.warmup_epochs)
-    return config.learning_rate * decay
+    """The learning rate after so many epochs: a linear fall to zero, at first damped by a linear rise."""
+    rise = min(1.0, (epoch + 0.01) / (config.warmup_epochs + 0.01))
+    return config.learning_rate * rise * max(0.0, 1.0 - epoch / config.max_epochs)
 
 
 class TrainingStep:
