@@ -195,8 +195,6 @@ def _translated() -> Iterator[None]:
         raise StoreError("PostgreSQL did not answer in time") from error
     except PermissionError as error:
         # asyncpg looks there for certificates unless the DSN says how TLS is meant.
-        raise StoreError(
-            f"cannot read {error.filename}: set sslmode in database.url (disable, require, verify-full, ...)"
-        ) from error
+        raise StoreError(f"{error}: set sslmode in database.url, or make ~/.postgresql readable") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         raise StoreError(f"{type(error).__name__}: {error}") from error

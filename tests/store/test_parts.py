@@ -1,0 +1,75 @@
+import struct
+import threading
+
+import pytest
+
+from animora_server.errors import StoreError
+from animora_server.store.binary import TRAILER
+from animora_server.store.parts import PART_BYTES, PartFeeder
+
+HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">II", 0, 0)
+
+
+class Decoder:
+    """Takes bytes in tens, and may be told to fail."""
+
+    def __init__(self, failure=None):
+        self.taken = b""
+        self.threads = set()
+        self._failure = failure
+
+    def feed(self, data):
+        self.threads.add(threading.current_thread())
+        if self._failure is not None:
+            raise self._failure
+        whole = len(data) // 10 * 10
+        self.taken += data[:whole]
+        return data[whole:]
+
+
+async def test_bytes_arrive_whole_and_in_order_off_the_event_loop():
+    decoder = Decoder()
+    parts = PartFeeder(decoder.feed)
+    rows = bytes(range(250)) * (PART_BYTES // 100)
+    for start in range(0, len(rows), 99_999):
+        await parts.put((HEADER if start == 0 else b"") + rows[start : start + 99_999])
+    await parts.put(TRAILER)
+
+    await parts.finish()
+
+    assert decoder.taken == rows
+    assert threading.main_thread() not in decoder.threads
+
+
+async def test_what_is_left_over_is_an_error():
+    parts = PartFeeder(Decoder().feed)
+    await parts.put(HEADER + b"12345")
+
+    with pytest.raises(StoreError):
+        await parts.finish()
+
+
+async def test_the_decoders_error_comes_out_with_the_next_part():
+    parts = PartFeeder(Decoder(failure=StoreError("a null")).feed)
+    await parts.put(HEADER + bytes(PART_BYTES))
+
+    with pytest.raises(StoreError, match="a null"):
+        await parts.put(bytes(PART_BYTES))
+
+
+async def test_settling_waits_for_the_thread_and_raises_nothing():
+    let_go = threading.Event()
+    ended = []
+
+    def feed(data):
+        let_go.wait()
+        ended.append(data)
+        raise StoreError("too late to matter")
+
+    parts = PartFeeder(feed)
+    await parts.put(HEADER + bytes(PART_BYTES))
+    let_go.set()
+
+    await parts.settle()
+
+    assert len(ended) == 1
