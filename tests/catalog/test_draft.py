@@ -159,6 +159,12 @@ def test_the_first_width_of_a_kind_begins_an_epoch(tmp_path):
     assert wide.embeddings.read(0, 2)[1].tolist() == [[3], [3]]
 
 
+def test_an_empty_embedding_says_nothing_about_the_width(tmp_path):
+    table = refreshed(PostTable.empty(tmp_path), {1: Post(image=()), 2: Post(image=(4.0, 5.0))})
+
+    assert table.embeddings.read(0, 2)[0].tolist() == [[0, 0], [4, 5]]
+
+
 @pytest.mark.parametrize("image", [(1.0, 2.0, 3.0), (), (1.0, np.nan), (1.0, np.inf), (1.0, 1e6)])
 def test_an_embedding_that_cannot_be_used_counts_as_none(table, image):
     draft = draft_of(table, {30: Post(image=image)})

@@ -194,4 +194,4 @@ def _grown(column: npt.NDArray[Column], rows: int) -> npt.NDArray[Column]:
 
 
 def _first_width(embeddings: list[FloatArray | None]) -> int:
-    return next((len(embedding) for embedding in embeddings if embedding is not None), 0)
+    return next((len(embedding) for embedding in embeddings if embedding is not None and len(embedding)), 0)

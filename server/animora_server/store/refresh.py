@@ -29,7 +29,7 @@ class Refresh:
     Args:
         reading: The database.
         catalog: The catalog so far.
-        settings: The windows.
+        settings: How far back to recount, and how long a post counts as seen.
         began: `time.monotonic()` before the reading began.
 
     Attributes:

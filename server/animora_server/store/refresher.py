@@ -129,7 +129,7 @@ class CatalogRefresher:
             log.info(
                 "the catalog is loaded",
                 posts=len(catalog.snapshot),
-                seconds=round(time.monotonic() - began, 3),
+                seconds=round(self._refreshed_at - began, 3),
             )
         if refresh.misfits and not self._misfits_reported:
             self._misfits_reported = True
