@@ -1,5 +1,6 @@
 """Every choice of a fit, in one frozen value that ends up in the manifest."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -65,8 +66,8 @@ class FitConfig:
         if not 0 <= self.drop_rate < 1:
             raise InvalidOption("drop_rate", "must be at least 0 and below 1")
         for name in ("warmup_epochs", "weight_decay", "drop_scale"):
-            if getattr(self, name) < 0:
-                raise InvalidOption(name, "must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InvalidOption(name, "must be a number and not negative")
 
     @classmethod
     def from_choices(cls, choices: Sequence[str], seed: int) -> "FitConfig":

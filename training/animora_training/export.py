@@ -45,9 +45,13 @@ class FoldedNeuCF(nn.Module):
             (gmf_image, gmf_caption), (mlp_image, mlp_caption) = (
                 torch.split(output.T, shape.feature_width) for output in outputs
             )
-            self.image_projection = _constant(torch.cat([branch.image for branch in features], dim=1))
+            self.image_projection = _constant(
+                torch.cat([part.image * part.image_scale for part in features], dim=1)
+            )
             self.image_output = _constant(_diagonal(gmf_image, mlp_image))
-            self.caption_projection = _constant(torch.cat([branch.caption for branch in features], dim=1))
+            self.caption_projection = _constant(
+                torch.cat([part.caption * part.caption_scale for part in features], dim=1)
+            )
             self.caption_output = _constant(_diagonal(gmf_caption, mlp_caption))
             self.mlp_weight = _constant(network.mlp_weight)
             self.bias = _constant(network.output.bias)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 import numpy as np
 
@@ -91,17 +92,14 @@ def fit(
     report = judge(dataset, config, on_progress)
     pairs = dataset.pairs()
     data = training_set(dataset, pairs)
-    for epoch in epochs(data, config):
+    for epoch in islice(epochs(data, config), report.epochs):
         on_progress(Progress("refit", epoch.number, report.epochs, epoch.loss, None))
-        if epoch.number == report.epochs:
-            network = epoch.network
-            break
     origin = Origin(
         created_at=created_at,
         hyperparameters={**config.hyperparameters(), "epochs": report.epochs},
         metrics=report.metrics(),
     )
-    return Fit(export(network.eval(), data, pairs, origin), report)
+    return Fit(export(epoch.network.eval(), data, pairs, origin), report)
 
 
 def judge(dataset: Dataset, config: FitConfig, on_progress: Callable[[Progress], None]) -> HoldOutReport:

@@ -11,7 +11,20 @@ ID_STD = 0.01
 
 @dataclass(frozen=True, slots=True)
 class NetworkShape:
-    """Sizes of a network; `users` and `posts` count the unknown row 0, widths may be 0 where absent."""
+    """What the data and the recipe make a network look like.
+
+    Attributes:
+        users: Rows of the user tables. The unknown row 0 is never trained: nobody scores an unknown user.
+        posts: Rows of the post tables, the unknown row 0 included.
+        factors: Width of the GMF branch.
+        mlp_embedding: Width of an id's embedding in the MLP branch.
+        hidden: Widths of the MLP's layers.
+        feature_width: Width to which each branch projects images and captions.
+        image: Width of image embeddings, 0 where the network takes none.
+        caption: Width of caption embeddings, 0 where the network takes none.
+        image_scale: Factor that makes image embeddings about unit length.
+        caption_scale: Factor that makes caption embeddings about unit length.
+    """
 
     users: int
     posts: int
@@ -21,6 +34,8 @@ class NetworkShape:
     feature_width: int
     image: int
     caption: int
+    image_scale: float = 1.0
+    caption_scale: float = 1.0
 
 
 class PostFeatures(nn.Module):
@@ -34,13 +49,17 @@ class PostFeatures(nn.Module):
         super().__init__()
         self.image = _projection(shape.image, shape.feature_width)
         self.caption = _projection(shape.caption, shape.feature_width)
+        # Adam's steps have one size, so inputs of another scale would need a learning rate of their own.
+        self.image_scale = shape.image_scale
+        self.caption_scale = shape.caption_scale
         self.output = nn.Linear(2 * shape.feature_width, width, bias=False)
         nn.init.zeros_(self.output.weight)
 
     def forward(self, image: Tensor, caption: Tensor) -> Tensor:
         """Vectors (n, width) of image (n, image width) and caption (n, caption width)."""
-        projected = (torch.relu(image @ self.image), torch.relu(caption @ self.caption))
-        output: Tensor = self.output(torch.cat(projected, dim=1))
+        from_image = torch.relu(image @ (self.image * self.image_scale))
+        from_caption = torch.relu(caption @ (self.caption * self.caption_scale))
+        output: Tensor = self.output(torch.cat((from_image, from_caption), dim=1))
         return output
 
 
@@ -48,7 +67,7 @@ class NeuCF(nn.Module):
     """Logits of user-post pairs.
 
     `forward` is the definition. Training and serving use that the first hidden layer is linear in
-    [user; post], so that `user_vectors` and `post_vectors` can be computed once and met by `meet`.
+    [user; post]: the vectors of users and of posts can be computed once, and `meet` in many pairs.
     """
 
     def __init__(self, shape: NetworkShape) -> None:
@@ -120,5 +139,5 @@ class NeuCF(nn.Module):
 
 
 def _projection(width: int, feature_width: int) -> nn.Parameter:
-    """A projection (width, feature_width) for unit-length inputs; of no rows where there are no inputs."""
+    """A projection (width, feature_width) for unit-length inputs, of no rows where there are none."""
     return nn.Parameter(torch.randn(width, feature_width))

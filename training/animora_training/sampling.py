@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-MAX_REDRAWS = 8
+MAX_REDRAWS = 64
 
 
 class NegativeSampler:
@@ -28,14 +28,15 @@ class NegativeSampler:
 
         A user who has interacted with nearly everything may get a positive after MAX_REDRAWS.
         """
-        users = users[:, None].expand(-1, count)
-        drawn = self._draw(users.numel()).view(users.shape)
+        of_users = users.repeat_interleave(count)
+        drawn = self._draw(len(of_users))
+        refused = self._is_positive(of_users, drawn).nonzero().squeeze(1)
         for _ in range(MAX_REDRAWS):
-            refused = self._is_positive(users, drawn).nonzero(as_tuple=True)
-            if not len(refused[0]):
+            if not len(refused):
                 break
-            drawn[refused] = self._draw(len(refused[0]))
-        return drawn
+            drawn[refused] = self._draw(len(refused))
+            refused = refused[self._is_positive(of_users[refused], drawn[refused])]
+        return drawn.view(-1, count)
 
     def _draw(self, count: int) -> Tensor:
         return self._drawn_from[torch.randint(len(self._drawn_from), (count,), generator=self._generator)]

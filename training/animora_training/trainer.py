@@ -74,10 +74,19 @@ def new_network(data: TrainingSet, config: FitConfig) -> NeuCF:
         feature_width=config.feature_width,
         image=data.image.shape[1],
         caption=data.caption.shape[1],
+        image_scale=_unit_scale(data.image),
+        caption_scale=_unit_scale(data.caption),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return NeuCF(shape)
+
+
+def _unit_scale(embeddings: Tensor) -> float:
+    """One over the mean length of the embeddings (n, d) that are there; 1 where none is."""
+    lengths = torch.linalg.vector_norm(embeddings, dim=1)
+    present = lengths[lengths > 0]
+    return 1.0 / float(present.mean()) if len(present) else 1.0
 
 
 def learning_rate(config: FitConfig, epoch: float) -> float:
@@ -120,9 +129,11 @@ class TrainingStep:
         """
         if len(self._all_posts) <= posts.numel():
             rows, index = self._all_posts, posts
+            image, caption = self._data.image, self._data.caption
         else:
             rows, index = torch.unique(posts, return_inverse=True)
-        features = self._network.post_feature_vectors(self._data.image[rows], self._data.caption[rows])
+            image, caption = self._data.image[rows], self._data.caption[rows]
+        features = self._network.post_feature_vectors(image, caption)
         with_id = self._network.post_id_vectors(rows) + features
         without_id = self._network.post_id_vectors(self._all_posts[:1]) + features
         return torch.cat((with_id, without_id)), index + dropped * len(rows)

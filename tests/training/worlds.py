@@ -1,0 +1,80 @@
+"""Small data sets for the tests of training."""
+
+import numpy as np
+
+from animora_training.dataset import Dataset, Interactions, Posts, chronological, index_of
+from animora_training.feed import Feed
+from animora_training.sample import SampleSize
+from animora_training.sample_activity import make_feed
+
+NOW = 1_800_000_000.0
+TINY = SampleSize(users=60, posts=150, pairs=900, days=30.0, width=24)
+
+
+def tiny_feed(seed: int = 0) -> Feed:
+    return make_feed(TINY, seed, NOW)
+
+
+def as_dataset(feed: Feed) -> Dataset:
+    """What the views would show of a feed."""
+    posts = Posts(
+        ids=feed.posts.ids,
+        authors=feed.posts.authors,
+        created=feed.posts.created,
+        deleted=~np.isnan(feed.posts.deleted),
+        image=feed.posts.image.astype(np.float16).astype(np.float32),
+        caption=feed.posts.caption.astype(np.float16).astype(np.float32),
+    )
+    users = np.concatenate((feed.likes.users, feed.comments.users))
+    liked = np.concatenate((feed.likes.posts, feed.comments.posts))
+    times = np.concatenate((feed.likes.times, feed.comments.times))
+    blocks = np.stack((feed.blocks.blockers, feed.blocks.blocked), axis=1)
+    return Dataset(
+        user_ids=feed.user_ids,
+        posts=posts,
+        events=chronological(index_of(users, feed.user_ids), index_of(liked, posts.ids), times),
+        blocks=np.unique(np.concatenate((blocks, blocks[:, ::-1])), axis=0),
+    )
+
+
+def dataset(
+    events: list[tuple[int, int, float]],
+    *,
+    users: int = 4,
+    posts: int = 6,
+    deleted: tuple[int, ...] = (),
+    blocks: tuple[tuple[int, int], ...] = (),
+) -> Dataset:
+    """Events (user id, post id, time) of users 10, 20, … and posts 100, 200, …, post n created at second n.
+
+    Post n is by the n-th user, as far as there are as many.
+    """
+    user_ids, post_ids = np.arange(1, users + 1) * 10, np.arange(1, posts + 1) * 100
+    columns = np.array(events, np.float64).reshape(-1, 3)
+    both = [(first, second) for pair in blocks for first, second in (pair, pair[::-1])]
+    return Dataset(
+        user_ids=user_ids,
+        posts=Posts(
+            ids=post_ids,
+            authors=user_ids[np.minimum(np.arange(posts), users - 1)],
+            created=np.arange(1.0, posts + 1),
+            deleted=np.isin(post_ids, deleted),
+            image=np.eye(posts, 3, dtype=np.float32),
+            caption=np.eye(posts, 2, dtype=np.float32),
+        ),
+        events=chronological(
+            index_of(columns[:, 0].astype(np.int64), user_ids),
+            index_of(columns[:, 1].astype(np.int64), post_ids),
+            columns[:, 2],
+        ),
+        blocks=np.array(both, np.int64).reshape(-1, 2),
+    )
+
+
+def triples(interactions: Interactions) -> list[tuple[int, int, float]]:
+    """Indices and times, in order."""
+    return list(
+        zip(
+            interactions.users.tolist(), interactions.posts.tolist(), interactions.times.tolist(), strict=True
+        )
+    )
