@@ -5,7 +5,9 @@ from animora_training.errors import InvalidOption
 
 
 def test_choices_change_the_defaults():
-    config = FitConfig.from_choices(["factors=16", "hidden=64,32", "weight_decay=0", "embeddings=false"], seed=3)
+    config = FitConfig.from_choices(
+        ["factors=16", "hidden=64,32", "weight_decay=0", "embeddings=false"], seed=3
+    )
     assert config == FitConfig(factors=16, hidden=(64, 32), weight_decay=0.0, embeddings=False, seed=3)
 
 

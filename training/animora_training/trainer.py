@@ -111,15 +111,19 @@ class TrainingStep:
 
     def loss(self, batch: Tensor) -> Tensor:
         """Mean log loss over the positives at batch int64 (b) and as many times `negatives` sampled pairs."""
-        users, positives = self._data.users[batch], self._data.posts[batch]
-        posts = torch.cat((positives[:, None], self._sampler.draw(users, self._negatives)), dim=1)
-        dropped = torch.rand(posts.shape, generator=self._generator) < self._drop[posts]
-        table, index = self._post_table(posts, dropped)
+        users = self._data.users[batch]
+        table, index = self._post_table(*self.draw(batch))
         vectors = functional.embedding(index, table)  # (b, 1 + negatives, d)
         logits = self._network.meet(self._network.user_vectors(users)[:, None], vectors)
         wanted = torch.zeros_like(logits)
         wanted[:, 0] = 1.0
         return functional.binary_cross_entropy_with_logits(logits, wanted)
+
+    def draw(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Post rows int64 (b, 1 + negatives), the positive first, and where their ids are dropped, bool."""
+        positives, users = self._data.posts[batch], self._data.users[batch]
+        posts = torch.cat((positives[:, None], self._sampler.draw(users, self._negatives)), dim=1)
+        return posts, torch.rand(posts.shape, generator=self._generator) < self._drop[posts]
 
     def _post_table(self, posts: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
         """Post vectors (2n, d), n with their ids and n without, and the row int64 of each of posts in them.
