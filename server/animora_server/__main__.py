@@ -14,6 +14,9 @@ from animora_server.errors import AnimoraError
 from animora_server.logs import configure_logs
 from animora_server.settings import Settings
 
+# No fork ever follows gRPC here; with support for it, gRPC complains of every child process.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
 cli = typer.Typer(
     help="Ranks the posts of a photo-sharing feed for each user.", no_args_is_help=True, add_completion=False
 )

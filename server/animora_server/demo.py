@@ -31,6 +31,10 @@ COLD_USER = """
     SELECT id FROM animora.users WHERE id NOT IN (SELECT user_id FROM animora.interactions)
     ORDER BY id LIMIT 1
 """
+LIKED = """
+    SELECT p.caption FROM animora.interactions i JOIN animora_app.posts p ON p.id = i.post_id
+    WHERE i.user_id = $1 GROUP BY p.id, p.caption ORDER BY max(i.created_at) DESC LIMIT 3
+"""
 NEWEST_POSTS = """
     SELECT id, caption FROM animora_app.posts WHERE deleted_at IS NULL ORDER BY created_at DESC LIMIT $1
 """
@@ -111,23 +115,44 @@ class Demo:
     async def _show(self, application: Application, database_url: str) -> None:
         """Prints three users' ranked feeds, asked for through the client's command line."""
         await application.wait_until_serving()
-        connection = await asyncpg.connect(database_url)
-        try:
-            users = [row["user_id"] for row in await connection.fetch(WARM_USERS)]
-            cold_user = await connection.fetchval(COLD_USER)
-            posts = await connection.fetch(NEWEST_POSTS, CANDIDATES)
-        finally:
-            await connection.close()
-        captions = {row["id"]: row["caption"] for row in posts}
+        users, captions = await _audience(database_url)
         target = f"{self.settings.grpc.host}:{application.grpc.port}"
-        for user, kind in (*((user, "a regular") for user in users), (cold_user, "new here")):
-            self.out.print(_feed(await _rank(target, user, list(captions)), kind, captions))
+        for user in users:
+            self.out.print(f"\nuser {user.id} {user.story()}")
+            self.out.print(_feed(await _rank(target, user.id, list(captions)), captions))
         self.out.print(
-            f"\nServing on {target}, metrics on http://{self.settings.http.host}:{application.probes.port}/metrics."
-            f"\nTry:  animora rank --target {target} --user {users[0]} "
+            f"\nServing on {target}; metrics: http://{self.settings.http.host}:{application.probes.port}/metrics"
+            f"\nTry: animora rank --target {target} --user {users[0].id} "
             f"--posts {','.join(map(str, list(captions)[:5]))}"
             "\nCtrl-C stops everything."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Someone whose feed is shown, and what they liked last."""
+
+    id: int
+    liked: list[str]
+
+    def story(self) -> str:
+        """What a reader needs to judge the order."""
+        if not self.liked:
+            return "is new here."
+        return "liked these last:\n" + "\n".join(f"  - {caption}" for caption in self.liked)
+
+
+async def _audience(database_url: str) -> tuple[list[User], dict[int, str]]:
+    """Two busy users and a new one, and the newest posts' captions by id."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        ids = [row["user_id"] for row in await connection.fetch(WARM_USERS)]
+        ids.append(await connection.fetchval(COLD_USER))
+        users = [User(user, [row["caption"] for row in await connection.fetch(LIKED, user)]) for user in ids]
+        posts = await connection.fetch(NEWEST_POSTS, CANDIDATES)
+    finally:
+        await connection.close()
+    return users, {row["id"]: row["caption"] for row in posts}
 
 
 async def _is_filled(feed: SampleFeed) -> bool:
@@ -160,11 +185,10 @@ async def _rank(target: str, user: int, post_ids: list[int]) -> dict[str, Any]:
     return ranking
 
 
-def _feed(ranking: dict[str, Any], kind: str, captions: dict[int, str]) -> Table:
+def _feed(ranking: dict[str, Any], captions: dict[int, str]) -> Table:
     model = f", model {ranking['model_version']}" if ranking["model_version"] else ""
-    table = Table(
-        title=f"user {ranking['user_id']} ({kind}), by {ranking['ranker']}{model}", title_justify="left"
-    )
+    title = f"the best {SHOWN} of the {CANDIDATES} newest posts, by {ranking['ranker']}{model}"
+    table = Table(title=title, title_justify="left")
     table.add_column("post", justify="right")
     table.add_column("score", justify="right")
     table.add_column("caption")
