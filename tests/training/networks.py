@@ -20,11 +20,15 @@ def random_network(
         image_scale=0.5,
         caption_scale=2.0,
     )
+    return randomised(NeuCF(shape), seed)
+
+
+def randomised(network: NeuCF, seed: int = 0) -> NeuCF:
+    """The network with new weights, none of them zero."""
     generator = torch.Generator().manual_seed(seed)
-    network = NeuCF(shape)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return network.eval()
 
 

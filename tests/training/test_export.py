@@ -10,7 +10,7 @@ from animora_training.export import FoldedNeuCF, Origin, export
 from animora_training.trainer import new_network
 from animora_training.training_set import training_set
 from animora_training.verification import verify
-from tests.training.networks import inputs, random_network
+from tests.training.networks import inputs, random_network, randomised
 from tests.training.worlds import as_dataset, tiny_feed
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def test_the_explained_terms_add_up_to_the_logit(network, scripted):
 
 def test_users_share_a_batch_through_segments_and_posts_through_the_table(network, scripted):
     table_rows = torch.tensor([3, 0, 5])
-    image, caption = torch.randn(3, 6), torch.randn(3, 4)
+    *_, image, caption = inputs(network, 3)
     users, segments, index = torch.tensor([2, 4]), torch.tensor([1, 0, 1, 1]), torch.tensor([0, 2, 2, 1])
     with torch.inference_mode():
         logits = scripted.score(users, segments, scripted.encode_posts(table_rows, image, caption), index)
@@ -97,12 +97,9 @@ def artifact():
     data = as_dataset(tiny_feed())
     pairs = data.pairs()
     rows = training_set(data, pairs)
-    network = new_network(rows, FitConfig(seed=5))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape))
+    network = randomised(new_network(rows, FitConfig()))
     created_at = datetime(2026, 11, 23, 21, 45, tzinfo=timezone(timedelta(hours=2)))
-    return export(network.eval(), rows, pairs, Origin(created_at, {"seed": 5}, {"hr@10": 0.5}))
+    return export(network, rows, pairs, Origin(created_at, {"seed": 5}, {"hr@10": 0.5}))
 
 
 def test_a_version_is_named_by_its_time_in_utc_and_its_content(artifact):

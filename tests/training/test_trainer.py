@@ -8,6 +8,7 @@ from animora_training.config import FitConfig
 from animora_training.errors import NothingToLearn
 from animora_training.trainer import TrainingStep, epochs, learning_rate, new_network
 from animora_training.training_set import training_set
+from tests.training.networks import randomised
 from tests.training.worlds import as_dataset, dataset, tiny_feed
 
 CONFIG = FitConfig(batch_positives=128, max_epochs=4, seed=3)
@@ -70,10 +71,7 @@ def test_the_unknown_row_and_the_features_are_trained(data):
 def test_a_step_gives_the_loss_of_the_network_as_defined(data, batch):
     """Whether all posts are encoded (a large batch) or the distinct ones (a small one)."""
     config = FitConfig(drop_rate=0.0, drop_scale=0.0, negatives=2)
-    network = new_network(data, config)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape))
+    network = randomised(new_network(data, config))
     positives = torch.arange(batch)
     step = TrainingStep(data, network, config, torch.Generator().manual_seed(1))
     posts, dropped = step.draw(positives)
@@ -90,7 +88,7 @@ def test_a_step_gives_the_loss_of_the_network_as_defined(data, batch):
 
 def test_where_ids_are_dropped_posts_are_the_unknown_row_and_their_embeddings(data):
     config = FitConfig(drop_rate=0.999999, drop_scale=0.0, negatives=1)
-    network = new_network(data, config)
+    network = randomised(new_network(data, config))
     positives = torch.arange(64)
     step = TrainingStep(data, network, config, torch.Generator().manual_seed(1))
     posts, dropped = step.draw(positives)
