@@ -44,10 +44,19 @@ def test_fixed_rows_survive_any_division_into_chunks(rows, sizes):
         assert decoded.dtype == np.int64
 
 
-def test_a_null_in_a_fixed_row_is_an_error():
+@given(st.lists(st.lists(st.none() | st.just(b"12345678"), min_size=2, max_size=2), max_size=5))
+def test_a_null_in_a_fixed_row_is_an_error(rows):
     decoder = pgcopy.FixedRows([">i8", ">f8"])
-    with pytest.raises(ValueError, match="holds a null"):
-        decoder.feed(pgcopy.SIGNATURE + pgcopy.encode_row([None, b"12345678"]) + bytes(8))
+
+    def decode():
+        decoder.feed(pgcopy.SIGNATURE + b"".join(map(pgcopy.encode_row, rows)) + pgcopy.TRAILER)
+        return decoder.columns()
+
+    if any(field is None for row in rows for field in row):
+        with pytest.raises(ValueError, match="holds a null"):
+            decode()
+    else:
+        assert len(decode()[0]) == len(rows)
 
 
 @given(arrays(np.float32, st.tuples(st.integers(0, 4), st.integers(0, 5))))

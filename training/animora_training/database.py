@@ -115,17 +115,35 @@ async def read_dataset(connection: asyncpg.Connection, on_read: OnRead) -> Datas
     )
 
 
+async def _copy(connection: asyncpg.Connection, query: str, take: Callable[[bytes], None]) -> None:
+    """Feeds the result of a query to a function, and raises its ValueError or DatabaseError afterwards.
+
+    Raised in the midst of a COPY it would leave the connection waiting for ever.
+    """
+    errors: list[ValueError | DatabaseError] = []
+
+    async def guarded(chunk: bytes) -> None:
+        if errors:
+            return
+        try:
+            take(chunk)
+        except (ValueError, DatabaseError) as error:
+            errors.append(error)
+
+    await connection.copy_from_query(query, output=guarded, format="binary")
+    if errors:
+        raise errors[0]
+
+
 async def _read_fixed(connection: asyncpg.Connection, view: View, on_read: OnRead) -> list[Any]:
     rows = FixedRows(view.types)
 
-    async def take(chunk: bytes) -> None:
+    def take(chunk: bytes) -> None:
         rows.feed(chunk)
         on_read(view.name, len(rows))
 
     try:
-        await connection.copy_from_query(
-            f"select {view.columns} from animora.{view.name}", output=take, format="binary"
-        )
+        await _copy(connection, f"select {view.columns} from animora.{view.name}", take)
     except ValueError as error:
         raise DatabaseError(f"animora.{view.name} {error}, which none of its columns may") from error
     return rows.columns()
@@ -136,7 +154,7 @@ async def _read_posts(connection: asyncpg.Connection, on_read: OnRead) -> Posts:
     fixed: list[tuple[int, int, float, bool]] = []
     image, caption = EmbeddingColumn("image_embedding"), EmbeddingColumn("caption_embedding")
 
-    async def take(chunk: bytes) -> None:
+    def take(chunk: bytes) -> None:
         for row in decoder.feed(chunk):
             values = row[:-2]
             if any(value is None for value in values):
@@ -146,7 +164,7 @@ async def _read_posts(connection: asyncpg.Connection, on_read: OnRead) -> Posts:
             caption.append(fixed[-1][0], row[-1])
         on_read("posts", len(fixed))
 
-    await connection.copy_from_query(POSTS, output=take, format="binary")
+    await _copy(connection, POSTS, take)
     ids, authors, created, deleted = zip(*fixed, strict=True) if fixed else ((), (), (), ())
     posts = Posts(
         ids=np.array(ids, np.int64),

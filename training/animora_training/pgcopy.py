@@ -115,7 +115,13 @@ class FixedRows:
         self._pending = data[start + count * self._layout.itemsize :]
 
     def columns(self) -> list[npt.NDArray[np.int64 | np.float64]]:
-        """Each field's values, in native byte order."""
+        """Each field's values, in native byte order, after the whole stream.
+
+        Raises:
+            ValueError: A field is null.
+        """
+        if self._pending != TRAILER:
+            raise ValueError("holds a null")  # a shorter row, so that something else is left over
         rows = np.concatenate(self._chunks)
         values = (rows[f"value_{index}"] for index in range(self._fields))
         return [value.astype(value.dtype.newbyteorder("=")) for value in values]
