@@ -88,7 +88,7 @@ async def test_an_import_that_fails_changes_nothing(postgres_url):
 
 
 async def test_progress_is_told_table_by_table(postgres_url):
-    told = {}
+    told: dict[str, int] = {}
 
     def on_written(table, written, total):
         assert told.get(table, 0) <= written <= total

@@ -14,10 +14,11 @@ IDS = st.integers(-(2**63), 2**63 - 1)
 
 def test_files_are_found_by_how_their_names_end(tmp_path):
     files = find_files(write_folder(tmp_path))
-    assert files.train.name == "tiny.train.rating.gz"
-    assert files.test.name == "tiny.test.rating"
-    assert files.negatives.name == "tiny.test.negative"
-    assert (files.image.name, files.caption.name) == ("tiny_image.f16.npy", "tiny_caption.npy")
+    assert files.train == tmp_path / "tiny.train.rating.gz"
+    assert files.test == tmp_path / "tiny.test.rating"
+    assert files.negatives == tmp_path / "tiny.test.negative"
+    assert files.image == tmp_path / "tiny_image.f16.npy"
+    assert files.caption == tmp_path / "tiny_caption.npy"
 
 
 def test_only_the_training_file_is_needed(tmp_path):

@@ -149,9 +149,10 @@ def _read_plain_file(path: Path, max_bytes: int) -> bytes:
         if path.is_symlink():
             raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is a link") from error
         raise StoreUnavailable(f"cannot read {path.name}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is not a regular file")
         try:
             content = file.read(max_bytes + 1)
         except OSError as error:

@@ -13,7 +13,6 @@ from animora_artifact.errors import (
     ArtifactRejected,
     RejectionReason,
     StoreUnavailable,
-    VersionNotFound,
 )
 from animora_artifact.manifest import VERSION_PATTERN, Manifest
 
@@ -54,7 +53,9 @@ class FolderStore:
     def versions(self) -> list[Manifest]:
         """See ModelStore."""
         try:
-            names = [entry.name for entry in self._root.iterdir() if re.match(VERSION_PATTERN, entry.name)]
+            names = [
+                entry.name for entry in self._root.iterdir() if re.fullmatch(VERSION_PATTERN, entry.name)
+            ]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -104,8 +105,6 @@ class FolderStore:
         folder = self._root / _checked(version)
         if folder.is_symlink():
             raise ArtifactRejected(RejectionReason.FILE_TYPE, f"the version {version} is a link")
-        if not folder.parent.is_dir() and folder.parent.exists():
-            raise VersionNotFound(f"there is no version {version}")
         return folder
 
 
@@ -123,6 +122,6 @@ def open_store(url: str) -> ModelStore:
 
 def _checked(version: str) -> str:
     """The name, if it can be a version's: no path, no dot-dot, at most 64 characters."""
-    if len(version) > 64 or not re.match(VERSION_PATTERN, version):
+    if len(version) > 64 or not re.fullmatch(VERSION_PATTERN, version):
         raise ArtifactRejected(RejectionReason.MANIFEST, "that is not a version's name")
     return version

@@ -144,9 +144,9 @@ async def _read_fixed(connection: asyncpg.Connection, view: View, on_read: OnRea
 
     try:
         await _copy(connection, f"select {view.columns} from animora.{view.name}", take)
+        return rows.columns()
     except ValueError as error:
         raise DatabaseError(f"animora.{view.name} {error}, which none of its columns may") from error
-    return rows.columns()
 
 
 async def _read_posts(connection: asyncpg.Connection, on_read: OnRead) -> Posts:

@@ -1,0 +1,59 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from animora_artifact import ArtifactRejected
+from animora_artifact.network import golden_error, load_network, save_network
+from tests.artifact.artifacts import make_artifact
+
+CPU = torch.device("cpu")
+
+
+class OtherMethods(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.fixture(scope="module")
+def artifact():
+    return make_artifact()
+
+
+def test_a_loaded_network_repeats_its_golden_rows(artifact):
+    assert golden_error(load_network(artifact.model, CPU), artifact.golden, CPU) < 1e-6
+
+
+def test_in_half_precision_it_is_a_little_off(artifact):
+    half = load_network(artifact.model, CPU, torch.float16)
+    assert 1e-6 < golden_error(half, artifact.golden, CPU, torch.float16) < 1e-2
+
+
+@pytest.mark.parametrize("model", [b"", b"not a zip archive", save_network(OtherMethods())])
+def test_what_is_no_such_network_is_refused(model):
+    with pytest.raises(ArtifactRejected) as raised:
+        load_network(model, CPU)
+    assert raised.value.reason == "content"
+
+
+def test_golden_rows_of_another_width_are_refused(artifact):
+    beyond = replace(artifact.golden, post_rows=np.array([0, 2, 99]))
+    with pytest.raises(ArtifactRejected) as raised:
+        golden_error(load_network(artifact.model, CPU), beyond, CPU)
+    assert raised.value.reason == "dimensions"
+
+
+def test_a_score_that_is_not_finite_is_infinitely_wrong(artifact):
+    golden = replace(artifact.golden, image=artifact.golden.image * np.float32(np.inf))
+    assert golden_error(load_network(artifact.model, CPU), golden, CPU) == float("inf")
+
+
+def test_the_largest_difference_counts(artifact):
+    shifted = artifact.golden.probabilities.copy()
+    shifted[1] += 0.25
+    error = golden_error(
+        load_network(artifact.model, CPU), replace(artifact.golden, probabilities=shifted), CPU
+    )
+    assert error == pytest.approx(0.25, abs=1e-6)
