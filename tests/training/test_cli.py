@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -114,6 +116,21 @@ def test_what_cannot_be_done_exits_with_one_and_says_why(run, tmp_path, argument
     refused = run(*arguments, "--store", tmp_path, code=1)
     assert reason in refused.stderr
     assert "Traceback" not in refused.output
+
+
+def test_a_version_that_the_store_cannot_take_is_kept(run, postgres_url, tmp_path):
+    run("import", "ncf", write_folder(tmp_path), "--database-url", postgres_url)
+    (tmp_path / "file").touch()
+    refused = run("fit", "--database-url", postgres_url, "--store", tmp_path / "file", *QUICK, code=1)
+    kept = Path(refused.stderr.split("publish ")[1].strip())
+    assert kept.parent.name.startswith("animora-version-")
+    run("publish", kept, "--store", tmp_path / "store")
+    shutil.rmtree(kept.parent)
+
+
+def test_a_database_without_posts_is_said_to_be_empty(run, postgres_url, tmp_path):
+    refused = run("fit", "--store", tmp_path, "--database-url", postgres_url, code=1)
+    assert "animora.posts shows no posts" in refused.stderr
 
 
 def test_an_empty_store_lists_nothing(run, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_training.metrics import area_under_curve, held_out_ranks, hit_ratio, ndcg
+from animora_training.metrics import area_under_curve, held_out_ranks, hit_ratio, mean_area_under_curve, ndcg
 
 CANDIDATE = st.tuples(st.sampled_from([-1.0, 0.0, 0.5]), st.sampled_from([1.0, 2.0]), st.booleans())
 
@@ -45,3 +45,10 @@ def test_the_area_under_the_curve_is_the_share_of_pairs_in_order(rows):
     ]
     area = area_under_curve(scores, relevant)
     assert math.isnan(area) if not pairs else area == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_rows_in_which_all_or_none_are_relevant_say_nothing():
+    scores = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+    relevant = np.array([[True, False], [True, True], [False, True]])
+    assert mean_area_under_curve(scores, relevant) == 0.5
+    assert math.isnan(mean_area_under_curve(scores[1:2], relevant[1:2]))

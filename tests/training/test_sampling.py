@@ -1,11 +1,38 @@
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from animora_training.sampling import NegativeSampler, drop_probabilities
+from animora_training.sampling import (
+    NegativeSampler,
+    PairTable,
+    SortedPairs,
+    drop_probabilities,
+    pairs_of,
+)
 
 
 def sampler(users, posts, drawn_from, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return NegativeSampler(torch.tensor(users), torch.tensor(posts), torch.tensor(drawn_from), generator)
+    positive = pairs_of(torch.tensor(users), torch.tensor(posts), (100, 100))
+    return NegativeSampler(positive, torch.tensor(drawn_from), generator)
+
+
+PAIR = st.tuples(st.integers(0, 6), st.integers(0, 4))
+
+
+@pytest.mark.parametrize("kind", [PairTable, SortedPairs])
+@given(pairs=st.lists(PAIR, min_size=1), asked=st.lists(PAIR, min_size=1))
+def test_a_set_of_pairs_contains_what_was_put_in_and_nothing_else(kind, pairs, asked):
+    users, posts = torch.tensor(pairs).T
+    contained = kind(users, posts, (7, 5)).contain(*torch.tensor(asked).T)
+    assert contained.tolist() == [pair in pairs for pair in asked]
+
+
+def test_a_table_is_made_where_it_fits():
+    rows = torch.tensor([1])
+    assert isinstance(pairs_of(rows, rows, (6_041, 3_707)), PairTable)
+    assert isinstance(pairs_of(rows, rows, (1_000_000, 100_000)), SortedPairs)
 
 
 def test_negatives_are_never_the_users_own_posts():

@@ -24,7 +24,7 @@ class FitConfig:
         patience: Epochs without a better hold-out before training ends.
         learning_rate: Adam's, at the start.
         warmup_epochs: Epochs over which the learning rate rises.
-        weight_decay: Decoupled, on id embeddings, a unit of learning rate.
+        weight_decay: Decoupled, on id embeddings and on what embeddings add to them, a unit of learning rate.
         drop_rate: Share of a frequent post's pairs in which its id is dropped for the unknown row.
         drop_scale: Interactions at which a post's id is dropped in half of its pairs, beside drop_rate.
         holdout_negatives: Sampled negatives that a held-out post is ranked among.
@@ -36,13 +36,13 @@ class FitConfig:
     mlp_embedding: int = 32
     hidden: tuple[int, ...] = (32, 16, 8)
     feature_width: int = 32
-    negatives: int = 4
+    negatives: int = 8
     batch_positives: int = 4096
     max_epochs: int = 16
     patience: int = 3
     learning_rate: float = 0.02
     warmup_epochs: float = 1.0
-    weight_decay: float = 0.1
+    weight_decay: float = 0.3
     drop_rate: float = 0.02
     drop_scale: float = 1.0
     holdout_negatives: int = 99

@@ -1,6 +1,7 @@
 """`animora-train fit | evaluate`: makes a version, and judges one."""
 
 import asyncio
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +10,18 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from animora_artifact import Artifact, VersionNotFound, write_artifact
+from animora_artifact import (
+    Artifact,
+    ModelStore,
+    StoreUnavailable,
+    VersionNotFound,
+    write_artifact,
+)
 from animora_training.config import FitConfig
 from animora_training.console import EXIT_USAGE, Show, fail, output, plain_errors, progress_bars
 from animora_training.database import connect, read_dataset
 from animora_training.dataset import Dataset
+from animora_training.errors import NothingToLearn
 from animora_training.evaluation import TOP, Quality, UserRanks, rank_with_artifact
 from animora_training.fit import Progress
 from animora_training.fit import fit as fit_version
@@ -62,7 +70,7 @@ def fit(
         if output_folder is not None:
             write_artifact(fitted.artifact, output_folder / version)
         if model_store is not None:
-            model_store.publish(fitted.artifact)
+            _publish(fitted.artifact, model_store)
             if activate:
                 model_store.activate(version)
     output().print(_hold_out_table(fitted.artifact))
@@ -105,7 +113,20 @@ def _read(database_url: str, show: Show) -> Dataset:
         async with connect(database_url) as connection:
             return await read_dataset(connection, lambda view, rows: show(view, rows, None))
 
-    return asyncio.run(read())
+    dataset = asyncio.run(read())
+    if not len(dataset.posts.ids):
+        raise NothingToLearn("animora.posts shows no posts: is --database-url the right database?")
+    return dataset
+
+
+def _publish(artifact: Artifact, model_store: ModelStore) -> None:
+    """Publishes, and keeps what took minutes to train where the store cannot take it."""
+    try:
+        model_store.publish(artifact)
+    except StoreUnavailable as error:
+        kept = Path(tempfile.mkdtemp(prefix="animora-version-")) / artifact.manifest.version
+        write_artifact(artifact, kept)
+        raise StoreUnavailable(f"--store: {error}; the version was kept: publish {kept}") from error
 
 
 def _read_version(store: str, version: str) -> Artifact:

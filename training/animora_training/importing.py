@@ -122,15 +122,7 @@ def _tables(feed: Feed) -> list[Table]:
         Table("users", ("id",), len(feed.user_ids), _fixed((feed.user_ids,))),
         Table(
             "posts",
-            (
-                "id",
-                "author_id",
-                "caption",
-                "created_at",
-                "deleted_at",
-                "image_embedding",
-                "caption_embedding",
-            ),
+            POST_COLUMNS,
             len(feed.posts.ids),
             _posts(feed.posts),
         ),

@@ -1,5 +1,7 @@
 """Measures of an order: ranks of held-out posts, hit ratio, NDCG, and the area under the ROC curve."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -49,8 +51,15 @@ def area_under_curve(scores: Scores, relevant: BoolArray) -> float:
     positives = int(relevant.sum())
     negatives = len(relevant) - positives
     if not positives or not negatives:
-        return float("nan")
+        return math.nan
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     mean_ranks = np.cumsum(counts) - (counts - 1) / 2  # 1-based
     rank_sum = mean_ranks[inverse][relevant].sum()
     return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def mean_area_under_curve(scores: Scores, relevant: BoolArray) -> float:
+    """Mean area over the rows of scores (m, k) that have both kinds; NaN where none has."""
+    areas = [area_under_curve(*row) for row in zip(scores, relevant, strict=True)]
+    known = [area for area in areas if not math.isnan(area)]
+    return sum(known) / len(known) if known else math.nan

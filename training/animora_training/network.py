@@ -93,6 +93,11 @@ class NeuCF(nn.Module):
         """The embeddings of ids, both branches'."""
         return [self.user_gmf, self.post_gmf, self.user_mlp, self.post_mlp]
 
+    def vector_parameters(self) -> list[Tensor]:
+        """What tells users and posts apart: the embeddings of ids, and g."""
+        tables = [table.weight for table in self.id_tables()]
+        return [*tables, *self.gmf_features.parameters(), *self.mlp_features.parameters()]
+
     def forward(self, user_rows: Tensor, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
         """Logits (m) of rows int64 (m), image (m, image width) and caption (m, caption width)."""
         gmf = self.user_gmf(user_rows) * (self.post_gmf(post_rows) + self.gmf_features(image, caption))
@@ -121,9 +126,12 @@ class NeuCF(nn.Module):
 
     def meet(self, users: Tensor, posts: Tensor) -> Tensor:
         """Logits (...) of user vectors and post vectors (..., factors + first hidden width)."""
-        factors = self.shape.factors
-        hidden = self.tower(torch.relu(users[..., factors:] + posts[..., factors:]))
-        gmf = (users[..., :factors] * self.gmf_weight * posts[..., :factors]).sum(dim=-1)
+        widths = [self.shape.factors, self.shape.hidden[0]]
+        # Split, not sliced: the gradient of a slice is a whole array of zeros, that of a split one copy.
+        users_gmf, users_hidden = torch.split(users, widths, dim=-1)
+        posts_gmf, posts_hidden = torch.split(posts, widths, dim=-1)
+        hidden = self.tower(torch.relu(users_hidden + posts_hidden))
+        gmf = (users_gmf * self.gmf_weight * posts_gmf).sum(dim=-1)
         logits: Tensor = gmf + hidden @ self.mlp_weight + self.output.bias
         return logits
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from animora_training.config import FitConfig
 from animora_training.network import NetworkShape, NeuCF
-from animora_training.sampling import NegativeSampler, drop_probabilities
+from animora_training.sampling import NegativeSampler, drop_probabilities, pairs_of
 from animora_training.training_set import TrainingSet
 
 
@@ -37,11 +37,12 @@ def epochs(data: TrainingSet, config: FitConfig) -> Iterator[Epoch]:
     """
     generator = torch.Generator().manual_seed(config.seed)
     network = new_network(data, config)
-    ids = [table.weight for table in network.id_tables()]
-    others = [parameter for parameter in network.parameters() if not any(parameter is one for one in ids)]
+    # What tells posts and users apart is decayed; the layers that all of them share are not.
+    vectors = network.vector_parameters()
+    shared = [parameter for parameter in network.parameters() if not any(parameter is one for one in vectors)]
     # Dense on purpose: a batch touches most rows, and the fused step over all costs less than sparse updates.
     optimizer = torch.optim.AdamW(
-        [{"params": ids, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        [{"params": vectors, "weight_decay": config.weight_decay}, {"params": shared, "weight_decay": 0.0}],
         lr=config.learning_rate,
         fused=True,
     )
@@ -105,7 +106,8 @@ class TrainingStep:
         self._network = network
         self._negatives = config.negatives
         self._generator = generator
-        self._sampler = NegativeSampler(data.users, data.posts, data.negatives, generator)
+        positive = pairs_of(data.users, data.posts, (network.shape.users, network.shape.posts))
+        self._sampler = NegativeSampler(positive, data.negatives, generator)
         self._drop = drop_probabilities(data.counts, config.drop_rate, config.drop_scale)
         self._all_posts = torch.arange(len(data.counts))
 
