@@ -19,7 +19,7 @@ class FitConfig:
         hidden: Widths of the MLP's layers, the first one first.
         feature_width: Width to which an image and a caption embedding are projected in each branch.
         negatives: Sampled negatives for each positive.
-        batch_positives: Positives in a step; a step scores `1 + negatives` times as many pairs.
+        batch_positives: Positives in a step at most; a step scores `1 + negatives` times as many pairs.
         max_epochs: Epochs over which the learning rate falls to zero.
         patience: Epochs without a better hold-out before training ends.
         learning_rate: Adam's, at the start.

@@ -13,6 +13,9 @@ from animora_training.network import NetworkShape, NeuCF
 from animora_training.sampling import NegativeSampler, drop_probabilities, pairs_of
 from animora_training.training_set import TrainingSet
 
+# With fewer steps an epoch, a small data set would be hardly learnt from when the learning rate is zero.
+MIN_STEPS, MIN_BATCH = 32, 32
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -47,12 +50,13 @@ def epochs(data: TrainingSet, config: FitConfig) -> Iterator[Epoch]:
         fused=True,
     )
     step = TrainingStep(data, network, config, generator)
-    steps = math.ceil(len(data.users) / config.batch_positives)
+    batch_positives = min(config.batch_positives, max(len(data.users) // MIN_STEPS, MIN_BATCH))
+    steps = math.ceil(len(data.users) / batch_positives)
     number = 0
     while True:
         order = torch.randperm(len(data.users), generator=generator)
         losses = []
-        for index, batch in enumerate(torch.split(order, config.batch_positives)):
+        for index, batch in enumerate(torch.split(order, batch_positives)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, number + index / steps)
             loss = step.loss(batch)
