@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -68,7 +69,9 @@ def test_servers_end_when_their_parent_is_killed(directory):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_an_unprivileged_user_runs_both_servers(directory):
     nobody = pwd.getpwnam("nobody")
-    if not Account(nobody.pw_uid, nobody.pw_gid).can_enter(find_postgres().parent):
+    account = Account(nobody.pw_uid, nobody.pw_gid)
+    programs = (find_postgres(), Path(sys.executable).resolve())
+    if not all(account.can_enter(program.parent) for program in programs):
         pytest.skip("nobody may not enter this environment")
     parent, pids = start_parent(directory, nobody.pw_uid, nobody.pw_gid)
     with parent:

@@ -1,7 +1,6 @@
 """A child process that logs to a file, ends with its parent, and can be started anew."""
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ START_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
 RETRY_INTERVAL = 0.02
 LOG_LINES = 12
-PR_SET_PDEATHSIG = 1
+LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,22 +140,19 @@ async def run_to_end(program: Program) -> None:
 
 
 def _popen(program: Program) -> "subprocess.Popen[bytes]":
-    account = program.account
+    account = f"{program.account.uid}:{program.account.gid}" if program.account else "-"
+    told = (str(os.getpid()), str(int(program.stop_signal)), account)
     try:
         with program.log.open("wb") as log:
             return subprocess.Popen(
-                program.command,
+                [sys.executable, "-I", "-S", LAUNCHER, *told, *program.command],
                 cwd=program.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=_environment(),
-                user=account.uid if account else None,
-                group=account.gid if account else None,
-                extra_groups=[] if account else None,
                 pass_fds=program.inherits,
                 start_new_session=True,  # a terminal's Ctrl-C is for the parent alone
-                preexec_fn=_end_with_parent(program.stop_signal),  # noqa: PLW1509  # it makes two system calls
             )
     except OSError as error:
         raise EmbeddedError(f"cannot run {program.command[0]}: {error}") from error
@@ -165,21 +161,3 @@ def _popen(program: Program) -> "subprocess.Popen[bytes]":
 def _environment() -> dict[str, str]:
     """This process' environment without what would configure a PostgreSQL or its clients."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-
-
-def _end_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
-    """What a child does before it becomes the program: ask to be told of its parent's death.
-
-    Only Linux can do this; elsewhere a parent that is killed leaves its servers behind.
-    """
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, int(stop_signal), 0, 0, 0)
-        if os.getppid() != parent:  # it died before the question
-            os._exit(1)
-
-    return ask

@@ -219,18 +219,19 @@ class Device:
         return np.split(values, np.cumsum(sizes[:-1]))
 
     async def _on(self, thread: ThreadPoolExecutor, run: Callable[[], Value]) -> Value:
-        def guarded() -> Value:
-            try:
-                return run()
-            except torch.OutOfMemoryError as error:
-                raise OutOfDeviceMemory(str(error)) from error
-            except RuntimeError as error:
-                if self._device.type == "cuda":
-                    self._fault()
-                    raise DeviceFault(str(error)) from error
-                raise
+        return await asyncio.get_running_loop().run_in_executor(thread, self._guarded, run)
 
-        return await asyncio.get_running_loop().run_in_executor(thread, guarded)
+    def _guarded(self, run: Callable[[], Value]) -> Value:
+        """Runs on the device, and tells its faults from those of the work."""
+        try:
+            return run()
+        except torch.OutOfMemoryError as error:
+            raise OutOfDeviceMemory(str(error)) from error
+        except RuntimeError as error:
+            if self._device.type == "cuda":
+                self._fault()
+                raise DeviceFault(str(error)) from error
+            raise
 
     def _fault(self) -> None:
         if not self._faulted.is_set():
