@@ -7,6 +7,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+# A shell that runs the tests in the background has its children ignore Ctrl-C.
+PROGRAM = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("animora_client", run_name="__main__", alter_sys=True)
+"""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -19,7 +26,7 @@ async def start(command: str, *arguments: str | Path, **environment: str) -> asy
     """Starts it with pipes, and with patience for busy machines where the arguments ask for none."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "animora_client", command, "--timeout", "10", *map(str, arguments)),
+        *("-c", PROGRAM, command, "--timeout", "10", *map(str, arguments)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
