@@ -43,9 +43,6 @@ class Network(Protocol):
         ...
 
 
-EXPLAIN_TERMS = ("gmf", "mlp", "bias")
-
-
 def save_network(module: torch.nn.Module) -> bytes:
     """Scripts and serialises a module that has Network's methods."""
     buffer = io.BytesIO()

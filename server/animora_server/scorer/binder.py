@@ -57,7 +57,7 @@ class Binder:
         post_rows = loaded.posts.rows(snapshot.post_ids[first:])  # int64 (n new), 0 unknown
         informed[first : len(snapshot)] = post_rows > 0
         if loaded.manifest.dimensions.image or loaded.manifest.dimensions.caption:
-            informed[first : len(snapshot)] |= snapshot.fingerprints[first:] != 0
+            informed[first : len(snapshot)] |= snapshot.has_embeddings(np.arange(first, len(snapshot)))
         table = await self._encode(loaded, post_rows, snapshot.embeddings, table)
         if bound is None:
             fixed, per_row = await self._device.warm(loaded.network, table, self._warm_sizes())
