@@ -71,7 +71,8 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         )
         binder = Binder(device, batcher, cost, settings.scorer.max_batch_rows)
         residency = Residency(device, binder, settings.models.resident)
-        health = Health(residency, lambda: batcher.running_since, settings)
+        health = Health(residency, batcher, settings)
+        metrics.models.resident.set_function(lambda: residency.versions)
         cache = None
         if settings.cache.url.get_secret_value():
             cache = await stack.enter_async_context(RedisScoreCache(settings.cache, metrics.cache))

@@ -166,7 +166,13 @@ async def _is_filled(feed: SampleFeed) -> bool:
 async def _train(*arguments: str) -> None:
     """Runs animora-train, which shows its own progress."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "animora_training", *arguments)
-    if await process.wait():
+    try:
+        await process.wait()
+    finally:
+        if process.returncode is None:  # the demo is being stopped
+            process.terminate()
+            await process.wait()
+    if process.returncode:
         raise DemoFailed(f"animora-train {' '.join(arguments[:2])} failed; its output above says why")
 
 

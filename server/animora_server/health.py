@@ -2,13 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import structlog
 
+from animora_server.batching import Batcher
+from animora_server.errors import DeviceFault
 from animora_server.scorer import Residency
+from animora_server.scorer.device import ScoreWork
 from animora_server.service import GrpcServer
 from animora_server.settings import Settings
+from animora_server.types import FloatArray
 
 log = structlog.get_logger(__name__)
 
@@ -20,10 +23,10 @@ class Health:
     """Decides what health and readiness say, and whether the process can go on."""
 
     def __init__(
-        self, residency: Residency, running_since: Callable[[], float | None], settings: Settings
+        self, residency: Residency, batcher: Batcher[ScoreWork, FloatArray], settings: Settings
     ) -> None:
         self._residency = residency
-        self._running_since = running_since
+        self._batcher = batcher
         self._settings = settings
         self._looked_at = time.monotonic()
         self.became_ready = asyncio.Event()
@@ -55,10 +58,12 @@ class Health:
         loop = asyncio.get_running_loop()
         while True:
             self._looked_at = time.monotonic()
-            since = self._running_since()
+            since = self._batcher.running_since
             if since is not None and loop.time() - since > self._settings.scorer.hang_timeout:
-                log.error("the device hangs", seconds=loop.time() - since)
+                if not self.device_failed.is_set():
+                    log.error("the device hangs", seconds=loop.time() - since)
                 self.device_failed.set()
+                self._batcher.fail(DeviceFault("the device hangs"))  # the heuristic answers those in flight
             ready = self.unready() is None
             await server.set_serving(ready)
             if ready:

@@ -133,7 +133,7 @@ class ScorerMetrics:
             buckets=STAGE_BUCKETS,
             registry=registry,
         )
-        self.device_faults = Counter(
+        self._device_faults = Counter(
             "animora_device_faults", "Batches that the device failed.", registry=registry
         )
 
@@ -150,6 +150,10 @@ class ScorerMetrics:
         self._batch_rows.observe(rows)
         self._batch_requests.observe(works)
         self._batch_seconds.observe(seconds)
+
+    def faulted(self) -> None:
+        """The device failed a batch."""
+        self._device_faults.inc()
 
     def waited(self, seconds: float) -> None:
         """Work reached its batch."""

@@ -35,6 +35,7 @@ class Recorder:
 class Observations:
     def __init__(self):
         self.rows = 0
+        self.faults = 0
         self.reasons: list[str] = []
         self.sizes: list[tuple[int, int]] = []
 
@@ -46,6 +47,9 @@ class Observations:
 
     def executed(self, rows: int, works: int, seconds: float) -> None:
         self.sizes.append((rows, works))
+
+    def faulted(self) -> None:
+        self.faults += 1
 
     def waited(self, seconds: float) -> None:
         assert seconds >= 0
@@ -204,7 +208,7 @@ async def test_one_poisoned_work_fails_alone(batcher, device):
     assert results == ["FIRST", "A", "B", poison, "D", "E"]
 
 
-async def test_a_device_fault_fails_the_batch_without_another_try(batcher, device):
+async def test_a_device_fault_fails_the_batch_without_another_try(batcher, device, seen):
     device.failures["a"] = DeviceFault("gone")
     first = await occupy(batcher, device)
     rest = [await queue(batcher, work) for work in "ab"]
@@ -212,6 +216,7 @@ async def test_a_device_fault_fails_the_batch_without_another_try(batcher, devic
     results = await asyncio.gather(first, *rest, return_exceptions=True)
     assert [type(result) for result in results] == [str, DeviceFault, DeviceFault]
     assert device.batches == [["first"], ["a", "b"]]
+    assert seen.faults == 1
 
 
 async def test_a_batch_that_does_not_fit_is_halved_once(batcher, device):
@@ -285,11 +290,20 @@ async def test_a_gather_window_lets_more_work_join(device, seen):
     assert device.batches == [["a", "b"]]
 
 
+async def test_giving_up_on_the_device_fails_what_runs_waits_and_comes(batcher, device):
+    running = await occupy(batcher, device)
+    waiting = await queue(batcher, "a")
+    batcher.fail(DeviceFault("it hangs"))
+    for work in (running, waiting, batcher.submit("b", 1, "k", soon())):
+        with pytest.raises(DeviceFault, match="it hangs"):
+            await work
+
+
 async def test_what_still_waits_at_the_end_fails(device, seen):
     async with Batcher(device, BatchLimits(), CostModel(fixed=0.0, per_row=0.0), seen) as batcher:
         first = await occupy(batcher, device)
         waiting = await queue(batcher, "a")
         assert batcher.running_since is not None
-    with pytest.raises(DeviceFault):
-        await waiting
-    first.cancel()
+    for work in (first, waiting):
+        with pytest.raises(DeviceFault):
+            await work

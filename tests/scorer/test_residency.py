@@ -9,7 +9,7 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
-from animora_artifact import ArtifactRejected
+from animora_artifact import ArtifactRejected, Vocabulary
 from animora_artifact.errors import RejectionReason
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Groups, IdMap
@@ -172,9 +172,9 @@ async def test_a_catalog_without_embeddings_is_scored_by_id_alone(residency):
 
 
 async def test_a_model_activated_before_the_catalog_answers_once_it_is_there(residency):
-    await residency.activate(tiny_artifact("v1")[0])
-    assert residency.current() is None
+    activation = asyncio.create_task(residency.activate(tiny_artifact("v1")[0]))
     await residency.publish(Catalog().grow([100]))
+    await activation
     assert active(residency).version == "v1"
 
 
@@ -211,6 +211,16 @@ async def test_a_version_for_other_embeddings_than_the_catalogs_is_refused(resid
     await residency.publish(Catalog(image=3).grow([100]))
     with pytest.raises(ArtifactRejected) as refused:
         await residency.activate(tiny_artifact("v1", image=5)[0])
+    assert refused.value.reason is RejectionReason.DIMENSIONS
+
+
+async def test_a_network_with_fewer_posts_than_its_vocabulary_is_refused(residency):
+    artifact = tiny_artifact("v1")[0]
+    vocabulary = Vocabulary(artifact.vocabulary.user_ids, np.arange(50))
+    dimensions = artifact.manifest.dimensions.model_copy(update={"posts": 51})
+    manifest = artifact.manifest.model_copy(update={"dimensions": dimensions})
+    with pytest.raises(ArtifactRejected) as refused:
+        await residency.activate(replace(artifact, manifest=manifest, vocabulary=vocabulary))
     assert refused.value.reason is RejectionReason.DIMENSIONS
 
 

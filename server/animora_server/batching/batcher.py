@@ -5,6 +5,7 @@ before it is executed; one that fails takes no neighbour along.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,10 @@ class BatchObserver(Protocol):
         """A batch ran."""
         ...
 
+    def faulted(self) -> None:
+        """The device failed a batch."""
+        ...
+
     def waited(self, seconds: float) -> None:
         """Work reached its batch."""
         ...
@@ -91,6 +96,8 @@ class Batcher(Generic[Work, Result]):
         self._cost = cost
         self._observer = observer
         self._queue: deque[_Entry[Work, Result]] = deque()
+        self._batch: list[_Entry[Work, Result]] = []
+        self._failure: DeviceFault | None = None
         self._queued_rows = 0
         self._bulk: deque[Callable[[], Awaitable[None]]] = deque()
         self._batch_seconds = 0.0
@@ -113,7 +120,12 @@ class Batcher(Generic[Work, Result]):
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
-        _fail(self._queue, DeviceFault("the scorer is shut down"))
+        self.fail(DeviceFault("the scorer is shut down"))
+
+    def fail(self, failure: DeviceFault) -> None:
+        """Gives up on the device: whatever runs, waits, or is still to come fails at once."""
+        self._failure = failure
+        _fail([*self._batch, *self._queue], failure)
 
     @property
     def running_since(self) -> float | None:
@@ -134,6 +146,8 @@ class Batcher(Generic[Work, Result]):
             TooLate: The estimate, or the clock, says that the deadline cannot be met.
             DeviceFault: The device failed.
         """
+        if self._failure is not None:
+            raise self._failure
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._queued_rows + rows > self._limits.max_queue_rows:
@@ -142,7 +156,9 @@ class Batcher(Generic[Work, Result]):
         if now + self._time_to_finish(rows, now) > deadline and not self._may_probe(now, deadline):
             self._observer.skipped("refused")
             raise TooLate
-        entry: _Entry[Work, Result] = _Entry(work, rows, key, deadline, now, loop.create_future())
+        entry: _Entry[Work, Result] = _Entry(
+            work, rows, key, deadline, time.perf_counter(), loop.create_future()
+        )
         self._queue.append(entry)
         self._count(rows)
         self._wake.set()
@@ -198,7 +214,7 @@ class Batcher(Generic[Work, Result]):
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
-            if self._limits.gather_window and self._queued_rows < self._limits.max_batch_rows:
+            if self._limits.gather_window and 0 < self._queued_rows < self._limits.max_batch_rows:
                 await asyncio.sleep(self._limits.gather_window)
             if self._bulk and (self._bulk_is_due() or not self._queue):
                 await self._run_turn(self._bulk.popleft())
@@ -212,25 +228,28 @@ class Batcher(Generic[Work, Result]):
         return self._bulk_seconds <= self._limits.bulk_share * total
 
     async def _run_turn(self, turn: Callable[[], Awaitable[None]]) -> None:
-        loop = asyncio.get_running_loop()
-        self._running_since = started = loop.time()
+        self._running_since = asyncio.get_running_loop().time()
         self._running_estimate = 0.0
+        started = time.perf_counter()
         await turn()
-        self._bulk_seconds += loop.time() - started
+        self._bulk_seconds += time.perf_counter() - started
         self._running_since = None
 
     async def _run_batch(self, batch: list[_Entry[Work, Result]]) -> None:
         loop = asyncio.get_running_loop()
         rows = sum(entry.rows for entry in batch)
-        self._running_since = started = loop.time()
-        self._running_estimate = self._cost.estimate(rows, 1, started)
+        self._running_since = loop.time()
+        self._running_estimate = self._cost.estimate(rows, 1, self._running_since)
+        self._batch = batch
+        started = time.perf_counter()  # the loop's clock may count in milliseconds
         await self._execute(batch)
-        ended = loop.time()
+        seconds = time.perf_counter() - started
+        self._batch = []
         # Both shares fade, so that a long quiet time earns no long burst.
-        self._batch_seconds = 0.99 * self._batch_seconds + ended - started
+        self._batch_seconds = 0.99 * self._batch_seconds + seconds
         self._bulk_seconds *= 0.99
-        self._cost.observe(rows, ended - started, ended)
-        self._observer.executed(rows, len(batch), ended - started)
+        self._cost.observe(rows, seconds, loop.time())
+        self._observer.executed(rows, len(batch), seconds)
         self._running_since = None
 
     def _take(self, now: float) -> list[_Entry[Work, Result]]:
@@ -248,7 +267,7 @@ class Batcher(Generic[Work, Result]):
                 break
             self._queue.popleft()
             self._leave(entry)
-            self._observer.waited(now - entry.queued_at)
+            self._observer.waited(time.perf_counter() - entry.queued_at)
             batch.append(entry)
             rows += entry.rows
         return batch
@@ -264,12 +283,14 @@ class Batcher(Generic[Work, Result]):
         """Executes a batch and hands out its results, or finds whose fault it is that there are none."""
         try:
             results = await self._execute_batch([entry.work for entry in batch])
+            answered = list(zip(batch, results, strict=True))
         except OutOfDeviceMemory as error:
             if len(batch) == 1 or not splits_left:
                 _fail(batch, error)
             else:
                 await self._execute_halves(batch, splits_left - 1)
         except DeviceFault as error:
+            self._observer.faulted()
             _fail(batch, error)
         except Exception as error:  # whatever one poisoned piece of work raises must reach its caller alone
             if len(batch) == 1:
@@ -277,7 +298,7 @@ class Batcher(Generic[Work, Result]):
             else:
                 await self._execute_halves(batch, splits_left)
         else:
-            for entry, result in zip(batch, results, strict=True):
+            for entry, result in answered:
                 if not entry.future.done():
                     entry.future.set_result(result)
 

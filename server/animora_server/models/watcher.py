@@ -36,12 +36,13 @@ class ModelWatcher:
         self._models = models
         self._poll_interval = poll_interval
         self._metrics = metrics
-        self._refused: str | None = None
+        self._unfit: str | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Starts to watch."""
         self._task = asyncio.create_task(self._run(), name="model-watcher")
+        self._task.add_done_callback(_report_death)
         return self
 
     async def __aexit__(
@@ -58,11 +59,13 @@ class ModelWatcher:
             await asyncio.sleep(self._poll_interval)
 
     async def _look(self) -> None:
-        """Follows the pointer; a version that was refused is not tried again until the pointer moves."""
+        """Follows the pointer; a version that is unfit is not tried again until the pointer moves."""
         version = None
         try:
             version = await asyncio.to_thread(self._store.active)
-            if version is None or version in (self._models.active_version, self._refused):
+            if version != self._unfit:
+                self._unfit = None
+            if version is None or version in (self._models.active_version, self._unfit):
                 return
             artifact = await asyncio.to_thread(self._store.read, version)
             await self._models.activate(artifact)
@@ -72,16 +75,21 @@ class ModelWatcher:
         except VersionNotFound as error:
             self._refuse(version, "not_found", str(error))
         except ArtifactRejected as error:
+            self._unfit = version
             self._refuse(version, error.reason.value, str(error))
         except ScoringFailed as error:
             self._refuse(version, "device", str(error))
         else:
-            self._refused = None
             self._metrics.activations.inc()
             self._metrics.active(version, artifact.manifest.created_at.timestamp())
             log.info("a model answers", version=version)
 
     def _refuse(self, version: str | None, reason: str, detail: str) -> None:
-        self._refused = version
         self._metrics.rejections.labels(reason).inc()
         log.error("a model is refused", version=version, reason=reason, detail=detail)
+
+
+def _report_death(task: asyncio.Task[None]) -> None:
+    """Says aloud that a bug ended the watcher; the version that answers goes on."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("the model store is no longer watched", exc_info=error)

@@ -8,7 +8,7 @@ import structlog
 
 from animora_artifact import Artifact, ArtifactRejected
 from animora_server.catalog import CatalogSnapshot
-from animora_server.errors import ScoringFailed
+from animora_server.errors import ModelUnavailable, ScoringFailed
 from animora_server.scorer.binder import Binder
 from animora_server.scorer.device import Device, LoadedModel
 from animora_server.scorer.resident import ResidentModel
@@ -40,6 +40,7 @@ class Residency:
         self._changing = asyncio.Lock()
         self._loaded: dict[str, LoadedModel] = {}  # oldest use first, the active one last
         self._pin: Pin | None = None
+        self._published = asyncio.Event()
 
     def current(self) -> Pin | None:
         """The pair that a new request sees; None until a catalog is published."""
@@ -47,8 +48,13 @@ class Residency:
 
     @property
     def active_version(self) -> str | None:
-        """The version that answers, or would if there were a catalog."""
+        """The version that answers."""
         return next(reversed(self._loaded), None)
+
+    @property
+    def versions(self) -> int:
+        """How many versions are on the device."""
+        return len(self._loaded)
 
     async def publish(self, snapshot: CatalogSnapshot) -> None:
         """Makes a snapshot the one that new requests see."""
@@ -61,9 +67,12 @@ class Residency:
                 except (ScoringFailed, ArtifactRejected) as error:
                     log.error("a model cannot be bound to the catalog", version=version, error=str(error))
             self._swap(snapshot, resident)
+            self._published.set()
 
     async def activate(self, artifact: Artifact) -> None:
         """Loads a version beside the others, checks, encodes and warms it, then lets it answer.
+
+        Waits for the catalog, if that is not there yet.
 
         Raises:
             ArtifactRejected: It must not serve; the version that answered still does.
@@ -71,23 +80,26 @@ class Residency:
         """
         version = artifact.manifest.version
         loaded = self._loaded.get(version) or await self._device.load(artifact)
-        bound = self._pin.resident.get(version) if self._pin else None
-        if self._pin is not None:
-            # The long part. Snapshots go on being published meanwhile, with the blocks that are in them.
-            bound = await self._binder.bind(loaded, self._pin.snapshot, bound)
+        await self._published.wait()
+        # The long part. Snapshots go on being published meanwhile, with the blocks that are in them.
+        pin = self._published_pin()
+        bound = await self._binder.bind(loaded, pin.snapshot, pin.resident.get(version))
         async with self._changing:
-            resident: dict[str, ResidentModel] = {}
-            if self._pin is not None:
-                bound = await self._binder.bind(loaded, self._pin.snapshot, bound)
-                resident = {**self._pin.resident, version: bound}
+            pin = self._published_pin()
+            bound = await self._binder.bind(loaded, pin.snapshot, bound)
+            resident = {**pin.resident, version: bound}
             self._loaded.pop(version, None)
             self._loaded[version] = loaded
             while len(self._loaded) > self._max_models:
                 evicted = next(iter(self._loaded))
                 del self._loaded[evicted]
                 resident.pop(evicted, None)
-            if self._pin is not None:
-                self._swap(self._pin.snapshot, resident)
+            self._swap(pin.snapshot, resident)
+
+    def _published_pin(self) -> Pin:
+        if self._pin is None:
+            raise ModelUnavailable
+        return self._pin
 
     def _swap(self, snapshot: CatalogSnapshot, resident: dict[str, ResidentModel]) -> None:
         active = resident.get(self.active_version) if self.active_version else None

@@ -53,7 +53,12 @@ class ResidentModel:
             ScoreWork(self.model.network, self.table, user_row, rows[start : start + self.max_rows])
             for start in range(0, len(rows), self.max_rows)
         ]
-        return np.concatenate(await asyncio.gather(*(self._submit(piece, deadline) for piece in pieces)))
+        tasks = [asyncio.create_task(self._submit(piece, deadline)) for piece in pieces]
+        try:
+            return np.concatenate(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:  # where one is refused, the others are of no use
+                task.cancel()
 
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         """Terms float32 (m, 3) that add up to the logits. Raises ScoringFailed."""

@@ -59,8 +59,9 @@ class RankingService:
     async def _rank(self, method: str, request: pb.RankRequest, call: Call) -> pb.RankResponse:
         try:
             ranking = await self._ranker.rank(read_query(request, self._limits, call.deadline))
-        except CallError as error:
-            self._metrics.request(method, code_of(error).name, None)
+        except Exception as error:  # counted here, answered by whoever called
+            code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
+            self._metrics.request(method, code, None)
             raise
         self._count(method, len(request.post_ids), ranking)
         started = time.perf_counter()

@@ -46,7 +46,8 @@ class GrpcServer:
             ConfigurationError: The port is taken, or a TLS file cannot be read.
         """
         await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
-        address = f"{self._settings.host}:{self._settings.port}"
+        host = self._settings.host
+        address = f"[{host}]:{self._settings.port}" if ":" in host else f"{host}:{self._settings.port}"
         try:
             if self._settings.tls_certificate and self._settings.tls_key:
                 credentials = grpc.ssl_server_credentials(
