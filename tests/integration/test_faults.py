@@ -1,7 +1,6 @@
 """Faults under load: no request fails, and every score belongs to the version that the reply names."""
 
 import asyncio
-import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,14 +16,10 @@ from animora_server.settings import Settings
 from tests.integration.conftest import OPTIONS
 from tests.integration.feed import fill
 from tests.integration.ledger import Ledger
+from tests.integration.pages import get
 from tests.scorer.artifacts import tiny_artifact
 
 NETWORKS = {f"v{seed}": tiny_artifact(f"v{seed}", seed=seed)[1] for seed in range(1, 8)}
-
-
-def get(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
-        return str(reply.read().decode())
 
 
 async def metric(application, name: str) -> float:

@@ -3,16 +3,11 @@
 import asyncio
 import shutil
 import urllib.error
-import urllib.request
 
 import pytest
 
 from animora.ranking.v1 import ranking_pb2 as pb
-
-
-def get(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
-        return str(reply.read().decode())
+from tests.integration.pages import get
 
 
 @pytest.fixture

@@ -1,0 +1,9 @@
+"""What the server's HTTP port shows."""
+
+import urllib.request
+
+
+def get(port: int, path: str) -> str:
+    """A page's text; an HTTPError where the status is none of success."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+        return str(reply.read().decode())
