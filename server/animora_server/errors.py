@@ -6,6 +6,7 @@ AnimoraError
 │   ├── Refused                   too much in flight
 │   ├── DeadlineExceeded          no answer fits into the time that is left
 │   ├── ModelNotResident          the version asked for is not loaded
+│   ├── SnapshotGone              the list that a page token pins is no longer there
 │   └── CatalogUnavailable        not loaded yet, or its blocks are too old to be trusted
 ├── ScoringFailed                 the model gave no scores; the heuristic answers
 │   ├── ModelUnavailable          none is loaded
@@ -14,7 +15,7 @@ AnimoraError
 │   ├── DeviceFault               the device failed
 │   │   └── OutOfDeviceMemory     the batch did not fit
 │   └── InvalidScores             a score is not finite
-├── StoreError                    PostgreSQL did not answer
+├── StoreError                    PostgreSQL, or Redis where it is not just a cache, did not answer
 └── ConfigurationError            an option is wrong, or what it asks for cannot be had
 """
 
@@ -58,6 +59,15 @@ class ModelNotResident(CallError):
         super().__init__("model_version: that version is not resident; leave it empty for the active one")
 
 
+class SnapshotGone(CallError):
+    """The list that a page token pins is no longer there."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "page_token: its list is gone; start over without a token, and exclude what was shown"
+        )
+
+
 class CatalogUnavailable(CallError):
     """Posts cannot be ranked: the catalog is not loaded, or its blocks are too old."""
 
@@ -91,7 +101,7 @@ class InvalidScores(ScoringFailed):
 
 
 class StoreError(AnimoraError):
-    """PostgreSQL did not answer, or not as its views promise."""
+    """PostgreSQL did not answer, or not as its views promise; or Redis, where it is more than a cache."""
 
 
 class ConfigurationError(AnimoraError):

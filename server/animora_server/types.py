@@ -38,6 +38,7 @@ class CacheStatus(StrEnum):
     HIT = "hit"
     MISS = "miss"
     BYPASS = "bypass"
+    STALE = "stale"
 
 
 class RankerName(StrEnum):
@@ -58,7 +59,7 @@ class DegradedReason(StrEnum):
 
 
 class DropReason(StrEnum):
-    """Why a candidate is not in the order; the first that applies, in this order, counts."""
+    """Why a post is not in an answer; the first that applies, in this order, counts."""
 
     DUPLICATE = "duplicate"
     EXCLUDED = "excluded"
@@ -66,6 +67,9 @@ class DropReason(StrEnum):
     DELETED = "deleted"
     BLOCKED = "blocked"
     SEEN = "seen"
+    OWN = "own"
+    TOO_OLD = "too_old"
+    OUTRANKED = "outranked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ class Ranking:
         degraded_reason: Set when the heuristic stood in for the model.
         dropped: How many candidates are missing, by reason; zeros may be absent.
         terms: The terms of each score, rows parallel to post_ids, where asked for.
+        dropped_posts: Why each distinct candidate is missing, where asked for, by ascending id.
     """
 
     post_ids: IntArray
@@ -126,3 +131,116 @@ class Ranking:
     degraded_reason: DegradedReason | None = None
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
     terms: Terms | None = None
+    dropped_posts: Mapping[int, DropReason] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineQuery:
+    """Whose feed, and which page of it, validated.
+
+    Attributes:
+        user_id: Any signed 64-bit integer.
+        page_size: Posts on the page at most, above 0.
+        deadline: When the caller stops waiting, on the event loop's clock, in seconds.
+        page_token: As given out with the page before; empty for the first page.
+        exclude_post_ids: int64 (k), left out.
+        include_seen: Keep posts that the user has liked or commented on.
+        cache_policy: How to use the cache; matters for the first page.
+        explain: Return the terms of each score.
+        explain_post_ids: int64 (j), posts to say of why they are not in the timeline.
+    """
+
+    user_id: int
+    page_size: int
+    deadline: float
+    page_token: str = ""
+    exclude_post_ids: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    include_seen: bool = False
+    cache_policy: CachePolicy = CachePolicy.DEFAULT
+    explain: bool = False
+    explain_post_ids: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineSnapshot:
+    """One user's ranked list, never changed once made; page tokens pin it.
+
+    It holds what was best when it was made, whoever has blocked whom: what must not be shown is sorted out
+    whenever a page is cut from it.
+
+    Attributes:
+        snapshot_id: 16 bytes. Drawn at random, or the generation's where the list was precomputed.
+        post_ids: int64 (n), distinct, in order.
+        scores: float32 (n), what ordered them, in the form that callers see.
+        ranker: What ordered them.
+        model_version: The model's, empty for the heuristic.
+        made_at: Unix seconds.
+        read_at: `CatalogSnapshot.read_at` of the catalog that it was made from: posts that came later are
+            not among its candidates.
+        cost: Seconds that making it took, 0 where unknown.
+        degraded_reason: Set when the heuristic stood in for the model; such a list is never anyone's latest.
+    """
+
+    snapshot_id: bytes
+    post_ids: IntArray
+    scores: FloatArray
+    ranker: RankerName
+    model_version: str
+    made_at: float
+    read_at: float
+    cost: float = 0.0
+    degraded_reason: DegradedReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Timelines of many users, precomputed together; what a resume needs to go on as if never stopped.
+
+    Attributes:
+        generation_id: 16 bytes, the `snapshot_id` of every list in it.
+        made_at: Unix seconds; ages are counted from here, in every shard and after every resume.
+        read_at: `CatalogSnapshot.read_at` of the catalog that its first shard began with.
+        model_version: The model that ranks for the users whom it knows; empty for none.
+        catalog_digest: Of the posts, interactions and blocks at the start.
+        settings_digest: Of the settings that shape a list.
+        shards: How many parts the users are split into.
+    """
+
+    generation_id: bytes
+    made_at: float
+    read_at: float
+    model_version: str
+    catalog_digest: str
+    settings_digest: str
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimelinePage:
+    """Posts in order, best first.
+
+    Attributes:
+        post_ids: int64 (n).
+        scores: float32 (n).
+        next_page_token: Empty on the last page.
+        ranker: What ordered them.
+        model_version: The model's, empty for the heuristic.
+        cache: Where the list came from.
+        degraded_reason: Set when the heuristic stood in for the model.
+        terms: The terms of each post's logit or heuristic value, where asked for.
+        reranking_terms: The terms of each score, where asked for and the timeline is re-ranked.
+        exploration: bool (n), places kept for posts with few interactions; None unless explained.
+        dropped_posts: Why each post asked about is not in the timeline, by ascending id.
+    """
+
+    post_ids: IntArray
+    scores: FloatArray
+    next_page_token: str
+    ranker: RankerName
+    model_version: str
+    cache: CacheStatus
+    degraded_reason: DegradedReason | None = None
+    terms: Terms | None = None
+    reranking_terms: Terms | None = None
+    exploration: BoolArray | None = None
+    dropped_posts: Mapping[int, DropReason] = field(default_factory=dict)

@@ -32,7 +32,7 @@ def with_posts(table, *post_ids):
     )  # fmt: skip
     draft = PostDraft(table, found, table.outdated(found))
     draft.add(EmbeddingRecords(found.ids, [None] * len(found), [np.ones(2, np.float32)] * len(found)))
-    return draft.finish(NO_IDS)
+    return draft.finish(NO_IDS, 50.0)
 
 
 def base_of(counts=(), seen=()):
@@ -48,7 +48,7 @@ def pairs(*values):
 
 
 def activity(base, recent=(), blocks=(), read_at=1.0):
-    return Activity(base, pairs(*recent), pairs(*blocks), read_at)
+    return Activity(base, pairs(*recent), pairs(*blocks), 1000.0 + read_at, read_at)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_an_unblock_unrelates_them(catalog):
 def test_deleted_posts_do_not_count_for_the_maximum(catalog):
     found = catalog.posts.records(ids(10))
     found.deleted[0] = True
-    posts = PostDraft(catalog.posts, found, np.array([False])).finish(NO_IDS)
+    posts = PostDraft(catalog.posts, found, np.array([False])).finish(NO_IDS, 50.0)
 
     after = catalog.refreshed(posts, catalog.activity)
 
@@ -159,5 +159,5 @@ def test_rows_tell_whether_they_have_embeddings(catalog):
 def test_the_memory_counts_every_column(catalog):
     bigger = catalog.refreshed(with_posts(catalog.posts, *range(1000, 2000)), catalog.activity)
 
-    assert bigger.snapshot.nbytes - catalog.snapshot.nbytes == 1000 * (5 * 8 + 1 + 2 * 8)
+    assert bigger.snapshot.nbytes - catalog.snapshot.nbytes == 1000 * (6 * 8 + 1 + 2 * 8 + 2 * 8)
     assert bigger.nbytes > bigger.snapshot.nbytes

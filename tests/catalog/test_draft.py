@@ -49,7 +49,7 @@ def refreshed(table, posts, removed=NO_IDS):
     """The table after a refresh that found some posts."""
     draft = draft_of(table, posts)
     draft.add(embeddings(posts))
-    return draft.finish(np.array(removed, np.int64))
+    return draft.finish(np.array(removed, np.int64), 50.0)
 
 
 def reconciled(table, posts):
@@ -170,7 +170,7 @@ def test_an_embedding_that_cannot_be_used_counts_as_none(table, image):
     draft = draft_of(table, {30: Post(image=image)})
     draft.add(embeddings({30: Post(image=image)}))
 
-    after = draft.finish(NO_IDS)
+    after = draft.finish(NO_IDS, 50.0)
 
     assert draft.misfits == 1
     assert after.embeddings.read(2, 3)[0].tolist() == [[0, 0]]
@@ -180,7 +180,7 @@ def test_an_embedding_that_cannot_be_used_counts_as_none(table, image):
 def test_posts_whose_embeddings_did_not_arrive_are_asked_for_again(table):
     posts = {20: Post(updated_at=1, deleted=True), 30: Post()}
 
-    after = draft_of(table, posts).finish(NO_IDS)
+    after = draft_of(table, posts).finish(NO_IDS, 50.0)
 
     assert after.outdated(records(posts)).tolist() == [True, True]
 
@@ -190,7 +190,7 @@ def test_embeddings_that_arrive_twice_count_once(table):
     draft.add(embeddings({30: Post()}))
     draft.add(embeddings({30: Post(image=(9.0, 9.0)), 40: Post()}))
 
-    assert len(draft.finish(NO_IDS)) == 3
+    assert len(draft.finish(NO_IDS, 50.0)) == 3
 
 
 def test_a_draft_that_is_dropped_changes_nothing(table):
@@ -216,7 +216,7 @@ def test_young_posts_without_embeddings_are_listed_until_they_have_them(tmp_path
     draft = PostDraft(table, table.records(np.array([1])), np.array([True]))
     draft.add(embeddings({1: Post()}))
 
-    assert [ids.tolist() for ids in draft.finish(NO_IDS).lacking(since=500.0)] == [[], [2]]
+    assert [ids.tolist() for ids in draft.finish(NO_IDS, 50.0).lacking(since=500.0)] == [[], [2]]
 
 
 def test_many_tombstones_begin_an_epoch_without_them(tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Groups, IdMap
+from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Feed, Groups, IdMap
 
 NOW = 1_700_000_000.0
 
@@ -20,6 +20,7 @@ def snapshot(
     ids = np.array(list(posts), np.int64)
     facts = list(posts.values())
     likes = np.array([fact.get("likes", 0) for fact in facts], np.int64)
+    created_at = np.array([NOW - fact.get("age", 0) for fact in facts], np.float64)
     deleted = np.array([bool(fact.get("deleted", 0)) for fact in facts], np.bool_)
     pairs = np.array(blocks or [], np.int64).reshape(-1, 2)
     both = np.concatenate((pairs, pairs[:, ::-1]))
@@ -28,13 +29,16 @@ def snapshot(
         epoch=1,
         post_ids=ids,
         author_ids=np.array([fact.get("author", 1000) for fact in facts], np.int64),
-        created_at=np.array([NOW - fact.get("age", 0) for fact in facts], np.float64),
+        created_at=created_at,
         deleted=deleted,
         interactions=likes,
         fingerprints=np.array([fact.get("fingerprint", 1) for fact in facts], np.int64),
         max_interactions=int(likes[~deleted].max(initial=0)),
+        arrived_at=np.full(len(ids), NOW),
         embeddings=EmbeddingFile(None, 0, 0),
+        read_at=NOW,
         blocks_read_at=time.monotonic() - block_age,
+        feed=Feed.of(created_at, np.flatnonzero(~deleted)),
         index=IdMap.of(ids, np.arange(len(ids))),
         relations=Groups.of(both[:, 0], both[:, 1]),
         seen_base=Groups.of(views[:, 0], views[:, 1]),

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from animora_artifact import ArtifactRejected, Vocabulary
 from animora_artifact.errors import RejectionReason
 from animora_server.batching import Batcher, BatchLimits, CostModel
-from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Groups, IdMap
+from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Feed, Groups, IdMap
 from animora_server.catalog.embeddings import fingerprints
 from animora_server.metrics import ScorerMetrics
 from animora_server.scorer import Binder, Device, Residency
@@ -52,7 +52,10 @@ class Catalog:
             interactions=np.zeros(rows, np.int64),
             fingerprints=fingerprints(self.image, self.caption),
             max_interactions=0,
+            arrived_at=np.zeros(rows),
             embeddings=self.embeddings,
+            read_at=0.0,
+            feed=Feed.of(np.zeros(rows), np.arange(rows)),
             blocks_read_at=time.monotonic(),
             index=IdMap.of(self.post_ids, np.arange(rows)),
             relations=Groups.empty(),

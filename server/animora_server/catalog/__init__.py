@@ -7,6 +7,7 @@ table with interactions and blocks into the `CatalogSnapshot` that requests pin.
 from animora_server.catalog.catalog import Activity, Catalog, InteractionBase
 from animora_server.catalog.draft import PostDraft
 from animora_server.catalog.embeddings import EmbeddingFile, HalfArray
+from animora_server.catalog.feed import Feed
 from animora_server.catalog.lookup import Groups, IdMap
 from animora_server.catalog.records import NEVER, EmbeddingRecords, Pairs, PostRecords
 from animora_server.catalog.snapshot import CatalogSnapshot
@@ -19,6 +20,7 @@ __all__ = [
     "CatalogSnapshot",
     "EmbeddingFile",
     "EmbeddingRecords",
+    "Feed",
     "Groups",
     "HalfArray",
     "IdMap",

@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from animora_server.catalog.feed import Feed
 from animora_server.catalog.lookup import ABSENT, Groups, IdMap
 from animora_server.catalog.records import Pairs
 from animora_server.catalog.snapshot import CatalogSnapshot
@@ -37,12 +38,14 @@ class Activity:
         base: Interactions up to `base.until`.
         recent: Users and posts of the interactions since then.
         blocks: Blockers and blocked.
+        read_at: The database's time when all this was read, in unix seconds.
         blocks_read_at: `time.monotonic()` when the blocks were about to be read.
     """
 
     base: InteractionBase
     recent: Pairs
     blocks: Pairs
+    read_at: float
     blocks_read_at: float
 
 
@@ -76,14 +79,17 @@ class Catalog:
             interactions=posts.post_ids,
             fingerprints=posts.fingerprints,
             max_interactions=0,
+            arrived_at=posts.arrived_at,
             embeddings=posts.embeddings,
+            read_at=float("-inf"),
             blocks_read_at=float("-inf"),
+            feed=Feed.empty(),
             index=posts.index,
             relations=Groups.empty(),
             seen_base=base.seen,
             seen_recent=Groups.empty(),
         )
-        activity = Activity(base, Pairs.empty(), Pairs.empty(), snapshot.blocks_read_at)
+        activity = Activity(base, Pairs.empty(), Pairs.empty(), snapshot.read_at, snapshot.blocks_read_at)
         return cls(posts, activity, posts.post_ids, snapshot)
 
     def refreshed(self, posts: PostTable, activity: Activity) -> "Catalog":
@@ -102,8 +108,11 @@ class Catalog:
             interactions=interactions,
             fingerprints=posts.fingerprints,
             max_interactions=int(interactions.max(where=~posts.deleted, initial=0)),
+            arrived_at=posts.arrived_at,
             embeddings=posts.embeddings,
+            read_at=activity.read_at,
             blocks_read_at=activity.blocks_read_at,
+            feed=self._feed(posts),
             index=posts.index,
             relations=self.snapshot.relations if same_blocks else _relations(activity.blocks),
             seen_base=activity.base.seen,
@@ -121,6 +130,12 @@ class Catalog:
         if len(known) == len(posts):
             return known
         return np.concatenate((known, np.maximum(base.counts.find(posts.post_ids[len(known) :]), 0)))
+
+    def _feed(self, posts: PostTable) -> Feed:
+        if posts is self.posts:
+            return self.snapshot.feed
+        before = self.snapshot.feed if posts.epoch == self.posts.epoch else Feed.empty()
+        return before.updated(posts)
 
     @property
     def nbytes(self) -> int:

@@ -79,11 +79,12 @@ class PostDraft:
         no_caption = np.array([value is None for value in captions])
         self._arrived.append(_Arrived(at, moved, digests, no_image, no_caption))
 
-    def finish(self, removed: IntArray) -> PostTable:
+    def finish(self, removed: IntArray, read_at: float) -> PostTable:
         """The next table, or the same one if nothing changed.
 
         Args:
             removed: int64 (k), posts that are no longer there, so none of those found.
+            read_at: The database's time of the reading that found them, in unix seconds.
 
         Raises:
             OSError: The embeddings cannot be written.
@@ -104,6 +105,8 @@ class PostDraft:
         digests = _grown(table.fingerprints, self._rows)
         post_ids[new_rows], author_ids[new_rows] = new.ids, new.author_ids
         digests[new_rows] = arrived.fingerprints[arrived.moved]
+        arrived_at = _grown(table.arrived_at, self._rows)
+        arrived_at[new_rows] = read_at
         no_image, no_caption = _grown(table.no_image, self._rows), _grown(table.no_caption, self._rows)
         rows = index.find(found.ids[arrived.at])
         no_image[rows], no_caption[rows] = arrived.no_image, arrived.no_caption
@@ -122,6 +125,7 @@ class PostDraft:
             updated_at=updated_at,
             deleted=deleted,
             fingerprints=digests,
+            arrived_at=arrived_at,
             no_image=no_image,
             no_caption=no_caption,
             index=index,

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from animora_server.catalog.embeddings import EmbeddingFile
+from animora_server.catalog.feed import Feed
 from animora_server.catalog.lookup import Groups, IdMap
 from animora_server.types import BoolArray, DoubleArray, IntArray
+
+LATE_COMMIT = 600.0  # seconds that a post may be older than the commit that shows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,11 @@ class CatalogSnapshot:
         interactions: int64 (n), likes and comments.
         fingerprints: int64 (n), digest of a row's embeddings, equal in every process; 0 for none.
         max_interactions: The highest count among posts that are not deleted, 0 for none.
+        arrived_at: float64 (n), the database's time of the reading that brought the row; never descending.
         embeddings: Rows [0, n) are written, and never change within an epoch.
+        read_at: The database's time when all this was read, in unix seconds.
         blocks_read_at: `time.monotonic()` when the last successful read of the blocks began.
+        feed: The posts that are not deleted, by age.
         index: Row of each post id, tombstones left out.
         relations: Users who are blocked by, or block, each user.
         seen_base: Posts by user, from interactions older than the recount window.
@@ -41,8 +47,11 @@ class CatalogSnapshot:
     interactions: IntArray
     fingerprints: IntArray
     max_interactions: int
+    arrived_at: DoubleArray
     embeddings: EmbeddingFile
+    read_at: float
     blocks_read_at: float
+    feed: Feed
     index: IdMap
     relations: Groups
     seen_base: Groups
@@ -55,6 +64,18 @@ class CatalogSnapshot:
     def rows(self, post_ids: IntArray) -> IntArray:
         """Rows int64 (m) of posts int64 (m), -1 for unknown ones."""
         return self.index.find(post_ids)
+
+    def newer_than(self, read_at: float) -> IntArray:
+        """Rows int64 (m) of undeleted posts that a catalog read at a time (the database's) did not have.
+
+        For a time before this catalog's own load, posts made up to LATE_COMMIT seconds before it are
+        taken to be newer too: those that it did have come along.
+        """
+        arrived = np.arange(np.searchsorted(self.arrived_at, read_at, side="right"), len(self))
+        if len(arrived) == len(self) > 0:
+            made = self.feed.newest(read_at - LATE_COMMIT, len(self))
+            arrived = np.union1d(made, np.flatnonzero(self.arrived_at > self.arrived_at[0]))
+        return arrived[~self.deleted[arrived]]
 
     def has_embeddings(self, rows: IntArray) -> BoolArray:
         """Whether each of the rows int64 (m) has an embedding that is not all zeros: bool (m)."""
@@ -75,6 +96,7 @@ class CatalogSnapshot:
         """Memory of all of it but the embeddings."""
         columns = (
             self.post_ids, self.author_ids, self.created_at, self.deleted, self.interactions,
-            self.fingerprints, self.index, self.relations, self.seen_base, self.seen_recent,
+            self.fingerprints, self.arrived_at, self.feed, self.index, self.relations,
+            self.seen_base, self.seen_recent,
         )  # fmt: skip
         return sum(column.nbytes for column in columns)

@@ -26,6 +26,8 @@ class PostTable:
         updated_at: int64 (n), as in `PostRecords`.
         deleted: bool (n), soft-deleted posts and tombstones.
         fingerprints: int64 (n).
+        arrived_at: float64 (n), the database's time (unix seconds) of the reading that brought the row;
+            never descending, since rows are appended.
         no_image: bool (n), the image embedding was null.
         no_caption: bool (n), the caption embedding was null.
         index: Row of each post id, tombstones left out.
@@ -39,6 +41,7 @@ class PostTable:
     updated_at: IntArray
     deleted: BoolArray
     fingerprints: IntArray
+    arrived_at: DoubleArray
     no_image: BoolArray
     no_caption: BoolArray
     index: IdMap
@@ -56,6 +59,7 @@ class PostTable:
             updated_at=ids,
             deleted=flags,
             fingerprints=ids,
+            arrived_at=np.empty(0, np.float64),
             no_image=flags,
             no_caption=flags,
             index=IdMap.empty(),
@@ -112,6 +116,7 @@ class PostTable:
             updated_at=self.updated_at[rows],
             deleted=self.deleted[rows],
             fingerprints=self.fingerprints[rows],
+            arrived_at=self.arrived_at[rows],
             no_image=self.no_image[rows],
             no_caption=self.no_caption[rows],
             index=IdMap.of(post_ids, np.arange(len(rows))),

@@ -9,20 +9,25 @@ from typing import Protocol
 import numpy as np
 
 from animora_server.errors import (
-    CatalogUnavailable,
     DeadlineExceeded,
-    DeviceFault,
-    InvalidScores,
     ModelNotResident,
     ModelUnavailable,
-    Overloaded,
     ScoringFailed,
     TooLate,
 )
 from animora_server.ranker import heuristic
 from animora_server.ranker.candidates import Candidates, resolve
 from animora_server.ranker.heuristic import Heuristic
+from animora_server.ranker.pinning import current_pin
 from animora_server.ranker.protocols import Pin, Pins, ResidentModel, ScoreCache
+from animora_server.ranker.relevance import (
+    RESERVE,
+    best_first,
+    degraded_reason,
+    expired,
+    logits,
+    probabilities,
+)
 from animora_server.ranker.single_flight import SingleFlight
 from animora_server.types import (
     CacheStatus,
@@ -35,16 +40,7 @@ from animora_server.types import (
     Terms,
 )
 
-# Kept of a deadline for the heuristic and the reply, in seconds.
-RESERVE = 0.004
 MODEL_TERMS = ("gmf", "mlp", "bias")
-DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
-    ModelUnavailable: DegradedReason.NO_MODEL,
-    Overloaded: DegradedReason.OVERLOADED,
-    TooLate: DegradedReason.DEADLINE,
-    DeviceFault: DegradedReason.DEVICE_FAULT,
-    InvalidScores: DegradedReason.INVALID_SCORES,
-}
 
 
 class StageObserver(Protocol):
@@ -100,7 +96,7 @@ class Ranker:
             DeadlineExceeded: Not even the heuristic fits into the time that is left.
         """
         started = time.perf_counter()
-        pin = self._pin()
+        pin = current_pin(self._pins, self._max_block_age)
         model = _model(pin, query)
         candidates = resolve(pin.snapshot, query)
         self._stages.observe("candidates", time.perf_counter() - started)
@@ -112,33 +108,25 @@ class Ranker:
                 return self._by_heuristic(pin, query, candidates, None)
             return await self._by_model(pin, query, candidates, _Scoring(model, user_row))
         except ScoringFailed as failure:
-            if asyncio.get_running_loop().time() >= query.deadline:
+            if expired(query.deadline):
                 raise DeadlineExceeded from failure
-            return self._by_heuristic(pin, query, candidates, _degraded_reason(failure))
-
-    def _pin(self) -> Pin:
-        pin = self._pins.current()
-        if pin is None:
-            raise CatalogUnavailable("the catalog is not loaded yet")
-        if time.monotonic() - pin.snapshot.blocks_read_at > self._max_block_age:
-            raise CatalogUnavailable("the blocks between users could not be refreshed for too long")
-        return pin
+            return self._by_heuristic(pin, query, candidates, degraded_reason(failure))
 
     async def _by_model(
         self, pin: Pin, query: RankQuery, candidates: Candidates, scoring: "_Scoring"
     ) -> Ranking:
         try:
             async with asyncio.timeout_at(query.deadline - RESERVE):
-                logits, status = await self._logits(pin, query, candidates, scoring)
+                values, status = await self._logits(pin, query, candidates, scoring)
                 started = time.perf_counter()
-                order = _order(pin, candidates, logits, query.limit)
-                terms = await _model_terms(query, scoring, candidates.rows[order], logits[order])
+                order = _order(pin, candidates, values, query.limit)
+                terms = await _model_terms(query, scoring, candidates.rows[order], values[order])
         except TimeoutError as error:
             raise TooLate from error
         self._stages.observe("order", time.perf_counter() - started)
         return Ranking(
             post_ids=candidates.post_ids[order],
-            scores=_sigmoid(logits[order]),
+            scores=probabilities(values[order]),
             ranker=RankerName.NEUCF,
             model_version=scoring.model.version,
             cache=status,
@@ -178,9 +166,9 @@ class Ranker:
             pin.snapshot.fingerprints[candidates.rows],
         )
         if not policy.reads:
-            logits = await self._compute(scoring, candidates, deadline)
-            self._cache.scores.put(key, logits)
-            return logits, CacheStatus.BYPASS
+            values = await self._compute(scoring, candidates, deadline)
+            self._cache.scores.put(key, values)
+            return values, CacheStatus.BYPASS
         started = time.perf_counter()
         stored = await self._cache.scores.get(key, len(candidates.rows))
         self._stages.observe("cache", time.perf_counter() - started)
@@ -196,9 +184,9 @@ class Ranker:
         assert cache is not None  # only called where there is one
 
         async def compute() -> FloatArray:
-            logits = await self._compute(scoring, candidates, deadline)
-            cache.scores.put(key, logits)
-            return logits
+            values = await self._compute(scoring, candidates, deadline)
+            cache.scores.put(key, values)
+            return values
 
         joined = key in self._flights
         try:
@@ -211,17 +199,9 @@ class Ranker:
 
     async def _compute(self, scoring: "_Scoring", candidates: Candidates, deadline: float) -> FloatArray:
         started = time.perf_counter()
-        logits = await scoring.model.score(scoring.user_row, candidates.rows, deadline)
+        values = await logits(scoring.model, scoring.user_row, candidates.rows, deadline)
         self._stages.observe("score", time.perf_counter() - started)
-        if not np.isfinite(logits).all():
-            raise InvalidScores
-        informed = scoring.model.informed(candidates.rows)
-        if informed.all() or not informed.any():
-            return logits
-        # A post with neither a trained id nor an embedding says nothing: it gets the user's median.
-        filled = logits.copy()
-        filled[~informed] = np.median(logits[informed])
-        return filled
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,11 +222,10 @@ def _model(pin: Pin, query: RankQuery) -> ResidentModel | None:
 
 
 def _order(pin: Pin, candidates: Candidates, values: FloatArray, limit: int) -> IntArray:
-    """Indices int64 (n) of the eligible candidates: by value, ties by newer, then by larger id."""
+    """Indices int64 (n) of the eligible candidates, best first."""
     eligible = np.flatnonzero(candidates.eligible)
     created_at = pin.snapshot.created_at[candidates.rows[eligible]]
-    order = eligible[np.lexsort((candidates.post_ids[eligible], created_at, values[eligible]))[::-1]]
-    return order[:limit] if limit else order
+    return eligible[best_first(values[eligible], created_at, candidates.post_ids[eligible], limit)]
 
 
 async def _model_terms(
@@ -262,13 +241,3 @@ async def _model_terms(
     values[uninformed, :2] = 0
     values[uninformed, 2] = logits[uninformed]
     return Terms(MODEL_TERMS, values)
-
-
-def _sigmoid(logits: FloatArray) -> FloatArray:
-    """Probabilities float32, computed in float64: no overflow, and no rounding but the last."""
-    exact = logits.astype(np.float64).clip(-700, 700)
-    return np.asarray(1 / (1 + np.exp(-exact)), np.float32)
-
-
-def _degraded_reason(failure: ScoringFailed) -> DegradedReason:
-    return next(reason for kind, reason in DEGRADED.items() if isinstance(failure, kind))

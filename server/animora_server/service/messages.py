@@ -9,7 +9,6 @@ from animora_server.types import (
     CachePolicy,
     CacheStatus,
     DegradedReason,
-    DropReason,
     RankerName,
     Ranking,
     RankQuery,
@@ -28,6 +27,7 @@ CACHE_STATUSES = {
     CacheStatus.HIT: pb.CACHE_STATUS_HIT,
     CacheStatus.MISS: pb.CACHE_STATUS_MISS,
     CacheStatus.BYPASS: pb.CACHE_STATUS_BYPASS,
+    CacheStatus.STALE: pb.CACHE_STATUS_STALE,
 }
 RANKERS = {RankerName.NEUCF: pb.RANKER_NEUCF, RankerName.HEURISTIC: pb.RANKER_HEURISTIC}
 DEGRADED_REASONS = {
@@ -118,9 +118,7 @@ def write_ranking(ranking: Ranking) -> pb.RankResponse:
         model_version=ranking.model_version,
         cache=CACHE_STATUSES[ranking.cache],
         degraded_reason=DEGRADED_REASONS[ranking.degraded_reason],
-        dropped=pb.DroppedCandidates(
-            **{reason.value: ranking.dropped.get(reason, 0) for reason in DropReason}
-        ),
+        dropped=pb.DroppedCandidates(**{reason.value: count for reason, count in ranking.dropped.items()}),
     )
     if ranking.terms is not None:
         names = ranking.terms.names

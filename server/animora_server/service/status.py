@@ -14,6 +14,7 @@ from animora_server.errors import (
     InvalidRequest,
     ModelNotResident,
     Refused,
+    SnapshotGone,
 )
 
 DOMAIN = "animora"
@@ -25,6 +26,7 @@ STATUSES: dict[type[CallError], tuple[grpc.StatusCode, str]] = {
     Refused: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MUCH_IN_FLIGHT"),
     DeadlineExceeded: (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     ModelNotResident: (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_RESIDENT"),
+    SnapshotGone: (grpc.StatusCode.FAILED_PRECONDITION, "SNAPSHOT_GONE"),
     CatalogUnavailable: (grpc.StatusCode.UNAVAILABLE, "CATALOG_UNAVAILABLE"),
 }
 

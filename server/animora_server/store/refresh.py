@@ -90,7 +90,7 @@ class Refresh:
         else:
             await self._reading.embeddings(draft.add)
         self.misfits = draft.misfits
-        return await asyncio.to_thread(draft.finish, removed)
+        return await asyncio.to_thread(draft.finish, removed, self._reading.now.timestamp())
 
     def _draft(self, found: PostRecords, filled: IntArray) -> PostDraft:
         return PostDraft(self._table, found, self._table.outdated(found) | np.isin(found.ids, filled))
@@ -104,5 +104,7 @@ class Refresh:
 
     async def _with_activity(self, posts: PostTable, base: InteractionBase) -> Catalog:
         recent = await self._reading.interactions(base.until)
-        activity = Activity(base, recent, await self._reading.blocks(), self._began)
+        activity = Activity(
+            base, recent, await self._reading.blocks(), self._reading.now.timestamp(), self._began
+        )
         return await asyncio.to_thread(self._catalog.refreshed, posts, activity)

@@ -86,6 +86,8 @@ class _CacheStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheStat
     """Looked for, not found, computed."""
     CACHE_STATUS_BYPASS: _CacheStatus.ValueType  # 3
     """Not looked for: by request, by configuration, or because this answer is never cached."""
+    CACHE_STATUS_STALE: _CacheStatus.ValueType  # 4
+    """A timeline that was due for renewal; it is ranked anew meanwhile."""
 
 class CacheStatus(_CacheStatus, metaclass=_CacheStatusEnumTypeWrapper):
     """Where the scores of a response came from."""
@@ -98,6 +100,8 @@ CACHE_STATUS_MISS: CacheStatus.ValueType  # 2
 """Looked for, not found, computed."""
 CACHE_STATUS_BYPASS: CacheStatus.ValueType  # 3
 """Not looked for: by request, by configuration, or because this answer is never cached."""
+CACHE_STATUS_STALE: CacheStatus.ValueType  # 4
+"""A timeline that was due for renewal; it is ranked anew meanwhile."""
 Global___CacheStatus: _TypeAlias = CacheStatus  # noqa: Y015
 
 class _DegradedReason:
@@ -136,6 +140,54 @@ DEGRADED_REASON_INVALID_SCORES: DegradedReason.ValueType  # 5
 """The model gave a score that is not finite."""
 Global___DegradedReason: _TypeAlias = DegradedReason  # noqa: Y015
 
+class _DropReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DropReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DropReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DROP_REASON_UNSPECIFIED: _DropReason.ValueType  # 0
+    """Never sent."""
+    DROP_REASON_EXCLUDED: _DropReason.ValueType  # 1
+    """Listed in exclude_post_ids."""
+    DROP_REASON_UNKNOWN: _DropReason.ValueType  # 2
+    """Not in the catalog."""
+    DROP_REASON_DELETED: _DropReason.ValueType  # 3
+    """Deleted by its author."""
+    DROP_REASON_BLOCKED: _DropReason.ValueType  # 4
+    """Its author has blocked the user or is blocked by them."""
+    DROP_REASON_SEEN: _DropReason.ValueType  # 5
+    """Liked or commented on already."""
+    DROP_REASON_OWN: _DropReason.ValueType  # 6
+    """The user's own (timelines)."""
+    DROP_REASON_TOO_OLD: _DropReason.ValueType  # 7
+    """Older than the feed's window, or behind as many newer posts as are ranked (timelines)."""
+    DROP_REASON_OUTRANKED: _DropReason.ValueType  # 8
+    """Ranked, but not among the best that the list keeps (timelines), or behind the limit."""
+
+class DropReason(_DropReason, metaclass=_DropReasonEnumTypeWrapper):
+    """Why a post is not in an answer. Where several apply, the first in this order is told."""
+
+DROP_REASON_UNSPECIFIED: DropReason.ValueType  # 0
+"""Never sent."""
+DROP_REASON_EXCLUDED: DropReason.ValueType  # 1
+"""Listed in exclude_post_ids."""
+DROP_REASON_UNKNOWN: DropReason.ValueType  # 2
+"""Not in the catalog."""
+DROP_REASON_DELETED: DropReason.ValueType  # 3
+"""Deleted by its author."""
+DROP_REASON_BLOCKED: DropReason.ValueType  # 4
+"""Its author has blocked the user or is blocked by them."""
+DROP_REASON_SEEN: DropReason.ValueType  # 5
+"""Liked or commented on already."""
+DROP_REASON_OWN: DropReason.ValueType  # 6
+"""The user's own (timelines)."""
+DROP_REASON_TOO_OLD: DropReason.ValueType  # 7
+"""Older than the feed's window, or behind as many newer posts as are ranked (timelines)."""
+DROP_REASON_OUTRANKED: DropReason.ValueType  # 8
+"""Ranked, but not among the best that the list keeps (timelines), or behind the limit."""
+Global___DropReason: _TypeAlias = DropReason  # noqa: Y015
+
 @_typing.final
 class RankRequest(_message.Message):
     """A user and the posts to order."""
@@ -161,7 +213,9 @@ class RankRequest(_message.Message):
     exclude_seen: _builtins.bool
     """Drop posts that the user has liked or commented on."""
     explain: _builtins.bool
-    """Return the terms that make up each score. At most 500 candidates then."""
+    """Return the terms that make up each score, and why each dropped candidate was dropped. At most 500
+    candidates then.
+    """
     @_builtins.property
     def post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The candidates, 1 to 10,000."""
@@ -206,6 +260,7 @@ class RankResponse(_message.Message):
     DEGRADED_REASON_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    DROPPED_POSTS_FIELD_NUMBER: _builtins.int
     ranker: Global___Ranker.ValueType
     """What ordered them."""
     model_version: _builtins.str
@@ -230,6 +285,10 @@ class RankResponse(_message.Message):
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
         """With explain: the terms of each score, parallel to post_ids."""
 
+    @_builtins.property
+    def dropped_posts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DroppedPost]:
+        """With explain: every distinct candidate that is not in the order, by ascending id."""
+
     def __init__(
         self,
         *,
@@ -241,10 +300,11 @@ class RankResponse(_message.Message):
         degraded_reason: Global___DegradedReason.ValueType = ...,
         dropped: Global___DroppedCandidates | None = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
+        dropped_posts: _abc.Iterable[Global___DroppedPost] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "degraded_reason", b"degraded_reason", "dropped", b"dropped", "explanations", b"explanations", "model_version", b"model_version", "post_ids", b"post_ids", "ranker", b"ranker", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "degraded_reason", b"degraded_reason", "dropped", b"dropped", "dropped_posts", b"dropped_posts", "explanations", b"explanations", "model_version", b"model_version", "post_ids", b"post_ids", "ranker", b"ranker", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,24 +355,60 @@ class DroppedCandidates(_message.Message):
 Global___DroppedCandidates: _TypeAlias = DroppedCandidates  # noqa: Y015
 
 @_typing.final
+class DroppedPost(_message.Message):
+    """A post that is not in an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    post_id: _builtins.int
+    """The post."""
+    reason: Global___DropReason.ValueType
+    """Why."""
+    def __init__(
+        self,
+        *,
+        post_id: _builtins.int = ...,
+        reason: Global___DropReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["post_id", b"post_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DroppedPost: _TypeAlias = DroppedPost  # noqa: Y015
+
+@_typing.final
 class Explanation(_message.Message):
     """The terms of one post's score."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TERMS_FIELD_NUMBER: _builtins.int
+    RERANKING_TERMS_FIELD_NUMBER: _builtins.int
+    EXPLORATION_FIELD_NUMBER: _builtins.int
+    exploration: _builtins.bool
+    """The post holds a place that is kept for posts with few interactions."""
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
         """They add up to the model's logit, or to the heuristic's value."""
+
+    @_builtins.property
+    def reranking_terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
+        """Where a timeline is re-ranked: what the score is made of. They add up to the score."""
 
     def __init__(
         self,
         *,
         terms: _abc.Iterable[Global___Term] | None = ...,
+        reranking_terms: _abc.Iterable[Global___Term] | None = ...,
+        exploration: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exploration", b"exploration", "reranking_terms", b"reranking_terms", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -327,7 +423,10 @@ class Term(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"gmf", "mlp" and "bias" for the model; "popularity" and "recency" for the heuristic."""
+    """For the model "gmf_id", "gmf_image", "gmf_caption", "mlp_user", "mlp_id", "mlp_image",
+    "mlp_caption" and "bias"; for the heuristic "popularity" and "recency"; for re-ranking "relevance",
+    "recency", "popularity" and "author_diversity". docs/timeline.md defines each.
+    """
     value: _builtins.float
     """Its share, sign included."""
     def __init__(
@@ -423,3 +522,131 @@ class RankResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___RankResult: _TypeAlias = RankResult  # noqa: Y015
+
+@_typing.final
+class GetTimelineRequest(_message.Message):
+    """Whose feed, and which page of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    EXCLUDE_POST_IDS_FIELD_NUMBER: _builtins.int
+    INCLUDE_SEEN_FIELD_NUMBER: _builtins.int
+    CACHE_POLICY_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    EXPLAIN_POST_IDS_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Whose feed. Required; 0 is a valid id. An id unknown to the model is a cold user."""
+    page_size: _builtins.int
+    """Posts on this page at most; 0 takes the server's default, more than its maximum is that."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty for the first. The other fields must be as they were
+    there; page_size and exclude_post_ids may differ.
+    """
+    include_seen: _builtins.bool
+    """Keep posts that the user has liked or commented on."""
+    cache_policy: Global___CachePolicy.ValueType
+    """How to use the server's cache; matters for the first page. With BYPASS the list is kept for its
+    page tokens alone.
+    """
+    explain: _builtins.bool
+    """Return the terms that make up each score."""
+    @_builtins.property
+    def exclude_post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Leave these out, up to 1,000."""
+
+    @_builtins.property
+    def explain_post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Say why these are not in the user's timeline, up to 500."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        exclude_post_ids: _abc.Iterable[_builtins.int] | None = ...,
+        include_seen: _builtins.bool = ...,
+        cache_policy: Global___CachePolicy.ValueType = ...,
+        explain: _builtins.bool = ...,
+        explain_post_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_user_id", b"_user_id", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_user_id", b"_user_id", "cache_policy", b"cache_policy", "exclude_post_ids", b"exclude_post_ids", "explain", b"explain", "explain_post_ids", b"explain_post_ids", "include_seen", b"include_seen", "page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__user_id: _TypeAlias = _typing.Literal["user_id"]  # noqa: Y015
+    _WhichOneofArgType__user_id: _TypeAlias = _typing.Literal["_user_id", b"_user_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__user_id) -> _WhichOneofReturnType__user_id | None: ...
+
+Global___GetTimelineRequest: _TypeAlias = GetTimelineRequest  # noqa: Y015
+
+@_typing.final
+class GetTimelineResponse(_message.Message):
+    """A page, best first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POST_IDS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    RANKER_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    DEGRADED_REASON_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    DROPPED_POSTS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give this to get the next page; empty on the last."""
+    ranker: Global___Ranker.ValueType
+    """What ordered them."""
+    model_version: _builtins.str
+    """The model that scored them; empty for the heuristic."""
+    cache: Global___CacheStatus.ValueType
+    """Where the list came from."""
+    degraded_reason: Global___DegradedReason.ValueType
+    """Set when the heuristic stood in for the model. A cold user's heuristic is not degraded."""
+    @_builtins.property
+    def post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The posts."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The score of each post, parallel to post_ids: a probability from the model, the heuristic's value
+        from the heuristic, the re-ranked value where the server re-ranks.
+        """
+
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """With explain: the terms of each score, parallel to post_ids. Empty where the model that ranked the
+        list is no longer resident.
+        """
+
+    @_builtins.property
+    def dropped_posts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DroppedPost]:
+        """Those of explain_post_ids that are not in the timeline, and why, by ascending id. A post that is in
+        it, on this page or another, is left out.
+        """
+
+    def __init__(
+        self,
+        *,
+        post_ids: _abc.Iterable[_builtins.int] | None = ...,
+        scores: _abc.Iterable[_builtins.float] | None = ...,
+        next_page_token: _builtins.str = ...,
+        ranker: Global___Ranker.ValueType = ...,
+        model_version: _builtins.str = ...,
+        cache: Global___CacheStatus.ValueType = ...,
+        degraded_reason: Global___DegradedReason.ValueType = ...,
+        explanations: _abc.Iterable[Global___Explanation] | None = ...,
+        dropped_posts: _abc.Iterable[Global___DroppedPost] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "degraded_reason", b"degraded_reason", "dropped_posts", b"dropped_posts", "explanations", b"explanations", "model_version", b"model_version", "next_page_token", b"next_page_token", "post_ids", b"post_ids", "ranker", b"ranker", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTimelineResponse: _TypeAlias = GetTimelineResponse  # noqa: Y015

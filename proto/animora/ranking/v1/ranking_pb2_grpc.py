@@ -49,6 +49,11 @@ class RankingServiceStub(object):
                 request_serializer=animora_dot_ranking_dot_v1_dot_ranking__pb2.BatchRankRequest.SerializeToString,
                 response_deserializer=animora_dot_ranking_dot_v1_dot_ranking__pb2.BatchRankResponse.FromString,
                 _registered_method=True)
+        self.GetTimeline = channel.unary_unary(
+                '/animora.ranking.v1.RankingService/GetTimeline',
+                request_serializer=animora_dot_ranking_dot_v1_dot_ranking__pb2.GetTimelineRequest.SerializeToString,
+                response_deserializer=animora_dot_ranking_dot_v1_dot_ranking__pb2.GetTimelineResponse.FromString,
+                _registered_method=True)
 
 
 class RankingServiceServicer(object):
@@ -74,6 +79,16 @@ class RankingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTimeline(self, request, context):
+        """A page of a user's feed, no candidates given. A page token pins the list that the first page was
+        cut from: later pages repeat nothing and leave nothing out, whatever is posted, liked or trained
+        meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE says that the list is no longer there:
+        start over without a token, and exclude what was shown.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RankingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -86,6 +101,11 @@ def add_RankingServiceServicer_to_server(servicer, server):
                     servicer.BatchRank,
                     request_deserializer=animora_dot_ranking_dot_v1_dot_ranking__pb2.BatchRankRequest.FromString,
                     response_serializer=animora_dot_ranking_dot_v1_dot_ranking__pb2.BatchRankResponse.SerializeToString,
+            ),
+            'GetTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTimeline,
+                    request_deserializer=animora_dot_ranking_dot_v1_dot_ranking__pb2.GetTimelineRequest.FromString,
+                    response_serializer=animora_dot_ranking_dot_v1_dot_ranking__pb2.GetTimelineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -147,6 +167,33 @@ class RankingService(object):
             '/animora.ranking.v1.RankingService/BatchRank',
             animora_dot_ranking_dot_v1_dot_ranking__pb2.BatchRankRequest.SerializeToString,
             animora_dot_ranking_dot_v1_dot_ranking__pb2.BatchRankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animora.ranking.v1.RankingService/GetTimeline',
+            animora_dot_ranking_dot_v1_dot_ranking__pb2.GetTimelineRequest.SerializeToString,
+            animora_dot_ranking_dot_v1_dot_ranking__pb2.GetTimelineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,12 @@ class RankingServiceStub:
     """Ranks many lists in one call. Each gets a result or a status of its own; one that fails leaves
     its neighbours alone.
     """
+    GetTimeline: _grpc.UnaryUnaryMultiCallable[_ranking_pb2.GetTimelineRequest, _ranking_pb2.GetTimelineResponse]
+    """A page of a user's feed, no candidates given. A page token pins the list that the first page was
+    cut from: later pages repeat nothing and leave nothing out, whatever is posted, liked or trained
+    meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE says that the list is no longer there:
+    start over without a token, and exclude what was shown.
+    """
 
 @_typing.type_check_only
 class RankingServiceAsyncStub(RankingServiceStub):
@@ -60,6 +66,12 @@ class RankingServiceAsyncStub(RankingServiceStub):
     BatchRank: _aio.UnaryUnaryMultiCallable[_ranking_pb2.BatchRankRequest, _ranking_pb2.BatchRankResponse]  # type: ignore[assignment]
     """Ranks many lists in one call. Each gets a result or a status of its own; one that fails leaves
     its neighbours alone.
+    """
+    GetTimeline: _aio.UnaryUnaryMultiCallable[_ranking_pb2.GetTimelineRequest, _ranking_pb2.GetTimelineResponse]  # type: ignore[assignment]
+    """A page of a user's feed, no candidates given. A page token pins the list that the first page was
+    cut from: later pages repeat nothing and leave nothing out, whatever is posted, liked or trained
+    meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE says that the list is no longer there:
+    start over without a token, and exclude what was shown.
     """
 
 class RankingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -86,6 +98,18 @@ class RankingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ranking_pb2.BatchRankResponse, _abc.Awaitable[_ranking_pb2.BatchRankResponse]]:
         """Ranks many lists in one call. Each gets a result or a status of its own; one that fails leaves
         its neighbours alone.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTimeline(
+        self,
+        request: _ranking_pb2.GetTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ranking_pb2.GetTimelineResponse, _abc.Awaitable[_ranking_pb2.GetTimelineResponse]]:
+        """A page of a user's feed, no candidates given. A page token pins the list that the first page was
+        cut from: later pages repeat nothing and leave nothing out, whatever is posted, liked or trained
+        meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE says that the list is no longer there:
+        start over without a token, and exclude what was shown.
         """
 
 def add_RankingServiceServicer_to_server(servicer: RankingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

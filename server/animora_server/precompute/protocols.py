@@ -1,0 +1,50 @@
+"""What precomputing needs from Redis."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from animora_server.types import Generation, TimelineSnapshot
+
+
+class GenerationStore(Protocol):
+    """Generations of precomputed lists: at most one is current and at most one is being built.
+
+    Every method raises StoreError where Redis does not do what it is asked; nothing is lost then, and the
+    same call may be made again.
+    """
+
+    async def current(self) -> Generation | None:
+        """The generation that timelines are served from."""
+        ...
+
+    async def begin(self, generation: Generation) -> Generation:
+        """Begins a generation; gives the one that is being built already if there is one."""
+        ...
+
+    async def abandon(self, generation: Generation) -> None:
+        """Ends the building of a generation; its lists expire by themselves."""
+        ...
+
+    async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
+        """For each key whether its list is stored."""
+        ...
+
+    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> None:
+        """Stores lists by key."""
+        ...
+
+    async def finish_shard(self, generation: Generation, shard: int) -> bool:
+        """Marks a shard (from 0) as done; with the last one the generation becomes current.
+
+        Returns:
+            Whether it is current now. Finishing a shard twice changes nothing.
+        """
+        ...
+
+    async def retire(self, generation: Generation) -> int:
+        """Lets the lists of a generation that is no longer current live for their page tokens alone.
+
+        Returns:
+            How many lists there were.
+        """
+        ...

@@ -1,0 +1,78 @@
+"""How much a user is likely to care for posts: the model's logits, made safe to order by."""
+
+import asyncio
+
+import numpy as np
+
+from animora_server.errors import (
+    DeviceFault,
+    InvalidScores,
+    ModelUnavailable,
+    Overloaded,
+    ScoringFailed,
+    TooLate,
+)
+from animora_server.ranker.protocols import ResidentModel
+from animora_server.types import DegradedReason, DoubleArray, FloatArray, IntArray
+
+# Kept of a deadline for the heuristic and the reply, in seconds.
+RESERVE = 0.004
+DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
+    ModelUnavailable: DegradedReason.NO_MODEL,
+    Overloaded: DegradedReason.OVERLOADED,
+    TooLate: DegradedReason.DEADLINE,
+    DeviceFault: DegradedReason.DEVICE_FAULT,
+    InvalidScores: DegradedReason.INVALID_SCORES,
+}
+
+
+async def logits(model: ResidentModel, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+    """Finite logits float32 (m) of the posts at catalog rows int64 (m).
+
+    A post with neither a trained id nor an embedding says nothing: it gets the median of the others.
+
+    Raises:
+        ScoringFailed: The model cannot answer, or not before the deadline (event loop's clock).
+    """
+    values = await model.score(user_row, rows, deadline)
+    if not np.isfinite(values).all():
+        raise InvalidScores
+    informed = model.informed(rows)
+    if informed.all() or not informed.any():
+        return values
+    filled = values.copy()
+    filled[~informed] = np.median(values[informed])
+    return filled
+
+
+def probabilities(values: FloatArray) -> FloatArray:
+    """Sigmoids float32 of logits, computed in float64: no overflow, and no rounding but the last."""
+    exact = values.astype(np.float64).clip(-700, 700)
+    return np.asarray(1 / (1 + np.exp(-exact)), np.float32)
+
+
+def best_first(values: FloatArray, created_at: DoubleArray, post_ids: IntArray, limit: int = 0) -> IntArray:
+    """Positions int64 (n) by value, ties by newer, then by larger id.
+
+    Args:
+        values: float32 (k).
+        created_at: float64 (k), unix seconds.
+        post_ids: int64 (k).
+        limit: The best so many; 0 for all.
+    """
+    at = np.arange(len(values))
+    if 0 < limit < len(values) // 2:
+        # Sorting a few is worth a pass over all; whatever ties with the last of them stays in.
+        at = np.flatnonzero(values >= np.partition(values, -limit)[-limit])
+    order = at[np.lexsort((post_ids[at], created_at[at], values[at]))[::-1]]
+    return order[:limit] if limit else order
+
+
+def degraded_reason(failure: ScoringFailed) -> DegradedReason:
+    """What to tell of a failure of the model."""
+    return next(reason for kind, reason in DEGRADED.items() if isinstance(failure, kind))
+
+
+def expired(deadline: float) -> bool:
+    """Whether a deadline (event loop's clock) has passed."""
+    return asyncio.get_running_loop().time() >= deadline

@@ -1,0 +1,32 @@
+"""What timelines need from the rest of the server; `app` supplies it."""
+
+from typing import Protocol
+
+from animora_server.types import TimelineSnapshot
+
+
+class TimelineStore(Protocol):
+    """Lists that were made; best effort, so no method fails.
+
+    A key names what may be stored for a user beside others: the user, the options that a caller may
+    choose, and a digest of the settings that shape a list (`timeline.keys`).
+    """
+
+    async def latest(self, key: bytes) -> TimelineSnapshot | None:
+        """The newest list of a key, by `made_at`: the one last stored, or the current generation's."""
+        ...
+
+    async def pinned(self, key: bytes, snapshot_id: bytes) -> TimelineSnapshot | None:
+        """The list of a key with an id of 16 bytes."""
+        ...
+
+    async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+        """Stores a list for its page tokens; whether it can be read back.
+
+        Returns once that is known, after the store's timeout at the latest.
+        """
+        ...
+
+    async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+        """Stores a list as `keep` does, and makes it the key's latest."""
+        ...
