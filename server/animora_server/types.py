@@ -175,6 +175,7 @@ class TimelineSnapshot:
         ranker: What ordered them.
         model_version: The model's, empty for the heuristic.
         made_at: Unix seconds.
+        fresh_until: Unix seconds: made_at and the time to live, `ttl` (jittered) or `precomputed_ttl`.
         read_at: `CatalogSnapshot.read_at` of the catalog that it was made from: posts that came later are
             not among its candidates.
         cost: Seconds that making it took, 0 where unknown.
@@ -187,6 +188,7 @@ class TimelineSnapshot:
     ranker: RankerName
     model_version: str
     made_at: float
+    fresh_until: float
     read_at: float
     cost: float = 0.0
     degraded_reason: DegradedReason | None = None
