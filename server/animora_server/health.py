@@ -8,7 +8,7 @@ import structlog
 from animora_server.batching import Batcher
 from animora_server.errors import DeviceFault
 from animora_server.scorer import Residency
-from animora_server.scorer.device import ScoreWork
+from animora_server.scorer.device import Work
 from animora_server.service import GrpcServer
 from animora_server.settings import Settings
 from animora_server.types import FloatArray
@@ -22,9 +22,7 @@ STALL = 5.0  # seconds without a look after which the event loop counts as dead
 class Health:
     """Decides what health and readiness say, and whether the process can go on."""
 
-    def __init__(
-        self, residency: Residency, batcher: Batcher[ScoreWork, FloatArray], settings: Settings
-    ) -> None:
+    def __init__(self, residency: Residency, batcher: Batcher[Work, FloatArray], settings: Settings) -> None:
         self._residency = residency
         self._batcher = batcher
         self._settings = settings

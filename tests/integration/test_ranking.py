@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from animora.ranking.v1 import ranking_pb2 as pb
+from animora_server.ranker.explaining import MODEL_TERMS
 from tests.integration.feed import AUTHORS, COLD_USER
 from tests.scorer.artifacts import tiny_artifact
 
@@ -136,7 +137,7 @@ async def test_explanations_add_up(stub):
     for score, explanation in zip(response.scores, response.explanations, strict=True):
         logit = sum(term.value for term in explanation.terms)
         assert score == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
-        assert [term.name for term in explanation.terms] == ["gmf", "mlp", "bias"]
+        assert tuple(term.name for term in explanation.terms) == MODEL_TERMS
 
 
 async def test_a_version_that_is_not_resident_is_a_failed_precondition(stub):

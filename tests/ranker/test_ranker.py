@@ -18,6 +18,7 @@ from animora_server.errors import (
     TooLate,
 )
 from animora_server.ranker import Ranker
+from animora_server.ranker.explaining import MODEL_TERMS
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.ranker import CacheAccess
 from animora_server.types import (
@@ -65,7 +66,7 @@ class FakeModel:
         if self.failure is not None:
             raise self.failure
         logits = np.array(self.logits, np.float32)[rows]
-        return np.stack((logits * 0.25, logits * 0.5, logits * 0.25), axis=1)
+        return np.outer(logits, np.full(len(MODEL_TERMS), 1 / len(MODEL_TERMS))).astype(np.float32)
 
 
 @dataclass

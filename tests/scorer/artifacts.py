@@ -16,7 +16,7 @@ WIDTH = 4
 
 
 class TinyNetwork(nn.Module):
-    """logit = user vector · (post vector + image + caption), in three terms that add up to it."""
+    """logit = user vector · (post vector + image + caption); the halves are the branches, less the bias."""
 
     def __init__(self, seed: int, image: int, caption: int) -> None:
         super().__init__()
@@ -39,8 +39,10 @@ class TinyNetwork(nn.Module):
 
     @torch.jit.export
     def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
-        logits = self.score(user_rows, segments, post_table, post_index)
-        return torch.stack((logits * 0.5, logits * 0.25, logits * 0.25), dim=1)
+        products = self.users[user_rows][segments] * post_table[post_index]
+        gmf, mlp = products[:, :2].sum(dim=1), products[:, 2:].sum(dim=1)
+        bias = torch.full_like(gmf, 0.25)
+        return torch.stack((gmf, mlp - bias, bias), dim=1)
 
 
 def tiny_artifact(

@@ -131,7 +131,7 @@ async def test_terms_add_up_to_the_logit(residency):
     await residency.activate(tiny_artifact("v1")[0])
     model, rows = active(residency), np.array([1, 0])
     terms = await model.explain(1, rows, soon())
-    assert terms.shape == (2, 3)
+    assert terms.shape == (2, 8)
     assert np.allclose(terms.sum(axis=1), await model.score(1, rows, soon()), atol=1e-6)
 
 

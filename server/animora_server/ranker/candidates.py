@@ -18,12 +18,14 @@ class Candidates:
         rows: int64 (k), in the catalog.
         eligible: bool (k): may be in the answer.
         dropped: How many candidates may not, by the first reason that applies.
+        dropped_posts: Which may not, and why, unknown ones included; empty unless the query says `explain`.
     """
 
     post_ids: IntArray
     rows: IntArray
     eligible: BoolArray
     dropped: Mapping[DropReason, int]
+    dropped_posts: dict[int, DropReason]
 
 
 def resolve(snapshot: CatalogSnapshot, query: RankQuery) -> Candidates:
@@ -37,11 +39,14 @@ def resolve(snapshot: CatalogSnapshot, query: RankQuery) -> Candidates:
     known = rows >= 0  # bool (n)
     shown = np.ones(len(distinct), np.bool_)  # bool (n)
     dropped: dict[DropReason, int] = {}
+    dropped_posts: dict[int, DropReason] = {}
 
     def drop(reason: DropReason, which: BoolArray) -> None:
         newly = which & shown
         dropped[reason] = int(np.count_nonzero(newly))
         shown[newly] = False
+        if query.explain:
+            dropped_posts.update(dict.fromkeys(distinct[newly].tolist(), reason))
 
     dropped[DropReason.DUPLICATE] = len(query.post_ids) - len(distinct)
     if len(query.exclude_post_ids):
@@ -54,7 +59,7 @@ def resolve(snapshot: CatalogSnapshot, query: RankQuery) -> Candidates:
         drop(DropReason.BLOCKED, np.isin(snapshot.author_ids[rows], related))
     if query.exclude_seen:
         drop(DropReason.SEEN, np.isin(distinct, snapshot.seen_posts(query.user_id)))
-    return Candidates(distinct, rows, shown, dropped)
+    return Candidates(distinct, rows, shown, dropped, dropped_posts)
 
 
 def _distinct(ids: IntArray) -> IntArray:

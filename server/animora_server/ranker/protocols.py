@@ -32,7 +32,10 @@ class ResidentModel(Protocol):
         ...
 
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
-        """Terms float32 (m, 3) that add up to the logits: GMF branch, MLP branch, bias. Raises as score."""
+        """Terms float32 (m, 8) that add up to the logits, in the order of explaining.MODEL_TERMS.
+
+        Raises as score.
+        """
         ...
 
 

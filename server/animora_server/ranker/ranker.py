@@ -15,8 +15,8 @@ from animora_server.errors import (
     ScoringFailed,
     TooLate,
 )
-from animora_server.ranker import heuristic
 from animora_server.ranker.candidates import Candidates, resolve
+from animora_server.ranker.explaining import dropped_posts, heuristic_terms, model_terms
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.pinning import current_pin
 from animora_server.ranker.protocols import Pin, Pins, ResidentModel, ScoreCache
@@ -37,10 +37,7 @@ from animora_server.types import (
     RankerName,
     Ranking,
     RankQuery,
-    Terms,
 )
-
-MODEL_TERMS = ("gmf", "mlp", "bias")
 
 
 class StageObserver(Protocol):
@@ -120,7 +117,15 @@ class Ranker:
                 values, status = await self._logits(pin, query, candidates, scoring)
                 started = time.perf_counter()
                 order = _order(pin, candidates, values, query.limit)
-                terms = await _model_terms(query, scoring, candidates.rows[order], values[order])
+                terms = None
+                if query.explain:
+                    terms = await model_terms(
+                        scoring.model,
+                        scoring.user_row,
+                        candidates.rows[order],
+                        values[order],
+                        query.deadline - RESERVE,
+                    )
         except TimeoutError as error:
             raise TooLate from error
         self._stages.observe("order", time.perf_counter() - started)
@@ -132,15 +137,18 @@ class Ranker:
             cache=status,
             dropped=candidates.dropped,
             terms=terms,
+            dropped_posts=dropped_posts(candidates, order) if query.explain else {},
         )
 
     def _by_heuristic(
         self, pin: Pin, query: RankQuery, candidates: Candidates, degraded: DegradedReason | None
     ) -> Ranking:
         started = time.perf_counter()
-        terms = self._heuristic.terms(pin.snapshot, candidates.rows, self._clock())  # float64 (k, 2)
-        values = terms.sum(axis=1).astype(np.float32)
+        now = self._clock()
+        values = self._heuristic.terms(pin.snapshot, candidates.rows, now).sum(axis=1).astype(np.float32)
         order = _order(pin, candidates, values, query.limit)
+        rows = candidates.rows[order]
+        terms = heuristic_terms(self._heuristic, pin.snapshot, rows, now) if query.explain else None
         self._stages.observe("order", time.perf_counter() - started)
         return Ranking(
             post_ids=candidates.post_ids[order],
@@ -148,7 +156,8 @@ class Ranker:
             ranker=RankerName.HEURISTIC,
             degraded_reason=degraded,
             dropped=candidates.dropped,
-            terms=Terms(heuristic.TERMS, terms[order].astype(np.float32)) if query.explain else None,
+            terms=terms,
+            dropped_posts=dropped_posts(candidates, order) if query.explain else {},
         )
 
     async def _logits(
@@ -188,14 +197,15 @@ class Ranker:
             cache.scores.put(key, values)
             return values
 
-        joined = key in self._flights
-        try:
-            return await self._flights.run(key, compute)
-        except TooLate:
-            if not joined:
-                raise
-            # Another caller's deadline ended the computation; this one's may be later.
-            return await self._compute(scoring, candidates, deadline)
+        while True:
+            joined = key in self._flights
+            try:
+                return await self._flights.run(key, compute)
+            except TooLate:
+                if not joined:
+                    raise
+                # Another caller's deadline ended the computation; this one's may be later. Whoever comes
+                # first begins anew, the others join again.
 
     async def _compute(self, scoring: "_Scoring", candidates: Candidates, deadline: float) -> FloatArray:
         started = time.perf_counter()
@@ -226,18 +236,3 @@ def _order(pin: Pin, candidates: Candidates, values: FloatArray, limit: int) -> 
     eligible = np.flatnonzero(candidates.eligible)
     created_at = pin.snapshot.created_at[candidates.rows[eligible]]
     return eligible[best_first(values[eligible], created_at, candidates.post_ids[eligible], limit)]
-
-
-async def _model_terms(
-    query: RankQuery, scoring: _Scoring, rows: IntArray, logits: FloatArray
-) -> Terms | None:
-    if not query.explain:
-        return None
-    if not len(rows):
-        return Terms(MODEL_TERMS, np.empty((0, len(MODEL_TERMS)), np.float32))
-    values = await scoring.model.explain(scoring.user_row, rows, query.deadline - RESERVE)
-    # The median of a post that the model knows nothing of belongs to no branch.
-    uninformed = ~scoring.model.informed(rows)
-    values[uninformed, :2] = 0
-    values[uninformed, 2] = logits[uninformed]
-    return Terms(MODEL_TERMS, values)

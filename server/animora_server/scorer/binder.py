@@ -8,7 +8,7 @@ from animora_artifact import ArtifactRejected
 from animora_artifact.errors import RejectionReason
 from animora_server.batching import Batcher, CostModel
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile
-from animora_server.scorer.device import Device, LoadedModel, PostTable, ScoreWork
+from animora_server.scorer.device import Device, LoadedModel, PostTable, Work
 from animora_server.scorer.resident import ResidentModel
 from animora_server.types import BoolArray, FloatArray, IntArray
 
@@ -26,7 +26,7 @@ class Binder:
     def __init__(
         self,
         device: Device,
-        batcher: Batcher[ScoreWork, FloatArray],
+        batcher: Batcher[Work, FloatArray],
         cost: CostModel,
         max_batch_rows: int,
     ) -> None:
@@ -51,7 +51,7 @@ class Binder:
         """
         _check_widths(loaded, snapshot)
         table, informed = await self._with_capacity(
-            loaded, len(snapshot), bound if bound and bound.epoch == snapshot.epoch else None
+            loaded, len(snapshot), bound if bound and bound.snapshot.epoch == snapshot.epoch else None
         )
         first = table.rows
         post_rows = loaded.posts.rows(snapshot.post_ids[first:])  # int64 (n new), 0 unknown
@@ -60,9 +60,9 @@ class Binder:
             informed[first : len(snapshot)] |= snapshot.has_embeddings(np.arange(first, len(snapshot)))
         table = await self._encode(loaded, post_rows, snapshot.embeddings, table)
         if bound is None:
-            fixed, per_row = await self._device.warm(loaded.network, table, self._warm_sizes())
+            fixed, per_row = await self._device.warm(loaded, table, self._warm_sizes())
             self._cost.calibrate(fixed, per_row)
-        return ResidentModel(loaded, snapshot.epoch, table, informed, self._batcher, self._max_batch_rows)
+        return ResidentModel(loaded, snapshot, table, informed, self._batcher, self._max_batch_rows)
 
     async def _with_capacity(
         self, loaded: LoadedModel, rows: int, bound: ResidentModel | None

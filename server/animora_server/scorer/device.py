@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from animora_artifact.network import Network, golden_error, load_network
 from animora_artifact.vocabulary import RowIndex
 from animora_server.catalog import EmbeddingFile
 from animora_server.errors import DeviceFault, OutOfDeviceMemory
+from animora_server.scorer import explanation
 from animora_server.settings import ScorerSettings
 from animora_server.types import FloatArray, HalfArray, IntArray
 
@@ -54,19 +55,48 @@ class ScoreWork:
     Attributes:
         user_row: The user's row in the model.
         rows: int64 (m), the posts' rows in the post table.
-        output: Logits float32 (m), or terms float32 (m, 3).
     """
 
     network: Network
     table: PostTable
     user_row: int
     rows: IntArray
-    output: Literal["logits", "terms"] = "logits"
 
     @property
-    def key(self) -> tuple[int, int, str]:
-        """Equal for works that can share a batch: one network, one piece of device memory, one output."""
-        return id(self.network), id(self.table.vectors), self.output
+    def key(self) -> tuple[int, int]:
+        """Equal for works that can share a batch: one network and one piece of device memory."""
+        return id(self.network), id(self.table.vectors)
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainWork:
+    """Posts whose terms with one user are wanted: float32 (m, 8).
+
+    Attributes:
+        user_row: The user's row in the model.
+        post_rows: int64 (m), the posts' rows in the model.
+        rows: int64 (m), the posts' rows in the catalog.
+        embeddings: Image and caption embeddings by catalog row.
+    """
+
+    model: LoadedModel
+    user_row: int
+    post_rows: IntArray
+    rows: IntArray
+    embeddings: EmbeddingFile
+
+    @property
+    def size(self) -> int:
+        """Rows that the network runs through."""
+        return len(self.rows) * len(explanation.COALITIONS)
+
+    @property
+    def key(self) -> int:
+        """Equal to no other work's: each is a batch of its own, whose terms depend on no neighbour."""
+        return id(self)
+
+
+Work: TypeAlias = ScoreWork | ExplainWork
 
 
 class Device:
@@ -150,11 +180,11 @@ class Device:
 
         return await self._prepare(self._loading, run)
 
-    async def score(self, works: Sequence[ScoreWork]) -> list[FloatArray]:
-        """Scores the works of one batch, which share a key; results in the same order."""
-        return await self._on(self._serving, lambda: self._score(works))
+    async def score(self, works: Sequence[Work]) -> list[FloatArray]:
+        """Runs the works of one batch, which share a key; results in the same order."""
+        return await self._on(self._serving, lambda: self._run(works))
 
-    async def warm(self, network: Network, table: PostTable, sizes: Sequence[int]) -> tuple[float, float]:
+    async def warm(self, model: LoadedModel, table: PostTable, sizes: Sequence[int]) -> tuple[float, float]:
         """Runs every batch size twice, and measures.
 
         Returns:
@@ -164,11 +194,12 @@ class Device:
         def run() -> tuple[float, float]:
             seconds = []
             for size in sizes:
-                rows = np.zeros(size, np.int64)
-                for output in ("terms", "logits"):
-                    for _ in range(2):
-                        self._score([ScoreWork(network, table, 0, rows, output)])
-                seconds.append(min(self._time([ScoreWork(network, table, 0, rows)]) for _ in range(5)))
+                score = ScoreWork(model.network, table, 0, np.zeros(size, np.int64))
+                posts = np.zeros(max(size // len(explanation.COALITIONS), 1), np.int64)
+                explain = ExplainWork(model, 0, posts, posts, EmbeddingFile(None, 0, 0))
+                for work in (explain, explain, score, score):
+                    self._run([work])
+                seconds.append(min(self._time(score) for _ in range(5)))
             more = max(sizes[-1] - sizes[0], 1)
             return seconds[0], max(seconds[-1] - seconds[0], 0.0) / more
 
@@ -222,25 +253,41 @@ class Device:
             raise ArtifactRejected(RejectionReason.DIMENSIONS, message)
 
     @torch.inference_mode()
+    def _run(self, works: Sequence[Work]) -> list[FloatArray]:
+        scored = [work for work in works if isinstance(work, ScoreWork)]
+        if scored:  # a batch has one key, and so one kind of work
+            return self._score(scored)
+        return [self._explain(work) for work in works if isinstance(work, ExplainWork)]
+
     def _score(self, works: Sequence[ScoreWork]) -> list[FloatArray]:
         first = works[0]
         sizes = np.fromiter((len(work.rows) for work in works), np.int64, len(works))  # int64 (b)
         user_rows = np.fromiter((work.user_row for work in works), np.int64, len(works))  # int64 (b)
         segments = np.repeat(np.arange(len(works)), sizes)  # int64 (m)
         post_index = first.rows if len(works) == 1 else np.concatenate([work.rows for work in works])
-        run = first.network.score if first.output == "logits" else first.network.explain
-        output = run(
+        logits = first.network.score(
             torch.from_numpy(user_rows).to(self._device),
             torch.from_numpy(segments).to(self._device),
             first.table.vectors,
             torch.from_numpy(post_index).to(self._device),
         )
-        values: FloatArray = output.float().cpu().numpy()  # float32 (m) or (m, 3)
+        values: FloatArray = logits.float().cpu().numpy()  # float32 (m)
         return np.split(values, np.cumsum(sizes[:-1]))
 
-    def _time(self, works: Sequence[ScoreWork]) -> float:
+    def _explain(self, work: ExplainWork) -> FloatArray:
+        image, caption = work.embeddings.take(work.rows)
+        dimensions = work.model.manifest.dimensions
+        return explanation.explain(
+            work.model.network,
+            work.user_row,
+            torch.from_numpy(work.post_rows).to(self._device),
+            self._features(image, dimensions.image),
+            self._features(caption, dimensions.caption),
+        )
+
+    def _time(self, work: ScoreWork) -> float:
         started = time.perf_counter()
-        self._score(works)
+        self._run([work])
         return time.perf_counter() - started
 
     async def _prepare(self, thread: ThreadPoolExecutor, run: Callable[[], Value]) -> Value:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from animora_server.batching import Batcher
-from animora_server.scorer.device import LoadedModel, PostTable, ScoreWork
+from animora_server.catalog import CatalogSnapshot
+from animora_server.scorer.device import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
+from animora_server.scorer.explanation import TERMS
 from animora_server.types import BoolArray, FloatArray, IntArray
 
 
@@ -16,7 +18,7 @@ class ResidentModel:
 
     Attributes:
         model: The network and its vocabulary.
-        epoch: The catalog epoch that the table's rows belong to.
+        snapshot: The catalog whose rows the table's are.
         table: The post vectors.
         informed_rows: bool (capacity): rows of which the model knows the id or an embedding.
         batcher: The device's queue.
@@ -24,10 +26,10 @@ class ResidentModel:
     """
 
     model: LoadedModel
-    epoch: int
+    snapshot: CatalogSnapshot
     table: PostTable
     informed_rows: BoolArray
-    batcher: Batcher[ScoreWork, FloatArray]
+    batcher: Batcher[Work, FloatArray]
     max_rows: int
 
     @property
@@ -48,12 +50,9 @@ class ResidentModel:
         if not len(rows):
             return np.empty(0, np.float32)
         if len(rows) <= self.max_rows:
-            return await self._submit(ScoreWork(self.model.network, self.table, user_row, rows), deadline)
-        pieces = [
-            ScoreWork(self.model.network, self.table, user_row, rows[start : start + self.max_rows])
-            for start in range(0, len(rows), self.max_rows)
-        ]
-        tasks = [asyncio.create_task(self._submit(piece, deadline)) for piece in pieces]
+            return await self._score(user_row, rows, deadline)
+        pieces = [rows[start : start + self.max_rows] for start in range(0, len(rows), self.max_rows)]
+        tasks = [asyncio.create_task(self._score(user_row, piece, deadline)) for piece in pieces]
         try:
             return np.concatenate(await asyncio.gather(*tasks))
         finally:
@@ -61,9 +60,13 @@ class ResidentModel:
                 task.cancel()
 
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
-        """Terms float32 (m, 3) that add up to the logits. Raises ScoringFailed."""
-        work = ScoreWork(self.model.network, self.table, user_row, rows, "terms")
-        return await self._submit(work, deadline)
+        """Terms float32 (m, 8) that add up to the logits. Raises ScoringFailed."""
+        if not len(rows):
+            return np.empty((0, TERMS), np.float32)
+        post_rows = self.model.posts.rows(self.snapshot.post_ids[rows])
+        work = ExplainWork(self.model, user_row, post_rows, rows, self.snapshot.embeddings)
+        return await self.batcher.submit(work, work.size, work.key, deadline)
 
-    async def _submit(self, work: ScoreWork, deadline: float) -> FloatArray:
-        return await self.batcher.submit(work, len(work.rows), work.key, deadline)
+    async def _score(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+        work = ScoreWork(self.model.network, self.table, user_row, rows)
+        return await self.batcher.submit(work, len(rows), work.key, deadline)

@@ -1,5 +1,7 @@
 """Requests to queries, with every field checked, and rankings to responses."""
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from animora.ranking.v1 import ranking_pb2 as pb
@@ -9,9 +11,11 @@ from animora_server.types import (
     CachePolicy,
     CacheStatus,
     DegradedReason,
+    DropReason,
     RankerName,
     Ranking,
     RankQuery,
+    Terms,
 )
 
 MAX_EXCLUDED = 1000
@@ -37,6 +41,16 @@ DEGRADED_REASONS = {
     DegradedReason.DEADLINE: pb.DEGRADED_REASON_DEADLINE,
     DegradedReason.DEVICE_FAULT: pb.DEGRADED_REASON_DEVICE_FAULT,
     DegradedReason.INVALID_SCORES: pb.DEGRADED_REASON_INVALID_SCORES,
+}
+DROP_REASONS = {
+    DropReason.EXCLUDED: pb.DROP_REASON_EXCLUDED,
+    DropReason.UNKNOWN: pb.DROP_REASON_UNKNOWN,
+    DropReason.DELETED: pb.DROP_REASON_DELETED,
+    DropReason.BLOCKED: pb.DROP_REASON_BLOCKED,
+    DropReason.SEEN: pb.DROP_REASON_SEEN,
+    DropReason.OWN: pb.DROP_REASON_OWN,
+    DropReason.TOO_OLD: pb.DROP_REASON_TOO_OLD,
+    DropReason.OUTRANKED: pb.DROP_REASON_OUTRANKED,
 }
 
 
@@ -111,7 +125,7 @@ def check_batch(request: pb.BatchRankRequest, limits: RankingSettings) -> int:
 
 def write_ranking(ranking: Ranking) -> pb.RankResponse:
     """The response for a ranking."""
-    response = pb.RankResponse(
+    return pb.RankResponse(
         post_ids=ranking.post_ids.tolist(),
         scores=ranking.scores.tolist(),
         ranker=RANKERS[ranking.ranker],
@@ -119,11 +133,18 @@ def write_ranking(ranking: Ranking) -> pb.RankResponse:
         cache=CACHE_STATUSES[ranking.cache],
         degraded_reason=DEGRADED_REASONS[ranking.degraded_reason],
         dropped=pb.DroppedCandidates(**{reason.value: count for reason, count in ranking.dropped.items()}),
+        explanations=[pb.Explanation(terms=terms) for terms in write_terms(ranking.terms)],
+        dropped_posts=write_dropped_posts(ranking.dropped_posts),
     )
-    if ranking.terms is not None:
-        names = ranking.terms.names
-        for values in ranking.terms.values.tolist():
-            response.explanations.add(
-                terms=[pb.Term(name=name, value=value) for name, value in zip(names, values, strict=True)]
-            )
-    return response
+
+
+def write_terms(terms: Terms | None) -> Iterator[list[pb.Term]]:
+    """The terms of each post; of none where there are no terms."""
+    if terms is not None:
+        for values in terms.values.tolist():
+            yield [pb.Term(name=name, value=value) for name, value in zip(terms.names, values, strict=True)]
+
+
+def write_dropped_posts(dropped: Mapping[int, DropReason]) -> list[pb.DroppedPost]:
+    """Why each post is not in an answer, in the same order."""
+    return [pb.DroppedPost(post_id=post, reason=DROP_REASONS[reason]) for post, reason in dropped.items()]
