@@ -29,8 +29,12 @@ class GenerationStore(Protocol):
         """For each key whether its list is stored."""
         ...
 
-    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> None:
-        """Stores lists by key."""
+    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> int:
+        """Stores lists by key.
+
+        Returns:
+            How many bytes their values take.
+        """
         ...
 
     async def finish_shard(self, generation: Generation, shard: int) -> bool:

@@ -1,0 +1,74 @@
+"""The plan: which generation a run builds, a new one or the one that an earlier run left unfinished."""
+
+import secrets
+from dataclasses import dataclass, replace
+
+from animora_server.errors import ConfigurationError
+from animora_server.precompute.protocols import GenerationStore
+from animora_server.types import Generation
+
+ID_BYTES = 16
+RESTART = "say --restart to abandon it and begin anew"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to build.
+
+    Attributes:
+        generation: Its record, as it was begun; times and the model version are taken from there.
+        resumed: Whether it was begun by another run: an earlier one, or another shard's.
+        catalog_changed: Whether the database has changed since it was begun.
+    """
+
+    generation: Generation
+    resumed: bool
+    catalog_changed: bool
+
+
+def fresh_id() -> bytes:
+    """An id for a generation."""
+    return secrets.token_bytes(ID_BYTES)
+
+
+async def join(store: GenerationStore, proposal: Generation, resume_within: float) -> Plan:
+    """Begins the generation that is proposed, or goes on with the one that is being built.
+
+    Args:
+        store: Where generations are.
+        proposal: What a new one would be; its `made_at` is now.
+        resume_within: Seconds after which an unfinished one is not worth finishing.
+
+    Raises:
+        ConfigurationError: The one being built has other settings or shards.
+        StoreError: Redis did not answer.
+    """
+    building = await store.begin(proposal)
+    if building.made_at < proposal.made_at - resume_within:
+        await store.abandon(building)
+        building = await store.begin(proposal)
+    if building.settings_digest != proposal.settings_digest:
+        raise ConfigurationError(
+            "a generation is being built with other settings (timeline.* or ranking.*): "
+            f"finish it with those, or {RESTART}"
+        )
+    if building.shards != proposal.shards:
+        raise ConfigurationError(
+            f"a generation is being built in {building.shards} shards, not {proposal.shards}: "
+            f"finish it in as many, or {RESTART}"
+        )
+    return Plan(
+        generation=building,
+        resumed=building.generation_id != proposal.generation_id,
+        catalog_changed=building.catalog_digest != proposal.catalog_digest,
+    )
+
+
+async def abandon_unfinished(store: GenerationStore, proposal: Generation) -> None:
+    """Makes sure that no generation is being built.
+
+    Raises:
+        StoreError: Redis did not answer.
+    """
+    # Beginning one is how to learn of the one that is being built; if there is none, the new one goes again.
+    await store.abandon(await store.begin(replace(proposal, generation_id=fresh_id())))

@@ -1,0 +1,44 @@
+"""Shards: the parts that users are split into, so that several processes share a generation."""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from animora_server.errors import ConfigurationError
+from animora_server.types import BoolArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` parts, counted from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads "i/n".
+
+        Raises:
+            ConfigurationError: It is something else, or i is not in [0, n).
+        """
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if match is None or int(match[1]) >= int(match[2]):
+            raise ConfigurationError(f"--shard: {text!r} is not i/n with i from 0 to n - 1, such as 0/8")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def holds(self, user_ids: IntArray) -> BoolArray:
+        """Which users int64 (n) are this shard's: bool (n).
+
+        Decided by the id alone, so that every process agrees, whatever users it sees. The id is mixed
+        (splitmix64's finaliser) because ids may have a pattern, such as being even.
+        """
+        mixed = user_ids.astype(np.uint64)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.equal((mixed ^ (mixed >> np.uint64(31))) % np.uint64(self.count), self.index)

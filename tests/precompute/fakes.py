@@ -1,0 +1,63 @@
+"""Generations in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from animora_server.errors import StoreError
+from animora_server.types import Generation, TimelineSnapshot
+
+
+@dataclass
+class FakeGenerations:
+    """See precompute.protocols.GenerationStore; `failures` calls fail before the next one succeeds."""
+
+    finished: Generation | None = None
+    building: Generation | None = None
+    lists: dict[bytes, dict[bytes, TimelineSnapshot]] = field(default_factory=dict)
+    done: set[int] = field(default_factory=set)
+    retired: list[Generation] = field(default_factory=list)
+    failures: int = 0
+    calls: list[str] = field(default_factory=list)
+
+    async def current(self) -> Generation | None:
+        self._called("current")
+        return self.finished
+
+    async def begin(self, generation: Generation) -> Generation:
+        self._called("begin")
+        if self.building is None:
+            self.building = generation
+        return self.building
+
+    async def abandon(self, generation: Generation) -> None:
+        self._called("abandon")
+        if self.building and self.building.generation_id == generation.generation_id:
+            self.building, self.done = None, set()
+
+    async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
+        self._called("present")
+        stored = self.lists.get(generation.generation_id, {})
+        return [key in stored for key in keys]
+
+    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> int:
+        self._called("put")
+        self.lists.setdefault(generation.generation_id, {}).update(lists)
+        return sum(12 * len(made.post_ids) for _, made in lists)
+
+    async def finish_shard(self, generation: Generation, shard: int) -> bool:
+        self._called("finish_shard")
+        self.done.add(shard)
+        if len(self.done) == generation.shards:
+            self.finished, self.building, self.done = generation, None, set()
+        return self.finished is generation
+
+    async def retire(self, generation: Generation) -> int:
+        self._called("retire")
+        self.retired.append(generation)
+        return len(self.lists.pop(generation.generation_id, {}))
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if self.failures:
+            self.failures -= 1
+            raise StoreError("Redis is away")

@@ -1,0 +1,73 @@
+from dataclasses import replace
+
+import pytest
+
+from animora_server.errors import ConfigurationError
+from animora_server.precompute.plan import Plan, abandon_unfinished, fresh_id, join
+from animora_server.types import Generation
+from tests.precompute.fakes import FakeGenerations
+
+HOUR = 3600.0
+FIRST = Generation(
+    generation_id=b"first".ljust(16),
+    made_at=1_800_000_000.0,
+    read_at=1_799_999_999.0,
+    model_version="v1",
+    catalog_digest="c1",
+    settings_digest="s1",
+    shards=2,
+)
+LATER = replace(FIRST, generation_id=b"later".ljust(16), made_at=FIRST.made_at + HOUR)
+
+
+@pytest.fixture
+def store():
+    return FakeGenerations()
+
+
+async def test_the_first_run_begins_what_it_proposes(store):
+    assert await join(store, FIRST, 6 * HOUR) == Plan(FIRST, resumed=False, catalog_changed=False)
+
+
+async def test_a_later_run_goes_on_with_the_first_ones_time_model_and_id(store):
+    await join(store, FIRST, 6 * HOUR)
+    plan = await join(store, replace(LATER, model_version="v2"), 6 * HOUR)
+    assert plan == Plan(FIRST, resumed=True, catalog_changed=False)
+
+
+async def test_a_database_that_changed_is_told_and_hinders_nothing(store):
+    await join(store, FIRST, 6 * HOUR)
+    assert await join(store, replace(LATER, catalog_digest="c2"), 6 * HOUR) == Plan(FIRST, True, True)
+
+
+async def test_one_that_was_begun_too_long_ago_is_abandoned(store):
+    await join(store, FIRST, HOUR / 2)
+    assert await join(store, LATER, HOUR / 2) == Plan(LATER, resumed=False, catalog_changed=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"settings_digest": "s2"}, "other settings"), ({"shards": 3}, "2 shards, not 3")]
+)
+async def test_other_settings_or_shards_are_refused_with_the_way_out(store, change, named):
+    await join(store, FIRST, 6 * HOUR)
+    with pytest.raises(ConfigurationError, match=f"{named}.*--restart"):
+        await join(store, replace(LATER, **change), 6 * HOUR)
+    assert store.building == FIRST
+
+
+async def test_a_restart_abandons_what_was_unfinished(store):
+    await join(store, FIRST, 6 * HOUR)
+    await abandon_unfinished(store, LATER)
+    assert await join(store, replace(LATER, shards=3), 6 * HOUR) == Plan(
+        replace(LATER, shards=3), False, False
+    )
+
+
+async def test_a_restart_where_nothing_is_unfinished_leaves_nothing_behind(store):
+    await abandon_unfinished(store, FIRST)
+    assert store.building is None
+
+
+def test_ids_are_sixteen_random_bytes():
+    assert len(fresh_id()) == 16
+    assert fresh_id() != fresh_id()
