@@ -40,10 +40,19 @@ class Heuristic:
         Returns:
             float64 (m, 2): weighted popularity and weighted recency; a value is a row's sum.
         """
-        terms = np.zeros((len(rows), 2))
-        if snapshot.max_interactions > 0:
-            popularity = np.log1p(snapshot.interactions[rows]) / np.log1p(snapshot.max_interactions)
-            terms[:, 0] = self.popularity_weight * np.minimum(popularity, 1.0)
-        age = np.maximum(now - snapshot.created_at[rows], 0.0)
-        terms[:, 1] = (1 - self.popularity_weight) * np.exp(-age / self.recency_scale)
+        terms = np.empty((len(rows), 2))
+        terms[:, 0] = self.popularity_weight * self.popularity(snapshot, rows)
+        terms[:, 1] = (1 - self.popularity_weight) * self.recency(snapshot, rows, now)
         return terms
+
+    def popularity(self, snapshot: CatalogSnapshot, rows: IntArray) -> DoubleArray:
+        """Popularity of the posts at rows int64 (m), unweighted: float64 (m)."""
+        if not snapshot.max_interactions:
+            return np.zeros(len(rows))
+        popularity = np.log1p(snapshot.interactions[rows]) / np.log1p(snapshot.max_interactions)
+        return np.asarray(np.minimum(popularity, 1.0))
+
+    def recency(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> DoubleArray:
+        """Recency of the posts at rows int64 (m) at a unix time, unweighted: float64 (m)."""
+        age = np.maximum(now - snapshot.created_at[rows], 0.0)
+        return np.asarray(np.exp(-age / self.recency_scale))

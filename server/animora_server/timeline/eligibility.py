@@ -1,0 +1,177 @@
+"""Which posts a user's timeline may hold, which of a list's may be shown, and why others may not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from animora_server.catalog import CatalogSnapshot
+from animora_server.settings import TimelineSettings
+from animora_server.types import BoolArray, DropReason, IntArray
+
+DAY = 86_400.0  # seconds
+# Why a post may be missing from a timeline; the first that applies counts.
+REASONS = (
+    DropReason.EXCLUDED, DropReason.UNKNOWN, DropReason.DELETED, DropReason.BLOCKED, DropReason.SEEN,
+    DropReason.OWN, DropReason.TOO_OLD, DropReason.OUTRANKED,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Whose timeline it is, and what they must not or need not see.
+
+    Attributes:
+        user_id: Any signed 64-bit integer.
+        own: Whether they are shown their own posts.
+        related: int64 (k), ascending: authors whom they block or who block them.
+        seen: int64 (s), ascending: posts to leave out because they liked or commented on them.
+        excluded: int64 (e), ascending: posts to leave out because the call says so.
+    """
+
+    user_id: int
+    own: bool
+    related: IntArray
+    seen: IntArray
+    excluded: IntArray
+
+    @classmethod
+    def of(
+        cls,
+        catalog: CatalogSnapshot,
+        user_id: int,
+        settings: TimelineSettings,
+        include_seen: bool,
+        excluded: IntArray,
+    ) -> Self:
+        """A user as a catalog knows them.
+
+        Args:
+            catalog: The pinned one.
+            user_id: Any signed 64-bit integer.
+            settings: Say whether own posts are shown.
+            include_seen: Show posts that they have liked or commented on.
+            excluded: int64 (e), in any order.
+        """
+        nothing = np.empty(0, np.int64)
+        return cls(
+            user_id=user_id,
+            own=settings.include_own,
+            related=catalog.related_authors(user_id),
+            seen=nothing if include_seen else catalog.seen_posts(user_id),
+            excluded=np.sort(excluded) if len(excluded) else nothing,
+        )
+
+
+def window_start(settings: TimelineSettings, now: float) -> float:
+    """The unix time from which on posts are in timelines."""
+    return now - settings.window_days * DAY
+
+
+def candidates(catalog: CatalogSnapshot, viewer: Viewer, settings: TimelineSettings, now: float) -> IntArray:
+    """Rows int64 (m) of the posts to rank for a list, oldest first.
+
+    Blocks and exclusions are left to the cutting of pages: a list outlives them.
+    """
+    rows = catalog.feed.newest(window_start(settings, now), settings.max_candidates)
+    if not viewer.own:
+        rows = rows[catalog.author_ids[rows] != viewer.user_id]
+    if len(viewer.seen):
+        # Marking a few rows and looking up thousands is cheaper than thousands of searches in a few.
+        seen_rows = catalog.rows(viewer.seen)
+        seen = np.zeros(len(catalog), np.bool_)
+        seen[seen_rows[seen_rows >= 0]] = True
+        rows = rows[~seen[rows]]
+    return rows
+
+
+def newcomers(
+    catalog: CatalogSnapshot, viewer: Viewer, listed: IntArray, read_at: float, since: float
+) -> IntArray:
+    """Rows int64 (m) of posts that came after a list was made and may be shown.
+
+    Args:
+        catalog: The pinned one.
+        viewer: Whose list it is.
+        listed: int64 (n), the list's posts.
+        read_at: The `read_at` of the catalog that the list was made from.
+        since: Unix time from which on posts are in timelines.
+    """
+    rows = catalog.newer_than(read_at)
+    if not len(rows):
+        return rows
+    post_ids = catalog.post_ids[rows]
+    return rows[visible(catalog, viewer, post_ids, since) & ~np.isin(post_ids, listed)]
+
+
+def visible(catalog: CatalogSnapshot, viewer: Viewer, post_ids: IntArray, since: float) -> BoolArray:
+    """Which posts int64 (n) may be shown now: bool (n).
+
+    Every page asks this, so it is a few array operations, and none for a set that is empty.
+    """
+    rows = catalog.rows(post_ids)
+    shown = rows >= 0
+    if not len(catalog):
+        return shown
+    # Row -1, of an unknown post, reads the facts of the last row, and stays hidden.
+    authors = catalog.author_ids[rows]
+    shown &= catalog.created_at[rows] >= since
+    shown &= ~catalog.deleted[rows]
+    if not viewer.own:
+        shown &= authors != viewer.user_id
+    if len(viewer.related):
+        shown &= ~_among(viewer.related, authors)
+    if len(viewer.seen):
+        shown &= ~_among(viewer.seen, post_ids)
+    if len(viewer.excluded):
+        shown &= ~_among(viewer.excluded, post_ids)
+    return shown
+
+
+def why_not(
+    catalog: CatalogSnapshot,
+    viewer: Viewer,
+    post_ids: IntArray,
+    listed: IntArray,
+    settings: TimelineSettings,
+    now: float,
+) -> Mapping[int, DropReason]:
+    """Why posts are not in a timeline, by ascending id; those that are in it are left out.
+
+    Args:
+        catalog: The pinned one.
+        viewer: Whose timeline it is.
+        post_ids: int64 (n), the posts asked about, in any order.
+        listed: int64 (k), the posts of the list and those merged into it.
+        settings: Bound the candidates.
+        now: Unix seconds.
+    """
+    asked = np.unique(post_ids)
+    rows = catalog.rows(asked)
+    known = rows >= 0
+    applies = np.zeros((len(REASONS), len(asked)), np.bool_)  # a row a reason
+    applies[0] = np.isin(asked, viewer.excluded)
+    applies[1] = ~known
+    asked_known, rows = asked[known], rows[known]
+    authors = catalog.author_ids[rows]
+    since = window_start(settings, now)
+    in_list = np.isin(asked_known, listed)
+    in_reach = np.isin(rows, catalog.feed.newest(since, settings.max_candidates))
+    applies[2:, known] = (
+        catalog.deleted[rows],
+        np.isin(authors, viewer.related),
+        np.isin(asked_known, viewer.seen),
+        np.full(len(rows), not viewer.own) & (authors == viewer.user_id),
+        (catalog.created_at[rows] < since) | ~(in_list | in_reach),
+        ~in_list,
+    )
+    missing = np.flatnonzero(applies.any(axis=0))
+    first = applies.argmax(axis=0)
+    return {int(asked[at]): REASONS[first[at]] for at in missing}
+
+
+def _among(ascending: IntArray, ids: IntArray) -> BoolArray:
+    """Which ids int64 (n) are among some int64 (k > 0): bool (n). For a page, a tenth of np.isin's time."""
+    at = np.searchsorted(ascending, ids)
+    return np.equal(ascending.take(at, mode="clip"), ids)

@@ -1,0 +1,59 @@
+"""From candidates and what a ranker thinks of them to a user's list."""
+
+from dataclasses import dataclass
+
+from animora_server.catalog import CatalogSnapshot
+from animora_server.ranker.heuristic import Heuristic
+from animora_server.ranker.relevance import best_first, probabilities
+from animora_server.settings import TimelineSettings
+from animora_server.timeline.reranking import Reranking
+from animora_server.types import FloatArray, IntArray, RankerName
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Posts in order, best first.
+
+    Attributes:
+        rows: int64 (n), in the catalog.
+        post_ids: int64 (n).
+        scores: float32 (n), what ordered them, in the form that callers see.
+    """
+
+    rows: IntArray
+    post_ids: IntArray
+    scores: FloatArray
+
+
+class ListMaker:
+    """Orders candidates, and keeps the best."""
+
+    def __init__(self, settings: TimelineSettings, heuristic: Heuristic) -> None:
+        self._reranking = Reranking.of(settings, heuristic)
+        self._size = settings.max_posts
+
+    @property
+    def reranking(self) -> Reranking | None:
+        """How lists are re-ranked; None where they are not."""
+        return self._reranking
+
+    def order(
+        self, catalog: CatalogSnapshot, rows: IntArray, values: FloatArray, ranker: RankerName, now: float
+    ) -> Listed:
+        """The list of some candidates.
+
+        Args:
+            catalog: The pinned one.
+            rows: int64 (m), the candidates.
+            values: float32 (m), finite: logits from NeuCF, the heuristic's values from the heuristic.
+            ranker: Which of the two.
+            now: Unix seconds, for recency.
+        """
+        neucf = ranker is RankerName.NEUCF
+        if self._reranking is not None:
+            relevance = probabilities(values) if neucf else values
+            best, scores = self._reranking.order(catalog, rows, relevance, now, self._size)
+            return Listed(rows[best], catalog.post_ids[rows[best]], scores)
+        best = best_first(values, catalog.created_at[rows], catalog.post_ids[rows], self._size)
+        kept, scores = rows[best], values[best]
+        return Listed(kept, catalog.post_ids[kept], probabilities(scores) if neucf else scores)
