@@ -13,7 +13,7 @@ from animora_server.errors import (
     TooLate,
 )
 from animora_server.ranker.protocols import ResidentModel
-from animora_server.types import DegradedReason, DoubleArray, FloatArray, IntArray
+from animora_server.types import BoolArray, DegradedReason, DoubleArray, FloatArray, IntArray
 
 # Kept of a deadline for the heuristic and the reply, in seconds.
 RESERVE = 0.004
@@ -27,17 +27,28 @@ DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
 
 
 async def logits(model: ResidentModel, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
-    """Finite logits float32 (m) of the posts at catalog rows int64 (m).
-
-    A post with neither a trained id nor an embedding says nothing: it gets the median of the others.
+    """Logits float32 (m), as `completed` gives them, of the posts at catalog rows int64 (m).
 
     Raises:
         ScoringFailed: The model cannot answer, or not before the deadline (event loop's clock).
     """
-    values = await model.score(user_row, rows, deadline)
+    return completed(await model.score(user_row, rows, deadline), model.informed(rows))
+
+
+def completed(values: FloatArray, informed: BoolArray) -> FloatArray:
+    """A user's logits float32 (m), the uninformed ones replaced by the median of the others.
+
+    A post with neither a trained id nor an embedding says nothing about itself.
+
+    Args:
+        values: float32 (m), from the model.
+        informed: bool (m), whether the model knows the id or an embedding of each post.
+
+    Raises:
+        InvalidScores: One is not finite.
+    """
     if not np.isfinite(values).all():
         raise InvalidScores
-    informed = model.informed(rows)
     if informed.all() or not informed.any():
         return values
     filled = values.copy()

@@ -135,6 +135,18 @@ class PostgresReading:
         """See CatalogReading."""
         return await self._pairs(queries.BLOCKS)
 
+    async def users(self, active_since: datetime | None = None) -> IntArray:
+        """All users by id, or those who liked or commented since a moment, the most active first: int64 (u).
+
+        Raises:
+            StoreError: PostgreSQL did not answer.
+        """
+        if active_since is None:
+            (ids,) = await self._columns(queries.ID_COLUMN, queries.USERS)
+        else:
+            (ids,) = await self._columns(queries.ID_COLUMN, queries.ACTIVE_USERS, active_since)
+        return ids
+
     async def _posts(self, query: str, *arguments: object) -> PostRecords:
         columns = await self._columns(queries.POST_COLUMNS, query, *arguments)
         ids, author_ids, created_at, updated_at, deleted = columns

@@ -44,6 +44,22 @@ from animora.blocks
 where blocker_id is not null and blocked_id is not null
 """
 
+USERS = """
+select distinct id::bigint
+from animora.users
+where id is not null
+order by 1
+"""
+
+ACTIVE_USERS = """
+select interaction.user_id::bigint
+from animora.interactions as interaction
+join animora.users as "user" on "user".id = interaction.user_id
+where interaction.created_at >= $1
+group by interaction.user_id
+order by count(*) desc, 1
+"""
+
 
 def embeddings(image: str, caption: str) -> str:
     """Selects id and embeddings, by the expressions for their columns."""
