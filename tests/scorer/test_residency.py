@@ -126,13 +126,26 @@ async def test_a_request_larger_than_a_batch_is_cut_and_joined(residency):
     assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 2, rows)).max() < 1e-5
 
 
-async def test_terms_add_up_to_the_logit(residency):
-    await residency.publish(Catalog().grow([100, 200]))
+@pytest.mark.parametrize(("image", "caption"), [(3, 2), (3, 0), (0, 2), (0, 0)])
+async def test_terms_add_up_to_the_logits_whatever_embeddings_the_catalog_has(residency, image, caption):
+    # Trained and new posts, with and without embeddings, explained for several users at once.
+    await residency.publish(Catalog(image=image, caption=caption).grow([100, 5000, 200, 5001, 5002, 300]))
     await residency.activate(tiny_artifact("v1")[0])
-    model, rows = active(residency), np.array([1, 0])
-    terms = await model.explain(1, rows, soon())
-    assert terms.shape == (2, 8)
-    assert np.allclose(terms.sum(axis=1), await model.score(1, rows, soon()), atol=1e-6)
+    model, rows = active(residency), np.array([5, 0, 4, 1, 3, 2])
+    works = [(user, np.roll(rows, user)[:count]) for user in (1, 2, 3) for count in (6, 1, 3)]
+    together = await asyncio.gather(*(model.explain(user, some, soon()) for user, some in works))
+    for (user, some), terms in zip(works, together, strict=True):
+        assert terms.shape == (len(some), 8)
+        assert np.allclose(terms.sum(axis=1), await model.score(user, some, soon()), atol=1e-5)
+        assert np.array_equal(terms, await model.explain(user, some, soon()))
+        absent = ~model.snapshot.has_embeddings(some)
+        assert not terms[absent][:, [1, 2, 5, 6]].any()
+
+
+async def test_no_posts_have_no_terms(residency):
+    await residency.publish(Catalog().grow([100]))
+    await residency.activate(tiny_artifact("v1")[0])
+    assert (await active(residency).explain(1, np.empty(0, np.int64), soon())).shape == (0, 8)
 
 
 async def test_new_posts_are_encoded_before_they_are_seen_and_older_pins_stay_right(residency):
