@@ -1,6 +1,6 @@
 """Ranks the posts of a feed with an Animora server: `AsyncRankingClient` and `RankingClient`."""
 
-from animora_client.aio import AsyncRankingClient
+from animora_client.aio import AsyncRankingClient, AsyncTimeline
 from animora_client.connection import ChannelOptions, RetryPolicy
 from animora_client.errors import (
     DeadlineExceeded,
@@ -12,24 +12,37 @@ from animora_client.errors import (
     PermissionDenied,
     RankingError,
     ResourceExhausted,
+    SnapshotGone,
     Unauthenticated,
     Unavailable,
 )
 from animora_client.health import Health
-from animora_client.ranking import CacheStatus, DegradedReason, Dropped, RankedPost, Ranker, Ranking
-from animora_client.request import CachePolicy, RankOptions, RankRequest
-from animora_client.sync import RankingClient
+from animora_client.ranking import (
+    CacheStatus,
+    DegradedReason,
+    Dropped,
+    DropReason,
+    RankedPost,
+    Ranker,
+    Ranking,
+)
+from animora_client.request import CachePolicy, RankOptions, RankRequest, TimelineOptions
+from animora_client.sync import RankingClient, Timeline
+from animora_client.timeline import Explanation, TimelinePage
 from animora_client.tls import Tls
 
 __all__ = [
     "AsyncRankingClient",
+    "AsyncTimeline",
     "CachePolicy",
     "CacheStatus",
     "ChannelOptions",
     "DeadlineExceeded",
     "DegradedReason",
+    "DropReason",
     "Dropped",
     "ErrorDetails",
+    "Explanation",
     "FailedPrecondition",
     "FieldViolation",
     "Health",
@@ -45,6 +58,10 @@ __all__ = [
     "RankingError",
     "ResourceExhausted",
     "RetryPolicy",
+    "SnapshotGone",
+    "Timeline",
+    "TimelineOptions",
+    "TimelinePage",
     "Tls",
     "Unauthenticated",
     "Unavailable",

@@ -3,6 +3,7 @@
 RankingError                    code, message, request_id, reason, retry_after
 ├── InvalidArgument             a field is wrong: field, violations
 ├── FailedPrecondition          the server's state forbids it, for example a model that is not resident
+│   └── SnapshotGone            the list that a page token pins is no longer there: start over without one
 ├── ResourceExhausted           too much at once: come back after retry_after seconds
 ├── DeadlineExceeded            no answer within the timeout
 ├── Unavailable                 no server that serves answers, retries included
@@ -89,6 +90,13 @@ class FailedPrecondition(RankingError):
     """The server's state forbids it; `reason` says which."""
 
 
+class SnapshotGone(FailedPrecondition):
+    """The list that a page token pins is no longer there.
+
+    Start over without a token, and exclude what was shown.
+    """
+
+
 class ResourceExhausted(RankingError):
     """Too much in flight, or too large a message; `retry_after` is set where waiting helps."""
 
@@ -124,7 +132,13 @@ _CLASSES: Mapping[StatusCode, type[RankingError]] = {
     StatusCode.PERMISSION_DENIED: PermissionDenied,
 }
 
+# Where the reason says more than the code.
+_CLASSES_BY_REASON: Mapping[tuple[StatusCode, str], type[RankingError]] = {
+    (StatusCode.FAILED_PRECONDITION, "SNAPSHOT_GONE"): SnapshotGone,
+}
+
 
 def make_error(code: StatusCode, message: str, details: ErrorDetails = ErrorDetails()) -> RankingError:
-    """The error for a status code."""
-    return _CLASSES.get(code, Internal)(message, code, details)
+    """The error for a status code, and for its reason where that has a class of its own."""
+    by_code = _CLASSES.get(code, Internal)
+    return _CLASSES_BY_REASON.get((code, details.reason), by_code)(message, code, details)

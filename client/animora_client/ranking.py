@@ -1,7 +1,7 @@
 """What a caller gets: posts in order, and what ordered them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ class CacheStatus(StrEnum):
     HIT = "hit"
     MISS = "miss"
     BYPASS = "bypass"  # not looked for
+    STALE = "stale"  # a timeline that was due for renewal; it is ranked anew meanwhile
     OTHER = "other"  # something that this client is too old to know
 
 
@@ -31,6 +32,20 @@ class DegradedReason(StrEnum):
     DEADLINE = "deadline"
     DEVICE_FAULT = "device_fault"
     INVALID_SCORES = "invalid_scores"
+    OTHER = "other"  # something that this client is too old to know
+
+
+class DropReason(StrEnum):
+    """Why a post is not in an answer; where several apply, the first in this order."""
+
+    EXCLUDED = "excluded"  # by the request
+    UNKNOWN = "unknown"  # not in the catalog
+    DELETED = "deleted"
+    BLOCKED = "blocked"  # its author has blocked the user or is blocked by them
+    SEEN = "seen"  # liked or commented on already
+    OWN = "own"  # the user's (timelines)
+    TOO_OLD = "too_old"  # for the feed's window, or behind as many newer posts as are ranked (timelines)
+    OUTRANKED = "outranked"  # behind the limit, or behind the best that a timeline keeps
     OTHER = "other"  # something that this client is too old to know
 
 
@@ -72,6 +87,7 @@ class Ranking:
         dropped: The candidates that are missing.
         explanations: With `explain`, the terms that add up to each post's logit (or to the heuristic's
             value), parallel to post_ids; else empty.
+        dropped_posts: With `explain`, why each distinct candidate that is missing is; else empty.
     """
 
     post_ids: tuple[int, ...]
@@ -82,6 +98,7 @@ class Ranking:
     degraded_reason: DegradedReason | None = None
     dropped: Dropped = Dropped()
     explanations: tuple[Mapping[str, float], ...] = ()
+    dropped_posts: Mapping[int, DropReason] = field(default_factory=dict)
 
     @property
     def posts(self) -> tuple[RankedPost, ...]:

@@ -1,4 +1,4 @@
-"""What a caller asks: a user, the posts to order, and how."""
+"""What a caller asks: whose posts, which, and how."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -25,6 +25,18 @@ class RankOptions(TypedDict, total=False):
     explain: bool
 
 
+class TimelineOptions(TypedDict, total=False):
+    """The keywords of `timeline` and `timeline_page`: `TimelineRequest`'s optional fields."""
+
+    page_size: int
+    page_token: str
+    exclude_post_ids: Collection[int]
+    include_seen: bool
+    cache_policy: CachePolicy
+    explain: bool
+    explain_post_ids: Collection[int]
+
+
 @dataclass(frozen=True, slots=True)
 class RankRequest:
     """One user and the posts to order. Ids are signed 64-bit, and 0 is a valid one.
@@ -48,3 +60,28 @@ class RankRequest:
     exclude_seen: bool = False
     exclude_post_ids: Collection[int] = ()
     explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineRequest:
+    """Whose feed, and which page of it.
+
+    Attributes:
+        user_id: Whose feed; an id that the model does not know is a cold user.
+        page_size: Posts on the page at most; 0 takes the server's default, more than its maximum is that.
+        page_token: The `next_page_token` of the page before; empty for the first page.
+        exclude_post_ids: Leave these out, up to 1,000.
+        include_seen: Keep posts that the user has liked or commented on.
+        cache_policy: How to use the server's cache; matters for the first page.
+        explain: Return the terms of each score.
+        explain_post_ids: Say why these are not in the timeline, up to 500.
+    """
+
+    user_id: int
+    page_size: int = 0
+    page_token: str = ""
+    exclude_post_ids: Collection[int] = ()
+    include_seen: bool = False
+    cache_policy: CachePolicy = CachePolicy.DEFAULT
+    explain: bool = False
+    explain_post_ids: Collection[int] = ()

@@ -1,6 +1,7 @@
 """The client for threads."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -11,17 +12,28 @@ from animora.ranking.v1 import ranking_pb2_grpc
 from animora_client.connection import (
     DEFAULT_CHANNEL,
     DEFAULT_TARGET,
+    CallArguments,
     ChannelArguments,
     ChannelOptions,
     Connection,
 )
-from animora_client.errors import RankingError
+from animora_client.errors import RankingError, SnapshotGone
 from animora_client.health import Health, health_message, read_health
-from animora_client.ranking import Ranking
-from animora_client.request import RankOptions, RankRequest
+from animora_client.ranking import RankedPost, Ranking
+from animora_client.request import RankOptions, RankRequest, TimelineOptions, TimelineRequest
+from animora_client.scroll import Scroll
 from animora_client.status import typed_errors
+from animora_client.timeline import TimelinePage
 from animora_client.tls import Tls
-from animora_client.wire import SERVICE, batch_message, rank_message, read_batch, read_ranking
+from animora_client.wire import (
+    SERVICE,
+    batch_message,
+    rank_message,
+    read_batch,
+    read_page,
+    read_ranking,
+    timeline_message,
+)
 
 
 class RankingClient:
@@ -83,6 +95,31 @@ class RankingClient:
             response = self._service().BatchRank(message, **self._connection.call(timeout, metadata))
         return read_batch(response, len(requests))
 
+    def timeline_page(
+        self,
+        user_id: int,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **options: Unpack[TimelineOptions],
+    ) -> TimelinePage:
+        """Gets one page of a user's feed; takes and raises what `AsyncRankingClient.timeline_page` does."""
+        request = TimelineRequest(user_id, **options)
+        return self._get_page(request, self._connection.call(timeout, metadata))
+
+    def timeline(
+        self,
+        user_id: int,
+        *,
+        limit: int = 0,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **options: Unpack[TimelineOptions],
+    ) -> "Timeline":
+        """A user's feed, asked for page by page while it is read, as `AsyncRankingClient.timeline` says."""
+        call = self._connection.call(timeout, metadata)
+        return Timeline(partial(self._get_page, call=call), TimelineRequest(user_id, **options), limit)
+
     def health(self, service: str = SERVICE, *, timeout: float | None = None) -> Health:
         """Asks one server behind the target whether it serves; an empty name stands for all it offers."""
         with open_channel(self._connection, self._connection.probe_arguments()) as channel:
@@ -91,10 +128,43 @@ class RankingClient:
                 response = stub.Check(health_message(service), **self._connection.call(timeout, None))
         return read_health(response)
 
+    def _get_page(self, request: TimelineRequest, call: CallArguments) -> TimelinePage:
+        message = timeline_message(request)
+        with typed_errors():
+            response = self._service().GetTimeline(message, **call)
+        return read_page(response)
+
     def _service(self) -> ranking_pb2_grpc.RankingServiceStub:
         if self._stub is None:
             raise RuntimeError("the client is not open: make calls inside its `with` block")
         return self._stub
+
+
+class Timeline:
+    """A user's feed: a loop gives its posts, `pages` its pages; for the rest see `AsyncTimeline`."""
+
+    def __init__(
+        self, get_page: Callable[[TimelineRequest], TimelinePage], first: TimelineRequest, limit: int
+    ) -> None:
+        self._get_page = get_page
+        self._first = first
+        self._limit = limit
+
+    def __iter__(self) -> Iterator[RankedPost]:
+        for page in self.pages():
+            yield from page
+
+    def pages(self) -> Iterator[TimelinePage]:
+        """The pages, without posts that an earlier one had; one may be empty."""
+        scroll = Scroll(self._first, self._limit)
+        while (request := scroll.request) is not None:
+            try:
+                page = self._get_page(request)
+            except SnapshotGone:
+                if not scroll.start_over():
+                    raise
+            else:
+                yield scroll.take(page)
 
 
 def open_channel(connection: Connection, arguments: ChannelArguments) -> grpc.Channel:

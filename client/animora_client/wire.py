@@ -1,4 +1,4 @@
-"""Turns requests into messages of the wire, and its messages into rankings."""
+"""Turns requests into messages of the wire, and its messages into rankings and pages."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,9 +6,10 @@ from grpc import StatusCode
 
 from animora.ranking.v1 import ranking_pb2
 from animora_client.errors import Internal, RankingError
-from animora_client.ranking import CacheStatus, DegradedReason, Dropped, Ranker, Ranking
-from animora_client.request import CachePolicy, RankRequest
+from animora_client.ranking import CacheStatus, DegradedReason, Dropped, DropReason, Ranker, Ranking
+from animora_client.request import CachePolicy, RankRequest, TimelineRequest
 from animora_client.status import read_status
+from animora_client.timeline import Explanation, TimelinePage
 
 SERVICE: str = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 
@@ -26,6 +27,7 @@ CACHE_STATUSES: Mapping[int, CacheStatus] = {
     ranking_pb2.CACHE_STATUS_HIT: CacheStatus.HIT,
     ranking_pb2.CACHE_STATUS_MISS: CacheStatus.MISS,
     ranking_pb2.CACHE_STATUS_BYPASS: CacheStatus.BYPASS,
+    ranking_pb2.CACHE_STATUS_STALE: CacheStatus.STALE,
 }
 DEGRADED_REASONS: Mapping[int, DegradedReason | None] = {
     ranking_pb2.DEGRADED_REASON_UNSPECIFIED: None,
@@ -34,6 +36,17 @@ DEGRADED_REASONS: Mapping[int, DegradedReason | None] = {
     ranking_pb2.DEGRADED_REASON_DEADLINE: DegradedReason.DEADLINE,
     ranking_pb2.DEGRADED_REASON_DEVICE_FAULT: DegradedReason.DEVICE_FAULT,
     ranking_pb2.DEGRADED_REASON_INVALID_SCORES: DegradedReason.INVALID_SCORES,
+}
+
+_DROP_REASONS: Mapping[int, DropReason] = {
+    ranking_pb2.DROP_REASON_EXCLUDED: DropReason.EXCLUDED,
+    ranking_pb2.DROP_REASON_UNKNOWN: DropReason.UNKNOWN,
+    ranking_pb2.DROP_REASON_DELETED: DropReason.DELETED,
+    ranking_pb2.DROP_REASON_BLOCKED: DropReason.BLOCKED,
+    ranking_pb2.DROP_REASON_SEEN: DropReason.SEEN,
+    ranking_pb2.DROP_REASON_OWN: DropReason.OWN,
+    ranking_pb2.DROP_REASON_TOO_OLD: DropReason.TOO_OLD,
+    ranking_pb2.DROP_REASON_OUTRANKED: DropReason.OUTRANKED,
 }
 
 
@@ -61,19 +74,27 @@ def batch_message(requests: Iterable[RankRequest]) -> ranking_pb2.BatchRankReque
     return ranking_pb2.BatchRankRequest(requests=map(rank_message, requests))
 
 
+def timeline_message(request: TimelineRequest) -> ranking_pb2.GetTimelineRequest:
+    """The message for one page; raises as `rank_message`."""
+    return ranking_pb2.GetTimelineRequest(
+        user_id=request.user_id,
+        page_size=request.page_size,
+        page_token=request.page_token,
+        exclude_post_ids=request.exclude_post_ids,
+        include_seen=request.include_seen,
+        cache_policy=_CACHE_POLICIES[request.cache_policy],
+        explain=request.explain,
+        explain_post_ids=request.explain_post_ids,
+    )
+
+
 def read_ranking(message: ranking_pb2.RankResponse) -> Ranking:
     """The ranking in a response.
 
     Raises:
         Internal: Posts and scores, or explanations, are not parallel.
     """
-    count = len(message.post_ids)
-    if len(message.scores) != count or len(message.explanations) not in (0, count):
-        raise Internal(
-            f"the reply has {count} posts, {len(message.scores)} scores and "
-            f"{len(message.explanations)} explanations",
-            StatusCode.INTERNAL,
-        )
+    _require_parallel(message)
     dropped = message.dropped
     return Ranking(
         post_ids=tuple(message.post_ids),
@@ -90,9 +111,35 @@ def read_ranking(message: ranking_pb2.RankResponse) -> Ranking:
             blocked=dropped.blocked,
             seen=dropped.seen,
         ),
+        explanations=tuple(_terms(explanation.terms) for explanation in message.explanations),
+        dropped_posts=_dropped_posts(message.dropped_posts),
+    )
+
+
+def read_page(message: ranking_pb2.GetTimelineResponse) -> TimelinePage:
+    """The page in a response.
+
+    Raises:
+        Internal: Posts and scores, or explanations, are not parallel.
+    """
+    _require_parallel(message)
+    return TimelinePage(
+        post_ids=tuple(message.post_ids),
+        scores=tuple(message.scores),
+        ranker=RANKERS.get(message.ranker, Ranker.OTHER),
+        model_version=message.model_version,
+        cache=CACHE_STATUSES.get(message.cache, CacheStatus.OTHER),
+        degraded_reason=DEGRADED_REASONS.get(message.degraded_reason, DegradedReason.OTHER),
+        next_page_token=message.next_page_token,
         explanations=tuple(
-            {term.name: term.value for term in explanation.terms} for explanation in message.explanations
+            Explanation(
+                terms=_terms(explanation.terms),
+                reranking_terms=_terms(explanation.reranking_terms),
+                exploration=explanation.exploration,
+            )
+            for explanation in message.explanations
         ),
+        dropped_posts=_dropped_posts(message.dropped_posts),
     )
 
 
@@ -120,3 +167,21 @@ def _read_result(result: ranking_pb2.RankResult) -> Ranking | RankingError:
             return read_status(result.error)
         case _:
             return Internal("the reply has a result with neither a ranking nor an error", StatusCode.INTERNAL)
+
+
+def _require_parallel(message: ranking_pb2.RankResponse | ranking_pb2.GetTimelineResponse) -> None:
+    count = len(message.post_ids)
+    if len(message.scores) != count or len(message.explanations) not in (0, count):
+        raise Internal(
+            f"the reply has {count} posts, {len(message.scores)} scores and "
+            f"{len(message.explanations)} explanations",
+            StatusCode.INTERNAL,
+        )
+
+
+def _terms(terms: Iterable[ranking_pb2.Term]) -> dict[str, float]:
+    return {term.name: term.value for term in terms}
+
+
+def _dropped_posts(dropped: Iterable[ranking_pb2.DroppedPost]) -> dict[int, DropReason]:
+    return {one.post_id: _DROP_REASONS.get(one.reason, DropReason.OTHER) for one in dropped}

@@ -1,7 +1,7 @@
 """A ranking server that does what a test's script says: a real grpc.aio server on a free port."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 from animora.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from animora_client.wire import SERVICE
 
-Behaviour = Callable[[ranking_pb2.RankRequest, Any], Awaitable[ranking_pb2.RankResponse]]
+Behaviour = Callable[[Any, Any], Awaitable[Any]]  # from a request and its context to a response
 
 
 def in_order(request: ranking_pb2.RankRequest) -> ranking_pb2.RankResponse:
@@ -32,9 +32,34 @@ def in_order(request: ranking_pb2.RankRequest) -> ranking_pb2.RankResponse:
         dropped=ranking_pb2.DroppedCandidates(unknown=len(request.post_ids) - len(known)),
     )
     if request.explain:
+        for post_id in sorted(set(request.post_ids) - set(kept)):
+            reason = ranking_pb2.DROP_REASON_UNKNOWN if post_id < 0 else ranking_pb2.DROP_REASON_OUTRANKED
+            response.dropped_posts.add(post_id=post_id, reason=reason)
         terms = [ranking_pb2.Term(name="gmf", value=0.5), ranking_pb2.Term(name="bias", value=-0.25)]
         response.explanations.extend(ranking_pb2.Explanation(terms=terms) for _ in kept)
     return response
+
+
+EXPLANATION = ranking_pb2.Explanation(
+    terms=[
+        ranking_pb2.Term(name=name, value=value)
+        for name, value in {
+            "gmf_id": 0.5,
+            "gmf_image": 0.25,
+            "gmf_caption": -0.125,
+            "mlp_user": 1.5,
+            "mlp_id": -0.75,
+            "mlp_image": 0.0,
+            "mlp_caption": 0.0625,
+            "bias": -2.5,
+        }.items()
+    ],
+    reranking_terms=[
+        ranking_pb2.Term(name="relevance", value=0.75),
+        ranking_pb2.Term(name="author_diversity", value=-0.25),
+    ],
+    exploration=True,
+)
 
 
 async def ranked(request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2.RankResponse:
@@ -48,10 +73,38 @@ async def hanging(request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2
     raise AssertionError("unreachable")
 
 
-def answering(response: ranking_pb2.RankResponse) -> Behaviour:
+def paging(posts: Sequence[int]) -> Behaviour:
+    """Pages of a list, 5 posts long where the request does not say; the token is where the next begins."""
+
+    async def behave(
+        request: ranking_pb2.GetTimelineRequest, context: Any
+    ) -> ranking_pb2.GetTimelineResponse:
+        response = ranking_pb2.GetTimelineResponse(
+            ranker=ranking_pb2.RANKER_NEUCF,
+            model_version="v1",
+            cache=ranking_pb2.CACHE_STATUS_STALE if request.page_token else ranking_pb2.CACHE_STATUS_HIT,
+        )
+        offset = int(request.page_token or 0)
+        while offset < len(posts) and len(response.post_ids) < (request.page_size or 5):
+            if posts[offset] not in request.exclude_post_ids:
+                response.post_ids.append(posts[offset])
+                response.scores.append(1 / (offset + 2))
+            offset += 1
+        if offset < len(posts):
+            response.next_page_token = str(offset)
+        if request.explain:
+            response.explanations.extend(EXPLANATION for _ in response.post_ids)
+        for post_id in sorted(set(request.explain_post_ids) - set(posts)):
+            response.dropped_posts.add(post_id=post_id, reason=ranking_pb2.DROP_REASON_BLOCKED)
+        return response
+
+    return behave
+
+
+def answering(response: ranking_pb2.RankResponse | ranking_pb2.GetTimelineResponse) -> Behaviour:
     """A fixed answer."""
 
-    async def behave(request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2.RankResponse:
+    async def behave(request: Any, context: Any) -> Any:
         return response
 
     return behave
@@ -60,7 +113,7 @@ def answering(response: ranking_pb2.RankResponse) -> Behaviour:
 def failing(code: grpc.StatusCode, message: str, *details: Message) -> Behaviour:
     """An error with google.rpc details."""
 
-    async def behave(request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2.RankResponse:
+    async def behave(request: Any, context: Any) -> Any:
         plain = rpc_status.to_status(status(code, message, *details))
         # The status's trailing metadata takes the place of what was set before.
         trailing = (*plain.trailing_metadata, *context.trailing_metadata())
@@ -76,6 +129,12 @@ def status(code: grpc.StatusCode, message: str, *details: Message) -> status_pb2
     for detail in details:
         result.details.add().Pack(detail)
     return result
+
+
+def snapshot_gone() -> Behaviour:
+    """The list of the request's token is no longer there."""
+    reason = error_details_pb2.ErrorInfo(reason="SNAPSHOT_GONE", domain="animora")
+    return failing(grpc.StatusCode.FAILED_PRECONDITION, "page_token: its list is gone", reason)
 
 
 def bad_request(field_name: str, description: str) -> error_details_pb2.BadRequest:
@@ -98,16 +157,22 @@ class ScriptedServer(ranking_pb2_grpc.RankingServiceServicer):
 
     target: str = ""
     script: list[Behaviour] = field(default_factory=list)
+    timeline: Behaviour = field(default_factory=lambda: paging(range(12, 0, -1)))
     requests: list[ranking_pb2.RankRequest] = field(default_factory=list)
+    timeline_requests: list[ranking_pb2.GetTimelineRequest] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
     calls: asyncio.Condition = field(default_factory=asyncio.Condition)
     health: aio_health.HealthServicer = field(default_factory=aio_health.HealthServicer)
 
-    async def Rank(self, request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2.RankResponse:
+    async def Rank(self, request: ranking_pb2.RankRequest, context: Any) -> Any:
         await self._remember(context)
         self.requests.append(request)
-        behave = self.script.pop(0) if self.script else ranked
-        return await behave(request, context)
+        return await self._next(ranked)(request, context)
+
+    async def GetTimeline(self, request: ranking_pb2.GetTimelineRequest, context: Any) -> Any:
+        await self._remember(context)
+        self.timeline_requests.append(request)
+        return await self._next(self.timeline)(request, context)
 
     async def BatchRank(
         self, request: ranking_pb2.BatchRankRequest, context: Any
@@ -135,6 +200,9 @@ class ScriptedServer(ranking_pb2_grpc.RankingServiceServicer):
         """Sets what the health service answers."""
         state = health_pb2.HealthCheckResponse
         await self.health.set(SERVICE, state.SERVING if serving else state.NOT_SERVING)
+
+    def _next(self, otherwise: Behaviour) -> Behaviour:
+        return self.script.pop(0) if self.script else otherwise
 
     async def _remember(self, context: Any) -> None:
         async with self.calls:
