@@ -132,12 +132,71 @@ async def test_a_batch_gives_each_request_its_own_outcome(stub):
     assert "limit" in results[2].error.message
 
 
-async def test_explanations_add_up(stub):
-    response = await stub.Rank(request(explain=True))
+async def test_terms_add_up_to_the_logit_of_the_score(stub, database):
+    await database.execute(
+        "INSERT INTO animora_app.posts (id, author_id, caption, created_at, image_embedding)"
+        " VALUES (9000, $1, 'no embedding', now(), NULL), (9001, $1, 'an image', now(), '{1,2,3}')",
+        AUTHORS[0],
+    )
+    async with asyncio.timeout(10):
+        while not {9000, 9001} <= set((await stub.Rank(request(posts=[9000, 9001]))).post_ids):
+            pass
+    response = await stub.Rank(request(posts=[*CANDIDATES, 9000, 9001], explain=True))
+    terms = {}
+    for post, score, explanation in zip(
+        response.post_ids, response.scores, response.explanations, strict=True
+    ):
+        terms[post] = {term.name: term.value for term in explanation.terms}
+        assert tuple(terms[post]) == MODEL_TERMS
+        assert sum(terms[post].values()) == pytest.approx(np.log(score / (1 - score)), abs=1e-4)
+    assert {name for name, value in terms[100].items() if not value} == set()
+    assert terms[9001]["gmf_image"]
+    assert not terms[9001]["gmf_caption"]
+    assert not any(value for name, value in terms[9000].items() if name != "bias")
+
+
+async def test_a_cold_users_terms_are_the_heuristics(stub):
+    response = await stub.Rank(request(user=COLD_USER, explain=True))
     for score, explanation in zip(response.scores, response.explanations, strict=True):
-        logit = sum(term.value for term in explanation.terms)
-        assert score == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
-        assert tuple(term.name for term in explanation.terms) == MODEL_TERMS
+        assert [term.name for term in explanation.terms] == ["popularity", "recency"]
+        assert sum(term.value for term in explanation.terms) == pytest.approx(score, abs=1e-6)
+
+
+async def test_explained_each_candidate_that_is_missing_is_told_with_its_reason(stub, database):
+    await database.execute("UPDATE animora_app.posts SET deleted_at = now() WHERE id = 100")
+    await database.execute(
+        "INSERT INTO animora_app.block_relations (blocker_id, blocked_id, created_at) VALUES ($1, 7, now())",
+        AUTHORS[1],
+    )
+    await database.execute(
+        "INSERT INTO animora_app.likes (user_id, post_id, created_at) VALUES (7, 300, now())"
+        " ON CONFLICT DO NOTHING"
+    )
+    rows = await database.fetch("SELECT post_id FROM animora.interactions WHERE user_id = 7")
+    unseen = [post for post in (5003, 5007, 5011, 5015) if post not in {row["post_id"] for row in rows}][:2]
+    asked = request(
+        posts=[2**63 - 1, 5000, 300, 200, 200, 100, *unseen],
+        exclude_post_ids=[5000],
+        exclude_seen=True,
+        explain=True,
+        limit=1,
+    )
+    expected = {
+        100: pb.DROP_REASON_DELETED,
+        200: pb.DROP_REASON_BLOCKED,
+        300: pb.DROP_REASON_SEEN,
+        5000: pb.DROP_REASON_EXCLUDED,
+        2**63 - 1: pb.DROP_REASON_UNKNOWN,
+    }
+    async with asyncio.timeout(10):
+        while True:
+            response = await stub.Rank(asked)
+            told = {post.post_id: post.reason for post in response.dropped_posts}
+            outranked = dict.fromkeys(set(unseen) - set(response.post_ids), pb.DROP_REASON_OUTRANKED)
+            if told == {**expected, **outranked}:
+                break
+    assert len(outranked) == 1
+    assert list(told) == sorted(told)
 
 
 async def test_a_version_that_is_not_resident_is_a_failed_precondition(stub):

@@ -1,5 +1,8 @@
 """Candidates: what is dropped, why, and what stays to be scored."""
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +80,22 @@ def test_a_dropped_candidate_counts_for_the_first_reason_alone():
     assert dropped(resolve(catalog, query(1, exclude_seen=True))) == {"deleted": 1}
 
 
+def test_explained_each_distinct_candidate_tells_the_first_reason_that_drops_it():
+    posts = {1: {"deleted": 1, "author": 50}, 2: {"author": 50}, 3: {}, 4: {}, 5: {}}
+    catalog = snapshot(posts, blocks=[(7, 50)], seen=[(7, 1), (7, 2), (7, 3), (7, 4)])
+    options: dict[str, Any] = {"exclude_seen": True, "exclude_post_ids": np.array([4, 99], np.int64)}
+    explained = resolve(catalog, query(5, 4, 3, 3, 2, 1, 98, 99, explain=True, **options))
+    assert explained.dropped_posts == {
+        1: DropReason.DELETED,
+        2: DropReason.BLOCKED,
+        3: DropReason.SEEN,
+        4: DropReason.EXCLUDED,
+        98: DropReason.UNKNOWN,
+        99: DropReason.EXCLUDED,
+    }
+    assert not resolve(catalog, query(5, 4, 3, 2, 1, **options)).dropped_posts
+
+
 def test_what_may_not_be_shown_but_is_known_stays_to_be_scored():
     catalog = snapshot({1: {"deleted": 1}, 2: {"author": 50}, 3: {}}, blocks=[(7, 50)])
     candidates = resolve(catalog, query(1, 2, 3, 4))
@@ -88,8 +107,12 @@ def test_what_may_not_be_shown_but_is_known_stays_to_be_scored():
 def test_every_candidate_is_either_shown_or_counted(post_ids, excluded):
     posts = {post: {"author": post % 5, "deleted": float(post % 7 == 0)} for post in range(0, 30, 2)}
     catalog = snapshot(posts, blocks=[(7, 3)], seen=[(7, 4), (7, 8)])
-    request = query(*post_ids, exclude_seen=True, exclude_post_ids=np.array(excluded, np.int64))
+    request = query(*post_ids, exclude_seen=True, exclude_post_ids=np.array(excluded, np.int64), explain=True)
     candidates = resolve(catalog, request)
     assert len(shown(candidates)) + sum(candidates.dropped.values()) == len(post_ids)
     assert set(candidates.dropped) <= set(DropReason)
     assert not set(shown(candidates)) & set(excluded)
+    assert set(shown(candidates)) | set(candidates.dropped_posts) == set(post_ids)
+    told = Counter({DropReason.DUPLICATE: len(post_ids) - len(set(post_ids))})
+    told.update(candidates.dropped_posts.values())
+    assert told == Counter(candidates.dropped)

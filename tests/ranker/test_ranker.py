@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from animora_server.errors import (
     ScoringFailed,
     TooLate,
 )
-from animora_server.ranker import Ranker
+from animora_server.ranker import Ranker, heuristic
 from animora_server.ranker.explaining import MODEL_TERMS
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.ranker import CacheAccess
@@ -26,6 +27,7 @@ from animora_server.types import (
     CachePolicy,
     CacheStatus,
     DegradedReason,
+    DropReason,
     FloatArray,
     IntArray,
     RankerName,
@@ -37,13 +39,15 @@ from tests.ranker.catalogs import NOW, snapshot
 
 @dataclass
 class FakeModel:
-    """Scores each catalog row with a given logit; knows users below 100."""
+    """Scores each catalog row with a given logit, `explained` of it in its terms; knows users below 100."""
 
     logits: list[float]
     version: str = "v1"
     uninformed: set[int] = field(default_factory=set)
     failure: ScoringFailed | None = None
     gate: asyncio.Event | None = None
+    answers_at: float = 0.0
+    explained: float = 1.0
     calls: int = 0
     called: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -60,13 +64,15 @@ class FakeModel:
             await self.gate.wait()
         if self.failure is not None:
             raise self.failure
+        if deadline < self.answers_at:
+            raise TooLate
         return np.array(self.logits, np.float32)[rows]
 
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         if self.failure is not None:
             raise self.failure
-        logits = np.array(self.logits, np.float32)[rows]
-        return np.outer(logits, np.full(len(MODEL_TERMS), 1 / len(MODEL_TERMS))).astype(np.float32)
+        terms = np.array(self.logits, np.float32)[rows] * self.explained / len(MODEL_TERMS)
+        return np.repeat(terms[:, None], len(MODEL_TERMS), axis=1).astype(np.float32)
 
 
 @dataclass
@@ -284,17 +290,24 @@ async def test_callers_that_miss_together_share_one_computation():
     assert {tuple(ranking.post_ids.tolist()) for ranking in rankings} == {(20, 30, 10)}
 
 
-async def test_a_caller_with_more_time_outlives_the_computation_it_joined():
+async def test_callers_with_more_time_share_and_store_a_computation_of_their_own():
     cache, gate = FakeCache(), asyncio.Event()
-    model = FakeModel([0.0, 2.0, 1.0], failure=TooLate(), gate=gate)
+    now = asyncio.get_running_loop().time()
+    model = FakeModel([0.0, 2.0, 1.0], gate=gate, answers_at=now + 40)
     ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
-    loop = asyncio.get_running_loop()
-    query = RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=loop.time() + 60)
-    callers = [asyncio.create_task(ranker.rank(query)) for _ in range(2)]
+    callers = [
+        asyncio.create_task(
+            ranker.rank(RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=now + timeout))
+        )
+        for timeout in (30, 60, 60, 60)
+    ]
     await model.called.wait()
     gate.set()
-    await asyncio.gather(*callers)
-    assert model.calls == 2  # the second caller tried for itself
+    hurried, *others = await asyncio.gather(*callers)
+    assert hurried.degraded_reason is DegradedReason.DEADLINE
+    assert [ranking.post_ids.tolist() for ranking in others] == [[20, 30, 10]] * 3
+    assert model.calls == 2
+    assert len(cache.stored) == 1
 
 
 @pytest.mark.parametrize("user", [7, 500])
@@ -306,6 +319,42 @@ async def test_terms_add_up_to_the_score_they_explain(user):
     expected = np.log(ranking.scores / (1 - ranking.scores)) if user == 7 else ranking.scores
     assert total.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     assert len(ranking.terms.names) == ranking.terms.values.shape[1]
+
+
+async def test_the_median_of_a_post_that_the_model_knows_nothing_of_belongs_to_no_part_of_it():
+    model = FakeModel([9.0, 2.0, 1.0], uninformed={0})
+    ranking = await rank(FakePin(snapshot(THREE), model), 10, 20, 30, explain=True)
+    assert ranking.terms is not None
+    values = dict(zip(ranking.post_ids.tolist(), ranking.terms.values.tolist(), strict=True))
+    assert dict(zip(ranking.terms.names, values[10], strict=True)) == {
+        **dict.fromkeys(MODEL_TERMS, 0.0),
+        "bias": 1.5,
+    }
+    assert values[20] == pytest.approx([0.25] * 8)
+
+
+async def test_terms_that_are_not_finite_are_never_shown():
+    model = FakeModel([0.0, 2.0, 1.0], explained=np.nan)
+    ranking = await rank(FakePin(snapshot(THREE), model), 10, 20, 30, explain=True)
+    assert ranking.degraded_reason is DegradedReason.INVALID_SCORES
+    assert ranking.terms is not None
+    assert ranking.terms.names == heuristic.TERMS
+
+
+@pytest.mark.parametrize("user", [7, 500])
+async def test_explained_every_candidate_is_in_the_order_or_told_why_not_by_ascending_id(user):
+    posts = {10: {}, 20: {"likes": 5}, 30: {"deleted": 1}, 40: {"likes": 3}, 50: {}}
+    pin = FakePin(snapshot(posts), FakeModel([0.0, 2.0, 9.0, 1.0, -1.0]))
+    options: dict[str, Any] = {"limit": 2, "exclude_post_ids": np.array([50])}
+    ranking = await rank(pin, 99, 50, 40, 30, 20, 10, 10, user=user, explain=True, **options)
+    assert ranking.post_ids.tolist() == [20, 40]
+    assert list(ranking.dropped_posts.items()) == [
+        (10, DropReason.OUTRANKED),
+        (30, DropReason.DELETED),
+        (50, DropReason.EXCLUDED),
+        (99, DropReason.UNKNOWN),
+    ]
+    assert not (await rank(pin, 99, 50, 40, 30, user=user, **options)).dropped_posts
 
 
 async def test_nothing_to_rank_is_an_empty_order():

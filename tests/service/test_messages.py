@@ -5,7 +5,7 @@ import pytest
 
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
-from animora_server.service.messages import check_batch, read_query, write_ranking
+from animora_server.service.messages import check_batch, read_query, write_dropped_posts, write_ranking
 from animora_server.settings import RankingSettings
 from animora_server.types import (
     CachePolicy,
@@ -95,6 +95,7 @@ def test_a_ranking_becomes_a_response():
             degraded_reason=DegradedReason.OVERLOADED,
             dropped={DropReason.SEEN: 2, DropReason.UNKNOWN: 1},
             terms=Terms(("popularity", "recency"), np.array([[0.25, 0.25], [0.25, 0]], np.float32)),
+            dropped_posts={2: DropReason.SEEN, 9: DropReason.UNKNOWN},
         )
     )
     assert list(response.post_ids) == [3, 1]
@@ -104,3 +105,15 @@ def test_a_ranking_becomes_a_response():
     assert response.dropped == pb.DroppedCandidates(seen=2, unknown=1)
     assert [term.value for term in response.explanations[0].terms] == [0.25, 0.25]
     assert response.explanations[1].terms[0].name == "popularity"
+    assert [(post.post_id, post.reason) for post in response.dropped_posts] == [
+        (2, pb.DROP_REASON_SEEN),
+        (9, pb.DROP_REASON_UNKNOWN),
+    ]
+
+
+def test_every_reason_that_a_post_can_be_dropped_for_has_a_name_on_the_wire():
+    # A duplicate is no reason: the post itself is kept.
+    reasons = [reason for reason in DropReason if reason is not DropReason.DUPLICATE]
+    written = write_dropped_posts(dict(enumerate(reasons)))
+    names = [pb.DropReason.Name(post.reason) for post in written]
+    assert names == [f"DROP_REASON_{reason.name}" for reason in reasons]
