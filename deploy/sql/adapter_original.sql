@@ -1,5 +1,6 @@
--- The four views over the schema of the application that Animora was first built for. Apply this file in
--- place of 010_tables.sql and 020_views.sql, then 030_reader.sql.
+-- The four views over the schema of the application that Animora was first built for, and what tells the
+-- servers of its blocks and deletions at once. Apply this file in place of 010_tables.sql, 020_views.sql and
+-- 025_notify.sql, then 030_reader.sql.
 --
 --   public.users(id uuid, index)
 --   public.posts(id uuid, index, user_posts, created_at, deleted_at, image_feature, text_feature)
@@ -80,3 +81,92 @@ select
 from public.block_relations as relation
 join public.users as blocker on blocker.id = relation.user_blocking
 join public.users as blocked on blocked.id = relation.user_blocked_by;
+
+-- What 025_notify.sql does, with the integers that ids become. The functions run with their owner's rights,
+-- since whoever may write blocks need not be allowed to read users. Taking a block back looks for another row
+-- of the same pair, as nothing here keeps a pair from being there twice: an index on (user_blocking,
+-- user_blocked_by) makes that cheap.
+
+create or replace function animora.notify_block() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform pg_notify('animora', format('block %s %s', blocker.index, blocked.index))
+    from public.users as blocker, public.users as blocked
+    where blocker.id = new.user_blocking and blocked.id = new.user_blocked_by;
+    return null;
+end
+$$;
+
+create or replace function animora.notify_unblock() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    if not exists (
+        select from public.block_relations
+        where user_blocking = old.user_blocking and user_blocked_by = old.user_blocked_by
+    ) then
+        perform pg_notify('animora', format('unblock %s %s', blocker.index, blocked.index))
+        from public.users as blocker, public.users as blocked
+        where blocker.id = old.user_blocking and blocked.id = old.user_blocked_by;
+    end if;
+    return null;
+end
+$$;
+
+create or replace function animora.notify_deleted() returns trigger
+language plpgsql as $$
+begin
+    perform pg_notify('animora', format('delete %s', old.index));
+    return null;
+end
+$$;
+
+create or replace function animora.notify_gone() returns trigger
+language plpgsql as $$
+begin
+    perform pg_notify('animora', 'delete ' || string_agg(index::text, ' '))
+    from (
+        select index, (row_number() over () - 1) / 300 as part
+        from gone
+        where deleted_at is null
+    ) as numbered
+    group by part;
+    return null;
+end
+$$;
+
+create or replace trigger animora_notify_block
+after insert or update on public.block_relations
+for each row
+execute function animora.notify_block();
+
+do $$
+begin
+    if not exists (
+        select from pg_trigger
+        where tgname = 'animora_notify_unblock' and tgrelid = 'public.block_relations'::regclass
+    ) then
+        create constraint trigger animora_notify_unblock
+        after delete or update on public.block_relations
+        deferrable initially deferred
+        for each row
+        execute function animora.notify_unblock();
+    end if;
+end
+$$;
+
+-- A post whose author is taken away leaves the view, as a deleted one does.
+create or replace trigger animora_notify_deleted
+after update on public.posts
+for each row
+when (
+    (old.deleted_at is null and new.deleted_at is not null)
+    or (old.user_posts is not null and new.user_posts is null)
+    or old.index is distinct from new.index
+)
+execute function animora.notify_deleted();
+
+create or replace trigger animora_notify_gone
+after delete on public.posts
+referencing old table as gone
+for each statement
+execute function animora.notify_gone();

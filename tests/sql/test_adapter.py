@@ -1,10 +1,12 @@
 """The adapter for the original application, over a database shaped like its own."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+import asyncpg
 import numpy as np
 import pytest
 
@@ -30,6 +32,7 @@ create table block_relations (user_blocking uuid references users, user_blocked_
 ANNA, BEN, CLEO = (UUID(int=number) for number in (1, 2, 3))
 CAT, DOG = (UUID(int=number) for number in (11, 12))
 DAY = datetime(2024, 1, 1, tzinfo=UTC)
+PATIENCE = 30  # seconds
 
 
 def adapter():
@@ -153,3 +156,38 @@ async def test_the_reader_reads_the_adapted_views_and_no_table(original):
 async def test_applying_it_again_changes_nothing(original):
     await original.execute(adapter())
     assert await original.fetchval("select count(*) from animora.users") == 3
+
+
+@pytest.mark.parametrize(
+    ("statements", "payloads"),
+    [
+        ("insert into block_relations values ('{anna}', '{ben}')", ["block 101 102"]),
+        ("insert into block_relations values ('{anna}', null)", []),
+        (
+            "insert into block_relations values ('{anna}', '{ben}'); delete from block_relations",
+            ["block 101 102", "unblock 101 102"],
+        ),
+        (
+            "insert into block_relations values ('{anna}', '{ben}'), ('{anna}', '{ben}');"
+            "delete from block_relations where ctid in (select ctid from block_relations limit 1)",
+            ["block 101 102"],
+        ),
+        ("update posts set deleted_at = now() where id = '{cat}'", ["delete 201"]),
+        ("update posts set user_posts = null where id = '{cat}'", ["delete 201"]),
+        ("update posts set image_feature = '[]'", []),
+        ("delete from posts where id = '{cat}'", ["delete 201"]),
+        ("delete from posts", ["delete 201 202"]),
+    ],
+)
+async def test_blocks_and_deletions_are_told_by_the_integer_columns(
+    original, empty_postgres_url, statements, payloads
+):
+    connection = await asyncpg.connect(empty_postgres_url)
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    await connection.add_listener("animora", lambda *message: heard.put_nowait(message[-1]))
+    await original.execute(statements.format(anna=ANNA, ben=BEN, cat=CAT))
+    await original.execute("notify animora, 'the end'")
+    for payload in [*payloads, "the end"]:
+        async with asyncio.timeout(PATIENCE):
+            assert await heard.get() == payload
+    await connection.close()
