@@ -8,7 +8,7 @@ import structlog
 from animora_server.batching import Batcher
 from animora_server.errors import DeviceFault
 from animora_server.scorer import Residency
-from animora_server.scorer.device import Work
+from animora_server.scorer.work import Work
 from animora_server.service import GrpcServer
 from animora_server.settings import Settings
 from animora_server.types import FloatArray

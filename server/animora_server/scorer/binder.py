@@ -8,8 +8,9 @@ from animora_artifact import ArtifactRejected
 from animora_artifact.errors import RejectionReason
 from animora_server.batching import Batcher, CostModel
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile
-from animora_server.scorer.device import Device, LoadedModel, PostTable, Work
+from animora_server.scorer.device import Device
 from animora_server.scorer.resident import ResidentModel
+from animora_server.scorer.work import LoadedModel, PostTable, Work
 from animora_server.types import BoolArray, FloatArray, IntArray
 
 # Encoding shares the device with requests: a turn aims at this many seconds.
@@ -49,7 +50,7 @@ class Binder:
             ArtifactRejected: The catalog's embeddings are of other widths than the model's.
             ScoringFailed: The device failed.
         """
-        _check_widths(loaded, snapshot)
+        check_widths(loaded, snapshot)
         table, informed = await self._with_capacity(
             loaded, len(snapshot), bound if bound and bound.snapshot.epoch == snapshot.epoch else None
         )
@@ -98,7 +99,7 @@ class Binder:
         return sizes[::-1]
 
 
-def _check_widths(loaded: LoadedModel, snapshot: CatalogSnapshot) -> None:
+def check_widths(loaded: LoadedModel, snapshot: CatalogSnapshot) -> None:
     """A catalog without embeddings is fine; one with others than the model's is not."""
     dimensions, embeddings = loaded.manifest.dimensions, snapshot.embeddings
     for name, model, catalog in (

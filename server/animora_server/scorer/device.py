@@ -5,98 +5,25 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeAlias, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
 
-from animora_artifact import Artifact, Manifest
+from animora_artifact import Artifact
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.manifest import Dimensions
 from animora_artifact.network import Network, golden_error, load_network
 from animora_artifact.vocabulary import RowIndex
 from animora_server.catalog import EmbeddingFile
 from animora_server.errors import DeviceFault, OutOfDeviceMemory
-from animora_server.scorer import explanation
+from animora_server.scorer.explanation import COALITIONS, explain
+from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
 from animora_server.settings import ScorerSettings
 from animora_server.types import FloatArray, HalfArray, IntArray
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A verified model on the device, not bound to any catalog."""
-
-    manifest: Manifest
-    network: Network
-    users: RowIndex
-    posts: RowIndex
-
-
-@dataclass(frozen=True, slots=True)
-class PostTable:
-    """Post vectors on the device: `vectors` floating (capacity, d), of which [0, rows) are encoded.
-
-    Encoded rows never change, so a table may be read while rows are appended. One that must grow is
-    replaced by a larger copy.
-    """
-
-    vectors: torch.Tensor
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreWork:
-    """Pairs of one user with posts, of one model and post table.
-
-    Attributes:
-        user_row: The user's row in the model.
-        rows: int64 (m), the posts' rows in the post table.
-    """
-
-    network: Network
-    table: PostTable
-    user_row: int
-    rows: IntArray
-
-    @property
-    def key(self) -> tuple[int, int]:
-        """Equal for works that can share a batch: one network and one piece of device memory."""
-        return id(self.network), id(self.table.vectors)
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainWork:
-    """Posts whose terms with one user are wanted: float32 (m, 8).
-
-    Attributes:
-        user_row: The user's row in the model.
-        post_rows: int64 (m), the posts' rows in the model.
-        rows: int64 (m), the posts' rows in the catalog.
-        embeddings: Image and caption embeddings by catalog row.
-    """
-
-    model: LoadedModel
-    user_row: int
-    post_rows: IntArray
-    rows: IntArray
-    embeddings: EmbeddingFile
-
-    @property
-    def size(self) -> int:
-        """Rows that the network runs through."""
-        return len(self.rows) * len(explanation.COALITIONS)
-
-    @property
-    def key(self) -> int:
-        """Equal to no other work's: each is a batch of its own, whose terms depend on no neighbour."""
-        return id(self)
-
-
-Work: TypeAlias = ScoreWork | ExplainWork
 
 
 class Device:
@@ -195,9 +122,9 @@ class Device:
             seconds = []
             for size in sizes:
                 score = ScoreWork(model.network, table, 0, np.zeros(size, np.int64))
-                posts = np.zeros(max(size // len(explanation.COALITIONS), 1), np.int64)
-                explain = ExplainWork(model, 0, posts, posts, EmbeddingFile(None, 0, 0))
-                for work in (explain, explain, score, score):
+                posts = np.zeros(max(size // len(COALITIONS), 1), np.int64)
+                terms = ExplainWork(model, 0, posts, posts, EmbeddingFile(None, 0, 0))
+                for work in (terms, terms, score, score):
                     self._run([work])
                 seconds.append(min(self._time(score) for _ in range(5)))
             more = max(sizes[-1] - sizes[0], 1)
@@ -277,7 +204,7 @@ class Device:
     def _explain(self, work: ExplainWork) -> FloatArray:
         image, caption = work.embeddings.take(work.rows)
         dimensions = work.model.manifest.dimensions
-        return explanation.explain(
+        return explain(
             work.model.network,
             work.user_row,
             torch.from_numpy(work.post_rows).to(self._device),

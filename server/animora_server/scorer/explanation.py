@@ -55,7 +55,7 @@ def explain(network: Network, user_row: int, post_rows: Tensor, image: Tensor, c
     shares = np.einsum("cp,cmb->bmp", SHAPLEY_WEIGHTS, branches[:, :, :2])  # float64 (2, m, parts)
     # Equal rows of one product may differ in their last bits, which would show where a part is absent.
     for part, features in ((1, image), (2, caption)):
-        shares[:, (features == 0).all(dim=1).cpu().numpy(), part] = 0
+        shares[:, (~features.any(dim=1)).cpu().numpy(), part] = 0
     gmf, mlp = shares
     _, mlp_user, bias = branches[0].T
     return np.column_stack((gmf, mlp_user, mlp, bias)).astype(np.float32)
@@ -64,10 +64,7 @@ def explain(network: Network, user_row: int, post_rows: Tensor, image: Tensor, c
 def _parts(network: Network, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
     """What id, image and caption add to the vectors of posts: (parts, m, d)."""
     no_image, no_caption = torch.zeros_like(image), torch.zeros_like(caption)
-    vectors = network.encode_posts(
-        post_rows.repeat(PARTS),
-        torch.cat((no_image, image, no_image)),
-        torch.cat((no_caption, no_caption, caption)),
-    )
-    by_id, with_image, with_caption = vectors.view(PARTS, len(post_rows), -1)
+    by_id = network.encode_posts(post_rows, no_image, no_caption)
+    with_image = network.encode_posts(post_rows, image, no_caption)
+    with_caption = network.encode_posts(post_rows, no_image, caption)
     return torch.stack((by_id, with_image - by_id, with_caption - by_id))

@@ -10,8 +10,9 @@ from animora_artifact import Artifact, ArtifactRejected
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ModelUnavailable, ScoringFailed
 from animora_server.scorer.binder import Binder
-from animora_server.scorer.device import Device, LoadedModel
+from animora_server.scorer.device import Device
 from animora_server.scorer.resident import ResidentModel
+from animora_server.scorer.work import LoadedModel
 
 log = structlog.get_logger(__name__)
 

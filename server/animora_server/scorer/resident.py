@@ -7,8 +7,8 @@ import numpy as np
 
 from animora_server.batching import Batcher
 from animora_server.catalog import CatalogSnapshot
-from animora_server.scorer.device import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
 from animora_server.scorer.explanation import TERMS
+from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
 from animora_server.types import BoolArray, FloatArray, IntArray
 
 

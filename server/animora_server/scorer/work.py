@@ -1,0 +1,86 @@
+"""What is done on a device, and with what: models, post tables, and the works that batches are made of."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from animora_artifact import Manifest
+from animora_artifact.network import Network
+from animora_artifact.vocabulary import RowIndex
+from animora_server.catalog import EmbeddingFile
+from animora_server.scorer.explanation import COALITIONS
+from animora_server.types import IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A verified model on the device, not bound to any catalog."""
+
+    manifest: Manifest
+    network: Network
+    users: RowIndex
+    posts: RowIndex
+
+
+@dataclass(frozen=True, slots=True)
+class PostTable:
+    """Post vectors on the device: `vectors` floating (capacity, d), of which [0, rows) are encoded.
+
+    Encoded rows never change, so a table may be read while rows are appended. One that must grow is
+    replaced by a larger copy.
+    """
+
+    vectors: torch.Tensor
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreWork:
+    """Pairs of one user with posts, of one model and post table.
+
+    Attributes:
+        user_row: The user's row in the model.
+        rows: int64 (m), the posts' rows in the post table.
+    """
+
+    network: Network
+    table: PostTable
+    user_row: int
+    rows: IntArray
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Equal for works that can share a batch: one network and one piece of device memory."""
+        return id(self.network), id(self.table.vectors)
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainWork:
+    """Posts whose terms with one user are wanted: float32 (m, 8).
+
+    Attributes:
+        user_row: The user's row in the model.
+        post_rows: int64 (m), the posts' rows in the model.
+        rows: int64 (m), the posts' rows in the catalog.
+        embeddings: Image and caption embeddings by catalog row.
+    """
+
+    model: LoadedModel
+    user_row: int
+    post_rows: IntArray
+    rows: IntArray
+    embeddings: EmbeddingFile
+
+    @property
+    def size(self) -> int:
+        """Rows that the network runs through."""
+        return len(self.rows) * len(COALITIONS)
+
+    @property
+    def key(self) -> int:
+        """Equal to no other work's: each is a batch of its own, whose terms depend on no neighbour."""
+        return id(self)
+
+
+Work: TypeAlias = ScoreWork | ExplainWork
