@@ -17,7 +17,7 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.relevance import best_first
 from animora_server.settings import TimelineSettings
-from animora_server.types import BoolArray, FloatArray, IntArray, Terms
+from animora_server.types import BoolArray, DoubleArray, FloatArray, IntArray, Terms
 
 TERMS = ("relevance", "recency", "popularity", "author_diversity")
 
@@ -123,7 +123,7 @@ class Reranking:
 
     def places(self, count: int) -> BoolArray:
         """Which of the first places are for exploration: bool (count)."""
-        so_far = np.floor(np.arange(count + 1) * self.exploration_share)
+        so_far: DoubleArray = np.floor(np.arange(count + 1) * self.exploration_share)
         return np.greater(so_far[1:], so_far[:-1])
 
     def terms(

@@ -1,0 +1,228 @@
+"""Eligibility: what a list may hold, what may be shown of it, and why the rest is missing."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from animora_server.catalog import CatalogSnapshot
+from animora_server.settings import TimelineSettings
+from animora_server.timeline.eligibility import (
+    DAY,
+    Viewer,
+    candidates,
+    newcomers,
+    visible,
+    why_not,
+    window_start,
+)
+from animora_server.types import IntArray
+from tests.ranker.catalogs import NOW, snapshot
+
+USER = 7
+SETTINGS = TimelineSettings(window_days=2)
+# A post for each reason that one may be missing for; 1 has none.
+WORLD = snapshot(
+    {
+        1: {"author": 50},
+        2: {"author": 50, "deleted": 1},
+        3: {"author": 60},
+        4: {"author": 50},
+        5: {"author": USER},
+        6: {"author": 50, "age": 3 * DAY},
+        7: {"author": 50},
+    },
+    blocks=[(60, USER)],
+    seen=[(USER, 4), (USER, 1_000)],
+)
+
+
+def ids(*post_ids: int) -> IntArray:
+    return np.array(post_ids, np.int64)
+
+
+def viewer(
+    catalog: CatalogSnapshot,
+    settings: TimelineSettings = SETTINGS,
+    include_seen: bool = False,
+    excluded: IntArray | None = None,
+) -> Viewer:
+    return Viewer.of(catalog, USER, settings, include_seen, ids() if excluded is None else excluded)
+
+
+def candidate_ids(
+    catalog: CatalogSnapshot, whose: Viewer, settings: TimelineSettings = SETTINGS
+) -> list[int]:
+    return list(map(int, catalog.post_ids[candidates(catalog, whose, settings, NOW)]))
+
+
+def visible_ids(catalog: CatalogSnapshot, whose: Viewer, *post_ids: int) -> list[int]:
+    asked = ids(*post_ids)
+    shown = visible(catalog, whose, asked, window_start(SETTINGS, NOW))
+    return list(map(int, asked[shown]))
+
+
+def test_candidates_are_what_is_neither_deleted_nor_own_nor_seen_nor_old_whoever_blocked_whom():
+    assert candidate_ids(WORLD, viewer(WORLD, excluded=ids(1))) == [1, 3, 7]
+
+
+def test_candidates_hold_own_and_seen_posts_where_they_are_wanted():
+    settings = SETTINGS.model_copy(update={"include_own": True})
+    assert candidate_ids(WORLD, viewer(WORLD, settings, include_seen=True), settings) == [1, 3, 4, 5, 7]
+
+
+def test_the_newest_are_candidates_where_there_are_too_many():
+    catalog = snapshot({post: {"age": 10 * post} for post in range(20)})
+    settings = TimelineSettings(max_candidates=3)
+    assert candidate_ids(catalog, viewer(catalog), settings) == [2, 1, 0]
+
+
+def test_a_post_is_a_candidate_up_to_the_second_that_the_window_ends():
+    catalog = snapshot({1: {"age": 2 * DAY}, 2: {"age": 2 * DAY + 1}})
+    assert candidate_ids(catalog, viewer(catalog)) == [1]
+    assert visible_ids(catalog, viewer(catalog), 1, 2) == [1]
+
+
+def test_what_may_be_shown_is_known_and_neither_deleted_blocked_seen_own_nor_old():
+    assert visible_ids(WORLD, viewer(WORLD), *range(10)) == [1, 7]
+
+
+def test_what_may_be_shown_keeps_the_order_that_it_was_asked_in():
+    assert visible_ids(WORLD, viewer(WORLD), 7, 6, 1) == [7, 1]
+
+
+def test_own_and_seen_posts_are_shown_where_they_are_wanted():
+    settings = SETTINGS.model_copy(update={"include_own": True})
+    assert visible_ids(WORLD, viewer(WORLD, settings, include_seen=True), *range(10)) == [1, 4, 5, 7]
+
+
+def test_excluded_posts_are_not_shown_in_whichever_order_they_were_given():
+    assert visible_ids(WORLD, viewer(WORLD, excluded=ids(9, 7, 0)), 1, 7) == [1]
+
+
+@pytest.mark.parametrize("pair", [(USER, 50), (50, USER)])
+def test_a_block_hides_in_both_directions(pair):
+    catalog = snapshot({1: {"author": 50}, 2: {"author": 60}}, blocks=[pair])
+    assert visible_ids(catalog, viewer(catalog), 1, 2) == [2]
+
+
+def test_nothing_of_an_empty_catalog_is_shown():
+    catalog = snapshot({})
+    assert visible_ids(catalog, viewer(catalog), 1, 2) == []
+    assert candidate_ids(catalog, viewer(catalog)) == []
+
+
+facts = st.fixed_dictionaries(
+    {
+        "author": st.integers(5, 9),
+        "age": st.integers(0, 4).map(lambda days: days * DAY),
+        "deleted": st.booleans(),
+    }
+)
+pairs = st.lists(st.permutations(range(5, 10)).map(lambda users: (users[0], users[1])), max_size=4)
+
+
+@given(
+    st.dictionaries(st.integers(0, 30), facts, max_size=20),
+    pairs,
+    st.sets(st.integers(0, 30), max_size=8),
+    st.sets(st.integers(0, 30), max_size=8),
+    st.booleans(),
+    st.booleans(),
+)
+def test_exactly_the_posts_without_a_reason_are_shown(
+    posts, blocks, seen, excluded, include_seen, include_own
+):
+    catalog = snapshot(posts, blocks=blocks, seen=[(USER, post) for post in seen])
+    settings = TimelineSettings(window_days=2, include_own=include_own)
+    whose = viewer(catalog, settings, include_seen, ids(*excluded))
+    related = {author for pair in blocks if USER in pair for author in pair if author != USER}
+    expected = [
+        post
+        for post in range(31)
+        if post in posts
+        and not posts[post]["deleted"]
+        and posts[post]["age"] <= 2 * DAY
+        and posts[post]["author"] not in related
+        and (include_own or posts[post]["author"] != USER)
+        and (include_seen or post not in seen)
+        and post not in excluded
+    ]
+    assert visible_ids(catalog, whose, *range(31)) == expected
+    # Whoever is asked about all posts has a reason for exactly the others, where the list holds all.
+    reasons = why_not(catalog, whose, np.arange(31), np.arange(31), settings, NOW)
+    assert sorted(set(range(31)) - set(reasons)) == expected
+    listed = set(candidate_ids(catalog, whose, settings))
+    assert listed >= set(expected)
+    assert all(reasons[post] in {"blocked", "excluded"} for post in listed - set(expected))
+
+
+def test_each_reason_is_told():
+    listed = ids(1)
+    told = why_not(WORLD, viewer(WORLD, excluded=ids(8)), ids(*range(1, 10)), listed, SETTINGS, NOW)
+    assert told == {
+        2: "deleted",
+        3: "blocked",
+        4: "seen",
+        5: "own",
+        6: "too_old",
+        7: "outranked",
+        8: "excluded",
+        9: "unknown",
+    }
+
+
+def test_reasons_come_by_ascending_id_and_once_each():
+    assert list(why_not(WORLD, viewer(WORLD), ids(9, 2, 9, 3), ids(1), SETTINGS, NOW)) == [2, 3, 9]
+
+
+def test_the_first_reason_that_applies_is_told():
+    order = [
+        ({"deleted": 1, "author": USER, "age": 3 * DAY}, True, "excluded"),
+        ({"deleted": 1, "author": USER, "age": 3 * DAY}, False, "deleted"),
+        ({"author": USER, "age": 3 * DAY}, False, "blocked"),
+    ]
+    for post, exclude, reason in order:
+        catalog = snapshot({1: post}, blocks=[(USER, USER)], seen=[(USER, 1)])
+        whose = viewer(catalog, excluded=ids(1) if exclude else ids())
+        assert why_not(catalog, whose, ids(1), ids(), SETTINGS, NOW) == {1: reason}
+    own_and_seen = snapshot({1: {"author": USER}}, seen=[(USER, 1)])
+    assert why_not(own_and_seen, viewer(own_and_seen), ids(1), ids(), SETTINGS, NOW) == {1: "seen"}
+    own_and_old = snapshot({1: {"author": USER, "age": 3 * DAY}})
+    assert why_not(own_and_old, viewer(own_and_old), ids(1), ids(), SETTINGS, NOW) == {1: "own"}
+
+
+def test_a_post_behind_as_many_newer_ones_as_are_ranked_is_too_old():
+    catalog = snapshot({1: {"age": 30}, 2: {"age": 20}, 3: {"age": 10}})
+    settings = TimelineSettings(max_candidates=2)
+    whose = viewer(catalog, settings)
+    assert why_not(catalog, whose, ids(1, 2, 3), ids(3), settings, NOW) == {1: "too_old", 2: "outranked"}
+
+
+def test_a_listed_post_is_in_the_timeline_however_many_came_since():
+    catalog = snapshot({1: {"age": 30}, 2: {"age": 20}, 3: {"age": 10}})
+    settings = TimelineSettings(max_candidates=2)
+    assert why_not(catalog, viewer(catalog, settings), ids(1), ids(1), settings, NOW) == {}
+
+
+def test_an_empty_catalog_knows_no_post():
+    catalog = snapshot({})
+    whose = viewer(catalog, excluded=ids(2))
+    assert why_not(catalog, whose, ids(1, 2), ids(1), SETTINGS, NOW) == {1: "unknown", 2: "excluded"}
+
+
+def test_newcomers_came_after_the_list_are_not_in_it_and_may_be_shown():
+    catalog = snapshot(
+        {
+            1: {"arrived": 100},
+            2: {"arrived": 20},
+            3: {"arrived": 10},
+            4: {"arrived": 10, "author": 60},
+            5: {"arrived": 10, "deleted": 1},
+        },
+        blocks=[(USER, 60)],
+    )
+    rows = newcomers(catalog, viewer(catalog), ids(1, 3), NOW - 50, window_start(SETTINGS, NOW))
+    assert catalog.post_ids[rows].tolist() == [2]
+    rows = newcomers(catalog, viewer(catalog), ids(1, 3), NOW, window_start(SETTINGS, NOW))
+    assert rows.tolist() == []

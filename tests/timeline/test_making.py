@@ -1,0 +1,69 @@
+"""Making lists: the order, its ties, and what is kept."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from animora_server.ranker.heuristic import Heuristic
+from animora_server.ranker.relevance import probabilities
+from animora_server.settings import TimelineSettings
+from animora_server.timeline.making import Listed, ListMaker
+from animora_server.types import RankerName
+from tests.ranker.catalogs import NOW, snapshot
+
+
+def made(catalog, values, ranker=RankerName.HEURISTIC, **settings) -> Listed:
+    maker = ListMaker(TimelineSettings(**settings), Heuristic())
+    rows = np.arange(len(values))
+    return maker.order(catalog, rows, np.array(values, np.float32), ranker, NOW)
+
+
+def test_a_list_is_ordered_by_value_and_shows_probabilities_of_logits():
+    catalog = snapshot({1: {}, 2: {}, 3: {}})
+    listed = made(catalog, [-1.0, 2.0, 0.0], RankerName.NEUCF)
+    assert listed.post_ids.tolist() == [2, 3, 1]
+    assert listed.rows.tolist() == [1, 2, 0]
+    assert listed.scores.tolist() == probabilities(np.array([2.0, 0.0, -1.0], np.float32)).tolist()
+
+
+def test_the_heuristics_values_are_shown_as_they_are():
+    listed = made(snapshot({1: {}, 2: {}}), [0.25, 0.5])
+    assert listed.scores.tolist() == [0.5, 0.25]
+    assert listed.scores.dtype == np.float32
+
+
+def test_logits_that_are_one_probability_still_order():
+    listed = made(snapshot({1: {}, 2: {}}), [80.0, 90.0], RankerName.NEUCF)
+    assert listed.post_ids.tolist() == [2, 1]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=60),
+    st.integers(1, 70),
+)
+def test_the_best_are_kept_ties_by_newer_then_by_larger_id(posts, limit):
+    catalog = snapshot({post: {"age": age} for post, (_, age) in enumerate(posts)})
+    best = sorted(range(len(posts)), key=lambda post: (posts[post][0], -posts[post][1], post), reverse=True)
+    listed = made(catalog, [value for value, _ in posts], max_posts=limit)
+    assert listed.post_ids.tolist() == best[:limit]
+
+
+def test_no_candidates_make_an_empty_list():
+    for settings in ({}, {"author_discount": 0.5, "exploration_share": 0.5, "recency_weight": 0.5}):
+        listed = made(snapshot({}), [], RankerName.NEUCF, **settings)
+        assert listed.post_ids.tolist() == []
+        assert listed.scores.tolist() == []
+
+
+def test_reranking_starts_from_what_callers_would_see():
+    catalog = snapshot({1: {"author": 50}, 2: {"author": 50}, 3: {"author": 60}})
+    logits = [3.0, 2.0, 1.0]
+    listed = made(catalog, logits, RankerName.NEUCF, author_discount=0.5)
+    chances = probabilities(np.array(logits, np.float32))
+    assert listed.post_ids.tolist() == [1, 3, 2]
+    assert listed.scores.tolist() == [chances[0], chances[2], np.float32(chances[1] * 0.5)]
+
+
+def test_whether_lists_are_reranked_is_known():
+    assert ListMaker(TimelineSettings(), Heuristic()).reranking is None
+    assert ListMaker(TimelineSettings(author_discount=0.5), Heuristic()).reranking is not None
