@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Feed, Groups, IdMap
+from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Feed, Groups, IdMap, Relations
 
 NOW = 1_700_000_000.0
 
@@ -16,14 +16,16 @@ def snapshot(
     seen: list[tuple[int, int]] | None = None,
     block_age: float = 0.0,
 ) -> CatalogSnapshot:
-    """A snapshot of posts by id: `author`, `age` in seconds, `likes`, `deleted`, `fingerprint`."""
+    """A snapshot of posts by id: `author`, `age` in seconds, `likes`, `deleted`, `fingerprint`.
+
+    `arrived` is how many seconds before NOW the catalog got a post, never more than the post before.
+    """
     ids = np.array(list(posts), np.int64)
     facts = list(posts.values())
     likes = np.array([fact.get("likes", 0) for fact in facts], np.int64)
     created_at = np.array([NOW - fact.get("age", 0) for fact in facts], np.float64)
     deleted = np.array([bool(fact.get("deleted", 0)) for fact in facts], np.bool_)
     pairs = np.array(blocks or [], np.int64).reshape(-1, 2)
-    both = np.concatenate((pairs, pairs[:, ::-1]))
     views = np.array(seen or [], np.int64).reshape(-1, 2)
     return CatalogSnapshot(
         epoch=1,
@@ -34,13 +36,13 @@ def snapshot(
         interactions=likes,
         fingerprints=np.array([fact.get("fingerprint", 1) for fact in facts], np.int64),
         max_interactions=int(likes[~deleted].max(initial=0)),
-        arrived_at=np.full(len(ids), NOW),
+        arrived_at=np.array([NOW - fact.get("arrived", 0) for fact in facts], np.float64),
         embeddings=EmbeddingFile(None, 0, 0),
         read_at=NOW,
         blocks_read_at=time.monotonic() - block_age,
         feed=Feed.of(created_at, np.flatnonzero(~deleted)),
         index=IdMap.of(ids, np.arange(len(ids))),
-        relations=Groups.of(both[:, 0], both[:, 1]),
+        relations=Relations.of(pairs[:, 0], pairs[:, 1]),
         seen_base=Groups.of(views[:, 0], views[:, 1]),
         seen_recent=Groups.empty(),
     )

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from animora_artifact import ArtifactRejected, Vocabulary
 from animora_artifact.errors import RejectionReason
 from animora_server.batching import Batcher, BatchLimits, CostModel
-from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Feed, Groups, IdMap
+from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Feed, Groups, IdMap, Relations
 from animora_server.catalog.embeddings import fingerprints
 from animora_server.metrics import ScorerMetrics
 from animora_server.scorer import Binder, Device, Residency
@@ -58,7 +58,7 @@ class Catalog:
             feed=Feed.of(np.zeros(rows), np.arange(rows)),
             blocks_read_at=time.monotonic(),
             index=IdMap.of(self.post_ids, np.arange(rows)),
-            relations=Groups.empty(),
+            relations=Relations.empty(),
             seen_base=Groups.empty(),
             seen_recent=Groups.empty(),
         )

@@ -1,15 +1,18 @@
 """The resident catalog: posts, their interactions and everyone's blocks, as immutable snapshots.
 
 `PostTable` assigns rows, `PostDraft` makes the next table from what the database says, and `Catalog` joins a
-table with interactions and blocks into the `CatalogSnapshot` that requests pin.
+table with interactions and blocks into the `CatalogSnapshot` that requests pin. `Facts` heard between two
+readings correct it.
 """
 
 from animora_server.catalog.catalog import Activity, Catalog, InteractionBase
+from animora_server.catalog.corrections import Facts, RecentFacts, corrected
 from animora_server.catalog.draft import PostDraft
 from animora_server.catalog.embeddings import EmbeddingFile, HalfArray
 from animora_server.catalog.feed import Feed
 from animora_server.catalog.lookup import Groups, IdMap
 from animora_server.catalog.records import NEVER, EmbeddingRecords, Pairs, PostRecords
+from animora_server.catalog.relations import Relations
 from animora_server.catalog.snapshot import CatalogSnapshot
 from animora_server.catalog.table import PostTable
 
@@ -20,6 +23,7 @@ __all__ = [
     "CatalogSnapshot",
     "EmbeddingFile",
     "EmbeddingRecords",
+    "Facts",
     "Feed",
     "Groups",
     "HalfArray",
@@ -29,4 +33,7 @@ __all__ = [
     "PostDraft",
     "PostRecords",
     "PostTable",
+    "RecentFacts",
+    "Relations",
+    "corrected",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from animora_server.catalog.feed import Feed
 from animora_server.catalog.lookup import ABSENT, Groups, IdMap
 from animora_server.catalog.records import Pairs
+from animora_server.catalog.relations import Relations
 from animora_server.catalog.snapshot import CatalogSnapshot
 from animora_server.catalog.table import PostTable
 from animora_server.types import IntArray
@@ -85,7 +86,7 @@ class Catalog:
             blocks_read_at=float("-inf"),
             feed=Feed.empty(),
             index=posts.index,
-            relations=Groups.empty(),
+            relations=Relations.empty(),
             seen_base=base.seen,
             seen_recent=Groups.empty(),
         )
@@ -114,7 +115,9 @@ class Catalog:
             blocks_read_at=activity.blocks_read_at,
             feed=self._feed(posts),
             index=posts.index,
-            relations=self.snapshot.relations if same_blocks else _relations(activity.blocks),
+            relations=self.snapshot.relations
+            if same_blocks
+            else Relations.of(activity.blocks.first, activity.blocks.second),
             seen_base=activity.base.seen,
             seen_recent=self.snapshot.seen_recent
             if same_recent
@@ -155,10 +158,3 @@ def _counts_by_row(posts: PostTable, interactions: Pairs) -> IntArray:
     """How many of the interactions (user, post) are of the post of each row: int64 (n)."""
     rows = posts.index.find(interactions.second)
     return np.bincount(rows[rows != ABSENT], minlength=len(posts)).astype(np.int64)
-
-
-def _relations(blocks: Pairs) -> Groups:
-    """For each user those on the other side of a block, whoever blocked whom."""
-    return Groups.of(
-        np.concatenate((blocks.first, blocks.second)), np.concatenate((blocks.second, blocks.first))
-    )

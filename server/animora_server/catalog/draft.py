@@ -106,7 +106,8 @@ class PostDraft:
         post_ids[new_rows], author_ids[new_rows] = new.ids, new.author_ids
         digests[new_rows] = arrived.fingerprints[arrived.moved]
         arrived_at = _grown(table.arrived_at, self._rows)
-        arrived_at[new_rows] = read_at
+        # The database's clock may have stepped back, as after a failover.
+        arrived_at[new_rows] = table.arrived_at[-1:].max(initial=read_at)
         no_image, no_caption = _grown(table.no_image, self._rows), _grown(table.no_caption, self._rows)
         rows = index.find(found.ids[arrived.at])
         no_image[rows], no_caption[rows] = arrived.no_image, arrived.no_caption

@@ -11,7 +11,7 @@ from animora_server.types import DoubleArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Rows by age, oldest first.
+    """Rows of posts by age, oldest first.
 
     Attributes:
         rows: int64 (f), in the catalog.

@@ -7,6 +7,7 @@ import numpy as np
 from animora_server.catalog.embeddings import EmbeddingFile
 from animora_server.catalog.feed import Feed
 from animora_server.catalog.lookup import Groups, IdMap
+from animora_server.catalog.relations import Relations
 from animora_server.types import BoolArray, DoubleArray, IntArray
 
 LATE_COMMIT = 600.0  # seconds that a post may be older than the commit that shows it
@@ -27,12 +28,12 @@ class CatalogSnapshot:
         deleted: bool (n), soft-deleted posts and tombstones.
         interactions: int64 (n), likes and comments.
         fingerprints: int64 (n), digest of a row's embeddings, equal in every process; 0 for none.
-        max_interactions: The highest count among posts that are not deleted, 0 for none.
+        max_interactions: The highest count among posts that were not deleted when this was read, 0 for none.
         arrived_at: float64 (n), the database's time of the reading that brought the row; never descending.
         embeddings: Rows [0, n) are written, and never change within an epoch.
         read_at: The database's time when all this was read, in unix seconds.
         blocks_read_at: `time.monotonic()` when the last successful read of the blocks began.
-        feed: The posts that are not deleted, by age.
+        feed: The posts that were not deleted when this was read, by age; ask `deleted` which of them are now.
         index: Row of each post id, tombstones left out.
         relations: Users who are blocked by, or block, each user.
         seen_base: Posts by user, from interactions older than the recount window.
@@ -53,7 +54,7 @@ class CatalogSnapshot:
     blocks_read_at: float
     feed: Feed
     index: IdMap
-    relations: Groups
+    relations: Relations
     seen_base: Groups
     seen_recent: Groups
 

@@ -1,0 +1,87 @@
+import numpy as np
+
+from animora_server.catalog import Facts, RecentFacts, corrected
+from tests.ranker.catalogs import snapshot
+
+
+def block(blocker, blocked, *, taken_back=False):
+    return Facts(blocks={(blocker, blocked): not taken_back})
+
+
+def deletion(*post_ids):
+    return Facts(deleted=frozenset(post_ids))
+
+
+def test_of_several_facts_on_a_pair_the_last_counts():
+    facts = Facts.joined(
+        [block(1, 2), deletion(5), block(1, 2, taken_back=True), block(2, 1), deletion(4, 5)]
+    )
+
+    assert facts.blocks == {(1, 2): False, (2, 1): True}
+    assert facts.deleted_ids.tolist() == [4, 5]
+
+
+def test_no_facts_are_false():
+    assert not Facts.joined([])
+    assert block(1, 2)
+    assert deletion(1)
+
+
+def test_a_reading_lacks_what_was_heard_since_it_began():
+    recent = RecentFacts()
+    recent.add(block(1, 2), 1.0)
+    recent.add(deletion(7), 2.0)
+    recent.add(block(1, 2, taken_back=True), 3.0)
+
+    assert recent.since(2.0) == Facts({(1, 2): False}, frozenset({7}))
+    assert recent.since(0.0) == Facts({(1, 2): False}, frozenset({7}))
+    assert recent.since(4.0) == Facts()
+
+
+def test_what_later_readings_hold_is_forgotten():
+    recent = RecentFacts()
+    recent.add(block(1, 2), 1.0)
+    recent.add(deletion(7), 2.0)
+
+    recent.forget(2.0)
+
+    assert recent.since(0.0) == deletion(7)
+
+
+def test_a_snapshot_is_corrected_and_the_one_before_stays():
+    before = snapshot({10: {}, 11: {}, 12: {"deleted": 1}}, blocks=[(1, 2)])
+
+    after = corrected(before, Facts({(1, 2): False, (3, 1): True}, frozenset({11, 12, 99})))
+
+    assert after.deleted.tolist() == [False, True, True]
+    assert after.related_authors(1).tolist() == [3]
+    assert before.deleted.tolist() == [False, False, True]
+    assert before.related_authors(1).tolist() == [2]
+
+
+def test_facts_that_a_snapshot_holds_change_nothing():
+    before = snapshot({10: {"deleted": 1}}, blocks=[(1, 2)])
+
+    after = corrected(before, Facts({(1, 2): True, (5, 6): False}, frozenset({10, 99})))
+
+    assert after.deleted is before.deleted
+    assert [after.related_authors(user).tolist() for user in (1, 2, 5, 6)] == [[2], [1], [], []]
+
+
+def test_no_post_is_newer_that_was_deleted_since():
+    before = snapshot({10: {}, 11: {}})
+    assert before.newer_than(0.0).tolist() == [0, 1]
+
+    after = corrected(before, deletion(10))
+
+    assert after.newer_than(0.0).tolist() == [1]
+
+
+def test_what_is_left_to_the_next_reading_is_shared():
+    before = snapshot({10: {"likes": 5}, 11: {"likes": 2}})
+
+    after = corrected(before, deletion(10))
+
+    assert after.max_interactions == 5
+    assert after.feed is before.feed
+    np.testing.assert_array_equal(after.interactions, before.interactions)

@@ -1,0 +1,86 @@
+"""Which posts are newer than a list that was made of an earlier catalog."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from animora_server.catalog import NEVER, EmbeddingRecords, Feed, PostDraft, PostRecords, PostTable
+from animora_server.catalog.snapshot import LATE_COMMIT
+from tests.ranker.catalogs import snapshot
+
+NO_IDS = np.empty(0, np.int64)
+
+
+def grown(table, post_ids, read_at, *, author=1, created_at=0.0, removed=NO_IDS):
+    """The table after a reading that found some posts."""
+    count = len(post_ids)
+    found = PostRecords(
+        np.array(post_ids, np.int64), np.full(count, author), np.full(count, created_at),
+        np.full(count, NEVER), np.zeros(count, np.bool_),
+    )  # fmt: skip
+    draft = PostDraft(table, found, table.outdated(found))
+    draft.add(EmbeddingRecords(found.ids, [None] * count, [None] * count))
+    return draft.finish(np.array(removed, np.int64), read_at)
+
+
+def newer_than(table, read_at):
+    """Ids of the posts that a catalog with this table calls newer."""
+    with_table = replace(
+        snapshot({}),
+        post_ids=table.post_ids,
+        deleted=table.deleted,
+        arrived_at=table.arrived_at,
+        feed=Feed.empty().updated(table),
+    )
+    return sorted(table.post_ids[with_table.newer_than(read_at)].tolist())
+
+
+@pytest.fixture
+def table():
+    """Posts 1 and 2 of the load at 100, 3 of a reading at 200, and 4 and 5 of one at 300."""
+    loaded = grown(PostTable.empty(None), [1, 2], 100.0)
+    return grown(grown(loaded, [3], 200.0), [4, 5], 300.0)
+
+
+@pytest.mark.parametrize(
+    ("read_at", "newer"), [(100.0, [3, 4, 5]), (199.9, [3, 4, 5]), (200.0, [4, 5]), (300.0, []), (400.0, [])]
+)
+def test_newer_posts_are_those_that_arrived_later(table, read_at, newer):
+    assert newer_than(table, read_at) == newer
+
+
+def test_a_post_that_is_gone_is_not_newer(table):
+    assert newer_than(grown(table, [], 400.0, removed=[4]), 200.0) == [5]
+
+
+def test_an_edited_post_is_newer_once_more(table):
+    assert newer_than(grown(table, [1], 400.0, author=2), 300.0) == [1]
+
+
+def test_a_clock_that_steps_back_hides_no_post(table):
+    later = grown(grown(table, [6], 150.0), [7], 310.0)
+
+    assert newer_than(later, 200.0) == [4, 5, 6, 7]
+    assert newer_than(later, 300.0) == [7]
+
+
+def test_a_list_older_than_the_load_lacks_what_was_made_shortly_before_it():
+    loaded = grown(PostTable.empty(None), [1], 1e6, created_at=1e6 - 899 - LATE_COMMIT)
+    loaded = grown(loaded, [2], 1e6, created_at=1e6 - 901 - LATE_COMMIT)
+    later = grown(loaded, [3], 1e6 + 1, created_at=0.0)  # of old, and committed just now
+
+    assert newer_than(later, 1e6 - 900) == [1, 3]
+
+
+def test_an_empty_catalog_has_nothing_newer():
+    assert newer_than(PostTable.empty(None), 0.0) == []
+
+
+def test_what_is_newer_outlives_a_compaction(table):
+    crowded = grown(table, range(1000, 4000), 400.0)
+    compacted = grown(crowded, [9], 500.0, removed=range(1000, 4000))
+
+    assert compacted.epoch == table.epoch + 1
+    assert newer_than(compacted, 200.0) == [4, 5, 9]
+    assert newer_than(compacted, 300.0) == [9]
