@@ -13,6 +13,7 @@ from animora_client.errors import (
     InvalidArgument,
     RankingError,
     ResourceExhausted,
+    SnapshotGone,
     Unauthenticated,
     Unavailable,
 )
@@ -40,6 +41,8 @@ def _advice(error: RankingError, target: str) -> str:
             advice = f"correct {field}"
         case ResourceExhausted(retry_after=float() as seconds):
             advice = f"try again in {seconds:g} s"
+        case SnapshotGone():
+            advice = "start over without --page-token"
         case FailedPrecondition():
             advice = "leave out what it names"
         case DeadlineExceeded():

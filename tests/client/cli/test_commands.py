@@ -17,8 +17,8 @@ async def test_rank_prints_a_table_and_where_it_came_from(server):
 
     assert done.code == 0, done.err
     rows = [line.split() for line in done.out.splitlines() if line.startswith("│")]
-    assert rows[0] == ["│", "1", "│", "3", "│", "0.5000", "│", "+0.5000", "│", "-0.2500", "│"]
-    assert [row[3] for row in rows] == ["3", "2", "1"]
+    assert rows[0] == ["│", "1", "│", "3", "│", "0.5000", "│", "+0.500", "│", "-0.250", "│"]
+    assert [row[3] for row in rows[:3]] == ["3", "2", "1"]
     assert done.out.splitlines()[-1] == "ranker neucf · model v1 · cache miss · dropped: 1 unknown"
 
 
@@ -44,6 +44,33 @@ async def test_rank_reads_posts_from_standard_input_and_prints_json(server):
             exclude_seen=True,
             exclude_post_ids=[9],
         )
+    ]
+
+
+async def test_rank_says_of_each_dropped_post_why(server):
+    asked = (
+        "rank",
+        "--target",
+        server.target,
+        "--user",
+        "7",
+        "--posts",
+        "1,2,-4",
+        "--limit",
+        "1",
+        "--explain",
+    )
+
+    done = await run(*asked, "--explain")
+    as_json = await run(*asked, "--explain", "--json")
+
+    assert [line.split("│")[1:3] for line in done.out.splitlines() if line.startswith("│")][1:] == [
+        ["   -4 ", " not in the catalog             "],
+        ["    1 ", " ranked, but not among the best "],
+    ]
+    assert json.loads(as_json.out)["dropped_posts"] == [
+        {"post_id": -4, "reason": "unknown"},
+        {"post_id": 1, "reason": "outranked"},
     ]
 
 
@@ -79,6 +106,8 @@ async def test_a_refused_request_ends_with_1_and_names_the_field(server):
         (("rank", "--user", str(2**63), "--posts", "1"), "does not fit 64 bits"),
         (("rank", "--user", "7", "--posts-file", "/nowhere"), "No such file"),
         (("rank", "--user", "7", "--posts", "1", "--tls-key", __file__), "go together"),
+        (("timeline", "--user", "7", "--why", "1,x"), "'x' is not an integer"),
+        (("timeline", "--user", "7", "--pages", "0"), "greater than or equal to 1"),
         (("bench", "--rate", "5", "--concurrency", "5"), "give one of them"),
         (("bench", "--posts", "1-10"), "200 candidates cannot be drawn"),
         (("bench", "--json", "/nowhere/b.json"), "/nowhere"),

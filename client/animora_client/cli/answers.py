@@ -1,0 +1,109 @@
+"""How answers look: in a terminal, wide or narrow, and as JSON."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
+
+from rich.console import Console
+from rich.table import Table
+
+from animora_client.ranking import DropReason, RankedPost, Ranking
+from animora_client.timeline import TimelinePage
+
+Answer = Ranking | TimelinePage
+Cells = Mapping[str, str]  # what is told of a post beside its score, by heading
+
+_REASONS: Mapping[DropReason, str] = {
+    DropReason.EXCLUDED: "left out by request",
+    DropReason.UNKNOWN: "not in the catalog",
+    DropReason.DELETED: "deleted by its author",
+    DropReason.BLOCKED: "its author has blocked the user, or is blocked by them",
+    DropReason.SEEN: "the user has liked or commented on it",
+    DropReason.OWN: "the user's own",
+    DropReason.TOO_OLD: "older than the feed's window, or behind as many newer posts as are ranked",
+    DropReason.OUTRANKED: "ranked, but not among the best",
+    DropReason.OTHER: "for a reason that this program is too old to know",
+}
+
+
+def posts_table(
+    console: Console, title: str, posts: Iterable[RankedPost], cells: Sequence[Cells], first: int = 1
+) -> Table:
+    """Posts, numbered from `first`, with cells that are parallel to them or none.
+
+    Each heading of the cells has a column where the console is wide enough; else they share one.
+    """
+    rows = [(str(number), str(post), f"{score:.4f}") for number, (post, score) in enumerate(posts, first)]
+    headings = list(dict.fromkeys(heading for of_post in cells for heading in of_post))
+    table = _ranked(title, headings)
+    for row, of_post in zip(rows, cells or [{}] * len(rows), strict=True):
+        table.add_row(*row, *(of_post.get(heading, "") for heading in headings))
+    if _width(console, table) <= console.width:
+        return table
+    table = _ranked(title, [])
+    table.add_column("terms")
+    for row, of_post in zip(rows, cells, strict=True):
+        # Words without spaces inside, so that lines break between them.
+        table.add_row(*row, " ".join(f"{heading}={value}" for heading, value in of_post.items()))
+    return table
+
+
+def term_cells(terms: Mapping[str, float], prefix: str = "") -> dict[str, str]:
+    """Terms as cells."""
+    return {f"{prefix}{name}": f"{value:+.3f}" for name, value in terms.items()}
+
+
+def in_words(dropped_posts: Mapping[int, DropReason]) -> dict[int, str]:
+    """Why each post is missing."""
+    return {post_id: _REASONS[reason] for post_id, reason in dropped_posts.items()}
+
+
+def reasons_table(title: str, reasons: Mapping[int, str]) -> Table:
+    """Posts and what is said of each."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("post", justify="right")
+    table.add_column("reason")
+    for post_id, reason in reasons.items():
+        table.add_row(str(post_id), reason)
+    return table
+
+
+def origin(answer: Answer) -> list[str]:
+    """Where an order came from: the parts of one line."""
+    parts = [f"ranker {answer.ranker}"]
+    if answer.model_version:
+        parts.append(f"model {answer.model_version}")
+    parts.append(f"cache {answer.cache}")
+    if answer.degraded_reason is not None:
+        parts.append(f"degraded: {answer.degraded_reason}")
+    return parts
+
+
+def as_json(user_id: int, answer: Answer, explanations: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """What every answer tells, with what explains each post where there is any."""
+    return {
+        "user_id": user_id,
+        "posts": [
+            {"post_id": post_id, "score": score, **explanation}
+            for (post_id, score), explanation in zip(answer, explanations or repeat({}), strict=False)
+        ],
+        "ranker": answer.ranker,
+        "model_version": answer.model_version,
+        "cache": answer.cache,
+        "degraded_reason": answer.degraded_reason,
+        "dropped_posts": [
+            {"post_id": post_id, "reason": reason} for post_id, reason in answer.dropped_posts.items()
+        ],
+    }
+
+
+def _ranked(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in ("#", "post", "score", *headings):
+        # Over two lines, so that the model's eight terms fit into 100 characters.
+        table.add_column(heading.replace("_", "\n", 1), justify="right", vertical="bottom")
+    return table
+
+
+def _width(console: Console, table: Table) -> int:
+    """Characters that a table takes where there is room."""
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum
