@@ -1,6 +1,7 @@
 """The composition root: what is made of what, in which order it starts, and how it ends."""
 
 import asyncio
+import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from animora_artifact import open_store
 from animora_server.batching import Batcher, BatchLimits, CostModel
-from animora_server.cache import RedisScoreCache, rank_key
+from animora_server.cache import GenerationWatch, RedisScores, RedisTimelines, SharedRedis, rank_key
 from animora_server.health import Health
 from animora_server.metrics import Metrics
 from animora_server.models import ModelWatcher
@@ -20,11 +21,23 @@ from animora_server.ranker import Ranker
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.ranker import CacheAccess
 from animora_server.scorer import Binder, Device, Residency
-from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService
+from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate
 from animora_server.settings import ScorerSettings, Settings
 from animora_server.store import CatalogRefresher, PostgresStore
+from animora_server.timeline import (
+    BackedTimelines,
+    FeedRanker,
+    ListExplainer,
+    Lists,
+    LocalTimelines,
+    PagePolicy,
+    Timelines,
+    TimelineStore,
+    TokenSigner,
+    settings_digest,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -73,25 +86,42 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         residency = Residency(device, binder, settings.models.resident)
         health = Health(residency, batcher, settings)
         metrics.models.resident.set_function(lambda: residency.versions)
-        cache = None
+        heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
+        local = LocalTimelines(settings.timeline.stale_ttl + settings.timeline.token_ttl)
+        scores: CacheAccess | None = None
+        kept: TimelineStore = local
         if settings.cache.url.get_secret_value():
-            cache = await stack.enter_async_context(RedisScoreCache(settings.cache, metrics.cache))
-        ranker = Ranker(
+            redis = await stack.enter_async_context(SharedRedis(settings.cache, metrics.cache))
+            generations = await stack.enter_async_context(
+                GenerationWatch(redis, settings.cache.generation_poll_interval, metrics.cache)
+            )
+            scores = CacheAccess(RedisScores(redis, settings.cache.ttl, metrics.cache), rank_key)
+            in_redis = RedisTimelines(redis, generations, settings.timeline, metrics.cache)
+            kept = BackedTimelines(in_redis, local)
+        ranker = Ranker(residency, scores, heuristic, settings.catalog.max_block_age, metrics.stages)
+        feed_ranker = FeedRanker(heuristic, settings.timeline)
+        lists = Lists(kept, feed_ranker, settings.timeline, metrics.timelines)
+        stack.push_async_callback(lists.aclose)
+        timelines = Timelines(
             residency,
-            CacheAccess(cache, rank_key) if cache else None,
-            Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600),
-            settings.catalog.max_block_age,
-            metrics.stages,
+            lists,
+            feed_ranker,
+            ListExplainer(heuristic, feed_ranker.reranking),
+            _page_policy(settings),
         )
         gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
         probes = await stack.enter_async_context(
             Probes(settings.http, registry, live=health.dead, ready=health.unready)
         )
+        ranking_service = RankingService(ranker, gate, settings.ranking, metrics.ranks, metrics.stages)
+        timeline_service = TimelineService(
+            timelines, gate, settings.timeline, metrics.timelines, metrics.ranks
+        )
         server = await stack.enter_async_context(
             GrpcServer(
                 settings.grpc,
                 CallHandler(gate, metrics.calls, settings.grpc.default_timeout),
-                RankingService(ranker, gate, settings.ranking, metrics.ranks, metrics.stages),
+                {**ranking_service.behaviours, **timeline_service.behaviours},
             )
         )
         await stack.enter_async_context(
@@ -124,6 +154,20 @@ async def serve(settings: Settings) -> int:
         failed.cancel()
         await application.drain()
     return 1 if application.health.device_failed.is_set() else 0
+
+
+def _page_policy(settings: Settings) -> PagePolicy:
+    key = settings.timeline.token_key.get_secret_value().encode()
+    if not key:
+        log.warning(
+            "timeline.token_key is not set: page tokens are good for this process alone, until it ends"
+        )
+    return PagePolicy(
+        settings.timeline,
+        settings_digest(settings.timeline, settings.ranking),
+        TokenSigner(key or secrets.token_bytes(32)),
+        settings.catalog.max_block_age,
+    )
 
 
 def _limits(settings: ScorerSettings) -> BatchLimits:

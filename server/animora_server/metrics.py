@@ -85,6 +85,25 @@ class RankMetrics:
         child.inc()
 
 
+class TimelineMetrics:
+    """Recorded once a page, and once a renewal."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        pages = Counter(
+            "animora_timeline_pages", "Pages by where their list came from.", ("cache",), registry=registry
+        )
+        refreshes = Counter(
+            "animora_timeline_refreshes", "Lists made while the one before was served.", ("why",),
+            registry=registry,
+        )  # fmt: skip
+        self.pages = {status: pages.labels(status.value) for status in CacheStatus}
+        self._refreshes = {why: refreshes.labels(why) for why in ("early", "stale")}
+
+    def refreshed(self, why: str) -> None:
+        """A list is made while the one before is served: "early" or "stale"."""
+        self._refreshes[why].inc()
+
+
 class StageMetrics:
     """Time spent in each stage of a ranking."""
 
@@ -165,11 +184,16 @@ class CacheMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         lookups = Counter(
-            "animora_cache_lookups", "Keys looked up, by outcome.", ("outcome",), registry=registry
-        )
+            "animora_cache_lookups", "Values looked up in Redis, by kind and outcome.", ("kind", "outcome"),
+            registry=registry,
+        )  # fmt: skip
         writes = Counter("animora_cache_writes", "Keys written, by outcome.", ("outcome",), registry=registry)
         self.lookups = {
-            outcome: lookups.labels(outcome) for outcome in ("hit", "miss", "error", "unreadable", "skipped")
+            kind: {
+                outcome: lookups.labels(kind, outcome)
+                for outcome in ("hit", "miss", "error", "unreadable", "skipped")
+            }
+            for kind in ("scores", "timelines", "generation")
         }
         self.writes = {outcome: writes.labels(outcome) for outcome in ("stored", "error", "dropped")}
         self.round_trip = Histogram(
@@ -179,6 +203,16 @@ class CacheMetrics:
         self.breaker_open = Gauge(
             "animora_cache_breaker_open", "1 while Redis is left alone after failures.", registry=registry
         )
+        self._generation_age = Gauge(
+            "animora_generation_age_seconds",
+            "Time since the current generation of precomputed timelines was begun; NaN without one.",
+            registry=registry,
+        )
+        self.generation(None)
+
+    def generation(self, made_at: float | None) -> None:
+        """The current generation is of a time, in Unix seconds, or there is none."""
+        self._generation_age.set_function(lambda: float("nan") if made_at is None else time.time() - made_at)
 
 
 class CatalogMetrics:
@@ -251,6 +285,7 @@ class Metrics:
         self.registry = registry
         self.calls = CallMetrics(registry, service, methods)
         self.ranks = RankMetrics(registry)
+        self.timelines = TimelineMetrics(registry)
         self.stages = StageMetrics(registry)
         self.scorer = ScorerMetrics(registry)
         self.cache = CacheMetrics(registry)

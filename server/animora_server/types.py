@@ -218,6 +218,21 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class PageTerms:
+    """What the scores of a page's posts are made of, rows parallel to its posts.
+
+    Attributes:
+        terms: They add up to the logit, or to the heuristic's value.
+        reranking: They add up to the score; None where timelines are not re-ranked.
+        exploration: bool (n), places kept for posts with few interactions.
+    """
+
+    terms: Terms
+    reranking: Terms | None
+    exploration: BoolArray
+
+
+@dataclass(frozen=True, slots=True)
 class TimelinePage:
     """Posts in order, best first.
 
@@ -229,9 +244,7 @@ class TimelinePage:
         model_version: The model's, empty for the heuristic.
         cache: Where the list came from.
         degraded_reason: Set when the heuristic stood in for the model.
-        terms: The terms of each post's logit or heuristic value, where asked for.
-        reranking_terms: The terms of each score, where asked for and the timeline is re-ranked.
-        exploration: bool (n), places kept for posts with few interactions; None unless explained.
+        explained: What the scores are made of, where asked for and the list's model is still resident.
         dropped_posts: Why each post asked about is not in the timeline, by ascending id.
     """
 
@@ -242,7 +255,5 @@ class TimelinePage:
     model_version: str
     cache: CacheStatus
     degraded_reason: DegradedReason | None = None
-    terms: Terms | None = None
-    reranking_terms: Terms | None = None
-    exploration: BoolArray | None = None
+    explained: PageTerms | None = None
     dropped_posts: Mapping[int, DropReason] = field(default_factory=dict)

@@ -29,7 +29,7 @@ SETTINGS = GrpcSettings(port=0, drain_delay=0, drain_grace=1)
 
 
 class Behaviours:
-    """Stands in for RankingService: Rank does what it is told, BatchRank answers emptily."""
+    """Stand in for the services: Rank does what it is told, the others answer emptily."""
 
     def __init__(self):
         self.failure: BaseException | None = None
@@ -46,8 +46,11 @@ class Behaviours:
             raise self.failure
         return pb.RankResponse(post_ids=[len(data)])
 
-    async def batch_rank(self, data, call):
+    async def answer_emptily(self, data, call):
         return pb.BatchRankResponse()
+
+    def by_method(self):
+        return {"Rank": self.rank, "BatchRank": self.answer_emptily, "GetTimeline": self.answer_emptily}
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def registry() -> CollectorRegistry:
 async def server(behaviours, registry):
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
     handler = CallHandler(Gate(max_calls=2, max_rows=100), metrics.calls, default_timeout=0.5)
-    async with GrpcServer(SETTINGS, handler, behaviours) as server:
+    async with GrpcServer(SETTINGS, handler, behaviours.by_method()) as server:
         yield server
 
 
@@ -247,5 +250,5 @@ async def test_a_port_that_is_taken_is_an_error_that_names_the_option(server, be
     handler = CallHandler(Gate(1, 1), metrics.calls, 0.5)
     taken = GrpcSettings(port=server.port)
     with pytest.raises(ConfigurationError, match=r"grpc\.port"):
-        async with GrpcServer(taken, handler, behaviours):
+        async with GrpcServer(taken, handler, behaviours.by_method()):
             pass

@@ -2,5 +2,6 @@
 
 from animora_server.service.ranking import RankingService
 from animora_server.service.server import METHODS, SERVICE_NAME, GrpcServer
+from animora_server.service.timelines import TimelineService
 
-__all__ = ["METHODS", "SERVICE_NAME", "GrpcServer", "RankingService"]
+__all__ = ["METHODS", "SERVICE_NAME", "GrpcServer", "RankingService", "TimelineService"]

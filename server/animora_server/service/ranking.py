@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from google.protobuf.message import Message
 
@@ -9,7 +10,7 @@ from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics, StageMetrics
 from animora_server.ranker import Ranker
-from animora_server.service.calls import Call, parse, status_of
+from animora_server.service.calls import Behaviour, Call, parse, status_of
 from animora_server.service.gate import Gate
 from animora_server.service.messages import check_batch, read_query, write_ranking
 from animora_server.service.status import code_of
@@ -28,6 +29,11 @@ class RankingService:
         self._limits = limits
         self._metrics = ranks
         self._stages = stages
+
+    @property
+    def behaviours(self) -> Mapping[str, Behaviour]:
+        """By method."""
+        return {"Rank": self.rank, "BatchRank": self.batch_rank}
 
     async def rank(self, data: bytes, call: Call) -> Message:
         """Answers Rank. Raises CallError."""

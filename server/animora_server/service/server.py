@@ -1,6 +1,7 @@
 """The gRPC server: its port, limits, health and reflection, and how it drains."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,12 +13,11 @@ from grpc_reflection.v1alpha import reflection
 
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import ConfigurationError
-from animora_server.service.calls import CallHandler
-from animora_server.service.ranking import RankingService
+from animora_server.service.calls import Behaviour, CallHandler
 from animora_server.settings import GrpcSettings
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
-METHODS = ("Rank", "BatchRank")
+METHODS = ("Rank", "BatchRank", "GetTimeline")
 # Everything a client may ask health about: the server as a whole, and the service by name.
 HEALTH_NAMES = ("", SERVICE_NAME)
 
@@ -25,11 +25,12 @@ HEALTH_NAMES = ("", SERVICE_NAME)
 class GrpcServer:
     """Listens between `async with`; NOT_SERVING until told, and while draining."""
 
-    def __init__(self, settings: GrpcSettings, handler: CallHandler, ranking: RankingService) -> None:
+    def __init__(
+        self, settings: GrpcSettings, handler: CallHandler, behaviours: Mapping[str, Behaviour]
+    ) -> None:
         self._settings = settings
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(options=channel_options(settings))
-        behaviours = {"Rank": ranking.rank, "BatchRank": ranking.batch_rank}
         handlers = {method: handler.unary(method, behaviours[method]) for method in METHODS}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -30,3 +30,11 @@ class TimelineStore(Protocol):
     async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
         """Stores a list as `keep` does, and makes it the key's latest."""
         ...
+
+
+class RefreshCounter(Protocol):
+    """Is told of lists that are made while the one before is served."""
+
+    def refreshed(self, why: str) -> None:
+        """Counts one: "early" or "stale"."""
+        ...

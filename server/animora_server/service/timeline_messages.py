@@ -1,0 +1,88 @@
+"""GetTimeline's requests to queries, with every field checked, and its pages to responses."""
+
+import numpy as np
+
+from animora.ranking.v1 import ranking_pb2 as pb
+from animora_server.errors import InvalidRequest
+from animora_server.service.messages import (
+    CACHE_POLICIES,
+    CACHE_STATUSES,
+    DEGRADED_REASONS,
+    MAX_EXCLUDED,
+    MAX_EXPLAINED,
+    RANKERS,
+    write_dropped_posts,
+    write_terms,
+)
+from animora_server.settings import TimelineSettings
+from animora_server.types import TimelinePage, TimelineQuery
+
+
+def read_timeline_query(
+    request: pb.GetTimelineRequest, settings: TimelineSettings, deadline: float
+) -> TimelineQuery:
+    """The query of a request.
+
+    Args:
+        request: As parsed.
+        settings: The sizes of pages.
+        deadline: When the caller stops waiting, on the event loop's clock.
+
+    Raises:
+        InvalidRequest: A field is wrong; the error names it.
+    """
+    if not request.HasField("user_id"):
+        raise InvalidRequest("user_id", "is required; 0 is a valid id but must be set")
+    if request.page_size < 0:
+        raise InvalidRequest(
+            "page_size",
+            f"is {request.page_size}: give 0 for {settings.page_size} posts, or a number above it",
+        )
+    policy = CACHE_POLICIES.get(request.cache_policy)
+    if policy is None:
+        raise InvalidRequest("cache_policy", f"is {request.cache_policy}, which is no CachePolicy")
+    for field, ids, most in (
+        ("exclude_post_ids", request.exclude_post_ids, MAX_EXCLUDED),
+        ("explain_post_ids", request.explain_post_ids, MAX_EXPLAINED),
+    ):
+        if len(ids) > most:
+            raise InvalidRequest(field, f"holds {len(ids)} ids: at most {most} can be given")
+    return TimelineQuery(
+        user_id=request.user_id,
+        page_size=min(request.page_size or settings.page_size, settings.max_page_size),
+        deadline=deadline,
+        page_token=request.page_token,
+        exclude_post_ids=np.array(request.exclude_post_ids, np.int64),
+        include_seen=request.include_seen,
+        cache_policy=policy,
+        explain=request.explain,
+        explain_post_ids=np.array(request.explain_post_ids, np.int64),
+    )
+
+
+def write_page(page: TimelinePage) -> pb.GetTimelineResponse:
+    """The response for a page."""
+    return pb.GetTimelineResponse(
+        post_ids=page.post_ids.tolist(),
+        scores=page.scores.tolist(),
+        next_page_token=page.next_page_token,
+        ranker=RANKERS[page.ranker],
+        model_version=page.model_version,
+        cache=CACHE_STATUSES[page.cache],
+        degraded_reason=DEGRADED_REASONS[page.degraded_reason],
+        explanations=_explanations(page),
+        dropped_posts=write_dropped_posts(page.dropped_posts),
+    )
+
+
+def _explanations(page: TimelinePage) -> list[pb.Explanation]:
+    """An explanation a post; none where they were not asked for or cannot be had."""
+    if page.explained is None:
+        return []
+    explained = page.explained
+    explanations = [pb.Explanation(terms=terms) for terms in write_terms(explained.terms)]
+    for explanation, terms in zip(explanations, write_terms(explained.reranking), strict=False):
+        explanation.reranking_terms.extend(terms)
+    for at in np.flatnonzero(explained.exploration):
+        explanations[at].exploration = True
+    return explanations

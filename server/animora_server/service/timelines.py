@@ -1,0 +1,58 @@
+"""TimelineService: the behaviour behind GetTimeline."""
+
+from collections.abc import Mapping
+
+from google.protobuf.message import Message
+
+from animora.ranking.v1 import ranking_pb2 as pb
+from animora_server.errors import CallError
+from animora_server.metrics import RankMetrics, TimelineMetrics
+from animora_server.service.calls import Behaviour, Call, parse
+from animora_server.service.gate import Gate
+from animora_server.service.status import code_of
+from animora_server.service.timeline_messages import read_timeline_query, write_page
+from animora_server.settings import TimelineSettings
+from animora_server.timeline import Timelines
+
+METHOD = "GetTimeline"
+
+
+class TimelineService:
+    """Parses, has the page cut, and writes; every outcome is counted here and nowhere else."""
+
+    def __init__(
+        self,
+        timelines: Timelines,
+        gate: Gate,
+        settings: TimelineSettings,
+        metrics: TimelineMetrics,
+        ranks: RankMetrics,
+    ) -> None:
+        self._timelines = timelines
+        self._gate = gate
+        self._settings = settings
+        self._metrics = metrics
+        self._ranks = ranks
+
+    @property
+    def behaviours(self) -> Mapping[str, Behaviour]:
+        """By method."""
+        return {METHOD: self.get_timeline}
+
+    async def get_timeline(self, data: bytes, call: Call) -> Message:
+        """Answers GetTimeline. Raises CallError."""
+        request = pb.GetTimelineRequest()
+        parse(request, data)
+        try:
+            query = read_timeline_query(request, self._settings, call.deadline)
+            with self._gate.work(query.page_size):
+                page = await self._timelines.page(query)
+        except Exception as error:  # counted here, answered by the call's handler
+            code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
+            self._ranks.request(METHOD, code, None)
+            raise
+        self._ranks.request(METHOD, "OK", page.ranker)
+        self._metrics.pages[page.cache].inc()
+        if page.degraded_reason is not None:
+            self._ranks.degraded[page.degraded_reason].inc()
+        return write_page(page)

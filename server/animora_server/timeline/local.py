@@ -1,0 +1,101 @@
+"""Lists kept in this process: the store where there is no Redis, and for what Redis did not take."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from animora_server.timeline.protocols import TimelineStore
+from animora_server.types import TimelineSnapshot
+
+MAX_BYTES = 64 << 20
+POST_BYTES = 12  # an id and a score
+LIST_BYTES = 1024  # what a list takes beside its posts, roughly
+
+
+class LocalTimelines:
+    """A bounded store in memory; see `protocols.TimelineStore`. The list unused for longest goes first.
+
+    Args:
+        lifetime: Seconds that a list is kept after it is no longer fresh.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self, lifetime: float, clock: Callable[[], float] = time.time, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self._lifetime = lifetime
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._lists: OrderedDict[tuple[bytes, bytes], TimelineSnapshot] = OrderedDict()
+        self._latest: dict[bytes, bytes] = {}
+
+    async def latest(self, key: bytes) -> TimelineSnapshot | None:
+        """See TimelineStore."""
+        return self._find(key, self._latest[key]) if key in self._latest else None
+
+    async def pinned(self, key: bytes, snapshot_id: bytes) -> TimelineSnapshot | None:
+        """See TimelineStore."""
+        return self._find(key, snapshot_id)
+
+    async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+        """See TimelineStore."""
+        self._drop((key, snapshot.snapshot_id))
+        self._lists[key, snapshot.snapshot_id] = snapshot
+        self._bytes += _size(snapshot)
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._lists)))
+        return (key, snapshot.snapshot_id) in self._lists
+
+    async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+        """See TimelineStore."""
+        kept = await self.keep(key, snapshot)
+        if kept:
+            self._latest[key] = snapshot.snapshot_id
+        return kept
+
+    def _find(self, key: bytes, snapshot_id: bytes) -> TimelineSnapshot | None:
+        snapshot = self._lists.get((key, snapshot_id))
+        if snapshot is None:
+            return None
+        if snapshot.fresh_until + self._lifetime < self._clock():
+            self._drop((key, snapshot_id))
+            return None
+        self._lists.move_to_end((key, snapshot_id))
+        return snapshot
+
+    def _drop(self, name: tuple[bytes, bytes]) -> None:
+        snapshot = self._lists.pop(name, None)
+        if snapshot is None:
+            return
+        self._bytes -= _size(snapshot)
+        if self._latest.get(name[0]) == name[1]:
+            del self._latest[name[0]]
+
+
+class BackedTimelines:
+    """A store, and a local one for what it did not take: paging goes on where the first page was cut."""
+
+    def __init__(self, store: TimelineStore, local: LocalTimelines) -> None:
+        self._store = store
+        self._local = local
+
+    async def latest(self, key: bytes) -> TimelineSnapshot | None:
+        """See TimelineStore. What was only kept here is nobody's latest: others would not see it renewed."""
+        return await self._store.latest(key)
+
+    async def pinned(self, key: bytes, snapshot_id: bytes) -> TimelineSnapshot | None:
+        """See TimelineStore."""
+        return await self._local.pinned(key, snapshot_id) or await self._store.pinned(key, snapshot_id)
+
+    async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+        """See TimelineStore."""
+        return await self._store.keep(key, snapshot) or await self._local.keep(key, snapshot)
+
+    async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+        """See TimelineStore."""
+        return await self._store.make_latest(key, snapshot) or await self._local.keep(key, snapshot)
+
+
+def _size(snapshot: TimelineSnapshot) -> int:
+    return LIST_BYTES + POST_BYTES * len(snapshot.post_ids)

@@ -1,0 +1,122 @@
+"""Stand-ins at the Protocols of timelines: a model, a pin, a store that remembers what it was asked."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from animora_server.catalog import CatalogSnapshot
+from animora_server.errors import ScoringFailed
+from animora_server.ranker.explaining import MODEL_TERMS
+from animora_server.timeline import LocalTimelines
+from animora_server.types import BoolArray, FloatArray, IntArray, TimelineSnapshot
+from tests.ranker.catalogs import NOW
+
+
+@dataclass
+class Clock:
+    """Unix seconds that pass when they are told to."""
+
+    now: float = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class FakeModel:
+    """Scores posts by id with given logits, 0 where there is none; knows users below 100."""
+
+    pin: "FakePin"
+    logits: dict[int, float]
+    version: str = "v1"
+    failure: ScoringFailed | None = None
+    gate: asyncio.Event | None = None
+    calls: int = 0
+    called: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def user_row(self, user_id: int) -> int:
+        return user_id if 0 < user_id < 100 else 0
+
+    def informed(self, rows: IntArray) -> BoolArray:
+        return np.ones(len(rows), np.bool_)
+
+    async def score(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+        self.calls += 1
+        self.called.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        posts = self.pin.snapshot.post_ids[rows].tolist()
+        return np.array([self.logits.get(post, 0.0) for post in posts], np.float32)
+
+    async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+        values = await self.score(user_row, rows, deadline)
+        terms = np.zeros((len(rows), len(MODEL_TERMS)), np.float32)
+        terms[:, -1] = values
+        return terms
+
+
+@dataclass
+class FakePin:
+    """A pin, and what gives it out."""
+
+    snapshot: CatalogSnapshot
+    active: FakeModel | None = None
+    resident: Mapping[str, FakeModel] = field(default_factory=dict)
+
+    def current(self) -> "FakePin":
+        return self
+
+    def activate(self, logits: dict[int, float], version: str = "v1") -> FakeModel:
+        """Lets another model answer."""
+        self.active = FakeModel(self, logits, version)
+        self.resident = {**self.resident, version: self.active}
+        return self.active
+
+
+@dataclass
+class CountingStore:
+    """A local store that counts, and that can lose everything."""
+
+    store: LocalTimelines
+    latest_calls: int = 0
+    kept: list[TimelineSnapshot] = field(default_factory=list)
+    made_latest: list[TimelineSnapshot] = field(default_factory=list)
+    takes: bool = True
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def latest(self, key: bytes) -> TimelineSnapshot | None:
+        self.latest_calls += 1
+        return await self.store.latest(key)
+
+    async def pinned(self, key: bytes, snapshot_id: bytes) -> TimelineSnapshot | None:
+        return await self.store.pinned(key, snapshot_id)
+
+    async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+        self.kept.append(snapshot)
+        return self.takes and await self.store.keep(key, snapshot)
+
+    async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+        taken = self.takes and await self.store.make_latest(key, snapshot)
+        async with self.changed:
+            self.made_latest.append(snapshot)
+            self.changed.notify_all()
+        return taken
+
+    async def until_made(self, count: int) -> None:
+        """Waits until so many lists were made someone's latest."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.made_latest) >= count)
+
+
+@dataclass
+class Refreshes:
+    """Remembers why lists were renewed."""
+
+    why: list[str] = field(default_factory=list)
+
+    def refreshed(self, why: str) -> None:
+        self.why.append(why)

@@ -1,0 +1,342 @@
+"""Timelines: where a page's list comes from, what is on it, and what a token leads to."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from animora_server.errors import DeadlineExceeded, InvalidRequest, Overloaded, SnapshotGone
+from animora_server.ranker.heuristic import Heuristic
+from animora_server.settings import TimelineSettings
+from animora_server.timeline import (
+    FeedRanker,
+    ListExplainer,
+    Lists,
+    LocalTimelines,
+    PagePolicy,
+    Timelines,
+    TokenSigner,
+)
+from animora_server.types import (
+    CachePolicy,
+    CacheStatus,
+    DegradedReason,
+    DropReason,
+    RankerName,
+    TimelineQuery,
+)
+from tests.ranker.catalogs import NOW, snapshot
+from tests.timeline.fakes import Clock, CountingStore, FakePin, Refreshes
+
+USER, COLD = 7, 500
+HOUR = 3600.0
+# Post n is n hours old, and the better the younger; even ones are of author 1000, odd ones of 1001.
+POSTS = {post: {"author": 1000 + post % 2, "age": post * HOUR} for post in range(1, 31)}
+LOGITS = {post: 3.0 - post / 10 for post in POSTS}
+ALL = list(POSTS)
+
+
+class World:
+    """Timelines with fakes around them."""
+
+    def __init__(self, **settings):
+        self.settings = TimelineSettings(**{"early_refresh": 0.0, **settings})
+        self.clock = Clock()
+        self.pin = FakePin(snapshot(POSTS))
+        self.model = self.pin.activate(LOGITS)
+        self.store = CountingStore(LocalTimelines(2400.0, self.clock))
+        self.refreshes = Refreshes()
+        heuristic = Heuristic()
+        ranker = FeedRanker(heuristic, self.settings, self.clock)
+        self.lists = Lists(self.store, ranker, self.settings, self.refreshes, self.clock)
+        self.timelines = Timelines(
+            self.pin,
+            self.lists,
+            ranker,
+            ListExplainer(heuristic, ranker.reranking),
+            PagePolicy(self.settings, "digest", TokenSigner(b"k" * 16), 600.0),
+            self.clock,
+        )
+
+    async def page(self, user_id=USER, timeout=5.0, **query):
+        deadline = asyncio.get_running_loop().time() + timeout
+        return await self.timelines.page(TimelineQuery(user_id, query.pop("size", 10), deadline, **query))
+
+    async def all_pages(self, **query):
+        page = await self.page(**query)
+        posts = page.post_ids.tolist()
+        while page.next_page_token:
+            page = await self.page(page_token=page.next_page_token, **query)
+            posts += page.post_ids.tolist()
+        return posts
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_pages_show_the_whole_feed_once_best_first(world):
+    assert await world.all_pages() == ALL
+
+
+async def test_a_first_page_is_computed_once_and_then_found(world):
+    first = await world.page()
+    second = await world.page()
+
+    assert (first.cache, second.cache) == (CacheStatus.MISS, CacheStatus.HIT)
+    assert first.post_ids.tolist() == second.post_ids.tolist() == ALL[:10]
+    assert world.model.calls == 1
+    assert first.ranker is RankerName.NEUCF
+    assert first.model_version == "v1"
+
+
+async def test_many_who_miss_at_once_share_one_computation(world):
+    world.model.gate = asyncio.Event()
+    pages = [asyncio.create_task(world.page()) for _ in range(500)]
+    await world.model.called.wait()
+    world.model.gate.set()
+
+    assert {tuple(page.post_ids.tolist()) for page in await asyncio.gather(*pages)} == {tuple(ALL[:10])}
+    assert world.model.calls == 1
+    assert len(world.store.made_latest) == 1
+
+
+async def test_a_cold_user_gets_the_heuristic_which_is_not_degraded_and_is_kept(world):
+    first = await world.page(COLD)
+    second = await world.page(COLD)
+
+    assert first.ranker is RankerName.HEURISTIC
+    assert first.degraded_reason is None
+    assert second.cache is CacheStatus.HIT
+
+
+async def test_a_list_of_another_model_is_a_miss_but_its_tokens_go_on(world):
+    before = await world.page()
+    world.pin.activate({post: -logit for post, logit in LOGITS.items()}, "v2")
+
+    after = await world.page()
+    rest = await world.page(page_token=before.next_page_token)
+
+    assert (after.cache, after.model_version) == (CacheStatus.MISS, "v2")
+    assert after.post_ids.tolist() == ALL[:-11:-1]
+    assert (rest.post_ids.tolist(), rest.model_version) == (ALL[10:20], "v1")
+
+
+async def test_a_cold_users_list_is_a_miss_once_the_model_knows_them(world):
+    await world.page(COLD)
+    world.model.user_row = lambda user_id: 1
+
+    assert (await world.page(COLD)).ranker is RankerName.NEUCF
+
+
+async def test_a_stale_list_is_served_while_one_renewal_runs(world):
+    await world.page()
+    world.clock.now += world.settings.ttl * 1.1
+    world.model.gate = asyncio.Event()
+
+    stale = [await world.page() for _ in range(3)]
+    world.model.gate.set()
+    await world.store.until_made(2)
+
+    assert [page.cache for page in stale] == [CacheStatus.STALE] * 3
+    assert world.refreshes.why == ["stale"]
+    assert world.model.calls == 2
+    assert (await world.page()).cache is CacheStatus.HIT
+
+
+async def test_a_list_is_renewed_early_by_chance():
+    world = World(early_refresh=1e9)  # so eager that chance does not matter
+    await world.page()
+    world.clock.now += 1
+
+    assert (await world.page()).cache is CacheStatus.HIT
+    await world.store.until_made(2)
+    assert world.refreshes.why == ["early"]
+    assert world.model.calls == 2
+
+
+async def test_a_list_that_is_too_old_is_a_miss(world):
+    await world.page()
+    world.clock.now += world.settings.ttl * 1.1 + world.settings.stale_ttl
+
+    assert (await world.page()).cache is CacheStatus.MISS
+
+
+async def test_refresh_computes_and_keeps_and_bypass_keeps_for_its_own_tokens_only(world):
+    await world.page()
+
+    refreshed = await world.page(cache_policy=CachePolicy.REFRESH)
+    private = await world.page(cache_policy=CachePolicy.BYPASS)
+
+    assert refreshed.cache is private.cache is CacheStatus.BYPASS
+    assert world.model.calls == 3
+    assert [len(world.store.made_latest), len(world.store.kept)] == [2, 1]
+    rest = await world.page(page_token=private.next_page_token)
+    assert rest.post_ids.tolist() == ALL[10:20]
+
+
+async def test_the_heuristic_stands_in_for_a_model_that_fails_and_the_list_is_nobodys_latest(world):
+    world.model.failure = Overloaded()
+
+    page = await world.page()
+    rest = await world.page(page_token=page.next_page_token)
+    world.model.failure = None
+
+    assert (page.ranker, page.degraded_reason) == (RankerName.HEURISTIC, DegradedReason.OVERLOADED)
+    assert not set(page.post_ids.tolist()) & set(rest.post_ids.tolist())
+    assert (await world.page()).ranker is RankerName.NEUCF
+
+
+async def test_without_a_model_any_list_is_better_than_the_heuristic(world):
+    await world.page()
+    world.pin.active = None
+
+    assert (await world.page()).ranker is RankerName.NEUCF
+
+
+async def test_without_time_for_the_model_the_heuristic_answers(world):
+    world.model.gate = asyncio.Event()  # never
+
+    page = await world.page(timeout=0.05)
+
+    assert page.degraded_reason is DegradedReason.DEADLINE
+    with pytest.raises(DeadlineExceeded):
+        await world.page(timeout=-1.0)
+
+
+async def test_who_waits_longer_gets_the_list_that_another_had_no_time_for(world):
+    world.model.gate = asyncio.Event()
+    patient = asyncio.create_task(world.page())
+    hasty = await world.page(timeout=0.05)
+    world.model.gate.set()
+
+    assert hasty.degraded_reason is DegradedReason.DEADLINE
+    assert (await patient).ranker is RankerName.NEUCF
+    assert world.model.calls == 1
+
+
+async def test_a_block_hides_both_ways_on_every_page_without_a_purge(world):
+    first = await world.page()
+    world.pin.snapshot = snapshot(POSTS, blocks=[(1001, USER)])
+
+    assert all(post % 2 == 0 for post in (await world.page()).post_ids.tolist())
+    second = await world.page(page_token=first.next_page_token)
+    assert second.post_ids.tolist() == [post for post in ALL[10:] if post % 2 == 0][:10]
+    world.pin.snapshot = snapshot(POSTS)
+    assert await world.all_pages() == ALL
+
+
+async def test_deleted_seen_own_and_excluded_posts_are_not_shown(world):
+    await world.page()  # the list knows nothing of what follows
+    posts = {**POSTS, 2: {**POSTS[2], "deleted": 1}, 4: {**POSTS[4], "author": USER}}
+    world.pin.snapshot = snapshot(posts, seen=[(USER, 1)])
+
+    shown = await world.all_pages(exclude_post_ids=np.array([3, 30]))
+
+    assert shown == [post for post in ALL if post not in (1, 2, 3, 4, 30)]
+
+
+async def test_seen_posts_are_shown_if_asked_for(world):
+    world.pin.snapshot = snapshot(POSTS, seen=[(USER, 1)])
+
+    assert (await world.page()).post_ids[0] == 2
+    assert (await world.page(include_seen=True)).post_ids[0] == 1
+
+
+async def test_posts_newer_than_the_list_are_merged_into_its_first_page_and_never_repeated(world):
+    await world.page()
+    newer = {100: {"age": -1.0}, 101: {"age": -2.0}, 102: {"age": -3.0, "author": USER}}
+    later = snapshot({**POSTS, **newer})
+    arrived_at = np.where(np.isin(later.post_ids, list(newer)), NOW + 10, NOW)
+    world.pin.snapshot = replace(later, arrived_at=arrived_at, read_at=NOW + 10)
+    world.clock.now += 10
+    world.model.logits = {**LOGITS, 100: 2.65, 101: -9.0, 102: 9.0}
+
+    first = await world.page()
+    shown = await world.all_pages()
+
+    assert first.cache is CacheStatus.HIT
+    assert first.post_ids.tolist() == [1, 2, 3, 100, 4, 5, 6, 7, 8, 9]
+    assert shown == [1, 2, 3, 100, *range(4, 31)]
+    world.model.failure = Overloaded()
+    assert (await world.page()).post_ids.tolist() == ALL[:10]
+
+
+async def test_a_list_that_was_lost_is_gone(world):
+    page = await world.page()
+    world.store.store = LocalTimelines(2400.0, world.clock)
+
+    with pytest.raises(SnapshotGone):
+        await world.page(page_token=page.next_page_token)
+
+
+async def test_a_scroll_ends_a_time_after_it_began(world):
+    page = await world.page(size=1)
+    for _ in range(3):
+        world.clock.now += world.settings.token_ttl / 4
+        page = await world.page(size=1, page_token=page.next_page_token)
+    world.clock.now += world.settings.token_ttl / 4
+
+    with pytest.raises(SnapshotGone):
+        await world.page(page_token=page.next_page_token)
+
+
+async def test_a_token_is_good_for_its_user_and_options_alone(world):
+    token = (await world.page()).next_page_token
+
+    with pytest.raises(InvalidRequest, match="page_token"):
+        await world.page(user_id=8, page_token=token)
+    with pytest.raises(InvalidRequest, match="page_token"):
+        await world.page(include_seen=True, page_token=token)
+
+
+async def test_pages_are_explained(world):
+    page = await world.page(explain=True)
+    cold = await world.page(COLD, explain=True)
+
+    sums = page.explained.terms.values.sum(axis=1)
+    assert sums == pytest.approx([LOGITS[post] for post in page.post_ids.tolist()], abs=1e-5)
+    assert page.explained.reranking is None
+    assert cold.explained.terms.values.sum(axis=1) == pytest.approx(cold.scores, abs=1e-6)
+
+
+async def test_re_ranked_pages_are_explained_twice():
+    world = World(recency_weight=0.5, author_discount=0.9)
+
+    first = await world.page(explain=True)
+    second = await world.page(explain=True, page_token=first.next_page_token)
+
+    for page in (first, second):
+        assert page.explained.reranking.values.sum(axis=1) == pytest.approx(page.scores, abs=1e-6)
+        assert page.explained.terms.values.sum(axis=1) == pytest.approx(
+            [LOGITS[post] for post in page.post_ids.tolist()], abs=1e-5
+        )
+
+
+async def test_a_list_whose_model_has_left_is_served_without_terms(world):
+    first = await world.page()
+    world.pin.activate(LOGITS, "v2")
+    world.pin.resident = {"v2": world.pin.active}
+
+    page = await world.page(explain=True, page_token=first.next_page_token)
+
+    assert page.post_ids.tolist() == ALL[10:20]
+    assert page.explained is None
+
+
+async def test_it_says_why_posts_are_not_in_the_timeline():
+    world = World(max_posts=20)
+    posts = {**POSTS, 2: {**POSTS[2], "deleted": 1}, 99: {"age": 40 * 86400.0}}
+    world.pin.snapshot = snapshot(posts, seen=[(USER, 1)])
+
+    page = await world.page(explain_post_ids=np.array([1, 2, 3, 30, 99, 12345]))
+
+    assert dict(page.dropped_posts) == {
+        1: DropReason.SEEN,
+        2: DropReason.DELETED,
+        30: DropReason.OUTRANKED,
+        99: DropReason.TOO_OLD,
+        12345: DropReason.UNKNOWN,
+    }
