@@ -6,6 +6,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+REDIS_SCHEMES = (
+    "redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://",
+    "rediss+cluster://",
+)  # fmt: skip
 
 
 class Section(BaseModel):
@@ -141,11 +145,18 @@ class CacheSettings(Section):
     """Redis, read through; best effort."""
 
     url: SecretStr = Field(
-        default=SecretStr(""), description="redis://, rediss:// or unix:// URL; empty for no cache"
+        default=SecretStr(""),
+        description="redis://, rediss:// (TLS) or unix:// URL, with +sentinel or +cluster after redis or "
+        "rediss for those; empty for no cache",
     )
     timeout: float = Field(default=0.02, gt=0, description="seconds before a look-up is a miss")
-    ttl: float = Field(default=300.0, gt=0, description="seconds a result lives, jittered by a tenth")
-    max_connections: int = Field(default=16, ge=1, description="connections to Redis")
+    ttl: float = Field(default=300.0, gt=0, description="seconds that scores live, jittered by a tenth")
+    generation_poll_interval: float = Field(
+        default=2.0, gt=0, description="seconds between looks for a new generation of precomputed timelines"
+    )
+    max_connections: int = Field(
+        default=16, ge=4, description="connections to Redis; in a Cluster, to each node"
+    )
     prefix: str = Field(
         default="animora", pattern="^[A-Za-z0-9_.-]{1,32}$", description="first part of every key"
     )
@@ -153,8 +164,8 @@ class CacheSettings(Section):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, url: SecretStr) -> SecretStr:
-        if url and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis://, rediss:// or unix://, or be empty")
+        if url and not url.get_secret_value().startswith(REDIS_SCHEMES):
+            raise ValueError(f"must begin with one of {', '.join(REDIS_SCHEMES)}, or be empty")
         return url
 
 
@@ -244,6 +255,19 @@ class RankingSettings(Section):
     max_batch_candidates: int = Field(default=100_000, ge=1, description="candidates of one BatchRank")
 
 
+class PrecomputeSettings(Section):
+    """`animora-server precompute`."""
+
+    workers: int = Field(
+        default=2, ge=1, le=256, description="threads that rank; each keeps a core busy, or shares the GPU"
+    )
+    resume_within: float = Field(
+        default=21_600.0,
+        gt=0,
+        description="seconds in which an unfinished generation is gone on with; an older one is begun anew",
+    )
+
+
 class LogSettings(Section):
     """The log on standard error."""
 
@@ -267,4 +291,5 @@ class Settings(Section):
     cache: CacheSettings = CacheSettings()
     ranking: RankingSettings = RankingSettings()
     timeline: TimelineSettings = TimelineSettings()
+    precompute: PrecomputeSettings = PrecomputeSettings()
     log: LogSettings = LogSettings()

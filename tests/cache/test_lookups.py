@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from animora_server.cache.lookups import MAX_BYTES, MAX_KEYS, Absent, LookUps
+from animora_server.cache.lookups import MAX_BYTES, MAX_KEYS, Found, LookUps, NoAnswer
 
 NEVER = 60.0
 
@@ -47,16 +47,16 @@ async def look_ups(redis: Redis) -> AsyncIterator[LookUps]:
     await made.aclose()
 
 
-async def begin(look_ups: LookUps, *keys: bytes, size: int = 100) -> list[asyncio.Task[bytes | Absent]]:
-    """Look-ups that wait by the time this returns."""
-    tasks = [asyncio.create_task(look_ups.find(key, size)) for key in keys]
+async def begin(look_ups: LookUps, *keys: bytes, size: int = 100) -> list[asyncio.Task[Found]]:
+    """Look-ups of a key each that wait by the time this returns."""
+    tasks = [asyncio.create_task(look_ups.find([key], size)) for key in keys]
     await asyncio.sleep(0)
     return tasks
 
 
 async def test_look_ups_made_at_once_share_a_round_trip(redis: Redis, look_ups: LookUps):
     redis.answer()
-    assert await asyncio.gather(*(look_ups.find(key, 1) for key in (b"a", b"b"))) == [b"a", b"b"]
+    assert await asyncio.gather(*(look_ups.find([key], 1) for key in (b"a", b"b"))) == [[b"a"], [b"b"]]
     assert redis.rounds == [[b"a", b"b"]]
 
 
@@ -65,20 +65,29 @@ async def test_what_comes_while_a_round_trip_runs_goes_together_in_the_next(redi
     await redis.asked.acquire()
     rest = await begin(look_ups, b"b", b"c", b"d")
     redis.answer(2)
-    assert await asyncio.gather(*first, *rest) == [b"a", b"b", b"c", b"d"]
+    assert await asyncio.gather(*first, *rest) == [[b"a"], [b"b"], [b"c"], [b"d"]]
     assert redis.rounds == [[b"a"], [b"b", b"c", b"d"]]
 
 
 async def test_a_key_without_a_value_is_a_miss_and_its_neighbours_are_not(redis: Redis, look_ups: LookUps):
     redis.answer()
-    found = await asyncio.gather(*(look_ups.find(key, 1) for key in (b"a", b"missing", b"b")))
-    assert found == [b"a", Absent.MISS, b"b"]
+    found = await asyncio.gather(*(look_ups.find([key], 1) for key in (b"a", b"missing", b"b")))
+    assert found == [[b"a"], [None], [b"b"]]
+
+
+async def test_the_keys_of_a_look_up_stay_together(redis: Redis, look_ups: LookUps):
+    pairs = [[b"%d" % number, b"missing"] for number in range(MAX_KEYS // 2 - 1)]
+    three = [b"a", b"b", b"c"]
+    redis.answer(2)
+    found = await asyncio.gather(*(look_ups.find(keys, 1) for keys in (*pairs, three)))
+    assert found == [*([key, None] for key, _ in pairs), three]
+    assert [len(round_trip) for round_trip in redis.rounds] == [MAX_KEYS - 2, 3]
 
 
 async def test_a_round_trip_has_a_limited_number_of_keys(redis: Redis, look_ups: LookUps):
     redis.answer(2)
     keys = [b"%d" % number for number in range(MAX_KEYS + 1)]
-    assert await asyncio.gather(*(look_ups.find(key, 1) for key in keys)) == keys
+    assert await asyncio.gather(*(look_ups.find([key], 1) for key in keys)) == [[key] for key in keys]
     assert [len(round_trip) for round_trip in redis.rounds] == [MAX_KEYS, 1]
 
 
@@ -87,7 +96,7 @@ async def test_a_round_trip_has_a_limited_number_of_bytes_but_at_least_one_key(
 ):
     redis.answer(3)
     sizes = {b"huge": MAX_BYTES + 1, b"half": MAX_BYTES // 2, b"rest": MAX_BYTES // 2, b"more": 1}
-    await asyncio.gather(*(look_ups.find(key, size) for key, size in sizes.items()))
+    await asyncio.gather(*(look_ups.find([key], size) for key, size in sizes.items()))
     assert redis.rounds == [[b"huge"], [b"half", b"rest"], [b"more"]]
 
 
@@ -98,7 +107,7 @@ async def test_a_cancelled_caller_leaves_the_round_trip_to_the_others(redis: Red
     with pytest.raises(asyncio.CancelledError):
         await leaving
     redis.answer()
-    assert await staying == b"b"
+    assert await staying == [b"b"]
 
 
 async def test_a_look_up_cancelled_while_it_waits_is_never_sent(redis: Redis, look_ups: LookUps):
@@ -108,7 +117,7 @@ async def test_a_look_up_cancelled_while_it_waits_is_never_sent(redis: Redis, lo
     leaving.cancel()
     await asyncio.wait([leaving])
     redis.answer(2)
-    assert await asyncio.gather(*first, staying) == [b"a", b"c"]
+    assert await asyncio.gather(*first, staying) == [[b"a"], [b"c"]]
     assert redis.rounds == [[b"a"], [b"c"]]
 
 
@@ -118,13 +127,13 @@ async def test_no_answer_from_redis_is_an_error_for_its_round_trip_alone(redis: 
     second = await begin(look_ups, b"c")
     redis.fail()
     redis.answer()
-    assert await asyncio.gather(*first, *second) == [Absent.ERROR, Absent.ERROR, b"c"]
+    assert await asyncio.gather(*first, *second) == [NoAnswer.ERROR, NoAnswer.ERROR, [b"c"]]
 
 
 async def test_a_look_up_gives_up_at_its_timeout_whatever_redis_does(redis: Redis):
     look_ups = LookUps(redis.fetch, timeout=0.001)
-    assert await look_ups.find(b"a", 1) is Absent.ERROR
-    assert await look_ups.find(b"behind the one that hangs", 1) is Absent.ERROR
+    assert await look_ups.find([b"a"], 1) is NoAnswer.ERROR
+    assert await look_ups.find([b"behind the one that hangs"], 1) is NoAnswer.ERROR
     await look_ups.aclose()
 
 
@@ -135,9 +144,9 @@ async def test_a_bug_fails_no_look_up_and_is_reported(redis: Redis, look_ups: Lo
     )
     bug = ZeroDivisionError()
     redis.crash(bug)
-    assert await look_ups.find(b"a", 1) is Absent.ERROR
+    assert await look_ups.find([b"a"], 1) is NoAnswer.ERROR
     redis.answer()
-    assert await look_ups.find(b"b", 1) == b"b"
+    assert await look_ups.find([b"b"], 1) == [b"b"]
     assert reported == [bug]
 
 
@@ -146,4 +155,4 @@ async def test_closing_answers_everyone_at_once(redis: Redis, look_ups: LookUps)
     await redis.asked.acquire()
     waiting = await begin(look_ups, b"b")
     await look_ups.aclose()
-    assert await asyncio.gather(*flying, *waiting) == [Absent.ERROR, Absent.SKIPPED]
+    assert await asyncio.gather(*flying, *waiting) == [NoAnswer.ERROR, NoAnswer.SKIPPED]

@@ -14,10 +14,11 @@ class Redis:
         self.let_through = asyncio.Semaphore(0)
         self.arrived = asyncio.Semaphore(0)
 
-    async def store(self, writes: list[Write]) -> None:
+    async def store(self, writes: list[Write]) -> list[bool]:
         await self.let_through.acquire()
         self.batches.append(writes)
         self.arrived.release()
+        return [write.value != b"refused" for write in writes]
 
     async def take(self, batches: int) -> list[list[Write]]:
         for _ in range(batches):
@@ -71,3 +72,23 @@ async def test_closing_does_not_wait_for_a_redis_that_hangs(redis: Redis, queue:
     await asyncio.sleep(0)
     await queue.aclose()
     assert redis.batches == []
+
+
+async def test_who_waits_is_told_what_became_of_each_write(redis: Redis, queue: WriteQueue):
+    loop = asyncio.get_running_loop()
+    outcomes = [loop.create_future() for _ in range(3)]
+    for outcome, value in zip(outcomes, (b"1", b"refused", b"3"), strict=True):
+        queue.offer(Write(b"a", value), outcome)
+    outcomes[2].cancel()  # and who waits no more is not
+    await redis.take(1)
+    assert (await outcomes[0], await outcomes[1]) == (True, False)
+
+
+async def test_closing_tells_everyone_who_waits(redis: Redis, queue: WriteQueue):
+    loop = asyncio.get_running_loop()
+    sent, queued = loop.create_future(), loop.create_future()
+    queue.offer(Write(b"a", b"1"), sent)
+    await asyncio.sleep(0)
+    queue.offer(Write(b"b", b"2"), queued)
+    await queue.aclose()
+    assert (await sent, await queued) == (False, False)

@@ -2,42 +2,87 @@
 
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import parse_url
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel, SentinelConnectionPool
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException, RedisError
 
+from animora_server.cache.address import Cluster, Single, Watched, parse_address
 from animora_server.errors import ConfigurationError
 from animora_server.settings import CacheSettings
 
 CONNECT_TIMEOUT = 1.0  # seconds; connections are made outside of requests where that can be arranged
+SENTINEL_TIMEOUT = 0.25  # seconds; several may be asked in turn within one attempt to connect
+
+# What a Redis that is slow, frozen, full or gone looks like; TimeoutError is an OSError.
+REDIS_FAILED = (RedisError, RedisClusterException, OSError)
 
 
-def open_redis(settings: CacheSettings) -> Redis:
+def open_redis(settings: CacheSettings, command_timeout: float | None = None) -> Redis | RedisCluster:
     """A client for the URL in the settings; it connects at its first command.
 
-    Commands have no timeout of their own, for redis-py would start a task to watch over each: whoever awaits
-    one bounds it.
+    Args:
+        settings: Where Redis is.
+        command_timeout: Seconds; None where whoever awaits a command bounds it, for redis-py starts a task to
+            watch over each.
 
     Raises:
         ConfigurationError: The URL cannot be used.
     """
     try:
-        # Redis.from_url would let the URL's own options win over these.
-        options: dict[str, Any] = dict(parse_url(settings.url.get_secret_value()))
-        options |= {
+        address = parse_address(settings.url.get_secret_value())
+        # The URL's own options must not win over these.
+        ours: dict[str, Any] = {
             "max_connections": settings.max_connections,
-            "timeout": CONNECT_TIMEOUT,
             "socket_connect_timeout": CONNECT_TIMEOUT,
-            "socket_timeout": None,
+            "socket_timeout": command_timeout,
             "retry": Retry(NoBackoff(), 0),
             "decode_responses": False,
             "protocol": 2,  # 3 adds a round trip to each connection for nothing that is used here
         }
-        pool = BlockingConnectionPool(**options)
-        pool.connection_class(**pool.connection_kwargs)  # connects nothing; finds options that do not exist
-    except (TypeError, ValueError) as error:
+        match address:
+            case Single(options):
+                return _checked(BlockingConnectionPool(**options | ours, timeout=CONNECT_TIMEOUT))
+            case Watched(sentinels, service, options, sentinel_options):
+                watchers = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it so
+                    sentinels, sentinel_kwargs=sentinel_options | _patience(ours)
+                )
+                return _checked(
+                    SentinelConnectionPool(service, watchers, **options | ours)  # type: ignore[no-untyped-call]
+                )
+            case Cluster(nodes, options):
+                seeds = [ClusterNode(host, port) for host, port in nodes]
+                return RedisCluster(startup_nodes=seeds, **options | ours)
+    except (TypeError, ValueError, RedisClusterException) as error:
         raise ConfigurationError(
             "cache.url: not a URL that Redis' client understands, such as redis://host:6379/0"
         ) from error
+
+
+async def close_redis(client: Redis | RedisCluster) -> None:
+    """Disconnects; gives up after CONNECT_TIMEOUT.
+
+    Raises:
+        REDIS_FAILED: Redis did not let go.
+    """
+    await client.aclose()
+    if isinstance(client, RedisCluster):
+        # Of a client that has just lost a node, aclose believes that nothing is open.
+        await client.nodes_manager.aclose()
+    elif isinstance(client.connection_pool, SentinelConnectionPool):
+        await client.connection_pool.sentinel_manager.aclose()
+
+
+def _patience(ours: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "socket_connect_timeout": SENTINEL_TIMEOUT,
+        "socket_timeout": SENTINEL_TIMEOUT,
+        "retry": ours["retry"],
+        "protocol": ours["protocol"],
+    }
+
+
+def _checked(pool: BlockingConnectionPool | SentinelConnectionPool) -> Redis:
+    pool.connection_class(**pool.connection_kwargs)  # connects nothing; finds options that do not exist
     return Redis.from_pool(pool)

@@ -1,4 +1,4 @@
-"""The key of a user's scores for a list of posts: the same in every process."""
+"""The keys of what is stored: the same in every process."""
 
 import hashlib
 import struct
@@ -27,3 +27,33 @@ def rank_key(model_version: str, user_id: int, post_ids: IntArray, fingerprints:
     digest.update(np.ascontiguousarray(post_ids, "<i8").data)
     digest.update(np.ascontiguousarray(fingerprints, "<i8").data)
     return FORMAT + digest.hexdigest().encode()
+
+
+def list_key(prefix: bytes, snapshot_id: bytes, timeline_key: bytes) -> bytes:
+    """Where a list is; `timeline_key` holds in braces what decides on the slot in a Cluster."""
+    return b"%slist:%s:%s" % (prefix, snapshot_id.hex().encode(), timeline_key)
+
+
+def latest_key(prefix: bytes, timeline_key: bytes) -> bytes:
+    """Where the pointer to the latest list of a timeline key is, in the slot of its lists."""
+    return b"%slatest:%s" % (prefix, timeline_key)
+
+
+def list_pattern(prefix: bytes, snapshot_id: bytes) -> bytes:
+    """What SCAN matches with the lists of one id; no part of it has a letter that is special there."""
+    return list_key(prefix, snapshot_id, b"*")
+
+
+def current_generation_key(prefix: bytes) -> bytes:
+    """Where the record of the generation is that timelines are served from."""
+    return prefix + b"{generation}:current"
+
+
+def building_generation_key(prefix: bytes) -> bytes:
+    """Where the record of the generation is that is being built, in the slot of the current one's."""
+    return prefix + b"{generation}:building"
+
+
+def finished_shards_key(prefix: bytes, generation_id: bytes) -> bytes:
+    """Where the set of the shards is that are done, in the slot of the records."""
+    return b"%s{generation}:done:%s" % (prefix, generation_id.hex().encode())

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,21 +13,23 @@ MAX_BYTES = 1 << 20
 Fetch = Callable[[list[bytes]], Awaitable[list[bytes | None] | None]]
 
 
-class Absent(StrEnum):
-    """Why a look-up has no value."""
+class NoAnswer(StrEnum):
+    """Why a look-up says nothing about its keys."""
 
-    MISS = "miss"
     ERROR = "error"
     SKIPPED = "skipped"
 
 
+Found = list[bytes | None] | NoAnswer
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class _LookUp:
-    key: bytes
+    keys: Sequence[bytes]
     size: int
-    reply: asyncio.Future[bytes | Absent]
+    reply: asyncio.Future[Found]
 
-    def settle(self, reply: bytes | Absent) -> None:
+    def settle(self, reply: Found) -> None:
         """Answers, unless the caller was answered or has gone."""
         if not self.reply.done():
             self.reply.set_result(reply)
@@ -46,20 +48,20 @@ class LookUps:
         self._waiting: deque[_LookUp] = deque()
         self._rounds: asyncio.Task[None] | None = None
 
-    async def find(self, key: bytes, size: int) -> bytes | Absent:
-        """The value of a key, or why there is none, after `timeout` seconds at the latest.
+    async def find(self, keys: Sequence[bytes], size: int) -> Found:
+        """The value of each key, or why there is no answer, after `timeout` seconds at the latest.
 
         Args:
-            key: The key.
-            size: Bytes that the value is expected to have.
+            keys: At most MAX_KEYS, looked up in one round trip.
+            size: Bytes that the values are expected to have together.
         """
         loop = asyncio.get_running_loop()
-        look_up = _LookUp(key, size, loop.create_future())
+        look_up = _LookUp(keys, size, loop.create_future())
         self._waiting.append(look_up)
         if self._rounds is None or self._rounds.done():
             self._rounds = loop.create_task(self._run())
         # A bare timer: asyncio.timeout costs twice as much, and would cancel the caller to wake it.
-        expiry = loop.call_later(self._timeout, look_up.settle, Absent.ERROR)
+        expiry = loop.call_later(self._timeout, look_up.settle, NoAnswer.ERROR)
         try:
             return await look_up.reply
         finally:
@@ -71,26 +73,33 @@ class LookUps:
             self._rounds.cancel()
             await asyncio.wait([self._rounds])
         while self._waiting:
-            self._waiting.popleft().settle(Absent.SKIPPED)
+            self._waiting.popleft().settle(NoAnswer.SKIPPED)
 
     async def _run(self) -> None:
         while batch := self._take():
             try:
-                values = await self._fetch([look_up.key for look_up in batch])
+                values = await self._fetch([key for look_up in batch for key in look_up.keys])
                 if values is not None:
-                    for look_up, value in zip(batch, values, strict=True):
-                        look_up.settle(Absent.MISS if value is None else value)
+                    start = 0
+                    for look_up in batch:
+                        end = start + len(look_up.keys)
+                        look_up.settle(values[start:end])
+                        start = end
             finally:
                 for look_up in batch:
-                    look_up.settle(Absent.ERROR)
+                    look_up.settle(NoAnswer.ERROR)
 
     def _take(self) -> list[_LookUp]:
         """The next round trip's look-ups, in order; empty if nobody waits any more."""
         batch: list[_LookUp] = []
-        room = MAX_BYTES
-        while self._waiting and len(batch) < MAX_KEYS and (not batch or self._waiting[0].size <= room):
-            look_up = self._waiting.popleft()
+        keys, room = MAX_KEYS, MAX_BYTES
+        while self._waiting:
+            look_up = self._waiting[0]
+            if batch and (len(look_up.keys) > keys or look_up.size > room):
+                break
+            self._waiting.popleft()
             if not look_up.reply.done():
                 batch.append(look_up)
+                keys -= len(look_up.keys)
                 room -= look_up.size
         return batch

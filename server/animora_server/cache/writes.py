@@ -1,4 +1,4 @@
-"""Writes that nobody waits for: a bounded queue, emptied a batch at a time."""
+"""Writes in a bounded queue, emptied a batch at a time; most are waited for by nobody."""
 
 import asyncio
 from collections import deque
@@ -12,10 +12,11 @@ MAX_BATCH_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A value to store, or None to delete the key."""
+    """A value to store for `life` milliseconds, or None to delete the key."""
 
     key: bytes
     value: bytes | None
+    life: int = 0
 
     @property
     def size(self) -> int:
@@ -23,7 +24,9 @@ class Write:
         return len(self.key) + len(self.value or b"")
 
 
-Send = Callable[[list[Write]], Awaitable[None]]
+# Whether each write was done.
+Send = Callable[[list[Write]], Awaitable[list[bool]]]
+Outcome = asyncio.Future[bool]
 
 
 class WriteQueue:
@@ -31,15 +34,20 @@ class WriteQueue:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._queued: deque[Write] = deque()
+        self._queued: deque[tuple[Write, Outcome | None]] = deque()
         self._queued_bytes = 0
         self._sending: asyncio.Task[None] | None = None
 
-    def offer(self, write: Write) -> bool:
-        """Queues a write; False if there is too much in the queue."""
+    def offer(self, write: Write, outcome: Outcome | None = None) -> bool:
+        """Queues a write; False if there is too much in the queue.
+
+        Args:
+            write: The write.
+            outcome: Becomes whether it was done.
+        """
         if self._queued_bytes + write.size > MAX_QUEUED_BYTES:
             return False
-        self._queued.append(write)
+        self._queued.append((write, outcome))
         self._queued_bytes += write.size
         if self._sending is None or self._sending.done():
             self._sending = asyncio.get_running_loop().create_task(self._run())
@@ -50,18 +58,32 @@ class WriteQueue:
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.wait([self._sending])
+        for _, outcome in self._queued:
+            _settle(outcome, False)
         self._queued.clear()
         self._queued_bytes = 0
 
     async def _run(self) -> None:
         while batch := self._take():
-            await self._send(batch)
+            try:
+                done = await self._send([write for write, _ in batch])
+                for (_, outcome), stored in zip(batch, done, strict=True):
+                    _settle(outcome, stored)
+            finally:
+                for _, outcome in batch:
+                    _settle(outcome, False)
 
-    def _take(self) -> list[Write]:
-        batch: list[Write] = []
+    def _take(self) -> list[tuple[Write, Outcome | None]]:
+        batch: list[tuple[Write, Outcome | None]] = []
         room = MAX_BATCH_BYTES
-        while self._queued and len(batch) < MAX_BATCH and (not batch or self._queued[0].size <= room):
+        while self._queued and len(batch) < MAX_BATCH and (not batch or self._queued[0][0].size <= room):
             batch.append(self._queued.popleft())
-            room -= batch[-1].size
-        self._queued_bytes -= sum(write.size for write in batch)
+            room -= batch[-1][0].size
+        self._queued_bytes -= sum(write.size for write, _ in batch)
         return batch
+
+
+def _settle(outcome: Outcome | None, done: bool) -> None:
+    """Tells whoever waits, and waits still."""
+    if outcome is not None and not outcome.done():
+        outcome.set_result(done)

@@ -1,4 +1,4 @@
-"""The bytes of a cached value: a header, the key once more, float32 scores, a checksum.
+"""The bytes of cached scores: a header, the key once more, float32 scores, a checksum.
 
     magic and layout version   4 bytes
     length of the key          uint32
@@ -17,15 +17,12 @@ import zlib
 
 import numpy as np
 
+from animora_server.cache.errors import UnreadableValue
 from animora_server.types import FloatArray
 
 MAGIC = b"anm\x01"
 _HEADER = struct.Struct("<4sII")
 _CHECKSUM = struct.Struct("<I")
-
-
-class UnreadableValue(ValueError):
-    """A value that is not the scores which were stored under its key."""
 
 
 def encode(key: bytes, scores: FloatArray) -> bytes:

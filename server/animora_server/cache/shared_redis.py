@@ -1,36 +1,31 @@
-"""The score cache over Redis: shared look-ups, queued writes, and a breaker for when Redis fails."""
+"""One Redis for all that is stored in it: shared look-ups, queued writes, and a breaker for when it fails."""
 
 import asyncio
 import time
+from collections.abc import Sequence
 from random import Random
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 import structlog
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio import Redis, RedisCluster
 
-from animora_server.cache import layout
+from animora_server.cache import cluster
 from animora_server.cache.breaker import Breaker
-from animora_server.cache.connection import CONNECT_TIMEOUT, open_redis
-from animora_server.cache.lookups import Absent, LookUps
-from animora_server.cache.writes import Write, WriteQueue
+from animora_server.cache.connection import CONNECT_TIMEOUT, REDIS_FAILED, close_redis, open_redis
+from animora_server.cache.lookups import Found, LookUps, NoAnswer
+from animora_server.cache.writes import Outcome, Write, WriteQueue
 from animora_server.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
-from animora_server.types import FloatArray
 
 FAILURES_TO_OPEN = 3
-WRITE_TIMEOUT = 1.0  # seconds; nobody waits for a write
-TTL_JITTER = 0.1  # of the TTL, so that what was stored together does not expire together
-
-# What a Redis that is slow, frozen, full or gone looks like; TimeoutError is an OSError.
-REDIS_FAILED = (RedisError, OSError)
+WRITE_TIMEOUT = 1.0  # seconds that a batch of writes may take, whoever still waits for it
 
 log = structlog.get_logger(__name__)
 
 
-class RedisScoreCache:
-    """Scores by key in Redis.
+class SharedRedis:
+    """Bytes by key in Redis, best effort: nothing fails, and nobody waits for longer than the timeout.
 
     Use it as an async context manager. A Redis that is down at the start is tried again like one that
     fails later: outside of requests, with growing pauses, while look-ups are skipped and writes dropped.
@@ -40,11 +35,10 @@ class RedisScoreCache:
         self._settings = settings
         self._metrics = metrics
         self._prefix = f"{settings.prefix}:".encode()
-        self._random = Random()
-        self._breaker = Breaker(FAILURES_TO_OPEN, self._random)
+        self._breaker = Breaker(FAILURES_TO_OPEN, Random())
         self._look_ups = LookUps(self._fetch, settings.timeout)
-        self._writes = WriteQueue(self._store)
-        self._redis: Redis
+        self._writes = WriteQueue(self._send)
+        self._client: Redis | RedisCluster
         self._recovery: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -53,7 +47,7 @@ class RedisScoreCache:
         Raises:
             ConfigurationError: The URL cannot be used.
         """
-        self._redis = open_redis(self._settings)
+        self._client = open_redis(self._settings)
         self._metrics.breaker_open.set(1)
         try:
             await self._try()
@@ -74,34 +68,44 @@ class RedisScoreCache:
         await self._look_ups.aclose()
         await self._writes.aclose()
         try:
-            await self._redis.aclose()  # gives up after CONNECT_TIMEOUT
+            await close_redis(self._client)
         except REDIS_FAILED:
             log.info("cache_close_failed")
 
-    async def get(self, key: bytes, count: int) -> FloatArray | None:
-        """The scores float32 (count) under a key, or None, after the timeout at the latest."""
-        key = self._prefix + key
-        if self._breaker.is_open:
-            found: bytes | Absent = Absent.SKIPPED
-        else:
-            found = await self._look_ups.find(key, layout.size(key, count))
-        if isinstance(found, Absent):
-            self._metrics.lookups[found.value].inc()
-            return None
-        try:
-            scores = layout.decode(found, key, count)
-        except layout.UnreadableValue:
-            self._metrics.lookups["unreadable"].inc()
-            self._writes.offer(Write(key, None))
-            return None
-        self._metrics.lookups["hit"].inc()
-        return scores
+    @property
+    def prefix(self) -> bytes:
+        """What every key begins with."""
+        return self._prefix
 
-    def put(self, key: bytes, scores: FloatArray) -> None:
-        """Stores scores float32 (m) some time soon, unless Redis is left alone or too much is queued."""
-        key = self._prefix + key
-        if self._breaker.is_open or not self._writes.offer(Write(key, layout.encode(key, scores))):
+    async def find(self, keys: Sequence[bytes], size: int) -> Found:
+        """The value of each key, or why there is no answer, after the timeout at the latest.
+
+        Args:
+            keys: A few; in a Cluster they cost less where their slot is the same.
+            size: Bytes that the values are expected to have together.
+        """
+        if self._breaker.is_open:
+            return NoAnswer.SKIPPED
+        return await self._look_ups.find(keys, size)
+
+    def write(self, write: Write) -> None:
+        """Writes some time soon, unless Redis is left alone or too much is queued."""
+        self._offer(write, None)
+
+    async def store(self, *writes: Write) -> bool:
+        """Writes in the order given; whether all was stored, as far as is known when the timeout ends."""
+        loop = asyncio.get_running_loop()
+        outcomes: list[Outcome] = [loop.create_future() for _ in writes]
+        if not all(self._offer(write, outcome) for write, outcome in zip(writes, outcomes, strict=True)):
+            return False
+        _, late = await asyncio.wait(outcomes, timeout=self._settings.timeout)
+        return not late and all(outcome.result() for outcome in outcomes)
+
+    def _offer(self, write: Write, outcome: Outcome | None) -> bool:
+        taken = not self._breaker.is_open and self._writes.offer(write, outcome)
+        if not taken and write.value is not None:
             self._metrics.writes["dropped"].inc()
+        return taken
 
     async def _fetch(self, keys: list[bytes]) -> list[bytes | None] | None:
         """One round trip; None if Redis did not answer."""
@@ -110,7 +114,7 @@ class RedisScoreCache:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._settings.timeout):
-                values = cast(list[bytes | None], await self._redis.mget(keys))
+                values = await cluster.read(self._client, keys)
         except REDIS_FAILED as error:
             self._failed(error)
             return None
@@ -118,14 +122,14 @@ class RedisScoreCache:
         self._breaker.succeeded()
         return values
 
-    async def _store(self, writes: list[Write]) -> None:
-        """Sends a batch of writes; what fails is counted and forgotten."""
-        pipeline = self._redis.pipeline(transaction=False)
+    async def _send(self, writes: list[Write]) -> list[bool]:
+        """Sends a batch of writes in order; what fails is counted and forgotten."""
+        pipeline = self._client.pipeline(transaction=False)
         for write in writes:
             if write.value is None:
                 pipeline.delete(write.key)
             else:
-                pipeline.set(write.key, write.value, px=self._time_to_live())
+                pipeline.set(write.key, write.value, px=write.life)
         try:
             async with asyncio.timeout(WRITE_TIMEOUT):
                 replies = await pipeline.execute(raise_on_error=False)
@@ -133,14 +137,11 @@ class RedisScoreCache:
             replies = [error] * len(writes)
             self._failed(error)
         # A Redis that is full or read-only refuses writes one by one and still answers look-ups.
-        for write, reply in zip(writes, replies, strict=True):
+        done = [not isinstance(reply, Exception) for reply in replies]
+        for write, stored in zip(writes, done, strict=True):
             if write.value is not None:
-                self._metrics.writes["error" if isinstance(reply, Exception) else "stored"].inc()
-
-    def _time_to_live(self) -> int:
-        """Milliseconds that a value lives."""
-        jitter = self._random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)
-        return max(1, round(1000 * self._settings.ttl * jitter))
+                self._metrics.writes["stored" if stored else "error"].inc()
+        return done
 
     def _failed(self, error: Exception) -> None:
         if self._breaker.failed():
@@ -170,4 +171,5 @@ class RedisScoreCache:
     async def _try(self) -> None:
         """Does what a look-up does; a PING is answered even where keys may not be read."""
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            await self._redis.mget([self._prefix + b"probe"])
+            await cluster.forget_nodes(self._client)
+            await cluster.read(self._client, cluster.probe_keys(self._client, self._prefix))

@@ -10,7 +10,7 @@ import redis.asyncio
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from animora_server.cache import RedisScoreCache
+from animora_server.cache import RedisScores, SharedRedis
 from animora_server.embedded import EmbeddedRedis
 from animora_server.errors import ConfigurationError
 from animora_server.metrics import CacheMetrics
@@ -27,18 +27,20 @@ Freeze = Callable[[int], AbstractContextManager[None]]
 class Cache:
     """A score cache with its counts, and a plain client beside it."""
 
-    def __init__(self, url: str, *, timeout: float = 0.02, ttl: float = 300.0) -> None:
+    def __init__(self, url: str, *, timeout: float = 0.02, prefix: str = "animora") -> None:
         self.registry = CollectorRegistry()
-        settings = CacheSettings(url=SecretStr(url), timeout=timeout, ttl=ttl)
-        self.scores = RedisScoreCache(settings, CacheMetrics(self.registry))
+        settings = CacheSettings(url=SecretStr(url), timeout=timeout, prefix=prefix)
+        metrics = CacheMetrics(self.registry)
+        self.redis = SharedRedis(settings, metrics)
+        self.scores = RedisScores(self.redis, 300.0, metrics)
         self.client = redis.asyncio.from_url(url)
 
     async def __aenter__(self) -> "Cache":
-        await self.scores.__aenter__()
+        await self.redis.__aenter__()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self.scores.__aexit__(None, None, None)
+        await self.redis.__aexit__(None, None, None)
         await self.client.aclose()
 
     async def get(self, key: bytes = KEY) -> list[float] | None:
@@ -46,7 +48,7 @@ class Cache:
         return None if found is None else found.tolist()
 
     def looked_up(self, outcome: str) -> float:
-        return self._sample("animora_cache_lookups_total", {"outcome": outcome})
+        return self._sample("animora_cache_lookups_total", {"kind": "scores", "outcome": outcome})
 
     def written(self, outcome: str) -> float:
         return self._sample("animora_cache_writes_total", {"outcome": outcome})
@@ -112,9 +114,8 @@ async def test_hundreds_of_look_ups_at_once_each_get_their_own_scores(cache: Cac
 
 async def test_two_prefixes_in_one_redis_are_apart(cache: Cache, redis_url: str):
     await cache.store()
-    settings = CacheSettings(url=SecretStr(redis_url), timeout=10, prefix="other")
-    async with RedisScoreCache(settings, CacheMetrics(CollectorRegistry())) as other:
-        assert await other.get(KEY, len(SCORES)) is None
+    async with Cache(redis_url, timeout=10, prefix="other") as other:
+        assert await other.get() is None
 
 
 async def test_every_value_expires_and_not_all_at_once(cache: Cache):
@@ -235,7 +236,7 @@ async def test_closing_does_not_wait_for_a_frozen_redis(embedded_redis: Start, f
             waiting = asyncio.create_task(cache.get())
             await asyncio.sleep(0)
             async with asyncio.timeout(10):
-                await cache.scores.__aexit__(None, None, None)
+                await cache.redis.__aexit__(None, None, None)
             assert await waiting is None
             assert await cache.get() is None  # and none that comes afterwards
 

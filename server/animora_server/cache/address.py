@@ -1,0 +1,94 @@
+"""Where Redis is: a URL of a single server, of Sentinels that know the primary, or of a Cluster's nodes."""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from redis.asyncio.connection import SSLConnection, parse_url
+
+REDIS_PORT = 6379
+SENTINEL_PORT = 26379
+# Options that say how Sentinels, and not the servers that they watch, are talked to.
+SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """One server, or whatever answers at its address; options for redis-py's connection."""
+
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The primary that Sentinels name.
+
+    Attributes:
+        sentinels: Hosts and ports.
+        service: What the Sentinels call the primary.
+        options: For connections to the primary; redis-py's.
+        sentinel_options: For connections to the Sentinels.
+    """
+
+    sentinels: tuple[tuple[str, int], ...]
+    service: str
+    options: dict[str, Any]
+    sentinel_options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Redis Cluster, by some of its nodes' hosts and ports; options for redis-py's connection."""
+
+    nodes: tuple[tuple[str, int], ...]
+    options: dict[str, Any]
+
+
+def parse_address(url: str) -> Single | Watched | Cluster:
+    """Reads a URL such as `redis://host:6379/0`, `rediss+sentinel://s1,s2:26379/primary/0` or `redis+cluster://host`.
+
+    Raises:
+        ValueError: It is none, or lacks a part.
+    """
+    parts = urlsplit(url)
+    scheme, _, topology = parts.scheme.partition("+")
+    if not topology:
+        return Single(dict(parse_url(url)))
+    if topology == "sentinel":
+        return _watched(scheme, parts)
+    if topology == "cluster":
+        if parts.path.strip("/"):
+            raise ValueError("a Cluster has no databases and no service")
+        return Cluster(_hosts(parts, REDIS_PORT), _options(scheme, parts, ""))
+    raise ValueError(f"no such kind of Redis: {topology}")
+
+
+def _watched(scheme: str, parts: SplitResult) -> Watched:
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("the path must name the primary, as in /service or /service/0")
+    options = _options(scheme, parts, database)
+    credentials = {theirs: options.pop(ours) for ours, theirs in SENTINEL_OPTIONS.items() if ours in options}
+    encryption = {name: value for name, value in options.items() if name.startswith("ssl")}
+    return Watched(_hosts(parts, SENTINEL_PORT), unquote(service), options, credentials | encryption)
+
+
+def _options(scheme: str, parts: SplitResult, database: str) -> dict[str, Any]:
+    """What redis-py makes of the URL of one server with the same credentials and options."""
+    user, at, _ = parts.netloc.rpartition("@")
+    if database and not database.isdigit():
+        raise ValueError("a database is a number")
+    single = urlunsplit((scheme, f"{user}{at}host", f"/{database}", parts.query, ""))
+    options: dict[str, Any] = dict(parse_url(single))
+    del options["host"]
+    if options.pop("connection_class", None) is SSLConnection:
+        options["ssl"] = True
+    return options
+
+
+def _hosts(parts: SplitResult, default_port: int) -> tuple[tuple[str, int], ...]:
+    # A list of hosts is no host to urlsplit, but each of them is.
+    hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
+    if not all(host.hostname for host in hosts):
+        raise ValueError("a host is missing")
+    return tuple((unquote(host.hostname or ""), host.port or default_port) for host in hosts)

@@ -1,0 +1,198 @@
+"""Generations of precomputed lists in Redis; see `precompute.protocols.GenerationStore`."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Self, cast
+
+from redis.asyncio import Redis, RedisCluster
+
+from animora_server.cache import keys
+from animora_server.cache.connection import REDIS_FAILED, close_redis, open_redis
+from animora_server.cache.errors import UnreadableValue
+from animora_server.cache.generation_record import decode_generation, encode_generation
+from animora_server.cache.list_layout import encode_list
+from animora_server.cache.timelines import ListLife
+from animora_server.cache.writes import Write
+from animora_server.errors import StoreError
+from animora_server.settings import CacheSettings, TimelineSettings
+from animora_server.types import Generation, TimelineSnapshot
+
+COMMAND_TIMEOUT = 10.0  # seconds; no page waits for this
+BATCH_BYTES = 1 << 20
+BATCH_KEYS = 1000
+# A server that has not heard of the swap may give out tokens for this many seconds more.
+RETIREMENT_MARGIN = 120.0
+
+# In these scripts KEYS are the current record, the one being built, and the set of shards that are done;
+# ARGV[1] is the generation's id, which its record contains.
+_IS_CURRENT, _GOES_ON, _IS_UNKNOWN = 1, 0, -1
+FINISH = f"""
+local current = redis.call('GET', KEYS[1])
+if current and string.find(current, ARGV[1], 1, true) then return {_IS_CURRENT} end
+local building = redis.call('GET', KEYS[2])
+if not (building and string.find(building, ARGV[1], 1, true)) then return {_IS_UNKNOWN} end
+redis.call('SADD', KEYS[3], ARGV[2])
+redis.call('PEXPIRE', KEYS[3], ARGV[4])
+if redis.call('SCARD', KEYS[3]) < tonumber(ARGV[3]) then return {_GOES_ON} end
+redis.call('SET', KEYS[1], building, 'PX', ARGV[4])
+redis.call('DEL', KEYS[2], KEYS[3])
+return {_IS_CURRENT}
+"""
+ABANDON = """
+local building = redis.call('GET', KEYS[2])
+if building and string.find(building, ARGV[1], 1, true) then redis.call('DEL', KEYS[2], KEYS[3]) end
+return 0
+"""
+
+
+class RedisGenerations:
+    """Generations in the Redis of the settings, by a client of its own that waits for answers.
+
+    Use it as an async context manager.
+    """
+
+    def __init__(self, cache: CacheSettings, timeline: TimelineSettings) -> None:
+        self._cache = cache
+        self._prefix = f"{cache.prefix}:".encode()
+        self._life = ListLife(timeline)
+        self._retired_life = round(1000 * (timeline.token_ttl + RETIREMENT_MARGIN))
+        # As long as a list lives at least: after that there is nothing left to resume, or to serve.
+        seconds = timeline.precomputed_ttl + timeline.stale_ttl + timeline.token_ttl
+        self._record_life = round(1000 * seconds)
+        self._client: Redis | RedisCluster
+
+    async def __aenter__(self) -> Self:
+        """Opens the client, which connects when it is used.
+
+        Raises:
+            ConfigurationError: The URL cannot be used.
+        """
+        self._client = open_redis(self._cache, COMMAND_TIMEOUT)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnects."""
+        with suppress(*REDIS_FAILED):
+            await close_redis(self._client)
+
+    async def current(self) -> Generation | None:
+        """See GenerationStore."""
+        return await self._record(keys.current_generation_key(self._prefix))
+
+    async def begin(self, generation: Generation) -> Generation:
+        """See GenerationStore."""
+        key = keys.building_generation_key(self._prefix)
+        while True:
+            with _failures_named():
+                begun = await self._client.set(
+                    key, encode_generation(generation), px=self._record_life, nx=True
+                )
+            building = generation if begun else await self._record(key)
+            if building is not None:
+                return building
+            # It was finished, or expired, or was no record, in between.
+
+    async def abandon(self, generation: Generation) -> None:
+        """See GenerationStore."""
+        await self._run(ABANDON, generation)
+
+    async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
+        """See GenerationStore."""
+        present: list[bool] = []
+        for start in range(0, len(keys), BATCH_KEYS):
+            pipeline = self._client.pipeline(transaction=False)
+            for key in keys[start : start + BATCH_KEYS]:
+                pipeline.exists(self._list_key(generation, key))
+            with _failures_named():
+                present += [reply == 1 for reply in await pipeline.execute()]
+        return present
+
+    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> None:
+        """See GenerationStore."""
+        for batch in _batches(self._write(generation, key, snapshot) for key, snapshot in lists):
+            pipeline = self._client.pipeline(transaction=False)
+            for write in batch:
+                pipeline.set(write.key, write.value or b"", px=write.life)
+            with _failures_named():
+                await pipeline.execute()
+
+    async def finish_shard(self, generation: Generation, shard: int) -> bool:
+        """See GenerationStore. One script, so that of shards that finish at once exactly one swaps."""
+        state = await self._run(FINISH, generation, shard, generation.shards, self._record_life)
+        if state == _IS_UNKNOWN:
+            raise StoreError("Redis: this generation is not being built any more; begin anew")
+        return state == _IS_CURRENT
+
+    async def retire(self, generation: Generation) -> int:
+        """See GenerationStore. A list may be counted twice where Redis grows its table meanwhile."""
+        pattern = keys.list_pattern(self._prefix, generation.generation_id)
+        count = 0
+        batch: list[bytes] = []
+        with _failures_named():
+            async for key in self._client.scan_iter(match=pattern, count=BATCH_KEYS):
+                batch.append(key)
+                if len(batch) == BATCH_KEYS:
+                    await self._shorten(batch)
+                    count += len(batch)
+                    batch = []
+            await self._shorten(batch)
+        return count + len(batch)
+
+    async def _shorten(self, keys: list[bytes]) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.pexpire(key, self._retired_life, lt=True)
+        await pipeline.execute()
+
+    async def _record(self, key: bytes) -> Generation | None:
+        """A record; one that cannot be read is deleted."""
+        with _failures_named():
+            value = cast(bytes | None, await self._client.get(key))
+            try:
+                return None if value is None else decode_generation(value)
+            except UnreadableValue:
+                await self._client.delete(key)
+                return None
+
+    async def _run(self, script: str, generation: Generation, *arguments: int) -> int:
+        stored = (
+            keys.current_generation_key(self._prefix),
+            keys.building_generation_key(self._prefix),
+            keys.finished_shards_key(self._prefix, generation.generation_id),
+        )
+        with _failures_named():
+            reply = self._client.eval(
+                script, len(stored), *stored, generation.generation_id.hex(), *arguments
+            )
+            return int(await reply)
+
+    def _write(self, generation: Generation, key: bytes, snapshot: TimelineSnapshot) -> Write:
+        stored_key = self._list_key(generation, key)
+        return Write(stored_key, encode_list(stored_key, snapshot), self._life.milliseconds(snapshot))
+
+    def _list_key(self, generation: Generation, key: bytes) -> bytes:
+        return keys.list_key(self._prefix, generation.generation_id, key)
+
+
+def _batches(writes: Iterable[Write]) -> Iterator[list[Write]]:
+    batch: list[Write] = []
+    size = 0
+    for write in writes:
+        if batch and size + write.size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(write)
+        size += write.size
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _failures_named() -> Iterator[None]:
+    try:
+        yield
+    except REDIS_FAILED as error:
+        raise StoreError(f"Redis: {type(error).__name__}: {error}") from error
