@@ -54,6 +54,7 @@ _HEADER = struct.Struct("<4s8sBBBBddddq")
 _POINTER = struct.Struct("<4s8s16sd")
 _CHECKSUM = struct.Struct("<I")
 _NARROW, _WIDE, _SCORE = np.dtype("<u4"), np.dtype("<i8"), np.dtype("<f4")
+_ID_OF = {4: _NARROW, 8: _WIDE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +102,16 @@ def decode_list(value: bytes, key: bytes, snapshot_id: bytes) -> TimelineSnapsho
         value
     )
     start = _HEADER.size + length
-    count, rest = divmod(end - start, width + _SCORE.itemsize)
-    if rest or count < 0:
-        raise UnreadableValue("not a whole number of posts")
-    if width == _NARROW.itemsize:
-        ids = np.frombuffer(value, _NARROW, count, start) + np.int64(smallest)
-    else:
-        ids = np.frombuffer(value, _WIDE, count, start)
     try:
+        id_type = _ID_OF[width]
+        count, rest = divmod(end - start, width + _SCORE.itemsize)
+        if rest or count < 0:
+            raise UnreadableValue("not a whole number of posts")
+        ids = np.frombuffer(value, id_type, count, start)
         return TimelineSnapshot(
-            snapshot_id, ids, np.frombuffer(value, _SCORE, count, start + width * count),
-            _RANKER_OF[ranker], value[_HEADER.size : start].decode(), made_at, fresh_until, read_at, cost,
-            _REASON_OF[reason],
+            snapshot_id, ids if id_type is _WIDE else ids + np.int64(smallest),
+            np.frombuffer(value, _SCORE, count, start + width * count), _RANKER_OF[ranker],
+            value[_HEADER.size : start].decode(), made_at, fresh_until, read_at, cost, _REASON_OF[reason],
         )  # fmt: skip
     except (KeyError, UnicodeDecodeError) as error:
         raise UnreadableValue("not of this version's making") from error

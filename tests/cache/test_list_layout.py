@@ -1,0 +1,209 @@
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from animora_server.cache.errors import UnreadableValue
+from animora_server.cache.keys import list_key
+from animora_server.cache.list_layout import (
+    RANKERS,
+    REASONS,
+    Pointer,
+    decode_list,
+    decode_pointer,
+    encode_list,
+    encode_pointer,
+)
+from animora_server.timeline.keys import timeline_key
+from animora_server.timeline.size import list_bytes, posts_that_fit
+from animora_server.types import DegradedReason, RankerName, TimelineSnapshot
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+LONGEST_PREFIX = b"x" * 32 + b":"
+LONGEST_VERSION = "v" * 64
+LIST_THEN = (
+    "616e6c01ac52cb5ff985d46302020401000000000000f03f0000000000000040000000000000e03f000000000000d03f"
+    "03000000000000007602000000000000000000803f000000c043c65852"
+)
+POINTER_THEN = "616e7001ac52cb5ff985d46373737373737373737373737373737373000000000000f03f9ee82b9d"
+
+keys = st.binary(max_size=80)
+snapshot_ids = st.binary(min_size=16, max_size=16)
+times = st.floats(allow_nan=False)
+id_lists = st.lists(INT64, max_size=40, unique=True) | st.lists(
+    st.integers(10**9, 10**9 + 2**32 - 1), max_size=40, unique=True
+)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> TimelineSnapshot:
+    ids = np.array(draw(id_lists), np.int64)
+    return TimelineSnapshot(
+        snapshot_id=draw(snapshot_ids),
+        post_ids=ids,
+        scores=draw(arrays(np.float32, len(ids), elements=st.floats(width=32))),
+        ranker=draw(st.sampled_from(RankerName)),
+        model_version=draw(st.text(st.characters(codec="utf-8"), max_size=60)),
+        made_at=draw(times),
+        fresh_until=draw(times),
+        read_at=draw(times),
+        cost=draw(times),
+        degraded_reason=draw(st.none() | st.sampled_from(DegradedReason)),
+    )
+
+
+def contents(snapshot: TimelineSnapshot) -> tuple[object, ...]:
+    """What two lists that are the same have in common, bit by bit."""
+    rest = replace(snapshot, post_ids=np.empty(0, np.int64), scores=np.empty(0, np.float32))
+    return (
+        snapshot.post_ids.dtype, snapshot.post_ids.tolist(), snapshot.scores.dtype,
+        snapshot.scores.tobytes(), repr(rest),
+    )  # fmt: skip
+
+
+@given(keys, snapshots())
+def test_a_list_comes_back_bit_by_bit(key: bytes, snapshot: TimelineSnapshot):
+    found = decode_list(encode_list(key, snapshot), key, snapshot.snapshot_id)
+    assert contents(found) == contents(snapshot)
+
+
+def test_every_ranker_and_reason_has_a_code_of_its_own():
+    assert set(RANKERS) == set(RankerName)
+    assert set(REASONS) == {None, *DegradedReason}
+    for codes in (RANKERS, REASONS):
+        assert len(set(codes.values())) == len(codes)
+
+
+def test_the_layouts_stay_what_other_versions_of_the_server_wrote():
+    snapshot = TimelineSnapshot(
+        b"s" * 16, np.array([5, 3]), np.array([1, -2], np.float32), RankerName.HEURISTIC, "v",
+        made_at=1.0, fresh_until=2.0, read_at=0.5, cost=0.25, degraded_reason=DegradedReason.OVERLOADED,
+    )  # fmt: skip
+    assert encode_list(b"k", snapshot).hex() == LIST_THEN
+    assert encode_pointer(b"k", Pointer(b"s" * 16, 1.0)).hex() == POINTER_THEN
+
+
+@given(id_lists)
+def test_ids_take_four_bytes_where_they_lie_together_and_else_eight(ids: list[int]):
+    together = not ids or max(ids) - min(ids) < 2**32
+    snapshot = make(np.array(ids, np.int64))
+    empty = make(np.empty(0, np.int64))
+    grown = len(encode_list(b"", snapshot)) - len(encode_list(b"", empty))
+    assert grown == len(ids) * (8 if together else 12)
+
+
+@given(id_lists, INT64)
+def test_no_list_takes_more_bytes_than_foretold(ids: list[int], user: int):
+    key = list_key(LONGEST_PREFIX, b"s" * 16, timeline_key(user, "0" * 16, include_seen=True))
+    snapshot = replace(make(np.array(ids, np.int64)), model_version=LONGEST_VERSION)
+    assert len(key) + len(encode_list(key, snapshot)) <= list_bytes(snapshot.post_ids)
+
+
+@given(id_lists, st.integers(0, 1000))
+def test_the_posts_that_fit_are_as_many_as_do_and_no_more(ids: list[int], max_bytes: int):
+    posts = np.array(ids, np.int64)
+    count = posts_that_fit(posts, max_bytes)
+    assert count == 0 or list_bytes(posts[:count]) <= max_bytes
+    if count < len(posts):
+        assert list_bytes(posts) > max_bytes
+
+
+@given(keys, snapshots(), st.data())
+def test_a_flipped_byte_anywhere_in_a_list_is_refused(
+    key: bytes, snapshot: TimelineSnapshot, data: st.DataObject
+):
+    value = flipped(encode_list(key, snapshot), data)
+    with pytest.raises(UnreadableValue):
+        decode_list(value, key, snapshot.snapshot_id)
+
+
+@given(keys, snapshots())
+def test_a_list_cut_short_anywhere_is_refused(key: bytes, snapshot: TimelineSnapshot):
+    value = encode_list(key, snapshot)
+    for end in range(len(value)):
+        with pytest.raises(UnreadableValue):
+            decode_list(value[:end], key, snapshot.snapshot_id)
+
+
+@given(keys, snapshots(), st.binary(min_size=1, max_size=20))
+def test_a_list_with_something_after_it_is_refused(key: bytes, snapshot: TimelineSnapshot, rest: bytes):
+    with pytest.raises(UnreadableValue):
+        decode_list(encode_list(key, snapshot) + rest, key, snapshot.snapshot_id)
+
+
+@given(keys, keys, snapshots())
+def test_a_list_of_another_key_is_refused(key: bytes, other: bytes, snapshot: TimelineSnapshot):
+    assume(key != other)
+    with pytest.raises(UnreadableValue):
+        decode_list(encode_list(other, snapshot), key, snapshot.snapshot_id)
+
+
+@given(st.binary(max_size=200), keys, snapshot_ids)
+def test_bytes_that_are_neither_list_nor_pointer_are_refused(value: bytes, key: bytes, snapshot_id: bytes):
+    with pytest.raises(UnreadableValue):
+        decode_list(value, key, snapshot_id)
+    with pytest.raises(UnreadableValue):
+        decode_pointer(value, key)
+
+
+@given(keys, snapshots())
+def test_a_list_is_no_pointer_and_a_pointer_no_list(key: bytes, snapshot: TimelineSnapshot):
+    with pytest.raises(UnreadableValue):
+        decode_pointer(encode_list(key, snapshot), key)
+    with pytest.raises(UnreadableValue):
+        decode_list(encode_pointer(key, Pointer(snapshot.snapshot_id, 0.0)), key, snapshot.snapshot_id)
+
+
+def test_a_forged_list_with_a_right_checksum_is_refused_where_it_makes_no_sense():
+    body = bytearray(encode_list(b"k", make(np.arange(3)))[:-4])
+    for place, nonsense in ((12, 99), (13, 99), (14, 0), (14, 1), (15, 200)):
+        forged = bytearray(body)
+        forged[place] = nonsense
+        with pytest.raises(UnreadableValue):
+            decode_list(sealed(forged), b"k", b"s" * 16)
+
+
+def test_a_version_that_no_model_has_is_refused_when_it_is_stored():
+    with pytest.raises(ValueError, match="version"):
+        encode_list(b"k", replace(make(np.arange(3)), model_version="v" * 256))
+
+
+@given(keys, snapshot_ids, times)
+def test_a_pointer_comes_back(key: bytes, snapshot_id: bytes, made_at: float):
+    pointer = Pointer(snapshot_id, made_at)
+    assert decode_pointer(encode_pointer(key, pointer), key) == pointer
+
+
+@given(keys, snapshot_ids, st.data())
+def test_a_damaged_pointer_is_refused(key: bytes, snapshot_id: bytes, data: st.DataObject):
+    value = encode_pointer(key, Pointer(snapshot_id, 1.0))
+    cut = value[: data.draw(st.integers(0, len(value) - 1))]
+    for damaged in (flipped(value, data), cut, value + b"\0"):
+        with pytest.raises(UnreadableValue):
+            decode_pointer(damaged, key)
+
+
+@given(keys, keys, snapshot_ids)
+def test_a_pointer_of_another_key_is_refused(key: bytes, other: bytes, snapshot_id: bytes):
+    assume(key != other)
+    with pytest.raises(UnreadableValue):
+        decode_pointer(encode_pointer(other, Pointer(snapshot_id, 1.0)), key)
+
+
+def make(ids: np.ndarray) -> TimelineSnapshot:
+    scores = np.linspace(1, 0, len(ids), dtype=np.float32)
+    return TimelineSnapshot(b"s" * 16, ids, scores, RankerName.NEUCF, "v1", 10.0, 20.0, 5.0)
+
+
+def flipped(value: bytes, data: st.DataObject) -> bytes:
+    changed = bytearray(value)
+    changed[data.draw(st.integers(0, len(value) - 1))] ^= data.draw(st.integers(1, 255))
+    return bytes(changed)
+
+
+def sealed(body: bytearray) -> bytes:
+    return bytes(body) + zlib.crc32(body).to_bytes(4, "little")
