@@ -1,0 +1,128 @@
+"""One run from its beginning to its end: load, plan, rank, write, swap."""
+
+import asyncio
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from animora_artifact import ModelStore, open_store
+from animora_server.catalog import CatalogSnapshot
+from animora_server.errors import ConfigurationError
+from animora_server.precompute.load import catalog_digest, load_catalog, load_scorer, window_at
+from animora_server.precompute.pace import Pace
+from animora_server.precompute.plan import Plan, abandon_unfinished, fresh_id, join
+from animora_server.precompute.protocols import GenerationStore
+from animora_server.precompute.rank import ChunkRanker
+from animora_server.precompute.shard import Shard
+from animora_server.precompute.summary import Summary
+from animora_server.precompute.swap import finish
+from animora_server.precompute.write import ListWriter, Watch
+from animora_server.settings import Settings
+from animora_server.store import PostgresStore
+from animora_server.timeline.keys import settings_digest
+from animora_server.types import Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a run is asked for.
+
+    Attributes:
+        shard: Whose lists to make.
+        active_days: For users who liked or commented in so many days alone; None for all.
+        rate: Pairs a second, 0 for as many as can be.
+        restart: Whether to abandon what an earlier run left unfinished.
+    """
+
+    shard: Shard = field(default_factory=Shard)
+    active_days: float | None = None
+    rate: float = 0.0
+    restart: bool = False
+
+
+class RunWatch(Watch, Protocol):
+    """Is told how far a run is, from its plan on."""
+
+    def planned(self, plan: Plan, users: int) -> None:
+        """So many users are to get lists."""
+        ...
+
+
+async def run(settings: Settings, order: Order, store: GenerationStore, watch: RunWatch) -> Summary:
+    """Makes the lists of a shard; whatever ends it early, the same run again goes on where it was.
+
+    Raises:
+        ConfigurationError: What is asked for does not fit the generation being built, or cannot be had.
+        StoreError: PostgreSQL or Redis did not answer.
+        ArtifactError: The model store did not, or its version must not serve.
+        ScoringFailed: The device failed.
+        OSError: The catalog's folder cannot be written.
+    """
+    if order.restart and order.shard.index:
+        raise ConfigurationError("--restart: only shard 0 may; the others join what it has begun")
+    began = time.perf_counter()
+    models = _open_models(settings.models.store)
+    with closing(PostgresStore(settings.database)) as database:
+        async with database.reading() as reading:
+            snapshot = await load_catalog(reading, settings.catalog)
+            proposal = await _propose(settings, order, snapshot, models)
+            if order.restart:
+                await abandon_unfinished(store, proposal)
+            plan = await join(store, proposal, settings.precompute.resume_within)
+            users = await reading.users(_active_since(plan.generation, order))
+    generation = plan.generation
+    window = window_at(snapshot, settings.timeline, generation.made_at)
+    pace = Pace(order.rate)
+    scorer = None
+    if models is not None and generation.model_version:
+        scorer = await load_scorer(models, generation.model_version, window, settings.scorer, pace)
+    mine = users[order.shard.holds(users)]  # int64 (u)
+    watch.planned(plan, len(mine))
+    loaded = time.perf_counter()
+    ranker = ChunkRanker(generation, window, scorer, settings, pace)
+    writer = ListWriter(store, generation, ranker, pace, watch)
+    totals = await writer.write(mine, settings.precompute.workers, look_first=plan.resumed)
+    written = time.perf_counter()
+    swap = await finish(store, generation, order.shard.index)
+    return Summary(
+        generation=generation,
+        totals=totals,
+        resumed=plan.resumed,
+        catalog_changed=plan.catalog_changed,
+        current=swap.current,
+        retired=swap.retired,
+        loading=loaded - began,
+        seconds=written - loaded,
+    )
+
+
+async def _propose(
+    settings: Settings, order: Order, snapshot: CatalogSnapshot, models: ModelStore | None
+) -> Generation:
+    """What a new generation would be, made now."""
+    active = await asyncio.to_thread(models.active) if models else None
+    return Generation(
+        generation_id=fresh_id(),
+        made_at=time.time(),
+        read_at=snapshot.read_at,
+        model_version=active or "",
+        catalog_digest=await asyncio.to_thread(catalog_digest, snapshot),
+        settings_digest=settings_digest(settings.timeline, settings.ranking),
+        shards=order.shard.count,
+    )
+
+
+def _active_since(generation: Generation, order: Order) -> datetime | None:
+    """From when on users must have liked or commented; counted from the generation, as all ages are."""
+    if order.active_days is None:
+        return None
+    return datetime.fromtimestamp(generation.made_at, UTC) - timedelta(days=order.active_days)
+
+
+def _open_models(url: str) -> ModelStore | None:
+    try:
+        return open_store(url) if url else None
+    except ValueError as error:
+        raise ConfigurationError(f"models.store: {error}") from error

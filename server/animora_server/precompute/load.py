@@ -1,0 +1,83 @@
+"""Loading: the catalog and its window of posts, and the model, verified as a server does it."""
+
+import asyncio
+import hashlib
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from animora_artifact import ModelStore, VersionNotFound
+from animora_server.catalog import Catalog, CatalogSnapshot, Feed
+from animora_server.errors import ConfigurationError
+from animora_server.precompute.pace import Pace
+from animora_server.precompute.plan import RESTART
+from animora_server.precompute.scoring import Window, WindowScorer
+from animora_server.scorer import Device
+from animora_server.scorer.binder import check_widths
+from animora_server.settings import CatalogSettings, ScorerSettings, TimelineSettings
+from animora_server.store.protocols import CatalogReading
+from animora_server.store.refresh import Refresh
+from animora_server.timeline.eligibility import window_start
+
+
+async def load_catalog(reading: CatalogReading, settings: CatalogSettings) -> CatalogSnapshot:
+    """The whole catalog, its feed in an order that depends on the posts alone.
+
+    Raises:
+        StoreError: PostgreSQL did not answer.
+        OSError: The embeddings cannot be written.
+    """
+    if settings.directory is not None:
+        settings.directory.mkdir(parents=True, exist_ok=True)
+    refresh = Refresh(reading, Catalog.empty(settings.directory), settings, time.monotonic())
+    snapshot = (await refresh.reconcile()).snapshot
+    # PostgreSQL gives rows in any order, which posts of one time would keep.
+    rows = snapshot.feed.rows
+    order = np.lexsort((snapshot.post_ids[rows], snapshot.created_at[rows]))
+    return replace(snapshot, feed=Feed(rows[order], snapshot.feed.created_at))
+
+
+def catalog_digest(snapshot: CatalogSnapshot) -> str:
+    """16 hexadecimal digits that differ between catalogs whose posts, counts or blocks differ."""
+    digest = hashlib.blake2b(digest_size=8)
+    rows = np.argsort(snapshot.post_ids, kind="stable")
+    for column in (
+        snapshot.post_ids, snapshot.author_ids, snapshot.created_at, snapshot.deleted,
+        snapshot.interactions, snapshot.fingerprints,
+    ):  # fmt: skip
+        digest.update(column[rows].tobytes())
+    blocked = snapshot.relations.blocked
+    for part in (blocked.keys, blocked.offsets, blocked.members):
+        digest.update(part.tobytes())
+    return digest.hexdigest()
+
+
+def window_at(snapshot: CatalogSnapshot, settings: TimelineSettings, now: float) -> Window:
+    """The posts that are candidates at a time, in unix seconds."""
+    return Window.of(snapshot, snapshot.feed.newest(window_start(settings, now), settings.max_candidates))
+
+
+async def load_scorer(
+    store: ModelStore, version: str, window: Window, settings: ScorerSettings, pace: Pace
+) -> WindowScorer:
+    """A version, verified, on the device, with the window's posts encoded.
+
+    Raises:
+        ConfigurationError: The store does not have it.
+        ArtifactRejected: It must not serve.
+        StoreUnavailable: The store cannot be read.
+        ScoringFailed: The device failed.
+    """
+    try:
+        artifact = await asyncio.to_thread(store.read, version)
+    except VersionNotFound as error:
+        raise ConfigurationError(
+            f"the model {version} of the generation being built is not in the store any more: {RESTART}"
+        ) from error
+    async with Device(settings, on_fault=lambda: None) as device:  # a fault is raised, and ends the run
+        model = await device.load(artifact)
+        check_widths(model, window.snapshot)
+        scorer = WindowScorer(model, str(device), window, settings.max_batch_rows, pace)
+        await asyncio.to_thread(scorer.encode)
+    return scorer

@@ -1,0 +1,130 @@
+"""Ranking: a chunk of users becomes their lists, in the calling thread."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from animora_server.errors import InvalidScores
+from animora_server.precompute.pace import Pace
+from animora_server.precompute.scoring import Window, WindowScorer
+from animora_server.precompute.summary import Totals
+from animora_server.ranker.heuristic import Heuristic
+from animora_server.ranker.relevance import completed
+from animora_server.settings import Settings
+from animora_server.timeline.eligibility import Viewer, candidates
+from animora_server.timeline.keys import timeline_key
+from animora_server.timeline.making import ListMaker
+from animora_server.types import FloatArray, Generation, IntArray, RankerName, TimelineSnapshot
+
+NOTHING = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedChunk:
+    """Lists by key, and what they took."""
+
+    lists: list[tuple[bytes, TimelineSnapshot]]
+    totals: Totals
+
+
+class ChunkRanker:
+    """Makes users' lists as a first page that finds none would, at the generation's time.
+
+    Several threads may rank at once.
+
+    Args:
+        generation: What the lists are for.
+        window: The posts that may be in them.
+        scorer: The model; None where there is none.
+        settings: What shapes a list.
+        pace: When users may be ranked by the heuristic; the scorer has it for the others.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        window: Window,
+        scorer: WindowScorer | None,
+        settings: Settings,
+        pace: Pace,
+    ) -> None:
+        self._generation = generation
+        self._catalog = window.snapshot
+        self._scorer = scorer
+        self._pace = pace
+        self._settings = settings.timeline
+        self._fresh_until = generation.made_at + settings.timeline.precomputed_ttl
+        heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
+        self._maker = ListMaker(settings.timeline, heuristic)
+        # The heuristic thinks the same of a post whoever looks: float32 (n), by catalog row.
+        self._heuristic_values = np.zeros(len(self._catalog), np.float32)
+        terms = heuristic.terms(self._catalog, window.rows, generation.made_at)
+        self._heuristic_values[window.rows] = terms.sum(axis=1)
+
+    def key(self, user_id: int) -> bytes:
+        """The key of a user's list."""
+        return timeline_key(user_id, self._generation.settings_digest, include_seen=False)
+
+    def rank(self, user_ids: IntArray) -> RankedChunk:
+        """The lists of users int64 (u).
+
+        A user whom the model gives a score that is no number gets none, and so will be ranked when they ask.
+
+        Raises:
+            DeviceFault: The device failed.
+            Stopped: The run is to end now.
+        """
+        began = time.perf_counter()
+        rows = [self._candidates(user_id) for user_id in user_ids.tolist()]
+        user_rows = self._scorer.user_rows(user_ids) if self._scorer else np.zeros(len(user_ids), np.int64)
+        trained = np.flatnonzero(user_rows)
+        scoring_began = time.perf_counter()
+        logits: list[FloatArray] = []
+        if self._scorer and len(trained):
+            logits = self._scorer.score(user_rows[trained], [rows[at] for at in trained])
+        scoring = time.perf_counter() - scoring_began
+        self._pace.take(sum(len(rows[at]) for at in np.flatnonzero(user_rows == 0)))
+        scored = dict(zip(trained.tolist(), logits, strict=True))
+        lists = []
+        left_out = 0
+        for at, user_id in enumerate(user_ids.tolist()):
+            try:
+                snapshot = self._list(rows[at], scored.get(at))
+            except InvalidScores:
+                left_out += 1
+                continue
+            lists.append((self.key(user_id), snapshot))
+        totals = Totals(
+            neucf=len(trained) - left_out,
+            heuristic=len(user_ids) - len(trained),
+            left_out=left_out,
+            pairs=sum(map(len, rows)),
+            scoring=scoring,
+            ordering=time.perf_counter() - began - scoring,
+        )
+        return RankedChunk(lists, totals)
+
+    def _candidates(self, user_id: int) -> IntArray:
+        viewer = Viewer.of(self._catalog, user_id, self._settings, include_seen=False, excluded=NOTHING)
+        return candidates(self._catalog, viewer, self._settings, self._generation.made_at)
+
+    def _list(self, rows: IntArray, logits: FloatArray | None) -> TimelineSnapshot:
+        """The list of posts at catalog rows int64 (m), by logits float32 (m) or else the heuristic."""
+        if self._scorer is None or logits is None:
+            ranker, version, values = RankerName.HEURISTIC, "", self._heuristic_values[rows]
+        else:
+            ranker, version = RankerName.NEUCF, self._scorer.version
+            values = completed(logits, self._scorer.informed(rows))
+        generation = self._generation
+        listed = self._maker.order(self._catalog, rows, values, ranker, generation.made_at)
+        return TimelineSnapshot(
+            snapshot_id=generation.generation_id,
+            post_ids=listed.post_ids,
+            scores=listed.scores,
+            ranker=ranker,
+            model_version=version,
+            made_at=generation.made_at,
+            fresh_until=self._fresh_until,
+            read_at=generation.read_at,
+        )

@@ -1,0 +1,151 @@
+"""The scorer of a run: the posts of a window encoded once, and scored in the threads that rank.
+
+Equal rows of one matrix product may differ in their last bits by their place in it. So posts are encoded in
+an order and in batches that depend on the posts alone, and a chunk of users is scored in batches that depend
+on the chunk alone: whoever ranks a chunk again gets the same bits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from animora_server.catalog import CatalogSnapshot
+from animora_server.errors import DeviceFault
+from animora_server.precompute.pace import Pace
+from animora_server.scorer.work import LoadedModel
+from animora_server.types import BoolArray, FloatArray, HalfArray, IntArray
+
+ENCODED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The posts that may be in lists.
+
+    Attributes:
+        snapshot: The catalog.
+        rows: int64 (w), in the catalog, in an order that depends on the posts alone.
+        positions: int64 (n), by catalog row the position in `rows`, -1 for posts that are not there.
+    """
+
+    snapshot: CatalogSnapshot
+    rows: IntArray
+    positions: IntArray
+
+    @classmethod
+    def of(cls, snapshot: CatalogSnapshot, rows: IntArray) -> "Window":
+        """The window with posts at some rows."""
+        positions = np.full(len(snapshot), -1, np.int64)
+        positions[rows] = np.arange(len(rows))
+        return cls(snapshot, rows, positions)
+
+
+class WindowScorer:
+    """A model and the vectors of a window's posts, on a device. Several threads may score at once.
+
+    Args:
+        model: The model.
+        device: Where it is, as PyTorch names it.
+        window: The posts.
+        batch_rows: Pairs scored at once, at most.
+        pace: When a batch may run.
+    """
+
+    def __init__(self, model: LoadedModel, device: str, window: Window, batch_rows: int, pace: Pace) -> None:
+        self._model = model
+        self._device = torch.device(device)
+        self._window = window
+        self._batch_rows = batch_rows
+        self._pace = pace
+        self._vectors = torch.empty(0)  # floating (w, d), once encoded
+        self._informed: BoolArray = np.empty(0, np.bool_)  # (w)
+
+    @property
+    def version(self) -> str:
+        """The model's version."""
+        return self._model.manifest.version
+
+    def user_rows(self, user_ids: IntArray) -> IntArray:
+        """The users' rows int64 (b) in the model, 0 for those it was not trained on."""
+        return self._model.users.rows(user_ids)
+
+    def informed(self, rows: IntArray) -> BoolArray:
+        """Bool (m): whether the model knows the id or an embedding of posts at catalog rows int64 (m)."""
+        informed: BoolArray = self._informed[self._window.positions[rows]]
+        return informed
+
+    @torch.inference_mode()
+    def encode(self) -> None:
+        """Encodes the posts; call it once, before anything is scored.
+
+        Raises:
+            DeviceFault: The device failed.
+        """
+        start_thread()
+        snapshot, window = self._window.snapshot, self._window.rows
+        dimensions = self._model.manifest.dimensions
+        post_rows = self._model.posts.rows(snapshot.post_ids[window])  # int64 (w), 0 unknown
+        self._informed = post_rows > 0
+        if dimensions.image or dimensions.caption:
+            self._informed |= snapshot.has_embeddings(window)
+        vectors = torch.zeros((len(window), dimensions.post_vector), device=self._device)
+        try:
+            for start in range(0, len(window), ENCODED_AT_ONCE):
+                at = slice(start, start + ENCODED_AT_ONCE)
+                image, caption = snapshot.embeddings.take(window[at])
+                vectors[at] = self._model.network.encode_posts(
+                    torch.from_numpy(post_rows[at]).to(self._device),
+                    self._features(image, dimensions.image),
+                    self._features(caption, dimensions.caption),
+                )
+        except RuntimeError as error:
+            raise DeviceFault(str(error)) from error
+        self._vectors = vectors
+
+    @torch.inference_mode()
+    def score(self, user_rows: IntArray, rows: Sequence[IntArray]) -> list[FloatArray]:
+        """Logits of users with posts.
+
+        Args:
+            user_rows: int64 (b), in the model.
+            rows: For each user the posts' catalog rows int64 (m).
+
+        Returns:
+            For each user float32 (m).
+
+        Raises:
+            DeviceFault: The device failed.
+            Stopped: The run is to end now.
+        """
+        sizes = np.fromiter(map(len, rows), np.int64, len(rows))  # int64 (b)
+        segments = np.repeat(np.arange(len(rows)), sizes)  # int64 (pairs)
+        positions = self._window.positions[np.concatenate(rows)] if len(rows) else segments
+        values = np.empty(len(positions), np.float32)
+        users = torch.from_numpy(user_rows).to(self._device)
+        try:
+            for start in range(0, len(positions), self._batch_rows):
+                at = slice(start, start + self._batch_rows)
+                self._pace.take(len(segments[at]))
+                logits = self._model.network.score(
+                    users,
+                    torch.from_numpy(segments[at]).to(self._device),
+                    self._vectors,
+                    torch.from_numpy(positions[at]).to(self._device),
+                )
+                values[at] = logits.float().cpu().numpy()
+        except RuntimeError as error:
+            raise DeviceFault(str(error)) from error
+        return np.split(values, np.cumsum(sizes[:-1]))
+
+    def _features(self, embeddings: HalfArray, width: int) -> torch.Tensor:
+        """Embeddings (n, w) as the model takes them: (n, width), absent ones as zeros."""
+        if embeddings.shape[1] and width:
+            return torch.from_numpy(embeddings).to(self._device, torch.float32)
+        return torch.zeros((len(embeddings), width), device=self._device)
+
+
+def start_thread() -> None:
+    """Prepares a thread that encodes or scores: one core each, so that threads do not get into their way."""
+    torch.set_num_threads(1)

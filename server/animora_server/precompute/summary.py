@@ -1,0 +1,65 @@
+"""What a run did, in numbers."""
+
+from dataclasses import astuple, dataclass
+
+from animora_server.types import Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over chunks, or over shards.
+
+    Attributes:
+        neucf: Users ranked by the model.
+        heuristic: Users ranked by the heuristic.
+        kept: Users whose lists an earlier run had stored.
+        left_out: Users for whom the model gave scores that are no numbers; they are ranked when they ask.
+        pairs: User-post pairs ranked.
+        stored_bytes: Size of the lists stored.
+        scoring: Seconds of all threads in the model.
+        ordering: Seconds of all threads with candidates and order.
+        writing: Seconds that chunks waited for Redis.
+    """
+
+    neucf: int = 0
+    heuristic: int = 0
+    kept: int = 0
+    left_out: int = 0
+    pairs: int = 0
+    stored_bytes: int = 0
+    scoring: float = 0.0
+    ordering: float = 0.0
+    writing: float = 0.0
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def ranked(self) -> int:
+        """Users ranked by this run."""
+        return self.neucf + self.heuristic
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run leaves behind.
+
+    Attributes:
+        generation: What was built.
+        totals: What was done for it.
+        resumed: Whether another run had begun it.
+        catalog_changed: Whether the database has changed since it was begun.
+        current: Whether timelines are served from it now; not so while other shards are unfinished.
+        retired: Lists of the generation before, which are left to their page tokens now.
+        loading: Seconds until the first user could be ranked.
+        seconds: Seconds of ranking and writing after that.
+    """
+
+    generation: Generation
+    totals: Totals
+    resumed: bool
+    catalog_changed: bool
+    current: bool
+    retired: int
+    loading: float
+    seconds: float

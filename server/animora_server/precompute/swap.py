@@ -1,0 +1,33 @@
+"""The swap: with the last shard the new generation becomes current, and the one before is retired."""
+
+from dataclasses import dataclass
+
+from animora_server.precompute.protocols import GenerationStore
+from animora_server.types import Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """What finishing a shard came to.
+
+    Attributes:
+        current: Whether timelines are served from the generation now.
+        retired: Lists of the one before, which are left to their page tokens.
+    """
+
+    current: bool
+    retired: int
+
+
+async def finish(store: GenerationStore, generation: Generation, shard: int) -> Swap:
+    """Marks a shard (from 0) as done.
+
+    Raises:
+        StoreError: Redis did not answer; the same may be tried again.
+    """
+    before = await store.current()
+    current = await store.finish_shard(generation, shard)
+    if not current or before is None or before.generation_id == generation.generation_id:
+        return Swap(current, 0)
+    # If the process is killed here, the lists of the one before end with their time to live.
+    return Swap(current, await store.retire(before))

@@ -1,0 +1,98 @@
+"""Writing: chunks of users are ranked in threads, and their lists stored while the next are ranked."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Protocol
+
+from animora_server.precompute.pace import Pace
+from animora_server.precompute.protocols import GenerationStore
+from animora_server.precompute.rank import ChunkRanker
+from animora_server.precompute.scoring import start_thread
+from animora_server.precompute.summary import Totals
+from animora_server.types import Generation, IntArray
+
+# A chunk is ranked whole or not at all: enough users to be worth a round trip, few enough to lose in a kill.
+CHUNK_USERS = 64
+
+
+class Watch(Protocol):
+    """Is told how far a run is."""
+
+    def advanced(self, chunk: Totals) -> None:
+        """A chunk is done."""
+        ...
+
+
+class ListWriter:
+    """Takes users from their ids to lists in the store.
+
+    Args:
+        store: Where to.
+        generation: What the lists are for.
+        ranker: Makes the lists.
+        pace: Is stopped when the run ends early, so that no thread ranks on.
+        watch: Is told of each chunk.
+    """
+
+    def __init__(
+        self, store: GenerationStore, generation: Generation, ranker: ChunkRanker, pace: Pace, watch: Watch
+    ) -> None:
+        self._store = store
+        self._generation = generation
+        self._ranker = ranker
+        self._pace = pace
+        self._watch = watch
+
+    async def write(self, user_ids: IntArray, threads: int, *, look_first: bool) -> Totals:
+        """Stores the lists of users int64 (u), in their order.
+
+        Args:
+            user_ids: Whose lists.
+            threads: How many chunks are ranked at once.
+            look_first: Pass over chunks whose lists are all stored already.
+
+        Raises:
+            StoreError: Redis did not take them; what it took stays.
+            DeviceFault: The device failed.
+        """
+        chunks = (user_ids[start : start + CHUNK_USERS] for start in range(0, len(user_ids), CHUNK_USERS))
+        with ThreadPoolExecutor(threads, "rank", initializer=start_thread) as executor:
+            # One lane more than threads: while its lists are stored, the threads have chunks to rank.
+            lanes = [
+                asyncio.create_task(self._lane(chunks, executor, look_first)) for _ in range(threads + 1)
+            ]
+            try:
+                totals = await asyncio.gather(*lanes)
+            finally:
+                self._pace.stop()
+                for lane in lanes:
+                    lane.cancel()
+                await asyncio.gather(*lanes, return_exceptions=True)
+        return sum(totals, Totals())
+
+    async def _lane(
+        self, chunks: Iterator[IntArray], executor: ThreadPoolExecutor, look_first: bool
+    ) -> Totals:
+        """Takes chunk after chunk from those that no lane has taken."""
+        totals = Totals()
+        for chunk in chunks:
+            if look_first and await self._is_stored(chunk):
+                done = Totals(kept=len(chunk))
+            else:
+                done = await self._write(chunk, executor)
+            totals += done
+            self._watch.advanced(done)
+        return totals
+
+    async def _is_stored(self, chunk: IntArray) -> bool:
+        keys = [self._ranker.key(user_id) for user_id in chunk.tolist()]
+        return all(await self._store.present(self._generation, keys))
+
+    async def _write(self, chunk: IntArray, executor: ThreadPoolExecutor) -> Totals:
+        ranked = await asyncio.get_running_loop().run_in_executor(executor, self._ranker.rank, chunk)
+        began = time.perf_counter()
+        stored_bytes = await self._store.put(self._generation, ranked.lists)
+        return replace(ranked.totals, stored_bytes=stored_bytes, writing=time.perf_counter() - began)

@@ -1,0 +1,48 @@
+"""A small feed in a real database, a model for it, and generations in memory."""
+
+import asyncpg
+import pytest
+
+from animora_artifact import FolderStore
+from animora_server.settings import Settings
+from tests.integration.feed import fill
+from tests.precompute.fakes import FakeGenerations
+from tests.scorer.artifacts import tiny_artifact
+
+
+@pytest.fixture
+async def feed(postgres_url):
+    return await fill(postgres_url)
+
+
+@pytest.fixture
+async def database(feed):
+    """A connection of the application's own, which may write."""
+    connection = await asyncpg.connect(feed.url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def models(tmp_path):
+    """A model store with version v1 active."""
+    store = FolderStore(tmp_path / "models")
+    store.publish(tiny_artifact("v1", seed=1)[0])
+    store.activate("v1")
+    return store
+
+
+@pytest.fixture
+def settings(feed, models, tmp_path):
+    return Settings.model_validate(
+        {
+            "database": {"url": feed.url},
+            "models": {"store": str(tmp_path / "models")},
+            "scorer": {"device": "cpu"},
+        }
+    )
+
+
+@pytest.fixture
+def store():
+    return FakeGenerations()

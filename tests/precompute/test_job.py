@@ -1,0 +1,252 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+import torch
+
+from animora_artifact import VersionNotFound
+from animora_artifact.network import save_network
+from animora_server.errors import ConfigurationError, StoreError
+from animora_server.precompute.job import Order, run
+from animora_server.precompute.shard import Shard
+from animora_server.timeline.keys import settings_digest, timeline_key
+from animora_server.types import RankerName
+from tests.integration.feed import AUTHORS, COLD_USER, TRAINED_USERS
+from tests.precompute.fakes import FakeGenerations
+from tests.scorer.artifacts import tiny_artifact
+
+USERS = (*TRAINED_USERS, COLD_USER, *AUTHORS)
+
+
+class Watch:
+    """Remembers what it is told."""
+
+    def __init__(self):
+        self.plan, self.users, self.chunks = None, 0, []
+
+    def planned(self, plan, users):
+        self.plan, self.users = plan, users
+
+    def advanced(self, chunk):
+        self.chunks.append(chunk)
+
+
+@pytest.fixture
+def watch():
+    return Watch()
+
+
+def with_options(settings, **sections):
+    """The settings with other options, by section."""
+    return settings.model_copy(
+        update={
+            name: getattr(settings, name).model_copy(update=options) for name, options in sections.items()
+        }
+    )
+
+
+def key(settings, user_id):
+    return timeline_key(user_id, settings_digest(settings.timeline, settings.ranking), include_seen=False)
+
+
+def lists_by_user(settings, lists):
+    return {user: lists[key(settings, user)] for user in USERS if key(settings, user) in lists}
+
+
+def same(some, others):
+    """Whether lists are equal, arrays included."""
+
+    def plain(lists):
+        return {
+            name: replace(made, post_ids=made.post_ids.tolist(), scores=made.scores.tobytes())
+            for name, made in lists.items()
+        }
+
+    return plain(some) == plain(others)
+
+
+async def test_every_user_gets_a_list_and_the_generation_becomes_current(settings, store, watch):
+    summary = await run(settings, Order(), store, watch)
+    made = lists_by_user(settings, store.lists[summary.generation.generation_id])
+    assert set(made) == set(USERS)
+    assert {user for user, a_list in made.items() if a_list.ranker is RankerName.NEUCF} == set(TRAINED_USERS)
+    assert {a_list.model_version for user, a_list in made.items() if user in TRAINED_USERS} == {"v1"}
+    assert {a_list.model_version for user, a_list in made.items() if user not in TRAINED_USERS} == {""}
+    assert store.finished == summary.generation
+    assert (summary.current, summary.resumed, summary.retired) == (True, False, 0)
+    assert (summary.totals.neucf, summary.totals.heuristic) == (3, 5)
+    assert summary.totals.pairs == sum(len(a_list.post_ids) for a_list in made.values())
+    assert watch.users == sum(chunk.ranked for chunk in watch.chunks) == len(USERS)
+
+
+async def test_a_list_holds_what_the_eager_network_likes_best_without_what_was_seen(
+    settings, feed, database, store, watch
+):
+    summary = await run(settings, Order(), store, watch)
+    seen = {
+        row["post_id"]
+        for row in await database.fetch("select post_id from animora_app.likes where user_id = 7")
+    }
+    expected = feed.probabilities(tiny_artifact("v1", seed=1)[1], 7)
+    best = sorted(set(expected) - seen, key=expected.__getitem__, reverse=True)
+    made = store.lists[summary.generation.generation_id][key(settings, 7)]
+    assert seen
+    assert made.post_ids.tolist() == best
+    assert made.scores == pytest.approx([expected[post] for post in best], abs=1e-5)
+
+
+async def test_an_author_is_not_shown_their_own_posts(settings, database, store, watch):
+    summary = await run(settings, Order(), store, watch)
+    own = {
+        row["id"]
+        for row in await database.fetch("select id from animora_app.posts where author_id = $1", AUTHORS[0])
+    }
+    made = store.lists[summary.generation.generation_id][key(settings, AUTHORS[0])]
+    assert own
+    assert not own & set(made.post_ids.tolist())
+
+
+async def test_lists_are_of_the_generations_id_time_and_reading(settings, store, watch):
+    summary = await run(settings, Order(), store, watch)
+    generation = summary.generation
+    for a_list in store.lists[generation.generation_id].values():
+        assert (a_list.snapshot_id, a_list.made_at) == (generation.generation_id, generation.made_at)
+        assert a_list.fresh_until == generation.made_at + settings.timeline.precomputed_ttl
+        assert (a_list.read_at, a_list.cost) == (generation.read_at, 0.0)
+
+
+async def test_the_same_record_gives_the_same_lists_whenever_and_however_often(settings, store, watch):
+    first = await run(settings, Order(), store, watch)
+    lists = store.lists.pop(first.generation.generation_id)
+    store.building = first.generation
+    again = await run(settings, Order(), store, watch)
+    assert again.resumed
+    assert not again.catalog_changed
+    assert same(store.lists[first.generation.generation_id], lists)
+
+
+async def test_a_resume_ranks_whole_the_chunks_that_lack_a_list(settings, store, watch):
+    first = await run(settings, Order(), store, watch)
+    stored = store.lists[first.generation.generation_id]
+    before = dict(stored)
+    del stored[key(settings, 7)]
+    store.building = first.generation
+    again = await run(settings, Order(), store, watch)
+    assert (again.totals.ranked, again.totals.kept) == (len(USERS), 0)
+    assert same(store.lists[first.generation.generation_id], before)
+
+
+async def test_a_resume_passes_over_what_is_stored(settings, store, watch):
+    first = await run(settings, Order(), store, watch)
+    store.building = first.generation
+    store.calls.clear()
+    again = await run(settings, Order(), store, watch)
+    assert (again.totals.ranked, again.totals.kept) == (0, len(USERS))
+    assert "put" not in store.calls
+
+
+async def test_a_resume_ranks_by_the_model_that_the_generation_began_with(settings, models, store, watch):
+    first = await run(settings, Order(), store, watch)
+    lists = store.lists.pop(first.generation.generation_id)
+    store.building = first.generation
+    models.publish(tiny_artifact("v2", seed=2)[0])
+    models.activate("v2")
+    await run(settings, Order(), store, watch)
+    assert same(store.lists[first.generation.generation_id], lists)
+
+
+async def test_a_model_that_left_the_store_is_named_with_the_way_out(settings, store, watch):
+    first = await run(settings, Order(), store, watch)
+    store.building = replace(first.generation, model_version="gone")
+    with pytest.raises(ConfigurationError, match=r"model gone .*--restart") as raised:
+        await run(settings, Order(), store, watch)
+    assert isinstance(raised.value.__cause__, VersionNotFound)
+
+
+async def test_a_catalog_that_changed_is_told(settings, database, store, watch):
+    first = await run(settings, Order(), store, watch)
+    store.building = first.generation
+    await database.execute("insert into animora_app.block_relations (blocker_id, blocked_id) values (7, 8)")
+    assert (await run(settings, Order(), store, watch)).catalog_changed
+
+
+async def test_without_a_model_the_heuristic_ranks_for_all(settings, store, watch):
+    summary = await run(with_options(settings, models={"store": ""}), Order(), store, watch)
+    assert (summary.totals.neucf, summary.totals.heuristic) == (0, len(USERS))
+    assert summary.generation.model_version == ""
+
+
+async def test_only_the_last_shard_makes_the_generation_current(settings, store, watch):
+    first = await run(settings, Order(Shard(1, 2)), store, watch)
+    assert (first.current, store.finished) == (False, None)
+    second = await run(settings, Order(Shard(0, 2)), store, watch)
+    assert second.current
+    assert second.generation == first.generation
+    assert first.totals.ranked + second.totals.ranked == len(USERS)
+    assert set(lists_by_user(settings, store.lists[first.generation.generation_id])) == set(USERS)
+
+
+async def test_the_generation_before_is_retired(settings, store, watch):
+    first = await run(settings, Order(), store, watch)
+    second = await run(settings, Order(), store, watch)
+    assert store.retired == [first.generation]
+    assert (second.retired, second.resumed) == (len(USERS), False)
+
+
+async def test_with_active_days_those_who_did_something_lately_get_lists(settings, database, store, watch):
+    await database.execute(
+        "update animora_app.likes set created_at = now() - interval '9 days' where user_id = 8"
+    )
+    summary = await run(settings, Order(active_days=7), store, watch)
+    assert set(lists_by_user(settings, store.lists[summary.generation.generation_id])) == {7, 9}
+
+
+async def test_a_restart_begins_anew(settings, store, watch):
+    store.building = replace((await run(settings, Order(), store, watch)).generation, settings_digest="other")
+    abandoned = store.building.generation_id
+    with pytest.raises(ConfigurationError, match="--restart"):
+        await run(settings, Order(), store, watch)
+    summary = await run(settings, Order(restart=True), store, watch)
+    assert not summary.resumed
+    assert summary.generation.generation_id != abandoned
+
+
+async def test_only_shard_0_may_restart(settings, store, watch):
+    with pytest.raises(ConfigurationError, match="only shard 0"):
+        await run(settings, Order(Shard(1, 2), restart=True), store, watch)
+
+
+async def test_a_store_that_fails_ends_the_run_and_keeps_the_generation_for_a_resume(settings, store, watch):
+    class Full(FakeGenerations):
+        async def put(self, generation, lists):
+            raise StoreError("Redis is full")
+
+    full = Full()
+    with pytest.raises(StoreError, match="full"):
+        await run(settings, Order(), full, watch)
+    assert full.building is not None
+    assert full.finished is None
+
+
+async def test_a_user_whose_scores_are_no_numbers_is_left_out_alone(settings, models, store, watch):
+    artifact, network = tiny_artifact("v2", seed=1)
+    network.users.data[TRAINED_USERS.index(8) + 1] = torch.nan  # a row that no golden input reads
+    models.publish(replace(artifact, model=save_network(network)))
+    models.activate("v2")
+    summary = await run(settings, Order(), store, watch)
+    made = lists_by_user(settings, store.lists[summary.generation.generation_id])
+    assert set(made) == set(USERS) - {8}
+    assert (summary.totals.neucf, summary.totals.left_out) == (2, 1)
+
+
+async def test_a_run_that_is_cancelled_ends_soon_whatever_its_pace(settings, store, watch):
+    planned = asyncio.Event()
+    watch.planned = lambda plan, users: planned.set()
+    task = asyncio.create_task(run(settings, Order(rate=0.001), store, watch))
+    async with asyncio.timeout(10):
+        await planned.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert store.building is not None
+    assert store.finished is None

@@ -1,0 +1,49 @@
+import pytest
+
+from animora_server.precompute.pace import Pace, Stopped
+
+
+class Clock:
+    """Seconds, as set."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_without_a_rate_every_turn_is_now(clock):
+    pace = Pace(0, clock)
+    assert [pace.reserve(10_000) for _ in range(3)] == [0, 0, 0]
+
+
+def test_turns_follow_one_another_at_the_rate(clock):
+    pace = Pace(1000, clock)
+    assert [pace.reserve(500), pace.reserve(250), pace.reserve(1)] == [0, 0.5, 0.75]
+
+
+def test_time_that_nobody_used_is_not_saved_up(clock):
+    pace = Pace(1000, clock)
+    pace.reserve(500)
+    clock.now += 100
+    assert [pace.reserve(500), pace.reserve(500)] == [0, 0.5]
+
+
+def test_who_waits_for_a_turn_is_stopped():
+    pace = Pace(1e-6)
+    pace.take(1)
+    pace.stop()
+    with pytest.raises(Stopped):
+        pace.take(1)
+
+
+def test_after_a_stop_there_is_no_turn_even_without_a_rate():
+    pace = Pace(0)
+    pace.stop()
+    with pytest.raises(Stopped):
+        pace.take(0)

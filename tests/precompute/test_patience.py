@@ -1,0 +1,40 @@
+import pytest
+
+from animora_server.errors import StoreError
+from animora_server.precompute.patience import PatientGenerations
+from tests.precompute.test_plan import FIRST, LATER
+
+
+@pytest.fixture
+def patient(store):
+    return PatientGenerations(store, delays=(0, 0))
+
+
+async def call_all(generations):
+    """What every method gives, in the order of a run."""
+    return [
+        await generations.begin(FIRST),
+        await generations.present(FIRST, [b"key"]),
+        await generations.put(FIRST, []),
+        await generations.finish_shard(FIRST, 0),
+        await generations.abandon(FIRST),
+        await generations.begin(LATER),
+        await generations.current(),
+        await generations.retire(FIRST),
+    ]
+
+
+async def test_it_does_what_the_store_does(patient):
+    assert await call_all(patient) == [FIRST, [False], 0, False, None, LATER, None, 0]
+
+
+async def test_a_call_that_fails_is_made_again(patient, store):
+    store.failures = 2
+    assert await patient.begin(FIRST) == FIRST
+    assert store.calls == ["begin"] * 3
+
+
+async def test_what_goes_on_failing_is_an_error(patient, store):
+    store.failures = 3
+    with pytest.raises(StoreError, match="Redis is away"):
+        await patient.begin(FIRST)
