@@ -1,5 +1,7 @@
 """Eligibility: what a list may hold, what may be shown of it, and why the rest is missing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -69,6 +71,12 @@ def test_candidates_are_what_is_neither_deleted_nor_own_nor_seen_nor_old_whoever
 def test_candidates_hold_own_and_seen_posts_where_they_are_wanted():
     settings = SETTINGS.model_copy(update={"include_own": True})
     assert candidate_ids(WORLD, viewer(WORLD, settings, include_seen=True), settings) == [1, 3, 4, 5, 7]
+
+
+def test_a_post_deleted_after_the_feed_was_read_is_no_candidate():
+    catalog = snapshot({1: {}, 2: {}})
+    catalog = replace(catalog, deleted=np.array([False, True]))
+    assert candidate_ids(catalog, viewer(catalog)) == [1]
 
 
 def test_the_newest_are_candidates_where_there_are_too_many():

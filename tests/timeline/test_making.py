@@ -1,6 +1,7 @@
 """Making lists: the order, its ties, and what is kept."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.relevance import probabilities
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.making import Listed, ListMaker
+from animora_server.timeline.size import list_bytes
 from animora_server.types import RankerName
 from tests.ranker.catalogs import NOW, snapshot
 
@@ -53,6 +55,18 @@ def test_no_candidates_make_an_empty_list():
         listed = made(snapshot({}), [], RankerName.NEUCF, **settings)
         assert listed.post_ids.tolist() == []
         assert listed.scores.tolist() == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"author_discount": 0.5}])
+def test_a_list_is_cut_to_the_bytes_that_it_may_take(settings):
+    catalog = snapshot({post: {"author": post} for post in range(100)})
+    values = np.linspace(0.1, 0.9, 100).tolist()
+    listed = made(catalog, values, max_bytes=512, **settings)
+    assert 0 < len(listed.post_ids) < 100
+    assert list_bytes(listed.post_ids) <= 512
+    assert list_bytes(np.arange(len(listed.post_ids) + 1)) > 512
+    assert listed.post_ids.tolist() == list(range(99, 99 - len(listed.post_ids), -1))
+    assert len(listed.rows) == len(listed.scores) == len(listed.post_ids)
 
 
 def test_reranking_starts_from_what_callers_would_see():

@@ -75,15 +75,16 @@ def candidates(catalog: CatalogSnapshot, viewer: Viewer, settings: TimelineSetti
     Blocks and exclusions are left to the cutting of pages: a list outlives them.
     """
     rows = catalog.feed.newest(window_start(settings, now), settings.max_candidates)
+    kept = ~catalog.deleted[rows]  # the feed may have them a little longer
     if not viewer.own:
-        rows = rows[catalog.author_ids[rows] != viewer.user_id]
+        kept &= catalog.author_ids[rows] != viewer.user_id
     if len(viewer.seen):
         # Marking a few rows and looking up thousands is cheaper than thousands of searches in a few.
         seen_rows = catalog.rows(viewer.seen)
         seen = np.zeros(len(catalog), np.bool_)
         seen[seen_rows[seen_rows >= 0]] = True
-        rows = rows[~seen[rows]]
-    return rows
+        kept &= ~seen[rows]
+    return rows[kept]
 
 
 def newcomers(

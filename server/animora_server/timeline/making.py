@@ -7,6 +7,7 @@ from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.relevance import best_first, probabilities
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.reranking import Reranking
+from animora_server.timeline.size import posts_that_fit
 from animora_server.types import FloatArray, IntArray, RankerName
 
 
@@ -30,7 +31,8 @@ class ListMaker:
 
     def __init__(self, settings: TimelineSettings, heuristic: Heuristic) -> None:
         self._reranking = Reranking.of(settings, heuristic)
-        self._size = settings.max_posts
+        self._max_posts = settings.max_posts
+        self._max_bytes = settings.max_bytes
 
     @property
     def reranking(self) -> Reranking | None:
@@ -50,10 +52,14 @@ class ListMaker:
             now: Unix seconds, for recency.
         """
         neucf = ranker is RankerName.NEUCF
-        if self._reranking is not None:
+        if self._reranking is None:
+            created_at, post_ids = catalog.created_at[rows], catalog.post_ids[rows]
+            best = best_first(values, created_at, post_ids, self._max_posts)
+            scores = probabilities(values[best]) if neucf else values[best]
+        else:
             relevance = probabilities(values) if neucf else values
-            best, scores = self._reranking.order(catalog, rows, relevance, now, self._size)
-            return Listed(rows[best], catalog.post_ids[rows[best]], scores)
-        best = best_first(values, catalog.created_at[rows], catalog.post_ids[rows], self._size)
-        kept, scores = rows[best], values[best]
-        return Listed(kept, catalog.post_ids[kept], probabilities(scores) if neucf else scores)
+            best, scores = self._reranking.order(catalog, rows, relevance, now, self._max_posts)
+        kept = rows[best]
+        post_ids = catalog.post_ids[kept]
+        size = posts_that_fit(post_ids, self._max_bytes)
+        return Listed(kept[:size], post_ids[:size], scores[:size])
