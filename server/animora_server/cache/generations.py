@@ -110,14 +110,17 @@ class RedisGenerations:
                 present += [reply == 1 for reply in await pipeline.execute()]
         return present
 
-    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> None:
+    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> int:
         """See GenerationStore."""
+        size = 0
         for batch in _batches(self._write(generation, key, snapshot) for key, snapshot in lists):
             pipeline = self._client.pipeline(transaction=False)
             for write in batch:
                 pipeline.set(write.key, write.value or b"", px=write.life)
+                size += len(write.value or b"")
             with _failures_named():
                 await pipeline.execute()
+        return size
 
     async def finish_shard(self, generation: Generation, shard: int) -> bool:
         """See GenerationStore. One script, so that of shards that finish at once exactly one swaps."""
