@@ -6,10 +6,12 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from animora.ranking.v1 import ranking_pb2
-from animora_client.bench.traffic import Call, IntArray
+from animora_client.bench.traffic import Call, IntArray, RankCall, TimelineCall
 from animora_client.status import read_status
 
 OK = "OK"
+
+Answer = ranking_pb2.RankResponse | ranking_pb2.GetTimelineResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,24 @@ class Verdict:
     """
 
     outcome: str
-    rankings: tuple[ranking_pb2.RankResponse, ...] = ()
+    rankings: tuple[Answer, ...] = ()
 
 
 def judge(call: Call, reply: bytes) -> Verdict:
     """Parses and checks the reply to a call."""
+    return _judge_page(call, reply) if isinstance(call, TimelineCall) else _judge_rankings(call, reply)
+
+
+def _judge_page(call: TimelineCall, reply: bytes) -> Verdict:
+    try:
+        page = ranking_pb2.GetTimelineResponse.FromString(reply)
+    except DecodeError:
+        return Verdict("wrong reply: not a message")
+    wrong = wrong_with_page(page, call.page_size)
+    return Verdict(OK, (page,)) if wrong is None else Verdict(f"wrong reply: {wrong}")
+
+
+def _judge_rankings(call: RankCall, reply: bytes) -> Verdict:
     try:
         results = _results(call, reply)
     except DecodeError:
@@ -51,7 +66,7 @@ def _problem(result: ranking_pb2.RankResponse | str, candidates: IntArray, limit
     return None if wrong is None else f"wrong reply: {wrong}"
 
 
-def _results(call: Call, reply: bytes) -> list[ranking_pb2.RankResponse | str]:
+def _results(call: RankCall, reply: bytes) -> list[ranking_pb2.RankResponse | str]:
     """Responses, and for requests without one the outcome."""
     if not call.is_batch:
         return [ranking_pb2.RankResponse.FromString(reply)]
@@ -83,6 +98,21 @@ def wrong_with(response: ranking_pb2.RankResponse, candidates: IntArray, limit: 
     if response.ranker == ranking_pb2.RANKER_NEUCF and not response.model_version:
         return "no model version"
     return _wrong_posts(posts, candidates)
+
+
+def wrong_with_page(page: ranking_pb2.GetTimelineResponse, page_size: int) -> str | None:
+    """What contradicts the contract in a page, or None. Re-ranking may keep places, so any order is right."""
+    if len(page.post_ids) != len(page.scores):
+        return "posts and scores differ in number"
+    if not np.isfinite(np.array(page.scores, np.float32)).all():
+        return "a score that is no number"
+    if page_size and len(page.post_ids) > page_size:
+        return "more posts than a page has"
+    if len(set(page.post_ids)) < len(page.post_ids):
+        return "a post twice"
+    if page.ranker == ranking_pb2.RANKER_NEUCF and not page.model_version:
+        return "no model version"
+    return None
 
 
 def _wrong_posts(posts: IntArray, candidates: IntArray) -> str | None:

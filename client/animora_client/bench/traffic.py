@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from animora.ranking.v1 import ranking_pb2
-from animora_client.request import CachePolicy, RankRequest
-from animora_client.wire import SERVICE, batch_message, rank_message
+from animora_client.request import CachePolicy, RankRequest, TimelineRequest
+from animora_client.wire import batch_message, rank_message, timeline_message
 
 IntArray = npt.NDArray[np.int64]
 
@@ -45,8 +45,8 @@ class IdRange:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """What is asked.
+class RankTraffic:
+    """Candidates to rank.
 
     Attributes:
         users: Where user ids are drawn from.
@@ -76,9 +76,14 @@ class Traffic:
             raise ValueError(f"{self.candidates} candidates cannot be drawn from posts {self.posts}")
 
     @property
-    def path(self) -> str:
+    def method(self) -> str:
         """The gRPC method that is called."""
-        return f"/{SERVICE}/{'BatchRank' if self.batch else 'Rank'}"
+        return "BatchRank" if self.batch else "Rank"
+
+    def describe(self) -> str:
+        """The calls in words."""
+        requests = f"{self.batch} requests of " if self.batch else ""
+        return f"{self.method}: {requests}{self.candidates} candidates"
 
     @property
     def calls(self) -> int:
@@ -87,8 +92,8 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One call, ready to be sent, and what is needed to check its reply.
+class RankCall:
+    """One call of Rank or BatchRank, ready to be sent, and what is needed to check its reply.
 
     Attributes:
         body: The serialised message.
@@ -103,17 +108,71 @@ class Call:
     is_batch: bool
 
 
+@dataclass(frozen=True, slots=True)
+class TimelineTraffic:
+    """First pages of timelines, of each user once before any comes again.
+
+    Attributes:
+        users: Where user ids are drawn from.
+        page_size: Posts to return; 0 for as many as the server likes.
+        cache_policy: How requests use the server's cache.
+        distinct: Of how many users at most.
+        seed: The same seed makes up the same calls.
+    """
+
+    users: IdRange
+    page_size: int = 0
+    cache_policy: CachePolicy = CachePolicy.BYPASS
+    distinct: int = 1000
+    seed: int = 0
+
+    @property
+    def method(self) -> str:
+        """The gRPC method that is called."""
+        return "GetTimeline"
+
+    @property
+    def calls(self) -> int:
+        """How many calls are made up."""
+        return min(self.distinct, len(self.users))
+
+    def describe(self) -> str:
+        """The calls in words."""
+        posts = f"{self.page_size} posts" if self.page_size else "as many posts as the server likes"
+        return f"{self.method}: {posts}, {self.calls} users"
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineCall:
+    """One call of GetTimeline, ready to be sent, and what is needed to check its reply.
+
+    Attributes:
+        body: The serialised message.
+        page_size: Posts to return; 0 for as many as the server likes.
+    """
+
+    body: bytes
+    page_size: int
+
+
+Traffic = RankTraffic | TimelineTraffic
+Call = RankCall | TimelineCall
+
+
 def make_calls(traffic: Traffic) -> tuple[Call, ...]:
     """The calls to send in turn."""
     rng = np.random.default_rng(traffic.seed)
-    return tuple(_make_call(traffic, rng) for _ in range(traffic.calls))
+    if isinstance(traffic, RankTraffic):
+        return tuple(_make_rank_call(traffic, rng) for _ in range(traffic.calls))
+    offsets = rng.choice(len(traffic.users), traffic.calls, replace=False, shuffle=True)
+    return tuple(_make_timeline_call(traffic, traffic.users.low + int(offset)) for offset in offsets)
 
 
-def _make_call(traffic: Traffic, rng: np.random.Generator) -> Call:
+def _make_rank_call(traffic: RankTraffic, rng: np.random.Generator) -> RankCall:
     requests = [_draw(traffic, rng) for _ in range(max(1, traffic.batch))]
     message: ranking_pb2.RankRequest | ranking_pb2.BatchRankRequest
     message = batch_message(requests) if traffic.batch else rank_message(requests[0])
-    return Call(
+    return RankCall(
         body=message.SerializeToString(),
         candidates=tuple(np.sort(np.asarray(request.post_ids, np.int64)) for request in requests),
         limit=traffic.limit,
@@ -121,8 +180,13 @@ def _make_call(traffic: Traffic, rng: np.random.Generator) -> Call:
     )
 
 
-def _draw(traffic: Traffic, rng: np.random.Generator) -> RankRequest:
+def _draw(traffic: RankTraffic, rng: np.random.Generator) -> RankRequest:
     user_id = int(rng.integers(traffic.users.low, traffic.users.high, endpoint=True))
     offsets = rng.choice(len(traffic.posts), traffic.candidates, replace=False, shuffle=True)
     post_ids = offsets.astype(np.int64) + traffic.posts.low
     return RankRequest(user_id, post_ids, limit=traffic.limit, cache_policy=traffic.cache_policy)
+
+
+def _make_timeline_call(traffic: TimelineTraffic, user_id: int) -> TimelineCall:
+    request = TimelineRequest(user_id, page_size=traffic.page_size, cache_policy=traffic.cache_policy)
+    return TimelineCall(timeline_message(request).SerializeToString(), traffic.page_size)

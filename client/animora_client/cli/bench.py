@@ -17,10 +17,11 @@ from animora_client.bench.driving import Driver, Pace
 from animora_client.bench.recording import Recorder
 from animora_client.bench.report import as_json, as_table
 from animora_client.bench.summary import summarise
-from animora_client.bench.traffic import IdRange, Traffic, make_calls
+from animora_client.bench.traffic import IdRange, RankTraffic, TimelineTraffic, Traffic, make_calls
 from animora_client.cli.connecting import ConnectionOptions
 from animora_client.cli.failures import complain, told_plainly
 from animora_client.request import CachePolicy
+from animora_client.wire import SERVICE
 
 DEFAULT_CONCURRENCY = 16
 PROGRESS_INTERVAL = 0.25  # seconds
@@ -34,10 +35,20 @@ class TrafficOptions:
     users: Annotated[str, Option(metavar="LOW-HIGH", help="User ids to draw from.")] = "1-1000"
     posts: Annotated[str, Option(metavar="LOW-HIGH", help="Post ids to draw from.")] = "1-5000"
     candidates: Annotated[int, Option(help="Posts of a request.", min=1, max=100_000)] = 200
-    limit: Annotated[int, Option(help="Posts to return; 0 returns all.", min=0, max=2**31 - 1)] = 0
+    limit: Annotated[
+        int,
+        Option(
+            help="Posts to return; 0 returns all, or of a timeline the server's page.",
+            min=0,
+            max=2**31 - 1,
+        ),
+    ] = 0
     batch: Annotated[
         int, Option(help="Requests of a call, sent with BatchRank; 0 calls Rank.", min=0, max=10_000)
     ] = 0
+    timeline: Annotated[
+        bool, Option("--timeline", help="Call GetTimeline for first pages; needs no posts or candidates.")
+    ] = False
     cache: Annotated[CachePolicy, Option(help="How requests use the server's cache.")] = CachePolicy.BYPASS
     distinct: Annotated[
         int, Option(help="Calls made up beforehand; they are sent in turn, again and again.", min=1)
@@ -48,11 +59,16 @@ class TrafficOptions:
         """The traffic.
 
         Raises:
-            BadParameter: A range is none, or too small.
+            BadParameter: A range is none, or too small, or options contradict one another.
         """
+        if self.timeline and self.batch:
+            raise BadParameter("--timeline and --batch: timelines come one a call.")
         try:
-            return Traffic(
-                users=IdRange.parse(self.users),
+            users = IdRange.parse(self.users)
+            if self.timeline:
+                return TimelineTraffic(users, self.limit, self.cache, self.distinct, self.seed)
+            return RankTraffic(
+                users=users,
                 posts=IdRange.parse(self.posts),
                 candidates=self.candidates,
                 batch=self.batch,
@@ -124,7 +140,7 @@ def bench(
     except KeyboardInterrupt:  # the recorder keeps what was measured
         complain("interrupted: this is what was measured until then")
     summary = summarise(recorder)
-    title = f"{_describe(asked)}, {pace.describe()}, {connection.target}"
+    title = f"{asked.describe()}, {pace.describe()}, {connection.target}"
     Console(highlight=False).print(as_table(summary, title))
     if json is not None:
         options = (
@@ -141,7 +157,8 @@ def bench(
 
 async def _load(asked: Traffic, pace: PaceOptions, connection: ConnectionOptions, recorder: Recorder) -> None:
     calls = make_calls(asked)
-    async with connected(connection.connection(), asked.path, pace.connections) as send:
+    path = f"/{SERVICE}/{asked.method}"
+    async with connected(connection.connection(), path, pace.connections) as send:
         driver = Driver(send, calls, pace.pace(), recorder)
         progress = asyncio.create_task(_show_progress(pace.warmup + pace.duration))
         try:
@@ -161,8 +178,3 @@ async def _show_progress(seconds: float) -> None:
         for _ in range(ceil(seconds / PROGRESS_INTERVAL)):
             await asyncio.sleep(PROGRESS_INTERVAL)
             progress.advance(task, PROGRESS_INTERVAL)
-
-
-def _describe(asked: Traffic) -> str:
-    requests = f"{asked.batch} requests of " if asked.batch else ""
-    return f"{asked.path.rpartition('/')[2]}: {requests}{asked.candidates} candidates"

@@ -6,7 +6,7 @@ from google.rpc import status_pb2
 
 from animora.ranking.v1 import ranking_pb2
 from animora_client.bench.checking import OK, judge
-from animora_client.bench.traffic import Call
+from animora_client.bench.traffic import RankCall, TimelineCall
 
 CANDIDATES = np.array([10, 20, 30], np.int64)
 
@@ -20,7 +20,7 @@ def response(
 
 
 def outcome(message, limit=0):
-    return judge(Call(b"", (CANDIDATES,), limit, is_batch=False), message.SerializeToString()).outcome
+    return judge(RankCall(b"", (CANDIDATES,), limit, is_batch=False), message.SerializeToString()).outcome
 
 
 def test_right_replies_pass():
@@ -55,13 +55,13 @@ def test_more_posts_than_the_limit_are_wrong():
 
 
 def test_bytes_that_are_no_message_are_wrong():
-    verdict = judge(Call(b"", (CANDIDATES,), 0, is_batch=False), b"\xff")
+    verdict = judge(RankCall(b"", (CANDIDATES,), 0, is_batch=False), b"\xff")
 
     assert verdict.outcome == "wrong reply: not a message"
 
 
 def batch(*results):
-    call = Call(b"", (CANDIDATES,) * 3, 0, is_batch=True)
+    call = RankCall(b"", (CANDIDATES,) * 3, 0, is_batch=True)
     return judge(call, ranking_pb2.BatchRankResponse(results=results).SerializeToString())
 
 
@@ -76,3 +76,39 @@ def test_a_batch_is_as_good_as_its_worst_request():
     assert batch(twice, right, right).outcome == "wrong reply: a post twice"
     assert batch(right, right, ranking_pb2.RankResult()).outcome == "wrong reply: a result without an outcome"
     assert batch(right, right).outcome == "wrong reply: too few or too many results"
+
+
+def page_outcome(message, page_size=3):
+    return judge(TimelineCall(b"", page_size), message.SerializeToString()).outcome
+
+
+def page(posts=(30, 10, 20), scores=(0.9, 0.3, 0.5), ranker=ranking_pb2.RANKER_NEUCF, version="v1"):
+    return ranking_pb2.GetTimelineResponse(
+        post_ids=posts, scores=scores, ranker=ranker, model_version=version, next_page_token="t"
+    )
+
+
+def test_right_pages_pass_and_count_as_rankings():
+    assert page_outcome(page()) == OK
+    assert page_outcome(page(), page_size=0) == OK
+    assert page_outcome(page((), ())) == OK
+    assert page_outcome(page(ranker=ranking_pb2.RANKER_HEURISTIC, version="")) == OK
+    assert judge(TimelineCall(b"", 3), page().SerializeToString()).rankings == (page(),)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        (page((10, 20, 10)), "a post twice"),
+        (page((10, 20, 30, 40), (0.9, 0.5, 0.3, 0.1)), "more posts than a page has"),
+        (page(scores=(0.9, float("nan"), 0.1)), "a score that is no number"),
+        (page(scores=(0.9, 0.5)), "posts and scores differ in number"),
+        (page(version=""), "no model version"),
+    ],
+)
+def test_wrong_pages_are_named(wrong, problem):
+    assert page_outcome(wrong) == f"wrong reply: {problem}"
+
+
+def test_bytes_that_are_no_page_are_wrong():
+    assert judge(TimelineCall(b"", 3), b"\xff").outcome == "wrong reply: not a message"

@@ -10,9 +10,11 @@ from animora.ranking.v1 import ranking_pb2
 from animora_client.bench.checking import OK
 from animora_client.bench.driving import LATEST, Driver, Pace
 from animora_client.bench.recording import Recorder
-from animora_client.bench.traffic import Call
+from animora_client.bench.traffic import RankCall
 
-CALLS = tuple(Call(name, (np.array([1], np.int64),), limit=0, is_batch=False) for name in (b"a", b"b", b"c"))
+CALLS = tuple(
+    RankCall(name, (np.array([1], np.int64),), limit=0, is_batch=False) for name in (b"a", b"b", b"c")
+)
 REPLY = ranking_pb2.RankResponse(
     post_ids=[1], scores=[0.5], ranker=ranking_pb2.RANKER_HEURISTIC
 ).SerializeToString()

@@ -12,7 +12,7 @@ from animora_client.bench.checking import OK, Verdict
 from animora_client.bench.recording import Recorder, Timing
 from animora_client.bench.report import as_json
 from animora_client.bench.summary import percentile, percentiles, summarise
-from animora_client.bench.traffic import MAX_IDS, IdRange, Traffic, make_calls
+from animora_client.bench.traffic import MAX_IDS, IdRange, RankCall, RankTraffic, TimelineTraffic, make_calls
 
 MODEL = ranking_pb2.RankResponse(
     ranker=ranking_pb2.RANKER_NEUCF, model_version="v1", cache=ranking_pb2.CACHE_STATUS_HIT
@@ -41,14 +41,14 @@ def test_the_same_seed_arrives_and_asks_the_same():
     def first(seed):
         return list(islice(arrival_times(Arrivals.POISSON, 10, seed), 5))
 
-    traffic = Traffic(IdRange(1, 9), IdRange(1, 50), candidates=5, distinct=3, seed=4)
+    traffic = RankTraffic(IdRange(1, 9), IdRange(1, 50), candidates=5, distinct=3, seed=4)
 
     assert first(1) == first(1) != first(2)
     assert [call.body for call in make_calls(traffic)] == [call.body for call in make_calls(traffic)]
 
 
 def test_calls_hold_random_users_and_different_posts_of_the_ranges():
-    traffic = Traffic(IdRange(-3, 3), IdRange(100, 119), candidates=20, limit=7, distinct=50)
+    traffic = RankTraffic(IdRange(-3, 3), IdRange(100, 119), candidates=20, limit=7, distinct=50)
 
     calls = make_calls(traffic)
     messages = [ranking_pb2.RankRequest.FromString(call.body) for call in calls]
@@ -57,12 +57,13 @@ def test_calls_hold_random_users_and_different_posts_of_the_ranges():
     assert all(sorted(message.post_ids) == list(range(100, 120)) for message in messages)
     assert len({tuple(message.post_ids) for message in messages}) > 40, "candidates come in random order"
     assert {message.limit for message in messages} == {7}
+    assert isinstance(calls[0], RankCall)
     assert (calls[0].candidates[0] == np.arange(100, 120)).all()
 
 
 def test_a_batch_holds_as_many_requests():
-    call = make_calls(Traffic(IdRange(1, 9), IdRange(1, 50), candidates=5, batch=4, distinct=1))[0]
-
+    call = make_calls(RankTraffic(IdRange(1, 9), IdRange(1, 50), candidates=5, batch=4, distinct=1))[0]
+    assert isinstance(call, RankCall)
     message = ranking_pb2.BatchRankRequest.FromString(call.body)
 
     assert len(message.requests) == len(call.candidates) == 4
@@ -70,9 +71,19 @@ def test_a_batch_holds_as_many_requests():
 
 
 def test_calls_that_would_fill_the_memory_are_fewer():
-    traffic = Traffic(IdRange(1, 9), IdRange(1, 10**9), candidates=10_000, batch=10, distinct=10**6)
+    traffic = RankTraffic(IdRange(1, 9), IdRange(1, 10**9), candidates=10_000, batch=10, distinct=10**6)
 
     assert traffic.calls == MAX_IDS // 100_000
+
+
+def test_first_pages_are_asked_for_each_user_once():
+    calls = make_calls(TimelineTraffic(IdRange(-2, 7), page_size=3, distinct=50))
+    messages = [ranking_pb2.GetTimelineRequest.FromString(call.body) for call in calls]
+
+    assert sorted(message.user_id for message in messages) == list(range(-2, 8))
+    assert [message.user_id for message in messages] != list(range(-2, 8)), "in random order"
+    assert {(message.page_size, message.page_token) for message in messages} == {(3, "")}
+    assert len(make_calls(TimelineTraffic(IdRange(1, 2**62), distinct=5))) == 5
 
 
 @pytest.mark.parametrize("text", ["", "5", "a-b", "9-1", "1-9223372036854775808", "1-2-3"])
@@ -88,7 +99,7 @@ def test_a_range_may_lie_below_0():
 
 def test_more_candidates_than_posts_are_refused():
     with pytest.raises(ValueError, match="cannot be drawn from posts 1-10"):
-        Traffic(IdRange(1, 9), IdRange(1, 10), candidates=11)
+        RankTraffic(IdRange(1, 9), IdRange(1, 10), candidates=11)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,24 @@ async def test_an_open_loop_sends_batches_at_its_rate(server, tmp_path):
     assert {request.cache_policy for request in server.requests} == {ranking_pb2.CACHE_POLICY_DEFAULT}
 
 
+async def test_first_pages_of_timelines_are_asked_for_and_checked(server, tmp_path):
+    numbers = tmp_path / "bench.json"
+    server.script = [answering(ranking_pb2.GetTimelineResponse(post_ids=[1, 1], scores=[0.5, 0.5]))]
+    done = await run(
+        *("bench", "--target", server.target, "--timeline", "--users", "1-9", "--limit", "4"),
+        *("--cache", "default", "--warmup", "0", "--max-calls", "18", "--json", numbers),
+    )
+
+    assert done.code == 1
+    assert done.out.startswith("GetTimeline: 4 posts, 9 users, 16 callers")
+    report = json.loads(numbers.read_text())
+    assert report["failures"] == {"wrong reply: a post twice": 1}
+    assert (report["ok"], report["caches"]) == (17, {"hit": 17})
+    asked = [request.user_id for request in server.timeline_requests]
+    assert sorted(asked) == sorted([*range(1, 10)] * 2)
+    assert {request.page_size for request in server.timeline_requests} == {4}
+
+
 async def test_failed_and_wrong_replies_are_counted_by_kind_and_end_with_1(server, tmp_path):
     numbers = tmp_path / "bench.json"
     server.script = [

@@ -109,6 +109,7 @@ async def test_a_refused_request_ends_with_1_and_names_the_field(server):
         (("timeline", "--user", "7", "--why", "1,x"), "'x' is not an integer"),
         (("timeline", "--user", "7", "--pages", "0"), "greater than or equal to 1"),
         (("bench", "--rate", "5", "--concurrency", "5"), "give one of them"),
+        (("bench", "--timeline", "--batch", "2"), "one a call"),
         (("bench", "--posts", "1-10"), "200 candidates cannot be drawn"),
         (("bench", "--json", "/nowhere/b.json"), "/nowhere"),
     ],
