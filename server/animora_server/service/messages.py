@@ -1,6 +1,7 @@
 """Requests to queries, with every field checked, and rankings to responses."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from animora_server.types import (
     RankQuery,
     Terms,
 )
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 MAX_EXCLUDED = 1000
 MAX_EXPLAINED = 500
@@ -125,7 +129,7 @@ def check_batch(request: pb.BatchRankRequest, limits: RankingSettings) -> int:
 
 def write_ranking(ranking: Ranking) -> pb.RankResponse:
     """The response for a ranking."""
-    return pb.RankResponse(
+    response = pb.RankResponse(
         post_ids=ranking.post_ids.tolist(),
         scores=ranking.scores.tolist(),
         ranker=RANKERS[ranking.ranker],
@@ -133,16 +137,21 @@ def write_ranking(ranking: Ranking) -> pb.RankResponse:
         cache=CACHE_STATUSES[ranking.cache],
         degraded_reason=DEGRADED_REASONS[ranking.degraded_reason],
         dropped=pb.DroppedCandidates(**{reason.value: count for reason, count in ranking.dropped.items()}),
-        explanations=[pb.Explanation(terms=terms) for terms in write_terms(ranking.terms)],
         dropped_posts=write_dropped_posts(ranking.dropped_posts),
     )
+    if ranking.terms is not None:
+        add_terms(ranking.terms, [response.explanations.add().terms for _ in ranking.post_ids])
+    return response
 
 
-def write_terms(terms: Terms | None) -> Iterator[list[pb.Term]]:
-    """The terms of each post; of none where there are no terms."""
-    if terms is not None:
-        for values in terms.values.tolist():
-            yield [pb.Term(name=name, value=value) for name, value in zip(terms.names, values, strict=True)]
+def add_terms(terms: Terms, fields: Iterable["RepeatedCompositeFieldContainer[pb.Term]"]) -> None:
+    """Adds each post's terms to its field.
+
+    In place: a message that is made first and copied then takes more than twice the time.
+    """
+    for field, values in zip(fields, terms.values.tolist(), strict=True):
+        for name, value in zip(terms.names, values, strict=True):
+            field.add(name=name, value=value)
 
 
 def write_dropped_posts(dropped: Mapping[int, DropReason]) -> list[pb.DroppedPost]:

@@ -11,8 +11,8 @@ from animora_server.service.messages import (
     MAX_EXCLUDED,
     MAX_EXPLAINED,
     RANKERS,
+    add_terms,
     write_dropped_posts,
-    write_terms,
 )
 from animora_server.settings import TimelineSettings
 from animora_server.types import TimelinePage, TimelineQuery
@@ -62,7 +62,7 @@ def read_timeline_query(
 
 def write_page(page: TimelinePage) -> pb.GetTimelineResponse:
     """The response for a page."""
-    return pb.GetTimelineResponse(
+    response = pb.GetTimelineResponse(
         post_ids=page.post_ids.tolist(),
         scores=page.scores.tolist(),
         next_page_token=page.next_page_token,
@@ -70,19 +70,13 @@ def write_page(page: TimelinePage) -> pb.GetTimelineResponse:
         model_version=page.model_version,
         cache=CACHE_STATUSES[page.cache],
         degraded_reason=DEGRADED_REASONS[page.degraded_reason],
-        explanations=_explanations(page),
         dropped_posts=write_dropped_posts(page.dropped_posts),
     )
-
-
-def _explanations(page: TimelinePage) -> list[pb.Explanation]:
-    """An explanation a post; none where they were not asked for or cannot be had."""
-    if page.explained is None:
-        return []
-    explained = page.explained
-    explanations = [pb.Explanation(terms=terms) for terms in write_terms(explained.terms)]
-    for explanation, terms in zip(explanations, write_terms(explained.reranking), strict=False):
-        explanation.reranking_terms.extend(terms)
-    for at in np.flatnonzero(explained.exploration):
-        explanations[at].exploration = True
-    return explanations
+    if page.explained is not None:
+        explanations = [response.explanations.add() for _ in page.post_ids]
+        add_terms(page.explained.terms, [each.terms for each in explanations])
+        if page.explained.reranking is not None:
+            add_terms(page.explained.reranking, [each.reranking_terms for each in explanations])
+        for at in np.flatnonzero(page.explained.exploration):
+            explanations[at].exploration = True
+    return response
