@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from animora_artifact import open_store
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.cache import GenerationWatch, RedisScores, RedisTimelines, SharedRedis, rank_key
+from animora_server.catalog import Facts
 from animora_server.health import Health
 from animora_server.metrics import Metrics
 from animora_server.models import ModelWatcher
@@ -25,7 +26,7 @@ from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingSer
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate
 from animora_server.settings import ScorerSettings, Settings
-from animora_server.store import CatalogRefresher, PostgresStore
+from animora_server.store import CatalogRefresher, FactListener, PostgresStore
 from animora_server.timeline import (
     BackedTimelines,
     FeedRanker,
@@ -124,11 +125,19 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
                 {**ranking_service.behaviours, **timeline_service.behaviours},
             )
         )
-        await stack.enter_async_context(
-            CatalogRefresher(
-                PostgresStore(settings.database), settings.catalog, metrics.catalog, residency.publish
-            )
+        refresher = CatalogRefresher(
+            PostgresStore(settings.database), settings.catalog, metrics.catalog, residency.publish
         )
+
+        def correct(facts: Facts) -> None:
+            residency.correct(facts)
+            refresher.correct(facts)
+
+        # First listen, then load, so that nothing is missed in between.
+        await stack.enter_async_context(
+            FactListener(settings.database, metrics.catalog, correct, refresher.catch_up)
+        )
+        await stack.enter_async_context(refresher)
         if store is not None:
             await stack.enter_async_context(
                 ModelWatcher(store, residency, settings.models.poll_interval, metrics.models)

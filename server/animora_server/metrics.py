@@ -216,7 +216,7 @@ class CacheMetrics:
 
 
 class CatalogMetrics:
-    """Recorded at each refresh of the catalog."""
+    """Recorded at each refresh of the catalog, and by what listens between them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.posts = Gauge("animora_catalog_posts", "Posts that can be ranked.", registry=registry)
@@ -240,6 +240,18 @@ class CatalogMetrics:
             "animora_blocks_age_seconds", "Time since the blocks were last read; +Inf before the first.",
             registry=registry,
         )  # fmt: skip
+
+        self.listening = Gauge(
+            "animora_catalog_listening", "1 while blocks and deletions are heard of as they are committed.",
+            registry=registry,
+        )  # fmt: skip
+        notifications = Counter(
+            "animora_catalog_notifications", "Notifications of the database, by what they tell.", ("kind",),
+            registry=registry,
+        )  # fmt: skip
+        self.notifications = {
+            kind: notifications.labels(kind) for kind in ("block", "unblock", "delete", "unreadable")
+        }
 
     def ages_from(self, age: Callable[[], float], block_age: Callable[[], float]) -> None:
         """Reads the ages, in seconds, whenever they are scraped."""

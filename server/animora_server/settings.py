@@ -76,6 +76,17 @@ class DatabaseSettings(Section):
     url: SecretStr = Field(
         default=SecretStr(""), description="DSN of a role that may read the schema `animora`; required"
     )
+    listen_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="DSN of a direct connection to the same server, on which blocks and deletions are heard "
+        "of, where `url` leads through a pooler; empty takes `url`",
+    )
+    listen_timeout: float = Field(
+        default=5.0,
+        gt=0,
+        description="seconds in which a notification sent to itself must arrive on that connection; "
+        "it is tried as often",
+    )
     timeout: float = Field(default=10.0, gt=0, description="seconds to connect")
     command_timeout: float = Field(default=60.0, gt=0, description="seconds one query may take")
 

@@ -13,6 +13,7 @@ from animora_server.settings import CatalogSettings
 from animora_server.store.refresh import Refresh
 
 SETTINGS = CatalogSettings()
+NO_IDS = np.empty(0, np.int64)
 USERS = 20  # those that the fixture `database` has
 
 
@@ -34,9 +35,9 @@ class Follower:
             self.catalog = await self._refresh(reading).reconcile()
             self._read_at = reading.now
 
-    async def poll(self):
+    async def poll(self, deleted=NO_IDS):
         async with self._store.reading() as reading:
-            self.catalog = await self._refresh(reading).poll(self._read_at)
+            self.catalog = await self._refresh(reading).poll(self._read_at, deleted)
             self._read_at = reading.now
 
     def _refresh(self, reading):

@@ -1,13 +1,14 @@
 """Residency: which models are on the device, encoded for which catalog snapshot; gives out pins."""
 
 import asyncio
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from animora_artifact import Artifact, ArtifactRejected
-from animora_server.catalog import CatalogSnapshot
+from animora_server.catalog import CatalogSnapshot, Facts, RecentFacts, corrected
 from animora_server.errors import ModelUnavailable, ScoringFailed
 from animora_server.scorer.binder import Binder
 from animora_server.scorer.device import Device
@@ -31,7 +32,8 @@ class Residency:
 
     Publishing a snapshot encodes its new rows for every resident model before the snapshot is seen;
     activating a model encodes all rows and warms every batch size before the model is seen. Requests
-    go on meanwhile with the pin they have.
+    go on meanwhile with the pin they have, which facts correct at once, and the snapshot that takes its
+    place is corrected by all facts that it may lack.
     """
 
     def __init__(self, device: Device, binder: Binder, max_models: int) -> None:
@@ -42,6 +44,7 @@ class Residency:
         self._loaded: dict[str, LoadedModel] = {}  # oldest use first, the active one last
         self._pin: Pin | None = None
         self._published = asyncio.Event()
+        self._facts = RecentFacts()
 
     def current(self) -> Pin | None:
         """The pair that a new request sees; None until a catalog is published."""
@@ -67,8 +70,16 @@ class Residency:
                     resident[version] = await self._binder.bind(loaded, snapshot, bound_before.get(version))
                 except (ScoringFailed, ArtifactRejected) as error:
                     log.error("a model cannot be bound to the catalog", version=version, error=str(error))
-            self._swap(snapshot, resident)
+            missed = self._facts.since(snapshot.blocks_read_at)
+            self._swap(corrected(snapshot, missed) if missed else snapshot, resident)
+            self._facts.forget(snapshot.blocks_read_at)
             self._published.set()
+
+    def correct(self, facts: Facts) -> None:
+        """Makes facts seen by new requests at once, whatever is being encoded or loaded."""
+        self._facts.add(facts, time.monotonic())
+        if self._pin is not None:
+            self._pin = replace(self._pin, snapshot=corrected(self._pin.snapshot, facts))
 
     async def activate(self, artifact: Artifact) -> None:
         """Loads a version beside the others, checks, encodes and warms it, then lets it answer.
@@ -95,7 +106,8 @@ class Residency:
                 evicted = next(iter(self._loaded))
                 del self._loaded[evicted]
                 resident.pop(evicted, None)
-            self._swap(pin.snapshot, resident)
+            # Facts may have come while it was bound; no snapshot has.
+            self._swap(self._published_pin().snapshot, resident)
 
     def _published_pin(self) -> Pin:
         if self._pin is None:

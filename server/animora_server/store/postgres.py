@@ -1,8 +1,8 @@
 """PostgreSQL through asyncpg: one connection, dropped at the first trouble and made anew when next needed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_server.catalog import IdMap, Pairs, PostRecords
-from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import queries
 from animora_server.store.binary import (
@@ -21,6 +20,7 @@ from animora_server.store.binary import (
     decode_array,
     decode_vector,
 )
+from animora_server.store.connection import connect, translated
 from animora_server.store.parts import PartFeeder
 from animora_server.store.protocols import TakeEmbeddings
 from animora_server.store.views import EmbeddingTypes, check_views
@@ -49,11 +49,11 @@ class PostgresStore:
         try:
             if self._connection is None or self._connection.is_closed():
                 self._connection, self._types = await self._connect()
-            with _translated():
+            with translated():
                 await self._connection.execute("begin isolation level repeatable read read only")
                 now = await self._connection.fetchval("select now()")
             yield PostgresReading(self._connection, self._types, now, self._settings.command_timeout)
-            with _translated():
+            with translated():
                 await self._connection.execute("commit")
         except BaseException:
             # Whatever state it is in, the next reading starts from a clean one.
@@ -68,20 +68,13 @@ class PostgresStore:
             self._connection = None
 
     async def _connect(self) -> tuple[asyncpg.Connection, EmbeddingTypes]:
-        with _translated():
-            connection = await asyncpg.connect(
-                self._settings.url.get_secret_value(),
-                timeout=self._settings.timeout,
-                command_timeout=self._settings.command_timeout,
-                # A pooler may give each transaction another server, which does not know our statements.
-                statement_cache_size=0,
-                server_settings={"application_name": "animora-server"},
-            )
-            try:
+        connection = await connect(self._settings.url, self._settings)
+        try:
+            with translated():
                 return connection, await check_views(connection)
-            except BaseException:
-                connection.terminate()
-                raise
+        except BaseException:
+            connection.terminate()
+            raise
 
 
 class PostgresReading:
@@ -103,6 +96,10 @@ class PostgresReading:
     async def posts_since(self, moment: datetime) -> PostRecords:
         """See CatalogReading."""
         return await self._posts(queries.POSTS_SINCE, moment)
+
+    async def posts_of(self, ids: IntArray) -> PostRecords:
+        """See CatalogReading."""
+        return await self._posts(queries.POSTS_OF, ids.tolist())
 
     async def filled(self, no_image: IntArray, no_caption: IntArray) -> IntArray:
         """See CatalogReading."""
@@ -176,7 +173,7 @@ class PostgresReading:
         parts = PartFeeder(feed)
         loop = asyncio.get_running_loop()
         try:
-            with _translated():
+            with translated():
                 async with asyncio.timeout(self._silence) as limit:
 
                     async def receive(data: bytes) -> None:
@@ -196,17 +193,3 @@ def _embedding(column: str, type_name: str) -> tuple[str, EmbeddingDecoder]:
     if type_name == "vector":
         return column, decode_vector
     return f"{column}::real[]", decode_array
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turns what asyncpg and the network raise into StoreError."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise StoreError("PostgreSQL did not answer in time") from error
-    except PermissionError as error:
-        # asyncpg looks there for certificates unless the DSN says how TLS is meant.
-        raise StoreError(f"{error}: set sslmode in database.url, or make ~/.postgresql readable") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-        raise StoreError(f"{type(error).__name__}: {error}") from error

@@ -27,6 +27,10 @@ class CatalogReading(Protocol):
         """The posts made, edited or soft-deleted since a moment."""
         ...
 
+    async def posts_of(self, ids: IntArray) -> PostRecords:
+        """Those of posts int64 (k) that are there."""
+        ...
+
     async def filled(self, no_image: IntArray, no_caption: IntArray) -> IntArray:
         """Those posts without an image, or without a caption, that have one now: int64 (k)."""
         ...

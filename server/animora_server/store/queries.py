@@ -17,6 +17,8 @@ where id is not null and author_id is not null and created_at is not null
 
 POSTS_SINCE = f"{POSTS} and (created_at >= $1 or updated_at >= $1 or deleted_at >= $1)"
 
+POSTS_OF = f"{POSTS} and id = any($1)"
+
 FILLED = """
 select id::bigint
 from animora.posts

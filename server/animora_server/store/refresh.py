@@ -59,19 +59,24 @@ class Refresh:
         posts = await self._posts(found, await self._filled(), removed)
         return await self._with_activity(posts, await self._base())
 
-    async def poll(self, since: datetime) -> Catalog:
+    async def poll(self, since: datetime, deleted: IntArray) -> Catalog:
         """Looks at posts made, edited or soft-deleted lately, at recent interactions, and at all blocks.
 
         Args:
             since: When the database was read before; what was committed late is looked for before that.
+            deleted: int64 (k), posts that are said to be gone, which the times of those left cannot tell.
 
         Raises:
             StoreError: The database did not answer.
             OSError: The embeddings cannot be written.
         """
         filled = await self._filled()
-        found = (await self._reading.posts_since(since - self._window)).joined(self._table.records(filled))
-        posts = await self._posts(found, filled, np.empty(0, np.int64))
+        found = await self._reading.posts_since(since - self._window)
+        removed = deleted
+        if len(deleted):
+            left = await self._reading.posts_of(deleted)
+            found, removed = found.joined(left), np.setdiff1d(deleted, left.ids)
+        posts = await self._posts(found.joined(self._table.records(filled)), filled, removed)
         return await self._with_activity(posts, self._catalog.activity.base)
 
     async def _filled(self) -> IntArray:

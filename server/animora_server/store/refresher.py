@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,7 @@ from typing import Self
 import numpy as np
 import structlog
 
-from animora_server.catalog import Catalog, CatalogSnapshot
+from animora_server.catalog import Catalog, CatalogSnapshot, Facts, RecentFacts
 from animora_server.errors import AnimoraError, ConfigurationError
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
@@ -27,9 +28,10 @@ LONGEST_DELAY = 2.0  # seconds; PostgreSQL is used again this soon after it came
 class CatalogRefresher:
     """Loads the catalog in the background, keeps it fresh, and publishes a snapshot after each refresh.
 
-    A poll sees what changed lately. What it cannot see (posts that left the view, old likes taken back,
-    commits that took longer than the recount window) the next reconcile sees; after that the catalog equals
-    a fresh load. While PostgreSQL is away the last snapshot stays, and the age of its blocks grows.
+    A poll sees what changed lately, and posts that it was told are gone. What it cannot see (other posts that
+    left the view, old likes taken back, commits that took longer than the recount window) the next reconcile
+    sees; after that the catalog equals a fresh load. While PostgreSQL is away the last snapshot stays, and
+    the age of its blocks grows.
 
     Args:
         store: The database.
@@ -53,6 +55,8 @@ class CatalogRefresher:
         self._read_at: datetime | None = None  # the database's time of the last reading; None before the load
         self._refreshed_at = float("-inf")  # time.monotonic()
         self._reconcile_at = float("-inf")  # time.monotonic()
+        self._behind = asyncio.Event()
+        self._facts = RecentFacts()
         self._misfits_reported = False
         self._task: asyncio.Task[None] | None = None
 
@@ -87,12 +91,20 @@ class CatalogRefresher:
             await asyncio.wait((self._task,))
         self._store.close()
 
+    def correct(self, facts: Facts) -> None:
+        """Remembers facts until they are in the catalog: a poll by itself does not see what is gone."""
+        self._facts.add(facts, time.monotonic())
+
+    def catch_up(self) -> None:
+        """Refreshes at once, and once more to compare everything: facts may have gone unheard."""
+        self._behind.set()
+
     async def _run(self) -> None:
         failures = 0
         while True:
             began = time.monotonic()
             try:
-                await self._refresh(began)
+                await self.refresh()
             # OSError is the disk's; the store and the model's device have errors of their own.
             except (AnimoraError, OSError) as error:
                 self._metrics.refreshes["error"].inc()
@@ -105,27 +117,41 @@ class CatalogRefresher:
                     log.info("the catalog is refreshed again")
                 self._metrics.refreshes["ok"].inc()
                 failures = 0
-                delay = max(0.0, began + self._settings.poll_interval - time.monotonic())
-            await asyncio.sleep(delay)
+                due = min(began + self._settings.poll_interval, self._reconcile_at)
+                delay = max(0.0, due - time.monotonic())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._behind.wait()
 
-    async def _refresh(self, began: float) -> None:
-        """Brings the catalog up to date and publishes it."""
-        first = self._read_at is None
+    async def refresh(self) -> None:
+        """Brings the catalog up to date and publishes it.
+
+        Raises:
+            AnimoraError: The database did not answer, or the snapshot was not taken.
+            OSError: The embeddings cannot be written.
+        """
+        began = time.monotonic()
+        since, behind = self._read_at, self._behind.is_set()
+        self._behind.clear()
+        if behind:
+            # After a poll, which is quick and brings all blocks.
+            self._reconcile_at = began
         async with self._store.reading() as reading:
             refresh = Refresh(reading, self._catalog, self._settings, began)
-            if self._read_at is None or began >= self._reconcile_at:
+            if since is None or (began >= self._reconcile_at and not behind):
                 # One that fails is not tried again at once: polls keep the blocks fresh meanwhile.
                 self._reconcile_at = began + self._settings.reconcile_interval * random.uniform(0.9, 1.1)
                 catalog = await refresh.reconcile()
             else:
-                catalog = await refresh.poll(self._read_at)
+                catalog = await refresh.poll(since, self._facts.since(float("-inf")).deleted_ids)
         # Even if publishing fails, rows that someone may have seen are not assigned again.
         self._catalog = catalog
         self._read_at = reading.now
+        self._facts.forget(began)
         await self._publish(catalog.snapshot)
         self._refreshed_at = time.monotonic()
         self._record(self._refreshed_at - began)
-        if first:
+        if since is None:
             log.info(
                 "the catalog is loaded",
                 posts=len(catalog.snapshot),
