@@ -15,6 +15,7 @@ from animora_server.embedded import EmbeddedRedis
 from animora_server.errors import ConfigurationError
 from animora_server.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
+from tests.cache.stores import until
 
 KEY = b"rank:1:key"
 STORED = b"animora:" + KEY
@@ -81,12 +82,6 @@ class Cache:
         value = self.registry.get_sample_value(name, labels)
         assert value is not None
         return value
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # what changes is a count, which wakes nobody
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ _HEADER = struct.Struct("<4s8sBBBBddddq")
 _POINTER = struct.Struct("<4s8s16sd")
 _CHECKSUM = struct.Struct("<I")
 _NARROW, _WIDE, _SCORE = np.dtype("<u4"), np.dtype("<i8"), np.dtype("<f4")
-_ID_OF = {4: _NARROW, 8: _WIDE}
+_ID_OF: dict[int, np.dtype[Any]] = {4: _NARROW, 8: _WIDE}
 
 
 @dataclass(frozen=True, slots=True)

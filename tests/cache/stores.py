@@ -1,0 +1,115 @@
+"""What is kept in Redis, opened together for a test, with its counts and a plain client beside it."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import cast
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from animora_server.cache import GenerationWatch, RedisGenerations, RedisTimelines, SharedRedis
+from animora_server.metrics import CacheMetrics
+from animora_server.settings import CacheSettings, TimelineSettings
+from animora_server.types import Generation, RankerName, TimelineSnapshot
+
+KEY = b"{7}:0123456789abcdef:new"
+NOW = 1_800_000_000.0
+TIMELINE = TimelineSettings()
+
+
+def make_list(made_at: float = NOW, *, name: bytes = b"list", posts: int = 500) -> TimelineSnapshot:
+    """A list with an id of its own for each name and time."""
+    ids = np.random.default_rng(posts).permutation(10 * posts + 1)[:posts] + 10**9
+    scores = np.linspace(1, 0, posts, dtype=np.float32)
+    snapshot_id = (name + b"%d" % made_at).rjust(16, b".")
+    return TimelineSnapshot(
+        snapshot_id, ids, scores, RankerName.NEUCF, "v1", made_at, made_at + 300, made_at - 1
+    )
+
+
+def make_generation(made_at: float = NOW, *, name: bytes = b"generation", shards: int = 1) -> Generation:
+    return Generation(name.rjust(16, b"."), made_at, made_at - 1, "v1", "catalog", "settings", shards)
+
+
+def of_generation(generation: Generation, posts: int = 500) -> TimelineSnapshot:
+    """A list as it is precomputed."""
+    made = make_list(generation.made_at, posts=posts)
+    return TimelineSnapshot(
+        generation.generation_id, made.post_ids, made.scores, made.ranker, made.model_version,
+        generation.made_at, generation.made_at + TIMELINE.precomputed_ttl, generation.read_at,
+    )  # fmt: skip
+
+
+def name_of(snapshot: TimelineSnapshot | None) -> bytes | None:
+    return None if snapshot is None else snapshot.snapshot_id
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # what changes is a count, which wakes nobody
+            await asyncio.sleep(0.001)
+
+
+class Stores:
+    """Timelines, what is current, and generations in one Redis; as an async context manager."""
+
+    def __init__(self, url: str, *, timeout: float = 10.0, interval: float = 0.001) -> None:
+        self.registry = CollectorRegistry()
+        settings = CacheSettings(url=SecretStr(url), timeout=timeout)
+        metrics = CacheMetrics(self.registry)
+        self.redis = SharedRedis(settings, metrics)
+        self.watch = GenerationWatch(self.redis, interval, metrics)
+        self.timelines = RedisTimelines(self.redis, self.watch, TIMELINE, metrics)
+        self.generations = RedisGenerations(settings, TIMELINE)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "Stores":
+        await self._stack.enter_async_context(self.redis)
+        await self._stack.enter_async_context(self.watch)
+        await self._stack.enter_async_context(self.generations)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+
+    async def publish(self, generation: Generation, *keys: bytes) -> None:
+        """Builds a generation of one shard with a list for each key; returns once the watch knows it."""
+        await self.generations.begin(generation)
+        await self.generations.put(generation, [(key, of_generation(generation)) for key in keys])
+        assert await self.generations.finish_shard(generation, 0)
+        await until(lambda: self.watch.current == generation)
+
+    async def until_stored(self, snapshot: TimelineSnapshot, key: bytes = KEY) -> None:
+        async with asyncio.timeout(20):
+            while not await self.timelines.make_latest(key, snapshot):  # noqa: ASYNC110  # Redis wakes nobody
+                await asyncio.sleep(0.001)
+
+    async def until_latest(self, snapshot: TimelineSnapshot, key: bytes = KEY) -> None:
+        async with asyncio.timeout(20):
+            while name_of(await self.timelines.latest(key)) != snapshot.snapshot_id:  # noqa: ASYNC110  # as above
+                await asyncio.sleep(0.001)
+
+    async def fail_until_left_alone(self) -> None:
+        while not self.left_alone:
+            assert await self.timelines.latest(KEY) is None
+
+    def looked_up(self, outcome: str, kind: str = "timelines") -> float:
+        return self.sample("animora_cache_lookups_total", {"kind": kind, "outcome": outcome})
+
+    @property
+    def left_alone(self) -> bool:
+        return self.sample("animora_cache_breaker_open", {}) == 1
+
+    def sample(self, name: str, labels: dict[str, str]) -> float:
+        value = self.registry.get_sample_value(name, labels)
+        assert value is not None
+        return value
+
+
+async def lives(client: Redis) -> dict[bytes, int]:
+    """Milliseconds that each key has left, -1 for one that never expires."""
+    keys = cast(list[bytes], await client.keys())
+    return {key: await client.pttl(key) for key in keys}

@@ -1,0 +1,274 @@
+"""Generations of precomputed lists in a real Redis: built, swapped in, watched, retired."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import redis.asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from animora_server.cache import RedisGenerations
+from animora_server.cache.errors import UnreadableValue
+from animora_server.cache.generation_record import decode_generation, encode_generation
+from animora_server.cache.keys import building_generation_key, current_generation_key, list_key
+from animora_server.embedded import EmbeddedRedis
+from animora_server.errors import StoreError
+from animora_server.settings import CacheSettings
+from animora_server.types import Generation
+from tests.cache.stores import (
+    KEY,
+    NOW,
+    TIMELINE,
+    Stores,
+    lives,
+    make_generation,
+    make_list,
+    name_of,
+    of_generation,
+    until,
+)
+
+CURRENT = current_generation_key(b"animora:")
+BUILDING = building_generation_key(b"animora:")
+USERS = [b"{%d}:digest:new" % user for user in range(2500)]
+
+Start = Callable[[], Awaitable[EmbeddedRedis]]
+
+
+@pytest.fixture
+async def stores(redis_url: str) -> AsyncIterator[Stores]:
+    async with Stores(redis_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def generations(stores: Stores) -> RedisGenerations:
+    return stores.generations
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Redis]:
+    async with redis.asyncio.from_url(redis_url) as opened:
+        yield opened
+
+
+@given(
+    st.builds(
+        Generation,
+        st.binary(min_size=16, max_size=16),
+        *[st.floats(allow_nan=False, allow_infinity=False)] * 2,
+        *[st.text(st.characters(codec="utf-8"))] * 3,
+        st.integers(1, 2**31),
+    )
+)
+def test_a_record_comes_back(generation: Generation):
+    assert decode_generation(encode_generation(generation)) == generation
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"generation_id": "ff"},
+        {"made_at": "yesterday"},
+        {"made_at": None},
+        {"shards": 0},
+        {"shards": 1.5},
+        {"more": 1},
+    ],
+)
+def test_a_record_of_another_making_is_refused(change: dict[str, object]):
+    record = json.loads(encode_generation(make_generation())) | change
+    with pytest.raises(UnreadableValue):
+        decode_generation(json.dumps(record).encode())
+
+
+@given(st.binary(max_size=100))
+def test_bytes_that_are_no_record_are_refused(value: bytes):
+    with pytest.raises(UnreadableValue):
+        decode_generation(value)
+
+
+async def test_at_first_there_is_no_generation(generations: RedisGenerations):
+    assert await generations.current() is None
+
+
+async def test_one_generation_is_built_at_a_time_and_a_second_beginning_joins_it(
+    generations: RedisGenerations,
+):
+    first, second = make_generation(), make_generation(NOW + 1, name=b"another")
+    assert await generations.begin(first) == first
+    assert await generations.begin(second) == first
+    await generations.abandon(second)  # another one's end is not this one's
+    assert await generations.begin(second) == first
+    await generations.abandon(first)
+    assert await generations.begin(second) == second
+
+
+async def test_of_many_that_begin_at_once_one_does_and_the_others_join(generations: RedisGenerations):
+    offered = [make_generation(NOW + n, name=b"%d" % n) for n in range(20)]
+    begun = await asyncio.gather(*map(generations.begin, offered))
+    assert len({generation.generation_id for generation in begun}) == 1
+
+
+async def test_lists_are_present_once_they_are_put(generations: RedisGenerations):
+    generation = make_generation()
+    await generations.begin(generation)
+    assert await generations.present(generation, USERS) == [False] * len(USERS)
+    made = of_generation(generation, posts=100)
+    await generations.put(generation, [(user, made) for user in USERS[::2]])
+    assert await generations.present(generation, USERS) == [True, False] * (len(USERS) // 2)
+    assert await generations.present(generation, []) == []
+    other = make_generation(NOW + 1, name=b"another")
+    assert await generations.present(other, USERS[:2]) == [False, False]
+
+
+async def test_a_generation_is_served_once_its_last_shard_is_done_and_not_before(stores: Stores):
+    generations, generation = stores.generations, make_generation(shards=3)
+    await generations.begin(generation)
+    await generations.put(generation, [(KEY, of_generation(generation))])
+    for shard in (2, 0, 0, 2):
+        assert not await generations.finish_shard(generation, shard)
+        assert await generations.current() is None
+        assert await stores.timelines.latest(KEY) is None
+    assert await generations.finish_shard(generation, 1)
+    assert await generations.current() == generation
+    await until(lambda: stores.watch.current == generation)
+    assert name_of(await stores.timelines.latest(KEY)) == generation.generation_id
+    assert stores.sample("animora_generation_age_seconds", {}) != 0
+
+
+async def test_finishing_again_after_the_swap_changes_nothing(generations: RedisGenerations):
+    generation = make_generation(shards=2)
+    await generations.begin(generation)
+    assert not await generations.finish_shard(generation, 0)
+    assert await generations.finish_shard(generation, 1)
+    following = make_generation(NOW + 1, name=b"another")
+    await generations.begin(following)
+    assert await generations.finish_shard(generation, 0)
+    assert await generations.current() == generation
+    assert await generations.begin(make_generation(NOW + 2, name=b"third")) == following
+
+
+async def test_shards_that_finish_at_once_swap_once_and_each_knows_how_it_stands(
+    generations: RedisGenerations, client: Redis
+):
+    generation = make_generation(shards=16)
+    await generations.begin(generation)
+    swapped = await asyncio.gather(*(generations.finish_shard(generation, shard) for shard in range(16)))
+    assert sum(swapped) == 1
+    assert await generations.current() == generation
+    assert await client.keys() == [CURRENT]
+
+
+async def test_a_shard_of_a_generation_that_was_abandoned_or_replaced_cannot_finish(
+    generations: RedisGenerations,
+):
+    old, new = make_generation(), make_generation(NOW + 1, name=b"another")
+    await generations.begin(old)
+    await generations.abandon(old)
+    with pytest.raises(StoreError, match="not being built"):
+        await generations.finish_shard(old, 0)
+    await generations.begin(new)
+    with pytest.raises(StoreError, match="not being built"):
+        await generations.finish_shard(old, 0)
+    assert await generations.finish_shard(new, 0)
+    assert await generations.current() == new
+
+
+async def test_a_retired_generation_lives_for_its_tokens_and_no_other_list_is_touched(
+    stores: Stores, client: Redis
+):
+    old, new = make_generation(), make_generation(NOW + 1, name=b"another")
+    await stores.publish(old, *USERS)
+    await stores.publish(new, KEY)
+    live = make_list()
+    await stores.timelines.make_latest(KEY, live)
+    before = await lives(client)
+    assert await stores.generations.retire(old) == len(USERS)
+    assert await stores.generations.retire(old) == len(USERS)  # as often as one likes
+    after = await lives(client)
+    retired = {list_key(b"animora:", old.generation_id, user) for user in USERS}
+    assert set(after) == set(before)
+    assert all(0 < after[key] <= 1000 * (TIMELINE.token_ttl + 120) for key in retired)
+    assert all(after[key] > 1000 * TIMELINE.token_ttl for key in after)
+    assert all(before[key] - after[key] < 60_000 for key in set(after) - retired)
+    assert name_of(await stores.timelines.pinned(USERS[0], old.generation_id)) == old.generation_id
+
+
+async def test_retiring_never_lets_a_list_live_longer(stores: Stores, client: Redis):
+    old = make_generation()
+    await stores.publish(old, KEY)
+    key = list_key(b"animora:", old.generation_id, KEY)
+    await client.pexpire(key, 5000)
+    assert await stores.generations.retire(old) == 1
+    assert 0 < await client.pttl(key) <= 5000
+
+
+async def test_every_key_of_a_build_expires(stores: Stores, client: Redis):
+    generation = make_generation(shards=2)
+    await stores.generations.begin(generation)
+    await stores.generations.put(generation, [(KEY, of_generation(generation))])
+    await stores.generations.finish_shard(generation, 0)
+    built = await lives(client)
+    assert len(built) == 3
+    least = 1000 * (TIMELINE.precomputed_ttl + TIMELINE.stale_ttl + TIMELINE.token_ttl)
+    assert all(least - 60_000 < life <= 1.1 * least + 1 for life in built.values())
+    await stores.generations.finish_shard(generation, 1)
+    assert all(life > 0 for life in (await lives(client)).values())
+
+
+async def test_a_poisoned_record_is_none_and_is_deleted(stores: Stores, client: Redis):
+    generation = make_generation()
+    await client.set(BUILDING, b"poison")
+    assert await stores.generations.begin(generation) == generation
+    await client.set(CURRENT, b"poison")
+    await until(lambda: stores.looked_up("unreadable", "generation") > 0)
+    assert stores.watch.current is None
+    assert await stores.generations.current() is None
+    assert not await client.exists(CURRENT)
+
+
+async def test_the_age_of_the_current_generation_is_a_metric(stores: Stores, client: Redis):
+    assert math.isnan(stores.sample("animora_generation_age_seconds", {}))
+    await stores.publish(make_generation(made_at=1.0), KEY)
+    assert stores.sample("animora_generation_age_seconds", {}) > 10**9
+    await client.delete(CURRENT)
+    await until(lambda: stores.watch.current is None)
+    assert math.isnan(stores.sample("animora_generation_age_seconds", {}))
+
+
+async def test_a_redis_that_does_not_do_what_it_is_asked_is_an_error_and_nothing_is_lost(
+    embedded_redis: Start,
+):
+    server = await embedded_redis()
+    generation = make_generation()
+    lists = [(KEY, of_generation(generation))]
+    async with (
+        RedisGenerations(CacheSettings(url=SecretStr(server.url)), TIMELINE) as generations,
+        redis.asyncio.from_url(server.url) as client,
+    ):
+        await generations.begin(generation)
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("maxmemory", "1")
+        with pytest.raises(StoreError, match="OutOfMemory"):
+            await generations.put(generation, lists)
+        with pytest.raises(StoreError):
+            await generations.finish_shard(generation, 0)
+        await client.config_set("maxmemory", "0")
+        await generations.put(generation, lists)
+        assert await generations.finish_shard(generation, 0)
+        await server.kill()
+        with pytest.raises(StoreError, match="Redis: "):
+            await generations.current()
+        with pytest.raises(StoreError):
+            await generations.present(generation, [KEY])
+        with pytest.raises(StoreError):
+            await generations.retire(generation)
+        await server.start()
+        assert await generations.current() is None

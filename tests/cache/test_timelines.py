@@ -1,0 +1,280 @@
+"""Timelines in a real Redis, while it works and while it fails."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
+
+import pytest
+import redis.asyncio
+from redis.asyncio import Redis
+
+from animora_server.cache.keys import latest_key, list_key
+from animora_server.embedded import EmbeddedRedis
+from tests.cache.stores import (
+    KEY,
+    NOW,
+    TIMELINE,
+    Stores,
+    lives,
+    make_generation,
+    make_list,
+    name_of,
+    of_generation,
+    until,
+)
+
+PREFIX = b"animora:"
+POINTER = latest_key(PREFIX, KEY)
+
+Start = Callable[[], Awaitable[EmbeddedRedis]]
+Freeze = Callable[[int], AbstractContextManager[None]]
+
+
+@pytest.fixture
+async def stores(redis_url: str) -> AsyncIterator[Stores]:
+    # Nothing fails in the tests that use these, so that a busy machine must not look like a failure.
+    async with Stores(redis_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Redis]:
+    async with redis.asyncio.from_url(redis_url) as opened:
+        yield opened
+
+
+async def test_a_user_without_a_list_has_none(stores: Stores):
+    assert await stores.timelines.latest(KEY) is None
+    assert await stores.timelines.pinned(KEY, b"s" * 16) is None
+    assert stores.looked_up("miss") == 2
+
+
+async def test_what_is_made_the_latest_is_found_as_such_and_by_its_id(stores: Stores):
+    made = make_list()
+    assert await stores.timelines.make_latest(KEY, made)
+    for found in (
+        await stores.timelines.latest(KEY),
+        await stores.timelines.pinned(KEY, made.snapshot_id),
+    ):
+        assert found is not None
+        assert found.post_ids.tolist() == made.post_ids.tolist()
+        assert found.scores.tolist() == made.scores.tolist()
+        assert (found.made_at, found.fresh_until) == (made.made_at, made.fresh_until)
+    assert stores.looked_up("hit") == 2
+
+
+async def test_what_is_kept_is_found_by_its_id_alone(stores: Stores):
+    kept = make_list()
+    assert await stores.timelines.keep(KEY, kept)
+    assert await stores.timelines.latest(KEY) is None
+    assert name_of(await stores.timelines.pinned(KEY, kept.snapshot_id)) == kept.snapshot_id
+
+
+async def test_the_list_before_the_latest_stays_for_its_tokens(stores: Stores):
+    first, second = make_list(), make_list(NOW + 1)
+    for made in (first, second):
+        await stores.timelines.make_latest(KEY, made)
+    assert name_of(await stores.timelines.latest(KEY)) == second.snapshot_id
+    assert name_of(await stores.timelines.pinned(KEY, first.snapshot_id)) == first.snapshot_id
+
+
+async def test_lists_of_other_users_options_and_settings_are_apart(stores: Stores):
+    await stores.timelines.make_latest(KEY, make_list())
+    for other in (KEY.replace(b"7", b"8"), KEY.replace(b"new", b"all"), KEY.replace(b"f:", b"e:")):
+        assert await stores.timelines.latest(other) is None
+        assert await stores.timelines.pinned(other, make_list().snapshot_id) is None
+
+
+@pytest.mark.parametrize(("age", "precomputed_wins"), [(-1, True), (0, True), (1, False)])
+async def test_of_a_precomputed_and_a_live_list_the_newer_is_the_latest(
+    stores: Stores, age: float, precomputed_wins: bool
+):
+    generation, live = make_generation(), make_list(NOW + age)
+    await stores.publish(generation, KEY)
+    await stores.timelines.make_latest(KEY, live)
+    newer = generation.generation_id if precomputed_wins else live.snapshot_id
+    assert name_of(await stores.timelines.latest(KEY)) == newer
+
+
+async def test_a_precomputed_list_takes_one_round_trip_and_hundreds_at_once_share_a_few(stores: Stores):
+    users = [b"{%d}:digest:new" % user for user in range(300)]
+    generation = make_generation()
+    await stores.publish(generation, *users)
+    before = stores.sample("animora_cache_round_trip_seconds_count", {})
+    found = await asyncio.gather(*(stores.timelines.latest(user) for user in users))
+    assert [name_of(snapshot) for snapshot in found] == [generation.generation_id] * len(users)
+    # One is under way while the others gather; the watch looks in between.
+    assert stores.sample("animora_cache_round_trip_seconds_count", {}) - before < 20
+
+
+async def test_a_pointer_to_a_list_that_is_gone_is_a_miss(stores: Stores, client: Redis):
+    live = make_list()
+    await stores.timelines.make_latest(KEY, live)
+    await client.delete(list_key(PREFIX, live.snapshot_id, KEY))
+    assert await stores.timelines.latest(KEY) is None
+
+
+async def test_where_the_newer_list_is_gone_the_precomputed_one_is_the_latest(stores: Stores, client: Redis):
+    generation, live = make_generation(), make_list(NOW + 1)
+    await stores.publish(generation, KEY)
+    await stores.timelines.make_latest(KEY, live)
+    await client.delete(list_key(PREFIX, live.snapshot_id, KEY))
+    assert name_of(await stores.timelines.latest(KEY)) == generation.generation_id
+
+
+async def test_every_key_expires_no_sooner_than_the_last_token_and_not_all_at_once(
+    stores: Stores, client: Redis
+):
+    for user in range(20):
+        key = b"{%d}:digest:new" % user
+        await stores.timelines.make_latest(key, make_list())
+        await stores.timelines.keep(key, make_list(name=b"kept"))
+    least = 1000 * (300 + TIMELINE.stale_ttl + TIMELINE.token_ttl)
+    found = await lives(client)
+    assert len(found) == 60
+    assert all(least - 60_000 < life <= 1.1 * least + 1 for life in found.values())
+    assert max(found.values()) - min(found.values()) > 10_000
+
+
+@pytest.mark.parametrize("poison", [b"", b"poison", b"anl\x01" + bytes(100), bytes(2**16)])
+async def test_a_list_that_cannot_be_read_is_a_miss_and_is_deleted(
+    stores: Stores, client: Redis, poison: bytes
+):
+    live = make_list()
+    await stores.timelines.make_latest(KEY, live)
+    stored = list_key(PREFIX, live.snapshot_id, KEY)
+    await client.set(stored, poison)
+    assert await stores.timelines.latest(KEY) is None
+    assert stores.looked_up("unreadable") == 1
+    await until_deleted(client, stored)
+
+
+@pytest.mark.parametrize("poison", [b"", b"poison", b"anp\x01" + bytes(32), bytes(2**16)])
+async def test_a_pointer_that_cannot_be_read_is_a_miss_and_is_deleted(
+    stores: Stores, client: Redis, poison: bytes
+):
+    await client.set(POINTER, poison)
+    assert await stores.timelines.latest(KEY) is None
+    assert (stores.looked_up("unreadable"), stores.looked_up("miss")) == (1, 1)
+    await until_deleted(client, POINTER)
+
+
+async def test_a_poisoned_precomputed_list_leaves_the_live_one(stores: Stores, client: Redis):
+    generation, live = make_generation(), make_list(NOW - 1)
+    await stores.publish(generation, KEY)
+    await stores.timelines.make_latest(KEY, live)
+    await client.set(list_key(PREFIX, generation.generation_id, KEY), b"poison")
+    assert name_of(await stores.timelines.latest(KEY)) == live.snapshot_id
+
+
+async def test_values_under_other_keys_are_misses(stores: Stores, client: Redis):
+    await stores.timelines.make_latest(b"{8}:digest:new", make_list())
+    live = make_list()
+    other = list_key(PREFIX, live.snapshot_id, b"{8}:digest:new")
+    await client.rename(other, list_key(PREFIX, live.snapshot_id, KEY))
+    await client.rename(latest_key(PREFIX, b"{8}:digest:new"), POINTER)
+    assert await stores.timelines.latest(KEY) is None
+    assert await stores.timelines.pinned(KEY, live.snapshot_id) is None
+
+
+async def test_cancelled_look_ups_never_hand_their_lists_to_others(stores: Stores):
+    users = [b"{%d}:digest:new" % user for user in range(40)]
+    for user in users:
+        await stores.timelines.make_latest(user, make_list(name=user[:4]))
+    for turns in range(20):
+        tasks = [asyncio.create_task(stores.timelines.latest(user)) for user in users]
+        for _ in range(turns % 7):
+            await asyncio.sleep(0)  # so that the cancellation meets the round trips at various steps
+        for task in tasks[turns % 2 :: 2]:
+            task.cancel()
+        for user, task in zip(users, tasks, strict=True):
+            await asyncio.wait([task])
+            if not task.cancelled():
+                assert name_of(task.result()) == make_list(name=user[:4]).snapshot_id
+
+
+async def test_a_flushed_redis_is_a_miss_for_lists_and_for_the_generation(stores: Stores, client: Redis):
+    generation, live = make_generation(), make_list(NOW + 1)
+    await stores.publish(generation, KEY)
+    await stores.timelines.make_latest(KEY, live)
+    await client.flushall()
+    assert await stores.timelines.latest(KEY) is None
+    assert await stores.timelines.pinned(KEY, live.snapshot_id) is None
+    await until(lambda: stores.watch.current is None)
+
+
+async def test_a_full_redis_says_that_it_stores_nothing_and_still_answers(embedded_redis: Start):
+    server = await embedded_redis()
+    async with Stores(server.url) as stores, redis.asyncio.from_url(server.url) as client:
+        live = make_list()
+        assert await stores.timelines.make_latest(KEY, live)
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("maxmemory", "1")
+        assert not await stores.timelines.make_latest(KEY, make_list(NOW + 1))
+        assert not await stores.timelines.keep(KEY, make_list(NOW + 2))
+        assert name_of(await stores.timelines.latest(KEY)) == live.snapshot_id
+        assert not stores.left_alone
+
+
+async def test_a_read_only_replica_says_that_it_stores_nothing_and_still_answers(embedded_redis: Start):
+    server = await embedded_redis()
+    async with Stores(server.url) as stores, redis.asyncio.from_url(server.url) as client:
+        live = make_list()
+        assert await stores.timelines.make_latest(KEY, live)
+        await client.replicaof("127.0.0.1", "1")
+        assert not await stores.timelines.make_latest(KEY, make_list(NOW + 1))
+        assert name_of(await stores.timelines.latest(KEY)) == live.snapshot_id
+        assert not stores.left_alone
+
+
+async def test_a_frozen_redis_is_a_miss_then_left_alone_and_used_again_once_it_thaws(
+    embedded_redis: Start, frozen: Freeze
+):
+    server = await embedded_redis()
+    async with Stores(server.url, timeout=0.02) as stores:
+        generation, live = make_generation(), make_list(NOW + 1)
+        await stores.publish(generation, KEY)
+        await stores.until_stored(live)
+        with frozen(server.pid):
+            assert not await stores.timelines.keep(KEY, make_list(NOW + 2))
+            await stores.fail_until_left_alone()
+            assert await stores.timelines.pinned(KEY, live.snapshot_id) is None
+            assert not await stores.timelines.make_latest(KEY, make_list(NOW + 3))
+            assert stores.looked_up("skipped") > 0
+            # What was current still is: its lists are there when Redis is back.
+            assert stores.watch.current == generation
+        await until(lambda: not stores.left_alone)
+        await stores.until_latest(live)
+
+
+async def test_a_killed_redis_is_left_alone_and_used_again_once_it_is_back(embedded_redis: Start):
+    server = await embedded_redis()
+    async with Stores(server.url, timeout=0.02) as stores:
+        await stores.publish(make_generation(), KEY)
+        os.kill(server.pid, signal.SIGKILL)
+        await stores.fail_until_left_alone()
+        await server.stop()
+        await server.start()
+        await stores.until_stored(make_list())
+        await stores.until_latest(make_list())
+        await until(lambda: stores.watch.current is None)
+
+
+async def test_precomputed_lists_are_stored_as_live_ones_are(stores: Stores):
+    generation = make_generation()
+    await stores.publish(generation, KEY)
+    found = await stores.timelines.latest(KEY)
+    meant = of_generation(generation)
+    assert found is not None
+    assert found.post_ids.tolist() == meant.post_ids.tolist()
+    assert (found.made_at, found.fresh_until, found.read_at) == (
+        meant.made_at, meant.fresh_until, meant.read_at,
+    )  # fmt: skip
+
+
+async def until_deleted(client: Redis, key: bytes) -> None:
+    async with asyncio.timeout(20):
+        while await client.exists(key):
+            pass
