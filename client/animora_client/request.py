@@ -49,7 +49,8 @@ class RankRequest:
         model_version: Empty for the active model; else one that is resident on the server.
         exclude_seen: Drop posts that the user has liked or commented on.
         exclude_post_ids: Drop these too, up to 1,000.
-        explain: Return the terms of each score; at most 500 candidates then.
+        explain: Return the terms of each score, and why each dropped candidate was dropped; at most 500
+            candidates then.
     """
 
     user_id: int

@@ -12,6 +12,7 @@ from animora_client import (
     CacheStatus,
     DegradedReason,
     Dropped,
+    DropReason,
     Health,
     InvalidArgument,
     RankedPost,
@@ -81,6 +82,13 @@ async def test_explanations_are_parallel_to_the_posts(client):
     ranking = await client.rank(7, [1, 2], explain=True)
 
     assert ranking.explanations == ({"gmf": 0.5, "bias": -0.25},) * 2
+
+
+async def test_with_explain_each_dropped_post_has_its_reason(client):
+    ranking = await client.rank(7, [1, 2, -3], limit=1, explain=True)
+
+    assert ranking.dropped_posts == {-3: DropReason.UNKNOWN, 1: DropReason.OUTRANKED}
+    assert (await client.rank(7, [1, 2, -3], limit=1)).dropped_posts == {}
 
 
 async def test_a_degraded_answer_says_why(client, server):

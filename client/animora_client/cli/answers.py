@@ -34,12 +34,15 @@ def posts_table(
     """
     rows = [(str(number), str(post), f"{score:.4f}") for number, (post, score) in enumerate(posts, first)]
     headings = list(dict.fromkeys(heading for of_post in cells for heading in of_post))
-    table = _ranked(title, headings)
+    table = _ranked(title)
+    for heading in headings:
+        # Over two lines, so that the model's eight terms fit into 100 characters.
+        table.add_column(heading.replace("_", "\n", 1), justify="right")
     for row, of_post in zip(rows, cells or [{}] * len(rows), strict=True):
         table.add_row(*row, *(of_post.get(heading, "") for heading in headings))
-    if _width(console, table) <= console.width:
+    if not headings or _width(console, table) <= console.width:
         return table
-    table = _ranked(title, [])
+    table = _ranked(title)
     table.add_column("terms")
     for row, of_post in zip(rows, cells, strict=True):
         # Words without spaces inside, so that lines break between them.
@@ -96,11 +99,10 @@ def as_json(user_id: int, answer: Answer, explanations: Sequence[Mapping[str, ob
     }
 
 
-def _ranked(title: str, headings: Sequence[str]) -> Table:
+def _ranked(title: str) -> Table:
     table = Table(title=title, title_justify="left")
-    for heading in ("#", "post", "score", *headings):
-        # Over two lines, so that the model's eight terms fit into 100 characters.
-        table.add_column(heading.replace("_", "\n", 1), justify="right", vertical="bottom")
+    for heading in ("#", "post", "score"):
+        table.add_column(heading, justify="right")
     return table
 
 

@@ -76,6 +76,7 @@ async def test_terms_that_do_not_fit_are_named_one_by_one(server):
     done = await run("timeline", "--target", server.target, "--user", "7", "--explain", COLUMNS="80")
 
     assert max(map(len, done.out.splitlines())) <= 80
+    assert [row[1] for row in rows(done.out)][:2] == ["1", ""], "a post begins with its first line"
     told = " ".join(row[3] for row in rows(done.out)).split()
     assert told[:2] == ["gmf_id=+0.500", "gmf_image=+0.250"]
     assert told[7:] == [
@@ -84,6 +85,13 @@ async def test_terms_that_do_not_fit_are_named_one_by_one(server):
         "rerank:author_diversity=-0.250",
         "exploration=yes",
     ]
+
+
+async def test_a_terminal_that_is_too_narrow_for_anything_is_no_error(server):
+    done = await run("timeline", "--target", server.target, "--user", "7", COLUMNS="15")
+
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == "go on with --page-token 5"
 
 
 async def test_terms_that_nobody_knows_any_more_are_said_to_be_missing(server):
