@@ -20,6 +20,8 @@ class Network(Protocol):
     def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
         """Post vectors (n, d): everything on the post's side up to the first hidden layer.
 
+        A vector is the sum of what the id, the image and the caption add; an absent one adds 0.
+
         Args:
             post_rows: int64 (n).
             image: floating (n, image width); zeros where absent.
@@ -39,7 +41,10 @@ class Network(Protocol):
         ...
 
     def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
-        """Terms (m, 3) that add up to the logit: GMF branch, MLP branch, bias. Arguments as in score."""
+        """Terms (m, 3) that add up to the logit: GMF branch, MLP branch, bias. Arguments as in score.
+
+        The GMF branch is linear in the post's vector; the bias is the same for all.
+        """
         ...
 
 

@@ -18,7 +18,8 @@ class ResidentModel:
 
     Attributes:
         model: The network and its vocabulary.
-        snapshot: The catalog whose rows the table's are.
+        snapshot: The catalog whose rows the table's are. What may be shown is told by the pin's, which may
+            have been corrected since.
         table: The post vectors.
         informed_rows: bool (capacity): rows of which the model knows the id or an embedding.
         batcher: The device's queue.
