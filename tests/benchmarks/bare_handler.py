@@ -1,12 +1,13 @@
-"""The floor: a grpc.aio server that parses a RankRequest and answers at once, with nothing in between.
+"""The floor: a grpc.aio server that parses a request and answers at once, with nothing in between.
 
-It has the event loop and the server options of the real one. Its reply is as large as the real one's:
-the first `limit` candidates with fixed scores.
+It has the event loop and the server options of the real one. Its replies are as large as the real one's: the
+first `limit` candidates with fixed scores, or a page with a token.
 """
 
 import asyncio
 import signal
 import sys
+from typing import Any
 
 import grpc
 import uvloop
@@ -16,6 +17,8 @@ from animora_server.service import SERVICE_NAME
 from animora_server.service.server import channel_options
 from animora_server.settings import GrpcSettings
 
+VERSION = "20260101T000000Z-000000"
+TOKEN = "A" * 56
 SCORES = [1 - rank / 10_000 for rank in range(10_000)]
 
 
@@ -26,21 +29,41 @@ async def rank(request: pb.RankRequest, _: object) -> pb.RankResponse:
         post_ids=post_ids,
         scores=SCORES[: len(post_ids)],
         ranker=pb.RANKER_NEUCF,
-        model_version="20260101T000000Z-000000",
+        model_version=VERSION,
         cache=pb.CACHE_STATUS_BYPASS,
         dropped=pb.DroppedCandidates(),
+    )
+
+
+async def get_timeline(request: pb.GetTimelineRequest, _: object) -> pb.GetTimelineResponse:
+    """Answers GetTimeline."""
+    size = request.page_size or 20
+    return pb.GetTimelineResponse(
+        post_ids=range(1, size + 1),
+        scores=SCORES[:size],
+        next_page_token=TOKEN,
+        ranker=pb.RANKER_NEUCF,
+        model_version=VERSION,
+        cache=pb.CACHE_STATUS_HIT,
     )
 
 
 async def serve() -> None:
     """Serves until SIGTERM; prints its port."""
     server = grpc.aio.server(options=channel_options(GrpcSettings()))
-    handler = grpc.unary_unary_rpc_method_handler(
-        rank,
-        request_deserializer=pb.RankRequest.FromString,
-        response_serializer=pb.RankResponse.SerializeToString,
-    )
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, {"Rank": handler}),))
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Rank": grpc.unary_unary_rpc_method_handler(
+            rank,
+            request_deserializer=pb.RankRequest.FromString,
+            response_serializer=pb.RankResponse.SerializeToString,
+        ),
+        "GetTimeline": grpc.unary_unary_rpc_method_handler(
+            get_timeline,
+            request_deserializer=pb.GetTimelineRequest.FromString,
+            response_serializer=pb.GetTimelineResponse.SerializeToString,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     sys.stdout.write(f"{port}\n")

@@ -6,10 +6,6 @@ Every reply is checked by the generator.
 
 import asyncio
 import json
-import statistics
-import sys
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -17,47 +13,19 @@ from rich.table import Table
 
 from animora_client import AsyncRankingClient
 from animora_server.demo import sample_feed
-from tests.benchmarks.processes import Server, animora_server, bare_server
+from tests.benchmarks.load import CALLERS, Turn, load, median
+from tests.benchmarks.processes import animora_server, bare_server
 
 ROUNDS = 5
 SECONDS = 4.0
-CANDIDATES, LIMIT, CALLERS = 200, 10, 32
+CANDIDATES, LIMIT = 200, 10
 RESULT = Path("docs/benchmarks/serving.json")
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One side's share of a round: calls a second, milliseconds, and CPU microseconds a call."""
-
-    throughput: float
-    p50: float
-    p99: float
-    cpu: float
-
-
-async def load(server: Server, cache: str, seconds: float) -> Turn:
-    """Runs the generator against a server.
-
-    Raises:
-        RuntimeError: A call failed, or a reply was wrong.
-    """
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        before = server.cpu_seconds()
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", "from animora_client.cli import main; main()", "bench"),
-            *("--target", server.target, "--cache", cache, "--concurrency", str(CALLERS)),
-            *("--candidates", str(CANDIDATES), "--limit", str(LIMIT)),
-            *("--users", "1-1500", "--posts", "1-4000", "--distinct", "500"),
-            *("--duration", str(seconds), "--warmup", "0", "--json", file.name),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        output, _ = await process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"the load failed:\n{output.decode()}")
-        measured = json.load(file)
-    cpu = (server.cpu_seconds() - before) / measured["ok"]
-    latency = measured["latency_seconds"]
-    return Turn(measured["calls_per_second"], latency["p50"] * 1e3, latency["p99"] * 1e3, cpu * 1e6)
+RANKS = (
+    *("--candidates", str(CANDIDATES), "--limit", str(LIMIT)),
+    *("--users", "1-1500", "--posts", "1-4000", "--distinct", "500"),
+)
 
 
 async def run(out: Console) -> None:
@@ -81,17 +49,11 @@ async def run(out: Console) -> None:
         turns: dict[str, list[Turn]] = {name: [] for name in sides}
         for number in range(ROUNDS + 1):
             for name, (server, cache) in sides.items():
-                turn = await load(server, cache, SECONDS if number else 2.0)
+                turn = await load(server, SECONDS if number else 2.0, "--cache", cache, *RANKS)
                 if number:  # the first round warms up
                     turns[name].append(turn)
             out.print(f"round {number} of {ROUNDS}")
     report(out, {name: median(several) for name, several in turns.items()})
-
-
-def median(turns: list[Turn]) -> Turn:
-    """The median of each figure."""
-    names = ("throughput", "p50", "p99", "cpu")
-    return Turn(*(statistics.median(getattr(turn, name) for turn in turns) for name in names))
 
 
 def report(out: Console, sides: dict[str, Turn]) -> None:

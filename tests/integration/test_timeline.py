@@ -117,7 +117,8 @@ async def test_it_says_why_posts_are_missing(stub, feed, database):
         "INSERT INTO animora_app.posts (author_id, created_at) VALUES (7, now()) RETURNING id"
     )
     old = await database.fetchval(
-        "INSERT INTO animora_app.posts (author_id, created_at, updated_at) VALUES ($1, $2, now()) RETURNING id",
+        "INSERT INTO animora_app.posts (author_id, created_at, updated_at)"
+        " VALUES ($1, $2, now()) RETURNING id",
         AUTHORS[0],
         datetime.now(UTC) - timedelta(days=400),
     )

@@ -41,9 +41,11 @@ class IdMap:
         """Values int64 (m) of ids int64 (m), -1 where absent."""
         if not len(self.ids):
             return np.full(len(ids), ABSENT, np.int64)
-        at = np.searchsorted(self.ids, ids)
-        np.minimum(at, len(self.ids) - 1, out=at)
-        return np.where(self.ids[at] == ids, self.values[at], ABSENT)
+        # Methods, and take with clipping, cost half of the functions and of indexing with a bound.
+        at = self.ids.searchsorted(ids)
+        values = self.values.take(at, mode="clip")
+        values[self.ids.take(at, mode="clip") != ids] = ABSENT
+        return values
 
     def without(self, ids: IntArray) -> "IdMap":
         """This map less some ids."""
@@ -103,7 +105,7 @@ class Groups:
 
     def members_of(self, key: int) -> IntArray:
         """The set of one key, int64 (s), ascending; empty for a key that is not there."""
-        at = int(np.searchsorted(self.keys, key))
+        at = int(self.keys.searchsorted(key))
         if at == len(self.keys) or self.keys[at] != key:
             return np.empty(0, np.int64)
         return self.members[self.offsets[at] : self.offsets[at + 1]].astype(np.int64)

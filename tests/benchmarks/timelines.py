@@ -1,0 +1,103 @@
+"""`make bench-timelines`: what a hit of a precomputed timeline costs, beside a bare grpc.aio handler.
+
+Both get the same first pages of users 1 to 1,500 from the same generator, in turns; the medians of the turns
+are reported. Every reply is checked by the generator. The database does not change meanwhile.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from animora_client import AsyncRankingClient, CacheStatus
+from animora_server.demo import sample_feed
+from tests.benchmarks.load import CALLERS, Turn, load, median
+from tests.benchmarks.processes import animora_server, bare_server
+
+ROUNDS = 5
+SECONDS = 4.0
+PAGE_SIZE = 20
+PAGES = (
+    "--timeline",
+    "--cache",
+    "default",
+    "--users",
+    "1-1500",
+    "--distinct",
+    "1500",
+    "--limit",
+    str(PAGE_SIZE),
+)
+RESULT = Path("docs/benchmarks/timelines.json")
+
+
+async def run(out: Console) -> None:
+    """Measures, prints the table and writes the JSON."""
+    async with sample_feed(Path(".bench"), out) as feed:
+        options = {
+            "DATABASE_URL": feed.database_url,
+            "CACHE_URL": feed.redis_url,
+            "MODELS_STORE": str(feed.store),
+            "MODELS_READY_REQUIRES_MODEL": "true",
+            "TIMELINE_TOKEN_KEY": "only for the benchmark",
+        }
+        await precompute(options)
+        async with animora_server(options) as animora, bare_server() as bare:
+            async with AsyncRankingClient(animora.target) as client:
+                page = await client.timeline_page(1, timeout=60)
+            if page.cache is not CacheStatus.HIT:
+                raise RuntimeError(f"the timeline was not precomputed: {page.cache}")
+            sides = {"precomputed timeline": animora, "bare": bare}
+            turns: dict[str, list[Turn]] = {name: [] for name in sides}
+            for number in range(ROUNDS + 1):
+                for name, server in sides.items():
+                    turn = await load(server, SECONDS if number else 2.0, *PAGES)
+                    if number:  # the first round warms up
+                        turns[name].append(turn)
+                out.print(f"round {number} of {ROUNDS}")
+    report(out, {name: median(several) for name, several in turns.items()})
+
+
+async def precompute(options: Mapping[str, str]) -> None:
+    """Runs `animora-server precompute`.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    environment = {f"ANIMORA_{name}": value for name, value in options.items()}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "animora_server", "precompute"), env={**os.environ, **environment}
+    )
+    if await process.wait():
+        raise RuntimeError("precompute failed; its output above says why")
+
+
+def report(out: Console, sides: dict[str, Turn]) -> None:
+    """Prints the table and writes the JSON."""
+    bare = sides["bare"]
+    table = Table(title=f"First page of {PAGE_SIZE} posts, {CALLERS} callers; medians of {ROUNDS} turns")
+    for heading in ("side", "calls/s", "p50 ms", "p99 ms", "CPU µs a call", "of bare"):
+        table.add_column(heading, justify="right")
+    for name, turn in sides.items():
+        table.add_row(
+            *(name, f"{turn.throughput:,.0f}", f"{turn.p50:.2f}", f"{turn.p99:.2f}"),
+            *(f"{turn.cpu:.0f}", f"{turn.cpu / bare.cpu:.2f}"),
+        )
+    out.print(table)
+    figures = {
+        "timeline_hit_cpu_over_bare": round(sides["precomputed timeline"].cpu / bare.cpu, 3),
+        "cpu_us_per_timeline_hit": round(sides["precomputed timeline"].cpu, 1),
+        "cpu_us_per_bare_call": round(bare.cpu, 1),
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    out.print(f"written to {RESULT}")
+
+
+if __name__ == "__main__":
+    asyncio.run(run(Console()))
