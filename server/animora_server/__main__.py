@@ -4,10 +4,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import SecretStr
 from rich.console import Console
 
 from animora_server.errors import AnimoraError
@@ -16,6 +18,8 @@ from animora_server.settings import Settings
 
 # No fork ever follows gRPC here; with support for it, gRPC complains of every child process.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+# A precompute on Ray tells nobody of itself, unless it is told to.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 cli = typer.Typer(
     help="Ranks the posts of a photo-sharing feed for each user.", no_args_is_help=True, add_completion=False
@@ -33,8 +37,7 @@ ConfigOption = Annotated[
 def serve(config: ConfigOption = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     settings = _settings(config)
-    if not settings.database.url.get_secret_value():
-        _fail("database.url (ANIMORA_DATABASE_URL) is required: the DSN of a role that may read the views")
+    _require(settings.database.url, "database.url", "the DSN of a role that may read the views")
     configure_logs(settings.log.level, settings.log.format)
     from animora_server import app  # noqa: PLC0415  # torch takes a second; other commands do without
 
@@ -52,6 +55,44 @@ def demo(
     from animora_server.demo import Demo  # noqa: PLC0415  # see serve
 
     _run(Demo(directory, settings, out).run())
+
+
+@cli.command()
+def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its parameters
+    shard: Annotated[
+        str, typer.Option(help="i/n: only part i, from 0, of n parts of the users.", metavar="I/N")
+    ] = "0/1",
+    active_days: Annotated[
+        float | None, typer.Option(help="Only users who liked or commented in so many days.", min=0)
+    ] = None,
+    rate: Annotated[float, typer.Option(help="User-post pairs a second at most; 0 for no limit.", min=0)] = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Abandon what an earlier run left unfinished.")
+    ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(help='Run all parts on a Ray cluster; "local" starts one.', metavar="ADDRESS"),
+    ] = None,
+    shards: Annotated[int, typer.Option(help="With --ray: how many parts.", min=1)] = 1,
+    config: ConfigOption = None,
+) -> None:
+    """Rank the timelines of all users, and serve them once all are there."""
+    settings = _settings(config)
+    _require(settings.database.url, "database.url", "the DSN of a role that may read the views")
+    _require(settings.cache.url, "cache.url", "the Redis that the lists are for")
+    configure_logs(settings.log.level, settings.log.format)
+    from animora_server.precompute.command import precompute  # noqa: PLC0415  # see serve
+    from animora_server.precompute.job import Order  # noqa: PLC0415
+    from animora_server.precompute.shard import Shard  # noqa: PLC0415
+
+    order = Order(Shard.parse(shard), active_days, rate, restart)
+    if ray is None:
+        _run(precompute(settings, order, out, err))
+        return
+    from animora_server.precompute.cluster import precompute_on_ray  # noqa: PLC0415
+
+    order = replace(order, shard=Shard(0, shards))
+    raise SystemExit(precompute_on_ray(settings, order, ray, out, err))
 
 
 @cli.command("check-config")
@@ -74,6 +115,11 @@ def _settings(config: Path | None) -> Settings:
     from animora_server.configuration import load_settings  # noqa: PLC0415  # see serve
 
     return load_settings(os.environ, config)
+
+
+def _require(value: SecretStr, option: str, meaning: str) -> None:
+    if not value.get_secret_value():
+        _fail(f"{option} (ANIMORA_{option.replace('.', '_').upper()}) is required: {meaning}")
 
 
 def _fail(message: str) -> None:

@@ -57,14 +57,14 @@ async def test_other_settings_or_shards_are_refused_with_the_way_out(store, chan
 
 async def test_a_restart_abandons_what_was_unfinished(store):
     await join(store, FIRST, 6 * HOUR)
-    await abandon_unfinished(store, LATER)
+    await abandon_unfinished(store)
     assert await join(store, replace(LATER, shards=3), 6 * HOUR) == Plan(
         replace(LATER, shards=3), False, False
     )
 
 
 async def test_a_restart_where_nothing_is_unfinished_leaves_nothing_behind(store):
-    await abandon_unfinished(store, FIRST)
+    await abandon_unfinished(store)
     assert store.building is None
 
 

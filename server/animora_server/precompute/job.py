@@ -60,16 +60,16 @@ async def run(settings: Settings, order: Order, store: GenerationStore, watch: R
         ScoringFailed: The device failed.
         OSError: The catalog's folder cannot be written.
     """
-    if order.restart and order.shard.index:
-        raise ConfigurationError("--restart: only shard 0 may; the others join what it has begun")
     began = time.perf_counter()
+    if order.restart:
+        if order.shard.index:
+            raise ConfigurationError("--restart: shard 0 may; the others join what it has begun")
+        await abandon_unfinished(store)
     models = _open_models(settings.models.store)
     with closing(PostgresStore(settings.database)) as database:
         async with database.reading() as reading:
             snapshot = await load_catalog(reading, settings.catalog)
             proposal = await _propose(settings, order, snapshot, models)
-            if order.restart:
-                await abandon_unfinished(store, proposal)
             plan = await join(store, proposal, settings.precompute.resume_within)
             users = await reading.users(_active_since(plan.generation, order))
     generation = plan.generation

@@ -1,7 +1,8 @@
 """The plan: which generation a run builds, a new one or the one that an earlier run left unfinished."""
 
 import secrets
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass
 
 from animora_server.errors import ConfigurationError
 from animora_server.precompute.protocols import GenerationStore
@@ -64,11 +65,20 @@ async def join(store: GenerationStore, proposal: Generation, resume_within: floa
     )
 
 
-async def abandon_unfinished(store: GenerationStore, proposal: Generation) -> None:
+async def abandon_unfinished(store: GenerationStore) -> None:
     """Makes sure that no generation is being built.
 
     Raises:
         StoreError: Redis did not answer.
     """
-    # Beginning one is how to learn of the one that is being built; if there is none, the new one goes again.
-    await store.abandon(await store.begin(replace(proposal, generation_id=fresh_id())))
+    # Beginning one is how to learn of the one that is being built; where there is none, this one goes again.
+    nothing = Generation(
+        generation_id=fresh_id(),
+        made_at=time.time(),
+        read_at=0.0,
+        model_version="",
+        catalog_digest="",
+        settings_digest="",
+        shards=1,
+    )
+    await store.abandon(await store.begin(nothing))

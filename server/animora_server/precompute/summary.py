@@ -1,5 +1,6 @@
 """What a run did, in numbers."""
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from animora_server.types import Generation
@@ -36,8 +37,13 @@ class Totals:
 
     @property
     def ranked(self) -> int:
-        """Users ranked by this run."""
+        """Users who got a list from this run."""
         return self.neucf + self.heuristic
+
+    @property
+    def users(self) -> int:
+        """All users."""
+        return self.ranked + self.kept + self.left_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +69,18 @@ class Summary:
     retired: int
     loading: float
     seconds: float
+
+
+def joined(summaries: Sequence[Summary]) -> Summary:
+    """The summary of shards that ran at the same time: sums, and the time of the longest."""
+    return Summary(
+        generation=summaries[0].generation,
+        totals=sum((summary.totals for summary in summaries), Totals()),
+        # Of several shards all but one join what one of them has begun.
+        resumed=all(summary.resumed for summary in summaries),
+        catalog_changed=any(summary.catalog_changed for summary in summaries),
+        current=any(summary.current for summary in summaries),
+        retired=sum(summary.retired for summary in summaries),
+        loading=max(summary.loading for summary in summaries),
+        seconds=max(summary.seconds for summary in summaries),
+    )

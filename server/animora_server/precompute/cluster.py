@@ -1,0 +1,159 @@
+"""The shards of a generation as tasks on a Ray cluster; Ray is imported here alone, and late."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from animora_server.cache import RedisGenerations
+from animora_server.errors import AnimoraError, ConfigurationError, StoreError
+from animora_server.logs import configure_logs
+from animora_server.precompute.command import FAILURES, GOES_ON, run_in_redis
+from animora_server.precompute.job import Order
+from animora_server.precompute.plan import Plan, abandon_unfinished
+from animora_server.precompute.report import summary_table
+from animora_server.precompute.shard import Shard
+from animora_server.precompute.summary import Summary, Totals, joined
+from animora_server.settings import Settings
+
+LOCAL = "local"
+# Ray runs a task again whose process or node has gone: a shard goes on where it was.
+RETRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a shard: a summary, or the words for why there is none."""
+
+    shard: Shard
+    summary: Summary | None = None
+    failure: str = ""
+
+
+class _Unwatched:
+    """A run that nobody watches; see job.RunWatch."""
+
+    def planned(self, plan: Plan, users: int) -> None:
+        """See RunWatch."""
+
+    def advanced(self, chunk: Totals) -> None:
+        """See write.Watch."""
+
+
+class _Interrupted(Exception):
+    """A signal came."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def run_shard(settings: Settings, order: Order) -> Outcome:
+    """One shard, in a process of Ray's; an error travels as words, since not every one can be pickled."""
+    configure_logs(settings.log.level, settings.log.format)
+    try:
+        return Outcome(order.shard, asyncio.run(run_in_redis(settings, order, _Unwatched())))
+    except (AnimoraError, *FAILURES) as error:
+        return Outcome(order.shard, failure=str(error))
+
+
+def precompute_on_ray(settings: Settings, order: Order, address: str, out: Console, err: Console) -> int:
+    """Makes the lists of all shards on a cluster.
+
+    Args:
+        settings: Where everything is, as seen from the cluster.
+        order: What is asked for; a task for each of as many shards as its shard is one of.
+        address: The cluster's, as `ray.init` takes it; "local" starts one on this machine.
+        out: Takes the table.
+        err: Takes the bar, and what went wrong.
+
+    Returns:
+        The exit status: 0, or 1 after a failure, or 128 and the signal's number.
+
+    Raises:
+        ConfigurationError: Ray is not installed, or the cluster cannot be reached.
+        StoreError: Redis did not answer.
+    """
+    try:
+        import ray  # noqa: PLC0415  # optional, and takes a second
+    except ImportError as error:
+        raise ConfigurationError("--ray needs Ray: pip install 'animora[ray]'") from error
+    count = order.shard.count
+    orders = [replace(order, shard=Shard(index, count), restart=False) for index in range(count)]
+    with _cluster(ray, address, settings):
+        try:
+            if order.restart:
+                asyncio.run(_abandon_unfinished(settings))
+            outcomes = _run_all(ray, settings, orders, err)
+        except _Interrupted as interrupted:
+            err.print(f"stopped by {signal.Signals(interrupted.number).name}; {GOES_ON}")
+            return 128 + interrupted.number
+        except StoreError as error:
+            err.print(f"animora-server: {error}", markup=False)
+            return 1
+    done = [outcome.summary for outcome in outcomes if outcome.summary]
+    if done:
+        out.print(summary_table(joined(done), f"{len(done)} of {count}, on Ray"))
+    for outcome in outcomes:
+        if outcome.failure:
+            err.print(f"animora-server: shard {outcome.shard}: {outcome.failure}; {GOES_ON}", markup=False)
+    return 0 if len(done) == count else 1
+
+
+@contextmanager
+def _cluster(ray: Any, address: str, settings: Settings) -> Iterator[None]:
+    """Joins a cluster, or starts one on this machine, and leaves it or ends it; signals are raised."""
+    options: dict[str, Any] = {}
+    if address == LOCAL:
+        # A task asks for a core a thread; on a machine with fewer it would wait for ever.
+        cores = max(settings.precompute.workers, os.cpu_count() or 1)
+        options = {"include_dashboard": False, "num_cpus": cores}
+    try:
+        ray.init(address=address, logging_level="warning", **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigurationError(f"--ray {address}: {error}") from error
+
+    def interrupt(number: int, frame: object) -> None:
+        raise _Interrupted(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):  # after Ray, which has handlers of its own
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _run_all(ray: Any, settings: Settings, orders: Sequence[Order], err: Console) -> list[Outcome]:
+    """Runs a task for each order, and tells of each that ends."""
+    resources = {
+        "num_cpus": settings.precompute.workers,
+        "num_gpus": 1 if settings.scorer.device.startswith("cuda") else 0,
+    }
+    task = ray.remote(**resources, max_retries=RETRIES)(run_shard)
+    shards = {task.remote(settings, order): order.shard for order in orders}
+    outcomes = []
+    with Progress(
+        TextColumn("shards"), BarColumn(), MofNCompleteColumn(), console=err, disable=not err.is_terminal
+    ) as progress:
+        bar = progress.add_task("shards", total=len(shards))
+        waiting = list(shards)
+        while waiting:
+            (ended,), waiting = ray.wait(waiting)
+            try:
+                outcomes.append(ray.get(ended))
+            except ray.exceptions.RayError as error:  # its process died again and again
+                outcomes.append(Outcome(shards[ended], failure=f"Ray: {type(error).__name__}"))
+            progress.advance(bar)
+    return outcomes
+
+
+async def _abandon_unfinished(settings: Settings) -> None:
+    async with RedisGenerations(settings.cache, settings.timeline) as generations:
+        await abandon_unfinished(generations)
