@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from animora_artifact import ArtifactRejected, Vocabulary
 from animora_artifact.errors import RejectionReason
 from animora_server.batching import Batcher, BatchLimits, CostModel
-from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Feed, Groups, IdMap, Relations
+from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Facts, Feed, Groups, IdMap, Relations
 from animora_server.catalog.embeddings import fingerprints
 from animora_server.metrics import ScorerMetrics
 from animora_server.scorer import Binder, Device, Residency
@@ -78,16 +78,44 @@ class Catalog:
             return network.forward(torch.full((len(rows),), user_row), vectors).numpy()
 
 
+class HeldBinder:
+    """A binder that can be held up."""
+
+    def __init__(self, binder):
+        self._binder = binder
+        self._free = asyncio.Event()
+        self._free.set()
+        self.waiting = asyncio.Event()
+
+    def hold(self):
+        self._free.clear()
+
+    def release(self):
+        self._free.set()
+
+    async def bind(self, loaded, snapshot, bound):
+        self.waiting.set()
+        await self._free.wait()
+        return await self._binder.bind(loaded, snapshot, bound)
+
+
 @pytest.fixture
-async def residency():
+async def device():
     settings = ScorerSettings(device="cpu", max_batch_rows=LIMITS.max_batch_rows)
-    metrics = ScorerMetrics(CollectorRegistry())
+    async with Device(settings, on_fault=lambda: None) as device:
+        yield device
+
+
+@pytest.fixture
+async def binder(device):
     cost = CostModel()
-    async with (
-        Device(settings, on_fault=lambda: None) as device,
-        Batcher(device.score, LIMITS, cost, metrics) as batcher,
-    ):
-        yield Residency(device, Binder(device, batcher, cost, LIMITS.max_batch_rows), max_models=2)
+    async with Batcher(device.score, LIMITS, cost, ScorerMetrics(CollectorRegistry())) as batcher:
+        yield HeldBinder(Binder(device, batcher, cost, LIMITS.max_batch_rows))
+
+
+@pytest.fixture
+def residency(device, binder):
+    return Residency(device, binder, max_models=2)
 
 
 def soon() -> float:
@@ -259,3 +287,97 @@ async def test_an_impossible_row_fails_its_own_request_only(residency):
     await asyncio.wait(works)
     assert [work.exception() is None for work in works] == [True, False, True]
     assert np.array_equal(works[0].result(), await model.score(1, good, soon()))
+
+
+def seen(residency: Residency):
+    """Whom user 1 is related to, and the posts that are not deleted."""
+    pin = residency.current()
+    assert pin is not None
+    snapshot = pin.snapshot
+    return snapshot.related_authors(1).tolist(), snapshot.post_ids[~snapshot.deleted].tolist()
+
+
+async def test_facts_are_seen_at_once_and_leave_older_pins_and_models_alone(residency):
+    await residency.publish(Catalog().grow([100, 200]))
+    await residency.activate(tiny_artifact("v1")[0])
+    before = residency.current()
+
+    residency.correct(Facts({(1, 2): True}, frozenset({200})))
+
+    assert seen(residency) == ([2], [100])
+    assert active(residency) is before.active
+    assert before.snapshot.related_authors(1).tolist() == []
+    assert not before.snapshot.deleted.any()
+
+
+async def test_facts_that_come_while_a_snapshot_is_encoded_are_seen_before_and_after(residency, binder):
+    catalog = Catalog()
+    await residency.publish(catalog.grow([100, 200]))
+    await residency.activate(tiny_artifact("v1")[0])
+    later = catalog.grow([300])
+    residency.correct(Facts({(1, 2): True}, frozenset({100, 300})))
+    binder.hold()
+    publication = asyncio.create_task(residency.publish(later))
+    binder.waiting.clear()
+    await binder.waiting.wait()
+    residency.correct(Facts({(3, 1): True}, frozenset({200})))
+    assert seen(residency) == ([2, 3], [])
+    assert len(residency.current().snapshot) == 2
+
+    binder.release()
+    await publication
+
+    assert len(residency.current().snapshot) == 3
+    assert seen(residency) == ([2, 3], [])
+
+
+async def test_facts_that_come_while_a_model_is_made_ready_stay(residency, binder):
+    await residency.publish(Catalog().grow([100, 200]))
+    binder.hold()
+    activation = asyncio.create_task(residency.activate(tiny_artifact("v1")[0]))
+    await binder.waiting.wait()
+    residency.correct(Facts({(1, 2): True}, frozenset({100})))
+    assert seen(residency) == ([2], [200])
+
+    binder.release()
+    await activation
+
+    assert active(residency).version == "v1"
+    assert seen(residency) == ([2], [200])
+
+
+async def test_facts_that_come_within_the_swap_of_a_model_stay(residency, binder):
+    await residency.publish(Catalog().grow([100, 200]))
+    binder.hold()
+    activation = asyncio.create_task(residency.activate(tiny_artifact("v1")[0]))
+    for _ in range(2):  # the model is bound once for the long part, and once within the swap
+        await binder.waiting.wait()
+        binder.waiting.clear()
+        assert seen(residency) == ([], [100, 200])
+        binder.release()
+        binder.hold()
+    residency.correct(Facts({(1, 2): True}))
+    await activation
+
+    assert seen(residency) == ([2], [100, 200])
+
+
+async def test_facts_that_came_before_a_reading_began_are_not_applied_to_it(residency):
+    catalog = Catalog()
+    await residency.publish(catalog.grow([100, 200]))
+    residency.correct(Facts({(1, 2): True}, frozenset({200})))
+    assert seen(residency) == ([2], [100])
+
+    await residency.publish(catalog.grow([300]))  # they were taken back since
+
+    assert seen(residency) == ([], [100, 200, 300])
+
+
+async def test_facts_that_come_before_the_first_snapshot_are_in_it(residency):
+    snapshot = Catalog().grow([100, 200])
+    residency.correct(Facts({(2, 1): True}, frozenset({100})))
+    assert residency.current() is None
+
+    await residency.publish(snapshot)
+
+    assert seen(residency) == ([2], [200])
