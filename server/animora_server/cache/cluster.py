@@ -21,7 +21,8 @@ async def read(client: Redis | RedisCluster, keys: list[bytes]) -> list[bytes | 
         slots.setdefault(client.keyslot(key), []).append(place)
     pipeline = client.pipeline()
     for places in slots.values():
-        pipeline.mget([keys[place] for place in places])
+        # Its own mget refuses, since keys may lie in several slots; these do not.
+        pipeline.execute_command("MGET", *(keys[place] for place in places))
     values: list[bytes | None] = [None] * len(keys)
     for places, reply in zip(slots.values(), await pipeline.execute(), strict=True):
         for place, value in zip(places, reply, strict=True):

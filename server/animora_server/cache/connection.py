@@ -43,7 +43,7 @@ def open_redis(settings: CacheSettings, command_timeout: float | None = None) ->
         }
         match address:
             case Single(options):
-                return _checked(BlockingConnectionPool(**options | ours, timeout=CONNECT_TIMEOUT))
+                return _checked(BlockingConnectionPool(**options | ours | {"timeout": CONNECT_TIMEOUT}))
             case Watched(sentinels, service, options, sentinel_options):
                 watchers = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it so
                     sentinels, sentinel_kwargs=sentinel_options | _patience(ours)

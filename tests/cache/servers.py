@@ -1,0 +1,172 @@
+"""Servers that speak Redis' protocol over TCP: alone, watched by a Sentinel, as a Cluster, behind TLS."""
+
+import asyncio
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis.asyncio
+from redis.asyncio import Redis
+
+from animora_server.embedded.binaries import find_redis
+from animora_server.embedded.process import ChildProcess, Program, bring_up
+
+SERVICE = "feed"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server, and a client that may do everything."""
+
+    port: int
+    client: Redis
+    child: ChildProcess
+
+
+@asynccontextmanager
+async def serving(directory: Path, *options: str | Path) -> AsyncIterator[Server]:
+    """A server at a free port with more options."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    home = directory / str(port)
+    home.mkdir()
+    words = [*options, *f"--port {port} --bind 127.0.0.1 --dir {home} --appendonly no".split(), "--save", ""]
+    program = Program([find_redis(), *words], home, home / "log")
+    async with redis.asyncio.Redis(port=port) as client, AsyncExitStack() as stack:
+
+        async def answers() -> bool:
+            try:
+                return bool(await client.ping())
+            except redis.exceptions.ConnectionError:
+                return False
+
+        child = await bring_up(program, answers)
+        stack.push_async_callback(child.stop)
+        yield Server(port, client, child)
+
+
+@asynccontextmanager
+async def watched(directory: Path, password: str) -> AsyncIterator[tuple[Server, Server, Server]]:
+    """A primary, its replica, and the Sentinel (with a password) that watches them as SERVICE."""
+    async with AsyncExitStack() as stack:
+        delay = ("--repl-diskless-sync-delay", "0")
+        primary = await stack.enter_async_context(serving(directory, *delay))
+        following = ("--replicaof", f"127.0.0.1 {primary.port}")
+        replica = await stack.enter_async_context(serving(directory, *delay, *following))
+
+        async def follows() -> bool:
+            return bool((await replica.client.info("replication"))["master_link_status"] == "up")
+
+        await until(follows)
+        configuration = directory / "sentinel.conf"
+        configuration.write_text(
+            f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} 1\n"
+            f"sentinel down-after-milliseconds {SERVICE} 200\n"
+            f"sentinel failover-timeout {SERVICE} 2000\n"
+        )
+        sentinel = await stack.enter_async_context(serving(directory, configuration, "--sentinel"))
+
+        async def knows_replica() -> bool:
+            return bool(await sentinel.client.sentinel_slaves(SERVICE))
+
+        await until(knows_replica)
+        await sentinel.client.acl_setuser(
+            "watcher", enabled=True, passwords=[f"+{password}"], commands=["+sentinel|masters"]
+        )
+        yield primary, replica, sentinel
+
+
+@asynccontextmanager
+async def clustered(directory: Path) -> AsyncIterator[list[Server]]:
+    """Three primaries that share the slots."""
+    async with AsyncExitStack() as stack:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500", "--cluster-port")
+        nodes = [
+            await stack.enter_async_context(serving(directory, *options, str(_free_port()))) for _ in range(3)
+        ]
+        for number, (node, (first, last)) in enumerate(
+            zip(nodes, ((0, 5460), (5461, 10922), (10923, 16383)), strict=True)
+        ):
+            await node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+            await node.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for node in nodes[1:]:
+            (bus,) = (await node.client.config_get("cluster-port")).values()
+            await nodes[0].client.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+
+        async def agree() -> bool:
+            states = [(await node.client.cluster("INFO"))["cluster_state"] for node in nodes]
+            return states == ["ok"] * len(nodes)
+
+        await until(agree)
+        yield nodes
+
+
+async def move_slot(slot: int, source: Server, target: Server, nodes: list[Server]) -> None:
+    """Moves a slot and its keys from one node of a Cluster to another."""
+    names = {
+        server.port: await server.client.execute_command("CLUSTER", "MYID") for server in (source, target)
+    }
+    setting = ("CLUSTER", "SETSLOT", slot)
+    await target.client.execute_command(*setting, "IMPORTING", names[source.port])
+    await source.client.execute_command(*setting, "MIGRATING", names[target.port])
+    keys = await source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+    await source.client.migrate("127.0.0.1", target.port, keys, 0, 10_000)
+    for node in (target, *nodes):
+        await node.client.execute_command(*setting, "NODE", names[target.port])
+
+
+@asynccontextmanager
+async def behind_tls(port: int, certificates: Path) -> AsyncIterator[int]:
+    """The port of something that speaks TLS for the server at a port, to those who have a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "leaf.pem", certificates / "leaf.key")
+    context.load_verify_locations(certificates / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # a side has gone
+        finally:
+            writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def make_certificates(folder: Path) -> None:
+    """An authority (ca), and a certificate and key signed by it (leaf) for 127.0.0.1; by openssl."""
+    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    authority = "-subj /CN=test -keyout ca.key -out ca.pem"
+    leaf = (
+        "-subj /CN=redis -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE"
+        " -CA ca.pem -CAkey ca.key -keyout leaf.key -out leaf.pem"
+    )
+    for names in (authority, leaf):
+        subprocess.run(f"{request} {names}".split(), cwd=folder, check=True, capture_output=True)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Returns once a question to a server, which tells nobody by itself, has the answer yes."""
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110  # what changes is elsewhere
+            await asyncio.sleep(0.01)
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])

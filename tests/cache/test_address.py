@@ -1,0 +1,129 @@
+import asyncio
+
+import pytest
+from pydantic import SecretStr, ValidationError
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, SentinelConnectionPool, SSLConnection
+
+from animora_server.cache.address import Cluster, Single, Watched, parse_address
+from animora_server.cache.connection import close_redis, open_redis
+from animora_server.errors import ConfigurationError
+from animora_server.settings import REDIS_SCHEMES, CacheSettings
+
+
+def test_a_single_server_is_what_redis_py_makes_of_it():
+    address = parse_address("redis://user:p%40ss@host:1/2?client_name=a")
+    assert address == Single(
+        {
+            "username": "user",
+            "password": "p@ss",
+            "host": "host",
+            "port": 1,
+            "db": 2,
+            "client_name": "a",
+        }
+    )
+
+
+def test_sentinels_are_listed_and_the_path_names_the_primary_and_the_database():
+    address = parse_address("redis+sentinel://user:p%40ss@one:1,two,[::1]:3/feed%20a/2")
+    assert address == Watched(
+        sentinels=(("one", 1), ("two", 26379), ("::1", 3)),
+        service="feed a",
+        options={"username": "user", "password": "p@ss", "db": 2},
+        sentinel_options={},
+    )
+
+
+def test_sentinels_have_credentials_of_their_own_and_the_same_encryption():
+    address = parse_address(
+        "rediss+sentinel://:secret@one/feed?sentinel_username=u&sentinel_password=p%26q&ssl_ca_certs=/ca.pem"
+    )
+    encryption = {"ssl": True, "ssl_ca_certs": "/ca.pem"}
+    assert isinstance(address, Watched)
+    assert address.options == {"password": "secret", **encryption}
+    assert address.sentinel_options == {"username": "u", "password": "p&q", **encryption}
+
+
+def test_some_nodes_of_a_cluster_are_listed():
+    assert parse_address("redis+cluster://user:pass@one:1,two") == Cluster(
+        (("one", 1), ("two", 6379)), {"username": "user", "password": "pass"}
+    )
+    assert parse_address("rediss+cluster://one/") == Cluster((("one", 6379),), {"ssl": True})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://one",  # which primary?
+        "redis+sentinel:///feed",
+        "redis+sentinel://one,/feed",
+        "redis+sentinel://one/feed/first",
+        "redis+sentinel://one:port/feed",
+        "redis+cluster://",
+        "redis+cluster://one/1",
+        "redis+cluster://one:99999",
+        "redis+magic://one",
+        "unix+cluster:///run/redis.sock",
+        "sider://one",
+    ],
+)
+def test_a_url_that_lacks_something_is_refused(url: str):
+    with pytest.raises(ValueError, match=r"."):
+        parse_address(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret@host?no_such_option=1",
+        "redis+sentinel://:secret@host/feed?no_such_option=1",
+        "redis+sentinel://:secret@host/",
+        "redis+cluster://:secret@host?no_such_option=1",
+        "redis+cluster://:secret@host?db=1",
+    ],
+)
+def test_what_the_client_cannot_use_is_refused_before_anything_connects_and_keeps_its_secret(url: str):
+    with pytest.raises(ConfigurationError, match=r"cache\.url") as refused:
+        open_redis(settings(url))
+    assert "secret" not in str(refused.value)
+
+
+def test_every_scheme_of_the_settings_can_be_opened():
+    for scheme in REDIS_SCHEMES:
+        rest = {"unix://": "/run/redis.sock", "sentinel://": "host/feed"}
+        place = next((part for ending, part in rest.items() if scheme.endswith(ending)), "127.0.0.1")
+        open_redis(settings(scheme + place))
+    with pytest.raises(ValidationError, match=r"redis\+cluster"):
+        settings("redis+magic://host")
+
+
+async def test_nothing_retries_and_the_urls_own_options_do_not_change_that():
+    options = "socket_connect_timeout=60&max_connections=1&decode_responses=true&protocol=3"
+    for url, pool_class in (
+        (f"rediss://host?{options}&timeout=60", BlockingConnectionPool),
+        (f"rediss+sentinel://host/feed?{options}", SentinelConnectionPool),
+    ):
+        client = open_redis(settings(url))
+        assert isinstance(client, Redis)
+        pool = client.connection_pool
+        assert isinstance(pool, pool_class)
+        connection = pool.make_connection()
+        assert isinstance(connection, SSLConnection)
+        assert connection.retry.get_retries() == 0
+        assert (connection.socket_timeout, connection.socket_connect_timeout) == (None, 1.0)
+        assert (pool.max_connections, connection.protocol) == (16, 2)
+        await close_redis(client)
+
+
+async def test_a_cluster_that_nobody_answers_for_is_given_up_at_once():
+    client = open_redis(settings("redis+cluster://127.0.0.1:1?socket_connect_timeout=60"))
+    assert isinstance(client, RedisCluster)
+    assert client.retry.get_retries() == 0
+    async with asyncio.timeout(10):
+        with pytest.raises(Exception, match="cannot be connected"):
+            await client.get("key")
+    await close_redis(client)
+
+
+def settings(url: str) -> CacheSettings:
+    return CacheSettings(url=SecretStr(url))
