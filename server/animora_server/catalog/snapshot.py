@@ -10,7 +10,8 @@ from animora_server.catalog.lookup import Groups, IdMap
 from animora_server.catalog.relations import Relations
 from animora_server.types import BoolArray, DoubleArray, IntArray
 
-LATE_COMMIT = 600.0  # seconds that a post may be older than the commit that shows it
+NO_ROWS = np.empty(0, np.int64)
+LATE_COMMIT = 60.0  # seconds that a post may be older than the commit that shows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,11 @@ class CatalogSnapshot:
         For a time before this catalog's own load, posts made up to LATE_COMMIT seconds before it are
         taken to be newer too: those that it did have come along.
         """
-        arrived = np.arange(np.searchsorted(self.arrived_at, read_at, side="right"), len(self))
-        if len(arrived) == len(self) > 0:
+        first = int(self.arrived_at.searchsorted(read_at, side="right"))
+        if first == len(self):
+            return NO_ROWS
+        arrived = np.arange(first, len(self))
+        if not first:
             made = self.feed.newest(read_at - LATE_COMMIT, len(self))
             arrived = np.union1d(made, np.flatnonzero(self.arrived_at > self.arrived_at[0]))
         return arrived[~self.deleted[arrived]]
