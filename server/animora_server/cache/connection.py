@@ -71,7 +71,8 @@ async def close_redis(client: Redis | RedisCluster) -> None:
         # Of a client that has just lost a node, aclose believes that nothing is open.
         await client.nodes_manager.aclose()
     elif isinstance(client.connection_pool, SentinelConnectionPool):
-        await client.connection_pool.sentinel_manager.aclose()
+        for sentinel in client.connection_pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
 
 
 def _patience(ours: dict[str, Any]) -> dict[str, Any]:
