@@ -1,4 +1,7 @@
-"""The record of a generation as it stands in Redis: JSON, for people to read as well."""
+"""The record of a generation as it stands in Redis: JSON, for people to read as well.
+
+Servers delete a record that they cannot read, so another format needs another key.
+"""
 
 from typing import Literal
 
