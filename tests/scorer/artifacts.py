@@ -18,10 +18,10 @@ WIDTH = 4
 class TinyNetwork(nn.Module):
     """logit = user vector · (post vector + image + caption); the halves are the branches, less the bias."""
 
-    def __init__(self, seed: int, image: int, caption: int) -> None:
+    def __init__(self, seed: int, image: int, caption: int, users: int = len(USERS)) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.users = nn.Parameter(torch.randn(len(USERS) + 1, WIDTH, generator=generator))
+        self.users = nn.Parameter(torch.randn(users + 1, WIDTH, generator=generator))
         self.posts = nn.Parameter(torch.randn(len(POSTS) + 1, WIDTH, generator=generator))
         self.image = nn.Parameter(torch.randn(image, WIDTH, generator=generator))
         self.caption = nn.Parameter(torch.randn(caption, WIDTH, generator=generator))
@@ -46,10 +46,10 @@ class TinyNetwork(nn.Module):
 
 
 def tiny_artifact(
-    version: str, seed: int = 0, image: int = 3, caption: int = 2
+    version: str, seed: int = 0, image: int = 3, caption: int = 2, users: np.ndarray = USERS
 ) -> tuple[Artifact, TinyNetwork]:
     """An artifact and the eager network that it was scripted from."""
-    network = TinyNetwork(seed, image, caption).eval()
+    network = TinyNetwork(seed, image, caption, len(users)).eval()
     rows = np.arange(len(POSTS) + 1)
     golden = Golden(
         user_rows=np.array([1, 3], np.int64),
@@ -79,7 +79,7 @@ def tiny_artifact(
         version=version,
         created_at=datetime.now(UTC),
         dimensions=Dimensions(
-            users=len(USERS) + 1,
+            users=len(users) + 1,
             posts=len(POSTS) + 1,
             factors=WIDTH,
             mlp_embedding=1,
@@ -91,4 +91,4 @@ def tiny_artifact(
         data_window=DataWindow(start=None, end=None, interactions=0),
         files={},
     )
-    return Artifact(manifest, save_network(network), Vocabulary(USERS, POSTS), recorded), network
+    return Artifact(manifest, save_network(network), Vocabulary(users, POSTS), recorded), network

@@ -1,0 +1,143 @@
+"""Fifty users scroll while posts, likes, deletions, blocks, a new model and a lost Redis happen."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+
+from animora_artifact import FolderStore
+from animora_client import AsyncRankingClient
+from animora_server.app import running
+from tests.integration.scrolls import AT_ONCE, Scrolls
+from tests.scorer.artifacts import tiny_artifact
+
+TRAINED = range(2000, 2025)
+COLD = range(2025, 2050)
+AUTHORS = range(3000, 3020)
+POSTS = range(10_000, 10_380)
+PAGES = 20
+
+
+@pytest.fixture
+async def scrolls(database) -> Scrolls:
+    """Posts of twenty authors, and users who may scroll through all of them."""
+    random = np.random.default_rng(3)
+    authors = {post: AUTHORS[post % len(AUTHORS)] for post in POSTS}
+    await database.execute("DELETE FROM animora_app.posts")
+    await database.executemany(
+        "INSERT INTO animora_app.users (id) VALUES ($1)", [(user,) for user in (*TRAINED, *COLD, *AUTHORS)]
+    )
+    now = datetime.now(UTC)
+    await database.executemany(
+        "INSERT INTO animora_app.posts (id, author_id, created_at, image_embedding, caption_embedding)"
+        " VALUES ($1, $2, $3, $4, $5)",
+        [
+            (
+                post,
+                author,
+                now - timedelta(minutes=float(random.uniform(5, 3000))),
+                random.normal(size=3).tolist(),
+                random.normal(size=2).tolist(),
+            )
+            for post, author in authors.items()
+        ],
+    )
+    return Scrolls(authors, page_size=len(POSTS) // PAGES)
+
+
+@pytest.fixture
+def models(store: FolderStore) -> FolderStore:
+    """Two versions that know half of the users."""
+    for version, seed in (("w1", 1), ("w2", 2)):
+        store.publish(tiny_artifact(version, seed=seed, users=np.array(TRAINED))[0])
+    store.activate("w1")
+    return store
+
+
+class Life:
+    """What happens meanwhile, one thing at a time, each noted when it is committed."""
+
+    def __init__(self, database, scrolls: Scrolls) -> None:
+        self.database = database
+        self.scrolls = scrolls
+        self.random = np.random.default_rng(4)
+        self.new_posts = iter(range(20_000, 30_000))
+
+    def any_user(self) -> int:
+        return int(self.random.choice([*TRAINED, *COLD]))
+
+    def any_post(self) -> int:
+        return int(self.random.choice([post for post in POSTS if post not in self.scrolls.deleted]))
+
+    async def post(self) -> None:
+        new, author = next(self.new_posts), int(self.random.choice(AUTHORS))
+        await self.database.execute(
+            "INSERT INTO animora_app.posts (id, author_id) VALUES ($1, $2)", new, author
+        )
+
+    async def like(self) -> None:
+        user, post = self.any_user(), self.any_post()
+        self.scrolls.liked.add((user, post))
+        await self.database.execute(
+            "INSERT INTO animora_app.likes (user_id, post_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            user,
+            post,
+        )
+
+    async def delete(self) -> None:
+        post = self.any_post()
+        if self.random.random() < 0.5:
+            await self.database.execute("DELETE FROM animora_app.posts WHERE id = $1", post)
+        else:
+            await self.database.execute("UPDATE animora_app.posts SET deleted_at = now() WHERE id = $1", post)
+        self.scrolls.deleted[post] = time.monotonic()
+
+    async def block(self) -> None:
+        user, author = self.any_user(), int(self.random.choice(AUTHORS))
+        pair = (user, author) if self.random.random() < 0.5 else (author, user)
+        await self.database.execute(
+            "INSERT INTO animora_app.block_relations (blocker_id, blocked_id) VALUES ($1, $2)"
+            " ON CONFLICT DO NOTHING",
+            *pair,
+        )
+        self.scrolls.blocked.setdefault((user, author), time.monotonic())
+
+
+async def test_nobody_sees_a_post_twice_misses_one_or_sees_one_that_is_hidden(
+    settings, models, database, scrolls, redis_url
+):
+    stop = asyncio.Event()
+    life = Life(database, scrolls)
+    async with (
+        running(settings) as server,
+        AsyncRankingClient(f"127.0.0.1:{server.grpc.port}") as client,
+        asyncio.timeout(60),
+    ):
+        await server.wait_until_serving()
+        users = [
+            asyncio.create_task(scrolls.keep_scrolling(client, user, stop)) for user in (*TRAINED, *COLD)
+        ]
+        for number in range(60):
+            await scrolls.more(25)
+            await (life.post, life.like, life.delete, life.block)[number % 4]()
+            if number == 20:
+                models.activate("w2")
+            if number == 40:
+                async with Redis.from_url(redis_url) as redis:
+                    await redis.flushall()
+        # Every page that is asked for from here on must have all of it.
+        last = time.monotonic()
+        while time.monotonic() < last + AT_ONCE:
+            await scrolls.more(1)
+        await scrolls.more(2 * len(users))
+        stop.set()
+        await asyncio.gather(*users)
+
+    assert not scrolls.wrong
+    assert scrolls.lost
+    assert all(scrolls.completed[user] > 1 for user in (*TRAINED, *COLD))
+    assert {"w1", "w2", ""} <= set(scrolls.shown_by)
+    assert scrolls.pages > 50 * PAGES
