@@ -105,6 +105,14 @@ def test_a_page_reads_on_past_hidden_posts_until_it_is_full():
     assert page.next_offset == 902
 
 
+def test_a_page_that_is_full_looks_on_for_whether_it_is_the_last():
+    post_ids = np.arange(1000)
+    for last, next_offset in ((999, 2), (1, None)):
+        page = cut(post_ids, 0, 2, hiding(set(range(1000)) - {0, 1, last}))
+        assert page.positions.tolist() == [0, 1]
+        assert page.next_offset == next_offset
+
+
 def test_a_list_of_nothing_and_an_offset_at_its_end_are_empty_last_pages():
     for post_ids, offset in ((ids(), 0), (ids(1, 2), 2), (ids(1, 2), 9)):
         page = cut(post_ids, offset, 5, everything)

@@ -179,6 +179,13 @@ def test_the_author_diversity_of_a_post_is_what_the_better_ones_cost_it():
     assert terms.values[:, 3].tolist() == pytest.approx([0.0, 0.0, -0.3])
 
 
+def test_an_authors_better_post_costs_the_one_that_exploration_put_before_it():
+    catalog = snapshot({1: {"author": 60}, 2: {"author": 50}, 3: {"author": 50}})
+    rerank = reranking(author_discount=0.5, exploration_share=0.5)
+    terms = rerank.terms(catalog, np.array([1, 2, 3]), floats(0.9, 0.1, 0.8), NOW)
+    assert terms.values[:, 3].tolist() == pytest.approx([0.0, -0.1, 0.0])
+
+
 def test_a_listed_post_that_the_catalog_no_longer_knows_has_its_score_as_relevance():
     catalog = snapshot({1: {"age": 0}})
     terms = reranking(recency_weight=0.5).terms(catalog, np.array([9, 1]), floats(0.9, 0.8), NOW)

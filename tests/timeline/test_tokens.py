@@ -1,6 +1,5 @@
 """Page tokens: what was given out is read back, and nothing else is."""
 
-import base64
 import math
 import string
 
@@ -112,12 +111,6 @@ def test_a_key_may_be_longer_than_a_hash_takes():
     long = TokenSigner(b"k" * 1000)
     assert long.read(long.sign(TOKEN), 7, False, NOW) == TOKEN
     refused(long.sign(TOKEN))
-
-
-def test_a_token_of_another_layout_is_refused():
-    fields = bytearray(base64.urlsafe_b64decode(TEXT))
-    fields[0] = 2
-    refused(base64.urlsafe_b64encode(fields).decode())
 
 
 def test_a_token_lasts_until_it_expires():

@@ -117,7 +117,8 @@ class Reranking:
         count = min(limit, len(fresh))
         due = fresh[:count]
         change = np.cumsum(self.places(count).astype(np.int64) - due)
-        ahead = change - np.minimum(np.minimum.accumulate(change), 0)  # after each place
+        # After each place. The first is never for exploration, so that the least change is 0 or less.
+        ahead = change - np.minimum.accumulate(change)
         taken = np.minimum(np.cumsum(due) + ahead, np.count_nonzero(fresh))  # fresh posts so far
         takes_fresh = np.diff(taken, prepend=0) > 0
         order = np.empty(count, np.int64)

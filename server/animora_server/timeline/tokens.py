@@ -58,7 +58,9 @@ class TokenSigner:
     def sign(self, token: PageToken) -> str:
         """The text of a token: 56 letters, digits, - and _."""
         fields = _FIELDS.pack(VERSION, token.include_seen, token.snapshot_id, token.offset, token.expires_at)
-        return self._text(fields, token.user_id)
+        signed = fields + _USER.pack(token.user_id)
+        signature = hashlib.blake2b(signed, digest_size=_SIGNATURE_SIZE, key=self._key).digest()
+        return base64.urlsafe_b64encode(fields + signature).decode()
 
     def read(self, text: str, user_id: int, include_seen: bool, now: float) -> PageToken:
         """The token in a text.
@@ -73,29 +75,23 @@ class TokenSigner:
             InvalidRequest: It was not given out for this user and these options.
             SnapshotGone: It has expired.
         """
-        fields = _fields(text)
-        if fields is None or not hmac.compare_digest(self._text(fields, user_id), text):
+        token = _claimed(text, user_id)
+        # Signing it again compares all of the text: its version, and that nothing is spelt differently.
+        if token is None or not hmac.compare_digest(self.sign(token), text):
             raise InvalidRequest(FIELD, "not one that was given out for this user's timeline")
-        _, options, snapshot_id, offset, expires_at = _FIELDS.unpack(fields)
-        if bool(options) != include_seen:
+        if token.include_seen != include_seen:
             raise InvalidRequest(FIELD, "include_seen must be as it was for the page before")
-        if now >= expires_at:
+        if now >= token.expires_at:
             raise SnapshotGone
-        return PageToken(user_id, include_seen, snapshot_id, offset, expires_at)
-
-    def _text(self, fields: bytes, user_id: int) -> str:
-        signed = fields + _USER.pack(user_id)
-        signature = hashlib.blake2b(signed, digest_size=_SIGNATURE_SIZE, key=self._key).digest()
-        return base64.urlsafe_b64encode(fields + signature).decode()
+        return token
 
 
-def _fields(text: str) -> bytes | None:
+def _claimed(text: str, user_id: int) -> PageToken | None:
     """What a text of the right form says; whether it is genuine is for its signature to tell."""
     if len(text) != _LETTERS or not text.isascii():
         return None
     # Letters outside the alphabet are skipped, and leave too few bytes or a remainder that is an error.
-    with suppress(binascii.Error):
-        fields = base64.urlsafe_b64decode(text)[: _FIELDS.size]
-        if len(fields) == _FIELDS.size and fields[0] == VERSION:
-            return fields
+    with suppress(binascii.Error, struct.error):
+        _, options, snapshot_id, offset, expires_at = _FIELDS.unpack_from(base64.urlsafe_b64decode(text))
+        return PageToken(user_id, bool(options), snapshot_id, offset, expires_at)
     return None
