@@ -186,6 +186,15 @@ def test_an_authors_better_post_costs_the_one_that_exploration_put_before_it():
     assert terms.values[:, 3].tolist() == pytest.approx([0.0, -0.1, 0.0])
 
 
+def test_a_discount_too_small_for_a_number_leaves_terms_that_are_numbers():
+    catalog = snapshot({post: {"author": 50} for post in range(200)})
+    rerank = reranking(author_discount=0.001)
+    post_ids, scores = order_ids(catalog, rerank, np.full(200, 0.5, np.float32), limit=200)
+    values = rerank.terms(catalog, post_ids, scores, NOW).values
+    assert np.isfinite(values).all()
+    assert values[-1].tolist() == [0, 0, 0, 0]
+
+
 def test_a_listed_post_that_the_catalog_no_longer_knows_has_its_score_as_relevance():
     catalog = snapshot({1: {"age": 0}})
     terms = reranking(recency_weight=0.5).terms(catalog, np.array([9, 1]), floats(0.9, 0.8), NOW)

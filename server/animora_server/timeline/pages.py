@@ -49,7 +49,7 @@ def cut(post_ids: IntArray, offset: int, size: int, shown: Shown) -> Cut:
         post_ids: int64 (n), the list.
         offset: How many of them had their turn on earlier pages.
         size: Posts on the page at most.
-        shown: Hides posts, those of this page and those that decide whether there is another.
+        shown: Says which posts may be shown, on this page and on one after it.
     """
     found: list[IntArray] = []
     count = 0
@@ -73,7 +73,7 @@ def cut_merged(listed: Ranked, newer: Ranked, size: int, shown: Shown) -> Cut:
         listed: The list.
         newer: Posts that are not in it, best first, scored alike.
         size: Posts on the page at most.
-        shown: Hides posts.
+        shown: As for `cut`.
 
     Returns:
         Positions in the list, and from its length on in the newer posts; the offset is the list's own.

@@ -152,7 +152,8 @@ class Reranking:
         values = np.zeros((len(post_ids), len(TERMS)))
         better = better_of_same_author(catalog.author_ids[rows], np.argsort(-scores[known], kind="stable"))
         blended = scores.astype(np.float64)
-        blended[known] /= self._discounts(better)
+        # The discount of very many posts is 0 in floating point: what is left of their scores stays 0.
+        blended[known] /= np.maximum(self._discounts(better), np.finfo(np.float64).tiny)
         values[known, 1] = self.recency_weight * self.heuristic.recency(catalog, rows, made_at)
         values[known, 2] = self.popularity_weight * self.heuristic.popularity(catalog, rows)
         values[:, 3] = scores - blended
