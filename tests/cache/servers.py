@@ -66,7 +66,7 @@ async def watched(directory: Path, password: str) -> AsyncIterator[tuple[Server,
         configuration = directory / "sentinel.conf"
         configuration.write_text(
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} 1\n"
-            f"sentinel down-after-milliseconds {SERVICE} 200\n"
+            f"sentinel down-after-milliseconds {SERVICE} 500\n"
             f"sentinel failover-timeout {SERVICE} 2000\n"
         )
         sentinel = await stack.enter_async_context(serving(directory, configuration, "--sentinel"))
@@ -79,6 +79,16 @@ async def watched(directory: Path, password: str) -> AsyncIterator[tuple[Server,
             "watcher", enabled=True, passwords=[f"+{password}"], commands=["+sentinel|masters"]
         )
         yield primary, replica, sentinel
+
+
+async def replicated(primary: Server, replica: Server) -> None:
+    """Returns once the replica has what the primary has now."""
+    offset = (await primary.client.info("replication"))["master_repl_offset"]
+
+    async def caught_up() -> bool:
+        return bool((await replica.client.info("replication"))["slave_repl_offset"] >= offset)
+
+    await until(caught_up)
 
 
 @asynccontextmanager
