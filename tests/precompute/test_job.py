@@ -13,22 +13,10 @@ from animora_server.timeline.keys import settings_digest, timeline_key
 from animora_server.types import RankerName
 from tests.integration.feed import AUTHORS, COLD_USER, TRAINED_USERS
 from tests.precompute.fakes import FakeGenerations
+from tests.precompute.watch import Watch
 from tests.scorer.artifacts import tiny_artifact
 
 USERS = (*TRAINED_USERS, COLD_USER, *AUTHORS)
-
-
-class Watch:
-    """Remembers what it is told."""
-
-    def __init__(self):
-        self.plan, self.users, self.chunks = None, 0, []
-
-    def planned(self, plan, users):
-        self.plan, self.users = plan, users
-
-    def advanced(self, chunk):
-        self.chunks.append(chunk)
 
 
 @pytest.fixture

@@ -29,12 +29,21 @@ async def test_it_does_what_the_store_does(patient):
 
 
 async def test_a_call_that_fails_is_made_again(patient, store):
+    await patient.begin(FIRST)
     store.failures = 2
-    assert await patient.begin(FIRST) == FIRST
-    assert store.calls == ["begin"] * 3
+    assert await patient.put(FIRST, []) == 0
+    assert store.calls == ["begin", "put", "put", "put"]
 
 
 async def test_what_goes_on_failing_is_an_error(patient, store):
+    await patient.begin(FIRST)
     store.failures = 3
     with pytest.raises(StoreError, match="Redis is away"):
+        await patient.put(FIRST, [])
+
+
+async def test_a_store_that_has_never_answered_is_not_waited_for(patient, store):
+    store.failures = 1
+    with pytest.raises(StoreError, match="Redis is away"):
         await patient.begin(FIRST)
+    assert store.calls == ["begin"]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -87,6 +88,7 @@ def precompute_on_ray(settings: Settings, order: Order, address: str, out: Conso
     count = order.shard.count
     orders = [replace(order, shard=Shard(index, count), restart=False) for index in range(count)]
     with _cluster(ray, address, settings):
+        began = time.perf_counter()
         try:
             if order.restart:
                 asyncio.run(_abandon_unfinished(settings))
@@ -97,9 +99,10 @@ def precompute_on_ray(settings: Settings, order: Order, address: str, out: Conso
         except StoreError as error:
             err.print(f"animora-server: {error}", markup=False)
             return 1
+        seconds = time.perf_counter() - began
     done = [outcome.summary for outcome in outcomes if outcome.summary]
     if done:
-        out.print(summary_table(joined(done), f"{len(done)} of {count}, on Ray"))
+        out.print(summary_table(joined(done, seconds), f"{len(done)} of {count}, on Ray"))
     for outcome in outcomes:
         if outcome.failure:
             err.print(f"animora-server: shard {outcome.shard}: {outcome.failure}; {GOES_ON}", markup=False)
@@ -116,7 +119,7 @@ def _cluster(ray: Any, address: str, settings: Settings) -> Iterator[None]:
         options = {"include_dashboard": False, "num_cpus": cores}
     try:
         ray.init(address=address, logging_level="warning", **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigurationError(f"--ray {address}: {error}") from error
 
     def interrupt(number: int, frame: object) -> None:

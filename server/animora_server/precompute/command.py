@@ -52,6 +52,8 @@ async def precompute(settings: Settings, order: Order, out: Console, err: Consol
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end, number)
         await asyncio.wait((running,))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
     if running.cancelled():
         err.print(f"stopped by {signal.Signals(signals[0]).name}; {GOES_ON}")
         return 128 + signals[0]

@@ -18,7 +18,9 @@ DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds before each further attempt; a fa
 
 
 class PatientGenerations:
-    """See protocols.GenerationStore. A call that fails is made again; every call may be.
+    """See protocols.GenerationStore. A call that fails is made again, as every call may be.
+
+    Not so before the first answer: a store that has never answered is wrong rather than away.
 
     Args:
         store: The one behind it.
@@ -28,6 +30,7 @@ class PatientGenerations:
     def __init__(self, store: GenerationStore, delays: Sequence[float] = DELAYS) -> None:
         self._store = store
         self._delays = delays
+        self._has_answered = False
 
     async def current(self) -> Generation | None:
         """See GenerationStore."""
@@ -58,10 +61,12 @@ class PatientGenerations:
         return await self._patiently(lambda: self._store.retire(generation))
 
     async def _patiently(self, call: Callable[[], Awaitable[Value]]) -> Value:
-        for delay in self._delays:
+        for delay in self._delays if self._has_answered else ():
             try:
                 return await call()
             except StoreError as error:
                 log.warning("Redis does not answer; trying again", error=str(error), seconds=delay)
                 await asyncio.sleep(delay)
-        return await call()
+        answer = await call()
+        self._has_answered = True
+        return answer

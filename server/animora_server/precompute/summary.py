@@ -71,16 +71,22 @@ class Summary:
     seconds: float
 
 
-def joined(summaries: Sequence[Summary]) -> Summary:
-    """The summary of shards that ran at the same time: sums, and the time of the longest."""
+def joined(summaries: Sequence[Summary], seconds: float) -> Summary:
+    """The summary of shards that made one generation.
+
+    Args:
+        summaries: One each, at least one.
+        seconds: From the first one's beginning to the last one's end.
+    """
+    loading = max(summary.loading for summary in summaries)
     return Summary(
         generation=summaries[0].generation,
         totals=sum((summary.totals for summary in summaries), Totals()),
-        # Of several shards all but one join what one of them has begun.
+        # All but one have joined what that one has begun.
         resumed=all(summary.resumed for summary in summaries),
         catalog_changed=any(summary.catalog_changed for summary in summaries),
         current=any(summary.current for summary in summaries),
         retired=sum(summary.retired for summary in summaries),
-        loading=max(summary.loading for summary in summaries),
-        seconds=max(summary.seconds for summary in summaries),
+        loading=loading,
+        seconds=seconds - loading,
     )

@@ -1,0 +1,65 @@
+import json
+
+import pytest
+import yaml
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from animora_server.__main__ import cli
+from animora_server.configuration import load_settings, options
+from animora_server.precompute.shard import Shard
+
+
+@pytest.fixture(scope="module")
+def job(checkout):
+    document = yaml.safe_load((checkout / "deploy/kubernetes/precompute-job.yaml").read_text())
+    assert (document["apiVersion"], document["kind"]) == ("batch/v1", "CronJob")
+    return document["spec"]["jobTemplate"]["spec"]
+
+
+@pytest.fixture(scope="module")
+def container(job):
+    (container,) = job["template"]["spec"]["containers"]
+    return container
+
+
+@pytest.fixture(scope="module")
+def arguments(container):
+    """The command's options, as a pod with index 0 gets them."""
+    command, *arguments = [word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in container["args"]]
+    assert command == "precompute"
+    program = get_command(cli)
+    assert isinstance(program, TyperGroup)
+    return program.commands[command].make_context(command, arguments).params
+
+
+def test_its_pods_are_the_shards_of_one_generation(job, arguments):
+    assert job["completionMode"] == "Indexed"
+    assert Shard.parse(arguments["shard"]) == Shard(0, job["completions"])
+
+
+def test_every_variable_is_an_option_and_the_settings_hold(container):
+    plain = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+    assert set(plain) <= {option.variable for option in options()}
+    settings = load_settings({"ANIMORA_GRPC_HOST": "0.0.0.0"} | plain, None)
+    assert settings.precompute.workers == int(container["resources"]["requests"]["cpu"])
+
+
+def test_it_ends_before_its_generation_is_too_old_to_be_resumed(job):
+    assert job["activeDeadlineSeconds"] < load_settings({}, None).precompute.resume_within
+
+
+def test_it_runs_without_rights_and_writes_to_its_volumes_alone(job, container, checkout):
+    pod = job["template"]["spec"]
+    assert pod["securityContext"]["runAsUser"] == 10001
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    assert {"/tmp", "/var/lib/animora"} == mounted
+    assert "ANIMORA_CATALOG_DIRECTORY=/var/lib/animora" in (checkout / "deploy/server.Dockerfile").read_text()
+
+
+def test_it_uses_the_image_whose_program_it_is(container, checkout):
+    assert container["image"] == "animora-server"
+    text = (checkout / "deploy/server.Dockerfile").read_text()
+    entrypoint = next(line for line in text.splitlines() if line.startswith("ENTRYPOINT"))
+    assert json.loads(entrypoint.removeprefix("ENTRYPOINT")) == ["animora-server"]

@@ -1,0 +1,116 @@
+import asyncio
+import json
+import signal
+from io import StringIO
+
+import pytest
+import redis.asyncio
+from rich.console import Console
+
+from animora_server.errors import ConfigurationError
+from animora_server.precompute.command import precompute, run_in_redis
+from animora_server.precompute.job import Order
+from animora_server.precompute.shard import Shard
+from tests.precompute.watch import Watch
+
+
+@pytest.fixture
+def redis_settings(settings, redis_url):
+    return with_url(settings, "cache", redis_url)
+
+
+def with_url(settings, section, url):
+    """The settings with another database or Redis."""
+    changed = getattr(settings, section).model_validate({"url": url})
+    return settings.model_copy(update={section: changed})
+
+
+class Terminal:
+    """What a person sees."""
+
+    def __init__(self):
+        self._texts = StringIO(), StringIO()
+        self.out, self.err = (Console(file=text, width=200) for text in self._texts)
+
+    @property
+    def shown(self):
+        return self._texts[0].getvalue()
+
+    @property
+    def complaints(self):
+        return self._texts[1].getvalue()
+
+
+@pytest.fixture
+def terminal():
+    return Terminal()
+
+
+async def test_a_run_ends_with_a_table_and_status_0(redis_settings, terminal):
+    assert await precompute(redis_settings, Order(), terminal.out, terminal.err) == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in terminal.shown.splitlines()]
+    table = {row[0]: row[1] for row in rows if row}
+    assert table["generation"].endswith("begun here; current now")
+    assert table["model"] == "v1"
+    assert table["shard"] == "0/1"
+    assert table["users ranked by NeuCF"] == "3"
+    assert table["users ranked by the heuristic"] == "5"
+    assert int(table["bytes of lists"].replace(",", "")) > 8 * 12 * 40
+    assert terminal.complaints == ""  # no bar where there is no terminal
+
+
+async def test_the_table_says_what_is_still_to_come_and_what_was_gone_on_with(redis_settings, terminal):
+    await precompute(redis_settings, Order(Shard(0, 2)), terminal.out, terminal.err)
+    assert "begun here; unfinished: other shards are to come" in terminal.shown
+    await precompute(redis_settings, Order(Shard(1, 2)), terminal.out, terminal.err)
+    assert "gone on with; current now" in terminal.shown
+
+
+async def test_on_a_terminal_a_bar_tells_how_far_it_is(redis_settings, terminal):
+    text = StringIO()
+    bar = Console(file=text, width=120, force_terminal=True)
+    await precompute(redis_settings, Order(), terminal.out, bar)
+    assert "8/8" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("section", "url", "named"),
+    [
+        ("database", "postgresql:///nothing?host=/nowhere", "FileNotFoundError"),
+        ("cache", "unix:///nowhere/redis.sock", "Redis"),
+    ],
+)
+async def test_what_does_not_answer_is_one_line_and_status_1(redis_settings, terminal, section, url, named):
+    settings = with_url(redis_settings, section, url)
+    assert await precompute(settings, Order(), terminal.out, terminal.err) == 1
+    assert named in terminal.complaints
+    assert "the same command goes on" in terminal.complaints
+    assert "Traceback" not in terminal.complaints
+
+
+async def test_a_damaged_model_is_status_1(redis_settings, terminal, tmp_path):
+    (tmp_path / "models/v1/model.ts").write_bytes(b"damaged")
+    assert await precompute(redis_settings, Order(), terminal.out, terminal.err) == 1
+    assert "model.ts" in terminal.complaints
+
+
+async def test_a_wrong_order_is_for_the_caller_to_tell(redis_settings, terminal):
+    with pytest.raises(ConfigurationError):
+        await precompute(redis_settings, Order(Shard(1, 2), restart=True), terminal.out, terminal.err)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_the_run_and_the_same_command_goes_on(
+    redis_settings, redis_url, terminal, number
+):
+    never_done = Order(rate=0.001)
+    async with asyncio.timeout(20), redis.asyncio.from_url(redis_url) as client:
+        running = asyncio.create_task(precompute(redis_settings, never_done, terminal.out, terminal.err))
+        while (record := await client.get("animora:{generation}:building")) is None:
+            assert not running.done()
+        signal.raise_signal(number)
+        assert await running == 128 + number
+    assert f"stopped by {number.name}" in terminal.complaints
+    resumed = await run_in_redis(redis_settings, Order(), Watch())
+    assert resumed.resumed
+    assert resumed.generation.generation_id.hex() == json.loads(record)["generation_id"]

@@ -1,0 +1,121 @@
+"""The same lists, byte for byte, however often a run is killed."""
+
+import asyncio
+import os
+import sys
+import time
+from random import Random
+
+import pytest
+import redis.asyncio
+
+from animora_artifact import FolderStore
+from animora_server.cache import RedisGenerations
+from animora_server.precompute.job import Order, run
+from animora_server.precompute.plan import fresh_id
+from animora_server.settings import Settings
+from animora_server.timeline.keys import settings_digest
+from animora_server.types import Generation
+from tests.precompute import crowd
+from tests.precompute.watch import Watch
+
+KILLS = 5
+# Imports take most of a start: they are done beforehand, and the command waits for its turn.
+WAITING = """
+import sys
+import animora_server.precompute.command
+from animora_server.__main__ import main
+sys.stdin.readline()
+main()
+"""
+# All users and posts in about a second, so that a kill finds the run at work.
+RATE = str(len(crowd.USERS) * len(crowd.POSTS))
+
+
+@pytest.fixture
+def settings(postgres_url, redis_url, tmp_path):
+    return Settings.model_validate(
+        {
+            "database": {"url": postgres_url},
+            "cache": {"url": redis_url},
+            "models": {"store": str(tmp_path / "models")},
+            "scorer": {"device": "cpu"},
+        }
+    )
+
+
+def environment(settings):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANIMORA_")}
+    return inherited | {
+        "ANIMORA_DATABASE_URL": settings.database.url.get_secret_value(),
+        "ANIMORA_CACHE_URL": settings.cache.url.get_secret_value(),
+        "ANIMORA_MODELS_STORE": settings.models.store,
+        "ANIMORA_SCORER_DEVICE": "cpu",
+    }
+
+
+async def values(client):
+    """All that Redis holds."""
+    keys = sorted([key async for key in client.scan_iter(match="animora:list:*", count=10_000)])
+    return dict(zip(keys, await client.mget(keys), strict=True))
+
+
+async def begin(settings, record):
+    """Begins a generation whose record is given, so that several runs have the same time and id."""
+    async with RedisGenerations(settings.cache, settings.timeline) as generations:
+        assert await generations.begin(record) == record
+
+
+async def finish(settings):
+    async with RedisGenerations(settings.cache, settings.timeline) as generations:
+        return await run(settings, Order(), generations, Watch())
+
+
+async def test_a_run_that_was_killed_five_times_gives_what_an_uninterrupted_one_gives(
+    settings, postgres_url, redis_url, tmp_path
+):
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", WAITING, "precompute", "--rate", RATE),
+            env=environment(settings),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        for _ in range(KILLS)
+    ]
+    await crowd.fill(postgres_url)
+    models = FolderStore(tmp_path / "models")
+    models.publish(crowd.artifact("v1"))
+    models.activate("v1")
+    record = Generation(
+        generation_id=fresh_id(),
+        made_at=time.time(),
+        read_at=time.time(),
+        model_version="v1",
+        catalog_digest="",
+        settings_digest=settings_digest(settings.timeline, settings.ranking),
+        shards=1,
+    )
+    await begin(settings, record)
+    # How many lists there are when a process is killed: never all, which would let it finish first.
+    kills = sorted(Random(4).sample(range(1, len(crowd.USERS) - 100), KILLS))
+    async with redis.asyncio.from_url(redis_url) as client, asyncio.timeout(60):
+        for process, lists in zip(processes, kills, strict=True):
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            while await client.dbsize() <= lists:
+                assert process.returncode is None
+            process.kill()
+            await process.wait()
+        resumed = await finish(settings)
+        interrupted = await values(client)
+        await client.flushall()
+        await begin(settings, record)
+        uninterrupted = await finish(settings)
+        assert await values(client) == interrupted
+    assert len(interrupted) == len(crowd.USERS)
+    assert resumed.totals.kept > 0
+    assert resumed.totals.ranked > 0
+    assert uninterrupted.totals.neucf == len(crowd.TRAINED)
+    assert resumed.current
+    assert uninterrupted.current

@@ -1,0 +1,14 @@
+"""Someone who watches a run."""
+
+
+class Watch:
+    """Remembers what it is told; see job.RunWatch."""
+
+    def __init__(self):
+        self.plan, self.users, self.chunks = None, 0, []
+
+    def planned(self, plan, users):
+        self.plan, self.users = plan, users
+
+    def advanced(self, chunk):
+        self.chunks.append(chunk)
