@@ -247,8 +247,6 @@ class TimelineSettings(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "TimelineSettings":
-        if self.page_size > self.max_page_size:
-            raise ValueError("page_size must not be above max_page_size")
         if self.recency_weight + self.popularity_weight > 1:
             raise ValueError("recency_weight and popularity_weight must not be above 1 together")
         return self

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from animora_client import AsyncRankingClient, SnapshotGone, TimelinePage
@@ -15,6 +16,7 @@ class Scrolls:
     """Users who scroll through their whole feed, again and again.
 
     Attributes:
+        clients: Of the servers that take turns.
         authors: By post, of the posts that were there before.
         page_size: Posts of a page.
         deleted: When each post's deletion was committed, `time.monotonic()`.
@@ -27,6 +29,7 @@ class Scrolls:
         wrong: What must not be.
     """
 
+    clients: Sequence[AsyncRankingClient]
     authors: dict[int, int]
     page_size: int
     deleted: dict[int, float] = field(default_factory=dict)
@@ -45,18 +48,19 @@ class Scrolls:
         async with self.turned:
             await self.turned.wait_for(lambda: self.pages >= target)
 
-    async def keep_scrolling(self, client: AsyncRankingClient, user: int, stop: asyncio.Event) -> None:
+    async def keep_scrolling(self, user: int, stop: asyncio.Event) -> None:
         """Scrolls to the end of a user's feed, from the top again, until told to stop at the end of one."""
         while not stop.is_set():
-            await self._scroll(client, user)
+            await self._scroll(user)
             self.completed[user] += 1
 
-    async def _scroll(self, client: AsyncRankingClient, user: int) -> None:
+    async def _scroll(self, user: int) -> None:
         shown: set[int] = set()
         excluded: list[int] = []
         token, version = "", None
         while True:
             sent = time.monotonic()
+            client = self.clients[self.pages % len(self.clients)]
             try:
                 page = await client.timeline_page(
                     user,
@@ -90,10 +94,12 @@ class Scrolls:
         if list(page.scores) != sorted(page.scores, reverse=True):
             self.wrong.append(f"user {user}: not in order")
         for post in page.post_ids:
-            if self.deleted.get(post, sent) + AT_ONCE < sent:
-                self.wrong.append(f"user {user}: post {post} was deleted")
-            if self.blocked.get((user, self.authors.get(post, 0)), sent) + AT_ONCE < sent:
-                self.wrong.append(f"user {user}: post {post} is of someone blocked")
+            for what, since in (
+                ("has been deleted", self.deleted.get(post, sent)),
+                ("has been of someone blocked", self.blocked.get((user, self.authors.get(post, 0)), sent)),
+            ):
+                if since + AT_ONCE < sent:
+                    self.wrong.append(f"user {user}: post {post} {what} for {sent - since:.1f} s")
 
     def _check_whole(self, user: int, shown: set[int]) -> None:
         """Whatever was there before and may still be shown must have come."""

@@ -1,7 +1,8 @@
-"""Fifty users scroll while posts, likes, deletions, blocks, a new model and a lost Redis happen."""
+"""Users scroll on two servers while posts, likes, deletions, blocks, a new model and a lost Redis happen."""
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -11,6 +12,7 @@ from redis.asyncio import Redis
 from animora_artifact import FolderStore
 from animora_client import AsyncRankingClient
 from animora_server.app import running
+from animora_server.settings import Settings
 from tests.integration.scrolls import AT_ONCE, Scrolls
 from tests.scorer.artifacts import tiny_artifact
 
@@ -22,7 +24,7 @@ PAGES = 20
 
 
 @pytest.fixture
-async def scrolls(database) -> Scrolls:
+async def authors(database) -> dict[int, int]:
     """Posts of twenty authors, and users who may scroll through all of them."""
     random = np.random.default_rng(3)
     authors = {post: AUTHORS[post % len(AUTHORS)] for post in POSTS}
@@ -45,7 +47,22 @@ async def scrolls(database) -> Scrolls:
             for post, author in authors.items()
         ],
     )
-    return Scrolls(authors, page_size=len(POSTS) // PAGES)
+    return authors
+
+
+@pytest.fixture
+async def clients(settings, models, authors):
+    """Clients of two servers, which are SERVING."""
+    shared = Settings.model_validate({**settings.model_dump(), "timeline": {"token_key": "k" * 16}})
+    async with AsyncExitStack() as stack:
+        clients = []
+        for _ in range(2):
+            server = await stack.enter_async_context(running(shared))
+            async with asyncio.timeout(30):
+                await server.wait_until_serving()
+            target = f"127.0.0.1:{server.grpc.port}"
+            clients.append(await stack.enter_async_context(AsyncRankingClient(target)))
+        yield clients
 
 
 @pytest.fixture
@@ -107,19 +124,13 @@ class Life:
 
 
 async def test_nobody_sees_a_post_twice_misses_one_or_sees_one_that_is_hidden(
-    settings, models, database, scrolls, redis_url
+    clients, authors, models, database, redis_url
 ):
     stop = asyncio.Event()
+    scrolls = Scrolls(clients, authors, page_size=len(POSTS) // PAGES)
     life = Life(database, scrolls)
-    async with (
-        running(settings) as server,
-        AsyncRankingClient(f"127.0.0.1:{server.grpc.port}") as client,
-        asyncio.timeout(60),
-    ):
-        await server.wait_until_serving()
-        users = [
-            asyncio.create_task(scrolls.keep_scrolling(client, user, stop)) for user in (*TRAINED, *COLD)
-        ]
+    async with asyncio.timeout(60):
+        users = [asyncio.create_task(scrolls.keep_scrolling(user, stop)) for user in (*TRAINED, *COLD)]
         for number in range(60):
             await scrolls.more(25)
             await (life.post, life.like, life.delete, life.block)[number % 4]()

@@ -38,7 +38,7 @@ def reason(error: grpc.aio.AioRpcError) -> str:
     info = error_details_pb2.ErrorInfo()
     for detail in rpc_status.from_call(error).details:
         if detail.Unpack(info):
-            return info.reason
+            return str(info.reason)
     return ""
 
 
@@ -158,7 +158,7 @@ async def test_a_forged_token_and_a_negative_page_size_are_invalid_and_named(stu
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await stub.GetTimeline(wrong)
         assert failed.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert failed.value.details().startswith(field)
+        assert (failed.value.details() or "").startswith(field)
 
 
 async def test_a_block_and_a_deletion_take_effect_on_every_page(stub, database, feed):

@@ -1,5 +1,7 @@
 """GetTimeline's requests become queries, and pages responses."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from animora_server.types import (
 )
 
 SETTINGS = TimelineSettings(page_size=20, max_page_size=100)
+UNKNOWN_POLICY = cast("pb.CachePolicy.ValueType", 99)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +29,7 @@ SETTINGS = TimelineSettings(page_size=20, max_page_size=100)
     [
         ("user_id", pb.GetTimelineRequest()),
         ("page_size", pb.GetTimelineRequest(user_id=1, page_size=-1)),
-        ("cache_policy", pb.GetTimelineRequest(user_id=1, cache_policy=99)),
+        ("cache_policy", pb.GetTimelineRequest(user_id=1, cache_policy=UNKNOWN_POLICY)),
         ("exclude_post_ids", pb.GetTimelineRequest(user_id=1, exclude_post_ids=range(1001))),
         ("explain_post_ids", pb.GetTimelineRequest(user_id=1, explain_post_ids=range(501))),
     ],

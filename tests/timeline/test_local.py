@@ -94,5 +94,7 @@ async def test_what_the_store_took_is_kept_there_alone(store, clock):
     await backed.make_latest(b"k", a_list(1))
 
     assert await store.pinned(b"k", bytes([1]) * 16) is None
-    assert (await backed.latest(b"k")).snapshot_id == bytes([1]) * 16
+    latest = await backed.latest(b"k")
+    assert latest is not None
+    assert latest.snapshot_id == bytes([1]) * 16
     assert await backed.pinned(b"k", bytes([1]) * 16) is not None

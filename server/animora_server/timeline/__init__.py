@@ -1,6 +1,6 @@
 """Timelines: a user's ranked lists, made once, kept, and cut into pages that hide what must be hidden.
 
-`Timelines` answers a query: it has `Lists` find or make the list, which `FeedRanker` ranks, and cuts the page.
+`Timelines` answers a query: it has `Lists` find or make the list, which `FeedRanker` ranks, and cuts a page.
 """
 
 from animora_server.timeline.explaining import ListExplainer

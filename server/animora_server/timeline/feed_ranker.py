@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -42,6 +42,21 @@ class _Scores:
     degraded: DegradedReason | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A list that is being made.
+
+    Attributes:
+        rows: int64 (k), the candidates.
+        now: Unix seconds that ages are counted from.
+        started: `time.perf_counter()`.
+    """
+
+    rows: IntArray
+    now: float
+    started: float
+
+
 class FeedRanker:
     """Ranks a user's whole feed.
 
@@ -67,36 +82,42 @@ class FeedRanker:
 
     async def rank(self, pin: Pin, audience: Audience, deadline: float) -> TimelineSnapshot:
         """The list for an audience, degraded where the model cannot answer by a deadline (loop's clock)."""
-        started = time.perf_counter()
-        rows = self._candidates(pin.snapshot, audience)
+        draft = self._draft(pin.snapshot, audience)
+        user_id = audience.user_id
         try:
-            scores = await self._score(pin.snapshot, pin.active, audience.user_id, rows, deadline)
+            scores = await self._score(pin.snapshot, pin.active, user_id, draft.rows, draft.now, deadline)
         except ScoringFailed as failure:
             return self.rank_degraded(pin.snapshot, audience, degraded_reason(failure))
-        return self._list(pin.snapshot, rows, scores, started)
+        return self._finish(pin.snapshot, draft, scores)
 
     def rank_degraded(
         self, catalog: CatalogSnapshot, audience: Audience, reason: DegradedReason
     ) -> TimelineSnapshot:
         """The list for an audience by the heuristic, which stands in for the model."""
-        started = time.perf_counter()
-        rows = self._candidates(catalog, audience)
-        return self._list(catalog, rows, self._by_heuristic(catalog, rows, reason), started)
+        draft = self._draft(catalog, audience)
+        scores = replace(self._by_heuristic(catalog, draft.rows, draft.now), degraded=reason)
+        return self._finish(catalog, draft, scores)
 
     async def rank_newer(
         self, pin: Pin, user_id: int, snapshot: TimelineSnapshot, rows: IntArray, deadline: float
     ) -> Listed:
-        """Posts at rows int64 (k) that are newer than a list, scored by what scored the list's.
+        """Posts at rows int64 (k) that are newer than a list, scored as if they had been in it.
 
         Raises:
             ScoringFailed: The list's model cannot answer, or not before the deadline (loop's clock).
         """
+        now = snapshot.made_at  # as the list's: recency of another time would not compare
         if snapshot.ranker is RankerName.HEURISTIC:
-            scores = self._by_heuristic(pin.snapshot, rows, None)
+            scores = self._by_heuristic(pin.snapshot, rows, now)
         else:
             model = pin.resident.get(snapshot.model_version)
-            scores = await self._score(pin.snapshot, model, user_id, rows, deadline)
-        return self._maker.order(pin.snapshot, rows, scores.values, scores.ranker, self._clock())
+            scores = await self._score(pin.snapshot, model, user_id, rows, now, deadline)
+        return self._maker.order(pin.snapshot, rows, scores.values, scores.ranker, now)
+
+    def _draft(self, catalog: CatalogSnapshot, audience: Audience) -> _Draft:
+        started, now = time.perf_counter(), self._clock()
+        viewer = Viewer.of(catalog, audience.user_id, self._settings, audience.include_seen, NOTHING)
+        return _Draft(candidates(catalog, viewer, self._settings, now), now, started)
 
     async def _score(
         self,
@@ -104,40 +125,33 @@ class FeedRanker:
         model: ResidentModel | None,
         user_id: int,
         rows: IntArray,
+        now: float,
         deadline: float,
     ) -> _Scores:
         if model is None:
             raise ModelUnavailable
         user_row = model.user_row(user_id)
         if not user_row:
-            return self._by_heuristic(catalog, rows, None)
+            return self._by_heuristic(catalog, rows, now)
         values = await logits(model, user_row, rows, deadline)
         return _Scores(values, RankerName.NEUCF, model.version)
 
-    def _by_heuristic(
-        self, catalog: CatalogSnapshot, rows: IntArray, degraded: DegradedReason | None
-    ) -> _Scores:
-        values = self._heuristic.terms(catalog, rows, self._clock()).sum(axis=1).astype(np.float32)
-        return _Scores(values, RankerName.HEURISTIC, "", degraded)
+    def _by_heuristic(self, catalog: CatalogSnapshot, rows: IntArray, now: float) -> _Scores:
+        values = self._heuristic.terms(catalog, rows, now).sum(axis=1).astype(np.float32)
+        return _Scores(values, RankerName.HEURISTIC, "")
 
-    def _candidates(self, catalog: CatalogSnapshot, audience: Audience) -> IntArray:
-        viewer = Viewer.of(catalog, audience.user_id, self._settings, audience.include_seen, NOTHING)
-        return candidates(catalog, viewer, self._settings, self._clock())
-
-    def _list(
-        self, catalog: CatalogSnapshot, rows: IntArray, scores: _Scores, started: float
-    ) -> TimelineSnapshot:
-        now = self._clock()
-        listed = self._maker.order(catalog, rows, scores.values, scores.ranker, now)
+    def _finish(self, catalog: CatalogSnapshot, draft: _Draft, scores: _Scores) -> TimelineSnapshot:
+        listed = self._maker.order(catalog, draft.rows, scores.values, scores.ranker, draft.now)
+        time_to_live = self._settings.ttl * self._random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)
         return TimelineSnapshot(
             snapshot_id=secrets.token_bytes(ID_BYTES),
             post_ids=listed.post_ids,
             scores=listed.scores,
             ranker=scores.ranker,
             model_version=scores.model_version,
-            made_at=now,
-            fresh_until=now + self._settings.ttl * self._random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER),
+            made_at=draft.now,
+            fresh_until=draft.now + time_to_live,
             read_at=catalog.read_at,
-            cost=time.perf_counter() - started,
+            cost=time.perf_counter() - draft.started,
             degraded_reason=scores.degraded,
         )
