@@ -11,10 +11,10 @@ import pytest
 from animora_server.catalog import Catalog
 from animora_server.settings import CatalogSettings
 from animora_server.store.refresh import Refresh
+from tests.store.contents import USERS, content
 
 SETTINGS = CatalogSettings()
 NO_IDS = np.empty(0, np.int64)
-USERS = 20  # those that the fixture `database` has
 
 
 class Follower:
@@ -49,24 +49,6 @@ async def follower(database, store):
     follower = Follower(store)
     await follower.reconcile()
     return follower
-
-
-def content(snapshot):
-    """All that a snapshot says, rows aside."""
-    posts = {}
-    for post_id, row in zip(snapshot.index.ids.tolist(), snapshot.index.values.tolist(), strict=True):
-        image, caption = snapshot.embeddings.read(row, row + 1)
-        posts[post_id] = (
-            snapshot.author_ids[row], snapshot.created_at[row], snapshot.deleted[row],
-            snapshot.interactions[row], image.any() and image.tolist(), caption.any() and caption.tolist(),
-        )  # fmt: skip
-    users = range(1, USERS + 1)
-    return (
-        posts,
-        snapshot.max_interactions,
-        {user: snapshot.seen_posts(user).tolist() for user in users},
-        {user: snapshot.related_authors(user).tolist() for user in users},
-    )
 
 
 async def fresh_content(store):

@@ -1,0 +1,30 @@
+"""All that a snapshot says, in a form that two of them can be compared in."""
+
+from typing import Any
+
+from animora_server.catalog import CatalogSnapshot
+
+USERS = 20  # those that the fixture `database` has
+
+
+def content(snapshot: CatalogSnapshot) -> tuple[Any, ...]:
+    """Posts, counts, the feed, seen posts and relations, whichever rows they are in."""
+    posts = {}
+    for post_id, row in zip(snapshot.index.ids.tolist(), snapshot.index.values.tolist(), strict=True):
+        image, caption = snapshot.embeddings.read(row, row + 1)
+        posts[post_id] = (
+            snapshot.author_ids[row], snapshot.created_at[row], snapshot.deleted[row],
+            snapshot.interactions[row], image.any() and image.tolist(), caption.any() and caption.tolist(),
+        )  # fmt: skip
+    users = range(1, USERS + 1)
+    return (
+        posts,
+        snapshot.max_interactions,
+        sorted(
+            zip(
+                snapshot.feed.created_at.tolist(), snapshot.post_ids[snapshot.feed.rows].tolist(), strict=True
+            )
+        ),
+        {user: snapshot.seen_posts(user).tolist() for user in users},
+        {user: snapshot.related_authors(user).tolist() for user in users},
+    )
