@@ -2,35 +2,26 @@
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
 import asyncpg
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
 from animora_server.catalog import Catalog
-from animora_server.metrics import CatalogMetrics
-from animora_server.scorer import Residency
-from animora_server.settings import CatalogSettings, DatabaseSettings
-from animora_server.store import CatalogRefresher, FactListener
+from animora_server.settings import CatalogSettings
 from animora_server.store.refresh import Refresh
 from tests.store.contents import content
+from tests.store.workers import Worker, nothing
 
 EXAMPLES = 15
-PATIENCE = 30  # seconds
 
-LISTENERS = """
-from pg_stat_activity
-where datname = current_database() and query like '%pg_notify%' and pid <> pg_backend_pid()
-"""
 BEGINNING = """
 truncate animora_app.posts, animora_app.likes, animora_app.comments, animora_app.block_relations;
 insert into animora_app.posts (id, author_id) select n, n % 3 + 1 from generate_series(1, 5) as n;
 insert into animora_app.block_relations values (1, 2), (2, 1);
 """
-NOBODY = -1  # blocks someone to mark a moment among the facts
 AGES = ("0 s", "5 min", "40 days", "400 days")
 STATEMENTS = (
     ("insert into animora_app.posts (id, author_id, created_at, image_embedding)"
@@ -83,84 +74,6 @@ steps = st.lists(
 )
 
 
-async def _nothing():
-    pass
-
-
-class Worker:
-    """What keeps the catalog of one process, driven by hand.
-
-    Attributes:
-        behind: How many refreshes are due since notifications were lost.
-    """
-
-    def __init__(self, url, store):
-        self.behind = 2
-        self.residency = Residency(None, None, max_models=1)  # no model is loaded, so no device is needed
-        metrics = CatalogMetrics(CollectorRegistry())
-        seldom = CatalogSettings(reconcile_interval=1e6)
-        self.refresher = CatalogRefresher(self, seldom, metrics, self._publish)
-        database = DatabaseSettings(url=SecretStr(url))
-        self.listener = FactListener(database, metrics, self._correct, self._catch_up)
-        self._store = store
-        self._marks = {}
-        self._listening = asyncio.Event()
-        self._during_reading = self._before_publishing = _nothing
-
-    @property
-    def snapshot(self):
-        return self.residency.current().snapshot
-
-    async def refresh(self, during_reading=_nothing, before_publishing=_nothing):
-        """Refreshes once, as the worker does by itself; other things happen meanwhile."""
-        self._during_reading, self._before_publishing = during_reading, before_publishing
-        self.behind = max(self.behind - 1, 0)
-        await self.refresher.refresh()
-
-    async def hear(self, database):
-        """Returns once everything committed so far was heard."""
-        number = len(self._marks)
-        self._marks[number] = asyncio.Event()
-        await database.execute(f"notify animora, 'block {NOBODY} {number}'")
-        async with asyncio.timeout(PATIENCE):
-            await self._marks[number].wait()
-
-    async def cut(self, database, unheard):
-        """Cuts the connection that listens; what happens until there is another is not heard."""
-        self._listening.clear()
-        await database.execute(f"select pg_terminate_backend(pid) {LISTENERS}")
-        while await database.fetchval(f"select count(*) {LISTENERS}"):
-            pass
-        await unheard()
-        async with asyncio.timeout(PATIENCE):
-            await self._listening.wait()
-
-    @asynccontextmanager
-    async def reading(self):
-        async with self._store.reading() as reading:
-            await self._during_reading()
-            yield reading
-
-    def close(self):
-        self._store.close()
-
-    async def _publish(self, snapshot):
-        await self._before_publishing()
-        await self.residency.publish(snapshot)
-
-    def _correct(self, facts):
-        self.residency.correct(facts)
-        self.refresher.correct(facts)
-        for blocker, blocked in facts.blocks:
-            if blocker == NOBODY:
-                self._marks[blocked].set()
-
-    def _catch_up(self):
-        self.refresher.catch_up()
-        self.behind = 2
-        self._listening.set()
-
-
 class World:
     """An application, a slower one, and a worker that follows both."""
 
@@ -187,11 +100,14 @@ class World:
         elif kind == "commit late":
             await self.commit_late()
         elif kind == "refresh":
-            await worker.refresh(*(self._heard(doing) for doing in doings))
+            worker.during_reading, worker.before_publishing = map(self._heard, doings)
+            await worker.refresh()
         elif kind == "cut":
             await worker.cut(self._database, doings[0])
         elif kind == "cut while refreshing":
-            await worker.refresh(lambda: worker.cut(self._database, doings[0]))
+            worker.during_reading = lambda: worker.cut(self._database, doings[0])
+            await worker.refresh()
+        worker.during_reading = worker.before_publishing = nothing
 
     async def commit_late(self):
         if self._transaction is not None:
@@ -200,18 +116,17 @@ class World:
 
     async def check(self):
         """Nobody sees what was deleted, or whom they block."""
-        await self._worker.hear(self._database)
-        if self._worker.behind:
+        worker = self._worker
+        await worker.hear(self._database)
+        if worker.behind:
             return
-        snapshot = self._worker.snapshot
-        ids = snapshot.index.ids
-        seen = set(ids[~snapshot.deleted[snapshot.index.values]].tolist())
+        snapshot = worker.snapshot
         live = await self._database.fetch("select id from animora.posts where deleted_at is null")
-        assert seen <= {row["id"] for row in live}
-        assert set(snapshot.post_ids[snapshot.newer_than(0.0)].tolist()) <= seen
+        assert worker.visible <= {row["id"] for row in live}
+        assert set(snapshot.post_ids[snapshot.newer_than(0.0)].tolist()) <= worker.visible
         for one, other in await self._database.fetch("select blocker_id, blocked_id from animora.blocks"):
-            assert other in snapshot.related_authors(one)
-            assert one in snapshot.related_authors(other)
+            assert other in worker.related(one)
+            assert one in worker.related(other)
 
     def _doing(self, statements):
         async def do():
@@ -264,3 +179,60 @@ async def loaded(store):
     async with store.reading() as reading:
         refresh = Refresh(reading, Catalog.empty(None), CatalogSettings(), time.monotonic())
         return (await refresh.reconcile()).snapshot
+
+
+@pytest.fixture
+async def worker(database, postgres_url, store):
+    """A worker that runs; it polls where it must catch up, and else never within a test."""
+    await database.execute(BEGINNING)
+    worker = Worker(postgres_url, store)
+    async with worker.listener, worker.refresher:
+        await worker.until(lambda: worker.visible)
+        yield worker
+
+
+def seen(worker):
+    """The posts that are there, and to whom users 1 and 3 are related; at the beginning 2, and nobody."""
+    return worker.visible, worker.related(1), worker.related(3)
+
+
+async def act(database):
+    await database.execute("insert into animora_app.block_relations values (4, 3), (3, 1)")
+    await database.execute("update animora_app.posts set deleted_at = now() where id = 1")
+    await database.execute("delete from animora_app.posts where id = 2")
+    await database.execute("delete from animora_app.block_relations where blocked_id in (1, 2)")
+
+
+async def test_blocks_and_deletions_are_seen_without_a_poll(database, worker):
+    assert seen(worker) == ({1, 2, 3, 4, 5}, [2], [])
+
+    await act(database)
+
+    await worker.until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))
+
+
+async def test_blocks_and_deletions_are_seen_while_a_snapshot_waits_to_be_published(database, worker):
+    waits, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def wait():
+        waits.set()
+        await goes_on.wait()
+
+    worker.before_publishing = wait
+    worker.refresher.catch_up()
+    await waits.wait()
+    before = worker.snapshot.read_at
+
+    await act(database)
+    await worker.until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))
+    assert worker.snapshot.read_at == before
+
+    goes_on.set()
+    await worker.until(lambda: worker.snapshot.read_at > before)
+    assert seen(worker) == ({3, 4, 5}, [], [4])
+
+
+async def test_what_was_not_heard_is_seen_once_the_connection_is_back(database, worker):
+    await worker.cut(database, lambda: act(database))
+
+    await worker.until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))

@@ -183,6 +183,30 @@ async def test_a_poll_does_not_see_a_hard_delete_and_a_reconcile_does(database, 
     assert follower.snapshot.rows(np.array([1])).tolist() == [-1]
 
 
+async def test_a_poll_that_is_told_of_a_hard_delete_sees_it(database, store, follower):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1), (2, 1)")
+    await follower.poll()
+    await database.execute("delete from animora_app.posts where id = 1")
+
+    await follower.poll(np.array([1, 99]))
+
+    assert content(follower.snapshot) == await fresh_content(store)
+
+
+async def test_a_poll_believes_what_it_reads_and_not_what_it_is_told(database, store, follower):
+    await database.execute(
+        "insert into animora_app.posts (id, author_id, created_at)"
+        " values (1, 1, now() - interval '1 year'), (2, 1, now() - interval '1 year')"
+    )
+    await follower.reconcile()
+    await database.execute("alter table animora_app.posts disable trigger touch_post")
+    await database.execute("update animora_app.posts set deleted_at = now() - interval '1 year' where id = 2")
+
+    await follower.poll(np.array([1, 2]))
+
+    assert content(follower.snapshot) == await fresh_content(store)
+
+
 async def test_an_unlike_of_long_ago_is_seen_by_a_reconcile(database, follower):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     await database.execute("insert into animora_app.likes values (1, 1, now() - interval '1 day')")

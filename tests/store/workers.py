@@ -1,0 +1,121 @@
+"""What keeps the catalog of one process, put together as the server does, and the means to disturb it."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from animora_server.metrics import CatalogMetrics
+from animora_server.scorer import Residency
+from animora_server.settings import CatalogSettings, DatabaseSettings
+from animora_server.store import CatalogRefresher, FactListener
+
+PATIENCE = 30  # seconds
+NOBODY = -1  # blocks someone, to mark a moment among the facts
+LISTENERS = """
+from pg_stat_activity
+where datname = current_database() and query like '%pg_notify%' and pid <> pg_backend_pid()
+"""
+
+
+async def nothing():
+    pass
+
+
+class Worker:
+    """Enter its listener, then call `refresh` by hand, or enter its refresher too.
+
+    Attributes:
+        behind: How many refreshes by hand are due since notifications were lost.
+        during_reading: What happens in each refresh once its transaction has begun.
+        before_publishing: What happens in each refresh once all is read.
+    """
+
+    def __init__(self, url, store):
+        self.behind = 2
+        self.during_reading = self.before_publishing = nothing
+        unused: Any = None  # no model is loaded
+        self.residency = Residency(unused, unused, max_models=1)
+        metrics = CatalogMetrics(CollectorRegistry())
+        seldom = CatalogSettings(poll_interval=1e6, reconcile_interval=1e6)
+        self.refresher = CatalogRefresher(self, seldom, metrics, self._publish)
+        database = DatabaseSettings(url=SecretStr(url))
+        self.listener = FactListener(database, metrics, self._correct, self._catch_up)
+        self._store = store
+        self._marks = {}
+        self._listening = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    @property
+    def snapshot(self):
+        pin = self.residency.current()
+        assert pin is not None
+        return pin.snapshot
+
+    @property
+    def visible(self):
+        """Ids of the posts that are not deleted."""
+        if self.residency.current() is None:
+            return set()
+        index = self.snapshot.index
+        return set(index.ids[~self.snapshot.deleted[index.values]].tolist())
+
+    def related(self, user):
+        return self.snapshot.related_authors(user).tolist()
+
+    async def refresh(self):
+        self.behind = max(self.behind - 1, 0)
+        await self.refresher.refresh()
+
+    async def until(self, holds):
+        async with asyncio.timeout(PATIENCE):
+            while not holds():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def hear(self, database):
+        """Returns once everything committed so far was heard."""
+        number = len(self._marks)
+        self._marks[number] = asyncio.Event()
+        await database.execute(f"notify animora, 'block {NOBODY} {number}'")
+        async with asyncio.timeout(PATIENCE):
+            await self._marks[number].wait()
+
+    async def cut(self, database, unheard):
+        """Cuts the connection that listens; what happens until there is another is not heard."""
+        self._listening.clear()
+        await database.execute(f"select pg_terminate_backend(pid) {LISTENERS}")
+        while await database.fetchval(f"select count(*) {LISTENERS}"):
+            pass
+        await unheard()
+        async with asyncio.timeout(PATIENCE):
+            await self._listening.wait()
+
+    @asynccontextmanager
+    async def reading(self):
+        async with self._store.reading() as reading:
+            await self.during_reading()
+            yield reading
+
+    def close(self):
+        self._store.close()
+
+    async def _publish(self, snapshot):
+        await self.before_publishing()
+        await self.residency.publish(snapshot)
+        self._changed.set()
+
+    def _correct(self, facts):
+        self.residency.correct(facts)
+        self.refresher.correct(facts)
+        self._changed.set()
+        for blocker, blocked in facts.blocks:
+            if blocker == NOBODY:
+                self._marks[blocked].set()
+
+    def _catch_up(self):
+        self.refresher.catch_up()
+        self.behind = 2
+        self._listening.set()
