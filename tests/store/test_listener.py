@@ -153,6 +153,25 @@ async def test_a_server_that_freezes_is_left_and_heard_again_once_it_thaws(embed
     assert "did not answer" in logs[0]["error"]
 
 
+async def test_a_server_that_answers_but_notifies_nobody_counts_as_unheard(database, postgres_url, hearer):
+    # What a pooler does that gives each transaction another connection.
+    await database.execute(
+        "create function public.pg_notify(text, text) returns void language sql as 'select'"
+    )
+    await database.execute(
+        "do $$ begin execute format("
+        "'alter database %I set search_path = animora_app, public, pg_catalog', current_database()"
+        "); end $$"
+    )
+    with capture_logs() as logs:
+        async with listener_of(postgres_url, hearer, listen_timeout=0.05):
+            pass
+
+    assert "database.listen_url" in logs[0]["error"]
+    assert hearer.begun == 0
+    assert hearer.is_listening == 0
+
+
 async def test_the_end_does_not_wait_for_a_frozen_server(embedded_postgres, frozen, hearer):
     postgres = await embedded_postgres()
     listener = listener_of(postgres.url, hearer, listen_timeout=60.0)
