@@ -14,7 +14,7 @@ class Heard:
     def __init__(self, connection, sender):
         self._connection = connection
         self._sender = sender
-        self._payloads = asyncio.Queue()
+        self._payloads: asyncio.Queue[str] = asyncio.Queue()
 
     async def start(self):
         await self._connection.add_listener("animora", lambda *heard: self._payloads.put_nowait(heard[-1]))
