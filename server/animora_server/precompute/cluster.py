@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from animora_server.cache import RedisGenerations
 from animora_server.errors import AnimoraError, ConfigurationError, StoreError
 from animora_server.logs import configure_logs
-from animora_server.precompute.command import FAILURES, GOES_ON, run_in_redis
+from animora_server.precompute.command import FAILURES, GOES_ON, in_a_line, run_in_redis
 from animora_server.precompute.job import Order
 from animora_server.precompute.plan import Plan, abandon_unfinished
 from animora_server.precompute.report import summary_table
@@ -26,6 +26,7 @@ from animora_server.settings import Settings
 LOCAL = "local"
 # Ray runs a task again whose process or node has gone: a shard goes on where it was.
 RETRIES = 3
+SIGNAL_INTERVAL = 0.2  # seconds between looks for a signal: a handler must not raise inside of Ray
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +48,13 @@ class _Unwatched:
         """See write.Watch."""
 
 
-class _Interrupted(Exception):
-    """A signal came."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 def run_shard(settings: Settings, order: Order) -> Outcome:
     """One shard, in a process of Ray's; an error travels as words, since not every one can be pickled."""
     configure_logs(settings.log.level, settings.log.format)
     try:
         return Outcome(order.shard, asyncio.run(run_in_redis(settings, order, _Unwatched())))
     except (AnimoraError, *FAILURES) as error:
-        return Outcome(order.shard, failure=str(error))
+        return Outcome(order.shard, failure=in_a_line(error))
 
 
 def precompute_on_ray(settings: Settings, order: Order, address: str, out: Console, err: Console) -> int:
@@ -87,19 +80,19 @@ def precompute_on_ray(settings: Settings, order: Order, address: str, out: Conso
         raise ConfigurationError("--ray needs Ray: pip install 'animora[ray]'") from error
     count = order.shard.count
     orders = [replace(order, shard=Shard(index, count), restart=False) for index in range(count)]
-    with _cluster(ray, address, settings):
-        began = time.perf_counter()
+    if order.restart:
         try:
-            if order.restart:
-                asyncio.run(_abandon_unfinished(settings))
-            outcomes = _run_all(ray, settings, orders, err)
-        except _Interrupted as interrupted:
-            err.print(f"stopped by {signal.Signals(interrupted.number).name}; {GOES_ON}")
-            return 128 + interrupted.number
+            asyncio.run(_abandon_unfinished(settings))
         except StoreError as error:
-            err.print(f"animora-server: {error}", markup=False)
+            err.print(f"animora-server: {in_a_line(error)}", markup=False)
             return 1
+    with _cluster(ray, address, settings) as signals:
+        began = time.perf_counter()
+        outcomes = _run_all(ray, settings, orders, signals, err)
         seconds = time.perf_counter() - began
+    if signals:
+        err.print(f"stopped by {signal.Signals(signals[0]).name}; {GOES_ON}")
+        return 128 + signals[0]
     done = [outcome.summary for outcome in outcomes if outcome.summary]
     if done:
         out.print(summary_table(joined(done, seconds), f"{len(done)} of {count}, on Ray"))
@@ -110,8 +103,8 @@ def precompute_on_ray(settings: Settings, order: Order, address: str, out: Conso
 
 
 @contextmanager
-def _cluster(ray: Any, address: str, settings: Settings) -> Iterator[None]:
-    """Joins a cluster, or starts one on this machine, and leaves it or ends it; signals are raised."""
+def _cluster(ray: Any, address: str, settings: Settings) -> Iterator[list[int]]:
+    """Joins a cluster, or starts one here, and leaves it or ends it; gives the signals that come."""
     options: dict[str, Any] = {}
     if address == LOCAL:
         # A task asks for a core a thread; on a machine with fewer it would wait for ever.
@@ -121,40 +114,45 @@ def _cluster(ray: Any, address: str, settings: Settings) -> Iterator[None]:
         ray.init(address=address, logging_level="warning", **options)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigurationError(f"--ray {address}: {error}") from error
-
-    def interrupt(number: int, frame: object) -> None:
-        raise _Interrupted(number)
-
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):  # after Ray, which has handlers of its own
-        signal.signal(number, interrupt)
+        signal.signal(number, lambda number, _: signals.append(number))
     try:
-        yield
+        yield signals
     finally:
         ray.shutdown()
 
 
-def _run_all(ray: Any, settings: Settings, orders: Sequence[Order], err: Console) -> list[Outcome]:
-    """Runs a task for each order, and tells of each that ends."""
+def _run_all(
+    ray: Any, settings: Settings, orders: Sequence[Order], signals: Sequence[int], err: Console
+) -> list[Outcome]:
+    """Runs a task for each order until all have ended or a signal came, and tells of each that ends."""
     resources = {
         "num_cpus": settings.precompute.workers,
         "num_gpus": 1 if settings.scorer.device.startswith("cuda") else 0,
     }
     task = ray.remote(**resources, max_retries=RETRIES)(run_shard)
     shards = {task.remote(settings, order): order.shard for order in orders}
+    waiting = list(shards)
     outcomes = []
     with Progress(
         TextColumn("shards"), BarColumn(), MofNCompleteColumn(), console=err, disable=not err.is_terminal
     ) as progress:
         bar = progress.add_task("shards", total=len(shards))
-        waiting = list(shards)
-        while waiting:
-            (ended,), waiting = ray.wait(waiting)
-            try:
-                outcomes.append(ray.get(ended))
-            except ray.exceptions.RayError as error:  # its process died again and again
-                outcomes.append(Outcome(shards[ended], failure=f"Ray: {type(error).__name__}"))
-            progress.advance(bar)
+        while waiting and not signals:
+            ended, waiting = ray.wait(waiting, timeout=SIGNAL_INTERVAL)
+            for reference in ended:
+                outcomes.append(_outcome(ray, reference, shards[reference]))
+                progress.advance(bar)
     return outcomes
+
+
+def _outcome(ray: Any, reference: Any, shard: Shard) -> Outcome:
+    try:
+        outcome: Outcome = ray.get(reference)
+    except ray.exceptions.RayError as error:  # its process died again and again
+        return Outcome(shard, failure=f"Ray: {type(error).__name__}")
+    return outcome
 
 
 async def _abandon_unfinished(settings: Settings) -> None:

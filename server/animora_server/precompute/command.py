@@ -60,7 +60,12 @@ async def precompute(settings: Settings, order: Order, out: Console, err: Consol
     try:
         summary = running.result()
     except FAILURES as error:
-        err.print(f"animora-server: {error}; {GOES_ON}", markup=False)
+        err.print(f"animora-server: {in_a_line(error)}; {GOES_ON}", markup=False)
         return 1
     out.print(summary_table(summary, str(order.shard)))
     return 0
+
+
+def in_a_line(error: Exception) -> str:
+    """An error's text; PyTorch's may have many lines."""
+    return " ".join(str(error).split())

@@ -1,6 +1,7 @@
 """Ranking: a chunk of users becomes their lists, in the calling thread."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,33 +78,35 @@ class ChunkRanker:
         """
         began = time.perf_counter()
         rows = [self._candidates(user_id) for user_id in user_ids.tolist()]
-        user_rows = self._scorer.user_rows(user_ids) if self._scorer else np.zeros(len(user_ids), np.int64)
-        trained = np.flatnonzero(user_rows)
         scoring_began = time.perf_counter()
-        logits: list[FloatArray] = []
-        if self._scorer and len(trained):
-            logits = self._scorer.score(user_rows[trained], [rows[at] for at in trained])
+        logits = self._score(user_ids, rows)
         scoring = time.perf_counter() - scoring_began
-        self._pace.take(sum(len(rows[at]) for at in np.flatnonzero(user_rows == 0)))
-        scored = dict(zip(trained.tolist(), logits, strict=True))
         lists = []
-        left_out = 0
-        for at, user_id in enumerate(user_ids.tolist()):
-            try:
-                snapshot = self._list(rows[at], scored.get(at))
-            except InvalidScores:
-                left_out += 1
-                continue
-            lists.append((self.key(user_id), snapshot))
+        for user_id, candidate_rows, values in zip(user_ids.tolist(), rows, logits, strict=True):
+            with suppress(InvalidScores):
+                lists.append((self.key(user_id), self._list(candidate_rows, values)))
+        heuristic = sum(values is None for values in logits)
         totals = Totals(
-            neucf=len(trained) - left_out,
-            heuristic=len(user_ids) - len(trained),
-            left_out=left_out,
+            neucf=len(lists) - heuristic,
+            heuristic=heuristic,
+            left_out=len(user_ids) - len(lists),
             pairs=sum(map(len, rows)),
             scoring=scoring,
             ordering=time.perf_counter() - began - scoring,
         )
         return RankedChunk(lists, totals)
+
+    def _score(self, user_ids: IntArray, rows: list[IntArray]) -> list[FloatArray | None]:
+        """The model's logits float32 (m) for each user, None for those whom it does not know."""
+        user_rows = self._scorer.user_rows(user_ids) if self._scorer else np.zeros(len(user_ids), np.int64)
+        trained, cold = np.flatnonzero(user_rows), np.flatnonzero(user_rows == 0)
+        logits: list[FloatArray | None] = [None] * len(user_ids)
+        if self._scorer and len(trained):
+            scored = self._scorer.score(user_rows[trained], [rows[at] for at in trained])
+            for at, values in zip(trained, scored, strict=True):
+                logits[at] = values
+        self._pace.take(sum(len(rows[at]) for at in cold))
+        return logits
 
     def _candidates(self, user_id: int) -> IntArray:
         viewer = Viewer.of(self._catalog, user_id, self._settings, include_seen=False, excluded=NOTHING)

@@ -109,7 +109,7 @@ class WindowScorer:
         """Logits of users with posts.
 
         Args:
-            user_rows: int64 (b), in the model.
+            user_rows: int64 (b), in the model; at least one.
             rows: For each user the posts' catalog rows int64 (m).
 
         Returns:
@@ -121,7 +121,7 @@ class WindowScorer:
         """
         sizes = np.fromiter(map(len, rows), np.int64, len(rows))  # int64 (b)
         segments = np.repeat(np.arange(len(rows)), sizes)  # int64 (pairs)
-        positions = self._window.positions[np.concatenate(rows)] if len(rows) else segments
+        positions = self._window.positions[np.concatenate(rows)]  # int64 (pairs)
         values = np.empty(len(positions), np.float32)
         users = torch.from_numpy(user_rows).to(self._device)
         try:
