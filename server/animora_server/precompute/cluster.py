@@ -72,7 +72,6 @@ def precompute_on_ray(settings: Settings, order: Order, address: str, out: Conso
 
     Raises:
         ConfigurationError: Ray is not installed, or the cluster cannot be reached.
-        StoreError: Redis did not answer.
     """
     try:
         import ray  # noqa: PLC0415  # optional, and takes a second
