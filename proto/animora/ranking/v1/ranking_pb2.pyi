@@ -424,8 +424,8 @@ class Term(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For the model "gmf_id", "gmf_image", "gmf_caption", "mlp_user", "mlp_id", "mlp_image",
-    "mlp_caption" and "bias"; for the heuristic "popularity" and "recency"; for re-ranking "relevance",
-    "recency", "popularity" and "author_diversity". docs/timeline.md defines each.
+    "mlp_caption" and "bias", for the heuristic "popularity" and "recency": docs/explain.md defines them.
+    For re-ranking "relevance", "recency", "popularity" and "author_diversity": docs/timeline.md.
     """
     value: _builtins.float
     """Its share, sign included."""
