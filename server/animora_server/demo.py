@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from animora_server.settings import Settings
 
 CANDIDATES = 60
 SHOWN = 5
+SAME_FOR_ALL_POSTS = {"mlp_user", "bias"}  # terms that say nothing of why one post is before another
+CONFIGURATION = "animora.toml"  # in the demo's directory, for the commands that its end suggests
 
 WARM_USERS = """
     SELECT user_id FROM animora.interactions GROUP BY user_id ORDER BY count(*) DESC, user_id LIMIT 2
@@ -38,6 +41,7 @@ LIKED = """
 NEWEST_POSTS = """
     SELECT id, caption FROM animora_app.posts WHERE deleted_at IS NULL ORDER BY created_at DESC LIMIT $1
 """
+CAPTIONS = "SELECT id, caption FROM animora_app.posts WHERE id = ANY($1)"
 
 
 class DemoFailed(AnimoraError):
@@ -53,7 +57,10 @@ class SampleFeed:
     store: Path
 
     def serving(self, settings: Settings) -> Settings:
-        """The settings at hand, pointed at these servers."""
+        """The settings at hand, pointed at these servers, with a key for page tokens if they have none."""
+        timeline = settings.timeline
+        if not timeline.token_key.get_secret_value():
+            timeline = timeline.model_copy(update={"token_key": SecretStr(secrets.token_hex())})
         return settings.model_copy(
             update={
                 "database": settings.database.model_copy(update={"url": SecretStr(self.database_url)}),
@@ -61,8 +68,20 @@ class SampleFeed:
                 "models": settings.models.model_copy(
                     update={"store": str(self.store), "ready_requires_model": True}
                 ),
+                "timeline": timeline,
             }
         )
+
+    def configuration(self) -> str:
+        """A configuration file that points other commands at these servers."""
+        places = {"database": ("url", self.database_url), "cache": ("url", self.redis_url)}
+        places["models"] = ("store", str(self.store))
+        # TOML's basic strings have JSON's escapes.
+        lines = [
+            f"[{section}]\n{name} = {json.dumps(value, ensure_ascii=False)}\n"
+            for section, (name, value) in places.items()
+        ]
+        return "\n".join(lines)
 
 
 @asynccontextmanager
@@ -109,23 +128,59 @@ class Demo:
             sample_feed(self.directory, self.out) as feed,
             running(feed.serving(self.settings)) as server,
         ):
-            await self._show(server, feed.database_url)
+            await server.wait_until_serving()
+            target = f"{self.settings.grpc.host}:{server.grpc.port}"
+            shown = await self._show_feeds(target, feed.database_url)
+            await self._suggest(server, target, feed, shown)
             await asyncio.Event().wait()
 
-    async def _show(self, application: Application, database_url: str) -> None:
-        """Prints three users' ranked feeds, asked for through the client's command line."""
-        await application.wait_until_serving()
-        users, captions = await _audience(database_url)
-        target = f"{self.settings.grpc.host}:{application.grpc.port}"
+    async def _show_feeds(self, target: str, database_url: str) -> "Shown":
+        """Prints three users' ranked posts and a timeline, asked for through the client's command line."""
+        users, newest = await _audience(database_url)
         for user in users:
-            self.out.print(f"\nuser {user.id} {user.story()}")
-            self.out.print(_feed(await _rank(target, user.id, list(captions)), captions))
-        self.out.print(
-            f"\nServing on {target}; metrics: http://{self.settings.http.host}:{application.probes.port}/metrics"
-            f"\nTry: animora rank --target {target} --user {users[0].id} "
-            f"--posts {','.join(map(str, list(captions)[:5]))}"
-            "\nCtrl-C stops everything."
+            ranking = await _ask(target, "rank", user.id, f"--limit={SHOWN}", f"--posts={_ids(newest)}")
+            title = f"the best {SHOWN} of the {CANDIDATES} newest posts, {_origin(ranking)}"
+            self._print_posts(f"user {user.id} {user.story()}", title, ranking, newest)
+        user = users[0]
+        page = await _ask(target, "timeline", user.id, f"--page-size={SHOWN}", "--explain")
+        captions = await _captions(database_url, [post["post_id"] for post in page["posts"]])
+        self._print_posts(
+            f"user {user.id}'s timeline, of all posts; what its id, image and caption add to a post's log odds:",
+            f"the first {SHOWN}, {_origin(page)}",
+            page,
+            captions,
         )
+        return Shown(user.id, list(newest)[:SHOWN])
+
+    def _print_posts(
+        self, heading: str, title: str, answer: dict[str, Any], captions: dict[int, str]
+    ) -> None:
+        self.out.print(f"\n{heading}")
+        self.out.print(_table(title, answer, captions), soft_wrap=False)  # as wide as the terminal
+
+    async def _suggest(self, server: Application, target: str, feed: SampleFeed, shown: "Shown") -> None:
+        """Prints where everything is, and what to type next."""
+        configuration = self.directory / CONFIGURATION
+        await asyncio.to_thread(configuration.write_text, feed.configuration(), encoding="utf-8")
+        client, at = _program("animora"), "" if target == "127.0.0.1:50051" else f" --target {target}"
+        self.out.print(
+            f"\nServing on {target}; metrics: http://{self.settings.http.host}:{server.probes.port}/metrics"
+            "\nTry, in another terminal:"
+            f"\n  {client} timeline{at} --user {shown.user} --explain"
+            f"\n  {client} rank{at} --user {shown.user} --posts {_ids(shown.newest)} --explain"
+            f"\n  {client} bench{at} --timeline --cache default --duration 5"
+            f"\n  {_program('animora-server')} precompute --config {configuration}"
+            "\nCtrl-C stops everything.",
+            markup=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A user whose feed was shown, and some of the newest posts."""
+
+    user: int
+    newest: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +210,16 @@ async def _audience(database_url: str) -> tuple[list[User], dict[int, str]]:
     return users, {row["id"]: row["caption"] for row in posts}
 
 
+async def _captions(database_url: str, post_ids: list[int]) -> dict[int, str]:
+    """Captions by post id."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        posts = await connection.fetch(CAPTIONS, post_ids)
+    finally:
+        await connection.close()
+    return {row["id"]: row["caption"] for row in posts}
+
+
 async def _is_filled(feed: SampleFeed) -> bool:
     connection = await asyncpg.connect(feed.database_url)
     try:
@@ -176,28 +241,55 @@ async def _train(*arguments: str) -> None:
         raise DemoFailed(f"animora-train {' '.join(arguments[:2])} failed; its output above says why")
 
 
-async def _rank(target: str, user: int, post_ids: list[int]) -> dict[str, Any]:
-    """What `animora rank --json` prints."""
+async def _ask(target: str, command: str, user: int, *options: str) -> dict[str, Any]:
+    """What a command of the client prints of a user as JSON."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from animora_client.cli import main; main()", "rank", "--json"),
-        *("--target", target, "--user", str(user), "--limit", str(SHOWN), "--timeout", "5"),
-        *("--posts", ",".join(map(str, post_ids))),
+        *(sys.executable, "-c", "from animora_client.cli import main; main()", command, "--json"),
+        *("--target", target, "--user", str(user), "--timeout", "5", *options),
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
     if process.returncode:
-        raise DemoFailed(f"animora rank failed for user {user}; its output above says why")
-    ranking: dict[str, Any] = json.loads(output)
-    return ranking
+        raise DemoFailed(f"animora {command} failed for user {user}; its output above says why")
+    answer: dict[str, Any] = json.loads(output)
+    return answer
 
 
-def _feed(ranking: dict[str, Any], captions: dict[int, str]) -> Table:
-    model = f", model {ranking['model_version']}" if ranking["model_version"] else ""
-    title = f"the best {SHOWN} of the {CANDIDATES} newest posts, by {ranking['ranker']}{model}"
+def _table(title: str, answer: dict[str, Any], captions: dict[int, str]) -> Table:
+    """Posts by rank with their captions, and with what their terms add up to by part where there are any."""
+    parts = [_parts(post.get("terms", {})) for post in answer["posts"]]
     table = Table(title=title, title_justify="left")
     table.add_column("post", justify="right")
     table.add_column("score", justify="right")
+    for name in parts[0] if parts else ():
+        table.add_column(name, justify="right")
     table.add_column("caption")
-    for post in ranking["posts"]:
-        table.add_row(str(post["post_id"]), f"{post['score']:.4f}", captions[post["post_id"]])
+    for post, of_post in zip(answer["posts"], parts, strict=True):
+        terms = (f"{value:+.2f}" for value in of_post.values())
+        table.add_row(str(post["post_id"]), f"{post['score']:.4f}", *terms, captions[post["post_id"]])
     return table
+
+
+def _parts(terms: dict[str, float]) -> dict[str, float]:
+    """Terms summed over the model's branches: what each part of a post does in all."""
+    parts: dict[str, float] = {}
+    for name, value in terms.items():
+        if name not in SAME_FOR_ALL_POSTS:
+            part = name.rpartition("_")[2]
+            parts[part] = parts.get(part, 0.0) + value
+    return parts
+
+
+def _origin(answer: dict[str, Any]) -> str:
+    model = f", model {answer['model_version']}" if answer["model_version"] else ""
+    return f"by {answer['ranker']}{model}"
+
+
+def _ids(post_ids: Iterable[int]) -> str:
+    return ",".join(map(str, post_ids))
+
+
+def _program(name: str) -> str:
+    """A program of this installation, as it can be typed here."""
+    path, here = Path(sys.executable).with_name(name), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else name

@@ -31,8 +31,8 @@ async def load(server: Server, seconds: float, *options: str) -> Turn:
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         before = server.cpu_seconds()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", "from animora_client.cli import main; main()", "bench", *options),
-            *("--target", server.target, "--concurrency", str(CALLERS)),
+            *(sys.executable, "-c", "from animora_client.cli import main; main()", "bench"),
+            *("--target", server.target, "--concurrency", str(CALLERS), *options),
             *("--duration", str(seconds), "--warmup", "0", "--json", file.name),
             stdout=asyncio.subprocess.PIPE,
         )

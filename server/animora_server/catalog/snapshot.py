@@ -91,10 +91,10 @@ class CatalogSnapshot:
         return self.relations.members_of(user_id)
 
     def seen_posts(self, user_id: int) -> IntArray:
-        """Posts that the user liked or commented on in the seen window: int64 (k), ascending."""
+        """Posts that the user liked or commented on in the window: int64 (k), ascending, repeats included."""
         base = self.seen_base.members_of(user_id)
         recent = self.seen_recent.members_of(user_id)
-        return np.union1d(base, recent) if len(recent) else base
+        return np.sort(np.concatenate((base, recent))) if len(recent) else base
 
     @property
     def nbytes(self) -> int:

@@ -1,6 +1,6 @@
 """Requests to queries, with every field checked, and rankings to responses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from animora_server.types import (
     CacheStatus,
     DegradedReason,
     DropReason,
+    IntArray,
     RankerName,
     Ranking,
     RankQuery,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_EXCLUDED = 1000
 MAX_EXPLAINED = 500
+NO_IDS = np.empty(0, np.int64)
 
 CACHE_POLICIES = {
     pb.CACHE_POLICY_UNSPECIFIED: CachePolicy.DEFAULT,
@@ -56,6 +58,11 @@ DROP_REASONS = {
     DropReason.TOO_OLD: pb.DROP_REASON_TOO_OLD,
     DropReason.OUTRANKED: pb.DROP_REASON_OUTRANKED,
 }
+
+
+def read_ids(ids: Sequence[int]) -> IntArray:
+    """A field of ids as int64 (n). Most requests leave all but one of theirs empty."""
+    return np.array(ids, np.int64) if ids else NO_IDS
 
 
 def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float) -> RankQuery:
@@ -100,7 +107,7 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
         cache_policy=policy,
         model_version=request.model_version,
         exclude_seen=request.exclude_seen,
-        exclude_post_ids=np.array(request.exclude_post_ids, np.int64),
+        exclude_post_ids=read_ids(request.exclude_post_ids),
         explain=request.explain,
     )
 

@@ -12,6 +12,7 @@ from animora_server.service.messages import (
     MAX_EXPLAINED,
     RANKERS,
     add_terms,
+    read_ids,
     write_dropped_posts,
 )
 from animora_server.settings import TimelineSettings
@@ -52,11 +53,11 @@ def read_timeline_query(
         page_size=min(request.page_size or settings.page_size, settings.max_page_size),
         deadline=deadline,
         page_token=request.page_token,
-        exclude_post_ids=np.array(request.exclude_post_ids, np.int64),
+        exclude_post_ids=read_ids(request.exclude_post_ids),
         include_seen=request.include_seen,
         cache_policy=policy,
         explain=request.explain,
-        explain_post_ids=np.array(request.explain_post_ids, np.int64),
+        explain_post_ids=read_ids(request.explain_post_ids),
     )
 
 

@@ -115,10 +115,11 @@ def visible(catalog: CatalogSnapshot, viewer: Viewer, post_ids: IntArray, since:
     shown = rows >= 0
     if not len(catalog):
         return shown
-    # Row -1, of an unknown post, reads the facts of the last row, and stays hidden.
-    authors = catalog.author_ids[rows]
-    shown &= catalog.created_at[rows] >= since
-    shown &= ~catalog.deleted[rows]
+    # Row -1, of an unknown post, reads the facts of the last row, and stays hidden. For some twenty rows
+    # `take` costs a third of indexing.
+    authors = catalog.author_ids.take(rows, mode="wrap")
+    shown &= catalog.created_at.take(rows, mode="wrap") >= since
+    shown &= ~catalog.deleted.take(rows, mode="wrap")
     if not viewer.own:
         shown &= authors != viewer.user_id
     if len(viewer.related):
@@ -174,5 +175,5 @@ def why_not(
 
 def _among(ascending: IntArray, ids: IntArray) -> BoolArray:
     """Which ids int64 (n) are among some int64 (k > 0): bool (n). For a page, a tenth of np.isin's time."""
-    at = np.searchsorted(ascending, ids)
+    at = ascending.searchsorted(ids)
     return np.equal(ascending.take(at, mode="clip"), ids)

@@ -11,7 +11,7 @@ from animora_server.types import BoolArray, FloatArray, IntArray
 # Which posts int64 (n) may be shown now: bool (n).
 Shown = Callable[[IntArray], BoolArray]
 # Posts looked at beyond a page's size at once: few hidden ones then cost no second look.
-MARGIN = 44
+MARGIN = 12
 
 
 class Ranked(Protocol):
@@ -55,7 +55,7 @@ def cut(post_ids: IntArray, offset: int, size: int, shown: Shown) -> Cut:
     count = 0
     while offset < len(post_ids) and count <= size:  # one more than the page: is there another?
         chunk = post_ids[offset : offset + size + MARGIN]
-        here = np.flatnonzero(shown(chunk)) + offset
+        here = shown(chunk).nonzero()[0] + offset
         found.append(here)
         count += len(here)
         offset += len(chunk)

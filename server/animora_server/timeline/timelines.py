@@ -21,7 +21,14 @@ from animora_server.timeline.lists import FirstPage, Lists
 from animora_server.timeline.making import Listed
 from animora_server.timeline.pages import cut, cut_merged
 from animora_server.timeline.tokens import PageToken, TokenSigner
-from animora_server.types import CacheStatus, DropReason, TimelinePage, TimelineQuery, TimelineSnapshot
+from animora_server.types import (
+    CacheStatus,
+    DropReason,
+    IntArray,
+    TimelinePage,
+    TimelineQuery,
+    TimelineSnapshot,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,49 +145,45 @@ class Timelines:
     async def _cut(self, view: _View, query: TimelineQuery, reading: _Reading) -> TimelinePage:
         snapshot, newer = reading.snapshot, reading.newer
         shown = partial(visible, view.pin.snapshot, view.viewer, since=view.since)
-        post_ids, scores = snapshot.post_ids, snapshot.scores
+        listed, scores = snapshot.post_ids, snapshot.scores
         if newer is None:
-            page = cut(post_ids, reading.offset, query.page_size, shown)
+            page = cut(listed, reading.offset, query.page_size, shown)
         else:
             page = cut_merged(snapshot, newer, query.page_size, shown)
-            post_ids = np.concatenate((post_ids, newer.post_ids))
+            listed = np.concatenate((listed, newer.post_ids))
             scores = np.concatenate((scores, newer.scores))
-        posts = PagePosts(snapshot, newer, page.positions, post_ids[page.positions], scores[page.positions])
-        token = ""
-        if page.next_offset is not None:
-            token = self._policy.signer.sign(
-                PageToken(
-                    query.user_id,
-                    query.include_seen,
-                    snapshot.snapshot_id,
-                    page.next_offset,
-                    reading.expires_at,
-                )
-            )
+        post_ids, scores = listed.take(page.positions), scores.take(page.positions)
         explained = None
         if query.explain:
+            posts = PagePosts(snapshot, newer, page.positions, post_ids, scores)
             explained = await self._explainer.explain(view.pin, query.user_id, posts, query.deadline)
-        dropped: Mapping[int, DropReason] = {}
-        if len(query.explain_post_ids):
-            dropped = why_not(
-                view.pin.snapshot,
-                view.viewer,
-                query.explain_post_ids,
-                post_ids,
-                self._policy.settings,
-                view.now,
-            )
         return TimelinePage(
-            post_ids=posts.post_ids,
-            scores=posts.scores,
-            next_page_token=token,
+            post_ids=post_ids,
+            scores=scores,
+            next_page_token=self._token(query, reading, page.next_offset),
             ranker=snapshot.ranker,
             model_version=snapshot.model_version,
             cache=reading.status,
             degraded_reason=snapshot.degraded_reason,
             explained=explained,
-            dropped_posts=dropped,
+            dropped_posts=self._dropped(view, query, listed),
         )
+
+    def _token(self, query: TimelineQuery, reading: _Reading, offset: int | None) -> str:
+        """The token of the page that begins at an offset; empty where there is none."""
+        if offset is None:
+            return ""
+        snapshot_id = reading.snapshot.snapshot_id
+        return self._policy.signer.sign(
+            PageToken(query.user_id, query.include_seen, snapshot_id, offset, reading.expires_at)
+        )
+
+    def _dropped(self, view: _View, query: TimelineQuery, listed: IntArray) -> Mapping[int, DropReason]:
+        """Why the posts asked about are not in the timeline."""
+        if not len(query.explain_post_ids):
+            return {}
+        catalog, settings = view.pin.snapshot, self._policy.settings
+        return why_not(catalog, view.viewer, query.explain_post_ids, listed, settings, view.now)
 
 
 @dataclass(frozen=True, slots=True)
