@@ -145,8 +145,8 @@ class Demo:
         page = await _ask(target, "timeline", user.id, f"--page-size={SHOWN}", "--explain")
         captions = await _captions(database_url, [post["post_id"] for post in page["posts"]])
         self._print_posts(
-            f"user {user.id}'s timeline, of all posts; what its id, image and caption add to a post's log odds:",
-            f"the first {SHOWN}, {_origin(page)}",
+            f"user {user.id}'s timeline; by id, image and caption: what each adds to the log odds",
+            f"the first {SHOWN} of all posts, {_origin(page)}",
             page,
             captions,
         )
@@ -262,7 +262,7 @@ def _table(title: str, answer: dict[str, Any], captions: dict[int, str]) -> Tabl
     table.add_column("post", justify="right")
     table.add_column("score", justify="right")
     for name in parts[0] if parts else ():
-        table.add_column(name, justify="right")
+        table.add_column(f"by {name}", justify="right")
     table.add_column("caption")
     for post, of_post in zip(answer["posts"], parts, strict=True):
         terms = (f"{value:+.2f}" for value in of_post.values())
