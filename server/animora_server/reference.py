@@ -33,7 +33,7 @@ def option_table() -> str:
 def metric_table() -> str:
     """A row for each metric, with the labels and the values that are known beforehand."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry, "animora.ranking.v1.RankingService", ("Rank", "BatchRank"))
+    metrics = Metrics(registry, "animora.ranking.v1.RankingService", ("Rank", "BatchRank", "GetTimeline"))
     known = {metric.name: _labels(metric) for metric in registry.collect()}
     _record_examples(metrics)
     rows = []
