@@ -17,3 +17,11 @@ def checkout():
 @pytest.fixture(scope="session")
 def compose():
     return yaml.safe_load((CHECKOUT / "deploy/compose.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def precompute_job():
+    """The job that the cron job makes."""
+    document = yaml.safe_load((CHECKOUT / "deploy/kubernetes/precompute-job.yaml").read_text())
+    assert (document["apiVersion"], document["kind"]) == ("batch/v1", "CronJob")
+    return document["spec"]["jobTemplate"]["spec"]

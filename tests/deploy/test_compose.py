@@ -13,6 +13,7 @@ import yaml
 from animora_server.configuration import load_settings
 from animora_server.embedded.binaries import find_postgres
 from animora_server.embedded.schema import schema_files
+from animora_server.timeline.keys import settings_digest
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,20 @@ def test_the_server_accepts_its_environment(compose):
     environment = compose["services"]["server"]["environment"]
     settings = load_settings({**environment, "ANIMORA_GRPC_HOST": "0.0.0.0"}, None)
     assert settings.grpc.insecure
+    assert settings.timeline.token_key
+
+
+def test_what_is_precomputed_is_what_the_server_looks_for(compose):
+    services = compose["services"]
+    server, precompute = (
+        load_settings({"ANIMORA_GRPC_HOST": "0.0.0.0"} | services[name]["environment"], None)
+        for name in ("server", "precompute")
+    )
+    assert (precompute.database, precompute.cache) == (server.database, server.cache)
+    assert settings_digest(precompute.timeline, precompute.ranking) == settings_digest(
+        server.timeline, server.ranking
+    )
+    assert "models" in [source for source, _ in mounts(services["precompute"])]
 
 
 def test_urls_name_services(compose):
@@ -142,7 +157,7 @@ def test_docker_accepts_the_file(deploy):
         pytest.skip("docker compose is not installed")
     result = subprocess.run(
         [docker, "compose", "--file", deploy / "compose.yaml", "--profile", "jobs", "config", "--quiet"],
-        env={**os.environ, "POSTGRES_PASSWORD": "a", "READER_PASSWORD": "b"},
+        env={**os.environ, "POSTGRES_PASSWORD": "a", "READER_PASSWORD": "b", "TOKEN_KEY": "c" * 16},
         capture_output=True,
         text=True,
         check=False,

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -11,15 +10,8 @@ from animora_server.precompute.shard import Shard
 
 
 @pytest.fixture(scope="module")
-def job(checkout):
-    document = yaml.safe_load((checkout / "deploy/kubernetes/precompute-job.yaml").read_text())
-    assert (document["apiVersion"], document["kind"]) == ("batch/v1", "CronJob")
-    return document["spec"]["jobTemplate"]["spec"]
-
-
-@pytest.fixture(scope="module")
-def container(job):
-    (container,) = job["template"]["spec"]["containers"]
+def container(precompute_job):
+    (container,) = precompute_job["template"]["spec"]["containers"]
     return container
 
 
@@ -33,9 +25,9 @@ def arguments(container):
     return program.commands[command].make_context(command, arguments).params
 
 
-def test_its_pods_are_the_shards_of_one_generation(job, arguments):
-    assert job["completionMode"] == "Indexed"
-    assert Shard.parse(arguments["shard"]) == Shard(0, job["completions"])
+def test_its_pods_are_the_shards_of_one_generation(precompute_job, arguments):
+    assert precompute_job["completionMode"] == "Indexed"
+    assert Shard.parse(arguments["shard"]) == Shard(0, precompute_job["completions"])
 
 
 def test_every_variable_is_an_option_and_the_settings_hold(container):
@@ -45,12 +37,18 @@ def test_every_variable_is_an_option_and_the_settings_hold(container):
     assert settings.precompute.workers == int(container["resources"]["requests"]["cpu"])
 
 
-def test_it_ends_before_its_generation_is_too_old_to_be_resumed(job):
-    assert job["activeDeadlineSeconds"] < load_settings({}, None).precompute.resume_within
+def test_it_ends_before_its_generation_is_too_old_to_be_resumed(precompute_job):
+    assert precompute_job["activeDeadlineSeconds"] < load_settings({}, None).precompute.resume_within
 
 
-def test_it_runs_without_rights_and_writes_to_its_volumes_alone(job, container, checkout):
-    pod = job["template"]["spec"]
+def test_its_lists_are_fresh_until_the_next_nights_must_be_there(precompute_job, container):
+    environment = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+    settings = load_settings({"ANIMORA_GRPC_HOST": "127.0.0.1"} | environment, None)
+    assert settings.timeline.precomputed_ttl >= 86_400 + precompute_job["activeDeadlineSeconds"]
+
+
+def test_it_runs_without_rights_and_writes_to_its_volumes_alone(precompute_job, container, checkout):
+    pod = precompute_job["template"]["spec"]
     assert pod["securityContext"]["runAsUser"] == 10001
     assert container["securityContext"]["readOnlyRootFilesystem"]
     mounted = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}

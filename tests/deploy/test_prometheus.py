@@ -53,7 +53,7 @@ def test_the_server_of_the_compose_file_is_scraped(configuration, compose):
 def test_alerts_ask_for_metrics_and_labels_that_the_server_has(alerts, instruments):
     for alert in alerts:
         for series, matchers in re.findall(r"\b((?:animora|grpc)_[a-z_]+)(?:\{([^}]*)\})?", alert["expr"]):
-            if series == "grpc_code":
+            if series in {"grpc_code", "grpc_method"}:  # labels
                 continue
             family = instruments[family_of(series)]
             assert (series == family.name) == (family.type == "gauge"), series
@@ -68,6 +68,16 @@ def test_alerts_are_named_once_and_say_how_grave_they_are_and_why(alerts):
     for alert in alerts:
         assert alert["labels"]["severity"] in {"page", "ticket"}
         assert "$labels.instance" in alert["annotations"]["summary"]
+
+
+def test_a_generation_is_old_once_the_lists_of_the_nightly_job_are(alerts, precompute_job):
+    (container,) = precompute_job["template"]["spec"]["containers"]
+    environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+    (alert,) = (alert for alert in alerts if alert["alert"] == "AnimoraGenerationOld")
+    seconds = set(re.findall(r"<= (\d+)|> (\d+)", alert["expr"]))
+    assert {number for numbers in seconds for number in numbers if number} == {
+        environment["ANIMORA_TIMELINE_PRECOMPUTED_TTL"]
+    }
 
 
 @pytest.mark.parametrize("arguments", [["config", "prometheus.yml"], ["rules", "rules.yml"]])
