@@ -96,6 +96,18 @@ bench-accuracy: $(INSTALLED) ## Train on DATA=DIR (NCF format) and measure HR@10
 	@test -n "$(DATA)" || { echo "say which data: make bench-accuracy DATA=DIR (a folder in the NCF format)"; exit 2; }
 	$(BIN)/python -m tests.benchmarks.accuracy "$(DATA)"
 
+.PHONY: bench-timelines
+bench-timelines: $(INSTALLED) ## Measure a precomputed timeline's page beside a bare gRPC handler
+	$(BIN)/python -m tests.benchmarks.timelines
+
+.PHONY: bench-precompute
+bench-precompute: $(INSTALLED) ## Measure users and pairs a second of precomputing
+	$(BIN)/python -m tests.benchmarks.precompute
+
+.PHONY: bench-memory
+bench-memory: $(INSTALLED) ## Measure what timelines take in Redis
+	$(BIN)/python -m tests.benchmarks.timeline_memory
+
 .PHONY: clean
 clean: ## Remove environments, the demo's data, caches and build outputs
 	rm -rf $(VENV) .venv-proto .venv-oldest .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
