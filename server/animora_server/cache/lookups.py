@@ -8,7 +8,9 @@ from enum import StrEnum
 
 MAX_KEYS = 256
 MAX_BYTES = 1 << 20
-QUIET_TURNS = 8  # of the event loop, without another look-up, after which no more is expected
+# Turns of the event loop without another look-up after which no more is expected: while look-ups share round
+# trips, and while they come alone.
+MANY_TURNS, FEW_TURNS = 32, 4
 ENOUGH = 32  # look-ups that wait for no more
 
 # The values of some keys, None for those there are none of; or None if there was no answer.
@@ -48,6 +50,7 @@ class LookUps:
         self._fetch = fetch
         self._timeout = timeout
         self._waiting: deque[_LookUp] = deque()
+        self._quiet_turns = FEW_TURNS
         self._rounds: asyncio.Task[None] | None = None
 
     async def find(self, keys: Sequence[bytes], size: int) -> Found:
@@ -81,6 +84,7 @@ class LookUps:
         while self._waiting:
             await self._gather()
             batch = self._take()
+            self._quiet_turns = MANY_TURNS if len(batch) > 1 else FEW_TURNS
             try:
                 values = await self._fetch([key for look_up in batch for key in look_up.keys])
                 if values is not None:
@@ -96,12 +100,12 @@ class LookUps:
     async def _gather(self) -> None:
         """Lets more look-ups come, for as long as they keep coming.
 
-        gRPC brings requests a turn of the event loop or two apart. At 32 callers this makes round trips of
-        three look-ups from one, and saves a fifth of a hit's CPU time; a look-up that is alone waits for a
-        few empty turns, some microseconds.
+        gRPC brings requests some turns of the event loop apart. With 32 callers this makes round trips of
+        several look-ups from one, which saves a third of a hit's CPU time and of its latency. A look-up that
+        comes alone waits for a few empty turns, some microseconds.
         """
         quiet, waiting = 0, len(self._waiting)
-        while quiet < QUIET_TURNS and waiting < ENOUGH:
+        while quiet < self._quiet_turns and waiting < ENOUGH:
             await asyncio.sleep(0)
             quiet = quiet + 1 if len(self._waiting) == waiting else 0
             waiting = len(self._waiting)

@@ -1,7 +1,6 @@
 """The request gate: how much may be in flight before a call is refused."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from animora_server.errors import Refused
 
@@ -17,32 +16,50 @@ class Gate:
         self.calls = 0
         self.rows = 0
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        """Admits a call while it lasts.
+    def call(self) -> "Admission":
+        """Admits a call within a `with` block, which raises Refused if there are too many."""
+        return Admission(self, 1, 0)
+
+    def work(self, rows: int) -> "Admission":
+        """Admits candidates within a `with` block, which raises Refused if there are too many.
+
+        While nothing is in flight they are admitted whatever their number.
+        """
+        return Admission(self, 0, rows)
+
+    def enter(self, calls: int, rows: int) -> None:
+        """Counts what comes.
 
         Raises:
-            Refused: There are too many.
+            Refused: It is too much.
         """
-        if self.calls >= self._max_calls:
+        too_many_calls = calls and self.calls + calls > self._max_calls
+        too_many_rows = rows and self.rows and self.rows + rows > self._max_rows
+        if too_many_calls or too_many_rows:
             raise Refused(RETRY_AFTER)
-        self.calls += 1
-        try:
-            yield
-        finally:
-            self.calls -= 1
-
-    @contextmanager
-    def work(self, rows: int) -> Iterator[None]:
-        """Admits candidates while they are ranked; a lone call is admitted whatever its size.
-
-        Raises:
-            Refused: There are too many.
-        """
-        if self.rows and self.rows + rows > self._max_rows:
-            raise Refused(RETRY_AFTER)
+        self.calls += calls
         self.rows += rows
-        try:
-            yield
-        finally:
-            self.rows -= rows
+
+    def leave(self, calls: int, rows: int) -> None:
+        """Counts what goes."""
+        self.calls -= calls
+        self.rows -= rows
+
+
+class Admission:
+    """What is in flight while its `with` block lasts. A generator would cost three times as much."""
+
+    __slots__ = ("_calls", "_gate", "_rows")
+
+    def __init__(self, gate: Gate, calls: int, rows: int) -> None:
+        self._gate = gate
+        self._calls = calls
+        self._rows = rows
+
+    def __enter__(self) -> None:
+        self._gate.enter(self._calls, self._rows)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._gate.leave(self._calls, self._rows)
