@@ -272,6 +272,11 @@ async def test_bulk_turns_yield_to_batches_once_they_had_their_share(batcher, de
     assert turns < 50
 
 
+async def test_bulk_work_is_executed_alone(batcher, device):
+    assert await asyncio.gather(batcher.execute_bulk("a"), batcher.execute_bulk("b")) == ["A", "B"]
+    assert device.batches == [["a"], ["b"]]
+
+
 async def test_a_failing_bulk_turn_fails_its_caller_alone(batcher):
     async def turn() -> None:
         raise ValueError("bad")

@@ -57,14 +57,14 @@ class FakeModel:
     def informed(self, rows: IntArray) -> BoolArray:
         return np.array([row not in self.uninformed for row in rows.tolist()], np.bool_)
 
-    async def score(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+    async def score(self, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
         self.calls += 1
         self.called.set()
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        if deadline < self.answers_at:
+        if deadline is not None and deadline < self.answers_at:
             raise TooLate
         return np.array(self.logits, np.float32)[rows]
 

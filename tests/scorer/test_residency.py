@@ -16,6 +16,7 @@ from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Facts, Feed, 
 from animora_server.catalog.embeddings import fingerprints
 from animora_server.metrics import ScorerMetrics
 from animora_server.scorer import Binder, Device, Residency
+from animora_server.scorer.resident import TURN_ROWS
 from animora_server.settings import ScorerSettings
 from tests.scorer.artifacts import tiny_artifact
 
@@ -151,6 +152,15 @@ async def test_a_request_larger_than_a_batch_is_cut_and_joined(residency):
     await residency.activate(artifact)
     rows = np.arange(1000)
     logits = await active(residency).score(2, rows, soon())
+    assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 2, rows)).max() < 1e-5
+
+
+async def test_scores_that_nobody_waits_for_are_the_same(residency):
+    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+    await residency.publish(catalog.grow(range(1000, 1000 + TURN_ROWS + 100)))
+    await residency.activate(artifact)
+    rows = np.arange(TURN_ROWS + 100)
+    logits = await active(residency).score(2, rows, None)
     assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 2, rows)).max() < 1e-5
 
 

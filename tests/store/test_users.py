@@ -16,7 +16,8 @@ async def activity(database):
         "insert into animora_app.likes (user_id, post_id, created_at) values ($1, $2, $3)", likes
     )
     await database.executemany(
-        "insert into animora_app.comments (user_id, post_id, body, created_at) values ($1, $2, 'So nice', $3)",
+        "insert into animora_app.comments (user_id, post_id, body, created_at)"
+        " values ($1, $2, 'So nice', $3)",
         [(5, 1, NOW), (3, 2, NOW)],
     )
 

@@ -42,7 +42,7 @@ class FakeModel:
     def informed(self, rows: IntArray) -> BoolArray:
         return np.ones(len(rows), np.bool_)
 
-    async def score(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+    async def score(self, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
         self.calls += 1
         self.called.set()
         if self.gate is not None:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -186,6 +187,11 @@ class Batcher(Generic[Work, Result]):
         self._bulk.append(run)
         self._wake.set()
         return await result
+
+    async def execute_bulk(self, work: Work) -> Result:
+        """Executes one short piece of work that can wait, as run_bulk does. Raises what the device raises."""
+        (result,) = await self.run_bulk(partial(self._execute_batch, [work]))
+        return result
 
     def _leave(self, entry: _Entry[Work, Result]) -> None:
         if entry.waits:

@@ -23,8 +23,10 @@ class ResidentModel(Protocol):
         """Bool (m): whether it knows the id or an embedding of the posts at catalog rows int64 (m)."""
         ...
 
-    async def score(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+    async def score(self, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
         """Logits float32 (m) of the posts at catalog rows int64 (m).
+
+        Without a deadline nobody waits for them: requests that have one go first.
 
         Raises:
             ScoringFailed: It cannot answer, or not before the deadline (event loop's clock).

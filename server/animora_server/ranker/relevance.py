@@ -26,7 +26,7 @@ DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
 }
 
 
-async def logits(model: ResidentModel, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+async def logits(model: ResidentModel, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
     """Logits float32 (m), as `completed` gives them, of the posts at catalog rows int64 (m).
 
     Raises:

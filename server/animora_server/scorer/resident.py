@@ -11,6 +11,8 @@ from animora_server.scorer.explanation import TERMS
 from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
 from animora_server.types import BoolArray, FloatArray, IntArray
 
+TURN_ROWS = 4096  # at once in the bulk lane: about a millisecond on one core
+
 
 @dataclass(frozen=True, slots=True)
 class ResidentModel:
@@ -46,10 +48,12 @@ class ResidentModel:
         """Bool (m): whether it knows the id or an embedding of the posts at catalog rows int64 (m)."""
         return self.informed_rows[rows]
 
-    async def score(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+    async def score(self, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
         """Logits float32 (m) of the posts at catalog rows int64 (m). Raises ScoringFailed."""
         if not len(rows):
             return np.empty(0, np.float32)
+        if deadline is None:
+            return await self._score_in_turns(user_row, rows)
         if len(rows) <= self.max_rows:
             return await self._score(user_row, rows, deadline)
         pieces = [rows[start : start + self.max_rows] for start in range(0, len(rows), self.max_rows)]
@@ -67,6 +71,15 @@ class ResidentModel:
         post_rows = self.model.posts.rows(self.snapshot.post_ids[rows])
         work = ExplainWork(self.model, user_row, post_rows, rows, self.snapshot.embeddings)
         return await self.batcher.submit(work, work.size, work.key, deadline)
+
+    async def _score_in_turns(self, user_row: int, rows: IntArray) -> FloatArray:
+        """Scores in the bulk lane, in pieces that hold the device no longer than requests can wait."""
+        values = []
+        for start in range(0, len(rows), TURN_ROWS):
+            piece = rows[start : start + TURN_ROWS]
+            work = ScoreWork(self.model.network, self.table, user_row, piece)
+            values.append(await self.batcher.execute_bulk(work))
+        return np.concatenate(values)
 
     async def _score(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         work = ScoreWork(self.model.network, self.table, user_row, rows)

@@ -80,8 +80,11 @@ class FeedRanker:
         """How lists are re-ranked; None where they are not."""
         return self._maker.reranking
 
-    async def rank(self, pin: Pin, audience: Audience, deadline: float) -> TimelineSnapshot:
-        """The list for an audience, degraded where the model cannot answer by a deadline (loop's clock)."""
+    async def rank(self, pin: Pin, audience: Audience, deadline: float | None) -> TimelineSnapshot:
+        """The list for an audience, degraded where the model cannot answer by a deadline (loop's clock).
+
+        Without a deadline nobody waits for it: requests that have one go first.
+        """
         draft = self._draft(pin.snapshot, audience)
         user_id = audience.user_id
         try:
@@ -126,7 +129,7 @@ class FeedRanker:
         user_id: int,
         rows: IntArray,
         now: float,
-        deadline: float,
+        deadline: float | None,
     ) -> _Scores:
         if model is None:
             raise ModelUnavailable

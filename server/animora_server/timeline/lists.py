@@ -114,16 +114,18 @@ class Lists:
             async with asyncio.timeout_at(wanted.deadline - RESERVE):
                 if not wanted.policy.writes:
                     return await self._make_private(pin, wanted)
-                return await self._flights.run(wanted.key, lambda: self._make(pin, wanted))
+                return await self._flights.run(
+                    wanted.key, lambda: self._make(pin, wanted, _now() + MAKING_SECONDS)
+                )
         except TimeoutError as error:
             if expired(wanted.deadline):
                 raise DeadlineExceeded from error
             # No time to keep it: its page tokens will find nothing, and their callers start over.
             return self._ranker.rank_degraded(pin.snapshot, wanted.audience, DegradedReason.DEADLINE)
 
-    async def _make(self, pin: Pin, wanted: FirstPage) -> TimelineSnapshot:
+    async def _make(self, pin: Pin, wanted: FirstPage, deadline: float | None) -> TimelineSnapshot:
         """Makes a list for everyone, and keeps it."""
-        snapshot = await self._ranker.rank(pin, wanted.audience, _now() + MAKING_SECONDS)
+        snapshot = await self._ranker.rank(pin, wanted.audience, deadline)
         if snapshot.degraded_reason is None:
             await self._store.make_latest(wanted.key, snapshot)
         else:
@@ -146,7 +148,7 @@ class Lists:
 
     async def _run_renewal(self, pin: Pin, wanted: FirstPage) -> None:
         try:
-            await self._flights.run(wanted.key, lambda: self._make(pin, wanted))
+            await self._flights.run(wanted.key, lambda: self._make(pin, wanted, None))
         finally:
             del self._renewals[wanted.key]
 
