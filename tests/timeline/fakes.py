@@ -33,8 +33,13 @@ class FakeModel:
     version: str = "v1"
     failure: ScoringFailed | None = None
     gate: asyncio.Event | None = None
-    calls: int = 0
+    deadlines: list[float | None] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def calls(self) -> int:
+        """How often it was asked for scores."""
+        return len(self.deadlines)
 
     def user_row(self, user_id: int) -> int:
         return user_id if 0 < user_id < 100 else 0
@@ -43,7 +48,7 @@ class FakeModel:
         return np.ones(len(rows), np.bool_)
 
     async def score(self, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
-        self.calls += 1
+        self.deadlines.append(deadline)
         self.called.set()
         if self.gate is not None:
             await self.gate.wait()
