@@ -73,6 +73,15 @@ def test_a_list_older_than_the_load_lacks_what_was_made_shortly_before_it():
     assert newer_than(later, 1e6 - 900) == [1, 3]
 
 
+def test_a_post_that_was_made_and_arrived_lately_is_newer_once():
+    loaded = grown(PostTable.empty(None), [4, 5], 1e6, created_at=1e6 - 10)
+    later = grown(loaded, [2, 3], 1e6 + 1, created_at=1e6 + 1)
+    later = grown(later, [1], 1e6 + 2, created_at=1e6 - 5)
+
+    assert newer_than(later, 1e6 - 1) == [1, 2, 3, 4, 5]
+    assert newer_than(later, 1e6) == [1, 2, 3]
+
+
 def test_an_empty_catalog_has_nothing_newer():
     assert newer_than(PostTable.empty(None), 0.0) == []
 

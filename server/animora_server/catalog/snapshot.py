@@ -70,16 +70,19 @@ class CatalogSnapshot:
     def newer_than(self, read_at: float) -> IntArray:
         """Rows int64 (m) of undeleted posts that a catalog read at a time (the database's) did not have.
 
-        For a time before this catalog's own load, posts made up to LATE_COMMIT seconds before it are
-        taken to be newer too: those that it did have come along.
+        They ascend. For a time before this catalog's own load, posts made up to LATE_COMMIT seconds before it
+        are taken to be newer too: those that it did have come along.
         """
         first = int(self.arrived_at.searchsorted(read_at, side="right"))
         if first == len(self):
             return NO_ROWS
-        arrived = np.arange(first, len(self))
+        made = NO_ROWS
         if not first:
+            # Of the load, what was made lately; the work must not grow with all that was loaded.
+            first = int(self.arrived_at.searchsorted(self.arrived_at[0], side="right"))
             made = self.feed.newest(read_at - LATE_COMMIT, len(self))
-            arrived = np.union1d(made, np.flatnonzero(self.arrived_at > self.arrived_at[0]))
+            made = np.sort(made[made < first])
+        arrived = np.concatenate((made, np.arange(first, len(self))))
         return arrived[~self.deleted[arrived]]
 
     def has_embeddings(self, rows: IntArray) -> BoolArray:
