@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tests.benchmarks.processes import Server
 
 CALLERS = 32
+CALLERS_OPTION = ("--concurrency", str(CALLERS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Turn:
 
 
 async def load(server: Server, seconds: float, *options: str) -> Turn:
-    """Runs `animora bench`, which checks every reply, against a server.
+    """Runs `animora bench`, which checks every reply, against a server: CALLERS at once, or at a --rate.
 
     Raises:
         RuntimeError: A call failed, or a reply was wrong.
@@ -32,7 +33,7 @@ async def load(server: Server, seconds: float, *options: str) -> Turn:
         before = server.cpu_seconds()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", "from animora_client.cli import main; main()", "bench"),
-            *("--target", server.target, "--concurrency", str(CALLERS), *options),
+            *("--target", server.target, *(() if "--rate" in options else CALLERS_OPTION), *options),
             *("--duration", str(seconds), "--warmup", "0", "--json", file.name),
             stdout=asyncio.subprocess.PIPE,
         )
