@@ -38,6 +38,17 @@ async def embeddings_of(reading, *ids):
     return found
 
 
+async def test_the_time_of_a_reading_is_that_of_its_first_query(database, store):
+    # What is committed between the two is read, and must not seem to have been there before.
+    async with store.reading() as reading:
+        (began,) = await database.fetchrow(
+            "select xact_start from pg_stat_activity"
+            " where datname = current_database() and state = 'idle in transaction'"
+        )
+
+    assert reading.now > began
+
+
 async def test_posts_are_read_in_order_with_times_and_flags(database, store):
     await database.executemany(
         "insert into animora_app.posts (id, author_id, created_at, updated_at, deleted_at)"

@@ -51,7 +51,8 @@ class PostgresStore:
                 self._connection, self._types = await self._connect()
             with translated():
                 await self._connection.execute("begin isolation level repeatable read read only")
-                now = await self._connection.fetchval("select now()")
+                # Not now(), when the transaction began: what is read is as of this query, if late.
+                now = await self._connection.fetchval("select statement_timestamp()")
             yield PostgresReading(self._connection, self._types, now, self._settings.command_timeout)
             with translated():
                 await self._connection.execute("commit")
