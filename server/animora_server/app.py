@@ -88,28 +88,13 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         health = Health(residency, batcher, settings)
         metrics.models.resident.set_function(lambda: residency.versions)
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
-        local = LocalTimelines(settings.timeline.stale_ttl + settings.timeline.token_ttl)
-        scores: CacheAccess | None = None
-        kept: TimelineStore = local
-        if settings.cache.url.get_secret_value():
-            redis = await stack.enter_async_context(SharedRedis(settings.cache, metrics.cache))
-            generations = await stack.enter_async_context(
-                GenerationWatch(redis, settings.cache.generation_poll_interval, metrics.cache)
-            )
-            scores = CacheAccess(RedisScores(redis, settings.cache.ttl, metrics.cache), rank_key)
-            in_redis = RedisTimelines(redis, generations, settings.timeline, metrics.cache)
-            kept = BackedTimelines(in_redis, local)
+        scores, kept = await _stores(stack, settings, metrics)
         ranker = Ranker(residency, scores, heuristic, settings.catalog.max_block_age, metrics.stages)
         feed_ranker = FeedRanker(heuristic, settings.timeline)
         lists = Lists(kept, feed_ranker, settings.timeline, metrics.timelines)
         stack.push_async_callback(lists.aclose)
-        timelines = Timelines(
-            residency,
-            lists,
-            feed_ranker,
-            ListExplainer(heuristic, feed_ranker.reranking),
-            _page_policy(settings),
-        )
+        explainer = ListExplainer(heuristic, feed_ranker.reranking)
+        timelines = Timelines(residency, lists, feed_ranker, explainer, _page_policy(settings))
         gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
         probes = await stack.enter_async_context(
             Probes(settings.http, registry, live=health.dead, ready=health.unready)
@@ -163,6 +148,22 @@ async def serve(settings: Settings) -> int:
         failed.cancel()
         await application.drain()
     return 1 if application.health.device_failed.is_set() else 0
+
+
+async def _stores(
+    stack: AsyncExitStack, settings: Settings, metrics: Metrics
+) -> tuple[CacheAccess | None, TimelineStore]:
+    """Where scores and lists are kept: in Redis, or without one no scores, and lists in this process."""
+    local = LocalTimelines(settings.timeline.stale_ttl + settings.timeline.token_ttl)
+    if not settings.cache.url.get_secret_value():
+        return None, local
+    redis = await stack.enter_async_context(SharedRedis(settings.cache, metrics.cache))
+    generations = await stack.enter_async_context(
+        GenerationWatch(redis, settings.cache.generation_poll_interval, metrics.cache)
+    )
+    scores = CacheAccess(RedisScores(redis, settings.cache.ttl, metrics.cache), rank_key)
+    timelines = RedisTimelines(redis, generations, settings.timeline, metrics.cache)
+    return scores, BackedTimelines(timelines, local)
 
 
 def _page_policy(settings: Settings) -> PagePolicy:

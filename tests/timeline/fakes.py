@@ -101,8 +101,11 @@ class CountingStore:
         return await self.store.pinned(key, snapshot_id)
 
     async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
-        self.kept.append(snapshot)
-        return self.takes and await self.store.keep(key, snapshot)
+        taken = self.takes and await self.store.keep(key, snapshot)
+        async with self.changed:
+            self.kept.append(snapshot)
+            self.changed.notify_all()
+        return taken
 
     async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
         taken = self.takes and await self.store.make_latest(key, snapshot)
@@ -110,6 +113,11 @@ class CountingStore:
             self.made_latest.append(snapshot)
             self.changed.notify_all()
         return taken
+
+    async def until_kept(self, count: int) -> None:
+        """Waits until so many lists were kept for their tokens."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.kept) >= count)
 
     async def until_made(self, count: int) -> None:
         """Waits until so many lists were made someone's latest."""

@@ -204,6 +204,9 @@ async def test_without_time_for_the_model_the_heuristic_answers(world):
     page = await world.page(timeout=0.05)
 
     assert page.degraded_reason is DegradedReason.DEADLINE
+    await world.store.until_kept(1)
+    rest = await world.page(page_token=page.next_page_token)
+    assert not set(rest.post_ids.tolist()) & set(page.post_ids.tolist())
     with pytest.raises(DeadlineExceeded):
         await world.page(timeout=-1.0)
 

@@ -65,6 +65,7 @@ class Lists:
         self._random = Random()
         self._flights: SingleFlight[TimelineSnapshot] = SingleFlight()
         self._renewals: dict[bytes, asyncio.Task[None]] = {}
+        self._keeping: set[asyncio.Task[bool]] = set()
 
     async def pinned(self, key: bytes, snapshot_id: bytes) -> TimelineSnapshot:
         """The list that a page token names.
@@ -102,11 +103,11 @@ class Lists:
         return await self._make_in_time(pin, wanted), status
 
     async def aclose(self) -> None:
-        """Ends the renewals."""
-        renewals = list(self._renewals.values())
-        for renewal in renewals:
-            renewal.cancel()
-        await asyncio.gather(*renewals, return_exceptions=True)
+        """Ends what goes on without a caller."""
+        tasks = [*self._renewals.values(), *self._keeping]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _make_in_time(self, pin: Pin, wanted: FirstPage) -> TimelineSnapshot:
         """A new list, or one by the heuristic alone where the deadline leaves no time for more."""
@@ -120,8 +121,12 @@ class Lists:
         except TimeoutError as error:
             if expired(wanted.deadline):
                 raise DeadlineExceeded from error
-            # No time to keep it: its page tokens will find nothing, and their callers start over.
-            return self._ranker.rank_degraded(pin.snapshot, wanted.audience, DegradedReason.DEADLINE)
+            snapshot = self._ranker.rank_degraded(pin.snapshot, wanted.audience, DegradedReason.DEADLINE)
+            # No time to wait until it is kept; most often it is by the time that its token comes back.
+            keeping = asyncio.create_task(self._store.keep(wanted.key, snapshot))
+            self._keeping.add(keeping)
+            keeping.add_done_callback(self._keeping.discard)
+            return snapshot
 
     async def _make(self, pin: Pin, wanted: FirstPage, deadline: float | None) -> TimelineSnapshot:
         """Makes a list for everyone, and keeps it."""
