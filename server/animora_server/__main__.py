@@ -22,7 +22,10 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 cli = typer.Typer(
-    help="Ranks the posts of a photo-sharing feed for each user.", no_args_is_help=True, add_completion=False
+    help="Ranks the posts of a photo-sharing feed for each user.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback with local variables could show a password
 )
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -60,12 +63,16 @@ def demo(
 @cli.command()
 def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its parameters
     shard: Annotated[
-        str, typer.Option(help="i/n: only part i, from 0, of n parts of the users.", metavar="I/N")
-    ] = "0/1",
-    active_days: Annotated[
-        float | None, typer.Option(help="Only users who liked or commented in so many days.", min=0)
+        str | None, typer.Option(help="i/n: only part i, from 0, of n parts of the users.", metavar="I/N")
     ] = None,
-    rate: Annotated[float, typer.Option(help="User-post pairs a second at most; 0 for no limit.", min=0)] = 0,
+    active_days: Annotated[
+        float | None,
+        typer.Option(help="Only users who liked or commented in so many days.", min=0.001, max=36500),
+    ] = None,
+    rate: Annotated[
+        float,
+        typer.Option(help="User-post pairs a second at most, for each part; 0 for no limit.", min=0),
+    ] = 0,
     restart: Annotated[
         bool, typer.Option("--restart", help="Abandon what an earlier run left unfinished.")
     ] = False,
@@ -73,10 +80,14 @@ def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its paramet
         str | None,
         typer.Option(help='Run all parts on a Ray cluster; "local" starts one.', metavar="ADDRESS"),
     ] = None,
-    shards: Annotated[int, typer.Option(help="With --ray: how many parts.", min=1)] = 1,
+    shards: Annotated[int | None, typer.Option(help="With --ray: how many parts.", min=1)] = None,
     config: ConfigOption = None,
 ) -> None:
     """Rank the timelines of all users, and serve them once all are there."""
+    if ray is None and shards is not None:
+        _fail("--shards goes with --ray: without it, --shard I/N makes one part")
+    if ray is not None and shard is not None:
+        _fail("--shard does not go with --ray, which makes all parts: say how many with --shards")
     settings = _settings(config)
     _require(settings.database.url, "database.url", "the DSN of a role that may read the views")
     _require(settings.cache.url, "cache.url", "the Redis that the lists are for")
@@ -85,13 +96,13 @@ def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its paramet
     from animora_server.precompute.job import Order  # noqa: PLC0415
     from animora_server.precompute.shard import Shard  # noqa: PLC0415
 
-    order = Order(Shard.parse(shard), active_days, rate, restart)
+    order = Order(Shard() if shard is None else Shard.parse(shard), active_days, rate, restart)
     if ray is None:
         _run(precompute(settings, order, out, err))
         return
     from animora_server.precompute.cluster import precompute_on_ray  # noqa: PLC0415
 
-    order = replace(order, shard=Shard(0, shards))
+    order = replace(order, shard=Shard(0, shards or 1))
     raise SystemExit(precompute_on_ray(settings, order, ray, out, err))
 
 

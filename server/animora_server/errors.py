@@ -16,6 +16,7 @@ AnimoraError
 │   │   └── OutOfDeviceMemory     the batch did not fit
 │   └── InvalidScores             a score is not finite
 ├── StoreError                    PostgreSQL, or Redis where it is not just a cache, did not answer
+├── GenerationGone                the generation that a run builds is not being built any more
 └── ConfigurationError            an option is wrong, or what it asks for cannot be had
 """
 
@@ -102,6 +103,10 @@ class InvalidScores(ScoringFailed):
 
 class StoreError(AnimoraError):
     """PostgreSQL did not answer, or not as its views promise; or Redis, where it is more than a cache."""
+
+
+class GenerationGone(AnimoraError):
+    """The generation that a run builds is not being built any more; what it wrote expires unseen."""
 
 
 class ConfigurationError(AnimoraError):

@@ -17,7 +17,7 @@ from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.generation_record import decode_generation, encode_generation
 from animora_server.cache.keys import building_generation_key, current_generation_key, list_key
 from animora_server.embedded import EmbeddedRedis
-from animora_server.errors import StoreError
+from animora_server.errors import GenerationGone, StoreError
 from animora_server.settings import CacheSettings
 from animora_server.types import Generation
 from tests.cache.stores import (
@@ -172,10 +172,10 @@ async def test_a_shard_of_a_generation_that_was_abandoned_or_replaced_cannot_fin
     old, new = make_generation(), make_generation(NOW + 1, name=b"another")
     await generations.begin(old)
     await generations.abandon(old)
-    with pytest.raises(StoreError, match="not being built"):
+    with pytest.raises(GenerationGone):
         await generations.finish_shard(old, 0)
     await generations.begin(new)
-    with pytest.raises(StoreError, match="not being built"):
+    with pytest.raises(GenerationGone):
         await generations.finish_shard(old, 0)
     assert await generations.finish_shard(new, 0)
     assert await generations.current() == new

@@ -50,7 +50,7 @@ async def test_a_run_ends_with_a_table_and_status_0(redis_settings, terminal):
     assert await precompute(redis_settings, Order(), terminal.out, terminal.err) == 0
     rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in terminal.shown.splitlines()]
     table = {row[0]: row[1] for row in rows if row}
-    assert table["generation"].endswith("begun here; current now")
+    assert table["state"] == "begun here; current now"
     assert table["model"] == "v1"
     assert table["shard"] == "0/1"
     assert table["users ranked by NeuCF"] == "3"
@@ -64,6 +64,24 @@ async def test_the_table_says_what_is_still_to_come_and_what_was_gone_on_with(re
     assert "begun here; unfinished: other shards are to come" in terminal.shown
     await precompute(redis_settings, Order(Shard(1, 2)), terminal.out, terminal.err)
     assert "gone on with; current now" in terminal.shown
+
+
+async def test_in_a_narrow_terminal_no_number_is_cut(redis_settings, terminal):
+    terminal.out = Console(file=terminal.out.file, width=24, soft_wrap=True)
+    assert await precompute(redis_settings, Order(), terminal.out, terminal.err) == 0
+    assert "…" not in terminal.shown
+
+
+async def test_a_generation_that_is_abandoned_meanwhile_ends_the_run_with_status_1(
+    redis_settings, redis_url, terminal
+):
+    async with redis.asyncio.from_url(redis_url) as client, asyncio.timeout(20):
+        running = asyncio.create_task(precompute(redis_settings, Order(rate=100), terminal.out, terminal.err))
+        while not await client.delete("animora:{generation}:building"):
+            assert not running.done()
+        assert await running == 1
+    assert "not being built any more" in terminal.complaints
+    assert "goes on" not in terminal.complaints
 
 
 async def test_on_a_terminal_a_bar_tells_how_far_it_is(redis_settings, terminal):

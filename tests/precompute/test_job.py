@@ -9,6 +9,7 @@ from animora_artifact.network import save_network
 from animora_server.errors import ConfigurationError, StoreError
 from animora_server.precompute.job import Order, run
 from animora_server.precompute.shard import Shard
+from animora_server.settings import Settings
 from animora_server.timeline.keys import settings_digest, timeline_key
 from animora_server.types import RankerName
 from tests.integration.feed import AUTHORS, COLD_USER, TRAINED_USERS
@@ -164,6 +165,35 @@ async def test_without_a_model_the_heuristic_ranks_for_all(settings, store, watc
     assert summary.generation.model_version == ""
 
 
+async def test_a_resume_without_the_models_store_is_refused_with_the_way_out(settings, store, watch):
+    first = await run(settings, Order(), store, watch)
+    store.building, store.lists = first.generation, {}
+    with pytest.raises(ConfigurationError, match=r"models\.store: .* model v1's: .*--restart"):
+        await run(with_options(settings, models={"store": ""}), Order(), store, watch)
+    assert store.lists == {}
+
+
+async def test_a_store_without_an_active_version_does_not_replace_a_models_lists(
+    settings, store, watch, tmp_path
+):
+    elsewhere = with_options(settings, models={"store": str(tmp_path / "not mounted")})
+    by_the_heuristic = await run(elsewhere, Order(), store, watch)
+    assert by_the_heuristic.current
+    by_the_model = await run(settings, Order(), store, watch)
+    with pytest.raises(ConfigurationError, match=r"models\.store: no version is active"):
+        await run(elsewhere, Order(), store, watch)
+    assert (store.finished, store.building) == (by_the_model.generation, None)
+
+
+async def test_a_model_that_was_activated_meanwhile_is_told(settings, models, store, watch):
+    store.building = (await run(settings, Order(), store, watch)).generation
+    assert not (await run(settings, Order(), store, watch)).model_changed
+    store.building = store.finished
+    models.publish(tiny_artifact("v2", seed=2)[0])
+    models.activate("v2")
+    assert (await run(settings, Order(), store, watch)).model_changed
+
+
 async def test_only_the_last_shard_makes_the_generation_current(settings, store, watch):
     first = await run(settings, Order(Shard(1, 2)), store, watch)
     assert (first.current, store.finished) == (False, None)
@@ -179,6 +209,18 @@ async def test_the_generation_before_is_retired(settings, store, watch):
     second = await run(settings, Order(), store, watch)
     assert store.retired == [first.generation]
     assert (second.retired, second.resumed) == (len(USERS), False)
+
+
+async def test_a_failure_after_the_swap_does_not_undo_the_run(settings, watch):
+    class Unretiring(FakeGenerations):
+        async def retire(self, generation):
+            raise StoreError("Redis is away")
+
+    store = Unretiring()
+    await run(settings, Order(), store, watch)
+    second = await run(settings, Order(), store, watch)
+    assert (second.current, second.retired) == (True, 0)
+    assert store.finished == second.generation
 
 
 async def test_with_active_days_those_who_did_something_lately_get_lists(settings, database, store, watch):
@@ -197,6 +239,17 @@ async def test_a_restart_begins_anew(settings, store, watch):
     summary = await run(settings, Order(restart=True), store, watch)
     assert not summary.resumed
     assert summary.generation.generation_id != abandoned
+
+
+async def test_a_restart_that_cannot_begin_anew_abandons_nothing(settings, store, watch):
+    store.building = begun = (await run(settings, Order(), store, watch)).generation
+    nowhere = Settings.model_validate(
+        settings.model_dump(exclude={"database"})
+        | {"database": {"url": "postgresql:///nothing?host=/nowhere"}, "cache": {}, "timeline": {}}
+    )
+    with pytest.raises(StoreError):
+        await run(nowhere, Order(restart=True), store, watch)
+    assert store.building == begun
 
 
 async def test_only_shard_0_may_restart(settings, store, watch):

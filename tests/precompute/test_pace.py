@@ -42,6 +42,14 @@ def test_who_waits_for_a_turn_is_stopped():
         pace.take(1)
 
 
+def test_a_turn_that_is_further_away_than_any_clock_counts_is_waited_for_until_the_end(clock):
+    pace = Pace(1e-300, clock)
+    pace.take(1)
+    pace.stop()
+    with pytest.raises(Stopped):
+        pace.take(1)
+
+
 def test_after_a_stop_there_is_no_turn_even_without_a_rate():
     pace = Pace(0)
     pace.stop()

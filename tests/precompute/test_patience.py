@@ -1,7 +1,8 @@
 import pytest
 
-from animora_server.errors import StoreError
+from animora_server.errors import GenerationGone, StoreError
 from animora_server.precompute.patience import PatientGenerations
+from tests.precompute.fakes import FakeGenerations
 from tests.precompute.test_plan import FIRST, LATER
 
 
@@ -47,3 +48,17 @@ async def test_a_store_that_has_never_answered_is_not_waited_for(patient, store)
     with pytest.raises(StoreError, match="Redis is away"):
         await patient.begin(FIRST)
     assert store.calls == ["begin"]
+
+
+async def test_a_generation_that_was_abandoned_is_not_waited_for():
+    class Abandoned(FakeGenerations):
+        async def finish_shard(self, generation, shard):
+            self._called("finish_shard")
+            raise GenerationGone("abandoned")
+
+    store = Abandoned()
+    patient = PatientGenerations(store, delays=(0, 0))
+    await patient.begin(FIRST)
+    with pytest.raises(GenerationGone):
+        await patient.finish_shard(FIRST, 0)
+    assert store.calls == ["begin", "finish_shard"]

@@ -26,23 +26,27 @@ def store():
 
 
 async def test_the_first_run_begins_what_it_proposes(store):
-    assert await join(store, FIRST, 6 * HOUR) == Plan(FIRST, resumed=False, catalog_changed=False)
+    assert await join(store, FIRST, 6 * HOUR) == Plan(
+        FIRST, resumed=False, catalog_changed=False, model_changed=False
+    )
 
 
 async def test_a_later_run_goes_on_with_the_first_ones_time_model_and_id(store):
     await join(store, FIRST, 6 * HOUR)
     plan = await join(store, replace(LATER, model_version="v2"), 6 * HOUR)
-    assert plan == Plan(FIRST, resumed=True, catalog_changed=False)
+    assert plan == Plan(FIRST, resumed=True, catalog_changed=False, model_changed=True)
 
 
 async def test_a_database_that_changed_is_told_and_hinders_nothing(store):
     await join(store, FIRST, 6 * HOUR)
-    assert await join(store, replace(LATER, catalog_digest="c2"), 6 * HOUR) == Plan(FIRST, True, True)
+    assert await join(store, replace(LATER, catalog_digest="c2"), 6 * HOUR) == Plan(FIRST, True, True, False)
 
 
 async def test_one_that_was_begun_too_long_ago_is_abandoned(store):
     await join(store, FIRST, HOUR / 2)
-    assert await join(store, LATER, HOUR / 2) == Plan(LATER, resumed=False, catalog_changed=False)
+    assert await join(store, LATER, HOUR / 2) == Plan(
+        LATER, resumed=False, catalog_changed=False, model_changed=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,7 @@ async def test_a_restart_abandons_what_was_unfinished(store):
     await join(store, FIRST, 6 * HOUR)
     await abandon_unfinished(store)
     assert await join(store, replace(LATER, shards=3), 6 * HOUR) == Plan(
-        replace(LATER, shards=3), False, False
+        replace(LATER, shards=3), False, False, False
     )
 
 

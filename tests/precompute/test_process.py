@@ -67,6 +67,22 @@ async def test_what_it_cannot_do_without_is_named(environment, missing):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--shards", "4"), "--shards goes with --ray"),
+        (("--ray", "local", "--shard", "1/2"), "--shard does not go with --ray"),
+        (("--shard", ""), "such as 0/8"),
+        (("--active-days", "0"), "--active-days"),
+        (("--active-days", "inf"), "--active-days"),
+    ],
+)
+async def test_options_that_make_no_sense_are_refused(environment, arguments, said):
+    status, _, err = await ended(environment, *arguments)
+    assert (status, "Traceback" in err) == (2, False)
+    assert said in err
+
+
 async def test_a_shard_that_is_none_is_refused_before_anything_is_loaded(environment):
     status, _, err = await ended(environment | {"ANIMORA_CACHE_URL": "unix:///nowhere"}, "--shard", "8/8")
     assert status == 2

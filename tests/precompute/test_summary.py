@@ -8,6 +8,7 @@ SHARD = Summary(
     totals=Totals(neucf=3, heuristic=2, kept=4, left_out=1, pairs=50, stored_bytes=600),
     resumed=True,
     catalog_changed=False,
+    model_changed=False,
     current=False,
     retired=0,
     loading=1.0,

@@ -14,7 +14,7 @@ from animora_server.cache.generation_record import decode_generation, encode_gen
 from animora_server.cache.list_layout import encode_list
 from animora_server.cache.timelines import ListLife
 from animora_server.cache.writes import Write
-from animora_server.errors import StoreError
+from animora_server.errors import GenerationGone, StoreError
 from animora_server.settings import CacheSettings, TimelineSettings
 from animora_server.types import Generation, TimelineSnapshot
 
@@ -126,7 +126,7 @@ class RedisGenerations:
         """See GenerationStore. One script, so that of shards that finish at once exactly one swaps."""
         state = await self._run(FINISH, generation, shard, generation.shards, self._record_life)
         if state == _IS_UNKNOWN:
-            raise StoreError("Redis: this generation is not being built any more; begin anew")
+            raise GenerationGone("the generation is not being built any more: another run has abandoned it")
         return state == _IS_CURRENT
 
     async def retire(self, generation: Generation) -> int:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from animora_server.cache import RedisGenerations
 from animora_server.errors import AnimoraError, ConfigurationError, StoreError
 from animora_server.logs import configure_logs
-from animora_server.precompute.command import FAILURES, GOES_ON, in_a_line, run_in_redis
+from animora_server.precompute.command import FAILURES, GOES_ON, run_in_redis, told
 from animora_server.precompute.job import Order
 from animora_server.precompute.plan import Plan, abandon_unfinished
 from animora_server.precompute.report import summary_table
@@ -54,7 +54,7 @@ def run_shard(settings: Settings, order: Order) -> Outcome:
     try:
         return Outcome(order.shard, asyncio.run(run_in_redis(settings, order, _Unwatched())))
     except (AnimoraError, *FAILURES) as error:
-        return Outcome(order.shard, failure=in_a_line(error))
+        return Outcome(order.shard, failure=told(error))
 
 
 def precompute_on_ray(settings: Settings, order: Order, address: str, out: Console, err: Console) -> int:
@@ -83,7 +83,7 @@ def precompute_on_ray(settings: Settings, order: Order, address: str, out: Conso
         try:
             asyncio.run(_abandon_unfinished(settings))
         except StoreError as error:
-            err.print(f"animora-server: {in_a_line(error)}", markup=False)
+            err.print(f"animora-server: {told(error)}", markup=False)
             return 1
     with _cluster(ray, address, settings) as signals:
         began = time.perf_counter()
@@ -97,7 +97,7 @@ def precompute_on_ray(settings: Settings, order: Order, address: str, out: Conso
         out.print(summary_table(joined(done, seconds), f"{len(done)} of {count}, on Ray"))
     for outcome in outcomes:
         if outcome.failure:
-            err.print(f"animora-server: shard {outcome.shard}: {outcome.failure}; {GOES_ON}", markup=False)
+            err.print(f"animora-server: shard {outcome.shard}: {outcome.failure}", markup=False)
     return 0 if len(done) == count else 1
 
 
@@ -150,7 +150,7 @@ def _outcome(ray: Any, reference: Any, shard: Shard) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
     except ray.exceptions.RayError as error:  # its process died again and again
-        return Outcome(shard, failure=f"Ray: {type(error).__name__}")
+        return Outcome(shard, failure=f"Ray: {type(error).__name__}; {GOES_ON}")
     return outcome
 
 

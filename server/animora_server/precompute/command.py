@@ -7,7 +7,7 @@ from rich.console import Console
 
 from animora_artifact import ArtifactError
 from animora_server.cache import RedisGenerations
-from animora_server.errors import ScoringFailed, StoreError
+from animora_server.errors import GenerationGone, ScoringFailed, StoreError
 from animora_server.precompute.job import Order, RunWatch, run
 from animora_server.precompute.patience import PatientGenerations
 from animora_server.precompute.report import ProgressBar, summary_table
@@ -59,13 +59,14 @@ async def precompute(settings: Settings, order: Order, out: Console, err: Consol
         return 128 + signals[0]
     try:
         summary = running.result()
-    except FAILURES as error:
-        err.print(f"animora-server: {in_a_line(error)}; {GOES_ON}", markup=False)
+    except (*FAILURES, GenerationGone) as error:
+        err.print(f"animora-server: {told(error)}", markup=False)
         return 1
     out.print(summary_table(summary, str(order.shard)))
     return 0
 
 
-def in_a_line(error: Exception) -> str:
-    """An error's text; PyTorch's may have many lines."""
-    return " ".join(str(error).split())
+def told(error: Exception) -> str:
+    """What ended a run, in a line, as PyTorch's texts may have many, and what becomes of it."""
+    line = " ".join(str(error).split())
+    return f"{line}; {GOES_ON}" if isinstance(error, FAILURES) else line

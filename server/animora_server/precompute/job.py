@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import structlog
+
 from animora_artifact import ModelStore, open_store
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ConfigurationError
 from animora_server.precompute.load import catalog_digest, load_catalog, load_scorer, window_at
 from animora_server.precompute.pace import Pace
-from animora_server.precompute.plan import Plan, abandon_unfinished, fresh_id, join
+from animora_server.precompute.plan import RESTART, Plan, abandon_unfinished, fresh_id, join
 from animora_server.precompute.protocols import GenerationStore
 from animora_server.precompute.rank import ChunkRanker
 from animora_server.precompute.shard import Shard
@@ -23,6 +25,8 @@ from animora_server.settings import Settings
 from animora_server.store import PostgresStore
 from animora_server.timeline.keys import settings_digest
 from animora_server.types import Generation
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +63,16 @@ async def run(settings: Settings, order: Order, store: GenerationStore, watch: R
         ArtifactError: The model store did not, or its version must not serve.
         ScoringFailed: The device failed.
         OSError: The catalog's folder cannot be written.
+        GenerationGone: Another run has abandoned the generation.
     """
     began = time.perf_counter()
-    if order.restart:
-        if order.shard.index:
-            raise ConfigurationError("--restart: shard 0 may; the others join what it has begun")
-        await abandon_unfinished(store)
+    if order.restart and order.shard.index:
+        raise ConfigurationError("--restart: shard 0 may; the others join what it has begun")
     models = _open_models(settings.models.store)
     with closing(PostgresStore(settings.database)) as database:
         async with database.reading() as reading:
             snapshot = await load_catalog(reading, settings.catalog)
-            proposal = await _propose(settings, order, snapshot, models)
-            plan = await join(store, proposal, settings.precompute.resume_within)
+            plan = await _plan(settings, order, snapshot, models, store)
             users = await reading.users(_active_since(plan.generation, order))
     generation = plan.generation
     window = window_at(snapshot, settings.timeline, generation.made_at)
@@ -91,11 +93,42 @@ async def run(settings: Settings, order: Order, store: GenerationStore, watch: R
         totals=totals,
         resumed=plan.resumed,
         catalog_changed=plan.catalog_changed,
+        model_changed=plan.model_changed,
         current=swap.current,
         retired=swap.retired,
         loading=loaded - began,
         seconds=written - loaded,
     )
+
+
+async def _plan(
+    settings: Settings,
+    order: Order,
+    snapshot: CatalogSnapshot,
+    models: ModelStore | None,
+    store: GenerationStore,
+) -> Plan:
+    """What to build, once nothing stands against it."""
+    proposal = await _propose(settings, order, snapshot, models)
+    if models is not None and not proposal.model_version:
+        await _keep_models_lists(store)
+    if order.restart:  # now that a new one can be begun
+        await abandon_unfinished(store)
+    plan = await join(store, proposal, settings.precompute.resume_within)
+    version = plan.generation.model_version
+    if version and models is None:
+        raise ConfigurationError(
+            f"models.store: the generation being built is model {version}'s: name the store that has it, "
+            f"or {RESTART}"
+        )
+    if plan.model_changed:
+        log.warning(
+            "another model is active than the generation was begun with: servers will pass over its lists; "
+            "--restart begins anew with the active one",
+            begun_with=version,
+            active=proposal.model_version,
+        )
+    return plan
 
 
 async def _propose(
@@ -112,6 +145,17 @@ async def _propose(
         settings_digest=settings_digest(settings.timeline, settings.ranking),
         shards=order.shard.count,
     )
+
+
+async def _keep_models_lists(store: GenerationStore) -> None:
+    """Refuses to replace a model's lists for want of one: a store that is not there looks empty."""
+    current = await store.current()
+    if current is not None and current.model_version:
+        raise ConfigurationError(
+            f"models.store: no version is active there, and timelines are served from model "
+            f"{current.model_version}'s lists: activate one, or leave models.store empty to rank everyone by "
+            "the heuristic"
+        )
 
 
 def _active_since(generation: Generation, order: Order) -> datetime | None:

@@ -34,7 +34,7 @@ class Pace:
         Raises:
             Stopped: The run is to end now.
         """
-        if self._stopped.wait(self.reserve(pairs)):
+        if self._stopped.wait(min(self.reserve(pairs), threading.TIMEOUT_MAX)):
             raise Stopped
 
     def reserve(self, pairs: int) -> float:

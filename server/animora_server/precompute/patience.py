@@ -65,7 +65,7 @@ class PatientGenerations:
             try:
                 return await call()
             except StoreError as error:
-                log.warning("Redis does not answer; trying again", error=str(error), seconds=delay)
+                log.warning("Redis did not do it; trying again", error=str(error), seconds=delay)
                 await asyncio.sleep(delay)
         answer = await call()
         self._has_answered = True

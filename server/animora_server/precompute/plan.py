@@ -20,11 +20,13 @@ class Plan:
         generation: Its record, as it was begun; times and the model version are taken from there.
         resumed: Whether it was begun by another run: an earlier one, or another shard's.
         catalog_changed: Whether the database has changed since it was begun.
+        model_changed: Whether another model is active since: servers pass over the lists of this one.
     """
 
     generation: Generation
     resumed: bool
     catalog_changed: bool
+    model_changed: bool
 
 
 def fresh_id() -> bytes:
@@ -62,6 +64,7 @@ async def join(store: GenerationStore, proposal: Generation, resume_within: floa
         generation=building,
         resumed=building.generation_id != proposal.generation_id,
         catalog_changed=building.catalog_digest != proposal.catalog_digest,
+        model_changed=building.model_version != proposal.model_version,
     )
 
 

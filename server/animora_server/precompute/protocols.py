@@ -42,6 +42,9 @@ class GenerationStore(Protocol):
 
         Returns:
             Whether it is current now. Finishing a shard twice changes nothing.
+
+        Raises:
+            GenerationGone: It was abandoned.
         """
         ...
 

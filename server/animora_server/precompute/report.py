@@ -71,9 +71,12 @@ def summary_table(summary: Summary, shards: str) -> Table:
     """
     totals, generation = summary.totals, summary.generation
     table = Table(title="timelines precomputed", title_justify="left", show_header=False)
+    for _ in range(2):
+        table.add_column(overflow="fold")  # a number that is cut is another number
     for row in (
-        ("generation", f"{generation.generation_id.hex()}, {_state(summary)}"),
-        ("model", generation.model_version or "none"),
+        ("generation", generation.generation_id.hex()),
+        ("state", _state(summary)),
+        ("model", _model(summary)),
         ("shard", shards),
         ("users ranked by NeuCF", f"{totals.neucf:,}"),
         ("users ranked by the heuristic", f"{totals.heuristic:,}"),
@@ -96,3 +99,10 @@ def _state(summary: Summary) -> str:
     if summary.resumed and summary.catalog_changed:
         begun += "; the database has changed since it was begun"
     return f"{begun}; {'current now' if summary.current else 'unfinished: other shards are to come'}"
+
+
+def _model(summary: Summary) -> str:
+    model = summary.generation.model_version or "none"
+    if summary.model_changed:
+        model += "; another is active now, and servers pass over this one's lists until the next run"
+    return model

@@ -55,6 +55,7 @@ class Summary:
         totals: What was done for it.
         resumed: Whether another run had begun it.
         catalog_changed: Whether the database has changed since it was begun.
+        model_changed: Whether another model is active since.
         current: Whether timelines are served from it now; not so while other shards are unfinished.
         retired: Lists of the generation before, which are left to their page tokens now.
         loading: Seconds until the first user could be ranked.
@@ -65,6 +66,7 @@ class Summary:
     totals: Totals
     resumed: bool
     catalog_changed: bool
+    model_changed: bool
     current: bool
     retired: int
     loading: float
@@ -85,6 +87,7 @@ def joined(summaries: Sequence[Summary], seconds: float) -> Summary:
         # All but one have joined what that one has begun.
         resumed=all(summary.resumed for summary in summaries),
         catalog_changed=any(summary.catalog_changed for summary in summaries),
+        model_changed=any(summary.model_changed for summary in summaries),
         current=any(summary.current for summary in summaries),
         retired=sum(summary.retired for summary in summaries),
         loading=loading,

@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass
 
+import structlog
+
+from animora_server.errors import StoreError
 from animora_server.precompute.protocols import GenerationStore
 from animora_server.types import Generation
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +29,17 @@ async def finish(store: GenerationStore, generation: Generation, shard: int) -> 
 
     Raises:
         StoreError: Redis did not answer; the same may be tried again.
+        GenerationGone: The generation was abandoned.
     """
     before = await store.current()
     current = await store.finish_shard(generation, shard)
     if not current or before is None or before.generation_id == generation.generation_id:
         return Swap(current, 0)
-    # If the process is killed here, the lists of the one before end with their time to live.
-    return Swap(current, await store.retire(before))
+    try:
+        retired = await store.retire(before)
+    except StoreError as error:
+        # The run has done its work: made again, it would begin another generation. The lists of the one
+        # before end with their time to live, as they do where the process is killed here.
+        log.warning("the lists of the generation before were not all retired", error=str(error))
+        retired = 0
+    return Swap(current, retired)
