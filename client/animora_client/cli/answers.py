@@ -37,13 +37,13 @@ def posts_table(
     table = _ranked(title)
     for heading in headings:
         # Over two lines, so that the model's eight terms fit into 100 characters.
-        table.add_column(heading.replace("_", "\n", 1), justify="right")
+        table.add_column(heading.replace("_", "\n", 1), justify="right", overflow="fold")
     for row, of_post in zip(rows, cells or [{}] * len(rows), strict=True):
         table.add_row(*row, *(of_post.get(heading, "") for heading in headings))
     if not headings or _width(console, table) <= console.width:
         return table
     table = _ranked(title)
-    table.add_column("terms")
+    table.add_column("terms", overflow="fold")
     for row, of_post in zip(rows, cells, strict=True):
         # Words without spaces inside, so that lines break between them.
         table.add_row(*row, " ".join(f"{heading}={value}" for heading, value in of_post.items()))
@@ -63,8 +63,8 @@ def in_words(dropped_posts: Mapping[int, DropReason]) -> dict[int, str]:
 def reasons_table(title: str, reasons: Mapping[int, str]) -> Table:
     """Posts and what is said of each."""
     table = Table(title=title, title_justify="left")
-    table.add_column("post", justify="right")
-    table.add_column("reason")
+    table.add_column("post", justify="right", overflow="fold")
+    table.add_column("reason", overflow="fold")
     for post_id, reason in reasons.items():
         table.add_row(str(post_id), reason)
     return table
@@ -102,7 +102,7 @@ def as_json(user_id: int, answer: Answer, explanations: Sequence[Mapping[str, ob
 def _ranked(title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in ("#", "post", "score"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")  # a number that is cut is another number
     return table
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from grpc import StatusCode
 from rich.console import Console
 from typer import Exit
 
@@ -37,6 +38,8 @@ def complain(line: str) -> None:
 def _advice(error: RankingError, target: str) -> str:
     advice = f"look for the request in the log of the server at {target}"
     match error:
+        case RankingError(code=StatusCode.UNIMPLEMENTED):
+            advice = f"the server at {target} is too old for this: update it"
         case InvalidArgument(field=field) if field:
             advice = f"correct {field}"
         case ResourceExhausted(retry_after=float() as seconds):

@@ -2,11 +2,12 @@
 
 import json
 
+import grpc
 import pytest
 
 from animora.ranking.v1 import ranking_pb2
 from tests.client.cli.command import run
-from tests.client.scripted_server import EXPLANATION, answering, snapshot_gone
+from tests.client.scripted_server import EXPLANATION, answering, failing, snapshot_gone
 
 
 def rows(output):
@@ -92,6 +93,23 @@ async def test_a_terminal_that_is_too_narrow_for_anything_is_no_error(server):
 
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1] == "go on with --page-token 5"
+
+
+async def test_in_a_narrow_terminal_no_number_is_cut(server):
+    server.script = [explained()]
+
+    done = await run("timeline", "--target", server.target, "--user", "7", "--explain", COLUMNS="28")
+
+    assert "…" not in done.out
+
+
+async def test_a_server_that_does_not_know_timelines_is_to_be_updated(server):
+    server.script = [failing(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")]
+
+    done = await run("timeline", "--target", server.target, "--user", "7")
+
+    assert (done.code, done.out) == (1, "")
+    assert f"the server at {server.target} is too old for this: update it" in done.err
 
 
 async def test_terms_that_nobody_knows_any_more_are_said_to_be_missing(server):
