@@ -2,9 +2,18 @@
 
 import asyncio
 import re
+import shlex
 import sys
 from pathlib import Path
 
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from animora_client.cli.app import app
+from animora_server.__main__ import cli
+
+PROGRAMS = {"animora": get_command(app), "animora-server": get_command(cli)}
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
@@ -20,6 +29,15 @@ async def test_the_client_example_runs_as_printed(application):
     output, _ = await process.communicate()
     assert process.returncode == 0
     assert re.fullmatch(rb"[\[(]\d+, \d+[\])] neucf\n", output)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\$ \.venv/bin/(.*)", README, re.MULTILINE))
+def test_the_commands_to_try_are_the_programs(line: str):
+    name, command, *arguments = shlex.split(line)
+    program = PROGRAMS[name]
+    assert isinstance(program, TyperGroup)
+    with program.commands[command].make_context(command, arguments) as context:
+        assert not context.args
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere():
