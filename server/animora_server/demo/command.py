@@ -1,0 +1,117 @@
+"""The command: starts everything, shows a few feeds, and says what to type next."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from animora_server.app import Application, running
+from animora_server.demo.audience import Audience, captions_of, find_audience
+from animora_server.demo.sample import DemoFailed, SampleFeed, sample_feed
+from animora_server.demo.tables import origin, posts_table
+from animora_server.settings import Settings
+
+CANDIDATES = 60
+SHOWN = 5
+CONFIGURATION = "animora.toml"  # in the demo's directory, for the commands that its end suggests
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """Runs the demo in a directory, which makes a second run start in seconds."""
+
+    directory: Path
+    settings: Settings
+    out: Console
+
+    async def run(self) -> int:
+        """Runs until SIGINT or SIGTERM. Returns the exit status."""
+        program = asyncio.create_task(self._serve())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, program.cancel)
+        with suppress(asyncio.CancelledError):
+            await program
+        return 0
+
+    async def _serve(self) -> None:
+        async with (
+            sample_feed(self.directory, self.out) as feed,
+            running(feed.serving(self.settings)) as server,
+        ):
+            await server.wait_until_serving()
+            target = f"{self.settings.grpc.host}:{server.grpc.port}"
+            audience = await find_audience(feed.database_url, CANDIDATES)
+            await self._show_feeds(target, feed, audience)
+            await self._suggest(server, target, feed, audience)
+            await asyncio.Event().wait()
+
+    async def _show_feeds(self, target: str, feed: SampleFeed, audience: Audience) -> None:
+        """Prints three users' ranked posts and a timeline, asked for through the client's command line."""
+        posts = f"--posts={_ids(audience.newest)}"
+        for user in audience.users:
+            ranking = await _ask(target, "rank", user.id, f"--limit={SHOWN}", posts)
+            title = f"the best {SHOWN} of the {CANDIDATES} newest posts, {origin(ranking)}"
+            self._print_posts(f"user {user.id} {user.story()}", title, ranking, audience.newest)
+        user = audience.users[0]
+        page = await _ask(target, "timeline", user.id, f"--page-size={SHOWN}", "--explain")
+        captions = await captions_of(feed.database_url, [post["post_id"] for post in page["posts"]])
+        self._print_posts(
+            f"user {user.id}'s timeline; by id, image and caption: what each adds to the log odds",
+            f"the first {SHOWN} of all posts, {origin(page)}",
+            page,
+            captions,
+        )
+
+    def _print_posts(
+        self, heading: str, title: str, answer: dict[str, Any], captions: dict[int, str]
+    ) -> None:
+        self.out.print(f"\n{heading}")
+        self.out.print(posts_table(title, answer, captions), soft_wrap=False)  # as wide as the terminal
+
+    async def _suggest(self, server: Application, target: str, feed: SampleFeed, audience: Audience) -> None:
+        """Prints where everything is, and what to type next."""
+        configuration = self.directory / CONFIGURATION
+        await asyncio.to_thread(configuration.write_text, feed.configuration(), encoding="utf-8")
+        client, at = _program("animora"), "" if target == "127.0.0.1:50051" else f" --target {target}"
+        user, posts = audience.users[0].id, _ids(list(audience.newest)[:SHOWN])
+        self.out.print(
+            f"\nServing on {target}; metrics: http://{self.settings.http.host}:{server.probes.port}/metrics"
+            "\nTry, in another terminal:"
+            f"\n  {client} timeline{at} --user {user} --explain"
+            f"\n  {client} rank{at} --user {user} --posts {posts} --explain"
+            f"\n  {client} bench{at} --timeline --cache default --duration 5"
+            f"\n  {_program('animora-server')} precompute --config {configuration}"
+            "\nCtrl-C stops everything.",
+            markup=False,
+        )
+
+
+async def _ask(target: str, command: str, user: int, *options: str) -> dict[str, Any]:
+    """What a command of the client prints of a user as JSON."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from animora_client.cli import main; main()", command, "--json"),
+        *("--target", target, "--user", str(user), "--timeout", "5", *options),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise DemoFailed(f"animora {command} failed for user {user}; its output above says why")
+    answer: dict[str, Any] = json.loads(output)
+    return answer
+
+
+def _ids(post_ids: Iterable[int]) -> str:
+    return ",".join(map(str, post_ids))
+
+
+def _program(name: str) -> str:
+    """A program of this installation, as it can be typed here."""
+    path, here = Path(sys.executable).with_name(name), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else name
