@@ -6,7 +6,9 @@
 --
 -- Without these triggers the servers find out with their next poll (blocks, marks) and reconcile (rows that
 -- are gone). An application with tables of its own may send the same (adapter_original.sql is an example).
--- A transaction that notifies cannot be prepared for a two-phase commit.
+-- Neither TRUNCATE is told, nor what is written with session_replication_role = replica, as replication does.
+-- A transaction that notifies cannot be prepared for a two-phase commit. One that takes blocks back, or changes
+-- them, has to say `set constraints all immediate` before it may truncate or alter their table.
 -- May be applied again at any time.
 
 create or replace function animora_app.notify_block() returns trigger

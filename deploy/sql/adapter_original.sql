@@ -85,7 +85,8 @@ join public.users as blocked on blocked.id = relation.user_blocked_by;
 -- What 025_notify.sql does, with the integers that ids become. The functions run with their owner's rights,
 -- since whoever may write blocks need not be allowed to read users. Taking a block back looks for another row
 -- of the same pair, as nothing here keeps a pair from being there twice: an index on (user_blocking,
--- user_blocked_by) makes that cheap.
+-- user_blocked_by) makes that cheap. What 025_notify.sql says of TRUNCATE, replication, two-phase commit and
+-- `set constraints all immediate` holds here as well.
 
 create or replace function animora.notify_block() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

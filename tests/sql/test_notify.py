@@ -121,6 +121,23 @@ async def test_any_number_of_deletions_fits_into_payloads(database, heard):
     assert sorted(told) == list(range(lowest, lowest + 1000))
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["truncate animora_app.block_relations", "alter table animora_app.block_relations add note text"],
+)
+async def test_a_transaction_that_takes_blocks_back_can_change_their_table_once_it_has_told(
+    database, heard, change
+):
+    await database.execute("insert into animora_app.block_relations (blocker_id, blocked_id) values (1, 2)")
+    delete = "delete from animora_app.block_relations"
+    with pytest.raises(asyncpg.ObjectInUseError):
+        async with database.transaction():
+            await database.execute(f"{delete}; {change}")
+    async with database.transaction():
+        await database.execute(f"{delete}; set constraints all immediate; {change}")
+    assert await heard.payloads() == ["block 1 2", "unblock 1 2"]
+
+
 async def test_a_role_that_may_write_blocks_and_no_more_can_do_so(database, heard):
     await database.execute("create role blocking")
     try:
