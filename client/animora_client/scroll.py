@@ -10,6 +10,7 @@ from animora_client.request import TimelineRequest
 from animora_client.timeline import TimelinePage
 
 MAX_EXCLUDED = 1000  # posts that a request may leave out
+MAX_PAGE_SIZE = 2**31 - 1  # that its field holds
 
 
 class Scroll:
@@ -42,7 +43,7 @@ class Scroll:
         if self._limit:
             # A page is never longer than what is left, so its token leaves nothing out.
             left = self._limit - len(self._taken)
-            page_size = min(page_size or left, left)
+            page_size = min(page_size or left, left, MAX_PAGE_SIZE)
         return replace(
             self._first, page_size=page_size, page_token=self._token, exclude_post_ids=self._excluded
         )

@@ -125,6 +125,11 @@ async def test_a_limit_ends_the_feed_with_a_token_that_leaves_nothing_out(client
     assert pages[-1].next_page_token == "7"
 
 
+async def test_a_limit_may_be_more_than_a_page_can_hold(client, server):
+    assert len(await read(client.timeline(7, limit=2**40))) == 12
+    assert server.timeline_requests[0].page_size == 2**31 - 1
+
+
 async def test_options_go_with_every_page(client, server):
     await read(client.timeline(7, include_seen=True, exclude_post_ids=[3], explain=True))
 
