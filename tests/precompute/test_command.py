@@ -6,6 +6,7 @@ from io import StringIO
 import pytest
 import redis.asyncio
 from rich.console import Console
+from structlog.testing import capture_logs
 
 from animora_server.errors import ConfigurationError
 from animora_server.precompute.command import precompute, run_in_redis
@@ -70,6 +71,12 @@ async def test_in_a_narrow_terminal_no_number_is_cut(redis_settings, terminal):
     terminal.out = Console(file=terminal.out.file, width=24, soft_wrap=True)
     assert await precompute(redis_settings, Order(), terminal.out, terminal.err) == 0
     assert "…" not in terminal.shown
+
+
+async def test_without_a_terminal_the_log_tells_how_far_it_is(redis_settings, terminal):
+    with capture_logs() as logs:
+        await precompute(redis_settings, Order(), terminal.out, terminal.err)
+    assert [(line["users"], line["of"]) for line in logs if line["event"] == "ranking"] == [(8, 8)]
 
 
 async def test_a_generation_that_is_abandoned_meanwhile_ends_the_run_with_status_1(

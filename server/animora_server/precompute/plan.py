@@ -4,9 +4,13 @@ import secrets
 import time
 from dataclasses import dataclass
 
+import structlog
+
 from animora_server.errors import ConfigurationError
 from animora_server.precompute.protocols import GenerationStore
 from animora_server.types import Generation
+
+log = structlog.get_logger(__name__)
 
 ID_BYTES = 16
 RESTART = "say --restart to abandon it and begin anew"
@@ -48,6 +52,12 @@ async def join(store: GenerationStore, proposal: Generation, resume_within: floa
     """
     building = await store.begin(proposal)
     if building.made_at < proposal.made_at - resume_within:
+        log.warning(
+            "what an earlier run left unfinished is abandoned: it was begun longer than "
+            "precompute.resume_within ago",
+            generation=building.generation_id.hex(),
+            seconds=round(proposal.made_at - building.made_at),
+        )
         await store.abandon(building)
         building = await store.begin(proposal)
     if building.settings_digest != proposal.settings_digest:

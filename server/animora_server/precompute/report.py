@@ -3,6 +3,7 @@
 from types import TracebackType
 from typing import Self
 
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -10,9 +11,11 @@ from rich.table import Table
 from animora_server.precompute.plan import Plan
 from animora_server.precompute.summary import Summary, Totals
 
+log = structlog.get_logger(__name__)
+
 
 class ProgressBar:
-    """Users done, pairs a second and the time that is left; nothing where there is no terminal.
+    """Users done, pairs a second and the time that is left; in the log, by the tenth, where no terminal is.
 
     See `job.RunWatch`. Use it as a context manager.
     """
@@ -29,6 +32,7 @@ class ProgressBar:
         )
         self._task = TaskID(0)
         self._pairs = 0
+        self._logged_tenths = 0
 
     def __enter__(self) -> Self:
         """Begins to show."""
@@ -54,12 +58,14 @@ class ProgressBar:
     def advanced(self, chunk: Totals) -> None:
         """See write.Watch."""
         self._pairs += chunk.pairs
-        elapsed = self._progress.tasks[0].elapsed
-        self._progress.update(
-            self._task,
-            advance=chunk.users,
-            pairs_a_second=f"{self._pairs / elapsed:,.0f}" if elapsed else "-",
-        )
+        task = self._progress.tasks[0]
+        speed = f"{self._pairs / task.elapsed:,.0f}" if task.elapsed else "-"
+        self._progress.update(self._task, advance=chunk.users, pairs_a_second=speed)
+        if self._progress.disable and task.total:
+            tenths = int(10 * task.completed / task.total)
+            if tenths > self._logged_tenths:
+                self._logged_tenths = tenths
+                log.info("ranking", users=int(task.completed), of=int(task.total), pairs_a_second=speed)
 
 
 def summary_table(summary: Summary, shards: str) -> Table:
