@@ -31,6 +31,7 @@ from animora_server.timeline import (
     BackedTimelines,
     FeedRanker,
     ListExplainer,
+    ListProducer,
     Lists,
     LocalTimelines,
     PagePolicy,
@@ -89,13 +90,14 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         metrics.models.resident.set_function(lambda: residency.versions)
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
         scores, kept = await _stores(stack, settings, metrics)
+        gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
         ranker = Ranker(residency, scores, heuristic, settings.catalog.max_block_age, metrics.stages)
         feed_ranker = FeedRanker(heuristic, settings.timeline)
-        lists = Lists(kept, feed_ranker, settings.timeline, metrics.timelines)
-        stack.push_async_callback(lists.aclose)
+        producer = ListProducer(kept, feed_ranker, gate, metrics.timelines)
+        stack.push_async_callback(producer.aclose)
+        lists = Lists(kept, producer, settings.timeline)
         explainer = ListExplainer(heuristic, feed_ranker.reranking)
         timelines = Timelines(residency, lists, feed_ranker, explainer, _page_policy(settings))
-        gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
         probes = await stack.enter_async_context(
             Probes(settings.http, registry, live=health.dead, ready=health.unready)
         )

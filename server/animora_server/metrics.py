@@ -97,10 +97,10 @@ class TimelineMetrics:
             registry=registry,
         )  # fmt: skip
         self.pages = {status: pages.labels(status.value) for status in CacheStatus}
-        self._refreshes = {why: refreshes.labels(why) for why in ("early", "stale")}
+        self._refreshes = {why: refreshes.labels(why) for why in ("early", "stale", "newer", "degraded")}
 
     def refreshed(self, why: str) -> None:
-        """A list is made while the one before is served: "early" or "stale"."""
+        """A list is made while another is served: "early", "stale", "newer" or "degraded"."""
         self._refreshes[why].inc()
 
 

@@ -139,7 +139,7 @@ class ScorerSettings(Section):
     dtype: Literal["float32"] = Field(default="float32", description="arithmetic of the resident model")
     threads: int = Field(default=1, ge=1, description="CPU threads of one batch")
     max_batch_rows: int = Field(
-        default=8192, ge=256, description="rows scored at once; a larger request is split"
+        default=8192, ge=1024, description="rows scored at once; a larger request is split"
     )
     max_queue_rows: int = Field(
         default=200_000, gt=0, description="rows waiting before the heuristic answers instead"
@@ -163,7 +163,7 @@ class CacheSettings(Section):
     timeout: float = Field(default=0.02, gt=0, description="seconds before a look-up is a miss")
     ttl: float = Field(default=300.0, gt=0, description="seconds that scores live, jittered by a tenth")
     generation_poll_interval: float = Field(
-        default=2.0, gt=0, description="seconds between looks for a new generation of precomputed timelines"
+        default=2.0, gt=0, le=60, description="seconds between looks for a new generation of timelines"
     )
     max_connections: int = Field(
         default=16, ge=4, description="connections to Redis; in a Cluster, to each node"
@@ -204,7 +204,7 @@ class TimelineSettings(Section):
         default=86_400.0, gt=0, description="seconds that a precomputed timeline is fresh"
     )
     token_ttl: float = Field(
-        default=1800.0, gt=0, description="seconds in which a user may scroll through one list"
+        default=1800.0, gt=0, le=7 * 86_400, description="seconds in which a user may scroll through one list"
     )
     token_key: SecretStr = Field(
         default=SecretStr(""),

@@ -106,6 +106,10 @@ class Terms:
     names: tuple[str, ...]
     values: FloatArray
 
+    def where(self, kept: BoolArray) -> "Terms":
+        """The rows that are kept: bool (n)."""
+        return Terms(self.names, self.values[kept])
+
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
@@ -230,6 +234,11 @@ class PageTerms:
     terms: Terms
     reranking: Terms | None
     exploration: BoolArray
+
+    def where(self, kept: BoolArray) -> "PageTerms":
+        """The terms of those posts that are kept: bool (n)."""
+        reranking = self.reranking.where(kept) if self.reranking else None
+        return PageTerms(self.terms.where(kept), reranking, self.exploration[kept])
 
 
 @dataclass(frozen=True, slots=True)

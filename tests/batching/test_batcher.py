@@ -273,8 +273,22 @@ async def test_bulk_turns_yield_to_batches_once_they_had_their_share(batcher, de
 
 
 async def test_bulk_work_is_executed_alone(batcher, device):
-    assert await asyncio.gather(batcher.execute_bulk("a"), batcher.execute_bulk("b")) == ["A", "B"]
+    assert await batcher.execute_bulk("a") == "A"
+    assert await batcher.execute_bulk("b") == "B"
     assert device.batches == [["a"], ["b"]]
+
+
+async def test_bulk_work_fails_at_once_where_the_device_was_given_up(batcher, device):
+    device.gate.clear()
+    waiting = asyncio.create_task(batcher.execute_bulk("a"))
+    queued = asyncio.create_task(batcher.execute_bulk("b"))
+    await device.entered.wait()
+    batcher.fail(DeviceFault("it hangs"))
+    for task in (waiting, queued):
+        with pytest.raises(DeviceFault):
+            await task
+    with pytest.raises(DeviceFault):
+        await batcher.execute_bulk("c")
 
 
 async def test_a_failing_bulk_turn_fails_its_caller_alone(batcher):

@@ -18,12 +18,14 @@ class Scrolls:
     Attributes:
         clients: Of the servers that take turns.
         authors: By post, of the posts that were there before.
+        new_authors: By post, of those that have come since.
         page_size: Posts of a page.
         deleted: When each post's deletion was committed, `time.monotonic()`.
         blocked: When a block between a user and an author was committed.
         liked: Users and what they liked; from then on it need not be shown.
         pages: How many pages were seen.
         shown_by: How many pages each version of the model, or the heuristic (""), has ordered.
+        newer_shown: Posts that have come since and were shown.
         lost: How many lists were lost on the way.
         completed: How many scrolls went to the end, by user.
         wrong: What must not be.
@@ -32,11 +34,13 @@ class Scrolls:
     clients: Sequence[AsyncRankingClient]
     authors: dict[int, int]
     page_size: int
+    new_authors: dict[int, int] = field(default_factory=dict)
     deleted: dict[int, float] = field(default_factory=dict)
     blocked: dict[tuple[int, int], float] = field(default_factory=dict)
     liked: set[tuple[int, int]] = field(default_factory=set)
     pages: int = 0
     shown_by: Counter[str] = field(default_factory=Counter)
+    newer_shown: set[int] = field(default_factory=set)
     lost: int = 0
     completed: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -59,7 +63,6 @@ class Scrolls:
         excluded: list[int] = []
         token, version = "", None
         while True:
-            sent = time.monotonic()
             client = self.clients[self.pages % len(self.clients)]
             try:
                 page = await client.timeline_page(
@@ -73,7 +76,7 @@ class Scrolls:
                 self.lost += 1
                 excluded, token, version = sorted(shown), "", None
                 continue
-            self._check_page(user, page, shown, sent)
+            self._check_page(user, page, shown)
             if version not in (None, page.model_version):
                 self.wrong.append(f"user {user}: {page.model_version} follows {version} in one list")
             version, token = page.model_version, page.next_page_token
@@ -86,20 +89,25 @@ class Scrolls:
                 break
         self._check_whole(user, shown)
 
-    def _check_page(self, user: int, page: TimelinePage, shown: set[int], sent: float) -> None:
+    def _check_page(self, user: int, page: TimelinePage, shown: set[int]) -> None:
+        now = time.monotonic()  # it must not have been sent so late, and came later
         if len(set(page.post_ids)) != len(page.post_ids) or shown & set(page.post_ids):
             self.wrong.append(f"user {user}: a post came twice: {page.post_ids}")
         if page.degraded_reason is not None:
             self.wrong.append(f"user {user}: degraded, {page.degraded_reason}")
         if list(page.scores) != sorted(page.scores, reverse=True):
             self.wrong.append(f"user {user}: not in order")
+        self.newer_shown.update(self.new_authors.keys() & set(page.post_ids))
         for post in page.post_ids:
             for what, since in (
-                ("has been deleted", self.deleted.get(post, sent)),
-                ("has been of someone blocked", self.blocked.get((user, self.authors.get(post, 0)), sent)),
+                ("has been deleted", self.deleted.get(post, now)),
+                ("has been of someone blocked", self.blocked.get((user, self._author(post)), now)),
             ):
-                if since + AT_ONCE < sent:
-                    self.wrong.append(f"user {user}: post {post} {what} for {sent - since:.1f} s")
+                if since + AT_ONCE < now:
+                    self.wrong.append(f"user {user}: post {post} {what} for {now - since:.1f} s")
+
+    def _author(self, post: int) -> int:
+        return self.authors[post] if post in self.authors else self.new_authors[post]
 
     def _check_whole(self, user: int, shown: set[int]) -> None:
         """Whatever was there before and may still be shown must have come."""

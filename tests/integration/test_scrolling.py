@@ -87,10 +87,12 @@ class Life:
         return int(self.random.choice([*TRAINED, *COLD]))
 
     def any_post(self) -> int:
-        return int(self.random.choice([post for post in POSTS if post not in self.scrolls.deleted]))
+        posts = [*POSTS, *self.scrolls.new_authors]
+        return int(self.random.choice([post for post in posts if post not in self.scrolls.deleted]))
 
     async def post(self) -> None:
         new, author = next(self.new_posts), int(self.random.choice(AUTHORS))
+        self.scrolls.new_authors[new] = author
         await self.database.execute(
             "INSERT INTO animora_app.posts (id, author_id) VALUES ($1, $2)", new, author
         )
@@ -149,6 +151,7 @@ async def test_nobody_sees_a_post_twice_misses_one_or_sees_one_that_is_hidden(
 
     assert not scrolls.wrong
     assert scrolls.lost
+    assert scrolls.newer_shown
     assert all(scrolls.completed[user] > 1 for user in (*TRAINED, *COLD))
     assert {"w1", "w2", ""} <= set(scrolls.shown_by)
     assert scrolls.pages > 50 * PAGES

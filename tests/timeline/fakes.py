@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
-from animora_server.errors import ScoringFailed
+from animora_server.errors import ScoringFailed, TooLate
 from animora_server.ranker.explaining import MODEL_TERMS
 from animora_server.timeline import LocalTimelines
 from animora_server.types import BoolArray, FloatArray, IntArray, TimelineSnapshot
@@ -26,13 +26,27 @@ class Clock:
 
 @dataclass
 class FakeModel:
-    """Scores posts by id with given logits, 0 where there is none; knows users below 100."""
+    """Scores posts by id with given logits, 0 where there is none; knows users below 100.
+
+    Attributes:
+        pin: Whose catalog's rows it is asked for.
+        logits: By post.
+        version: Its name.
+        uninformed: Posts that it knows nothing of.
+        failure: What it raises.
+        gate: What it waits for.
+        bulk_gate: What it waits for where there is no deadline.
+        least_time: Seconds before a deadline that it needs.
+    """
 
     pin: "FakePin"
     logits: dict[int, float]
     version: str = "v1"
     failure: ScoringFailed | None = None
     gate: asyncio.Event | None = None
+    bulk_gate: asyncio.Event | None = None
+    uninformed: set[int] = field(default_factory=set)
+    least_time: float = 0.0
     deadlines: list[float | None] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -45,13 +59,16 @@ class FakeModel:
         return user_id if 0 < user_id < 100 else 0
 
     def informed(self, rows: IntArray) -> BoolArray:
-        return np.ones(len(rows), np.bool_)
+        return ~np.isin(self.pin.snapshot.post_ids[rows], list(self.uninformed))
 
     async def score(self, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
         self.deadlines.append(deadline)
         self.called.set()
-        if self.gate is not None:
-            await self.gate.wait()
+        if deadline is not None and deadline - asyncio.get_running_loop().time() < self.least_time:
+            raise TooLate
+        gate = self.bulk_gate if deadline is None and self.bulk_gate else self.gate
+        if gate is not None:
+            await gate.wait()
         if self.failure is not None:
             raise self.failure
         posts = self.pin.snapshot.post_ids[rows].tolist()

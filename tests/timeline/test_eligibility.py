@@ -18,7 +18,7 @@ from animora_server.timeline.eligibility import (
     why_not,
     window_start,
 )
-from animora_server.types import IntArray
+from animora_server.types import IntArray, RankerName, TimelineSnapshot
 from tests.ranker.catalogs import NOW, snapshot
 
 USER = 7
@@ -219,6 +219,12 @@ def test_an_empty_catalog_knows_no_post():
     assert why_not(catalog, whose, ids(1, 2), ids(1), SETTINGS, NOW) == {1: "unknown", 2: "excluded"}
 
 
+def a_list(*post_ids: int, read_at: float) -> TimelineSnapshot:
+    """A list of some posts, from a catalog read at a time."""
+    scores = np.ones(len(post_ids), np.float32)
+    return TimelineSnapshot(b"i" * 16, ids(*post_ids), scores, RankerName.HEURISTIC, "", NOW, NOW, read_at)
+
+
 def test_newcomers_came_after_the_list_are_not_in_it_and_may_be_shown():
     catalog = snapshot(
         {
@@ -230,7 +236,15 @@ def test_newcomers_came_after_the_list_are_not_in_it_and_may_be_shown():
         },
         blocks=[(USER, 60)],
     )
-    rows = newcomers(catalog, viewer(catalog), ids(1, 3), NOW - 50, window_start(SETTINGS, NOW))
+    since = window_start(SETTINGS, NOW)
+    rows = newcomers(catalog, viewer(catalog), a_list(1, 3, read_at=NOW - 50), since, 10)
     assert catalog.post_ids[rows].tolist() == [2]
-    rows = newcomers(catalog, viewer(catalog), ids(1, 3), NOW, window_start(SETTINGS, NOW))
+    rows = newcomers(catalog, viewer(catalog), a_list(1, 3, read_at=NOW), since, 10)
     assert rows.tolist() == []
+
+
+def test_of_many_newcomers_the_latest_are_looked_at():
+    catalog = snapshot({post: {"arrived": 20 - post} for post in range(1, 6)})
+    since = window_start(SETTINGS, NOW)
+    rows = newcomers(catalog, viewer(catalog), a_list(read_at=NOW - 50), since, 2)
+    assert catalog.post_ids[rows].tolist() == [4, 5]

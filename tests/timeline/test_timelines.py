@@ -1,75 +1,15 @@
 """Timelines: where a page's list comes from, what is on it, and what a token leads to."""
 
 import asyncio
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from animora_server.errors import DeadlineExceeded, InvalidRequest, Overloaded, SnapshotGone
-from animora_server.ranker.heuristic import Heuristic
-from animora_server.settings import TimelineSettings
-from animora_server.timeline import (
-    FeedRanker,
-    ListExplainer,
-    Lists,
-    LocalTimelines,
-    PagePolicy,
-    Timelines,
-    TokenSigner,
-)
-from animora_server.types import (
-    CachePolicy,
-    CacheStatus,
-    DegradedReason,
-    DropReason,
-    RankerName,
-    TimelineQuery,
-)
-from tests.ranker.catalogs import NOW, snapshot
-from tests.timeline.fakes import Clock, CountingStore, FakePin, Refreshes
-
-USER, COLD = 7, 500
-HOUR = 3600.0
-# Post n is n hours old, and the better the younger; even ones are of author 1000, odd ones of 1001.
-POSTS = {post: {"author": 1000 + post % 2, "age": post * HOUR} for post in range(1, 31)}
-LOGITS = {post: 3.0 - post / 10 for post in POSTS}
-ALL = list(POSTS)
-
-
-class World:
-    """Timelines with fakes around them."""
-
-    def __init__(self, **settings):
-        self.settings = TimelineSettings(**{"early_refresh": 0.0, **settings})
-        self.clock = Clock()
-        self.pin = FakePin(snapshot(POSTS))
-        self.model = self.pin.activate(LOGITS)
-        self.store = CountingStore(LocalTimelines(2400.0, self.clock))
-        self.refreshes = Refreshes()
-        heuristic = Heuristic()
-        ranker = FeedRanker(heuristic, self.settings, self.clock)
-        self.lists = Lists(self.store, ranker, self.settings, self.refreshes, self.clock)
-        self.timelines = Timelines(
-            self.pin,
-            self.lists,
-            ranker,
-            ListExplainer(heuristic, ranker.reranking),
-            PagePolicy(self.settings, "digest", TokenSigner(b"k" * 16), 600.0),
-            self.clock,
-        )
-
-    async def page(self, user_id=USER, timeout=5.0, **query):
-        deadline = asyncio.get_running_loop().time() + timeout
-        return await self.timelines.page(TimelineQuery(user_id, query.pop("size", 10), deadline, **query))
-
-    async def all_pages(self, **query):
-        page = await self.page(**query)
-        posts = page.post_ids.tolist()
-        while page.next_page_token:
-            page = await self.page(page_token=page.next_page_token, **query)
-            posts += page.post_ids.tolist()
-        return posts
+from animora_server.timeline import LocalTimelines
+from animora_server.types import CachePolicy, CacheStatus, DegradedReason, DropReason, RankerName
+from tests.ranker.catalogs import snapshot
+from tests.timeline.worlds import ALL, COLD, LOGITS, POSTS, USER, World
 
 
 @pytest.fixture
@@ -252,10 +192,7 @@ async def test_seen_posts_are_shown_if_asked_for(world):
 
 async def test_posts_newer_than_the_list_are_merged_into_its_first_page_and_never_repeated(world):
     await world.page()
-    newer = {100: {"age": -1.0}, 101: {"age": -2.0}, 102: {"age": -3.0, "author": USER}}
-    later = snapshot({**POSTS, **newer})
-    arrived_at = np.where(np.isin(later.post_ids, list(newer)), NOW + 10, NOW)
-    world.pin.snapshot = replace(later, arrived_at=arrived_at, read_at=NOW + 10)
+    world.add({100: {"age": -1.0}, 101: {"age": -2.0}, 102: {"age": -3.0, "author": USER}})
     world.clock.now += 10
     world.model.logits = {**LOGITS, 100: 2.65, 101: -9.0, 102: 9.0}
 
@@ -345,3 +282,91 @@ async def test_it_says_why_posts_are_not_in_the_timeline():
         99: DropReason.TOO_OLD,
         12345: DropReason.UNKNOWN,
     }
+
+
+async def test_more_newer_posts_than_fit_on_a_page_have_the_list_renewed(world):
+    await world.page()
+    newer = {100 + n: {"age": -1.0 - n} for n in range(25)}
+    world.add(newer)
+    world.model.logits = {**LOGITS, **dict.fromkeys(newer, 5.0)}
+
+    first = await world.page()
+    await world.store.until_made(2)
+
+    assert set(first.post_ids.tolist()) < set(newer)
+    assert world.refreshes.why == ["newer"]
+    assert set(newer) < set(await world.all_pages())
+
+
+async def test_a_newer_post_of_which_the_model_knows_nothing_waits_for_the_next_list(world):
+    await world.page()
+    world.add({100: {"age": -1.0}})
+    world.model.logits = {**LOGITS, 100: 9.0}  # what the network makes of row 0 means nothing
+    world.model.uninformed = {100}
+
+    assert 100 not in (await world.page()).post_ids
+    assert 100 in (await world.page(cache_policy=CachePolicy.REFRESH, size=100)).post_ids
+
+
+async def test_a_post_that_was_merged_into_the_first_page_is_not_called_outranked_on_the_second(world):
+    await world.page()
+    world.add({100: {"age": -1.0}})
+    world.model.logits = {**LOGITS, 100: 9.0}
+
+    first = await world.page()
+    second = await world.page(page_token=first.next_page_token, explain_post_ids=np.array([100]))
+
+    assert first.post_ids[0] == 100
+    assert not second.dropped_posts
+
+
+@pytest.mark.parametrize("failure", [None, Overloaded()])
+async def test_a_block_that_is_heard_while_newer_posts_are_scored_is_heeded(world, failure):
+    await world.page()
+    world.add({100: {"age": -1.0}})
+    world.model.gate = asyncio.Event()
+    world.model.called.clear()
+    page = asyncio.create_task(world.page())
+    await world.model.called.wait()
+
+    world.add({100: {"age": -1.0}}, blocks=[(1001, USER)])
+    world.model.failure = failure
+    world.model.gate.set()
+
+    assert all(post % 2 == 0 for post in (await page).post_ids.tolist())
+
+
+async def test_a_block_that_is_heard_while_a_page_is_explained_is_heeded(world):
+    await world.page()
+    world.model.gate = asyncio.Event()
+    world.model.called.clear()
+    explained = asyncio.create_task(world.page(explain=True))
+    await world.model.called.wait()
+
+    world.pin.snapshot = snapshot(POSTS, blocks=[(1001, USER)])
+    world.model.gate.set()
+    page = await explained
+
+    assert page.post_ids.tolist() == [2, 4, 6, 8, 10]
+    assert page.explained.terms.values.sum(axis=1) == pytest.approx(
+        [LOGITS[post] for post in page.post_ids.tolist()], abs=1e-5
+    )
+
+
+async def test_explaining_does_not_outlast_the_deadline(world):
+    await world.page()
+    world.model.gate = asyncio.Event()  # never
+
+    page = await world.page(timeout=0.05, explain=True)
+
+    assert page.post_ids.tolist() == ALL[:10]
+    assert page.explained is None
+
+
+async def test_scores_that_rounding_made_certain_are_explained(world):
+    world.model.logits = dict.fromkeys(POSTS, 40.0)
+    world.model.uninformed = {1}
+
+    page = await world.page(explain=True)
+
+    assert np.isfinite(page.explained.terms.values).all()

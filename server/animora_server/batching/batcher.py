@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from animora_server.batching.cost import CostModel
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
@@ -101,6 +101,7 @@ class Batcher(Generic[Work, Result]):
         self._failure: DeviceFault | None = None
         self._queued_rows = 0
         self._bulk: deque[Callable[[], Awaitable[None]]] = deque()
+        self._bulk_results: set[asyncio.Future[Any]] = set()
         self._batch_seconds = 0.0
         self._bulk_seconds = 0.0
         self._wake = asyncio.Event()
@@ -127,6 +128,9 @@ class Batcher(Generic[Work, Result]):
         """Gives up on the device: whatever runs, waits, or is still to come fails at once."""
         self._failure = failure
         _fail([*self._batch, *self._queue], failure)
+        for result in list(self._bulk_results):
+            if not result.done():
+                result.set_exception(failure)
 
     @property
     def running_since(self) -> float | None:
@@ -169,7 +173,13 @@ class Batcher(Generic[Work, Result]):
             self._leave(entry)  # at once when cancelled, so that the dead do not fill the queue
 
     async def run_bulk(self, turn: Callable[[], Awaitable[Value]]) -> Value:
-        """Runs one short turn of work that can wait, alone on the device; its caller cuts it small."""
+        """Runs one short turn of work that can wait, alone on the device; its caller cuts it small.
+
+        Raises:
+            DeviceFault: The device failed.
+        """
+        if self._failure is not None:
+            raise self._failure
         result: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
 
         async def run() -> None:
@@ -184,6 +194,8 @@ class Batcher(Generic[Work, Result]):
                 if not result.done():
                     result.set_result(value)
 
+        self._bulk_results.add(result)
+        result.add_done_callback(self._bulk_results.discard)
         self._bulk.append(run)
         self._wake.set()
         return await result

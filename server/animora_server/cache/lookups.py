@@ -53,20 +53,23 @@ class LookUps:
         self._quiet_turns = FEW_TURNS
         self._rounds: asyncio.Task[None] | None = None
 
-    async def find(self, keys: Sequence[bytes], size: int) -> Found:
-        """The value of each key, or why there is no answer, after `timeout` seconds at the latest.
+    async def find(self, keys: Sequence[bytes], size: int, began: float | None = None) -> Found:
+        """The value of each key, or why there is no answer, `timeout` seconds after it began at the latest.
 
         Args:
             keys: At most MAX_KEYS, looked up in one round trip.
             size: Bytes that the values are expected to have together.
+            began: When the caller began to wait, on the event loop's clock; now, if it was not before.
         """
         loop = asyncio.get_running_loop()
+        if began is None:
+            began = loop.time()
         look_up = _LookUp(keys, size, loop.create_future())
         self._waiting.append(look_up)
         if self._rounds is None or self._rounds.done():
             self._rounds = loop.create_task(self._run())
         # A bare timer: asyncio.timeout costs twice as much, and would cancel the caller to wake it.
-        expiry = loop.call_later(self._timeout, look_up.settle, NoAnswer.ERROR)
+        expiry = loop.call_at(began + self._timeout, look_up.settle, NoAnswer.ERROR)
         try:
             return await look_up.reply
         finally:
@@ -84,6 +87,8 @@ class LookUps:
         while self._waiting:
             await self._gather()
             batch = self._take()
+            if not batch:
+                return  # nobody waits any more
             self._quiet_turns = MANY_TURNS if len(batch) > 1 else FEW_TURNS
             try:
                 values = await self._fetch([key for look_up in batch for key in look_up.keys])

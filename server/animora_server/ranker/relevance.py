@@ -17,6 +17,7 @@ from animora_server.types import BoolArray, DegradedReason, DoubleArray, FloatAr
 
 # Kept of a deadline for the heuristic and the reply, in seconds.
 RESERVE = 0.004
+SMALLEST_SCORE = float(np.finfo(np.float32).eps) / 2
 DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
     ModelUnavailable: DegradedReason.NO_MODEL,
     Overloaded: DegradedReason.OVERLOADED,
@@ -64,7 +65,8 @@ def probabilities(values: FloatArray) -> FloatArray:
 
 def log_odds(scores: FloatArray) -> FloatArray:
     """Logits float32 of probabilities float32, as far as they can be told from those."""
-    exact = scores.astype(np.float64)
+    # A score that rounding made 0 or 1 has the logit of the nearest that it did not.
+    exact = scores.astype(np.float64).clip(SMALLEST_SCORE, 1 - SMALLEST_SCORE)
     return np.asarray(np.log(exact) - np.log1p(-exact), np.float32)
 
 

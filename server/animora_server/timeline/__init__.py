@@ -1,6 +1,6 @@
 """Timelines: a user's ranked lists, made once, kept, and cut into pages that hide what must be hidden.
 
-`Timelines` answers a query: it has `Lists` find or make the list, which `FeedRanker` ranks, and cuts a page.
+`Timelines` answers a query: it has `Lists` find the list, or `ListProducer` make it, and cuts a page.
 """
 
 from animora_server.timeline.explaining import ListExplainer
@@ -8,6 +8,7 @@ from animora_server.timeline.feed_ranker import FeedRanker
 from animora_server.timeline.keys import settings_digest
 from animora_server.timeline.lists import Lists
 from animora_server.timeline.local import BackedTimelines, LocalTimelines
+from animora_server.timeline.producer import ListProducer
 from animora_server.timeline.protocols import TimelineStore
 from animora_server.timeline.timelines import PagePolicy, Timelines
 from animora_server.timeline.tokens import TokenSigner
@@ -16,6 +17,7 @@ __all__ = [
     "BackedTimelines",
     "FeedRanker",
     "ListExplainer",
+    "ListProducer",
     "Lists",
     "LocalTimelines",
     "PagePolicy",

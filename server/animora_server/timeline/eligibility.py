@@ -8,7 +8,7 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.settings import TimelineSettings
-from animora_server.types import BoolArray, DropReason, IntArray
+from animora_server.types import BoolArray, DropReason, IntArray, TimelineSnapshot
 
 DAY = 86_400.0  # seconds
 # Why a post may be missing from a timeline; the first that applies counts.
@@ -88,22 +88,22 @@ def candidates(catalog: CatalogSnapshot, viewer: Viewer, settings: TimelineSetti
 
 
 def newcomers(
-    catalog: CatalogSnapshot, viewer: Viewer, listed: IntArray, read_at: float, since: float
+    catalog: CatalogSnapshot, viewer: Viewer, snapshot: TimelineSnapshot, since: float, limit: int
 ) -> IntArray:
     """Rows int64 (m) of posts that came after a list was made and may be shown.
 
     Args:
         catalog: The pinned one.
         viewer: Whose list it is.
-        listed: int64 (n), the list's posts.
-        read_at: The `read_at` of the catalog that the list was made from.
+        snapshot: The list.
         since: Unix time from which on posts are in timelines.
+        limit: Of more posts than this the latest are looked at.
     """
-    rows = catalog.newer_than(read_at)
+    rows = catalog.newer_than(snapshot.read_at)[-limit:]
     if not len(rows):
         return rows
     post_ids = catalog.post_ids[rows]
-    return rows[visible(catalog, viewer, post_ids, since) & ~np.isin(post_ids, listed)]
+    return rows[visible(catalog, viewer, post_ids, since) & ~np.isin(post_ids, snapshot.post_ids)]
 
 
 def visible(catalog: CatalogSnapshot, viewer: Viewer, post_ids: IntArray, since: float) -> BoolArray:

@@ -1,6 +1,7 @@
 """What the scores of a page are made of: the ranker's terms, and those of re-ranking."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +42,15 @@ class PagePosts:
     post_ids: IntArray
     scores: FloatArray
 
+    def where(self, kept: BoolArray) -> "PagePosts":
+        """Those of the posts that are kept: bool (n)."""
+        return replace(
+            self,
+            positions=self.positions[kept],
+            post_ids=self.post_ids[kept],
+            scores=self.scores[kept],
+        )
+
 
 class ListExplainer:
     """Explains pages.
@@ -65,8 +75,9 @@ class ListExplainer:
             terms = heuristic_terms(self._heuristic, pin.snapshot, rows, posts.snapshot.made_at)
         else:
             try:
-                terms = await self._model_terms(pin, user_id, rows, posts, deadline - RESERVE)
-            except ScoringFailed:
+                async with asyncio.timeout_at(deadline - RESERVE):
+                    terms = await self._model_terms(pin, user_id, rows, posts, deadline - RESERVE)
+            except (ScoringFailed, TimeoutError):
                 return None
         if self._reranking is None:
             return PageTerms(terms, None, np.zeros(len(rows), np.bool_))

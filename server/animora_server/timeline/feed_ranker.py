@@ -9,10 +9,10 @@ from random import Random
 import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
-from animora_server.errors import ModelUnavailable, ScoringFailed
+from animora_server.errors import ModelUnavailable
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.protocols import Pin, ResidentModel
-from animora_server.ranker.relevance import degraded_reason, logits
+from animora_server.ranker.relevance import logits
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import Viewer, candidates
 from animora_server.timeline.making import Listed, ListMaker
@@ -39,7 +39,6 @@ class _Scores:
     values: FloatArray
     ranker: RankerName
     model_version: str
-    degraded: DegradedReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +79,37 @@ class FeedRanker:
         """How lists are re-ranked; None where they are not."""
         return self._maker.reranking
 
-    async def rank(self, pin: Pin, audience: Audience, deadline: float | None) -> TimelineSnapshot:
-        """The list for an audience, degraded where the model cannot answer by a deadline (loop's clock).
+    def most_candidates(self, catalog: CatalogSnapshot) -> int:
+        """How many candidates a list has at most."""
+        return min(len(catalog.feed.rows), self._settings.max_candidates)
 
-        Without a deadline nobody waits for it: requests that have one go first.
+    async def rank(self, pin: Pin, audience: Audience, deadline: float | None) -> TimelineSnapshot:
+        """The list for an audience.
+
+        Without a deadline (loop's clock) nobody waits for it: requests that have one go first.
+
+        Raises:
+            ScoringFailed: The model cannot answer, or not before the deadline.
         """
         draft = self._draft(pin.snapshot, audience)
         user_id = audience.user_id
-        try:
-            scores = await self._score(pin.snapshot, pin.active, user_id, draft.rows, draft.now, deadline)
-        except ScoringFailed as failure:
-            return self.rank_degraded(pin.snapshot, audience, degraded_reason(failure))
+        scores = await self._score(pin.snapshot, pin.active, user_id, draft.rows, draft.now, deadline)
         return self._finish(pin.snapshot, draft, scores)
 
     def rank_degraded(
         self, catalog: CatalogSnapshot, audience: Audience, reason: DegradedReason
     ) -> TimelineSnapshot:
-        """The list for an audience by the heuristic, which stands in for the model."""
+        """The list for an audience by the heuristic, which stands in for the model; it is never fresh."""
         draft = self._draft(catalog, audience)
-        scores = replace(self._by_heuristic(catalog, draft.rows, draft.now), degraded=reason)
-        return self._finish(catalog, draft, scores)
+        snapshot = self._finish(catalog, draft, self._by_heuristic(catalog, draft.rows, draft.now))
+        return replace(snapshot, degraded_reason=reason, fresh_until=snapshot.made_at)
 
     async def rank_newer(
         self, pin: Pin, user_id: int, snapshot: TimelineSnapshot, rows: IntArray, deadline: float
     ) -> Listed:
         """Posts at rows int64 (k) that are newer than a list, scored as if they had been in it.
+
+        Less those of which the model knows nothing: all of a feed must be ranked to say where they belong.
 
         Raises:
             ScoringFailed: The list's model cannot answer, or not before the deadline (loop's clock).
@@ -114,6 +119,8 @@ class FeedRanker:
             scores = self._by_heuristic(pin.snapshot, rows, now)
         else:
             model = pin.resident.get(snapshot.model_version)
+            if model is not None:
+                rows = rows[model.informed(rows)]
             scores = await self._score(pin.snapshot, model, user_id, rows, now, deadline)
         return self._maker.order(pin.snapshot, rows, scores.values, scores.ranker, now)
 
@@ -156,5 +163,4 @@ class FeedRanker:
             fresh_until=draft.now + time_to_live,
             read_at=catalog.read_at,
             cost=time.perf_counter() - draft.started,
-            degraded_reason=scores.degraded,
         )

@@ -1,5 +1,6 @@
 """What timelines need from the rest of the server; `app` supplies it."""
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from animora_server.types import TimelineSnapshot
@@ -33,8 +34,16 @@ class TimelineStore(Protocol):
 
 
 class RefreshCounter(Protocol):
-    """Is told of lists that are made while the one before is served."""
+    """Is told of lists that are made while another is served."""
 
     def refreshed(self, why: str) -> None:
-        """Counts one: "early" or "stale"."""
+        """Counts one: "early", "stale", "newer" or "degraded"."""
+        ...
+
+
+class WorkGate(Protocol):
+    """Bounds the work in flight."""
+
+    def work(self, rows: int) -> AbstractContextManager[None]:
+        """Admits so many candidates while the block lasts. Raises Refused if that is too much."""
         ...

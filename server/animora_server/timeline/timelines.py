@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ScoringFailed
 from animora_server.ranker.pinning import current_pin
 from animora_server.ranker.protocols import Pin, Pins
@@ -17,18 +18,35 @@ from animora_server.timeline.eligibility import Viewer, newcomers, visible, why_
 from animora_server.timeline.explaining import ListExplainer, PagePosts
 from animora_server.timeline.feed_ranker import Audience, FeedRanker
 from animora_server.timeline.keys import timeline_key
-from animora_server.timeline.lists import FirstPage, Lists
+from animora_server.timeline.lists import Lists
 from animora_server.timeline.making import Listed
 from animora_server.timeline.pages import cut, cut_merged
+from animora_server.timeline.producer import WantedList
 from animora_server.timeline.tokens import PageToken, TokenSigner
 from animora_server.types import (
     CacheStatus,
     DropReason,
-    IntArray,
     TimelinePage,
     TimelineQuery,
     TimelineSnapshot,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PagePolicy:
+    """What pages are cut by.
+
+    Attributes:
+        settings: Sizes, windows, times to live.
+        settings_digest: Of the settings that shape lists.
+        signer: Signs page tokens.
+        max_block_age: Seconds after which blocks that could not be refreshed are too old.
+    """
+
+    settings: TimelineSettings
+    settings_digest: str
+    signer: TokenSigner
+    max_block_age: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +57,22 @@ class _Reading:
     status: CacheStatus
     offset: int
     expires_at: int
-    newer: Listed | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What a page is seen through: the catalog and whoever looks, at a time.
+    """What a page is seen through: a catalog and whoever looks, at a time.
 
     Attributes:
-        pin: The catalog and the models.
+        pin: The models.
+        catalog: The pin's.
         viewer: Who looks.
         now: Unix seconds.
         since: Unix time from which on posts are in timelines.
     """
 
     pin: Pin
+    catalog: CatalogSnapshot
     viewer: Viewer
     now: float
     since: float
@@ -77,7 +96,7 @@ class Timelines:
         lists: Lists,
         ranker: FeedRanker,
         explainer: ListExplainer,
-        policy: "PagePolicy",
+        policy: PagePolicy,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._pins = pins
@@ -90,50 +109,73 @@ class Timelines:
     async def page(self, query: TimelineQuery) -> TimelinePage:
         """The page that a query asks for.
 
+        Whatever takes its time on the way: hidden is what must be hidden at the end of it.
+
         Raises:
             CatalogUnavailable: The catalog is not loaded, or its blocks are too old.
             InvalidRequest: The page token is not one for this user and these options.
             SnapshotGone: The list that the page token pins is no longer there.
+            Refused: Too much is being ranked.
             DeadlineExceeded: Not even the heuristic fits into the time that is left.
         """
         now = self._clock()
         key = timeline_key(query.user_id, self._policy.settings_digest, include_seen=query.include_seen)
+        newer = None
         if query.page_token:
             reading = await self._next(key, query, now)
         else:
-            reading = await self._first(key, query, now)
-        # Whatever took its time: hidden is what must be hidden now.
+            reading, newer = await self._first(key, query, now)
         view = self._view(query, now)
-        if reading.status in (CacheStatus.HIT, CacheStatus.STALE) and not query.page_token:
-            newer = await self._newer(view, query, reading.snapshot)
-            if newer is not None:
-                return await self._cut(self._view(query, now), query, replace(reading, newer=newer))
-        return await self._cut(view, query, reading)
+        posts, next_offset = _cut(view, query, reading, newer)
+        explained = None
+        if query.explain:
+            explained = await self._explainer.explain(view.pin, query.user_id, posts, query.deadline)
+            view = self._view(query, now)
+            shown = visible(view.catalog, view.viewer, posts.post_ids, view.since)
+            posts, explained = posts.where(shown), explained and explained.where(shown)
+        return TimelinePage(
+            post_ids=posts.post_ids,
+            scores=posts.scores,
+            next_page_token=self._token(query, reading, next_offset),
+            ranker=reading.snapshot.ranker,
+            model_version=reading.snapshot.model_version,
+            cache=reading.status,
+            degraded_reason=reading.snapshot.degraded_reason,
+            explained=explained,
+            dropped_posts=self._dropped(view, query, reading.snapshot),
+        )
 
     async def _next(self, key: bytes, query: TimelineQuery, now: float) -> _Reading:
         token = self._policy.signer.read(query.page_token, query.user_id, query.include_seen, now)
         snapshot = await self._lists.pinned(key, token.snapshot_id)
         return _Reading(snapshot, CacheStatus.HIT, token.offset, token.expires_at)
 
-    async def _first(self, key: bytes, query: TimelineQuery, now: float) -> _Reading:
+    async def _first(self, key: bytes, query: TimelineQuery, now: float) -> tuple[_Reading, Listed | None]:
+        """The list of a first page, and the posts to merge into it."""
         pin = current_pin(self._pins, self._policy.max_block_age)
         audience = Audience(query.user_id, query.include_seen)
-        wanted = FirstPage(key, audience, query.cache_policy, query.deadline)
+        wanted = WantedList(key, audience, query.cache_policy, query.deadline)
         snapshot, status = await self._lists.first(pin, wanted)
-        return _Reading(snapshot, status, 0, int(now + self._policy.settings.token_ttl))
+        newer = None
+        if status in (CacheStatus.HIT, CacheStatus.STALE):
+            view = self._view(query, now)
+            newer = await self._newer(view, query, snapshot)
+            if newer is not None and len(newer.rows) > query.page_size:
+                self._lists.overtaken(view.pin, wanted)
+        return _Reading(snapshot, status, 0, int(now + self._policy.settings.token_ttl)), newer
 
     def _view(self, query: TimelineQuery, now: float) -> _View:
         pin = current_pin(self._pins, self._policy.max_block_age)
-        settings = self._policy.settings
-        viewer = Viewer.of(pin.snapshot, query.user_id, settings, query.include_seen, query.exclude_post_ids)
-        return _View(pin, viewer, now, window_start(settings, now))
+        catalog, settings = pin.snapshot, self._policy.settings
+        viewer = Viewer.of(catalog, query.user_id, settings, query.include_seen, query.exclude_post_ids)
+        return _View(pin, catalog, viewer, now, window_start(settings, now))
 
     async def _newer(self, view: _View, query: TimelineQuery, snapshot: TimelineSnapshot) -> Listed | None:
         """Posts that came after a list, scored like it; None if there are none, or no time for them."""
-        rows = newcomers(view.pin.snapshot, view.viewer, snapshot.post_ids, snapshot.read_at, view.since)
+        most = self._policy.settings.max_candidates
+        rows = newcomers(view.catalog, view.viewer, snapshot, view.since, most)
         if not len(rows):
             return None
-        rows = rows[-self._policy.settings.max_candidates :]
         deadline = query.deadline - RESERVE
         try:
             async with asyncio.timeout_at(deadline):
@@ -141,33 +183,6 @@ class Timelines:
         except (ScoringFailed, TimeoutError):
             # The list is a good answer without them, and its renewal will have them.
             return None
-
-    async def _cut(self, view: _View, query: TimelineQuery, reading: _Reading) -> TimelinePage:
-        snapshot, newer = reading.snapshot, reading.newer
-        shown = partial(visible, view.pin.snapshot, view.viewer, since=view.since)
-        listed, scores = snapshot.post_ids, snapshot.scores
-        if newer is None:
-            page = cut(listed, reading.offset, query.page_size, shown)
-        else:
-            page = cut_merged(snapshot, newer, query.page_size, shown)
-            listed = np.concatenate((listed, newer.post_ids))
-            scores = np.concatenate((scores, newer.scores))
-        post_ids, scores = listed.take(page.positions), scores.take(page.positions)
-        explained = None
-        if query.explain:
-            posts = PagePosts(snapshot, newer, page.positions, post_ids, scores)
-            explained = await self._explainer.explain(view.pin, query.user_id, posts, query.deadline)
-        return TimelinePage(
-            post_ids=post_ids,
-            scores=scores,
-            next_page_token=self._token(query, reading, page.next_offset),
-            ranker=snapshot.ranker,
-            model_version=snapshot.model_version,
-            cache=reading.status,
-            degraded_reason=snapshot.degraded_reason,
-            explained=explained,
-            dropped_posts=self._dropped(view, query, listed),
-        )
 
     def _token(self, query: TimelineQuery, reading: _Reading, offset: int | None) -> str:
         """The token of the page that begins at an offset; empty where there is none."""
@@ -178,26 +193,31 @@ class Timelines:
             PageToken(query.user_id, query.include_seen, snapshot_id, offset, reading.expires_at)
         )
 
-    def _dropped(self, view: _View, query: TimelineQuery, listed: IntArray) -> Mapping[int, DropReason]:
+    def _dropped(
+        self, view: _View, query: TimelineQuery, snapshot: TimelineSnapshot
+    ) -> Mapping[int, DropReason]:
         """Why the posts asked about are not in the timeline."""
         if not len(query.explain_post_ids):
             return {}
-        catalog, settings = view.pin.snapshot, self._policy.settings
-        return why_not(catalog, view.viewer, query.explain_post_ids, listed, settings, view.now)
+        # What came after the list may have been merged into its first page, or will be in the next list.
+        newer = view.catalog.post_ids[view.catalog.newer_than(snapshot.read_at)]
+        listed = np.concatenate((snapshot.post_ids, newer))
+        asked, settings = query.explain_post_ids, self._policy.settings
+        return why_not(view.catalog, view.viewer, asked, listed, settings, view.now)
 
 
-@dataclass(frozen=True, slots=True)
-class PagePolicy:
-    """What pages are cut by.
-
-    Attributes:
-        settings: Sizes, windows, times to live.
-        settings_digest: Of the settings that shape lists.
-        signer: Signs page tokens.
-        max_block_age: Seconds after which blocks that could not be refreshed are too old.
-    """
-
-    settings: TimelineSettings
-    settings_digest: str
-    signer: TokenSigner
-    max_block_age: float
+def _cut(
+    view: _View, query: TimelineQuery, reading: _Reading, newer: Listed | None
+) -> tuple[PagePosts, int | None]:
+    """The posts of a page, and where the next begins."""
+    snapshot = reading.snapshot
+    shown = partial(visible, view.catalog, view.viewer, since=view.since)
+    post_ids, scores = snapshot.post_ids, snapshot.scores
+    if newer is None:
+        page = cut(post_ids, reading.offset, query.page_size, shown)
+    else:
+        page = cut_merged(snapshot, newer, query.page_size, shown)
+        post_ids = np.concatenate((post_ids, newer.post_ids))
+        scores = np.concatenate((scores, newer.scores))
+    at = page.positions
+    return PagePosts(snapshot, newer, at, post_ids.take(at), scores.take(at)), page.next_offset

@@ -1,0 +1,173 @@
+"""Where new lists come from: made once for all who want the same, in time for each, and ahead of need."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from animora_server.errors import DeadlineExceeded, ScoringFailed
+from animora_server.ranker.protocols import Pin
+from animora_server.ranker.relevance import RESERVE, degraded_reason, expired
+from animora_server.ranker.single_flight import SingleFlight
+from animora_server.timeline.feed_ranker import Audience, FeedRanker
+from animora_server.timeline.protocols import RefreshCounter, TimelineStore, WorkGate
+from animora_server.types import CachePolicy, DegradedReason, TimelineSnapshot
+
+MAX_RENEWALS = 32  # at once; further lists are served a little longer
+STAND_IN_SECONDS = 1.0  # for which a list by the heuristic stands in for all who ask meanwhile
+MAX_STAND_INS = 1024
+# The model could make the list, with more time.
+HURRIED = (DegradedReason.DEADLINE, DegradedReason.OVERLOADED)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedList:
+    """A list that someone wants to see the first page of.
+
+    Attributes:
+        key: Names the lists that would do.
+        audience: Whose feed.
+        policy: How to use the store.
+        deadline: When the caller stops waiting, on the event loop's clock.
+    """
+
+    key: bytes
+    audience: Audience
+    policy: CachePolicy
+    deadline: float
+
+
+class ListProducer:
+    """Makes lists and keeps them.
+
+    Args:
+        store: Where they are kept.
+        ranker: Ranks them.
+        gate: Bounds how many candidates are ranked at once.
+        refreshes: Counts renewals.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        store: TimelineStore,
+        ranker: FeedRanker,
+        gate: WorkGate,
+        refreshes: RefreshCounter,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._ranker = ranker
+        self._gate = gate
+        self._refreshes = refreshes
+        self._clock = clock
+        self._flights: SingleFlight[TimelineSnapshot] = SingleFlight()
+        self._renewals: dict[bytes, asyncio.Task[None]] = {}
+        self._stand_ins: dict[bytes, TimelineSnapshot] = {}
+        self._keeping: set[asyncio.Task[bool]] = set()
+
+    async def make(self, pin: Pin, wanted: WantedList) -> TimelineSnapshot:
+        """A new list, or one by the heuristic where the model cannot make it in time.
+
+        Raises:
+            Refused: Too much is being ranked.
+            DeadlineExceeded: Not even the heuristic fits into the time that is left.
+        """
+        try:
+            async with asyncio.timeout_at(wanted.deadline - RESERVE):
+                if wanted.policy.writes:
+                    return await self._make_shared(pin, wanted)
+                return await self._make(pin, wanted)
+        except TimeoutError as error:
+            if expired(wanted.deadline):
+                raise DeadlineExceeded from error
+            if _flight(pin, wanted) not in self._flights:  # nobody else waits for the list
+                self._make_later(pin, wanted)
+            return self._stand_in(pin, wanted, DegradedReason.DEADLINE)
+
+    def renew(self, pin: Pin, wanted: WantedList, why: str) -> None:
+        """Makes the next list while another is served, unless that is being done or too much is.
+
+        Args:
+            pin: The catalog and the models.
+            wanted: The list.
+            why: A reason that the counter of renewals knows.
+        """
+        if wanted.key in self._renewals or len(self._renewals) >= MAX_RENEWALS:
+            return
+        self._refreshes.refreshed(why)
+        task = asyncio.create_task(self._run_renewal(pin, wanted), name="timeline-renewal")
+        self._renewals[wanted.key] = task
+
+    async def aclose(self) -> None:
+        """Ends what goes on without a caller."""
+        tasks = [*self._renewals.values(), *self._keeping]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _make_shared(self, pin: Pin, wanted: WantedList) -> TimelineSnapshot:
+        """Makes a list, or shares in one that is being made by the same model."""
+        flight = _flight(pin, wanted)
+        while True:
+            joined = flight in self._flights
+            snapshot = await self._flights.run(flight, lambda: self._make(pin, wanted))
+            if not joined or snapshot.degraded_reason is not DegradedReason.DEADLINE:
+                return snapshot
+            # Who began it was in more of a hurry than this caller may be. Whoever comes first begins anew,
+            # the others join again.
+
+    async def _make(self, pin: Pin, wanted: WantedList) -> TimelineSnapshot:
+        try:
+            with self._gate.work(self._ranker.most_candidates(pin.snapshot)):
+                snapshot = await self._ranker.rank(pin, wanted.audience, wanted.deadline - RESERVE)
+        except ScoringFailed as failure:
+            reason = degraded_reason(failure)
+            if reason in HURRIED:
+                self._make_later(pin, wanted)
+            return self._stand_in(pin, wanted, reason)
+        if wanted.policy.writes:
+            await self._store.make_latest(wanted.key, snapshot)
+        else:
+            await self._store.keep(wanted.key, snapshot)
+        return snapshot
+
+    def _make_later(self, pin: Pin, wanted: WantedList) -> None:
+        """Has a list made that there was no time for, so that the next who asks finds it."""
+        if wanted.policy.writes:
+            self.renew(pin, wanted, "degraded")
+
+    async def _run_renewal(self, pin: Pin, wanted: WantedList) -> None:
+        try:
+            snapshot = await self._ranker.rank(pin, wanted.audience, None)
+        except ScoringFailed:
+            return  # what is served now is served on
+        else:
+            await self._store.make_latest(wanted.key, snapshot)
+        finally:
+            del self._renewals[wanted.key]
+
+    def _stand_in(self, pin: Pin, wanted: WantedList, reason: DegradedReason) -> TimelineSnapshot:
+        """The list by the heuristic; one for all who ask within a moment, for they may be many."""
+        known = self._stand_ins.get(wanted.key)
+        if (
+            known is not None
+            and known.degraded_reason is reason
+            and self._clock() - known.made_at < STAND_IN_SECONDS
+        ):
+            return known
+        snapshot = self._ranker.rank_degraded(pin.snapshot, wanted.audience, reason)
+        if len(self._stand_ins) >= MAX_STAND_INS:
+            self._stand_ins.clear()
+        self._stand_ins[wanted.key] = snapshot
+        # No time to wait until it is kept; most often it is by the time that its token comes back.
+        keeping = asyncio.create_task(self._store.keep(wanted.key, snapshot))
+        self._keeping.add(keeping)
+        keeping.add_done_callback(self._keeping.discard)
+        return snapshot
+
+
+def _flight(pin: Pin, wanted: WantedList) -> bytes:
+    """Names what is made together: by one model, and not for who wants a new list what was begun before."""
+    model = pin.active.version if pin.active else ""
+    return b"%b %b %b" % (wanted.key, wanted.policy.value.encode(), model.encode())

@@ -1,0 +1,127 @@
+"""Making lists: together, in time, ahead of need, and not too many."""
+
+import asyncio
+
+import pytest
+
+from animora_server.errors import Overloaded, Refused, TooLate
+from animora_server.types import CachePolicy, CacheStatus, DegradedReason, RankerName
+from tests.timeline.worlds import LOGITS, USER, World
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_a_store_that_is_slow_leaves_time_for_the_heuristic(world):
+    async def never(key):
+        await asyncio.Event().wait()
+
+    world.store.latest = never
+
+    assert (await world.page(timeout=0.02)).degraded_reason is DegradedReason.DEADLINE
+
+
+async def test_where_the_model_refuses_a_deadline_the_heuristic_answers_and_the_list_is_made_later(world):
+    world.model.least_time = 0.5
+
+    page = await world.page(timeout=0.3)
+    await world.store.until_made(1)
+
+    assert page.degraded_reason is DegradedReason.DEADLINE
+    assert world.refreshes.why == ["degraded"]
+    assert (await world.page(timeout=0.3)).ranker is RankerName.NEUCF
+
+
+async def test_who_joins_one_with_too_little_time_begins_anew(world):
+    world.model.least_time = 0.5
+    world.model.gate = asyncio.Event()
+    hasty = asyncio.create_task(world.page(timeout=0.2))
+    patient = asyncio.create_task(world.page(timeout=5))
+    world.model.gate.set()
+
+    assert (await hasty).degraded_reason is DegradedReason.DEADLINE
+    assert (await patient).ranker is RankerName.NEUCF
+
+
+async def test_one_list_by_the_heuristic_stands_in_for_all_who_ask_within_a_moment(world):
+    world.model.failure = Overloaded()
+
+    first, second = await world.page(), await world.page()
+    world.clock.now += 2.0
+    third = await world.page()
+
+    assert first.scores.tolist() == second.scores.tolist() != third.scores.tolist()
+    assert len(world.store.kept) == 2
+
+
+async def test_a_renewal_that_fails_keeps_nothing(world):
+    await world.page()
+    world.clock.now += world.settings.ttl * 1.1
+    world.model.failure = Overloaded()
+    world.model.called.clear()
+
+    assert (await world.page()).cache is CacheStatus.STALE
+    await world.model.called.wait()
+    await world.producer.aclose()
+
+    assert not world.store.kept
+    assert len(world.store.made_latest) == 1
+
+
+async def test_who_wants_a_new_list_does_not_join_one_that_was_begun_before(world):
+    world.model.gate = asyncio.Event()
+    one = asyncio.create_task(world.page())
+    await world.model.called.wait()
+    two = asyncio.create_task(world.page(cache_policy=CachePolicy.REFRESH))
+    world.model.gate.set()
+    await asyncio.gather(one, two)
+
+    assert world.model.calls == 2
+
+
+async def test_who_comes_after_a_model_swap_does_not_join_the_model_before(world):
+    world.model.gate = asyncio.Event()
+    before = asyncio.create_task(world.page())
+    await world.model.called.wait()
+    world.pin.activate(LOGITS, "v2")
+    after = asyncio.create_task(world.page())
+    world.model.gate.set()
+
+    assert (await before).model_version == "v1"
+    assert (await after).model_version == "v2"
+
+
+async def test_who_misses_does_not_wait_for_a_renewal_that_lets_others_go_first(world):
+    await world.page()
+    world.clock.now += world.settings.ttl * 1.1
+    world.model.bulk_gate = asyncio.Event()  # never
+
+    assert (await world.page()).cache is CacheStatus.STALE
+    page = await world.page(cache_policy=CachePolicy.REFRESH)
+
+    assert page.degraded_reason is None
+    await world.producer.aclose()
+
+
+async def test_more_than_the_gate_admits_is_refused_and_hits_are_not(world):
+    await world.page(8)
+    world.model.gate = asyncio.Event()
+    making = [asyncio.create_task(world.page(user)) for user in range(10, 43)]  # 33 x 30 candidates
+    while len(world.model.deadlines) < 34:
+        world.model.called.clear()
+        await world.model.called.wait()
+
+    with pytest.raises(Refused):
+        await world.page(USER)
+    assert (await world.page(8)).cache is CacheStatus.HIT
+    world.model.gate.set()
+    await asyncio.gather(*making)
+    assert (await world.page(USER)).ranker is RankerName.NEUCF
+
+
+async def test_a_deadline_that_the_model_refuses_is_told_so(world):
+    world.model.failure = TooLate()
+
+    assert (await world.page()).degraded_reason is DegradedReason.DEADLINE

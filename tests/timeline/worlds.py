@@ -1,0 +1,73 @@
+"""A small world around Timelines: thirty posts, a model that knows users below 100, fakes at the edges."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+
+from animora_server.ranker.heuristic import Heuristic
+from animora_server.service.gate import Gate
+from animora_server.settings import TimelineSettings
+from animora_server.timeline import (
+    FeedRanker,
+    ListExplainer,
+    ListProducer,
+    Lists,
+    LocalTimelines,
+    PagePolicy,
+    Timelines,
+    TokenSigner,
+)
+from animora_server.types import TimelineQuery
+from tests.ranker.catalogs import NOW, snapshot
+from tests.timeline.fakes import Clock, CountingStore, FakePin, Refreshes
+
+USER, COLD = 7, 500
+HOUR = 3600.0
+# Post n is n hours old, and the better the younger; even ones are of author 1000, odd ones of 1001.
+POSTS = {post: {"author": 1000 + post % 2, "age": post * HOUR} for post in range(1, 31)}
+LOGITS = {post: 3.0 - post / 10 for post in POSTS}
+ALL = list(POSTS)
+
+
+class World:
+    """Timelines with fakes around them."""
+
+    def __init__(self, **settings):
+        self.settings = TimelineSettings(**{"early_refresh": 0.0, **settings})
+        self.clock = Clock()
+        self.pin = FakePin(snapshot(POSTS))
+        self.model = self.pin.activate(LOGITS)
+        self.store = CountingStore(LocalTimelines(2400.0, self.clock))
+        self.refreshes = Refreshes()
+        heuristic = Heuristic()
+        ranker = FeedRanker(heuristic, self.settings, self.clock)
+        self.gate = Gate(max_calls=1, max_rows=1000)
+        self.producer = ListProducer(self.store, ranker, self.gate, self.refreshes, self.clock)
+        lists = Lists(self.store, self.producer, self.settings, self.clock)
+        self.timelines = Timelines(
+            self.pin,
+            lists,
+            ranker,
+            ListExplainer(heuristic, ranker.reranking),
+            PagePolicy(self.settings, "digest", TokenSigner(b"k" * 16), 600.0),
+            self.clock,
+        )
+
+    async def page(self, user_id=USER, timeout=5.0, **query):
+        deadline = asyncio.get_running_loop().time() + timeout
+        return await self.timelines.page(TimelineQuery(user_id, query.pop("size", 10), deadline, **query))
+
+    async def all_pages(self, **query):
+        page = await self.page(**query)
+        posts = page.post_ids.tolist()
+        while page.next_page_token:
+            page = await self.page(page_token=page.next_page_token, **query)
+            posts += page.post_ids.tolist()
+        return posts
+
+    def add(self, newer: dict[int, dict[str, float]], **more) -> None:
+        """Has posts arrive ten seconds after NOW; the rest is as for `snapshot`."""
+        later = snapshot({**POSTS, **newer}, **more)
+        arrived_at = np.where(np.isin(later.post_ids, list(newer)), NOW + 10, NOW)
+        self.pin.snapshot = replace(later, arrived_at=arrived_at, read_at=NOW + 10)
