@@ -185,7 +185,7 @@ class TimelineSettings(Section):
 
     window_days: float = Field(default=30.0, gt=0, description="days after which a post leaves all timelines")
     max_candidates: int = Field(
-        default=10_000, ge=1, le=1_000_000, description="newest posts that are ranked for a timeline"
+        default=10_000, ge=1, le=100_000, description="newest posts that are ranked for a timeline"
     )
     max_posts: int = Field(default=500, ge=1, le=100_000, description="best posts that a timeline keeps")
     max_bytes: int = Field(
