@@ -272,8 +272,9 @@ class PrecomputeSettings(Section):
     )
     resume_within: float = Field(
         default=21_600.0,
-        gt=0,
-        description="seconds in which an unfinished generation is gone on with; an older one is begun anew",
+        ge=600,
+        description="seconds for which an unfinished generation waits to be gone on with, from when something "
+        "was last written for it; then a new one is begun",
     )
 
 

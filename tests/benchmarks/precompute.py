@@ -81,7 +81,7 @@ async def measure(feed: SampleFeed, out: Console) -> None:
     turns = []
     for number in range(ROUNDS + 1):
         alone = pairs_a_second(scorer, rows, users, threads)
-        async with RedisGenerations(settings.cache, settings.timeline) as generations:
+        async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
             turn = Turn(alone, await run(settings, Order(), generations, Unwatched()))
         if number:  # the first round warms up
             turns.append(turn)

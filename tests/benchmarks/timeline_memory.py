@@ -15,7 +15,7 @@ from rich.table import Table
 
 from animora_server.cache import RedisGenerations
 from animora_server.embedded import EmbeddedRedis
-from animora_server.settings import CacheSettings, TimelineSettings
+from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
 from animora_server.timeline.keys import timeline_key
 from animora_server.types import Generation, IntArray, RankerName, TimelineSnapshot
 
@@ -41,7 +41,9 @@ async def measure(url: str, users: int, posts: int, span: int) -> Measured:
     random = np.random.default_rng(posts)
     async with (
         redis.asyncio.from_url(url) as client,
-        RedisGenerations(CacheSettings(url=SecretStr(url)), TimelineSettings()) as generations,
+        RedisGenerations(
+            CacheSettings(url=SecretStr(url)), TimelineSettings(), PrecomputeSettings()
+        ) as generations,
     ):
         await client.execute_command("FLUSHALL", "SYNC")  # or the one before is still being freed
         before = await client.info("memory")

@@ -12,12 +12,13 @@ from redis.asyncio import Redis
 
 from animora_server.cache import GenerationWatch, RedisGenerations, RedisTimelines, SharedRedis
 from animora_server.metrics import CacheMetrics
-from animora_server.settings import CacheSettings, TimelineSettings
+from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
 from animora_server.types import Generation, RankerName, TimelineSnapshot
 
 KEY = b"{7}:0123456789abcdef:new"
 NOW = 1_800_000_000.0
 TIMELINE = TimelineSettings()
+PRECOMPUTE = PrecomputeSettings()
 
 
 def make_list(made_at: float = NOW, *, name: bytes = b"list", posts: int = 500) -> TimelineSnapshot:
@@ -63,7 +64,7 @@ class Stores:
         self.redis = SharedRedis(settings, metrics)
         self.watch = GenerationWatch(self.redis, interval, metrics)
         self.timelines = RedisTimelines(self.redis, self.watch, TIMELINE, metrics)
-        self.generations = RedisGenerations(settings, TIMELINE)
+        self.generations = RedisGenerations(settings, TIMELINE, PRECOMPUTE)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Stores":

@@ -15,7 +15,12 @@ from redis.asyncio import Redis
 from animora_server.cache import RedisGenerations
 from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.generation_record import decode_generation, encode_generation
-from animora_server.cache.keys import building_generation_key, current_generation_key, list_key
+from animora_server.cache.keys import (
+    building_generation_key,
+    current_generation_key,
+    finished_shards_key,
+    list_key,
+)
 from animora_server.embedded import EmbeddedRedis
 from animora_server.errors import GenerationGone, StoreError
 from animora_server.settings import CacheSettings
@@ -23,6 +28,7 @@ from animora_server.types import Generation
 from tests.cache.stores import (
     KEY,
     NOW,
+    PRECOMPUTE,
     TIMELINE,
     Stores,
     lives,
@@ -215,12 +221,60 @@ async def test_every_key_of_a_build_expires(stores: Stores, client: Redis):
     await stores.generations.begin(generation)
     await stores.generations.put(generation, [(KEY, of_generation(generation))])
     await stores.generations.finish_shard(generation, 0)
-    built = await lives(client)
-    assert len(built) == 3
-    least = 1000 * (TIMELINE.precomputed_ttl + TIMELINE.stale_ttl + TIMELINE.token_ttl)
-    assert all(least - 60_000 < life <= 1.1 * least + 1 for life in built.values())
-    await stores.generations.finish_shard(generation, 1)
+    assert len(await lives(client)) == 3
     assert all(life > 0 for life in (await lives(client)).values())
+    await stores.generations.finish_shard(generation, 1)
+    served = await lives(client)
+    assert set(served) == {CURRENT, list_key(b"animora:", generation.generation_id, KEY)}
+    least = 1000 * (TIMELINE.precomputed_ttl + TIMELINE.stale_ttl + TIMELINE.token_ttl)
+    assert all(least - 60_000 < life <= 1.1 * least + 1 for life in served.values())
+
+
+@pytest.mark.parametrize("sign", ["present", "put", "finish_shard"])
+async def test_a_build_is_forgotten_so_long_after_its_last_sign_of_life(
+    generations: RedisGenerations, client: Redis, sign: str
+):
+    generation = make_generation(shards=3)
+    await generations.begin(generation)
+    await generations.finish_shard(generation, 0)
+    done = finished_shards_key(b"animora:", generation.generation_id)
+    for key in (BUILDING, done):
+        await client.pexpire(key, 60_000)
+    match sign:
+        case "present":
+            await generations.present(generation, [KEY])
+        case "put":
+            await generations.put(generation, [])
+        case _:
+            await generations.finish_shard(generation, 1)
+    left = await lives(client)
+    whole = 1000 * PRECOMPUTE.resume_within
+    assert all(whole - 60_000 < left[key] <= whole for key in (BUILDING, done))
+
+
+async def test_what_is_done_for_another_generation_is_no_sign_of_life(
+    generations: RedisGenerations, client: Redis
+):
+    old, new = make_generation(), make_generation(NOW + 1, name=b"another")
+    await generations.begin(new)
+    await client.pexpire(BUILDING, 60_000)
+    await generations.put(old, [(KEY, of_generation(old))])
+    assert await generations.begin(old) == new  # nor is it that someone would like to join
+    assert await client.pttl(BUILDING) <= 60_000
+
+
+async def test_a_build_that_was_forgotten_cannot_be_finished_and_another_begins(
+    generations: RedisGenerations, client: Redis
+):
+    old, new = make_generation(), make_generation(NOW + 1, name=b"another")
+    await generations.begin(old)
+    assert await generations.building() == old
+    await client.delete(BUILDING)
+    assert await generations.building() is None
+    await generations.put(old, [(KEY, of_generation(old))])
+    with pytest.raises(GenerationGone, match="resume_within"):
+        await generations.finish_shard(old, 0)
+    assert await generations.begin(new) == new
 
 
 async def test_a_poisoned_record_is_none_and_is_deleted(stores: Stores, client: Redis):
@@ -250,7 +304,7 @@ async def test_a_redis_that_does_not_do_what_it_is_asked_is_an_error_and_nothing
     generation = make_generation()
     lists = [(KEY, of_generation(generation))]
     async with (
-        RedisGenerations(CacheSettings(url=SecretStr(server.url)), TIMELINE) as generations,
+        RedisGenerations(CacheSettings(url=SecretStr(server.url)), TIMELINE, PRECOMPUTE) as generations,
         redis.asyncio.from_url(server.url) as client,
     ):
         await generations.begin(generation)

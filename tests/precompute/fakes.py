@@ -12,7 +12,7 @@ class FakeGenerations:
     """See precompute.protocols.GenerationStore; `failures` calls fail before the next one succeeds."""
 
     finished: Generation | None = None
-    building: Generation | None = None
+    begun: Generation | None = None
     lists: dict[bytes, dict[bytes, TimelineSnapshot]] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     retired: list[Generation] = field(default_factory=list)
@@ -23,16 +23,20 @@ class FakeGenerations:
         self._called("current")
         return self.finished
 
+    async def building(self) -> Generation | None:
+        self._called("building")
+        return self.begun
+
     async def begin(self, generation: Generation) -> Generation:
         self._called("begin")
-        if self.building is None:
-            self.building = generation
-        return self.building
+        if self.begun is None:
+            self.begun = generation
+        return self.begun
 
     async def abandon(self, generation: Generation) -> None:
         self._called("abandon")
-        if self.building and self.building.generation_id == generation.generation_id:
-            self.building, self.done = None, set()
+        if self.begun and self.begun.generation_id == generation.generation_id:
+            self.begun, self.done = None, set()
 
     async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
         self._called("present")
@@ -48,7 +52,7 @@ class FakeGenerations:
         self._called("finish_shard")
         self.done.add(shard)
         if len(self.done) == generation.shards:
-            self.finished, self.building, self.done = generation, None, set()
+            self.finished, self.begun, self.done = generation, None, set()
         return self.finished is generation
 
     async def retire(self, generation: Generation) -> int:

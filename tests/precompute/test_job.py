@@ -107,7 +107,7 @@ async def test_lists_are_of_the_generations_id_time_and_reading(settings, store,
 async def test_the_same_record_gives_the_same_lists_whenever_and_however_often(settings, store, watch):
     first = await run(settings, Order(), store, watch)
     lists = store.lists.pop(first.generation.generation_id)
-    store.building = first.generation
+    store.begun = first.generation
     again = await run(settings, Order(), store, watch)
     assert again.resumed
     assert not again.catalog_changed
@@ -119,7 +119,7 @@ async def test_a_resume_ranks_whole_the_chunks_that_lack_a_list(settings, store,
     stored = store.lists[first.generation.generation_id]
     before = dict(stored)
     del stored[key(settings, 7)]
-    store.building = first.generation
+    store.begun = first.generation
     again = await run(settings, Order(), store, watch)
     assert (again.totals.ranked, again.totals.kept) == (len(USERS), 0)
     assert same(store.lists[first.generation.generation_id], before)
@@ -127,7 +127,7 @@ async def test_a_resume_ranks_whole_the_chunks_that_lack_a_list(settings, store,
 
 async def test_a_resume_passes_over_what_is_stored(settings, store, watch):
     first = await run(settings, Order(), store, watch)
-    store.building = first.generation
+    store.begun = first.generation
     store.calls.clear()
     again = await run(settings, Order(), store, watch)
     assert (again.totals.ranked, again.totals.kept) == (0, len(USERS))
@@ -137,7 +137,7 @@ async def test_a_resume_passes_over_what_is_stored(settings, store, watch):
 async def test_a_resume_ranks_by_the_model_that_the_generation_began_with(settings, models, store, watch):
     first = await run(settings, Order(), store, watch)
     lists = store.lists.pop(first.generation.generation_id)
-    store.building = first.generation
+    store.begun = first.generation
     models.publish(tiny_artifact("v2", seed=2)[0])
     models.activate("v2")
     await run(settings, Order(), store, watch)
@@ -146,7 +146,7 @@ async def test_a_resume_ranks_by_the_model_that_the_generation_began_with(settin
 
 async def test_a_model_that_left_the_store_is_named_with_the_way_out(settings, store, watch):
     first = await run(settings, Order(), store, watch)
-    store.building = replace(first.generation, model_version="gone")
+    store.begun = replace(first.generation, model_version="gone")
     with pytest.raises(ConfigurationError, match=r"model gone .*--restart") as raised:
         await run(settings, Order(), store, watch)
     assert isinstance(raised.value.__cause__, VersionNotFound)
@@ -154,7 +154,7 @@ async def test_a_model_that_left_the_store_is_named_with_the_way_out(settings, s
 
 async def test_a_catalog_that_changed_is_told(settings, database, store, watch):
     first = await run(settings, Order(), store, watch)
-    store.building = first.generation
+    store.begun = first.generation
     await database.execute("insert into animora_app.block_relations (blocker_id, blocked_id) values (7, 8)")
     assert (await run(settings, Order(), store, watch)).catalog_changed
 
@@ -167,7 +167,7 @@ async def test_without_a_model_the_heuristic_ranks_for_all(settings, store, watc
 
 async def test_a_resume_without_the_models_store_is_refused_with_the_way_out(settings, store, watch):
     first = await run(settings, Order(), store, watch)
-    store.building, store.lists = first.generation, {}
+    store.begun, store.lists = first.generation, {}
     with pytest.raises(ConfigurationError, match=r"models\.store: .* model v1's: .*--restart"):
         await run(with_options(settings, models={"store": ""}), Order(), store, watch)
     assert store.lists == {}
@@ -182,13 +182,13 @@ async def test_a_store_without_an_active_version_does_not_replace_a_models_lists
     by_the_model = await run(settings, Order(), store, watch)
     with pytest.raises(ConfigurationError, match=r"models\.store: no version is active"):
         await run(elsewhere, Order(), store, watch)
-    assert (store.finished, store.building) == (by_the_model.generation, None)
+    assert (store.finished, store.begun) == (by_the_model.generation, None)
 
 
 async def test_a_model_that_was_activated_meanwhile_is_told(settings, models, store, watch):
-    store.building = (await run(settings, Order(), store, watch)).generation
+    store.begun = (await run(settings, Order(), store, watch)).generation
     assert not (await run(settings, Order(), store, watch)).model_changed
-    store.building = store.finished
+    store.begun = store.finished
     models.publish(tiny_artifact("v2", seed=2)[0])
     models.activate("v2")
     assert (await run(settings, Order(), store, watch)).model_changed
@@ -232,8 +232,8 @@ async def test_with_active_days_those_who_did_something_lately_get_lists(setting
 
 
 async def test_a_restart_begins_anew(settings, store, watch):
-    store.building = replace((await run(settings, Order(), store, watch)).generation, settings_digest="other")
-    abandoned = store.building.generation_id
+    store.begun = replace((await run(settings, Order(), store, watch)).generation, settings_digest="other")
+    abandoned = store.begun.generation_id
     with pytest.raises(ConfigurationError, match="--restart"):
         await run(settings, Order(), store, watch)
     summary = await run(settings, Order(restart=True), store, watch)
@@ -242,14 +242,14 @@ async def test_a_restart_begins_anew(settings, store, watch):
 
 
 async def test_a_restart_that_cannot_begin_anew_abandons_nothing(settings, store, watch):
-    store.building = begun = (await run(settings, Order(), store, watch)).generation
+    store.begun = begun = (await run(settings, Order(), store, watch)).generation
     nowhere = Settings.model_validate(
         settings.model_dump(exclude={"database"})
         | {"database": {"url": "postgresql:///nothing?host=/nowhere"}, "cache": {}, "timeline": {}}
     )
     with pytest.raises(StoreError):
         await run(nowhere, Order(restart=True), store, watch)
-    assert store.building == begun
+    assert store.begun == begun
 
 
 async def test_only_shard_0_may_restart(settings, store, watch):
@@ -266,7 +266,7 @@ async def test_a_store_that_fails_ends_the_run_and_keeps_the_generation_for_a_re
     full = Full()
     with pytest.raises(StoreError, match="full"):
         await run(settings, Order(), full, watch)
-    assert full.building is not None
+    assert full.begun is not None
     assert full.finished is None
 
 
@@ -290,5 +290,5 @@ async def test_a_run_that_is_cancelled_ends_soon_whatever_its_pace(settings, sto
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert store.building is not None
+    assert store.begun is not None
     assert store.finished is None

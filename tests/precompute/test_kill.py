@@ -62,12 +62,12 @@ async def values(client):
 
 async def begin(settings, record):
     """Begins a generation whose record is given, so that several runs have the same time and id."""
-    async with RedisGenerations(settings.cache, settings.timeline) as generations:
+    async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
         assert await generations.begin(record) == record
 
 
 async def finish(settings):
-    async with RedisGenerations(settings.cache, settings.timeline) as generations:
+    async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
         return await run(settings, Order(), generations, Watch())
 
 

@@ -18,6 +18,7 @@ async def call_all(generations):
         await generations.present(FIRST, [b"key"]),
         await generations.put(FIRST, []),
         await generations.finish_shard(FIRST, 0),
+        await generations.building(),
         await generations.abandon(FIRST),
         await generations.begin(LATER),
         await generations.current(),
@@ -26,7 +27,7 @@ async def call_all(generations):
 
 
 async def test_it_does_what_the_store_does(patient):
-    assert await call_all(patient) == [FIRST, [False], 0, False, None, LATER, None, 0]
+    assert await call_all(patient) == [FIRST, [False], 0, False, FIRST, None, LATER, None, 0]
 
 
 async def test_a_call_that_fails_is_made_again(patient, store):

@@ -15,7 +15,7 @@ from animora_server.cache.list_layout import encode_list
 from animora_server.cache.timelines import ListLife
 from animora_server.cache.writes import Write
 from animora_server.errors import GenerationGone, StoreError
-from animora_server.settings import CacheSettings, TimelineSettings
+from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
 from animora_server.types import Generation, TimelineSnapshot
 
 COMMAND_TIMEOUT = 10.0  # seconds; no page waits for this
@@ -33,11 +33,22 @@ if current and string.find(current, ARGV[1], 1, true) then return {_IS_CURRENT} 
 local building = redis.call('GET', KEYS[2])
 if not (building and string.find(building, ARGV[1], 1, true)) then return {_IS_UNKNOWN} end
 redis.call('SADD', KEYS[3], ARGV[2])
-redis.call('PEXPIRE', KEYS[3], ARGV[4])
-if redis.call('SCARD', KEYS[3]) < tonumber(ARGV[3]) then return {_GOES_ON} end
-redis.call('SET', KEYS[1], building, 'PX', ARGV[4])
+if redis.call('SCARD', KEYS[3]) < tonumber(ARGV[3]) then
+    redis.call('PEXPIRE', KEYS[2], ARGV[4])
+    redis.call('PEXPIRE', KEYS[3], ARGV[4])
+    return {_GOES_ON}
+end
+redis.call('SET', KEYS[1], building, 'PX', ARGV[5])
 redis.call('DEL', KEYS[2], KEYS[3])
 return {_IS_CURRENT}
+"""
+KEEP = """
+local building = redis.call('GET', KEYS[2])
+if building and string.find(building, ARGV[1], 1, true) then
+    redis.call('PEXPIRE', KEYS[2], ARGV[2])
+    redis.call('PEXPIRE', KEYS[3], ARGV[2])
+end
+return 0
 """
 ABANDON = """
 local building = redis.call('GET', KEYS[2])
@@ -52,14 +63,17 @@ class RedisGenerations:
     Use it as an async context manager.
     """
 
-    def __init__(self, cache: CacheSettings, timeline: TimelineSettings) -> None:
+    def __init__(
+        self, cache: CacheSettings, timeline: TimelineSettings, precompute: PrecomputeSettings
+    ) -> None:
         self._cache = cache
         self._prefix = f"{cache.prefix}:".encode()
         self._life = ListLife(timeline)
         self._retired_life = round(1000 * (timeline.token_ttl + RETIREMENT_MARGIN))
-        # As long as a list lives at least: after that there is nothing left to resume, or to serve.
+        self._building_life = round(1000 * precompute.resume_within)  # from the last sign of life
+        # As long as a list lives at least: after that there is nothing left to serve.
         seconds = timeline.precomputed_ttl + timeline.stale_ttl + timeline.token_ttl
-        self._record_life = round(1000 * seconds)
+        self._current_life = round(1000 * seconds)
         self._client: Redis | RedisCluster
 
     async def __aenter__(self) -> Self:
@@ -82,15 +96,19 @@ class RedisGenerations:
         """See GenerationStore."""
         return await self._record(keys.current_generation_key(self._prefix))
 
+    async def building(self) -> Generation | None:
+        """See GenerationStore."""
+        return await self._record(keys.building_generation_key(self._prefix))
+
     async def begin(self, generation: Generation) -> Generation:
         """See GenerationStore."""
         key = keys.building_generation_key(self._prefix)
         while True:
             with _failures_named():
                 begun = await self._client.set(
-                    key, encode_generation(generation), px=self._record_life, nx=True
+                    key, encode_generation(generation), px=self._building_life, nx=True
                 )
-            building = generation if begun else await self._record(key)
+            building = generation if begun else await self.building()
             if building is not None:
                 return building
             # It was finished, or expired, or was no record, in between.
@@ -108,6 +126,7 @@ class RedisGenerations:
                 pipeline.exists(self._list_key(generation, key))
             with _failures_named():
                 present += [reply == 1 for reply in await pipeline.execute()]
+        await self._keep(generation)
         return present
 
     async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> int:
@@ -120,13 +139,19 @@ class RedisGenerations:
                 size += len(write.value or b"")
             with _failures_named():
                 await pipeline.execute()
+        await self._keep(generation)
         return size
 
     async def finish_shard(self, generation: Generation, shard: int) -> bool:
         """See GenerationStore. One script, so that of shards that finish at once exactly one swaps."""
-        state = await self._run(FINISH, generation, shard, generation.shards, self._record_life)
+        state = await self._run(
+            FINISH, generation, shard, generation.shards, self._building_life, self._current_life
+        )
         if state == _IS_UNKNOWN:
-            raise GenerationGone("the generation is not being built any more: another run has abandoned it")
+            raise GenerationGone(
+                "the generation is not being built any more: another run has abandoned it, or nothing was "
+                "written for longer than precompute.resume_within"
+            )
         return state == _IS_CURRENT
 
     async def retire(self, generation: Generation) -> int:
@@ -143,6 +168,10 @@ class RedisGenerations:
                     batch = []
             await self._shorten(batch)
         return count + len(batch)
+
+    async def _keep(self, generation: Generation) -> None:
+        """Lets a generation that is being built live on: a run is at work for it."""
+        await self._run(KEEP, generation, self._building_life)
 
     async def _shorten(self, keys: list[bytes]) -> None:
         pipeline = self._client.pipeline(transaction=False)

@@ -155,5 +155,5 @@ def _outcome(ray: Any, reference: Any, shard: Shard) -> Outcome:
 
 
 async def _abandon_unfinished(settings: Settings) -> None:
-    async with RedisGenerations(settings.cache, settings.timeline) as generations:
+    async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
         await abandon_unfinished(generations)

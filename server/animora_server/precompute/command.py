@@ -21,7 +21,7 @@ GOES_ON = "what is written stays, and the same command goes on from there"
 
 async def run_in_redis(settings: Settings, order: Order, watch: RunWatch) -> Summary:
     """A run into the Redis of the settings. Raises as `job.run` does."""
-    async with RedisGenerations(settings.cache, settings.timeline) as generations:
+    async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
         return await run(settings, order, PatientGenerations(generations), watch)
 
 

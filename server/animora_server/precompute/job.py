@@ -114,7 +114,7 @@ async def _plan(
         await _keep_models_lists(store)
     if order.restart:  # now that a new one can be begun
         await abandon_unfinished(store)
-    plan = await join(store, proposal, settings.precompute.resume_within)
+    plan = await join(store, proposal)
     version = plan.generation.model_version
     if version and models is None:
         raise ConfigurationError(

@@ -36,6 +36,10 @@ class PatientGenerations:
         """See GenerationStore."""
         return await self._patiently(self._store.current)
 
+    async def building(self) -> Generation | None:
+        """See GenerationStore."""
+        return await self._patiently(self._store.building)
+
     async def begin(self, generation: Generation) -> Generation:
         """See GenerationStore."""
         return await self._patiently(lambda: self._store.begin(generation))

@@ -1,16 +1,11 @@
 """The plan: which generation a run builds, a new one or the one that an earlier run left unfinished."""
 
 import secrets
-import time
 from dataclasses import dataclass
-
-import structlog
 
 from animora_server.errors import ConfigurationError
 from animora_server.precompute.protocols import GenerationStore
 from animora_server.types import Generation
-
-log = structlog.get_logger(__name__)
 
 ID_BYTES = 16
 RESTART = "say --restart to abandon it and begin anew"
@@ -38,28 +33,18 @@ def fresh_id() -> bytes:
     return secrets.token_bytes(ID_BYTES)
 
 
-async def join(store: GenerationStore, proposal: Generation, resume_within: float) -> Plan:
+async def join(store: GenerationStore, proposal: Generation) -> Plan:
     """Begins the generation that is proposed, or goes on with the one that is being built.
 
     Args:
         store: Where generations are.
-        proposal: What a new one would be; its `made_at` is now.
-        resume_within: Seconds after which an unfinished one is not worth finishing.
+        proposal: What a new one would be.
 
     Raises:
         ConfigurationError: The one being built has other settings or shards.
         StoreError: Redis did not answer.
     """
     building = await store.begin(proposal)
-    if building.made_at < proposal.made_at - resume_within:
-        log.warning(
-            "what an earlier run left unfinished is abandoned: it was begun longer than "
-            "precompute.resume_within ago",
-            generation=building.generation_id.hex(),
-            seconds=round(proposal.made_at - building.made_at),
-        )
-        await store.abandon(building)
-        building = await store.begin(proposal)
     if building.settings_digest != proposal.settings_digest:
         raise ConfigurationError(
             "a generation is being built with other settings (timeline.* or ranking.*): "
@@ -79,19 +64,11 @@ async def join(store: GenerationStore, proposal: Generation, resume_within: floa
 
 
 async def abandon_unfinished(store: GenerationStore) -> None:
-    """Makes sure that no generation is being built.
+    """Ends the building of the generation that is being built, if there is one.
 
     Raises:
         StoreError: Redis did not answer.
     """
-    # Beginning one is how to learn of the one that is being built; where there is none, this one goes again.
-    nothing = Generation(
-        generation_id=fresh_id(),
-        made_at=time.time(),
-        read_at=0.0,
-        model_version="",
-        catalog_digest="",
-        settings_digest="",
-        shards=1,
-    )
-    await store.abandon(await store.begin(nothing))
+    building = await store.building()
+    if building is not None:
+        await store.abandon(building)

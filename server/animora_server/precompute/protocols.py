@@ -9,12 +9,19 @@ from animora_server.types import Generation, TimelineSnapshot
 class GenerationStore(Protocol):
     """Generations of precomputed lists: at most one is current and at most one is being built.
 
+    One that is being built is forgotten once it has been left alone for too long: looking for its lists,
+    storing lists and finishing a shard keep it.
+
     Every method raises StoreError where Redis does not do what it is asked; nothing is lost then, and the
     same call may be made again.
     """
 
     async def current(self) -> Generation | None:
         """The generation that timelines are served from."""
+        ...
+
+    async def building(self) -> Generation | None:
+        """The generation that is being built."""
         ...
 
     async def begin(self, generation: Generation) -> Generation:
@@ -44,7 +51,7 @@ class GenerationStore(Protocol):
             Whether it is current now. Finishing a shard twice changes nothing.
 
         Raises:
-            GenerationGone: It was abandoned.
+            GenerationGone: It was abandoned, or left alone for too long.
         """
         ...
 
