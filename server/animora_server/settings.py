@@ -201,7 +201,9 @@ class TimelineSettings(Section):
         description="seconds after that in which it may be served, as STALE, while it is ranked anew",
     )
     precomputed_ttl: float = Field(
-        default=86_400.0, gt=0, description="seconds that a precomputed timeline is fresh"
+        default=100_800.0,
+        gt=0,
+        description="seconds that a precomputed timeline is fresh; a day, and four hours for the next run",
     )
     token_ttl: float = Field(
         default=1800.0, gt=0, le=7 * 86_400, description="seconds in which a user may scroll through one list"

@@ -44,6 +44,11 @@ def test_what_a_night_leaves_unfinished_is_forgotten_by_the_next(precompute_job)
     assert idle > load_settings({}, None).precompute.resume_within
 
 
+def test_by_default_lists_last_until_the_next_nights_must_be_there(precompute_job):
+    default = load_settings({}, None).timeline.precomputed_ttl
+    assert default >= DAY + precompute_job["activeDeadlineSeconds"]
+
+
 def test_its_lists_are_fresh_until_the_next_nights_must_be_there(precompute_job, container):
     environment = {variable["name"]: variable.get("value", "") for variable in container["env"]}
     settings = load_settings({"ANIMORA_GRPC_HOST": "127.0.0.1"} | environment, None)
