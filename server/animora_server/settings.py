@@ -139,7 +139,7 @@ class ScorerSettings(Section):
     dtype: Literal["float32"] = Field(default="float32", description="arithmetic of the resident model")
     threads: int = Field(default=1, ge=1, description="CPU threads of one batch")
     max_batch_rows: int = Field(
-        default=8192, ge=1024, description="rows scored at once; a larger request is split"
+        default=8192, ge=256, description="rows scored at once; a larger request is split"
     )
     max_queue_rows: int = Field(
         default=200_000, gt=0, description="rows waiting before the heuristic answers instead"
@@ -189,7 +189,7 @@ class TimelineSettings(Section):
     )
     max_posts: int = Field(default=500, ge=1, le=100_000, description="best posts that a timeline keeps")
     max_bytes: int = Field(
-        default=8192, ge=256, description="bytes of Redis that one timeline may take; cuts max_posts"
+        default=8192, ge=1024, description="bytes of Redis that one timeline may take; cuts max_posts"
     )
     include_own: bool = Field(default=False, description="show users their own posts")
     page_size: int = Field(default=20, ge=1, description="posts on a page where the call does not say")
