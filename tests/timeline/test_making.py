@@ -59,13 +59,13 @@ def test_no_candidates_make_an_empty_list():
 
 @pytest.mark.parametrize("settings", [{}, {"author_discount": 0.5}])
 def test_a_list_is_cut_to_the_bytes_that_it_may_take(settings):
-    catalog = snapshot({post: {"author": post} for post in range(100)})
-    values = np.linspace(0.1, 0.9, 100).tolist()
-    listed = made(catalog, values, max_bytes=512, **settings)
-    assert 0 < len(listed.post_ids) < 100
-    assert list_bytes(listed.post_ids) <= 512
-    assert list_bytes(np.arange(len(listed.post_ids) + 1)) > 512
-    assert listed.post_ids.tolist() == list(range(99, 99 - len(listed.post_ids), -1))
+    catalog = snapshot({post: {"author": post} for post in range(200)})
+    values = np.linspace(0.1, 0.9, 200).tolist()
+    listed = made(catalog, values, max_bytes=1024, **settings)
+    assert 0 < len(listed.post_ids) < 200
+    assert list_bytes(listed.post_ids) <= 1024
+    assert list_bytes(np.arange(len(listed.post_ids) + 1)) > 1024
+    assert listed.post_ids.tolist() == list(range(199, 199 - len(listed.post_ids), -1))
     assert len(listed.rows) == len(listed.scores) == len(listed.post_ids)
 
 

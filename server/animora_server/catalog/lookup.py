@@ -6,9 +6,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.types import IntArray
+from animora_server.types import BoolArray, IntArray
 
 ABSENT = -1
+NOTHING = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,18 @@ class IdMap:
         """Values int64 (m) of ids int64 (m), -1 where absent."""
         if not len(self.ids):
             return np.full(len(ids), ABSENT, np.int64)
+        values, there = self.locate(ids)
+        values[~there] = ABSENT
+        return values
+
+    def locate(self, ids: IntArray) -> tuple[IntArray, BoolArray]:
+        """Values int64 (m) of ids int64 (m), those of others where absent, and which are there: bool (m).
+
+        The map must not be empty.
+        """
         # Methods, and take with clipping, cost half of the functions and of indexing with a bound.
         at = self.ids.searchsorted(ids)
-        values = self.values.take(at, mode="clip")
-        values[self.ids.take(at, mode="clip") != ids] = ABSENT
-        return values
+        return self.values.take(at, mode="clip"), np.equal(self.ids.take(at, mode="clip"), ids)
 
     def without(self, ids: IntArray) -> "IdMap":
         """This map less some ids."""
@@ -106,9 +114,9 @@ class Groups:
     def members_of(self, key: int) -> IntArray:
         """The set of one key, int64 (s), ascending; empty for a key that is not there."""
         at = int(self.keys.searchsorted(key))
-        if at == len(self.keys) or self.keys[at] != key:
-            return np.empty(0, np.int64)
-        return self.members[self.offsets[at] : self.offsets[at + 1]].astype(np.int64)
+        if at == len(self.keys) or self.keys.item(at) != key:
+            return NOTHING
+        return self.members[self.offsets.item(at) : self.offsets.item(at + 1)].astype(np.int64)
 
     @property
     def nbytes(self) -> int:

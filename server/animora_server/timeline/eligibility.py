@@ -111,23 +111,22 @@ def visible(catalog: CatalogSnapshot, viewer: Viewer, post_ids: IntArray, since:
 
     Every page asks this, so it is a few array operations, and none for a set that is empty.
     """
-    rows = catalog.rows(post_ids)
-    shown = rows >= 0
-    if not len(catalog):
-        return shown
-    # Row -1, of an unknown post, reads the facts of the last row, and stays hidden. For some twenty rows
-    # `take` costs a third of indexing.
-    authors = catalog.author_ids.take(rows, mode="wrap")
-    shown &= catalog.created_at.take(rows, mode="wrap") >= since
-    shown &= ~catalog.deleted.take(rows, mode="wrap")
-    if not viewer.own:
-        shown &= authors != viewer.user_id
-    if len(viewer.related):
-        shown &= ~_among(viewer.related, authors)
+    if not len(catalog.index):
+        return np.zeros(len(post_ids), np.bool_)
+    rows, shown = catalog.index.locate(post_ids)
+    # Each operation costs some two microseconds of a busy server, whatever it is done to: so there are few.
+    shown &= catalog.created_at.take(rows) >= since
+    shown = np.greater(shown, catalog.deleted.take(rows))  # and not
+    if not viewer.own or len(viewer.related):
+        authors = catalog.author_ids.take(rows)
+        if not viewer.own:
+            shown &= authors != viewer.user_id
+        if len(viewer.related):
+            shown &= _missing(viewer.related, authors)
     if len(viewer.seen):
-        shown &= ~_among(viewer.seen, post_ids)
+        shown &= _missing(viewer.seen, post_ids)
     if len(viewer.excluded):
-        shown &= ~_among(viewer.excluded, post_ids)
+        shown &= _missing(viewer.excluded, post_ids)
     return shown
 
 
@@ -173,7 +172,7 @@ def why_not(
     return {int(asked[at]): REASONS[first[at]] for at in missing}
 
 
-def _among(ascending: IntArray, ids: IntArray) -> BoolArray:
-    """Which ids int64 (n) are among some int64 (k > 0): bool (n). For a page, a tenth of np.isin's time."""
+def _missing(ascending: IntArray, ids: IntArray) -> BoolArray:
+    """Which ids int64 (n) are not among some int64 (k > 0): bool (n), in a tenth of np.isin's time."""
     at = ascending.searchsorted(ids)
-    return np.equal(ascending.take(at, mode="clip"), ids)
+    return np.not_equal(ascending.take(at, mode="clip"), ids)
