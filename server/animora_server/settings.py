@@ -275,8 +275,8 @@ class PrecomputeSettings(Section):
     resume_within: float = Field(
         default=21_600.0,
         ge=600,
-        description="seconds for which an unfinished generation waits to be gone on with, from when something "
-        "was last written for it; then a new one is begun",
+        description="seconds for which an unfinished generation waits to be gone on with, from when something"
+        " was last written for it; then a new one is begun",
     )
 
 
