@@ -166,7 +166,7 @@ class AsyncRankingClient:
                 because what was shown before is not known here.
 
         Raises:
-            ValueError: The timeout is not above 0.
+            ValueError: The timeout is not above 0, or not finite.
         """
         call = self._connection.call(timeout, metadata)
         return AsyncTimeline(partial(self._get_page, call=call), TimelineRequest(user_id, **options), limit)

@@ -10,6 +10,8 @@ from animora_client.tls import Tls
 from animora_client.wire import SERVICE
 
 DEFAULT_TARGET = "127.0.0.1:50051"
+# Some thirty years: gRPC takes a deadline that its clock cannot tell, as infinity is, for one that is over.
+LONGEST_TIMEOUT = 1e9  # seconds
 
 ChannelArguments = list[tuple[str, str | int]]
 
@@ -77,7 +79,7 @@ class Connection:
         channel: How the channel behaves.
 
     Raises:
-        ValueError: The timeout is not above 0.
+        ValueError: The timeout is not above 0, or not finite.
     """
 
     target: str = DEFAULT_TARGET
@@ -87,7 +89,7 @@ class Connection:
     channel: ChannelOptions = DEFAULT_CHANNEL
 
     def __post_init__(self) -> None:
-        _require_positive(self.timeout)
+        _checked(self.timeout)
 
     def ranking_arguments(self) -> ChannelArguments:
         """Arguments of the channel that ranks: it retries, and avoids servers that say NOT_SERVING."""
@@ -107,11 +109,11 @@ class Connection:
         """The keywords of one call: None takes the client's timeout; the call's metadata win.
 
         Raises:
-            ValueError: The timeout is not above 0.
+            ValueError: The timeout is not above 0, or not finite.
         """
         merged = {**self.metadata, **(metadata or {})}
         return {
-            "timeout": self.timeout if timeout is None else _require_positive(timeout),
+            "timeout": self.timeout if timeout is None else _checked(timeout),
             "metadata": tuple((key.lower(), value) for key, value in merged.items()),
         }
 
@@ -158,7 +160,7 @@ def service_config(retry: RetryPolicy) -> str:
     return json.dumps(config)
 
 
-def _require_positive(timeout: float) -> float:
-    if not timeout > 0:
-        raise ValueError(f"timeout must be above 0 seconds, not {timeout}")
+def _checked(timeout: float) -> float:
+    if not 0 < timeout <= LONGEST_TIMEOUT:
+        raise ValueError(f"timeout must be above 0 and at most {LONGEST_TIMEOUT:.0f} seconds, not {timeout}")
     return timeout

@@ -1,6 +1,7 @@
 """What callers see when calls go wrong: retries, deadlines and typed errors."""
 
 import asyncio
+import math
 import pickle
 
 import grpc
@@ -25,6 +26,7 @@ from animora_client import (
     Unauthenticated,
     Unavailable,
 )
+from animora_client.connection import LONGEST_TIMEOUT
 from tests.client.scripted_server import answering, bad_request, failing, hanging, retry_info
 
 Code = grpc.StatusCode
@@ -169,6 +171,18 @@ async def test_a_timeout_of_nothing_is_refused(client, server):
         await client.rank(7, [1], timeout=0)
     with pytest.raises(ValueError, match="above 0"):
         AsyncRankingClient(server.target, timeout=float("nan"))
+
+
+@pytest.mark.parametrize("endless", [math.inf, 1e10])
+async def test_a_timeout_that_grpc_takes_for_one_that_is_over_is_refused(client, server, endless):
+    with pytest.raises(ValueError, match="at most"):
+        await client.rank(7, [1], timeout=endless)
+    with pytest.raises(ValueError, match="at most"):
+        RankingClient(server.target, timeout=endless)
+
+
+async def test_the_longest_timeout_is_long_enough_for_an_answer(client, server):
+    assert (await client.rank(7, [1], timeout=LONGEST_TIMEOUT)).posts
 
 
 async def test_a_cancelled_task_stays_cancelled(client, server):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import BadParameter, Option
 
-from animora_client.connection import DEFAULT_TARGET, Connection
+from animora_client.connection import DEFAULT_TARGET, LONGEST_TIMEOUT, Connection
 from animora_client.sync import RankingClient
 from animora_client.tls import Tls
 
@@ -23,7 +23,12 @@ class ConnectionOptions:
     ] = DEFAULT_TARGET
     timeout: Annotated[
         float,
-        Option(help="Seconds a call may take, retries included.", min=0.001, rich_help_panel="Connection"),
+        Option(
+            help="Seconds a call may take, retries included.",
+            min=0.001,
+            max=LONGEST_TIMEOUT,
+            rich_help_panel="Connection",
+        ),
     ] = 1.0
     tls: Annotated[
         bool,

@@ -36,7 +36,7 @@ class RankArguments:
     cache: Annotated[CachePolicy, Option(help="How to use the server's cache.")] = CachePolicy.DEFAULT
     model: Annotated[str, Option(metavar="VERSION", help="A resident model; the active one by default.")] = ""
 
-    def postread_ids(self) -> tuple[int, ...]:
+    def post_ids(self) -> tuple[int, ...]:
         """The candidates.
 
         Raises:
@@ -70,7 +70,7 @@ def rank(
     json: Annotated[bool, Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Order posts for a user, best first."""
-    post_ids, options = arguments.postread_ids(), arguments.options()
+    post_ids, options = arguments.post_ids(), arguments.options()
     with told_plainly(connection.target), connection.client() as client:
         ranking = client.rank(arguments.user, post_ids, **options)
     console = Console(highlight=False)

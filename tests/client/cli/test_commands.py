@@ -106,6 +106,7 @@ async def test_a_refused_request_ends_with_1_and_names_the_field(server):
         (("rank", "--user", str(2**63), "--posts", "1"), "does not fit 64 bits"),
         (("rank", "--user", "7", "--posts-file", "/nowhere"), "No such file"),
         (("rank", "--user", "7", "--posts", "1", "--tls-key", __file__), "go together"),
+        (("rank", "--user", "7", "--posts", "1", "--timeout", "inf"), "less than or equal to 1000000000"),
         (("timeline", "--user", "7", "--why", "1,x"), "'x' is not an integer"),
         (("timeline", "--user", "7", "--pages", "0"), "greater than or equal to 1"),
         (("bench", "--rate", "5", "--concurrency", "5"), "give one of them"),
