@@ -17,7 +17,7 @@ from animora_artifact.manifest import Dimensions
 from animora_artifact.network import Network, golden_error, load_network
 from animora_artifact.vocabulary import RowIndex
 from animora_server.catalog import EmbeddingFile
-from animora_server.errors import DeviceFault, OutOfDeviceMemory
+from animora_server.errors import ConfigurationError, DeviceFault, OutOfDeviceMemory
 from animora_server.scorer.explanation import COALITIONS, explain
 from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
 from animora_server.settings import ScorerSettings
@@ -246,6 +246,14 @@ class Device:
 
 
 def _resolve(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The device that PyTorch shall use.
+
+    Raises:
+        ConfigurationError: There is none such.
+    """
+    has_gpu = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if has_gpu else "cpu"
+    if device.startswith("cuda") and not has_gpu:
+        raise ConfigurationError(f"scorer.device: {device}, but PyTorch finds no GPU: say cpu or auto")
+    return device
