@@ -7,9 +7,11 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from animora_server.catalog import Facts
+from animora_server.errors import ConfigurationError
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import DatabaseSettings
 from animora_server.store import FactListener
+from animora_server.store.listener import FIRST_DELAY
 
 PATIENCE = 30  # seconds
 LISTENERS = """
@@ -123,6 +125,55 @@ async def test_a_connection_that_is_cut_is_made_again_and_says_so(database, post
 
     assert hearer.is_listening == 0
     assert [entry["log_level"] for entry in logs] == ["warning", "info"] * 2
+
+
+async def cut(database, hearer, times):
+    """Cuts the connection so many times, each time right after it began."""
+    for _ in range(times):
+        begun = hearer.begun
+        await database.execute(KILL_LISTENERS)
+        await hearer.until(lambda begun=begun: hearer.begun > begun)
+
+
+async def lasts(database):
+    """Waits until the connection has been tried again twice."""
+    for _ in range(2):
+        tried_at = await database.fetchval(TRIED_AT)
+        async with asyncio.timeout(PATIENCE):
+            while await database.fetchval(TRIED_AT) == tried_at:
+                pass
+
+
+async def test_connections_that_are_cut_right_after_they_began_are_made_ever_more_slowly(
+    database, postgres_url, hearer
+):
+    with capture_logs() as logs:
+        async with listener_of(postgres_url, hearer, listen_timeout=60.0):
+            await cut(database, hearer, 4)
+
+    delays = [entry["seconds"] for entry in logs if entry["log_level"] == "warning"]
+    assert delays[0] <= FIRST_DELAY
+    assert all(FIRST_DELAY * 2**n / 2 <= delay <= FIRST_DELAY * 2**n for n, delay in enumerate(delays))
+
+
+async def test_a_connection_that_has_lasted_is_made_again_at_once(database, postgres_url, hearer):
+    with capture_logs() as logs:
+        async with listener_of(postgres_url, hearer, listen_timeout=0.05):
+            await cut(database, hearer, 3)
+            await lasts(database)
+            await cut(database, hearer, 1)
+
+    assert [entry["seconds"] for entry in logs if entry["log_level"] == "warning"][-1] <= FIRST_DELAY
+
+
+@pytest.mark.parametrize("option", ["url", "listen_url"])
+async def test_a_wrong_url_is_told_at_the_start(postgres_url, hearer, option):
+    wrong = SecretStr("postgresql://animora@nowhere:hunter2/animora")
+    settings = DatabaseSettings(**{"url": SecretStr(postgres_url), option: wrong})
+    with capture_logs() as logs, pytest.raises(ConfigurationError, match=rf"^database\.{option}: not a DSN"):
+        await FactListener(settings, hearer.metrics, hearer.receive, hearer.listening).__aenter__()
+
+    assert logs == []
 
 
 async def test_a_silent_connection_is_tried_and_goes_on(database, postgres_url, hearer):

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from animora_server.catalog import NEVER
 from animora_server.embedded import apply_schema
-from animora_server.errors import StoreError
+from animora_server.errors import ConfigurationError, StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import PostgresStore
 
@@ -211,9 +211,23 @@ async def test_a_server_that_is_not_there_is_a_store_error(tmp_path):
         await read(store_at(f"postgresql://animora@/animora?host={tmp_path}&sslmode=disable"))
 
 
-async def test_a_wrong_url_is_a_store_error_that_keeps_the_password():
-    with pytest.raises(StoreError) as caught:
-        await read(store_at("mysql://animora:hunter2@nowhere/animora"))
+async def test_postgresqls_errors_say_whose_they_are(tmp_path):
+    with pytest.raises(StoreError, match=r"^PostgreSQL: FileNotFoundError"):
+        await read(store_at(f"postgresql://animora@/animora?host={tmp_path}&sslmode=disable"))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://animora@nowhere:hunter2/animora", "not a DSN, such as postgresql://"),
+        ("postgresql://animora:hunter2/@nowhere:5432/animora", "not a DSN, such as postgresql://"),
+        ("mysql://animora:hunter2@nowhere/animora", "mysql"),
+        ("postgresql://animora:hunter2@nowhere/animora?sslmode=perhaps", "sslmode"),
+    ],
+)
+async def test_a_wrong_url_is_named_and_its_password_is_not(url, said):
+    with pytest.raises(ConfigurationError, match=rf"^database\.url: .*{said}") as caught:
+        await read(store_at(url))
 
     assert "hunter2" not in str(caught.value)
 

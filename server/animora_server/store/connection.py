@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import asyncpg
 from pydantic import SecretStr
 
-from animora_server.errors import StoreError
+from animora_server.errors import ConfigurationError, StoreError
 from animora_server.settings import DatabaseSettings
 
 
@@ -14,9 +14,10 @@ async def connect(url: SecretStr, settings: DatabaseSettings) -> asyncpg.Connect
     """A connection to a database, with the timeouts of the settings.
 
     Raises:
+        ConfigurationError: The URL is no DSN, or asks for what cannot be had.
         StoreError: PostgreSQL does not answer.
     """
-    with translated():
+    with translated(), _option_named("database.url" if url == settings.url else "database.listen_url"):
         return await asyncpg.connect(
             url.get_secret_value(),
             timeout=settings.timeout,
@@ -25,6 +26,16 @@ async def connect(url: SecretStr, settings: DatabaseSettings) -> asyncpg.Connect
             statement_cache_size=0,
             server_settings={"application_name": "animora-server"},
         )
+
+
+@contextmanager
+def _option_named(option: str) -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.ClientConfigurationError as error:
+        raise ConfigurationError(f"{option}: {error}") from error
+    except ValueError as error:  # its text may quote a password
+        raise ConfigurationError(f"{option}: not a DSN, such as postgresql://user@host:5432/name") from error
 
 
 @contextmanager
@@ -38,4 +49,4 @@ def translated() -> Iterator[None]:
         # asyncpg looks there for certificates unless the DSN says how TLS is meant.
         raise StoreError(f"{error}: set sslmode in database.url, or make ~/.postgresql readable") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-        raise StoreError(f"{type(error).__name__}: {error}") from error
+        raise StoreError(f"PostgreSQL: {type(error).__name__}: {error}") from error

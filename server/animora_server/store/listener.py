@@ -5,7 +5,7 @@ import random
 import secrets
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import asyncpg
 import structlog
@@ -51,16 +51,23 @@ class FactListener:
         self._metrics = metrics
         self._receive = receive
         self._listening = listening
-        self._failures = 0
+        self._failures = 0  # since a connection has lasted
+        self._is_deaf = False  # the log says so
         self._heard: list[Facts] = []  # of this turn of the event loop
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Starts listening. Waits a moment for it, so that a load that follows need not be repeated."""
+        """Starts listening. Waits a moment for it, so that a load that follows need not be repeated.
+
+        Raises:
+            ConfigurationError: The URL is no DSN, or asks for what cannot be had.
+        """
         self._task = asyncio.create_task(self._run(), name="fact-listener")
-        self._task.add_done_callback(_report_death)
         await _within(START_PATIENCE, self._tried)
+        if self._task.done():
+            self._task.result()
+        self._task.add_done_callback(_report_death)
         return self
 
     async def __aexit__(
@@ -79,16 +86,24 @@ class FactListener:
             try:
                 await self._listen()
             except StoreError as error:
-                if not self._failures:
-                    log.warning("blocks and deletions are not heard of, only polled", error=str(error))
-            self._tried.set()
-            await asyncio.sleep(min(FIRST_DELAY * 2**self._failures, LONGEST_DELAY) * random.uniform(0.5, 1))
-            self._failures = min(self._failures + 1, 10)
+                delay = min(FIRST_DELAY * 2**self._failures, LONGEST_DELAY) * random.uniform(0.5, 1)
+                self._failures = min(self._failures + 1, 10)
+                if not self._is_deaf:
+                    log.warning(
+                        "blocks and deletions are not heard of, only polled",
+                        error=str(error),
+                        seconds=round(delay, 3),
+                    )
+                self._is_deaf = True
+            finally:
+                self._tried.set()
+            await asyncio.sleep(delay)
 
-    async def _listen(self) -> None:
+    async def _listen(self) -> NoReturn:
         """Listens for as long as the connection lasts.
 
         Raises:
+            ConfigurationError: The URL is no DSN, or asks for what cannot be had.
             StoreError: It failed, or there was none.
         """
         url = (
@@ -107,6 +122,8 @@ class FactListener:
                 while True:
                     await _within(self._settings.listen_timeout, stirred)
                     await self._try(connection, echo, stirred)
+                    # Not before: each beginning makes others catch up, and one may end right after it began.
+                    self._failures = 0
         finally:
             self._metrics.listening.set(0)
             # Not close(), which waits for an answer.
@@ -128,9 +145,9 @@ class FactListener:
         stirred.clear()
 
     def _began(self) -> None:
-        if self._failures:
+        if self._is_deaf:
             log.info("blocks and deletions are heard of again")
-        self._failures = 0
+        self._is_deaf = False
         self._metrics.listening.set(1)
         self._listening()
         self._tried.set()
