@@ -1,14 +1,16 @@
 """The catalog against the database itself: whatever happened there, it says what a fresh load says."""
 
 import random
+import threading
 import time
 from contextlib import AsyncExitStack
+from typing import ClassVar
 
 import asyncpg
 import numpy as np
 import pytest
 
-from animora_server.catalog import Catalog
+from animora_server.catalog import Catalog, PostRecords
 from animora_server.settings import CatalogSettings
 from animora_server.store.refresh import Refresh
 from tests.store.contents import USERS, content
@@ -42,6 +44,35 @@ class Follower:
 
     def _refresh(self, reading):
         return Refresh(reading, self.catalog, self._settings, time.monotonic())
+
+
+class WatchedRecords(PostRecords):
+    """Records that remember in which threads they were joined."""
+
+    threads: ClassVar[list[threading.Thread]] = []
+
+    def joined(self, others):
+        self.threads.append(threading.current_thread())
+        return watched(super().joined(others))
+
+
+def watched(records):
+    return WatchedRecords(
+        records.ids, records.author_ids, records.created_at, records.updated_at, records.deleted
+    )
+
+
+class WatchedReading:
+    """A reading that gives watched records, and is another one otherwise."""
+
+    def __init__(self, reading):
+        self._reading = reading
+
+    def __getattr__(self, name):
+        return getattr(self._reading, name)
+
+    async def posts_since(self, moment):
+        return watched(await self._reading.posts_since(moment))
 
 
 @pytest.fixture
@@ -191,6 +222,16 @@ async def test_a_poll_that_is_told_of_a_hard_delete_sees_it(database, store, fol
     await follower.poll(np.array([1, 99]))
 
     assert content(follower.snapshot) == await fresh_content(store)
+
+
+async def test_a_poll_joins_records_in_worker_threads_as_there_may_be_many(database, store, follower):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1), (2, 1)")
+    async with store.reading() as reading:
+        refresh = Refresh(WatchedReading(reading), follower.catalog, SETTINGS, time.monotonic())
+        await refresh.poll(reading.now, np.array([2]))
+
+    assert len(WatchedRecords.threads) == 2
+    assert threading.main_thread() not in WatchedRecords.threads
 
 
 async def test_a_poll_believes_what_it_reads_and_not_what_it_is_told(database, store, follower):

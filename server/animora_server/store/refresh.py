@@ -75,8 +75,10 @@ class Refresh:
         removed = deleted
         if len(deleted):
             left = await self._reading.posts_of(deleted)
-            found, removed = found.joined(left), np.setdiff1d(deleted, left.ids)
-        posts = await self._posts(found.joined(self._table.records(filled)), filled, removed)
+            found = await asyncio.to_thread(found.joined, left)
+            removed = await asyncio.to_thread(np.setdiff1d, deleted, left.ids)
+        found = await asyncio.to_thread(lambda: found.joined(self._table.records(filled)))
+        posts = await self._posts(found, filled, removed)
         return await self._with_activity(posts, self._catalog.activity.base)
 
     async def _filled(self) -> IntArray:
