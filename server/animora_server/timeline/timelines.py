@@ -157,11 +157,12 @@ class Timelines:
         wanted = WantedList(key, audience, query.cache_policy, query.deadline)
         snapshot, status = await self._lists.first(pin, wanted)
         newer = None
-        if status in (CacheStatus.HIT, CacheStatus.STALE):
-            view = self._view(query, now)
-            newer = await self._newer(view, query, snapshot)
+        pin = current_pin(self._pins, self._policy.max_block_age)
+        # A list that was just made has all of its catalog; most that were found have, too.
+        if len(pin.snapshot.newer_than(snapshot.read_at)):
+            newer = await self._newer(self._view(query, now), query, snapshot)
             if newer is not None and len(newer.rows) > query.page_size:
-                self._lists.overtaken(view.pin, wanted)
+                self._lists.overtaken(pin, wanted)
         return _Reading(snapshot, status, 0, int(now + self._policy.settings.token_ttl)), newer
 
     def _view(self, query: TimelineQuery, now: float) -> _View:
