@@ -2,5 +2,6 @@
 
 from animora_server.batching.batcher import Batcher, BatchLimits, BatchObserver
 from animora_server.batching.cost import CostModel
+from animora_server.batching.gathering import Gathering
 
-__all__ = ["BatchLimits", "BatchObserver", "Batcher", "CostModel"]
+__all__ = ["BatchLimits", "BatchObserver", "Batcher", "CostModel", "Gathering"]
