@@ -169,7 +169,7 @@ async def test_a_connection_that_has_lasted_is_made_again_at_once(database, post
 @pytest.mark.parametrize("option", ["url", "listen_url"])
 async def test_a_wrong_url_is_told_at_the_start(postgres_url, hearer, option):
     wrong = SecretStr("postgresql://animora@nowhere:hunter2/animora")
-    settings = DatabaseSettings(**{"url": SecretStr(postgres_url), option: wrong})
+    settings = DatabaseSettings(url=SecretStr(postgres_url)).model_copy(update={option: wrong})
     with capture_logs() as logs, pytest.raises(ConfigurationError, match=rf"^database\.{option}: not a DSN"):
         await FactListener(settings, hearer.metrics, hearer.receive, hearer.listening).__aenter__()
 
