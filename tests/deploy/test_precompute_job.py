@@ -32,6 +32,17 @@ def test_its_pods_are_the_shards_of_one_generation(precompute_job, arguments):
     assert Shard.parse(arguments["shard"]) == Shard(0, precompute_job["completions"])
 
 
+def test_a_wrong_option_is_not_tried_again_as_what_fails_is(precompute_job, container):
+    assert precompute_job["backoffLimitPerIndex"] > 0  # which FailIndex needs, and it needs the two below
+    assert precompute_job["completionMode"] == "Indexed"
+    assert precompute_job["template"]["spec"]["restartPolicy"] == "Never"
+    (rule,) = precompute_job["podFailurePolicy"]["rules"]
+    assert rule == {
+        "action": "FailIndex",
+        "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [2]},
+    }
+
+
 def test_every_variable_is_an_option_and_the_settings_hold(container):
     plain = {variable["name"]: variable.get("value", "") for variable in container["env"]}
     assert set(plain) <= {option.variable for option in options()}
