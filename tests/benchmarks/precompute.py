@@ -40,6 +40,9 @@ class Unwatched:
     def advanced(self, chunk: Totals) -> None:
         """See write.Watch."""
 
+    def swapped(self) -> None:
+        """See swap.SwapWatch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:

@@ -139,3 +139,22 @@ async def test_a_signal_ends_the_run_and_the_same_command_goes_on(
     resumed = await run_in_redis(redis_settings, Order(), Watch())
     assert resumed.resumed
     assert resumed.generation.generation_id.hex() == json.loads(record)["generation_id"]
+
+
+async def test_a_signal_after_the_swap_tells_so_and_is_no_failure(redis_settings, redis_url, terminal):
+    first = await run_in_redis(redis_settings, Order(), Watch())
+    # So many lists that retiring them takes a while.
+    listed = f"animora:list:{first.generation.generation_id.hex()}:".encode()
+    fill = "for n = 1, 100000 do redis.call('SET', ARGV[1] .. n, '', 'EX', 1000) end"
+    async with asyncio.timeout(20), redis.asyncio.from_url(redis_url) as client:
+        await client.eval(fill, 0, listed)
+        before = await client.get("animora:{generation}:current")
+        running = asyncio.create_task(precompute(redis_settings, Order(), terminal.out, terminal.err))
+        while await client.get("animora:{generation}:current") == before:
+            assert not running.done()
+        await client.client_pause(60_000, all=False)
+        signal.raise_signal(signal.SIGTERM)
+        assert await running == 0
+        await client.client_unpause()
+    assert "stopped by SIGTERM; timelines are served from the new generation" in terminal.complaints
+    assert "goes on" not in terminal.complaints

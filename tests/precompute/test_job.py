@@ -6,7 +6,7 @@ import torch
 
 from animora_artifact import VersionNotFound
 from animora_artifact.network import save_network
-from animora_server.errors import ConfigurationError, StoreError
+from animora_server.errors import ConfigurationError, InvalidScores, StoreError
 from animora_server.precompute.job import Order, run
 from animora_server.precompute.shard import Shard
 from animora_server.settings import Settings
@@ -279,6 +279,38 @@ async def test_a_user_whose_scores_are_no_numbers_is_left_out_alone(settings, mo
     made = lists_by_user(settings, store.lists[summary.generation.generation_id])
     assert set(made) == set(USERS) - {8}
     assert (summary.totals.neucf, summary.totals.left_out) == (2, 1)
+
+
+async def test_a_model_that_gives_nobody_a_number_is_refused_and_what_is_served_stays(
+    settings, models, store, watch
+):
+    before = await run(settings, Order(), store, watch)
+    artifact, network = tiny_artifact("v2", seed=1)
+    network.caption.data.fill_(
+        3e38
+    )  # overflows, though not with the captions of the golden rows, which are 0
+    models.publish(replace(artifact, model=save_network(network)))
+    models.activate("v2")
+    for _ in range(2):  # the second time lists of users whom the model does not know are there
+        with pytest.raises(InvalidScores, match=r"v2 gave none of the 3 users .*--restart"):
+            await run(settings, Order(), store, watch)
+        assert store.finished == before.generation
+    models.activate("v1")
+    assert (await run(settings, Order(restart=True), store, watch)).current
+
+
+async def test_the_swap_is_told_before_the_generation_before_is_retired(settings, store, watch):
+    class Retiring(FakeGenerations):
+        async def retire(self, generation):
+            self.swaps_before = watch.swaps
+            return 0
+
+    store = Retiring()
+    await run(settings, Order(Shard(0, 2)), store, watch)
+    assert watch.swaps == 0
+    await run(settings, Order(Shard(1, 2)), store, watch)
+    await run(settings, Order(), store, watch)
+    assert store.swaps_before == 2
 
 
 async def test_a_run_that_is_cancelled_ends_soon_whatever_its_pace(settings, store, watch):

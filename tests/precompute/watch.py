@@ -5,10 +5,13 @@ class Watch:
     """Remembers what it is told; see job.RunWatch."""
 
     def __init__(self):
-        self.plan, self.users, self.chunks = None, 0, []
+        self.plan, self.users, self.chunks, self.swaps = None, 0, [], 0
 
     def planned(self, plan, users):
         self.plan, self.users = plan, users
 
     def advanced(self, chunk):
         self.chunks.append(chunk)
+
+    def swapped(self):
+        self.swaps += 1

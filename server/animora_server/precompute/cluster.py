@@ -44,6 +44,9 @@ class _Unwatched:
     def planned(self, plan: Plan, users: int) -> None:
         """See RunWatch."""
 
+    def swapped(self) -> None:
+        """See swap.SwapWatch."""
+
     def advanced(self, chunk: Totals) -> None:
         """See write.Watch."""
 
@@ -89,10 +92,12 @@ def precompute_on_ray(settings: Settings, order: Order, address: str, out: Conso
         began = time.perf_counter()
         outcomes = _run_all(ray, settings, orders, signals, err)
         seconds = time.perf_counter() - began
-    if signals:
-        err.print(f"stopped by {signal.Signals(signals[0]).name}; {GOES_ON}")
-        return 128 + signals[0]
     done = [outcome.summary for outcome in outcomes if outcome.summary]
+    if signals and not any(summary.current for summary in done):
+        # A shard that was just about to tell of the swap may have been stopped, too.
+        name = signal.Signals(signals[0]).name
+        err.print(f"stopped by {name}; {GOES_ON}, unless all of it is served already")
+        return 128 + signals[0]
     if done:
         out.print(summary_table(joined(done, seconds), f"{len(done)} of {count}, on Ray"))
     for outcome in outcomes:

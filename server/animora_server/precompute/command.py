@@ -7,16 +7,18 @@ from rich.console import Console
 
 from animora_artifact import ArtifactError
 from animora_server.cache import RedisGenerations
-from animora_server.errors import GenerationGone, ScoringFailed, StoreError
+from animora_server.errors import DeviceFault, GenerationGone, InvalidScores, StoreError
 from animora_server.precompute.job import Order, RunWatch, run
 from animora_server.precompute.patience import PatientGenerations
 from animora_server.precompute.report import ProgressBar, summary_table
 from animora_server.precompute.summary import Summary
 from animora_server.settings import Settings
 
+CANCEL_INTERVAL = 0.5  # seconds; Python 3.11's wait_for, which redis-py uses, may lose a cancellation
 # What a run cannot help; the generation stays as it is.
-FAILURES = (StoreError, ArtifactError, ScoringFailed, OSError)
+FAILURES = (StoreError, ArtifactError, DeviceFault, OSError)
 GOES_ON = "what is written stays, and the same command goes on from there"
+SERVED = "timelines are served from the new generation, and lists of the one before will expire by themselves"
 
 
 async def run_in_redis(settings: Settings, order: Order, watch: RunWatch) -> Summary:
@@ -35,35 +37,48 @@ async def precompute(settings: Settings, order: Order, out: Console, err: Consol
         err: Takes the bar, and what went wrong.
 
     Returns:
-        The exit status: 0, or 1 after a failure, or 128 and the signal's number.
+        The exit status: 0, or 1 after a failure, or 128 and the number of a signal that came before the swap.
 
     Raises:
         ConfigurationError: What is asked for does not fit the generation being built, or cannot be had.
     """
-    signals: list[int] = []
-    loop = asyncio.get_running_loop()
     with ProgressBar(err) as bar:
         running = asyncio.create_task(run_in_redis(settings, order, bar))
-
-        def end(number: int) -> None:
-            signals.append(number)
-            running.cancel()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, end, number)
-        await asyncio.wait((running,))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        number = await _ended_or_signalled(running)
     if running.cancelled():
-        err.print(f"stopped by {signal.Signals(signals[0]).name}; {GOES_ON}")
-        return 128 + signals[0]
+        name = signal.Signals(number).name
+        if bar.has_swapped:
+            err.print(f"stopped by {name}; {SERVED}")
+            return 0
+        err.print(f"stopped by {name}; {GOES_ON}")
+        return 128 + number
     try:
         summary = running.result()
-    except (*FAILURES, GenerationGone) as error:
+    except (*FAILURES, GenerationGone, InvalidScores) as error:
         err.print(f"animora-server: {told(error)}", markup=False)
         return 1
     out.print(summary_table(summary, str(order.shard)))
     return 0
+
+
+async def _ended_or_signalled(running: asyncio.Task[Summary]) -> int:
+    """Waits for a run's end, which a signal brings about; the first signal's number, or 0."""
+    loop = asyncio.get_running_loop()
+    signalled: asyncio.Future[int] = loop.create_future()
+
+    def receive(number: int) -> None:
+        if not signalled.done():
+            signalled.set_result(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, receive, number)
+    await asyncio.wait((running, signalled), return_when=asyncio.FIRST_COMPLETED)
+    while not running.done():
+        running.cancel()
+        await asyncio.wait((running,), timeout=CANCEL_INTERVAL)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+    return signalled.result() if signalled.done() else 0
 
 
 def told(error: Exception) -> str:

@@ -7,24 +7,26 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import numpy as np
 import structlog
 
 from animora_artifact import ModelStore, open_store
 from animora_server.catalog import CatalogSnapshot
-from animora_server.errors import ConfigurationError
+from animora_server.errors import ConfigurationError, InvalidScores
 from animora_server.precompute.load import catalog_digest, load_catalog, load_scorer, window_at
 from animora_server.precompute.pace import Pace
 from animora_server.precompute.plan import RESTART, Plan, abandon_unfinished, fresh_id, join
 from animora_server.precompute.protocols import GenerationStore
 from animora_server.precompute.rank import ChunkRanker
+from animora_server.precompute.scoring import WindowScorer
 from animora_server.precompute.shard import Shard
-from animora_server.precompute.summary import Summary
-from animora_server.precompute.swap import finish
+from animora_server.precompute.summary import Summary, Totals
+from animora_server.precompute.swap import SwapWatch, finish
 from animora_server.precompute.write import ListWriter, Watch
 from animora_server.settings import Settings
 from animora_server.store import PostgresStore
 from animora_server.timeline.keys import settings_digest
-from animora_server.types import Generation
+from animora_server.types import Generation, IntArray
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +48,7 @@ class Order:
     restart: bool = False
 
 
-class RunWatch(Watch, Protocol):
+class RunWatch(Watch, SwapWatch, Protocol):
     """Is told how far a run is, from its plan on."""
 
     def planned(self, plan: Plan, users: int) -> None:
@@ -61,8 +63,9 @@ async def run(settings: Settings, order: Order, store: GenerationStore, watch: R
         ConfigurationError: What is asked for does not fit the generation being built, or cannot be had.
         StoreError: PostgreSQL or Redis did not answer.
         ArtifactError: The model store did not, or its version must not serve.
-        ScoringFailed: The device failed.
+        DeviceFault: The device failed.
         OSError: The catalog's folder cannot be written.
+        InvalidScores: The model gave no user scores that are numbers.
         GenerationGone: Another run has abandoned the generation.
     """
     began = time.perf_counter()
@@ -87,7 +90,9 @@ async def run(settings: Settings, order: Order, store: GenerationStore, watch: R
     writer = ListWriter(store, generation, ranker, pace, watch)
     totals = await writer.write(mine, settings.precompute.workers, look_first=plan.resumed)
     written = time.perf_counter()
-    swap = await finish(store, generation, order.shard.index)
+    if scorer is not None and totals.left_out:
+        _require_sound(scorer, mine, totals)
+    swap = await finish(store, generation, order.shard.index, watch)
     return Summary(
         generation=generation,
         totals=totals,
@@ -155,6 +160,16 @@ async def _keep_models_lists(store: GenerationStore) -> None:
             f"models.store: no version is active there, and timelines are served from model "
             f"{current.model_version}'s lists: activate one, or leave models.store empty to rank everyone by "
             "the heuristic"
+        )
+
+
+def _require_sound(scorer: WindowScorer, user_ids: IntArray, totals: Totals) -> None:
+    """Refuses a model that gave none of the users int64 (u) whom it knows scores that are numbers."""
+    trained = np.count_nonzero(scorer.user_rows(user_ids))
+    if totals.left_out == trained:
+        raise InvalidScores(
+            f"the model {scorer.version} gave none of the {trained:,} users whom it knows scores that are "
+            f"numbers, and what is served stays as it is: activate another version, and {RESTART}"
         )
 
 

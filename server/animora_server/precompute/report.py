@@ -18,6 +18,9 @@ class ProgressBar:
     """Users done, pairs a second and the time that is left; in the log, by the tenth, where no terminal is.
 
     See `job.RunWatch`. Use it as a context manager.
+
+    Attributes:
+        has_swapped: Whether timelines are served from the generation now.
     """
 
     def __init__(self, console: Console) -> None:
@@ -33,6 +36,7 @@ class ProgressBar:
         self._task = TaskID(0)
         self._pairs = 0
         self._logged_tenths = 0
+        self.has_swapped = False
 
     def __enter__(self) -> Self:
         """Begins to show."""
@@ -54,6 +58,10 @@ class ProgressBar:
             description="resuming" if plan.resumed else "ranking",
             pairs_a_second="-",
         )
+
+    def swapped(self) -> None:
+        """See swap.SwapWatch."""
+        self.has_swapped = True
 
     def advanced(self, chunk: Totals) -> None:
         """See write.Watch."""

@@ -1,6 +1,7 @@
 """The swap: with the last shard the new generation becomes current, and the one before is retired."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -24,7 +25,15 @@ class Swap:
     retired: int
 
 
-async def finish(store: GenerationStore, generation: Generation, shard: int) -> Swap:
+class SwapWatch(Protocol):
+    """Is told of the swap."""
+
+    def swapped(self) -> None:
+        """Timelines are served from the generation; what is left to do is to retire the one before."""
+        ...
+
+
+async def finish(store: GenerationStore, generation: Generation, shard: int, watch: SwapWatch) -> Swap:
     """Marks a shard (from 0) as done.
 
     Raises:
@@ -33,6 +42,8 @@ async def finish(store: GenerationStore, generation: Generation, shard: int) -> 
     """
     before = await store.current()
     current = await store.finish_shard(generation, shard)
+    if current:
+        watch.swapped()
     if not current or before is None or before.generation_id == generation.generation_id:
         return Swap(current, 0)
     try:
