@@ -1,10 +1,13 @@
 """Where Redis is: a URL of a single server, of Sentinels that know the primary, or of a Cluster's nodes."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
+
+Hosts = tuple[tuple[str, int], ...]
 
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
@@ -30,7 +33,7 @@ class Watched:
         sentinel_options: For connections to the Sentinels.
     """
 
-    sentinels: tuple[tuple[str, int], ...]
+    sentinels: Hosts
     service: str
     options: dict[str, Any]
     sentinel_options: dict[str, Any]
@@ -40,7 +43,7 @@ class Watched:
 class Cluster:
     """A Redis Cluster, by some of its nodes' hosts and ports; options for redis-py's connection."""
 
-    nodes: tuple[tuple[str, int], ...]
+    nodes: Hosts
     options: dict[str, Any]
 
 
@@ -50,27 +53,35 @@ def parse_address(url: str) -> Single | Watched | Cluster:
     Raises:
         ValueError: It is none, or lacks a part.
     """
-    parts = urlsplit(url)
-    scheme, _, topology = parts.scheme.partition("+")
+    scheme, _, topology = url.partition("://")[0].partition("+")
     if not topology:
         return Single(dict(parse_url(url)))
+    parts, hosts = _split(url)
     if topology == "sentinel":
-        return _watched(scheme, parts)
+        return _watched(scheme, parts, _hosts(hosts, SENTINEL_PORT))
     if topology == "cluster":
         if parts.path.strip("/"):
             raise ValueError("a Cluster has no databases and no service")
-        return Cluster(_hosts(parts, REDIS_PORT), _options(scheme, parts, ""))
+        return Cluster(_hosts(hosts, REDIS_PORT), _options(scheme, parts, ""))
     raise ValueError(f"no such kind of Redis: {topology}")
 
 
-def _watched(scheme: str, parts: SplitResult) -> Watched:
+def _split(url: str) -> tuple[SplitResult, str]:
+    """A URL with one host in place of its list, and the list: urlsplit takes none with an IPv6 address in it."""
+    scheme, _, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    credentials, at, hosts = authority.rpartition("@")
+    return urlsplit(f"{scheme}://{credentials}{at}host{rest[len(authority) :]}"), hosts
+
+
+def _watched(scheme: str, parts: SplitResult, sentinels: Hosts) -> Watched:
     service, _, database = parts.path.strip("/").partition("/")
     if not service:
         raise ValueError("the path must name the primary, as in /service or /service/0")
     options = _options(scheme, parts, database)
     credentials = {theirs: options.pop(ours) for ours, theirs in SENTINEL_OPTIONS.items() if ours in options}
     encryption = {name: value for name, value in options.items() if name.startswith("ssl")}
-    return Watched(_hosts(parts, SENTINEL_PORT), unquote(service), options, credentials | encryption)
+    return Watched(sentinels, unquote(service), options, credentials | encryption)
 
 
 def _options(scheme: str, parts: SplitResult, database: str) -> dict[str, Any]:
@@ -86,9 +97,8 @@ def _options(scheme: str, parts: SplitResult, database: str) -> dict[str, Any]:
     return options
 
 
-def _hosts(parts: SplitResult, default_port: int) -> tuple[tuple[str, int], ...]:
-    # A list of hosts is no host to urlsplit, but each of them is.
-    hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
+def _hosts(listed: str, default_port: int) -> Hosts:
+    hosts = [urlsplit(f"//{host}") for host in listed.split(",")]
     if not all(host.hostname for host in hosts):
         raise ValueError("a host is missing")
     return tuple((unquote(host.hostname or ""), host.port or default_port) for host in hosts)
