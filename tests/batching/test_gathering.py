@@ -1,8 +1,9 @@
 """Waiting for company."""
 
 import asyncio
+import itertools
 
-from animora_server.batching.gathering import ENOUGH, FEW_TURNS, MANY_TURNS, Gathering
+from animora_server.batching.gathering import ENOUGH, FEW_TURNS, LONGEST, MANY_TURNS, Gathering
 
 
 async def turns_of(gathering: Gathering, arrived) -> int:
@@ -42,3 +43,11 @@ async def test_it_goes_on_while_more_keeps_coming_until_that_is_enough():
     await Gathering().wait(arrived)
 
     assert count >= ENOUGH
+
+
+async def test_it_does_not_wait_for_long_where_each_turn_takes_long():
+    seconds = itertools.count(0.0, LONGEST / 2)
+    gathering = Gathering(lambda: next(seconds))
+    gathering.took(2)
+
+    assert await turns_of(gathering, lambda: 1) < FEW_TURNS

@@ -238,7 +238,8 @@ class Batcher(Generic[Work, Result]):
                 await asyncio.sleep(self._limits.gather_window)
             if not self._queue:
                 await asyncio.sleep(0)  # whoever was just answered may ask again, and goes before bulk
-            await self._gathering.wait(self._queue.__len__)
+            if self._queued_rows < self._limits.max_batch_rows:  # otherwise no more would fit
+                await self._gathering.wait(self._queue.__len__)
             if self._bulk and (self._bulk_is_due() or not self._queue):
                 await self._run_turn(self._bulk.popleft())
             elif batch := self._take(asyncio.get_running_loop().time()):
