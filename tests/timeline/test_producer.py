@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 from animora_server.errors import Overloaded, Refused, TooLate
+from animora_server.timeline.feed_ranker import Audience
+from animora_server.timeline.producer import WantedList
 from animora_server.types import CachePolicy, CacheStatus, DegradedReason, RankerName
 from tests.timeline.worlds import LOGITS, USER, World
 
@@ -54,6 +56,53 @@ async def test_one_list_by_the_heuristic_stands_in_for_all_who_ask_within_a_mome
 
     assert first.scores.tolist() == second.scores.tolist() != third.scores.tolist()
     assert len(world.store.kept) == 2
+
+
+async def test_a_list_does_not_stand_in_for_longer_where_the_clock_is_set_back(world):
+    world.model.failure = Overloaded()
+
+    await world.page()
+    world.clock.now -= 3600
+    await world.page()
+    await world.producer.aclose()
+
+    assert len(world.store.kept) == 2
+
+
+async def test_for_a_call_that_keeps_nothing_nothing_is_renewed(world):
+    bypass = WantedList(b"key", Audience(USER, include_seen=False), CachePolicy.BYPASS, deadline=0.0)
+
+    world.producer.renew(world.pin, bypass, "newer")
+
+    assert world.refreshes.why == []
+
+
+async def test_a_renewal_does_not_replace_a_list_that_was_made_after_it_began(world):
+    await world.page()
+    world.clock.now += world.settings.ttl * 1.1
+    world.model.bulk_gate = asyncio.Event()
+    world.model.called.clear()
+    await world.page()
+    await world.model.called.wait()
+    world.pin.activate(LOGITS, "v2")
+
+    await world.page()
+    world.pin.resident["v1"].bulk_gate.set()
+    await world.producer.aclose()
+
+    assert (await world.page()).cache is CacheStatus.HIT
+
+
+async def test_a_renewal_that_ends_before_its_first_turn_is_not_in_the_way_of_the_next(world):
+    await world.page()
+    world.clock.now += world.settings.ttl * 1.1
+
+    await world.page()
+    await world.producer.aclose()
+    await world.page()
+    await world.store.until_made(2)
+
+    assert world.refreshes.why == ["stale", "stale"]
 
 
 async def test_a_renewal_that_fails_keeps_nothing(world):

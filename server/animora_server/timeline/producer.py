@@ -82,22 +82,26 @@ class ListProducer:
             if expired(wanted.deadline):
                 raise DeadlineExceeded from error
             if _flight(pin, wanted) not in self._flights:  # nobody else waits for the list
-                self._make_later(pin, wanted)
+                self.renew(pin, wanted, "degraded")
             return self._stand_in(pin, wanted, DegradedReason.DEADLINE)
 
     def renew(self, pin: Pin, wanted: WantedList, why: str) -> None:
         """Makes the next list while another is served, unless that is being done or too much is.
+
+        Nothing is made for a call that keeps nothing.
 
         Args:
             pin: The catalog and the models.
             wanted: The list.
             why: A reason that the counter of renewals knows.
         """
-        if wanted.key in self._renewals or len(self._renewals) >= MAX_RENEWALS:
+        if not wanted.policy.writes or wanted.key in self._renewals or len(self._renewals) >= MAX_RENEWALS:
             return
         self._refreshes.refreshed(why)
         task = asyncio.create_task(self._run_renewal(pin, wanted), name="timeline-renewal")
         self._renewals[wanted.key] = task
+        # Not by the task itself: one that is cancelled before its first turn never runs.
+        task.add_done_callback(lambda _: self._renewals.pop(wanted.key))
 
     async def aclose(self) -> None:
         """Ends what goes on without a caller."""
@@ -124,28 +128,22 @@ class ListProducer:
         except ScoringFailed as failure:
             reason = degraded_reason(failure)
             if reason in HURRIED:
-                self._make_later(pin, wanted)
+                self.renew(pin, wanted, "degraded")  # so that the next who asks finds it
             return self._stand_in(pin, wanted, reason)
         if wanted.policy.writes:
+            if wanted.key in self._renewals:
+                self._renewals[wanted.key].cancel()  # it would replace this list by one begun before
             await self._store.make_latest(wanted.key, snapshot)
         else:
             await self._store.keep(wanted.key, snapshot)
         return snapshot
-
-    def _make_later(self, pin: Pin, wanted: WantedList) -> None:
-        """Has a list made that there was no time for, so that the next who asks finds it."""
-        if wanted.policy.writes:
-            self.renew(pin, wanted, "degraded")
 
     async def _run_renewal(self, pin: Pin, wanted: WantedList) -> None:
         try:
             snapshot = await self._ranker.rank(pin, wanted.audience, None)
         except ScoringFailed:
             return  # what is served now is served on
-        else:
-            await self._store.make_latest(wanted.key, snapshot)
-        finally:
-            del self._renewals[wanted.key]
+        await self._store.make_latest(wanted.key, snapshot)
 
     def _stand_in(self, pin: Pin, wanted: WantedList, reason: DegradedReason) -> TimelineSnapshot:
         """The list by the heuristic; one for all who ask within a moment, for they may be many."""
@@ -153,7 +151,7 @@ class ListProducer:
         if (
             known is not None
             and known.degraded_reason is reason
-            and self._clock() - known.made_at < STAND_IN_SECONDS
+            and 0 <= self._clock() - known.made_at < STAND_IN_SECONDS  # the clock may be set back
         ):
             return known
         snapshot = self._ranker.rank_degraded(pin.snapshot, wanted.audience, reason)
