@@ -102,9 +102,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
             Probes(settings.http, registry, live=health.dead, ready=health.unready)
         )
         ranking_service = RankingService(ranker, gate, settings.ranking, metrics.ranks, metrics.stages)
-        timeline_service = TimelineService(
-            timelines, gate, settings.timeline, metrics.timelines, metrics.ranks
-        )
+        timeline_service = TimelineService(timelines, settings.timeline, metrics.timelines, metrics.ranks)
         server = await stack.enter_async_context(
             GrpcServer(
                 settings.grpc,

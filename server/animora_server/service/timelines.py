@@ -8,7 +8,6 @@ from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics, TimelineMetrics
 from animora_server.service.calls import Behaviour, Call, parse
-from animora_server.service.gate import Gate
 from animora_server.service.status import code_of
 from animora_server.service.timeline_messages import read_timeline_query, write_page
 from animora_server.settings import TimelineSettings
@@ -23,13 +22,11 @@ class TimelineService:
     def __init__(
         self,
         timelines: Timelines,
-        gate: Gate,
         settings: TimelineSettings,
         metrics: TimelineMetrics,
         ranks: RankMetrics,
     ) -> None:
         self._timelines = timelines
-        self._gate = gate
         self._settings = settings
         self._metrics = metrics
         self._ranks = ranks
@@ -45,8 +42,7 @@ class TimelineService:
         parse(request, data)
         try:
             query = read_timeline_query(request, self._settings, call.deadline)
-            with self._gate.work(query.page_size):
-                page = await self._timelines.page(query)
+            page = await self._timelines.page(query)
         except Exception as error:  # counted here, answered by the call's handler
             code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
             self._ranks.request(METHOD, code, None)
