@@ -73,7 +73,7 @@ async def test_what_comes_while_a_round_trip_runs_goes_together_in_the_next(redi
 async def test_look_ups_that_come_some_turns_apart_share_a_round_trip_where_others_did(
     redis: Redis, look_ups: LookUps
 ):
-    redis.answer(2)
+    redis.answer(3)
     await asyncio.gather(*(look_ups.find([key], 1) for key in (b"a", b"b")))
     one = await begin(look_ups, b"c")
     for _ in range(2 * FEW_TURNS):

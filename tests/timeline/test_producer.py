@@ -100,9 +100,9 @@ async def test_a_renewal_that_ends_before_its_first_turn_is_not_in_the_way_of_th
     await world.page()
     await world.producer.aclose()
     await world.page()
-    await world.store.until_made(2)
 
     assert world.refreshes.why == ["stale", "stale"]
+    await world.producer.aclose()
 
 
 async def test_a_renewal_that_fails_keeps_nothing(world):
