@@ -84,11 +84,12 @@ async def test_a_renewal_does_not_replace_a_list_that_was_made_after_it_began(wo
     world.model.called.clear()
     await world.page()
     await world.model.called.wait()
+    (renewal,) = (task for task in asyncio.all_tasks() if task.get_name() == "timeline-renewal")
     world.pin.activate(LOGITS, "v2")
 
     await world.page()
     world.pin.resident["v1"].bulk_gate.set()
-    await world.producer.aclose()
+    await asyncio.wait([renewal])
 
     assert (await world.page()).cache is CacheStatus.HIT
 
