@@ -95,7 +95,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         feed_ranker = FeedRanker(heuristic, settings.timeline)
         producer = ListProducer(kept, feed_ranker, gate, metrics.timelines)
         stack.push_async_callback(producer.aclose)
-        lists = Lists(kept, producer, settings.timeline)
+        lists = Lists(kept, producer, settings.timeline, patience=5 * settings.cache.timeout)
         explainer = ListExplainer(heuristic, feed_ranker.reranking)
         timelines = Timelines(residency, lists, feed_ranker, explainer, _page_policy(settings))
         probes = await stack.enter_async_context(

@@ -22,7 +22,19 @@ async def test_a_store_that_is_slow_leaves_time_for_the_heuristic(world):
 
     world.store.latest = never
 
-    assert (await world.page(timeout=0.02)).degraded_reason is DegradedReason.DEADLINE
+    assert (await world.page(timeout=0.09)).degraded_reason is DegradedReason.DEADLINE
+
+
+async def test_a_list_that_is_ready_does_not_wait_for_a_slow_store(world):
+    async def never(key, snapshot):
+        await asyncio.Event().wait()
+
+    world.store.make_latest = never
+
+    page = await world.page(timeout=0.1)
+
+    assert (page.degraded_reason, page.ranker) == (None, RankerName.NEUCF)
+    await world.producer.aclose()
 
 
 async def test_where_the_model_refuses_a_deadline_the_heuristic_answers_and_the_list_is_made_later(world):

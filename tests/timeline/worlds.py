@@ -44,7 +44,7 @@ class World:
         ranker = FeedRanker(heuristic, self.settings, self.clock)
         self.gate = Gate(max_calls=1, max_rows=1000)
         self.producer = ListProducer(self.store, ranker, self.gate, self.refreshes, self.clock)
-        lists = Lists(self.store, self.producer, self.settings, self.clock)
+        lists = Lists(self.store, self.producer, self.settings, 0.1, self.clock)
         self.timelines = Timelines(
             self.pin,
             lists,

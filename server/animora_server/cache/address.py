@@ -67,7 +67,7 @@ def parse_address(url: str) -> Single | Watched | Cluster:
 
 
 def _split(url: str) -> tuple[SplitResult, str]:
-    """A URL with one host in place of its list, and the list, which urlsplit may refuse for an IPv6 address."""
+    """A URL with one host in place of its list, and the list: urlsplit may refuse it for an IPv6 address."""
     scheme, _, rest = url.partition("://")
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     credentials, at, hosts = authority.rpartition("@")

@@ -15,9 +15,6 @@ from animora_server.timeline.protocols import TimelineStore
 from animora_server.timeline.renewal import Freshness, freshness
 from animora_server.types import CacheStatus, TimelineSnapshot
 
-# Seconds with which a caller can wait for the store's own timeouts, and need not be watched meanwhile.
-UNHURRIED = 0.1
-
 
 class Lists:
     """Finds lists, and has those made and renewed that are not there or will not do.
@@ -26,6 +23,7 @@ class Lists:
         store: What was made before.
         producer: Makes lists.
         settings: How long a list is served.
+        patience: Seconds with which a caller can wait for the store's own timeouts, and need not be watched.
         clock: Unix seconds.
     """
 
@@ -34,11 +32,13 @@ class Lists:
         store: TimelineStore,
         producer: ListProducer,
         settings: TimelineSettings,
+        patience: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._producer = producer
         self._settings = settings
+        self._patience = patience
         self._clock = clock
         self._random = Random()
 
@@ -84,7 +84,7 @@ class Lists:
 
     async def _latest(self, wanted: WantedList) -> TimelineSnapshot | None:
         """The latest list; None also where the caller has no time for the look-up."""
-        if wanted.deadline - asyncio.get_running_loop().time() > UNHURRIED:
+        if wanted.deadline - asyncio.get_running_loop().time() > self._patience:
             return await self._store.latest(wanted.key)
         try:
             async with asyncio.timeout_at(wanted.deadline - RESERVE):

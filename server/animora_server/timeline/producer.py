@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from animora_server.errors import DeadlineExceeded, ScoringFailed
 from animora_server.ranker.protocols import Pin
@@ -15,7 +16,7 @@ from animora_server.types import CachePolicy, DegradedReason, TimelineSnapshot
 
 MAX_RENEWALS = 32  # at once; further lists are served a little longer
 STAND_IN_SECONDS = 1.0  # for which a list by the heuristic stands in for all who ask meanwhile
-MAX_STAND_INS = 1024
+MAX_STAND_INS = 256
 # The model could make the list, with more time.
 HURRIED = (DegradedReason.DEADLINE, DegradedReason.OVERLOADED)
 
@@ -133,9 +134,12 @@ class ListProducer:
         if wanted.policy.writes:
             if wanted.key in self._renewals:
                 self._renewals[wanted.key].cancel()  # it would replace this list by one begun before
-            await self._store.make_latest(wanted.key, snapshot)
+            keep = self._store.make_latest(wanted.key, snapshot)
         else:
-            await self._store.keep(wanted.key, snapshot)
+            keep = self._store.keep(wanted.key, snapshot)
+        # Kept before its token is given out, where there is the time for that.
+        left = wanted.deadline - 2 * RESERVE - asyncio.get_running_loop().time()
+        await asyncio.wait((self._keep(keep),), timeout=max(left, 0.0))
         return snapshot
 
     async def _run_renewal(self, pin: Pin, wanted: WantedList) -> None:
@@ -159,10 +163,15 @@ class ListProducer:
             self._stand_ins.clear()
         self._stand_ins[wanted.key] = snapshot
         # No time to wait until it is kept; most often it is by the time that its token comes back.
-        keeping = asyncio.create_task(self._store.keep(wanted.key, snapshot))
+        self._keep(self._store.keep(wanted.key, snapshot))
+        return snapshot
+
+    def _keep(self, keep: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
+        """Has a list kept, whether or not someone waits for it."""
+        keeping = asyncio.create_task(keep)
         self._keeping.add(keeping)
         keeping.add_done_callback(self._keeping.discard)
-        return snapshot
+        return keeping
 
 
 def _flight(pin: Pin, wanted: WantedList) -> bytes:
