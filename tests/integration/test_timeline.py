@@ -95,6 +95,16 @@ async def test_a_flushed_redis_is_snapshot_gone_and_a_first_page_is_computed_ane
     assert rest[0].cache == pb.CACHE_STATUS_MISS
 
 
+async def test_five_hundred_calls_at_once_that_miss_make_one_list(stub, redis_url):
+    pages = await asyncio.gather(*(stub.GetTimeline(request(), timeout=30) for _ in range(500)))
+
+    async with Redis.from_url(redis_url) as redis:
+        lists = [key async for key in redis.scan_iter(match="animora:list:*")]
+    assert len({tuple(page.post_ids) for page in pages}) == 1
+    assert {page.degraded_reason for page in pages} == {pb.DEGRADED_REASON_UNSPECIFIED}
+    assert len(lists) == 1
+
+
 async def test_paging_works_without_redis(settings, feed):
     alone = Settings.model_validate({**settings.model_dump(), "cache": {"url": ""}})
     async with running(alone) as server, asyncio.timeout(30):

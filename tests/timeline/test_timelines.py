@@ -64,9 +64,9 @@ async def test_a_list_of_another_model_is_a_miss_but_its_tokens_go_on(world):
     assert (rest.post_ids.tolist(), rest.model_version) == (ALL[10:20], "v1")
 
 
-async def test_a_cold_users_list_is_a_miss_once_the_model_knows_them(world):
+async def test_a_cold_users_list_is_a_miss_once_a_model_knows_them(world):
     await world.page(COLD)
-    world.model.user_row = lambda user_id: 1
+    world.pin.activate(LOGITS, "v2").user_row = lambda user_id: 1
 
     assert (await world.page(COLD)).ranker is RankerName.NEUCF
 

@@ -15,8 +15,9 @@ from animora_server.timeline.protocols import RefreshCounter, TimelineStore, Wor
 from animora_server.types import CachePolicy, DegradedReason, TimelineSnapshot
 
 MAX_RENEWALS = 32  # at once; further lists are served a little longer
-STAND_IN_SECONDS = 1.0  # for which a list by the heuristic stands in for all who ask meanwhile
+MOMENT = 1.0  # seconds for which those who ask for the same get the same, where they do not find it
 MAX_STAND_INS = 256
+MAX_NOTED = 256
 # The model could make the list, with more time.
 HURRIED = (DegradedReason.DEADLINE, DegradedReason.OVERLOADED)
 
@@ -30,12 +31,14 @@ class WantedList:
         audience: Whose feed.
         policy: How to use the store.
         deadline: When the caller stops waiting, on the event loop's clock.
+        began: When the caller began to look for it, on the same clock.
     """
 
     key: bytes
     audience: Audience
     policy: CachePolicy
     deadline: float
+    began: float
 
 
 class ListProducer:
@@ -63,6 +66,7 @@ class ListProducer:
         self._refreshes = refreshes
         self._clock = clock
         self._flights: SingleFlight[TimelineSnapshot] = SingleFlight()
+        self._made: dict[bytes, tuple[float, TimelineSnapshot]] = {}  # and when, on the event loop's clock
         self._renewals: dict[bytes, asyncio.Task[None]] = {}
         self._stand_ins: dict[bytes, TimelineSnapshot] = {}
         self._keeping: set[asyncio.Task[bool]] = set()
@@ -114,13 +118,34 @@ class ListProducer:
     async def _make_shared(self, pin: Pin, wanted: WantedList) -> TimelineSnapshot:
         """Makes a list, or shares in one that is being made by the same model."""
         flight = _flight(pin, wanted)
+        ended_at, made = self._made.get(flight, (float("-inf"), None))
+        if made is not None and ended_at >= wanted.began:
+            return made  # it was not there yet when this caller looked
+        if made is not None and ended_at >= wanted.began - MOMENT and self._clock() < made.fresh_until:
+            await self._keep_in_time(wanted, made)  # it was not found: the store is slow, or has lost it
+            return made
         while True:
             joined = flight in self._flights
             snapshot = await self._flights.run(flight, lambda: self._make(pin, wanted))
+            if not joined:
+                self._note(flight, snapshot)
             if not joined or snapshot.degraded_reason is not DegradedReason.DEADLINE:
                 return snapshot
             # Who began it was in more of a hurry than this caller may be. Whoever comes first begins anew,
             # the others join again.
+
+    async def _keep_in_time(self, wanted: WantedList, snapshot: TimelineSnapshot) -> None:
+        """Has a list kept before its token is given out, where there is the time for that."""
+        keep = self._store.make_latest if wanted.policy.writes else self._store.keep
+        left = wanted.deadline - 2 * RESERVE - asyncio.get_running_loop().time()
+        await asyncio.wait((self._keep(keep(wanted.key, snapshot)),), timeout=max(left, 0.0))
+
+    def _note(self, flight: bytes, snapshot: TimelineSnapshot) -> None:
+        """Remembers a list for those who did not find it, and ask for it after it was made."""
+        if snapshot.degraded_reason is None:
+            if len(self._made) >= MAX_NOTED:
+                self._made.clear()
+            self._made[flight] = asyncio.get_running_loop().time(), snapshot
 
     async def _make(self, pin: Pin, wanted: WantedList) -> TimelineSnapshot:
         try:
@@ -131,15 +156,9 @@ class ListProducer:
             if reason in HURRIED:
                 self.renew(pin, wanted, "degraded")  # so that the next who asks finds it
             return self._stand_in(pin, wanted, reason)
-        if wanted.policy.writes:
-            if wanted.key in self._renewals:
-                self._renewals[wanted.key].cancel()  # it would replace this list by one begun before
-            keep = self._store.make_latest(wanted.key, snapshot)
-        else:
-            keep = self._store.keep(wanted.key, snapshot)
-        # Kept before its token is given out, where there is the time for that.
-        left = wanted.deadline - 2 * RESERVE - asyncio.get_running_loop().time()
-        await asyncio.wait((self._keep(keep),), timeout=max(left, 0.0))
+        if wanted.policy.writes and wanted.key in self._renewals:
+            self._renewals[wanted.key].cancel()  # it would replace this list by one begun before
+        await self._keep_in_time(wanted, snapshot)
         return snapshot
 
     async def _run_renewal(self, pin: Pin, wanted: WantedList) -> None:
@@ -155,7 +174,7 @@ class ListProducer:
         if (
             known is not None
             and known.degraded_reason is reason
-            and 0 <= self._clock() - known.made_at < STAND_IN_SECONDS  # the clock may be set back
+            and 0 <= self._clock() - known.made_at < MOMENT  # the clock may be set back
         ):
             return known
         snapshot = self._ranker.rank_degraded(pin.snapshot, wanted.audience, reason)

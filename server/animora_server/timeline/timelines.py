@@ -154,7 +154,8 @@ class Timelines:
         """The list of a first page, and the posts to merge into it."""
         pin = current_pin(self._pins, self._policy.max_block_age)
         audience = Audience(query.user_id, query.include_seen)
-        wanted = WantedList(key, audience, query.cache_policy, query.deadline)
+        began = asyncio.get_running_loop().time()
+        wanted = WantedList(key, audience, query.cache_policy, query.deadline, began)
         snapshot, status = await self._lists.first(pin, wanted)
         newer = None
         pin = current_pin(self._pins, self._policy.max_block_age)
