@@ -6,6 +6,7 @@ from typing import Self
 
 import structlog
 
+from animora_server.background import stop, tell_of_death
 from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.generation_record import decode_generation
 from animora_server.cache.keys import current_generation_key
@@ -44,15 +45,14 @@ class GenerationWatch:
         """Looks, for the cache's timeout at most."""
         await self._look()
         self._task = asyncio.create_task(self._follow(), name="generation-watch")
+        tell_of_death(self._task, "new generations of timelines are no longer looked for")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Looks no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await stop(self._task)
 
     async def _follow(self) -> None:
         while True:

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 import structlog
 
 from animora_artifact import Artifact, ArtifactRejected, ModelStore, StoreUnavailable, VersionNotFound
+from animora_server.background import stop, tell_of_death
 from animora_server.errors import ScoringFailed
 from animora_server.metrics import ModelMetrics
 
@@ -42,16 +43,14 @@ class ModelWatcher:
     async def __aenter__(self) -> Self:
         """Starts to watch."""
         self._task = asyncio.create_task(self._run(), name="model-watcher")
-        self._task.add_done_callback(_report_death)
+        tell_of_death(self._task, "the model store is no longer watched")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stops to watch."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await stop(self._task)
 
     async def _run(self) -> None:
         while True:
@@ -87,9 +86,3 @@ class ModelWatcher:
     def _refuse(self, version: str | None, reason: str, detail: str) -> None:
         self._metrics.rejections.labels(reason).inc()
         log.error("a model is refused", version=version, reason=reason, detail=detail)
-
-
-def _report_death(task: asyncio.Task[None]) -> None:
-    """Says aloud that a bug ended the watcher; the version that answers goes on."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("the model store is no longer watched", exc_info=error)

@@ -10,6 +10,7 @@ from typing import NoReturn, Self
 import asyncpg
 import structlog
 
+from animora_server.background import stop, tell_of_death
 from animora_server.catalog import Facts
 from animora_server.errors import StoreError
 from animora_server.metrics import CatalogMetrics
@@ -67,7 +68,7 @@ class FactListener:
         await _within(START_PATIENCE, self._tried)
         if self._task.done():
             self._task.result()
-        self._task.add_done_callback(_report_death)
+        tell_of_death(self._task, "blocks and deletions are no longer heard of")
         return self
 
     async def __aexit__(
@@ -77,9 +78,7 @@ class FactListener:
         traceback: TracebackType | None,
     ) -> None:
         """Stops at once, whatever state the database is in."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        await stop(self._task)
 
     async def _run(self) -> None:
         while True:
@@ -176,9 +175,3 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
             return await event.wait()
     except TimeoutError:
         return False
-
-
-def _report_death(task: asyncio.Task[None]) -> None:
-    """Says aloud that a bug ended the listener; polls go on."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("blocks and deletions are no longer heard of", exc_info=error)

@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 import structlog
 
+from animora_server.background import stop, tell_of_death
 from animora_server.catalog import Catalog, CatalogSnapshot, Facts, RecentFacts
 from animora_server.errors import AnimoraError, ConfigurationError
 from animora_server.metrics import CatalogMetrics
@@ -76,7 +77,7 @@ class CatalogRefresher:
             lambda: time.monotonic() - self._catalog.snapshot.blocks_read_at,
         )
         self._task = asyncio.create_task(self._run(), name="catalog-refresher")
-        self._task.add_done_callback(_report_death)
+        tell_of_death(self._task, "the catalog is no longer refreshed")
         return self
 
     async def __aexit__(
@@ -86,9 +87,7 @@ class CatalogRefresher:
         traceback: TracebackType | None,
     ) -> None:
         """Stops at once, whatever state the database is in."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        await stop(self._task)
         self._store.close()
 
     def correct(self, facts: Facts) -> None:
@@ -172,9 +171,3 @@ class CatalogRefresher:
         self._metrics.bytes.set(self._catalog.nbytes)
         self._metrics.epoch.set(snapshot.epoch)
         self._metrics.refresh_seconds.observe(seconds)
-
-
-def _report_death(task: asyncio.Task[None]) -> None:
-    """Says aloud that a bug ended the refresher; requests fail once the blocks are too old."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("the catalog is no longer refreshed", exc_info=error)
