@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from animora_server.errors import DeadlineExceeded, ScoringFailed
 from animora_server.ranker.protocols import Pin
@@ -14,10 +14,11 @@ from animora_server.timeline.feed_ranker import Audience, FeedRanker
 from animora_server.timeline.protocols import RefreshCounter, TimelineStore, WorkGate
 from animora_server.types import CachePolicy, DegradedReason, TimelineSnapshot
 
+Remembered = TypeVar("Remembered")
+
 MAX_RENEWALS = 32  # at once; further lists are served a little longer
 MOMENT = 1.0  # seconds for which those who ask for the same get the same, where they do not find it
-MAX_STAND_INS = 256
-MAX_NOTED = 256
+MAX_REMEMBERED = 256  # lists of each kind
 # The model could make the list, with more time.
 HURRIED = (DegradedReason.DEADLINE, DegradedReason.OVERLOADED)
 
@@ -124,11 +125,17 @@ class ListProducer:
         if made is not None and ended_at >= wanted.began - MOMENT and self._clock() < made.fresh_until:
             await self._keep_in_time(wanted, made)  # it was not found: the store is slow, or has lost it
             return made
+
+        async def make() -> TimelineSnapshot:
+            snapshot = await self._make(pin, wanted)
+            if snapshot.degraded_reason is None:
+                now = asyncio.get_running_loop().time()
+                _remember(self._made, flight, (now, snapshot))  # for who did not find it and asks after this
+            return snapshot
+
         while True:
             joined = flight in self._flights
-            snapshot = await self._flights.run(flight, lambda: self._make(pin, wanted))
-            if not joined:
-                self._note(flight, snapshot)
+            snapshot = await self._flights.run(flight, make)
             if not joined or snapshot.degraded_reason is not DegradedReason.DEADLINE:
                 return snapshot
             # Who began it was in more of a hurry than this caller may be. Whoever comes first begins anew,
@@ -139,13 +146,6 @@ class ListProducer:
         keep = self._store.make_latest if wanted.policy.writes else self._store.keep
         left = wanted.deadline - 2 * RESERVE - asyncio.get_running_loop().time()
         await asyncio.wait((self._keep(keep(wanted.key, snapshot)),), timeout=max(left, 0.0))
-
-    def _note(self, flight: bytes, snapshot: TimelineSnapshot) -> None:
-        """Remembers a list for those who did not find it, and ask for it after it was made."""
-        if snapshot.degraded_reason is None:
-            if len(self._made) >= MAX_NOTED:
-                self._made.clear()
-            self._made[flight] = asyncio.get_running_loop().time(), snapshot
 
     async def _make(self, pin: Pin, wanted: WantedList) -> TimelineSnapshot:
         try:
@@ -178,9 +178,7 @@ class ListProducer:
         ):
             return known
         snapshot = self._ranker.rank_degraded(pin.snapshot, wanted.audience, reason)
-        if len(self._stand_ins) >= MAX_STAND_INS:
-            self._stand_ins.clear()
-        self._stand_ins[wanted.key] = snapshot
+        _remember(self._stand_ins, wanted.key, snapshot)
         # No time to wait until it is kept; most often it is by the time that its token comes back.
         self._keep(self._store.keep(wanted.key, snapshot))
         return snapshot
@@ -191,6 +189,13 @@ class ListProducer:
         self._keeping.add(keeping)
         keeping.add_done_callback(self._keeping.discard)
         return keeping
+
+
+def _remember(memory: dict[bytes, Remembered], name: bytes, what: Remembered) -> None:
+    """Keeps something for a moment's use: what is older goes when there is too much."""
+    if len(memory) >= MAX_REMEMBERED:
+        memory.clear()
+    memory[name] = what
 
 
 def _flight(pin: Pin, wanted: WantedList) -> bytes:
