@@ -14,7 +14,7 @@ import torch
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import DeviceFault
 from animora_server.precompute.pace import Pace
-from animora_server.scorer.work import LoadedModel
+from animora_server.scorer.work import LoadedModel, as_features
 from animora_server.types import BoolArray, FloatArray, HalfArray, IntArray
 
 ENCODED_AT_ONCE = 1024
@@ -87,9 +87,7 @@ class WindowScorer:
         snapshot, window = self._window.snapshot, self._window.rows
         dimensions = self._model.manifest.dimensions
         post_rows = self._model.posts.rows(snapshot.post_ids[window])  # int64 (w), 0 unknown
-        self._informed = post_rows > 0
-        if dimensions.image or dimensions.caption:
-            self._informed |= snapshot.has_embeddings(window)
+        self._informed = self._model.informed(snapshot, window, post_rows)
         vectors = torch.zeros((len(window), dimensions.post_vector), device=self._device)
         try:
             for start in range(0, len(window), ENCODED_AT_ONCE):
@@ -141,9 +139,7 @@ class WindowScorer:
 
     def _features(self, embeddings: HalfArray, width: int) -> torch.Tensor:
         """Embeddings (n, w) as the model takes them: (n, width), absent ones as zeros."""
-        if embeddings.shape[1] and width:
-            return torch.from_numpy(embeddings).to(self._device, torch.float32)
-        return torch.zeros((len(embeddings), width), device=self._device)
+        return as_features(embeddings, width, self._device, torch.float32)
 
 
 def start_thread() -> None:

@@ -56,9 +56,8 @@ class Binder:
         )
         first = table.rows
         post_rows = loaded.posts.rows(snapshot.post_ids[first:])  # int64 (n new), 0 unknown
-        informed[first : len(snapshot)] = post_rows > 0
-        if loaded.manifest.dimensions.image or loaded.manifest.dimensions.caption:
-            informed[first : len(snapshot)] |= snapshot.has_embeddings(np.arange(first, len(snapshot)))
+        new = np.arange(first, len(snapshot))
+        informed[new] = loaded.informed(snapshot, new, post_rows)
         table = await self._encode(loaded, post_rows, snapshot.embeddings, table)
         if bound is None:
             fixed, per_row = await self._device.warm(loaded, table, self._warm_sizes())

@@ -19,7 +19,7 @@ from animora_artifact.vocabulary import RowIndex
 from animora_server.catalog import EmbeddingFile
 from animora_server.errors import ConfigurationError, DeviceFault, OutOfDeviceMemory
 from animora_server.scorer.explanation import COALITIONS, explain
-from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
+from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work, as_features
 from animora_server.settings import ScorerSettings
 from animora_server.types import FloatArray, HalfArray, IntArray
 
@@ -139,9 +139,7 @@ class Device:
 
     def _features(self, embeddings: HalfArray, width: int) -> torch.Tensor:
         """Embeddings (n, w) as the model takes them: (n, width), absent ones as zeros."""
-        if embeddings.shape[1] and width:
-            return torch.from_numpy(embeddings).to(self._device, self._dtype)
-        return torch.zeros((len(embeddings), width), device=self._device, dtype=self._dtype)
+        return as_features(embeddings, width, self._device, self._dtype)
 
     def _load(self, artifact: Artifact) -> LoadedModel:
         network = load_network(artifact.model, self._device, self._dtype)

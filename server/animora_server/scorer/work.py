@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from animora_artifact import Manifest
 from animora_artifact.network import Network
 from animora_artifact.vocabulary import RowIndex
-from animora_server.catalog import EmbeddingFile
+from animora_server.catalog import CatalogSnapshot, EmbeddingFile
 from animora_server.scorer.explanation import COALITIONS
-from animora_server.types import IntArray
+from animora_server.types import BoolArray, HalfArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,26 @@ class LoadedModel:
     network: Network
     users: RowIndex
     posts: RowIndex
+
+    def informed(self, snapshot: CatalogSnapshot, rows: IntArray, post_rows: IntArray) -> BoolArray:
+        """Bool (m): whether it knows the id or an embedding of posts.
+
+        Args:
+            snapshot: The catalog.
+            rows: int64 (m), the posts' rows in it.
+            post_rows: int64 (m), their rows in the vocabulary, 0 unknown.
+        """
+        informed = np.greater(post_rows, 0)
+        if self.manifest.dimensions.image or self.manifest.dimensions.caption:
+            informed |= snapshot.has_embeddings(rows)
+        return informed
+
+
+def as_features(embeddings: HalfArray, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Embeddings float16 (n, w) as a model takes them: floating (n, width), absent ones as zeros."""
+    if embeddings.shape[1] and width:
+        return torch.from_numpy(embeddings).to(device, dtype)
+    return torch.zeros((len(embeddings), width), device=device, dtype=dtype)
 
 
 @dataclass(frozen=True, slots=True)
