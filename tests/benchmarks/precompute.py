@@ -18,30 +18,17 @@ from rich.table import Table
 from animora_artifact import open_store
 from animora_server.cache import RedisGenerations
 from animora_server.demo import SampleFeed, sample_feed
-from animora_server.precompute.job import Order, run
+from animora_server.precompute.job import Order, Unwatched, run
 from animora_server.precompute.load import load_catalog, load_scorer, window_at
 from animora_server.precompute.pace import Pace
 from animora_server.precompute.scoring import WindowScorer, start_thread
-from animora_server.precompute.summary import Summary, Totals
+from animora_server.precompute.summary import Summary
 from animora_server.precompute.write import CHUNK_USERS
 from animora_server.settings import Settings
 from animora_server.store import PostgresStore
 
 ROUNDS = 5
 WINDOW_DAYS = 365.0  # all of the sample's posts are candidates
-
-
-class Unwatched:
-    """Sees nothing."""
-
-    def planned(self, plan: object, users: int) -> None:
-        """See job.RunWatch."""
-
-    def advanced(self, chunk: Totals) -> None:
-        """See write.Watch."""
-
-    def swapped(self) -> None:
-        """See swap.SwapWatch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from animora_server.cache import RedisGenerations
 from animora_server.errors import AnimoraError, ConfigurationError, StoreError
 from animora_server.logs import configure_logs
 from animora_server.precompute.command import FAILURES, GOES_ON, run_in_redis, told
-from animora_server.precompute.job import Order
-from animora_server.precompute.plan import Plan, abandon_unfinished
+from animora_server.precompute.job import Order, Unwatched
+from animora_server.precompute.plan import abandon_unfinished
 from animora_server.precompute.report import summary_table
 from animora_server.precompute.shard import Shard
-from animora_server.precompute.summary import Summary, Totals, joined
+from animora_server.precompute.summary import Summary, joined
 from animora_server.settings import Settings
 
 LOCAL = "local"
@@ -38,24 +38,11 @@ class Outcome:
     failure: str = ""
 
 
-class _Unwatched:
-    """A run that nobody watches; see job.RunWatch."""
-
-    def planned(self, plan: Plan, users: int) -> None:
-        """See RunWatch."""
-
-    def swapped(self) -> None:
-        """See swap.SwapWatch."""
-
-    def advanced(self, chunk: Totals) -> None:
-        """See write.Watch."""
-
-
 def run_shard(settings: Settings, order: Order) -> Outcome:
     """One shard, in a process of Ray's; an error travels as words, since not every one can be pickled."""
     configure_logs(settings.log.level, settings.log.format)
     try:
-        return Outcome(order.shard, asyncio.run(run_in_redis(settings, order, _Unwatched())))
+        return Outcome(order.shard, asyncio.run(run_in_redis(settings, order, Unwatched())))
     except (AnimoraError, *FAILURES) as error:
         return Outcome(order.shard, failure=told(error))
 

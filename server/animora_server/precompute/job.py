@@ -56,6 +56,19 @@ class RunWatch(Watch, SwapWatch, Protocol):
         ...
 
 
+class Unwatched:
+    """A run that nobody watches; see RunWatch."""
+
+    def planned(self, plan: Plan, users: int) -> None:
+        """See RunWatch."""
+
+    def advanced(self, chunk: Totals) -> None:
+        """See write.Watch."""
+
+    def swapped(self) -> None:
+        """See swap.SwapWatch."""
+
+
 async def run(settings: Settings, order: Order, store: GenerationStore, watch: RunWatch) -> Summary:
     """Makes the lists of a shard; whatever ends it early, the same run again goes on where it was.
 
