@@ -20,8 +20,8 @@ from rich.progress import track
 from animora_client import AsyncRankingClient, CachePolicy, Ranking, RankRequest
 from animora_client import Ranker as RankerName
 from animora_server.embedded import EmbeddedPostgres, apply_schema
-from animora_training.metrics import hit_ratio, ndcg
-from animora_training.ncf_format import TestPairs, find_files, read_test_pairs
+from animora_training.feeds.ncf_format import TestPairs, find_files, read_test_pairs
+from animora_training.judging.metrics import hit_ratio, ndcg
 from tests.benchmarks.processes import animora_server
 
 BATCH = 100  # users of one call

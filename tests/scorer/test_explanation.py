@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animora_server.scorer.explanation import explain
-from animora_training.export import FoldedNeuCF
+from animora_training.fitting.export import FoldedNeuCF
 from tests.scorer.artifacts import tiny_artifact
 from tests.training.networks import inputs, random_network
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from animora_training.dataset import Dataset, Interactions, Posts, chronological, index_of
-from animora_training.feed import Feed
-from animora_training.sample import SampleSize
-from animora_training.sample_activity import make_feed
+from animora_training.data.dataset import Dataset, Interactions, Posts, chronological, index_of
+from animora_training.feeds.feed import Feed
+from animora_training.feeds.sample import SampleSize
+from animora_training.feeds.sample_activity import make_feed
 
 NOW = 1_800_000_000.0
 TINY = SampleSize(users=60, posts=150, pairs=900, days=30.0, width=24)

@@ -1,0 +1,137 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from animora_artifact import open_store
+from animora_training.commands.cli import app
+from tests.training.ncf_folders import write_folder
+
+
+@pytest.fixture
+def run():
+    unset = {"ANIMORA_DATABASE_URL": None, "ANIMORA_MODELS_STORE": None}
+
+    def invoke(*arguments, code=0, **environment):
+        result = CliRunner().invoke(
+            app, [str(argument) for argument in arguments], env={**unset, **environment}
+        )
+        assert result.exit_code == code, result.output
+        return result
+
+    return invoke
+
+
+QUICK = ("--set", "max_epochs=2", "--set", "batch_positives=1024")
+
+
+def test_a_sample_goes_all_the_way_to_an_active_version(run, postgres_url, tmp_path):
+    store = tmp_path / "store"
+    environment = {"ANIMORA_DATABASE_URL": postgres_url, "ANIMORA_MODELS_STORE": str(store)}
+    imported = run("import", "sample", "--size", "small", "--seed", "3", "--now", "2026-11-20", **environment)
+    assert imported.stdout.startswith("imported 240 users, 700 posts")
+    assert "already" in run("import", "sample", code=1, **environment).stderr
+    run("import", "sample", "--size", "small", "--replace", **environment)
+
+    fitted = run("fit", "--output", tmp_path / "out", *QUICK, ANIMORA_DATABASE_URL=postgres_url).stdout
+    version = fitted.split("wrote ")[1].strip()
+    assert "heuristic, hold-out" in fitted
+    assert run("list", **environment).stdout.count(version) == 0
+
+    assert run("publish", tmp_path / "out" / version, **environment).stdout == f"published {version}\n"
+    assert "no active version" in run("evaluate", code=1, **environment).stderr
+    assert run("activate", version, **environment).stdout == f"activated {version}\n"
+    assert open_store(str(store)).active() == version
+
+    evaluated = run("evaluate", **environment).stdout
+    assert "NeuCF, on pairs it was trained on" in evaluated
+    assert re.fullmatch(r"hr@10=0\.\d{4} ndcg@10=0\.\d{4}", evaluated.splitlines()[-1])
+    metrics = open_store(str(store)).versions()[0].metrics
+    assert evaluated.splitlines()[-1] == f"hr@10={metrics['hr@10']:.4f} ndcg@10={metrics['ndcg@10']:.4f}"
+
+    second = run("fit", "--activate", "--seed", "1", *QUICK, **environment).stdout.split()[-1]
+    listed = json.loads(run("list", "--json", **environment).stdout)
+    assert [(entry["version"], entry["active"]) for entry in listed] == [(version, False), (second, True)]
+    table = run("list", **environment).stdout
+    assert re.search(rf"active\s+{second}", table)
+    assert not re.search(rf"active\s+{version}", table)
+
+
+def test_a_data_set_is_fitted_and_its_test_pairs_ranked(run, postgres_url, tmp_path):
+    folder, store = write_folder(tmp_path), tmp_path / "store"
+    environment = {"ANIMORA_DATABASE_URL": postgres_url, "ANIMORA_MODELS_STORE": str(store)}
+    assert "4 users, 6 posts, 6 likes" in run("import", "ncf", folder, **environment).stdout
+    run("fit", "--activate", *QUICK, **environment)
+    evaluated = run("evaluate", "--ncf", folder, **environment).stdout
+    assert "2 users ranked" in evaluated
+    assert evaluated.splitlines()[-1].startswith("hr@10=1.0000 ndcg@10=")
+
+
+def test_a_bad_line_leaves_the_database_as_it_was(run, postgres_url, tmp_path):
+    environment = {"ANIMORA_DATABASE_URL": postgres_url}
+    run("import", "sample", "--size", "small", **environment)
+    folder = write_folder(tmp_path)
+    (folder / "tiny.test.negative").write_text("(7,3)\tx\n")
+    refused = run("import", "ncf", folder, "--replace", code=1, **environment)
+    assert "tiny.test.negative, line 1: expected (user,item)" in refused.stderr
+    assert "already" in run("import", "ncf", folder, code=1, **environment).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("fit", "--store", "models"), "--database-url"),
+        (("fit", "--database-url", "postgresql://"), "--store or --output"),
+        (
+            ("fit", "--database-url", "postgresql://", "--output", "out", "--activate"),
+            "--activate: needs --store",
+        ),
+        (
+            ("fit", "--database-url", "postgresql://", "--output", "out", "--set", "x=1"),
+            "NAME=VALUE with one of factors",
+        ),
+        (("fit", "--database-url", "postgresql://", "--store", "s3://bucket"), "s3://bucket"),
+        (("list",), "--store"),
+        (("activate", "--store", "models"), "version"),
+        (("import", "sample", "--size", "huge"), "--size"),
+    ],
+)
+def test_wrong_usage_exits_with_two_and_names_the_option(run, arguments, named):
+    assert named in run(*arguments, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("activate", "20260101T000000Z-abcdef"), "there is no"),
+        (("activate", "../elsewhere"), "not a version's name"),
+        (("publish", "nowhere"), "there is no nowhere/manifest.json"),
+        (("evaluate", "--database-url", "postgresql://"), "no active version"),
+    ],
+)
+def test_what_cannot_be_done_exits_with_one_and_says_why(run, tmp_path, arguments, reason):
+    refused = run(*arguments, "--store", tmp_path, code=1)
+    assert reason in refused.stderr
+    assert "Traceback" not in refused.output
+
+
+def test_a_version_that_the_store_cannot_take_is_kept(run, postgres_url, tmp_path):
+    run("import", "ncf", write_folder(tmp_path), "--database-url", postgres_url)
+    (tmp_path / "file").touch()
+    refused = run("fit", "--database-url", postgres_url, "--store", tmp_path / "file", *QUICK, code=1)
+    kept = Path(refused.stderr.split("publish ")[1].strip())
+    assert kept.parent.name.startswith("animora-version-")
+    run("publish", kept, "--store", tmp_path / "store")
+    shutil.rmtree(kept.parent)
+
+
+def test_a_database_without_posts_is_said_to_be_empty(run, postgres_url, tmp_path):
+    refused = run("fit", "--store", tmp_path, "--database-url", postgres_url, code=1)
+    assert "animora.posts shows no posts" in refused.stderr
+
+
+def test_an_empty_store_lists_nothing(run, tmp_path):
+    assert json.loads(run("list", "--json", "--store", tmp_path / "none").stdout) == []

@@ -1,0 +1,76 @@
+import numpy as np
+
+from animora_training.data.dataset import ABSENT
+from animora_training.data.split import leave_one_out, without_repeats
+from tests.training.worlds import as_dataset, dataset, tiny_feed, triples
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_the_latest_pair_of_each_user_with_another_one_is_held_out():
+    data = dataset([(10, 100, 9.0), (10, 200, 8.0), (20, 300, 7.0), (30, 100, 1.0), (30, 300, 2.0)])
+    split = leave_one_out(data, 2, rng())
+    held_out = split.held_out
+    assert held_out.users.tolist() == [0, 2]
+    assert held_out.candidates[:, 0].tolist() == [0, 2]
+    assert held_out.times.tolist() == [9.0, 2.0]
+    assert sorted(triples(split.training)) == [(0, 1, 8.0), (1, 2, 7.0), (2, 0, 1.0)]
+
+
+def test_a_later_comment_makes_its_pair_the_latest_and_no_event_of_it_stays():
+    data = dataset([(10, 100, 1.0), (10, 200, 2.0), (10, 100, 3.0)])
+    split = leave_one_out(data, 1, rng())
+    assert split.held_out.candidates[0, 0] == 0
+    assert triples(split.training) == [(0, 1, 2.0)]
+
+
+def test_where_times_tie_the_seed_decides():
+    data = dataset([(10, post, 7.0) for post in (100, 200, 300, 400, 500)])
+    chosen = [int(leave_one_out(data, 1, rng(seed)).held_out.candidates[0, 0]) for seed in range(20)]
+    assert len(set(chosen)) > 2
+    assert chosen == [int(leave_one_out(data, 1, rng(seed)).held_out.candidates[0, 0]) for seed in range(20)]
+
+
+def test_deleted_posts_and_those_behind_a_block_are_not_held_out_but_trained_on():
+    data = dataset(
+        [(10, 100, 1.0), (10, 200, 2.0), (10, 300, 3.0), (10, 600, 4.0)], deleted=(600,), blocks=((10, 30),)
+    )
+    split = leave_one_out(data, 1, rng())
+    assert split.held_out.candidates[0, 0] == 1
+    assert sorted(triples(split.training)) == [(0, 0, 1.0), (0, 2, 3.0), (0, 5, 4.0)]
+
+
+def test_negatives_are_all_that_a_user_could_have_seen_and_nothing_else():
+    # Of ten posts 100 and 600 were liked, 300 is deleted, 200 is behind a block, 900 and 1000 came later.
+    events = [(10, 100, 2.0), (10, 600, 8.0)]
+    data = dataset(events, posts=10, users=2, deleted=(300,))
+    data.posts.authors[1] = 77
+    data = dataset(events, posts=10, users=2, deleted=(300,), blocks=((10, 77),))
+    data.posts.authors[1] = 77
+    candidates = leave_one_out(data, 20, rng()).held_out.candidates[0]
+    drawn = candidates[candidates != ABSENT]
+    assert sorted(data.posts.ids[drawn].tolist()) == [400, 500, 600, 700, 800]
+
+
+def test_a_split_of_a_feed_is_deterministic_and_complete():
+    data = as_dataset(tiny_feed())
+    split, again = leave_one_out(data, 99, rng(4)), leave_one_out(data, 99, rng(4))
+    assert (split.held_out.candidates == again.held_out.candidates).all()
+    held_out = split.held_out
+    assert len(split.training) + len(held_out.users) == len(data.pairs())
+    keys = data.pair_keys(data.events.users, data.events.posts)
+    negatives = held_out.candidates[:, 1:]
+    interacted = np.isin(data.pair_keys(held_out.users[:, None], negatives), keys) & (negatives != ABSENT)
+    assert not interacted.any()
+    assert not (data.posts.deleted[negatives] & (negatives != ABSENT)).any()
+
+
+def test_nothing_is_held_out_of_nothing():
+    split = leave_one_out(dataset([]), 5, rng())
+    assert len(split.training) == len(split.held_out.users) == 0
+
+
+def test_only_the_first_of_equal_entries_stays():
+    assert without_repeats(np.array([[3, 1, 3, 1, 2]])).tolist() == [[3, 1, ABSENT, ABSENT, 2]]

@@ -1,0 +1,130 @@
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import pytest
+import torch
+
+from animora_artifact.network import load_network, save_network
+from animora_training.fitting.export import FoldedNeuCF, Origin, export
+from animora_training.fitting.verification import verify
+from animora_training.learning.config import FitConfig
+from animora_training.learning.trainer import new_network
+from animora_training.learning.training_set import training_set
+from tests.training.networks import inputs, random_network, randomised
+from tests.training.worlds import as_dataset, tiny_feed
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return random_network()
+
+
+@pytest.fixture(scope="module")
+def scripted(network):
+    return load_network(save_network(FoldedNeuCF(network).eval()), CPU)
+
+
+@torch.inference_mode()
+def scores(scripted, users, posts, image, caption):
+    """Each pair as a request of its own, in one batch."""
+    every = torch.arange(len(users))
+    return scripted.score(users, every, scripted.encode_posts(posts, image, caption), every)
+
+
+def test_the_scripted_network_gives_the_eager_networks_probabilities(network, scripted):
+    pairs = inputs(network, 200)
+    with torch.inference_mode():
+        expected = torch.sigmoid(network(*pairs))
+    assert (torch.sigmoid(scores(scripted, *pairs)) - expected).abs().max() < 1e-5
+
+
+def test_a_score_is_the_same_alone_and_in_any_batch(network, scripted):
+    pairs = inputs(network, 64)
+    together = torch.sigmoid(scores(scripted, *pairs))
+    alone = torch.cat(
+        [torch.sigmoid(scores(scripted, *(column[row : row + 1] for column in pairs))) for row in range(64)]
+    )
+    backwards = torch.sigmoid(scores(scripted, *(column.flip(0) for column in pairs))).flip(0)
+    assert (together - alone).abs().max() < 1e-5
+    assert (together - backwards).abs().max() < 1e-5
+
+
+def test_the_explained_terms_add_up_to_the_logit(network, scripted):
+    users, posts, image, caption = inputs(network, 50)
+    every = torch.arange(50)
+    with torch.inference_mode():
+        table = scripted.encode_posts(posts, image, caption)
+        terms = scripted.explain(users, every, table, every)
+    assert terms.shape == (50, 3)
+    assert torch.equal(terms[:, 2], network.output.bias.detach().expand(50))
+    torch.testing.assert_close(terms.sum(dim=1), scores(scripted, users, posts, image, caption))
+
+
+def test_users_share_a_batch_through_segments_and_posts_through_the_table(network, scripted):
+    table_rows = torch.tensor([3, 0, 5])
+    *_, image, caption = inputs(network, 3)
+    users, segments, index = torch.tensor([2, 4]), torch.tensor([1, 0, 1, 1]), torch.tensor([0, 2, 2, 1])
+    with torch.inference_mode():
+        logits = scripted.score(users, segments, scripted.encode_posts(table_rows, image, caption), index)
+        expected = network(users[segments], table_rows[index], image[index], caption[index])
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_half_precision_cast_reaches_everything(network):
+    model = save_network(FoldedNeuCF(network).eval())
+    half = load_network(model, CPU, torch.float16)
+    users, posts, image, caption = inputs(network, 20)
+    logits = scores(half, users, posts, image.half(), caption.half())
+    assert logits.dtype == torch.float16
+    with torch.inference_mode():
+        assert (
+            torch.sigmoid(logits) - torch.sigmoid(network(users, posts, image, caption))
+        ).abs().max() < 0.05
+
+
+def test_a_network_without_embeddings_is_scripted_too():
+    network = random_network(image=0, caption=0, hidden=(6,))
+    pairs = inputs(network, 20)
+    scripted = load_network(save_network(FoldedNeuCF(network).eval()), CPU)
+    with torch.inference_mode():
+        torch.testing.assert_close(scores(scripted, *pairs), network(*pairs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def artifact():
+    data = as_dataset(tiny_feed())
+    pairs = data.pairs()
+    rows = training_set(data, pairs)
+    network = randomised(new_network(rows, FitConfig()))
+    created_at = datetime(2026, 11, 23, 21, 45, tzinfo=timezone(timedelta(hours=2)))
+    return export(network, rows, pairs, Origin(created_at, {"seed": 5}, {"hr@10": 0.5}))
+
+
+def test_a_version_is_named_by_its_time_in_utc_and_its_content(artifact):
+    assert artifact.manifest.version.startswith("20261123T194500Z-")
+    assert artifact.manifest.created_at == datetime(2026, 11, 23, 19, 45, tzinfo=UTC)
+
+
+def test_the_manifest_tells_what_the_version_is(artifact):
+    dimensions, window = artifact.manifest.dimensions, artifact.manifest.data_window
+    assert dimensions.users == len(artifact.vocabulary.user_ids) + 1
+    assert dimensions.posts == len(artifact.vocabulary.post_ids) + 1
+    assert (dimensions.image, dimensions.caption, dimensions.post_vector) == (24, 24, 8 + 32)
+    assert window.interactions == len(as_dataset(tiny_feed()).pairs())
+    assert window.start < window.end
+    assert artifact.manifest.hyperparameters == {"seed": 5}
+    assert artifact.manifest.metrics == {"hr@10": 0.5}
+
+
+def test_golden_rows_hold_every_kind_of_post_and_replay(artifact):
+    golden = artifact.golden
+    unknown, bare = golden.post_rows == 0, ~golden.image.any(axis=1)
+    for kind in (unknown & bare, unknown & ~bare, ~unknown & bare, ~unknown & ~bare):
+        assert kind.any()
+    assert (golden.caption.any(axis=1) == ~bare).all()
+    assert len(golden.user_rows) == 8
+    assert len(golden.probabilities) == 8 * len(golden.post_rows)
+    assert np.ptp(golden.probabilities) > 0.1
+    verify(artifact)

@@ -1,0 +1,92 @@
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from animora_artifact import ArtifactRejected
+from animora_training.data.dataset import ABSENT
+from animora_training.data.split import HeldOut
+from animora_training.errors import NothingToLearn, WidthMismatch
+from animora_training.fitting.export import FoldedNeuCF, Origin, export
+from animora_training.fitting.verification import verify
+from animora_training.judging.evaluation import PostScorer, Quality, rank_held_out, rank_with_artifact
+from animora_training.learning.config import FitConfig
+from animora_training.learning.trainer import new_network
+from animora_training.learning.training_set import training_set
+from tests.training.networks import randomised
+from tests.training.worlds import dataset
+
+EVENTS = [(10, 100, 1.0), (10, 200, 2.0), (20, 300, 3.0), (30, 400, 4.0)]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return dataset(EVENTS)
+
+
+@pytest.fixture(scope="module")
+def rows(data):
+    return training_set(data, data.pairs())
+
+
+@pytest.fixture(scope="module")
+def network(rows):
+    return randomised(new_network(rows, FitConfig()))
+
+
+@pytest.fixture(scope="module")
+def artifact(data, rows, network):
+    return export(network, rows, data.pairs(), Origin(datetime(2026, 1, 1, tzinfo=UTC), {}, {}))
+
+
+def held_out(users, candidates):
+    return HeldOut(np.array(users), np.array(candidates), np.zeros(len(users)))
+
+
+def test_every_post_is_scored_with_its_row_and_embeddings(data, rows, network):
+    scorer = PostScorer(FoldedNeuCF(network).eval(), rows.vocabulary, data)
+    scores = scorer.grid(np.array([0, 2]), np.array([[0, 5, 3], [4, 1, 0]]))
+    posts = data.posts
+    for row, (user_row, wanted) in enumerate(((1, (1, 0, 4)), (3, (0, 2, 1)))):
+        for column, post_row in enumerate(wanted):
+            index = ((0, 5, 3), (4, 1, 0))[row][column]
+            eager = network(
+                *(rows.users.new_tensor([value]) for value in (user_row, post_row)),
+                rows.image.new_tensor(posts.image[[index]]),
+                rows.image.new_tensor(posts.caption[[index]]),
+            )
+            assert scores[row, column] == pytest.approx(float(eager.detach()), abs=1e-4)
+
+
+def test_absent_candidates_and_ties_are_ranked_as_by_the_server(data):
+    scores = np.array([[0.5, 0.5, 0.9, 0.1], [0.5, 0.5, 0.2, 0.1]], np.float32)
+    held = held_out([0, 1], [[2, 3, ABSENT, 0], [3, 2, 1, 0]])
+    # Post 400 is newer than 300: in the first row it goes before the held-out post, in the second it is it.
+    assert rank_held_out(data.posts, scores, held).tolist() == [1, 0]
+
+
+def test_users_whom_the_model_does_not_know_are_skipped_and_counted(artifact, data):
+    ranks = rank_with_artifact(artifact, data, held_out([3, 0, 1], [[0, 1], [2, 3], [3, 0]]))
+    assert ranks.user_ids.tolist() == [10, 20]
+    assert ranks.skipped == 1
+    assert len(ranks.ranks) == 2
+    assert ranks.quality == Quality.of(ranks.ranks)
+
+
+def test_a_model_that_knows_nobody_is_an_error_that_says_so(artifact, data):
+    with pytest.raises(NothingToLearn, match="knows none of the 1 users"):
+        rank_with_artifact(artifact, data, held_out([3], [[0, 1]]))
+
+
+def test_embeddings_of_another_width_are_refused(artifact, data):
+    wide = replace(data, posts=replace(data.posts, image=np.ones((6, 7), np.float32)))
+    with pytest.raises(WidthMismatch, match="image embeddings are 7 wide, the model takes 3"):
+        rank_with_artifact(artifact, wide, held_out([0], [[0, 1]]))
+
+
+def test_a_version_off_its_record_does_not_verify(artifact):
+    verify(artifact)
+    wrong = replace(artifact.golden, probabilities=artifact.golden.probabilities + np.float32(1e-3))
+    with pytest.raises(ArtifactRejected, match=r"golden: .* off its recorded probabilities"):
+        verify(replace(artifact, golden=wrong))

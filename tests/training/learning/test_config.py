@@ -1,0 +1,39 @@
+from dataclasses import asdict
+
+import pytest
+
+from animora_training.errors import InvalidOption
+from animora_training.learning.config import FitConfig
+
+
+def test_choices_change_the_defaults():
+    config = FitConfig.from_choices(
+        ["factors=16", "hidden=64,32", "weight_decay=0", "embeddings=false"], seed=3
+    )
+    assert config == FitConfig(factors=16, hidden=(64, 32), weight_decay=0.0, embeddings=False, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("factors", "'factors' is not NAME=VALUE"),
+        ("seed=4", "'seed=4' is not NAME=VALUE"),
+        ("factor=4", "factors"),
+        ("factors=many", "factors"),
+        ("factors=0", "factors"),
+        ("hidden=", "hidden"),
+        ("hidden=8,-1", "hidden"),
+        ("learning_rate=1", "learning_rate"),
+        ("learning_rate=nan", "learning_rate"),
+        ("drop_rate=1", "drop_rate"),
+        ("weight_decay=-1", "weight_decay"),
+        ("warmup_epochs=inf", "warmup_epochs"),
+    ],
+)
+def test_a_choice_that_cannot_be_used_is_refused_by_name(choice, names):
+    with pytest.raises(InvalidOption, match=names):
+        FitConfig.from_choices([choice], seed=0)
+
+
+def test_the_manifest_keeps_every_field():
+    assert FitConfig().hyperparameters() == {**asdict(FitConfig()), "hidden": [32, 16, 8]}

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from animora_training.learning.network import NetworkShape, NeuCF
+from tests.training.networks import inputs, random_network
+
+
+def by_hand(network, user, post, image, caption):
+    """The definition in NumPy, for one pair."""
+    weights = {name: value.detach().double().numpy() for name, value in network.named_parameters()}
+
+    def features(branch):
+        scales = {"image": 0.5, "caption": 2.0}
+        projected = [
+            np.maximum(scales[name] * embedding @ weights[f"{branch}_features.{name}"], 0)
+            for name, embedding in (("image", image), ("caption", caption))
+        ]
+        return weights[f"{branch}_features.output.weight"] @ np.concatenate(projected)
+
+    gmf = weights["user_gmf.weight"][user] * (weights["post_gmf.weight"][post] + features("gmf"))
+    hidden = np.concatenate(
+        (weights["user_mlp.weight"][user], weights["post_mlp.weight"][post] + features("mlp"))
+    )
+    for layer in ("first", "tower.0"):
+        hidden = np.maximum(weights[f"{layer}.weight"] @ hidden + weights[f"{layer}.bias"], 0)
+    return weights["output.weight"][0] @ np.concatenate((gmf, hidden)) + weights["output.bias"][0]
+
+
+def test_the_network_is_what_the_definition_says():
+    network = random_network()
+    pairs = inputs(network, 12)
+    expected = [
+        by_hand(
+            network, *(column[row].double().numpy().astype(column[row].numpy().dtype) for column in pairs)
+        )
+        for row in range(12)
+    ]
+    np.testing.assert_allclose(network(*pairs).detach(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [(7, 5), (4,), (8, 4, 2)])
+def test_vectors_that_meet_give_the_same_logits(hidden):
+    network = random_network(hidden=hidden)
+    users, posts, image, caption = inputs(network, 40)
+    vectors = network.post_id_vectors(posts) + network.post_feature_vectors(image, caption)
+    logits = network.meet(network.user_vectors(users), vectors)
+    torch.testing.assert_close(logits, network(users, posts, image, caption), rtol=1e-5, atol=1e-5)
+
+
+def test_absent_embeddings_add_exactly_nothing():
+    network = random_network()
+    users, posts, image, caption = inputs(network, 30)
+    image, caption = torch.zeros_like(image), torch.zeros_like(caption)
+    assert not network.post_feature_vectors(image, caption).any()
+    without = random_network(image=0, caption=0)
+    without.load_state_dict(
+        {
+            **network.state_dict(),
+            **{name: value for name, value in without.state_dict().items() if "_features" in name},
+        }
+    )
+    nothing = torch.zeros(30, 0)
+    assert torch.equal(network(users, posts, image, caption), without(users, posts, nothing, nothing))
+
+
+def test_an_untrained_network_is_exactly_neumf():
+    shape = NetworkShape(4, 4, 3, 5, (7,), 4, image=6, caption=4)
+    torch.manual_seed(0)
+    network = NeuCF(shape)
+    users, posts, image, caption = (
+        column % 4 if column.dtype == torch.int64 else column for column in inputs(network, 20)
+    )
+    plain = network(users, posts, torch.zeros_like(image), torch.zeros_like(caption))
+    assert torch.equal(network(users, posts, image, caption), plain)

@@ -1,0 +1,19 @@
+"""The command line: `animora-train import | fit | evaluate | publish | activate | list`."""
+
+import typer
+
+from animora_training.commands.fitting import evaluate, fit
+from animora_training.commands.importing import app as imports
+from animora_training.commands.versions import activate, list_versions, publish
+
+app = typer.Typer(
+    help="Learn from likes and comments: import data, fit NeuCF, judge it, publish and activate it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(imports, name="import")
+app.command()(fit)
+app.command()(evaluate)
+app.command()(publish)
+app.command()(activate)
+app.command("list")(list_versions)

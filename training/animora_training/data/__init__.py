@@ -1,0 +1,1 @@
+"""What a fit reads: the four views as arrays, and what is held out of them."""

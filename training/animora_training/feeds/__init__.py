@@ -1,0 +1,1 @@
+"""What is imported: data sets in the NCF text format, and a made-up feed."""

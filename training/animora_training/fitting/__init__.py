@@ -1,0 +1,1 @@
+"""From interactions to a version that is known to be good."""

@@ -1,0 +1,184 @@
+"""From a trained network to a version: the folded network, its golden rows, its manifest."""
+
+import hashlib
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from animora_artifact import Artifact, Golden, Manifest
+from animora_artifact.manifest import DataWindow, Dimensions
+from animora_artifact.network import save_network
+from animora_training.data.dataset import Interactions
+from animora_training.learning.network import NeuCF
+from animora_training.learning.training_set import TrainingSet
+
+GOLDEN_USERS = 8
+GOLDEN_POSTS = 40
+
+
+class FoldedNeuCF(nn.Module):
+    """NeuCF with everything multiplied out that depends on a user or a post alone.
+
+    A user's vector is [GMF embedding · output weight | user part of the first hidden layer, bias included],
+    a post's is [GMF vector | post part of the first hidden layer]. Its methods are those of
+    `animora_artifact.network.Network`. It has parameters and no other state, so a cast reaches all of it.
+    """
+
+    def __init__(self, network: NeuCF) -> None:
+        super().__init__()
+        shape = network.shape
+        self.factors = shape.factors
+        with torch.no_grad():
+            users = network.user_vectors(torch.arange(shape.users))
+            users[:, : shape.factors] *= network.gmf_weight
+            posts = network.post_id_vectors(torch.arange(shape.posts))
+            self.user_table = _constant(users)
+            self.post_table = _constant(posts)
+            # Both branches in one product: (width, 2 · feature width), then (2 · feature width, post vector).
+            features = (network.gmf_features, network.mlp_features)
+            post_weight = network.first.weight[:, shape.mlp_embedding :]
+            outputs = (features[0].output.weight, post_weight @ features[1].output.weight)
+            (gmf_image, gmf_caption), (mlp_image, mlp_caption) = (
+                torch.split(output.T, shape.feature_width) for output in outputs
+            )
+            self.image_projection = _constant(
+                torch.cat([part.image * part.image_scale for part in features], dim=1)
+            )
+            self.image_output = _constant(_diagonal(gmf_image, mlp_image))
+            self.caption_projection = _constant(
+                torch.cat([part.caption * part.caption_scale for part in features], dim=1)
+            )
+            self.caption_output = _constant(_diagonal(gmf_caption, mlp_caption))
+            self.mlp_weight = _constant(network.mlp_weight)
+            self.bias = _constant(network.output.bias)
+        self.tower = deepcopy(network.tower).requires_grad_(False)
+
+    @torch.jit.export
+    def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
+        """See Network."""
+        from_image = torch.relu(image @ self.image_projection) @ self.image_output
+        from_caption = torch.relu(caption @ self.caption_projection) @ self.caption_output
+        return self.post_table.index_select(0, post_rows) + from_image + from_caption
+
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        """See Network."""
+        gmf, mlp = self._branches(user_rows, segments, post_table, post_index)
+        return gmf + mlp + self.bias
+
+    @torch.jit.export
+    def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        """See Network."""
+        gmf, mlp = self._branches(user_rows, segments, post_table, post_index)
+        return torch.stack((gmf, mlp, self.bias.expand_as(gmf)), dim=1)
+
+    def _branches(
+        self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What each branch contributes to the logits, (m) and (m)."""
+        users = self.user_table.index_select(0, user_rows).index_select(0, segments)
+        posts = post_table.index_select(0, post_index)
+        gmf = (users[:, : self.factors] * posts[:, : self.factors]).sum(dim=1)
+        hidden = torch.relu(users[:, self.factors :] + posts[:, self.factors :])
+        return gmf, self.tower(hidden) @ self.mlp_weight
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a version comes from, for its manifest.
+
+    Attributes:
+        created_at: When it was made, in UTC.
+        hyperparameters: What it was trained with.
+        metrics: What it was measured to be.
+    """
+
+    created_at: datetime
+    hyperparameters: dict[str, str | int | float | bool | list[int]]
+    metrics: dict[str, float]
+
+
+def export(network: NeuCF, data: TrainingSet, pairs: Interactions, origin: Origin) -> Artifact:
+    """The version of a trained network.
+
+    Args:
+        network: Trained on the data.
+        data: Its vocabulary and the posts' embeddings.
+        pairs: What the data were made from, for the data window.
+        origin: Where the version comes from.
+    """
+    model = save_network(FoldedNeuCF(network).eval())
+    created_at = origin.created_at.astimezone(UTC)
+    digest = hashlib.sha256(model + data.vocabulary.to_npz()).hexdigest()
+    shape = network.shape
+    manifest = Manifest(
+        version=f"{created_at:%Y%m%dT%H%M%SZ}-{digest[:6]}",
+        created_at=created_at,
+        dimensions=Dimensions(
+            users=shape.users,
+            posts=shape.posts,
+            factors=shape.factors,
+            mlp_embedding=shape.mlp_embedding,
+            hidden=shape.hidden,
+            image=shape.image,
+            caption=shape.caption,
+            post_vector=shape.factors + shape.hidden[0],
+        ),
+        data_window=_window(pairs),
+        hyperparameters=origin.hyperparameters,
+        metrics=origin.metrics,
+        files={},
+    )
+    return Artifact(manifest, model, data.vocabulary, golden_rows(network, data))
+
+
+def golden_rows(network: NeuCF, data: TrainingSet) -> Golden:
+    """Users and posts spread over the tables, scored by the network as it was trained.
+
+    Every fourth post is taken as unknown and every fifth as without embeddings, so that all four cases occur.
+    """
+    user_rows = _spread(len(data.vocabulary.user_ids), GOLDEN_USERS)
+    table_rows = _spread(len(data.vocabulary.post_ids), GOLDEN_POSTS)
+    image, caption = data.image[table_rows], data.caption[table_rows]
+    number = torch.arange(len(table_rows))
+    post_rows = table_rows.masked_fill(number % 4 == 3, 0)
+    image[number % 5 == 4] = 0.0
+    caption[number % 5 == 4] = 0.0
+    segments = torch.arange(len(user_rows)).repeat_interleave(len(post_rows))
+    post_index = number.repeat(len(user_rows))
+    with torch.inference_mode():
+        logits = network(user_rows[segments], post_rows[post_index], image[post_index], caption[post_index])
+        probabilities = torch.sigmoid(logits)
+    return Golden(
+        user_rows=user_rows.numpy(),
+        segments=segments.numpy(),
+        post_rows=post_rows.numpy(),
+        image=image.numpy(),
+        caption=caption.numpy(),
+        post_index=post_index.numpy(),
+        probabilities=probabilities.numpy(),
+    )
+
+
+def _spread(known: int, count: int) -> Tensor:
+    """Up to `count` of the rows 1 to `known`, evenly spread, int64."""
+    return torch.from_numpy(np.unique(np.linspace(1, known, count).astype(np.int64)))
+
+
+def _window(pairs: Interactions) -> DataWindow:
+    start, end = (datetime.fromtimestamp(moment, UTC) for moment in (pairs.times.min(), pairs.times.max()))
+    return DataWindow(start=start, end=end, interactions=len(pairs))
+
+
+def _diagonal(first: Tensor, second: Tensor) -> Tensor:
+    """A matrix of two blocks and zeros beside them."""
+    matrix: Tensor = torch.block_diag(first, second)  # type: ignore[no-untyped-call]  # torch does not type it
+    return matrix
+
+
+def _constant(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach().clone(), requires_grad=False)

@@ -1,0 +1,1 @@
+"""How good an order is, and what it is compared with."""

@@ -1,0 +1,127 @@
+"""Ranking held-out posts among their candidates with a network, as the server would."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from animora_artifact import Artifact, Vocabulary
+from animora_artifact.network import Network, load_network
+from animora_artifact.vocabulary import UNKNOWN_ROW, RowIndex
+from animora_training.data.dataset import BoolArray, Dataset, FloatArray, IntArray, Posts
+from animora_training.data.split import HeldOut
+from animora_training.errors import NothingToLearn
+from animora_training.judging.metrics import Scores, held_out_ranks, hit_ratio, ndcg
+
+TOP = 10
+POSTS_AT_ONCE = 1 << 14
+PAIRS_AT_ONCE = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """HR@10 and NDCG@10, means over users."""
+
+    hit_ratio: float
+    ndcg: float
+
+    @classmethod
+    def of(cls, ranks: IntArray) -> "Quality":
+        """Of ranks int64 (m), 0 for the best."""
+        return cls(hit_ratio(ranks, TOP), ndcg(ranks, TOP))
+
+
+@dataclass(frozen=True, slots=True)
+class UserRanks:
+    """Where a model ranks each user's held-out post.
+
+    Attributes:
+        user_ids: int64 (m), of the users that the model knows.
+        ranks: int64 (m), 0 for the best.
+        skipped: How many users the model does not know.
+    """
+
+    user_ids: IntArray
+    ranks: IntArray
+    skipped: int
+
+    @property
+    def quality(self) -> Quality:
+        """Their means."""
+        return Quality.of(self.ranks)
+
+
+class PostScorer:
+    """Scores users and posts of a data set, each post encoded once."""
+
+    def __init__(self, network: Network, vocabulary: Vocabulary, dataset: Dataset) -> None:
+        """Encodes all posts; embeddings must be as wide as the network takes them."""
+        posts = dataset.posts
+        self._network = network
+        self._user_rows = RowIndex(vocabulary.user_ids).rows(dataset.user_ids)  # int64 (u)
+        self._table = _encode(network, RowIndex(vocabulary.post_ids).rows(posts.ids), posts)  # (p, d)
+
+    def knows(self, users: IntArray) -> BoolArray:
+        """Bool (m): which users, given as indices, have a row."""
+        known: BoolArray = self._user_rows[users] != UNKNOWN_ROW
+        return known
+
+    def candidates(self, held_out: HeldOut) -> FloatArray:
+        """Logits float32 (m, 1 + k) of the candidates; those of absent ones mean nothing."""
+        return self.grid(held_out.users, np.maximum(held_out.candidates, 0))
+
+    @torch.inference_mode()
+    def grid(self, users: IntArray, posts: IntArray) -> FloatArray:
+        """Logits float32 (m, k) of users (m) and each one's posts (m, k), all given as indices."""
+        width = max(posts.shape[1], 1)
+        scores = [np.empty((0, posts.shape[1]), np.float32)]
+        for start in range(0, len(users), max(PAIRS_AT_ONCE // width, 1)):
+            some = slice(start, start + max(PAIRS_AT_ONCE // width, 1))
+            rows = torch.from_numpy(self._user_rows[users[some]])
+            index = torch.from_numpy(posts[some])
+            segments = torch.arange(len(rows)).repeat_interleave(width)
+            logits = self._network.score(rows, segments, self._table, index.reshape(-1))
+            scores.append(logits.view(index.shape).numpy())
+        return np.concatenate(scores)
+
+
+def rank_held_out(posts: Posts, scores: Scores, held_out: HeldOut) -> IntArray:
+    """Ranks int64 (m), 0 for the best, of the held-out posts by scores (m, 1 + k); ties as the server's."""
+    candidates = np.maximum(held_out.candidates, 0)
+    return held_out_ranks(scores, held_out.present, posts.created[candidates], posts.ids[candidates])
+
+
+def rank_with_artifact(artifact: Artifact, dataset: Dataset, held_out: HeldOut) -> UserRanks:
+    """Ranks with the scripted network of an artifact.
+
+    Raises:
+        ArtifactRejected: The model does not load.
+        WidthMismatch: The data set's embeddings are of another width than the model's.
+        NothingToLearn: The model knows none of the users.
+    """
+    dimensions = artifact.manifest.dimensions
+    fitted = dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
+    network = load_network(artifact.model, torch.device("cpu"))
+    scorer = PostScorer(network, artifact.vocabulary, fitted)
+    known = scorer.knows(held_out.users)
+    if not known.any():
+        raise NothingToLearn(
+            f"the model {artifact.manifest.version} knows none of the {len(known)} users to rank for: "
+            "was it trained on this database?"
+        )
+    chosen = held_out.take(known)
+    ranks = rank_held_out(dataset.posts, scorer.candidates(chosen), chosen)
+    return UserRanks(dataset.user_ids[chosen.users], ranks, skipped=int((~known).sum()))
+
+
+@torch.inference_mode()
+def _encode(network: Network, rows: IntArray, posts: Posts) -> torch.Tensor:
+    encoded = [
+        network.encode_posts(
+            torch.from_numpy(rows[start : start + POSTS_AT_ONCE]),
+            torch.from_numpy(posts.image[start : start + POSTS_AT_ONCE]),
+            torch.from_numpy(posts.caption[start : start + POSTS_AT_ONCE]),
+        )
+        for start in range(0, len(rows), POSTS_AT_ONCE)
+    ]
+    return torch.cat(encoded)

@@ -1,0 +1,1 @@
+"""NeuCF and how it is trained."""
