@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from animora_training.data.dataset import Dataset, Interactions, Posts, chronological, index_of
+from animora_training.data.dataset import (
+    Dataset,
+    IntArray,
+    Interactions,
+    Posts,
+    Rows,
+    collect,
+    index_of,
+    latest_of_each,
+)
 from animora_training.feeds.feed import Feed
 from animora_training.feeds.sample import SampleSize
 from animora_training.feeds.sample_activity import make_feed
@@ -22,18 +31,26 @@ def as_dataset(feed: Feed) -> Dataset:
         authors=feed.posts.authors,
         created=feed.posts.created,
         deleted=~np.isnan(feed.posts.deleted),
-        image=feed.posts.image.astype(np.float16).astype(np.float32),
-        caption=feed.posts.caption.astype(np.float16).astype(np.float32),
+        image=feed.posts.image.astype(np.float16),
+        caption=feed.posts.caption.astype(np.float16),
     )
     users = np.concatenate((feed.likes.users, feed.comments.users))
     liked = np.concatenate((feed.likes.posts, feed.comments.posts))
     times = np.concatenate((feed.likes.times, feed.comments.times))
     blocks = np.stack((feed.blocks.blockers, feed.blocks.blocked), axis=1)
+    rows = Rows(index_of(users, feed.user_ids), index_of(liked, posts.ids), times)
+    return assemble(feed.user_ids, posts, rows, np.unique(np.concatenate((blocks, blocks[:, ::-1])), axis=0))
+
+
+def assemble(user_ids: IntArray, posts: Posts, rows: Rows, blocks: IntArray) -> Dataset:
+    """A data set in memory, from events in any order."""
+    ordered = rows.take(np.lexsort((rows.posts, rows.times, rows.users)))
     return Dataset(
-        user_ids=feed.user_ids,
+        user_ids=user_ids,
         posts=posts,
-        events=chronological(index_of(users, feed.user_ids), index_of(liked, posts.ids), times),
-        blocks=np.unique(np.concatenate((blocks, blocks[:, ::-1])), axis=0),
+        events=collect([ordered], len(user_ids)),
+        pairs=collect([latest_of_each(ordered, len(posts.ids))], len(user_ids)),
+        blocks=blocks,
     )
 
 
@@ -52,22 +69,22 @@ def dataset(
     user_ids, post_ids = np.arange(1, users + 1) * 10, np.arange(1, posts + 1) * 100
     columns = np.array(events, np.float64).reshape(-1, 3)
     both = [(first, second) for pair in blocks for first, second in (pair, pair[::-1])]
-    return Dataset(
-        user_ids=user_ids,
-        posts=Posts(
+    return assemble(
+        user_ids,
+        Posts(
             ids=post_ids,
             authors=user_ids[np.minimum(np.arange(posts), users - 1)],
             created=np.arange(1.0, posts + 1),
             deleted=np.isin(post_ids, deleted),
-            image=np.eye(posts, 3, dtype=np.float32),
-            caption=np.eye(posts, 2, dtype=np.float32),
+            image=np.eye(posts, 3, dtype=np.float16),
+            caption=np.eye(posts, 2, dtype=np.float16),
         ),
-        events=chronological(
+        Rows(
             index_of(columns[:, 0].astype(np.int64), user_ids),
             index_of(columns[:, 1].astype(np.int64), post_ids),
             columns[:, 2],
         ),
-        blocks=np.array(both, np.int64).reshape(-1, 2),
+        np.array(both, np.int64).reshape(-1, 2),
     )
 
 

@@ -3,6 +3,7 @@
 TrainingError
 ├── InvalidOption(option)   an option's value cannot be used
 ├── InvalidInput            a file is not in the format that it should be in
+├── CannotWrite             a file cannot be written: the disk is full, or it may not be
 ├── DatabaseError           PostgreSQL cannot be reached, or is not as the views promise
 ├── WidthMismatch           embeddings are of another width than the model's
 └── NothingToLearn          too few interactions to fit or to score anything
@@ -23,6 +24,10 @@ class InvalidOption(TrainingError):
 
 class InvalidInput(TrainingError):
     """A file is not in the format that it should be in."""
+
+
+class CannotWrite(TrainingError):
+    """A file cannot be written: the disk is full, or it may not be."""
 
 
 class DatabaseError(TrainingError):

@@ -1,7 +1,8 @@
 import numpy as np
 
+from animora_training.data.candidates import without_repeats
 from animora_training.data.dataset import ABSENT
-from animora_training.data.split import leave_one_out, without_repeats
+from animora_training.data.split import leave_one_out
 from tests.training.worlds import as_dataset, dataset, tiny_feed, triples
 
 

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from animora_training.data.database import connect, read_dataset
+from animora_training.data.database import connect
+from animora_training.data.reading import read_dataset
 from animora_training.errors import DatabaseError
 from animora_training.feeds.importing import check_empty, import_feed, replace_feed
 from tests.training.worlds import as_dataset, tiny_feed
@@ -14,12 +15,12 @@ def ignore(*progress):
     pass
 
 
-async def test_what_is_imported_is_what_the_views_show(postgres_url):
+async def test_what_is_imported_is_what_the_views_show(postgres_url, tmp_path):
     feed = tiny_feed()
     feed.posts.image[5] = 0.0
     async with connect(postgres_url) as connection:
         await import_feed(connection, feed, ignore)
-        read = await read_dataset(connection, ignore)
+        read = await read_dataset(connection, tmp_path, ignore)
     expected = as_dataset(feed)
     np.testing.assert_array_equal(read.user_ids, expected.user_ids)
     np.testing.assert_array_equal(read.blocks, expected.blocks)
@@ -67,11 +68,11 @@ async def test_a_database_with_users_is_refused_and_keeps_what_it_has(postgres_u
         assert await connection.fetchval("select count(*) from animora_app.users") == 1
 
 
-async def test_replacing_leaves_nothing_of_what_there_was(postgres_url):
+async def test_replacing_leaves_nothing_of_what_there_was(postgres_url, tmp_path):
     async with connect(postgres_url) as connection:
         await import_feed(connection, tiny_feed(seed=1), ignore)
         await replace_feed(connection, tiny_feed(seed=2), ignore)
-        read = await read_dataset(connection, ignore)
+        read = await read_dataset(connection, tmp_path, ignore)
     np.testing.assert_array_equal(read.events.posts, as_dataset(tiny_feed(seed=2)).events.posts)
 
 

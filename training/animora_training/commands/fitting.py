@@ -20,8 +20,9 @@ from animora_artifact import (
 from animora_training.commands.console import EXIT_USAGE, Show, fail, output, plain_errors, progress_bars
 from animora_training.commands.options import DatabaseUrl, Store
 from animora_training.commands.versions import open_model_store
-from animora_training.data.database import connect, read_dataset
+from animora_training.data.database import connect
 from animora_training.data.dataset import Dataset
+from animora_training.data.reading import read_dataset
 from animora_training.data.split import leave_one_out
 from animora_training.errors import NothingToLearn
 from animora_training.feeds.ncf_evaluation import read_held_out
@@ -109,11 +110,13 @@ def evaluate(
 
 
 def _read(database_url: str, show: Show) -> Dataset:
-    async def read() -> Dataset:
+    async def read(folder: Path) -> Dataset:
         async with connect(database_url) as connection:
-            return await read_dataset(connection, lambda view, rows: show(view, rows, None))
+            return await read_dataset(connection, folder, lambda view, rows: show(view, rows, None))
 
-    dataset = asyncio.run(read())
+    # The arrays stay mapped, and their files on the disk, for as long as somebody has them.
+    with tempfile.TemporaryDirectory(prefix="animora-data-") as folder:
+        dataset = asyncio.run(read(Path(folder)))
     if not len(dataset.posts.ids):
         raise NothingToLearn("animora.posts shows no posts: is --database-url the right database?")
     return dataset

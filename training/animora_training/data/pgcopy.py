@@ -6,7 +6,8 @@ through it many times faster than value by value.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ ARRAY_HEADER = struct.Struct(">iiiii")
 ELEMENT = np.dtype([("length", ">i4"), ("value", ">f4")])
 LENGTH = struct.Struct(">i")
 FIELDS = struct.Struct(">h")
+WIDTH = 8  # bytes of an int8, a float8 or a timestamptz
 
 
 def encode_row(fields: Sequence[Field]) -> bytes:
@@ -83,73 +85,112 @@ def decode_real_array(field: memoryview | bytes) -> npt.NDArray[np.float32]:
 
 
 class FixedRows:
-    """Rows of a stream whose fields are int8 or float8 without nulls, decoded in whole chunks."""
+    """Rows of a stream whose fields are int8 or float8 without nulls, decoded in whole pieces."""
 
-    def __init__(self, types: Sequence[str]) -> None:
-        """Takes the NumPy type of each field: ">i8" or ">f8"."""
-        self._layout = _fixed_layout(types)
-        self._fields = len(types)
-        self._chunks = [np.empty(0, self._layout)]
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        """Takes each field's name and NumPy type: ">i8" or ">f8"."""
+        self._names = tuple(fields)
+        self._layout = _fixed_layout(tuple(fields.values()))
         self._pending = b""
         self._skip = len(SIGNATURE)
-        self._rows = 0
 
-    def __len__(self) -> int:
-        return self._rows
-
-    def feed(self, chunk: bytes) -> None:
-        """Takes the next bytes of the stream.
+    def feed(self, data: bytes) -> list[npt.NDArray[Any]]:
+        """Each field's values, in native byte order, of the rows that are whole now.
 
         Raises:
-            ValueError: A field is null.
+            ValueError: A field is null; the text names it.
         """
-        data = self._pending + chunk
+        data = self._pending + data
         start = min(self._skip, len(data))
         self._skip -= start
         count = (len(data) - start) // self._layout.itemsize
         rows = np.frombuffer(data, self._layout, count, start)
-        if any((rows[f"length_{index}"] != 8).any() for index in range(self._fields)):
-            raise ValueError("holds a null")
-        self._chunks.append(rows)
-        self._rows += count
+        if any((rows[f"length_{index}"] != WIDTH).any() for index in range(len(self._names))):
+            raise ValueError(f"holds a null in {self._first_null(rows)}")
         self._pending = data[start + count * self._layout.itemsize :]
-
-    def columns(self) -> list[npt.NDArray[np.int64 | np.float64]]:
-        """Each field's values, in native byte order, after the whole stream.
-
-        Raises:
-            ValueError: A field is null.
-        """
-        if self._pending != TRAILER:
-            raise ValueError("holds a null")  # a shorter row, so that something else is left over
-        rows = np.concatenate(self._chunks)
-        values = (rows[f"value_{index}"] for index in range(self._fields))
+        values = (rows[f"value_{index}"] for index in range(len(self._names)))
         return [value.astype(value.dtype.newbyteorder("=")) for value in values]
 
+    def finish(self) -> None:
+        """Makes sure that the stream has come to its end.
 
-class RowDecoder:
-    """Rows of a stream that arrives in chunks."""
+        Raises:
+            ValueError: A field is null; the text names it.
+        """
+        if self._pending != TRAILER:
+            # A null makes a row shorter, so that something else is left over.
+            row = np.frombuffer(self._pending.ljust(self._layout.itemsize, b"\0"), self._layout, 1)
+            raise ValueError(f"holds a null in {self._first_null(row)}")
 
-    def __init__(self) -> None:
+    def _first_null(self, rows: npt.NDArray[np.void]) -> str:
+        lengths = np.stack([rows[f"length_{index}"] for index in range(len(self._names))], axis=1)
+        row = lengths[(lengths != WIDTH).any(axis=1)][0]
+        return self._names[int(np.argmax(row != WIDTH))]
+
+
+class RaggedRows:
+    """Rows of a stream that begin like those of FixedRows and end in fields of any length, null or not."""
+
+    def __init__(self, fields: Mapping[str, str], ragged: int) -> None:
+        """Takes the name and NumPy type of each fixed field, and how many others follow."""
+        self._names = tuple(fields)
+        self._layout = _fixed_layout(tuple(fields.values()))
+        widths = [np.dtype(kind).itemsize for kind in fields.values()]
+        self._lengths = struct.Struct(">h" + "".join(f"i{width}x" for width in widths))
+        self._expected = (len(fields) + ragged, *widths)
+        self._ragged = range(ragged)
         self._pending = b""
         self._started = False
 
-    def feed(self, chunk: bytes) -> Iterator[list[memoryview | None]]:
-        """The rows that are whole now; their fields are only valid until the next chunk."""
-        data = memoryview(self._pending + chunk)
+    def feed(self, data: bytes) -> tuple[list[npt.NDArray[Any]], list[list[memoryview | None]]]:
+        """Each fixed field's values, in native byte order, and each other field, of rows that are whole now.
+
+        Raises:
+            ValueError: A fixed field is null; the text names it.
+        """
+        view = memoryview(self._pending + data)
         at = 0
-        if not self._started:
-            if len(data) < len(SIGNATURE):
-                self._pending = bytes(data)
-                return
+        if not self._started and len(view) >= len(SIGNATURE):
             at, self._started = len(SIGNATURE), True
-        while True:
-            end, row = _decode_row(data, at)
-            if row is None:
+        heads: list[memoryview] = []
+        tails: list[list[memoryview | None]] = [[] for _ in self._ragged]
+        while self._started and len(view) >= at + self._layout.itemsize:
+            lengths = self._lengths.unpack_from(view, at)
+            if lengths != self._expected:
+                raise ValueError(f"holds a null in {self._first_null(lengths)}")
+            end = at + self._layout.itemsize
+            tail: list[memoryview | None] = []
+            for _ in self._ragged:
+                if len(view) < end + LENGTH.size:
+                    break
+                (length,) = LENGTH.unpack_from(view, end)
+                end += LENGTH.size
+                tail.append(None if length < 0 else view[end : end + length])
+                end += max(length, 0)
+            if len(tail) < len(self._ragged) or len(view) < end:
                 break
-            yield row
+            heads.append(view[at : at + self._layout.itemsize])
+            for fields, field in zip(tails, tail, strict=True):
+                fields.append(field)
             at = end
-        self._pending = bytes(data[at:])
+        self._pending = bytes(view[at:])
+        rows = np.frombuffer(b"".join(heads), self._layout)
+        values = (rows[f"value_{index}"] for index in range(len(self._names)))
+        return [value.astype(value.dtype.newbyteorder("=")) for value in values], tails
+
+    def finish(self) -> None:
+        """Makes sure that the stream has come to its end.
+
+        Raises:
+            ValueError: A fixed field is null; the text names it.
+        """
+        if self._pending != TRAILER:
+            padded = self._pending.ljust(self._layout.itemsize, b"\0")
+            raise ValueError(f"holds a null in {self._first_null(self._lengths.unpack_from(padded))}")
+
+    def _first_null(self, lengths: tuple[int, ...]) -> str:
+        wrong = [length != width for length, width in zip(lengths, self._expected, strict=True)]
+        return self._names[wrong.index(True, 1) - 1]
 
 
 def _fixed_layout(types: Sequence[str]) -> np.dtype[np.void]:
@@ -157,24 +198,3 @@ def _fixed_layout(types: Sequence[str]) -> np.dtype[np.void]:
     for index, kind in enumerate(types):
         layout += [(f"length_{index}", ">i4"), (f"value_{index}", kind)]
     return np.dtype(layout)
-
-
-def _decode_row(data: memoryview, at: int) -> tuple[int, list[memoryview | None] | None]:
-    """The row that starts at an offset and where it ends; None if it is not whole or is the trailer."""
-    if len(data) < at + FIELDS.size:
-        return at, None
-    (count,) = FIELDS.unpack_from(data, at)
-    if count < 0:
-        return at, None
-    at += FIELDS.size
-    row: list[memoryview | None] = []
-    for _ in range(count):
-        if len(data) < at + LENGTH.size:
-            return at, None
-        (length,) = LENGTH.unpack_from(data, at)
-        at += LENGTH.size
-        if len(data) < at + length:
-            return at, None
-        row.append(None if length < 0 else data[at : at + length])
-        at += max(length, 0)
-    return at, row

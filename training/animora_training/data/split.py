@@ -1,12 +1,26 @@
-"""Leave-one-out: each user's latest interaction is held out, among posts that they could have seen."""
+"""What is held out of a data set: each user's latest interaction, or all that came after a moment."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from animora_training.data.dataset import ABSENT, BoolArray, Dataset, DoubleArray, IntArray, Interactions
+from animora_training.data.candidates import draw_negatives
+from animora_training.data.dataset import (
+    ABSENT,
+    Blocking,
+    BoolArray,
+    Dataset,
+    DoubleArray,
+    IntArray,
+    Interactions,
+    Rows,
+    collect,
+    earliest_of_each,
+    latest_of_each,
+)
 
-MAX_ROUNDS = 20
+TIMES_LOOKED_AT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +50,70 @@ class HeldOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Without:
+    """Pairs without those at some positions, which are left out while reading.
+
+    Attributes:
+        pairs: All of them.
+        positions: int64 (m), ascending.
+    """
+
+    pairs: Interactions
+    positions: IntArray
+
+    def chunks(self) -> Iterator[Rows]:
+        """The pairs in chunks of whole users."""
+        start = 0
+        for chunk in self.pairs.chunks():
+            first, end = np.searchsorted(self.positions, (start, start + len(chunk)))
+            kept = np.ones(len(chunk), np.bool_)
+            kept[self.positions[first:end] - start] = False
+            start += len(chunk)
+            yield chunk.take(kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The pairs of a data set as they were at a moment.
+
+    Attributes:
+        dataset: All interactions.
+        moment: In seconds since the epoch; what happened then is left out.
+    """
+
+    dataset: Dataset
+    moment: float
+
+    def chunks(self) -> Iterator[Rows]:
+        """The pairs in chunks of whole users, each at the time of its latest event before the moment."""
+        for chunk in self.dataset.events.chunks():
+            yield latest_of_each(chunk.take(chunk.times < self.moment), len(self.dataset.posts.ids))
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """A data set's pairs without those held out, and those held out."""
 
-    training: Interactions
+    remaining: Without
     held_out: HeldOut
 
+    @property
+    def training(self) -> Interactions:
+        """The remaining pairs, copied into memory."""
+        return collect(self.remaining.chunks(), len(self.remaining.pairs.offsets) - 1)
 
-def leave_one_out(dataset: Dataset, negatives: int, rng: np.random.Generator) -> Split:
+
+@dataclass(frozen=True, slots=True)
+class TimeSplit:
+    """A data set's pairs before a moment, and those that began at or after it, in memory."""
+
+    training: Before
+    held_out: Rows
+
+
+def leave_one_out(
+    dataset: Dataset, negatives: int, rng: np.random.Generator, at_most: int | None = None
+) -> Split:
     """Holds out the latest pair of every user who has another one.
 
     A deleted post and one behind a block would never be a candidate, so they are not held out. Where times
@@ -53,62 +123,57 @@ def leave_one_out(dataset: Dataset, negatives: int, rng: np.random.Generator) ->
         dataset: All interactions.
         negatives: How many candidates to draw beside each held-out post.
         rng: The source of chance.
+        at_most: Of how many users, drawn by chance, one is held out where there are more; each takes
+            8 bytes a candidate.
     """
-    pairs = dataset.pairs()
-    eligible = ~dataset.posts.deleted[pairs.posts] & ~dataset.blocked(pairs.users, pairs.posts)
-    enough = np.bincount(pairs.users, minlength=len(dataset.user_ids))[pairs.users] > 1
-    order = np.lexsort((rng.random(len(pairs)), pairs.times, pairs.users))
-    order = order[(eligible & enough)[order]]
-    users = pairs.users[order]
-    latest = order[np.append(users[1:] != users[:-1], True)[: len(order)]]
-    remaining = np.ones(len(pairs), np.bool_)
-    remaining[latest] = False
-    chosen = pairs.take(latest)
-    drawn = draw_negatives(dataset, chosen, negatives, rng)
-    candidates = np.concatenate((chosen.posts[:, None], drawn), axis=1)
-    return Split(pairs.take(remaining), HeldOut(chosen.users, candidates, chosen.times))
+    blocking = Blocking(dataset)
+    found = [np.empty(0, np.int64)]
+    start = 0
+    for chunk in dataset.pairs.chunks():
+        eligible = _eligible(dataset, blocking, chunk) & (np.bincount(chunk.users)[chunk.users] > 1)
+        order = np.lexsort((rng.random(len(chunk)), chunk.times, chunk.users))
+        order = order[eligible[order]]
+        users = chunk.users[order]
+        found.append(np.sort(order[np.append(users[1:] != users[:-1], True)[: len(order)]]) + start)
+        start += len(chunk)
+    positions = np.concatenate(found)
+    if at_most is not None and len(positions) > at_most:
+        positions = np.sort(rng.choice(positions, at_most, replace=False))
+    pairs = dataset.pairs
+    users = np.searchsorted(pairs.offsets, positions, side="right") - 1
+    times, posts = pairs.times[positions], pairs.posts[positions].astype(np.int64)
+    drawn = draw_negatives(dataset, users, times, negatives, rng)
+    candidates = np.concatenate((posts[:, None], drawn), axis=1)
+    return Split(Without(pairs, positions), HeldOut(users, candidates, times))
 
 
-def draw_negatives(
-    dataset: Dataset, held_out: Interactions, count: int, rng: np.random.Generator
-) -> IntArray:
-    """Distinct posts that each user could have seen at the time but never interacted with.
+def time_split(dataset: Dataset, moment: float) -> TimeSplit:
+    """Holds out the pairs that began at a moment (seconds since the epoch) or later.
 
-    Drawn uniformly from the live posts that existed by then and that no block hides.
-
-    Args:
-        dataset: All interactions.
-        held_out: Whose, and when (m).
-        count: How many for each.
-        rng: The source of chance.
-
-    Returns:
-        int64 (m, count), indices into posts; ABSENT where MAX_ROUNDS of drawing found too few.
+    A user's further like of or comment on a post that they had touched before is neither new nor held out.
+    Posts that are deleted or behind a block are not held out.
     """
-    live = np.flatnonzero(~dataset.posts.deleted)
-    live = live[np.argsort(dataset.posts.created[live], kind="stable")]
-    existing = np.searchsorted(dataset.posts.created[live], held_out.times, side="right")  # int64 (m)
-    interacted = np.unique(dataset.pair_keys(dataset.events.users, dataset.events.posts))
-    users = np.broadcast_to(held_out.users[:, None], (len(held_out), count))
-    limits = np.broadcast_to(existing[:, None], users.shape)
-    negatives = np.full(users.shape, ABSENT, np.int64)
-    wanted = limits > 0
-    for _ in range(MAX_ROUNDS):
-        if not wanted.any():
-            break
-        drawn = live[rng.integers(0, limits[wanted])]
-        keys = dataset.pair_keys(users[wanted], drawn)
-        refused = np.isin(keys, interacted) | dataset.blocked(users[wanted], drawn)
-        negatives[wanted] = np.where(refused, ABSENT, drawn)
-        negatives = without_repeats(negatives)
-        wanted = (negatives == ABSENT) & (limits > 0)
-    return negatives
+    blocking = Blocking(dataset)
+    later = [Rows(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    for chunk in dataset.events.chunks():
+        first = earliest_of_each(chunk, len(dataset.posts.ids))
+        new = first.take(first.times >= moment)
+        later.append(new.take(_eligible(dataset, blocking, new)))
+    users, posts, times = (
+        np.concatenate([getattr(rows, name) for rows in later]) for name in ("users", "posts", "times")
+    )
+    return TimeSplit(Before(dataset, moment), Rows(users, posts, times))
 
 
-def without_repeats(rows: IntArray) -> IntArray:
-    """The rows (m, k) with all but the first of equal entries in a row set to ABSENT."""
-    order = np.argsort(rows, axis=1, kind="stable")
-    ordered = np.take_along_axis(rows, order, axis=1)
-    repeated = np.zeros(rows.shape, np.bool_)
-    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-    return np.where(repeated, ABSENT, rows)
+def moment_at(events: Interactions, share: float) -> float:
+    """The moment before which about this share of all events happened, in seconds since the epoch.
+
+    Where there are very many, it is that of evenly spread ones.
+    """
+    step = max(len(events) // TIMES_LOOKED_AT, 1)
+    return float(np.quantile(events.times[::step], share))
+
+
+def _eligible(dataset: Dataset, blocking: Blocking, rows: Rows) -> BoolArray:
+    """Bool (n): which rows are of a live post that no block hides."""
+    return ~dataset.posts.deleted[rows.posts] & ~blocking.hides(rows.users, rows.posts)

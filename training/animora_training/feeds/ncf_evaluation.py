@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from animora_training.data.candidates import without_repeats
 from animora_training.data.dataset import ABSENT, Dataset, index_of
-from animora_training.data.split import HeldOut, without_repeats
+from animora_training.data.split import HeldOut
 from animora_training.errors import InvalidInput
 from animora_training.feeds.ncf_format import TestPairs, find_files, read_ratings, read_test_pairs
 

@@ -119,8 +119,8 @@ def _encode(network: Network, rows: IntArray, posts: Posts) -> torch.Tensor:
     encoded = [
         network.encode_posts(
             torch.from_numpy(rows[start : start + POSTS_AT_ONCE]),
-            torch.from_numpy(posts.image[start : start + POSTS_AT_ONCE]),
-            torch.from_numpy(posts.caption[start : start + POSTS_AT_ONCE]),
+            torch.from_numpy(posts.image[start : start + POSTS_AT_ONCE].astype(np.float32)),
+            torch.from_numpy(posts.caption[start : start + POSTS_AT_ONCE].astype(np.float32)),
         )
         for start in range(0, len(rows), POSTS_AT_ONCE)
     ]

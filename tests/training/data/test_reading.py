@@ -1,0 +1,201 @@
+import numpy as np
+import pytest
+
+from animora_training.data import reading
+from animora_training.data.database import connect
+from animora_training.data.folder import describe, open_dataset
+from animora_training.data.reading import read_dataset
+from animora_training.errors import CannotWrite, DatabaseError, InvalidInput
+from tests.training.worlds import triples
+
+PEOPLE = "insert into animora_app.users (id) select generate_series(1, 3)"
+POST = (
+    "insert into animora_app.posts (id, author_id, created_at, {column}) values ($1, 1, to_timestamp(1), $2)"
+)
+INTERACTIONS = (
+    "create or replace view animora.interactions as select * from (values {rows})"
+    " as rows (user_id, post_id, kind, created_at)"
+)
+
+
+def ignore(*progress):
+    pass
+
+
+async def add_post(connection, post_id, embedding, column="image_embedding"):
+    await connection.execute(POST.format(column=column), post_id, embedding)
+
+
+@pytest.fixture
+async def connection(postgres_url):
+    async with connect(postgres_url) as connection:
+        await connection.execute(PEOPLE)
+        yield connection
+
+
+@pytest.fixture
+def read(connection, tmp_path):
+    """Reads the data set after some statements."""
+
+    async def after(*statements):
+        for statement in statements:
+            await connection.execute(statement)
+        return await read_dataset(connection, tmp_path, ignore)
+
+    return after
+
+
+async def test_an_empty_database_is_an_empty_data_set(read, tmp_path):
+    data = await read("delete from animora_app.users")
+    assert len(data.user_ids) == len(data.posts.ids) == len(data.events) == len(data.pairs) == 0
+    assert data.posts.image.shape == (0, 0)
+    assert data.blocks.shape == (0, 2)
+    assert describe(tmp_path).users == 0
+
+
+async def test_embeddings_are_rounded_as_the_server_keeps_them_and_null_or_empty_ones_are_zeros(
+    connection, read
+):
+    await add_post(connection, 3, [0.1, 2.0])
+    await add_post(connection, 1, None)
+    await add_post(connection, 2, [])
+    posts = (await read()).posts
+    assert posts.ids.tolist() == [1, 2, 3]
+    assert posts.image.tolist() == [[0.0, 0.0], [0.0, 0.0], [float(np.float16(0.1)), 2.0]]
+    assert posts.image.dtype == np.float16
+    assert posts.caption.shape == (3, 0)
+
+
+async def test_embeddings_reach_their_posts_also_where_they_come_late_and_not_all_at_once(read, monkeypatch):
+    monkeypatch.setattr(reading, "BYTES_AT_ONCE", 1)  # as the chunks come
+    data = await read(
+        "insert into animora_app.posts (id, author_id, created_at, image_embedding, caption_embedding)"
+        " select i, 1, to_timestamp(i), case when i > 3000 and i % 3 > 0 then array[i, -i, 0.5]::real[] end,"
+        " case when i % 2 = 0 then array[i]::real[] end from generate_series(1, 9000) i"
+    )
+    ids = data.posts.ids
+    assert ids.tolist() == list(range(1, 9001))
+    there = (ids > 3000) & (ids % 3 > 0)
+    expected = np.stack((ids, -ids, np.full(9000, 0.5)), axis=1) * there[:, None]
+    np.testing.assert_array_equal(data.posts.image, expected.astype(np.float16))
+    np.testing.assert_array_equal(data.posts.caption[:, 0], (ids * (ids % 2 == 0)).astype(np.float16))
+    assert (data.posts.created == ids).all()
+    assert not data.posts.deleted.any()
+
+
+@pytest.mark.parametrize(
+    ("embedding", "message"),
+    [
+        ([1.0], "image_embedding of post 7 has 1 numbers, others have 2"),
+        ([1.0, float("nan")], "image_embedding of post 7 holds a number that is not finite"),
+        ([1.0, 1e6], "beyond 65504"),
+        ([1.0, None], "image_embedding of post 7 holds a null"),
+        ([[1.0], [2.0]], "image_embedding of post 7 has more than one dimension"),
+        ([[1.0]], "image_embedding of post 7 has more than one dimension"),
+    ],
+)
+async def test_a_bad_embedding_is_named_by_its_post(connection, read, embedding, message):
+    await add_post(connection, 5, [1.0, 1.0])
+    await add_post(connection, 7, embedding)
+    with pytest.raises(DatabaseError, match=message):
+        await read()
+
+
+async def test_interactions_with_what_the_views_do_not_show_are_left_out(connection, read):
+    await add_post(connection, 5, None)
+    data = await read(
+        INTERACTIONS.format(
+            rows="(2::bigint, 5::bigint, 'like'::text, to_timestamp(20.5)), (1, 5, 'like', to_timestamp(10)),"
+            " (9, 5, 'like', to_timestamp(1)), (1, 9, 'like', to_timestamp(1))"
+        )
+    )
+    assert triples(data.events) == [(0, 0, 10.0), (1, 0, 20.5)]
+
+
+async def test_interactions_go_by_user_then_time_then_post_and_pairs_are_the_latest(read):
+    data = await read(
+        "insert into animora_app.posts (id, author_id) select i * 10, 1 from generate_series(1, 50) i",
+        # Every user touches every post up to three times; likes and comments tie within a user.
+        "create or replace view animora.interactions as select u::bigint as user_id,"
+        " (p * 10)::bigint as post_id, 'like'::text as kind,"
+        " to_timestamp((u * 31 + p * 17 + k * 7) % 40) as created_at"
+        " from generate_series(1, 3) u, generate_series(1, 50) p, generate_series(1, 3) k",
+    )
+    events = triples(data.events)
+    assert len(events) == 450
+    assert events == sorted(events, key=lambda event: (event[0], event[2], event[1]))
+    latest: dict[tuple[int, int], float] = {}
+    for user, post, time in events:
+        latest[user, post] = max(time, latest.get((user, post), 0.0))
+    pairs = triples(data.pairs)
+    assert pairs == sorted(pairs, key=lambda pair: (pair[0], pair[2], pair[1]))
+    assert sorted(pairs) == sorted((*pair, time) for pair, time in latest.items())
+
+
+async def test_a_block_is_read_in_both_directions_once(read):
+    data = await read("insert into animora_app.block_relations values (3, 1), (1, 3), (2, 1)")
+    assert data.blocks.tolist() == [[1, 2], [1, 3], [2, 1], [3, 1]]
+
+
+POST_VIEW = (
+    "create or replace view animora.posts as select 1::bigint as id, {author}::bigint as author_id,"
+    " {created}::timestamptz as created_at, null::timestamptz as updated_at, null::timestamptz as deleted_at,"
+    " null::real[] as image_embedding, null::real[] as caption_embedding from generate_series(1, {rows})"
+)
+LIKE = "insert into animora_app.likes values (2, 5, '{time}')"
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        ("create or replace view animora.users as select null::bigint as id", "users holds a null in id"),
+        (
+            POST_VIEW.format(author="null", created="now()", rows=1),
+            "animora.posts holds a null in author_id",
+        ),
+        (POST_VIEW.format(author="1", created="null", rows=3), "animora.posts holds a null in created_at"),
+        (POST_VIEW.format(author="1", created="now()", rows=2), "animora.posts shows an id twice: 1"),
+        (
+            POST_VIEW.format(author="1", created="'-infinity'", rows=1),
+            "animora.posts: created_at of post 1 is infinite",
+        ),
+        (
+            INTERACTIONS.format(rows="(1::bigint, 5::bigint, 'like'::text, null::timestamptz)"),
+            "animora.interactions holds a null in created_at",
+        ),
+        (
+            INTERACTIONS.format(rows="(1::bigint, null::bigint, 'like'::text, now()), (1, 2, 'like', now())"),
+            "animora.interactions holds a null in post_id",
+        ),
+        (
+            INTERACTIONS.format(rows="(2::bigint, 5::bigint, 'like'::text, 'infinity'::timestamptz)"),
+            "animora.interactions: created_at of user 2 and post 5 is infinite",
+        ),
+    ],
+)
+async def test_a_view_that_holds_what_it_must_not_is_refused_and_leaves_no_data_set(
+    read, tmp_path, view, message
+):
+    await read()
+    with pytest.raises(DatabaseError, match=message):
+        await read(view)
+    with pytest.raises(InvalidInput, match="not read to its end"):
+        open_dataset(tmp_path)
+
+
+async def test_a_refused_view_leaves_the_connection_usable(connection, read):
+    with pytest.raises(DatabaseError):
+        await read("create or replace view animora.users as select null::bigint as id")
+    assert await connection.fetchval("select 1") == 1
+
+
+async def test_a_full_disk_is_told_as_such(read, tmp_path):
+    (tmp_path / "event_posts.npy").symlink_to("/dev/full")
+    with pytest.raises(CannotWrite, match=r"event_posts.npy: cannot be written: No space left on device"):
+        await read()
+
+
+async def test_an_unwritable_folder_is_told_as_such(connection, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotWrite, match=r"file: cannot be written"):
+        await read_dataset(connection, tmp_path / "file", ignore)

@@ -1,0 +1,255 @@
+"""A data set in a folder: a `.npy` file an array, and `dataset.json`, written last, says what they hold.
+
+Arrays are written by appending, never through a memory map: where a disk is full, a write fails with an
+error, while a page of a map that cannot be written kills the process.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
+
+from animora_training.data.dataset import Dataset, Interactions, Posts
+from animora_training.errors import CannotWrite, InvalidInput
+
+FORMAT = "animora-dataset-1"
+DESCRIPTION = "dataset.json"
+HEADER_SIZE = 128
+ZEROS_AT_ONCE = 1 << 10
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a folder holds.
+
+    Attributes:
+        format: FORMAT.
+        read_at: The moment of the database that was read.
+        users: How many there are; likewise posts, events, pairs and blocks.
+        posts: See users.
+        events: See users.
+        pairs: See users.
+        blocks: See users, each in both directions.
+        image: Width of image embeddings.
+        caption: Width of caption embeddings.
+        digest: SHA-256 of the ids and of the pairs, in hexadecimal digits.
+    """
+
+    format: str
+    read_at: datetime
+    users: int
+    posts: int
+    events: int
+    pairs: int
+    blocks: int
+    image: int
+    caption: int
+    digest: str
+
+    def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """The type and shape of each array, by its file's name without `.npy`."""
+        return {
+            "user_ids": ("int64", (self.users,)),
+            "post_ids": ("int64", (self.posts,)),
+            "post_authors": ("int64", (self.posts,)),
+            "post_created": ("float64", (self.posts,)),
+            "post_deleted": ("bool", (self.posts,)),
+            "post_image": ("float16", (self.posts, self.image)),
+            "post_caption": ("float16", (self.posts, self.caption)),
+            "event_offsets": ("int64", (self.users + 1,)),
+            "event_posts": ("int32", (self.events,)),
+            "event_times": ("float64", (self.events,)),
+            "pair_offsets": ("int64", (self.users + 1,)),
+            "pair_posts": ("int32", (self.pairs,)),
+            "pair_times": ("float64", (self.pairs,)),
+            "blocks": ("int64", (self.blocks, 2)),
+        }
+
+
+class ArrayFile:
+    """A `.npy` file that grows row by row; a context manager, at whose end the file is whole."""
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike, width: tuple[int, ...] = ()) -> None:
+        """Names the file, the type of its elements, and the shape of a row."""
+        self._path = path
+        self._dtype = np.dtype(dtype)
+        self._width = width
+        self._rows = 0
+        self._file: BinaryIO | None = None
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __enter__(self) -> Self:
+        with explained(self._path):
+            self._file = self._path.open("wb")
+            self._file.write(bytes(HEADER_SIZE))
+        return self
+
+    def append(self, rows: Array) -> None:
+        """Writes rows (n, *width).
+
+        Raises:
+            CannotWrite: The disk is full, or failed.
+        """
+        assert self._file is not None
+        with explained(self._path):
+            self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())
+        self._rows += len(rows)
+
+    def widen(self, width: int) -> None:
+        """Makes the rows, which held nothing so far, so many zeros wide."""
+        before, self._rows, self._width = self._rows, 0, (width,)
+        while self._rows < before:
+            self.append(np.zeros((min(before - self._rows, ZEROS_AT_ONCE), width), self._dtype))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        shape = (self._rows, *self._width)
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        # The format allows any number of spaces, so the header can be written when the shape is known.
+        text = repr(header).encode().ljust(HEADER_SIZE - 11) + b"\n"
+        with explained(self._path), self._file:
+            self._file.seek(0)
+            self._file.write(np.lib.format.magic(1, 0) + struct.pack("<H", len(text)) + text)
+
+
+def write_array(path: Path, rows: Array) -> None:
+    """Writes a `.npy` file.
+
+    Raises:
+        CannotWrite: The disk is full, or failed.
+    """
+    with ArrayFile(path, rows.dtype, rows.shape[1:]) as file:
+        file.append(rows)
+
+
+def map_array(path: Path) -> Array:
+    """A `.npy` file as a read-only array, which is read from the disk where it is looked at."""
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def begin(folder: Path) -> None:
+    """Makes a folder ready to be written; what it held is no data set from now on.
+
+    Raises:
+        CannotWrite: It cannot be made.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / DESCRIPTION).unlink(missing_ok=True)
+
+
+def finish(folder: Path, read_at: datetime) -> Dataset:
+    """Says what a folder holds, now that all its arrays are written, and opens it.
+
+    Raises:
+        CannotWrite: The disk is full, or failed.
+    """
+    names = ("user_ids", "post_ids", "pair_offsets", "pair_posts", "pair_times")
+    user_ids, post_ids, offsets, pair_posts, times = (map_array(folder / f"{name}.npy") for name in names)
+    digest = hashlib.sha256()
+    for array in (user_ids, post_ids, offsets, pair_posts, times):
+        digest.update(array.data)
+    description = Description(
+        format=FORMAT,
+        read_at=read_at,
+        users=len(user_ids),
+        posts=len(post_ids),
+        events=len(map_array(folder / "event_posts.npy")),
+        pairs=len(pair_posts),
+        blocks=len(map_array(folder / "blocks.npy")),
+        image=map_array(folder / "post_image.npy").shape[1],
+        caption=map_array(folder / "post_caption.npy").shape[1],
+        digest=digest.hexdigest(),
+    )
+    written = folder / f"{DESCRIPTION}.new"
+    with explained(written):
+        fields = {**asdict(description), "read_at": read_at.isoformat()}
+        written.write_text(json.dumps(fields, indent=2) + "\n")
+        written.replace(folder / DESCRIPTION)
+    return open_dataset(folder)
+
+
+def describe(folder: Path) -> Description:
+    """What a folder holds.
+
+    Raises:
+        InvalidInput: It holds no data set, or one that was not read to its end.
+    """
+    path = folder / DESCRIPTION
+    try:
+        description = TypeAdapter(Description).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InvalidInput(
+            f"{folder}: holds no data set, or one that was not read to its end: read it again"
+        ) from None
+    except (OSError, ValidationError) as error:
+        raise InvalidInput(f"{path}: does not describe a data set: {error}") from error
+    if description.format != FORMAT:
+        raise InvalidInput(f"{path}: has the format {description.format!r}, not {FORMAT!r}: read it again")
+    return description
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """The data set in a folder, memory-mapped and read-only.
+
+    Raises:
+        InvalidInput: It holds no data set, one that was not read to its end, or one that was changed since.
+    """
+    arrays = {}
+    for name, (dtype, shape) in describe(folder).arrays().items():
+        path = folder / f"{name}.npy"
+        try:
+            array = map_array(path)
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"{path}: cannot be read: {error}: read the data set again") from error
+        if array.dtype != dtype or array.shape != shape:
+            raise InvalidInput(
+                f"{path}: holds {array.dtype} {array.shape}, but {DESCRIPTION} says {dtype} {shape}: "
+                "read the data set again"
+            )
+        arrays[name] = array
+    return Dataset(
+        user_ids=arrays["user_ids"],
+        posts=Posts(
+            ids=arrays["post_ids"],
+            authors=arrays["post_authors"],
+            created=arrays["post_created"],
+            deleted=arrays["post_deleted"],
+            image=arrays["post_image"],
+            caption=arrays["post_caption"],
+        ),
+        events=Interactions(arrays["event_offsets"], arrays["event_posts"], arrays["event_times"]),
+        pairs=Interactions(arrays["pair_offsets"], arrays["pair_posts"], arrays["pair_times"]),
+        blocks=arrays["blocks"],
+    )
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Says what to do where a file cannot be written.
+
+    Raises:
+        CannotWrite: Something within raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CannotWrite(
+            f"{path}: cannot be written: {error.strerror}: name a folder on a disk with room"
+        ) from error
