@@ -1,0 +1,138 @@
+"""What the report draws of a record: a ranking of the models, curves by epoch, the calibration."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from animora_training.fitting.record import EpochRecord, ReliabilityBin, RunRecord, Stage
+from animora_training.fitting.report.charts import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    ROW,
+    TOP,
+    Axis,
+    Chart,
+    Line,
+    Ranking,
+    Row,
+    Sample,
+    Tick,
+    draw,
+)
+from animora_training.fitting.report.texts import decimal, signed
+
+# Of the bins of a calibration plot, as radii.
+LARGEST_DOT, SMALLEST_DOT = 9.0, 2.5
+
+
+def ranking(record: RunRecord, metric: str) -> Ranking:
+    """What was judged by a metric, the best first, each with its distance from the fit."""
+    fit = next(iter(record.qualities))
+    known = sorted(((value, name) for name, value in record.measured(metric).items()), reverse=True)
+    own = record.measured(metric).get(fit, math.nan)
+    axis = Axis.over([value for value, _ in known], 18.0, 280.0)
+    rows = tuple(
+        Row(name, axis.at(value), decimal(value), "" if name == fit else signed(value - own), name == fit)
+        for value, name in known
+    )
+    words = "; ".join(f"{row.name} {row.value}" for row in rows)
+    return Ranking(metric.upper(), f"{words}.", axis, rows, ROW * len(rows) + 26)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """What was recorded of every epoch: its key within the page, its name, and where it is found."""
+
+    key: str
+    name: str
+    stages: tuple[Stage, ...]
+    of: Callable[[EpochRecord], float | None]
+
+
+QUANTITIES = (
+    Quantity("ndcg", "NDCG@10", ("hold-out",), lambda epoch: epoch.ndcg10),
+    Quantity("hr", "HR@10", ("hold-out",), lambda epoch: epoch.hr10),
+    Quantity("loss", "Mean loss", ("hold-out", "refit"), lambda epoch: epoch.loss),
+    Quantity("rate", "Learning rate", ("hold-out", "refit"), lambda epoch: epoch.learning_rate),
+    Quantity("sweeps", "Loss of the factorisation", ("factorisation",), lambda epoch: epoch.loss),
+)
+
+
+def curves(record: RunRecord) -> list[Chart]:
+    """Every quantity by epoch; one that was not recorded has no chart."""
+    made = (_curve(record, quantity) for quantity in QUANTITIES)
+    return [chart for chart in made if chart is not None]
+
+
+def calibration(bins: tuple[ReliabilityBin, ...]) -> Chart | None:
+    """How often predictions came true; None without any."""
+    most = max((one.count for one in bins), default=0)
+    if not most:
+        return None
+    axes = Axis.over((0.0, 1.0), LEFT, RIGHT), Axis.over((0.0, 1.0), BOTTOM, TOP)
+    dots = [
+        Sample(
+            one.predicted,
+            one.observed,
+            f"predicted {one.predicted:.3f}, observed {one.observed:.3f}, {one.count:,} predictions",
+            round(max(SMALLEST_DOT, LARGEST_DOT * math.sqrt(one.count / most)), 2),
+        )
+        for one in bins
+        if one.count
+    ]
+    lines = (
+        Line("perfect calibration", "ideal", [Sample(0, 0, "", 0), Sample(1, 1, "", 0)]),
+        Line("predictions, by share of all", "hold-out", dots),
+    )
+    return Chart(
+        key="calibration",
+        title="Predicted and observed probability",
+        description="; ".join(dot.text for dot in dots) + ".",
+        labels=("mean predicted probability", "share that came true"),
+        axes=axes,
+        series=tuple(draw(line, axes) for line in lines),
+    )
+
+
+def _curve(record: RunRecord, quantity: Quantity) -> Chart | None:
+    lines = [line for line in (_line(record, quantity, stage) for stage in quantity.stages) if line.samples]
+    if not lines:
+        return None
+    values = [sample.y for line in lines for sample in line.samples]
+    # What training started from, judged on the same users.
+    start = [quantity.of(sweep) for sweep in record.stage("factorisation") if "hold-out" in quantity.stages]
+    level = start[-1] if start else None
+    x = Axis.of_epochs(int(max(sample.x for line in lines for sample in line.samples)))
+    y = Axis.over([*values, *([] if level is None else [level])], BOTTOM, TOP)
+    chosen = "hold-out" in quantity.stages and x.low <= record.chosen_epoch <= x.high
+    return Chart(
+        key=quantity.key,
+        title=f"{quantity.name} by {'sweep' if quantity.stages == ('factorisation',) else 'epoch'}",
+        description=" ".join(_words(line) for line in lines),
+        labels=("sweep" if quantity.stages == ("factorisation",) else "epoch", ""),
+        axes=(x, y),
+        series=tuple(draw(line, (x, y)) for line in lines),
+        mark=Tick(x.at(record.chosen_epoch), f"chosen: {record.chosen_epoch}") if chosen else None,
+        level=None if level is None else Tick(y.at(level), f"factorisation: {decimal(level)}"),
+    )
+
+
+def _line(record: RunRecord, quantity: Quantity, stage: Stage) -> Line:
+    samples = [
+        Sample(epoch.epoch, value, f"{stage}, epoch {epoch.epoch}: {value:.4g}")
+        for epoch in record.stage(stage)
+        if (value := quantity.of(epoch)) is not None
+    ]
+    return Line(stage, stage, samples)
+
+
+def _words(line: Line) -> str:
+    finite = [sample for sample in line.samples if math.isfinite(sample.y)]
+    if not finite:
+        return f"{line.name}: no finite value."
+    least, most = min(finite, key=lambda one: one.y), max(finite, key=lambda one: one.y)
+    return (
+        f"{line.name}: from {finite[0].y:.4g} at {finite[0].x:g} to {finite[-1].y:.4g} at {finite[-1].x:g}, "
+        f"lowest {least.y:.4g} at {least.x:g}, highest {most.y:.4g} at {most.x:g}."
+    )
