@@ -88,7 +88,7 @@ def dataset(
     )
 
 
-def triples(interactions: Interactions) -> list[tuple[int, int, float]]:
+def triples(interactions: Interactions | Rows) -> list[tuple[int, int, float]]:
     """Indices and times, in order."""
     return list(
         zip(

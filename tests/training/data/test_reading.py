@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from animora_training.data import reading
 from animora_training.data.database import connect
 from animora_training.data.folder import describe, open_dataset
 from animora_training.data.reading import read_dataset
@@ -66,21 +65,43 @@ async def test_embeddings_are_rounded_as_the_server_keeps_them_and_null_or_empty
     assert posts.caption.shape == (3, 0)
 
 
-async def test_embeddings_reach_their_posts_also_where_they_come_late_and_not_all_at_once(read, monkeypatch):
-    monkeypatch.setattr(reading, "BYTES_AT_ONCE", 1)  # as the chunks come
+async def test_embeddings_reach_their_posts_also_where_they_come_late_and_in_several_pieces(read):
     data = await read(
         "insert into animora_app.posts (id, author_id, created_at, image_embedding, caption_embedding)"
-        " select i, 1, to_timestamp(i), case when i > 3000 and i % 3 > 0 then array[i, -i, 0.5]::real[] end,"
-        " case when i % 2 = 0 then array[i]::real[] end from generate_series(1, 9000) i"
+        " select i, 1, to_timestamp(i), case when i > 6000 and i % 3 > 0 then"
+        " array_fill(i::real, array[128]) end, case when i % 2 = 0 then array[i, -i, 0.5]::real[] end"
+        " from generate_series(1, 16000) i"
     )
     ids = data.posts.ids
-    assert ids.tolist() == list(range(1, 9001))
-    there = (ids > 3000) & (ids % 3 > 0)
-    expected = np.stack((ids, -ids, np.full(9000, 0.5)), axis=1) * there[:, None]
-    np.testing.assert_array_equal(data.posts.image, expected.astype(np.float16))
-    np.testing.assert_array_equal(data.posts.caption[:, 0], (ids * (ids % 2 == 0)).astype(np.float16))
+    assert ids.tolist() == list(range(1, 16001))
+    image = np.where((ids > 6000) & (ids % 3 > 0), ids, 0)[:, None].astype(np.float16)
+    np.testing.assert_array_equal(data.posts.image, np.broadcast_to(image, (16000, 128)))
+    caption = np.stack((ids, -ids, np.full(16000, 0.5)), axis=1) * (ids % 2 == 0)[:, None]
+    np.testing.assert_array_equal(data.posts.caption, caption.astype(np.float16))
     assert (data.posts.created == ids).all()
     assert not data.posts.deleted.any()
+
+
+async def test_interactions_that_come_in_several_pieces_are_all_there(read):
+    data = await read(
+        "insert into animora_app.users (id) select generate_series(4, 200)",
+        "insert into animora_app.posts (id, author_id) select i * 10, 1 from generate_series(1, 700) i",
+        "create or replace view animora.interactions as select 1 + i % 200 as user_id,"
+        " 10 + 10 * (i * 7919 % 700) as post_id, 'like'::text as kind,"
+        " to_timestamp(i * 31 % 1000) as created_at from generate_series(1::bigint, 250000) i",
+    )
+    number = np.arange(1, 250_001)
+    users, posts, times = number % 200, number * 7919 % 700, number * 31 % 1000
+    order = np.lexsort((posts, times, users))
+    np.testing.assert_array_equal(data.events.users, users[order])
+    np.testing.assert_array_equal(data.events.posts, posts[order])
+    np.testing.assert_array_equal(data.events.times, times[order])
+    keys, latest = np.unique(data.pair_keys(users, posts), return_inverse=True)
+    last = np.zeros(len(keys))
+    np.maximum.at(last, latest, times)
+    found = np.argsort(data.pair_keys(data.pairs.users, data.pairs.posts))
+    np.testing.assert_array_equal(data.pair_keys(data.pairs.users, data.pairs.posts)[found], keys)
+    np.testing.assert_array_equal(data.pairs.times[found], last)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 import numpy as np
 
 from animora_training.data.candidates import without_repeats
-from animora_training.data.dataset import ABSENT
-from animora_training.data.split import leave_one_out
-from tests.training.worlds import as_dataset, dataset, tiny_feed, triples
+from animora_training.data.dataset import ABSENT, Rows, collect
+from animora_training.data.split import leave_one_out, moment_at, time_split
+from tests.training.worlds import as_dataset, assemble, dataset, tiny_feed, triples
 
 
 def rng(seed=0):
@@ -68,9 +68,57 @@ def test_a_split_of_a_feed_is_deterministic_and_complete():
     assert not (data.posts.deleted[negatives] & (negatives != ABSENT)).any()
 
 
+def test_a_split_of_more_pairs_than_are_looked_at_at_a_time_is_that_of_each_user():
+    number = np.arange(400_000)
+    times = rng(1).permutation(len(number)) + 1e6  # all posts exist by then
+    rows = Rows(number % 1500, number // 1500 % 3000, times)
+    small = dataset([], users=1500, posts=3000)
+    data = assemble(small.user_ids, small.posts, rows, small.blocks)
+    split = leave_one_out(data, 3, rng(2))
+    last = np.zeros(1500)
+    np.maximum.at(last, rows.users, rows.times)
+    np.testing.assert_array_equal(split.held_out.users, np.arange(1500))
+    np.testing.assert_array_equal(split.held_out.times, last)
+    np.testing.assert_array_equal(np.sort(split.training.times), np.setdiff1d(times, last))
+    touched = np.zeros((1500, 3000), np.bool_)
+    touched[rows.users, rows.posts] = True
+    assert not touched[split.held_out.users[:, None], split.held_out.candidates[:, 1:]].any()
+    assert split.held_out.present.all()
+
+
+def test_of_more_users_than_wanted_some_are_held_out_and_the_others_are_trained_on_whole():
+    data = as_dataset(tiny_feed())
+    everyone = leave_one_out(data, 5, rng(3)).held_out
+    split = leave_one_out(data, 5, rng(3), at_most=7)
+    assert len(split.held_out.users) == 7
+    assert len(split.training) == len(data.pairs) - 7
+    places = np.searchsorted(everyone.users, split.held_out.users)
+    np.testing.assert_array_equal(everyone.candidates[places, 0], split.held_out.candidates[:, 0])
+
+
+def test_a_split_at_a_moment_holds_out_what_is_new_from_then_on():
+    data = dataset(
+        [
+            *((10, 100, 1.0), (10, 200, 2.0), (10, 100, 5.0), (10, 300, 5.0), (10, 400, 6.0), (10, 300, 7.0)),
+            *((20, 500, 4.9), (20, 600, 9.0), (30, 400, 8.0)),
+        ],
+        deleted=(600,),
+        blocks=((30, 40),),
+    )
+    split = time_split(data, 5.0)
+    assert triples(collect(split.training.chunks(), 4)) == [(0, 0, 1.0), (0, 1, 2.0), (1, 4, 4.9)]
+    assert triples(split.held_out) == [(0, 2, 5.0), (0, 3, 6.0)]
+
+
+def test_a_moment_is_chosen_by_the_share_of_events_before_it():
+    data = dataset([(10 * (1 + second % 4), 100, float(second)) for second in range(100)])
+    assert 89 <= moment_at(data.events, 0.9) <= 90
+
+
 def test_nothing_is_held_out_of_nothing():
     split = leave_one_out(dataset([]), 5, rng())
     assert len(split.training) == len(split.held_out.users) == 0
+    assert len(time_split(dataset([]), 0.0).held_out) == 0
 
 
 def test_only_the_first_of_equal_entries_stays():
