@@ -1,18 +1,27 @@
 """What the command line shows: progress bars, tables, and errors without a traceback."""
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from animora_artifact import ArtifactError
 from animora_training.errors import InvalidOption, TrainingError
+from animora_training.fitting.report.texts import large
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+# Where nobody watches a bar, a line at least this often, in seconds, as long as there is anything to say.
+LINE_INTERVAL = 30.0
+# Columns of a terminal in which a row has room for everything.
+WIDE = 110
 
 
 def output() -> Console:
@@ -30,8 +39,18 @@ def fail(message: str, code: int = EXIT_FAILURE) -> typer.Exit:
 class Show(Protocol):
     """Shows how far something has come."""
 
-    def __call__(self, name: str, done: int, total: int | None, note: str = "") -> None:
-        """Takes what it is, how much is done, of how much if that is known, and a remark."""
+    def __call__(
+        self, name: str, done: float, total: int | None, note: str = "", rate: float | None = None
+    ) -> None:
+        """Tells the news; what was named before has ended.
+
+        Args:
+            name: What it is, such as a stage of a fit.
+            done: How much is done; a part of an epoch may be given as such.
+            total: Of how much, if that is known.
+            note: A remark, such as the loss: worth a line in a log. Left out, the one before holds on.
+            rate: Pairs a second.
+        """
         ...
 
 
@@ -47,21 +66,106 @@ def plain_errors() -> Iterator[None]:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Show]:
-    """Shows a bar for each name that is reported; nothing where standard error is not a terminal."""
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal
-    ) as progress:
-        bars = {}
+def progress_bars(
+    console: Console | None = None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Show]:
+    """Shows a bar for each name on standard error; plain lines where that is not a terminal."""
+    console = console or Console(stderr=True)
+    bars = Progress(
+        *_columns(console),
+        console=console,
+        get_time=clock,
+        speed_estimate_period=math.inf,  # an epoch may take longer than the half minute of the default
+        disable=not console.is_interactive,
+    )
+    stages = _Stages(bars, clock)
+    with bars:
+        yield stages.show
+        stages.end()
 
-        def show(name: str, done: int, total: int | None, note: str = "") -> None:
-            if name not in bars:
-                bars[name] = progress.add_task(name, total=total, note=note)
-            progress.update(bars[name], completed=done, total=total, note=note)
 
-        yield show
+class _Stages:
+    """A task for each name, one after the other; rich draws them, or else lines are printed of them."""
+
+    def __init__(self, bars: Progress, clock: Callable[[], float]) -> None:
+        self._bars = bars
+        self._clock = clock
+        self._tasks: dict[str, Task] = {}
+        self._current: Task | None = None
+        self._said_at = clock()
+        self._said = ("", "", "")  # of the latest line: name, count, note
+
+    def show(
+        self, name: str, done: float, total: int | None, note: str = "", rate: float | None = None
+    ) -> None:
+        """See Show."""
+        if name not in self._tasks:
+            self.end()
+            self._bars.add_task(name, total=total, count="", rate="", note="")
+            self._tasks[name] = self._bars.tasks[-1]
+        task = self._current = self._tasks[name]
+        self._bars.update(
+            task.id,
+            completed=done,
+            total=total,
+            count=f"{int(done):,}" if total is None else f"{int(done):,}/{total:,}",
+            # What is not told again holds on: a part of an epoch has no loss yet.
+            rate=task.fields["rate"] if rate is None else f"{large(rate)} pairs/s",
+            note=note or task.fields["note"],
+        )
+        noteworthy = _state(task) != self._said and (note or done == total)
+        if noteworthy or self._clock() - self._said_at >= LINE_INTERVAL:
+            self._say(task)
+
+    def end(self) -> None:
+        """Stops the clock of what was shown last, which may have ended before its total."""
+        task = self._current
+        if task is None:
+            return
+        if task.total is None:
+            self._bars.update(task.id, total=task.completed)
+        self._bars.stop_task(task.id)
+        if _state(task) != self._said:
+            self._say(task)
+
+    def _say(self, task: Task) -> None:
+        """Prints a line where there are no bars."""
+        self._said_at = self._clock()
+        self._said = _state(task)
+        if self._bars.disable:
+            facts = [fact for fact in (task.fields["note"], task.fields["rate"], _left(task)) if fact]
+            line = f"{task.description} {task.fields['count']}{': ' if facts else ''}{', '.join(facts)}"
+            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Left(ProgressColumn):
+    """The time that is left, as long as it is known and something is."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_left(task), style="progress.remaining")
+
+
+def _state(task: Task) -> tuple[str, str, str]:
+    return task.description, task.fields["count"], task.fields["note"]
+
+
+def _left(task: Task) -> str:
+    seconds = task.time_remaining
+    if task.finished or task.stop_time is not None or seconds is None:
+        return ""
+    return f"{timedelta(seconds=math.ceil(seconds))} left"
+
+
+def _columns(console: Console) -> list[ProgressColumn]:
+    wide = console.width >= WIDE
+    return [
+        TextColumn("{task.description:<14}"),
+        BarColumn(bar_width=20 if wide else 6),
+        TextColumn("{task.fields[count]}", justify="right"),
+        *([TimeElapsedColumn(), TextColumn("{task.fields[rate]}")] if wide else []),
+        _Left(),
+        TextColumn("{task.fields[note]}", markup=False),
+    ]
 
 
 def _escape(text: str) -> str:
