@@ -210,10 +210,22 @@ async def test_a_refused_view_leaves_the_connection_usable(connection, read):
     assert await connection.fetchval("select 1") == 1
 
 
-async def test_a_full_disk_is_told_as_such(read, tmp_path):
-    (tmp_path / "event_posts.npy").symlink_to("/dev/full")
+async def test_a_full_disk_is_told_as_such(connection, tmp_path):
+    file = tmp_path / "event_posts.npy"
+
+    def fill(view, rows):
+        if not file.is_symlink():
+            file.symlink_to("/dev/full")
+
     with pytest.raises(CannotWrite, match=r"event_posts.npy: cannot be written: No space left on device"):
-        await read()
+        await read_dataset(connection, tmp_path, fill)
+    assert await connection.fetchval("select 1") == 1
+
+
+async def test_a_data_set_that_is_open_stays_as_it_is_where_its_folder_is_read_anew(connection, read):
+    first = await read()
+    second = await read("delete from animora_app.users where id = 2")
+    assert (first.user_ids.tolist(), second.user_ids.tolist()) == ([1, 2, 3], [1, 3])
 
 
 async def test_an_unwritable_folder_is_told_as_such(connection, tmp_path):

@@ -7,7 +7,7 @@ error, while a page of a map that cannot be written kills the process.
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -24,6 +24,15 @@ from animora_training.errors import CannotWrite, InvalidInput
 
 FORMAT = "animora-dataset-1"
 DESCRIPTION = "dataset.json"
+# In the order in which they are removed: without the description it is no data set.
+FILES = (
+    DESCRIPTION,
+    *("user_ids.npy", "blocks.npy"),
+    *("post_ids.npy", "post_authors.npy", "post_created.npy", "post_deleted.npy"),
+    *("post_image.npy", "post_caption.npy"),
+    *("event_offsets.npy", "event_posts.npy", "event_times.npy"),
+    *("pair_offsets.npy", "pair_posts.npy", "pair_times.npy"),
+)
 HEADER_SIZE = 128
 ZEROS_AT_ONCE = 1 << 10
 
@@ -143,15 +152,18 @@ def map_array(path: Path) -> Array:
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def begin(folder: Path) -> None:
-    """Makes a folder ready to be written; what it held is no data set from now on.
+def begin(folder: Path, names: Iterable[str]) -> None:
+    """Makes a folder ready for arrays, each in a file of its own.
+
+    Files of these names are removed and not overwritten, since somebody may have them mapped.
 
     Raises:
-        CannotWrite: It cannot be made.
+        CannotWrite: It cannot be made, or a file cannot be removed.
     """
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / DESCRIPTION).unlink(missing_ok=True)
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
 
 
 def finish(folder: Path, read_at: datetime) -> Dataset:

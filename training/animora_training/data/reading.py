@@ -24,7 +24,7 @@ from animora_training.data.dataset import (
     offsets_of,
 )
 from animora_training.data.embeddings import EmbeddingColumn
-from animora_training.data.folder import ArrayFile, begin, finish, map_array, write_array
+from animora_training.data.folder import FILES, ArrayFile, begin, finish, map_array, write_array
 from animora_training.data.pgcopy import FixedRows, RaggedRows
 from animora_training.errors import DatabaseError, TrainingError
 
@@ -81,7 +81,7 @@ async def read_dataset(connection: asyncpg.Connection, folder: Path, on_read: On
         DatabaseError: A view holds what it must not hold.
         CannotWrite: The disk is full, or the folder may not be written.
     """
-    begin(folder)
+    begin(folder, FILES)
     reader = _Reader(connection, folder, on_read)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         read_at = await connection.fetchval("select now()")
