@@ -25,6 +25,7 @@ def test_a_later_comment_makes_its_pair_the_latest_and_no_event_of_it_stays():
     split = leave_one_out(data, 1, rng())
     assert split.held_out.candidates[0, 0] == 0
     assert triples(split.training) == [(0, 1, 2.0)]
+    assert triples(collect(split.remaining_events(data.events).chunks(), 4)) == [(0, 1, 2.0)]
 
 
 def test_where_times_tie_the_seed_decides():
@@ -61,6 +62,13 @@ def test_a_split_of_a_feed_is_deterministic_and_complete():
     assert (split.held_out.candidates == again.held_out.candidates).all()
     held_out = split.held_out
     assert len(split.training) + len(held_out.users) == len(data.pairs())
+    events = split.remaining_events(data.events)
+    kept = collect(events.chunks(), len(data.user_ids))
+    assert len(events) == len(kept) < len(data.events)
+    np.testing.assert_array_equal(
+        np.unique(data.pair_keys(kept.users, kept.posts)),
+        np.sort(data.pair_keys(split.training.users, split.training.posts)),
+    )
     keys = data.pair_keys(data.events.users, data.events.posts)
     negatives = held_out.candidates[:, 1:]
     interacted = np.isin(data.pair_keys(held_out.users[:, None], negatives), keys) & (negatives != ABSENT)

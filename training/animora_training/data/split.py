@@ -51,20 +51,23 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Without:
-    """Pairs without those at some positions, which are left out while reading.
+    """Interactions without those at some positions, which are left out while reading.
 
     Attributes:
-        pairs: All of them.
+        everything: Those too.
         positions: int64 (m), ascending.
     """
 
-    pairs: Interactions
+    everything: Interactions
     positions: IntArray
 
+    def __len__(self) -> int:
+        return len(self.everything) - len(self.positions)
+
     def chunks(self) -> Iterator[Rows]:
-        """The pairs in chunks of whole users."""
+        """The others in chunks of whole users."""
         start = 0
-        for chunk in self.pairs.chunks():
+        for chunk in self.everything.chunks():
             first, end = np.searchsorted(self.positions, (start, start + len(chunk)))
             kept = np.ones(len(chunk), np.bool_)
             kept[self.positions[first:end] - start] = False
@@ -92,7 +95,7 @@ class Before:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A data set's pairs without those held out, and those held out."""
+    """A data set's pairs without those held out, and those held out, one a user."""
 
     remaining: Without
     held_out: HeldOut
@@ -100,7 +103,17 @@ class Split:
     @property
     def training(self) -> Interactions:
         """The remaining pairs, copied into memory."""
-        return collect(self.remaining.chunks(), len(self.remaining.pairs.offsets) - 1)
+        return collect(self.remaining.chunks(), len(self.remaining.everything.offsets) - 1)
+
+    def remaining_events(self, events: Interactions) -> Without:
+        """All of the data set's events but those that make up a held-out pair."""
+        held_out = np.full(len(events.offsets) - 1, ABSENT, np.int64)  # the post, by user
+        held_out[self.held_out.users] = self.held_out.candidates[:, 0]
+        found, start = [np.empty(0, np.int64)], 0
+        for chunk in events.chunks():
+            found.append(start + np.flatnonzero(chunk.posts == held_out[chunk.users]))
+            start += len(chunk)
+        return Without(events, np.concatenate(found))
 
 
 @dataclass(frozen=True, slots=True)
