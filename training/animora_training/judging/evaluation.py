@@ -84,6 +84,20 @@ class PostScorer:
             scores.append(logits.view(index.shape).numpy())
         return np.concatenate(scores)
 
+    @torch.inference_mode()
+    def catalog(self, users: IntArray) -> FloatArray:
+        """Logits float32 (m, p) of users (m), given as indices, and all posts."""
+        posts = len(self._table)
+        scores = [np.empty((0, posts), np.float32)]
+        at_once = max(PAIRS_AT_ONCE // max(posts, 1), 1)
+        for start in range(0, len(users), at_once):
+            rows = torch.from_numpy(self._user_rows[users[start : start + at_once]])
+            segments = torch.arange(len(rows)).repeat_interleave(posts)
+            index = torch.arange(posts).repeat(len(rows))
+            logits = self._network.score(rows, segments, self._table, index)
+            scores.append(logits.view(len(rows), posts).numpy())
+        return np.concatenate(scores)
+
 
 def rank_held_out(posts: Posts, scores: Scores, held_out: HeldOut) -> IntArray:
     """Ranks int64 (m), 0 for the best, of the held-out posts by scores (m, 1 + k); ties as the server's."""

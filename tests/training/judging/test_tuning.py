@@ -1,0 +1,102 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from animora_training.judging.recipe import Axis, Recipe, history_matrix
+from animora_training.judging.tuning import Attempt, Budget, hold_out, search, tune
+from tests.training.judging.recommenders import Table
+from tests.training.worlds import as_dataset, dataset, tiny_feed, triples
+
+AXES = (Axis("one", tuple(range(9)), start=4), Axis("two", tuple(range(5)), start=0))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return as_dataset(tiny_feed())
+
+
+@pytest.fixture(scope="module")
+def held_out(data):
+    return hold_out(data, data.pairs, seed=0)
+
+
+def hill(held_out, top, name="hill"):
+    """A recipe that finds the held-out posts of more users, the nearer its choice is to the top."""
+    task = held_out.task
+
+    def fit(histories, choice, seed):
+        distance = sum(abs(choice[axis] - at) for axis, at in top.items())
+        scores = np.zeros(histories.shape, np.float32)
+        found = slice(0, max(len(task.users) - 4 * int(distance), 0))
+        scores[task.users[found], task.relevant[1][found]] = 1.0
+        return Table(scores)
+
+    return Recipe(name, AXES, fit)
+
+
+def ignore(attempt):
+    pass
+
+
+@pytest.mark.parametrize("top", list(itertools.product((0, 3, 8), (0, 3))))
+def test_the_top_of_a_hill_is_found_from_its_side(held_out, top):
+    recipe = hill(held_out, dict(zip(("one", "two"), top, strict=True)))
+    attempts = search(recipe, held_out, Budget(), 0, ignore)
+    assert tuple(attempts[0].choice.values()) == top
+    assert attempts[0].ndcg == max(attempt.ndcg for attempt in attempts)
+    assert len(attempts) == len({tuple(attempt.choice.values()) for attempt in attempts}) <= 24
+
+
+def test_no_more_is_tried_than_the_budget_allows(held_out):
+    recipe = hill(held_out, {"one": 8, "two": 4})
+    told: list[Attempt] = []
+    assert len(search(recipe, held_out, Budget(attempts=3), 0, told.append)) == len(told) == 3
+    assert len(search(recipe, held_out, Budget(seconds=0.0), 0, ignore)) == 1
+
+
+def test_of_two_recipes_of_one_name_the_better_is_fitted_on_everything(data, held_out):
+    seen = []
+
+    def watch(recipe):
+        def fit(histories, choice, seed):
+            seen.append((recipe.name, histories.nnz, dict(choice)))
+            return recipe.fit(histories, choice, seed)
+
+        return Recipe(recipe.name, (Axis("one", (0, 1), 0), Axis("two", (0,), 0)), fit)
+
+    recipes = [
+        watch(hill(held_out, {"one": top, "two": 0}, name)) for top, name in ((4, "A"), (1, "A"), (0, "B"))
+    ]
+    tuned = tune(recipes, held_out, data.pairs, Budget(), 0, ignore)
+    assert [(one.best.name, one.best.choice["one"]) for one in tuned] == [("A", 1), ("B", 0)]
+    assert [one.attempts for one in tuned] == [4, 2]
+    everything = [(name, choice["one"]) for name, pairs, choice in seen if pairs == len(data.pairs)]
+    assert everything == [("A", 1), ("B", 0)]
+    assert math.isclose(tuned[0].best.ndcg, 1.0)
+
+
+def test_the_hold_out_is_each_users_latest_and_not_in_the_histories(data, held_out):
+    users, posts = held_out.task.users, held_out.task.relevant[1]
+    assert (np.asarray(held_out.histories[users, posts]) == 0).all()
+    assert held_out.histories.nnz + len(users) == len(data.pairs)
+    latest: dict[int, tuple[float, int]] = {}
+    for user, post, time in triples(data.pairs):
+        if not data.posts.deleted[post]:
+            latest[user] = max(latest.get(user, (0.0, 0)), (time, post))
+    assert all(latest[user][1] == post for user, post in zip(users.tolist(), posts.tolist(), strict=True))
+
+
+def test_where_nothing_can_be_held_out_the_start_is_kept():
+    data = dataset([(10, 100, 1.0), (20, 200, 1.0)])
+    attempts = search(
+        hill(hold_out(data, data.pairs, 0), {"one": 0}), hold_out(data, data.pairs, 0), Budget(), 0, ignore
+    )
+    assert attempts[0].choice == {"one": 4, "two": 0}
+
+
+def test_histories_are_ones_where_there_are_pairs(data):
+    matrix = history_matrix(data.pairs, len(data.posts.ids))
+    assert matrix.sum() == len(data.pairs)
+    assert all(matrix[user, post] == 1 for user, post, _ in triples(data.pairs)[:20])

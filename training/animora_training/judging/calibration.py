@@ -1,0 +1,115 @@
+"""Whether a like happens as often as its probability says."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from animora_training.data.dataset import BoolArray, DoubleArray, IntArray
+from animora_training.data.split import HeldOut
+from animora_training.judging.metrics import Scores
+
+BINS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class LikeSample:
+    """Pairs of users and posts that stand for all pairs of these users and the live posts.
+
+    Attributes:
+        scores: floating (n), log odds.
+        liked: bool (n).
+        weights: float64 (n), how many pairs of the whole catalog each of them stands for.
+    """
+
+    scores: Scores
+    liked: BoolArray
+    weights: DoubleArray
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How far probabilities are from what happened, pairs weighted by what they stand for.
+
+    Attributes:
+        base_rate: Share of the pairs that are liked.
+        mean_probability: Mean probability of all pairs; the base rate where the model is right on average.
+        error: Expected calibration error: mean over bins of |mean probability - share liked|.
+        brier: Mean squared difference between probability and outcome.
+        log_loss: Mean negative log-likelihood, in nats.
+        base_log_loss: The same of who says the base rate for every pair.
+        predicted: float64 (b), mean probability of each bin.
+        observed: float64 (b), share liked of each bin.
+    """
+
+    base_rate: float
+    mean_probability: float
+    error: float
+    brier: float
+    log_loss: float
+    base_log_loss: float
+    predicted: DoubleArray
+    observed: DoubleArray
+
+
+def like_sample(scores: Scores, held_out: HeldOut, liked: IntArray, untouched: IntArray) -> LikeSample:
+    """The held-out posts and those drawn beside them, weighted back to the whole catalog.
+
+    A user's held-out post, which the model has not seen, stands for all of that user's likes, and the posts
+    drawn uniformly from the untouched ones for all untouched ones. So the base rate is that of the catalog,
+    which is what a log loss over all pairs sees in training.
+
+    Args:
+        scores: Log odds floating (m, 1 + k) of the candidates.
+        held_out: Column 0 is liked.
+        liked: int64 (m), how many posts the row's user likes in all.
+        untouched: int64 (m), how many posts the others were drawn from.
+    """
+    present = held_out.present
+    weights = np.empty(present.shape)
+    weights[:, 0] = liked
+    weights[:, 1:] = (untouched / np.maximum(present[:, 1:].sum(axis=1), 1))[:, None]
+    held = np.zeros(present.shape, np.bool_)
+    held[:, 0] = True
+    return LikeSample(scores[present], held[present], weights[present])
+
+
+def calibration(sample: LikeSample, bins: int = BINS) -> Calibration:
+    """Compares probabilities with outcomes, in bins of equal weight.
+
+    Expected calibration error as of Naeini et al. (AAAI 2015), with the bins of equal mass that Nixon et al.
+    (2019) argue for: most probabilities are small, and bins of equal width would all but one be empty. Brier
+    score: Brier (1950).
+    """
+    order = np.argsort(sample.scores, kind="stable")
+    logits = sample.scores[order].astype(np.float64)
+    weights, liked = sample.weights[order], sample.liked[order].astype(np.float64)
+    probabilities = expit(logits)
+    total = float(weights.sum())
+    if not total:
+        nothing = np.zeros(0)
+        return Calibration(*(math.nan,) * 6, nothing, nothing)
+    middles = (np.cumsum(weights) - weights / 2) / total
+    bin_of = np.minimum((middles * bins).astype(np.int64), bins - 1)
+    mass = np.bincount(bin_of, weights, minlength=bins)
+    filled = mass > 0
+    predicted = np.bincount(bin_of, weights * probabilities, minlength=bins)[filled] / mass[filled]
+    observed = np.bincount(bin_of, weights * liked, minlength=bins)[filled] / mass[filled]
+    base_rate = float(weights @ liked) / total
+    # The log of a sigmoid as log(1 + exp(-x)), which stays exact where the sigmoid rounds to 0 or 1.
+    losses = np.logaddexp(0.0, np.where(liked > 0, -logits, logits))
+    return Calibration(
+        base_rate=base_rate,
+        mean_probability=float(weights @ probabilities) / total,
+        error=float(mass[filled] @ np.abs(predicted - observed)) / total,
+        brier=float(weights @ (probabilities - liked) ** 2) / total,
+        log_loss=float(weights @ losses) / total,
+        base_log_loss=_entropy(base_rate),
+        predicted=predicted,
+        observed=observed,
+    )
+
+
+def _entropy(share: float) -> float:
+    return -sum(part * math.log(part) for part in (share, 1.0 - share) if part > 0)

@@ -1,0 +1,173 @@
+"""Choosing a baseline's hyper-parameters on a hold-out from its own training data."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from animora_training.data.dataset import Dataset, Interactions, Posts, Rows
+from animora_training.data.split import leave_one_out
+from animora_training.judging.measures import expected_ndcg
+from animora_training.judging.ranking import rank_catalog
+from animora_training.judging.recipe import Choice, Recipe, history_matrix
+from animora_training.judging.recommender import Recommender
+from animora_training.judging.task import RankingTask, one_each
+
+AT_MOST = 10_000
+STEPS = (2, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much may be tried for a recipe; the first attempt is always made.
+
+    Attributes:
+        attempts: Fits at most.
+        seconds: After which no further fit is begun; what is chosen then depends on how fast the machine is.
+    """
+
+    attempts: int = 24
+    seconds: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOut:
+    """What recipes are tuned on.
+
+    Attributes:
+        histories: float32 (u, p), without the held-out pairs.
+        task: To find these.
+        posts: The data set's.
+    """
+
+    histories: csr_matrix
+    task: RankingTask
+    posts: Posts
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A choice that was tried.
+
+    Attributes:
+        name: The recipe's.
+        choice: A value for each of its axes.
+        ndcg: Expected NDCG@10 among 99 sampled posts, mean over the hold-out's users.
+        seconds: How long the fit and its judgement took.
+    """
+
+    name: str
+    choice: Choice
+    ndcg: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A recipe, its best choice, and a recommender fitted with that on all training data.
+
+    Attributes:
+        best: The best attempt.
+        attempts: How many there were, of all recipes of this name.
+        recommender: See above.
+    """
+
+    best: Attempt
+    attempts: int
+    recommender: Recommender
+
+
+def hold_out(dataset: Dataset, training: Interactions, seed: int) -> HoldOut:
+    """Holds out the latest training pair of each user with several; of AT_MOST users drawn by chance."""
+    known = replace(dataset, events=training, pairs=training)
+    split = leave_one_out(known, 0, np.random.default_rng(seed), at_most=AT_MOST)
+    held_out = split.held_out
+    relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
+    remaining = split.training
+    task = one_each(dataset, remaining, relevant)
+    return HoldOut(history_matrix(remaining, len(dataset.posts.ids)), task, dataset.posts)
+
+
+def tune(
+    recipes: Sequence[Recipe],
+    data: HoldOut,
+    training: Interactions,
+    budget: Budget,
+    seed: int,
+    on_attempt: Callable[[Attempt], None],
+) -> list[Tuned]:
+    """Tunes every recipe; of several of one name only the best is kept, and fitted on all training data.
+
+    Args:
+        recipes: To tune.
+        data: From the training data, see hold_out.
+        training: All training pairs.
+        budget: For each recipe.
+        seed: Of every fit.
+        on_attempt: Told of every attempt.
+    """
+    histories = history_matrix(training, len(data.posts.ids))
+    tuned = {}
+    for name in dict.fromkeys(recipe.name for recipe in recipes):
+        found = [
+            (recipe, search(recipe, data, budget, seed, on_attempt))
+            for recipe in recipes
+            if recipe.name == name
+        ]
+        recipe, attempts = max(found, key=lambda pair: pair[1][0].ndcg)
+        fitted = recipe.fit(histories, attempts[0].choice, seed)
+        tuned[name] = Tuned(attempts[0], sum(len(all_of_one) for _, all_of_one in found), fitted)
+    return list(tuned.values())
+
+
+def search(
+    recipe: Recipe, data: HoldOut, budget: Budget, seed: int, on_attempt: Callable[[Attempt], None]
+) -> list[Attempt]:
+    """Attempts, the best first: from the start along one axis after the other for as long as it gets better.
+
+    Once no axis helps, steps go from two values to one (Hooke and Jeeves 1961, on a grid). Equal arguments
+    give equal attempts, unless the budget's seconds end them.
+    """
+    began = time.monotonic()
+    tried: dict[tuple[int, ...], Attempt] = {}
+
+    def score(place: tuple[int, ...]) -> float:
+        if place not in tried:
+            if tried and (len(tried) >= budget.attempts or time.monotonic() - began >= budget.seconds):
+                return -math.inf
+            choice = {axis.name: axis.values[at] for axis, at in zip(recipe.axes, place, strict=True)}
+            tried[place] = _attempt(recipe, choice, data, seed)
+            on_attempt(tried[place])
+        return tried[place].ndcg
+
+    place = tuple(axis.start for axis in recipe.axes)
+    score(place)
+    for step in STEPS:
+        improved = True
+        while improved:
+            improved = False
+            for axis in range(len(recipe.axes)):
+                for direction in (step, -step):
+                    while (further := _moved(recipe, place, axis, direction)) and score(further) > score(
+                        place
+                    ):
+                        place, improved = further, True
+    return sorted(tried.values(), key=lambda attempt: -attempt.ndcg)
+
+
+def _attempt(recipe: Recipe, choice: Choice, data: HoldOut, seed: int) -> Attempt:
+    began = time.monotonic()
+    recommender = recipe.fit(data.histories, choice, seed)
+    ranks = rank_catalog(recommender, data.task, data.posts, length=0)
+    return Attempt(recipe.name, choice, expected_ndcg(ranks), time.monotonic() - began)
+
+
+def _moved(recipe: Recipe, place: tuple[int, ...], axis: int, steps: int) -> tuple[int, ...] | None:
+    """The place some steps along an axis; None where that ends before."""
+    at = place[axis] + steps
+    if not 0 <= at < len(recipe.axes[axis].values):
+        return None
+    return (*place[:axis], at, *place[axis + 1 :])
