@@ -9,6 +9,7 @@ from playwright.async_api import async_playwright
 
 from animora_training.fitting.report import render, write_report
 from animora_training.fitting.report.charts import Axis, Line, Sample, draw
+from animora_training.fitting.report.figures import calibration, curves
 from animora_training.fitting.report.page import calibration_error, headlines, quality_table
 from animora_training.fitting.report.texts import compact, duration, large, setting, signed
 from tests.training.records import bins, epoch, run_record
@@ -87,6 +88,29 @@ def test_curves_are_drawn_and_said_in_words(elements):
     assert elements.texts("text").count("chosen: 11") == 4
     assert "factorisation: 0.4523" in elements.texts("text")
     assert "refit, epoch 11: 0.2054" in elements.texts("title")
+
+
+def test_where_training_started_is_shown_of_what_can_be_compared():
+    ranked, costly = (
+        epoch("factorisation", 1, ndcg10=0.45),
+        epoch("factorisation", 1, loss=3e8, ndcg10=math.nan),
+    )
+    hold_out = epoch("hold-out", 1, loss=0.25, ndcg10=0.4567)
+
+    def levels(sweep):
+        charts = curves(run_record(epochs=(sweep, hold_out), chosen_epoch=1))
+        return {chart.key: chart.level and chart.level.label for chart in charts}
+
+    assert levels(ranked) == {"ndcg": "factorisation: 0.4500", "loss": None, "rate": None, "sweeps": None}
+    assert levels(costly)["ndcg"] is None
+
+
+def test_rare_likes_have_the_room_of_the_calibration_plot():
+    rare = [one.model_copy(update={"predicted": 0.01, "observed": 0.03, "count": 9}) for one in bins()]
+    chart = calibration(tuple(rare))
+    assert chart is not None
+    assert [axis.ticks[-1].label for axis in chart.axes] == ["0.03", "0.03"]
+    assert chart.series[0].path == "M52 218 L424 24"
 
 
 def test_every_table_says_what_it_is(elements):

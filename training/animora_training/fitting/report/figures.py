@@ -22,8 +22,8 @@ from animora_training.fitting.report.charts import (
 )
 from animora_training.fitting.report.texts import decimal, signed
 
-# Of the bins of a calibration plot, as radii.
-LARGEST_DOT, SMALLEST_DOT = 9.0, 2.5
+# Radii in a calibration plot: of all predictions in one bin, and what is drawn at least and at most.
+WHOLE_DOT, SMALLEST_DOT, LARGEST_DOT = 18.0, 2.5, 9.0
 
 
 def ranking(record: RunRecord, metric: str) -> Ranking:
@@ -42,17 +42,26 @@ def ranking(record: RunRecord, metric: str) -> Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """What was recorded of every epoch: its key within the page, its name, and where it is found."""
+    """What was recorded of every epoch.
+
+    Attributes:
+        key: Names its chart within the page.
+        name: What it is.
+        stages: Whose epochs are drawn.
+        of: Where it is found.
+        started: Whether the factorisation's is comparable, so that it shows where training started.
+    """
 
     key: str
     name: str
     stages: tuple[Stage, ...]
     of: Callable[[EpochRecord], float | None]
+    started: bool = False
 
 
 QUANTITIES = (
-    Quantity("ndcg", "NDCG@10", ("hold-out",), lambda epoch: epoch.ndcg10),
-    Quantity("hr", "HR@10", ("hold-out",), lambda epoch: epoch.hr10),
+    Quantity("ndcg", "NDCG@10", ("hold-out",), lambda epoch: epoch.ndcg10, started=True),
+    Quantity("hr", "HR@10", ("hold-out",), lambda epoch: epoch.hr10, started=True),
     Quantity("loss", "Mean loss", ("hold-out", "refit"), lambda epoch: epoch.loss),
     Quantity("rate", "Learning rate", ("hold-out", "refit"), lambda epoch: epoch.learning_rate),
     Quantity("sweeps", "Loss of the factorisation", ("factorisation",), lambda epoch: epoch.loss),
@@ -67,23 +76,25 @@ def curves(record: RunRecord) -> list[Chart]:
 
 def calibration(bins: tuple[ReliabilityBin, ...]) -> Chart | None:
     """How often predictions came true; None without any."""
-    most = max((one.count for one in bins), default=0)
-    if not most:
+    predictions = sum(one.count for one in bins)
+    if not predictions:
         return None
-    axes = Axis.over((0.0, 1.0), LEFT, RIGHT), Axis.over((0.0, 1.0), BOTTOM, TOP)
+    # Likes are rare: where no prediction is high, the low ones get the room.
+    top = max(max(one.predicted, one.observed) for one in bins if one.count)
+    axes = Axis.over((0.0, top), LEFT, RIGHT), Axis.over((0.0, top), BOTTOM, TOP)
     dots = [
         Sample(
             one.predicted,
             one.observed,
             f"predicted {one.predicted:.3f}, observed {one.observed:.3f}, {one.count:,} predictions",
-            round(max(SMALLEST_DOT, LARGEST_DOT * math.sqrt(one.count / most)), 2),
+            _radius(one.count / predictions),
         )
         for one in bins
         if one.count
     ]
     lines = (
-        Line("perfect calibration", "ideal", [Sample(0, 0, "", 0), Sample(1, 1, "", 0)]),
-        Line("predictions, by share of all", "hold-out", dots),
+        Line("perfect calibration", "ideal", [Sample(end, end, "") for end in (0.0, axes[0].high)]),
+        Line("predictions: a larger dot is more of them", "hold-out", dots),
     )
     return Chart(
         key="calibration",
@@ -95,27 +106,37 @@ def calibration(bins: tuple[ReliabilityBin, ...]) -> Chart | None:
     )
 
 
+def _radius(share: float) -> float:
+    return round(min(max(SMALLEST_DOT, WHOLE_DOT * math.sqrt(share)), LARGEST_DOT), 2)
+
+
 def _curve(record: RunRecord, quantity: Quantity) -> Chart | None:
     lines = [line for line in (_line(record, quantity, stage) for stage in quantity.stages) if line.samples]
     if not lines:
         return None
-    values = [sample.y for line in lines for sample in line.samples]
-    # What training started from, judged on the same users.
-    start = [quantity.of(sweep) for sweep in record.stage("factorisation") if "hold-out" in quantity.stages]
-    level = start[-1] if start else None
+    level = _start(record, quantity)
     x = Axis.of_epochs(int(max(sample.x for line in lines for sample in line.samples)))
-    y = Axis.over([*values, *([] if level is None else [level])], BOTTOM, TOP)
-    chosen = "hold-out" in quantity.stages and x.low <= record.chosen_epoch <= x.high
+    values = [sample.y for line in lines for sample in line.samples]
+    y = Axis.over(values if level is None else [*values, level], BOTTOM, TOP)
+    unit = "sweep" if quantity.stages == ("factorisation",) else "epoch"
+    chosen = unit == "epoch" and x.low <= record.chosen_epoch <= x.high
     return Chart(
         key=quantity.key,
-        title=f"{quantity.name} by {'sweep' if quantity.stages == ('factorisation',) else 'epoch'}",
+        title=f"{quantity.name} by {unit}",
         description=" ".join(_words(line) for line in lines),
-        labels=("sweep" if quantity.stages == ("factorisation",) else "epoch", ""),
+        labels=(unit, ""),
         axes=(x, y),
         series=tuple(draw(line, (x, y)) for line in lines),
         mark=Tick(x.at(record.chosen_epoch), f"chosen: {record.chosen_epoch}") if chosen else None,
         level=None if level is None else Tick(y.at(level), f"factorisation: {decimal(level)}"),
     )
+
+
+def _start(record: RunRecord, quantity: Quantity) -> float | None:
+    """What the factorisation had reached at its end, where that can be compared."""
+    sweeps = record.stage("factorisation")
+    value = quantity.of(sweeps[-1]) if sweeps and quantity.started else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _line(record: RunRecord, quantity: Quantity, stage: Stage) -> Line:
