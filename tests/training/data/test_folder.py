@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from animora_training.data.arrays import ArrayFile, map_array
 from animora_training.data.database import connect
-from animora_training.data.folder import ArrayFile, describe, map_array, open_dataset
+from animora_training.data.folder import describe, open_dataset
 from animora_training.data.reading import read_dataset
 from animora_training.errors import InvalidInput
 from animora_training.feeds.importing import import_feed

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from animora_training.data.arrays import ArrayFile
 from animora_training.data.dataset import Embeddings
-from animora_training.data.folder import ArrayFile
 from animora_training.data.pgcopy import ELEMENT, REAL_OID, decode_real_array
 from animora_training.errors import DatabaseError
 

@@ -4,16 +4,15 @@ What is read goes to the disk as it comes, so that memory bounds only the most a
 for each user. PostgreSQL does the sorting, on its own disk where `work_mem` is too small for it.
 """
 
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import numpy as np
 import numpy.typing as npt
 
+from animora_training.data.arrays import ArrayFile, begin, map_array, write_array
+from animora_training.data.copying import Columns, OnRead, View, copy, copy_fixed
 from animora_training.data.dataset import (
     ABSENT,
     Dataset,
@@ -24,25 +23,11 @@ from animora_training.data.dataset import (
     offsets_of,
 )
 from animora_training.data.embeddings import EmbeddingColumn
-from animora_training.data.folder import FILES, ArrayFile, begin, finish, map_array, write_array
-from animora_training.data.pgcopy import FixedRows, RaggedRows
-from animora_training.errors import DatabaseError, TrainingError
+from animora_training.data.folder import FILES, finish
+from animora_training.data.pgcopy import RaggedRows
+from animora_training.errors import DatabaseError
 
-# A decoder is given at least as much at a time, so that its cost is that of the bytes and not of the calls.
-BYTES_AT_ONCE = 4 << 20
 MAX_POSTS = 2**31 - 1
-
-OnRead = Callable[[str, int], None]
-Columns = list[npt.NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A view, a query for what is read of it, and the fields of its rows that are never null."""
-
-    name: str
-    query: str
-    fields: Mapping[str, str]
 
 
 USERS = View("users", "select distinct id::int8 from animora.users order by 1", {"id": ">i8"})
@@ -103,11 +88,16 @@ class _Reader:
 
     async def read_users(self) -> None:
         with self._file("user_ids", np.int64) as file:
-            await self._read_fixed(USERS, lambda columns: file.append(columns[0]))
+            await copy_fixed(self._connection, USERS, self._on_read, lambda columns: file.append(columns[0]))
 
     async def read_blocks(self) -> None:
         with self._file("blocks", np.int64, (2,)) as file:
-            await self._read_fixed(BLOCKS, lambda columns: file.append(np.stack(columns, axis=1)))
+            await copy_fixed(
+                self._connection,
+                BLOCKS,
+                self._on_read,
+                lambda columns: file.append(np.stack(columns, axis=1)),
+            )
 
     async def read_posts(self) -> None:
         with ExitStack() as stack:
@@ -134,7 +124,7 @@ class _Reader:
                     embedding.append(ids, fields)
                 self._on_read(POSTS.name, len(files[0]))
 
-            await self._copy(POSTS, take, rows.finish)
+            await copy(self._connection, POSTS, take, rows.finish)
         if len(files[0]) > MAX_POSTS:
             raise DatabaseError(
                 f"animora.posts shows more than {MAX_POSTS:,} posts, and no model takes as many"
@@ -143,11 +133,9 @@ class _Reader:
     async def read_events(self) -> None:
         user_ids, post_ids = (map_array(self._folder / f"{name}.npy") for name in ("user_ids", "post_ids"))
         counts = np.zeros(len(user_ids), np.int64)
-        read = 0
         with self._file("event_posts", np.int32) as posts, self._file("event_times", np.float64) as times:
 
             def take(columns: Columns) -> None:
-                nonlocal read
                 users, liked, moments = columns
                 _check_times(columns)
                 user_index, post_index = index_of(users, user_ids), index_of(liked, post_ids)
@@ -156,53 +144,8 @@ class _Reader:
                 posts.append(post_index[shown])
                 times.append(moments[shown])
 
-            await self._read_fixed(INTERACTIONS, take)
+            await copy_fixed(self._connection, INTERACTIONS, self._on_read, take)
         write_array(self._folder / "event_offsets.npy", offsets_of(counts))
-
-    async def _read_fixed(self, view: View, take: Callable[[Columns], None]) -> None:
-        rows, read = FixedRows(view.fields), 0
-
-        def decode(data: bytes) -> None:
-            nonlocal read
-            columns = rows.feed(data)
-            take(columns)
-            read += len(columns[0])
-            self._on_read(view.name, read)
-
-        await self._copy(view, decode, rows.finish)
-
-    async def _copy(self, view: View, take: Callable[[bytes], None], end: Callable[[], None]) -> None:
-        """Feeds the result of a view's query to a function, and raises what it raised afterwards.
-
-        Raised in the midst of a COPY it would leave the connection waiting for ever.
-        """
-        errors: list[Exception] = []
-        pending = bytearray()
-
-        def flush() -> None:
-            data = bytes(pending)
-            pending.clear()
-            take(data)
-
-        async def guarded(chunk: bytes) -> None:
-            if errors:
-                return
-            pending.extend(chunk)
-            if len(pending) < BYTES_AT_ONCE:
-                return
-            try:
-                flush()
-            except (ValueError, TrainingError) as error:
-                errors.append(error)
-
-        await self._connection.copy_from_query(view.query, output=guarded, format="binary")
-        try:
-            if errors:
-                raise errors[0]
-            flush()
-            end()
-        except ValueError as error:
-            raise DatabaseError(f"animora.{view.name} {error}: that column must not") from error
 
     def _file(self, name: str, dtype: npt.DTypeLike, width: tuple[int, ...] = ()) -> ArrayFile:
         return ArrayFile(self._folder / f"{name}.npy", dtype, width)
