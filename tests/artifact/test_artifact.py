@@ -13,7 +13,7 @@ from animora_artifact import (
     read_artifact,
     write_artifact,
 )
-from animora_artifact.artifact import digest
+from animora_artifact.package import digest
 from tests.artifact.artifacts import make_artifact, with_manifest
 
 FILES = ("model.ts", "vocabulary.npz", "golden.npz")

@@ -96,5 +96,5 @@ def test_a_store_is_opened_by_path_or_url(tmp_path):
     for url in (str(tmp_path / "with space"), f"file://{tmp_path}/with%20space"):
         open_store(url).publish(make_artifact(f"v{len(url)}"))
     assert len(list((tmp_path / "with space").iterdir())) == 2
-    with pytest.raises(ValueError, match="only a folder or a file:// URL"):
-        open_store("s3://bucket/models")
+    with pytest.raises(ValueError, match="only a folder, a file:// or an s3:// URL"):
+        open_store("ftp://host/models")

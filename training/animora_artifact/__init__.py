@@ -1,17 +1,32 @@
-"""The model contract between the trainer and the server: what a version of NeuCF is, on disk.
+"""The model contract between the trainer and the server: what a version of NeuCF is, and where versions live.
 
-A version is a folder of `model.ts`, `vocabulary.npz`, `golden.npz` and, written last, `manifest.json`.
-A store is a folder of versions with a file `ACTIVE` that names one of them.
+A version is a folder of `model.ts`, `vocabulary.npz`, `golden.npz`, `model.sig` where it is signed, and
+`manifest.json`, written last. A store is a folder or S3 prefix of versions, with a file `ACTIVE`
+that names one.
 """
 
-from animora_artifact.artifact import Artifact, read_artifact, write_artifact
-from animora_artifact.errors import ArtifactError, ArtifactRejected, StoreUnavailable, VersionNotFound
+from animora_artifact.artifact import Artifact
+from animora_artifact.errors import (
+    ActivationLost,
+    ArtifactError,
+    ArtifactRejected,
+    StoreUnavailable,
+    VersionNotFound,
+)
+from animora_artifact.folder import read_artifact, read_folder, write_artifact, write_folder
+from animora_artifact.folder_store import FolderStore
 from animora_artifact.golden import Golden
 from animora_artifact.manifest import Manifest
-from animora_artifact.store import FolderStore, ModelStore, open_store
+from animora_artifact.opening import open_store
+from animora_artifact.package import Package, SignatureCheck, pack, require_signature, unpack
+from animora_artifact.pointer import ANYTHING, Pointer
+from animora_artifact.signatures import sign, signature_check
+from animora_artifact.store import ModelStore
 from animora_artifact.vocabulary import Vocabulary
 
 __all__ = [
+    "ANYTHING",
+    "ActivationLost",
     "Artifact",
     "ArtifactError",
     "ArtifactRejected",
@@ -19,10 +34,20 @@ __all__ = [
     "Golden",
     "Manifest",
     "ModelStore",
+    "Package",
+    "Pointer",
+    "SignatureCheck",
     "StoreUnavailable",
     "VersionNotFound",
     "Vocabulary",
     "open_store",
+    "pack",
     "read_artifact",
+    "read_folder",
+    "require_signature",
+    "sign",
+    "signature_check",
+    "unpack",
     "write_artifact",
+    "write_folder",
 ]

@@ -3,6 +3,7 @@
 ArtifactError
 ├── ArtifactRejected(reason)   the version is not what its manifest says, or not fit to serve
 ├── VersionNotFound            the store has no such version
+├── ActivationLost             someone else moved the active pointer first
 └── StoreUnavailable           the store cannot be read or written now
 """
 
@@ -17,6 +18,7 @@ class RejectionReason(StrEnum):
     FILE_TYPE = "file_type"
     SIZE = "size"
     DIGEST = "digest"
+    SIGNATURE = "signature"
     CONTENT = "content"
     DIMENSIONS = "dimensions"
     GOLDEN = "golden"
@@ -36,6 +38,16 @@ class ArtifactRejected(ArtifactError):
 
 class VersionNotFound(ArtifactError):
     """The store has no version of this name."""
+
+
+class ActivationLost(ArtifactError):
+    """The active pointer is not where the caller has seen it."""
+
+    def __init__(self, active: str | None) -> None:
+        super().__init__(
+            f"someone else was first: {active or 'no version'} is active now, and nothing was changed"
+        )
+        self.active = active
 
 
 class StoreUnavailable(ArtifactError):

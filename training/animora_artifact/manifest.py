@@ -1,5 +1,6 @@
 """The manifest of a version: what the model is, what made it, and the digest of every file."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -12,6 +13,22 @@ VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 
 VersionName = Annotated[str, Field(pattern=VERSION_PATTERN, max_length=64)]
 FileName = Literal["model.ts", "vocabulary.npz", "golden.npz"]
+
+
+def is_name(text: str) -> bool:
+    """Whether a version can be called so: no path, no dot-dot, at most 64 characters."""
+    return len(text) <= 64 and re.fullmatch(VERSION_PATTERN, text) is not None
+
+
+def checked_name(version: str) -> str:
+    """The name itself.
+
+    Raises:
+        ArtifactRejected: A version cannot be called so.
+    """
+    if not is_name(version):
+        raise ArtifactRejected(RejectionReason.MANIFEST, "that is not a version's name")
+    return version
 
 
 class _Part(BaseModel):

@@ -93,7 +93,7 @@ def test_a_bad_line_leaves_the_database_as_it_was(run, postgres_url, tmp_path):
             ("fit", "--database-url", "postgresql://", "--output", "out", "--set", "x=1"),
             "NAME=VALUE with one of factors",
         ),
-        (("fit", "--database-url", "postgresql://", "--store", "s3://bucket"), "s3://bucket"),
+        (("fit", "--database-url", "postgresql://", "--store", "ftp://host"), "ftp://host"),
         (("list",), "--store"),
         (("activate", "--store", "models"), "version"),
         (("import", "sample", "--size", "huge"), "--size"),

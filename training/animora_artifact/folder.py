@@ -1,0 +1,106 @@
+"""A version as a folder of plain files."""
+
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+from animora_artifact.artifact import Artifact
+from animora_artifact.errors import ArtifactRejected, RejectionReason, StoreUnavailable, VersionNotFound
+from animora_artifact.manifest import Manifest
+from animora_artifact.package import Package, SignatureCheck, pack, read_package, unpack
+
+
+class FolderSource:
+    """Reads a version's files, each through no link and no more than it may hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """See package.Source."""
+        return read_plain_file(self._folder / name, max_bytes)
+
+
+def read_folder(folder: Path, check: SignatureCheck | None = None) -> Package:
+    """Reads the version in a folder of its name; raises as read_package does."""
+    return read_package(FolderSource(folder), folder.name, check)
+
+
+def write_folder(package: Package, folder: Path) -> Manifest:
+    """Writes a version into a folder that does not exist yet; it appears whole or not at all.
+
+    Args:
+        package: The version.
+        folder: Where; its parent is created.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        StoreUnavailable: The folder exists, or cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
+        try:
+            staging.chmod(0o755)
+            for name, content in package.files().items():
+                write_durably(staging / name, content)
+            staging.rename(folder)
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise StoreUnavailable(
+            f"cannot write the version {package.manifest.version}: {error.strerror}"
+        ) from error
+    return package.manifest
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Reads the version in a folder, whether it is signed or not; raises as read_package does."""
+    return unpack(read_folder(folder))
+
+
+def write_artifact(artifact: Artifact, folder: Path) -> Manifest:
+    """Writes a version that is not signed; see write_folder."""
+    return write_folder(pack(artifact), folder)
+
+
+def read_plain_file(path: Path, max_bytes: int) -> bytes:
+    """Reads a regular file through no link, and no more than one byte past what it may hold.
+
+    Raises:
+        VersionNotFound: There is none.
+        ArtifactRejected: It is larger, or no regular file.
+        StoreUnavailable: It cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError as error:
+        raise VersionNotFound(f"there is no {path.parent.name}/{path.name}") from error
+    except OSError as error:
+        if path.is_symlink():
+            raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is a link") from error
+        raise StoreUnavailable(f"cannot read {path.name}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        try:
+            content = file.read(max_bytes + 1)
+        except OSError as error:
+            raise StoreUnavailable(f"cannot read {path.name}: {error.strerror}") from error
+    if len(content) > max_bytes:
+        raise ArtifactRejected(RejectionReason.SIZE, f"{path.name} has more than {max_bytes} bytes")
+    return content
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a new file and has the disk keep it. Raises OSError."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

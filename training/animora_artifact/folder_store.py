@@ -1,0 +1,152 @@
+"""A model store in a folder of a local or shared file system."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from animora_artifact.artifact import Artifact
+from animora_artifact.errors import ArtifactError, ArtifactRejected, RejectionReason, StoreUnavailable
+from animora_artifact.folder import FolderSource, read_folder, write_folder
+from animora_artifact.manifest import Manifest, checked_name, is_name
+from animora_artifact.package import Package, SignatureCheck, pack, read_manifest, unpack
+from animora_artifact.pointer import (
+    ACTIVE,
+    ANYTHING,
+    MAX_POINTER_BYTES,
+    Expected,
+    Pointer,
+    activate,
+    read_pointer,
+    roll_back,
+)
+
+# Seconds in which whoever moves the pointer, which takes milliseconds, must have done so.
+LOCK_TIMEOUT = 10.0
+
+
+class FolderStore:
+    """See ModelStore; a version is a folder, the pointer a file.
+
+    Args:
+        root: The folder of the versions; made by the first that is added.
+        check: Whose signature a version must have to be read; None takes versions as they are.
+    """
+
+    def __init__(self, root: Path, check: SignatureCheck | None = None) -> None:
+        self._root = root
+        self._check = check
+        self._pointer = _PointerFile(root)
+
+    def versions(self) -> list[Manifest]:
+        """See ModelStore."""
+        try:
+            names = [entry.name for entry in self._root.iterdir() if is_name(entry.name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreUnavailable(f"cannot list the model store: {error.strerror}") from error
+        manifests = []
+        for name in names:
+            try:
+                manifests.append(read_manifest(FolderSource(self._root / name), name))
+            except ArtifactError:
+                continue  # not a version, or not one that could be served
+        return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
+
+    def pointer(self) -> Pointer:
+        """See ModelStore."""
+        return read_pointer(self._pointer)
+
+    def active(self) -> str | None:
+        """See ModelStore."""
+        return self.pointer().active
+
+    def manifest(self, version: str) -> Manifest:
+        """See ModelStore."""
+        return read_manifest(FolderSource(self._folder(version)), version)
+
+    def read(self, version: str) -> Artifact:
+        """See ModelStore."""
+        return unpack(read_folder(self._folder(version), self._check))
+
+    def add(self, package: Package) -> Manifest:
+        """See ModelStore."""
+        return write_folder(package, self._folder(package.manifest.version))
+
+    def publish(self, artifact: Artifact) -> Manifest:
+        """See ModelStore."""
+        return self.add(pack(artifact))
+
+    def activate(self, version: str, expected: Expected = ANYTHING) -> None:
+        """See ModelStore."""
+        self.manifest(version)
+        activate(self._pointer, version, expected)
+
+    def rollback(self, seen: Pointer) -> None:
+        """See ModelStore."""
+        if seen.previous is not None:
+            self.manifest(seen.previous)
+        roll_back(self._pointer, seen)
+
+    def _folder(self, version: str) -> Path:
+        folder = self._root / checked_name(version)
+        if folder.is_symlink():
+            raise ArtifactRejected(RejectionReason.FILE_TYPE, f"the version {version} is a link")
+        return folder
+
+
+class _PointerFile:
+    """ACTIVE, replaced by a rename; those who replace it take turns by a lock on a file beside it.
+
+    Readers need no lock: a rename shows the old file or the new one, over NFS too. The lock is flock's, which
+    the kernel lets go of when its holder dies; Linux carries it over NFS since 2.6.12.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._path = root / ACTIVE
+        self._lock_path = root / f".{ACTIVE}.lock"
+
+    def load(self) -> tuple[bytes | None, bytes | None]:
+        """See PointerFile; the content is its own token."""
+        try:
+            with self._path.open("rb") as file:
+                content = file.read(MAX_POINTER_BYTES + 1)
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            raise StoreUnavailable(f"cannot read the active pointer: {error.strerror}") from error
+        return content, content
+
+    def swap(self, content: bytes, token: bytes | None) -> bool:
+        """See PointerFile."""
+        try:
+            with FileLock(self._lock_path, timeout=LOCK_TIMEOUT):
+                if self.load()[1] != token:
+                    return False
+                self._replace(content)
+                return True
+        except Timeout as error:
+            raise StoreUnavailable(
+                f"the active pointer has been locked for {LOCK_TIMEOUT:g} s: does another program hold "
+                f"{self._lock_path.name}?"
+            ) from error
+        except NotImplementedError as error:
+            raise StoreUnavailable("the store's file system has no locks (flock)") from error
+        except OSError as error:
+            raise StoreUnavailable(f"cannot write the active pointer: {error.strerror}") from error
+
+    def _replace(self, content: bytes) -> None:
+        descriptor, name = tempfile.mkstemp(prefix=".active-", dir=self._path.parent)
+        staging = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.chmod(0o644)
+            staging.replace(self._path)
+        except OSError:
+            staging.unlink(missing_ok=True)
+            raise

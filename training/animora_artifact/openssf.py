@@ -1,0 +1,101 @@
+"""The module that knows OpenSSF's `model-signing`: elliptic-curve keys, offline.
+
+A signature is what `model_signing sign key` writes for the version's folder: a Sigstore bundle whose in-toto
+statement lists the SHA-256 of every file. `model_signing verify key` reads ours, and we read its.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from model_signing import hashing, signing
+
+# Below the file-based interface, which wants the whole version in a folder before it checks anything.
+from model_signing._signing.sign_ec_key import Verifier
+from model_signing._signing.sign_sigstore_pb import Signature
+
+from animora_artifact.errors import ArtifactRejected, RejectionReason, StoreUnavailable
+from animora_artifact.package import SIGNATURE, Package
+
+# What reading a file as a key or a bundle raises where it is something else; the library names no errors.
+_NOT_SUCH_A_FILE = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, UnsupportedAlgorithm,
+)  # fmt: skip
+
+
+class KeyCheck:
+    """Checks that a signature was made with one private key; see package.SignatureCheck.
+
+    Args:
+        public_key: A PEM file with the public key, on P-256, P-384 or P-521.
+
+    Raises:
+        ValueError: It is none.
+    """
+
+    def __init__(self, public_key: Path) -> None:
+        try:
+            self._verifier = Verifier(public_key)
+        except OSError as error:
+            raise ValueError(f"{public_key}: cannot be read: {error.strerror}") from error
+        except _NOT_SUCH_A_FILE as error:
+            raise ValueError(f"{public_key}: not a PEM public key on P-256, P-384 or P-521") from error
+
+    def signed_digests(self, signature: bytes | None) -> Mapping[str, str]:
+        """See SignatureCheck. Raises StoreUnavailable too, where there is no room for a temporary file."""
+        if signature is None:
+            raise ArtifactRejected(RejectionReason.SIGNATURE, f"it is not signed: there is no {SIGNATURE}")
+        try:
+            with tempfile.NamedTemporaryFile() as file:  # the library reads paths alone
+                file.write(signature)
+                file.flush()
+                signed = self._verifier.verify(Signature.read(Path(file.name)))
+        except OSError as error:
+            raise StoreUnavailable(f"no signature can be checked: {error.strerror}") from error
+        except InvalidSignature as error:
+            raise ArtifactRejected(RejectionReason.SIGNATURE, f"{SIGNATURE} is not by this key") from error
+        except _NOT_SUCH_A_FILE as error:
+            raise ArtifactRejected(
+                RejectionReason.SIGNATURE, f"{SIGNATURE} is not by this key, or no signature"
+            ) from error
+        return {
+            resource.identifier: resource.digest.digest_hex
+            for resource in signed.resource_descriptors()
+            if resource.digest.algorithm == "sha256"
+        }
+
+
+def sign_package(package: Package, private_key: Path) -> Package:
+    """The package with a signature over all its files.
+
+    Args:
+        package: The version; a signature that it has is replaced.
+        private_key: A PEM file with the private key, on P-256, P-384 or P-521, without a password.
+
+    Raises:
+        ValueError: It is none.
+        StoreUnavailable: There is no room for a temporary copy of the version.
+    """
+    try:
+        config = signing.Config()  # type: ignore[no-untyped-call]
+        config.use_elliptic_key_signer(private_key=private_key)
+    except OSError as error:
+        raise ValueError(f"{private_key}: cannot be read: {error.strerror}") from error
+    except _NOT_SUCH_A_FILE as error:
+        raise ValueError(
+            f"{private_key}: not a PEM private key on P-256, P-384 or P-521 without a password"
+        ) from error
+    hashes = hashing.Config()  # type: ignore[no-untyped-call]
+    config.set_hashing_config(hashes.use_file_serialization(hashing_algorithm="sha256"))
+    try:
+        with tempfile.TemporaryDirectory(prefix="animora-signing-") as directory:
+            folder, signature = Path(directory, package.manifest.version), Path(directory, SIGNATURE)
+            folder.mkdir()
+            for name, content in replace(package, signature=None).files().items():
+                (folder / name).write_bytes(content)
+            config.sign(folder, signature)
+            return replace(package, signature=signature.read_bytes())
+    except OSError as error:
+        raise StoreUnavailable(f"cannot sign {package.manifest.version}: {error.strerror}") from error

@@ -1,0 +1,164 @@
+"""The few requests that a model store makes of S3: each ends in time, and each failure is one of ours."""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import obstore
+from obstore import exceptions
+from obstore.store import S3Store as Bucket
+
+from animora_artifact.errors import StoreUnavailable
+from animora_artifact.s3_url import S3Place
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Config
+
+# In parts, so that the time a request may take does not bound how large an object can be.
+PART_BYTES = 8 << 20
+PARTS_AT_ONCE = 4
+MAX_RETRIES = 2
+CONNECT_TIMEOUT = 5.0
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+# What the library's text has in it, and what that means.
+_REASONS = (
+    # The address at which AWS gives a machine the credentials of its role.
+    (
+        "169.254.",
+        "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
+    ),
+    ("ConnectError", "cannot connect: check endpoint_url, or AWS_ENDPOINT_URL"),
+)
+
+
+class Absent(Exception):
+    """There is no object of this key."""
+
+
+class Changed(Exception):
+    """An object is not in the state on which a write depends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object.
+
+    Attributes:
+        content: Its bytes; None where it has more than the caller takes.
+        tag: Its ETag, which a conditional write depends on.
+    """
+
+    content: bytes | None
+    tag: str | None
+
+
+class S3Bucket:
+    """A bucket's objects below a prefix. Every method raises StoreUnavailable where S3 fails."""
+
+    def __init__(self, place: S3Place) -> None:
+        timeout = timedelta(seconds=place.timeout)
+        connect = timedelta(seconds=min(CONNECT_TIMEOUT, place.timeout))
+        config: S3Config = {}
+        if place.endpoint_url is not None:
+            config["endpoint"] = place.endpoint_url
+        if place.region is not None:
+            config["region"] = place.region
+        # An endpoint without TLS is used by whoever names one; AWS's own have it.
+        client: ClientConfig = {"timeout": timeout, "connect_timeout": connect, "allow_http": True}
+        self._place = place
+        self._bucket = Bucket(
+            place.bucket,
+            prefix=place.prefix or None,
+            config=config,
+            client_options=client,
+            retry_config={"max_retries": MAX_RETRIES, "retry_timeout": timeout},
+        )
+
+    def get(self, key: str, max_bytes: int) -> Found:
+        """An object's content, read in parts where it is large. Raises Absent."""
+        with self._failures():
+            response = obstore.get(self._bucket, key)
+            size, tag = response.meta["size"], response.meta["e_tag"]
+            if size > max_bytes:
+                return Found(None, tag)
+            if size <= PART_BYTES:
+                return Found(bytes(response.bytes()), tag)
+            del response  # or its connection would wait for a reader
+            starts = range(0, size, PART_BYTES)
+
+            def part(start: int) -> memoryview:
+                end = min(start + PART_BYTES, size)
+                return memoryview(obstore.get_range(self._bucket, key, start=start, end=end))
+
+            with ThreadPoolExecutor(PARTS_AT_ONCE, "s3") as pool:
+                return Found(b"".join(pool.map(part, starts)), tag)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            with self._failures():
+                obstore.head(self._bucket, key)
+        except Absent:
+            return False
+        return True
+
+    def put(self, key: str, content: bytes) -> None:
+        """Writes an object over whatever there is, in parts where it is large."""
+        with self._failures():
+            obstore.put(self._bucket, key, content, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+
+    def create(self, key: str, content: bytes) -> None:
+        """Writes a small object where there is none (If-None-Match). Raises Changed."""
+        with self._failures():
+            obstore.put(self._bucket, key, content, mode="create")
+
+    def replace(self, key: str, content: bytes, tag: str) -> None:
+        """Writes a small object over the one with this tag (If-Match). Raises Changed."""
+        with self._failures():
+            obstore.put(self._bucket, key, content, mode={"e_tag": tag})
+
+    def folders(self) -> list[str]:
+        """The first parts of the keys that have several."""
+        with self._failures():
+            found = obstore.list_with_delimiter(self._bucket)
+        return [folder.rsplit("/", 1)[-1] for folder in found["common_prefixes"]]
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
+            raise Changed from error
+        except FileNotFoundError as error:
+            if _code(error) == "NoSuchBucket":
+                raise self._unavailable(error) from error
+            raise Absent from error
+        except (exceptions.BaseError, OSError, NotImplementedError) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(f"{self._place}: {self._reason(error)}")
+
+    def _reason(self, error: Exception) -> str:
+        """What went wrong, in our words: the library's own text quotes requests and answers."""
+        text, code = str(error), _code(error)
+        if code == "NoSuchBucket":
+            return "there is no such bucket"
+        if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+            return f"access is denied ({code or 'no code'}): check the credentials and the bucket's policy"
+        if code is not None:
+            return f"S3 answers {code}"
+        for words, reason in _REASONS:
+            if words in text:
+                return reason
+        return f"no answer within {self._place.timeout:g} s, or none that is S3's"
+
+
+def _code(error: Exception) -> str | None:
+    """S3's name for an error, where the answer had one."""
+    found = _CODE.search(str(error))
+    return found.group(1) if found else None

@@ -1,0 +1,182 @@
+"""A model store below a prefix of an S3 bucket."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from animora_artifact.artifact import Artifact
+from animora_artifact.errors import (
+    ArtifactError,
+    ArtifactRejected,
+    RejectionReason,
+    StoreUnavailable,
+    VersionNotFound,
+)
+from animora_artifact.manifest import Manifest, checked_name, is_name
+from animora_artifact.package import (
+    MANIFEST,
+    Package,
+    SignatureCheck,
+    digest,
+    pack,
+    read_manifest,
+    read_package,
+    unpack,
+)
+from animora_artifact.pointer import (
+    ACTIVE,
+    ANYTHING,
+    MAX_POINTER_BYTES,
+    Expected,
+    Pointer,
+    activate,
+    read_pointer,
+    roll_back,
+)
+from animora_artifact.s3_bucket import Absent, Changed, S3Bucket
+from animora_artifact.s3_url import S3Place
+
+MANIFESTS_AT_ONCE = 8
+
+
+class S3Store:
+    """See ModelStore; a version is what lies below PREFIX/VERSION/, the pointer is PREFIX/ACTIVE.
+
+    S3 has no renaming, so a version's objects appear one by one; it exists from when its manifest does, which
+    is written last, and once. Before, PREFIX/.claims/VERSION says what is being written, so that two who
+    publish different things under one name cannot mix them.
+
+    Args:
+        place: Where.
+        check: Whose signature a version must have to be read; None takes versions as they are.
+    """
+
+    def __init__(self, place: S3Place, check: SignatureCheck | None = None) -> None:
+        self._place = place
+        self._bucket = S3Bucket(place)
+        self._check = check
+        self._pointer = _PointerObject(self._bucket)
+
+    def versions(self) -> list[Manifest]:
+        """See ModelStore."""
+        names = [name for name in self._bucket.folders() if is_name(name)]
+        with ThreadPoolExecutor(MANIFESTS_AT_ONCE, "s3-manifests") as pool:
+            manifests = [manifest for manifest in pool.map(self._listed, names) if manifest is not None]
+        return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
+
+    def pointer(self) -> Pointer:
+        """See ModelStore."""
+        return read_pointer(self._pointer)
+
+    def active(self) -> str | None:
+        """See ModelStore."""
+        return self.pointer().active
+
+    def manifest(self, version: str) -> Manifest:
+        """See ModelStore."""
+        return read_manifest(_VersionObjects(self._bucket, checked_name(version)), version)
+
+    def read(self, version: str) -> Artifact:
+        """See ModelStore."""
+        source = _VersionObjects(self._bucket, checked_name(version))
+        return unpack(read_package(source, version, self._check))
+
+    def add(self, package: Package) -> Manifest:
+        """See ModelStore; what a publication that was cut off has left is written again."""
+        version = checked_name(package.manifest.version)
+        if self._bucket.exists(f"{version}/{MANIFEST}"):
+            raise self._exists(version)
+        self._claim(version, package)
+        for name, content in package.files().items():
+            if name != MANIFEST:
+                self._bucket.put(f"{version}/{name}", content)
+        if not self._create(f"{version}/{MANIFEST}", package.manifest_file):
+            raise self._exists(version)
+        return package.manifest
+
+    def publish(self, artifact: Artifact) -> Manifest:
+        """See ModelStore."""
+        return self.add(pack(artifact))
+
+    def activate(self, version: str, expected: Expected = ANYTHING) -> None:
+        """See ModelStore."""
+        self.manifest(version)
+        activate(self._pointer, version, expected)
+
+    def rollback(self, seen: Pointer) -> None:
+        """See ModelStore."""
+        if seen.previous is not None:
+            self.manifest(seen.previous)
+        roll_back(self._pointer, seen)
+
+    def _listed(self, version: str) -> Manifest | None:
+        """The manifest of what may be a version; None of what is none, or could not be served."""
+        try:
+            return self.manifest(version)
+        except StoreUnavailable:
+            raise
+        except ArtifactError:
+            return None
+
+    def _claim(self, version: str, package: Package) -> None:
+        key = f".claims/{version}"
+        if not self._create(key, digest(package.manifest_file).sha256.encode()):
+            raise StoreUnavailable(
+                f"{self._place}: something else has begun to be published as {version}; use another name, or "
+                f"delete {version}/ and {key} where that was given up"
+            )
+
+    def _create(self, key: str, content: bytes) -> bool:
+        """Writes an object once; whether what is there now is this content."""
+        try:
+            self._bucket.create(key, content)
+        except Changed:
+            # An earlier try may have been ours, and its answer lost.
+            return self._bucket.get(key, len(content)).content == content
+        return True
+
+    def _exists(self, version: str) -> StoreUnavailable:
+        return StoreUnavailable(f"{self._place}: the version {version} exists already")
+
+
+class _VersionObjects:
+    """One version's objects; see package.Source."""
+
+    def __init__(self, bucket: S3Bucket, version: str) -> None:
+        self._bucket = bucket
+        self._version = version
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """See package.Source."""
+        try:
+            content = self._bucket.get(f"{self._version}/{name}", max_bytes).content
+        except Absent as error:
+            raise VersionNotFound(f"there is no {self._version}/{name}") from error
+        if content is None:
+            raise ArtifactRejected(RejectionReason.SIZE, f"{name} has more than {max_bytes} bytes")
+        return content
+
+
+class _PointerObject:
+    """ACTIVE, replaced by a conditional write; its ETag is the token, None where there is no such object."""
+
+    def __init__(self, bucket: S3Bucket) -> None:
+        self._bucket = bucket
+
+    def load(self) -> tuple[bytes | None, str | None]:
+        """See PointerFile."""
+        try:
+            found = self._bucket.get(ACTIVE, MAX_POINTER_BYTES)
+        except Absent:
+            return None, None
+        # What is too large to be a pointer holds no name.
+        return found.content or b"", found.tag
+
+    def swap(self, content: bytes, token: str | None) -> bool:
+        """See PointerFile."""
+        try:
+            if token is None:
+                self._bucket.create(ACTIVE, content)
+            else:
+                self._bucket.replace(ACTIVE, content, token)
+        except Changed:
+            return False
+        return True
