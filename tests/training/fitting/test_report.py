@@ -105,6 +105,12 @@ def test_where_training_started_is_shown_of_what_can_be_compared():
     assert levels(costly)["ndcg"] is None
 
 
+def test_a_fit_that_is_best_at_its_start_says_so():
+    record = run_record(epochs=(epoch("hold-out", 1), epoch("hold-out", 2)), chosen_epoch=0)
+    assert "found no epoch better than the start" in render(record)
+    assert [chart.mark for chart in curves(record)] == [None, None]
+
+
 def test_rare_likes_have_the_room_of_the_calibration_plot():
     rare = [one.model_copy(update={"predicted": 0.01, "observed": 0.03, "count": 9}) for one in bins()]
     chart = calibration(tuple(rare))
