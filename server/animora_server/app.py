@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from animora_artifact import open_store
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.cache import GenerationWatch, RedisScores, RedisTimelines, SharedRedis, rank_key
 from animora_server.catalog import Facts
 from animora_server.health import Health
 from animora_server.metrics import Metrics
-from animora_server.models import ModelWatcher
+from animora_server.models import ModelWatcher, open_models
 from animora_server.probes import Probes
 from animora_server.ranker import Ranker
 from animora_server.ranker.heuristic import Heuristic
@@ -67,15 +66,14 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
     """Starts everything, top to bottom, and stops it in reverse.
 
     Raises:
-        ConfigurationError: A port cannot be bound.
-        ValueError: The model store's URL is of an unknown kind.
+        ConfigurationError: A port cannot be bound, or the model store cannot be opened.
     """
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
     loop = asyncio.get_running_loop()
-    store = open_store(settings.models.store) if settings.models.store else None
+    store = open_models(settings.models)
     async with AsyncExitStack() as stack:
         device = await stack.enter_async_context(
             Device(settings.scorer, on_fault=lambda: loop.call_soon_threadsafe(health.device_failed.set))

@@ -121,7 +121,12 @@ class ModelSettings(Section):
     """The model store and what is kept of it."""
 
     store: str = Field(
-        default="", description="folder or file:// URL of the model store; empty serves the heuristic alone"
+        default="",
+        description="folder, file:// or s3:// URL of the model store; empty serves the heuristic alone",
+    )
+    verify_key: Path | None = Field(
+        default=None,
+        description="PEM file with a public key; a version not signed with its private key is refused",
     )
     poll_interval: float = Field(default=2.0, gt=0, description="seconds between looks at the ACTIVE pointer")
     resident: int = Field(

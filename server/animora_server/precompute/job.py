@@ -10,9 +10,10 @@ from typing import Protocol
 import numpy as np
 import structlog
 
-from animora_artifact import ModelStore, open_store
+from animora_artifact import ModelStore
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ConfigurationError, InvalidScores
+from animora_server.models import open_models
 from animora_server.precompute.load import catalog_digest, load_catalog, load_scorer, window_at
 from animora_server.precompute.pace import Pace
 from animora_server.precompute.plan import RESTART, Plan, abandon_unfinished, fresh_id, join
@@ -84,7 +85,7 @@ async def run(settings: Settings, order: Order, store: GenerationStore, watch: R
     began = time.perf_counter()
     if order.restart and order.shard.index:
         raise ConfigurationError("--restart: shard 0 may; the others join what it has begun")
-    models = _open_models(settings.models.store)
+    models = open_models(settings.models)
     with closing(PostgresStore(settings.database)) as database:
         async with database.reading() as reading:
             snapshot = await load_catalog(reading, settings.catalog)
@@ -191,10 +192,3 @@ def _active_since(generation: Generation, order: Order) -> datetime | None:
     if order.active_days is None:
         return None
     return datetime.fromtimestamp(generation.made_at, UTC) - timedelta(days=order.active_days)
-
-
-def _open_models(url: str) -> ModelStore | None:
-    try:
-        return open_store(url) if url else None
-    except ValueError as error:
-        raise ConfigurationError(f"models.store: {error}") from error

@@ -1,0 +1,23 @@
+"""Opening the model store of the settings."""
+
+from animora_artifact import ModelStore, open_store, signature_check
+from animora_server.errors import ConfigurationError
+from animora_server.settings import ModelSettings
+
+
+def open_models(settings: ModelSettings) -> ModelStore | None:
+    """The model store, which reads signed versions alone where a key is set; None where no store is.
+
+    Raises:
+        ConfigurationError: The store's URL or the key cannot be used.
+    """
+    if not settings.store:
+        return None
+    try:
+        check = signature_check(settings.verify_key) if settings.verify_key else None
+    except ValueError as error:
+        raise ConfigurationError(f"models.verify_key: {error}") from error
+    try:
+        return open_store(settings.store, check)
+    except ValueError as error:
+        raise ConfigurationError(f"models.store: {error}") from error
