@@ -43,7 +43,8 @@ class Network(Protocol):
     def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
         """Terms (m, 3) that add up to the logit: GMF branch, MLP branch, bias. Arguments as in score.
 
-        The GMF branch is linear in the post's vector; the bias is the same for all.
+        The GMF branch, a post's own bias included, is linear in the post's vector; the bias is the same for
+        all posts of a user.
         """
         ...
 

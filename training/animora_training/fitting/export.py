@@ -23,21 +23,18 @@ GOLDEN_POSTS = 40
 class FoldedNeuCF(nn.Module):
     """NeuCF with everything multiplied out that depends on a user or a post alone.
 
-    A user's vector is [GMF embedding · output weight | user part of the first hidden layer, bias included],
-    a post's is [GMF vector | post part of the first hidden layer]. Its methods are those of
-    `animora_artifact.network.Network`. It has parameters and no other state, so a cast reaches all of it.
+    A user's vector is [GMF embedding | 1 | user part of the first hidden layer, bias included |
+    both biases], a post's is [GMF vector | bias | post part of the first hidden layer]. Its methods are those
+    of `animora_artifact.network.Network`. It has parameters and no other state, so a cast reaches all of it.
     """
 
     def __init__(self, network: NeuCF) -> None:
         super().__init__()
         shape = network.shape
-        self.factors = shape.factors
+        self.gmf = shape.factors + 1
         with torch.no_grad():
-            users = network.user_vectors(torch.arange(shape.users))
-            users[:, : shape.factors] *= network.gmf_weight
-            posts = network.post_id_vectors(torch.arange(shape.posts))
-            self.user_table = _constant(users)
-            self.post_table = _constant(posts)
+            self.user_table = _constant(network.user_vectors(network.user_table))
+            self.post_table = _constant(network.post_vectors(network.post_table))
             # Both branches in one product: (width, 2 · feature width), then (2 · feature width, post vector).
             features = (network.gmf_features, network.mlp_features)
             post_weight = network.first.weight[:, shape.mlp_embedding :]
@@ -54,7 +51,6 @@ class FoldedNeuCF(nn.Module):
             )
             self.caption_output = _constant(_diagonal(gmf_caption, mlp_caption))
             self.mlp_weight = _constant(network.mlp_weight)
-            self.bias = _constant(network.output.bias)
         self.tower = deepcopy(network.tower).requires_grad_(False)
 
     @torch.jit.export
@@ -67,24 +63,23 @@ class FoldedNeuCF(nn.Module):
     @torch.jit.export
     def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
         """See Network."""
-        gmf, mlp = self._branches(user_rows, segments, post_table, post_index)
-        return gmf + mlp + self.bias
+        gmf, mlp, bias = self._terms(user_rows, segments, post_table, post_index)
+        return gmf + mlp + bias
 
     @torch.jit.export
     def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
         """See Network."""
-        gmf, mlp = self._branches(user_rows, segments, post_table, post_index)
-        return torch.stack((gmf, mlp, self.bias.expand_as(gmf)), dim=1)
+        return torch.stack(self._terms(user_rows, segments, post_table, post_index), dim=1)
 
-    def _branches(
+    def _terms(
         self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What each branch contributes to the logits, (m) and (m)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the branches and the user's bias contribute to the logits, (m) each."""
         users = self.user_table.index_select(0, user_rows).index_select(0, segments)
         posts = post_table.index_select(0, post_index)
-        gmf = (users[:, : self.factors] * posts[:, : self.factors]).sum(dim=1)
-        hidden = torch.relu(users[:, self.factors :] + posts[:, self.factors :])
-        return gmf, self.tower(hidden) @ self.mlp_weight
+        gmf = (users[:, : self.gmf] * posts[:, : self.gmf]).sum(dim=1)
+        hidden = torch.relu(users[:, self.gmf : -1] + posts[:, self.gmf :])
+        return gmf, self.tower(hidden) @ self.mlp_weight, users[:, -1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +121,9 @@ def export(network: NeuCF, data: TrainingSet, pairs: Interactions, origin: Origi
             hidden=shape.hidden,
             image=shape.image,
             caption=shape.caption,
-            post_vector=shape.factors + shape.hidden[0],
+            post_vector=shape.post_vector,
         ),
-        data_window=_window(pairs),
+        data_window=data_window(pairs),
         hyperparameters=origin.hyperparameters,
         metrics=origin.metrics,
         files={},
@@ -143,7 +138,7 @@ def golden_rows(network: NeuCF, data: TrainingSet) -> Golden:
     """
     user_rows = _spread(len(data.vocabulary.user_ids), GOLDEN_USERS)
     table_rows = _spread(len(data.vocabulary.post_ids), GOLDEN_POSTS)
-    image, caption = data.image[table_rows], data.caption[table_rows]
+    image, caption = data.image[table_rows].float(), data.caption[table_rows].float()
     number = torch.arange(len(table_rows))
     post_rows = table_rows.masked_fill(number % 4 == 3, 0)
     image[number % 5 == 4] = 0.0
@@ -169,7 +164,8 @@ def _spread(known: int, count: int) -> Tensor:
     return torch.from_numpy(np.unique(np.linspace(1, known, count).astype(np.int64)))
 
 
-def _window(pairs: Interactions) -> DataWindow:
+def data_window(pairs: Interactions) -> DataWindow:
+    """From the first to the last of the pairs."""
     start, end = (datetime.fromtimestamp(moment, UTC) for moment in (pairs.times.min(), pairs.times.max()))
     return DataWindow(start=start, end=end, interactions=len(pairs))
 

@@ -1,70 +1,57 @@
 """A fit: how long to train is chosen on a hold-out, then everything is trained for as long."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
 import numpy as np
+import torch
 
 from animora_artifact import Artifact
-from animora_training.data.dataset import BoolArray, Dataset, IntArray
-from animora_training.data.split import HeldOut, Split, leave_one_out
-from animora_training.errors import NothingToLearn
-from animora_training.fitting.export import FoldedNeuCF, Origin, export
-from animora_training.judging.baselines import heuristic_scores, popularity_scores
-from animora_training.judging.evaluation import TOP, PostScorer, Quality, rank_held_out
+from animora_training.data.dataset import Dataset, Embeddings
+from animora_training.fitting.checkpoint import Checkpoints, FitState
+from animora_training.fitting.export import Origin, data_window, export
+from animora_training.fitting.holdout import HoldOut
+from animora_training.fitting.record import (
+    EpochRecord,
+    Host,
+    RunRecord,
+    Software,
+    Stage,
+    TrainingData,
+)
+from animora_training.fitting.regularisation import tuned_regularisation
+from animora_training.judging.evaluation import TOP, Quality
 from animora_training.learning.config import FitConfig
+from animora_training.learning.factorisation import factorize
 from animora_training.learning.network import NeuCF
-from animora_training.learning.trainer import epochs
+from animora_training.learning.ranks import Ranks
+from animora_training.learning.start import new_network
+from animora_training.learning.trainer import Epoch, Trainer
 from animora_training.learning.training_set import TrainingSet, training_set
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a fit has just done.
-
-    Attributes:
-        stage: "hold-out" or "refit".
-        epoch: The epoch that has ended, from 1.
-        epochs: How many there will be at most.
-        loss: Its mean log loss.
-        ndcg: NDCG@10 on the users by whom the epoch is chosen; None in the refit.
-    """
-
-    stage: str
-    epoch: int
-    epochs: int
-    loss: float
-    ndcg: float | None
+NEUCF, START = "NeuCF", "its factorisation"
+PREFIXES = {NEUCF: "", START: "factorisation_"}
 
 
 @dataclass(frozen=True, slots=True)
-class HoldOutReport:
-    """How good the recipe is on interactions that it has not seen.
+class Surroundings:
+    """Where a fit runs, and who watches.
 
     Attributes:
-        epochs: The epochs after which NDCG@10 was best for one half of the users.
-        users: How many users are in the other half, of which the rest speaks.
-        neucf: The network's quality after those epochs.
-        popularity: The quality of ordering by the number of interactions.
-        heuristic: The quality of the server's heuristic.
+        created_at: When the version is made.
+        device: Where the network is trained.
+        ranks: The processes that share the work.
+        checkpoints: Where the fit writes down how far it is.
+        on_epoch: Told of every epoch, and how many of its stage there will be at most.
     """
 
-    epochs: int
-    users: int
-    neucf: Quality
-    popularity: Quality
-    heuristic: Quality
-
-    def metrics(self) -> dict[str, float]:
-        """As a manifest keeps them."""
-        qualities = {"": self.neucf, "popularity_": self.popularity, "heuristic_": self.heuristic}
-        metrics = {"holdout_users": float(self.users)}
-        for prefix, quality in qualities.items():
-            metrics[f"{prefix}hr@{TOP}"] = round(quality.hit_ratio, 6)
-            metrics[f"{prefix}ndcg@{TOP}"] = round(quality.ndcg, 6)
-        return metrics
+    created_at: datetime
+    device: torch.device
+    ranks: Ranks
+    checkpoints: Checkpoints
+    on_epoch: Callable[[EpochRecord, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,83 +59,157 @@ class Fit:
     """A fitted version and what is known about it."""
 
     artifact: Artifact
-    report: HoldOutReport
+    record: RunRecord
 
 
-def fit(
-    dataset: Dataset, config: FitConfig, created_at: datetime, on_progress: Callable[[Progress], None]
-) -> Fit:
+def fit(dataset: Dataset, config: FitConfig, surroundings: Surroundings) -> Fit:
     """Chooses the number of epochs on a hold-out, then trains on all interactions.
+
+    Goes on from the latest checkpoint. Every process of several gets the version.
 
     Args:
         dataset: All interactions.
         config: The recipe.
-        created_at: When the version is made.
-        on_progress: Told of every epoch.
+        surroundings: Where it runs.
 
     Raises:
         NothingToLearn: There are too few interactions.
     """
-    report = judge(dataset, config, on_progress)
-    pairs = dataset.pairs()
-    data = training_set(dataset, pairs)
-    for epoch in islice(epochs(data, config), report.epochs):
-        on_progress(Progress("refit", epoch.number, report.epochs, epoch.loss, None))
+    state = surroundings.checkpoints.load()
+    holdout = HoldOut.of(dataset, config)
+    if state.stage == "hold-out":
+        _judge(holdout, config, state, surroundings)
+        state.stage, state.trainer = "refit", None
+        surroundings.checkpoints.save(state, None)
+    chosen = int(np.argmax(state.choosing))
+    data = training_set(dataset, dataset.pairs)
+    trainer = _trainer(data, config, state, surroundings)
+    for epoch in islice(_epochs(trainer, state, surroundings), chosen - trainer.position.epoch):
+        _observe(state, surroundings, _record("refit", epoch, None, None), chosen)
+        surroundings.checkpoints.save(state, trainer)
+    qualities = {NEUCF: state.reported[chosen], START: state.reported[0], **holdout.baselines()}
+    judged_users = int((~holdout.choosing).sum())
     origin = Origin(
-        created_at=created_at,
-        hyperparameters={**config.hyperparameters(), "epochs": report.epochs},
-        metrics=report.metrics(),
+        created_at=surroundings.created_at,
+        hyperparameters={
+            **config.hyperparameters(),
+            "als_regularisation": state.regularisation or 0.0,
+            "epochs": chosen,
+        },
+        metrics=_metrics(qualities, judged_users),
     )
-    return Fit(export(epoch.network.eval(), data, pairs, origin), report)
+    artifact = export(trainer.network(), data, dataset.pairs, origin)
+    record = RunRecord(
+        version=artifact.manifest.version,
+        created_at=origin.created_at,
+        parent=None,
+        seed=config.seed,
+        configuration=origin.hyperparameters,
+        data=_training_data(dataset, judged_users),
+        epochs=tuple(state.epochs),
+        chosen_epoch=chosen,
+        stopped="early stopping" if len(state.choosing) <= config.max_epochs else "all epochs",
+        qualities={name: _by_metric(quality) for name, quality in qualities.items()},
+        software=Software.here(),
+        host=Host.here(surroundings.device),
+    )
+    return Fit(artifact, record)
 
 
-def judge(dataset: Dataset, config: FitConfig, on_progress: Callable[[Progress], None]) -> HoldOutReport:
-    """Trains without the held-out pairs and stops when the held-out are ranked no better for a while.
-
-    The epoch is chosen by one half of the users and the quality reported for the other, so that the choice
-    does not flatter the report.
-
-    Raises:
-        NothingToLearn: No user has two interactions.
-    """
-    rng = np.random.default_rng(config.seed)
-    split = leave_one_out(dataset, config.holdout_negatives, rng)
-    if len(split.held_out.users) < 2:
-        raise NothingToLearn(
-            "fewer than two users have interacted with two or more posts, so nothing can be held out: "
-            "import more likes and comments"
+def _judge(holdout: HoldOut, config: FitConfig, state: FitState, surroundings: Surroundings) -> None:
+    """Trains without the held-out pairs and stops when they are ranked no better for a while."""
+    data = training_set(holdout.dataset, holdout.training)
+    ranks = surroundings.ranks
+    if state.regularisation is None and config.factorisation == "als":
+        state.regularisation = config.als_regularisation or ranks.once(
+            lambda: tuned_regularisation(holdout, data, config)
         )
-    data = training_set(dataset, split.training)
-    choosing = np.zeros(len(split.held_out.users), np.bool_)
-    choosing[rng.permutation(len(choosing))[: len(choosing) // 2]] = True
-    best_epoch, best, reported = 0, -1.0, Quality(0.0, 0.0)
-    for epoch in epochs(data, config):
-        ranks = _ranks(epoch.network, data, dataset, split.held_out)
-        score = Quality.of(ranks[choosing]).ndcg
-        on_progress(Progress("hold-out", epoch.number, config.max_epochs, epoch.loss, score))
-        if score > best:
-            best_epoch, best, reported = epoch.number, score, Quality.of(ranks[~choosing])
-        if epoch.number == config.max_epochs or epoch.number - best_epoch >= config.patience:
-            break
-    popularity, heuristic = _baselines(dataset, split, ~choosing)
-    return HoldOutReport(best_epoch, int((~choosing).sum()), reported, popularity, heuristic)
+    trainer = _trainer(data, config, state, surroundings)
+
+    def judge(network: NeuCF) -> None:
+        choice, quality = ranks.once(lambda: holdout.judge(network, data.vocabulary))
+        state.choosing.append(choice)
+        state.reported.append(quality)
+
+    if not state.choosing:
+        judge(trainer.network())
+    for epoch in _epochs(trainer, state, surroundings):
+        judge(trainer.network())
+        record = _record("hold-out", epoch, state.reported[-1].hit_ratio, state.choosing[-1])
+        _observe(state, surroundings, record, config.max_epochs)
+        surroundings.checkpoints.save(state, trainer)
+        if _ended(state, config):
+            return
 
 
-def _ranks(network: NeuCF, data: TrainingSet, dataset: Dataset, held_out: HeldOut) -> IntArray:
-    scorer = PostScorer(FoldedNeuCF(network).eval(), data.vocabulary, dataset)
-    return rank_held_out(dataset.posts, scorer.candidates(held_out), held_out)
+def _ended(state: FitState, config: FitConfig) -> bool:
+    epoch = len(state.choosing) - 1
+    return epoch >= config.max_epochs or epoch - int(np.argmax(state.choosing)) >= config.patience
 
 
-def _baselines(dataset: Dataset, split: Split, reported: BoolArray) -> tuple[Quality, Quality]:
-    """The quality of popularity and of the heuristic, which see the same events as the network."""
-    events = dataset.events
-    kept = np.isin(
-        dataset.pair_keys(events.users, events.posts),
-        dataset.pair_keys(split.training.users, split.training.posts),
+def _trainer(data: TrainingSet, config: FitConfig, state: FitState, surroundings: Surroundings) -> Trainer:
+    """A trainer at the latest checkpoint of the stage, or at its start."""
+    ranks, start, regularisation = surroundings.ranks, None, state.regularisation
+    if regularisation is not None and state.trainer is None:
+        start = ranks.once(lambda: factorize(data, config, regularisation))
+    network = new_network(data, config, start)
+    trainer = Trainer(data.to(surroundings.device), config, network.to(surroundings.device), ranks)
+    if state.trainer is not None:
+        trainer.restore(state.trainer)
+        state.trainer = None
+    return trainer
+
+
+def _epochs(trainer: Trainer, state: FitState, surroundings: Surroundings) -> Iterator[Epoch]:
+    return trainer.epochs(lambda: surroundings.checkpoints.save_now_and_then(state, trainer))
+
+
+def _observe(state: FitState, surroundings: Surroundings, epoch: EpochRecord, epochs: int) -> None:
+    state.epochs.append(epoch)
+    surroundings.on_epoch(epoch, epochs)
+
+
+def _record(stage: Stage, epoch: Epoch, hit_ratio: float | None, ndcg: float | None) -> EpochRecord:
+    return EpochRecord(
+        stage=stage,
+        epoch=epoch.number,
+        loss=epoch.loss,
+        learning_rate=epoch.learning_rate,
+        hr10=hit_ratio,
+        ndcg10=ndcg,
+        seconds=epoch.seconds,
+        pairs_per_second=epoch.pairs / max(epoch.seconds, 1e-9),
     )
-    training, held_out = events.take(kept), split.held_out.take(reported)
-    popularity, heuristic = (
-        Quality.of(rank_held_out(dataset.posts, scores(dataset.posts, training, held_out), held_out))
-        for scores in (popularity_scores, heuristic_scores)
+
+
+def _metrics(qualities: Mapping[str, Quality], users: int) -> dict[str, float]:
+    """As a manifest keeps them: NeuCF's by their own names, others' with a prefix."""
+    metrics = {"holdout_users": float(users)}
+    for name, quality in qualities.items():
+        prefix = PREFIXES.get(name, f"{name}_")
+        metrics.update({f"{prefix}{metric}": value for metric, value in _by_metric(quality).items()})
+    return metrics
+
+
+def _by_metric(quality: Quality) -> dict[str, float]:
+    return {f"hr@{TOP}": round(quality.hit_ratio, 6), f"ndcg@{TOP}": round(quality.ndcg, 6)}
+
+
+def _training_data(dataset: Dataset, judged_users: int) -> TrainingData:
+    pairs, posts = dataset.pairs, dataset.posts
+    window = data_window(pairs)
+    return TrainingData(
+        start=window.start,
+        end=window.end,
+        users=int(np.count_nonzero(np.diff(pairs.offsets))),
+        posts=len(posts.ids),
+        interactions=len(pairs),
+        image_share=_share(posts.image),
+        caption_share=_share(posts.caption),
+        judged_users=judged_users,
     )
-    return popularity, heuristic
+
+
+def _share(embeddings: Embeddings) -> float:
+    """The share of embeddings (n, d) that are there."""
+    return float(embeddings.any(axis=1).mean()) if embeddings.size else 0.0

@@ -101,7 +101,9 @@ class RunRecord(_Part):
     configuration: Mapping[str, Setting] = Field(description="every hyper-parameter by name")
     data: TrainingData
     epochs: tuple[EpochRecord, ...] = Field(description="in the order in which they were trained")
-    chosen_epoch: int = Field(ge=1, description="of the hold-out; the refit trains for as many")
+    chosen_epoch: int = Field(
+        ge=0, description="of the hold-out; the refit trains for as many; 0 is the start"
+    )
     stopped: StopReason = Field(description="why the hold-out ended")
     qualities: Mapping[str, Mapping[str, float]] = Field(
         description="by what was judged, what the fit is about first: each metric by name, such as ndcg@10"

@@ -3,10 +3,26 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from animora_training.errors import InvalidOption
+
+COUNTS = (
+    *(
+        "factors",
+        "mlp_embedding",
+        "feature_width",
+        "users_per_step",
+        "posts_per_step",
+        "max_epochs",
+        "patience",
+    ),
+    *("holdout_negatives", "als_iterations", "als_pairs", "warm_epochs"),
+)
+RATES = ("drop_rate", "history_drop", "dropout")
+AMOUNTS = ("warmup_epochs", "l2", "drop_scale", "als_regularisation", "user_learning_rate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +34,26 @@ class FitConfig:
         mlp_embedding: Width of a user's and of a post's embedding in the MLP branch.
         hidden: Widths of the MLP's layers, the first one first.
         feature_width: Width to which an image and a caption embedding are projected in each branch.
-        negatives: Sampled negatives for each positive.
-        batch_positives: Positives in a step at most; a step scores `1 + negatives` times as many pairs.
+        factorisation: What the GMF branch starts from: alternating least squares, or chance.
+        als_iterations: Iterations of the alternating least squares.
+        als_alpha: Weight of a positive in them, beside 1 for every other pair.
+        als_regularisation: L2 in them; 0 has it tuned on the hold-out.
+        als_pairs: Positives at most that the posts' factors are learnt from: they are held in memory.
+        loss: Log loss over all pairs, softmax over a user's posts, or Bayesian personalised ranking.
+        users_per_step: Users in a step, each with all positives.
+        posts_per_step: Posts drawn for a step, as negatives that its users share; a catalog that has fewer
+            is taken whole.
         max_epochs: Epochs over which the learning rate falls to zero.
         patience: Epochs without a better hold-out before training ends.
-        learning_rate: Adam's, at the start.
+        warm_epochs: Epochs of a fit that starts from an earlier version.
+        learning_rate: Adam's, at its highest.
+        user_learning_rate: Adam's for users' embeddings, as a multiple: a user is seen once an epoch.
         warmup_epochs: Epochs over which the learning rate rises.
-        weight_decay: Decoupled, on id embeddings and on what embeddings add to them, a unit of learning rate.
-        drop_rate: Share of a frequent post's pairs in which its id is dropped for the unknown row.
-        drop_scale: Interactions at which a post's id is dropped in half of its pairs, beside drop_rate.
+        l2: Squared length of the vectors of users and posts in the loss, for each user.
+        history_drop: Share of a user's history that is hidden from the sum that describes the user.
+        dropout: Share of the MLP's first hidden layer that is dropped.
+        drop_rate: Chance that a frequent post's id is dropped for the unknown row in a step.
+        drop_scale: Interactions at which a post's id is dropped in half of the steps, beside drop_rate.
         holdout_negatives: Sampled negatives that a held-out post is ranked among.
         embeddings: Whether the network takes the posts' image and caption embeddings.
         seed: Of every random choice.
@@ -36,13 +63,23 @@ class FitConfig:
     mlp_embedding: int = 32
     hidden: tuple[int, ...] = (32, 16, 8)
     feature_width: int = 32
-    negatives: int = 8
-    batch_positives: int = 4096
-    max_epochs: int = 16
+    factorisation: Literal["als", "none"] = "als"
+    als_iterations: int = 15
+    als_alpha: float = 10.0
+    als_regularisation: float = 0.0
+    als_pairs: int = 50_000_000
+    loss: Literal["logistic", "softmax", "bpr"] = "logistic"
+    users_per_step: int = 64
+    posts_per_step: int = 4096
+    max_epochs: int = 10
     patience: int = 3
-    learning_rate: float = 0.02
+    warm_epochs: int = 2
+    learning_rate: float = 0.001
+    user_learning_rate: float = 10.0
     warmup_epochs: float = 1.0
-    weight_decay: float = 0.3
+    l2: float = 1.0
+    history_drop: float = 0.5
+    dropout: float = 0.0
     drop_rate: float = 0.02
     drop_scale: float = 1.0
     holdout_negatives: int = 99
@@ -55,19 +92,21 @@ class FitConfig:
         Raises:
             InvalidOption: Names the field.
         """
-        positive = ("factors", "mlp_embedding", "feature_width", "negatives", "batch_positives", "max_epochs")
-        for name in (*positive, "patience", "holdout_negatives"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise InvalidOption(name, "must be at least 1")
         if not self.hidden or min(self.hidden) < 1:
             raise InvalidOption("hidden", "must name at least one layer, each at least 1 wide")
         if not 0 < self.learning_rate < 1:
             raise InvalidOption("learning_rate", "must lie between 0 and 1")
-        if not 0 <= self.drop_rate < 1:
-            raise InvalidOption("drop_rate", "must be at least 0 and below 1")
-        for name in ("warmup_epochs", "weight_decay", "drop_scale"):
+        for name in RATES:
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidOption(name, "must be at least 0 and below 1")
+        for name in AMOUNTS:
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidOption(name, "must be a number and not negative")
+        if not 0 < self.als_alpha < math.inf:
+            raise InvalidOption("als_alpha", "must be a number above 0")
 
     @classmethod
     def from_choices(cls, choices: Sequence[str], seed: int) -> "FitConfig":

@@ -1,4 +1,4 @@
-"""NeuCF as it is trained: NeuMF (He et al. 2017) whose posts also have an image and a caption."""
+"""NeuCF: NeuMF (He et al. 2017) whose posts also have an image, a caption and a bias."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 ID_STD = 0.01
+POST_MLP_STD = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +15,8 @@ class NetworkShape:
     """What the data and the recipe make a network look like.
 
     Attributes:
-        users: Rows of the user tables. The unknown row 0 is never trained: nobody scores an unknown user.
-        posts: Rows of the post tables, the unknown row 0 included.
+        users: Rows of the user table. The unknown row 0 is never trained: nobody scores an unknown user.
+        posts: Rows of the post table, the unknown row 0 included.
         factors: Width of the GMF branch.
         mlp_embedding: Width of an id's embedding in the MLP branch.
         hidden: Widths of the MLP's layers.
@@ -36,6 +37,16 @@ class NetworkShape:
     caption: int
     image_scale: float = 1.0
     caption_scale: float = 1.0
+
+    @property
+    def embedding(self) -> int:
+        """Width of a row of the user and post tables: the GMF branch's, a bias, the MLP branch's."""
+        return self.factors + 1 + self.mlp_embedding
+
+    @property
+    def post_vector(self) -> int:
+        """Width of a post vector: the GMF branch's, the bias, the first hidden layer's."""
+        return self.factors + 1 + self.hidden[0]
 
 
 class PostFeatures(nn.Module):
@@ -68,82 +79,92 @@ class NeuCF(nn.Module):
 
     `forward` is the definition. Training and serving use that the first hidden layer is linear in
     [user; post]: the vectors of users and of posts can be computed once, and `meet` in many pairs.
+
+    The tables are buffers, not parameters: a step trains the rows that it touches, whatever is not touched
+    costs nothing. A row is [GMF branch (factors) | bias (1) | MLP branch (mlp_embedding)]. The weights that
+    the paper gives to the GMF branch in the last layer are 1: embeddings can be as long as they need to be,
+    and weights beside them would undo their L2.
     """
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.shape = shape
-        self.user_gmf = nn.Embedding(shape.users, shape.factors)
-        self.post_gmf = nn.Embedding(shape.posts, shape.factors)
-        self.user_mlp = nn.Embedding(shape.users, shape.mlp_embedding)
-        self.post_mlp = nn.Embedding(shape.posts, shape.mlp_embedding)
-        for table in self.id_tables():
-            nn.init.normal_(table.weight, std=ID_STD)
-        self.gmf_features = PostFeatures(shape, shape.factors)
+        self.user_table: Tensor
+        self.post_table: Tensor
+        self.register_buffer("user_table", torch.randn(shape.users, shape.embedding) * ID_STD)
+        self.register_buffer("post_table", torch.randn(shape.posts, shape.embedding) * ID_STD)
+        self.post_table[:, shape.factors + 1 :] *= POST_MLP_STD / ID_STD
+        self.user_table[:, shape.factors] = 0.0
+        self.post_table[:, shape.factors] = 0.0
+        self.gmf_features = PostFeatures(shape, shape.factors + 1)
         self.mlp_features = PostFeatures(shape, shape.mlp_embedding)
-        widths = (2 * shape.mlp_embedding, *shape.hidden)
         # The first layer, of which users and posts each have their half of the inputs, and the layers above.
-        self.first = nn.Linear(widths[0], widths[1])
+        self.first = nn.Linear(2 * shape.mlp_embedding, shape.hidden[0])
         self.tower = nn.Sequential()
-        for entering, leaving in pairwise(widths[1:]):
+        for entering, leaving in pairwise(shape.hidden):
             self.tower.extend((nn.Linear(entering, leaving), nn.ReLU()))
-        self.output = nn.Linear(shape.factors + shape.hidden[-1], 1)
-
-    def id_tables(self) -> list[nn.Embedding]:
-        """The embeddings of ids, both branches'."""
-        return [self.user_gmf, self.post_gmf, self.user_mlp, self.post_mlp]
-
-    def vector_parameters(self) -> list[Tensor]:
-        """What tells users and posts apart: the embeddings of ids, and g."""
-        tables = [table.weight for table in self.id_tables()]
-        return [*tables, *self.gmf_features.parameters(), *self.mlp_features.parameters()]
+        self.mlp_weight = nn.Parameter(torch.randn(shape.hidden[-1]) * ID_STD)
+        self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, user_rows: Tensor, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
         """Logits (m) of rows int64 (m), image (m, image width) and caption (m, caption width)."""
-        gmf = self.user_gmf(user_rows) * (self.post_gmf(post_rows) + self.gmf_features(image, caption))
-        post_mlp = self.post_mlp(post_rows) + self.mlp_features(image, caption)
-        hidden = self.tower(torch.relu(self.first(torch.cat((self.user_mlp(user_rows), post_mlp), dim=1))))
-        logits: Tensor = self.output(torch.cat((gmf, hidden), dim=1)).squeeze(1)
+        factors = self.shape.factors
+        user, post = self.user_table[user_rows], self.post_table[post_rows] + self.features(image, caption)
+        gmf = user[:, :factors] * post[:, :factors]
+        mlp = torch.cat((user[:, factors + 1 :], post[:, factors + 1 :]), dim=1)
+        biases = user[:, factors] + post[:, factors] + self.bias
+        logits: Tensor = gmf.sum(dim=1) + self._above(self.first(mlp)) + biases
         return logits
 
-    def user_vectors(self, user_rows: Tensor) -> Tensor:
-        """Vectors (b, factors + first hidden width) of rows int64 (b), first layer's bias included."""
-        user_weight = self.first.weight[:, : self.shape.mlp_embedding]
-        hidden = nn.functional.linear(self.user_mlp(user_rows), user_weight, self.first.bias)
-        return torch.cat((self.user_gmf(user_rows), hidden), dim=1)
+    def features(self, image: Tensor, caption: Tensor) -> Tensor:
+        """What image (n, image width) and caption (n, caption width) add to rows of posts, (n, embedding)."""
+        return torch.cat((self.gmf_features(image, caption), self.mlp_features(image, caption)), dim=1)
 
-    def post_id_vectors(self, post_rows: Tensor) -> Tensor:
-        """What ids int64 (n) contribute to post vectors (n, factors + first hidden width)."""
-        return self._post_vectors(self.post_gmf(post_rows), self.post_mlp(post_rows))
+    def user_vectors(self, rows: Tensor) -> Tensor:
+        """Vectors of users' rows (b, embedding).
 
-    def post_feature_vectors(self, image: Tensor, caption: Tensor) -> Tensor:
-        """What embeddings contribute to post vectors (n, factors + first hidden width)."""
-        return self._post_vectors(self.gmf_features(image, caption), self.mlp_features(image, caption))
+        Returns:
+            [GMF embedding (factors) | 1 | user part of the first hidden layer, bias included
+            (first hidden width) | both biases (1)], floating (b, post vector + 1).
+        """
+        gmf, bias, mlp = self._parts(rows)
+        hidden = nn.functional.linear(mlp, self.first.weight[:, : self.shape.mlp_embedding], self.first.bias)
+        return torch.cat((gmf, torch.ones_like(bias), hidden, bias + self.bias), dim=1)
 
-    def _post_vectors(self, gmf: Tensor, mlp: Tensor) -> Tensor:
-        post_weight = self.first.weight[:, self.shape.mlp_embedding :]
-        return torch.cat((gmf, nn.functional.linear(mlp, post_weight)), dim=1)
+    def post_vectors(self, rows: Tensor) -> Tensor:
+        """Vectors (n, post vector) of posts' rows (n, embedding); linear, features go the same way."""
+        gmf, bias, mlp = self._parts(rows)
+        hidden = nn.functional.linear(mlp, self.first.weight[:, self.shape.mlp_embedding :])
+        return torch.cat((gmf, bias, hidden), dim=1)
 
     def meet(self, users: Tensor, posts: Tensor) -> Tensor:
-        """Logits (...) of user vectors and post vectors (..., factors + first hidden width)."""
-        widths = [self.shape.factors, self.shape.hidden[0]]
+        """Logits (p) of user vectors (p, post vector + 1) and post vectors (p, post vector)."""
+        user_gmf, user_hidden, bias = self._user_parts(users)
+        post_gmf, post_hidden = torch.split(posts, [self.shape.factors + 1, self.shape.hidden[0]], dim=1)
+        return (user_gmf * post_gmf).sum(dim=1) + self._above(user_hidden + post_hidden) + bias.squeeze(1)
+
+    def meet_all(self, users: Tensor, posts: Tensor, dropout: float = 0.0) -> Tensor:
+        """Logits (b, n) of all pairs: users' vectors (b, post vector + 1), posts' (n, post vector)."""
+        user_gmf, user_hidden, bias = self._user_parts(users)
+        post_gmf, post_hidden = torch.split(posts, [self.shape.factors + 1, self.shape.hidden[0]], dim=1)
+        # bias as the product's addend: one pass over (b, n) less.
+        gmf = torch.addmm(bias, user_gmf, post_gmf.T)
+        return gmf + self._above(user_hidden[:, None] + post_hidden, dropout)
+
+    def _above(self, hidden: Tensor, dropout: float = 0.0) -> Tensor:
+        """What the MLP branch adds (...) from its first layer (..., first width), not rectified yet."""
+        rectified = nn.functional.dropout(torch.relu(hidden), dropout, training=dropout > 0)
+        mlp: Tensor = self.tower(rectified) @ self.mlp_weight
+        return mlp
+
+    def _parts(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Split, not sliced: the gradient of a slice is a whole array of zeros, that of a split one copy.
-        users_gmf, users_hidden = torch.split(users, widths, dim=-1)
-        posts_gmf, posts_hidden = torch.split(posts, widths, dim=-1)
-        hidden = self.tower(torch.relu(users_hidden + posts_hidden))
-        gmf = (users_gmf * self.gmf_weight * posts_gmf).sum(dim=-1)
-        logits: Tensor = gmf + hidden @ self.mlp_weight + self.output.bias
-        return logits
+        gmf, bias, mlp = torch.split(rows, [self.shape.factors, 1, self.shape.mlp_embedding], dim=1)
+        return gmf, bias, mlp
 
-    @property
-    def gmf_weight(self) -> Tensor:
-        """The output layer's weights (factors) of the GMF branch."""
-        return self.output.weight[0, : self.shape.factors]
-
-    @property
-    def mlp_weight(self) -> Tensor:
-        """The output layer's weights (last hidden width) of the MLP branch."""
-        return self.output.weight[0, self.shape.factors :]
+    def _user_parts(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gmf, hidden, bias = torch.split(users, [self.shape.factors + 1, self.shape.hidden[0], 1], dim=1)
+        return gmf, hidden, bias
 
 
 def _projection(width: int, feature_width: int) -> nn.Parameter:

@@ -1,97 +1,209 @@
-"""The training loop: log loss on positives and sampled negatives, one epoch at a time."""
+"""The training loop: users with all they like, beside posts that all of them share as negatives."""
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from animora_training.learning.config import FitConfig
-from animora_training.learning.network import NetworkShape, NeuCF
-from animora_training.learning.sampling import NegativeSampler, drop_probabilities, pairs_of
+from animora_training.learning.drawing import Draw, Drawing, history_weights
+from animora_training.learning.losses import LOSSES, StepLogits
+from animora_training.learning.network import NeuCF
+from animora_training.learning.ranks import Ranks
+from animora_training.learning.rows import BETAS, RowAdam
 from animora_training.learning.training_set import TrainingSet
 
-# With fewer steps an epoch, a small data set would be hardly learnt from when the learning rate is zero.
-MIN_STEPS, MIN_BATCH = 32, 32
+# Learning rates as multiples: biases are one number a row, and the MLP branch starts from chance.
+BIAS_RATE, MLP_RATE = 5.0, 3.0
+USERS_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """The state after an epoch.
+    """An epoch that has ended.
 
     Attributes:
         number: From 1.
-        loss: Mean log loss over its pairs.
-        network: The network, still being trained: score with it before asking for the next epoch.
+        loss: Its mean loss a user.
+        learning_rate: At its end.
+        pairs: User-post pairs that were scored in it, over all processes.
+        seconds: How long it took.
     """
 
     number: int
     loss: float
-    network: NeuCF
+    learning_rate: float
+    pairs: int
+    seconds: float
 
 
-def epochs(data: TrainingSet, config: FitConfig) -> Iterator[Epoch]:
-    """Trains epoch by epoch for as long as it is asked to.
+@dataclass(slots=True)
+class Position:
+    """Where training is: epochs that have ended, steps of the next one, and what is counted of it."""
 
-    The learning rate depends on the epoch and not on when training ends, so that a refit for n epochs
-    repeats the n epochs that were judged.
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    pairs: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """A network in training.
+
+    `epochs` trains; `network` gives what has been learnt so far; `state` and `restore` go on elsewhere.
     """
-    generator = torch.Generator().manual_seed(config.seed)
-    network = new_network(data, config)
-    # What tells posts and users apart is decayed; the layers that all of them share are not.
-    vectors = network.vector_parameters()
-    shared = [parameter for parameter in network.parameters() if not any(parameter is one for one in vectors)]
-    # Dense on purpose: a batch touches most rows, and the fused step over all costs less than sparse updates.
-    optimizer = torch.optim.AdamW(
-        [{"params": vectors, "weight_decay": config.weight_decay}, {"params": shared, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        fused=True,
-    )
-    step = TrainingStep(data, network, config, generator)
-    batch_positives = min(config.batch_positives, max(len(data.users) // MIN_STEPS, MIN_BATCH))
-    steps = math.ceil(len(data.users) / batch_positives)
-    number = 0
-    while True:
-        order = torch.randperm(len(data.users), generator=generator)
-        losses = []
-        for index, batch in enumerate(torch.split(order, batch_positives)):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, number + index / steps)
-            loss = step.loss(batch)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            losses.append(loss.detach() * len(batch))
-        number += 1
-        yield Epoch(number, float(torch.stack(losses).sum()) / len(data.users), network)
 
+    def __init__(self, data: TrainingSet, config: FitConfig, network: NeuCF, ranks: Ranks) -> None:
+        """Starts where the network is.
 
-def new_network(data: TrainingSet, config: FitConfig) -> NeuCF:
-    """An untrained network for the data, initialised by the seed."""
-    shape = NetworkShape(
-        users=len(data.vocabulary.user_ids) + 1,
-        posts=len(data.vocabulary.post_ids) + 1,
-        factors=config.factors,
-        mlp_embedding=config.mlp_embedding,
-        hidden=config.hidden,
-        feature_width=config.feature_width,
-        image=data.image.shape[1],
-        caption=data.caption.shape[1],
-        image_scale=_unit_scale(data.image),
-        caption_scale=_unit_scale(data.caption),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return NeuCF(shape)
+        Args:
+            data: What to learn.
+            config: How.
+            network: Where to start; changed in training.
+            ranks: The processes that share the work.
+        """
+        self._data = data
+        self._config = config
+        self._ranks = ranks
+        self._shape = network.shape
+        self._loss = LOSSES[config.loss]
+        self._drawing = Drawing(data, config, ranks)
+        self._network = network
+        self._users = RowAdam(ranks.share(network.user_table))
+        self._posts = RowAdam(network.post_table)
+        # What a post adds to the users who like it: nothing at first.
+        self._history = RowAdam(torch.zeros_like(network.post_table))
+        network.user_table = network.user_table[:0]
+        factors, embedding = self._shape.factors, self._shape.embedding
+        self._rates = torch.full((embedding,), MLP_RATE, device=network.post_table.device)  # one a column
+        self._rates[:factors], self._rates[factors] = 1.0, BIAS_RATE
+        mlp = [*network.first.parameters(), *network.tower.parameters(), network.mlp_weight]
+        self._groups = (
+            (1.0, [*network.gmf_features.parameters()]),
+            (BIAS_RATE, [network.bias]),
+            (MLP_RATE, [*mlp, *network.mlp_features.parameters()]),
+        )
+        self._shared = torch.optim.Adam(
+            [{"params": parameters} for _, parameters in self._groups], betas=BETAS, fused=True
+        )
+        self.position = Position()
 
+    def epochs(self, between_steps: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
+        """Trains epoch by epoch for as long as it is asked to.
 
-def _unit_scale(embeddings: Tensor) -> float:
-    """One over the mean length of the embeddings (n, d) that are there; 1 where none is."""
-    lengths = torch.linalg.vector_norm(embeddings, dim=1)
-    present = lengths[lengths > 0]
-    return 1.0 / float(present.mean()) if len(present) else 1.0
+        The learning rate depends on the epoch and not on when training ends, so that a refit for n epochs
+        repeats the n epochs that were judged.
+
+        Args:
+            between_steps: Called when a step has ended; `state` may be taken then.
+        """
+        at = self.position
+        while True:
+            users = _batches(self._drawing.order(at.epoch), self._drawing.users_per_step)
+            started = time.monotonic() - at.seconds
+            while at.step < len(users):
+                rate = learning_rate(self._config, at.epoch + at.step / len(users))
+                self._step(self._drawing.step(at.epoch, at.step, users[at.step]), len(users[at.step]), rate)
+                at.step += 1
+                at.seconds = time.monotonic() - started
+                between_steps()
+            counted = torch.tensor([at.loss, float(at.pairs)], dtype=torch.float64)
+            self._ranks.sum([counted])
+            loss, pairs = counted.tolist()
+            ended = Epoch(at.epoch + 1, loss / (self._data.users - 1), rate, int(pairs), at.seconds)
+            self.position = at = Position(epoch=at.epoch + 1)
+            yield ended
+
+    def _step(self, draw: Draw, users_in_all: int, rate: float) -> None:
+        user_rows = self._ranks.local(draw.users)
+        tables = (self._users.leaf(user_rows), self._posts.leaf(draw.rows), self._history.leaf(draw.rows))
+        loss, penalty = self._losses(draw, *tables)
+        for _, parameters in self._groups:
+            for parameter in parameters:
+                parameter.grad = None
+        ((loss + self._config.l2 * penalty) / users_in_all).backward()  # type: ignore[no-untyped-call]
+        shared = [parameter for _, parameters in self._groups for parameter in parameters]
+        gradients = [table.grad if table.grad is not None else torch.zeros_like(table) for table in tables]
+        self._ranks.sum([*(p.grad for p in shared if p.grad is not None), *gradients[1:]])
+        for group, (multiple, _) in zip(self._shared.param_groups, self._groups, strict=True):
+            group["lr"] = rate * multiple
+        self._shared.step()
+        rates = rate * self._rates
+        self._users.step(user_rows, gradients[0], rates * self._config.user_learning_rate)
+        self._posts.step(draw.rows, gradients[1], rates)
+        self._history.step(draw.rows, gradients[2], rates)
+        self.position.loss += float(loss.detach())
+        self.position.pairs += len(draw.positives) + len(draw.users) * len(draw.drawn)
+
+    def _losses(self, draw: Draw, ids: Tensor, post_ids: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        """The summed loss of the step's users, and the squared lengths to be kept small."""
+        network, config = self._network, self._config
+        image, caption = self._data.image[draw.rows], self._data.caption[draw.rows]
+        features = network.features(image.float(), caption.float())
+        posts = torch.where(draw.dropped[:, None], post_ids[:1], post_ids) + features  # (t, embedding)
+        users = ids + _sums(history, draw.positives, draw.segments, draw.history, len(ids))
+        user_vectors, post_vectors = network.user_vectors(users), network.post_vectors(posts)
+        # The gradient of an embedding is summed by row, that of an index one by one.
+        likers = functional.embedding(draw.segments, user_vectors)
+        liked = functional.embedding(draw.positives, post_vectors)
+        drawn = functional.embedding(draw.drawn, post_vectors)
+        weight = len(self._data.negatives) / len(draw.drawn)
+        logits = StepLogits(
+            positive=network.meet(likers, liked),
+            segments=draw.segments,
+            drawn=network.meet_all(user_vectors, drawn, config.dropout),
+            taken=draw.taken(),
+            weight=weight,
+        )
+        # All posts are to be kept short once an epoch for each user, the drawn ones stand for them here.
+        share = weight * len(draw.users) / (self._data.users - 1)
+        penalty = self._length(users) + self._length(ids) + share * self._length(posts[draw.drawn])
+        return self._loss(logits, draw.chance), penalty
+
+    def _length(self, rows: Tensor) -> Tensor:
+        """The squared length of rows (n, embedding), biases left out, summed."""
+        return (rows * rows).sum() - (rows[:, self._shape.factors] ** 2).sum()
+
+    @torch.no_grad()
+    def network(self) -> NeuCF:
+        """What has been learnt so far, histories added to the users' rows; a copy on the CPU."""
+        shape = self._shape
+        settled = NeuCF(shape)
+        shares = self._ranks.whole(self._users.table, shape.users).cpu()
+        for users in _batches(torch.arange(1, shape.users), USERS_AT_ONCE):
+            posts, lengths = self._data.histories(users.to(self._data.offsets.device))
+            segments = torch.arange(len(users), device=posts.device).repeat_interleave(lengths)
+            sums = _sums(self._history.table, posts, segments, history_weights(lengths)[segments], len(users))
+            shares[users] += sums.cpu()
+        layers = {name: value.cpu() for name, value in self._network.named_parameters()}
+        settled.load_state_dict({**layers, "user_table": shares, "post_table": self._posts.table.cpu()})
+        return settled.eval()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on; the tensors are this trainer's own."""
+        return {
+            "position": asdict(self.position),
+            "layers": dict(self._network.named_parameters()),
+            "shared": self._shared.state_dict(),
+            "users": self._users.state(),
+            "posts": self._posts.state(),
+            "history": self._history.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state of the same data and configuration."""
+        self.position = Position(**state["position"])
+        with torch.no_grad():
+            for name, parameter in self._network.named_parameters():
+                parameter.copy_(state["layers"][name])
+        self._shared.load_state_dict(state["shared"])
+        for table, name in ((self._users, "users"), (self._posts, "posts"), (self._history, "history")):
+            table.restore(state[name])
 
 
 def learning_rate(config: FitConfig, epoch: float) -> float:
@@ -100,50 +212,12 @@ def learning_rate(config: FitConfig, epoch: float) -> float:
     return config.learning_rate * rise * max(0.0, 1.0 - epoch / config.max_epochs)
 
 
-class TrainingStep:
-    """The loss of a batch, computed with as little work as its distinct posts allow."""
+def _sums(table: Tensor, posts: Tensor, segments: Tensor, weights: Tensor, users: int) -> Tensor:
+    """Weighted sums (users, width) of a table's rows at posts int64 (p), by segment int64 (p), ascending."""
+    offsets = torch.searchsorted(segments, torch.arange(users, device=posts.device))
+    sums: Tensor = functional.embedding_bag(posts, table, offsets, mode="sum", per_sample_weights=weights)
+    return sums
 
-    def __init__(
-        self, data: TrainingSet, network: NeuCF, config: FitConfig, generator: torch.Generator
-    ) -> None:
-        self._data = data
-        self._network = network
-        self._negatives = config.negatives
-        self._generator = generator
-        positive = pairs_of(data.users, data.posts, (network.shape.users, network.shape.posts))
-        self._sampler = NegativeSampler(positive, data.negatives, generator)
-        self._drop = drop_probabilities(data.counts, config.drop_rate, config.drop_scale)
-        self._all_posts = torch.arange(len(data.counts))
 
-    def loss(self, batch: Tensor) -> Tensor:
-        """Mean log loss over the positives at batch int64 (b) and as many times `negatives` sampled pairs."""
-        users = self._data.users[batch]
-        table, index = self._post_table(*self.draw(batch))
-        vectors = functional.embedding(index, table)  # (b, 1 + negatives, d)
-        logits = self._network.meet(self._network.user_vectors(users)[:, None], vectors)
-        wanted = torch.zeros_like(logits)
-        wanted[:, 0] = 1.0
-        return functional.binary_cross_entropy_with_logits(logits, wanted)
-
-    def draw(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Post rows int64 (b, 1 + negatives), the positive first, and where their ids are dropped, bool."""
-        positives, users = self._data.posts[batch], self._data.users[batch]
-        posts = torch.cat((positives[:, None], self._sampler.draw(users, self._negatives)), dim=1)
-        return posts, torch.rand(posts.shape, generator=self._generator) < self._drop[posts]
-
-    def _post_table(self, posts: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
-        """Post vectors (2n, d), n with their ids and n without, and the row int64 of each of posts in them.
-
-        Each distinct post goes through the projections once. In a small catalog nearly all are in every
-        batch, and looking for the distinct ones would cost more than it saves.
-        """
-        if len(self._all_posts) <= posts.numel():
-            rows, index = self._all_posts, posts
-            image, caption = self._data.image, self._data.caption
-        else:
-            rows, index = torch.unique(posts, return_inverse=True)
-            image, caption = self._data.image[rows], self._data.caption[rows]
-        features = self._network.post_feature_vectors(image, caption)
-        with_id = self._network.post_id_vectors(rows) + features
-        without_id = self._network.post_id_vectors(self._all_posts[:1]) + features
-        return torch.cat((with_id, without_id)), index + dropped * len(rows)
+def _batches(users: Tensor, size: int) -> list[Tensor]:
+    return list(torch.split(users, size))

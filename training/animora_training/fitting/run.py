@@ -1,0 +1,147 @@
+"""A run: one fit with its data, its checkpoints, its events and its report in one folder."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from animora_training.data.folder import describe, open_dataset
+from animora_training.errors import InvalidInput
+from animora_training.fitting.checkpoint import Checkpoints
+from animora_training.fitting.fit import Fit, Surroundings, fit
+from animora_training.fitting.record import EpochRecord
+from animora_training.fitting.report import write_report
+from animora_training.fitting.tensorboard import EventWriter
+from animora_training.learning.config import FitConfig
+from animora_training.learning.ranks import Ranks
+
+Read = Callable[[Path], object]
+"""Reads the database into a folder of arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where a run keeps what it needs and what it tells.
+
+    `data/` holds the arrays that are learnt from, `checkpoint-N.pt` how far process N is, `events/` what
+    TensorBoard shows, `run.json` and `report.html` what the fit was.
+    """
+
+    path: Path
+
+    @property
+    def data(self) -> Path:
+        """The arrays that are learnt from."""
+        return self.path / "data"
+
+    def checkpoint(self, rank: int) -> Path:
+        """How far a process is."""
+        return self.path / f"checkpoint-{rank}.pt"
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.data.exists() and not (self.path / "run.json").exists()
+
+    def clear(self) -> None:
+        """Removes what an earlier run left."""
+        for name in ("data", "events"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for file in (*self.path.glob("checkpoint-*"), self.path / "run.json", self.path / "report.html"):
+            file.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a run needs of whoever started it.
+
+    Attributes:
+        read: Reads the database into a folder of arrays.
+        on_epoch: Told of every epoch, and how many of its stage there will be at most.
+    """
+
+    read: Read
+    on_epoch: Callable[[EpochRecord, int], None]
+
+
+@contextmanager
+def run_folder(path: Path | None, ranks: Ranks, *, resume: bool) -> Iterator[RunFolder]:
+    """The folder of a run, empty unless an unfinished run goes on in it; a temporary one where none is named.
+
+    Raises:
+        InvalidInput: There is an unfinished run, and it is not to go on.
+    """
+    if path is None:
+        temporary = ranks.once(lambda: Path(tempfile.mkdtemp(prefix="animora-run-")))
+        try:
+            yield RunFolder(temporary)
+        finally:
+            if ranks.first:
+                shutil.rmtree(temporary, ignore_errors=True)
+        return
+    folder = RunFolder(path)
+    unfinished = ranks.once(lambda: folder.unfinished)
+    if unfinished and not resume:
+        raise InvalidInput(
+            f"--run-dir: {path} holds an unfinished run: go on with --resume, or remove the folder"
+        )
+    if ranks.first and not unfinished:
+        path.mkdir(parents=True, exist_ok=True)
+        folder.clear()
+    yield folder
+
+
+def run(folder: RunFolder, config: FitConfig, ranks: Ranks, device: torch.device, watch: Watch) -> Fit:
+    """Reads, fits and reports; every process of several takes part.
+
+    Args:
+        folder: As `run_folder` gave it.
+        config: The recipe.
+        ranks: The processes that share the work.
+        device: Where this one trains.
+        watch: How to read, and who is told of the epochs.
+
+    Raises:
+        DatabaseError: The database cannot be read.
+        NothingToLearn: There are too few interactions.
+        InvalidInput: The folder's run is of another configuration.
+    """
+    ranks.once(lambda: _read(folder, watch))
+    dataset = open_dataset(folder.data)
+    if not config.embeddings:
+        dataset = dataset.without_embeddings()
+    checkpoints = Checkpoints(folder.checkpoint(ranks.rank), _identity(folder, config, ranks))
+    events = EventWriter(folder.path / "events", checkpoints.load().epochs) if ranks.first else None
+
+    def on_epoch(epoch: EpochRecord, epochs: int) -> None:
+        if events is not None:
+            events.epoch(epoch)
+        watch.on_epoch(epoch, epochs)
+
+    surroundings = Surroundings(datetime.now(UTC), device, ranks, checkpoints, on_epoch)
+    fitted = fit(dataset, config, surroundings)
+    if events is not None:
+        events.close(fitted.record)
+        write_report(fitted.record, folder.path / "report.html")
+        (folder.path / "run.json").write_bytes(fitted.record.to_json())
+        for rank in range(ranks.world):
+            folder.checkpoint(rank).unlink(missing_ok=True)
+    return fitted
+
+
+def _read(folder: RunFolder, watch: Watch) -> None:
+    if not (folder.data / "dataset.json").exists():
+        watch.read(folder.data)
+
+
+def _identity(folder: RunFolder, config: FitConfig, ranks: Ranks) -> str:
+    """What a checkpoint must share with the run that goes on from it."""
+    facts = {"data": describe(folder.data).digest, "world": ranks.world, **config.hyperparameters()}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,135 @@
+"""What chance decides in a step: the negatives, what is hidden of histories, which ids are dropped.
+
+Each step has a source of chance of its own, made from the seed, the epoch and the step. So a resumed fit
+draws what the one that was killed would have drawn, and every process of several draws the same.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from animora_training.learning.config import FitConfig
+from animora_training.learning.ranks import Ranks
+from animora_training.learning.training_set import TrainingSet
+
+# With fewer steps an epoch, a small data set would be hardly learnt from when the learning rate is zero.
+MIN_STEPS, MIN_USERS = 32, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A step's users and posts. Posts are numbered by their place in `rows`.
+
+    Attributes:
+        users: int64 (b), user rows of this process.
+        rows: int64 (t), ascending post rows that the step touches, the unknown row 0 first.
+        dropped: bool (t), whose ids are dropped.
+        drawn: int64 (m), the posts that are negatives of all users but those who like them.
+        positives: int64 (p), the users' positives, user by user.
+        segments: int64 (p), which user each positive belongs to.
+        history: floating (p), the weight of each positive in the sum that describes its user; 0 where hidden.
+        chance: For what is drawn later.
+    """
+
+    users: Tensor
+    rows: Tensor
+    dropped: Tensor
+    drawn: Tensor
+    positives: Tensor
+    segments: Tensor
+    history: Tensor
+    chance: torch.Generator
+
+    def taken(self) -> Tensor:
+        """Bool (b, m): where a drawn post is a positive of the user."""
+        column = torch.full((len(self.rows),), -1, device=self.rows.device)
+        column[self.drawn] = torch.arange(len(self.drawn), device=self.rows.device)
+        columns = column[self.positives]
+        among = columns >= 0
+        taken = torch.zeros(len(self.users), len(self.drawn), dtype=torch.bool, device=self.rows.device)
+        taken[self.segments[among], columns[among]] = True
+        return taken
+
+
+class Drawing:
+    """Draws for every step of every epoch."""
+
+    def __init__(self, data: TrainingSet, config: FitConfig, ranks: Ranks) -> None:
+        self._data = data
+        self._config = config
+        self._ranks = ranks
+        self._drop = drop_probabilities(data.counts, config.drop_rate, config.drop_scale)
+        self.users_per_step = min(config.users_per_step, max((data.users - 1) // MIN_STEPS, MIN_USERS))
+        self.steps = -(-(data.users - 1) // self.users_per_step)
+
+    def order(self, epoch: int) -> Tensor:
+        """User rows int64 (users - 1) in the order of an epoch."""
+        order = torch.randperm(self._data.users - 1, generator=self._chance(epoch, self.steps))
+        users: Tensor = 1 + order.to(self._data.offsets.device)
+        return users
+
+    def step(self, epoch: int, index: int, users: Tensor) -> Draw:
+        """Draws for the user rows int64 of a step, of which this process keeps its own."""
+        chance = self._chance(epoch, index)
+        device = users.device
+        posts, lengths = self._data.histories(users)
+        segments = torch.arange(len(users), device=device).repeat_interleave(lengths)
+        hidden = torch.rand(len(posts), generator=chance).to(device) < self._config.history_drop
+        weights = history_weights(lengths)[segments] / (1 - self._config.history_drop)
+        history = weights.masked_fill(hidden, 0.0)
+        drawn = self._negatives(chance)
+        rows = self._touched(drawn, posts)
+        dropped = torch.rand(len(rows), generator=chance).to(device) < self._drop[rows]
+        mine = self._ranks.owns(users)
+        of_mine = mine[segments]
+        return Draw(
+            users=users[mine],
+            rows=rows,
+            dropped=dropped,
+            drawn=torch.searchsorted(rows, drawn),
+            positives=torch.searchsorted(rows, posts[of_mine]),
+            segments=(mine.cumsum(0) - 1)[segments[of_mine]],
+            history=history[of_mine],
+            chance=chance,
+        )
+
+    def _negatives(self, chance: torch.Generator) -> Tensor:
+        live, wanted = self._data.negatives, self._config.posts_per_step
+        if len(live) <= wanted:
+            return live
+        # Distinct ones, so a few less than wanted: cheaper than a permutation of all.
+        drawn = torch.randint(len(live), (wanted,), generator=chance).to(live.device)
+        distinct: Tensor = torch.unique(drawn)
+        return live[distinct]
+
+    def _touched(self, drawn: Tensor, posts: Tensor) -> Tensor:
+        everything = len(self._data.counts)
+        if everything <= self._config.posts_per_step:
+            return torch.arange(everything, device=drawn.device)
+        touched: Tensor = torch.unique(torch.cat((drawn.new_zeros(1), drawn, posts)))
+        return touched
+
+    def _chance(self, epoch: int, index: int) -> torch.Generator:
+        words = np.random.SeedSequence((self._config.seed, epoch, index)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+
+
+def history_weights(lengths: Tensor) -> Tensor:
+    """The weight float32 (b) of each post in a history of so many, int64 (b): 1 / √length, 0 for none.
+
+    As the implicit feedback in SVD++ (Koren 2008).
+    """
+    return torch.where(lengths > 0, lengths, 1).float().rsqrt() * (lengths > 0)
+
+
+def drop_probabilities(counts: Tensor, rate: float, scale: float) -> Tensor:
+    """The chance float32 (post rows) that a post's id is dropped: rare posts' more often.
+
+    rate + (1 - rate) · scale / (scale + count), and 1 for the unknown row 0.
+    """
+    rare = scale / (scale + counts.clamp(min=1))
+    probabilities = rate + (1 - rate) * rare
+    probabilities[0] = 1.0
+    return probabilities

@@ -1,0 +1,62 @@
+"""What training lowers, from the logits of a step's positives and of its users with its drawn posts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+
+@dataclass(frozen=True, slots=True)
+class StepLogits:
+    """The logits of a step.
+
+    Attributes:
+        positive: floating (p), of the step's positives.
+        segments: int64 (p), which of the users (b) each positive belongs to.
+        drawn: floating (b, m), of all users with all posts drawn.
+        taken: bool (b, m), where a drawn post is one of the user's positives, so not a negative.
+        weight: How many posts of the catalog one that is drawn stands for.
+    """
+
+    positive: Tensor
+    segments: Tensor
+    drawn: Tensor
+    taken: Tensor
+    weight: float
+
+
+def logistic(logits: StepLogits, chance: torch.Generator) -> Tensor:
+    """Log loss over all pairs of the users and the catalog, drawn posts standing for the others, summed."""
+    negatives = softplus(logits.drawn).masked_fill(logits.taken, 0.0)
+    return softplus(-logits.positive).sum() + logits.weight * negatives.sum()
+
+
+def softmax(logits: StepLogits, chance: torch.Generator) -> Tensor:
+    """Cross entropy of each positive among itself and all posts that are no positives, summed.
+
+    The sampled softmax of Jean et al. 2015: the sum over the catalog is estimated by the posts drawn.
+    """
+    others = torch.logsumexp(logits.drawn.masked_fill(logits.taken, -torch.inf), dim=1)
+    others = others + torch.log(torch.tensor(logits.weight))
+    return softplus(others[logits.segments] - logits.positive).sum()
+
+
+def bpr(logits: StepLogits, chance: torch.Generator) -> Tensor:
+    """Bayesian personalised ranking (Rendle et al. 2009): each positive beside one drawn post, summed.
+
+    A positive whose drawn post is the user's own too counts nothing in this step.
+    """
+    columns = torch.randint(logits.drawn.shape[1], logits.segments.shape, generator=chance)
+    columns = columns.to(logits.segments.device)
+    beside = logits.drawn[logits.segments, columns]
+    refused = logits.taken[logits.segments, columns]
+    return softplus(beside - logits.positive).masked_fill(refused, 0.0).sum()
+
+
+LOSSES: dict[str, Callable[[StepLogits, torch.Generator], Tensor]] = {
+    "logistic": logistic,
+    "softmax": softmax,
+    "bpr": bpr,
+}

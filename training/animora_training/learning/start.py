@@ -1,0 +1,62 @@
+"""Where training starts: from a factorisation, or from chance."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from animora_training.learning.config import FitConfig
+from animora_training.learning.factorisation import Factorisation
+from animora_training.learning.network import NetworkShape, NeuCF
+from animora_training.learning.training_set import TrainingSet
+
+# A factorisation's product, about 1 for a positive, counts as so many logits.
+LOGITS = 6.0
+# Logits by which an average pair is below the average of all pairs: positives pile up on few of them.
+PRIOR = -1.0
+
+
+def new_network(data: TrainingSet, config: FitConfig, start: Factorisation | None = None) -> NeuCF:
+    """An untrained network for the data, initialised by the seed.
+
+    With a factorisation, it orders a user's posts as that does, but for the noise of an untrained MLP branch.
+
+    Args:
+        data: Decides the shape, and how likely a pair is.
+        config: The recipe.
+        start: What the GMF branch starts from; chance where there is none.
+    """
+    shape = NetworkShape(
+        users=data.users,
+        posts=len(data.counts),
+        factors=config.factors,
+        mlp_embedding=config.mlp_embedding,
+        hidden=config.hidden,
+        feature_width=config.feature_width,
+        image=data.image.shape[1],
+        caption=data.caption.shape[1],
+        image_scale=_unit_scale(data.image),
+        caption_scale=_unit_scale(data.caption),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = NeuCF(shape)
+    likelihood = len(data.posts) / max((shape.users - 1) * (shape.posts - 1), 1)
+    with torch.no_grad():
+        network.bias.fill_(_logit(likelihood) + PRIOR)
+        if start is not None:
+            network.user_table[:, : config.factors] = start.users * math.sqrt(LOGITS)
+            network.post_table[:, : config.factors] = start.posts * math.sqrt(LOGITS)
+    return network
+
+
+def _logit(probability: float) -> float:
+    bounded = min(max(probability, 1e-6), 0.5)
+    return math.log(bounded / (1 - bounded))
+
+
+def _unit_scale(embeddings: Tensor) -> float:
+    """One over the mean length of the embeddings (n, d) that are there; 1 where none is."""
+    lengths = torch.linalg.vector_norm(embeddings.float(), dim=1)
+    present = lengths[lengths > 0]
+    return 1.0 / float(present.mean()) if len(present) else 1.0
