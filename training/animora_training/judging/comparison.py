@@ -74,7 +74,11 @@ class Comparison:
         return paired_bootstrap(first[measure], second[measure])
 
     def as_json(self) -> dict[str, object]:
-        """Everything as plain values, for a file."""
+        """Everything as plain values, for a file.
+
+        "rows" has each row's sampled NDCG@10, in the order of the exam, by which another recommender can be
+        set beside these in a paired bootstrap.
+        """
         differences = {
             judgement.name: {
                 kind: {
@@ -98,6 +102,10 @@ class Comparison:
                     "lists": asdict(judgement.lists),
                     "groups": {name: judgement.means(rows) for name, rows in groups.items()},
                 }
+                for judgement in self.judgements
+            },
+            "rows": {
+                judgement.name: judgement.sampled[CHOSEN_BY].round(6).tolist()
                 for judgement in self.judgements
             },
             "best_baseline": self.best_baseline.name,
