@@ -4,6 +4,7 @@ VENV ?= .venv
 # The PyTorch build; constraints.txt leaves it open. With a GPU, for example: make install TORCH='torch==2.13.0+cu130'
 TORCH ?= torch==2.13.0
 DATA ?=
+SEEDS ?= 3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -92,9 +93,22 @@ bench: $(INSTALLED) ## Measure Rank beside a bare gRPC handler
 	$(BIN)/python -m tests.benchmarks.serving
 
 .PHONY: bench-accuracy
-bench-accuracy: $(INSTALLED) ## Train on DATA=DIR (NCF format) and measure HR@10 and NDCG@10 through the server
+bench-accuracy: $(INSTALLED) ## Train on DATA=DIR (NCF format), SEEDS=3 times, and measure HR@10 and NDCG@10 through the server
 	@test -n "$(DATA)" || { echo "say which data: make bench-accuracy DATA=DIR (a folder in the NCF format)"; exit 2; }
-	$(BIN)/python -m tests.benchmarks.accuracy "$(DATA)"
+	$(BIN)/python -m tests.benchmarks.accuracy "$(DATA)" --seeds $(SEEDS)
+
+# RecBole in an environment of its own: it needs older NumPy and setuptools, and its Ray, which only its tuner
+# uses, has no wheel past Python 3.11.
+RECBOLE := .venv-recbole
+$(RECBOLE)/.installed: tests/benchmarks/recbole/requirements.txt
+	$(PYTHON) -m venv $(RECBOLE)
+	$(RECBOLE)/bin/pip install --quiet --disable-pip-version-check '$(TORCH)' --requirement $<
+	$(RECBOLE)/bin/pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
+	@touch $@
+
+.PHONY: bench-train
+bench-train: $(INSTALLED) $(RECBOLE)/.installed ## Measure training beside RecBole's NeuMF (DATA=DIR: NCF format; else made up)
+	$(BIN)/python -m tests.benchmarks.training $(if $(DATA),--data '$(DATA)')
 
 .PHONY: bench-timelines
 bench-timelines: $(INSTALLED) ## Measure a precomputed timeline's page beside a bare gRPC handler
@@ -110,5 +124,5 @@ bench-memory: $(INSTALLED) ## Measure what timelines take in Redis
 
 .PHONY: clean
 clean: ## Remove environments, the demo's data, caches and build outputs
-	rm -rf $(VENV) .venv-proto .venv-oldest .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
+	rm -rf $(VENV) .venv-proto .venv-oldest .venv-recbole .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,178 @@
+"""The two sides of `make bench-train`: our trainer, and RecBole's NeuMF in a process of its own."""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from animora_training.data.dataset import Dataset
+from animora_training.data.split import Split, leave_one_out
+from animora_training.feeds.feed import Feed
+from animora_training.fitting.export import FoldedNeuCF
+from animora_training.fitting.regularisation import USUAL
+from animora_training.judging.evaluation import PostScorer, Quality, rank_held_out
+from animora_training.judging.metrics import Scores
+from animora_training.learning.config import FitConfig
+from animora_training.learning.factorisation import factorize
+from animora_training.learning.ranks import Ranks
+from animora_training.learning.start import new_network
+from animora_training.learning.trainer import Trainer
+from animora_training.learning.training_set import TrainingSet, training_set
+from tests.training.worlds import as_dataset
+
+HOLDOUT_NEGATIVES = 99
+RECBOLE = Path(".venv-recbole/bin/python")
+SCRIPT = Path("tests/benchmarks/recbole/neumf.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What both sides learn from, and what they are judged by."""
+
+    dataset: Dataset
+    split: Split
+
+    @classmethod
+    def of(cls, feed: Feed, seed: int) -> "Task":
+        """Ids only; one pair of every user who has two is held out, among others that the user has not."""
+        dataset = as_dataset(feed).without_embeddings()
+        return cls(dataset, leave_one_out(dataset, HOLDOUT_NEGATIVES, np.random.default_rng(seed)))
+
+    def ndcg(self, scores: Scores) -> float:
+        """NDCG@10 of scores (m, 1 + k) of the held-out pairs' candidates."""
+        return Quality.of(rank_held_out(self.dataset.posts, scores, self.split.held_out)).ndcg
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An epoch.
+
+    Attributes:
+        seconds: Wall time of training.
+        cpu_seconds: CPU time of training, all threads.
+        samples: Positive and negative pairs that were scored and learnt from.
+        ndcg: NDCG@10 on the held-out pairs after it.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    samples: int
+    ndcg: float
+
+
+class Side(Protocol):
+    """Who trains an epoch when asked to."""
+
+    def turn(self) -> Turn:
+        """Trains, and is judged; the first turn also counts what is prepared before the first step."""
+        ...
+
+
+class Animora:
+    """Our trainer, in this process, on the CPU."""
+
+    def __init__(self, task: Task, config: FitConfig) -> None:
+        self._task = task
+        self._config = config
+        self._data = training_set(task.dataset, task.split.training)
+        self._trainer: Trainer | None = None
+
+    def turn(self) -> Turn:
+        """See Side."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        if self._trainer is None:
+            self._trainer = start(self._data, self._config)
+        epoch = next(self._trainer.epochs())
+        seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+        scorer = PostScorer(
+            FoldedNeuCF(self._trainer.network()).eval(), self._data.vocabulary, self._task.dataset
+        )
+        ndcg = self._task.ndcg(scorer.candidates(self._task.split.held_out))
+        return Turn(seconds, cpu_seconds, epoch.pairs, ndcg)
+
+
+def start(data: TrainingSet, config: FitConfig) -> Trainer:
+    """A trainer before its first step; what a fit tunes is as it is usually chosen."""
+    usual = USUAL * config.als_alpha * len(data.posts) / (data.users - 1)
+    factors = (
+        factorize(data, config, config.als_regularisation or usual) if config.factorisation == "als" else None
+    )
+    return Trainer(data, config, new_network(data, config, factors), Ranks())
+
+
+class RecBole:
+    """RecBole's NeuMF in a process of its own, which waits while it is not its turn."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path, task: Task) -> None:
+        self._process = process
+        self._folder = folder
+        self._task = task
+        self._preparation: float = self._answer()["seconds"]
+
+    def turn(self) -> Turn:
+        """See Side.
+
+        Raises:
+            RuntimeError: The process has ended.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.write("epoch\n")
+        self._process.stdin.flush()
+        figures = self._answer()
+        ndcg = self._task.ndcg(np.load(self._folder / "logits.npy"))
+        seconds = figures["seconds"] + self._preparation
+        self._preparation = 0.0
+        return Turn(seconds, figures["cpu_seconds"], figures["samples"], ndcg)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("RecBole has ended; its output above says why")
+        figures: dict[str, Any] = json.loads(line)
+        return figures
+
+
+@contextmanager
+def recbole(task: Task, options: dict[str, Sequence[float]], threads: int) -> Iterator[RecBole]:
+    """Starts RecBole on the training pairs.
+
+    Args:
+        task: What to learn from.
+        options: Of `neumf.py`, by name.
+        threads: To train with.
+
+    Raises:
+        RuntimeError: It ended, or its environment is not there.
+    """
+    if not RECBOLE.exists():
+        raise RuntimeError(f"{RECBOLE} is not there: `make bench-train` makes RecBole's environment")
+    training, held_out = task.split.training, task.split.held_out
+    words = [word for name, values in options.items() for word in (f"--{name}", *map(str, values))]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.savez(
+            folder / "pairs.npz",
+            users=training.users,
+            items=training.posts,
+            scored_users=held_out.users,
+            scored_items=held_out.candidates,
+        )
+        process = subprocess.Popen(
+            # Its warnings are about its own use of pandas and PyTorch.
+            [RECBOLE.absolute(), "-W", "ignore", SCRIPT, folder, "--threads", str(threads), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+        with process:  # leaving closes its input, by which it ends
+            yield RecBole(process, folder, task)
