@@ -27,7 +27,7 @@ from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import factorize
 from animora_training.learning.network import NeuCF
 from animora_training.learning.ranks import Ranks
-from animora_training.learning.start import new_network
+from animora_training.learning.start import new_start
 from animora_training.learning.trainer import Epoch, Trainer
 from animora_training.learning.training_set import TrainingSet, training_set
 
@@ -149,11 +149,11 @@ def _ended(state: FitState, config: FitConfig) -> bool:
 
 def _trainer(data: TrainingSet, config: FitConfig, state: FitState, surroundings: Surroundings) -> Trainer:
     """A trainer at the latest checkpoint of the stage, or at its start."""
-    ranks, start, regularisation = surroundings.ranks, None, state.regularisation
+    ranks, factorisation, regularisation = surroundings.ranks, None, state.regularisation
     if regularisation is not None and state.trainer is None:
-        start = ranks.once(lambda: factorize(data, config, regularisation))
-    network = new_network(data, config, start)
-    trainer = Trainer(data.to(surroundings.device), config, network.to(surroundings.device), ranks)
+        factorisation = ranks.once(lambda: factorize(data, config, regularisation))
+    device = surroundings.device
+    trainer = Trainer(data.to(device), config, new_start(data, config, factorisation).to(device), ranks)
     if state.trainer is not None:
         trainer.restore(state.trainer)
         state.trainer = None

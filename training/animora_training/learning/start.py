@@ -1,6 +1,7 @@
 """Where training starts: from a factorisation, or from chance."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +17,24 @@ LOGITS = 6.0
 PRIOR = -1.0
 
 
-def new_network(data: TrainingSet, config: FitConfig, start: Factorisation | None = None) -> NeuCF:
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a trainer goes on from.
+
+    Attributes:
+        network: Its user rows are without histories.
+        history: floating (post rows, embedding), what a post adds to the users who like it.
+    """
+
+    network: NeuCF
+    history: Tensor
+
+    def to(self, device: torch.device) -> "Start":
+        """The same on a device."""
+        return Start(self.network.to(device), self.history.to(device))
+
+
+def new_start(data: TrainingSet, config: FitConfig, factorisation: Factorisation | None = None) -> Start:
     """An untrained network for the data, initialised by the seed.
 
     With a factorisation, it orders a user's posts as that does, but for the noise of an untrained MLP branch.
@@ -24,7 +42,7 @@ def new_network(data: TrainingSet, config: FitConfig, start: Factorisation | Non
     Args:
         data: Decides the shape, and how likely a pair is.
         config: The recipe.
-        start: What the GMF branch starts from; chance where there is none.
+        factorisation: What the GMF branch starts from; chance where there is none.
     """
     shape = NetworkShape(
         users=data.users,
@@ -44,10 +62,10 @@ def new_network(data: TrainingSet, config: FitConfig, start: Factorisation | Non
     likelihood = len(data.posts) / max((shape.users - 1) * (shape.posts - 1), 1)
     with torch.no_grad():
         network.bias.fill_(_logit(likelihood) + PRIOR)
-        if start is not None:
-            network.user_table[:, : config.factors] = start.users * math.sqrt(LOGITS)
-            network.post_table[:, : config.factors] = start.posts * math.sqrt(LOGITS)
-    return network
+        if factorisation is not None:
+            network.user_table[:, : config.factors] = factorisation.users * math.sqrt(LOGITS)
+            network.post_table[:, : config.factors] = factorisation.posts * math.sqrt(LOGITS)
+    return Start(network, torch.zeros_like(network.post_table))
 
 
 def _logit(probability: float) -> float:

@@ -15,6 +15,7 @@ from animora_training.learning.losses import LOSSES, StepLogits
 from animora_training.learning.network import NeuCF
 from animora_training.learning.ranks import Ranks
 from animora_training.learning.rows import BETAS, RowAdam
+from animora_training.learning.start import Start
 from animora_training.learning.training_set import TrainingSet
 
 # Learning rates as multiples: biases are one number a row, and the MLP branch starts from chance.
@@ -58,26 +59,26 @@ class Trainer:
     `epochs` trains; `network` gives what has been learnt so far; `state` and `restore` go on elsewhere.
     """
 
-    def __init__(self, data: TrainingSet, config: FitConfig, network: NeuCF, ranks: Ranks) -> None:
-        """Starts where the network is.
+    def __init__(self, data: TrainingSet, config: FitConfig, start: Start, ranks: Ranks) -> None:
+        """Goes on from a start.
 
         Args:
             data: What to learn.
             config: How.
-            network: Where to start; changed in training.
+            start: Changed in training.
             ranks: The processes that share the work.
         """
         self._data = data
         self._config = config
         self._ranks = ranks
+        network = start.network
         self._shape = network.shape
         self._loss = LOSSES[config.loss]
         self._drawing = Drawing(data, config, ranks)
         self._network = network
         self._users = RowAdam(ranks.share(network.user_table))
         self._posts = RowAdam(network.post_table)
-        # What a post adds to the users who like it: nothing at first.
-        self._history = RowAdam(torch.zeros_like(network.post_table))
+        self._history = RowAdam(start.history)
         network.user_table = network.user_table[:0]
         factors, embedding = self._shape.factors, self._shape.embedding
         self._rates = torch.full((embedding,), MLP_RATE, device=network.post_table.device)  # one a column
