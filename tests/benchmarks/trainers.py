@@ -23,7 +23,7 @@ from animora_training.judging.metrics import Scores
 from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import factorize
 from animora_training.learning.ranks import Ranks
-from animora_training.learning.start import new_network
+from animora_training.learning.start import new_start
 from animora_training.learning.trainer import Trainer
 from animora_training.learning.training_set import TrainingSet, training_set
 from tests.training.worlds import as_dataset
@@ -100,12 +100,12 @@ class Animora:
 
 
 def start(data: TrainingSet, config: FitConfig) -> Trainer:
-    """A trainer before its first step; what a fit tunes is as it is usually chosen."""
-    usual = USUAL * config.als_alpha * len(data.posts) / (data.users - 1)
-    factors = (
-        factorize(data, config, config.als_regularisation or usual) if config.factorisation == "als" else None
-    )
-    return Trainer(data, config, new_network(data, config, factors), Ranks())
+    """A trainer before its first step; an L2 that a fit would tune is the one from which tuning begins."""
+    factorisation = None
+    if config.factorisation == "als":
+        usual = USUAL * config.als_alpha * len(data.posts) / (data.users - 1)
+        factorisation = factorize(data, config, config.als_regularisation or usual)
+    return Trainer(data, config, new_start(data, config, factorisation), Ranks())
 
 
 class RecBole:
