@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+import torch
 
 from animora_artifact import ArtifactRejected
 from animora_training.data.dataset import ABSENT
@@ -11,8 +12,7 @@ from animora_training.errors import NothingToLearn, WidthMismatch
 from animora_training.fitting.export import FoldedNeuCF, Origin, export
 from animora_training.fitting.verification import verify
 from animora_training.judging.evaluation import PostScorer, Quality, rank_held_out, rank_with_artifact
-from animora_training.learning.config import FitConfig
-from animora_training.learning.trainer import new_network
+from animora_training.learning.network import NetworkShape, NeuCF
 from animora_training.learning.training_set import training_set
 from tests.training.networks import randomised
 from tests.training.worlds import dataset
@@ -32,7 +32,19 @@ def rows(data):
 
 @pytest.fixture(scope="module")
 def network(rows):
-    return randomised(new_network(rows, FitConfig()))
+    shape = NetworkShape(
+        users=rows.users,
+        posts=len(rows.counts),
+        factors=8,
+        mlp_embedding=32,
+        hidden=(32, 16, 8),
+        feature_width=32,
+        image=rows.image.shape[1],
+        caption=rows.caption.shape[1],
+        image_scale=1.0,
+        caption_scale=1.0,
+    )
+    return randomised(NeuCF(shape))
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +64,15 @@ def test_every_post_is_scored_with_its_row_and_embeddings(data, rows, network):
         for column, post_row in enumerate(wanted):
             index = ((0, 5, 3), (4, 1, 0))[row][column]
             eager = network(
-                *(rows.users.new_tensor([value]) for value in (user_row, post_row)),
-                rows.image.new_tensor(posts.image[[index]]),
-                rows.image.new_tensor(posts.caption[[index]]),
+                torch.tensor([user_row]),
+                torch.tensor([post_row]),
+                torch.from_numpy(posts.image[[index]].astype(np.float32)),
+                torch.from_numpy(posts.caption[[index]].astype(np.float32)),
             )
             assert scores[row, column] == pytest.approx(float(eager.detach()), abs=1e-4)
+    users = np.array([3, 1])
+    everything = np.broadcast_to(np.arange(len(posts.ids)), (2, len(posts.ids))).copy()
+    assert scorer.catalog(users) == pytest.approx(scorer.grid(users, everything), abs=1e-5)
 
 
 def test_absent_candidates_and_ties_are_ranked_as_by_the_server(data):

@@ -5,7 +5,7 @@ import pytest
 
 from animora_training.data.split import HeldOut
 from animora_training.errors import NothingToLearn
-from animora_training.judging.exam import events_of, leave_one_out_exam, ncf_exam, time_exam
+from animora_training.judging.exam import leave_one_out_exam, ncf_exam, time_exam
 from tests.training.worlds import as_dataset, dataset, tiny_feed, triples
 
 
@@ -84,8 +84,3 @@ def test_an_exam_without_questions_is_refused(make):
         make(dataset([(10, 100, 1.0), (20, 600, 2.0)]))
     with pytest.raises(NothingToLearn):
         make(dataset([]))
-
-
-def test_all_events_of_a_pair_are_its_events():
-    data = dataset([(10, 100, 1.0), (10, 100, 2.0), (10, 200, 3.0)])
-    assert triples(events_of(data, data.pairs.take(np.array([True, False])))) == [(0, 0, 1.0), (0, 0, 2.0)]

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 
+from animora_training.data.dataset import Interactions
 from animora_training.judging.recipe import Axis, Recipe, history_matrix
 from animora_training.judging.tuning import Attempt, Budget, hold_out, search, tune
 from tests.training.judging.recommenders import Table
@@ -96,7 +97,13 @@ def test_where_nothing_can_be_held_out_the_start_is_kept():
     assert attempts[0].choice == {"one": 4, "two": 0}
 
 
-def test_histories_are_ones_where_there_are_pairs(data):
-    matrix = history_matrix(data.pairs, len(data.posts.ids))
+def test_histories_are_ones_where_there_are_pairs_and_leave_a_file_as_it_is(data):
+    mapped = Interactions(
+        *(column.copy() for column in (data.pairs.offsets, data.pairs.posts, data.pairs.times))
+    )
+    for column in (mapped.offsets, mapped.posts):
+        column.flags.writeable = False
+    matrix = history_matrix(mapped, len(data.posts.ids))
+    assert matrix.has_sorted_indices
     assert matrix.sum() == len(data.pairs)
     assert all(matrix[user, post] == 1 for user, post, _ in triples(data.pairs)[:20])

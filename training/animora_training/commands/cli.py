@@ -1,9 +1,10 @@
-"""The command line: `animora-train import | fit | evaluate | publish | activate | list`."""
+"""The command line: `animora-train import | fit | evaluate | compare | publish | activate | list`."""
 
 import typer
 
-from animora_training.commands.fitting import evaluate, fit
+from animora_training.commands.fitting import fit
 from animora_training.commands.importing import app as imports
+from animora_training.commands.judging import compare, evaluate
 from animora_training.commands.versions import activate, list_versions, publish
 
 app = typer.Typer(
@@ -14,6 +15,7 @@ app = typer.Typer(
 app.add_typer(imports, name="import")
 app.command()(fit)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(publish)
 app.command()(activate)
 app.command("list")(list_versions)

@@ -88,7 +88,8 @@ def leave_one_out_exam(dataset: Dataset, seed: int, negatives: int = SAMPLED) ->
     _require(len(held_out.users), "no user has interacted with two posts: import more likes and comments")
     relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
     task = one_each(dataset, training, relevant)
-    return _exam("leave-one-out", training, events_of(dataset, training), task, held_out)
+    events = collect(split.remaining_events(dataset.events).chunks(), len(dataset.user_ids))
+    return _exam("leave-one-out", training, events, task, held_out)
 
 
 def time_exam(dataset: Dataset, seed: int, share: float, negatives: int = SAMPLED) -> Exam:
@@ -129,12 +130,6 @@ def moment_of(dataset: Dataset, share: float) -> float:
         "time split has no before and after: judge by leave-one-out, or import data with real times",
     )
     return moment
-
-
-def events_of(dataset: Dataset, pairs: Interactions) -> Interactions:
-    """All events of some of a data set's pairs."""
-    wanted = dataset.pair_keys(pairs.users, pairs.posts)
-    return dataset.events.take(np.isin(dataset.pair_keys(dataset.events.users, dataset.events.posts), wanted))
 
 
 def _exam(name: str, training: Interactions, events: Interactions, task: RankingTask, drawn: HeldOut) -> Exam:

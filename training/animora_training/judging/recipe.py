@@ -48,4 +48,8 @@ class Recipe:
 def history_matrix(training: Interactions, posts: int) -> csr_matrix:
     """Float32 (u, p), 1 where there is one of the distinct pairs."""
     shape = (len(training.offsets) - 1, posts)
-    return csr_matrix((np.ones(len(training), np.float32), training.posts, training.offsets), shape)
+    ones = np.ones(len(training), np.float32)
+    # A copy, for the pairs may be mapped from a file that must not be sorted.
+    histories = csr_matrix((ones, training.posts, training.offsets), shape, copy=True)
+    histories.sort_indices()
+    return histories

@@ -1,0 +1,86 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from animora_training.commands.cli import app
+from tests.training.worlds import as_dataset, tiny_feed, triples
+
+QUICK = ("--set", "max_epochs=2")
+
+
+@pytest.fixture
+def run(postgres_url, tmp_path):
+    environment = {"ANIMORA_DATABASE_URL": postgres_url, "ANIMORA_MODELS_STORE": str(tmp_path / "store")}
+
+    def invoke(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
+        assert result.exit_code == code, result.output
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny feed in the NCF format, the latest pair of each user with several held out among 20 posts."""
+    data = as_dataset(tiny_feed())
+    several = np.diff(data.pairs.offsets) > 1
+    latest = {
+        user: post for user, post, _ in triples(data.pairs) if several[user] and not data.posts.deleted[post]
+    }
+    kept = [triple for triple in triples(data.pairs) if latest.get(triple[0]) != triple[1]]
+    rng = np.random.default_rng(0)
+    liked = {(user, post) for user, post, _ in triples(data.pairs)}
+    lines = []
+    for user, post in latest.items():
+        others = [other for other in rng.permutation(len(data.posts.ids)) if (user, other) not in liked]
+        lines.append("\t".join([f"({user},{post})", *map(str, others[:20])]))
+    path = tmp_path / "feed"
+    path.mkdir()
+    rows = "".join(f"{user}\t{post}\t1\t{time:.0f}\n" for user, post, time in kept)
+    (path / "feed.train.rating").write_text(rows)
+    (path / "feed.test.negative").write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_version_is_compared_with_all_baselines(run, folder, tmp_path):
+    run("import", "ncf", folder)
+    run("fit", "--activate", *QUICK)
+    plot, file = tmp_path / "plot.svg", tmp_path / "all.json"
+    shown = run("compare", "--ncf", folder, "--attempts", 2, "--plot", plot, "--json", file).stdout
+    assert "test pairs of feed" in shown
+    for name in ("NeuCF", "EASE", "iALS", "MF", "heuristic", "popularity", "what they liked before"):
+        assert re.search(rf"^\s*{name} ", shown, re.MULTILINE), name
+    assert re.search(
+        r"NDCG@10, NeuCF minus \w+, the best baseline: [+-]0\.\d{4}, standard error 0\.\d{4}", shown
+    )
+    assert "EASE was tuned to regularization" in shown
+    assert "calibration error 0." in shown
+    assert plot.read_text().startswith("<?xml")
+    found = json.loads(file.read_text())
+    evaluated = run("evaluate", "--ncf", folder).stdout.splitlines()[-1]
+    sampled = found["recommenders"]["NeuCF"]["sampled"]
+    assert evaluated == f"hr@10={sampled['hr@10']:.4f} ndcg@10={sampled['ndcg@10']:.4f}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("compare",), "--ncf: name a folder"),
+        (("compare", "--ncf", "somewhere", "--plot", "plot.pdf"), "--plot: must end in .png or .svg"),
+        (("compare", "--ncf", "somewhere", "--attempts", "0"), "--attempts"),
+    ],
+)
+def test_wrong_usage_exits_with_two_and_names_the_option(run, arguments, named):
+    assert named in run(*arguments, code=2).stderr
+
+
+def test_a_file_that_cannot_be_written_is_named(run, folder, tmp_path):
+    run("import", "ncf", folder)
+    run("fit", "--activate", *QUICK)
+    nowhere = tmp_path / "nowhere" / "all.json"
+    refused = run("compare", "--ncf", folder, "--attempts", 1, "--json", nowhere, code=1)
+    assert f"{nowhere}: No such file" in refused.stderr

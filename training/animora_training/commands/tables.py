@@ -1,0 +1,127 @@
+"""How good versions and baselines are, as tables for a terminal."""
+
+import math
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from animora_artifact import Artifact
+from animora_training.judging.bootstrap import Difference
+from animora_training.judging.calibration import Calibration
+from animora_training.judging.comparison import CHOSEN_BY, NEUCF, Comparison
+from animora_training.judging.evaluation import TOP, Quality
+from animora_training.judging.judgement import Judgement
+
+COLUMNS = (
+    ("sampled", "hr@10"),
+    ("sampled", "ndcg@10"),
+    ("sampled", "mrr"),
+    ("full", "hr@10"),
+    ("full", "ndcg@10"),
+    ("full", "recall@50"),
+    ("full", "auc"),
+)
+
+
+def recorded_qualities(artifact: Artifact) -> dict[str, Quality]:
+    """The qualities that the fit measured on its hold-out, by what was measured."""
+    metrics = artifact.manifest.metrics
+    prefixes = {NEUCF: "", "popularity": "popularity_", "heuristic": "heuristic_"}
+    return {
+        label: Quality(metrics[f"{prefix}hr@{TOP}"], metrics[f"{prefix}ndcg@{TOP}"])
+        for label, prefix in prefixes.items()
+        if f"{prefix}hr@{TOP}" in metrics and f"{prefix}ndcg@{TOP}" in metrics
+    }
+
+
+def hold_out_table(artifact: Artifact, others: dict[str, Quality] | None = None) -> Table:
+    """What a version's fit measured, and other qualities below."""
+    recorded = {f"{label}, hold-out": quality for label, quality in recorded_qualities(artifact).items()}
+    return quality_table({**recorded, **(others or {})})
+
+
+def quality_table(qualities: dict[str, Quality]) -> Table:
+    """A row for each."""
+    table = Table("", f"HR@{TOP}", f"NDCG@{TOP}", box=None)
+    for label, quality in qualities.items():
+        table.add_row(label, f"{quality.hit_ratio:.4f}", f"{quality.ndcg:.4f}")
+    return table
+
+
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """Everybody in everything, then by group of users."""
+    return Group(_measures(comparison), "", _groups(comparison), "")
+
+
+def remarks(comparison: Comparison) -> Iterator[str]:
+    """How the baselines were tuned, how sure the difference is, how right the probabilities are."""
+    for name, attempt in comparison.tuned.items():
+        choice = ", ".join(f"{axis} {value:g}" for axis, value in attempt.choice.items())
+        yield f"{name} was tuned to {choice}: NDCG@10 {attempt.ndcg:.4f} on a hold-out from its training data"
+    for name, reason in comparison.left_out.items():
+        yield f"{name} is left out: {reason}"
+    best = comparison.best_baseline
+    for measure in (CHOSEN_BY, "hr@10"):
+        yield _difference(measure, best, comparison.difference("sampled", measure, best))
+    yield _calibration(comparison.likes)
+
+
+def _measures(comparison: Comparison) -> Table:
+    drawn = comparison.exam.drawn.candidates.shape[1] - 1
+    table = Table(box=None, title=_title(comparison), title_justify="left", title_style="")
+    table.add_column("")
+    for kind, measure in COLUMNS:
+        among = f"of {drawn + 1}" if kind == "sampled" else "of all"
+        table.add_column(f"{measure.upper()}\n{among}", justify="right")
+    for heading in ("catalog\nshown", "popularity\nof lists"):
+        table.add_column(heading, justify="right")
+    for judgement in comparison.judgements:
+        means = judgement.means()
+        table.add_row(
+            judgement.name,
+            *(_number(means[kind][measure]) for kind, measure in COLUMNS),
+            f"{judgement.lists.coverage:.1%}",
+            _number(judgement.lists.popularity, 3),
+        )
+    history = comparison.judgements[0].lists.history_popularity
+    table.add_row("what they liked before", *[""] * (len(COLUMNS) + 1), _number(history, 3), style="dim")
+    return table
+
+
+def _title(comparison: Comparison) -> str:
+    exam = comparison.exam
+    return f"{exam.name}: {len(exam.task.users):,} users, {len(exam.task.relevant[0]):,} posts to be found"
+
+
+def _groups(comparison: Comparison) -> Table:
+    groups = {name: rows for name, rows in comparison.exam.groups().items() if rows.any()}
+    table = Table(box=None)
+    table.add_column(f"{CHOSEN_BY.upper()} of all posts")
+    for name, rows in groups.items():
+        table.add_column(f"{name}\n{int(rows.sum()):,} users", justify="right")
+    for judgement in comparison.judgements:
+        means = [judgement.means(rows)["full"][CHOSEN_BY] for rows in groups.values()]
+        table.add_row(judgement.name, *(_number(mean) for mean in means))
+    return table
+
+
+def _difference(measure: str, other: Judgement, found: Difference) -> str:
+    return (
+        f"{measure.upper()}, {NEUCF} minus {other.name}, the best baseline: {found.mean:+.4f}, standard "
+        f"error {found.standard_error:.4f}, 95 % interval {found.low:+.4f} to {found.high:+.4f} "
+        "(paired bootstrap)"
+    )
+
+
+def _calibration(likes: Calibration) -> str:
+    return (
+        f"{NEUCF}'s like probability, over all pairs of these users and posts: base rate "
+        f"{likes.base_rate:.4f}, mean probability {likes.mean_probability:.4f}, calibration error "
+        f"{likes.error:.4f}, Brier score {likes.brier:.4f}, log loss {likes.log_loss:.4f} (of the base rate "
+        f"{likes.base_log_loss:.4f})"
+    )
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
