@@ -1,19 +1,38 @@
 """Training data in the model's own rows: which user and post has which row of its tables."""
 
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from animora_artifact import Vocabulary
-from animora_training.data.dataset import Dataset, Embeddings, Interactions
+from animora_training.data.arrays import Array, ArrayFile, begin, map_array
+from animora_training.data.dataset import Dataset, Embeddings, IntArray, Rows, offsets_of
 from animora_training.errors import NothingToLearn
+
+FILES = ("training_posts.npy", "training_image.npy", "training_caption.npy")
+EMBEDDINGS_AT_ONCE = 1 << 12
+
+
+class Pairs(Protocol):
+    """Pairs to learn from, each once."""
+
+    def chunks(self) -> Iterator[Rows]:
+        """All of them, by user, in chunks of whole users."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
     """Positive pairs by user and the posts' inputs, by row; row 0 is the unknown user or post.
+
+    What grows with the interactions, and the embeddings, may be memory-mapped and must not be written to.
 
     Attributes:
         vocabulary: Id → row.
@@ -21,8 +40,8 @@ class TrainingSet:
         posts: int32 (n), the post rows of all positives, ascending within a user.
         negatives: int64 (r), rows of posts that may be drawn as negatives: the live ones.
         counts: int64 (post rows), positives of each post.
-        image: floating (post rows, image width), zeros where absent and in row 0.
-        caption: floating (post rows, caption width), zeros where absent and in row 0.
+        image: float16 (post rows, image width), zeros where absent and in row 0.
+        caption: float16 (post rows, caption width), zeros where absent and in row 0.
     """
 
     vocabulary: Vocabulary
@@ -57,38 +76,89 @@ class TrainingSet:
         return self.posts[starts.repeat_interleave(lengths) + within].long(), lengths
 
 
-def training_set(dataset: Dataset, pairs: Interactions) -> TrainingSet:
+def training_set(dataset: Dataset, pairs: Pairs, folder: Path | None = None) -> TrainingSet:
     """Gives a row to every user and post that occurs in the pairs.
 
-    Posts without a pair get no row: drawn as negatives they would only ever be disliked.
+    Posts without a pair get no row: drawn as negatives they would only ever be disliked. The pairs are gone
+    through twice, and never in memory as a whole where there is a folder.
+
+    Args:
+        dataset: Whose users and posts.
+        pairs: What to learn from.
+        folder: Where to put what may be larger than memory; by default it is kept in memory.
 
     Raises:
         NothingToLearn: There are no pairs, or no live post among them.
+        CannotWrite: The disk is full, or the folder may not be written.
     """
-    users, posts = np.unique(pairs.users), np.unique(pairs.posts)  # indices, ascending
-    vocabulary = Vocabulary(user_ids=dataset.user_ids[users], post_ids=dataset.posts.ids[posts])
+    positives = np.zeros(len(dataset.user_ids), np.int64)
+    counts = np.zeros(len(dataset.posts.ids), np.int64)
+    for chunk in pairs.chunks():
+        np.add.at(positives, chunk.users, 1)
+        np.add.at(counts, chunk.posts, 1)
+    users, posts = np.flatnonzero(positives), np.flatnonzero(counts)  # indices, ascending
     live = 1 + np.flatnonzero(~dataset.posts.deleted[posts])
     if not len(live):
         raise NothingToLearn(
             "there are no likes or comments on live posts to learn from: import some, or check that "
             "animora.interactions names ids of animora.users and animora.posts"
         )
-    user_rows = 1 + np.searchsorted(users, pairs.users)
-    post_rows = 1 + np.searchsorted(posts, pairs.posts)
-    order = np.lexsort((post_rows, user_rows))
-    counts = np.bincount(user_rows, minlength=len(users) + 1)
+    row_of = np.zeros(len(counts), np.int32)
+    row_of[posts] = np.arange(1, len(posts) + 1)
+    place = _Place(folder)
+    by_user = place.keep("posts", _posts_by_user(pairs, row_of), (int(counts.sum()),), np.int32)
+    image, caption = (
+        place.keep(name, _below_unknown(rows, posts), (1 + len(posts), rows.shape[1]), np.float16)
+        for name, rows in (("image", dataset.posts.image), ("caption", dataset.posts.caption))
+    )
     return TrainingSet(
-        vocabulary=vocabulary,
-        offsets=torch.from_numpy(np.concatenate(([0], np.cumsum(counts)))),
-        posts=torch.from_numpy(post_rows[order].astype(np.int32)),
+        vocabulary=Vocabulary(user_ids=dataset.user_ids[users], post_ids=dataset.posts.ids[posts]),
+        offsets=torch.from_numpy(offsets_of(np.append(0, positives[users]))),
+        posts=by_user,
         negatives=torch.from_numpy(live),
-        counts=torch.from_numpy(np.bincount(post_rows, minlength=len(posts) + 1)),
-        image=_below_unknown(dataset.posts.image[posts]),
-        caption=_below_unknown(dataset.posts.caption[posts]),
+        counts=torch.from_numpy(np.append(0, counts[posts])),
+        image=image,
+        caption=caption,
     )
 
 
-def _below_unknown(embeddings: Embeddings) -> Tensor:
-    """Embeddings (n, d) below a row of zeros."""
-    unknown = np.zeros((1, embeddings.shape[1]), np.float16)
-    return torch.from_numpy(np.concatenate((unknown, embeddings)))
+class _Place:
+    """Where arrays are kept that are made piece by piece: mapped files of a folder, or memory."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        if folder is not None:
+            begin(folder, FILES)
+
+    def keep(
+        self, name: str, pieces: Iterable[Array], shape: tuple[int, ...], dtype: npt.DTypeLike
+    ) -> Tensor:
+        """An array of a shape from pieces of its rows."""
+        if self._folder is None:
+            array, start = np.empty(shape, dtype), 0
+            for piece in pieces:
+                array[start : start + len(piece)] = piece
+                start += len(piece)
+            return torch.from_numpy(array)
+        path = self._folder / f"training_{name}.npy"
+        with ArrayFile(path, dtype, shape[1:]) as file:
+            for piece in pieces:
+                file.append(piece)
+        with warnings.catch_warnings():
+            # PyTorch knows no read-only tensors; nobody writes to these.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            return torch.from_numpy(map_array(path))
+
+
+def _posts_by_user(pairs: Pairs, row_of: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
+    """The post rows of all pairs, by user and ascending within a user."""
+    for chunk in pairs.chunks():
+        rows = row_of[chunk.posts]
+        yield rows[np.lexsort((rows, chunk.users))]
+
+
+def _below_unknown(embeddings: Embeddings, posts: IntArray) -> Iterator[Embeddings]:
+    """The embeddings of posts, given as indices, below a row of zeros."""
+    yield np.zeros((1, embeddings.shape[1]), np.float16)
+    for start in range(0, len(posts), EMBEDDINGS_AT_ONCE):
+        yield embeddings[posts[start : start + EMBEDDINGS_AT_ONCE]]
