@@ -1,0 +1,116 @@
+"""The accuracy benchmark's table: every seed beside the baselines, and how sure the differences are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from animora_training.data.dataset import DoubleArray, IntArray
+from animora_training.judging.bootstrap import paired_bootstrap
+from animora_training.judging.comparison import NEUCF
+from animora_training.judging.evaluation import TOP, Quality
+
+
+@dataclass(frozen=True, slots=True)
+class SeedResult:
+    """What became of a seed.
+
+    Attributes:
+        seed: Which.
+        ranks: int64 (m), 0 for the best, of the held-out items in the server's order.
+        beginning: int64 (m), likewise by what training started from.
+        seconds: How long the fit took.
+    """
+
+    seed: int
+    ranks: IntArray
+    beginning: IntArray
+    seconds: float
+
+    @property
+    def quality(self) -> Quality:
+        """Means over all users."""
+        return Quality.of(self.ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """What `animora-train compare` says of the baselines, on the same pairs.
+
+    Attributes:
+        qualities: Of each, by name.
+        best: The name of the one whose NDCG@10 is highest.
+        best_rows: float64 (m), its NDCG@10, a held-out pair each.
+        left_out: Why one is missing, by name.
+    """
+
+    qualities: dict[str, Quality]
+    best: str
+    best_rows: DoubleArray
+    left_out: dict[str, str]
+
+    @classmethod
+    def of(cls, comparison: dict[str, Any]) -> "Baselines":
+        """Of the file that it writes."""
+        recommenders = comparison["recommenders"].items()
+        measures = {name: values["sampled"] for name, values in recommenders if name != NEUCF}
+        best = comparison["best_baseline"]
+        return cls(
+            qualities={
+                name: Quality(values[f"hr@{TOP}"], values[f"ndcg@{TOP}"]) for name, values in measures.items()
+            },
+            best=best,
+            best_rows=np.array(comparison["rows"][best]),
+            left_out=comparison["left_out"],
+        )
+
+
+def report(results: Sequence[SeedResult], baselines: Baselines, out: Console) -> None:
+    """Prints the table, then a line a seed, then mean and spread, and last the means alone."""
+    names = ("", f"HR@{TOP}", f"NDCG@{TOP}", f"minus {baselines.best}", "st. error", "95 % interval")
+    table = Table(*names, box=None)
+    table.columns[0].no_wrap = True
+    for result in results:
+        _add(table, f"{NEUCF}, seed {result.seed}", [result.ranks], baselines)
+    _add(table, f"{NEUCF}, mean of {len(results)}", [result.ranks for result in results], baselines)
+    others = {f"its start, seed {result.seed}": Quality.of(result.beginning) for result in results}
+    for name, quality in {**others, **baselines.qualities}.items():
+        table.add_row(name, f"{quality.hit_ratio:.4f}", f"{quality.ndcg:.4f}")
+    out.print(table)
+    for name, why in baselines.left_out.items():
+        out.print(f"{name} was left out: {why}")
+    qualities = [result.quality for result in results]
+    for result in results:
+        out.print(f"seed {result.seed}: {line(result.quality)}")
+    spread = Quality(
+        float(np.std([quality.hit_ratio for quality in qualities])),
+        float(np.std([quality.ndcg for quality in qualities])),
+    )
+    out.print(f"standard deviation over seeds: {line(spread)}")
+    out.print(line(_mean(qualities)))
+
+
+def line(quality: Quality) -> str:
+    """As `animora-train evaluate` ends."""
+    return f"hr@{TOP}={quality.hit_ratio:.4f} ndcg@{TOP}={quality.ndcg:.4f}"
+
+
+def _add(table: Table, name: str, several: Sequence[IntArray], baselines: Baselines) -> None:
+    """A row for the mean of several rankings of the same pairs, beside the best baseline's."""
+    quality = _mean([Quality.of(ranks) for ranks in several])
+    gains = np.mean([np.where(ranks < TOP, 1 / np.log2(ranks + 2.0), 0.0) for ranks in several], axis=0)
+    difference = paired_bootstrap(gains, baselines.best_rows)
+    table.add_row(
+        *(name, f"{quality.hit_ratio:.4f}", f"{quality.ndcg:.4f}", f"{difference.mean:+.4f}"),
+        *(f"{difference.standard_error:.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"),
+    )
+
+
+def _mean(qualities: Sequence[Quality]) -> Quality:
+    return Quality(
+        float(np.mean([quality.hit_ratio for quality in qualities])),
+        float(np.mean([quality.ndcg for quality in qualities])),
+    )

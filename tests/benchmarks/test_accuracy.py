@@ -1,0 +1,88 @@
+"""The accuracy benchmark's parts that need no server; the command runs them all."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from animora_training.feeds.ncf_format import find_files, read_test_pairs
+from animora_training.fitting.export import Origin, export
+from animora_training.learning.config import FitConfig
+from animora_training.learning.training_set import training_set
+from tests.benchmarks.accuracy_report import Baselines, SeedResult, report
+from tests.benchmarks.beginnings import Beginnings, config_of
+from tests.benchmarks.served import ServedRanks
+from tests.benchmarks.trainers import start
+from tests.training.ncf_folders import write_folder
+
+COMPARISON = {
+    "recommenders": {
+        "NeuCF": {"sampled": {"hr@10": 0.5, "ndcg@10": 0.4}},
+        "EASE": {"sampled": {"hr@10": 0.75, "ndcg@10": 0.5}},
+        "popularity": {"sampled": {"hr@10": 0.25, "ndcg@10": 0.1}},
+    },
+    "rows": {"EASE": [1.0, 0.5, 0.5, 0.0], "popularity": [0.4, 0.0, 0.0, 0.0]},
+    "best_baseline": "EASE",
+    "left_out": {"iALS": "too many posts"},
+}
+
+
+@pytest.fixture
+def beginnings(tmp_path: Path):
+    return Beginnings.of(write_folder(tmp_path))
+
+
+def test_the_report_ends_with_the_means_after_a_line_a_seed(tmp_path):
+    first = SeedResult(0, np.array([0, 0, 2, 30]), np.array([0, 2, 2, 30]), 60.0)
+    second = SeedResult(1, np.array([0, 0, 2, 2]), np.array([2, 2, 2, 2]), 60.0)
+    with (tmp_path / "output").open("w") as file:
+        report([first, second], Baselines.of(COMPARISON), Console(file=file, width=100))
+    lines = [line.strip() for line in (tmp_path / "output").read_text().splitlines()]
+    assert lines[-4:] == [
+        "seed 0: hr@10=0.7500 ndcg@10=0.6250",
+        "seed 1: hr@10=1.0000 ndcg@10=0.7500",
+        "standard deviation over seeds: hr@10=0.1250 ndcg@10=0.0625",
+        "hr@10=0.8750 ndcg@10=0.6875",
+    ]
+    rows = {" ".join(line.split()[:3]): line.split() for line in lines[:8]}
+    assert "+0.1250" in rows["NeuCF, seed 0"]
+    assert "+0.2500" in rows["NeuCF, seed 1"]
+    assert rows["its start, seed"][-2:] == ["1.0000", "0.5000"]
+    assert "iALS was left out: too many posts" in lines
+
+
+def test_a_folders_test_pairs_all_have_a_place_in_the_order_of_its_lines(beginnings, tmp_path):
+    negatives = find_files(tmp_path).negatives
+    assert negatives is not None
+    pairs = read_test_pairs(negatives)
+    held_out = beginnings.held_out
+    assert np.array_equal(beginnings.dataset.user_ids[held_out.users], pairs.users)
+    assert np.array_equal(beginnings.dataset.posts.ids[held_out.candidates[:, 0]], pairs.candidates[:, 0])
+
+
+def test_a_version_tells_with_which_recipe_it_began(beginnings):
+    config = FitConfig(factors=3, hidden=(6, 4), max_epochs=2, seed=5)
+    artifact = version(beginnings, config, als_regularisation=7.5)
+    assert config_of(artifact.manifest) == replace(config, als_regularisation=7.5)
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_the_beginning_ranks_for_whom_the_model_did_and_leaves_the_others_where_they_were(
+    beginnings, embeddings
+):
+    artifact = version(beginnings, FitConfig(factors=3, embeddings=embeddings))
+    served = ServedRanks(ranks=np.array([99, 98]), personal=np.array([False, True]))
+    ranks = beginnings.ranks(artifact, served)
+    assert ranks[0] == 99
+    assert ranks[1] < beginnings.held_out.candidates.shape[1]
+
+
+def version(beginnings: Beginnings, config: FitConfig, **tuned: float):
+    dataset = beginnings.dataset if config.embeddings else beginnings.dataset.without_embeddings()
+    data = training_set(dataset, dataset.pairs)
+    hyperparameters = {**config.hyperparameters(), "epochs": 1, **tuned}
+    origin = Origin(created_at=datetime.now(UTC), hyperparameters=hyperparameters, metrics={})
+    return export(start(data, config).network(), data, dataset.pairs, origin)
