@@ -91,7 +91,7 @@ def artifact(version: str) -> Artifact:
         hidden=shape.hidden,
         image=WIDTH,
         caption=WIDTH,
-        post_vector=shape.factors + shape.hidden[0],
+        post_vector=shape.post_vector,
     )
     manifest = Manifest(
         version=version,

@@ -27,15 +27,20 @@ def explained(network, posts, image, caption, user=USER):
 def parts_of_posts(network, posts, image, caption):
     """Per branch what the id, the image and the caption add to a post's vector: lists of three (m, width)."""
     nothing = torch.zeros_like(image), torch.zeros_like(caption)
-    for table, features in (
-        (network.post_gmf, network.gmf_features),
-        (network.post_mlp, network.mlp_features),
+    gmf = network.shape.factors + 1  # the post's bias belongs to the GMF branch
+    for columns, features in (
+        (slice(gmf), network.gmf_features),
+        (slice(gmf, None), network.mlp_features),
     ):
-        yield [table(posts), features(image, nothing[1]), features(nothing[0], caption)]
+        yield [
+            network.post_table[posts, columns],
+            features(image, nothing[1]),
+            features(nothing[0], caption),
+        ]
 
 
 def mlp_branch(network, post_vectors):
-    user = network.user_mlp(torch.full((len(post_vectors),), USER))
+    user = network.user_table[USER, network.shape.factors + 1 :].expand(len(post_vectors), -1)
     return (
         network.tower(torch.relu(network.first(torch.cat((user, post_vectors), dim=1)))) @ network.mlp_weight
     )
@@ -61,14 +66,15 @@ def test_the_mlp_terms_are_the_mean_marginal_contributions_over_all_orders_of_th
     assert terms[:, MLP_USER] == pytest.approx(empty.numpy(), abs=1e-5)
 
 
-def test_the_gmf_terms_are_each_parts_own_product_with_the_user():
+def test_the_gmf_terms_are_each_parts_own_product_with_the_user_and_its_share_of_the_posts_bias():
     network = random_network()
     _, posts, image, caption = inputs(network, PAIRS)
     with torch.inference_mode():
         parts, _ = parts_of_posts(network, posts, image, caption)
-        user = network.user_gmf(torch.tensor(USER)) * network.gmf_weight
+        factors = network.shape.factors
+        user = torch.cat((network.user_table[USER, :factors], torch.ones(1)))
         expected = torch.stack([part @ user for part in parts], dim=1).numpy()
-        bias = float(network.output.bias)
+        bias = float(network.user_table[USER, factors] + network.bias)
     terms = explained(network, posts, image, caption)
     assert terms[:, GMF] == pytest.approx(expected, abs=1e-5)
     assert terms[:, BIAS] == pytest.approx(bias)

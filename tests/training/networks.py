@@ -27,8 +27,8 @@ def randomised(network: NeuCF, seed: int = 0) -> NeuCF:
     """The network with new weights, none of them zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
     return network.eval()
 
 

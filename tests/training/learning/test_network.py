@@ -8,7 +8,7 @@ from tests.training.networks import inputs, random_network
 
 def by_hand(network, user, post, image, caption):
     """The definition in NumPy, for one pair."""
-    weights = {name: value.detach().double().numpy() for name, value in network.named_parameters()}
+    weights = {name: value.double().numpy() for name, value in network.state_dict().items()}
 
     def features(branch):
         scales = {"image": 0.5, "caption": 2.0}
@@ -18,13 +18,15 @@ def by_hand(network, user, post, image, caption):
         ]
         return weights[f"{branch}_features.output.weight"] @ np.concatenate(projected)
 
-    gmf = weights["user_gmf.weight"][user] * (weights["post_gmf.weight"][post] + features("gmf"))
-    hidden = np.concatenate(
-        (weights["user_mlp.weight"][user], weights["post_mlp.weight"][post] + features("mlp"))
-    )
+    factors = network.shape.factors
+    user_row, post_row = weights["user_table"][user], weights["post_table"][post]
+    added = np.concatenate((features("gmf"), features("mlp")))
+    gmf = user_row[:factors] @ (post_row + added)[:factors]
+    biases = user_row[factors] + (post_row + added)[factors] + weights["bias"][0]
+    hidden = np.concatenate((user_row[factors + 1 :], (post_row + added)[factors + 1 :]))
     for layer in ("first", "tower.0"):
         hidden = np.maximum(weights[f"{layer}.weight"] @ hidden + weights[f"{layer}.bias"], 0)
-    return weights["output.weight"][0] @ np.concatenate((gmf, hidden)) + weights["output.bias"][0]
+    return gmf + weights["mlp_weight"] @ hidden + biases
 
 
 def test_the_network_is_what_the_definition_says():
@@ -43,16 +45,24 @@ def test_the_network_is_what_the_definition_says():
 def test_vectors_that_meet_give_the_same_logits(hidden):
     network = random_network(hidden=hidden)
     users, posts, image, caption = inputs(network, 40)
-    vectors = network.post_id_vectors(posts) + network.post_feature_vectors(image, caption)
-    logits = network.meet(network.user_vectors(users), vectors)
-    torch.testing.assert_close(logits, network(users, posts, image, caption), rtol=1e-5, atol=1e-5)
+    expected = network(users, posts, image, caption)
+    # What depends on the post's row and on its features may be added before or after: all is linear here.
+    post_vectors = network.post_vectors(network.post_table[posts])
+    post_vectors = post_vectors + network.post_vectors(network.features(image, caption))
+    user_vectors = network.user_vectors(network.user_table[users])
+    logits = network.meet(user_vectors, post_vectors)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    everyone = network.meet_all(user_vectors, post_vectors)
+    assert everyone.shape == (40, 40)
+    torch.testing.assert_close(everyone.diagonal(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(everyone[3], network.meet(user_vectors[3].expand(40, -1), post_vectors))
 
 
 def test_absent_embeddings_add_exactly_nothing():
     network = random_network()
     users, posts, image, caption = inputs(network, 30)
     image, caption = torch.zeros_like(image), torch.zeros_like(caption)
-    assert not network.post_feature_vectors(image, caption).any()
+    assert not network.features(image, caption).any()
     without = random_network(image=0, caption=0)
     without.load_state_dict(
         {
