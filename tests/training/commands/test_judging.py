@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from animora_training.commands.cli import app
 from tests.training.worlds import as_dataset, tiny_feed, triples
 
-QUICK = ("--set", "max_epochs=2")
+QUICK = ("--set", "max_epochs=1", "--set", "als_iterations=2")
 
 
 @pytest.fixture
@@ -69,7 +69,8 @@ def test_a_version_is_compared_with_all_baselines(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("compare",), "--ncf: name a folder"),
+        (("compare", "--ncf", "somewhere", "--split", "time"), "--split: the test pairs of --ncf"),
+        (("compare", "--split", "cold-posts", "--plot", "plot.png"), "--plot: there is no picture"),
         (("compare", "--ncf", "somewhere", "--plot", "plot.pdf"), "--plot: must end in .png or .svg"),
         (("compare", "--ncf", "somewhere", "--attempts", "0"), "--attempts"),
     ],
@@ -84,3 +85,33 @@ def test_a_file_that_cannot_be_written_is_named(run, folder, tmp_path):
     nowhere = tmp_path / "nowhere" / "all.json"
     refused = run("compare", "--ncf", folder, "--attempts", 1, "--json", nowhere, code=1)
     assert f"{nowhere}: No such file" in refused.stderr
+
+
+def test_splits_of_the_database_are_judged_with_a_network_that_has_not_seen_the_answers(run, tmp_path):
+    run("import", "sample", "--size", "small")
+    version = run("fit", "--activate", *QUICK).stdout.split()[-1]
+    file, plot = tmp_path / "all.json", tmp_path / "plot.png"
+    few = ("--attempts", 1, "--json", file)
+
+    shown = run("compare", *few, "--plot", plot).stdout
+    found = json.loads(file.read_text())
+    assert "leave-one-out: " in shown
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    # The version itself has seen the pairs: it would be nearly as sure of them as of all others.
+    seen = run("evaluate", version).stdout
+    known = re.findall(r"trained on +0\.\d+ +(0\.\d+)", seen)
+    assert found["recommenders"]["NeuCF"]["sampled"]["ndcg@10"] < float(known[0]) - 0.02
+
+    shown = run("compare", *few, "--split", "time").stdout
+    found = json.loads(file.read_text())
+    assert found["relevant"] > found["users"]
+    assert set(found["cold_posts"]["among_cold"]) == {"NeuCF", "popularity", "popularity in hindsight"}
+    assert "time split: " in shown
+
+    shown = run("compare", *few, "--split", "cold-posts").stdout
+    assert "embeddings known, id unknown" in shown
+    assert "NDCG@10 among cold posts, NeuCF minus popularity: " in shown
+    found = json.loads(file.read_text())["cold_posts"]
+    ranked = {name: measures["auc"] for name, measures in found["among_cold"].items()}
+    assert ranked["popularity"] == 0.5 < ranked["popularity in hindsight"]
+    assert 0 < ranked["NeuCF"] < 1

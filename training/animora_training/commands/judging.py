@@ -6,32 +6,30 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 
 from animora_artifact import Artifact
-from animora_artifact.network import load_network
 from animora_training.commands.console import EXIT_USAGE, fail, output, plain_errors, progress_bars
+from animora_training.commands.exams import Outcome, Setup, SplitKind, judged_on_folder, judged_on_split
 from animora_training.commands.options import DatabaseUrl, Store
 from animora_training.commands.reading import read_database, read_version
 from animora_training.commands.tables import (
+    cold_remark,
+    cold_table,
     comparison_table,
     hold_out_table,
     quality_table,
     recorded_qualities,
     remarks,
 )
-from animora_training.data.dataset import Dataset
 from animora_training.data.split import leave_one_out
 from animora_training.errors import CannotWrite
 from animora_training.feeds.ncf_evaluation import read_held_out
-from animora_training.judging.comparison import Comparison, Tuning
-from animora_training.judging.comparison import compare as compare_all
-from animora_training.judging.evaluation import TOP, PostScorer, UserRanks, rank_with_artifact
-from animora_training.judging.exam import ncf_exam
+from animora_training.judging.comparison import Tuning
+from animora_training.judging.evaluation import TOP, UserRanks, rank_with_artifact
 from animora_training.judging.plot import SUFFIXES, draw
 from animora_training.judging.recipes import RECIPES
-from animora_training.judging.tuning import Attempt, Budget
+from animora_training.judging.tuning import Budget
 from animora_training.learning.config import FitConfig
 
 Version = Annotated[str, typer.Argument(help="A published version; the active one by default.")]
@@ -69,6 +67,13 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
     store: Store,
     version: Version = "",
     ncf: NcfFolder = None,
+    split: Annotated[
+        SplitKind | None,
+        typer.Option(
+            help="Without --ncf: fit the version's recipe again on a part of the data, by default "
+            "without each user's latest interaction, and judge on the rest."
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help=f"Draw it into this file: {', '.join(SUFFIXES)}.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every measure into this file.")
@@ -82,63 +87,44 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
             min=0.0, help="Begin no further fit of a recipe after so long; what is chosen then varies."
         ),
     ] = math.inf,
-    seed: Annotated[int, typer.Option(min=0, help="Of the baselines' hold-out and fits.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the split, and of the baselines' hold-out and fits.")
+    ] = 0,
 ) -> None:
-    """Judge a published version beside popularity, the heuristic, EASE, iALS and MF on the same pairs."""
-    if ncf is None:
-        raise fail("--ncf: name a folder with test pairs that the version was not trained on", EXIT_USAGE)
+    """Judge NeuCF beside popularity, the heuristic, EASE, iALS and MF on pairs that none of them has seen."""
+    if ncf is not None and split is not None:
+        raise fail("--split: the test pairs of --ncf are a split already; name one of them", EXIT_USAGE)
     if plot is not None and plot.suffix not in SUFFIXES:
         raise fail(f"--plot: must end in {' or '.join(SUFFIXES)}, not {plot.name!r}", EXIT_USAGE)
-    tuning = Tuning(RECIPES, Budget(attempts, tuning_seconds), seed)
+    if plot is not None and split == SplitKind.COLD_POSTS:
+        raise fail("--plot: there is no picture of --split cold-posts", EXIT_USAGE)
     with plain_errors():
-        artifact = read_version(store, version)
         with progress_bars() as show:
-            dataset = read_database(database_url, show)
-            read = read_held_out(ncf, dataset)
-            exam = ncf_exam(f"test pairs of {ncf.name}", dataset, read.held_out)
-            tried: dict[str, int] = {}
-
-            def report(attempt: Attempt) -> None:
-                tried[attempt.name] = tried.get(attempt.name, 0) + 1
-                show(
-                    attempt.name, tried[attempt.name], None, f"NDCG@{TOP} {attempt.ndcg:.4f} on its hold-out"
-                )
-
-            comparison = compare_all(dataset, exam, _scorer(artifact, dataset), tuning, report)
-        _write(comparison, plot, json_file)
-    output().print(comparison_table(comparison))
-    for remark in remarks(comparison):
-        output().print(remark, soft_wrap=True)
-    if read.skipped:
-        output().print(f"skipped {read.skipped:,} test pairs that the database cannot show")
+            tuning = Tuning(RECIPES, Budget(attempts, tuning_seconds), seed)
+            artifact = read_version(store, version)
+            setup = Setup(artifact, read_database(database_url, show), tuning, show)
+            if ncf is not None:
+                outcome = judged_on_folder(setup, ncf)
+            else:
+                outcome = judged_on_split(setup, split or SplitKind.LEAVE_ONE_OUT)
+        _write(outcome, plot, json_file)
+    _print_outcome(outcome)
     for file in (plot, json_file):
         if file is not None:
             output().print(f"wrote {file}")
 
 
-def _scorer(artifact: Artifact, dataset: Dataset) -> PostScorer:
-    """A version as it is served, on a data set's posts.
-
-    Raises:
-        WidthMismatch: Their embeddings are of another width than the model's.
-    """
-    dimensions = artifact.manifest.dimensions
-    fitted = dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
-    network = load_network(artifact.model, torch.device("cpu"))
-    return PostScorer(network, artifact.vocabulary, fitted)
-
-
-def _write(comparison: Comparison, plot: Path | None, json_file: Path | None) -> None:
+def _write(outcome: Outcome, plot: Path | None, json_file: Path | None) -> None:
     """Writes what was asked for.
 
     Raises:
         CannotWrite: A file cannot be written.
     """
     try:
-        if plot is not None:
-            draw(comparison, plot)
+        if plot is not None and outcome.comparison is not None:
+            draw(outcome.comparison, plot)
         if json_file is not None:
-            json_file.write_text(json.dumps(_without_nan(comparison.as_json()), indent=1) + "\n")
+            json_file.write_text(json.dumps(_without_nan(outcome.as_json()), indent=1) + "\n")
     except OSError as error:
         raise CannotWrite(f"{error.filename}: {error.strerror}") from error
 
@@ -150,6 +136,18 @@ def _without_nan(value: object) -> object:
     if isinstance(value, list):
         return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    if outcome.comparison is not None:
+        output().print(comparison_table(outcome.comparison))
+        for remark in remarks(outcome.comparison):
+            output().print(remark, soft_wrap=True)
+    if outcome.skipped:
+        output().print(f"skipped {outcome.skipped:,} test pairs that the database cannot show")
+    if outcome.cold is not None:
+        output().print(cold_table(outcome.cold))
+        output().print(cold_remark(outcome.cold), soft_wrap=True)
 
 
 def _print_counts(artifact: Artifact, ranks: UserRanks, unknown: int) -> None:

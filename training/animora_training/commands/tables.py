@@ -9,9 +9,9 @@ from rich.table import Table
 from animora_artifact import Artifact
 from animora_training.judging.bootstrap import Difference
 from animora_training.judging.calibration import Calibration
+from animora_training.judging.cold_posts import ColdReport
 from animora_training.judging.comparison import CHOSEN_BY, NEUCF, Comparison
 from animora_training.judging.evaluation import TOP, Quality
-from animora_training.judging.judgement import Judgement
 
 COLUMNS = (
     ("sampled", "hr@10"),
@@ -22,6 +22,7 @@ COLUMNS = (
     ("full", "recall@50"),
     ("full", "auc"),
 )
+COLD_COLUMNS = ("hr@10", "ndcg@10", "recall@10", "auc")
 
 
 def recorded_qualities(artifact: Artifact) -> dict[str, Quality]:
@@ -63,8 +64,32 @@ def remarks(comparison: Comparison) -> Iterator[str]:
         yield f"{name} is left out: {reason}"
     best = comparison.best_baseline
     for measure in (CHOSEN_BY, "hr@10"):
-        yield _difference(measure, best, comparison.difference("sampled", measure, best))
+        found = comparison.difference("sampled", measure, best)
+        yield _difference(measure.upper(), f"{best.name}, the best baseline", found)
     yield _calibration(comparison.likes)
+
+
+def cold_table(report: ColdReport) -> Table:
+    """How cold posts are ranked."""
+    title = (
+        f"{report.posts:,} cold posts (embeddings known, id unknown), {report.users:,} users who like some"
+    )
+    table = Table(box=None, title=f"\n{title}", title_justify="left", title_style="")
+    table.add_column("")
+    for scope in ("among cold posts", "among all posts"):
+        for measure in COLD_COLUMNS:
+            table.add_column(f"{measure.upper()}\n{scope}", justify="right")
+    means = report.means()
+    for name in report.among_cold:
+        rows = (means["among_cold"][name], means["among_all"][name])
+        table.add_row(name, *(_number(row[measure]) for row in rows for measure in COLD_COLUMNS))
+    return table
+
+
+def cold_remark(report: ColdReport) -> str:
+    """How sure it is that cold posts are ranked better than by popularity."""
+    found = report.difference("among_cold", CHOSEN_BY, NEUCF)
+    return _difference(f"{CHOSEN_BY.upper()} among cold posts", "popularity", found)
 
 
 def _measures(comparison: Comparison) -> Table:
@@ -106,9 +131,9 @@ def _groups(comparison: Comparison) -> Table:
     return table
 
 
-def _difference(measure: str, other: Judgement, found: Difference) -> str:
+def _difference(what: str, other: str, found: Difference) -> str:
     return (
-        f"{measure.upper()}, {NEUCF} minus {other.name}, the best baseline: {found.mean:+.4f}, standard "
+        f"{what}, {NEUCF} minus {other}: {found.mean:+.4f}, standard "
         f"error {found.standard_error:.4f}, 95 % interval {found.low:+.4f} to {found.high:+.4f} "
         "(paired bootstrap)"
     )

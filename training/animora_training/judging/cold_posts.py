@@ -9,8 +9,9 @@ from animora_training.data.dataset import BoolArray, Dataset, Interactions, Rows
 from animora_training.data.split import time_split
 from animora_training.errors import NothingToLearn
 from animora_training.judging.baselines import Popularity
+from animora_training.judging.bootstrap import Difference, paired_bootstrap
 from animora_training.judging.exam import moment_of
-from animora_training.judging.measures import Measures, expected_measures, full_measures
+from animora_training.judging.measures import Measures, expected_measures, full_measures, means_of
 from animora_training.judging.ranking import rank_catalog
 from animora_training.judging.recommender import Recommender
 from animora_training.judging.task import several_each
@@ -51,6 +52,22 @@ class ColdReport:
     users: int
     among_cold: dict[str, Measures]
     among_all: dict[str, Measures]
+
+    def means(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Means over users: "among_cold" and "among_all", by recommender, by measure; NaN of none."""
+        return {
+            scope: {name: means_of(measures) for name, measures in getattr(self, scope).items()}
+            for scope in ("among_cold", "among_all")
+        }
+
+    def difference(self, scope: str, measure: str, name: str, other: str = POPULARITY) -> Difference:
+        """One recommender minus another, users drawn again; scope is "among_cold" or "among_all"."""
+        rows: dict[str, Measures] = getattr(self, scope)
+        return paired_bootstrap(rows[name][measure], rows[other][measure])
+
+    def as_json(self) -> dict[str, object]:
+        """Everything as plain values, for a file."""
+        return {"posts": self.posts, "users": self.users, **self.means()}
 
 
 def hold_out_posts(dataset: Dataset, share: float, rng: np.random.Generator) -> ColdSplit:

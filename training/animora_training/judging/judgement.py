@@ -13,6 +13,7 @@ from animora_training.judging.measures import (
     Measures,
     expected_measures,
     full_measures,
+    means_of,
     measures_of_ranks,
 )
 from animora_training.judging.metrics import Scores, area_under_curve
@@ -47,10 +48,7 @@ class Judgement:
     def means(self, rows: BoolArray | None = None) -> dict[str, dict[str, float]]:
         """Means over the rows, or some of them, by kind and measure; NaN of none."""
         kinds = {"sampled": self.sampled, "expected": self.expected, "full": self.full}
-        return {
-            kind: {name: _mean(values if rows is None else values[rows]) for name, values in measures.items()}
-            for kind, measures in kinds.items()
-        }
+        return {kind: means_of(measures, rows) for kind, measures in kinds.items()}
 
 
 def judge(name: str, recommender: Recommender, exam: Exam, dataset: Dataset) -> Judgement:
@@ -76,8 +74,3 @@ def judge_likes(judgement: Judgement, exam: Exam) -> Calibration:
     """How right the probabilities are of a recommender whose scores are log odds; see like_sample."""
     untouched = judgement.ranks.irrelevant
     return calibration(like_sample(judgement.scores, exam.drawn, exam.likes, untouched))
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")

@@ -1,12 +1,13 @@
 """Measures a user: hit ratio, NDCG, recall, reciprocal rank and area under the curve, one number a row."""
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
 from scipy.special import gammaln
 
-from animora_training.data.dataset import DoubleArray, IntArray
+from animora_training.data.dataset import BoolArray, DoubleArray, IntArray
 from animora_training.judging.ranking import CatalogRanks
 
 CUTOFFS = (1, 5, 10, 20, 50)
@@ -108,6 +109,16 @@ def expected_ndcg(ranks: CatalogRanks, cutoff: int = 10, sampled: int = SAMPLED)
         (gain * chance for gain, chance in zip(gains, chances, strict=False)), np.zeros(len(total))
     )
     return float(_mean(ranks.rows, expected, len(ranks.irrelevant)).mean()) if len(total) else 0.0
+
+
+def means_of(measures: Measures, rows: BoolArray | None = None) -> dict[str, float]:
+    """The mean of each measure over all rows or some, without those it says nothing of; NaN of none."""
+    means = {}
+    for name, values in measures.items():
+        chosen = values if rows is None else values[rows]
+        known = chosen[~np.isnan(chosen)]
+        means[name] = float(known.mean()) if len(known) else math.nan
+    return means
 
 
 def before_chances(before: IntArray, total: IntArray, sampled: int) -> Iterator[DoubleArray]:
