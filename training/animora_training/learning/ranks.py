@@ -49,9 +49,9 @@ class Ranks:
                 dist.all_reduce(tensor)
 
     def whole(self, share: Tensor, rows: int) -> Tensor:
-        """The whole user table of so many rows, from the shares of all processes, in every process."""
+        """A copy of the whole user table of so many rows, from all shares, in every process."""
         if self.world == 1:
-            return share
+            return share.clone()
         longest = -(-rows // self.world)
         padded = torch.zeros(longest, *share.shape[1:], dtype=share.dtype, device=share.device)
         padded[: len(share)] = share
