@@ -8,12 +8,13 @@ from animora_artifact.network import load_network, save_network
 from animora_training.fitting.export import FoldedNeuCF, Origin, export
 from animora_training.fitting.verification import verify
 from animora_training.learning.config import FitConfig
-from animora_training.learning.trainer import new_network
+from animora_training.learning.start import new_start
 from animora_training.learning.training_set import training_set
 from tests.training.networks import inputs, random_network, randomised
 from tests.training.worlds import as_dataset, tiny_feed
 
 CPU = torch.device("cpu")
+CONFIG = FitConfig(factors=6, mlp_embedding=10, hidden=(12, 4), feature_width=5)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,8 @@ def test_the_explained_terms_add_up_to_the_logit(network, scripted):
         table = scripted.encode_posts(posts, image, caption)
         terms = scripted.explain(users, every, table, every)
     assert terms.shape == (50, 3)
-    assert torch.equal(terms[:, 2], network.output.bias.detach().expand(50))
+    biases = network.user_table[users, network.shape.factors] + network.bias.detach()
+    torch.testing.assert_close(terms[:, 2], biases)
     torch.testing.assert_close(terms.sum(dim=1), scores(scripted, users, posts, image, caption))
 
 
@@ -95,11 +97,10 @@ def test_a_network_without_embeddings_is_scripted_too():
 @pytest.fixture(scope="module")
 def artifact():
     data = as_dataset(tiny_feed())
-    pairs = data.pairs()
-    rows = training_set(data, pairs)
-    network = randomised(new_network(rows, FitConfig()))
+    rows = training_set(data, data.pairs)
+    network = randomised(new_start(rows, CONFIG).network)
     created_at = datetime(2026, 11, 23, 21, 45, tzinfo=timezone(timedelta(hours=2)))
-    return export(network, rows, pairs, Origin(created_at, {"seed": 5}, {"hr@10": 0.5}))
+    return export(network, rows, data.pairs, Origin(created_at, {"seed": 5}, {"hr@10": 0.5}))
 
 
 def test_a_version_is_named_by_its_time_in_utc_and_its_content(artifact):
@@ -111,8 +112,9 @@ def test_the_manifest_tells_what_the_version_is(artifact):
     dimensions, window = artifact.manifest.dimensions, artifact.manifest.data_window
     assert dimensions.users == len(artifact.vocabulary.user_ids) + 1
     assert dimensions.posts == len(artifact.vocabulary.post_ids) + 1
-    assert (dimensions.image, dimensions.caption, dimensions.post_vector) == (24, 24, 8 + 32)
-    assert window.interactions == len(as_dataset(tiny_feed()).pairs())
+    assert (dimensions.factors, dimensions.mlp_embedding, dimensions.hidden) == (6, 10, (12, 4))
+    assert (dimensions.image, dimensions.caption, dimensions.post_vector) == (24, 24, 6 + 1 + 12)
+    assert window.interactions == len(as_dataset(tiny_feed()).pairs)
     assert window.start < window.end
     assert artifact.manifest.hyperparameters == {"seed": 5}
     assert artifact.manifest.metrics == {"hr@10": 0.5}

@@ -8,9 +8,9 @@ from animora_training.learning.config import FitConfig
 
 def test_choices_change_the_defaults():
     config = FitConfig.from_choices(
-        ["factors=16", "hidden=64,32", "weight_decay=0", "embeddings=false"], seed=3
+        ["factors=16", "hidden=64,32", "l2=0", "loss=bpr", "embeddings=false"], seed=3
     )
-    assert config == FitConfig(factors=16, hidden=(64, 32), weight_decay=0.0, embeddings=False, seed=3)
+    assert config == FitConfig(factors=16, hidden=(64, 32), l2=0.0, loss="bpr", embeddings=False, seed=3)
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,13 @@ def test_choices_change_the_defaults():
         ("learning_rate=1", "learning_rate"),
         ("learning_rate=nan", "learning_rate"),
         ("drop_rate=1", "drop_rate"),
-        ("weight_decay=-1", "weight_decay"),
+        ("history_drop=1", "history_drop"),
+        ("l2=-1", "l2"),
         ("warmup_epochs=inf", "warmup_epochs"),
+        ("loss=hinge", "loss"),
+        ("factorisation=svd", "factorisation"),
+        ("als_alpha=0", "als_alpha"),
+        ("posts_per_step=0", "posts_per_step"),
     ],
 )
 def test_a_choice_that_cannot_be_used_is_refused_by_name(choice, names):
@@ -36,4 +41,5 @@ def test_a_choice_that_cannot_be_used_is_refused_by_name(choice, names):
 
 
 def test_the_manifest_keeps_every_field():
-    assert FitConfig().hyperparameters() == {**asdict(FitConfig()), "hidden": [32, 16, 8]}
+    config = FitConfig(hidden=(32, 16, 8))
+    assert config.hyperparameters() == {**asdict(config), "hidden": [32, 16, 8]}
