@@ -75,8 +75,8 @@ def cold_table(report: ColdReport) -> Table:
         f"{report.posts:,} cold posts (embeddings known, id unknown), {report.users:,} users who like some"
     )
     table = Table(box=None, title=f"\n{title}", title_justify="left", title_style="")
-    table.add_column("")
-    for scope in ("among cold posts", "among all posts"):
+    table.add_column("", no_wrap=True)
+    for scope in ("among cold", "among all"):
         for measure in COLD_COLUMNS:
             table.add_column(f"{measure.upper()}\n{scope}", justify="right")
     means = report.means()

@@ -41,6 +41,7 @@ class Calibration:
         base_log_loss: The same of who says the base rate for every pair.
         predicted: float64 (b), mean probability of each bin.
         observed: float64 (b), share liked of each bin.
+        mass: float64 (b), how many pairs each bin stands for.
     """
 
     base_rate: float
@@ -51,6 +52,7 @@ class Calibration:
     base_log_loss: float
     predicted: DoubleArray
     observed: DoubleArray
+    mass: DoubleArray
 
 
 def like_sample(scores: Scores, held_out: HeldOut, liked: IntArray, untouched: IntArray) -> LikeSample:
@@ -89,7 +91,7 @@ def calibration(sample: LikeSample, bins: int = BINS) -> Calibration:
     total = float(weights.sum())
     if not total:
         nothing = np.zeros(0)
-        return Calibration(*(math.nan,) * 6, nothing, nothing)
+        return Calibration(*(math.nan,) * 6, nothing, nothing, nothing)
     middles = (np.cumsum(weights) - weights / 2) / total
     bin_of = np.minimum((middles * bins).astype(np.int64), bins - 1)
     mass = np.bincount(bin_of, weights, minlength=bins)
@@ -108,6 +110,7 @@ def calibration(sample: LikeSample, bins: int = BINS) -> Calibration:
         base_log_loss=_entropy(base_rate),
         predicted=predicted,
         observed=observed,
+        mass=mass[filled],
     )
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
 
 from animora_training.data.dataset import FloatArray, IntArray
 from animora_training.judging.metrics import Scores
@@ -10,6 +11,7 @@ from animora_training.judging.recommender import user_chunks
 
 # A matrix of posts by posts is inverted: at 20,000 posts it takes 1.6 GB, three times over, and minutes.
 MAX_POSTS = 20_000
+ALONE = 2_000  # a smaller matrix is inverted sooner than several threads have found together
 MAX_DOUBLE_POSTS = 10_000  # float64 takes twice as much; past this float32 has to do
 
 
@@ -58,9 +60,10 @@ def _inverse(matrix: Scores, regularization: float) -> Scores:
     factorise, invert = (
         (lapack.dpotrf, lapack.dpotri) if matrix.dtype == np.float64 else (lapack.spotrf, lapack.spotri)
     )
-    factor, _ = factorise(matrix, lower=1, overwrite_a=1, clean=0)
     inverse: Scores
-    inverse, _ = invert(factor, lower=1, overwrite_c=1)
+    with threadpool_limits(1 if len(matrix) < ALONE else None, "blas"):
+        factor, _ = factorise(matrix, lower=1, overwrite_a=1, clean=0)
+        inverse, _ = invert(factor, lower=1, overwrite_c=1)
     # LAPACK fills one triangle; the other one is its mirror image.
     for row in range(len(inverse)):
         inverse[row, row + 1 :] = inverse[row + 1 :, row]
