@@ -51,7 +51,7 @@ class FitConfig:
         warmup_epochs: Epochs over which the learning rate rises.
         l2: Squared length of the vectors of users and posts in the loss, for each user.
         history_drop: Share of a user's history that is hidden from the sum that describes the user.
-        dropout: Share of the MLP's first hidden layer that is dropped.
+        dropout: Share of the MLP's first hidden layer that is dropped for each user of a step.
         drop_rate: Chance that a frequent post's id is dropped for the unknown row in a step.
         drop_scale: Interactions at which a post's id is dropped in half of the steps, beside drop_rate.
         holdout_negatives: Sampled negatives that a held-out post is ranked among.

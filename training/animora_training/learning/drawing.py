@@ -23,14 +23,16 @@ class Draw:
     """A step's users and posts. Posts are numbered by their place in `rows`.
 
     Attributes:
-        users: int64 (b), user rows of this process.
+        users: int64 (b), user rows of this process, ascending.
         rows: int64 (t), ascending post rows that the step touches, the unknown row 0 first.
         dropped: bool (t), whose ids are dropped.
         drawn: int64 (m), the posts that are negatives of all users but those who like them.
         positives: int64 (p), the users' positives, user by user.
         segments: int64 (p), which user each positive belongs to.
         history: floating (p), the weight of each positive in the sum that describes its user; 0 where hidden.
-        chance: For what is drawn later.
+        luck: floating (p), below 1, for what a loss leaves to chance about each positive.
+        kept: floating (b, first hidden width), 0 where a unit is dropped for a user and over 1 where not;
+            None without dropout.
     """
 
     users: Tensor
@@ -40,7 +42,8 @@ class Draw:
     positives: Tensor
     segments: Tensor
     history: Tensor
-    chance: torch.Generator
+    luck: Tensor
+    kept: Tensor | None
 
     def taken(self) -> Tensor:
         """Bool (b, m): where a drawn post is a positive of the user."""
@@ -74,6 +77,7 @@ class Drawing:
         """Draws for the user rows int64 of a step, of which this process keeps its own."""
         chance = self._chance(epoch, index)
         device = users.device
+        users = users.sort().values
         posts, lengths = self._data.histories(users)
         segments = torch.arange(len(users), device=device).repeat_interleave(lengths)
         hidden = torch.rand(len(posts), generator=chance).to(device) < self._config.history_drop
@@ -82,6 +86,8 @@ class Drawing:
         drawn = self._negatives(chance)
         rows = self._touched(drawn, posts)
         dropped = torch.rand(len(rows), generator=chance).to(device) < self._drop[rows]
+        luck = torch.rand(len(posts), generator=chance).to(device)
+        kept = self._kept(len(users), chance)
         mine = self._ranks.owns(users)
         of_mine = mine[segments]
         return Draw(
@@ -92,8 +98,15 @@ class Drawing:
             positives=torch.searchsorted(rows, posts[of_mine]),
             segments=(mine.cumsum(0) - 1)[segments[of_mine]],
             history=history[of_mine],
-            chance=chance,
+            luck=luck[of_mine],
+            kept=None if kept is None else kept.to(device)[mine],
         )
+
+    def _kept(self, users: int, chance: torch.Generator) -> Tensor | None:
+        share = 1 - self._config.dropout
+        if share == 1:
+            return None
+        return (torch.rand(users, self._config.hidden[0], generator=chance) < share).float() / share
 
     def _negatives(self, chance: torch.Generator) -> Tensor:
         live, wanted = self._data.negatives, self._config.posts_per_step

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import embedding, softplus
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class StepLogits:
         drawn: floating (b, m), of all users with all posts drawn.
         taken: bool (b, m), where a drawn post is one of the user's positives, so not a negative.
         weight: How many posts of the catalog one that is drawn stands for.
+        luck: floating (p), below 1, for what is left to chance about each positive.
     """
 
     positive: Tensor
@@ -25,37 +26,44 @@ class StepLogits:
     drawn: Tensor
     taken: Tensor
     weight: float
+    luck: Tensor
 
 
-def logistic(logits: StepLogits, chance: torch.Generator) -> Tensor:
+def logistic(logits: StepLogits) -> Tensor:
     """Log loss over all pairs of the users and the catalog, drawn posts standing for the others, summed."""
     negatives = softplus(logits.drawn).masked_fill(logits.taken, 0.0)
     return softplus(-logits.positive).sum() + logits.weight * negatives.sum()
 
 
-def softmax(logits: StepLogits, chance: torch.Generator) -> Tensor:
+def softmax(logits: StepLogits) -> Tensor:
     """Cross entropy of each positive among itself and all posts that are no positives, summed.
 
     The sampled softmax of Jean et al. 2015: the sum over the catalog is estimated by the posts drawn.
     """
     others = torch.logsumexp(logits.drawn.masked_fill(logits.taken, -torch.inf), dim=1)
     others = others + torch.log(torch.tensor(logits.weight))
-    return softplus(others[logits.segments] - logits.positive).sum()
+    return softplus(_rows(others, logits.segments) - logits.positive).sum()
 
 
-def bpr(logits: StepLogits, chance: torch.Generator) -> Tensor:
+def bpr(logits: StepLogits) -> Tensor:
     """Bayesian personalised ranking (Rendle et al. 2009): each positive beside one drawn post, summed.
 
     A positive whose drawn post is the user's own too counts nothing in this step.
     """
-    columns = torch.randint(logits.drawn.shape[1], logits.segments.shape, generator=chance)
-    columns = columns.to(logits.segments.device)
-    beside = logits.drawn[logits.segments, columns]
+    posts = logits.drawn.shape[1]
+    columns = (logits.luck * posts).long().clamp(max=posts - 1)
+    beside = _rows(logits.drawn.flatten(), logits.segments * posts + columns)
     refused = logits.taken[logits.segments, columns]
     return softplus(beside - logits.positive).masked_fill(refused, 0.0).sum()
 
 
-LOSSES: dict[str, Callable[[StepLogits, torch.Generator], Tensor]] = {
+def _rows(values: Tensor, places: Tensor) -> Tensor:
+    """Values (n) at places int64 (p), whose gradients are summed in the same order each time."""
+    # An index's are summed by several threads in whatever order, where there are many.
+    return embedding(places, values[:, None]).squeeze(1)
+
+
+LOSSES: dict[str, Callable[[StepLogits], Tensor]] = {
     "logistic": logistic,
     "softmax": softmax,
     "bpr": bpr,

@@ -137,23 +137,30 @@ class NeuCF(nn.Module):
         hidden = nn.functional.linear(mlp, self.first.weight[:, self.shape.mlp_embedding :])
         return torch.cat((gmf, bias, hidden), dim=1)
 
-    def meet(self, users: Tensor, posts: Tensor) -> Tensor:
-        """Logits (p) of user vectors (p, post vector + 1) and post vectors (p, post vector)."""
+    def meet(self, users: Tensor, posts: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Logits (p) of user vectors (p, post vector + 1) and post vectors (p, post vector).
+
+        With `kept`, floating (p, first hidden width), the units of the first hidden layer count so much.
+        """
         user_gmf, user_hidden, bias = self._user_parts(users)
         post_gmf, post_hidden = torch.split(posts, [self.shape.factors + 1, self.shape.hidden[0]], dim=1)
-        return (user_gmf * post_gmf).sum(dim=1) + self._above(user_hidden + post_hidden) + bias.squeeze(1)
+        mlp = self._above(user_hidden + post_hidden, kept)
+        return (user_gmf * post_gmf).sum(dim=1) + mlp + bias.squeeze(1)
 
-    def meet_all(self, users: Tensor, posts: Tensor, dropout: float = 0.0) -> Tensor:
-        """Logits (b, n) of all pairs: users' vectors (b, post vector + 1), posts' (n, post vector)."""
+    def meet_all(self, users: Tensor, posts: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Logits (b, n) of all pairs: users' vectors (b, post vector + 1), posts' (n, post vector).
+
+        With `kept`, floating (b, first hidden width), the units of the first hidden layer count so much.
+        """
         user_gmf, user_hidden, bias = self._user_parts(users)
         post_gmf, post_hidden = torch.split(posts, [self.shape.factors + 1, self.shape.hidden[0]], dim=1)
         # bias as the product's addend: one pass over (b, n) less.
         gmf = torch.addmm(bias, user_gmf, post_gmf.T)
-        return gmf + self._above(user_hidden[:, None] + post_hidden, dropout)
+        return gmf + self._above(user_hidden[:, None] + post_hidden, None if kept is None else kept[:, None])
 
-    def _above(self, hidden: Tensor, dropout: float = 0.0) -> Tensor:
+    def _above(self, hidden: Tensor, kept: Tensor | None) -> Tensor:
         """What the MLP branch adds (...) from its first layer (..., first width), not rectified yet."""
-        rectified = nn.functional.dropout(torch.relu(hidden), dropout, training=dropout > 0)
+        rectified = torch.relu(hidden) if kept is None else torch.relu(hidden) * kept
         mlp: Tensor = self.tower(rectified) @ self.mlp_weight
         return mlp
 

@@ -8,7 +8,7 @@ EPSILON = 1e-8
 
 
 class RowAdam:
-    """Adam (Kingma and Ba 2015) that counts steps by row, as SparseAdam does, and has a rate for each column.
+    """Adam (Kingma and Ba 2015) that counts steps by row and has a rate for each column.
 
     Attributes:
         table: floating (rows, width), changed in place.
@@ -26,7 +26,7 @@ class RowAdam:
 
     @torch.no_grad()
     def step(self, rows: Tensor, gradient: Tensor, rates: Tensor) -> None:
-        """Lowers what the gradient (r, width) is of, by changing distinct rows int64 (r).
+        """Lowers what the gradient (r, width) is of, by changing rows int64 (r), distinct and ascending.
 
         Args:
             rows: As in leaf.

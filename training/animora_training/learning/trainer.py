@@ -143,7 +143,7 @@ class Trainer:
 
     def _losses(self, draw: Draw, ids: Tensor, post_ids: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
         """The summed loss of the step's users, and the squared lengths to be kept small."""
-        network, config = self._network, self._config
+        network = self._network
         image, caption = self._data.image[draw.rows], self._data.caption[draw.rows]
         features = network.features(image.float(), caption.float())
         posts = torch.where(draw.dropped[:, None], post_ids[:1], post_ids) + features  # (t, embedding)
@@ -155,16 +155,17 @@ class Trainer:
         drawn = functional.embedding(draw.drawn, post_vectors)
         weight = len(self._data.negatives) / len(draw.drawn)
         logits = StepLogits(
-            positive=network.meet(likers, liked),
+            positive=network.meet(likers, liked, None if draw.kept is None else draw.kept[draw.segments]),
             segments=draw.segments,
-            drawn=network.meet_all(user_vectors, drawn, config.dropout),
+            drawn=network.meet_all(user_vectors, drawn, draw.kept),
             taken=draw.taken(),
             weight=weight,
+            luck=draw.luck,
         )
         # All posts are to be kept short once an epoch for each user, the drawn ones stand for them here.
         share = weight * len(draw.users) / (self._data.users - 1)
         penalty = self._length(users) + self._length(ids) + share * self._length(posts[draw.drawn])
-        return self._loss(logits, draw.chance), penalty
+        return self._loss(logits), penalty
 
     def _length(self, rows: Tensor) -> Tensor:
         """The squared length of rows (n, embedding), biases left out, summed."""
