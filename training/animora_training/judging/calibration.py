@@ -110,7 +110,7 @@ def calibration(sample: LikeSample, bins: int = BINS) -> Calibration:
         base_log_loss=_entropy(base_rate),
         predicted=predicted,
         observed=observed,
-        mass=mass[filled],
+        mass=mass[filled].astype(np.float64),
     )
 
 
