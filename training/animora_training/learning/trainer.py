@@ -56,7 +56,8 @@ class Position:
 class Trainer:
     """A network in training.
 
-    `epochs` trains; `network` gives what has been learnt so far; `state` and `restore` go on elsewhere.
+    `epochs` trains; `network` gives what has been learnt so far, `learnt` what training on other data can go
+    on from; `state` and `restore` go on elsewhere.
     """
 
     def __init__(self, data: TrainingSet, config: FitConfig, start: Start, ranks: Ranks) -> None:
@@ -93,6 +94,11 @@ class Trainer:
             [{"params": parameters} for _, parameters in self._groups], betas=BETAS, fused=True
         )
         self.position = Position()
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return self._drawing.steps
 
     def epochs(self, between_steps: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
         """Trains epoch by epoch for as long as it is asked to.
@@ -172,19 +178,24 @@ class Trainer:
         return (rows * rows).sum() - (rows[:, self._shape.factors] ** 2).sum()
 
     @torch.no_grad()
+    def learnt(self) -> Start:
+        """What has been learnt so far; a copy on the CPU."""
+        settled = NeuCF(self._shape)
+        layers = {name: value.cpu() for name, value in self._network.named_parameters()}
+        users = self._ranks.whole(self._users.table, self._shape.users).cpu()
+        settled.load_state_dict({**layers, "user_table": users, "post_table": self._posts.table.cpu()})
+        return Start(settled.eval(), self._history.table.to("cpu", copy=True))
+
+    @torch.no_grad()
     def network(self) -> NeuCF:
         """What has been learnt so far, histories added to the users' rows; a copy on the CPU."""
-        shape = self._shape
-        settled = NeuCF(shape)
-        shares = self._ranks.whole(self._users.table, shape.users).cpu()
-        for users in _batches(torch.arange(1, shape.users), USERS_AT_ONCE):
+        settled = self.learnt().network
+        for users in _batches(torch.arange(1, self._shape.users), USERS_AT_ONCE):
             posts, lengths = self._data.histories(users.to(self._data.offsets.device))
             segments = torch.arange(len(users), device=posts.device).repeat_interleave(lengths)
             sums = _sums(self._history.table, posts, segments, history_weights(lengths)[segments], len(users))
-            shares[users] += sums.cpu()
-        layers = {name: value.cpu() for name, value in self._network.named_parameters()}
-        settled.load_state_dict({**layers, "user_table": shares, "post_table": self._posts.table.cpu()})
-        return settled.eval()
+            settled.user_table[users] += sums.cpu()
+        return settled
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on; the tensors are this trainer's own."""
