@@ -1,4 +1,4 @@
-"""A program of its own that reads, splits and goes through a data set with little memory of its own.
+"""A program of its own that reads, splits and trains on a data set with little memory of its own.
 
 The limit (RLIMIT_DATA) is on what a process allocates; files that it maps, which the kernel may
 drop from memory at any time, do not count.
@@ -8,17 +8,33 @@ import asyncio
 import json
 import resource
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from animora_training.data.database import connect
 from animora_training.data.dataset import Dataset
-from animora_training.data.folder import open_dataset
 from animora_training.data.reading import read_dataset
 from animora_training.data.split import leave_one_out
+from animora_training.learning.config import FitConfig
+from animora_training.learning.ranks import Ranks
+from animora_training.learning.start import new_start
+from animora_training.learning.trainer import Trainer
+from animora_training.learning.training_set import training_set
+from tests.training.worlds import as_dataset, tiny_feed
 
 NEGATIVES = 5
+# The tables of a model and of Adam are in memory; those of this one are small.
+SMALL = FitConfig(
+    factors=2,
+    mlp_embedding=2,
+    hidden=(2,),
+    feature_width=2,
+    factorisation="none",
+    users_per_step=32,
+    posts_per_step=256,
+)
 
 
 def ignore(*progress):
@@ -32,40 +48,39 @@ def allow(headroom: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (now + headroom, now + headroom))
 
 
-async def read(url: str, folder: Path) -> None:
+async def read(url: str, folder: Path) -> Dataset:
     async with connect(url) as connection:
-        await read_dataset(connection, folder, ignore)
+        return await read_dataset(connection, folder, ignore)
 
 
-def go_through(dataset: Dataset) -> dict[str, float]:
-    """Makes a split, and looks at every number once."""
+def train(dataset: Dataset, folder: Path) -> dict[str, float]:
+    """Trains an epoch on what a split leaves, memory-mapped."""
     split = leave_one_out(dataset, NEGATIVES, np.random.default_rng(0))
-    trained = times = 0.0
-    for chunk in split.remaining.chunks():
-        trained += len(chunk)
-        times += float(chunk.times.sum())
-    image = sum(
-        float(dataset.posts.image[start : start + 1000].astype(np.float32).sum())
-        for start in range(0, len(dataset.posts.ids), 1000)
-    )
-    return {"held_out": len(split.held_out.users), "trained": trained, "times": times, "image": image}
+    rows = training_set(dataset, split.remaining, folder)
+    trainer = Trainer(rows, SMALL, new_start(rows, SMALL), Ranks())
+    epoch = next(trainer.epochs())
+    return {"held_out": len(split.held_out.users), "positives": len(rows.posts), "pairs": epoch.pairs}
 
 
-def copy_all(dataset: Dataset) -> int:
-    """What a program does that keeps a data set in memory."""
+def can_copy(dataset: Dataset) -> bool:
+    """Whether there is memory for what a program does that keeps a data set there."""
     posts, interactions = dataset.posts, (dataset.events, dataset.pairs)
     arrays = [posts.image, posts.caption, *(part for one in interactions for part in (one.posts, one.times))]
-    return sum(array.nbytes for array in [np.array(array) for array in arrays])
+    try:
+        return len([np.array(array) for array in arrays]) == len(arrays)
+    except MemoryError:
+        return False
 
 
 def main() -> None:
-    url, folder, headroom, job = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    url, folder, headroom = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    # Libraries load much when they are first used, whatever the data.
+    with tempfile.TemporaryDirectory() as small:
+        train(as_dataset(tiny_feed()), Path(small))
     allow(headroom)
-    if job == "copy":
-        copy_all(open_dataset(folder))
-    else:
-        asyncio.run(read(url, folder))
-        sys.stdout.write(json.dumps(go_through(open_dataset(folder))))
+    dataset = asyncio.run(read(url, folder))
+    done = {**train(dataset, folder / "training"), "can_copy": can_copy(dataset)}
+    sys.stdout.write(json.dumps(done))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from animora_training.learning.training_set import TrainingSet
 LOGITS = 6.0
 # Logits by which an average pair is below the average of all pairs: positives pile up on few of them.
 PRIOR = -1.0
+POSTS_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ def _logit(probability: float) -> float:
 
 def _unit_scale(embeddings: Tensor) -> float:
     """One over the mean length of the embeddings (n, d) that are there; 1 where none is."""
-    lengths = torch.linalg.vector_norm(embeddings.float(), dim=1)
+    # Piece by piece: they may be mapped, and larger than memory.
+    pieces = torch.split(embeddings, POSTS_AT_ONCE)
+    lengths = torch.cat([torch.linalg.vector_norm(piece.float(), dim=1) for piece in pieces])
     present = lengths[lengths > 0]
     return 1.0 / float(present.mean()) if len(present) else 1.0
