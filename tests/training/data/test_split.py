@@ -61,7 +61,7 @@ def test_a_split_of_a_feed_is_deterministic_and_complete():
     split, again = leave_one_out(data, 99, rng(4)), leave_one_out(data, 99, rng(4))
     assert (split.held_out.candidates == again.held_out.candidates).all()
     held_out = split.held_out
-    assert len(split.training) + len(held_out.users) == len(data.pairs())
+    assert len(split.training) + len(held_out.users) == len(data.pairs)
     events = split.remaining_events(data.events)
     kept = collect(events.chunks(), len(data.user_ids))
     assert len(events) == len(kept) < len(data.events)

@@ -27,7 +27,7 @@ def test_the_full_sample_is_as_large_as_promised():
 
 
 def test_there_are_about_as_many_pairs_as_wanted(feed):
-    pairs = as_dataset(feed).pairs()
+    pairs = as_dataset(feed).pairs
     assert SIZE.pairs * 0.95 < len(pairs) < SIZE.pairs * 1.05
     assert len(feed.likes.users) + len(feed.comments.users) > len(pairs)
     assert len(feed.comments.bodies) == len(feed.comments.users) > 0.1 * len(pairs)

@@ -48,7 +48,7 @@ def test_cold_posts_are_ranked_better_than_by_chance_for_those_who_like_them(fit
     users, posts = np.flatnonzero(world.active), np.flatnonzero(~world.warm)
     vocabulary = fitted.artifact.vocabulary
     assert not np.isin(data.posts.ids[posts], vocabulary.post_ids).any()
-    rows = training_set(data, data.pairs())
+    rows = training_set(data, data.pairs)
     *_, last = (epoch for epoch, _ in zip(epochs(rows, CONFIG), range(fitted.report.epochs), strict=False))
     scorer = PostScorer(FoldedNeuCF(last.network).eval(), vocabulary, data)
     scores = scorer.grid(users, np.tile(posts, (len(users), 1)))
@@ -68,7 +68,7 @@ def test_every_epoch_is_reported_and_the_refit_takes_as_many_as_were_best(fitted
 
 def test_what_is_published_was_trained_on_everything(fitted, data):
     manifest = fitted.artifact.manifest
-    assert manifest.data_window.interactions == len(data.pairs())
+    assert manifest.data_window.interactions == len(data.pairs)
     assert len(fitted.artifact.vocabulary.user_ids) == len(np.unique(data.events.users))
     verify(fitted.artifact)
     seen = rank_with_artifact(

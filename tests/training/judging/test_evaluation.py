@@ -27,7 +27,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def rows(data):
-    return training_set(data, data.pairs())
+    return training_set(data, data.pairs)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def network(rows):
 
 @pytest.fixture(scope="module")
 def artifact(data, rows, network):
-    return export(network, rows, data.pairs(), Origin(datetime(2026, 1, 1, tzinfo=UTC), {}, {}))
+    return export(network, rows, data.pairs, Origin(datetime(2026, 1, 1, tzinfo=UTC), {}, {}))
 
 
 def held_out(users, candidates):

@@ -80,10 +80,6 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.posts)
 
-    def __call__(self) -> "Interactions":
-        """Itself, for callers that still take `Dataset.pairs` for a method."""
-        return self
-
     @property
     def users(self) -> IntArray:
         """The user of each, int64 (n), made anew: only for what fits into memory."""
