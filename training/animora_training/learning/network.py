@@ -158,7 +158,7 @@ class NeuCF(nn.Module):
         gmf = torch.addmm(bias, user_gmf, post_gmf.T)
         return gmf + self._above(user_hidden[:, None] + post_hidden, None if kept is None else kept[:, None])
 
-    def _above(self, hidden: Tensor, kept: Tensor | None) -> Tensor:
+    def _above(self, hidden: Tensor, kept: Tensor | None = None) -> Tensor:
         """What the MLP branch adds (...) from its first layer (..., first width), not rectified yet."""
         rectified = torch.relu(hidden) if kept is None else torch.relu(hidden) * kept
         mlp: Tensor = self.tower(rectified) @ self.mlp_weight
