@@ -180,10 +180,12 @@ class Trainer:
     @torch.no_grad()
     def learnt(self) -> Start:
         """What has been learnt so far; a copy on the CPU."""
-        settled = NeuCF(self._shape)
-        layers = {name: value.cpu() for name, value in self._network.named_parameters()}
+        with torch.device("meta"):  # neither memory nor chance for what is replaced at once
+            settled = NeuCF(self._shape)
+        shared = {**dict(self._network.named_parameters()), "post_table": self._posts.table}
+        kept = {name: value.to("cpu", copy=True) for name, value in shared.items()}
         users = self._ranks.whole(self._users.table, self._shape.users).cpu()
-        settled.load_state_dict({**layers, "user_table": users, "post_table": self._posts.table.cpu()})
+        settled.load_state_dict({**kept, "user_table": users}, assign=True)
         return Start(settled.eval(), self._history.table.to("cpu", copy=True))
 
     @torch.no_grad()

@@ -1,0 +1,118 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from animora_training.learning.config import FitConfig
+from animora_training.learning.factorisation import factorize
+from animora_training.learning.start import LOGITS, new_start
+from animora_training.learning.training_set import training_set
+from tests.training.worlds import as_dataset, tiny_feed
+
+CONFIG = FitConfig(factors=6, als_iterations=8, als_alpha=20.0, seed=2)
+REGULARISATION = 5.0
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return as_dataset(tiny_feed())
+
+
+@pytest.fixture(scope="module")
+def data(tiny):
+    return training_set(tiny, tiny.pairs)
+
+
+@pytest.fixture(scope="module")
+def whole(data):
+    return factorize(data, CONFIG, REGULARISATION)
+
+
+def liked(data):
+    """Bool (user rows, post rows)."""
+    matrix = torch.zeros(data.users, len(data.counts), dtype=torch.bool)
+    users = torch.arange(data.users).repeat_interleave(data.offsets.diff())
+    matrix[users, data.posts.long()] = True
+    return matrix
+
+
+def separation(factorisation, data):
+    """How often a positive has a higher product than another pair of the same user."""
+    products = factorisation.users @ factorisation.posts.T
+    shares = []
+    for row in range(1, data.users):
+        mine = liked(data)[row, 1:]
+        above = products[row, 1:][mine][:, None] > products[row, 1:][~mine]
+        shares.append(float(above.float().mean()))
+    return np.mean(shares)
+
+
+def test_positives_have_higher_products_than_other_pairs(whole, data):
+    assert separation(whole, data) > 0.9
+    assert not whole.users[0].any()
+    assert not whole.posts[0].any()
+    assert (whole.users.dtype, whole.posts.dtype) == (torch.float32, torch.float32)
+
+
+def test_the_seed_decides_the_factors(whole, data):
+    again = factorize(data, CONFIG, REGULARISATION)
+    assert torch.equal(whole.users, again.users)
+    assert torch.equal(whole.posts, again.posts)
+    other = factorize(data, replace(CONFIG, seed=3), REGULARISATION)
+    assert not torch.equal(whole.posts, other.posts)
+
+
+def test_posts_learnt_from_some_users_serve_the_others_nearly_as_well(whole, data):
+    config = replace(CONFIG, als_pairs=len(data.posts) // 2)
+    part = factorize(data, config, REGULARISATION)
+    assert not part.users[0].any()
+    assert not part.posts[0].any()
+    assert part.users[1:].any(dim=1).all()  # who was not learnt from is solved for
+    assert separation(part, data) > separation(whole, data) - 0.1
+
+
+def test_users_who_were_not_learnt_from_are_solved_for_exactly(data):
+    config = replace(CONFIG, als_pairs=len(data.posts) // 2)
+    part = factorize(data, config, REGULARISATION)
+    wanted, posts = liked(data).double()[1:, 1:], part.posts[1:].double()
+    exact = 0
+    for user, mine in zip(part.users[1:].double(), wanted, strict=True):
+        weights = torch.diag(1 + (CONFIG.als_alpha - 1) * mine)
+        left = posts.T @ weights @ posts + REGULARISATION * torch.eye(6, dtype=torch.float64)
+        solved = torch.linalg.solve(left, posts.T @ (CONFIG.als_alpha * mine))
+        exact += bool(torch.allclose(user, solved, rtol=1e-2, atol=1e-3))
+    assert exact >= (data.users - 1) / 3
+
+
+def test_a_start_orders_a_users_posts_as_the_factorisation_does(whole, data):
+    start = new_start(data, CONFIG, whole)
+    network = start.network
+    users, posts = torch.arange(1, data.users), torch.arange(1, len(data.counts))
+    with torch.inference_mode():
+        logits = network.meet_all(
+            network.user_vectors(network.user_table[users]), network.post_vectors(network.post_table[posts])
+        )
+    products = LOGITS * whole.users[1:] @ whole.posts[1:].T
+    both = torch.stack((logits.flatten(), products.flatten()))
+    assert torch.corrcoef(both)[0, 1] > 0.99
+    assert not start.history.any()
+
+
+def test_without_a_factorisation_the_bias_says_how_likely_a_pair_is(data):
+    network = new_start(data, CONFIG).network
+    users, posts = torch.arange(1, data.users), torch.ones(data.users - 1, dtype=torch.int64)
+    with torch.inference_mode():
+        likely = torch.sigmoid(network(users, posts, *(torch.zeros(len(users), 24) for _ in range(2)))).mean()
+    share = len(data.posts) / (data.users - 1) / (len(data.counts) - 1)
+    assert share / 5 < likely < share
+
+
+def test_embeddings_of_any_length_start_alike(data):
+    assert new_start(data, CONFIG).network.shape.image_scale == pytest.approx(1.0, abs=0.01)
+    tiny = as_dataset(tiny_feed())
+    tiny.posts.image[:] *= 50
+    tiny.posts.caption[:] = 0
+    longer = new_start(training_set(tiny, tiny.pairs), CONFIG).network.shape
+    assert longer.image_scale * 50 == pytest.approx(1.0, abs=0.01)
+    assert longer.caption_scale == 1.0
