@@ -5,6 +5,7 @@ TrainingError
 ├── InvalidInput            a file is not in the format that it should be in
 ├── CannotWrite             a file cannot be written: the disk is full, or it may not be
 ├── DatabaseError           PostgreSQL cannot be reached, or is not as the views promise
+├── FailedElsewhere         another process of the same fit has failed, and says why
 ├── WidthMismatch           embeddings are of another width than the model's
 └── NothingToLearn          too few interactions to fit or to score anything
 """
@@ -32,6 +33,10 @@ class CannotWrite(TrainingError):
 
 class DatabaseError(TrainingError):
     """PostgreSQL cannot be reached, or is not as the views promise."""
+
+
+class FailedElsewhere(TrainingError):
+    """Another process of the same fit has failed, and says why."""
 
 
 class WidthMismatch(TrainingError):

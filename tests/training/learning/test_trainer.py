@@ -331,3 +331,11 @@ def test_the_learning_rate_rises_then_falls_to_zero():
     assert rates[-1] == 0
     assert (np.diff(rates[: peak + 1]) > 0).all()
     assert (np.diff(rates[peak:]) < 0).all()
+
+
+def test_a_start_with_other_users_rows_is_refused(data):
+    whole, share = new_start(data, CONFIG), new_start(data, CONFIG, ranks=Ranks(1, 2))
+    assert torch.equal(share.network.user_table, whole.network.user_table[1::2])
+    assert torch.equal(whole.shared(Ranks(1, 2)).network.user_table, share.network.user_table)
+    with pytest.raises(ValueError, match="share"):
+        trainer(data, CONFIG, share)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from animora_artifact import ArtifactError
-from animora_training.errors import InvalidOption, TrainingError
+from animora_training.errors import FailedElsewhere, InvalidOption, TrainingError
 from animora_training.fitting.report.texts import large
 
 EXIT_FAILURE = 1
@@ -61,6 +61,9 @@ def plain_errors() -> Iterator[None]:
         yield
     except InvalidOption as error:
         raise fail(str(error), EXIT_USAGE) from error
+    except FailedElsewhere as error:
+        # Said once is enough; torchrun, which ends all where one fails, is to see the one that says it.
+        raise typer.Exit from error
     except (TrainingError, ArtifactError) as error:
         raise fail(str(error)) from error
 

@@ -125,8 +125,13 @@ class Drawing:
         return touched
 
     def _chance(self, epoch: int, index: int) -> torch.Generator:
-        words = np.random.SeedSequence((self._config.seed, epoch, index)).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+        return source_of_chance(self._config.seed, epoch, index)
+
+
+def source_of_chance(*numbers: int) -> torch.Generator:
+    """A source of chance on the CPU, decided by these numbers; the seed is the first."""
+    words = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
 
 
 def history_weights(lengths: Tensor) -> Tensor:

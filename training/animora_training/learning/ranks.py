@@ -10,7 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from animora_training.errors import FailedElsewhere
+
 TIMEOUT = timedelta(minutes=30)  # one process may read data or factorise while the others wait
+ROWS_AT_ONCE = 1 << 14
 
 Told = TypeVar("Told")
 
@@ -38,46 +41,82 @@ class Ranks:
         """Where user rows int64 (n) that are owned here are in this process's table."""
         return rows // self.world
 
+    def rows(self, users: int) -> int:
+        """How many of so many user rows are owned here."""
+        return len(range(self.rank, users, self.world))
+
     def share(self, table: Tensor) -> Tensor:
         """A copy of the rows of a whole user table that are owned here."""
         return table[self.rank :: self.world].clone()
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
-        """Adds up each tensor over the processes, in place."""
-        if self.world > 1:
-            for tensor in tensors:
-                dist.all_reduce(tensor)
+        """Adds up each tensor over the processes, in place; all are of one type and device."""
+        if self.world == 1:
+            return
+        every = list(tensors)
+        together = torch.cat([tensor.flatten() for tensor in every])  # one exchange for all
+        dist.all_reduce(together)
+        parts = torch.split(together, [tensor.numel() for tensor in every])
+        for tensor, part in zip(every, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def whole(self, share: Tensor, rows: int) -> Tensor:
-        """A copy of the whole user table of so many rows, from all shares, in every process."""
+        """A copy on the CPU of the whole user table of so many rows, from all shares.
+
+        In the first process only, piece by piece: it may have no room beside a share. The others get no rows.
+        """
         if self.world == 1:
-            return share.clone()
-        longest = -(-rows // self.world)
-        padded = torch.zeros(longest, *share.shape[1:], dtype=share.dtype, device=share.device)
-        padded[: len(share)] = share
-        shares = [torch.empty_like(padded) for _ in range(self.world)]
-        dist.all_gather(shares, padded)
-        return torch.stack(shares, dim=1).flatten(0, 1)[:rows].clone()
+            return share.to("cpu", copy=True)
+        table = torch.empty(rows if self.first else 0, *share.shape[1:], dtype=share.dtype)
+        longest = -(-rows // self.world)  # shares may differ by a row
+        for start in range(0, longest, ROWS_AT_ONCE):
+            mine = share[start : start + ROWS_AT_ONCE]
+            length = min(ROWS_AT_ONCE, longest - start)
+            piece = torch.zeros(length, *share.shape[1:], dtype=share.dtype, device=share.device)
+            piece[: len(mine)] = mine
+            pieces = [torch.empty_like(piece) for _ in range(self.world)] if self.first else None
+            dist.gather(piece, pieces)
+            for rank, theirs in enumerate(pieces or ()):
+                place = table[start * self.world + rank :: self.world][:length]
+                place.copy_(theirs[: len(place)])
+        return table
 
     def once(self, work: Callable[[], Told]) -> Told:
-        """What the first process gets from some work, in every process; the others wait for it."""
+        """What the first process gets from some work, in every process; the others wait for it.
+
+        Raises:
+            FailedElsewhere: The work failed; the first process raises what it raised.
+        """
         if self.world == 1:
             return work()
-        values = [work() if self.first else None]
-        dist.broadcast_object_list(values)
-        return cast(Told, values[0])
+        told: list[object] = [None, False]
+        if self.first:
+            try:
+                told = [work(), True]
+            except Exception:
+                dist.broadcast_object_list(told)
+                raise
+        dist.broadcast_object_list(told)
+        if not told[1]:
+            raise FailedElsewhere("the first process has failed, and says why")
+        return cast(Told, told[0])
+
+
+ALONE = Ranks()
 
 
 @contextmanager
 def ranks(world: int, device: torch.device) -> Iterator[Ranks]:
     """This process's place among so many, which torchrun started; alone without torchrun.
 
-    gloo joins processes on CPUs, nccl on GPUs.
+    gloo joins processes on CPUs; on GPUs nccl does, and gloo for what is not on them.
     """
     if world == 1:
-        yield Ranks()
+        yield ALONE
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), world)
     finally:

@@ -1,14 +1,16 @@
 """Where training starts: from a factorisation, or from chance."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from animora_training.learning.config import FitConfig
+from animora_training.learning.drawing import source_of_chance
 from animora_training.learning.factorisation import Factorisation
-from animora_training.learning.network import NetworkShape, NeuCF
+from animora_training.learning.network import ID_STD, NetworkShape, NeuCF
+from animora_training.learning.ranks import ALONE, Ranks
 from animora_training.learning.training_set import TrainingSet
 
 # A factorisation's product, about 1 for a positive, counts as so many logits.
@@ -16,6 +18,7 @@ LOGITS = 6.0
 # Logits by which an average pair is below the average of all pairs: positives pile up on few of them.
 PRIOR = -1.0
 POSTS_AT_ONCE = 1 << 12
+USERS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Start:
     """What a trainer goes on from.
 
     Attributes:
-        network: Its user rows are without histories.
+        network: Its user rows are without histories, and of several processes each has its own ones only.
         history: floating (post rows, embedding), what a post adds to the users who like it.
     """
 
@@ -34,8 +37,18 @@ class Start:
         """The same on a device."""
         return Start(self.network.to(device), self.history.to(device))
 
+    def shared(self, ranks: Ranks) -> "Start":
+        """What one of several processes takes of a start that has all user rows; changes it."""
+        self.network.user_table = ranks.share(self.network.user_table)
+        return self
 
-def new_start(data: TrainingSet, config: FitConfig, factorisation: Factorisation | None = None) -> Start:
+
+def new_start(
+    data: TrainingSet,
+    config: FitConfig,
+    factorisation: Factorisation | None = None,
+    ranks: Ranks = ALONE,
+) -> Start:
     """An untrained network for the data, initialised by the seed.
 
     With a factorisation, it orders a user's posts as that does, but for the noise of an untrained MLP branch.
@@ -44,6 +57,7 @@ def new_start(data: TrainingSet, config: FitConfig, factorisation: Factorisation
         data: Decides the shape, and how likely a pair is.
         config: The recipe.
         factorisation: What the GMF branch starts from; chance where there is none.
+        ranks: The processes that share the user rows.
     """
     shape = NetworkShape(
         users=data.users,
@@ -59,14 +73,27 @@ def new_start(data: TrainingSet, config: FitConfig, factorisation: Factorisation
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = NeuCF(shape)
+        network = NeuCF(replace(shape, users=0))
+    network.shape, network.user_table = shape, _user_rows(shape, config.seed, ranks)
     likelihood = len(data.posts) / max((shape.users - 1) * (shape.posts - 1), 1)
     with torch.no_grad():
         network.bias.fill_(_logit(likelihood) + PRIOR)
         if factorisation is not None:
-            network.user_table[:, : config.factors] = factorisation.users * math.sqrt(LOGITS)
+            network.user_table[:, : config.factors] = ranks.share(factorisation.users) * math.sqrt(LOGITS)
             network.post_table[:, : config.factors] = factorisation.posts * math.sqrt(LOGITS)
     return Start(network, torch.zeros_like(network.post_table))
+
+
+def _user_rows(shape: NetworkShape, seed: int, ranks: Ranks) -> Tensor:
+    """This process's rows of a new user table, which are the same in any number of processes."""
+    table = torch.empty(ranks.rows(shape.users), shape.embedding)
+    for start in range(0, shape.users, USERS_AT_ONCE):
+        rows = torch.arange(start, min(start + USERS_AT_ONCE, shape.users))
+        drawn = torch.randn(len(rows), shape.embedding, generator=source_of_chance(seed, start))
+        mine = ranks.owns(rows)
+        table[ranks.local(rows[mine])] = drawn[mine] * ID_STD
+    table[:, shape.factors] = 0.0
+    return table
 
 
 def _logit(probability: float) -> float:

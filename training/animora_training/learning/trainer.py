@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -66,9 +66,14 @@ class Trainer:
         Args:
             data: What to learn.
             config: How.
-            start: Changed in training.
+            start: With the user rows of this process; changed in training.
             ranks: The processes that share the work.
+
+        Raises:
+            ValueError: The start has the rows of other users.
         """
+        if len(start.network.user_table) != ranks.rows(data.users):
+            raise ValueError("the start is not of these data, or not this process's share")
         self._data = data
         self._config = config
         self._ranks = ranks
@@ -77,17 +82,23 @@ class Trainer:
         self._loss = LOSSES[config.loss]
         self._drawing = Drawing(data, config, ranks)
         self._network = network
-        self._users = RowAdam(ranks.share(network.user_table))
+        self._users = RowAdam(network.user_table)
         self._posts = RowAdam(network.post_table)
         self._history = RowAdam(start.history)
-        network.user_table = network.user_table[:0]
+        network.user_table = network.user_table.new_empty(0, self._shape.embedding)
         factors, embedding = self._shape.factors, self._shape.embedding
-        self._rates = torch.full((embedding,), MLP_RATE, device=network.post_table.device)  # one a column
-        self._rates[:factors], self._rates[factors] = 1.0, BIAS_RATE
+        # Other losses are the same whatever is added to a user's logits: Adam would follow rounding errors.
+        user_bias_rate = BIAS_RATE if config.loss == "logistic" else 0.0
+        self._post_rates = torch.full(
+            (embedding,), MLP_RATE, device=network.post_table.device
+        )  # one a column
+        self._post_rates[:factors], self._post_rates[factors] = 1.0, BIAS_RATE
+        self._user_rates = self._post_rates.clone()
+        self._user_rates[factors] = user_bias_rate
         mlp = [*network.first.parameters(), *network.tower.parameters(), network.mlp_weight]
         self._groups = (
             (1.0, [*network.gmf_features.parameters()]),
-            (BIAS_RATE, [network.bias]),
+            (user_bias_rate, [network.bias]),
             (MLP_RATE, [*mlp, *network.mlp_features.parameters()]),
         )
         self._shared = torch.optim.Adam(
@@ -140,10 +151,9 @@ class Trainer:
         for group, (multiple, _) in zip(self._shared.param_groups, self._groups, strict=True):
             group["lr"] = rate * multiple
         self._shared.step()
-        rates = rate * self._rates
-        self._users.step(user_rows, gradients[0], rates * self._config.user_learning_rate)
-        self._posts.step(draw.rows, gradients[1], rates)
-        self._history.step(draw.rows, gradients[2], rates)
+        self._users.step(user_rows, gradients[0], rate * self._config.user_learning_rate * self._user_rates)
+        self._posts.step(draw.rows, gradients[1], rate * self._post_rates)
+        self._history.step(draw.rows, gradients[2], rate * self._user_rates)
         self.position.loss += float(loss.detach())
         self.position.pairs += len(draw.positives) + len(draw.users) * len(draw.drawn)
 
@@ -179,19 +189,28 @@ class Trainer:
 
     @torch.no_grad()
     def learnt(self) -> Start:
-        """What has been learnt so far; a copy on the CPU."""
+        """What has been learnt so far; a copy on the CPU.
+
+        All processes take part; only the first one's has rows for users.
+        """
+        users = self._ranks.whole(self._users.table, self._shape.users)
         with torch.device("meta"):  # neither memory nor chance for what is replaced at once
-            settled = NeuCF(self._shape)
+            settled = NeuCF(replace(self._shape, users=len(users)))
+        settled.shape = self._shape
         shared = {**dict(self._network.named_parameters()), "post_table": self._posts.table}
         kept = {name: value.to("cpu", copy=True) for name, value in shared.items()}
-        users = self._ranks.whole(self._users.table, self._shape.users).cpu()
         settled.load_state_dict({**kept, "user_table": users}, assign=True)
         return Start(settled.eval(), self._history.table.to("cpu", copy=True))
 
     @torch.no_grad()
     def network(self) -> NeuCF:
-        """What has been learnt so far, histories added to the users' rows; a copy on the CPU."""
+        """What has been learnt so far, histories added to the users' rows; a copy on the CPU.
+
+        All processes take part; only the first one's has rows for users.
+        """
         settled = self.learnt().network
+        if not self._ranks.first:
+            return settled
         for users in _batches(torch.arange(1, self._shape.users), USERS_AT_ONCE):
             posts, lengths = self._data.histories(users.to(self._data.offsets.device))
             segments = torch.arange(len(users), device=posts.device).repeat_interleave(lengths)

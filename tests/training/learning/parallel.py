@@ -1,0 +1,100 @@
+"""A program of its own for tests: it trains in as many processes as torchrun starts."""
+
+import os
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from animora_artifact import Vocabulary
+from animora_training.errors import NothingToLearn
+from animora_training.learning.config import FitConfig
+from animora_training.learning.ranks import Ranks, ranks
+from animora_training.learning.start import new_start
+from animora_training.learning.trainer import Trainer
+from animora_training.learning.training_set import TrainingSet, training_set
+from tests.training.data.limited import allow
+from tests.training.worlds import as_dataset, tiny_feed
+
+EPOCHS = 2
+CONFIGS = {
+    "sampled": FitConfig(
+        factors=4, mlp_embedding=6, hidden=(8, 4), users_per_step=16, posts_per_step=40, dropout=0.2
+    ),
+    "whole": FitConfig(factors=4, mlp_embedding=6, hidden=(8,), users_per_step=7, loss="softmax"),
+    "bpr": FitConfig(
+        factors=4, mlp_embedding=6, hidden=(8,), users_per_step=16, loss="bpr", embeddings=False
+    ),
+}
+# A table of users beside which everything else is small.
+USERS, POSTS = 100_000, 100
+LARGE = FitConfig(factors=8, mlp_embedding=120, hidden=(4,), feature_width=1, users_per_step=512)
+LARGE_TABLE = 4 * (USERS + 1) * (8 + 1 + 120)
+
+
+def train(name: str, us: Ranks, folder: Path) -> None:
+    """Trains on a tiny feed and keeps the network, the losses and how many user rows there were."""
+    config, tiny = CONFIGS[name], as_dataset(tiny_feed())
+    data = training_set(tiny if config.embeddings else tiny.without_embeddings(), tiny.pairs)
+    trainer = Trainer(data, config, new_start(data, config, ranks=us), us)
+    epochs = list(islice(trainer.epochs(), EPOCHS))
+    network = trainer.network()
+    kept = {
+        "losses": torch.tensor([epoch.loss for epoch in epochs]),
+        "pairs": [epoch.pairs for epoch in epochs],
+        "rows": len(trainer.state()["users"]["table"]),
+        "network": network.state_dict(),
+    }
+    torch.save(kept, folder / f"{name}-{us.rank}-of-{us.world}")
+
+
+def train_large(us: Ranks, folder: Path) -> None:
+    """Trains an epoch of many users, in less memory than their whole table and its moments take."""
+    data = many_users()
+    train("sampled", us, folder)  # what PyTorch imports late, and connections, are there before the limit
+    allow(int(0.8 * 3 * LARGE_TABLE))
+    trainer = Trainer(data, LARGE, new_start(data, LARGE, ranks=us), us)
+    epoch = next(trainer.epochs())
+    torch.save(epoch.pairs, folder / f"large-{us.rank}-of-{us.world}")
+
+
+def many_users() -> TrainingSet:
+    """Each has one positive."""
+    nothing = torch.zeros(POSTS + 1, 0, dtype=torch.float16)
+    return TrainingSet(
+        vocabulary=Vocabulary(np.arange(USERS), np.arange(POSTS)),
+        offsets=torch.arange(-1, USERS + 1).clamp(min=0),
+        posts=(1 + torch.arange(USERS) % POSTS).int(),
+        negatives=torch.arange(1, POSTS + 1),
+        counts=torch.full((POSTS + 1,), USERS // POSTS),
+        image=nothing,
+        caption=nothing,
+    )
+
+
+def fail(us: Ranks) -> None:
+    """The first process fails while the others wait for it."""
+
+    def work() -> None:
+        raise NothingToLearn("only the first process knows why")
+
+    us.once(work)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, jobs = Path(sys.argv[1]), sys.argv[2:]
+    with ranks(int(os.environ["WORLD_SIZE"]), torch.device("cpu")) as us:
+        for job in jobs:
+            if job == "large":
+                train_large(us, folder)
+            elif job == "fail":
+                fail(us)
+            else:
+                train(job, us, folder)
+
+
+if __name__ == "__main__":
+    main()
