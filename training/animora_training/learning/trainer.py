@@ -130,6 +130,7 @@ class Trainer:
                 at.step += 1
                 at.seconds = time.monotonic() - started
                 between_steps()
+            rate = learning_rate(self._config, at.epoch + 1 - 1 / len(users))
             counted = torch.tensor([at.loss, float(at.pairs)], dtype=torch.float64)
             self._ranks.sum([counted])
             loss, pairs = counted.tolist()
