@@ -25,7 +25,7 @@ def run():
     return invoke
 
 
-QUICK = ("--set", "max_epochs=2", "--set", "batch_positives=1024")
+QUICK = ("--set", "max_epochs=2", "--set", "als_iterations=3")
 
 
 def test_a_sample_goes_all_the_way_to_an_active_version(run, postgres_url, tmp_path):
