@@ -16,6 +16,7 @@ import redis.asyncio
 
 from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
 from animora_server.embedded.postgres import DATABASE
+from tests.s3_server import CREDENTIALS, S3Prefix, S3Server
 
 TEMPLATE = "animora_template"
 MEMORY = Path("/dev/shm")
@@ -133,6 +134,21 @@ async def embedded_redis(server_directory: Path) -> AsyncIterator[Callable[[], A
             return await stack.enter_async_context(EmbeddedRedis(directory))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def shared_s3() -> Iterator[S3Server]:
+    """The session's S3."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(shared_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Prefix:
+    """A prefix in an empty bucket of this test's own; the environment has credentials."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return shared_s3.prefix()
 
 
 @pytest.fixture

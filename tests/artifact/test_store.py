@@ -1,84 +1,239 @@
+"""What folders and S3 do alike, and what a folder does by itself."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from animora_artifact import ArtifactRejected, FolderStore, StoreUnavailable, VersionNotFound, open_store
+from animora_artifact import (
+    ActivationLost,
+    ArtifactRejected,
+    FolderStore,
+    ModelStore,
+    Pointer,
+    StoreUnavailable,
+    VersionNotFound,
+    open_store,
+)
 from tests.artifact.artifacts import make_artifact
 
 OLD, NEW = "20260101T000000Z-aaaaaa", "20260102T000000Z-bbbbbb"
 
 
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "store"
+@dataclass(frozen=True)
+class Place:
+    """A store and the means to damage it."""
+
+    store: ModelStore
+    put: Callable[[str, bytes], None]
+    get: Callable[[str], bytes]
+    delete: Callable[[str], None]
+
+
+@pytest.fixture(params=["folder", "s3"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "s3":
+        s3 = request.getfixturevalue("s3")
+        return Place(open_store(s3.url), s3.put, s3.get, s3.delete)
+    root = tmp_path / "store"
+
+    def put(key: str, content: bytes) -> None:
+        (root / key).parent.mkdir(parents=True, exist_ok=True)
+        (root / key).write_bytes(content)
+
+    return Place(
+        open_store(str(root)), put, lambda key: (root / key).read_bytes(), lambda key: (root / key).unlink()
+    )
 
 
 @pytest.fixture
-def store(root):
-    store = FolderStore(root)
+def place(empty: Place) -> Place:
+    """A store of two versions, none of them active."""
+    empty.store.publish(make_artifact(NEW))
+    empty.store.publish(make_artifact(OLD, age=timedelta(days=1)))
+    return empty
+
+
+@pytest.fixture
+def store(place: Place) -> ModelStore:
+    return place.store
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with the same."""
+    store = FolderStore(tmp_path / "store")
     store.publish(make_artifact(NEW))
     store.publish(make_artifact(OLD, age=timedelta(days=1)))
-    return store
+    return tmp_path / "store"
 
 
 def test_versions_are_listed_oldest_first_and_none_is_active(store):
     assert [manifest.version for manifest in store.versions()] == [OLD, NEW]
     assert store.active() is None
+    assert store.pointer() == Pointer()
 
 
-def test_a_store_that_is_not_there_yet_is_empty(root):
-    assert FolderStore(root).versions() == []
-    assert FolderStore(root).active() is None
+def test_a_store_that_is_not_there_yet_is_empty(empty):
+    assert empty.store.versions() == []
+    assert empty.store.active() is None
+
+
+def test_a_version_is_read_as_it_was_published(store):
+    artifact, read = make_artifact(NEW), store.read(NEW)
+    assert read.model == artifact.model
+    assert read.manifest.model_copy(update={"files": {}}) == artifact.manifest
+    assert store.manifest(NEW) == read.manifest
 
 
 def test_the_active_version_is_moved_forward_and_back(store):
     for version in (NEW, OLD, NEW):
         store.activate(version)
         assert store.active() == version
-        assert store.read(store.active()).manifest.version == version
+    assert store.pointer() == Pointer((NEW, OLD, NEW))
 
 
-def test_half_written_and_foreign_folders_are_passed_over(store, root):
-    (root / NEW / "manifest.json").unlink()
-    (root / "notes.txt").touch()
-    (root / ".staging-abc").mkdir()
-    (root / "moved").symlink_to(root / OLD)
-    assert [manifest.version for manifest in store.versions()] == [OLD]
+def test_only_one_of_those_who_expect_the_same_version_wins(store):
+    store.activate(OLD, expected=None)
+    store.activate(NEW, expected=OLD)
+    with pytest.raises(ActivationLost, match=f"{NEW} is active now") as lost:
+        store.activate(OLD, expected=None)
+    assert lost.value.active == NEW
+    with pytest.raises(ActivationLost):
+        store.activate(OLD, expected=OLD)
+    assert store.pointer() == Pointer((NEW, OLD))
 
 
-def test_what_is_no_version_cannot_become_active(store, root):
+def test_a_rollback_makes_active_what_was_before(store):
     store.activate(OLD)
-    (root / NEW / "manifest.json").unlink()
+    store.activate(NEW)
+    seen = store.pointer()
+    store.rollback(seen)
+    assert store.pointer() == Pointer((OLD,))
+    with pytest.raises(ActivationLost, match=f"{OLD} is active now"):
+        store.rollback(seen)
+    with pytest.raises(VersionNotFound, match=f"before {OLD}"):
+        store.rollback(store.pointer())
+
+
+def test_what_is_gone_is_not_rolled_back_to(place):
+    place.store.activate(OLD)
+    place.store.activate(NEW)
+    place.delete(f"{OLD}/manifest.json")
+    with pytest.raises(VersionNotFound, match=OLD):
+        place.store.rollback(place.store.pointer())
+    assert place.store.active() == NEW
+
+
+def test_a_pointer_of_one_line_is_read_and_moved_on_from(place):
+    place.put("ACTIVE", OLD.encode())
+    assert place.store.active() == OLD
+    place.store.activate(NEW, expected=OLD)
+    assert place.get("ACTIVE") == f"{NEW}\n{OLD}\n".encode()
+
+
+@pytest.mark.parametrize("content", [b"", b"two words", b"../elsewhere", b"x" * (1 << 20)])
+def test_a_damaged_pointer_is_refused_and_replaced_by_an_activation(place, content):
+    place.put("ACTIVE", content)
+    with pytest.raises(ArtifactRejected, match="not a version's name"):
+        place.store.active()
+    place.store.activate(NEW)
+    assert place.store.pointer() == Pointer((NEW,))
+
+
+def test_half_written_and_foreign_things_are_passed_over(place):
+    place.delete(f"{NEW}/manifest.json")
+    place.put("notes.txt", b"")
+    place.put("lost+found/model.ts", b"")
+    place.put("other-version/manifest.json", place.get(f"{OLD}/manifest.json"))
+    assert [manifest.version for manifest in place.store.versions()] == [OLD]
+
+
+def test_what_is_no_version_cannot_become_active(place):
+    place.store.activate(OLD)
+    place.delete(f"{NEW}/manifest.json")
     with pytest.raises(VersionNotFound):
-        store.activate(NEW)
+        place.store.activate(NEW)
     with pytest.raises(VersionNotFound):
-        store.activate("20300101T000000Z-cccccc")
-    assert store.active() == OLD
+        place.store.activate("20300101T000000Z-cccccc")
+    assert place.store.active() == OLD
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../store", "a/b", "", "a\n", ".hidden", "x" * 65, "/etc"])
-def test_a_name_that_is_a_path_is_refused(store, root, name):
-    for refused in (store.read, store.activate):
+def test_a_name_that_is_a_path_is_refused(store, name):
+    for refused in (store.read, store.activate, store.manifest):
         with pytest.raises(ArtifactRejected):
             refused(name)
-    (root / "ACTIVE").write_text(name)
-    if name and name == name.strip():  # the pointer ends with a line break
-        with pytest.raises(ArtifactRejected):
-            store.active()
 
 
-def test_a_version_that_is_a_link_is_refused(store, root, tmp_path):
-    (root / NEW).rename(tmp_path / NEW)
-    (root / NEW).symlink_to(tmp_path / NEW)
-    with pytest.raises(ArtifactRejected, match="is a link"):
-        store.read(NEW)
-    with pytest.raises(ArtifactRejected, match="is a link"):
-        store.activate(NEW)
+@pytest.mark.parametrize("name", ["model.ts", "vocabulary.npz", "golden.npz"])
+def test_a_file_that_is_not_what_the_manifest_says_is_refused(place, name):
+    content = place.get(f"{NEW}/{name}")
+    for damaged, reason in (
+        (content[:-1], "size"),
+        (content + b"\0", "size"),
+        (b"\0" + content[1:], "digest"),
+    ):
+        place.put(f"{NEW}/{name}", damaged)
+        with pytest.raises(ArtifactRejected) as refused:
+            place.store.read(NEW)
+        assert refused.value.reason == reason
+    place.delete(f"{NEW}/{name}")
+    with pytest.raises(ArtifactRejected, match="is missing"):
+        place.store.read(NEW)
+
+
+def test_a_manifest_that_is_far_too_large_is_refused_unread(place):
+    place.put(f"{NEW}/manifest.json", b" " * (2 << 20))
+    with pytest.raises(ArtifactRejected) as refused:
+        place.store.read(NEW)
+    assert refused.value.reason == "size"
 
 
 def test_a_version_is_published_once(store):
     with pytest.raises(StoreUnavailable):
         store.publish(make_artifact(OLD))
+
+
+def test_of_many_who_move_a_folders_pointer_at_once_one_wins(root):
+    versions = [f"v{number}" for number in range(8)]
+    for version in versions:
+        FolderStore(root).publish(make_artifact(version))
+
+    def try_to(version: str) -> bool:
+        try:
+            FolderStore(root).activate(version, expected=None)
+        except ActivationLost:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(try_to, versions)) == 1
+        list(pool.map(FolderStore(root).activate, versions))
+    assert set(FolderStore(root).pointer().names) == set(versions)
+
+
+def test_a_folder_whose_lock_is_held_is_unavailable_in_the_end(root):
+    with (
+        FileLock(root / ".ACTIVE.lock"),
+        pytest.raises(StoreUnavailable, match=r"another program hold \.ACTIVE"),
+    ):
+        FolderStore(root, lock_timeout=0.1).activate(NEW)
+
+
+def test_a_version_that_is_a_link_is_refused(root, tmp_path):
+    (root / NEW).rename(tmp_path / NEW)
+    (root / NEW).symlink_to(tmp_path / NEW)
+    (root / "moved").symlink_to(root / OLD)
+    store = FolderStore(root)
+    assert [manifest.version for manifest in store.versions()] == [OLD]
+    for refused in (store.read, store.activate):
+        with pytest.raises(ArtifactRejected, match="is a link"):
+            refused(NEW)
 
 
 def test_a_store_that_is_a_file_is_unavailable(tmp_path):

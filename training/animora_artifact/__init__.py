@@ -20,7 +20,7 @@ from animora_artifact.manifest import Manifest
 from animora_artifact.opening import open_store
 from animora_artifact.package import Package, SignatureCheck, pack, require_signature, unpack
 from animora_artifact.pointer import ANYTHING, Pointer
-from animora_artifact.signatures import sign, signature_check
+from animora_artifact.signatures import Signer, signature_check, signer
 from animora_artifact.store import ModelStore
 from animora_artifact.vocabulary import Vocabulary
 
@@ -37,6 +37,7 @@ __all__ = [
     "Package",
     "Pointer",
     "SignatureCheck",
+    "Signer",
     "StoreUnavailable",
     "VersionNotFound",
     "Vocabulary",
@@ -45,8 +46,8 @@ __all__ = [
     "read_artifact",
     "read_folder",
     "require_signature",
-    "sign",
     "signature_check",
+    "signer",
     "unpack",
     "write_artifact",
     "write_folder",

@@ -22,9 +22,6 @@ from animora_artifact.pointer import (
     roll_back,
 )
 
-# Seconds in which whoever moves the pointer, which takes milliseconds, must have done so.
-LOCK_TIMEOUT = 10.0
-
 
 class FolderStore:
     """See ModelStore; a version is a folder, the pointer a file.
@@ -32,12 +29,13 @@ class FolderStore:
     Args:
         root: The folder of the versions; made by the first that is added.
         check: Whose signature a version must have to be read; None takes versions as they are.
+        lock_timeout: Seconds to wait while others move the pointer, which takes them milliseconds.
     """
 
-    def __init__(self, root: Path, check: SignatureCheck | None = None) -> None:
+    def __init__(self, root: Path, check: SignatureCheck | None = None, lock_timeout: float = 10.0) -> None:
         self._root = root
         self._check = check
-        self._pointer = _PointerFile(root)
+        self._pointer = _PointerFile(root, lock_timeout)
 
     def versions(self) -> list[Manifest]:
         """See ModelStore."""
@@ -50,7 +48,7 @@ class FolderStore:
         manifests = []
         for name in names:
             try:
-                manifests.append(read_manifest(FolderSource(self._root / name), name))
+                manifests.append(self.manifest(name))
             except ArtifactError:
                 continue  # not a version, or not one that could be served
         return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
@@ -104,8 +102,9 @@ class _PointerFile:
     the kernel lets go of when its holder dies; Linux carries it over NFS since 2.6.12.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, lock_timeout: float) -> None:
         self._path = root / ACTIVE
+        self._lock_timeout = lock_timeout
         self._lock_path = root / f".{ACTIVE}.lock"
 
     def load(self) -> tuple[bytes | None, bytes | None]:
@@ -122,14 +121,14 @@ class _PointerFile:
     def swap(self, content: bytes, token: bytes | None) -> bool:
         """See PointerFile."""
         try:
-            with FileLock(self._lock_path, timeout=LOCK_TIMEOUT):
+            with FileLock(self._lock_path, timeout=self._lock_timeout):
                 if self.load()[1] != token:
                     return False
                 self._replace(content)
                 return True
         except Timeout as error:
             raise StoreUnavailable(
-                f"the active pointer has been locked for {LOCK_TIMEOUT:g} s: does another program hold "
+                f"the active pointer was locked for {self._lock_timeout:g} s: does another program hold "
                 f"{self._lock_path.name}?"
             ) from error
         except NotImplementedError as error:

@@ -67,35 +67,38 @@ class KeyCheck:
         }
 
 
-def sign_package(package: Package, private_key: Path) -> Package:
-    """The package with a signature over all its files.
+class KeySigner:
+    """Signs versions with a private key; see signatures.Signer.
 
     Args:
-        package: The version; a signature that it has is replaced.
-        private_key: A PEM file with the private key, on P-256, P-384 or P-521, without a password.
+        private_key: A PEM file with the key, on P-256, P-384 or P-521, without a password.
 
     Raises:
         ValueError: It is none.
-        StoreUnavailable: There is no room for a temporary copy of the version.
     """
-    try:
-        config = signing.Config()  # type: ignore[no-untyped-call]
-        config.use_elliptic_key_signer(private_key=private_key)
-    except OSError as error:
-        raise ValueError(f"{private_key}: cannot be read: {error.strerror}") from error
-    except _NOT_SUCH_A_FILE as error:
-        raise ValueError(
-            f"{private_key}: not a PEM private key on P-256, P-384 or P-521 without a password"
-        ) from error
-    hashes = hashing.Config()  # type: ignore[no-untyped-call]
-    config.set_hashing_config(hashes.use_file_serialization(hashing_algorithm="sha256"))
-    try:
-        with tempfile.TemporaryDirectory(prefix="animora-signing-") as directory:
-            folder, signature = Path(directory, package.manifest.version), Path(directory, SIGNATURE)
-            folder.mkdir()
-            for name, content in replace(package, signature=None).files().items():
-                (folder / name).write_bytes(content)
-            config.sign(folder, signature)
-            return replace(package, signature=signature.read_bytes())
-    except OSError as error:
-        raise StoreUnavailable(f"cannot sign {package.manifest.version}: {error.strerror}") from error
+
+    def __init__(self, private_key: Path) -> None:
+        self._config = signing.Config()  # type: ignore[no-untyped-call]
+        try:
+            self._config.use_elliptic_key_signer(private_key=private_key)
+        except OSError as error:
+            raise ValueError(f"{private_key}: cannot be read: {error.strerror}") from error
+        except _NOT_SUCH_A_FILE as error:
+            raise ValueError(
+                f"{private_key}: not a PEM private key on P-256, P-384 or P-521 without a password"
+            ) from error
+        hashes = hashing.Config()  # type: ignore[no-untyped-call]
+        self._config.set_hashing_config(hashes.use_file_serialization(hashing_algorithm="sha256"))
+
+    def sign(self, package: Package) -> Package:
+        """See Signer."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="animora-signing-") as directory:
+                folder, signature = Path(directory, package.manifest.version), Path(directory, SIGNATURE)
+                folder.mkdir()
+                for name, content in replace(package, signature=None).files().items():
+                    (folder / name).write_bytes(content)
+                self._config.sign(folder, signature)
+                return replace(package, signature=signature.read_bytes())
+        except OSError as error:
+            raise StoreUnavailable(f"cannot sign {package.manifest.version}: {error.strerror}") from error

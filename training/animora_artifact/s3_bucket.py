@@ -24,13 +24,15 @@ PARTS_AT_ONCE = 4
 MAX_RETRIES = 2
 CONNECT_TIMEOUT = 5.0
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-# What the library's text has in it, and what that means.
+# What the library's text has in it, and what that means; its classes differ from one request to another.
 _REASONS = (
     # The address at which AWS gives a machine the credentials of its role.
     (
         "169.254.",
         "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
     ),
+    ("403 Forbidden", "access is denied: check the credentials and the bucket's policy"),
+    ("401 Unauthorized", "access is denied: check the credentials and the bucket's policy"),
     ("ConnectError", "cannot connect: check endpoint_url, or AWS_ENDPOINT_URL"),
 )
 
@@ -148,13 +150,11 @@ class S3Bucket:
         text, code = str(error), _code(error)
         if code == "NoSuchBucket":
             return "there is no such bucket"
-        if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-            return f"access is denied ({code or 'no code'}): check the credentials and the bucket's policy"
-        if code is not None:
-            return f"S3 answers {code}"
         for words, reason in _REASONS:
             if words in text:
-                return reason
+                return reason if code is None else f"{reason} (S3 answers {code})"
+        if code is not None:
+            return f"S3 answers {code}"
         return f"no answer within {self._place.timeout:g} s, or none that is S3's"
 
 

@@ -1,10 +1,23 @@
 """Signing versions and checking signatures, for those who have installed what that needs."""
 
 from pathlib import Path
+from typing import Protocol
 
 from animora_artifact.package import Package, SignatureCheck
 
 _MISSING = "signatures need the extra signing: pip install 'animora[signing]'"
+
+
+class Signer(Protocol):
+    """Signs versions."""
+
+    def sign(self, package: Package) -> Package:
+        """The package with a signature over all its files, in place of one that it has.
+
+        Raises:
+            StoreUnavailable: There is no room for a temporary copy of the version.
+        """
+        ...
 
 
 def signature_check(public_key: Path) -> SignatureCheck:
@@ -23,19 +36,17 @@ def signature_check(public_key: Path) -> SignatureCheck:
     return KeyCheck(public_key)
 
 
-def sign(package: Package, private_key: Path) -> Package:
-    """The package with a signature, in `model.sig`, over all its other files.
+def signer(private_key: Path) -> Signer:
+    """A signer with a key.
 
     Args:
-        package: The version; a signature that it has is replaced.
         private_key: A PEM file with the private key, on P-256, P-384 or P-521, without a password.
 
     Raises:
         ValueError: It is none, or model-signing is not installed.
-        StoreUnavailable: There is no room for a temporary copy of the version.
     """
     try:
-        from animora_artifact.openssf import sign_package  # noqa: PLC0415
+        from animora_artifact.openssf import KeySigner  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ValueError(_MISSING) from error
-    return sign_package(package, private_key)
+    return KeySigner(private_key)

@@ -6,8 +6,10 @@ TrainingError
 ├── CannotWrite             a file cannot be written: the disk is full, or it may not be
 ├── DatabaseError           PostgreSQL cannot be reached, or is not as the views promise
 ├── FailedElsewhere         another process of the same fit has failed, and says why
+├── Interrupted             a fit was asked to end before its end
 ├── WidthMismatch           embeddings are of another width than the model's
-└── NothingToLearn          too few interactions to fit or to score anything
+├── NothingToLearn          too few interactions to fit or to score anything
+└── WorseThanActive         a version is clearly worse than the active one
 """
 
 
@@ -39,9 +41,17 @@ class FailedElsewhere(TrainingError):
     """Another process of the same fit has failed, and says why."""
 
 
+class Interrupted(TrainingError):
+    """A fit was asked to end before its end; it can go on from its run folder, if it has one."""
+
+
 class WidthMismatch(TrainingError):
     """Embeddings are of another width than the model's."""
 
 
 class NothingToLearn(TrainingError):
     """Too few interactions to fit or to score anything."""
+
+
+class WorseThanActive(TrainingError):
+    """A version is clearly worse than the active one, and nobody has said that it shall be published so."""

@@ -1,11 +1,11 @@
-"""The command line: `animora-train import | fit | evaluate | compare | publish | activate | list`."""
+"""The command line of `animora-train`: what its commands are called."""
 
 import typer
 
 from animora_training.commands.fitting import fit
 from animora_training.commands.importing import app as imports
 from animora_training.commands.judging import compare, evaluate
-from animora_training.commands.versions import activate, list_versions, publish
+from animora_training.commands.versions import activate, list_versions, publish, rollback
 
 app = typer.Typer(
     help="Learn from likes and comments: import data, fit NeuCF, judge it, publish and activate it.",
@@ -18,4 +18,5 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(publish)
 app.command()(activate)
+app.command()(rollback)
 app.command("list")(list_versions)

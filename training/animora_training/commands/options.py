@@ -1,5 +1,6 @@
 """Options that several commands share, each also settable through the environment."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,25 @@ DatabaseUrl = Annotated[
 Store = Annotated[
     str,
     typer.Option(
-        envvar="ANIMORA_MODELS_STORE", show_envvar=True, help="Folder or file:// URL of the model store."
+        envvar="ANIMORA_MODELS_STORE", show_envvar=True, help="Folder, file:// or s3:// URL of the store."
     ),
 ]
+SignKey = Annotated[
+    Path | None,
+    typer.Option("--sign-key", metavar="KEY.pem", help="Private key (P-256, P-384 or P-521) to sign with."),
+]
+VerifyKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--verify-key",
+        metavar="KEY.pem",
+        envvar="ANIMORA_MODELS_VERIFY_KEY",
+        show_envvar=True,
+        help="Public key; a version that was not signed with its private key is refused.",
+    ),
+]
+Margin = Annotated[
+    float,
+    typer.Option(min=0, help="How much less NDCG@10 than the active version's a published one may have."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Publish even what is worse than the active version.")]

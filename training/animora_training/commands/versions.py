@@ -1,4 +1,4 @@
-"""`animora-train publish | activate | list`: versions in a model store."""
+"""`animora-train publish | activate | rollback | list`: versions in a model store."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,26 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from animora_artifact import Manifest, ModelStore, open_store, read_artifact
+from animora_artifact import (
+    ANYTHING,
+    Manifest,
+    ModelStore,
+    Pointer,
+    VersionNotFound,
+    open_store,
+    read_folder,
+    require_signature,
+    unpack,
+)
 from animora_training.commands.console import output, plain_errors
-from animora_training.commands.options import Store
+from animora_training.commands.options import Force, Margin, SignKey, Store, VerifyKey
+from animora_training.commands.publishing import (
+    MARGIN,
+    admit,
+    open_check,
+    open_signer,
+    signed,
+)
 from animora_training.errors import InvalidOption
 from animora_training.fitting.verification import verify
 
@@ -17,24 +34,61 @@ from animora_training.fitting.verification import verify
 def publish(
     path: Annotated[Path, typer.Argument(help="Folder of a version, as `fit --output` writes it.")],
     store: Store,
+    sign_key: SignKey = None,
+    verify_key: VerifyKey = None,
+    margin: Margin = MARGIN,
+    force: Force = False,
 ) -> None:
-    """Check a version and add it to a model store; it is not active yet."""
+    """Check a version and add it to a model store, unless it is worse than the active one.
+
+    It is not active yet. A signature that it has goes with it.
+    """
     with plain_errors():
-        artifact = read_artifact(path.resolve())
-        verify(artifact)
-        manifest = open_model_store(store).publish(artifact)
+        key, check = open_signer(sign_key), open_check(verify_key)
+        model_store = open_model_store(store)
+        # What is about to be signed need not be signed yet.
+        package = signed(read_folder(path.resolve(), None if key else check), key)
+        if check is not None:
+            require_signature(package, check)
+        verify(unpack(package))
+        admission = admit(package.manifest, model_store, margin, force=force)
+        manifest = model_store.add(package)
+    if admission.remark:
+        output().print(admission.remark, highlight=False)
     output().print(f"published {manifest.version}")
 
 
 def activate(
-    version: Annotated[str, typer.Argument(help="A published version, older ones too.")], store: Store
+    version: Annotated[str, typer.Argument(help="A published version, older ones too.")],
+    store: Store,
+    expected: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help='Only if this one is active until then; "" for none.'),
+    ] = None,
+    verify_key: VerifyKey = None,
 ) -> None:
-    """Make a published version the one that servers load."""
+    """Make a published version the one that servers load, forward or back."""
     with plain_errors():
-        model_store = open_model_store(store)
+        model_store = open_model_store(store, verify_key)
         verify(model_store.read(version))
-        model_store.activate(version)
+        model_store.activate(version, ANYTHING if expected is None else expected or None)
     output().print(f"activated {version}")
+
+
+def rollback(store: Store, verify_key: VerifyKey = None) -> None:
+    """Make the version active that was active before this one; again, the one before that."""
+    with plain_errors():
+        model_store = open_model_store(store, verify_key)
+        pointer = model_store.pointer()
+        if pointer.previous is not None:
+            try:
+                verify(model_store.read(pointer.previous))
+            except VersionNotFound as error:
+                raise VersionNotFound(
+                    f"{pointer.previous}, which was active before, is gone: name another with `activate`"
+                ) from error
+        model_store.rollback(pointer)
+    output().print(f"rolled back from {pointer.active} to {pointer.previous}")
 
 
 def list_versions(
@@ -44,35 +98,40 @@ def list_versions(
     """List the versions of a model store, oldest first."""
     with plain_errors():
         model_store = open_model_store(store)
-        manifests, active = model_store.versions(), model_store.active()
+        manifests, pointer = model_store.versions(), model_store.pointer()
     if as_json:
         rows = [
-            {**manifest.model_dump(mode="json", exclude={"files"}), "active": manifest.version == active}
+            {
+                **manifest.model_dump(mode="json", exclude={"files"}),
+                "active": manifest.version == pointer.active,
+            }
             for manifest in manifests
         ]
         output().print_json(json.dumps(rows))
     else:
-        output().print(_table(manifests, active))
+        output().print(_table(manifests, pointer))
 
 
-def open_model_store(store: str) -> ModelStore:
-    """The model store of a `--store` option.
+def open_model_store(store: str, verify_key: Path | None = None) -> ModelStore:
+    """The model store of a `--store` option, which reads signed versions alone if there is a `--verify-key`.
 
     Raises:
-        InvalidOption: It is of a kind that is not supported.
+        InvalidOption: The store is of a kind that is not supported, or the key is none.
     """
+    check = open_check(verify_key)
     try:
-        return open_store(store)
+        return open_store(store, check)
     except ValueError as error:
-        raise InvalidOption("store", str(error)) from error
+        raise InvalidOption("--store", str(error)) from error
 
 
-def _table(manifests: list[Manifest], active: str | None) -> Table:
+def _table(manifests: list[Manifest], pointer: Pointer) -> Table:
     table = Table("", "version", "interactions", "users", "posts", "HR@10", "NDCG@10", box=None)
+    marks = {pointer.previous: "before", pointer.active: "active"}
     for manifest in manifests:
         metrics = (manifest.metrics.get(name) for name in ("hr@10", "ndcg@10"))
         table.add_row(
-            "active" if manifest.version == active else "",
+            marks.get(manifest.version, ""),
             manifest.version,
             f"{manifest.data_window.interactions:,}",
             f"{manifest.dimensions.users - 1:,}",
