@@ -20,6 +20,7 @@ from animora_training.commands.reading import read_into
 from animora_training.commands.tables import hold_out_table
 from animora_training.commands.versions import open_model_store
 from animora_training.errors import InvalidOption
+from animora_training.fitting.fit import Progress
 from animora_training.fitting.record import EpochRecord
 from animora_training.fitting.run import Watch, run, run_folder
 from animora_training.fitting.verification import verify
@@ -75,7 +76,7 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
             progress_bars() if us.first else nullcontext(_show_nothing) as show,
         ):
             fitted = run(folder, config, us, chosen, _watch(database_url, show))
-        if not us.first:
+        if fitted is None:
             return
         verify(fitted.artifact)
         version = fitted.artifact.manifest.version
@@ -107,10 +108,14 @@ def chosen_device(name: str, local_rank: int) -> torch.device:
 
 def _watch(database_url: str, show: Show) -> Watch:
     def on_epoch(epoch: EpochRecord, epochs: int) -> None:
-        score = "" if epoch.ndcg10 is None else f", NDCG@{TOP} {epoch.ndcg10:.4f}"
-        show(epoch.stage, epoch.epoch, epochs, f"loss {epoch.loss:.4f}{score}", epoch.pairs_per_second)
+        facts = (("loss", epoch.loss), (f"NDCG@{TOP}", epoch.ndcg10))
+        note = ", ".join(f"{name} {value:.4f}" for name, value in facts if value is not None)
+        show(epoch.stage, epoch.epoch, epochs, note, epoch.pairs_per_second)
 
-    return Watch(lambda folder: read_into(database_url, folder, show), on_epoch)
+    def on_step(at: Progress) -> None:
+        show(at.stage, at.done, at.epochs, rate=at.pairs_per_second)
+
+    return Watch(lambda folder: read_into(database_url, folder, show), on_epoch, on_step)
 
 
 def _show_nothing(

@@ -1,6 +1,6 @@
 """What is held out of a data set: each user's latest interaction, or all that came after a moment."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,8 +124,17 @@ class TimeSplit:
     held_out: Rows
 
 
+def none_of(rows: Rows) -> BoolArray:
+    """Bool (n): no row."""
+    return np.zeros(len(rows), np.bool_)
+
+
 def leave_one_out(
-    dataset: Dataset, negatives: int, rng: np.random.Generator, at_most: int | None = None
+    dataset: Dataset,
+    negatives: int,
+    rng: np.random.Generator,
+    at_most: int | None = None,
+    refused: Callable[[Rows], BoolArray] = none_of,
 ) -> Split:
     """Holds out the latest pair of every user who has another one.
 
@@ -138,12 +147,14 @@ def leave_one_out(
         rng: The source of chance.
         at_most: Of how many users, drawn by chance, one is held out where there are more; each takes
             8 bytes a candidate.
+        refused: Which pairs, bool (n), of some users are not held out either; it is asked of whole users.
     """
     blocking = Blocking(dataset)
     found = [np.empty(0, np.int64)]
     start = 0
     for chunk in dataset.pairs.chunks():
         eligible = _eligible(dataset, blocking, chunk) & (np.bincount(chunk.users)[chunk.users] > 1)
+        eligible &= ~refused(chunk)
         order = np.lexsort((rng.random(len(chunk)), chunk.times, chunk.users))
         order = order[eligible[order]]
         users = chunk.users[order]

@@ -2,18 +2,23 @@
 
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter
 
 from animora_training.errors import InvalidInput
+from animora_training.fitting.holdout import Judged
 from animora_training.fitting.record import EpochRecord
-from animora_training.judging.evaluation import Quality
 from animora_training.learning.trainer import Trainer
 
-INTERVAL = 300.0  # seconds between checkpoints within an epoch
+INTERVAL = 300.0
+
+# What a state holds beside tensors, as plain values.
+_JUDGED = TypeAdapter(list[Judged])
+_EPOCHS = TypeAdapter(list[EpochRecord])
 
 
 @dataclass(slots=True)
@@ -23,16 +28,15 @@ class FitState:
     Attributes:
         stage: What is trained.
         regularisation: Of the alternating least squares; None until it is chosen.
-        choosing: NDCG@10 by which the epoch is chosen, before the first epoch and after each.
-        reported: The quality for the other users, likewise.
+        judged: What the network was before the hold-out's first epoch and after each; by their
+            `choice.ndcg` the epoch is chosen.
         epochs: What was observed of each epoch.
         trainer: Its state; None before a stage's first checkpoint.
     """
 
     stage: Literal["hold-out", "refit"] = "hold-out"
     regularisation: float | None = None
-    choosing: list[float] = field(default_factory=list)
-    reported: list[Quality] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
     trainer: dict[str, Any] | None = None
 
@@ -43,10 +47,17 @@ class Checkpoints:
     It holds tensors and plain values only, and is read as such: a forged one can mislead, but run nothing.
     """
 
-    def __init__(self, path: Path | None, identity: str) -> None:
-        """Takes the file, and what tells fits of other data or another configuration apart."""
+    def __init__(self, path: Path | None, identity: str, interval: float = INTERVAL) -> None:
+        """Names the file.
+
+        Args:
+            path: Where.
+            identity: What tells fits of other data or another configuration apart.
+            interval: Seconds between checkpoints within an epoch.
+        """
         self._path = path
         self._identity = identity
+        self._interval = interval
         self._saved_at = time.monotonic()
 
     def load(self) -> FitState:
@@ -60,25 +71,26 @@ class Checkpoints:
         try:
             kept = torch.load(self._path, weights_only=True, mmap=True)
             identity, state = kept["identity"], kept["state"]
+            if identity == self._identity:
+                state["judged"] = _JUDGED.validate_python(state["judged"])
+                state["epochs"] = _EPOCHS.validate_python(state["epochs"])
+                return FitState(**state)
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError) as error:
             raise InvalidInput(f"{self._path}: is not a checkpoint; remove it to start anew") from error
-        if identity != self._identity:
-            raise InvalidInput(
-                f"{self._path}: is of other data, another configuration or another number of processes; "
-                "remove it, or name another --run-dir"
-            )
-        state["reported"] = [Quality(**quality) for quality in state["reported"]]
-        state["epochs"] = [EpochRecord.model_validate(epoch) for epoch in state["epochs"]]
-        return FitState(**state)
+        raise InvalidInput(
+            f"{self._path}: is of other data, another configuration or another number of processes; "
+            "remove it, or name another --run-dir"
+        )
 
     def save(self, state: FitState, trainer: Trainer | None) -> None:
         """Replaces what was saved before."""
         if self._path is None:
             return
         content = {
-            **{name: getattr(state, name) for name in ("stage", "regularisation", "choosing")},
-            "reported": [asdict(quality) for quality in state.reported],
-            "epochs": [epoch.model_dump() for epoch in state.epochs],
+            "stage": state.stage,
+            "regularisation": state.regularisation,
+            "judged": _JUDGED.dump_python(state.judged),
+            "epochs": _EPOCHS.dump_python(state.epochs),
             "trainer": trainer.state() if trainer else None,
         }
         staging = self._path.with_suffix(".staging")
@@ -90,6 +102,6 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def save_now_and_then(self, state: FitState, trainer: Trainer) -> None:
-        """Saves where the latest checkpoint is INTERVAL old."""
-        if self._path is not None and time.monotonic() - self._saved_at >= INTERVAL:
+        """Saves where the latest checkpoint is an interval old."""
+        if self._path is not None and time.monotonic() - self._saved_at >= self._interval:
             self.save(state, trainer)

@@ -1,6 +1,7 @@
 """A fit: how long to train is chosen on a hold-out, then everything is trained for as long."""
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -9,30 +10,46 @@ import numpy as np
 import torch
 
 from animora_artifact import Artifact
-from animora_training.data.dataset import Dataset, Embeddings
+from animora_training.data.dataset import Dataset
+from animora_training.errors import Interrupted
 from animora_training.fitting.checkpoint import Checkpoints, FitState
-from animora_training.fitting.export import Origin, data_window, export
-from animora_training.fitting.holdout import HoldOut
-from animora_training.fitting.record import (
-    EpochRecord,
-    Host,
-    RunRecord,
-    Software,
-    Stage,
-    TrainingData,
+from animora_training.fitting.export import Origin, export
+from animora_training.fitting.holdout import HoldOut, Metrics
+from animora_training.fitting.record import EpochRecord, Host, RunRecord, Software, Stage
+from animora_training.fitting.recording import (
+    FACTORISATION,
+    NEUCF,
+    PARENT,
+    epoch_record,
+    metrics,
+    start_record,
+    training_data,
 )
 from animora_training.fitting.regularisation import tuned_regularisation
-from animora_training.judging.evaluation import TOP, Quality
+from animora_training.fitting.warm_start import Learnt, Parent, warm_recipe
 from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import factorize
-from animora_training.learning.network import NeuCF
 from animora_training.learning.ranks import Ranks
-from animora_training.learning.start import new_start
+from animora_training.learning.start import Start, new_start
 from animora_training.learning.trainer import Epoch, Trainer
 from animora_training.learning.training_set import TrainingSet, training_set
 
-NEUCF, START = "NeuCF", "its factorisation"
-PREFIXES = {NEUCF: "", START: "factorisation_"}
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage is.
+
+    Attributes:
+        stage: Which.
+        done: Epochs that have ended, and the part of the next one that has.
+        epochs: How many there will be at most.
+        pairs_per_second: In this epoch so far.
+    """
+
+    stage: Stage
+    done: float
+    epochs: int
+    pairs_per_second: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +62,7 @@ class Surroundings:
         ranks: The processes that share the work.
         checkpoints: Where the fit writes down how far it is.
         on_epoch: Told of every epoch, and how many of its stage there will be at most.
+        on_step: Told of every step. It may raise Interrupted, and the fit ends with a checkpoint.
     """
 
     created_at: datetime
@@ -52,43 +70,84 @@ class Surroundings:
     ranks: Ranks
     checkpoints: Checkpoints
     on_epoch: Callable[[EpochRecord, int], None]
+    on_step: Callable[[Progress], None] = lambda progress: None
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A fitted version and what is known about it."""
+    """A fitted version and what is known about it.
+
+    Attributes:
+        artifact: The version.
+        record: What the fit was.
+        learnt: What a later fit can start from.
+    """
 
     artifact: Artifact
     record: RunRecord
+    learnt: Learnt
 
 
-def fit(dataset: Dataset, config: FitConfig, surroundings: Surroundings) -> Fit:
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """What the stages of a fit share.
+
+    Attributes:
+        recipe: How they train.
+        parent: What they start from, if that is an earlier fit.
+        state: How far they are.
+        surroundings: Where they run.
+    """
+
+    recipe: FitConfig
+    parent: Parent | None
+    state: FitState
+    surroundings: Surroundings
+
+
+def fit(
+    dataset: Dataset, config: FitConfig, surroundings: Surroundings, parent: Parent | None = None
+) -> Fit | None:
     """Chooses the number of epochs on a hold-out, then trains on all interactions.
 
-    Goes on from the latest checkpoint. Every process of several gets the version.
+    Goes on from the latest checkpoint. All processes take part; only the first one gets the version.
 
     Args:
         dataset: All interactions.
         config: The recipe.
         surroundings: Where it runs.
+        parent: An earlier fit to start from. Held out are only pairs that it has not learnt from; where too
+            few users have one, nothing is, and the version has no metrics.
 
     Raises:
         NothingToLearn: There are too few interactions.
+        InvalidInput: The parent's network is of another shape.
+        Interrupted: `on_step` said so; a checkpoint has been written.
     """
     state = surroundings.checkpoints.load()
-    holdout = HoldOut.of(dataset, config)
+    if parent is None:
+        course = _Course(config, None, state, surroundings)
+        holdout: HoldOut | None = HoldOut.of(dataset, config)
+    else:
+        state.regularisation = parent.learnt.regularisation
+        course = _Course(warm_recipe(config), parent, state, surroundings)
+        holdout = HoldOut.unseen(dataset, config, parent.seen)
     if state.stage == "hold-out":
-        _judge(holdout, config, state, surroundings)
+        if holdout is not None:
+            _judge(holdout, course)
         state.stage, state.trainer = "refit", None
         surroundings.checkpoints.save(state, None)
-    chosen = int(np.argmax(state.choosing))
+    chosen = _chosen(state) if state.judged else course.recipe.max_epochs
     data = training_set(dataset, dataset.pairs)
-    trainer = _trainer(data, config, state, surroundings)
-    for epoch in islice(_epochs(trainer, state, surroundings), chosen - trainer.position.epoch):
-        _observe(state, surroundings, _record("refit", epoch, None, None), chosen)
+    trainer = _trainer(data, course)
+    for epoch in islice(_epochs(trainer, course, "refit", chosen), chosen - trainer.position.epoch):
+        _observe(course, epoch_record("refit", epoch), chosen)
         surroundings.checkpoints.save(state, trainer)
-    qualities = {NEUCF: state.reported[chosen], START: state.reported[0], **holdout.baselines()}
-    judged_users = int((~holdout.choosing).sum())
+    network, learnt = trainer.network(), trainer.learnt()
+    if not surroundings.ranks.first:
+        return None
+    qualities = {} if holdout is None else _qualities(holdout, course, chosen)
+    judged_users = 0 if holdout is None else int((~holdout.choosing).sum())
     origin = Origin(
         created_at=surroundings.created_at,
         hyperparameters={
@@ -96,120 +155,111 @@ def fit(dataset: Dataset, config: FitConfig, surroundings: Surroundings) -> Fit:
             "als_regularisation": state.regularisation or 0.0,
             "epochs": chosen,
         },
-        metrics=_metrics(qualities, judged_users),
+        metrics=metrics(qualities, judged_users),
     )
-    artifact = export(trainer.network(), data, dataset.pairs, origin)
+    artifact = export(network, data, dataset.pairs, origin)
     record = RunRecord(
         version=artifact.manifest.version,
         created_at=origin.created_at,
-        parent=None,
+        parent=parent.learnt.version if parent else None,
         seed=config.seed,
         configuration=origin.hyperparameters,
-        data=_training_data(dataset, judged_users),
+        data=training_data(dataset, judged_users),
         epochs=tuple(state.epochs),
         chosen_epoch=chosen,
-        stopped="early stopping" if len(state.choosing) <= config.max_epochs else "all epochs",
-        qualities={name: _by_metric(quality) for name, quality in qualities.items()},
+        stopped="early stopping" if 0 < len(state.judged) <= course.recipe.max_epochs else "all epochs",
+        qualities=qualities,
+        reliability=state.judged[chosen].reliability if state.judged else (),
         software=Software.here(),
         host=Host.here(surroundings.device),
     )
-    return Fit(artifact, record)
+    return Fit(
+        artifact, record, Learnt(record.version, state.regularisation or 0.0, artifact.vocabulary, learnt)
+    )
 
 
-def _judge(holdout: HoldOut, config: FitConfig, state: FitState, surroundings: Surroundings) -> None:
+def _judge(holdout: HoldOut, course: _Course) -> None:
     """Trains without the held-out pairs and stops when they are ranked no better for a while."""
+    recipe, state, surroundings = course.recipe, course.state, course.surroundings
     data = training_set(holdout.dataset, holdout.training)
     ranks = surroundings.ranks
-    if state.regularisation is None and config.factorisation == "als":
-        state.regularisation = config.als_regularisation or ranks.once(
-            lambda: tuned_regularisation(holdout, data, config)
+    if course.parent is None and state.regularisation is None and recipe.factorisation == "als":
+        state.regularisation = recipe.als_regularisation or ranks.once(
+            lambda: tuned_regularisation(holdout, data, recipe)
         )
-    trainer = _trainer(data, config, state, surroundings)
+    began = time.monotonic()
+    trainer = _trainer(data, course)
+    seconds = time.monotonic() - began
 
-    def judge(network: NeuCF) -> None:
-        choice, quality = ranks.once(lambda: holdout.judge(network, data.vocabulary))
-        state.choosing.append(choice)
-        state.reported.append(quality)
+    def judge() -> None:
+        network = trainer.network()
+        state.judged.append(ranks.once(lambda: holdout.judge(network, data.vocabulary)))
 
-    if not state.choosing:
-        judge(trainer.network())
-    for epoch in _epochs(trainer, state, surroundings):
-        judge(trainer.network())
-        record = _record("hold-out", epoch, state.reported[-1].hit_ratio, state.choosing[-1])
-        _observe(state, surroundings, record, config.max_epochs)
+    if not state.judged:
+        judge()
+        if course.parent is None and recipe.factorisation == "als":
+            swept = len(data.posts) * recipe.als_iterations
+            _observe(course, start_record(state.judged[0].choice, seconds, swept), 1)
+        surroundings.checkpoints.save(state, None)
+    for epoch in _epochs(trainer, course, "hold-out", recipe.max_epochs):
+        judge()
+        _observe(course, epoch_record("hold-out", epoch, state.judged[-1].choice), recipe.max_epochs)
         surroundings.checkpoints.save(state, trainer)
-        if _ended(state, config):
+        if epoch.number >= recipe.max_epochs or epoch.number - _chosen(state) >= recipe.patience:
             return
 
 
-def _ended(state: FitState, config: FitConfig) -> bool:
-    epoch = len(state.choosing) - 1
-    return epoch >= config.max_epochs or epoch - int(np.argmax(state.choosing)) >= config.patience
+def _chosen(state: FitState) -> int:
+    return int(np.argmax([judged.choice.ndcg for judged in state.judged]))
 
 
-def _trainer(data: TrainingSet, config: FitConfig, state: FitState, surroundings: Surroundings) -> Trainer:
+def _trainer(data: TrainingSet, course: _Course) -> Trainer:
     """A trainer at the latest checkpoint of the stage, or at its start."""
-    ranks, factorisation, regularisation = surroundings.ranks, None, state.regularisation
-    if regularisation is not None and state.trainer is None:
-        factorisation = ranks.once(lambda: factorize(data, config, regularisation))
-    device = surroundings.device
-    trainer = Trainer(data.to(device), config, new_start(data, config, factorisation).to(device), ranks)
+    state, surroundings = course.state, course.surroundings
+    start = _start(data, course).to(surroundings.device)
+    trainer = Trainer(data.to(surroundings.device), course.recipe, start, surroundings.ranks)
     if state.trainer is not None:
         trainer.restore(state.trainer)
         state.trainer = None
     return trainer
 
 
-def _epochs(trainer: Trainer, state: FitState, surroundings: Surroundings) -> Iterator[Epoch]:
-    return trainer.epochs(lambda: surroundings.checkpoints.save_now_and_then(state, trainer))
+def _start(data: TrainingSet, course: _Course) -> Start:
+    recipe, regularisation, ranks = course.recipe, course.state.regularisation, course.surroundings.ranks
+    if course.parent is not None:
+        return course.parent.grown(data, recipe, ranks)
+    if regularisation is None or course.state.trainer is not None:
+        return new_start(data, recipe, ranks=ranks)
+    return new_start(data, recipe, ranks.once(lambda: factorize(data, recipe, regularisation)), ranks)
 
 
-def _observe(state: FitState, surroundings: Surroundings, epoch: EpochRecord, epochs: int) -> None:
-    state.epochs.append(epoch)
-    surroundings.on_epoch(epoch, epochs)
+def _epochs(trainer: Trainer, course: _Course, stage: Stage, epochs: int) -> Iterator[Epoch]:
+    surroundings, checkpoints = course.surroundings, course.surroundings.checkpoints
+
+    def between_steps() -> None:
+        at = trainer.position
+        rate = at.pairs * surroundings.ranks.world / max(at.seconds, 1e-9)
+        try:
+            surroundings.on_step(Progress(stage, at.epoch + at.step / trainer.steps, epochs, rate))
+        except Interrupted:
+            checkpoints.save(course.state, trainer)
+            raise
+        checkpoints.save_now_and_then(course.state, trainer)
+
+    return trainer.epochs(between_steps)
 
 
-def _record(stage: Stage, epoch: Epoch, hit_ratio: float | None, ndcg: float | None) -> EpochRecord:
-    return EpochRecord(
-        stage=stage,
-        epoch=epoch.number,
-        loss=epoch.loss,
-        learning_rate=epoch.learning_rate,
-        hr10=hit_ratio,
-        ndcg10=ndcg,
-        seconds=epoch.seconds,
-        pairs_per_second=epoch.pairs / max(epoch.seconds, 1e-9),
-    )
+def _observe(course: _Course, epoch: EpochRecord, epochs: int) -> None:
+    course.state.epochs.append(epoch)
+    course.surroundings.on_epoch(epoch, epochs)
 
 
-def _metrics(qualities: Mapping[str, Quality], users: int) -> dict[str, float]:
-    """As a manifest keeps them: NeuCF's by their own names, others' with a prefix."""
-    metrics = {"holdout_users": float(users)}
-    for name, quality in qualities.items():
-        prefix = PREFIXES.get(name, f"{name}_")
-        metrics.update({f"{prefix}{metric}": value for metric, value in _by_metric(quality).items()})
-    return metrics
-
-
-def _by_metric(quality: Quality) -> dict[str, float]:
-    return {f"hr@{TOP}": round(quality.hit_ratio, 6), f"ndcg@{TOP}": round(quality.ndcg, 6)}
-
-
-def _training_data(dataset: Dataset, judged_users: int) -> TrainingData:
-    pairs, posts = dataset.pairs, dataset.posts
-    window = data_window(pairs)
-    return TrainingData(
-        start=window.start,
-        end=window.end,
-        users=int(np.count_nonzero(np.diff(pairs.offsets))),
-        posts=len(posts.ids),
-        interactions=len(pairs),
-        image_share=_share(posts.image),
-        caption_share=_share(posts.caption),
-        judged_users=judged_users,
-    )
-
-
-def _share(embeddings: Embeddings) -> float:
-    """The share of embeddings (n, d) that are there."""
-    return float(embeddings.any(axis=1).mean()) if embeddings.size else 0.0
+def _qualities(holdout: HoldOut, course: _Course, chosen: int) -> dict[str, Metrics]:
+    """What the fit is about, what it started from, and the baselines."""
+    judged = course.state.judged
+    start = FACTORISATION if course.parent is None else PARENT
+    qualities = {NEUCF: judged[chosen].metrics, start: judged[0].metrics, **holdout.baselines()}
+    return {
+        name: {metric: round(value, 6) for metric, value in measured.items()}
+        for name, measured in qualities.items()
+    }

@@ -1,25 +1,52 @@
 """The hold-out by which a fit chooses, and that tells how good it is."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from animora_artifact import Vocabulary
-from animora_training.data.dataset import BoolArray, Dataset, IntArray, Interactions
-from animora_training.data.split import HeldOut, leave_one_out
+from animora_training.data.dataset import BoolArray, Dataset, IntArray, Interactions, Rows
+from animora_training.data.split import HeldOut, leave_one_out, none_of
 from animora_training.errors import NothingToLearn
 from animora_training.fitting.export import FoldedNeuCF
+from animora_training.fitting.record import ReliabilityBin
+from animora_training.fitting.seen import Seen
 from animora_training.judging.baselines import heuristic_scores, popularity_scores
+from animora_training.judging.calibration import Calibration, calibration, like_sample
 from animora_training.judging.evaluation import TOP, PostScorer, Quality, rank_held_out
-from animora_training.judging.measures import before_chances
+from animora_training.judging.measures import before_chances, measures_of_ranks
 from animora_training.judging.metrics import Scores
 from animora_training.judging.recommender import Recommender
+from animora_training.judging.task import one_each
 from animora_training.learning.config import FitConfig
 from animora_training.learning.network import NeuCF
 
 # More negatives than a report speaks of make the choice surer, more users than these do not.
 CHOOSING_NEGATIVES = 999
 MAX_USERS = 20_000
+# Somebody has to choose and somebody to report. Since an earlier fit, only a handful may have done anything:
+# so few would say nothing.
+FEWEST_USERS, FEWEST_UNSEEN = 2, 100
+
+Metrics = Mapping[str, float]
+"""By name, such as "ndcg@10"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a network was found to be.
+
+    Attributes:
+        choice: Of the users who choose, see `HoldOut.choice`.
+        metrics: Of the users who report.
+        reliability: Of their probabilities.
+    """
+
+    choice: Quality
+    metrics: Metrics
+    reliability: tuple[ReliabilityBin, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +76,29 @@ class HoldOut:
         Raises:
             NothingToLearn: Fewer than two users have interacted with two posts.
         """
-        rng = np.random.default_rng(config.seed)
-        negatives = max(CHOOSING_NEGATIVES, config.holdout_negatives)
-        split = leave_one_out(dataset, negatives, rng, at_most=MAX_USERS)
-        users = len(split.held_out.users)
-        if users < 2:
+        holdout = cls._of(dataset, config, none_of)
+        if len(holdout.choosing) < FEWEST_USERS:
             raise NothingToLearn(
                 "fewer than two users have interacted with two or more posts, so nothing can be held out: "
                 "import more likes and comments"
             )
+        return holdout
+
+    @classmethod
+    def unseen(cls, dataset: Dataset, config: FitConfig, seen: Seen) -> "HoldOut | None":
+        """By the configuration's seed, of pairs that an earlier fit has not learnt from.
+
+        None where fewer than FEWEST_UNSEEN users have such a pair, beside another one.
+        """
+        holdout = cls._of(dataset, config, lambda rows: seen.contains(dataset, rows))
+        return holdout if len(holdout.choosing) >= FEWEST_UNSEEN else None
+
+    @classmethod
+    def _of(cls, dataset: Dataset, config: FitConfig, refused: Callable[[Rows], BoolArray]) -> "HoldOut":
+        rng = np.random.default_rng(config.seed)
+        negatives = max(CHOOSING_NEGATIVES, config.holdout_negatives)
+        split = leave_one_out(dataset, negatives, rng, MAX_USERS, refused)
+        users = len(split.held_out.users)
         choosing = np.zeros(users, np.bool_)
         choosing[rng.permutation(users)[: users // 2]] = True
         return cls(dataset, split.training, split.held_out, choosing, config.holdout_negatives)
@@ -68,14 +109,25 @@ class HoldOut:
         kept = self.held_out.take(~self.choosing)
         return HeldOut(kept.users, kept.candidates[:, : 1 + self.negatives], kept.times)
 
-    def judge(self, network: NeuCF, vocabulary: Vocabulary) -> tuple[float, Quality]:
-        """What `choice` gives for one half of the users, and the quality for the other."""
+    def judge(self, network: NeuCF, vocabulary: Vocabulary) -> Judged:
+        """What `choice` gives for one half of the users, and what was measured for the other."""
         scorer = PostScorer(FoldedNeuCF(network).eval(), vocabulary, self.dataset)
         reported = self.reported
-        return self.choice(scorer), Quality.of(self._ranks(scorer.candidates(reported), reported))
+        scores = scorer.candidates(reported)
+        likes = self._calibration(scores, reported)
+        return Judged(
+            choice=self.choice(scorer),
+            metrics={**self._metrics(scores, reported), "calibration_error": likes.error},
+            reliability=tuple(
+                ReliabilityBin(predicted=predicted, observed=observed, count=round(mass))
+                for predicted, observed, mass in zip(
+                    likes.predicted.tolist(), likes.observed.tolist(), likes.mass.tolist(), strict=True
+                )
+            ),
+        )
 
-    def choice(self, recommender: Recommender) -> float:
-        """Expected NDCG@10 among as many negatives as are reported, for the users who choose.
+    def choice(self, recommender: Recommender) -> Quality:
+        """Expected quality among as many negatives as are reported, for the users who choose.
 
         Expected, given the rank among many more: surer than a draw (see `judging.measures`).
         """
@@ -83,12 +135,12 @@ class HoldOut:
         scores = recommender.grid(held_out.users, np.maximum(held_out.candidates, 0))
         ranks = self._ranks(scores, held_out)
         total = held_out.present[:, 1:].sum(axis=1)
-        chances = before_chances(ranks, total, self.negatives)
-        gained = [chance / np.log2(place + 2) for place, chance in zip(range(TOP), chances, strict=False)]
-        return float(np.sum(gained, axis=0).mean())
+        chances = np.array(list(islice(before_chances(ranks, total, self.negatives), TOP)))  # (10, m)
+        gains = 1.0 / np.log2(np.arange(len(chances)) + 2.0)
+        return Quality(float(chances.sum(axis=0).mean()), float((gains @ chances).mean()))
 
-    def baselines(self) -> dict[str, Quality]:
-        """The quality of popularity and of the server's heuristic, which see what the network sees."""
+    def baselines(self) -> dict[str, Metrics]:
+        """What popularity and the server's heuristic are, which see what the network sees."""
         events = self.dataset.events
         kept = np.isin(
             self.dataset.pair_keys(events.users, events.posts),
@@ -96,9 +148,31 @@ class HoldOut:
         )
         training, reported, posts = events.take(kept), self.reported, self.dataset.posts
         return {
-            name: Quality.of(self._ranks(scores(posts, training, reported), reported))
+            name: self._metrics(scores(posts, training, reported), reported)
             for name, scores in (("popularity", popularity_scores), ("heuristic", heuristic_scores))
         }
+
+    def _metrics(self, scores: Scores, held_out: HeldOut) -> Metrics:
+        """Means over users: hit ratio, NDCG, reciprocal rank, and the area under the ROC curve."""
+        measures = measures_of_ranks(self._ranks(scores, held_out), (TOP,))
+        drawn = held_out.present[:, 1:]
+        above = (scores[:, 1:] > scores[:, :1]) + (scores[:, 1:] == scores[:, :1]) / 2
+        lost = (above * drawn).sum(axis=1) / np.maximum(drawn.sum(axis=1), 1)
+        means = {name: float(measures[name].mean()) for name in (f"hr@{TOP}", f"ndcg@{TOP}", "mrr")}
+        return {**means, "auc": float(1.0 - lost.mean())}
+
+    def _calibration(self, scores: Scores, held_out: HeldOut) -> Calibration:
+        """How right log odds (m, 1 + k) are over all pairs of the users and the posts of their moments."""
+        posts = self.dataset.posts
+        relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
+        task = one_each(self.dataset, self.training, relevant)
+        existing = np.searchsorted(np.sort(posts.created[task.eligible]), task.moments, side="right")
+        rows, hidden = task.hidden
+        countable = task.eligible[hidden] & (posts.created[hidden] <= task.moments[rows])
+        distinct = np.unique(self.dataset.pair_keys(rows[countable], hidden[countable]))
+        untouched = existing - np.bincount(distinct // len(posts.ids), minlength=len(existing))
+        liked = np.diff(self.dataset.pairs.offsets)[held_out.users]
+        return calibration(like_sample(scores, held_out, liked, untouched))
 
     def _ranks(self, scores: Scores, held_out: HeldOut) -> IntArray:
         return rank_held_out(self.dataset.posts, scores, held_out)

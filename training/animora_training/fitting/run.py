@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 
 from animora_training.data.folder import describe, open_dataset
-from animora_training.errors import InvalidInput
+from animora_training.errors import InvalidInput, NothingToLearn
 from animora_training.fitting.checkpoint import Checkpoints
-from animora_training.fitting.fit import Fit, Surroundings, fit
+from animora_training.fitting.fit import Fit, Progress, Surroundings, fit
 from animora_training.fitting.record import EpochRecord
 from animora_training.fitting.report import write_report
 from animora_training.fitting.tensorboard import EventWriter
+from animora_training.fitting.warm_start import NETWORK, Parent, keep
 from animora_training.learning.config import FitConfig
 from animora_training.learning.ranks import Ranks
 
@@ -31,7 +32,8 @@ class RunFolder:
     """Where a run keeps what it needs and what it tells.
 
     `data/` holds the arrays that are learnt from, `checkpoint-N.pt` how far process N is, `events/` what
-    TensorBoard shows, `run.json` and `report.html` what the fit was.
+    TensorBoard shows, `run.json` and `report.html` what the fit was, `network.npz` what a later fit can start
+    from. `parent/` holds what this one starts from, where that is an earlier fit.
     """
 
     path: Path
@@ -40,6 +42,16 @@ class RunFolder:
     def data(self) -> Path:
         """The arrays that are learnt from."""
         return self.path / "data"
+
+    @property
+    def network(self) -> Path:
+        """What was learnt."""
+        return self.path / NETWORK
+
+    @property
+    def parent(self) -> Path:
+        """What is started from."""
+        return self.path / "parent"
 
     def checkpoint(self, rank: int) -> Path:
         """How far a process is."""
@@ -50,8 +62,25 @@ class RunFolder:
         """Whether there is something to go on from."""
         return self.data.exists() and not (self.path / "run.json").exists()
 
-    def clear(self) -> None:
-        """Removes what an earlier run left."""
+    def begin(self, warm_start: Path | None) -> None:
+        """Makes room for a new run.
+
+        Cut short, it can be done again: where there is a run's network, its data are whole.
+
+        Args:
+            warm_start: The folder of the run to start from, which may be this one. Where it is this one, and
+                no run has ended in it, what the run before started from is started from again, if anything.
+
+        Raises:
+            InvalidInput: Another folder holds no run that has ended.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if warm_start is None:
+            shutil.rmtree(self.parent, ignore_errors=True)
+        elif self.network.exists() or warm_start.resolve() != self.path.resolve():
+            earlier = RunFolder(warm_start)
+            keep(earlier.network, earlier.data, self.parent)
+        self.network.unlink(missing_ok=True)
         for name in ("data", "events"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for file in (*self.path.glob("checkpoint-*"), self.path / "run.json", self.path / "report.html"):
@@ -65,22 +94,35 @@ class Watch:
     Attributes:
         read: Reads the database into a folder of arrays.
         on_epoch: Told of every epoch, and how many of its stage there will be at most.
+        on_step: Told of every step; it may raise Interrupted.
     """
 
     read: Read
     on_epoch: Callable[[EpochRecord, int], None]
+    on_step: Callable[[Progress], None] = lambda progress: None
 
 
 @contextmanager
-def run_folder(path: Path | None, ranks: Ranks, *, resume: bool) -> Iterator[RunFolder]:
+def run_folder(
+    path: Path | None, ranks: Ranks, warm_start: Path | None = None, *, resume: bool
+) -> Iterator[RunFolder]:
     """The folder of a run, empty unless an unfinished run goes on in it; a temporary one where none is named.
 
+    An unfinished run goes on as it began, whatever it is to start from.
+
+    Args:
+        path: Where; it is made where it is not there.
+        ranks: The processes that share the work.
+        warm_start: The folder of a run to start from, see `RunFolder.begin`.
+        resume: Whether an unfinished run may go on.
+
     Raises:
-        InvalidInput: There is an unfinished run, and it is not to go on.
+        InvalidInput: There is an unfinished run, and it is not to go on; or there is none to start from.
     """
     if path is None:
         temporary = ranks.once(lambda: Path(tempfile.mkdtemp(prefix="animora-run-")))
         try:
+            ranks.once(lambda: RunFolder(temporary).begin(warm_start))
             yield RunFolder(temporary)
         finally:
             if ranks.first:
@@ -92,14 +134,13 @@ def run_folder(path: Path | None, ranks: Ranks, *, resume: bool) -> Iterator[Run
         raise InvalidInput(
             f"--run-dir: {path} holds an unfinished run: go on with --resume, or remove the folder"
         )
-    if ranks.first and not unfinished:
-        path.mkdir(parents=True, exist_ok=True)
-        folder.clear()
+    if not unfinished:
+        ranks.once(lambda: folder.begin(warm_start))
     yield folder
 
 
-def run(folder: RunFolder, config: FitConfig, ranks: Ranks, device: torch.device, watch: Watch) -> Fit:
-    """Reads, fits and reports; every process of several takes part.
+def run(folder: RunFolder, config: FitConfig, ranks: Ranks, device: torch.device, watch: Watch) -> Fit | None:
+    """Reads, fits and reports; every process of several takes part, and the first one gets the version.
 
     Args:
         folder: As `run_folder` gave it.
@@ -111,13 +152,16 @@ def run(folder: RunFolder, config: FitConfig, ranks: Ranks, device: torch.device
     Raises:
         DatabaseError: The database cannot be read.
         NothingToLearn: There are too few interactions.
-        InvalidInput: The folder's run is of another configuration.
+        InvalidInput: The folder's run is of another configuration, or what it starts from is of no use to it.
+        Interrupted: `watch` said so.
     """
     ranks.once(lambda: _read(folder, watch))
     dataset = open_dataset(folder.data)
     if not config.embeddings:
         dataset = dataset.without_embeddings()
-    checkpoints = Checkpoints(folder.checkpoint(ranks.rank), _identity(folder, config, ranks))
+    parent = Parent.read(folder.parent) if folder.parent.exists() else None
+    identity = _identity(folder, config, ranks, parent)
+    checkpoints = Checkpoints(folder.checkpoint(ranks.rank), identity)
     events = EventWriter(folder.path / "events", checkpoints.load().epochs) if ranks.first else None
 
     def on_epoch(epoch: EpochRecord, epochs: int) -> None:
@@ -125,10 +169,17 @@ def run(folder: RunFolder, config: FitConfig, ranks: Ranks, device: torch.device
             events.epoch(epoch)
         watch.on_epoch(epoch, epochs)
 
-    surroundings = Surroundings(datetime.now(UTC), device, ranks, checkpoints, on_epoch)
-    fitted = fit(dataset, config, surroundings)
-    if events is not None:
+    surroundings = Surroundings(datetime.now(UTC), device, ranks, checkpoints, on_epoch, watch.on_step)
+    try:
+        fitted = fit(dataset, config, surroundings, parent)
+    except NothingToLearn:
+        # To go on would come to the same, until the data are read again.
+        if ranks.first:
+            shutil.rmtree(folder.data)
+        raise
+    if fitted is not None and events is not None:
         events.close(fitted.record)
+        fitted.learnt.write(folder.network)
         write_report(fitted.record, folder.path / "report.html")
         (folder.path / "run.json").write_bytes(fitted.record.to_json())
         for rank in range(ranks.world):
@@ -141,7 +192,12 @@ def _read(folder: RunFolder, watch: Watch) -> None:
         watch.read(folder.data)
 
 
-def _identity(folder: RunFolder, config: FitConfig, ranks: Ranks) -> str:
+def _identity(folder: RunFolder, config: FitConfig, ranks: Ranks, parent: Parent | None) -> str:
     """What a checkpoint must share with the run that goes on from it."""
-    facts = {"data": describe(folder.data).digest, "world": ranks.world, **config.hyperparameters()}
+    facts = {
+        "data": describe(folder.data).digest,
+        "world": ranks.world,
+        "parent": parent.learnt.version if parent else None,
+        **config.hyperparameters(),
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from animora_training.data.dataset import FloatArray, IntArray
 from animora_training.learning.config import FitConfig
 from animora_training.learning.training_set import TrainingSet
 
@@ -47,25 +48,94 @@ def factorize(data: TrainingSet, config: FitConfig, regularisation: float) -> Fa
     users = np.zeros((data.users, config.factors), np.float32)
     # Both know how to use all cores; at once they would fight for them.
     with threadpool_limits(1, "blas"):
-        model = AlternatingLeastSquares(
-            factors=config.factors,
-            regularization=regularisation,
-            alpha=config.als_alpha,
-            iterations=config.als_iterations,
-            random_state=config.seed,
-        )
+        model = _model(config, regularisation)
         model.fit(_matrix(data, learnt_from), show_progress=False)
         users[learnt_from] = model.user_factors
         others = np.sort(order[enough:])
-        for start in range(0, len(others), USERS_AT_ONCE):
-            some = others[start : start + USERS_AT_ONCE]
-            users[some] = model.recalculate_user(np.arange(len(some)), _matrix(data, some))
+        _solve_users(model, data, others, users)
     posts = np.array(model.item_factors)
     posts[0] = 0.0
     return Factorisation(torch.from_numpy(users), torch.from_numpy(posts))
 
 
-def _matrix(data: TrainingSet, users: np.ndarray) -> csr_matrix:
+@dataclass(frozen=True, slots=True)
+class NewRows:
+    """Which rows of a training set are new.
+
+    Attributes:
+        users: int64 (k), ascending.
+        posts: int64 (l), ascending.
+    """
+
+    users: Tensor
+    posts: Tensor
+
+
+def fold_in(
+    known: Factorisation, new: NewRows, data: TrainingSet, config: FitConfig, regularisation: float
+) -> Factorisation:
+    """Factors for new users and posts beside those that are known, which stay as they are.
+
+    Users are solved for given the posts that they like, then the posts given all users, then the users again,
+    who may like new posts: a half step of the alternating least squares each.
+
+    Args:
+        known: Factors of all rows of the data; those of new ones are not looked at.
+        new: Which are new.
+        data: The positives.
+        config: Weight of a positive.
+        regularisation: L2.
+    """
+    users, posts = known.users.numpy().copy(), known.posts.numpy().copy()
+    posts[new.posts.numpy()] = 0.0
+    with threadpool_limits(1, "blas"):
+        model = _model(config, regularisation)
+        model.item_factors = posts
+        _solve_users(model, data, new.users.numpy(), users)
+        if len(new.posts):
+            model.user_factors = users
+            posts[new.posts.numpy()] = model.recalculate_item(new.posts.numpy(), _likers(data, new.posts))
+            model = _model(config, regularisation)  # which has kept nothing of the posts as they were
+            model.item_factors = posts
+            _solve_users(model, data, new.users.numpy(), users)
+    return Factorisation(torch.from_numpy(users), torch.from_numpy(posts))
+
+
+def _model(config: FitConfig, regularisation: float) -> AlternatingLeastSquares:
+    return AlternatingLeastSquares(
+        factors=config.factors,
+        regularization=regularisation,
+        alpha=config.als_alpha,
+        iterations=config.als_iterations,
+        random_state=config.seed,
+    )
+
+
+def _solve_users(
+    model: AlternatingLeastSquares, data: TrainingSet, rows: IntArray, users: FloatArray
+) -> None:
+    """Changes the factors of users at rows int64 (b) to those that are best given the posts'."""
+    for start in range(0, len(rows), USERS_AT_ONCE):
+        some = rows[start : start + USERS_AT_ONCE]
+        users[some] = model.recalculate_user(np.arange(len(some)), _matrix(data, some))
+
+
+def _likers(data: TrainingSet, posts: Tensor) -> csr_matrix:
+    """The posts' columns of the matrix, as rows float32 (l, user rows)."""
+    place = torch.full((len(data.counts),), -1)
+    place[posts] = torch.arange(len(posts))
+    rows, users = [], []
+    for some in torch.split(torch.arange(1, data.users), USERS_AT_ONCE):
+        liked, lengths = data.histories(some)
+        places = place[liked]
+        users.append(some.repeat_interleave(lengths)[places >= 0])
+        rows.append(places[places >= 0])
+    row, column = torch.cat(rows).numpy(), torch.cat(users).numpy()
+    ones = np.ones(len(row), np.float32)
+    return csr_matrix((ones, (row, column)), shape=(len(posts), data.users))
+
+
+def _matrix(data: TrainingSet, users: IntArray) -> csr_matrix:
     """The users' rows of the matrix, float32 (b, post rows)."""
     posts, lengths = data.histories(torch.from_numpy(users))
     indptr = np.concatenate(([0], np.cumsum(lengths.numpy())))

@@ -1,0 +1,248 @@
+"""What a fit leaves for a later one, and the start that it gives where users and posts have come since."""
+
+import json
+import math
+import os
+import shutil
+import zipfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from animora_artifact import Vocabulary
+from animora_artifact.vocabulary import UNKNOWN_ROW, RowIndex
+from animora_training.data.arrays import explained
+from animora_training.errors import InvalidInput
+from animora_training.fitting.regularisation import usual_regularisation
+from animora_training.fitting.seen import PAIRS, Seen
+from animora_training.learning.config import FitConfig
+from animora_training.learning.factorisation import Factorisation, NewRows, fold_in
+from animora_training.learning.network import NetworkShape, NeuCF
+from animora_training.learning.ranks import Ranks
+from animora_training.learning.start import LOGITS, Start, new_start
+from animora_training.learning.training_set import TrainingSet
+
+NETWORK = "network.npz"
+LAYER = "layer."
+# A few epochs must move what many have learnt. Of 1 to 8 times the learning rate of a fit from scratch, 2 to
+# 8 came to the quality of one on MovieLens 1M, and 1 did not.
+WARM_RATE = 4.0
+HIGHEST_RATE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What a fit has learnt.
+
+    Attributes:
+        version: The version that it made.
+        regularisation: L2 of its factorisation; 0 where it had none.
+        vocabulary: Id → row.
+        start: On the CPU; users' rows are without their histories.
+    """
+
+    version: str
+    regularisation: float
+    vocabulary: Vocabulary
+    start: Start
+
+    def write(self, path: Path) -> None:
+        """Writes an `.npz` file in place of one that is there.
+
+        Raises:
+            CannotWrite: The disk is full, or failed.
+        """
+        network = self.start.network
+        layers = {f"{LAYER}{name}": value.detach().numpy() for name, value in network.named_parameters()}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "version": np.array(self.version),
+            "regularisation": np.array(self.regularisation),
+            "shape": np.array(json.dumps(asdict(network.shape))),
+            "user_ids": self.vocabulary.user_ids,
+            "post_ids": self.vocabulary.post_ids,
+            "user_rows": network.user_table.numpy(),
+            "post_rows": network.post_table.numpy(),
+            "history_rows": self.start.history.numpy(),
+            **layers,
+        }
+        staging = path.with_suffix(".staging")
+        with explained(path):
+            with staging.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy types its own keyword as positional
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Learnt":
+        """Reads what `write` wrote; nothing is unpickled, and every array has a checksum.
+
+        Raises:
+            InvalidInput: It is not that, or was damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            vocabulary = Vocabulary(arrays["user_ids"], arrays["post_ids"])
+            shape = TypeAdapter(NetworkShape).validate_json(str(arrays["shape"]))
+            if (shape.users, shape.posts) != (len(vocabulary.user_ids) + 1, len(vocabulary.post_ids) + 1):
+                raise ValueError("the ids are not those of the rows")
+            names = [name for name in arrays if name.startswith(LAYER)]
+            layers = {name.removeprefix(LAYER): _floats(arrays, name) for name in names}
+            tables = (_floats(arrays, name) for name in ("user_rows", "post_rows", "history_rows"))
+            start = _start(shape, layers, *tables)
+            return cls(str(arrays["version"]), float(arrays["regularisation"]), vocabulary, start)
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+            raise InvalidInput(f"{path}: cannot be started from: {error}: fit from scratch") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """An earlier fit to start from.
+
+    Attributes:
+        learnt: What it has learnt.
+        seen: From which pairs.
+    """
+
+    learnt: Learnt
+    seen: Seen
+
+    @classmethod
+    def read(cls, folder: Path) -> "Parent":
+        """The one in a folder that `keep` made.
+
+        Raises:
+            InvalidInput: It is damaged.
+        """
+        return cls(Learnt.read(folder / NETWORK), Seen.open(folder))
+
+    def grown(self, data: TrainingSet, config: FitConfig, ranks: Ranks) -> Start:
+        """What has been learnt, with a row for each of the data's posts, and of its users this process's.
+
+        Who is known keeps the row. The GMF branch of a new user or post is solved for, see `fold_in`: small
+        steps would take many epochs. The rest is as a new user's in any fit, and as the unknown post's.
+
+        Args:
+            data: What to go on with.
+            config: The recipe.
+            ranks: The processes that share the user rows.
+
+        Raises:
+            InvalidInput: The recipe or the posts' embeddings are of other widths.
+        """
+        fresh, theirs = new_start(data, config, ranks=ranks), self.learnt.start.network
+        self._check_widths(fresh.network.shape)
+        users = _rows(self.learnt.vocabulary.user_ids, data.vocabulary.user_ids)
+        posts = _rows(self.learnt.vocabulary.post_ids, data.vocabulary.post_ids)
+        new_users, new_posts = users == UNKNOWN_ROW, posts == UNKNOWN_ROW
+        mine, my_new = ranks.share(users), ranks.share(new_users)
+        user_rows = torch.where(my_new[:, None], fresh.network.user_table, theirs.user_table[mine])
+        post_rows = theirs.post_table[posts]
+        history = self.learnt.start.history[posts].masked_fill(new_posts[:, None], 0.0)
+        if config.factorisation == "als":
+            folded = ranks.once(lambda: self._folded(users, posts, data, config))
+            gmf = slice(config.factors)
+            user_rows[my_new, gmf] = ranks.share(folded.users)[my_new] * math.sqrt(LOGITS)
+            post_rows[new_posts, gmf] = folded.posts[new_posts] * math.sqrt(LOGITS)
+            post_rows[UNKNOWN_ROW] = theirs.post_table[UNKNOWN_ROW]
+        layers = {name: value.detach().clone() for name, value in theirs.named_parameters()}
+        shape = replace(theirs.shape, users=data.users, posts=len(data.counts))
+        return _start(shape, layers, user_rows, post_rows, history)
+
+    def _folded(self, users: Tensor, posts: Tensor, data: TrainingSet, config: FitConfig) -> Factorisation:
+        """Factors of all the data's users and posts, given their rows here, int64, or UNKNOWN_ROW."""
+        theirs = self.learnt.start.network
+        known = Factorisation(
+            users=theirs.user_table[users, : config.factors] / math.sqrt(LOGITS),
+            posts=theirs.post_table[posts, : config.factors] / math.sqrt(LOGITS),
+        )
+        new = NewRows(*((rows == UNKNOWN_ROW).nonzero()[1:, 0] for rows in (users, posts)))
+        regularisation = config.als_regularisation or self.learnt.regularisation
+        return fold_in(known, new, data, config, regularisation or usual_regularisation(data, config))
+
+    def _check_widths(self, ours: NetworkShape) -> None:
+        theirs = self.learnt.start.network.shape
+        for name in ("factors", "mlp_embedding", "hidden", "feature_width"):
+            mine, parents = (getattr(shape, name) for shape in (ours, theirs))
+            if mine != parents:
+                raise InvalidInput(
+                    f"--warm-start: {self.learnt.version} has {name}={parents}, this fit {name}={mine}: "
+                    "give both the same by --set, or fit from scratch"
+                )
+        for name in ("image", "caption"):
+            mine, parents = (getattr(shape, name) for shape in (ours, theirs))
+            if mine != parents:
+                raise InvalidInput(
+                    f"--warm-start: {self.learnt.version} takes {name} embeddings that are {parents} wide, "
+                    f"those of the data are {mine} wide (0: there are none): fit from scratch"
+                )
+
+
+def warm_recipe(config: FitConfig) -> FitConfig:
+    """How a fit trains that has a parent."""
+    rate = max(min(config.learning_rate * WARM_RATE, HIGHEST_RATE), config.learning_rate)
+    return replace(config, max_epochs=config.warm_epochs, learning_rate=rate)
+
+
+def keep(network: Path, data: Path, folder: Path) -> None:
+    """Puts what a later fit needs of a finished one into a folder of its own, in place of what is there.
+
+    Raises:
+        InvalidInput: A file is not there.
+        CannotWrite: The disk is full, or the folder may not be written.
+    """
+    staging = folder.with_name(f"{folder.name}.new")
+    sources = [network, *(data / name for name in PAIRS)]
+    if missing := [source for source in sources if not source.exists()]:
+        raise InvalidInput(
+            f"--warm-start: there is no {missing[0]}: name the --run-dir of a fit that has ended"
+        )
+    with explained(folder):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        for source in sources:
+            _link(source, staging / source.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        staging.rename(folder)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file that nobody writes to any more; a copy where its disk cannot do that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _rows(known: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]) -> Tensor:
+    """The rows int64 (1 + n) of the unknown row and of ids (n) among known ones; UNKNOWN_ROW of new ones."""
+    return torch.from_numpy(np.append(UNKNOWN_ROW, RowIndex(known).rows(ids)))
+
+
+def _start(
+    shape: NetworkShape, layers: dict[str, Tensor], user_rows: Tensor, post_rows: Tensor, history: Tensor
+) -> Start:
+    """Raises RuntimeError or ValueError where something is not of the shape, or not finite."""
+    with torch.device("meta"):  # neither memory nor chance for what is replaced at once
+        network = NeuCF(replace(shape, users=len(user_rows)))
+    network.shape = shape
+    network.load_state_dict({**layers, "user_table": user_rows, "post_table": post_rows}, assign=True)
+    if history.shape != post_rows.shape:
+        raise ValueError("the history's rows are not those of the posts")
+    if not all(torch.isfinite(values).all() for values in (*layers.values(), user_rows, post_rows, history)):
+        raise ValueError("not all its numbers are finite")
+    return Start(network, history)
+
+
+def _floats(arrays: dict[str, npt.NDArray[Any]], name: str) -> Tensor:
+    """An array of 32-bit numbers. Raises KeyError or ValueError where it is none."""
+    if arrays[name].dtype != np.float32:
+        raise ValueError(f"{name} is {arrays[name].dtype}")
+    return torch.from_numpy(arrays[name])
