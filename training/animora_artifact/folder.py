@@ -1,5 +1,6 @@
 """A version as a folder of plain files."""
 
+import errno
 import os
 import shutil
 import stat
@@ -53,9 +54,10 @@ def write_folder(package: Package, folder: Path) -> Manifest:
             shutil.rmtree(staging, ignore_errors=True)
             raise
     except OSError as error:
-        raise StoreUnavailable(
-            f"cannot write the version {package.manifest.version}: {error.strerror}"
-        ) from error
+        version = package.manifest.version
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST} and folder.exists():
+            raise StoreUnavailable(f"the version {version} exists already") from error
+        raise StoreUnavailable(f"cannot write the version {version}: {error.strerror}") from error
     return package.manifest
 
 

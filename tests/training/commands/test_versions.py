@@ -1,0 +1,185 @@
+"""The commands that publish, activate, roll back and list, over a folder and over S3."""
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from animora_artifact import Artifact, open_store, write_artifact
+from animora_training.commands.cli import app
+from tests.artifact.artifacts import make_artifact, with_manifest
+from tests.artifact.keys import write_keys
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request, tmp_path) -> str:
+    return request.getfixturevalue("s3").url if request.param == "s3" else str(tmp_path / "store")
+
+
+@pytest.fixture
+def run(store):
+    unset = {"ANIMORA_DATABASE_URL": None, "ANIMORA_MODELS_VERIFY_KEY": None, "ANIMORA_MODELS_STORE": store}
+
+    def invoke(*arguments, code=0, **environment):
+        words = [str(argument) for argument in arguments]
+        result = CliRunner().invoke(app, words, env={**unset, **environment})
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result.stdout if code == 0 else " ".join(result.stderr.split())
+
+    return invoke
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Writes a version as `fit --output` does and gives its folder."""
+
+    def make(version: str, **metrics: float):
+        folder = tmp_path / "made" / version
+        write_artifact(judged(version, **metrics), folder)
+        return folder
+
+    return make
+
+
+def judged(version: str, **metrics: float) -> Artifact:
+    named = {name.replace("ndcg", "ndcg@10"): value for name, value in metrics.items()}
+    return with_manifest(make_artifact(version), metrics=named)
+
+
+@pytest.fixture
+def keys(tmp_path):
+    return write_keys(tmp_path / "keys")
+
+
+def test_versions_are_published_activated_and_rolled_back(run, made, store):
+    for version, quality in (("v1", 0.30), ("v2", 0.31), ("v3", 0.32)):
+        assert run("publish", made(version, ndcg=quality)).splitlines()[-1] == f"published {version}"
+        assert run("activate", version) == f"activated {version}\n"
+    assert run("rollback") == "rolled back from v3 to v2\n"
+    assert run("rollback") == "rolled back from v2 to v1\n"
+    assert "no version is known to have been active before v1" in run("rollback", code=1)
+    assert open_store(store).active() == "v1"
+    run("activate", "v3")
+    marks = {line.split()[1]: line.split()[0] for line in run("list").splitlines()[1:] if "v2" not in line}
+    assert marks == {"v1": "before", "v3": "active"}
+    listed = {entry["version"]: entry["active"] for entry in json.loads(run("list", "--json"))}
+    assert listed == {"v1": False, "v2": False, "v3": True}
+
+
+def test_a_version_is_published_once(run, made):
+    folder = made("v1")
+    run("publish", folder)
+    assert "the version v1 exists already" in run("publish", folder, code=1)
+
+
+def test_an_activation_that_expects_another_version_says_who_won(run, made, store):
+    for version in ("v1", "v2"):
+        run("publish", made(version))
+    run("activate", "v1", "--expected", "")
+    refused = run("activate", "v2", "--expected", "", code=1)
+    assert refused == "error: someone else was first: v1 is active now, and nothing was changed"
+    run("activate", "v2", "--expected", "v1")
+    assert open_store(store).active() == "v2"
+
+
+def test_a_rollback_to_a_version_that_is_gone_says_so(run, made, tmp_path):
+    folder = str(tmp_path / "store")
+    environment = {"ANIMORA_MODELS_STORE": folder}
+    for version in ("v1", "v2"):
+        run("publish", made(version), **environment)
+        run("activate", version, **environment)
+    shutil.rmtree(tmp_path / "store" / "v1")
+    refused = run("rollback", code=1, **environment)
+    assert "v1, which was active before, is gone: name another with `activate`" in refused
+    assert open_store(folder).active() == "v2"
+
+
+def test_nothing_is_rolled_back_where_nothing_is_active(run):
+    assert "no version is active" in run("rollback", code=1)
+
+
+def test_a_version_that_is_worse_than_the_active_one_is_refused_with_both_figures(run, made, store):
+    run("publish", made("v1", ndcg=0.45, holdout_users=3020))
+    run("activate", "v1")
+    worse = made("v2", ndcg=0.43, holdout_users=3018)
+    refused = run("publish", worse, code=1)
+    assert "v2 is worse than the active version: NDCG@10 0.4300 on the hold-out (3,018 users)" in refused
+    assert "the active v1 0.4500 (3,020 users)" in refused
+    assert "0.0200, is more than --margin 0.01 allows" in refused
+    assert "--force" in refused
+    assert [manifest.version for manifest in open_store(store).versions()] == ["v1"]
+    forced = run("publish", worse, "--force")
+    assert "worse by more than 0.01, and forced" in forced
+    assert forced.splitlines()[-1] == "published v2"
+
+
+@pytest.mark.parametrize(("quality", "margin"), [(0.46, "0.01"), (0.45, "0"), (0.44, "0.01"), (0.41, "0.05")])
+def test_a_version_that_is_better_or_within_the_margin_is_published(run, made, quality, margin):
+    run("publish", made("v1", ndcg=0.45))
+    run("activate", "v1")
+    published = run("publish", made("v2", ndcg=quality), "--margin", margin)
+    assert published == f"NDCG@10 {quality:.4f} on the hold-out, the active v1 0.4500\npublished v2\n"
+
+
+def test_a_version_is_compared_with_the_active_one_and_no_other(run, made):
+    run("publish", made("v1", ndcg=0.30))
+    run("activate", "v1")
+    run("publish", made("v2", ndcg=0.45))
+    run("publish", made("v3", ndcg=0.30))
+    assert run("publish", made("v4")).startswith("not compared with the active v1: the manifest of v4 has no")
+
+
+def test_what_cannot_be_compared_is_published_and_says_so(run, made, tmp_path):
+    folder = tmp_path / "store"
+    environment = {"ANIMORA_MODELS_STORE": str(folder)}
+    run("publish", made("v1"), **environment)
+    run("activate", "v1", **environment)
+    published = run("publish", made("v2", ndcg=0.1), **environment)
+    assert published.startswith("not compared with the active v1: the manifest of v1 has no ndcg@10")
+    shutil.rmtree(folder / "v1")
+    published = run("publish", made("v3", ndcg=0.1), **environment)
+    assert published.startswith("not compared with the active v1: there is no v1/manifest.json")
+    (folder / "ACTIVE").write_text("two words")
+    assert "the pointer is damaged" in run("publish", made("v4", ndcg=0.1), **environment)
+
+
+def test_a_version_is_signed_and_only_then_passes_who_verifies(run, made, keys, tmp_path):
+    verifying = {"ANIMORA_MODELS_VERIFY_KEY": str(keys.public)}
+    unsigned = made("v1")
+    refused = run("publish", unsigned, code=1, **verifying)
+    assert refused == "error: signature: it is not signed: there is no model.sig"
+    run("publish", unsigned, "--sign-key", keys.private, **verifying)
+    run("publish", made("v2"))
+    assert run("activate", "v1", **verifying) == "activated v1\n"
+    assert "not signed" in run("activate", "v2", code=1, **verifying)
+    run("activate", "v2")
+    run("activate", "v1")
+    assert "not signed" in run("rollback", "--verify-key", keys.public, code=1)
+    other = write_keys(tmp_path / "other")
+    refused = run("publish", made("v3"), "--sign-key", other.private, "--verify-key", keys.public, code=1)
+    assert "not by this key" in refused
+
+
+def test_a_signature_goes_with_the_version_from_store_to_store(run, made, keys, tmp_path):
+    first = tmp_path / "first"
+    run("publish", made("v1"), "--sign-key", keys.private, ANIMORA_MODELS_STORE=str(first))
+    run("publish", first / "v1", "--verify-key", keys.public)
+    run("activate", "v1", "--verify-key", keys.public)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("publish", "{made}", "--sign-key", "{made}/model.ts"), "--sign-key: "),
+        (("publish", "{made}", "--sign-key", "none.pem"), "--sign-key: none.pem: cannot be read"),
+        (("activate", "v1", "--verify-key", "none.pem"), "--verify-key: none.pem: cannot be read"),
+        (("publish", "{made}", "--store", "ftp://host"), "--store: model store 'ftp://host'"),
+        (("publish", "{made}", "--store", "s3://bucket?port=1"), "--store: 'port'"),
+        (("publish", "{made}", "--margin", "-1"), "--margin"),
+    ],
+)
+def test_wrong_usage_exits_with_two_and_names_the_option(run, made, arguments, named):
+    folder = str(made("v1"))
+    assert named in run(*(word.replace("{made}", folder) for word in arguments), code=2)
