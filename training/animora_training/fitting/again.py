@@ -42,9 +42,7 @@ def fit_again(dataset: Dataset, version: Artifact, on_epoch: Callable[[EpochReco
         checkpoints=Checkpoints(None, ""),
         on_epoch=on_epoch,
     )
-    fitted = fit(dataset, config, surroundings)
-    assert fitted is not None  # as of several processes it is in all but the first
-    return fitted.artifact
+    return fit(dataset, config, surroundings).artifact
 
 
 def recipe_of(version: Artifact) -> FitConfig:

@@ -105,7 +105,14 @@ class _Course:
     surroundings: Surroundings
 
 
-def fit(
+def fit(dataset: Dataset, config: FitConfig, surroundings: Surroundings, parent: Parent | None = None) -> Fit:
+    """As `fit_among`, in a process that is alone."""
+    fitted = fit_among(dataset, config, surroundings, parent)
+    assert fitted is not None
+    return fitted
+
+
+def fit_among(
     dataset: Dataset, config: FitConfig, surroundings: Surroundings, parent: Parent | None = None
 ) -> Fit | None:
     """Chooses the number of epochs on a hold-out, then trains on all interactions.

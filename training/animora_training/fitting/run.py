@@ -15,7 +15,7 @@ import torch
 from animora_training.data.folder import describe, open_dataset
 from animora_training.errors import InvalidInput, NothingToLearn
 from animora_training.fitting.checkpoint import Checkpoints
-from animora_training.fitting.fit import Fit, Progress, Surroundings, fit
+from animora_training.fitting.fit import Fit, Progress, Surroundings, fit_among
 from animora_training.fitting.record import EpochRecord
 from animora_training.fitting.report import write_report
 from animora_training.fitting.tensorboard import EventWriter
@@ -171,7 +171,7 @@ def run(folder: RunFolder, config: FitConfig, ranks: Ranks, device: torch.device
 
     surroundings = Surroundings(datetime.now(UTC), device, ranks, checkpoints, on_epoch, watch.on_step)
     try:
-        fitted = fit(dataset, config, surroundings, parent)
+        fitted = fit_among(dataset, config, surroundings, parent)
     except NothingToLearn:
         # To go on would come to the same, until the data are read again.
         if ranks.first:
