@@ -1,0 +1,121 @@
+"""What becomes of a version that took long to train, whatever the store says."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from animora_artifact import (
+    ActivationLost,
+    FolderStore,
+    Manifest,
+    Package,
+    StoreUnavailable,
+    read_folder,
+    require_signature,
+    signature_check,
+    signer,
+)
+from animora_training.commands.delivery import Delivery
+from animora_training.errors import WorseThanActive
+from tests.artifact.artifacts import make_artifact, with_manifest
+from tests.artifact.keys import write_keys
+
+BETTER, WORSE = {"ndcg@10": 0.45}, {"ndcg@10": 0.40}
+
+
+class ContestedStore(FolderStore):
+    """A store in which someone activates v1 whenever a version is added."""
+
+    def add(self, package: Package) -> Manifest:
+        manifest = super().add(package)
+        self.activate("v1")
+        return manifest
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store whose version v1 is good; none is active."""
+    store = FolderStore(tmp_path / "store")
+    store.publish(with_manifest(make_artifact("v1"), metrics=BETTER))
+    return store
+
+
+@pytest.fixture
+def good(tmp_path):
+    return with_manifest(make_artifact("v2"), metrics=BETTER)
+
+
+@pytest.fixture
+def worse(good):
+    return with_manifest(good, metrics=WORSE)
+
+
+def kept(error: Exception) -> Path:
+    folder = Path(str(error).split("publish ")[-1])
+    assert folder.parent.name.startswith("animora-version-")
+    return folder
+
+
+def test_a_version_goes_into_a_folder_a_store_and_into_use(store, good, tmp_path, capsys):
+    Delivery(store, tmp_path / "out", activate=True).deliver(good)
+    assert store.active() == "v2"
+    assert read_folder(tmp_path / "out" / "v2").data == read_folder(tmp_path / "store" / "v2").data
+    assert capsys.readouterr().out == "activated v2\n"
+
+
+def test_without_a_store_it_is_written_alone(good, tmp_path, capsys):
+    Delivery(None, tmp_path / "out", activate=False).deliver(good)
+    assert read_folder(tmp_path / "out" / "v2").manifest.version == "v2"
+    assert capsys.readouterr().out == "wrote v2\n"
+
+
+def test_a_version_that_is_worse_is_kept_and_not_published(store, worse, tmp_path):
+    store.activate("v1")
+    with pytest.raises(WorseThanActive, match=r"0\.4000 .* 0\.4500.*--force") as refused:
+        Delivery(store, None, activate=True).deliver(worse)
+    folder = kept(refused.value)
+    assert read_folder(folder).manifest.metrics == WORSE
+    shutil.rmtree(folder.parent)
+    with pytest.raises(WorseThanActive, match=f"the version is in {tmp_path / 'out' / 'v2'}"):
+        Delivery(store, tmp_path / "out", activate=True).deliver(worse)
+    assert [manifest.version for manifest in store.versions()] == ["v1"]
+
+
+def test_a_version_that_is_worse_is_published_by_force_or_by_margin(store, worse, capsys):
+    store.activate("v1")
+    Delivery(store, None, activate=True, force=True).deliver(worse)
+    assert store.active() == "v2"
+    assert "and forced\nactivated v2\n" in capsys.readouterr().out
+    store.activate("v1")
+    third = with_manifest(worse, version="v3")
+    Delivery(store, None, activate=False, margin=0.05).deliver(third)
+    assert "published v3" in capsys.readouterr().out
+
+
+def test_a_version_that_the_store_cannot_take_is_kept(good, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match="--store: ") as refused:
+        Delivery(FolderStore(tmp_path / "file"), None, activate=False).deliver(good)
+    folder = kept(refused.value)
+    assert read_folder(folder).manifest.version == "v2"
+    shutil.rmtree(folder.parent)
+
+
+def test_a_version_that_someone_else_has_overtaken_is_published_and_not_activated(
+    store, good, tmp_path, capsys
+):
+    contested = ContestedStore(tmp_path / "store")
+    with pytest.raises(ActivationLost, match="v1 is active now"):
+        Delivery(contested, None, activate=True).deliver(good)
+    assert store.active() == "v1"
+    assert capsys.readouterr().out == "published v2\n"
+
+
+def test_a_version_is_signed_wherever_it_goes(store, good, tmp_path):
+    keys = write_keys(tmp_path / "keys")
+    delivery = Delivery(store, tmp_path / "out", activate=False)
+    replace(delivery, signer=signer(keys.private)).deliver(good)
+    for folder in (tmp_path / "out" / "v2", tmp_path / "store" / "v2"):
+        require_signature(read_folder(folder), signature_check(keys.public))
