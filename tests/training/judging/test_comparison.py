@@ -76,7 +76,7 @@ def test_a_file_of_it_holds_all_and_reads_back(comparison):
     assert read["recommenders"]["EASE"]["full"]["recall@50"] >= 0
     assert read["neucf_minus"]["popularity"]["sampled"]["ndcg@10"]["users"] == read["users"]
     assert sum(read["groups"].values()) == read["users"]
-    assert read["tuned"]["iALS"]["choice"]["factors"] > 0
+    assert read["tuned"]["iALS"]["choice"]["alpha"] > 0
     of_rows, mean = read["rows"]["EASE"], read["recommenders"]["EASE"]["sampled"]["ndcg@10"]
     assert (len(of_rows), np.mean(of_rows)) == (read["users"], pytest.approx(mean, abs=1e-5))
 

@@ -33,7 +33,7 @@ class Recipe:
     """How to make a recommender from histories.
 
     Attributes:
-        name: Of the family, as tables show it; of several recipes of one name the best tuned is kept.
+        name: As tables show it.
         axes: What is tuned, the most important first.
         fit: From histories (see history_matrix), a choice and a seed; equal arguments give equal scores.
         max_posts: With more it is left out.

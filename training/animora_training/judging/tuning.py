@@ -29,7 +29,7 @@ class Budget:
         seconds: After which no further fit is begun; what is chosen then depends on how fast the machine is.
     """
 
-    attempts: int = 24
+    attempts: int = 12
     seconds: float = math.inf
 
 
@@ -71,12 +71,10 @@ class Tuned:
 
     Attributes:
         best: The best attempt.
-        attempts: How many there were, of all recipes of this name.
         recommender: See above.
     """
 
     best: Attempt
-    attempts: int
     recommender: Recommender
 
 
@@ -99,7 +97,7 @@ def tune(
     seed: int,
     on_attempt: Callable[[Attempt], None],
 ) -> list[Tuned]:
-    """Tunes every recipe; of several of one name only the best is kept, and fitted on all training data.
+    """Tunes every recipe, and fits each with its best choice once more, on all training data.
 
     Args:
         recipes: To tune.
@@ -110,17 +108,11 @@ def tune(
         on_attempt: Told of every attempt.
     """
     histories = history_matrix(training, len(data.posts.ids))
-    tuned = {}
-    for name in dict.fromkeys(recipe.name for recipe in recipes):
-        found = [
-            (recipe, search(recipe, data, budget, seed, on_attempt))
-            for recipe in recipes
-            if recipe.name == name
-        ]
-        recipe, attempts = max(found, key=lambda pair: pair[1][0].ndcg)
-        fitted = recipe.fit(histories, attempts[0].choice, seed)
-        tuned[name] = Tuned(attempts[0], sum(len(all_of_one) for _, all_of_one in found), fitted)
-    return list(tuned.values())
+    tuned = []
+    for recipe in recipes:
+        best = search(recipe, data, budget, seed, on_attempt)[0]
+        tuned.append(Tuned(best, recipe.fit(histories, best.choice, seed)))
+    return tuned
 
 
 def search(
