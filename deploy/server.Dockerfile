@@ -26,7 +26,7 @@ COPY client client
 COPY training training
 COPY server server
 COPY deploy/sql deploy/sql
-RUN /opt/animora/bin/pip install --constraint constraints.txt ".[server]"
+RUN /opt/animora/bin/pip install --constraint constraints.txt ".[s3,server,signing]"
 
 FROM python:${PYTHON_VERSION}-slim
 LABEL org.opencontainers.image.title="animora-server" \

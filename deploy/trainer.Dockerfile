@@ -21,7 +21,7 @@ COPY client client
 COPY training training
 COPY server server
 COPY deploy/sql deploy/sql
-RUN /opt/animora/bin/pip install --constraint constraints.txt ".[training]"
+RUN /opt/animora/bin/pip install --constraint constraints.txt ".[s3,signing,training]"
 
 FROM python:${PYTHON_VERSION}-slim
 LABEL org.opencontainers.image.title="animora-trainer" \

@@ -53,7 +53,7 @@ def test_what_died_is_tried_again_and_a_wrong_option_is_not(job, pod, container)
     wrong_option, disruption = job["podFailurePolicy"]["rules"]
     assert wrong_option == {
         "action": "FailJob",
-        "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [2]},
+        "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [2, 3]},
     }
     assert disruption["action"] == "Ignore"
     assert disruption["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]

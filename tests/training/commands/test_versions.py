@@ -104,7 +104,7 @@ def test_a_version_that_is_worse_than_the_active_one_is_refused_with_both_figure
     run("publish", made("v1", ndcg=0.45, holdout_users=3020))
     run("activate", "v1")
     worse = made("v2", ndcg=0.43, holdout_users=3018)
-    refused = run("publish", worse, code=1)
+    refused = run("publish", worse, code=3)
     assert "v2 is worse than the active version: NDCG@10 0.4300 on the hold-out (3,018 users)" in refused
     assert "the active v1 0.4500 (3,020 users)" in refused
     assert "0.0200, is more than --margin 0.01 allows" in refused

@@ -13,11 +13,13 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from animora_artifact import ArtifactError
-from animora_training.errors import FailedElsewhere, InvalidOption, TrainingError
+from animora_training.errors import FailedElsewhere, InvalidOption, TrainingError, WorseThanActive
 from animora_training.fitting.report.texts import large
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+# What was made is not good enough: to do the same again would make the same.
+EXIT_REFUSED = 3
 # Where nobody watches a bar, a line at least this often, in seconds, as long as there is anything to say.
 LINE_INTERVAL = 30.0
 # Columns of a terminal in which a row has room for everything.
@@ -64,6 +66,8 @@ def plain_errors() -> Iterator[None]:
     except FailedElsewhere as error:
         # Said once is enough; torchrun, which ends all where one fails, is to see the one that says it.
         raise typer.Exit from error
+    except WorseThanActive as error:
+        raise fail(str(error), EXIT_REFUSED) from error
     except (TrainingError, ArtifactError) as error:
         raise fail(str(error)) from error
 
