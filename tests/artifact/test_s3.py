@@ -9,9 +9,8 @@ from threading import Event, Thread
 import pytest
 
 from animora_artifact import ArtifactRejected, StoreUnavailable, open_store, pack
-from animora_artifact.manifest import Manifest
 from animora_artifact.package import Package, digest
-from animora_artifact.s3_bucket import PART_BYTES, S3Bucket
+from animora_artifact.s3_bucket import PART_BYTES, Absent, Changed, S3Bucket
 from animora_artifact.s3_url import S3Place
 from tests.artifact.artifacts import make_artifact, with_manifest
 from tests.s3_server import CREDENTIALS
@@ -222,10 +221,18 @@ def test_the_environment_says_what_the_url_leaves_open(s3, monkeypatch):
     assert len(open_store(f"s3://{s3.bucket}/shop/models").versions()) == 1
 
 
-def test_a_conditional_write_that_was_made_but_not_answered_is_seen_to_be_ours(s3):
-    store, artifact = open_store(s3.url), make_artifact("v1")
-    package = pack(artifact)
+def test_a_conditional_write_is_made_only_in_the_state_that_it_names(s3):
     bucket = S3Bucket(S3Place.parse(s3.url))
-    bucket.create(".claims/v1", digest(package.manifest_file).sha256.encode())
-    store.add(package)
-    assert isinstance(store.manifest("v1"), Manifest)
+    bucket.create("key", b"one")
+    with pytest.raises(Changed):
+        bucket.create("key", b"two")
+    tag = bucket.get("key", 10).tag
+    assert tag is not None
+    bucket.replace("key", b"three", tag)
+    for key in ("key", "none"):
+        with pytest.raises(Changed):
+            bucket.replace(key, b"four", tag)
+    assert bucket.get("key", 10).content == b"three"
+    assert not bucket.exists("none")
+    with pytest.raises(Absent):
+        bucket.get("none", 10)

@@ -130,7 +130,10 @@ class S3Store:
             self._bucket.create(key, content)
         except Changed:
             # An earlier try may have been ours, and its answer lost.
-            return self._bucket.get(key, len(content)).content == content
+            try:
+                return self._bucket.get(key, len(content)).content == content
+            except Absent:  # deleted since
+                return False
         return True
 
     def _exists(self, version: str) -> StoreUnavailable:

@@ -1,0 +1,32 @@
+"""What those are told who have not installed an extra that they use."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.modules[{module!r}] = None  # as if it were not installed
+import animora_artifact
+animora_artifact.open_store("models")
+try:
+    {call}
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "extra"),
+    [
+        ("obstore", "animora_artifact.open_store('s3://bucket/models')", "animora[s3]"),
+        ("model_signing", "animora_artifact.signature_check(Path('key.pem'))", "animora[signing]"),
+        ("model_signing", "animora_artifact.signer(Path('key.pem'))", "animora[signing]"),
+    ],
+)
+def test_who_lacks_an_extra_is_told_which_and_can_do_without(module, call, extra):
+    program = PROGRAM.format(module=module, call=call)
+    result = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, check=True)
+    assert f"pip install '{extra}'" in result.stdout
