@@ -2,9 +2,12 @@ import io
 import re
 
 import pytest
+import typer
 from rich.console import Console
 
-from animora_training.commands.console import LINE_INTERVAL, progress_bars
+from animora_artifact import StoreUnavailable
+from animora_training.commands.console import LINE_INTERVAL, plain_errors, progress_bars
+from animora_training.errors import FailedElsewhere, InvalidInput, InvalidOption
 
 
 class Clock:
@@ -123,3 +126,25 @@ def _screen(output):
     last = output[output.rindex("interactions") :]
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", last)
     return [row.strip() for row in plain.splitlines() if row.strip()]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InvalidOption("factors", "must be at least 1"), 2, "error: factors: must be at least 1\n"),
+        (InvalidInput("a.txt: is [empty]"), 1, "error: a.txt: is [empty]\n"),
+        (StoreUnavailable("the bucket is gone"), 1, "error: the bucket is gone\n"),
+        # Another process says it, and torchrun is to see that one.
+        (FailedElsewhere("the first process has failed"), 0, ""),
+    ],
+)
+def test_what_a_person_can_mend_is_said_in_a_line(capsys, error, code, said):
+    with pytest.raises(typer.Exit) as ended, plain_errors():
+        raise error
+    assert ended.value.exit_code == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_bug_is_not_made_plain():
+    with pytest.raises(ZeroDivisionError), plain_errors():
+        raise ZeroDivisionError

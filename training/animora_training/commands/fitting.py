@@ -76,16 +76,20 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
             progress_bars() if us.first else nullcontext(_show_nothing) as show,
         ):
             fitted = run(folder, config, us, chosen, _watch(database_url, show))
-        if fitted is None:
-            return
-        verify(fitted.artifact)
-        version = fitted.artifact.manifest.version
-        if output_folder is not None:
-            write_artifact(fitted.artifact, output_folder / version)
-        if model_store is not None:
-            _publish(fitted.artifact, model_store)
-            if activate:
-                model_store.activate(version)
+            if fitted is None:
+                return
+            version = fitted.artifact.manifest.version
+            try:
+                verify(fitted.artifact)
+                if output_folder is not None:
+                    write_artifact(fitted.artifact, output_folder / version)
+                if model_store is not None:
+                    _publish(fitted.artifact, model_store)
+                    if activate:
+                        model_store.activate(version)
+            finally:
+                # After a kill before this line the version is made once more; one that is refused is not.
+                folder.finish(fitted.record)
     output().print(hold_out_table(fitted.artifact))
     output().print(f"{'activated' if activate else 'published' if store else 'wrote'} {version}")
 
@@ -96,8 +100,10 @@ def chosen_device(name: str, local_rank: int) -> torch.device:
     Raises:
         InvalidOption: There is no such device.
     """
-    if not name:
-        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if not name and not torch.cuda.is_available():
+        return torch.device("cpu")
+    if name in {"", "cuda"}:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -9,9 +9,11 @@ from typing import Any, Literal
 import torch
 from pydantic import TypeAdapter
 
+from animora_training.data.arrays import explained
 from animora_training.errors import InvalidInput
 from animora_training.fitting.holdout import Judged
 from animora_training.fitting.record import EpochRecord
+from animora_training.learning.ranks import ALONE, Ranks
 from animora_training.learning.trainer import Trainer
 
 INTERVAL = 300.0
@@ -42,49 +44,72 @@ class FitState:
 
 
 class Checkpoints:
-    """A file that is replaced whole. Without one, nothing is written down.
+    """What a fit writes down, each time in place of what it wrote before.
 
-    It holds tensors and plain values only, and is read as such: a forged one can mislead, but run nothing.
+    Every process has a file of its own, and a checkpoint counts once all of them have theirs: a kill may come
+    between two. So its number is in the files' names, and the older ones go when the newer ones are there.
+
+    A file holds tensors and plain values only, and is read as such: a forged one can mislead and run nothing.
     """
 
-    def __init__(self, path: Path | None, identity: str, interval: float = INTERVAL) -> None:
-        """Names the file.
+    def __init__(
+        self, folder: Path | None, identity: str, ranks: Ranks = ALONE, interval: float = INTERVAL
+    ) -> None:
+        """Names the folder.
 
         Args:
-            path: Where.
+            folder: Where the files are, for all processes the same; without one, nothing is written down.
             identity: What tells fits of other data or another configuration apart.
+            ranks: The processes that share the work.
             interval: Seconds between checkpoints within an epoch.
         """
-        self._path = path
+        self._folder = folder
         self._identity = identity
+        self._ranks = ranks
         self._interval = interval
+        self._number = 0
         self._saved_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the latest one is an interval old."""
+        return self._folder is not None and time.monotonic() - self._saved_at >= self._interval
 
     def load(self) -> FitState:
         """The state that was saved last, or that of a fit which has not begun.
 
         Raises:
-            InvalidInput: The file is of other data or another configuration, or not a checkpoint.
+            InvalidInput: The file is of other data, another configuration or another number of processes, or
+                not a checkpoint.
         """
-        if self._path is None or not self._path.exists():
+        folder = self._folder
+        if folder is None:
             return FitState()
+        self._number = self._ranks.once(lambda: _latest(folder, self._ranks.world))
+        if not self._number:
+            return FitState()
+        path = self._file(folder)
         try:
-            kept = torch.load(self._path, weights_only=True, mmap=True)
+            kept = torch.load(path, weights_only=True, mmap=True)
             identity, state = kept["identity"], kept["state"]
             if identity == self._identity:
                 state["judged"] = _JUDGED.validate_python(state["judged"])
                 state["epochs"] = _EPOCHS.validate_python(state["epochs"])
                 return FitState(**state)
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError) as error:
-            raise InvalidInput(f"{self._path}: is not a checkpoint; remove it to start anew") from error
+            raise InvalidInput(f"{path}: is not a checkpoint; remove it to start anew") from error
         raise InvalidInput(
-            f"{self._path}: is of other data, another configuration or another number of processes; "
-            "remove it, or name another --run-dir"
+            f"{path}: is of other data or another configuration; remove it, or name another --run-dir"
         )
 
     def save(self, state: FitState, trainer: Trainer | None) -> None:
-        """Replaces what was saved before."""
-        if self._path is None:
+        """Replaces what was saved before; all processes take part.
+
+        Raises:
+            CannotWrite: The disk is full, or failed.
+        """
+        folder = self._folder
+        if folder is None:
             return
         content = {
             "stage": state.stage,
@@ -93,15 +118,35 @@ class Checkpoints:
             "epochs": _EPOCHS.dump_python(state.epochs),
             "trainer": trainer.state() if trainer else None,
         }
-        staging = self._path.with_suffix(".staging")
-        with staging.open("wb") as file:
-            torch.save({"identity": self._identity, "state": content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(self._path)
+        self._number += 1
+        path = self._file(folder)
+        staging = path.with_suffix(".staging")
+        with explained(path):
+            with staging.open("wb") as file:
+                torch.save({"identity": self._identity, "state": content}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(path)
+        self._ranks.wait()
+        for other in folder.glob(f"checkpoint-*-{self._ranks.rank}-of-{self._ranks.world}.*"):
+            if other != path:
+                other.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
 
-    def save_now_and_then(self, state: FitState, trainer: Trainer) -> None:
-        """Saves where the latest checkpoint is an interval old."""
-        if self._path is not None and time.monotonic() - self._saved_at >= self._interval:
-            self.save(state, trainer)
+    def _file(self, folder: Path) -> Path:
+        return folder / f"checkpoint-{self._number}-{self._ranks.rank}-of-{self._ranks.world}.pt"
+
+
+def _latest(folder: Path, world: int) -> int:
+    """The number of the latest checkpoint of which all processes have their files, 0 if there is none."""
+    found = set()
+    for path in folder.glob("checkpoint-*.pt"):
+        number, rank, _, processes = path.stem.split("-")[1:]
+        if int(processes) != world:
+            raise InvalidInput(
+                f"{path}: is of {processes} processes, not {world}: start as many, or remove it to start anew"
+            )
+        found.add((int(number), int(rank)))
+    numbers = {number for number, _ in found}
+    whole = [number for number in numbers if all((number, rank) in found for rank in range(world))]
+    return max(whole, default=0)

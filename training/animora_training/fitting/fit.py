@@ -34,6 +34,9 @@ from animora_training.learning.start import Start, new_start
 from animora_training.learning.trainer import Epoch, Trainer
 from animora_training.learning.training_set import TrainingSet, training_set
 
+# Several processes agree on what they do between steps, and not more often than after so many.
+STEPS_TOGETHER = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -62,7 +65,8 @@ class Surroundings:
         ranks: The processes that share the work.
         checkpoints: Where the fit writes down how far it is.
         on_epoch: Told of every epoch, and how many of its stage there will be at most.
-        on_step: Told of every step. It may raise Interrupted, and the fit ends with a checkpoint.
+        on_step: Told of every step. It may raise Interrupted, and go on doing so: the fit ends with a
+            checkpoint, at once or, with several processes, after some steps.
     """
 
     created_at: datetime
@@ -208,12 +212,17 @@ def _judge(holdout: HoldOut, course: _Course) -> None:
             swept = len(data.posts) * recipe.als_iterations
             _observe(course, start_record(state.judged[0].choice, seconds, swept), 1)
         surroundings.checkpoints.save(state, None)
-    for epoch in _epochs(trainer, course, "hold-out", recipe.max_epochs):
+    epochs = _epochs(trainer, course, "hold-out", recipe.max_epochs)
+    while not _ended(state, recipe):  # as it is already where a kill came at the end of this stage
+        epoch = next(epochs)
         judge()
         _observe(course, epoch_record("hold-out", epoch, state.judged[-1].choice), recipe.max_epochs)
         surroundings.checkpoints.save(state, trainer)
-        if epoch.number >= recipe.max_epochs or epoch.number - _chosen(state) >= recipe.patience:
-            return
+
+
+def _ended(state: FitState, recipe: FitConfig) -> bool:
+    epoch = len(state.judged) - 1
+    return epoch >= recipe.max_epochs or epoch - _chosen(state) >= recipe.patience
 
 
 def _chosen(state: FitState) -> int:
@@ -242,16 +251,22 @@ def _start(data: TrainingSet, course: _Course) -> Start:
 
 def _epochs(trainer: Trainer, course: _Course, stage: Stage, epochs: int) -> Iterator[Epoch]:
     surroundings, checkpoints = course.surroundings, course.surroundings.checkpoints
+    ranks = surroundings.ranks
 
     def between_steps() -> None:
-        at = trainer.position
-        rate = at.pairs * surroundings.ranks.world / max(at.seconds, 1e-9)
+        at, interrupted = trainer.position, None
+        rate = at.pairs * ranks.world / max(at.seconds, 1e-9)
         try:
             surroundings.on_step(Progress(stage, at.epoch + at.step / trainer.steps, epochs, rate))
-        except Interrupted:
+        except Interrupted as error:
+            interrupted = error
+        if ranks.world > 1 and at.step % STEPS_TOGETHER:
+            return  # clocks and signals differ, but a checkpoint is of one step
+        if ranks.any(interrupted is not None):
             checkpoints.save(course.state, trainer)
-            raise
-        checkpoints.save_now_and_then(course.state, trainer)
+            raise interrupted or Interrupted("another process was asked to end")
+        if ranks.any(checkpoints.due):
+            checkpoints.save(course.state, trainer)
 
     return trainer.epochs(between_steps)
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
+from animora_training.data.arrays import explained
 from animora_training.data.folder import describe, open_dataset
 from animora_training.errors import InvalidInput, NothingToLearn
 from animora_training.fitting.checkpoint import Checkpoints
 from animora_training.fitting.fit import Fit, Progress, Surroundings, fit_among
-from animora_training.fitting.record import EpochRecord
+from animora_training.fitting.record import EpochRecord, RunRecord
 from animora_training.fitting.report import write_report
 from animora_training.fitting.tensorboard import EventWriter
 from animora_training.fitting.warm_start import NETWORK, Parent, keep
@@ -31,12 +32,17 @@ Read = Callable[[Path], object]
 class RunFolder:
     """Where a run keeps what it needs and what it tells.
 
-    `data/` holds the arrays that are learnt from, `checkpoint-N.pt` how far process N is, `events/` what
+    `data/` holds the arrays that are learnt from, `checkpoint-*.pt` how far the processes are, `events/` what
     TensorBoard shows, `run.json` and `report.html` what the fit was, `network.npz` what a later fit can start
     from. `parent/` holds what this one starts from, where that is an earlier fit.
+
+    Attributes:
+        path: Seen by all processes.
+        kept: Whether anybody will look at it later.
     """
 
     path: Path
+    kept: bool = True
 
     @property
     def data(self) -> Path:
@@ -52,10 +58,6 @@ class RunFolder:
     def parent(self) -> Path:
         """What is started from."""
         return self.path / "parent"
-
-    def checkpoint(self, rank: int) -> Path:
-        """How far a process is."""
-        return self.path / f"checkpoint-{rank}.pt"
 
     @property
     def unfinished(self) -> bool:
@@ -73,18 +75,36 @@ class RunFolder:
 
         Raises:
             InvalidInput: Another folder holds no run that has ended.
+            CannotWrite: The folder cannot be made, or may not be changed.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        with explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         if warm_start is None:
             shutil.rmtree(self.parent, ignore_errors=True)
         elif self.network.exists() or warm_start.resolve() != self.path.resolve():
             earlier = RunFolder(warm_start)
             keep(earlier.network, earlier.data, self.parent)
-        self.network.unlink(missing_ok=True)
-        for name in ("data", "events"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for file in (*self.path.glob("checkpoint-*"), self.path / "run.json", self.path / "report.html"):
-            file.unlink(missing_ok=True)
+        with explained(self.path):
+            self.network.unlink(missing_ok=True)
+            for name in ("data", "events"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            for file in (*self.path.glob("checkpoint-*"), self.path / "run.json", self.path / "report.html"):
+                file.unlink(missing_ok=True)
+
+    def finish(self, record: RunRecord) -> None:
+        """Says that there is nothing left to go on with: call it when the version is where it shall be.
+
+        Raises:
+            CannotWrite: The disk is full, or failed.
+        """
+        if not self.kept:
+            return
+        staging = self.path / "run.json.staging"
+        with explained(staging):
+            staging.write_bytes(record.to_json())
+            staging.replace(self.path / "run.json")
+            for file in self.path.glob("checkpoint-*"):
+                file.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +142,24 @@ def run_folder(
     if path is None:
         temporary = ranks.once(lambda: Path(tempfile.mkdtemp(prefix="animora-run-")))
         try:
-            ranks.once(lambda: RunFolder(temporary).begin(warm_start))
-            yield RunFolder(temporary)
+            folder = RunFolder(temporary, kept=False)
+            ranks.once(lambda: folder.begin(warm_start))
+            yield folder
         finally:
             if ranks.first:
                 shutil.rmtree(temporary, ignore_errors=True)
         return
     folder = RunFolder(path)
-    unfinished = ranks.once(lambda: folder.unfinished)
-    if unfinished and not resume:
-        raise InvalidInput(
-            f"--run-dir: {path} holds an unfinished run: go on with --resume, or remove the folder"
-        )
-    if not unfinished:
-        ranks.once(lambda: folder.begin(warm_start))
+
+    def prepare() -> None:
+        if not folder.unfinished:
+            folder.begin(warm_start)
+        elif not resume:
+            raise InvalidInput(
+                f"--run-dir: {path} holds an unfinished run: go on with --resume, or remove the folder"
+            )
+
+    ranks.once(prepare)
     yield folder
 
 
@@ -154,15 +178,20 @@ def run(folder: RunFolder, config: FitConfig, ranks: Ranks, device: torch.device
         NothingToLearn: There are too few interactions.
         InvalidInput: The folder's run is of another configuration, or what it starts from is of no use to it.
         Interrupted: `watch` said so.
+        CannotWrite: The disk is full, or failed.
     """
     ranks.once(lambda: _read(folder, watch))
     dataset = open_dataset(folder.data)
     if not config.embeddings:
         dataset = dataset.without_embeddings()
     parent = Parent.read(folder.parent) if folder.parent.exists() else None
-    identity = _identity(folder, config, ranks, parent)
-    checkpoints = Checkpoints(folder.checkpoint(ranks.rank), identity)
-    events = EventWriter(folder.path / "events", checkpoints.load().epochs) if ranks.first else None
+    checkpoints = Checkpoints(folder.path if folder.kept else None, _identity(folder, config, parent), ranks)
+    done = checkpoints.load().epochs
+    events = EventWriter(folder.path / "events", done) if ranks.first and folder.kept else None
+    if not folder.kept:
+        # The arrays stay mapped, and a kill leaves nothing behind.
+        ranks.wait()
+        shutil.rmtree(folder.data, ignore_errors=True)
 
     def on_epoch(epoch: EpochRecord, epochs: int) -> None:
         if events is not None:
@@ -175,15 +204,12 @@ def run(folder: RunFolder, config: FitConfig, ranks: Ranks, device: torch.device
     except NothingToLearn:
         # To go on would come to the same, until the data are read again.
         if ranks.first:
-            shutil.rmtree(folder.data)
+            shutil.rmtree(folder.data, ignore_errors=True)
         raise
     if fitted is not None and events is not None:
         events.close(fitted.record)
         fitted.learnt.write(folder.network)
         write_report(fitted.record, folder.path / "report.html")
-        (folder.path / "run.json").write_bytes(fitted.record.to_json())
-        for rank in range(ranks.world):
-            folder.checkpoint(rank).unlink(missing_ok=True)
     return fitted
 
 
@@ -192,11 +218,10 @@ def _read(folder: RunFolder, watch: Watch) -> None:
         watch.read(folder.data)
 
 
-def _identity(folder: RunFolder, config: FitConfig, ranks: Ranks, parent: Parent | None) -> str:
+def _identity(folder: RunFolder, config: FitConfig, parent: Parent | None) -> str:
     """What a checkpoint must share with the run that goes on from it."""
     facts = {
         "data": describe(folder.data).digest,
-        "world": ranks.world,
         "parent": parent.learnt.version if parent else None,
         **config.hyperparameters(),
     }

@@ -60,6 +60,17 @@ class Ranks:
         for tensor, part in zip(every, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def wait(self) -> None:
+        """Waits until all processes have come so far."""
+        if self.world > 1:
+            dist.barrier()
+
+    def any(self, here: bool) -> bool:
+        """Whether something is so in any process."""
+        count = torch.tensor([float(here)])
+        self.sum([count])
+        return bool(count)
+
     def whole(self, share: Tensor, rows: int) -> Tensor:
         """A copy on the CPU of the whole user table of so many rows, from all shares.
 

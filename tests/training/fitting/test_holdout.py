@@ -1,0 +1,73 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from animora_training.data.dataset import ABSENT
+from animora_training.errors import NothingToLearn
+from animora_training.fitting.holdout import HoldOut
+from animora_training.learning.config import FitConfig
+from animora_training.learning.start import new_start
+from animora_training.learning.training_set import training_set
+from tests.training.networks import randomised
+from tests.training.worlds import as_dataset, dataset, tiny_feed
+
+CONFIG = FitConfig(factors=4, hidden=(8,), holdout_negatives=20, seed=1)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return as_dataset(tiny_feed())
+
+
+@pytest.fixture(scope="module")
+def holdout(data):
+    return HoldOut.of(data, CONFIG)
+
+
+def test_one_half_of_the_users_chooses_and_the_other_reports(holdout):
+    users = holdout.held_out.users
+    assert holdout.choosing.sum() == len(users) // 2
+    reported = holdout.reported
+    assert set(reported.users.tolist()) == set(users[~holdout.choosing].tolist())
+    assert reported.candidates.shape == (len(reported.users), 1 + 20)
+    assert holdout.held_out.candidates.shape[1] > 1 + 20  # more make the choice surer
+
+
+def test_what_is_held_out_is_not_trained_on(holdout, data):
+    training = set(data.pair_keys(holdout.training.users, holdout.training.posts).tolist())
+    held_out = set(data.pair_keys(holdout.held_out.users, holdout.held_out.candidates[:, 0]).tolist())
+    assert not training & held_out
+    assert len(training) + len(held_out) == len(data.pairs)
+    everything = set(data.pair_keys(data.pairs.users, data.pairs.posts).tolist())
+    assert training | held_out == everything
+    drawn = holdout.held_out.candidates[:, 1:]
+    users = np.broadcast_to(holdout.held_out.users[:, None], drawn.shape)[drawn != ABSENT]
+    assert not everything & set(data.pair_keys(users, drawn[drawn != ABSENT]).tolist())
+
+
+def test_the_seed_decides_who_chooses(data, holdout):
+    again, other = HoldOut.of(data, CONFIG), HoldOut.of(data, replace(CONFIG, seed=2))
+    assert np.array_equal(holdout.choosing, again.choosing)
+    assert np.array_equal(holdout.held_out.candidates, again.held_out.candidates)
+    assert not np.array_equal(holdout.choosing, other.choosing)
+
+
+def test_each_half_is_judged_by_its_own_users(holdout, data):
+    rows = training_set(data, holdout.training)
+    network = randomised(new_start(rows, CONFIG).network)
+    before = holdout.judge(network, rows.vocabulary)
+    reporting = np.isin(rows.vocabulary.user_ids, data.user_ids[holdout.reported.users])
+    others = torch.from_numpy(np.flatnonzero(~reporting) + 1)
+    # The users who choose, and theirs alone, get other vectors.
+    network.user_table[others] = torch.randn(len(others), network.shape.embedding)
+    after = holdout.judge(network, rows.vocabulary)
+    assert before.choice != after.choice
+    assert before.metrics == after.metrics
+    assert before.reliability == after.reliability
+
+
+def test_fewer_than_two_users_to_hold_out_of_are_too_few():
+    with pytest.raises(NothingToLearn, match="import more likes and comments"):
+        HoldOut.of(dataset([(10, 100, 1.0), (10, 200, 2.0), (20, 100, 3.0)]), CONFIG)
