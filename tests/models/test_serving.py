@@ -1,6 +1,7 @@
 """From `animora-train publish` into S3 to what a whole server answers, under load and with S3 failing."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.artifact.keys import KeyPair, write_keys
 from tests.integration.feed import Feed, fill
 from tests.integration.ledger import Ledger
 from tests.integration.pages import get
+from tests.integration.test_process import listening_port, start
 from tests.s3_server import S3Prefix
 from tests.scorer.artifacts import tiny_artifact
 
@@ -161,6 +163,23 @@ async def test_a_server_goes_on_while_s3_is_frozen_and_catches_up_after(
         assert set(ledger.versions) == {"v1"}
         await train("activate", "v2")
         await ledger.until_version("v2")
+
+
+async def test_a_server_ends_when_it_is_told_to_while_s3_is_frozen(feed, s3, shared_s3, frozen):
+    with frozen(shared_s3.process.pid):
+        server = await start(
+            "serve",
+            DATABASE_URL=feed.url,
+            MODELS_STORE=s3.url_with(timeout=300),
+            GRPC_PORT="0",
+            GRPC_DRAIN_DELAY="0",
+            HTTP_PORT="0",
+            SCORER_DEVICE="cpu",
+        )
+        async with asyncio.timeout(60):  # far less than the store may take
+            await listening_port(server)
+            server.send_signal(signal.SIGTERM)
+            assert await server.wait() == 0
 
 
 @pytest.mark.parametrize(
