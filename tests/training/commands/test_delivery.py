@@ -119,3 +119,14 @@ def test_a_version_is_signed_wherever_it_goes(store, good, tmp_path):
     replace(delivery, signer=signer(keys.private)).deliver(good)
     for folder in (tmp_path / "out" / "v2", tmp_path / "store" / "v2"):
         require_signature(read_folder(folder), signature_check(keys.public))
+
+
+def test_a_delivery_that_was_cut_off_is_repeated(store, good, tmp_path, capsys):
+    Delivery(store, tmp_path / "out", activate=False).deliver(good)
+    for _ in range(2):
+        Delivery(store, tmp_path / "out", activate=True).deliver(good)
+    assert store.pointer().names == ("v2",)
+    other = with_manifest(good, metrics={"ndcg@10": 0.46})
+    with pytest.raises(StoreUnavailable, match="exists already"):
+        Delivery(store, tmp_path / "second", activate=True).deliver(other)
+    assert "activated v2" in capsys.readouterr().out

@@ -7,10 +7,13 @@ from pathlib import Path
 from animora_artifact import (
     Artifact,
     ArtifactError,
+    ArtifactRejected,
+    FolderStore,
     ModelStore,
     Package,
     Signer,
     StoreUnavailable,
+    VersionNotFound,
     pack,
     write_folder,
 )
@@ -42,6 +45,8 @@ class Delivery:
     def deliver(self, artifact: Artifact) -> None:
         """Signs, writes, publishes, activates, and says what was done.
 
+        What is there already is left: a fit that is killed in the midst of this makes the same once more.
+
         Raises:
             WorseThanActive: It is clearly worse than the active version; it was kept, and not published.
             ActivationLost: It was published, and someone else has activated another version meanwhile.
@@ -49,7 +54,7 @@ class Delivery:
         """
         package = signed(pack(artifact), self.signer)
         version = package.manifest.version
-        if self.folder is not None:
+        if self.folder is not None and not _is_there(FolderStore(self.folder), package):
             write_folder(package, self.folder / version)
         if self.store is None:
             output().print(f"wrote {version}")
@@ -58,7 +63,8 @@ class Delivery:
             admission = admit(package.manifest, self.store, self.margin, force=self.force)
             if admission.remark:
                 output().print(admission.remark, highlight=False)
-            self.store.add(package)
+            if not _is_there(self.store, package):
+                self.store.add(package)
         except StoreUnavailable as error:
             raise StoreUnavailable(f"--store: {error}; {self._kept(package)}") from error
         except WorseThanActive as error:
@@ -80,3 +86,11 @@ class Delivery:
         kept = Path(tempfile.mkdtemp(prefix="animora-version-")) / package.manifest.version
         write_folder(package, kept)
         return f"the version was kept: publish {kept}"
+
+
+def _is_there(store: ModelStore, package: Package) -> bool:
+    """Whether the store has this very version, digests and all."""
+    try:
+        return store.manifest(package.manifest.version) == package.manifest
+    except (VersionNotFound, ArtifactRejected):
+        return False
