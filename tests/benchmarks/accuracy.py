@@ -31,7 +31,7 @@ from tests.benchmarks.served import ServedRanks, ranks_through_server
 
 SEEDS = 3
 # Options of `animora-train fit`: the frozen recipe, for data sets of any size.
-RECIPE = ("--set", "factors=32")
+RECIPE = ("--set", "factors=256", "--set", "learning_rate=0.001")
 # Options of `animora-train compare`: tuning may take so long for each of its recipes.
 COMPARISON = ("--tuning-seconds", "240")
 

@@ -74,8 +74,8 @@ class FitConfig:
     max_epochs: int = 10
     patience: int = 3
     warm_epochs: int = 2
-    learning_rate: float = 0.001
-    user_learning_rate: float = 10.0
+    learning_rate: float = 0.01
+    user_learning_rate: float = 5.0
     warmup_epochs: float = 1.0
     l2: float = 1.0
     history_drop: float = 0.5
