@@ -14,6 +14,7 @@ from rich.text import Text
 
 from animora_artifact import ArtifactError
 from animora_training.errors import FailedElsewhere, InvalidOption, TrainingError, WorseThanActive
+from animora_training.fitting.record import EpochRecord
 from animora_training.fitting.report.texts import large
 
 EXIT_FAILURE = 1
@@ -54,6 +55,13 @@ class Show(Protocol):
             rate: Pairs a second.
         """
         ...
+
+
+def show_epoch(show: Show, epoch: EpochRecord, epochs: int) -> None:
+    """Tells of an epoch of so many, and of what is known of it."""
+    facts = (("loss", epoch.loss), ("NDCG@10", epoch.ndcg10))
+    note = ", ".join(f"{name} {value:.4f}" for name, value in facts if value is not None)
+    show(epoch.stage, epoch.epoch, epochs, note, epoch.pairs_per_second)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,10 @@ import torch
 
 from animora_artifact import Artifact
 from animora_artifact.network import load_network
-from animora_training.commands.console import Show
+from animora_training.commands.console import Show, show_epoch
 from animora_training.data.dataset import Dataset, Interactions
 from animora_training.feeds.ncf_evaluation import read_held_out
 from animora_training.fitting.again import fit_again
-from animora_training.fitting.record import EpochRecord
 from animora_training.judging.cold_posts import (
     ColdReport,
     hold_out_posts,
@@ -122,13 +122,8 @@ def _compare(setup: Setup, exam: Exam, neucf: PostScorer) -> Comparison:
 
 
 def _fitted_again(setup: Setup, pairs: Interactions, events: Interactions) -> PostScorer:
-    def on_epoch(epoch: EpochRecord, epochs: int) -> None:
-        score = "" if epoch.ndcg10 is None else f", NDCG@{TOP} {epoch.ndcg10:.4f}"
-        note = f"loss {epoch.loss:.4f}{score}"
-        setup.show(epoch.stage, epoch.epoch, epochs, note, epoch.pairs_per_second)
-
     known = replace(setup.dataset, pairs=pairs, events=events)
-    return _scorer(fit_again(known, setup.version, on_epoch), setup.dataset)
+    return _scorer(fit_again(known, setup.version, partial(show_epoch, setup.show)), setup.dataset)
 
 
 def _scorer(version: Artifact, dataset: Dataset) -> PostScorer:

@@ -1,32 +1,26 @@
-"""`animora-train fit`: makes a version."""
+"""`animora-train fit`: makes a version, or one after the other."""
 
-import tempfile
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from animora_artifact import (
-    Artifact,
-    ModelStore,
-    StoreUnavailable,
-    write_artifact,
-)
-from animora_training.commands.console import EXIT_USAGE, Show, fail, output, plain_errors, progress_bars
-from animora_training.commands.options import DatabaseUrl, Store
-from animora_training.commands.reading import read_into
-from animora_training.commands.tables import hold_out_table
+from animora_training.commands.console import EXIT_USAGE, fail, output, plain_errors
+from animora_training.commands.delivery import Delivery
+from animora_training.commands.one_fit import Order, fit_once
+from animora_training.commands.options import DatabaseUrl, Force, Margin, SignKey, Store
+from animora_training.commands.publishing import MARGIN, open_signer
+from animora_training.commands.schedule import Ending, duration, repeat
 from animora_training.commands.versions import open_model_store
-from animora_training.errors import InvalidOption
-from animora_training.fitting.fit import Progress
-from animora_training.fitting.record import EpochRecord
-from animora_training.fitting.run import Watch, run, run_folder
-from animora_training.fitting.verification import verify
-from animora_training.judging.evaluation import TOP
+from animora_training.errors import Interrupted, InvalidOption
+from animora_training.fitting.run import RunFolder
 from animora_training.learning.config import FitConfig
-from animora_training.learning.ranks import ranks
+
+# What a shell says of a program that a signal has ended.
+EXIT_SIGNAL = 128
 
 
 def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
@@ -38,12 +32,26 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
     activate: Annotated[
         bool, typer.Option("--activate", help="Make it the active one in the store.")
     ] = False,
+    sign_key: SignKey = None,
+    margin: Margin = MARGIN,
+    force: Force = False,
     run_dir: Annotated[
         Path | None, typer.Option(help="Folder for the data, checkpoints, events and report; kept.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir, if there is one.")
     ] = False,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The --run-dir of an earlier fit, to start from what it has learnt; may be the same.",
+        ),
+    ] = None,
+    every: Annotated[
+        str,
+        typer.Option(metavar="DURATION", help="Fit for ever, so long from start to start: 90m, 24h, 7d."),
+    ] = "",
     device: Annotated[
         str, typer.Option(help="Where to train: cpu, cuda or cuda:N; a GPU, where there is one, by default.")
     ] = "",
@@ -64,34 +72,32 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
         raise fail("--store or --output: name at least one, or the version would be lost", EXIT_USAGE)
     if activate and not store:
         raise fail("--activate: needs --store", EXIT_USAGE)
-    if resume and run_dir is None:
-        raise fail("--resume: needs --run-dir", EXIT_USAGE)
+    if run_dir is None and (resume or every):
+        raise fail(f"{'--resume' if resume else '--every'}: needs --run-dir", EXIT_USAGE)
+    if every and world_size > 1:
+        raise fail("--every: repeats in one process; let a timer start torchrun", EXIT_USAGE)
     with plain_errors():
-        config = FitConfig.from_choices(choices or [], seed)
-        model_store = open_model_store(store) if store else None
-        chosen = chosen_device(device, local_rank)
-        with (
-            ranks(world_size, chosen) as us,
-            run_folder(run_dir, us, resume=resume) as folder,
-            progress_bars() if us.first else nullcontext(_show_nothing) as show,
-        ):
-            fitted = run(folder, config, us, chosen, _watch(database_url, show))
-            if fitted is None:
-                return
-            version = fitted.artifact.manifest.version
-            try:
-                verify(fitted.artifact)
-                if output_folder is not None:
-                    write_artifact(fitted.artifact, output_folder / version)
-                if model_store is not None:
-                    _publish(fitted.artifact, model_store)
-                    if activate:
-                        model_store.activate(version)
-            finally:
-                # After a kill before this line the version is made once more; one that is refused is not.
-                folder.finish(fitted.record)
-    output().print(hold_out_table(fitted.artifact))
-    output().print(f"{'activated' if activate else 'published' if store else 'wrote'} {version}")
+        order = Order(
+            database_url=database_url,
+            config=FitConfig.from_choices(choices or [], seed),
+            device=chosen_device(device, local_rank),
+            world=world_size,
+            run_dir=run_dir,
+            resume=resume or bool(every),
+            warm_start=warm_start,
+            delivery=Delivery(
+                store=open_model_store(store) if store else None,
+                folder=output_folder,
+                activate=activate,
+                signer=open_signer(sign_key),
+                margin=margin,
+                force=force,
+            ),
+        )
+        if every:
+            _fit_every(duration(every), order)
+        else:
+            _fit_once(order)
 
 
 def chosen_device(name: str, local_rank: int) -> torch.device:
@@ -112,29 +118,30 @@ def chosen_device(name: str, local_rank: int) -> torch.device:
     return device
 
 
-def _watch(database_url: str, show: Show) -> Watch:
-    def on_epoch(epoch: EpochRecord, epochs: int) -> None:
-        facts = (("loss", epoch.loss), (f"NDCG@{TOP}", epoch.ndcg10))
-        note = ", ".join(f"{name} {value:.4f}" for name, value in facts if value is not None)
-        show(epoch.stage, epoch.epoch, epochs, note, epoch.pairs_per_second)
-
-    def on_step(at: Progress) -> None:
-        show(at.stage, at.done, at.epochs, rate=at.pairs_per_second)
-
-    return Watch(lambda folder: read_into(database_url, folder, show), on_epoch, on_step)
+def _fit_every(seconds: float, order: Order) -> None:
+    """Fits until a signal ends it, which is no failure."""
+    with Ending() as ending:
+        repeat(lambda: fit_once(_from_the_last(order), ending.check), seconds, ending, output())
 
 
-def _show_nothing(
-    name: str, done: float, total: int | None, note: str = "", rate: float | None = None
-) -> None:
-    """The progress of a process that is not the first."""
+def _fit_once(order: Order) -> None:
+    """Raises Exit, with the code of its signal where one has ended it."""
+    # Several processes are ended by torchrun.
+    with Ending() if order.world == 1 else nullcontext() as ending:
+        try:
+            fit_once(order, ending.check if ending else _go_on)
+        except Interrupted as error:
+            number = ending.signal if ending and ending.signal else 0
+            raise fail(str(error), EXIT_SIGNAL + number) from error
 
 
-def _publish(artifact: Artifact, model_store: ModelStore) -> None:
-    """Publishes, and keeps what took minutes to train where the store cannot take it."""
-    try:
-        model_store.publish(artifact)
-    except StoreUnavailable as error:
-        kept = Path(tempfile.mkdtemp(prefix="animora-version-")) / artifact.manifest.version
-        write_artifact(artifact, kept)
-        raise StoreUnavailable(f"--store: {error}; the version was kept: publish {kept}") from error
+def _from_the_last(order: Order) -> Order:
+    """The order, to start from the run that ended last in its run folder, or from what that started from."""
+    if order.warm_start is None or order.run_dir is None:
+        return order
+    last = RunFolder(order.run_dir)
+    return replace(order, warm_start=last.path) if last.network.exists() or last.parent.exists() else order
+
+
+def _go_on() -> None:
+    """Nobody asks for an end."""

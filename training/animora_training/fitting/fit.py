@@ -148,7 +148,8 @@ def fit_among(
             _judge(holdout, course)
         state.stage, state.trainer = "refit", None
         surroundings.checkpoints.save(state, None)
-    chosen = _chosen(state) if state.judged else course.recipe.max_epochs
+    # With a parent the last epoch, at whose end the learning rate is zero, is the best but for chance.
+    chosen = _chosen(state) if parent is None else course.recipe.max_epochs
     data = training_set(dataset, dataset.pairs)
     trainer = _trainer(data, course)
     for epoch in islice(_epochs(trainer, course, "refit", chosen), chosen - trainer.position.epoch):

@@ -87,8 +87,8 @@ class Learnt:
             InvalidInput: It is not that, or was damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+                arrays = {name: kept[name] for name in kept.files}
             vocabulary = Vocabulary(arrays["user_ids"], arrays["post_ids"])
             shape = TypeAdapter(NetworkShape).validate_json(str(arrays["shape"]))
             if (shape.users, shape.posts) != (len(vocabulary.user_ids) + 1, len(vocabulary.post_ids) + 1):
@@ -99,7 +99,8 @@ class Learnt:
             start = _start(shape, layers, *tables)
             return cls(str(arrays["version"]), float(arrays["regularisation"]), vocabulary, start)
         except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            raise InvalidInput(f"{path}: cannot be started from: {error}: fit from scratch") from error
+            reason = " ".join(str(error).split())  # PyTorch's may have several lines
+            raise InvalidInput(f"{path}: cannot be started from: {reason}: fit from scratch") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +187,10 @@ class Parent:
 
 
 def warm_recipe(config: FitConfig) -> FitConfig:
-    """How a fit trains that has a parent."""
+    """How a fit with a parent trains: a few epochs and all of them, over which the learning rate falls."""
     rate = max(min(config.learning_rate * WARM_RATE, HIGHEST_RATE), config.learning_rate)
-    return replace(config, max_epochs=config.warm_epochs, learning_rate=rate)
+    epochs = config.warm_epochs
+    return replace(config, max_epochs=epochs, patience=epochs, learning_rate=rate)
 
 
 def keep(network: Path, data: Path, folder: Path) -> None:

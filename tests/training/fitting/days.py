@@ -1,0 +1,107 @@
+"""Yesterday and today, made of one data set: what a fit knew, and what the next one knows."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+
+from animora_artifact import Artifact
+from animora_artifact.network import load_network
+from animora_training.data.dataset import BoolArray, Dataset
+from animora_training.data.split import leave_one_out
+from animora_training.fitting.checkpoint import Checkpoints
+from animora_training.fitting.fit import Fit, Surroundings, fit
+from animora_training.fitting.holdout import CHOOSING_NEGATIVES, MAX_USERS, HoldOut
+from animora_training.fitting.seen import Seen
+from animora_training.fitting.warm_start import Parent
+from animora_training.judging.evaluation import PostScorer
+from animora_training.learning.config import FitConfig
+from animora_training.learning.ranks import ALONE
+
+
+@dataclass(frozen=True, slots=True)
+class Days:
+    """Two days of one feed.
+
+    Attributes:
+        yesterday: What happened until then.
+        today: That, and what happened since.
+        exam: One pair of each user who has two, which neither has.
+        new_users: bool (u), who has done nothing until yesterday.
+        new_posts: bool (p), which nobody has touched until yesterday.
+    """
+
+    yesterday: Dataset
+    today: Dataset
+    exam: HoldOut
+    new_users: BoolArray
+    new_posts: BoolArray
+
+    @classmethod
+    def of(cls, dataset: Dataset, seed: int, share: float = 0.05, new: float = 0.02) -> "Days":
+        """Today has all pairs but the exam's, yesterday less.
+
+        Args:
+            dataset: A feed.
+            seed: Of chance.
+            share: Of today's pairs that yesterday has not; but for those of new users and posts the latest,
+                by chance where times are the same.
+            new: Of the users, and of the posts, that are new today.
+        """
+        rng = np.random.default_rng(seed)
+        split = leave_one_out(dataset, CHOOSING_NEGATIVES, rng, MAX_USERS)
+        today = without(dataset, _held_out(dataset, split.remaining.positions))
+        pairs = today.pairs
+        new_users = rng.random(len(today.user_ids)) < new
+        new_posts = rng.random(len(today.posts.ids)) < new
+        missing = new_users[pairs.users] | new_posts[pairs.posts]
+        latest = np.lexsort((rng.random(len(pairs)), pairs.times, missing))[::-1]
+        missing[latest[: round(share * len(pairs))]] = True
+        exam = HoldOut(today, pairs, split.held_out, np.ones(len(split.held_out.users), np.bool_), 99)
+        return cls(without(today, missing), today, exam, new_users, new_posts)
+
+    def quality(
+        self, version: Artifact, users: BoolArray | None = None, posts: BoolArray | None = None
+    ) -> float:
+        """Expected NDCG@10 among 99 others, for some users, or those whose held-out post is one of some."""
+        asked = np.ones(len(self.exam.choosing), np.bool_)
+        if users is not None:
+            asked &= users[self.exam.held_out.users]
+        if posts is not None:
+            asked &= posts[self.exam.held_out.candidates[:, 0]]
+        network = load_network(version.model, torch.device("cpu"))
+        scorer = PostScorer(network, version.vocabulary, self.today)
+        return replace(self.exam, choosing=asked).choice(scorer).ndcg
+
+
+def without(dataset: Dataset, missing: BoolArray) -> Dataset:
+    """A data set without some of its pairs, and without the events that make them up."""
+    pairs, events = dataset.pairs, dataset.events
+    gone = dataset.pair_keys(pairs.users, pairs.posts)[missing]
+    kept = ~np.isin(dataset.pair_keys(events.users, events.posts), gone)
+    return replace(dataset, pairs=pairs.take(~missing), events=events.take(kept))
+
+
+def parent(fitted: Fit, dataset: Dataset) -> Parent:
+    """A fit on a data set, as something to start from."""
+    pairs = dataset.pairs
+    return Parent(fitted.learnt, Seen(dataset.user_ids, dataset.posts.ids, pairs.offsets, pairs.posts))
+
+
+def fitted(dataset: Dataset, config: FitConfig, earlier: Parent | None = None) -> Fit:
+    """A fit that nobody watches."""
+    surroundings = Surroundings(
+        created_at=datetime.now(UTC),
+        device=torch.device("cpu"),
+        ranks=ALONE,
+        checkpoints=Checkpoints(None, ""),
+        on_epoch=lambda epoch, epochs: None,
+    )
+    return fit(dataset, config, surroundings, earlier)
+
+
+def _held_out(dataset: Dataset, positions: np.ndarray) -> BoolArray:
+    held_out = np.zeros(len(dataset.pairs), np.bool_)
+    held_out[positions] = True
+    return held_out

@@ -1,0 +1,107 @@
+"""One fit from the database to the store, as `animora-train fit` orders it."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from animora_training.commands.console import Show, output, progress_bars, show_epoch
+from animora_training.commands.delivery import Delivery
+from animora_training.commands.reading import read_into
+from animora_training.commands.tables import hold_out_table
+from animora_training.errors import WorseThanActive
+from animora_training.fitting.fit import Fit, Progress
+from animora_training.fitting.holdout import FEWEST_UNSEEN
+from animora_training.fitting.run import Watch, run, run_folder
+from animora_training.fitting.verification import verify
+from animora_training.learning.config import FitConfig
+from animora_training.learning.ranks import ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be fitted.
+
+    Attributes:
+        database_url: On what.
+        config: How.
+        device: Where this process trains.
+        world: How many processes share the work.
+        run_dir: Where the run is kept; nowhere by default.
+        resume: Whether an unfinished run there goes on.
+        warm_start: The folder of the run to start from, if any.
+        delivery: Where the version goes.
+    """
+
+    database_url: str
+    config: FitConfig
+    device: torch.device
+    world: int
+    run_dir: Path | None
+    resume: bool
+    warm_start: Path | None
+    delivery: Delivery
+
+
+def fit_once(order: Order, check: Callable[[], None]) -> None:
+    """Reads, fits, verifies, delivers, and says how good it is.
+
+    Args:
+        order: What to do.
+        check: Called now and then; what it raises ends the fit, with a checkpoint if the run is kept.
+
+    Raises:
+        TrainingError: The fit failed, or `check` ended it.
+        ArtifactError: The version could not be delivered.
+    """
+    with (
+        ranks(order.world, order.device) as us,
+        run_folder(order.run_dir, us, order.warm_start, resume=order.resume) as folder,
+    ):
+        if us.first and order.warm_start is not None and not folder.parent.exists():
+            output().print(f"no fit has ended in {order.warm_start} yet to start from: fitting from scratch")
+        with progress_bars() if us.first else nullcontext(_show_nothing) as show:
+            fitted = run(folder, order.config, us, order.device, _watch(order.database_url, show, check))
+        if fitted is None:
+            return
+        try:
+            verify(fitted.artifact)
+            _say_how_good(fitted)
+            order.delivery.deliver(fitted.artifact)
+        except WorseThanActive:
+            folder.network.unlink(missing_ok=True)  # nothing good starts from it
+            raise
+        finally:
+            # After a kill before this line the version is made once more; one that is refused is not.
+            folder.finish(fitted.record)
+
+
+def _say_how_good(fitted: Fit) -> None:
+    if fitted.record.qualities:
+        output().print(hold_out_table(fitted.artifact))
+    else:
+        output().print(
+            f"fewer than {FEWEST_UNSEEN} users have done anything new since {fitted.record.parent}: "
+            "nothing was held out, so nothing was measured"
+        )
+
+
+def _watch(database_url: str, show: Show, check: Callable[[], None]) -> Watch:
+    def on_read(name: str, done: float, total: int | None, note: str = "", rate: float | None = None) -> None:
+        check()
+        show(name, done, total, note, rate)
+
+    def on_step(at: Progress) -> None:
+        show(at.stage, at.done, at.epochs, rate=at.pairs_per_second)
+        check()
+
+    return Watch(lambda folder: read_into(database_url, folder, on_read), partial(show_epoch, show), on_step)
+
+
+def _show_nothing(
+    name: str, done: float, total: int | None, note: str = "", rate: float | None = None
+) -> None:
+    """The progress of a process that is not the first."""
