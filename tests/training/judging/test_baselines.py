@@ -50,6 +50,14 @@ def test_before_any_event_only_recency_counts():
     assert heuristic_scores(data.posts, data.events, held_out)[0] == pytest.approx([0.4])
 
 
+def test_the_product_of_posts_and_events_may_be_large():
+    many = 50_000
+    data = dataset([(10, 100, 0.0), *[(10, 100 * many, 0.0)] * many], posts=many)
+    held_out = HeldOut(np.array([3]), np.array([[0, many - 1]]), np.array([0.0]))
+    popularity = heuristic_scores(data.posts, data.events, held_out)[0] - 0.4
+    assert popularity == pytest.approx([0.6 * math.log(2) / math.log(many + 1), 0.6])
+
+
 def test_the_heuristic_of_a_feed_equals_counting_one_by_one():
     data = as_dataset(tiny_feed())
     rng = np.random.default_rng(1)

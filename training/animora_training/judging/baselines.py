@@ -49,7 +49,7 @@ class Heuristic:
         self._span = len(self._times) + 1
         # Position in time as the second digit of a number whose first digit is the post.
         positions = np.searchsorted(self._times, training.times[by_post], side="right")
-        self._keys = training.posts[by_post] * self._span + positions
+        self._keys = training.posts[by_post].astype(np.int64) * self._span + positions
         self._highest = _highest_counts(posts, training)
 
     def grid(self, users: IntArray, posts: IntArray) -> DoubleArray:
