@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from animora_artifact import Vocabulary
 from animora_training.errors import NothingToLearn
 from animora_training.learning.config import FitConfig
+from animora_training.learning.factorisation import factorize
 from animora_training.learning.ranks import Ranks, ranks
 from animora_training.learning.start import new_start
 from animora_training.learning.trainer import Trainer
@@ -19,14 +21,23 @@ from tests.training.data.limited import allow
 from tests.training.worlds import as_dataset, tiny_feed
 
 EPOCHS = 2
+SMALL = FitConfig(
+    factors=4,
+    mlp_embedding=6,
+    hidden=(8,),
+    users_per_step=16,
+    posts_per_step=1000,
+    max_epochs=10,
+    learning_rate=0.03,
+    user_learning_rate=5.0,
+    warmup_epochs=1.0,
+    l2=0.3,
+    history_drop=0.4,
+)
 CONFIGS = {
-    "sampled": FitConfig(
-        factors=4, mlp_embedding=6, hidden=(8, 4), users_per_step=16, posts_per_step=40, dropout=0.2
-    ),
-    "whole": FitConfig(factors=4, mlp_embedding=6, hidden=(8,), users_per_step=7, loss="softmax"),
-    "bpr": FitConfig(
-        factors=4, mlp_embedding=6, hidden=(8,), users_per_step=16, loss="bpr", embeddings=False
-    ),
+    "sampled": replace(SMALL, hidden=(8, 4), posts_per_step=40, dropout=0.2),
+    "whole": replace(SMALL, users_per_step=7, loss="softmax", learning_rate=0.003),
+    "bpr": replace(SMALL, loss="bpr", embeddings=False, learning_rate=0.003),
 }
 # A table of users beside which everything else is small.
 USERS, POSTS = 100_000, 100
@@ -38,7 +49,8 @@ def train(name: str, us: Ranks, folder: Path) -> None:
     """Trains on a tiny feed and keeps the network, the losses and how many user rows there were."""
     config, tiny = CONFIGS[name], as_dataset(tiny_feed())
     data = training_set(tiny if config.embeddings else tiny.without_embeddings(), tiny.pairs)
-    trainer = Trainer(data, config, new_start(data, config, ranks=us), us)
+    start = new_start(data, config, factorize(data, config, regularisation=5.0), us)
+    trainer = Trainer(data, config, start, us)
     epochs = list(islice(trainer.epochs(), EPOCHS))
     network = trainer.network()
     kept = {

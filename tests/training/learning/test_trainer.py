@@ -261,10 +261,10 @@ def test_training_leaves_the_callers_random_state_alone(data):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(("steps", "loss", "dropout"), [(1, "logistic", 0.3), (6, "bpr", 0.0), (8, "softmax", 0.0)])
-def test_a_trainer_that_is_restored_after_any_step_goes_on_bit_for_bit(
-    data, tmp_path, steps, loss, dropout
-):
+@pytest.mark.parametrize(
+    ("steps", "loss", "dropout"), [(1, "logistic", 0.3), (6, "bpr", 0.0), (8, "softmax", 0.0)]
+)
+def test_a_trainer_that_is_restored_after_any_step_goes_on_bit_for_bit(data, tmp_path, steps, loss, dropout):
     config = replace(CONFIG, loss=loss, dropout=dropout)
     assert trainer(data, config).steps == 8
     through, killed, resumed = (trainer(data, config) for _ in range(3))
