@@ -27,7 +27,7 @@ IALS = Recipe(
     "iALS",
     (
         Axis("l2", _around(0.06, 6, 10), start=6),
-        Axis("alpha", (0.6, 1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0), start=4),
+        Axis("alpha", _around(10.0, 8, 6), start=8),
     ),
     fit_ials,
 )

@@ -29,7 +29,7 @@ class Budget:
         seconds: After which no further fit is begun; what is chosen then depends on how fast the machine is.
     """
 
-    attempts: int = 12
+    attempts: int = 16
     seconds: float = math.inf
 
 
