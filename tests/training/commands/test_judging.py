@@ -57,7 +57,7 @@ def test_a_version_is_compared_with_all_baselines(run, folder, tmp_path):
     assert re.search(
         r"NDCG@10, NeuCF minus \w+, the best baseline: [+-]0\.\d{4}, standard error 0\.\d{4}", shown
     )
-    assert "EASE was tuned to regularization" in shown
+    assert "EASE was tuned to l2" in shown
     assert "calibration error 0." in shown
     assert plot.read_text().startswith("<?xml")
     found = json.loads(file.read_text())
