@@ -20,6 +20,9 @@ RECIPE = {
     "max_epochs": EPOCHS,
     "patience": EPOCHS,
     "learning_rate": 0.01,
+    "user_learning_rate": 5,
+    "warmup_epochs": 1,
+    "l2": 1,
     "dropout": 0.1,
 }
 CHOICES = [word for name, value in RECIPE.items() for word in ("--set", f"{name}={value}")]
@@ -60,6 +63,6 @@ def told(folder):
 
 def fit(environment, *arguments, code=0):
     """In this process."""
-    ended = CliRunner().invoke(app, ["fit", *map(str, arguments), *CHOICES], env=environment)
+    ended = CliRunner().invoke(app, ["fit", *CHOICES, *map(str, arguments)], env=environment)
     assert ended.exit_code == code, ended.output
     return ended

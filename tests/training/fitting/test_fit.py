@@ -32,6 +32,9 @@ CONFIG = FitConfig(
     max_epochs=8,
     patience=3,
     learning_rate=0.01,
+    user_learning_rate=5.0,
+    warmup_epochs=1.0,
+    l2=1.0,
     seed=1,
 )
 QUICK = replace(CONFIG, factors=4, hidden=(8,), max_epochs=3, als_regularisation=0.0)

@@ -11,7 +11,7 @@ from animora_training.learning.network import NetworkShape, NeuCF
 from animora_training.learning.ranks import ALONE
 from tests.training.learning.parallel import CONFIGS, EPOCHS, POSTS, USERS, train
 
-# Of logits: numbers are added up in another order, and Adam's divisions make of that a little more. It is much
+# Of logits: numbers are added up in another order, and Adam makes of that a little more. It is much
 # more where a gradient is zero but for rounding, as some are that start from chance with another loss.
 TOLERANCE = 1e-4
 

@@ -108,6 +108,7 @@ def _model(config: FitConfig, regularisation: float) -> AlternatingLeastSquares:
         alpha=config.als_alpha,
         iterations=config.als_iterations,
         random_state=config.seed,
+        use_gpu=False,  # where implicit finds one, its factors are no arrays
     )
 
 
