@@ -110,6 +110,11 @@ $(RECBOLE)/.installed: tests/benchmarks/recbole/requirements.txt
 bench-train: $(INSTALLED) $(RECBOLE)/.installed ## Measure training beside RecBole's NeuMF (DATA=DIR: NCF format; else made up)
 	$(BIN)/python -m tests.benchmarks.training $(if $(DATA),--data '$(DATA)')
 
+.PHONY: bench-warm-start
+bench-warm-start: $(INSTALLED) ## Measure a warm start beside a full retraining on DATA=DIR (NCF format)
+	@test -n "$(DATA)" || { echo "say which data: make bench-warm-start DATA=DIR (a folder in the NCF format)"; exit 2; }
+	$(BIN)/python -m tests.benchmarks.warm_start "$(DATA)"
+
 .PHONY: bench-timelines
 bench-timelines: $(INSTALLED) ## Measure a precomputed timeline's page beside a bare gRPC handler
 	$(BIN)/python -m tests.benchmarks.timelines

@@ -1,21 +1,20 @@
 """Yesterday and today, made of one data set: what a fit knew, and what the next one knows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
 import torch
 
-from animora_artifact import Artifact
-from animora_artifact.network import load_network
 from animora_training.data.dataset import BoolArray, Dataset
-from animora_training.data.split import leave_one_out
+from animora_training.data.split import HeldOut, leave_one_out
 from animora_training.fitting.checkpoint import Checkpoints
 from animora_training.fitting.fit import Fit, Surroundings, fit
-from animora_training.fitting.holdout import CHOOSING_NEGATIVES, MAX_USERS, HoldOut
+from animora_training.fitting.holdout import CHOOSING_NEGATIVES, MAX_USERS
+from animora_training.fitting.record import EpochRecord
 from animora_training.fitting.seen import Seen
 from animora_training.fitting.warm_start import Parent
-from animora_training.judging.evaluation import PostScorer
 from animora_training.learning.config import FitConfig
 from animora_training.learning.ranks import ALONE
 
@@ -27,20 +26,20 @@ class Days:
     Attributes:
         yesterday: What happened until then.
         today: That, and what happened since.
-        exam: One pair of each user who has two, which neither has.
+        held_out: One pair of each user who has two, which neither has.
         new_users: bool (u), who has done nothing until yesterday.
         new_posts: bool (p), which nobody has touched until yesterday.
     """
 
     yesterday: Dataset
     today: Dataset
-    exam: HoldOut
+    held_out: HeldOut
     new_users: BoolArray
     new_posts: BoolArray
 
     @classmethod
     def of(cls, dataset: Dataset, seed: int, share: float = 0.05, new: float = 0.02) -> "Days":
-        """Today has all pairs but the exam's, yesterday less.
+        """Today has all pairs but those held out, yesterday less.
 
         Args:
             dataset: A feed.
@@ -58,21 +57,12 @@ class Days:
         missing = new_users[pairs.users] | new_posts[pairs.posts]
         latest = np.lexsort((rng.random(len(pairs)), pairs.times, missing))[::-1]
         missing[latest[: round(share * len(pairs))]] = True
-        exam = HoldOut(today, pairs, split.held_out, np.ones(len(split.held_out.users), np.bool_), 99)
-        return cls(without(today, missing), today, exam, new_users, new_posts)
+        return cls(without(today, missing), today, split.held_out, new_users, new_posts)
 
-    def quality(
-        self, version: Artifact, users: BoolArray | None = None, posts: BoolArray | None = None
-    ) -> float:
-        """Expected NDCG@10 among 99 others, for some users, or those whose held-out post is one of some."""
-        asked = np.ones(len(self.exam.choosing), np.bool_)
-        if users is not None:
-            asked &= users[self.exam.held_out.users]
-        if posts is not None:
-            asked &= posts[self.exam.held_out.candidates[:, 0]]
-        network = load_network(version.model, torch.device("cpu"))
-        scorer = PostScorer(network, version.vocabulary, self.today)
-        return replace(self.exam, choosing=asked).choice(scorer).ndcg
+    def without_embeddings(self) -> "Days":
+        """The same days, as if no post had an image or a caption."""
+        yesterday, today = self.yesterday.without_embeddings(), self.today.without_embeddings()
+        return replace(self, yesterday=yesterday, today=today)
 
 
 def without(dataset: Dataset, missing: BoolArray) -> Dataset:
@@ -89,14 +79,19 @@ def parent(fitted: Fit, dataset: Dataset) -> Parent:
     return Parent(fitted.learnt, Seen(dataset.user_ids, dataset.posts.ids, pairs.offsets, pairs.posts))
 
 
-def fitted(dataset: Dataset, config: FitConfig, earlier: Parent | None = None) -> Fit:
-    """A fit that nobody watches."""
+def fitted(
+    dataset: Dataset,
+    config: FitConfig,
+    earlier: Parent | None = None,
+    on_epoch: Callable[[EpochRecord, int], None] = lambda epoch, epochs: None,
+) -> Fit:
+    """A fit that leaves nothing on the disk."""
     surroundings = Surroundings(
         created_at=datetime.now(UTC),
         device=torch.device("cpu"),
         ranks=ALONE,
         checkpoints=Checkpoints(None, ""),
-        on_epoch=lambda epoch, epochs: None,
+        on_epoch=on_epoch,
     )
     return fit(dataset, config, surroundings, earlier)
 

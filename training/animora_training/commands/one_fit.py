@@ -95,7 +95,8 @@ def _watch(database_url: str, show: Show, check: Callable[[], None]) -> Watch:
         show(name, done, total, note, rate)
 
     def on_step(at: Progress) -> None:
-        show(at.stage, at.done, at.epochs, rate=at.pairs_per_second)
+        if at.done % 1:  # at an epoch's end there is more to tell
+            show(at.stage, at.done, at.epochs, rate=at.pairs_per_second)
         check()
 
     return Watch(lambda folder: read_into(database_url, folder, on_read), partial(show_epoch, show), on_step)
