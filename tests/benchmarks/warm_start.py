@@ -1,9 +1,9 @@
 """`make bench-warm-start DATA=DIR`: a warm start beside a full retraining, in quality and in time.
 
 Of each user of a folder in the NCF format one training pair is held out. Today is all the others; yesterday
-is 95 % of them, without a few users and posts, which are new today. A fit on yesterday is what the warm start
-goes on from. Both fits of today are judged on the held-out pairs, by what NDCG@10 among 99 sampled posts is on
-average.
+is 95 % of them, without a few users and posts, which are new today. A fit on yesterday is what the warm
+start goes on from. Both fits of today are judged on the held-out pairs, by what NDCG@10 among 99 sampled
+posts is on average.
 """
 
 import argparse

@@ -1,8 +1,10 @@
 import json
-from pathlib import PurePosixPath
 
 import pytest
 import yaml
+from typer.main import get_group
+
+from animora_training.commands.cli import app
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +30,14 @@ def container(pod):
 
 
 def test_a_fit_goes_on_in_the_folder_that_outlives_its_pod(documents, pod, container):
-    command, *options = container["args"]
-    assert command == "fit"
-    assert {"--resume", "--activate"} <= set(options)
+    command, *words = container["args"]
+    # The rest comes from the environment.
+    options = get_group(app).commands[command].make_context(command, [*words, "--database-url", "…"]).params
+    assert options["resume"]
+    assert options["activate"]
+    assert options["warm_start"] == options["run_dir"]
     # A folder of its own in the volume, whose root is not the fit's to empty.
-    folder = PurePosixPath(options[options.index("--run-dir") + 1]).parent
+    folder = options["run_dir"].parent
     (volume,) = (mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == str(folder))
     claims = {
         one["name"]: one["persistentVolumeClaim"]["claimName"]

@@ -37,7 +37,7 @@ def test_a_duration_is_a_number_and_a_unit(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "24", "h", "0h", "-1h", "1.5h", "1w", "1h30m"])
 def test_another_text_is_refused(text):
-    with pytest.raises(InvalidOption, match="--every: .* is not a duration such as 90m, 24h or 7d"):
+    with pytest.raises(InvalidOption, match=r"--every: .* is not a duration such as 90m, 24h or 7d"):
         duration(text)
 
 
