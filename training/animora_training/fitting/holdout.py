@@ -58,7 +58,7 @@ class HoldOut:
     Attributes:
         dataset: Everything.
         training: What is left to train on.
-        held_out: The pairs, each among CHOOSING_NEGATIVES.
+        held_out: The pairs, each among at least as many others as are reported.
         choosing: bool (m), whose pairs choose.
         negatives: How many of the candidates the reported quality speaks of.
     """
@@ -76,7 +76,8 @@ class HoldOut:
         Raises:
             NothingToLearn: Fewer than two users have interacted with two posts.
         """
-        holdout = cls._of(dataset, config, none_of)
+        negatives = max(CHOOSING_NEGATIVES, config.holdout_negatives)
+        holdout = cls._of(dataset, config, negatives, none_of)
         if len(holdout.choosing) < FEWEST_USERS:
             raise NothingToLearn(
                 "fewer than two users have interacted with two or more posts, so nothing can be held out: "
@@ -88,15 +89,18 @@ class HoldOut:
     def unseen(cls, dataset: Dataset, config: FitConfig, seen: Seen) -> "HoldOut | None":
         """By the configuration's seed, of pairs that an earlier fit has not learnt from.
 
-        None where fewer than FEWEST_UNSEEN users have such a pair, beside another one.
+        None where fewer than FEWEST_UNSEEN users have such a pair, beside another one. There is nothing to
+        choose then, and no more negatives than a report speaks of.
         """
-        holdout = cls._of(dataset, config, lambda rows: seen.contains(dataset, rows))
+        negatives = config.holdout_negatives
+        holdout = cls._of(dataset, config, negatives, lambda rows: seen.contains(dataset, rows))
         return holdout if len(holdout.choosing) >= FEWEST_UNSEEN else None
 
     @classmethod
-    def _of(cls, dataset: Dataset, config: FitConfig, refused: Callable[[Rows], BoolArray]) -> "HoldOut":
+    def _of(
+        cls, dataset: Dataset, config: FitConfig, negatives: int, refused: Callable[[Rows], BoolArray]
+    ) -> "HoldOut":
         rng = np.random.default_rng(config.seed)
-        negatives = max(CHOOSING_NEGATIVES, config.holdout_negatives)
         split = leave_one_out(dataset, negatives, rng, MAX_USERS, refused)
         users = len(split.held_out.users)
         choosing = np.zeros(users, np.bool_)
