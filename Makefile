@@ -81,7 +81,7 @@ proto-check: $(INSTALLED) .venv-proto/.installed ## Check the proto's style and 
 .venv-oldest/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet --disable-pip-version-check --editable '.[cli]' pytest pytest-asyncio \
-		hypothesis grpcio==1.80.0 grpcio-health-checking==1.80.0 grpcio-status==1.80.0 protobuf==6.33.5
+		pytest-timeout hypothesis grpcio==1.80.0 grpcio-health-checking==1.80.0 grpcio-status==1.80.0 protobuf==6.33.5
 	@touch $@
 
 .PHONY: test-oldest
