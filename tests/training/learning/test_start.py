@@ -6,8 +6,9 @@ import torch
 
 from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import factorize
-from animora_training.learning.start import LOGITS, new_start
+from animora_training.learning.start import LOGITS, Start, between, new_start
 from animora_training.learning.training_set import training_set
+from tests.training.networks import random_network
 from tests.training.worlds import as_dataset, tiny_feed
 
 CONFIG = FitConfig(factors=6, als_iterations=8, als_alpha=20.0, seed=2)
@@ -116,3 +117,23 @@ def test_embeddings_of_any_length_start_alike(data):
     longer = new_start(training_set(tiny, tiny.pairs), CONFIG).network.shape
     assert longer.image_scale * 50 == pytest.approx(1.0, abs=0.01)
     assert longer.caption_scale == 1.0
+
+
+def test_the_way_from_one_network_to_another_is_straight():
+    first, second = random_network(seed=1), random_network(seed=2)
+    halfway = between(first, second, 0.5)
+    for name, value in halfway.state_dict().items():
+        assert torch.allclose(value, (first.state_dict()[name] + second.state_dict()[name]) / 2)
+    for share, end in ((0.0, first), (1.0, second)):
+        assert all(
+            torch.equal(value, end.state_dict()[name])
+            for name, value in between(first, second, share).state_dict().items()
+        )
+
+
+def test_a_start_goes_its_way_with_its_history():
+    first, second = (Start(random_network(seed=seed), torch.full((9, 9), float(seed))) for seed in (1, 2))
+    quarter = first.toward(second, 0.25)
+    assert torch.equal(quarter.history, torch.full((9, 9), 1.25))
+    between_them = between(first.network, second.network, 0.25)
+    assert torch.equal(quarter.network.user_table, between_them.user_table)

@@ -1,6 +1,7 @@
 """NeuCF: NeuMF (He et al. 2017) whose posts also have an image, a caption and a bias."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -105,6 +106,21 @@ class NeuCF(nn.Module):
             self.tower.extend((nn.Linear(entering, leaving), nn.ReLU()))
         self.mlp_weight = nn.Parameter(torch.randn(shape.hidden[-1]) * ID_STD)
         self.bias = nn.Parameter(torch.zeros(1))
+
+    @classmethod
+    def holding(cls, shape: NetworkShape, values: Mapping[str, Tensor]) -> "NeuCF":
+        """A network of given parameters and tables, by name, which are not copied.
+
+        The table of users may have the rows of some only.
+
+        Raises:
+            RuntimeError: They are not of the shape.
+        """
+        with torch.device("meta"):  # neither memory nor chance for what is replaced at once
+            network = cls(replace(shape, users=len(values["user_table"])))
+        network.shape = shape
+        network.load_state_dict(values, assign=True)
+        return network
 
     def forward(self, user_rows: Tensor, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
         """Logits (m) of rows int64 (m), image (m, image width) and caption (m, caption width)."""

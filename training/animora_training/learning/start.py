@@ -42,6 +42,11 @@ class Start:
         self.network.user_table = ranks.share(self.network.user_table)
         return self
 
+    def toward(self, other: "Start", share: float) -> "Start":
+        """What lies a share of the way from this one to another of the same shape, see `between`."""
+        network = between(self.network, other.network, share)
+        return Start(network, torch.lerp(self.history, other.history, share))
+
 
 def new_start(
     data: TrainingSet,
@@ -82,6 +87,22 @@ def new_start(
             network.user_table[:, : config.factors] = ranks.share(factorisation.users) * math.sqrt(LOGITS)
             network.post_table[:, : config.factors] = factorisation.posts * math.sqrt(LOGITS)
     return Start(network, torch.zeros_like(network.post_table))
+
+
+def between(first: NeuCF, second: NeuCF, share: float) -> NeuCF:
+    """The network whose numbers lie a share of the way from one network's to those of another.
+
+    What was trained further often does better some way back to where it came from (Wortsman et al., "Robust
+    fine-tuning of zero-shot models", CVPR 2022).
+
+    Args:
+        first: With share 0, this one.
+        second: With share 1, this one; of the same shape.
+        share: From 0 to 1.
+    """
+    theirs = second.state_dict()
+    values = {name: torch.lerp(value, theirs[name], share) for name, value in first.state_dict().items()}
+    return NeuCF.holding(first.shape, values).eval()
 
 
 def _user_rows(shape: NetworkShape, seed: int, ranks: Ranks) -> Tensor:
