@@ -56,7 +56,7 @@ class Beginnings:
 
 
 def config_of(manifest: Manifest) -> FitConfig:
-    """The recipe of a version, with the L2 of the factorisation that its fit chose."""
+    """The recipe of a version, with the strength of the factorisation that its fit chose."""
     names = [field.name for field in fields(FitConfig)]
     values = {name: value for name, value in manifest.hyperparameters.items() if name in names}
     return TypeAdapter(FitConfig).validate_python(values)

@@ -17,7 +17,7 @@ from animora_training.data.dataset import Dataset
 from animora_training.data.split import Split, leave_one_out
 from animora_training.feeds.feed import Feed
 from animora_training.fitting.export import FoldedNeuCF
-from animora_training.fitting.regularisation import USUAL
+from animora_training.fitting.strength import usual_strength
 from animora_training.judging.evaluation import PostScorer, Quality, rank_held_out
 from animora_training.judging.metrics import Scores
 from animora_training.learning.config import FitConfig
@@ -100,11 +100,10 @@ class Animora:
 
 
 def start(data: TrainingSet, config: FitConfig) -> Trainer:
-    """A trainer before its first step; an L2 that a fit would tune is the one from which tuning begins."""
+    """A trainer before its first step; a strength that a fit would tune is that from which tuning begins."""
     factorisation = None
     if config.factorisation == "als":
-        usual = USUAL * config.als_alpha * len(data.posts) / (data.users - 1)
-        factorisation = factorize(data, config, config.als_regularisation or usual)
+        factorisation = factorize(data, config, usual_strength(data, config))
     return Trainer(data, config, new_start(data, config, factorisation), Ranks())
 
 

@@ -49,6 +49,7 @@ def test_a_version_can_be_fitted_again_on_a_part_of_its_data(data, version):
 
 def test_its_recipe_is_that_of_the_manifest_less_what_the_fit_chose(version):
     kept = version.manifest.hyperparameters
+    assert kept["als_alpha"] > 0
     assert kept["als_regularisation"] > 0
     assert recipe_of(version) == CONFIG
     assert recipe_of(changed(version, {**kept, "dropout": 0.25})) == replace(CONFIG, dropout=0.25)

@@ -27,6 +27,7 @@ CONFIG = FitConfig(
     hidden=(16, 8),
     feature_width=16,
     als_iterations=5,
+    als_alpha=10.0,
     als_regularisation=20.0,
     users_per_step=32,
     max_epochs=8,
@@ -122,7 +123,8 @@ def test_the_manifest_has_the_configuration_and_the_qualities_of_the_hold_out(fi
     assert metrics["heuristic_ndcg@10"] == qualities["heuristic"]["ndcg@10"]
     assert metrics["holdout_users"] == fitted.record.data.judged_users == 143  # half of the 285 active users
     settings = fitted.artifact.manifest.hyperparameters
-    assert settings == {**CONFIG.hyperparameters(), "epochs": settings["epochs"]}
+    chosen = {name: settings[name] for name in ("epochs", "kept_share")}
+    assert settings == {**CONFIG.hyperparameters(), **chosen}
 
 
 def same(first, second):

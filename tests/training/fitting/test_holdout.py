@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from animora_training.data.dataset import ABSENT
+from animora_training.data.dataset import ABSENT, collect
 from animora_training.errors import NothingToLearn
 from animora_training.fitting.holdout import HoldOut
 from animora_training.learning.config import FitConfig
@@ -36,7 +36,8 @@ def test_one_half_of_the_users_chooses_and_the_other_reports(holdout):
 
 
 def test_what_is_held_out_is_not_trained_on(holdout, data):
-    training = set(data.pair_keys(holdout.training.users, holdout.training.posts).tolist())
+    left = collect(holdout.training.chunks(), len(data.user_ids))
+    training = set(data.pair_keys(left.users, left.posts).tolist())
     held_out = set(data.pair_keys(holdout.held_out.users, holdout.held_out.candidates[:, 0]).tolist())
     assert not training & held_out
     assert len(training) + len(held_out) == len(data.pairs)

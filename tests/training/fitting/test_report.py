@@ -257,7 +257,7 @@ async def browser():
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((path for path in map(shutil.which, names) if path), None)
     if found is None:
-        pytest.skip(f"needs a browser on PATH: {', '.join(names)}")
+        pytest.skip(f"needs a browser on PATH ({', '.join(names)}): on Debian, apt-get install chromium")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=found)
         yield browser

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from animora_artifact.network import load_network
+from animora_training.data.dataset import collect
 from animora_training.data.split import none_of
 from animora_training.errors import InvalidInput
 from animora_training.feeds.sample import SampleSize, make_world
@@ -16,6 +17,7 @@ from animora_training.fitting.warm_start import Learnt, Parent, keep, warm_recip
 from animora_training.judging.evaluation import PostScorer
 from animora_training.judging.metrics import mean_area_under_curve
 from animora_training.learning.config import FitConfig
+from animora_training.learning.factorisation import Strength
 from animora_training.learning.ranks import ALONE, Ranks
 from animora_training.learning.training_set import training_set
 from tests.training.fitting.days import Days, fitted, parent, without
@@ -29,6 +31,7 @@ CONFIG = FitConfig(
     hidden=(16, 8),
     feature_width=16,
     als_iterations=5,
+    als_alpha=10.0,
     als_regularisation=20.0,
     users_per_step=32,
     max_epochs=8,
@@ -116,7 +119,8 @@ def test_only_what_the_parent_has_not_seen_is_held_out(days, earlier):
     held_out = days.today.pair_keys(holdout.held_out.users, holdout.held_out.candidates[:, 0])
     assert len(held_out) > 150
     assert not np.isin(held_out, keys).any()
-    kept = days.today.pair_keys(holdout.training.users, holdout.training.posts)
+    training = collect(holdout.training.chunks(), len(days.today.user_ids))
+    kept = days.today.pair_keys(training.users, training.posts)
     assert not np.isin(held_out, kept).any()
     assert len(kept) + len(held_out) == len(days.today.pairs)
 
@@ -157,7 +161,7 @@ def test_what_was_learnt_is_written_and_read_back_as_it_was(yesterday, tmp_path)
     path = tmp_path / "network.npz"
     yesterday.learnt.write(path)
     again = Learnt.read(path)
-    assert (again.version, again.regularisation) == (yesterday.record.version, 20.0)
+    assert (again.version, again.strength) == (yesterday.record.version, Strength(10.0, 20.0))
     assert again.vocabulary.to_npz() == yesterday.artifact.vocabulary.to_npz()
     before, after = yesterday.learnt.start, again.start
     assert torch.equal(before.history, after.history)

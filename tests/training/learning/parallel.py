@@ -12,7 +12,7 @@ import torch
 from animora_artifact import Vocabulary
 from animora_training.errors import NothingToLearn
 from animora_training.learning.config import FitConfig
-from animora_training.learning.factorisation import factorize
+from animora_training.learning.factorisation import Strength, factorize
 from animora_training.learning.ranks import Ranks, ranks
 from animora_training.learning.start import new_start
 from animora_training.learning.trainer import Trainer
@@ -49,7 +49,7 @@ def train(name: str, us: Ranks, folder: Path) -> None:
     """Trains on a tiny feed and keeps the network, the losses and how many user rows there were."""
     config, tiny = CONFIGS[name], as_dataset(tiny_feed())
     data = training_set(tiny if config.embeddings else tiny.without_embeddings(), tiny.pairs)
-    start = new_start(data, config, factorize(data, config, regularisation=5.0), us)
+    start = new_start(data, config, factorize(data, config, Strength(10.0, 5.0)), us)
     trainer = Trainer(data, config, start, us)
     epochs = list(islice(trainer.epochs(), EPOCHS))
     network = trainer.network()

@@ -31,7 +31,7 @@ def test_choices_change_the_defaults():
         ("warmup_epochs=inf", "warmup_epochs"),
         ("loss=hinge", "loss"),
         ("factorisation=svd", "factorisation"),
-        ("als_alpha=0", "als_alpha"),
+        ("als_alpha=-1", "als_alpha"),
         ("posts_per_step=0", "posts_per_step"),
     ],
 )

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from animora_training.learning.config import FitConfig
-from animora_training.learning.factorisation import factorize
+from animora_training.learning.factorisation import Strength, factorize
 from animora_training.learning.start import LOGITS, Start, between, new_start
 from animora_training.learning.training_set import training_set
 from tests.training.networks import random_network
 from tests.training.worlds import as_dataset, tiny_feed
 
-CONFIG = FitConfig(factors=6, als_iterations=8, als_alpha=20.0, seed=2)
-REGULARISATION = 5.0
+CONFIG = FitConfig(factors=6, als_iterations=8, seed=2)
+STRENGTH = Strength(alpha=20.0, regularisation=5.0)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def data(tiny):
 
 @pytest.fixture(scope="module")
 def whole(data):
-    return factorize(data, CONFIG, REGULARISATION)
+    return factorize(data, CONFIG, STRENGTH)
 
 
 def liked(data):
@@ -57,16 +57,16 @@ def test_positives_have_higher_products_than_other_pairs(whole, data):
 
 
 def test_the_seed_decides_the_factors(whole, data):
-    again = factorize(data, CONFIG, REGULARISATION)
+    again = factorize(data, CONFIG, STRENGTH)
     assert torch.equal(whole.users, again.users)
     assert torch.equal(whole.posts, again.posts)
-    other = factorize(data, replace(CONFIG, seed=3), REGULARISATION)
+    other = factorize(data, replace(CONFIG, seed=3), STRENGTH)
     assert not torch.equal(whole.posts, other.posts)
 
 
 def test_posts_learnt_from_some_users_serve_the_others_nearly_as_well(whole, data):
     config = replace(CONFIG, als_pairs=len(data.posts) // 2)
-    part = factorize(data, config, REGULARISATION)
+    part = factorize(data, config, STRENGTH)
     assert not part.users[0].any()
     assert not part.posts[0].any()
     assert part.users[1:].any(dim=1).all()  # who was not learnt from is solved for
@@ -75,13 +75,13 @@ def test_posts_learnt_from_some_users_serve_the_others_nearly_as_well(whole, dat
 
 def test_users_who_were_not_learnt_from_are_solved_for_exactly(data):
     config = replace(CONFIG, als_pairs=len(data.posts) // 2)
-    part = factorize(data, config, REGULARISATION)
+    part = factorize(data, config, STRENGTH)
     wanted, posts = liked(data).double()[1:, 1:], part.posts[1:].double()
     exact = 0
     for user, mine in zip(part.users[1:].double(), wanted, strict=True):
-        weights = torch.diag(1 + (CONFIG.als_alpha - 1) * mine)
-        left = posts.T @ weights @ posts + REGULARISATION * torch.eye(6, dtype=torch.float64)
-        solved = torch.linalg.solve(left, posts.T @ (CONFIG.als_alpha * mine))
+        weights = torch.diag(1 + (STRENGTH.alpha - 1) * mine)
+        left = posts.T @ weights @ posts + STRENGTH.regularisation * torch.eye(6, dtype=torch.float64)
+        solved = torch.linalg.solve(left, posts.T @ (STRENGTH.alpha * mine))
         exact += bool(torch.allclose(user, solved, rtol=1e-2, atol=1e-3))
     assert exact >= (data.users - 1) / 3
 

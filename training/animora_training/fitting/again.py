@@ -51,7 +51,7 @@ def recipe_of(version: Artifact) -> FitConfig:
     Raises:
         InvalidInput: It is of another trainer.
     """
-    names = {field.name for field in fields(FitConfig)} - {"als_regularisation"}
+    names = {field.name for field in fields(FitConfig)} - {"als_alpha", "als_regularisation"}
     kept = {name: value for name, value in version.manifest.hyperparameters.items() if name in names}
     if missing := sorted(names - kept.keys()):
         raise InvalidInput(

@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +13,14 @@ from animora_training.data.arrays import explained
 from animora_training.errors import InvalidInput
 from animora_training.fitting.holdout import Judged
 from animora_training.fitting.record import EpochRecord
+from animora_training.learning.factorisation import Strength
 from animora_training.learning.ranks import ALONE, Ranks
 from animora_training.learning.trainer import Trainer
 
 INTERVAL = 300.0
 
 # What a state holds beside tensors, as plain values.
+_STRENGTH = TypeAdapter(Strength | None)
 _JUDGED = TypeAdapter(list[Judged])
 _EPOCHS = TypeAdapter(list[EpochRecord])
 
@@ -29,7 +31,7 @@ class FitState:
 
     Attributes:
         stage: What is trained.
-        regularisation: Of the alternating least squares; None until it is chosen.
+        strength: Of the alternating least squares; None until it is chosen.
         judged: What the network was before the hold-out's first epoch and after each; by their
             `choice.ndcg` the epoch is chosen.
         epochs: What was observed of each epoch.
@@ -37,7 +39,7 @@ class FitState:
     """
 
     stage: Literal["hold-out", "refit"] = "hold-out"
-    regularisation: float | None = None
+    strength: Strength | None = None
     judged: list[Judged] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
     trainer: dict[str, Any] | None = None
@@ -93,6 +95,7 @@ class Checkpoints:
             kept = torch.load(path, weights_only=True, mmap=True)
             identity, state = kept["identity"], kept["state"]
             if identity == self._identity:
+                state["strength"] = _STRENGTH.validate_python(state["strength"])
                 state["judged"] = _JUDGED.validate_python(state["judged"])
                 state["epochs"] = _EPOCHS.validate_python(state["epochs"])
                 return FitState(**state)
@@ -113,7 +116,7 @@ class Checkpoints:
             return
         content = {
             "stage": state.stage,
-            "regularisation": state.regularisation,
+            "strength": asdict(state.strength) if state.strength else None,
             "judged": _JUDGED.dump_python(state.judged),
             "epochs": _EPOCHS.dump_python(state.epochs),
             "trainer": trainer.state() if trainer else None,

@@ -1,10 +1,12 @@
 """A fit: how long to train is chosen on a hold-out, then everything is trained for as long."""
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +16,8 @@ from animora_training.data.dataset import Dataset
 from animora_training.errors import Interrupted
 from animora_training.fitting.checkpoint import Checkpoints, FitState
 from animora_training.fitting.export import Origin, export
-from animora_training.fitting.holdout import HoldOut, Metrics
+from animora_training.fitting.holdout import HoldOut, Judged, Metrics
+from animora_training.fitting.interpolation import judge_way
 from animora_training.fitting.record import EpochRecord, Host, RunRecord, Software, Stage
 from animora_training.fitting.recording import (
     FACTORISATION,
@@ -25,17 +28,21 @@ from animora_training.fitting.recording import (
     start_record,
     training_data,
 )
-from animora_training.fitting.regularisation import tuned_regularisation
+from animora_training.fitting.strength import tuned_strength
 from animora_training.fitting.warm_start import Learnt, Parent, warm_recipe
 from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import factorize
 from animora_training.learning.ranks import Ranks
 from animora_training.learning.start import Start, new_start
-from animora_training.learning.trainer import Epoch, Trainer
-from animora_training.learning.training_set import TrainingSet, training_set
+from animora_training.learning.trainer import Epoch, Trainer, settled
+from animora_training.learning.training_set import Pairs, TrainingSet, training_set
 
 # Several processes agree on what they do between steps, and not more often than after so many.
 STEPS_TOGETHER = 16
+# A factorisation knows nothing of images and captions: what is trained may rank so much worse on the hold-out
+# (NDCG@10) before the factorisation is published as it is.
+START_MARGIN = 0.01
+SCRATCH = "scratch-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ class Surroundings:
         on_epoch: Told of every epoch, and how many of its stage there will be at most.
         on_step: Told of every step. It may raise Interrupted, and go on doing so: the fit ends with a
             checkpoint, at once or, with several processes, after some steps.
+        scratch: A folder for what may be larger than memory; without one, it is kept in memory.
     """
 
     created_at: datetime
@@ -75,6 +83,7 @@ class Surroundings:
     checkpoints: Checkpoints
     on_epoch: Callable[[EpochRecord, int], None]
     on_step: Callable[[Progress], None] = lambda progress: None
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,7 @@ def fit_among(
         course = _Course(config, None, state, surroundings)
         holdout: HoldOut | None = HoldOut.of(dataset, config)
     else:
-        state.regularisation = parent.learnt.regularisation
+        state.strength = parent.learnt.strength
         course = _Course(warm_recipe(config), parent, state, surroundings)
         holdout = HoldOut.unseen(dataset, config, parent.seen)
     if state.stage == "hold-out":
@@ -150,22 +159,28 @@ def fit_among(
         surroundings.checkpoints.save(state, None)
     # With a parent the last epoch, at whose end the learning rate is zero, is the best but for chance.
     chosen = _chosen(state) if parent is None else course.recipe.max_epochs
-    data = training_set(dataset, dataset.pairs)
-    trainer = _trainer(data, course)
+    share = state.judged[chosen].share if parent is None else 1.0
+    data = _training_set(dataset, dataset.pairs, surroundings)
+    trainer, began = _trainer(data, course)
     for epoch in islice(_epochs(trainer, course, "refit", chosen), chosen - trainer.position.epoch):
         _observe(course, epoch_record("refit", epoch), chosen)
         surroundings.checkpoints.save(state, trainer)
-    network, learnt = trainer.network(), trainer.learnt()
+    learnt = trainer.learnt()
     if not surroundings.ranks.first:
         return None
+    if began is not None:
+        learnt = began.toward(learnt, share)
+    network = settled(learnt, data)
     qualities = {} if holdout is None else _qualities(holdout, course, chosen)
     judged_users = 0 if holdout is None else int((~holdout.choosing).sum())
     origin = Origin(
         created_at=surroundings.created_at,
         hyperparameters={
             **config.hyperparameters(),
-            "als_regularisation": state.regularisation or 0.0,
+            "als_alpha": state.strength.alpha if state.strength else 0.0,
+            "als_regularisation": state.strength.regularisation if state.strength else 0.0,
             "epochs": chosen,
+            "kept_share": share,
         },
         metrics=metrics(qualities, judged_users),
     )
@@ -185,27 +200,29 @@ def fit_among(
         software=Software.here(),
         host=Host.here(surroundings.device),
     )
-    return Fit(
-        artifact, record, Learnt(record.version, state.regularisation or 0.0, artifact.vocabulary, learnt)
-    )
+    return Fit(artifact, record, Learnt(record.version, state.strength, artifact.vocabulary, learnt))
 
 
 def _judge(holdout: HoldOut, course: _Course) -> None:
     """Trains without the held-out pairs and stops when they are ranked no better for a while."""
     recipe, state, surroundings = course.recipe, course.state, course.surroundings
-    data = training_set(holdout.dataset, holdout.training)
+    data = _training_set(holdout.dataset, holdout.training, surroundings)
     ranks = surroundings.ranks
-    if course.parent is None and state.regularisation is None and recipe.factorisation == "als":
-        state.regularisation = recipe.als_regularisation or ranks.once(
-            lambda: tuned_regularisation(holdout, data, recipe)
-        )
-    began = time.monotonic()
-    trainer = _trainer(data, course)
-    seconds = time.monotonic() - began
+    if course.parent is None and state.strength is None and recipe.factorisation == "als":
+        state.strength = ranks.once(lambda: tuned_strength(holdout, data, recipe))
+    started = time.monotonic()
+    trainer, began = _trainer(data, course)
+    seconds = time.monotonic() - started
 
     def judge() -> None:
         network = trainer.network()
-        state.judged.append(ranks.once(lambda: holdout.judge(network, data.vocabulary)))
+
+        def judged() -> Judged:
+            if began is None or not state.judged:
+                return holdout.judge(network, data.vocabulary)
+            return judge_way(holdout, began.network, network, data.vocabulary)
+
+        state.judged.append(ranks.once(judged))
 
     if not state.judged:
         judge()
@@ -227,27 +244,40 @@ def _ended(state: FitState, recipe: FitConfig) -> bool:
 
 
 def _chosen(state: FitState) -> int:
-    return int(np.argmax([judged.choice.ndcg for judged in state.judged]))
+    """The epoch after which the hold-out was ranked best; 0 where training did nothing but harm."""
+    start, *trained = (judged.choice.ndcg for judged in state.judged)
+    if not trained or not max(trained) >= start - START_MARGIN:
+        return 0
+    return 1 + int(np.argmax(trained))
 
 
-def _trainer(data: TrainingSet, course: _Course) -> Trainer:
-    """A trainer at the latest checkpoint of the stage, or at its start."""
+def _training_set(dataset: Dataset, pairs: Pairs, surroundings: Surroundings) -> TrainingSet:
+    if surroundings.scratch is None:
+        return training_set(dataset, pairs)
+    # What is mapped stays there without its file, and no kill leaves it behind.
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=surroundings.scratch) as folder:
+        return training_set(dataset, pairs, Path(folder))
+
+
+def _trainer(data: TrainingSet, course: _Course) -> tuple[Trainer, Start | None]:
+    """A trainer at the stage's latest checkpoint or its start; and that start, if it is a factorisation."""
     state, surroundings = course.state, course.surroundings
     start = _start(data, course).to(surroundings.device)
     trainer = Trainer(data.to(surroundings.device), course.recipe, start, surroundings.ranks)
+    began = trainer.learnt() if course.parent is None and state.strength is not None else None
     if state.trainer is not None:
         trainer.restore(state.trainer)
         state.trainer = None
-    return trainer
+    return trainer, began
 
 
 def _start(data: TrainingSet, course: _Course) -> Start:
-    recipe, regularisation, ranks = course.recipe, course.state.regularisation, course.surroundings.ranks
+    recipe, strength, ranks = course.recipe, course.state.strength, course.surroundings.ranks
     if course.parent is not None:
         return course.parent.grown(data, recipe, ranks)
-    if regularisation is None or course.state.trainer is not None:
+    if strength is None:
         return new_start(data, recipe, ranks=ranks)
-    return new_start(data, recipe, ranks.once(lambda: factorize(data, recipe, regularisation)), ranks)
+    return new_start(data, recipe, ranks.once(lambda: factorize(data, recipe, strength)), ranks)
 
 
 def _epochs(trainer: Trainer, course: _Course, stage: Stage, epochs: int) -> Iterator[Epoch]:

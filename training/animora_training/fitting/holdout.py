@@ -1,14 +1,14 @@
 """The hold-out by which a fit chooses, and that tells how good it is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
 from animora_artifact import Vocabulary
-from animora_training.data.dataset import BoolArray, Dataset, IntArray, Interactions, Rows
-from animora_training.data.split import HeldOut, leave_one_out, none_of
+from animora_training.data.dataset import BoolArray, Dataset, IntArray, Rows, collect
+from animora_training.data.split import HeldOut, Split, Without, leave_one_out, none_of
 from animora_training.errors import NothingToLearn
 from animora_training.fitting.export import FoldedNeuCF
 from animora_training.fitting.record import ReliabilityBin
@@ -29,6 +29,8 @@ MAX_USERS = 20_000
 # Somebody has to choose and somebody to report. Since an earlier fit, only a handful may have done anything:
 # so few would say nothing.
 FEWEST_USERS, FEWEST_UNSEEN = 2, 100
+# The heuristic sorts events in memory, some hundred bytes each. Of more, those of some users have to do.
+BASELINE_EVENTS = 5_000_000
 
 Metrics = Mapping[str, float]
 """By name, such as "ndcg@10"."""
@@ -42,11 +44,13 @@ class Judged:
         choice: Of the users who choose, see `HoldOut.choice`.
         metrics: Of the users who report.
         reliability: Of their probabilities.
+        share: Of the way from the network before training to what training came to.
     """
 
     choice: Quality
     metrics: Metrics
     reliability: tuple[ReliabilityBin, ...]
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +61,13 @@ class HoldOut:
 
     Attributes:
         dataset: Everything.
-        training: What is left to train on.
-        held_out: The pairs, each among at least as many others as are reported.
+        split: The pairs that are held out, each among at least as many others as are reported, and the rest.
         choosing: bool (m), whose pairs choose.
         negatives: How many of the candidates the reported quality speaks of.
     """
 
     dataset: Dataset
-    training: Interactions
-    held_out: HeldOut
+    split: Split
     choosing: BoolArray
     negatives: int
 
@@ -105,7 +107,17 @@ class HoldOut:
         users = len(split.held_out.users)
         choosing = np.zeros(users, np.bool_)
         choosing[rng.permutation(users)[: users // 2]] = True
-        return cls(dataset, split.training, split.held_out, choosing, config.holdout_negatives)
+        return cls(dataset, split, choosing, config.holdout_negatives)
+
+    @property
+    def training(self) -> Without:
+        """What is left to train on, read piece by piece."""
+        return self.split.remaining
+
+    @property
+    def held_out(self) -> HeldOut:
+        """The pairs, each among at least as many others as are reported."""
+        return self.split.held_out
 
     @property
     def reported(self) -> HeldOut:
@@ -145,12 +157,10 @@ class HoldOut:
 
     def baselines(self) -> dict[str, Metrics]:
         """What popularity and the server's heuristic are, which see what the network sees."""
-        events = self.dataset.events
-        kept = np.isin(
-            self.dataset.pair_keys(events.users, events.posts),
-            self.dataset.pair_keys(self.training.users, self.training.posts),
-        )
-        training, reported, posts = events.take(kept), self.reported, self.dataset.posts
+        events = self.split.remaining_events(self.dataset.events)
+        share = min(1.0, BASELINE_EVENTS / max(len(events), 1))
+        training = collect(_users_of(events, share), len(self.dataset.user_ids))
+        reported, posts = self.reported, self.dataset.posts
         return {
             name: self._metrics(scores(posts, training, reported), reported)
             for name, scores in (("popularity", popularity_scores), ("heuristic", heuristic_scores))
@@ -169,7 +179,7 @@ class HoldOut:
         """How right log odds (m, 1 + k) are over all pairs of the users and the posts of their moments."""
         posts = self.dataset.posts
         relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
-        task = one_each(self.dataset, self.training, relevant)
+        task = one_each(self.dataset, self.dataset.pairs, relevant)
         existing = np.searchsorted(np.sort(posts.created[task.eligible]), task.moments, side="right")
         rows, hidden = task.hidden
         countable = task.eligible[hidden] & (posts.created[hidden] <= task.moments[rows])
@@ -180,3 +190,10 @@ class HoldOut:
 
     def _ranks(self, scores: Scores, held_out: HeldOut) -> IntArray:
         return rank_held_out(self.dataset.posts, scores, held_out)
+
+
+def _users_of(events: Without, share: float) -> Iterator[Rows]:
+    """The events of about a share of all users, evenly spread."""
+    for chunk in events.chunks():
+        numbers = chunk.users * share
+        yield chunk.take(np.floor(numbers + share) > np.floor(numbers))

@@ -16,7 +16,7 @@ from animora_training.data.arrays import explained
 from animora_training.data.folder import describe, open_dataset
 from animora_training.errors import InvalidInput, NothingToLearn
 from animora_training.fitting.checkpoint import Checkpoints
-from animora_training.fitting.fit import Fit, Progress, Surroundings, fit_among
+from animora_training.fitting.fit import SCRATCH, Fit, Progress, Surroundings, fit_among
 from animora_training.fitting.record import EpochRecord, RunRecord
 from animora_training.fitting.report import write_report
 from animora_training.fitting.tensorboard import EventWriter
@@ -91,6 +91,11 @@ class RunFolder:
             for file in (*self.path.glob("checkpoint-*"), self.path / "run.json", self.path / "report.html"):
                 file.unlink(missing_ok=True)
 
+    def tidy(self) -> None:
+        """Removes what a kill has left while something was made ready."""
+        for leftover in self.path.glob(f"{SCRATCH}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
     def finish(self, record: RunRecord) -> None:
         """Says that there is nothing left to go on with: call it when the version is where it shall be.
 
@@ -158,6 +163,7 @@ def run_folder(
             raise InvalidInput(
                 f"--run-dir: {path} holds an unfinished run: go on with --resume, or remove the folder"
             )
+        folder.tidy()
 
     ranks.once(prepare)
     yield folder
@@ -198,7 +204,9 @@ def run(folder: RunFolder, config: FitConfig, ranks: Ranks, device: torch.device
             events.epoch(epoch)
         watch.on_epoch(epoch, epochs)
 
-    surroundings = Surroundings(datetime.now(UTC), device, ranks, checkpoints, on_epoch, watch.on_step)
+    surroundings = Surroundings(
+        datetime.now(UTC), device, ranks, checkpoints, on_epoch, watch.on_step, scratch=folder.path
+    )
     try:
         fitted = fit_among(dataset, config, surroundings, parent)
     except NothingToLearn:

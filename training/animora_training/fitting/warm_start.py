@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import zipfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from animora_artifact import Vocabulary
 from animora_artifact.vocabulary import UNKNOWN_ROW, RowIndex
 from animora_training.data.arrays import explained
 from animora_training.errors import InvalidInput
-from animora_training.fitting.regularisation import usual_regularisation
 from animora_training.fitting.seen import PAIRS, Seen
+from animora_training.fitting.strength import usual_strength
 from animora_training.learning.config import FitConfig
-from animora_training.learning.factorisation import Factorisation, NewRows, fold_in
+from animora_training.learning.factorisation import Factorisation, NewRows, Strength, fold_in
 from animora_training.learning.network import NetworkShape, NeuCF
 from animora_training.learning.ranks import Ranks
 from animora_training.learning.start import LOGITS, Start, new_start
@@ -42,13 +42,13 @@ class Learnt:
 
     Attributes:
         version: The version that it made.
-        regularisation: L2 of its factorisation; 0 where it had none.
+        strength: Of its factorisation; None where it had none.
         vocabulary: Id → row.
         start: On the CPU; users' rows are without their histories.
     """
 
     version: str
-    regularisation: float
+    strength: Strength | None
     vocabulary: Vocabulary
     start: Start
 
@@ -62,7 +62,7 @@ class Learnt:
         layers = {f"{LAYER}{name}": value.detach().numpy() for name, value in network.named_parameters()}
         arrays: dict[str, npt.NDArray[Any]] = {
             "version": np.array(self.version),
-            "regularisation": np.array(self.regularisation),
+            "strength": np.array(astuple(self.strength) if self.strength else (), np.float64),
             "shape": np.array(json.dumps(asdict(network.shape))),
             "user_ids": self.vocabulary.user_ids,
             "post_ids": self.vocabulary.post_ids,
@@ -97,8 +97,17 @@ class Learnt:
             layers = {name.removeprefix(LAYER): _floats(arrays, name) for name in names}
             tables = (_floats(arrays, name) for name in ("user_rows", "post_rows", "history_rows"))
             start = _start(shape, layers, *tables)
-            return cls(str(arrays["version"]), float(arrays["regularisation"]), vocabulary, start)
-        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+            strength = Strength(*arrays["strength"].tolist()) if len(arrays["strength"]) else None
+            return cls(str(arrays["version"]), strength, vocabulary, start)
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            EOFError,
+            RuntimeError,
+            zipfile.BadZipFile,
+        ) as error:
             reason = " ".join(str(error).split())  # PyTorch's may have several lines
             raise InvalidInput(f"{path}: cannot be started from: {reason}: fit from scratch") from error
 
@@ -165,8 +174,7 @@ class Parent:
             posts=theirs.post_table[posts, : config.factors] / math.sqrt(LOGITS),
         )
         new = NewRows(*((rows == UNKNOWN_ROW).nonzero()[1:, 0] for rows in (users, posts)))
-        regularisation = config.als_regularisation or self.learnt.regularisation
-        return fold_in(known, new, data, config, regularisation or usual_regularisation(data, config))
+        return fold_in(known, new, data, config, self.learnt.strength or usual_strength(data, config))
 
     def _check_widths(self, ours: NetworkShape) -> None:
         theirs = self.learnt.start.network.shape
@@ -232,10 +240,7 @@ def _start(
     shape: NetworkShape, layers: dict[str, Tensor], user_rows: Tensor, post_rows: Tensor, history: Tensor
 ) -> Start:
     """Raises RuntimeError or ValueError where something is not of the shape, or not finite."""
-    with torch.device("meta"):  # neither memory nor chance for what is replaced at once
-        network = NeuCF(replace(shape, users=len(user_rows)))
-    network.shape = shape
-    network.load_state_dict({**layers, "user_table": user_rows, "post_table": post_rows}, assign=True)
+    network = NeuCF.holding(shape, {**layers, "user_table": user_rows, "post_table": post_rows})
     if history.shape != post_rows.shape:
         raise ValueError("the history's rows are not those of the posts")
     if not all(torch.isfinite(values).all() for values in (*layers.values(), user_rows, post_rows, history)):

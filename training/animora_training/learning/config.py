@@ -22,7 +22,10 @@ COUNTS = (
     *("holdout_negatives", "als_iterations", "als_pairs", "warm_epochs"),
 )
 RATES = ("drop_rate", "history_drop", "dropout")
-AMOUNTS = ("warmup_epochs", "l2", "drop_scale", "als_regularisation", "user_learning_rate")
+AMOUNTS = (
+    *("warmup_epochs", "l2", "drop_scale", "user_learning_rate"),
+    *("als_alpha", "als_regularisation"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class FitConfig:
         feature_width: Width to which an image and a caption embedding are projected in each branch.
         factorisation: What the GMF branch starts from: alternating least squares, or chance.
         als_iterations: Iterations of the alternating least squares.
-        als_alpha: Weight of a positive in them, beside 1 for every other pair.
+        als_alpha: Weight of a positive in them, beside 1 for others; 0 has it tuned on the hold-out.
         als_regularisation: L2 in them; 0 has it tuned on the hold-out.
         als_pairs: Positives at most that the posts' factors are learnt from: they are held in memory.
         loss: Log loss over all pairs, softmax over a user's posts, or Bayesian personalised ranking.
@@ -65,7 +68,7 @@ class FitConfig:
     feature_width: int = 32
     factorisation: Literal["als", "none"] = "als"
     als_iterations: int = 15
-    als_alpha: float = 10.0
+    als_alpha: float = 0.0
     als_regularisation: float = 0.0
     als_pairs: int = 50_000_000
     loss: Literal["logistic", "softmax", "bpr"] = "logistic"
@@ -105,8 +108,6 @@ class FitConfig:
         for name in AMOUNTS:
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidOption(name, "must be a number and not negative")
-        if not 0 < self.als_alpha < math.inf:
-            raise InvalidOption("als_alpha", "must be a number above 0")
 
     @classmethod
     def from_choices(cls, choices: Sequence[str], seed: int) -> "FitConfig":

@@ -17,6 +17,19 @@ USERS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
+class Strength:
+    """What a factorisation's likes weigh, and what holds its factors back.
+
+    Attributes:
+        alpha: Weight of a positive, beside 1 for every other pair.
+        regularisation: L2.
+    """
+
+    alpha: float
+    regularisation: float
+
+
+@dataclass(frozen=True, slots=True)
 class Factorisation:
     """Factors whose product is about 1 for a positive pair and 0 for others.
 
@@ -29,7 +42,7 @@ class Factorisation:
     posts: Tensor
 
 
-def factorize(data: TrainingSet, config: FitConfig, regularisation: float) -> Factorisation:
+def factorize(data: TrainingSet, config: FitConfig, strength: Strength) -> Factorisation:
     """Factors of the matrix that is 1 where a user has interacted with a post and 0 elsewhere.
 
     Of more than `als_pairs` positives, the posts' factors are learnt from the first users of a random order,
@@ -37,8 +50,8 @@ def factorize(data: TrainingSet, config: FitConfig, regularisation: float) -> Fa
 
     Args:
         data: The positives.
-        config: Factors, weight of a positive, iterations, seed.
-        regularisation: L2.
+        config: Factors, iterations, seed.
+        strength: See there.
     """
     rng = np.random.default_rng(config.seed)
     order = 1 + rng.permutation(data.users - 1)
@@ -48,7 +61,7 @@ def factorize(data: TrainingSet, config: FitConfig, regularisation: float) -> Fa
     users = np.zeros((data.users, config.factors), np.float32)
     # Both know how to use all cores; at once they would fight for them.
     with threadpool_limits(1, "blas"):
-        model = _model(config, regularisation)
+        model = _model(config, strength)
         model.fit(_matrix(data, learnt_from), show_progress=False)
         users[learnt_from] = model.user_factors
         others = np.sort(order[enough:])
@@ -72,7 +85,7 @@ class NewRows:
 
 
 def fold_in(
-    known: Factorisation, new: NewRows, data: TrainingSet, config: FitConfig, regularisation: float
+    known: Factorisation, new: NewRows, data: TrainingSet, config: FitConfig, strength: Strength
 ) -> Factorisation:
     """Factors for new users and posts beside those that are known, which stay as they are.
 
@@ -83,29 +96,29 @@ def fold_in(
         known: Factors of all rows of the data; those of new ones are not looked at.
         new: Which are new.
         data: The positives.
-        config: Weight of a positive.
-        regularisation: L2.
+        config: Of the factors that are known.
+        strength: Theirs.
     """
     users, posts = known.users.numpy().copy(), known.posts.numpy().copy()
     posts[new.posts.numpy()] = 0.0
     with threadpool_limits(1, "blas"):
-        model = _model(config, regularisation)
+        model = _model(config, strength)
         model.item_factors = posts
         _solve_users(model, data, new.users.numpy(), users)
         if len(new.posts):
             model.user_factors = users
             posts[new.posts.numpy()] = model.recalculate_item(new.posts.numpy(), _likers(data, new.posts))
-            model = _model(config, regularisation)  # which has kept nothing of the posts as they were
+            model = _model(config, strength)  # which has kept nothing of the posts as they were
             model.item_factors = posts
             _solve_users(model, data, new.users.numpy(), users)
     return Factorisation(torch.from_numpy(users), torch.from_numpy(posts))
 
 
-def _model(config: FitConfig, regularisation: float) -> AlternatingLeastSquares:
+def _model(config: FitConfig, strength: Strength) -> AlternatingLeastSquares:
     return AlternatingLeastSquares(
         factors=config.factors,
-        regularization=regularisation,
-        alpha=config.als_alpha,
+        regularization=strength.regularisation,
+        alpha=strength.alpha,
         iterations=config.als_iterations,
         random_state=config.seed,
         use_gpu=False,  # where implicit finds one, its factors are no arrays

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -195,29 +195,18 @@ class Trainer:
         All processes take part; only the first one's has rows for users.
         """
         users = self._ranks.whole(self._users.table, self._shape.users)
-        with torch.device("meta"):  # neither memory nor chance for what is replaced at once
-            settled = NeuCF(replace(self._shape, users=len(users)))
-        settled.shape = self._shape
         shared = {**dict(self._network.named_parameters()), "post_table": self._posts.table}
         kept = {name: value.to("cpu", copy=True) for name, value in shared.items()}
-        settled.load_state_dict({**kept, "user_table": users}, assign=True)
-        return Start(settled.eval(), self._history.table.to("cpu", copy=True))
+        network = NeuCF.holding(self._shape, {**kept, "user_table": users})
+        return Start(network.eval(), self._history.table.to("cpu", copy=True))
 
-    @torch.no_grad()
     def network(self) -> NeuCF:
-        """What has been learnt so far, histories added to the users' rows; a copy on the CPU.
+        """What has been learnt so far, see `settled`; a copy on the CPU.
 
         All processes take part; only the first one's has rows for users.
         """
-        settled = self.learnt().network
-        if not self._ranks.first:
-            return settled
-        for users in _batches(torch.arange(1, self._shape.users), USERS_AT_ONCE):
-            posts, lengths = self._data.histories(users.to(self._data.offsets.device))
-            segments = torch.arange(len(users), device=posts.device).repeat_interleave(lengths)
-            sums = _sums(self._history.table, posts, segments, history_weights(lengths)[segments], len(users))
-            settled.user_table[users] += sums.cpu()
-        return settled
+        learnt = self.learnt()
+        return settled(learnt, self._data) if self._ranks.first else learnt.network
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on; the tensors are this trainer's own."""
@@ -239,6 +228,25 @@ class Trainer:
         self._shared.load_state_dict(state["shared"])
         for table, name in ((self._users, "users"), (self._posts, "posts"), (self._history, "history")):
             table.restore(state[name])
+
+
+@torch.no_grad()
+def settled(learnt: Start, data: TrainingSet) -> NeuCF:
+    """The network with the users' histories added to their rows; on the CPU.
+
+    Args:
+        learnt: With the rows of all users.
+        data: Whose histories.
+    """
+    rows = learnt.network.user_table.clone()
+    for users in _batches(torch.arange(1, data.users), USERS_AT_ONCE):
+        posts, lengths = data.histories(users.to(data.offsets.device))
+        posts, lengths = posts.cpu(), lengths.cpu()
+        segments = torch.arange(len(users)).repeat_interleave(lengths)
+        sums = _sums(learnt.history, posts, segments, history_weights(lengths)[segments], len(users))
+        rows[users] += sums
+    values = {**learnt.network.state_dict(), "user_table": rows}
+    return NeuCF.holding(learnt.network.shape, values).eval()
 
 
 def learning_rate(config: FitConfig, epoch: float) -> float:

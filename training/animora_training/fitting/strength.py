@@ -1,0 +1,97 @@
+"""How the factorisation that NeuCF starts from weighs likes and is held back: chosen on the hold-out."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from animora_training.fitting.holdout import HoldOut
+from animora_training.judging.recommender import Factors
+from animora_training.learning.config import FitConfig
+from animora_training.learning.factorisation import Strength, factorize
+from animora_training.learning.training_set import TrainingSet
+
+# L2 in multiples of a positive's weight and the mean number of a user's positives. What is best lies near
+# these on several data sets, and changes little with the weight.
+USUAL_SHARE, USUAL_ALPHA = 0.06, 10.0
+STEPS = (2, 1)
+FURTHEST = 16
+
+Place = tuple[int, ...]
+"""On a grid whose values lie a factor of √2 apart."""
+
+
+def tuned_strength(holdout: HoldOut, data: TrainingSet, config: FitConfig) -> Strength:
+    """The strength with which the factorisation ranks the held-out posts best for the users who choose.
+
+    Args:
+        holdout: Whom to rank for.
+        data: The hold-out's training pairs.
+        config: Of the factorisation; what it gives of a strength is not tuned.
+    """
+
+    def quality(place: Place) -> float:
+        factors = factorize(data, config, search.at(place))
+        users = np.zeros((len(holdout.dataset.user_ids), config.factors), np.float32)
+        posts = np.zeros((len(holdout.dataset.posts.ids), config.factors), np.float32)
+        users[np.isin(holdout.dataset.user_ids, data.vocabulary.user_ids)] = factors.users[1:]
+        posts[np.isin(holdout.dataset.posts.ids, data.vocabulary.post_ids)] = factors.posts[1:]
+        return holdout.choice(Factors(users, posts)).ndcg
+
+    search = _Search(config, len(data.posts) / (data.users - 1))
+    return search.at(climb(quality, search.start) if search.start else ())
+
+
+def usual_strength(data: TrainingSet, config: FitConfig) -> Strength:
+    """One that does well on most data."""
+    search = _Search(config, len(data.posts) / (data.users - 1))
+    return search.at(search.start)
+
+
+def climb(quality: Callable[[Place], float], start: Place) -> Place:
+    """Where a function is highest: along one axis after the other, in ever smaller steps.
+
+    For functions with one peak; of equals the first. Hooke and Jeeves (1961), on a grid, and not further than
+    FURTHEST from the start.
+    """
+    known = {start: quality(start)}
+    best = start
+    for step in STEPS:
+        improved = True
+        while improved:
+            improved = False
+            for axis in range(len(start)):
+                for direction in (step, -step):
+                    while abs(best[axis] + direction - start[axis]) <= FURTHEST:
+                        at = (*best[:axis], best[axis] + direction, *best[axis + 1 :])
+                        known[at] = known[at] if at in known else quality(at)
+                        if known[at] <= known[best]:
+                            break
+                        best, improved = at, True
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Strengths as places around the usual one: of the L2 and the alpha, what the recipe leaves open.
+
+    Attributes:
+        config: The recipe.
+        likes: The mean number of a user's positives.
+    """
+
+    config: FitConfig
+    likes: float
+
+    @property
+    def start(self) -> Place:
+        """Where to begin; empty where nothing is open."""
+        return (0,) * [self.config.als_regularisation, self.config.als_alpha].count(0.0)
+
+    def at(self, place: Place) -> Strength:
+        """The strength at a place."""
+        factors = [math.sqrt(2.0) ** exponent for exponent in place]
+        alpha = self.config.als_alpha or USUAL_ALPHA * factors[-1]
+        usual = USUAL_SHARE * alpha * self.likes
+        return Strength(alpha, self.config.als_regularisation or usual * factors[0])
