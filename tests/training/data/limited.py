@@ -1,4 +1,4 @@
-"""A program of its own that reads, splits and trains on a data set with little memory of its own.
+"""A program of its own that reads a data set and fits a model with little memory of its own.
 
 The limit (RLIMIT_DATA) is on what a process allocates; files that it maps, which the kernel may
 drop from memory at any time, do not count.
@@ -9,32 +9,38 @@ import json
 import resource
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from animora_training.data.database import connect
 from animora_training.data.dataset import Dataset
+from animora_training.data.folder import open_dataset
 from animora_training.data.reading import read_dataset
-from animora_training.data.split import leave_one_out
+from animora_training.fitting.checkpoint import Checkpoints
+from animora_training.fitting.fit import Surroundings, fit
+from animora_training.fitting.run import RunFolder, Watch, run
 from animora_training.learning.config import FitConfig
-from animora_training.learning.ranks import Ranks
-from animora_training.learning.start import new_start
-from animora_training.learning.trainer import Trainer
-from animora_training.learning.training_set import training_set
+from animora_training.learning.ranks import ALONE, Ranks
 from tests.training.worlds import as_dataset, tiny_feed
 
-NEGATIVES = 5
-# The tables of a model and of Adam are in memory; those of this one are small.
+# The tables of a model and of Adam are in memory, and so is what the factorisation learns from.
 SMALL = FitConfig(
     factors=2,
     mlp_embedding=2,
     hidden=(2,),
     feature_width=2,
-    factorisation="none",
-    users_per_step=32,
+    als_alpha=10.0,
+    als_regularisation=20.0,
+    als_iterations=2,
+    pairs_in_memory=50_000,
+    users_per_step=4,
     posts_per_step=256,
+    max_epochs=1,
 )
+CPU = torch.device("cpu")
 
 
 def ignore(*progress):
@@ -53,15 +59,6 @@ async def read(url: str, folder: Path) -> Dataset:
         return await read_dataset(connection, folder, ignore)
 
 
-def train(dataset: Dataset, folder: Path) -> dict[str, float]:
-    """Trains an epoch on what a split leaves, memory-mapped."""
-    split = leave_one_out(dataset, NEGATIVES, np.random.default_rng(0))
-    rows = training_set(dataset, split.remaining, folder)
-    trainer = Trainer(rows, SMALL, new_start(rows, SMALL), Ranks())
-    epoch = next(trainer.epochs())
-    return {"held_out": len(split.held_out.users), "positives": len(rows.posts), "pairs": epoch.pairs}
-
-
 def can_copy(dataset: Dataset) -> bool:
     """Whether there is memory for what a program does that keeps a data set there."""
     posts, interactions = dataset.posts, (dataset.events, dataset.pairs)
@@ -76,10 +73,21 @@ def main() -> None:
     url, folder, headroom = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     # Libraries load much when they are first used, whatever the data.
     with tempfile.TemporaryDirectory() as small:
-        train(as_dataset(tiny_feed()), Path(small))
+        surroundings = Surroundings(
+            datetime.now(UTC), CPU, ALONE, Checkpoints(None, ""), ignore, scratch=Path(small)
+        )
+        fit(as_dataset(tiny_feed()), SMALL, surroundings)
     allow(headroom)
-    dataset = asyncio.run(read(url, folder))
-    done = {**train(dataset, folder / "training"), "can_copy": can_copy(dataset)}
+    watch = Watch(lambda data: asyncio.run(read(url, data)), on_epoch=ignore)
+    fitted = run(RunFolder(folder), SMALL, Ranks(), CPU, watch)
+    assert fitted is not None
+    record = fitted.record
+    done = {
+        "judged_users": record.data.judged_users,
+        "interactions": record.data.interactions,
+        "stages": [epoch.stage for epoch in record.epochs],
+        "can_copy": can_copy(open_dataset(folder / "data")),
+    }
     sys.stdout.write(json.dumps(done))
 
 

@@ -65,7 +65,7 @@ def test_the_seed_decides_the_factors(whole, data):
 
 
 def test_posts_learnt_from_some_users_serve_the_others_nearly_as_well(whole, data):
-    config = replace(CONFIG, als_pairs=len(data.posts) // 2)
+    config = replace(CONFIG, pairs_in_memory=len(data.posts) // 2)
     part = factorize(data, config, STRENGTH)
     assert not part.users[0].any()
     assert not part.posts[0].any()
@@ -74,7 +74,7 @@ def test_posts_learnt_from_some_users_serve_the_others_nearly_as_well(whole, dat
 
 
 def test_users_who_were_not_learnt_from_are_solved_for_exactly(data):
-    config = replace(CONFIG, als_pairs=len(data.posts) // 2)
+    config = replace(CONFIG, pairs_in_memory=len(data.posts) // 2)
     part = factorize(data, config, STRENGTH)
     wanted, posts = liked(data).double()[1:, 1:], part.posts[1:].double()
     exact = 0

@@ -29,8 +29,7 @@ MAX_USERS = 20_000
 # Somebody has to choose and somebody to report. Since an earlier fit, only a handful may have done anything:
 # so few would say nothing.
 FEWEST_USERS, FEWEST_UNSEEN = 2, 100
-# The heuristic sorts events in memory, some hundred bytes each. Of more, those of some users have to do.
-BASELINE_EVENTS = 5_000_000
+PAIRS_AT_ONCE = 1 << 18
 
 Metrics = Mapping[str, float]
 """By name, such as "ndcg@10"."""
@@ -64,12 +63,14 @@ class HoldOut:
         split: The pairs that are held out, each among at least as many others as are reported, and the rest.
         choosing: bool (m), whose pairs choose.
         negatives: How many of the candidates the reported quality speaks of.
+        in_memory: Events at most that the baselines count.
     """
 
     dataset: Dataset
     split: Split
     choosing: BoolArray
     negatives: int
+    in_memory: int
 
     @classmethod
     def of(cls, dataset: Dataset, config: FitConfig) -> "HoldOut":
@@ -107,7 +108,7 @@ class HoldOut:
         users = len(split.held_out.users)
         choosing = np.zeros(users, np.bool_)
         choosing[rng.permutation(users)[: users // 2]] = True
-        return cls(dataset, split, choosing, config.holdout_negatives)
+        return cls(dataset, split, choosing, config.holdout_negatives, config.pairs_in_memory)
 
     @property
     def training(self) -> Without:
@@ -158,7 +159,7 @@ class HoldOut:
     def baselines(self) -> dict[str, Metrics]:
         """What popularity and the server's heuristic are, which see what the network sees."""
         events = self.split.remaining_events(self.dataset.events)
-        share = min(1.0, BASELINE_EVENTS / max(len(events), 1))
+        share = min(1.0, self.in_memory / max(len(events), 1))
         training = collect(_users_of(events, share), len(self.dataset.user_ids))
         reported, posts = self.reported, self.dataset.posts
         return {
@@ -177,6 +178,13 @@ class HoldOut:
 
     def _calibration(self, scores: Scores, held_out: HeldOut) -> Calibration:
         """How right log odds (m, 1 + k) are over all pairs of the users and the posts of their moments."""
+        liked = np.diff(self.dataset.pairs.offsets)[held_out.users]
+        pieces = np.cumsum(liked) // PAIRS_AT_ONCE
+        untouched = [self._untouched(held_out.take(pieces == piece)) for piece in np.unique(pieces)]
+        return calibration(like_sample(scores, held_out, liked, np.concatenate(untouched)))
+
+    def _untouched(self, held_out: HeldOut) -> IntArray:
+        """How many posts of the moment each user has nothing to do with, int64 (m)."""
         posts = self.dataset.posts
         relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
         task = one_each(self.dataset, self.dataset.pairs, relevant)
@@ -184,9 +192,8 @@ class HoldOut:
         rows, hidden = task.hidden
         countable = task.eligible[hidden] & (posts.created[hidden] <= task.moments[rows])
         distinct = np.unique(self.dataset.pair_keys(rows[countable], hidden[countable]))
-        untouched = existing - np.bincount(distinct // len(posts.ids), minlength=len(existing))
-        liked = np.diff(self.dataset.pairs.offsets)[held_out.users]
-        return calibration(like_sample(scores, held_out, liked, untouched))
+        counts: IntArray = existing - np.bincount(distinct // len(posts.ids), minlength=len(existing))
+        return counts
 
     def _ranks(self, scores: Scores, held_out: HeldOut) -> IntArray:
         return rank_held_out(self.dataset.posts, scores, held_out)

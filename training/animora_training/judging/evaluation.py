@@ -14,7 +14,7 @@ from animora_training.errors import NothingToLearn
 from animora_training.judging.metrics import Scores, held_out_ranks, hit_ratio, ndcg
 
 TOP = 10
-POSTS_AT_ONCE = 1 << 14
+POSTS_AT_ONCE = 1 << 12
 PAIRS_AT_ONCE = 1 << 18
 
 

@@ -19,7 +19,7 @@ COUNTS = (
         "max_epochs",
         "patience",
     ),
-    *("holdout_negatives", "als_iterations", "als_pairs", "warm_epochs"),
+    *("holdout_negatives", "als_iterations", "pairs_in_memory", "warm_epochs"),
 )
 RATES = ("drop_rate", "history_drop", "dropout")
 AMOUNTS = (
@@ -41,7 +41,8 @@ class FitConfig:
         als_iterations: Iterations of the alternating least squares.
         als_alpha: Weight of a positive in them, beside 1 for others; 0 has it tuned on the hold-out.
         als_regularisation: L2 in them; 0 has it tuned on the hold-out.
-        als_pairs: Positives at most that the posts' factors are learnt from: they are held in memory.
+        pairs_in_memory: Interactions at most that are held in memory: the posts' factors are learnt from so
+            many, and popularity and the heuristic count so many. Of more, those of some users have to do.
         loss: Log loss over all pairs, softmax over a user's posts, or Bayesian personalised ranking.
         users_per_step: Users in a step, each with all positives.
         posts_per_step: Posts drawn for a step, as negatives that its users share; a catalog that has fewer
@@ -70,7 +71,7 @@ class FitConfig:
     als_iterations: int = 15
     als_alpha: float = 0.0
     als_regularisation: float = 0.0
-    als_pairs: int = 50_000_000
+    pairs_in_memory: int = 20_000_000
     loss: Literal["logistic", "softmax", "bpr"] = "logistic"
     users_per_step: int = 64
     posts_per_step: int = 4096

@@ -13,8 +13,6 @@ from animora_training.data.dataset import FloatArray, IntArray
 from animora_training.learning.config import FitConfig
 from animora_training.learning.training_set import TrainingSet
 
-USERS_AT_ONCE = 1 << 14
-
 
 @dataclass(frozen=True, slots=True)
 class Strength:
@@ -45,8 +43,8 @@ class Factorisation:
 def factorize(data: TrainingSet, config: FitConfig, strength: Strength) -> Factorisation:
     """Factors of the matrix that is 1 where a user has interacted with a post and 0 elsewhere.
 
-    Of more than `als_pairs` positives, the posts' factors are learnt from the first users of a random order,
-    as many as have about so many positives; each other user's factors are solved for given the posts'.
+    Of more than `pairs_in_memory` positives, the posts' factors are learnt from the first users of a random
+    order, as many as have about so many; each other user's factors are solved for given the posts'.
 
     Args:
         data: The positives.
@@ -56,7 +54,7 @@ def factorize(data: TrainingSet, config: FitConfig, strength: Strength) -> Facto
     rng = np.random.default_rng(config.seed)
     order = 1 + rng.permutation(data.users - 1)
     lengths = np.diff(data.offsets.numpy())
-    enough = 1 + np.searchsorted(np.cumsum(lengths[order]), config.als_pairs)
+    enough = 1 + np.searchsorted(np.cumsum(lengths[order]), config.pairs_in_memory)
     learnt_from = np.sort(order[:enough])
     users = np.zeros((data.users, config.factors), np.float32)
     # Both know how to use all cores; at once they would fight for them.
@@ -129,8 +127,8 @@ def _solve_users(
     model: AlternatingLeastSquares, data: TrainingSet, rows: IntArray, users: FloatArray
 ) -> None:
     """Changes the factors of users at rows int64 (b) to those that are best given the posts'."""
-    for start in range(0, len(rows), USERS_AT_ONCE):
-        some = rows[start : start + USERS_AT_ONCE]
+    for piece in data.pieces(torch.from_numpy(rows)):
+        some = piece.numpy()
         users[some] = model.recalculate_user(np.arange(len(some)), _matrix(data, some))
 
 
@@ -139,7 +137,7 @@ def _likers(data: TrainingSet, posts: Tensor) -> csr_matrix:
     place = torch.full((len(data.counts),), -1)
     place[posts] = torch.arange(len(posts))
     rows, users = [], []
-    for some in torch.split(torch.arange(1, data.users), USERS_AT_ONCE):
+    for some in data.pieces(torch.arange(1, data.users)):
         liked, lengths = data.histories(some)
         places = place[liked]
         users.append(some.repeat_interleave(lengths)[places >= 0])

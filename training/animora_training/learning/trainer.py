@@ -20,7 +20,6 @@ from animora_training.learning.training_set import TrainingSet
 
 # Learning rates as multiples: biases are one number a row, and the MLP branch starts from chance.
 BIAS_RATE, MLP_RATE = 5.0, 3.0
-USERS_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +238,8 @@ def settled(learnt: Start, data: TrainingSet) -> NeuCF:
         data: Whose histories.
     """
     rows = learnt.network.user_table.clone()
-    for users in _batches(torch.arange(1, data.users), USERS_AT_ONCE):
-        posts, lengths = data.histories(users.to(data.offsets.device))
-        posts, lengths = posts.cpu(), lengths.cpu()
+    for piece in data.pieces(torch.arange(1, data.users, device=data.offsets.device)):
+        users, posts, lengths = (values.cpu() for values in (piece, *data.histories(piece)))
         segments = torch.arange(len(users)).repeat_interleave(lengths)
         sums = _sums(learnt.history, posts, segments, history_weights(lengths)[segments], len(users))
         rows[users] += sums

@@ -18,6 +18,7 @@ from animora_training.errors import NothingToLearn
 
 FILES = ("training_posts.npy", "training_image.npy", "training_caption.npy")
 EMBEDDINGS_AT_ONCE = 1 << 12
+POSITIVES_AT_ONCE = 1 << 18
 
 
 class Pairs(Protocol):
@@ -64,6 +65,12 @@ class TrainingSet:
             for name in ("offsets", "posts", "negatives", "counts", "image", "caption")
         }
         return replace(self, **moved)
+
+    def pieces(self, users: Tensor) -> tuple[Tensor, ...]:
+        """User rows int64 (b) in pieces whose histories are small enough to be looked at as a whole."""
+        ends = (self.offsets[users + 1] - self.offsets[users]).cumsum(0)
+        _, lengths = torch.unique_consecutive(ends // POSITIVES_AT_ONCE, return_counts=True)
+        return torch.split(users, lengths.tolist())
 
     def histories(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Positives of user rows int64 (b): post rows int64 (p), and how many each user has, int64 (b)."""
