@@ -13,10 +13,15 @@ from pathlib import Path
 import asyncpg
 import pytest
 import redis.asyncio
+from hypothesis import HealthCheck, settings
 
 from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
 from animora_server.embedded.postgres import DATABASE
 from tests.s3_server import CREDENTIALS, S3Prefix, S3Server
+
+# How long an example takes says more of the machine than of the code. All else stays as it is, in CI too.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 TEMPLATE = "animora_template"
 MEMORY = Path("/dev/shm")

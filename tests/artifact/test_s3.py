@@ -40,10 +40,12 @@ def listening(answer: Callable[[socket.socket, Event], None]) -> Iterator[str]:
         thread = Thread(target=serve)
         thread.start()
         port = server.getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-        over.set()
-        socket.create_connection(("127.0.0.1", port)).close()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:  # the interpreter would wait for the thread at its end
+            over.set()
+            socket.create_connection(("127.0.0.1", port)).close()
+            thread.join()
 
 
 def say(status: str, body: bytes) -> Callable[[socket.socket, Event], None]:

@@ -234,7 +234,7 @@ async def test_a_plain_client_finds_and_calls_the_service_through_reflection(ser
             method = DescriptorPool(database).FindServiceByName(SERVICE_NAME).FindMethodByName("Rank")
             request = GetMessageClass(method.input_type)(user_id=7, post_ids=[1, 2])
             call: Any = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
-            reply = call(request.SerializeToString())
+            reply = call(request.SerializeToString(), timeout=20)
             return request, GetMessageClass(method.output_type).FromString(reply)
 
     request, response = await asyncio.to_thread(discover_and_call)

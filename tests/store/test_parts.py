@@ -62,7 +62,7 @@ async def test_settling_waits_for_the_thread_and_raises_nothing():
     ended = []
 
     def feed(data):
-        let_go.wait()
+        let_go.wait(10)  # not for ever: the interpreter waits for the thread at its end
         ended.append(data)
         raise StoreError("too late to matter")
 

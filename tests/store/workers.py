@@ -86,9 +86,8 @@ class Worker:
     async def cut(self, database, unheard):
         """Cuts the connection that listens; what happens until there is another is not heard."""
         self._listening.clear()
-        await database.execute(f"select pg_terminate_backend(pid) {LISTENERS}")
-        while await database.fetchval(f"select count(*) {LISTENERS}"):
-            pass
+        # Returns once it has ended: to look for a time without a listener may come too late for it.
+        await database.execute(f"select pg_terminate_backend(pid, {1000 * PATIENCE}) {LISTENERS}")
         await unheard()
         async with asyncio.timeout(PATIENCE):
             await self._listening.wait()

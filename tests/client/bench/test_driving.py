@@ -61,9 +61,9 @@ async def test_a_closed_loop_ends_in_time():
 
 async def test_an_open_loop_sends_whether_or_not_replies_come():
     send = Sender(together=5)  # the first reply comes with the fifth call
-    load, recorder = driver(send, duration=0.05)
+    load, recorder = driver(send, duration=10)  # in which a busy machine sends five
 
-    await load.open_loop(iter([0.0, 0.001, 0.002, 0.003, 0.004, 1.0]))
+    await load.open_loop(iter([0.0, 0.001, 0.002, 0.003, 0.004, 10.0]))
 
     assert len(send.sent) == 5
     assert sorted(recorder.intended) == [0.0, 0.001, 0.002, 0.003, 0.004]
@@ -78,10 +78,10 @@ async def test_calls_that_find_no_slot_until_the_end_are_counted_not_forgotten()
         await over.wait()
         return REPLY
 
-    load, recorder = driver(stuck, duration=0.02, max_in_flight=2)
-    asyncio.get_running_loop().call_later(0.02 + 2 * LATEST, over.set)
+    load, recorder = driver(stuck, duration=0.2, max_in_flight=2)
+    asyncio.get_running_loop().call_later(0.2 + 2 * LATEST, over.set)
 
-    await load.open_loop(iter([0.0, 0.001, 0.002, 0.003, 0.004, 0.02]))
+    await load.open_loop(iter([0.0, 0.001, 0.002, 0.003, 0.004, 0.2]))
 
     assert list(recorder.intended) == [0.0, 0.001]
     assert recorder.unsent == 3

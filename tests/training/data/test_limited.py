@@ -74,6 +74,7 @@ async def test_a_model_is_fitted_on_data_larger_than_memory(size, postgres_url, 
         capture_output=True,
         text=True,
         check=False,
+        timeout=240,  # the interpreter would wait for the thread at its end
     )
     assert ended.returncode == 0, ended.stderr
     done = json.loads(ended.stdout)

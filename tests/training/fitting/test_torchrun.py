@@ -36,8 +36,8 @@ def torchrun(environment):
 
     yield begin
     for process in started:
-        process.terminate()  # torchrun ends its processes
-        process.communicate()
+        process.terminate()  # torchrun ends its processes, with force after half a minute
+        process.communicate(timeout=60)
 
 
 def ended(process, code=0):
