@@ -2,7 +2,7 @@
 
 import typer
 
-from animora_training.commands.fitting import fit
+from animora_training.commands.fitting import SharedCommand, fit
 from animora_training.commands.importing import app as imports
 from animora_training.commands.judging import compare, evaluate
 from animora_training.commands.versions import activate, list_versions, publish, rollback
@@ -13,7 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(imports, name="import")
-app.command()(fit)
+app.command(cls=SharedCommand)(fit)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(publish)

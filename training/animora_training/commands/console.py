@@ -23,6 +23,8 @@ EXIT_USAGE = 2
 EXIT_REFUSED = 3
 # Where nobody watches a bar, a line at least this often, in seconds, as long as there is anything to say.
 LINE_INTERVAL = 30.0
+# How long the others of several processes let the first one speak, in seconds: longer than starts are apart.
+PATIENCE = 5.0
 # Columns of a terminal in which a row has room for everything.
 WIDE = 110
 
@@ -64,20 +66,31 @@ def show_epoch(show: Show, epoch: EpochRecord, epochs: int) -> None:
     show(epoch.stage, epoch.epoch, epochs, note, epoch.pairs_per_second)
 
 
+def let_the_first_speak(rank: int) -> None:
+    """Waits in every process but the first, which are about to say what is wrong.
+
+    If the same is wrong in the first one, it says so meanwhile, and torchrun, which ends all where one fails,
+    ends this one before it does.
+    """
+    if rank:
+        time.sleep(PATIENCE)
+
+
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turns the errors that a person can do something about into a message and an exit code."""
+def plain_errors(rank: int = 0) -> Iterator[None]:
+    """Turns the errors that a person can do something about into a message and an exit code.
+
+    Args:
+        rank: Which of several processes this is; only the first one, 0, says at once what is wrong.
+    """
     try:
         yield
-    except InvalidOption as error:
-        raise fail(str(error), EXIT_USAGE) from error
     except FailedElsewhere as error:
         # Said once is enough; torchrun, which ends all where one fails, is to see the one that says it.
         raise typer.Exit from error
-    except WorseThanActive as error:
-        raise fail(str(error), EXIT_REFUSED) from error
     except (TrainingError, ArtifactError) as error:
-        raise fail(str(error)) from error
+        let_the_first_speak(rank)
+        raise fail(str(error), _exit_code(error)) from error
 
 
 @contextmanager
@@ -181,6 +194,16 @@ def _columns(console: Console) -> list[ProgressColumn]:
         _Left(),
         TextColumn("{task.fields[note]}", markup=False),
     ]
+
+
+def _exit_code(error: Exception) -> int:
+    match error:
+        case InvalidOption():
+            return EXIT_USAGE
+        case WorseThanActive():
+            return EXIT_REFUSED
+        case _:
+            return EXIT_FAILURE
 
 
 def _escape(text: str) -> str:

@@ -3,12 +3,13 @@
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
+from typer.core import TyperCommand
 
-from animora_training.commands.console import EXIT_USAGE, fail, output, plain_errors
+from animora_training.commands.console import fail, let_the_first_speak, output, plain_errors
 from animora_training.commands.delivery import Delivery
 from animora_training.commands.one_fit import Order, fit_once
 from animora_training.commands.options import DatabaseUrl, Force, Margin, SignKey, Store
@@ -21,6 +22,20 @@ from animora_training.learning.config import FitConfig
 
 # What a shell says of a program that a signal has ended.
 EXIT_SIGNAL = 128
+
+
+class SharedCommand(TyperCommand):
+    """A command that torchrun may start in several processes, with the same words."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> Any:
+        """See click; the first process says at once what is wrong with the words."""
+        try:
+            return super().make_context(*arguments, **extra)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception:  # a usage error, whose class is click's or typer's own, by typer's version
+            let_the_first_speak(super().make_context("fit", [], resilient_parsing=True).params["rank"])
+            raise
 
 
 def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
@@ -61,6 +76,7 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
         typer.Option("--set", metavar="NAME=VALUE", help="Change a hyper-parameter; may be repeated."),
     ] = None,
     world_size: Annotated[int, typer.Option(envvar="WORLD_SIZE", hidden=True)] = 1,
+    rank: Annotated[int, typer.Option(envvar="RANK", hidden=True)] = 0,
     local_rank: Annotated[int, typer.Option(envvar="LOCAL_RANK", hidden=True)] = 0,
 ) -> None:
     """Fit NeuCF on the four views: choose the epochs on a hold-out, then train on everything.
@@ -68,15 +84,15 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
     Several processes share the work where torchrun starts them:
     torchrun --nproc-per-node 2 -m animora_training fit …
     """
-    if not store and output_folder is None:
-        raise fail("--store or --output: name at least one, or the version would be lost", EXIT_USAGE)
-    if activate and not store:
-        raise fail("--activate: needs --store", EXIT_USAGE)
-    if run_dir is None and (resume or every):
-        raise fail(f"{'--resume' if resume else '--every'}: needs --run-dir", EXIT_USAGE)
-    if every and world_size > 1:
-        raise fail("--every: repeats in one process; let a timer start torchrun", EXIT_USAGE)
-    with plain_errors():
+    with plain_errors(rank):
+        if not store and output_folder is None:
+            raise InvalidOption("--store or --output", "name at least one, or the version would be lost")
+        if activate and not store:
+            raise InvalidOption("--activate", "needs --store")
+        if run_dir is None and (resume or every):
+            raise InvalidOption("--resume" if resume else "--every", "needs --run-dir")
+        if every and world_size > 1:
+            raise InvalidOption("--every", "repeats in one process; let a timer start torchrun")
         order = Order(
             database_url=database_url,
             config=FitConfig.from_choices(choices or [], seed),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from animora_training.commands.console import Show, output, progress_bars, show_epoch
+from animora_training.commands.console import Show, output, plain_errors, progress_bars, show_epoch
 from animora_training.commands.delivery import Delivery
 from animora_training.commands.reading import read_into
 from animora_training.commands.tables import hold_out_table
@@ -56,9 +56,12 @@ def fit_once(order: Order, check: Callable[[], None]) -> None:
     Raises:
         TrainingError: The fit failed, or `check` ended it.
         ArtifactError: The version could not be delivered.
+        Exit: The same, where this is one of several processes; what was wrong has been said.
     """
     with (
         ranks(order.world, order.device) as us,
+        # Said before the others lose this process, and fail for that.
+        plain_errors(us.rank) if us.world > 1 else nullcontext(),
         run_folder(order.run_dir, us, order.warm_start, resume=order.resume) as folder,
     ):
         if us.first and order.warm_start is not None and not folder.parent.exists():
