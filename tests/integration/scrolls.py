@@ -52,6 +52,11 @@ class Scrolls:
         async with self.turned:
             await self.turned.wait_for(lambda: self.pages >= target)
 
+    async def ordered_by(self, version: str) -> None:
+        """Waits until a page was seen that this version has ordered."""
+        async with self.turned:
+            await self.turned.wait_for(lambda: self.shown_by[version] > 0)
+
     async def keep_scrolling(self, user: int, stop: asyncio.Event) -> None:
         """Scrolls to the end of a user's feed, from the top again, until told to stop at the end of one."""
         while not stop.is_set():

@@ -141,6 +141,7 @@ async def test_nobody_sees_a_post_twice_misses_one_or_sees_one_that_is_hidden(
             if number == 40:
                 async with Redis.from_url(redis_url) as redis:
                     await redis.flushall()
+        await scrolls.ordered_by("w2")  # which may take its time to load
         # Every page that is asked for from here on must have all of it.
         last = time.monotonic()
         while time.monotonic() < last + AT_ONCE:
