@@ -105,7 +105,6 @@ async def serve(bench: Bench, store: str) -> ServedRanks:
         "MODELS_READY_REQUIRES_MODEL": "true",
     }
     async with animora_server(options) as server, AsyncRankingClient(server.target) as client:
-        await client.rank(0, [0], timeout=300)  # until it is ready
         return await ranks_through_server(client, bench.pairs)
 
 

@@ -9,6 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from animora_client import AsyncRankingClient, Health
+
+READY_WITHIN = 300.0  # seconds
 TICKS = os.sysconf("SC_CLK_TCK")  # a second
 
 
@@ -33,7 +36,12 @@ class Server:
 
 @asynccontextmanager
 async def animora_server(options: Mapping[str, str]) -> AsyncIterator[Server]:
-    """The real server on a free port, with ANIMORA_ options."""
+    """The real server on a free port, with ANIMORA_ options, once it is SERVING.
+
+    Raises:
+        RuntimeError: It ended before.
+        TimeoutError: It is not SERVING within READY_WITHIN.
+    """
     free_ports = {"GRPC_PORT": "0", "HTTP_PORT": "0"}
     environment = {f"ANIMORA_{name}": value for name, value in {**free_ports, **options}.items()}
     process = await asyncio.create_subprocess_exec(
@@ -46,7 +54,9 @@ async def animora_server(options: Mapping[str, str]) -> AsyncIterator[Server]:
         async for line in process.stderr:
             event = json.loads(line)
             if event["event"] == "listening":
-                yield Server("animora", process.pid, event["grpc_port"])
+                server = Server("animora", process.pid, event["grpc_port"])
+                await _serving(server)
+                yield server
                 break
         else:
             raise RuntimeError("the server ended before it listened")
@@ -65,6 +75,12 @@ async def bare_server() -> AsyncIterator[Server]:
         yield Server("bare grpc.aio handler", process.pid, int(await process.stdout.readline()))
     finally:
         await _stop(process)
+
+
+async def _serving(server: Server) -> None:
+    async with asyncio.timeout(READY_WITHIN), AsyncRankingClient(server.target, timeout=10) as client:
+        while await client.health() is not Health.SERVING:  # noqa: ASYNC110  # a server tells nobody
+            await asyncio.sleep(0.1)
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

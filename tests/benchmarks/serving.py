@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from animora_client import AsyncRankingClient
 from animora_server.demo import sample_feed
 from tests.benchmarks.load import CALLERS, Turn, load, median
 from tests.benchmarks.processes import animora_server, bare_server
@@ -43,8 +42,6 @@ async def run(out: Console) -> None:
         ) as animora,
         bare_server() as bare,
     ):
-        async with AsyncRankingClient(animora.target) as client:
-            await client.rank(1, [1], timeout=60)
         sides = {"computed": (animora, "bypass"), "cache hit": (animora, "default"), "bare": (bare, "bypass")}
         turns: dict[str, list[Turn]] = {name: [] for name in sides}
         for number in range(ROUNDS + 1):
