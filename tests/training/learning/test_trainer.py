@@ -239,6 +239,23 @@ def test_the_loss_falls(data, loss):
     assert ended[-1].loss < 0.9 * ended[0].loss
 
 
+@pytest.mark.parametrize("loss", ["logistic", "softmax", "bpr"])
+def test_half_the_precision_learns_nearly_the_same(data, loss):
+    config = replace(CONFIG, loss=loss, dropout=0.2)
+    single, half = (trainer(data, replace(config, precision=name)) for name in ("float32", "bfloat16"))
+    losses = np.array([[epoch.loss for epoch in islice(one.epochs(), 3)] for one in (single, half)])
+    assert np.abs(losses[1] / losses[0] - 1).max() < 0.01
+    assert not same(single.state(), half.state())
+    assert {value.dtype for value in tensors(half.state()).values()} == {torch.float32}
+
+
+def test_on_a_cpu_the_precision_is_single_unless_another_is_asked_for(data):
+    first, second = (trainer(data, replace(CONFIG, precision=name)) for name in ("auto", "float32"))
+    for one in (first, second):
+        next(one.epochs())
+    assert same(first.state(), second.state())
+
+
 def test_an_epoch_says_how_many_pairs_were_scored(data):
     epoch = next(trainer(data, WHOLE).epochs())
     assert epoch.pairs == len(data.posts) + (data.users - 1) * len(data.negatives)

@@ -59,6 +59,8 @@ class FitConfig:
         drop_rate: Chance that a frequent post's id is dropped for the unknown row in a step.
         drop_scale: Interactions at which a post's id is dropped in half of the steps, beside drop_rate.
         holdout_negatives: Sampled negatives that a held-out post is ranked among.
+        precision: Of the forward and the backward pass; auto is bfloat16 on GPUs that have it and float32
+            elsewhere. Tables, moments and sums of the loss are float32 always.
         embeddings: Whether the network takes the posts' image and caption embeddings.
         seed: Of every random choice.
     """
@@ -87,6 +89,7 @@ class FitConfig:
     drop_rate: float = 0.02
     drop_scale: float = 1.0
     holdout_negatives: int = 99
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     embeddings: bool = True
     seed: int = 0
 

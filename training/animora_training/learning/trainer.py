@@ -79,6 +79,8 @@ class Trainer:
         network = start.network
         self._shape = network.shape
         self._loss = LOSSES[config.loss]
+        self._device = network.post_table.device
+        self._half = _halves(config, self._device)
         self._drawing = Drawing(data, config, ranks)
         self._network = network
         self._users = RowAdam(network.user_table)
@@ -88,9 +90,7 @@ class Trainer:
         factors, embedding = self._shape.factors, self._shape.embedding
         # Other losses are the same whatever is added to a user's logits: Adam would follow rounding errors.
         user_bias_rate = BIAS_RATE if config.loss == "logistic" else 0.0
-        self._post_rates = torch.full(
-            (embedding,), MLP_RATE, device=network.post_table.device
-        )  # one a column
+        self._post_rates = torch.full((embedding,), MLP_RATE, device=self._device)  # one a column
         self._post_rates[:factors], self._post_rates[factors] = 1.0, BIAS_RATE
         self._user_rates = self._post_rates.clone()
         self._user_rates[factors] = user_bias_rate
@@ -140,7 +140,8 @@ class Trainer:
     def _step(self, draw: Draw, users_in_all: int, rate: float) -> None:
         user_rows = self._ranks.local(draw.users)
         tables = (self._users.leaf(user_rows), self._posts.leaf(draw.rows), self._history.leaf(draw.rows))
-        loss, penalty = self._losses(draw, *tables)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+            loss, penalty = self._losses(draw, *tables)
         for _, parameters in self._groups:
             for parameter in parameters:
                 parameter.grad = None
@@ -171,9 +172,11 @@ class Trainer:
         drawn = functional.embedding(draw.drawn, post_vectors)
         weight = len(self._data.negatives) / len(draw.drawn)
         logits = StepLogits(
-            positive=network.meet(likers, liked, None if draw.kept is None else draw.kept[draw.segments]),
+            positive=network.meet(
+                likers, liked, None if draw.kept is None else draw.kept[draw.segments]
+            ).float(),
             segments=draw.segments,
-            drawn=network.meet_all(user_vectors, drawn, draw.kept),
+            drawn=network.meet_all(user_vectors, drawn, draw.kept).float(),
             taken=draw.taken(),
             weight=weight,
             luck=draw.luck,
@@ -245,6 +248,13 @@ def settled(learnt: Start, data: TrainingSet) -> NeuCF:
         rows[users] += sums
     values = {**learnt.network.state_dict(), "user_table": rows}
     return NeuCF.holding(learnt.network.shape, values).eval()
+
+
+def _halves(config: FitConfig, device: torch.device) -> bool:
+    """Whether a recipe's passes over a device are in bfloat16."""
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.precision == "bfloat16"
 
 
 def learning_rate(config: FitConfig, epoch: float) -> float:
