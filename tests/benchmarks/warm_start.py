@@ -123,5 +123,4 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=SEED, help="of the days and of the fits")
     parser.add_argument("--set", action="append", metavar="NAME=VALUE", help=f"instead of {' '.join(RECIPE)}")
     options = parser.parse_args()
-    chosen = options.set or [word for word in RECIPE if word != "--set"]
-    main(options.data, chosen, options.seed, Console(highlight=False, soft_wrap=True))
+    main(options.data, options.set or RECIPE, options.seed, Console(highlight=False, soft_wrap=True))
