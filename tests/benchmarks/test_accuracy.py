@@ -1,5 +1,8 @@
-"""The accuracy benchmark's parts that need no server; the command runs them all."""
+"""The accuracy benchmark: its parts that need no server, and the command as a whole on a few pairs."""
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,3 +89,13 @@ def version(beginnings: Beginnings, config: FitConfig, **tuned: float):
     hyperparameters = {**config.hyperparameters(), "epochs": 1, **tuned}
     origin = Origin(created_at=datetime.now(UTC), hyperparameters=hyperparameters, metrics={})
     return export(start(data, config).network(), data, dataset.pairs, origin)
+
+
+def test_the_command_goes_the_whole_way(tmp_path):
+    command = (sys.executable, "-m", "tests.benchmarks.accuracy", write_folder(tmp_path))
+    quick = ("--seeds", "1", "--set", "factors=4", "--set", "max_epochs=1")
+    ran = subprocess.run([*command, *quick], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    *_, seed, _, means = ran.stdout.splitlines()
+    assert seed == f"seed 0: {means}"
+    assert re.fullmatch(r"hr@10=\d\.\d{4} ndcg@10=\d\.\d{4}", means)
