@@ -23,7 +23,7 @@ async def test_a_store_that_is_slow_leaves_time_for_the_heuristic(world):
 
     world.store.latest = never
 
-    assert (await world.page(timeout=0.09)).degraded_reason is DegradedReason.DEADLINE
+    assert (await world.hasty_page()).degraded_reason is DegradedReason.DEADLINE
 
 
 async def test_a_list_that_is_ready_does_not_wait_for_a_slow_store(world):
@@ -32,7 +32,7 @@ async def test_a_list_that_is_ready_does_not_wait_for_a_slow_store(world):
 
     world.store.make_latest = never
 
-    page = await world.page(timeout=0.1)
+    page = await world.hasty_page()
 
     assert (page.degraded_reason, page.ranker) == (None, RankerName.NEUCF)
     await world.producer.aclose()

@@ -141,7 +141,7 @@ async def test_without_a_model_any_list_is_better_than_the_heuristic(world):
 async def test_without_time_for_the_model_the_heuristic_answers(world):
     world.model.gate = asyncio.Event()  # never
 
-    page = await world.page(timeout=0.05)
+    page = await world.hasty_page()
 
     assert page.degraded_reason is DegradedReason.DEADLINE
     await world.store.until_kept(1)
@@ -154,7 +154,7 @@ async def test_without_time_for_the_model_the_heuristic_answers(world):
 async def test_who_waits_longer_gets_the_list_that_another_had_no_time_for(world):
     world.model.gate = asyncio.Event()
     patient = asyncio.create_task(world.page())
-    hasty = await world.page(timeout=0.05)
+    hasty = await world.hasty_page()
     world.model.gate.set()
 
     assert hasty.degraded_reason is DegradedReason.DEADLINE
@@ -357,7 +357,7 @@ async def test_explaining_does_not_outlast_the_deadline(world):
     await world.page()
     world.model.gate = asyncio.Event()  # never
 
-    page = await world.page(timeout=0.05, explain=True)
+    page = await world.hasty_page(explain=True)
 
     assert page.post_ids.tolist() == ALL[:10]
     assert page.explained is None
