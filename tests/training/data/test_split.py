@@ -2,7 +2,14 @@ import numpy as np
 
 from animora_training.data.candidates import without_repeats
 from animora_training.data.dataset import ABSENT, Rows, collect
-from animora_training.data.split import leave_one_out, moment_at, time_split
+from animora_training.data.split import (
+    latest_pairs,
+    leave_one_out,
+    moment_at,
+    pairs_of_each,
+    split_off,
+    time_split,
+)
 from tests.training.worlds import as_dataset, assemble, dataset, tiny_feed, triples
 
 
@@ -25,7 +32,7 @@ def test_a_later_comment_makes_its_pair_the_latest_and_no_event_of_it_stays():
     split = leave_one_out(data, 1, rng())
     assert split.held_out.candidates[0, 0] == 0
     assert triples(split.training) == [(0, 1, 2.0)]
-    assert triples(collect(split.remaining_events(data.events).chunks(), 4)) == [(0, 1, 2.0)]
+    assert triples(collect(split.remaining_events(data).chunks(), 4)) == [(0, 1, 2.0)]
 
 
 def test_where_times_tie_the_seed_decides():
@@ -62,7 +69,7 @@ def test_a_split_of_a_feed_is_deterministic_and_complete():
     assert (split.held_out.candidates == again.held_out.candidates).all()
     held_out = split.held_out
     assert len(split.training) + len(held_out.users) == len(data.pairs)
-    events = split.remaining_events(data.events)
+    events = split.remaining_events(data)
     kept = collect(events.chunks(), len(data.user_ids))
     assert len(events) == len(kept) < len(data.events)
     np.testing.assert_array_equal(
@@ -102,6 +109,31 @@ def test_of_more_users_than_wanted_some_are_held_out_and_the_others_are_trained_
     assert len(split.training) == len(data.pairs) - 7
     places = np.searchsorted(everyone.users, split.held_out.users)
     np.testing.assert_array_equal(everyone.candidates[places, 0], split.held_out.candidates[:, 0])
+
+
+def test_of_users_with_many_pairs_several_are_found_the_latest_first():
+    times = rng(5).permutation(64) + 1.0
+    events = [(10, 100 * (1 + number), time) for number, time in enumerate(times[:40])]
+    events += [(20, 100 * (1 + number), time) for number, time in enumerate(times[40:])]
+    data = dataset([*events, (30, 100, 1.0)], posts=40)
+    latest = latest_pairs(data, rng(), most=3)
+    split = split_off(data, latest, 2, rng())
+    # A tenth of 40 is more than three, one of 24 two; who has a single pair keeps it.
+    assert latest.users.tolist() == [0, 0, 0, 1, 1]
+    assert sorted(latest.places.tolist()) == [0, 0, 1, 1, 2]
+    for user, newest in ((0, np.sort(times[:40])[::-1]), (1, np.sort(times[40:])[::-1])):
+        mine = latest.take(latest.users == user)
+        assert data.pairs.times[mine.positions].tolist() == newest[mine.places].tolist()
+    assert len(split.training) + 5 == len(data.pairs)
+    kept = collect(split.remaining_events(data).chunks(), 3)
+    assert sorted(triples(kept)) == sorted(triples(split.training))
+
+
+def test_so_many_pairs_of_each_user_are_enough():
+    data = dataset([(10, 100, 1.0), (10, 200, 2.0), (20, 100, 1.0), (20, 200, 2.0), (30, 100, 1.0)])
+    assert pairs_of_each(data, 5) == 3
+    assert pairs_of_each(data, 1) == 1
+    assert pairs_of_each(dataset([]), 2) == 2
 
 
 def test_a_split_at_a_moment_holds_out_what_is_new_from_then_on():

@@ -11,12 +11,14 @@ from animora_training.data.dataset import BoolArray, Dataset
 from animora_training.data.split import HeldOut, leave_one_out
 from animora_training.fitting.checkpoint import Checkpoints
 from animora_training.fitting.fit import Fit, Surroundings, fit
-from animora_training.fitting.holdout import CHOOSING_NEGATIVES, MAX_USERS
 from animora_training.fitting.record import EpochRecord
 from animora_training.fitting.seen import Seen
 from animora_training.fitting.warm_start import Parent
 from animora_training.learning.config import FitConfig
 from animora_training.learning.ranks import ALONE
+
+# Today's versions are judged by so many users, each one's post among so many others.
+MAX_USERS, NEGATIVES = 20_000, 999
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Days:
             new: Of the users, and of the posts, that are new today.
         """
         rng = np.random.default_rng(seed)
-        split = leave_one_out(dataset, CHOOSING_NEGATIVES, rng, MAX_USERS)
+        split = leave_one_out(dataset, NEGATIVES, rng, MAX_USERS)
         today = without(dataset, _held_out(dataset, split.remaining.positions))
         pairs = today.pairs
         new_users = rng.random(len(today.user_ids)) < new

@@ -10,6 +10,7 @@ from animora_training.fitting.holdout import HoldOut
 from animora_training.learning.config import FitConfig
 from animora_training.learning.start import new_start
 from animora_training.learning.training_set import training_set
+from tests.training.judging.recommenders import Table
 from tests.training.networks import randomised
 from tests.training.worlds import as_dataset, dataset, tiny_feed
 
@@ -27,12 +28,27 @@ def holdout(data):
 
 
 def test_one_half_of_the_users_chooses_and_the_other_reports(holdout):
-    users = holdout.held_out.users
-    assert holdout.choosing.sum() == len(users) // 2
+    users, choosing = holdout.held_out.users, holdout.held_out.users[holdout.choosing]
+    assert holdout.users == len(np.unique(users))
+    assert len(np.unique(choosing)) == holdout.users // 2
     reported = holdout.reported
-    assert set(reported.users.tolist()) == set(users[~holdout.choosing].tolist())
+    assert set(reported.users.tolist()) == set(users.tolist()) - set(choosing.tolist())
+    assert len(reported.users) == len(np.unique(reported.users))
     assert reported.candidates.shape == (len(reported.users), 1 + 20)
     assert holdout.held_out.candidates.shape[1] > 1 + 20  # more make the choice surer
+
+
+def test_where_users_are_few_those_who_choose_have_several_pairs_and_each_user_counts_the_same(holdout, data):
+    choosing = holdout.held_out.users[holdout.choosing]
+    counts = np.bincount(choosing, minlength=len(data.user_ids))
+    assert counts.max() > 1
+    assert (counts <= np.maximum(np.diff(data.pairs.offsets) // 10, 1)).all()
+    # Whose every held-out post goes first has a hit ratio of 1, however many there are; all others have 0.
+    found = int(np.argmax(counts))
+    scores = np.zeros((len(data.user_ids), len(data.posts.ids)))
+    held_out = holdout.held_out.candidates[:, 0]
+    scores[holdout.held_out.users, held_out] = np.where(holdout.held_out.users == found, 1.0, -1.0)
+    assert holdout.choice(Table(scores)).hit_ratio == pytest.approx(1 / len(np.unique(choosing)))
 
 
 def test_what_is_held_out_is_not_trained_on(holdout, data):

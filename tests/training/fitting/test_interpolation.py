@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from animora_artifact.vocabulary import RowIndex
 from animora_training.fitting.holdout import HoldOut
 from animora_training.fitting.interpolation import SHARES, judge_way
 from animora_training.learning.config import FitConfig
@@ -35,8 +36,8 @@ def ideal(network, holdout, rows, gain):
     """It scores the held-out posts of everybody by their popularity among them, times a gain."""
     bias = torch.zeros(len(network.post_table))
     ids = holdout.dataset.posts.ids[holdout.held_out.candidates[:, 0]]
-    places = torch.tensor([rows.vocabulary.post_ids.tolist().index(post) for post in ids])
-    bias.index_add_(0, 1 + places, torch.full((len(places),), gain))
+    places = torch.from_numpy(RowIndex(rows.vocabulary.post_ids).rows(ids))
+    bias.index_add_(0, places, torch.full((len(places),), gain))
     reached = between(network, network, 0.0)
     reached.post_table[:, network.shape.factors] = bias
     return reached

@@ -30,8 +30,9 @@ def hill(held_out, top, name="hill"):
     def fit(histories, choice, seed):
         distance = sum(abs(choice[axis] - at) for axis, at in top.items())
         scores = np.zeros(histories.shape, np.float32)
-        found = slice(0, max(len(task.users) - 4 * int(distance), 0))
-        scores[task.users[found], task.relevant[1][found]] = 1.0
+        rows, posts = task.relevant
+        found = slice(0, max(len(rows) - 4 * int(distance), 0))
+        scores[task.users[rows[found]], posts[found]] = 1.0
         return Table(scores)
 
     return Recipe(name, AXES, fit)
@@ -79,15 +80,21 @@ def test_each_recipes_best_choice_is_fitted_on_everything_and_no_fit_is_made_twi
     assert math.isclose(tuned[0].best.ndcg, 1.0)
 
 
-def test_the_hold_out_is_each_users_latest_and_not_in_the_histories(data, held_out):
-    users, posts = held_out.task.users, held_out.task.relevant[1]
+def test_the_hold_out_is_each_users_latest_ones_and_not_in_the_histories(data, held_out):
+    rows, posts = held_out.task.relevant
+    users = held_out.task.users[rows]
     assert (np.asarray(held_out.histories[users, posts]) == 0).all()
     assert held_out.histories.nnz + len(users) == len(data.pairs)
-    latest: dict[int, tuple[float, int]] = {}
+    assert len(users) > len(np.unique(users))  # several of those who have many: there are few users
+    latest_first: dict[int, list[tuple[float, int]]] = {}
     for user, post, time in triples(data.pairs):
         if not data.posts.deleted[post]:
-            latest[user] = max(latest.get(user, (0.0, 0)), (time, post))
-    assert all(latest[user][1] == post for user, post in zip(users.tolist(), posts.tolist(), strict=True))
+            latest_first[user] = sorted([*latest_first.get(user, []), (time, post)], reverse=True)
+    for user in np.unique(users).tolist():
+        held = posts[users == user].tolist()
+        assert sorted(held) == sorted(post for _, post in latest_first[user][: len(held)])
+    moments = dict(zip(held_out.task.users.tolist(), held_out.task.moments.tolist(), strict=True))
+    assert moments == {user: latest_first[user][0][0] for user in moments}
 
 
 def test_where_nothing_can_be_held_out_the_start_is_kept():

@@ -1,4 +1,4 @@
-"""What is held out of a data set: each user's latest interaction, or all that came after a moment."""
+"""What is held out of a data set: each user's latest interactions, or all that came after a moment."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,18 +17,21 @@ from animora_training.data.dataset import (
     Rows,
     collect,
     earliest_of_each,
+    index_of,
     latest_of_each,
 )
 
+# Of a user's pairs, where more than one is held out.
+LARGEST_SHARE = 0.1
 TIMES_LOOKED_AT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Users, and what their held-out post is ranked among.
+    """Held-out pairs, and what the post of each is ranked among.
 
     Attributes:
-        users: int64 (m), indices into the data set's user ids.
+        users: int64 (m), ascending, indices into the data set's user ids.
         candidates: int64 (m, 1 + k), indices into its posts; column 0 is the held-out post. ABSENT where
             there is no candidate.
         times: float64 (m), when the held-out interaction happened, in seconds since the epoch.
@@ -95,7 +98,7 @@ class Before:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A data set's pairs without those held out, and those held out, one a user."""
+    """A data set's pairs without those held out, and those held out."""
 
     remaining: Without
     held_out: HeldOut
@@ -105,15 +108,41 @@ class Split:
         """The remaining pairs, copied into memory."""
         return collect(self.remaining.chunks(), len(self.remaining.everything.offsets) - 1)
 
-    def remaining_events(self, events: Interactions) -> Without:
+    def remaining_events(self, dataset: Dataset) -> Without:
         """All of the data set's events but those that make up a held-out pair."""
-        held_out = np.full(len(events.offsets) - 1, ABSENT, np.int64)  # the post, by user
-        held_out[self.held_out.users] = self.held_out.candidates[:, 0]
+        held_out = np.sort(dataset.pair_keys(self.held_out.users, self.held_out.candidates[:, 0]))
         found, start = [np.empty(0, np.int64)], 0
-        for chunk in events.chunks():
-            found.append(start + np.flatnonzero(chunk.posts == held_out[chunk.users]))
+        for chunk in dataset.events.chunks():
+            at = index_of(dataset.pair_keys(chunk.users, chunk.posts), held_out)
+            found.append(start + np.flatnonzero(at != ABSENT))
             start += len(chunk)
-        return Without(events, np.concatenate(found))
+        return Without(dataset.events, np.concatenate(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """Pairs of a data set that may be held out, each user's latest ones.
+
+    Attributes:
+        positions: int64 (n), ascending, among the data set's pairs.
+        users: int64 (n), ascending.
+        places: int64 (n), 0 for a user's latest one, 1 for the one before, and so on.
+    """
+
+    positions: IntArray
+    users: IntArray
+    places: IntArray
+
+    def take(self, chosen: BoolArray) -> "Latest":
+        """Those where a mask says so."""
+        return Latest(self.positions[chosen], self.users[chosen], self.places[chosen])
+
+    def of_some(self, at_most: int, rng: np.random.Generator) -> "Latest":
+        """Those of so many users, drawn by chance, where there are more."""
+        users = np.unique(self.users)
+        if len(users) <= at_most:
+            return self
+        return self.take(np.isin(self.users, rng.choice(users, at_most, replace=False)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,46 +158,78 @@ def none_of(rows: Rows) -> BoolArray:
     return np.zeros(len(rows), np.bool_)
 
 
-def leave_one_out(
+def latest_pairs(
     dataset: Dataset,
-    negatives: int,
     rng: np.random.Generator,
-    at_most: int | None = None,
+    most: int = 1,
     refused: Callable[[Rows], BoolArray] = none_of,
-) -> Split:
-    """Holds out the latest pair of every user who has another one.
+) -> Latest:
+    """The latest pair of every user who has another one, or several, if a user has many.
 
-    A deleted post and one behind a block would never be a candidate, so they are not held out. Where times
-    tie, chance decides.
+    A deleted post and one behind a block would never be a candidate, so they are left out. Where times tie,
+    chance decides.
+
+    Args:
+        dataset: All interactions.
+        rng: The source of chance.
+        most: How many of each user; beyond the first one not more than LARGEST_SHARE of what a user has.
+        refused: Which pairs, bool (n), of some users are left out too; it is asked of whole users.
+    """
+    blocking = Blocking(dataset)
+    found = [Latest(*(np.empty(0, np.int64) for _ in range(3)))]
+    start = 0
+    for chunk in dataset.pairs.chunks():
+        counts = np.bincount(chunk.users)
+        eligible = _eligible(dataset, blocking, chunk) & (counts[chunk.users] > 1) & ~refused(chunk)
+        latest_first = np.lexsort((rng.random(len(chunk)), chunk.times, chunk.users))[::-1]
+        order = latest_first[eligible[latest_first]]
+        users = chunk.users[order]
+        places = np.arange(len(order)) - np.searchsorted(-users, -users)
+        wanted = places < np.clip((LARGEST_SHARE * counts[users]).astype(np.int64), 1, most)
+        some = Latest(order[wanted] + start, users[wanted], places[wanted])
+        by_position = np.argsort(some.positions)
+        found.append(Latest(*(getattr(some, name)[by_position] for name in Latest.__slots__)))
+        start += len(chunk)
+    return Latest(*(np.concatenate([getattr(some, name) for some in found]) for name in Latest.__slots__))
+
+
+def split_off(dataset: Dataset, latest: Latest, negatives: int, rng: np.random.Generator) -> Split:
+    """Holds out pairs of a data set.
+
+    Args:
+        dataset: All interactions.
+        latest: Which.
+        negatives: How many candidates to draw beside each held-out post; each takes 8 bytes.
+        rng: The source of chance.
+    """
+    pairs = dataset.pairs
+    times, posts = pairs.times[latest.positions], pairs.posts[latest.positions].astype(np.int64)
+    drawn = draw_negatives(dataset, latest.users, times, negatives, rng)
+    candidates = np.concatenate((posts[:, None], drawn), axis=1)
+    return Split(Without(pairs, latest.positions), HeldOut(latest.users, candidates, times))
+
+
+def leave_one_out(
+    dataset: Dataset, negatives: int, rng: np.random.Generator, at_most: int | None = None
+) -> Split:
+    """Holds out the latest pair of every user who has another one, see `latest_pairs` and `split_off`.
 
     Args:
         dataset: All interactions.
         negatives: How many candidates to draw beside each held-out post.
         rng: The source of chance.
-        at_most: Of how many users, drawn by chance, one is held out where there are more; each takes
-            8 bytes a candidate.
-        refused: Which pairs, bool (n), of some users are not held out either; it is asked of whole users.
+        at_most: Of how many users, drawn by chance, one is held out where there are more.
     """
-    blocking = Blocking(dataset)
-    found = [np.empty(0, np.int64)]
-    start = 0
-    for chunk in dataset.pairs.chunks():
-        eligible = _eligible(dataset, blocking, chunk) & (np.bincount(chunk.users)[chunk.users] > 1)
-        eligible &= ~refused(chunk)
-        order = np.lexsort((rng.random(len(chunk)), chunk.times, chunk.users))
-        order = order[eligible[order]]
-        users = chunk.users[order]
-        found.append(np.sort(order[np.append(users[1:] != users[:-1], True)[: len(order)]]) + start)
-        start += len(chunk)
-    positions = np.concatenate(found)
-    if at_most is not None and len(positions) > at_most:
-        positions = np.sort(rng.choice(positions, at_most, replace=False))
-    pairs = dataset.pairs
-    users = np.searchsorted(pairs.offsets, positions, side="right") - 1
-    times, posts = pairs.times[positions], pairs.posts[positions].astype(np.int64)
-    drawn = draw_negatives(dataset, users, times, negatives, rng)
-    candidates = np.concatenate((posts[:, None], drawn), axis=1)
-    return Split(Without(pairs, positions), HeldOut(users, candidates, times))
+    latest = latest_pairs(dataset, rng)
+    if at_most is not None:
+        latest = latest.of_some(at_most, rng)
+    return split_off(dataset, latest, negatives, rng)
+
+
+def pairs_of_each(dataset: Dataset, enough: int) -> int:
+    """How many pairs of each user who has several make so many in all; at least 1."""
+    users = int(np.sum(np.diff(dataset.pairs.offsets) > 1))
+    return max(-(-enough // max(users, 1)), 1)
 
 
 def time_split(dataset: Dataset, moment: float) -> TimeSplit:

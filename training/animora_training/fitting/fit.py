@@ -39,8 +39,8 @@ from animora_training.learning.training_set import Pairs, TrainingSet, training_
 
 # Several processes agree on what they do between steps, and not more often than after so many.
 STEPS_TOGETHER = 16
-# A factorisation knows nothing of images and captions: what is trained may rank so much worse on the hold-out
-# (NDCG@10) before the factorisation is published as it is.
+# A factorisation knows nothing of images and captions: where posts have any, what is trained may rank so much
+# worse on the hold-out (NDCG@10) before the factorisation is published as it is.
 START_MARGIN = 0.01
 SCRATCH = "scratch-"
 
@@ -110,12 +110,14 @@ class _Course:
         parent: What they start from, if that is an earlier fit.
         state: How far they are.
         surroundings: Where they run.
+        margin: By how much what is trained may rank worse than its start before that is kept.
     """
 
     recipe: FitConfig
     parent: Parent | None
     state: FitState
     surroundings: Surroundings
+    margin: float
 
 
 def fit(dataset: Dataset, config: FitConfig, surroundings: Surroundings, parent: Parent | None = None) -> Fit:
@@ -145,12 +147,13 @@ def fit_among(
         Interrupted: `on_step` said so; a checkpoint has been written.
     """
     state = surroundings.checkpoints.load()
+    margin = START_MARGIN if dataset.posts.image.size + dataset.posts.caption.size else 0.0
     if parent is None:
-        course = _Course(config, None, state, surroundings)
+        course = _Course(config, None, state, surroundings, margin)
         holdout: HoldOut | None = HoldOut.of(dataset, config)
     else:
         state.strength = parent.learnt.strength
-        course = _Course(warm_recipe(config), parent, state, surroundings)
+        course = _Course(warm_recipe(config), parent, state, surroundings, margin)
         holdout = HoldOut.unseen(dataset, config, parent.seen)
     if state.stage == "hold-out":
         if holdout is not None:
@@ -158,7 +161,7 @@ def fit_among(
         state.stage, state.trainer = "refit", None
         surroundings.checkpoints.save(state, None)
     # With a parent the last epoch, at whose end the learning rate is zero, is the best but for chance.
-    chosen = _chosen(state) if parent is None else course.recipe.max_epochs
+    chosen = _chosen(course) if parent is None else course.recipe.max_epochs
     share = state.judged[chosen].share if parent is None else 1.0
     data = _training_set(dataset, dataset.pairs, surroundings)
     trainer, began = _trainer(data, course)
@@ -231,22 +234,22 @@ def _judge(holdout: HoldOut, course: _Course) -> None:
             _observe(course, start_record(state.judged[0].choice, seconds, swept), 1)
         surroundings.checkpoints.save(state, None)
     epochs = _epochs(trainer, course, "hold-out", recipe.max_epochs)
-    while not _ended(state, recipe):  # as it is already where a kill came at the end of this stage
+    while not _ended(course):  # as it is already where a kill came at the end of this stage
         epoch = next(epochs)
         judge()
         _observe(course, epoch_record("hold-out", epoch, state.judged[-1].choice), recipe.max_epochs)
         surroundings.checkpoints.save(state, trainer)
 
 
-def _ended(state: FitState, recipe: FitConfig) -> bool:
-    epoch = len(state.judged) - 1
-    return epoch >= recipe.max_epochs or epoch - _chosen(state) >= recipe.patience
+def _ended(course: _Course) -> bool:
+    epoch = len(course.state.judged) - 1
+    return epoch >= course.recipe.max_epochs or epoch - _chosen(course) >= course.recipe.patience
 
 
-def _chosen(state: FitState) -> int:
+def _chosen(course: _Course) -> int:
     """The epoch after which the hold-out was ranked best; 0 where training did nothing but harm."""
-    start, *trained = (judged.choice.ndcg for judged in state.judged)
-    if not trained or not max(trained) >= start - START_MARGIN:
+    start, *trained = (judged.choice.ndcg for judged in course.state.judged)
+    if not trained or not max(trained) >= start - course.margin:
         return 0
     return 1 + int(np.argmax(trained))
 

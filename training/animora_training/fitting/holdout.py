@@ -7,8 +7,16 @@ from itertools import islice
 import numpy as np
 
 from animora_artifact import Vocabulary
-from animora_training.data.dataset import BoolArray, Dataset, IntArray, Rows, collect
-from animora_training.data.split import HeldOut, Split, Without, leave_one_out, none_of
+from animora_training.data.dataset import BoolArray, Dataset, DoubleArray, IntArray, Rows, collect
+from animora_training.data.split import (
+    HeldOut,
+    Split,
+    Without,
+    latest_pairs,
+    none_of,
+    pairs_of_each,
+    split_off,
+)
 from animora_training.errors import NothingToLearn
 from animora_training.fitting.export import FoldedNeuCF
 from animora_training.fitting.record import ReliabilityBin
@@ -23,13 +31,16 @@ from animora_training.judging.task import one_each
 from animora_training.learning.config import FitConfig
 from animora_training.learning.network import NeuCF
 
-# More negatives than a report speaks of make the choice surer, more users than these do not.
-CHOOSING_NEGATIVES = 999
+# More negatives than a report speaks of make the choice surer, more users than these do not; where users are
+# few, several pairs of each who chooses do, as if there were so many users.
+CHOOSING_NEGATIVES = 299
 MAX_USERS = 20_000
+FEW_USERS = 10_000
 # Somebody has to choose and somebody to report. Since an earlier fit, only a handful may have done anything:
 # so few would say nothing.
 FEWEST_USERS, FEWEST_UNSEEN = 2, 100
 PAIRS_AT_ONCE = 1 << 18
+CANDIDATES_AT_ONCE = 1 << 16
 
 Metrics = Mapping[str, float]
 """By name, such as "ndcg@10"."""
@@ -56,12 +67,13 @@ class Judged:
 class HoldOut:
     """Pairs that are kept from training, one half of whose users choose and the other half report.
 
-    So that the choice does not flatter the report.
+    So that the choice does not flatter the report. Of a user who reports there is one pair, of one who
+    chooses there may be several.
 
     Attributes:
         dataset: Everything.
         split: The pairs that are held out, each among at least as many others as are reported, and the rest.
-        choosing: bool (m), whose pairs choose.
+        choosing: bool (m), which pairs are of a user who chooses.
         negatives: How many of the candidates the reported quality speaks of.
         in_memory: Events at most that the baselines count.
     """
@@ -80,8 +92,8 @@ class HoldOut:
             NothingToLearn: Fewer than two users have interacted with two posts.
         """
         negatives = max(CHOOSING_NEGATIVES, config.holdout_negatives)
-        holdout = cls._of(dataset, config, negatives, none_of)
-        if len(holdout.choosing) < FEWEST_USERS:
+        holdout = cls._of(dataset, config, negatives, pairs_of_each(dataset, FEW_USERS), none_of)
+        if holdout.users < FEWEST_USERS:
             raise NothingToLearn(
                 "fewer than two users have interacted with two or more posts, so nothing can be held out: "
                 "import more likes and comments"
@@ -96,19 +108,30 @@ class HoldOut:
         choose then, and no more negatives than a report speaks of.
         """
         negatives = config.holdout_negatives
-        holdout = cls._of(dataset, config, negatives, lambda rows: seen.contains(dataset, rows))
-        return holdout if len(holdout.choosing) >= FEWEST_UNSEEN else None
+        holdout = cls._of(dataset, config, negatives, 1, lambda rows: seen.contains(dataset, rows))
+        return holdout if holdout.users >= FEWEST_UNSEEN else None
 
     @classmethod
     def _of(
-        cls, dataset: Dataset, config: FitConfig, negatives: int, refused: Callable[[Rows], BoolArray]
+        cls,
+        dataset: Dataset,
+        config: FitConfig,
+        negatives: int,
+        most: int,
+        refused: Callable[[Rows], BoolArray],
     ) -> "HoldOut":
         rng = np.random.default_rng(config.seed)
-        split = leave_one_out(dataset, negatives, rng, MAX_USERS, refused)
-        users = len(split.held_out.users)
-        choosing = np.zeros(users, np.bool_)
-        choosing[rng.permutation(users)[: users // 2]] = True
-        return cls(dataset, split, choosing, config.holdout_negatives, config.pairs_in_memory)
+        latest = latest_pairs(dataset, rng, most, refused).of_some(MAX_USERS, rng)
+        users = np.unique(latest.users)
+        choosing = np.isin(latest.users, rng.permutation(users)[: len(users) // 2])
+        kept = choosing | (latest.places == 0)
+        split = split_off(dataset, latest.take(kept), negatives, rng)
+        return cls(dataset, split, choosing[kept], config.holdout_negatives, config.pairs_in_memory)
+
+    @property
+    def users(self) -> int:
+        """How many choose and report."""
+        return len(np.unique(self.held_out.users))
 
     @property
     def training(self) -> Without:
@@ -144,21 +167,34 @@ class HoldOut:
         )
 
     def choice(self, recommender: Recommender) -> Quality:
-        """Expected quality among as many negatives as are reported, for the users who choose.
+        """Expected quality among as many negatives as are reported, mean over the users who choose.
 
         Expected, given the rank among many more: surer than a draw (see `judging.measures`).
         """
-        held_out = self.held_out.take(self.choosing)
-        scores = recommender.grid(held_out.users, np.maximum(held_out.candidates, 0))
-        ranks = self._ranks(scores, held_out)
-        total = held_out.present[:, 1:].sum(axis=1)
-        chances = np.array(list(islice(before_chances(ranks, total, self.negatives), TOP)))  # (10, m)
+        rows = np.flatnonzero(self.choosing)
+        at_once = -(-CANDIDATES_AT_ONCE // self.held_out.candidates.shape[1])
+        parts = [
+            self._chances(recommender, rows[start : start + at_once])
+            for start in range(0, len(rows), at_once)
+        ]
+        chances = np.concatenate(parts, axis=1)  # (10, m)
         gains = 1.0 / np.log2(np.arange(len(chances)) + 2.0)
-        return Quality(float(chances.sum(axis=0).mean()), float((gains @ chances).mean()))
+        users = self.held_out.users[rows]
+        weights = 1.0 / np.bincount(users)[users]  # every user counts the same
+        hits, ndcg = np.average((chances.sum(axis=0), gains @ chances), axis=1, weights=weights)
+        return Quality(float(hits), float(ndcg))
+
+    def _chances(self, recommender: Recommender, rows: IntArray) -> DoubleArray:
+        """Float64 (10, m): how likely the held-out posts of some rows (m) take each place."""
+        held_out = self.held_out.take(rows)
+        scores = recommender.grid(held_out.users, np.maximum(held_out.candidates, 0))
+        total = held_out.present[:, 1:].sum(axis=1)
+        chances = before_chances(self._ranks(scores, held_out), total, self.negatives)
+        return np.array(list(islice(chances, TOP)))
 
     def baselines(self) -> dict[str, Metrics]:
         """What popularity and the server's heuristic are, which see what the network sees."""
-        events = self.split.remaining_events(self.dataset.events)
+        events = self.split.remaining_events(self.dataset)
         share = min(1.0, self.in_memory / max(len(events), 1))
         training = collect(_users_of(events, share), len(self.dataset.user_ids))
         reported, posts = self.reported, self.dataset.posts

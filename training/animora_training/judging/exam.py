@@ -88,7 +88,7 @@ def leave_one_out_exam(dataset: Dataset, seed: int, negatives: int = SAMPLED) ->
     _require(len(held_out.users), "no user has interacted with two posts: import more likes and comments")
     relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
     task = one_each(dataset, training, relevant)
-    events = collect(split.remaining_events(dataset.events).chunks(), len(dataset.user_ids))
+    events = collect(split.remaining_events(dataset).chunks(), len(dataset.user_ids))
     return _exam("leave-one-out", training, events, task, held_out)
 
 

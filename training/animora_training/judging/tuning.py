@@ -9,12 +9,12 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from animora_training.data.dataset import Dataset, Interactions, Posts, Rows
-from animora_training.data.split import leave_one_out
+from animora_training.data.split import latest_pairs, pairs_of_each, split_off
 from animora_training.judging.measures import expected_ndcg
 from animora_training.judging.ranking import rank_catalog
 from animora_training.judging.recipe import Choice, Recipe, history_matrix
 from animora_training.judging.recommender import Recommender
-from animora_training.judging.task import RankingTask, one_each
+from animora_training.judging.task import RankingTask, several_each
 
 AT_MOST = 10_000
 STEPS = (2, 1)
@@ -79,13 +79,20 @@ class Tuned:
 
 
 def hold_out(dataset: Dataset, training: Interactions, seed: int) -> HoldOut:
-    """Holds out the latest training pair of each user with several; of AT_MOST users drawn by chance."""
+    """Holds out the latest training pair of each user with several; of AT_MOST users drawn by chance.
+
+    Where users are fewer, several pairs of each make the choice surer; every user counts the same.
+    """
     known = replace(dataset, events=training, pairs=training)
-    split = leave_one_out(known, 0, np.random.default_rng(seed), at_most=AT_MOST)
-    held_out = split.held_out
+    rng = np.random.default_rng(seed)
+    latest = latest_pairs(known, rng, pairs_of_each(known, AT_MOST)).of_some(AT_MOST, rng)
+    split = split_off(known, latest, 0, rng)
+    held_out, remaining = split.held_out, split.training
     relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
-    remaining = split.training
-    task = one_each(dataset, remaining, relevant)
+    task = several_each(dataset, remaining, relevant)
+    moments = np.full(len(dataset.user_ids), -np.inf)
+    np.maximum.at(moments, relevant.users, relevant.times)
+    task = replace(task, moments=moments[task.users])
     return HoldOut(history_matrix(remaining, len(dataset.posts.ids)), task, dataset.posts)
 
 
