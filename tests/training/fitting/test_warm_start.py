@@ -19,6 +19,7 @@ from animora_training.judging.metrics import mean_area_under_curve
 from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import Strength
 from animora_training.learning.ranks import ALONE, Ranks
+from animora_training.learning.start import LOGITS
 from animora_training.learning.training_set import training_set
 from tests.training.fitting.days import Days, fitted, parent, without
 from tests.training.worlds import NOW, as_dataset, dataset
@@ -161,13 +162,28 @@ def test_what_was_learnt_is_written_and_read_back_as_it_was(yesterday, tmp_path)
     path = tmp_path / "network.npz"
     yesterday.learnt.write(path)
     again = Learnt.read(path)
-    assert (again.version, again.strength) == (yesterday.record.version, Strength(10.0, 20.0))
+    assert again.version == yesterday.record.version
+    (factors, strength), factorised = yesterday.learnt.factorised, again.factorised
+    assert factorised is not None
+    assert factorised[1] == strength == Strength(10.0, 20.0)
+    assert torch.equal(factorised[0].users, factors.users)
+    assert torch.equal(factorised[0].posts, factors.posts)
     assert again.vocabulary.to_npz() == yesterday.artifact.vocabulary.to_npz()
     before, after = yesterday.learnt.start, again.start
     assert torch.equal(before.history, after.history)
     assert before.network.shape == after.network.shape
     state = after.network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in before.network.state_dict().items())
+
+
+def test_without_a_factorisation_nothing_is_kept_of_one_and_a_later_fit_has_none(days, tmp_path):
+    bare = fitted(days.yesterday, replace(CONFIG, factorisation="none", max_epochs=1))
+    bare.learnt.write(tmp_path / "network.npz")
+    again = Learnt.read(tmp_path / "network.npz")
+    assert again.factorised is None
+    data = training_set(days.today, days.today.pairs)
+    _, factorisation = replace(parent(bare, days.yesterday), learnt=again).grown(data, CONFIG, ALONE)
+    assert factorisation is None
 
 
 def damaged(arrays):
@@ -190,7 +206,25 @@ def of_fewer_users(arrays):
     arrays["user_ids"] = arrays["user_ids"][1:]
 
 
-@pytest.mark.parametrize("change", [damaged, of_another_type, without_a_layer, diverged, of_fewer_users])
+def of_other_factors(arrays):
+    arrays["post_factors"] = arrays["post_factors"][:, 1:]
+
+
+def without_some_factors(arrays):
+    del arrays["user_factors"]
+
+
+def of_endless_factors(arrays):
+    arrays["user_factors"][1, 1] = np.inf
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(damaged, of_another_type, without_a_layer, diverged, of_fewer_users),
+        *(of_other_factors, without_some_factors, of_endless_factors),
+    ],
+)
 def test_what_is_not_what_a_fit_has_learnt_is_refused(yesterday, tmp_path, change):
     path = tmp_path / "network.npz"
     yesterday.learnt.write(path)
@@ -229,32 +263,62 @@ def test_other_widths_are_refused_by_name(days, earlier):
         fitted(bare, CONFIG, earlier)
 
 
-def test_who_is_known_keeps_the_row_and_history(days, earlier):
+def test_who_is_known_keeps_the_row_but_for_what_has_changed_in_the_factorisation(days, earlier):
     data = training_set(days.today, days.today.pairs)
-    start, theirs = earlier.grown(data, CONFIG, ALONE), earlier.learnt.start
-    known = earlier.learnt.vocabulary
+    (start, now), theirs = earlier.grown(data, CONFIG, ALONE), earlier.learnt.start
+    before, _ = earlier.learnt.factorised
+    known, gmf = earlier.learnt.vocabulary, slice(CONFIG.factors)
     user, post = 1 + len(known.user_ids) // 2, 1 + len(known.post_ids) // 2
     now_user = 1 + int(np.flatnonzero(data.vocabulary.user_ids == known.user_ids[user - 1])[0])
     now_post = 1 + int(np.flatnonzero(data.vocabulary.post_ids == known.post_ids[post - 1])[0])
-    assert torch.equal(start.network.user_table[now_user], theirs.network.user_table[user])
-    assert torch.equal(start.network.post_table[now_post], theirs.network.post_table[post])
+    for mine, parents, changed in (
+        (
+            start.network.user_table[now_user],
+            theirs.network.user_table[user],
+            now.users[now_user] - before.users[user],
+        ),
+        (
+            start.network.post_table[now_post],
+            theirs.network.post_table[post],
+            now.posts[now_post] - before.posts[post],
+        ),
+    ):
+        assert torch.equal(mine[CONFIG.factors :], parents[CONFIG.factors :])
+        assert 0.0 < torch.linalg.norm(changed) < 0.5 * torch.linalg.norm(parents[gmf])
+        torch.testing.assert_close(mine[gmf], parents[gmf] + LOGITS**0.5 * changed)
     assert torch.equal(start.history[now_post], theirs.history[post])
     assert torch.equal(start.network.post_table[0], theirs.network.post_table[0])
-    new = 1 + np.flatnonzero(~np.isin(data.vocabulary.post_ids, known.post_ids))
-    assert len(new) > 5
-    assert not start.history[new].any()
+
+
+def test_who_is_new_has_the_factors_and_else_what_is_usual(days, earlier):
+    data = training_set(days.today, days.today.pairs)
+    (start, now), theirs = earlier.grown(data, CONFIG, ALONE), earlier.learnt.start
+    users, posts = (
+        1 + np.flatnonzero(~np.isin(ids, known))
+        for ids, known in (
+            (data.vocabulary.user_ids, earlier.learnt.vocabulary.user_ids),
+            (data.vocabulary.post_ids, earlier.learnt.vocabulary.post_ids),
+        )
+    )
+    assert len(users) > 5
+    assert len(posts) > 5
+    gmf, rest = slice(CONFIG.factors), slice(CONFIG.factors, None)
+    torch.testing.assert_close(start.network.user_table[users, gmf], LOGITS**0.5 * now.users[users])
+    torch.testing.assert_close(start.network.post_table[posts, gmf], LOGITS**0.5 * now.posts[posts])
+    assert now.users[users].any(dim=1).all()
+    assert now.posts[posts].any(dim=1).all()
+    assert not start.history[posts].any()
     assert torch.equal(
-        start.network.post_table[new, CONFIG.factors :],
-        theirs.network.post_table[0, CONFIG.factors :].expand(len(new), -1),
+        start.network.post_table[posts, rest], theirs.network.post_table[0, rest].expand(len(posts), -1)
     )
 
 
 def test_each_of_several_processes_grows_its_own_users(days, earlier):
     data = training_set(days.today, days.today.pairs)
     recipe = replace(CONFIG, factorisation="none")  # which asks nothing of the other process
-    whole = earlier.grown(data, recipe, ALONE)
+    whole, _ = earlier.grown(data, recipe, ALONE)
     for rank in range(2):
-        mine = earlier.grown(data, recipe, Ranks(rank, 2))
+        mine, _ = earlier.grown(data, recipe, Ranks(rank, 2))
         assert torch.equal(mine.network.user_table, whole.network.user_table[rank::2])
         assert torch.equal(mine.network.post_table, whole.network.post_table)
 
@@ -263,6 +327,7 @@ def test_a_warm_recipe_has_few_epochs_and_a_bounded_rate():
     recipe = warm_recipe(CONFIG)
     assert (recipe.max_epochs, recipe.patience) == (CONFIG.warm_epochs, CONFIG.warm_epochs)
     assert CONFIG.learning_rate < recipe.learning_rate <= 0.1
+    assert recipe.als_iterations < CONFIG.als_iterations
     assert warm_recipe(replace(CONFIG, learning_rate=0.3)).learning_rate == 0.3
 
 

@@ -31,7 +31,7 @@ from animora_training.fitting.recording import (
 from animora_training.fitting.strength import tuned_strength
 from animora_training.fitting.warm_start import Learnt, Parent, warm_recipe
 from animora_training.learning.config import FitConfig
-from animora_training.learning.factorisation import factorize
+from animora_training.learning.factorisation import Factorisation, factorize
 from animora_training.learning.ranks import Ranks
 from animora_training.learning.start import Start, new_start
 from animora_training.learning.trainer import Epoch, Trainer, settled
@@ -120,6 +120,19 @@ class _Course:
     margin: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """Where a stage began.
+
+    Attributes:
+        start: What was there before the first step, if that is a factorisation and nothing else.
+        factorisation: What is in there of one, in the first process; None where there is none.
+    """
+
+    start: Start | None
+    factorisation: Factorisation | None
+
+
 def fit(dataset: Dataset, config: FitConfig, surroundings: Surroundings, parent: Parent | None = None) -> Fit:
     """As `fit_among`, in a process that is alone."""
     fitted = fit_among(dataset, config, surroundings, parent)
@@ -152,7 +165,7 @@ def fit_among(
         course = _Course(config, None, state, surroundings, margin)
         holdout: HoldOut | None = HoldOut.of(dataset, config)
     else:
-        state.strength = parent.learnt.strength
+        state.strength = parent.learnt.factorised[1] if parent.learnt.factorised else None
         course = _Course(warm_recipe(config), parent, state, surroundings, margin)
         holdout = HoldOut.unseen(dataset, config, parent.seen)
     if state.stage == "hold-out":
@@ -164,15 +177,15 @@ def fit_among(
     chosen = _chosen(course) if parent is None else course.recipe.max_epochs
     share = state.judged[chosen].share if parent is None else 1.0
     data = _training_set(dataset, dataset.pairs, surroundings)
-    trainer, began = _trainer(data, course)
+    trainer, beginning = _trainer(data, course)
     for epoch in islice(_epochs(trainer, course, "refit", chosen), chosen - trainer.position.epoch):
         _observe(course, epoch_record("refit", epoch), chosen)
         surroundings.checkpoints.save(state, trainer)
     learnt = trainer.learnt()
     if not surroundings.ranks.first:
         return None
-    if began is not None:
-        learnt = began.toward(learnt, share)
+    if beginning.start is not None:
+        learnt = beginning.start.toward(learnt, share)
     network = settled(learnt, data)
     qualities = {} if holdout is None else _qualities(holdout, course, chosen)
     judged_users = 0 if holdout is None else int((~holdout.choosing).sum())
@@ -203,7 +216,10 @@ def fit_among(
         software=Software.here(),
         host=Host.here(surroundings.device),
     )
-    return Fit(artifact, record, Learnt(record.version, state.strength, artifact.vocabulary, learnt))
+    factorised = None
+    if beginning.factorisation is not None and state.strength is not None:
+        factorised = beginning.factorisation, state.strength
+    return Fit(artifact, record, Learnt(record.version, factorised, artifact.vocabulary, learnt))
 
 
 def _judge(holdout: HoldOut, course: _Course) -> None:
@@ -214,7 +230,8 @@ def _judge(holdout: HoldOut, course: _Course) -> None:
     if course.parent is None and state.strength is None and recipe.factorisation == "als":
         state.strength = ranks.once(lambda: tuned_strength(holdout, data, recipe))
     started = time.monotonic()
-    trainer, began = _trainer(data, course)
+    trainer, beginning = _trainer(data, course)
+    began = beginning.start
     seconds = time.monotonic() - started
 
     def judge() -> None:
@@ -262,25 +279,28 @@ def _training_set(dataset: Dataset, pairs: Pairs, surroundings: Surroundings) ->
         return training_set(dataset, pairs, Path(folder))
 
 
-def _trainer(data: TrainingSet, course: _Course) -> tuple[Trainer, Start | None]:
-    """A trainer at the stage's latest checkpoint or its start; and that start, if it is a factorisation."""
+def _trainer(data: TrainingSet, course: _Course) -> tuple[Trainer, _Beginning]:
+    """A trainer at the stage's latest checkpoint or its start, and where it began."""
     state, surroundings = course.state, course.surroundings
-    start = _start(data, course).to(surroundings.device)
-    trainer = Trainer(data.to(surroundings.device), course.recipe, start, surroundings.ranks)
-    began = trainer.learnt() if course.parent is None and state.strength is not None else None
+    start, factorisation = _start(data, course)
+    trainer = Trainer(
+        data.to(surroundings.device), course.recipe, start.to(surroundings.device), surroundings.ranks
+    )
+    began = trainer.learnt() if course.parent is None and factorisation is not None else None
     if state.trainer is not None:
         trainer.restore(state.trainer)
         state.trainer = None
-    return trainer, began
+    return trainer, _Beginning(began, factorisation if surroundings.ranks.first else None)
 
 
-def _start(data: TrainingSet, course: _Course) -> Start:
+def _start(data: TrainingSet, course: _Course) -> tuple[Start, Factorisation | None]:
     recipe, strength, ranks = course.recipe, course.state.strength, course.surroundings.ranks
     if course.parent is not None:
         return course.parent.grown(data, recipe, ranks)
     if strength is None:
-        return new_start(data, recipe, ranks=ranks)
-    return new_start(data, recipe, ranks.once(lambda: factorize(data, recipe, strength)), ranks)
+        return new_start(data, recipe, ranks=ranks), None
+    factorisation = ranks.once(lambda: factorize(data, recipe, strength))
+    return new_start(data, recipe, factorisation, ranks), factorisation
 
 
 def _epochs(trainer: Trainer, course: _Course, stage: Stage, epochs: int) -> Iterator[Epoch]:

@@ -20,9 +20,8 @@ from animora_artifact.vocabulary import UNKNOWN_ROW, RowIndex
 from animora_training.data.arrays import explained
 from animora_training.errors import InvalidInput
 from animora_training.fitting.seen import PAIRS, Seen
-from animora_training.fitting.strength import usual_strength
 from animora_training.learning.config import FitConfig
-from animora_training.learning.factorisation import Factorisation, NewRows, Strength, fold_in
+from animora_training.learning.factorisation import Factorisation, Strength, factorize
 from animora_training.learning.network import NetworkShape, NeuCF
 from animora_training.learning.ranks import Ranks
 from animora_training.learning.start import LOGITS, Start, new_start
@@ -30,10 +29,12 @@ from animora_training.learning.training_set import TrainingSet
 
 NETWORK = "network.npz"
 LAYER = "layer."
-# A few epochs must move what many have learnt. On MovieLens 1M, 2 to 8 times the learning rate 0.001 came to
-# the quality of a fit from scratch, and 0.001 did not; with a small network 0.01 and 0.02 did, 0.04 did not.
-WARM_RATE = 4.0
+# A few epochs must move what many have learnt: on MovieLens 1M, twice the learning rate 0.001 came nearer to
+# a fit from scratch than once or four times it.
+WARM_RATE = 2.0
 HIGHEST_RATE = 0.01
+# What a day changes of a factorisation, so many iterations find, nearly.
+WARM_ALS_ITERATIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,13 @@ class Learnt:
 
     Attributes:
         version: The version that it made.
-        strength: Of its factorisation; None where it had none.
+        factorised: What its training started from, and how strongly held back; None where that was chance.
         vocabulary: Id → row.
         start: On the CPU; users' rows are without their histories.
     """
 
     version: str
-    strength: Strength | None
+    factorised: tuple[Factorisation, Strength] | None
     vocabulary: Vocabulary
     start: Start
 
@@ -60,9 +61,16 @@ class Learnt:
         """
         network = self.start.network
         layers = {f"{LAYER}{name}": value.detach().numpy() for name, value in network.named_parameters()}
+        factorised: dict[str, npt.NDArray[Any]] = {}
+        if self.factorised is not None:
+            factors, strength = self.factorised
+            factorised = {
+                "strength": np.array(astuple(strength), np.float64),
+                "user_factors": factors.users.numpy(),
+                "post_factors": factors.posts.numpy(),
+            }
         arrays: dict[str, npt.NDArray[Any]] = {
             "version": np.array(self.version),
-            "strength": np.array(astuple(self.strength) if self.strength else (), np.float64),
             "shape": np.array(json.dumps(asdict(network.shape))),
             "user_ids": self.vocabulary.user_ids,
             "post_ids": self.vocabulary.post_ids,
@@ -70,6 +78,7 @@ class Learnt:
             "post_rows": network.post_table.numpy(),
             "history_rows": self.start.history.numpy(),
             **layers,
+            **factorised,
         }
         staging = path.with_suffix(".staging")
         with explained(path):
@@ -97,8 +106,7 @@ class Learnt:
             layers = {name.removeprefix(LAYER): _floats(arrays, name) for name in names}
             tables = (_floats(arrays, name) for name in ("user_rows", "post_rows", "history_rows"))
             start = _start(shape, layers, *tables)
-            strength = Strength(*arrays["strength"].tolist()) if len(arrays["strength"]) else None
-            return cls(str(arrays["version"]), strength, vocabulary, start)
+            return cls(str(arrays["version"]), _factorised(arrays, shape), vocabulary, start)
         except (
             OSError,
             ValueError,
@@ -133,16 +141,21 @@ class Parent:
         """
         return cls(Learnt.read(folder / NETWORK), Seen.open(folder))
 
-    def grown(self, data: TrainingSet, config: FitConfig, ranks: Ranks) -> Start:
+    def grown(self, data: TrainingSet, config: FitConfig, ranks: Ranks) -> tuple[Start, Factorisation | None]:
         """What has been learnt, with a row for each of the data's posts, and of its users this process's.
 
-        Who is known keeps the row. The GMF branch of a new user or post is solved for, see `fold_in`: small
-        steps would take many epochs. The rest is as a new user's in any fit, and as the unknown post's.
+        Who is known keeps the row, but for what has changed in the factorisation: this is brought up to the
+        data in a few iterations, for small steps would take many epochs, and what training had changed of
+        the GMF branch is kept. The rest of a new user is as in any fit, that of a new post as the unknown
+        post's.
 
         Args:
             data: What to go on with.
             config: The recipe.
             ranks: The processes that share the user rows.
+
+        Returns:
+            The start, and the data's factorisation; None where there was none before, or is to be none.
 
         Raises:
             InvalidInput: The recipe or the posts' embeddings are of other widths.
@@ -152,29 +165,26 @@ class Parent:
         users = _rows(self.learnt.vocabulary.user_ids, data.vocabulary.user_ids)
         posts = _rows(self.learnt.vocabulary.post_ids, data.vocabulary.post_ids)
         new_users, new_posts = users == UNKNOWN_ROW, posts == UNKNOWN_ROW
-        mine, my_new = ranks.share(users), ranks.share(new_users)
-        user_rows = torch.where(my_new[:, None], fresh.network.user_table, theirs.user_table[mine])
+        my_new = ranks.share(new_users)
+        user_rows = torch.where(
+            my_new[:, None], fresh.network.user_table, theirs.user_table[ranks.share(users)]
+        )
         post_rows = theirs.post_table[posts]
         history = self.learnt.start.history[posts].masked_fill(new_posts[:, None], 0.0)
-        if config.factorisation == "als":
-            folded = ranks.once(lambda: self._folded(users, posts, data, config))
+        factorisation = None
+        if self.learnt.factorised is not None and config.factorisation == "als":
+            factors, strength = self.learnt.factorised
+            before = Factorisation(factors.users[users], factors.posts[posts])  # zeros for who is new
+            factorisation = ranks.once(lambda: factorize(data, config, strength, before))
             gmf = slice(config.factors)
-            user_rows[my_new, gmf] = ranks.share(folded.users)[my_new] * math.sqrt(LOGITS)
-            post_rows[new_posts, gmf] = folded.posts[new_posts] * math.sqrt(LOGITS)
+            user_rows[my_new, gmf] = 0.0
+            post_rows[new_posts, gmf] = 0.0
             post_rows[UNKNOWN_ROW] = theirs.post_table[UNKNOWN_ROW]
+            user_rows[:, gmf] += ranks.share(factorisation.users - before.users) * math.sqrt(LOGITS)
+            post_rows[:, gmf] += (factorisation.posts - before.posts) * math.sqrt(LOGITS)
         layers = {name: value.detach().clone() for name, value in theirs.named_parameters()}
         shape = replace(theirs.shape, users=data.users, posts=len(data.counts))
-        return _start(shape, layers, user_rows, post_rows, history)
-
-    def _folded(self, users: Tensor, posts: Tensor, data: TrainingSet, config: FitConfig) -> Factorisation:
-        """Factors of all the data's users and posts, given their rows here, int64, or UNKNOWN_ROW."""
-        theirs = self.learnt.start.network
-        known = Factorisation(
-            users=theirs.user_table[users, : config.factors] / math.sqrt(LOGITS),
-            posts=theirs.post_table[posts, : config.factors] / math.sqrt(LOGITS),
-        )
-        new = NewRows(*((rows == UNKNOWN_ROW).nonzero()[1:, 0] for rows in (users, posts)))
-        return fold_in(known, new, data, config, self.learnt.strength or usual_strength(data, config))
+        return _start(shape, layers, user_rows, post_rows, history), factorisation
 
     def _check_widths(self, ours: NetworkShape) -> None:
         theirs = self.learnt.start.network.shape
@@ -195,10 +205,14 @@ class Parent:
 
 
 def warm_recipe(config: FitConfig) -> FitConfig:
-    """How a fit with a parent trains: a few epochs and all of them, over which the learning rate falls."""
+    """How a fit with a parent trains: a few epochs and all of them, over which the learning rate falls.
+
+    Its factorisation takes a few iterations, too.
+    """
     rate = max(min(config.learning_rate * WARM_RATE, HIGHEST_RATE), config.learning_rate)
     epochs = config.warm_epochs
-    return replace(config, max_epochs=epochs, patience=epochs, learning_rate=rate)
+    iterations = min(config.als_iterations, WARM_ALS_ITERATIONS)
+    return replace(config, max_epochs=epochs, patience=epochs, learning_rate=rate, als_iterations=iterations)
 
 
 def keep(network: Path, data: Path, folder: Path) -> None:
@@ -246,6 +260,20 @@ def _start(
     if not all(torch.isfinite(values).all() for values in (*layers.values(), user_rows, post_rows, history)):
         raise ValueError("not all its numbers are finite")
     return Start(network, history)
+
+
+def _factorised(
+    arrays: dict[str, npt.NDArray[Any]], shape: NetworkShape
+) -> tuple[Factorisation, Strength] | None:
+    """Raises KeyError or ValueError where something is missing, not of the shape, or not finite."""
+    if "strength" not in arrays:
+        return None
+    users, posts = _floats(arrays, "user_factors"), _floats(arrays, "post_factors")
+    if (users.shape, posts.shape) != ((shape.users, shape.factors), (shape.posts, shape.factors)):
+        raise ValueError("the factors are not those of the rows")
+    if not (torch.isfinite(users).all() and torch.isfinite(posts).all()):
+        raise ValueError("not all its numbers are finite")
+    return Factorisation(users, posts), Strength(*arrays["strength"].tolist())
 
 
 def _floats(arrays: dict[str, npt.NDArray[Any]], name: str) -> Tensor:

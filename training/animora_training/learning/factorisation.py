@@ -40,7 +40,9 @@ class Factorisation:
     posts: Tensor
 
 
-def factorize(data: TrainingSet, config: FitConfig, strength: Strength) -> Factorisation:
+def factorize(
+    data: TrainingSet, config: FitConfig, strength: Strength, earlier: Factorisation | None = None
+) -> Factorisation:
     """Factors of the matrix that is 1 where a user has interacted with a post and 0 elsewhere.
 
     Of more than `pairs_in_memory` positives, the posts' factors are learnt from the first users of a random
@@ -50,6 +52,8 @@ def factorize(data: TrainingSet, config: FitConfig, strength: Strength) -> Facto
         data: The positives.
         config: Factors, iterations, seed.
         strength: See there.
+        earlier: Factors of the data's rows to go on from, zeros where there are none; by default chance. The
+            axes stay theirs then: a few iterations turn nothing.
     """
     rng = np.random.default_rng(config.seed)
     order = 1 + rng.permutation(data.users - 1)
@@ -60,55 +64,17 @@ def factorize(data: TrainingSet, config: FitConfig, strength: Strength) -> Facto
     # Both know how to use all cores; at once they would fight for them.
     with threadpool_limits(1, "blas"):
         model = _model(config, strength)
+        if earlier is not None:
+            model.user_factors, model.item_factors = (
+                earlier.users.numpy()[learnt_from],
+                earlier.posts.numpy().copy(),
+            )
         model.fit(_matrix(data, learnt_from), show_progress=False)
         users[learnt_from] = model.user_factors
         others = np.sort(order[enough:])
         _solve_users(model, data, others, users)
     posts = np.array(model.item_factors)
     posts[0] = 0.0
-    return Factorisation(torch.from_numpy(users), torch.from_numpy(posts))
-
-
-@dataclass(frozen=True, slots=True)
-class NewRows:
-    """Which rows of a training set are new.
-
-    Attributes:
-        users: int64 (k), ascending.
-        posts: int64 (l), ascending.
-    """
-
-    users: Tensor
-    posts: Tensor
-
-
-def fold_in(
-    known: Factorisation, new: NewRows, data: TrainingSet, config: FitConfig, strength: Strength
-) -> Factorisation:
-    """Factors for new users and posts beside those that are known, which stay as they are.
-
-    Users are solved for given the posts that they like, then the posts given all users, then the users again,
-    who may like new posts: a half step of the alternating least squares each.
-
-    Args:
-        known: Factors of all rows of the data; those of new ones are not looked at.
-        new: Which are new.
-        data: The positives.
-        config: Of the factors that are known.
-        strength: Theirs.
-    """
-    users, posts = known.users.numpy().copy(), known.posts.numpy().copy()
-    posts[new.posts.numpy()] = 0.0
-    with threadpool_limits(1, "blas"):
-        model = _model(config, strength)
-        model.item_factors = posts
-        _solve_users(model, data, new.users.numpy(), users)
-        if len(new.posts):
-            model.user_factors = users
-            posts[new.posts.numpy()] = model.recalculate_item(new.posts.numpy(), _likers(data, new.posts))
-            model = _model(config, strength)  # which has kept nothing of the posts as they were
-            model.item_factors = posts
-            _solve_users(model, data, new.users.numpy(), users)
     return Factorisation(torch.from_numpy(users), torch.from_numpy(posts))
 
 
@@ -130,21 +96,6 @@ def _solve_users(
     for piece in data.pieces(torch.from_numpy(rows)):
         some = piece.numpy()
         users[some] = model.recalculate_user(np.arange(len(some)), _matrix(data, some))
-
-
-def _likers(data: TrainingSet, posts: Tensor) -> csr_matrix:
-    """The posts' columns of the matrix, as rows float32 (l, user rows)."""
-    place = torch.full((len(data.counts),), -1)
-    place[posts] = torch.arange(len(posts))
-    rows, users = [], []
-    for some in data.pieces(torch.arange(1, data.users)):
-        liked, lengths = data.histories(some)
-        places = place[liked]
-        users.append(some.repeat_interleave(lengths)[places >= 0])
-        rows.append(places[places >= 0])
-    row, column = torch.cat(rows).numpy(), torch.cat(users).numpy()
-    ones = np.ones(len(row), np.float32)
-    return csr_matrix((ones, (row, column)), shape=(len(posts), data.users))
 
 
 def _matrix(data: TrainingSet, users: IntArray) -> csr_matrix:
