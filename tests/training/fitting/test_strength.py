@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animora_training.fitting.holdout import HoldOut
-from animora_training.fitting.strength import FURTHEST, climb, tuned_strength, usual_strength
+from animora_training.fitting.strength import FURTHEST, HELD_BACK, climb, tuned_strength, usual_strength
 from animora_training.judging.recommender import Factors
 from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import Strength, factorize
@@ -55,9 +55,10 @@ def test_the_hold_out_is_ranked_no_worse_than_with_the_usual_or_a_little_more_or
         return holdout.choice(Factors(users, posts)).ndcg
 
     tuned = tuned_strength(holdout, rows, CONFIG)
-    more, less = (replace(tuned, regularisation=tuned.regularisation * 2**half) for half in (0.5, -0.5))
+    best = replace(tuned, regularisation=tuned.regularisation / HELD_BACK)
+    more, less = (replace(best, regularisation=best.regularisation * 2**half) for half in (0.5, -0.5))
     for other in (usual_strength(rows, CONFIG), more, less):
-        assert quality(tuned) >= quality(other)
+        assert quality(best) >= quality(other)
     assert tuned_strength(holdout, rows, CONFIG) == tuned
 
 

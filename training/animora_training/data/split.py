@@ -183,12 +183,11 @@ def latest_pairs(
         eligible = _eligible(dataset, blocking, chunk) & (counts[chunk.users] > 1) & ~refused(chunk)
         latest_first = np.lexsort((rng.random(len(chunk)), chunk.times, chunk.users))[::-1]
         order = latest_first[eligible[latest_first]]
-        users = chunk.users[order]
-        places = np.arange(len(order)) - np.searchsorted(-users, -users)
-        wanted = places < np.clip((LARGEST_SHARE * counts[users]).astype(np.int64), 1, most)
-        some = Latest(order[wanted] + start, users[wanted], places[wanted])
-        by_position = np.argsort(some.positions)
-        found.append(Latest(*(getattr(some, name)[by_position] for name in Latest.__slots__)))
+        places = np.full(len(chunk), most)  # so many others come before what is not eligible
+        places[order] = np.arange(len(order)) - np.searchsorted(-chunk.users[order], -chunk.users[order])
+        limits = np.clip((LARGEST_SHARE * counts).astype(np.int64), 1, most)
+        at = np.flatnonzero(places < limits[chunk.users])
+        found.append(Latest(start + at, chunk.users[at], places[at]))
         start += len(chunk)
     return Latest(*(np.concatenate([getattr(some, name) for some in found]) for name in Latest.__slots__))
 
