@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animora_training.fitting.holdout import HoldOut
-from animora_training.fitting.strength import FURTHEST, HELD_BACK, climb, tuned_strength, usual_strength
+from animora_training.fitting.strength import FURTHEST, climb, tuned_strength, usual_strength
 from animora_training.judging.recommender import Factors
 from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import Strength, factorize
@@ -42,7 +42,7 @@ def data():
     return as_dataset(tiny_feed())
 
 
-def test_the_hold_out_is_ranked_no_worse_than_with_the_usual_or_a_little_more_or_less(data):
+def test_the_hold_out_is_ranked_no_worse_than_with_the_usual_or_a_little_more_or_less(data, monkeypatch):
     holdout = HoldOut.of(data, CONFIG)
     rows = training_set(data, holdout.training)
 
@@ -54,12 +54,18 @@ def test_the_hold_out_is_ranked_no_worse_than_with_the_usual_or_a_little_more_or
         posts[np.searchsorted(data.posts.ids, rows.vocabulary.post_ids)] = factors.posts[1:]
         return holdout.choice(Factors(users, posts)).ndcg
 
-    tuned = tuned_strength(holdout, rows, CONFIG)
-    best = replace(tuned, regularisation=tuned.regularisation / HELD_BACK)
+    monkeypatch.setattr("animora_training.fitting.strength.HELD_BACK", ())
+    best = tuned_strength(holdout, rows, CONFIG)
     more, less = (replace(best, regularisation=best.regularisation * 2**half) for half in (0.5, -0.5))
     for other in (usual_strength(rows, CONFIG), more, less):
         assert quality(best) >= quality(other)
-    assert tuned_strength(holdout, rows, CONFIG) == tuned
+    assert tuned_strength(holdout, rows, CONFIG) == best
+    # It is held back as much more as is affordable.
+    monkeypatch.setattr("animora_training.fitting.strength.HELD_BACK", (1e6, 1.01, 1.001))
+    monkeypatch.setattr("animora_training.fitting.strength.AFFORDABLE", 0.05)
+    assert tuned_strength(holdout, rows, CONFIG) == replace(best, regularisation=1.01 * best.regularisation)
+    monkeypatch.setattr("animora_training.fitting.strength.AFFORDABLE", -1.0)
+    assert tuned_strength(holdout, rows, CONFIG) == best
 
 
 def test_what_the_recipe_gives_is_not_tuned(data):
