@@ -34,6 +34,7 @@ from animora_server.types import (
     Ranking,
     RankQuery,
 )
+from tests.hurry import hurried
 from tests.ranker.catalogs import NOW, snapshot
 
 
@@ -198,7 +199,7 @@ async def test_a_bug_in_the_model_is_not_hidden_behind_the_heuristic():
 
 async def test_a_model_that_does_not_answer_in_time_is_replaced_before_the_deadline():
     model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
-    ranking = await rank(FakePin(snapshot(THREE), model), 10, timeout=0.05)
+    ranking = await hurried(lambda timeout: rank(FakePin(snapshot(THREE), model), 10, timeout=timeout))
     assert ranking.degraded_reason is DegradedReason.DEADLINE
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from animora_server.errors import DeadlineExceeded
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.service.gate import Gate
 from animora_server.settings import TimelineSettings
@@ -20,6 +19,7 @@ from animora_server.timeline import (
     TokenSigner,
 )
 from animora_server.types import TimelineQuery
+from tests.hurry import hurried
 from tests.ranker.catalogs import NOW, snapshot
 from tests.timeline.fakes import Clock, CountingStore, FakePin, Refreshes
 
@@ -60,16 +60,8 @@ class World:
         return await self.timelines.page(TimelineQuery(user_id, query.pop("size", 10), deadline, **query))
 
     async def hasty_page(self, **query):
-        """A page asked for with too little time for a model that does not answer.
-
-        With more time where a busy machine left none for the heuristic either.
-        """
-        for timeout in (0.05, 0.1, 0.2, 0.4, 0.8):
-            try:
-                return await self.page(timeout=timeout, **query)
-            except DeadlineExceeded:
-                pass
-        return await self.page(timeout=1.6, **query)
+        """A page asked for with too little time for a model that does not answer."""
+        return await hurried(lambda timeout: self.page(timeout=timeout, **query))
 
     async def all_pages(self, **query):
         page = await self.page(**query)
