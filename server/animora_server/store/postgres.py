@@ -74,6 +74,7 @@ class PostgresStore:
             with translated():
                 return connection, await check_views(connection)
         except BaseException:
+            # Nobody else knows of it yet: not even a cancellation may leave it open.
             connection.terminate()
             raise
 

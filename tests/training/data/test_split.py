@@ -104,7 +104,8 @@ def test_a_split_of_more_pairs_than_are_looked_at_at_a_time_is_that_of_each_user
 def test_of_more_users_than_wanted_some_are_held_out_and_the_others_are_trained_on_whole():
     data = as_dataset(tiny_feed())
     everyone = leave_one_out(data, 5, rng(3)).held_out
-    split = leave_one_out(data, 5, rng(3), at_most=7)
+    chance = rng(3)
+    split = split_off(data, latest_pairs(data, chance).of_some(7, chance), 5, chance)
     assert len(split.held_out.users) == 7
     assert len(split.training) == len(data.pairs) - 7
     places = np.searchsorted(everyone.users, split.held_out.users)

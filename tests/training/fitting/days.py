@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from animora_training.data.dataset import BoolArray, Dataset
-from animora_training.data.split import HeldOut, leave_one_out
+from animora_training.data.split import HeldOut, latest_pairs, split_off
 from animora_training.fitting.checkpoint import Checkpoints
 from animora_training.fitting.fit import Fit, Surroundings, fit
 from animora_training.fitting.record import EpochRecord
@@ -51,7 +51,8 @@ class Days:
             new: Of the users, and of the posts, that are new today.
         """
         rng = np.random.default_rng(seed)
-        split = leave_one_out(dataset, NEGATIVES, rng, MAX_USERS)
+        chosen = latest_pairs(dataset, rng).of_some(MAX_USERS, rng)
+        split = split_off(dataset, chosen, NEGATIVES, rng)
         today = without(dataset, _held_out(dataset, split.remaining.positions))
         pairs = today.pairs
         new_users = rng.random(len(today.user_ids)) < new

@@ -163,11 +163,11 @@ def test_what_was_learnt_is_written_and_read_back_as_it_was(yesterday, tmp_path)
     yesterday.learnt.write(path)
     again = Learnt.read(path)
     assert again.version == yesterday.record.version
-    (factors, strength), factorised = yesterday.learnt.factorised, again.factorised
-    assert factorised is not None
-    assert factorised[1] == strength == Strength(10.0, 20.0)
-    assert torch.equal(factorised[0].users, factors.users)
-    assert torch.equal(factorised[0].posts, factors.posts)
+    written, read = yesterday.learnt.factorisation, again.factorisation
+    assert read is not None
+    assert read.strength == written.strength == Strength(10.0, 20.0)
+    assert torch.equal(read.users, written.users)
+    assert torch.equal(read.posts, written.posts)
     assert again.vocabulary.to_npz() == yesterday.artifact.vocabulary.to_npz()
     before, after = yesterday.learnt.start, again.start
     assert torch.equal(before.history, after.history)
@@ -180,7 +180,7 @@ def test_without_a_factorisation_nothing_is_kept_of_one_and_a_later_fit_has_none
     bare = fitted(days.yesterday, replace(CONFIG, factorisation="none", max_epochs=1))
     bare.learnt.write(tmp_path / "network.npz")
     again = Learnt.read(tmp_path / "network.npz")
-    assert again.factorised is None
+    assert again.factorisation is None
     data = training_set(days.today, days.today.pairs)
     _, factorisation = replace(parent(bare, days.yesterday), learnt=again).grown(data, CONFIG, ALONE)
     assert factorisation is None
@@ -266,7 +266,7 @@ def test_other_widths_are_refused_by_name(days, earlier):
 def test_who_is_known_keeps_the_row_but_for_what_has_changed_in_the_factorisation(days, earlier):
     data = training_set(days.today, days.today.pairs)
     (start, now), theirs = earlier.grown(data, CONFIG, ALONE), earlier.learnt.start
-    before, _ = earlier.learnt.factorised
+    before = earlier.learnt.factorisation
     known, gmf = earlier.learnt.vocabulary, slice(CONFIG.factors)
     user, post = 1 + len(known.user_ids) // 2, 1 + len(known.post_ids) // 2
     now_user = 1 + int(np.flatnonzero(data.vocabulary.user_ids == known.user_ids[user - 1])[0])

@@ -48,19 +48,11 @@ def test_each_side_is_the_best_there_is_given_the_other(data, factors):
         assert posts[row] == pytest.approx(best(likers, users), rel=0.05, abs=0.02)
 
 
-def test_users_who_do_not_fit_into_memory_are_solved_for_given_the_posts(data):
-    few = factorize(data, replace(CONFIG, pairs_in_memory=len(data.posts) // 2), STRENGTH)
-    posts = few.posts.numpy().astype(np.float64)
-    for row in range(1, data.users):
-        liked, _ = data.histories(torch.tensor([row]))
-        assert few.users[row].numpy() == pytest.approx(best(liked.numpy(), posts), rel=0.1, abs=0.05)
-
-
 def test_going_on_from_earlier_factors_changes_little_and_finds_what_was_missing(data, factors):
     user, post = 5, 9
     users, posts = factors.users.clone(), factors.posts.clone()
     users[user], posts[post] = 0.0, 0.0
-    again = factorize(data, FEW, STRENGTH, Factorisation(users, posts))
+    again = factorize(data, FEW, STRENGTH, Factorisation(users, posts, STRENGTH))
     assert not users[user].any()  # what it was given is left as it was
     assert not posts[post].any()
     for before, after in ((factors.users, again.users), (factors.posts, again.posts)):

@@ -208,21 +208,15 @@ def split_off(dataset: Dataset, latest: Latest, negatives: int, rng: np.random.G
     return Split(Without(pairs, latest.positions), HeldOut(latest.users, candidates, times))
 
 
-def leave_one_out(
-    dataset: Dataset, negatives: int, rng: np.random.Generator, at_most: int | None = None
-) -> Split:
+def leave_one_out(dataset: Dataset, negatives: int, rng: np.random.Generator) -> Split:
     """Holds out the latest pair of every user who has another one, see `latest_pairs` and `split_off`.
 
     Args:
         dataset: All interactions.
         negatives: How many candidates to draw beside each held-out post.
         rng: The source of chance.
-        at_most: Of how many users, drawn by chance, one is held out where there are more.
     """
-    latest = latest_pairs(dataset, rng)
-    if at_most is not None:
-        latest = latest.of_some(at_most, rng)
-    return split_off(dataset, latest, negatives, rng)
+    return split_off(dataset, latest_pairs(dataset, rng), negatives, rng)
 
 
 def pairs_of_each(dataset: Dataset, enough: int) -> int:

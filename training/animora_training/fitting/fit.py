@@ -165,7 +165,7 @@ def fit_among(
         course = _Course(config, None, state, surroundings, margin)
         holdout: HoldOut | None = HoldOut.of(dataset, config)
     else:
-        state.strength = parent.learnt.factorised[1] if parent.learnt.factorised else None
+        state.strength = parent.learnt.factorisation.strength if parent.learnt.factorisation else None
         course = _Course(warm_recipe(config), parent, state, surroundings, margin)
         holdout = HoldOut.unseen(dataset, config, parent.seen)
     if state.stage == "hold-out":
@@ -216,10 +216,7 @@ def fit_among(
         software=Software.here(),
         host=Host.here(surroundings.device),
     )
-    factorised = None
-    if beginning.factorisation is not None and state.strength is not None:
-        factorised = beginning.factorisation, state.strength
-    return Fit(artifact, record, Learnt(record.version, factorised, artifact.vocabulary, learnt))
+    return Fit(artifact, record, Learnt(record.version, beginning.factorisation, artifact.vocabulary, learnt))
 
 
 def _judge(holdout: HoldOut, course: _Course) -> None:

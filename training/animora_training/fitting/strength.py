@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -37,6 +38,7 @@ def tuned_strength(holdout: HoldOut, data: TrainingSet, config: FitConfig) -> St
         config: Of the factorisation; what it gives of a strength is not tuned.
     """
 
+    @cache
     def quality(strength: Strength) -> float:
         factors = factorize(data, config, strength)
         users = np.zeros((len(holdout.dataset.user_ids), config.factors), np.float32)

@@ -43,13 +43,13 @@ class Learnt:
 
     Attributes:
         version: The version that it made.
-        factorised: What its training started from, and how strongly held back; None where that was chance.
+        factorisation: What its training started from; None where that was chance.
         vocabulary: Id → row.
         start: On the CPU; users' rows are without their histories.
     """
 
     version: str
-    factorised: tuple[Factorisation, Strength] | None
+    factorisation: Factorisation | None
     vocabulary: Vocabulary
     start: Start
 
@@ -61,13 +61,12 @@ class Learnt:
         """
         network = self.start.network
         layers = {f"{LAYER}{name}": value.detach().numpy() for name, value in network.named_parameters()}
-        factorised: dict[str, npt.NDArray[Any]] = {}
-        if self.factorised is not None:
-            factors, strength = self.factorised
-            factorised = {
-                "strength": np.array(astuple(strength), np.float64),
-                "user_factors": factors.users.numpy(),
-                "post_factors": factors.posts.numpy(),
+        factors: dict[str, npt.NDArray[Any]] = {}
+        if self.factorisation is not None:
+            factors = {
+                "strength": np.array(astuple(self.factorisation.strength), np.float64),
+                "user_factors": self.factorisation.users.numpy(),
+                "post_factors": self.factorisation.posts.numpy(),
             }
         arrays: dict[str, npt.NDArray[Any]] = {
             "version": np.array(self.version),
@@ -78,7 +77,7 @@ class Learnt:
             "post_rows": network.post_table.numpy(),
             "history_rows": self.start.history.numpy(),
             **layers,
-            **factorised,
+            **factors,
         }
         staging = path.with_suffix(".staging")
         with explained(path):
@@ -106,7 +105,7 @@ class Learnt:
             layers = {name.removeprefix(LAYER): _floats(arrays, name) for name in names}
             tables = (_floats(arrays, name) for name in ("user_rows", "post_rows", "history_rows"))
             start = _start(shape, layers, *tables)
-            return cls(str(arrays["version"]), _factorised(arrays, shape), vocabulary, start)
+            return cls(str(arrays["version"]), _factorisation(arrays, shape), vocabulary, start)
         except (
             OSError,
             ValueError,
@@ -171,11 +170,11 @@ class Parent:
         )
         post_rows = theirs.post_table[posts]
         history = self.learnt.start.history[posts].masked_fill(new_posts[:, None], 0.0)
-        factorisation = None
-        if self.learnt.factorised is not None and config.factorisation == "als":
-            factors, strength = self.learnt.factorised
-            before = Factorisation(factors.users[users], factors.posts[posts])  # zeros for who is new
-            factorisation = ranks.once(lambda: factorize(data, config, strength, before))
+        factorisation, earlier = None, self.learnt.factorisation
+        if earlier is not None and config.factorisation == "als":
+            # With zeros for who is new.
+            before = Factorisation(earlier.users[users], earlier.posts[posts], earlier.strength)
+            factorisation = ranks.once(lambda: factorize(data, config, before.strength, before))
             gmf = slice(config.factors)
             user_rows[my_new, gmf] = 0.0
             post_rows[new_posts, gmf] = 0.0
@@ -257,23 +256,24 @@ def _start(
     network = NeuCF.holding(shape, {**layers, "user_table": user_rows, "post_table": post_rows})
     if history.shape != post_rows.shape:
         raise ValueError("the history's rows are not those of the posts")
-    if not all(torch.isfinite(values).all() for values in (*layers.values(), user_rows, post_rows, history)):
-        raise ValueError("not all its numbers are finite")
+    _check_finite(*layers.values(), user_rows, post_rows, history)
     return Start(network, history)
 
 
-def _factorised(
-    arrays: dict[str, npt.NDArray[Any]], shape: NetworkShape
-) -> tuple[Factorisation, Strength] | None:
+def _factorisation(arrays: dict[str, npt.NDArray[Any]], shape: NetworkShape) -> Factorisation | None:
     """Raises KeyError or ValueError where something is missing, not of the shape, or not finite."""
     if "strength" not in arrays:
         return None
     users, posts = _floats(arrays, "user_factors"), _floats(arrays, "post_factors")
     if (users.shape, posts.shape) != ((shape.users, shape.factors), (shape.posts, shape.factors)):
         raise ValueError("the factors are not those of the rows")
-    if not (torch.isfinite(users).all() and torch.isfinite(posts).all()):
+    _check_finite(users, posts)
+    return Factorisation(users, posts, Strength(*arrays["strength"].tolist()))
+
+
+def _check_finite(*tensors: Tensor) -> None:
+    if not all(torch.isfinite(values).all() for values in tensors):
         raise ValueError("not all its numbers are finite")
-    return Factorisation(users, posts), Strength(*arrays["strength"].tolist())
 
 
 def _floats(arrays: dict[str, npt.NDArray[Any]], name: str) -> Tensor:

@@ -34,10 +34,12 @@ class Factorisation:
     Attributes:
         users: float32 (user rows, factors); row 0 is zeros.
         posts: float32 (post rows, factors); row 0 is zeros.
+        strength: With which they were found.
     """
 
     users: Tensor
     posts: Tensor
+    strength: Strength
 
 
 def factorize(
@@ -65,17 +67,15 @@ def factorize(
     with threadpool_limits(1, "blas"):
         model = _model(config, strength)
         if earlier is not None:
-            model.user_factors, model.item_factors = (
-                earlier.users.numpy()[learnt_from],
-                earlier.posts.numpy().copy(),
-            )
+            model.user_factors = earlier.users.numpy()[learnt_from]
+            model.item_factors = earlier.posts.numpy().copy()
         model.fit(_matrix(data, learnt_from), show_progress=False)
         users[learnt_from] = model.user_factors
         others = np.sort(order[enough:])
         _solve_users(model, data, others, users)
     posts = np.array(model.item_factors)
     posts[0] = 0.0
-    return Factorisation(torch.from_numpy(users), torch.from_numpy(posts))
+    return Factorisation(torch.from_numpy(users), torch.from_numpy(posts), strength)
 
 
 def _model(config: FitConfig, strength: Strength) -> AlternatingLeastSquares:
