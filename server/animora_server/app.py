@@ -82,6 +82,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         batcher = await stack.enter_async_context(
             Batcher(device.score, _limits(settings.scorer), cost, metrics.scorer)
         )
+        metrics.scorer.queue_rows.set_function(lambda: batcher.queued_rows)
         binder = Binder(device, batcher, cost, settings.scorer.max_batch_rows)
         residency = Residency(device, binder, settings.models.resident)
         health = Health(residency, batcher, settings)

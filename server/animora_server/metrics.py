@@ -6,8 +6,9 @@ Children of labelled instruments are bound once, here: a bound increment costs a
 import time
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from animora_server.histograms import Histogram
 from animora_server.types import CacheStatus, DegradedReason, DropReason, RankerName
 
 LATENCY_BUCKETS = (
@@ -30,9 +31,12 @@ class CallMetrics:
             "grpc_server_handled", "Calls ended.", (*names, "grpc_code"), registry=registry
         )
         handling = Histogram(
-            "grpc_server_handling_seconds", "Time from taking a call to its end.", names,
-            buckets=LATENCY_BUCKETS, registry=registry,
-        )  # fmt: skip
+            "grpc_server_handling_seconds",
+            "Time from taking a call to its end.",
+            LATENCY_BUCKETS,
+            registry,
+            names,
+        )
         self.in_flight = Gauge("animora_calls_in_flight", "Calls being handled.", registry=registry)
         self.rows_in_flight = Gauge("animora_rows_in_flight", "Candidates being handled.", registry=registry)
         labels = {method: ("unary", service, method) for method in methods}
@@ -68,8 +72,8 @@ class RankMetrics:
             "animora_rank_cache", "Rankings by where their scores came from.", ("status",), registry=registry
         )
         self.candidates = Histogram(
-            "animora_candidates", "Candidates of a request.", buckets=ROW_BUCKETS, registry=registry
-        )
+            "animora_candidates", "Candidates of a request.", ROW_BUCKETS, registry
+        ).labels()
         self._requests = requests
         self._requests_children: dict[tuple[str, str, str], Counter] = {}
         self.degraded = {reason: degraded.labels(reason.value) for reason in DegradedReason}
@@ -111,9 +115,8 @@ class StageMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         stage = Histogram(
-            "animora_stage_seconds", "Time of a request in a stage.", ("stage",),
-            buckets=STAGE_BUCKETS, registry=registry,
-        )  # fmt: skip
+            "animora_stage_seconds", "Time of a request in a stage.", STAGE_BUCKETS, registry, ("stage",)
+        )
         self._stages = {name: stage.labels(name) for name in self.STAGES}
 
     def observe(self, stage: str, seconds: float) -> None:
@@ -125,40 +128,29 @@ class ScorerMetrics:
     """Recorded once a batch, and on the way into the queue."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._queue_rows = Gauge("animora_queue_rows", "Rows waiting for the device.", registry=registry)
-        waited = Histogram(
-            "animora_queue_seconds",
-            "Time that work waited for the device.",
-            buckets=STAGE_BUCKETS,
-            registry=registry,
-        )
+        self.queue_rows = Gauge("animora_queue_rows", "Rows waiting for the device.", registry=registry)
+        self._queue_seconds = Histogram(
+            "animora_queue_seconds", "Time that work waited for the device.", STAGE_BUCKETS, registry
+        ).labels()
         skipped = Counter(
             "animora_skipped_work",
             "Queued work that never reached the device.",
             ("reason",),
             registry=registry,
         )
-        self._queue_seconds = waited
         self._skipped = {reason: skipped.labels(reason) for reason in ("cancelled", "expired", "refused")}
         self._batch_rows = Histogram(
-            "animora_batch_rows", "Rows scored at once.", buckets=ROW_BUCKETS, registry=registry
-        )
+            "animora_batch_rows", "Rows scored at once.", ROW_BUCKETS, registry
+        ).labels()
         self._batch_requests = Histogram(
-            "animora_batch_requests", "Requests scored at once.", buckets=REQUEST_BUCKETS, registry=registry
-        )
+            "animora_batch_requests", "Requests scored at once.", REQUEST_BUCKETS, registry
+        ).labels()
         self._batch_seconds = Histogram(
-            "animora_batch_seconds",
-            "Time of a batch on the device.",
-            buckets=STAGE_BUCKETS,
-            registry=registry,
-        )
+            "animora_batch_seconds", "Time of a batch on the device.", STAGE_BUCKETS, registry
+        ).labels()
         self._device_faults = Counter(
             "animora_device_faults", "Batches that the device failed.", registry=registry
         )
-
-    def queued(self, rows: int) -> None:
-        """The rows that wait now."""
-        self._queue_rows.set(rows)
 
     def skipped(self, reason: str) -> None:
         """Work left unexecuted: "cancelled", "expired" or "refused"."""
@@ -197,9 +189,8 @@ class CacheMetrics:
         }
         self.writes = {outcome: writes.labels(outcome) for outcome in ("stored", "error", "dropped")}
         self.round_trip = Histogram(
-            "animora_cache_round_trip_seconds", "Time of one look-up round trip.",
-            buckets=STAGE_BUCKETS, registry=registry,
-        )  # fmt: skip
+            "animora_cache_round_trip_seconds", "Time of one look-up round trip.", STAGE_BUCKETS, registry
+        ).labels()
         self.breaker_open = Gauge(
             "animora_cache_breaker_open", "1 while Redis is left alone after failures.", registry=registry
         )
@@ -230,8 +221,8 @@ class CatalogMetrics:
         self.refreshes = {outcome: refreshes.labels(outcome) for outcome in ("ok", "error")}
         self.refresh_seconds = Histogram(
             "animora_catalog_refresh_seconds", "Time of a refresh.",
-            buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60), registry=registry,
-        )  # fmt: skip
+            (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60), registry,
+        ).labels()  # fmt: skip
         self._age = Gauge(
             "animora_catalog_age_seconds", "Time since the last successful refresh; +Inf before the first.",
             registry=registry,

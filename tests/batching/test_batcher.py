@@ -35,13 +35,9 @@ class Recorder:
 
 class Observations:
     def __init__(self):
-        self.rows = 0
         self.faults = 0
         self.reasons: list[str] = []
         self.sizes: list[tuple[int, int]] = []
-
-    def queued(self, rows: int) -> None:
-        self.rows = rows
 
     def skipped(self, reason: str) -> None:
         self.reasons.append(reason)
@@ -166,7 +162,7 @@ async def test_cancelled_work_leaves_the_queue_at_once_and_never_reaches_the_dev
     waiting = await queue(batcher, "a", rows=40)
     waiting.cancel()
     await asyncio.wait([waiting])
-    assert seen.rows == 0
+    assert batcher.queued_rows == 0
     neighbour = await queue(batcher, "b", rows=40)
     device.gate.set()
     assert list(await asyncio.gather(first, neighbour)) == ["FIRST", "B"]

@@ -44,10 +44,6 @@ class BatchLimits:
 class BatchObserver(Protocol):
     """Is told what happens in the queue."""
 
-    def queued(self, rows: int) -> None:
-        """The rows that wait now."""
-        ...
-
     def skipped(self, reason: str) -> None:
         """Work left unexecuted: "cancelled", "expired" or "refused"."""
         ...
@@ -135,6 +131,11 @@ class Batcher(Generic[Work, Result]):
                 result.set_exception(failure)
 
     @property
+    def queued_rows(self) -> int:
+        """The rows that wait now."""
+        return self._queued_rows
+
+    @property
     def running_since(self) -> float | None:
         """When the running batch or bulk turn began, on the event loop's clock; None between them."""
         return self._running_since
@@ -167,7 +168,7 @@ class Batcher(Generic[Work, Result]):
             work, rows, key, deadline, time.perf_counter(), loop.create_future()
         )
         self._queue.append(entry)
-        self._count(rows)
+        self._queued_rows += rows
         self._wake.set()
         try:
             return await entry.future
@@ -210,11 +211,7 @@ class Batcher(Generic[Work, Result]):
     def _leave(self, entry: _Entry[Work, Result]) -> None:
         if entry.waits:
             entry.waits = False
-            self._count(-entry.rows)
-
-    def _count(self, rows: int) -> None:
-        self._queued_rows += rows
-        self._observer.queued(self._queued_rows)
+            self._queued_rows -= entry.rows
 
     def _time_to_finish(self, rows: int, now: float) -> float:
         """Seconds until work of so many rows would be done, behind the running batch and the queue."""
