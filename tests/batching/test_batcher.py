@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import pytest
 
 from animora_server.batching import Batcher, BatchLimits, CostModel
-from animora_server.batching.gathering import FEW_TURNS
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
 
 
@@ -102,24 +101,23 @@ async def test_what_queues_while_a_batch_runs_is_the_next_batch(batcher, device,
     assert seen.sizes == [(1, 1), (6, 3)]
 
 
-async def test_work_that_comes_some_turns_apart_shares_a_batch(batcher, device):
+async def test_work_that_comes_in_one_turn_shares_a_batch(batcher, device):
     await asyncio.gather(batcher.submit("a", 1, "k", soon()), batcher.submit("b", 1, "k", soon()))
-    one = await queue(batcher, "c")
-    for _ in range(2 * FEW_TURNS):
-        await asyncio.sleep(0)
-    two = await queue(batcher, "d")
-    await asyncio.gather(one, two)
-    assert device.batches == [["a", "b"], ["c", "d"]]
+    assert device.batches == [["a", "b"]]
 
 
-async def test_a_batch_that_is_full_waits_for_no_company(batcher, device):
-    await asyncio.gather(batcher.submit("a", 1, "k", soon()), batcher.submit("b", 1, "k", soon()))
-    device.entered.clear()
-    full = await queue(batcher, "full", rows=10)
-    for _ in range(FEW_TURNS):
-        await asyncio.sleep(0)
-    assert device.entered.is_set()
-    await full
+async def test_the_loop_goes_on_between_batches_that_do_not_wait(batcher, device):
+    seen = set()
+
+    async def look() -> None:
+        while True:
+            seen.add(len(device.batches))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    await asyncio.gather(*(batcher.submit(work, 10, "k", soon()) for work in "abc"))
+    looking.cancel()
+    assert seen >= {1, 2}
 
 
 async def test_a_batch_holds_no_more_rows_than_allowed(batcher, device):

@@ -3,7 +3,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from animora_server.batching.gathering import FEW_TURNS
 from animora_server.cache.lookups import MAX_BYTES, MAX_KEYS, Found, LookUps, NoAnswer
 
 NEVER = 60.0
@@ -68,19 +67,6 @@ async def test_what_comes_while_a_round_trip_runs_goes_together_in_the_next(redi
     redis.answer(2)
     assert await asyncio.gather(*first, *rest) == [[b"a"], [b"b"], [b"c"], [b"d"]]
     assert redis.rounds == [[b"a"], [b"b", b"c", b"d"]]
-
-
-async def test_look_ups_that_come_some_turns_apart_share_a_round_trip_where_others_did(
-    redis: Redis, look_ups: LookUps
-):
-    redis.answer(3)
-    await asyncio.gather(*(look_ups.find([key], 1) for key in (b"a", b"b")))
-    one = await begin(look_ups, b"c")
-    for _ in range(2 * FEW_TURNS):
-        await asyncio.sleep(0)
-    two = await begin(look_ups, b"d")
-    await asyncio.gather(*one, *two)
-    assert redis.rounds == [[b"a", b"b"], [b"c", b"d"]]
 
 
 async def test_a_key_without_a_value_is_a_miss_and_its_neighbours_are_not(redis: Redis, look_ups: LookUps):

@@ -7,13 +7,21 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_server.ranker.candidates import resolve
+from animora_server.catalog import CatalogSnapshot
+from animora_server.ranker import candidates as module
+from animora_server.ranker.candidates import Candidates
 from animora_server.types import DropReason, RankQuery
 from tests.ranker.catalogs import snapshot
 
 
 def query(*post_ids: int, user: int = 7, **options) -> RankQuery:
     return RankQuery(user_id=user, post_ids=np.array(post_ids, np.int64), deadline=0.0, **options)
+
+
+def resolve(catalog: CatalogSnapshot, one: RankQuery) -> Candidates:
+    """The candidates of a query that comes alone."""
+    (candidates,) = module.resolve(catalog, [one])
+    return candidates
 
 
 def dropped(candidates) -> dict[str, int]:
@@ -116,3 +124,28 @@ def test_every_candidate_is_either_shown_or_counted(post_ids, excluded):
     told = Counter({DropReason.DUPLICATE: len(post_ids) - len(set(post_ids))})
     told.update(candidates.dropped_posts.values())
     assert told == Counter(candidates.dropped)
+
+
+IDS = st.lists(st.integers(0, 30), min_size=1, max_size=20)
+
+
+@given(st.lists(st.tuples(st.integers(5, 9), IDS, IDS, st.booleans(), st.booleans()), min_size=1, max_size=6))
+def test_a_query_gets_the_same_among_others_as_alone(drawn):
+    posts = {post: {"author": post % 5, "deleted": float(post % 7 == 0)} for post in range(0, 30, 2)}
+    catalog = snapshot(posts, blocks=[(7, 3), (8, 1)], seen=[(7, 4), (7, 8), (9, 2)])
+    queries = [
+        query(*ids, user=user, exclude_post_ids=np.array(excluded[1:]), exclude_seen=seen, explain=explain)
+        for user, ids, excluded, seen, explain in drawn
+    ]
+    for one, among_others in zip(queries, module.resolve(catalog, queries), strict=True):
+        alone = resolve(catalog, one)
+        for name in ("post_ids", "rows", "eligible"):
+            assert getattr(among_others, name).tolist() == getattr(alone, name).tolist()
+        assert among_others.dropped == alone.dropped
+        assert among_others.dropped_posts == alone.dropped_posts
+
+
+def test_resolving_leaves_what_was_asked_as_it_was():
+    asked = query(3, 1, 2, 1)
+    resolve(snapshot({1: {}, 2: {}, 3: {}}), asked)
+    assert asked.post_ids.tolist() == [3, 1, 2, 1]

@@ -1,9 +1,18 @@
+import threading
+from typing import cast
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from animora_artifact.network import Network
 from animora_server.errors import ConfigurationError
 from animora_server.scorer import Device
+from animora_server.scorer.device import LOOP_SECONDS
+from animora_server.scorer.work import PostTable, ScoreWork
 from animora_server.settings import ScorerSettings
+from tests.scorer.artifacts import tiny_artifact
 
 
 def device_named(name):
@@ -19,3 +28,33 @@ def test_a_gpu_where_there_is_none_is_a_wrong_option(name):
 
 def test_auto_takes_what_there_is():
     assert str(device_named("auto")) == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Witness:
+    """Scores zeros, and remembers on which thread."""
+
+    def __init__(self) -> None:
+        self.thread = ""
+
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        self.thread = threading.current_thread().name
+        return torch.zeros(len(post_index))
+
+
+async def test_a_batch_runs_on_the_loop_if_it_is_short_and_on_a_thread_otherwise():
+    witness, table = Witness(), PostTable(torch.zeros(8, 4), 8)
+
+    async def thread_of(device: Device, rows: int) -> str:
+        work = ScoreWork(cast("Network", witness), table, 1, np.zeros(rows, np.int64))
+        (scores,) = await device.score([work])
+        assert scores.tolist() == [0.0] * rows
+        return witness.thread
+
+    here = threading.current_thread().name
+    async with device_named("cpu") as device:
+        assert (await thread_of(device, 1)).startswith("device")  # nobody knows yet how long it takes
+        model = await device.load(tiny_artifact("v1")[0])
+        assert await device.warm(model, table, (1, 64)) == device._pace
+        device._pace = 0.0, LOOP_SECONDS / 100
+        assert await thread_of(device, 100) == here
+        assert (await thread_of(device, 101)).startswith("device")

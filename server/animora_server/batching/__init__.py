@@ -3,5 +3,6 @@
 from animora_server.batching.batcher import Batcher, BatchLimits, BatchObserver
 from animora_server.batching.cost import CostModel
 from animora_server.batching.gathering import Gathering
+from animora_server.batching.together import Together
 
-__all__ = ["BatchLimits", "BatchObserver", "Batcher", "CostModel", "Gathering"]
+__all__ = ["BatchLimits", "BatchObserver", "Batcher", "CostModel", "Gathering", "Together"]

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from animora_server.batching.cost import CostModel
-from animora_server.batching.gathering import Gathering
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
 
 Work = TypeVar("Work")
@@ -99,7 +98,6 @@ class Batcher(Generic[Work, Result]):
         self._queued_rows = 0
         self._bulk: deque[Callable[[], Awaitable[None]]] = deque()
         self._bulk_results: set[asyncio.Future[Any]] = set()
-        self._gathering = Gathering()
         self._batch_seconds = 0.0
         self._bulk_seconds = 0.0
         self._wake = asyncio.Event()
@@ -233,10 +231,7 @@ class Batcher(Generic[Work, Result]):
             await self._wake.wait()
             if self._limits.gather_window and 0 < self._queued_rows < self._limits.max_batch_rows:
                 await asyncio.sleep(self._limits.gather_window)
-            if not self._queue:
-                await asyncio.sleep(0)  # whoever was just answered may ask again, and goes before bulk
-            if self._queued_rows < self._limits.max_batch_rows:  # otherwise no more would fit
-                await self._gathering.wait(self._queue.__len__)
+            await asyncio.sleep(0)  # whoever was just answered may ask again, and goes before bulk
             if self._bulk and (self._bulk_is_due() or not self._queue):
                 await self._run_turn(self._bulk.popleft())
             elif batch := self._take(asyncio.get_running_loop().time()):
@@ -262,7 +257,6 @@ class Batcher(Generic[Work, Result]):
         self._running_since = loop.time()
         self._running_estimate = self._cost.estimate(rows, 1, self._running_since)
         self._batch = batch
-        self._gathering.took(len(batch))
         started = time.perf_counter()  # the loop's clock may count in milliseconds
         await self._execute(batch)
         seconds = time.perf_counter() - started

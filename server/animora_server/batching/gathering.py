@@ -1,22 +1,19 @@
-"""How long to wait for company before a batch or a round trip: some turns of the event loop, no timer."""
+"""What arrives at about the same time goes on at the same time: some turns of the event loop, no timer."""
 
 import asyncio
 import time
 from collections.abc import Callable
 
-# Turns of the event loop without another arrival after which no more is expected: while what arrives shares
-# batches, and while it comes alone.
-MANY_TURNS, FEW_TURNS = 32, 4
+TURNS = 16  # of the event loop without another arrival, after which no more is expected: some 30 µs
 ENOUGH = 32  # arrivals that wait for no more
 LONGEST = 0.005  # seconds; a loop that is busy with other things may take milliseconds for each turn
 
 
 class Gathering:
-    """Lets more arrive, for as long as it keeps arriving.
+    """Holds calls back for as long as more of them keep arriving.
 
-    gRPC brings concurrent requests some turns of the event loop apart. Waiting for them makes batches of
-    several from batches of one: at 32 callers it saves a quarter of Rank's CPU time and a third of a timeline
-    hit's, at no cost in latency. What comes alone waits for a few empty turns, some microseconds.
+    gRPC brings concurrent requests some turns of the event loop apart. Let go on in the same turn, they share
+    every step from there on, and their answers leave together, which costs gRPC a third less than one by one.
 
     Args:
         clock: Seconds.
@@ -24,20 +21,24 @@ class Gathering:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._turns = FEW_TURNS
+        self._arrived: list[asyncio.Future[None]] = []
 
-    async def wait(self, arrived: Callable[[], int]) -> None:
-        """Returns once nothing more is expected, enough has arrived, or it has taken LONGEST.
+    def arrive(self) -> "asyncio.Future[None]":
+        """To be awaited by whoever arrives."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._arrived.append(future)
+        if len(self._arrived) == 1:
+            loop.call_soon(self._turn, loop, 0, 1, self._clock() + LONGEST)
+        return future
 
-        Args:
-            arrived: Counts what waits.
-        """
-        quiet, waiting, latest = 0, arrived(), self._clock() + LONGEST
-        while waiting and quiet < self._turns and waiting < ENOUGH and self._clock() < latest:
-            await asyncio.sleep(0)
-            quiet = quiet + 1 if arrived() == waiting else 0
-            waiting = arrived()
-
-    def took(self, count: int) -> None:
-        """So many went together: those that had company expect it again."""
-        self._turns = MANY_TURNS if count > 1 else FEW_TURNS
+    def _turn(self, loop: asyncio.AbstractEventLoop, quiet: int, before: int, latest: float) -> None:
+        arrived = len(self._arrived)
+        quiet = quiet + 1 if arrived == before else 0
+        if quiet < TURNS and arrived < ENOUGH and self._clock() < latest:
+            loop.call_soon(self._turn, loop, quiet, arrived, latest)
+            return
+        released, self._arrived = self._arrived, []
+        for future in released:
+            if not future.done():  # who was cancelled has gone on already
+                future.set_result(None)

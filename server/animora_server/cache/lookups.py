@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from animora_server.batching import Gathering
-
 MAX_KEYS = 256
 MAX_BYTES = 1 << 20
 
@@ -48,7 +46,6 @@ class LookUps:
         self._fetch = fetch
         self._timeout = timeout
         self._waiting: deque[_LookUp] = deque()
-        self._gathering = Gathering()
         self._rounds: asyncio.Task[None] | None = None
 
     async def find(self, keys: Sequence[bytes], size: int, began: float | None = None) -> Found:
@@ -83,11 +80,9 @@ class LookUps:
 
     async def _run(self) -> None:
         while self._waiting:
-            await self._gathering.wait(self._waiting.__len__)
             batch = self._take()
             if not batch:
                 return  # nobody waits any more
-            self._gathering.took(len(batch))
             try:
                 values = await self._fetch([key for look_up in batch for key in look_up.keys])
                 if values is not None:

@@ -118,6 +118,14 @@ class Groups:
             return NOTHING
         return self.members[self.offsets.item(at) : self.offsets.item(at + 1)].astype(np.int64)
 
+    def members_of_each(self, keys: IntArray) -> dict[int, IntArray]:
+        """By position in keys int64 (k), the sets of those that are there, as members_of gives them."""
+        if not len(self.keys):
+            return {}
+        at = self.keys.searchsorted(keys)
+        there = np.flatnonzero(np.equal(self.keys.take(at, mode="clip"), keys))
+        return {number: self.members_of(int(keys[number])) for number in there.tolist()}
+
     @property
     def nbytes(self) -> int:
         """Size of the arrays."""

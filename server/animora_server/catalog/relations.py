@@ -47,6 +47,15 @@ class Relations:
         corrected = self.corrected.get(user)
         return self.related.members_of(user) if corrected is None else corrected
 
+    def members_of_each(self, users: IntArray) -> dict[int, IntArray]:
+        """By position in users int64 (k), the members of those who have any."""
+        members = self.related.members_of_each(users)
+        if self.corrected:
+            for number, user in enumerate(users.tolist()):
+                if user in self.corrected:
+                    members[number] = self.corrected[user]
+        return members
+
     def changed(self, changes: BlockChanges) -> "Relations":
         """These relations after some changes. The work grows with the changes, not with the blocks."""
         heard = {**self.heard, **changes}

@@ -93,6 +93,10 @@ class CatalogSnapshot:
         """Users whom the user blocks or who block the user: int64 (k), ascending."""
         return self.relations.members_of(user_id)
 
+    def related_authors_of_each(self, user_ids: IntArray) -> dict[int, IntArray]:
+        """By position in user_ids int64 (k), the related authors of those who have any."""
+        return self.relations.members_of_each(user_ids)
+
     def seen_posts(self, user_id: int) -> IntArray:
         """Posts that the user liked or commented on in the window: int64 (k), ascending, repeats included."""
         base = self.seen_base.members_of(user_id)

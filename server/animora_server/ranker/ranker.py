@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from animora_server.batching import Together
 from animora_server.errors import (
     DeadlineExceeded,
     ModelNotResident,
@@ -18,15 +19,14 @@ from animora_server.errors import (
 from animora_server.ranker.candidates import Candidates, resolve
 from animora_server.ranker.explaining import dropped_posts, heuristic_terms, model_terms
 from animora_server.ranker.heuristic import Heuristic
+from animora_server.ranker.ordering import Unordered, best_of_each
 from animora_server.ranker.pinning import current_pin
 from animora_server.ranker.protocols import Pin, Pins, ResidentModel, ScoreCache
 from animora_server.ranker.relevance import (
     RESERVE,
-    best_first,
     degraded_reason,
     expired,
     logits,
-    probabilities,
 )
 from animora_server.ranker.single_flight import SingleFlight
 from animora_server.types import (
@@ -83,6 +83,8 @@ class Ranker:
         self._stages = stages
         self._clock = clock
         self._flights: SingleFlight[FloatArray] = SingleFlight()
+        self._resolving = Together(self._resolve)
+        self._ordering = Together(best_of_each)
 
     async def rank(self, query: RankQuery) -> Ranking:
         """Ranks one query's candidates.
@@ -93,21 +95,25 @@ class Ranker:
             DeadlineExceeded: Not even the heuristic fits into the time that is left.
         """
         started = time.perf_counter()
-        pin = current_pin(self._pins, self._max_block_age)
+        pin, candidates = await self._resolving(query)
         model = _model(pin, query)
-        candidates = resolve(pin.snapshot, query)
         self._stages.observe("candidates", time.perf_counter() - started)
         try:
             if model is None:
                 raise ModelUnavailable
             user_row = model.user_row(query.user_id)
             if not user_row:
-                return self._by_heuristic(pin, query, candidates, None)
+                return await self._by_heuristic(pin, query, candidates, None)
             return await self._by_model(pin, query, candidates, _Scoring(model, user_row))
         except ScoringFailed as failure:
             if expired(query.deadline):
                 raise DeadlineExceeded from failure
-            return self._by_heuristic(pin, query, candidates, degraded_reason(failure))
+            return await self._by_heuristic(pin, query, candidates, degraded_reason(failure))
+
+    def _resolve(self, queries: Sequence[RankQuery]) -> list[tuple[Pin, Candidates]]:
+        """The current pin, and the candidates of some queries in it."""
+        pin = current_pin(self._pins, self._max_block_age)
+        return [(pin, candidates) for candidates in resolve(pin.snapshot, queries)]
 
     async def _by_model(
         self, pin: Pin, query: RankQuery, candidates: Candidates, scoring: "_Scoring"
@@ -116,48 +122,48 @@ class Ranker:
             async with asyncio.timeout_at(query.deadline - RESERVE):
                 values, status = await self._logits(pin, query, candidates, scoring)
                 started = time.perf_counter()
-                order = _order(pin, candidates, values, query.limit)
+                best = await self._ordering(Unordered(pin.snapshot, candidates, values, query.limit))
                 terms = None
                 if query.explain:
                     terms = await model_terms(
                         scoring.model,
                         scoring.user_row,
-                        candidates.rows[order],
-                        values[order],
+                        candidates.rows[best.positions],
+                        best.values,
                         query.deadline - RESERVE,
                     )
         except TimeoutError as error:
             raise TooLate from error
         self._stages.observe("order", time.perf_counter() - started)
         return Ranking(
-            post_ids=candidates.post_ids[order],
-            scores=probabilities(values[order]),
+            post_ids=candidates.post_ids[best.positions],
+            scores=best.probabilities,
             ranker=RankerName.NEUCF,
             model_version=scoring.model.version,
             cache=status,
             dropped=candidates.dropped,
             terms=terms,
-            dropped_posts=dropped_posts(candidates, order) if query.explain else {},
+            dropped_posts=dropped_posts(candidates, best.positions) if query.explain else {},
         )
 
-    def _by_heuristic(
+    async def _by_heuristic(
         self, pin: Pin, query: RankQuery, candidates: Candidates, degraded: DegradedReason | None
     ) -> Ranking:
         started = time.perf_counter()
         now = self._clock()
         values = self._heuristic.terms(pin.snapshot, candidates.rows, now).sum(axis=1).astype(np.float32)
-        order = _order(pin, candidates, values, query.limit)
-        rows = candidates.rows[order]
+        best = await self._ordering(Unordered(pin.snapshot, candidates, values, query.limit))
+        rows = candidates.rows[best.positions]
         terms = heuristic_terms(self._heuristic, pin.snapshot, rows, now) if query.explain else None
         self._stages.observe("order", time.perf_counter() - started)
         return Ranking(
-            post_ids=candidates.post_ids[order],
-            scores=values[order],
+            post_ids=candidates.post_ids[best.positions],
+            scores=best.values,
             ranker=RankerName.HEURISTIC,
             degraded_reason=degraded,
             dropped=candidates.dropped,
             terms=terms,
-            dropped_posts=dropped_posts(candidates, order) if query.explain else {},
+            dropped_posts=dropped_posts(candidates, best.positions) if query.explain else {},
         )
 
     async def _logits(
@@ -229,10 +235,3 @@ def _model(pin: Pin, query: RankQuery) -> ResidentModel | None:
     if model is None:
         raise ModelNotResident
     return model
-
-
-def _order(pin: Pin, candidates: Candidates, values: FloatArray, limit: int) -> IntArray:
-    """Indices int64 (n) of the eligible candidates, best first."""
-    eligible = np.flatnonzero(candidates.eligible)
-    created_at = pin.snapshot.created_at[candidates.rows[eligible]]
-    return eligible[best_first(values[eligible], created_at, candidates.post_ids[eligible], limit)]

@@ -1,6 +1,7 @@
-"""The device: one thread that serves, one that loads, and no tensor outside of either."""
+"""The device: one thread that serves, one that loads, and short batches that are not worth a thread."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,10 @@ from animora_server.types import FloatArray, HalfArray, IntArray
 
 Value = TypeVar("Value")
 
+# A batch that takes a CPU no longer than this runs on the event loop: handing it to a thread and back costs
+# more than scoring some hundred posts does.
+LOOP_SECONDS = 0.001
+
 
 class Device:
     """Runs networks on the CPU or a GPU.
@@ -41,12 +46,14 @@ class Device:
         self._serving = ThreadPoolExecutor(1, "device", initializer=self._start_thread)
         self._loading = ThreadPoolExecutor(1, "loader", initializer=self._start_thread)
         self._faulted = threading.Event()
+        self._pace = math.inf, 0.0  # seconds of a batch and of each of its rows, as last measured
 
     def __str__(self) -> str:
         return str(self._device)
 
     async def __aenter__(self) -> Self:
-        """Starts the threads."""
+        """Starts."""
+        self._start_thread()  # short batches run on this one
         return self
 
     async def __aexit__(
@@ -109,6 +116,8 @@ class Device:
 
     async def score(self, works: Sequence[Work]) -> list[FloatArray]:
         """Runs the works of one batch, which share a key; results in the same order."""
+        if self._is_short(works):
+            return self._guarded(lambda: self._run(works))
         return await self._on(self._serving, lambda: self._run(works))
 
     async def warm(self, model: LoadedModel, table: PostTable, sizes: Sequence[int]) -> tuple[float, float]:
@@ -128,9 +137,17 @@ class Device:
                     self._run([work])
                 seconds.append(min(self._time(score) for _ in range(5)))
             more = max(sizes[-1] - sizes[0], 1)
-            return seconds[0], max(seconds[-1] - seconds[0], 0.0) / more
+            self._pace = seconds[0], max(seconds[-1] - seconds[0], 0.0) / more
+            return self._pace
 
         return await self._prepare(self._loading, run)
+
+    def _is_short(self, works: Sequence[Work]) -> bool:
+        """Whether a batch takes the event loop less time than to hand it to a thread is worth."""
+        if self._device.type != "cpu" or not all(isinstance(work, ScoreWork) for work in works):
+            return False
+        fixed, per_row = self._pace
+        return fixed + per_row * sum(len(work.rows) for work in works) <= LOOP_SECONDS
 
     def _start_thread(self) -> None:
         # Float32 means float32: no TF32, so that a score agrees with the eager network within 1e-5.

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from animora_server.batching import Gathering
 from animora_server.errors import CallError, InvalidRequest
 from animora_server.metrics import CallMetrics
 from animora_server.service.gate import Gate
@@ -52,6 +53,7 @@ class CallHandler:
         self._gate = gate
         self._metrics = metrics
         self._default_timeout = default_timeout
+        self._gathering = Gathering()
         self._request_ids = _request_ids()
         metrics.in_flight.set_function(lambda: gate.calls)
         metrics.rows_in_flight.set_function(lambda: gate.rows)
@@ -68,6 +70,7 @@ class CallHandler:
             code = grpc.StatusCode.CANCELLED
             try:
                 with self._gate.call():
+                    await self._gathering.arrive()
                     reply = (await behaviour(request, call)).SerializeToString()
                 code = grpc.StatusCode.OK
                 return reply
