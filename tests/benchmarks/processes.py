@@ -12,6 +12,10 @@ from pathlib import Path
 from animora_client import AsyncRankingClient, Health
 
 READY_WITHIN = 300.0  # seconds
+CORES = os.cpu_count() or 1
+# A server that is to be measured has a core of its own, and its load the others, where there are several.
+SERVER_CORE = "0"
+LOAD_CORES = f"1-{CORES - 1}" if CORES > 1 else "0"
 TICKS = os.sysconf("SC_CLK_TCK")  # a second
 
 
@@ -35,8 +39,12 @@ class Server:
 
 
 @asynccontextmanager
-async def animora_server(options: Mapping[str, str]) -> AsyncIterator[Server]:
+async def animora_server(options: Mapping[str, str], *, pinned: bool = False) -> AsyncIterator[Server]:
     """The real server on a free port, with ANIMORA_ options, once it is SERVING.
+
+    Args:
+        options: By name without the prefix.
+        pinned: To SERVER_CORE.
 
     Raises:
         RuntimeError: It ended before.
@@ -45,7 +53,7 @@ async def animora_server(options: Mapping[str, str]) -> AsyncIterator[Server]:
     free_ports = {"GRPC_PORT": "0", "HTTP_PORT": "0"}
     environment = {f"ANIMORA_{name}": value for name, value in {**free_ports, **options}.items()}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "animora_server", "serve"),
+        *(*_pinning(pinned), sys.executable, "-m", "animora_server", "serve"),
         env={**os.environ, **environment},
         stderr=asyncio.subprocess.PIPE,
     )
@@ -65,16 +73,21 @@ async def animora_server(options: Mapping[str, str]) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def bare_server() -> AsyncIterator[Server]:
+async def bare_server(*, pinned: bool = False) -> AsyncIterator[Server]:
     """The bare handler on a free port."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.benchmarks.bare_handler", stdout=asyncio.subprocess.PIPE
+        *(*_pinning(pinned), sys.executable, "-m", "tests.benchmarks.bare_handler"),
+        stdout=asyncio.subprocess.PIPE,
     )
     try:
         assert process.stdout is not None
         yield Server("bare grpc.aio handler", process.pid, int(await process.stdout.readline()))
     finally:
         await _stop(process)
+
+
+def _pinning(pinned: bool) -> tuple[str, ...]:
+    return ("taskset", "-c", SERVER_CORE) if pinned else ()
 
 
 async def _serving(server: Server) -> None:

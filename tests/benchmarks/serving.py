@@ -1,82 +1,162 @@
-"""`make bench`: Rank's throughput and CPU beside a bare grpc.aio handler, in one run.
+"""`make bench`: Rank's throughput, latency and CPU beside a bare grpc.aio handler, in one run.
 
-Both get the same requests from the same generator, in turns; the medians of the turns are reported.
-Every reply is checked by the generator.
+Each server has one core to itself and the load the others. All get the same requests, in turns; the medians
+of the turns are reported. Every reply is checked: by our own generator, or, where h2load is the generator, by
+its size, which is that of the reply that was looked at beforehand.
 """
 
 import asyncio
 import json
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from animora_server.demo import sample_feed
+from animora.ranking.v1 import ranking_pb2 as pb
+from animora_server.demo import SampleFeed, sample_feed
+from tests.benchmarks import h2load
 from tests.benchmarks.load import CALLERS, Turn, load, median
-from tests.benchmarks.processes import animora_server, bare_server
+from tests.benchmarks.processes import Server, animora_server, bare_server
 
 ROUNDS = 5
-SECONDS = 4.0
+SECONDS = 3
 CANDIDATES, LIMIT = 200, 10
+USERS, POSTS, BODIES = 1500, 4000, 4
 RESULT = Path("docs/benchmarks/serving.json")
-
+BARE = "bare"
+POLICIES = {
+    "computed": pb.CACHE_POLICY_BYPASS,
+    "cache hit": pb.CACHE_POLICY_DEFAULT,
+    BARE: pb.CACHE_POLICY_BYPASS,
+}
 
 RANKS = (
     *("--candidates", str(CANDIDATES), "--limit", str(LIMIT)),
-    *("--users", "1-1500", "--posts", "1-4000", "--distinct", "500"),
+    *("--users", f"1-{USERS}", "--posts", f"1-{POSTS}", "--distinct", "500"),
 )
 
+# Runs a side for so many seconds, as fast as it can or at a rate (calls a second).
+Drive = Callable[[int, float | None], Awaitable[Turn]]
 
-async def run(out: Console) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A side's medians: at saturation, and at half of that."""
+
+    full: Turn
+    half: Turn
+
+
+async def run(out: Console, rounds: int = ROUNDS, seconds: int = SECONDS, result: Path = RESULT) -> None:
     """Measures, prints the table and writes the JSON."""
     async with (
         sample_feed(Path(".bench"), out) as feed,
-        animora_server(
-            {
-                "DATABASE_URL": feed.database_url,
-                "CACHE_URL": feed.redis_url,
-                "CACHE_TTL": "3600",
-                "MODELS_STORE": str(feed.store),
-                "MODELS_READY_REQUIRES_MODEL": "true",
-            }
-        ) as animora,
-        bare_server() as bare,
+        animora_server(_options(feed), pinned=True) as animora,
+        bare_server(pinned=True) as bare,
     ):
-        sides = {"computed": (animora, "bypass"), "cache hit": (animora, "default"), "bare": (bare, "bypass")}
-        turns: dict[str, list[Turn]] = {name: [] for name in sides}
-        for number in range(ROUNDS + 1):
-            for name, (server, cache) in sides.items():
-                turn = await load(server, SECONDS if number else 2.0, "--cache", cache, *RANKS)
-                if number:  # the first round warms up
-                    turns[name].append(turn)
-            out.print(f"round {number} of {ROUNDS}")
-    report(out, {name: median(several) for name, several in turns.items()})
+        sides = {
+            name: await _drive_of(bare if name == BARE else animora, policy)
+            for name, policy in POLICIES.items()
+        }
+        full = await _turns(out, sides, rounds, seconds, dict.fromkeys(sides))
+        halves = {name: turn.throughput / 2 for name, turn in full.items()}
+        half = await _turns(out, sides, rounds, seconds, halves)
+    report(out, {name: Measured(full[name], half[name]) for name in sides}, rounds, result)
 
 
-def report(out: Console, sides: dict[str, Turn]) -> None:
+def report(out: Console, sides: Mapping[str, Measured], rounds: int, result: Path) -> None:
     """Prints the table and writes the JSON."""
-    bare = sides["bare"]
+    bare = sides[BARE]
+    generator = "h2load" if h2load.installed() else "animora bench"
     table = Table(
-        title=f"Rank, {CANDIDATES} candidates, best {LIMIT}, {CALLERS} callers; medians of {ROUNDS} turns"
+        title=f"Rank, {CANDIDATES} candidates, best {LIMIT}, one core, {CALLERS} callers ({generator}); "
+        f"medians of {rounds} turns"
     )
-    for heading in ("side", "calls/s", "of bare", "p50 ms", "p99 ms", "CPU µs a call", "of bare"):
+    for heading in (
+        "side",
+        "calls/s",
+        "of bare",
+        "CPU µs a call",
+        "p50 ms",
+        "p99 ms",
+        "p99 ms at half",
+        "of bare",
+    ):
         table.add_column(heading, justify="right")
-    for name, turn in sides.items():
+    for name, side in sides.items():
         table.add_row(
-            *(name, f"{turn.throughput:,.0f}", f"{turn.throughput / bare.throughput:.2f}"),
-            *(f"{turn.p50:.2f}", f"{turn.p99:.2f}", f"{turn.cpu:.0f}", f"{turn.cpu / bare.cpu:.2f}"),
+            *(name, f"{side.full.throughput:,.0f}", f"{side.full.throughput / bare.full.throughput:.2f}"),
+            *(f"{side.full.cpu:.0f}", f"{side.full.p50:.2f}", f"{side.full.p99:.2f}"),
+            *(f"{side.half.p99:.2f}", f"{side.half.p99 / bare.half.p99:.2f}"),
         )
     out.print(table)
+    computed, hit = sides["computed"], sides["cache hit"]
     figures = {
-        "unary_over_bare": round(sides["computed"].throughput / bare.throughput, 3),
-        "hit_over_bare": round(sides["cache hit"].throughput / bare.throughput, 3),
-        "cpu_us_per_rank": round(sides["computed"].cpu, 1),
-        "cpu_us_per_hit": round(sides["cache hit"].cpu, 1),
-        "cpu_us_per_bare_call": round(bare.cpu, 1),
+        "unary_over_bare": round(computed.full.throughput / bare.full.throughput, 3),
+        "hit_over_bare": round(hit.full.throughput / bare.full.throughput, 3),
+        "p99_at_half_over_bare": round(computed.half.p99 / bare.half.p99, 2),
+        "cpu_us_per_rank": round(computed.full.cpu, 1),
+        "cpu_us_per_hit": round(hit.full.cpu, 1),
+        "cpu_us_per_bare_call": round(bare.full.cpu, 1),
+        "generator": generator,
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
-    out.print(f"written to {RESULT}")
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text(json.dumps(figures, indent=2) + "\n")
+    out.print(f"written to {result}")
+
+
+async def _turns(
+    out: Console, sides: Mapping[str, Drive], rounds: int, seconds: int, rates: Mapping[str, float | None]
+) -> dict[str, Turn]:
+    """Medians of the turns of each side, at its rate; a round before the first warms up."""
+    turns: dict[str, list[Turn]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, drive in sides.items():
+            turn = await drive(seconds, rates[name])
+            if number:
+                turns[name].append(turn)
+        out.print(f"round {number} of {rounds}")
+    return {name: median(several) for name, several in turns.items()}
+
+
+async def _drive_of(server: Server, policy: "pb.CachePolicy.ValueType") -> Drive:
+    if not h2load.installed():
+        cache = "bypass" if policy == pb.CACHE_POLICY_BYPASS else "default"
+
+        async def by_our_own(seconds: int, rate: float | None) -> Turn:
+            options = () if rate is None else ("--rate", f"{rate:g}")
+            return await load(server, seconds, "--cache", cache, *options, *RANKS)
+
+        return by_our_own
+    rng = random.Random(0)
+    requests = [
+        pb.RankRequest(
+            user_id=rng.randint(1, USERS),
+            post_ids=rng.sample(range(1, POSTS + 1), CANDIDATES),
+            limit=LIMIT,
+            cache_policy=policy,
+        )
+        for _ in range(BODIES)
+    ]
+    asked = await h2load.asked(server, requests)
+
+    async def by_h2load(seconds: int, rate: float | None) -> Turn:
+        return await h2load.drive(server, asked, seconds, rate)
+
+    return by_h2load
+
+
+def _options(feed: SampleFeed) -> dict[str, str]:
+    return {
+        "DATABASE_URL": feed.database_url,
+        "CACHE_URL": feed.redis_url,
+        "CACHE_TTL": "3600",
+        "MODELS_STORE": str(feed.store),
+        "MODELS_READY_REQUIRES_MODEL": "true",
+    }
 
 
 if __name__ == "__main__":
