@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -23,8 +24,7 @@ from tests.benchmarks.processes import Server, animora_server, bare_server
 
 ROUNDS = 5
 SECONDS = 3
-CANDIDATES, LIMIT = 200, 10
-USERS, POSTS, BODIES = 1500, 4000, 4
+BODIES = 4  # requests that h2load repeats, on as many processes
 RESULT = Path("docs/benchmarks/serving.json")
 BARE = "bare"
 POLICIES = {
@@ -33,13 +33,46 @@ POLICIES = {
     BARE: pb.CACHE_POLICY_BYPASS,
 }
 
-RANKS = (
-    *("--candidates", str(CANDIDATES), "--limit", str(LIMIT)),
-    *("--users", f"1-{USERS}", "--posts", f"1-{POSTS}", "--distinct", "500"),
-)
-
 # Runs a side for so many seconds, as fast as it can or at a rate (calls a second).
 Drive = Callable[[int, float | None], Awaitable[Turn]]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What is asked.
+
+    Attributes:
+        users: The first and the last of those who ask, all known to the model.
+        posts: The first and the last of those that are ranked.
+        candidates: Of each request.
+        limit: How many of them are wanted.
+    """
+
+    users: tuple[int, int] = (1, 1500)
+    posts: tuple[int, int] = (1, 4000)
+    candidates: int = 200
+    limit: int = 10
+
+    def options(self) -> tuple[str, ...]:
+        """As options of `animora bench`."""
+        return (
+            *("--candidates", str(self.candidates), "--limit", str(self.limit), "--distinct", "500"),
+            *("--users", "{}-{}".format(*self.users), "--posts", "{}-{}".format(*self.posts)),
+        )
+
+    def requests(self, policy: "pb.CachePolicy.ValueType") -> list[pb.RankRequest]:
+        """BODIES of them."""
+        rng = random.Random(0)
+        first, last = self.posts
+        return [
+            pb.RankRequest(
+                user_id=rng.randint(*self.users),
+                post_ids=rng.sample(range(first, last + 1), self.candidates),
+                limit=self.limit,
+                cache_policy=policy,
+            )
+            for _ in range(BODIES)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +83,45 @@ class Measured:
     half: Turn
 
 
-async def run(out: Console, rounds: int = ROUNDS, seconds: int = SECONDS, result: Path = RESULT) -> None:
-    """Measures, prints the table and writes the JSON."""
-    async with (
-        sample_feed(Path(".bench"), out) as feed,
-        animora_server(_options(feed), pinned=True) as animora,
-        bare_server(pinned=True) as bare,
-    ):
+async def run(out: Console) -> None:
+    """Measures on the sample feed, prints the table and writes the JSON."""
+    traffic = Traffic()
+    async with sample_feed(Path(".bench"), out) as feed:
+        keep(report(out, traffic, await measure(out, feed, traffic, ROUNDS, SECONDS)))
+    out.print(f"written to {RESULT}")
+
+
+def keep(figures: Mapping[str, float | str]) -> None:
+    """Writes the JSON."""
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+async def measure(
+    out: Console, feed: SampleFeed, traffic: Traffic, rounds: int, seconds: int
+) -> dict[str, Measured]:
+    """All sides, each in so many turns of so many seconds."""
+    async with animora_server(_options(feed), pinned=True) as animora, bare_server(pinned=True) as bare:
         sides = {
-            name: await _drive_of(bare if name == BARE else animora, policy)
+            name: await _drive_of(bare if name == BARE else animora, traffic, policy)
             for name, policy in POLICIES.items()
         }
         full = await _turns(out, sides, rounds, seconds, dict.fromkeys(sides))
         halves = {name: turn.throughput / 2 for name, turn in full.items()}
         half = await _turns(out, sides, rounds, seconds, halves)
-    report(out, {name: Measured(full[name], half[name]) for name in sides}, rounds, result)
+    return {name: Measured(full[name], half[name]) for name in sides}
 
 
-def report(out: Console, sides: Mapping[str, Measured], rounds: int, result: Path) -> None:
-    """Prints the table and writes the JSON."""
+def report(out: Console, traffic: Traffic, sides: Mapping[str, Measured]) -> dict[str, float | str]:
+    """Prints the table; returns the figures that are kept."""
     bare = sides[BARE]
     generator = "h2load" if h2load.installed() else "animora bench"
     table = Table(
-        title=f"Rank, {CANDIDATES} candidates, best {LIMIT}, one core, {CALLERS} callers ({generator}); "
-        f"medians of {rounds} turns"
+        title=f"Rank, {traffic.candidates} candidates, best {traffic.limit}; a server on one core, "
+        f"{CALLERS} callers ({generator})"
     )
-    for heading in (
-        "side",
-        "calls/s",
-        "of bare",
-        "CPU µs a call",
-        "p50 ms",
-        "p99 ms",
-        "p99 ms at half",
-        "of bare",
-    ):
-        table.add_column(heading, justify="right")
+    for heading in ("side", "calls/s", "of bare", "CPU µs", "p50 ms", "p99 ms", "at half", "of bare"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, side in sides.items():
         table.add_row(
             *(name, f"{side.full.throughput:,.0f}", f"{side.full.throughput / bare.full.throughput:.2f}"),
@@ -94,7 +130,7 @@ def report(out: Console, sides: Mapping[str, Measured], rounds: int, result: Pat
         )
     out.print(table)
     computed, hit = sides["computed"], sides["cache hit"]
-    figures = {
+    return {
         "unary_over_bare": round(computed.full.throughput / bare.full.throughput, 3),
         "hit_over_bare": round(hit.full.throughput / bare.full.throughput, 3),
         "p99_at_half_over_bare": round(computed.half.p99 / bare.half.p99, 2),
@@ -103,9 +139,6 @@ def report(out: Console, sides: Mapping[str, Measured], rounds: int, result: Pat
         "cpu_us_per_bare_call": round(bare.full.cpu, 1),
         "generator": generator,
     }
-    result.parent.mkdir(parents=True, exist_ok=True)
-    result.write_text(json.dumps(figures, indent=2) + "\n")
-    out.print(f"written to {result}")
 
 
 async def _turns(
@@ -122,31 +155,17 @@ async def _turns(
     return {name: median(several) for name, several in turns.items()}
 
 
-async def _drive_of(server: Server, policy: "pb.CachePolicy.ValueType") -> Drive:
-    if not h2load.installed():
-        cache = "bypass" if policy == pb.CACHE_POLICY_BYPASS else "default"
+async def _drive_of(server: Server, traffic: Traffic, policy: "pb.CachePolicy.ValueType") -> Drive:
+    if h2load.installed():
+        asked = await h2load.asked(server, traffic.requests(policy))
+        return partial(h2load.drive, server, asked)
+    cache = "bypass" if policy == pb.CACHE_POLICY_BYPASS else "default"
 
-        async def by_our_own(seconds: int, rate: float | None) -> Turn:
-            options = () if rate is None else ("--rate", f"{rate:g}")
-            return await load(server, seconds, "--cache", cache, *options, *RANKS)
+    async def by_our_own(seconds: int, rate: float | None) -> Turn:
+        at_a_rate = () if rate is None else ("--rate", f"{rate:g}")
+        return await load(server, seconds, "--cache", cache, *at_a_rate, *traffic.options())
 
-        return by_our_own
-    rng = random.Random(0)
-    requests = [
-        pb.RankRequest(
-            user_id=rng.randint(1, USERS),
-            post_ids=rng.sample(range(1, POSTS + 1), CANDIDATES),
-            limit=LIMIT,
-            cache_policy=policy,
-        )
-        for _ in range(BODIES)
-    ]
-    asked = await h2load.asked(server, requests)
-
-    async def by_h2load(seconds: int, rate: float | None) -> Turn:
-        return await h2load.drive(server, asked, seconds, rate)
-
-    return by_h2load
+    return by_our_own
 
 
 def _options(feed: SampleFeed) -> dict[str, str]:
