@@ -4,7 +4,7 @@ import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from animora_server.histograms import FOLD_AT, Histogram
+from animora_server.instruments import FOLD_AT, Counter, Histogram
 
 BUCKETS = (0.00001, 0.5, 1, 20)
 VALUES = [0.0, 0.00001, 0.4, 0.5, 0.75, 1.0, 19.9, 20.0, 20.1, 1e9]
@@ -28,6 +28,21 @@ def test_it_reads_as_prometheus_own(registry):
     page = generate_latest(theirs).decode().splitlines()
     without_times_of_making = [line for line in page if "_created" not in line]
     assert generate_latest(registry).decode().splitlines() == without_times_of_making
+
+
+def test_a_counter_reads_as_prometheus_own(registry):
+    theirs = CollectorRegistry()
+    ours = Counter("calls", "Calls.", registry, ("method", "code"))
+    reference = prometheus_client.Counter("calls", "Calls.", ("method", "code"), registry=theirs)
+    for method, code in (("Rank", "OK"), ("Rank", "OK"), ("BatchRank", "INTERNAL")):
+        ours.labels(method, code).inc()
+        reference.labels(method, code).inc()
+    ours.labels("Rank", "OK").inc(5)
+    reference.labels("Rank", "OK").inc(5)
+    page = generate_latest(theirs).decode().splitlines()
+    assert generate_latest(registry).decode().splitlines() == [
+        line for line in page if "_created" not in line
+    ]
 
 
 def test_without_labels_and_observations_there_are_zeros(registry):
