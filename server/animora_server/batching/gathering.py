@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-TURNS = 16  # of the event loop without another arrival, after which no more is expected: some 30 µs
+TURNS = 16  # of the event loop without another arrival, after which no more is expected
 ENOUGH = 32  # arrivals that wait for no more
 LONGEST = 0.005  # seconds; a loop that is busy with other things may take milliseconds for each turn
 

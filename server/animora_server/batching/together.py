@@ -30,10 +30,10 @@ class Together(Generic[Item, Result]):
         return future
 
     def _answer(self) -> None:
-        asked, self._waiting = self._waiting, []
-        asked = [
-            (item, future) for item, future in asked if not future.done()
-        ]  # some may have been cancelled
+        waiting, self._waiting = self._waiting, []
+        self._answer_all([(item, future) for item, future in waiting if not future.cancelled()])
+
+    def _answer_all(self, asked: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
         if not asked:
             return
         try:
@@ -41,10 +41,9 @@ class Together(Generic[Item, Result]):
         except Exception as error:  # whatever it is must reach whoever asked for it
             if len(asked) == 1:
                 asked[0][1].set_exception(error)
-                return
-            for item, future in asked:
-                self._waiting = [(item, future)]
-                self._answer()
-            return
-        for (_, future), result in zip(asked, results, strict=True):
-            future.set_result(result)
+            else:
+                for each in asked:
+                    self._answer_all([each])
+        else:
+            for (_, future), result in zip(asked, results, strict=True):
+                future.set_result(result)

@@ -84,7 +84,7 @@ class _Sorting:
     """
 
     def __init__(self, queries: Sequence[RankQuery]) -> None:
-        self._queries = queries
+        self._explained = [number for number, query in enumerate(queries) if query.explain]
         lengths = np.fromiter((len(query.post_ids) for query in queries), np.int64, len(queries))
         self.ids = np.concatenate([query.post_ids for query in queries])
         self._offsets = np.concatenate(([0], lengths.cumsum()))  # int64 (b + 1)
@@ -111,10 +111,9 @@ class _Sorting:
             return
         self._count(reason, newly)
         self._shown[newly] = False
-        for number in np.unique(self._owners[newly]).tolist():
-            if self._queries[number].explain:
-                of_query = newly & (self._owners == number)
-                self._dropped_posts[number].update(dict.fromkeys(self.ids[of_query].tolist(), reason))
+        for number in self._explained:
+            posts = self.ids[newly & (self._owners == number)]
+            self._dropped_posts[number].update(dict.fromkeys(posts.tolist(), reason))
 
     def drop_of_some(self, reason: DropReason, sets: Mapping[int, IntArray], values: IntArray) -> None:
         """Drops what has one of values int64 (n) in its query's set, for those queries that have one."""
@@ -129,7 +128,7 @@ class _Sorting:
     def keep(self, which: BoolArray) -> None:
         """Forgets all but bool (n)."""
         self.ids, self._owners, self._shown = self.ids[which], self._owners[which], self._shown[which]
-        self._offsets = self._owners.searchsorted(np.arange(len(self._queries) + 1))
+        self._offsets = self._owners.searchsorted(np.arange(len(self._dropped) + 1))
 
     def candidates(self, rows: IntArray) -> list[Candidates]:
         """What is left of each query, at catalog rows int64 (n)."""
@@ -143,7 +142,7 @@ class _Sorting:
         return [slice(start, end) for start, end in pairwise(ends)]
 
     def _count(self, reason: DropReason, which: BoolArray) -> None:
-        counts = np.bincount(self._owners[which], minlength=len(self._queries))
+        counts = np.bincount(self._owners[which], minlength=len(self._dropped))
         for number in np.flatnonzero(counts).tolist():
             self._dropped[number][reason] = int(counts[number])
 
