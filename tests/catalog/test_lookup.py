@@ -21,6 +21,30 @@ def test_an_id_map_finds_what_a_dict_finds(known, asked):
     assert found.tolist() == [known.get(one, -1) for one in [*asked, *known]]
 
 
+@given(
+    st.integers(INT64.min, INT64.max - 40),
+    st.dictionaries(st.integers(0, 40), st.integers(0, 2**33), min_size=1),
+    st.lists(ids),
+)
+def test_an_id_map_finds_ids_that_are_close_together_wherever_they_are(first, close, far):
+    known = {first + offset: value for offset, value in close.items()}
+    asked = [*far, *(one for one in range(first - 2, first + 43) if INT64.min <= one <= INT64.max)]
+
+    found = IdMap.of(array(known), array(known.values())).find(array(asked))
+
+    assert found.tolist() == [known.get(one, -1) for one in asked]
+
+
+def test_ids_have_a_table_where_it_is_small():
+    near = IdMap.of(array([7, 8, 14]), array([0, 1, 2])).places
+    assert near is not None
+    assert near.tolist() == [0, 1, -1, -1, -1, -1, -1, 2]
+    assert IdMap.of(array([7, 8, 19]), array([0, 1, 2])).places is None
+    assert IdMap.of(array([INT64.min, INT64.max]), array([0, 1])).places is None
+    assert IdMap.of(array([7, 8]), array([0, 2**31])).places is None
+    assert IdMap.empty().places is None
+
+
 @given(st.dictionaries(small_ids, st.integers(0, 9)), st.dictionaries(small_ids, st.integers(0, 9)))
 def test_an_id_map_changes_as_a_dict_changes(before, added):
     id_map = IdMap.of(array(before), array(before.values()))

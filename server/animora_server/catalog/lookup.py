@@ -1,6 +1,6 @@
 """Immutable lookups by id, as sorted arrays: id → integer, and id → sorted set of ids."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -10,6 +10,9 @@ from animora_server.types import BoolArray, IntArray
 
 ABSENT = -1
 NOTHING = np.empty(0, np.int64)
+# Ids that a sequence gave are found in a table with a place for each number, if that has no more than so many
+# for each id. Of 200 ids among 5,400 it takes 0.5 µs, a search 7; among 2 million 0.7, a search 52.
+PLACES_AN_ID = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +22,16 @@ class IdMap:
     Attributes:
         ids: int64 (k), ascending and distinct.
         values: int64 (k).
+        places: int32 (m), the value of the smallest id, of the next number, and so on up to the largest id;
+            -1 where absent. None where the ids are too far apart, or a value is too large.
     """
 
     ids: IntArray
     values: IntArray
+    places: npt.NDArray[np.int32] | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "places", _places(self.ids, self.values))
 
     @classmethod
     def empty(cls) -> Self:
@@ -42,8 +51,15 @@ class IdMap:
         """Values int64 (m) of ids int64 (m), -1 where absent."""
         if not len(self.ids):
             return np.full(len(ids), ABSENT, np.int64)
-        values, there = self.locate(ids)
-        values[~there] = ABSENT
+        if self.places is None:
+            values, there = self.locate(ids)
+        else:
+            # Differences are modulo 2^64, so that what is before the first is far behind the last.
+            at = (ids - self.ids[0]).view(np.uint64)
+            there = at < len(self.places)
+            values = self.places.take(at.view(np.int64), mode="clip").astype(np.int64)
+        if not there.all():
+            values[~there] = ABSENT
         return values
 
     def locate(self, ids: IntArray) -> tuple[IntArray, BoolArray]:
@@ -73,7 +89,8 @@ class IdMap:
     @property
     def nbytes(self) -> int:
         """Size of the arrays."""
-        return self.ids.nbytes + self.values.nbytes
+        places = 0 if self.places is None else self.places.nbytes
+        return self.ids.nbytes + self.values.nbytes + places
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +147,16 @@ class Groups:
     def nbytes(self) -> int:
         """Size of the arrays."""
         return self.keys.nbytes + self.offsets.nbytes + self.members.nbytes
+
+
+def _places(ids: IntArray, values: IntArray) -> npt.NDArray[np.int32] | None:
+    """See IdMap."""
+    span = int(ids[-1]) - int(ids[0]) + 1 if len(ids) else 0
+    if not 0 < span <= PLACES_AN_ID * len(ids) or values.max() > np.iinfo(np.int32).max:
+        return None
+    places = np.full(span, ABSENT, np.int32)
+    places[ids - ids[0]] = values
+    return places
 
 
 def _narrowed(ids: IntArray) -> npt.NDArray[np.int32] | IntArray:
