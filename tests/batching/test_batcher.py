@@ -207,6 +207,18 @@ async def test_work_that_cannot_be_done_in_time_is_refused_unless_it_probes(devi
     assert seen.reasons == ["refused"]
 
 
+async def test_whoever_waits_for_a_running_batch_gives_up_at_the_deadline(batcher, device):
+    device.gate.clear()
+    slow = await queue(batcher, "slow", deadline=asyncio.get_running_loop().time() + 0.5)
+    await device.entered.wait()
+    with pytest.raises(TooLate):
+        await slow
+    patient = await queue(batcher, "next")
+    device.gate.set()
+    assert await patient == "NEXT"
+    assert device.batches == [["slow"], ["next"]]
+
+
 async def test_a_deadline_in_the_past_is_refused_even_as_a_probe(batcher, device):
     with pytest.raises(TooLate):
         await batcher.submit("a", 1, "k", asyncio.get_running_loop().time() - 1)

@@ -137,6 +137,12 @@ async def test_a_look_up_gives_up_at_its_timeout_whatever_redis_does(redis: Redi
     await look_ups.aclose()
 
 
+async def test_a_look_up_gives_up_sooner_where_its_caller_has_less_time(redis: Redis, look_ups: LookUps):
+    now = asyncio.get_running_loop().time()
+    assert look_ups.until() > now + 1
+    assert await look_ups.find([b"a"], 1, until=now) is NoAnswer.ERROR
+
+
 async def test_a_bug_fails_no_look_up_and_is_reported(redis: Redis, look_ups: LookUps):
     reported: list[object] = []
     asyncio.get_running_loop().set_exception_handler(

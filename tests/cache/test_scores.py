@@ -20,6 +20,7 @@ from tests.cache.stores import until
 KEY = b"rank:1:key"
 STORED = b"animora:" + KEY
 SCORES = np.array([0.5, -1.25, 3.0], np.float32)
+LATER = float("inf")  # than any timeout
 
 Start = Callable[[], Awaitable[EmbeddedRedis]]
 Freeze = Callable[[int], AbstractContextManager[None]]
@@ -45,7 +46,7 @@ class Cache:
         await self.client.aclose()
 
     async def get(self, key: bytes = KEY) -> list[float] | None:
-        found = await self.scores.get(key, len(SCORES))
+        found = await self.scores.get(key, len(SCORES), LATER)
         return None if found is None else found.tolist()
 
     def looked_up(self, outcome: str) -> float:
@@ -103,7 +104,7 @@ async def test_hundreds_of_look_ups_at_once_each_get_their_own_scores(cache: Cac
     for number, key in enumerate(keys):
         cache.scores.put(key, np.array([number], np.float32))
     await until(lambda: cache.written("stored") == len(keys))
-    found = await asyncio.gather(*(cache.scores.get(key, 1) for key in keys))
+    found = await asyncio.gather(*(cache.scores.get(key, 1, LATER) for key in keys))
     assert [scores.item() for scores in found if scores is not None] == list(range(300))
 
 
@@ -148,7 +149,7 @@ async def test_cancelled_look_ups_never_hand_their_values_to_others(cache: Cache
         cache.scores.put(key, np.array([number], np.float32))
     await until(lambda: cache.written("stored") == len(keys))
     for turns in range(20):
-        tasks = [asyncio.create_task(cache.scores.get(key, 1)) for key in keys]
+        tasks = [asyncio.create_task(cache.scores.get(key, 1, LATER)) for key in keys]
         for _ in range(turns % 7):
             await asyncio.sleep(0)  # so that the cancellation meets the round trip at various steps
         for task in tasks[turns % 2 :: 2]:

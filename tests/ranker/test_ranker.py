@@ -62,7 +62,11 @@ class FakeModel:
         self.calls += 1
         self.called.set()
         if self.gate is not None:
-            await self.gate.wait()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self.gate.wait()
+            except TimeoutError as error:
+                raise TooLate from error
         if self.failure is not None:
             raise self.failure
         if deadline is not None and deadline < self.answers_at:
@@ -96,7 +100,7 @@ class FakeCache:
         self.stored: dict[bytes, FloatArray] = {}
         self.reads = 0
 
-    async def get(self, key: bytes, count: int) -> FloatArray | None:
+    async def get(self, key: bytes, count: int, deadline: float) -> FloatArray | None:
         self.reads += 1
         return self.stored.get(key)
 

@@ -70,6 +70,11 @@ class _Entry(Generic[Work, Result]):
     future: asyncio.Future[Result]
     waits: bool = True
 
+    def expire(self) -> None:
+        """Tells whoever waits that it is too late."""
+        if not self.future.done():
+            self.future.set_exception(TooLate())
+
 
 class Batcher(Generic[Work, Result]):
     """Queues work and executes it in batches of one key, one batch at a time.
@@ -149,7 +154,7 @@ class Batcher(Generic[Work, Result]):
 
         Raises:
             Overloaded: The queue is full.
-            TooLate: The estimate, or the clock, says that the deadline cannot be met.
+            TooLate: The estimate says that the deadline cannot be met, or it has come.
             DeviceFault: The device failed.
         """
         if self._failure is not None:
@@ -168,9 +173,12 @@ class Batcher(Generic[Work, Result]):
         self._queue.append(entry)
         self._queued_rows += rows
         self._wake.set()
+        # A bare timer: asyncio.timeout costs four times as much, and would cancel the caller to wake it.
+        expiry = loop.call_at(deadline, entry.expire)
         try:
             return await entry.future
         finally:
+            expiry.cancel()
             self._leave(entry)  # at once when cancelled, so that the dead do not fill the queue
 
     async def run_bulk(self, turn: Callable[[], Awaitable[Value]]) -> Value:
@@ -289,11 +297,8 @@ class Batcher(Generic[Work, Result]):
         return batch
 
     def _skip(self, entry: _Entry[Work, Result]) -> None:
-        if entry.future.done():
-            self._observer.skipped("cancelled")
-        else:
-            self._observer.skipped("expired")
-            entry.future.set_exception(TooLate())
+        self._observer.skipped("cancelled" if entry.future.cancelled() else "expired")
+        entry.expire()
 
     async def _execute(self, batch: list[_Entry[Work, Result]], splits_left: int = 1) -> None:
         """Executes a batch and hands out its results, or finds whose fault it is that there are none."""

@@ -48,23 +48,26 @@ class LookUps:
         self._waiting: deque[_LookUp] = deque()
         self._rounds: asyncio.Task[None] | None = None
 
-    async def find(self, keys: Sequence[bytes], size: int, began: float | None = None) -> Found:
-        """The value of each key, or why there is no answer, `timeout` seconds after it began at the latest.
+    def until(self) -> float:
+        """When a look-up that begins now has its answer at the latest, on the event loop's clock."""
+        return asyncio.get_running_loop().time() + self._timeout
+
+    async def find(self, keys: Sequence[bytes], size: int, until: float | None = None) -> Found:
+        """The value of each key, or why there is no answer.
 
         Args:
             keys: At most MAX_KEYS, looked up in one round trip.
             size: Bytes that the values are expected to have together.
-            began: When the caller began to wait, on the event loop's clock; now, if it was not before.
+            until: When at the latest, on the event loop's clock; as `until()` says, if not sooner.
         """
         loop = asyncio.get_running_loop()
-        if began is None:
-            began = loop.time()
         look_up = _LookUp(keys, size, loop.create_future())
         self._waiting.append(look_up)
         if self._rounds is None or self._rounds.done():
             self._rounds = loop.create_task(self._run())
         # A bare timer: asyncio.timeout costs twice as much, and would cancel the caller to wake it.
-        expiry = loop.call_at(began + self._timeout, look_up.settle, NoAnswer.ERROR)
+        latest = self.until() if until is None else until
+        expiry = loop.call_at(latest, look_up.settle, NoAnswer.ERROR)
         try:
             return await look_up.reply
         finally:

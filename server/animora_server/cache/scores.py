@@ -28,10 +28,11 @@ class RedisScores:
         self._look_ups = metrics.lookups["scores"]
         self._random = Random()
 
-    async def get(self, key: bytes, count: int) -> FloatArray | None:
-        """The scores float32 (count) under a key, or None, after the timeout at the latest."""
+    async def get(self, key: bytes, count: int, deadline: float) -> FloatArray | None:
+        """The scores float32 (count) under a key, or None: at the timeout or the deadline at the latest."""
         key = self._redis.prefix + key
-        found = await self._redis.find((key,), score_layout.size(key, count))
+        until = min(self._redis.until(), deadline)
+        found = await self._redis.find((key,), score_layout.size(key, count), until)
         if isinstance(found, NoAnswer):
             self._look_ups[found.value].inc()
             return None

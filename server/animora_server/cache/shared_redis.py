@@ -77,18 +77,22 @@ class SharedRedis:
         """What every key begins with."""
         return self._prefix
 
-    async def find(self, keys: Sequence[bytes], size: int, began: float | None = None) -> Found:
+    def until(self) -> float:
+        """When a look-up that begins now has its answer at the latest, on the event loop's clock."""
+        return self._look_ups.until()
+
+    async def find(self, keys: Sequence[bytes], size: int, until: float | None = None) -> Found:
         """The value of each key, or why there is no answer, after the timeout at the latest.
 
         Args:
             keys: A few; in a Cluster they cost less where their slot is the same.
             size: Bytes that the values are expected to have together.
-            began: Where one look-up follows another, when the first began, on the event loop's clock: both
-                share one timeout.
+            until: When at the latest, on the event loop's clock, if that is sooner: where one look-up follows
+                another they share one timeout.
         """
         if self._breaker.is_open:
             return NoAnswer.SKIPPED
-        return await self._look_ups.find(keys, size, began)
+        return await self._look_ups.find(keys, size, until)
 
     def write(self, write: Write) -> None:
         """Writes some time soon, unless Redis is left alone or too much is queued."""

@@ -1,6 +1,5 @@
 """Timelines in Redis; see `timeline.protocols.TimelineStore`."""
 
-import asyncio
 from random import Random
 from typing import Protocol
 
@@ -68,8 +67,8 @@ class RedisTimelines:
         keys = [pointer_key]
         if generation is not None:
             keys.append(list_key(self._redis.prefix, generation.generation_id, key))
-        began = asyncio.get_running_loop().time()
-        found = await self._redis.find(keys, self._size, began)
+        until = self._redis.until()
+        found = await self._redis.find(keys, self._size, until)
         if isinstance(found, NoAnswer):
             self._look_ups[found.value].inc()
             return None
@@ -78,7 +77,7 @@ class RedisTimelines:
             precomputed = self._read_list(found[1], keys[1], generation.generation_id)
         pointer = None if found[0] is None else self._read_pointer(found[0], pointer_key)
         if pointer is not None and (precomputed is None or pointer.made_at > precomputed.made_at):
-            return await self._find(key, pointer.snapshot_id, began) or precomputed
+            return await self._find(key, pointer.snapshot_id, until) or precomputed
         self._look_ups["miss" if precomputed is None else "hit"].inc()
         return precomputed
 
@@ -86,9 +85,9 @@ class RedisTimelines:
         """The list of a key with an id of 16 bytes."""
         return await self._find(key, snapshot_id, None)
 
-    async def _find(self, key: bytes, snapshot_id: bytes, began: float | None) -> TimelineSnapshot | None:
+    async def _find(self, key: bytes, snapshot_id: bytes, until: float | None) -> TimelineSnapshot | None:
         stored_key = list_key(self._redis.prefix, snapshot_id, key)
-        found = await self._redis.find((stored_key,), self._size, began)
+        found = await self._redis.find((stored_key,), self._size, until)
         if isinstance(found, NoAnswer):
             self._look_ups[found.value].inc()
             return None

@@ -71,8 +71,8 @@ class Pins(Protocol):
 class ScoreCache(Protocol):
     """Scores by key; best effort, so neither method fails."""
 
-    async def get(self, key: bytes, count: int) -> FloatArray | None:
-        """The float32 (count) stored under a key, or None."""
+    async def get(self, key: bytes, count: int, deadline: float) -> FloatArray | None:
+        """The float32 (count) under a key, or None, by the deadline (event loop's clock) at the latest."""
         ...
 
     def put(self, key: bytes, scores: FloatArray) -> None:

@@ -118,22 +118,18 @@ class Ranker:
     async def _by_model(
         self, pin: Pin, query: RankQuery, candidates: Candidates, scoring: "_Scoring"
     ) -> Ranking:
-        try:
-            async with asyncio.timeout_at(query.deadline - RESERVE):
-                values, status = await self._logits(pin, query, candidates, scoring)
-                started = time.perf_counter()
-                best = await self._ordering(Unordered(pin.snapshot, candidates, values, query.limit))
-                terms = None
-                if query.explain:
-                    terms = await model_terms(
-                        scoring.model,
-                        scoring.user_row,
-                        candidates.rows[best.positions],
-                        best.values,
-                        query.deadline - RESERVE,
-                    )
-        except TimeoutError as error:
-            raise TooLate from error
+        values, status = await self._logits(pin, query, candidates, scoring)
+        started = time.perf_counter()
+        best = await self._ordering(Unordered(pin.snapshot, candidates, values, query.limit))
+        terms = None
+        if query.explain:
+            terms = await model_terms(
+                scoring.model,
+                scoring.user_row,
+                candidates.rows[best.positions],
+                best.values,
+                query.deadline - RESERVE,
+            )
         self._stages.observe("order", time.perf_counter() - started)
         return Ranking(
             post_ids=candidates.post_ids[best.positions],
@@ -185,7 +181,7 @@ class Ranker:
             self._cache.scores.put(key, values)
             return values, CacheStatus.BYPASS
         started = time.perf_counter()
-        stored = await self._cache.scores.get(key, len(candidates.rows))
+        stored = await self._cache.scores.get(key, len(candidates.rows), deadline)
         self._stages.observe("cache", time.perf_counter() - started)
         if stored is not None and np.isfinite(stored).all():
             return stored, CacheStatus.HIT
@@ -206,7 +202,10 @@ class Ranker:
         while True:
             joined = key in self._flights
             try:
-                return await self._flights.run(key, compute)
+                async with asyncio.timeout_at(deadline):  # which may be sooner than that of whoever computes
+                    return await self._flights.run(key, compute)
+            except TimeoutError as error:
+                raise TooLate from error
             except TooLate:
                 if not joined:
                     raise
