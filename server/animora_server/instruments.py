@@ -1,14 +1,69 @@
 """Prometheus instruments whose use costs the request path next to nothing."""
 
 import threading
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+Series = TypeVar("Series")
+Family = TypeVar("Family", bound=Metric)
+
 FOLD_AT = 1024  # observations that wait at most: 8 KiB, and a tenth of a millisecond to fold
+
+
+class Instrument(Collector, Generic[Series, Family]):
+    """A Prometheus metric of a series for each set of values of its labels.
+
+    Args:
+        name: Its name; of a counter, without `_total`.
+        documentation: What it tells.
+        registry: Where it is scraped.
+        labels: Names of its labels.
+    """
+
+    def __init__(
+        self, name: str, documentation: str, registry: CollectorRegistry, labels: Sequence[str] = ()
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = tuple(labels)
+        self._series: dict[tuple[str, ...], Series] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Series:
+        """The series under values of the labels."""
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = self._new()
+        return series
+
+    def describe(self) -> Iterator[Metric]:
+        """The metric without its samples."""
+        yield self._family()
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric as it is now; called on the thread of a scrape."""
+        family = self._family()
+        for values, series in list(self._series.items()):
+            self._add(family, values, series)
+        yield family
+
+    @abstractmethod
+    def _new(self) -> Series:
+        """A series of which nothing is known yet."""
+
+    @abstractmethod
+    def _family(self) -> Family:
+        """The metric without its samples."""
+
+    @abstractmethod
+    def _add(self, family: Family, values: Sequence[str], series: Series) -> None:
+        """Adds a series to the metric."""
 
 
 class Count:
@@ -24,42 +79,17 @@ class Count:
         self.value += amount
 
 
-class Counter(Collector):
-    """A Prometheus counter of Counts, by the values of its labels.
+class Counter(Instrument[Count, CounterMetricFamily]):
+    """A Prometheus counter."""
 
-    Args:
-        name: Its name, without `_total`.
-        documentation: What it tells.
-        registry: Where it is scraped.
-        labels: Names of its labels.
-    """
+    def _new(self) -> Count:
+        return Count()
 
-    def __init__(
-        self, name: str, documentation: str, registry: CollectorRegistry, labels: Sequence[str] = ()
-    ) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._labels = tuple(labels)
-        self._counts: dict[tuple[str, ...], Count] = {}
-        registry.register(self)
+    def _family(self) -> CounterMetricFamily:
+        return CounterMetricFamily(self._name, self._documentation, labels=self._labels)
 
-    def labels(self, *values: str) -> Count:
-        """The count under values of the labels; there is one for each set of values."""
-        count = self._counts.get(values)
-        if count is None:
-            count = self._counts[values] = Count()
-        return count
-
-    def describe(self) -> Iterator[Metric]:
-        """The metric without its samples."""
-        yield CounterMetricFamily(self._name, self._documentation, labels=self._labels)
-
-    def collect(self) -> Iterator[Metric]:
-        """The metric as it is now; called on the thread of a scrape."""
-        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values, count in list(self._counts.items()):
-            family.add_metric(values, count.value)
-        yield family
+    def _add(self, family: CounterMetricFamily, values: Sequence[str], series: Count) -> None:
+        family.add_metric(values, series.value)
 
 
 class Observations:
@@ -95,8 +125,8 @@ class Observations:
             return self._counts.cumsum().tolist(), self._sum
 
 
-class Histogram(Collector):
-    """A Prometheus histogram of Observations, by the values of its labels.
+class Histogram(Instrument[Observations, HistogramMetricFamily]):
+    """A Prometheus histogram.
 
     Args:
         name: Its name.
@@ -114,29 +144,16 @@ class Histogram(Collector):
         registry: CollectorRegistry,
         labels: Sequence[str] = (),
     ) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._labels = tuple(labels)
         self._buckets = tuple(buckets)
-        self._series: dict[tuple[str, ...], Observations] = {}
-        registry.register(self)
+        super().__init__(name, documentation, registry, labels)
 
-    def labels(self, *values: str) -> Observations:
-        """The observations under values of the labels; there is one for each set of values."""
-        observations = self._series.get(values)
-        if observations is None:
-            observations = self._series[values] = Observations(self._buckets)
-        return observations
+    def _new(self) -> Observations:
+        return Observations(self._buckets)
 
-    def describe(self) -> Iterator[Metric]:
-        """The metric without its samples."""
-        yield HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+    def _family(self) -> HistogramMetricFamily:
+        return HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
 
-    def collect(self) -> Iterator[Metric]:
-        """The metric as it is now; called on the thread of a scrape."""
-        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+    def _add(self, family: HistogramMetricFamily, values: Sequence[str], series: Observations) -> None:
+        counts, total = series.fold()
         bounds = [*(str(float(bound)) for bound in self._buckets), "+Inf"]
-        for values, observations in list(self._series.items()):
-            counts, total = observations.fold()
-            family.add_metric(values, list(zip(bounds, counts, strict=True)), total)
-        yield family
+        family.add_metric(values, list(zip(bounds, counts, strict=True)), total)

@@ -99,14 +99,8 @@ async def _h2load(
     place.with_suffix(".body").write_bytes(FRAME.pack(0, len(body)) + body)
     process = await asyncio.create_subprocess_exec(
         *("taskset", "-c", LOAD_CORES, "h2load", f"http://{server.target}{PATH}"),
-        *(
-            "--duration",
-            str(seconds),
-            "--clients",
-            str(CONNECTIONS),
-            "--max-concurrent-streams",
-            str(streams),
-        ),
+        *("--duration", str(seconds), "--clients", str(CONNECTIONS)),
+        *("--max-concurrent-streams", str(streams)),
         *("--data", str(place.with_suffix(".body")), "--log-file", str(place.with_suffix(".log"))),
         *("--header", "content-type: application/grpc", "--header", "te: trailers"),
         *(() if rate is None else ("--rps", f"{rate:g}")),

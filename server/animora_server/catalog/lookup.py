@@ -133,7 +133,7 @@ class Groups:
         at = int(self.keys.searchsorted(key))
         if at == len(self.keys) or self.keys.item(at) != key:
             return NOTHING
-        return self.members[self.offsets.item(at) : self.offsets.item(at + 1)].astype(np.int64)
+        return self._members_at(at)
 
     def members_of_each(self, keys: IntArray) -> dict[int, IntArray]:
         """By position in keys int64 (k), the sets of those that are there, as members_of gives them."""
@@ -141,7 +141,10 @@ class Groups:
             return {}
         at = self.keys.searchsorted(keys)
         there = np.flatnonzero(np.equal(self.keys.take(at, mode="clip"), keys))
-        return {number: self.members_of(int(keys[number])) for number in there.tolist()}
+        return {number: self._members_at(at.item(number)) for number in there.tolist()}
+
+    def _members_at(self, at: int) -> IntArray:
+        return self.members[self.offsets.item(at) : self.offsets.item(at + 1)].astype(np.int64)
 
     @property
     def nbytes(self) -> int:

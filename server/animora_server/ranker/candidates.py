@@ -61,9 +61,9 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> list[Can
         rows = rows[known]
     sorting.drop(DropReason.DELETED, snapshot.deleted[rows])
     user_ids = np.fromiter((query.user_id for query in queries), np.int64, len(queries))
-    sorting.drop_of_some(
-        DropReason.BLOCKED, snapshot.related_authors_of_each(user_ids), snapshot.author_ids[rows]
-    )
+    related = snapshot.related_authors_of_each(user_ids)
+    if related:
+        sorting.drop_of_some(DropReason.BLOCKED, related, snapshot.author_ids[rows])
     sorting.drop_of_some(
         DropReason.SEEN,
         {
