@@ -5,7 +5,10 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+
+from rich.console import Console
 
 from tests.benchmarks.processes import Server
 
@@ -44,6 +47,20 @@ async def load(server: Server, seconds: float, *options: str) -> Turn:
     cpu = (server.cpu_seconds() - before) / measured["ok"]
     latency = measured["latency_seconds"]
     return Turn(measured["calls_per_second"], latency["p50"] * 1e3, latency["p99"] * 1e3, cpu * 1e6)
+
+
+async def in_turns(
+    out: Console, sides: Mapping[str, Callable[[], Awaitable[Turn]]], rounds: int
+) -> dict[str, Turn]:
+    """The medians of each side's turns; a round before the first warms up."""
+    turns: dict[str, list[Turn]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, take_turn in sides.items():
+            turn = await take_turn()
+            if number:
+                turns[name].append(turn)
+        out.print(f"round {number} of {rounds}")
+    return {name: median(several) for name, several in turns.items()}
 
 
 def median(turns: list[Turn]) -> Turn:

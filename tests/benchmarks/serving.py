@@ -19,7 +19,7 @@ from rich.table import Table
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.demo import SampleFeed, sample_feed
 from tests.benchmarks import h2load
-from tests.benchmarks.load import CALLERS, Turn, load, median
+from tests.benchmarks.load import CALLERS, Turn, in_turns, load
 from tests.benchmarks.processes import Server, animora_server, bare_server
 
 ROUNDS = 5
@@ -106,9 +106,13 @@ async def measure(
             name: await _drive_of(bare if name == BARE else animora, traffic, policy)
             for name, policy in POLICIES.items()
         }
-        full = await _turns(out, sides, rounds, seconds, dict.fromkeys(sides))
+        full = await in_turns(
+            out, {name: partial(drive, seconds, None) for name, drive in sides.items()}, rounds
+        )
         halves = {name: turn.throughput / 2 for name, turn in full.items()}
-        half = await _turns(out, sides, rounds, seconds, halves)
+        half = await in_turns(
+            out, {name: partial(drive, seconds, halves[name]) for name, drive in sides.items()}, rounds
+        )
     return {name: Measured(full[name], half[name]) for name in sides}
 
 
@@ -139,20 +143,6 @@ def report(out: Console, traffic: Traffic, sides: Mapping[str, Measured]) -> dic
         "cpu_us_per_bare_call": round(bare.full.cpu, 1),
         "generator": generator,
     }
-
-
-async def _turns(
-    out: Console, sides: Mapping[str, Drive], rounds: int, seconds: int, rates: Mapping[str, float | None]
-) -> dict[str, Turn]:
-    """Medians of the turns of each side, at its rate; a round before the first warms up."""
-    turns: dict[str, list[Turn]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, drive in sides.items():
-            turn = await drive(seconds, rates[name])
-            if number:
-                turns[name].append(turn)
-        out.print(f"round {number} of {rounds}")
-    return {name: median(several) for name, several in turns.items()}
 
 
 async def _drive_of(server: Server, traffic: Traffic, policy: "pb.CachePolicy.ValueType") -> Drive:

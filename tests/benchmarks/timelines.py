@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from animora_client import AsyncRankingClient, CacheStatus
 from animora_server.demo import sample_feed
-from tests.benchmarks.load import CALLERS, Turn, load, median
+from tests.benchmarks.load import CALLERS, Turn, in_turns, load
 from tests.benchmarks.processes import Server, animora_server, bare_server
 
 ROUNDS = 5
@@ -50,14 +51,9 @@ async def run(out: Console) -> None:
             await precompute(options)
             await until_seen(animora)
             sides = {"precomputed timeline": animora, "bare": bare}
-            turns: dict[str, list[Turn]] = {name: [] for name in sides}
-            for number in range(ROUNDS + 1):
-                for name, server in sides.items():
-                    turn = await load(server, SECONDS if number else 2.0, *PAGES)
-                    if number:  # the first round warms up
-                        turns[name].append(turn)
-                out.print(f"round {number} of {ROUNDS}")
-    report(out, {name: median(several) for name, several in turns.items()})
+            turns = {name: partial(load, server, SECONDS, *PAGES) for name, server in sides.items()}
+            medians = await in_turns(out, turns, ROUNDS)
+    report(out, medians)
 
 
 async def until_seen(server: Server) -> None:
