@@ -127,7 +127,22 @@ bench-precompute: $(INSTALLED) ## Measure users and pairs a second of precomputi
 bench-memory: $(INSTALLED) ## Measure what timelines take in Redis
 	$(BIN)/python -m tests.benchmarks.timeline_memory
 
+# Other model servers, each in an environment of its own: what one needs another may not bear.
+PEERS := $(patsubst tests/benchmarks/peers/%/requirements.txt,%,$(wildcard tests/benchmarks/peers/*/requirements.txt))
+.venv-peers/%/.installed: tests/benchmarks/peers/%/requirements.txt
+	$(PYTHON) -m venv .venv-peers/$*
+	.venv-peers/$*/bin/pip install --quiet --disable-pip-version-check '$(TORCH)' --requirement $<
+	@touch $@
+
+.PHONY: peers
+peers: $(PEERS:%=.venv-peers/%/.installed)
+
+.PHONY: bench-peers
+bench-peers: $(INSTALLED) ## Measure users ranked for a second beside mosec, PyTriton, MLServer, LitServe and Ray Serve
+	@$(MAKE) --keep-going --no-print-directory peers || echo "not every peer could be installed; those that were are measured"
+	$(BIN)/python -m tests.benchmarks.peers
+
 .PHONY: clean
 clean: ## Remove environments, the demo's data, caches and build outputs
-	rm -rf $(VENV) .venv-proto .venv-oldest .venv-recbole .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
+	rm -rf $(VENV) .venv-proto .venv-oldest .venv-recbole .venv-peers .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

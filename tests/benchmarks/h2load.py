@@ -6,7 +6,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -20,6 +20,7 @@ from tests.benchmarks.processes import LOAD_CORES, Server
 
 PATH = f"/{SERVICE_NAME}/Rank"
 CONNECTIONS = 2  # of each h2load, of which there is one for each request: it knows only one body
+GRPC = "application/grpc"
 FRAME = struct.Struct(">BI")  # of a gRPC message: compressed or not, and its length
 COUNTS = re.compile(
     r"requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, .*?\n"
@@ -29,11 +30,56 @@ COUNTS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, and the bytes that answer it: the same each time."""
+class Route:
+    """Where to ask.
 
-    request: pb.RankRequest
+    Attributes:
+        path: Of the URL.
+        content_type: Of the body. gRPC's has its frames and HTTP/2; others have HTTP/1.1, with one call at
+            once on a connection.
+    """
+
+    path: str
+    content_type: str = GRPC
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether it is a method of gRPC."""
+        return self.content_type == GRPC
+
+    def framed(self, message: bytes) -> bytes:
+        """The message as it is sent."""
+        return FRAME.pack(0, len(message)) + message if self.is_grpc else message
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Of h2load."""
+        transport = ("--header", "te: trailers") if self.is_grpc else ("--h1",)
+        return (*transport, "--header", f"content-type: {self.content_type}")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A message, and the message that answers it: as many bytes each time."""
+
+    route: Route
+    message: bytes
     reply: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much is asked, and from where.
+
+    Attributes:
+        callers: Calls under way at once.
+        rate: Calls a second, or None for as many as are answered.
+        cores: Where the load runs, as taskset has it.
+    """
+
+    callers: int = CALLERS
+    rate: float | None = None
+    cores: str = LOAD_CORES
 
 
 def installed() -> bool:
@@ -62,25 +108,28 @@ async def asked(server: Server, requests: Sequence[pb.RankRequest]) -> list[Aske
                 raise RuntimeError(
                     f"{server.name}: {wrong or 'not by NEUCF, or not the same twice'}\n{response}"
                 )
-            answered.append(Asked(request, reply))
+            answered.append(Asked(Route(PATH), body, reply))
     return answered
 
 
-async def drive(server: Server, requests: Sequence[Asked], seconds: int, rate: float | None = None) -> Turn:
-    """Asks a server the same requests over and over, CALLERS at once or at a rate (calls a second).
+async def drive(server: Server, requests: Sequence[Asked], seconds: int, load: Load = Load()) -> Turn:
+    """Asks a server the same requests over and over.
 
     Raises:
         RuntimeError: A call failed, or the replies have not the bytes that they should have.
     """
-    connections = CONNECTIONS * len(requests)
-    streams = CALLERS // connections
-    rate = None if rate is None else rate / connections
     with tempfile.TemporaryDirectory() as folder:
         before = server.cpu_seconds()
+        places = (Path(folder) / str(number) for number in range(len(requests)))
+        share = replace(
+            load,
+            callers=load.callers // len(requests),
+            rate=None if load.rate is None else load.rate / len(requests),
+        )
         counts = await asyncio.gather(
             *(
-                _h2load(server, each, seconds, streams, rate, Path(folder) / str(number))
-                for number, each in enumerate(requests)
+                _h2load(server, each, seconds, share, place)
+                for each, place in zip(requests, places, strict=False)
             )
         )
         cpu = server.cpu_seconds() - before
@@ -91,19 +140,17 @@ async def drive(server: Server, requests: Sequence[Asked], seconds: int, rate: f
     return Turn(calls / seconds, float(p50), float(p99), cpu / calls * 1e6)
 
 
-async def _h2load(
-    server: Server, each: Asked, seconds: int, streams: int, rate: float | None, place: Path
-) -> int:
+async def _h2load(server: Server, each: Asked, seconds: int, load: Load, place: Path) -> int:
     """How many calls were answered as they should be."""
-    body = each.request.SerializeToString()
-    place.with_suffix(".body").write_bytes(FRAME.pack(0, len(body)) + body)
+    place.with_suffix(".body").write_bytes(each.route.framed(each.message))
+    connections = CONNECTIONS if each.route.is_grpc else load.callers
     process = await asyncio.create_subprocess_exec(
-        *("taskset", "-c", LOAD_CORES, "h2load", f"http://{server.target}{PATH}"),
-        *("--duration", str(seconds), "--clients", str(CONNECTIONS)),
-        *("--max-concurrent-streams", str(streams)),
+        *("taskset", "-c", load.cores, "h2load", f"http://{server.target}{each.route.path}"),
+        *("--duration", str(seconds), "--clients", str(connections)),
+        *("--max-concurrent-streams", str(load.callers // connections)),
         *("--data", str(place.with_suffix(".body")), "--log-file", str(place.with_suffix(".log"))),
-        *("--header", "content-type: application/grpc", "--header", "te: trailers"),
-        *(() if rate is None else ("--rps", f"{rate:g}")),
+        *each.route.options,
+        *(() if load.rate is None else ("--rps", f"{load.rate / connections:g}")),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -112,9 +159,8 @@ async def _h2load(
     if process.returncode or found is None:
         raise RuntimeError(f"h2load failed:\n{output}")
     done, succeeded, fine, received = (int(number) for number in found.groups())
-    expected = done * (FRAME.size + len(each.reply))
+    size = len(each.route.framed(each.reply))
     # What was under way at the end may have brought its data, but is not done.
-    under_way = CONNECTIONS * streams * (FRAME.size + len(each.reply))
-    if not (done == succeeded == fine > 0 and 0 <= received - expected <= under_way):
-        raise RuntimeError(f"{server.name}: {expected:,} bytes of replies were expected\n{output}")
+    if not (done == succeeded == fine > 0 and 0 <= received - done * size <= load.callers * size):
+        raise RuntimeError(f"{server.name}: {done * size:,} bytes of replies were expected\n{output}")
     return done

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +32,31 @@ class Server:
         """The address."""
         return f"127.0.0.1:{self.port}"
 
+    def is_alive(self) -> bool:
+        """Whether the process has not ended (Linux)."""
+        return Path(f"/proc/{self.pid}").exists()
+
     def cpu_seconds(self) -> float:
-        """User and system time so far, all threads (Linux)."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """User and system time so far of all threads, of it and of all its descendants (Linux)."""
+        return sum(map(_ticks, family(self.pid))) / TICKS
+
+
+def family(pid: int) -> list[int]:
+    """A process that is alive and its descendants, parents first (Linux)."""
+    children = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            children += thread.read_text().split()
+    return [pid, *(one for child in children for one in family(int(child)))]
+
+
+def _ticks(pid: int) -> int:
+    """CPU time of a process, and of those of its children that have ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended itself, and its parent's time has it
+        return 0
+    return sum(map(int, fields[11:15]))
 
 
 @asynccontextmanager

@@ -87,21 +87,22 @@ async def run(out: Console) -> None:
     """Measures on the sample feed, prints the table and writes the JSON."""
     traffic = Traffic()
     async with sample_feed(Path(".bench"), out) as feed:
-        keep(report(out, traffic, await measure(out, feed, traffic, ROUNDS, SECONDS)))
+        keep(RESULT, report(out, traffic, await measure(out, feed, traffic, ROUNDS, SECONDS)))
     out.print(f"written to {RESULT}")
 
 
-def keep(figures: Mapping[str, float | str]) -> None:
-    """Writes the JSON."""
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+def keep(file: Path, figures: Mapping[str, float | str]) -> None:
+    """Writes figures into a JSON file that may hold others, which stay."""
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**kept, **figures}, indent=2) + "\n")
 
 
 async def measure(
     out: Console, feed: SampleFeed, traffic: Traffic, rounds: int, seconds: int
 ) -> dict[str, Measured]:
     """All sides, each in so many turns of so many seconds."""
-    async with animora_server(_options(feed), pinned=True) as animora, bare_server(pinned=True) as bare:
+    async with animora_server(server_options(feed), pinned=True) as animora, bare_server(pinned=True) as bare:
         sides = {
             name: await _drive_of(bare if name == BARE else animora, traffic, policy)
             for name, policy in POLICIES.items()
@@ -148,7 +149,11 @@ def report(out: Console, traffic: Traffic, sides: Mapping[str, Measured]) -> dic
 async def _drive_of(server: Server, traffic: Traffic, policy: "pb.CachePolicy.ValueType") -> Drive:
     if h2load.installed():
         asked = await h2load.asked(server, traffic.requests(policy))
-        return partial(h2load.drive, server, asked)
+
+        async def by_h2load(seconds: int, rate: float | None) -> Turn:
+            return await h2load.drive(server, asked, seconds, h2load.Load(rate=rate))
+
+        return by_h2load
     cache = "bypass" if policy == pb.CACHE_POLICY_BYPASS else "default"
 
     async def by_our_own(seconds: int, rate: float | None) -> Turn:
@@ -158,7 +163,8 @@ async def _drive_of(server: Server, traffic: Traffic, policy: "pb.CachePolicy.Va
     return by_our_own
 
 
-def _options(feed: SampleFeed) -> dict[str, str]:
+def server_options(feed: SampleFeed) -> dict[str, str]:
+    """Options of the server, without the prefix."""
     return {
         "DATABASE_URL": feed.database_url,
         "CACHE_URL": feed.redis_url,

@@ -1,0 +1,30 @@
+"""The command line of every peer's server: `server FOLDER --port PORT --workers WORKERS`."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """How a server is started.
+
+    Attributes:
+        folder: What PostRanker reads.
+        port: Where to listen.
+        workers: Processes that rank.
+    """
+
+    folder: Path
+    port: int
+    workers: int
+
+    @classmethod
+    def parse(cls) -> Self:
+        """Reads the command line, again in processes that a server starts."""
+        parser = argparse.ArgumentParser()
+        parser.add_argument("folder", type=Path)
+        parser.add_argument("--port", type=int, required=True)
+        parser.add_argument("--workers", type=int, required=True)
+        return cls(**vars(parser.parse_args()))

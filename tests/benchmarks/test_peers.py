@@ -1,0 +1,243 @@
+"""The comparison with other model servers: what is asked and checked, what is written, and our side alone."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import asyncpg
+import numpy as np
+import pytest
+from rich.console import Console
+
+from animora.ranking.v1 import ranking_pb2 as pb
+from animora_artifact import FolderStore
+from animora_server.demo import SampleFeed
+from tests.benchmarks import h2load
+from tests.benchmarks.h2load import Route
+from tests.benchmarks.peers import v2
+from tests.benchmarks.peers.asking import Exchange
+from tests.benchmarks.peers.measuring import Plan, measure
+from tests.benchmarks.peers.protocols import ANSWER, V2, BatchRank, Json, Rank, Raw, Wrong
+from tests.benchmarks.peers.questions import Inquirer, Posts, Question, users_without_blocks
+from tests.benchmarks.peers.ranking import BEST, PostRanker, as_bytes
+from tests.benchmarks.peers.report import BATCH_RANK, MOSEC, RANK, Figures, as_table, draw, many, ratios
+from tests.benchmarks.peers.servers import PEERS
+from tests.benchmarks.processes import Server, family
+from tests.benchmarks.serving import keep
+from tests.integration.feed import fill
+from tests.scorer.artifacts import tiny_artifact
+
+CANDIDATES = 20
+ROUTE = Route("/", "application/octet-stream")
+QUESTIONS = [
+    Question(
+        user=user,
+        posts=np.arange(100, 100 + CANDIDATES),
+        best=np.arange(100 + user, 100 + user + BEST),
+        scores=np.linspace(0.9, 0.1, BEST, dtype=np.float32),
+    )
+    for user in (1, 2)
+]
+
+
+def raw_reply(*questions):
+    return b"".join(np.array((question.best, question.scores), ANSWER).tobytes() for question in questions)
+
+
+def rank_response(question, ranker=pb.RANKER_NEUCF):
+    return pb.RankResponse(post_ids=question.best, scores=question.scores, ranker=ranker)
+
+
+def v2_reply(*questions):
+    reply = v2.ModelInferResponse()
+    for name in ("scores", "best"):  # by name, in whatever order
+        reply.outputs.add(name=name)
+        reply.raw_output_contents.append(
+            np.stack([getattr(question, name) for question in questions]).tobytes()
+        )
+    return reply.SerializeToString()
+
+
+def swapped(question):
+    """The right posts in another order."""
+    return replace(question, best=question.best[[1, 0, *range(2, BEST)]])
+
+
+REPLIES = {
+    "raw": (Raw(ROUTE), raw_reply),
+    "V2": (V2(), v2_reply),
+    "BatchRank": (
+        BatchRank(),
+        lambda *questions: pb.BatchRankResponse(
+            results=[pb.RankResult(response=rank_response(question)) for question in questions]
+        ).SerializeToString(),
+    ),
+}
+
+
+@pytest.mark.parametrize("protocol", REPLIES)
+def test_a_reply_needs_the_right_posts_in_the_right_order_with_their_scores(protocol):
+    wire, reply = REPLIES[protocol]
+    first, second = QUESTIONS
+    exchange = Exchange(wire, QUESTIONS)
+    exchange.check(reply(first, second))
+    exchange.check(reply(first, replace(second, scores=second.scores + np.float32(1e-6))))
+    wrong = {
+        "order": reply(first, swapped(second)),
+        "users": reply(second, first),
+        "too few": reply(first),
+        "scores": reply(first, replace(second, scores=second.scores / 2)),
+    }
+    for one in wrong.values():
+        with pytest.raises(Wrong):
+            exchange.check(one)
+
+
+def test_a_heuristics_answer_is_wrong_even_with_the_right_posts():
+    exchange = Exchange(Rank(), QUESTIONS[:1])
+    exchange.check(rank_response(QUESTIONS[0]).SerializeToString())
+    with pytest.raises(Wrong, match="NEUCF"):
+        exchange.check(rank_response(QUESTIONS[0], pb.RANKER_HEURISTIC).SerializeToString())
+
+
+def test_a_user_who_was_not_ranked_for_is_wrong():
+    failed = pb.RankResult()
+    failed.error.message = "no such luck"
+    with pytest.raises(Wrong, match="no such luck"):
+        Exchange(BatchRank(), QUESTIONS[:1]).check(pb.BatchRankResponse(results=[failed]).SerializeToString())
+
+
+def test_all_protocols_ask_the_same():
+    (question, _) = QUESTIONS
+    raw = np.frombuffer(Raw(ROUTE).message([question]), np.int64)
+    assert raw.tolist() == [question.user, *question.posts]
+    assert json.loads(Json(ROUTE).message([question])) == {"user": raw[0], "posts": raw[1:].tolist()}
+    request = pb.RankRequest.FromString(Rank().message([question]))
+    assert [request.user_id, *request.post_ids] == raw.tolist()
+    assert (request.limit, request.cache_policy) == (BEST, pb.CACHE_POLICY_BYPASS)
+    assert list(pb.BatchRankRequest.FromString(BatchRank().message([question])).requests) == [request]
+    tensors = v2.ModelInferRequest.FromString(V2().message([question]))
+    assert [list(one.shape) for one in tensors.inputs] == [[1, 1], [1, CANDIDATES]]
+    assert b"".join(tensors.raw_input_contents) == raw.tobytes()
+
+
+async def test_peers_rank_as_the_artifact_itself_does(postgres_url, tmp_path):
+    await fill(postgres_url)
+    artifact, _ = tiny_artifact("v1", seed=1)
+    connection = await asyncpg.connect(postgres_url)
+    posts, users = await Posts.read(connection, artifact), await users_without_blocks(connection)
+    await connection.close()
+    posts.save(artifact, tmp_path)
+    questions = list(islice(Inquirer(artifact, posts, users).questions(CANDIDATES, seed=0), 8))
+    assert len({tuple(question.best) for question in questions}) == len(questions)
+    answers = PostRanker(tmp_path).rank(
+        np.array([question.user for question in questions]),
+        np.stack([question.posts for question in questions]),
+    )
+    Exchange(Raw(ROUTE), questions).check(b"".join(as_bytes(*answers)))
+
+
+async def test_users_with_blocks_are_not_asked_for(postgres_url):
+    await fill(postgres_url)
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(
+        "insert into animora_app.block_relations (blocker_id, blocked_id) values (7, 1000)"
+    )
+    users = await users_without_blocks(connection)
+    await connection.close()
+    assert {8, 9} <= set(users.tolist())
+    assert not {7, 1000} & set(users.tolist())
+
+
+@pytest.mark.parametrize("generator", ["h2load", "our own"])
+async def test_our_side_is_measured_and_a_peer_without_an_environment_is_left_out(
+    generator, postgres_url, redis_url, tmp_path: Path, monkeypatch
+):
+    if generator != "h2load":
+        monkeypatch.setattr(h2load, "installed", lambda: False)
+    elif not h2load.installed():
+        pytest.skip("h2load is not installed (Debian's package nghttp2-client has it)")
+    await fill(postgres_url)
+    store = FolderStore(tmp_path / "models")
+    store.publish(tiny_artifact("v1", seed=1)[0])
+    store.activate("v1")
+    feed = SampleFeed(postgres_url, redis_url, tmp_path / "models")
+    out = Console(record=True, width=110)
+    nowhere = replace(PEERS[0], name="nowhere", folder="nowhere")
+    result = await measure(out, feed, Plan(rounds=1, seconds=1, candidates=CANDIDATES, workers=1), [nowhere])
+    assert list(result.sides) == [RANK, BATCH_RANK]
+    assert all(side.ranks_per_second > 0 < side.cpu_us_per_rank for side in result.sides.values())
+    assert "is not there" in result.left_out["nowhere"]
+    assert "nowhere is left out" in out.export_text()
+
+
+CHILD = "import time\nwhile time.process_time() < 0.3: pass\nprint(1, flush=True)\ntime.sleep(60)"
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
+
+
+async def test_the_cpu_time_of_a_server_includes_its_childrens():
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PARENT, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    server, members = Server("parent", process.pid, 0), family(process.pid)
+    try:
+        assert len(members) == 2
+        assert server.cpu_seconds() >= 0.3
+        assert server.is_alive()
+    finally:
+        for member in members:
+            os.kill(member, signal.SIGKILL)
+        await process.wait()
+    assert not server.is_alive()
+
+
+def figures(ranks_per_second, users=1):
+    return Figures("gRPC", users, 8, ranks_per_second, 100.0, 1.0, 2.0)
+
+
+def test_ratios_are_batch_rank_over_each_peer_and_over_the_fastest_by_grpc():
+    sides = {
+        RANK: figures(900.0),
+        BATCH_RANK: figures(8000.0, users=32),
+        MOSEC: figures(4000.0),
+        many(MOSEC): figures(10_000.0, users=32),
+        "PyTriton": figures(1000.0),
+        "MLServer": figures(500.0),
+    }
+    assert ratios(sides) == {
+        "batch_over_mosec": 2.0,
+        "batch_over_mosec_batch": 0.8,
+        "batch_over_grpc_peers": 8.0,
+    }
+    del sides[MOSEC]
+    assert ratios(sides).keys() == {"batch_over_mosec_batch", "batch_over_grpc_peers"}
+
+
+def test_the_table_and_the_picture_have_every_side(tmp_path):
+    sides = {RANK: figures(900.0), BATCH_RANK: figures(8000.0, users=32), MOSEC: figures(4000.0)}
+    out = Console(record=True, width=110)
+    out.print(as_table(sides, "title"))
+    rows = out.export_text().splitlines()
+    assert [sum(f" {name} │" in row for row in rows) for name in sides] == [1, 1, 1]
+    assert any(BATCH_RANK in row and "8,000" in row and "2.00" in row for row in rows)
+    draw(sides, "title", tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_of_other_benchmarks_stay_in_the_file(tmp_path):
+    file = tmp_path / "benchmarks" / "serving.json"
+    keep(file, {"unary_over_bare": 0.5, "generator": "h2load"})
+    keep(file, {"batch_over_mosec": 2.0})
+    keep(file, {"unary_over_bare": 0.6})
+    assert json.loads(file.read_text()) == {
+        "unary_over_bare": 0.6,
+        "generator": "h2load",
+        "batch_over_mosec": 2.0,
+    }
