@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.benchmarks.h2load import Route
 from tests.benchmarks.peers import v2
 from tests.benchmarks.peers.asking import Exchange
 from tests.benchmarks.peers.measuring import Plan, measure
-from tests.benchmarks.peers.protocols import ANSWER, V2, BatchRank, Json, Rank, Raw, Wrong
+from tests.benchmarks.peers.protocols import ANSWER, V2, BatchRank, Json, Rank, Raw, Wire, Wrong
 from tests.benchmarks.peers.questions import Inquirer, Posts, Question, users_without_blocks
 from tests.benchmarks.peers.ranking import BEST, PostRanker, as_bytes
 from tests.benchmarks.peers.report import BATCH_RANK, MOSEC, RANK, Figures, as_table, draw, many, ratios
@@ -68,7 +69,7 @@ def swapped(question):
     return replace(question, best=question.best[[1, 0, *range(2, BEST)]])
 
 
-REPLIES = {
+REPLIES: dict[str, tuple[Wire, Callable[..., bytes]]] = {
     "raw": (Raw(ROUTE), raw_reply),
     "V2": (V2(), v2_reply),
     "BatchRank": (
@@ -86,12 +87,12 @@ def test_a_reply_needs_the_right_posts_in_the_right_order_with_their_scores(prot
     first, second = QUESTIONS
     exchange = Exchange(wire, QUESTIONS)
     exchange.check(reply(first, second))
-    exchange.check(reply(first, replace(second, scores=second.scores + np.float32(1e-6))))
+    exchange.check(reply(first, replace(second, scores=np.nextafter(second.scores, np.float32(1)))))
     wrong = {
         "order": reply(first, swapped(second)),
         "users": reply(second, first),
         "too few": reply(first),
-        "scores": reply(first, replace(second, scores=second.scores / 2)),
+        "scores": reply(first, replace(second, scores=second.scores[::-1].copy())),
     }
     for one in wrong.values():
         with pytest.raises(Wrong):
@@ -222,10 +223,10 @@ def test_ratios_are_batch_rank_over_each_peer_and_over_the_fastest_by_grpc():
 
 def test_the_table_and_the_picture_have_every_side(tmp_path):
     sides = {RANK: figures(900.0), BATCH_RANK: figures(8000.0, users=32), MOSEC: figures(4000.0)}
-    out = Console(record=True, width=110)
+    out = Console(record=True, width=80)
     out.print(as_table(sides, "title"))
     rows = out.export_text().splitlines()
-    assert [sum(f" {name} │" in row for row in rows) for name in sides] == [1, 1, 1]
+    assert [sum(row.strip().startswith(name) for row in rows) for name in sides] == [1, 1, 1]
     assert any(BATCH_RANK in row and "8,000" in row and "2.00" in row for row in rows)
     draw(sides, "title", tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -4,7 +4,8 @@ import asyncio
 import http.client
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
 from itertools import cycle
 
 import grpc
@@ -64,17 +65,24 @@ class Exchange:
 @asynccontextmanager
 async def connected(server: Server, route: Route) -> AsyncIterator[Send]:
     """A connection, for one call at once."""
-    if route.is_grpc:
-        async with grpc.aio.insecure_channel(
-            server.target, options=(("grpc.use_local_subchannel_pool", 1),)
-        ) as channel:
-            call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(route.path)
+    async with (_connected_by_grpc if route.is_grpc else _connected_by_http)(server, route) as send:
+        yield send
 
-            async def send(message: bytes) -> bytes:
-                return await call(message, timeout=TIMEOUT)
 
-            yield send
-        return
+@asynccontextmanager
+async def _connected_by_grpc(server: Server, route: Route) -> AsyncIterator[Send]:
+    own_connection = (("grpc.use_local_subchannel_pool", 1),)
+    async with grpc.aio.insecure_channel(server.target, own_connection) as channel:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(route.path)
+
+        async def send(message: bytes) -> bytes:
+            return await call(message, timeout=TIMEOUT)
+
+        yield send
+
+
+@asynccontextmanager
+async def _connected_by_http(server: Server, route: Route) -> AsyncIterator[Send]:
     connection = http.client.HTTPConnection(server.target, timeout=TIMEOUT)
 
     def post(message: bytes) -> bytes:
@@ -85,10 +93,9 @@ async def connected(server: Server, route: Route) -> AsyncIterator[Send]:
             raise http.client.HTTPException(f"{response.status}: {reply[:200]!r}")
         return reply
 
-    try:
-        yield lambda message: asyncio.to_thread(post, message)
-    finally:
-        connection.close()
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as thread, closing(connection):  # the loop's own threads are too few
+        yield lambda message: loop.run_in_executor(thread, post, message)
 
 
 async def drive(

@@ -14,7 +14,7 @@ from rich.console import Console
 from animora_artifact import open_store
 from animora_server.demo import SampleFeed
 from tests.benchmarks.load import Turn, in_turns
-from tests.benchmarks.peers.asking import Exchange
+from tests.benchmarks.peers.asking import TIMEOUT, Exchange
 from tests.benchmarks.peers.protocols import BatchRank, Rank
 from tests.benchmarks.peers.questions import Inquirer, Posts, Question, users_without_blocks
 from tests.benchmarks.peers.report import BATCH_RANK, RANK, Figures, many
@@ -62,8 +62,7 @@ async def measure(out: Console, feed: SampleFeed, plan: Plan, peers: Sequence[Pe
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         questions = await prepare(feed, folder, plan.candidates)
-        workers = {"GRPC_WORKERS": str(plan.workers)} if plan.workers > 1 else {}
-        animora = await stack.enter_async_context(animora_server({**server_options(feed), **workers}))
+        animora = await stack.enter_async_context(animora_server(_options(feed, plan)))
         rest(animora)
         stack.callback(wake, animora)  # else it could not end
         sides = {
@@ -76,7 +75,7 @@ async def measure(out: Console, feed: SampleFeed, plan: Plan, peers: Sequence[Pe
             try:
                 server = await stack.enter_async_context(peer_server(peer, folder, first))
             except RuntimeError as error:
-                left_out[peer.name] = str(error)
+                left_out[peer.name] = str(error).partition("\n")[0]
                 out.print(f"{peer.name} is left out: {error}", markup=False)
             else:
                 rest(server)
@@ -89,6 +88,12 @@ async def measure(out: Console, feed: SampleFeed, plan: Plan, peers: Sequence[Pe
             out, {name: partial(_at_work, side, turns[name]) for name, side in sides.items()}, plan.rounds
         )
     return Result({name: Figures.of(side, medians[name]) for name, side in sides.items()}, left_out)
+
+
+def _options(feed: SampleFeed, plan: Plan) -> dict[str, str]:
+    """Of Animora's server; it gives a call as long as our generator waits, since no peer gives up sooner."""
+    workers = {"GRPC_WORKERS": str(plan.workers)} if plan.workers > 1 else {}
+    return {**server_options(feed), "GRPC_DEFAULT_TIMEOUT": f"{TIMEOUT:g}", **workers}
 
 
 async def prepare(feed: SampleFeed, folder: Path, candidates: int) -> list[Question]:
@@ -120,5 +125,9 @@ def _sides_of(peer: Peer, server: Server, questions: Sequence[Question]) -> dict
 
 
 async def _at_work(side: Side, turn: Callable[[], Awaitable[Turn]]) -> Turn:
-    async with at_work(side.server, side.wire.route, side.exchanges[0]):
-        return await turn()
+    try:
+        async with at_work(side.server, side.wire.route, side.exchanges[0]):
+            return await turn()
+    except Exception as error:
+        error.add_note(f"It was the turn of {side.server.name}.")
+        raise

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from tests.benchmarks.load import Turn
-from tests.benchmarks.peers.sides import Side
+from tests.benchmarks.peers.sides import BATCH, Side
 
 BLUE, GREY = "#2a6fbb", "#9aa5b1"
 
@@ -19,7 +19,7 @@ GRPC_PEERS = ("PyTriton", "MLServer")
 
 def many(peer: str) -> str:
     """The side of a peer that is asked for many users a call."""
-    return f"{peer}, many users a call"
+    return f"{peer}, {BATCH.users} users a call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class Figures:
 
 def as_table(sides: Mapping[str, Figures], title: str) -> Table:
     """A row for each side."""
-    table = Table(title=title)
-    for heading in ("side", "over", "users", "ranks/s", "of mosec", "CPU µs", "p50 ms", "p99 ms"):
+    table = Table(title=title, box=None)
+    for heading in ("", "over", "users", "ranks/s", "of\nmosec", "CPU µs\na rank", "p50\nms", "p99\nms"):
         table.add_column(heading, justify="right", no_wrap=True)
     mosec = sides.get(MOSEC)
     for name, side in sides.items():
