@@ -19,7 +19,7 @@ from animora_server.models import ModelWatcher, open_models
 from animora_server.probes import Probes
 from animora_server.ranker import Ranker
 from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.ranker import CacheAccess
+from animora_server.ranker.scoring import CacheAccess
 from animora_server.scorer import Binder, Device, Residency
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.calls import CallHandler
@@ -100,7 +100,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         probes = await stack.enter_async_context(
             Probes(settings.http, registry, live=health.dead, ready=health.unready)
         )
-        ranking_service = RankingService(ranker, gate, settings.ranking, metrics.ranks, metrics.stages)
+        ranking_service = RankingService(ranker, gate, settings.ranking, metrics.ranks)
         timeline_service = TimelineService(timelines, settings.timeline, metrics.timelines, metrics.ranks)
         server = await stack.enter_async_context(
             GrpcServer(

@@ -103,11 +103,15 @@ class TimelineMetrics:
 class StageMetrics:
     """Time spent in each stage of a ranking."""
 
-    STAGES = ("decode", "candidates", "cache", "score", "order", "encode")
+    STAGES = ("candidates", "cache", "score", "order")
 
     def __init__(self, registry: CollectorRegistry) -> None:
         stage = Histogram(
-            "animora_stage_seconds", "Time of a request in a stage.", STAGE_BUCKETS, registry, ("stage",)
+            "animora_stage_seconds",
+            "Time in a stage of requests that go through it together.",
+            STAGE_BUCKETS,
+            registry,
+            ("stage",),
         )
         self._stages = {name: stage.labels(name) for name in self.STAGES}
 

@@ -21,7 +21,7 @@ from animora_server.errors import (
 from animora_server.ranker import Ranker, heuristic
 from animora_server.ranker.explaining import MODEL_TERMS
 from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.ranker import CacheAccess
+from animora_server.ranker.scoring import CacheAccess
 from animora_server.types import (
     BoolArray,
     CachePolicy,
@@ -58,7 +58,10 @@ class FakeModel:
     def informed(self, rows: IntArray) -> BoolArray:
         return np.array([row not in self.uninformed for row in rows.tolist()], np.bool_)
 
-    async def score(self, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
+    def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
+        return asyncio.ensure_future(self._score(rows, deadline))
+
+    async def _score(self, rows: IntArray, deadline: float | None) -> FloatArray:
         self.calls += 1
         self.called.set()
         if self.gate is not None:
@@ -100,9 +103,11 @@ class FakeCache:
         self.stored: dict[bytes, FloatArray] = {}
         self.reads = 0
 
-    async def get(self, key: bytes, count: int, deadline: float) -> FloatArray | None:
+    def get(self, key: bytes, count: int, deadline: float) -> "asyncio.Future[FloatArray | None]":
         self.reads += 1
-        return self.stored.get(key)
+        found: asyncio.Future[FloatArray | None] = asyncio.get_running_loop().create_future()
+        found.set_result(self.stored.get(key))
+        return found
 
     def put(self, key: bytes, scores: FloatArray) -> None:
         self.stored[key] = scores

@@ -86,7 +86,8 @@ def test_a_batch_counts_its_candidates_and_has_bounds():
 
 
 def test_a_ranking_becomes_a_response():
-    response = write_ranking(
+    response = pb.RankResponse()
+    write_ranking(
         Ranking(
             post_ids=np.array([3, 1]),
             scores=np.array([0.5, 0.25], np.float32),
@@ -96,7 +97,8 @@ def test_a_ranking_becomes_a_response():
             dropped={DropReason.SEEN: 2, DropReason.UNKNOWN: 1},
             terms=Terms(("popularity", "recency"), np.array([[0.25, 0.25], [0.25, 0]], np.float32)),
             dropped_posts={2: DropReason.SEEN, 9: DropReason.UNKNOWN},
-        )
+        ),
+        response,
     )
     assert list(response.post_ids) == [3, 1]
     assert list(response.scores) == [0.5, 0.25]

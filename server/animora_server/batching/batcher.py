@@ -68,6 +68,7 @@ class _Entry(Generic[Work, Result]):
     deadline: float
     queued_at: float
     future: asyncio.Future[Result]
+    expiry: asyncio.TimerHandle | None = None
     waits: bool = True
 
     def expire(self) -> None:
@@ -143,8 +144,8 @@ class Batcher(Generic[Work, Result]):
         """When the running batch or bulk turn began, on the event loop's clock; None between them."""
         return self._running_since
 
-    async def submit(self, work: Work, rows: int, key: Hashable, deadline: float) -> Result:
-        """Queues work and waits for its result.
+    def submit(self, work: Work, rows: int, key: Hashable, deadline: float) -> "asyncio.Future[Result]":
+        """Queues work; its result is to come. Work whose future is cancelled leaves the queue.
 
         Args:
             work: What `execute` gets.
@@ -154,8 +155,8 @@ class Batcher(Generic[Work, Result]):
 
         Raises:
             Overloaded: The queue is full.
-            TooLate: The estimate says that the deadline cannot be met, or it has come.
-            DeviceFault: The device failed.
+            TooLate: The estimate says that the deadline cannot be met; in the future: it has come.
+            DeviceFault: The device failed; also in the future.
         """
         if self._failure is not None:
             raise self._failure
@@ -173,13 +174,10 @@ class Batcher(Generic[Work, Result]):
         self._queue.append(entry)
         self._queued_rows += rows
         self._wake.set()
-        # A bare timer: asyncio.timeout costs four times as much, and would cancel the caller to wake it.
-        expiry = loop.call_at(deadline, entry.expire)
-        try:
-            return await entry.future
-        finally:
-            expiry.cancel()
-            self._leave(entry)  # at once when cancelled, so that the dead do not fill the queue
+        # A bare timer: asyncio.timeout costs four times as much.
+        entry.expiry = loop.call_at(deadline, entry.expire)
+        entry.future.add_done_callback(partial(self._done, entry))
+        return entry.future
 
     async def run_bulk(self, turn: Callable[[], Awaitable[Value]]) -> Value:
         """Runs one short turn of work that can wait, alone on the device; its caller cuts it small.
@@ -213,6 +211,11 @@ class Batcher(Generic[Work, Result]):
         """Executes one short piece of work that can wait, as run_bulk does. Raises what the device raises."""
         (result,) = await self.run_bulk(partial(self._execute_batch, [work]))
         return result
+
+    def _done(self, entry: _Entry[Work, Result], _: asyncio.Future[Result]) -> None:
+        if entry.expiry is not None:
+            entry.expiry.cancel()
+        self._leave(entry)  # one that was cancelled, so that the dead do not fill the queue
 
     def _leave(self, entry: _Entry[Work, Result]) -> None:
         if entry.waits:

@@ -52,8 +52,8 @@ class LookUps:
         """When a look-up that begins now has its answer at the latest, on the event loop's clock."""
         return asyncio.get_running_loop().time() + self._timeout
 
-    async def find(self, keys: Sequence[bytes], size: int, until: float | None = None) -> Found:
-        """The value of each key, or why there is no answer.
+    def find(self, keys: Sequence[bytes], size: int, until: float | None = None) -> "asyncio.Future[Found]":
+        """The value of each key, or why there is no answer, to come.
 
         Args:
             keys: At most MAX_KEYS, looked up in one round trip.
@@ -65,13 +65,11 @@ class LookUps:
         self._waiting.append(look_up)
         if self._rounds is None or self._rounds.done():
             self._rounds = loop.create_task(self._run())
-        # A bare timer: asyncio.timeout costs twice as much, and would cancel the caller to wake it.
+        # A bare timer: asyncio.timeout costs twice as much.
         latest = self.until() if until is None else until
         expiry = loop.call_at(latest, look_up.settle, NoAnswer.ERROR)
-        try:
-            return await look_up.reply
-        finally:
-            expiry.cancel()
+        look_up.reply.add_done_callback(lambda _: expiry.cancel())
+        return look_up.reply
 
     async def aclose(self) -> None:
         """Ends the round trip that runs; every caller gets an answer at once."""
