@@ -79,7 +79,7 @@ class RankMetrics:
 
     def request(self, method: str, code: str, ranker: RankerName | None) -> None:
         """Counts one ranking's outcome."""
-        self._requests.labels(method, code, ranker.value if ranker else "none").inc()
+        self._requests.labels(method, code, ranker or "none").inc()
 
 
 class TimelineMetrics:

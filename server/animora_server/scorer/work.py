@@ -12,6 +12,7 @@ from animora_artifact.vocabulary import RowIndex
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile
 from animora_server.scorer.explanation import COALITIONS
 from animora_server.types import BoolArray, HalfArray, IntArray
+from animora_server.values import value
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class PostTable:
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ScoreWork:
     """Pairs of one user with posts, of one model and post table.
 
@@ -76,7 +77,7 @@ class ScoreWork:
         return id(self.network), id(self.table.vectors)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ExplainWork:
     """Posts whose terms with one user are wanted: float32 (m, 8).
 

@@ -5,7 +5,6 @@ import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,6 +17,7 @@ from animora_server.errors import CallError, InvalidRequest
 from animora_server.metrics import CallMetrics
 from animora_server.service.gate import Gate
 from animora_server.service.status import code_of, internal_status, interrupted_status, to_status
+from animora_server.values import value
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """One call.
 

@@ -76,7 +76,8 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
     Raises:
         InvalidRequest: A field is wrong; the error names it.
     """
-    candidates = len(request.post_ids)
+    post_ids, excluded = request.post_ids, request.exclude_post_ids
+    candidates, limit, explain = len(post_ids), request.limit, request.explain
     if not request.HasField("user_id"):
         raise InvalidRequest("user_id", "is required; 0 is a valid id but must be set")
     if not candidates:
@@ -85,30 +86,29 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
         raise InvalidRequest(
             "post_ids", f"holds {candidates} candidates: at most {limits.max_candidates} are ranked at once"
         )
-    if request.limit < 0:
-        raise InvalidRequest("limit", f"is {request.limit}: give 0 for all posts, or how many to return")
+    if limit < 0:
+        raise InvalidRequest("limit", f"is {limit}: give 0 for all posts, or how many to return")
     policy = CACHE_POLICIES.get(request.cache_policy)
     if policy is None:
         raise InvalidRequest("cache_policy", f"is {request.cache_policy}, which is no CachePolicy")
-    if len(request.exclude_post_ids) > MAX_EXCLUDED:
+    if len(excluded) > MAX_EXCLUDED:
         raise InvalidRequest(
-            "exclude_post_ids",
-            f"holds {len(request.exclude_post_ids)} ids: at most {MAX_EXCLUDED} can be excluded",
+            "exclude_post_ids", f"holds {len(excluded)} ids: at most {MAX_EXCLUDED} can be excluded"
         )
-    if request.explain and candidates > MAX_EXPLAINED:
+    if explain and candidates > MAX_EXPLAINED:
         raise InvalidRequest(
             "explain", f"is set with {candidates} candidates: at most {MAX_EXPLAINED} can be explained"
         )
     return RankQuery(
         user_id=request.user_id,
-        post_ids=np.array(request.post_ids, np.int64),
+        post_ids=np.array(post_ids, np.int64),
         deadline=deadline,
-        limit=request.limit,
+        limit=limit,
         cache_policy=policy,
         model_version=request.model_version,
         exclude_seen=request.exclude_seen,
-        exclude_post_ids=read_ids(request.exclude_post_ids),
-        explain=request.explain,
+        exclude_post_ids=read_ids(excluded),
+        explain=explain,
     )
 
 
