@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from animora_server.errors import CallError, InvalidRequest
 from animora_server.metrics import CallMetrics
 from animora_server.service.gate import Gate
+from animora_server.service.packed import MALFORMED
 from animora_server.service.status import code_of, internal_status, interrupted_status, to_status
 from animora_server.values import value
 
@@ -23,7 +24,6 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ID = "x-request-id"
 MAX_REQUEST_ID = 128
-MALFORMED = "the request is not a valid message of this method"
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]

@@ -1,19 +1,17 @@
 """Requests to queries, with every field checked, and rankings to responses."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
+from animora_server.service.packed import count_ids, read_ids, write
 from animora_server.settings import RankingSettings
 from animora_server.types import (
     CachePolicy,
     CacheStatus,
     DegradedReason,
     DropReason,
-    IntArray,
     RankerName,
     Ranking,
     RankQuery,
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 MAX_EXCLUDED = 1000
 MAX_EXPLAINED = 500
-NO_IDS = np.empty(0, np.int64)
 
 CACHE_POLICIES = {
     pb.CACHE_POLICY_UNSPECIFIED: CachePolicy.DEFAULT,
@@ -60,24 +57,19 @@ DROP_REASONS = {
 }
 
 
-def read_ids(ids: Sequence[int]) -> IntArray:
-    """A field of ids as int64 (n). Most requests leave all but one of theirs empty."""
-    return np.array(ids, np.int64) if ids else NO_IDS
-
-
 def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float) -> RankQuery:
     """The query of a request.
 
     Args:
-        request: As parsed.
+        request: As parsed, a public message or a twin.
         limits: How much it may hold.
         deadline: When the caller stops waiting, on the event loop's clock.
 
     Raises:
         InvalidRequest: A field is wrong; the error names it.
     """
-    post_ids, excluded = request.post_ids, request.exclude_post_ids
-    candidates, limit, explain = len(post_ids), request.limit, request.explain
+    limit, explain, excluded = request.limit, request.explain, request.exclude_post_ids
+    candidates = count_ids(request.post_ids)
     if not request.HasField("user_id"):
         raise InvalidRequest("user_id", "is required; 0 is a valid id but must be set")
     if not candidates:
@@ -91,9 +83,9 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
     policy = CACHE_POLICIES.get(request.cache_policy)
     if policy is None:
         raise InvalidRequest("cache_policy", f"is {request.cache_policy}, which is no CachePolicy")
-    if len(excluded) > MAX_EXCLUDED:
+    if excluded and count_ids(excluded) > MAX_EXCLUDED:
         raise InvalidRequest(
-            "exclude_post_ids", f"holds {len(excluded)} ids: at most {MAX_EXCLUDED} can be excluded"
+            "exclude_post_ids", f"holds {count_ids(excluded)} ids: at most {MAX_EXCLUDED} can be excluded"
         )
     if explain and candidates > MAX_EXPLAINED:
         raise InvalidRequest(
@@ -101,7 +93,7 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
         )
     return RankQuery(
         user_id=request.user_id,
-        post_ids=np.array(post_ids, np.int64),
+        post_ids=read_ids(request.post_ids),
         deadline=deadline,
         limit=limit,
         cache_policy=policy,
@@ -125,7 +117,7 @@ def check_batch(request: pb.BatchRankRequest, limits: RankingSettings) -> int:
         raise InvalidRequest(
             "requests", f"holds {requests} requests: at most {limits.max_batch_requests} go into one call"
         )
-    candidates = sum(len(each.post_ids) for each in request.requests)
+    candidates = sum(count_ids(each.post_ids) for each in request.requests)
     if candidates > limits.max_batch_candidates:
         raise InvalidRequest(
             "requests",
@@ -135,9 +127,9 @@ def check_batch(request: pb.BatchRankRequest, limits: RankingSettings) -> int:
 
 
 def write_ranking(ranking: Ranking, response: pb.RankResponse) -> None:
-    """Fills an empty response, in place: to copy a message takes as long as to make it."""
-    response.post_ids.extend(ranking.post_ids.tolist())
-    response.scores.extend(ranking.scores.tolist())
+    """Fills an empty twin of a response, in place: to copy a message takes as long as to make it."""
+    write(response.post_ids, ranking.post_ids)
+    write(response.scores, ranking.scores)
     response.ranker = RANKERS[ranking.ranker]
     response.model_version = ranking.model_version
     response.cache = CACHE_STATUSES[ranking.cache]
@@ -145,8 +137,7 @@ def write_ranking(ranking: Ranking, response: pb.RankResponse) -> None:
     response.dropped.SetInParent()
     for reason, count in ranking.dropped.items():
         setattr(response.dropped, reason.value, count)
-    if ranking.dropped_posts:
-        response.dropped_posts.extend(write_dropped_posts(ranking.dropped_posts))
+    write_dropped_posts(ranking.dropped_posts, response.dropped_posts)
     if ranking.terms is not None:
         add_terms(ranking.terms, [response.explanations.add().terms for _ in ranking.post_ids])
 
@@ -161,6 +152,9 @@ def add_terms(terms: Terms, fields: Iterable["RepeatedCompositeFieldContainer[pb
             field.add(name=name, value=value)
 
 
-def write_dropped_posts(dropped: Mapping[int, DropReason]) -> list[pb.DroppedPost]:
-    """Why each post is not in an answer, in the same order."""
-    return [pb.DroppedPost(post_id=post, reason=DROP_REASONS[reason]) for post, reason in dropped.items()]
+def write_dropped_posts(
+    dropped: Mapping[int, DropReason], field: "RepeatedCompositeFieldContainer[pb.DroppedPost]"
+) -> None:
+    """Adds to a field why each post is not in an answer, in the same order."""
+    for post, reason in dropped.items():
+        field.add(post_id=post, reason=DROP_REASONS[reason])

@@ -5,15 +5,23 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.message import Message
 
 from animora.ranking.v1 import ranking_pb2 as pb
-from animora_server.errors import CallError, InvalidRequest
+from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics
 from animora_server.ranker import Ranker
 from animora_server.service.calls import Behaviour, Call, parse, status_of
 from animora_server.service.gate import Gate
 from animora_server.service.messages import check_batch, read_query, write_ranking
+from animora_server.service.packed import (
+    BatchRankRequest,
+    BatchRankResponse,
+    RankRequest,
+    RankResponse,
+    count_ids,
+    has_unknown_fields,
+)
 from animora_server.service.status import code_of
 from animora_server.settings import RankingSettings
-from animora_server.types import Ranking
+from animora_server.types import Ranking, RankQuery
 
 
 class RankingService:
@@ -32,50 +40,53 @@ class RankingService:
 
     async def rank(self, data: bytes, call: Call) -> Message:
         """Answers Rank. Raises CallError."""
-        request = pb.RankRequest()
+        request = RankRequest()
         parse(request, data)
-        with self._gate.work(len(request.post_ids)):
-            try:
-                ranking = await self._ranker.rank(read_query(request, self._limits, call.deadline))
-            except Exception as error:  # counted here, answered by the call's handler
-                self._failed("Rank", error)
-                raise
-        self._ranked("Rank", len(request.post_ids), ranking)
-        response = pb.RankResponse()
+        if has_unknown_fields(request):
+            request = pb.RankRequest.FromString(data)
+        try:
+            query = read_query(request, self._limits, call.deadline)
+            with self._gate.work(len(query.post_ids)):
+                ranking = await self._ranker.rank(query)
+        except Exception as error:  # counted here, answered by the call's handler
+            self._failed("Rank", error)
+            raise
+        self._ranked("Rank", len(query.post_ids), ranking)
+        response = RankResponse()
         write_ranking(ranking, response)
         return response
 
     async def batch_rank(self, data: bytes, call: Call) -> Message:
         """Answers BatchRank: a failed request becomes its own result. Raises CallError for the whole."""
-        batch = pb.BatchRankRequest()
+        batch = BatchRankRequest()
         parse(batch, data)
+        if any(has_unknown_fields(request) for request in batch.requests):
+            batch = pb.BatchRankRequest.FromString(data)
         with self._gate.work(check_batch(batch, self._limits)):
             outcomes = await self._outcomes(batch.requests, call)
-        response = pb.BatchRankResponse()
+        response = BatchRankResponse()
         for request, outcome in zip(batch.requests, outcomes, strict=True):
             result = response.results.add()
             if isinstance(outcome, Ranking):
-                self._ranked("BatchRank", len(request.post_ids), outcome)
+                self._ranked("BatchRank", count_ids(request.post_ids), outcome)
                 write_ranking(outcome, result.response)
             else:
                 self._failed("BatchRank", outcome)
-                result.error.CopyFrom(status_of(outcome, call)[1])
+                result.error.MergeFromString(status_of(outcome, call)[1].SerializeToString())
         return response
 
     async def _outcomes(
         self, requests: Sequence[pb.RankRequest], call: Call
     ) -> list[Ranking | BaseException]:
-        """The ranking of each request, or what it fails with: which leaves its neighbours alone."""
-        outcomes: list[Ranking | BaseException | None] = []
-        queries = []
+        """The ranking of each request, or what it fails with, which leaves its neighbours alone."""
+        read: list[RankQuery | Exception] = []
         for request in requests:
             try:
-                queries.append(read_query(request, self._limits, call.deadline))
-                outcomes.append(None)
-            except InvalidRequest as error:
-                outcomes.append(error)
-        rankings = iter(await self._ranker.rank_all(queries))
-        return [next(rankings) if outcome is None else outcome for outcome in outcomes]
+                read.append(read_query(request, self._limits, call.deadline))
+            except Exception as error:  # whatever it is belongs to this request
+                read.append(error)
+        rankings = iter(await self._ranker.rank_all([each for each in read if isinstance(each, RankQuery)]))
+        return [next(rankings) if isinstance(each, RankQuery) else each for each in read]
 
     def _failed(self, method: str, error: BaseException) -> None:
         code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
