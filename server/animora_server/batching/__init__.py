@@ -2,6 +2,7 @@
 
 from animora_server.batching.batcher import Batcher, BatchLimits, BatchObserver
 from animora_server.batching.cost import CostModel
+from animora_server.batching.expiry import Expiry
 from animora_server.batching.gathering import Gathering
 from animora_server.batching.settling import Settled, Settling
 from animora_server.batching.together import together
@@ -11,6 +12,7 @@ __all__ = [
     "BatchObserver",
     "Batcher",
     "CostModel",
+    "Expiry",
     "Gathering",
     "Settled",
     "Settling",

@@ -7,13 +7,14 @@ before it is executed; one that fails takes no neighbour along.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from animora_server.batching.cost import CostModel
+from animora_server.batching.expiry import Expiry
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
 
 Work = TypeVar("Work")
@@ -68,7 +69,6 @@ class _Entry(Generic[Work, Result]):
     deadline: float
     queued_at: float
     future: asyncio.Future[Result]
-    expiry: asyncio.TimerHandle | None = None
     waits: bool = True
 
     def expire(self) -> None:
@@ -102,6 +102,7 @@ class Batcher(Generic[Work, Result]):
         self._batch: list[_Entry[Work, Result]] = []
         self._failure: DeviceFault | None = None
         self._queued_rows = 0
+        self._expiry = Expiry(self._waiting)
         self._bulk: deque[Callable[[], Awaitable[None]]] = deque()
         self._bulk_results: set[asyncio.Future[Any]] = set()
         self._batch_seconds = 0.0
@@ -174,8 +175,7 @@ class Batcher(Generic[Work, Result]):
         self._queue.append(entry)
         self._queued_rows += rows
         self._wake.set()
-        # A bare timer: asyncio.timeout costs four times as much.
-        entry.expiry = loop.call_at(deadline, entry.expire)
+        self._expiry.watch(deadline)
         entry.future.add_done_callback(partial(self._done, entry))
         return entry.future
 
@@ -212,9 +212,10 @@ class Batcher(Generic[Work, Result]):
         (result,) = await self.run_bulk(partial(self._execute_batch, [work]))
         return result
 
+    def _waiting(self) -> Iterator[_Entry[Work, Result]]:
+        return (entry for entry in (*self._batch, *self._queue) if not entry.future.done())
+
     def _done(self, entry: _Entry[Work, Result], _: asyncio.Future[Result]) -> None:
-        if entry.expiry is not None:
-            entry.expiry.cancel()
         self._leave(entry)  # one that was cancelled, so that the dead do not fill the queue
 
     def _leave(self, entry: _Entry[Work, Result]) -> None:
