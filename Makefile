@@ -92,6 +92,10 @@ test-oldest: .venv-oldest/.installed ## Run the client's tests with the oldest g
 bench: $(INSTALLED) ## Measure Rank beside a bare gRPC handler
 	$(BIN)/python -m tests.benchmarks.serving
 
+.PHONY: bench-scoring
+bench-scoring: $(INSTALLED) ## Measure scoring by compiled code beside TorchScript
+	$(BIN)/python -m tests.benchmarks.scoring
+
 .PHONY: bench-accuracy
 bench-accuracy: $(INSTALLED) ## Train on DATA=DIR (NCF format), SEEDS=3 times, and measure HR@10 and NDCG@10 through the server
 	@test -n "$(DATA)" || { echo "say which data: make bench-accuracy DATA=DIR (a folder in the NCF format)"; exit 2; }

@@ -87,6 +87,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         residency = Residency(device, binder, settings.models.resident)
         health = Health(residency, batcher, settings)
         metrics.models.resident.set_function(lambda: residency.versions)
+        metrics.models.compiled.set_function(lambda: residency.compiled)
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
         scores, kept = await _stores(stack, settings, metrics)
         gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)

@@ -260,6 +260,11 @@ class ModelMetrics:
         )
         self._age.set(float("nan"))
         self.resident = Gauge("animora_models_resident", "Versions on the device.", registry=registry)
+        self.compiled = Gauge(
+            "animora_model_compiled",
+            "1 while compiled code scores for the active version, 0 while TorchScript does.",
+            registry=registry,
+        )
         self.activations = Counter("animora_model_activations", "Versions swapped in.", registry).labels()
         self.rejections = Counter(
             "animora_model_rejections", "Versions refused, by reason.", registry, ("reason",)

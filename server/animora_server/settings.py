@@ -142,7 +142,11 @@ class ScorerSettings(Section):
         default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N"
     )
     dtype: Literal["float32"] = Field(default="float32", description="arithmetic of the resident model")
-    threads: int = Field(default=1, ge=1, description="CPU threads of one batch")
+    compiled: bool = Field(
+        default=True,
+        description="score on the CPU by the compiled code that a version may hold, not by TorchScript",
+    )
+    threads: int = Field(default=1, ge=1, description="CPU threads of one batch; compiled code takes one")
     max_batch_rows: int = Field(
         default=8192, ge=256, description="rows scored at once; a larger request is split"
     )

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from animora_artifact import ArtifactRejected, Vocabulary
 from animora_artifact.errors import RejectionReason
+from animora_artifact.network import load_network
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Facts, Feed, Groups, IdMap, Relations
 from animora_server.catalog.embeddings import fingerprints
@@ -18,7 +19,9 @@ from animora_server.metrics import ScorerMetrics
 from animora_server.scorer import Binder, Device, Residency
 from animora_server.scorer.resident import TURN_ROWS
 from animora_server.settings import ScorerSettings
+from tests.compilers import needs_compiler
 from tests.scorer.artifacts import tiny_artifact
+from tests.scorer.neucf import WIDTH, compiled_artifact
 
 LIMITS = BatchLimits(max_batch_rows=256)
 
@@ -184,6 +187,35 @@ async def test_no_posts_have_no_terms(residency):
     await residency.publish(Catalog().grow([100]))
     await residency.activate(tiny_artifact("v1")[0])
     assert (await active(residency).explain(1, np.empty(0, np.int64), soon())).shape == (0, 8)
+
+
+@needs_compiler
+async def test_a_version_with_compiled_code_is_scored_by_it_and_torchscript_tells_the_same(residency, device):
+    artifact = compiled_artifact()
+    snapshot = Catalog(image=WIDTH, caption=WIDTH).grow(
+        [*artifact.vocabulary.post_ids[:50], *range(9000, 9050)]
+    )
+    await residency.publish(snapshot)
+    assert not residency.compiled
+    await residency.activate(artifact)
+    assert residency.compiled
+    model, rows = active(residency), np.arange(100)
+    scripted = load_network(artifact.model, torch.device("cpu"))
+    for user_row in (1, 20):
+        logits = await model.score(user_row, rows, soon())
+        every = torch.arange(100)
+        with torch.inference_mode():
+            expected = scripted.score(
+                torch.tensor([user_row]), torch.zeros_like(every), model.table.vectors, every
+            )
+        assert np.abs(logits - expected.numpy()).max() < 1e-5
+        terms = await model.explain(user_row, rows, soon())
+        assert np.allclose(terms.sum(axis=1), logits, atol=1e-5)
+    with pytest.raises(IndexError):
+        await model.score(10**6, rows, soon())
+    await residency.publish(Catalog(epoch=2).grow([100, 200]))
+    await residency.activate(tiny_artifact("v2")[0])
+    assert not residency.compiled
 
 
 async def test_new_posts_are_encoded_before_they_are_seen_and_older_pins_stay_right(residency):

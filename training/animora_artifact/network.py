@@ -65,7 +65,10 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
     try:
         module = torch.jit.load(io.BytesIO(model), map_location="cpu")  # type: ignore[no-untyped-call]
         module = module.to(dtype=dtype).to(device).eval()
-        frozen = torch.jit.freeze(module, preserved_attrs=["encode_posts", "score", "explain"])
+        methods = ["encode_posts", "score", "explain"]
+        if hasattr(module, "compiled_tensors"):  # see animora_artifact.compiled
+            methods.append("compiled_tensors")
+        frozen = torch.jit.freeze(module, preserved_attrs=methods)
     except (RuntimeError, AttributeError, ValueError) as error:
         raise ArtifactRejected(
             RejectionReason.CONTENT, f"model.ts does not load: {type(error).__name__}"

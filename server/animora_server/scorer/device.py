@@ -13,13 +13,10 @@ import numpy as np
 import torch
 
 from animora_artifact import Artifact
-from animora_artifact.errors import ArtifactRejected, RejectionReason
-from animora_artifact.manifest import Dimensions
-from animora_artifact.network import Network, golden_error, load_network
-from animora_artifact.vocabulary import RowIndex
 from animora_server.catalog import EmbeddingFile
 from animora_server.errors import ConfigurationError, DeviceFault, OutOfDeviceMemory
 from animora_server.scorer.explanation import COALITIONS, explain
+from animora_server.scorer.loading import load_model
 from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work, as_features
 from animora_server.settings import ScorerSettings
 from animora_server.types import FloatArray, HalfArray, IntArray
@@ -69,7 +66,9 @@ class Device:
         Raises:
             ArtifactRejected: It does not load, or does not give the recorded probabilities.
         """
-        return await self._on(self._loading, lambda: self._load(artifact))
+        return await self._on(
+            self._loading, lambda: load_model(artifact, self._device, compiled=self._settings.compiled)
+        )
 
     async def encode(
         self, model: LoadedModel, post_rows: IntArray, embeddings: EmbeddingFile, table: PostTable
@@ -157,42 +156,6 @@ class Device:
     def _features(self, embeddings: HalfArray, width: int) -> torch.Tensor:
         """Embeddings (n, w) as the model takes them: (n, width), absent ones as zeros."""
         return as_features(embeddings, width, self._device, self._dtype)
-
-    def _load(self, artifact: Artifact) -> LoadedModel:
-        network = load_network(artifact.model, self._device, self._dtype)
-        tolerance = artifact.manifest.tolerances.float32
-        for _ in range(2):
-            error = golden_error(network, artifact.golden, self._device, self._dtype)
-            if not error <= tolerance:
-                raise ArtifactRejected(
-                    RejectionReason.GOLDEN, f"golden rows differ by {error:.2g}, allowed is {tolerance:.2g}"
-                )
-        self._check_tables(network, artifact.manifest.dimensions)
-        return LoadedModel(
-            artifact.manifest,
-            network,
-            RowIndex(artifact.vocabulary.user_ids),
-            RowIndex(artifact.vocabulary.post_ids),
-        )
-
-    @torch.inference_mode()
-    def _check_tables(self, network: Network, dimensions: Dimensions) -> None:
-        """The network must hold the last user and the last post that its vocabulary promises."""
-        zero = torch.zeros(1, dtype=torch.int64, device=self._device)
-        nothing = np.zeros((1, 0), np.float16)
-        try:
-            vectors = network.encode_posts(
-                zero + dimensions.posts - 1,
-                self._features(nothing, dimensions.image),
-                self._features(nothing, dimensions.caption),
-            )
-            network.score(zero + dimensions.users - 1, zero, vectors, zero)
-        except (RuntimeError, IndexError) as error:
-            message = "the network's tables are smaller than its vocabulary"
-            raise ArtifactRejected(RejectionReason.DIMENSIONS, message) from error
-        if vectors.shape != (1, dimensions.post_vector):
-            message = f"post vectors are {vectors.shape[1]} wide, the manifest says {dimensions.post_vector}"
-            raise ArtifactRejected(RejectionReason.DIMENSIONS, message)
 
     @torch.inference_mode()
     def _run(self, works: Sequence[Work]) -> list[FloatArray]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from animora_artifact import Manifest
+from animora_artifact.compiled import CompiledNetwork
 from animora_artifact.network import Network
 from animora_artifact.vocabulary import RowIndex
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile
@@ -23,6 +24,11 @@ class LoadedModel:
     network: Network
     users: RowIndex
     posts: RowIndex
+
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled code scores, and not TorchScript."""
+        return isinstance(self.network, CompiledNetwork)
 
     def informed(self, snapshot: CatalogSnapshot, rows: IntArray, post_rows: IntArray) -> BoolArray:
         """Bool (m): whether it knows the id or an embedding of posts.
