@@ -141,7 +141,11 @@ class ScorerSettings(Section):
     device: str = Field(
         default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N"
     )
-    dtype: Literal["float32"] = Field(default="float32", description="arithmetic of the resident model")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="arithmetic of the resident models; half precision, for GPUs, is used for those whose "
+        "golden rows allow it",
+    )
     compiled: bool = Field(
         default=True,
         description="score on the CPU by the compiled code that a version may hold, not by TorchScript",

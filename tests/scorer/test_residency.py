@@ -17,6 +17,8 @@ from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Facts, Feed, 
 from animora_server.catalog.embeddings import fingerprints
 from animora_server.metrics import ScorerMetrics
 from animora_server.scorer import Binder, Device, Residency
+from animora_server.scorer.binder import MIN_CAPACITY
+from animora_server.scorer.recorded import Reruns
 from animora_server.scorer.resident import TURN_ROWS
 from animora_server.settings import ScorerSettings
 from tests.compilers import needs_compiler
@@ -103,10 +105,11 @@ class HeldBinder:
         return await self._binder.bind(loaded, snapshot, bound)
 
 
-@pytest.fixture
-async def device():
+@pytest.fixture(params=[None, Reruns], ids=["as they come", "recorded"])
+async def device(request):
+    """A device that runs batches as they come, and one that pads them as a GPU does."""
     settings = ScorerSettings(device="cpu", max_batch_rows=LIMITS.max_batch_rows)
-    async with Device(settings, on_fault=lambda: None) as device:
+    async with Device(settings, on_fault=lambda: None, recorder=request.param) as device:
         yield device
 
 
@@ -190,7 +193,7 @@ async def test_no_posts_have_no_terms(residency):
 
 
 @needs_compiler
-async def test_a_version_with_compiled_code_is_scored_by_it_and_torchscript_tells_the_same(residency, device):
+async def test_a_version_with_compiled_code_is_scored_by_it_and_torchscript_tells_the_same(residency):
     artifact = compiled_artifact()
     snapshot = Catalog(image=WIDTH, caption=WIDTH).grow(
         [*artifact.vocabulary.post_ids[:50], *range(9000, 9050)]
@@ -229,6 +232,21 @@ async def test_new_posts_are_encoded_before_they_are_seen_and_older_pins_stay_ri
     logits = await after.score(1, rows, soon())
     assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 1, rows)).max() < 1e-5
     assert np.array_equal(await before.score(1, rows[:2], soon()), logits[:2])
+
+
+async def test_a_table_that_grows_is_recorded_anew_and_older_pins_stay_right(residency):
+    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+    await residency.publish(catalog.grow(range(100, 200)))
+    await residency.activate(artifact)
+    before = active(residency)
+    await residency.publish(catalog.grow(range(1000, 1000 + 2 * MIN_CAPACITY)))
+    after = active(residency)
+    assert after.table.vectors.data_ptr() != before.table.vectors.data_ptr()
+    assert before.table.recorded is None or after.table.recorded is not before.table.recorded
+    old, new = np.arange(100), np.arange(100 + 2 * MIN_CAPACITY)[::-7].copy()
+    for model, rows in ((after, new), (before, old), (after, old)):
+        logits = await model.score(2, rows, soon())
+        assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 2, rows)).max() < 1e-5
 
 
 async def test_a_new_epoch_assigns_rows_anew(residency):

@@ -8,36 +8,65 @@ from animora_artifact import Artifact, ArtifactRejected, CompiledUnusable
 from animora_artifact.compiled import load_compiled
 from animora_artifact.errors import RejectionReason
 from animora_artifact.manifest import Dimensions
-from animora_artifact.network import Network, golden_error, load_network
+from animora_artifact.network import Network, golden_error, load_network, replay
 from animora_artifact.vocabulary import RowIndex
 from animora_server.scorer.work import LoadedModel, as_features
+from animora_server.settings import ScorerSettings
 
 log = structlog.get_logger(__name__)
 
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
-def load_model(artifact: Artifact, device: torch.device, *, compiled: bool) -> LoadedModel:
-    """A version that is fit to serve.
+
+def load_model(artifact: Artifact, device: torch.device, settings: ScorerSettings) -> LoadedModel:
+    """A version that is fit to serve, by the arithmetic and the code of the settings where it allows them.
 
     Args:
         artifact: The version.
         device: Where to.
-        compiled: Whether to score by the code that it may hold, where that runs.
+        settings: `dtype` and `compiled` count.
 
     Raises:
-        ArtifactRejected: It does not load, or does not give the recorded probabilities.
+        ArtifactRejected: It does not load, or does not give the recorded probabilities in float32.
     """
-    network = load_network(artifact.model, device)
+    network, dtype = load_network(artifact.model, device), torch.float32
     for _ in range(2):  # TorchScript compiles anew in the second run
         _replay(network, artifact, device)
     _check_tables(network, artifact.manifest.dimensions, device)
-    if compiled and device.type == "cpu":
+    if settings.dtype != "float32":
+        network, dtype = _in_half_precision(network, artifact, device, HALVES[settings.dtype])
+    if settings.compiled and device.type == "cpu" and dtype == torch.float32:
         network = _by_compiled_code(network, artifact, device)
     return LoadedModel(
         artifact.manifest,
         network,
         RowIndex(artifact.vocabulary.user_ids),
         RowIndex(artifact.vocabulary.post_ids),
+        device,
+        dtype,
     )
+
+
+def _in_half_precision(
+    network: Network, artifact: Artifact, device: torch.device, dtype: torch.dtype
+) -> tuple[Network, torch.dtype]:
+    """The network in half precision, if that tells nearly the same; as it is otherwise."""
+    half = load_network(artifact.model, device, dtype)
+    golden, tolerances = artifact.golden, artifact.manifest.tolerances
+    try:
+        for _ in range(2):
+            replayed = replay(half, golden, device, dtype)
+            difference, overlap = golden.error(replayed), golden.overlap(replayed)
+            if not (difference <= tolerances.half and overlap >= tolerances.top10_overlap):
+                raise ArtifactRejected(
+                    RejectionReason.GOLDEN,
+                    f"golden rows differ by {difference:.2g}, allowed is {tolerances.half:.2g}; "
+                    f"{overlap:.1%} of the best ten are the same, not {tolerances.top10_overlap:.1%}",
+                )
+    except ArtifactRejected as error:
+        log.warning("scored in float32", version=artifact.manifest.version, reason=f"{dtype}: {error}")
+        return network, torch.float32
+    return half, dtype
 
 
 def _by_compiled_code(network: Network, artifact: Artifact, device: torch.device) -> Network:

@@ -12,18 +12,30 @@ from animora_artifact.network import Network
 from animora_artifact.vocabulary import RowIndex
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile
 from animora_server.scorer.explanation import COALITIONS
+from animora_server.scorer.recorded import RecordedScores
 from animora_server.types import BoolArray, HalfArray, IntArray
 from animora_server.values import value
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A verified model on the device, not bound to any catalog."""
+    """A verified model on a device, not bound to any catalog.
+
+    Attributes:
+        manifest: What it is.
+        network: On the device, with weights of the dtype.
+        users: Rows of users.
+        posts: Rows of posts.
+        device: Where it is.
+        dtype: Of its arithmetic.
+    """
 
     manifest: Manifest
     network: Network
     users: RowIndex
     posts: RowIndex
+    device: torch.device
+    dtype: torch.dtype
 
     @property
     def compiled(self) -> bool:
@@ -43,6 +55,14 @@ class LoadedModel:
             informed |= snapshot.has_embeddings(rows)
         return informed
 
+    def features(self, image: HalfArray, caption: HalfArray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings float16 (n, w) as the network takes them; see as_features."""
+        dimensions = self.manifest.dimensions
+        return (
+            as_features(image, dimensions.image, self.device, self.dtype),
+            as_features(caption, dimensions.caption, self.device, self.dtype),
+        )
+
 
 def as_features(embeddings: HalfArray, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Embeddings float16 (n, w) as a model takes them: floating (n, width), absent ones as zeros."""
@@ -57,10 +77,16 @@ class PostTable:
 
     Encoded rows never change, so a table may be read while rows are appended. One that must grow is
     replaced by a larger copy.
+
+    Attributes:
+        vectors: The memory.
+        rows: How many are encoded.
+        recorded: A model's scores with it, where they were recorded.
     """
 
     vectors: torch.Tensor
     rows: int
+    recorded: RecordedScores | None = None
 
 
 @value
