@@ -3,13 +3,14 @@
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+COMPILES = shutil.which("cc") is not None and (sys.platform, platform.machine()) == ("linux", "x86_64")
 needs_compiler = pytest.mark.skipif(
-    shutil.which("cc") is None or platform.system() != "Linux" or platform.machine() != "x86_64",
-    reason="scores are compiled on Linux on x86-64, by a C compiler",
+    not COMPILES, reason="scores are compiled on Linux on x86-64, by a C compiler"
 )
 FINE = "int animora_level_1(void) { return 1; }\n"
 # Scores that are all zero, whatever is asked.

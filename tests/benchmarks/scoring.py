@@ -29,7 +29,7 @@ from animora_training.learning.network import NetworkShape, NeuCF
 USERS, POSTS = 2400, 5400  # as many as the sample feed has
 REQUESTS = (1, 8, 32)
 CANDIDATES = 200
-ROUNDS = 101
+ROUNDS = 501
 SECONDS = 0.002  # of a turn, about
 TOLERANCE = 1e-5
 RESULT = Path("docs/benchmarks/serving.json")
@@ -37,16 +37,19 @@ RESULT = Path("docs/benchmarks/serving.json")
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Medians of a batch size's turns, in pairs a second."""
+    """Medians of a batch size's rounds.
+
+    Attributes:
+        pairs: Of the batch.
+        torchscript: Pairs a second.
+        compiled: Pairs a second.
+        ratio: How many times as fast compiled code was as TorchScript just before.
+    """
 
     pairs: int
     torchscript: float
     compiled: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast the compiled code is."""
-        return self.compiled / self.torchscript
+    ratio: float
 
 
 def networks(config: FitConfig, compiler: str = "cc") -> tuple[Network, Network, Tensor]:
@@ -94,7 +97,7 @@ def measure(config: FitConfig, requests: int, rounds: int, tolerance: float = TO
     calls = [max(int(SECONDS / _seconds(side, 1)), 1) for side in sides]
     turns = [[_seconds(*side) for side in zip(sides, calls, strict=True)] for _ in range(rounds)]
     torchscript, ours = (len(posts) / statistics.median(column) for column in zip(*turns, strict=True))
-    return Speeds(len(posts), torchscript, ours)
+    return Speeds(len(posts), torchscript, ours, statistics.median(theirs / ours for theirs, ours in turns))
 
 
 def _seconds(side: Callable[[], Tensor], calls: int) -> float:

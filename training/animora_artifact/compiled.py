@@ -89,7 +89,7 @@ class CompiledNetwork:
         pairs = len(post_index)
         if len(segments) != pairs or post_table.shape[1] != self._width:
             raise RuntimeError(f"{len(segments)} segments of {pairs} pairs, posts {post_table.shape[1]} wide")
-        logits = torch.empty(pairs)
+        logits = torch.empty(pairs, dtype=torch.float32)
         refused = self._score(
             self._addresses,
             self._users,
@@ -132,26 +132,13 @@ def load_compiled(code: bytes, network: Network, dimensions: Dimensions) -> Comp
         raise CompiledUnusable(f"compiled code wants other tensors: {error}") from error
 
 
-@cache
 def open_library(code: bytes) -> Library:
-    """The code in this process: once, as versions of one shape have the same, and for as long as that runs.
-
-    It is handed over in memory, so no folder need be writable. The descriptor stays open: its number is the
-    library's name, which the dynamic linker must not meet again.
+    """The code in this process.
 
     Raises:
         CompiledUnusable: This machine cannot load it or run it, or it has another interface.
     """
-    if sys.platform != "linux":
-        raise CompiledUnusable("compiled code is for Linux")
-    descriptor = os.memfd_create("animora-score")
-    try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(code)
-        library = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
-    except OSError as error:
-        os.close(descriptor)
-        raise CompiledUnusable("the compiled code does not load on this machine") from error
+    library = _loaded(code)
     try:
         level, score = library.animora_level_1(), library.animora_score_1
     except AttributeError as error:
@@ -160,6 +147,25 @@ def open_library(code: bytes) -> Library:
         raise CompiledUnusable("this CPU has none of the instruction sets that the code was compiled for")
     score.argtypes = _ARGUMENTS
     return Library(score, level)
+
+
+@cache
+def _loaded(code: bytes) -> ctypes.CDLL:
+    """A library: once, as versions of one shape have the same, and for as long as the process runs.
+
+    It is handed over in memory, so no folder need be writable. The descriptor stays open: its number is the
+    library's name, which the dynamic linker must not meet again.
+    """
+    if sys.platform != "linux":
+        raise CompiledUnusable("compiled code is for Linux")
+    descriptor = os.memfd_create("animora-score")
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(code)
+        return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    except OSError as error:
+        os.close(descriptor)
+        raise CompiledUnusable("the compiled code does not load on this machine") from error
 
 
 def _address(tensor: Tensor, dtype: torch.dtype) -> int:

@@ -1,8 +1,6 @@
 import json
-import platform
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from typer.testing import CliRunner
 
 from animora_artifact import open_store
 from animora_training.commands.cli import app
+from tests.compilers import COMPILES
 from tests.training.ncf_folders import write_folder
 
 
@@ -27,7 +26,6 @@ def run():
     return invoke
 
 
-COMPILES = shutil.which("cc") is not None and (sys.platform, platform.machine()) == ("linux", "x86_64")
 QUICK = ("--set", "max_epochs=2", "--set", "als_iterations=3")
 
 
