@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+MAX_WORKERS = 256
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 REDIS_SCHEMES = (
     "redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://",
@@ -25,6 +26,12 @@ class GrpcSettings(Section):
         default="127.0.0.1", description="address to listen on; beyond loopback needs TLS or `insecure`"
     )
     port: int = Field(default=50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_WORKERS,
+        description="processes that share the port (`serve`), each with a catalog and a model of its own",
+    )
     insecure: bool = Field(default=False, description="allow an address beyond loopback without TLS")
     tls_certificate: Path | None = Field(
         default=None, description="PEM file with the server's certificate chain"
