@@ -96,6 +96,10 @@ bench: $(INSTALLED) ## Measure Rank beside a bare gRPC handler
 bench-scoring: $(INSTALLED) ## Measure scoring by compiled code beside TorchScript
 	$(BIN)/python -m tests.benchmarks.scoring
 
+.PHONY: bench-workers
+bench-workers: $(INSTALLED) ## Measure what a Rank costs with a worker a core, beside one process
+	$(BIN)/python -m tests.benchmarks.workers
+
 .PHONY: bench-accuracy
 bench-accuracy: $(INSTALLED) ## Train on DATA=DIR (NCF format), SEEDS=3 times, and measure HR@10 and NDCG@10 through the server
 	@test -n "$(DATA)" || { echo "say which data: make bench-accuracy DATA=DIR (a folder in the NCF format)"; exit 2; }

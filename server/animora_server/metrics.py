@@ -305,9 +305,12 @@ class WorkerMetrics:
             "animora_workers_serving", "Workers that answer calls.", Across.SUM, registry
         ).labels()
         restarts = Counter(
-            "animora_worker_restarts", "Workers started in place of one that ended.", registry, ("why",)
+            "animora_worker_restarts",
+            "Workers that ended, by what ended them, and were replaced.",
+            registry,
+            ("why",),
         )
-        self.restarts = {why: restarts.labels(why) for why in ("ended", "hung")}
+        self.restarts = {why: restarts.labels(why) for why in ("failed", "hung", "stopped")}
 
 
 class Metrics:

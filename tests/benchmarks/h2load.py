@@ -36,6 +36,20 @@ class Asked:
     reply: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How one h2load asks: for so long, over so many connections, with so many calls at once on each.
+
+    Attributes:
+        rate: Calls a second on each connection, or None for as many as are answered.
+    """
+
+    seconds: int
+    connections: int
+    streams: int
+    rate: float | None
+
+
 def installed() -> bool:
     """Whether there is an h2load."""
     return shutil.which("h2load") is not None
@@ -66,22 +80,29 @@ async def asked(server: Server, requests: Sequence[pb.RankRequest]) -> list[Aske
     return answered
 
 
-async def drive(server: Server, requests: Sequence[Asked], seconds: int, rate: float | None = None) -> Turn:
+async def drive(
+    server: Server, requests: Sequence[Asked], seconds: int, rate: float | None = None, workers: int = 1
+) -> Turn:
     """Asks a server the same requests over and over, CALLERS at once or at a rate (calls a second).
+
+    Args:
+        server: Which.
+        requests: What is asked.
+        seconds: For how long.
+        rate: Calls a second, or None for as many as it can do.
+        workers: It has so many; each gets as many callers and connections as one alone would, on average.
 
     Raises:
         RuntimeError: A call failed, or the replies have not the bytes that they should have.
     """
-    connections = CONNECTIONS * len(requests)
-    streams = CALLERS // connections
-    rate = None if rate is None else rate / connections
+    streams = CALLERS // (CONNECTIONS * len(requests))
+    connections = CONNECTIONS * workers
+    rate = None if rate is None else rate / (connections * len(requests))
+    pace = Pace(seconds, connections, streams, rate)
     with tempfile.TemporaryDirectory() as folder:
         before = server.cpu_seconds()
         counts = await asyncio.gather(
-            *(
-                _h2load(server, each, seconds, streams, rate, Path(folder) / str(number))
-                for number, each in enumerate(requests)
-            )
+            *(_h2load(server, each, pace, Path(folder) / str(number)) for number, each in enumerate(requests))
         )
         cpu = server.cpu_seconds() - before
         logs = (Path(folder) / f"{number}.log" for number in range(len(requests)))
@@ -91,19 +112,17 @@ async def drive(server: Server, requests: Sequence[Asked], seconds: int, rate: f
     return Turn(calls / seconds, float(p50), float(p99), cpu / calls * 1e6)
 
 
-async def _h2load(
-    server: Server, each: Asked, seconds: int, streams: int, rate: float | None, place: Path
-) -> int:
+async def _h2load(server: Server, each: Asked, pace: Pace, place: Path) -> int:
     """How many calls were answered as they should be."""
     body = each.request.SerializeToString()
     place.with_suffix(".body").write_bytes(FRAME.pack(0, len(body)) + body)
     process = await asyncio.create_subprocess_exec(
         *("taskset", "-c", LOAD_CORES, "h2load", f"http://{server.target}{PATH}"),
-        *("--duration", str(seconds), "--clients", str(CONNECTIONS)),
-        *("--max-concurrent-streams", str(streams)),
+        *("--duration", str(pace.seconds), "--clients", str(pace.connections)),
+        *("--max-concurrent-streams", str(pace.streams)),
         *("--data", str(place.with_suffix(".body")), "--log-file", str(place.with_suffix(".log"))),
         *("--header", "content-type: application/grpc", "--header", "te: trailers"),
-        *(() if rate is None else ("--rps", f"{rate:g}")),
+        *(() if pace.rate is None else ("--rps", f"{pace.rate:g}")),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -114,7 +133,7 @@ async def _h2load(
     done, succeeded, fine, received = (int(number) for number in found.groups())
     expected = done * (FRAME.size + len(each.reply))
     # What was under way at the end may have brought its data, but is not done.
-    under_way = CONNECTIONS * streams * (FRAME.size + len(each.reply))
+    under_way = pace.connections * pace.streams * (FRAME.size + len(each.reply))
     if not (done == succeeded == fine > 0 and 0 <= received - expected <= under_way):
         raise RuntimeError(f"{server.name}: {expected:,} bytes of replies were expected\n{output}")
     return done

@@ -21,7 +21,7 @@ TICKS = os.sysconf("SC_CLK_TCK")  # a second
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A process that listens on a port of this machine."""
+    """A process, or one with workers, that listens on a port of this machine."""
 
     name: str
     pid: int
@@ -33,18 +33,21 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, all threads (Linux)."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """User and system time so far, all threads, of the process and its workers (Linux)."""
+        workers = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return sum(_cpu_ticks(pid) for pid in (self.pid, *map(int, workers))) / TICKS
 
 
 @asynccontextmanager
-async def animora_server(options: Mapping[str, str], *, pinned: bool = False) -> AsyncIterator[Server]:
+async def animora_server(
+    options: Mapping[str, str], *, pinned: bool = False, workers: int = 1
+) -> AsyncIterator[Server]:
     """The real server on a free port, with ANIMORA_ options, once it is SERVING.
 
     Args:
         options: By name without the prefix.
         pinned: To SERVER_CORE.
+        workers: How many processes; all listen.
 
     Raises:
         RuntimeError: It ended before.
@@ -53,15 +56,17 @@ async def animora_server(options: Mapping[str, str], *, pinned: bool = False) ->
     free_ports = {"GRPC_PORT": "0", "HTTP_PORT": "0"}
     environment = {f"ANIMORA_{name}": value for name, value in {**free_ports, **options}.items()}
     process = await asyncio.create_subprocess_exec(
-        *(*_pinning(pinned), sys.executable, "-m", "animora_server", "serve"),
+        *(*_pinning(pinned), sys.executable, "-m", "animora_server", "serve", "--workers", str(workers)),
         env={**os.environ, **environment},
         stderr=asyncio.subprocess.PIPE,
     )
     try:
         assert process.stderr is not None
+        listening = 0
         async for line in process.stderr:
             event = json.loads(line)
-            if event["event"] == "listening":
+            listening += event["event"] == "listening"
+            if listening == workers:
                 server = Server("animora", process.pid, event["grpc_port"])
                 await _serving(server)
                 yield server
@@ -84,6 +89,11 @@ async def bare_server(*, pinned: bool = False) -> AsyncIterator[Server]:
         yield Server("bare grpc.aio handler", process.pid, int(await process.stdout.readline()))
     finally:
         await _stop(process)
+
+
+def _cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def _pinning(pinned: bool) -> tuple[str, ...]:

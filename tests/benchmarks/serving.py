@@ -87,21 +87,21 @@ async def run(out: Console) -> None:
     """Measures on the sample feed, prints the table and writes the JSON."""
     traffic = Traffic()
     async with sample_feed(Path(".bench"), out) as feed:
-        keep(report(out, traffic, await measure(out, feed, traffic, ROUNDS, SECONDS)))
+        keep(report(out, traffic, await measure(out, feed, traffic, ROUNDS, SECONDS)), RESULT)
     out.print(f"written to {RESULT}")
 
 
-def keep(figures: Mapping[str, float | str]) -> None:
+def keep(figures: Mapping[str, float | str], result: Path) -> None:
     """Writes the JSON."""
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 async def measure(
     out: Console, feed: SampleFeed, traffic: Traffic, rounds: int, seconds: int
 ) -> dict[str, Measured]:
     """All sides, each in so many turns of so many seconds."""
-    async with animora_server(_options(feed), pinned=True) as animora, bare_server(pinned=True) as bare:
+    async with animora_server(options(feed), pinned=True) as animora, bare_server(pinned=True) as bare:
         sides = {
             name: await _drive_of(bare if name == BARE else animora, traffic, policy)
             for name, policy in POLICIES.items()
@@ -158,7 +158,8 @@ async def _drive_of(server: Server, traffic: Traffic, policy: "pb.CachePolicy.Va
     return by_our_own
 
 
-def _options(feed: SampleFeed) -> dict[str, str]:
+def options(feed: SampleFeed) -> dict[str, str]:
+    """A server's options for the sample feed."""
     return {
         "DATABASE_URL": feed.database_url,
         "CACHE_URL": feed.redis_url,

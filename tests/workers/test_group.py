@@ -67,7 +67,7 @@ async def test_totals_are_exact_after_a_worker_was_killed_and_replaced(options):
         assert await ranked(servers) == sent
         assert await servers.value("grpc_server_handled_total", grpc_code="OK") == sent
         assert await servers.value("grpc_server_handling_seconds_count") == sent
-        assert await servers.value("animora_worker_restarts_total", why="ended") == 1
+        assert await servers.value("animora_worker_restarts_total", why="failed") == 1
 
 
 async def test_no_total_ever_goes_down(feed, options):

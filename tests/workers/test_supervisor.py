@@ -119,7 +119,7 @@ async def test_a_worker_that_ends_is_started_again_under_its_number():
         other = await stage.next()
         other.end(1)
         assert (await stage.next()).number == other.number
-    assert stage.restarts("ended") == 1
+    assert stage.restarts("failed") == 1
 
 
 async def test_one_that_hangs_is_killed_and_started_again():
@@ -165,6 +165,7 @@ async def test_one_that_was_told_to_end_from_outside_is_replaced_however_often()
             (await stage.next()).end(0)
         await stage.next()
         assert not task.done()
+    assert stage.restarts("stopped") == 3 * PATIENCE.most_ends
 
 
 async def test_a_wrong_option_ends_all_before_any_has_served():

@@ -150,11 +150,12 @@ class Supervisor:
             self._failure = ConfigurationError(worker.refused)
             self._stopping.set()
             return False
-        self._metrics.restarts["hung" if worker.hung else "ended"].inc()
         if status == 0:
-            log.info("a worker was told to end", worker=worker.number, pid=worker.pid)
+            self._metrics.restarts["stopped"].inc()
+            log.info("a worker was stopped by someone else", worker=worker.number, pid=worker.pid)
             return True
-        log.error("a worker ended", worker=worker.number, pid=worker.pid, status=status, why=worker.refused)
+        self._metrics.restarts["hung" if worker.hung else "failed"].inc()
+        log.error("a worker failed", worker=worker.number, pid=worker.pid, status=status, why=worker.refused)
         served_at = worker.served_at
         return served_at is not None and time.monotonic() - served_at >= self._patience.proven_after
 
