@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from animora_server.background import first_of
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.cache import GenerationWatch, RedisScores, RedisTimelines, SharedRedis, rank_key
 from animora_server.catalog import Facts
@@ -171,7 +172,8 @@ async def serve(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT, then drains. Returns the process's exit status."""
     stopping = stop_signal()
     async with running(settings) as application:
-        log.info("draining", reason=await application.health.until_end(stopping))
+        ends = {"a signal": stopping, "the device failed": application.health.device_failed}
+        log.info("draining", reason=await first_of(ends))
         await application.drain()
     return application.health.exit_status
 

@@ -51,20 +51,15 @@ class Health:
         silent = time.monotonic() - self._looked_at
         return f"the event loop stands still for {silent:.1f} s" if silent > STALL else None
 
-    async def until_end(self, stopping: asyncio.Event) -> str:
-        """Waits until the process is told to stop or cannot go on. Returns which, for the log."""
-        stopped = asyncio.create_task(stopping.wait())
-        failed = asyncio.create_task(self.device_failed.wait())
-        await asyncio.wait((stopped, failed), return_when=asyncio.FIRST_COMPLETED)
-        reason = "a signal" if stopped.done() else "the device failed"
-        stopped.cancel()
-        failed.cancel()
-        return reason
-
     async def drain(self, server: GrpcServer) -> None:
         """Takes no new work and finishes what is in flight."""
         self.draining = True
         await server.drain()
+
+    async def leave(self, server: GrpcServer) -> None:
+        """The same where others go on behind the same port."""
+        self.draining = True
+        await server.leave()
 
     @property
     def exit_status(self) -> int:

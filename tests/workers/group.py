@@ -52,23 +52,18 @@ class Group:
         """Where the parent shows metrics."""
         return int((await self._started())["http_port"])
 
-    async def serving(self, count: int) -> list[int]:
-        """Waits until so many workers answer calls; the ids of all worker processes."""
+    async def serving(self, count: int, without: int | None = None) -> list[int]:
+        """Waits until so many workers answer calls, and one is gone; the ids of all worker processes."""
+        pids: list[int] = []
 
         async def serve() -> bool:
-            return await self.value("animora_workers_serving") == count
+            # In this order: a worker is counted until its end is noticed, and only then is there another.
+            pids[:] = self.pids()
+            is_complete = len(pids) == count and without not in pids
+            return is_complete and await self.value("animora_workers_serving") == count
 
         await until(serve)
-        return self.pids()
-
-    async def replaced(self, pid: int, count: int) -> list[int]:
-        """Waits until a worker is gone and so many answer calls; the ids of all."""
-
-        async def is_replaced() -> bool:
-            return pid not in await self.serving(count)
-
-        await until(is_replaced)
-        return self.pids()
+        return pids
 
     async def page(self, path: str) -> str:
         """A page of the parent."""

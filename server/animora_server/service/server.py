@@ -88,6 +88,14 @@ class GrpcServer:
         await asyncio.sleep(self._settings.drain_delay)
         await self._server.stop(self._settings.drain_grace)
 
+    async def leave(self) -> None:
+        """Closes the port and finishes what is in flight: clients connect anew, to others on the port.
+
+        To say NOT_SERVING before would hold them up: they would wait for this process to say otherwise.
+        """
+        self._serving, self._draining = False, True
+        await self._server.stop(self._settings.drain_grace)
+
     async def _say(self) -> None:
         response = health_pb2.HealthCheckResponse
         status = response.SERVING if self._serving else response.NOT_SERVING

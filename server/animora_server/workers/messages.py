@@ -1,8 +1,9 @@
 """What a worker and the process that started it tell each other: JSON lines on a socket that only they have.
 
-The parent begins with `{"number": …, "settings": …}`; later `{"ask": "state"}` and `{"ask": "metrics"}`.
-A worker answers with `{"state": {"dead": …, "unready": …}}` and `{"metrics": …}`; the last metrics it sends
-unasked, and `{"refused": …}` where an option is wrong.
+The parent begins with `{"number": …, "settings": …}`. Later it sends `{"ask": "state"}`, answered with
+`{"state": {"dead": …, "unready": …}}`, `{"ask": "metrics"}`, answered with `{"metrics": …}`, and
+`{"ask": "drain"}`.
+Unasked, a worker sends its last metrics, and `{"refused": …}` where an option is wrong.
 """
 
 import json

@@ -1,7 +1,9 @@
 """A worker's side of the socket: what it is told, and what it answers."""
 
+import asyncio
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock, Thread
 from typing import Self
@@ -31,6 +33,7 @@ class Parent:
         self._registry = CollectorRegistry()
         self._dead: Check = _all_is_well
         self._unready: Check = _starting
+        self._drain: Callable[[], object] = lambda: os._exit(0)
         first = from_line(self._lines.readline())
         self.number: int = first["number"]
         self.settings = Settings.model_validate(first["settings"])
@@ -46,6 +49,13 @@ class Parent:
     def answer(self) -> None:
         """Answers from now on; "starting", until there is more to tell."""
         Thread(target=self._answer, name="parent", daemon=True).start()
+
+    def told_to_drain(self) -> asyncio.Event:
+        """Is set when the parent says so, from now on; before, the process ends at once."""
+        draining = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._drain = lambda: loop.call_soon_threadsafe(draining.set)
+        return draining
 
     def tell_of(self, registry: CollectorRegistry, dead: Check) -> None:
         """From now on the answers have these metrics, and say whether the event loop stands still."""
@@ -67,10 +77,13 @@ class Parent:
     def _answer(self) -> None:
         with suppress(OSError):
             for line in self._lines:
-                if from_line(line)["ask"] == "state":
-                    self._send({"state": {"dead": self._dead(), "unready": self._unready()}})
-                else:
-                    self._send({"metrics": as_json(taken(self._registry))})
+                match from_line(line)["ask"]:
+                    case "state":
+                        self._send({"state": {"dead": self._dead(), "unready": self._unready()}})
+                    case "metrics":
+                        self._send({"metrics": as_json(taken(self._registry))})
+                    case "drain":
+                        self._drain()
         log.critical("the parent is gone")
         os._exit(1)
 

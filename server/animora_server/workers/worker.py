@@ -1,7 +1,6 @@
 """A worker, as the process that started it sees it."""
 
 import asyncio
-import signal
 import socket
 import sys
 import time
@@ -94,11 +93,12 @@ class Worker:
 
     def stop(self) -> None:
         """Tells it to drain and to end."""
-        self._signal(signal.SIGTERM)
+        self._send({"ask": "drain"})
 
     def kill(self) -> None:
         """Ends it by force."""
-        self._signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            self._process.kill()
 
     def look(self) -> int:
         """Asks whether it is well. Returns how many earlier looks in a row found that it is not."""
@@ -137,7 +137,3 @@ class Worker:
     def _send(self, message: Message) -> None:
         if not self._writer.is_closing():
             self._writer.write(to_line(message))
-
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            self._process.send_signal(number)
