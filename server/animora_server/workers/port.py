@@ -1,10 +1,10 @@
 """The port that workers share: each listens on it, and the kernel gives a new connection to one of them."""
 
 import errno
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from animora_server.errors import ConfigurationError
 from animora_server.settings import GrpcSettings
@@ -20,40 +20,42 @@ def reserved(settings: GrpcSettings) -> Iterator[int]:
     Raises:
         ConfigurationError: It is taken, or this system cannot share ports.
     """
+    with _bound(settings) as shared:
+        yield shared.getsockname()[1]
+
+
+def _bound(settings: GrpcSettings) -> socket.socket:
+    host, port = settings.host, settings.port
     if not hasattr(socket, "SO_REUSEPORT"):
         raise ConfigurationError(
             "grpc.workers: this system cannot share a port between processes (SO_REUSEPORT); set 1"
         )
     try:
-        family, address = _resolve(settings.host, settings.port)
-        # With SO_REUSEPORT alone, a second server of this user would take connections from the first.
-        with socket.socket(family, socket.SOCK_STREAM) as alone:
-            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            alone.bind(address)
-        with socket.socket(family, socket.SOCK_STREAM) as shared:
-            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-                shared.setsockopt(socket.SOL_SOCKET, option, 1)
-            shared.bind(address)
-            yield shared.getsockname()[1]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
-        raise ConfigurationError(f"grpc.host: {settings.host} is not an address of this machine") from error
-    except OSError as error:
-        raise ConfigurationError(
-            f"grpc.port: cannot listen on {settings.host} port {settings.port} ({error.strerror}); "
-            "set another port, or 0 for a free one"
-        ) from error
-
-
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
-    """The first address of a host that this machine has."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        raise ConfigurationError(f"grpc.host: {host} is not an address of this machine") from error
+    why_not = ""
     for family, _, _, _, address in found:
-        with socket.socket(family, socket.SOCK_STREAM) as trial:
-            try:
-                trial.bind((address[0], 0))
-            except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL:
-                    raise
-            else:
-                return family, (str(address[0]), port)
-    raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        try:
+            # With SO_REUSEPORT alone, a second server of this user would take connections from the first.
+            _bind(family, address, socket.SO_REUSEADDR).close()
+            return _bind(family, address, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+        except OSError as error:
+            why_not = str(error.strerror)
+            if error.errno != errno.EADDRNOTAVAIL:  # a name may have an address that this machine has not
+                break
+    raise ConfigurationError(
+        f"grpc.port: cannot listen on {host} port {port} ({why_not}); set another port, or 0 for a free one"
+    )
+
+
+def _bind(family: int, address: Any, *options: int) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        for option in options:
+            bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound

@@ -1,6 +1,7 @@
 """Keeps workers: starts them, starts them again, ends them, and knows how they are."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -139,7 +140,7 @@ class Supervisor:
         self._past = together((self._past, lasting(worker.report)))
         self._served = self._served or worker.served_at is not None
         if self._stopping.is_set():
-            self._status = self._status or int(status != 0)
+            self._status = self._status or int(status not in {0, -signal.SIGTERM})
             return True
         return self._judge(worker, status)
 
