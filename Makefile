@@ -123,6 +123,10 @@ bench-warm-start: $(INSTALLED) ## Measure a warm start beside a full retraining 
 	@test -n "$(DATA)" || { echo "say which data: make bench-warm-start DATA=DIR (a folder in the NCF format)"; exit 2; }
 	$(BIN)/python -m tests.benchmarks.warm_start "$(DATA)"
 
+.PHONY: bench-growth
+bench-growth: $(INSTALLED) ## Measure serving as candidates, users, posts and callers grow, and loading; draws docs/benchmarks/growth-*.png
+	$(BIN)/python -m tests.benchmarks.growth
+
 .PHONY: bench-timelines
 bench-timelines: $(INSTALLED) ## Measure a precomputed timeline's page beside a bare gRPC handler
 	$(BIN)/python -m tests.benchmarks.timelines

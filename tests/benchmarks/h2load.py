@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_client.bench.checking import wrong_with
@@ -22,10 +23,10 @@ PATH = f"/{SERVICE_NAME}/Rank"
 CONNECTIONS = 2  # of each h2load, of which there is one for each request: it knows only one body
 FRAME = struct.Struct(">BI")  # of a gRPC message: compressed or not, and its length
 COUNTS = re.compile(
-    r"requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, .*?\n"
-    r"status codes: (\d+) 2xx.*?\ntraffic: .*\((\d+)\) data",
+    r"requests: \d+ total, \d+ started, (\d+) done, .*?\ntraffic: .*?\((\d+)\) data",
     re.DOTALL,
 )
+HTTP_OK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +35,6 @@ class Asked:
 
     request: pb.RankRequest
     reply: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How one h2load asks: for so long, over so many connections, with so many calls at once on each.
-
-    Attributes:
-        rate: Calls a second on each connection, or None for as many as are answered.
-    """
-
-    seconds: int
-    connections: int
-    streams: int
-    rate: float | None
 
 
 def installed() -> bool:
@@ -80,6 +67,44 @@ async def asked(server: Server, requests: Sequence[pb.RankRequest]) -> list[Aske
     return answered
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How one h2load asks.
+
+    Attributes:
+        connections: How many it opens.
+        streams: Calls under way at once on each.
+        rate: Calls a second on each; None for as many as are answered.
+        timeout: Seconds that a call gives the server; None leaves it to the server.
+    """
+
+    connections: int
+    streams: int
+    rate: float | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """What came back.
+
+    Attributes:
+        done: Calls that ended.
+        received: Bytes of their data, and of what was still under way.
+        took: float64 (done), microseconds of those that ended well, as far as HTTP knows.
+    """
+
+    done: int
+    received: int
+    took: npt.NDArray[np.float64]
+
+    def all_are(self, each: Asked, under_way: int) -> bool:
+        """Whether they have the bytes of the expected reply; what was under way may have brought its own."""
+        size = FRAME.size + len(each.reply)
+        surplus = self.received - self.done * size
+        return self.done == len(self.took) and 0 <= surplus <= under_way * size
+
+
 async def drive(
     server: Server, requests: Sequence[Asked], seconds: int, rate: float | None = None, workers: int = 1
 ) -> Turn:
@@ -95,34 +120,49 @@ async def drive(
     Raises:
         RuntimeError: A call failed, or the replies have not the bytes that they should have.
     """
-    streams = CALLERS // (CONNECTIONS * len(requests))
     connections = CONNECTIONS * workers
-    rate = None if rate is None else rate / (connections * len(requests))
-    pace = Pace(seconds, connections, streams, rate)
-    with tempfile.TemporaryDirectory() as folder:
-        before = server.cpu_seconds()
-        counts = await asyncio.gather(
-            *(_h2load(server, each, pace, Path(folder) / str(number)) for number, each in enumerate(requests))
-        )
-        cpu = server.cpu_seconds() - before
-        logs = (Path(folder) / f"{number}.log" for number in range(len(requests)))
-        took = np.concatenate([np.loadtxt(log, usecols=2) for log in logs])  # microseconds
-    calls = sum(counts)
-    p50, p99 = np.percentile(took, (50, 99)) / 1e3
+    a_connection = None if rate is None else rate / (connections * len(requests))
+    load = Load(connections, CALLERS // (CONNECTIONS * len(requests)), a_connection)
+    before = server.cpu_seconds()
+    replies = await flood(server, requests, seconds, load)
+    cpu = server.cpu_seconds() - before
+    under_way = load.connections * load.streams
+    for each, came in zip(requests, replies, strict=True):
+        if not (came.done and came.all_are(each, under_way)):
+            raise RuntimeError(f"{server.name}: a call failed, or a reply was not the one expected")
+    calls = sum(came.done for came in replies)
+    p50, p99 = np.percentile(np.concatenate([came.took for came in replies]), (50, 99)) / 1e3
     return Turn(calls / seconds, float(p50), float(p99), cpu / calls * 1e6)
 
 
-async def _h2load(server: Server, each: Asked, pace: Pace, place: Path) -> int:
-    """How many calls were answered as they should be."""
+async def flood(server: Server, requests: Sequence[Asked], seconds: int, load: Load) -> list[Replies]:
+    """Asks a server the same requests over and over, each by an h2load of its own, whatever it answers.
+
+    Raises:
+        RuntimeError: The h2loads failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder) / str(number) for number in range(len(requests))]
+        return await asyncio.gather(
+            *(
+                _h2load(server, each, seconds, load, place)
+                for each, place in zip(requests, places, strict=True)
+            )
+        )
+
+
+async def _h2load(server: Server, each: Asked, seconds: int, load: Load, place: Path) -> Replies:
     body = each.request.SerializeToString()
     place.with_suffix(".body").write_bytes(FRAME.pack(0, len(body)) + body)
+    timeout = None if load.timeout is None else f"grpc-timeout: {round(load.timeout * 1e3)}m"
     process = await asyncio.create_subprocess_exec(
         *("taskset", "-c", LOAD_CORES, "h2load", f"http://{server.target}{PATH}"),
-        *("--duration", str(pace.seconds), "--clients", str(pace.connections)),
-        *("--max-concurrent-streams", str(pace.streams)),
+        *("--duration", str(seconds), "--clients", str(load.connections)),
+        *("--max-concurrent-streams", str(load.streams)),
         *("--data", str(place.with_suffix(".body")), "--log-file", str(place.with_suffix(".log"))),
         *("--header", "content-type: application/grpc", "--header", "te: trailers"),
-        *(() if pace.rate is None else ("--rps", f"{pace.rate:g}")),
+        *(() if timeout is None else ("--header", timeout)),
+        *(() if load.rate is None else ("--rps", f"{load.rate:g}")),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -130,10 +170,6 @@ async def _h2load(server: Server, each: Asked, pace: Pace, place: Path) -> int:
     found = COUNTS.search(output)
     if process.returncode or found is None:
         raise RuntimeError(f"h2load failed:\n{output}")
-    done, succeeded, fine, received = (int(number) for number in found.groups())
-    expected = done * (FRAME.size + len(each.reply))
-    # What was under way at the end may have brought its data, but is not done.
-    under_way = pace.connections * pace.streams * (FRAME.size + len(each.reply))
-    if not (done == succeeded == fine > 0 and 0 <= received - expected <= under_way):
-        raise RuntimeError(f"{server.name}: {expected:,} bytes of replies were expected\n{output}")
-    return done
+    done, received = (int(number) for number in found.groups())
+    status, took = np.loadtxt(place.with_suffix(".log"), usecols=(1, 2), ndmin=2).T
+    return Replies(done, received, took[status == HTTP_OK])

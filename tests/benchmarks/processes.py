@@ -21,11 +21,12 @@ TICKS = os.sysconf("SC_CLK_TCK")  # a second
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A process, or one with workers, that listens on a port of this machine."""
+    """A process, or one with workers, that listens on a port of this machine, and on another for metrics."""
 
     name: str
     pid: int
     port: int
+    http_port: int | None = None
 
     @property
     def target(self) -> str:
@@ -36,6 +37,11 @@ class Server:
         """User and system time so far, all threads, of the process and its workers (Linux)."""
         workers = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return sum(_cpu_ticks(pid) for pid in (self.pid, *map(int, workers))) / TICKS
+
+    def anonymous_bytes(self) -> int:
+        """Memory that is its own and no file's (Linux)."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return 1024 * int(status.partition("RssAnon:")[2].split()[0])
 
 
 @asynccontextmanager
@@ -67,7 +73,7 @@ async def animora_server(
             event = json.loads(line)
             listening += event["event"] == "listening"
             if listening == workers:
-                server = Server("animora", process.pid, event["grpc_port"])
+                server = Server("animora", process.pid, event["grpc_port"], event.get("http_port"))
                 await _serving(server)
                 yield server
                 break
