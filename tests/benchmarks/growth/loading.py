@@ -17,6 +17,7 @@ from animora_server.store.queries import embeddings
 from animora_server.store.refresh import Refresh
 from tests.benchmarks.growth import databases
 from tests.benchmarks.growth.driving import Point
+from tests.benchmarks.processes import Server
 
 POSTS = 50_000
 TYPES = ("real", "vector", "halfvec")
@@ -25,17 +26,17 @@ TYPES = ("real", "vector", "halfvec")
 async def measure(
     out: Console, postgres: EmbeddedPostgres, types: Sequence[str], posts: int, rounds: int
 ) -> dict[str, Point]:
-    """By the embeddings' type, medians of turns: posts a second, and CPU time of this process for each."""
+    """By the embeddings' type, medians of turns: posts a second, and CPU time of each side for one."""
     urls = {name: await databases.embedded(postgres, posts, name) for name in types}
     turns: dict[str, list[Point]] = defaultdict(list)
     for number in range(rounds + 1):
         for name, url in urls.items():
-            sent = await _sent(url, name)
-            loaded, cpu = await _loaded(url, posts)
+            seconds, cpu, postgres_cpu = await _loaded(url, posts)
             turn = {
-                "posts_per_second": posts / loaded,
-                "sent_per_second": posts / sent,
+                "posts_per_second": posts / seconds,
+                "sent_per_second": posts / await _sent(url, name),
                 "cpu_us_per_post": cpu / posts * 1e6,
+                "postgres_cpu_us_per_post": postgres_cpu / posts * 1e6,
             }
             out.print(f"{name}: {turn['posts_per_second']:,.0f} posts/s")
             if number:
@@ -46,18 +47,31 @@ async def measure(
     }
 
 
-async def _loaded(url: str, posts: int) -> tuple[float, float]:
-    """Seconds, and seconds of CPU, of the server's own load."""
+async def _loaded(url: str, posts: int) -> tuple[float, float, float]:
+    """Seconds of a load as the server loads, and of CPU: this process', and that of PostgreSQL's."""
     store = PostgresStore(DatabaseSettings(url=SecretStr(url)))
     began, cpu = time.perf_counter(), time.process_time()
     async with store.reading() as reading:
         refresh = Refresh(reading, Catalog.empty(None), CatalogSettings(), time.monotonic())
         snapshot = (await refresh.reconcile()).snapshot
-    seconds = time.perf_counter() - began, time.process_time() - cpu
+        measured = (time.perf_counter() - began, time.process_time() - cpu, await _postgres_cpu(url))
     store.close()
     if len(snapshot) != posts or not snapshot.fingerprints.all() or snapshot.embeddings.image_width == 0:
         raise RuntimeError("the catalog is not what the database has")
-    return seconds
+    return measured
+
+
+async def _postgres_cpu(url: str) -> float:
+    """Seconds of the process that serves the store's connection."""
+    connection = await asyncpg.connect(url)
+    try:
+        pid = await connection.fetchval(
+            "select pid from pg_stat_activity"
+            " where application_name = 'animora-server' and datname = current_database()"
+        )
+    finally:
+        await connection.close()
+    return Server("PostgreSQL", pid, port=0).cpu_seconds()
 
 
 async def _sent(url: str, type_name: str) -> float:
