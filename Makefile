@@ -92,6 +92,14 @@ test-oldest: .venv-oldest/.installed ## Run the client's tests with the oldest g
 bench: $(INSTALLED) ## Measure Rank beside a bare gRPC handler
 	$(BIN)/python -m tests.benchmarks.serving
 
+.PHONY: bench-scoring
+bench-scoring: $(INSTALLED) ## Measure scoring by compiled code beside TorchScript
+	$(BIN)/python -m tests.benchmarks.scoring
+
+.PHONY: bench-workers
+bench-workers: $(INSTALLED) ## Measure what a Rank costs with a worker a core, beside one process
+	$(BIN)/python -m tests.benchmarks.workers
+
 .PHONY: bench-accuracy
 bench-accuracy: $(INSTALLED) ## Train on DATA=DIR (NCF format), SEEDS=3 times, and measure HR@10 and NDCG@10 through the server
 	@test -n "$(DATA)" || { echo "say which data: make bench-accuracy DATA=DIR (a folder in the NCF format)"; exit 2; }
@@ -114,6 +122,10 @@ bench-train: $(INSTALLED) $(RECBOLE)/.installed ## Measure training beside RecBo
 bench-warm-start: $(INSTALLED) ## Measure a warm start beside a full retraining on DATA=DIR (NCF format)
 	@test -n "$(DATA)" || { echo "say which data: make bench-warm-start DATA=DIR (a folder in the NCF format)"; exit 2; }
 	$(BIN)/python -m tests.benchmarks.warm_start "$(DATA)"
+
+.PHONY: bench-growth
+bench-growth: $(INSTALLED) ## Measure serving as candidates, users, posts and callers grow, and loading; draws docs/benchmarks/growth-*.png
+	$(BIN)/python -m tests.benchmarks.growth
 
 .PHONY: bench-timelines
 bench-timelines: $(INSTALLED) ## Measure a precomputed timeline's page beside a bare gRPC handler

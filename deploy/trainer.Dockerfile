@@ -30,6 +30,10 @@ LABEL org.opencontainers.image.title="animora-trainer" \
 RUN groupadd --gid 10001 animora \
     && useradd --uid 10001 --gid animora --no-create-home --shell /usr/sbin/nologin animora \
     && install --directory --owner=animora --group=animora /models
+# It compiles what scores (docs/models.md); the server needs none.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc \
+    && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/animora /opt/animora
 ENV PATH=/opt/animora/bin:$PATH \
     PYTHONUNBUFFERED=1 \

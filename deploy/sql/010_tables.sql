@@ -4,7 +4,7 @@
 -- 020_views.sql over what it has (adapter_original.sql is an example).
 --
 -- May be applied again at any time: it creates what is missing and changes nothing that is there.
--- Embeddings are real[]; with the extension pgvector, columns of type vector(n) serve as well.
+-- Embeddings are real[]; with the extension pgvector, columns of type vector(n) or halfvec(n) serve as well.
 
 create schema if not exists animora_app;
 

@@ -1,12 +1,9 @@
 """The `animora-server` command. The only module of the server that sees the environment."""
 
-import asyncio
 import os
-import sys
-from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import SecretStr
@@ -14,7 +11,8 @@ from rich.console import Console
 
 from animora_server.errors import AnimoraError
 from animora_server.logs import configure_logs
-from animora_server.settings import Settings
+from animora_server.program import run
+from animora_server.settings import MAX_WORKERS, Settings
 
 # No fork ever follows gRPC here; with support for it, gRPC complains of every child process.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
@@ -37,14 +35,26 @@ ConfigOption = Annotated[
 
 
 @cli.command()
-def serve(config: ConfigOption = None) -> None:
+def serve(
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes behind the port, in place of grpc.workers.", min=1, max=MAX_WORKERS),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     settings = _settings(config)
     _require(settings.database.url, "database.url", "the DSN of a role that may read the views")
     configure_logs(settings.log.level, settings.log.format)
+    workers = workers or settings.grpc.workers
+    if workers > 1:
+        from animora_server.workers import supervise  # noqa: PLC0415  # one process does without
+
+        run(supervise(settings, workers))
+        return
     from animora_server import app  # noqa: PLC0415  # torch takes a second; other commands do without
 
-    _run(app.serve(settings))
+    run(app.serve(settings))
 
 
 @cli.command()
@@ -57,7 +67,7 @@ def demo(
     configure_logs("warning", "console")
     from animora_server.demo import Demo  # noqa: PLC0415  # see serve
 
-    _run(Demo(directory, settings, out).run())
+    run(Demo(directory, settings, out).run())
 
 
 @cli.command()
@@ -98,7 +108,7 @@ def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its paramet
 
     order = Order(Shard() if shard is None else Shard.parse(shard), active_days, rate, restart)
     if ray is None:
-        _run(precompute(settings, order, out, err))
+        run(precompute(settings, order, out, err))
         return
     from animora_server.precompute.cluster import precompute_on_ray  # noqa: PLC0415
 
@@ -136,28 +146,6 @@ def _require(value: SecretStr, option: str, meaning: str) -> None:
 def _fail(message: str) -> None:
     err.print(f"animora-server: {message}", markup=False)
     raise SystemExit(2)
-
-
-def _run(program: Coroutine[Any, Any, int]) -> None:
-    """Runs a program on uvloop, which saves about a tenth of a call, where there is one, and leaves."""
-
-    async def run_and_leave() -> None:
-        _leave(await program)
-
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415  # not on Windows
-    except ImportError:
-        asyncio.run(run_and_leave())
-        return
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(run_and_leave())
-
-
-def _leave(status: int) -> None:
-    """Ends the process now: a thread that hangs, in a device or a file system, must not hold it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":

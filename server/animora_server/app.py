@@ -2,14 +2,14 @@
 
 import asyncio
 import secrets
-import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from animora_server.background import first_of
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.cache import GenerationWatch, RedisScores, RedisTimelines, SharedRedis, rank_key
 from animora_server.catalog import Facts
@@ -17,9 +17,10 @@ from animora_server.health import Health
 from animora_server.metrics import Metrics
 from animora_server.models import ModelWatcher, open_models
 from animora_server.probes import Probes
+from animora_server.program import stop_signal
 from animora_server.ranker import Ranker
 from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.ranker import CacheAccess
+from animora_server.ranker.scoring import CacheAccess
 from animora_server.scorer import Binder, Device, Residency
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.calls import CallHandler
@@ -44,6 +45,25 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """A server that has neither ports nor data yet.
+
+    Attributes:
+        grpc: Listens, and takes calls, once it is entered.
+        following: Reads the database and the model store, and follows them, once it is entered.
+        health: Whether calls can be answered.
+        registry: The metrics.
+        device: What runs the model.
+    """
+
+    grpc: GrpcServer
+    following: AbstractAsyncContextManager[None]
+    health: Health
+    registry: CollectorRegistry
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
     """A server that runs."""
 
@@ -57,16 +77,15 @@ class Application:
 
     async def drain(self) -> None:
         """Takes no new work and finishes what is in flight."""
-        self.health.draining = True
-        await self.grpc.drain()
+        await self.health.drain(self.grpc)
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Application]:
-    """Starts everything, top to bottom, and stops it in reverse.
+async def engine(settings: Settings) -> AsyncIterator[Engine]:
+    """Makes everything, top to bottom, and stops it in reverse.
 
     Raises:
-        ConfigurationError: A port cannot be bound, or the model store cannot be opened.
+        ConfigurationError: What an option asks for cannot be had, such as a model store.
     """
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -87,6 +106,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         residency = Residency(device, binder, settings.models.resident)
         health = Health(residency, batcher, settings)
         metrics.models.resident.set_function(lambda: residency.versions)
+        metrics.models.compiled.set_function(lambda: residency.compiled)
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
         scores, kept = await _stores(stack, settings, metrics)
         gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
@@ -97,17 +117,12 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         lists = Lists(kept, producer, settings.timeline, patience=5 * settings.cache.timeout)
         explainer = ListExplainer(heuristic, feed_ranker.reranking)
         timelines = Timelines(residency, lists, feed_ranker, explainer, _page_policy(settings))
-        probes = await stack.enter_async_context(
-            Probes(settings.http, registry, live=health.dead, ready=health.unready)
-        )
-        ranking_service = RankingService(ranker, gate, settings.ranking, metrics.ranks, metrics.stages)
+        ranking_service = RankingService(ranker, gate, settings.ranking, metrics.ranks)
         timeline_service = TimelineService(timelines, settings.timeline, metrics.timelines, metrics.ranks)
-        server = await stack.enter_async_context(
-            GrpcServer(
-                settings.grpc,
-                CallHandler(gate, metrics.calls, settings.grpc.default_timeout),
-                {**ranking_service.behaviours, **timeline_service.behaviours},
-            )
+        server = GrpcServer(
+            settings.grpc,
+            CallHandler(gate, metrics.calls, settings.grpc.default_timeout),
+            {**ranking_service.behaviours, **timeline_service.behaviours},
         )
         refresher = CatalogRefresher(
             PostgresStore(settings.database), settings.catalog, metrics.catalog, residency.publish
@@ -117,36 +132,50 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
             residency.correct(facts)
             refresher.correct(facts)
 
-        # First listen, then load, so that nothing is missed in between.
-        await stack.enter_async_context(
-            FactListener(settings.database, metrics.catalog, correct, refresher.catch_up)
-        )
-        await stack.enter_async_context(refresher)
-        if store is not None:
-            await stack.enter_async_context(
-                ModelWatcher(store, residency, settings.models.poll_interval, metrics.models)
-            )
-        supervisor = asyncio.create_task(health.supervise(server), name="supervisor")
-        stack.callback(supervisor.cancel)
-        log.info("listening", grpc_port=server.port, http_port=probes.port, device=str(device))
-        yield Application(server, probes, health)
+        @asynccontextmanager
+        async def following() -> AsyncIterator[None]:
+            async with AsyncExitStack() as stack:
+                # First listen, then load, so that nothing is missed in between.
+                await stack.enter_async_context(
+                    FactListener(settings.database, metrics.catalog, correct, refresher.catch_up)
+                )
+                await stack.enter_async_context(refresher)
+                if store is not None:
+                    await stack.enter_async_context(
+                        ModelWatcher(store, residency, settings.models.poll_interval, metrics.models)
+                    )
+                supervisor = asyncio.create_task(health.supervise(server), name="supervisor")
+                stack.callback(supervisor.cancel)
+                yield
+
+        yield Engine(server, following(), health, registry, str(device))
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Application]:
+    """Starts everything, and stops it in reverse.
+
+    Raises:
+        ConfigurationError: A port cannot be bound, or what an option asks for cannot be had.
+    """
+    async with (
+        engine(settings) as made,
+        Probes(settings.http, made.registry, live=made.health.dead, ready=made.health.unready) as probes,
+        made.grpc as grpc,
+        made.following,
+    ):
+        log.info("listening", grpc_port=grpc.port, http_port=probes.port, device=made.device)
+        yield Application(grpc, probes, made.health)
 
 
 async def serve(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT, then drains. Returns the process's exit status."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stop_signal()
     async with running(settings) as application:
-        stopped = asyncio.create_task(stopping.wait())
-        failed = asyncio.create_task(application.health.device_failed.wait())
-        await asyncio.wait((stopped, failed), return_when=asyncio.FIRST_COMPLETED)
-        log.info("draining", reason="a signal" if stopped.done() else "the device failed")
-        stopped.cancel()
-        failed.cancel()
+        ends = {"a signal": stopping, "the device failed": application.health.device_failed}
+        log.info("draining", reason=await first_of(ends))
         await application.drain()
-    return 1 if application.health.device_failed.is_set() else 0
+    return application.health.exit_status
 
 
 async def _stores(

@@ -1,6 +1,7 @@
 """Tasks that run beside requests until they are stopped, and whose death does not go unnoticed."""
 
 import asyncio
+from collections.abc import Mapping
 
 import structlog
 
@@ -20,6 +21,17 @@ def tell_of_death(task: asyncio.Task[None], consequence: str) -> None:
             log.critical(consequence, exc_info=error)
 
     task.add_done_callback(report)
+
+
+async def first_of(events: Mapping[str, asyncio.Event]) -> str:
+    """Waits until one of some events is set. Returns its name, or the first one's if several are."""
+    waiting = [asyncio.create_task(event.wait()) for event in events.values()]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+    return next(name for name, event in events.items() if event.is_set())
 
 
 async def stop(task: asyncio.Task[None] | None) -> None:

@@ -51,6 +51,21 @@ class Health:
         silent = time.monotonic() - self._looked_at
         return f"the event loop stands still for {silent:.1f} s" if silent > STALL else None
 
+    async def drain(self, server: GrpcServer) -> None:
+        """Takes no new work and finishes what is in flight."""
+        self.draining = True
+        await server.drain()
+
+    async def leave(self, server: GrpcServer) -> None:
+        """The same where others go on behind the same port."""
+        self.draining = True
+        await server.leave()
+
+    @property
+    def exit_status(self) -> int:
+        """What the process should end with."""
+        return 1 if self.device_failed.is_set() else 0
+
     async def supervise(self, server: GrpcServer) -> None:
         """Keeps health in step with readiness, and notices a device that hangs."""
         loop = asyncio.get_running_loop()

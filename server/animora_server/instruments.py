@@ -2,12 +2,13 @@
 
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
 from typing import Generic, TypeVar
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 Series = TypeVar("Series")
@@ -90,6 +91,82 @@ class Counter(Instrument[Count, CounterMetricFamily]):
 
     def _add(self, family: CounterMetricFamily, values: Sequence[str], series: Count) -> None:
         family.add_metric(values, series.value)
+
+
+class Across(StrEnum):
+    """What the values of several processes are together."""
+
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+    EACH = "each"  # stays apart, under a label of its own
+
+
+class GaugeFamily(GaugeMetricFamily):
+    """A gauge's samples, and how those of several processes become one."""
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str], across: Across) -> None:
+        super().__init__(name, documentation, labels=labels)
+        self.across = across
+
+
+class Level:
+    """A value that goes up and down: one that was set, or one that is looked up when it is scraped."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self) -> None:
+        self.set(0)
+
+    def set(self, value: float) -> None:
+        """It is this from now on."""
+        self._read: Callable[[], float] = lambda: value
+
+    def set_function(self, read: Callable[[], float]) -> None:
+        """It is what this gives from now on; called on the thread of a scrape."""
+        self._read = read
+
+    def read(self) -> float:
+        """What it is now."""
+        return float(self._read())
+
+
+class Gauge(Instrument[Level, GaugeFamily]):
+    """A Prometheus gauge.
+
+    Args:
+        name: Its name.
+        documentation: What it tells.
+        across: What it is of several processes.
+        registry: Where it is scraped.
+        labels: Names of its labels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        across: Across,
+        registry: CollectorRegistry,
+        labels: Sequence[str] = (),
+    ) -> None:
+        self._across = across
+        super().__init__(name, documentation, registry, labels)
+
+    def only(self, *values: str) -> Level:
+        """The series under values of the labels, which is the only one from now on."""
+        level = Level()
+        self._series = {values: level}
+        return level
+
+    def _new(self) -> Level:
+        return Level()
+
+    def _family(self) -> GaugeFamily:
+        return GaugeFamily(self._name, self._documentation, self._labels, self._across)
+
+    def _add(self, family: GaugeFamily, values: Sequence[str], series: Level) -> None:
+        family.add_metric(values, series.read())
 
 
 class Observations:

@@ -6,9 +6,9 @@ Where labels have values that are known beforehand, they are made here, so that 
 import time
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
-from animora_server.instruments import Counter, Histogram
+from animora_server.instruments import Across, Counter, Gauge, Histogram
 from animora_server.types import CacheStatus, DegradedReason, DropReason, RankerName
 
 LATENCY_BUCKETS = (
@@ -35,8 +35,12 @@ class CallMetrics:
             registry,
             names,
         )
-        self.in_flight = Gauge("animora_calls_in_flight", "Calls being handled.", registry=registry)
-        self.rows_in_flight = Gauge("animora_rows_in_flight", "Candidates being handled.", registry=registry)
+        self.in_flight = Gauge(
+            "animora_calls_in_flight", "Calls being handled.", Across.SUM, registry
+        ).labels()
+        self.rows_in_flight = Gauge(
+            "animora_rows_in_flight", "Candidates being handled.", Across.SUM, registry
+        ).labels()
         labels = {method: ("unary", service, method) for method in methods}
         self.started = {method: started.labels(*label) for method, label in labels.items()}
         self.handling = {method: handling.labels(*label) for method, label in labels.items()}
@@ -79,7 +83,7 @@ class RankMetrics:
 
     def request(self, method: str, code: str, ranker: RankerName | None) -> None:
         """Counts one ranking's outcome."""
-        self._requests.labels(method, code, ranker.value if ranker else "none").inc()
+        self._requests.labels(method, code, ranker or "none").inc()
 
 
 class TimelineMetrics:
@@ -103,11 +107,15 @@ class TimelineMetrics:
 class StageMetrics:
     """Time spent in each stage of a ranking."""
 
-    STAGES = ("decode", "candidates", "cache", "score", "order", "encode")
+    STAGES = ("candidates", "cache", "score", "order")
 
     def __init__(self, registry: CollectorRegistry) -> None:
         stage = Histogram(
-            "animora_stage_seconds", "Time of a request in a stage.", STAGE_BUCKETS, registry, ("stage",)
+            "animora_stage_seconds",
+            "Time in a stage of requests that go through it together.",
+            STAGE_BUCKETS,
+            registry,
+            ("stage",),
         )
         self._stages = {name: stage.labels(name) for name in self.STAGES}
 
@@ -120,7 +128,9 @@ class ScorerMetrics:
     """Recorded once a batch, and on the way into the queue."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.queue_rows = Gauge("animora_queue_rows", "Rows waiting for the device.", registry=registry)
+        self.queue_rows = Gauge(
+            "animora_queue_rows", "Rows waiting for the device.", Across.SUM, registry
+        ).labels()
         self._queue_seconds = Histogram(
             "animora_queue_seconds", "Time that work waited for the device.", STAGE_BUCKETS, registry
         ).labels()
@@ -183,13 +193,14 @@ class CacheMetrics:
             "animora_cache_round_trip_seconds", "Time of one look-up round trip.", STAGE_BUCKETS, registry
         ).labels()
         self.breaker_open = Gauge(
-            "animora_cache_breaker_open", "1 while Redis is left alone after failures.", registry=registry
-        )
+            "animora_cache_breaker_open", "1 while Redis is left alone after failures.", Across.MAX, registry
+        ).labels()
         self._generation_age = Gauge(
             "animora_generation_age_seconds",
             "Time since the current generation of precomputed timelines was begun; NaN without one.",
-            registry=registry,
-        )
+            Across.MAX,
+            registry,
+        ).labels()
         self.generation(None)
 
     def generation(self, made_at: float | None) -> None:
@@ -201,11 +212,15 @@ class CatalogMetrics:
     """Recorded at each refresh of the catalog, and by what listens between them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.posts = Gauge("animora_catalog_posts", "Posts that can be ranked.", registry=registry)
+        self.posts = Gauge(
+            "animora_catalog_posts", "Posts that can be ranked.", Across.MAX, registry
+        ).labels()
         self.bytes = Gauge(
-            "animora_catalog_bytes", "Memory of the catalog, embeddings aside.", registry=registry
-        )
-        self.epoch = Gauge("animora_catalog_epoch", "How often rows were assigned anew.", registry=registry)
+            "animora_catalog_bytes", "Memory of the catalog, embeddings aside.", Across.SUM, registry
+        ).labels()
+        self.epoch = Gauge(
+            "animora_catalog_epoch", "How often rows were assigned anew.", Across.MAX, registry
+        ).labels()
         refreshes = Counter("animora_catalog_refreshes", "Refreshes, by outcome.", registry, ("outcome",))
         self.refreshes = {outcome: refreshes.labels(outcome) for outcome in ("ok", "error")}
         self.refresh_seconds = Histogram(
@@ -214,17 +229,17 @@ class CatalogMetrics:
         ).labels()  # fmt: skip
         self._age = Gauge(
             "animora_catalog_age_seconds", "Time since the last successful refresh; +Inf before the first.",
-            registry=registry,
-        )  # fmt: skip
+            Across.MAX, registry,
+        ).labels()  # fmt: skip
         self._block_age = Gauge(
             "animora_blocks_age_seconds", "Time since the blocks were last read; +Inf before the first.",
-            registry=registry,
-        )  # fmt: skip
+            Across.MAX, registry,
+        ).labels()  # fmt: skip
 
         self.listening = Gauge(
             "animora_catalog_listening", "1 while blocks and deletions are heard of as they are committed.",
-            registry=registry,
-        )  # fmt: skip
+            Across.MIN, registry,
+        ).labels()  # fmt: skip
         notifications = Counter(
             "animora_catalog_notifications",
             "Notifications of the database, by what they tell.",
@@ -246,16 +261,27 @@ class ModelMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._active = Gauge(
-            "animora_model_active", "1 for the version that answers.", ("version",), registry=registry
+            "animora_model_active", "1 for the version that answers.", Across.MAX, registry, ("version",)
         )
         self._created = Gauge(
-            "animora_model_created_timestamp_seconds", "When the active version was made.", registry=registry
-        )
+            "animora_model_created_timestamp_seconds",
+            "When the active version was made.",
+            Across.MAX,
+            registry,
+        ).labels()
         self._age = Gauge(
-            "animora_model_age_seconds", "Age of the active version; NaN without one.", registry=registry
-        )
+            "animora_model_age_seconds", "Age of the active version; NaN without one.", Across.MAX, registry
+        ).labels()
         self._age.set(float("nan"))
-        self.resident = Gauge("animora_models_resident", "Versions on the device.", registry=registry)
+        self.resident = Gauge(
+            "animora_models_resident", "Versions on the device.", Across.MAX, registry
+        ).labels()
+        self.compiled = Gauge(
+            "animora_model_compiled",
+            "1 while compiled code scores for the active version, 0 while TorchScript does.",
+            Across.MIN,
+            registry,
+        ).labels()
         self.activations = Counter("animora_model_activations", "Versions swapped in.", registry).labels()
         self.rejections = Counter(
             "animora_model_rejections", "Versions refused, by reason.", registry, ("reason",)
@@ -266,14 +292,29 @@ class ModelMetrics:
 
     def active(self, version: str, created_timestamp: float) -> None:
         """Names the version that answers from now on."""
-        self._active.clear()
-        self._active.labels(version).set(1)
+        self._active.only(version).set(1)
         self._created.set(created_timestamp)
         self._age.set_function(lambda: time.time() - created_timestamp)
 
 
+class WorkerMetrics:
+    """Recorded by the process that keeps workers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.serving = Gauge(
+            "animora_workers_serving", "Workers that answer calls.", Across.SUM, registry
+        ).labels()
+        restarts = Counter(
+            "animora_worker_restarts",
+            "Workers that ended, by what ended them, and were replaced.",
+            registry,
+            ("why",),
+        )
+        self.restarts = {why: restarts.labels(why) for why in ("failed", "hung", "stopped")}
+
+
 class Metrics:
-    """All instruments of the server."""
+    """All instruments of a process that answers calls."""
 
     def __init__(self, registry: CollectorRegistry, service: str, methods: tuple[str, ...]) -> None:
         self.registry = registry

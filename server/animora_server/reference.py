@@ -7,7 +7,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Metric
 
 from animora_server.configuration import options, toml_value
-from animora_server.metrics import Metrics
+from animora_server.instruments import Across, GaugeFamily
+from animora_server.metrics import Metrics, WorkerMetrics
 
 # The table stands between these two lines of a page; all else on it is written by people.
 BEGIN = "<!-- generated: make docs -->"
@@ -31,9 +32,10 @@ def option_table() -> str:
 
 
 def metric_table() -> str:
-    """A row for each metric, with the labels and the values that are known beforehand."""
+    """A row for each metric, with the labels and values that are known, and what it is of several workers."""
     registry = CollectorRegistry()
     metrics = Metrics(registry, "animora.ranking.v1.RankingService", ("Rank", "BatchRank", "GetTimeline"))
+    WorkerMetrics(registry)
     known = {metric.name: _labels(metric) for metric in registry.collect()}
     _record_examples(metrics)
     rows = []
@@ -41,8 +43,10 @@ def metric_table() -> str:
         if not metric.samples:
             raise ValueError(f"{metric.name} has no sample to read its labels from: record an example of it")
         labels = (_label(name, known[metric.name].get(name, {})) for name in _labels(metric))
-        rows.append((f"`{_full_name(metric)}`", metric.type, "; ".join(labels), metric.documentation))
-    return _table(("Metric", "Type", "Labels", "Meaning"), rows)
+        across = metric.across if isinstance(metric, GaugeFamily) else Across.SUM
+        name = f"`{_full_name(metric)}`"
+        rows.append((name, metric.type, "; ".join(labels), metric.documentation, across.value))
+    return _table(("Metric", "Type", "Labels", "Meaning", "Of workers"), rows)
 
 
 def with_table(page: str, table: str) -> str:

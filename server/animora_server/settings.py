@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+MAX_WORKERS = 256
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 REDIS_SCHEMES = (
     "redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://",
@@ -25,6 +26,12 @@ class GrpcSettings(Section):
         default="127.0.0.1", description="address to listen on; beyond loopback needs TLS or `insecure`"
     )
     port: int = Field(default=50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_WORKERS,
+        description="processes that share the port (`serve`), each with a catalog and a model of its own",
+    )
     insecure: bool = Field(default=False, description="allow an address beyond loopback without TLS")
     tls_certificate: Path | None = Field(
         default=None, description="PEM file with the server's certificate chain"
@@ -141,8 +148,16 @@ class ScorerSettings(Section):
     device: str = Field(
         default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N"
     )
-    dtype: Literal["float32"] = Field(default="float32", description="arithmetic of the resident model")
-    threads: int = Field(default=1, ge=1, description="CPU threads of one batch")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="arithmetic of the resident models; half precision, for GPUs, is used for those whose "
+        "golden rows allow it",
+    )
+    compiled: bool = Field(
+        default=True,
+        description="score on the CPU by the compiled code that a version may hold, not by TorchScript",
+    )
+    threads: int = Field(default=1, ge=1, description="CPU threads of one batch; compiled code takes one")
     max_batch_rows: int = Field(
         default=8192, ge=256, description="rows scored at once; a larger request is split"
     )

@@ -1,11 +1,13 @@
 """The values that flow through a request: query in, ranking out, arrays in between."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
+
+from animora_server.values import value
 
 IntArray = npt.NDArray[np.int64]
 HalfArray = npt.NDArray[np.float16]
@@ -14,7 +16,13 @@ DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-class CachePolicy(StrEnum):
+class Name(StrEnum):
+    """One of a few words, looked up at the pace of a string: an enumeration hashes in Python."""
+
+    __hash__ = str.__hash__
+
+
+class CachePolicy(Name):
     """How a request uses the cache."""
 
     DEFAULT = "default"
@@ -32,7 +40,7 @@ class CachePolicy(StrEnum):
         return self is not CachePolicy.BYPASS
 
 
-class CacheStatus(StrEnum):
+class CacheStatus(Name):
     """Where scores came from."""
 
     HIT = "hit"
@@ -41,14 +49,14 @@ class CacheStatus(StrEnum):
     STALE = "stale"
 
 
-class RankerName(StrEnum):
+class RankerName(Name):
     """What ordered the posts."""
 
     NEUCF = "neucf"
     HEURISTIC = "heuristic"
 
 
-class DegradedReason(StrEnum):
+class DegradedReason(Name):
     """Why the heuristic stood in for the model."""
 
     NO_MODEL = "no_model"
@@ -58,7 +66,7 @@ class DegradedReason(StrEnum):
     INVALID_SCORES = "invalid_scores"
 
 
-class DropReason(StrEnum):
+class DropReason(Name):
     """Why a post is not in an answer; the first that applies, in this order, counts."""
 
     DUPLICATE = "duplicate"
@@ -72,7 +80,7 @@ class DropReason(StrEnum):
     OUTRANKED = "outranked"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RankQuery:
     """One user and the posts to order, validated.
 
@@ -99,7 +107,7 @@ class RankQuery:
     explain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Terms:
     """The summands of scores: values float32 (n, k), a column a name."""
 
@@ -111,7 +119,7 @@ class Terms:
         return Terms(self.names, self.values[kept])
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ranking:
     """Posts in order, best first.
 
@@ -138,7 +146,7 @@ class Ranking:
     dropped_posts: Mapping[int, DropReason] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TimelineQuery:
     """Whose feed, and which page of it, validated.
 
@@ -165,7 +173,7 @@ class TimelineQuery:
     explain_post_ids: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TimelineSnapshot:
     """One user's ranked list, never changed once made; page tokens pin it.
 
@@ -198,7 +206,7 @@ class TimelineSnapshot:
     degraded_reason: DegradedReason | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Generation:
     """Timelines of many users, precomputed together; what a resume needs to go on as if never stopped.
 
@@ -221,7 +229,7 @@ class Generation:
     shards: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PageTerms:
     """What the scores of a page's posts are made of, rows parallel to its posts.
 
@@ -241,7 +249,7 @@ class PageTerms:
         return PageTerms(self.terms.where(kept), reranking, self.exploration[kept])
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TimelinePage:
     """Posts in order, best first.
 

@@ -16,12 +16,12 @@ from animora_artifact import (
 from animora_artifact.package import digest
 from tests.artifact.artifacts import make_artifact, with_manifest
 
-FILES = ("model.ts", "vocabulary.npz", "golden.npz")
+FILES = ("model.ts", "vocabulary.npz", "golden.npz", "score.so")
 
 
 @pytest.fixture(scope="module")
 def artifact():
-    return make_artifact()
+    return replace(make_artifact(), compiled=b"code that is not run here")
 
 
 @pytest.fixture
@@ -46,10 +46,19 @@ def rejection(folder):
 def test_a_version_is_read_as_it_was_written(artifact, folder):
     read = read_artifact(folder)
     assert read.model == artifact.model
+    assert read.compiled == artifact.compiled
     assert set(read.manifest.files) == set(FILES)
     assert read.manifest.model_copy(update={"files": {}}) == artifact.manifest
     np.testing.assert_array_equal(read.vocabulary.post_ids, artifact.vocabulary.post_ids)
     np.testing.assert_array_equal(read.golden.probabilities, artifact.golden.probabilities)
+
+
+def test_a_version_need_not_have_been_compiled(artifact, tmp_path):
+    folder = tmp_path / artifact.manifest.version
+    write_artifact(make_artifact(), folder)
+    assert read_artifact(folder).compiled is None
+    (folder / "score.so").write_bytes(b"what the manifest does not list is not read")
+    assert read_artifact(folder).compiled is None
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from animora_artifact import ArtifactRejected
+from animora_artifact import ArtifactRejected, Golden
 from animora_artifact.network import golden_error, load_network, save_network
 from tests.artifact.artifacts import make_artifact
 
@@ -57,3 +57,23 @@ def test_the_largest_difference_counts(artifact):
         load_network(artifact.model, CPU), replace(artifact.golden, probabilities=shifted), CPU
     )
     assert error == pytest.approx(0.25, abs=1e-6)
+
+
+def test_the_best_posts_of_each_user_are_compared():
+    every = np.arange(24)
+    record = (every % 12).astype(np.float32)
+    golden = Golden(
+        user_rows=np.array([1, 2, 3]),  # the last of whom has no posts
+        segments=every // 12,
+        post_rows=np.arange(12),
+        image=np.empty((12, 0), np.float32),
+        caption=np.empty((12, 0), np.float32),
+        post_index=every % 12,
+        probabilities=record,
+    )
+    assert golden.overlap(record / np.float32(2)) == 1.0
+    swapped = record.copy()
+    swapped[[1, 2]] = swapped[[2, 1]]  # the first user's tenth and eleventh
+    assert golden.overlap(swapped) == pytest.approx(0.95)
+    assert golden.overlap(np.negative(record)) == pytest.approx(0.8)
+    assert golden.overlap(record, best=100) == 1.0

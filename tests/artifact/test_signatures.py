@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -28,7 +29,7 @@ def keys(tmp_path_factory):
 
 @pytest.fixture
 def package(keys):
-    return signer(keys.private).sign(pack(make_artifact("v1")))
+    return signer(keys.private).sign(pack(replace(make_artifact("v1"), compiled=b"code")))
 
 
 @pytest.fixture
@@ -106,13 +107,22 @@ def test_a_manifest_that_was_not_signed_is_refused_before_it_is_parsed(folder, r
     assert "manifest.json is not the file that was signed" in refusal(read)
 
 
-@pytest.mark.parametrize("name", ["model.ts", "vocabulary.npz", "golden.npz"])
+@pytest.mark.parametrize("name", ["model.ts", "vocabulary.npz", "golden.npz", "score.so"])
 def test_a_file_that_was_replaced_with_its_digest_is_refused(folder, read, name):
     other = folder.parent / "other"
     write_artifact(with_manifest(make_artifact("v1"), version="v1", metrics={"a": 1.0}), other)
     (folder / name).write_bytes(b"malicious")
     (folder / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
     refusal(read)
+
+
+def test_code_that_was_not_signed_is_refused_before_it_is_read(folder, keys, read):
+    version = make_artifact("v1")
+    signed = signer(keys.private).sign(pack(version))
+    (folder / "model.sig").write_bytes(signed.signature or b"")
+    assert "is not the file that was signed" in refusal(read)  # the manifest that lists it
+    (folder / "manifest.json").write_bytes(signed.manifest_file)
+    assert read().compiled is None
 
 
 def test_a_file_that_was_replaced_alone_is_refused_by_its_digest(folder, read):
@@ -166,7 +176,7 @@ def test_a_signature_that_is_far_too_large_is_refused_unread(folder, read):
 def test_a_package_in_memory_is_checked_whole(package, keys):
     check = signature_check(keys.public)
     require_signature(package, check)
-    unsigned = pack(make_artifact("v1"))
+    unsigned = replace(package, signature=None)
     assert "not signed" in refusal(lambda: require_signature(unsigned, check))
     assert unsigned.files().keys() == package.files().keys() - {"model.sig"}
 

@@ -72,17 +72,21 @@ def soon() -> float:
     return asyncio.get_running_loop().time() + 60
 
 
-async def occupy(batcher, device) -> asyncio.Task[str]:
+async def occupy(batcher, device) -> "asyncio.Future[str]":
     """Holds the device with one batch, so that what follows must queue."""
     device.gate.clear()
     device.entered.clear()
-    first = asyncio.create_task(batcher.submit("first", 1, "k", soon()))
+    first: asyncio.Future[str] = batcher.submit("first", 1, "k", soon())
     await device.entered.wait()
     return first
 
 
 async def queue(batcher, work, rows=1, key="k", deadline=None) -> asyncio.Task[str]:
-    task = asyncio.create_task(batcher.submit(work, rows, key, soon() if deadline is None else deadline))
+    async def ask() -> str:
+        result: str = await batcher.submit(work, rows, key, soon() if deadline is None else deadline)
+        return result
+
+    task = asyncio.create_task(ask())
     await asyncio.sleep(0)
     return task
 
@@ -170,7 +174,7 @@ async def test_cancelled_work_leaves_the_queue_at_once_and_never_reaches_the_dev
 
 async def test_work_cancelled_while_it_runs_leaves_its_neighbours_correct(batcher, device):
     device.gate.clear()
-    works = [asyncio.create_task(batcher.submit(work, 1, "k", soon())) for work in "abc"]
+    works = [batcher.submit(work, 1, "k", soon()) for work in "abc"]
     await device.entered.wait()
     works[1].cancel()
     device.gate.set()
@@ -192,7 +196,8 @@ async def test_work_whose_deadline_passes_in_the_queue_is_never_executed(batcher
     await first
     with pytest.raises(TooLate):
         await late
-    assert device.batches == [["first"]]
+    assert await batcher.submit("next", 1, "k", soon()) == "NEXT"
+    assert device.batches == [["first"], ["next"]]
     assert seen.reasons == ["expired"]
 
 
@@ -340,7 +345,7 @@ async def test_giving_up_on_the_device_fails_what_runs_waits_and_comes(batcher, 
     running = await occupy(batcher, device)
     waiting = await queue(batcher, "a")
     batcher.fail(DeviceFault("it hangs"))
-    for work in (running, waiting, batcher.submit("b", 1, "k", soon())):
+    for work in (running, waiting, await queue(batcher, "b")):
         with pytest.raises(DeviceFault, match="it hangs"):
             await work
 

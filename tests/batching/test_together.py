@@ -1,11 +1,8 @@
 """One call of a function for many."""
 
-import asyncio
 from collections.abc import Sequence
 
-import pytest
-
-from animora_server.batching import Together
+from animora_server.batching import together
 
 
 class Doubler:
@@ -21,49 +18,19 @@ class Doubler:
         return [2 * number for number in numbers]
 
 
-@pytest.fixture
-def doubler() -> Doubler:
-    return Doubler()
+def test_all_are_answered_by_one_call():
+    doubler = Doubler()
+    assert together(doubler, [1, 2, 3]) == [2, 4, 6]
+    assert doubler.asked == [[1, 2, 3]]
 
 
-async def test_who_asks_in_one_turn_is_answered_by_one_call(doubler):
-    together = Together(doubler)
-    assert await asyncio.gather(*(together(number) for number in (1, 2, 3))) == [2, 4, 6]
-    assert await together(4) == 8
-    assert doubler.asked == [[1, 2, 3], [4]]
-
-
-async def test_the_fault_of_one_is_not_its_neighbours(doubler):
-    together = Together(doubler)
-    one, bad, two = await asyncio.gather(*(together(n) for n in (1, -1, 2)), return_exceptions=True)
+def test_the_fault_of_one_is_not_its_neighbours():
+    one, bad, two = together(Doubler(), [1, -1, 2])
     assert (one, two) == (2, 4)
     assert str(bad) == "-1 is negative"
 
 
-async def test_whoever_was_cancelled_is_left_out(doubler):
-    together = Together(doubler)
-    gone, stays = together(-1), together(1)
-    gone.cancel()
-    assert await stays == 2
-    assert doubler.asked == [[1]]
-
-
-async def test_nobody_left_means_no_call(doubler):
-    together = Together(doubler)
-    together(1).cancel()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+def test_nothing_to_ask_means_no_call():
+    doubler = Doubler()
+    assert together(doubler, []) == []
     assert doubler.asked == []
-    assert await together(2) == 4
-
-
-async def test_what_is_asked_by_an_answer_comes_in_the_next_call(doubler):
-    together = Together(doubler)
-
-    async def twice(number: int) -> int:
-        doubled: int = await together(number)
-        again: int = await together(doubled)
-        return again
-
-    assert list(await asyncio.gather(twice(1), twice(2))) == [4, 8]
-    assert doubler.asked == [[1, 2], [2, 4]]

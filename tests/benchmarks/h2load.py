@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_client.bench.checking import wrong_with
@@ -23,10 +24,10 @@ CONNECTIONS = 2  # of each h2load, of which there is one for each request: it kn
 GRPC = "application/grpc"
 FRAME = struct.Struct(">BI")  # of a gRPC message: compressed or not, and its length
 COUNTS = re.compile(
-    r"requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, .*?\n"
-    r"status codes: (\d+) 2xx.*?\ntraffic: .*\((\d+)\) data",
+    r"requests: \d+ total, \d+ started, (\d+) done, .*?\ntraffic: .*?\((\d+)\) data",
     re.DOTALL,
 )
+HTTP_OK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,38 @@ class Load:
 
     Attributes:
         callers: Calls under way at once.
+        connections: Of gRPC, for each of the requests; others have one for each caller.
         rate: Calls a second, or None for as many as are answered.
+        timeout: Seconds that a gRPC call gives the server; None leaves it to the server.
         cores: Where the load runs, as taskset has it.
     """
 
     callers: int = CALLERS
+    connections: int = CONNECTIONS
     rate: float | None = None
+    timeout: float | None = None
     cores: str = LOAD_CORES
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """What came back.
+
+    Attributes:
+        done: Calls that ended.
+        received: Bytes of their data, and of what was still under way.
+        took: float64 (done), microseconds of those that ended well, as far as HTTP knows.
+    """
+
+    done: int
+    received: int
+    took: npt.NDArray[np.float64]
+
+    def all_are(self, each: Asked, under_way: int) -> bool:
+        """Whether they have the bytes of the expected reply; what was under way may have brought its own."""
+        size = len(each.route.framed(each.reply))
+        surplus = self.received - self.done * size
+        return self.done == len(self.took) and 0 <= surplus <= under_way * size
 
 
 def installed() -> bool:
@@ -118,38 +144,49 @@ async def drive(server: Server, requests: Sequence[Asked], seconds: int, load: L
     Raises:
         RuntimeError: A call failed, or the replies have not the bytes that they should have.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        before = server.cpu_seconds()
-        places = (Path(folder) / str(number) for number in range(len(requests)))
-        share = replace(
-            load,
-            callers=load.callers // len(requests),
-            rate=None if load.rate is None else load.rate / len(requests),
-        )
-        counts = await asyncio.gather(
-            *(
-                _h2load(server, each, seconds, share, place)
-                for each, place in zip(requests, places, strict=False)
-            )
-        )
-        cpu = server.cpu_seconds() - before
-        logs = (Path(folder) / f"{number}.log" for number in range(len(requests)))
-        took = np.concatenate([np.loadtxt(log, usecols=2) for log in logs])  # microseconds
-    calls = sum(counts)
-    p50, p99 = np.percentile(took, (50, 99)) / 1e3
+    before = server.cpu_seconds()
+    replies = await flood(server, requests, seconds, load)
+    cpu = server.cpu_seconds() - before
+    for each, came in zip(requests, replies, strict=True):
+        if not (came.done and came.all_are(each, load.callers)):
+            raise RuntimeError(f"{server.name}: a call failed, or a reply was not the one expected")
+    calls = sum(came.done for came in replies)
+    p50, p99 = np.percentile(np.concatenate([came.took for came in replies]), (50, 99)) / 1e3
     return Turn(calls / seconds, float(p50), float(p99), cpu / calls * 1e6)
 
 
-async def _h2load(server: Server, each: Asked, seconds: int, load: Load, place: Path) -> int:
-    """How many calls were answered as they should be."""
+async def flood(server: Server, requests: Sequence[Asked], seconds: int, load: Load) -> list[Replies]:
+    """Asks a server the same requests over and over, each by an h2load of its own, whatever it answers.
+
+    Raises:
+        RuntimeError: The h2loads failed.
+    """
+    share = replace(
+        load,
+        callers=load.callers // len(requests),
+        rate=None if load.rate is None else load.rate / len(requests),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder) / str(number) for number in range(len(requests))]
+        return await asyncio.gather(
+            *(
+                _h2load(server, each, seconds, share, place)
+                for each, place in zip(requests, places, strict=True)
+            )
+        )
+
+
+async def _h2load(server: Server, each: Asked, seconds: int, load: Load, place: Path) -> Replies:
     place.with_suffix(".body").write_bytes(each.route.framed(each.message))
-    connections = CONNECTIONS if each.route.is_grpc else load.callers
+    connections = load.connections if each.route.is_grpc else load.callers
+    timeout = None if load.timeout is None else f"grpc-timeout: {round(load.timeout * 1e3)}m"
     process = await asyncio.create_subprocess_exec(
         *("taskset", "-c", load.cores, "h2load", f"http://{server.target}{each.route.path}"),
         *("--duration", str(seconds), "--clients", str(connections)),
         *("--max-concurrent-streams", str(load.callers // connections)),
         *("--data", str(place.with_suffix(".body")), "--log-file", str(place.with_suffix(".log"))),
         *each.route.options,
+        *(() if timeout is None else ("--header", timeout)),
         *(() if load.rate is None else ("--rps", f"{load.rate / connections:g}")),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -158,9 +195,6 @@ async def _h2load(server: Server, each: Asked, seconds: int, load: Load, place: 
     found = COUNTS.search(output)
     if process.returncode or found is None:
         raise RuntimeError(f"h2load failed:\n{output}")
-    done, succeeded, fine, received = (int(number) for number in found.groups())
-    size = len(each.route.framed(each.reply))
-    # What was under way at the end may have brought its data, but is not done.
-    if not (done == succeeded == fine > 0 and 0 <= received - done * size <= load.callers * size):
-        raise RuntimeError(f"{server.name}: {done * size:,} bytes of replies were expected\n{output}")
-    return done
+    done, received = (int(number) for number in found.groups())
+    status, took = np.loadtxt(place.with_suffix(".log"), usecols=(1, 2), ndmin=2).T
+    return Replies(done, received, took[status == HTTP_OK])

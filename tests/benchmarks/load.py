@@ -7,10 +7,13 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from rich.console import Console
 
 from tests.benchmarks.processes import Server
+
+Side = TypeVar("Side")
 
 CALLERS = 32
 CALLERS_OPTION = ("--concurrency", str(CALLERS))
@@ -32,28 +35,43 @@ async def load(server: Server, seconds: float, *options: str) -> Turn:
     Raises:
         RuntimeError: A call failed, or a reply was wrong.
     """
+    measured, turn = await bench(server, seconds, *(() if "--rate" in options else CALLERS_OPTION), *options)
+    if measured["failed"]:
+        raise RuntimeError(f"calls failed: {measured['failures']}, {measured['unsent']} were not sent")
+    return turn
+
+
+async def bench(server: Server, seconds: float, *options: str) -> tuple[dict[str, Any], Turn]:
+    """What `animora bench` measures, calls that failed included, and the turn of those that did not.
+
+    Raises:
+        RuntimeError: It measured nothing.
+    """
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         before = server.cpu_seconds()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", "from animora_client.cli import main; main()", "bench"),
-            *("--target", server.target, *(() if "--rate" in options else CALLERS_OPTION), *options),
+            *("--target", server.target, *options),
             *("--duration", str(seconds), "--warmup", "0", "--json", file.name),
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
         output, _ = await process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"the load failed:\n{output.decode()}")
-        measured = json.load(file)
+        text = file.read()
+    measured = json.loads(text) if text else {}
+    if not measured.get("ok"):
+        raise RuntimeError(f"the load failed:\n{output.decode()}")
     cpu = (server.cpu_seconds() - before) / measured["ok"]
     latency = measured["latency_seconds"]
-    return Turn(measured["calls_per_second"], latency["p50"] * 1e3, latency["p99"] * 1e3, cpu * 1e6)
+    turn = Turn(measured["calls_per_second"], latency["p50"] * 1e3, latency["p99"] * 1e3, cpu * 1e6)
+    return measured, turn
 
 
 async def in_turns(
-    out: Console, sides: Mapping[str, Callable[[], Awaitable[Turn]]], rounds: int
-) -> dict[str, Turn]:
+    out: Console, sides: Mapping[Side, Callable[[], Awaitable[Turn]]], rounds: int
+) -> dict[Side, Turn]:
     """The medians of each side's turns; a round before the first warms up."""
-    turns: dict[str, list[Turn]] = {name: [] for name in sides}
+    turns: dict[Side, list[Turn]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, take_turn in sides.items():
             turn = await take_turn()

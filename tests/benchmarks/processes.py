@@ -21,11 +21,12 @@ TICKS = os.sysconf("SC_CLK_TCK")  # a second
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A process that listens on a port of this machine."""
+    """A process, or one with workers, that listens on a port of this machine, and on another for metrics."""
 
     name: str
     pid: int
     port: int
+    http_port: int | None = None
 
     @property
     def target(self) -> str:
@@ -39,6 +40,11 @@ class Server:
     def cpu_seconds(self) -> float:
         """User and system time so far of all threads, of it and of all its descendants (Linux)."""
         return sum(map(_ticks, family(self.pid))) / TICKS
+
+    def anonymous_bytes(self) -> int:
+        """Memory that is its own and no file's (Linux)."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return 1024 * int(status.partition("RssAnon:")[2].split()[0])
 
 
 def family(pid: int) -> list[int]:
@@ -60,12 +66,15 @@ def _ticks(pid: int) -> int:
 
 
 @asynccontextmanager
-async def animora_server(options: Mapping[str, str], *, pinned: bool = False) -> AsyncIterator[Server]:
+async def animora_server(
+    options: Mapping[str, str], *, pinned: bool = False, workers: int = 1
+) -> AsyncIterator[Server]:
     """The real server on a free port, with ANIMORA_ options, once it is SERVING.
 
     Args:
         options: By name without the prefix.
         pinned: To SERVER_CORE.
+        workers: How many processes; all listen.
 
     Raises:
         RuntimeError: It ended before.
@@ -74,16 +83,18 @@ async def animora_server(options: Mapping[str, str], *, pinned: bool = False) ->
     free_ports = {"GRPC_PORT": "0", "HTTP_PORT": "0"}
     environment = {f"ANIMORA_{name}": value for name, value in {**free_ports, **options}.items()}
     process = await asyncio.create_subprocess_exec(
-        *(*_pinning(pinned), sys.executable, "-m", "animora_server", "serve"),
+        *(*_pinning(pinned), sys.executable, "-m", "animora_server", "serve", "--workers", str(workers)),
         env={**os.environ, **environment},
         stderr=asyncio.subprocess.PIPE,
     )
     try:
         assert process.stderr is not None
+        listening = 0
         async for line in process.stderr:
             event = json.loads(line)
-            if event["event"] == "listening":
-                server = Server("animora", process.pid, event["grpc_port"])
+            listening += event["event"] == "listening"
+            if listening == workers:
+                server = Server("animora", process.pid, event["grpc_port"], event.get("http_port"))
                 await _serving(server)
                 yield server
                 break
@@ -105,6 +116,11 @@ async def bare_server(*, pinned: bool = False) -> AsyncIterator[Server]:
         yield Server("bare grpc.aio handler", process.pid, int(await process.stdout.readline()))
     finally:
         await _stop(process)
+
+
+def _cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def _pinning(pinned: bool) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ its size, which is that of the reply that was looked at beforehand.
 """
 
 import asyncio
-import json
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from rich.table import Table
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.demo import SampleFeed, sample_feed
 from tests.benchmarks import h2load
+from tests.benchmarks.kept import SERVING, keep
 from tests.benchmarks.load import CALLERS, Turn, in_turns, load
 from tests.benchmarks.processes import Server, animora_server, bare_server
 
 ROUNDS = 5
 SECONDS = 3
 BODIES = 4  # requests that h2load repeats, on as many processes
-RESULT = Path("docs/benchmarks/serving.json")
 BARE = "bare"
 POLICIES = {
     "computed": pb.CACHE_POLICY_BYPASS,
@@ -87,15 +86,8 @@ async def run(out: Console) -> None:
     """Measures on the sample feed, prints the table and writes the JSON."""
     traffic = Traffic()
     async with sample_feed(Path(".bench"), out) as feed:
-        keep(RESULT, report(out, traffic, await measure(out, feed, traffic, ROUNDS, SECONDS)))
-    out.print(f"written to {RESULT}")
-
-
-def keep(file: Path, figures: Mapping[str, float | str]) -> None:
-    """Writes figures into a JSON file that may hold others, which stay."""
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**kept, **figures}, indent=2) + "\n")
+        keep(SERVING, report(out, traffic, await measure(out, feed, traffic, ROUNDS, SECONDS)))
+    out.print(f"written to {SERVING}")
 
 
 async def measure(

@@ -20,6 +20,7 @@ from animora_artifact import FolderStore
 from animora_server.demo import SampleFeed
 from tests.benchmarks import h2load
 from tests.benchmarks.h2load import Route
+from tests.benchmarks.kept import keep
 from tests.benchmarks.peers import v2
 from tests.benchmarks.peers.asking import Exchange
 from tests.benchmarks.peers.measuring import Plan, measure
@@ -29,7 +30,6 @@ from tests.benchmarks.peers.ranking import BEST, PostRanker, as_bytes
 from tests.benchmarks.peers.report import BATCH_RANK, MOSEC, RANK, Figures, as_table, draw, many, ratios
 from tests.benchmarks.peers.servers import PEERS
 from tests.benchmarks.processes import Server, family
-from tests.benchmarks.serving import keep
 from tests.integration.feed import fill
 from tests.scorer.artifacts import tiny_artifact
 

@@ -149,15 +149,15 @@ async def test_cancelled_look_ups_never_hand_their_values_to_others(cache: Cache
         cache.scores.put(key, np.array([number], np.float32))
     await until(lambda: cache.written("stored") == len(keys))
     for turns in range(20):
-        tasks = [asyncio.create_task(cache.scores.get(key, 1, LATER)) for key in keys]
+        gets = [cache.scores.get(key, 1, LATER) for key in keys]
         for _ in range(turns % 7):
             await asyncio.sleep(0)  # so that the cancellation meets the round trip at various steps
-        for task in tasks[turns % 2 :: 2]:
-            task.cancel()
-        for number, task in enumerate(tasks):
-            await asyncio.wait([task])
-            if not task.cancelled():
-                found = task.result()
+        for get in gets[turns % 2 :: 2]:
+            get.cancel()
+        for number, get in enumerate(gets):
+            await asyncio.wait([get])
+            if not get.cancelled():
+                found = get.result()
                 assert found is not None
                 assert found.item() == number
 

@@ -15,6 +15,7 @@ from animora_server.catalog import (
     PostDraft,
     PostRecords,
 )
+from tests.catalog.columns import column
 
 NO_IDS = np.empty(0, np.int64)
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -31,7 +32,7 @@ def with_posts(table, *post_ids):
         np.full(len(post_ids), NEVER), np.zeros(len(post_ids), np.bool_),
     )  # fmt: skip
     draft = PostDraft(table, found, table.outdated(found))
-    draft.add(EmbeddingRecords(found.ids, [None] * len(found), [np.ones(2, np.float32)] * len(found)))
+    draft.add(EmbeddingRecords(found.ids, column([None] * len(found)), column([[1, 1]] * len(found))))
     return draft.finish(NO_IDS, 50.0)
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animora_server.catalog import NEVER, EmbeddingRecords, PostDraft, PostRecords, PostTable
+from tests.catalog.columns import column
 
 NO_IDS = np.empty(0, np.int64)
 
@@ -30,9 +31,6 @@ def records(posts):
 
 
 def embeddings(posts):
-    def column(values):
-        return [None if value is None else np.array(value, np.float32) for value in values]
-
     return EmbeddingRecords(
         np.array(list(posts), np.int64),
         column(post.image for post in posts.values()),

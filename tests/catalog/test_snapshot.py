@@ -7,6 +7,7 @@ import pytest
 
 from animora_server.catalog import NEVER, EmbeddingRecords, Feed, PostDraft, PostRecords, PostTable
 from animora_server.catalog.snapshot import LATE_COMMIT
+from tests.catalog.columns import column
 from tests.ranker.catalogs import snapshot
 
 NO_IDS = np.empty(0, np.int64)
@@ -20,7 +21,8 @@ def grown(table, post_ids, read_at, *, author=1, created_at=0.0, removed=NO_IDS)
         np.full(count, NEVER), np.zeros(count, np.bool_),
     )  # fmt: skip
     draft = PostDraft(table, found, table.outdated(found))
-    draft.add(EmbeddingRecords(found.ids, [None] * count, [None] * count))
+    nothing = column([None] * count)
+    draft.add(EmbeddingRecords(found.ids, nothing, nothing))
     return draft.finish(np.array(removed, np.int64), read_at)
 
 

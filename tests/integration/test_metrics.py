@@ -32,7 +32,7 @@ async def test_rankings_are_counted_by_method_code_and_ranker(scraped):
 
 
 async def test_every_stage_of_a_ranking_is_timed(scraped):
-    for stage in ("decode", "candidates", "cache", "score", "order", "encode"):
+    for stage in ("candidates", "cache", "score", "order"):
         assert f'animora_stage_seconds_count{{stage="{stage}"}}' in scraped
 
 

@@ -121,6 +121,21 @@ async def test_a_malformed_message_is_an_invalid_argument(application):
             assert "not a valid message" in (error.value.details() or "")
 
 
+async def test_ids_that_were_sent_one_by_one_are_ranked_too(application, stub):
+    sent = request(posts=[], cache_policy=pb.CACHE_POLICY_BYPASS).SerializeToString()
+    sent += b"".join(b"\x11" + np.int64(post).tobytes() for post in CANDIDATES)  # post_ids, not packed
+    packed = request(cache_policy=pb.CACHE_POLICY_BYPASS)
+    assert pb.RankRequest.FromString(sent) == packed
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
+        rank: Any = channel.unary_unary("/animora.ranking.v1.RankingService/Rank")
+        batch_rank: Any = channel.unary_unary("/animora.ranking.v1.RankingService/BatchRank")
+        response = pb.RankResponse.FromString(await rank(sent))
+        results = pb.BatchRankResponse.FromString(await batch_rank(b"\x0a" + bytes([len(sent)]) + sent))
+    assert response.post_ids
+    assert list(response.post_ids) == list((await stub.Rank(packed)).post_ids)
+    assert list(results.results[0].response.post_ids) == list(response.post_ids)
+
+
 async def test_a_batch_gives_each_request_its_own_outcome(stub):
     batch = pb.BatchRankRequest(
         requests=[request(), request(posts=[]), request(limit=-1), request(user=COLD_USER)]

@@ -21,7 +21,7 @@ from animora_server.errors import (
 from animora_server.ranker import Ranker, heuristic
 from animora_server.ranker.explaining import MODEL_TERMS
 from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.ranker import CacheAccess
+from animora_server.ranker.scoring import CacheAccess
 from animora_server.types import (
     BoolArray,
     CachePolicy,
@@ -50,6 +50,7 @@ class FakeModel:
     answers_at: float = 0.0
     explained: float = 1.0
     calls: int = 0
+    running: int = 0
     called: asyncio.Event = field(default_factory=asyncio.Event)
 
     def user_row(self, user_id: int) -> int:
@@ -58,15 +59,21 @@ class FakeModel:
     def informed(self, rows: IntArray) -> BoolArray:
         return np.array([row not in self.uninformed for row in rows.tolist()], np.bool_)
 
-    async def score(self, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
+    def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
+        return asyncio.ensure_future(self._score(rows, deadline))
+
+    async def _score(self, rows: IntArray, deadline: float | None) -> FloatArray:
         self.calls += 1
         self.called.set()
         if self.gate is not None:
+            self.running += 1
             try:
                 async with asyncio.timeout_at(deadline):
                     await self.gate.wait()
             except TimeoutError as error:
                 raise TooLate from error
+            finally:
+                self.running -= 1
         if self.failure is not None:
             raise self.failure
         if deadline is not None and deadline < self.answers_at:
@@ -100,9 +107,11 @@ class FakeCache:
         self.stored: dict[bytes, FloatArray] = {}
         self.reads = 0
 
-    async def get(self, key: bytes, count: int, deadline: float) -> FloatArray | None:
+    def get(self, key: bytes, count: int, deadline: float) -> "asyncio.Future[FloatArray | None]":
         self.reads += 1
-        return self.stored.get(key)
+        found: asyncio.Future[FloatArray | None] = asyncio.get_running_loop().create_future()
+        found.set_result(self.stored.get(key))
+        return found
 
     def put(self, key: bytes, scores: FloatArray) -> None:
         self.stored[key] = scores
@@ -128,6 +137,11 @@ async def rank(pins, *post_ids: int, user: int = 7, cache: FakeCache | None = No
     deadline = asyncio.get_running_loop().time() + timeout
     query = RankQuery(user_id=user, post_ids=np.array(post_ids, np.int64), deadline=deadline, **options)
     return await ranker_over(pins, cache).rank(query)
+
+
+def query(timeout: float = 60, user: int = 7, posts: tuple[int, ...] = (10, 20, 30), **options) -> RankQuery:
+    deadline = asyncio.get_running_loop().time() + timeout
+    return RankQuery(user_id=user, post_ids=np.array(posts, np.int64), deadline=deadline, **options)
 
 
 THREE = {10: {"likes": 1}, 20: {"likes": 5}, 30: {"likes": 9}}
@@ -368,3 +382,55 @@ async def test_nothing_to_rank_is_an_empty_order():
         assert ranking.post_ids.tolist() == []
         assert ranking.terms is not None
         assert ranking.terms.values.shape[0] == 0
+
+
+async def test_queries_asked_together_have_outcomes_of_their_own_in_order():
+    model = FakeModel([0.0, 2.0, 1.0])
+    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    cold, unknown, late, warm = await ranker.rank_all(
+        [query(user=500), query(model_version="never"), query(timeout=-1), query()]
+    )
+    assert isinstance(cold, Ranking)
+    assert cold.ranker is RankerName.HEURISTIC
+    assert isinstance(unknown, ModelNotResident)
+    assert isinstance(late, Ranking)  # the fake model answers however late it is
+    assert isinstance(warm, Ranking)
+    assert warm.post_ids.tolist() == [20, 30, 10]
+
+
+async def test_nobody_waits_for_a_neighbours_scores():
+    gate, cache = asyncio.Event(), FakeCache()
+    slow = FakeModel([0.0, 2.0, 1.0], gate=gate)
+    quick = FakeModel([0.0, 2.0, 1.0], version="quick")
+    ranker = ranker_over(FakePin(snapshot(THREE), slow, {"quick": quick}), cache)
+    waiting = asyncio.create_task(ranker.rank(query()))
+    others = await asyncio.gather(
+        ranker.rank(query(model_version="quick")),
+        ranker.rank(query(user=500)),
+        hurried(lambda timeout: ranker.rank(query(timeout))),
+    )
+    assert [other.ranker for other in others] == [
+        RankerName.NEUCF,
+        RankerName.HEURISTIC,
+        RankerName.HEURISTIC,
+    ]
+    assert not waiting.done()
+    gate.set()
+    assert (await waiting).ranker is RankerName.NEUCF
+
+
+@pytest.mark.parametrize("policy", [CachePolicy.BYPASS, CachePolicy.DEFAULT, CachePolicy.REFRESH])
+async def test_what_is_computed_for_one_caller_ends_with_them(policy):
+    model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
+    ranker = ranker_over(FakePin(snapshot(THREE), model), FakeCache())
+    caller = asyncio.create_task(ranker.rank(query(cache_policy=policy)))
+    batch = asyncio.create_task(ranker.rank_all([query(cache_policy=policy, posts=(10,))]))
+    while model.calls < 2:  # noqa: ASYNC110  # it has no event for that
+        await asyncio.sleep(0)
+    caller.cancel()
+    batch.cancel()
+    await asyncio.wait((caller, batch))
+    while model.running:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert caller.cancelled()
+    assert batch.cancelled()

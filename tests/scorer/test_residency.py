@@ -11,14 +11,19 @@ from prometheus_client import CollectorRegistry
 
 from animora_artifact import ArtifactRejected, Vocabulary
 from animora_artifact.errors import RejectionReason
+from animora_artifact.network import load_network
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Facts, Feed, Groups, IdMap, Relations
 from animora_server.catalog.embeddings import fingerprints
 from animora_server.metrics import ScorerMetrics
 from animora_server.scorer import Binder, Device, Residency
+from animora_server.scorer.binder import MIN_CAPACITY
+from animora_server.scorer.recorded import Reruns
 from animora_server.scorer.resident import TURN_ROWS
 from animora_server.settings import ScorerSettings
+from tests.compilers import needs_compiler
 from tests.scorer.artifacts import tiny_artifact
+from tests.scorer.neucf import WIDTH, compiled_artifact
 
 LIMITS = BatchLimits(max_batch_rows=256)
 
@@ -100,10 +105,11 @@ class HeldBinder:
         return await self._binder.bind(loaded, snapshot, bound)
 
 
-@pytest.fixture
-async def device():
+@pytest.fixture(params=[None, Reruns], ids=["as they come", "recorded"])
+async def device(request):
+    """A device that runs batches as they come, and one that pads them as a GPU does."""
     settings = ScorerSettings(device="cpu", max_batch_rows=LIMITS.max_batch_rows)
-    async with Device(settings, on_fault=lambda: None) as device:
+    async with Device(settings, on_fault=lambda: None, recorder=request.param) as device:
         yield device
 
 
@@ -186,6 +192,35 @@ async def test_no_posts_have_no_terms(residency):
     assert (await active(residency).explain(1, np.empty(0, np.int64), soon())).shape == (0, 8)
 
 
+@needs_compiler
+async def test_a_version_with_compiled_code_is_scored_by_it_and_torchscript_tells_the_same(residency):
+    artifact = compiled_artifact()
+    snapshot = Catalog(image=WIDTH, caption=WIDTH).grow(
+        [*artifact.vocabulary.post_ids[:50], *range(9000, 9050)]
+    )
+    await residency.publish(snapshot)
+    assert not residency.compiled
+    await residency.activate(artifact)
+    assert residency.compiled
+    model, rows = active(residency), np.arange(100)
+    scripted = load_network(artifact.model, torch.device("cpu"))
+    for user_row in (1, 20):
+        logits = await model.score(user_row, rows, soon())
+        every = torch.arange(100)
+        with torch.inference_mode():
+            expected = scripted.score(
+                torch.tensor([user_row]), torch.zeros_like(every), model.table.vectors, every
+            )
+        assert np.abs(logits - expected.numpy()).max() < 1e-5
+        terms = await model.explain(user_row, rows, soon())
+        assert np.allclose(terms.sum(axis=1), logits, atol=1e-5)
+    with pytest.raises(IndexError):
+        await model.score(10**6, rows, soon())
+    await residency.publish(Catalog(epoch=2).grow([100, 200]))
+    await residency.activate(tiny_artifact("v2")[0])
+    assert not residency.compiled
+
+
 async def test_new_posts_are_encoded_before_they_are_seen_and_older_pins_stay_right(residency):
     catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
     await residency.publish(catalog.grow([100, 200]))
@@ -197,6 +232,21 @@ async def test_new_posts_are_encoded_before_they_are_seen_and_older_pins_stay_ri
     logits = await after.score(1, rows, soon())
     assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 1, rows)).max() < 1e-5
     assert np.array_equal(await before.score(1, rows[:2], soon()), logits[:2])
+
+
+async def test_a_table_that_grows_is_recorded_anew_and_older_pins_stay_right(residency):
+    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+    await residency.publish(catalog.grow(range(100, 200)))
+    await residency.activate(artifact)
+    before = active(residency)
+    await residency.publish(catalog.grow(range(1000, 1000 + 2 * MIN_CAPACITY)))
+    after = active(residency)
+    assert after.table.vectors.data_ptr() != before.table.vectors.data_ptr()
+    assert before.table.recorded is None or after.table.recorded is not before.table.recorded
+    old, new = np.arange(100), np.arange(100 + 2 * MIN_CAPACITY)[::-7].copy()
+    for model, rows in ((after, new), (before, old), (after, old)):
+        logits = await model.score(2, rows, soon())
+        assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 2, rows)).max() < 1e-5
 
 
 async def test_a_new_epoch_assigns_rows_anew(residency):
@@ -290,10 +340,7 @@ async def test_an_impossible_row_fails_its_own_request_only(residency):
     await residency.activate(tiny_artifact("v1")[0])
     model = active(residency)
     good = np.array([0, 1])
-    works = [
-        asyncio.create_task(model.score(user, rows, soon()))
-        for user, rows in ((1, good), (1, np.array([10**9])), (2, good))
-    ]
+    works = [model.score(user, rows, soon()) for user, rows in ((1, good), (1, np.array([10**9])), (2, good))]
     await asyncio.wait(works)
     assert [work.exception() is None for work in works] == [True, False, True]
     assert np.array_equal(works[0].result(), await model.score(1, good, soon()))

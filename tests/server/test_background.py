@@ -4,7 +4,7 @@ import asyncio
 
 from structlog.testing import capture_logs
 
-from animora_server.background import stop, tell_of_death
+from animora_server.background import first_of, stop, tell_of_death
 
 
 async def fail() -> None:
@@ -34,6 +34,18 @@ async def test_a_task_that_is_stopped_has_ended_and_is_not_told_of():
         await asyncio.sleep(0)
     assert task.cancelled()
     assert not logs
+
+
+async def test_the_first_of_several_events_is_named_and_no_task_is_left():
+    events = {name: asyncio.Event() for name in ("one", "another", "a third")}
+    waiting = asyncio.create_task(first_of(events))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    events["a third"].set()
+    events["another"].set()
+    assert await waiting == "another"
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_what_was_never_started_is_stopped():

@@ -4,7 +4,7 @@ import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from animora_server.instruments import FOLD_AT, Counter, Histogram
+from animora_server.instruments import FOLD_AT, Across, Counter, Gauge, Histogram
 
 BUCKETS = (0.00001, 0.5, 1, 20)
 VALUES = [0.0, 0.00001, 0.4, 0.5, 0.75, 1.0, 19.9, 20.0, 20.1, 1e9]
@@ -43,6 +43,28 @@ def test_a_counter_reads_as_prometheus_own(registry):
     assert generate_latest(registry).decode().splitlines() == [
         line for line in page if "_created" not in line
     ]
+
+
+def test_a_gauge_reads_as_prometheus_own(registry):
+    theirs = CollectorRegistry()
+    ours = Gauge("rows", "Rows.", Across.SUM, registry, ("queue",))
+    reference = prometheus_client.Gauge("rows", "Rows.", ("queue",), registry=theirs)
+    for gauge in (ours, reference):
+        gauge.labels("never set")
+        gauge.labels("set").set(7)
+        gauge.labels("set again").set(1)
+        gauge.labels("set again").set(float("inf"))
+        gauge.labels("looked up").set_function(lambda: 3)
+    assert generate_latest(registry) == generate_latest(theirs)
+
+
+def test_the_only_series_of_a_gauge_takes_the_place_of_all_others(registry):
+    gauge = Gauge("active", "1 for the one that is.", Across.MAX, registry, ("version",))
+    for version in ("v1", "v2"):
+        gauge.only(version).set(1)
+    page = generate_latest(registry).decode()
+    assert 'active{version="v2"} 1.0' in page
+    assert "v1" not in page
 
 
 def test_without_labels_and_observations_there_are_zeros(registry):

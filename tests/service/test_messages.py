@@ -6,6 +6,7 @@ import pytest
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
 from animora_server.service.messages import check_batch, read_query, write_dropped_posts, write_ranking
+from animora_server.service.packed import RankResponse
 from animora_server.settings import RankingSettings
 from animora_server.types import (
     CachePolicy,
@@ -86,7 +87,8 @@ def test_a_batch_counts_its_candidates_and_has_bounds():
 
 
 def test_a_ranking_becomes_a_response():
-    response = write_ranking(
+    twin = RankResponse()
+    write_ranking(
         Ranking(
             post_ids=np.array([3, 1]),
             scores=np.array([0.5, 0.25], np.float32),
@@ -96,8 +98,10 @@ def test_a_ranking_becomes_a_response():
             dropped={DropReason.SEEN: 2, DropReason.UNKNOWN: 1},
             terms=Terms(("popularity", "recency"), np.array([[0.25, 0.25], [0.25, 0]], np.float32)),
             dropped_posts={2: DropReason.SEEN, 9: DropReason.UNKNOWN},
-        )
+        ),
+        twin,
     )
+    response = pb.RankResponse.FromString(twin.SerializeToString())
     assert list(response.post_ids) == [3, 1]
     assert list(response.scores) == [0.5, 0.25]
     assert response.ranker == pb.RANKER_HEURISTIC
@@ -114,6 +118,7 @@ def test_a_ranking_becomes_a_response():
 def test_every_reason_that_a_post_can_be_dropped_for_has_a_name_on_the_wire():
     # A duplicate is no reason: the post itself is kept.
     reasons = [reason for reason in DropReason if reason is not DropReason.DUPLICATE]
-    written = write_dropped_posts(dict(enumerate(reasons)))
-    names = [pb.DropReason.Name(post.reason) for post in written]
+    response = pb.RankResponse()
+    write_dropped_posts(dict(enumerate(reasons)), response.dropped_posts)
+    names = [pb.DropReason.Name(post.reason) for post in response.dropped_posts]
     assert names == [f"DROP_REASON_{reason.name}" for reason in reasons]

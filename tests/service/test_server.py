@@ -226,6 +226,26 @@ async def test_draining_says_not_serving_and_finishes_what_is_in_flight(server, 
     await draining
 
 
+async def connect_again_and_again(port):
+    while True:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+
+
+async def test_leaving_closes_the_port_and_finishes_what_is_in_flight(server, rank, behaviours):
+    await server.set_serving(True)
+    behaviours.gate = asyncio.Event()
+    running = asyncio.ensure_future(rank(b"", timeout=10))
+    await behaviours.entered.wait()
+    leaving = asyncio.create_task(server.leave())
+    with pytest.raises(ConnectionRefusedError):
+        await connect_again_and_again(server.port)
+    assert not running.done()
+    behaviours.gate.set()
+    assert await running
+    await leaving
+
+
 async def test_a_plain_client_finds_and_calls_the_service_through_reflection(server):
     def discover_and_call():
         with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:

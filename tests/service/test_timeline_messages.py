@@ -83,7 +83,7 @@ def test_every_part_of_a_page_reaches_the_response():
         dropped_posts={7: DropReason.OWN, 8: DropReason.TOO_OLD},
     )
 
-    response = write_page(page)
+    response = pb.GetTimelineResponse.FromString(write_page(page).SerializeToString())
 
     assert list(response.post_ids) == [5, -6]
     assert list(response.scores) == [0.5, 0.25]

@@ -13,9 +13,11 @@ from animora_server.store.binary import (
     EmbeddingRows,
     FixedColumns,
     decode_array,
+    decode_halfvec,
     decode_vector,
     without_header,
 )
+from tests.catalog.columns import values
 
 REAL = 700  # PostgreSQL's number of the type
 
@@ -50,6 +52,15 @@ def fed(decoder, data, cuts):
     return rest
 
 
+def found_in(batches):
+    """Ids, images and captions."""
+    return [
+        post
+        for batch in batches
+        for post in zip(batch.ids.tolist(), values(batch.images), values(batch.captions), strict=True)
+    ]
+
+
 def test_the_header_and_its_extension_are_cut_off():
     assert without_header(b"PGCOPY\n\xff\r\n\0" + struct.pack(">II", 0, 3) + b"abcrows") == b"rows"
 
@@ -80,30 +91,36 @@ def test_a_field_of_another_width_is_an_error_or_is_left_over(bad):
         feed()
 
 
-@given(st.lists(st.integers(0, 2000)))
-def test_embeddings_are_the_same_however_the_bytes_arrive(cuts):
-    batches: list[EmbeddingRecords] = []
-    rows = EmbeddingRows(decode_array, decode_vector, batches.append)
-    data = (
-        row(bigint(-7), real_array(1, 2), vector(0.5))
-        + row(bigint(8), None, vector(1.5))
-        + row(bigint(9), real_array(3, 4), None)
-        + TRAILER
-    )
+EMBEDDINGS = st.none() | st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=3)
 
-    assert fed(rows, data, cuts) == TRAILER
-    found = [
-        (post_id, image, caption)
-        for batch in batches
-        for post_id, image, caption in zip(batch.ids, batch.images, batch.captions, strict=True)
-    ]
-    assert [post_id for post_id, _, _ in found] == [-7, 8, 9]
-    assert [None if image is None else image.tolist() for _, image, _ in found] == [[1, 2], None, [3, 4]]
-    assert [None if caption is None else caption.tolist() for _, _, caption in found] == [[0.5], [1.5], None]
+
+@pytest.mark.parametrize(("decode", "encoded"), [(decode_array, real_array), (decode_vector, vector)])
+@given(
+    posts=st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), EMBEDDINGS, EMBEDDINGS)),
+    cuts=st.lists(st.integers(0, 2000)),
+)
+def test_embeddings_of_any_widths_are_the_same_however_the_bytes_arrive(decode, encoded, posts, cuts):
+    batches: list[EmbeddingRecords] = []
+    data = b""
+    for post_id, *both in posts:
+        data += row(bigint(post_id), *(None if value is None else encoded(*value) for value in both))
+
+    assert fed(EmbeddingRows(decode, decode, batches.append), data + TRAILER, cuts) == TRAILER
+    assert found_in(batches) == posts
+
+
+def test_halves_are_decoded_as_such():
+    batches: list[EmbeddingRecords] = []
+    rows = EmbeddingRows(decode_halfvec, decode_vector, batches.append)
+
+    rows.feed(row(bigint(1), struct.pack(">hh2e", 2, 0, 0.5, -2.0), vector(3)) + TRAILER)
+
+    assert found_in(batches) == [(1, [0.5, -2.0], [3.0])]
+    assert batches[0].images.blocks[2].dtype == ">f2"
 
 
 @pytest.mark.parametrize(
-    "field",
+    "bad",
     [
         struct.pack(">iiI", 0, 0, REAL),
         struct.pack(">iiIiiii", 2, 0, REAL, 1, 1, 1, 1) + struct.pack(">if", 4, 1.0),
@@ -111,5 +128,20 @@ def test_embeddings_are_the_same_however_the_bytes_arrive(cuts):
     ],
     ids=["empty", "two dimensions", "a null inside"],
 )
-def test_an_array_that_is_no_list_of_numbers_is_empty(field):
-    assert len(decode_array(memoryview(field))) == 0
+def test_an_array_that_is_no_list_of_numbers_cannot_be_used_and_its_neighbours_can(bad):
+    batches: list[EmbeddingRecords] = []
+    fields = [real_array(1), bad, real_array(2), real_array(3, 4), bad, None]
+
+    EmbeddingRows(decode_array, decode_array, batches.append).feed(
+        b"".join(row(bigint(1), field, None) for field in fields) + TRAILER
+    )
+
+    assert [image for _, image, _ in found_in(batches)] == [[1.0], [], [2.0], [3.0, 4.0], [], None]
+
+
+@pytest.mark.parametrize("bad", [row(bigint(1), vector(1)), row(b"\0" * 4, vector(1), vector(1))])
+def test_a_row_of_other_columns_is_an_error(bad):
+    rows = EmbeddingRows(decode_vector, decode_vector, lambda _: None)
+
+    with pytest.raises(StoreError):
+        rows.feed(bad + TRAILER + bytes(20))

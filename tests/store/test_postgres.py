@@ -10,6 +10,7 @@ from animora_server.embedded import apply_schema
 from animora_server.errors import ConfigurationError, StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import PostgresStore
+from tests.catalog.columns import values
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -28,8 +29,10 @@ async def embeddings_of(reading, *ids):
     found = {}
 
     def take(batch):
-        for post_id, *values in zip(batch.ids.tolist(), batch.images, batch.captions, strict=True):
-            found[post_id] = [None if value is None else value.tolist() for value in values]
+        for post_id, *both in zip(
+            batch.ids.tolist(), values(batch.images), values(batch.captions), strict=True
+        ):
+            found[post_id] = both
 
     if ids:
         await reading.embeddings_of(np.array(ids, np.int64), take)
@@ -96,9 +99,9 @@ async def test_embeddings_are_read_whole_or_by_id(database, store):
     assert some == {1: every[1], 3: every[3]}
 
 
-@pytest.mark.parametrize("column_type", ["vector(2)", "double precision[]"])
+@pytest.mark.parametrize("column_type", ["vector(2)", "halfvec(2)", "double precision[]"])
 async def test_embeddings_may_be_of_other_types(database, store, column_type):
-    if column_type.startswith("vector"):
+    if "vec" in column_type:
         await database.execute("create extension vector")
     await database.execute("drop view animora.posts")
     await database.execute(
@@ -186,7 +189,7 @@ async def test_a_load_larger_than_a_part_arrives_in_parts(database, store):
 
     def take(batch):
         sizes.append(len(batch.ids))
-        found.extend(image[-1] for image in batch.images)
+        found.extend(batch.images.blocks[1000][:, -1].tolist())
 
     async with store.reading() as reading:
         await reading.embeddings(take)

@@ -61,7 +61,10 @@ class FakeModel:
     def informed(self, rows: IntArray) -> BoolArray:
         return ~np.isin(self.pin.snapshot.post_ids[rows], list(self.uninformed))
 
-    async def score(self, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
+    def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
+        return asyncio.ensure_future(self._score(rows, deadline))
+
+    async def _score(self, rows: IntArray, deadline: float | None) -> FloatArray:
         self.deadlines.append(deadline)
         self.called.set()
         if deadline is not None and deadline - asyncio.get_running_loop().time() < self.least_time:

@@ -1,8 +1,8 @@
 """The model contract between the trainer and the server: what a version of NeuCF is, and where versions live.
 
-A version is a folder of `model.ts`, `vocabulary.npz`, `golden.npz`, `model.sig` where it is signed, and
-`manifest.json`, written last. A store is a folder or S3 prefix of versions, with a file `ACTIVE`
-that names one.
+A version is a folder of `model.ts`, `vocabulary.npz`, `golden.npz`, `score.so` where it was compiled,
+`model.sig` where it is signed, and `manifest.json`, written last. A store is a folder or S3 prefix of
+versions, with a file `ACTIVE` that names one.
 """
 
 from animora_artifact.artifact import Artifact
@@ -10,6 +10,7 @@ from animora_artifact.errors import (
     ActivationLost,
     ArtifactError,
     ArtifactRejected,
+    CompiledUnusable,
     StoreUnavailable,
     VersionNotFound,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Artifact",
     "ArtifactError",
     "ArtifactRejected",
+    "CompiledUnusable",
     "FolderStore",
     "Golden",
     "Manifest",

@@ -16,9 +16,12 @@ class Artifact:
         model: The TorchScript module's bytes; `animora_artifact.network` loads them.
         vocabulary: Id → row.
         golden: Recorded inputs and probabilities.
+        compiled: A shared library that scores as the module does, None for none;
+            `animora_artifact.compiled` loads it.
     """
 
     manifest: Manifest
     model: bytes
     vocabulary: Vocabulary
     golden: Golden
+    compiled: bytes | None = None

@@ -3,6 +3,7 @@
 ArtifactError
 ├── ArtifactRejected(reason)   the version is not what its manifest says, or not fit to serve
 ├── VersionNotFound            the store has no such version
+├── CompiledUnusable           a version's compiled code cannot run here; TorchScript can
 ├── ActivationLost             someone else moved the active pointer first
 └── StoreUnavailable           the store cannot be read or written now
 """
@@ -38,6 +39,10 @@ class ArtifactRejected(ArtifactError):
 
 class VersionNotFound(ArtifactError):
     """The store has no version of this name."""
+
+
+class CompiledUnusable(ArtifactError):
+    """A version's compiled code cannot run here, on this machine or for this network; TorchScript can."""
 
 
 class ActivationLost(ArtifactError):

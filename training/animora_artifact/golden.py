@@ -31,6 +31,29 @@ class Golden:
     post_index: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]
 
+    def error(self, replayed: npt.NDArray[np.float32]) -> float:
+        """The largest absolute difference of probabilities float32 (m) to the record; inf if not finite."""
+        if not np.isfinite(replayed).all():
+            return float("inf")
+        return float(np.abs(replayed - self.probabilities).max(initial=0.0))
+
+    def overlap(self, replayed: npt.NDArray[np.float32], best: int = 10) -> float:
+        """What share of each user's best posts by the record is among those by probabilities float32 (m).
+
+        Returns:
+            The mean over the users who have posts; 1 where nobody has.
+        """
+        shares = []
+        for user in range(len(self.user_rows)):
+            pairs = np.flatnonzero(self.segments == user)
+            recorded, found = (
+                pairs[np.argsort(-values[pairs], kind="stable")[:best]]
+                for values in (self.probabilities, replayed)
+            )
+            if len(pairs):
+                shares.append(len(np.intersect1d(recorded, found)) / len(recorded))
+        return float(np.mean(shares)) if shares else 1.0
+
     @classmethod
     def from_npz(cls, data: bytes) -> Self:
         """Reads `golden.npz`.

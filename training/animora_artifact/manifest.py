@@ -12,7 +12,7 @@ FORMAT = 1
 VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 
 VersionName = Annotated[str, Field(pattern=VERSION_PATTERN, max_length=64)]
-FileName = Literal["model.ts", "vocabulary.npz", "golden.npz"]
+FileName = Literal["model.ts", "vocabulary.npz", "golden.npz", "score.so"]
 
 
 def is_name(text: str) -> bool:

@@ -4,6 +4,7 @@ import io
 from typing import Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -65,7 +66,10 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
     try:
         module = torch.jit.load(io.BytesIO(model), map_location="cpu")  # type: ignore[no-untyped-call]
         module = module.to(dtype=dtype).to(device).eval()
-        frozen = torch.jit.freeze(module, preserved_attrs=["encode_posts", "score", "explain"])
+        methods = ["encode_posts", "score", "explain"]
+        if hasattr(module, "compiled_tensors"):  # see animora_artifact.compiled
+            methods.append("compiled_tensors")
+        frozen = torch.jit.freeze(module, preserved_attrs=methods)
     except (RuntimeError, AttributeError, ValueError) as error:
         raise ArtifactRejected(
             RejectionReason.CONTENT, f"model.ts does not load: {type(error).__name__}"
@@ -73,11 +77,22 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
     return cast(Network, frozen)
 
 
-@torch.inference_mode()
 def golden_error(
     network: Network, golden: Golden, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> float:
     """The largest absolute difference in probability between a replay and the record; inf if not finite.
+
+    Raises:
+        ArtifactRejected: The network does not take the recorded inputs.
+    """
+    return golden.error(replay(network, golden, device, dtype))
+
+
+@torch.inference_mode()
+def replay(
+    network: Network, golden: Golden, device: torch.device, dtype: torch.dtype = torch.float32
+) -> npt.NDArray[np.float32]:
+    """Probabilities float32 (m) of the golden rows.
 
     Raises:
         ArtifactRejected: The network does not take the recorded inputs.
@@ -98,9 +113,7 @@ def golden_error(
         raise ArtifactRejected(
             RejectionReason.DIMENSIONS, "the network does not take the golden rows"
         ) from error
-    replayed = torch.sigmoid(logits.float()).cpu().numpy()
+    replayed: npt.NDArray[np.float32] = torch.sigmoid(logits.float()).cpu().numpy()
     if replayed.shape != golden.probabilities.shape:
         raise ArtifactRejected(RejectionReason.DIMENSIONS, "the network gives another number of golden rows")
-    if not np.isfinite(replayed).all():
-        return float("inf")
-    return float(np.abs(replayed - golden.probabilities).max(initial=0.0))
+    return replayed

@@ -14,6 +14,8 @@ from animora_artifact.vocabulary import Vocabulary
 MODEL: FileName = "model.ts"
 VOCABULARY: FileName = "vocabulary.npz"
 GOLDEN: FileName = "golden.npz"
+COMPILED: FileName = "score.so"
+REQUIRED = (MODEL, VOCABULARY, GOLDEN)
 MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"
 MAX_MANIFEST_BYTES = 1 << 20
@@ -73,6 +75,8 @@ def pack(artifact: Artifact) -> Package:
         VOCABULARY: artifact.vocabulary.to_npz(),
         GOLDEN: artifact.golden.to_npz(),
     }
+    if artifact.compiled is not None:
+        data[COMPILED] = artifact.compiled
     files = {name: digest(content) for name, content in data.items()}
     manifest = artifact.manifest.model_copy(update={"files": files})
     return Package(manifest, data, manifest.to_json())
@@ -98,6 +102,7 @@ def unpack(package: Package) -> Artifact:
         model=package.data[MODEL],
         vocabulary=vocabulary,
         golden=Golden.from_npz(package.data[GOLDEN]),
+        compiled=package.data.get(COMPILED),
     )
 
 
@@ -134,12 +139,13 @@ def read_package(source: Source, version: str, check: SignatureCheck | None) -> 
     if signed is not None:
         _require_signed(MANIFEST, digest(manifest_file), signed)
     manifest = _parse_manifest(manifest_file, version)
-    for name in (MODEL, VOCABULARY, GOLDEN):
+    for name in REQUIRED:
         if name not in manifest.files:
             raise ArtifactRejected(RejectionReason.MANIFEST, f"files: {name} is missing")
-        if signed is not None:
-            _require_signed(name, manifest.files[name], signed)
-    data = {name: _read_verified(source, name, manifest.files[name]) for name in (MODEL, VOCABULARY, GOLDEN)}
+    if signed is not None:
+        for name, expected in manifest.files.items():
+            _require_signed(name, expected, signed)
+    data = {name: _read_verified(source, name, expected) for name, expected in manifest.files.items()}
     return Package(manifest, data, manifest_file, signature)
 
 

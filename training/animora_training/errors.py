@@ -8,6 +8,7 @@ TrainingError
 ├── FailedElsewhere         another process of the same fit has failed, and says why
 ├── Interrupted             a fit was asked to end before its end
 ├── WidthMismatch           embeddings are of another width than the model's
+├── NotCompiled             a network's score cannot be compiled here
 ├── NothingToLearn          too few interactions to fit or to score anything
 └── WorseThanActive         a version is clearly worse than the active one
 """
@@ -47,6 +48,10 @@ class Interrupted(TrainingError):
 
 class WidthMismatch(TrainingError):
     """Embeddings are of another width than the model's."""
+
+
+class NotCompiled(TrainingError):
+    """A network's score cannot be compiled here; a version does without."""
 
 
 class NothingToLearn(TrainingError):

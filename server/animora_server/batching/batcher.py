@@ -7,13 +7,14 @@ before it is executed; one that fails takes no neighbour along.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from animora_server.batching.cost import CostModel
+from animora_server.batching.expiry import Expiry
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
 
 Work = TypeVar("Work")
@@ -101,6 +102,7 @@ class Batcher(Generic[Work, Result]):
         self._batch: list[_Entry[Work, Result]] = []
         self._failure: DeviceFault | None = None
         self._queued_rows = 0
+        self._expiry = Expiry(self._waiting)
         self._bulk: deque[Callable[[], Awaitable[None]]] = deque()
         self._bulk_results: set[asyncio.Future[Any]] = set()
         self._batch_seconds = 0.0
@@ -143,8 +145,8 @@ class Batcher(Generic[Work, Result]):
         """When the running batch or bulk turn began, on the event loop's clock; None between them."""
         return self._running_since
 
-    async def submit(self, work: Work, rows: int, key: Hashable, deadline: float) -> Result:
-        """Queues work and waits for its result.
+    def submit(self, work: Work, rows: int, key: Hashable, deadline: float) -> "asyncio.Future[Result]":
+        """Queues work; its result is to come. Work whose future is cancelled leaves the queue.
 
         Args:
             work: What `execute` gets.
@@ -154,8 +156,8 @@ class Batcher(Generic[Work, Result]):
 
         Raises:
             Overloaded: The queue is full.
-            TooLate: The estimate says that the deadline cannot be met, or it has come.
-            DeviceFault: The device failed.
+            TooLate: The estimate says that the deadline cannot be met; in the future: it has come.
+            DeviceFault: The device failed; also in the future.
         """
         if self._failure is not None:
             raise self._failure
@@ -173,13 +175,9 @@ class Batcher(Generic[Work, Result]):
         self._queue.append(entry)
         self._queued_rows += rows
         self._wake.set()
-        # A bare timer: asyncio.timeout costs four times as much, and would cancel the caller to wake it.
-        expiry = loop.call_at(deadline, entry.expire)
-        try:
-            return await entry.future
-        finally:
-            expiry.cancel()
-            self._leave(entry)  # at once when cancelled, so that the dead do not fill the queue
+        self._expiry.watch(deadline)
+        entry.future.add_done_callback(partial(self._done, entry))
+        return entry.future
 
     async def run_bulk(self, turn: Callable[[], Awaitable[Value]]) -> Value:
         """Runs one short turn of work that can wait, alone on the device; its caller cuts it small.
@@ -213,6 +211,12 @@ class Batcher(Generic[Work, Result]):
         """Executes one short piece of work that can wait, as run_bulk does. Raises what the device raises."""
         (result,) = await self.run_bulk(partial(self._execute_batch, [work]))
         return result
+
+    def _waiting(self) -> Iterator[_Entry[Work, Result]]:
+        return (entry for entry in (*self._batch, *self._queue) if not entry.future.done())
+
+    def _done(self, entry: _Entry[Work, Result], _: asyncio.Future[Result]) -> None:
+        self._leave(entry)  # one that was cancelled, so that the dead do not fill the queue
 
     def _leave(self, entry: _Entry[Work, Result]) -> None:
         if entry.waits:

@@ -26,13 +26,13 @@ A pointer is its magic, the digest of its key, the snapshot's id, when that was 
 import hashlib
 import struct
 import zlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from animora_server.cache.errors import UnreadableValue
 from animora_server.types import DegradedReason, RankerName, TimelineSnapshot
+from animora_server.values import value
 
 MAGIC = b"anl\x01"
 POINTER_MAGIC = b"anp\x01"
@@ -58,7 +58,7 @@ _NARROW, _WIDE, _SCORE = np.dtype("<u4"), np.dtype("<i8"), np.dtype("<f4")
 _ID_OF: dict[int, np.dtype[Any]] = {4: _NARROW, 8: _WIDE}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pointer:
     """Which list is a user's latest, and when it was made, in Unix seconds."""
 

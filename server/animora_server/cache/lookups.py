@@ -2,9 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+from animora_server.batching import Expiry
 
 MAX_KEYS = 256
 MAX_BYTES = 1 << 20
@@ -23,11 +25,16 @@ class NoAnswer(StrEnum):
 Found = list[bytes | None] | NoAnswer
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class _LookUp:
     keys: Sequence[bytes]
     size: int
+    deadline: float
     reply: asyncio.Future[Found]
+
+    def expire(self) -> None:
+        """Answers that there is no answer in time."""
+        self.settle(NoAnswer.ERROR)
 
     def settle(self, reply: Found) -> None:
         """Answers, unless the caller was answered or has gone."""
@@ -46,14 +53,16 @@ class LookUps:
         self._fetch = fetch
         self._timeout = timeout
         self._waiting: deque[_LookUp] = deque()
+        self._round: list[_LookUp] = []
         self._rounds: asyncio.Task[None] | None = None
+        self._expiry = Expiry(self._unanswered)
 
     def until(self) -> float:
         """When a look-up that begins now has its answer at the latest, on the event loop's clock."""
         return asyncio.get_running_loop().time() + self._timeout
 
-    async def find(self, keys: Sequence[bytes], size: int, until: float | None = None) -> Found:
-        """The value of each key, or why there is no answer.
+    def find(self, keys: Sequence[bytes], size: int, until: float | None = None) -> "asyncio.Future[Found]":
+        """The value of each key, or why there is no answer, to come.
 
         Args:
             keys: At most MAX_KEYS, looked up in one round trip.
@@ -61,17 +70,13 @@ class LookUps:
             until: When at the latest, on the event loop's clock; as `until()` says, if not sooner.
         """
         loop = asyncio.get_running_loop()
-        look_up = _LookUp(keys, size, loop.create_future())
+        latest = self.until() if until is None else until
+        look_up = _LookUp(keys, size, latest, loop.create_future())
+        self._expiry.watch(latest)
         self._waiting.append(look_up)
         if self._rounds is None or self._rounds.done():
             self._rounds = loop.create_task(self._run())
-        # A bare timer: asyncio.timeout costs twice as much, and would cancel the caller to wake it.
-        latest = self.until() if until is None else until
-        expiry = loop.call_at(latest, look_up.settle, NoAnswer.ERROR)
-        try:
-            return await look_up.reply
-        finally:
-            expiry.cancel()
+        return look_up.reply
 
     async def aclose(self) -> None:
         """Ends the round trip that runs; every caller gets an answer at once."""
@@ -83,7 +88,7 @@ class LookUps:
 
     async def _run(self) -> None:
         while self._waiting:
-            batch = self._take()
+            batch = self._round = self._take()
             if not batch:
                 return  # nobody waits any more
             try:
@@ -95,8 +100,12 @@ class LookUps:
                         look_up.settle(values[start:end])
                         start = end
             finally:
+                self._round = []
                 for look_up in batch:
                     look_up.settle(NoAnswer.ERROR)
+
+    def _unanswered(self) -> Iterator[_LookUp]:
+        return (look_up for look_up in (*self._round, *self._waiting) if not look_up.reply.done())
 
     def _take(self) -> list[_LookUp]:
         """The next round trip's look-ups, in order; empty if nobody waits any more."""

@@ -1,10 +1,12 @@
 """Scores in Redis, read through; see `ranker.protocols.ScoreCache`."""
 
+import asyncio
+from functools import partial
 from random import Random
 
 from animora_server.cache import score_layout
 from animora_server.cache.errors import UnreadableValue
-from animora_server.cache.lookups import NoAnswer
+from animora_server.cache.lookups import Found, NoAnswer
 from animora_server.cache.shared_redis import SharedRedis
 from animora_server.cache.writes import Write
 from animora_server.metrics import CacheMetrics
@@ -28,11 +30,26 @@ class RedisScores:
         self._look_ups = metrics.lookups["scores"]
         self._random = Random()
 
-    async def get(self, key: bytes, count: int, deadline: float) -> FloatArray | None:
+    def get(self, key: bytes, count: int, deadline: float) -> "asyncio.Future[FloatArray | None]":
         """The scores float32 (count) under a key, or None: at the timeout or the deadline at the latest."""
+        scores: asyncio.Future[FloatArray | None] = asyncio.get_running_loop().create_future()
         key = self._redis.prefix + key
         until = min(self._redis.until(), deadline)
-        found = await self._redis.find((key,), score_layout.size(key, count), until)
+        found = self._redis.find((key,), score_layout.size(key, count), until)
+        found.add_done_callback(partial(self._answer, scores, key, count))
+        return scores
+
+    def _answer(
+        self,
+        scores: "asyncio.Future[FloatArray | None]",
+        key: bytes,
+        count: int,
+        found: "asyncio.Future[Found]",
+    ) -> None:
+        if not scores.done():
+            scores.set_result(self._read(key, count, found.result()))
+
+    def _read(self, key: bytes, count: int, found: Found) -> FloatArray | None:
         if isinstance(found, NoAnswer):
             self._look_ups[found.value].inc()
             return None

@@ -81,8 +81,8 @@ class SharedRedis:
         """When a look-up that begins now has its answer at the latest, on the event loop's clock."""
         return self._look_ups.until()
 
-    async def find(self, keys: Sequence[bytes], size: int, until: float | None = None) -> Found:
-        """The value of each key, or why there is no answer, after the timeout at the latest.
+    def find(self, keys: Sequence[bytes], size: int, until: float | None = None) -> "asyncio.Future[Found]":
+        """The value of each key, or why there is no answer, to come: after the timeout at the latest.
 
         Args:
             keys: A few; in a Cluster they cost less where their slot is the same.
@@ -91,8 +91,10 @@ class SharedRedis:
                 another they share one timeout.
         """
         if self._breaker.is_open:
-            return NoAnswer.SKIPPED
-        return await self._look_ups.find(keys, size, until)
+            skipped: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+            skipped.set_result(NoAnswer.SKIPPED)
+            return skipped
+        return self._look_ups.find(keys, size, until)
 
     def write(self, write: Write) -> None:
         """Writes some time soon, unless Redis is left alone or too much is queued."""

@@ -3,14 +3,15 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from animora_server.values import value
 
 MAX_QUEUED_BYTES = 16 << 20
 MAX_BATCH = 128
 MAX_BATCH_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Write:
     """A value to store for `life` milliseconds, or None to delete the key."""
 

@@ -8,25 +8,33 @@ readings correct it.
 from animora_server.catalog.catalog import Activity, Catalog, InteractionBase
 from animora_server.catalog.corrections import Facts, RecentFacts, corrected
 from animora_server.catalog.draft import PostDraft
-from animora_server.catalog.embeddings import EmbeddingFile, HalfArray
+from animora_server.catalog.embeddings import EmbeddingFile
 from animora_server.catalog.feed import Feed
 from animora_server.catalog.lookup import Groups, IdMap
-from animora_server.catalog.records import NEVER, EmbeddingRecords, Pairs, PostRecords
+from animora_server.catalog.records import (
+    NEVER,
+    NO_EMBEDDING,
+    EmbeddingColumn,
+    EmbeddingRecords,
+    Pairs,
+    PostRecords,
+)
 from animora_server.catalog.relations import Relations
 from animora_server.catalog.snapshot import CatalogSnapshot
 from animora_server.catalog.table import PostTable
 
 __all__ = [
     "NEVER",
+    "NO_EMBEDDING",
     "Activity",
     "Catalog",
     "CatalogSnapshot",
+    "EmbeddingColumn",
     "EmbeddingFile",
     "EmbeddingRecords",
     "Facts",
     "Feed",
     "Groups",
-    "HalfArray",
     "IdMap",
     "InteractionBase",
     "Pairs",

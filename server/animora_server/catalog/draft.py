@@ -6,11 +6,11 @@ from typing import Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.catalog.embeddings import HalfArray, fingerprints
+from animora_server.catalog.embeddings import INFINITE, fingerprints, magnitudes
 from animora_server.catalog.lookup import ABSENT, IdMap
-from animora_server.catalog.records import EmbeddingRecords, PostRecords
+from animora_server.catalog.records import NO_EMBEDDING, EmbeddingColumn, EmbeddingRecords, PostRecords
 from animora_server.catalog.table import PostTable
-from animora_server.types import BoolArray, FloatArray, IntArray
+from animora_server.types import BoolArray, HalfArray, IntArray
 
 Column = TypeVar("Column", bound=np.generic)
 
@@ -66,8 +66,7 @@ class PostDraft:
         if not len(at):
             return
         self.pending[at] = False
-        images = [batch.images[i] for i in first]
-        captions = [batch.captions[i] for i in first]
+        images, captions = batch.images.take(first), batch.captions.take(first)
         self._learn_widths(images, captions)
         image = self._matrix(images, self._file.image_width)
         caption = self._matrix(captions, self._file.caption_width)
@@ -75,8 +74,7 @@ class PostDraft:
         moved = ~self._unchanged(at, digests)
         self._file.write(self._rows, image[moved], caption[moved])
         self._rows += int(np.count_nonzero(moved))
-        no_image = np.array([value is None for value in images])
-        no_caption = np.array([value is None for value in captions])
+        no_image, no_caption = (np.equal(column.widths, NO_EMBEDDING) for column in (images, captions))
         self._arrived.append(_Arrived(at, moved, digests, no_image, no_caption))
 
     def finish(self, removed: IntArray, read_at: float) -> PostTable:
@@ -168,24 +166,24 @@ class PostDraft:
         )
         return unchanged
 
-    def _learn_widths(self, images: list[FloatArray | None], captions: list[FloatArray | None]) -> None:
+    def _learn_widths(self, images: EmbeddingColumn, captions: EmbeddingColumn) -> None:
         """Takes the widths from the first embeddings seen; the rows so far get zeros of that width."""
-        image_width = self._file.image_width or _first_width(images)
-        caption_width = self._file.caption_width or _first_width(captions)
+        image_width = self._file.image_width or images.first_width()
+        caption_width = self._file.caption_width or captions.first_width()
         if (image_width, caption_width) != (self._file.image_width, self._file.caption_width):
             self._file = self._file.resized(image_width, caption_width, self._rows)
 
-    def _matrix(self, embeddings: list[FloatArray | None], width: int) -> HalfArray:
+    def _matrix(self, column: EmbeddingColumn, width: int) -> HalfArray:
         """Embeddings as float16 (k, width), zeros where there is none or it cannot be used."""
-        matrix = np.zeros((len(embeddings), width), np.float16)
-        # What float16 cannot hold becomes infinite, and is dropped below.
-        with np.errstate(over="ignore"):
-            for row, embedding in enumerate(embeddings):
-                if embedding is not None and len(embedding) == width:
-                    matrix[row] = embedding
-                elif embedding is not None:
-                    self.misfits += 1
-        bad = ~np.isfinite(matrix).all(axis=1)
+        fits = np.equal(column.widths, width)
+        self.misfits += int(np.count_nonzero((column.widths != NO_EMBEDDING) & ~fits))
+        matrix = np.zeros((len(fits), width), np.float16)
+        block = column.blocks.get(width)
+        if block is not None:
+            # What float16 cannot hold becomes infinite, and is dropped below.
+            with np.errstate(over="ignore"):
+                matrix[slice(None) if fits.all() else fits] = block
+        bad = magnitudes(matrix) >= INFINITE
         matrix[bad] = 0
         self.misfits += int(np.count_nonzero(bad))
         return matrix
@@ -196,7 +194,3 @@ def _grown(column: npt.NDArray[Column], rows: int) -> npt.NDArray[Column]:
     grown = np.zeros(rows, column.dtype)
     grown[: len(column)] = column
     return grown
-
-
-def _first_width(embeddings: list[FloatArray | None]) -> int:
-    return next((len(embedding) for embedding in embeddings if embedding is not None and len(embedding)), 0)

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.types import BoolArray, IntArray
-
-HalfArray = npt.NDArray[np.float16]
+from animora_server.types import HalfArray, IntArray
 
 COPY_ROWS = 8192  # rows copied at once between files
+INFINITE = 0x7C00  # the bits of float16's infinity; those of NaN are larger
 
 
 class EmbeddingFile:
@@ -119,17 +118,27 @@ def fingerprints(image: HalfArray, caption: HalfArray) -> IntArray:
     An absent part adds nothing, so the digest does not depend on whether its width is known yet.
     """
     digests = np.zeros(len(image), np.int64)
-    has_image: BoolArray = np.logical_or.reduce(image, axis=1)
-    has_caption: BoolArray = np.logical_or.reduce(caption, axis=1)
-    for row in np.flatnonzero(has_image | has_caption):
+    has_image, has_caption = magnitudes(image) > 0, magnitudes(caption) > 0
+    for row in np.flatnonzero(has_image | has_caption).tolist():
         digest = hashlib.blake2b(digest_size=8)
         if has_image[row]:
-            digest.update(b"image" + image[row].tobytes())
+            digest.update(b"image")
+            digest.update(image[row].data)
         if has_caption[row]:
-            digest.update(b"caption" + caption[row].tobytes())
+            digest.update(b"caption")
+            digest.update(caption[row].data)
         # 0 is taken.
         digests[row] = int.from_bytes(digest.digest(), "little", signed=True) or 1
     return digests
+
+
+def magnitudes(rows: HalfArray) -> npt.NDArray[np.uint16]:
+    """The largest absolute value in each row of float16 (n, w), as its bits, which ascend as values do.
+
+    So 0 is a row of zeros, and INFINITE or more one that is not finite; np.isfinite takes five times as long.
+    """
+    most: npt.NDArray[np.uint16] = np.bitwise_and(rows.view(np.uint16), 0x7FFF).max(axis=1, initial=0)
+    return most
 
 
 def _padded(part: HalfArray, width: int) -> HalfArray:

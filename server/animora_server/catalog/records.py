@@ -1,13 +1,15 @@
 """What the catalog is told about the database: columns of posts, embeddings and pairs of ids."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
-from animora_server.types import BoolArray, DoubleArray, FloatArray, IntArray
+from animora_server.types import BoolArray, DoubleArray, FloatArray, HalfArray, IntArray
 
 NEVER = int(np.iinfo(np.int64).min)  # the updated_at of a post that was never edited
+NO_EMBEDDING = -1  # the width of one that is null
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +56,40 @@ class PostRecords:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingRecords:
-    """Embeddings of some posts, as the database has them: None where null, of any width.
+class EmbeddingColumn:
+    """One embedding of each of some posts, as the database has it: those of one width in one array.
 
     Attributes:
-        ids: int64 (k).
-        images: k floating arrays (width) or None.
-        captions: k floating arrays (width) or None.
+        widths: int64 (k): 0 where it cannot be used, NO_EMBEDDING where it is null.
+        blocks: By width, the embeddings of that width in the posts' order: floating (m, width).
     """
 
+    widths: IntArray
+    blocks: Mapping[int, FloatArray | HalfArray]
+
+    def take(self, at: IntArray) -> "EmbeddingColumn":
+        """The column at positions int64 (j)."""
+        if np.array_equal(at, np.arange(len(self.widths))):
+            return self
+        widths = self.widths[at]
+        blocks = {}
+        for width, block in self.blocks.items():
+            place = np.cumsum(self.widths == width) - 1  # int64 (k), of a post in the block
+            blocks[width] = block[place[at[widths == width]]]
+        return EmbeddingColumn(widths, blocks)
+
+    def first_width(self) -> int:
+        """The width of the first embedding that can be used, 0 without any."""
+        return next(iter(self.widths[self.widths > 0].tolist()), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRecords:
+    """Embeddings of posts int64 (k)."""
+
     ids: IntArray
-    images: list[FloatArray | None]
-    captions: list[FloatArray | None]
+    images: EmbeddingColumn
+    captions: EmbeddingColumn
 
 
 @dataclass(frozen=True, slots=True)

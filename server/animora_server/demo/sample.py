@@ -38,6 +38,7 @@ class SampleFeed:
             timeline = timeline.model_copy(update={"token_key": SecretStr(secrets.token_hex())})
         return settings.model_copy(
             update={
+                "grpc": settings.grpc.model_copy(update={"workers": 1}),  # all in this process
                 "database": settings.database.model_copy(update={"url": SecretStr(self.database_url)}),
                 "cache": settings.cache.model_copy(update={"url": SecretStr(self.redis_url)}),
                 "models": settings.models.model_copy(

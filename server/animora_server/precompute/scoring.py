@@ -14,8 +14,8 @@ import torch
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import DeviceFault
 from animora_server.precompute.pace import Pace
-from animora_server.scorer.work import LoadedModel, as_features
-from animora_server.types import BoolArray, FloatArray, HalfArray, IntArray
+from animora_server.scorer.work import LoadedModel
+from animora_server.types import BoolArray, FloatArray, IntArray
 
 ENCODED_AT_ONCE = 1024
 
@@ -85,18 +85,18 @@ class WindowScorer:
         """
         start_thread()
         snapshot, window = self._window.snapshot, self._window.rows
-        dimensions = self._model.manifest.dimensions
+        width = self._model.manifest.dimensions.post_vector
         post_rows = self._model.posts.rows(snapshot.post_ids[window])  # int64 (w), 0 unknown
         self._informed = self._model.informed(snapshot, window, post_rows)
-        vectors = torch.zeros((len(window), dimensions.post_vector), device=self._device)
+        vectors = torch.zeros((len(window), width), device=self._device, dtype=self._model.dtype)
         try:
             for start in range(0, len(window), ENCODED_AT_ONCE):
                 at = slice(start, start + ENCODED_AT_ONCE)
-                image, caption = snapshot.embeddings.take(window[at])
+                image, caption = self._model.features(*snapshot.embeddings.take(window[at]))
                 vectors[at] = self._model.network.encode_posts(
                     torch.from_numpy(post_rows[at]).to(self._device),
-                    self._features(image, dimensions.image),
-                    self._features(caption, dimensions.caption),
+                    image,
+                    caption,
                 )
         except RuntimeError as error:
             raise DeviceFault(str(error)) from error
@@ -136,10 +136,6 @@ class WindowScorer:
         except RuntimeError as error:
             raise DeviceFault(str(error)) from error
         return np.split(values, np.cumsum(sizes[:-1]))
-
-    def _features(self, embeddings: HalfArray, width: int) -> torch.Tensor:
-        """Embeddings (n, w) as the model takes them: (n, width), absent ones as zeros."""
-        return as_features(embeddings, width, self._device, torch.float32)
 
 
 def start_thread() -> None:

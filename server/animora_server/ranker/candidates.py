@@ -1,18 +1,18 @@
 """From the ids that callers gave to the rows that may be ranked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.types import BoolArray, DropReason, IntArray, RankQuery
+from animora_server.values import value
 
 FEW = 8  # members of a set that are compared one by one in less time than np.isin takes to begin
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Candidates:
     """The distinct candidates that the catalog knows, in canonical order: by ascending id.
 

@@ -1,7 +1,6 @@
 """The best of many lists, each ordered by its own values, in NumPy's calls over all of them together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -10,9 +9,10 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.ranker.candidates import Candidates
 from animora_server.ranker.relevance import best_first, probabilities
 from animora_server.types import FloatArray, IntArray
+from animora_server.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unordered:
     """Candidates (k) with what they are ordered by.
 
@@ -29,7 +29,7 @@ class Unordered:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Best:
     """The best of a list, best first.
 

@@ -1,5 +1,6 @@
 """What the ranker needs from the rest of the server; `app` supplies it."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -23,13 +24,14 @@ class ResidentModel(Protocol):
         """Bool (m): whether it knows the id or an embedding of the posts at catalog rows int64 (m)."""
         ...
 
-    async def score(self, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
-        """Logits float32 (m) of the posts at catalog rows int64 (m).
+    def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
+        """Logits float32 (m) of the posts at catalog rows int64 (m), to come.
 
         Without a deadline nobody waits for them: requests that have one go first.
 
         Raises:
-            ScoringFailed: It cannot answer, or not before the deadline (event loop's clock).
+            ScoringFailed: It cannot answer, or not before the deadline (event loop's clock); at once, or in
+                the future.
         """
         ...
 
@@ -71,10 +73,18 @@ class Pins(Protocol):
 class ScoreCache(Protocol):
     """Scores by key; best effort, so neither method fails."""
 
-    async def get(self, key: bytes, count: int, deadline: float) -> FloatArray | None:
+    def get(self, key: bytes, count: int, deadline: float) -> "asyncio.Future[FloatArray | None]":
         """The float32 (count) under a key, or None, by the deadline (event loop's clock) at the latest."""
         ...
 
     def put(self, key: bytes, scores: FloatArray) -> None:
         """Stores float32 (count) some time soon, unless there is too much to store."""
+        ...
+
+
+class StageObserver(Protocol):
+    """Is told how long a stage took, of queries that went through it together."""
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """Records one pass."""
         ...

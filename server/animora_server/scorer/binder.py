@@ -74,8 +74,7 @@ class Binder:
         informed = np.zeros(capacity, np.bool_)
         if bound is not None:
             informed[: len(bound.informed_rows)] = bound.informed_rows
-        width = loaded.manifest.dimensions.post_vector
-        return await self._device.allocate(capacity, width, bound.table if bound else None), informed
+        return await self._device.allocate(loaded, capacity, bound.table if bound else None), informed
 
     async def _encode(
         self, loaded: LoadedModel, post_rows: IntArray, embeddings: EmbeddingFile, table: PostTable

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from animora_artifact import Artifact
-from animora_artifact.errors import ArtifactRejected, RejectionReason
-from animora_artifact.manifest import Dimensions
-from animora_artifact.network import Network, golden_error, load_network
-from animora_artifact.vocabulary import RowIndex
 from animora_server.catalog import EmbeddingFile
 from animora_server.errors import ConfigurationError, DeviceFault, OutOfDeviceMemory
-from animora_server.scorer.explanation import COALITIONS, explain
-from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work, as_features
+from animora_server.scorer.explanation import COALITIONS
+from animora_server.scorer.graphs import CudaGraphs
+from animora_server.scorer.loading import load_model
+from animora_server.scorer.recorded import Recorder
+from animora_server.scorer.running import allocate, encode, run_batch
+from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
 from animora_server.settings import ScorerSettings
-from animora_server.types import FloatArray, HalfArray, IntArray
+from animora_server.types import FloatArray, IntArray
 
 Value = TypeVar("Value")
 
@@ -35,14 +35,20 @@ class Device:
     """Runs networks on the CPU or a GPU.
 
     `on_fault` is called, once, from the serving thread when a GPU fails: nothing there can be trusted
-    any more, and the process should end for its supervisor.
+    any more, and the process should end for its supervisor. `recorder` makes what records the runs of one
+    table; by default CUDA graphs on a GPU, and nothing on a CPU.
     """
 
-    def __init__(self, settings: ScorerSettings, on_fault: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        settings: ScorerSettings,
+        on_fault: Callable[[], object],
+        recorder: Callable[[], Recorder] | None = None,
+    ) -> None:
         self._settings = settings
         self._on_fault = on_fault
         self._device = torch.device(_resolve(settings.device))
-        self._dtype = torch.float32
+        self._recorder = CudaGraphs if recorder is None and self._device.type == "cuda" else recorder
         self._serving = ThreadPoolExecutor(1, "device", initializer=self._start_thread)
         self._loading = ThreadPoolExecutor(1, "loader", initializer=self._start_thread)
         self._faulted = threading.Event()
@@ -69,7 +75,7 @@ class Device:
         Raises:
             ArtifactRejected: It does not load, or does not give the recorded probabilities.
         """
-        return await self._on(self._loading, lambda: self._load(artifact))
+        return await self._on(self._loading, lambda: load_model(artifact, self._device, self._settings))
 
     async def encode(
         self, model: LoadedModel, post_rows: IntArray, embeddings: EmbeddingFile, table: PostTable
@@ -88,37 +94,28 @@ class Device:
 
         def run() -> tuple[PostTable, float]:
             started = time.perf_counter()
-            stop = table.rows + len(post_rows)
-            image, caption = embeddings.read(table.rows, stop)
-            dimensions = model.manifest.dimensions
-            with torch.inference_mode():
-                table.vectors[table.rows : stop] = model.network.encode_posts(
-                    torch.from_numpy(post_rows).to(self._device),
-                    self._features(image, dimensions.image),
-                    self._features(caption, dimensions.caption),
-                )
-            return PostTable(table.vectors, stop), time.perf_counter() - started
+            longer = encode(model, post_rows, embeddings, table)
+            return longer, time.perf_counter() - started
 
         return await self._prepare(self._serving, run)
 
-    async def allocate(self, capacity: int, width: int, source: PostTable | None = None) -> PostTable:
-        """A table of zeros float (capacity, width) that begins with the rows of another."""
+    async def allocate(self, model: LoadedModel, capacity: int, source: PostTable | None = None) -> PostTable:
+        """A table of zeros float (capacity, post vector) that begins with the rows of another.
+
+        Where the device records runs, this is where the model's scores with the table are.
+        """
 
         def run() -> PostTable:
-            vectors = torch.zeros((capacity, width), device=self._device, dtype=self._dtype)
-            rows = 0
-            if source is not None:
-                rows = source.rows
-                vectors[:rows] = source.vectors[:rows]
-            return PostTable(vectors, rows)
+            recorder = self._recorder() if self._recorder else None
+            return allocate(model, capacity, source, recorder, self._settings.max_batch_rows)
 
         return await self._prepare(self._loading, run)
 
     async def score(self, works: Sequence[Work]) -> list[FloatArray]:
         """Runs the works of one batch, which share a key; results in the same order."""
         if self._is_short(works):
-            return self._guarded(lambda: self._run(works))
-        return await self._on(self._serving, lambda: self._run(works))
+            return self._guarded(lambda: run_batch(works))
+        return await self._on(self._serving, lambda: run_batch(works))
 
     async def warm(self, model: LoadedModel, table: PostTable, sizes: Sequence[int]) -> tuple[float, float]:
         """Runs every batch size twice, and measures.
@@ -134,7 +131,7 @@ class Device:
                 posts = np.zeros(max(size // len(COALITIONS), 1), np.int64)
                 terms = ExplainWork(model, 0, posts, posts, EmbeddingFile(None, 0, 0))
                 for work in (terms, terms, score, score):
-                    self._run([work])
+                    run_batch([work])
                 seconds.append(min(self._time(score) for _ in range(5)))
             more = max(sizes[-1] - sizes[0], 1)
             self._pace = seconds[0], max(seconds[-1] - seconds[0], 0.0) / more
@@ -153,83 +150,12 @@ class Device:
         # Float32 means float32: no TF32, so that a score agrees with the eager network within 1e-5.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.set_num_threads(self._settings.threads)
-
-    def _features(self, embeddings: HalfArray, width: int) -> torch.Tensor:
-        """Embeddings (n, w) as the model takes them: (n, width), absent ones as zeros."""
-        return as_features(embeddings, width, self._device, self._dtype)
-
-    def _load(self, artifact: Artifact) -> LoadedModel:
-        network = load_network(artifact.model, self._device, self._dtype)
-        tolerance = artifact.manifest.tolerances.float32
-        for _ in range(2):
-            error = golden_error(network, artifact.golden, self._device, self._dtype)
-            if not error <= tolerance:
-                raise ArtifactRejected(
-                    RejectionReason.GOLDEN, f"golden rows differ by {error:.2g}, allowed is {tolerance:.2g}"
-                )
-        self._check_tables(network, artifact.manifest.dimensions)
-        return LoadedModel(
-            artifact.manifest,
-            network,
-            RowIndex(artifact.vocabulary.user_ids),
-            RowIndex(artifact.vocabulary.post_ids),
-        )
-
-    @torch.inference_mode()
-    def _check_tables(self, network: Network, dimensions: Dimensions) -> None:
-        """The network must hold the last user and the last post that its vocabulary promises."""
-        zero = torch.zeros(1, dtype=torch.int64, device=self._device)
-        nothing = np.zeros((1, 0), np.float16)
-        try:
-            vectors = network.encode_posts(
-                zero + dimensions.posts - 1,
-                self._features(nothing, dimensions.image),
-                self._features(nothing, dimensions.caption),
-            )
-            network.score(zero + dimensions.users - 1, zero, vectors, zero)
-        except (RuntimeError, IndexError) as error:
-            message = "the network's tables are smaller than its vocabulary"
-            raise ArtifactRejected(RejectionReason.DIMENSIONS, message) from error
-        if vectors.shape != (1, dimensions.post_vector):
-            message = f"post vectors are {vectors.shape[1]} wide, the manifest says {dimensions.post_vector}"
-            raise ArtifactRejected(RejectionReason.DIMENSIONS, message)
-
-    @torch.inference_mode()
-    def _run(self, works: Sequence[Work]) -> list[FloatArray]:
-        scored = [work for work in works if isinstance(work, ScoreWork)]
-        if scored:  # a batch has one key, and so one kind of work
-            return self._score(scored)
-        return [self._explain(work) for work in works if isinstance(work, ExplainWork)]
-
-    def _score(self, works: Sequence[ScoreWork]) -> list[FloatArray]:
-        first = works[0]
-        sizes = np.fromiter((len(work.rows) for work in works), np.int64, len(works))  # int64 (b)
-        user_rows = np.fromiter((work.user_row for work in works), np.int64, len(works))  # int64 (b)
-        segments = np.repeat(np.arange(len(works)), sizes)  # int64 (m)
-        post_index = first.rows if len(works) == 1 else np.concatenate([work.rows for work in works])
-        logits = first.network.score(
-            torch.from_numpy(user_rows).to(self._device),
-            torch.from_numpy(segments).to(self._device),
-            first.table.vectors,
-            torch.from_numpy(post_index).to(self._device),
-        )
-        values: FloatArray = logits.float().cpu().numpy()  # float32 (m)
-        return np.split(values, np.cumsum(sizes[:-1]))
-
-    def _explain(self, work: ExplainWork) -> FloatArray:
-        image, caption = work.embeddings.take(work.rows)
-        dimensions = work.model.manifest.dimensions
-        return explain(
-            work.model.network,
-            work.user_row,
-            torch.from_numpy(work.post_rows).to(self._device),
-            self._features(image, dimensions.image),
-            self._features(caption, dimensions.caption),
-        )
+        if self._device.index is not None:  # of a GPU
+            torch.cuda.set_device(self._device)
 
     def _time(self, work: ScoreWork) -> float:
         started = time.perf_counter()
-        self._run([work])
+        run_batch([work])
         return time.perf_counter() - started
 
     async def _prepare(self, thread: ThreadPoolExecutor, run: Callable[[], Value]) -> Value:

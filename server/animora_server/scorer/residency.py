@@ -60,6 +60,12 @@ class Residency:
         """How many versions are on the device."""
         return len(self._loaded)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the version that answers is scored by compiled code."""
+        version = self.active_version
+        return version is not None and self._loaded[version].compiled
+
     async def publish(self, snapshot: CatalogSnapshot) -> None:
         """Makes a snapshot the one that new requests see."""
         async with self._changing:

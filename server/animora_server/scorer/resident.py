@@ -11,6 +11,7 @@ from animora_server.scorer.explanation import TERMS
 from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
 from animora_server.types import BoolArray, FloatArray, IntArray
 
+NO_VALUES = np.empty(0, np.float32)
 TURN_ROWS = 4096  # at once in the bulk lane: about a millisecond on one core
 
 
@@ -48,21 +49,13 @@ class ResidentModel:
         """Bool (m): whether it knows the id or an embedding of the posts at catalog rows int64 (m)."""
         return self.informed_rows[rows]
 
-    async def score(self, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
-        """Logits float32 (m) of the posts at catalog rows int64 (m). Raises ScoringFailed."""
-        if not len(rows):
-            return np.empty(0, np.float32)
+    def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
+        """Logits float32 (m) of the posts at catalog rows int64 (m), to come. Raises ScoringFailed."""
         if deadline is None:
-            return await self._score_in_turns(user_row, rows)
-        if len(rows) <= self.max_rows:
-            return await self._score(user_row, rows, deadline)
-        pieces = [rows[start : start + self.max_rows] for start in range(0, len(rows), self.max_rows)]
-        tasks = [asyncio.create_task(self._score(user_row, piece, deadline)) for piece in pieces]
-        try:
-            return np.concatenate(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:  # where one is refused, the others are of no use
-                task.cancel()
+            return asyncio.ensure_future(self._score_in_turns(user_row, rows))
+        if 0 < len(rows) <= self.max_rows:
+            return self._submit(user_row, rows, deadline)
+        return asyncio.ensure_future(self._score_in_pieces(user_row, rows, deadline))
 
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         """Terms float32 (m, 8) that add up to the logits. Raises ScoringFailed."""
@@ -72,15 +65,26 @@ class ResidentModel:
         work = ExplainWork(self.model, user_row, post_rows, rows, self.snapshot.embeddings)
         return await self.batcher.submit(work, work.size, work.key, deadline)
 
+    async def _score_in_pieces(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+        pieces: list[asyncio.Future[FloatArray]] = []
+        try:
+            for start in range(0, len(rows), self.max_rows):
+                piece = self._submit(user_row, rows[start : start + self.max_rows], deadline)
+                pieces.append(piece)
+            return np.concatenate([NO_VALUES, *await asyncio.gather(*pieces)])
+        finally:
+            for piece in pieces:  # where one is refused, the others are of no use
+                piece.cancel()
+
     async def _score_in_turns(self, user_row: int, rows: IntArray) -> FloatArray:
         """Scores in the bulk lane, in pieces that hold the device no longer than requests can wait."""
-        values = []
+        values = [NO_VALUES]
         for start in range(0, len(rows), TURN_ROWS):
             piece = rows[start : start + TURN_ROWS]
             work = ScoreWork(self.model.network, self.table, user_row, piece)
             values.append(await self.batcher.execute_bulk(work))
         return np.concatenate(values)
 
-    async def _score(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+    def _submit(self, user_row: int, rows: IntArray, deadline: float) -> "asyncio.Future[FloatArray]":
         work = ScoreWork(self.model.network, self.table, user_row, rows)
-        return await self.batcher.submit(work, len(rows), work.key, deadline)
+        return self.batcher.submit(work, len(rows), work.key, deadline)

@@ -7,21 +7,40 @@ import numpy as np
 import torch
 
 from animora_artifact import Manifest
+from animora_artifact.compiled import CompiledNetwork
 from animora_artifact.network import Network
 from animora_artifact.vocabulary import RowIndex
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile
 from animora_server.scorer.explanation import COALITIONS
+from animora_server.scorer.recorded import RecordedScores
 from animora_server.types import BoolArray, HalfArray, IntArray
+from animora_server.values import value
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A verified model on the device, not bound to any catalog."""
+    """A verified model on a device, not bound to any catalog.
+
+    Attributes:
+        manifest: What it is.
+        network: On the device, with weights of the dtype.
+        users: Rows of users.
+        posts: Rows of posts.
+        device: Where it is.
+        dtype: Of its arithmetic.
+    """
 
     manifest: Manifest
     network: Network
     users: RowIndex
     posts: RowIndex
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled code scores, and not TorchScript."""
+        return isinstance(self.network, CompiledNetwork)
 
     def informed(self, snapshot: CatalogSnapshot, rows: IntArray, post_rows: IntArray) -> BoolArray:
         """Bool (m): whether it knows the id or an embedding of posts.
@@ -35,6 +54,14 @@ class LoadedModel:
         if self.manifest.dimensions.image or self.manifest.dimensions.caption:
             informed |= snapshot.has_embeddings(rows)
         return informed
+
+    def features(self, image: HalfArray, caption: HalfArray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings float16 (n, w) as the network takes them; see as_features."""
+        dimensions = self.manifest.dimensions
+        return (
+            as_features(image, dimensions.image, self.device, self.dtype),
+            as_features(caption, dimensions.caption, self.device, self.dtype),
+        )
 
 
 def as_features(embeddings: HalfArray, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -50,13 +77,19 @@ class PostTable:
 
     Encoded rows never change, so a table may be read while rows are appended. One that must grow is
     replaced by a larger copy.
+
+    Attributes:
+        vectors: The memory.
+        rows: How many are encoded.
+        recorded: A model's scores with it, where they were recorded.
     """
 
     vectors: torch.Tensor
     rows: int
+    recorded: RecordedScores | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ScoreWork:
     """Pairs of one user with posts, of one model and post table.
 
@@ -76,7 +109,7 @@ class ScoreWork:
         return id(self.network), id(self.table.vectors)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ExplainWork:
     """Posts whose terms with one user are wanted: float32 (m, 8).
 

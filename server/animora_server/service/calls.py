@@ -5,7 +5,6 @@ import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,23 +13,23 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from animora_server.batching import Gathering
 from animora_server.errors import CallError, InvalidRequest
 from animora_server.metrics import CallMetrics
 from animora_server.service.gate import Gate
+from animora_server.service.packed import MALFORMED
 from animora_server.service.status import code_of, internal_status, interrupted_status, to_status
+from animora_server.values import value
 
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = "x-request-id"
 MAX_REQUEST_ID = 128
-MALFORMED = "the request is not a valid message of this method"
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """One call.
 
@@ -53,7 +52,6 @@ class CallHandler:
         self._gate = gate
         self._metrics = metrics
         self._default_timeout = default_timeout
-        self._gathering = Gathering()
         self._request_ids = _request_ids()
         metrics.in_flight.set_function(lambda: gate.calls)
         metrics.rows_in_flight.set_function(lambda: gate.rows)
@@ -70,7 +68,6 @@ class CallHandler:
             code = grpc.StatusCode.CANCELLED
             try:
                 with self._gate.call():
-                    await self._gathering.arrive()
                     reply = (await behaviour(request, call)).SerializeToString()
                 code = grpc.StatusCode.OK
                 return reply
@@ -100,7 +97,7 @@ class CallHandler:
         return Call(request_id, asyncio.get_running_loop().time() + timeout)
 
 
-def status_of(error: Exception, call: Call) -> tuple[grpc.StatusCode, status_pb2.Status]:
+def status_of(error: BaseException, call: Call) -> tuple[grpc.StatusCode, status_pb2.Status]:
     """The code and rich status of whatever a behaviour raised; what is a bug is logged, not sent."""
     if isinstance(error, CallError):
         return code_of(error), to_status(error, call.request_id)

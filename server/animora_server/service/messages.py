@@ -1,19 +1,17 @@
 """Requests to queries, with every field checked, and rankings to responses."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
+from animora_server.service.packed import count_ids, read_ids, write
 from animora_server.settings import RankingSettings
 from animora_server.types import (
     CachePolicy,
     CacheStatus,
     DegradedReason,
     DropReason,
-    IntArray,
     RankerName,
     Ranking,
     RankQuery,
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 MAX_EXCLUDED = 1000
 MAX_EXPLAINED = 500
-NO_IDS = np.empty(0, np.int64)
 
 CACHE_POLICIES = {
     pb.CACHE_POLICY_UNSPECIFIED: CachePolicy.DEFAULT,
@@ -60,23 +57,19 @@ DROP_REASONS = {
 }
 
 
-def read_ids(ids: Sequence[int]) -> IntArray:
-    """A field of ids as int64 (n). Most requests leave all but one of theirs empty."""
-    return np.array(ids, np.int64) if ids else NO_IDS
-
-
 def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float) -> RankQuery:
     """The query of a request.
 
     Args:
-        request: As parsed.
+        request: As parsed, a public message or a twin.
         limits: How much it may hold.
         deadline: When the caller stops waiting, on the event loop's clock.
 
     Raises:
         InvalidRequest: A field is wrong; the error names it.
     """
-    candidates = len(request.post_ids)
+    limit, explain, excluded = request.limit, request.explain, request.exclude_post_ids
+    candidates = count_ids(request.post_ids)
     if not request.HasField("user_id"):
         raise InvalidRequest("user_id", "is required; 0 is a valid id but must be set")
     if not candidates:
@@ -85,30 +78,29 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
         raise InvalidRequest(
             "post_ids", f"holds {candidates} candidates: at most {limits.max_candidates} are ranked at once"
         )
-    if request.limit < 0:
-        raise InvalidRequest("limit", f"is {request.limit}: give 0 for all posts, or how many to return")
+    if limit < 0:
+        raise InvalidRequest("limit", f"is {limit}: give 0 for all posts, or how many to return")
     policy = CACHE_POLICIES.get(request.cache_policy)
     if policy is None:
         raise InvalidRequest("cache_policy", f"is {request.cache_policy}, which is no CachePolicy")
-    if len(request.exclude_post_ids) > MAX_EXCLUDED:
+    if excluded and count_ids(excluded) > MAX_EXCLUDED:
         raise InvalidRequest(
-            "exclude_post_ids",
-            f"holds {len(request.exclude_post_ids)} ids: at most {MAX_EXCLUDED} can be excluded",
+            "exclude_post_ids", f"holds {count_ids(excluded)} ids: at most {MAX_EXCLUDED} can be excluded"
         )
-    if request.explain and candidates > MAX_EXPLAINED:
+    if explain and candidates > MAX_EXPLAINED:
         raise InvalidRequest(
             "explain", f"is set with {candidates} candidates: at most {MAX_EXPLAINED} can be explained"
         )
     return RankQuery(
         user_id=request.user_id,
-        post_ids=np.array(request.post_ids, np.int64),
+        post_ids=read_ids(request.post_ids),
         deadline=deadline,
-        limit=request.limit,
+        limit=limit,
         cache_policy=policy,
         model_version=request.model_version,
         exclude_seen=request.exclude_seen,
-        exclude_post_ids=read_ids(request.exclude_post_ids),
-        explain=request.explain,
+        exclude_post_ids=read_ids(excluded),
+        explain=explain,
     )
 
 
@@ -125,7 +117,7 @@ def check_batch(request: pb.BatchRankRequest, limits: RankingSettings) -> int:
         raise InvalidRequest(
             "requests", f"holds {requests} requests: at most {limits.max_batch_requests} go into one call"
         )
-    candidates = sum(len(each.post_ids) for each in request.requests)
+    candidates = sum(count_ids(each.post_ids) for each in request.requests)
     if candidates > limits.max_batch_candidates:
         raise InvalidRequest(
             "requests",
@@ -134,21 +126,20 @@ def check_batch(request: pb.BatchRankRequest, limits: RankingSettings) -> int:
     return candidates
 
 
-def write_ranking(ranking: Ranking) -> pb.RankResponse:
-    """The response for a ranking."""
-    response = pb.RankResponse(
-        post_ids=ranking.post_ids.tolist(),
-        scores=ranking.scores.tolist(),
-        ranker=RANKERS[ranking.ranker],
-        model_version=ranking.model_version,
-        cache=CACHE_STATUSES[ranking.cache],
-        degraded_reason=DEGRADED_REASONS[ranking.degraded_reason],
-        dropped=pb.DroppedCandidates(**{reason.value: count for reason, count in ranking.dropped.items()}),
-        dropped_posts=write_dropped_posts(ranking.dropped_posts),
-    )
+def write_ranking(ranking: Ranking, response: pb.RankResponse) -> None:
+    """Fills an empty twin of a response, in place: to copy a message takes as long as to make it."""
+    write(response.post_ids, ranking.post_ids)
+    write(response.scores, ranking.scores)
+    response.ranker = RANKERS[ranking.ranker]
+    response.model_version = ranking.model_version
+    response.cache = CACHE_STATUSES[ranking.cache]
+    response.degraded_reason = DEGRADED_REASONS[ranking.degraded_reason]
+    response.dropped.SetInParent()
+    for reason, count in ranking.dropped.items():
+        setattr(response.dropped, reason.value, count)
+    write_dropped_posts(ranking.dropped_posts, response.dropped_posts)
     if ranking.terms is not None:
         add_terms(ranking.terms, [response.explanations.add().terms for _ in ranking.post_ids])
-    return response
 
 
 def add_terms(terms: Terms, fields: Iterable["RepeatedCompositeFieldContainer[pb.Term]"]) -> None:
@@ -161,6 +152,9 @@ def add_terms(terms: Terms, fields: Iterable["RepeatedCompositeFieldContainer[pb
             field.add(name=name, value=value)
 
 
-def write_dropped_posts(dropped: Mapping[int, DropReason]) -> list[pb.DroppedPost]:
-    """Why each post is not in an answer, in the same order."""
-    return [pb.DroppedPost(post_id=post, reason=DROP_REASONS[reason]) for post, reason in dropped.items()]
+def write_dropped_posts(
+    dropped: Mapping[int, DropReason], field: "RepeatedCompositeFieldContainer[pb.DroppedPost]"
+) -> None:
+    """Adds to a field why each post is not in an answer, in the same order."""
+    for post, reason in dropped.items():
+        field.add(post_id=post, reason=DROP_REASONS[reason])

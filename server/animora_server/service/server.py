@@ -46,7 +46,7 @@ class GrpcServer:
         Raises:
             ConfigurationError: The port is taken, or a TLS file cannot be read.
         """
-        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._say()
         host = self._settings.host
         address = f"[{host}]:{self._settings.port}" if ":" in host else f"{host}:{self._settings.port}"
         try:
@@ -79,10 +79,7 @@ class GrpcServer:
         if serving == self._serving or self._draining:
             return
         self._serving = serving
-        status = (
-            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
-        await self._say(status)
+        await self._say()
 
     async def drain(self) -> None:
         """Says NOT_SERVING, lets clients and load balancers notice, then finishes what is in flight."""
@@ -91,7 +88,17 @@ class GrpcServer:
         await asyncio.sleep(self._settings.drain_delay)
         await self._server.stop(self._settings.drain_grace)
 
-    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    async def leave(self) -> None:
+        """Closes the port and finishes what is in flight: clients connect anew, to others on the port.
+
+        To say NOT_SERVING before would hold them up: they would wait for this process to say otherwise.
+        """
+        self._serving, self._draining = False, True
+        await self._server.stop(self._settings.drain_grace)
+
+    async def _say(self) -> None:
+        response = health_pb2.HealthCheckResponse
+        status = response.SERVING if self._serving else response.NOT_SERVING
         for name in HEALTH_NAMES:
             await self._health.set(name, status)
 
@@ -105,7 +112,7 @@ def channel_options(settings: GrpcSettings) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         # No compression on requests: a bomb is UNIMPLEMENTED before it is inflated.
         ("grpc.compression_enabled_algorithms_bitset", 1),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_connection_age_ms", age),
         ("grpc.max_connection_age_grace_ms", int(settings.drain_grace * 1000)),
         # Clients ping every 30 s; more often than every 10 s is a flood.

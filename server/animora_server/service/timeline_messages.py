@@ -12,9 +12,9 @@ from animora_server.service.messages import (
     MAX_EXPLAINED,
     RANKERS,
     add_terms,
-    read_ids,
     write_dropped_posts,
 )
+from animora_server.service.packed import GetTimelineResponse, read_ids, write
 from animora_server.settings import TimelineSettings
 from animora_server.types import TimelinePage, TimelineQuery
 
@@ -62,17 +62,17 @@ def read_timeline_query(
 
 
 def write_page(page: TimelinePage) -> pb.GetTimelineResponse:
-    """The response for a page."""
-    response = pb.GetTimelineResponse(
-        post_ids=page.post_ids.tolist(),
-        scores=page.scores.tolist(),
+    """The response for a page: a twin."""
+    response = GetTimelineResponse(
         next_page_token=page.next_page_token,
         ranker=RANKERS[page.ranker],
         model_version=page.model_version,
         cache=CACHE_STATUSES[page.cache],
         degraded_reason=DEGRADED_REASONS[page.degraded_reason],
-        dropped_posts=write_dropped_posts(page.dropped_posts),
     )
+    write(response.post_ids, page.post_ids)
+    write(response.scores, page.scores)
+    write_dropped_posts(page.dropped_posts, response.dropped_posts)
     if page.explained is not None:
         explanations = [response.explanations.add() for _ in page.post_ids]
         add_terms(page.explained.terms, [each.terms for each in explanations])

@@ -1,10 +1,12 @@
 """TimelineService: the behaviour behind GetTimeline."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
 
 from google.protobuf.message import Message
 
 from animora.ranking.v1 import ranking_pb2 as pb
+from animora_server.batching import Gathering
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics, TimelineMetrics
 from animora_server.service.calls import Behaviour, Call, parse
@@ -30,6 +32,7 @@ class TimelineService:
         self._settings = settings
         self._metrics = metrics
         self._ranks = ranks
+        self._gathering: Gathering[asyncio.Future[None]] = Gathering(_release)
 
     @property
     def behaviours(self) -> Mapping[str, Behaviour]:
@@ -40,6 +43,9 @@ class TimelineService:
         """Answers GetTimeline. Raises CallError."""
         request = pb.GetTimelineRequest()
         parse(request, data)
+        company: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._gathering.add(company)
+        await company
         try:
             query = read_timeline_query(request, self._settings, call.deadline)
             page = await self._timelines.page(query)
@@ -52,3 +58,9 @@ class TimelineService:
         if page.degraded_reason is not None:
             self._ranks.degraded[page.degraded_reason].inc()
         return write_page(page)
+
+
+def _release(arrived: Iterable["asyncio.Future[None]"]) -> None:
+    for each in arrived:
+        if not each.done():  # who was cancelled has gone on already
+            each.set_result(None)

@@ -11,22 +11,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.catalog import EmbeddingRecords
+from animora_server.catalog import NO_EMBEDDING, EmbeddingColumn, EmbeddingRecords
 from animora_server.errors import StoreError
-from animora_server.types import FloatArray
+from animora_server.types import BoolArray, FloatArray, HalfArray, IntArray
 
 TRAILER = b"\xff\xff"
 
 _HEADER = struct.Struct(">11sII")  # signature, flags, length of an extension
-_FIELDS = struct.Struct(">h")
 _LENGTH = struct.Struct(">i")
-_ID = struct.Struct(">q")
-_ARRAY = struct.Struct(">iiIii")  # dimensions, has nulls, element type, length, lower bound
+_EMBEDDINGS = struct.Struct(">hiqi")  # number of fields, length of the id, the id, length of the image
+# Then come the elements, each after its length.
+_ARRAY = np.dtype(
+    [("dimensions", ">i4"), ("has_nulls", ">i4"), ("type", ">u4"), ("length", ">i4"), ("lower_bound", ">i4")]
+)
 _ARRAY_ELEMENT = np.dtype([("length", ">i4"), ("value", ">f4")])
-_VECTOR = struct.Struct(">hh")  # length, unused
-_UNUSABLE: FloatArray = np.empty(0, np.float32)
+_VECTOR_HEADER = 4  # bytes: the length, and two that are not used
 
-EmbeddingDecoder = Callable[[memoryview], FloatArray]
+# Decodes fields of one length, uint8 (m, length), to embeddings floating (m, width) and whether each of them
+# can be used: bool (m).
+EmbeddingDecoder = Callable[[npt.NDArray[np.uint8]], tuple[FloatArray | HalfArray, BoolArray]]
 
 
 def without_header(data: bytes) -> bytes:
@@ -83,56 +86,84 @@ class EmbeddingRows:
         self._take = take
 
     def feed(self, data: bytes) -> bytes:
-        """Decodes and hands on the whole rows in data; returns what is left."""
-        rows, end = _whole_rows(memoryview(data))
-        ids = np.array([_ID.unpack(row[0] or b"")[0] for row in rows], np.int64)
-        images, captions = (
-            [None if (field := row[n]) is None else decode(field) for row in rows]
-            for n, decode in enumerate(self._decoders, start=1)
-        )
+        """Decodes and hands on the whole rows in data; returns what is left.
+
+        Raises:
+            StoreError: A row is none of an id and two embeddings.
+        """
+        rows, end = _whole_rows(data)
+        ids, image_at, image_length, caption_at, caption_length = rows.T
+        fields = np.frombuffer(data, np.uint8)
+        decode_image, decode_caption = self._decoders
+        images = _column(decode_image, fields, image_at, image_length)
+        captions = _column(decode_caption, fields, caption_at, caption_length)
         self._take(EmbeddingRecords(ids, images, captions))
         return data[end:]
 
 
-def decode_array(field: memoryview) -> FloatArray:
-    """A real[] as float32 (width), big-endian; empty if it has several dimensions or nulls."""
-    if len(field) < _ARRAY.size:
-        return _UNUSABLE
-    dimensions, has_nulls, _, length, _ = _ARRAY.unpack_from(field)
-    if dimensions != 1 or has_nulls:
-        return _UNUSABLE
-    return np.frombuffer(field, _ARRAY_ELEMENT, length, _ARRAY.size)["value"]
+def decode_array(fields: npt.NDArray[np.uint8]) -> tuple[FloatArray, BoolArray]:
+    """Fields of real[], to float32, big-endian; not usable are those of several dimensions or with nulls."""
+    count, length = fields.shape
+    width = (length - _ARRAY.itemsize) // _ARRAY_ELEMENT.itemsize
+    if width <= 0:
+        return np.empty((count, 0), np.float32), np.zeros(count, np.bool_)
+    header = fields[:, : _ARRAY.itemsize].view(_ARRAY)[:, 0]
+    usable = (header["dimensions"] == 1) & (header["has_nulls"] == 0) & (header["length"] == width)
+    end = _ARRAY.itemsize + width * _ARRAY_ELEMENT.itemsize
+    return fields[:, _ARRAY.itemsize : end].view(_ARRAY_ELEMENT)["value"], usable
 
 
-def decode_vector(field: memoryview) -> FloatArray:
-    """A pgvector vector as float32 (width), big-endian."""
-    length, _ = _VECTOR.unpack_from(field)
-    return np.frombuffer(field, ">f4", length, _VECTOR.size)
+def decode_vector(fields: npt.NDArray[np.uint8]) -> tuple[FloatArray, BoolArray]:
+    """Fields of pgvector's vector, to float32, big-endian."""
+    return fields[:, _VECTOR_HEADER:].view(">f4"), np.ones(len(fields), np.bool_)
+
+
+def decode_halfvec(fields: npt.NDArray[np.uint8]) -> tuple[HalfArray, BoolArray]:
+    """Fields of pgvector's halfvec, to float16, big-endian."""
+    return fields[:, _VECTOR_HEADER:].view(">f2"), np.ones(len(fields), np.bool_)
 
 
 def _field(dtype: str) -> tuple[tuple[str, str], tuple[str, str]]:
     return ("length", ">i4"), ("value", dtype)
 
 
-def _whole_rows(view: memoryview) -> tuple[list[list[memoryview | None]], int]:
-    """The fields of the whole rows at the start of a view, and where the last of them ends."""
-    rows: list[list[memoryview | None]] = []
-    end = at = 0
-    while len(view) - at >= _FIELDS.size:
-        (count,) = _FIELDS.unpack_from(view, at)
-        at += _FIELDS.size
-        if count < 0:
-            break  # the trailer
-        fields: list[memoryview | None] = []
-        for _ in range(count):
-            if len(view) - at < _LENGTH.size:
-                return rows, end
-            (length,) = _LENGTH.unpack_from(view, at)
-            at += _LENGTH.size
-            if len(view) - at < length:
-                return rows, end
-            fields.append(view[at : at + length] if length >= 0 else None)
-            at += max(length, 0)
-        rows.append(fields)
-        end = at
-    return rows, end
+def _whole_rows(data: bytes) -> tuple[IntArray, int]:
+    """The whole rows of an id and two embeddings at the start of some bytes.
+
+    Returns:
+        int64 (k, 5), of each row its id and each embedding's place and length, which is -1 where it is null;
+        and where the last of them ends.
+    """
+    rows: list[tuple[int, int, int, int, int]] = []
+    size, end = len(data), 0
+    while (image_at := end + _EMBEDDINGS.size) <= size:
+        fields, id_length, post_id, image_length = _EMBEDDINGS.unpack_from(data, end)
+        if fields != 3 or id_length != 8:
+            raise StoreError("a view gives a null, or a type, that it must not give")
+        length_at = image_at + max(image_length, 0)
+        caption_at = length_at + _LENGTH.size
+        if caption_at > size:
+            break
+        (caption_length,) = _LENGTH.unpack_from(data, length_at)
+        stop = caption_at + max(caption_length, 0)
+        if stop > size:
+            break
+        rows.append((post_id, image_at, image_length, caption_at, caption_length))
+        end = stop
+    return np.array(rows, np.int64).reshape(-1, 5), end
+
+
+def _column(
+    decode: EmbeddingDecoder, data: npt.NDArray[np.uint8], at: IntArray, lengths: IntArray
+) -> EmbeddingColumn:
+    """The embeddings at some places of uint8 (n), of some lengths: int64 (k) each."""
+    widths = np.full(len(at), NO_EMBEDDING)
+    blocks = {}
+    for length in np.unique(lengths[lengths >= 0]).tolist():
+        which = np.flatnonzero(lengths == length)
+        # One copy of all of them, wherever they begin.
+        embeddings, usable = decode(np.lib.stride_tricks.sliding_window_view(data, length)[at[which]])
+        widths[which] = np.where(usable, embeddings.shape[1], 0)
+        if usable.any():
+            blocks[embeddings.shape[1]] = embeddings if usable.all() else embeddings[usable]
+    return EmbeddingColumn(widths, blocks)

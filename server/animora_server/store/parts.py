@@ -56,9 +56,9 @@ class PartFeeder:
 
     async def _hand_over(self) -> None:
         await self._decoded()
-        data = b"".join(self._received)
-        self._received, self._size = [], 0
-        self._decoding = asyncio.create_task(asyncio.to_thread(self._decode, data))
+        received, self._received, self._size = self._received, [], 0
+        self._decoding = asyncio.create_task(asyncio.to_thread(self._decode, received))
 
-    def _decode(self, data: bytes) -> None:
-        self._rest = self._feed(without_header(data) if self._rest is None else self._rest + data)
+    def _decode(self, received: list[bytes]) -> None:
+        data = b"".join(received if self._rest is None else (self._rest, *received))
+        self._rest = self._feed(without_header(data) if self._rest is None else data)

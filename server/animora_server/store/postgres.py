@@ -18,6 +18,7 @@ from animora_server.store.binary import (
     EmbeddingRows,
     FixedColumns,
     decode_array,
+    decode_halfvec,
     decode_vector,
 )
 from animora_server.store.connection import connect, translated
@@ -28,6 +29,8 @@ from animora_server.types import IntArray
 
 IDS_AT_ONCE = 10_000
 POSTGRES_EPOCH = 946_684_800  # 2000-01-01 in unix seconds; timestamps are microseconds from there
+# Of pgvector's types; all others are read as real[].
+DECODERS: dict[str, EmbeddingDecoder] = {"vector": decode_vector, "halfvec": decode_halfvec}
 NO_LIMIT = 7 * 86_400.0  # asyncpg's own timeout counts a whole COPY; silence is what is bounded here
 
 
@@ -192,6 +195,5 @@ class PostgresReading:
 
 def _embedding(column: str, type_name: str) -> tuple[str, EmbeddingDecoder]:
     """How a column of embeddings is selected, and decoded: a vector takes half the bytes of an array."""
-    if type_name == "vector":
-        return column, decode_vector
-    return f"{column}::real[]", decode_array
+    decoder = DECODERS.get(type_name)
+    return (f"{column}::real[]", decode_array) if decoder is None else (column, decoder)

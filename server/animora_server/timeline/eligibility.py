@@ -1,7 +1,6 @@
 """Which posts a user's timeline may hold, which of a list's may be shown, and why others may not."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from animora_server.catalog import CatalogSnapshot
 from animora_server.settings import TimelineSettings
 from animora_server.types import BoolArray, DropReason, IntArray, TimelineSnapshot
+from animora_server.values import value
 
 DAY = 86_400.0  # seconds
 # Why a post may be missing from a timeline; the first that applies counts.
@@ -18,7 +18,7 @@ REASONS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Viewer:
     """Whose timeline it is, and what they must not or need not see.
 

@@ -1,7 +1,7 @@
 """What the scores of a page are made of: the ranker's terms, and those of re-ranking."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,9 +22,10 @@ from animora_server.types import (
     Terms,
     TimelineSnapshot,
 )
+from animora_server.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PagePosts:
     """The posts of a page, and where they come from.
 

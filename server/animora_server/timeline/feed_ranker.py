@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -18,13 +18,14 @@ from animora_server.timeline.eligibility import Viewer, candidates
 from animora_server.timeline.making import Listed, ListMaker
 from animora_server.timeline.reranking import Reranking
 from animora_server.types import DegradedReason, FloatArray, IntArray, RankerName, TimelineSnapshot
+from animora_server.values import value
 
 ID_BYTES = 16
 NOTHING = np.empty(0, np.int64)
 TTL_JITTER = 0.1  # of the time to live, so that what was made together is not due together
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Audience:
     """Whom a list is for: a user, and whether it keeps posts that they have liked or commented on."""
 
@@ -32,7 +33,7 @@ class Audience:
     include_seen: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Scores:
     """Values float32 (k) and what gave them."""
 
@@ -41,7 +42,7 @@ class _Scores:
     model_version: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Draft:
     """A list that is being made.
 

@@ -1,12 +1,12 @@
 """Cutting pages from a list: from an offset on, past what must not be shown, until the page is full."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from animora_server.types import BoolArray, FloatArray, IntArray
+from animora_server.values import value
 
 # Which posts int64 (n) may be shown now: bool (n).
 Shown = Callable[[IntArray], BoolArray]
@@ -28,7 +28,7 @@ class Ranked(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cut:
     """One page.
 

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from animora_server.errors import DeadlineExceeded, ScoringFailed
@@ -13,6 +12,7 @@ from animora_server.ranker.single_flight import SingleFlight
 from animora_server.timeline.feed_ranker import Audience, FeedRanker
 from animora_server.timeline.protocols import RefreshCounter, TimelineStore, WorkGate
 from animora_server.types import CachePolicy, DegradedReason, TimelineSnapshot
+from animora_server.values import value
 
 Remembered = TypeVar("Remembered")
 
@@ -23,7 +23,7 @@ MAX_REMEMBERED = 256  # lists of each kind
 HURRIED = (DegradedReason.DEADLINE, DegradedReason.OVERLOADED)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WantedList:
     """A list that someone wants to see the first page of.
 

@@ -30,6 +30,7 @@ from animora_server.types import (
     TimelineQuery,
     TimelineSnapshot,
 )
+from animora_server.values import value
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class PagePolicy:
     max_block_age: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Reading:
     """Where a page is read from: a list, where in it, and how long the scroll through it may last."""
 
@@ -59,7 +60,7 @@ class _Reading:
     expires_at: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _View:
     """What a page is seen through: a catalog and whoever looks, at a time.
 

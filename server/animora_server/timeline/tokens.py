@@ -17,9 +17,9 @@ import hashlib
 import hmac
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
 
 from animora_server.errors import InvalidRequest, SnapshotGone
+from animora_server.values import value
 
 VERSION = 1
 FIELD = "page_token"
@@ -29,7 +29,7 @@ _SIGNATURE_SIZE = 16
 _LETTERS = (_FIELDS.size + _SIGNATURE_SIZE) * 4 // 3
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PageToken:
     """Where a user's next page begins.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from animora_server.demo import sample_feed
-from tests.benchmarks import serving
+from tests.benchmarks import kept
 from tests.benchmarks.peers.measuring import Plan, Result, measure
 from tests.benchmarks.peers.ranking import BEST, CANDIDATES
 from tests.benchmarks.peers.report import as_table, draw, ratios
@@ -37,7 +37,7 @@ async def run(out: Console, plan: Plan, names: set[str]) -> None:
     for key, ratio in ratios(result.sides).items():
         out.print(f"{key}: {ratio}")
     keep(result, title)
-    out.print(f"written to {RESULT}, {PICTURE} and {serving.RESULT}")
+    out.print(f"written to {RESULT}, {PICTURE} and {kept.SERVING}")
 
 
 def keep(result: Result, title: str) -> None:
@@ -47,7 +47,7 @@ def keep(result: Result, title: str) -> None:
     sides = {name: side.rounded() for name, side in result.sides.items()}
     content = {"sides": sides, **found, "left_out": result.left_out}
     RESULT.write_text(json.dumps(content, indent=2) + "\n")
-    serving.keep(serving.RESULT, found)
+    kept.keep(kept.SERVING, found)
     draw(result.sides, title, PICTURE)
 
 

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from animora_artifact import open_store
 from animora_training.commands.cli import app
+from tests.compilers import COMPILES
 from tests.training.ncf_folders import write_folder
 
 
@@ -39,6 +40,7 @@ def test_a_sample_goes_all_the_way_to_an_active_version(run, postgres_url, tmp_p
     fitted = run("fit", "--output", tmp_path / "out", *QUICK, ANIMORA_DATABASE_URL=postgres_url).stdout
     version = fitted.split("wrote ")[1].strip()
     assert "heuristic, hold-out" in fitted
+    assert (tmp_path / "out" / version / "score.so").exists() == COMPILES
     assert run("list", **environment).stdout.count(version) == 0
 
     assert run("publish", tmp_path / "out" / version, **environment).stdout == f"published {version}\n"
@@ -66,7 +68,10 @@ def test_a_data_set_is_fitted_and_its_test_pairs_ranked(run, postgres_url, tmp_p
     folder, store = write_folder(tmp_path), tmp_path / "store"
     environment = {"ANIMORA_DATABASE_URL": postgres_url, "ANIMORA_MODELS_STORE": str(store)}
     assert "4 users, 6 posts, 6 likes" in run("import", "ncf", folder, **environment).stdout
-    run("fit", "--activate", *QUICK, **environment)
+    fitted = run("fit", "--activate", "--compiler", "no-such-compiler", *QUICK, **environment).stdout
+    assert ("scored by TorchScript alone: there is no C compiler" in fitted) == COMPILES
+    (version,) = open_store(str(store)).versions()
+    assert "score.so" not in version.files
     evaluated = run("evaluate", "--ncf", folder, **environment).stdout
     assert "2 users ranked" in evaluated
     assert evaluated.splitlines()[-1].startswith("hr@10=1.0000 ndcg@10=")

@@ -100,7 +100,7 @@ def test_splits_of_the_database_are_judged_with_a_network_that_has_not_seen_the_
     # The version itself has seen the pairs: it would be nearly as sure of them as of all others.
     seen = run("evaluate", version).stdout
     known = re.findall(r"trained on +0\.\d+ +(0\.\d+)", seen)
-    assert found["recommenders"]["NeuCF"]["sampled"]["ndcg@10"] < float(known[0]) - 0.02
+    assert found["recommenders"]["NeuCF"]["sampled"]["ndcg@10"] < float(known[0]) - 0.01
 
     shown = run("compare", *few, "--split", "time").stdout
     found = json.loads(file.read_text())

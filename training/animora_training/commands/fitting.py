@@ -63,6 +63,10 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
             help="The --run-dir of an earlier fit, to start from what it has learnt; may be the same.",
         ),
     ] = None,
+    compiler: Annotated[
+        str,
+        typer.Option(help="C compiler of the code that scores in TorchScript's place on CPUs; '' for none."),
+    ] = "cc",
     every: Annotated[
         str,
         typer.Option(metavar="DURATION", help="Fit for ever, so long from start to start: 90m, 24h, 7d."),
@@ -101,6 +105,7 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
             run_dir=run_dir,
             resume=resume or bool(every),
             warm_start=warm_start,
+            compiler=compiler,
             delivery=Delivery(
                 store=open_model_store(store) if store else None,
                 folder=output_folder,

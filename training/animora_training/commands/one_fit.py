@@ -2,21 +2,23 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from animora_artifact import Artifact, ArtifactRejected, CompiledUnusable
 from animora_training.commands.console import Show, output, plain_errors, progress_bars, show_epoch
 from animora_training.commands.delivery import Delivery
 from animora_training.commands.reading import read_into
 from animora_training.commands.tables import hold_out_table
-from animora_training.errors import WorseThanActive
+from animora_training.errors import NotCompiled, WorseThanActive
+from animora_training.fitting.compilation import compile_score
 from animora_training.fitting.fit import Fit, Progress
 from animora_training.fitting.holdout import FEWEST_UNSEEN
 from animora_training.fitting.run import Watch, run, run_folder
-from animora_training.fitting.verification import verify
+from animora_training.fitting.verification import verify, verify_compiled
 from animora_training.learning.config import FitConfig
 from animora_training.learning.ranks import ranks
 
@@ -33,6 +35,7 @@ class Order:
         run_dir: Where the run is kept; nowhere by default.
         resume: Whether an unfinished run there goes on.
         warm_start: The folder of the run to start from, if any.
+        compiler: The C compiler that makes what scores faster than TorchScript; empty for none.
         delivery: Where the version goes.
     """
 
@@ -43,6 +46,7 @@ class Order:
     run_dir: Path | None
     resume: bool
     warm_start: Path | None
+    compiler: str
     delivery: Delivery
 
 
@@ -73,13 +77,26 @@ def fit_once(order: Order, check: Callable[[], None]) -> None:
         try:
             verify(fitted.artifact)
             _say_how_good(fitted)
-            order.delivery.deliver(fitted.artifact)
+            order.delivery.deliver(_compiled(fitted.artifact, order.compiler))
         except WorseThanActive:
             folder.network.unlink(missing_ok=True)  # nothing good starts from it
             raise
         finally:
             # After a kill before this line the version is made once more; one that is refused is not.
             folder.finish(fitted.record)
+
+
+def _compiled(artifact: Artifact, compiler: str) -> Artifact:
+    """The version with compiled code that gives what it must; without, where there is none to be had."""
+    if not compiler:
+        return artifact
+    try:
+        code = compile_score(artifact.manifest.dimensions, compiler)
+        verify_compiled(artifact, code)
+    except (NotCompiled, CompiledUnusable, ArtifactRejected) as error:
+        output().print(f"scored by TorchScript alone: {error}")
+        return artifact
+    return replace(artifact, compiled=code)
 
 
 def _say_how_good(fitted: Fit) -> None:

@@ -51,6 +51,7 @@ class FoldedNeuCF(nn.Module):
             )
             self.caption_output = _constant(_diagonal(gmf_caption, mlp_caption))
             self.mlp_weight = _constant(network.mlp_weight)
+            self.above = _constant(_in_a_row(network.tower, network.mlp_weight))
         self.tower = deepcopy(network.tower).requires_grad_(False)
 
     @torch.jit.export
@@ -70,6 +71,11 @@ class FoldedNeuCF(nn.Module):
     def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
         """See Network."""
         return torch.stack(self._terms(user_rows, segments, post_table, post_index), dim=1)
+
+    @torch.jit.export
+    def compiled_tensors(self) -> list[Tensor]:
+        """What score.c reads; see animora_artifact.compiled."""
+        return [self.user_table, self.above]
 
     def _terms(
         self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor
@@ -174,6 +180,16 @@ def _diagonal(first: Tensor, second: Tensor) -> Tensor:
     """A matrix of two blocks and zeros beside them."""
     matrix: Tensor = torch.block_diag(first, second)  # type: ignore[no-untyped-call]  # torch does not type it
     return matrix
+
+
+def _in_a_row(tower: nn.Sequential, mlp_weight: Tensor) -> Tensor:
+    """Weights (entering, leaving) and bias of each layer, then the weights above them, as score.c reads them.
+
+    It reads vectors of sixteen, and the last one may reach beyond the last weight.
+    """
+    layers = [layer for layer in tower if isinstance(layer, nn.Linear)]
+    parts = [part for layer in layers for part in (layer.weight.T.flatten(), layer.bias)]
+    return torch.cat((*parts, mlp_weight, torch.zeros(16)))
 
 
 def _constant(value: Tensor) -> nn.Parameter:

@@ -3,8 +3,11 @@
 import torch
 
 from animora_artifact import Artifact, ArtifactRejected
+from animora_artifact.compiled import load_compiled
 from animora_artifact.errors import RejectionReason
-from animora_artifact.network import golden_error, load_network
+from animora_artifact.network import Network, golden_error, load_network
+
+CPU = torch.device("cpu")
 
 
 def verify(artifact: Artifact) -> None:
@@ -13,8 +16,26 @@ def verify(artifact: Artifact) -> None:
     Raises:
         ArtifactRejected: The network does not load, or is further from the record than the manifest allows.
     """
-    cpu = torch.device("cpu")
-    error = golden_error(load_network(artifact.model, cpu), artifact.golden, cpu)
+    _replay(load_network(artifact.model, CPU), artifact)
+
+
+def verify_compiled(artifact: Artifact, code: bytes) -> None:
+    """Replays the golden rows by compiled code.
+
+    Args:
+        artifact: The version.
+        code: What `compile_score` made for its network.
+
+    Raises:
+        CompiledUnusable: It does not run on this machine.
+        ArtifactRejected: It is further from the record than the manifest allows.
+    """
+    network = load_network(artifact.model, CPU)
+    _replay(load_compiled(code, network, artifact.manifest.dimensions), artifact)
+
+
+def _replay(network: Network, artifact: Artifact) -> None:
+    error = golden_error(network, artifact.golden, CPU)
     if not error <= artifact.manifest.tolerances.float32:
         raise ArtifactRejected(
             RejectionReason.GOLDEN,

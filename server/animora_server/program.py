@@ -1,0 +1,38 @@
+"""How a process of the server runs: on the fastest event loop, until it is told to stop, and no longer."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+
+def run(program: Coroutine[Any, Any, int]) -> None:
+    """Runs a program on uvloop, which saves about a tenth of a call, where there is one, and leaves."""
+
+    async def run_and_leave() -> None:
+        _leave(await program)
+
+    try:
+        from uvloop import new_event_loop  # noqa: PLC0415  # not on Windows
+    except ImportError:
+        asyncio.run(run_and_leave())
+        return
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(run_and_leave())
+
+
+def stop_signal() -> asyncio.Event:
+    """Is set by SIGTERM and SIGINT from now on."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
+
+
+def _leave(status: int) -> None:
+    """Ends the process now: a thread that hangs, in a device or a file system, must not hold it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

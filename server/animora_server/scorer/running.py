@@ -1,0 +1,89 @@
+"""Running a network on a device: post vectors into a table, and the works of a batch."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from animora_server.catalog import EmbeddingFile
+from animora_server.scorer.explanation import explain
+from animora_server.scorer.recorded import RecordedScores, Recorder
+from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
+from animora_server.types import FloatArray, IntArray
+
+
+@torch.inference_mode()
+def allocate(
+    model: LoadedModel, capacity: int, source: PostTable | None, recorder: Recorder | None, max_rows: int
+) -> PostTable:
+    """A table of zeros float (capacity, post vector) that begins with the rows of another.
+
+    Args:
+        model: Whose posts it is for.
+        capacity: Rows.
+        source: The other.
+        recorder: Records the model's scores with it; None where batches are run as they come.
+        max_rows: Pairs of a batch that is recorded.
+    """
+    width = model.manifest.dimensions.post_vector
+    vectors = torch.zeros((capacity, width), device=model.device, dtype=model.dtype)
+    rows = 0
+    if source is not None:
+        rows = source.rows
+        vectors[:rows] = source.vectors[:rows]
+    recorded = RecordedScores(model.network, vectors, max_rows, recorder) if recorder else None
+    return PostTable(vectors, rows, recorded)
+
+
+@torch.inference_mode()
+def encode(model: LoadedModel, post_rows: IntArray, embeddings: EmbeddingFile, table: PostTable) -> PostTable:
+    """Appends post vectors to a table that has room for them.
+
+    Args:
+        model: The model.
+        post_rows: int64 (n), vocabulary rows of the posts at catalog rows [table.rows, table.rows + n).
+        embeddings: Image and caption embeddings by catalog row.
+        table: Where to.
+    """
+    stop = table.rows + len(post_rows)
+    image, caption = model.features(*embeddings.read(table.rows, stop))
+    table.vectors[table.rows : stop] = model.network.encode_posts(
+        torch.from_numpy(post_rows).to(model.device), image, caption
+    )
+    return replace(table, rows=stop)
+
+
+@torch.inference_mode()
+def run_batch(works: Sequence[Work]) -> list[FloatArray]:
+    """Runs works that share a key; results in the same order."""
+    scored = [work for work in works if isinstance(work, ScoreWork)]
+    if scored:  # a batch has one key, and so one kind of work
+        return _score(scored)
+    return [_explain(work) for work in works if isinstance(work, ExplainWork)]
+
+
+def _score(works: Sequence[ScoreWork]) -> list[FloatArray]:
+    first = works[0]
+    sizes = np.fromiter((len(work.rows) for work in works), np.int64, len(works))  # int64 (b)
+    user_rows = np.fromiter((work.user_row for work in works), np.int64, len(works))  # int64 (b)
+    rows = first.rows if len(works) == 1 else np.concatenate([work.rows for work in works])  # int64 (m)
+    if first.table.recorded is not None:
+        values = first.table.recorded.score(np.repeat(user_rows, sizes), rows)
+    else:
+        device = first.table.vectors.device
+        logits = first.network.score(
+            torch.from_numpy(user_rows).to(device),
+            torch.from_numpy(np.repeat(np.arange(len(works)), sizes)).to(device),
+            first.table.vectors,
+            torch.from_numpy(rows).to(device),
+        )
+        values = logits.float().cpu().numpy()  # float32 (m)
+    return np.split(values, np.cumsum(sizes[:-1]))
+
+
+def _explain(work: ExplainWork) -> FloatArray:
+    model = work.model
+    image, caption = model.features(*work.embeddings.take(work.rows))
+    post_rows = torch.from_numpy(work.post_rows).to(model.device)
+    return explain(model.network, work.user_row, post_rows, image, caption)

@@ -1,0 +1,22 @@
+"""One worker, as its parent starts it: what it needs to know comes over its standard input."""
+
+import structlog
+
+from animora_server.logs import configure_logs
+from animora_server.program import run
+from animora_server.workers.parent import Parent
+
+
+def main() -> None:
+    """Serves until the parent says or is gone."""
+    parent = Parent.on_standard_input()
+    configure_logs(parent.settings.log.level, parent.settings.log.format)
+    structlog.contextvars.bind_contextvars(worker=parent.number)
+    parent.answer()
+    from animora_server.workers.serving import serve  # noqa: PLC0415  # PyTorch takes a second, or many
+
+    run(serve(parent))
+
+
+if __name__ == "__main__":
+    main()

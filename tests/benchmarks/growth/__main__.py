@@ -1,0 +1,88 @@
+"""`make bench-growth`: how serving grows with candidates, users, posts and callers, and how fast posts load.
+
+All posts and the model are made up; what is measured is the real server, on a core of its own. Each curve is
+kept when it is there, so that one can be measured anew: `python -m tests.benchmarks.growth catalog`.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from animora_server.embedded import EmbeddedPostgres
+from tests.benchmarks import h2load
+from tests.benchmarks.growth import (
+    candidates,
+    catalog,
+    concurrency,
+    databases,
+    loading,
+    plots,
+    users,
+    version,
+)
+from tests.benchmarks.growth.driving import serving
+
+RESULT = Path("docs/benchmarks/growth.json")
+PLOTS = {
+    "candidates": plots.candidates,
+    "users": plots.users,
+    "catalog": plots.catalog,
+    "concurrency": plots.concurrency,
+}
+CURVES = (*PLOTS, "loading")
+POSTS = 100_000  # in the catalog, where that is not what grows
+ROUNDS = 3
+SECONDS = 2
+
+
+async def run(out: Console, curves: Sequence[str]) -> None:
+    """Measures some curves, writes them beside the others, and draws them."""
+    async with EmbeddedPostgres(Path(".bench/growth")) as postgres:
+        with tempfile.TemporaryDirectory() as folder:
+            store = Path(folder)
+            version.publish(store)
+            for name in curves:
+                out.rule(name)
+                keep(name, await measure(out, postgres, store, name))
+
+
+async def measure(out: Console, postgres: EmbeddedPostgres, store: Path, name: str) -> object:
+    """A curve, as it is kept."""
+    if name == "loading":
+        return await loading.measure(out, postgres, loading.TYPES, loading.POSTS, ROUNDS)
+    if name == "catalog":
+        return await catalog.measure(out, postgres, store, catalog.SIZES, ROUNDS, SECONDS)
+    async with serving(await databases.served(postgres, POSTS), store) as server:
+        if name == "concurrency":
+            return await concurrency.measure(out, server, POSTS, concurrency.CALLERS, ROUNDS, SECONDS)
+        sizes, measured = (candidates.SIZES, candidates) if name == "candidates" else (users.SIZES, users)
+        return await measured.measure(out, server, POSTS, sizes, ROUNDS, SECONDS)
+
+
+def keep(name: str, curve: object) -> None:
+    """Writes a curve into the JSON, and its picture beside it."""
+    figures = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    figures |= {name: curve, "generator": "h2load" if h2load.installed() else "animora bench"}
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    if name in PLOTS:
+        PLOTS[name](figures[name], RESULT.with_name(f"growth-{name}.png"))
+
+
+def main(
+    curves: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(CURVES)}; all.")] = None,
+) -> None:
+    """Measures and draws."""
+    unknown = set(curves or ()) - set(CURVES)
+    if unknown:
+        raise typer.BadParameter(f"there is no curve {', '.join(unknown)}")
+    asyncio.run(run(Console(), curves or CURVES))
+
+
+if __name__ == "__main__":
+    typer.run(main)

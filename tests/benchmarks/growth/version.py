@@ -1,0 +1,81 @@
+"""A made-up version for made-up posts: as wide as a trained one by default, with random weights."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from animora_artifact import Artifact, FolderStore, Golden, Manifest, Vocabulary
+from animora_artifact.manifest import DataWindow, Dimensions
+from animora_artifact.network import save_network
+from animora_training.fitting.export import FoldedNeuCF
+from animora_training.learning.config import FitConfig
+from animora_training.learning.network import NetworkShape, NeuCF
+
+USERS = 2000  # ids 1 to USERS are known
+KNOWN_POSTS = 10_000  # of the posts, ids 1 to KNOWN_POSTS; what it makes of the others is by their images
+IMAGE = 8  # narrow, so that millions of posts fit on a disk; images are encoded when loaded, not when ranked
+
+
+def publish(folder: Path) -> None:
+    """Makes the version the active one of a store."""
+    store = FolderStore(folder)
+    artifact = made_up()
+    store.publish(artifact)
+    store.activate(artifact.manifest.version)
+
+
+def made_up() -> Artifact:
+    """The version."""
+    torch.manual_seed(0)
+    config = FitConfig()
+    shape = NetworkShape(
+        users=USERS + 1,
+        posts=KNOWN_POSTS + 1,
+        factors=config.factors,
+        mlp_embedding=config.mlp_embedding,
+        hidden=config.hidden,
+        feature_width=config.feature_width,
+        image=IMAGE,
+        caption=0,
+    )
+    network = NeuCF(shape)
+    for features in (network.gmf_features, network.mlp_features):  # which begin as zeros
+        torch.nn.init.normal_(features.output.weight, std=0.1)
+    folded = FoldedNeuCF(network.eval()).eval()
+    manifest = Manifest(
+        version="growth",
+        created_at=datetime.now(UTC),
+        dimensions=Dimensions(
+            users=shape.users,
+            posts=shape.posts,
+            factors=shape.factors,
+            mlp_embedding=shape.mlp_embedding,
+            hidden=shape.hidden,
+            image=shape.image,
+            caption=shape.caption,
+            post_vector=shape.post_vector,
+        ),
+        data_window=DataWindow(start=None, end=None, interactions=0),
+        files={},
+    )
+    vocabulary = Vocabulary(np.arange(1, USERS + 1), np.arange(1, KNOWN_POSTS + 1))
+    return Artifact(manifest, save_network(folded), vocabulary, _golden(folded))
+
+
+@torch.inference_mode()
+def _golden(network: FoldedNeuCF) -> Golden:
+    """A user and a few posts, as the network itself has them: there is no other that it could differ from."""
+    user, segments, posts = torch.tensor([1]), torch.zeros(4, dtype=torch.int64), torch.arange(4)
+    image, caption = torch.ones(4, IMAGE), torch.zeros(4, 0)
+    logits = network.score(user, segments, network.encode_posts(posts, image, caption), posts)
+    return Golden(
+        user_rows=user.numpy(),
+        segments=segments.numpy(),
+        post_rows=posts.numpy(),
+        image=image.numpy(),
+        caption=caption.numpy(),
+        post_index=posts.numpy(),
+        probabilities=torch.sigmoid(logits).numpy(),
+    )

@@ -1,0 +1,29 @@
+"""The scoring benchmark runs, on few pairs and for a moment."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from animora_training.learning.config import FitConfig
+from tests.benchmarks import scoring
+from tests.benchmarks.kept import keep
+from tests.compilers import needs_compiler
+
+
+@needs_compiler
+def test_it_measures_both_sides_and_adds_its_figure_to_those_that_are_kept(tmp_path):
+    kept = tmp_path / "serving.json"
+    kept.write_text('{"unary_over_bare": 0.6}')
+    out = Console(record=True, width=110)
+    keep(kept, scoring.report(out, [scoring.measure(FitConfig(), requests=2, rounds=3)]))
+    assert "400" in out.export_text()
+    figures = json.loads(kept.read_text())
+    assert figures["unary_over_bare"] == 0.6
+    assert figures["scoring_over_torchscript"] > 0
+
+
+@needs_compiler
+def test_sides_that_differ_are_not_compared():
+    with pytest.raises(RuntimeError, match="differ by"):
+        scoring.measure(FitConfig(), requests=1, rounds=1, tolerance=-1.0)

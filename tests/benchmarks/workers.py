@@ -1,0 +1,119 @@
+"""`make bench-workers`: what a Rank costs with a worker a core, beside one process, in one run.
+
+One process has one core to itself; the workers have all cores, and share them with the load. Each worker
+gets the callers, connections and calls a second that the one process gets. Counted is the CPU time of all the
+server's processes, the parent's too.
+"""
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from animora.ranking.v1 import ranking_pb2 as pb
+from animora_server.demo import SampleFeed, sample_feed
+from tests.benchmarks import h2load
+from tests.benchmarks.kept import keep
+from tests.benchmarks.load import CALLERS, Turn, in_turns
+from tests.benchmarks.processes import CORES, animora_server
+from tests.benchmarks.serving import Traffic, server_options
+
+ROUNDS = 7
+SECONDS = 4
+SHARE = 0.4  # of what one process can do: with a worker on each of two cores there is room for the load
+RESULT = Path("docs/benchmarks/workers.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A side's medians: at the same load for each process, and at saturation."""
+
+    steady: Turn
+    full: Turn
+
+
+async def run(out: Console) -> None:
+    """Measures on the sample feed, prints the table and writes the JSON.
+
+    Raises:
+        SystemExit: There is no h2load.
+    """
+    if not h2load.installed():
+        sys.exit("h2load is not installed (Debian's package nghttp2-client has it)")
+    async with sample_feed(Path(".bench"), out) as feed:
+        keep(RESULT, report(out, await measure(out, feed, Traffic(), ROUNDS, SECONDS)))
+    out.print(f"written to {RESULT}")
+
+
+async def measure(
+    out: Console, feed: SampleFeed, traffic: Traffic, rounds: int, seconds: int
+) -> dict[int, Measured]:
+    """One process and a worker a core, each in so many turns of so many seconds."""
+    patient = server_options(feed) | {
+        "GRPC_DEFAULT_TIMEOUT": "30"
+    }  # a busy machine must not make it the heuristic
+    async with (
+        animora_server(patient, pinned=True) as alone,
+        animora_server(patient, workers=CORES) as group,
+    ):
+        requests = traffic.requests(pb.CACHE_POLICY_BYPASS)
+        servers = {
+            processes: (server, await h2load.asked(server, requests))
+            for processes, server in ((1, alone), (CORES, group))
+        }
+
+        async def take_turns(rate: float | None) -> dict[str, Turn]:
+            """At so many calls a second for each process."""
+            return await in_turns(
+                out,
+                {
+                    str(n): partial(h2load.drive, server, asked, seconds, _load(n, rate))
+                    for n, (server, asked) in servers.items()
+                },
+                rounds,
+            )
+
+        full = await take_turns(None)
+        steady = await take_turns(SHARE * full["1"].throughput)
+    return {n: Measured(steady[str(n)], full[str(n)]) for n in servers}
+
+
+def _load(processes: int, rate: float | None) -> h2load.Load:
+    """Each process gets as many callers and connections as one alone would, on average."""
+    return h2load.Load(
+        callers=CALLERS * processes,
+        connections=h2load.CONNECTIONS * processes,
+        rate=None if rate is None else rate * processes,
+    )
+
+
+def report(out: Console, sides: Mapping[int, Measured]) -> dict[str, float]:
+    """Prints the table; returns the figures that are kept."""
+    one, group = sides[1], sides[CORES]
+    table = Table(title="Rank: one process on one core, and a worker a core with the load among them")
+    for heading in ("processes", "calls/s", "CPU µs", "of one", "p99 ms", "at most", "CPU µs", "of one"):
+        table.add_column(heading, justify="right")
+    for processes, side in sides.items():
+        table.add_row(
+            *(str(processes), f"{side.steady.throughput:,.0f}", f"{side.steady.cpu:.0f}"),
+            *(f"{side.steady.cpu / one.steady.cpu:.2f}", f"{side.steady.p99:.1f}"),
+            *(f"{side.full.throughput:,.0f}", f"{side.full.cpu:.0f}", f"{side.full.cpu / one.full.cpu:.2f}"),
+        )
+    out.print(table)
+    return {
+        "workers": CORES,
+        "cpu_over_one_process": round(group.steady.cpu / one.steady.cpu, 3),
+        "cpu_over_one_process_at_saturation": round(group.full.cpu / one.full.cpu, 3),
+        "calls_a_second_over_one_process": round(group.full.throughput / one.full.throughput, 3),
+        "cpu_us_per_rank": round(group.steady.cpu, 1),
+        "cpu_us_per_rank_of_one_process": round(one.steady.cpu, 1),
+    }
+
+
+if __name__ == "__main__":
+    asyncio.run(run(Console()))

@@ -1,0 +1,76 @@
+"""Twins of messages: the same bytes, with ids and scores as bytes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from animora.ranking.v1 import ranking_pb2 as pb
+from animora_server.errors import InvalidRequest
+from animora_server.service.packed import (
+    BatchRankRequest,
+    BatchRankResponse,
+    RankRequest,
+    RankResponse,
+    count_ids,
+    has_unknown_fields,
+    read_ids,
+    write,
+)
+
+IDS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=20)
+
+
+def one_by_one(number: int, ids: list[int]) -> bytes:
+    """Ids under a field's number, each with a tag of its own."""
+    return b"".join(bytes([number << 3 | 1]) + np.int64(an_id).tobytes() for an_id in ids)
+
+
+@given(IDS, IDS)
+def test_a_request_is_read_as_it_was_sent(candidates, excluded):
+    public = pb.RankRequest(user_id=7, post_ids=candidates, exclude_post_ids=excluded, limit=3)
+    twin = RankRequest.FromString(public.SerializeToString())
+    assert (twin.user_id, twin.limit, has_unknown_fields(twin)) == (7, 3, False)
+    for field, ids in ((twin.post_ids, candidates), (twin.exclude_post_ids, excluded)):
+        assert count_ids(field) == len(ids)
+        assert read_ids(field).tolist() == ids
+        assert read_ids(field).dtype == np.int64
+
+
+@given(IDS, st.lists(st.floats(width=32, allow_nan=False), max_size=20))
+def test_a_response_has_the_bytes_of_the_public_message(ids, scores):
+    twin = RankResponse(model_version="v1")
+    write(twin.post_ids, np.array(ids, np.int64))
+    write(twin.scores, np.array(scores, np.float32))
+    public = pb.RankResponse(post_ids=ids, scores=scores, model_version="v1")
+    assert twin.SerializeToString(deterministic=True) == public.SerializeToString(deterministic=True)
+
+
+def test_several_pieces_are_one_list():
+    pieces = [pb.RankRequest(post_ids=ids).SerializeToString() for ids in ([1, 2], [3])]
+    twin = RankRequest.FromString(b"".join(pieces))
+    assert count_ids(twin.post_ids) == 3
+    assert read_ids(twin.post_ids).tolist() == [1, 2, 3]
+
+
+def test_ids_that_were_sent_one_by_one_are_noticed_and_read_with_the_public_message():
+    sent = pb.RankRequest(post_ids=[1]).SerializeToString() + one_by_one(2, [2, 3])
+    assert has_unknown_fields(RankRequest.FromString(sent))
+    public = pb.RankRequest.FromString(sent)
+    assert count_ids(public.post_ids) == 3
+    assert read_ids(public.post_ids).tolist() == [1, 2, 3]
+
+
+def test_a_part_of_an_id_is_malformed():
+    with pytest.raises(InvalidRequest, match="not a valid message"):
+        count_ids(RankRequest(post_ids=[b"1234567"]).post_ids)  # type: ignore[list-item]
+
+
+def test_batches_are_made_of_twins():
+    public = pb.BatchRankRequest(requests=[pb.RankRequest(user_id=1, post_ids=[5, 6])])
+    (request,) = BatchRankRequest.FromString(public.SerializeToString()).requests
+    assert read_ids(request.post_ids).tolist() == [5, 6]
+    response = BatchRankResponse()
+    write(response.results.add().response.post_ids, np.array([6, 5]))
+    (result,) = pb.BatchRankResponse.FromString(response.SerializeToString()).results
+    assert list(result.response.post_ids) == [6, 5]

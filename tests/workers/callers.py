@@ -1,0 +1,46 @@
+"""Several connections to one port, and which process each leads to."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+
+from animora.ranking.v1 import ranking_pb2 as pb
+from animora.ranking.v1.ranking_pb2_grpc import RankingServiceStub
+from tests.integration.feed import TRAINED_USERS
+
+if TYPE_CHECKING:
+    from animora.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
+
+# Without it all channels of a process to one address share a connection.
+OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A connection of its own.
+
+    Attributes:
+        stub: The plain generated stub over it, without retries.
+        process: The process that answers on it: the part that its request ids have in common.
+    """
+
+    stub: "RankingServiceAsyncStub"
+    process: str
+
+
+@asynccontextmanager
+async def callers(port: int, processes: int) -> AsyncIterator[list[Caller]]:
+    """Eight connections or more, so many that they lead to so many processes."""
+    async with AsyncExitStack() as stack:
+        found: list[Caller] = []
+        while len(found) < 8 or len({caller.process for caller in found}) < processes:
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OWN_CONNECTION)
+            stub = RankingServiceStub(await stack.enter_async_context(channel))
+            call = stub.Rank(pb.RankRequest(user_id=TRAINED_USERS[0], post_ids=[100]), timeout=30)
+            await call
+            request_id = str(dict(await call.trailing_metadata() or ())["x-request-id"])
+            found.append(Caller(stub, request_id.partition("-")[0]))
+        yield found

@@ -1,0 +1,40 @@
+"""A feed, a store and a Redis, and the options that point workers at them."""
+
+from pathlib import Path
+
+import pytest
+
+from animora_artifact import FolderStore
+from tests.integration.feed import Feed, fill
+from tests.scorer.artifacts import tiny_artifact
+
+
+@pytest.fixture
+async def feed(postgres_url: str) -> Feed:
+    """The database, filled."""
+    return await fill(postgres_url)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    """A model store with version v1 active."""
+    store = FolderStore(tmp_path / "models")
+    store.publish(tiny_artifact("v1", seed=1)[0])
+    store.activate("v1")
+    return store
+
+
+@pytest.fixture
+def options(feed: Feed, redis_url: str, store: FolderStore, tmp_path: Path) -> dict[str, str]:
+    """Everything on, on free ports, by the names of variables."""
+    return {
+        "DATABASE_URL": feed.url,
+        "CACHE_URL": redis_url,
+        "CATALOG_POLL_INTERVAL": "0.5",
+        "MODELS_STORE": str(tmp_path / "models"),
+        "MODELS_READY_REQUIRES_MODEL": "true",
+        "GRPC_PORT": "0",
+        "GRPC_DRAIN_DELAY": "0.2",
+        "HTTP_PORT": "0",
+        "SCORER_DEVICE": "cpu",
+    }

@@ -1,0 +1,157 @@
+"""`animora-server serve --workers` as processes: started, watched through their log and their HTTP port."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.integration.pages import get
+
+Event = dict[str, Any]
+PATIENCE = 120  # seconds; a worker starts in two, where nothing else does
+INTERVAL = 0.05  # seconds between looks at what tells nobody
+
+
+class Group:
+    """A parent and its workers.
+
+    Attributes:
+        process: The parent.
+        events: What they have logged so far.
+        other_lines: What they wrote to standard error besides.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.events: list[Event] = []
+        self.other_lines: list[str] = []
+        self._more = asyncio.Condition()
+        self._reading = asyncio.create_task(self._read())
+
+    async def logged(self, holds: Callable[[Event], bool], count: int = 1) -> list[Event]:
+        """The events for which something holds, once there are so many."""
+        async with asyncio.timeout(PATIENCE), self._more:
+            while len(found := [event for event in self.events if holds(event)]) < count:
+                if self._reading.done():
+                    raise AssertionError(f"the server ended before it logged that:\n{self.log()}")
+                await self._more.wait()
+        return found
+
+    async def grpc_port(self) -> int:
+        """Where the workers listen, or will."""
+        return int((await self._started())["grpc_port"])
+
+    async def http_port(self) -> int:
+        """Where the parent shows metrics."""
+        return int((await self._started())["http_port"])
+
+    async def serving(self, count: int, without: int | None = None) -> list[int]:
+        """Waits until so many workers answer calls, and one is gone; the ids of all worker processes."""
+        pids: list[int] = []
+
+        async def serve() -> bool:
+            # In this order: a worker is counted until its end is noticed, and only then is there another.
+            pids[:] = self.pids()
+            is_complete = len(pids) == count and without not in pids
+            return is_complete and await self.value("animora_workers_serving") == count
+
+        await until(serve)
+        return pids
+
+    async def page(self, path: str) -> str:
+        """A page of the parent."""
+        return await asyncio.to_thread(get, await self.http_port(), path)
+
+    async def metrics(self) -> Mapping[tuple[str, frozenset[tuple[str, str]]], float]:
+        """All samples, by name and labels."""
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(await self.page("/metrics"))
+            for sample in family.samples
+        }
+
+    async def value(self, name: str, **labels: str) -> float:
+        """The sum of the samples of a name that have certain labels."""
+        return sum(
+            value
+            for (sample, of), value in (await self.metrics()).items()
+            if sample == name and of >= set(labels.items())
+        )
+
+    def command_lines(self) -> list[bytes]:
+        """With what the workers were started."""
+        return [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in self.pids()]
+
+    def pids(self) -> list[int]:
+        """The ids of the parent's children."""
+        return children(self.process.pid)
+
+    def log(self) -> str:
+        """All that was written."""
+        return "\n".join([*map(str, self.events), *self.other_lines])
+
+    async def end(self) -> int:
+        """The parent's exit status, once it has ended and all is read."""
+        async with asyncio.timeout(PATIENCE):
+            await self._reading
+            return await self.process.wait()
+
+    async def _started(self) -> Event:
+        return (await self.logged(lambda event: event["event"] == "starting workers"))[0]
+
+    async def _read(self) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            async with self._more:
+                try:
+                    self.events.append(json.loads(line))
+                except json.JSONDecodeError:
+                    self.other_lines.append(line.decode())
+                self._more.notify_all()
+        async with self._more:
+            self._more.notify_all()
+
+
+@asynccontextmanager
+async def group(*arguments: str, **options: str) -> AsyncIterator[Group]:
+    """Starts `serve` with arguments and ANIMORA_ options; whatever still runs at the end is killed."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANIMORA_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "animora_server", "serve", *arguments),
+        env=inherited | {f"ANIMORA_{name}": value for name, value in options.items()},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    started = Group(process)
+    try:
+        yield started
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await started.end()  # the workers end with it, and close the log
+
+
+def children(pid: int) -> list[int]:
+    """The ids of a process' children."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Waits for what nobody tells."""
+    async with asyncio.timeout(PATIENCE):
+        while not await holds():  # noqa: ASYNC110
+            await asyncio.sleep(INTERVAL)
+
+
+def kill(pid: int) -> None:
+    """Ends a process at once."""
+    os.kill(pid, signal.SIGKILL)

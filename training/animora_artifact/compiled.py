@@ -1,0 +1,174 @@
+"""Scoring by the machine code that a version may hold, in place of TorchScript's `score`.
+
+The code is a shared library that needs no other. It has no weights: the network's method `compiled_tensors`
+gives those, in the order and layout that the code was made for. Its functions, whose names end in the
+version of this interface:
+
+    int animora_level_1(void)
+        The best instruction set that this CPU has and the code is made for; 0 for none.
+    int animora_score_1(int level, const float *const *tensors, uint64_t user_rows, const int64_t *user_index,
+                        uint64_t requests, const int64_t *segments, const float *posts, uint64_t post_rows,
+                        const int64_t *post_index, float *logits, uint64_t pairs)
+        Writes the logits (pairs). Anything but 0 is a row that is out of bounds. Keeps no state.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from animora_artifact.errors import CompiledUnusable
+from animora_artifact.manifest import Dimensions
+from animora_artifact.network import Network
+
+_SIZE, _POINTER = ctypes.c_uint64, ctypes.c_void_p
+_ARGUMENTS = (
+    *(ctypes.c_int, _POINTER),  # level, tensors
+    *(_SIZE, _POINTER, _SIZE, _POINTER),  # users: rows, index; requests, segments
+    *(_POINTER, _SIZE, _POINTER),  # posts: table, rows, index
+    *(_POINTER, _SIZE),  # logits, pairs
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """Compiled code in this process.
+
+    Attributes:
+        score: `animora_score_1`.
+        level: Which of its instruction sets is used.
+    """
+
+    score: Callable[..., int]
+    level: int
+
+
+class _WithTensors(Protocol):
+    def compiled_tensors(self) -> list[Tensor]:
+        """What the code reads beside its arguments: float32, contiguous."""
+        ...
+
+
+class CompiledNetwork:
+    """A Network on the CPU, in float32, whose scores are made by compiled code, on the thread that asks.
+
+    Args:
+        network: The network itself, which does the rest.
+        library: The code.
+        tensors: What the code reads beside its arguments.
+        dimensions: Of the network.
+    """
+
+    def __init__(
+        self, network: Network, library: Library, tensors: list[Tensor], dimensions: Dimensions
+    ) -> None:
+        self._network = network
+        self._score = partial(library.score, library.level)
+        self._tensors = tensors  # whose memory it reads
+        self._addresses = (_POINTER * len(tensors))(*(_address(tensor, torch.float32) for tensor in tensors))
+        self._users = dimensions.users
+        self._width = dimensions.post_vector
+
+    def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
+        """See Network."""
+        return self._network.encode_posts(post_rows, image, caption)
+
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        """See Network.
+
+        Raises:
+            IndexError: A row is out of bounds.
+            RuntimeError: A tensor is of another type or shape than it must be.
+        """
+        pairs = len(post_index)
+        if len(segments) != pairs or post_table.shape[1] != self._width:
+            raise RuntimeError(f"{len(segments)} segments of {pairs} pairs, posts {post_table.shape[1]} wide")
+        logits = torch.empty(pairs, dtype=torch.float32)
+        refused = self._score(
+            self._addresses,
+            self._users,
+            _address(user_rows, torch.int64),
+            len(user_rows),
+            _address(segments, torch.int64),
+            _address(post_table, torch.float32),
+            len(post_table),
+            _address(post_index, torch.int64),
+            logits.data_ptr(),
+            pairs,
+        )
+        if refused:
+            raise IndexError("a row of a user or a post is out of bounds")
+        return logits
+
+    def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        """See Network."""
+        return self._network.explain(user_rows, segments, post_table, post_index)
+
+
+def load_compiled(code: bytes, network: Network, dimensions: Dimensions) -> CompiledNetwork:
+    """A network that scores by compiled code, whose bytes were verified.
+
+    Args:
+        code: The library.
+        network: As loaded for the CPU, in float32.
+        dimensions: Of the network.
+
+    Raises:
+        CompiledUnusable: The code is not for this machine, or not for this network.
+    """
+    if not hasattr(network, "compiled_tensors"):
+        raise CompiledUnusable("the network has no tensors for compiled code")
+    try:
+        return CompiledNetwork(
+            network, open_library(code), cast(_WithTensors, network).compiled_tensors(), dimensions
+        )
+    except RuntimeError as error:
+        raise CompiledUnusable(f"compiled code wants other tensors: {error}") from error
+
+
+def open_library(code: bytes) -> Library:
+    """The code in this process.
+
+    Raises:
+        CompiledUnusable: This machine cannot load it or run it, or it has another interface.
+    """
+    library = _loaded(code)
+    try:
+        level, score = library.animora_level_1(), library.animora_score_1
+    except AttributeError as error:
+        raise CompiledUnusable("the compiled code has another interface than this program knows") from error
+    if not level:
+        raise CompiledUnusable("this CPU has none of the instruction sets that the code was compiled for")
+    score.argtypes = _ARGUMENTS
+    return Library(score, level)
+
+
+@cache
+def _loaded(code: bytes) -> ctypes.CDLL:
+    """A library: once, as versions of one shape have the same, and for as long as the process runs.
+
+    It is handed over in memory, so no folder need be writable. The descriptor stays open: its number is the
+    library's name, which the dynamic linker must not meet again.
+    """
+    if sys.platform != "linux":
+        raise CompiledUnusable("compiled code is for Linux")
+    descriptor = os.memfd_create("animora-score")
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(code)
+        return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    except OSError as error:
+        os.close(descriptor)
+        raise CompiledUnusable("the compiled code does not load on this machine") from error
+
+
+def _address(tensor: Tensor, dtype: torch.dtype) -> int:
+    if tensor.dtype != dtype or not tensor.is_contiguous():
+        raise RuntimeError(f"{tensor.dtype} with strides {tensor.stride()}, not {dtype} without gaps")
+    return tensor.data_ptr()
