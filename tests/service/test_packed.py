@@ -63,7 +63,7 @@ def test_ids_that_were_sent_one_by_one_are_noticed_and_read_with_the_public_mess
 
 def test_a_part_of_an_id_is_malformed():
     with pytest.raises(InvalidRequest, match="not a valid message"):
-        count_ids(RankRequest(post_ids=[b"1234567"]).post_ids)  # type: ignore[list-item]
+        read_ids(RankRequest(post_ids=[b"12345678", b"1234567"]).post_ids)  # type: ignore[list-item]
 
 
 def test_batches_are_made_of_twins():

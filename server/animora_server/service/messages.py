@@ -68,8 +68,9 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
     Raises:
         InvalidRequest: A field is wrong; the error names it.
     """
-    limit, explain, excluded = request.limit, request.explain, request.exclude_post_ids
-    candidates = count_ids(request.post_ids)
+    limit, explain = request.limit, request.explain
+    post_ids = read_ids(request.post_ids)
+    candidates = len(post_ids)
     if not request.HasField("user_id"):
         raise InvalidRequest("user_id", "is required; 0 is a valid id but must be set")
     if not candidates:
@@ -83,9 +84,10 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
     policy = CACHE_POLICIES.get(request.cache_policy)
     if policy is None:
         raise InvalidRequest("cache_policy", f"is {request.cache_policy}, which is no CachePolicy")
-    if excluded and count_ids(excluded) > MAX_EXCLUDED:
+    excluded = read_ids(request.exclude_post_ids)
+    if len(excluded) > MAX_EXCLUDED:
         raise InvalidRequest(
-            "exclude_post_ids", f"holds {count_ids(excluded)} ids: at most {MAX_EXCLUDED} can be excluded"
+            "exclude_post_ids", f"holds {len(excluded)} ids: at most {MAX_EXCLUDED} can be excluded"
         )
     if explain and candidates > MAX_EXPLAINED:
         raise InvalidRequest(
@@ -93,13 +95,13 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
         )
     return RankQuery(
         user_id=request.user_id,
-        post_ids=read_ids(request.post_ids),
+        post_ids=post_ids,
         deadline=deadline,
         limit=limit,
         cache_policy=policy,
         model_version=request.model_version,
         exclude_seen=request.exclude_seen,
-        exclude_post_ids=read_ids(excluded),
+        exclude_post_ids=excluded,
         explain=explain,
     )
 

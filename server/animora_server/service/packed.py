@@ -77,27 +77,27 @@ def has_unknown_fields(message: Message) -> bool:
 
 
 def count_ids(field: Sequence[int] | Sequence[bytes]) -> int:
-    """How many ids a field holds, of a twin or of a public message.
+    """How many ids a field holds, of a twin or of a public message."""
+    if not field or isinstance(field[0], int):
+        return len(field)
+    return sum(map(len, cast("Sequence[bytes]", field))) // ID.itemsize
+
+
+def read_ids(field: Sequence[int] | Sequence[bytes]) -> IntArray:
+    """A field's ids, of a twin or of a public message: int64 (n).
 
     Raises:
         InvalidRequest: It holds a part of an id.
     """
-    if not field or isinstance(field[0], int):
-        return len(field)
-    sizes = [len(piece) for piece in cast("Sequence[bytes]", field)]
-    if any(size % ID.itemsize for size in sizes):
-        raise InvalidRequest("request", MALFORMED)
-    return sum(sizes) // ID.itemsize
-
-
-def read_ids(field: Sequence[int] | Sequence[bytes]) -> IntArray:
-    """A field's ids, as count_ids counts them: int64 (n)."""
     if not field:
         return NO_IDS
     if isinstance(field[0], int):
         return np.array(field, np.int64)
-    pieces = cast("Sequence[bytes]", field)
-    return np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), ID)
+    try:
+        pieces = [np.frombuffer(piece, ID) for piece in cast("Sequence[bytes]", field)]
+    except ValueError as error:
+        raise InvalidRequest("request", MALFORMED) from error
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def write(field: Any, values: IntArray | FloatArray) -> None:

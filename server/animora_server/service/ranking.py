@@ -16,7 +16,6 @@ from animora_server.service.packed import (
     BatchRankResponse,
     RankRequest,
     RankResponse,
-    count_ids,
     has_unknown_fields,
 )
 from animora_server.service.status import code_of
@@ -65,10 +64,10 @@ class RankingService:
         with self._gate.work(check_batch(batch, self._limits)):
             outcomes = await self._outcomes(batch.requests, call)
         response = BatchRankResponse()
-        for request, outcome in zip(batch.requests, outcomes, strict=True):
+        for candidates, outcome in outcomes:
             result = response.results.add()
             if isinstance(outcome, Ranking):
-                self._ranked("BatchRank", count_ids(request.post_ids), outcome)
+                self._ranked("BatchRank", candidates, outcome)
                 write_ranking(outcome, result.response)
             else:
                 self._failed("BatchRank", outcome)
@@ -77,8 +76,8 @@ class RankingService:
 
     async def _outcomes(
         self, requests: Sequence[pb.RankRequest], call: Call
-    ) -> list[Ranking | BaseException]:
-        """The ranking of each request, or what it fails with, which leaves its neighbours alone."""
+    ) -> list[tuple[int, Ranking | BaseException]]:
+        """For each request its candidates, and its ranking or what it fails with: its neighbours do not."""
         read: list[RankQuery | Exception] = []
         for request in requests:
             try:
@@ -86,7 +85,10 @@ class RankingService:
             except Exception as error:  # whatever it is belongs to this request
                 read.append(error)
         rankings = iter(await self._ranker.rank_all([each for each in read if isinstance(each, RankQuery)]))
-        return [next(rankings) if isinstance(each, RankQuery) else each for each in read]
+        return [
+            (len(each.post_ids), next(rankings)) if isinstance(each, RankQuery) else (0, each)
+            for each in read
+        ]
 
     def _failed(self, method: str, error: BaseException) -> None:
         code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
