@@ -54,12 +54,9 @@ async def measure(
     out: Console, feed: SampleFeed, traffic: Traffic, rounds: int, seconds: int
 ) -> dict[int, Measured]:
     """One process and a worker a core, each in so many turns of so many seconds."""
-    patient = server_options(feed) | {
-        "GRPC_DEFAULT_TIMEOUT": "30"
-    }  # a busy machine must not make it the heuristic
     async with (
-        animora_server(patient, pinned=True) as alone,
-        animora_server(patient, workers=CORES) as group,
+        animora_server(server_options(feed), pinned=True) as alone,
+        animora_server(server_options(feed), workers=CORES) as group,
     ):
         requests = traffic.requests(pb.CACHE_POLICY_BYPASS)
         servers = {

@@ -19,11 +19,11 @@ from tests.benchmarks.peers.measuring import Plan, Result, measure
 from tests.benchmarks.peers.ranking import BEST, CANDIDATES
 from tests.benchmarks.peers.report import as_table, draw, ratios
 from tests.benchmarks.peers.servers import PEERS
+from tests.benchmarks.processes import CORES
 
 ROUNDS = 5
 SECONDS = 4
-# Processes of Animora's server.
-WORKERS = 1
+WORKERS = CORES  # processes of Animora's server
 RESULT, PICTURE = Path("docs/benchmarks/peers.json"), Path("docs/benchmarks/peers.png")
 
 
