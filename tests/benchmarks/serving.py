@@ -158,7 +158,7 @@ async def _drive_of(server: Server, traffic: Traffic, policy: "pb.CachePolicy.Va
 def server_options(feed: SampleFeed) -> dict[str, str]:
     """Options of the server, without the prefix."""
     return {
-        "GRPC_DEFAULT_TIMEOUT": "10",  # a machine that stands still for a moment must not make it the heuristic
+        "GRPC_DEFAULT_TIMEOUT": "10",  # a machine that stands still must not make it the heuristic
         "DATABASE_URL": feed.database_url,
         "CACHE_URL": feed.redis_url,
         "CACHE_TTL": "3600",
