@@ -21,7 +21,8 @@ from animora_server.program import stop_signal
 from animora_server.ranker import Ranker
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.scoring import CacheAccess
-from animora_server.scorer import Binder, Device, Residency
+from animora_server.scorer import Binder, Residency
+from animora_server.scorer.device import Device
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from animora_artifact.network import Network
 from animora_server.errors import ConfigurationError
-from animora_server.scorer import Device
-from animora_server.scorer.device import LOOP_SECONDS
-from animora_server.scorer.work import PostTable, ScoreWork
+from animora_server.scorer.device import LOOP_SECONDS, Device
+from animora_server.scorer.loaded import PostTable
+from animora_server.scorer.work import ScoreWork
 from animora_server.settings import ScorerSettings
 from tests.scorer.artifacts import tiny_artifact
 

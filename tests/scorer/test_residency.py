@@ -16,8 +16,9 @@ from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Facts, Feed, Groups, IdMap, Relations
 from animora_server.catalog.embeddings import fingerprints
 from animora_server.metrics import ScorerMetrics
-from animora_server.scorer import Binder, Device, Residency
+from animora_server.scorer import Binder, Residency
 from animora_server.scorer.binder import MIN_CAPACITY
+from animora_server.scorer.device import Device
 from animora_server.scorer.recorded import Reruns
 from animora_server.scorer.resident import TURN_ROWS
 from animora_server.settings import ScorerSettings

@@ -14,7 +14,8 @@ import torch
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import DeviceFault
 from animora_server.precompute.pace import Pace
-from animora_server.scorer.work import LoadedModel
+from animora_server.scorer.binder import known
+from animora_server.scorer.loaded import LoadedModel
 from animora_server.types import BoolArray, FloatArray, IntArray
 
 ENCODED_AT_ONCE = 1024
@@ -87,7 +88,7 @@ class WindowScorer:
         snapshot, window = self._window.snapshot, self._window.rows
         width = self._model.manifest.dimensions.post_vector
         post_rows = self._model.posts.rows(snapshot.post_ids[window])  # int64 (w), 0 unknown
-        self._informed = self._model.informed(snapshot, window, post_rows)
+        self._informed = known(self._model.manifest, snapshot, window, post_rows)
         vectors = torch.zeros((len(window), width), device=self._device, dtype=self._model.dtype)
         try:
             for start in range(0, len(window), ENCODED_AT_ONCE):

@@ -4,14 +4,13 @@ from functools import partial
 
 import numpy as np
 
-from animora_artifact import ArtifactRejected
+from animora_artifact import ArtifactRejected, Manifest
 from animora_artifact.errors import RejectionReason
-from animora_server.batching import Batcher, CostModel
+from animora_server.batching import CostModel
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile
-from animora_server.scorer.device import Device
+from animora_server.scorer.protocols import Device, Model, Queue, Table
 from animora_server.scorer.resident import ResidentModel
-from animora_server.scorer.work import LoadedModel, PostTable, Work
-from animora_server.types import BoolArray, FloatArray, IntArray
+from animora_server.types import BoolArray, IntArray
 
 # Encoding shares the device with requests: a turn aims at this many seconds.
 TURN_SECONDS = 0.002
@@ -27,17 +26,17 @@ class Binder:
     def __init__(
         self,
         device: Device,
-        batcher: Batcher[Work, FloatArray],
+        queue: Queue,
         cost: CostModel,
         max_batch_rows: int,
     ) -> None:
         self._device = device
-        self._batcher = batcher
+        self._queue = queue
         self._cost = cost
         self._max_batch_rows = max_batch_rows
 
     async def bind(
-        self, loaded: LoadedModel, snapshot: CatalogSnapshot, bound: ResidentModel | None
+        self, loaded: Model, snapshot: CatalogSnapshot, bound: ResidentModel | None
     ) -> ResidentModel:
         """The model with every row of the snapshot encoded, and every batch size warm.
 
@@ -57,16 +56,16 @@ class Binder:
         first = table.rows
         post_rows = loaded.posts.rows(snapshot.post_ids[first:])  # int64 (n new), 0 unknown
         new = np.arange(first, len(snapshot))
-        informed[new] = loaded.informed(snapshot, new, post_rows)
+        informed[new] = known(loaded.manifest, snapshot, new, post_rows)
         table = await self._encode(loaded, post_rows, snapshot.embeddings, table)
         if bound is None:
             fixed, per_row = await self._device.warm(loaded, table, self._warm_sizes())
             self._cost.calibrate(fixed, per_row)
-        return ResidentModel(loaded, snapshot, table, informed, self._batcher, self._max_batch_rows)
+        return ResidentModel(loaded, snapshot, table, informed, self._queue, self._max_batch_rows)
 
     async def _with_capacity(
-        self, loaded: LoadedModel, rows: int, bound: ResidentModel | None
-    ) -> tuple[PostTable, BoolArray]:
+        self, loaded: Model, rows: int, bound: ResidentModel | None
+    ) -> tuple[Table, BoolArray]:
         """A table with room for `rows`, and as many flags: those at hand, or larger copies."""
         if bound is not None and rows <= len(bound.informed_rows):
             return bound.table, bound.informed_rows
@@ -77,15 +76,15 @@ class Binder:
         return await self._device.allocate(loaded, capacity, bound.table if bound else None), informed
 
     async def _encode(
-        self, loaded: LoadedModel, post_rows: IntArray, embeddings: EmbeddingFile, table: PostTable
-    ) -> PostTable:
+        self, loaded: Model, post_rows: IntArray, embeddings: EmbeddingFile, table: Table
+    ) -> Table:
         """Appends the vectors of post_rows int64 (n) to a table, in short turns between requests."""
         at = 0
         turn_rows = FIRST_TURN_ROWS
         while at < len(post_rows):
             turn = partial(self._device.encode, loaded, post_rows[at : at + turn_rows], embeddings, table)
             at += turn_rows
-            table, seconds = await self._batcher.run_bulk(turn)
+            table, seconds = await self._queue.run_bulk(turn)
             turn_rows = min(max(int(turn_rows * min(TURN_SECONDS / seconds, 2)), 1), MAX_TURN_ROWS)
         return table
 
@@ -97,7 +96,22 @@ class Binder:
         return sizes[::-1]
 
 
-def check_widths(loaded: LoadedModel, snapshot: CatalogSnapshot) -> None:
+def known(manifest: Manifest, snapshot: CatalogSnapshot, rows: IntArray, post_rows: IntArray) -> BoolArray:
+    """Bool (m): whether a model knows the id or an embedding of posts.
+
+    Args:
+        manifest: The model's.
+        snapshot: The catalog.
+        rows: int64 (m), the posts' rows in it.
+        post_rows: int64 (m), their rows in the vocabulary, 0 unknown.
+    """
+    informed = np.greater(post_rows, 0)
+    if manifest.dimensions.image or manifest.dimensions.caption:
+        informed |= snapshot.has_embeddings(rows)
+    return informed
+
+
+def check_widths(loaded: Model, snapshot: CatalogSnapshot) -> None:
     """A catalog without embeddings is fine; one with others than the model's is not."""
     dimensions, embeddings = loaded.manifest.dimensions, snapshot.embeddings
     for name, model, catalog in (

@@ -15,12 +15,14 @@ import torch
 from animora_artifact import Artifact
 from animora_server.catalog import EmbeddingFile
 from animora_server.errors import ConfigurationError, DeviceFault, OutOfDeviceMemory
-from animora_server.scorer.explanation import COALITIONS
 from animora_server.scorer.graphs import CudaGraphs
+from animora_server.scorer.loaded import LoadedModel, PostTable
 from animora_server.scorer.loading import load_model
+from animora_server.scorer.parts import COALITIONS
+from animora_server.scorer.protocols import Embeddings
 from animora_server.scorer.recorded import Recorder
 from animora_server.scorer.running import allocate, encode, run_batch
-from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
+from animora_server.scorer.work import ExplainWork, ScoreWork, Work
 from animora_server.settings import ScorerSettings
 from animora_server.types import FloatArray, IntArray
 
@@ -32,7 +34,7 @@ LOOP_SECONDS = 0.001
 
 
 class Device:
-    """Runs networks on the CPU or a GPU.
+    """Runs networks on the CPU or a GPU. See protocols.Device.
 
     `on_fault` is called, once, from the serving thread when a GPU fails: nothing there can be trusted
     any more, and the process should end for its supervisor. `recorder` makes what records the runs of one
@@ -78,7 +80,7 @@ class Device:
         return await self._on(self._loading, lambda: load_model(artifact, self._device, self._settings))
 
     async def encode(
-        self, model: LoadedModel, post_rows: IntArray, embeddings: EmbeddingFile, table: PostTable
+        self, model: LoadedModel, post_rows: IntArray, embeddings: Embeddings, table: PostTable
     ) -> tuple[PostTable, float]:
         """Appends post vectors to a table that has room for them; runs on the serving thread.
 

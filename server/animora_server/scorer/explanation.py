@@ -10,12 +10,8 @@ import torch
 from torch import Tensor
 
 from animora_artifact.network import Network
+from animora_server.scorer.parts import COALITIONS
 from animora_server.types import DoubleArray, FloatArray
-
-PARTS = 3  # id, image, caption
-TERMS = 8  # as in ranker.explaining.MODEL_TERMS
-# float64 (8, parts): coalition c has part p where bit p of c is set; the first is empty, the last the post.
-COALITIONS = np.array([[c >> p & 1 for p in range(PARTS)] for c in range(2**PARTS)], np.float64)
 
 
 def _shapley_weights() -> DoubleArray:

@@ -10,7 +10,7 @@ from animora_artifact.errors import RejectionReason
 from animora_artifact.manifest import Dimensions
 from animora_artifact.network import Network, golden_error, load_network, replay
 from animora_artifact.vocabulary import RowIndex
-from animora_server.scorer.work import LoadedModel, as_features
+from animora_server.scorer.loaded import LoadedModel, as_features
 from animora_server.settings import ScorerSettings
 
 log = structlog.get_logger(__name__)

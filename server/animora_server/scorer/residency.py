@@ -11,9 +11,8 @@ from animora_artifact import Artifact, ArtifactRejected
 from animora_server.catalog import CatalogSnapshot, Facts, RecentFacts, corrected
 from animora_server.errors import ModelUnavailable, ScoringFailed
 from animora_server.scorer.binder import Binder
-from animora_server.scorer.device import Device
+from animora_server.scorer.protocols import Device, Model
 from animora_server.scorer.resident import ResidentModel
-from animora_server.scorer.work import LoadedModel
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +40,7 @@ class Residency:
         self._binder = binder
         self._max_models = max_models
         self._changing = asyncio.Lock()
-        self._loaded: dict[str, LoadedModel] = {}  # oldest use first, the active one last
+        self._loaded: dict[str, Model] = {}  # oldest use first, the active one last
         self._pin: Pin | None = None
         self._published = asyncio.Event()
         self._facts = RecentFacts()

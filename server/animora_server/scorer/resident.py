@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from animora_server.batching import Batcher
 from animora_server.catalog import CatalogSnapshot
-from animora_server.scorer.explanation import TERMS
-from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
+from animora_server.scorer.parts import TERMS
+from animora_server.scorer.protocols import Model, Queue, Table
+from animora_server.scorer.work import ExplainWork, ScoreWork
 from animora_server.types import BoolArray, FloatArray, IntArray
 
 NO_VALUES = np.empty(0, np.float32)
@@ -25,15 +25,15 @@ class ResidentModel:
             have been corrected since.
         table: The post vectors.
         informed_rows: bool (capacity): rows of which the model knows the id or an embedding.
-        batcher: The device's queue.
+        queue: The device's.
         max_rows: A longer request is cut into pieces of so many rows.
     """
 
-    model: LoadedModel
+    model: Model
     snapshot: CatalogSnapshot
-    table: PostTable
+    table: Table
     informed_rows: BoolArray
-    batcher: Batcher[Work, FloatArray]
+    queue: Queue
     max_rows: int
 
     @property
@@ -62,8 +62,8 @@ class ResidentModel:
         if not len(rows):
             return np.empty((0, TERMS), np.float32)
         post_rows = self.model.posts.rows(self.snapshot.post_ids[rows])
-        work = ExplainWork(self.model, user_row, post_rows, rows, self.snapshot.embeddings)
-        return await self.batcher.submit(work, work.size, work.key, deadline)
+        work = ExplainWork(self.model, user_row, post_rows, rows, self.snapshot.embeddings, deadline)
+        return await self.queue.submit(work, work.size, work.key, deadline)
 
     async def _score_in_pieces(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         pieces: list[asyncio.Future[FloatArray]] = []
@@ -82,9 +82,9 @@ class ResidentModel:
         for start in range(0, len(rows), TURN_ROWS):
             piece = rows[start : start + TURN_ROWS]
             work = ScoreWork(self.model.network, self.table, user_row, piece)
-            values.append(await self.batcher.execute_bulk(work))
+            values.append(await self.queue.execute_bulk(work))
         return np.concatenate(values)
 
     def _submit(self, user_row: int, rows: IntArray, deadline: float) -> "asyncio.Future[FloatArray]":
-        work = ScoreWork(self.model.network, self.table, user_row, rows)
-        return self.batcher.submit(work, len(rows), work.key, deadline)
+        work = ScoreWork(self.model.network, self.table, user_row, rows, deadline)
+        return self.queue.submit(work, len(rows), work.key, deadline)

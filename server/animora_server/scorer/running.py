@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from animora_server.catalog import EmbeddingFile
+from animora_artifact.network import Network
 from animora_server.scorer.explanation import explain
+from animora_server.scorer.loaded import LoadedModel, PostTable
+from animora_server.scorer.protocols import Embeddings
 from animora_server.scorer.recorded import RecordedScores, Recorder
-from animora_server.scorer.work import ExplainWork, LoadedModel, PostTable, ScoreWork, Work
+from animora_server.scorer.work import ExplainWork, ScoreWork, Work
 from animora_server.types import FloatArray, IntArray
 
 
@@ -37,7 +39,7 @@ def allocate(
 
 
 @torch.inference_mode()
-def encode(model: LoadedModel, post_rows: IntArray, embeddings: EmbeddingFile, table: PostTable) -> PostTable:
+def encode(model: LoadedModel, post_rows: IntArray, embeddings: Embeddings, table: PostTable) -> PostTable:
     """Appends post vectors to a table that has room for them.
 
     Args:
@@ -65,17 +67,19 @@ def run_batch(works: Sequence[Work]) -> list[FloatArray]:
 
 def _score(works: Sequence[ScoreWork]) -> list[FloatArray]:
     first = works[0]
+    table: PostTable = first.table
     sizes = np.fromiter((len(work.rows) for work in works), np.int64, len(works))  # int64 (b)
     user_rows = np.fromiter((work.user_row for work in works), np.int64, len(works))  # int64 (b)
     rows = first.rows if len(works) == 1 else np.concatenate([work.rows for work in works])  # int64 (m)
-    if first.table.recorded is not None:
-        values = first.table.recorded.score(np.repeat(user_rows, sizes), rows)
+    if table.recorded is not None:
+        values = table.recorded.score(np.repeat(user_rows, sizes), rows)
     else:
-        device = first.table.vectors.device
-        logits = first.network.score(
+        device = table.vectors.device
+        network: Network = first.network
+        logits = network.score(
             torch.from_numpy(user_rows).to(device),
             torch.from_numpy(np.repeat(np.arange(len(works)), sizes)).to(device),
-            first.table.vectors,
+            table.vectors,
             torch.from_numpy(rows).to(device),
         )
         values = logits.float().cpu().numpy()  # float32 (m)
@@ -83,7 +87,7 @@ def _score(works: Sequence[ScoreWork]) -> list[FloatArray]:
 
 
 def _explain(work: ExplainWork) -> FloatArray:
-    model = work.model
+    model: LoadedModel = work.model
     image, caption = model.features(*work.embeddings.take(work.rows))
     post_rows = torch.from_numpy(work.post_rows).to(model.device)
     return explain(model.network, work.user_row, post_rows, image, caption)
