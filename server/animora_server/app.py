@@ -10,7 +10,7 @@ import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from animora_server.background import first_of
-from animora_server.batching import Batcher, BatchLimits, CostModel
+from animora_server.batching import Batcher, CostModel
 from animora_server.cache import GenerationWatch, RedisScores, RedisTimelines, SharedRedis, rank_key
 from animora_server.catalog import Facts
 from animora_server.health import Health
@@ -22,11 +22,13 @@ from animora_server.ranker import Ranker
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.scoring import CacheAccess
 from animora_server.scorer import Binder, Residency
-from animora_server.scorer.device import Device
+from animora_server.scorer.protocols import Device, Queue
+from animora_server.scorer.remote import QueueObserver, RemoteDevice, SharedQueue
+from animora_server.scorer.work import Work, batch_limits
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate
-from animora_server.settings import ScorerSettings, Settings
+from animora_server.settings import Settings
 from animora_server.store import CatalogRefresher, FactListener, PostgresStore
 from animora_server.timeline import (
     BackedTimelines,
@@ -41,6 +43,7 @@ from animora_server.timeline import (
     TokenSigner,
     settings_digest,
 )
+from animora_server.types import FloatArray
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +64,7 @@ class Engine:
     following: AbstractAsyncContextManager[None]
     health: Health
     registry: CollectorRegistry
-    device: str
+    device: Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,12 @@ class Application:
 
 
 @asynccontextmanager
-async def engine(settings: Settings) -> AsyncIterator[Engine]:
+async def engine(settings: Settings, device_socket: str | None = None) -> AsyncIterator[Engine]:
     """Makes everything, top to bottom, and stops it in reverse.
+
+    Args:
+        settings: All options.
+        device_socket: Where the process listens whose device is shared; None for a device of this process.
 
     Raises:
         ConfigurationError: What an option asks for cannot be had, such as a model store.
@@ -95,17 +102,29 @@ async def engine(settings: Settings) -> AsyncIterator[Engine]:
     loop = asyncio.get_running_loop()
     store = open_models(settings.models)
     async with AsyncExitStack() as stack:
-        device = await stack.enter_async_context(
-            Device(settings.scorer, on_fault=lambda: loop.call_soon_threadsafe(health.device_failed.set))
-        )
+        shared = None
+        if device_socket is None:
+            from animora_server.scorer.device import Device as OwnDevice  # noqa: PLC0415  # PyTorch, for 100 MB
+
+            device: Device = await stack.enter_async_context(
+                OwnDevice(
+                    settings.scorer, on_fault=lambda: loop.call_soon_threadsafe(health.device_failed.set)
+                )
+            )
+        else:
+            device = shared = await stack.enter_async_context(
+                RemoteDevice(device_socket, on_loss=lambda: residency.lose())  # noqa: PLW0108  # made below
+            )
         cost = CostModel()
-        batcher = await stack.enter_async_context(
-            Batcher(device.score, _limits(settings.scorer), cost, metrics.scorer)
+        observer = metrics.scorer if shared is None else QueueObserver(metrics.scorer)
+        batcher: Batcher[Work, FloatArray] = await stack.enter_async_context(
+            Batcher(device.score, batch_limits(settings.scorer), cost, observer)
         )
         metrics.scorer.queue_rows.set_function(lambda: batcher.queued_rows)
-        binder = Binder(device, batcher, cost, settings.scorer.max_batch_rows)
+        queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
+        binder = Binder(device, queue, cost, settings.scorer.max_batch_rows)
         residency = Residency(device, binder, settings.models.resident)
-        health = Health(residency, batcher, settings)
+        health = Health(residency, batcher, settings, shared)
         metrics.models.resident.set_function(lambda: residency.versions)
         metrics.models.compiled.set_function(lambda: residency.compiled)
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
@@ -149,7 +168,7 @@ async def engine(settings: Settings) -> AsyncIterator[Engine]:
                 stack.callback(supervisor.cancel)
                 yield
 
-        yield Engine(server, following(), health, registry, str(device))
+        yield Engine(server, following(), health, registry, device)
 
 
 @asynccontextmanager
@@ -165,7 +184,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         made.grpc as grpc,
         made.following,
     ):
-        log.info("listening", grpc_port=grpc.port, http_port=probes.port, device=made.device)
+        log.info("listening", grpc_port=grpc.port, http_port=probes.port, device=str(made.device))
         yield Application(grpc, probes, made.health)
 
 
@@ -206,12 +225,4 @@ def _page_policy(settings: Settings) -> PagePolicy:
         settings_digest(settings.timeline, settings.ranking),
         TokenSigner(key or secrets.token_bytes(32)),
         settings.catalog.max_block_age,
-    )
-
-
-def _limits(settings: ScorerSettings) -> BatchLimits:
-    return BatchLimits(
-        max_batch_rows=settings.max_batch_rows,
-        max_queue_rows=settings.max_queue_rows,
-        gather_window=settings.gather_window,
     )

@@ -16,6 +16,7 @@ AnimoraError
 │   │   └── OutOfDeviceMemory     the batch did not fit
 │   └── InvalidScores             a score is not finite
 ├── StoreError                    PostgreSQL, or Redis where it is not just a cache, did not answer
+├── BrokenMessage                 what a worker and a shared device sent each other cannot be read
 ├── GenerationGone                the generation that a run builds is not being built any more
 └── ConfigurationError            an option is wrong, or what it asks for cannot be had
 """
@@ -103,6 +104,10 @@ class InvalidScores(ScoringFailed):
 
 class StoreError(AnimoraError):
     """PostgreSQL did not answer, or not as its views promise; or Redis, where it is more than a cache."""
+
+
+class BrokenMessage(AnimoraError):
+    """What a worker and the device process that it shares sent each other cannot be read."""
 
 
 class GenerationGone(AnimoraError):

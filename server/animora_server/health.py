@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from typing import Protocol
 
 import structlog
 
 from animora_server.batching import Batcher
 from animora_server.errors import DeviceFault
 from animora_server.scorer import Residency
+from animora_server.scorer.residency import Pin
 from animora_server.scorer.work import Work
 from animora_server.service import GrpcServer
 from animora_server.settings import Settings
@@ -19,13 +21,40 @@ SUPERVISION_INTERVAL = 0.1  # seconds between looks at readiness and at the devi
 STALL = 5.0  # seconds without a look after which the event loop counts as dead
 
 
-class Health:
-    """Decides what health and readiness say, and whether the process can go on."""
+class SharedDevice(Protocol):
+    """A device that is not this process'. See scorer.remote.RemoteDevice."""
 
-    def __init__(self, residency: Residency, batcher: Batcher[Work, FloatArray], settings: Settings) -> None:
+    @property
+    def away(self) -> str | None:
+        """Why it cannot be asked, or None."""
+        ...
+
+    def give_up(self, why: str) -> None:
+        """Lets nobody wait for it any more; it may come back."""
+        ...
+
+
+class Health:
+    """Decides what health and readiness say, and whether the process can go on.
+
+    Args:
+        residency: The models.
+        batcher: The queue for the device.
+        settings: All options.
+        shared: The device, where it is another process': then its faults do not end this one.
+    """
+
+    def __init__(
+        self,
+        residency: Residency,
+        batcher: Batcher[Work, FloatArray],
+        settings: Settings,
+        shared: SharedDevice | None = None,
+    ) -> None:
         self._residency = residency
         self._batcher = batcher
         self._settings = settings
+        self._shared = shared
         self._looked_at = time.monotonic()
         self.became_ready = asyncio.Event()
         self.device_failed = asyncio.Event()
@@ -35,14 +64,14 @@ class Health:
         """Why calls cannot be answered, or None."""
         if self.draining:
             return "draining"
-        if self.device_failed.is_set():
-            return "the device failed"
+        if without_device := self._without_device():
+            return without_device
         pin = self._residency.current()
         if pin is None:
             return "the catalog is not loaded"
         if time.monotonic() - pin.snapshot.blocks_read_at > self._settings.catalog.max_block_age:
             return "the blocks between users are too old"
-        if self._settings.models.ready_requires_model and pin.active is None:
+        if self._settings.models.ready_requires_model and self._without_model(pin):
             return "no model is loaded"
         return None
 
@@ -66,6 +95,26 @@ class Health:
         """What the process should end with."""
         return 1 if self.device_failed.is_set() else 0
 
+    def _without_device(self) -> str | None:
+        """Why nothing can be scored, or None."""
+        if self.device_failed.is_set():
+            return "the device failed"
+        return self._shared.away if self._shared is not None else None
+
+    def _without_model(self, pin: Pin) -> bool:
+        return pin.active is None or self._residency.active_version is None
+
+    def _device_hangs(self, seconds: float) -> None:
+        """Has the heuristic answer those in flight."""
+        if self._shared is not None:
+            log.error("the shared device hangs", seconds=seconds)
+            self._shared.give_up("the device hangs")
+            return
+        if not self.device_failed.is_set():
+            log.error("the device hangs", seconds=seconds)
+        self.device_failed.set()
+        self._batcher.fail(DeviceFault("the device hangs"))
+
     async def supervise(self, server: GrpcServer) -> None:
         """Keeps health in step with readiness, and notices a device that hangs."""
         loop = asyncio.get_running_loop()
@@ -73,10 +122,7 @@ class Health:
             self._looked_at = time.monotonic()
             since = self._batcher.running_since
             if since is not None and loop.time() - since > self._settings.scorer.hang_timeout:
-                if not self.device_failed.is_set():
-                    log.error("the device hangs", seconds=loop.time() - since)
-                self.device_failed.set()
-                self._batcher.fail(DeviceFault("the device hangs"))  # the heuristic answers those in flight
+                self._device_hangs(loop.time() - since)
             ready = self.unready() is None
             await server.set_serving(ready)
             if ready:

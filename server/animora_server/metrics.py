@@ -313,6 +313,25 @@ class WorkerMetrics:
         self.restarts = {why: restarts.labels(why) for why in ("failed", "hung", "stopped")}
 
 
+class DeviceProcessMetrics:
+    """Recorded by the process that keeps workers, of the one whose device they share."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.serving = Gauge(
+            "animora_device_serving",
+            "1 while the process whose device is shared is there.",
+            Across.SUM,
+            registry,
+        ).labels()
+        restarts = Counter(
+            "animora_device_restarts",
+            "Processes with the shared device that ended, by what ended them, and were replaced.",
+            registry,
+            ("why",),
+        )
+        self.restarts = {why: restarts.labels(why) for why in ("failed", "hung", "stopped")}
+
+
 class Metrics:
     """All instruments of a process that answers calls."""
 

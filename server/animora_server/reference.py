@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Metric
 
 from animora_server.configuration import options, toml_value
 from animora_server.instruments import Across, GaugeFamily
-from animora_server.metrics import Metrics, WorkerMetrics
+from animora_server.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
 
 # The table stands between these two lines of a page; all else on it is written by people.
 BEGIN = "<!-- generated: make docs -->"
@@ -36,6 +36,7 @@ def metric_table() -> str:
     registry = CollectorRegistry()
     metrics = Metrics(registry, "animora.ranking.v1.RankingService", ("Rank", "BatchRank", "GetTimeline"))
     WorkerMetrics(registry)
+    DeviceProcessMetrics(registry)
     known = {metric.name: _labels(metric) for metric in registry.collect()}
     _record_examples(metrics)
     rows = []

@@ -167,6 +167,10 @@ class ScorerSettings(Section):
     gather_window: float = Field(
         default=0.0, ge=0, le=0.1, description="seconds to wait for more rows before a batch"
     )
+    shared: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="with workers: one process has the device and scores for all; auto is on for a GPU",
+    )
     hang_timeout: float = Field(
         default=10.0, gt=0, description="seconds a batch may run before the process gives up"
     )

@@ -52,18 +52,26 @@ class Group:
         """Where the parent shows metrics."""
         return int((await self._started())["http_port"])
 
-    async def serving(self, count: int, without: int | None = None) -> list[int]:
-        """Waits until so many workers answer calls, and one is gone; the ids of all worker processes."""
+    async def serving(self, count: int, without: int | None = None, others: int = 0) -> list[int]:
+        """Waits until so many workers answer calls, and one process is gone; the ids of all its children."""
         pids: list[int] = []
 
         async def serve() -> bool:
             # In this order: a worker is counted until its end is noticed, and only then is there another.
             pids[:] = self.pids()
-            is_complete = len(pids) == count and without not in pids
+            is_complete = len(pids) == count + others and without not in pids
             return is_complete and await self.value("animora_workers_serving") == count
 
         await until(serve)
         return pids
+
+    async def serving_with_device(self, count: int, without: int | None = None) -> tuple[int, list[int]]:
+        """The same where they share a device: the id of its process, and those of the workers."""
+        # Without the device they do not serve, so that its process is there before them.
+        pids = await self.serving(count, without, others=1)
+        started = {event["pid"] for event in await self.logged(lambda event: event["event"] == "sharing")}
+        (device,) = started & set(pids)
+        return device, [pid for pid in pids if pid != device]
 
     async def page(self, path: str) -> str:
         """A page of the parent."""

@@ -26,6 +26,7 @@ class Run:
 
     def __init__(self, number, *, drains=True):
         self.number = number
+        self.name = str(number)
         self.pid = 0
         self.report = ()
         self.unready: str | None = "starting"

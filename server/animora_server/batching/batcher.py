@@ -80,9 +80,10 @@ class _Entry(Generic[Work, Result]):
 class Batcher(Generic[Work, Result]):
     """Queues work and executes it in batches of one key, one batch at a time.
 
-    `execute` gets the works of a batch, in order, and returns as many results. It raises
-    OutOfDeviceMemory for a batch that may fit when halved, DeviceFault when the device is at fault, and
-    anything else for the fault of some work in the batch, which is then found by bisection.
+    `execute` gets the works of a batch, in order, and returns as many results. It raises OutOfDeviceMemory
+    for a batch that may fit when halved, DeviceFault when the device is at fault, Overloaded or TooLate when
+    the device has a queue of its own that refuses the batch, and anything else for the fault of some work in
+    the batch, which is then found by bisection.
 
     Bulk turns run between batches: when no batch waits, or when they had less than their share of time.
     """
@@ -316,6 +317,8 @@ class Batcher(Generic[Work, Result]):
                 await self._execute_halves(batch, splits_left - 1)
         except DeviceFault as error:
             self._observer.faulted()
+            _fail(batch, error)
+        except (Overloaded, TooLate) as error:
             _fail(batch, error)
         except Exception as error:  # whatever one poisoned piece of work raises must reach its caller alone
             if len(batch) == 1:

@@ -21,7 +21,7 @@ from animora_server.scorer.loading import load_model
 from animora_server.scorer.parts import COALITIONS
 from animora_server.scorer.protocols import Embeddings
 from animora_server.scorer.recorded import Recorder
-from animora_server.scorer.running import allocate, encode, run_batch
+from animora_server.scorer.running import allocate, copy, encode, run_batch
 from animora_server.scorer.work import ExplainWork, ScoreWork, Work
 from animora_server.settings import ScorerSettings
 from animora_server.types import FloatArray, IntArray
@@ -112,6 +112,10 @@ class Device:
             return allocate(model, capacity, source, recorder, self._settings.max_batch_rows)
 
         return await self._prepare(self._loading, run)
+
+    async def copy(self, table: PostTable, source: int, target: int, rows: int) -> None:
+        """Copies rows of a table, between requests; see running.copy."""
+        await self._prepare(self._serving, lambda: copy(table, source, target, rows))
 
     async def score(self, works: Sequence[Work]) -> list[FloatArray]:
         """Runs the works of one batch, which share a key; results in the same order."""

@@ -9,8 +9,9 @@ import structlog
 
 from animora_artifact import Artifact, ArtifactRejected
 from animora_server.catalog import CatalogSnapshot, Facts, RecentFacts, corrected
-from animora_server.errors import ModelUnavailable, ScoringFailed
+from animora_server.errors import DeviceFault, ModelUnavailable, ScoringFailed
 from animora_server.scorer.binder import Binder
+from animora_server.scorer.lost import LostModel
 from animora_server.scorer.protocols import Device, Model
 from animora_server.scorer.resident import ResidentModel
 
@@ -22,8 +23,8 @@ class Pin:
     """One snapshot and the models encoded for it. See ranker.protocols."""
 
     snapshot: CatalogSnapshot
-    active: ResidentModel | None = None
-    resident: Mapping[str, ResidentModel] = field(default_factory=dict)
+    active: ResidentModel | LostModel | None = None
+    resident: Mapping[str, ResidentModel | LostModel] = field(default_factory=dict)
 
 
 class Residency:
@@ -41,6 +42,9 @@ class Residency:
         self._max_models = max_models
         self._changing = asyncio.Lock()
         self._loaded: dict[str, Model] = {}  # oldest use first, the active one last
+        self._bound: dict[str, ResidentModel] = {}
+        self._lost: dict[str, Model] = {}  # with the device, the one that answered last
+        self._losses = 0
         self._pin: Pin | None = None
         self._published = asyncio.Event()
         self._facts = RecentFacts()
@@ -68,14 +72,15 @@ class Residency:
     async def publish(self, snapshot: CatalogSnapshot) -> None:
         """Makes a snapshot the one that new requests see."""
         async with self._changing:
-            bound_before = self._pin.resident if self._pin else {}
+            losses = self._losses
             resident = {}
-            for version, loaded in self._loaded.items():
+            for version, loaded in list(self._loaded.items()):
                 try:
-                    resident[version] = await self._binder.bind(loaded, snapshot, bound_before.get(version))
+                    resident[version] = await self._binder.bind(loaded, snapshot, self._bound.get(version))
                 except (ScoringFailed, ArtifactRejected) as error:
                     log.error("a model cannot be bound to the catalog", version=version, error=str(error))
             missed = self._facts.since(snapshot.blocks_read_at)
+            resident = resident if losses == self._losses else {}
             self._swap(corrected(snapshot, missed) if missed else snapshot, resident)
             self._facts.forget(snapshot.blocks_read_at)
             self._published.set()
@@ -95,16 +100,19 @@ class Residency:
             ArtifactRejected: It must not serve; the version that answered still does.
             ScoringFailed: The device failed.
         """
-        version = artifact.manifest.version
+        version, losses = artifact.manifest.version, self._losses
         loaded = self._loaded.get(version) or await self._device.load(artifact)
         await self._published.wait()
         # The long part. Snapshots go on being published meanwhile, with the blocks that are in them.
         pin = self._published_pin()
-        bound = await self._binder.bind(loaded, pin.snapshot, pin.resident.get(version))
+        bound = await self._binder.bind(loaded, pin.snapshot, self._bound.get(version))
         async with self._changing:
             pin = self._published_pin()
             bound = await self._binder.bind(loaded, pin.snapshot, bound)
-            resident = {**pin.resident, version: bound}
+            if losses != self._losses:
+                raise DeviceFault("what was loaded has gone with the device")
+            resident = {**self._bound, version: bound}
+            self._lost.clear()
             self._loaded.pop(version, None)
             self._loaded[version] = loaded
             while len(self._loaded) > self._max_models:
@@ -114,11 +122,21 @@ class Residency:
             # Facts may have come while it was bound; no snapshot has.
             self._swap(self._published_pin().snapshot, resident)
 
+    def lose(self) -> None:
+        """All that was on the device has gone with it: asking any version fails until one is activated."""
+        self._losses += 1
+        self._lost |= self._loaded
+        self._loaded.clear()
+        self._bound.clear()
+        if self._pin is not None:
+            self._swap(self._pin.snapshot, {})
+
     def _published_pin(self) -> Pin:
         if self._pin is None:
             raise ModelUnavailable
         return self._pin
 
     def _swap(self, snapshot: CatalogSnapshot, resident: dict[str, ResidentModel]) -> None:
-        active = resident.get(self.active_version) if self.active_version else None
-        self._pin = Pin(snapshot, active, resident)
+        self._bound = resident
+        models = {version: LostModel(model, snapshot) for version, model in self._lost.items()} | resident
+        self._pin = Pin(snapshot, models.get(self.active_version or next(reversed(self._lost), "")), models)

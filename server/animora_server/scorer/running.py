@@ -39,6 +39,12 @@ def allocate(
 
 
 @torch.inference_mode()
+def copy(table: PostTable, source: int, target: int, rows: int) -> None:
+    """Copies rows [source, source + rows) of a table to [target, target + rows), which are none of them."""
+    table.vectors[target : target + rows] = table.vectors[source : source + rows]
+
+
+@torch.inference_mode()
 def encode(model: LoadedModel, post_rows: IntArray, embeddings: Embeddings, table: PostTable) -> PostTable:
     """Appends post vectors to a table that has room for them.
 

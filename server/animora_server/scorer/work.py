@@ -1,10 +1,12 @@
-"""The works that batches are made of."""
+"""The works that batches are made of, and how much of it may be in one."""
 
 import math
 from typing import TypeAlias
 
+from animora_server.batching import BatchLimits
 from animora_server.scorer.parts import COALITIONS
 from animora_server.scorer.protocols import Embeddings, OnDevice
+from animora_server.settings import ScorerSettings
 from animora_server.types import IntArray
 from animora_server.values import value
 
@@ -62,3 +64,12 @@ class ExplainWork:
 
 
 Work: TypeAlias = ScoreWork | ExplainWork
+
+
+def batch_limits(settings: ScorerSettings) -> BatchLimits:
+    """How much work may wait for a device, and how much is executed at once."""
+    return BatchLimits(
+        max_batch_rows=settings.max_batch_rows,
+        max_queue_rows=settings.max_queue_rows,
+        gather_window=settings.gather_window,
+    )

@@ -4,6 +4,7 @@ import structlog
 
 from animora_server.logs import configure_logs
 from animora_server.program import run
+from animora_server.workers.messages import DEVICE
 from animora_server.workers.parent import Parent
 
 
@@ -11,9 +12,13 @@ def main() -> None:
     """Serves until the parent says or is gone."""
     parent = Parent.on_standard_input()
     configure_logs(parent.settings.log.level, parent.settings.log.format)
-    structlog.contextvars.bind_contextvars(worker=parent.number)
+    structlog.contextvars.bind_contextvars(worker=parent.name)
     parent.answer()
-    from animora_server.workers.serving import serve  # noqa: PLC0415  # PyTorch takes a second, or many
+    if parent.name == DEVICE:
+        from animora_server.workers.device import share  # noqa: PLC0415  # PyTorch takes a second, or many
+
+        run(share(parent))
+    from animora_server.workers.serving import serve  # noqa: PLC0415  # PyTorch again, or gRPC at least
 
     run(serve(parent))
 

@@ -1,8 +1,8 @@
 """What a worker and the process that started it tell each other: JSON lines on a socket that only they have.
 
-The parent begins with `{"number": …, "settings": …}`. Later it sends `{"ask": "state"}`, answered with
-`{"state": {"dead": …, "unready": …}}`, `{"ask": "metrics"}`, answered with `{"metrics": …}`, and
-`{"ask": "drain"}`.
+The parent begins with `{"name": …, "settings": …, "device_socket": …}`, the last null where each worker has a
+device of its own. Later it sends `{"ask": "state"}`, answered with `{"state": {"dead": …, "unready": …}}`,
+`{"ask": "metrics"}`, answered with `{"metrics": …}`, and `{"ask": "drain"}`.
 Unasked, a worker sends its last metrics, and `{"refused": …}` where an option is wrong.
 """
 
@@ -16,6 +16,9 @@ from animora_server.settings import Settings
 
 # Bytes of a line at most: metrics take some 40 KiB.
 LONGEST = 16 << 20
+
+# The name of the process whose device workers share; theirs are numbers.
+DEVICE = "device"
 
 Message = dict[str, Any]
 

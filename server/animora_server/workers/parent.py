@@ -35,7 +35,8 @@ class Parent:
         self._unready: Check = _starting
         self._drain: Callable[[], object] = lambda: os._exit(0)
         first = from_line(self._lines.readline())
-        self.number: int = first["number"]
+        self.name: str = first["name"]
+        self.device_socket: str | None = first["device_socket"]
         self.settings = Settings.model_validate(first["settings"])
 
     @classmethod

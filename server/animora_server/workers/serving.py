@@ -18,7 +18,7 @@ async def serve(parent: Parent) -> int:
     leaving = stop_signal()
     draining = parent.told_to_drain()
     try:
-        async with engine(parent.settings) as made, made.following:
+        async with engine(parent.settings, parent.device_socket) as made, made.following:
             parent.tell_of(made.registry, made.health.dead)
             await _serve(made, parent, draining, leaving)
             parent.say_goodbye()
@@ -39,7 +39,7 @@ async def _serve(made: Engine, parent: Parent, draining: asyncio.Event, leaving:
         return
     async with made.grpc as grpc:
         parent.tell_whether(made.health.unready)
-        log.info("listening", grpc_port=grpc.port, device=made.device)
+        log.info("listening", grpc_port=grpc.port, device=str(made.device))
         log.info("draining", reason=await first_of(ends))
         if draining.is_set():
             await made.health.drain(grpc)

@@ -1,19 +1,24 @@
 """The process in front of the workers: it holds their port, keeps them, and shows how they are."""
 
+import asyncio
 import os
 import secrets
-from functools import partial
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from pydantic import SecretStr
 
-from animora_server.metrics import WorkerMetrics
+from animora_server.metrics import DeviceProcessMetrics, WorkerMetrics
 from animora_server.probes import Probes
 from animora_server.program import stop_signal
 from animora_server.settings import Settings
+from animora_server.workers.messages import DEVICE
 from animora_server.workers.patience import Patience
 from animora_server.workers.port import reserved
+from animora_server.workers.report import Report
+from animora_server.workers.sharing import is_shared, socket_path
 from animora_server.workers.supervisor import Supervisor
 from animora_server.workers.totals import Totals
 from animora_server.workers.worker import Worker
@@ -33,21 +38,75 @@ async def supervise(settings: Settings, workers: int, patience: Patience = PATIE
     own = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=own)
-    with reserved(settings.grpc) as port:
-        supervisor = Supervisor(
-            workers,
-            partial(Worker.start, settings=_of_workers(settings, workers, port)),
-            settings.grpc.drain_delay + settings.grpc.drain_grace + LAST_SECOND,
-            WorkerMetrics(own),
-            patience,
-            stop_signal(),
-        )
+    stopping = stop_signal()
+    with ExitStack() as stack:
+        port = stack.enter_context(reserved(settings.grpc))
+        of_workers = _of_workers(settings, workers, port)
+        device_socket = stack.enter_context(socket_path()) if is_shared(settings.scorer) else None
+
+        async def start(number: int) -> Worker:
+            return await Worker.start(str(number), of_workers, device_socket)
+
+        drain_within = settings.grpc.drain_delay + settings.grpc.drain_grace + LAST_SECOND
+        supervisor = Supervisor(workers, start, drain_within, WorkerMetrics(own), patience, stopping)
+        device: Supervisor | None = None
+        if device_socket is not None:
+
+            async def start_device(_: int) -> Worker:
+                return await Worker.start(DEVICE, of_workers, device_socket)
+
+            device = Supervisor(
+                1, start_device, LAST_SECOND, DeviceProcessMetrics(own), patience, asyncio.Event()
+            )
+        kept = [supervisor] if device is None else [supervisor, device]
+
+        async def reports() -> Sequence[Report]:
+            found = await asyncio.gather(*(each.reports() for each in kept))
+            return [report for of_one in found for report in of_one]
+
         page = CollectorRegistry()
-        page.register(Totals(own, supervisor.reports, patience.scrape_timeout))
+        page.register(Totals(own, reports, patience.scrape_timeout))
         async with Probes(settings.http, page, live=supervisor.dead, ready=supervisor.unready) as probes:
-            log.info("starting workers", workers=workers, grpc_port=port, http_port=probes.port)
-            _warn_of_too_many_threads(workers * settings.scorer.threads)
-            return await supervisor.run()
+            log.info(
+                "starting workers",
+                workers=workers,
+                grpc_port=port,
+                http_port=probes.port,
+                shared_device=device is not None,
+            )
+            if device is None:
+                _warn_of_too_many_threads(workers * settings.scorer.threads)
+                return await supervisor.run()
+            return await _run_with_device(supervisor, device)
+
+
+async def _run_with_device(workers: Supervisor, device: Supervisor) -> int:
+    """Keeps the workers and the process whose device they share, which is the last to leave.
+
+    Returns:
+        The process' exit status.
+
+    Raises:
+        ConfigurationError: An option is wrong.
+    """
+
+    async def keep_device() -> int:
+        try:
+            return await device.run()
+        finally:
+            workers.stop()
+
+    async def keep_workers() -> int:
+        try:
+            return await workers.run()
+        finally:
+            device.stop()
+
+    statuses = await asyncio.gather(keep_device(), keep_workers(), return_exceptions=True)
+    for status in statuses:
+        if isinstance(status, BaseException):
+            raise status
+    return max(status for status in statuses if isinstance(status, int))
 
 
 def _of_workers(settings: Settings, workers: int, port: int) -> Settings:

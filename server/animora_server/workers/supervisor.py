@@ -10,7 +10,7 @@ import structlog
 
 from animora_server.background import stop, tell_of_death
 from animora_server.errors import ConfigurationError
-from animora_server.metrics import WorkerMetrics
+from animora_server.metrics import DeviceProcessMetrics, WorkerMetrics
 from animora_server.workers.patience import Patience
 from animora_server.workers.report import Report, lasting, together
 from animora_server.workers.worker import Worker
@@ -37,7 +37,7 @@ class Supervisor:
         count: int,
         start: Callable[[int], Awaitable[Worker]],
         drain_within: float,
-        metrics: WorkerMetrics,
+        metrics: WorkerMetrics | DeviceProcessMetrics,
         patience: Patience,
         stopping: asyncio.Event,
     ) -> None:
@@ -73,6 +73,10 @@ class Supervisor:
         """Why this process should be restarted, or None. Called from the probes' thread."""
         silent = time.monotonic() - self._looked_at
         return f"the event loop stands still for {silent:.1f} s" if silent > STALL else None
+
+    def stop(self) -> None:
+        """Tells all to stop."""
+        self._stopping.set()
 
     async def reports(self) -> list[Report]:
         """The metrics of all workers that there are and were; of one that hangs, as they were last known."""
@@ -152,10 +156,10 @@ class Supervisor:
             return False
         if status == 0:
             self._metrics.restarts["stopped"].inc()
-            log.info("a worker was stopped by someone else", worker=worker.number, pid=worker.pid)
+            log.info("a worker was stopped by someone else", worker=worker.name, pid=worker.pid)
             return True
         self._metrics.restarts["hung" if worker.hung else "failed"].inc()
-        log.error("a worker failed", worker=worker.number, pid=worker.pid, status=status, why=worker.refused)
+        log.error("a worker failed", worker=worker.name, pid=worker.pid, status=status, why=worker.refused)
         served_at = worker.served_at
         return served_at is not None and time.monotonic() - served_at >= self._patience.proven_after
 
@@ -166,7 +170,7 @@ class Supervisor:
             for worker in list(self._workers.values()):
                 silent = worker.look() * self._patience.look_interval
                 if silent >= self._patience.hang_timeout and not worker.hung:
-                    log.error("a worker hangs", worker=worker.number, pid=worker.pid, seconds=silent)
+                    log.error("a worker hangs", worker=worker.name, pid=worker.pid, seconds=silent)
                     worker.hung = True
                     worker.kill()
             await asyncio.sleep(self._patience.look_interval)

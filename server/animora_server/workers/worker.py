@@ -25,7 +25,7 @@ class Worker:
     """One run of a worker.
 
     Attributes:
-        number: Its place, from 1.
+        name: Its number, from 1, or DEVICE.
         report: Its metrics, as far as they are known.
         unready: Why it answers no calls, or None.
         served_at: When it first did (time.monotonic()), or None.
@@ -35,12 +35,12 @@ class Worker:
 
     def __init__(
         self,
-        number: int,
+        name: str,
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        self.number = number
+        self.name = name
         self.report: Report = ()
         self.unready: str | None = "starting"
         self.served_at: float | None = None
@@ -51,11 +51,11 @@ class Worker:
         self._reported = asyncio.Event()
         self._well = False
         self._looks_missed = 0
-        self._listening = asyncio.create_task(self._listen(reader), name=f"worker-{number}")
+        self._listening = asyncio.create_task(self._listen(reader), name=f"worker-{name}")
         tell_of_death(self._listening, "a worker is not listened to any more")
 
     @classmethod
-    async def start(cls, number: int, settings: Settings) -> Self:
+    async def start(cls, name: str, settings: Settings, device_socket: str | None) -> Self:
         """Starts a run.
 
         It is a new interpreter and no fork, and a session of its own: a terminal's Ctrl-C is for the parent.
@@ -73,8 +73,8 @@ class Worker:
                 ours.close()
                 raise
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LONGEST)
-        worker = cls(number, process, reader, writer)
-        worker._send({"number": number, "settings": settings_message(settings)})
+        worker = cls(name, process, reader, writer)
+        worker._send({"name": name, "settings": settings_message(settings), "device_socket": device_socket})
         return worker
 
     @property
@@ -129,7 +129,7 @@ class Worker:
             if self.unready is None and self.served_at is None:
                 self.served_at = time.monotonic()
         elif "metrics" in message:
-            self.report = of_process(from_json(message["metrics"]), str(self.number))
+            self.report = of_process(from_json(message["metrics"]), self.name)
             self._reported.set()
         else:
             self.refused = message["refused"]

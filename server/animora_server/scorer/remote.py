@@ -1,0 +1,286 @@
+"""A device in another process, which several workers share: what a worker has in place of its own."""
+
+import asyncio
+import random
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self, TypeVar
+
+import numpy as np
+import structlog
+
+from animora_artifact import Artifact, Manifest
+from animora_artifact.vocabulary import RowIndex
+from animora_server.background import stop, tell_of_death
+from animora_server.batching import Batcher, BatchObserver
+from animora_server.errors import BrokenMessage, DeviceFault
+from animora_server.scorer.connection import Connection
+from animora_server.scorer.messages import LARGEST_PART, VERSION, Kind, doubles, floats, integers, text
+from animora_server.scorer.parts import TERMS
+from animora_server.scorer.protocols import Embeddings
+from animora_server.scorer.work import ExplainWork, ScoreWork, Work
+from animora_server.types import FloatArray, IntArray
+
+Value = TypeVar("Value")
+
+log = structlog.get_logger(__name__)
+
+GREETING_TIMEOUT = 5.0  # seconds for the first answer: a process that is stopped takes connections too
+FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0  # seconds before connecting again
+TRIALS = 5
+
+
+class Held:
+    """Something in the device process, which is freed there when nobody holds this any more."""
+
+    __slots__ = ("__weakref__", "connection", "number")
+
+    def __init__(self, connection: Connection, number: int, freed_by: Kind) -> None:
+        self.connection = connection
+        self.number = number
+        weakref.finalize(self, connection.tell, freed_by, number).atexit = False
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """A model in the device process. See protocols.Model."""
+
+    manifest: Manifest
+    network: Held
+    users: RowIndex
+    posts: RowIndex
+    compiled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteTable:
+    """A table in the device process. See protocols.Table."""
+
+    vectors: Held
+    rows: int
+
+
+class RemoteDevice:
+    """Asks the device process, to which it connects again whenever it has gone. See protocols.Device.
+
+    Args:
+        path: Of the device process' socket.
+        on_loss: Called when what was loaded and encoded has gone, with the process or the connection.
+    """
+
+    def __init__(self, path: str, on_loss: Callable[[], object]) -> None:
+        self._path = path
+        self._on_loss = on_loss
+        self._connection: Connection | None = None
+        self._there = asyncio.Event()
+        self._name = "another process' device"
+        self._connecting: asyncio.Task[None] | None = None
+
+    def __str__(self) -> str:
+        return self._name
+
+    async def __aenter__(self) -> Self:
+        """Starts to connect."""
+        self._connecting = asyncio.create_task(self._keep_connected(), name="device-connection")
+        tell_of_death(self._connecting, "the device process is not connected to any more")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnects."""
+        await stop(self._connecting)
+
+    @property
+    def away(self) -> str | None:
+        """Why it cannot be asked, or None."""
+        return None if self._there.is_set() else "the device process is away"
+
+    def give_up(self, why: str) -> None:
+        """Disconnects, so that nobody waits for an answer any more, and connects again."""
+        if self._connection is not None:
+            self._connection.close(why)
+
+    async def load(self, artifact: Artifact) -> RemoteModel:
+        """Has the device process load the version from the store; waits for the process.
+
+        Raises:
+            ArtifactRejected: It must not serve.
+            ArtifactError: The device process does not find it, or cannot read the store.
+            DeviceFault: The process has gone.
+        """
+        await self._there.wait()
+        connection = self._connection
+        if connection is None:
+            raise DeviceFault("the device process has gone")
+        (answer,) = await connection.ask(Kind.LOAD, artifact.manifest.version)
+        number, compiled = integers(answer, 2).tolist()
+        return RemoteModel(
+            artifact.manifest,
+            Held(connection, number, Kind.FREE_MODEL),
+            RowIndex(artifact.vocabulary.user_ids),
+            RowIndex(artifact.vocabulary.post_ids),
+            bool(compiled),
+        )
+
+    async def allocate(
+        self, model: RemoteModel, capacity: int, source: RemoteTable | None = None
+    ) -> RemoteTable:
+        """An empty table of so many rows, or one that begins with the rows of another."""
+        at, rows = (-1, 0) if source is None else (source.vectors.number, source.rows)
+        connection = model.network.connection
+        request = np.array([model.network.number, capacity, at, rows], np.int64)
+        (answer,) = await connection.ask(Kind.ALLOCATE, request)
+        (number,) = integers(answer, 1).tolist()
+        return RemoteTable(Held(connection, number, Kind.FREE_TABLE), rows)
+
+    async def encode(
+        self, model: RemoteModel, post_rows: IntArray, embeddings: Embeddings, table: RemoteTable
+    ) -> tuple[RemoteTable, float]:
+        """Appends the vectors of post_rows int64 (n); the longer table, and the seconds that it took."""
+        total, at = 0.0, 0
+        while at < len(post_rows):
+            # From a file, which may have to be read from the disk.
+            widest = max(1, LARGEST_PART // (2 * max(self._width(model), 1)))
+            piece = post_rows[at : at + widest]
+            image, caption = await asyncio.to_thread(embeddings.read, table.rows, table.rows + len(piece))
+            where = np.array([table.vectors.number, table.rows], np.int64)
+            (answer,) = await model.network.connection.ask(Kind.ENCODE, where, piece, image, caption)
+            (seconds,) = doubles(answer, 1).tolist()
+            table, at, total = replace(table, rows=table.rows + len(piece)), at + len(piece), total + seconds
+        return table, total
+
+    async def warm(self, model: RemoteModel, table: RemoteTable, sizes: Sequence[int]) -> tuple[float, float]:
+        """Runs every batch size twice, and measures as it is seen from here."""
+        where = np.array([table.vectors.number], np.int64)
+        await model.network.connection.ask(Kind.WARM, where, np.array(sizes, np.int64))
+        least, most = [await self._time(model, table, size) for size in (sizes[0], sizes[-1])]
+        return least, max(most - least, 0.0) / max(sizes[-1] - sizes[0], 1)
+
+    async def score(self, works: Sequence[Work]) -> list[FloatArray]:
+        """Runs the works of one batch; those that have no deadline wait there for those that have one."""
+        scored = [work for work in works if isinstance(work, ScoreWork)]
+        if scored:  # a batch has one key, and so one kind of work
+            return await self._score(scored)
+        return [await self._explain(work) for work in works if isinstance(work, ExplainWork)]
+
+    async def _score(self, works: Sequence[ScoreWork]) -> list[FloatArray]:
+        table: RemoteTable = works[0].table
+        sizes = np.fromiter((len(work.rows) for work in works), np.int64, len(works))  # int64 (b)
+        (answer,) = await table.vectors.connection.ask(
+            Kind.SCORE,
+            np.array([table.vectors.number], np.int64),
+            np.array([max(work.deadline for work in works)]),
+            np.fromiter((work.user_row for work in works), np.int64, len(works)),
+            sizes,
+            np.concatenate([work.rows for work in works]),
+        )
+        return np.split(floats(answer, int(sizes.sum())), np.cumsum(sizes[:-1]))
+
+    async def _explain(self, work: ExplainWork) -> FloatArray:
+        model: RemoteModel = work.model
+        image, caption = await asyncio.to_thread(work.embeddings.take, work.rows)
+        (answer,) = await model.network.connection.ask(
+            Kind.EXPLAIN,
+            np.array([model.network.number, work.user_row], np.int64),
+            np.array([work.deadline]),
+            work.post_rows,
+            image,
+            caption,
+        )
+        return floats(answer, len(work.rows) * TERMS).reshape(-1, TERMS)
+
+    def _width(self, model: RemoteModel) -> int:
+        dimensions = model.manifest.dimensions
+        return max(dimensions.image, dimensions.caption)
+
+    async def _time(self, model: RemoteModel, table: RemoteTable, size: int) -> float:
+        """Seconds from here to the scores of so many rows and back, at best."""
+        work = ScoreWork(model.network, table, 0, np.zeros(size, np.int64))
+        trials = []
+        for _ in range(TRIALS):
+            started = time.perf_counter()
+            await self.score([work])
+            trials.append(time.perf_counter() - started)
+        return min(trials)
+
+    async def _keep_connected(self) -> None:
+        delay = FIRST_DELAY
+        while True:
+            try:
+                connection, self._name = await _connect(self._path)
+            except (OSError, TimeoutError, BrokenMessage, DeviceFault) as error:
+                log.info("the device process does not answer yet", error=str(error))
+                await asyncio.sleep(delay * random.uniform(0.5, 1))
+                delay = min(2 * delay, LONGEST_DELAY)
+                continue
+            delay = FIRST_DELAY
+            await self._until_lost(connection)
+
+    async def _until_lost(self, connection: Connection) -> None:
+        self._connection = connection
+        self._there.set()
+        log.info("the device process answers", device=self._name)
+        try:
+            await connection.ended()
+            log.error("the device process has gone, or does not answer")
+        finally:
+            self._there.clear()
+            self._connection = None
+            await connection.aclose()
+            self._on_loss()
+
+
+async def _connect(path: str) -> tuple[Connection, str]:
+    """A connection on which the device process has answered, and its device's name."""
+    connection = await Connection.open(path)
+    try:
+        async with asyncio.timeout(GREETING_TIMEOUT):
+            (name,) = await connection.ask(Kind.HELLO, np.array([VERSION], np.int64))
+            return connection, text(name)
+    except BaseException:
+        await connection.aclose()
+        raise
+
+
+class SharedQueue:
+    """A worker's queue for a device that others use too. See protocols.Queue.
+
+    What can wait does so in the device process, so that it holds up no request here.
+    """
+
+    def __init__(
+        self,
+        batcher: Batcher[Work, FloatArray],
+        execute: Callable[[Sequence[Work]], Awaitable[Sequence[FloatArray]]],
+    ) -> None:
+        self._batcher = batcher
+        self._execute = execute
+
+    def submit(self, work: Work, rows: int, key: Hashable, deadline: float) -> "asyncio.Future[FloatArray]":
+        """See batching.Batcher."""
+        return self._batcher.submit(work, rows, key, deadline)
+
+    async def run_bulk(self, turn: Callable[[], Awaitable[Value]]) -> Value:
+        """Runs it at once."""
+        return await turn()
+
+    async def execute_bulk(self, work: Work) -> FloatArray:
+        """Executes it at once."""
+        (result,) = await self._execute([work])
+        return result
+
+
+class QueueObserver:
+    """Is told what happens in a worker's queue; what is executed is counted in the device process."""
+
+    def __init__(self, observer: BatchObserver) -> None:
+        self.skipped = observer.skipped
+        self.faulted = observer.faulted
+        self.waited = observer.waited
+
+    def executed(self, rows: int, works: int, seconds: float) -> None:
+        """A batch was sent and answered."""

@@ -1,0 +1,103 @@
+"""The process whose device the workers share: it loads, encodes and scores for all of them."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import structlog
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from animora_server.background import first_of, stop, tell_of_death
+from animora_server.batching import Batcher, CostModel
+from animora_server.errors import ConfigurationError
+from animora_server.metrics import ScorerMetrics
+from animora_server.models import open_models
+from animora_server.program import stop_signal
+from animora_server.scorer.device import Device
+from animora_server.scorer.host import DeviceHost
+from animora_server.scorer.shared import ParcelBatcher, SharedModels, run_parcels
+from animora_server.scorer.work import batch_limits
+from animora_server.workers.parent import Parent
+from animora_server.workers.supervisor import STALL
+
+log = structlog.get_logger(__name__)
+
+LOOK_INTERVAL = 0.1  # seconds between looks at the device
+
+
+async def share(parent: Parent) -> int:
+    """Shares the device until the parent or a signal says so. Returns the process's exit status."""
+    failed = asyncio.Event()
+    ends = {"the parent": parent.told_to_drain(), "a signal": stop_signal(), "the device failed": failed}
+    try:
+        async with _sharing(parent, failed):
+            parent.tell_whether(lambda: None)
+            log.info("leaving", reason=await first_of(ends))
+            parent.say_goodbye()
+    except ConfigurationError as error:
+        parent.refuse(str(error))
+        return 2
+    return 1 if failed.is_set() else 0
+
+
+@asynccontextmanager
+async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]:
+    """Listens on the socket, and sets an event when the device fails or hangs."""
+    settings, loop = parent.settings, asyncio.get_running_loop()
+    assert parent.device_socket is not None  # the parent makes it for this process
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    metrics, cost = ScorerMetrics(registry), CostModel()
+    store = open_models(settings.models)
+    async with Device(settings.scorer, on_fault=lambda: loop.call_soon_threadsafe(failed.set)) as device:
+        batcher: ParcelBatcher = Batcher(
+            partial(run_parcels, device), batch_limits(settings.scorer), cost, metrics
+        )
+        metrics.queue_rows.set_function(lambda: batcher.queued_rows)
+        watch = _Watch(batcher, settings.scorer.hang_timeout, failed)
+        parent.tell_of(registry, watch.dead)
+        models = SharedModels(store, device, batcher, settings.grpc.workers)
+        async with (
+            batcher,
+            watch,
+            DeviceHost(parent.device_socket, f"{device}, shared", models, batcher, cost),
+        ):
+            log.info("sharing", device=str(device), pid=os.getpid())
+            yield
+
+
+class _Watch:
+    """Notices a device that hangs, and lets others notice an event loop that does."""
+
+    def __init__(self, batcher: ParcelBatcher, hang_timeout: float, failed: asyncio.Event) -> None:
+        self._batcher = batcher
+        self._hang_timeout = hang_timeout
+        self._failed = failed
+        self._looked_at = time.monotonic()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._looking = asyncio.create_task(self._look(), name="watch")
+        tell_of_death(self._looking, "the device is not watched any more")
+
+    async def __aexit__(self, *error: object) -> None:
+        await stop(self._looking)
+
+    def dead(self) -> str | None:
+        """Why the process should be restarted, or None. Called from the parent's thread."""
+        silent = time.monotonic() - self._looked_at
+        return f"the event loop stands still for {silent:.1f} s" if silent > STALL else None
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._looked_at = time.monotonic()
+            since = self._batcher.running_since
+            if since is not None and loop.time() - since > self._hang_timeout and not self._failed.is_set():
+                log.error("the device hangs", seconds=loop.time() - since)
+                self._failed.set()
+            await asyncio.sleep(LOOK_INTERVAL)

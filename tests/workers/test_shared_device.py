@@ -1,0 +1,160 @@
+"""Workers that share one device, as processes: answers, a swap of models, and what is killed or frozen."""
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from animora.ranking.v1 import ranking_pb2 as pb
+from tests.integration.feed import COLD_USER, TRAINED_USERS
+from tests.integration.ledger import Ledger
+from tests.scorer.artifacts import tiny_artifact
+from tests.workers.callers import callers
+from tests.workers.group import PATIENCE, group, kill
+
+NETWORKS = {f"v{seed}": tiny_artifact(f"v{seed}", seed=seed)[1] for seed in range(1, 4)}
+USER = TRAINED_USERS[0]
+
+
+@pytest.fixture
+def sharing(options: dict[str, str]) -> dict[str, str]:
+    return options | {"SCORER_SHARED": "on", "MODELS_POLL_INTERVAL": "0.1"}
+
+
+@asynccontextmanager
+async def loaded(ledger, connections):
+    """Keeps two requests in flight on each connection."""
+    async with AsyncExitStack() as stack:
+        for caller in connections:
+            await stack.enter_async_context(ledger.load(caller.stub, workers=2))
+        yield
+
+
+async def test_answers_are_those_of_a_scorer_in_each_worker(feed, options, sharing):
+    requests = [
+        pb.RankRequest(user_id=user, post_ids=feed.post_ids, cache_policy=pb.CACHE_POLICY_BYPASS)
+        for user in (*TRAINED_USERS, COLD_USER)
+    ]
+    requests.append(pb.RankRequest(user_id=USER, post_ids=feed.post_ids[:10], explain=True))
+    async with (
+        group("--workers", "2", **sharing) as servers,
+        group("--workers", "2", **options) as others,
+        asyncio.timeout(PATIENCE),
+    ):
+        await servers.serving_with_device(2)
+        await others.serving(2)
+        async with (
+            callers(await servers.grpc_port(), 2) as connections,
+            callers(await others.grpc_port(), 1) as apart,
+        ):
+            for request in requests:
+                expected = await apart[0].stub.Rank(request, timeout=30)
+                for caller in connections:
+                    answer = await caller.stub.Rank(request, timeout=30)
+                    assert answer.post_ids == expected.post_ids
+                    assert answer.ranker == expected.ranker
+                    assert answer.model_version == expected.model_version
+                    if answer.ranker == pb.RANKER_NEUCF:
+                        assert list(answer.scores) == pytest.approx(list(expected.scores), abs=1e-5)
+            for caller in connections:
+                page = await caller.stub.GetTimeline(
+                    pb.GetTimelineRequest(user_id=USER, page_size=20), timeout=30
+                )
+                assert page.ranker == pb.RANKER_NEUCF
+
+
+async def test_a_killed_device_costs_no_request_and_comes_back(feed, sharing):
+    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(PATIENCE):
+        device, workers = await servers.serving_with_device(2)
+        async with callers(await servers.grpc_port(), 2) as connections:
+            ledger = Ledger(feed, NETWORKS)
+            async with loaded(ledger, connections):
+                await ledger.more(100)
+                kill(device)
+                _, same = await servers.serving_with_device(2, without=device)
+                answered = ledger.outcomes["OK"]
+                while ledger.outcomes["OK"] < answered + 100:
+                    await ledger.more(10)
+        assert ledger.wrong == []
+        assert set(ledger.outcomes) <= {"OK", "DEGRADED_REASON_DEVICE_FAULT"}
+        assert sum(ledger.outcomes.values()) == ledger.sent
+        assert same == workers
+        assert await servers.value("animora_device_restarts_total", why="failed") == 1
+        assert await servers.value("animora_worker_restarts_total") == 0
+
+
+async def test_while_the_device_is_away_the_heuristic_answers_and_says_so(feed, sharing, frozen):
+    async with (
+        group("--workers", "2", **sharing | {"SCORER_HANG_TIMEOUT": "0.5"}) as servers,
+        asyncio.timeout(PATIENCE),
+    ):
+        device, _ = await servers.serving_with_device(2)
+        async with callers(await servers.grpc_port(), 2) as connections:
+            ledger = Ledger(feed, NETWORKS)
+            async with loaded(ledger, connections):
+                await ledger.more(50)
+                with frozen(device):
+                    while ledger.outcomes["DEGRADED_REASON_DEVICE_FAULT"] < 50:
+                        await ledger.more(1)
+                    while await servers.value("animora_workers_serving"):
+                        await ledger.more(10)
+                answered = ledger.outcomes["OK"]
+                while ledger.outcomes["OK"] < answered + 50:
+                    await ledger.more(1)
+        assert ledger.wrong == []
+        assert sum(ledger.outcomes.values()) == ledger.sent
+        assert set(ledger.outcomes) <= {"OK", "DEGRADED_REASON_DEVICE_FAULT", "DEGRADED_REASON_DEADLINE"}
+
+
+async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(feed, store, sharing):
+    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(PATIENCE):
+        await servers.serving_with_device(2)
+        async with callers(await servers.grpc_port(), 2) as connections:
+            ledger = Ledger(feed, NETWORKS)
+            async with loaded(ledger, connections):
+                for version in ("v2", "v3", "v2"):
+                    if version not in [manifest.version for manifest in store.versions()]:
+                        store.publish(tiny_artifact(version, seed=int(version[1]))[0])
+                    ledger.versions.clear()
+                    store.activate(version)
+                    await ledger.until_version(version)
+                    await ledger.more(100)
+        assert ledger.wrong == []
+        assert ledger.outcomes == {"OK": ledger.sent}
+
+
+async def test_a_killed_worker_leaves_the_device_and_the_others_alone(feed, sharing):
+    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(PATIENCE):
+        device, workers = await servers.serving_with_device(2)
+        async with callers(await servers.grpc_port(), 2) as connections:
+            ledger = Ledger(feed, NETWORKS)
+            async with loaded(ledger, connections):
+                await ledger.more(100)
+                kill(workers[0])
+                same, _ = await servers.serving_with_device(2, without=workers[0])
+                await ledger.more(100)
+        assert same == device
+        assert ledger.wrong == []
+        assert set(ledger.outcomes) <= {"OK", "UNAVAILABLE"}
+        assert ledger.outcomes["UNAVAILABLE"] <= 2 * len(connections)
+
+
+async def test_all_drain_and_the_device_is_the_last_to_go(sharing):
+    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(PATIENCE):
+        await servers.serving_with_device(2)
+        assert await servers.value("animora_device_serving") == 1
+        assert await servers.value("process_resident_memory_bytes", worker="device")
+        async with callers(await servers.grpc_port(), 2):
+            pass
+        assert await servers.value("animora_batch_rows_count")
+        servers.process.terminate()
+        assert await servers.end() == 0
+        ends = [event["worker"] for event in servers.events if event["event"] in {"draining", "leaving"}]
+        assert ends[-1] == "device"
+        assert not any(event["level"] in {"error", "critical"} for event in servers.events)
+
+
+async def test_a_device_that_is_not_there_is_one_line_that_names_the_option(sharing):
+    async with group("--workers", "2", **sharing | {"SCORER_DEVICE": "cuda:7"}) as servers:
+        assert await servers.end() == 2
+    assert ["scorer.device" in line for line in servers.other_lines] == [True]
