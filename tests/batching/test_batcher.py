@@ -251,6 +251,16 @@ async def test_a_device_fault_fails_the_batch_without_another_try(batcher, devic
     assert seen.faults == 1
 
 
+@pytest.mark.parametrize("refusal", [Overloaded(), TooLate()])
+async def test_a_batch_that_the_device_refuses_fails_without_another_try(batcher, device, seen, refusal):
+    device.failures["a"] = refusal
+    works = [batcher.submit(work, 1, "key", soon()) for work in ("a", "b")]
+    await asyncio.wait(works)
+    assert [work.exception() for work in works] == [refusal, refusal]
+    assert device.batches == [["a", "b"]]
+    assert not seen.faults
+
+
 async def test_a_batch_that_does_not_fit_is_halved_once(batcher, device):
     device.largest = 2
     first = await occupy(batcher, device)

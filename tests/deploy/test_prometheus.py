@@ -6,7 +6,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from animora_server.metrics import Metrics, WorkerMetrics
+from animora_server.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def instruments():
     """The server's families, by name."""
     metrics = Metrics(CollectorRegistry(), "animora.ranking.v1.RankingService", ("Rank",))
     WorkerMetrics(metrics.registry)
+    DeviceProcessMetrics(metrics.registry)
     return {family.name: family for family in metrics.registry.collect()}
 
 

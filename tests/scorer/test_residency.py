@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from animora_artifact.network import load_network
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Facts, Feed, Groups, IdMap, Relations
 from animora_server.catalog.embeddings import fingerprints
+from animora_server.errors import DeviceFault
 from animora_server.metrics import ScorerMetrics
 from animora_server.scorer import Binder, Residency
 from animora_server.scorer.binder import MIN_CAPACITY
 from animora_server.scorer.device import Device
+from animora_server.scorer.lost import LostModel
 from animora_server.scorer.recorded import Reruns
 from animora_server.scorer.resident import TURN_ROWS
 from animora_server.settings import ScorerSettings
@@ -130,7 +133,7 @@ def soon() -> float:
     return asyncio.get_running_loop().time() + 60
 
 
-def active(residency: Residency):
+def active(residency: Residency) -> Any:
     pin = residency.current()
     assert pin is not None
     assert pin.active is not None
@@ -345,6 +348,48 @@ async def test_an_impossible_row_fails_its_own_request_only(residency):
     await asyncio.wait(works)
     assert [work.exception() is None for work in works] == [True, False, True]
     assert np.array_equal(works[0].result(), await model.score(1, good, soon()))
+
+
+async def test_a_device_that_goes_while_a_model_is_made_ready_leaves_none(residency, binder):
+    await residency.publish(Catalog().grow([100, 200]))
+    artifact = tiny_artifact("v1")[0]
+    binder.hold()
+    activation = asyncio.create_task(residency.activate(artifact))
+    for _ in range(2):  # the second time nothing is left to be asked of the device
+        await binder.waiting.wait()
+        binder.waiting.clear()
+        binder.release()
+        binder.hold()
+    residency.lose()
+    with pytest.raises(DeviceFault):
+        await activation
+    assert residency.active_version is None
+
+    binder.release()
+    await residency.activate(artifact)
+    assert active(residency).version == "v1"
+
+
+async def test_a_device_that_goes_while_a_snapshot_is_encoded_has_lost_its_models(residency, binder):
+    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+    await residency.publish(catalog.grow([100, 200]))
+    await residency.activate(artifact)
+    later = catalog.grow([300])
+    binder.hold()
+    binder.waiting.clear()
+    publication = asyncio.create_task(residency.publish(later))
+    await binder.waiting.wait()
+    residency.lose()
+    binder.release()
+    await publication
+
+    assert isinstance(active(residency), LostModel)
+    assert active(residency).snapshot is later
+    with pytest.raises(DeviceFault):
+        await active(residency).score(1, np.arange(3), soon())
+    await residency.activate(artifact)
+    logits = await active(residency).score(1, np.arange(3), soon())
+    assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 1, np.arange(3))).max() < 1e-5
 
 
 def seen(residency: Residency):

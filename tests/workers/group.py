@@ -153,6 +153,11 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def mapped(pid: int) -> bytes:
+    """The names of the files that a process has in its memory, among other things."""
+    return Path(f"/proc/{pid}/maps").read_bytes()
+
+
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Waits for what nobody tells."""
     async with asyncio.timeout(PATIENCE):

@@ -10,7 +10,7 @@ from tests.integration.feed import COLD_USER, TRAINED_USERS
 from tests.integration.ledger import Ledger
 from tests.scorer.artifacts import tiny_artifact
 from tests.workers.callers import callers
-from tests.workers.group import PATIENCE, group, kill
+from tests.workers.group import PATIENCE, group, kill, mapped
 
 NETWORKS = {f"v{seed}": tiny_artifact(f"v{seed}", seed=seed)[1] for seed in range(1, 4)}
 USER = TRAINED_USERS[0]
@@ -41,8 +41,9 @@ async def test_answers_are_those_of_a_scorer_in_each_worker(feed, options, shari
         group("--workers", "2", **options) as others,
         asyncio.timeout(PATIENCE),
     ):
-        await servers.serving_with_device(2)
+        _, workers = await servers.serving_with_device(2)
         await others.serving(2)
+        assert not any(b"libtorch" in mapped(pid) for pid in workers)
         async with (
             callers(await servers.grpc_port(), 2) as connections,
             callers(await others.grpc_port(), 1) as apart,

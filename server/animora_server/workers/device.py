@@ -58,7 +58,7 @@ async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]
             partial(run_parcels, device), batch_limits(settings.scorer), cost, metrics
         )
         metrics.queue_rows.set_function(lambda: batcher.queued_rows)
-        watch = _Watch(batcher, settings.scorer.hang_timeout, failed)
+        watch = Watch(batcher, settings.scorer.hang_timeout, failed)
         parent.tell_of(registry, watch.dead)
         models = SharedModels(store, device, batcher, settings.grpc.workers)
         async with (
@@ -70,8 +70,8 @@ async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]
             yield
 
 
-class _Watch:
-    """Notices a device that hangs, and lets others notice an event loop that does."""
+class Watch:
+    """Sets an event when the device hangs, and lets others notice an event loop that does."""
 
     def __init__(self, batcher: ParcelBatcher, hang_timeout: float, failed: asyncio.Event) -> None:
         self._batcher = batcher
@@ -81,10 +81,12 @@ class _Watch:
         self._looking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
+        """Starts to look."""
         self._looking = asyncio.create_task(self._look(), name="watch")
         tell_of_death(self._looking, "the device is not watched any more")
 
     async def __aexit__(self, *error: object) -> None:
+        """Stops to look."""
         await stop(self._looking)
 
     def dead(self) -> str | None:

@@ -1,0 +1,29 @@
+import asyncio
+from typing import Any
+
+from animora_server.workers.device import Watch
+
+
+class Queue:
+    """A batcher in which a batch runs, or none."""
+
+    running_since: float | None = None
+
+
+async def test_a_batch_that_runs_for_too_long_is_a_failure_of_the_device():
+    queue: Any = Queue()
+    failed = asyncio.Event()
+    async with Watch(queue, 0.2, failed), asyncio.timeout(10):
+        loop = asyncio.get_running_loop()
+        queue.running_since = loop.time()
+        await failed.wait()
+        assert loop.time() - queue.running_since >= 0.2
+
+
+async def test_a_loop_that_was_looked_at_lately_is_alive():
+    queue: Any = Queue()
+    watch = Watch(queue, 60.0, asyncio.Event())
+    async with watch:
+        assert watch.dead() is None
+    watch._looked_at -= 60
+    assert "stands still" in str(watch.dead())
