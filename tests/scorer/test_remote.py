@@ -2,20 +2,20 @@
 
 import asyncio
 import gc
-import math
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from prometheus_client import CollectorRegistry
 
 from animora_artifact import ArtifactRejected, FolderStore, VersionNotFound
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.errors import DeviceFault, TooLate
 from animora_server.metrics import ScorerMetrics
-from animora_server.scorer import Binder, Residency
+from animora_server.scorer import Binder, Residency, remote
 from animora_server.scorer.binder import MIN_CAPACITY
 from animora_server.scorer.device import Device
 from animora_server.scorer.host import DeviceHost
@@ -23,7 +23,6 @@ from animora_server.scorer.lost import LostModel
 from animora_server.scorer.recorded import Reruns
 from animora_server.scorer.remote import QueueObserver, RemoteDevice, SharedQueue
 from animora_server.scorer.shared import SharedModels, run_parcels
-from animora_server.scorer.work import ScoreWork
 from animora_server.settings import ScorerSettings
 from tests.scorer.artifacts import tiny_artifact
 from tests.scorer.test_residency import Catalog
@@ -245,6 +244,26 @@ async def test_terms_are_those_of_the_score(process):
         terms[0] = 0  # whoever asked may change them
 
 
+async def test_embeddings_too_large_for_one_message_go_in_several_and_unused_ones_not_at_all(
+    process, store, monkeypatch
+):
+    monkeypatch.setattr(remote, "LARGEST_PART", 64)
+    by_id, by_all = tiny_artifact("v4", seed=4, image=0, caption=0), ARTIFACTS["v1"]
+    store.publish(by_id[0])
+    catalog, snapshot = posts(100, 200, *range(1000, 1100))
+    async with worker(process) as one:
+        await one.residency.publish(snapshot)
+        rows = np.arange(len(catalog.post_ids))
+        await one.residency.activate(by_all[0])
+        await assert_right(one, catalog, "v1")
+        await one.residency.activate(by_id[0])
+        network = by_id[1]
+        logits = await one.score(1, rows)
+        known = torch.tensor([1, 2, *[0] * 100])
+        expected = (network.users[1] * network.posts[known]).sum(dim=1).detach().numpy()
+        assert np.abs(logits - expected).max() < 1e-5
+
+
 async def test_scores_without_a_deadline_come_too(process):
     catalog, snapshot = posts(100, 200, 300)
     artifact, network = ARTIFACTS["v1"]
@@ -381,9 +400,8 @@ async def test_batches_are_counted_where_they_run(process):
     async with worker(process) as one:
         await one.residency.publish(snapshot)
         await one.residency.activate(ARTIFACTS["v1"][0])
+        before = process.metrics.get_sample_value("animora_batch_rows_count")  # trials
         await one.score(1, np.arange(2))
-        assert process.metrics.get_sample_value("animora_batch_rows_count") == 1
+        assert process.metrics.get_sample_value("animora_batch_rows_count") == before + 1
         assert one.registry.get_sample_value("animora_batch_rows_count") == 0
         assert one.registry.get_sample_value("animora_queue_seconds_count") == 1
-        assert math.isfinite(one.batcher._cost.estimate(1, 1, 0))
-        assert isinstance(process.device.batches[-1][0], ScoreWork)

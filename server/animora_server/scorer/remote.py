@@ -22,7 +22,7 @@ from animora_server.scorer.messages import LARGEST_PART, VERSION, Kind, doubles,
 from animora_server.scorer.parts import TERMS
 from animora_server.scorer.protocols import Embeddings
 from animora_server.scorer.work import ExplainWork, ScoreWork, Work
-from animora_server.types import FloatArray, IntArray
+from animora_server.types import FloatArray, HalfArray, IntArray
 
 Value = TypeVar("Value")
 
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 GREETING_TIMEOUT = 5.0  # seconds for the first answer: a process that is stopped takes connections too
 FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0  # seconds before connecting again
-TRIALS = 5
+TRIALS, TRIAL_TIMEOUT = 5, 60.0
 
 
 class Held:
@@ -141,16 +141,17 @@ class RemoteDevice:
         self, model: RemoteModel, post_rows: IntArray, embeddings: Embeddings, table: RemoteTable
     ) -> tuple[RemoteTable, float]:
         """Appends the vectors of post_rows int64 (n); the longer table, and the seconds that it took."""
-        total, at = 0.0, 0
-        while at < len(post_rows):
-            # From a file, which may have to be read from the disk.
-            widest = max(1, LARGEST_PART // (2 * max(self._width(model), 1)))
-            piece = post_rows[at : at + widest]
-            image, caption = await asyncio.to_thread(embeddings.read, table.rows, table.rows + len(piece))
+        dimensions = model.manifest.dimensions
+        at_once = max(LARGEST_PART // (2 * max(dimensions.image, dimensions.caption, 1)), 1)
+        total = 0.0
+        for start in range(0, len(post_rows), at_once):
+            piece = post_rows[start : start + at_once]
+            stop = table.rows + len(piece)
+            features = await _features(model, embeddings.read, table.rows, stop)
             where = np.array([table.vectors.number, table.rows], np.int64)
-            (answer,) = await model.network.connection.ask(Kind.ENCODE, where, piece, image, caption)
+            (answer,) = await model.network.connection.ask(Kind.ENCODE, where, piece, *features)
             (seconds,) = doubles(answer, 1).tolist()
-            table, at, total = replace(table, rows=table.rows + len(piece)), at + len(piece), total + seconds
+            table, total = replace(table, rows=stop), total + seconds
         return table, total
 
     async def warm(self, model: RemoteModel, table: RemoteTable, sizes: Sequence[int]) -> tuple[float, float]:
@@ -182,24 +183,20 @@ class RemoteDevice:
 
     async def _explain(self, work: ExplainWork) -> FloatArray:
         model: RemoteModel = work.model
-        image, caption = await asyncio.to_thread(work.embeddings.take, work.rows)
+        features = await _features(model, work.embeddings.take, work.rows)
         (answer,) = await model.network.connection.ask(
             Kind.EXPLAIN,
             np.array([model.network.number, work.user_row], np.int64),
             np.array([work.deadline]),
             work.post_rows,
-            image,
-            caption,
+            *features,
         )
         return floats(answer, len(work.rows) * TERMS).reshape(-1, TERMS)
 
-    def _width(self, model: RemoteModel) -> int:
-        dimensions = model.manifest.dimensions
-        return max(dimensions.image, dimensions.caption)
-
     async def _time(self, model: RemoteModel, table: RemoteTable, size: int) -> float:
         """Seconds from here to the scores of so many rows and back, at best."""
-        work = ScoreWork(model.network, table, 0, np.zeros(size, np.int64))
+        deadline = asyncio.get_running_loop().time() + TRIAL_TIMEOUT  # as requests have one
+        work = ScoreWork(model.network, table, 0, np.zeros(size, np.int64), deadline)
         trials = []
         for _ in range(TRIALS):
             started = time.perf_counter()
@@ -232,6 +229,15 @@ class RemoteDevice:
             self._connection = None
             await connection.aclose()
             self._on_loss()
+
+
+async def _features(
+    model: RemoteModel, read: Callable[..., tuple[HalfArray, HalfArray]], *rows: object
+) -> tuple[HalfArray, HalfArray]:
+    """Image and caption of rows, as far as the model takes them; from a file, which may wait for the disk."""
+    image, caption = await asyncio.to_thread(read, *rows)
+    dimensions = model.manifest.dimensions
+    return image[:, : dimensions.image], caption[:, : dimensions.caption]
 
 
 async def _connect(path: str) -> tuple[Connection, str]:

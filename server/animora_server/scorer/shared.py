@@ -78,7 +78,7 @@ class SharedModel:
         self._table: PostTable | None = None
         self._regions: list[Region] = []  # by their start
         self._changing = asyncio.Lock()  # whoever writes to the table, or replaces it by a larger one
-        self._warm = False
+        self._is_warm = False
 
     async def reserve(self, capacity: int, source: Region | None = None, rows: int = 0) -> Region:
         """A region of so many rows, which begins with the first rows of another.
@@ -126,9 +126,9 @@ class SharedModel:
         """Runs every batch size twice, once for all workers. Raises DeviceFault."""
         async with self._changing:
             assert self._table is not None  # there is a region of it
-            if not self._warm:
+            if not self._is_warm:
                 cost.calibrate(*await self._device.warm(self.model, self._table, sizes))
-                self._warm = True
+                self._is_warm = True
 
     def parcel(
         self, region: Region, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
