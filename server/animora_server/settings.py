@@ -30,7 +30,7 @@ class GrpcSettings(Section):
         default=1,
         ge=1,
         le=MAX_WORKERS,
-        description="processes that share the port (`serve`), each with a catalog and a model of its own",
+        description="processes that share the port (`serve`), each with a catalog of its own",
     )
     insecure: bool = Field(default=False, description="allow an address beyond loopback without TLS")
     tls_certificate: Path | None = Field(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-# What only the device that made it understands. The same for two works that can share a batch.
+# What only the device that made it understands; works that can share a batch have the same one.
 OnDevice: TypeAlias = Any
 
 
