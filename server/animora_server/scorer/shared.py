@@ -92,7 +92,6 @@ class SharedModel:
                 size = max(region.stop, capacity * self._workers, 2 * self._size)
                 before = self._table and replace(self._table, rows=self._size)
                 self._table = await self._device.allocate(self.model, size, before)
-            # Claimed before anything waits: another's region cannot come in between.
             self._regions = sorted([*self._regions, region], key=lambda region: region.start)
             if source is not None and rows:
                 copy = partial(self._device.copy, self._table, source.start, region.start, rows)
