@@ -155,6 +155,20 @@ async def test_all_drain_and_the_device_is_the_last_to_go(sharing):
         assert not any(event["level"] in {"error", "critical"} for event in servers.events)
 
 
+async def test_a_parent_that_is_killed_takes_all_along_and_leaves_no_socket(
+    sharing, server_directory, monkeypatch
+):
+    folder = server_directory / "sockets"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(PATIENCE):
+        await servers.serving_with_device(2)
+        assert len(list(folder.glob("animora-*/device"))) == 1
+        servers.process.kill()
+        await servers.end()  # the log is closed when all who write to it have ended
+        assert list(folder.iterdir()) == []
+
+
 async def test_a_device_that_is_not_there_is_one_line_that_names_the_option(sharing):
     async with group("--workers", "2", **sharing | {"SCORER_DEVICE": "cuda:7"}) as servers:
         assert await servers.end() == 2

@@ -1,9 +1,11 @@
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from animora_server.errors import ConfigurationError
 from animora_server.settings import ScorerSettings
 from animora_server.workers.sharing import is_shared, socket_path
 
@@ -26,6 +28,15 @@ def test_a_device_is_shared_where_it_is_a_gpu_unless_the_option_says_otherwise(
     for gpu in gpus:
         (tmp_path / gpu).touch()
     assert is_shared(ScorerSettings(shared=shared, device=device), tmp_path) is expected
+
+
+def test_a_folder_too_deep_for_a_socket_is_named(tmp_path, monkeypatch):
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(ConfigurationError, match=r"^TMPDIR: .* too long"), socket_path():
+        pass
+    assert list(deep.iterdir()) == []
 
 
 def test_only_this_user_can_reach_the_socket_and_its_folder_goes():

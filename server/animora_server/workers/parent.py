@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from threading import Lock, Thread
 from typing import Self
 
@@ -86,6 +88,8 @@ class Parent:
                     case "drain":
                         self._drain()
         log.critical("the parent is gone")
+        if self.device_socket is not None:  # whose folder the parent would have removed
+            shutil.rmtree(Path(self.device_socket).parent, ignore_errors=True)
         os._exit(1)
 
     def _send(self, message: Message) -> None:

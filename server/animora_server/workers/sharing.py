@@ -1,13 +1,16 @@
 """Whether workers share a device, and where its process listens."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from animora_server.errors import ConfigurationError
 from animora_server.settings import ScorerSettings
 
 DEVICES = Path("/dev")
+LONGEST_PATH = 103  # bytes of a socket's path: some systems take no more
 
 
 def is_shared(settings: ScorerSettings, devices: Path = DEVICES) -> bool:
@@ -26,6 +29,13 @@ def is_shared(settings: ScorerSettings, devices: Path = DEVICES) -> bool:
 
 @contextmanager
 def socket_path() -> Iterator[str]:
-    """A path for a socket, in a folder that only this user can enter, and that goes at the end."""
+    """A path for a socket, in a folder that only this user can enter, and that goes at the end.
+
+    Raises:
+        ConfigurationError: The system's folder for temporary files has too long a name.
+    """
     with tempfile.TemporaryDirectory(prefix="animora-") as folder:
-        yield str(Path(folder) / "device")
+        path = str(Path(folder) / "device")
+        if len(os.fsencode(path)) > LONGEST_PATH:
+            raise ConfigurationError(f"TMPDIR: {tempfile.gettempdir()} is too long for a socket in it")
+        yield path
