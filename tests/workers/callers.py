@@ -1,5 +1,6 @@
 """Several connections to one port, and which process each leads to."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 # Without it all channels of a process to one address share a connection.
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+# A call waits for a connection: those that fail are those that a process had. Otherwise, where a port that is
+# going refuses a connection, all calls fail at once until the next is tried.
+WAITING = {"methodConfig": [{"name": [{}], "waitForReady": True}]}
+OPTIONS = (*OWN_CONNECTION, ("grpc.service_config", json.dumps(WAITING)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ async def callers(port: int, processes: int) -> AsyncIterator[list[Caller]]:
     async with AsyncExitStack() as stack:
         found: list[Caller] = []
         while len(found) < 8 or len({caller.process for caller in found}) < processes:
-            channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OWN_CONNECTION)
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS)
             stub = RankingServiceStub(await stack.enter_async_context(channel))
             call = stub.Rank(pb.RankRequest(user_id=TRAINED_USERS[0], post_ids=[100]), timeout=30)
             await call
