@@ -7,14 +7,14 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 
 import structlog
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from animora_server.background import first_of
 from animora_server.batching import Batcher, CostModel
 from animora_server.cache import GenerationWatch, RedisScores, RedisTimelines, SharedRedis, rank_key
 from animora_server.catalog import Facts
 from animora_server.health import Health
-from animora_server.metrics import Metrics
+from animora_server.metrics import Metrics, process_registry
 from animora_server.models import ModelWatcher, open_models
 from animora_server.probes import Probes
 from animora_server.program import stop_signal
@@ -95,9 +95,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
     Raises:
         ConfigurationError: What an option asks for cannot be had, such as a model store.
     """
-    registry = CollectorRegistry()
-    for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=registry)
+    registry = process_registry()
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
     loop = asyncio.get_running_loop()
     store = open_models(settings.models)

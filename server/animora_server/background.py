@@ -1,11 +1,30 @@
 """Tasks that run beside requests until they are stopped, and whose death does not go unnoticed."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import structlog
 
 log = structlog.get_logger(__name__)
+
+STALL = 5.0  # seconds without a beat after which the event loop counts as dead
+
+
+class Pulse:
+    """Lets other threads notice an event loop that stands still."""
+
+    def __init__(self) -> None:
+        self._beat_at = time.monotonic()
+
+    def beat(self) -> None:
+        """The event loop turns: called on it, every now and then."""
+        self._beat_at = time.monotonic()
+
+    def dead(self) -> str | None:
+        """Why the process should be restarted, or None. Called from any thread."""
+        silent = time.monotonic() - self._beat_at
+        return f"the event loop stands still for {silent:.1f} s" if silent > STALL else None
 
 
 def tell_of_death(task: asyncio.Task[None], consequence: str) -> None:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import structlog
 
+from animora_server.background import Pulse
 from animora_server.batching import Batcher
 from animora_server.errors import DeviceFault
 from animora_server.scorer import Residency
@@ -18,7 +19,6 @@ from animora_server.types import FloatArray
 log = structlog.get_logger(__name__)
 
 SUPERVISION_INTERVAL = 0.1  # seconds between looks at readiness and at the device
-STALL = 5.0  # seconds without a look after which the event loop counts as dead
 
 
 class SharedDevice(Protocol):
@@ -55,7 +55,7 @@ class Health:
         self._batcher = batcher
         self._settings = settings
         self._shared = shared
-        self._looked_at = time.monotonic()
+        self._pulse = Pulse()
         self.became_ready = asyncio.Event()
         self.device_failed = asyncio.Event()
         self.draining = False
@@ -77,8 +77,7 @@ class Health:
 
     def dead(self) -> str | None:
         """Why the process should be restarted, or None. Called from the probes' thread."""
-        silent = time.monotonic() - self._looked_at
-        return f"the event loop stands still for {silent:.1f} s" if silent > STALL else None
+        return self._pulse.dead()
 
     async def drain(self, server: GrpcServer) -> None:
         """Takes no new work and finishes what is in flight."""
@@ -119,7 +118,7 @@ class Health:
         """Keeps health in step with readiness, and notices a device that hangs."""
         loop = asyncio.get_running_loop()
         while True:
-            self._looked_at = time.monotonic()
+            self._pulse.beat()
             since = self._batcher.running_since
             if since is not None and loop.time() - since > self._settings.scorer.hang_timeout:
                 self._device_hangs(loop.time() - since)

@@ -6,7 +6,7 @@ Where labels have values that are known beforehand, they are made here, so that 
 import time
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from animora_server.instruments import Across, Counter, Gauge, Histogram
 from animora_server.types import CacheStatus, DegradedReason, DropReason, RankerName
@@ -19,6 +19,14 @@ STAGE_BUCKETS = (
 )  # fmt: skip
 ROW_BUCKETS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 REQUEST_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def process_registry() -> CollectorRegistry:
+    """A registry with what Python and the kernel tell of this process."""
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry
 
 
 class CallMetrics:

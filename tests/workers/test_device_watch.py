@@ -25,5 +25,5 @@ async def test_a_loop_that_was_looked_at_lately_is_alive():
     watch = Watch(queue, 60.0, asyncio.Event())
     async with watch:
         assert watch.dead() is None
-    watch._looked_at -= 60
+    watch._pulse._beat_at -= 60
     assert "stands still" in str(watch.dead())

@@ -2,18 +2,16 @@
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
 import structlog
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from animora_server.background import first_of, stop, tell_of_death
+from animora_server.background import Pulse, first_of, stop, tell_of_death
 from animora_server.batching import Batcher, CostModel
 from animora_server.errors import ConfigurationError
-from animora_server.metrics import ScorerMetrics
+from animora_server.metrics import ScorerMetrics, process_registry
 from animora_server.models import open_models
 from animora_server.program import stop_signal
 from animora_server.scorer.device import Device
@@ -21,7 +19,6 @@ from animora_server.scorer.host import DeviceHost
 from animora_server.scorer.shared import ParcelBatcher, SharedModels, run_parcels
 from animora_server.scorer.work import batch_limits
 from animora_server.workers.parent import Parent
-from animora_server.workers.supervisor import STALL
 
 log = structlog.get_logger(__name__)
 
@@ -48,9 +45,7 @@ async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]
     """Listens on the socket, and sets an event when the device fails or hangs."""
     settings, loop = parent.settings, asyncio.get_running_loop()
     assert parent.device_socket is not None  # the parent makes it for this process
-    registry = CollectorRegistry()
-    for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=registry)
+    registry = process_registry()
     metrics, cost = ScorerMetrics(registry), CostModel()
     store = open_models(settings.models)
     async with Device(settings.scorer, on_fault=lambda: loop.call_soon_threadsafe(failed.set)) as device:
@@ -77,7 +72,7 @@ class Watch:
         self._batcher = batcher
         self._hang_timeout = hang_timeout
         self._failed = failed
-        self._looked_at = time.monotonic()
+        self._pulse = Pulse()
         self._looking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
@@ -91,13 +86,12 @@ class Watch:
 
     def dead(self) -> str | None:
         """Why the process should be restarted, or None. Called from the parent's thread."""
-        silent = time.monotonic() - self._looked_at
-        return f"the event loop stands still for {silent:.1f} s" if silent > STALL else None
+        return self._pulse.dead()
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            self._looked_at = time.monotonic()
+            self._pulse.beat()
             since = self._batcher.running_since
             if since is not None and loop.time() - since > self._hang_timeout and not self._failed.is_set():
                 log.error("the device hangs", seconds=loop.time() - since)

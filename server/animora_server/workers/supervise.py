@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import structlog
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from animora_server.metrics import DeviceProcessMetrics, WorkerMetrics
+from animora_server.metrics import DeviceProcessMetrics, WorkerMetrics, process_registry
 from animora_server.probes import Probes
 from animora_server.program import stop_signal
 from animora_server.settings import Settings
@@ -35,9 +35,7 @@ async def supervise(settings: Settings, workers: int, patience: Patience = PATIE
     Raises:
         ConfigurationError: The port cannot be shared, or what an option asks for cannot be had.
     """
-    own = CollectorRegistry()
-    for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=own)
+    own = process_registry()
     stopping = stop_signal()
     with ExitStack() as stack:
         port = stack.enter_context(reserved(settings.grpc))

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import structlog
 
-from animora_server.background import stop, tell_of_death
+from animora_server.background import Pulse, stop, tell_of_death
 from animora_server.errors import ConfigurationError
 from animora_server.metrics import DeviceProcessMetrics, WorkerMetrics
 from animora_server.workers.patience import Patience
@@ -16,8 +16,6 @@ from animora_server.workers.report import Report, lasting, together
 from animora_server.workers.worker import Worker
 
 log = structlog.get_logger(__name__)
-
-STALL = 5.0  # seconds without a look at the workers after which this process' event loop counts as dead
 
 
 class Supervisor:
@@ -52,7 +50,7 @@ class Supervisor:
         self._failure: ConfigurationError | None = None
         self._status = 0
         self._served = False
-        self._looked_at = time.monotonic()
+        self._pulse = Pulse()
         metrics.serving.set_function(lambda: self.serving)
 
     @property
@@ -71,8 +69,7 @@ class Supervisor:
 
     def dead(self) -> str | None:
         """Why this process should be restarted, or None. Called from the probes' thread."""
-        silent = time.monotonic() - self._looked_at
-        return f"the event loop stands still for {silent:.1f} s" if silent > STALL else None
+        return self._pulse.dead()
 
     def stop(self) -> None:
         """Tells all to stop."""
@@ -166,7 +163,7 @@ class Supervisor:
     async def _look(self) -> None:
         """Looks at the workers now and then, and ends those that hang."""
         while True:
-            self._looked_at = time.monotonic()
+            self._pulse.beat()
             for worker in list(self._workers.values()):
                 silent = worker.look() * self._patience.look_interval
                 if silent >= self._patience.hang_timeout and not worker.hung:
