@@ -16,7 +16,6 @@ import pytest
 from rich.console import Console
 
 from animora.ranking.v1 import ranking_pb2 as pb
-from animora_artifact import FolderStore
 from animora_server.demo import SampleFeed
 from tests.benchmarks import h2load
 from tests.benchmarks.h2load import Route
@@ -31,7 +30,7 @@ from tests.benchmarks.peers.report import BATCH_RANK, MOSEC, RANK, Figures, as_t
 from tests.benchmarks.peers.servers import PEERS
 from tests.benchmarks.processes import Server, family
 from tests.integration.feed import fill
-from tests.scorer.artifacts import tiny_artifact
+from tests.scorer.artifacts import active_store, tiny_artifact
 
 CANDIDATES = 20
 ROUTE = Route("/", "application/octet-stream")
@@ -164,9 +163,7 @@ async def test_our_side_is_measured_and_a_peer_without_an_environment_is_left_ou
     elif not h2load.installed():
         pytest.skip("h2load is not installed (Debian's package nghttp2-client has it)")
     await fill(postgres_url)
-    store = FolderStore(tmp_path / "models")
-    store.publish(tiny_artifact("v1", seed=1)[0])
-    store.activate("v1")
+    active_store(tmp_path / "models")
     feed = SampleFeed(postgres_url, redis_url, tmp_path / "models")
     out = Console(record=True, width=110)
     nowhere = replace(PEERS[0], name="nowhere", folder="nowhere")

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from animora_artifact import FolderStore
 from animora_server.demo import SampleFeed
 from tests.benchmarks import h2load
 from tests.benchmarks.serving import Traffic, measure, report
 from tests.integration.feed import NEW_POSTS, TRAINED_USERS, fill
-from tests.scorer.artifacts import tiny_artifact
+from tests.scorer.artifacts import active_store
 
 TRAFFIC = Traffic(
     (min(TRAINED_USERS), max(TRAINED_USERS)), (min(NEW_POSTS), max(NEW_POSTS)), candidates=20, limit=5
@@ -26,9 +25,7 @@ async def test_it_measures_all_sides_with_every_reply_checked(
     elif not h2load.installed():
         pytest.skip("h2load is not installed (Debian's package nghttp2-client has it)")
     await fill(postgres_url)
-    store = FolderStore(tmp_path / "models")
-    store.publish(tiny_artifact("v1", seed=1)[0])
-    store.activate("v1")
+    active_store(tmp_path / "models")
     feed = SampleFeed(postgres_url, redis_url, tmp_path / "models")
     out = Console(record=True, width=110)
     sides = await measure(out, feed, TRAFFIC, rounds=1, seconds=1)

@@ -5,23 +5,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from animora_artifact import FolderStore
 from animora_server.demo import SampleFeed
 from tests.benchmarks import h2load
 from tests.benchmarks.processes import CORES
 from tests.benchmarks.test_serving import TRAFFIC
 from tests.benchmarks.workers import measure, report
 from tests.integration.feed import fill
-from tests.scorer.artifacts import tiny_artifact
+from tests.scorer.artifacts import active_store
 
 
 @pytest.mark.skipif(CORES == 1, reason="one core is for one process")
 @pytest.mark.skipif(not h2load.installed(), reason="h2load is not installed (Debian's nghttp2-client)")
 async def test_it_measures_both_sides_with_every_reply_checked(postgres_url, redis_url, tmp_path: Path):
     await fill(postgres_url)
-    store = FolderStore(tmp_path / "models")
-    store.publish(tiny_artifact("v1", seed=1)[0])
-    store.activate("v1")
+    active_store(tmp_path / "models")
     out = Console(record=True, width=110)
     feed = SampleFeed(postgres_url, redis_url, tmp_path / "models")
     sides = await measure(out, feed, TRAFFIC, rounds=1, seconds=1)

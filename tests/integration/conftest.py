@@ -14,7 +14,7 @@ from animora_artifact import FolderStore
 from animora_server.app import Application, running
 from animora_server.settings import Settings
 from tests.integration.feed import Feed, fill
-from tests.scorer.artifacts import tiny_artifact
+from tests.scorer.artifacts import active_store
 
 if TYPE_CHECKING:
     from animora.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
@@ -37,10 +37,7 @@ async def feed(postgres_url: str) -> Feed:
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
     """A model store with version v1 active."""
-    store = FolderStore(tmp_path / "models")
-    store.publish(tiny_artifact("v1", seed=1)[0])
-    store.activate("v1")
-    return store
+    return active_store(tmp_path / "models")
 
 
 @pytest.fixture

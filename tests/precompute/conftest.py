@@ -3,11 +3,10 @@
 import asyncpg
 import pytest
 
-from animora_artifact import FolderStore
 from animora_server.settings import Settings
 from tests.integration.feed import fill
 from tests.precompute.fakes import FakeGenerations
-from tests.scorer.artifacts import tiny_artifact
+from tests.scorer.artifacts import active_store
 
 
 @pytest.fixture
@@ -26,10 +25,7 @@ async def database(feed):
 @pytest.fixture
 def models(tmp_path):
     """A model store with version v1 active."""
-    store = FolderStore(tmp_path / "models")
-    store.publish(tiny_artifact("v1", seed=1)[0])
-    store.activate("v1")
-    return store
+    return active_store(tmp_path / "models")
 
 
 @pytest.fixture

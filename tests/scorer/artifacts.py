@@ -1,12 +1,13 @@
 """Tiny artifacts whose every number can be worked out by hand."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from animora_artifact import Artifact, Golden, Manifest, Vocabulary
+from animora_artifact import Artifact, FolderStore, Golden, Manifest, Vocabulary
 from animora_artifact.manifest import DataWindow, Dimensions
 from animora_artifact.network import save_network
 
@@ -92,3 +93,11 @@ def tiny_artifact(
         files={},
     )
     return Artifact(manifest, save_network(network), Vocabulary(users, POSTS), recorded), network
+
+
+def active_store(folder: Path) -> FolderStore:
+    """A model store with version v1 active."""
+    store = FolderStore(folder)
+    store.publish(tiny_artifact("v1", seed=1)[0])
+    store.activate("v1")
+    return store

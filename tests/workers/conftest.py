@@ -6,7 +6,7 @@ import pytest
 
 from animora_artifact import FolderStore
 from tests.integration.feed import Feed, fill
-from tests.scorer.artifacts import tiny_artifact
+from tests.scorer.artifacts import active_store
 
 
 @pytest.fixture
@@ -18,10 +18,7 @@ async def feed(postgres_url: str) -> Feed:
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
     """A model store with version v1 active."""
-    store = FolderStore(tmp_path / "models")
-    store.publish(tiny_artifact("v1", seed=1)[0])
-    store.activate("v1")
-    return store
+    return active_store(tmp_path / "models")
 
 
 @pytest.fixture

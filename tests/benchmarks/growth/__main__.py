@@ -5,17 +5,16 @@ kept when it is there, so that one can be measured anew: `python -m tests.benchm
 """
 
 import asyncio
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from animora_server.embedded import EmbeddedPostgres
-from tests.benchmarks import h2load
+from tests.benchmarks import h2load, kept
 from tests.benchmarks.growth import (
     candidates,
     catalog,
@@ -65,13 +64,11 @@ async def measure(out: Console, postgres: EmbeddedPostgres, store: Path, name: s
         return await measured.measure(out, server, POSTS, sizes, ROUNDS, SECONDS)
 
 
-def keep(name: str, curve: object) -> None:
+def keep(name: str, curve: Any) -> None:
     """Writes a curve into the JSON, and its picture beside it."""
-    figures = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    figures |= {name: curve, "generator": "h2load" if h2load.installed() else "animora bench"}
-    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    kept.keep(RESULT, {name: curve, "generator": "h2load" if h2load.installed() else "animora bench"})
     if name in PLOTS:
-        PLOTS[name](figures[name], RESULT.with_name(f"growth-{name}.png"))
+        PLOTS[name](curve, RESULT.with_name(f"growth-{name}.png"))
 
 
 def main(

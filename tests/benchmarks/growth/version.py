@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from animora_artifact import Artifact, FolderStore, Golden, Manifest, Vocabulary
-from animora_artifact.manifest import DataWindow, Dimensions
+from animora_artifact.manifest import DataWindow
 from animora_artifact.network import save_network
-from animora_training.fitting.export import FoldedNeuCF
+from animora_training.fitting.export import FoldedNeuCF, dimensions_of
 from animora_training.learning.config import FitConfig
 from animora_training.learning.network import NetworkShape, NeuCF
 
@@ -47,16 +47,7 @@ def made_up() -> Artifact:
     manifest = Manifest(
         version="growth",
         created_at=datetime.now(UTC),
-        dimensions=Dimensions(
-            users=shape.users,
-            posts=shape.posts,
-            factors=shape.factors,
-            mlp_embedding=shape.mlp_embedding,
-            hidden=shape.hidden,
-            image=shape.image,
-            caption=shape.caption,
-            post_vector=shape.post_vector,
-        ),
+        dimensions=dimensions_of(shape),
         data_window=DataWindow(start=None, end=None, interactions=0),
         files={},
     )

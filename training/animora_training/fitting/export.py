@@ -13,7 +13,7 @@ from animora_artifact import Artifact, Golden, Manifest
 from animora_artifact.manifest import DataWindow, Dimensions
 from animora_artifact.network import save_network
 from animora_training.data.dataset import Interactions
-from animora_training.learning.network import NeuCF
+from animora_training.learning.network import NetworkShape, NeuCF
 from animora_training.learning.training_set import TrainingSet
 
 GOLDEN_USERS = 8
@@ -115,20 +115,10 @@ def export(network: NeuCF, data: TrainingSet, pairs: Interactions, origin: Origi
     model = save_network(FoldedNeuCF(network).eval())
     created_at = origin.created_at.astimezone(UTC)
     digest = hashlib.sha256(model + data.vocabulary.to_npz()).hexdigest()
-    shape = network.shape
     manifest = Manifest(
         version=f"{created_at:%Y%m%dT%H%M%SZ}-{digest[:6]}",
         created_at=created_at,
-        dimensions=Dimensions(
-            users=shape.users,
-            posts=shape.posts,
-            factors=shape.factors,
-            mlp_embedding=shape.mlp_embedding,
-            hidden=shape.hidden,
-            image=shape.image,
-            caption=shape.caption,
-            post_vector=shape.post_vector,
-        ),
+        dimensions=dimensions_of(network.shape),
         data_window=data_window(pairs),
         hyperparameters=origin.hyperparameters,
         metrics=origin.metrics,
@@ -162,6 +152,20 @@ def golden_rows(network: NeuCF, data: TrainingSet) -> Golden:
         caption=caption.numpy(),
         post_index=post_index.numpy(),
         probabilities=probabilities.numpy(),
+    )
+
+
+def dimensions_of(shape: NetworkShape) -> Dimensions:
+    """What a manifest says of a network's shape."""
+    return Dimensions(
+        users=shape.users,
+        posts=shape.posts,
+        factors=shape.factors,
+        mlp_embedding=shape.mlp_embedding,
+        hidden=shape.hidden,
+        image=shape.image,
+        caption=shape.caption,
+        post_vector=shape.post_vector,
     )
 
 
