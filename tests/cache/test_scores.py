@@ -46,7 +46,7 @@ class Cache:
         await self.client.aclose()
 
     async def get(self, key: bytes = KEY) -> list[float] | None:
-        found = await self.scores.get(key, len(SCORES), LATER)
+        (found,) = await self.scores.find([key], [len(SCORES)], LATER)
         return None if found is None else found.tolist()
 
     def looked_up(self, outcome: str) -> float:
@@ -104,8 +104,17 @@ async def test_hundreds_of_look_ups_at_once_each_get_their_own_scores(cache: Cac
     for number, key in enumerate(keys):
         cache.scores.put(key, np.array([number], np.float32))
     await until(lambda: cache.written("stored") == len(keys))
-    found = await asyncio.gather(*(cache.scores.get(key, 1, LATER) for key in keys))
-    assert [scores.item() for scores in found if scores is not None] == list(range(300))
+    found = await asyncio.gather(*(cache.scores.find([key], [1], LATER) for key in keys))
+    assert [scores.item() for (scores,) in found if scores is not None] == list(range(300))
+
+
+async def test_many_are_found_in_one_look_up_and_what_is_missing_is_none(cache: Cache):
+    for number in (0, 2):
+        cache.scores.put(b"key %d" % number, np.arange(number + 1, dtype=np.float32))
+    await until(lambda: cache.written("stored") == 2)
+    found = await cache.scores.find([b"key 0", b"key 1", b"key 2"], [1, 2, 3], LATER)
+    assert [None if scores is None else scores.tolist() for scores in found] == [[0], None, [0, 1, 2]]
+    assert (cache.looked_up("hit"), cache.looked_up("miss")) == (2, 1)
 
 
 async def test_two_prefixes_in_one_redis_are_apart(cache: Cache, redis_url: str):
@@ -149,7 +158,7 @@ async def test_cancelled_look_ups_never_hand_their_values_to_others(cache: Cache
         cache.scores.put(key, np.array([number], np.float32))
     await until(lambda: cache.written("stored") == len(keys))
     for turns in range(20):
-        gets = [cache.scores.get(key, 1, LATER) for key in keys]
+        gets = [cache.scores.find([key], [1], LATER) for key in keys]
         for _ in range(turns % 7):
             await asyncio.sleep(0)  # so that the cancellation meets the round trip at various steps
         for get in gets[turns % 2 :: 2]:
@@ -157,7 +166,7 @@ async def test_cancelled_look_ups_never_hand_their_values_to_others(cache: Cache
         for number, get in enumerate(gets):
             await asyncio.wait([get])
             if not get.cancelled():
-                found = get.result()
+                (found,) = get.result()
                 assert found is not None
                 assert found.item() == number
 

@@ -1,11 +1,11 @@
-"""The best of many lists at once: the same as of each by itself."""
+"""The best of a list: the same as sorted by Python."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_server.ranker.candidates import Candidates
-from animora_server.ranker.ordering import Unordered, best_of_each
+from animora_server.ranker.candidates import Block, Candidates
+from animora_server.ranker.ordering import FEW, Best, best_of_each
 from animora_server.ranker.relevance import probabilities
 from tests.ranker.catalogs import snapshot
 
@@ -14,38 +14,55 @@ POSTS = 12
 VALUES = st.sampled_from([-3e38, -1.5, -1e-40, -0.0, 0.0, 1e-40, 0.25, 1.5, 3e38]) | st.floats(
     -9, 9, width=32
 )
-LISTS = st.lists(
-    st.tuples(st.lists(st.tuples(VALUES, st.booleans()), max_size=POSTS), st.integers(0, POSTS)),
-    min_size=1,
-    max_size=5,
-)
+SHOWN = st.lists(st.tuples(VALUES, st.booleans()), max_size=POSTS)
 CATALOG = snapshot({10 + post: {"age": float(post % 3)} for post in range(POSTS)})
 
 
-def unordered(rows: list[tuple[float, bool]], limit: int) -> Unordered:
-    eligible = np.array([shown for _, shown in rows], np.bool_)
-    at = np.arange(len(rows))
-    candidates = Candidates(CATALOG.post_ids[at], at, eligible, {}, {})
-    return Unordered(CATALOG, candidates, np.array([value for value, _ in rows], np.float32), limit)
+List = tuple[list[float], list[bool], int]
 
 
-def expected(one: Unordered) -> list[int]:
+def best_of(lists: list[List], catalog=CATALOG) -> list[Best]:
+    candidates = []
+    for values, eligible, _ in lists:
+        at = np.arange(len(values))
+        candidates.append(
+            Candidates(Block(catalog.post_ids[at], at, np.array(eligible, np.bool_)), 0, len(at), {}, {})
+        )
+    arrays = [np.array(values, np.float32) for values, _, _ in lists]
+    return best_of_each(catalog, candidates, arrays, [limit for _, _, limit in lists])
+
+
+def expected(one: List, catalog=CATALOG) -> list[int]:
     """Sorted by Python."""
-    eligible = np.flatnonzero(one.candidates.eligible).tolist()
-    created, ids = CATALOG.created_at, CATALOG.post_ids
-    best = sorted(eligible, key=lambda at: (one.values[at], created[at], ids[at]), reverse=True)
-    return best[: one.limit] if one.limit else best
+    values, eligible, limit = one
+    created, ids = catalog.created_at, catalog.post_ids
+    shown = [at for at, shown in enumerate(eligible) if shown]
+    order = sorted(shown, key=lambda at: (np.float32(values[at]), created[at], ids[at]), reverse=True)
+    return order[: limit or None]
 
 
-@given(LISTS)
+@given(st.lists(st.tuples(SHOWN, st.integers(0, POSTS)), min_size=1, max_size=5))
 def test_each_list_is_ordered_by_value_then_newer_then_larger_id(drawn):
-    lists = [unordered(rows, limit) for rows, limit in drawn]
-    for one, best in zip(lists, best_of_each(lists), strict=True):
-        assert best.positions.tolist() == expected(one)
-        assert best.values.tolist() == one.values[best.positions].tolist()
-        assert best.probabilities.tolist() == probabilities(best.values).tolist()
+    lists = [([value for value, _ in rows], [shown for _, shown in rows], limit) for rows, limit in drawn]
+    for one, found in zip(lists, best_of(lists), strict=True):
+        assert found.positions.tolist() == expected(one)
+        assert found.post_ids.tolist() == CATALOG.post_ids[found.positions].tolist()
+        assert found.values.tolist() == np.array(one[0], np.float32)[found.positions].tolist()
+        assert found.probabilities.tolist() == probabilities(found.values).tolist()
+
+
+def test_few_and_many_of_the_best_are_ordered_alike():
+    rng = np.random.default_rng(0)
+    catalog = snapshot({post: {"age": float(rng.integers(3))} for post in range(2 * FEW)})
+    lists: list[List] = []
+    for limit in (1, 0, FEW, FEW + 1, 3 * FEW, 2):
+        values = rng.integers(0, 20, 2 * FEW).astype(float).tolist()
+        lists.append((values, (rng.random(2 * FEW) < 0.9).tolist(), limit))
+    for one, found in zip(lists, best_of(lists, catalog), strict=True):
+        assert found.positions.tolist() == expected(one, catalog)
 
 
 def test_a_list_of_which_nothing_may_be_shown_is_empty():
-    lists = [unordered([(1.0, False)], 0), unordered([(1.0, True), (2.0, True)], 1), unordered([], 0)]
-    assert [best.positions.tolist() for best in best_of_each(lists)] == [[], [1], []]
+    lists: list[List] = [([1.0], [False], 0), ([1.0, 2.0], [True, True], 1), ([], [], 0), ([1.0], [False], 1)]
+    assert [found.positions.tolist() for found in best_of(lists)] == [[], [1], [], []]
+    assert not best_of([])

@@ -1,8 +1,8 @@
 """The ranker: who answers, in which order, from where, and what it says when the model cannot."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,11 +40,15 @@ from tests.ranker.catalogs import NOW, snapshot
 
 @dataclass
 class FakeModel:
-    """Scores each catalog row with a given logit, `explained` of it in its terms; knows users below 100."""
+    """Scores each catalog row with a given logit, `explained` of it in its terms; knows users below 100.
+
+    Work that has a `poisoned` user in it fails as a bug does.
+    """
 
     logits: list[float]
     version: str = "v1"
     uninformed: set[int] = field(default_factory=set)
+    poisoned: set[int] = field(default_factory=set)
     failure: ScoringFailed | None = None
     gate: asyncio.Event | None = None
     answers_at: float = 0.0
@@ -61,6 +65,18 @@ class FakeModel:
 
     def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
         return asyncio.ensure_future(self._score(rows, deadline))
+
+    def score_all(
+        self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
+    ) -> "asyncio.Future[FloatArray]":
+        assert len(user_rows) == len(sizes)
+        assert sizes.sum() == len(rows)
+        if self.poisoned.intersection(user_rows.tolist()):
+            return asyncio.ensure_future(self._fail())
+        return asyncio.ensure_future(self._score(rows, deadline))
+
+    async def _fail(self) -> FloatArray:
+        raise IndexError
 
     async def _score(self, rows: IntArray, deadline: float | None) -> FloatArray:
         self.calls += 1
@@ -107,10 +123,12 @@ class FakeCache:
         self.stored: dict[bytes, FloatArray] = {}
         self.reads = 0
 
-    def get(self, key: bytes, count: int, deadline: float) -> "asyncio.Future[FloatArray | None]":
-        self.reads += 1
-        found: asyncio.Future[FloatArray | None] = asyncio.get_running_loop().create_future()
-        found.set_result(self.stored.get(key))
+    def find(
+        self, keys: Sequence[bytes], counts: Sequence[int], deadline: float
+    ) -> "asyncio.Future[list[FloatArray | None]]":
+        self.reads += len(keys)
+        found: asyncio.Future[list[FloatArray | None]] = asyncio.get_running_loop().create_future()
+        found.set_result([self.stored.get(key) for key in keys])
         return found
 
     def put(self, key: bytes, scores: FloatArray) -> None:
@@ -396,6 +414,55 @@ async def test_queries_asked_together_have_outcomes_of_their_own_in_order():
     assert isinstance(late, Ranking)  # the fake model answers however late it is
     assert isinstance(warm, Ranking)
     assert warm.post_ids.tolist() == [20, 30, 10]
+
+
+async def test_queries_that_are_due_together_are_one_piece_of_work():
+    model = FakeModel([0.0, 2.0, 1.0])
+    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    now = asyncio.get_running_loop().time()
+    asked = [
+        replace(query(posts=posts), deadline=now + timeout)
+        for posts, timeout in (((10, 20), 60), ((30,), 60.001), ((20, 30, 99), 60), ((10,), 61))
+    ]
+    rankings = await ranker.rank_all(asked)
+    shown = [ranking.post_ids.tolist() for ranking in rankings if isinstance(ranking, Ranking)]
+    assert shown == [[20, 10], [30], [20, 30], [10]]
+    assert model.calls == 2
+
+
+async def test_work_that_fails_for_some_is_done_for_each_alone():
+    model = FakeModel([0.0, 2.0, 1.0], poisoned={8})
+    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    first, bad, second = await ranker.rank_all([query(), query(user=8), query(user=9)])
+    assert isinstance(bad, IndexError)
+    for ranking in (first, second):
+        assert isinstance(ranking, Ranking)
+        assert ranking.ranker is RankerName.NEUCF
+
+
+async def test_the_devices_fault_is_nobodys_and_is_not_asked_for_again():
+    model = FakeModel([0.0, 2.0, 1.0], failure=DeviceFault())
+    rankings = await ranker_over(FakePin(snapshot(THREE), model)).rank_all([query(), query()])
+    for ranking in rankings:
+        assert isinstance(ranking, Ranking)
+        assert ranking.degraded_reason is DegradedReason.DEVICE_FAULT
+    assert model.calls == 1
+
+
+async def test_work_for_several_goes_on_until_the_last_of_them_has_gone():
+    model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
+    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    same = query()
+    callers = [asyncio.create_task(ranker.rank(same)) for _ in range(3)]
+    await model.called.wait()
+    for caller in callers[:2]:
+        caller.cancel()
+    await asyncio.gather(*callers[:2], return_exceptions=True)
+    assert model.running == 1
+    callers[2].cancel()
+    await asyncio.gather(callers[2], return_exceptions=True)
+    await asyncio.sleep(0)
+    assert (model.calls, model.running) == (1, 0)
 
 
 async def test_nobody_waits_for_a_neighbours_scores():

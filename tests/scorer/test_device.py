@@ -45,7 +45,7 @@ async def test_a_batch_runs_on_the_loop_if_it_is_short_and_on_a_thread_otherwise
     witness, table = Witness(), PostTable(torch.zeros(8, 4), 8)
 
     async def thread_of(device: Device, rows: int) -> str:
-        work = ScoreWork(cast("Network", witness), table, 1, np.zeros(rows, np.int64))
+        work = ScoreWork.of_one(cast("Network", witness), table, 1, np.zeros(rows, np.int64))
         (scores,) = await device.score([work])
         assert scores.tolist() == [0.0] * rows
         return witness.thread

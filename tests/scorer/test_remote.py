@@ -3,7 +3,6 @@
 import asyncio
 import gc
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from animora_server.scorer.host import DeviceHost
 from animora_server.scorer.lost import LostModel
 from animora_server.scorer.recorded import Reruns
 from animora_server.scorer.remote import QueueObserver, RemoteDevice, SharedQueue
-from animora_server.scorer.shared import SharedModels, run_parcels
+from animora_server.scorer.shared import SharedModels
 from animora_server.settings import ScorerSettings
 from tests.scorer.artifacts import tiny_artifact
 from tests.scorer.test_residency import Catalog
@@ -61,9 +60,7 @@ class Process:
         self.device = await enter(HeldDevice(self._recorder))
         cost = CostModel()
         self.metrics = CollectorRegistry()
-        self.batcher = await enter(
-            Batcher(partial(run_parcels, self.device), LIMITS, cost, ScorerMetrics(self.metrics))
-        )
+        self.batcher = await enter(Batcher(self.device.score, LIMITS, cost, ScorerMetrics(self.metrics)))
         self.models = SharedModels(self._store, self.device, self.batcher, workers=2)
         await enter(DeviceHost(self.path, "cpu, shared", self.models, self.batcher, cost))
 

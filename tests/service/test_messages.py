@@ -78,11 +78,12 @@ def test_explain_is_for_lists_that_a_person_could_read():
         read_query(request(post_ids=range(501), explain=True), wide, 0.0)
 
 
-def test_a_batch_counts_its_candidates_and_has_bounds():
-    assert check_batch(pb.BatchRankRequest(requests=[request(), request()]), LIMITS) == 4
-    for requests in ([], [request()] * 3, [request(post_ids=[1, 2, 3, 4])] * 2):
+def test_a_batch_has_bounds():
+    most = LIMITS.max_batch_candidates
+    check_batch(LIMITS.max_batch_requests, most, LIMITS)
+    for requests, candidates in ((0, 0), (LIMITS.max_batch_requests + 1, most), (1, most + 1)):
         with pytest.raises(InvalidRequest) as error:
-            check_batch(pb.BatchRankRequest(requests=requests), LIMITS)
+            check_batch(requests, candidates, LIMITS)
         assert error.value.field == "requests"
 
 

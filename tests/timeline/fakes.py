@@ -64,6 +64,11 @@ class FakeModel:
     def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
         return asyncio.ensure_future(self._score(rows, deadline))
 
+    def score_all(
+        self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
+    ) -> "asyncio.Future[FloatArray]":
+        return self.score(int(user_rows[0]), rows, deadline)
+
     async def _score(self, rows: IntArray, deadline: float | None) -> FloatArray:
         self.deadlines.append(deadline)
         self.called.set()

@@ -1,6 +1,7 @@
 """Scores in Redis, read through; see `ranker.protocols.ScoreCache`."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from random import Random
 
@@ -30,30 +31,34 @@ class RedisScores:
         self._look_ups = metrics.lookups["scores"]
         self._random = Random()
 
-    def get(self, key: bytes, count: int, deadline: float) -> "asyncio.Future[FloatArray | None]":
-        """The scores float32 (count) under a key, or None: at the timeout or the deadline at the latest."""
-        scores: asyncio.Future[FloatArray | None] = asyncio.get_running_loop().create_future()
-        key = self._redis.prefix + key
-        until = min(self._redis.until(), deadline)
-        found = self._redis.find((key,), score_layout.size(key, count), until)
-        found.add_done_callback(partial(self._answer, scores, key, count))
+    def find(
+        self, keys: Sequence[bytes], counts: Sequence[int], deadline: float
+    ) -> "asyncio.Future[list[FloatArray | None]]":
+        """The scores under each key, in one look-up: at the timeout or the deadline at the latest."""
+        scores: asyncio.Future[list[FloatArray | None]] = asyncio.get_running_loop().create_future()
+        keys = [self._redis.prefix + key for key in keys]
+        size = sum([score_layout.size(key, count) for key, count in zip(keys, counts, strict=True)])
+        found = self._redis.find(keys, size, min(self._redis.until(), deadline))
+        found.add_done_callback(partial(self._answer, scores, keys, counts))
         return scores
 
     def _answer(
         self,
-        scores: "asyncio.Future[FloatArray | None]",
-        key: bytes,
-        count: int,
+        scores: "asyncio.Future[list[FloatArray | None]]",
+        keys: Sequence[bytes],
+        counts: Sequence[int],
         found: "asyncio.Future[Found]",
     ) -> None:
-        if not scores.done():
-            scores.set_result(self._read(key, count, found.result()))
+        if scores.done():
+            return
+        values = found.result()
+        if isinstance(values, NoAnswer):
+            self._look_ups[values.value].inc(len(keys))
+            scores.set_result([None] * len(keys))
+        else:
+            scores.set_result(list(map(self._read, keys, counts, values)))
 
-    def _read(self, key: bytes, count: int, found: Found) -> FloatArray | None:
-        if isinstance(found, NoAnswer):
-            self._look_ups[found.value].inc()
-            return None
-        (value,) = found
+    def _read(self, key: bytes, count: int, value: bytes | None) -> FloatArray | None:
         if value is None:
             self._look_ups["miss"].inc()
             return None

@@ -6,6 +6,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from animora_server.compiling import IDS, IDS_OUT, NUMBER, PLACES, compiled
 from animora_server.types import BoolArray, IntArray
 
 ABSENT = -1
@@ -49,15 +50,13 @@ class IdMap:
 
     def find(self, ids: IntArray) -> IntArray:
         """Values int64 (m) of ids int64 (m), -1 where absent."""
+        if self.places is not None:
+            values = np.empty(len(ids), np.int64)
+            _find_by_place(self.places, self.ids.item(0), ids, values)
+            return values
         if not len(self.ids):
             return np.full(len(ids), ABSENT, np.int64)
-        if self.places is None:
-            values, there = self.locate(ids)
-        else:
-            # Differences are modulo 2^64, so that what is before the first is far behind the last.
-            at = (ids - self.ids[0]).view(np.uint64)
-            there = at < len(self.places)
-            values = self.places.take(at.view(np.int64), mode="clip").astype(np.int64)
+        values, there = self.locate(ids)
         if not there.all():
             values[~there] = ABSENT
         return values
@@ -150,6 +149,16 @@ class Groups:
     def nbytes(self) -> int:
         """Size of the arrays."""
         return self.keys.nbytes + self.offsets.nbytes + self.members.nbytes
+
+
+@compiled(PLACES, NUMBER, IDS, IDS_OUT)
+def _find_by_place(places: npt.NDArray[np.int32], first: int, ids: IntArray, values: IntArray) -> None:
+    """Writes what is at the places of ids int64 (m), -1 where they have none; `first` has the first."""
+    size = np.uint64(len(places))
+    for number in range(len(ids)):
+        # The difference is modulo 2^64, so that what is before the first is far behind the last.
+        at = np.uint64(ids[number] - first)
+        values[number] = places[at] if at < size else ABSENT
 
 
 def _places(ids: IntArray, values: IntArray) -> npt.NDArray[np.int32] | None:

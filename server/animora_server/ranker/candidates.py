@@ -1,154 +1,237 @@
 """From the ids that callers gave to the rows that may be ranked."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from animora_server.catalog import CatalogSnapshot
+from animora_server.compiling import (
+    COUNTS_OUT,
+    FLAGS,
+    FLAGS_OUT,
+    IDS,
+    IDS_OUT,
+    NUMBER,
+    SMALL_OUT,
+    compiled,
+    tuple_of,
+)
 from animora_server.types import BoolArray, DropReason, IntArray, RankQuery
 from animora_server.values import value
 
-FEW = 8  # members of a set that are compared one by one in less time than np.isin takes to begin
+NO_IDS = np.empty(0, np.int64)
+# In the order in which they are looked for: the first that applies counts.
+REASONS = (
+    DropReason.DUPLICATE,
+    DropReason.EXCLUDED,
+    DropReason.UNKNOWN,
+    DropReason.DELETED,
+    DropReason.BLOCKED,
+    DropReason.SEEN,
+)
+DUPLICATE, EXCLUDED, UNKNOWN, DELETED, BLOCKED, SEEN = range(len(REASONS))
+NONE = len(REASONS)  # may be shown
+
+# Sets, one after another, each ascending: their members int64 (m), and where each ends, int64 (b).
+Sets: TypeAlias = tuple[IntArray, IntArray]
 
 
 @value
-class Candidates:
-    """The distinct candidates that the catalog knows, in canonical order: by ascending id.
+class Block:
+    """Candidates of queries that were resolved together, one query's after another's, as in Candidates.
 
     Attributes:
-        post_ids: int64 (k).
-        rows: int64 (k), in the catalog.
-        eligible: bool (k): may be in the answer.
-        dropped: How many candidates may not, by the first reason that applies.
-        dropped_posts: Which may not, and why, unknown ones included; empty unless the query says `explain`.
+        post_ids: int64 (n).
+        rows: int64 (n).
+        eligible: bool (n).
     """
 
     post_ids: IntArray
     rows: IntArray
     eligible: BoolArray
+
+
+@value
+class Candidates:
+    """The distinct candidates (k) that the catalog knows, in canonical order: by ascending id.
+
+    Attributes:
+        block: Of which they are [start, end).
+        dropped: How many candidates may not be shown, by the first reason that applies.
+        dropped_posts: Which may not, and why, unknown ones included; empty unless the query says `explain`.
+    """
+
+    block: Block
+    start: int
+    end: int
     dropped: Mapping[DropReason, int]
-    dropped_posts: dict[int, DropReason]
+    dropped_posts: Mapping[int, DropReason]
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    @property
+    def post_ids(self) -> IntArray:
+        """int64 (k)."""
+        return self.block.post_ids[self.start : self.end]
+
+    @property
+    def rows(self) -> IntArray:
+        """int64 (k), in the catalog."""
+        return self.block.rows[self.start : self.end]
+
+    @property
+    def eligible(self) -> BoolArray:
+        """Bool (k): may be in the answer."""
+        return self.block.eligible[self.start : self.end]
 
 
 def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> list[Candidates]:
     """Looks the candidates of queries up and sorts out what must not be shown.
 
-    All queries go through each step together: NumPy takes 1 µs for a call, and some nanoseconds for an id.
     What is known but may not be shown stays among the candidates: scores are cached before the filters, so
     that a filter's change needs no purge.
 
     Args:
         snapshot: The catalog.
-        queries: With one candidate or more each.
+        queries: b of them, with one candidate or more each.
     """
-    sorting = _Sorting(queries)
-    sorting.drop_repeats()
-    rows = snapshot.rows(sorting.ids)
-    known = np.greater_equal(rows, 0)
-    sorting.drop_of_some(
-        DropReason.EXCLUDED,
-        {
-            number: query.exclude_post_ids
-            for number, query in enumerate(queries)
-            if len(query.exclude_post_ids)
-        },
-        sorting.ids,
+    asked = np.concatenate([query.post_ids for query in queries])  # int64 (n)
+    ends = list(accumulate([len(query.post_ids) for query in queries]))
+    for start, end in pairwise([0, *ends]):
+        asked[start:end].sort()
+    user_ids = np.array([query.user_id for query in queries])
+    block = Block(np.empty_like(asked), np.empty_like(asked), np.empty(len(asked), np.bool_))
+    known_ends, why = np.empty(len(queries), np.int64), np.empty(len(asked), np.int8)
+    counts = np.zeros((len(queries), NONE + 1), np.int64)
+    _sort_out(
+        (asked, snapshot.rows(asked), np.array(ends)),
+        (snapshot.deleted, snapshot.author_ids),
+        _joined(_excluded(queries), len(queries)),
+        _joined(snapshot.related_authors_of_each(user_ids), len(queries)),
+        _joined(_seen(snapshot, queries), len(queries)),
+        (block.post_ids, block.rows, block.eligible, known_ends, why, counts),
     )
-    if not known.all():
-        sorting.drop(DropReason.UNKNOWN, ~known)
-        sorting.keep(known)
-        rows = rows[known]
-    sorting.drop(DropReason.DELETED, snapshot.deleted[rows])
-    user_ids = np.fromiter((query.user_id for query in queries), np.int64, len(queries))
-    related = snapshot.related_authors_of_each(user_ids)
-    if related:
-        sorting.drop_of_some(DropReason.BLOCKED, related, snapshot.author_ids[rows])
-    sorting.drop_of_some(
-        DropReason.SEEN,
-        {
-            number: snapshot.seen_posts(query.user_id)
-            for number, query in enumerate(queries)
-            if query.exclude_seen
-        },
-        sorting.ids,
-    )
-    return sorting.candidates(rows)
+    resolved = []
+    start = 0
+    for query, end, asked_end, counted in zip(
+        queries, known_ends.tolist(), ends, counts.tolist(), strict=True
+    ):
+        dropped: dict[DropReason, int] = {}
+        dropped_posts: dict[int, DropReason] = {}
+        if counted[NONE] < len(query.post_ids):
+            dropped = {reason: counted[at] for at, reason in enumerate(REASONS) if counted[at]}
+            if query.explain:
+                its_own = slice(asked_end - len(query.post_ids), asked_end)
+                dropped_posts = _dropped_posts(asked[its_own], why[its_own])
+        resolved.append(Candidates(block, start, end, dropped, dropped_posts))
+        start = end
+    return resolved
 
 
-class _Sorting:
-    """The candidates of some queries (b), one query's after another's, while they are sorted out.
+def _excluded(queries: Sequence[RankQuery]) -> dict[int, IntArray]:
+    """By position, the posts that those who name some will not have, ascending."""
+    return {
+        number: np.sort(query.exclude_post_ids)
+        for number, query in enumerate(queries)
+        if len(query.exclude_post_ids)
+    }
 
-    Attributes:
-        ids: int64 (n), ascending within a query.
+
+def _seen(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> dict[int, IntArray]:
+    """By position, the posts that those who ask for unseen ones have seen, ascending."""
+    return {
+        number: snapshot.seen_posts(query.user_id)
+        for number, query in enumerate(queries)
+        if query.exclude_seen
+    }
+
+
+def _joined(sets: Mapping[int, IntArray], queries: int) -> Sets:
+    """Sets of some of the queries (b)."""
+    if not sets:
+        return NO_IDS, np.zeros(queries, np.int64)
+    each = [sets.get(number, NO_IDS) for number in range(queries)]
+    return np.concatenate(each), np.array(list(accumulate(map(len, each))))
+
+
+@compiled(tuple_of(IDS, IDS), NUMBER, NUMBER)
+def _has(sets: Sets, number: int, wanted: int) -> bool:
+    """Whether one is in the set of a number."""
+    members, ends = sets
+    start, end = ends[number - 1] if number > 0 else 0, ends[number]
+    while start < end:
+        middle = (start + end) // 2
+        if members[middle] < wanted:
+            start = middle + 1
+        else:
+            end = middle
+    return bool(start < ends[number] and members[start] == wanted)
+
+
+@compiled(
+    tuple_of(IDS, IDS, IDS),
+    tuple_of(FLAGS, IDS),
+    *(tuple_of(IDS, IDS),) * 3,
+    tuple_of(IDS_OUT, IDS_OUT, FLAGS_OUT, IDS_OUT, SMALL_OUT, COUNTS_OUT),
+)
+def _sort_out(
+    asked: tuple[IntArray, IntArray, IntArray],
+    catalog: tuple[BoolArray, IntArray],
+    excluded: Sets,
+    related: Sets,
+    seen: Sets,
+    out: tuple[IntArray, IntArray, BoolArray, IntArray, npt.NDArray[np.int8], IntArray],
+) -> None:
+    """Finds for each candidate the first reason not to show it.
+
+    Args:
+        asked: Of queries (b), the candidates int64 (n), one query's after another's, ascending in each; their
+            rows in the catalog, negative where unknown; where each query's end, int64 (b).
+        catalog: By row, what is deleted, and the authors.
+        excluded: Posts to leave out.
+        related: Authors whose posts must not be shown.
+        seen: Posts to leave out.
+        out: Gets the ids int64 (k) of those that are distinct and known, their rows, whether they may be
+            shown, where each query's end; and for each of all the place of the reason among REASONS or NONE,
+            int8 (n), and how many there are of each, int64 (b, NONE + 1).
     """
-
-    def __init__(self, queries: Sequence[RankQuery]) -> None:
-        self._explained = [number for number, query in enumerate(queries) if query.explain]
-        lengths = np.fromiter((len(query.post_ids) for query in queries), np.int64, len(queries))
-        self.ids = np.concatenate([query.post_ids for query in queries])
-        self._offsets = np.concatenate(([0], lengths.cumsum()))  # int64 (b + 1)
-        for which in self._slices():
-            self.ids[which].sort()
-        self._owners = np.arange(len(queries)).repeat(lengths)  # int64 (n), ascending
-        self._shown = np.ones(len(self.ids), np.bool_)  # bool (n)
-        self._dropped: list[dict[DropReason, int]] = [{} for _ in queries]
-        self._dropped_posts: list[dict[int, DropReason]] = [{} for _ in queries]
-
-    def drop_repeats(self) -> None:
-        """Leaves each id of a query once, and counts the others."""
-        first = np.empty(len(self.ids), np.bool_)
-        np.not_equal(self.ids[1:], self.ids[:-1], out=first[1:])
-        first[self._offsets[:-1]] = True
-        if not first.all():
-            self._count(DropReason.DUPLICATE, ~first)
-            self.keep(first)
-
-    def drop(self, reason: DropReason, which: BoolArray) -> None:
-        """Drops bool (n), but for what was dropped before, for a reason."""
-        newly = which & self._shown
-        if not newly.any():
-            return
-        self._count(reason, newly)
-        self._shown[newly] = False
-        for number in self._explained:
-            posts = self.ids[newly & (self._owners == number)]
-            self._dropped_posts[number].update(dict.fromkeys(posts.tolist(), reason))
-
-    def drop_of_some(self, reason: DropReason, sets: Mapping[int, IntArray], values: IntArray) -> None:
-        """Drops what has one of values int64 (n) in its query's set, for those queries that have one."""
-        if not sets:
-            return
-        which = np.zeros(len(values), np.bool_)
-        slices = self._slices()
-        for number, members in sets.items():
-            which[slices[number]] = _among(values[slices[number]], members)
-        self.drop(reason, which)
-
-    def keep(self, which: BoolArray) -> None:
-        """Forgets all but bool (n)."""
-        self.ids, self._owners, self._shown = self.ids[which], self._owners[which], self._shown[which]
-        self._offsets = self._owners.searchsorted(np.arange(len(self._dropped) + 1))
-
-    def candidates(self, rows: IntArray) -> list[Candidates]:
-        """What is left of each query, at catalog rows int64 (n)."""
-        return [
-            Candidates(self.ids[which], rows[which], self._shown[which], dropped, posts)
-            for which, dropped, posts in zip(self._slices(), self._dropped, self._dropped_posts, strict=True)
-        ]
-
-    def _slices(self) -> list[slice]:
-        ends = self._offsets.tolist()
-        return [slice(start, end) for start, end in pairwise(ends)]
-
-    def _count(self, reason: DropReason, which: BoolArray) -> None:
-        counts = np.bincount(self._owners[which], minlength=len(self._dropped))
-        for number in np.flatnonzero(counts).tolist():
-            self._dropped[number][reason] = int(counts[number])
+    ids, id_rows, ends = asked
+    deleted, author_ids = catalog
+    post_ids, rows, eligible, known_ends, why, counts = out
+    known = at = 0
+    for query in range(len(ends)):
+        start = at
+        while at < ends[query]:
+            post, row = ids[at], id_rows[at]
+            reason = NONE
+            if at > start and post == ids[at - 1]:
+                reason = DUPLICATE
+            elif _has(excluded, query, post):
+                reason = EXCLUDED
+            elif row < 0:
+                reason = UNKNOWN
+            elif deleted[row]:
+                reason = DELETED
+            elif len(related[0]) > 0 and _has(related, query, author_ids[row]):
+                reason = BLOCKED
+            elif _has(seen, query, post):
+                reason = SEEN
+            why[at] = reason
+            counts[query, reason] += 1
+            if row >= 0 and reason != DUPLICATE:
+                post_ids[known], rows[known], eligible[known] = post, row, reason == NONE
+                known += 1
+            at += 1
+        known_ends[query] = known
 
 
-def _among(values: IntArray, members: IntArray) -> BoolArray:
-    """Bool (k): which of values int64 (k) are members."""
-    if len(members) > FEW:
-        return np.isin(values, members)
-    return np.asarray(np.equal(members[:, None], values).any(axis=0))
+def _dropped_posts(asked: IntArray, why: npt.NDArray[np.int8]) -> dict[int, DropReason]:
+    return {
+        post: REASONS[reason]
+        for post, reason in zip(asked.tolist(), why.tolist(), strict=True)
+        if reason not in (DUPLICATE, NONE)
+    }

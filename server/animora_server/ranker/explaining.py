@@ -62,4 +62,4 @@ def dropped_posts(candidates: Candidates, order: IntArray) -> dict[int, DropReas
     outranked = candidates.eligible.copy()
     outranked[order] = False
     dropped = dict.fromkeys(candidates.post_ids[outranked].tolist(), DropReason.OUTRANKED)
-    return dict(sorted((candidates.dropped_posts | dropped).items()))
+    return dict(sorted({**candidates.dropped_posts, **dropped}.items()))

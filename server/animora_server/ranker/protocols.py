@@ -1,7 +1,7 @@
 """What the ranker needs from the rest of the server; `app` supplies it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from animora_server.catalog import CatalogSnapshot
@@ -32,6 +32,22 @@ class ResidentModel(Protocol):
         Raises:
             ScoringFailed: It cannot answer, or not before the deadline (event loop's clock); at once, or in
                 the future.
+        """
+        ...
+
+    def score_all(
+        self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
+    ) -> "asyncio.Future[FloatArray]":
+        """Logits float32 (m) of the posts of several users, as one piece of work that succeeds or fails.
+
+        Args:
+            user_rows: int64 (b), the users' rows.
+            sizes: int64 (b), how many of the posts are each user's.
+            rows: int64 (m), the posts' catalog rows, one user's after another's.
+            deadline: On the event loop's clock.
+
+        Raises:
+            ScoringFailed: As score.
         """
         ...
 
@@ -73,8 +89,10 @@ class Pins(Protocol):
 class ScoreCache(Protocol):
     """Scores by key; best effort, so neither method fails."""
 
-    def get(self, key: bytes, count: int, deadline: float) -> "asyncio.Future[FloatArray | None]":
-        """The float32 (count) under a key, or None, by the deadline (event loop's clock) at the latest."""
+    def find(
+        self, keys: Sequence[bytes], counts: Sequence[int], deadline: float
+    ) -> "asyncio.Future[list[FloatArray | None]]":
+        """Under each key the float32 (count), or None, by the deadline (event loop's clock) at the latest."""
         ...
 
     def put(self, key: bytes, scores: FloatArray) -> None:

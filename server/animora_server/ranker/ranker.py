@@ -1,7 +1,8 @@
 """The ranker: queries in, rankings out.
 
-Queries that arrive together go through every step together, where NumPy takes hardly longer for all of them
-than for one. Each has its own deadline, its own failures, and its answer as soon as that is there.
+Queries that arrive together go through every step together: that is a call of NumPy or of compiled code for
+all of them instead of one for each. Each has its own deadline, its own failures, and its answer as soon as
+that is there.
 """
 
 import asyncio
@@ -17,8 +18,8 @@ from animora_server.errors import DeadlineExceeded, ModelNotResident, ScoringFai
 from animora_server.ranker.candidates import Candidates, resolve
 from animora_server.ranker.explaining import dropped_posts, heuristic_terms, model_terms
 from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.ordering import Best, Unordered, best_of_each
-from animora_server.ranker.pending import Pending
+from animora_server.ranker.ordering import Best, best_of_each
+from animora_server.ranker.pending import Caller, Pending
 from animora_server.ranker.pinning import current_pin
 from animora_server.ranker.protocols import Pin, Pins, ResidentModel, StageObserver
 from animora_server.ranker.relevance import degraded_reason, expired
@@ -55,25 +56,21 @@ class Ranker:
             ModelNotResident: The query names a version that is not loaded.
             DeadlineExceeded: Not even the heuristic fits into the time that is left.
         """
-        pending = Pending(query, asyncio.get_running_loop().create_future())
+        pending = Pending(query, Caller(1))
         self._gathering.add(pending)
-        try:
-            return await pending.ranking
-        except asyncio.CancelledError:
-            pending.abandon()
-            raise
+        (outcome,) = await _outcomes([pending])
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
     async def rank_all(self, queries: Sequence[RankQuery]) -> list[Ranking | BaseException]:
         """What `rank` returns or raises for each of some queries."""
-        loop = asyncio.get_running_loop()
-        asked = [Pending(query, loop.create_future()) for query in queries]
+        if not queries:
+            return []
+        caller = Caller(len(queries))
+        asked = [Pending(query, caller) for query in queries]
         self._begin(asked)
-        try:
-            return await asyncio.gather(*(pending.ranking for pending in asked), return_exceptions=True)
-        except asyncio.CancelledError:
-            for pending in asked:
-                pending.abandon()
-            raise
+        return await _outcomes(asked)
 
     def _begin(self, asked: Sequence[Pending]) -> None:
         self._spawn(self._rank_together(asked))
@@ -96,7 +93,7 @@ class Ranker:
         """What the model is to score; who is not for the model is answered."""
         started = time.perf_counter()
         pin = current_pin(self._pins, self._max_block_age)
-        asked = [pending for pending in asked if not pending.ranking.done()]
+        asked = [pending for pending in asked if not pending.caller.gone]
         found = together(partial(resolve, pin.snapshot), [pending.query for pending in asked])
         scorings = []
         for pending, candidates in zip(asked, found, strict=True):
@@ -126,11 +123,7 @@ class Ranker:
                 scored.append(scoring)
             else:
                 self._do_without(scoring, scoring.failure)
-        lists = [
-            Unordered(scoring.pin.snapshot, scoring.candidates, scoring.values, scoring.pending.query.limit)
-            for scoring in scored
-        ]
-        for scoring, best in zip(scored, together(best_of_each, lists), strict=True):
+        for scoring, best in zip(scored, together(_best_of_each, scored), strict=True):
             if isinstance(best, Exception):
                 scoring.pending.answer(best)
             elif scoring.pending.query.explain:
@@ -165,12 +158,12 @@ class Ranker:
     ) -> None:
         query, now = pending.query, self._clock()
         values = self._heuristic.terms(pin.snapshot, candidates.rows, now).sum(axis=1).astype(np.float32)
-        (best,) = best_of_each([Unordered(pin.snapshot, candidates, values, query.limit)])
+        (best,) = best_of_each(pin.snapshot, [candidates], [values], [query.limit])
         rows = candidates.rows[best.positions]
         terms = heuristic_terms(self._heuristic, pin.snapshot, rows, now) if query.explain else None
         pending.answer(
             Ranking(
-                post_ids=candidates.post_ids[best.positions],
+                post_ids=best.post_ids,
                 scores=best.values,
                 ranker=RankerName.HEURISTIC,
                 degraded_reason=degraded,
@@ -179,6 +172,27 @@ class Ranker:
                 dropped_posts=dropped_posts(candidates, best.positions) if query.explain else {},
             )
         )
+
+
+async def _outcomes(asked: Sequence[Pending]) -> list[Ranking | BaseException]:
+    """Those of queries with one caller, who waits here and may go."""
+    try:
+        await asked[0].caller.wait()
+    except asyncio.CancelledError:
+        for pending in asked:
+            pending.abandon()
+        raise
+    return [pending.outcome for pending in asked if pending.outcome is not None]
+
+
+def _best_of_each(scorings: Sequence[Scoring]) -> list[Best]:
+    """The best of those that have one pin, as they came together."""
+    return best_of_each(
+        scorings[0].pin.snapshot,
+        [scoring.candidates for scoring in scorings],
+        [scoring.values for scoring in scorings],
+        [scoring.pending.query.limit for scoring in scorings],
+    )
 
 
 def _model(pin: Pin, query: RankQuery) -> ResidentModel | None:
@@ -194,7 +208,7 @@ def _ranking(scoring: Scoring, best: Best, terms: Terms | None = None) -> Rankin
     """The best of what a model scored, with their terms where they were asked for."""
     candidates = scoring.candidates
     return Ranking(
-        post_ids=candidates.post_ids[best.positions],
+        post_ids=best.post_ids,
         scores=best.probabilities,
         ranker=RankerName.NEUCF,
         model_version=scoring.model.version,

@@ -1,9 +1,11 @@
 """How much a user is likely to care for posts: the model's logits, made safe to order by."""
 
 import asyncio
+import math
 
 import numpy as np
 
+from animora_server.compiling import SCORES, SCORES_OUT, compiled
 from animora_server.errors import (
     DeviceFault,
     InvalidScores,
@@ -48,7 +50,7 @@ def completed(values: FloatArray, informed: BoolArray) -> FloatArray:
     Raises:
         InvalidScores: One is not finite.
     """
-    if not np.isfinite(values).all():
+    if not are_finite(values):
         raise InvalidScores
     if informed.all() or not informed.any():
         return values
@@ -57,10 +59,26 @@ def completed(values: FloatArray, informed: BoolArray) -> FloatArray:
     return filled
 
 
+@compiled(SCORES)
+def are_finite(values: FloatArray) -> bool:
+    """Whether all of values float32 (m) are."""
+    for value in values:  # noqa: SIM110  # a loop
+        if not math.isfinite(value):
+            return False
+    return True
+
+
 def probabilities(values: FloatArray) -> FloatArray:
-    """Sigmoids float32 of logits, computed in float64: no overflow, and no rounding but the last."""
-    exact = values.astype(np.float64).clip(-700, 700)
-    return np.asarray(1 / (1 + np.exp(-exact)), np.float32)
+    """Sigmoids float32 of logits float32, in float64: no overflow, and no rounding but the last."""
+    scores = np.empty_like(values)
+    _sigmoids(values, scores)
+    return scores
+
+
+@compiled(SCORES, SCORES_OUT)
+def _sigmoids(values: FloatArray, scores: FloatArray) -> None:
+    for at in range(len(values)):
+        scores[at] = 1 / (1 + math.exp(-min(max(float(values[at]), -700.0), 700.0)))
 
 
 def log_odds(scores: FloatArray) -> FloatArray:

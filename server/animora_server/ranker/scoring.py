@@ -4,18 +4,23 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from animora_server.batching import Settled, Settling
-from animora_server.errors import InvalidScores, ScoringFailed, TooLate
+from animora_server.errors import DeviceFault, InvalidScores, OutOfDeviceMemory, ScoringFailed, TooLate
 from animora_server.ranker.candidates import Candidates
-from animora_server.ranker.pending import Pending
+from animora_server.ranker.pending import Pending, SharedWork
 from animora_server.ranker.protocols import Pin, ResidentModel, ScoreCache, StageObserver
-from animora_server.ranker.relevance import RESERVE, completed, logits
+from animora_server.ranker.relevance import RESERVE, are_finite, completed, logits
 from animora_server.ranker.single_flight import SingleFlight
 from animora_server.types import CachePolicy, CacheStatus, FloatArray, IntArray
+
+# Queries whose deadlines are so close, in seconds, are scored as one piece of work, due at the first of them:
+# it goes through the queue as one, which costs a tenth of as many.
+DUE_TOGETHER = 0.002
+MAX_GROUP_ROWS = 8192  # more would have the first of them wait for the last
 
 
 class RankKey(Protocol):
@@ -76,71 +81,71 @@ class Scores:
         One whose caller has gone does not come.
         """
         started = time.perf_counter()
-        steps: Settling[Scoring] = Settling()
-        refused = [scoring for scoring in scorings if not self._begin(scoring, steps)]
-        if refused:
+        steps: Settling[list[Scoring]] = Settling()
+        if refused := self._begin(scorings, steps):
             yield refused
         async for done in steps:
-            stage = "cache" if done[0][0].status is CacheStatus.HIT else "score"
+            stage = "cache" if done[0][0][0].status is CacheStatus.HIT else "score"
             self._stages.observe(stage, time.perf_counter() - started)
             if settled := self._settle(done, steps):
                 yield settled
 
-    def _begin(self, scoring: Scoring, steps: Settling[Scoring]) -> bool:
-        """Takes a scoring's first step; False, with the failure, if the model refuses it."""
-        candidates, policy = scoring.candidates, scoring.pending.query.cache_policy
-        if policy is CachePolicy.BYPASS or self._cache is None or not len(candidates.rows):
-            try:
-                step = scoring.model.score(scoring.user_row, candidates.rows, scoring.deadline)
-            except ScoringFailed as failure:
-                scoring.failure = failure
-                return False
-            _go_on(scoring, step, steps)
-            return True
-        scoring.key = self._cache.key(
-            scoring.model.version,
-            scoring.pending.query.user_id,
-            candidates.post_ids,
-            scoring.pin.snapshot.fingerprints[candidates.rows],
-        )
-        if policy.reads:
-            scoring.status = CacheStatus.HIT
-            found = self._cache.scores.get(scoring.key, len(candidates.rows), scoring.deadline)
-            _go_on(scoring, found, steps)
-        else:
-            _go_on(scoring, asyncio.ensure_future(self._compute(scoring)), steps)
-        return True
+    def _begin(self, scorings: Sequence[Scoring], steps: Settling[list[Scoring]]) -> list[Scoring]:
+        """Takes the first steps; returns those that the model refuses, with the failure."""
+        to_score, to_find = [], []
+        for scoring in scorings:
+            policy = scoring.pending.query.cache_policy
+            if policy is CachePolicy.BYPASS or self._cache is None or not len(scoring.candidates):
+                to_score.append(scoring)
+                continue
+            scoring.key = self._cache.key(
+                scoring.model.version,
+                scoring.pending.query.user_id,
+                scoring.candidates.post_ids,
+                scoring.pin.snapshot.fingerprints[scoring.candidates.rows],
+            )
+            if policy.reads:
+                scoring.status = CacheStatus.HIT
+                to_find.append(scoring)
+            else:
+                _go_on([scoring], asyncio.ensure_future(self._compute(scoring)), steps)
+        for group in _groups(to_find):
+            _go_on(group, self._find(group), steps)
+        return [refused for group in _groups(to_score) for refused in _score(group, steps)]
 
-    def _settle(self, done: Settled[Scoring], steps: Settling[Scoring]) -> list[Scoring]:
+    def _find(self, group: list[Scoring]) -> "asyncio.Future[list[FloatArray | None]]":
+        assert self._cache is not None  # only called where there is one
+        keys = [scoring.key for scoring in group]
+        return self._cache.scores.find(keys, list(map(_size, group)), group[0].deadline)
+
+    def _settle(self, done: Settled[list[Scoring]], steps: Settling[list[Scoring]]) -> list[Scoring]:
         """The scorings that have come to their end; what is not in the cache goes on to be computed."""
         ended: list[Scoring] = []
-        found: list[Scoring] = []
-        raw: list[Scoring] = []
-        for scoring, step in done:
-            if step.cancelled():  # with its caller
+        for group, step in done:
+            if step.cancelled():  # with its callers
                 continue
-            scoring.failure = step.exception()
-            if scoring.failure is not None:
-                ended.append(scoring)
-            elif scoring.status is not CacheStatus.HIT:
-                scoring.values = step.result()
-                (ended if scoring.key else raw).append(scoring)
-            elif step.result() is None:
-                self._miss(scoring, steps)
+            if (failure := step.exception()) is not None:
+                ended += _score_each(group, failure, steps)
+            elif group[0].status is not CacheStatus.HIT:
+                _take(group, step.result())
+                ended += group
             else:
-                scoring.values = step.result()
-                found.append(scoring)
-        for scoring, finite in zip(found, _are_finite(found), strict=True):
-            if finite:
-                ended.append(scoring)
-            else:
-                self._miss(scoring, steps)
-        _complete(raw)
-        return ended + raw
+                ended += self._take_found(group, step.result(), steps)
+        return ended
 
-    def _miss(self, scoring: Scoring, steps: Settling[Scoring]) -> None:
-        scoring.status = CacheStatus.MISS
-        _go_on(scoring, asyncio.ensure_future(self._compute_once(scoring)), steps)
+    def _take_found(
+        self, group: list[Scoring], found: list[FloatArray | None], steps: Settling[list[Scoring]]
+    ) -> list[Scoring]:
+        """Those that were in the cache; the others go on to be computed."""
+        hits = []
+        for scoring, values in zip(group, found, strict=True):
+            if values is not None and are_finite(values):
+                scoring.values = values
+                hits.append(scoring)
+            else:
+                scoring.status = CacheStatus.MISS
+                _go_on([scoring], asyncio.ensure_future(self._compute_once(scoring)), steps)
+        return hits
 
     async def _compute_once(self, scoring: Scoring) -> FloatArray:
         """Computes and stores, or shares the computation that runs for this key already."""
@@ -165,33 +170,83 @@ class Scores:
         return values
 
 
-def _go_on(
-    scoring: Scoring,
-    step: "asyncio.Future[FloatArray] | asyncio.Future[FloatArray | None]",
-    steps: Settling[Scoring],
-) -> None:
-    scoring.pending.work = step
-    steps.add(scoring, step)
+def _go_on(group: list[Scoring], step: "asyncio.Future[Any]", steps: Settling[list[Scoring]]) -> None:
+    """Waits for the next step of a group."""
+    work = step if len(group) == 1 else SharedWork(step, len(group))
+    for scoring in group:
+        scoring.pending.work = work
+    steps.add(group, step)
 
 
-def _are_finite(scorings: Sequence[Scoring]) -> list[bool]:
-    """Of each, whether all its values are finite."""
-    if not scorings:
-        return []
-    if np.isfinite(np.concatenate([scoring.values for scoring in scorings])).all():
-        return [True] * len(scorings)
-    return [bool(np.isfinite(scoring.values).all()) for scoring in scorings]
+def _groups(scorings: Sequence[Scoring]) -> list[list[Scoring]]:
+    """Those that can be one piece of work: of one model, due at about the same time, not too many rows.
+
+    The first of each group is due first.
+    """
+    groups: list[list[Scoring]] = []
+    model, due, rows = None, 0.0, 0
+    for scoring in sorted(scorings, key=_deadline_of):
+        rows += len(scoring.candidates)
+        if scoring.model is not model or _deadline_of(scoring) > due or rows > MAX_GROUP_ROWS:
+            groups.append([])
+            model, due = scoring.model, _deadline_of(scoring) + DUE_TOGETHER
+            rows = len(scoring.candidates)
+        groups[-1].append(scoring)
+    return groups
 
 
-def _complete(scorings: Sequence[Scoring]) -> None:
-    """Completes the values that come from the model as they are, or finds them invalid."""
-    rest = list(scorings)
-    if rest and all(_are_finite(rest)):
-        model, rows = rest[0].model, np.concatenate([scoring.candidates.rows for scoring in rest])
-        if all(scoring.model is model for scoring in rest) and model.informed(rows).all():
-            return
-    for scoring in rest:
+def _deadline_of(scoring: Scoring) -> float:
+    return scoring.pending.query.deadline
+
+
+def _size(scoring: Scoring) -> int:
+    return len(scoring.candidates)
+
+
+def _score(group: list[Scoring], steps: Settling[list[Scoring]]) -> list[Scoring]:
+    """Has the model score a group as one piece of work; returns those that it refuses, with the failure."""
+    user_rows, sizes = [scoring.user_row for scoring in group], list(map(_size, group))
+    try:
+        step = group[0].model.score_all(np.array(user_rows), np.array(sizes), _rows(group), group[0].deadline)
+    except ScoringFailed as failure:
+        return _score_each(group, failure, steps)
+    _go_on(group, step, steps)
+    return []
+
+
+def _score_each(
+    group: list[Scoring], failure: BaseException, steps: Settling[list[Scoring]]
+) -> list[Scoring]:
+    """Has the model score each of a group that failed as a whole by itself: it may be the fault of one.
+
+    Returns those of which it is, with the failure; all, if it is the device's.
+    """
+    if len(group) > 1 and (not isinstance(failure, DeviceFault) or isinstance(failure, OutOfDeviceMemory)):
+        return [refused for scoring in group for refused in _score([scoring], steps)]
+    for scoring in group:
+        scoring.failure = failure
+    return group
+
+
+def _take(group: list[Scoring], values: FloatArray) -> None:
+    """Gives each of a group its values, float32 (n) of all, completed where it must be.
+
+    What was computed for the cache is complete.
+    """
+    start = 0
+    for scoring in group:
+        end = start + len(scoring.candidates)
+        scoring.values = values[start:end]
+        start = end
+    model = group[0].model
+    if group[0].key or (are_finite(values) and model.informed(_rows(group)).all()):
+        return
+    for scoring in group:
         try:
-            scoring.values = completed(scoring.values, scoring.model.informed(scoring.candidates.rows))
+            scoring.values = completed(scoring.values, model.informed(scoring.candidates.rows))
         except InvalidScores as failure:
             scoring.failure = failure
+
+
+def _rows(group: list[Scoring]) -> IntArray:
+    return np.concatenate([scoring.candidates.rows for scoring in group])

@@ -133,7 +133,7 @@ class Device:
         def run() -> tuple[float, float]:
             seconds = []
             for size in sizes:
-                score = ScoreWork(model.network, table, 0, np.zeros(size, np.int64))
+                score = ScoreWork.of_one(model.network, table, 0, np.zeros(size, np.int64))
                 posts = np.zeros(max(size // len(COALITIONS), 1), np.int64)
                 terms = ExplainWork(model, 0, posts, posts, EmbeddingFile(None, 0, 0))
                 for work in (terms, terms, score, score):

@@ -26,7 +26,7 @@ from animora_server.scorer.messages import (
     text,
     to_bytes,
 )
-from animora_server.scorer.shared import ParcelBatcher, Received, Region, SharedModel, SharedModels
+from animora_server.scorer.shared import DeviceBatcher, Received, Region, SharedModel, SharedModels
 from animora_server.scorer.work import ExplainWork
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ class DeviceHost:
     """
 
     def __init__(
-        self, path: str, name: str, models: SharedModels, batcher: ParcelBatcher, cost: CostModel
+        self, path: str, name: str, models: SharedModels, batcher: DeviceBatcher, cost: CostModel
     ) -> None:
         self._path = path
         self._name = name
@@ -88,7 +88,7 @@ class _Session:
         writer: asyncio.StreamWriter,
         name: str,
         models: SharedModels,
-        batcher: ParcelBatcher,
+        batcher: DeviceBatcher,
         cost: CostModel,
     ) -> None:
         self._writer = writer
@@ -189,10 +189,10 @@ class _Session:
         sizes = integers(counts, len(user_rows))
         if sizes.min(initial=0) < 0 or sizes.sum() != len(rows):
             raise BrokenMessage("the sizes are not those of the rows")
-        parcel = model.parcel(region, user_rows, sizes, rows, deadline)
+        work = model.work(region, user_rows, sizes, rows, deadline)
         if deadline == math.inf:
-            return [await self._batcher.execute_bulk(parcel)]
-        return [await self._batcher.submit(parcel, len(rows), parcel[0].key, deadline)]
+            return [await self._batcher.execute_bulk(work)]
+        return [await self._batcher.submit(work, len(rows), work.key, deadline)]
 
     async def _explain(self, parts: Sequence[Part]) -> Answer:
         where, until, posts, image, caption = parts
@@ -201,7 +201,7 @@ class _Session:
         post_rows = integers(posts)
         received = Received(halves(image, len(post_rows)), halves(caption, len(post_rows)))
         work = ExplainWork(self._models[of].model, user_row, post_rows, post_rows, received, deadline)
-        return [await self._batcher.submit((work,), work.size, work.key, deadline)]
+        return [await self._batcher.submit(work, work.size, work.key, deadline)]
 
     def _next_number(self) -> int:
         self._numbers += 1

@@ -35,6 +35,12 @@ class LostModel:
         """Raises DeviceFault."""
         raise DeviceFault("the device has gone")
 
+    def score_all(
+        self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
+    ) -> "asyncio.Future[FloatArray]":
+        """Raises DeviceFault."""
+        raise DeviceFault("the device has gone")
+
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         """Raises DeviceFault."""
         raise DeviceFault("the device has gone")

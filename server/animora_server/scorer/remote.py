@@ -170,16 +170,16 @@ class RemoteDevice:
 
     async def _score(self, works: Sequence[ScoreWork]) -> list[FloatArray]:
         table: RemoteTable = works[0].table
-        sizes = np.fromiter((len(work.rows) for work in works), np.int64, len(works))  # int64 (b)
+        lengths = [len(work.rows) for work in works]
         (answer,) = await table.vectors.connection.ask(
             Kind.SCORE,
             np.array([table.vectors.number], np.int64),
             np.array([max(work.deadline for work in works)]),
-            np.fromiter((work.user_row for work in works), np.int64, len(works)),
-            sizes,
+            np.concatenate([work.user_rows for work in works]),
+            np.concatenate([work.sizes for work in works]),
             np.concatenate([work.rows for work in works]),
         )
-        return np.split(floats(answer, int(sizes.sum())), np.cumsum(sizes[:-1]))
+        return np.split(floats(answer, sum(lengths)), np.cumsum(lengths[:-1]))
 
     async def _explain(self, work: ExplainWork) -> FloatArray:
         model: RemoteModel = work.model
@@ -196,7 +196,7 @@ class RemoteDevice:
     async def _time(self, model: RemoteModel, table: RemoteTable, size: int) -> float:
         """Seconds from here to the scores of so many rows and back, at best."""
         deadline = asyncio.get_running_loop().time() + TRIAL_TIMEOUT  # as requests have one
-        work = ScoreWork(model.network, table, 0, np.zeros(size, np.int64), deadline)
+        work = ScoreWork.of_one(model.network, table, 0, np.zeros(size, np.int64), deadline)
         trials = []
         for _ in range(TRIALS):
             started = time.perf_counter()

@@ -53,9 +53,13 @@ class ResidentModel:
         """Logits float32 (m) of the posts at catalog rows int64 (m), to come. Raises ScoringFailed."""
         if deadline is None:
             return asyncio.ensure_future(self._score_in_turns(user_row, rows))
-        if 0 < len(rows) <= self.max_rows:
-            return self._submit(user_row, rows, deadline)
-        return asyncio.ensure_future(self._score_in_pieces(user_row, rows, deadline))
+        return self._score(ScoreWork.of_one(self.model.network, self.table, user_row, rows, deadline))
+
+    def score_all(
+        self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
+    ) -> "asyncio.Future[FloatArray]":
+        """The same for several users (b), whose posts int64 (m) follow one another. Raises ScoringFailed."""
+        return self._score(ScoreWork(self.model.network, self.table, user_rows, sizes, rows, deadline))
 
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         """Terms float32 (m, 8) that add up to the logits. Raises ScoringFailed."""
@@ -65,12 +69,17 @@ class ResidentModel:
         work = ExplainWork(self.model, user_row, post_rows, rows, self.snapshot.embeddings, deadline)
         return await self.queue.submit(work, work.size, work.key, deadline)
 
-    async def _score_in_pieces(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
+    def _score(self, work: ScoreWork) -> "asyncio.Future[FloatArray]":
+        if 0 < len(work.rows) <= self.max_rows:
+            return self._submit(work)
+        return asyncio.ensure_future(self._score_in_pieces(work))
+
+    async def _score_in_pieces(self, work: ScoreWork) -> FloatArray:
         pieces: list[asyncio.Future[FloatArray]] = []
         try:
-            for start in range(0, len(rows), self.max_rows):
-                piece = self._submit(user_row, rows[start : start + self.max_rows], deadline)
-                pieces.append(piece)
+            for start in range(0, len(work.rows), self.max_rows):
+                some = work.piece(start, start + self.max_rows)
+                pieces.append(self._submit(some))
             return np.concatenate([NO_VALUES, *await asyncio.gather(*pieces)])
         finally:
             for piece in pieces:  # where one is refused, the others are of no use
@@ -78,13 +87,12 @@ class ResidentModel:
 
     async def _score_in_turns(self, user_row: int, rows: IntArray) -> FloatArray:
         """Scores in the bulk lane, in pieces that hold the device no longer than requests can wait."""
+        work = ScoreWork.of_one(self.model.network, self.table, user_row, rows)
         values = [NO_VALUES]
         for start in range(0, len(rows), TURN_ROWS):
-            piece = rows[start : start + TURN_ROWS]
-            work = ScoreWork(self.model.network, self.table, user_row, piece)
-            values.append(await self.queue.execute_bulk(work))
+            piece = work.piece(start, start + TURN_ROWS)
+            values.append(await self.queue.execute_bulk(piece))
         return np.concatenate(values)
 
-    def _submit(self, user_row: int, rows: IntArray, deadline: float) -> "asyncio.Future[FloatArray]":
-        work = ScoreWork(self.model.network, self.table, user_row, rows, deadline)
-        return self.queue.submit(work, len(rows), work.key, deadline)
+    def _submit(self, work: ScoreWork) -> "asyncio.Future[FloatArray]":
+        return self.queue.submit(work, len(work.rows), work.key, work.deadline)

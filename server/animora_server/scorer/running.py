@@ -74,9 +74,9 @@ def run_batch(works: Sequence[Work]) -> list[FloatArray]:
 def _score(works: Sequence[ScoreWork]) -> list[FloatArray]:
     first = works[0]
     table: PostTable = first.table
-    sizes = np.fromiter((len(work.rows) for work in works), np.int64, len(works))  # int64 (b)
-    user_rows = np.fromiter((work.user_row for work in works), np.int64, len(works))  # int64 (b)
-    rows = first.rows if len(works) == 1 else np.concatenate([work.rows for work in works])  # int64 (m)
+    user_rows = np.concatenate([work.user_rows for work in works])  # int64 (b)
+    sizes = np.concatenate([work.sizes for work in works])  # int64 (b)
+    rows = np.concatenate([work.rows for work in works])  # int64 (m)
     if table.recorded is not None:
         values = table.recorded.score(np.repeat(user_rows, sizes), rows)
     else:
@@ -84,12 +84,14 @@ def _score(works: Sequence[ScoreWork]) -> list[FloatArray]:
         network: Network = first.network
         logits = network.score(
             torch.from_numpy(user_rows).to(device),
-            torch.from_numpy(np.repeat(np.arange(len(works)), sizes)).to(device),
+            torch.from_numpy(np.arange(len(sizes)).repeat(sizes)).to(device),
             table.vectors,
             torch.from_numpy(rows).to(device),
         )
         values = logits.float().cpu().numpy()  # float32 (m)
-    return np.split(values, np.cumsum(sizes[:-1]))
+    if len(works) == 1:
+        return [values]
+    return np.split(values, np.cumsum([len(work.rows) for work in works[:-1]]))
 
 
 def _explain(work: ExplainWork) -> FloatArray:

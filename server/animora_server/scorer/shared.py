@@ -20,9 +20,7 @@ from animora_server.scorer.loaded import LoadedModel, PostTable
 from animora_server.scorer.work import ScoreWork, Work
 from animora_server.types import FloatArray, HalfArray, IntArray
 
-# The works that came in one message, and the scores or terms of all of them, one after another.
-Parcel: TypeAlias = tuple[Work, ...]
-ParcelBatcher: TypeAlias = Batcher[Parcel, FloatArray]
+DeviceBatcher: TypeAlias = Batcher[Work, FloatArray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class SharedModel:
         workers: How many regions to make room for at first.
     """
 
-    def __init__(self, model: LoadedModel, device: Device, batcher: ParcelBatcher, workers: int) -> None:
+    def __init__(self, model: LoadedModel, device: Device, batcher: DeviceBatcher, workers: int) -> None:
         self.model = model
         self._device = device
         self._batcher = batcher
@@ -129,27 +127,23 @@ class SharedModel:
                 cost.calibrate(*await self._device.warm(self.model, self._table, sizes))
                 self._is_warm = True
 
-    def parcel(
+    def work(
         self, region: Region, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
-    ) -> tuple[ScoreWork, ...]:
-        """The works of one message.
+    ) -> ScoreWork:
+        """The work of one message; see ScoreWork.
 
         Args:
             region: The worker's.
-            user_rows: int64 (b), the users' rows in the model.
-            sizes: int64 (b), how many of the rows are each user's.
-            rows: int64 (m), the posts' rows in the region.
+            user_rows: int64 (b).
+            sizes: int64 (b).
+            rows: int64 (m), in the region.
             deadline: Of the last one that somebody waits for.
 
         Raises:
             IndexError: A row is none of the region's.
         """
         assert self._table is not None  # there is a region of it
-        pieces = np.split(region.rows(rows), np.cumsum(sizes[:-1]))
-        return tuple(
-            ScoreWork(self.model.network, self._table, user_row, piece, deadline)
-            for user_row, piece in zip(user_rows.tolist(), pieces, strict=True)
-        )
+        return ScoreWork(self.model.network, self._table, user_rows, sizes, region.rows(rows), deadline)
 
     @property
     def _size(self) -> int:
@@ -176,7 +170,7 @@ class SharedModels:
     """
 
     def __init__(
-        self, store: ModelStore | None, device: Device, batcher: ParcelBatcher, workers: int
+        self, store: ModelStore | None, device: Device, batcher: DeviceBatcher, workers: int
     ) -> None:
         self._store = store
         self._device = device
@@ -202,9 +196,3 @@ class SharedModels:
                 model = SharedModel(loaded, self._device, self._batcher, self._workers)
                 self._models[version] = model
             return model
-
-
-async def run_parcels(device: Device, parcels: Sequence[Parcel]) -> list[FloatArray]:
-    """Runs the works of several messages, which share a key, as one batch."""
-    results = iter(await device.score([work for parcel in parcels for work in parcel]))
-    return [np.concatenate([next(results) for _ in parcel]) for parcel in parcels]

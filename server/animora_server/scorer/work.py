@@ -3,6 +3,8 @@
 import math
 from typing import TypeAlias
 
+import numpy as np
+
 from animora_server.batching import BatchLimits
 from animora_server.scorer.parts import COALITIONS
 from animora_server.scorer.protocols import Embeddings, OnDevice
@@ -13,19 +15,35 @@ from animora_server.values import value
 
 @value
 class ScoreWork:
-    """Pairs of one user with posts, of one model and post table.
+    """Pairs of users with posts, of one model and post table.
 
     Attributes:
-        user_row: The user's row in the model.
-        rows: int64 (m), the posts' rows in the post table.
+        user_rows: int64 (b), the users' rows in the model.
+        sizes: int64 (b), how many of the posts are each user's; they may be none.
+        rows: int64 (m), the posts' rows in the post table, one user's after another's.
         deadline: When the scores are of no more use, on the event loop's clock; infinite where nobody waits.
     """
 
     network: OnDevice
     table: OnDevice
-    user_row: int
+    user_rows: IntArray
+    sizes: IntArray
     rows: IntArray
     deadline: float = math.inf
+
+    @classmethod
+    def of_one(
+        cls, network: OnDevice, table: OnDevice, user_row: int, rows: IntArray, deadline: float = math.inf
+    ) -> "ScoreWork":
+        """Pairs of one user."""
+        return cls(network, table, np.array([user_row]), np.array([len(rows)]), rows, deadline)
+
+    def piece(self, start: int, stop: int) -> "ScoreWork":
+        """The pairs [start, stop) of it."""
+        offsets = np.concatenate(([0], self.sizes.cumsum())).clip(start, stop)
+        return ScoreWork(
+            self.network, self.table, self.user_rows, np.diff(offsets), self.rows[start:stop], self.deadline
+        )
 
     @property
     def key(self) -> tuple[int, int]:

@@ -65,21 +65,22 @@ class CallHandler:
             started.inc()
             call = self._call(context)
             context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
-            code = grpc.StatusCode.CANCELLED
+            code = "CANCELLED"  # an enumeration takes 0.6 us to tell its name
             try:
                 with self._gate.call():
                     reply = (await behaviour(request, call)).SerializeToString()
-                code = grpc.StatusCode.OK
+                code = "OK"
                 return reply
             except asyncio.CancelledError:
                 if _was_cancelled():
                     raise
                 # Raised inside: without a status, grpc.aio would leave the caller waiting.
-                code, status = grpc.StatusCode.UNAVAILABLE, interrupted_status(call.request_id)
+                code, status = "UNAVAILABLE", interrupted_status(call.request_id)
             except Exception as error:  # every error has a status; a bug's is INTERNAL
-                code, status = status_of(error, call)
+                failure, status = status_of(error, call)
+                code = failure.name
             finally:
-                self._metrics.handled(method, code.name)
+                self._metrics.handled(method, code)
                 handling.observe(time.perf_counter() - began)
             await _abort(context, status, call.request_id)
             raise AssertionError("abort raises")

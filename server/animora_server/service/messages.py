@@ -1,11 +1,12 @@
 """Requests to queries, with every field checked, and rankings to responses."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
-from animora_server.service.packed import count_ids, read_ids, write
+from animora_server.service.packed import read_ids, write
 from animora_server.settings import RankingSettings
 from animora_server.types import (
     CachePolicy,
@@ -106,42 +107,56 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
     )
 
 
-def check_batch(request: pb.BatchRankRequest, limits: RankingSettings) -> int:
-    """The candidates of all requests together.
+def check_batch(requests: int, candidates: int, limits: RankingSettings) -> None:
+    """Sees to the size of a batch.
+
+    Args:
+        requests: How many it holds.
+        candidates: Of all of them.
+        limits: How much it may hold.
 
     Raises:
         InvalidRequest: There are no requests, too many, or too many candidates.
     """
-    requests = len(request.requests)
     if not requests:
         raise InvalidRequest("requests", "is empty: give 1 or more requests")
     if requests > limits.max_batch_requests:
         raise InvalidRequest(
             "requests", f"holds {requests} requests: at most {limits.max_batch_requests} go into one call"
         )
-    candidates = sum(count_ids(each.post_ids) for each in request.requests)
     if candidates > limits.max_batch_candidates:
         raise InvalidRequest(
             "requests",
             f"hold {candidates} candidates: at most {limits.max_batch_candidates} are ranked in one call",
         )
-    return candidates
 
 
 def write_ranking(ranking: Ranking, response: pb.RankResponse) -> None:
     """Fills an empty twin of a response, in place: to copy a message takes as long as to make it."""
+    response.MergeFromString(
+        _heading(ranking.ranker, ranking.model_version, ranking.cache, ranking.degraded_reason)
+    )
     write(response.post_ids, ranking.post_ids)
     write(response.scores, ranking.scores)
-    response.ranker = RANKERS[ranking.ranker]
-    response.model_version = ranking.model_version
-    response.cache = CACHE_STATUSES[ranking.cache]
-    response.degraded_reason = DEGRADED_REASONS[ranking.degraded_reason]
-    response.dropped.SetInParent()
     for reason, count in ranking.dropped.items():
         setattr(response.dropped, reason.value, count)
     write_dropped_posts(ranking.dropped_posts, response.dropped_posts)
     if ranking.terms is not None:
         add_terms(ranking.terms, [response.explanations.add().terms for _ in ranking.post_ids])
+
+
+@lru_cache
+def _heading(
+    ranker: RankerName, model_version: str, cache: CacheStatus, degraded: DegradedReason | None
+) -> bytes:
+    """What many responses have in common, written once: a field at a time it takes 3 us of each."""
+    return pb.RankResponse(
+        ranker=RANKERS[ranker],
+        model_version=model_version,
+        cache=CACHE_STATUSES[cache],
+        degraded_reason=DEGRADED_REASONS[degraded],
+        dropped=pb.DroppedCandidates(),
+    ).SerializeToString()
 
 
 def add_terms(terms: Terms, fields: Iterable["RepeatedCompositeFieldContainer[pb.Term]"]) -> None:

@@ -7,6 +7,7 @@ numbers: 200 candidates are read in 0.8 us instead of 6.2, and 1,000 results wri
 Who sends ids one by one instead, which protobuf allows too, is read with the public message.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
@@ -28,7 +29,7 @@ PACKED = {
     "GetTimelineResponse": ("post_ids", "scores"),
 }
 ID = np.dtype("<i8")
-SCORE = np.dtype("<f4")
+IS_LITTLE_ENDIAN = sys.byteorder == "little"  # as the wire is
 NO_IDS = np.empty(0, np.int64)
 MALFORMED = "the request is not a valid message of this method"
 
@@ -76,13 +77,6 @@ def has_unknown_fields(message: Message) -> bool:
     return len(UnknownFieldSet(message)) > 0
 
 
-def count_ids(field: Sequence[int] | Sequence[bytes]) -> int:
-    """How many ids a field holds, of a twin or of a public message."""
-    if not field or isinstance(field[0], int):
-        return len(field)
-    return sum(map(len, cast("Sequence[bytes]", field))) // ID.itemsize
-
-
 def read_ids(field: Sequence[int] | Sequence[bytes]) -> IntArray:
     """A field's ids, of a twin or of a public message: int64 (n).
 
@@ -91,16 +85,18 @@ def read_ids(field: Sequence[int] | Sequence[bytes]) -> IntArray:
     """
     if not field:
         return NO_IDS
-    if isinstance(field[0], int):
+    first = field[0]
+    if isinstance(first, int):
         return np.array(field, np.int64)
     try:
-        pieces = [np.frombuffer(piece, ID) for piece in cast("Sequence[bytes]", field)]
+        if len(field) == 1:
+            return np.frombuffer(first, ID)
+        return np.concatenate([np.frombuffer(piece, ID) for piece in cast("Sequence[bytes]", field)])
     except ValueError as error:
         raise InvalidRequest("request", MALFORMED) from error
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def write(field: Any, values: IntArray | FloatArray) -> None:
     """Writes ids int64 (n), or scores float32 (n), to a twin's empty field."""
     if len(values):
-        field.append(values.astype(ID if values.dtype == np.int64 else SCORE, copy=False).tobytes())
+        field.append((values if IS_LITTLE_ENDIAN else values.byteswap()).tobytes())

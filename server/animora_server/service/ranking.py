@@ -1,6 +1,6 @@
 """RankingService: the behaviours behind Rank and BatchRank."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from google.protobuf.message import Message
 
@@ -50,7 +50,7 @@ class RankingService:
         except Exception as error:  # counted here, answered by the call's handler
             self._failed("Rank", error)
             raise
-        self._ranked("Rank", len(query.post_ids), ranking)
+        self._ranked("Rank", query, ranking)
         response = RankResponse()
         write_ranking(ranking, response)
         return response
@@ -61,42 +61,38 @@ class RankingService:
         parse(batch, data)
         if any(has_unknown_fields(request) for request in batch.requests):
             batch = pb.BatchRankRequest.FromString(data)
-        with self._gate.work(check_batch(batch, self._limits)):
-            outcomes = await self._outcomes(batch.requests, call)
+        asked = [self._read(request, call) for request in batch.requests]
+        queries = [each for each in asked if isinstance(each, RankQuery)]
+        candidates = sum([len(query.post_ids) for query in queries])
+        check_batch(len(asked), candidates, self._limits)
+        with self._gate.work(candidates):
+            rankings = iter(await self._ranker.rank_all(queries))
         response = BatchRankResponse()
-        for candidates, outcome in outcomes:
+        for each in asked:
             result = response.results.add()
-            if isinstance(outcome, Ranking):
-                self._ranked("BatchRank", candidates, outcome)
+            outcome = next(rankings) if isinstance(each, RankQuery) else each
+            if isinstance(each, RankQuery) and isinstance(outcome, Ranking):
+                self._ranked("BatchRank", each, outcome)
                 write_ranking(outcome, result.response)
-            else:
+            elif isinstance(outcome, BaseException):
                 self._failed("BatchRank", outcome)
                 result.error.MergeFromString(status_of(outcome, call)[1].SerializeToString())
         return response
 
-    async def _outcomes(
-        self, requests: Sequence[pb.RankRequest], call: Call
-    ) -> list[tuple[int, Ranking | BaseException]]:
-        """For each request its candidates, and its ranking or what it fails with: its neighbours do not."""
-        read: list[RankQuery | Exception] = []
-        for request in requests:
-            try:
-                read.append(read_query(request, self._limits, call.deadline))
-            except Exception as error:  # whatever it is belongs to this request
-                read.append(error)
-        rankings = iter(await self._ranker.rank_all([each for each in read if isinstance(each, RankQuery)]))
-        return [
-            (len(each.post_ids), next(rankings)) if isinstance(each, RankQuery) else (0, each)
-            for each in read
-        ]
+    def _read(self, request: pb.RankRequest, call: Call) -> RankQuery | Exception:
+        """A query of a batch, or what is wrong with it: its neighbours are ranked all the same."""
+        try:
+            return read_query(request, self._limits, call.deadline)
+        except Exception as error:  # whatever it is belongs to this request
+            return error
 
     def _failed(self, method: str, error: BaseException) -> None:
         code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
         self._metrics.request(method, code, None)
 
-    def _ranked(self, method: str, candidates: int, ranking: Ranking) -> None:
+    def _ranked(self, method: str, query: RankQuery, ranking: Ranking) -> None:
         self._metrics.request(method, "OK", ranking.ranker)
-        self._metrics.candidates.observe(candidates)
+        self._metrics.candidates.observe(len(query.post_ids))
         self._metrics.cache[ranking.cache].inc()
         if ranking.degraded_reason is not None:
             self._metrics.degraded[ranking.degraded_reason].inc()

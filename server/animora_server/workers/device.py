@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 import structlog
 
@@ -16,7 +15,7 @@ from animora_server.models import open_models
 from animora_server.program import stop_signal
 from animora_server.scorer.device import Device
 from animora_server.scorer.host import DeviceHost
-from animora_server.scorer.shared import ParcelBatcher, SharedModels, run_parcels
+from animora_server.scorer.shared import DeviceBatcher, SharedModels
 from animora_server.scorer.work import batch_limits
 from animora_server.workers.parent import Parent
 
@@ -49,9 +48,7 @@ async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]
     metrics, cost = ScorerMetrics(registry), CostModel()
     store = open_models(settings.models)
     async with Device(settings.scorer, on_fault=lambda: loop.call_soon_threadsafe(failed.set)) as device:
-        batcher: ParcelBatcher = Batcher(
-            partial(run_parcels, device), batch_limits(settings.scorer), cost, metrics
-        )
+        batcher: DeviceBatcher = Batcher(device.score, batch_limits(settings.scorer), cost, metrics)
         metrics.queue_rows.set_function(lambda: batcher.queued_rows)
         watch = Watch(batcher, settings.scorer.hang_timeout, failed)
         parent.tell_of(registry, watch.dead)
@@ -68,7 +65,7 @@ async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]
 class Watch:
     """Sets an event when the device hangs, and lets others notice an event loop that does."""
 
-    def __init__(self, batcher: ParcelBatcher, hang_timeout: float, failed: asyncio.Event) -> None:
+    def __init__(self, batcher: DeviceBatcher, hang_timeout: float, failed: asyncio.Event) -> None:
         self._batcher = batcher
         self._hang_timeout = hang_timeout
         self._failed = failed
