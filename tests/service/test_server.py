@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import logging
 import re
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -228,8 +229,9 @@ async def test_draining_says_not_serving_and_finishes_what_is_in_flight(server, 
 
 async def connect_again_and_again(port):
     while True:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.close()
+        with suppress(ConnectionResetError):  # the port was closed meanwhile
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
 
 
 async def test_leaving_closes_the_port_and_finishes_what_is_in_flight(server, rank, behaviours):
