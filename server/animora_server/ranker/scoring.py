@@ -17,9 +17,9 @@ from animora_server.ranker.relevance import RESERVE, are_finite, completed, logi
 from animora_server.ranker.single_flight import SingleFlight
 from animora_server.types import CachePolicy, CacheStatus, FloatArray, IntArray
 
-# Queries whose deadlines are so close, in seconds, are scored as one piece of work, due at the first of them:
-# it goes through the queue as one, which costs a tenth of as many.
-DUE_TOGETHER = 0.002
+# Queries that are due within so many seconds are one piece of work, due at the first of them: as many seconds
+# as it may take to gather them. One piece costs the queue a tenth of what they would.
+DUE_TOGETHER = 0.005
 MAX_GROUP_ROWS = 8192  # more would have the first of them wait for the last
 
 

@@ -1,9 +1,9 @@
 """`make bench-peers`: users ranked for a second, beside other model servers with the same artifact.
 
 Every server has an environment of its own and may use all cores, which the load shares with it. All are asked
-for the best of the same candidates of the same users, in turns; the medians of the turns are reported. Our
-own generator looks at every reply. h2load knows only their size, so that before it measures a server, ours
-has looked at what that server answers to many different questions at once.
+for the best of the same candidates of the same users, in turns; the medians of the turns are reported. h2load
+knows only the size of the replies, so that before it measures a server, our own generator has looked at what
+that server answers to many different questions at once.
 """
 
 import argparse

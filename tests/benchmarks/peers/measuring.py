@@ -62,7 +62,9 @@ async def measure(out: Console, feed: SampleFeed, plan: Plan, peers: Sequence[Pe
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         questions = await prepare(feed, folder, plan.candidates)
-        animora = await stack.enter_async_context(animora_server(_options(feed, plan)))
+        # A call has as long as our generator waits: no peer gives up sooner.
+        options = {**server_options(feed), "GRPC_DEFAULT_TIMEOUT": f"{TIMEOUT:g}"}
+        animora = await stack.enter_async_context(animora_server(options, workers=plan.workers))
         rest(animora)
         stack.callback(wake, animora)  # else it could not end
         sides = {
@@ -88,12 +90,6 @@ async def measure(out: Console, feed: SampleFeed, plan: Plan, peers: Sequence[Pe
             out, {name: partial(_at_work, side, turns[name]) for name, side in sides.items()}, plan.rounds
         )
     return Result({name: Figures.of(side, medians[name]) for name, side in sides.items()}, left_out)
-
-
-def _options(feed: SampleFeed, plan: Plan) -> dict[str, str]:
-    """Of Animora's server; it gives a call as long as our generator waits, since no peer gives up sooner."""
-    workers = {"GRPC_WORKERS": str(plan.workers)} if plan.workers > 1 else {}
-    return {**server_options(feed), "GRPC_DEFAULT_TIMEOUT": f"{TIMEOUT:g}", **workers}
 
 
 async def prepare(feed: SampleFeed, folder: Path, candidates: int) -> list[Question]:

@@ -57,13 +57,13 @@ class Side:
         return await drive(self.server, self.wire.route, self.exchanges, self.shape.callers, seconds)
 
     async def turn(self, seconds: int) -> Turn:
-        """Measures: single users by h2load where it is installed, else by our own generator.
+        """Measures: by h2load where it is installed, else by our own generator.
 
         Raises:
             RuntimeError: A call failed, or a reply was wrong.
             ExceptionGroup: Likewise.
         """
-        if self.shape.users > 1 or not h2load.installed():
+        if not h2load.installed():
             return await self.look(seconds)
         async with connected(self.server, self.wire.route) as send:
             asked = [await exchange.asked(send) for exchange in self.exchanges[:BODIES]]
