@@ -44,6 +44,7 @@ ENV PATH=/opt/animora/bin:$PATH \
     ANIMORA_GRPC_HOST=0.0.0.0 \
     ANIMORA_HTTP_HOST=0.0.0.0 \
     ANIMORA_CATALOG_DIRECTORY=/var/lib/animora \
+    NUMBA_CACHE_DIR=/var/lib/animora/compiled \
     ANIMORA_MODELS_STORE=/models
 WORKDIR /var/lib/animora
 USER 10001:10001

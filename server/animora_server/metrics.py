@@ -150,7 +150,10 @@ class ScorerMetrics:
             "animora_batch_rows", "Rows scored at once.", ROW_BUCKETS, registry
         ).labels()
         self._batch_requests = Histogram(
-            "animora_batch_requests", "Requests scored at once.", REQUEST_BUCKETS, registry
+            "animora_batch_requests",
+            "Pieces of work scored at once; queries that came together are one.",
+            REQUEST_BUCKETS,
+            registry,
         ).labels()
         self._batch_seconds = Histogram(
             "animora_batch_seconds", "Time of a batch on the device.", STAGE_BUCKETS, registry

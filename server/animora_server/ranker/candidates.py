@@ -1,7 +1,7 @@
 """From the ids that callers gave to the rows that may be ranked."""
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
 from typing import TypeAlias
 
 import numpy as np
@@ -115,21 +115,15 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> list[Can
         _joined(_seen(snapshot, queries), len(queries)),
         (block.post_ids, block.rows, block.eligible, known_ends, why, counts),
     )
-    resolved = []
-    start = 0
-    for query, end, asked_end, counted in zip(
-        queries, known_ends.tolist(), ends, counts.tolist(), strict=True
-    ):
-        dropped: dict[DropReason, int] = {}
-        dropped_posts: dict[int, DropReason] = {}
-        if counted[NONE] < len(query.post_ids):
-            dropped = {reason: counted[at] for at, reason in enumerate(REASONS) if counted[at]}
-            if query.explain:
-                its_own = slice(asked_end - len(query.post_ids), asked_end)
-                dropped_posts = _dropped_posts(asked[its_own], why[its_own])
-        resolved.append(Candidates(block, start, end, dropped, dropped_posts))
-        start = end
-    return resolved
+    dropped: list[dict[DropReason, int]] = [{} for _ in queries]
+    for number, reason in np.argwhere(counts[:, :NONE]).tolist():
+        dropped[number][REASONS[reason]] = counts.item(number, reason)
+    dropped_posts: list[dict[int, DropReason]] = [
+        _dropped_posts(asked[start:end], why[start:end]) if query.explain else {}
+        for query, start, end in zip(queries, [0, *ends], ends, strict=False)
+    ]
+    known = known_ends.tolist()
+    return list(map(Candidates, repeat(block), [0, *known], known, dropped, dropped_posts))
 
 
 def _excluded(queries: Sequence[RankQuery]) -> dict[int, IntArray]:

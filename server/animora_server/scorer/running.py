@@ -74,9 +74,11 @@ def run_batch(works: Sequence[Work]) -> list[FloatArray]:
 def _score(works: Sequence[ScoreWork]) -> list[FloatArray]:
     first = works[0]
     table: PostTable = first.table
-    user_rows = np.concatenate([work.user_rows for work in works])  # int64 (b)
-    sizes = np.concatenate([work.sizes for work in works])  # int64 (b)
-    rows = np.concatenate([work.rows for work in works])  # int64 (m)
+    user_rows, sizes, rows = first.user_rows, first.sizes, first.rows
+    if len(works) > 1:
+        user_rows = np.concatenate([work.user_rows for work in works])  # int64 (b)
+        sizes = np.concatenate([work.sizes for work in works])  # int64 (b)
+        rows = np.concatenate([work.rows for work in works])  # int64 (m)
     if table.recorded is not None:
         values = table.recorded.score(np.repeat(user_rows, sizes), rows)
     else:
