@@ -67,16 +67,35 @@ async def bench(server: Server, seconds: float, *options: str) -> tuple[dict[str
     return measured, turn
 
 
+def refuse(side: object, error: Exception) -> None:
+    """Lets no side fail."""
+    raise error
+
+
 async def in_turns(
-    out: Console, sides: Mapping[Side, Callable[[], Awaitable[Turn]]], rounds: int
+    out: Console,
+    sides: Mapping[Side, Callable[[], Awaitable[Turn]]],
+    rounds: int,
+    failed: Callable[[Side, Exception], None] = refuse,
 ) -> dict[Side, Turn]:
-    """The medians of each side's turns; a round before the first warms up."""
+    """The medians of each side's turns; a round before the first warms up.
+
+    Args:
+        out: Where it says how far it is.
+        sides: What takes a turn of each.
+        rounds: Turns that count.
+        failed: Is told of a side that failed, which takes no further turn and is left out; or raises.
+    """
     turns: dict[Side, list[Turn]] = {name: [] for name in sides}
     for number in range(rounds + 1):
-        for name, take_turn in sides.items():
-            turn = await take_turn()
-            if number:
-                turns[name].append(turn)
+        for name in list(turns):
+            try:
+                turn = await sides[name]()
+            except Exception as error:  # whatever it is, it is that side's
+                failed(name, error)
+                del turns[name]
+            else:
+                turns[name] += [turn] if number else []
         out.print(f"round {number} of {rounds}")
     return {name: median(several) for name, several in turns.items()}
 

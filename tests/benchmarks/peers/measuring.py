@@ -83,13 +83,23 @@ async def measure(out: Console, feed: SampleFeed, plan: Plan, peers: Sequence[Pe
                 rest(server)
                 out.print(f"{peer.name} answers")
                 sides |= _sides_of(peer, server, questions)
-        for side in sides.values():
-            await _at_work(side, partial(side.look, LOOK_SECONDS))
-        turns = {name: partial(side.turn, plan.seconds) for name, side in sides.items()}
-        medians = await in_turns(
-            out, {name: partial(_at_work, side, turns[name]) for name, side in sides.items()}, plan.rounds
-        )
-    return Result({name: Figures.of(side, medians[name]) for name, side in sides.items()}, left_out)
+
+        def failed(name: str, error: Exception) -> None:
+            if sides[name].server is animora:
+                raise error
+            left_out[name] = str(error).partition("\n")[0]
+            out.print(f"{name} is left out from here on: {error}", markup=False)
+
+        turns = {}
+        for name, side in sides.items():
+            try:
+                await _at_work(side, partial(side.look, LOOK_SECONDS))
+            except Exception as error:  # whatever it is, it is that side's
+                failed(name, error)
+            else:
+                turns[name] = partial(_at_work, side, partial(side.turn, plan.seconds))
+        medians = await in_turns(out, turns, plan.rounds, failed)
+    return Result({name: Figures.of(sides[name], turn) for name, turn in medians.items()}, left_out)
 
 
 async def prepare(feed: SampleFeed, folder: Path, candidates: int) -> list[Question]:
