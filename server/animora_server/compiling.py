@@ -47,7 +47,7 @@ def compiled(*arguments: types.Type) -> Callable[[Loop], Loop]:
     def compile_and_keep(loop: Loop) -> Loop:
         try:
             return cast(Loop, compile_for(cache=True)(loop))
-        except RuntimeError:  # there is no place for it
+        except Exception:  # there is no place for it, or no room, or what was kept cannot be read
             return cast(Loop, compile_for()(loop))
 
     return compile_and_keep

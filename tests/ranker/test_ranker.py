@@ -465,6 +465,44 @@ async def test_work_for_several_goes_on_until_the_last_of_them_has_gone():
     assert (model.calls, model.running) == (1, 0)
 
 
+class SlowCache(FakeCache):
+    """Answers look-ups when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked: list[asyncio.Future[list[FloatArray | None]]] = []
+
+    def find(
+        self, keys: Sequence[bytes], counts: Sequence[int], deadline: float
+    ) -> "asyncio.Future[list[FloatArray | None]]":
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return self.asked[-1]
+
+
+async def test_what_was_looked_up_together_is_computed_for_those_alone_who_still_wait():
+    model, cache = FakeModel([0.0, 2.0, 1.0]), SlowCache()
+    ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
+    callers = [asyncio.create_task(ranker.rank(query(user=user))) for user in (7, 8, 9)]
+    while not cache.asked:  # noqa: ASYNC110  # it has no event for that
+        await asyncio.sleep(0)
+    for caller in callers[:2]:
+        caller.cancel()
+    await asyncio.gather(*callers[:2], return_exceptions=True)
+    (looked_up,) = cache.asked
+    looked_up.set_result([None] * 3)
+    assert (await callers[2]).cache is CacheStatus.MISS
+    assert model.calls == 1
+
+
+async def test_a_group_is_of_one_model_however_they_alternate():
+    models = {name: FakeModel([0.0, 2.0, 1.0], version=name) for name in ("v1", "v2")}
+    ranker = ranker_over(FakePin(snapshot(THREE), models["v1"], models))
+    rankings = await ranker.rank_all([query(model_version=name) for name in ("v1", "v2", "v1", "v2")])
+    told = [ranking.model_version for ranking in rankings if isinstance(ranking, Ranking)]
+    assert told == ["v1", "v2", "v1", "v2"]
+    assert [model.calls for model in models.values()] == [1, 1]
+
+
 async def test_nobody_waits_for_a_neighbours_scores():
     gate, cache = asyncio.Event(), FakeCache()
     slow = FakeModel([0.0, 2.0, 1.0], gate=gate)

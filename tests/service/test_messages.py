@@ -5,7 +5,13 @@ import pytest
 
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
-from animora_server.service.messages import check_batch, read_query, write_dropped_posts, write_ranking
+from animora_server.service.messages import (
+    check_candidates,
+    check_requests,
+    read_query,
+    write_dropped_posts,
+    write_ranking,
+)
 from animora_server.service.packed import RankResponse
 from animora_server.settings import RankingSettings
 from animora_server.types import (
@@ -79,11 +85,15 @@ def test_explain_is_for_lists_that_a_person_could_read():
 
 
 def test_a_batch_has_bounds():
-    most = LIMITS.max_batch_candidates
-    check_batch(LIMITS.max_batch_requests, most, LIMITS)
-    for requests, candidates in ((0, 0), (LIMITS.max_batch_requests + 1, most), (1, most + 1)):
+    check_requests(LIMITS.max_batch_requests, LIMITS)
+    check_candidates(LIMITS.max_batch_candidates, LIMITS)
+    for check, number in (
+        (check_requests, 0),
+        (check_requests, LIMITS.max_batch_requests + 1),
+        (check_candidates, LIMITS.max_batch_candidates + 1),
+    ):
         with pytest.raises(InvalidRequest) as error:
-            check_batch(requests, candidates, LIMITS)
+            check(number, LIMITS)
         assert error.value.field == "requests"
 
 

@@ -21,6 +21,7 @@ from animora_server.types import CachePolicy, CacheStatus, FloatArray, IntArray
 # as it may take to gather them. One piece costs the queue a tenth of what they would.
 DUE_TOGETHER = 0.005
 MAX_GROUP_ROWS = 8192  # more would have the first of them wait for the last
+MAX_GROUP_QUERIES = 256  # more keys are not looked up at once
 
 
 class RankKey(Protocol):
@@ -131,7 +132,7 @@ class Scores:
                 ended += group
             else:
                 ended += self._take_found(group, step.result(), steps)
-        return ended
+        return [scoring for scoring in ended if not scoring.pending.caller.gone]
 
     def _take_found(
         self, group: list[Scoring], found: list[FloatArray | None], steps: Settling[list[Scoring]]
@@ -142,7 +143,7 @@ class Scores:
             if values is not None and are_finite(values):
                 scoring.values = values
                 hits.append(scoring)
-            else:
+            elif not scoring.pending.caller.gone:
                 scoring.status = CacheStatus.MISS
                 _go_on([scoring], asyncio.ensure_future(self._compute_once(scoring)), steps)
         return hits
@@ -179,24 +180,29 @@ def _go_on(group: list[Scoring], step: "asyncio.Future[Any]", steps: Settling[li
 
 
 def _groups(scorings: Sequence[Scoring]) -> list[list[Scoring]]:
-    """Those that can be one piece of work: of one model, due at about the same time, not too many rows.
+    """Those that can be one piece of work: of one model, due at about the same time, not too many.
 
     The first of each group is due first.
     """
     groups: list[list[Scoring]] = []
-    model, due, rows = None, 0.0, 0
-    for scoring in sorted(scorings, key=_deadline_of):
+    model, due, rows = 0, 0.0, 0
+    for scoring in sorted(scorings, key=_model_and_deadline):
+        its_model, deadline = _model_and_deadline(scoring)
         rows += len(scoring.candidates)
-        if scoring.model is not model or _deadline_of(scoring) > due or rows > MAX_GROUP_ROWS:
+        if (
+            its_model != model
+            or deadline > due
+            or rows > MAX_GROUP_ROWS
+            or len(groups[-1]) == MAX_GROUP_QUERIES
+        ):
             groups.append([])
-            model, due = scoring.model, _deadline_of(scoring) + DUE_TOGETHER
-            rows = len(scoring.candidates)
+            model, due, rows = its_model, deadline + DUE_TOGETHER, len(scoring.candidates)
         groups[-1].append(scoring)
     return groups
 
 
-def _deadline_of(scoring: Scoring) -> float:
-    return scoring.pending.query.deadline
+def _model_and_deadline(scoring: Scoring) -> tuple[int, float]:
+    return id(scoring.model), scoring.pending.query.deadline
 
 
 def _size(scoring: Scoring) -> int:
@@ -222,7 +228,8 @@ def _score_each(
     Returns those of which it is, with the failure; all, if it is the device's.
     """
     if len(group) > 1 and (not isinstance(failure, DeviceFault) or isinstance(failure, OutOfDeviceMemory)):
-        return [refused for scoring in group for refused in _score([scoring], steps)]
+        waiting = [scoring for scoring in group if not scoring.pending.caller.gone]
+        return [refused for scoring in waiting for refused in _score([scoring], steps)]
     for scoring in group:
         scoring.failure = failure
     return group

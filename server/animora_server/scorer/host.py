@@ -189,7 +189,8 @@ class _Session:
         sizes = integers(counts, len(user_rows))
         if sizes.min(initial=0) < 0 or sizes.sum() != len(rows):
             raise BrokenMessage("the sizes are not those of the rows")
-        work = model.work(region, user_rows, sizes, rows, deadline)
+        # A part of a message may lie anywhere; PyTorch wants numbers that are aligned.
+        work = model.work(region, user_rows.copy(), sizes, rows, deadline)
         if deadline == math.inf:
             return [await self._batcher.execute_bulk(work)]
         return [await self._batcher.submit(work, len(rows), work.key, deadline)]

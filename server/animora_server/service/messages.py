@@ -99,16 +99,11 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
     return RankQuery(user_id, post_ids, deadline, limit, policy, version, unseen, excluded, explain)
 
 
-def check_batch(requests: int, candidates: int, limits: RankingSettings) -> None:
-    """Sees to the size of a batch.
-
-    Args:
-        requests: How many it holds.
-        candidates: Of all of them.
-        limits: How much it may hold.
+def check_requests(requests: int, limits: RankingSettings) -> None:
+    """Sees to how many requests a batch holds, before any of them is looked at.
 
     Raises:
-        InvalidRequest: There are no requests, too many, or too many candidates.
+        InvalidRequest: None, or too many.
     """
     if not requests:
         raise InvalidRequest("requests", "is empty: give 1 or more requests")
@@ -116,6 +111,14 @@ def check_batch(requests: int, candidates: int, limits: RankingSettings) -> None
         raise InvalidRequest(
             "requests", f"holds {requests} requests: at most {limits.max_batch_requests} go into one call"
         )
+
+
+def check_candidates(candidates: int, limits: RankingSettings) -> None:
+    """Sees to how many candidates the requests of a batch have that can be ranked.
+
+    Raises:
+        InvalidRequest: Too many.
+    """
     if candidates > limits.max_batch_candidates:
         raise InvalidRequest(
             "requests",

@@ -10,7 +10,7 @@ from animora_server.metrics import RankMetrics
 from animora_server.ranker import Ranker
 from animora_server.service.calls import Behaviour, Call, parse, status_of
 from animora_server.service.gate import Gate
-from animora_server.service.messages import check_batch, read_query, write_ranking
+from animora_server.service.messages import check_candidates, check_requests, read_query, write_ranking
 from animora_server.service.packed import (
     BatchRankRequest,
     BatchRankResponse,
@@ -59,12 +59,13 @@ class RankingService:
         """Answers BatchRank: a failed request becomes its own result. Raises CallError for the whole."""
         batch = BatchRankRequest()
         parse(batch, data)
+        check_requests(len(batch.requests), self._limits)
         if any(has_unknown_fields(request) for request in batch.requests):
             batch = pb.BatchRankRequest.FromString(data)
         asked = [self._read(request, call) for request in batch.requests]
         queries = [each for each in asked if isinstance(each, RankQuery)]
         candidates = sum([len(query.post_ids) for query in queries])
-        check_batch(len(asked), candidates, self._limits)
+        check_candidates(candidates, self._limits)
         with self._gate.work(candidates):
             rankings = iter(await self._ranker.rank_all(queries))
         response = BatchRankResponse()

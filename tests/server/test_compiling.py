@@ -1,0 +1,51 @@
+"""Compiled loops: made whether or not there is a place to keep them."""
+
+import errno
+from typing import Any
+
+import numpy as np
+import pytest
+from numba.core.caching import IndexDataCacheFile
+
+from animora_server.compiling import IDS, IDS_OUT, NUMBER, compiled
+
+
+def doubled(ids: Any, factor: int, out: Any) -> None:
+    for at in range(len(ids)):
+        out[at] = factor * ids[at]
+
+
+def make():
+    return compiled(IDS, NUMBER, IDS_OUT)(doubled)
+
+
+@pytest.fixture(params=["kept", "no room"])
+def loop(request, monkeypatch):
+    if request.param == "no room":
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+        monkeypatch.setattr(IndexDataCacheFile, "save", full)
+        monkeypatch.setattr(IndexDataCacheFile, "load", lambda *_: None)
+    return make()
+
+
+def test_a_loop_reads_what_may_not_be_written_and_writes_what_may(loop):
+    ids = np.frombuffer(np.arange(3).tobytes(), np.int64)
+    out = np.empty(3, np.int64)
+    loop(ids, 2, out)
+    assert out.tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("ids", [np.arange(3, dtype=np.int32), np.arange(6)[::2]])
+def test_what_it_was_not_compiled_for_is_refused(ids):
+    with pytest.raises(TypeError):
+        make()(ids, 2, np.empty(3, np.int64))
+
+
+def test_it_is_made_where_nothing_can_be_kept(monkeypatch):
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    out = np.empty(1, np.int64)
+    make()(np.arange(1, 2), 3, out)
+    assert out.tolist() == [3]
