@@ -94,8 +94,9 @@ async def in_turns(
             except Exception as error:  # whatever it is, it is that side's
                 failed(name, error)
                 del turns[name]
-            else:
-                turns[name] += [turn] if number else []
+                continue
+            if number:
+                turns[name].append(turn)
         out.print(f"round {number} of {rounds}")
     return {name: median(several) for name, several in turns.items()}
 

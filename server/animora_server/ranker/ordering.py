@@ -16,41 +16,20 @@ FEW = 64  # so many of the best are found sooner by keeping them in order in one
 
 
 @value
-class Bests:
-    """The best of lists, one list's after another's, as in Best."""
+class Best:
+    """The best of a list, best first.
+
+    Attributes:
+        positions: int64 (n), among the candidates.
+        post_ids: int64 (n).
+        values: float32 (n), what they were ordered by.
+        probabilities: float32 (n), the probabilities of which the values are the logits.
+    """
 
     positions: IntArray
     post_ids: IntArray
     values: FloatArray
     probabilities: FloatArray
-
-
-@value
-class Best:
-    """The best of a list (n), best first."""
-
-    bests: Bests
-    at: slice
-
-    @property
-    def positions(self) -> IntArray:
-        """int64 (n), among the candidates."""
-        return self.bests.positions[self.at]
-
-    @property
-    def post_ids(self) -> IntArray:
-        """int64 (n)."""
-        return self.bests.post_ids[self.at]
-
-    @property
-    def values(self) -> FloatArray:
-        """float32 (n), what they were ordered by."""
-        return self.bests.values[self.at]
-
-    @property
-    def probabilities(self) -> FloatArray:
-        """float32 (n), the probabilities of which the values are the logits."""
-        return self.bests.probabilities[self.at]
 
 
 def best_of_each(
@@ -96,9 +75,11 @@ def best_of_each(
         positions,
         (post_ids, best_values),
     )
-    bests = Bests(positions, post_ids, best_values, probabilities(best_values))
+    scores = probabilities(best_values)
+    ends = [first + count for first, count in zip(firsts, found.tolist(), strict=True)]
     return [
-        Best(bests, slice(first, first + count)) for first, count in zip(firsts, found.tolist(), strict=True)
+        Best(positions[first:end], post_ids[first:end], best_values[first:end], scores[first:end])
+        for first, end in zip(firsts, ends, strict=True)
     ]
 
 

@@ -21,7 +21,7 @@ from animora_server.scorer.connection import Connection
 from animora_server.scorer.messages import LARGEST_PART, VERSION, Kind, doubles, floats, integers, text
 from animora_server.scorer.parts import TERMS
 from animora_server.scorer.protocols import Embeddings
-from animora_server.scorer.work import ExplainWork, ScoreWork, Work
+from animora_server.scorer.work import ExplainWork, ScoreWork, Work, apart
 from animora_server.types import FloatArray, HalfArray, IntArray
 
 Value = TypeVar("Value")
@@ -169,17 +169,17 @@ class RemoteDevice:
         return [await self._explain(work) for work in works if isinstance(work, ExplainWork)]
 
     async def _score(self, works: Sequence[ScoreWork]) -> list[FloatArray]:
-        table: RemoteTable = works[0].table
-        lengths = [len(work.rows) for work in works]
+        work = ScoreWork.joined(works)
+        table: RemoteTable = work.table
         (answer,) = await table.vectors.connection.ask(
             Kind.SCORE,
             np.array([table.vectors.number], np.int64),
-            np.array([max(work.deadline for work in works)]),
-            np.concatenate([work.user_rows for work in works]),
-            np.concatenate([work.sizes for work in works]),
-            np.concatenate([work.rows for work in works]),
+            np.array([work.deadline]),
+            work.user_rows,
+            work.sizes,
+            work.rows,
         )
-        return np.split(floats(answer, sum(lengths)), np.cumsum(lengths[:-1]))
+        return apart(floats(answer, len(work.rows)), works)
 
     async def _explain(self, work: ExplainWork) -> FloatArray:
         model: RemoteModel = work.model

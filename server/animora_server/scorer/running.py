@@ -11,7 +11,7 @@ from animora_server.scorer.explanation import explain
 from animora_server.scorer.loaded import LoadedModel, PostTable
 from animora_server.scorer.protocols import Embeddings
 from animora_server.scorer.recorded import RecordedScores, Recorder
-from animora_server.scorer.work import ExplainWork, ScoreWork, Work
+from animora_server.scorer.work import ExplainWork, ScoreWork, Work, apart
 from animora_server.types import FloatArray, IntArray
 
 
@@ -72,28 +72,21 @@ def run_batch(works: Sequence[Work]) -> list[FloatArray]:
 
 
 def _score(works: Sequence[ScoreWork]) -> list[FloatArray]:
-    first = works[0]
-    table: PostTable = first.table
-    user_rows, sizes, rows = first.user_rows, first.sizes, first.rows
-    if len(works) > 1:
-        user_rows = np.concatenate([work.user_rows for work in works])  # int64 (b)
-        sizes = np.concatenate([work.sizes for work in works])  # int64 (b)
-        rows = np.concatenate([work.rows for work in works])  # int64 (m)
+    work = ScoreWork.joined(works)  # b users, m pairs
+    table: PostTable = work.table
     if table.recorded is not None:
-        values = table.recorded.score(np.repeat(user_rows, sizes), rows)
+        values = table.recorded.score(np.repeat(work.user_rows, work.sizes), work.rows)
     else:
         device = table.vectors.device
-        network: Network = first.network
+        network: Network = work.network
         logits = network.score(
-            torch.from_numpy(user_rows).to(device),
-            torch.from_numpy(np.arange(len(sizes)).repeat(sizes)).to(device),
+            torch.from_numpy(work.user_rows).to(device),
+            torch.from_numpy(np.arange(len(work.sizes)).repeat(work.sizes)).to(device),
             table.vectors,
-            torch.from_numpy(rows).to(device),
+            torch.from_numpy(work.rows).to(device),
         )
         values = logits.float().cpu().numpy()  # float32 (m)
-    if len(works) == 1:
-        return [values]
-    return np.split(values, np.cumsum([len(work.rows) for work in works[:-1]]))
+    return apart(values, works)
 
 
 def _explain(work: ExplainWork) -> FloatArray:

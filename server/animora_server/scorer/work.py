@@ -1,6 +1,7 @@
 """The works that batches are made of, and how much of it may be in one."""
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -9,7 +10,7 @@ from animora_server.batching import BatchLimits
 from animora_server.scorer.parts import COALITIONS
 from animora_server.scorer.protocols import Embeddings, OnDevice
 from animora_server.settings import ScorerSettings
-from animora_server.types import IntArray
+from animora_server.types import FloatArray, IntArray
 from animora_server.values import value
 
 
@@ -38,12 +39,28 @@ class ScoreWork:
         """Pairs of one user."""
         return cls(network, table, np.array([user_row]), np.array([len(rows)]), rows, deadline)
 
-    def piece(self, start: int, stop: int) -> "ScoreWork":
-        """The pairs [start, stop) of it."""
-        offsets = np.concatenate(([0], self.sizes.cumsum())).clip(start, stop)
-        return ScoreWork(
-            self.network, self.table, self.user_rows, np.diff(offsets), self.rows[start:stop], self.deadline
+    @classmethod
+    def joined(cls, works: Sequence["ScoreWork"]) -> "ScoreWork":
+        """Works that share a key as one, due when the last of them is."""
+        first = works[0]
+        if len(works) == 1:
+            return first
+        return cls(
+            first.network,
+            first.table,
+            np.concatenate([work.user_rows for work in works]),
+            np.concatenate([work.sizes for work in works]),
+            np.concatenate([work.rows for work in works]),
+            max(work.deadline for work in works),
         )
+
+    def pieces(self, most: int) -> Iterator["ScoreWork"]:
+        """Its pairs in order, so many at once."""
+        offsets = np.concatenate(([0], self.sizes.cumsum()))
+        for start in range(0, len(self.rows), most):
+            sizes = np.diff(offsets.clip(start, start + most))
+            rows = self.rows[start : start + most]
+            yield ScoreWork(self.network, self.table, self.user_rows, sizes, rows, self.deadline)
 
     @property
     def key(self) -> tuple[int, int]:
@@ -82,6 +99,13 @@ class ExplainWork:
 
 
 Work: TypeAlias = ScoreWork | ExplainWork
+
+
+def apart(scores: FloatArray, works: Sequence[ScoreWork]) -> list[FloatArray]:
+    """The scores float32 (m) of joined works, each work's by themselves."""
+    if len(works) == 1:
+        return [scores]
+    return np.split(scores, np.cumsum([len(work.rows) for work in works[:-1]]))
 
 
 def batch_limits(settings: ScorerSettings) -> BatchLimits:
