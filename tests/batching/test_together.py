@@ -20,14 +20,15 @@ class Doubler:
 
 def test_all_are_answered_by_one_call():
     doubler = Doubler()
-    assert together(doubler, [1, 2, 3]) == [2, 4, 6]
+    assert together(doubler, [1, 2, 3]) == [([1, 2, 3], [2, 4, 6])]
     assert doubler.asked == [[1, 2, 3]]
 
 
 def test_the_fault_of_one_is_not_its_neighbours():
     one, bad, two = together(Doubler(), [1, -1, 2])
-    assert (one, two) == (2, 4)
-    assert str(bad) == "-1 is negative"
+    assert (one, two) == (([1], [2]), ([2], [4]))
+    assert bad[0] == [-1]
+    assert str(bad[1]) == "-1 is negative"
 
 
 def test_nothing_to_ask_means_no_call():

@@ -20,12 +20,12 @@ def query(*post_ids: int, user: int = 7, **options) -> RankQuery:
 
 def resolve(catalog: CatalogSnapshot, one: RankQuery) -> Candidates:
     """The candidates of a query that comes alone."""
-    (candidates,) = module.resolve(catalog, [one])
-    return candidates
+    return module.resolve(catalog, [one])
 
 
 def dropped(candidates) -> dict[str, int]:
-    return {reason.value: count for reason, count in candidates.dropped.items() if count}
+    (counts,) = candidates.dropped
+    return {reason.value: count for reason, count in counts.items() if count}
 
 
 def shown(candidates):
@@ -93,7 +93,7 @@ def test_explained_each_distinct_candidate_tells_the_first_reason_that_drops_it(
     catalog = snapshot(posts, blocks=[(7, 50)], seen=[(7, 1), (7, 2), (7, 3), (7, 4)])
     options: dict[str, Any] = {"exclude_seen": True, "exclude_post_ids": np.array([4, 99], np.int64)}
     explained = resolve(catalog, query(5, 4, 3, 3, 2, 1, 98, 99, explain=True, **options))
-    assert explained.dropped_posts == {
+    assert explained.dropped_posts[0] == {
         1: DropReason.DELETED,
         2: DropReason.BLOCKED,
         3: DropReason.SEEN,
@@ -101,7 +101,7 @@ def test_explained_each_distinct_candidate_tells_the_first_reason_that_drops_it(
         98: DropReason.UNKNOWN,
         99: DropReason.EXCLUDED,
     }
-    assert not resolve(catalog, query(5, 4, 3, 2, 1, **options)).dropped_posts
+    assert not resolve(catalog, query(5, 4, 3, 2, 1, **options)).dropped_posts[0]
 
 
 def test_what_may_not_be_shown_but_is_known_stays_to_be_scored():
@@ -117,13 +117,14 @@ def test_every_candidate_is_either_shown_or_counted(post_ids, excluded):
     catalog = snapshot(posts, blocks=[(7, 3)], seen=[(7, 4), (7, 8)])
     request = query(*post_ids, exclude_seen=True, exclude_post_ids=np.array(excluded, np.int64), explain=True)
     candidates = resolve(catalog, request)
-    assert len(shown(candidates)) + sum(candidates.dropped.values()) == len(post_ids)
-    assert set(candidates.dropped) <= set(DropReason)
+    (counts,), (posts_dropped,) = candidates.dropped, candidates.dropped_posts
+    assert len(shown(candidates)) + sum(counts.values()) == len(post_ids)
+    assert set(counts) <= set(DropReason)
     assert not set(shown(candidates)) & set(excluded)
-    assert set(shown(candidates)) | set(candidates.dropped_posts) == set(post_ids)
+    assert set(shown(candidates)) | set(posts_dropped) == set(post_ids)
     told = Counter({DropReason.DUPLICATE: len(post_ids) - len(set(post_ids))})
-    told.update(candidates.dropped_posts.values())
-    assert told == Counter(candidates.dropped)
+    told.update(posts_dropped.values())
+    assert told == Counter(counts)
 
 
 IDS = st.lists(st.integers(0, 30), min_size=1, max_size=20)
@@ -137,9 +138,11 @@ def test_a_query_gets_the_same_among_others_as_alone(drawn):
         query(*ids, user=user, exclude_post_ids=np.array(excluded[1:]), exclude_seen=seen, explain=explain)
         for user, ids, excluded, seen, explain in drawn
     ]
-    for one, among_others in zip(queries, module.resolve(catalog, queries), strict=True):
-        alone = resolve(catalog, one)
-        for name in ("post_ids", "rows", "eligible"):
+    together = module.resolve(catalog, queries)
+    assert together.sizes.sum() == len(together.post_ids)
+    for number, one in enumerate(queries):
+        among_others, alone = together.of([number]), resolve(catalog, one)
+        for name in ("post_ids", "rows", "eligible", "ends"):
             assert getattr(among_others, name).tolist() == getattr(alone, name).tolist()
         assert among_others.dropped == alone.dropped
         assert among_others.dropped_posts == alone.dropped_posts

@@ -1,12 +1,13 @@
 """The best of a list: the same as sorted by Python."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_server.ranker.candidates import Block, Candidates
-from animora_server.ranker.ordering import FEW, Best, best_of_each
-from animora_server.ranker.relevance import probabilities
+from animora_server.ranker.candidates import Candidates
+from animora_server.ranker.ordering import FEW, best_of_each
 from tests.ranker.catalogs import snapshot
 
 POSTS = 12
@@ -21,15 +22,34 @@ CATALOG = snapshot({10 + post: {"age": float(post % 3)} for post in range(POSTS)
 List = tuple[list[float], list[bool], int]
 
 
-def best_of(lists: list[List], catalog=CATALOG) -> list[Best]:
-    candidates = []
-    for values, eligible, _ in lists:
-        at = np.arange(len(values))
-        candidates.append(
-            Candidates(Block(catalog.post_ids[at], at, np.array(eligible, np.bool_)), 0, len(at), {}, {})
-        )
-    arrays = [np.array(values, np.float32) for values, _, _ in lists]
-    return best_of_each(catalog, candidates, arrays, [limit for _, _, limit in lists])
+@dataclass
+class Found:
+    """The best of one list."""
+
+    positions: list[int]
+    post_ids: list[int]
+    values: list[float]
+
+
+def best_of(lists: list[List], catalog=CATALOG) -> list[Found]:
+    rows = [np.arange(len(values)) for values, _, _ in lists]
+    ends = np.cumsum([len(its) for its in rows])
+    at = np.concatenate(rows)
+    candidates = Candidates(
+        catalog.post_ids[at],
+        at,
+        np.concatenate([np.array(shown, np.bool_) for _, shown, _ in lists]),
+        ends,
+        [],
+        [],
+    )
+    values = np.concatenate([np.array(values, np.float32) for values, _, _ in lists])
+    best = best_of_each(catalog, candidates, values, [limit for _, _, limit in lists])
+    starts = [0, *ends.tolist()]
+    return [
+        Found((best.positions[its] - start).tolist(), best.post_ids[its].tolist(), best.values[its].tolist())
+        for its, start in zip(best.slices, starts, strict=False)
+    ]
 
 
 def expected(one: List, catalog=CATALOG) -> list[int]:
@@ -45,10 +65,9 @@ def expected(one: List, catalog=CATALOG) -> list[int]:
 def test_each_list_is_ordered_by_value_then_newer_then_larger_id(drawn):
     lists = [([value for value, _ in rows], [shown for _, shown in rows], limit) for rows, limit in drawn]
     for one, found in zip(lists, best_of(lists), strict=True):
-        assert found.positions.tolist() == expected(one)
-        assert found.post_ids.tolist() == CATALOG.post_ids[found.positions].tolist()
-        assert found.values.tolist() == np.array(one[0], np.float32)[found.positions].tolist()
-        assert found.probabilities.tolist() == probabilities(found.values).tolist()
+        assert found.positions == expected(one)
+        assert found.post_ids == CATALOG.post_ids[found.positions].tolist()
+        assert found.values == np.array(one[0], np.float32)[found.positions].tolist()
 
 
 def test_few_and_many_of_the_best_are_ordered_alike():
@@ -59,10 +78,9 @@ def test_few_and_many_of_the_best_are_ordered_alike():
         values = rng.integers(0, 20, 2 * FEW).astype(float).tolist()
         lists.append((values, (rng.random(2 * FEW) < 0.9).tolist(), limit))
     for one, found in zip(lists, best_of(lists, catalog), strict=True):
-        assert found.positions.tolist() == expected(one, catalog)
+        assert found.positions == expected(one, catalog)
 
 
 def test_a_list_of_which_nothing_may_be_shown_is_empty():
     lists: list[List] = [([1.0], [False], 0), ([1.0, 2.0], [True, True], 1), ([], [], 0), ([1.0], [False], 1)]
-    assert [found.positions.tolist() for found in best_of(lists)] == [[], [1], [], []]
-    assert not best_of([])
+    assert [found.positions for found in best_of(lists)] == [[], [1], [], []]

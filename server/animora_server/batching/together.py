@@ -8,17 +8,17 @@ Result = TypeVar("Result")
 
 
 def together(
-    function: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]
-) -> Sequence[Result | Exception]:
-    """What a function of many items gives for each, or raises for it.
+    function: Callable[[Sequence[Item]], Result], items: Sequence[Item]
+) -> list[tuple[Sequence[Item], Result | Exception]]:
+    """What a function makes of many items, or raises, beside the items: of all, and so in one piece.
 
     Where it raises for several it is asked for each alone, so that one item's fault is not its neighbours'.
     """
     if not items:
         return []
     try:
-        return function(items)
+        return [(items, function(items))]
     except Exception as error:  # whatever it is must reach whoever asked for it
         if len(items) == 1:
-            return [error]
+            return [(items, error)]
         return [outcome for item in items for outcome in together(function, [item])]

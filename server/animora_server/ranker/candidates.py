@@ -1,7 +1,7 @@
 """From the ids that callers gave to the rows that may be ranked."""
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +23,7 @@ from animora_server.types import BoolArray, DropReason, IntArray, RankQuery
 from animora_server.values import value
 
 NO_IDS = np.empty(0, np.int64)
+NO_POSTS: Mapping[int, DropReason] = {}
 # In the order in which they are looked for: the first that applies counts.
 REASONS = (
     DropReason.DUPLICATE,
@@ -40,56 +41,55 @@ Sets: TypeAlias = tuple[IntArray, IntArray]
 
 
 @value
-class Block:
-    """Candidates of queries that were resolved together, one query's after another's, as in Candidates.
+class Candidates:
+    """The distinct candidates that the catalog knows, of queries (b) that go on together.
+
+    One query's (k) follow another's, each query's in canonical order: by ascending id.
 
     Attributes:
         post_ids: int64 (n).
-        rows: int64 (n).
-        eligible: bool (n).
+        rows: int64 (n), in the catalog.
+        eligible: bool (n): may be in the answer.
+        ends: int64 (b), where each query's end.
+        dropped: For each query, how many candidates may not be shown, by the first reason that applies.
+        dropped_posts: For each, which may not, and why, unknown ones too; empty unless it says `explain`.
     """
 
     post_ids: IntArray
     rows: IntArray
     eligible: BoolArray
-
-
-@value
-class Candidates:
-    """The distinct candidates (k) that the catalog knows, in canonical order: by ascending id.
-
-    Attributes:
-        block: Of which they are [start, end).
-        dropped: How many candidates may not be shown, by the first reason that applies.
-        dropped_posts: Which may not, and why, unknown ones included; empty unless the query says `explain`.
-    """
-
-    block: Block
-    start: int
-    end: int
-    dropped: Mapping[DropReason, int]
-    dropped_posts: Mapping[int, DropReason]
-
-    def __len__(self) -> int:
-        return self.end - self.start
+    ends: IntArray
+    dropped: Sequence[Mapping[DropReason, int]]
+    dropped_posts: Sequence[Mapping[int, DropReason]]
 
     @property
-    def post_ids(self) -> IntArray:
-        """int64 (k)."""
-        return self.block.post_ids[self.start : self.end]
+    def sizes(self) -> IntArray:
+        """int64 (b), how many are each query's."""
+        sizes = self.ends.copy()
+        sizes[1:] -= self.ends[:-1]
+        return sizes
 
     @property
-    def rows(self) -> IntArray:
-        """int64 (k), in the catalog."""
-        return self.block.rows[self.start : self.end]
+    def slices(self) -> list[slice]:
+        """Where each query's are."""
+        ends = self.ends.tolist()
+        return list(map(slice, [0, *ends], ends))
 
-    @property
-    def eligible(self) -> BoolArray:
-        """Bool (k): may be in the answer."""
-        return self.block.eligible[self.start : self.end]
+    def of(self, numbers: Sequence[int]) -> "Candidates":
+        """Those of some of the queries."""
+        slices = self.slices
+        some = [slices[number] for number in numbers]
+        return Candidates(
+            np.concatenate([self.post_ids[each] for each in some]),
+            np.concatenate([self.rows[each] for each in some]),
+            np.concatenate([self.eligible[each] for each in some]),
+            np.array(list(accumulate([each.stop - each.start for each in some]))),
+            [self.dropped[number] for number in numbers],
+            [self.dropped_posts[number] for number in numbers],
+        )
 
 
-def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> list[Candidates]:
+def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidates:
     """Looks the candidates of queries up and sorts out what must not be shown.
 
     What is known but may not be shown stays among the candidates: scores are cached before the filters, so
@@ -99,12 +99,12 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> list[Can
         snapshot: The catalog.
         queries: b of them, with one candidate or more each.
     """
-    asked = np.concatenate([query.post_ids for query in queries])  # int64 (n)
+    asked = np.concatenate([query.post_ids for query in queries])  # int64 (m)
     ends = list(accumulate([len(query.post_ids) for query in queries]))
     for start, end in pairwise([0, *ends]):
         asked[start:end].sort()
     user_ids = np.array([query.user_id for query in queries])
-    block = Block(np.empty_like(asked), np.empty_like(asked), np.empty(len(asked), np.bool_))
+    post_ids, rows, eligible = np.empty_like(asked), np.empty_like(asked), np.empty(len(asked), np.bool_)
     known_ends, why = np.empty(len(queries), np.int64), np.empty(len(asked), np.int8)
     counts = np.zeros((len(queries), NONE + 1), np.int64)
     _sort_out(
@@ -113,17 +113,18 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> list[Can
         _joined(_excluded(queries), len(queries)),
         _joined(snapshot.related_authors_of_each(user_ids), len(queries)),
         _joined(_seen(snapshot, queries), len(queries)),
-        (block.post_ids, block.rows, block.eligible, known_ends, why, counts),
+        (post_ids, rows, eligible, known_ends, why, counts),
     )
+    known = known_ends[-1]
     dropped: list[dict[DropReason, int]] = [{} for _ in queries]
-    for number, reason in np.argwhere(counts[:, :NONE]).tolist():
+    for number, reason in zip(*map(np.ndarray.tolist, counts[:, :NONE].nonzero()), strict=True):
         dropped[number][REASONS[reason]] = counts.item(number, reason)
-    dropped_posts: list[dict[int, DropReason]] = [
-        _dropped_posts(asked[start:end], why[start:end]) if query.explain else {}
-        for query, start, end in zip(queries, [0, *ends], ends, strict=False)
-    ]
-    known = known_ends.tolist()
-    return list(map(Candidates, repeat(block), [0, *known], known, dropped, dropped_posts))
+    dropped_posts: list[Mapping[int, DropReason]] = [NO_POSTS] * len(queries)
+    for number, query in enumerate(queries):
+        if query.explain:
+            start, end = ends[number] - len(query.post_ids), ends[number]
+            dropped_posts[number] = _dropped_posts(asked[start:end], why[start:end])
+    return Candidates(post_ids[:known], rows[:known], eligible[:known], known_ends, dropped, dropped_posts)
 
 
 def _excluded(queries: Sequence[RankQuery]) -> dict[int, IntArray]:

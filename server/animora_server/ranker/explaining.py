@@ -52,14 +52,16 @@ def heuristic_terms(formula: Heuristic, snapshot: CatalogSnapshot, rows: IntArra
     return Terms(heuristic.TERMS, formula.terms(snapshot, rows, now).astype(np.float32))
 
 
-def dropped_posts(candidates: Candidates, order: IntArray) -> dict[int, DropReason]:
-    """Why each distinct candidate is not in an order, by ascending id.
+def dropped_posts(candidates: Candidates, number: int, order: IntArray) -> dict[int, DropReason]:
+    """Why each distinct candidate of a query is not in an order, by ascending id.
 
     Args:
-        candidates: Of a query with `explain`.
-        order: int64 (n), the candidates that are in the answer.
+        candidates: Of several queries.
+        number: Which of them; it has `explain`.
+        order: int64 (n), the positions among all candidates of those that are in the answer.
     """
-    outranked = candidates.eligible.copy()
-    outranked[order] = False
-    dropped = dict.fromkeys(candidates.post_ids[outranked].tolist(), DropReason.OUTRANKED)
-    return dict(sorted({**candidates.dropped_posts, **dropped}.items()))
+    its = candidates.slices[number]
+    outranked = candidates.eligible[its].copy()
+    outranked[order - its.start] = False
+    dropped = dict.fromkeys(candidates.post_ids[its][outranked].tolist(), DropReason.OUTRANKED)
+    return dict(sorted({**candidates.dropped_posts[number], **dropped}.items()))

@@ -1,10 +1,17 @@
 """Queries on their way to their rankings, and those who wait for them."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from animora_server.types import Ranking, RankQuery
+
+# Queries that are due within so many seconds are one piece of work, due at the first of them: as many seconds
+# as it may take to gather them. One piece costs the queue a tenth of what they would.
+DUE_TOGETHER = 0.005
+MAX_GROUP_CANDIDATES = 8192  # more would have the first of them wait for the last
+MAX_GROUP_QUERIES = 256  # more keys are not looked up at once
 
 
 class Work(Protocol):
@@ -76,3 +83,29 @@ class SharedWork:
         self.queries -= 1
         if not self.queries:
             self.work.cancel()
+
+
+def groups(asked: Iterable[Pending]) -> list[list[Pending]]:
+    """Those that can be one piece of work: of one model, due at about the same time, not too many.
+
+    The first of each group is due first.
+    """
+    groups: list[list[Pending]] = []
+    version, due, candidates = None, 0.0, 0
+    for pending in sorted(asked, key=_version_and_deadline):
+        query = pending.query
+        candidates += len(query.post_ids)
+        if (
+            query.deadline > due
+            or query.model_version != version
+            or candidates > MAX_GROUP_CANDIDATES
+            or len(groups[-1]) == MAX_GROUP_QUERIES
+        ):
+            groups.append([])
+            version, due, candidates = query.model_version, query.deadline + DUE_TOGETHER, len(query.post_ids)
+        groups[-1].append(pending)
+    return groups
+
+
+def _version_and_deadline(pending: Pending) -> tuple[str, float]:
+    return pending.query.model_version, pending.query.deadline

@@ -20,6 +20,10 @@ class ResidentModel(Protocol):
         """The user's row, 0 for a user it was not trained on."""
         ...
 
+    def user_rows(self, user_ids: IntArray) -> IntArray:
+        """The same of users int64 (b): int64 (b)."""
+        ...
+
     def informed(self, rows: IntArray) -> BoolArray:
         """Bool (m): whether it knows the id or an embedding of the posts at catalog rows int64 (m)."""
         ...

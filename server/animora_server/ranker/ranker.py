@@ -19,12 +19,12 @@ from animora_server.ranker.candidates import Candidates, resolve
 from animora_server.ranker.explaining import dropped_posts, heuristic_terms, model_terms
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.ordering import Best, best_of_each
-from animora_server.ranker.pending import Caller, Pending
+from animora_server.ranker.pending import Caller, Pending, groups
 from animora_server.ranker.pinning import current_pin
 from animora_server.ranker.protocols import Pin, Pins, ResidentModel, StageObserver
-from animora_server.ranker.relevance import degraded_reason, expired
+from animora_server.ranker.relevance import degraded_reason, expired, probabilities
 from animora_server.ranker.scoring import CacheAccess, Scores, Scoring
-from animora_server.types import DegradedReason, RankerName, Ranking, RankQuery, Terms
+from animora_server.types import DegradedReason, RankerName, Ranking, RankQuery
 
 
 class Ranker:
@@ -84,94 +84,131 @@ class Ranker:
     async def _rank_together(self, asked: Sequence[Pending]) -> None:
         try:
             async for scorings in self._scores.of(self._prepare(asked)):
-                self._order(scorings)
+                self._answer_by_scores(scorings)
         except Exception as error:  # whatever it is must reach whoever asked
-            for pending in asked:
-                pending.answer(error)
+            _answer(asked, error)
 
     def _prepare(self, asked: Sequence[Pending]) -> list[Scoring]:
         """What the model is to score; who is not for the model is answered."""
         started = time.perf_counter()
         pin = current_pin(self._pins, self._max_block_age)
-        asked = [pending for pending in asked if not pending.caller.gone]
-        found = together(partial(resolve, pin.snapshot), [pending.query for pending in asked])
-        scorings = []
-        for pending, candidates in zip(asked, found, strict=True):
-            if isinstance(candidates, Exception):
-                pending.answer(candidates)
-                continue
+        scorings: list[Scoring] = []
+        for group in groups(pending for pending in asked if not pending.caller.gone):
             try:
-                model = _model(pin, pending.query)
+                model = _model(pin, group[0].query)
             except ModelNotResident as error:
-                pending.answer(error)
+                _answer(group, error)
                 continue
-            user_row = model.user_row(pending.query.user_id) if model else 0
-            if model and user_row:
-                scorings.append(Scoring(pending, pin, candidates, model, user_row))
-            else:
-                reason = None if model else DegradedReason.NO_MODEL
-                self._by_heuristic(pin, pending, candidates, reason)
+            for some, prepared in together(partial(self._prepare_group, pin, model), group):
+                if isinstance(prepared, Exception):
+                    _answer(some, prepared)
+                else:
+                    scorings += prepared
         self._stages.observe("candidates", time.perf_counter() - started)
         return scorings
 
-    def _order(self, scorings: Sequence[Scoring]) -> None:
+    def _prepare_group(
+        self, pin: Pin, model: ResidentModel | None, asked: Sequence[Pending]
+    ) -> list[Scoring]:
+        candidates = resolve(pin.snapshot, [pending.query for pending in asked])
+        if model is None:
+            self._by_heuristic(pin, asked, candidates, DegradedReason.NO_MODEL)
+            return []
+        user_rows = model.user_rows(np.array([pending.query.user_id for pending in asked]))
+        scoring = Scoring(asked, pin, candidates, model, user_rows)
+        if user_rows.all():
+            return [scoring]
+        known, unknown = np.flatnonzero(user_rows).tolist(), np.flatnonzero(user_rows == 0).tolist()
+        self._by_heuristic(pin, [asked[number] for number in unknown], candidates.of(unknown), None)
+        return [scoring.of(known)] if known else []
+
+    def _answer_by_scores(self, scorings: Sequence[Scoring]) -> None:
         """Answers by the scores, or without them."""
         started = time.perf_counter()
-        scored = []
         for scoring in scorings:
-            if scoring.failure is None:
-                scored.append(scoring)
-            else:
+            if scoring.failure is not None:
                 self._do_without(scoring, scoring.failure)
-        for scoring, best in zip(scored, together(_best_of_each, scored), strict=True):
-            if isinstance(best, Exception):
-                scoring.pending.answer(best)
-            elif scoring.pending.query.explain:
-                scoring.pending.work = self._spawn(self._explain(scoring, best))
-            else:
-                scoring.pending.answer(_ranking(scoring, best))
+                continue
+            for some, outcome in together(partial(self._order, scoring), range(len(scoring.asked))):
+                if isinstance(outcome, Exception):
+                    _answer(scoring.of(some).asked, outcome)
         self._stages.observe("order", time.perf_counter() - started)
 
-    async def _explain(self, scoring: Scoring, best: Best) -> None:
-        rows = scoring.candidates.rows[best.positions]
+    def _order(self, scoring: Scoring, numbers: Sequence[int]) -> None:
+        """Answers some of the queries."""
+        scoring = scoring.of(numbers)
+        best, version, status = _best(scoring), scoring.model.version, scoring.status
+        scores = probabilities(best.values)
+        for number, (pending, its) in enumerate(zip(scoring.asked, best.slices, strict=True)):
+            if pending.query.explain:
+                pending.work = self._spawn(self._explain(pending, scoring.of([number])))
+                continue
+            ids, dropped = best.post_ids[its], scoring.candidates.dropped[number]
+            # By position: names would take as long again.
+            pending.answer(Ranking(ids, scores[its], RankerName.NEUCF, version, status, None, dropped))
+
+    async def _explain(self, pending: Pending, scoring: Scoring) -> None:
+        """Answers one query with the terms of its scores."""
+        best, candidates = _best(scoring), scoring.candidates
+        (its,) = best.slices
+        positions, values = best.positions[its], best.values[its]
+        user_row, rows = scoring.user_rows.item(0), candidates.rows[positions]
         try:
-            terms = await model_terms(scoring.model, scoring.user_row, rows, best.values, scoring.deadline)
+            terms = await model_terms(scoring.model, user_row, rows, values, scoring.deadline)
         except Exception as error:  # whatever it is must reach whoever asked
             self._do_without(scoring, error)
-        else:
-            scoring.pending.answer(_ranking(scoring, best, terms))
+            return
+        pending.answer(
+            Ranking(
+                post_ids=best.post_ids[its],
+                scores=probabilities(values),
+                ranker=RankerName.NEUCF,
+                model_version=scoring.model.version,
+                cache=scoring.status,
+                dropped=candidates.dropped[0],
+                terms=terms,
+                dropped_posts=dropped_posts(candidates, 0, positions),
+            )
+        )
 
     def _do_without(self, scoring: Scoring, failure: BaseException) -> None:
         """Answers where the model did not: by the heuristic, if it is not a bug, and there is time."""
-        pending = scoring.pending
         if not isinstance(failure, ScoringFailed):
-            pending.answer(failure)
-        elif expired(pending.query.deadline):
-            error = DeadlineExceeded()
-            error.__cause__ = failure
-            pending.answer(error)
-        else:
-            self._by_heuristic(scoring.pin, pending, scoring.candidates, degraded_reason(failure))
+            _answer(scoring.asked, failure)
+            return
+        in_time = []
+        for number, pending in enumerate(scoring.asked):
+            if expired(pending.query.deadline):
+                error = DeadlineExceeded()
+                error.__cause__ = failure
+                pending.answer(error)
+            else:
+                in_time.append(number)
+        if in_time:
+            some = scoring.of(in_time)
+            self._by_heuristic(some.pin, some.asked, some.candidates, degraded_reason(failure))
 
     def _by_heuristic(
-        self, pin: Pin, pending: Pending, candidates: Candidates, degraded: DegradedReason | None
+        self, pin: Pin, asked: Sequence[Pending], candidates: Candidates, degraded: DegradedReason | None
     ) -> None:
-        query, now = pending.query, self._clock()
+        now = self._clock()
         values = self._heuristic.terms(pin.snapshot, candidates.rows, now).sum(axis=1).astype(np.float32)
-        (best,) = best_of_each(pin.snapshot, [candidates], [values], [query.limit])
-        rows = candidates.rows[best.positions]
-        terms = heuristic_terms(self._heuristic, pin.snapshot, rows, now) if query.explain else None
-        pending.answer(
-            Ranking(
-                post_ids=best.post_ids,
-                scores=best.values,
-                ranker=RankerName.HEURISTIC,
-                degraded_reason=degraded,
-                dropped=candidates.dropped,
-                terms=terms,
-                dropped_posts=dropped_posts(candidates, best.positions) if query.explain else {},
+        limits = [pending.query.limit for pending in asked]
+        best = best_of_each(pin.snapshot, candidates, values, limits)
+        for number, (pending, its) in enumerate(zip(asked, best.slices, strict=True)):
+            positions, explain = best.positions[its], pending.query.explain
+            rows = candidates.rows[positions]
+            pending.answer(
+                Ranking(
+                    post_ids=best.post_ids[its],
+                    scores=best.values[its],
+                    ranker=RankerName.HEURISTIC,
+                    degraded_reason=degraded,
+                    dropped=candidates.dropped[number],
+                    terms=heuristic_terms(self._heuristic, pin.snapshot, rows, now) if explain else None,
+                    dropped_posts=dropped_posts(candidates, number, positions) if explain else {},
+                )
             )
-        )
 
 
 async def _outcomes(asked: Sequence[Pending]) -> list[Ranking | BaseException]:
@@ -185,14 +222,14 @@ async def _outcomes(asked: Sequence[Pending]) -> list[Ranking | BaseException]:
     return [pending.outcome for pending in asked if pending.outcome is not None]
 
 
-def _best_of_each(scorings: Sequence[Scoring]) -> list[Best]:
-    """The best of those that have one pin, as they came together."""
-    return best_of_each(
-        scorings[0].pin.snapshot,
-        [scoring.candidates for scoring in scorings],
-        [scoring.values for scoring in scorings],
-        [scoring.pending.query.limit for scoring in scorings],
-    )
+def _answer(asked: Sequence[Pending], outcome: BaseException) -> None:
+    for pending in asked:
+        pending.answer(outcome)
+
+
+def _best(scoring: Scoring) -> Best:
+    limits = [pending.query.limit for pending in scoring.asked]
+    return best_of_each(scoring.pin.snapshot, scoring.candidates, scoring.values, limits)
 
 
 def _model(pin: Pin, query: RankQuery) -> ResidentModel | None:
@@ -202,12 +239,3 @@ def _model(pin: Pin, query: RankQuery) -> ResidentModel | None:
     if model is None:
         raise ModelNotResident
     return model
-
-
-def _ranking(scoring: Scoring, best: Best, terms: Terms | None = None) -> Ranking:
-    """The best of what a model scored, with their terms where they were asked for."""
-    dropped, version = scoring.candidates.dropped, scoring.model.version
-    gone = {} if terms is None else dropped_posts(scoring.candidates, best.positions)
-    ids, scores = best.post_ids, best.probabilities
-    # By position: names would take as long again.
-    return Ranking(ids, scores, RankerName.NEUCF, version, scoring.status, None, dropped, terms, gone)

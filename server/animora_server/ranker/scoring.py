@@ -17,11 +17,7 @@ from animora_server.ranker.relevance import RESERVE, are_finite, completed, logi
 from animora_server.ranker.single_flight import SingleFlight
 from animora_server.types import CachePolicy, CacheStatus, FloatArray, IntArray
 
-# Queries that are due within so many seconds are one piece of work, due at the first of them: as many seconds
-# as it may take to gather them. One piece costs the queue a tenth of what they would.
-DUE_TOGETHER = 0.005
-MAX_GROUP_ROWS = 8192  # more would have the first of them wait for the last
-MAX_GROUP_QUERIES = 256  # more keys are not looked up at once
+NO_VALUES = np.empty(0, np.float32)
 
 
 class RankKey(Protocol):
@@ -42,30 +38,58 @@ class CacheAccess:
 
 @dataclass(eq=False, slots=True)
 class Scoring:
-    """What a model is to score for a query, and what came of it.
+    """What a model is to score for queries (b) as one piece of work, and what came of it.
 
     Attributes:
-        user_row: The user's row in the model.
+        asked: The queries, of which the first is due first.
+        candidates: Theirs.
+        user_rows: int64 (b), the users' rows in the model.
         status: Where the scores come from; HIT also while they are looked up.
-        key: What they are cached under; empty where they are not.
-        values: float32 (k), the logits of all candidates, as `completed` gives them.
+        keys: What each query's scores are cached under; empty where they are not.
+        values: float32 (n), the logits of all candidates, as `completed` gives them; empty while to come.
         failure: Why there are none.
     """
 
-    pending: Pending
+    asked: Sequence[Pending]
     pin: Pin
     candidates: Candidates
     model: ResidentModel
-    user_row: int
+    user_rows: IntArray
     status: CacheStatus = CacheStatus.BYPASS
-    key: bytes = b""
-    values: FloatArray = field(init=False)
+    keys: Sequence[bytes] = ()
+    values: FloatArray = field(default_factory=lambda: NO_VALUES)
     failure: BaseException | None = None
 
     @property
     def deadline(self) -> float:
         """When the scores must be there, on the event loop's clock."""
-        return self.pending.query.deadline - RESERVE
+        return self.asked[0].query.deadline - RESERVE
+
+    def of(self, numbers: Sequence[int]) -> "Scoring":
+        """That of some of its queries."""
+        if len(numbers) == len(self.asked):
+            return self
+        slices = self.candidates.slices
+        return Scoring(
+            [self.asked[number] for number in numbers],
+            self.pin,
+            self.candidates.of(numbers),
+            self.model,
+            self.user_rows[numbers],
+            self.status,
+            [self.keys[number] for number in numbers] if self.keys else (),
+            np.concatenate([self.values[slices[number]] for number in numbers]),
+            self.failure,
+        )
+
+    def each(self) -> "list[Scoring]":
+        """Its queries, each by itself."""
+        return [self.of([number]) for number in range(len(self.asked))]
+
+    def wanted(self) -> "Scoring | None":
+        """That of those who still wait for an answer; None where nobody does."""
+        waiting = [number for number, pending in enumerate(self.asked) if not pending.caller.gone]
+        return self.of(waiting) if waiting else None
 
 
 class Scores:
@@ -77,84 +101,105 @@ class Scores:
         self._flights: SingleFlight[FloatArray] = SingleFlight()
 
     async def of(self, scorings: Sequence[Scoring]) -> AsyncIterator[list[Scoring]]:
-        """Scorings as they get their values or their failure, those of a moment together.
+        """All queries' scorings as they get their values or their failure, those of a moment together.
 
-        One whose caller has gone does not come.
+        Queries that were one piece may come in several; those whose caller has gone do not come.
         """
         started = time.perf_counter()
-        steps: Settling[list[Scoring]] = Settling()
-        if refused := self._begin(scorings, steps):
+        steps: Settling[Scoring] = Settling()
+        if refused := [each for scoring in scorings for each in self._begin(scoring, steps)]:
             yield refused
         async for done in steps:
-            stage = "cache" if done[0][0][0].status is CacheStatus.HIT else "score"
+            stage = "cache" if done[0][0].status is CacheStatus.HIT else "score"
             self._stages.observe(stage, time.perf_counter() - started)
             if settled := self._settle(done, steps):
                 yield settled
 
-    def _begin(self, scorings: Sequence[Scoring], steps: Settling[list[Scoring]]) -> list[Scoring]:
-        """Takes the first steps; returns those that the model refuses, with the failure."""
-        to_score, to_find = [], []
-        for scoring in scorings:
-            policy = scoring.pending.query.cache_policy
-            if policy is CachePolicy.BYPASS or self._cache is None or not len(scoring.candidates):
-                to_score.append(scoring)
+    def _begin(self, scoring: Scoring, steps: Settling[Scoring]) -> list[Scoring]:
+        """Takes the first step; returns what the model refuses, with the failure."""
+        refused = []
+        for policy, numbers in self._ways(scoring).items():
+            some = scoring.of(numbers)
+            if policy is CachePolicy.BYPASS:
+                refused += _score(some, steps)
                 continue
-            scoring.key = self._cache.key(
-                scoring.model.version,
-                scoring.pending.query.user_id,
-                scoring.candidates.post_ids,
-                scoring.pin.snapshot.fingerprints[scoring.candidates.rows],
-            )
+            some.keys = self._keys(some)
             if policy.reads:
-                scoring.status = CacheStatus.HIT
-                to_find.append(scoring)
+                some.status = CacheStatus.HIT
+                _go_on(some, self._find(some), steps)
             else:
-                _go_on([scoring], asyncio.ensure_future(self._compute(scoring)), steps)
-        for group in _groups(to_find):
-            _go_on(group, self._find(group), steps)
-        return [refused for group in _groups(to_score) for refused in _score(group, steps)]
+                for one in some.each():
+                    _go_on(one, asyncio.ensure_future(self._compute(one)), steps)
+        return refused
 
-    def _find(self, group: list[Scoring]) -> "asyncio.Future[list[FloatArray | None]]":
+    def _ways(self, scoring: Scoring) -> dict[CachePolicy, Sequence[int]]:
+        """Which of the queries use the cache in which way; those that have nothing to be scored do not."""
+        if self._cache is None:
+            return {CachePolicy.BYPASS: range(len(scoring.asked))}
+        ways: dict[CachePolicy, list[int]] = {}
+        for number, (pending, size) in enumerate(
+            zip(scoring.asked, scoring.candidates.sizes.tolist(), strict=True)
+        ):
+            policy = pending.query.cache_policy if size else CachePolicy.BYPASS
+            ways.setdefault(policy, []).append(number)
+        return {**ways}
+
+    def _keys(self, scoring: Scoring) -> list[bytes]:
         assert self._cache is not None  # only called where there is one
-        keys = [scoring.key for scoring in group]
-        return self._cache.scores.find(keys, list(map(_size, group)), group[0].deadline)
+        candidates = scoring.candidates
+        fingerprints = scoring.pin.snapshot.fingerprints[candidates.rows]
+        return [
+            self._cache.key(
+                scoring.model.version, pending.query.user_id, candidates.post_ids[its], fingerprints[its]
+            )
+            for pending, its in zip(scoring.asked, candidates.slices, strict=True)
+        ]
 
-    def _settle(self, done: Settled[list[Scoring]], steps: Settling[list[Scoring]]) -> list[Scoring]:
-        """The scorings that have come to their end; what is not in the cache goes on to be computed."""
+    def _find(self, scoring: Scoring) -> "asyncio.Future[list[FloatArray | None]]":
+        assert self._cache is not None  # only called where there is one
+        return self._cache.scores.find(scoring.keys, scoring.candidates.sizes.tolist(), scoring.deadline)
+
+    def _settle(self, done: Settled[Scoring], steps: Settling[Scoring]) -> list[Scoring]:
+        """What has come to its end; what is not in the cache goes on to be computed."""
         ended: list[Scoring] = []
-        for group, step in done:
+        for scoring, step in done:
             if step.cancelled():  # with its callers
                 continue
             if (failure := step.exception()) is not None:
-                ended += _score_each(group, failure, steps)
-            elif group[0].status is not CacheStatus.HIT:
-                _take(group, step.result())
-                ended += group
+                ended += _score_each(scoring, failure, steps)
+            elif scoring.status is CacheStatus.HIT:
+                ended += self._take_found(scoring, step.result(), steps)
             else:
-                ended += self._take_found(group, step.result(), steps)
-        return [scoring for scoring in ended if not scoring.pending.caller.gone]
+                scoring.values = step.result()
+                ended += [scoring] if scoring.keys else _completed(scoring)  # for the cache, it is complete
+        return [wanted for scoring in ended if (wanted := scoring.wanted())]
 
     def _take_found(
-        self, group: list[Scoring], found: list[FloatArray | None], steps: Settling[list[Scoring]]
+        self, scoring: Scoring, found: list[FloatArray | None], steps: Settling[Scoring]
     ) -> list[Scoring]:
         """Those that were in the cache; the others go on to be computed."""
         hits = []
-        for scoring, values in zip(group, found, strict=True):
+        for number, values in enumerate(found):
             if values is not None and are_finite(values):
-                scoring.values = values
-                hits.append(scoring)
-            elif not scoring.pending.caller.gone:
-                scoring.status = CacheStatus.MISS
-                _go_on([scoring], asyncio.ensure_future(self._compute_once(scoring)), steps)
-        return hits
+                hits.append(number)
+            elif not scoring.asked[number].caller.gone:
+                one = scoring.of([number])
+                one.status = CacheStatus.MISS
+                _go_on(one, asyncio.ensure_future(self._compute_once(one)), steps)
+        if not hits:
+            return []
+        some = scoring.of(hits)
+        some.values = np.concatenate([values for values in found if values is not None])
+        return [some]
 
     async def _compute_once(self, scoring: Scoring) -> FloatArray:
-        """Computes and stores, or shares the computation that runs for this key already."""
+        """Computes one query's and stores it, or shares the computation that runs for its key already."""
+        (key,) = scoring.keys
         while True:
-            joined = scoring.key in self._flights
+            joined = key in self._flights
             try:
                 async with asyncio.timeout_at(scoring.deadline):  # which may be sooner than the computation's
-                    return await self._flights.run(scoring.key, lambda: self._compute(scoring))
+                    return await self._flights.run(key, lambda: self._compute(scoring))
             except TimeoutError as error:
                 raise TooLate from error
             except TooLate:
@@ -164,96 +209,56 @@ class Scores:
                 # first begins anew, the others join again.
 
     async def _compute(self, scoring: Scoring) -> FloatArray:
-        """Computes and stores."""
+        """Computes one query's and stores it."""
         assert self._cache is not None  # only called where there is one
-        values = await logits(scoring.model, scoring.user_row, scoring.candidates.rows, scoring.deadline)
-        self._cache.scores.put(scoring.key, values)
+        (key,), (user_row,) = scoring.keys, scoring.user_rows.tolist()
+        values = await logits(scoring.model, user_row, scoring.candidates.rows, scoring.deadline)
+        self._cache.scores.put(key, values)
         return values
 
 
-def _go_on(group: list[Scoring], step: "asyncio.Future[Any]", steps: Settling[list[Scoring]]) -> None:
-    """Waits for the next step of a group."""
-    work = step if len(group) == 1 else SharedWork(step, len(group))
-    for scoring in group:
-        scoring.pending.work = work
-    steps.add(group, step)
+def _go_on(scoring: Scoring, step: "asyncio.Future[Any]", steps: Settling[Scoring]) -> None:
+    """Waits for the next step."""
+    work = step if len(scoring.asked) == 1 else SharedWork(step, len(scoring.asked))
+    for pending in scoring.asked:
+        pending.work = work
+    steps.add(scoring, step)
 
 
-def _groups(scorings: Sequence[Scoring]) -> list[list[Scoring]]:
-    """Those that can be one piece of work: of one model, due at about the same time, not too many.
-
-    The first of each group is due first.
-    """
-    groups: list[list[Scoring]] = []
-    model, due, rows = 0, 0.0, 0
-    for scoring in sorted(scorings, key=_model_and_deadline):
-        its_model, deadline = _model_and_deadline(scoring)
-        rows += len(scoring.candidates)
-        if (
-            its_model != model
-            or deadline > due
-            or rows > MAX_GROUP_ROWS
-            or len(groups[-1]) == MAX_GROUP_QUERIES
-        ):
-            groups.append([])
-            model, due, rows = its_model, deadline + DUE_TOGETHER, len(scoring.candidates)
-        groups[-1].append(scoring)
-    return groups
-
-
-def _model_and_deadline(scoring: Scoring) -> tuple[int, float]:
-    return id(scoring.model), scoring.pending.query.deadline
-
-
-def _size(scoring: Scoring) -> int:
-    return len(scoring.candidates)
-
-
-def _score(group: list[Scoring], steps: Settling[list[Scoring]]) -> list[Scoring]:
-    """Has the model score a group as one piece of work; returns those that it refuses, with the failure."""
-    user_rows, sizes = [scoring.user_row for scoring in group], list(map(_size, group))
+def _score(scoring: Scoring, steps: Settling[Scoring]) -> list[Scoring]:
+    """Has the model score all as one piece of work; returns what it refuses, with the failure."""
+    candidates = scoring.candidates
     try:
-        step = group[0].model.score_all(np.array(user_rows), np.array(sizes), _rows(group), group[0].deadline)
+        step = scoring.model.score_all(scoring.user_rows, candidates.sizes, candidates.rows, scoring.deadline)
     except ScoringFailed as failure:
-        return _score_each(group, failure, steps)
-    _go_on(group, step, steps)
+        return _score_each(scoring, failure, steps)
+    _go_on(scoring, step, steps)
     return []
 
 
-def _score_each(
-    group: list[Scoring], failure: BaseException, steps: Settling[list[Scoring]]
-) -> list[Scoring]:
-    """Has the model score each of a group that failed as a whole by itself: it may be the fault of one.
+def _score_each(scoring: Scoring, failure: BaseException, steps: Settling[Scoring]) -> list[Scoring]:
+    """Has the model score the queries of what failed as a whole one by one: it may be the fault of one.
 
     Returns those of which it is, with the failure; all, if it is the device's.
     """
-    if len(group) > 1 and (not isinstance(failure, DeviceFault) or isinstance(failure, OutOfDeviceMemory)):
-        waiting = [scoring for scoring in group if not scoring.pending.caller.gone]
-        return [refused for scoring in waiting for refused in _score([scoring], steps)]
-    for scoring in group:
-        scoring.failure = failure
-    return group
+    if len(scoring.asked) > 1 and (
+        not isinstance(failure, DeviceFault) or isinstance(failure, OutOfDeviceMemory)
+    ):
+        wanted = scoring.wanted()
+        return [refused for one in (wanted.each() if wanted else ()) for refused in _score(one, steps)]
+    scoring.failure = failure
+    return [scoring]
 
 
-def _take(group: list[Scoring], values: FloatArray) -> None:
-    """Gives each of a group its values, float32 (n) of all, completed where it must be.
-
-    What was computed for the cache is complete.
-    """
-    start = 0
-    for scoring in group:
-        end = start + len(scoring.candidates)
-        scoring.values = values[start:end]
-        start = end
-    model = group[0].model
-    if group[0].key or (are_finite(values) and model.informed(_rows(group)).all()):
-        return
-    for scoring in group:
+def _completed(scoring: Scoring) -> list[Scoring]:
+    """The same with its values completed where they must be: each query's by themselves."""
+    informed = scoring.model.informed(scoring.candidates.rows)
+    if informed.all() and are_finite(scoring.values):
+        return [scoring]
+    each = scoring.each()
+    for one in each:
         try:
-            scoring.values = completed(scoring.values, model.informed(scoring.candidates.rows))
+            one.values = completed(one.values, one.model.informed(one.candidates.rows))
         except InvalidScores as failure:
-            scoring.failure = failure
-
-
-def _rows(group: list[Scoring]) -> IntArray:
-    return np.concatenate([scoring.candidates.rows for scoring in group])
+            one.failure = failure
+    return each

@@ -26,6 +26,10 @@ class LostModel:
         """The user's row, 0 for a user it was not trained on."""
         return self.model.users.row(user_id)
 
+    def user_rows(self, user_ids: IntArray) -> IntArray:
+        """The same of users int64 (b): int64 (b)."""
+        return self.model.users.rows(user_ids)
+
     def informed(self, rows: IntArray) -> BoolArray:
         """Bool (m): whether it knows the id or an embedding of the posts at catalog rows int64 (m)."""
         post_rows = self.model.posts.rows(self.snapshot.post_ids[rows])
