@@ -12,7 +12,6 @@ from animora_server.service.messages import (
     write_dropped_posts,
     write_ranking,
 )
-from animora_server.service.packed import RankResponse
 from animora_server.settings import RankingSettings
 from animora_server.types import (
     CachePolicy,
@@ -98,8 +97,7 @@ def test_a_batch_has_bounds():
 
 
 def test_a_ranking_becomes_a_response():
-    twin = RankResponse()
-    write_ranking(
+    written = write_ranking(
         Ranking(
             post_ids=np.array([3, 1]),
             scores=np.array([0.5, 0.25], np.float32),
@@ -109,10 +107,9 @@ def test_a_ranking_becomes_a_response():
             dropped={DropReason.SEEN: 2, DropReason.UNKNOWN: 1},
             terms=Terms(("popularity", "recency"), np.array([[0.25, 0.25], [0.25, 0]], np.float32)),
             dropped_posts={2: DropReason.SEEN, 9: DropReason.UNKNOWN},
-        ),
-        twin,
+        )
     )
-    response = pb.RankResponse.FromString(twin.SerializeToString())
+    response = pb.RankResponse.FromString(written)
     assert list(response.post_ids) == [3, 1]
     assert list(response.scores) == [0.5, 0.25]
     assert response.ranker == pb.RANKER_HEURISTIC

@@ -10,9 +10,12 @@ from animora_server.errors import InvalidRequest
 from animora_server.service.packed import (
     BatchRankRequest,
     BatchRankResponse,
+    BytesField,
     RankRequest,
     RankResponse,
+    RankResult,
     has_unknown_fields,
+    packed,
     read_ids,
     write,
 )
@@ -62,11 +65,21 @@ def test_a_part_of_an_id_is_malformed():
         read_ids(RankRequest(post_ids=[b"12345678", b"1234567"]).post_ids)  # type: ignore[list-item]
 
 
-def test_batches_are_made_of_twins():
+def test_a_batch_is_read_as_twins():
     public = pb.BatchRankRequest(requests=[pb.RankRequest(user_id=1, post_ids=[5, 6])])
     (request,) = BatchRankRequest.FromString(public.SerializeToString()).requests
     assert read_ids(request.post_ids).tolist() == [5, 6]
-    response = BatchRankResponse()
-    write(response.results.add().response.post_ids, np.array([6, 5]))
-    (result,) = pb.BatchRankResponse.FromString(response.SerializeToString()).results
-    assert list(result.response.post_ids) == [6, 5]
+
+
+@given(st.lists(IDS, max_size=4), st.lists(st.floats(width=32, allow_nan=False), max_size=300))
+def test_what_is_put_together_from_pieces_is_what_the_public_message_is(lists, scores):
+    results = [pb.RankResult(response=pb.RankResponse(post_ids=ids, scores=scores)) for ids in lists]
+    post_ids_field, scores_field = BytesField(RankResponse, "post_ids"), BytesField(RankResponse, "scores")
+    response, result = BytesField(RankResult, "response"), BytesField(BatchRankResponse, "results")
+    written = [
+        post_ids_field.write(packed(np.array(ids, np.int64)))
+        + scores_field.write(packed(np.array(scores, np.float32)))
+        for ids in lists
+    ]
+    written = [result.write(response.write(one)) for one in written]
+    assert pb.BatchRankResponse.FromString(b"".join(written)) == pb.BatchRankResponse(results=results)

@@ -45,10 +45,10 @@ class Behaviours:
             await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        return pb.RankResponse(post_ids=[len(data)])
+        return pb.RankResponse(post_ids=[len(data)]).SerializeToString()
 
     async def answer_emptily(self, data, call):
-        return pb.BatchRankResponse()
+        return b""
 
     def by_method(self):
         return {"Rank": self.rank, "BatchRank": self.answer_emptily, "GetTimeline": self.answer_emptily}

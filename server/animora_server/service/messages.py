@@ -4,9 +4,18 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from google.rpc import status_pb2
+
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
-from animora_server.service.packed import read_ids, write
+from animora_server.service.packed import (
+    BatchRankResponse,
+    BytesField,
+    RankResponse,
+    RankResult,
+    packed,
+    read_ids,
+)
 from animora_server.settings import RankingSettings
 from animora_server.types import (
     CachePolicy,
@@ -24,6 +33,9 @@ if TYPE_CHECKING:
 
 MAX_EXCLUDED = 1000
 MAX_EXPLAINED = 500
+
+POST_IDS, SCORES = BytesField(RankResponse, "post_ids"), BytesField(RankResponse, "scores")
+RESPONSE, RESULTS = BytesField(RankResult, "response"), BytesField(BatchRankResponse, "results")
 
 CACHE_POLICIES = {
     pb.CACHE_POLICY_UNSPECIFIED: CachePolicy.DEFAULT,
@@ -126,19 +138,36 @@ def check_candidates(candidates: int, limits: RankingSettings) -> None:
         )
 
 
-def write_ranking(ranking: Ranking, response: pb.RankResponse) -> None:
-    """Fills an empty twin of a response, in place: to copy a message takes as long as to make it."""
-    response.MergeFromString(
-        _heading(ranking.ranker, ranking.model_version, ranking.cache, ranking.degraded_reason)
-    )
-    write(response.post_ids, ranking.post_ids)
-    write(response.scores, ranking.scores)
-    for reason, count in ranking.dropped.items():
-        setattr(response.dropped, reason, count)
-    if ranking.dropped_posts:
-        write_dropped_posts(ranking.dropped_posts, response.dropped_posts)
+def write_ranking(ranking: Ranking) -> bytes:
+    """A response on the wire."""
+    pieces = [_heading(ranking.ranker, ranking.model_version, ranking.cache, ranking.degraded_reason)]
+    if len(ranking.post_ids):
+        pieces.append(POST_IDS.write(packed(ranking.post_ids)))
+        pieces.append(SCORES.write(packed(ranking.scores)))
+    if ranking.dropped or ranking.dropped_posts or ranking.terms is not None:
+        pieces.append(_details(ranking).SerializeToString())
+    return b"".join(pieces)
+
+
+def write_results(outcomes: Iterable[Ranking | status_pb2.Status]) -> bytes:
+    """A batch's response on the wire."""
+    return b"".join([RESULTS.write(_result(outcome)) for outcome in outcomes])
+
+
+def _result(outcome: Ranking | status_pb2.Status) -> bytes:
+    if isinstance(outcome, Ranking):
+        return RESPONSE.write(write_ranking(outcome))
+    return pb.RankResult(error=outcome).SerializeToString()
+
+
+def _details(ranking: Ranking) -> pb.RankResponse:
+    """What few responses have."""
+    counts = {reason.value: count for reason, count in ranking.dropped.items()}
+    response = pb.RankResponse(dropped=pb.DroppedCandidates(**counts))
+    write_dropped_posts(ranking.dropped_posts, response.dropped_posts)
     if ranking.terms is not None:
         add_terms(ranking.terms, [response.explanations.add().terms for _ in ranking.post_ids])
+    return response
 
 
 @lru_cache

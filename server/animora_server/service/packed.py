@@ -1,14 +1,16 @@
 """Ids and scores as NumPy reads and writes them: twins of messages, the same bytes on the wire.
 
-A packed `repeated sfixed64` is one piece of bytes under its field's number, and so is an element of a
-`repeated bytes`. A twin of a message declares its ids and scores as such, and they need not become Python's
-numbers: 200 candidates are read in 0.8 us instead of 6.2, and 1,000 results written in 6 instead of 320.
+A packed `repeated sfixed64` is one piece of bytes under its field's number, and so are a message within
+another and an element of a `repeated bytes`. A twin of a message declares some fields as such: ids and scores
+need not become Python's numbers, 200 candidates are read in 0.8 us instead of 6.2; and a response is put
+together from what was written before, in a third of the time that it takes as a message.
 
 Who sends ids one by one instead, which protobuf allows too, is read with the public message.
 """
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -23,9 +25,11 @@ from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
 from animora_server.types import FloatArray, IntArray
 
-PACKED = {
+AS_BYTES = {
     "RankRequest": ("post_ids", "exclude_post_ids"),
     "RankResponse": ("post_ids", "scores"),
+    "RankResult": ("response",),
+    "BatchRankResponse": ("results",),
     "GetTimelineResponse": ("post_ids", "scores"),
 }
 ID = np.dtype("<i8")
@@ -47,9 +51,10 @@ def _pool_of_twins() -> DescriptorPool:
         if file is pb.DESCRIPTOR:
             for message in copy.message_type:
                 for field in message.field:
-                    if field.name in PACKED.get(message.name, ()):
+                    if field.name in AS_BYTES.get(message.name, ()):
                         field.type = FieldDescriptorProto.TYPE_BYTES
                         field.ClearField("options")
+                        field.ClearField("type_name")
         pool.Add(copy)
 
     add(pb.DESCRIPTOR)
@@ -60,7 +65,7 @@ _TWINS = _pool_of_twins()
 
 
 def _twin(public: type[AnyMessage]) -> type[AnyMessage]:
-    """The twin of a message; typed like it, since all but the fields in PACKED are alike."""
+    """The twin of a message; typed like it, since all but the fields in AS_BYTES are alike."""
     twin = _TWINS.FindMessageTypeByName(public.DESCRIPTOR.full_name)
     return cast("type[AnyMessage]", GetMessageClass(twin))
 
@@ -68,6 +73,7 @@ def _twin(public: type[AnyMessage]) -> type[AnyMessage]:
 RankRequest = _twin(pb.RankRequest)
 RankResponse = _twin(pb.RankResponse)
 BatchRankRequest = _twin(pb.BatchRankRequest)
+RankResult = _twin(pb.RankResult)
 BatchRankResponse = _twin(pb.BatchRankResponse)
 GetTimelineResponse = _twin(pb.GetTimelineResponse)
 
@@ -99,4 +105,31 @@ def read_ids(field: Sequence[int] | Sequence[bytes]) -> IntArray:
 def write(field: Any, values: IntArray | FloatArray) -> None:
     """Writes ids int64 (n), or scores float32 (n), to a twin's empty field."""
     if len(values):
-        field.append((values if IS_LITTLE_ENDIAN else values.byteswap()).tobytes())
+        field.append(packed(values))
+
+
+def packed(values: IntArray | FloatArray) -> bytes:
+    """Ids int64 (n), or scores float32 (n), as they are on the wire."""
+    return (values if IS_LITTLE_ENDIAN else values.byteswap()).tobytes()
+
+
+class BytesField:
+    """A field of a twin that is declared as bytes, written without making a message.
+
+    Fields that were written one after another are a message with all of them, by protobuf's definition.
+    """
+
+    def __init__(self, twin: type[Message], name: str) -> None:
+        self._twin = twin
+        self._name = name
+        self._opening = lru_cache(1024)(self._write_opening)
+
+    def write(self, data: bytes) -> bytes:
+        """A message with this field alone, on the wire."""
+        return self._opening(len(data)) + data
+
+    def _write_opening(self, size: int) -> bytes:
+        """What precedes so many bytes."""
+        field, data = self._twin.DESCRIPTOR.fields_by_name[self._name], bytes(size)
+        written = self._twin(**{self._name: [data] if field.is_repeated else data}).SerializeToString()
+        return written[: len(written) - size]

@@ -3,8 +3,6 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 
-from google.protobuf.message import Message
-
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.batching import Gathering
 from animora_server.errors import CallError
@@ -39,7 +37,7 @@ class TimelineService:
         """By method."""
         return {METHOD: self.get_timeline}
 
-    async def get_timeline(self, data: bytes, call: Call) -> Message:
+    async def get_timeline(self, data: bytes, call: Call) -> bytes:
         """Answers GetTimeline. Raises CallError."""
         request = pb.GetTimelineRequest()
         parse(request, data)
@@ -57,7 +55,7 @@ class TimelineService:
         self._metrics.pages[page.cache].inc()
         if page.degraded_reason is not None:
             self._ranks.degraded[page.degraded_reason].inc()
-        return write_page(page)
+        return write_page(page).SerializeToString()
 
 
 def _release(arrived: Iterable["asyncio.Future[None]"]) -> None:
