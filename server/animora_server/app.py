@@ -116,7 +116,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         cost = CostModel()
         observer = metrics.scorer if shared is None else QueueObserver(metrics.scorer)
         batcher: Batcher[Work, FloatArray] = await stack.enter_async_context(
-            Batcher(device.score, batch_limits(settings.scorer), cost, observer)
+            Batcher(device.score, batch_limits(settings.scorer), cost, observer, device.score_at_once)
         )
         metrics.scorer.queue_rows.set_function(lambda: batcher.queued_rows)
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)

@@ -33,13 +33,15 @@ class Found:
 
 def best_of(lists: list[List], catalog=CATALOG) -> list[Found]:
     rows = [np.arange(len(values)) for values, _, _ in lists]
-    ends = np.cumsum([len(its) for its in rows])
+    sizes = np.array([len(its) for its in rows])
+    ends = sizes.cumsum()
     at = np.concatenate(rows)
     candidates = Candidates(
         catalog.post_ids[at],
         at,
         np.concatenate([np.array(shown, np.bool_) for _, shown, _ in lists]),
         ends,
+        sizes,
         [],
         [],
     )

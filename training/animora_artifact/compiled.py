@@ -18,14 +18,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from animora_artifact.errors import CompiledUnusable
 from animora_artifact.manifest import Dimensions
 from animora_artifact.network import Network
+
+Rows = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
 
 _SIZE, _POINTER = ctypes.c_uint64, ctypes.c_void_p
 _ARGUMENTS = (
@@ -71,7 +76,7 @@ class CompiledNetwork:
         self._network = network
         self._score = partial(library.score, library.level)
         self._tensors = tensors  # whose memory it reads
-        self._addresses = (_POINTER * len(tensors))(*(_address(tensor, torch.float32) for tensor in tensors))
+        self._addresses = (_POINTER * len(tensors))(*map(_address, tensors))
         self._users = dimensions.users
         self._width = dimensions.post_vector
 
@@ -80,26 +85,35 @@ class CompiledNetwork:
         return self._network.encode_posts(post_rows, image, caption)
 
     def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
-        """See Network.
+        """See Network. Raises as score_arrays."""
+        return torch.from_numpy(
+            self.score_arrays(user_rows.numpy(), segments.numpy(), post_table, post_index.numpy())
+        )
+
+    def score_arrays(self, user_rows: Rows, segments: Rows, post_table: Tensor, post_index: Rows) -> Logits:
+        """The same of NumPy's arrays, which takes 17 us less than it takes PyTorch to look at them.
 
         Raises:
             IndexError: A row is out of bounds.
-            RuntimeError: A tensor is of another type or shape than it must be.
+            RuntimeError: An array is of another type or shape than it must be.
         """
         pairs = len(post_index)
-        if len(segments) != pairs or post_table.shape[1] != self._width:
-            raise RuntimeError(f"{len(segments)} segments of {pairs} pairs, posts {post_table.shape[1]} wide")
-        logits = torch.empty(pairs, dtype=torch.float32)
+        post_rows, width = post_table.shape
+        if len(segments) != pairs or width != self._width:
+            raise RuntimeError(f"{len(segments)} segments of {pairs} pairs, posts {width} wide")
+        logits = np.empty(pairs, np.float32)
+        if not pairs:
+            return logits
         refused = self._score(
             self._addresses,
             self._users,
-            _address(user_rows, torch.int64),
+            _address_of(user_rows, np.int64),
             len(user_rows),
-            _address(segments, torch.int64),
-            _address(post_table, torch.float32),
-            len(post_table),
-            _address(post_index, torch.int64),
-            logits.data_ptr(),
+            _address_of(segments, np.int64),
+            _address(post_table),
+            post_rows,
+            _address_of(post_index, np.int64),
+            _address_of(logits, np.float32),
             pairs,
         )
         if refused:
@@ -168,7 +182,16 @@ def _loaded(code: bytes) -> ctypes.CDLL:
         raise CompiledUnusable("the compiled code does not load on this machine") from error
 
 
-def _address(tensor: Tensor, dtype: torch.dtype) -> int:
-    if tensor.dtype != dtype or not tensor.is_contiguous():
-        raise RuntimeError(f"{tensor.dtype} with strides {tensor.stride()}, not {dtype} without gaps")
+def _address(tensor: Tensor) -> int:
+    if tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        raise RuntimeError(f"{tensor.dtype} with strides {tensor.stride()}, not float32 without gaps")
     return tensor.data_ptr()
+
+
+def _address_of(array: Any, dtype: npt.DTypeLike) -> int:
+    """Of an array that lives longer than what reads it."""
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        raise RuntimeError(f"{array.dtype} with strides {array.strides}, not {dtype} without gaps")
+    if not array.flags.writeable:
+        return int(array.ctypes.data)  # takes five times as long
+    return ctypes.addressof(ctypes.c_char.from_buffer(array))

@@ -4,17 +4,17 @@ from animora_server.batching.batcher import Batcher, BatchLimits, BatchObserver
 from animora_server.batching.cost import CostModel
 from animora_server.batching.expiry import Expiry
 from animora_server.batching.gathering import Gathering
-from animora_server.batching.settling import Settled, Settling
+from animora_server.batching.settling import AnyFuture, Settling
 from animora_server.batching.together import together
 
 __all__ = [
+    "AnyFuture",
     "BatchLimits",
     "BatchObserver",
     "Batcher",
     "CostModel",
     "Expiry",
     "Gathering",
-    "Settled",
     "Settling",
     "together",
 ]

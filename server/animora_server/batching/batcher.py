@@ -85,6 +85,9 @@ class Batcher(Generic[Work, Result]):
     the device has a queue of its own that refuses the batch, and anything else for the fault of some work in
     the batch, which is then found by bisection.
 
+    `at_once`, where there is one, executes works that are not worth waiting for, and gives None for others.
+    What is submitted while nothing else waits or runs is then done before `submit` returns.
+
     Bulk turns run between batches: when no batch waits, or when they had less than their share of time.
     """
 
@@ -94,8 +97,10 @@ class Batcher(Generic[Work, Result]):
         limits: BatchLimits,
         cost: CostModel,
         observer: BatchObserver,
+        at_once: Callable[[Sequence[Work]], Sequence[Result] | None] | None = None,
     ) -> None:
         self._execute_batch = execute
+        self._at_once = at_once
         self._limits = limits
         self._cost = cost
         self._observer = observer
@@ -170,15 +175,16 @@ class Batcher(Generic[Work, Result]):
         if now + self._time_to_finish(rows, now) > deadline and not self._may_probe(now, deadline):
             self._observer.skipped("refused")
             raise TooLate
-        entry: _Entry[Work, Result] = _Entry(
-            work, rows, key, deadline, time.perf_counter(), loop.create_future()
-        )
+        future: asyncio.Future[Result] = loop.create_future()
+        if self._is_idle and self._execute_at_once(work, rows, future):
+            return future
+        entry = _Entry(work, rows, key, deadline, time.perf_counter(), future)
         self._queue.append(entry)
         self._queued_rows += rows
         self._wake.set()
         self._expiry.watch(deadline)
-        entry.future.add_done_callback(partial(self._done, entry))
-        return entry.future
+        future.add_done_callback(partial(self._done, entry))
+        return future
 
     async def run_bulk(self, turn: Callable[[], Awaitable[Value]]) -> Value:
         """Runs one short turn of work that can wait, alone on the device; its caller cuts it small.
@@ -212,6 +218,34 @@ class Batcher(Generic[Work, Result]):
         """Executes one short piece of work that can wait, as run_bulk does. Raises what the device raises."""
         (result,) = await self.run_bulk(partial(self._execute_batch, [work]))
         return result
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._running_since is None and not self._queue and not self._bulk
+
+    def _execute_at_once(self, work: Work, rows: int, future: "asyncio.Future[Result]") -> bool:
+        """Gives a future its result, or its failure, if the work is not worth waiting for."""
+        if self._at_once is None:
+            return False
+        started = time.perf_counter()
+        try:
+            results = self._at_once([work])
+        except Exception as error:  # whatever it is must reach whoever waits for it
+            future.set_exception(error)
+        else:
+            if results is None:
+                return False
+            future.set_result(results[0])
+        self._observer.waited(0.0)
+        self._ran(rows, 1, time.perf_counter() - started)
+        return True
+
+    def _ran(self, rows: int, works: int, seconds: float) -> None:
+        # Both shares fade, so that a long quiet time earns no long burst.
+        self._batch_seconds = 0.99 * self._batch_seconds + seconds
+        self._bulk_seconds *= 0.99
+        self._cost.observe(rows, seconds, asyncio.get_running_loop().time())
+        self._observer.executed(rows, works, seconds)
 
     def _waiting(self) -> Iterator[_Entry[Work, Result]]:
         return (entry for entry in (*self._batch, *self._queue) if not entry.future.done())
@@ -265,20 +299,14 @@ class Batcher(Generic[Work, Result]):
         self._running_since = None
 
     async def _run_batch(self, batch: list[_Entry[Work, Result]]) -> None:
-        loop = asyncio.get_running_loop()
         rows = sum(entry.rows for entry in batch)
-        self._running_since = loop.time()
+        self._running_since = asyncio.get_running_loop().time()
         self._running_estimate = self._cost.estimate(rows, 1, self._running_since)
         self._batch = batch
         started = time.perf_counter()  # the loop's clock may count in milliseconds
         await self._execute(batch)
-        seconds = time.perf_counter() - started
         self._batch = []
-        # Both shares fade, so that a long quiet time earns no long burst.
-        self._batch_seconds = 0.99 * self._batch_seconds + seconds
-        self._bulk_seconds *= 0.99
-        self._cost.observe(rows, seconds, loop.time())
-        self._observer.executed(rows, len(batch), seconds)
+        self._ran(rows, len(batch), time.perf_counter() - started)
         self._running_since = None
 
     def _take(self, now: float) -> list[_Entry[Work, Result]]:

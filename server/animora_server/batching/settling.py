@@ -27,6 +27,10 @@ class Settling(Generic[Item]):
         self._left += 1
         future.add_done_callback(partial(self._note, item))
 
+    def __bool__(self) -> bool:
+        """Whether one is left."""
+        return self._left > 0
+
     def __aiter__(self) -> Self:
         return self
 

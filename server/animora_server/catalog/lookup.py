@@ -139,7 +139,7 @@ class Groups:
         if not len(self.keys):
             return {}
         at = self.keys.searchsorted(keys)
-        there = np.flatnonzero(np.equal(self.keys.take(at, mode="clip"), keys))
+        (there,) = np.equal(self.keys.take(at, mode="clip"), keys).nonzero()
         return {number: self._members_at(at.item(number)) for number in there.tolist()}
 
     def _members_at(self, at: int) -> IntArray:

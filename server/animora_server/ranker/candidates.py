@@ -51,6 +51,7 @@ class Candidates:
         rows: int64 (n), in the catalog.
         eligible: bool (n): may be in the answer.
         ends: int64 (b), where each query's end.
+        sizes: int64 (b), how many are each query's.
         dropped: For each query, how many candidates may not be shown, by the first reason that applies.
         dropped_posts: For each, which may not, and why, unknown ones too; empty unless it says `explain`.
     """
@@ -59,15 +60,9 @@ class Candidates:
     rows: IntArray
     eligible: BoolArray
     ends: IntArray
+    sizes: IntArray
     dropped: Sequence[Mapping[DropReason, int]]
     dropped_posts: Sequence[Mapping[int, DropReason]]
-
-    @property
-    def sizes(self) -> IntArray:
-        """int64 (b), how many are each query's."""
-        sizes = self.ends.copy()
-        sizes[1:] -= self.ends[:-1]
-        return sizes
 
     @property
     def slices(self) -> list[slice]:
@@ -77,13 +72,14 @@ class Candidates:
 
     def of(self, numbers: Sequence[int]) -> "Candidates":
         """Those of some of the queries."""
-        slices = self.slices
+        slices, sizes = self.slices, self.sizes[numbers]
         some = [slices[number] for number in numbers]
         return Candidates(
             np.concatenate([self.post_ids[each] for each in some]),
             np.concatenate([self.rows[each] for each in some]),
             np.concatenate([self.eligible[each] for each in some]),
-            np.array(list(accumulate([each.stop - each.start for each in some]))),
+            sizes.cumsum(),
+            sizes,
             [self.dropped[number] for number in numbers],
             [self.dropped_posts[number] for number in numbers],
         )
@@ -105,7 +101,8 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidat
         asked[start:end].sort()
     user_ids = np.array([query.user_id for query in queries])
     post_ids, rows, eligible = np.empty_like(asked), np.empty_like(asked), np.empty(len(asked), np.bool_)
-    known_ends, why = np.empty(len(queries), np.int64), np.empty(len(asked), np.int8)
+    known_ends, known_sizes = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
+    why = np.empty(len(asked), np.int8)
     counts = np.zeros((len(queries), NONE + 1), np.int64)
     _sort_out(
         (asked, snapshot.rows(asked), np.array(ends)),
@@ -113,7 +110,7 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidat
         _joined(_excluded(queries), len(queries)),
         _joined(snapshot.related_authors_of_each(user_ids), len(queries)),
         _joined(_seen(snapshot, queries), len(queries)),
-        (post_ids, rows, eligible, known_ends, why, counts),
+        (post_ids, rows, eligible, known_ends, known_sizes, why, counts),
     )
     known = known_ends[-1]
     dropped: list[dict[DropReason, int]] = [{} for _ in queries]
@@ -124,7 +121,9 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidat
         if query.explain:
             start, end = ends[number] - len(query.post_ids), ends[number]
             dropped_posts[number] = _dropped_posts(asked[start:end], why[start:end])
-    return Candidates(post_ids[:known], rows[:known], eligible[:known], known_ends, dropped, dropped_posts)
+    return Candidates(
+        post_ids[:known], rows[:known], eligible[:known], known_ends, known_sizes, dropped, dropped_posts
+    )
 
 
 def _excluded(queries: Sequence[RankQuery]) -> dict[int, IntArray]:
@@ -171,7 +170,7 @@ def _has(sets: Sets, number: int, wanted: int) -> bool:
     tuple_of(IDS, IDS, IDS),
     tuple_of(FLAGS, IDS),
     *(tuple_of(IDS, IDS),) * 3,
-    tuple_of(IDS_OUT, IDS_OUT, FLAGS_OUT, IDS_OUT, SMALL_OUT, COUNTS_OUT),
+    tuple_of(IDS_OUT, IDS_OUT, FLAGS_OUT, IDS_OUT, IDS_OUT, SMALL_OUT, COUNTS_OUT),
 )
 def _sort_out(
     asked: tuple[IntArray, IntArray, IntArray],
@@ -179,7 +178,7 @@ def _sort_out(
     excluded: Sets,
     related: Sets,
     seen: Sets,
-    out: tuple[IntArray, IntArray, BoolArray, IntArray, npt.NDArray[np.int8], IntArray],
+    out: tuple[IntArray, IntArray, BoolArray, IntArray, IntArray, npt.NDArray[np.int8], IntArray],
 ) -> None:
     """Finds for each candidate the first reason not to show it.
 
@@ -191,15 +190,15 @@ def _sort_out(
         related: Authors whose posts must not be shown.
         seen: Posts to leave out.
         out: Gets the ids int64 (k) of those that are distinct and known, their rows, whether they may be
-            shown, where each query's end; and for each of all the place of the reason among REASONS or NONE,
-            int8 (n), and how many there are of each, int64 (b, NONE + 1).
+            shown, where each query's end, and how many each has; and for each of all the place of the reason
+            among REASONS or NONE, int8 (n), and how many there are of each, int64 (b, NONE + 1).
     """
     ids, id_rows, ends = asked
     deleted, author_ids = catalog
-    post_ids, rows, eligible, known_ends, why, counts = out
+    post_ids, rows, eligible, known_ends, known_sizes, why, counts = out
     known = at = 0
     for query in range(len(ends)):
-        start = at
+        start, known_before = at, known
         while at < ends[query]:
             post, row = ids[at], id_rows[at]
             reason = NONE
@@ -221,7 +220,7 @@ def _sort_out(
                 post_ids[known], rows[known], eligible[known] = post, row, reason == NONE
                 known += 1
             at += 1
-        known_ends[query] = known
+        known_ends[query], known_sizes[query] = known, known - known_before
 
 
 def _dropped_posts(asked: IntArray, why: npt.NDArray[np.int8]) -> dict[int, DropReason]:

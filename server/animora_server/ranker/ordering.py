@@ -54,7 +54,7 @@ def best_of_each(
         (positions, found),
     )
     firsts = [0, *room]
-    for number, its in enumerate(candidates.slices):
+    for number, its in enumerate(candidates.slices if max(wanted) > FEW else ()):
         if wanted[number] > FEW:
             best = _best_of(snapshot, candidates, its, values[its], limits[number])
             found[number] = len(best)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from animora_server.batching import Gathering, together
+from animora_server.batching import Gathering, Settling, together
 from animora_server.errors import DeadlineExceeded, ModelNotResident, ScoringFailed
 from animora_server.ranker.candidates import Candidates, resolve
 from animora_server.ranker.explaining import dropped_posts, heuristic_terms, model_terms
@@ -73,7 +73,16 @@ class Ranker:
         return await _outcomes(asked)
 
     def _begin(self, asked: Sequence[Pending]) -> None:
-        self._spawn(self._rank_together(asked))
+        """Answers what can be answered at once; the rest goes on in a task."""
+        steps: Settling[Scoring] = Settling()
+        try:
+            if ended := self._scores.begin(self._prepare(asked), steps):
+                self._answer_by_scores(ended)
+        except Exception as error:  # whatever it is must reach whoever asked
+            _answer(asked, error)
+        else:
+            if steps:
+                self._spawn(self._go_on(asked, steps))
 
     def _spawn(self, steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(steps)
@@ -81,10 +90,10 @@ class Ranker:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _rank_together(self, asked: Sequence[Pending]) -> None:
+    async def _go_on(self, asked: Sequence[Pending], steps: Settling[Scoring]) -> None:
         try:
-            async for scorings in self._scores.of(self._prepare(asked)):
-                self._answer_by_scores(scorings)
+            async for ended in self._scores.rest(steps):
+                self._answer_by_scores(ended)
         except Exception as error:  # whatever it is must reach whoever asked
             _answer(asked, error)
 

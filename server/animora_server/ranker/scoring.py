@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from animora_server.batching import Settled, Settling
+from animora_server.batching import AnyFuture, Settling
 from animora_server.errors import DeviceFault, InvalidScores, OutOfDeviceMemory, ScoringFailed, TooLate
 from animora_server.ranker.candidates import Candidates
 from animora_server.ranker.pending import Pending, SharedWork
@@ -100,28 +100,32 @@ class Scores:
         self._stages = stages
         self._flights: SingleFlight[FloatArray] = SingleFlight()
 
-    async def of(self, scorings: Sequence[Scoring]) -> AsyncIterator[list[Scoring]]:
-        """All queries' scorings as they get their values or their failure, those of a moment together.
+    def begin(self, scorings: Sequence[Scoring], steps: Settling[Scoring]) -> list[Scoring]:
+        """Takes the first steps of some scorings; those that have come to their end by that are returned.
 
-        Queries that were one piece may come in several; those whose caller has gone do not come.
+        That is, they have values or a failure. Queries that were one piece may come to it in several; those
+        whose caller has gone do not come.
         """
         started = time.perf_counter()
-        steps: Settling[Scoring] = Settling()
-        if refused := [each for scoring in scorings for each in self._begin(scoring, steps)]:
-            yield refused
+        if ended := [each for scoring in scorings for each in self._begin(scoring, steps)]:
+            self._stages.observe("score", time.perf_counter() - started)
+        return ended
+
+    async def rest(self, steps: Settling[Scoring]) -> AsyncIterator[list[Scoring]]:
+        """The others as they come to their end, those of a moment together."""
+        started = time.perf_counter()
         async for done in steps:
             stage = "cache" if done[0][0].status is CacheStatus.HIT else "score"
             self._stages.observe(stage, time.perf_counter() - started)
-            if settled := self._settle(done, steps):
-                yield settled
+            if ended := [each for scoring, step in done for each in self._settle(scoring, step, steps)]:
+                yield ended
 
     def _begin(self, scoring: Scoring, steps: Settling[Scoring]) -> list[Scoring]:
-        """Takes the first step; returns what the model refuses, with the failure."""
-        refused = []
+        ended = []
         for policy, numbers in self._ways(scoring).items():
             some = scoring.of(numbers)
             if policy is CachePolicy.BYPASS:
-                refused += _score(some, steps)
+                ended += self._score(some, steps)
                 continue
             some.keys = self._keys(some)
             if policy.reads:
@@ -130,7 +134,7 @@ class Scores:
             else:
                 for one in some.each():
                     _go_on(one, asyncio.ensure_future(self._compute(one)), steps)
-        return refused
+        return ended
 
     def _ways(self, scoring: Scoring) -> dict[CachePolicy, Sequence[int]]:
         """Which of the queries use the cache in which way; those that have nothing to be scored do not."""
@@ -159,20 +163,47 @@ class Scores:
         assert self._cache is not None  # only called where there is one
         return self._cache.scores.find(scoring.keys, scoring.candidates.sizes.tolist(), scoring.deadline)
 
-    def _settle(self, done: Settled[Scoring], steps: Settling[Scoring]) -> list[Scoring]:
-        """What has come to its end; what is not in the cache goes on to be computed."""
-        ended: list[Scoring] = []
-        for scoring, step in done:
-            if step.cancelled():  # with its callers
-                continue
-            if (failure := step.exception()) is not None:
-                ended += _score_each(scoring, failure, steps)
-            elif scoring.status is CacheStatus.HIT:
-                ended += self._take_found(scoring, step.result(), steps)
-            else:
-                scoring.values = step.result()
-                ended += [scoring] if scoring.keys else _completed(scoring)  # for the cache, it is complete
-        return [wanted for scoring in ended if (wanted := scoring.wanted())]
+    def _score(self, scoring: Scoring, steps: Settling[Scoring]) -> list[Scoring]:
+        """Has the model score all as one piece of work; returns what has come to its end by that."""
+        candidates = scoring.candidates
+        try:
+            step = scoring.model.score_all(
+                scoring.user_rows, candidates.sizes, candidates.rows, scoring.deadline
+            )
+        except ScoringFailed as failure:
+            return self._score_each(scoring, failure, steps)
+        if step.done():
+            return self._settle(scoring, step, steps)
+        _go_on(scoring, step, steps)
+        return []
+
+    def _score_each(
+        self, scoring: Scoring, failure: BaseException, steps: Settling[Scoring]
+    ) -> list[Scoring]:
+        """Has the model score the queries of what failed as a whole one by one: it may be the fault of one.
+
+        Returns what has come to its end: all, if it is the device's fault.
+        """
+        if len(scoring.asked) > 1 and (
+            not isinstance(failure, DeviceFault) or isinstance(failure, OutOfDeviceMemory)
+        ):
+            wanted = scoring.wanted()
+            return [ended for one in (wanted.each() if wanted else ()) for ended in self._score(one, steps)]
+        scoring.failure = failure
+        return [scoring]
+
+    def _settle(self, scoring: Scoring, step: AnyFuture, steps: Settling[Scoring]) -> list[Scoring]:
+        """What has come to its end with a step that is done; what is not in the cache goes on."""
+        if step.cancelled():  # with its callers
+            return []
+        if (failure := step.exception()) is not None:
+            ended = self._score_each(scoring, failure, steps)
+        elif scoring.status is CacheStatus.HIT:
+            ended = self._take_found(scoring, step.result(), steps)
+        else:
+            scoring.values = step.result()
+            ended = [scoring] if scoring.keys else _completed(scoring)  # for the cache, it is complete
+        return [wanted for each in ended if (wanted := each.wanted())]
 
     def _take_found(
         self, scoring: Scoring, found: list[FloatArray | None], steps: Settling[Scoring]
@@ -223,31 +254,6 @@ def _go_on(scoring: Scoring, step: "asyncio.Future[Any]", steps: Settling[Scorin
     for pending in scoring.asked:
         pending.work = work
     steps.add(scoring, step)
-
-
-def _score(scoring: Scoring, steps: Settling[Scoring]) -> list[Scoring]:
-    """Has the model score all as one piece of work; returns what it refuses, with the failure."""
-    candidates = scoring.candidates
-    try:
-        step = scoring.model.score_all(scoring.user_rows, candidates.sizes, candidates.rows, scoring.deadline)
-    except ScoringFailed as failure:
-        return _score_each(scoring, failure, steps)
-    _go_on(scoring, step, steps)
-    return []
-
-
-def _score_each(scoring: Scoring, failure: BaseException, steps: Settling[Scoring]) -> list[Scoring]:
-    """Has the model score the queries of what failed as a whole one by one: it may be the fault of one.
-
-    Returns those of which it is, with the failure; all, if it is the device's.
-    """
-    if len(scoring.asked) > 1 and (
-        not isinstance(failure, DeviceFault) or isinstance(failure, OutOfDeviceMemory)
-    ):
-        wanted = scoring.wanted()
-        return [refused for one in (wanted.each() if wanted else ()) for refused in _score(one, steps)]
-    scoring.failure = failure
-    return [scoring]
 
 
 def _completed(scoring: Scoring) -> list[Scoring]:

@@ -119,9 +119,12 @@ class Device:
 
     async def score(self, works: Sequence[Work]) -> list[FloatArray]:
         """Runs the works of one batch, which share a key; results in the same order."""
-        if self._is_short(works):
-            return self._guarded(lambda: run_batch(works))
-        return await self._on(self._serving, lambda: run_batch(works))
+        done = self.score_at_once(works)
+        return await self._on(self._serving, lambda: run_batch(works)) if done is None else done
+
+    def score_at_once(self, works: Sequence[Work]) -> list[FloatArray] | None:
+        """The same then and there, on the thread that asks; None where that would hold the event loop up."""
+        return self._guarded(lambda: run_batch(works)) if self._is_short(works) else None
 
     async def warm(self, model: LoadedModel, table: PostTable, sizes: Sequence[int]) -> tuple[float, float]:
         """Runs every batch size twice, and measures.
@@ -147,10 +150,15 @@ class Device:
 
     def _is_short(self, works: Sequence[Work]) -> bool:
         """Whether a batch takes the event loop less time than to hand it to a thread is worth."""
-        if self._device.type != "cpu" or not all(isinstance(work, ScoreWork) for work in works):
+        if self._device.type != "cpu":
             return False
+        rows = 0
+        for work in works:
+            if not isinstance(work, ScoreWork):
+                return False
+            rows += len(work.rows)
         fixed, per_row = self._pace
-        return fixed + per_row * sum(len(work.rows) for work in works) <= LOOP_SECONDS
+        return fixed + per_row * rows <= LOOP_SECONDS
 
     def _start_thread(self) -> None:
         # Float32 means float32: no TF32, so that a score agrees with the eager network within 1e-5.

@@ -100,6 +100,10 @@ class Device(Protocol):
         """Runs the works of one batch, which share a key; results in the same order."""
         ...
 
+    def score_at_once(self, works: "Sequence[Work]") -> list[FloatArray] | None:
+        """The same then and there; None where that would hold the event loop up."""
+        ...
+
 
 class Queue(Protocol):
     """Where work waits for a device. See batching.Batcher."""

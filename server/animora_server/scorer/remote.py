@@ -168,6 +168,9 @@ class RemoteDevice:
             return await self._score(scored)
         return [await self._explain(work) for work in works if isinstance(work, ExplainWork)]
 
+    def score_at_once(self, works: Sequence[Work]) -> None:
+        """Nothing is: another process does it."""
+
     async def _score(self, works: Sequence[ScoreWork]) -> list[FloatArray]:
         work = ScoreWork.joined(works)
         table: RemoteTable = work.table

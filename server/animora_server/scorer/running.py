@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from animora_artifact.compiled import CompiledNetwork
 from animora_artifact.network import Network
 from animora_server.scorer.explanation import explain
 from animora_server.scorer.loaded import LoadedModel, PostTable
@@ -62,7 +63,6 @@ def encode(model: LoadedModel, post_rows: IntArray, embeddings: Embeddings, tabl
     return replace(table, rows=stop)
 
 
-@torch.inference_mode()
 def run_batch(works: Sequence[Work]) -> list[FloatArray]:
     """Runs works that share a key; results in the same order."""
     scored = [work for work in works if isinstance(work, ScoreWork)]
@@ -74,21 +74,35 @@ def run_batch(works: Sequence[Work]) -> list[FloatArray]:
 def _score(works: Sequence[ScoreWork]) -> list[FloatArray]:
     work = ScoreWork.joined(works)  # b users, m pairs
     table: PostTable = work.table
-    if table.recorded is not None:
-        values = table.recorded.score(np.repeat(work.user_rows, work.sizes), work.rows)
+    if isinstance(work.network, CompiledNetwork):
+        values = work.network.score_arrays(work.user_rows, _segments(work), table.vectors, work.rows)
     else:
-        device = table.vectors.device
-        network: Network = work.network
-        logits = network.score(
-            torch.from_numpy(work.user_rows).to(device),
-            torch.from_numpy(np.arange(len(work.sizes)).repeat(work.sizes)).to(device),
-            table.vectors,
-            torch.from_numpy(work.rows).to(device),
-        )
-        values = logits.float().cpu().numpy()  # float32 (m)
+        values = _score_with_torch(work, table)
     return apart(values, works)
 
 
+@torch.inference_mode()
+def _score_with_torch(work: ScoreWork, table: PostTable) -> FloatArray:
+    if table.recorded is not None:
+        return table.recorded.score(np.repeat(work.user_rows, work.sizes), work.rows)
+    network: Network = work.network
+    device = table.vectors.device
+    logits = network.score(
+        torch.from_numpy(work.user_rows).to(device),
+        torch.from_numpy(_segments(work)).to(device),
+        table.vectors,
+        torch.from_numpy(work.rows).to(device),
+    )
+    values: FloatArray = logits.float().cpu().numpy()
+    return values
+
+
+def _segments(work: ScoreWork) -> IntArray:
+    """Which of the users each pair is of: int64 (m)."""
+    return np.arange(len(work.sizes)).repeat(work.sizes)
+
+
+@torch.inference_mode()
 def _explain(work: ExplainWork) -> FloatArray:
     model: LoadedModel = work.model
     image, caption = model.features(*work.embeddings.take(work.rows))

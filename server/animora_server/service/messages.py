@@ -144,8 +144,9 @@ def write_ranking(ranking: Ranking) -> bytes:
     if len(ranking.post_ids):
         pieces.append(POST_IDS.write(packed(ranking.post_ids)))
         pieces.append(SCORES.write(packed(ranking.scores)))
-    if ranking.dropped or ranking.dropped_posts or ranking.terms is not None:
-        pieces.append(_details(ranking).SerializeToString())
+    pieces += map(_dropped, ranking.dropped, ranking.dropped.values())
+    if ranking.dropped_posts or ranking.terms is not None:
+        pieces.append(_explained(ranking).SerializeToString())
     return b"".join(pieces)
 
 
@@ -160,10 +161,15 @@ def _result(outcome: Ranking | status_pb2.Status) -> bytes:
     return pb.RankResult(error=outcome).SerializeToString()
 
 
-def _details(ranking: Ranking) -> pb.RankResponse:
-    """What few responses have."""
-    counts = {reason.value: count for reason, count in ranking.dropped.items()}
-    response = pb.RankResponse(dropped=pb.DroppedCandidates(**counts))
+@lru_cache(1024)
+def _dropped(reason: DropReason, count: int) -> bytes:
+    """How many candidates are missing for one reason: a message within a message is their union."""
+    return pb.RankResponse(dropped=pb.DroppedCandidates(**{reason.value: count})).SerializeToString()
+
+
+def _explained(ranking: Ranking) -> pb.RankResponse:
+    """What is only in a response of which it was asked why it is so."""
+    response = pb.RankResponse()
     write_dropped_posts(ranking.dropped_posts, response.dropped_posts)
     if ranking.terms is not None:
         add_terms(ranking.terms, [response.explanations.add().terms for _ in ranking.post_ids])

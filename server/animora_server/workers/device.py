@@ -48,7 +48,9 @@ async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]
     metrics, cost = ScorerMetrics(registry), CostModel()
     store = open_models(settings.models)
     async with Device(settings.scorer, on_fault=lambda: loop.call_soon_threadsafe(failed.set)) as device:
-        batcher: DeviceBatcher = Batcher(device.score, batch_limits(settings.scorer), cost, metrics)
+        batcher: DeviceBatcher = Batcher(
+            device.score, batch_limits(settings.scorer), cost, metrics, device.score_at_once
+        )
         metrics.queue_rows.set_function(lambda: batcher.queued_rows)
         watch = Watch(batcher, settings.scorer.hang_timeout, failed)
         parent.tell_of(registry, watch.dead)
