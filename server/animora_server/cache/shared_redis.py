@@ -12,7 +12,13 @@ from redis.asyncio import Redis, RedisCluster
 
 from animora_server.cache import cluster
 from animora_server.cache.breaker import Breaker
-from animora_server.cache.connection import CONNECT_TIMEOUT, REDIS_FAILED, close_redis, open_redis
+from animora_server.cache.connection import (
+    CONNECT_TIMEOUT,
+    REDIS_FAILED,
+    close_redis,
+    for_one_at_a_time,
+    open_redis,
+)
 from animora_server.cache.lookups import Found, LookUps, NoAnswer
 from animora_server.cache.writes import Outcome, Write, WriteQueue
 from animora_server.metrics import CacheMetrics
@@ -39,6 +45,7 @@ class SharedRedis:
         self._look_ups = LookUps(self._fetch, settings.timeout)
         self._writes = WriteQueue(self._send)
         self._client: Redis | RedisCluster
+        self._reader: Redis | RedisCluster
         self._recovery: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -48,6 +55,7 @@ class SharedRedis:
             ConfigurationError: The URL cannot be used.
         """
         self._client = open_redis(self._settings)
+        self._reader = for_one_at_a_time(self._client)
         self._metrics.breaker_open.set(1)
         try:
             await self._try()
@@ -68,6 +76,8 @@ class SharedRedis:
         await self._look_ups.aclose()
         await self._writes.aclose()
         try:
+            if self._reader is not self._client:
+                await self._reader.aclose()
             await close_redis(self._client)
         except REDIS_FAILED:
             log.info("cache_close_failed")
@@ -122,7 +132,7 @@ class SharedRedis:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._settings.timeout):
-                values = await cluster.read(self._client, keys)
+                values = await cluster.read(self._reader, keys)
         except REDIS_FAILED as error:
             self._failed(error)
             return None
@@ -180,4 +190,4 @@ class SharedRedis:
         """Does what a look-up does; a PING is answered even where keys may not be read."""
         async with asyncio.timeout(CONNECT_TIMEOUT):
             await cluster.forget_nodes(self._client)
-            await cluster.read(self._client, cluster.probe_keys(self._client, self._prefix))
+            await cluster.read(self._reader, cluster.probe_keys(self._client, self._prefix))
