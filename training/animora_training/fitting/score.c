@@ -33,6 +33,8 @@ struct batch {
 typedef float eight __attribute__((vector_size(32)));
 typedef float any_eight __attribute__((vector_size(32), aligned(4)));
 
+enum { AHEAD = 16, POST = sizeof(float) * (GMF + FIRST), LINE = 64 };
+
 #define ALIGNED __attribute__((aligned(64)))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
