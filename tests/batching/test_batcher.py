@@ -368,3 +368,72 @@ async def test_what_still_waits_at_the_end_fails(device, seen):
     for work in (first, waiting):
         with pytest.raises(DeviceFault):
             await work
+
+
+class Instant:
+    """Executes works of one letter at once, and fails as told."""
+
+    def __init__(self):
+        self.works: list[str] = []
+        self.failure: Exception | None = None
+
+    def __call__(self, works: Sequence[str]) -> list[str] | None:
+        if any(len(work) > 1 for work in works):
+            return None
+        self.works += works
+        if self.failure is not None:
+            raise self.failure
+        return [work.upper() for work in works]
+
+
+@pytest.fixture
+def instant() -> Instant:
+    return Instant()
+
+
+def with_instant(device, seen, instant, limits=BatchLimits()):  # noqa: B008  # frozen
+    return Batcher(device, limits, CostModel(fixed=0.0, per_row=0.0), seen, instant)
+
+
+async def test_what_takes_no_time_is_done_before_submit_returns(device, seen, instant):
+    async with with_instant(device, seen, instant) as batcher:
+        done = batcher.submit("a", 3, "k", soon())
+        assert done.done()
+        assert await done == "A"
+        assert await batcher.submit("long", 1, "k", soon()) == "LONG"
+    assert (instant.works, device.batches) == (["a"], [["long"]])
+    assert seen.sizes == [(3, 1), (1, 1)]
+    assert batcher.queued_rows == 0
+
+
+async def test_what_takes_no_time_waits_behind_what_runs_and_what_waits(device, seen, instant):
+    async with with_instant(device, seen, instant) as batcher:
+        device.gate.clear()
+        first = batcher.submit("first", 1, "k", soon())
+        behind = batcher.submit("a", 1, "k", soon())  # nothing runs yet, but something waits
+        await device.entered.wait()
+        later = batcher.submit("b", 1, "k", soon())
+        assert not behind.done()
+        assert not later.done()
+        device.gate.set()
+        assert list(await asyncio.gather(first, behind, later)) == ["FIRST", "A", "B"]
+    assert instant.works == []
+
+
+async def test_what_takes_no_time_does_not_wait_for_company_unless_it_is_told_to(device, seen, instant):
+    async with with_instant(device, seen, instant, BatchLimits(gather_window=0.02)) as batcher:
+        both = [batcher.submit(work, 1, "k", soon()) for work in "ab"]
+        assert await asyncio.gather(*both) == ["A", "B"]
+    assert device.batches == [["a", "b"]]
+
+
+async def test_what_fails_at_once_fails_its_caller_alone(device, seen, instant):
+    async with with_instant(device, seen, instant) as batcher:
+        instant.failure = IndexError("bad row")
+        with pytest.raises(IndexError, match="bad row"):
+            await batcher.submit("a", 1, "k", soon())
+        with pytest.raises(TooLate):
+            batcher.submit("b", 1, "k", asyncio.get_running_loop().time() - 1)
+        instant.failure = None
+        assert await batcher.submit("c", 1, "k", soon()) == "C"
+    assert instant.works == ["a", "c"]

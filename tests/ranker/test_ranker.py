@@ -314,6 +314,30 @@ async def test_a_stored_value_that_is_not_finite_is_computed_anew():
     assert (ranking.cache, ranking.post_ids.tolist()) == (CacheStatus.MISS, [20, 10])
 
 
+async def test_of_values_found_together_only_those_that_are_not_finite_are_computed_anew():
+    cache, pin = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    ranker, asked = ranker_over(pin, cache), [query(posts=posts) for posts in ((10, 20), (20, 30), (10, 30))]
+    await ranker.rank_all(asked)
+    spoilt = list(cache.stored)[1]
+    cache.stored[spoilt] = np.full_like(cache.stored[spoilt], np.nan)
+    told = [ranking for ranking in await ranker.rank_all(asked) if isinstance(ranking, Ranking)]
+    assert [ranking.cache for ranking in told] == [CacheStatus.HIT, CacheStatus.MISS, CacheStatus.HIT]
+    assert [ranking.post_ids.tolist() for ranking in told] == [[20, 10], [20, 30], [30, 10]]
+
+
+async def test_queries_of_one_call_may_use_the_cache_in_different_ways():
+    cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0])
+    ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
+    policies = (CachePolicy.DEFAULT, CachePolicy.BYPASS, CachePolicy.REFRESH, CachePolicy.DEFAULT)
+    posts = ((10, 20), (20, 30), (10, 30), (99,))
+    asked = [query(posts=its, cache_policy=policy) for its, policy in zip(posts, policies, strict=True)]
+    for expected in (CacheStatus.MISS, CacheStatus.HIT):
+        told = [ranking for ranking in await ranker.rank_all(asked) if isinstance(ranking, Ranking)]
+        assert [ranking.cache for ranking in told] == [expected, *[CacheStatus.BYPASS] * 3]
+        assert [ranking.post_ids.tolist() for ranking in told] == [[20, 10], [20, 30], [30, 10], []]
+    assert len(cache.stored) == 2
+
+
 async def test_callers_that_miss_together_share_one_computation():
     cache, gate = FakeCache(), asyncio.Event()
     model = FakeModel([0.0, 2.0, 1.0], gate=gate)

@@ -74,12 +74,16 @@ def test_a_batch_is_read_as_twins():
 @given(st.lists(IDS, max_size=4), st.lists(st.floats(width=32, allow_nan=False), max_size=300))
 def test_what_is_put_together_from_pieces_is_what_the_public_message_is(lists, scores):
     results = [pb.RankResult(response=pb.RankResponse(post_ids=ids, scores=scores)) for ids in lists]
-    post_ids_field, scores_field = BytesField(RankResponse, "post_ids"), BytesField(RankResponse, "scores")
-    response, result = BytesField(RankResult, "response"), BytesField(BatchRankResponse, "results")
-    written = [
-        post_ids_field.write(packed(np.array(ids, np.int64)))
-        + scores_field.write(packed(np.array(scores, np.float32)))
+
+    def written(twin, field: str, data: bytes) -> bytes:
+        return BytesField(twin, field).opening(len(data)) + data
+
+    responses = [
+        written(RankResponse, "post_ids", packed(np.array(ids, np.int64)))
+        + written(RankResponse, "scores", packed(np.array(scores, np.float32)))
         for ids in lists
     ]
-    written = [result.write(response.write(one)) for one in written]
-    assert pb.BatchRankResponse.FromString(b"".join(written)) == pb.BatchRankResponse(results=results)
+    pieces = [
+        written(BatchRankResponse, "results", written(RankResult, "response", one)) for one in responses
+    ]
+    assert pb.BatchRankResponse.FromString(b"".join(pieces)) == pb.BatchRankResponse(results=results)

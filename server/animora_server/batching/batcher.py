@@ -225,7 +225,7 @@ class Batcher(Generic[Work, Result]):
 
     def _execute_at_once(self, work: Work, rows: int, future: "asyncio.Future[Result]") -> bool:
         """Gives a future its result, or its failure, if the work is not worth waiting for."""
-        if self._at_once is None:
+        if self._at_once is None or self._limits.gather_window:
             return False
         started = time.perf_counter()
         try:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Protocol
 
 from animora_server.types import Ranking, RankQuery
@@ -12,6 +13,7 @@ from animora_server.types import Ranking, RankQuery
 DUE_TOGETHER = 0.005
 MAX_GROUP_CANDIDATES = 8192  # more would have the first of them wait for the last
 MAX_GROUP_QUERIES = 256  # more keys are not looked up at once
+_VERSION_AND_DEADLINE = attrgetter("query.model_version", "query.deadline")
 
 
 class Work(Protocol):
@@ -92,7 +94,7 @@ def groups(asked: Iterable[Pending]) -> list[list[Pending]]:
     """
     groups: list[list[Pending]] = []
     version, due, candidates = None, 0.0, 0
-    for pending in sorted(asked, key=_version_and_deadline):
+    for pending in sorted(asked, key=_VERSION_AND_DEADLINE):
         query = pending.query
         candidates += len(query.post_ids)
         if (
@@ -105,7 +107,3 @@ def groups(asked: Iterable[Pending]) -> list[list[Pending]]:
             version, due, candidates = query.model_version, query.deadline + DUE_TOGETHER, len(query.post_ids)
         groups[-1].append(pending)
     return groups
-
-
-def _version_and_deadline(pending: Pending) -> tuple[str, float]:
-    return pending.query.model_version, pending.query.deadline

@@ -158,11 +158,12 @@ class Ranker:
 
     async def _explain(self, pending: Pending, scoring: Scoring) -> None:
         """Answers one query with the terms of its scores."""
-        best, candidates = _best(scoring), scoring.candidates
-        (its,) = best.slices
-        positions, values = best.positions[its], best.values[its]
-        user_row, rows = scoring.user_rows.item(0), candidates.rows[positions]
+        candidates, user_row = scoring.candidates, scoring.user_rows.item(0)
         try:
+            best = _best(scoring)
+            (its,) = best.slices
+            positions, values = best.positions[its], best.values[its]
+            rows = candidates.rows[positions]
             terms = await model_terms(scoring.model, user_row, rows, values, scoring.deadline)
         except Exception as error:  # whatever it is must reach whoever asked
             self._do_without(scoring, error)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -103,8 +103,7 @@ class Scores:
     def begin(self, scorings: Sequence[Scoring], steps: Settling[Scoring]) -> list[Scoring]:
         """Takes the first steps of some scorings; those that have come to their end by that are returned.
 
-        That is, they have values or a failure. Queries that were one piece may come to it in several; those
-        whose caller has gone do not come.
+        That is, they have values or a failure. Queries that were one piece may come to it in several.
         """
         started = time.perf_counter()
         if ended := [each for scoring in scorings for each in self._begin(scoring, steps)]:
@@ -112,13 +111,17 @@ class Scores:
         return ended
 
     async def rest(self, steps: Settling[Scoring]) -> AsyncIterator[list[Scoring]]:
-        """The others as they come to their end, those of a moment together."""
+        """The others as they come to their end, those of a moment together.
+
+        Those whose caller has gone do not come.
+        """
         started = time.perf_counter()
         async for done in steps:
             stage = "cache" if done[0][0].status is CacheStatus.HIT else "score"
             self._stages.observe(stage, time.perf_counter() - started)
-            if ended := [each for scoring, step in done for each in self._settle(scoring, step, steps)]:
-                yield ended
+            ended = [each for scoring, step in done for each in self._settle(scoring, step, steps)]
+            if left := [wanted for scoring in ended if (wanted := scoring.wanted())]:
+                yield left
 
     def _begin(self, scoring: Scoring, steps: Settling[Scoring]) -> list[Scoring]:
         ended = []
@@ -136,7 +139,7 @@ class Scores:
                     _go_on(one, asyncio.ensure_future(self._compute(one)), steps)
         return ended
 
-    def _ways(self, scoring: Scoring) -> dict[CachePolicy, Sequence[int]]:
+    def _ways(self, scoring: Scoring) -> Mapping[CachePolicy, Sequence[int]]:
         """Which of the queries use the cache in which way; those that have nothing to be scored do not."""
         if self._cache is None:
             return {CachePolicy.BYPASS: range(len(scoring.asked))}
@@ -146,7 +149,7 @@ class Scores:
         ):
             policy = pending.query.cache_policy if size else CachePolicy.BYPASS
             ways.setdefault(policy, []).append(number)
-        return {**ways}
+        return ways
 
     def _keys(self, scoring: Scoring) -> list[bytes]:
         assert self._cache is not None  # only called where there is one
@@ -197,22 +200,21 @@ class Scores:
         if step.cancelled():  # with its callers
             return []
         if (failure := step.exception()) is not None:
-            ended = self._score_each(scoring, failure, steps)
-        elif scoring.status is CacheStatus.HIT:
-            ended = self._take_found(scoring, step.result(), steps)
-        else:
-            scoring.values = step.result()
-            ended = [scoring] if scoring.keys else _completed(scoring)  # for the cache, it is complete
-        return [wanted for each in ended if (wanted := each.wanted())]
+            return self._score_each(scoring, failure, steps)
+        if scoring.status is CacheStatus.HIT:
+            return self._take_found(scoring, step.result(), steps)
+        scoring.values = step.result()
+        return [scoring] if scoring.keys else _completed(scoring)  # for the cache, it is complete
 
     def _take_found(
         self, scoring: Scoring, found: list[FloatArray | None], steps: Settling[Scoring]
     ) -> list[Scoring]:
         """Those that were in the cache; the others go on to be computed."""
-        hits = []
+        hits, hit_values = [], []
         for number, values in enumerate(found):
             if values is not None and are_finite(values):
                 hits.append(number)
+                hit_values.append(values)
             elif not scoring.asked[number].caller.gone:
                 one = scoring.of([number])
                 one.status = CacheStatus.MISS
@@ -220,7 +222,7 @@ class Scores:
         if not hits:
             return []
         some = scoring.of(hits)
-        some.values = np.concatenate([values for values in found if values is not None])
+        some.values = np.concatenate(hit_values)
         return [some]
 
     async def _compute_once(self, scoring: Scoring) -> FloatArray:

@@ -142,9 +142,10 @@ def write_ranking(ranking: Ranking) -> bytes:
     """A response on the wire."""
     pieces = [_heading(ranking.ranker, ranking.model_version, ranking.cache, ranking.degraded_reason)]
     if len(ranking.post_ids):
-        pieces.append(POST_IDS.write(packed(ranking.post_ids)))
-        pieces.append(SCORES.write(packed(ranking.scores)))
-    pieces += map(_dropped, ranking.dropped, ranking.dropped.values())
+        ids, scores = packed(ranking.post_ids), packed(ranking.scores)
+        pieces += (POST_IDS.opening(len(ids)), ids, SCORES.opening(len(scores)), scores)
+    if ranking.dropped:
+        pieces += map(_dropped, ranking.dropped, ranking.dropped.values())
     if ranking.dropped_posts or ranking.terms is not None:
         pieces.append(_explained(ranking).SerializeToString())
     return b"".join(pieces)
@@ -152,13 +153,16 @@ def write_ranking(ranking: Ranking) -> bytes:
 
 def write_results(outcomes: Iterable[Ranking | status_pb2.Status]) -> bytes:
     """A batch's response on the wire."""
-    return b"".join([RESULTS.write(_result(outcome)) for outcome in outcomes])
-
-
-def _result(outcome: Ranking | status_pb2.Status) -> bytes:
-    if isinstance(outcome, Ranking):
-        return RESPONSE.write(write_ranking(outcome))
-    return pb.RankResult(error=outcome).SerializeToString()
+    pieces: list[bytes] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Ranking):
+            response = write_ranking(outcome)
+            opening = RESPONSE.opening(len(response))
+            pieces += (RESULTS.opening(len(opening) + len(response)), opening, response)
+        else:
+            error = pb.RankResult(error=outcome).SerializeToString()
+            pieces += (RESULTS.opening(len(error)), error)
+    return b"".join(pieces)
 
 
 @lru_cache(1024)

@@ -110,7 +110,7 @@ def write(field: Any, values: IntArray | FloatArray) -> None:
 
 def packed(values: IntArray | FloatArray) -> bytes:
     """Ids int64 (n), or scores float32 (n), as they are on the wire."""
-    return (values if IS_LITTLE_ENDIAN else values.byteswap()).tobytes()
+    return values.tobytes() if IS_LITTLE_ENDIAN else values.byteswap().tobytes()
 
 
 class BytesField:
@@ -122,14 +122,10 @@ class BytesField:
     def __init__(self, twin: type[Message], name: str) -> None:
         self._twin = twin
         self._name = name
-        self._opening = lru_cache(1024)(self._write_opening)
+        self.opening = lru_cache(1024)(self._opening)
 
-    def write(self, data: bytes) -> bytes:
-        """A message with this field alone, on the wire."""
-        return self._opening(len(data)) + data
-
-    def _write_opening(self, size: int) -> bytes:
-        """What precedes so many bytes."""
+    def _opening(self, size: int) -> bytes:
+        """What precedes so many bytes of it on the wire; `opening` remembers it."""
         field, data = self._twin.DESCRIPTOR.fields_by_name[self._name], bytes(size)
         written = self._twin(**{self._name: [data] if field.is_repeated else data}).SerializeToString()
         return written[: len(written) - size]
