@@ -2,7 +2,7 @@
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -186,6 +186,12 @@ class Observations:
     def observe(self, value: float) -> None:
         """Records one observation."""
         self._waiting.append(value)
+        if len(self._waiting) >= FOLD_AT:
+            self.fold()
+
+    def observe_all(self, values: Iterable[float]) -> None:
+        """Records some."""
+        self._waiting += values
         if len(self._waiting) >= FOLD_AT:
             self.fold()
 

@@ -89,9 +89,9 @@ class RankMetrics:
         self.dropped = {reason: dropped.labels(reason.value) for reason in DropReason}
         self.cache = {status: cache.labels(status.value) for status in CacheStatus}
 
-    def request(self, method: str, code: str, ranker: RankerName | None) -> None:
-        """Counts one ranking's outcome."""
-        self._requests.labels(method, code, ranker or "none").inc()
+    def request(self, method: str, code: str, ranker: RankerName | None, amount: int = 1) -> None:
+        """Counts rankings that came out alike."""
+        self._requests.labels(method, code, ranker or "none").inc(amount)
 
 
 class TimelineMetrics:

@@ -14,8 +14,8 @@ from animora_server.service.packed import (
     RankRequest,
     RankResponse,
     RankResult,
-    has_unknown_fields,
     packed,
+    parse,
     read_ids,
     write,
 )
@@ -31,8 +31,9 @@ def one_by_one(number: int, ids: list[int]) -> bytes:
 @given(IDS, IDS)
 def test_a_request_is_read_as_it_was_sent(candidates, excluded):
     public = pb.RankRequest(user_id=7, post_ids=candidates, exclude_post_ids=excluded, limit=3)
-    twin = RankRequest.FromString(public.SerializeToString())
-    assert (twin.user_id, twin.limit, has_unknown_fields(twin)) == (7, 3, False)
+    twin = parse(public.SerializeToString(), RankRequest, pb.RankRequest)
+    assert isinstance(twin, RankRequest)
+    assert (twin.user_id, twin.limit) == (7, 3)
     for field, ids in ((twin.post_ids, candidates), (twin.exclude_post_ids, excluded)):
         assert read_ids(field).tolist() == ids
         assert read_ids(field).dtype == np.int64
@@ -53,11 +54,19 @@ def test_several_pieces_are_one_list():
     assert read_ids(twin.post_ids).tolist() == [1, 2, 3]
 
 
-def test_ids_that_were_sent_one_by_one_are_noticed_and_read_with_the_public_message():
+def test_ids_that_were_sent_one_by_one_are_read_with_the_public_message():
     sent = pb.RankRequest(post_ids=[1]).SerializeToString() + one_by_one(2, [2, 3])
-    assert has_unknown_fields(RankRequest.FromString(sent))
-    public = pb.RankRequest.FromString(sent)
-    assert read_ids(public.post_ids).tolist() == [1, 2, 3]
+    request = parse(sent, RankRequest, pb.RankRequest)
+    assert read_ids(request.post_ids).tolist() == [1, 2, 3]
+    batch = b"".join(b"\x0a" + bytes([len(one)]) + one for one in (b"\x08\x01", sent))
+    _, second = parse(batch, BatchRankRequest, pb.BatchRankRequest).requests
+    assert read_ids(second.post_ids).tolist() == [1, 2, 3]
+
+
+def test_what_is_no_message_is_malformed():
+    for data in (b"\xff", b"\x12\x08short"):
+        with pytest.raises(InvalidRequest, match="not a valid message"):
+            parse(data, RankRequest, pb.RankRequest)
 
 
 def test_a_part_of_an_id_is_malformed():

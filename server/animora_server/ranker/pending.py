@@ -36,9 +36,9 @@ class Caller:
         """Whether nobody waits any more."""
         return self._answered.cancelled()
 
-    async def wait(self) -> None:
-        """Returns when all are answered."""
-        await self._answered
+    def all_answered(self) -> "asyncio.Future[None]":
+        """Done when all are answered; to cancel it is to go."""
+        return self._answered
 
     def one_is_answered(self) -> None:
         """One less to wait for."""

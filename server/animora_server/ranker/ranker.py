@@ -224,7 +224,7 @@ class Ranker:
 async def _outcomes(asked: Sequence[Pending]) -> list[Ranking | BaseException]:
     """Those of queries with one caller, who waits here and may go."""
     try:
-        await asked[0].caller.wait()
+        await asked[0].caller.all_answered()
     except asyncio.CancelledError:
         for pending in asked:
             pending.abandon()

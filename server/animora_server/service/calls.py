@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from animora_server.errors import CallError, InvalidRequest
+from animora_server.errors import CallError
 from animora_server.metrics import CallMetrics
 from animora_server.service.gate import Gate
-from animora_server.service.packed import MALFORMED
 from animora_server.service.status import code_of, internal_status, interrupted_status, to_status
 from animora_server.values import value
 
@@ -105,18 +103,6 @@ def status_of(error: BaseException, call: Call) -> tuple[grpc.StatusCode, status
         return code_of(error), to_status(error, call.request_id)
     log.error("a call failed", request_id=call.request_id, exc_info=error)
     return grpc.StatusCode.INTERNAL, internal_status(call.request_id)
-
-
-def parse(message: Message, data: bytes) -> None:
-    """Parses bytes into an empty message.
-
-    Raises:
-        InvalidRequest: They are no such message.
-    """
-    try:
-        message.ParseFromString(data)
-    except DecodeError as error:
-        raise InvalidRequest("request", MALFORMED) from error
 
 
 def _request_ids() -> Iterator[str]:

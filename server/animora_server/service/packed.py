@@ -5,7 +5,8 @@ another and an element of a `repeated bytes`. A twin of a message declares some 
 need not become Python's numbers, 200 candidates are read in 0.8 us instead of 6.2; and a response is put
 together from what was written before, in a third of the time that it takes as a message.
 
-Who sends ids one by one instead, which protobuf allows too, is read with the public message.
+Who sends ids one by one instead, which protobuf allows too, is read with the public message: the twin would
+have them among the fields that it does not know, and is shorter without those.
 """
 
 import sys
@@ -17,9 +18,8 @@ import numpy as np
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
@@ -78,9 +78,18 @@ BatchRankResponse = _twin(pb.BatchRankResponse)
 GetTimelineResponse = _twin(pb.GetTimelineResponse)
 
 
-def has_unknown_fields(message: Message) -> bool:
-    """Whether a message has what its type does not know, such as ids that were sent one by one to a twin."""
-    return len(UnknownFieldSet(message)) > 0
+def parse(data: bytes, twin: type[AnyMessage], public: type[AnyMessage]) -> AnyMessage:
+    """A message as its twin, or as the public one where the twin does not know all that was sent.
+
+    Raises:
+        InvalidRequest: It is no such message.
+    """
+    try:
+        message = twin.FromString(data)
+        message.DiscardUnknownFields()
+        return message if message.ByteSize() == len(data) else public.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequest("request", MALFORMED) from error
 
 
 def read_ids(field: Sequence[int] | Sequence[bytes]) -> IntArray:

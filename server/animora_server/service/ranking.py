@@ -1,6 +1,7 @@
 """RankingService: the behaviours behind Rank and BatchRank."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 from google.rpc import status_pb2
 
@@ -8,7 +9,7 @@ from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics
 from animora_server.ranker import Ranker
-from animora_server.service.calls import Behaviour, Call, parse, status_of
+from animora_server.service.calls import Behaviour, Call, status_of
 from animora_server.service.gate import Gate
 from animora_server.service.messages import (
     check_candidates,
@@ -17,10 +18,12 @@ from animora_server.service.messages import (
     write_ranking,
     write_results,
 )
-from animora_server.service.packed import BatchRankRequest, RankRequest, has_unknown_fields
+from animora_server.service.packed import BatchRankRequest, RankRequest, parse
 from animora_server.service.status import code_of
 from animora_server.settings import RankingSettings
-from animora_server.types import Ranking, RankQuery
+from animora_server.types import CacheStatus, DegradedReason, RankerName, Ranking, RankQuery
+
+_KIND = attrgetter("ranker", "cache", "degraded_reason")
 
 
 class RankingService:
@@ -39,64 +42,65 @@ class RankingService:
 
     async def rank(self, data: bytes, call: Call) -> bytes:
         """Answers Rank. Raises CallError."""
-        request = RankRequest()
-        parse(request, data)
-        if has_unknown_fields(request):
-            request = pb.RankRequest.FromString(data)
+        request = parse(data, RankRequest, pb.RankRequest)
         try:
-            query = self._query(request, call)
+            query = read_query(request, self._limits, call.deadline)
             with self._gate.work(len(query.post_ids)):
                 ranking = await self._ranker.rank(query)
         except Exception as error:  # counted here, answered by the call's handler
             self._failed("Rank", error)
             raise
-        self._ranked("Rank", ranking)
+        self._ranked("Rank", [query], [ranking])
         return write_ranking(ranking)
 
     async def batch_rank(self, data: bytes, call: Call) -> bytes:
         """Answers BatchRank: a failed request becomes its own result. Raises CallError for the whole."""
-        batch = BatchRankRequest()
-        parse(batch, data)
+        batch = parse(data, BatchRankRequest, pb.BatchRankRequest)
         check_requests(len(batch.requests), self._limits)
-        if any(has_unknown_fields(request) for request in batch.requests):
-            batch = pb.BatchRankRequest.FromString(data)
         asked = [self._read(request, call) for request in batch.requests]
         queries = [each for each in asked if isinstance(each, RankQuery)]
-        candidates = sum([len(query.post_ids) for query in queries])
+        candidates = sum(map(_size, queries))
         check_candidates(candidates, self._limits)
         with self._gate.work(candidates):
-            rankings = iter(await self._ranker.rank_all(queries))
+            ranked = await self._ranker.rank_all(queries)
+        self._ranked("BatchRank", queries, [each for each in ranked if isinstance(each, Ranking)])
+        rankings = iter(ranked)
         outcomes = [next(rankings) if isinstance(each, RankQuery) else each for each in asked]
-        return write_results([self._told(outcome, call) for outcome in outcomes])
+        return write_results(
+            [each if isinstance(each, Ranking) else self._status(each, call) for each in outcomes]
+        )
 
     def _read(self, request: pb.RankRequest, call: Call) -> RankQuery | Exception:
         """A query of a batch, or what is wrong with it: its neighbours are ranked all the same."""
         try:
-            return self._query(request, call)
+            return read_query(request, self._limits, call.deadline)
         except Exception as error:  # whatever it is belongs to this request
             return error
 
-    def _query(self, request: pb.RankRequest, call: Call) -> RankQuery:
-        query = read_query(request, self._limits, call.deadline)
-        self._metrics.candidates.observe(len(query.post_ids))
-        return query
-
-    def _told(self, outcome: Ranking | BaseException, call: Call) -> Ranking | status_pb2.Status:
-        """What a batch's caller is told of one request."""
-        if isinstance(outcome, Ranking):
-            self._ranked("BatchRank", outcome)
-            return outcome
-        self._failed("BatchRank", outcome)
-        return status_of(outcome, call)[1]
+    def _status(self, error: BaseException, call: Call) -> status_pb2.Status:
+        """What a batch's caller is told of a request that failed."""
+        self._failed("BatchRank", error)
+        return status_of(error, call)[1]
 
     def _failed(self, method: str, error: BaseException) -> None:
         code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
         self._metrics.request(method, code, None)
 
-    def _ranked(self, method: str, ranking: Ranking) -> None:
-        self._metrics.request(method, "OK", ranking.ranker)
-        self._metrics.cache[ranking.cache].inc()
-        if ranking.degraded_reason is not None:
-            self._metrics.degraded[ranking.degraded_reason].inc()
-        for reason, count in ranking.dropped.items():
-            self._metrics.dropped[reason].inc(count)
+    def _ranked(self, method: str, queries: Sequence[RankQuery], rankings: Sequence[Ranking]) -> None:
+        """Counts what a call asked for and what it gets; what is alike, together."""
+        self._metrics.candidates.observe_all(list(map(_size, queries)))
+        kinds: dict[tuple[RankerName, CacheStatus, DegradedReason | None], int] = {}
+        for kind in map(_KIND, rankings):
+            kinds[kind] = kinds.get(kind, 0) + 1
+        for (ranker, cache, degraded), many in kinds.items():
+            self._metrics.request(method, "OK", ranker, many)
+            self._metrics.cache[cache].inc(many)
+            if degraded is not None:
+                self._metrics.degraded[degraded].inc(many)
+        for ranking in rankings:
+            for reason, count in ranking.dropped.items():
+                self._metrics.dropped[reason].inc(count)
+
+
+def _size(query: RankQuery) -> int:
+    return len(query.post_ids)

@@ -7,7 +7,8 @@ from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.batching import Gathering
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics, TimelineMetrics
-from animora_server.service.calls import Behaviour, Call, parse
+from animora_server.service.calls import Behaviour, Call
+from animora_server.service.packed import parse
 from animora_server.service.status import code_of
 from animora_server.service.timeline_messages import read_timeline_query, write_page
 from animora_server.settings import TimelineSettings
@@ -39,8 +40,7 @@ class TimelineService:
 
     async def get_timeline(self, data: bytes, call: Call) -> bytes:
         """Answers GetTimeline. Raises CallError."""
-        request = pb.GetTimelineRequest()
-        parse(request, data)
+        request = parse(data, pb.GetTimelineRequest, pb.GetTimelineRequest)
         company: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._gathering.add(company)
         await company
