@@ -45,7 +45,7 @@ class Ranker:
         self._max_block_age = max_block_age
         self._stages = stages
         self._clock = clock
-        self._gathering: Gathering[Pending] = Gathering(self._begin)
+        self._gathering: Gathering[Pending] = Gathering(self._begin_gathered)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def rank(self, query: RankQuery) -> Ranking:
@@ -71,6 +71,9 @@ class Ranker:
         asked = [Pending(query, caller) for query in queries]
         self._begin(asked)
         return await _outcomes(asked)
+
+    def _begin_gathered(self, asked: Sequence[Pending]) -> None:
+        self._begin([pending for pending in asked if not pending.caller.gone])
 
     def _begin(self, asked: Sequence[Pending]) -> None:
         """Answers what can be answered at once; the rest goes on in a task."""
@@ -102,7 +105,7 @@ class Ranker:
         started = time.perf_counter()
         pin = current_pin(self._pins, self._max_block_age)
         scorings: list[Scoring] = []
-        for group in groups(pending for pending in asked if not pending.caller.gone):
+        for group in groups(asked):
             try:
                 model = _model(pin, group[0].query)
             except ModelNotResident as error:

@@ -141,7 +141,7 @@ class Scores:
 
     def _ways(self, scoring: Scoring) -> Mapping[CachePolicy, Sequence[int]]:
         """Which of the queries use the cache in which way; those that have nothing to be scored do not."""
-        if self._cache is None:
+        if self._cache is None or {each.query.cache_policy for each in scoring.asked} == {CachePolicy.BYPASS}:
             return {CachePolicy.BYPASS: range(len(scoring.asked))}
         ways: dict[CachePolicy, list[int]] = {}
         for number, (pending, size) in enumerate(

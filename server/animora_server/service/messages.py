@@ -9,6 +9,7 @@ from google.rpc import status_pb2
 from animora.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
 from animora_server.service.packed import (
+    NO_IDS,
     BatchRankResponse,
     BytesField,
     RankResponse,
@@ -97,11 +98,13 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
     policy = CACHE_POLICIES.get(request.cache_policy)
     if policy is None:
         raise InvalidRequest("cache_policy", f"is {request.cache_policy}, which is no CachePolicy")
-    excluded = read_ids(request.exclude_post_ids)
-    if len(excluded) > MAX_EXCLUDED:
-        raise InvalidRequest(
-            "exclude_post_ids", f"holds {len(excluded)} ids: at most {MAX_EXCLUDED} can be excluded"
-        )
+    excluded = NO_IDS
+    if request.exclude_post_ids:
+        excluded = read_ids(request.exclude_post_ids)
+        if len(excluded) > MAX_EXCLUDED:
+            raise InvalidRequest(
+                "exclude_post_ids", f"holds {len(excluded)} ids: at most {MAX_EXCLUDED} can be excluded"
+            )
     if explain and candidates > MAX_EXPLAINED:
         raise InvalidRequest(
             "explain", f"is set with {candidates} candidates: at most {MAX_EXPLAINED} can be explained"
