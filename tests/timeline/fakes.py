@@ -58,6 +58,9 @@ class FakeModel:
     def user_row(self, user_id: int) -> int:
         return user_id if 0 < user_id < 100 else 0
 
+    def user_rows(self, user_ids: IntArray) -> IntArray:
+        return np.array([self.user_row(user) for user in user_ids.tolist()])
+
     def informed(self, rows: IntArray) -> BoolArray:
         return ~np.isin(self.pin.snapshot.post_ids[rows], list(self.uninformed))
 
