@@ -123,9 +123,10 @@ def packed(values: IntArray | FloatArray) -> bytes:
 
 
 class BytesField:
-    """A field of a twin that is declared as bytes, written without making a message.
+    """A field of a twin that is declared as bytes, to be written without making a message.
 
-    Fields that were written one after another are a message with all of them, by protobuf's definition.
+    `opening` gives what precedes so many bytes of it. Fields that were written one after another are a message
+    with all of them, by protobuf's definition.
     """
 
     def __init__(self, twin: type[Message], name: str) -> None:
@@ -134,7 +135,7 @@ class BytesField:
         self.opening = lru_cache(1024)(self._opening)
 
     def _opening(self, size: int) -> bytes:
-        """What precedes so many bytes of it on the wire; `opening` remembers it."""
+        """See BytesField; `opening` remembers it."""
         field, data = self._twin.DESCRIPTOR.fields_by_name[self._name], bytes(size)
         written = self._twin(**{self._name: [data] if field.is_repeated else data}).SerializeToString()
         return written[: len(written) - size]
