@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from animora_server.batching import Batcher, BatchLimits, CostModel
+from animora_server.batching import batcher as batcher_module
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
 
 
@@ -437,3 +438,27 @@ async def test_what_fails_at_once_fails_its_caller_alone(device, seen, instant):
         instant.failure = None
         assert await batcher.submit("c", 1, "k", soon()) == "C"
     assert instant.works == ["a", "c"]
+
+
+async def test_what_is_done_at_once_takes_its_share_of_a_turn_and_no_more(device, seen, monkeypatch):
+    monkeypatch.setattr(batcher_module, "AT_ONCE_SECONDS", 0.0)
+    instant = Instant()
+    async with with_instant(device, seen, instant) as batcher:
+        for _ in range(2):
+            several = [batcher.submit(work, 1, "k", soon()) for work in "abc"]
+            assert [each.done() for each in several] == [True, False, False]
+            assert list(await asyncio.gather(*several)) == ["A", "B", "C"]
+    assert instant.works == ["a", "a"]
+    assert device.batches == [["b", "c"]] * 2
+
+
+async def test_a_bulk_turn_that_waits_is_not_starved_by_what_is_done_at_once(device, seen, instant):
+    async with with_instant(device, seen, instant) as batcher:
+
+        async def turn() -> str:
+            return "bulk"
+
+        bulk = asyncio.create_task(batcher.run_bulk(turn))
+        await asyncio.sleep(0)
+        assert not batcher.submit("a", 1, "k", soon()).done()
+        assert await bulk == "bulk"

@@ -17,6 +17,8 @@ from animora_server.batching.cost import CostModel
 from animora_server.batching.expiry import Expiry
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
 
+AT_ONCE_SECONDS = 0.001  # of a turn of the event loop; who comes then waits, and shares a batch
+
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 Value = TypeVar("Value")
@@ -86,7 +88,8 @@ class Batcher(Generic[Work, Result]):
     the batch, which is then found by bisection.
 
     `at_once`, where there is one, executes works that are not worth waiting for, and gives None for others.
-    What is submitted while nothing else waits or runs is then done before `submit` returns.
+    What is submitted while nothing else waits or runs is then done before `submit` returns, as long as such
+    work has not taken AT_ONCE_SECONDS of a turn of the event loop.
 
     Bulk turns run between batches: when no batch waits, or when they had less than their share of time.
     """
@@ -101,6 +104,7 @@ class Batcher(Generic[Work, Result]):
     ) -> None:
         self._execute_batch = execute
         self._at_once = at_once
+        self._seconds_at_once: float | None = None  # in this turn of the event loop
         self._limits = limits
         self._cost = cost
         self._observer = observer
@@ -227,18 +231,30 @@ class Batcher(Generic[Work, Result]):
         """Gives a future its result, or its failure, if the work is not worth waiting for."""
         if self._at_once is None or self._limits.gather_window:
             return False
+        if self._seconds_at_once is None:
+            self._seconds_at_once = 0.0
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        elif self._seconds_at_once > AT_ONCE_SECONDS:
+            return False
         started = time.perf_counter()
         try:
             results = self._at_once([work])
         except Exception as error:  # whatever it is must reach whoever waits for it
+            if isinstance(error, DeviceFault):
+                self._observer.faulted()
             future.set_exception(error)
         else:
             if results is None:
                 return False
             future.set_result(results[0])
+        seconds = time.perf_counter() - started
+        self._seconds_at_once += seconds
         self._observer.waited(0.0)
-        self._ran(rows, 1, time.perf_counter() - started)
+        self._ran(rows, 1, seconds)
         return True
+
+    def _end_turn(self) -> None:
+        self._seconds_at_once = None
 
     def _ran(self, rows: int, works: int, seconds: float) -> None:
         # Both shares fade, so that a long quiet time earns no long burst.

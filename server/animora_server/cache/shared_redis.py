@@ -9,6 +9,7 @@ from typing import Self
 
 import structlog
 from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import ConnectionError  # Redis' own
 
 from animora_server.cache import cluster
 from animora_server.cache.breaker import Breaker
@@ -76,9 +77,11 @@ class SharedRedis:
         await self._look_ups.aclose()
         await self._writes.aclose()
         try:
-            if self._reader is not self._client:
-                await self._reader.aclose()
-            await close_redis(self._client)
+            try:
+                if self._reader is not self._client:
+                    await self._reader.aclose()
+            finally:
+                await close_redis(self._client)
         except REDIS_FAILED:
             log.info("cache_close_failed")
 
@@ -132,7 +135,10 @@ class SharedRedis:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._settings.timeout):
-                values = await cluster.read(self._reader, keys)
+                try:
+                    values = await cluster.read(self._reader, keys)
+                except ConnectionError:  # it may have been closed while nobody used it
+                    values = await cluster.read(self._reader, keys)
         except REDIS_FAILED as error:
             self._failed(error)
             return None

@@ -74,7 +74,7 @@ def run_batch(works: Sequence[Work]) -> list[FloatArray]:
 def _score(works: Sequence[ScoreWork]) -> list[FloatArray]:
     work = ScoreWork.joined(works)  # b users, m pairs
     table: PostTable = work.table
-    if isinstance(work.network, CompiledNetwork):
+    if table.recorded is None and isinstance(work.network, CompiledNetwork):
         values = work.network.score_arrays(work.user_rows, _segments(work), table.vectors, work.rows)
     else:
         values = _score_with_torch(work, table)

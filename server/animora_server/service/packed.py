@@ -86,8 +86,9 @@ def parse(data: bytes, twin: type[AnyMessage], public: type[AnyMessage]) -> AnyM
     """
     try:
         message = twin.FromString(data)
+        size = message.ByteSize()
         message.DiscardUnknownFields()
-        return message if message.ByteSize() == len(data) else public.FromString(data)
+        return message if message.ByteSize() == size else public.FromString(data)
     except DecodeError as error:
         raise InvalidRequest("request", MALFORMED) from error
 
@@ -125,8 +126,8 @@ def packed(values: IntArray | FloatArray) -> bytes:
 class BytesField:
     """A field of a twin that is declared as bytes, to be written without making a message.
 
-    `opening` gives what precedes so many bytes of it. Fields that were written one after another are a message
-    with all of them, by protobuf's definition.
+    `opening` gives what precedes so many bytes of it. Fields that were written one after another are a
+    message with all of them, by protobuf's definition.
     """
 
     def __init__(self, twin: type[Message], name: str) -> None:

@@ -63,7 +63,7 @@ class RankingService:
         check_candidates(candidates, self._limits)
         with self._gate.work(candidates):
             ranked = await self._ranker.rank_all(queries)
-        self._ranked("BatchRank", queries, [each for each in ranked if isinstance(each, Ranking)])
+        self._ranked("BatchRank", queries, ranked)
         rankings = iter(ranked)
         outcomes = [next(rankings) if isinstance(each, RankQuery) else each for each in asked]
         return write_results(
@@ -86,9 +86,18 @@ class RankingService:
         code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
         self._metrics.request(method, code, None)
 
-    def _ranked(self, method: str, queries: Sequence[RankQuery], rankings: Sequence[Ranking]) -> None:
-        """Counts what a call asked for and what it gets; what is alike, together."""
-        self._metrics.candidates.observe_all(list(map(_size, queries)))
+    def _ranked(
+        self, method: str, queries: Sequence[RankQuery], outcomes: Sequence[Ranking | BaseException]
+    ) -> None:
+        """Counts the queries that were ranked; what is alike, together."""
+        rankings = [each for each in outcomes if isinstance(each, Ranking)]
+        self._metrics.candidates.observe_all(
+            [
+                len(query.post_ids)
+                for query, each in zip(queries, outcomes, strict=True)
+                if isinstance(each, Ranking)
+            ]
+        )
         kinds: dict[tuple[RankerName, CacheStatus, DegradedReason | None], int] = {}
         for kind in map(_KIND, rankings):
             kinds[kind] = kinds.get(kind, 0) + 1
