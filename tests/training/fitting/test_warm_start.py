@@ -103,10 +103,13 @@ def test_the_record_names_the_parent_and_what_it_was_on_what_it_had_not_seen(war
     metrics, qualities = warm.artifact.manifest.metrics, warm.record.qualities
     assert list(qualities) == ["NeuCF", "its parent", "popularity", "heuristic"]
     assert metrics["parent_ndcg@10"] == qualities["its parent"]["ndcg@10"]
-    assert warm.artifact.manifest.hyperparameters == {
+    hyperparameters = warm.artifact.manifest.hyperparameters
+    assert hyperparameters == {
         **yesterday.artifact.manifest.hyperparameters,
         "epochs": CONFIG.warm_epochs,
+        "kept_share": hyperparameters["kept_share"],  # which each fit chooses for itself
     }
+    assert 0 <= hyperparameters["kept_share"] <= 1
     assert not warm.record.stage("factorisation")
     rates = [epoch.learning_rate for epoch in warm.record.stage("refit")]
     assert rates[-1] < 0.2 * CONFIG.learning_rate < rates[0]
