@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from animora_server.batching import Batcher, BatchLimits, CostModel
-from animora_server.batching import batcher as batcher_module
+from animora_server.batching import Batcher, BatchLimits, CostModel, at_once
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
 
 
@@ -441,7 +440,7 @@ async def test_what_fails_at_once_fails_its_caller_alone(device, seen, instant):
 
 
 async def test_what_is_done_at_once_takes_its_share_of_a_turn_and_no_more(device, seen, monkeypatch):
-    monkeypatch.setattr(batcher_module, "AT_ONCE_SECONDS", 0.0)
+    monkeypatch.setattr(at_once, "AT_ONCE_SECONDS", 0.0)
     instant = Instant()
     async with with_instant(device, seen, instant) as batcher:
         for _ in range(2):

@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, S
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
+from animora_server.batching.at_once import AtOnce
 from animora_server.batching.cost import CostModel
 from animora_server.batching.expiry import Expiry
+from animora_server.batching.observer import BatchObserver
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
-
-AT_ONCE_SECONDS = 0.001  # of a turn of the event loop; who comes then waits, and shares a batch
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -41,26 +41,6 @@ class BatchLimits:
     gather_window: float = 0.0
     bulk_share: float = 0.05
     probe_interval: float = 0.1
-
-
-class BatchObserver(Protocol):
-    """Is told what happens in the queue."""
-
-    def skipped(self, reason: str) -> None:
-        """Work left unexecuted: "cancelled", "expired" or "refused"."""
-        ...
-
-    def executed(self, rows: int, works: int, seconds: float) -> None:
-        """A batch ran."""
-        ...
-
-    def faulted(self) -> None:
-        """The device failed a batch."""
-        ...
-
-    def waited(self, seconds: float) -> None:
-        """Work reached its batch."""
-        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -89,7 +69,7 @@ class Batcher(Generic[Work, Result]):
 
     `at_once`, where there is one, executes works that are not worth waiting for, and gives None for others.
     What is submitted while nothing else waits or runs is then done before `submit` returns, as long as such
-    work has not taken AT_ONCE_SECONDS of a turn of the event loop.
+    work has not taken its share of a turn of the event loop (`at_once.py`).
 
     Bulk turns run between batches: when no batch waits, or when they had less than their share of time.
     """
@@ -103,8 +83,8 @@ class Batcher(Generic[Work, Result]):
         at_once: Callable[[Sequence[Work]], Sequence[Result] | None] | None = None,
     ) -> None:
         self._execute_batch = execute
-        self._at_once = at_once
-        self._seconds_at_once: float | None = None  # in this turn of the event loop
+        # Where a window is set, work waits for company whatever it takes.
+        self._at_once = AtOnce(at_once) if at_once and not limits.gather_window else None
         self._limits = limits
         self._cost = cost
         self._observer = observer
@@ -229,32 +209,14 @@ class Batcher(Generic[Work, Result]):
 
     def _execute_at_once(self, work: Work, rows: int, future: "asyncio.Future[Result]") -> bool:
         """Gives a future its result, or its failure, if the work is not worth waiting for."""
-        if self._at_once is None or self._limits.gather_window:
+        seconds = self._at_once.execute(work, future) if self._at_once else None
+        if seconds is None:
             return False
-        if self._seconds_at_once is None:
-            self._seconds_at_once = 0.0
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        elif self._seconds_at_once > AT_ONCE_SECONDS:
-            return False
-        started = time.perf_counter()
-        try:
-            results = self._at_once([work])
-        except Exception as error:  # whatever it is must reach whoever waits for it
-            if isinstance(error, DeviceFault):
-                self._observer.faulted()
-            future.set_exception(error)
-        else:
-            if results is None:
-                return False
-            future.set_result(results[0])
-        seconds = time.perf_counter() - started
-        self._seconds_at_once += seconds
+        if isinstance(future.exception(), DeviceFault):
+            self._observer.faulted()
         self._observer.waited(0.0)
         self._ran(rows, 1, seconds)
         return True
-
-    def _end_turn(self) -> None:
-        self._seconds_at_once = None
 
     def _ran(self, rows: int, works: int, seconds: float) -> None:
         # Both shares fade, so that a long quiet time earns no long burst.
