@@ -21,12 +21,17 @@ TICKS = os.sysconf("SC_CLK_TCK")  # a second
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A process, or one with workers, that listens on a port of this machine, and on another for metrics."""
+    """A process, or one with workers, that listens on a port of this machine, and on another for metrics.
+
+    Attributes:
+        idles: Whether it takes no CPU time worth mentioning while nobody asks.
+    """
 
     name: str
     pid: int
     port: int
     http_port: int | None = None
+    idles: bool = False
 
     @property
     def target(self) -> str:
@@ -116,11 +121,6 @@ async def bare_server(*, pinned: bool = False) -> AsyncIterator[Server]:
         yield Server("bare grpc.aio handler", process.pid, int(await process.stdout.readline()))
     finally:
         await _stop(process)
-
-
-def _cpu_ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 def _pinning(pinned: bool) -> tuple[str, ...]:

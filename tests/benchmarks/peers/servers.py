@@ -33,6 +33,7 @@ class Peer:
         workers: Processes that rank.
         many: How it is asked for many users a call, where its server takes them.
         environment: Variables that its documentation recommends.
+        idles: Whether its server takes no CPU time worth mentioning while nobody asks.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Peer:
     workers: int = 1
     many: Wire | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    idles: bool = False
 
     @property
     def python(self) -> Path:
@@ -51,7 +53,7 @@ class Peer:
 # How many workers each has was found by trial on two cores; the other settings are in each one's server.py.
 PEERS: Sequence[Peer] = (
     Peer("mosec", "mosec", Raw(Route("/one", BYTES)), many=Raw(Route("/many", BYTES)), workers=2),
-    Peer("PyTriton", "pytriton", V2()),
+    Peer("PyTriton", "pytriton", V2(), idles=True),  # its processes take one that was stopped for one that died
     Peer("MLServer", "mlserver", V2(), workers=0),  # 0: in the process that listens
     Peer("LitServe", "litserve", Json(Route("/predict", JSON))),
     Peer(
@@ -87,7 +89,7 @@ async def peer_server(peer: Peer, folder: Path, first: Exchange) -> AsyncIterato
             stdout=output,
             stderr=output,
         )
-    server = Server(peer.name, process.pid, port)
+    server = Server(peer.name, process.pid, port, idles=peer.idles)
     try:
         try:
             await until_it_answers(server, peer.wire.route, first)
@@ -115,8 +117,9 @@ async def at_work(server: Server, route: Route, first: Exchange) -> AsyncIterato
 
 
 def rest(server: Server) -> None:
-    """Stops a server's processes until it is its turn: some work even while nobody asks."""
-    _tell(family(server.pid), signal.SIGSTOP)
+    """Stops a server's processes until it is its turn, if they work even while nobody asks."""
+    if not server.idles:
+        _tell(family(server.pid), signal.SIGSTOP)
 
 
 def wake(server: Server) -> None:
