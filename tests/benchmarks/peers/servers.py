@@ -53,7 +53,8 @@ class Peer:
 # How many workers each has was found by trial on two cores; the other settings are in each one's server.py.
 PEERS: Sequence[Peer] = (
     Peer("mosec", "mosec", Raw(Route("/one", BYTES)), many=Raw(Route("/many", BYTES)), workers=2),
-    Peer("PyTriton", "pytriton", V2(), idles=True),  # its processes take one that was stopped for one that died
+    # PyTriton's processes take one that was stopped for one that died.
+    Peer("PyTriton", "pytriton", V2(), idles=True),
     Peer("MLServer", "mlserver", V2(), workers=0),  # 0: in the process that listens
     Peer("LitServe", "litserve", Json(Route("/predict", JSON))),
     Peer(
