@@ -32,6 +32,9 @@ class GrpcSettings(Section):
         le=MAX_WORKERS,
         description="processes that share the port (`serve`), each with a catalog of its own",
     )
+    pin_workers: bool = Field(
+        default=False, description="keep each worker on a core, which they take in turns (Linux)"
+    )
     insecure: bool = Field(default=False, description="allow an address beyond loopback without TLS")
     tls_certificate: Path | None = Field(
         default=None, description="PEM file with the server's certificate chain"

@@ -1,8 +1,7 @@
 """`make bench-workers`: what a Rank costs with a worker a core, beside one process, in one run.
 
-One process has one core to itself; the workers have all cores, and share them with the load. Each worker
-gets the callers, connections and calls a second that the one process gets. Counted is the CPU time of all the
-server's processes, the parent's too.
+All servers have all cores, and share them with the load. Each worker gets the callers, connections and calls
+a second that the one process gets. Counted is the CPU time of all the server's processes, the parent's too.
 """
 
 import asyncio
@@ -25,8 +24,11 @@ from tests.benchmarks.serving import Traffic, server_options
 
 ROUNDS = 7
 SECONDS = 4
-SHARE = 0.4  # of what one process can do: with a worker on each of two cores there is room for the load
+SHARE = 0.3  # of what one process can do: with a worker on each of two cores there is room for the load
+ALL_CORES = f"0-{CORES - 1}"
 RESULT = Path("docs/benchmarks/workers.json")
+ONE, GROUP, PINNED = "1", f"{CORES}", f"{CORES} pinned"
+PROCESSES = {ONE: 1, GROUP: CORES, PINNED: CORES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,18 @@ async def run(out: Console) -> None:
 
 async def measure(
     out: Console, feed: SampleFeed, traffic: Traffic, rounds: int, seconds: int
-) -> dict[int, Measured]:
+) -> dict[str, Measured]:
     """One process and a worker a core, each in so many turns of so many seconds."""
+    options = server_options(feed)
     async with (
-        animora_server(server_options(feed), pinned=True) as alone,
-        animora_server(server_options(feed), workers=CORES) as group,
+        animora_server(options) as alone,
+        animora_server(options, workers=CORES) as group,
+        animora_server({**options, "GRPC_PIN_WORKERS": "true"}, workers=CORES) as pinned,
     ):
         requests = traffic.requests(pb.CACHE_POLICY_BYPASS)
         servers = {
-            processes: (server, await h2load.asked(server, requests))
-            for processes, server in ((1, alone), (CORES, group))
+            name: (server, await h2load.asked(server, requests))
+            for name, server in ((ONE, alone), (GROUP, group), (PINNED, pinned))
         }
 
         async def take_turns(rate: float | None) -> dict[str, Turn]:
@@ -69,15 +73,15 @@ async def measure(
             return await in_turns(
                 out,
                 {
-                    str(n): partial(h2load.drive, server, asked, seconds, _load(n, rate))
-                    for n, (server, asked) in servers.items()
+                    name: partial(h2load.drive, server, asked, seconds, _load(PROCESSES[name], rate))
+                    for name, (server, asked) in servers.items()
                 },
                 rounds,
             )
 
         full = await take_turns(None)
-        steady = await take_turns(SHARE * full["1"].throughput)
-    return {n: Measured(steady[str(n)], full[str(n)]) for n in servers}
+        steady = await take_turns(SHARE * full[ONE].throughput)
+    return {name: Measured(steady[name], full[name]) for name in servers}
 
 
 def _load(processes: int, rate: float | None) -> h2load.Load:
@@ -86,18 +90,19 @@ def _load(processes: int, rate: float | None) -> h2load.Load:
         callers=CALLERS * processes,
         connections=h2load.CONNECTIONS * processes,
         rate=None if rate is None else rate * processes,
+        cores=ALL_CORES,
     )
 
 
-def report(out: Console, sides: Mapping[int, Measured]) -> dict[str, float]:
+def report(out: Console, sides: Mapping[str, Measured]) -> dict[str, float]:
     """Prints the table; returns the figures that are kept."""
-    one, group = sides[1], sides[CORES]
-    table = Table(title="Rank: one process on one core, and a worker a core with the load among them")
+    one, group, pinned = (sides[name] for name in (ONE, GROUP, PINNED))
+    table = Table(title="Rank: one process, and a worker a core, with the load among them")
     for heading in ("processes", "calls/s", "CPU µs", "of one", "p99 ms", "at most", "CPU µs", "of one"):
-        table.add_column(heading, justify="right")
-    for processes, side in sides.items():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, side in sides.items():
         table.add_row(
-            *(str(processes), f"{side.steady.throughput:,.0f}", f"{side.steady.cpu:.0f}"),
+            *(name, f"{side.steady.throughput:,.0f}", f"{side.steady.cpu:.0f}"),
             *(f"{side.steady.cpu / one.steady.cpu:.2f}", f"{side.steady.p99:.1f}"),
             *(f"{side.full.throughput:,.0f}", f"{side.full.cpu:.0f}", f"{side.full.cpu / one.full.cpu:.2f}"),
         )
@@ -107,7 +112,10 @@ def report(out: Console, sides: Mapping[int, Measured]) -> dict[str, float]:
         "cpu_over_one_process": round(group.steady.cpu / one.steady.cpu, 3),
         "cpu_over_one_process_at_saturation": round(group.full.cpu / one.full.cpu, 3),
         "calls_a_second_over_one_process": round(group.full.throughput / one.full.throughput, 3),
+        "pinned_cpu_over_one_process": round(pinned.steady.cpu / one.steady.cpu, 3),
+        "pinned_cpu_over_one_process_at_saturation": round(pinned.full.cpu / one.full.cpu, 3),
         "cpu_us_per_rank": round(group.steady.cpu, 1),
+        "cpu_us_per_rank_pinned": round(pinned.steady.cpu, 1),
         "cpu_us_per_rank_of_one_process": round(one.steady.cpu, 1),
     }
 

@@ -4,6 +4,7 @@ import structlog
 
 from animora_server.logs import configure_logs
 from animora_server.program import run
+from animora_server.workers import cores
 from animora_server.workers.messages import DEVICE
 from animora_server.workers.parent import Parent
 
@@ -13,6 +14,8 @@ def main() -> None:
     parent = Parent.on_standard_input()
     configure_logs(parent.settings.log.level, parent.settings.log.format)
     structlog.contextvars.bind_contextvars(worker=parent.name)
+    if parent.settings.grpc.pin_workers and parent.name != DEVICE:
+        cores.pin(int(parent.name))
     parent.answer()
     if parent.name == DEVICE:
         from animora_server.workers.device import share  # noqa: PLC0415  # PyTorch takes a second, or many

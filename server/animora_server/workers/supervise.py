@@ -1,7 +1,6 @@
 """The process in front of the workers: it holds their port, keeps them, and shows how they are."""
 
 import asyncio
-import os
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,10 +9,12 @@ import structlog
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
+from animora_server.errors import ConfigurationError
 from animora_server.metrics import DeviceProcessMetrics, WorkerMetrics, process_registry
 from animora_server.probes import Probes
 from animora_server.program import stop_signal
 from animora_server.settings import Settings
+from animora_server.workers import cores
 from animora_server.workers.messages import DEVICE
 from animora_server.workers.patience import Patience
 from animora_server.workers.port import reserved
@@ -35,6 +36,8 @@ async def supervise(settings: Settings, workers: int, patience: Patience = PATIE
     Raises:
         ConfigurationError: The port cannot be shared, or what an option asks for cannot be had.
     """
+    if settings.grpc.pin_workers and not cores.may_pin():
+        raise ConfigurationError("grpc.pin_workers: this system keeps no process on a core; leave it off")
     own = process_registry()
     stopping = stop_signal()
     with ExitStack() as stack:
@@ -118,8 +121,8 @@ def _of_workers(settings: Settings, workers: int, port: int) -> Settings:
 
 
 def _warn_of_too_many_threads(threads: int) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads > cores:
+    usable = len(cores.usable())
+    if threads > usable:
         log.warning(
-            "the workers have more scoring threads than there are cores", threads=threads, cores=cores
+            "the workers have more scoring threads than there are cores", threads=threads, cores=usable
         )
