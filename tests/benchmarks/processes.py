@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from animora_client import AsyncRankingClient, Health
 
@@ -92,21 +93,18 @@ async def animora_server(
         env={**os.environ, **environment},
         stderr=asyncio.subprocess.PIPE,
     )
+    assert process.stderr is not None
+    log = asyncio.create_task(_take_in(process.stderr, workers, listening := asyncio.Future()))
     try:
-        assert process.stderr is not None
-        listening = 0
-        async for line in process.stderr:
-            event = json.loads(line)
-            listening += event["event"] == "listening"
-            if listening == workers:
-                server = Server("animora", process.pid, event["grpc_port"], event.get("http_port"))
-                await _serving(server)
-                yield server
-                break
-        else:
-            raise RuntimeError("the server ended before it listened")
+        event = await listening
+        server = Server("animora", process.pid, event["grpc_port"], event.get("http_port"))
+        await _serving(server)
+        yield server
     finally:
-        await _stop(process)
+        if process.returncode is None:
+            process.terminate()
+        await log
+        await process.wait()
 
 
 @asynccontextmanager
@@ -125,6 +123,19 @@ async def bare_server(*, pinned: bool = False) -> AsyncIterator[Server]:
 
 def _pinning(pinned: bool) -> tuple[str, ...]:
     return ("taskset", "-c", SERVER_CORE) if pinned else ()
+
+
+async def _take_in(
+    log: asyncio.StreamReader, workers: int, listening: "asyncio.Future[dict[str, Any]]"
+) -> None:
+    """Reads a server's log to its end, as it would stand still otherwise; tells when all workers listen."""
+    left = workers
+    async for line in log:
+        left -= b'"listening"' in line
+        if not (left or listening.done()):
+            listening.set_result(json.loads(line))
+    if not listening.done():
+        listening.set_exception(RuntimeError("the server ended before it listened"))
 
 
 async def _serving(server: Server) -> None:

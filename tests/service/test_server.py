@@ -24,6 +24,7 @@ from animora_server.metrics import Metrics
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate
+from animora_server.service.server import GRPC_LOGGER
 from animora_server.settings import GrpcSettings
 
 SETTINGS = GrpcSettings(port=0, drain_delay=0, drain_grace=1)
@@ -153,6 +154,25 @@ async def test_too_many_calls_are_refused_with_when_to_come_back(rank, behaviour
     behaviours.gate.set()
     await asyncio.gather(*held)
     await rank(b"")
+
+
+async def test_calls_that_come_while_the_event_loop_is_busy_wait_for_it(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        rank = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
+        # The event loop stands still meanwhile, and gRPC's own threads send and take them in.
+        calls = [rank.future(b"", timeout=60) for _ in range(3500)]
+        codes = await asyncio.to_thread(lambda: {call.code() for call in calls})
+    assert codes == {grpc.StatusCode.OK}
+
+
+async def test_a_reply_that_finds_its_caller_gone_is_no_error_in_the_log(server, caplog):
+    log = logging.getLogger(GRPC_LOGGER)
+    for failure in (grpc.aio.InternalError("Failed execute_batch"), ValueError("a bug")):
+        try:
+            raise failure
+        except Exception:
+            log.exception("raised by servicer method")
+    assert [record.exc_info[0] for record in caplog.records] == [ValueError]
 
 
 async def test_a_refusal_from_below_is_passed_on(rank, behaviours):

@@ -17,7 +17,7 @@ from tests.benchmarks.processes import Server
 from tests.benchmarks.scraping import scrape
 from tests.benchmarks.serving import Traffic
 
-CALLERS = (1, 4, 16, 64, 256, 1000)
+CALLERS = (1, 4, 16, 64, 256, 1000, 3000)
 DEADLINES = (1.0, 0.5)  # seconds: the client's default, and the server's for callers who name none
 RANKINGS = "animora_requests_total"
 STREAMS = 50  # calls on one connection at most
