@@ -114,6 +114,7 @@ def is_worth_logging(record: logging.LogRecord) -> bool:
 def channel_options(settings: GrpcSettings) -> list[tuple[str, int]]:
     """The limits of connections and messages, as gRPC core takes them."""
     age = int(settings.max_connection_age * 1000)
+    waiting = 4 * settings.max_calls_in_flight
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
@@ -123,10 +124,11 @@ def channel_options(settings: GrpcSettings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_connection_age_ms", age),
         ("grpc.max_connection_age_grace_ms", int(settings.drain_grace * 1000)),
-        # Calls that wait for the event loop. By default gRPC turns some away from the 1,001st on, without a
-        # status; with 3,000 callers who ask again at once it had time for 350 answers a second, not 4,000.
-        ("grpc.server.max_pending_requests", settings.max_calls_in_flight),
-        ("grpc.server.max_pending_requests_hard_limit", settings.max_calls_in_flight),
+        # Calls that wait for the event loop, those that nobody waits for any more among them. By default gRPC
+        # turns some away from the 1,001st on, without a status: with 3,000 callers who ask again at once that
+        # left time for 350 answers a second, not 4,000.
+        ("grpc.server.max_pending_requests", waiting),
+        ("grpc.server.max_pending_requests_hard_limit", waiting),
         # Clients ping every 30 s; more often than every 10 s is a flood.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_time_ms", 60_000),
