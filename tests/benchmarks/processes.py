@@ -94,7 +94,8 @@ async def animora_server(
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None
-    log = asyncio.create_task(_take_in(process.stderr, workers, listening := asyncio.Future()))
+    listening: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    log = asyncio.create_task(_take_in(process.stderr, workers, listening))
     try:
         event = await listening
         server = Server("animora", process.pid, event["grpc_port"], event.get("http_port"))

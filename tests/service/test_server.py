@@ -158,7 +158,7 @@ async def test_too_many_calls_are_refused_with_when_to_come_back(rank, behaviour
 
 async def test_calls_that_come_while_the_event_loop_is_busy_wait_for_it(server):
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        rank = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
+        rank: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
         # The event loop stands still meanwhile, and gRPC's own threads send and take them in.
         calls = [rank.future(b"", timeout=60) for _ in range(3500)]
         codes = await asyncio.to_thread(lambda: {call.code() for call in calls})
