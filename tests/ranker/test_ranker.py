@@ -467,6 +467,24 @@ async def test_work_that_fails_for_some_is_done_for_each_alone():
         assert ranking.ranker is RankerName.NEUCF
 
 
+class BrokenModel(FakeModel):
+    """Fails before there is a future."""
+
+    def score_all(
+        self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
+    ) -> "asyncio.Future[FloatArray]":
+        raise IndexError
+
+
+async def test_after_a_bug_nothing_goes_on_for_those_who_were_told_of_it():
+    slow, broken = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event()), BrokenModel([], "v2")
+    ranker = ranker_over(FakePin(snapshot(THREE), slow, {"v2": broken}))
+    for outcome in await ranker.rank_all([query(), query(user=8), query(model_version="v2")]):
+        assert isinstance(outcome, IndexError)
+    await asyncio.sleep(0.01)
+    assert (slow.running, slow.called.is_set()) == (0, False)
+
+
 async def test_the_devices_fault_is_nobodys_and_is_not_asked_for_again():
     model = FakeModel([0.0, 2.0, 1.0], failure=DeviceFault())
     rankings = await ranker_over(FakePin(snapshot(THREE), model)).rank_all([query(), query()])

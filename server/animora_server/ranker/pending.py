@@ -68,7 +68,7 @@ class Pending:
             self.caller.one_is_answered()
 
     def abandon(self) -> None:
-        """The caller has gone."""
+        """Nobody waits for it any more."""
         if self.work is not None:
             self.work.cancel()
 

@@ -45,7 +45,7 @@ class Ranker:
         self._max_block_age = max_block_age
         self._stages = stages
         self._clock = clock
-        self._gathering: Gathering[Pending] = Gathering(self._begin_gathered)
+        self._gathering: Gathering[Pending] = Gathering(self._rank_gathered)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def rank(self, query: RankQuery) -> Ranking:
@@ -69,23 +69,23 @@ class Ranker:
             return []
         caller = Caller(len(queries))
         asked = [Pending(query, caller) for query in queries]
-        self._begin(asked)
+        self._rank_together(asked)
         return await _outcomes(asked)
 
-    def _begin_gathered(self, asked: Sequence[Pending]) -> None:
-        self._begin([pending for pending in asked if not pending.caller.gone])
+    def _rank_gathered(self, asked: Sequence[Pending]) -> None:
+        self._rank_together([pending for pending in asked if not pending.caller.gone])
 
-    def _begin(self, asked: Sequence[Pending]) -> None:
+    def _rank_together(self, asked: Sequence[Pending]) -> None:
         """Answers what can be answered at once; the rest goes on in a task."""
         steps: Settling[Scoring] = Settling()
         try:
             if ended := self._scores.begin(self._prepare(asked), steps):
                 self._answer_by_scores(ended)
         except Exception as error:  # whatever it is must reach whoever asked
-            _answer(asked, error)
+            _give_up(asked, error)
         else:
             if steps:
-                self._spawn(self._go_on(asked, steps))
+                self._spawn(self._answer_the_rest(asked, steps))
 
     def _spawn(self, steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(steps)
@@ -93,12 +93,12 @@ class Ranker:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _go_on(self, asked: Sequence[Pending], steps: Settling[Scoring]) -> None:
+    async def _answer_the_rest(self, asked: Sequence[Pending], steps: Settling[Scoring]) -> None:
         try:
             async for ended in self._scores.rest(steps):
                 self._answer_by_scores(ended)
         except Exception as error:  # whatever it is must reach whoever asked
-            _answer(asked, error)
+            _give_up(asked, error)
 
     def _prepare(self, asked: Sequence[Pending]) -> list[Scoring]:
         """What the model is to score; who is not for the model is answered."""
@@ -238,6 +238,13 @@ async def _outcomes(asked: Sequence[Pending]) -> list[Ranking | BaseException]:
 def _answer(asked: Sequence[Pending], outcome: BaseException) -> None:
     for pending in asked:
         pending.answer(outcome)
+
+
+def _give_up(asked: Sequence[Pending], error: BaseException) -> None:
+    """Answers those who are not answered yet, and ends what is done for them."""
+    _answer(asked, error)
+    for pending in asked:
+        pending.abandon()
 
 
 def _best(scoring: Scoring) -> Best:

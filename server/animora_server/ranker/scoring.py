@@ -106,7 +106,7 @@ class Scores:
         That is, they have values or a failure. Queries that were one piece may come to it in several.
         """
         started = time.perf_counter()
-        if ended := [each for scoring in scorings for each in self._begin(scoring, steps)]:
+        if ended := [each for scoring in scorings for each in self._first_steps(scoring, steps)]:
             self._stages.observe("score", time.perf_counter() - started)
         return ended
 
@@ -123,7 +123,7 @@ class Scores:
             if left := [wanted for scoring in ended if (wanted := scoring.wanted())]:
                 yield left
 
-    def _begin(self, scoring: Scoring, steps: Settling[Scoring]) -> list[Scoring]:
+    def _first_steps(self, scoring: Scoring, steps: Settling[Scoring]) -> list[Scoring]:
         ended = []
         for policy, numbers in self._ways(scoring).items():
             some = scoring.of(numbers)
@@ -133,10 +133,10 @@ class Scores:
             some.keys = self._keys(some)
             if policy.reads:
                 some.status = CacheStatus.HIT
-                _go_on(some, self._find(some), steps)
+                _await_step(some, self._find(some), steps)
             else:
                 for one in some.each():
-                    _go_on(one, asyncio.ensure_future(self._compute(one)), steps)
+                    _await_step(one, asyncio.ensure_future(self._compute(one)), steps)
         return ended
 
     def _ways(self, scoring: Scoring) -> Mapping[CachePolicy, Sequence[int]]:
@@ -177,7 +177,7 @@ class Scores:
             return self._score_each(scoring, failure, steps)
         if step.done():
             return self._settle(scoring, step, steps)
-        _go_on(scoring, step, steps)
+        _await_step(scoring, step, steps)
         return []
 
     def _score_each(
@@ -218,7 +218,7 @@ class Scores:
             elif not scoring.asked[number].caller.gone:
                 one = scoring.of([number])
                 one.status = CacheStatus.MISS
-                _go_on(one, asyncio.ensure_future(self._compute_once(one)), steps)
+                _await_step(one, asyncio.ensure_future(self._compute_once(one)), steps)
         if not hits:
             return []
         some = scoring.of(hits)
@@ -250,7 +250,7 @@ class Scores:
         return values
 
 
-def _go_on(scoring: Scoring, step: "asyncio.Future[Any]", steps: Settling[Scoring]) -> None:
+def _await_step(scoring: Scoring, step: "asyncio.Future[Any]", steps: Settling[Scoring]) -> None:
     """Waits for the next step."""
     work = step if len(scoring.asked) == 1 else SharedWork(step, len(scoring.asked))
     for pending in scoring.asked:
