@@ -8,6 +8,8 @@ from typing import Literal, TextIO
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from animora_server.log_output import handler_for
+
 # What stands before the password in a URL is kept, so that a line still tells which server it is about.
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)[^\s/@]+(?=@)")
 
@@ -40,7 +42,7 @@ def configure_logs(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream)
+    handler = handler_for(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[

@@ -1,0 +1,81 @@
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from animora_server.log_output import DroppingHandler, handler_for
+
+LONG = "x" * 10_000
+
+
+class Pipe:
+    """A log's reader and its writing end."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, 64 << 10)
+        self.log = logging.Logger("pipe")
+        handler = DroppingHandler(self.writer)
+        handler.setFormatter(logging.Formatter("%(message)s %(lines)s", defaults={"lines": ""}))
+        self.log.addHandler(handler)
+
+    def read(self) -> list[str]:
+        """What has come since the last time."""
+        os.set_blocking(self.reader, False)
+        text = b""
+        try:
+            while chunk := os.read(self.reader, 1 << 20):
+                text += chunk
+        except BlockingIOError:
+            pass
+        return text.decode().splitlines()
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    made = Pipe()
+    yield made
+    os.close(made.reader)
+    os.close(made.writer)
+
+
+def test_lines_come_whole_and_in_order(pipe: Pipe):
+    pipe.log.warning(LONG)
+    pipe.log.warning("short \udcff")
+    assert pipe.read() == [f"{LONG} ", "short \\udcff "]
+
+
+@pytest.mark.parametrize("line", ["short", LONG])
+def test_a_reader_that_stands_still_holds_nobody_up_and_is_told_what_it_missed(pipe: Pipe, line):
+    sent = 200_000 // len(line)
+    for _ in range(sent):
+        pipe.log.warning(line)
+    came = pipe.read()
+    whole = came.count(f"{line} ")
+    assert 0 < whole < sent
+    pipe.log.warning("again")
+    pipe.log.warning("and again")
+    *torn, missing, again, and_again = pipe.read()
+    assert (again, and_again) == ("again ", "and again ")
+    assert missing == f"lines are missing here: nobody read them {sent - whole}"
+    assert torn in ([], [""])
+
+
+def test_a_reader_that_has_gone_fails_nobody(pipe: Pipe, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    reader, pipe.reader = pipe.reader, os.open(os.devnull, os.O_RDONLY)
+    os.close(reader)
+    pipe.log.warning("to nobody")
+
+
+def test_a_file_takes_everything(tmp_path):
+    with (tmp_path / "log").open("w") as file:
+        log = logging.Logger("file")
+        log.addHandler(handler_for(file))
+        for _ in range(100):
+            log.warning(json.dumps({"event": LONG}))
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"event": LONG}] * 100
