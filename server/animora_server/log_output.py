@@ -36,18 +36,17 @@ class DroppingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a line, or drops it."""
         try:
-            records = [_missing(self._dropped), record] if self._dropped else [record]
-            if self._write("".join(f"{self.format(each)}\n" for each in records)):
+            if self._dropped and self._write(_missing(self._dropped)):
                 self._dropped = 0
-            else:
+            if self._dropped or not self._write(record):
                 self._dropped += 1
         except Exception:  # as logging's own handlers have it: a line is not worth the call that it is about
             self.handleError(record)
 
-    def _write(self, text: str) -> bool:
-        """Whether all was taken."""
-        whole = f"\n{text}" if self._torn else text
-        left = memoryview(whole.encode(errors="backslashreplace"))
+    def _write(self, record: logging.LogRecord) -> bool:
+        """Whether all of its line was taken."""
+        line = f"{self.format(record)}\n"
+        left = memoryview((f"\n{line}" if self._torn else line).encode(errors="backslashreplace"))
         patience = 0 if self._dropped else PATIENCE
         while left and self._room.poll(patience):
             taken = os.write(self._descriptor, left[:AT_ONCE])

@@ -2,6 +2,7 @@ import fcntl
 import json
 import logging
 import os
+import select
 from collections.abc import Iterator
 
 import pytest
@@ -62,6 +63,18 @@ def test_a_reader_that_stands_still_holds_nobody_up_and_is_told_what_it_missed(p
     assert (again, and_again) == ("again ", "and again ")
     assert missing == f"lines are missing here: nobody read them {sent - whole}"
     assert torn in ([], [""])
+
+
+def test_what_was_told_to_be_missing_is_not_told_again(pipe: Pipe):
+    for _ in range(20):
+        pipe.log.warning(LONG)
+    os.read(pipe.reader, 2 * select.PIPE_BUF)
+    pipe.log.warning(LONG)  # there is room for what is missing, and for half of this
+    came = pipe.read()
+    whole = sum(line.endswith("x ") for line in came)
+    assert came[-2] == f"lines are missing here: nobody read them {20 - whole}"
+    pipe.log.warning("again")
+    assert pipe.read() == ["", "lines are missing here: nobody read them 1", "again "]
 
 
 def test_a_reader_that_has_gone_fails_nobody(pipe: Pipe, monkeypatch):
