@@ -16,6 +16,7 @@ READY_WITHIN = 300.0  # seconds
 CORES = os.cpu_count() or 1
 # A server that is to be measured has a core of its own, and its load the others, where there are several.
 SERVER_CORE = "0"
+ALL_CORES = f"0-{CORES - 1}"
 LOAD_CORES = f"1-{CORES - 1}" if CORES > 1 else "0"
 TICKS = os.sysconf("SC_CLK_TCK")  # a second
 
@@ -102,10 +103,8 @@ async def animora_server(
         await _serving(server)
         yield server
     finally:
-        if process.returncode is None:
-            process.terminate()
+        await _stop(process)
         await log
-        await process.wait()
 
 
 @asynccontextmanager
@@ -148,4 +147,4 @@ async def _serving(server: Server) -> None:
 async def _stop(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.terminate()
-    await process.communicate()
+    await process.wait()

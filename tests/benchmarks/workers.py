@@ -19,13 +19,12 @@ from animora_server.demo import SampleFeed, sample_feed
 from tests.benchmarks import h2load
 from tests.benchmarks.kept import keep
 from tests.benchmarks.load import CALLERS, Turn, in_turns
-from tests.benchmarks.processes import CORES, animora_server
+from tests.benchmarks.processes import ALL_CORES, CORES, animora_server
 from tests.benchmarks.serving import Traffic, server_options
 
 ROUNDS = 7
 SECONDS = 4
 SHARE = 0.3  # of what one process can do: with a worker on each of two cores there is room for the load
-ALL_CORES = f"0-{CORES - 1}"
 RESULT = Path("docs/benchmarks/workers.json")
 ONE, GROUP, PINNED = "1", f"{CORES}", f"{CORES} pinned"
 PROCESSES = {ONE: 1, GROUP: CORES, PINNED: CORES}

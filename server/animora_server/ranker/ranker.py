@@ -229,8 +229,7 @@ async def _outcomes(asked: Sequence[Pending]) -> list[Ranking | BaseException]:
     try:
         await asked[0].caller.all_answered()
     except asyncio.CancelledError:
-        for pending in asked:
-            pending.abandon()
+        _abandon(asked)
         raise
     return [pending.outcome for pending in asked if pending.outcome is not None]
 
@@ -243,6 +242,10 @@ def _answer(asked: Sequence[Pending], outcome: BaseException) -> None:
 def _give_up(asked: Sequence[Pending], error: BaseException) -> None:
     """Answers those who are not answered yet, and ends what is done for them."""
     _answer(asked, error)
+    _abandon(asked)
+
+
+def _abandon(asked: Sequence[Pending]) -> None:
     for pending in asked:
         pending.abandon()
 

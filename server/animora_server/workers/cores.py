@@ -1,6 +1,7 @@
 """Which cores workers may run on."""
 
 import os
+import sys
 
 
 def usable() -> list[int]:
@@ -11,8 +12,8 @@ def usable() -> list[int]:
 
 
 def may_pin() -> bool:
-    """Whether this system keeps a process on a core."""
-    return hasattr(os, "sched_setaffinity")
+    """Whether `pin` works on this system."""
+    return sys.platform == "linux"
 
 
 def pin(worker: int) -> None:

@@ -9,10 +9,9 @@ from tests.benchmarks.load import Turn
 from tests.benchmarks.peers.asking import Exchange, connected, drive
 from tests.benchmarks.peers.protocols import Wire
 from tests.benchmarks.peers.questions import Question
-from tests.benchmarks.processes import CORES, Server
+from tests.benchmarks.processes import ALL_CORES, Server
 
 BODIES = 4  # messages that h2load repeats, on as many processes
-ALL_CORES = f"0-{CORES - 1}"
 
 
 @dataclass(frozen=True, slots=True)
