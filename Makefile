@@ -51,7 +51,8 @@ type: $(INSTALLED) ## Check types
 docs: $(INSTALLED) ## Write the generated tables of options and metrics
 	$(BIN)/python -m animora_server.reference docs
 
-# The stubs are made with the oldest tools of the supported range, in an environment of their own.
+# The stubs are made with the oldest tools of the supported range, in an environment of their own. They are imported as
+# `animora_proto`: `animora` is the import package of another project on the package index.
 PROTO_BIN := .venv-proto/bin
 PROTOC = $(PROTO_BIN)/python -m grpc_tools.protoc -I proto \
 	-I $$($(PROTO_BIN)/python -c 'import pathlib, google.rpc as p; print(pathlib.Path(p.__path__[0]).parents[1])')
@@ -64,9 +65,13 @@ PROTO := animora/ranking/v1/ranking.proto
 
 .PHONY: proto
 proto: .venv-proto/.installed ## Generate the gRPC stubs
-	PATH="$(PROTO_BIN):$$PATH" $(PROTOC) --python_out=$(OUT) --grpc_python_out=$(OUT) \
-		--mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTO)
-proto: OUT ?= proto
+	rm -rf .venv-proto/generated && mkdir -p .venv-proto/generated
+	PATH="$(PROTO_BIN):$$PATH" $(PROTOC) --python_out=.venv-proto/generated --grpc_python_out=.venv-proto/generated \
+		--mypy_out=quiet:.venv-proto/generated --mypy_grpc_out=quiet:.venv-proto/generated $(PROTO)
+	sed -i.generated 's/^from animora\.ranking/from animora_proto.ranking/' .venv-proto/generated/animora/ranking/v1/*.py*
+	rm .venv-proto/generated/animora/ranking/v1/*.generated
+	mkdir -p $(OUT) && cp -R .venv-proto/generated/animora/. $(OUT)
+proto: OUT ?= proto/animora_proto
 
 .PHONY: proto-check
 proto-check: $(INSTALLED) .venv-proto/.installed ## Check the proto's style and that the stubs are up to date
@@ -75,7 +80,7 @@ proto-check: $(INSTALLED) .venv-proto/.installed ## Check the proto's style and 
 	$(BIN)/buf lint .venv-proto/image.binpb --config proto/buf.yaml
 	$(MAKE) --no-print-directory proto OUT=.venv-proto/stubs
 	cd .venv-proto/stubs && for stub in $$(find . -type f); do \
-		diff "$$stub" "../../proto/$$stub" || { echo "stale stubs: run make proto"; exit 1; }; done
+		diff "$$stub" "../../proto/animora_proto/$$stub" || { echo "stale stubs: run make proto"; exit 1; }; done
 
 # The oldest grpcio and protobuf that pyproject.toml allows; .venv has the newest that were tried.
 .venv-oldest/.installed: pyproject.toml constraints.txt

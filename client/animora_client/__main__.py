@@ -1,4 +1,4 @@
-"""`python -m animora_client` is the command `animora`."""
+"""`python -m animora_client` is the command `animora-client`."""
 
 from animora_client.cli import main
 

@@ -119,7 +119,7 @@ class Connection:
 
     def _arguments(self) -> ChannelArguments:
         arguments: ChannelArguments = [
-            ("grpc.primary_user_agent", f"animora-client/{version('animora')}"),
+            ("grpc.primary_user_agent", f"animora-client/{version('animora-ranking')}"),
             ("grpc.max_receive_message_length", self.channel.max_message_bytes),
             ("grpc.keepalive_time_ms", round(self.channel.keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", 10_000),

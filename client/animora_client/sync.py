@@ -8,7 +8,6 @@ from typing import Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from animora.ranking.v1 import ranking_pb2_grpc
 from animora_client.connection import (
     DEFAULT_CHANNEL,
     DEFAULT_TARGET,
@@ -34,6 +33,7 @@ from animora_client.wire import (
     read_ranking,
     timeline_message,
 )
+from animora_proto.ranking.v1 import ranking_pb2_grpc
 
 
 class RankingClient:

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 
 from grpc import StatusCode
 
-from animora.ranking.v1 import ranking_pb2
 from animora_client.errors import Internal, RankingError
 from animora_client.ranking import CacheStatus, DegradedReason, Dropped, DropReason, Ranker, Ranking
 from animora_client.request import CachePolicy, RankRequest, TimelineRequest
 from animora_client.status import read_status
 from animora_client.timeline import Explanation, TimelinePage
+from animora_proto.ranking.v1 import ranking_pb2
 
 SERVICE: str = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 

@@ -21,9 +21,9 @@ except ValueError as error:
 @pytest.mark.parametrize(
     ("module", "call", "extra"),
     [
-        ("obstore", "animora_artifact.open_store('s3://bucket/models')", "animora[s3]"),
-        ("model_signing", "animora_artifact.signature_check(Path('key.pem'))", "animora[signing]"),
-        ("model_signing", "animora_artifact.signer(Path('key.pem'))", "animora[signing]"),
+        ("obstore", "animora_artifact.open_store('s3://bucket/models')", "animora-ranking[s3]"),
+        ("model_signing", "animora_artifact.signature_check(Path('key.pem'))", "animora-ranking[signing]"),
+        ("model_signing", "animora_artifact.signer(Path('key.pem'))", "animora-ranking[signing]"),
     ],
 )
 def test_who_lacks_an_extra_is_told_which_and_can_do_without(module, call, extra):

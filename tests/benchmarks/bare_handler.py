@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import uvloop
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.service import SERVICE_NAME
 from animora_server.service.server import channel_options
 from animora_server.settings import GrpcSettings

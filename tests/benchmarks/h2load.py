@@ -13,8 +13,8 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from animora.ranking.v1 import ranking_pb2 as pb
 from animora_client.bench.checking import wrong_with
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.service import SERVICE_NAME
 from tests.benchmarks.load import CALLERS, Turn
 from tests.benchmarks.processes import LOAD_CORES, Server

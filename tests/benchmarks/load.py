@@ -30,7 +30,7 @@ class Turn:
 
 
 async def load(server: Server, seconds: float, *options: str) -> Turn:
-    """Runs `animora bench`, which checks every reply, against a server: CALLERS at once, or at a --rate.
+    """Loads a server by `animora-client bench`, which checks every reply: CALLERS at once, or at a --rate.
 
     Raises:
         RuntimeError: A call failed, or a reply was wrong.
@@ -42,7 +42,7 @@ async def load(server: Server, seconds: float, *options: str) -> Turn:
 
 
 async def bench(server: Server, seconds: float, *options: str) -> tuple[dict[str, Any], Turn]:
-    """What `animora bench` measures, calls that failed included, and the turn of those that did not.
+    """What `animora-client bench` measures, calls that failed included, and the turn of those that did not.
 
     Raises:
         RuntimeError: It measured nothing.

@@ -17,7 +17,7 @@ from typing import Self
 from rich.console import Console
 from rich.table import Table
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.demo import SampleFeed, sample_feed
 from tests.benchmarks import h2load
 from tests.benchmarks.kept import SERVING, keep
@@ -56,7 +56,7 @@ class Traffic:
     limit: int = 10
 
     def options(self) -> tuple[str, ...]:
-        """As options of `animora bench`."""
+        """As options of `animora-client bench`."""
         return (
             *("--candidates", str(self.candidates), "--limit", str(self.limit), "--distinct", "500"),
             *("--users", "{}-{}".format(*self.users), "--posts", "{}-{}".format(*self.posts)),
@@ -124,7 +124,7 @@ async def measure(
 def report(out: Console, traffic: Traffic, sides: Mapping[str, Measured]) -> dict[str, float | str]:
     """Prints the table; returns the figures that are kept."""
     bare = sides[BARE]
-    generator = "h2load" if h2load.installed() else "animora bench"
+    generator = "h2load" if h2load.installed() else "animora-client bench"
     table = Table(
         title=f"Rank, {traffic.candidates} candidates, best {traffic.limit}; a server on one core, "
         f"{CALLERS} callers ({generator})"

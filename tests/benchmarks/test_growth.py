@@ -39,7 +39,7 @@ def check(points, draw, path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("generator", ["h2load", "animora bench"])
+@pytest.mark.parametrize("generator", ["h2load", "animora-client bench"])
 async def test_goodput_is_measured_for_each_number_of_callers(
     generator, embedded_postgres, store, tmp_path, monkeypatch
 ):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.demo import SampleFeed
 from tests.benchmarks import h2load
 from tests.benchmarks.h2load import Route

@@ -13,8 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health
 from grpc_status import rpc_status
 
-from animora.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from animora_client.wire import SERVICE
+from animora_proto.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]  # from a request and its context to a response
 

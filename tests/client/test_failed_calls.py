@@ -8,7 +8,6 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from animora.ranking.v1 import ranking_pb2
 from animora_client import (
     AsyncRankingClient,
     ChannelOptions,
@@ -27,6 +26,7 @@ from animora_client import (
     Unavailable,
 )
 from animora_client.connection import LONGEST_TIMEOUT
+from animora_proto.ranking.v1 import ranking_pb2
 from tests.client.scripted_server import answering, bad_request, failing, hanging, retry_info
 
 Code = grpc.StatusCode

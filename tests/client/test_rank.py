@@ -5,7 +5,6 @@ import asyncio
 import numpy as np
 import pytest
 
-from animora.ranking.v1 import ranking_pb2
 from animora_client import (
     AsyncRankingClient,
     CachePolicy,
@@ -21,6 +20,7 @@ from animora_client import (
     RankingClient,
     RankRequest,
 )
+from animora_proto.ranking.v1 import ranking_pb2
 from tests.client.scripted_server import answering
 
 LARGEST = 2**63 - 1

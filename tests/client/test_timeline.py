@@ -5,7 +5,6 @@ import asyncio
 import grpc
 import pytest
 
-from animora.ranking.v1 import ranking_pb2
 from animora_client import (
     CachePolicy,
     CacheStatus,
@@ -20,6 +19,7 @@ from animora_client import (
     SnapshotGone,
     TimelinePage,
 )
+from animora_proto.ranking.v1 import ranking_pb2
 from tests.client.scripted_server import answering, bad_request, failing, paging, snapshot_gone
 
 Code = grpc.StatusCode

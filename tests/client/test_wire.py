@@ -5,10 +5,10 @@ import pytest
 from google.protobuf.any_pb2 import Any
 from google.rpc import status_pb2
 
-from animora.ranking.v1 import ranking_pb2
 from animora_client import Internal, Ranking, Unavailable
 from animora_client.status import read_failed_call, read_status
 from animora_client.wire import read_batch
+from animora_proto.ranking.v1 import ranking_pb2
 
 UNREADABLE = Any(type_url="type.googleapis.com/google.rpc.RetryInfo", value=b"\xff")
 

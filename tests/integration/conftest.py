@@ -9,15 +9,15 @@ import asyncpg
 import grpc
 import pytest
 
-from animora.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_artifact import FolderStore
+from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import Application, running
 from animora_server.settings import Settings
 from tests.integration.feed import Feed, fill
 from tests.scorer.artifacts import active_store
 
 if TYPE_CHECKING:
-    from animora.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
+    from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "grpc": {"port": 0, "drain_delay": 0.0, "drain_grace": 2.0},

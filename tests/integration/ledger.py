@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import grpc
 import numpy as np
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.integration.feed import TRAINED_USERS, Feed
 from tests.scorer.artifacts import TinyNetwork
 
 if TYPE_CHECKING:
-    from animora.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
+    from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
 
 TOLERANCE = 1e-5
 

@@ -8,8 +8,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from animora.ranking.v1 import ranking_pb2 as pb
-from animora.ranking.v1.ranking_pb2_grpc import RankingServiceStub
+from animora_proto.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
 from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis
 from animora_server.settings import Settings

@@ -6,7 +6,7 @@ import urllib.error
 
 import pytest
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.integration.pages import get
 
 

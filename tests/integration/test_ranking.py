@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.ranker.explaining import MODEL_TERMS
 from tests.integration.feed import AUTHORS, COLD_USER
 from tests.scorer.artifacts import tiny_artifact

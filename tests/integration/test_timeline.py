@@ -9,8 +9,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from redis.asyncio import Redis
 
-from animora.ranking.v1 import ranking_pb2 as pb
-from animora.ranking.v1.ranking_pb2_grpc import RankingServiceStub
+from animora_proto.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
 from animora_server.settings import Settings
 from tests.integration.feed import AUTHORS, COLD_USER

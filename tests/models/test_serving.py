@@ -11,8 +11,8 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from animora.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_artifact import write_artifact
+from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import Application, running
 from animora_server.errors import ConfigurationError
 from animora_server.settings import Settings
@@ -26,7 +26,7 @@ from tests.s3_server import S3Prefix
 from tests.scorer.artifacts import tiny_artifact
 
 if TYPE_CHECKING:
-    from animora.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
+    from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
 
 VERSIONS = ("v1", "v2", "v3")
 NETWORKS = {version: tiny_artifact(version, seed=int(version[1]))[1] for version in VERSIONS}

@@ -55,7 +55,7 @@ async def test_all_shards_of_a_generation_run_on_a_local_ray_cluster(environment
 async def test_without_ray_its_option_says_what_to_install(environment):
     status, _, err = await ended(environment, "--ray", "local", program=("-c", WITHOUT_RAY))
     assert status == 2
-    assert "pip install 'animora[ray]'" in err
+    assert "pip install 'animora-ranking[ray]'" in err
     assert err.count("\n") == 1
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
 from animora_server.service.messages import (
     check_candidates,

@@ -17,8 +17,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
-from animora.ranking.v1 import ranking_pb2 as pb
-from animora.ranking.v1 import ranking_pb2_grpc
+from animora_proto.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2_grpc
 from animora_server.errors import ConfigurationError, Refused
 from animora_server.metrics import Metrics
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer

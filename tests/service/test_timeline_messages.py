@@ -5,7 +5,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
 from animora_server.service.timeline_messages import read_timeline_query, write_page
 from animora_server.settings import TimelineSettings

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from animora.ranking.v1 import ranking_pb2 as pb
-from animora.ranking.v1.ranking_pb2_grpc import RankingServiceStub
+from animora_proto.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from tests.integration.feed import TRAINED_USERS
 
 if TYPE_CHECKING:
-    from animora.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
+    from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
 
 # Without it all channels of a process to one address share a connection.
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)

@@ -11,8 +11,8 @@ from itertools import pairwise
 import asyncpg
 import pytest
 
-from animora.ranking.v1 import ranking_pb2 as pb
 from animora_client import AsyncRankingClient, ChannelOptions
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.integration.feed import AUTHORS, TRAINED_USERS
 from tests.integration.ledger import Ledger
 from tests.scorer.artifacts import tiny_artifact

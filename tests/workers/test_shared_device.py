@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.integration.feed import COLD_USER, TRAINED_USERS
 from tests.integration.ledger import Ledger
 from tests.scorer.artifacts import tiny_artifact

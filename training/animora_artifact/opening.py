@@ -28,5 +28,7 @@ def open_store(url: str, check: SignatureCheck | None = None) -> ModelStore:
         from animora_artifact.s3_store import S3Store  # noqa: PLC0415
         from animora_artifact.s3_url import S3Place  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ValueError("a model store in S3 needs the extra s3: pip install 'animora[s3]'") from error
+        raise ValueError(
+            "a model store in S3 needs the extra s3: pip install 'animora-ranking[s3]'"
+        ) from error
     return S3Store(S3Place.parse(url), check)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from animora_artifact.package import Package, SignatureCheck
 
-_MISSING = "signatures need the extra signing: pip install 'animora[signing]'"
+_MISSING = "signatures need the extra signing: pip install 'animora-ranking[signing]'"
 
 
 class Signer(Protocol):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from animora.ranking.v1 import ranking_pb2
 from animora_client.bench.traffic import Call, IntArray, RankCall, TimelineCall
 from animora_client.status import read_status
+from animora_proto.ranking.v1 import ranking_pb2
 
 OK = "OK"
 

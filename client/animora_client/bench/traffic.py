@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from animora.ranking.v1 import ranking_pb2
 from animora_client.request import CachePolicy, RankRequest, TimelineRequest
 from animora_client.wire import batch_message, rank_message, timeline_message
+from animora_proto.ranking.v1 import ranking_pb2
 
 IntArray = npt.NDArray[np.int64]
 

@@ -1,4 +1,4 @@
-"""The command `animora`. Needs the extra `cli`."""
+"""The command `animora-client`. Needs the extra `cli`."""
 
 import sys
 
@@ -9,6 +9,7 @@ def main() -> None:
         from animora_client.cli.app import app  # noqa: PLC0415 - so that a missing extra can be named
     except ModuleNotFoundError as error:
         sys.exit(
-            f"animora: {error.name} is not installed; the command line needs: pip install 'animora[cli]'"
+            f"animora-client: {error.name} is not installed; "
+            "the command line needs: pip install 'animora-ranking[cli]'"
         )
-    app(prog_name="animora")
+    app(prog_name="animora-client")

@@ -1,4 +1,4 @@
-"""`animora bench`: load a server, check every reply, and measure."""
+"""`animora-client bench`: load a server, check every reply, and measure."""
 
 import asyncio
 import json as json_format

@@ -32,7 +32,7 @@ def told_plainly(target: str) -> Iterator[None]:
 
 def complain(line: str) -> None:
     """Writes a line to standard error, however narrow the terminal."""
-    Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True).print(f"animora: {line}")
+    Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True).print(f"animora-client: {line}")
 
 
 def _advice(error: RankingError, target: str) -> str:

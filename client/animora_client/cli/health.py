@@ -1,4 +1,4 @@
-"""`animora health`: whether a server serves."""
+"""`animora-client health`: whether a server serves."""
 
 import json as json_format
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`animora rank`: posts in order, as a table or as JSON."""
+"""`animora-client rank`: posts in order, as a table or as JSON."""
 
 import json as json_format
 import sys

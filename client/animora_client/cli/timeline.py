@@ -1,4 +1,4 @@
-"""`animora timeline`: a user's feed, page by page, as tables or as JSON."""
+"""`animora-client timeline`: a user's feed, page by page, as tables or as JSON."""
 
 import json as json_format
 from collections.abc import Iterable

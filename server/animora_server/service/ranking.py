@@ -5,7 +5,7 @@ from operator import attrgetter
 
 from google.rpc import status_pb2
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics
 from animora_server.ranker import Ranker

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
 from animora_server.service.messages import (
     CACHE_POLICIES,

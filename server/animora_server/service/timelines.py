@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.batching import Gathering
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics, TimelineMetrics

@@ -66,7 +66,7 @@ async def measure(out: Console, postgres: EmbeddedPostgres, store: Path, name: s
 
 def keep(name: str, curve: Any) -> None:
     """Writes a curve into the JSON, and its picture beside it."""
-    kept.keep(RESULT, {name: curve, "generator": "h2load" if h2load.installed() else "animora bench"})
+    kept.keep(RESULT, {name: curve, "generator": "h2load" if h2load.installed() else "animora-client bench"})
     if name in PLOTS:
         PLOTS[name](curve, RESULT.with_name(f"growth-{name}.png"))
 

@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 from rich.console import Console
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.benchmarks import h2load
 from tests.benchmarks.growth.driving import LIMIT, Point, traffic
 from tests.benchmarks.growth.version import USERS

@@ -31,7 +31,7 @@ async def serving(database_url: str, store: Path) -> AsyncIterator[Server]:
 
 
 def traffic(posts: int, candidates: int = CANDIDATES, distinct: int = 500) -> tuple[str, ...]:
-    """Options of `animora bench`: random candidates of the first so many posts, for random users."""
+    """Options of `animora-client bench`: random candidates of the first so many posts, for random users."""
     return (
         *("--users", f"1-{USERS}", "--posts", f"1-{posts}", "--candidates", str(candidates)),
         *("--limit", str(LIMIT), "--distinct", str(distinct)),
@@ -39,7 +39,7 @@ def traffic(posts: int, candidates: int = CANDIDATES, distinct: int = 500) -> tu
 
 
 async def asked(server: Server, callers: int, seconds: float, *options: str) -> Turn:
-    """A turn of so many callers; `animora bench` checks every reply.
+    """A turn of so many callers; `animora-client bench` checks every reply.
 
     Raises:
         RuntimeError: A call failed, a reply was wrong, or too few are by NEUCF.

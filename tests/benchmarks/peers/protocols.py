@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from animora.ranking.v1 import ranking_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.service import SERVICE_NAME
 from tests.benchmarks.h2load import Route
 from tests.benchmarks.peers import v2

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from google.rpc import status_pb2
 
-from animora.ranking.v1 import ranking_pb2
 from animora_client.bench.checking import OK, judge
 from animora_client.bench.traffic import RankCall, TimelineCall
+from animora_proto.ranking.v1 import ranking_pb2
 
 CANDIDATES = np.array([10, 20, 30], np.int64)
 

@@ -6,11 +6,11 @@ import grpc
 import numpy as np
 import pytest
 
-from animora.ranking.v1 import ranking_pb2
 from animora_client.bench.checking import OK
 from animora_client.bench.driving import LATEST, Driver, Pace
 from animora_client.bench.recording import Recorder
 from animora_client.bench.traffic import RankCall
+from animora_proto.ranking.v1 import ranking_pb2
 
 CALLS = tuple(
     RankCall(name, (np.array([1], np.int64),), limit=0, is_batch=False) for name in (b"a", b"b", b"c")

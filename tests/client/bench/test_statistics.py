@@ -6,13 +6,13 @@ from itertools import islice, takewhile
 import numpy as np
 import pytest
 
-from animora.ranking.v1 import ranking_pb2
 from animora_client.bench.arrivals import Arrivals, arrival_times
 from animora_client.bench.checking import OK, Verdict
 from animora_client.bench.recording import Recorder, Timing
 from animora_client.bench.report import as_json
 from animora_client.bench.summary import percentile, percentiles, summarise
 from animora_client.bench.traffic import MAX_IDS, IdRange, RankCall, RankTraffic, TimelineTraffic, make_calls
+from animora_proto.ranking.v1 import ranking_pb2
 
 MODEL = ranking_pb2.RankResponse(
     ranker=ranking_pb2.RANKER_NEUCF, model_version="v1", cache=ranking_pb2.CACHE_STATUS_HIT

@@ -1,4 +1,4 @@
-"""Runs the command `animora` as its users do."""
+"""Runs the command `animora-client` as its users do."""
 
 import asyncio
 import os

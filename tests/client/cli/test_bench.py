@@ -1,4 +1,4 @@
-"""`animora bench` as a process: what it prints, writes and draws."""
+"""`animora-client bench` as a process: what it prints, writes and draws."""
 
 import json
 
@@ -6,7 +6,7 @@ import grpc
 import numpy as np
 from matplotlib.image import imread
 
-from animora.ranking.v1 import ranking_pb2
+from animora_proto.ranking.v1 import ranking_pb2
 from tests.client.cli.command import finish, interrupt, run, start
 from tests.client.scripted_server import answering, failing
 

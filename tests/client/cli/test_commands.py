@@ -1,4 +1,4 @@
-"""`animora rank` and `animora health`, as processes against a scripted server."""
+"""`animora-client rank` and `animora-client health`, as processes against a scripted server."""
 
 import json
 
@@ -6,8 +6,8 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from animora.ranking.v1 import ranking_pb2
 from animora_client.cli.app import app
+from animora_proto.ranking.v1 import ranking_pb2
 from tests.client.cli.command import run
 from tests.client.scripted_server import answering, bad_request, failing
 
@@ -95,7 +95,7 @@ async def test_a_refused_request_ends_with_1_and_names_the_field(server):
 
     assert (done.code, done.out) == (1, "")
     said = "INVALID_ARGUMENT: post_ids: must hold 1 to 10,000 ids (request request-1); correct post_ids"
-    assert done.err == f"animora: {said}\n"
+    assert done.err == f"animora-client: {said}\n"
 
 
 @pytest.mark.parametrize(

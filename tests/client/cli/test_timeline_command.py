@@ -1,11 +1,11 @@
-"""`animora timeline`, as a process against a scripted server."""
+"""`animora-client timeline`, as a process against a scripted server."""
 
 import json
 
 import grpc
 import pytest
 
-from animora.ranking.v1 import ranking_pb2
+from animora_proto.ranking.v1 import ranking_pb2
 from tests.client.cli.command import run
 from tests.client.scripted_server import EXPLANATION, answering, failing, snapshot_gone
 

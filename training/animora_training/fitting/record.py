@@ -71,7 +71,9 @@ class Software(_Part):
     @classmethod
     def here(cls) -> "Software":
         """Of this process."""
-        return cls(python=platform.python_version(), torch=torch.__version__, animora=version("animora"))
+        return cls(
+            python=platform.python_version(), torch=torch.__version__, animora=version("animora-ranking")
+        )
 
 
 class Host(_Part):

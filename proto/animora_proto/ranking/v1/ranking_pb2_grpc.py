@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from animora.ranking.v1 import ranking_pb2 as animora_dot_ranking_dot_v1_dot_ranking__pb2
+from animora_proto.ranking.v1 import ranking_pb2 as animora_dot_ranking_dot_v1_dot_ranking__pb2
 
 GRPC_GENERATED_VERSION = '1.80.0'
 GRPC_VERSION = grpc.__version__

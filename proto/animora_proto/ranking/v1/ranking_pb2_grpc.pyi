@@ -3,7 +3,7 @@
 isort:skip_file
 Ranking of posts for one user: the wire contract between Animora's clients and its server."""
 
-from animora.ranking.v1 import ranking_pb2 as _ranking_pb2
+from animora_proto.ranking.v1 import ranking_pb2 as _ranking_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
