@@ -146,6 +146,20 @@ def test_a_post_that_left_and_came_back_gets_a_new_row(table):
     assert after.index.find(np.array([20])) == 2
 
 
+def test_a_post_that_was_found_is_there_whatever_is_said_of_it(table):
+    after = refreshed(table, {20: Post(created_at=7.0, updated_at=1)}, [20])
+
+    assert content(after) == content(table) | {20: content(after)[20]}
+    assert after.created_at[after.index.find(np.array([20]))] == 7
+
+
+def test_an_edit_of_a_post_that_is_not_there_is_an_error_and_no_edit_of_another(table):
+    found = records({99: Post(created_at=7.0)})
+
+    with pytest.raises(LookupError, match="1 of 1 ids"):
+        PostDraft(table, found, np.array([False])).finish(np.array([20]), 50.0)
+
+
 def test_the_first_width_of_a_kind_begins_an_epoch(tmp_path):
     narrow = refreshed(PostTable.empty(tmp_path), {1: Post(image=None)})
 

@@ -35,6 +35,14 @@ def test_an_id_map_finds_ids_that_are_close_together_wherever_they_are(first, cl
     assert found.tolist() == [known.get(one, -1) for one in asked]
 
 
+def test_a_value_that_is_used_as_an_index_is_never_that_of_an_absent_id():
+    known = IdMap.of(array([7, 8]), array([0, 1]))
+
+    assert known.get(array([8, 7, 8])).tolist() == [1, 0, 1]
+    with pytest.raises(LookupError, match="1 of 2 ids"):
+        known.get(array([7, 9]))
+
+
 def test_ids_have_a_table_where_it_is_small():
     near = IdMap.of(array([7, 8, 14]), array([0, 1, 2])).places
     assert near is not None

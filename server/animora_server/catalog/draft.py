@@ -81,13 +81,14 @@ class PostDraft:
         """The next table, or the same one if nothing changed.
 
         Args:
-            removed: int64 (k), posts that are no longer there, so none of those found.
+            removed: int64 (k), posts that are no longer there; one that was found is there all the same.
             read_at: The database's time of the reading that found them, in unix seconds.
 
         Raises:
             OSError: The embeddings cannot be written.
         """
         table, found, arrived = self._table, self._found, self._joined()
+        removed = np.setdiff1d(removed, found.ids)
         # What was edited but did not arrive stays as it was, to be asked for again.
         current = found.take(np.flatnonzero(~self.pending))
         if not len(removed) and not len(arrived.at) and self._same(current):
@@ -107,11 +108,11 @@ class PostDraft:
         # The database's clock may have stepped back, as after a failover.
         arrived_at[new_rows] = table.arrived_at[-1:].max(initial=read_at)
         no_image, no_caption = _grown(table.no_image, self._rows), _grown(table.no_caption, self._rows)
-        rows = index.find(found.ids[arrived.at])
+        rows = index.get(found.ids[arrived.at])
         no_image[rows], no_caption[rows] = arrived.no_image, arrived.no_caption
         created_at, updated_at = _grown(table.created_at, self._rows), _grown(table.updated_at, self._rows)
         deleted = _grown(table.deleted, self._rows)
-        rows = index.find(current.ids)
+        rows = index.get(current.ids)
         created_at[rows], updated_at[rows], deleted[rows] = (
             current.created_at, current.updated_at, current.deleted,
         )  # fmt: skip

@@ -70,6 +70,20 @@ class IdMap:
         at = self.ids.searchsorted(ids)
         return self.values.take(at, mode="clip"), np.equal(self.ids.take(at, mode="clip"), ids)
 
+    def get(self, ids: IntArray) -> IntArray:
+        """Values int64 (m) of ids int64 (m), every one of which must be in the map.
+
+        Use this where the values are indices: the -1 of an absent id would name the last row.
+
+        Raises:
+            LookupError: An id is absent.
+        """
+        values = self.find(ids)
+        absent = np.equal(values, ABSENT)
+        if absent.any():
+            raise LookupError(f"{np.count_nonzero(absent)} of {len(ids)} ids are not in the map")
+        return values
+
     def without(self, ids: IntArray) -> "IdMap":
         """This map less some ids."""
         if not len(ids):

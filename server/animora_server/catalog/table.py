@@ -91,8 +91,12 @@ class PostTable:
         return self.post_ids[young & self.no_image], self.post_ids[young & self.no_caption]
 
     def records(self, ids: IntArray) -> PostRecords:
-        """What is known of posts int64 (k), all of which are here."""
-        rows = self.index.find(ids)
+        """What is known of posts int64 (k), all of which are here.
+
+        Raises:
+            LookupError: A post is not here.
+        """
+        rows = self.index.get(ids)
         return PostRecords(
             ids, self.author_ids[rows], self.created_at[rows], self.updated_at[rows], self.deleted[rows]
         ).distinct()

@@ -72,13 +72,11 @@ class Refresh:
         """
         filled = await self._filled()
         found = await self._reading.posts_since(since - self._window)
-        removed = deleted
-        if len(deleted):
-            left = await self._reading.posts_of(deleted)
-            found = await asyncio.to_thread(found.joined, left)
-            removed = await asyncio.to_thread(np.setdiff1d, deleted, left.ids)
-        found = await asyncio.to_thread(lambda: found.joined(self._table.records(filled)))
-        posts = await self._posts(found, filled, removed)
+        # The other posts are read by the same rules, so that none of them can be both gone and found.
+        others = await asyncio.to_thread(np.union1d, deleted, filled)
+        if len(others):
+            found = await asyncio.to_thread(found.joined, await self._reading.posts_of(others))
+        posts = await self._posts(found, filled, deleted)
         return await self._with_activity(posts, self._catalog.activity.base)
 
     async def _filled(self) -> IntArray:
