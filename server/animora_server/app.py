@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry
 
-from animora_server.background import first_of
+from animora_server.background import BackgroundLoop, first_of
 from animora_server.batching import Batcher, CostModel
 from animora_server.cache import GenerationWatch, RedisScores, RedisTimelines, SharedRedis, rank_key
 from animora_server.catalog import Facts
@@ -118,15 +118,14 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         batcher: Batcher[Work, FloatArray] = await stack.enter_async_context(
             Batcher(device.score, batch_limits(settings.scorer), cost, observer, device.score_at_once)
         )
-        metrics.scorer.queue_rows.set_function(lambda: batcher.queued_rows)
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
         binder = Binder(device, queue, cost, settings.scorer.max_batch_rows)
         residency = Residency(device, binder, settings.models.resident)
         health = Health(residency, batcher, settings, shared)
-        metrics.models.resident.set_function(lambda: residency.versions)
-        metrics.models.compiled.set_function(lambda: residency.compiled)
+        _observe(metrics, batcher, residency, health)
+        _oversee(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
-        scores, kept = await _stores(stack, settings, metrics)
+        scores, kept = await _stores(stack, settings, metrics, health)
         gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
         ranker = Ranker(residency, scores, heuristic, settings.catalog.max_block_age, metrics.stages)
         feed_ranker = FeedRanker(heuristic, settings.timeline)
@@ -162,8 +161,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
                     await stack.enter_async_context(
                         ModelWatcher(store, residency, settings.models.poll_interval, metrics.models)
                     )
-                supervisor = asyncio.create_task(health.supervise(server), name="supervisor")
-                stack.callback(supervisor.cancel)
+                await stack.enter_async_context(health.supervising(server))
                 yield
 
         yield Engine(server, following(), health, registry, device)
@@ -196,8 +194,26 @@ async def serve(settings: Settings) -> int:
     return application.health.exit_status
 
 
+def _observe(
+    metrics: Metrics, batcher: Batcher[Work, FloatArray], residency: Residency, health: Health
+) -> None:
+    """Has metrics look up what others know."""
+    metrics.scorer.queue_rows.set_function(lambda: batcher.queued_rows)
+    metrics.models.resident.set_function(lambda: residency.versions)
+    metrics.models.compiled.set_function(lambda: residency.compiled)
+    metrics.serving.set_function(lambda: health.unready() is None)
+    metrics.background.count(batcher.runner)
+    health.liveness.watch(batcher.runner)
+
+
+def _oversee(metrics: Metrics, health: Health, *loops: BackgroundLoop) -> None:
+    """Shows how background loops are, in metrics and by liveness."""
+    metrics.background.watch(*loops)
+    health.liveness.watch(*loops)
+
+
 async def _stores(
-    stack: AsyncExitStack, settings: Settings, metrics: Metrics
+    stack: AsyncExitStack, settings: Settings, metrics: Metrics, health: Health
 ) -> tuple[CacheAccess | None, TimelineStore]:
     """Where scores and lists are kept: in Redis, or without one no scores, and lists in this process."""
     local = LocalTimelines(settings.timeline.stale_ttl + settings.timeline.token_ttl)
@@ -207,6 +223,7 @@ async def _stores(
     generations = await stack.enter_async_context(
         GenerationWatch(redis, settings.cache.generation_poll_interval, metrics.cache)
     )
+    _oversee(metrics, health, redis.recovery, generations.loop)
     scores = CacheAccess(RedisScores(redis, settings.cache.ttl, metrics.cache), rank_key)
     timelines = RedisTimelines(redis, generations, settings.timeline, metrics.cache)
     return scores, BackedTimelines(timelines, local)

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import structlog
 
-from animora_server.background import Pulse
+from animora_server.background import BackgroundLoop, Liveness
 from animora_server.batching import Batcher
 from animora_server.errors import DeviceFault
 from animora_server.scorer import Residency
@@ -55,7 +57,10 @@ class Health:
         self._batcher = batcher
         self._settings = settings
         self._shared = shared
-        self._pulse = Pulse()
+        self._server: GrpcServer | None = None
+        self._reason: str | None = "starting"  # as last logged
+        self.supervision = BackgroundLoop("supervision", self._supervise)
+        self.liveness = Liveness(self.supervision)
         self.became_ready = asyncio.Event()
         self.device_failed = asyncio.Event()
         self.draining = False
@@ -64,8 +69,8 @@ class Health:
         """Why calls cannot be answered, or None."""
         if self.draining:
             return "draining"
-        if without_device := self._without_device():
-            return without_device
+        if without := self.dead() or self._without_device():
+            return without
         pin = self._residency.current()
         if pin is None:
             return "the catalog is not loaded"
@@ -77,7 +82,7 @@ class Health:
 
     def dead(self) -> str | None:
         """Why the process should be restarted, or None. Called from the probes' thread."""
-        return self._pulse.dead()
+        return self.liveness.dead()
 
     async def drain(self, server: GrpcServer) -> None:
         """Takes no new work and finishes what is in flight."""
@@ -114,16 +119,33 @@ class Health:
         self.device_failed.set()
         self._batcher.fail(DeviceFault("the device hangs"))
 
-    async def supervise(self, server: GrpcServer) -> None:
-        """Keeps health in step with readiness, and notices a device that hangs."""
-        loop = asyncio.get_running_loop()
-        while True:
-            self._pulse.beat()
-            since = self._batcher.running_since
-            if since is not None and loop.time() - since > self._settings.scorer.hang_timeout:
-                self._device_hangs(loop.time() - since)
-            ready = self.unready() is None
-            await server.set_serving(ready)
-            if ready:
-                self.became_ready.set()
-            await asyncio.sleep(SUPERVISION_INTERVAL)
+    @asynccontextmanager
+    async def supervising(self, server: GrpcServer) -> AsyncIterator[None]:
+        """Keeps what gRPC health says in step with readiness, and notices a device that hangs."""
+        self._server = server
+        self.supervision.start()
+        try:
+            yield
+        finally:
+            await self.supervision.stop()
+
+    async def _supervise(self) -> float:
+        assert self._server is not None  # supervising sets it
+        now, since = asyncio.get_running_loop().time(), self._batcher.running_since
+        if since is not None and now - since > self._settings.scorer.hang_timeout:
+            self._device_hangs(now - since)
+        reason = self.unready()
+        if not self.draining:
+            self._log_change(reason)
+        await self._server.set_alive(self.dead() is None)
+        await self._server.set_serving(reason is None)
+        if reason is None:
+            self.became_ready.set()
+        return SUPERVISION_INTERVAL
+
+    def _log_change(self, reason: str | None) -> None:
+        if reason is None and self._reason is not None:
+            log.info("health is SERVING")
+        elif reason is not None and reason != self._reason:
+            log.warning("health is NOT_SERVING", reason=reason)
+        self._reason = reason

@@ -80,8 +80,25 @@ class Count:
         self.value += amount
 
 
+class _CountElsewhere(Count):
+    """A count that another object keeps."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], int]) -> None:
+        self._read = read
+
+    @property
+    def value(self) -> int:  # type: ignore[override]  # never set, and read by Counter alone
+        return self._read()
+
+
 class Counter(Instrument[Count, CounterMetricFamily]):
     """A Prometheus counter."""
+
+    def set_function(self, read: Callable[[], int], *values: str) -> None:
+        """Shows what `read` gives under values of the labels; called on the thread of a scrape."""
+        self._series[values] = _CountElsewhere(read)
 
     def _new(self) -> Count:
         return Count()

@@ -4,7 +4,9 @@ Where labels have values that are known beforehand, they are made here, so that 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -308,6 +310,56 @@ class ModelMetrics:
         self._age.set_function(lambda: time.time() - created_timestamp)
 
 
+class Loop(Protocol):
+    """See background.Loop."""
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        ...
+
+    @property
+    def failures(self) -> Mapping[Literal["expected", "unexpected"], int]:
+        """Failed rounds so far, by the kind of their error."""
+        ...
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last success."""
+        ...
+
+
+class BackgroundMetrics:
+    """Shows how background loops are; the loops keep the figures."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._failures = Counter(
+            "animora_background_failures",
+            "Failed rounds of background tasks; expected are outages, unexpected are bugs.",
+            registry,
+            ("task", "kind"),
+        )
+        self._age = Gauge(
+            "animora_background_age_seconds",
+            "Time since a background task last succeeded, or since its start.",
+            Across.MAX,
+            registry,
+            ("task",),
+        )
+
+    def count(self, *loops: Loop) -> None:
+        """Shows the failures of loops."""
+        for loop in loops:
+            for kind in loop.failures:
+                self._failures.set_function(partial(loop.failures.__getitem__, kind), loop.name, kind)
+
+    def watch(self, *loops: Loop) -> None:
+        """Shows the failures of loops, and when they last succeeded, which must be now and then."""
+        self.count(*loops)
+        for loop in loops:
+            self._age.labels(loop.name).set_function(partial(getattr, loop, "age"))
+
+
 class WorkerMetrics:
     """Recorded by the process that keeps workers."""
 
@@ -356,3 +408,7 @@ class Metrics:
         self.cache = CacheMetrics(registry)
         self.catalog = CatalogMetrics(registry)
         self.models = ModelMetrics(registry)
+        self.background = BackgroundMetrics(registry)
+        self.serving = Gauge(
+            "animora_serving", "1 while health says SERVING, of any worker.", Across.MAX, registry
+        ).labels()

@@ -1,11 +1,13 @@
 """The tables of options and metrics in docs/, generated: `python -m animora_server.reference docs`."""
 
+import asyncio
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
 
+from animora_server.background import BackgroundLoop
 from animora_server.configuration import options, toml_value
 from animora_server.instruments import Across, GaugeFamily
 from animora_server.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
@@ -81,6 +83,7 @@ def _record_examples(metrics: Metrics) -> None:
     metrics.ranks.request("Rank", "OK", None)
     metrics.models.active("v1", 0.0)
     metrics.models.rejections.labels("digest")
+    metrics.background.watch(BackgroundLoop("model-watcher", lambda: asyncio.sleep(0, 0.0)))
 
 
 def _labels(metric: Metric) -> dict[str, dict[str, None]]:

@@ -17,7 +17,7 @@ class Recorder:
         self.gate = asyncio.Event()
         self.gate.set()
         self.entered = asyncio.Event()
-        self.failures: dict[str, Exception] = {}
+        self.failures: dict[str, BaseException] = {}
         self.largest = 1000
 
     async def __call__(self, works: Sequence[str]) -> list[str]:
@@ -340,6 +340,18 @@ async def test_a_failing_bulk_turn_fails_its_caller_alone(batcher):
     with pytest.raises(ValueError, match="bad"):
         await batcher.run_bulk(turn)
     assert await batcher.submit("a", 1, "k", soon()) == "A"
+
+
+async def test_the_batcher_outlives_a_cancellation_that_a_device_raises(batcher, device):
+    device.failures["x"] = asyncio.CancelledError()
+    with pytest.raises(DeviceFault, match="abandoned"):
+        await batcher.submit("x", 1, "k", soon())
+    with pytest.raises(DeviceFault, match="abandoned"):
+        await batcher.execute_bulk("x")
+    async with asyncio.timeout(10):
+        assert await batcher.submit("a", 1, "k", soon()) == "A"
+    assert batcher.runner.failures == {"expected": 0, "unexpected": 2}
+    assert batcher.runner.dead() is None
 
 
 async def test_a_gather_window_lets_more_work_join(device, seen):

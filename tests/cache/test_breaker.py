@@ -1,20 +1,17 @@
-from itertools import islice
-from random import Random
-
 import pytest
 
-from animora_server.cache.breaker import FIRST_DELAY, LONGEST_DELAY, Breaker
+from animora_server.cache.breaker import Breaker
 
 
 @pytest.fixture
 def breaker() -> Breaker:
-    closed = Breaker(threshold=3, random=Random(1))
+    closed = Breaker(threshold=3)
     closed.close()
     return closed
 
 
 def test_it_is_open_until_the_first_try_went_well():
-    assert Breaker(threshold=3, random=Random(1)).is_open
+    assert Breaker(threshold=3).is_open
 
 
 def test_it_opens_at_the_third_failure_in_a_row(breaker: Breaker):
@@ -47,14 +44,3 @@ def test_closing_forgets_earlier_failures(breaker: Breaker):
     breaker.close()
     assert not breaker.failed()
     assert not breaker.is_open
-
-
-def test_delays_double_up_to_the_longest_within_their_jitter(breaker: Breaker):
-    delays = list(islice(breaker.delays(), 12))
-    ceilings = [min(FIRST_DELAY * 2**n, LONGEST_DELAY) for n in range(12)]
-    assert all(ceiling / 2 <= delay <= ceiling for delay, ceiling in zip(delays, ceilings, strict=True))
-
-
-def test_two_replicas_wait_for_different_times():
-    one, other = (list(islice(Breaker(3, Random(seed)).delays(), 5)) for seed in (1, 2))
-    assert one != other

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, S
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
+from animora_server.background import BackgroundLoop
 from animora_server.batching.at_once import AtOnce
 from animora_server.batching.cost import CostModel
 from animora_server.batching.expiry import Expiry
@@ -98,23 +99,21 @@ class Batcher(Generic[Work, Result]):
         self._batch_seconds = 0.0
         self._bulk_seconds = 0.0
         self._wake = asyncio.Event()
-        self._runner: asyncio.Task[None] | None = None
+        self.runner = BackgroundLoop("batcher", self._run)
         self._running_since: float | None = None
         self._running_estimate = 0.0
         self._probed_at = float("-inf")
 
     async def __aenter__(self) -> Self:
         """Starts to execute what is queued."""
-        self._runner = asyncio.create_task(self._run(), name="batcher")
+        self.runner.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stops; what still waits fails with DeviceFault."""
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.gather(self._runner, return_exceptions=True)
+        await self.runner.stop()
         self.fail(DeviceFault("the scorer is shut down"))
 
     def fail(self, failure: DeviceFault) -> None:
@@ -188,6 +187,10 @@ class Batcher(Generic[Work, Result]):
             except Exception as error:  # it belongs to the caller, who is waiting for it
                 if not result.done():
                     result.set_exception(error)
+            except BaseException:
+                if not result.done():
+                    result.set_exception(DeviceFault("the turn was abandoned"))
+                raise
             else:
                 if not result.done():
                     result.set_result(value)
@@ -251,7 +254,7 @@ class Batcher(Generic[Work, Result]):
         self._probed_at = now
         return True
 
-    async def _run(self) -> None:
+    async def _run(self) -> NoReturn:
         while True:
             await self._wake.wait()
             if self._limits.gather_window and 0 < self._queued_rows < self._limits.max_batch_rows:
@@ -272,9 +275,11 @@ class Batcher(Generic[Work, Result]):
         self._running_since = asyncio.get_running_loop().time()
         self._running_estimate = 0.0
         started = time.perf_counter()
-        await turn()
-        self._bulk_seconds += time.perf_counter() - started
-        self._running_since = None
+        try:
+            await turn()
+        finally:
+            self._bulk_seconds += time.perf_counter() - started
+            self._running_since = None
 
     async def _run_batch(self, batch: list[_Entry[Work, Result]]) -> None:
         rows = sum(entry.rows for entry in batch)
@@ -282,10 +287,15 @@ class Batcher(Generic[Work, Result]):
         self._running_estimate = self._cost.estimate(rows, 1, self._running_since)
         self._batch = batch
         started = time.perf_counter()  # the loop's clock may count in milliseconds
-        await self._execute(batch)
-        self._batch = []
-        self._ran(rows, len(batch), time.perf_counter() - started)
-        self._running_since = None
+        try:
+            await self._execute(batch)
+            self._ran(rows, len(batch), time.perf_counter() - started)
+        except BaseException:
+            _fail(batch, DeviceFault("the batch was abandoned"))
+            raise
+        finally:
+            self._batch = []
+            self._running_since = None
 
     def _take(self, now: float) -> list[_Entry[Work, Result]]:
         """Takes the head of the queue and what shares its key, as far as it fits; drops the dead."""

@@ -43,10 +43,10 @@ class Expiry:
 
     def _expire(self) -> None:
         now, soonest = asyncio.get_running_loop().time(), math.inf
+        self._next, self._timer = math.inf, None
         for each in self._waiting():
             if each.deadline <= now:
                 each.expire()
             else:
                 soonest = min(soonest, each.deadline)
-        self._next, self._timer = math.inf, None
         self.watch(max(soonest, now + SOONEST))

@@ -1,21 +1,14 @@
-"""When to leave Redis alone, and how long to wait before the next try."""
-
-from collections.abc import Iterator
-from random import Random
-
-FIRST_DELAY = 0.05  # seconds
-LONGEST_DELAY = 2.0  # seconds
+"""When to leave Redis alone."""
 
 
 class Breaker:
     """Opens after some failures in a row; only a try outside of any request closes it.
 
-    It knows no clock and starts nothing: who uses it sleeps through `delays` between tries.
+    It knows no clock and starts nothing.
     """
 
-    def __init__(self, threshold: int, random: Random) -> None:
+    def __init__(self, threshold: int) -> None:
         self._threshold = threshold
-        self._random = random
         self._failures = 0
         self._is_open = True
 
@@ -43,10 +36,3 @@ class Breaker:
         """A try went well: Redis may be used again."""
         self._failures = 0
         self._is_open = False
-
-    def delays(self) -> Iterator[float]:
-        """Seconds to wait before each try: doubling, half of each random, so that replicas spread."""
-        longest = FIRST_DELAY
-        while True:
-            yield longest * self._random.uniform(0.5, 1.0)
-            longest = min(2 * longest, LONGEST_DELAY)

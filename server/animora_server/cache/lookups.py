@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from animora_server.background import log_task_failure
 from animora_server.batching import Expiry
 
 MAX_KEYS = 256
@@ -76,6 +77,7 @@ class LookUps:
         self._waiting.append(look_up)
         if self._rounds is None or self._rounds.done():
             self._rounds = loop.create_task(self._run())
+            log_task_failure(self._rounds, "a round of cache look-ups failed")
         return look_up.reply
 
     async def aclose(self) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from random import Random
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +10,7 @@ import structlog
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ConnectionError  # Redis' own
 
+from animora_server.background import BackgroundLoop, Backoff
 from animora_server.cache import cluster
 from animora_server.cache.breaker import Breaker
 from animora_server.cache.connection import (
@@ -26,6 +26,8 @@ from animora_server.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
 
 FAILURES_TO_OPEN = 3
+RECOVERY_INTERVAL = 1.0  # seconds between looks at whether Redis is left alone
+RECOVERY_BACKOFF = Backoff(first=0.05)
 WRITE_TIMEOUT = 1.0  # seconds that a batch of writes may take, whoever still waits for it
 
 log = structlog.get_logger(__name__)
@@ -42,12 +44,19 @@ class SharedRedis:
         self._settings = settings
         self._metrics = metrics
         self._prefix = f"{settings.prefix}:".encode()
-        self._breaker = Breaker(FAILURES_TO_OPEN, Random())
+        self._breaker = Breaker(FAILURES_TO_OPEN)
         self._look_ups = LookUps(self._fetch, settings.timeout)
         self._writes = WriteQueue(self._send)
         self._client: Redis | RedisCluster
         self._reader: Redis | RedisCluster
-        self._recovery: asyncio.Task[None] | None = None
+        self._left_alone = asyncio.Event()
+        self.recovery = BackgroundLoop(
+            "cache-recovery",
+            self._recover,
+            expected=REDIS_FAILED,
+            backoff=RECOVERY_BACKOFF,
+            wake=self._left_alone,
+        )
 
     async def __aenter__(self) -> Self:
         """Connects, if Redis answers within a second.
@@ -64,6 +73,7 @@ class SharedRedis:
             self._leave_alone(error)
         else:
             self._use_again()
+        self.recovery.start()
         return self
 
     async def __aexit__(
@@ -71,9 +81,7 @@ class SharedRedis:
     ) -> None:
         """Drops what is queued and disconnects, without waiting for a Redis that does not answer."""
         self._breaker.open()
-        if self._recovery is not None:
-            self._recovery.cancel()
-            await asyncio.wait([self._recovery])
+        await self.recovery.stop()
         await self._look_ups.aclose()
         await self._writes.aclose()
         try:
@@ -174,23 +182,22 @@ class SharedRedis:
     def _leave_alone(self, error: Exception) -> None:
         log.warning("cache_unavailable", error=f"{type(error).__name__}: {error}")
         self._metrics.breaker_open.set(1)
-        self._recovery = asyncio.get_running_loop().create_task(self._recover())
+        self._left_alone.set()
 
     def _use_again(self) -> None:
         self._metrics.breaker_open.set(0)
         self._breaker.close()
 
-    async def _recover(self) -> None:
-        """Tries Redis until it answers."""
-        for delay in self._breaker.delays():
-            await asyncio.sleep(delay)
-            try:
-                await self._try()
-            except REDIS_FAILED:
-                continue
-            self._use_again()
-            log.info("cache_available")
-            return
+    async def _recover(self) -> float:
+        """Tries Redis if it is left alone."""
+        if not self._breaker.is_open:
+            return RECOVERY_INTERVAL
+        self._left_alone.clear()
+        await asyncio.sleep(RECOVERY_BACKOFF.delay(1))
+        await self._try()
+        self._use_again()
+        log.info("cache_available")
+        return RECOVERY_INTERVAL
 
     async def _try(self) -> None:
         """Does what a look-up does; a PING is answered even where keys may not be read."""

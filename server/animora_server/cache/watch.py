@@ -1,12 +1,11 @@
 """Which generation is current, looked up in the background so that no request has to."""
 
-import asyncio
 from types import TracebackType
 from typing import Self
 
 import structlog
 
-from animora_server.background import stop, tell_of_death
+from animora_server.background import BackgroundLoop
 from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.generation_record import decode_generation
 from animora_server.cache.keys import current_generation_key
@@ -34,7 +33,7 @@ class GenerationWatch:
         self._look_ups = metrics.lookups["generation"]
         self._key = current_generation_key(redis.prefix)
         self._current: Generation | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.loop = BackgroundLoop("generation-watch", self._look)
 
     @property
     def current(self) -> Generation | None:
@@ -44,26 +43,20 @@ class GenerationWatch:
     async def __aenter__(self) -> Self:
         """Looks, for the cache's timeout at most."""
         await self._look()
-        self._task = asyncio.create_task(self._follow(), name="generation-watch")
-        tell_of_death(self._task, "new generations of timelines are no longer looked for")
+        self.loop.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Looks no more."""
-        await stop(self._task)
+        await self.loop.stop()
 
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(self._interval)
-            await self._look()
-
-    async def _look(self) -> None:
+    async def _look(self) -> float:
         found = await self._redis.find((self._key,), RECORD_BYTES)
         if isinstance(found, NoAnswer):
             self._look_ups[found.value].inc()
-            return  # its lists cannot be read either; they are still there when Redis is back
+            return self._interval  # its lists cannot be read either; they are still there when Redis is back
         (value,) = found
         generation = None if value is None else self._read(value)
         self._look_ups["miss" if generation is None else "hit"].inc()
@@ -71,6 +64,7 @@ class GenerationWatch:
             self._current = generation
             self._metrics.generation(None if generation is None else generation.made_at)
             log.info("generation", id=None if generation is None else generation.generation_id.hex())
+        return self._interval
 
     def _read(self, value: bytes) -> Generation | None:
         try:

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from animora_server.background import log_task_failure
 from animora_server.values import value
 
 MAX_QUEUED_BYTES = 16 << 20
@@ -52,6 +53,7 @@ class WriteQueue:
         self._queued_bytes += write.size
         if self._sending is None or self._sending.done():
             self._sending = asyncio.get_running_loop().create_task(self._run())
+            log_task_failure(self._sending, "a batch of cache writes failed")
         return True
 
     async def aclose(self) -> None:

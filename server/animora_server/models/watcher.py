@@ -7,7 +7,7 @@ from typing import Protocol, Self
 import structlog
 
 from animora_artifact import Artifact, ArtifactRejected, ModelStore, StoreUnavailable, VersionNotFound
-from animora_server.background import stop, tell_of_death
+from animora_server.background import log_task_failure, stop
 from animora_server.errors import ScoringFailed
 from animora_server.metrics import ModelMetrics
 
@@ -43,7 +43,7 @@ class ModelWatcher:
     async def __aenter__(self) -> Self:
         """Starts to watch."""
         self._task = asyncio.create_task(self._run(), name="model-watcher")
-        tell_of_death(self._task, "the model store is no longer watched")
+        log_task_failure(self._task, "the model store is no longer watched")
         return self
 
     async def __aexit__(

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.background import stop, tell_of_death
+from animora_server.background import log_task_failure, stop
 from animora_server.errors import BrokenMessage, DeviceFault
 from animora_server.scorer.failures import from_texts
 from animora_server.scorer.messages import Kind, Part, read_frame, text, to_bytes
@@ -27,7 +27,7 @@ class Connection:
         self._waiting: dict[int, asyncio.Future[Sequence[Part]]] = {}
         self._end: str | None = None
         self._listening = asyncio.create_task(self._listen(reader), name="device-answers")
-        tell_of_death(self._listening, "the device's answers are not read any more")
+        log_task_failure(self._listening, "the device's answers are not read any more")
 
     @classmethod
     async def open(cls, path: str) -> Self:
@@ -63,9 +63,10 @@ class Connection:
             with contextlib.suppress(RuntimeError):  # the loop has just been closed
                 self._loop.call_soon_threadsafe(send)
 
-    async def ended(self) -> None:
-        """Returns once it has ended."""
-        await asyncio.wait((self._listening,))
+    async def ended_within(self, seconds: float) -> bool:
+        """Whether it has ended, now or within some seconds."""
+        await asyncio.wait((self._listening,), timeout=seconds)
+        return self._listening.done()
 
     def close(self, why: str) -> None:
         """Ends it."""

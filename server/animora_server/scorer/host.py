@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from animora_server.background import stop, tell_of_death
+from animora_server.background import log_task_failure, stop
 from animora_server.batching import CostModel
 from animora_server.errors import BrokenMessage, DeviceFault
 from animora_server.scorer.failures import to_texts
@@ -75,7 +75,7 @@ class DeviceHost:
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = _Session(writer, self._name, self._models, self._batcher, self._cost)
         task = asyncio.create_task(session.run(reader), name="session")
-        tell_of_death(task, "a worker is not answered any more")
+        log_task_failure(task, "a worker is not answered any more")
         self._sessions.add(task)
         task.add_done_callback(self._sessions.discard)
 

@@ -1,7 +1,6 @@
 """A device in another process, which several workers share: what a worker has in place of its own."""
 
 import asyncio
-import random
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -14,9 +13,9 @@ import structlog
 
 from animora_artifact import Artifact, Manifest
 from animora_artifact.vocabulary import RowIndex
-from animora_server.background import stop, tell_of_death
+from animora_server.background import BackgroundLoop, Backoff
 from animora_server.batching import Batcher, BatchObserver
-from animora_server.errors import BrokenMessage, DeviceFault
+from animora_server.errors import DeviceFault
 from animora_server.scorer.connection import Connection
 from animora_server.scorer.messages import LARGEST_PART, VERSION, Kind, doubles, floats, integers, text
 from animora_server.scorer.parts import TERMS
@@ -29,7 +28,9 @@ Value = TypeVar("Value")
 log = structlog.get_logger(__name__)
 
 GREETING_TIMEOUT = 5.0  # seconds for the first answer: a process that is stopped takes connections too
-FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0  # seconds before connecting again
+NOT_THERE_YET = (FileNotFoundError, ConnectionRefusedError)  # the device process is being started
+LOOK_INTERVAL = 1.0  # seconds between looks at whether the connection lasts
+CONNECT_INTERVAL = 0.1  # seconds between attempts until it is there
 TRIALS, TRIAL_TIMEOUT = 5, 60.0
 
 
@@ -77,22 +78,21 @@ class RemoteDevice:
         self._connection: Connection | None = None
         self._there = asyncio.Event()
         self._name = "another process' device"
-        self._connecting: asyncio.Task[None] | None = None
+        self.loop = BackgroundLoop("device-connection", self._connect, backoff=Backoff(first=0.05))
 
     def __str__(self) -> str:
         return self._name
 
     async def __aenter__(self) -> Self:
         """Starts to connect."""
-        self._connecting = asyncio.create_task(self._keep_connected(), name="device-connection")
-        tell_of_death(self._connecting, "the device process is not connected to any more")
+        self.loop.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Disconnects."""
-        await stop(self._connecting)
+        await self.loop.stop()
 
     @property
     def away(self) -> str | None:
@@ -207,25 +207,22 @@ class RemoteDevice:
             trials.append(time.perf_counter() - started)
         return min(trials)
 
-    async def _keep_connected(self) -> None:
-        delay = FIRST_DELAY
-        while True:
-            try:
-                connection, self._name = await _connect(self._path)
-            except (OSError, TimeoutError, BrokenMessage, DeviceFault) as error:
-                log.info("the device process does not answer yet", error=str(error))
-                await asyncio.sleep(delay * random.uniform(0.5, 1))
-                delay = min(2 * delay, LONGEST_DELAY)
-                continue
-            delay = FIRST_DELAY
-            await self._until_lost(connection)
+    async def _connect(self) -> float:
+        """Connects, and stays connected for as long as the device process does."""
+        try:
+            connection, self._name = await _connect(self._path)
+        except NOT_THERE_YET:
+            return CONNECT_INTERVAL
+        await self._until_lost(connection)
+        return 0.0
 
     async def _until_lost(self, connection: Connection) -> None:
         self._connection = connection
         self._there.set()
         log.info("the device process answers", device=self._name)
         try:
-            await connection.ended()
+            while not await connection.ended_within(LOOK_INTERVAL):
+                self.loop.succeeded()
             log.error("the device process has gone, or does not answer")
         finally:
             self._there.clear()

@@ -22,6 +22,8 @@ GRPC_LOGGER = "grpc._cython.cygrpc"
 METHODS = ("Rank", "BatchRank", "GetTimeline")
 # Everything a client may ask health about: the server as a whole, and the service by name.
 HEALTH_NAMES = ("", SERVICE_NAME)
+# And whether the process is worth keeping, for a liveness probe.
+LIVENESS_NAME = "liveness"
 
 
 class GrpcServer:
@@ -40,6 +42,7 @@ class GrpcServer:
         names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
         self._serving = False
+        self._alive = True
         self._draining = False
         self.port = 0
 
@@ -84,6 +87,12 @@ class GrpcServer:
         self._serving = serving
         await self._say()
 
+    async def set_alive(self, alive: bool) -> None:
+        """Says whether the process is worth keeping, from now on."""
+        if alive != self._alive and not self._draining:
+            self._alive = alive
+            await self._say()
+
     async def drain(self) -> None:
         """Says NOT_SERVING, lets clients and load balancers notice, then finishes what is in flight."""
         self._serving, self._draining = False, True
@@ -100,10 +109,10 @@ class GrpcServer:
         await self._server.stop(self._settings.drain_grace)
 
     async def _say(self) -> None:
+        answers = dict.fromkeys(HEALTH_NAMES, self._serving) | {LIVENESS_NAME: self._alive}
         response = health_pb2.HealthCheckResponse
-        status = response.SERVING if self._serving else response.NOT_SERVING
-        for name in HEALTH_NAMES:
-            await self._health.set(name, status)
+        for name, yes in answers.items():
+            await self._health.set(name, response.SERVING if yes else response.NOT_SERVING)
 
 
 def is_worth_logging(record: logging.LogRecord) -> bool:

@@ -10,7 +10,7 @@ from typing import NoReturn, Self
 import asyncpg
 import structlog
 
-from animora_server.background import stop, tell_of_death
+from animora_server.background import log_task_failure, stop
 from animora_server.catalog import Facts
 from animora_server.errors import StoreError
 from animora_server.metrics import CatalogMetrics
@@ -68,7 +68,7 @@ class FactListener:
         await _within(START_PATIENCE, self._tried)
         if self._task.done():
             self._task.result()
-        tell_of_death(self._task, "blocks and deletions are no longer heard of")
+        log_task_failure(self._task, "blocks and deletions are no longer heard of")
         return self
 
     async def __aexit__(

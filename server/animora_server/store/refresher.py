@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import structlog
 
-from animora_server.background import stop, tell_of_death
+from animora_server.background import log_task_failure, stop
 from animora_server.catalog import Catalog, CatalogSnapshot, Facts, RecentFacts
 from animora_server.errors import AnimoraError, ConfigurationError
 from animora_server.metrics import CatalogMetrics
@@ -77,7 +77,7 @@ class CatalogRefresher:
             lambda: time.monotonic() - self._catalog.snapshot.blocks_read_at,
         )
         self._task = asyncio.create_task(self._run(), name="catalog-refresher")
-        tell_of_death(self._task, "the catalog is no longer refreshed")
+        log_task_failure(self._task, "the catalog is no longer refreshed")
         return self
 
     async def __aexit__(

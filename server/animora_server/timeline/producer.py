@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from animora_server.background import log_task_failure
 from animora_server.errors import DeadlineExceeded, ScoringFailed
 from animora_server.ranker.protocols import Pin
 from animora_server.ranker.relevance import RESERVE, degraded_reason, expired
@@ -106,6 +107,7 @@ class ListProducer:
         self._refreshes.refreshed(why)
         task = asyncio.create_task(self._run_renewal(pin, wanted), name="timeline-renewal")
         self._renewals[wanted.key] = task
+        log_task_failure(task, "a timeline's renewal failed")
         # Not by the task itself: one that is cancelled before its first turn never runs.
         task.add_done_callback(lambda _: self._renewals.pop(wanted.key))
 
@@ -186,6 +188,7 @@ class ListProducer:
     def _keep(self, keep: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
         """Has a list kept, whether or not someone waits for it."""
         keeping = asyncio.create_task(keep)
+        log_task_failure(keeping, "a timeline could not be kept")
         self._keeping.add(keeping)
         keeping.add_done_callback(self._keeping.discard)
         return keeping

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from animora_server.background import Pulse, first_of, stop, tell_of_death
+from animora_server.background import BackgroundLoop, Liveness, first_of
 from animora_server.batching import Batcher, CostModel
 from animora_server.errors import ConfigurationError
-from animora_server.metrics import ScorerMetrics, process_registry
+from animora_server.metrics import BackgroundMetrics, ScorerMetrics, process_registry
 from animora_server.models import open_models
 from animora_server.program import stop_signal
 from animora_server.scorer.device import Device
@@ -52,8 +52,12 @@ async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]
             device.score, batch_limits(settings.scorer), cost, metrics, device.score_at_once
         )
         metrics.queue_rows.set_function(lambda: batcher.queued_rows)
+        background = BackgroundMetrics(registry)
         watch = Watch(batcher, settings.scorer.hang_timeout, failed)
-        parent.tell_of(registry, watch.dead)
+        watch.liveness.watch(batcher.runner)
+        background.watch(watch.loop)
+        background.count(batcher.runner)
+        parent.tell_of(registry, watch.liveness.dead)
         models = SharedModels(store, device, batcher, settings.grpc.workers)
         async with (
             batcher,
@@ -71,28 +75,20 @@ class Watch:
         self._batcher = batcher
         self._hang_timeout = hang_timeout
         self._failed = failed
-        self._pulse = Pulse()
-        self._looking: asyncio.Task[None] | None = None
+        self.loop = BackgroundLoop("device-watch", self._look)
+        self.liveness = Liveness(self.loop)
 
     async def __aenter__(self) -> None:
         """Starts to look."""
-        self._looking = asyncio.create_task(self._look(), name="watch")
-        tell_of_death(self._looking, "the device is not watched any more")
+        self.loop.start()
 
     async def __aexit__(self, *error: object) -> None:
         """Stops to look."""
-        await stop(self._looking)
+        await self.loop.stop()
 
-    def dead(self) -> str | None:
-        """Why the process should be restarted, or None. Called from the parent's thread."""
-        return self._pulse.dead()
-
-    async def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._pulse.beat()
-            since = self._batcher.running_since
-            if since is not None and loop.time() - since > self._hang_timeout and not self._failed.is_set():
-                log.error("the device hangs", seconds=loop.time() - since)
-                self._failed.set()
-            await asyncio.sleep(LOOK_INTERVAL)
+    async def _look(self) -> float:
+        now, since = asyncio.get_running_loop().time(), self._batcher.running_since
+        if since is not None and now - since > self._hang_timeout and not self._failed.is_set():
+            log.error("the device hangs", seconds=now - since)
+            self._failed.set()
+        return LOOK_INTERVAL

@@ -80,17 +80,25 @@ class Parent:
     def _answer(self) -> None:
         with suppress(OSError):
             for line in self._lines:
-                match from_line(line)["ask"]:
-                    case "state":
-                        self._send({"state": {"dead": self._dead(), "unready": self._unready()}})
-                    case "metrics":
-                        self._send({"metrics": as_json(taken(self._registry))})
-                    case "drain":
-                        self._drain()
+                try:
+                    self._answer_one(from_line(line)["ask"])
+                except OSError:
+                    raise
+                except Exception:  # the edge of the thread: one answer is missing, not all that follow
+                    log.exception("a question of the parent could not be answered")
         log.critical("the parent is gone")
         if self.device_socket is not None:  # whose folder the parent would have removed
             shutil.rmtree(Path(self.device_socket).parent, ignore_errors=True)
         os._exit(1)
+
+    def _answer_one(self, question: str) -> None:
+        match question:
+            case "state":
+                self._send({"state": {"dead": self._dead(), "unready": self._unready()}})
+            case "metrics":
+                self._send({"metrics": as_json(taken(self._registry))})
+            case "drain":
+                self._drain()
 
     def _send(self, message: Message) -> None:
         with self._sending:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from animora_server.errors import ConfigurationError
-from animora_server.metrics import DeviceProcessMetrics, WorkerMetrics, process_registry
+from animora_server.metrics import BackgroundMetrics, DeviceProcessMetrics, WorkerMetrics, process_registry
 from animora_server.probes import Probes
 from animora_server.program import stop_signal
 from animora_server.settings import Settings
@@ -60,6 +60,7 @@ async def supervise(settings: Settings, workers: int, patience: Patience = PATIE
                 1, start_device, LAST_SECOND, DeviceProcessMetrics(own), patience, asyncio.Event()
             )
         kept = [supervisor] if device is None else [supervisor, device]
+        BackgroundMetrics(own).watch(*(each.loop for each in kept))
 
         async def reports() -> Sequence[Report]:
             found = await asyncio.gather(*(each.reports() for each in kept))

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import structlog
 
-from animora_server.background import Pulse, stop, tell_of_death
+from animora_server.background import BackgroundLoop, Liveness
 from animora_server.errors import ConfigurationError
 from animora_server.metrics import DeviceProcessMetrics, WorkerMetrics
 from animora_server.workers.patience import Patience
@@ -50,7 +50,8 @@ class Supervisor:
         self._failure: ConfigurationError | None = None
         self._status = 0
         self._served = False
-        self._pulse = Pulse()
+        self.loop = BackgroundLoop("worker-watch", self._look)
+        self._liveness = Liveness(self.loop)
         metrics.serving.set_function(lambda: self.serving)
 
     @property
@@ -69,7 +70,7 @@ class Supervisor:
 
     def dead(self) -> str | None:
         """Why this process should be restarted, or None. Called from the probes' thread."""
-        return self._pulse.dead()
+        return self._liveness.dead()
 
     def stop(self) -> None:
         """Tells all to stop."""
@@ -91,12 +92,11 @@ class Supervisor:
         Raises:
             ConfigurationError: An option is wrong, by what the first workers say.
         """
-        looking = asyncio.create_task(self._look(), name="look")
-        tell_of_death(looking, "workers are not looked after any more")
+        self.loop.start()
         try:
             await asyncio.gather(*(self._keep(number) for number in range(1, self._count + 1)))
         finally:
-            await stop(looking)
+            await self.loop.stop()
         if self._failure is not None:
             raise self._failure
         return self._status
@@ -160,14 +160,12 @@ class Supervisor:
         served_at = worker.served_at
         return served_at is not None and time.monotonic() - served_at >= self._patience.proven_after
 
-    async def _look(self) -> None:
-        """Looks at the workers now and then, and ends those that hang."""
-        while True:
-            self._pulse.beat()
-            for worker in list(self._workers.values()):
-                silent = worker.look() * self._patience.look_interval
-                if silent >= self._patience.hang_timeout and not worker.hung:
-                    log.error("a worker hangs", worker=worker.name, pid=worker.pid, seconds=silent)
-                    worker.hung = True
-                    worker.kill()
-            await asyncio.sleep(self._patience.look_interval)
+    async def _look(self) -> float:
+        """Asks the workers how they are, and ends those that hang."""
+        for worker in list(self._workers.values()):
+            silent = worker.look() * self._patience.look_interval
+            if silent >= self._patience.hang_timeout and not worker.hung:
+                log.error("a worker hangs", worker=worker.name, pid=worker.pid, seconds=silent)
+                worker.hung = True
+                worker.kill()
+        return self._patience.look_interval

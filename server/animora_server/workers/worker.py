@@ -9,7 +9,7 @@ from typing import Self
 
 import structlog
 
-from animora_server.background import tell_of_death
+from animora_server.background import log_task_failure
 from animora_server.settings import Settings
 from animora_server.workers.messages import LONGEST, Message, from_line, settings_message, to_line
 from animora_server.workers.report import Report, from_json, of_process
@@ -52,7 +52,7 @@ class Worker:
         self._well = False
         self._looks_missed = 0
         self._listening = asyncio.create_task(self._listen(reader), name=f"worker-{name}")
-        tell_of_death(self._listening, "a worker is not listened to any more")
+        log_task_failure(self._listening, "a worker is not listened to any more")
 
     @classmethod
     async def start(cls, name: str, settings: Settings, device_socket: str | None) -> Self:
