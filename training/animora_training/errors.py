@@ -8,6 +8,7 @@ TrainingError
 ├── FailedElsewhere         another process of the same fit has failed, and says why
 ├── Interrupted             a fit was asked to end before its end
 ├── WidthMismatch           embeddings are of another width than the model's
+├── NotFinite               a loss, weights or scores are not finite numbers
 ├── NotCompiled             a network's score cannot be compiled here
 ├── NothingToLearn          too few interactions to fit or to score anything
 └── WorseThanActive         a version is clearly worse than the active one
@@ -48,6 +49,10 @@ class Interrupted(TrainingError):
 
 class WidthMismatch(TrainingError):
     """Embeddings are of another width than the model's."""
+
+
+class NotFinite(TrainingError):
+    """A loss, weights or scores are not finite numbers: nothing can be ranked or compared by them."""
 
 
 class NotCompiled(TrainingError):

@@ -8,7 +8,7 @@ import torch
 
 from animora_artifact.network import load_network
 from animora_training.data.split import leave_one_out
-from animora_training.errors import CannotWrite, Interrupted, InvalidInput, NothingToLearn
+from animora_training.errors import CannotWrite, Interrupted, InvalidInput, NotFinite, NothingToLearn
 from animora_training.feeds.sample import SampleSize, make_world
 from animora_training.feeds.sample_activity import make_feed
 from animora_training.fitting.checkpoint import Checkpoints
@@ -267,3 +267,31 @@ def test_without_two_users_who_did_two_things_nothing_can_be_held_out():
     data = dataset([(10, 100, 1.0), (10, 200, 2.0), (20, 100, 3.0)])
     with pytest.raises(NothingToLearn, match="import more likes and comments"):
         fit(data, CONFIG, surroundings())
+
+
+@pytest.mark.parametrize(
+    ("choice", "named"),
+    [({"l2": 1e39}, r"l2 \(1e\+39\)"), ({"user_learning_rate": 1e38}, "user_learning_rate")],
+)
+def test_a_fit_that_diverges_ends_and_names_the_settings_to_lower(tiny, choice, named):
+    with pytest.raises(NotFinite, match=rf"diverged in epoch \d: .*{named}"):
+        fit(tiny, replace(QUICK, **choice), surroundings())
+
+
+def test_the_manifest_says_among_how_many_posts_was_ranked_and_who_was_left_out(fitted):
+    metrics, data = fitted.artifact.manifest.metrics, fitted.record.data
+    assert metrics["holdout_candidates"] == pytest.approx(data.candidates, abs=1e-3)
+    assert 90 < metrics["holdout_candidates"] <= 100
+    assert metrics["holdout_dropped"] == data.dropped_users
+
+
+def test_a_catalog_of_a_few_posts_gives_a_version_that_claims_nothing():
+    events = [
+        (10 * (user + 1), 100 * (1 + (user + 3 * like) % 8), 1e9 + user + 50 * like)
+        for user in range(40)
+        for like in range(3)
+    ]
+    fitted = fit(dataset(events, users=40, posts=8), QUICK, surroundings())
+    assert fitted.artifact.manifest.metrics == {"holdout_users": 0, "holdout_dropped": 20}
+    assert fitted.record.qualities == {}
+    verify(fitted.artifact)

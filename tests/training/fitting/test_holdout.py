@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from animora_training.data.dataset import ABSENT, collect
-from animora_training.errors import NothingToLearn
+from animora_training.errors import NotFinite, NothingToLearn
 from animora_training.fitting.holdout import HoldOut
 from animora_training.learning.config import FitConfig
 from animora_training.learning.start import new_start
@@ -89,3 +89,55 @@ def test_each_half_is_judged_by_its_own_users(holdout, data):
 def test_fewer_than_two_users_to_hold_out_of_are_too_few():
     with pytest.raises(NothingToLearn, match="import more likes and comments"):
         HoldOut.of(dataset([(10, 100, 1.0), (10, 200, 2.0), (20, 100, 3.0)]), CONFIG)
+
+
+def few_posts(posts, users=40, likes=3):
+    """Users who have each liked some of a few posts, the same number of them."""
+    events = [
+        (10 * (user + 1), 100 * (1 + (user + 3 * like) % posts), 1000.0 + user + 50 * like)
+        for user in range(users)
+        for like in range(likes)
+    ]
+    return dataset(events, users=users, posts=posts)
+
+
+def test_pairs_beside_too_few_posts_do_not_report_and_are_counted():
+    twelve = HoldOut.of(few_posts(12), CONFIG)  # nine posts are left beside each held-out one
+    assert len(twelve.reported.users) == 0
+    assert twelve.dropped == 20
+    rows = training_set(twelve.dataset, twelve.training)
+    judged = twelve.judge(randomised(new_start(rows, CONFIG).network), rows.vocabulary)
+    assert (judged.metrics, judged.reliability) == ({}, ())
+    assert 0 < judged.choice.ndcg < 1
+    assert twelve.baselines() == {}
+    thirteen = HoldOut.of(few_posts(13), CONFIG)
+    assert (len(thirteen.reported.users), thirteen.dropped) == (20, 0)
+    assert thirteen.reported.mean_candidates == 11
+
+
+def test_posts_that_were_created_after_their_likes_are_ranked_among_those_that_had_likes_by_then(data):
+    late = replace(data, posts=replace(data.posts, created=np.full(len(data.posts.ids), 2e9)))
+    reported = HoldOut.of(late, CONFIG).reported
+    first_like = np.full(len(data.posts.ids), np.inf)
+    np.minimum.at(first_like, data.events.posts, data.events.times)
+    drawn, present = reported.candidates[:, 1:], reported.present[:, 1:]
+    assert len(reported.users) > 20
+    assert (
+        first_like[drawn][present] <= np.broadcast_to(reported.times[:, None], drawn.shape)[present]
+    ).all()
+
+
+def test_where_nothing_can_be_ranked_beside_anything_the_fit_is_refused():
+    everybody_likes_all = [
+        (10 * user, 100 * post, float(user + post)) for user in (1, 2, 3) for post in (1, 2, 3)
+    ]
+    with pytest.raises(NothingToLearn, match=r"animora\.posts\.created_at is not later than the likes"):
+        HoldOut.of(dataset(everybody_likes_all, posts=3), CONFIG)
+
+
+def test_scores_that_are_not_finite_are_refused(holdout, data):
+    rows = training_set(data, holdout.training)
+    network = randomised(new_start(rows, CONFIG).network)
+    network.bias.data.fill_(float("nan"))
+    with pytest.raises(NotFinite, match="scores are not finite"):
+        holdout.judge(network, rows.vocabulary)

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -75,3 +76,8 @@ def test_what_the_recipe_gives_is_not_tuned(data):
     held_back = replace(CONFIG, als_regularisation=7.0)
     assert tuned_strength(holdout, rows, held_back).regularisation == 7.0
     assert tuned_strength(holdout, rows, replace(held_back, als_alpha=3.0)) == Strength(3.0, 7.0)
+
+
+def test_a_place_without_a_number_is_never_the_best():
+    qualities: dict[tuple[int, ...], float] = {(0,): 0.5, (2,): math.nan, (1,): 0.6, (3,): 0.7}
+    assert climb(lambda place: qualities.get(place, math.nan), (0,)) == (1,)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from animora_training.data.dataset import ABSENT
 from animora_training.data.split import HeldOut
 from animora_training.errors import NothingToLearn
 from animora_training.judging.exam import leave_one_out_exam, ncf_exam, time_exam
@@ -84,3 +85,22 @@ def test_an_exam_without_questions_is_refused(make):
         make(dataset([(10, 100, 1.0), (20, 600, 2.0)]))
     with pytest.raises(NothingToLearn):
         make(dataset([]))
+
+
+def test_rows_with_too_few_posts_beside_them_are_dropped_and_counted():
+    # Everybody has liked two posts; the first user's latest came when there were three posts.
+    events = [(10, 100, 2.0), (10, 200, 3.0), (20, 100, 30.0), (20, 300, 31.0)]
+    exam = leave_one_out_exam(dataset(events, posts=20), 0)
+    assert exam.task.users.tolist() == exam.drawn.users.tolist() == [1]
+    assert exam.dropped == 1
+    assert exam.drawn.mean_candidates == 19
+    with pytest.raises(NothingToLearn, match="too few posts"):
+        leave_one_out_exam(dataset(events, posts=6), 0)
+
+
+def test_a_test_pair_without_any_other_post_is_dropped_and_counted():
+    data = dataset([(10, 100, 3.0), (20, 200, 4.0)])
+    held_out = HeldOut(np.array([0, 1]), np.array([[2, ABSENT], [0, 3]]), np.zeros(2))
+    exam = ncf_exam("pairs", data, held_out)
+    assert exam.drawn.users.tolist() == [1]
+    assert exam.dropped == 1

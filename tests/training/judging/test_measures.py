@@ -110,3 +110,11 @@ def test_large_catalogs_do_not_lose_precision():
     chances = np.array(list(before_chances(np.array([3_000_000]), np.array([10_000_000]), 99)))
     assert chances.sum() == pytest.approx(1.0, abs=1e-6)
     assert np.arange(100) @ chances[:, 0] == pytest.approx(99 * 0.3, abs=1e-4)
+
+
+def test_a_row_that_has_nothing_to_be_ranked_among_says_nothing():
+    ranks = ranks_of([0, 1], [0, 4], [0, 9])
+    for measures in (full_measures(ranks), expected_measures(ranks)):
+        assert all(np.isnan(values[0]) and not np.isnan(values[1]) for values in measures.values())
+    assert expected_ndcg(ranks) == pytest.approx(expected_ndcg(ranks_of([0], [4], [9])))
+    assert expected_ndcg(ranks_of([0], [0], [0])) == 0.0

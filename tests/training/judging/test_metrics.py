@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from animora_training.errors import NotFinite
 from animora_training.judging.metrics import (
     area_under_curve,
     held_out_ranks,
@@ -58,3 +59,16 @@ def test_rows_in_which_all_or_none_are_relevant_say_nothing():
     relevant = np.array([[True, False], [True, True], [False, True]])
     assert mean_area_under_curve(scores, relevant) == 0.5
     assert math.isnan(mean_area_under_curve(scores[1:2], relevant[1:2]))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_has_no_rank(wrong):
+    scores = np.array([[wrong, 0.0, 1.0]])
+    with pytest.raises(NotFinite, match="1 of 3 scores"):
+        held_out_ranks(scores, np.ones((1, 3), np.bool_), np.zeros((1, 3)), np.zeros((1, 3), np.int64))
+    # What is not to be counted may be anything.
+    present = np.array([[True, False, True]])
+    ranks = held_out_ranks(
+        np.array([[0.0, wrong, 1.0]]), present, np.zeros((1, 3)), np.zeros((1, 3), np.int64)
+    )
+    assert ranks.tolist() == [1]

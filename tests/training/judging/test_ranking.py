@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from animora_training.data.dataset import ABSENT, Rows
+from animora_training.errors import NotFinite
 from animora_training.judging.ranking import rank_catalog
 from animora_training.judging.task import one_each, several_each
 from tests.training.judging.recommenders import Table, random_table
@@ -92,3 +93,10 @@ def test_nobody_is_ranked_for_nobody():
     task = several_each(data, data.pairs, relevant((0, 1, 1.0)), np.zeros(6, np.bool_))
     ranks = rank_catalog(Table(np.zeros((4, 6))), task, data.posts)
     assert (len(ranks.before), len(ranks.irrelevant), ranks.lists.shape) == (0, 0, (0, 10))
+
+
+def test_a_catalog_whose_scores_are_not_finite_is_not_ranked():
+    data = dataset([(10, 100, 1.0)])
+    task = several_each(data, data.pairs, relevant((0, 1, 1.0)))
+    with pytest.raises(NotFinite):
+        rank_catalog(Table(np.full((4, 6), np.nan)), task, data.posts)

@@ -14,6 +14,7 @@ from animora_training.commands.exams import Outcome, Setup, SplitKind, judged_on
 from animora_training.commands.options import DatabaseUrl, Store
 from animora_training.commands.reading import read_database, read_version
 from animora_training.commands.tables import (
+    candidates_remarks,
     cold_remark,
     cold_table,
     comparison_table,
@@ -25,8 +26,8 @@ from animora_training.commands.tables import (
 from animora_training.data.split import leave_one_out
 from animora_training.errors import CannotWrite
 from animora_training.feeds.ncf_evaluation import read_held_out
-from animora_training.judging.comparison import Tuning
-from animora_training.judging.evaluation import TOP, UserRanks, rank_with_artifact
+from animora_training.judging.comparison import NEUCF, Tuning
+from animora_training.judging.evaluation import FEWEST_NEGATIVES, TOP, UserRanks, rank_with_artifact
 from animora_training.judging.plot import SUFFIXES, draw
 from animora_training.judging.recipes import RECIPES
 from animora_training.judging.tuning import Budget
@@ -46,20 +47,27 @@ def evaluate(database_url: DatabaseUrl, store: Store, version: Version = "", ncf
             dataset = read_database(database_url, show)
         if ncf is not None:
             read = read_held_out(ncf, dataset)
-            ranks = rank_with_artifact(artifact, dataset, read.held_out)
-            unknown = read.skipped
+            everything, unknown, fewest = read.held_out, read.skipped, 1
         else:
             rng = np.random.default_rng(0)
-            held_out = leave_one_out(dataset, FitConfig().holdout_negatives, rng).held_out
-            ranks, unknown = rank_with_artifact(artifact, dataset, held_out), 0
+            everything = leave_one_out(dataset, FitConfig().holdout_negatives, rng).held_out
+            unknown, fewest = 0, FEWEST_NEGATIVES
+        held_out = everything.beside(fewest)
+        ranks = rank_with_artifact(artifact, dataset, held_out)
+    honest = recorded_qualities(artifact).get(NEUCF) if ncf is None else ranks.quality
     if ncf is not None:
         output().print(quality_table({f"NeuCF, test pairs of {ncf.name}": ranks.quality}))
-        quality = ranks.quality
     else:
         output().print(hold_out_table(artifact, {"NeuCF, on pairs it was trained on": ranks.quality}))
-        quality = recorded_qualities(artifact).get("NeuCF", ranks.quality)
     _print_counts(artifact, ranks, unknown)
-    output().print(f"hr@{TOP}={quality.hit_ratio:.4f} ndcg@{TOP}={quality.ndcg:.4f}")
+    for remark in candidates_remarks(ranks.candidates, len(everything.users) - len(held_out.users)):
+        output().print(remark, highlight=False, soft_wrap=True)
+    if honest is None:
+        output().print(
+            f"{artifact.manifest.version} was measured on no hold-out: judge its recipe by `compare`"
+        )
+    else:
+        output().print(f"hr@{TOP}={honest.hit_ratio:.4f} ndcg@{TOP}={honest.ndcg:.4f}")
 
 
 def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command line
@@ -130,12 +138,12 @@ def _write(outcome: Outcome, plot: Path | None, json_file: Path | None) -> None:
 
 
 def _without_nan(value: object) -> object:
-    """The same, with null for what is not known: JSON has no NaN."""
+    """The same, with null for what is not known: JSON has no NaN and no infinity."""
     if isinstance(value, dict):
         return {key: _without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_outcome(outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ from animora_artifact import Artifact, ArtifactRejected, CompiledUnusable
 from animora_training.commands.console import Show, output, plain_errors, progress_bars, show_epoch
 from animora_training.commands.delivery import Delivery
 from animora_training.commands.reading import read_into
-from animora_training.commands.tables import hold_out_table
+from animora_training.commands.tables import candidates_remarks, hold_out_table
 from animora_training.errors import NotCompiled, WorseThanActive
 from animora_training.fitting.compilation import compile_score
 from animora_training.fitting.fit import Fit, Progress
@@ -100,13 +100,16 @@ def _compiled(artifact: Artifact, compiler: str) -> Artifact:
 
 
 def _say_how_good(fitted: Fit) -> None:
+    data = fitted.record.data
     if fitted.record.qualities:
         output().print(hold_out_table(fitted.artifact))
-    else:
+    elif data.dropped_users == 0:
         output().print(
             f"fewer than {FEWEST_UNSEEN} users have done anything new since {fitted.record.parent}: "
             "nothing was held out, so nothing was measured"
         )
+    for line in candidates_remarks(data.candidates, data.dropped_users):
+        output().print(line, highlight=False, soft_wrap=True)
 
 
 def _watch(database_url: str, show: Show, check: Callable[[], None]) -> Watch:

@@ -50,13 +50,32 @@ def quality_table(qualities: dict[str, Quality]) -> Table:
     return table
 
 
+def candidates_remarks(candidates: float | None, dropped: int) -> Iterator[str]:
+    """Among how many posts the held-out ones were ranked, and how many were not.
+
+    Args:
+        candidates: Posts in a row, the held-out one included: the mean; None where nothing was ranked.
+        dropped: Rows that had too few.
+    """
+    if candidates is not None:
+        ranked = f"each ranked among {candidates:.1f} posts on average"
+        few = candidates <= 2 * TOP
+        yield (
+            f"{ranked}: of so few, HR@{TOP} and NDCG@{TOP} are high whatever a model does" if few else ranked
+        )
+    if dropped:
+        measured = "" if candidates is not None else ", so nothing was measured"
+        yield f"left out {dropped:,} for whom there were too few posts to rank theirs among{measured}"
+
+
 def comparison_table(comparison: Comparison) -> RenderableType:
     """Everybody in everything, then by group of users."""
     return Group(_measures(comparison), "", _groups(comparison), "")
 
 
 def remarks(comparison: Comparison) -> Iterator[str]:
-    """How the baselines were tuned, how sure the difference is, how right the probabilities are."""
+    """Among how many was ranked, how the baselines were tuned, how sure the difference is, calibration."""
+    yield from candidates_remarks(comparison.exam.drawn.mean_candidates, comparison.exam.dropped)
     for name, attempt in comparison.tuned.items():
         choice = ", ".join(f"{axis} {value:g}" for axis, value in attempt.choice.items())
         yield f"{name} was tuned to {choice}: NDCG@10 {attempt.ndcg:.4f} on a hold-out from its training data"

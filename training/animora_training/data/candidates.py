@@ -24,7 +24,7 @@ def draw_negatives(
 ) -> IntArray:
     """Distinct posts that each user could have seen at the time but never interacted with.
 
-    Drawn uniformly from the live posts that existed by then and that no block hides.
+    Drawn uniformly from the live posts that existed by then (see `first_seen`) and that no block hides.
 
     Args:
         dataset: All interactions.
@@ -37,8 +37,10 @@ def draw_negatives(
         int64 (m, count), indices into posts; ABSENT where MAX_ROUNDS of drawing found too few.
     """
     live = np.flatnonzero(~dataset.posts.deleted)
-    live = live[np.argsort(dataset.posts.created[live], kind="stable")]
-    existing = np.searchsorted(dataset.posts.created[live], times, side="right")  # int64 (m)
+    seen = first_seen(dataset)[live]
+    order = np.argsort(seen, kind="stable")
+    live, seen = live[order], seen[order]
+    existing = np.searchsorted(seen, times, side="right")  # int64 (m)
     blocking = Blocking(dataset)
     negatives = np.full((len(users), count), ABSENT, np.int64)
     for some in _slices(dataset.pairs, users, count):
@@ -46,6 +48,18 @@ def draw_negatives(
         limits = np.broadcast_to(existing[some, None], negatives[some].shape)
         negatives[some] = _draw(live, limits, refused, rng)
     return negatives
+
+
+def first_seen(dataset: Dataset) -> DoubleArray:
+    """From when on each post existed, float64 (p), seconds since the epoch.
+
+    That is its creation, or its first like or comment where that is earlier: after a migration all posts may
+    have been created at one moment, later than the likes.
+    """
+    seen = dataset.posts.created.astype(np.float64)
+    for chunk in dataset.events.chunks():
+        np.minimum.at(seen, chunk.posts, chunk.times)
+    return seen
 
 
 class _Refused:

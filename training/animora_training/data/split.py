@@ -1,5 +1,6 @@
 """What is held out of a data set: each user's latest interactions, or all that came after a moment."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -50,6 +51,21 @@ class HeldOut:
         """Bool (m, 1 + k): which candidates there are."""
         present: BoolArray = self.candidates != ABSENT
         return present
+
+    @property
+    def negatives(self) -> IntArray:
+        """Int64 (m): how many posts each held-out post is ranked beside."""
+        counts: IntArray = self.present[:, 1:].sum(axis=1, dtype=np.int64)
+        return counts
+
+    @property
+    def mean_candidates(self) -> float:
+        """How many posts are ranked in a row, the held-out one included: the mean; NaN without rows."""
+        return 1.0 + float(self.negatives.mean()) if len(self.users) else math.nan
+
+    def beside(self, fewest: int) -> "HeldOut":
+        """The rows with at least so many negatives."""
+        return self.take(self.negatives >= fewest)
 
 
 @dataclass(frozen=True, slots=True)

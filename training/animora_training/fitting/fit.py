@@ -1,5 +1,6 @@
 """A fit: how long to train is chosen on a hold-out, then everything is trained for as long."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -157,6 +158,7 @@ def fit_among(
     Raises:
         NothingToLearn: There are too few interactions.
         InvalidInput: The parent's network is of another shape.
+        NotFinite: Training diverged, or started from what is not finite.
         Interrupted: `on_step` said so; a checkpoint has been written.
     """
     state = surroundings.checkpoints.load()
@@ -188,7 +190,6 @@ def fit_among(
         learnt = beginning.start.toward(learnt, share)
     network = settled(learnt, data)
     qualities = {} if holdout is None else _qualities(holdout, course, chosen)
-    judged_users = 0 if holdout is None else int((~holdout.choosing).sum())
     origin = Origin(
         created_at=surroundings.created_at,
         hyperparameters={
@@ -198,7 +199,7 @@ def fit_among(
             "epochs": chosen,
             "kept_share": share,
         },
-        metrics=metrics(qualities, judged_users),
+        metrics=metrics(qualities, holdout),
     )
     artifact = export(network, data, dataset.pairs, origin)
     record = RunRecord(
@@ -207,7 +208,7 @@ def fit_among(
         parent=parent.learnt.version if parent else None,
         seed=config.seed,
         configuration=origin.hyperparameters,
-        data=training_data(dataset, judged_users),
+        data=training_data(dataset, holdout),
         epochs=tuple(state.epochs),
         chosen_epoch=chosen,
         stopped="early stopping" if 0 < len(state.judged) <= course.recipe.max_epochs else "all epochs",
@@ -263,9 +264,10 @@ def _ended(course: _Course) -> bool:
 def _chosen(course: _Course) -> int:
     """The epoch after which the hold-out was ranked best; 0 where training did nothing but harm."""
     start, *trained = (judged.choice.ndcg for judged in course.state.judged)
-    if not trained or not max(trained) >= start - course.margin:
+    known = [-math.inf if math.isnan(ndcg) else ndcg for ndcg in trained]  # NaN would be the highest
+    if not known or not max(known) >= start - course.margin:
         return 0
-    return 1 + int(np.argmax(trained))
+    return 1 + int(np.argmax(known))
 
 
 def _training_set(dataset: Dataset, pairs: Pairs, surroundings: Surroundings) -> TrainingSet:
@@ -328,8 +330,10 @@ def _observe(course: _Course, epoch: EpochRecord, epochs: int) -> None:
 
 
 def _qualities(holdout: HoldOut, course: _Course, chosen: int) -> dict[str, Metrics]:
-    """What the fit is about, what it started from, and the baselines."""
+    """What the fit is about, what it started from, and the baselines; empty where nobody reports."""
     judged = course.state.judged
+    if not judged[chosen].metrics:
+        return {}
     start = FACTORISATION if course.parent is None else PARENT
     qualities = {NEUCF: judged[chosen].metrics, start: judged[0].metrics, **holdout.baselines()}
     return {

@@ -23,7 +23,13 @@ from animora_training.fitting.record import ReliabilityBin
 from animora_training.fitting.seen import Seen
 from animora_training.judging.baselines import heuristic_scores, popularity_scores
 from animora_training.judging.calibration import Calibration, calibration, like_sample
-from animora_training.judging.evaluation import TOP, PostScorer, Quality, rank_held_out
+from animora_training.judging.evaluation import (
+    FEWEST_NEGATIVES,
+    TOP,
+    PostScorer,
+    Quality,
+    rank_held_out,
+)
 from animora_training.judging.measures import before_chances, measures_of_ranks
 from animora_training.judging.metrics import Scores
 from animora_training.judging.recommender import Recommender
@@ -52,7 +58,7 @@ class Judged:
 
     Attributes:
         choice: Of the users who choose, see `HoldOut.choice`.
-        metrics: Of the users who report.
+        metrics: Of the users who report; empty where nobody can.
         reliability: Of their probabilities.
         share: Of the way from the network before training to what training came to.
     """
@@ -68,7 +74,8 @@ class HoldOut:
     """Pairs that are kept from training, one half of whose users choose and the other half report.
 
     So that the choice does not flatter the report. Of a user who reports there is one pair, of one who
-    chooses there may be several.
+    chooses there may be several. A pair chooses beside one other post or more; it reports beside
+    FEWEST_NEGATIVES, for beside fewer every order looks good.
 
     Attributes:
         dataset: Everything.
@@ -89,7 +96,8 @@ class HoldOut:
         """By the configuration's seed.
 
         Raises:
-            NothingToLearn: Fewer than two users have interacted with two posts.
+            NothingToLearn: Fewer than two users have interacted with two posts, or there is nothing that
+                their posts could be ranked among.
         """
         negatives = max(CHOOSING_NEGATIVES, config.holdout_negatives)
         holdout = cls._of(dataset, config, negatives, pairs_of_each(dataset, FEW_USERS), none_of)
@@ -97,6 +105,12 @@ class HoldOut:
             raise NothingToLearn(
                 "fewer than two users have interacted with two or more posts, so nothing can be held out: "
                 "import more likes and comments"
+            )
+        if not len(holdout.choosers):
+            raise NothingToLearn(
+                "no held-out post can be ranked among others: nobody has left a post untouched that existed "
+                "when they liked their latest one. Import more posts, or check that animora.posts.created_at "
+                "is not later than the likes"
             )
         return holdout
 
@@ -109,7 +123,7 @@ class HoldOut:
         """
         negatives = config.holdout_negatives
         holdout = cls._of(dataset, config, negatives, 1, lambda rows: seen.contains(dataset, rows))
-        return holdout if holdout.users >= FEWEST_UNSEEN else None
+        return holdout if holdout.users >= FEWEST_UNSEEN and len(holdout.choosers) else None
 
     @classmethod
     def _of(
@@ -145,14 +159,34 @@ class HoldOut:
 
     @property
     def reported(self) -> HeldOut:
-        """The pairs of the users who report, among as many negatives as are asked for."""
+        """The pairs of the users who report, among as many negatives as are asked for.
+
+        Those with too few are left out, see `dropped`.
+        """
         kept = self.held_out.take(~self.choosing)
-        return HeldOut(kept.users, kept.candidates[:, : 1 + self.negatives], kept.times)
+        asked = HeldOut(kept.users, kept.candidates[:, : 1 + self.negatives], kept.times)
+        return asked.beside(min(FEWEST_NEGATIVES, self.negatives))
+
+    @property
+    def dropped(self) -> int:
+        """How many users would report, had their posts enough others to be ranked among."""
+        return int((~self.choosing).sum()) - len(self.reported.users)
+
+    @property
+    def choosers(self) -> IntArray:
+        """Rows int64 (n) of the held-out pairs that choose."""
+        return np.flatnonzero(self.choosing & (self.held_out.negatives > 0))
 
     def judge(self, network: NeuCF, vocabulary: Vocabulary) -> Judged:
-        """What `choice` gives for one half of the users, and what was measured for the other."""
+        """What `choice` gives for one half of the users, and what was measured for the other.
+
+        Raises:
+            NotFinite: The network's scores are not finite.
+        """
         scorer = PostScorer(FoldedNeuCF(network).eval(), vocabulary, self.dataset)
         reported = self.reported
+        if not len(reported.users):
+            return Judged(self.choice(scorer), {}, ())
         scores = scorer.candidates(reported)
         likes = self._calibration(scores, reported)
         return Judged(
@@ -171,7 +205,7 @@ class HoldOut:
 
         Expected, given the rank among many more: surer than a draw (see `judging.measures`).
         """
-        rows = np.flatnonzero(self.choosing)
+        rows = self.choosers
         at_once = -(-CANDIDATES_AT_ONCE // self.held_out.candidates.shape[1])
         parts = [
             self._chances(recommender, rows[start : start + at_once])
@@ -193,7 +227,12 @@ class HoldOut:
         return np.array(list(islice(chances, TOP)))
 
     def baselines(self) -> dict[str, Metrics]:
-        """What popularity and the server's heuristic are, which see what the network sees."""
+        """What popularity and the server's heuristic are, which see what the network sees.
+
+        Empty where nobody reports.
+        """
+        if not len(self.reported.users):
+            return {}
         events = self.split.remaining_events(self.dataset)
         share = min(1.0, self.in_memory / max(len(events), 1))
         training = collect(_users_of(events, share), len(self.dataset.user_ids))
@@ -224,9 +263,9 @@ class HoldOut:
         posts = self.dataset.posts
         relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
         task = one_each(self.dataset, self.dataset.pairs, relevant)
-        existing = np.searchsorted(np.sort(posts.created[task.eligible]), task.moments, side="right")
+        existing = np.searchsorted(np.sort(task.first_seen[task.eligible]), task.moments, side="right")
         rows, hidden = task.hidden
-        countable = task.eligible[hidden] & (posts.created[hidden] <= task.moments[rows])
+        countable = task.eligible[hidden] & (task.first_seen[hidden] <= task.moments[rows])
         distinct = np.unique(self.dataset.pair_keys(rows[countable], hidden[countable]))
         counts: IntArray = existing - np.bincount(distinct // len(posts.ids), minlength=len(existing))
         return counts

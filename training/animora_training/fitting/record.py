@@ -38,6 +38,10 @@ class TrainingData(_Part):
     image_share: Share = Field(description="share of the posts that have an image embedding")
     caption_share: Share = Field(description="share of the posts that have a caption embedding")
     judged_users: Count = Field(description="users of the hold-out for whom the qualities speak")
+    dropped_users: Count = Field(default=0, description="those whose post had too few to be ranked among")
+    candidates: float | None = Field(
+        default=None, description="posts that a held-out one was ranked among, itself included: the mean"
+    )
 
 
 class EpochRecord(_Part):

@@ -6,6 +6,7 @@ import numpy as np
 
 from animora_training.data.dataset import Dataset, Embeddings
 from animora_training.fitting.export import data_window
+from animora_training.fitting.holdout import HoldOut
 from animora_training.fitting.record import EpochRecord, Stage, TrainingData
 from animora_training.judging.evaluation import Quality
 from animora_training.learning.trainer import Epoch
@@ -42,24 +43,28 @@ def start_record(judged: Quality, seconds: float, pairs: int) -> EpochRecord:
     )
 
 
-def metrics(qualities: Mapping[str, Mapping[str, float]], users: int) -> dict[str, float]:
-    """As a manifest keeps them: NeuCF's by their own names, others' with a prefix; none of nothing.
+def metrics(qualities: Mapping[str, Mapping[str, float]], holdout: HoldOut | None) -> dict[str, float]:
+    """As a manifest keeps them: NeuCF's by their own names, others' with a prefix; none without a hold-out.
 
     Args:
-        qualities: By what was judged.
-        users: For how many they speak.
+        qualities: By what was judged; empty where no user of the hold-out reports.
+        holdout: On which.
     """
-    if not qualities:
+    if holdout is None:
         return {}
-    kept = {"holdout_users": float(users)}
+    reported = holdout.reported
+    kept = {"holdout_users": float(len(reported.users)), "holdout_dropped": float(holdout.dropped)}
+    if len(reported.users):
+        kept["holdout_candidates"] = round(reported.mean_candidates, 3)
     for name, quality in qualities.items():
         prefix = PREFIXES.get(name, f"{name}_")
         kept.update({f"{prefix}{metric}": value for metric, value in quality.items()})
     return kept
 
 
-def training_data(dataset: Dataset, judged_users: int) -> TrainingData:
-    """What was learnt from, and how many users of the hold-out the qualities speak for."""
+def training_data(dataset: Dataset, holdout: HoldOut | None) -> TrainingData:
+    """What was learnt from, and for whom of the hold-out the qualities speak."""
+    reported = None if holdout is None else holdout.reported
     pairs, posts = dataset.pairs, dataset.posts
     window = data_window(pairs)
     return TrainingData(
@@ -70,7 +75,9 @@ def training_data(dataset: Dataset, judged_users: int) -> TrainingData:
         interactions=len(pairs),
         image_share=_share(posts.image),
         caption_share=_share(posts.caption),
-        judged_users=judged_users,
+        judged_users=0 if reported is None else len(reported.users),
+        dropped_users=0 if holdout is None else holdout.dropped,
+        candidates=reported.mean_candidates if reported is not None and len(reported.users) else None,
     )
 
 

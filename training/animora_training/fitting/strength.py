@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 
+from animora_training.errors import NotFinite
 from animora_training.fitting.holdout import HoldOut
 from animora_training.judging.recommender import Factors
 from animora_training.learning.config import FitConfig
@@ -45,7 +46,10 @@ def tuned_strength(holdout: HoldOut, data: TrainingSet, config: FitConfig) -> St
         posts = np.zeros((len(holdout.dataset.posts.ids), config.factors), np.float32)
         users[np.isin(holdout.dataset.user_ids, data.vocabulary.user_ids)] = factors.users[1:]
         posts[np.isin(holdout.dataset.posts.ids, data.vocabulary.post_ids)] = factors.posts[1:]
-        return holdout.choice(Factors(users, posts)).ndcg
+        try:
+            return holdout.choice(Factors(users, posts)).ndcg
+        except NotFinite:  # too weak a regularisation for single precision
+            return -math.inf
 
     search = _Search(config, len(data.posts) / (data.users - 1))
     best = search.at(climb(lambda place: quality(search.at(place)), search.start) if search.start else ())
@@ -79,7 +83,7 @@ def climb(quality: Callable[[Place], float], start: Place) -> Place:
                     while abs(best[axis] + direction - start[axis]) <= FURTHEST:
                         at = (*best[:axis], best[axis] + direction, *best[axis + 1 :])
                         known[at] = known[at] if at in known else quality(at)
-                        if known[at] <= known[best]:
+                        if not known[at] > known[best]:
                             break
                         best, improved = at, True
     return best

@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from animora_training.data.dataset import BoolArray, DoubleArray, IntArray
 from animora_training.data.split import HeldOut
-from animora_training.judging.metrics import Scores
+from animora_training.judging.metrics import Scores, require_finite
 
 BINS = 15
 
@@ -67,7 +67,11 @@ def like_sample(scores: Scores, held_out: HeldOut, liked: IntArray, untouched: I
         held_out: Column 0 is liked.
         liked: int64 (m), how many posts the row's user likes in all.
         untouched: int64 (m), how many posts the others were drawn from.
+
+    Raises:
+        NotFinite: A candidate's log odds are not finite.
     """
+    require_finite(scores[held_out.present])
     present = held_out.present
     weights = np.empty(present.shape)
     weights[:, 0] = liked

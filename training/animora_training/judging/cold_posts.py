@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from animora_training.data.candidates import first_seen
 from animora_training.data.dataset import BoolArray, Dataset, Interactions, Rows, collect
 from animora_training.data.split import time_split
 from animora_training.errors import NothingToLearn
@@ -108,7 +109,7 @@ def newer_posts(dataset: Dataset, share: float) -> ColdSplit:
     """
     moment = moment_of(dataset, share)
     split = time_split(dataset, moment)
-    cold = dataset.posts.created > moment
+    cold = first_seen(dataset) > moment
     training = collect(split.training.chunks(), len(dataset.user_ids))
     return _of_known_users(training, cold, split.held_out.take(cold[split.held_out.posts]))
 

@@ -65,7 +65,7 @@ class Comparison:
     @property
     def best_baseline(self) -> Judgement:
         """The baseline whose sampled NDCG@10 is highest: chosen on the exam itself, which favours it."""
-        return max(self.judgements[1:], key=lambda judgement: float(np.mean(judgement.sampled[CHOSEN_BY])))
+        return max(self.judgements[1:], key=lambda judgement: judgement.means()["sampled"][CHOSEN_BY])
 
     def difference(self, kind: str, measure: str, other: Judgement) -> Difference:
         """NeuCF minus another, users drawn again; kind is "sampled", "expected" or "full"."""
@@ -93,6 +93,8 @@ class Comparison:
         return {
             "exam": self.exam.name,
             "users": len(self.exam.task.users),
+            "dropped": self.exam.dropped,
+            "mean_candidates": self.exam.drawn.mean_candidates,
             "relevant": len(self.exam.task.relevant[0]),
             "groups": {name: int(rows.sum()) for name, rows in groups.items()},
             "recommenders": {

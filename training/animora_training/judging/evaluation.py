@@ -14,6 +14,8 @@ from animora_training.errors import NothingToLearn
 from animora_training.judging.metrics import Scores, held_out_ranks, hit_ratio, ndcg
 
 TOP = 10
+# Beside fewer, a held-out post is among the first TOP whatever a model says of it.
+FEWEST_NEGATIVES = TOP
 POSTS_AT_ONCE = 1 << 12
 PAIRS_AT_ONCE = 1 << 18
 
@@ -38,11 +40,13 @@ class UserRanks:
     Attributes:
         user_ids: int64 (m), of the users that the model knows.
         ranks: int64 (m), 0 for the best.
+        candidates: Among how many posts each was ranked, itself included: the mean.
         skipped: How many users the model does not know.
     """
 
     user_ids: IntArray
     ranks: IntArray
+    candidates: float
     skipped: int
 
     @property
@@ -100,7 +104,11 @@ class PostScorer:
 
 
 def rank_held_out(posts: Posts, scores: Scores, held_out: HeldOut) -> IntArray:
-    """Ranks int64 (m), 0 for the best, of the held-out posts by scores (m, 1 + k); ties as the server's."""
+    """Ranks int64 (m), 0 for the best, of the held-out posts by scores (m, 1 + k); ties as the server's.
+
+    Raises:
+        NotFinite: A candidate's score is not finite.
+    """
     candidates = np.maximum(held_out.candidates, 0)
     return held_out_ranks(scores, held_out.present, posts.created[candidates], posts.ids[candidates])
 
@@ -111,8 +119,11 @@ def rank_with_artifact(artifact: Artifact, dataset: Dataset, held_out: HeldOut) 
     Raises:
         ArtifactRejected: The model does not load.
         WidthMismatch: The data set's embeddings are of another width than the model's.
-        NothingToLearn: The model knows none of the users.
+        NothingToLearn: There is nobody to rank for, or the model knows none of them.
+        NotFinite: The model's scores are not finite.
     """
+    if not len(held_out.users):
+        raise NothingToLearn("no held-out post has enough others to be ranked among")
     dimensions = artifact.manifest.dimensions
     fitted = dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
     network = load_network(artifact.model, torch.device("cpu"))
@@ -125,7 +136,12 @@ def rank_with_artifact(artifact: Artifact, dataset: Dataset, held_out: HeldOut) 
         )
     chosen = held_out.take(known)
     ranks = rank_held_out(dataset.posts, scorer.candidates(chosen), chosen)
-    return UserRanks(dataset.user_ids[chosen.users], ranks, skipped=int((~known).sum()))
+    return UserRanks(
+        user_ids=dataset.user_ids[chosen.users],
+        ranks=ranks,
+        candidates=chosen.mean_candidates,
+        skipped=int((~known).sum()),
+    )
 
 
 @torch.inference_mode()

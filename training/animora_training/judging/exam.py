@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from animora_training.data.candidates import draw_negatives
+from animora_training.data.candidates import draw_negatives, first_seen
 from animora_training.data.dataset import (
     BoolArray,
     Dataset,
@@ -16,6 +16,7 @@ from animora_training.data.dataset import (
 )
 from animora_training.data.split import HeldOut, leave_one_out, moment_at, time_split
 from animora_training.errors import NothingToLearn
+from animora_training.judging.evaluation import FEWEST_NEGATIVES
 from animora_training.judging.measures import SAMPLED
 from animora_training.judging.task import RankingTask, one_each, several_each
 
@@ -33,6 +34,7 @@ class Exam:
         task: For the full ranking, a row a user or a test pair.
         drawn: For the sampled ranking: one relevant post of each row of the task, with posts drawn beside it.
         likes: int64 (m), how many posts each row's user likes, held-out ones included.
+        dropped: Rows that are left out, for there were too few posts to draw beside them.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Exam:
     task: RankingTask
     drawn: HeldOut
     likes: IntArray
+    dropped: int
 
     @property
     def moments(self) -> DoubleArray:
@@ -63,33 +66,37 @@ def ncf_exam(name: str, dataset: Dataset, held_out: HeldOut) -> Exam:
     """A test on pairs that the data set does not have.
 
     They happened after all that it has, so no post is too new, and the heuristic is asked at its last moment.
+    A pair is ranked among what comes with it, one other post at least.
 
     Raises:
         NothingToLearn: There is no pair to rank.
     """
+    everything, held_out = held_out, held_out.beside(1)
     _require(
-        len(held_out.users), "none of the test pairs can be shown by the database: is it the data set's?"
+        len(held_out.users),
+        "none of the test pairs can be shown by the database, beside another post: is it the data set's?",
     )
     last = float(dataset.events.times.max(initial=0.0))
     relevant = Rows(held_out.users, held_out.candidates[:, 0], np.full(len(held_out.users), last))
     task = one_each(dataset, dataset.pairs, relevant, np.full(len(relevant), np.inf))
     drawn = HeldOut(held_out.users, held_out.candidates, relevant.times)
-    return _exam(name, dataset.pairs, dataset.events, task, drawn)
+    return _exam(name, (dataset.pairs, dataset.events), task, drawn, len(everything.users))
 
 
 def leave_one_out_exam(dataset: Dataset, seed: int, negatives: int = SAMPLED) -> Exam:
-    """Each user's latest pair held out.
+    """Each user's latest pair held out; those beside which too few posts can be drawn are not asked for.
 
     Raises:
-        NothingToLearn: No user has two pairs.
+        NothingToLearn: No user has two pairs, or there are too few posts.
     """
     split = leave_one_out(dataset, negatives, np.random.default_rng(seed))
-    held_out, training = split.held_out, split.training
-    _require(len(held_out.users), "no user has interacted with two posts: import more likes and comments")
+    training, users = split.training, len(split.held_out.users)
+    _require(users, "no user has interacted with two posts: import more likes and comments")
+    held_out = _well_beside(split.held_out, negatives)
     relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
     task = one_each(dataset, training, relevant)
     events = collect(split.remaining_events(dataset).chunks(), len(dataset.user_ids))
-    return _exam("leave-one-out", training, events, task, held_out)
+    return _exam("leave-one-out", (training, events), task, held_out, users)
 
 
 def time_exam(dataset: Dataset, seed: int, share: float, negatives: int = SAMPLED) -> Exam:
@@ -98,21 +105,29 @@ def time_exam(dataset: Dataset, seed: int, share: float, negatives: int = SAMPLE
     Newer posts are another question: see newer_posts in cold_posts.
 
     Raises:
-        NothingToLearn: All events are of one time, or nothing is left to find.
+        NothingToLearn: All events are of one time, nothing is left to find, or there are too few posts.
     """
     moment = moment_of(dataset, share)
     split = time_split(dataset, moment)
     training = collect(split.training.chunks(), len(dataset.user_ids))
-    task = several_each(dataset, training, split.held_out, dataset.posts.created <= moment)
-    _require(len(task.users), "nobody liked a post after the time split's moment that was there before it")
+    there = first_seen(dataset) <= moment
+    everybody = several_each(dataset, training, split.held_out, there)
+    _require(
+        len(everybody.users), "nobody liked a post after the time split's moment that was there before it"
+    )
     rng = np.random.default_rng(seed)
-    rows, posts = task.relevant
-    chosen = posts[np.searchsorted(rows, np.arange(len(task.users))) + rng.integers(0, np.bincount(rows))]
-    times = np.full(len(task.users), moment)
-    drawn = draw_negatives(dataset, task.users, times, negatives, rng)
-    held_out = HeldOut(task.users, np.concatenate((chosen[:, None], drawn), axis=1), times)
+    rows, posts = everybody.relevant
+    chosen = posts[
+        np.searchsorted(rows, np.arange(len(everybody.users))) + rng.integers(0, np.bincount(rows))
+    ]
+    times = np.full(len(everybody.users), moment)
+    drawn = draw_negatives(dataset, everybody.users, times, negatives, rng)
+    candidates = np.concatenate((chosen[:, None], drawn), axis=1)
+    held_out = _well_beside(HeldOut(everybody.users, candidates, times), negatives)
+    relevant = split.held_out.take(np.isin(split.held_out.users, held_out.users))
+    task = several_each(dataset, training, relevant, there)
     events = dataset.events.take(dataset.events.times < moment)
-    return _exam("time split", training, events, task, held_out)
+    return _exam("time split", (training, events), task, held_out, len(everybody.users))
 
 
 def moment_of(dataset: Dataset, share: float) -> float:
@@ -132,10 +147,25 @@ def moment_of(dataset: Dataset, share: float) -> float:
     return moment
 
 
-def _exam(name: str, training: Interactions, events: Interactions, task: RankingTask, drawn: HeldOut) -> Exam:
+def _well_beside(held_out: HeldOut, negatives: int) -> HeldOut:
+    """The rows for which enough posts were drawn to tell a good order from a bad one."""
+    kept = held_out.beside(min(FEWEST_NEGATIVES, negatives))
+    _require(
+        len(kept.users),
+        f"no held-out post has {FEWEST_NEGATIVES} others to be ranked among, which its user has not touched "
+        "and which existed then: there are too few posts, or their created_at is later than the likes",
+    )
+    return kept
+
+
+def _exam(
+    name: str, known: tuple[Interactions, Interactions], task: RankingTask, drawn: HeldOut, rows: int
+) -> Exam:
+    """The exam of known pairs and events; of so many rows that there were, those that are drawn are left."""
+    training, events = known
     relevant = np.bincount(task.users[task.relevant[0]], minlength=len(training.offsets) - 1)
     likes = (np.diff(training.offsets) + relevant)[task.users]
-    return Exam(name, training, events, task, drawn, likes)
+    return Exam(name, training, events, task, drawn, likes, rows - len(drawn.users))
 
 
 def _require(found: int, otherwise: str) -> None:

@@ -23,7 +23,7 @@ def measures_of_ranks(ranks: IntArray, cutoffs: tuple[int, ...] = CUTOFFS) -> Me
 
 
 def full_measures(ranks: CatalogRanks, cutoffs: tuple[int, ...] = CUTOFFS) -> Measures:
-    """Of a full ranking: those of rank_measures, and "auc".
+    """Of a full ranking: those of rank_measures, and "auc"; NaN in rows without an irrelevant post.
 
     A row's area under the ROC curve is the chance that a relevant post of the user is above an irrelevant
     one, a tie counting half (Mann and Whitney 1947), exactly, over all irrelevant ones.
@@ -37,7 +37,7 @@ def full_measures(ranks: CatalogRanks, cutoffs: tuple[int, ...] = CUTOFFS) -> Me
     irrelevant[irrelevant == 0] = np.nan
     lost = (ranks.higher + ranks.ties / 2) / irrelevant[ranks.rows]
     measures["auc"] = 1.0 - _mean(ranks.rows, lost, len(irrelevant))
-    return measures
+    return {name: np.where(np.isnan(irrelevant), np.nan, values) for name, values in measures.items()}
 
 
 def rank_measures(
@@ -82,7 +82,8 @@ def expected_measures(
 
     Of N irrelevant posts r are before the relevant one; of n drawn without replacement, the number before it
     is hypergeometric, and the measure is the sum over its values (Krichene and Rendle, KDD 2020, section 4).
-    Several relevant posts of a row are each ranked on their own, and averaged.
+    Several relevant posts of a row are each ranked on their own, and averaged. A row without an irrelevant
+    post says nothing: NaN.
 
     Args:
         ranks: Of a full ranking.
@@ -97,18 +98,20 @@ def expected_measures(
     for place, chances in enumerate(before_chances(ranks.before, total, sampled)):
         for name, gain in gains.items():
             expected[name] += gain[place] * chances
-    return {name: _mean(ranks.rows, values, len(ranks.irrelevant)) for name, values in expected.items()}
+    return {name: _expected(ranks, values) for name, values in expected.items()}
 
 
 def expected_ndcg(ranks: CatalogRanks, cutoff: int = 10, sampled: int = SAMPLED) -> float:
-    """The mean over rows of expected_measures' "ndcg@K", at a fraction of the work; 0 without rows."""
+    """The mean over rows of expected_measures' "ndcg@K", at a fraction of the work; 0 where none says any."""
     total = ranks.irrelevant[ranks.rows]
     gains = _gains(sampled, cutoff)[1]
     chances = islice(before_chances(ranks.before, total, sampled), cutoff)
     expected = sum(
         (gain * chance for gain, chance in zip(gains, chances, strict=False)), np.zeros(len(total))
     )
-    return float(_mean(ranks.rows, expected, len(ranks.irrelevant)).mean()) if len(total) else 0.0
+    known = _expected(ranks, expected)
+    known = known[~np.isnan(known)]
+    return float(known.mean()) if len(known) else 0.0
 
 
 def means_of(measures: Measures, rows: BoolArray | None = None) -> dict[str, float]:
@@ -148,6 +151,11 @@ def _gains(sampled: int, cutoff: int) -> tuple[DoubleArray, DoubleArray]:
     places = np.arange(sampled + 1)
     inside = places < cutoff
     return inside.astype(np.float64), np.where(inside, 1.0 / np.log2(places + 2.0), 0.0)
+
+
+def _expected(ranks: CatalogRanks, values: DoubleArray) -> DoubleArray:
+    """Mean of values (r) by row, float64 (m); NaN where a row has none, or no irrelevant post."""
+    return np.where(ranks.irrelevant > 0, _mean(ranks.rows, values, len(ranks.irrelevant)), np.nan)
 
 
 def _mean(rows: IntArray, values: DoubleArray, count: int) -> DoubleArray:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_training.data.dataset import BoolArray, DoubleArray, IntArray
+from animora_training.errors import NotFinite
 
 Scores = npt.NDArray[np.floating]
 
@@ -23,13 +24,25 @@ def held_out_ranks(scores: Scores, present: BoolArray, created: DoubleArray, ids
 
     Returns:
         int64 (m), 0 for the best.
+
+    Raises:
+        NotFinite: A score that counts is not finite: NaN would be beaten by nothing.
     """
+    require_finite(scores[present])
     equal = scores[:, 1:] == scores[:, :1]
     same_age = created[:, 1:] == created[:, :1]
     newer = (created[:, 1:] > created[:, :1]) | (same_age & (ids[:, 1:] > ids[:, :1]))
     before = (scores[:, 1:] > scores[:, :1]) | (equal & newer)
     ranks: IntArray = np.sum(before & present[:, 1:], axis=1, dtype=np.int64)
     return ranks
+
+
+def require_finite(scores: Scores) -> None:
+    """Raises NotFinite unless all scores (...) are finite."""
+    if wrong := int((~np.isfinite(scores)).sum()):
+        raise NotFinite(
+            f"{wrong:,} of {scores.size:,} scores are not finite numbers, so nothing can be ranked"
+        )
 
 
 def hit_ratio(ranks: IntArray, k: int) -> float:

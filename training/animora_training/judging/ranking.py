@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from animora_training.data.dataset import ABSENT, IntArray, Posts
-from animora_training.judging.metrics import Scores
+from animora_training.judging.metrics import Scores, require_finite
 from animora_training.judging.recommender import SCORES_AT_ONCE, Recommender, user_chunks
 from animora_training.judging.task import RankingTask, within
 
@@ -42,18 +42,20 @@ def rank_catalog(recommender: Recommender, task: RankingTask, posts: Posts, leng
         task: What to rank.
         posts: The data set's.
         length: Of the lists.
+
+    Raises:
+        NotFinite: A score is not finite.
     """
     newest_first = np.lexsort((posts.ids, posts.created))[::-1]
     columns = newest_first[task.eligible[newest_first]]  # so that of a tie the first column goes first
     column_of = np.full(len(posts.ids), ABSENT, np.int64)
     column_of[columns] = np.arange(len(columns))
-    # The columns of posts that a row's moment has not seen yet come first: how many, int64 (m).
-    too_new = np.searchsorted(-posts.created[columns], -task.moments, side="left")
     found: list[tuple[IntArray, IntArray, IntArray]] = []
     irrelevant = np.zeros(len(task.users), np.int64)
     lists = np.full((len(task.users), length), ABSENT, np.int64)
     for some in user_chunks(len(task.users), len(columns)):
         scores = recommender.catalog(task.users[some])[:, columns]
+        require_finite(scores)
         rows, wanted = within(task.relevant, some)
         at = column_of[wanted]
         own = scores[rows, at]
@@ -61,7 +63,7 @@ def rank_catalog(recommender: Recommender, task: RankingTask, posts: Posts, leng
         hidden_columns = column_of[hidden_posts]
         shown = hidden_columns != ABSENT
         scores[hidden_rows[shown], hidden_columns[shown]] = -np.inf
-        scores[np.arange(len(columns)) < too_new[some, None]] = -np.inf
+        scores[task.first_seen[columns] > task.moments[some, None]] = -np.inf
         scores[rows, at] = own
         lists[some] = _first(scores, columns, length)
         scores[rows, at] = -np.inf

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from animora_training.data.candidates import first_seen
 from animora_training.data.dataset import (
     ABSENT,
     BoolArray,
@@ -29,13 +30,15 @@ class RankingTask:
         relevant: Rows and their relevant posts, all eligible.
         hidden: Rows and posts that are not ranked there: touched before, or behind a block.
         eligible: bool (p), the posts that are ranked at all.
-        moments: float64 (m), posts created later are not ranked; inf where all are.
+        first_seen: float64 (p), from when on each post existed.
+        moments: float64 (m), posts first seen later are not ranked; inf where all are.
     """
 
     users: IntArray
     relevant: Pairs
     hidden: Pairs
     eligible: BoolArray
+    first_seen: DoubleArray
     moments: DoubleArray
 
 
@@ -61,6 +64,7 @@ def one_each(
         relevant=(np.arange(len(relevant)), relevant.posts),
         hidden=_by_row(wanted, _touched(training, relevant.users), _blocked(dataset, relevant.users)),
         eligible=~dataset.posts.deleted,
+        first_seen=first_seen(dataset),
         moments=relevant.times if moments is None else moments,
     )
 
@@ -89,6 +93,7 @@ def several_each(
         relevant=(rows, shown.posts[order]),
         hidden=_by_row(_touched(training, users), _blocked(dataset, users)),
         eligible=ranked,
+        first_seen=first_seen(dataset),
         moments=np.full(len(users), np.inf),
     )
 

@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 
 from animora_training.data.dataset import Dataset, Interactions, Posts, Rows
 from animora_training.data.split import latest_pairs, pairs_of_each, split_off
+from animora_training.errors import NotFinite
 from animora_training.judging.measures import expected_ndcg
 from animora_training.judging.ranking import rank_catalog
 from animora_training.judging.recipe import Choice, Recipe, history_matrix
@@ -55,7 +56,8 @@ class Attempt:
     Attributes:
         name: The recipe's.
         choice: A value for each of its axes.
-        ndcg: Expected NDCG@10 among 99 sampled posts, mean over the hold-out's users.
+        ndcg: Expected NDCG@10 among 99 sampled posts, mean over the hold-out's users; minus infinity where
+            the fit came to no finite scores.
         seconds: How long the fit and its judgement took.
     """
 
@@ -160,8 +162,11 @@ def search(
 def _attempt(recipe: Recipe, choice: Choice, data: HoldOut, seed: int) -> Attempt:
     began = time.monotonic()
     recommender = recipe.fit(data.histories, choice, seed)
-    ranks = rank_catalog(recommender, data.task, data.posts, length=0)
-    return Attempt(recipe.name, choice, expected_ndcg(ranks), time.monotonic() - began)
+    try:
+        ndcg = expected_ndcg(rank_catalog(recommender, data.task, data.posts, length=0))
+    except NotFinite:
+        ndcg = -math.inf
+    return Attempt(recipe.name, choice, ndcg, time.monotonic() - began)
 
 
 def _moved(recipe: Recipe, place: tuple[int, ...], axis: int, steps: int) -> tuple[int, ...] | None:

@@ -1,5 +1,6 @@
 """The training loop: users with all they like, beside posts that all of them share as negatives."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from animora_training.errors import NotFinite
 from animora_training.learning.config import FitConfig
 from animora_training.learning.drawing import Draw, Drawing, history_weights
 from animora_training.learning.losses import LOSSES, StepLogits
@@ -118,6 +120,9 @@ class Trainer:
 
         Args:
             between_steps: Called when a step has ended; `state` may be taken then.
+
+        Raises:
+            NotFinite: After an epoch its loss, or what it has learnt, is no longer finite, in any process.
         """
         at = self.position
         while True:
@@ -130,12 +135,28 @@ class Trainer:
                 at.seconds = time.monotonic() - started
                 between_steps()
             rate = learning_rate(self._config, at.epoch + 1 - 1 / len(users))
-            counted = torch.tensor([at.loss, float(at.pairs)], dtype=torch.float64)
+            counted = torch.tensor([at.loss, float(at.pairs), self._weight()], dtype=torch.float64)
             self._ranks.sum([counted])
-            loss, pairs = counted.tolist()
+            loss, pairs, weight = counted.tolist()
+            if not math.isfinite(loss + weight):
+                raise NotFinite(self._diverged(at.epoch + 1))
             ended = Epoch(at.epoch + 1, loss / (self._data.users - 1), rate, int(pairs), at.seconds)
             self.position = at = Position(epoch=at.epoch + 1)
             yield ended
+
+    def _weight(self) -> float:
+        """The sum of all weights of this process: not finite where one of them is not."""
+        tables = (self._users.table, self._posts.table, self._history.table)
+        weights = [*tables, *(parameter.detach() for parameter in self._network.parameters())]
+        return sum(float(one.sum(dtype=torch.float64)) for one in weights)
+
+    def _diverged(self, epoch: int) -> str:
+        config = self._config
+        return (
+            f"training diverged in epoch {epoch}: the loss or the weights are no longer finite numbers. "
+            f"Lower learning_rate ({config.learning_rate:g}), user_learning_rate "
+            f"({config.user_learning_rate:g}) or l2 ({config.l2:g}) by --set"
+        )
 
     def _step(self, draw: Draw, users_in_all: int, rate: float) -> None:
         user_rows = self._ranks.local(draw.users)
