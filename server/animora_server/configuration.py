@@ -19,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from animora_database import InvalidDsn, parse_dsn
 from animora_server.errors import ConfigurationError
 from animora_server.settings import Settings
 
@@ -88,7 +89,7 @@ def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
             return _Environment(settings_cls, environ), TomlConfigSettingsSource(settings_cls, file)
 
     try:
-        return Settings.model_validate(dict(Layers()))
+        settings = Settings.model_validate(dict(Layers()))
     except ValidationError as error:
         # The cause would say the same again, in words for developers.
         raise ConfigurationError(_explain(error, environ, file)) from None
@@ -96,6 +97,8 @@ def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
         raise ConfigurationError(f"{file}: not a TOML file: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file}: cannot be read: {error}") from error
+    _check_connection_strings(settings, environ)
+    return settings
 
 
 def describe(settings: Settings) -> str:
@@ -152,6 +155,20 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     ]
     if unknown:
         raise ConfigurationError("\n".join(f"{name}: {_no_such_option(name, known)}" for name in unknown))
+
+
+def _check_connection_strings(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Raises ConfigurationError if a connection string of PostgreSQL cannot be used."""
+    for option in options():
+        if option.section == "database" and isinstance(
+            value := getattr(settings.database, option.name), SecretStr
+        ):
+            try:
+                if value.get_secret_value():
+                    parse_dsn(value.get_secret_value())
+            except InvalidDsn as error:
+                name = option.variable if environ.get(option.variable) else option.key
+                raise ConfigurationError(f"{name}: {error}") from error
 
 
 def _explain(error: ValidationError, environ: Mapping[str, str], file: Path | None) -> str:

@@ -84,12 +84,14 @@ class DatabaseSettings(Section):
     """The application's PostgreSQL, read through the four views."""
 
     url: SecretStr = Field(
-        default=SecretStr(""), description="DSN of a role that may read the schema `animora`; required"
+        default=SecretStr(""),
+        description="connection string, as libpq takes it, of a role that may read the schema `animora`; "
+        "required",
     )
     listen_url: SecretStr = Field(
         default=SecretStr(""),
-        description="DSN of a direct connection to the same server, on which blocks and deletions are heard "
-        "of, where `url` leads through a pooler; empty takes `url`",
+        description="connection string of a direct connection to the same server, on which notifications of "
+        "blocks and deletions arrive, where `url` leads through a pooler; empty takes `url`",
     )
     listen_timeout: float = Field(
         default=5.0,
@@ -99,7 +101,6 @@ class DatabaseSettings(Section):
     )
     timeout: float = Field(default=10.0, gt=0, description="seconds to connect")
     command_timeout: float = Field(default=60.0, gt=0, description="seconds one query may take")
-
 
 class CatalogSettings(Section):
     """How the resident catalog follows the database."""

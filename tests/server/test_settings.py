@@ -62,6 +62,16 @@ def test_words_become_what_the_option_is():
     assert settings.database.url == SecretStr("postgresql:///animora")
 
 
+@pytest.mark.parametrize("option", ["url", "listen_url"])
+def test_an_unknown_option_of_a_connection_string_is_named_with_its_setting(file: Path, option: str):
+    dsn = "postgresql://feed:hunter2@db/app?conect_timeout=3"
+    file.write_text(f'[database]\n{option} = "{dsn}"\n')
+    variable = f"ANIMORA_DATABASE_{option.upper()}"
+    for environ, name in (({}, f"database.{option}"), ({variable: dsn}, variable)):
+        with pytest.raises(ConfigurationError, match=rf"^{name}: unknown option 'conect_timeout'"):
+            load_settings(environ, file)
+
+
 def test_an_empty_variable_is_not_set(file: Path):
     file.write_text('[grpc]\ntls_certificate = "c.pem"\ntls_key = "k.pem"\n')
     settings = load_settings({"ANIMORA_GRPC_TLS_KEY": "", "ANIMORA_GRPC_PORT": ""}, file)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from animora_server.catalog import NEVER
 from animora_server.embedded import apply_schema
@@ -233,6 +234,18 @@ async def test_a_wrong_url_is_named_and_its_password_is_not(url, said):
         await read(store_at(url))
 
     assert "hunter2" not in str(caught.value)
+
+
+async def test_options_of_a_connection_string_that_have_no_effect_are_logged_once(database, postgres_url):
+    with capture_logs() as logs:
+        store = store_at(f"{postgres_url}&keepalives=1&channel_binding=prefer")
+        for _ in range(2):
+            await read(store)
+        store.close()
+
+    assert [(entry["option"], entry["without_effect"]) for entry in logs] == [
+        ("database.url", "keepalives, channel_binding")
+    ]
 
 
 async def test_a_connection_that_ended_is_replaced(database, store):

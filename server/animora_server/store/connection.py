@@ -2,40 +2,76 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import asyncpg
+import structlog
 from pydantic import SecretStr
 
+from animora_database import InvalidDsn, parse_dsn
+from animora_database.connecting import open_connection
 from animora_server.errors import ConfigurationError, StoreError
 from animora_server.settings import DatabaseSettings
 
+log = structlog.get_logger(__name__)
 
-async def connect(url: SecretStr, settings: DatabaseSettings) -> asyncpg.Connection:
-    """A connection to a database, with the timeouts of the settings.
+# What asyncpg, TLS, the network and the operating system raise. A certificate that cannot be verified is an
+# OSError and a ValueError; so is, of ValueErrors, a text that is not UTF-8.
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    EOFError,
+    ValueError,
+)
+
+
+class Connector:
+    """Opens connections to the database of one option.
+
+    Args:
+        option: The option's name, for errors and the log.
+        url: Its value, a connection string of libpq.
+        settings: The timeouts.
 
     Raises:
-        ConfigurationError: The URL is no DSN, or asks for what cannot be had.
-        StoreError: PostgreSQL does not answer.
+        ConfigurationError: The connection string cannot be used.
     """
-    with translated(), _option_named("database.url" if url == settings.url else "database.listen_url"):
-        return await asyncpg.connect(
-            url.get_secret_value(),
-            timeout=settings.timeout,
-            command_timeout=settings.command_timeout,
-            # A pooler may give each transaction another server, which does not know our statements.
-            statement_cache_size=0,
-            server_settings={"application_name": "animora-server"},
-        )
 
+    def __init__(self, option: str, url: SecretStr, settings: DatabaseSettings) -> None:
+        self._settings = settings
+        try:
+            self._options = parse_dsn(url.get_secret_value())
+            self._options.check_files()
+        except InvalidDsn as error:
+            raise ConfigurationError(f"{option}: {error}") from error
+        if self._options.without_effect:
+            log.warning(
+                "options of a connection string have no effect",
+                option=option,
+                without_effect=", ".join(self._options.without_effect),
+            )
 
-@contextmanager
-def _option_named(option: str) -> Iterator[None]:
-    try:
-        yield
-    except asyncpg.ClientConfigurationError as error:
-        raise ConfigurationError(f"{option}: {error}") from error
-    except ValueError as error:  # its text may quote a password
-        raise ConfigurationError(f"{option}: not a DSN, such as postgresql://user@host:5432/name") from error
+    async def connect(self, **arguments: Any) -> asyncpg.Connection:
+        """A connection with the timeouts of the settings.
+
+        Args:
+            arguments: Further ones of asyncpg.connect.
+
+        Raises:
+            StoreError: PostgreSQL does not answer, or refuses.
+        """
+        with translated():
+            return await open_connection(
+                self._options,
+                self._settings.timeout,
+                "animora-server",
+                command_timeout=self._settings.command_timeout,
+                # A pooler may give each transaction another server, which does not know our statements.
+                statement_cache_size=0,
+                **arguments,
+            )
 
 
 @contextmanager
@@ -48,5 +84,5 @@ def translated() -> Iterator[None]:
     except PermissionError as error:
         # asyncpg looks there for certificates unless the DSN says how TLS is meant.
         raise StoreError(f"{error}: set sslmode in database.url, or make ~/.postgresql readable") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+    except DRIVER_ERRORS as error:
         raise StoreError(f"PostgreSQL: {type(error).__name__}: {error}") from error

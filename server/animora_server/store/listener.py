@@ -15,7 +15,7 @@ from animora_server.catalog import Facts
 from animora_server.errors import StoreError
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import DatabaseSettings
-from animora_server.store.connection import connect, translated
+from animora_server.store.connection import Connector, translated
 from animora_server.store.payloads import CHANNEL, read_payload
 
 log = structlog.get_logger(__name__)
@@ -39,6 +39,9 @@ class FactListener:
         metrics: What is recorded.
         receive: Takes facts, on the event loop, so it must be quick.
         listening: Is told each time that listening has begun: what was committed before may be unheard.
+
+    Raises:
+        ConfigurationError: The connection string cannot be used.
     """
 
     def __init__(
@@ -49,6 +52,12 @@ class FactListener:
         listening: Callable[[], None],
     ) -> None:
         self._settings = settings
+        direct = bool(settings.listen_url.get_secret_value())
+        self._connector = Connector(
+            "database.listen_url" if direct else "database.url",
+            settings.listen_url if direct else settings.url,
+            settings,
+        )
         self._metrics = metrics
         self._receive = receive
         self._listening = listening
@@ -59,11 +68,7 @@ class FactListener:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Starts listening. Waits a moment for it, so that a load that follows need not be repeated.
-
-        Raises:
-            ConfigurationError: The URL is no DSN, or asks for what cannot be had.
-        """
+        """Starts listening. Waits a moment for it, so that a load that follows need not be repeated."""
         self._task = asyncio.create_task(self._run(), name="fact-listener")
         await _within(START_PATIENCE, self._tried)
         if self._task.done():
@@ -102,13 +107,9 @@ class FactListener:
         """Listens for as long as the connection lasts.
 
         Raises:
-            ConfigurationError: The URL is no DSN, or asks for what cannot be had.
             StoreError: It failed, or there was none.
         """
-        url = (
-            self._settings.listen_url if self._settings.listen_url.get_secret_value() else self._settings.url
-        )
-        connection = await connect(url, self._settings)
+        connection = await self._connector.connect()
         stirred = asyncio.Event()  # by an echo, or by the connection's end
         echo = f"{CHANNEL}_{secrets.token_hex(8)}"
         try:

@@ -21,7 +21,7 @@ from animora_server.store.binary import (
     decode_halfvec,
     decode_vector,
 )
-from animora_server.store.connection import connect, translated
+from animora_server.store.connection import Connector, translated
 from animora_server.store.parts import PartFeeder
 from animora_server.store.protocols import TakeEmbeddings
 from animora_server.store.views import EmbeddingTypes, check_views
@@ -35,10 +35,15 @@ NO_LIMIT = 7 * 86_400.0  # asyncpg's own timeout counts a whole COPY; silence is
 
 
 class PostgresStore:
-    """The application's database, read through the four views in read-only transactions."""
+    """The application's database, read through the four views in read-only transactions.
+
+    Raises:
+        ConfigurationError: `database.url` cannot be used.
+    """
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self._settings = settings
+        self._connector = Connector("database.url", settings.url, settings)
         self._connection: asyncpg.Connection | None = None
         self._types = EmbeddingTypes("", "")
 
@@ -72,7 +77,7 @@ class PostgresStore:
             self._connection = None
 
     async def _connect(self) -> tuple[asyncpg.Connection, EmbeddingTypes]:
-        connection = await connect(self._settings.url, self._settings)
+        connection = await self._connector.connect()
         try:
             with translated():
                 return connection, await check_views(connection)

@@ -35,3 +35,16 @@ async def test_a_server_that_does_not_answer_is_named_by_its_option(tmp_path):
         with pytest.raises(DatabaseError, match="--database-url: cannot connect"):
             async with connect(url):
                 pass
+
+
+async def test_options_that_asyncpg_lacks_are_taken_and_reported(postgres_url, caplog):
+    async with connect(f"{postgres_url}&keepalives=1&channel_binding=require") as connection:
+        assert await connection.fetchval("select 1") == 1
+
+    assert "keepalives, channel_binding" in caplog.text
+
+
+async def test_an_unknown_option_is_named(postgres_url):
+    with pytest.raises(DatabaseError, match="--database-url: .*unknown option 'conect_timeout'"):
+        async with connect(f"{postgres_url}&conect_timeout=1"):
+            pass

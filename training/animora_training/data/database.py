@@ -1,13 +1,18 @@
 """The connection to PostgreSQL, and what its errors mean to the person at the keyboard."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
 
+from animora_database import parse_dsn
+from animora_database.connecting import open_connection
 from animora_training.errors import DatabaseError
 
-CONNECT_TIMEOUT = 10.0
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 10.0  # seconds
 
 
 @asynccontextmanager
@@ -18,8 +23,16 @@ async def connect(url: str) -> AsyncIterator[asyncpg.Connection]:
         DatabaseError: It cannot be reached; or, from within, it failed or lacks a view or table.
     """
     try:
-        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT)
-    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        options = parse_dsn(url)
+        options.check_files()
+        if options.without_effect:
+            log.warning("--database-url: no effect here have %s", ", ".join(options.without_effect))
+        connection = await open_connection(options, CONNECT_TIMEOUT, "animora-train")
+    except TimeoutError as error:
+        raise DatabaseError("--database-url: PostgreSQL did not answer in time") from error
+    except (
+        OSError, EOFError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError,
+    ) as error:  # fmt: skip
         raise DatabaseError(f"--database-url: cannot connect to PostgreSQL: {error}") from error
     try:
         yield connection

@@ -1,0 +1,298 @@
+"""Connection strings of PostgreSQL as libpq takes them, for asyncpg, which knows a part of libpq's options.
+
+Both forms are read: a URI (`postgresql://user@host:5432/name?sslmode=require`) and a list of `key=value`.
+An option that asyncpg lacks is translated, or has no effect and is reported; an unknown one is refused. No
+error quotes a value, since any of them may be a password.
+
+See "Connection Strings" and "Parameter Key Words" in PostgreSQL's documentation of libpq.
+"""
+
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlencode
+
+SCHEMES = ("postgresql://", "postgres://")
+
+# Options under the names of asyncpg.connect's arguments.
+ARGUMENTS = {
+    "user": "user",
+    "password": "password",
+    "passfile": "passfile",
+    "dbname": "database",
+    "service": "service",
+    "servicefile": "servicefile",
+    "krbsrvname": "krbsrvname",
+    "gsslib": "gsslib",
+}
+# asyncpg takes these in a URI alone.
+TLS = (
+    "sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslnegotiation",
+    "ssl_min_protocol_version", "ssl_max_protocol_version",
+)  # fmt: skip
+TRANSLATED = (
+    "host", "hostaddr", "port", "connect_timeout", "target_session_attrs", "load_balance_hosts",
+    "application_name", "fallback_application_name", "options", "ssl", "gssencmode", "replication",
+)  # fmt: skip
+# asyncpg has no such option; to go on without it is what libpq's default would do, or is said in the log.
+WITHOUT_EFFECT = frozenset((
+    "channel_binding", "client_encoding", "gssdelegation", "keepalives", "keepalives_count", "keepalives_idle",
+    "keepalives_interval", "max_protocol_version", "min_protocol_version", "oauth_client_id",
+    "oauth_client_secret", "oauth_issuer", "oauth_scope", "require_auth", "requirepeer", "requiressl",
+    "scram_client_key", "scram_server_key", "sslcertmode", "sslcompression", "sslcrldir", "sslkeylogfile",
+    "sslsni", "tcp_user_timeout",
+    # Of Prisma and of providers' poolers, in strings that are handed out for any client.
+    "connection_limit", "pgbouncer", "pool_timeout", "socket_timeout", "supa", "workaround",
+))  # fmt: skip
+FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl", "passfile", "servicefile")
+
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+VALUES = {
+    "sslmode": SSL_MODES,
+    "sslnegotiation": ("postgres", "direct"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+    "load_balance_hosts": ("disable", "random"),
+    "gssencmode": ("disable", "prefer"),  # asyncpg cannot encrypt by GSSAPI, so not "require"
+    "gsslib": ("gssapi", "sspi"),
+    "ssl_min_protocol_version": ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"),
+    "ssl_max_protocol_version": ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"),
+    "ssl": ("true",),
+    "replication": ("false", "off", "no", "0"),
+}
+SYSTEM_ROOTS = "system"  # as sslrootcert: the certification authorities of the operating system
+NOT_A_DSN = "not a DSN, such as postgresql://user@host:5432/name or host=host dbname=name"
+DEFAULT_PORT = 5432
+HIGHEST_PORT = 65535
+LOWEST_CONNECT_TIMEOUT = 2  # seconds; libpq takes 1 for 2
+
+_HOST = re.compile(r"(?:\[(?P<v6>[^]]*)\]|(?P<host>[^:,/?]*))(?::(?P<port>[^,/?]*))?(?P<end>[,/?]?)")
+_PAIR = re.compile(r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)*))(?=\s|$)", re.DOTALL)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{,20})://")
+_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class InvalidDsn(ValueError):
+    """A connection string cannot be used; the text names the option in it, and holds no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """What a connection string asks for.
+
+    Attributes:
+        hosts: Where to connect, in the order in which to try: host name, address or socket directory, and
+            port. A host is empty, and a port 0, where the string leaves it to the driver.
+        arguments: Of asyncpg.connect, those that are the same for all hosts.
+        tls: libpq's options of TLS, in asyncpg's spelling.
+        server_settings: Parameters for the session.
+        session_attributes: Which kind of server will do; those of the first kind are tried first.
+        connect_timeout: Seconds for each host, or None where the string does not say.
+        load_balanced: Whether the hosts are tried in random order.
+        without_effect: Options of the string that have none here.
+    """
+
+    hosts: tuple[tuple[str, int], ...]
+    arguments: Mapping[str, str]
+    tls: Mapping[str, str]
+    server_settings: Mapping[str, str]
+    session_attributes: tuple[str, ...]
+    connect_timeout: float | None
+    load_balanced: bool
+    without_effect: tuple[str, ...]
+
+    @property
+    def trusts_system_roots(self) -> bool:
+        """Whether certificates are checked against those of the operating system."""
+        return self.tls.get("sslrootcert") == SYSTEM_ROOTS
+
+    def attempts(self) -> Iterator[dict[str, Any]]:
+        """Arguments of asyncpg.connect for one attempt after the other, until one succeeds."""
+        hosts = list(self.hosts)
+        if self.load_balanced:
+            random.shuffle(hosts)
+        places = [_place(host, port) for host, port in hosts]
+        tls = {} if self.trusts_system_roots else {"dsn": f"postgresql://?{urlencode(self.tls)}"}
+        for attributes in self.session_attributes:
+            for place in places:
+                yield {**self.arguments, **tls, **place, "target_session_attrs": attributes}
+
+    def check_files(self) -> None:
+        """Looks for the files that the string names.
+
+        Raises:
+            InvalidDsn: One is not there.
+        """
+        named = {**self.arguments, **self.tls}
+        for name in FILES:
+            path = named.get(name)
+            if path and not (name == "sslrootcert" and path == SYSTEM_ROOTS) and not Path(path).is_file():
+                raise InvalidDsn(f"{name}: there is no such file")
+
+
+def parse_dsn(dsn: str) -> ConnectionOptions:
+    """Reads a connection string.
+
+    Raises:
+        InvalidDsn: It has neither of the two forms, or an option in it is unknown or has no possible value.
+    """
+    scheme = next((scheme for scheme in SCHEMES if dsn.startswith(scheme)), None)
+    options = dict(_of_pairs(dsn) if scheme is None else _of_uri(dsn[len(scheme) :]))
+    for name in options:
+        if name not in {*ARGUMENTS, *TLS, *TRANSLATED, *WITHOUT_EFFECT}:
+            raise InvalidDsn(
+                f"unknown option {name[:40]!r}; a parameter of the server is set with options=-c name=value"
+            )
+    # As in libpq, an empty value is none.
+    options = {name: _checked(name, value) for name, value in options.items() if value}
+    name = options.get("application_name") or options.get("fallback_application_name")
+    settings = {"application_name": name, "options": options.get("options")}
+    wanted = options.get("target_session_attrs", "any")
+    return ConnectionOptions(
+        hosts=_hosts(options),
+        arguments={ARGUMENTS[name]: value for name, value in options.items() if name in ARGUMENTS},
+        tls=_tls(options),
+        server_settings={name: value for name, value in settings.items() if value},
+        session_attributes=("standby", "any") if wanted == "prefer-standby" else (wanted,),
+        connect_timeout=_connect_timeout(options),
+        load_balanced=options.get("load_balance_hosts") == "random",
+        without_effect=tuple(name for name in options if name in WITHOUT_EFFECT),
+    )
+
+
+def _of_uri(rest: str) -> Iterator[tuple[str, str]]:
+    """The options of a URI without its scheme, as libpq's conninfo_uri_parse_options reads them."""
+    credentials, at, after = rest.partition("@")
+    if at and "/" not in credentials:
+        user, colon, password = credentials.partition(":")
+        yield "user", _decoded("user", user)
+        if colon:
+            yield "password", _decoded("password", password)
+        rest = after
+    hosts, ports = [], []
+    position, end = 0, ","
+    while end == ",":
+        found = _HOST.match(rest, position)
+        if found is None or (not found["end"] and found.end() != len(rest)):
+            raise InvalidDsn(NOT_A_DSN)
+        hosts.append(_decoded("host", found["v6"] if found["v6"] is not None else found["host"]))
+        ports.append(_decoded("port", found["port"] or ""))
+        position, end = found.end(), found["end"]
+    if any(hosts):
+        yield "host", ",".join(hosts)
+    if any(ports):
+        yield "port", ",".join(ports)
+    path, _, query = (rest[position:] if end == "/" else f"?{rest[position:]}").partition("?")
+    if path:
+        yield "dbname", _decoded("dbname", path)
+    for pair in query.split("&") if query else ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InvalidDsn("an option without a value; a '&' in a value is written %26")
+        name = _decoded("an option's name", name)
+        # asyncpg takes "database" too, and older strings of ours may have it.
+        yield ("dbname" if name == "database" else name), _decoded(name, value)
+
+
+def _of_pairs(text: str) -> Iterator[tuple[str, str]]:
+    """The options of `key=value key='a value'`."""
+    position, text = 0, text.rstrip()
+    if scheme := _SCHEME.match(text):
+        raise InvalidDsn(f"{NOT_A_DSN}: its scheme is {scheme[1]!r}")
+    if "=" not in text:
+        raise InvalidDsn(NOT_A_DSN)
+    while position < len(text):
+        found = _PAIR.match(text, position)
+        if found is None:
+            raise InvalidDsn(NOT_A_DSN)
+        name, quoted, plain = found.groups()
+        yield name, re.sub(r"\\(.)", r"\1", plain if quoted is None else quoted, flags=re.DOTALL)
+        position = found.end()
+
+
+def _decoded(name: str, text: str) -> str:
+    if _PERCENT.search(text):
+        raise InvalidDsn(f"{name}: a '%' is written %25")
+    try:
+        value = unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise InvalidDsn(f"{name}: not UTF-8") from None
+    if "\0" in value:
+        raise InvalidDsn(f"{name}: has a zero byte")
+    return value
+
+
+def _checked(name: str, value: str) -> str:
+    """A value in the spelling of VALUES."""
+    possible = VALUES.get(name)
+    if possible is None:
+        return value
+    for one in possible:
+        if one.lower() == value.lower():
+            return one
+    raise InvalidDsn(f"{name}: must be {' or '.join(possible)}")
+
+
+def _hosts(options: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+    """The hosts with their ports; an address stands for its host, unless certificates name the host."""
+    names = options.get("host", "").split(",")
+    addresses = options.get("hostaddr", "").split(",")
+    if "hostaddr" in options:
+        if "host" not in options:
+            names = addresses
+        elif len(names) != len(addresses):
+            raise InvalidDsn("hostaddr: must have as many entries as host")
+        elif options.get("sslmode") != "verify-full":
+            names = [address or name for name, address in zip(names, addresses, strict=True)]
+    ports = options.get("port", "").split(",")
+    if len(ports) == 1:
+        ports *= len(names)
+    if len(ports) != len(names):
+        raise InvalidDsn("port: must have one entry, or as many as host")
+    return tuple((_host(name), _port(port)) for name, port in zip(names, ports, strict=True))
+
+
+def _place(host: str, port: int) -> dict[str, Any]:
+    """A host and its port as asyncpg.connect takes them; it looks for what is left out in the environment."""
+    if not host:
+        return {"port": port} if port else {}
+    return {"host": [host], "port": [port or DEFAULT_PORT]}
+
+
+def _host(name: str) -> str:
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        if not name.startswith("/"):
+            raise InvalidDsn(f"{NOT_A_DSN}: its host is not a host's name") from None
+    return name
+
+
+def _port(text: str) -> int:
+    if not text:
+        return 0
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= HIGHEST_PORT:
+        raise InvalidDsn(f"{NOT_A_DSN}: its port must be a number from 1 to {HIGHEST_PORT}")
+    return int(text)
+
+
+def _tls(options: Mapping[str, str]) -> dict[str, str]:
+    tls = {name: options[name] for name in TLS if name in options}
+    if "ssl" in options:  # JDBC's
+        tls.setdefault("sslmode", "require")
+    if tls.get("sslrootcert") == SYSTEM_ROOTS and tls.setdefault("sslmode", "verify-full") != "verify-full":
+        raise InvalidDsn("sslmode: must be verify-full with sslrootcert=system")
+    if tls.get("sslnegotiation") == "direct" and tls.get("sslmode") not in SSL_MODES[3:]:
+        raise InvalidDsn("sslnegotiation: direct takes sslmode=require, verify-ca or verify-full")
+    return tls
+
+
+def _connect_timeout(options: Mapping[str, str]) -> float | None:
+    text = options.get("connect_timeout", "0")
+    try:
+        seconds = int(text)
+    except ValueError:
+        raise InvalidDsn("connect_timeout: must be a whole number of seconds") from None
+    return float(max(seconds, LOWEST_CONNECT_TIMEOUT)) if seconds > 0 else None
