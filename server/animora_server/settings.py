@@ -102,6 +102,7 @@ class DatabaseSettings(Section):
     timeout: float = Field(default=10.0, gt=0, description="seconds to connect")
     command_timeout: float = Field(default=60.0, gt=0, description="seconds one query may take")
 
+
 class CatalogSettings(Section):
     """How the resident catalog follows the database."""
 

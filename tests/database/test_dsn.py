@@ -10,15 +10,59 @@ from animora_database.connecting import open_connection
 from animora_database.dsn import ARGUMENTS, TLS, TRANSLATED, WITHOUT_EFFECT
 
 # The key words of PostgreSQL 18's libpq.
-LIBPQ = """
-application_name channel_binding client_encoding connect_timeout dbname fallback_application_name gssdelegation
-gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname
-load_balance_hosts max_protocol_version min_protocol_version oauth_client_id oauth_client_secret oauth_issuer
-oauth_scope options passfile password port replication require_auth requirepeer scram_client_key
-scram_server_key service servicefile ssl_max_protocol_version ssl_min_protocol_version sslcert sslcertmode
-sslcompression sslcrl sslcrldir sslkey sslkeylogfile sslmode sslnegotiation sslpassword sslrootcert sslsni
-target_session_attrs tcp_user_timeout user
-""".split()
+LIBPQ = [
+    "application_name",
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "dbname",
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "gsslib",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "krbsrvname",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "oauth_client_id",
+    "oauth_client_secret",
+    "oauth_issuer",
+    "oauth_scope",
+    "options",
+    "passfile",
+    "password",
+    "port",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "scram_client_key",
+    "scram_server_key",
+    "service",
+    "servicefile",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcert",
+    "sslcertmode",
+    "sslcompression",
+    "sslcrl",
+    "sslcrldir",
+    "sslkey",
+    "sslkeylogfile",
+    "sslmode",
+    "sslnegotiation",
+    "sslpassword",
+    "sslrootcert",
+    "sslsni",
+    "target_session_attrs",
+    "tcp_user_timeout",
+    "user",
+]
 
 # As providers hand them out; the hosts are replaced by one that is here.
 HANDED_OUT = [

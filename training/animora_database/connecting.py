@@ -8,7 +8,12 @@ import asyncpg
 from animora_database.dsn import ConnectionOptions
 
 # After these the next host is tried; after others, such as a wrong password, it is not, as in libpq.
-NEXT_HOST = (OSError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError)
+NEXT_HOST = (
+    OSError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+)
 
 
 async def open_connection(

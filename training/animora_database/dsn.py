@@ -38,15 +38,15 @@ TRANSLATED = (
     "application_name", "fallback_application_name", "options", "ssl", "gssencmode", "replication",
 )  # fmt: skip
 # asyncpg has no such option; to go on without it is what libpq's default would do, or is said in the log.
-WITHOUT_EFFECT = frozenset((
-    "channel_binding", "client_encoding", "gssdelegation", "keepalives", "keepalives_count", "keepalives_idle",
-    "keepalives_interval", "max_protocol_version", "min_protocol_version", "oauth_client_id",
-    "oauth_client_secret", "oauth_issuer", "oauth_scope", "require_auth", "requirepeer", "requiressl",
-    "scram_client_key", "scram_server_key", "sslcertmode", "sslcompression", "sslcrldir", "sslkeylogfile",
-    "sslsni", "tcp_user_timeout",
+WITHOUT_EFFECT = (
+    "channel_binding", "client_encoding", "gssdelegation", "keepalives", "keepalives_count",
+    "keepalives_idle", "keepalives_interval", "max_protocol_version", "min_protocol_version",
+    "oauth_client_id", "oauth_client_secret", "oauth_issuer", "oauth_scope", "require_auth", "requirepeer",
+    "requiressl", "scram_client_key", "scram_server_key", "sslcertmode", "sslcompression", "sslcrldir",
+    "sslkeylogfile", "sslsni", "tcp_user_timeout",
     # Of Prisma and of providers' poolers, in strings that are handed out for any client.
     "connection_limit", "pgbouncer", "pool_timeout", "socket_timeout", "supa", "workaround",
-))  # fmt: skip
+)  # fmt: skip
 FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl", "passfile", "servicefile")
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -147,8 +147,8 @@ def parse_dsn(dsn: str) -> ConnectionOptions:
             )
     # As in libpq, an empty value is none.
     options = {name: _checked(name, value) for name, value in options.items() if value}
-    name = options.get("application_name") or options.get("fallback_application_name")
-    settings = {"application_name": name, "options": options.get("options")}
+    shown_as = options.get("application_name") or options.get("fallback_application_name", "")
+    settings = {"application_name": shown_as, "options": options.get("options", "")}
     wanted = options.get("target_session_attrs", "any")
     return ConnectionOptions(
         hosts=_hosts(options),

@@ -45,6 +45,6 @@ async def test_options_that_asyncpg_lacks_are_taken_and_reported(postgres_url, c
 
 
 async def test_an_unknown_option_is_named(postgres_url):
-    with pytest.raises(DatabaseError, match="--database-url: .*unknown option 'conect_timeout'"):
+    with pytest.raises(DatabaseError, match=r"--database-url: .*unknown option 'conect_timeout'"):
         async with connect(f"{postgres_url}&conect_timeout=1"):
             pass

@@ -13,6 +13,7 @@ from animora_training.errors import DatabaseError
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0  # seconds
+FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 @asynccontextmanager
@@ -30,9 +31,7 @@ async def connect(url: str) -> AsyncIterator[asyncpg.Connection]:
         connection = await open_connection(options, CONNECT_TIMEOUT, "animora-train")
     except TimeoutError as error:
         raise DatabaseError("--database-url: PostgreSQL did not answer in time") from error
-    except (
-        OSError, EOFError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError,
-    ) as error:  # fmt: skip
+    except (*FAILURES, EOFError, ValueError) as error:
         raise DatabaseError(f"--database-url: cannot connect to PostgreSQL: {error}") from error
     try:
         yield connection
@@ -50,7 +49,7 @@ async def connect(url: str) -> AsyncIterator[asyncpg.Connection]:
             f"{error}: reading takes the rights that deploy/sql/030_reader.sql grants, importing those of "
             "the owner of the schema animora_app"
         ) from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except FAILURES as error:
         raise DatabaseError(f"PostgreSQL failed: {error}") from error
     finally:
         # close() can hang on a frozen server.
