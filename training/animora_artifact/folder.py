@@ -8,9 +8,14 @@ import tempfile
 from pathlib import Path
 
 from animora_artifact.artifact import Artifact
+from animora_artifact.durability import make_folder, remove_stale, sync_folder, write_durably
 from animora_artifact.errors import ArtifactRejected, RejectionReason, StoreUnavailable, VersionNotFound
 from animora_artifact.manifest import Manifest
 from animora_artifact.package import Package, SignatureCheck, pack, read_package, unpack
+
+# What is being written is called so: a version, and a pointer (see folder_store).
+STAGING = ".staging-"
+POINTER_STAGING = ".active-"
 
 
 class FolderSource:
@@ -32,6 +37,8 @@ def read_folder(folder: Path, check: SignatureCheck | None = None) -> Package:
 def write_folder(package: Package, folder: Path) -> Manifest:
     """Writes a version into a folder that does not exist yet; it appears whole or not at all.
 
+    What earlier writers have left beside it, who were killed, is removed once it is a day old.
+
     Args:
         package: The version.
         folder: Where; its parent is created.
@@ -43,16 +50,19 @@ def write_folder(package: Package, folder: Path) -> Manifest:
         StoreUnavailable: The folder exists, or cannot be written.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
+        make_folder(folder.parent)
+        remove_stale(folder.parent, (STAGING, POINTER_STAGING))
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder.parent))
         try:
             staging.chmod(0o755)
             for name, content in package.files().items():
                 write_durably(staging / name, content)
+            sync_folder(staging)
             staging.rename(folder)
         except OSError:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+        sync_folder(folder.parent)
     except OSError as error:
         version = package.manifest.version
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST} and folder.exists():
@@ -98,11 +108,3 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise ArtifactRejected(RejectionReason.SIZE, f"{path.name} has more than {max_bytes} bytes")
     return content
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes a new file and has the disk keep it. Raises OSError."""
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

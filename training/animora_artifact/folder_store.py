@@ -7,8 +7,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from animora_artifact.artifact import Artifact
+from animora_artifact.durability import make_folder, replace_durably
 from animora_artifact.errors import ArtifactError, ArtifactRejected, RejectionReason, StoreUnavailable
-from animora_artifact.folder import FolderSource, read_folder, write_folder
+from animora_artifact.folder import POINTER_STAGING, STAGING, FolderSource, read_folder, write_folder
 from animora_artifact.manifest import Manifest, checked_name, is_name
 from animora_artifact.package import Package, SignatureCheck, pack, read_manifest, unpack
 from animora_artifact.pointer import (
@@ -21,6 +22,9 @@ from animora_artifact.pointer import (
     read_pointer,
     roll_back,
 )
+
+# A disk without room for so much has none for a version.
+TRIED_BYTES = 1 << 16
 
 
 class FolderStore:
@@ -68,6 +72,17 @@ class FolderStore:
     def read(self, version: str) -> Artifact:
         """See ModelStore."""
         return unpack(read_folder(self._folder(version), self._check))
+
+    def require_writable(self) -> None:
+        """See ModelStore."""
+        try:
+            make_folder(self._root)
+            with tempfile.NamedTemporaryFile(prefix=STAGING, dir=self._root) as file:
+                file.write(bytes(TRIED_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreUnavailable(f"cannot write to {self._root}: {error.strerror}") from error
 
     def add(self, package: Package) -> Manifest:
         """See ModelStore."""
@@ -137,7 +152,7 @@ class _PointerFile:
             raise StoreUnavailable(f"cannot write the active pointer: {error.strerror}") from error
 
     def _replace(self, content: bytes) -> None:
-        descriptor, name = tempfile.mkstemp(prefix=".active-", dir=self._path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=POINTER_STAGING, dir=self._path.parent)
         staging = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -145,7 +160,7 @@ class _PointerFile:
                 file.flush()
                 os.fsync(file.fileno())
             staging.chmod(0o644)
-            staging.replace(self._path)
+            replace_durably(staging, self._path)
         except OSError:
             staging.unlink(missing_ok=True)
             raise

@@ -79,6 +79,10 @@ class S3Store:
         source = _VersionObjects(self._bucket, checked_name(version))
         return unpack(read_package(source, version, self._check))
 
+    def require_writable(self) -> None:
+        """See ModelStore; writes an empty object over the one of an earlier try."""
+        self._bucket.put(".writable", b"")
+
     def add(self, package: Package) -> Manifest:
         """See ModelStore; what a publication that was cut off has left is written again."""
         version = checked_name(package.manifest.version)

@@ -31,6 +31,10 @@ class ModelStore(Protocol):
         """A version, verified. Raises VersionNotFound or ArtifactRejected."""
         ...
 
+    def require_writable(self) -> None:
+        """Writes something small. Raises StoreUnavailable where that fails, as adding a version would."""
+        ...
+
     def add(self, package: Package) -> Manifest:
         """Adds a version. It is not active yet. Raises StoreUnavailable where it exists already."""
         ...

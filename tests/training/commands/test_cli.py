@@ -1,7 +1,5 @@
 import json
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -125,14 +123,11 @@ def test_what_cannot_be_done_exits_with_one_and_says_why(run, tmp_path, argument
     assert "Traceback" not in refused.output
 
 
-def test_a_version_that_the_store_cannot_take_is_kept(run, postgres_url, tmp_path):
-    run("import", "ncf", write_folder(tmp_path), "--database-url", postgres_url)
+def test_a_store_that_cannot_take_a_version_is_told_before_one_is_made(run, postgres_url, tmp_path):
     (tmp_path / "file").touch()
     refused = run("fit", "--database-url", postgres_url, "--store", tmp_path / "file", *QUICK, code=1)
-    kept = Path(refused.stderr.split("publish ")[1].strip())
-    assert kept.parent.name.startswith("animora-version-")
-    run("publish", kept, "--store", tmp_path / "store")
-    shutil.rmtree(kept.parent)
+    assert f"--store: cannot write to {tmp_path / 'file'}" in refused.stderr
+    assert "users" not in refused.stderr  # nothing was read
 
 
 def test_a_database_without_posts_is_said_to_be_empty(run, postgres_url, tmp_path):

@@ -1,26 +1,24 @@
 """What becomes of a version that took long to train, whatever the store says."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from animora_artifact import (
     ActivationLost,
+    ArtifactError,
     FolderStore,
     Manifest,
     Package,
     StoreUnavailable,
+    open_store,
+    pack,
     read_folder,
-    require_signature,
-    signature_check,
-    signer,
 )
 from animora_training.commands.delivery import Delivery
-from animora_training.errors import WorseThanActive
+from animora_training.errors import InvalidOption, WorseThanActive
 from tests.artifact.artifacts import make_artifact, with_manifest
-from tests.artifact.keys import write_keys
 
 BETTER, WORSE = {"ndcg@10": 0.45}, {"ndcg@10": 0.40}
 
@@ -59,14 +57,14 @@ def kept(error: Exception) -> Path:
 
 
 def test_a_version_goes_into_a_folder_a_store_and_into_use(store, good, tmp_path, capsys):
-    Delivery(store, tmp_path / "out", activate=True).deliver(good)
+    Delivery(store, tmp_path / "out", activate=True).deliver(pack(good))
     assert store.active() == "v2"
     assert read_folder(tmp_path / "out" / "v2").data == read_folder(tmp_path / "store" / "v2").data
     assert capsys.readouterr().out == "activated v2\n"
 
 
 def test_without_a_store_it_is_written_alone(good, tmp_path, capsys):
-    Delivery(None, tmp_path / "out", activate=False).deliver(good)
+    Delivery(None, tmp_path / "out", activate=False).deliver(pack(good))
     assert read_folder(tmp_path / "out" / "v2").manifest.version == "v2"
     assert capsys.readouterr().out == "wrote v2\n"
 
@@ -74,30 +72,32 @@ def test_without_a_store_it_is_written_alone(good, tmp_path, capsys):
 def test_a_version_that_is_worse_is_kept_and_not_published(store, worse, tmp_path):
     store.activate("v1")
     with pytest.raises(WorseThanActive, match=r"0\.4000 .* 0\.4500.*--force") as refused:
-        Delivery(store, None, activate=True).deliver(worse)
+        Delivery(store, None, activate=True).deliver(pack(worse))
     folder = kept(refused.value)
     assert read_folder(folder).manifest.metrics == WORSE
     shutil.rmtree(folder.parent)
     with pytest.raises(WorseThanActive, match=f"the version is in {tmp_path / 'out' / 'v2'}"):
-        Delivery(store, tmp_path / "out", activate=True).deliver(worse)
+        Delivery(store, tmp_path / "out", activate=True).deliver(pack(worse))
+    with pytest.raises(WorseThanActive, match=f"the version is in {tmp_path / 'run' / 'v2'}"):
+        Delivery(store, None, activate=True).deliver(pack(worse), tmp_path / "run" / "v2")
     assert [manifest.version for manifest in store.versions()] == ["v1"]
 
 
 def test_a_version_that_is_worse_is_published_by_force_or_by_margin(store, worse, capsys):
     store.activate("v1")
-    Delivery(store, None, activate=True, force=True).deliver(worse)
+    Delivery(store, None, activate=True, force=True).deliver(pack(worse))
     assert store.active() == "v2"
     assert "and forced\nactivated v2\n" in capsys.readouterr().out
     store.activate("v1")
     third = with_manifest(worse, version="v3")
-    Delivery(store, None, activate=False, margin=0.05).deliver(third)
+    Delivery(store, None, activate=False, margin=0.05).deliver(pack(third))
     assert "published v3" in capsys.readouterr().out
 
 
 def test_a_version_that_the_store_cannot_take_is_kept(good, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match="--store: ") as refused:
-        Delivery(FolderStore(tmp_path / "file"), None, activate=False).deliver(good)
+        Delivery(FolderStore(tmp_path / "file"), None, activate=False).deliver(pack(good))
     folder = kept(refused.value)
     assert read_folder(folder).manifest.version == "v2"
     shutil.rmtree(folder.parent)
@@ -108,25 +108,42 @@ def test_a_version_that_someone_else_has_overtaken_is_published_and_not_activate
 ):
     contested = ContestedStore(tmp_path / "store")
     with pytest.raises(ActivationLost, match="v1 is active now"):
-        Delivery(contested, None, activate=True).deliver(good)
+        Delivery(contested, None, activate=True).deliver(pack(good))
     assert store.active() == "v1"
     assert capsys.readouterr().out == "published v2\n"
 
 
-def test_a_version_is_signed_wherever_it_goes(store, good, tmp_path):
-    keys = write_keys(tmp_path / "keys")
-    delivery = Delivery(store, tmp_path / "out", activate=False)
-    replace(delivery, signer=signer(keys.private)).deliver(good)
-    for folder in (tmp_path / "out" / "v2", tmp_path / "store" / "v2"):
-        require_signature(read_folder(folder), signature_check(keys.public))
-
-
 def test_a_delivery_that_was_cut_off_is_repeated(store, good, tmp_path, capsys):
-    Delivery(store, tmp_path / "out", activate=False).deliver(good)
+    Delivery(store, tmp_path / "out", activate=False).deliver(pack(good))
     for _ in range(2):
-        Delivery(store, tmp_path / "out", activate=True).deliver(good)
+        Delivery(store, tmp_path / "out", activate=True).deliver(pack(good))
     assert store.pointer().names == ("v2",)
     other = with_manifest(good, metrics={"ndcg@10": 0.46})
     with pytest.raises(StoreUnavailable, match="exists already"):
-        Delivery(store, tmp_path / "second", activate=True).deliver(other)
+        Delivery(store, tmp_path / "second", activate=True).deliver(pack(other))
     assert "activated v2" in capsys.readouterr().out
+
+
+def test_where_a_version_shall_go_is_tried_before_it_is_made(store, tmp_path, s3):
+    (tmp_path / "file").touch()
+    Delivery(store, tmp_path / "new" / "out", activate=False).check()
+    Delivery(open_store(s3.url), None, activate=False).check()
+    assert not list((tmp_path / "new" / "out").iterdir())
+    assert [manifest.version for manifest in store.versions()] == ["v1"]
+    assert open_store(s3.url).versions() == []
+    with pytest.raises(InvalidOption, match=r"--output: .*file is no folder"):
+        Delivery(None, tmp_path / "file", activate=False).check()
+    with pytest.raises(StoreUnavailable, match=r"--output: cannot write to .*file/out: Not a directory"):
+        Delivery(None, tmp_path / "file" / "out", activate=False).check()
+    with pytest.raises(StoreUnavailable, match=r"--store: cannot write to .*file"):
+        Delivery(FolderStore(tmp_path / "file"), None, activate=False).check()
+    gone = open_store(s3.url.replace(s3.endpoint, "http://127.0.0.1:9"))
+    with pytest.raises(StoreUnavailable, match=r"--store: s3://.*: cannot connect"):
+        Delivery(gone, None, activate=False).check()
+
+
+def test_a_version_in_a_run_folder_is_not_written_elsewhere_when_it_cannot_be_delivered(good, tmp_path):
+    (tmp_path / "file").touch()
+    kept = tmp_path / "run" / "v2"
+    with pytest.raises(ArtifactError, match=f"deliver it with --resume, or publish {kept}"):
+        Delivery(FolderStore(tmp_path / "file"), None, activate=False).deliver(pack(good), kept)

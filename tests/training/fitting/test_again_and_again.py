@@ -97,10 +97,6 @@ def test_a_fit_may_start_from_the_folder_of_another(environment, tmp_path):
     fit(environment, "--run-dir", one, "--output", tmp_path / "out")
     fit(environment, "--run-dir", other, "--output", tmp_path / "out", "--warm-start", one)
     assert record(other)["parent"] == record(one)["version"]
-    wider = fit(
-        environment, "--output", tmp_path / "out", "--warm-start", other, "--set", "feature_width=16", code=1
-    )
-    assert "has feature_width=32, this fit feature_width=16" in wider.stderr
 
 
 def test_nothing_starts_from_what_was_refused(environment, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from animora_artifact.network import load_network
 from animora_training.data.dataset import collect
 from animora_training.data.split import none_of
-from animora_training.errors import InvalidInput
+from animora_training.errors import InvalidInput, InvalidOption, WidthMismatch
 from animora_training.feeds.sample import SampleSize, make_world
 from animora_training.feeds.sample_activity import make_feed
 from animora_training.fitting.holdout import HoldOut
@@ -235,7 +235,7 @@ def test_what_is_not_what_a_fit_has_learnt_is_refused(yesterday, tmp_path, chang
         arrays = dict(file)
     change(arrays)
     np.savez(path, **arrays)
-    with pytest.raises(InvalidInput, match=r"network\.npz: cannot be started from: .*: fit from scratch"):
+    with pytest.raises(InvalidInput, match=r"network\.npz: cannot be started from: "):
         Learnt.read(path)
 
 
@@ -254,14 +254,14 @@ def test_a_flipped_bit_is_noticed(yesterday, tmp_path):
 
 def test_other_widths_are_refused_by_name(days, earlier):
     with pytest.raises(
-        InvalidInput, match=r"has factors=8, this fit factors=16: give both the same by --set"
+        InvalidOption, match=r"--warm-start: .* has factors=8, this fit factors=16: give both the same"
     ):
         fitted(days.today, replace(CONFIG, factors=16), earlier)
-    with pytest.raises(InvalidInput, match=r"hidden=\(16, 8\), this fit hidden=\(8,\)"):
+    with pytest.raises(InvalidOption, match=r"hidden=\(16, 8\), this fit hidden=\(8,\)"):
         fitted(days.today, replace(CONFIG, hidden=(8,)), earlier)
     bare = days.today.without_embeddings()
     with pytest.raises(
-        InvalidInput, match=r"takes image embeddings that are 48 wide, those of the data are 0"
+        WidthMismatch, match=r"takes image embeddings that are 48 wide, those of the data are 0"
     ):
         fitted(bare, CONFIG, earlier)
 

@@ -1,11 +1,12 @@
 """Where a fitted version goes: into a folder, a store, or both, and into use."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from animora_artifact import (
-    Artifact,
     ArtifactError,
     ArtifactRejected,
     FolderStore,
@@ -14,12 +15,11 @@ from animora_artifact import (
     Signer,
     StoreUnavailable,
     VersionNotFound,
-    pack,
     write_folder,
 )
 from animora_training.commands.console import output
-from animora_training.commands.publishing import MARGIN, admit, signed
-from animora_training.errors import WorseThanActive
+from animora_training.commands.publishing import MARGIN, admit
+from animora_training.errors import InvalidOption, WorseThanActive
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Delivery:
         store: Where to publish it.
         folder: Where to write its folder.
         activate: Whether to make it the active one in the store.
-        signer: Signs it first.
+        signer: What signs it before it is delivered.
         margin: How much less NDCG@10 than the active version's it may have.
         force: Whether to publish it even if that is less.
     """
@@ -42,33 +42,56 @@ class Delivery:
     margin: float = MARGIN
     force: bool = False
 
-    def deliver(self, artifact: Artifact) -> None:
-        """Signs, writes, publishes, activates, and says what was done.
-
-        What is there already is left: a fit that is killed in the midst of this makes the same once more.
+    def check(self) -> None:
+        """Tries whether a version could be delivered, before the hours that it takes to train one.
 
         Raises:
-            WorseThanActive: It is clearly worse than the active version; it was kept, and not published.
-            ActivationLost: It was published, and someone else has activated another version meanwhile.
-            ArtifactError: It could not be published, or activated.
+            InvalidOption: What is named as a folder is none.
+            StoreUnavailable: The folder or the store cannot be written.
         """
-        package = signed(pack(artifact), self.signer)
+        if self.folder is not None:
+            if self.folder.exists() and not self.folder.is_dir():
+                raise InvalidOption("--output", f"{self.folder} is no folder")
+            with _named("--output"):
+                FolderStore(self.folder).require_writable()
+        if self.store is not None:
+            with _named("--store"):
+                self.store.require_writable()
+
+    def deliver(self, package: Package, kept: Path | None = None) -> None:
+        """Writes, publishes, activates, and says what was done.
+
+        What is there already is left, so that a delivery that was cut off can be repeated.
+
+        Args:
+            package: The version.
+            kept: Where it is already, so that it is not lost if it cannot be delivered; without, it is
+                written to a temporary folder then.
+
+        Raises:
+            WorseThanActive: It is clearly worse than the active version, and was not published.
+            ActivationLost: It was published, and someone else has activated another version meanwhile.
+            ArtifactError: It could not be written, published, or activated.
+        """
         version = package.manifest.version
-        if self.folder is not None and not _is_there(FolderStore(self.folder), package):
-            write_folder(package, self.folder / version)
-        if self.store is None:
-            output().print(f"wrote {version}")
-            return
         try:
-            admission = admit(package.manifest, self.store, self.margin, force=self.force)
-            if admission.remark:
-                output().print(admission.remark, highlight=False)
-            if not _is_there(self.store, package):
-                self.store.add(package)
+            if self.folder is not None:
+                with _named("--output"):
+                    _add(FolderStore(self.folder), package)
+            if self.store is None:
+                output().print(f"wrote {version}")
+                return
+            with _named("--store"):
+                admission = admit(package.manifest, self.store, self.margin, force=self.force)
+                if admission.remark:
+                    output().print(admission.remark, highlight=False)
+                _add(self.store, package)
         except StoreUnavailable as error:
-            raise StoreUnavailable(f"--store: {error}; {self._kept(package)}") from error
+            again = f"deliver it with --resume, or publish {kept}" if kept else self._kept(package)
+            raise StoreUnavailable(f"{error}; {again}") from error
         except WorseThanActive as error:
-            raise WorseThanActive(f"{error}; {self._kept(package)}") from error
+            where = f"the version is in {kept}" if kept else self._kept(package)
+            raise WorseThanActive(f"{error}; {where}") from error
         if not self.activate:
             output().print(f"published {version}")
             return
@@ -81,11 +104,26 @@ class Delivery:
 
     def _kept(self, package: Package) -> str:
         """Keeps what took long to train; says where."""
-        if self.folder is not None:
+        if self.folder is not None and _is_there(FolderStore(self.folder), package):
             return f"the version is in {self.folder / package.manifest.version}"
         kept = Path(tempfile.mkdtemp(prefix="animora-version-")) / package.manifest.version
         write_folder(package, kept)
         return f"the version was kept: publish {kept}"
+
+
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    """Says which option names what cannot be written."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise StoreUnavailable(f"{option}: {error}") from error
+
+
+def _add(store: ModelStore, package: Package) -> None:
+    """Adds a version to a store that may have it already."""
+    if not _is_there(store, package):
+        store.add(package)
 
 
 def _is_there(store: ModelStore, package: Package) -> bool:

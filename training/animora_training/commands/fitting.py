@@ -39,10 +39,16 @@ class SharedCommand(TyperCommand):
 
 
 def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
+    context: typer.Context,
     database_url: DatabaseUrl,
     store: Store = "",
     output_folder: Annotated[
-        Path | None, typer.Option("--output", help="Folder in which to write the version's folder.")
+        Path | None,
+        typer.Option(
+            "--output",
+            help="Folder in which to write the version; nothing is published then, unless --store or "
+            "--activate is given.",
+        ),
     ] = None,
     activate: Annotated[
         bool, typer.Option("--activate", help="Make it the active one in the store.")
@@ -89,6 +95,8 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
     torchrun --nproc-per-node 2 -m animora_training fit …
     """
     with plain_errors(rank):
+        if output_folder is not None and not activate and _from_environment(context, "store"):
+            store = ""  # the variable names where to publish, and not whether to
         if not store and output_folder is None:
             raise InvalidOption("--store or --output", "name at least one, or the version would be lost")
         if activate and not store:
@@ -162,6 +170,12 @@ def _from_the_last(order: Order) -> Order:
         return order
     last = RunFolder(order.run_dir)
     return replace(order, warm_start=last.path) if last.network.exists() or last.parent.exists() else order
+
+
+def _from_environment(context: typer.Context, parameter: str) -> bool:
+    """Whether a parameter was given as an environment variable, and not on the command line."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "ENVIRONMENT"
 
 
 def _go_on() -> None:

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import torch
 
-from animora_artifact import Artifact, ArtifactRejected, CompiledUnusable
+from animora_artifact import Artifact, ArtifactRejected, CompiledUnusable, Package, pack
 from animora_training.commands.console import Show, output, plain_errors, progress_bars, show_epoch
 from animora_training.commands.delivery import Delivery
+from animora_training.commands.publishing import signed
 from animora_training.commands.reading import read_into
 from animora_training.commands.tables import candidates_remarks, hold_out_table
 from animora_training.errors import NotCompiled, WorseThanActive
 from animora_training.fitting.compilation import compile_score
 from animora_training.fitting.fit import Fit, Progress
 from animora_training.fitting.holdout import FEWEST_UNSEEN
-from animora_training.fitting.run import Watch, run, run_folder
+from animora_training.fitting.run import RunFolder, Watch, has_version, run, run_folder
 from animora_training.fitting.verification import verify, verify_compiled
 from animora_training.learning.config import FitConfig
 from animora_training.learning.ranks import ranks
@@ -68,22 +69,42 @@ def fit_once(order: Order, check: Callable[[], None]) -> None:
         plain_errors(us.rank) if us.world > 1 else nullcontext(),
         run_folder(order.run_dir, us, order.warm_start, resume=order.resume) as folder,
     ):
-        if us.first and order.warm_start is not None and not folder.parent.exists():
-            output().print(f"no fit has ended in {order.warm_start} yet to start from: fitting from scratch")
-        with progress_bars() if us.first else nullcontext(_show_nothing) as show:
-            fitted = run(folder, order.config, us, order.device, _watch(order.database_url, show, check))
-        if fitted is None:
-            return
-        try:
-            verify(fitted.artifact)
-            _say_how_good(fitted)
-            order.delivery.deliver(_compiled(fitted.artifact, order.compiler))
-        except WorseThanActive:
-            folder.network.unlink(missing_ok=True)  # nothing good starts from it
-            raise
-        finally:
-            # After a kill before this line the version is made once more; one that is refused is not.
-            folder.finish(fitted.record)
+        if has_version(folder, order.config, us):
+            package = folder.kept_version() if us.first else None
+        else:
+            us.once(order.delivery.check)
+            if us.first and order.warm_start is not None and not folder.parent.exists():
+                output().print(
+                    f"no fit has ended in {order.warm_start} yet to start from: fitting from scratch"
+                )
+            with progress_bars() if us.first else nullcontext(_show_nothing) as show:
+                fitted = run(folder, order.config, us, order.device, _watch(order.database_url, show, check))
+            package = None if fitted is None else _packed(folder, fitted, order)
+        if package is not None:
+            _deliver(folder, package, order.delivery)
+
+
+def _packed(folder: RunFolder, fitted: Fit, order: Order) -> Package:
+    """The version's files, checked, and kept in a run folder that is kept."""
+    try:
+        verify(fitted.artifact)
+    except ArtifactRejected:
+        folder.discard()  # the same data would make the same
+        raise
+    _say_how_good(fitted)
+    package = signed(pack(_compiled(fitted.artifact, order.compiler)), order.delivery.signer)
+    folder.keep_version(package, fitted.record)
+    return package
+
+
+def _deliver(folder: RunFolder, package: Package, delivery: Delivery) -> None:
+    try:
+        delivery.deliver(package, folder.versions / package.manifest.version if folder.kept else None)
+    except WorseThanActive:
+        folder.network.unlink(missing_ok=True)  # nothing good starts from it
+        folder.finish(delivered=False)
+        raise
+    folder.finish(delivered=True)
 
 
 def _compiled(artifact: Artifact, compiler: str) -> Artifact:
@@ -122,7 +143,12 @@ def _watch(database_url: str, show: Show, check: Callable[[], None]) -> Watch:
             show(at.stage, at.done, at.epochs, rate=at.pairs_per_second)
         check()
 
-    return Watch(lambda folder: read_into(database_url, folder, on_read), partial(show_epoch, show), on_step)
+    return Watch(
+        lambda folder: read_into(database_url, folder, on_read),
+        partial(show_epoch, show),
+        on_step,
+        lambda remark: output().print(remark, highlight=False, soft_wrap=True),
+    )
 
 
 def _show_nothing(

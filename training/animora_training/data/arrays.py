@@ -4,6 +4,7 @@ They are written by appending, never through a memory map: where a disk is full,
 while a page of a map that cannot be written kills the process.
 """
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
+from animora_artifact.durability import replace_durably
 from animora_training.errors import CannotWrite
 
 HEADER_SIZE = 128
@@ -114,3 +116,25 @@ def explained(path: Path) -> Iterator[None]:
         raise CannotWrite(
             f"{path}: cannot be written: {error.strerror}: name a folder on a disk with room"
         ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes another one's place, durably, when the context ends.
+
+    If the context ends with an error, the file at the path stays as it is and the new one is removed.
+
+    Raises:
+        CannotWrite: The disk is full, or failed.
+    """
+    staging = path.with_suffix(".staging")
+    with explained(path):
+        try:
+            with staging.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            replace_durably(staging, path)
+        except BaseException:
+            staging.unlink(missing_ok=True)
+            raise

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from animora_training.data.arrays import explained, map_array
+from animora_artifact.durability import sync_file
+from animora_training.data.arrays import map_array, replacing
 from animora_training.data.dataset import Dataset, Interactions, Posts
 from animora_training.errors import InvalidInput
 
@@ -96,11 +97,11 @@ def finish(folder: Path, read_at: datetime) -> Dataset:
         caption=map_array(folder / "post_caption.npy").shape[1],
         digest=digest.hexdigest(),
     )
-    written = folder / f"{DESCRIPTION}.new"
-    with explained(written):
-        fields = {**asdict(description), "read_at": read_at.isoformat()}
-        written.write_text(json.dumps(fields, indent=2) + "\n")
-        written.replace(folder / DESCRIPTION)
+    fields = {**asdict(description), "read_at": read_at.isoformat()}
+    with replacing(folder / DESCRIPTION) as file:
+        for name in description.arrays():
+            sync_file(folder / f"{name}.npy")
+        file.write(json.dumps(fields, indent=2).encode() + b"\n")
     return open_dataset(folder)
 
 

@@ -1,6 +1,5 @@
 """What a fit writes down as it goes, so that one that was killed goes on where it was."""
 
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import torch
 from pydantic import TypeAdapter
 
-from animora_training.data.arrays import explained
+from animora_training.data.arrays import replacing
 from animora_training.errors import InvalidInput
 from animora_training.fitting.holdout import Judged
 from animora_training.fitting.record import EpochRecord
@@ -123,13 +122,14 @@ class Checkpoints:
         }
         self._number += 1
         path = self._file(folder)
-        staging = path.with_suffix(".staging")
-        with explained(path):
-            with staging.open("wb") as file:
+        with replacing(path) as file:
+            try:
                 torch.save({"identity": self._identity, "state": content}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            staging.replace(path)
+            except RuntimeError as error:
+                # PyTorch's writer fails, for a second time, over what the file has raised.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise
         self._ranks.wait()
         for other in folder.glob(f"checkpoint-*-{self._ranks.rank}-of-{self._ranks.world}.*"):
             if other != path:

@@ -157,8 +157,9 @@ def fit_among(
 
     Raises:
         NothingToLearn: There are too few interactions.
-        InvalidInput: The parent's network is of another shape.
         NotFinite: Training diverged, or started from what is not finite.
+        InvalidOption: The parent's network is not of the recipe's widths.
+        WidthMismatch: The parent's network takes embeddings of other widths than the data's.
         Interrupted: `on_step` said so; a checkpoint has been written.
     """
     state = surroundings.checkpoints.load()
@@ -167,6 +168,8 @@ def fit_among(
         course = _Course(config, None, state, surroundings, margin)
         holdout: HoldOut | None = HoldOut.of(dataset, config)
     else:
+        parent.require_recipe(config)
+        parent.require_widths(dataset)
         state.strength = parent.learnt.factorisation.strength if parent.learnt.factorisation else None
         course = _Course(warm_recipe(config), parent, state, surroundings, margin)
         holdout = HoldOut.unseen(dataset, config, parent.seen)

@@ -39,11 +39,11 @@ class Seen:
         try:
             user_ids, post_ids, offsets, posts = (map_array(folder / name) for name in PAIRS)
         except (OSError, ValueError) as error:
-            raise InvalidInput(f"{folder}: cannot be read: {error}: fit from scratch") from error
+            raise InvalidInput(f"{folder}: cannot be read: {error}") from error
         kinds = [(array.dtype, array.ndim) for array in (user_ids, post_ids, offsets, posts)]
         expected = [*[(np.dtype(np.int64), 1)] * 3, (np.dtype(np.int32), 1)]
         if kinds != expected or len(offsets) != len(user_ids) + 1 or offsets[-1] != len(posts):
-            raise InvalidInput(f"{folder}: its arrays do not belong together: fit from scratch")
+            raise InvalidInput(f"{folder}: its arrays do not belong together")
         return cls(user_ids, post_ids, offsets, posts)
 
     def contains(self, dataset: Dataset, rows: Rows) -> BoolArray:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from animora_training.data.arrays import explained
 from animora_training.fitting.record import EpochRecord, RunRecord, Stage
 
 
@@ -31,8 +32,11 @@ class EventWriter:
         self._writers: dict[Stage, SummaryWriter] = {}
 
     def epoch(self, epoch: EpochRecord) -> None:
-        """Writes an epoch's scalars; they are on disk when it returns."""
-        writer = self._writer(epoch.stage)
+        """Writes an epoch's scalars; they are on disk when it returns.
+
+        Raises:
+            CannotWrite: The disk is full, or failed.
+        """
         scalars = {
             "loss": epoch.loss,
             "learning_rate": epoch.learning_rate,
@@ -41,13 +45,23 @@ class EventWriter:
             "seconds": epoch.seconds,
             "pairs_per_second": epoch.pairs_per_second,
         }
-        for tag, value in scalars.items():
-            if value is not None:
-                writer.add_scalar(tag, value, epoch.epoch)
-        writer.flush()
+        with explained(self._folder):
+            writer = self._writer(epoch.stage)
+            for tag, value in scalars.items():
+                if value is not None:
+                    writer.add_scalar(tag, value, epoch.epoch)
+            writer.flush()
 
     def close(self, record: RunRecord | None = None) -> None:
-        """Ends the events; with the record of a fit that came to its end, also writes what it was."""
+        """Ends the events; with the record of a fit that came to its end, also writes what it was.
+
+        Raises:
+            CannotWrite: The disk is full, or failed.
+        """
+        with explained(self._folder):
+            self._close(record)
+
+    def _close(self, record: RunRecord | None) -> None:
         for writer in self._writers.values():
             writer.close()
         if record is None:

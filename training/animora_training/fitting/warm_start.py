@@ -16,9 +16,11 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from animora_artifact import Vocabulary
+from animora_artifact.durability import replace_durably, sync_file, sync_folder
 from animora_artifact.vocabulary import UNKNOWN_ROW, RowIndex
-from animora_training.data.arrays import explained
-from animora_training.errors import InvalidInput
+from animora_training.data.arrays import explained, replacing
+from animora_training.data.dataset import Dataset
+from animora_training.errors import InvalidInput, InvalidOption, WidthMismatch
 from animora_training.fitting.seen import PAIRS, Seen
 from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import Factorisation, Strength, factorize
@@ -79,13 +81,8 @@ class Learnt:
             **layers,
             **factors,
         }
-        staging = path.with_suffix(".staging")
-        with explained(path):
-            with staging.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy types its own keyword as positional
-                file.flush()
-                os.fsync(file.fileno())
-            staging.replace(path)
+        with replacing(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy types its own keyword as positional
 
     @classmethod
     def read(cls, path: Path) -> "Learnt":
@@ -116,7 +113,7 @@ class Learnt:
             zipfile.BadZipFile,
         ) as error:
             reason = " ".join(str(error).split())  # PyTorch's may have several lines
-            raise InvalidInput(f"{path}: cannot be started from: {reason}: fit from scratch") from error
+            raise InvalidInput(f"{path}: cannot be started from: {reason}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +146,15 @@ class Parent:
         post's.
 
         Args:
-            data: What to go on with.
-            config: The recipe.
+            data: What to go on with, with embeddings of the earlier fit's widths.
+            config: The recipe, of the earlier fit's widths.
             ranks: The processes that share the user rows.
 
         Returns:
             The start, and the data's factorisation; None where there was none before, or is to be none.
 
-        Raises:
-            InvalidInput: The recipe or the posts' embeddings are of other widths.
         """
         fresh, theirs = new_start(data, config, ranks=ranks), self.learnt.start.network
-        self._check_widths(fresh.network.shape)
         users = _rows(self.learnt.vocabulary.user_ids, data.vocabulary.user_ids)
         posts = _rows(self.learnt.vocabulary.post_ids, data.vocabulary.post_ids)
         new_users, new_posts = users == UNKNOWN_ROW, posts == UNKNOWN_ROW
@@ -185,21 +179,35 @@ class Parent:
         shape = replace(theirs.shape, users=data.users, posts=len(data.counts))
         return _start(shape, layers, user_rows, post_rows, history), factorisation
 
-    def _check_widths(self, ours: NetworkShape) -> None:
+    def require_recipe(self, config: FitConfig) -> None:
+        """Checks that a recipe makes a network of the widths that the earlier fit's has.
+
+        Raises:
+            InvalidOption: It does not.
+        """
         theirs = self.learnt.start.network.shape
         for name in ("factors", "mlp_embedding", "hidden", "feature_width"):
-            mine, parents = (getattr(shape, name) for shape in (ours, theirs))
+            mine, parents = getattr(config, name), getattr(theirs, name)
             if mine != parents:
-                raise InvalidInput(
-                    f"--warm-start: {self.learnt.version} has {name}={parents}, this fit {name}={mine}: "
-                    "give both the same by --set, or fit from scratch"
+                raise InvalidOption(
+                    "--warm-start",
+                    f"{self.learnt.version} has {name}={parents}, this fit {name}={mine}: "
+                    "give both the same by --set, or fit from scratch",
                 )
-        for name in ("image", "caption"):
-            mine, parents = (getattr(shape, name) for shape in (ours, theirs))
+
+    def require_widths(self, dataset: Dataset) -> None:
+        """Checks that the posts' embeddings are as wide as the earlier fit's network takes them.
+
+        Raises:
+            WidthMismatch: They are not.
+        """
+        theirs = self.learnt.start.network.shape
+        for name, embeddings in (("image", dataset.posts.image), ("caption", dataset.posts.caption)):
+            mine, parents = embeddings.shape[1], getattr(theirs, name)
             if mine != parents:
-                raise InvalidInput(
-                    f"--warm-start: {self.learnt.version} takes {name} embeddings that are {parents} wide, "
-                    f"those of the data are {mine} wide (0: there are none): fit from scratch"
+                raise WidthMismatch(
+                    f"{self.learnt.version} takes {name} embeddings that are {parents} wide, "
+                    f"those of the data are {mine} wide (0: there are none)"
                 )
 
 
@@ -232,8 +240,9 @@ def keep(network: Path, data: Path, folder: Path) -> None:
         staging.mkdir(parents=True)
         for source in sources:
             _link(source, staging / source.name)
+        sync_folder(staging)
         shutil.rmtree(folder, ignore_errors=True)
-        staging.rename(folder)
+        replace_durably(staging, folder)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -242,6 +251,7 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+        sync_file(target)
 
 
 def _rows(known: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]) -> Tensor:

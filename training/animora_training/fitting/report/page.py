@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from animora_training.data.arrays import replacing
 from animora_training.fitting.record import STAGES, ReliabilityBin, RunRecord
 from animora_training.fitting.report import charts, texts
 from animora_training.fitting.report.figures import calibration, curves, ranking
@@ -44,8 +45,13 @@ class Headline:
 
 
 def write_report(record: RunRecord, path: Path) -> None:
-    """Writes the report, in place of one that is there."""
-    path.write_text(render(record), encoding="utf-8")
+    """Writes the report, in place of one that is there.
+
+    Raises:
+        CannotWrite: The disk is full, or failed.
+    """
+    with replacing(path) as file:
+        file.write(render(record).encode())
 
 
 def render(record: RunRecord) -> str:
