@@ -135,7 +135,9 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         explainer = ListExplainer(heuristic, feed_ranker.reranking)
         timelines = Timelines(residency, lists, feed_ranker, explainer, _page_policy(settings))
         ranking_service = RankingService(ranker, gate, settings.ranking, metrics.ranks)
-        timeline_service = TimelineService(timelines, settings.timeline, metrics.timelines, metrics.ranks)
+        timeline_service = TimelineService(
+            timelines, gate, settings.timeline, metrics.timelines, metrics.ranks
+        )
         server = GrpcServer(
             settings.grpc,
             CallHandler(gate, metrics.calls, settings.grpc.default_timeout),

@@ -45,7 +45,8 @@ class GrpcSettings(Section):
     max_rows_in_flight: int = Field(
         default=1_000_000,
         gt=0,
-        description="candidates in flight before a call is refused (RESOURCE_EXHAUSTED)",
+        description="candidates in flight before a call is refused (RESOURCE_EXHAUSTED); a post that is "
+        "explained counts as 50",
     )
     max_calls_in_flight: int = Field(default=4096, gt=0, description="calls in flight before one is refused")
     default_timeout: float = Field(

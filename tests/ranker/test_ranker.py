@@ -21,6 +21,7 @@ from animora_server.errors import (
 from animora_server.ranker import Ranker, heuristic
 from animora_server.ranker.explaining import MODEL_TERMS
 from animora_server.ranker.heuristic import Heuristic
+from animora_server.ranker.pending import MAX_GROUP_CANDIDATES
 from animora_server.ranker.scoring import CacheAccess
 from animora_server.types import (
     BoolArray,
@@ -55,6 +56,10 @@ class FakeModel:
     explained: float = 1.0
     calls: int = 0
     running: int = 0
+    explanations: int = 0
+    explaining: int = 0
+    most_explaining: int = 0
+    explanation_began: asyncio.Event = field(default_factory=asyncio.Event)
     called: asyncio.Event = field(default_factory=asyncio.Event)
 
     def user_row(self, user_id: int) -> int:
@@ -102,6 +107,14 @@ class FakeModel:
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         if self.failure is not None:
             raise self.failure
+        self.explanations += 1
+        self.explaining += 1
+        self.most_explaining = max(self.most_explaining, self.explaining)
+        self.explanation_began.set()
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self.explaining -= 1
         terms = np.array(self.logits, np.float32)[rows] * self.explained / len(MODEL_TERMS)
         return np.repeat(terms[:, None], len(MODEL_TERMS), axis=1).astype(np.float32)
 
@@ -419,6 +432,58 @@ async def test_explained_every_candidate_is_in_the_order_or_told_why_not_by_asce
         (99, DropReason.UNKNOWN),
     ]
     assert not (await rank(pin, 99, 50, 40, 30, user=user, **options)).dropped_posts
+
+
+async def test_the_terms_of_one_call_are_computed_query_by_query():
+    model = FakeModel([0.0, 2.0, 1.0])
+    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    rankings = await ranker.rank_all([query(explain=True), query(), query(explain=True)])
+    assert [isinstance(each, Ranking) and each.terms is not None for each in rankings] == [True, False, True]
+    assert (model.explanations, model.most_explaining) == (2, 1)
+
+
+async def test_after_its_caller_has_gone_nothing_more_is_explained():
+    model = FakeModel([0.0, 2.0, 1.0])
+    ranking = asyncio.ensure_future(
+        ranker_over(FakePin(snapshot(THREE), model)).rank_all([query(explain=True)] * 3)
+    )
+    await model.explanation_began.wait()
+    ranking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ranking
+    while model.explaining:  # noqa: ASYNC110  # a fake wakes nobody
+        await asyncio.sleep(0)
+    assert model.explanations == 1
+
+
+async def test_others_go_on_while_a_large_batch_is_ranked():
+    ranker = ranker_over(FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    going_on = asyncio.ensure_future(others())
+    rankings = await ranker.rank_all([query(user=500, posts=tuple(range(MAX_GROUP_CANDIDATES)))] * 3)
+    going_on.cancel()
+    assert turns == 2
+    assert [each.post_ids.tolist() for each in rankings if isinstance(each, Ranking)] == [[30, 20, 10]] * 3
+
+
+async def test_a_batch_that_is_cancelled_between_its_turns_leaves_no_work():
+    model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
+    many = query(posts=tuple(range(MAX_GROUP_CANDIDATES)))
+    batch = asyncio.ensure_future(ranker_over(FakePin(snapshot(THREE), model)).rank_all([many] * 3))
+    await asyncio.sleep(0)
+    batch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await batch
+    while model.running:  # noqa: ASYNC110  # a fake wakes nobody
+        await asyncio.sleep(0)
+    assert model.calls <= 1
 
 
 async def test_nothing_to_rank_is_an_empty_order():

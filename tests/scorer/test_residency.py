@@ -23,7 +23,7 @@ from animora_server.scorer.binder import MIN_CAPACITY
 from animora_server.scorer.device import Device
 from animora_server.scorer.lost import LostModel
 from animora_server.scorer.recorded import Reruns
-from animora_server.scorer.resident import TURN_ROWS
+from animora_server.scorer.resident import EXPLAINED_AT_ONCE, TURN_ROWS
 from animora_server.settings import ScorerSettings
 from tests.compilers import needs_compiler
 from tests.scorer.artifacts import tiny_artifact
@@ -188,6 +188,18 @@ async def test_terms_add_up_to_the_logits_whatever_embeddings_the_catalog_has(re
         assert np.array_equal(terms, await model.explain(user, some, soon()))
         absent = ~model.snapshot.has_embeddings(some)
         assert not terms[absent][:, [1, 2, 5, 6]].any()
+
+
+async def test_other_work_goes_first_while_many_posts_are_explained(residency):
+    await residency.publish(Catalog().grow(range(1000, 1000 + 3 * EXPLAINED_AT_ONCE)))
+    await residency.activate(tiny_artifact("v1")[0])
+    model, rows = active(residency), np.arange(3 * EXPLAINED_AT_ONCE)
+    explaining = asyncio.ensure_future(model.explain(1, rows, soon()))
+    await asyncio.sleep(0)  # its first part is in the queue
+    await model.score(2, rows, soon())
+    assert not explaining.done()
+    terms = await explaining
+    assert np.allclose(terms.sum(axis=1), await model.score(1, rows, soon()), atol=1e-5)
 
 
 async def test_no_posts_have_no_terms(residency):

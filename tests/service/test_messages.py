@@ -6,9 +6,11 @@ import pytest
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
 from animora_server.service.messages import (
-    check_candidates,
-    check_requests,
+    EXPLAINED_WEIGHT,
+    check_queries,
+    read_batch,
     read_query,
+    weight,
     write_dropped_posts,
     write_ranking,
 )
@@ -24,6 +26,7 @@ from animora_server.types import (
 )
 
 LIMITS = RankingSettings(max_candidates=5, max_batch_requests=2, max_batch_candidates=6)
+UNKNOWN = b"\x78\x01"  # field 15, which no version has
 
 
 def request(**fields) -> pb.RankRequest:
@@ -83,17 +86,38 @@ def test_explain_is_for_lists_that_a_person_could_read():
         read_query(request(post_ids=range(501), explain=True), wide, 0.0)
 
 
+def batch(*requests: pb.RankRequest) -> bytes:
+    return pb.BatchRankRequest(requests=requests).SerializeToString()
+
+
 def test_a_batch_has_bounds():
-    check_requests(LIMITS.max_batch_requests, LIMITS)
-    check_candidates(LIMITS.max_batch_candidates, LIMITS)
-    for check, number in (
-        (check_requests, 0),
-        (check_requests, LIMITS.max_batch_requests + 1),
-        (check_candidates, LIMITS.max_batch_candidates + 1),
-    ):
+    most = LIMITS.max_batch_requests
+    assert len(read_batch(batch(*[request()] * most), LIMITS).requests) == most
+    for data in (b"", batch(*[request()] * (most + 1)), b"\x0a\x00" * 1_000_000, UNKNOWN):
         with pytest.raises(InvalidRequest) as error:
-            check(number, LIMITS)
+            read_batch(data, LIMITS)
         assert error.value.field == "requests"
+    queries = [read_query(request(post_ids=range(3)), LIMITS, 0.0)] * 3
+    check_queries(queries[:2], LIMITS)
+    with pytest.raises(InvalidRequest, match="hold 9 candidates") as error:
+        check_queries(queries, LIMITS)
+    assert error.value.field == "requests"
+
+
+def test_of_a_batch_five_thousand_candidates_can_be_explained():
+    wide = RankingSettings()
+    explained = [read_query(request(post_ids=range(500), explain=True), wide, 0.0)] * 10
+    plain = [read_query(request(post_ids=range(500)), wide, 0.0)] * 100
+    check_queries([*explained, *plain], wide)
+    one_more = read_query(request(post_ids=[1], explain=True), wide, 0.0)
+    with pytest.raises(InvalidRequest, match="5001 candidates: at most 5000") as error:
+        check_queries([*explained, one_more], wide)
+    assert error.value.field == "requests.explain"
+
+
+def test_a_post_that_is_explained_counts_as_many_that_are_ranked():
+    assert weight(read_query(request(), LIMITS, 0.0)) == 2
+    assert weight(read_query(request(explain=True), LIMITS, 0.0)) == 2 * EXPLAINED_WEIGHT
 
 
 def test_a_ranking_becomes_a_response():

@@ -14,6 +14,7 @@ from animora_server.service.packed import (
     RankRequest,
     RankResponse,
     RankResult,
+    has_more,
     packed,
     parse,
     read_ids,
@@ -72,6 +73,34 @@ def test_what_is_no_message_is_malformed():
 def test_a_part_of_an_id_is_malformed():
     with pytest.raises(InvalidRequest, match="not a valid message"):
         read_ids(RankRequest(post_ids=[b"12345678", b"1234567"]).post_ids)  # type: ignore[list-item]
+
+
+@given(st.lists(st.binary(max_size=300), max_size=6), st.lists(st.integers(0, 2**64 - 1), max_size=3))
+def test_elements_are_counted_whatever_is_in_them_and_beside_them(elements, numbers):
+    def varint(number: int) -> bytes:
+        low, rest = number & 0x7F, number >> 7
+        return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+    beside = b"".join(
+        b"\x10" + varint(number) + b"\x19" + bytes(8) + b"\x22\x02\x0a\x0a" + b"\x2d" + bytes(4)
+        for number in numbers
+    )
+    data = beside + b"".join(b"\x0a" + varint(len(element)) + element for element in elements)
+    for most in range(8):
+        assert has_more(data, 1, most) == (len(elements) > most)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x0b" + b"\x0a\x00" * 3,  # a group
+        b"\x10" + b"\x80" * 1_000_000 + b"\x0a\x00" * 3,  # a number without an end
+        b"\x0a\x00\x22\x02\x0a\x0a\x10\x80",  # a number that is cut off
+    ],
+)
+def test_what_cannot_be_counted_is_malformed(data):
+    with pytest.raises(InvalidRequest, match="not a valid message"):
+        has_more(data, 1, 1)
 
 
 def test_a_batch_is_read_as_twins():

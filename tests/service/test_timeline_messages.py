@@ -7,7 +7,8 @@ import pytest
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
-from animora_server.service.timeline_messages import read_timeline_query, write_page
+from animora_server.service.messages import EXPLAINED_WEIGHT
+from animora_server.service.timeline_messages import explanation_weight, read_timeline_query, write_page
 from animora_server.settings import TimelineSettings
 from animora_server.types import (
     CachePolicy,
@@ -44,6 +45,28 @@ def test_a_wrong_field_is_named(field, request_):
 def test_a_page_has_the_default_size_or_the_one_asked_for_up_to_the_largest(asked, given):
     request = pb.GetTimelineRequest(user_id=0, page_size=asked)
     assert read_timeline_query(request, SETTINGS, 5.0).page_size == given
+
+
+def test_at_most_five_hundred_posts_of_a_page_can_be_explained():
+    wide = TimelineSettings(max_page_size=1000)
+    request = pb.GetTimelineRequest(user_id=0, page_size=500, explain=True)
+    assert read_timeline_query(request, wide, 5.0).explain
+    request.page_size = 501
+    with pytest.raises(InvalidRequest, match="501 posts: at most 500") as raised:
+        read_timeline_query(request, wide, 5.0)
+    assert raised.value.field == "explain"
+    assert read_timeline_query(request, SETTINGS, 5.0).page_size == 100  # what is cut is not explained
+
+
+def test_posts_that_are_explained_count_as_candidates():
+    def weight(**fields):
+        return explanation_weight(
+            read_timeline_query(pb.GetTimelineRequest(user_id=0, **fields), SETTINGS, 5.0)
+        )
+
+    assert weight() == 0
+    assert weight(explain=True, page_size=10) == 10 * EXPLAINED_WEIGHT
+    assert weight(explain_post_ids=[1, 2, 3]) == 3
 
 
 def test_every_field_reaches_the_query():

@@ -1,7 +1,7 @@
 """Queries on their way to their rankings, and those who wait for them."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Protocol
@@ -39,6 +39,10 @@ class Caller:
     def all_answered(self) -> "asyncio.Future[None]":
         """Done when all are answered; to cancel it is to go."""
         return self._answered
+
+    def leave(self) -> None:
+        """Waits no more."""
+        self._answered.cancel()
 
     def one_is_answered(self) -> None:
         """One less to wait for."""
@@ -85,6 +89,18 @@ class SharedWork:
         self.queries -= 1
         if not self.queries:
             self.work.cancel()
+
+
+def turns(asked: Sequence[Pending]) -> Iterator[Sequence[Pending]]:
+    """Queries of one caller in order, cut where a turn of the event loop would become too long for others."""
+    start = ids = 0
+    for number, pending in enumerate(asked):
+        query = pending.query
+        ids += len(query.post_ids) + len(query.exclude_post_ids)
+        if ids > MAX_GROUP_CANDIDATES and number > start:
+            yield asked[start:number]
+            start, ids = number, len(query.post_ids) + len(query.exclude_post_ids)
+    yield asked[start:]
 
 
 def groups(asked: Iterable[Pending]) -> list[list[Pending]]:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from animora_server.batching import Gathering, Settling, together
-from animora_server.errors import DeadlineExceeded, ModelNotResident, ScoringFailed
+from animora_server.errors import CatalogUnavailable, DeadlineExceeded, ModelNotResident, ScoringFailed
 from animora_server.ranker.candidates import Candidates, resolve
 from animora_server.ranker.explaining import dropped_posts, heuristic_terms, model_terms
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.ordering import Best, best_of_each
-from animora_server.ranker.pending import Caller, Pending, groups
+from animora_server.ranker.pending import Caller, Pending, SharedWork, groups, turns
 from animora_server.ranker.pinning import current_pin
 from animora_server.ranker.protocols import Pin, Pins, ResidentModel, StageObserver
 from animora_server.ranker.relevance import degraded_reason, expired, probabilities
@@ -69,17 +69,34 @@ class Ranker:
             return []
         caller = Caller(len(queries))
         asked = [Pending(query, caller) for query in queries]
-        self._rank_together(asked)
+        try:
+            pin = current_pin(self._pins, self._max_block_age)  # one for all of them
+            for number, some in enumerate(turns(asked)):
+                if number:
+                    await asyncio.sleep(0)  # other callers go on in between
+                self._rank_together(pin, some)
+        except CatalogUnavailable as error:
+            return [error] * len(queries)
+        except asyncio.CancelledError:
+            caller.leave()
+            _abandon(asked)
+            raise
         return await _outcomes(asked)
 
     def _rank_gathered(self, asked: Sequence[Pending]) -> None:
-        self._rank_together([pending for pending in asked if not pending.caller.gone])
+        waiting = [pending for pending in asked if not pending.caller.gone]
+        try:
+            pin = current_pin(self._pins, self._max_block_age)
+        except Exception as error:  # whatever it is must reach whoever asked
+            _answer(waiting, error)
+        else:
+            self._rank_together(pin, waiting)
 
-    def _rank_together(self, asked: Sequence[Pending]) -> None:
+    def _rank_together(self, pin: Pin, asked: Sequence[Pending]) -> None:
         """Answers what can be answered at once; the rest goes on in a task."""
         steps: Settling[Scoring] = Settling()
         try:
-            if ended := self._scores.begin(self._prepare(asked), steps):
+            if ended := self._scores.begin(self._prepare(pin, asked), steps):
                 self._answer_by_scores(ended)
         except Exception as error:  # whatever it is must reach whoever asked
             _give_up(asked, error)
@@ -100,10 +117,9 @@ class Ranker:
         except Exception as error:  # whatever it is must reach whoever asked
             _give_up(asked, error)
 
-    def _prepare(self, asked: Sequence[Pending]) -> list[Scoring]:
+    def _prepare(self, pin: Pin, asked: Sequence[Pending]) -> list[Scoring]:
         """What the model is to score; who is not for the model is answered."""
         started = time.perf_counter()
-        pin = current_pin(self._pins, self._max_block_age)
         scorings: list[Scoring] = []
         for group in groups(asked):
             try:
@@ -151,13 +167,26 @@ class Ranker:
         scoring = scoring.of(numbers)
         best, version, status = _best(scoring), scoring.model.version, scoring.status
         scores = probabilities(best.values)
+        explained = []
         for number, (pending, its) in enumerate(zip(scoring.asked, best.slices, strict=True)):
             if pending.query.explain:
-                pending.work = self._spawn(self._explain(pending, scoring.of([number])))
+                explained.append(number)
                 continue
             ids, dropped = best.post_ids[its], scoring.candidates.dropped[number]
             # By position: names would take as long again.
             pending.answer(Ranking(ids, scores[its], RankerName.NEUCF, version, status, None, dropped))
+        if explained:
+            some = scoring.of(explained)
+            work = SharedWork(self._spawn(self._explain_in_turn(some.each())), len(explained))
+            for pending in some.asked:
+                pending.work = work
+
+    async def _explain_in_turn(self, scorings: Sequence[Scoring]) -> None:
+        """Answers queries with the terms of their scores, one by one: others use the device in between."""
+        for scoring in scorings:
+            (pending,) = scoring.asked
+            if not pending.caller.gone:
+                await self._explain(pending, scoring)
 
     async def _explain(self, pending: Pending, scoring: Scoring) -> None:
         """Answers one query with the terms of its scores."""

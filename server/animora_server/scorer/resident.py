@@ -12,6 +12,9 @@ from animora_server.scorer.work import ExplainWork, ScoreWork
 from animora_server.types import BoolArray, FloatArray, IntArray
 
 NO_VALUES = np.empty(0, np.float32)
+EXPLAINED_AT_ONCE = (
+    64  # posts, each of which runs through the network 8 times: about a millisecond on one core
+)
 TURN_ROWS = 4096  # at once in the bulk lane: about a millisecond on one core
 
 
@@ -67,11 +70,16 @@ class ResidentModel:
 
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         """Terms float32 (m, 8) that add up to the logits. Raises ScoringFailed."""
-        if not len(rows):
-            return np.empty((0, TERMS), np.float32)
+        terms = [np.empty((0, TERMS), np.float32)]
         post_rows = self.model.posts.rows(self.snapshot.post_ids[rows])
-        work = ExplainWork(self.model, user_row, post_rows, rows, self.snapshot.embeddings, deadline)
-        return await self.queue.submit(work, work.size, work.key, deadline)
+        for start in range(0, len(rows), EXPLAINED_AT_ONCE):
+            some = slice(start, start + EXPLAINED_AT_ONCE)
+            work = ExplainWork(
+                self.model, user_row, post_rows[some], rows[some], self.snapshot.embeddings, deadline
+            )
+            # One after another: between two of them the queue executes what came meanwhile.
+            terms.append(await self.queue.submit(work, work.size, work.key, deadline))
+        return np.concatenate(terms)
 
     def _score(self, work: ScoreWork) -> "asyncio.Future[FloatArray]":
         if 0 < len(work.rows) <= self.max_rows:

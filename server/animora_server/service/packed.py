@@ -27,14 +27,15 @@ from animora_server.types import FloatArray, IntArray
 
 AS_BYTES = {
     "RankRequest": ("post_ids", "exclude_post_ids"),
-    "RankResponse": ("post_ids", "scores"),
+    "RankResponse": ("post_ids", "scores", "explanations"),
     "RankResult": ("response",),
     "BatchRankResponse": ("results",),
-    "GetTimelineResponse": ("post_ids", "scores"),
+    "GetTimelineResponse": ("post_ids", "scores", "explanations"),
 }
 ID = np.dtype("<i8")
 IS_LITTLE_ENDIAN = sys.byteorder == "little"  # as the wire is
 NO_IDS = np.empty(0, np.int64)
+LENGTH_DELIMITED = 2  # a wire type
 MALFORMED = "the request is not a valid message of this method"
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -91,6 +92,57 @@ def parse(data: bytes, twin: type[AnyMessage], public: type[AnyMessage]) -> AnyM
         return message if message.ByteSize() == size else public.FromString(data)
     except DecodeError as error:
         raise InvalidRequest("request", MALFORMED) from error
+
+
+def has_more(data: bytes, field: int, most: int) -> bool:
+    """Whether a message has more than so many elements in a field of messages, without parsing them.
+
+    An empty element takes two bytes, and half a microsecond to parse: a request of 2 MiB would hold up the
+    event loop for half a second before anyone could count what is in it.
+
+    Args:
+        data: The message.
+        field: The field's number, below 16.
+        most: The counting ends there.
+
+    Raises:
+        InvalidRequest: It is no message of proto3.
+    """
+    tag = field << 3 | LENGTH_DELIMITED
+    if data.count(tag) <= most:  # the usual case, in a few microseconds
+        return False
+    at = found = 0
+    try:
+        while at < len(data) and found <= most:
+            key, at = _read_varint(data, at)
+            found += key == tag
+            match key & 7:
+                case 0:
+                    _, at = _read_varint(data, at)
+                case 1:
+                    at += 8
+                case 2:
+                    size, at = _read_varint(data, at)
+                    at += size
+                case 5:
+                    at += 4
+                case _:  # a group, which proto3 does not have
+                    raise InvalidRequest("request", MALFORMED)
+    except IndexError as error:
+        raise InvalidRequest("request", MALFORMED) from error
+    return found > most
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at a position, and where it ends."""
+    number = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+    raise InvalidRequest("request", MALFORMED)
 
 
 def read_ids(field: Sequence[int] | Sequence[bytes]) -> IntArray:

@@ -12,13 +12,14 @@ from animora_server.ranker import Ranker
 from animora_server.service.calls import Behaviour, Call, status_of
 from animora_server.service.gate import Gate
 from animora_server.service.messages import (
-    check_candidates,
-    check_requests,
+    check_queries,
+    read_batch,
     read_query,
+    weight,
     write_ranking,
     write_results,
 )
-from animora_server.service.packed import BatchRankRequest, RankRequest, parse
+from animora_server.service.packed import RankRequest, parse
 from animora_server.service.status import code_of
 from animora_server.settings import RankingSettings
 from animora_server.types import CacheStatus, DegradedReason, RankerName, Ranking, RankQuery
@@ -45,7 +46,7 @@ class RankingService:
         request = parse(data, RankRequest, pb.RankRequest)
         try:
             query = read_query(request, self._limits, call.deadline)
-            with self._gate.work(len(query.post_ids)):
+            with self._gate.work(weight(query)):
                 ranking = await self._ranker.rank(query)
         except Exception as error:  # counted here, answered by the call's handler
             self._failed("Rank", error)
@@ -55,13 +56,11 @@ class RankingService:
 
     async def batch_rank(self, data: bytes, call: Call) -> bytes:
         """Answers BatchRank: a failed request becomes its own result. Raises CallError for the whole."""
-        batch = parse(data, BatchRankRequest, pb.BatchRankRequest)
-        check_requests(len(batch.requests), self._limits)
+        batch = read_batch(data, self._limits)
         asked = [self._read(request, call) for request in batch.requests]
         queries = [each for each in asked if isinstance(each, RankQuery)]
-        candidates = sum(map(_size, queries))
-        check_candidates(candidates, self._limits)
-        with self._gate.work(candidates):
+        check_queries(queries, self._limits)
+        with self._gate.work(sum(map(weight, queries))):
             ranked = await self._ranker.rank_all(queries)
         self._ranked("BatchRank", queries, ranked)
         rankings = iter(ranked)
@@ -109,7 +108,3 @@ class RankingService:
         for ranking in rankings:
             for reason, count in ranking.dropped.items():
                 self._metrics.dropped[reason].inc(count)
-
-
-def _size(query: RankQuery) -> int:
-    return len(query.post_ids)

@@ -1,17 +1,18 @@
 """GetTimeline's requests to queries, with every field checked, and its pages to responses."""
 
-import numpy as np
+from typing import Any, cast
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
+from animora_server.service.explanations import encode_explanations
 from animora_server.service.messages import (
     CACHE_POLICIES,
     CACHE_STATUSES,
     DEGRADED_REASONS,
+    EXPLAINED_WEIGHT,
     MAX_EXCLUDED,
     MAX_EXPLAINED,
     RANKERS,
-    add_terms,
     write_dropped_posts,
 )
 from animora_server.service.packed import GetTimelineResponse, read_ids, write
@@ -48,9 +49,14 @@ def read_timeline_query(
     ):
         if len(ids) > most:
             raise InvalidRequest(field, f"holds {len(ids)} ids: at most {most} can be given")
+    page_size = min(request.page_size or settings.page_size, settings.max_page_size)
+    if request.explain and page_size > MAX_EXPLAINED:
+        raise InvalidRequest(
+            "explain", f"is set with a page of {page_size} posts: at most {MAX_EXPLAINED} can be explained"
+        )
     return TimelineQuery(
         user_id=request.user_id,
-        page_size=min(request.page_size or settings.page_size, settings.max_page_size),
+        page_size=page_size,
         deadline=deadline,
         page_token=request.page_token,
         exclude_post_ids=read_ids(request.exclude_post_ids),
@@ -59,6 +65,11 @@ def read_timeline_query(
         explain=request.explain,
         explain_post_ids=read_ids(request.explain_post_ids),
     )
+
+
+def explanation_weight(query: TimelineQuery) -> int:
+    """How many candidates a page's explanations count for where the candidates in flight are bounded."""
+    return (query.page_size * EXPLAINED_WEIGHT if query.explain else 0) + len(query.explain_post_ids)
 
 
 def write_page(page: TimelinePage) -> pb.GetTimelineResponse:
@@ -74,10 +85,7 @@ def write_page(page: TimelinePage) -> pb.GetTimelineResponse:
     write(response.scores, page.scores)
     write_dropped_posts(page.dropped_posts, response.dropped_posts)
     if page.explained is not None:
-        explanations = [response.explanations.add() for _ in page.post_ids]
-        add_terms(page.explained.terms, [each.terms for each in explanations])
-        if page.explained.reranking is not None:
-            add_terms(page.explained.reranking, [each.reranking_terms for each in explanations])
-        for at in np.flatnonzero(page.explained.exploration):
-            explanations[at].exploration = True
+        explained = page.explained
+        messages = encode_explanations(explained.terms, explained.reranking, explained.exploration)
+        cast("Any", response.explanations).extend(messages)  # bytes, in the twin
     return response

@@ -8,9 +8,10 @@ from animora_server.batching import Gathering
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics, TimelineMetrics
 from animora_server.service.calls import Behaviour, Call
+from animora_server.service.gate import Gate
 from animora_server.service.packed import parse
 from animora_server.service.status import code_of
-from animora_server.service.timeline_messages import read_timeline_query, write_page
+from animora_server.service.timeline_messages import explanation_weight, read_timeline_query, write_page
 from animora_server.settings import TimelineSettings
 from animora_server.timeline import Timelines
 
@@ -23,11 +24,13 @@ class TimelineService:
     def __init__(
         self,
         timelines: Timelines,
+        gate: Gate,
         settings: TimelineSettings,
         metrics: TimelineMetrics,
         ranks: RankMetrics,
     ) -> None:
         self._timelines = timelines
+        self._gate = gate
         self._settings = settings
         self._metrics = metrics
         self._ranks = ranks
@@ -46,7 +49,8 @@ class TimelineService:
         await company
         try:
             query = read_timeline_query(request, self._settings, call.deadline)
-            page = await self._timelines.page(query)
+            with self._gate.work(explanation_weight(query)):
+                page = await self._timelines.page(query)
         except Exception as error:  # counted here, answered by the call's handler
             code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
             self._ranks.request(METHOD, code, None)

@@ -214,7 +214,7 @@ class RankRequest(_message.Message):
     """Drop posts that the user has liked or commented on."""
     explain: _builtins.bool
     """Return the terms that make up each score, and why each dropped candidate was dropped. At most 500
-    candidates then.
+    candidates then, and 5,000 in all requests of a BatchRank that set it.
     """
     @_builtins.property
     def post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -452,7 +452,7 @@ class BatchRankRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankRequest]:
-        """1 to 256 requests with at most 100,000 candidates in all."""
+        """1 to 256 requests with at most 100,000 candidates in all, and at most 5,000 in those that set explain."""
 
     def __init__(
         self,
@@ -552,7 +552,7 @@ class GetTimelineRequest(_message.Message):
     page tokens alone.
     """
     explain: _builtins.bool
-    """Return the terms that make up each score."""
+    """Return the terms that make up each score. At most 500 posts a page then."""
     @_builtins.property
     def exclude_post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Leave these out, up to 1,000."""
