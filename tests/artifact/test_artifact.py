@@ -190,3 +190,25 @@ def test_where_a_version_cannot_be_written_nothing_stays_behind(artifact, tmp_pa
     with pytest.raises(StoreUnavailable):
         write_artifact(artifact, tmp_path / "file" / "version")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_manifest_that_promises_a_huge_file_is_refused_without_memory_for_it(folder):
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    for size in (1 << 44, 1 << 80):
+        manifest["files"]["model.ts"]["size"] = size
+        edit_manifest(folder, **manifest)
+        assert rejection(folder) == "size"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"created_at": "2026-01-01T00:00:00"},  # in no time zone
+        {"tolerances": {"float32": -1}},
+        {"tolerances": {"float32": "NaN"}},
+        {"tolerances": {"half": float("inf")}},
+    ],
+)
+def test_a_moment_without_a_zone_or_a_tolerance_that_is_none_is_refused(folder, changes):
+    edit_manifest(folder, **changes)
+    assert rejection(folder) == "manifest"

@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -6,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from animora_artifact.network import Network
-from animora_server.errors import ConfigurationError
+from animora_artifact.network import Network, save_network
+from animora_server.errors import ConfigurationError, OutOfDeviceMemory
 from animora_server.scorer.device import LOOP_SECONDS, Device
 from animora_server.scorer.loaded import PostTable
 from animora_server.scorer.work import ScoreWork
 from animora_server.settings import ScorerSettings
-from tests.scorer.artifacts import tiny_artifact
+from tests.scorer.artifacts import TinyNetwork, tiny_artifact
 
 
 def device_named(name):
@@ -58,3 +59,39 @@ async def test_a_batch_runs_on_the_loop_if_it_is_short_and_on_a_thread_otherwise
         device._pace = 0.0, LOOP_SECONDS / 100
         assert await thread_of(device, 100) == here
         assert (await thread_of(device, 101)).startswith("device")
+
+
+class Hungry(TinyNetwork):
+    """Wants more memory than there is for more than ten pairs at once."""
+
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        logits = self.forward(user_rows[segments], post_table[post_index])
+        return logits + torch.zeros(1 << 60).sum() if len(post_index) > 10 else logits
+
+
+async def test_memory_that_torchscript_does_not_get_is_told_from_a_fault_whichever_model_was_loaded_before():
+    artifact, _ = tiny_artifact("v1")
+    hungry = replace(artifact, model=save_network(Hungry(0, image=3, caption=2).eval()))
+    async with device_named("cpu") as device:
+        for version in (artifact, hungry):
+            model = await device.load(version)
+        table = await device.allocate(model, 16)
+        two = [ScoreWork.of_one(model.network, table, 1, np.zeros(rows, np.int64)) for rows in (6, 7)]
+        for _ in range(3):
+            with pytest.raises(OutOfDeviceMemory):
+                await device.score(two)
+            (scores,) = await device.score(two[:1])
+            assert len(scores) == 6
+
+
+async def test_rows_that_no_table_has_fail_the_work_and_not_the_device():
+    async with device_named("cpu") as device:
+        for version in ("v1", "v2"):
+            model = await device.load(tiny_artifact(version)[0])
+        table = await device.allocate(model, 16)
+        for user_row, row in ((1, 16), (1, -1), (99, 0), (-1, 0)):
+            with pytest.raises(IndexError):
+                await device.score([ScoreWork.of_one(model.network, table, user_row, np.array([row]))])
+        (scores,) = await device.score([ScoreWork.of_one(model.network, table, 1, np.array([15]))])
+        assert scores.tolist() == [0.0]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.golden import Golden
 from animora_artifact.manifest import Manifest
 from animora_artifact.vocabulary import Vocabulary
@@ -25,3 +26,19 @@ class Artifact:
     vocabulary: Vocabulary
     golden: Golden
     compiled: bytes | None = None
+
+    def check(self) -> None:
+        """Checks that the vocabulary and the golden rows fit the manifest's dimensions.
+
+        Raises:
+            ArtifactRejected: They do not.
+        """
+        dimensions = self.manifest.dimensions
+        rows = (len(self.vocabulary.user_ids) + 1, len(self.vocabulary.post_ids) + 1)
+        if rows != (dimensions.users, dimensions.posts):
+            raise ArtifactRejected(
+                RejectionReason.DIMENSIONS,
+                f"the vocabulary has {rows} user and post rows, "
+                f"the manifest {(dimensions.users, dimensions.posts)}",
+            )
+        self.golden.check(dimensions)

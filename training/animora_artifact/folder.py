@@ -94,17 +94,24 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
     except FileNotFoundError as error:
         raise VersionNotFound(f"there is no {path.parent.name}/{path.name}") from error
     except OSError as error:
-        if path.is_symlink():
+        if error.errno == errno.ELOOP:  # what O_NOFOLLOW makes of a link
             raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is a link") from error
         raise StoreUnavailable(f"cannot read {path.name}: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        content = _read_regular(descriptor, path.name, max_bytes)
+    except OSError as error:
+        raise StoreUnavailable(f"cannot read {path.name}: {error.strerror}") from error
+    finally:
         os.close(descriptor)
-        raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is not a regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            content = file.read(max_bytes + 1)
-        except OSError as error:
-            raise StoreUnavailable(f"cannot read {path.name}: {error.strerror}") from error
     if len(content) > max_bytes:
         raise ArtifactRejected(RejectionReason.SIZE, f"{path.name} has more than {max_bytes} bytes")
     return content
+
+
+def _read_regular(descriptor: int, name: str, max_bytes: int) -> bytes:
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{name} is not a regular file")
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        # Not max_bytes itself: the reader allocates what it is asked for before it has read anything.
+        return file.read(min(found.st_size, max_bytes) + 1)

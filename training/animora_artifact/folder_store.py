@@ -105,7 +105,11 @@ class FolderStore:
 
     def _folder(self, version: str) -> Path:
         folder = self._root / checked_name(version)
-        if folder.is_symlink():
+        try:
+            link = folder.is_symlink()
+        except OSError as error:
+            raise StoreUnavailable(f"cannot read the version {version}: {error.strerror}") from error
+        if link:
             raise ArtifactRejected(RejectionReason.FILE_TYPE, f"the version {version} is a link")
         return folder
 

@@ -6,7 +6,12 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from animora_artifact.npz import read_npz, to_npz
+from animora_artifact.errors import ArtifactRejected, RejectionReason
+from animora_artifact.manifest import Dimensions
+from animora_artifact.npz import Expected, read_npz, to_npz
+
+# A replay is a few hundred pairs; what takes minutes or gigabytes is refused.
+MAX_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +59,67 @@ class Golden:
                 shares.append(len(np.intersect1d(recorded, found)) / len(recorded))
         return float(np.mean(shares)) if shares else 1.0
 
+    def check(self, dimensions: Dimensions) -> None:
+        """Checks that a network of these dimensions takes the inputs.
+
+        Raises:
+            ArtifactRejected: There are no pairs or too many, an array has another shape, a row or an index is
+                out of range, an embedding is not finite, or a probability is outside of [0, 1].
+        """
+        pairs, posts = len(self.post_index), len(self.post_rows)
+        if not 0 < pairs <= MAX_ROWS or max(len(self.user_rows), posts) > MAX_ROWS:
+            raise ArtifactRejected(
+                RejectionReason.GOLDEN,
+                f"golden.npz has {pairs} pairs of {len(self.user_rows)} users and {posts} posts; "
+                f"must have at least one pair and at most {MAX_ROWS} of each",
+            )
+        for name, array, shape in (
+            ("segments", self.segments, (pairs,)),
+            ("probabilities", self.probabilities, (pairs,)),
+            ("image", self.image, (posts, dimensions.image)),
+            ("caption", self.caption, (posts, dimensions.caption)),
+        ):
+            if array.shape != shape:
+                raise ArtifactRejected(
+                    RejectionReason.DIMENSIONS, f"golden.npz: {name} has shape {array.shape}; must be {shape}"
+                )
+        for name, rows, size in (
+            ("user_rows", self.user_rows, dimensions.users),
+            ("post_rows", self.post_rows, dimensions.posts),
+            ("segments", self.segments, len(self.user_rows)),
+            ("post_index", self.post_index, posts),
+        ):
+            if len(rows) and not (rows.min() >= 0 and rows.max() < size):
+                raise ArtifactRejected(
+                    RejectionReason.DIMENSIONS, f"golden.npz: {name} must be in [0, {size})"
+                )
+        if not (np.isfinite(self.image).all() and np.isfinite(self.caption).all()):
+            raise ArtifactRejected(RejectionReason.GOLDEN, "golden.npz: an embedding is not finite")
+        if not ((self.probabilities >= 0) & (self.probabilities <= 1)).all():
+            raise ArtifactRejected(RejectionReason.GOLDEN, "golden.npz: a probability is outside of [0, 1]")
+
     @classmethod
     def from_npz(cls, data: bytes) -> Self:
         """Reads `golden.npz`.
 
         Raises:
-            ArtifactRejected: An array is missing or of another type.
+            ArtifactRejected: As of read_npz.
         """
-        expected: dict[str, tuple[type[np.generic], int]] = {
-            "user_rows": (np.int64, 1),
-            "segments": (np.int64, 1),
-            "post_rows": (np.int64, 1),
-            "image": (np.float32, 2),
-            "caption": (np.float32, 2),
-            "post_index": (np.int64, 1),
-            "probabilities": (np.float32, 1),
-        }
-        return cls(**read_npz(data, expected))
+        rows, embeddings = Expected(np.int64, 1), Expected(np.float32, 2)
+        return cls(
+            **read_npz(
+                data,
+                {
+                    "user_rows": rows,
+                    "segments": rows,
+                    "post_rows": rows,
+                    "image": embeddings,
+                    "caption": embeddings,
+                    "post_index": rows,
+                    "probabilities": Expected(np.float32, 1),
+                },
+            )
+        )
 
     def to_npz(self) -> bytes:
         """The content of `golden.npz`."""

@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 
@@ -56,12 +56,28 @@ class DataWindow(_Part):
     interactions: int = Field(ge=0)
 
 
-class Tolerances(_Part):
-    """How far a replay of the golden rows may be from the recorded probabilities."""
+Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# The loosest tolerances that a version can ask for.
+MAX_FLOAT32, MAX_HALF, MIN_TOP10_OVERLAP = 1e-4, 0.05, 0.5
 
-    float32: float = 1e-5
-    half: float = 2e-3
-    top10_overlap: float = 0.99
+
+class Tolerances(_Part):
+    """How far a replay of the golden rows may be from the recorded probabilities.
+
+    What a manifest says counts within limits: no version can declare that any probability will do.
+    """
+
+    float32: Tolerance = 1e-5
+    half: Tolerance = 2e-3
+    top10_overlap: Tolerance = 0.99
+
+    def within_limits(self) -> "Tolerances":
+        """The tolerances that a replay is held to."""
+        return Tolerances(
+            float32=min(self.float32, MAX_FLOAT32),
+            half=min(self.half, MAX_HALF),
+            top10_overlap=max(self.top10_overlap, MIN_TOP10_OVERLAP),
+        )
 
 
 class FileDigest(_Part):
@@ -76,7 +92,7 @@ class Manifest(_Part):
 
     format: int = FORMAT
     version: VersionName
-    created_at: datetime
+    created_at: AwareDatetime
     dimensions: Dimensions
     data_window: DataWindow
     hyperparameters: dict[str, str | int | float | bool | list[int]] = {}

@@ -11,6 +11,8 @@ from torch import Tensor
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.golden import Golden
 
+METHODS = ("encode_posts", "score", "explain")
+
 
 class Network(Protocol):
     """What every model file exposes, on any device, in any floating dtype.
@@ -58,23 +60,59 @@ def save_network(module: torch.nn.Module) -> bytes:
 
 
 def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:
-    """Loads `model.ts`, whose bytes were verified, casts it, moves it and freezes it.
+    """Loads `model.ts`, whose bytes were verified, casts it and moves it.
+
+    The module is not frozen. In PyTorch 2.13 an error inside a frozen module ends the process with a
+    segmentation fault once a second module was loaded, and scoring is as fast without.
 
     Raises:
-        ArtifactRejected: It is not a TorchScript module with Network's methods.
+        ArtifactRejected: It is not a TorchScript module with Network's methods, or a weight is not finite.
+        RuntimeError: There is no memory for it; see is_out_of_memory.
     """
     try:
         module = torch.jit.load(io.BytesIO(model), map_location="cpu")  # type: ignore[no-untyped-call]
         module = module.to(dtype=dtype).to(device).eval()
-        methods = ["encode_posts", "score", "explain"]
-        if hasattr(module, "compiled_tensors"):  # see animora_artifact.compiled
-            methods.append("compiled_tensors")
-        frozen = torch.jit.freeze(module, preserved_attrs=methods)
-    except (RuntimeError, AttributeError, ValueError) as error:
+        missing = [name for name in METHODS if not _gives_tensor(getattr(module, name, None))]
+        state = module.state_dict(keep_vars=True)
+    except (RuntimeError, AttributeError, ValueError, TypeError, LookupError, EOFError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ArtifactRejected(
             RejectionReason.CONTENT, f"model.ts does not load: {type(error).__name__}"
         ) from error
-    return cast(Network, frozen)
+    if missing:
+        raise ArtifactRejected(
+            RejectionReason.CONTENT, f"model.ts has no method {missing[0]} that returns a tensor"
+        )
+    for name, tensor in state.items():
+        tensor.requires_grad_(False)
+        if not _is_finite(tensor):
+            raise ArtifactRejected(
+                RejectionReason.CONTENT, f"model.ts: {name} holds a weight that is not finite in {dtype}"
+            )
+    return cast(Network, module)
+
+
+def _gives_tensor(method: object) -> bool:
+    if not isinstance(method, torch.ScriptMethod):
+        return False
+    return [result.type.kind() for result in method.schema.returns] == ["TensorType"]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch could not allocate; TorchScript raises a RuntimeError of which the text alone tells."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite. The extremes tell, without a mask as large as the tensor."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) and torch.isfinite(high))
 
 
 def golden_error(
@@ -82,8 +120,7 @@ def golden_error(
 ) -> float:
     """The largest absolute difference in probability between a replay and the record; inf if not finite.
 
-    Raises:
-        ArtifactRejected: The network does not take the recorded inputs.
+    Raises as replay does.
     """
     return golden.error(replay(network, golden, device, dtype))
 
@@ -95,7 +132,8 @@ def replay(
     """Probabilities float32 (m) of the golden rows.
 
     Raises:
-        ArtifactRejected: The network does not take the recorded inputs.
+        ArtifactRejected: The network does not take the recorded inputs, or gives something else than (m).
+        RuntimeError: There is no memory for it; see is_out_of_memory.
     """
     try:
         table = network.encode_posts(
@@ -109,7 +147,9 @@ def replay(
             table,
             torch.from_numpy(golden.post_index).to(device),
         )
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, ValueError, TypeError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ArtifactRejected(
             RejectionReason.DIMENSIONS, "the network does not take the golden rows"
         ) from error

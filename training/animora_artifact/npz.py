@@ -1,16 +1,52 @@
 """Reading and writing `.npz` files whose arrays are known by name, type and rank."""
 
 import io
+import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy
 
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 
 Array = npt.NDArray[Any]
+
+_ENCRYPTED = 0x1  # a bit of a ZIP member's flags
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+# What the standard library and NumPy raise for bytes that are no `.npz`.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ValueError,
+    EOFError,
+    OSError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What an array must be.
+
+    Attributes:
+        dtype: Its element type, in this machine's byte order.
+        rank: Its number of dimensions.
+    """
+
+    dtype: type[np.generic]
+    rank: int
 
 
 def to_npz(arrays: Mapping[str, Array]) -> bytes:
@@ -20,32 +56,61 @@ def to_npz(arrays: Mapping[str, Array]) -> bytes:
     return buffer.getvalue()
 
 
-def read_npz(
-    data: bytes, expected: Mapping[str, tuple[type[np.generic], int]], *, distinct: bool = False
-) -> dict[str, Array]:
-    """Reads the expected arrays and nothing else; never unpickles.
+def read_npz(data: bytes, expected: Mapping[str, Expected]) -> dict[str, Array]:
+    """Reads exactly the expected arrays; never unpickles, and allocates no more than the file's size.
+
+    Members must be stored uncompressed, as `to_npz` writes them, so a small file cannot expand. The declared
+    dtype and shape of an array are checked before its elements are read.
 
     Args:
         data: The file's bytes.
-        expected: Name → (dtype, number of dimensions).
-        distinct: Refuse an array that holds a value twice.
+        expected: What each array must be, by name.
 
     Raises:
-        ArtifactRejected: An array is missing or is not what was expected.
+        ArtifactRejected: The file is not a ZIP archive of these arrays, or an array is not what was expected.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in expected}
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ArtifactRejected(
-            RejectionReason.CONTENT, f"not the arrays that were expected: {error}"
-        ) from error
-    for name, (dtype, rank) in expected.items():
-        array = arrays[name]
-        if array.dtype != dtype or array.ndim != rank:
-            raise ArtifactRejected(
-                RejectionReason.CONTENT, f"{name} is {array.dtype} with {array.ndim} dimensions"
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = _members(archive, expected)
+            return {name: _read_array(archive, members[name], expected[name]) for name in expected}
+    except _UNREADABLE as error:
+        raise _rejected(f"not an .npz file of the expected arrays: {error}") from error
+
+
+def _members(archive: zipfile.ZipFile, expected: Mapping[str, Expected]) -> dict[str, zipfile.ZipInfo]:
+    """The members by the name of their array."""
+    found = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+    if sorted(found) != sorted(expected):
+        raise _rejected(f"the arrays are {', '.join(sorted(found))}; must be {', '.join(sorted(expected))}")
+    return dict(zip(found, archive.infolist(), strict=True))
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, expected: Expected) -> Array:
+    if info.flag_bits & _ENCRYPTED or info.compress_type != zipfile.ZIP_STORED:
+        raise _rejected(f"{info.filename} is compressed or encrypted; store the arrays as numpy.savez does")
+    with archive.open(info) as file:
+        shape, dtype = _read_header(file)
+        if dtype != expected.dtype or len(shape) != expected.rank:
+            raise _rejected(
+                f"{info.filename} is {dtype} with {len(shape)} dimensions; "
+                f"must be {np.dtype(expected.dtype)} with {expected.rank}"
             )
-        if distinct and len(np.unique(array)) != len(array):
-            raise ArtifactRejected(RejectionReason.CONTENT, f"{name} lists a value twice")
-    return arrays
+        declared = math.prod(shape) * dtype.itemsize
+        if min(shape) < 0 or declared != info.file_size - file.tell():
+            raise _rejected(f"{info.filename} has {info.file_size} bytes, which is not its shape {shape}")
+    with archive.open(info) as file:
+        array: Array = npy.read_array(file, allow_pickle=False)
+    return array
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape and dtype that an array's header declares."""
+    version = npy.read_magic(file)
+    if version not in _HEADERS:
+        raise _rejected(f".npy format {version} is not supported")
+    shape, _, dtype = _HEADERS[version](file)
+    return shape, dtype
+
+
+def _rejected(detail: str) -> ArtifactRejected:
+    return ArtifactRejected(RejectionReason.CONTENT, detail)

@@ -88,22 +88,15 @@ def unpack(package: Package) -> Artifact:
     Raises:
         ArtifactRejected: A file's content is not what its name says, or does not fit the others.
     """
-    vocabulary = Vocabulary.from_npz(package.data[VOCABULARY])
-    dimensions = package.manifest.dimensions
-    rows = (len(vocabulary.user_ids) + 1, len(vocabulary.post_ids) + 1)
-    if rows != (dimensions.users, dimensions.posts):
-        raise ArtifactRejected(
-            RejectionReason.DIMENSIONS,
-            f"the vocabulary has {rows} user and post rows, "
-            f"the manifest {(dimensions.users, dimensions.posts)}",
-        )
-    return Artifact(
+    artifact = Artifact(
         manifest=package.manifest,
         model=package.data[MODEL],
-        vocabulary=vocabulary,
+        vocabulary=Vocabulary.from_npz(package.data[VOCABULARY]),
         golden=Golden.from_npz(package.data[GOLDEN]),
         compiled=package.data.get(COMPILED),
     )
+    artifact.check()
+    return artifact
 
 
 def read_manifest(source: Source, version: str) -> Manifest:

@@ -6,7 +6,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from animora_artifact.npz import read_npz, to_npz
+from animora_artifact.errors import ArtifactRejected, RejectionReason
+from animora_artifact.npz import Expected, read_npz, to_npz
 
 Ids = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]
@@ -31,10 +32,14 @@ class Vocabulary:
         """Reads `vocabulary.npz`.
 
         Raises:
-            ArtifactRejected: An array is missing, of another type, or lists an id twice.
+            ArtifactRejected: As of read_npz, or an id is listed twice.
         """
-        arrays = read_npz(data, {"user_ids": (np.int64, 1), "post_ids": (np.int64, 1)}, distinct=True)
-        return cls(user_ids=arrays["user_ids"], post_ids=arrays["post_ids"])
+        ids = Expected(np.int64, 1)
+        vocabulary = cls(**read_npz(data, {"user_ids": ids, "post_ids": ids}))
+        for name, array in (("user_ids", vocabulary.user_ids), ("post_ids", vocabulary.post_ids)):
+            if len(np.unique(array)) != len(array):
+                raise ArtifactRejected(RejectionReason.CONTENT, f"{name} lists a value twice")
+        return vocabulary
 
     def to_npz(self) -> bytes:
         """The content of `vocabulary.npz`."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from animora_artifact import Artifact
+from animora_artifact.network import is_out_of_memory
 from animora_server.catalog import EmbeddingFile
 from animora_server.errors import ConfigurationError, DeviceFault, OutOfDeviceMemory
 from animora_server.scorer.graphs import CudaGraphs
@@ -176,7 +177,7 @@ class Device:
         """Runs what no single request is to blame for: a failure is the device's or the model's."""
         try:
             return await self._on(thread, run)
-        except (RuntimeError, IndexError) as error:
+        except (RuntimeError, IndexError, ValueError) as error:
             raise DeviceFault(str(error)) from error
 
     async def _on(self, thread: ThreadPoolExecutor, run: Callable[[], Value]) -> Value:
@@ -186,9 +187,9 @@ class Device:
         """Runs on the device, and tells its faults from those of the work."""
         try:
             return run()
-        except torch.OutOfMemoryError as error:
-            raise OutOfDeviceMemory(str(error)) from error
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise OutOfDeviceMemory(str(error)) from error
             if self._device.type == "cuda":
                 self._fault()
                 raise DeviceFault(str(error)) from error

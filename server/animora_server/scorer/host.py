@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from animora_artifact.checked import require_rows
 from animora_server.background import log_task_failure, stop
 from animora_server.batching import CostModel
 from animora_server.errors import BrokenMessage, DeviceFault
@@ -200,8 +201,11 @@ class _Session:
         of, user_row = integers(where, 2).tolist()
         (deadline,) = doubles(until, 1).tolist()
         post_rows = integers(posts)
+        model = self._models[of].model
+        require_rows("user_row", np.array([user_row]), model.manifest.dimensions.users)
+        require_rows("post_rows", post_rows, model.manifest.dimensions.posts)
         received = Received(halves(image, len(post_rows)), halves(caption, len(post_rows)))
-        work = ExplainWork(self._models[of].model, user_row, post_rows, post_rows, received, deadline)
+        work = ExplainWork(model, user_row, post_rows, post_rows, received, deadline)
         return [await self._batcher.submit(work, work.size, work.key, deadline)]
 
     def _next_number(self) -> int:

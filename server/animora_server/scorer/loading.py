@@ -1,16 +1,16 @@
 """Loading a version: its network on a device, which has given the probabilities that were recorded."""
 
-import numpy as np
 import structlog
 import torch
 
 from animora_artifact import Artifact, ArtifactRejected, CompiledUnusable
+from animora_artifact.checked import CheckedNetwork
 from animora_artifact.compiled import load_compiled
 from animora_artifact.errors import RejectionReason
-from animora_artifact.manifest import Dimensions
-from animora_artifact.network import Network, golden_error, load_network, replay
+from animora_artifact.network import Network, load_network, replay
+from animora_artifact.verification import CPU, REPLAYS, require_golden, verify
 from animora_artifact.vocabulary import RowIndex
-from animora_server.scorer.loaded import LoadedModel, as_features
+from animora_server.scorer.loaded import LoadedModel
 from animora_server.settings import ScorerSettings
 
 log = structlog.get_logger(__name__)
@@ -29,14 +29,14 @@ def load_model(artifact: Artifact, device: torch.device, settings: ScorerSetting
     Raises:
         ArtifactRejected: It does not load, or does not give the recorded probabilities in float32.
     """
-    network, dtype = load_network(artifact.model, device), torch.float32
-    for _ in range(2):  # TorchScript compiles anew in the second run
-        _replay(network, artifact, device)
-    _check_tables(network, artifact.manifest.dimensions, device)
+    network, dtype = verify(artifact), torch.float32
+    if device.type != "cpu":
+        network = _loaded(artifact, device)
+        require_golden(network, artifact, device)
     if settings.dtype != "float32":
         network, dtype = _in_half_precision(network, artifact, device, HALVES[settings.dtype])
     if settings.compiled and device.type == "cpu" and dtype == torch.float32:
-        network = _by_compiled_code(network, artifact, device)
+        network = _by_compiled_code(network, artifact)
     return LoadedModel(
         artifact.manifest,
         network,
@@ -51,10 +51,10 @@ def _in_half_precision(
     network: Network, artifact: Artifact, device: torch.device, dtype: torch.dtype
 ) -> tuple[Network, torch.dtype]:
     """The network in half precision, if that tells nearly the same; as it is otherwise."""
-    half = load_network(artifact.model, device, dtype)
-    golden, tolerances = artifact.golden, artifact.manifest.tolerances
+    golden, tolerances = artifact.golden, artifact.manifest.tolerances.within_limits()
     try:
-        for _ in range(2):
+        half = _loaded(artifact, device, dtype)
+        for _ in range(REPLAYS):
             replayed = replay(half, golden, device, dtype)
             difference, overlap = golden.error(replayed), golden.overlap(replayed)
             if not (difference <= tolerances.half and overlap >= tolerances.top10_overlap):
@@ -69,43 +69,19 @@ def _in_half_precision(
     return half, dtype
 
 
-def _by_compiled_code(network: Network, artifact: Artifact, device: torch.device) -> Network:
+def _by_compiled_code(network: Network, artifact: Artifact) -> Network:
     """The network that scores by the version's compiled code; as it is where that cannot be."""
     try:
         if artifact.compiled is None:
             raise CompiledUnusable("the version holds no compiled code")
         compiled = load_compiled(artifact.compiled, network, artifact.manifest.dimensions)
-        _replay(compiled, artifact, device)
+        require_golden(compiled, artifact, CPU)
     except (CompiledUnusable, ArtifactRejected) as error:
         log.warning("scored by TorchScript", version=artifact.manifest.version, reason=str(error))
         return network
     return compiled
 
 
-def _replay(network: Network, artifact: Artifact, device: torch.device) -> None:
-    """Raises ArtifactRejected if the network does not give the recorded probabilities."""
-    error, tolerance = golden_error(network, artifact.golden, device), artifact.manifest.tolerances.float32
-    if not error <= tolerance:
-        raise ArtifactRejected(
-            RejectionReason.GOLDEN, f"golden rows differ by {error:.2g}, allowed is {tolerance:.2g}"
-        )
-
-
-@torch.inference_mode()
-def _check_tables(network: Network, dimensions: Dimensions, device: torch.device) -> None:
-    """The network must hold the last user and the last post that its vocabulary promises."""
-    zero = torch.zeros(1, dtype=torch.int64, device=device)
-    nothing = np.zeros((1, 0), np.float16)
-    try:
-        vectors = network.encode_posts(
-            zero + dimensions.posts - 1,
-            as_features(nothing, dimensions.image, device, torch.float32),
-            as_features(nothing, dimensions.caption, device, torch.float32),
-        )
-        network.score(zero + dimensions.users - 1, zero, vectors, zero)
-    except (RuntimeError, IndexError) as error:
-        message = "the network's tables are smaller than its vocabulary"
-        raise ArtifactRejected(RejectionReason.DIMENSIONS, message) from error
-    if vectors.shape != (1, dimensions.post_vector):
-        message = f"post vectors are {vectors.shape[1]} wide, the manifest says {dimensions.post_vector}"
-        raise ArtifactRejected(RejectionReason.DIMENSIONS, message)
+def _loaded(artifact: Artifact, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:
+    """The network on a device, after it was verified on the CPU."""
+    return CheckedNetwork(load_network(artifact.model, device, dtype), artifact.manifest.dimensions)

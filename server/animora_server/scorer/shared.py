@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from animora_artifact import ModelStore, StoreUnavailable
+from animora_artifact.checked import require_rows
 from animora_server.batching import Batcher, CostModel
 from animora_server.scorer.device import Device
 from animora_server.scorer.loaded import LoadedModel, PostTable
@@ -37,8 +38,7 @@ class Region:
 
     def rows(self, rows: IntArray) -> IntArray:
         """The table's rows int64 (m) for the region's. Raises IndexError where it does not have them."""
-        if len(rows) and not (rows.min() >= 0 and rows.max() < self.capacity):
-            raise IndexError(f"a row outside of the {self.capacity} of a table")
+        require_rows("rows", rows, self.capacity)
         return rows + self.start
 
 
@@ -108,10 +108,11 @@ class SharedModel:
         """Writes vectors of post_rows int64 (n) to a region, from its row `first` on; the seconds it took.
 
         Raises:
-            IndexError: They do not fit.
+            IndexError: They do not fit, or a row is none of the model's.
             DeviceFault: The device failed.
         """
         region.rows(np.array([first, first + len(post_rows) - 1]))
+        require_rows("post_rows", post_rows, self.model.manifest.dimensions.posts)
         async with self._changing:
             assert self._table is not None  # there is a region of it
             own = replace(self._table, vectors=self._table.vectors[region.start : region.stop], rows=first)
@@ -140,9 +141,10 @@ class SharedModel:
             deadline: Of the last one that somebody waits for.
 
         Raises:
-            IndexError: A row is none of the region's.
+            IndexError: A row is none of the region's, or a user's row none of the model's.
         """
         assert self._table is not None  # there is a region of it
+        require_rows("user_rows", user_rows, self.model.manifest.dimensions.users)
         return ScoreWork(self.model.network, self._table, user_rows, sizes, region.rows(rows), deadline)
 
     @property

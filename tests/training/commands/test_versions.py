@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from animora_artifact import Artifact, open_store, write_artifact
+from animora_artifact.network import save_network
 from animora_training.commands.cli import app
-from tests.artifact.artifacts import make_artifact, with_manifest
+from tests.artifact.artifacts import DotProduct, make_artifact, with_manifest
 from tests.artifact.keys import write_keys
 
 
@@ -183,3 +187,48 @@ def test_a_signature_goes_with_the_version_from_store_to_store(run, made, keys, 
 def test_wrong_usage_exits_with_two_and_names_the_option(run, made, arguments, named):
     folder = str(made("v1"))
     assert named in run(*(word.replace("{made}", folder) for word in arguments), code=2)
+
+
+def with_nan(artifact: Artifact) -> Artifact:
+    network = DotProduct()
+    network.posts[1, 0] = float("nan")  # which no golden row meets
+    return replace(artifact, model=save_network(network))
+
+
+def with_golden(**arrays: np.ndarray) -> Callable[[Artifact], Artifact]:
+    return lambda artifact: replace(artifact, golden=replace(artifact.golden, **arrays))
+
+
+def with_more_users(artifact: Artifact) -> Artifact:
+    dimensions = artifact.manifest.dimensions.model_copy(update={"users": 6})
+    vocabulary = replace(artifact.vocabulary, user_ids=np.arange(5))
+    return replace(with_manifest(artifact, dimensions=dimensions), vocabulary=vocabulary)
+
+
+NOTHING = np.empty(0, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (with_nan, "posts holds a weight that is not finite"),
+        (with_more_users, "does not take user row 5"),
+        (with_golden(post_index=np.array([0, 1, 1, 3])), "post_index must be in [0, 3)"),
+        (with_golden(user_rows=np.array([-1, 3])), "user_rows must be in [0, 4)"),
+        (with_golden(segments=np.array([0])), "segments has shape (1,); must be (4,)"),
+        (
+            with_golden(segments=NOTHING, post_index=NOTHING, probabilities=np.empty(0, np.float32)),
+            "must have at least one pair",
+        ),
+    ],
+)
+def test_a_version_that_cannot_serve_is_neither_published_nor_activated_and_the_error_says_why(
+    run, store, tmp_path, spoil, why
+):
+    version = spoil(make_artifact("v1"))
+    write_artifact(version, tmp_path / "made" / "v1")
+    assert why in run("publish", tmp_path / "made" / "v1", code=1)
+    assert open_store(store).versions() == []
+    open_store(store).publish(version)
+    assert why in run("activate", "v1", code=1)
+    assert open_store(store).active() is None

@@ -1,0 +1,266 @@
+"""Versions whose digests are right and whose content is not: each is refused with a reason."""
+
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from animora_artifact import Artifact, ArtifactRejected, Vocabulary, pack, unpack
+from animora_artifact.checked import CheckedNetwork, require_rows
+from animora_artifact.network import load_network, save_network
+from animora_artifact.verification import verify
+from tests.artifact.artifacts import DotProduct, make_artifact, with_manifest
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    return make_artifact()
+
+
+def rejection(artifact: Artifact) -> str:
+    """Why a version is refused: by who reads it, or who verifies it in memory."""
+    with pytest.raises(ArtifactRejected) as raised:
+        verify(artifact)
+    return raised.value.reason.value
+
+
+def changed(artifact: Artifact, **arrays: np.ndarray) -> Artifact:
+    return replace(artifact, golden=replace(artifact.golden, **arrays))
+
+
+@pytest.mark.parametrize(
+    ("array", "values"),
+    [
+        ("user_rows", [1, 4]),
+        ("user_rows", [-1, 3]),
+        ("user_rows", [1, 1 << 62]),
+        ("post_rows", [0, 2, 5]),
+        ("post_rows", [-1, 2, 4]),
+        ("post_index", [0, 1, 1, 3]),
+        ("post_index", [0, 1, -1, 2]),
+        ("segments", [0, 0, 1, 2]),
+        ("segments", [0, 0, 1, -1]),
+        ("segments", [0, 0, 1]),
+        ("segments", [0, 0, 1, 1, 1]),
+        ("post_rows", [0, 2]),
+    ],
+)
+def test_golden_rows_that_are_out_of_range_or_too_few_are_refused(artifact, array, values):
+    broken = changed(artifact, **{array: np.array(values, np.int64)})
+    assert rejection(broken) == "dimensions"
+    with pytest.raises(ArtifactRejected, match=f"{array}|image"):
+        unpack(pack(broken))
+
+
+@pytest.mark.parametrize("width", [0, 2, 4])
+def test_golden_embeddings_of_another_width_are_refused(artifact, width):
+    assert rejection(changed(artifact, image=np.zeros((3, width), np.float32))) == "dimensions"
+    assert rejection(changed(artifact, caption=np.zeros((3, width + 1), np.float32))) == "dimensions"
+
+
+def test_golden_rows_without_a_pair_are_refused(artifact):
+    nothing = np.empty(0, np.int64)
+    empty = changed(artifact, segments=nothing, post_index=nothing, probabilities=np.empty(0, np.float32))
+    assert rejection(empty) == "golden"
+
+
+def test_golden_rows_without_a_user_are_refused(artifact):
+    assert rejection(changed(artifact, user_rows=np.empty(0, np.int64))) == "dimensions"
+
+
+def test_golden_rows_that_would_take_long_to_replay_are_refused(artifact):
+    many = np.zeros(1 << 17, np.int64)
+    huge = changed(artifact, segments=many, post_index=many, probabilities=np.zeros(len(many), np.float32))
+    assert rejection(huge) == "golden"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.5, -0.1])
+def test_a_recorded_probability_that_is_none_is_refused(artifact, value):
+    spoilt = artifact.golden.probabilities.copy()
+    spoilt[1] = value
+    assert rejection(changed(artifact, probabilities=spoilt)) == "golden"
+
+
+@pytest.mark.parametrize("array", ["image", "caption"])
+def test_a_recorded_embedding_that_is_not_finite_is_refused(artifact, array):
+    spoilt = getattr(artifact.golden, array).copy()
+    spoilt[0, 0] = np.nan
+    assert rejection(changed(artifact, **{array: spoilt})) == "golden"
+
+
+@pytest.mark.parametrize("tolerance", [1e9, 1.0, 1e-3])
+def test_wrong_probabilities_are_refused_whatever_tolerance_a_version_asks_for(artifact, tolerance):
+    tolerances = artifact.manifest.tolerances.model_copy(update={"float32": tolerance})
+    moved = artifact.golden.probabilities.copy()
+    moved[0] = 1 - moved[0]
+    version = changed(with_manifest(artifact, tolerances=tolerances), probabilities=moved)
+    assert rejection(version) == "golden"
+
+
+def test_a_version_may_ask_for_a_stricter_tolerance(artifact):
+    tolerances = artifact.manifest.tolerances.model_copy(update={"float32": 1e-7})
+    moved = artifact.golden.probabilities.copy()
+    moved[0] += np.float32(5e-6)
+    verify(changed(artifact, probabilities=moved))
+    assert rejection(changed(with_manifest(artifact, tolerances=tolerances), probabilities=moved)) == "golden"
+
+
+@pytest.mark.parametrize(("users", "posts"), [(2, 0), (0, 2), (1, 0), (0, 1), (1000, 1000)])
+def test_a_vocabulary_that_is_larger_than_the_tables_is_refused(artifact, users, posts):
+    dimensions = artifact.manifest.dimensions
+    larger = dimensions.model_copy(
+        update={"users": dimensions.users + users, "posts": dimensions.posts + posts}
+    )
+    vocabulary = Vocabulary(np.arange(larger.users - 1), np.arange(larger.posts - 1))
+    version = replace(with_manifest(artifact, dimensions=larger), vocabulary=vocabulary)
+    assert rejection(version) == "dimensions"
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_post_vectors_of_another_width_than_the_manifest_says_are_refused(artifact, width):
+    dimensions = artifact.manifest.dimensions.model_copy(update={"post_vector": width})
+    assert rejection(with_manifest(artifact, dimensions=dimensions)) == "dimensions"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("table", ["users", "posts"])
+def test_a_weight_that_is_not_finite_is_refused_though_no_golden_row_meets_it(artifact, table, value):
+    network = DotProduct()
+    getattr(network, table)[2 if table == "users" else 1, 0] = value
+    version = replace(artifact, model=save_network(network))
+    with pytest.raises(ArtifactRejected, match=f"model.ts: {table} holds a weight"):
+        verify(version)
+
+
+class OneScore(DotProduct):
+    """Scores one pair, however many there are."""
+
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        return torch.zeros(1)
+
+
+class OneTerm(DotProduct):
+    @torch.jit.export
+    def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        return torch.zeros(1, 1)
+
+
+class OtherArguments(nn.Module):
+    @torch.jit.export
+    def encode_posts(self, post_rows: Tensor) -> Tensor:
+        return post_rows
+
+    @torch.jit.export
+    def score(self, user_rows: Tensor) -> Tensor:
+        return user_rows
+
+    @torch.jit.export
+    def explain(self, user_rows: Tensor) -> Tensor:
+        return user_rows
+
+
+class NoTensors(nn.Module):
+    @torch.jit.export
+    def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> int:
+        return 1
+
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> str:
+        return "x"
+
+    @torch.jit.export
+    def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("network", [OneScore, OneTerm, OtherArguments, NoTensors])
+def test_a_network_whose_methods_are_not_the_contracts_is_refused(artifact, network):
+    assert rejection(replace(artifact, model=save_network(network()))) in ("dimensions", "content")
+
+
+def test_the_verified_network_raises_in_python_for_what_does_not_fit(artifact):
+    network = verify(artifact)
+    row = torch.zeros(2, dtype=torch.int64)
+    image, caption, table = torch.zeros(2, 3), torch.zeros(2, 2), torch.zeros(4, 2)
+    for rows in (row + 5, row - 1):
+        with pytest.raises(IndexError, match=r"post_rows must be in \[0, 5\)"):
+            network.encode_posts(rows, image, caption)
+        with pytest.raises(IndexError, match=r"user_rows must be in \[0, 4\)"):
+            network.score(rows, row, table, row)
+        with pytest.raises(IndexError, match=r"post_index must be in \[0, 4\)"):
+            network.explain(row, row, table, rows)
+        with pytest.raises(IndexError, match=r"segments must be in \[0, 2\)"):
+            network.score(row, rows, table, row)
+    for call in (
+        lambda: network.encode_posts(row, image[:, :2], caption),
+        lambda: network.encode_posts(row, image, caption[:1]),
+        lambda: network.score(row, row, table[:, :1], row),
+        lambda: network.score(row, row[:1], table, row),
+        lambda: network.score(row, row.int(), table, row),
+        lambda: network.score(row[None], row, table, row),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            call()
+
+
+def test_rows_are_checked_without_pytorch_too():
+    require_rows("rows", np.array([0, 3]), 4)
+    require_rows("rows", np.empty(0, np.int64), 0)
+    for wrong in (4, -1, 1 << 62, -(1 << 63)):
+        with pytest.raises(IndexError, match=r"rows must be in \[0, 4\)"):
+            require_rows("rows", np.array([0, wrong]), 4)
+
+
+def test_a_checked_network_is_its_network_in_all_else(artifact):
+    plain = load_network(artifact.model, CPU)
+    checked = CheckedNetwork(plain, artifact.manifest.dimensions)
+    rows, image, caption = torch.arange(5), torch.ones(5, 3), torch.ones(5, 2)
+    assert torch.equal(checked.encode_posts(rows, image, caption), plain.encode_posts(rows, image, caption))
+    assert not hasattr(checked, "compiled_tensors")
+
+
+def test_an_error_in_a_network_after_several_were_loaded_does_not_end_the_process():
+    # In a process of its own: what is tested for is a segmentation fault.
+    program = """
+        import warnings; warnings.simplefilter("ignore")
+        import torch
+        from animora_artifact.network import load_network, save_network
+        from animora_training.fitting.export import FoldedNeuCF
+        from tests.training.networks import random_network
+
+        network = random_network(hidden=(32, 16, 8))
+        model = save_network(FoldedNeuCF(network).eval())
+        beyond = 10**6
+        image, caption = torch.zeros(2, network.shape.image), torch.zeros(2, network.shape.caption)
+        row = torch.zeros(2, dtype=torch.int64)
+        failures = 0
+        kept = []
+        for _ in range(4):
+            loaded = load_network(model, torch.device("cpu"))
+            kept.append(loaded)
+            with torch.inference_mode():
+                for _ in range(3):
+                    table = loaded.encode_posts(row, image, caption)
+                    loaded.score(row, row, table, row)
+                narrow = row, row, table[:, :3], row
+                no_user = row + beyond, row, table, row
+                no_post = row, row, table, row + beyond
+                for arguments in (narrow, no_user, no_post):
+                    try:
+                        loaded.score(*arguments)
+                    except (RuntimeError, IndexError):
+                        failures += 1
+        print(failures)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (0, "12\n"), result.stderr

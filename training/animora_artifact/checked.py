@@ -1,0 +1,79 @@
+"""A network whose arguments are checked in Python before TorchScript sees them."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from animora_artifact.manifest import Dimensions
+from animora_artifact.network import Network
+
+
+class CheckedNetwork:
+    """A Network that checks shapes, and on the CPU the range of rows, before it calls another one.
+
+    On a GPU the range is not checked here, because that would wait for the device: callers check rows before
+    they are copied there.
+
+    Each method raises ValueError where an array has another shape or type than it must have, and IndexError
+    where a row is out of range.
+
+    Args:
+        network: The network that is called.
+        dimensions: Of the network.
+    """
+
+    def __init__(self, network: Network, dimensions: Dimensions) -> None:
+        self._network = network
+        self._dimensions = dimensions
+
+    def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
+        """See Network."""
+        sizes = self._dimensions
+        _require_rows("post_rows", post_rows, sizes.posts)
+        _require_shape("image", image, (len(post_rows), sizes.image))
+        _require_shape("caption", caption, (len(post_rows), sizes.caption))
+        return self._network.encode_posts(post_rows, image, caption)
+
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        """See Network."""
+        self._require_pairs(user_rows, segments, post_table, post_index)
+        return self._network.score(user_rows, segments, post_table, post_index)
+
+    def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        """See Network."""
+        self._require_pairs(user_rows, segments, post_table, post_index)
+        return self._network.explain(user_rows, segments, post_table, post_index)
+
+    def __getattr__(self, name: str) -> object:
+        """What a network has beside Network's methods, such as `compiled_tensors`."""
+        return getattr(self._network, name)
+
+    def _require_pairs(
+        self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor
+    ) -> None:
+        _require_rows("user_rows", user_rows, self._dimensions.users)
+        _require_rows("segments", segments, len(user_rows))
+        _require_shape("post_table", post_table, (len(post_table), self._dimensions.post_vector))
+        _require_rows("post_index", post_index, len(post_table))
+        _require_shape("segments", segments, (len(post_index),))
+
+
+def _require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; must be {shape}")
+
+
+def _require_rows(name: str, rows: Tensor, size: int) -> None:
+    """Rows int64 (n) of a table of `size` rows."""
+    if rows.dtype != torch.int64 or rows.ndim != 1:
+        raise ValueError(f"{name} is {rows.dtype} with {rows.ndim} dimensions; must be int64 with 1")
+    if rows.device.type == "cpu":
+        require_rows(name, rows.numpy(), size)
+
+
+def require_rows(name: str, rows: npt.NDArray[np.int64], size: int) -> None:
+    """Checks that rows int64 (n) are those of a table of `size` rows. Raises IndexError."""
+    # As unsigned numbers, so that one pass finds negative rows too.
+    if len(rows) and rows.view(np.uint64).max() >= size:
+        raise IndexError(f"{name} must be in [0, {size})")
