@@ -8,10 +8,10 @@
 --   public.comments(id, user_comments, post_comments, created_at)
 --   public.block_relations(user_blocking, user_blocked_by)
 --
--- Ids are the integer columns `index`, since Animora's are 64-bit integers. A row that points nowhere is left
--- out. Features are JSON text of 768 floats; anything else is null, as if it had not been computed.
+-- Ids are the integer columns `index`, since Animora's are 64-bit integers. A row that points nowhere, or to
+-- what has no index, is left out. Features are JSON text of 768 floats; anything else is null, as if it had not been computed.
 -- Posts carry no time of change there, so updated_at is null; blocks carry no time at all, so theirs is the
--- epoch. Times without a zone are read in the session's.
+-- epoch. Times without a zone are UTC: where the application writes another zone, name it in animora.utc.
 -- May be applied again at any time.
 
 create schema if not exists animora;
@@ -38,40 +38,53 @@ exception
 end
 $$;
 
+-- Whether the application's times have a zone or not.
+create or replace function animora.utc(moment timestamptz) returns timestamptz
+language sql immutable parallel safe
+return moment;
+
+create or replace function animora.utc(moment timestamp) returns timestamptz
+language sql immutable parallel safe
+return moment at time zone 'UTC';
+
 create or replace view animora.users as
 select index::bigint as id
-from public.users;
+from public.users
+where index is not null;
 
 create or replace view animora.posts as
 select
     post.index::bigint as id,
     author.index::bigint as author_id,
-    post.created_at::timestamptz as created_at,
+    animora.utc(post.created_at) as created_at,
     null::timestamptz as updated_at,
-    post.deleted_at::timestamptz as deleted_at,
+    animora.utc(post.deleted_at) as deleted_at,
     animora.parse_features(post.image_feature::text, 768) as image_embedding,
     animora.parse_features(post.text_feature::text, 768) as caption_embedding
 from public.posts as post
-join public.users as author on author.id = post.user_posts;
+join public.users as author on author.id = post.user_posts
+where post.index is not null and author.index is not null;
 
 create or replace view animora.interactions as
 select
     fan.index::bigint as user_id,
     post.index::bigint as post_id,
     'like'::text as kind,
-    liked.created_at::timestamptz as created_at
+    animora.utc(liked.created_at) as created_at
 from public.likes as liked
 join public.users as fan on fan.id = liked.user_likes
 join public.posts as post on post.id = liked.post_likes
+where fan.index is not null and post.index is not null
 union all
 select
     fan.index::bigint as user_id,
     post.index::bigint as post_id,
     'comment'::text as kind,
-    commented.created_at::timestamptz as created_at
+    animora.utc(commented.created_at) as created_at
 from public.comments as commented
 join public.users as fan on fan.id = commented.user_comments
-join public.posts as post on post.id = commented.post_comments;
+join public.posts as post on post.id = commented.post_comments
+where fan.index is not null and post.index is not null;
 
 create or replace view animora.blocks as
 select
@@ -80,7 +93,8 @@ select
     'epoch'::timestamptz as created_at
 from public.block_relations as relation
 join public.users as blocker on blocker.id = relation.user_blocking
-join public.users as blocked on blocked.id = relation.user_blocked_by;
+join public.users as blocked on blocked.id = relation.user_blocked_by
+where blocker.index is not null and blocked.index is not null;
 
 -- What 025_notify.sql does, with the integers that ids become. The functions run with their owner's rights,
 -- since whoever may write blocks need not be allowed to read users. Taking a block back looks for another row
@@ -93,7 +107,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     perform pg_notify('animora', format('block %s %s', blocker.index, blocked.index))
     from public.users as blocker, public.users as blocked
-    where blocker.id = new.user_blocking and blocked.id = new.user_blocked_by;
+    where blocker.id = new.user_blocking and blocked.id = new.user_blocked_by
+        and blocker.index is not null and blocked.index is not null;
     return null;
 end
 $$;
@@ -107,7 +122,8 @@ begin
     ) then
         perform pg_notify('animora', format('unblock %s %s', blocker.index, blocked.index))
         from public.users as blocker, public.users as blocked
-        where blocker.id = old.user_blocking and blocked.id = old.user_blocked_by;
+        where blocker.id = old.user_blocking and blocked.id = old.user_blocked_by
+            and blocker.index is not null and blocked.index is not null;
     end if;
     return null;
 end
@@ -128,7 +144,7 @@ begin
     from (
         select index, (row_number() over () - 1) / 300 as part
         from gone
-        where deleted_at is null
+        where deleted_at is null and index is not null
     ) as numbered
     group by part;
     return null;
@@ -160,9 +176,11 @@ create or replace trigger animora_notify_deleted
 after update on public.posts
 for each row
 when (
-    (old.deleted_at is null and new.deleted_at is not null)
-    or (old.user_posts is not null and new.user_posts is null)
-    or old.index is distinct from new.index
+    old.index is not null and (
+        (old.deleted_at is null and new.deleted_at is not null)
+        or (old.user_posts is not null and new.user_posts is null)
+        or old.index is distinct from new.index
+    )
 )
 execute function animora.notify_deleted();
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from animora_database.views import VIEWS
 from animora_server.instruments import Across, Counter, Gauge, Histogram
 from animora_server.types import CacheStatus, DegradedReason, DropReason, RankerName
 
@@ -240,6 +241,20 @@ class CatalogMetrics:
             "animora_catalog_refresh_seconds", "Time of a refresh.",
             (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60), registry,
         ).labels()  # fmt: skip
+        left_out = Gauge(
+            "animora_catalog_left_out_rows",
+            "Rows of a view that did not count at the last reconcile, by reason.",
+            Across.MAX,
+            registry,
+            ("view", "reason"),
+        )
+        self.left_out = {
+            (view, reason): left_out.labels(view, reason)
+            for view, reason in [
+                *((view.name, reason) for view in VIEWS for reason in view.conditions),
+                ("posts", "duplicate"),
+            ]
+        }
         self._age = Gauge(
             "animora_catalog_age_seconds", "Time since the last successful refresh; +Inf before the first.",
             Across.MAX, registry,

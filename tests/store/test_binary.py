@@ -6,20 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from animora_database.embeddings import DECODERS
 from animora_server.catalog import EmbeddingRecords
 from animora_server.errors import StoreError
 from animora_server.store.binary import (
     TRAILER,
     EmbeddingRows,
     FixedColumns,
-    decode_array,
-    decode_halfvec,
-    decode_vector,
     without_header,
 )
 from tests.catalog.columns import values
 
-REAL = 700  # PostgreSQL's number of the type
+REAL, DOUBLE = 700, 701  # PostgreSQL's numbers of the types
 
 
 def row(*fields):
@@ -36,6 +34,12 @@ def bigint(value):
 def real_array(*values):
     return struct.pack(">iiIii", 1, 0, REAL, len(values), 1) + b"".join(
         struct.pack(">if", 4, value) for value in values
+    )
+
+
+def double_array(*values):
+    return struct.pack(">iiIii", 1, 0, DOUBLE, len(values), 1) + b"".join(
+        struct.pack(">id", 8, value) for value in values
     )
 
 
@@ -94,12 +98,15 @@ def test_a_field_of_another_width_is_an_error_or_is_left_over(bad):
 EMBEDDINGS = st.none() | st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=3)
 
 
-@pytest.mark.parametrize(("decode", "encoded"), [(decode_array, real_array), (decode_vector, vector)])
+@pytest.mark.parametrize(
+    ("type_name", "encoded"), [("_float4", real_array), ("_float8", double_array), ("vector", vector)]
+)
 @given(
     posts=st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), EMBEDDINGS, EMBEDDINGS)),
     cuts=st.lists(st.integers(0, 2000)),
 )
-def test_embeddings_of_any_widths_are_the_same_however_the_bytes_arrive(decode, encoded, posts, cuts):
+def test_embeddings_of_any_widths_are_the_same_however_the_bytes_arrive(type_name, encoded, posts, cuts):
+    decode = DECODERS[type_name]
     batches: list[EmbeddingRecords] = []
     data = b""
     for post_id, *both in posts:
@@ -111,7 +118,7 @@ def test_embeddings_of_any_widths_are_the_same_however_the_bytes_arrive(decode, 
 
 def test_halves_are_decoded_as_such():
     batches: list[EmbeddingRecords] = []
-    rows = EmbeddingRows(decode_halfvec, decode_vector, batches.append)
+    rows = EmbeddingRows(DECODERS["halfvec"], DECODERS["vector"], batches.append)
 
     rows.feed(row(bigint(1), struct.pack(">hh2e", 2, 0, 0.5, -2.0), vector(3)) + TRAILER)
 
@@ -132,16 +139,36 @@ def test_an_array_that_is_no_list_of_numbers_cannot_be_used_and_its_neighbours_c
     batches: list[EmbeddingRecords] = []
     fields = [real_array(1), bad, real_array(2), real_array(3, 4), bad, None]
 
-    EmbeddingRows(decode_array, decode_array, batches.append).feed(
+    EmbeddingRows(DECODERS["_float4"], DECODERS["_float4"], batches.append).feed(
         b"".join(row(bigint(1), field, None) for field in fields) + TRAILER
     )
 
     assert [image for _, image, _ in found_in(batches)] == [[1.0], [], [2.0], [3.0, 4.0], [], None]
 
 
+FIELDS = {
+    "_float4": real_array(1, 2),
+    "_float8": double_array(1, 2),
+    "vector": vector(1, 2),
+    "halfvec": struct.pack(">hh2e", 2, 0, 1.0, 2.0),
+}
+
+
+@pytest.mark.parametrize("expected", FIELDS)
+@pytest.mark.parametrize("sent", FIELDS)
+def test_a_field_of_another_type_of_embeddings_is_an_error(expected, sent):
+    rows = EmbeddingRows(DECODERS["vector"], DECODERS[expected], lambda _: None)
+    data = row(bigint(1), None, FIELDS[sent]) + TRAILER
+    if sent == expected:
+        rows.feed(data)
+    else:
+        with pytest.raises(StoreError, match=r"animora\.posts was changed while it was read"):
+            rows.feed(data)
+
+
 @pytest.mark.parametrize("bad", [row(bigint(1), vector(1)), row(b"\0" * 4, vector(1), vector(1))])
 def test_a_row_of_other_columns_is_an_error(bad):
-    rows = EmbeddingRows(decode_vector, decode_vector, lambda _: None)
+    rows = EmbeddingRows(DECODERS["vector"], DECODERS["vector"], lambda _: None)
 
     with pytest.raises(StoreError):
         rows.feed(bad + TRAILER + bytes(20))

@@ -1,7 +1,7 @@
 """What the catalog is told about the database: columns of posts, embeddings and pairs of ids."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -22,6 +22,7 @@ class PostRecords:
         created_at: float64 (n), unix seconds.
         updated_at: int64 (n), microseconds since any fixed moment, or NEVER; compared, never calculated with.
         deleted: bool (n), soft-deleted.
+        repeated: int64 (k), the ids of rows that were dropped, since another row has the same id.
     """
 
     ids: IntArray
@@ -29,14 +30,23 @@ class PostRecords:
     created_at: DoubleArray
     updated_at: IntArray
     deleted: BoolArray
+    repeated: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def distinct(self) -> "PostRecords":
-        """The same posts in order of their ids, one record each, whatever the order and repeats were."""
-        _, first = np.unique(self.ids, return_index=True)
-        return self.take(first)
+        """The same posts in order of their ids, one record each.
+
+        Of several rows with one id a deleted one is taken before others, then the oldest, then the one with
+        the smallest author id.
+        """
+        ids, first = np.unique(self.ids, return_index=True)
+        if len(ids) == len(self.ids):
+            return self.take(first)
+        order = np.lexsort((self.author_ids, self.created_at, ~self.deleted, self.ids))
+        fresh = np.append(True, np.diff(self.ids[order]) != 0)
+        return replace(self.take(order[fresh]), repeated=self.ids[order[~fresh]])
 
     def take(self, at: IntArray) -> "PostRecords":
         """The records at positions int64 (k)."""
@@ -46,6 +56,7 @@ class PostRecords:
 
     def joined(self, others: "PostRecords") -> "PostRecords":
         """These records, and those of the others whose ids are not among these."""
+        others = others.take(np.flatnonzero(~np.isin(others.ids, self.ids)))
         return PostRecords(
             np.concatenate((self.ids, others.ids)),
             np.concatenate((self.author_ids, others.author_ids)),

@@ -11,25 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from animora_database.embeddings import Decoder
 from animora_server.catalog import NO_EMBEDDING, EmbeddingColumn, EmbeddingRecords
 from animora_server.errors import StoreError
-from animora_server.types import BoolArray, FloatArray, HalfArray, IntArray
+from animora_server.types import IntArray
 
 TRAILER = b"\xff\xff"
 
 _HEADER = struct.Struct(">11sII")  # signature, flags, length of an extension
 _LENGTH = struct.Struct(">i")
 _EMBEDDINGS = struct.Struct(">hiqi")  # number of fields, length of the id, the id, length of the image
-# Then come the elements, each after its length.
-_ARRAY = np.dtype(
-    [("dimensions", ">i4"), ("has_nulls", ">i4"), ("type", ">u4"), ("length", ">i4"), ("lower_bound", ">i4")]
-)
-_ARRAY_ELEMENT = np.dtype([("length", ">i4"), ("value", ">f4")])
-_VECTOR_HEADER = 4  # bytes: the length, and two that are not used
-
-# Decodes fields of one length, uint8 (m, length), to embeddings floating (m, width) and whether each of them
-# can be used: bool (m).
-EmbeddingDecoder = Callable[[npt.NDArray[np.uint8]], tuple[FloatArray | HalfArray, BoolArray]]
 
 
 def without_header(data: bytes) -> bytes:
@@ -79,9 +70,7 @@ class FixedColumns:
 class EmbeddingRows:
     """Rows of an id and two embeddings, either of which may be null, handed on part by part."""
 
-    def __init__(
-        self, image: EmbeddingDecoder, caption: EmbeddingDecoder, take: Callable[[EmbeddingRecords], None]
-    ) -> None:
+    def __init__(self, image: Decoder, caption: Decoder, take: Callable[[EmbeddingRecords], None]) -> None:
         self._decoders = (image, caption)
         self._take = take
 
@@ -89,38 +78,19 @@ class EmbeddingRows:
         """Decodes and hands on the whole rows in data; returns what is left.
 
         Raises:
-            StoreError: A row is none of an id and two embeddings.
+            StoreError: A row is none of an id and two embeddings of the columns' types.
         """
         rows, end = _whole_rows(data)
         ids, image_at, image_length, caption_at, caption_length = rows.T
         fields = np.frombuffer(data, np.uint8)
         decode_image, decode_caption = self._decoders
-        images = _column(decode_image, fields, image_at, image_length)
-        captions = _column(decode_caption, fields, caption_at, caption_length)
+        try:
+            images = _column(decode_image, fields, image_at, image_length)
+            captions = _column(decode_caption, fields, caption_at, caption_length)
+        except ValueError as error:
+            raise StoreError(f"animora.posts was changed while it was read: {error}") from error
         self._take(EmbeddingRecords(ids, images, captions))
         return data[end:]
-
-
-def decode_array(fields: npt.NDArray[np.uint8]) -> tuple[FloatArray, BoolArray]:
-    """Fields of real[], to float32, big-endian; not usable are those of several dimensions or with nulls."""
-    count, length = fields.shape
-    width = (length - _ARRAY.itemsize) // _ARRAY_ELEMENT.itemsize
-    if width <= 0:
-        return np.empty((count, 0), np.float32), np.zeros(count, np.bool_)
-    header = fields[:, : _ARRAY.itemsize].view(_ARRAY)[:, 0]
-    usable = (header["dimensions"] == 1) & (header["has_nulls"] == 0) & (header["length"] == width)
-    end = _ARRAY.itemsize + width * _ARRAY_ELEMENT.itemsize
-    return fields[:, _ARRAY.itemsize : end].view(_ARRAY_ELEMENT)["value"], usable
-
-
-def decode_vector(fields: npt.NDArray[np.uint8]) -> tuple[FloatArray, BoolArray]:
-    """Fields of pgvector's vector, to float32, big-endian."""
-    return fields[:, _VECTOR_HEADER:].view(">f4"), np.ones(len(fields), np.bool_)
-
-
-def decode_halfvec(fields: npt.NDArray[np.uint8]) -> tuple[HalfArray, BoolArray]:
-    """Fields of pgvector's halfvec, to float16, big-endian."""
-    return fields[:, _VECTOR_HEADER:].view(">f2"), np.ones(len(fields), np.bool_)
 
 
 def _field(dtype: str) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -153,9 +123,7 @@ def _whole_rows(data: bytes) -> tuple[IntArray, int]:
     return np.array(rows, np.int64).reshape(-1, 5), end
 
 
-def _column(
-    decode: EmbeddingDecoder, data: npt.NDArray[np.uint8], at: IntArray, lengths: IntArray
-) -> EmbeddingColumn:
+def _column(decode: Decoder, data: npt.NDArray[np.uint8], at: IntArray, lengths: IntArray) -> EmbeddingColumn:
     """The embeddings at some places of uint8 (n), of some lengths: int64 (k) each."""
     widths = np.full(len(at), NO_EMBEDDING)
     blocks = {}

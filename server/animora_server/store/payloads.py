@@ -13,7 +13,8 @@ def read_payload(payload: str) -> Facts:
     """The facts that a payload tells.
 
     Raises:
-        ValueError: It is none of `block 12 34`, `unblock 12 34` and `delete 56 57`; anyone may notify.
+        ValueError: It is none of `block 12 34`, `unblock 12 34` and `delete 56 57`, or someone blocks
+            themselves; anyone may notify.
     """
     found = PAYLOAD.fullmatch(payload)
     if found is None:
@@ -21,7 +22,10 @@ def read_payload(payload: str) -> Facts:
     word, blocker, blocked, deleted = found.groups()
     if word is None:
         return Facts(deleted=frozenset(_id(digits) for digits in deleted.split()))
-    return Facts(blocks={(_id(blocker), _id(blocked)): word == "block"})
+    pair = _id(blocker), _id(blocked)
+    if pair[0] == pair[1]:
+        raise ValueError("nobody blocks themselves")
+    return Facts(blocks={pair: word == "block"})
 
 
 def _id(digits: str) -> int:

@@ -1,6 +1,6 @@
 """What the refresher needs from a database."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
@@ -17,6 +17,10 @@ class CatalogReading(Protocol):
     @property
     def now(self) -> datetime:
         """The database's time when the reading began."""
+        ...
+
+    async def left_out(self) -> Mapping[tuple[str, str], int]:
+        """How many rows of the views do not count, by view and by reason."""
         ...
 
     async def posts(self) -> PostRecords:

@@ -1,68 +1,108 @@
 """The SQL over the four views, and the columns that it gives.
 
-Rows that lack what ranking needs (an id, an author, a time) are passed over. Ids are cast, so that a view
-may give any integer type. '-infinity' is, on the wire, `animora_server.catalog.NEVER`.
+Ids are cast, so that a view may give any integer type; '-infinity' is, on the wire,
+`animora_server.catalog.NEVER`. Values are part of the text: asyncpg would have PostgreSQL write them there,
+which takes one more round trip for each query.
 """
+
+from datetime import datetime
+
+from animora_database import views
+from animora_server.types import IntArray
 
 POST_COLUMNS = (">i8", ">i8", ">i8", ">i8", "?")
 PAIR_COLUMNS = (">i8", ">i8")
 ID_COLUMN = (">i8",)
 
-POSTS = """
-select id::bigint, author_id::bigint, created_at::timestamptz,
-       coalesce(updated_at::timestamptz, '-infinity'), deleted_at is not null
+POSTS = f"""
+select id::bigint, author_id::bigint, created_at, coalesce(updated_at, '-infinity'), deleted_at is not null
 from animora.posts
-where id is not null and author_id is not null and created_at is not null
+where {views.POSTS.counts}
 """
 
-POSTS_SINCE = f"{POSTS} and (created_at >= $1 or updated_at >= $1 or deleted_at >= $1)"
-
-POSTS_OF = f"{POSTS} and id = any($1)"
-
-FILLED = """
-select id::bigint
-from animora.posts
-where (id = any($1) and image_embedding is not null) or (id = any($2) and caption_embedding is not null)
-"""
-
-INTERACTION_COUNTS = """
-select post_id::bigint, count(*)
-from animora.interactions
-where created_at < $1 and user_id is not null and post_id is not null
-group by post_id
-"""
-
-INTERACTIONS_SINCE = """
-select user_id::bigint, post_id::bigint
-from animora.interactions
-where created_at >= $1 and user_id is not null and post_id is not null
-"""
-
-INTERACTIONS_BETWEEN = f"{INTERACTIONS_SINCE} and created_at < $2"
-
-BLOCKS = """
+BLOCKS = f"""
 select blocker_id::bigint, blocked_id::bigint
 from animora.blocks
-where blocker_id is not null and blocked_id is not null
+where {views.BLOCKS.counts}
 """
 
-USERS = """
+USERS = f"""
 select distinct id::bigint
 from animora.users
-where id is not null
+where {views.USERS.counts}
 order by 1
 """
 
-ACTIVE_USERS = """
-select interaction.user_id::bigint
-from animora.interactions as interaction
-join animora.users as "user" on "user".id = interaction.user_id
-where interaction.created_at >= $1
-group by interaction.user_id
-order by count(*) desc, 1
+_INTERACTIONS = f"from animora.interactions where {views.INTERACTIONS.counts}"
+
+
+def posts_since(moment: datetime) -> str:
+    """Selects the posts made, edited or soft-deleted since a moment."""
+    since = _literal(moment)
+    return f"{POSTS} and (created_at >= {since} or updated_at >= {since} or deleted_at >= {since})"
+
+
+def posts_of(ids: IntArray) -> str:
+    """Selects those of posts int64 (k) that are there."""
+    return f"{POSTS} and id = any({_array(ids)})"
+
+
+def filled(no_image: IntArray, no_caption: IntArray) -> str:
+    """Selects the ids of posts int64 (k) without an image, or without a caption, that have one now."""
+    return f"""
+select id::bigint
+from animora.posts
+where {views.POSTS.counts} and (
+    (id = any({_array(no_image)}) and image_embedding is not null)
+    or (id = any({_array(no_caption)}) and caption_embedding is not null)
+)
 """
 
 
-def embeddings(image: str, caption: str) -> str:
-    """Selects id and embeddings, by the expressions for their columns."""
-    return f"select id::bigint, {image}, {caption} from animora.posts where id is not null"
+def embeddings(ids: IntArray | None = None) -> str:
+    """Selects id and embeddings of all posts, or of posts int64 (k); of one id, first those that count."""
+    query = f"""
+select id::bigint, image_embedding, caption_embedding
+from animora.posts
+where {views.POSTS.counts}
+"""
+    # In the order of PostRecords.distinct; to sort all posts would take too long.
+    order = "order by id, deleted_at is null, created_at, author_id"
+    return query if ids is None else f"{query} and id = any({_array(ids)}) {order}"
+
+
+def interaction_counts(until: datetime) -> str:
+    """Selects how many interactions before a moment each post has."""
+    return (
+        f"select post_id::bigint, pg_catalog.count(*) {_INTERACTIONS} and created_at < {_literal(until)}"
+        " group by post_id"
+    )
+
+
+def interactions(since: datetime, until: datetime | None = None) -> str:
+    """Selects user and post of the interactions since a moment, before another if one is given."""
+    before = "" if until is None else f"and created_at < {_literal(until)}"
+    return (
+        f"select user_id::bigint, post_id::bigint {_INTERACTIONS}"
+        f" and created_at >= {_literal(since)} {before}"
+    )
+
+
+def active_users(since: datetime) -> str:
+    """Selects the users who liked or commented since a moment, the most active first."""
+    return f"""
+select interaction.user_id::bigint
+from (select user_id {_INTERACTIONS} and created_at >= {_literal(since)}) as interaction
+join (select distinct id from animora.users) as "user" on "user".id = interaction.user_id
+group by interaction.user_id
+order by pg_catalog.count(*) desc, 1
+"""
+
+
+def _literal(moment: datetime) -> str:
+    """A moment with a zone, in the form that means the same in every session."""
+    return f"'{moment.isoformat()}'::timestamp with time zone"
+
+
+def _array(ids: IntArray) -> str:
+    return "'{" + ",".join(map(str, ids.tolist())) + "}'::bigint[]"

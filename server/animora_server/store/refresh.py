@@ -1,6 +1,7 @@
 """One refresh of the catalog, from one consistent reading of the database."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -34,12 +35,14 @@ class Refresh:
 
     Attributes:
         misfits: How many of the embeddings read counted as none, being of another width or not finite.
+        left_out: How many rows do not count, by view and reason; empty after a poll, which does not look.
     """
 
     def __init__(
         self, reading: CatalogReading, catalog: Catalog, settings: CatalogSettings, began: float
     ) -> None:
         self.misfits = 0
+        self.left_out: Mapping[tuple[str, str], int] = {}
         self._reading = reading
         self._catalog = catalog
         self._table = catalog.posts
@@ -55,6 +58,8 @@ class Refresh:
             OSError: The embeddings cannot be written.
         """
         found = await self._reading.posts()
+        repeated = len(found.repeated)
+        self.left_out = {**await self._reading.left_out(), ("posts", "duplicate"): repeated}
         removed = await asyncio.to_thread(self._table.missing, found)
         posts = await self._posts(found, await self._filled(), removed)
         return await self._with_activity(posts, await self._base())
@@ -93,6 +98,7 @@ class Refresh:
         if len(self._table):
             await self._reading.embeddings_of(found.ids[draft.pending], draft.add)
         else:
+            await self._reading.embeddings_of(np.unique(found.repeated), draft.add)
             await self._reading.embeddings(draft.add)
         self.misfits = draft.misfits
         return await asyncio.to_thread(draft.finish, removed, self._reading.now.timestamp())

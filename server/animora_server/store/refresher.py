@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
@@ -59,6 +59,7 @@ class CatalogRefresher:
         self._behind = asyncio.Event()
         self._facts = RecentFacts()
         self._misfits_reported = False
+        self._left_out: dict[tuple[str, str], int] = {}  # as the log says
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -156,6 +157,7 @@ class CatalogRefresher:
                 posts=len(catalog.snapshot),
                 seconds=round(self._refreshed_at - began, 3),
             )
+        self._report_left_out(refresh.left_out)
         if refresh.misfits and not self._misfits_reported:
             self._misfits_reported = True
             log.warning(
@@ -164,6 +166,13 @@ class CatalogRefresher:
                 image_width=catalog.snapshot.embeddings.image_width,
                 caption_width=catalog.snapshot.embeddings.caption_width,
             )
+
+    def _report_left_out(self, left_out: Mapping[tuple[str, str], int]) -> None:
+        for (view, reason), rows in left_out.items():
+            self._metrics.left_out[view, reason].set(rows)
+            if rows and rows != self._left_out.get((view, reason)):
+                log.warning("rows of a view are left out", view=view, reason=reason, rows=rows)
+        self._left_out.update(left_out)
 
     def _record(self, seconds: float) -> None:
         snapshot = self._catalog.snapshot

@@ -4,76 +4,73 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from animora_database.embeddings import Decoder
 from animora_training.data.arrays import ArrayFile
-from animora_training.data.dataset import Embeddings
-from animora_training.data.pgcopy import ELEMENT, REAL_OID, decode_real_array
+from animora_training.data.dataset import Embeddings, IntArray
 from animora_training.errors import DatabaseError
 
-FLOAT16_MAX = float(np.finfo(np.float16).max)
-EMPTY = 12  # bytes of an array without dimensions
-# What the header of an array of one dimension and without nulls begins with; its lower bound may be any.
-HEADER = (1, 0, REAL_OID)
+NULL = -1  # the length of a field that is null
 
 
 class EmbeddingColumn:
-    """The embeddings of one column of animora.posts, all of one width or null."""
+    """The embeddings of one column of animora.posts.
 
-    def __init__(self, name: str, file: ArrayFile) -> None:
-        """Names the column, for errors, and an open file of no width."""
-        self._name = name
+    An embedding that is null or empty is absent. One that cannot be used counts as absent: of several
+    dimensions, with a null, with a number that no float16 holds, or of another width than the column.
+
+    Args:
+        file: An open file of no width.
+        decode: How the column is decoded.
+
+    Attributes:
+        unusable: How many embeddings could not be used.
+    """
+
+    def __init__(self, file: ArrayFile, decode: Decoder) -> None:
+        self.unusable = 0
         self._file = file
+        self._decode = decode
         self._width = 0
 
-    def append(self, post_ids: Sequence[int], fields: Sequence[memoryview | None]) -> None:
-        """Takes the embeddings of some posts, each a field of type real[]; an empty one counts as null.
+    def append(self, fields: Sequence[memoryview | None]) -> None:
+        """Takes the embeddings of some posts, each a field of the column.
+
+        The width is the most frequent one of the first call that has usable embeddings.
 
         Raises:
-            DatabaseError: One is of another width than those before, or holds what no float16 can.
+            DatabaseError: The column's type was changed while it was read.
             CannotWrite: The disk is full, or failed.
         """
-        present = [at for at, field in enumerate(fields) if field is not None and len(field) > EMPTY]
-        vectors = [field for field in fields if field is not None and len(field) > EMPTY]
-        if vectors and not self._width:
-            self._width = self._decode_one(post_ids[present[0]], vectors[0])
+        by_width = self._decoded(fields)
+        if by_width and not self._width:
+            self._width = max(by_width, key=lambda width: len(by_width[width][0]))
             self._file.widen(self._width)
         matrix = np.zeros((len(fields), self._width), np.float16)
-        if vectors:
-            matrix[present] = self._decode([post_ids[at] for at in present], vectors)
+        for width, (at, embeddings) in by_width.items():
+            if width == self._width:
+                matrix[at] = embeddings
+            else:
+                self.unusable += len(at)
         self._file.append(matrix)
 
-    def _decode(self, post_ids: Sequence[int], vectors: Sequence[memoryview]) -> Embeddings:
-        layout = np.dtype([("header", ">i4", 5), ("elements", ELEMENT, (self._width,))])
-        alike = all(len(vector) == layout.itemsize for vector in vectors)
-        rows = np.frombuffer(b"".join(vectors), layout) if alike else np.empty(0, layout)
-        expected = (*HEADER, self._width)
-        if not alike or (rows["header"][:, : len(expected)] != expected).any():
-            self._refuse(post_ids, vectors)
-        values = rows["elements"]["value"].astype(np.float32)
-        within = (np.abs(values) <= FLOAT16_MAX).all(axis=1)
-        if not within.all():
-            raise self._error(
-                post_ids[int(np.argmin(within))],
-                f"holds a number that is not finite or beyond {FLOAT16_MAX:g}",
-            )
-        return values.astype(np.float16)
-
-    def _refuse(self, post_ids: Sequence[int], vectors: Sequence[memoryview]) -> None:
-        """Raises the error of the first embedding that is not like the others."""
-        for post_id, vector in zip(post_ids, vectors, strict=True):
-            width = self._decode_one(post_id, vector)
-            if width != self._width:
-                raise self._error(post_id, f"has {width} numbers, others have {self._width}")
-
-    def _decode_one(self, post_id: int, vector: memoryview) -> int:
-        """The width of an embedding.
-
-        Raises:
-            DatabaseError: It has several dimensions, or holds a null.
-        """
-        try:
-            return len(decode_real_array(vector))
-        except ValueError as error:
-            raise self._error(post_id, str(error)) from error
-
-    def _error(self, post_id: int, what: str) -> DatabaseError:
-        return DatabaseError(f"animora.posts: {self._name} of post {post_id} {what}")
+    def _decoded(self, fields: Sequence[memoryview | None]) -> dict[int, tuple[IntArray, Embeddings]]:
+        """By width, which of the fields can be used, int64 (k), and their embeddings, float16 (k, width)."""
+        lengths = np.array([NULL if field is None else len(field) for field in fields], np.int64)
+        by_width = {}
+        for length in np.unique(lengths[lengths != NULL]).tolist():
+            at = np.flatnonzero(lengths == length)
+            data = b"".join(field for field in fields if field is not None and len(field) == length)
+            try:
+                embeddings, usable = self._decode(np.frombuffer(data, np.uint8).reshape(-1, length))
+            except ValueError as error:
+                raise DatabaseError(f"animora.posts was changed while it was read: {error}") from error
+            if not embeddings.shape[1]:
+                continue  # empty arrays
+            # What float16 cannot hold becomes infinite.
+            with np.errstate(over="ignore"):
+                halves = embeddings.astype(np.float16)
+            usable = usable & np.isfinite(halves).all(axis=1)
+            self.unusable += int(np.count_nonzero(~usable))
+            if usable.any():
+                by_width[embeddings.shape[1]] = at[usable], halves[usable]
+        return by_width

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class Description:
         image: Width of image embeddings.
         caption: Width of caption embeddings.
         digest: SHA-256 of the ids and of the pairs, in hexadecimal digits.
+        left_out: How many rows of the views do not count, by view and reason, such as "posts.missing".
     """
 
     format: str
@@ -53,6 +55,7 @@ class Description:
     image: int
     caption: int
     digest: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """The type and shape of each array, by its file's name without `.npy`."""
@@ -74,7 +77,7 @@ class Description:
         }
 
 
-def finish(folder: Path, read_at: datetime) -> Dataset:
+def finish(folder: Path, read_at: datetime, left_out: Mapping[str, int]) -> Dataset:
     """Says what a folder holds, now that all its arrays are written, and opens it.
 
     Raises:
@@ -96,6 +99,7 @@ def finish(folder: Path, read_at: datetime) -> Dataset:
         image=map_array(folder / "post_image.npy").shape[1],
         caption=map_array(folder / "post_caption.npy").shape[1],
         digest=digest.hexdigest(),
+        left_out=left_out,
     )
     fields = {**asdict(description), "read_at": read_at.isoformat()}
     with replacing(folder / DESCRIPTION) as file:

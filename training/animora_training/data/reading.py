@@ -4,13 +4,18 @@ What is read goes to the disk as it comes, so that memory bounds only the most a
 for each user. PostgreSQL does the sorting, on its own disk where `work_mem` is too small for it.
 """
 
-from contextlib import ExitStack
+import logging
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 import numpy as np
 import numpy.typing as npt
 
+from animora_database import views
+from animora_database.checking import QUERY, EmbeddingDecoders, UnusableView, check_views
+from animora_database.session import begin_reading
 from animora_training.data.arrays import ArrayFile, begin, map_array, write_array
 from animora_training.data.copying import Columns, OnRead, View, copy, copy_fixed
 from animora_training.data.dataset import (
@@ -27,26 +32,41 @@ from animora_training.data.folder import FILES, finish
 from animora_training.data.pgcopy import RaggedRows
 from animora_training.errors import DatabaseError
 
+log = logging.getLogger(__name__)
+
 MAX_POSTS = 2**31 - 1
+REASONS = {
+    "missing": "an id, an author or a time is null or infinite",
+    "kind": "kind is neither 'like' nor 'comment'",
+    "self": "nobody blocks themselves",
+    "duplicate": "another row has the same id",
+}
 
 
-USERS = View("users", "select distinct id::int8 from animora.users order by 1", {"id": ">i8"})
+USERS = View(
+    "users",
+    f"select distinct id::int8 from animora.users where {views.USERS.counts} order by 1",
+    {"id": ">i8"},
+)
+# Of posts with one id the first counts: a deleted one before others, as the server has it.
 POSTS = View(
     "posts",
     "select id::int8, author_id::int8, extract(epoch from created_at)::float8, deleted_at is not null, "
-    "image_embedding::real[], caption_embedding::real[] from animora.posts order by 1",
+    f"image_embedding, caption_embedding from animora.posts where {views.POSTS.counts} "
+    "order by 1, 4 desc, created_at, 2",
     {"id": ">i8", "author_id": ">i8", "created_at": ">f8", "deleted_at": "?"},
 )
 INTERACTIONS = View(
     "interactions",
     "select user_id::int8, post_id::int8, extract(epoch from created_at)::float8 "
-    "from animora.interactions order by 1, created_at, 2",
+    f"from animora.interactions where {views.INTERACTIONS.counts} order by 1, created_at, 2",
     {"user_id": ">i8", "post_id": ">i8", "created_at": ">f8"},
 )
 BLOCKS = View(
     "blocks",
-    "select blocker_id::int8, blocked_id::int8 from animora.blocks "
-    "union select blocked_id::int8, blocker_id::int8 from animora.blocks order by 1, 2",
+    f"select blocker_id::int8, blocked_id::int8 from animora.blocks where {views.BLOCKS.counts} "
+    f"union select blocked_id::int8, blocker_id::int8 from animora.blocks where {views.BLOCKS.counts} "
+    "order by 1, 2",
     {"blocker_id": ">i8", "blocked_id": ">i8"},
 )
 
@@ -54,8 +74,8 @@ BLOCKS = View(
 async def read_dataset(connection: asyncpg.Connection, folder: Path, on_read: OnRead) -> Dataset:
     """Reads everything that a fit needs, as of one moment, into a folder, and opens it.
 
-    Interactions with users or posts that the views do not show are left out. Embeddings are rounded to
-    float16, in which the server keeps them.
+    Interactions with users or posts that the views do not show are left out; so are rows that lack what they
+    need, which are counted and logged. Embeddings are rounded to float16, in which the server keeps them.
 
     Args:
         connection: With the right to read the views.
@@ -63,19 +83,58 @@ async def read_dataset(connection: asyncpg.Connection, folder: Path, on_read: On
         on_read: Told a view's name and how many of its rows have been read so far.
 
     Raises:
-        DatabaseError: A view holds what it must not hold.
+        DatabaseError: A view is not as it must be.
         CannotWrite: The disk is full, or the folder may not be written.
     """
     begin(folder, FILES)
     reader = _Reader(connection, folder, on_read)
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        read_at = await connection.fetchval("select now()")
+    async with _one_moment(connection) as decoders:
+        read_at = await connection.fetchval("select pg_catalog.now()")
+        left_out = await _left_out(connection)
         await reader.read_users()
-        await reader.read_posts()
+        left_out |= await reader.read_posts(decoders)
         await reader.read_events()
         await reader.read_blocks()
     _write_pairs(folder)
-    return finish(folder, read_at)
+    for name, count in left_out.items():
+        view, _, reason = name.partition(".")
+        if count and reason in REASONS:
+            log.warning("%d rows of animora.%s are left out: %s", count, view, REASONS[reason])
+        elif count:
+            log.warning(
+                "%d embeddings of animora.%s count as absent: %s_embedding has another width, or "
+                "numbers that are not finite",
+                count,
+                view,
+                reason,
+            )
+    return finish(folder, read_at, left_out)
+
+
+@asynccontextmanager
+async def _one_moment(connection: asyncpg.Connection) -> AsyncIterator[EmbeddingDecoders]:
+    """A read-only transaction that sees one moment, of views that are as they must be.
+
+    Raises:
+        DatabaseError: A view is not.
+    """
+    await connection.execute(begin_reading(connection.get_server_version().major))
+    try:
+        yield check_views(await connection.fetch(QUERY))
+    except UnusableView as error:
+        raise DatabaseError(str(error)) from error
+    finally:
+        if not connection.is_closed():
+            await connection.execute("rollback")
+
+
+async def _left_out(connection: asyncpg.Connection) -> dict[str, int]:
+    """How many rows do not count, by view and reason."""
+    return {
+        f"{view.name}.{reason}": count
+        for view in views.VIEWS
+        for reason, count in zip(view.conditions, await connection.fetchrow(view.left_out_query), strict=True)
+    }
 
 
 class _Reader:
@@ -99,29 +158,31 @@ class _Reader:
                 lambda columns: file.append(np.stack(columns, axis=1)),
             )
 
-    async def read_posts(self) -> None:
+    async def read_posts(self, decoders: EmbeddingDecoders) -> dict[str, int]:
+        """Reads the posts; returns how many rows, or embeddings of them, do not count, by view and reason."""
         with ExitStack() as stack:
             kinds = {"ids": np.int64, "authors": np.int64, "created": np.float64, "deleted": np.bool_}
             files = [stack.enter_context(self._file(f"post_{name}", kind)) for name, kind in kinds.items()]
             embeddings = [
-                EmbeddingColumn(
-                    f"{name}_embedding",
-                    stack.enter_context(self._file(f"post_{name}", np.float16, (0,))),
-                )
-                for name in ("image", "caption")
+                EmbeddingColumn(stack.enter_context(self._file(f"post_{name}", np.float16, (0,))), decode)
+                for name, decode in (("image", decoders.image), ("caption", decoders.caption))
             ]
             rows = RaggedRows(POSTS.fields, ragged=len(embeddings))
             last: list[int] = []
+            repeated = 0
 
             def take(data: bytes) -> None:
+                nonlocal repeated
                 columns, ragged = rows.feed(data)
                 ids = columns[0].tolist()
-                _check_posts(last + ids, columns[2])
+                first = np.flatnonzero(np.diff(np.array(last + ids, np.int64)))
+                first = first + 1 - len(last) if last else np.append(0, first + 1)[: len(ids)]
+                repeated += len(ids) - len(first)
                 last[:] = ids[-1:] or last
                 for file, column in zip(files, columns, strict=True):
-                    file.append(column)
+                    file.append(column[first])
                 for embedding, fields in zip(embeddings, ragged, strict=True):
-                    embedding.append(ids, fields)
+                    embedding.append([fields[at] for at in first.tolist()])
                 self._on_read(POSTS.name, len(files[0]))
 
             await copy(self._connection, POSTS, take, rows.finish)
@@ -129,6 +190,8 @@ class _Reader:
             raise DatabaseError(
                 f"animora.posts shows more than {MAX_POSTS:,} posts, and no model takes as many"
             )
+        image, caption = (embedding.unusable for embedding in embeddings)
+        return {"posts.duplicate": repeated, "posts.image": image, "posts.caption": caption}
 
     async def read_events(self) -> None:
         user_ids, post_ids = (map_array(self._folder / f"{name}.npy") for name in ("user_ids", "post_ids"))
@@ -137,7 +200,6 @@ class _Reader:
 
             def take(columns: Columns) -> None:
                 users, liked, moments = columns
-                _check_times(columns)
                 user_index, post_index = index_of(users, user_ids), index_of(liked, post_ids)
                 shown = (user_index != ABSENT) & (post_index != ABSENT)
                 _count(user_index[shown], counts)
@@ -149,26 +211,6 @@ class _Reader:
 
     def _file(self, name: str, dtype: npt.DTypeLike, width: tuple[int, ...] = ()) -> ArrayFile:
         return ArrayFile(self._folder / f"{name}.npy", dtype, width)
-
-
-def _check_posts(ids: list[int], created: npt.NDArray[np.float64]) -> None:
-    ordered = np.array(ids, np.int64)
-    repeated = ordered[1:] == ordered[:-1]
-    if repeated.any():
-        raise DatabaseError(f"animora.posts shows an id twice: {ordered[int(np.argmax(repeated))]}")
-    if not np.isfinite(created).all():
-        post = ids[len(ids) - len(created) + int(np.argmin(np.isfinite(created)))]
-        raise DatabaseError(f"animora.posts: created_at of post {post} is infinite")
-
-
-def _check_times(columns: Columns) -> None:
-    users, posts, times = columns
-    finite = np.isfinite(times)
-    if not finite.all():
-        at = int(np.argmin(finite))
-        raise DatabaseError(
-            f"animora.interactions: created_at of user {users[at]} and post {posts[at]} is infinite"
-        )
 
 
 def _count(users: IntArray, counts: IntArray) -> None:

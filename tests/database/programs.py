@@ -1,0 +1,98 @@
+"""The views of one database, as the server's load, its polls and the trainer read them."""
+
+import time
+from datetime import datetime
+
+import numpy as np
+import pytest
+from pydantic import SecretStr
+
+from animora_server.catalog import Catalog
+from animora_server.errors import StoreError
+from animora_server.settings import CatalogSettings, DatabaseSettings
+from animora_server.store import PostgresStore
+from animora_server.store.refresh import Refresh
+from animora_training.data.database import connect
+from animora_training.data.reading import read_dataset
+from animora_training.errors import DatabaseError
+
+NO_IDS = np.empty(0, np.int64)
+
+
+class Programs:
+    """The server and the trainer, at one database.
+
+    Attributes:
+        catalog: What the server has.
+    """
+
+    def __init__(self, url, folder):
+        self.catalog = Catalog.empty(None)
+        self._url = url
+        self._folder = folder
+        self._store = PostgresStore(DatabaseSettings(url=SecretStr(url)))
+        self._read_at: datetime | None = None
+
+    async def load(self):
+        """What the server finds at its start."""
+        self.catalog = Catalog.empty(None)
+        return await self._refresh(lambda refresh: refresh.reconcile())
+
+    async def poll(self, deleted=NO_IDS):
+        """What the server finds after that."""
+        assert self._read_at is not None
+        return await self._refresh(lambda refresh: refresh.poll(self._read_at, deleted))
+
+    async def _refresh(self, how):
+        async with self._store.reading() as reading:
+            self.catalog = await how(Refresh(reading, self.catalog, CatalogSettings(), time.monotonic()))
+            self._read_at = reading.now
+        return server_content(self.catalog.snapshot)
+
+    async def train(self):
+        """What the trainer finds."""
+        async with connect(self._url) as connection:
+            return trainer_content(await read_dataset(connection, self._folder, lambda *_: None))
+
+    async def refusals(self):
+        """Why the server and the trainer refuse the views."""
+        with pytest.raises(StoreError) as server:
+            await self.load()
+        with pytest.raises(DatabaseError) as trainer:
+            await self.train()
+        return str(server.value), str(trainer.value)
+
+    def close(self):
+        self._store.close()
+
+
+def server_content(snapshot):
+    """Posts, how many interactions each has, and blocks."""
+    posts = {}
+    for post_id, row in zip(snapshot.index.ids.tolist(), snapshot.index.values.tolist(), strict=True):
+        image, caption = snapshot.embeddings.read(row, row + 1)
+        posts[post_id] = (
+            int(snapshot.author_ids[row]), float(snapshot.created_at[row]), bool(snapshot.deleted[row]),
+            image[0][image[0] != 0].tolist(), caption[0][caption[0] != 0].tolist(),
+            int(snapshot.interactions[row]),
+        )  # fmt: skip
+    related = snapshot.relations.related
+    return posts, {user: related.members_of(user).tolist() for user in related.keys.tolist()}
+
+
+def trainer_content(data):
+    """The same as server_content."""
+    counts = np.bincount(data.events.posts, minlength=len(data.posts.ids))
+    posts = {
+        post_id: (
+            int(data.posts.authors[at]), float(data.posts.created[at]), bool(data.posts.deleted[at]),
+            [value for value in data.posts.image[at].tolist() if value],
+            [value for value in data.posts.caption[at].tolist() if value],
+            int(counts[at]),
+        )
+        for at, post_id in enumerate(data.posts.ids.tolist())
+    }  # fmt: skip
+    related: dict[int, list[int]] = {}
+    for user, other in data.blocks.tolist():
+        related.setdefault(user, []).append(other)
+    return posts, related

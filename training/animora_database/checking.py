@@ -1,0 +1,116 @@
+"""Whether a database's four views are there, readable, and of types that can be read without a doubt."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from animora_database.embeddings import DECODERS, Decoder
+from animora_database.views import VIEWS, Kind, View
+
+# A row a column: view, column, type, whether the type is an enum, its name in SQL, and whether this role may
+# read it. A domain counts as what it is of.
+QUERY = """
+select view.relname, attribute.attname, base.name, base.is_enum, format_type(attribute.atttypid, null),
+       has_schema_privilege(namespace.oid, 'usage')
+       and has_column_privilege(view.oid, attribute.attnum, 'select')
+from pg_catalog.pg_namespace as namespace
+join pg_catalog.pg_class as view on view.relnamespace = namespace.oid
+join pg_catalog.pg_attribute as attribute on attribute.attrelid = view.oid
+cross join lateral (
+    with recursive types as (
+        select typname, typtype, typbasetype
+        from pg_catalog.pg_type
+        where pg_type.oid = attribute.atttypid
+        union all
+        select below.typname, below.typtype, below.typbasetype
+        from types
+        join pg_catalog.pg_type as below on below.oid = types.typbasetype
+    )
+    select typname as name, typtype = 'e' as is_enum from types where typbasetype = 0
+) as base
+where namespace.nspname = 'animora' and view.relkind in ('r', 'v', 'm', 'f', 'p')
+    and attribute.attnum > 0 and not attribute.attisdropped
+"""
+Row = tuple[str, str, str, bool, str, bool]
+
+TYPES: Mapping[Kind, frozenset[str]] = {
+    Kind.ID: frozenset({"int2", "int4", "int8"}),
+    Kind.TIME: frozenset({"timestamptz"}),
+    Kind.WORD: frozenset({"text", "varchar", "bpchar", "name"}),
+    Kind.EMBEDDING: frozenset(DECODERS),
+}
+# What to write in the view instead of a column of a type; `*` is any other type.
+CASTS: Mapping[Kind, Mapping[str, str]] = {
+    Kind.ID: {
+        "uuid": "an integer column of the same table, as ids are 64-bit integers",
+        "*": "{column}::bigint",
+    },
+    Kind.TIME: {
+        "timestamp": "{column} at time zone 'UTC', or the zone in which the application writes it",
+        "date": "{column}::timestamp at time zone 'UTC'",
+        "bool": "case when {column} then coalesce(updated_at, created_at) end",
+        **dict.fromkeys(("int4", "int8", "numeric", "float8"), "to_timestamp({column})"),
+        "*": "{column}::timestamptz",
+    },
+    Kind.WORD: {"*": "{column}::text"},
+    Kind.EMBEDDING: {
+        "_numeric": "{column}::double precision[]",
+        "sparsevec": "{column}::vector",
+        **dict.fromkeys(
+            ("json", "jsonb"),
+            "a function that makes real[] of it, such as parse_features of deploy/sql/adapter_original.sql",
+        ),
+        "*": "{column}::real[], or null::real[] where there are none",
+    },
+}
+
+
+class UnusableView(Exception):
+    """A view is missing, may not be read, or is not as it must be; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingDecoders:
+    """How the embeddings of animora.posts are decoded."""
+
+    image: Decoder
+    caption: Decoder
+
+
+def check_views(rows: Iterable[Row]) -> EmbeddingDecoders:
+    """Looks at what QUERY found.
+
+    Raises:
+        UnusableView: A view or column is missing, this role may not read it, or it has a type that cannot be
+            read without a doubt.
+    """
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(row[0], {})[row[1]] = row
+    for view in VIEWS:
+        _check(view, found.get(view.name))
+    posts = found["posts"]
+    return EmbeddingDecoders(DECODERS[posts["image_embedding"][2]], DECODERS[posts["caption_embedding"][2]])
+
+
+def _check(view: View, found: Mapping[str, Row] | None) -> None:
+    if found is None:
+        raise UnusableView(
+            f"there is no view animora.{view.name}: apply deploy/sql/010_tables.sql and "
+            "deploy/sql/020_views.sql, or write the four views of the latter over your own tables"
+        )
+    for column, kind in view.columns.items():
+        if column not in found:
+            raise UnusableView(
+                f"animora.{view.name} has no column {column}: deploy/sql/020_views.sql tells what it gives"
+            )
+        _, _, type_name, is_enum, shown, readable = found[column]
+        if not readable:
+            raise UnusableView(
+                f"this role may not read {column} of animora.{view.name}: grant it what "
+                "deploy/sql/030_reader.sql grants"
+            )
+        if kind is Kind.ANY or type_name in TYPES[kind] or (kind is Kind.WORD and is_enum):
+            continue
+        casts = CASTS[kind]
+        cast = casts.get(type_name, casts["*"]).format(column=column)
+        raise UnusableView(f"animora.{view.name}: {column} is {shown} and must be {kind.value}: write {cast}")

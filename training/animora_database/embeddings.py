@@ -1,0 +1,58 @@
+"""Embeddings as PostgreSQL sends them in binary, decoded many at a time into arrays.
+
+See `array_send` of PostgreSQL, `vector_send` and `halfvec_send` of pgvector. Everything is big-endian.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Fields = npt.NDArray[np.uint8]
+Decoded = tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.bool_]]
+
+# Decodes fields of one length, uint8 (m, length), to embeddings floating (m, width) and whether each of them
+# can be used: bool (m). Raises ValueError where a field is of another type.
+Decoder = Callable[[Fields], Decoded]
+
+ARRAY = np.dtype(
+    [("dimensions", ">i4"), ("has_nulls", ">i4"), ("type", ">i4"), ("length", ">i4"), ("lower_bound", ">i4")]
+)
+ARRAY_START = 12  # bytes: all there is of an array without elements
+MAX_DIMENSIONS = 6
+REAL, DOUBLE = 700, 701  # PostgreSQL's numbers of the elements' types
+VECTOR_HEADER = 4  # bytes: int16 the number of elements, and two that are not used
+
+
+def _decode_array(fields: Fields, element_type: int, dtype: str) -> Decoded:
+    count, length = fields.shape
+    start = fields[:, :ARRAY_START].view(">i4") if length >= ARRAY_START else np.zeros((count, 3), np.int32)
+    if not np.all((start[:, 2] == element_type) & (start[:, 0] >= 0) & (start[:, 0] <= MAX_DIMENSIONS)):
+        raise ValueError("an embedding is not an array of the type that its column had")
+    element = np.dtype([("length", ">i4"), ("value", dtype)])
+    width = (length - ARRAY.itemsize) // element.itemsize
+    if width <= 0:
+        return np.empty((count, 0), np.float32), np.zeros(count, np.bool_)
+    header = fields[:, : ARRAY.itemsize].view(ARRAY)[:, 0]
+    usable = (header["dimensions"] == 1) & (header["has_nulls"] == 0) & (header["length"] == width)
+    end = ARRAY.itemsize + width * element.itemsize
+    return fields[:, ARRAY.itemsize : end].view(element)["value"], usable
+
+
+def _decode_vector(fields: Fields, dtype: str) -> Decoded:
+    count, length = fields.shape
+    width = (length - VECTOR_HEADER) // np.dtype(dtype).itemsize
+    if width <= 0 or not np.all(fields[:, :2].view(">i2")[:, 0] == width):
+        raise ValueError("an embedding is not a vector of the type that its column had")
+    return fields[:, VECTOR_HEADER:].view(dtype), np.ones(count, np.bool_)
+
+
+# By the names of the types in pg_type. What an array does not use (several dimensions, nulls) is not usable.
+DECODERS: dict[str, Decoder] = {
+    "_float4": partial(_decode_array, element_type=REAL, dtype=">f4"),
+    "_float8": partial(_decode_array, element_type=DOUBLE, dtype=">f8"),
+    "vector": partial(_decode_vector, dtype=">f4"),
+    "halfvec": partial(_decode_vector, dtype=">f2"),
+}

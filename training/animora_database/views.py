@@ -1,0 +1,92 @@
+"""The four views: their columns, which rows of them count, and how their columns are cast.
+
+The server's load, its polls and the trainer read the views through what is defined here, so that all of them
+find the same rows with the same values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    """What a column must be; `checking` knows the types of each kind."""
+
+    ID = "bigint"
+    TIME = "timestamp with time zone"
+    WORD = "text"
+    EMBEDDING = "real[], double precision[], vector or halfvec"
+    ANY = "any type"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One of the four views.
+
+    Attributes:
+        name: Without the schema.
+        columns: Kinds of the columns by name.
+        conditions: SQL that a row must meet to count, by the reason for which it is left out otherwise. Of
+            several reasons the first is counted.
+    """
+
+    name: str
+    columns: Mapping[str, Kind]
+    conditions: Mapping[str, str]
+
+    @property
+    def counts(self) -> str:
+        """SQL: whether a row counts."""
+        return " and ".join(self.conditions.values())
+
+    @property
+    def left_out(self) -> str:
+        """SQL: aggregates that count the rows left out, one for each of `conditions`."""
+        met, aggregates = "true", []
+        for condition in self.conditions.values():
+            aggregates.append(f"pg_catalog.count(*) filter (where {met} and ({condition}) is not true)")
+            met += f" and {condition}"
+        return ", ".join(aggregates)
+
+    @property
+    def left_out_query(self) -> str:
+        """SQL: one row with the columns of `left_out`."""
+        return f"select {self.left_out} from animora.{self.name}"
+
+
+def present(*columns: str) -> str:
+    """SQL: whether none of some columns is null."""
+    return " and ".join(f"{column} is not null" for column in columns)
+
+
+# An infinite time says as little as none. A time may be otherwise any that PostgreSQL has.
+FINITE = "pg_catalog.isfinite(created_at)"
+
+USERS = View("users", {"id": Kind.ID}, {"missing": present("id")})
+POSTS = View(
+    "posts",
+    {
+        "id": Kind.ID,
+        "author_id": Kind.ID,
+        "created_at": Kind.TIME,
+        "updated_at": Kind.TIME,
+        "deleted_at": Kind.TIME,
+        "image_embedding": Kind.EMBEDDING,
+        "caption_embedding": Kind.EMBEDDING,
+    },
+    {"missing": f"{present('id', 'author_id')} and {FINITE}"},
+)
+INTERACTIONS = View(
+    "interactions",
+    {"user_id": Kind.ID, "post_id": Kind.ID, "kind": Kind.WORD, "created_at": Kind.TIME},
+    {
+        "missing": f"{present('user_id', 'post_id')} and {FINITE}",
+        "kind": "kind::text in ('like', 'comment')",
+    },
+)
+BLOCKS = View(
+    "blocks",
+    {"blocker_id": Kind.ID, "blocked_id": Kind.ID, "created_at": Kind.ANY},
+    {"missing": present("blocker_id", "blocked_id"), "self": "blocker_id <> blocked_id"},
+)
+VIEWS = (USERS, POSTS, INTERACTIONS, BLOCKS)
