@@ -9,7 +9,8 @@
 --   interactions  a row a like and a row a comment; several comments of one user on a post are several rows
 --   blocks        hides the posts of both users from each other
 --
--- Embeddings are real[], vector(n) or halfvec(n), null while they are not computed, all of one width.
+-- Embeddings are real[], double precision[], vector(n) or halfvec(n), null while they are not computed, all of
+-- one width. Times have a zone. Rows without an id, an author or a time are left out; docs/data.md has the rules.
 -- May be applied again at any time.
 
 create schema if not exists animora;

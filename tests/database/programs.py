@@ -1,6 +1,7 @@
 """The views of one database, as the server's load, its polls and the trainer read them."""
 
 import time
+from collections.abc import Mapping
 from datetime import datetime
 
 import numpy as np
@@ -13,6 +14,7 @@ from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import PostgresStore
 from animora_server.store.refresh import Refresh
 from animora_training.data.database import connect
+from animora_training.data.folder import describe
 from animora_training.data.reading import read_dataset
 from animora_training.errors import DatabaseError
 
@@ -24,10 +26,12 @@ class Programs:
 
     Attributes:
         catalog: What the server has.
+        left_out: What the server has left out at its last load.
     """
 
     def __init__(self, url, folder):
         self.catalog = Catalog.empty(None)
+        self.left_out: Mapping[tuple[str, str], int] = {}
         self._url = url
         self._folder = folder
         self._store = PostgresStore(DatabaseSettings(url=SecretStr(url)))
@@ -45,7 +49,9 @@ class Programs:
 
     async def _refresh(self, how):
         async with self._store.reading() as reading:
-            self.catalog = await how(Refresh(reading, self.catalog, CatalogSettings(), time.monotonic()))
+            refresh = Refresh(reading, self.catalog, CatalogSettings(), time.monotonic())
+            self.catalog = await how(refresh)
+            self.left_out = refresh.left_out or self.left_out
             self._read_at = reading.now
         return server_content(self.catalog.snapshot)
 
@@ -53,6 +59,11 @@ class Programs:
         """What the trainer finds."""
         async with connect(self._url) as connection:
             return trainer_content(await read_dataset(connection, self._folder, lambda *_: None))
+
+    @property
+    def described(self):
+        """What the trainer says of what it found."""
+        return describe(self._folder)
 
     async def refusals(self):
         """Why the server and the trainer refuse the views."""

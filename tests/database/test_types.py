@@ -200,3 +200,58 @@ async def test_settings_of_the_role_change_nothing(database, programs, programs_
         assert await theirs.poll(np.array([2])) == await theirs.train() == await programs.load()
     finally:
         await database.execute(f"drop role {role}")
+
+
+ROWS = {
+    "users": "(1), (2), (3), (null)",
+    "posts": """
+        (1, 1, timestamptz '2024-01-01', null::timestamptz, null::timestamptz, '{1, 2}'::real[],
+            null::real[]),
+        (2, 1, '2024-01-01', null, null, '{3, 4}', null),
+        (2, 1, '2024-01-01', null, '2024-01-02', '{5, 6}', null),
+        (2, 3, '2024-01-01', null, '2024-01-02', '{7, 8}', null),
+        (3, 3, '2024-01-01', null, null, null, '{9}'), (3, 2, '2024-01-01', null, null, null, '{10}'),
+        (4, 2, '0044-03-15 BC', null, null, null, null), (5, 2, '12000-01-01', null, null, null, null),
+        (null, 1, now(), null, null, '{1}', null), (6, null, now(), null, null, '{1}', null),
+        (7, 1, null, null, null, '{1}', null), (8, 1, 'infinity', null, null, '{1}', null),
+        (9, 1, '-infinity', null, null, '{1}', null)""",
+    "interactions": """
+        (1, 1, 'like', timestamptz '2024-01-01'), (1, 1, 'comment', '2024-01-01'), (2, 1, 'like', now()),
+        (1, 2, null, now()), (1, 2, 'share', '2024-01-01'), (1, 2, 'LIKE', now()),
+        (null, 2, 'like', now()), (1, null, 'like', '2024-01-01'), (1, 2, 'like', null),
+        (1, 2, 'like', 'infinity'), (1, 2, 'like', '-infinity'), (null, null, null, null)""",
+    "blocks": "(1, 2, null), (1, 2, now()), (2, 3, now()), (3, 3, now()), (null, 1, now()), (1, null, now())",
+}
+
+
+async def test_rows_that_do_not_count_are_left_out_alike_and_counted_alike(database, programs):
+    for view, rows in ROWS.items():
+        columns = ", ".join(COLUMNS[view])
+        await database.execute(f"drop view animora.{view}")
+        await database.execute(
+            f"create view animora.{view} as select * from (values {rows}) as rows ({columns})"
+        )
+
+    loaded = await programs.load()
+
+    assert loaded == await programs.train() == await programs.poll()
+    posts, blocks = loaded
+    assert {post_id: (post[0], post[2], post[3], post[4], post[5]) for post_id, post in posts.items()} == {
+        1: (1, False, [1, 2], [], 3),
+        2: (1, True, [5, 6], [], 0),
+        3: (2, False, [], [10], 0),
+        4: (2, False, [], [], 0),
+        5: (2, False, [], [], 0),
+    }
+    assert blocks == {1: [2], 2: [1, 3], 3: [2]}
+    left_out = {
+        "users.missing": 1,
+        "posts.missing": 5,
+        "posts.duplicate": 3,
+        "interactions.missing": 6,
+        "interactions.kind": 3,
+        "blocks.missing": 2,
+        "blocks.self": 1,
+    }
+    assert {name: rows for name, rows in programs.described.left_out.items() if rows} == left_out
+    assert {f"{view}.{reason}": rows for (view, reason), rows in programs.left_out.items()} == left_out

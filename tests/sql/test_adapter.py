@@ -97,6 +97,56 @@ async def test_rows_that_point_nowhere_are_left_out(original):
     assert await original.fetch("select * from animora.blocks") == []
 
 
+async def test_what_has_no_index_is_left_out_and_not_told_of(original, empty_postgres_url):
+    await original.execute(
+        "alter table users alter index drop not null; alter table posts alter index drop not null"
+    )
+    nobody, nothing = UUID(int=4), UUID(int=14)
+    await original.execute("insert into users values ($1, null)", nobody)
+    await original.execute("insert into posts (id, index, user_posts) values ($1, null, $2)", nothing, ANNA)
+    await original.execute(
+        "insert into posts (id, index, user_posts) values ($1, 7, $2)", UUID(int=15), nobody
+    )
+    for table in ("likes (user_likes, post_likes)", "comments (user_comments, post_comments)"):
+        await original.execute(f"insert into {table} values ($1, $2), ($3, $4)", nobody, CAT, ANNA, nothing)
+    assert await original.fetchval("select count(*) from animora.interactions") == 0
+    connection = await asyncpg.connect(empty_postgres_url)
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    await connection.add_listener("animora", lambda *message: heard.put_nowait(message[-1]))
+    await original.execute("insert into block_relations values ($1, $2), ($2, $1)", nobody, ANNA)
+    assert await original.fetchval("select count(*) from animora.blocks") == 0
+    await original.execute("delete from block_relations")
+    await original.execute("update posts set deleted_at = now() where id = $1", nothing)
+    await original.execute("update posts set deleted_at = null where id = $1", nothing)
+    await original.execute("delete from likes; delete from comments")
+    await original.execute("delete from posts where id = $1", nothing)
+    await original.execute("notify animora, 'the end'")
+
+    assert [row["id"] for row in await original.fetch("select id from animora.users order by 1")] == [
+        101,
+        102,
+        103,
+    ]
+    assert [row["id"] for row in await original.fetch("select id from animora.posts order by 1")] == [
+        201,
+        202,
+    ]
+    async with asyncio.timeout(PATIENCE):
+        assert await heard.get() == "the end"
+    await connection.close()
+
+
+async def test_times_without_a_zone_are_utc_whatever_the_session_says(empty_database):
+    await empty_database.execute(ORIGINAL.replace("timestamptz", "timestamp"))
+    await empty_database.execute(adapter())
+    await empty_database.execute("insert into users values ($1, 101)", ANNA)
+    await empty_database.execute(
+        "insert into posts (id, index, user_posts, created_at) values ($1, 201, $2, '2024-01-01')", CAT, ANNA
+    )
+    await empty_database.execute("set timezone = 'Asia/Kolkata'")
+    assert await empty_database.fetchval("select created_at from animora.posts") == DAY
+
+
 async def test_blocks_have_a_time_although_the_original_keeps_none(original):
     await original.execute("insert into block_relations values ($1, $2)", ANNA, BEN)
     row = await original.fetchrow("select * from animora.blocks")

@@ -1,8 +1,8 @@
 """How the server and the trainer reach and read the application's PostgreSQL.
 
 `dsn` reads connection strings and `connecting` opens connections, through asyncpg, which it alone imports.
-`views` defines the four views, `checking` compares them with what a database has, `session` begins transactions
-in which no setting changes a result, and `embeddings` decodes embeddings.
+`views` defines the four views, `checking` compares them with what a database has, `session` begins
+transactions in which no setting changes a result, and `embeddings` decodes embeddings.
 """
 
 from animora_database.dsn import ConnectionOptions, InvalidDsn, parse_dsn

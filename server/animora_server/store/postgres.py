@@ -89,7 +89,7 @@ class PostgresReading:
 
     async def left_out(self) -> dict[tuple[str, str], int]:
         """See CatalogReading."""
-        counts = {}
+        counts: dict[tuple[str, str], int] = {}
         for view in VIEWS:
             columns = await self._columns((">i8",) * len(view.conditions), view.left_out_query)
             counts |= {

@@ -34,7 +34,7 @@ async def measure(
             seconds, cpu, postgres_cpu = await _loaded(url, posts)
             turn = {
                 "posts_per_second": posts / seconds,
-                "sent_per_second": posts / await _sent(url, name),
+                "sent_per_second": posts / await _sent(url),
                 "cpu_us_per_post": cpu / posts * 1e6,
                 "postgres_cpu_us_per_post": postgres_cpu / posts * 1e6,
             }
@@ -74,18 +74,16 @@ async def _postgres_cpu(url: str) -> float:
     return Server("PostgreSQL", pid, port=0).cpu_seconds()
 
 
-async def _sent(url: str, type_name: str) -> float:
+async def _sent(url: str) -> float:
     """Seconds in which the same query's rows are received and thrown away."""
 
     async def drop(_: bytes) -> None:
         pass
 
-    columns = ("image_embedding", "caption_embedding")
-    query = embeddings(*(f"{column}::real[]" if type_name == "real" else column for column in columns))
     connection = await asyncpg.connect(url)
     try:
         began = time.perf_counter()
-        await connection.copy_from_query(query, output=drop, format="binary")
+        await connection.copy_from_query(embeddings(), output=drop, format="binary")
         return time.perf_counter() - began
     finally:
         await connection.close()
