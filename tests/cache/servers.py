@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import redis.asyncio
 from redis.asyncio import Redis
@@ -116,6 +117,26 @@ async def clustered(directory: Path) -> AsyncIterator[list[Server]]:
         yield nodes
 
 
+@asynccontextmanager
+async def replica_of(primary: Server, directory: Path) -> AsyncIterator[Server]:
+    """A node that joins a Cluster and replicates one of its primaries."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500", "--cluster-port")
+    async with serving(directory, *options, str(_free_port()), "--repl-diskless-sync-delay", "0") as replica:
+        (bus,) = (await primary.client.config_get("cluster-port")).values()
+        await replica.client.execute_command("CLUSTER", "MEET", "127.0.0.1", primary.port, bus)
+        name = await primary.client.execute_command("CLUSTER", "MYID")
+
+        async def replicates() -> bool:
+            try:
+                await replica.client.execute_command("CLUSTER", "REPLICATE", name)
+            except redis.exceptions.ResponseError:
+                return False  # it does not know the primary yet
+            return bool((await replica.client.info("replication"))["master_link_status"] == "up")
+
+        await until(replicates)
+        yield replica
+
+
 async def move_slot(slot: int, source: Server, target: Server, nodes: list[Server]) -> None:
     """Moves a slot and its keys from one node of a Cluster to another."""
     names = {
@@ -138,23 +159,57 @@ async def behind_tls(port: int, certificates: Path) -> AsyncIterator[int]:
     context.load_verify_locations(certificates / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass  # a side has gone
-        finally:
-            writer.close()
+    async with Address(port, ssl=context) as address:
+        yield address.port
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(reader, back), pump(there, writer))
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+class Address:
+    """A port that leads to a server's; what is connected to one server stays so when it leads to another."""
+
+    def __init__(self, target: int, ssl: ssl.SSLContext | None = None) -> None:
+        self.target = target
+        self.connections = 0
+        self._ssl = ssl
+        self._server: asyncio.Server
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._ssl)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._server.close()
+
+    @property
+    def port(self) -> int:
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        await asyncio.gather(_pump(reader, back), _pump(there, writer))
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass  # a side has gone
+    finally:
+        writer.close()
+
+
+async def follow(replica: Server, primary: Server) -> None:
+    """Has a server replicate another, which becomes a primary; no connection is closed by that."""
+    await primary.client.replicaof("NO", "ONE")
+    await replica.client.replicaof("127.0.0.1", primary.port)
+
+    async def follows() -> bool:
+        return bool((await replica.client.info("replication")).get("master_link_status") == "up")
+
+    await until(follows)
 
 
 def make_certificates(folder: Path) -> None:

@@ -4,20 +4,25 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from redis.exceptions import ResponseError
 
 from animora_server.cache.keys import latest_key
+from animora_server.precompute.patience import PatientGenerations
 from tests.cache.servers import (
     SERVICE,
+    Address,
     Server,
     behind_tls,
     clustered,
+    follow,
     make_certificates,
     move_slot,
+    replica_of,
     replicated,
     serving,
     watched,
@@ -25,6 +30,7 @@ from tests.cache.servers import (
 from tests.cache.stores import KEY, NOW, Stores, make_generation, make_list, name_of, until
 
 Freeze = Callable[[int], AbstractContextManager[None]]
+PROMPT = ("--repl-diskless-sync-delay", "0")
 USERS = [b"{%d}:digest:new" % user for user in range(300)]
 
 # As docs/operation.md has them.
@@ -84,6 +90,84 @@ async def test_the_primary_that_a_sentinel_names_is_used_and_after_a_failover_th
             assert await stores.generations.current() == make_generation(NOW - 1)
 
 
+async def test_writes_follow_an_address_to_the_new_primary_while_connections_to_the_old_one_live(
+    tmp_path: Path,
+):
+    async with (
+        serving(tmp_path, *PROMPT) as first,
+        serving(tmp_path, *PROMPT) as second,
+        Address(first.port) as address,
+        Stores(f"redis://127.0.0.1:{address.port}") as stores,
+    ):
+        await follow(second, first)
+        await stores.until_stored(make_list())
+        generations = PatientGenerations(stores.generations, delays=(0,))
+        assert await generations.current() is None
+        for primary, replica, made in ((second, first, NOW + 1), (first, second, NOW + 2)):
+            address.target = primary.port
+            await follow(replica, primary)
+            await stores.until_stored(make_list(made))
+            await stores.until_latest(make_list(made))
+            await generations.begin(make_generation(made))
+            await generations.abandon(make_generation(made))
+            assert await primary.client.exists(latest_key(b"animora:", KEY))
+        assert not stores.left_alone
+
+
+async def test_a_redis_that_stays_read_only_is_connected_to_anew_now_and_then_and_not_at_each_write(
+    tmp_path: Path,
+):
+    async with (
+        serving(tmp_path) as server,
+        Address(server.port) as address,
+        Stores(f"redis://127.0.0.1:{address.port}") as stores,
+    ):
+        await stores.until_stored(make_list())
+        await server.client.replicaof("127.0.0.1", 1)
+        before = address.connections
+        for number in range(200):
+            assert not await stores.timelines.make_latest(KEY, make_list(NOW + number))
+        assert before < address.connections < before + 100
+        assert name_of(await stores.timelines.latest(KEY)) == make_list().snapshot_id
+        assert not stores.left_alone
+
+
+async def test_a_connection_to_a_server_that_answers_with_errors_is_made_anew(tmp_path: Path):
+    async with (
+        serving(tmp_path) as old,
+        serving(tmp_path) as new,
+        Address(old.port) as address,
+        Stores(f"redis://127.0.0.1:{address.port}") as stores,
+    ):
+        await stores.until_stored(make_list())
+        await old.client.config_set("replica-serve-stale-data", "no")
+        await old.client.replicaof("127.0.0.1", 1)  # look-ups are answered with MASTERDOWN
+        await stores.fail_until_left_alone()
+        address.target = new.port
+        await until(lambda: not stores.left_alone)
+        await stores.until_stored(make_list())
+        await stores.until_latest(make_list())
+
+
+async def test_a_planned_failover_by_a_sentinel_is_followed(tmp_path: Path):
+    async with (
+        watched(tmp_path, "hunter2") as (primary, replica, sentinel),
+        Stores(f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}") as stores,
+    ):
+        await stores.until_stored(make_list())
+        await replicated(primary, replica)
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(ResponseError):  # the Sentinel does not know yet how the replica is
+                    await sentinel.client.execute_command("SENTINEL", "FAILOVER", SERVICE)
+                    break
+        while (await replica.client.info("replication"))["role"] != "master":  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.01)
+        await stores.until_stored(make_list(NOW + 1))
+        await stores.until_latest(make_list(NOW + 1))
+        assert await replica.client.exists(latest_key(b"animora:", KEY))
+
+
 async def test_a_service_that_no_sentinel_knows_is_a_redis_that_is_left_alone(tmp_path: Path):
     async with (
         watched(tmp_path, "hunter2") as (_, _, sentinel),
@@ -124,6 +208,27 @@ async def test_a_slot_that_moves_to_another_node_is_followed(nodes: list[Server]
         assert name_of(await stores.timelines.latest(KEY)) == made.snapshot_id
         assert await stores.timelines.make_latest(KEY, make_list(NOW + 1))
         assert await source.client.dbsize() == 0
+        assert not stores.left_alone
+
+
+async def test_a_replica_that_takes_over_in_a_cluster_is_followed(nodes: list[Server], tmp_path: Path):
+    async with Stores(cluster_url(nodes)) as stores:
+        await stores.until_stored(make_list())
+        (holder,) = [node for node in nodes if await node.client.dbsize()]
+        async with replica_of(holder, tmp_path) as replica:
+            await allow(replica, [*PRECOMPUTING, *CLUSTERED])
+            for new, old, made in ((replica, holder, NOW + 1), (holder, replica, NOW + 2)):
+                await new.client.execute_command("CLUSTER", "FAILOVER")
+                while (await old.client.info("replication"))["role"] != "slave":  # noqa: ASYNC110  # as above
+                    await asyncio.sleep(0.01)
+                await stores.until_stored(make_list(made))
+                await stores.until_latest(make_list(made))
+                async with asyncio.timeout(20):
+                    while (await old.client.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+            name = await replica.client.execute_command("CLUSTER", "MYID")
+        for node in nodes:
+            await node.client.execute_command("CLUSTER", "FORGET", name)
         assert not stores.left_alone
 
 

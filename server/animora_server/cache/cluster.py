@@ -30,16 +30,6 @@ async def read(client: Redis | RedisCluster, keys: list[bytes]) -> list[bytes | 
     return values
 
 
-async def forget_nodes(client: Redis | RedisCluster) -> None:
-    """Has a Cluster's client ask anew which node holds what; pipelines alone never make it do so.
-
-    Raises:
-        REDIS_FAILED: A connection could not be closed.
-    """
-    if isinstance(client, RedisCluster):
-        await client.aclose()
-
-
 def probe_keys(client: Redis | RedisCluster, prefix: bytes) -> list[bytes]:
     """Keys whose look-up shows whether all of Redis answers."""
     if isinstance(client, Redis):

@@ -70,6 +70,21 @@ def for_one_at_a_time(client: Redis | RedisCluster) -> Redis | RedisCluster:
     return client
 
 
+async def drop_connections(client: Redis | RedisCluster) -> None:
+    """Closes every connection, so that the next command finds out anew where the address leads.
+
+    After a failover, a connection that lives on leads to the old primary: names are resolved, and Sentinels
+    asked, where a connection is made. A Cluster's pipelines never look its nodes up anew by themselves.
+
+    Raises:
+        REDIS_FAILED: A connection could not be closed.
+    """
+    if isinstance(client, RedisCluster):
+        await client.aclose()
+    else:
+        await client.connection_pool.disconnect()
+
+
 async def close_redis(client: Redis | RedisCluster) -> None:
     """Disconnects; gives up after CONNECT_TIMEOUT.
 

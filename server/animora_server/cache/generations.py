@@ -1,14 +1,14 @@
 """Generations of precomputed lists in Redis; see `precompute.protocols.GenerationStore`."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self, cast
 
 from redis.asyncio import Redis, RedisCluster
 
 from animora_server.cache import keys
-from animora_server.cache.connection import REDIS_FAILED, close_redis, open_redis
+from animora_server.cache.connection import REDIS_FAILED, close_redis, drop_connections, open_redis
 from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.generation_record import decode_generation, encode_generation
 from animora_server.cache.list_layout import encode_list
@@ -104,7 +104,7 @@ class RedisGenerations:
         """See GenerationStore."""
         key = keys.building_generation_key(self._prefix)
         while True:
-            with _failures_named():
+            async with self._failures_named():
                 begun = await self._client.set(
                     key, encode_generation(generation), px=self._building_life, nx=True
                 )
@@ -124,7 +124,7 @@ class RedisGenerations:
             pipeline = self._client.pipeline(transaction=False)
             for key in keys[start : start + BATCH_KEYS]:
                 pipeline.exists(self._list_key(generation, key))
-            with _failures_named():
+            async with self._failures_named():
                 present += [reply == 1 for reply in await pipeline.execute()]
         await self._keep(generation)
         return present
@@ -137,7 +137,7 @@ class RedisGenerations:
             for write in batch:
                 pipeline.set(write.key, write.value or b"", px=write.life)
                 size += len(write.value or b"")
-            with _failures_named():
+            async with self._failures_named():
                 await pipeline.execute()
         await self._keep(generation)
         return size
@@ -159,7 +159,7 @@ class RedisGenerations:
         pattern = keys.list_pattern(self._prefix, generation.generation_id)
         count = 0
         batch: list[bytes] = []
-        with _failures_named():
+        async with self._failures_named():
             async for key in self._client.scan_iter(match=pattern, count=BATCH_KEYS):
                 batch.append(key)
                 if len(batch) == BATCH_KEYS:
@@ -181,7 +181,7 @@ class RedisGenerations:
 
     async def _record(self, key: bytes) -> Generation | None:
         """A record; one that cannot be read is deleted."""
-        with _failures_named():
+        async with self._failures_named():
             value = cast(bytes | None, await self._client.get(key))
             try:
                 return None if value is None else decode_generation(value)
@@ -195,11 +195,21 @@ class RedisGenerations:
             keys.building_generation_key(self._prefix),
             keys.finished_shards_key(self._prefix, generation.generation_id),
         )
-        with _failures_named():
+        async with self._failures_named():
             reply = self._client.eval(
                 script, len(stored), *stored, generation.generation_id.hex(), *arguments
             )
             return int(await reply)
+
+    @asynccontextmanager
+    async def _failures_named(self) -> AsyncIterator[None]:
+        """Raises what Redis fails with as StoreError; another attempt finds out anew where Redis is."""
+        try:
+            yield
+        except REDIS_FAILED as error:
+            with suppress(*REDIS_FAILED):
+                await drop_connections(self._client)
+            raise StoreError(f"Redis: {type(error).__name__}: {error}") from error
 
     def _write(self, generation: Generation, key: bytes, snapshot: TimelineSnapshot) -> Write:
         stored_key = self._list_key(generation, key)
@@ -220,11 +230,3 @@ def _batches(writes: Iterable[Write]) -> Iterator[list[Write]]:
         size += write.size
     if batch:
         yield batch
-
-
-@contextmanager
-def _failures_named() -> Iterator[None]:
-    try:
-        yield
-    except REDIS_FAILED as error:
-        raise StoreError(f"Redis: {type(error).__name__}: {error}") from error

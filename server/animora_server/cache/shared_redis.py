@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 import structlog
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import ConnectionError  # Redis' own
+from redis.exceptions import ConnectionError, OutOfMemoryError, ResponseError  # Redis' own
 
 from animora_server.background import BackgroundLoop, Backoff
 from animora_server.cache import cluster
@@ -17,6 +18,7 @@ from animora_server.cache.connection import (
     CONNECT_TIMEOUT,
     REDIS_FAILED,
     close_redis,
+    drop_connections,
     for_one_at_a_time,
     open_redis,
 )
@@ -28,6 +30,7 @@ from animora_server.settings import CacheSettings
 FAILURES_TO_OPEN = 3
 RECOVERY_INTERVAL = 1.0  # seconds between looks at whether Redis is left alone
 RECOVERY_BACKOFF = Backoff(first=0.05)
+RECONNECT_BACKOFF = Backoff(first=0.05)
 WRITE_TIMEOUT = 1.0  # seconds that a batch of writes may take, whoever still waits for it
 
 log = structlog.get_logger(__name__)
@@ -49,6 +52,8 @@ class SharedRedis:
         self._writes = WriteQueue(self._send)
         self._client: Redis | RedisCluster
         self._reader: Redis | RedisCluster
+        self._refusals = 0  # batches of writes in a row
+        self._reconnect_at = float("-inf")  # on the event loop's clock, not sooner
         self._left_alone = asyncio.Event()
         self.recovery = BackgroundLoop(
             "cache-recovery",
@@ -170,10 +175,34 @@ class SharedRedis:
             self._failed(error)
         # A Redis that is full or read-only refuses writes one by one and still answers look-ups.
         done = [not isinstance(reply, Exception) for reply in replies]
+        await self._connect_anew_if_refused(replies)
         for write, stored in zip(writes, done, strict=True):
             if write.value is not None:
                 self._metrics.writes["stored" if stored else "error"].inc()
         return done
+
+    async def _connect_anew_if_refused(self, replies: Sequence[object]) -> None:
+        """Drops the connections where a write was refused, unless that was done a moment ago.
+
+        The server may have become a replica, and another one may have taken its place.
+        """
+        refusals = [each for each in replies if isinstance(each, ResponseError)]
+        if not refusals:
+            self._refusals = 0
+            return
+        now = asyncio.get_running_loop().time()
+        # A full Redis is the right one.
+        if now < self._reconnect_at or isinstance(refusals[0], OutOfMemoryError):
+            return
+        self._refusals += 1
+        self._reconnect_at = now + RECONNECT_BACKOFF.delay(self._refusals)
+        if self._refusals == 1:
+            log.warning(
+                "cache refuses writes; connecting anew",
+                error=f"{type(refusals[0]).__name__}: {refusals[0]}",
+            )
+        with suppress(*REDIS_FAILED):
+            await drop_connections(self._client)
 
     def _failed(self, error: Exception) -> None:
         if self._breaker.failed():
@@ -202,5 +231,5 @@ class SharedRedis:
     async def _try(self) -> None:
         """Does what a look-up does; a PING is answered even where keys may not be read."""
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            await cluster.forget_nodes(self._client)
+            await drop_connections(self._client)
             await cluster.read(self._reader, cluster.probe_keys(self._client, self._prefix))
