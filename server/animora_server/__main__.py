@@ -1,5 +1,9 @@
 """The `animora-server` command. The only module of the server that sees the environment."""
 
+from animora_server import signals
+
+signals.end_at_once()  # before the imports below: they take a second, in which a signal may come
+
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +13,7 @@ import typer
 from pydantic import SecretStr
 from rich.console import Console
 
+from animora_server import stderr_capture
 from animora_server.errors import AnimoraError
 from animora_server.logs import configure_logs
 from animora_server.program import run
@@ -42,7 +47,7 @@ def serve(
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
+    """Serve until SIGTERM, SIGINT or SIGHUP, then drain."""
     settings = _settings(config)
     _require(settings.database.url, "database.url", "the DSN of a role that may read the views")
     configure_logs(settings.log.level, settings.log.format)
@@ -52,6 +57,7 @@ def serve(
 
         run(supervise(settings, workers))
         return
+    stderr_capture.start()
     from animora_server import app  # noqa: PLC0415  # torch takes a second; other commands do without
 
     run(app.serve(settings))
@@ -129,6 +135,7 @@ def main() -> None:
     try:
         cli()
     except AnimoraError as error:
+        stderr_capture.release()
         _fail(str(error))
 
 

@@ -187,7 +187,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
 
 
 async def serve(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT, then drains. Returns the process's exit status."""
+    """Serves until a signal ends it, then drains. Returns the process's exit status."""
     stopping = stop_signal()
     async with running(settings) as application:
         ends = {"a signal": stopping, "the device failed": application.health.device_failed}

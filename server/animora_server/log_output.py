@@ -13,7 +13,7 @@ PATIENCE = 50  # milliseconds for a reader that is only slow
 def handler_for(stream: TextIO) -> logging.Handler:
     """A handler that writes to a stream, without waiting for long where the stream is the system's."""
     try:
-        return DroppingHandler(stream.fileno())
+        return DroppingHandler(os.dup(stream.fileno()))  # its own: descriptor 2 may be led elsewhere
     except io.UnsupportedOperation:  # in memory
         return logging.StreamHandler(stream)
 
@@ -40,6 +40,8 @@ class DroppingHandler(logging.Handler):
                 self._dropped = 0
             if self._dropped or not self._write(record):
                 self._dropped += 1
+        except OSError:  # nobody will read it
+            self._dropped += 1
         except Exception:  # as logging's own handlers have it: a line is not worth the call that it is about
             self.handleError(record)
 

@@ -8,6 +8,7 @@ from typing import Literal, TextIO
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from animora_server.log_limit import RateLimitedHandler
 from animora_server.log_output import handler_for
 
 # What stands before the password in a URL is kept, so that a line still tells which server it is about.
@@ -42,8 +43,8 @@ def configure_logs(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = handler_for(stream)
-    handler.setFormatter(
+    output_handler = handler_for(stream)
+    output_handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
@@ -53,7 +54,7 @@ def configure_logs(
             foreign_pre_chain=[*stages, structlog.stdlib.ExtraAdder()],
         )
     )
-    logging.basicConfig(handlers=[handler], level=least, force=True)
+    logging.basicConfig(handlers=[RateLimitedHandler(output_handler)], level=least, force=True)
     logging.captureWarnings(True)
 
 

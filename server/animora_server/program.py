@@ -1,11 +1,14 @@
 """How a process of the server runs: on the fastest event loop, until it is told to stop, and no longer."""
 
 import asyncio
+import logging
 import os
-import signal
 import sys
 from collections.abc import Coroutine
 from typing import Any
+
+from animora_server import stderr_capture
+from animora_server.signals import ending_signals
 
 
 def run(program: Coroutine[Any, Any, int]) -> None:
@@ -24,15 +27,17 @@ def run(program: Coroutine[Any, Any, int]) -> None:
 
 
 def stop_signal() -> asyncio.Event:
-    """Is set by SIGTERM and SIGINT from now on."""
+    """Is set by SIGTERM, SIGINT and SIGHUP from now on."""
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     return stopping
 
 
 def _leave(status: int) -> None:
     """Ends the process now: a thread that hangs, in a device or a file system, must not hold it."""
+    stderr_capture.release()
+    logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -124,7 +124,7 @@ async def test_a_wrong_order_is_for_the_caller_to_tell(redis_settings, terminal)
         await precompute(redis_settings, Order(Shard(1, 2), restart=True), terminal.out, terminal.err)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_ends_the_run_and_the_same_command_goes_on(
     redis_settings, redis_url, terminal, number
 ):

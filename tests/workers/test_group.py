@@ -9,12 +9,15 @@ from functools import partial
 from itertools import pairwise
 
 import asyncpg
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 
 from animora_client import AsyncRankingClient, ChannelOptions
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.integration.feed import AUTHORS, TRAINED_USERS
 from tests.integration.ledger import Ledger
+from tests.integration.test_unread_log import send_compressed, status, unread
 from tests.scorer.artifacts import tiny_artifact
 from tests.workers.callers import OWN_CONNECTION, callers
 from tests.workers.group import INTERVAL, PATIENCE, Group, group, kill, until
@@ -222,3 +225,17 @@ async def test_a_wrong_option_is_one_line_that_names_it(options, wrong, named):
     async with group("--workers", "2", **options | wrong) as servers:
         assert await servers.end() == 2
     assert [named in line for line in servers.other_lines] == [True]
+
+
+@pytest.mark.parametrize("shared", ["off", "on"])
+async def test_workers_whose_log_nobody_reads_serve_on_and_sighup_drains_them(options, shared):
+    async with (
+        unread("--workers", "2", **(options | {"SCORER_SHARED": shared})) as server,
+        asyncio.timeout(PATIENCE),
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        assert await status(channel, "") == health_pb2.HealthCheckResponse.SERVING
+        await send_compressed(channel)
+        assert await status(channel, "") == health_pb2.HealthCheckResponse.SERVING
+        await channel.close()
+        assert await server.end(signal.SIGHUP) == 0

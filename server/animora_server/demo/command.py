@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from animora_server.demo.audience import Audience, captions_of, find_audience
 from animora_server.demo.sample import DemoFailed, SampleFeed, sample_feed
 from animora_server.demo.tables import origin, posts_table
 from animora_server.settings import Settings
+from animora_server.signals import ending_signals
 
 CANDIDATES = 60
 SHOWN = 5
@@ -32,9 +32,9 @@ class Demo:
     out: Console
 
     async def run(self) -> int:
-        """Runs until SIGINT or SIGTERM. Returns the exit status."""
+        """Runs until a signal ends it. Returns the exit status."""
         program = asyncio.create_task(self._serve())
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ending_signals():
             asyncio.get_running_loop().add_signal_handler(number, program.cancel)
         with suppress(asyncio.CancelledError):
             await program

@@ -13,6 +13,7 @@ from animora_server.precompute.patience import PatientGenerations
 from animora_server.precompute.report import ProgressBar, summary_table
 from animora_server.precompute.summary import Summary
 from animora_server.settings import Settings
+from animora_server.signals import ending_signals
 
 CANCEL_INTERVAL = 0.5  # seconds; Python 3.11's wait_for, which redis-py uses, may lose a cancellation
 # What a run cannot help; the generation stays as it is.
@@ -70,13 +71,13 @@ async def _ended_or_signalled(running: asyncio.Task[Summary]) -> int:
         if not signalled.done():
             signalled.set_result(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         loop.add_signal_handler(number, receive, number)
     await asyncio.wait((running, signalled), return_when=asyncio.FIRST_COMPLETED)
     while not running.done():
         running.cancel()
         await asyncio.wait((running,), timeout=CANCEL_INTERVAL)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         loop.remove_signal_handler(number)
     return signalled.result() if signalled.done() else 0
 

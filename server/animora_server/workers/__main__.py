@@ -2,6 +2,7 @@
 
 import structlog
 
+from animora_server import stderr_capture
 from animora_server.logs import configure_logs
 from animora_server.program import run
 from animora_server.workers import cores
@@ -13,6 +14,7 @@ def main() -> None:
     """Serves until the parent says or is gone."""
     parent = Parent.on_standard_input()
     configure_logs(parent.settings.log.level, parent.settings.log.format)
+    stderr_capture.start()
     structlog.contextvars.bind_contextvars(worker=parent.name)
     if parent.settings.grpc.pin_workers and parent.name != DEVICE:
         cores.pin(int(parent.name))

@@ -31,7 +31,7 @@ LAST_SECOND = 1.0  # for what a worker does at its end after its calls have had 
 
 
 async def supervise(settings: Settings, workers: int, patience: Patience = PATIENCE) -> int:
-    """Serves with so many workers until SIGTERM or SIGINT, then drains them. Returns the exit status.
+    """Serves with so many workers until a signal ends it, then drains them. Returns the exit status.
 
     Raises:
         ConfigurationError: The port cannot be shared, or what an option asks for cannot be had.

@@ -1,0 +1,120 @@
+"""A flood of log lines of one kind is limited, and told of by its count."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from animora_server.log_limit import MOST_KINDS, RateLimitedHandler
+
+
+class Lines(logging.Handler):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def messages(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+    @property
+    def suppressed(self) -> dict[str, int]:
+        """How many lines are said to be suppressed, by their event."""
+        told: dict[str, int] = {}
+        for record in self.records:
+            if (event := getattr(record, "similar_to", None)) is not None:
+                told[event] = told.get(event, 0) + getattr(record, "lines")  # noqa: B009  # mypy knows no extra
+        return told
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def log(lines: Lines, clock: Clock) -> Iterator[logging.Logger]:
+    handler = RateLimitedHandler(lines, lines=3, clock=clock)
+    logger = logging.Logger("flooded")
+    logger.addHandler(handler)
+    yield logger
+    handler.flush()  # ends the timer
+
+
+def test_lines_of_one_kind_are_limited_and_counted(log: logging.Logger, lines: Lines, clock: Clock):
+    for number in range(10):
+        log.warning("handshake %d failed", number)
+        log.error("handshake %d failed", number)
+    log.warning("another event")
+    assert lines.messages.count("another event") == 1
+    assert len(lines.records) == 3 + 3 + 1
+    clock.now += 1.0
+    log.warning("handshake %d failed", 10)
+    assert [record.levelname for record in lines.records[7:]] == ["WARNING", "ERROR", "WARNING"]
+    assert lines.suppressed == {"handshake %d failed": 7 + 7}
+
+
+def test_numbers_in_a_text_make_no_kind(log: logging.Logger, lines: Lines):
+    for port in range(10):
+        log.info(f"peer 127.0.0.1:{port} at 0x7f{port} sent nonsense")
+    assert len(lines.records) == 3
+
+
+def test_the_count_is_told_when_no_other_line_follows(log: logging.Logger, lines: Lines):
+    for _ in range(5):
+        log.warning("once")
+    for handler in log.handlers:
+        handler.flush()
+        handler.flush()
+    assert lines.suppressed == {"once": 2}
+
+
+def test_debug_lines_are_not_limited(log: logging.Logger, lines: Lines):
+    for _ in range(50):
+        log.debug("call")
+    assert len(lines.records) == 50
+
+
+def test_many_kinds_take_bounded_memory_and_lines(log: logging.Logger, lines: Lines):
+    for number in range(2 * MOST_KINDS):
+        log.warning("x" * (number % 150) + "y" * (number // 150))
+    assert len(lines.records) == MOST_KINDS + 3
+    for handler in log.handlers:
+        handler.flush()
+    assert lines.suppressed == {"other events": MOST_KINDS - 3}
+
+
+def test_events_of_structlog_are_told_apart_by_their_event(lines: Lines, clock: Clock):
+    logger = logging.Logger("ours")
+    handler = RateLimitedHandler(lines, lines=1, clock=clock)
+    logger.addHandler(handler)
+    log = structlog.wrap_logger(
+        logger,
+        processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        cache_logger_on_first_use=False,
+    )
+    for number in range(5):
+        log.warning("a call failed", request_id=number)
+    log.warning("health is NOT_SERVING", reason="draining")
+    handler.flush()
+    assert lines.suppressed == {"a call failed": 4}
+    assert json.dumps(lines.messages).count("NOT_SERVING") == 1
