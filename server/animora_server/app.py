@@ -22,6 +22,7 @@ from animora_server.ranker import Ranker
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.scoring import CacheAccess
 from animora_server.scorer import Binder, Residency
+from animora_server.scorer.no_model import NoModel
 from animora_server.scorer.protocols import Device, Queue
 from animora_server.scorer.remote import QueueObserver, RemoteDevice, SharedQueue
 from animora_server.scorer.work import Work, batch_limits
@@ -120,7 +121,8 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         )
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
         binder = Binder(device, queue, cost, settings.scorer.max_batch_rows)
-        residency = Residency(device, binder, settings.models.resident)
+        without = NoModel() if store is None else None
+        residency = Residency(device, binder, settings.models.resident, without)
         health = Health(residency, batcher, settings, shared)
         _observe(metrics, batcher, residency, health)
         _oversee(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
@@ -160,9 +162,9 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
                 )
                 await stack.enter_async_context(refresher)
                 if store is not None:
-                    await stack.enter_async_context(
-                        ModelWatcher(store, residency, settings.models.poll_interval, metrics.models)
-                    )
+                    watcher = ModelWatcher(store, residency, settings.models.poll_interval, metrics.models)
+                    _oversee(metrics, health, watcher.loop)
+                    await stack.enter_async_context(watcher)
                 await stack.enter_async_context(health.supervising(server))
                 yield
 

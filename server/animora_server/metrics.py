@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from animora_artifact.errors import RejectionReason
 from animora_database.views import VIEWS
 from animora_server.instruments import Across, Counter, Gauge, Histogram
 from animora_server.types import CacheStatus, DegradedReason, DropReason, RankerName
@@ -21,6 +22,13 @@ STAGE_BUCKETS = (
     0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5,
 )  # fmt: skip
 ROW_BUCKETS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
+# The names of gRPC's status codes.
+CODES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
+    "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
+NO_RANKER = "none"
 REQUEST_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -38,7 +46,7 @@ class CallMetrics:
     def __init__(self, registry: CollectorRegistry, service: str, methods: tuple[str, ...]) -> None:
         names = ("grpc_type", "grpc_service", "grpc_method")
         started = Counter("grpc_server_started", "Calls started.", registry, names)
-        self._handled = Counter("grpc_server_handled", "Calls ended.", registry, (*names, "grpc_code"))
+        handled = Counter("grpc_server_handled", "Calls ended.", registry, (*names, "grpc_code"))
         handling = Histogram(
             "grpc_server_handling_seconds",
             "Time from taking a call to its end.",
@@ -55,17 +63,19 @@ class CallMetrics:
         labels = {method: ("unary", service, method) for method in methods}
         self.started = {method: started.labels(*label) for method, label in labels.items()}
         self.handling = {method: handling.labels(*label) for method, label in labels.items()}
-        self._labels = labels
+        self._handled = {
+            (method, code): handled.labels(*label, code) for method, label in labels.items() for code in CODES
+        }
 
     def handled(self, method: str, code: str) -> None:
         """Counts the end of a call with a status code's name."""
-        self._handled.labels(*self._labels[method], code).inc()
+        self._handled[method, code].inc()
 
 
 class RankMetrics:
     """Recorded once a ranking, by the service."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, methods: tuple[str, ...]) -> None:
         requests = Counter(
             "animora_requests",
             "Rankings by method, status code and ranker (none for an error).",
@@ -87,14 +97,20 @@ class RankMetrics:
         self.candidates = Histogram(
             "animora_candidates", "Candidates of a request.", ROW_BUCKETS, registry
         ).labels()
-        self._requests = requests
+        outcomes = [("OK", ranker.value) for ranker in RankerName]
+        outcomes += [(code, NO_RANKER) for code in CODES if code != "OK"]
+        self._requests = {
+            (method, *outcome): requests.labels(method, *outcome)
+            for method in methods
+            for outcome in outcomes
+        }
         self.degraded = {reason: degraded.labels(reason.value) for reason in DegradedReason}
         self.dropped = {reason: dropped.labels(reason.value) for reason in DropReason}
         self.cache = {status: cache.labels(status.value) for status in CacheStatus}
 
     def request(self, method: str, code: str, ranker: RankerName | None, amount: int = 1) -> None:
         """Counts rankings that came out alike."""
-        self._requests.labels(method, code, ranker or "none").inc(amount)
+        self._requests[method, code, ranker or NO_RANKER].inc(amount)
 
 
 class TimelineMetrics:
@@ -287,6 +303,9 @@ class CatalogMetrics:
 class ModelMetrics:
     """Recorded by the model watcher."""
 
+    # What is wrong with a version, or keeps this server from loading it.
+    REASONS = (*(reason.value for reason in RejectionReason), "not_found", "device", "memory", "unexpected")
+
     def __init__(self, registry: CollectorRegistry) -> None:
         self._active = Gauge(
             "animora_model_active", "1 for the version that answers.", Across.MAX, registry, ("version",)
@@ -311,12 +330,24 @@ class ModelMetrics:
             registry,
         ).labels()
         self.activations = Counter("animora_model_activations", "Versions swapped in.", registry).labels()
-        self.rejections = Counter(
+        rejections = Counter(
             "animora_model_rejections", "Versions refused, by reason.", registry, ("reason",)
         )
+        self.rejections = {reason: rejections.labels(reason) for reason in self.REASONS}
         self.store_errors = Counter(
             "animora_model_store_errors", "Looks at the model store that failed.", registry
         ).labels()
+        self._store_age = Gauge(
+            "animora_model_store_age_seconds",
+            "Time since the store last named an active version; +Inf before it did, NaN without a store.",
+            Across.MAX,
+            registry,
+        ).labels()
+        self._store_age.set(float("nan"))
+
+    def store_age_from(self, age: Callable[[], float]) -> None:
+        """Reads the age of the last look at the store, in seconds, whenever it is scraped."""
+        self._store_age.set_function(age)
 
     def active(self, version: str, created_timestamp: float) -> None:
         """Names the version that answers from now on."""
@@ -416,7 +447,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry, service: str, methods: tuple[str, ...]) -> None:
         self.registry = registry
         self.calls = CallMetrics(registry, service, methods)
-        self.ranks = RankMetrics(registry)
+        self.ranks = RankMetrics(registry, methods)
         self.timelines = TimelineMetrics(registry)
         self.stages = StageMetrics(registry)
         self.scorer = ScorerMetrics(registry)

@@ -79,10 +79,7 @@ def write(docs: Path) -> None:
 
 def _record_examples(metrics: Metrics) -> None:
     """Gives a sample to each metric whose labels' values are not known beforehand."""
-    metrics.calls.handled("Rank", "OK")
-    metrics.ranks.request("Rank", "OK", None)
     metrics.models.active("v1", 0.0)
-    metrics.models.rejections.labels("digest")
     metrics.background.watch(BackgroundLoop("model-watcher", lambda: asyncio.sleep(0, 0.0)))
 
 

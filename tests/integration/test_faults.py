@@ -12,7 +12,7 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
 from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis
-from animora_server.settings import Settings
+from animora_server.settings import ModelSettings, Settings
 from tests.integration.conftest import OPTIONS
 from tests.integration.feed import fill
 from tests.integration.ledger import Ledger
@@ -185,6 +185,28 @@ async def test_without_a_model_the_heuristic_answers_and_says_so(feed, redis_url
             response = await RankingServiceStub(channel).Rank(pb.RankRequest(user_id=7, post_ids=[100, 200]))
     assert response.ranker == pb.RANKER_HEURISTIC
     assert response.degraded_reason == pb.DEGRADED_REASON_NO_MODEL
+
+
+async def test_without_a_model_store_the_heuristic_is_the_meant_answer(feed, redis_url, tmp_path):
+    settings = with_servers(feed.url, redis_url, tmp_path)
+    settings = settings.model_copy(update={"models": ModelSettings()})
+    async with running(settings) as application, asyncio.timeout(30):
+        await application.wait_until_serving()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
+            stub = RankingServiceStub(channel)
+            ranked = await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100, 200], explain=True))
+            page = await stub.GetTimeline(pb.GetTimelineRequest(user_id=7))
+            again = await stub.GetTimeline(pb.GetTimelineRequest(user_id=7))
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100], model_version="v1"))
+        assert await metric(application, "animora_degraded_total") == 0
+    for reply in (ranked, page, again):
+        assert reply.ranker == pb.RANKER_HEURISTIC
+        assert reply.degraded_reason == pb.DEGRADED_REASON_UNSPECIFIED
+        assert reply.model_version == ""
+    assert page.post_ids
+    assert again.cache == pb.CACHE_STATUS_HIT
+    assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def with_servers(database_url: str, redis_url: str, tmp_path) -> Settings:

@@ -1,12 +1,17 @@
 """The watcher: which version it loads, and which it lets alone."""
 
 import asyncio
-from collections.abc import Callable
+import errno
+import math
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from animora_artifact import Artifact, ArtifactRejected, FolderStore
+from animora_artifact import Artifact, ArtifactRejected, FolderStore, Pointer, StoreUnavailable
 from animora_artifact.errors import RejectionReason
 from animora_server.errors import DeviceFault
 from animora_server.metrics import ModelMetrics
@@ -89,3 +94,174 @@ async def test_the_version_that_answers_is_not_loaded_again(store, models):
     store.activate("v1")
     await models.until(lambda: models.tried[-1] == "v1")
     assert models.tried == ["v1", "v2", "v1"]
+
+
+class FailingStore:
+    """A store whose calls may fail or block. See animora_artifact.ModelStore."""
+
+    def __init__(self, store: FolderStore) -> None:
+        self._store = store
+        self.pointer_failure: BaseException | None = None
+        self.read_failures: dict[str, BaseException] = {}
+        self.answers = threading.Event()
+        self.answers.set()
+        self.looks = 0
+
+    def pointer(self) -> Pointer:
+        self.looks += 1
+        self.answers.wait()
+        if self.pointer_failure is not None:
+            raise self.pointer_failure
+        return self._store.pointer()
+
+    def read(self, version: str) -> Artifact:
+        if version in self.read_failures:
+            raise self.read_failures[version]
+        return self._store.read(version)
+
+
+class Watched:
+    """A watcher with what it counts."""
+
+    def __init__(self, store, models, clock) -> None:
+        self.registry = CollectorRegistry()
+        self.watcher = ModelWatcher(store, models, 0.01, ModelMetrics(self.registry), clock)
+
+    def value(self, metric: str, **labels: str) -> float:
+        found = self.registry.get_sample_value(metric, labels)
+        assert found is not None
+        return found
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():  # noqa: ASYNC110  # a metric tells nobody
+                await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def watched(store, models, clock=None) -> AsyncIterator[Watched]:
+    made = Watched(store, models, clock or asyncio.get_running_loop().time)
+    async with made.watcher:
+        yield made
+
+
+WHATEVER = [
+    OSError(errno.ESTALE, "Stale file handle"),
+    StoreUnavailable("away"),
+    MemoryError(),
+    RuntimeError("can't start new thread"),
+    NotImplementedError("compression type 99"),
+    ArtifactRejected(RejectionReason.CONTENT, "encrypted"),
+]
+
+
+@pytest.mark.parametrize("failure", WHATEVER, ids=repr)
+async def test_a_server_that_starts_with_a_broken_version_falls_back_to_the_one_before(
+    store, models, failure
+):
+    failing = FailingStore(store)
+    failing.read_failures["v2"] = failure
+    store.activate("v1")
+    store.activate("v2")
+    async with watched(failing, models):
+        await models.until(lambda: models.active_version == "v1")
+    assert models.tried == ["v1"]
+
+
+@pytest.mark.parametrize("failure", WHATEVER, ids=repr)
+async def test_whatever_a_version_raises_the_watcher_goes_on_to_the_next(store, models, failure):
+    failing = FailingStore(store)
+    failing.read_failures["v2"] = failure
+    store.publish(tiny_artifact("v3")[0])
+    store.activate("v1")
+    async with watched(failing, models) as it:
+        await models.until(lambda: models.active_version == "v1")
+        refused = "animora_model_rejections_total"
+        unread = "animora_model_store_errors_total"
+        store.activate("v2")
+        await it.until(
+            lambda: (
+                it.value(unread) + sum(it.value(refused, reason=reason) for reason in ModelMetrics.REASONS)
+                > 0
+            )
+        )
+        assert models.active_version == "v1"
+        store.activate("v3")
+        await models.until(lambda: models.active_version == "v3")
+        assert it.watcher.loop.dead() is None
+
+
+@pytest.mark.parametrize("failure", WHATEVER, ids=repr)
+async def test_whatever_the_pointer_raises_is_counted_and_the_watcher_goes_on(store, models, failure):
+    failing = FailingStore(store)
+    failing.pointer_failure = failure
+    store.activate("v1")
+    async with watched(failing, models) as it:
+        await it.until(lambda: sum(it.watcher.loop.failures.values()) >= 3)
+        assert it.value("animora_model_store_age_seconds") == math.inf
+        failing.pointer_failure = None
+        await models.until(lambda: models.active_version == "v1")
+
+
+async def test_a_version_that_broke_later_does_not_replace_the_one_that_answers(store, models):
+    models.refusals["v2"] = ArtifactRejected(RejectionReason.GOLDEN, "off")
+    store.publish(tiny_artifact("v3")[0])
+    for version in ("v1", "v3"):
+        store.activate(version)
+    counted = FailingStore(store)
+    async with watched(counted, models) as it:
+        await models.until(lambda: models.active_version == "v3")
+        store.activate("v2")
+        await it.until(lambda: it.value("animora_model_rejections_total", reason="golden") == 1)
+        looks = counted.looks
+        await it.until(lambda: counted.looks >= looks + 3)
+        assert models.tried == ["v3", "v2"]
+
+
+async def test_a_version_refused_for_its_dimensions_is_tried_again_since_the_catalog_may_change(
+    store, models
+):
+    models.refusals["v1"] = ArtifactRejected(RejectionReason.DIMENSIONS, "8 wide in the catalog")
+    store.activate("v1")
+    async with watched(store, models):
+        await models.until(lambda: len(models.tried) >= 2)
+        models.refusals.clear()
+        await models.until(lambda: models.active_version == "v1" or len(models.tried) >= 3)
+
+
+async def test_a_store_that_vanishes_is_counted_and_what_answers_stays(store, models, tmp_path):
+    store.activate("v1")
+    now = [0.0]
+    async with watched(store, models, lambda: now[0]) as it:
+        await models.until(lambda: models.active_version == "v1")
+        assert it.value("animora_model_store_errors_total") == 0
+        shutil.move(tmp_path, tmp_path.with_name("gone"))
+        await it.until(lambda: it.value("animora_model_store_errors_total") >= 2)
+        now[0] += 100.0
+        assert it.value("animora_model_store_age_seconds") >= 100
+        assert models.active_version == "v1"
+        shutil.move(tmp_path.with_name("gone"), tmp_path)
+        await it.until(lambda: it.value("animora_model_store_age_seconds") == 0)
+
+
+async def test_a_look_that_blocks_shows_in_the_age_of_the_last_one(store, models):
+    failing = FailingStore(store)
+    store.activate("v1")
+    now = [0.0]
+    async with watched(failing, models, lambda: now[0]) as it:
+        await models.until(lambda: models.active_version == "v1")
+        failing.answers.clear()
+        now[0] += 60.0
+        await it.until(lambda: it.value("animora_model_store_age_seconds") >= 60)
+        failing.answers.set()
+        await it.until(lambda: it.value("animora_model_store_age_seconds") == 0)
+
+
+async def test_a_store_without_an_active_version_is_no_error_and_has_no_age(store, models):
+    counted = FailingStore(store)
+    async with watched(counted, models) as it:
+        await it.until(lambda: counted.looks >= 3)
+        assert it.value("animora_model_store_errors_total") == 0
+        assert it.value("animora_model_store_age_seconds") == math.inf
+        store.activate("v2")
+        await models.until(lambda: models.active_version == "v2")

@@ -27,7 +27,7 @@ def test_the_metric_table_names_labels_and_the_values_that_are_known():
     assert any(
         "`animora_cache_writes_total` | counter | `outcome`: stored, error, dropped |" in row for row in rows
     )
-    assert any("`animora_requests_total` | counter | `method`; `code`; `ranker` |" in row for row in rows)
+    assert any("`animora_model_active` | gauge | `version` |" in row for row in rows)
     assert any("`animora_stage_seconds` | histogram | `stage`: " in row for row in rows)
 
 

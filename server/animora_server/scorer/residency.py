@@ -12,6 +12,7 @@ from animora_server.catalog import CatalogSnapshot, Facts, RecentFacts, correcte
 from animora_server.errors import DeviceFault, ModelUnavailable, ScoringFailed
 from animora_server.scorer.binder import Binder
 from animora_server.scorer.lost import LostModel
+from animora_server.scorer.no_model import NoModel
 from animora_server.scorer.protocols import Device, Model
 from animora_server.scorer.resident import ResidentModel
 
@@ -23,7 +24,7 @@ class Pin:
     """One snapshot and the models encoded for it. See ranker.protocols."""
 
     snapshot: CatalogSnapshot
-    active: ResidentModel | LostModel | None = None
+    active: ResidentModel | LostModel | NoModel | None = None
     resident: Mapping[str, ResidentModel | LostModel] = field(default_factory=dict)
 
 
@@ -34,12 +35,21 @@ class Residency:
     activating a model encodes all rows and warms every batch size before the model is seen. Requests
     go on meanwhile with the pin they have, which facts correct at once, and the snapshot that takes its
     place is corrected by all facts that it may lack.
+
+    Args:
+        device: Where models are loaded to.
+        binder: Encodes snapshots.
+        max_models: How many versions stay on the device.
+        without: What answers while no version does; None where the heuristic stands in for one then.
     """
 
-    def __init__(self, device: Device, binder: Binder, max_models: int) -> None:
+    def __init__(
+        self, device: Device, binder: Binder, max_models: int, without: NoModel | None = None
+    ) -> None:
         self._device = device
         self._binder = binder
         self._max_models = max_models
+        self._without = without
         self._changing = asyncio.Lock()
         self._loaded: dict[str, Model] = {}  # oldest use first, the active one last
         self._bound: dict[str, ResidentModel] = {}
@@ -139,4 +149,5 @@ class Residency:
     def _swap(self, snapshot: CatalogSnapshot, resident: dict[str, ResidentModel]) -> None:
         self._bound = resident
         models = {version: LostModel(model, snapshot) for version, model in self._lost.items()} | resident
-        self._pin = Pin(snapshot, models.get(self.active_version or next(reversed(self._lost), "")), models)
+        active = models.get(self.active_version or next(reversed(self._lost), ""), self._without)
+        self._pin = Pin(snapshot, active, models)
