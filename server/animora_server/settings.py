@@ -147,12 +147,6 @@ class ModelSettings(Section):
     )
     ready_requires_model: bool = Field(default=False, description="be NOT_SERVING until a model is loaded")
 
-    @model_validator(mode="after")
-    def _can_become_ready(self) -> "ModelSettings":
-        if self.ready_requires_model and not self.store:
-            raise ValueError("ready_requires_model needs a store to load a model from: set store")
-        return self
-
 
 class ScorerSettings(Section):
     """The device and its queue; work is counted in rows (user-post pairs)."""

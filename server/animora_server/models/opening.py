@@ -9,9 +9,11 @@ def open_models(settings: ModelSettings) -> ModelStore | None:
     """The model store, which reads signed versions alone where a key is set; None where no store is.
 
     Raises:
-        ConfigurationError: The store's URL or the key cannot be used.
+        ConfigurationError: The store's URL or the key cannot be used, or a model is required and none is set.
     """
     if not settings.store:
+        if settings.ready_requires_model:
+            raise ConfigurationError("models.ready_requires_model needs a model to load: set models.store")
         return None
     try:
         check = signature_check(settings.verify_key) if settings.verify_key else None
