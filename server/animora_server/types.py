@@ -7,6 +7,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from animora_server.deadlines import LEAST_RESERVE
 from animora_server.values import value
 
 IntArray = npt.NDArray[np.int64]
@@ -94,6 +95,7 @@ class RankQuery:
         exclude_seen: Drop what the user has liked or commented on.
         exclude_post_ids: int64 (k), dropped as well.
         explain: Return the terms of each score.
+        reserve: Seconds of the time until the deadline that are kept for an answer without the model.
     """
 
     user_id: int
@@ -105,6 +107,12 @@ class RankQuery:
     exclude_seen: bool = False
     exclude_post_ids: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
     explain: bool = False
+    reserve: float = LEAST_RESERVE
+
+    @property
+    def score_by(self) -> float:
+        """When the model's scores must be there, on the event loop's clock."""
+        return self.deadline - self.reserve
 
 
 @value
@@ -160,6 +168,7 @@ class TimelineQuery:
         cache_policy: How to use the cache; matters for the first page.
         explain: Return the terms of each score.
         explain_post_ids: int64 (j), posts to say of why they are not in the timeline.
+        reserve: As of RankQuery.
     """
 
     user_id: int
@@ -171,6 +180,12 @@ class TimelineQuery:
     cache_policy: CachePolicy = CachePolicy.DEFAULT
     explain: bool = False
     explain_post_ids: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    reserve: float = LEAST_RESERVE
+
+    @property
+    def score_by(self) -> float:
+        """When the model's scores must be there, on the event loop's clock."""
+        return self.deadline - self.reserve
 
 
 @value

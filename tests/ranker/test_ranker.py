@@ -56,6 +56,7 @@ class FakeModel:
     explained: float = 1.0
     calls: int = 0
     running: int = 0
+    deadlines: list[float | None] = field(default_factory=list)
     explanations: int = 0
     explaining: int = 0
     most_explaining: int = 0
@@ -88,6 +89,7 @@ class FakeModel:
 
     async def _score(self, rows: IntArray, deadline: float | None) -> FloatArray:
         self.calls += 1
+        self.deadlines.append(deadline)
         self.called.set()
         if self.gate is not None:
             self.running += 1
@@ -253,6 +255,23 @@ async def test_a_model_that_does_not_answer_in_time_is_replaced_before_the_deadl
     model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
     ranking = await hurried(lambda timeout: rank(FakePin(snapshot(THREE), model), 10, timeout=timeout))
     assert ranking.degraded_reason is DegradedReason.DEADLINE
+
+
+async def test_the_model_has_the_time_that_is_not_kept_for_an_answer_without_it():
+    model = FakeModel([0.0, 2.0, 1.0])
+    asked = query(timeout=60, reserve=50)
+    await ranker_over(FakePin(snapshot(THREE), model)).rank(asked)
+    assert model.deadlines == [asked.deadline - 50]
+
+
+async def test_queries_that_the_model_did_not_answer_in_time_fall_back_together():
+    model = FakeModel([0.0, 2.0, 1.0], failure=TooLate())
+    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    rankings = await ranker.rank_all([query(timeout=60, reserve=61)] * 3)
+    assert [each.degraded_reason for each in rankings if isinstance(each, Ranking)] == 3 * [
+        DegradedReason.DEADLINE
+    ]
+    assert model.calls == 1
 
 
 async def test_no_time_even_for_the_heuristic_is_an_error():

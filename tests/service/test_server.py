@@ -120,6 +120,7 @@ async def test_a_call_without_a_deadline_gets_the_servers(rank, behaviours):
     default, given = (call.deadline - before for call in behaviours.calls)
     assert 0.4 < default < 5
     assert 25 < given < 35
+    assert [call.reserve for call in behaviours.calls] == [0.1, 0.1]
 
 
 async def test_a_bug_tells_its_caller_nothing_but_where_to_look(rank, behaviours, caplog):

@@ -84,7 +84,7 @@ async def test_a_list_does_not_stand_in_for_longer_where_the_clock_is_set_back(w
 
 async def test_for_a_call_that_keeps_nothing_nothing_is_renewed(world):
     audience = Audience(USER, include_seen=False)
-    bypass = WantedList(b"key", audience, CachePolicy.BYPASS, deadline=0.0, began=0.0)
+    bypass = WantedList(b"key", audience, CachePolicy.BYPASS, deadline=0.0, score_by=0.0, began=0.0)
 
     world.producer.renew(world.pin, bypass, "newer")
 

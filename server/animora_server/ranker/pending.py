@@ -13,7 +13,7 @@ from animora_server.types import Ranking, RankQuery
 DUE_TOGETHER = 0.005
 MAX_GROUP_CANDIDATES = 8192  # more would have the first of them wait for the last
 MAX_GROUP_QUERIES = 256  # more keys are not looked up at once
-_VERSION_AND_DEADLINE = attrgetter("query.model_version", "query.deadline")
+_VERSION_AND_DUE = attrgetter("query.model_version", "query.score_by")
 
 
 class Work(Protocol):
@@ -110,16 +110,16 @@ def groups(asked: Iterable[Pending]) -> list[list[Pending]]:
     """
     groups: list[list[Pending]] = []
     version, due, candidates = None, 0.0, 0
-    for pending in sorted(asked, key=_VERSION_AND_DEADLINE):
+    for pending in sorted(asked, key=_VERSION_AND_DUE):
         query = pending.query
         candidates += len(query.post_ids)
         if (
-            query.deadline > due
+            query.score_by > due
             or query.model_version != version
             or candidates > MAX_GROUP_CANDIDATES
             or len(groups[-1]) == MAX_GROUP_QUERIES
         ):
             groups.append([])
-            version, due, candidates = query.model_version, query.deadline + DUE_TOGETHER, len(query.post_ids)
+            version, due, candidates = query.model_version, query.score_by + DUE_TOGETHER, len(query.post_ids)
         groups[-1].append(pending)
     return groups

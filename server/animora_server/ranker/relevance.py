@@ -17,8 +17,6 @@ from animora_server.errors import (
 from animora_server.ranker.protocols import ResidentModel
 from animora_server.types import BoolArray, DegradedReason, DoubleArray, FloatArray, IntArray
 
-# Kept of a deadline for the heuristic and the reply, in seconds.
-RESERVE = 0.004
 SMALLEST_SCORE = float(np.finfo(np.float32).eps) / 2
 DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
     ModelUnavailable: DegradedReason.NO_MODEL,

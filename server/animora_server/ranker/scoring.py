@@ -13,7 +13,7 @@ from animora_server.errors import DeviceFault, InvalidScores, OutOfDeviceMemory,
 from animora_server.ranker.candidates import Candidates
 from animora_server.ranker.pending import Pending, SharedWork
 from animora_server.ranker.protocols import Pin, ResidentModel, ScoreCache, StageObserver
-from animora_server.ranker.relevance import RESERVE, are_finite, completed, logits
+from animora_server.ranker.relevance import are_finite, completed, expired, logits
 from animora_server.ranker.single_flight import SingleFlight
 from animora_server.types import CachePolicy, CacheStatus, FloatArray, IntArray
 
@@ -63,7 +63,7 @@ class Scoring:
     @property
     def deadline(self) -> float:
         """When the scores must be there, on the event loop's clock."""
-        return self.asked[0].query.deadline - RESERVE
+        return self.asked[0].query.score_by
 
     def of(self, numbers: Sequence[int]) -> "Scoring":
         """That of some of its queries."""
@@ -185,11 +185,10 @@ class Scores:
     ) -> list[Scoring]:
         """Has the model score the queries of what failed as a whole one by one: it may be the fault of one.
 
-        Returns what has come to its end: all, if it is the device's fault.
+        Returns what has come to its end: all, if it is the device's fault or the time is over.
         """
-        if len(scoring.asked) > 1 and (
-            not isinstance(failure, DeviceFault) or isinstance(failure, OutOfDeviceMemory)
-        ):
+        is_nobodys = isinstance(failure, DeviceFault) and not isinstance(failure, OutOfDeviceMemory)
+        if len(scoring.asked) > 1 and not is_nobodys and not expired(scoring.deadline):
             wanted = scoring.wanted()
             return [ended for one in (wanted.each() if wanted else ()) for ended in self._score(one, steps)]
         scoring.failure = failure

@@ -12,6 +12,7 @@ import structlog
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from animora_server.deadlines import LEAST_RESERVE, reserve
 from animora_server.errors import CallError
 from animora_server.metrics import CallMetrics
 from animora_server.service.gate import Gate
@@ -34,10 +35,12 @@ class Call:
     Attributes:
         request_id: Given in metadata, or made.
         deadline: When the caller stops waiting, on the event loop's clock.
+        reserve: Seconds before that at which the heuristic answers, if the model has not.
     """
 
     request_id: str
     deadline: float
+    reserve: float = LEAST_RESERVE
 
 
 # Takes a request and gives its response, both as they are on the wire.
@@ -94,7 +97,7 @@ class CallHandler:
         )
         if not isinstance(request_id, str) or not 0 < len(request_id) <= MAX_REQUEST_ID:
             request_id = next(self._request_ids)
-        return Call(request_id, asyncio.get_running_loop().time() + timeout)
+        return Call(request_id, asyncio.get_running_loop().time() + timeout, reserve(timeout))
 
 
 def status_of(error: BaseException, call: Call) -> tuple[grpc.StatusCode, status_pb2.Status]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from google.rpc import status_pb2
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
+from animora_server.deadlines import LEAST_RESERVE
 from animora_server.errors import InvalidRequest
 from animora_server.service.explanations import encode_explanations
 from animora_server.service.packed import (
@@ -80,13 +81,16 @@ DROP_REASONS = {
 }
 
 
-def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float) -> RankQuery:
+def read_query(
+    request: pb.RankRequest, limits: RankingSettings, deadline: float, reserve: float = LEAST_RESERVE
+) -> RankQuery:
     """The query of a request.
 
     Args:
         request: As parsed, a public message or a twin.
         limits: How much it may hold.
         deadline: When the caller stops waiting, on the event loop's clock.
+        reserve: Seconds before that at which the heuristic answers, if the model has not.
 
     Raises:
         InvalidRequest: A field is wrong; the error names it.
@@ -120,7 +124,7 @@ def read_query(request: pb.RankRequest, limits: RankingSettings, deadline: float
         )
     # By position: names would take as long again.
     user_id, version, unseen = request.user_id, request.model_version, request.exclude_seen
-    return RankQuery(user_id, post_ids, deadline, limit, policy, version, unseen, excluded, explain)
+    return RankQuery(user_id, post_ids, deadline, limit, policy, version, unseen, excluded, explain, reserve)
 
 
 def read_batch(data: bytes, limits: RankingSettings) -> pb.BatchRankRequest:

@@ -45,7 +45,7 @@ class RankingService:
         """Answers Rank. Raises CallError."""
         request = parse(data, RankRequest, pb.RankRequest)
         try:
-            query = read_query(request, self._limits, call.deadline)
+            query = read_query(request, self._limits, call.deadline, call.reserve)
             with self._gate.work(weight(query)):
                 ranking = await self._ranker.rank(query)
         except Exception as error:  # counted here, answered by the call's handler
@@ -72,7 +72,7 @@ class RankingService:
     def _read(self, request: pb.RankRequest, call: Call) -> RankQuery | Exception:
         """A query of a batch, or what is wrong with it: its neighbours are ranked all the same."""
         try:
-            return read_query(request, self._limits, call.deadline)
+            return read_query(request, self._limits, call.deadline, call.reserve)
         except Exception as error:  # whatever it is belongs to this request
             return error
 

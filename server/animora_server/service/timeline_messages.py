@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
+from animora_server.deadlines import LEAST_RESERVE
 from animora_server.errors import InvalidRequest
 from animora_server.service.explanations import encode_explanations
 from animora_server.service.messages import (
@@ -21,7 +22,10 @@ from animora_server.types import TimelinePage, TimelineQuery
 
 
 def read_timeline_query(
-    request: pb.GetTimelineRequest, settings: TimelineSettings, deadline: float
+    request: pb.GetTimelineRequest,
+    settings: TimelineSettings,
+    deadline: float,
+    reserve: float = LEAST_RESERVE,
 ) -> TimelineQuery:
     """The query of a request.
 
@@ -29,6 +33,7 @@ def read_timeline_query(
         request: As parsed.
         settings: The sizes of pages.
         deadline: When the caller stops waiting, on the event loop's clock.
+        reserve: Seconds before that at which the heuristic answers, if the model has not.
 
     Raises:
         InvalidRequest: A field is wrong; the error names it.
@@ -64,6 +69,7 @@ def read_timeline_query(
         cache_policy=policy,
         explain=request.explain,
         explain_post_ids=read_ids(request.explain_post_ids),
+        reserve=reserve,
     )
 
 

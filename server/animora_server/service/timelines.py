@@ -48,7 +48,7 @@ class TimelineService:
         self._gathering.add(company)
         await company
         try:
-            query = read_timeline_query(request, self._settings, call.deadline)
+            query = read_timeline_query(request, self._settings, call.deadline, call.reserve)
             with self._gate.work(explanation_weight(query)):
                 page = await self._timelines.page(query)
         except Exception as error:  # counted here, answered by the call's handler

@@ -10,7 +10,7 @@ from animora_server.errors import ModelUnavailable, ScoringFailed
 from animora_server.ranker.explaining import heuristic_terms, model_terms
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.protocols import Pin
-from animora_server.ranker.relevance import RESERVE, log_odds, logits
+from animora_server.ranker.relevance import log_odds, logits
 from animora_server.timeline.making import Listed
 from animora_server.timeline.reranking import Reranking
 from animora_server.types import (
@@ -76,8 +76,8 @@ class ListExplainer:
             terms = heuristic_terms(self._heuristic, pin.snapshot, rows, posts.snapshot.made_at)
         else:
             try:
-                async with asyncio.timeout_at(deadline - RESERVE):
-                    terms = await self._model_terms(pin, user_id, rows, posts, deadline - RESERVE)
+                async with asyncio.timeout_at(deadline):
+                    terms = await self._model_terms(pin, user_id, rows, posts, deadline)
             except (ScoringFailed, TimeoutError):
                 return None
         if self._reranking is None:

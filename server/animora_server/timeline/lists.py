@@ -7,7 +7,6 @@ from random import Random
 
 from animora_server.errors import SnapshotGone
 from animora_server.ranker.protocols import Pin
-from animora_server.ranker.relevance import RESERVE
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.feed_ranker import Audience
 from animora_server.timeline.producer import ListProducer, WantedList
@@ -84,10 +83,10 @@ class Lists:
 
     async def _latest(self, wanted: WantedList) -> TimelineSnapshot | None:
         """The latest list; None also where the caller has no time for the look-up."""
-        if wanted.deadline - asyncio.get_running_loop().time() > self._patience:
+        if wanted.score_by - asyncio.get_running_loop().time() > self._patience:
             return await self._store.latest(wanted.key)
         try:
-            async with asyncio.timeout_at(wanted.deadline - RESERVE):
+            async with asyncio.timeout_at(wanted.score_by):
                 return await self._store.latest(wanted.key)
         except TimeoutError:
             return None

@@ -6,9 +6,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from animora_server.background import log_task_failure
+from animora_server.deadlines import LEAST_RESERVE
 from animora_server.errors import DeadlineExceeded, ScoringFailed
 from animora_server.ranker.protocols import Pin
-from animora_server.ranker.relevance import RESERVE, degraded_reason, expired
+from animora_server.ranker.relevance import degraded_reason, expired
 from animora_server.ranker.single_flight import SingleFlight
 from animora_server.timeline.feed_ranker import Audience, FeedRanker
 from animora_server.timeline.protocols import RefreshCounter, TimelineStore, WorkGate
@@ -33,6 +34,7 @@ class WantedList:
         audience: Whose feed.
         policy: How to use the store.
         deadline: When the caller stops waiting, on the event loop's clock.
+        score_by: When the model's scores must be there, on the same clock.
         began: When the caller began to look for it, on the same clock.
     """
 
@@ -40,6 +42,7 @@ class WantedList:
     audience: Audience
     policy: CachePolicy
     deadline: float
+    score_by: float
     began: float
 
 
@@ -81,7 +84,7 @@ class ListProducer:
             DeadlineExceeded: Not even the heuristic fits into the time that is left.
         """
         try:
-            async with asyncio.timeout_at(wanted.deadline - RESERVE):
+            async with asyncio.timeout_at(wanted.score_by):
                 if wanted.policy.writes:
                     return await self._make_shared(pin, wanted)
                 return await self._make(pin, wanted)
@@ -146,13 +149,13 @@ class ListProducer:
     async def _keep_in_time(self, wanted: WantedList, snapshot: TimelineSnapshot) -> None:
         """Has a list kept before its token is given out, where there is the time for that."""
         keep = self._store.make_latest if wanted.policy.writes else self._store.keep
-        left = wanted.deadline - 2 * RESERVE - asyncio.get_running_loop().time()
+        left = wanted.score_by - LEAST_RESERVE - asyncio.get_running_loop().time()
         await asyncio.wait((self._keep(keep(wanted.key, snapshot)),), timeout=max(left, 0.0))
 
     async def _make(self, pin: Pin, wanted: WantedList) -> TimelineSnapshot:
         try:
             with self._gate.work(self._ranker.most_candidates(pin.snapshot)):
-                snapshot = await self._ranker.rank(pin, wanted.audience, wanted.deadline - RESERVE)
+                snapshot = await self._ranker.rank(pin, wanted.audience, wanted.score_by)
         except ScoringFailed as failure:
             reason = degraded_reason(failure)
             if reason in HURRIED:

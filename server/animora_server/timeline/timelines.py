@@ -12,7 +12,6 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ScoringFailed
 from animora_server.ranker.pinning import current_pin
 from animora_server.ranker.protocols import Pin, Pins
-from animora_server.ranker.relevance import RESERVE
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import Viewer, newcomers, visible, why_not, window_start
 from animora_server.timeline.explaining import ListExplainer, PagePosts
@@ -130,7 +129,7 @@ class Timelines:
         posts, next_offset = _cut(view, query, reading, newer)
         explained = None
         if query.explain:
-            explained = await self._explainer.explain(view.pin, query.user_id, posts, query.deadline)
+            explained = await self._explainer.explain(view.pin, query.user_id, posts, query.score_by)
             view = self._view(query, now)
             shown = visible(view.catalog, view.viewer, posts.post_ids, view.since)
             posts, explained = posts.where(shown), explained and explained.where(shown)
@@ -156,7 +155,7 @@ class Timelines:
         pin = current_pin(self._pins, self._policy.max_block_age)
         audience = Audience(query.user_id, query.include_seen)
         began = asyncio.get_running_loop().time()
-        wanted = WantedList(key, audience, query.cache_policy, query.deadline, began)
+        wanted = WantedList(key, audience, query.cache_policy, query.deadline, query.score_by, began)
         snapshot, status = await self._lists.first(pin, wanted)
         newer = None
         pin = current_pin(self._pins, self._policy.max_block_age)
@@ -179,10 +178,9 @@ class Timelines:
         rows = newcomers(view.catalog, view.viewer, snapshot, view.since, most)
         if not len(rows):
             return None
-        deadline = query.deadline - RESERVE
         try:
-            async with asyncio.timeout_at(deadline):
-                return await self._ranker.rank_newer(view.pin, query.user_id, snapshot, rows, deadline)
+            async with asyncio.timeout_at(query.score_by):
+                return await self._ranker.rank_newer(view.pin, query.user_id, snapshot, rows, query.score_by)
         except (ScoringFailed, TimeoutError):
             # The list is a good answer without them, and its renewal will have them.
             return None
