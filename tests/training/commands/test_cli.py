@@ -1,6 +1,8 @@
+import asyncio
 import json
 import re
 
+import asyncpg
 import pytest
 from typer.testing import CliRunner
 
@@ -60,6 +62,28 @@ def test_a_sample_goes_all_the_way_to_an_active_version(run, postgres_url, tmp_p
     table = run("list", **environment).stdout
     assert re.search(rf"active\s+{second}", table)
     assert not re.search(rf"active\s+{version}", table)
+
+
+def test_likes_of_any_time_that_postgresql_has_are_learnt_from(run, postgres_url, tmp_path):
+    environment = {"ANIMORA_DATABASE_URL": postgres_url, "ANIMORA_MODELS_STORE": str(tmp_path / "store")}
+    run("import", "sample", "--size", "small", **environment)
+
+    async def misdate():
+        connection = await asyncpg.connect(postgres_url)
+        for time, posts in (("12000-01-01", 3), ("0044-03-15 BC", 5)):
+            await connection.execute(
+                f"update animora_app.likes set created_at = '{time}' where post_id % 100 = {posts}"
+            )
+        await connection.close()
+
+    asyncio.run(misdate())
+    fitted = run("fit", "--run-dir", tmp_path / "run", "--activate", *QUICK, **environment)
+    assert "activated " in fitted.stdout
+    (listed,) = json.loads(run("list", "--json", **environment).stdout)
+    assert listed["data_window"]["start"] == "0001-01-01T00:00:00Z"
+    assert listed["data_window"]["end"] == "9999-12-31T23:59:59Z"
+    assert "9999-12-31" in (tmp_path / "run" / "report.html").read_text()
+    assert "hr@10=" in run("evaluate", **environment).stdout
 
 
 def test_a_data_set_is_fitted_and_its_test_pairs_ranked(run, postgres_url, tmp_path):

@@ -1,15 +1,18 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
 import torch
 
+from animora_artifact import Manifest
 from animora_artifact.network import load_network, save_network
-from animora_training.fitting.export import FoldedNeuCF, Origin, export
+from animora_training.fitting.export import FoldedNeuCF, Origin, data_window, export
 from animora_training.fitting.verification import verify
 from animora_training.learning.config import FitConfig
 from animora_training.learning.start import new_start
 from animora_training.learning.training_set import training_set
+from tests.artifact.artifacts import make_artifact, with_manifest
 from tests.training.networks import inputs, random_network, randomised
 from tests.training.worlds import as_dataset, tiny_feed
 
@@ -86,6 +89,18 @@ def test_a_half_precision_cast_reaches_everything(network):
         ).abs().max() < 0.05
 
 
+def test_an_embedding_that_is_wrong_by_orders_of_magnitude_is_bounded_when_served_too(network, scripted):
+    users, posts, image, caption = inputs(network, 20)
+    image[1], caption[1] = 60_000.0, 60_000.0
+    with torch.inference_mode():
+        expected = network(users, posts, image, caption)
+        served = scores(scripted, users, posts, image, caption)
+        half = load_network(save_network(FoldedNeuCF(network).eval()), CPU, torch.float16)
+        halves = scores(half, users, posts, image.half(), caption.half())
+    torch.testing.assert_close(served, expected, rtol=1e-5, atol=1e-5)
+    assert (torch.sigmoid(halves) - torch.sigmoid(expected)).abs().max() < 0.05
+
+
 def test_a_network_without_embeddings_is_scripted_too():
     network = random_network(image=0, caption=0, hidden=(6,))
     pairs = inputs(network, 20)
@@ -118,6 +133,18 @@ def test_the_manifest_tells_what_the_version_is(artifact):
     assert window.start < window.end
     assert artifact.manifest.hyperparameters == {"seed": 5}
     assert artifact.manifest.metrics == {"hr@10": 0.5}
+
+
+@pytest.mark.parametrize("moment", [-64e9, 316e9, -np.inf, np.inf])
+def test_a_time_that_no_calendar_has_is_the_first_or_the_last_of_the_window(moment):
+    pairs = as_dataset(tiny_feed()).pairs
+    strange = replace(pairs, times=np.append(pairs.times[1:], moment))
+    window = Manifest.parse(
+        with_manifest(make_artifact("v1"), data_window=data_window(strange)).manifest.to_json()
+    ).data_window
+    assert window.start
+    assert window.end
+    assert (window.start.year, window.end.year) == ((1, 2027) if moment < 0 else (2026, 9999))
 
 
 def test_golden_rows_hold_every_kind_of_post_and_replay(artifact):

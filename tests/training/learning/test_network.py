@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from animora_training.learning.network import NetworkShape, NeuCF
+from animora_training.learning.network import NetworkShape, NeuCF, shortened
 from tests.training.networks import inputs, random_network
 
 
@@ -12,10 +12,11 @@ def by_hand(network, user, post, image, caption):
 
     def features(branch):
         scales = {"image": 0.5, "caption": 2.0}
-        projected = [
-            np.maximum(scales[name] * embedding @ weights[f"{branch}_features.{name}"], 0)
-            for name, embedding in (("image", image), ("caption", caption))
-        ]
+        projected = []
+        for name, embedding in (("image", image), ("caption", caption)):
+            scaled = scales[name] * embedding
+            scaled *= min(1.0, 3.0 / max(float(np.linalg.norm(scaled)), 1e-9))
+            projected.append(np.maximum(scaled @ weights[f"{branch}_features.{name}"], 0))
         return weights[f"{branch}_features.output.weight"] @ np.concatenate(projected)
 
     factors = network.shape.factors
@@ -39,6 +40,15 @@ def test_the_network_is_what_the_definition_says():
         for row in range(12)
     ]
     np.testing.assert_allclose(network(*pairs).detach(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_embedding_is_shortened_where_it_is_much_longer_than_most_and_else_left_alone():
+    embeddings = torch.tensor([[3.0, 4.0], [0.0, 0.0], [60_000.0, 0.0]])
+    torch.testing.assert_close(shortened(embeddings, 6.0), torch.tensor([[3.0, 4.0], [0.0, 0.0], [6.0, 0.0]]))
+    half = shortened(embeddings.half(), 6.0)
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), shortened(embeddings, 6.0), rtol=1e-3, atol=1e-3)
+    assert shortened(torch.zeros(4, 0), 3.0).shape == (4, 0)
 
 
 @pytest.mark.parametrize("hidden", [(7, 5), (4,), (8, 4, 2)])

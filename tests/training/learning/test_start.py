@@ -119,6 +119,17 @@ def test_embeddings_of_any_length_start_alike(data):
     assert longer.caption_scale == 1.0
 
 
+def test_one_embedding_that_is_wrong_by_orders_of_magnitude_does_not_scale_all_others():
+    usual, wrong = as_dataset(tiny_feed()), as_dataset(tiny_feed())
+    for embeddings in (wrong.posts.image, wrong.posts.caption):
+        embeddings[int(np.argmax(embeddings.any(axis=1))), 0] = 60_000.0
+    expected, shape = (
+        new_start(training_set(one, one.pairs), CONFIG).network.shape for one in (usual, wrong)
+    )
+    assert shape.image_scale == pytest.approx(expected.image_scale, rel=0.01)
+    assert shape.caption_scale == pytest.approx(expected.caption_scale, rel=0.01)
+
+
 def test_the_way_from_one_network_to_another_is_straight():
     first, second = random_network(seed=1), random_network(seed=2)
     halfway = between(first, second, 0.5)

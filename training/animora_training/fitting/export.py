@@ -13,11 +13,14 @@ from animora_artifact import Artifact, Golden, Manifest
 from animora_artifact.manifest import DataWindow, Dimensions
 from animora_artifact.network import save_network
 from animora_training.data.dataset import Interactions
-from animora_training.learning.network import NetworkShape, NeuCF
+from animora_training.learning.network import LONGEST_EMBEDDING, NetworkShape, NeuCF, shortened
 from animora_training.learning.training_set import TrainingSet
 
 GOLDEN_USERS = 8
 GOLDEN_POSTS = 40
+# PostgreSQL has times from 4713 BC to AD 294276; Python's and a manifest's are of the years 1 to 9999.
+EARLIEST = datetime(1, 1, 1, tzinfo=UTC).timestamp()
+LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 
 
 class FoldedNeuCF(nn.Module):
@@ -25,13 +28,15 @@ class FoldedNeuCF(nn.Module):
 
     A user's vector is [GMF embedding | 1 | user part of the first hidden layer, bias included |
     both biases], a post's is [GMF vector | bias | post part of the first hidden layer]. Its methods are those
-    of `animora_artifact.network.Network`. It has parameters and no other state, so a cast reaches all of it.
+    of `animora_artifact.network.Network`. All its tensors are parameters, so a cast reaches all of them.
     """
 
     def __init__(self, network: NeuCF) -> None:
         super().__init__()
         shape = network.shape
         self.gmf = shape.factors + 1
+        self.longest_image = LONGEST_EMBEDDING / shape.image_scale
+        self.longest_caption = LONGEST_EMBEDDING / shape.caption_scale
         with torch.no_grad():
             self.user_table = _constant(network.user_vectors(network.user_table))
             self.post_table = _constant(network.post_vectors(network.post_table))
@@ -57,6 +62,8 @@ class FoldedNeuCF(nn.Module):
     @torch.jit.export
     def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
         """See Network."""
+        image = shortened(image, self.longest_image)
+        caption = shortened(caption, self.longest_caption)
         from_image = torch.relu(image @ self.image_projection) @ self.image_output
         from_caption = torch.relu(caption @ self.caption_projection) @ self.caption_output
         return self.post_table.index_select(0, post_rows) + from_image + from_caption
@@ -175,9 +182,13 @@ def _spread(known: int, count: int) -> Tensor:
 
 
 def data_window(pairs: Interactions) -> DataWindow:
-    """From the first to the last of the pairs."""
-    start, end = (datetime.fromtimestamp(moment, UTC) for moment in (pairs.times.min(), pairs.times.max()))
-    return DataWindow(start=start, end=end, interactions=len(pairs))
+    """From the first to the last of the pairs; a time beyond what Python can tell is the last that it can."""
+    first, last = np.clip((pairs.times.min(), pairs.times.max()), EARLIEST, LATEST).tolist()
+    return DataWindow(
+        start=datetime.fromtimestamp(first, UTC),
+        end=datetime.fromtimestamp(last, UTC),
+        interactions=len(pairs),
+    )
 
 
 def _diagonal(first: Tensor, second: Tensor) -> Tensor:

@@ -7,6 +7,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+# An embedding counts as at most so many times as long as most are: a single number that is wrong by orders of
+# magnitude, which may well be finite, would decide what is learnt of all others.
+LONGEST_EMBEDDING = 3.0
 ID_STD = 0.01
 POST_MLP_STD = 0.1
 
@@ -24,8 +27,8 @@ class NetworkShape:
         feature_width: Width to which each branch projects images and captions.
         image: Width of image embeddings, 0 where the network takes none.
         caption: Width of caption embeddings, 0 where the network takes none.
-        image_scale: Factor that makes image embeddings about unit length.
-        caption_scale: Factor that makes caption embeddings about unit length.
+        image_scale: Factor that makes the median image embedding one of unit length.
+        caption_scale: Factor that makes the median caption embedding one of unit length.
     """
 
     users: int
@@ -50,11 +53,20 @@ class NetworkShape:
         return self.factors + 1 + self.hidden[0]
 
 
+def shortened(embeddings: Tensor, longest: float) -> Tensor:
+    """Embeddings floating (n, d), those that are longer than a length shortened to it."""
+    # In float32: the square of a number that a half has may be beyond what a half can hold.
+    lengths = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True, dtype=torch.float32)
+    factors: Tensor = longest / lengths.clamp(min=longest)
+    return embeddings * factors.to(embeddings.dtype)
+
+
 class PostFeatures(nn.Module):
     """g(image, caption): what a post's embeddings add to its id embedding in one branch.
 
-    Both embeddings are projected without a bias and rectified, so an absent one (all zeros) adds exactly 0;
-    the last layer starts at zero, so an untrained network is exactly NeuMF.
+    Both embeddings are shortened to LONGEST_EMBEDDING times the median length if they are longer, projected
+    without a bias and rectified, so an absent one (all zeros) adds exactly 0. The last layer starts at zero,
+    so an untrained network is exactly NeuMF.
     """
 
     def __init__(self, shape: NetworkShape, width: int) -> None:
@@ -69,6 +81,8 @@ class PostFeatures(nn.Module):
 
     def forward(self, image: Tensor, caption: Tensor) -> Tensor:
         """Vectors (n, width) of image (n, image width) and caption (n, caption width)."""
+        image = shortened(image, LONGEST_EMBEDDING / self.image_scale)
+        caption = shortened(caption, LONGEST_EMBEDDING / self.caption_scale)
         from_image = torch.relu(image @ (self.image * self.image_scale))
         from_caption = torch.relu(caption @ (self.caption * self.caption_scale))
         output: Tensor = self.output(torch.cat((from_image, from_caption), dim=1))

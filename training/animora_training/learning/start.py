@@ -123,9 +123,9 @@ def _logit(probability: float) -> float:
 
 
 def _unit_scale(embeddings: Tensor) -> float:
-    """One over the mean length of the embeddings (n, d) that are there; 1 where none is."""
+    """One over the median length of the embeddings (n, d) that are there; 1 where none is."""
     # Piece by piece: they may be mapped, and larger than memory.
     pieces = torch.split(embeddings, POSTS_AT_ONCE)
     lengths = torch.cat([torch.linalg.vector_norm(piece.float(), dim=1) for piece in pieces])
     present = lengths[lengths > 0]
-    return 1.0 / float(present.mean()) if len(present) else 1.0
+    return 1.0 / float(present.median()) if len(present) else 1.0
