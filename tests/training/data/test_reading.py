@@ -120,6 +120,21 @@ async def test_an_embedding_that_cannot_be_used_counts_as_absent(
     assert "1 embeddings of animora.posts count as absent: image_embedding" in caplog.text
 
 
+async def test_embeddings_are_as_wide_as_most_are_also_where_the_first_ones_are_not(read, tmp_path):
+    data = await read(
+        "insert into animora_app.posts (id, author_id, created_at, image_embedding)"
+        " select i, 1, to_timestamp(i), array_fill(i::real, array[case when i > 6000 then 128 else 256 end])"
+        " from generate_series(1, 13000) i"
+    )
+    ids = data.posts.ids
+    assert ids.tolist() == list(range(1, 13001))
+    expected = np.where(ids > 6000, ids, 0)[:, None].astype(np.float16)
+    np.testing.assert_array_equal(data.posts.image, np.broadcast_to(expected, (13000, 128)))
+    assert data.posts.caption.shape == (13000, 0)
+    assert (data.posts.created == ids).all()
+    assert describe(tmp_path).left_out["posts.image"] == 6000
+
+
 async def test_interactions_with_what_the_views_do_not_show_are_left_out(connection, read):
     await add_post(connection, 5, None)
     data = await read(

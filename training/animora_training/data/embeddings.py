@@ -1,5 +1,6 @@
 """A column of embeddings on its way from a COPY stream into a float16 file, many rows at a time."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,33 +22,43 @@ class EmbeddingColumn:
     Args:
         file: An open file of no width.
         decode: How the column is decoded.
+        width: The column's width. 0 takes the most frequent one of the first call of `append` that has usable
+            embeddings, which may turn out not to be the most frequent one of all.
 
     Attributes:
+        width: See Args; 0 as long as no embedding can be used.
         unusable: How many embeddings could not be used.
     """
 
-    def __init__(self, file: ArrayFile, decode: Decoder) -> None:
+    def __init__(self, file: ArrayFile, decode: Decoder, width: int = 0) -> None:
+        self.width = width
         self.unusable = 0
         self._file = file
         self._decode = decode
-        self._width = 0
+        self._widths: Counter[int] = Counter()
+        if width:
+            file.widen(width)
+
+    @property
+    def most_frequent_width(self) -> int:
+        """Of all that can be used; of equally frequent ones the column's, then the one that was met first."""
+        return max((self.width, *self._widths), key=lambda width: self._widths[width])
 
     def append(self, fields: Sequence[memoryview | None]) -> None:
         """Takes the embeddings of some posts, each a field of the column.
-
-        The width is the most frequent one of the first call that has usable embeddings.
 
         Raises:
             DatabaseError: The column's type was changed while it was read.
             CannotWrite: The disk is full, or failed.
         """
         by_width = self._decoded(fields)
-        if by_width and not self._width:
-            self._width = max(by_width, key=lambda width: len(by_width[width][0]))
-            self._file.widen(self._width)
-        matrix = np.zeros((len(fields), self._width), np.float16)
+        self._widths.update({width: len(at) for width, (at, _) in by_width.items()})
+        if by_width and not self.width:
+            self.width = self.most_frequent_width
+            self._file.widen(self.width)
+        matrix = np.zeros((len(fields), self.width), np.float16)
         for width, (at, embeddings) in by_width.items():
-            if width == self._width:
+            if width == self.width:
                 matrix[at] = embeddings
             else:
                 self.unusable += len(at)

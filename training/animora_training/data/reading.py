@@ -158,14 +158,29 @@ class _Reader:
                 lambda columns: file.append(np.stack(columns, axis=1)),
             )
 
-    async def read_posts(self, decoders: EmbeddingDecoders) -> dict[str, int]:
-        """Reads the posts; returns how many rows, or embeddings of them, do not count, by view and reason."""
+    async def read_posts(
+        self, decoders: EmbeddingDecoders, widths: tuple[int, int] = (0, 0)
+    ) -> dict[str, int]:
+        """Reads the posts; returns how many rows, or embeddings of them, do not count, by view and reason.
+
+        The embeddings' widths are the most frequent ones; where the first posts have others, all posts are
+        read once more.
+
+        Args:
+            decoders: How embeddings are decoded.
+            widths: Of image and caption embeddings, if they are known.
+        """
         with ExitStack() as stack:
             kinds = {"ids": np.int64, "authors": np.int64, "created": np.float64, "deleted": np.bool_}
             files = [stack.enter_context(self._file(f"post_{name}", kind)) for name, kind in kinds.items()]
             embeddings = [
-                EmbeddingColumn(stack.enter_context(self._file(f"post_{name}", np.float16, (0,))), decode)
-                for name, decode in (("image", decoders.image), ("caption", decoders.caption))
+                EmbeddingColumn(
+                    stack.enter_context(self._file(f"post_{name}", np.float16, (0,))), decode, width
+                )
+                for name, decode, width in (
+                    ("image", decoders.image, widths[0]),
+                    ("caption", decoders.caption, widths[1]),
+                )
             ]
             rows = RaggedRows(POSTS.fields, ragged=len(embeddings))
             last: list[int] = []
@@ -186,12 +201,19 @@ class _Reader:
                 self._on_read(POSTS.name, len(files[0]))
 
             await copy(self._connection, POSTS, take, rows.finish)
+        image, caption = embeddings
+        most_frequent = (image.most_frequent_width, caption.most_frequent_width)
+        if most_frequent != (image.width, caption.width):
+            return await self.read_posts(decoders, most_frequent)
         if len(files[0]) > MAX_POSTS:
             raise DatabaseError(
                 f"animora.posts shows more than {MAX_POSTS:,} posts, and no model takes as many"
             )
-        image, caption = (embedding.unusable for embedding in embeddings)
-        return {"posts.duplicate": repeated, "posts.image": image, "posts.caption": caption}
+        return {
+            "posts.duplicate": repeated,
+            "posts.image": image.unusable,
+            "posts.caption": caption.unusable,
+        }
 
     async def read_events(self) -> None:
         user_ids, post_ids = (map_array(self._folder / f"{name}.npy") for name in ("user_ids", "post_ids"))
