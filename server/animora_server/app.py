@@ -122,7 +122,13 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
         binder = Binder(device, queue, cost, settings.scorer.max_batch_rows)
         without = NoModel() if store is None else None
-        residency = Residency(device, binder, settings.models.resident, without)
+        residency = Residency(
+            device,
+            binder,
+            settings.models.resident,
+            without,
+            reconcile=lambda: refresher.catch_up(),  # noqa: PLW0108  # made below
+        )
         health = Health(residency, batcher, settings, shared)
         _observe(metrics, batcher, residency, health)
         _oversee(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
@@ -146,7 +152,11 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             {**ranking_service.behaviours, **timeline_service.behaviours},
         )
         refresher = CatalogRefresher(
-            PostgresStore(settings.database), settings.catalog, metrics.catalog, residency.publish
+            PostgresStore(settings.database),
+            settings.catalog,
+            metrics.catalog,
+            residency.publish,
+            preference=lambda: residency.width_preference,
         )
 
         def correct(facts: Facts) -> None:

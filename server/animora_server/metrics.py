@@ -271,6 +271,14 @@ class CatalogMetrics:
                 ("posts", "duplicate"),
             ]
         }
+        unusable = Gauge(
+            "animora_catalog_unusable_embeddings",
+            "Embeddings that count as absent: of another width than the catalog keeps, or not finite.",
+            Across.MAX,
+            registry,
+            ("column",),
+        )
+        self.unusable_embeddings = {column: unusable.labels(column) for column in ("image", "caption")}
         self._age = Gauge(
             "animora_catalog_age_seconds", "Time since the last successful refresh; +Inf before the first.",
             Across.MAX, registry,

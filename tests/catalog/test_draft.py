@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from animora_server.catalog import NEVER, EmbeddingRecords, PostDraft, PostRecords, PostTable
+from animora_server.catalog import (
+    NEVER,
+    EmbeddingRecords,
+    PostDraft,
+    PostRecords,
+    PostTable,
+    Widths,
+)
 from tests.catalog.columns import column
 
 NO_IDS = np.empty(0, np.int64)
@@ -120,7 +127,11 @@ def test_an_edit_of_neither_author_nor_embeddings_keeps_the_row(table):
     row = after.index.find(np.array([20]))
     assert len(after) == 2
     assert after.created_at[row] == 2000
-    assert not after.outdated(records({20: Post(updated_at=1)}))[0]
+    assert not after.outdated(records({20: Post(updated_at=1, created_at=2000.0)}))[0]
+
+
+def test_a_post_of_another_time_of_creation_may_be_another_one_of_the_same_id(table):
+    assert table.outdated(records({20: Post(created_at=2000.0)})).tolist() == [True]
 
 
 def test_a_soft_deleted_post_is_found_and_may_come_back(table):
@@ -184,7 +195,7 @@ def test_an_embedding_that_cannot_be_used_counts_as_none(table, image):
 
     after = draft.finish(NO_IDS, 50.0)
 
-    assert draft.misfits == 1
+    assert after.unusable() == Widths(1, 0)
     assert after.embeddings.read(2, 3)[0].tolist() == [[0, 0]]
     assert after.embeddings.read(2, 3)[1].tolist() == [[3]]
 

@@ -14,7 +14,17 @@ from animora_artifact import ArtifactRejected, Vocabulary
 from animora_artifact.errors import RejectionReason
 from animora_artifact.network import load_network
 from animora_server.batching import Batcher, BatchLimits, CostModel
-from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Facts, Feed, Groups, IdMap, Relations
+from animora_server.catalog import (
+    CatalogSnapshot,
+    EmbeddingFile,
+    Facts,
+    Feed,
+    Groups,
+    IdMap,
+    Relations,
+    WidthPreference,
+    Widths,
+)
 from animora_server.catalog.embeddings import fingerprints
 from animora_server.errors import DeviceFault
 from animora_server.metrics import ScorerMetrics
@@ -332,6 +342,44 @@ async def test_a_version_for_other_embeddings_than_the_catalogs_is_refused(resid
     with pytest.raises(ArtifactRejected) as refused:
         await residency.activate(tiny_artifact("v1", image=5)[0])
     assert refused.value.reason is RejectionReason.DIMENSIONS
+
+
+async def test_a_refused_version_has_the_catalog_take_its_widths_and_then_answers(device, binder):
+    asked = []
+    residency = Residency(device, binder, max_models=2, reconcile=lambda: asked.append(True))
+    narrow, wide = tiny_artifact("v1")[0], tiny_artifact("v2", image=5)[0]
+    await residency.publish(Catalog(image=3).grow([100]))
+    await residency.activate(narrow)
+    assert residency.width_preference == WidthPreference(serving=Widths(3, 2))
+    for _ in range(2):
+        with pytest.raises(ArtifactRejected):
+            await residency.activate(wide)
+    assert residency.width_preference == WidthPreference(serving=Widths(3, 2), wanted=Widths(5, 2))
+    assert asked == [True]
+    assert active(residency).version == "v1"
+
+    await residency.publish(Catalog(image=5, epoch=2).grow([100]))
+    await residency.activate(wide)
+
+    assert active(residency).version == "v2"
+    assert residency.width_preference == WidthPreference(serving=Widths(5, 2))
+    residency.lose()
+    assert residency.width_preference == WidthPreference(serving=Widths(5, 2))
+
+
+async def test_embeddings_of_other_widths_count_as_absent_for_a_version_that_answers(residency):
+    artifact, network = tiny_artifact("v1")
+    await residency.publish(Catalog(image=3).grow([100, 200, 999, 998]))
+    await residency.activate(artifact)
+    catalog = Catalog(image=5, caption=4, epoch=2)
+
+    await residency.publish(catalog.grow([100, 200, 999, 998]))
+
+    model, rows = active(residency), np.arange(4)
+    assert model.informed(rows).tolist() == [True, True, False, False]
+    catalog.image, catalog.caption = np.zeros((4, 3), np.float16), np.zeros((4, 2), np.float16)
+    found = await model.score(1, rows, asyncio.get_running_loop().time() + 30)
+    assert found == pytest.approx(catalog.eager(network, artifact.vocabulary, 1, rows), abs=1e-5)
 
 
 async def test_a_network_with_fewer_posts_than_its_vocabulary_is_refused(residency):

@@ -10,7 +10,7 @@ import asyncpg
 import numpy as np
 import pytest
 
-from animora_server.catalog import Catalog, PostRecords
+from animora_server.catalog import NO_PREFERENCE, Catalog, PostRecords, WidthPreference, Widths
 from animora_server.settings import CatalogSettings
 from animora_server.store.refresh import Refresh
 from tests.store.contents import USERS, content
@@ -24,6 +24,8 @@ class Follower:
 
     def __init__(self, store, settings=SETTINGS):
         self.catalog = Catalog.empty(None)
+        self.preference = NO_PREFERENCE
+        self.unusable = None
         self._store = store
         self._settings = settings
         self._read_at = None
@@ -34,7 +36,9 @@ class Follower:
 
     async def reconcile(self):
         async with self._store.reading() as reading:
-            self.catalog = await self._refresh(reading).reconcile()
+            refresh = self._refresh(reading)
+            self.catalog = await refresh.reconcile()
+            self.unusable = refresh.unusable
             self._read_at = reading.now
 
     async def poll(self, deleted=NO_IDS):
@@ -43,7 +47,7 @@ class Follower:
             self._read_at = reading.now
 
     def _refresh(self, reading):
-        return Refresh(reading, self.catalog, self._settings, time.monotonic())
+        return Refresh(reading, self.catalog, self._settings, time.monotonic(), self.preference)
 
 
 class WatchedRecords(PostRecords):
@@ -111,6 +115,16 @@ class Application:
         "update animora_app.posts set image_embedding = {embedding} where id = {post}",
         "update animora_app.posts set author_id = {user} where id = {post}",
         "update animora_app.posts set caption = 'another' where id = {post}",
+        "update animora_app.posts set created_at = now() - {age} where id = {post}",
+        # Another post of the same id.
+        ("with gone as (delete from animora_app.posts where id = {post} returning id)"
+         " insert into animora_app.posts (id, author_id, created_at, image_embedding)"
+         " select id, {user}, now() - {age}, {embedding} from gone"),
+        # What no time tells of.
+        ("begin; alter table animora_app.posts disable trigger touch_post;"
+         " update animora_app.posts set {column} = {embedding} where id = {post};"
+         " alter table animora_app.posts enable trigger touch_post; commit"),
+        "truncate animora_app.posts restart identity cascade",
         ("insert into animora_app.likes select {user}, id, now() - {age} from animora_app.posts"
          " where id = {post} on conflict do nothing"),
         "delete from animora_app.likes where user_id = {user} or post_id = {post}",
@@ -131,7 +145,9 @@ class Application:
 
     async def act(self):
         for _ in range(self._random.randrange(1, 12)):
-            await self._database.execute(self._statement(self._random.choice(self.ACTIONS)))
+            action = self._random.choice(self.ACTIONS)
+            if self._transaction is None or not action.startswith(("begin", "truncate")):  # which would wait
+                await self._database.execute(self._statement(action))
         if self._transaction is None:
             self._transaction = self._late.transaction()
             await self._transaction.start()
@@ -142,13 +158,22 @@ class Application:
 
     def _statement(self, action):
         pick = self._random
-        embedding = "null" if pick.random() < 0.3 else f"array[{pick.randrange(4)}, 1, {pick.randrange(2)}]"
+        embedding = pick.choice(
+            (
+                "null",
+                "null",
+                "array[1, 2]",
+                "array['nan'::real, 1, 2]",
+                *[f"array[{pick.randrange(4)}, 1, {pick.randrange(2)}]"] * 6,
+            )
+        )
         return action.format(
             user=pick.randint(1, USERS),
             other=pick.randint(1, USERS),
             post=pick.randint(1, 40),
             age=f"interval '{pick.choice(self.AGES)}'",
             embedding=embedding,
+            column=pick.choice(("image_embedding", "caption_embedding")),
         )
 
 
@@ -318,6 +343,144 @@ async def test_a_filled_post_that_lost_its_author_changes_no_other_post(database
         assert rows[0] == -1
     await follower.reconcile()
     assert content(follower.snapshot) == await fresh_content(store)
+
+
+EMBEDDED = """
+insert into animora_app.posts (id, author_id, image_embedding)
+select id, 1, array_fill(id::real, array[case when id <= {odd} then 17 else 8 end])
+from generate_series(1, {posts}) as id
+"""
+
+
+async def kept_images(follower):
+    """By post, the first number of its image, 0 for none."""
+    snapshot = follower.snapshot
+    ids, rows = snapshot.index.ids, snapshot.index.values
+    if not snapshot.embeddings.image_width:
+        return dict.fromkeys(ids.tolist(), 0.0)
+    return dict(zip(ids.tolist(), snapshot.embeddings.take(rows)[0][:, 0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("odd", [1, 2])
+async def test_most_embeddings_decide_on_the_width_wherever_the_others_are(database, store, odd):
+    await database.execute(EMBEDDED.format(odd=odd, posts=5))
+    follower = Follower(store)
+
+    await follower.reconcile()
+
+    assert follower.snapshot.embeddings.image_width == 8
+    assert await kept_images(follower) == {post: 0 if post <= odd else post for post in range(1, 6)}
+    assert follower.unusable == Widths(odd, 0)
+
+
+async def test_a_first_part_of_another_width_decides_nothing(database, store):
+    await database.execute(  # larger than a part
+        "insert into animora_app.posts (id, author_id, image_embedding)"
+        " select id, 1, array_fill(1::real, array[case when id <= 600 then 2000 else 1999 end])"
+        " from generate_series(1, 1500) as id"
+    )
+    follower = Follower(store)
+
+    await follower.reconcile()
+
+    assert follower.snapshot.embeddings.image_width == 1999
+    assert list((await kept_images(follower)).values()) == [0] * 600 + [1] * 900
+    assert content(follower.snapshot) == await fresh_content(store)
+
+
+async def test_the_first_embedding_of_all_does_not_decide_while_a_model_answers(database, store, follower):
+    follower.preference = WidthPreference(serving=Widths(image=8))
+    await database.execute(EMBEDDED.format(odd=1, posts=1))
+
+    await follower.poll()
+
+    assert follower.snapshot.embeddings.image_width == 8
+    assert await kept_images(follower) == {1: 0}
+
+
+async def test_all_posts_may_get_embeddings_of_another_width_while_serving(database, store):
+    await database.execute(EMBEDDED.format(odd=0, posts=6))
+    follower = Follower(store)
+    follower.preference = WidthPreference(serving=Widths(image=8))
+    await follower.reconcile()
+    before = follower.snapshot
+
+    widened = "update animora_app.posts set image_embedding = array_fill(id::real, array[16]) where id <= {}"
+    await database.execute(widened.format(4))
+    await follower.poll()
+    await follower.reconcile()
+    assert follower.snapshot.embeddings.image_width == 8
+    assert await kept_images(follower) == {1: 0, 2: 0, 3: 0, 4: 0, 5: 5, 6: 6}
+
+    await database.execute(widened.format(6))
+    follower.preference = WidthPreference(serving=Widths(image=8), wanted=Widths(image=16))
+    await follower.reconcile()
+    assert follower.snapshot.embeddings.image_width == 16
+    assert await kept_images(follower) == {post: post for post in range(1, 7)}
+    assert follower.snapshot.epoch > before.epoch
+    assert before.embeddings.read(0, 1)[0].shape == (1, 8)
+    # What had come before has not come again.
+    assert len(follower.snapshot.newer_than(before.read_at)) == 6  # each has a new row
+    assert content(follower.snapshot) == await fresh_content(store)
+
+
+@pytest.mark.parametrize("type_name", ["vector(8)", "halfvec(8)", "real[]", "double precision[]"])
+async def test_the_type_of_embeddings_may_change_while_serving(database, store, type_name):
+    await database.execute("create extension vector")
+    await database.execute(EMBEDDED.format(odd=0, posts=3))
+    follower = Follower(store)
+    await follower.reconcile()
+    definition = await database.fetchval("select pg_get_viewdef('animora.posts'::regclass)")
+    await database.execute("drop trigger touch_post on animora_app.posts")
+    for number, changed in enumerate((type_name, "halfvec(8)", type_name)):
+        await database.execute(
+            "begin; drop view animora.posts;"
+            f" alter table animora_app.posts alter image_embedding type {changed}"
+            f" using image_embedding::real[]::{changed};"
+            f" create view animora.posts as {definition}; commit"
+        )
+        await database.execute(
+            "insert into animora_app.posts (id, author_id, image_embedding)"
+            f" values ({10 + number}, 1, array[1, 2, 3, 4, 5, 6, 7, 8]::real[]::{changed})"
+        )
+        await follower.poll()
+        assert content(follower.snapshot) == await fresh_content(store)
+    assert await kept_images(follower) == {1: 1, 2: 2, 3: 3, 10: 1, 11: 1, 12: 1}
+    assert follower.unusable == Widths(0, 0)
+
+
+async def test_a_reused_id_shows_the_new_post(database, store, follower):
+    insert = "insert into animora_app.posts (author_id, image_embedding) values (1, array[{}, 2])"
+    await database.execute(insert.format(1))
+    await follower.poll()
+    await database.execute("truncate animora_app.posts restart identity cascade")
+    await database.execute(insert.format(7))
+
+    await follower.poll()
+
+    assert await kept_images(follower) == {1: 7}
+    assert content(follower.snapshot) == await fresh_content(store)
+
+
+async def test_a_large_catalog_is_read_again_part_by_part(database, store):
+    await database.execute(
+        "insert into animora_app.posts (id, author_id, image_embedding)"
+        " select id, 1, array_fill(1::real, array[2000]) from generate_series(1, 9000) as id"
+    )
+    follower = Follower(store, CatalogSettings(reconcile_interval=1e-6))
+    await follower.reconcile()
+    await database.execute("alter table animora_app.posts disable trigger touch_post")
+    await database.execute(
+        "update animora_app.posts set image_embedding = array_fill(2::real, array[2000]) where id % 100 = 0"
+    )
+    seen = set()
+    for _ in range(100):
+        await follower.reconcile()
+        seen = {post for post, number in (await kept_images(follower)).items() if number == 2}
+        if len(seen) == 90:
+            break
+        assert len(seen) < 90
+    assert seen == set(range(100, 9001, 100))
 
 
 async def test_nothing_new_is_a_snapshot_that_differs_in_the_time_of_its_blocks_alone(database, follower):

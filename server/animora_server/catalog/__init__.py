@@ -22,10 +22,13 @@ from animora_server.catalog.records import (
 from animora_server.catalog.relations import Relations
 from animora_server.catalog.snapshot import CatalogSnapshot
 from animora_server.catalog.table import PostTable
+from animora_server.catalog.widths import NO_PREFERENCE, NO_WIDTHS, WidthPreference, Widths
 
 __all__ = [
     "NEVER",
     "NO_EMBEDDING",
+    "NO_PREFERENCE",
+    "NO_WIDTHS",
     "Activity",
     "Catalog",
     "CatalogSnapshot",
@@ -43,5 +46,7 @@ __all__ = [
     "PostTable",
     "RecentFacts",
     "Relations",
+    "WidthPreference",
+    "Widths",
     "corrected",
 ]

@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from animora_server.catalog.embeddings import INFINITE, fingerprints, magnitudes
 from animora_server.catalog.lookup import ABSENT, IdMap
-from animora_server.catalog.records import NO_EMBEDDING, EmbeddingColumn, EmbeddingRecords, PostRecords
+from animora_server.catalog.records import EmbeddingColumn, EmbeddingRecords, PostRecords
 from animora_server.catalog.table import PostTable
+from animora_server.catalog.widths import NO_PREFERENCE, FoundWidths, WidthPreference, Widths
 from animora_server.types import BoolArray, HalfArray, IntArray
 
 Column = TypeVar("Column", bound=np.generic)
@@ -22,13 +23,13 @@ class _Arrived:
     at: IntArray
     moved: BoolArray  # to a new row
     fingerprints: IntArray
-    no_image: BoolArray
-    no_caption: BoolArray
+    image_widths: FoundWidths
+    caption_widths: FoundWidths
 
     @classmethod
     def nothing(cls) -> Self:
-        ids, flags = np.empty(0, np.int64), np.empty(0, np.bool_)
-        return cls(ids, flags, ids, flags, flags)
+        ids, widths = np.empty(0, np.int64), np.empty(0, np.int32)
+        return cls(ids, np.empty(0, np.bool_), ids, widths, widths)
 
 
 class PostDraft:
@@ -37,14 +38,25 @@ class PostDraft:
     Embeddings arrive in parts, so that a load of any size takes little memory. A post that is new, or whose
     author or embeddings changed, gets a row at the end; any other keeps its row.
 
+    Args:
+        table: The table before it.
+        found: Posts that the database has.
+        pending: Whose embeddings are new: bool, by position among the posts found.
+        preference: What the models take, where the table has no embeddings so far.
+
     Attributes:
-        pending: Whose embeddings `add` waits for: bool, by position among the posts found.
-        misfits: How many embeddings counted as none, being of another width or not finite.
+        pending: Whose embeddings `add` still waits for.
     """
 
-    def __init__(self, table: PostTable, found: PostRecords, pending: BoolArray) -> None:
+    def __init__(
+        self,
+        table: PostTable,
+        found: PostRecords,
+        pending: BoolArray,
+        preference: WidthPreference = NO_PREFERENCE,
+    ) -> None:
         self.pending = pending.copy()
-        self.misfits = 0
+        self._preference = preference
         self._table = table
         self._found = found
         self._positions = IdMap(found.ids, np.arange(len(found)))
@@ -68,14 +80,13 @@ class PostDraft:
         self.pending[at] = False
         images, captions = batch.images.take(first), batch.captions.take(first)
         self._learn_widths(images, captions)
-        image = self._matrix(images, self._file.image_width)
-        caption = self._matrix(captions, self._file.caption_width)
+        image, image_widths = _matrix(images, self._file.image_width)
+        caption, caption_widths = _matrix(captions, self._file.caption_width)
         digests = fingerprints(image, caption)
         moved = ~self._unchanged(at, digests)
         self._file.write(self._rows, image[moved], caption[moved])
         self._rows += int(np.count_nonzero(moved))
-        no_image, no_caption = (np.equal(column.widths, NO_EMBEDDING) for column in (images, captions))
-        self._arrived.append(_Arrived(at, moved, digests, no_image, no_caption))
+        self._arrived.append(_Arrived(at, moved, digests, image_widths, caption_widths))
 
     def finish(self, removed: IntArray, read_at: float) -> PostTable:
         """The next table, or the same one if nothing changed.
@@ -107,9 +118,10 @@ class PostDraft:
         arrived_at = _grown(table.arrived_at, self._rows)
         # The database's clock may have stepped back, as after a failover.
         arrived_at[new_rows] = table.arrived_at[-1:].max(initial=read_at)
-        no_image, no_caption = _grown(table.no_image, self._rows), _grown(table.no_caption, self._rows)
+        image_widths = _grown(table.image_widths, self._rows)
+        caption_widths = _grown(table.caption_widths, self._rows)
         rows = index.get(found.ids[arrived.at])
-        no_image[rows], no_caption[rows] = arrived.no_image, arrived.no_caption
+        image_widths[rows], caption_widths[rows] = arrived.image_widths, arrived.caption_widths
         created_at, updated_at = _grown(table.created_at, self._rows), _grown(table.updated_at, self._rows)
         deleted = _grown(table.deleted, self._rows)
         rows = index.get(current.ids)
@@ -126,8 +138,8 @@ class PostDraft:
             deleted=deleted,
             fingerprints=digests,
             arrived_at=arrived_at,
-            no_image=no_image,
-            no_caption=no_caption,
+            image_widths=image_widths,
+            caption_widths=caption_widths,
             index=index,
             embeddings=self._file,
         ).without_many_tombstones()
@@ -143,8 +155,8 @@ class PostDraft:
             np.concatenate([part.at for part in parts]),
             np.concatenate([part.moved for part in parts]),
             np.concatenate([part.fingerprints for part in parts]),
-            np.concatenate([part.no_image for part in parts]),
-            np.concatenate([part.no_caption for part in parts]),
+            np.concatenate([part.image_widths for part in parts]),
+            np.concatenate([part.caption_widths for part in parts]),
         )
 
     def _same(self, records: PostRecords) -> bool:
@@ -168,26 +180,37 @@ class PostDraft:
         return unchanged
 
     def _learn_widths(self, images: EmbeddingColumn, captions: EmbeddingColumn) -> None:
-        """Takes the widths from the first embeddings seen; the rows so far get zeros of that width."""
-        image_width = self._file.image_width or images.first_width()
-        caption_width = self._file.caption_width or captions.first_width()
-        if (image_width, caption_width) != (self._file.image_width, self._file.caption_width):
-            self._file = self._file.resized(image_width, caption_width, self._rows)
+        """Chooses a width that the file lacks among these embeddings; the rows so far get zeros of it.
 
-    def _matrix(self, column: EmbeddingColumn, width: int) -> HalfArray:
-        """Embeddings as float16 (k, width), zeros where there is none or it cannot be used."""
-        fits = np.equal(column.widths, width)
-        self.misfits += int(np.count_nonzero((column.widths != NO_EMBEDDING) & ~fits))
-        matrix = np.zeros((len(fits), width), np.float16)
-        block = column.blocks.get(width)
-        if block is not None:
-            # What float16 cannot hold becomes infinite, and is dropped below.
-            with np.errstate(over="ignore"):
-                matrix[slice(None) if fits.all() else fits] = block
-        bad = magnitudes(matrix) >= INFINITE
-        matrix[bad] = 0
-        self.misfits += int(np.count_nonzero(bad))
-        return matrix
+        The first part is not all posts: a reconcile chooses again.
+        """
+        kept = self._file.widths
+        chosen = self._preference.choose(
+            images.widths.astype(np.int32), captions.widths.astype(np.int32), kept
+        )
+        widths = Widths(kept.image or chosen.image, kept.caption or chosen.caption)
+        if widths != kept:
+            self._file = self._file.resized(widths.image, widths.caption, self._rows)
+
+
+def _matrix(column: EmbeddingColumn, width: int) -> tuple[HalfArray, FoundWidths]:
+    """Embeddings as float16 (k, width), zeros where there is none or it cannot be used.
+
+    Also the column's widths, 0 where an embedding holds what float16 does not: int32 (k).
+    """
+    widths = column.widths.astype(np.int32)
+    matrix = np.zeros((len(widths), width), np.float16)
+    for found_width, block in column.blocks.items():
+        fits = np.flatnonzero(widths == found_width)
+        # What float16 cannot hold becomes infinite.
+        with np.errstate(over="ignore"):
+            halves = block.astype(np.float16)
+        bad = magnitudes(halves) >= INFINITE
+        if found_width == width:
+            halves[bad] = 0
+            matrix[fits] = halves
+        widths[fits[bad]] = 0
+    return matrix, widths
 
 
 def _grown(column: npt.NDArray[Column], rows: int) -> npt.NDArray[Column]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from animora_server.catalog.widths import Widths
 from animora_server.types import HalfArray, IntArray
 
 COPY_ROWS = 8192  # rows copied at once between files
@@ -32,6 +33,11 @@ class EmbeddingFile:
         self._width = image_width + caption_width
         self._descriptor: int | None = None
         self._mapped: HalfArray = np.empty((0, self._width), np.float16)
+
+    @property
+    def widths(self) -> Widths:
+        """How wide both are."""
+        return Widths(self.image_width, self.caption_width)
 
     def read(self, start: int, stop: int) -> tuple[HalfArray, HalfArray]:
         """Image float16 (n, image_width) and caption float16 (n, caption_width) of rows [start, stop)."""

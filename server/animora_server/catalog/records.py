@@ -89,10 +89,6 @@ class EmbeddingColumn:
             blocks[width] = block[place[at[widths == width]]]
         return EmbeddingColumn(widths, blocks)
 
-    def first_width(self) -> int:
-        """The width of the first embedding that can be used, 0 without any."""
-        return next(iter(self.widths[self.widths > 0].tolist()), 0)
-
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRecords:

@@ -1,6 +1,6 @@
 """The posts by row, as one refresh leaves them to the next."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from animora_server.catalog.embeddings import EmbeddingFile
 from animora_server.catalog.lookup import ABSENT, IdMap
-from animora_server.catalog.records import PostRecords
+from animora_server.catalog.records import NO_EMBEDDING, PostRecords
+from animora_server.catalog.widths import FoundWidths, Widths
 from animora_server.types import BoolArray, DoubleArray, IntArray
 
 MIN_TOMBSTONES = 1024  # fewer are not worth a new epoch, for which every post is encoded again
@@ -28,8 +29,9 @@ class PostTable:
         fingerprints: int64 (n).
         arrived_at: float64 (n), the database's time (unix seconds) of the reading that brought the row;
             never descending, since rows are appended.
-        no_image: bool (n), the image embedding was null.
-        no_caption: bool (n), the caption embedding was null.
+        image_widths: int32 (n), how wide the database's image embedding is: 0 where it cannot be used,
+            NO_EMBEDDING where it is null. Only those as wide as `embeddings` are kept there.
+        caption_widths: int32 (n), the same of caption embeddings.
         index: Row of each post id, tombstones left out.
         embeddings: Rows [0, n) are written.
     """
@@ -42,15 +44,15 @@ class PostTable:
     deleted: BoolArray
     fingerprints: IntArray
     arrived_at: DoubleArray
-    no_image: BoolArray
-    no_caption: BoolArray
+    image_widths: FoundWidths
+    caption_widths: FoundWidths
     index: IdMap
     embeddings: EmbeddingFile
 
     @classmethod
     def empty(cls, directory: Path | None) -> Self:
         """No posts; embeddings will be kept in a directory, or in the system's temporary one."""
-        ids, flags = np.empty(0, np.int64), np.empty(0, np.bool_)
+        ids, flags, found = np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0, np.int32)
         return cls(
             epoch=0,
             post_ids=ids,
@@ -60,8 +62,8 @@ class PostTable:
             deleted=flags,
             fingerprints=ids,
             arrived_at=np.empty(0, np.float64),
-            no_image=flags,
-            no_caption=flags,
+            image_widths=found,
+            caption_widths=found,
             index=IdMap.empty(),
             embeddings=EmbeddingFile(directory, 0, 0),
         )
@@ -76,8 +78,11 @@ class PostTable:
         known = np.not_equal(rows, ABSENT)
         at = rows[known]
         outdated = np.logical_not(known)
-        outdated[known] = (self.updated_at[at] != found.updated_at[known]) | (
-            self.author_ids[at] != found.author_ids[known]
+        # Another author or time of creation is another post of the same id, as after a TRUNCATE.
+        outdated[known] = (
+            (self.updated_at[at] != found.updated_at[known])
+            | (self.author_ids[at] != found.author_ids[known])
+            | (self.created_at[at] != found.created_at[known])
         )
         return outdated
 
@@ -85,10 +90,24 @@ class PostTable:
         """Ids int64 (k) of posts here that are not among all posts found."""
         return np.setdiff1d(self.index.ids, found.ids, assume_unique=True)
 
-    def lacking(self, since: float) -> tuple[IntArray, IntArray]:
-        """Ids of undeleted posts made since a time (unix seconds) without an image, and without a caption."""
-        young = (self.created_at >= since) & ~self.deleted
-        return self.post_ids[young & self.no_image], self.post_ids[young & self.no_caption]
+    def lacking(self, since: float, most: int | None = None) -> tuple[IntArray, IntArray]:
+        """Ids of undeleted posts made since a time (unix seconds) without an image, and without a caption.
+
+        Args:
+            since: The time.
+            most: Of each, at most so many are given, the youngest; None gives all.
+        """
+        young = np.flatnonzero((self.created_at >= since) & ~self.deleted)
+        return (
+            self._youngest(young[self.image_widths[young] == NO_EMBEDDING], most),
+            self._youngest(young[self.caption_widths[young] == NO_EMBEDDING], most),
+        )
+
+    def _youngest(self, rows: IntArray, most: int | None) -> IntArray:
+        """Ids int64 (k) of posts at rows int64 (m)."""
+        if most is not None and len(rows) > most:
+            rows = rows[np.argpartition(self.created_at[rows], -most)[-most:]]
+        return self.post_ids[rows]
 
     def records(self, ids: IntArray) -> PostRecords:
         """What is known of posts int64 (k), all of which are here.
@@ -110,10 +129,37 @@ class PostTable:
         tombstones = len(self) - len(self.index)
         if tombstones <= max(MIN_TOMBSTONES, len(self) // 4):
             return self
-        rows = np.sort(self.index.values)  # int64 (posts)
+        return self._of_rows(np.sort(self.index.values), self.epoch + 1)
+
+    def in_order_of(self, before: "PostTable") -> "PostTable":
+        """This table with its rows in the order of another table's posts, in the epoch after that one's.
+
+        Raises:
+            LookupError: The other table lacks a post.
+            OSError: The new embeddings cannot be written.
+        """
+        rows_before = before.index.get(self.post_ids)
+        order = np.argsort(rows_before)
+        return replace(
+            self._of_rows(order, before.epoch + 1), arrived_at=before.arrived_at[rows_before[order]]
+        )
+
+    def found_widths(self) -> tuple[FoundWidths, FoundWidths]:
+        """The image and the caption widths of posts that are not deleted: int32 (k) each."""
+        live = ~self.deleted
+        return self.image_widths[live], self.caption_widths[live]
+
+    def unusable(self) -> Widths:
+        """How many image and caption embeddings of posts that are not deleted count as absent."""
+        images, captions = self.found_widths()
+        kept = self.embeddings.widths
+        return Widths(_unlike(images, kept.image), _unlike(captions, kept.caption))
+
+    def _of_rows(self, rows: IntArray, epoch: int) -> "PostTable":
+        """The posts at rows int64 (k) alone, none of them a tombstone, in that order."""
         post_ids = self.post_ids[rows]
         return PostTable(
-            epoch=self.epoch + 1,
+            epoch=epoch,
             post_ids=post_ids,
             author_ids=self.author_ids[rows],
             created_at=self.created_at[rows],
@@ -121,8 +167,8 @@ class PostTable:
             deleted=self.deleted[rows],
             fingerprints=self.fingerprints[rows],
             arrived_at=self.arrived_at[rows],
-            no_image=self.no_image[rows],
-            no_caption=self.no_caption[rows],
+            image_widths=self.image_widths[rows],
+            caption_widths=self.caption_widths[rows],
             index=IdMap.of(post_ids, np.arange(len(rows))),
             embeddings=self.embeddings.compacted(rows),
         )
@@ -130,4 +176,9 @@ class PostTable:
     @property
     def nbytes(self) -> int:
         """Memory of the columns that a snapshot does not share."""
-        return self.updated_at.nbytes + self.no_image.nbytes + self.no_caption.nbytes
+        return self.updated_at.nbytes + self.image_widths.nbytes + self.caption_widths.nbytes
+
+
+def _unlike(found: FoundWidths, kept: int) -> int:
+    """How many embeddings of widths int32 (k) are there, but cannot be kept."""
+    return int(np.count_nonzero((found != NO_EMBEDDING) & ((found != kept) | (found == 0))))

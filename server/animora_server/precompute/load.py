@@ -77,7 +77,7 @@ async def load_scorer(
         ) from error
     async with Device(settings, on_fault=lambda: None) as device:  # a fault is raised, and ends the run
         model = await device.load(artifact)
-        check_widths(model, window.snapshot)
+        check_widths(model.manifest, window.snapshot)
         scorer = WindowScorer(model, str(device), window, settings.max_batch_rows, pace)
         await asyncio.to_thread(scorer.encode)
     return scorer

@@ -40,16 +40,16 @@ class Binder:
     ) -> ResidentModel:
         """The model with every row of the snapshot encoded, and every batch size warm.
 
+        Embeddings of another width than the model's count as absent; see check_widths.
+
         Args:
             loaded: The model.
             snapshot: The catalog.
             bound: The same model bound before, whose encoded rows are kept if they are of this epoch.
 
         Raises:
-            ArtifactRejected: The catalog's embeddings are of other widths than the model's.
             ScoringFailed: The device failed.
         """
-        check_widths(loaded, snapshot)
         table, informed = await self._with_capacity(
             loaded, len(snapshot), bound if bound and bound.snapshot.epoch == snapshot.epoch else None
         )
@@ -106,14 +106,19 @@ def known(manifest: Manifest, snapshot: CatalogSnapshot, rows: IntArray, post_ro
         post_rows: int64 (m), their rows in the vocabulary, 0 unknown.
     """
     informed = np.greater(post_rows, 0)
-    if manifest.dimensions.image or manifest.dimensions.caption:
+    taken, kept = manifest.dimensions, snapshot.embeddings
+    if taken.image == kept.image_width > 0 or taken.caption == kept.caption_width > 0:
         informed |= snapshot.has_embeddings(rows)
     return informed
 
 
-def check_widths(loaded: Model, snapshot: CatalogSnapshot) -> None:
-    """A catalog without embeddings is fine; one with others than the model's is not."""
-    dimensions, embeddings = loaded.manifest.dimensions, snapshot.embeddings
+def check_widths(manifest: Manifest, snapshot: CatalogSnapshot) -> None:
+    """A catalog without embeddings is fine; one with others than a model's is not.
+
+    Raises:
+        ArtifactRejected: The catalog's embeddings are of other widths than the model's.
+    """
+    dimensions, embeddings = manifest.dimensions, snapshot.embeddings
     for name, model, catalog in (
         ("image", dimensions.image, embeddings.image_width),
         ("caption", dimensions.caption, embeddings.caption_width),

@@ -47,8 +47,8 @@ class LoadedModel:
 
 
 def as_features(embeddings: HalfArray, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Embeddings float16 (n, w) as a model takes them: floating (n, width), absent ones as zeros."""
-    if embeddings.shape[1] and width:
+    """Embeddings float16 (n, w) as a model takes them: floating (n, width), zeros if the width is another."""
+    if embeddings.shape[1] == width and width:
         return torch.from_numpy(embeddings).to(device, dtype)
     return torch.zeros((len(embeddings), width), device=device, dtype=dtype)
 

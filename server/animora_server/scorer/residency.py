@@ -2,15 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import structlog
 
-from animora_artifact import Artifact, ArtifactRejected
-from animora_server.catalog import CatalogSnapshot, Facts, RecentFacts, corrected
+from animora_artifact import Artifact, ArtifactRejected, Manifest
+from animora_server.catalog import (
+    NO_WIDTHS,
+    CatalogSnapshot,
+    Facts,
+    RecentFacts,
+    WidthPreference,
+    Widths,
+    corrected,
+)
 from animora_server.errors import DeviceFault, ModelUnavailable, ScoringFailed
-from animora_server.scorer.binder import Binder
+from animora_server.scorer.binder import Binder, check_widths
 from animora_server.scorer.lost import LostModel
 from animora_server.scorer.no_model import NoModel
 from animora_server.scorer.protocols import Device, Model
@@ -41,11 +49,20 @@ class Residency:
         binder: Encodes snapshots.
         max_models: How many versions stay on the device.
         without: What answers while no version does; None where the heuristic stands in for one then.
+        reconcile: Asks for a reconcile of the catalog, since a version takes other embeddings than it has.
     """
 
     def __init__(
-        self, device: Device, binder: Binder, max_models: int, without: NoModel | None = None
+        self,
+        device: Device,
+        binder: Binder,
+        max_models: int,
+        without: NoModel | None = None,
+        reconcile: Callable[[], None] = lambda: None,
     ) -> None:
+        self._reconcile = reconcile
+        self._wanted_widths = NO_WIDTHS
+        self._lacking: str | None = None  # why embeddings count as absent for the version that answers
         self._device = device
         self._binder = binder
         self._max_models = max_models
@@ -87,11 +104,12 @@ class Residency:
             for version, loaded in list(self._loaded.items()):
                 try:
                     resident[version] = await self._binder.bind(loaded, snapshot, self._bound.get(version))
-                except (ScoringFailed, ArtifactRejected) as error:
+                except ScoringFailed as error:
                     log.error("a model cannot be bound to the catalog", version=version, error=str(error))
             missed = self._facts.since(snapshot.blocks_read_at)
             resident = resident if losses == self._losses else {}
             self._swap(corrected(snapshot, missed) if missed else snapshot, resident)
+            self._report_widths(snapshot)
             self._facts.forget(snapshot.blocks_read_at)
             self._published.set()
 
@@ -111,12 +129,16 @@ class Residency:
             ScoringFailed: The device failed.
         """
         version, losses = artifact.manifest.version, self._losses
+        if self._pin is not None:
+            self._check_widths(artifact.manifest)
         loaded = self._loaded.get(version) or await self._device.load(artifact)
         await self._published.wait()
+        self._check_widths(artifact.manifest)
         # The long part. Snapshots go on being published meanwhile, with the blocks that are in them.
         pin = self._published_pin()
         bound = await self._binder.bind(loaded, pin.snapshot, self._bound.get(version))
         async with self._changing:
+            self._check_widths(artifact.manifest)
             pin = self._published_pin()
             bound = await self._binder.bind(loaded, pin.snapshot, bound)
             if losses != self._losses:
@@ -131,6 +153,40 @@ class Residency:
                 resident.pop(evicted, None)
             # Facts may have come while it was bound; no snapshot has.
             self._swap(self._published_pin().snapshot, resident)
+
+    def _report_widths(self, snapshot: CatalogSnapshot) -> None:
+        """Logs when the version that answers begins to lack its embeddings, and when that ends."""
+        version, lacking = self.active_version, None
+        if version is not None:
+            try:
+                check_widths(self._loaded[version].manifest, snapshot)
+            except ArtifactRejected as error:
+                lacking = str(error)
+        if lacking != self._lacking and lacking is not None:
+            log.warning(
+                "embeddings count as absent for the model that answers", version=version, error=lacking
+            )
+        self._lacking = lacking
+
+    @property
+    def width_preference(self) -> WidthPreference:
+        """Which embeddings the catalog should keep."""
+        models = list((self._loaded or self._lost).values())
+        return WidthPreference(_widths(models[-1].manifest) if models else NO_WIDTHS, self._wanted_widths)
+
+    def _check_widths(self, manifest: Manifest) -> None:
+        """Raises ArtifactRejected for a version that takes other embeddings than the catalog has.
+
+        The catalog may have them after a reconcile.
+        """
+        wanted_before, self._wanted_widths = self._wanted_widths, NO_WIDTHS
+        try:
+            check_widths(manifest, self._published_pin().snapshot)
+        except ArtifactRejected:
+            self._wanted_widths = _widths(manifest)
+            if self._wanted_widths != wanted_before:
+                self._reconcile()
+            raise
 
     def lose(self) -> None:
         """All that was on the device has gone with it: asking any version fails until one is activated."""
@@ -151,3 +207,7 @@ class Residency:
         models = {version: LostModel(model, snapshot) for version, model in self._lost.items()} | resident
         active = models.get(self.active_version or next(reversed(self._lost), ""), self._without)
         self._pin = Pin(snapshot, active, models)
+
+
+def _widths(manifest: Manifest) -> Widths:
+    return Widths(manifest.dimensions.image, manifest.dimensions.caption)

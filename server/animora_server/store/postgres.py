@@ -112,9 +112,12 @@ class PostgresReading:
 
     async def filled(self, no_image: IntArray, no_caption: IntArray) -> IntArray:
         """See CatalogReading."""
-        query = await asyncio.to_thread(queries.filled, no_image, no_caption)
-        (ids,) = await self._columns(queries.ID_COLUMN, query)
-        return np.unique(ids)
+        found = [np.empty(0, np.int64)]
+        for start in range(0, max(len(no_image), len(no_caption)), IDS_AT_ONCE):
+            some = slice(start, start + IDS_AT_ONCE)
+            query = await asyncio.to_thread(queries.filled, no_image[some], no_caption[some])
+            found += await self._columns(queries.ID_COLUMN, query)
+        return np.unique(np.concatenate(found))
 
     async def embeddings(self, take: TakeEmbeddings) -> None:
         """See CatalogReading."""

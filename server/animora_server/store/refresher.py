@@ -13,7 +13,16 @@ import numpy as np
 import structlog
 
 from animora_server.background import log_task_failure, stop
-from animora_server.catalog import Catalog, CatalogSnapshot, Facts, RecentFacts
+from animora_server.catalog import (
+    NO_PREFERENCE,
+    NO_WIDTHS,
+    Catalog,
+    CatalogSnapshot,
+    Facts,
+    RecentFacts,
+    WidthPreference,
+    Widths,
+)
 from animora_server.errors import AnimoraError, ConfigurationError
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
@@ -39,6 +48,7 @@ class CatalogRefresher:
         settings: Intervals and windows.
         metrics: What is recorded.
         publish: Makes a snapshot the one that requests see; awaited before the next refresh begins.
+        preference: Which embeddings the models take.
     """
 
     def __init__(
@@ -47,7 +57,9 @@ class CatalogRefresher:
         settings: CatalogSettings,
         metrics: CatalogMetrics,
         publish: Callable[[CatalogSnapshot], Awaitable[None]],
+        preference: Callable[[], WidthPreference] = lambda: NO_PREFERENCE,
     ) -> None:
+        self._preference = preference
         self._store = store
         self._settings = settings
         self._metrics = metrics
@@ -58,7 +70,7 @@ class CatalogRefresher:
         self._reconcile_at = float("-inf")  # time.monotonic()
         self._behind = asyncio.Event()
         self._facts = RecentFacts()
-        self._misfits_reported = False
+        self._unusable = NO_WIDTHS  # as the log says
         self._left_out: dict[tuple[str, str], int] = {}  # as the log says
         self._task: asyncio.Task[None] | None = None
 
@@ -137,7 +149,7 @@ class CatalogRefresher:
             # After a poll, which is quick and brings all blocks.
             self._reconcile_at = began
         async with self._store.reading() as reading:
-            refresh = Refresh(reading, self._catalog, self._settings, began)
+            refresh = Refresh(reading, self._catalog, self._settings, began, self._preference())
             if since is None or (began >= self._reconcile_at and not behind):
                 # One that fails is not tried again at once: polls keep the blocks fresh meanwhile.
                 self._reconcile_at = began + self._settings.reconcile_interval * random.uniform(0.9, 1.1)
@@ -158,14 +170,8 @@ class CatalogRefresher:
                 seconds=round(self._refreshed_at - began, 3),
             )
         self._report_left_out(refresh.left_out)
-        if refresh.misfits and not self._misfits_reported:
-            self._misfits_reported = True
-            log.warning(
-                "embeddings of another width, or not finite, count as none",
-                posts=refresh.misfits,
-                image_width=catalog.snapshot.embeddings.image_width,
-                caption_width=catalog.snapshot.embeddings.caption_width,
-            )
+        if refresh.unusable is not None:
+            self._report_unusable(refresh.unusable)
 
     def _report_left_out(self, left_out: Mapping[tuple[str, str], int]) -> None:
         for (view, reason), rows in left_out.items():
@@ -173,6 +179,23 @@ class CatalogRefresher:
             if rows and rows != self._left_out.get((view, reason)):
                 log.warning("rows of a view are left out", view=view, reason=reason, rows=rows)
         self._left_out.update(left_out)
+
+    def _report_unusable(self, unusable: Widths) -> None:
+        """Records how many embeddings count as absent, and logs it when they become more."""
+        kept = self._catalog.snapshot.embeddings.widths
+        for column, count, before, width in (
+            ("image", unusable.image, self._unusable.image, kept.image),
+            ("caption", unusable.caption, self._unusable.caption, kept.caption),
+        ):
+            self._metrics.unusable_embeddings[column].set(count)
+            if count > before:
+                log.warning(
+                    "embeddings of another width, or not finite, count as absent",
+                    column=f"{column}_embedding",
+                    posts=count,
+                    width=width,
+                )
+        self._unusable = unusable
 
     def _record(self, seconds: float) -> None:
         snapshot = self._catalog.snapshot

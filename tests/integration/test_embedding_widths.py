@@ -1,0 +1,144 @@
+"""Embeddings of another width, and a model for them, while the server answers."""
+
+import asyncio
+
+import asyncpg
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from animora_artifact import ArtifactRejected
+from animora_server.batching import Batcher, BatchLimits, CostModel
+from animora_server.metrics import CatalogMetrics, ScorerMetrics
+from animora_server.scorer import Binder, Residency
+from animora_server.scorer.device import Device
+from animora_server.settings import CatalogSettings, DatabaseSettings, ScorerSettings
+from animora_server.store import CatalogRefresher, PostgresStore
+from tests.scorer.artifacts import POSTS, tiny_artifact
+
+PATIENCE = 60  # seconds
+LIMITS = BatchLimits(max_batch_rows=256)
+
+
+class Server:
+    """What keeps the catalog and the models of a server."""
+
+    def __init__(self, url, device, batcher):
+        cost = CostModel()
+        self.registry = CollectorRegistry()
+        self.residency = Residency(
+            device,
+            Binder(device, batcher, cost, LIMITS.max_batch_rows),
+            max_models=2,
+            reconcile=lambda: self.refresher.catch_up(),  # noqa: PLW0108  # made below
+        )
+        self.refresher = CatalogRefresher(
+            PostgresStore(DatabaseSettings(url=SecretStr(url))),
+            CatalogSettings(poll_interval=0.05, reconcile_interval=0.2),
+            CatalogMetrics(self.registry),
+            self._publish,
+            preference=lambda: self.residency.width_preference,
+        )
+        self.answering = set()  # versions at each publication
+        self._published = asyncio.Event()
+
+    @property
+    def snapshot(self):
+        return self._pin.snapshot
+
+    @property
+    def active(self):
+        return self._pin.active
+
+    @property
+    def _pin(self):
+        pin = self.residency.current()
+        assert pin is not None
+        return pin
+
+    async def until(self, holds):
+        async with asyncio.timeout(PATIENCE):
+            while not holds():
+                self._published.clear()
+                await self._published.wait()
+
+    async def activate(self, artifact):
+        """As the model watcher does: a version that is refused is tried again."""
+        while True:
+            try:
+                return await self.residency.activate(artifact)
+            except ArtifactRejected:
+                self._published.clear()
+                await asyncio.wait_for(self._published.wait(), PATIENCE)
+
+    def images(self):
+        """First numbers of the images by post."""
+        index = self.snapshot.index
+        images, _ = self.snapshot.embeddings.take(index.values)
+        return dict(zip(index.ids.tolist(), images[:, 0].tolist(), strict=True))
+
+    async def _publish(self, snapshot):
+        await self.residency.publish(snapshot)
+        active = self._pin.active
+        self.answering.add(active and active.version)
+        self._published.set()
+
+
+@pytest.fixture
+async def database(postgres_url):
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute("insert into animora_app.users select 1")
+    await connection.execute(
+        "insert into animora_app.posts (id, author_id, image_embedding, caption_embedding)"
+        " select id, 1, '{1, 2, 3}', '{1, 2}' from unnest($1::bigint[]) as id",
+        POSTS.tolist(),
+    )
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def server(postgres_url, database):
+    settings = ScorerSettings(device="cpu", max_batch_rows=LIMITS.max_batch_rows)
+    metrics = ScorerMetrics(CollectorRegistry())
+    async with (
+        Device(settings, on_fault=lambda: None) as device,
+        Batcher(device.score, LIMITS, CostModel(), metrics) as batcher,
+    ):
+        yield Server(postgres_url, device, batcher)
+
+
+async def test_one_post_of_another_width_leaves_the_model_to_answer(server, database):
+    await database.execute(
+        "insert into animora_app.posts (id, author_id, image_embedding)"
+        " values (1, 1, '{1}'), (2, 1, '{nan, 1, 1}')"
+    )
+    async with server.refresher:
+        await server.activate(tiny_artifact("v1")[0])
+        await database.execute(
+            "insert into animora_app.posts (id, author_id, image_embedding) values (3, 1, '{1}')"
+        )
+        await server.until(lambda: len(server.snapshot) == len(POSTS) + 3)
+
+        assert server.active.version == "v1"
+        assert server.images() == {1: 0, 2: 0, 3: 0} | dict.fromkeys(POSTS.tolist(), 1)
+        unusable = server.registry.get_sample_value(
+            "animora_catalog_unusable_embeddings", {"column": "image"}
+        )
+        assert unusable == 3
+
+
+async def test_embeddings_get_another_width_and_a_model_for_them_answers_without_a_restart(server, database):
+    async with server.refresher:
+        await server.activate(tiny_artifact("v1")[0])
+        server.answering.clear()
+        await database.execute("update animora_app.posts set image_embedding = '{4, 5, 6, 7, 8}'")
+
+        await server.activate(tiny_artifact("v2", image=5)[0])
+
+        assert server.active.version == "v2"
+        assert server.answering <= {"v1", "v2"}
+        assert server.images() == dict.fromkeys(POSTS.tolist(), 4)
+        rows = server.snapshot.rows(np.array(POSTS))
+        assert server.active.informed(rows).all()
