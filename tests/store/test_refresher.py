@@ -226,8 +226,8 @@ async def test_embeddings_that_cannot_be_used_are_logged_once(database, store, m
             await published.until(anything)
             await published.until(anything)
 
-    (entry,) = [entry for entry in logs if "count as none" in entry["event"]]
-    assert (entry["posts"], entry["image_width"]) == (1, 2)
+    (entry,) = [entry for entry in logs if "count as absent" in entry["event"]]
+    assert (entry["column"], entry["posts"], entry["width"]) == ("image_embedding", 1, 2)
 
 
 async def test_a_bug_ends_the_refresher_aloud(database, store, metrics):
