@@ -91,7 +91,7 @@ class AsyncRankingClient:
             TypeError: An id is not an integer.
         """
         message = rank_message(RankRequest(user_id, post_ids, **options))
-        with typed_errors():
+        with typed_errors(self._is_connected):
             response = await self._service().Rank(message, **self._connection.call(timeout, metadata))
         return read_ranking(response)
 
@@ -113,7 +113,7 @@ class AsyncRankingClient:
             TypeError: An id is not an integer.
         """
         message = batch_message(requests)
-        with typed_errors():
+        with typed_errors(self._is_connected):
             response = await self._service().BatchRank(message, **self._connection.call(timeout, metadata))
         return read_batch(response, len(requests))
 
@@ -179,15 +179,18 @@ class AsyncRankingClient:
         """
         async with open_channel(self._connection, self._connection.probe_arguments()) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            with typed_errors():
+            with typed_errors(lambda: is_connected(channel)):
                 response = await stub.Check(health_message(service), **self._connection.call(timeout, None))
         return read_health(response)
 
     async def _get_page(self, request: TimelineRequest, call: CallArguments) -> TimelinePage:
         message = timeline_message(request)
-        with typed_errors():
+        with typed_errors(self._is_connected):
             response = await self._service().GetTimeline(message, **call)
         return read_page(response)
+
+    def _is_connected(self) -> bool:
+        return self._channel is not None and is_connected(self._channel)
 
     def _service(self) -> "ranking_pb2_grpc.RankingServiceAsyncStub":  # a type that stubs alone know
         if self._stub is None:
@@ -235,3 +238,8 @@ def open_channel(connection: Connection, arguments: ChannelArguments) -> grpc.ai
     if connection.tls is None:
         return grpc.aio.insecure_channel(connection.target, arguments)
     return grpc.aio.secure_channel(connection.target, connection.tls.credentials(), arguments)
+
+
+def is_connected(channel: grpc.aio.Channel) -> bool:
+    """Whether the channel has a connection over which calls go."""
+    return channel.get_state() is grpc.ChannelConnectivity.READY

@@ -6,7 +6,7 @@ RankingError                    code, message, request_id, reason, retry_after
 │   └── SnapshotGone            the list that a page token pins is no longer there: start over without one
 ├── ResourceExhausted           too much at once: come back after retry_after seconds
 ├── DeadlineExceeded            no answer within the timeout
-├── Unavailable                 no server that serves answers, retries included
+├── Unavailable                 no server could be reached, or none that serves, retries included
 ├── Unauthenticated             the server does not know who calls
 ├── PermissionDenied            it does, and refuses
 └── Internal                    a fault of the server's, or a reply that breaks the contract
@@ -106,7 +106,7 @@ class DeadlineExceeded(RankingError):
 
 
 class Unavailable(RankingError):
-    """No server that serves answers; the retries are used up."""
+    """No server could be reached in time, or none that serves: the retries are used up."""
 
 
 class Unauthenticated(RankingError):

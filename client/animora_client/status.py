@@ -1,6 +1,6 @@
 """Reads failed calls and google.rpc statuses into the client's errors."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import cast
 
@@ -10,18 +10,33 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from animora_client.errors import ErrorDetails, FieldViolation, RankingError, make_error
+from animora_client.errors import (
+    DeadlineExceeded,
+    ErrorDetails,
+    FieldViolation,
+    RankingError,
+    Unavailable,
+    make_error,
+)
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 @contextmanager
-def typed_errors() -> Iterator[None]:
-    """Raises a call that failed in the block, on a sync or an aio channel, as the client's error."""
+def typed_errors(connected: Callable[[], bool]) -> Iterator[None]:
+    """Raises a call that failed in the block, on a sync or an aio channel, as the client's error.
+
+    Args:
+        connected: Whether the call's channel has a connection. Calls wait for one until their deadline, and
+            gRPC does not say whether that or an answer was missing.
+    """
     try:
         yield
     except grpc.RpcError as error:
-        raise read_failed_call(error) from error
+        failure = read_failed_call(error)
+        if isinstance(failure, DeadlineExceeded) and not failure.request_id and not connected():
+            failure = Unavailable("no server could be reached in time", grpc.StatusCode.UNAVAILABLE)
+        raise failure from error
 
 
 def read_failed_call(call: grpc.RpcError) -> RankingError:

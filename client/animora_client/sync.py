@@ -78,7 +78,7 @@ class RankingClient:
     ) -> Ranking:
         """Orders posts for a user, best first; takes and raises what `AsyncRankingClient.rank` does."""
         message = rank_message(RankRequest(user_id, post_ids, **options))
-        with typed_errors():
+        with typed_errors(self._is_connected):
             response = self._service().Rank(message, **self._connection.call(timeout, metadata))
         return read_ranking(response)
 
@@ -91,7 +91,7 @@ class RankingClient:
     ) -> tuple[Ranking | RankingError, ...]:
         """Ranks up to 256 lists in one call; for each its ranking, or the error that it alone met."""
         message = batch_message(requests)
-        with typed_errors():
+        with typed_errors(self._is_connected):
             response = self._service().BatchRank(message, **self._connection.call(timeout, metadata))
         return read_batch(response, len(requests))
 
@@ -124,15 +124,18 @@ class RankingClient:
         """Asks one server behind the target whether it serves; an empty name stands for all it offers."""
         with open_channel(self._connection, self._connection.probe_arguments()) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            with typed_errors():
+            with typed_errors(lambda: is_connected(channel)):
                 response = stub.Check(health_message(service), **self._connection.call(timeout, None))
         return read_health(response)
 
     def _get_page(self, request: TimelineRequest, call: CallArguments) -> TimelinePage:
         message = timeline_message(request)
-        with typed_errors():
+        with typed_errors(self._is_connected):
             response = self._service().GetTimeline(message, **call)
         return read_page(response)
+
+    def _is_connected(self) -> bool:
+        return self._channel is not None and is_connected(self._channel)
 
     def _service(self) -> ranking_pb2_grpc.RankingServiceStub:
         if self._stub is None:
@@ -172,3 +175,13 @@ def open_channel(connection: Connection, arguments: ChannelArguments) -> grpc.Ch
     if connection.tls is None:
         return grpc.insecure_channel(connection.target, arguments)
     return grpc.secure_channel(connection.target, connection.tls.credentials(), arguments)
+
+
+def is_connected(channel: grpc.Channel) -> bool:
+    """Whether the channel has a connection over which calls go.
+
+    gRPC tells the state of a sync channel to subscribers alone, at the cost of a thread that polls and may
+    outlive the channel. So the channel beneath is asked.
+    """
+    state = channel._channel.check_connectivity_state(False)  # type: ignore[attr-defined]
+    return bool(state == grpc.ChannelConnectivity.READY.value[0])

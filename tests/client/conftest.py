@@ -23,11 +23,17 @@ async def client(server):
 
 
 @pytest.fixture
-def unused_target():
-    """An address where nobody listens, held so that nobody can."""
+def unused_port():
+    """A port where nobody listens, held so that only a test's own server, which shares ports, can."""
     with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{held.getsockname()[1]}"
+        yield held.getsockname()[1]
+
+
+@pytest.fixture
+def unused_target(unused_port):
+    return f"127.0.0.1:{unused_port}"
 
 
 @pytest.fixture(scope="session")

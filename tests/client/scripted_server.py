@@ -212,16 +212,18 @@ class ScriptedServer(ranking_pb2_grpc.RankingServiceServicer):
 
 
 @asynccontextmanager
-async def serving(credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[ScriptedServer]:
+async def serving(
+    credentials: grpc.ServerCredentials | None = None, port: int = 0
+) -> AsyncIterator[ScriptedServer]:
     """A scripted server that listens."""
     scripted = ScriptedServer()
     server = grpc.aio.server()
     ranking_pb2_grpc.add_RankingServiceServicer_to_server(scripted, server)
     health_pb2_grpc.add_HealthServicer_to_server(scripted.health, server)
     if credentials is None:
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
     else:
-        port = server.add_secure_port("127.0.0.1:0", credentials)
+        port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
     scripted.target = f"127.0.0.1:{port}"
     await scripted.say(serving=True)
     await server.start()

@@ -27,7 +27,7 @@ from animora_client import (
 )
 from animora_client.connection import LONGEST_TIMEOUT
 from animora_proto.ranking.v1 import ranking_pb2
-from tests.client.scripted_server import answering, bad_request, failing, hanging, retry_info
+from tests.client.scripted_server import answering, bad_request, failing, hanging, ranked, retry_info, serving
 
 Code = grpc.StatusCode
 
@@ -124,28 +124,85 @@ async def test_retries_can_be_off(server):
     assert len(server.requests) == 1
 
 
-async def test_a_server_that_says_not_serving_gets_no_calls(client, server):
+async def test_calls_go_on_while_most_attempts_fail(server):
+    """As while one server of three serves: no number of attempts that failed ends the retries."""
+
+    async def fail_twice(request, context):
+        earlier = dict(context.invocation_metadata()).get("grpc-previous-rpc-attempts", "0")
+        behave = failing(Code.UNAVAILABLE, "starting") if int(earlier) < 2 else ranked
+        return await behave(request, context)
+
+    server.script = [fail_twice] * 2100
+    hasty = ChannelOptions(retry=RetryPolicy(initial_backoff=0.003, max_backoff=0.003))
+    async with AsyncRankingClient(server.target, timeout=60, channel=hasty) as client:
+        for _ in range(7):
+            await asyncio.gather(*(client.rank(7, [1]) for _ in range(100)))
+
+    assert len(server.requests) == 2100
+
+
+async def test_a_single_address_is_called_whatever_its_health_says(client, server):
+    """It may be a proxy: then what one server behind it says is not what the others would."""
     await server.say(serving=False)
 
-    with pytest.raises(Unavailable):
-        await client.rank(7, [1])
+    assert (await client.rank(7, [1])).post_ids == (1,)
+
+
+async def test_of_several_addresses_those_that_say_not_serving_get_no_calls(server):
+    async with serving() as other:
+        await other.say(serving=False)
+        async with AsyncRankingClient(f"ipv4:{other.target},{server.target}", timeout=30) as client:
+            for _ in range(10):
+                await client.rank(7, [1])
+
+    assert (len(server.requests), other.requests) == (10, [])
+
+
+async def test_where_health_is_checked_a_server_that_says_not_serving_gets_no_calls(server):
+    await server.say(serving=False)
+
+    async with AsyncRankingClient(
+        server.target, timeout=0.2, channel=ChannelOptions(health_check=True)
+    ) as client:
+        with pytest.raises(Unavailable, match="no server could be reached in time"):
+            await client.rank(7, [1])
 
     assert server.requests == []
 
 
+async def test_an_argument_of_ones_own_replaces_the_clients(server):
+    small = ChannelOptions(extra=(("grpc.max_receive_message_length", 4),))
+
+    async with AsyncRankingClient(server.target, timeout=10, channel=small) as client:
+        with pytest.raises(ResourceExhausted):
+            await client.rank(7, [1])
+
+
 async def test_a_target_where_nobody_listens_is_unavailable(unused_target):
     def call():
-        with RankingClient(unused_target, timeout=10) as client:
+        with RankingClient(unused_target, timeout=0.2) as client:
             client.rank(7, [1])
 
-    async with AsyncRankingClient(unused_target, timeout=10) as client:
-        with pytest.raises(Unavailable):
+    async with AsyncRankingClient(unused_target, timeout=0.2) as client:
+        with pytest.raises(Unavailable, match="no server could be reached in time"):
             await client.rank(7, [1])
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="no server could be reached in time"):
         await asyncio.to_thread(call)
 
 
+@pytest.mark.parametrize("attempts", [1, 5])
+async def test_a_call_waits_for_a_server_that_comes_in_time(unused_port, attempts):
+    patient = ChannelOptions(retry=RetryPolicy(max_attempts=attempts))
+    async with AsyncRankingClient(f"127.0.0.1:{unused_port}", timeout=60, channel=patient) as client:
+        waiting = asyncio.create_task(client.rank(7, [1]))
+        with pytest.raises(Unavailable, match="refused"):
+            await client.health()  # which does not wait
+        async with serving(port=unused_port):
+            assert (await waiting).post_ids == (1,)
+
+
 async def test_no_answer_in_time_is_a_deadline_exceeded(client, server):
+    await client.rank(7, [1])  # so that there is a connection
     server.script = [hanging]
 
     with pytest.raises(DeadlineExceeded):
@@ -153,17 +210,19 @@ async def test_no_answer_in_time_is_a_deadline_exceeded(client, server):
 
 
 async def test_the_clients_timeout_holds_where_a_call_names_none(server):
-    server.script = [hanging, hanging]
+    server.script = [ranked, hanging, ranked, hanging]
 
     def call():
         with RankingClient(server.target, timeout=0.1) as client:
-            client.rank(7, [1])
+            client.rank(7, [1], timeout=30)
+            with pytest.raises(DeadlineExceeded):
+                client.rank(7, [1])
 
     async with AsyncRankingClient(server.target, timeout=0.1) as client:
+        await client.rank(7, [1], timeout=30)
         with pytest.raises(DeadlineExceeded):
             await client.rank(7, [1])
-    with pytest.raises(DeadlineExceeded):
-        await asyncio.to_thread(call)
+    await asyncio.to_thread(call)
 
 
 async def test_a_timeout_of_nothing_is_refused(client, server):
@@ -225,6 +284,7 @@ async def test_an_error_survives_the_way_between_processes(client, server):
         {"max_attempts": 0},
         {"max_attempts": 6},
         {"initial_backoff": 0},
+        {"initial_backoff": 0.001},
         {"initial_backoff": 2, "max_backoff": 1},
     ],
 )

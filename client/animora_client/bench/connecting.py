@@ -19,7 +19,7 @@ async def connected(connection: Connection, path: str, connections: int) -> Asyn
     """Connects so many times and sends serialised messages to the method at `path`, over each in turn.
 
     Raises:
-        Unavailable: No server that serves was found within the connection's timeout.
+        Unavailable: No server could be reached within the connection's timeout.
     """
     # Channels with equal arguments would share one connection.
     own_pool = ("grpc.use_local_subchannel_pool", 1)
@@ -33,7 +33,7 @@ async def connected(connection: Connection, path: str, connections: int) -> Asyn
             async with asyncio.timeout(connection.timeout):
                 await asyncio.gather(*(channel.channel_ready() for channel in channels))
         except TimeoutError as error:
-            message = f"no server that serves was found within {connection.timeout:g} s"
+            message = f"no server could be reached within {connection.timeout:g} s"
             raise Unavailable(message, grpc.StatusCode.UNAVAILABLE) from error
         # Without serialisers: bytes in, bytes out.
         callables: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
