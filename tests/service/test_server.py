@@ -248,6 +248,24 @@ async def test_draining_says_not_serving_and_finishes_what_is_in_flight(server, 
     await draining
 
 
+async def test_a_watcher_of_health_does_not_hold_up_a_drain(behaviours, registry):
+    metrics = Metrics(registry, SERVICE_NAME, METHODS)
+    handler = CallHandler(Gate(max_calls=2, max_rows=100), metrics.calls, default_timeout=0.5)
+    settings = SETTINGS.model_copy(update={"drain_grace": 3600})
+    response = health_pb2.HealthCheckResponse
+    async with (
+        GrpcServer(settings, handler, behaviours.by_method()) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        await server.set_serving(True)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        updates = aiter(watch)
+        assert (await anext(updates)).status == response.SERVING
+        await server.drain()
+        assert [update.status async for update in updates] == [response.NOT_SERVING]
+        assert await watch.code() is grpc.StatusCode.OK
+
+
 async def connect_again_and_again(port):
     while True:
         with suppress(ConnectionResetError):  # the port was closed meanwhile

@@ -9,12 +9,12 @@ from typing import Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import ConfigurationError
 from animora_server.service.calls import Behaviour, CallHandler
+from animora_server.service.health_service import HealthService
 from animora_server.settings import GrpcSettings
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
@@ -34,7 +34,7 @@ class GrpcServer:
     ) -> None:
         self._settings = settings
         logging.getLogger(GRPC_LOGGER).addFilter(is_worth_logging)
-        self._health = health_aio.HealthServicer()
+        self._health = HealthService()
         self._server = grpc.aio.server(options=channel_options(settings))
         handlers = {method: handler.unary(method, behaviours[method]) for method in METHODS}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
@@ -73,7 +73,7 @@ class GrpcServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stops; calls that still run are given the grace, then cancelled."""
-        await self._server.stop(self._settings.drain_grace)
+        await self._stop()
 
     @property
     def serving(self) -> bool:
@@ -98,7 +98,7 @@ class GrpcServer:
         self._serving, self._draining = False, True
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_delay)
-        await self._server.stop(self._settings.drain_grace)
+        await self._stop()
 
     async def leave(self) -> None:
         """Closes the port and finishes what is in flight: clients connect anew, to others on the port.
@@ -106,6 +106,10 @@ class GrpcServer:
         To say NOT_SERVING before would hold them up: they would wait for this process to say otherwise.
         """
         self._serving, self._draining = False, True
+        await self._stop()
+
+    async def _stop(self) -> None:
+        self._health.end_watches()
         await self._server.stop(self._settings.drain_grace)
 
     async def _say(self) -> None:
