@@ -53,31 +53,56 @@ def test_work_begins_so_long_after_it_last_began_and_at_once_where_it_took_longe
     assert out.file.getvalue().count("the next fit begins at 20") == 5
 
 
-def test_what_goes_wrong_is_said_and_tried_again_when_it_is_time(out, capsys):
-    clock, began = Clock(40.0), []
-    errors = iter(
-        (DatabaseError("it is down"), WorseThanActive("it is worse"), StoreUnavailable("it is full"))
-    )
+def failing(clock, errors, lasting=0.0):
+    """Work that fails with some errors and then succeeds, and when it began."""
+    began, remaining = [], iter(errors)
 
     def work():
         began.append(clock.now())
-        for error in errors:
+        clock.time += lasting
+        for error in remaining:
             raise error
 
+    return work, began
+
+
+def test_what_fails_is_told_and_tried_again_after_pauses_that_double(out, capsys):
+    clock = Clock(86_400.0)
+    work, began = failing(
+        clock,
+        (DatabaseError("it is down"), StoreUnavailable("it is full"), MemoryError(), OverflowError("date")),
+    )
+    repeat(work, 3600.0, clock, out)
+    assert began[:6] == [0.0, 60.0, 180.0, 420.0, 900.0, 4500.0]
+    told = capsys.readouterr().err
+    assert [line.split("error: ")[1] for line in told.splitlines() if line.startswith("error: ")] == [
+        "it is down",
+        "it is full (failure 2 in a row)",
+        "MemoryError (failure 3 in a row)",
+        "date (failure 4 in a row)",
+    ]
+    assert told.count("Traceback") == 2  # of what nobody has foreseen
+
+
+def test_a_pause_is_never_longer_than_from_one_fit_to_the_next(out):
+    clock = Clock(400.0)
+    work, began = failing(clock, [ValueError("a fault")] * 2000, lasting=10.0)
+    repeat(work, 90.0, clock, out)
+    assert began == [0.0, 70.0, 170.0, 270.0, 370.0]
+
+
+def test_after_a_refused_version_the_next_fit_comes_when_it_is_time(out, capsys):
+    clock = Clock(40.0)
+    work, began = failing(clock, [WorseThanActive("it is worse")] * 9)
     repeat(work, 10.0, clock, out)
     assert began == [0.0, 10.0, 20.0, 30.0]
-    said = capsys.readouterr().err
-    assert [line.split(": ")[1] for line in said.splitlines()] == ["it is down", "it is worse", "it is full"]
+    assert capsys.readouterr().err.count("error: it is worse\n") == 4
 
 
-def test_a_wrong_option_and_a_fault_of_the_program_end_it(out):
-    for error in (InvalidOption("factors", "must be at least 1"), ZeroDivisionError()):
-
-        def work(error=error):
-            raise error
-
-        with pytest.raises(type(error)):
-            repeat(work, 10.0, Clock(100.0), out)
+def test_a_wrong_option_ends_it(out):
+    work, _ = failing(Clock(100.0), [InvalidOption("factors", "must be at least 1")])
+    with pytest.raises(InvalidOption):
+        repeat(work, 10.0, Clock(100.0), out)
 
 
 def test_an_end_that_was_asked_for_is_the_end(out):

@@ -3,6 +3,7 @@
 import re
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
@@ -12,10 +13,13 @@ from rich.console import Console
 
 from animora_artifact import ArtifactError
 from animora_training.commands.console import fail
-from animora_training.errors import Interrupted, InvalidOption, TrainingError
+from animora_training.errors import Interrupted, InvalidOption, TrainingError, WorseThanActive
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+# How long after a first failure a fit is tried again, in seconds, and how often that may double.
+FIRST_PAUSE = 60.0
+MAX_DOUBLINGS = 20
 # How long a signal may go unnoticed while nothing is done, in seconds.
 LOOK_EVERY = 1.0
 
@@ -92,7 +96,9 @@ def duration(text: str) -> float:
 def repeat(work: Callable[[], None], every: float, clock: Clock, out: Console) -> None:
     """Works again and again: each time so many seconds after it last began, or at once where it took longer.
 
-    What goes wrong is said, and tried again when it is time. Returns when an end was asked for.
+    What fails is told, counted, and tried again after a pause, which doubles from one failure in a row to the
+    next, up to `every`. A version that is refused is no failure: the next one is made when it is time.
+    Returns when an end was asked for.
 
     Args:
         work: What to do; raises Interrupted when an end was asked for.
@@ -103,17 +109,33 @@ def repeat(work: Callable[[], None], every: float, clock: Clock, out: Console) -
     Raises:
         InvalidOption: An option is wrong, and would be the next time.
     """
+    failures = 0
     while True:
         began = clock.now()
+        pause = 0.0
         try:
             work()
+            failures = 0
         except Interrupted:
             return
         except InvalidOption:
             raise
-        except (TrainingError, ArtifactError) as error:
+        except WorseThanActive as error:
             fail(str(error))
-        left = max(began + every - clock.now(), 0.0)
+            failures = 0
+        except Exception as error:  # a schedule must outlive whatever one run meets with
+            failures += 1
+            _tell(error, failures)
+            pause = min(FIRST_PAUSE * 2.0 ** min(failures - 1, MAX_DOUBLINGS), every)
+        left = pause or max(began + every - clock.now(), 0.0)
         out.print(f"the next fit begins at {datetime.now() + timedelta(seconds=left):%Y-%m-%d %H:%M:%S}")
         if clock.wait(left):
             return
+
+
+def _tell(error: Exception, failures: int) -> None:
+    """Says what went wrong; of what nobody has foreseen also where."""
+    if not isinstance(error, TrainingError | ArtifactError):
+        traceback.print_exception(error)
+    text = str(error) or type(error).__name__
+    fail(text if failures == 1 else f"{text} (failure {failures} in a row)")
