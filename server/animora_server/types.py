@@ -228,7 +228,8 @@ class Generation:
     Attributes:
         generation_id: 16 bytes, the `snapshot_id` of every list in it.
         made_at: Unix seconds; ages are counted from here, in every shard and after every resume.
-        read_at: `CatalogSnapshot.read_at` of the catalog that its first shard began with.
+        read_at: `CatalogSnapshot.read_at` of the catalog that its first shard began with; a list of a shard
+            that read before has the time of that reading.
         model_version: The model that ranks for the users whom it knows; empty for none.
         catalog_digest: Of the posts, interactions and blocks at the start.
         settings_digest: Of the settings that shape a list.

@@ -1,6 +1,7 @@
 import asyncio
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,6 +55,23 @@ def same(some, others):
     return plain(some) == plain(others)
 
 
+class HeldGenerations:
+    """A store in which no generation begins until it may."""
+
+    def __init__(self, store):
+        self._store = store
+        self.beginning = asyncio.Event()
+        self.may_begin = asyncio.Event()
+
+    async def begin(self, generation):
+        self.beginning.set()
+        await self.may_begin.wait()
+        return await self._store.begin(generation)
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+
 async def test_every_user_gets_a_list_and_the_generation_becomes_current(settings, store, watch):
     summary = await run(settings, Order(), store, watch)
     made = lists_by_user(settings, store.lists[summary.generation.generation_id])
@@ -102,6 +120,37 @@ async def test_lists_are_of_the_generations_id_time_and_reading(settings, store,
         assert (a_list.snapshot_id, a_list.made_at) == (generation.generation_id, generation.made_at)
         assert a_list.fresh_until == generation.made_at + settings.timeline.precomputed_ttl
         assert (a_list.read_at, a_list.cost) == (generation.read_at, 0.0)
+
+
+async def test_a_shard_that_read_before_another_began_the_generation_says_so_in_its_lists(
+    settings, database, store, watch
+):
+    held = HeldGenerations(store)
+    early = asyncio.create_task(run(settings, Order(Shard(0, 2)), held, watch))
+    await held.beginning.wait()  # it has read the posts
+    posted_at = await database.fetchval(
+        "insert into animora_app.posts (id, author_id, created_at) values (77, $1, now())"
+        " returning created_at",
+        AUTHORS[0],
+    )
+    second = await run(settings, Order(Shard(1, 2)), store, watch)
+    held.may_begin.set()
+    first = await early
+
+    assert first.generation == second.generation
+    lists = lists_by_user(settings, store.lists[second.generation.generation_id])
+    assert {user: a_list.read_at >= posted_at.timestamp() for user, a_list in lists.items()} == {
+        user: bool(Shard(1, 2).holds(np.array([user]))[0]) for user in USERS
+    }
+    assert {a_list.made_at for a_list in lists.values()} == {second.generation.made_at}
+
+
+async def test_a_generation_is_of_the_databases_time(settings, database, store, watch):
+    before = await database.fetchval("select statement_timestamp()")
+    summary = await run(settings, Order(), store, watch)
+    after = await database.fetchval("select statement_timestamp()")
+    assert before.timestamp() <= summary.generation.made_at <= after.timestamp()
+    assert summary.generation.made_at == summary.generation.read_at
 
 
 async def test_the_same_record_gives_the_same_lists_whenever_and_however_often(settings, store, watch):

@@ -157,7 +157,7 @@ async def _propose(
     active = await asyncio.to_thread(models.active) if models else None
     return Generation(
         generation_id=fresh_id(),
-        made_at=time.time(),
+        made_at=snapshot.read_at,  # the database's clock, which all shards and servers share
         read_at=snapshot.read_at,
         model_version=active or "",
         catalog_digest=await asyncio.to_thread(catalog_digest, snapshot),

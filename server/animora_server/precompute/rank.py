@@ -56,6 +56,9 @@ class ChunkRanker:
         self._pace = pace
         self._settings = settings.timeline
         self._fresh_until = generation.made_at + settings.timeline.precomputed_ttl
+        # Another shard may have begun the generation after this one read the posts: what came in between is
+        # newer than these lists. Where it began before, its time is as good, and a resume gives the same.
+        self._read_at = min(generation.read_at, self._catalog.read_at)
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
         self._maker = ListMaker(settings.timeline, heuristic)
         # The heuristic thinks the same of a post whoever looks: float32 (n), by catalog row.
@@ -129,5 +132,5 @@ class ChunkRanker:
             model_version=version,
             made_at=generation.made_at,
             fresh_until=self._fresh_until,
-            read_at=generation.read_at,
+            read_at=self._read_at,
         )
