@@ -1,6 +1,7 @@
 import numpy as np
 
 from animora_server.catalog import Facts, RecentFacts, corrected
+from animora_server.catalog.corrections import MAX_NOTIFIED
 from tests.ranker.catalogs import snapshot
 
 
@@ -53,9 +54,9 @@ def test_a_snapshot_is_corrected_and_the_one_before_stays():
 
     after = corrected(before, Facts({(1, 2): False, (3, 1): True}, frozenset({11, 12, 99})))
 
-    assert after.deleted.tolist() == [False, True, True]
+    assert after.is_deleted(np.arange(3)).tolist() == [False, True, True]
     assert after.related_authors(1).tolist() == [3]
-    assert before.deleted.tolist() == [False, False, True]
+    assert before.is_deleted(np.arange(3)).tolist() == [False, False, True]
     assert before.related_authors(1).tolist() == [2]
 
 
@@ -66,6 +67,25 @@ def test_facts_that_a_snapshot_holds_change_nothing():
 
     assert after.deleted is before.deleted
     assert [after.related_authors(user).tolist() for user in (1, 2, 5, 6)] == [[2], [1], [], []]
+
+
+def test_notified_deletions_are_beside_the_flags_of_all_posts_until_there_are_many():
+    before = snapshot({post: {} for post in range(3 * MAX_NOTIFIED)})
+    after, deleted = before, []
+    for post in range(0, 3 * MAX_NOTIFIED, 2):
+        flags = after.deleted
+        after = corrected(after, deletion(post))
+        deleted.append(post)
+        assert (after.deleted is not flags) == (len(deleted) == MAX_NOTIFIED + 1)
+        assert len(after.notified_deleted) <= MAX_NOTIFIED
+
+    rows = after.rows(np.arange(3 * MAX_NOTIFIED))
+    assert np.flatnonzero(after.is_deleted(rows)).tolist() == deleted
+    assert not before.is_deleted(rows).any()
+
+
+def test_an_empty_catalog_has_nothing_deleted():
+    assert not snapshot({}).is_deleted(np.array([-1, -1])).any()
 
 
 def test_no_post_is_newer_that_was_deleted_since():

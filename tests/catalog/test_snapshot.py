@@ -26,7 +26,7 @@ def grown(table, post_ids, read_at, *, author=1, created_at=0.0, removed=NO_IDS)
     return draft.finish(np.array(removed, np.int64), read_at)
 
 
-def newer_than(table, read_at):
+def newer_than(table, read_at, limit=100):
     """Ids of the posts that a catalog with this table calls newer."""
     with_table = replace(
         snapshot({}),
@@ -35,7 +35,7 @@ def newer_than(table, read_at):
         arrived_at=table.arrived_at,
         feed=Feed.empty().updated(table),
     )
-    return sorted(table.post_ids[with_table.newer_than(read_at)].tolist())
+    return sorted(table.post_ids[with_table.newer_than(read_at, limit)].tolist())
 
 
 @pytest.fixture
@@ -82,6 +82,14 @@ def test_a_post_that_was_made_and_arrived_lately_is_newer_once():
 
     assert newer_than(later, 1e6 - 1) == [1, 2, 3, 4, 5]
     assert newer_than(later, 1e6) == [1, 2, 3]
+
+
+def test_of_many_newer_posts_the_latest_are_looked_at():
+    table = grown(PostTable.empty(None), range(50), 1e6, created_at=1e6 - 5)
+    table = grown(table, range(100, 150), 1e6 + 1)
+
+    assert newer_than(table, 1e6 - 10, limit=3) == [47, 48, 49, 147, 148, 149]
+    assert newer_than(table, 1e6, limit=3) == [147, 148, 149]
 
 
 def test_an_empty_catalog_has_nothing_newer():

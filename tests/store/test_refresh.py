@@ -462,6 +462,33 @@ async def test_a_reused_id_shows_the_new_post(database, store, follower):
     assert content(follower.snapshot) == await fresh_content(store)
 
 
+@pytest.mark.parametrize("made", ["1 minute", "2 days"])
+async def test_a_post_that_became_visible_late_is_newer_than_older_lists_also_after_a_restart(
+    database, store, made
+):
+    await database.execute("alter table animora_app.posts add published bool default false")
+    await database.execute(
+        "create or replace view animora.posts as"
+        " select id, author_id, created_at, updated_at, deleted_at, image_embedding, caption_embedding"
+        " from animora_app.posts where published"
+    )
+    await database.execute(
+        "insert into animora_app.posts (id, author_id, created_at, published)"
+        f" select id, 1, now() - interval '{made}' - interval '2 minutes', id > 1"
+        " from generate_series(1, 4) as id"
+    )
+    follower = Follower(store)
+    await follower.reconcile()
+    listed = follower.snapshot.read_at
+    await database.execute("update animora_app.posts set published = true, updated_at = now() where id = 1")
+
+    await follower.poll()
+    assert follower.snapshot.post_ids[follower.snapshot.newer_than(listed)].tolist() == [1]
+    restarted = Follower(store)
+    await restarted.reconcile()
+    assert restarted.snapshot.post_ids[restarted.snapshot.newer_than(listed)].tolist() == [1]
+
+
 async def test_a_large_catalog_is_read_again_part_by_part(database, store):
     await database.execute(
         "insert into animora_app.posts (id, author_id, image_embedding)"

@@ -60,7 +60,7 @@ class Worker:
         if self.residency.current() is None:
             return set()
         index = self.snapshot.index
-        return set(index.ids[~self.snapshot.deleted[index.values]].tolist())
+        return set(index.ids[~self.snapshot.is_deleted(index.values)].tolist())
 
     def related(self, user):
         return self.snapshot.related_authors(user).tolist()

@@ -14,6 +14,7 @@ from animora_server.catalog.lookup import Groups, IdMap
 from animora_server.catalog.records import (
     NEVER,
     NO_EMBEDDING,
+    POSTGRES_EPOCH,
     EmbeddingColumn,
     EmbeddingRecords,
     Pairs,
@@ -29,6 +30,7 @@ __all__ = [
     "NO_EMBEDDING",
     "NO_PREFERENCE",
     "NO_WIDTHS",
+    "POSTGRES_EPOCH",
     "Activity",
     "Catalog",
     "CatalogSnapshot",

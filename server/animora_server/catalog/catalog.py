@@ -9,9 +9,9 @@ import numpy as np
 
 from animora_server.catalog.feed import Feed
 from animora_server.catalog.lookup import ABSENT, Groups, IdMap
-from animora_server.catalog.records import Pairs
+from animora_server.catalog.records import POSTGRES_EPOCH, Pairs
 from animora_server.catalog.relations import Relations
-from animora_server.catalog.snapshot import CatalogSnapshot
+from animora_server.catalog.snapshot import LATE_COMMIT, CatalogSnapshot
 from animora_server.catalog.table import PostTable
 from animora_server.types import IntArray
 
@@ -122,6 +122,9 @@ class Catalog:
             seen_recent=self.snapshot.seen_recent
             if same_recent
             else Groups.of(activity.recent.first, activity.recent.second),
+            changed_late=self.snapshot.changed_late
+            if posts.epoch == self.posts.epoch
+            else _changed_late(posts),
         )
         return Catalog(posts, activity, base_counts, snapshot)
 
@@ -158,3 +161,9 @@ def _counts_by_row(posts: PostTable, interactions: Pairs) -> IntArray:
     """How many of the interactions (user, post) are of the post of each row: int64 (n)."""
     rows = posts.index.find(interactions.second)
     return np.bincount(rows[rows != ABSENT], minlength=len(posts)).astype(np.int64)
+
+
+def _changed_late(posts: PostTable) -> Feed:
+    """The posts that were changed long after they were made, by the time of the change."""
+    changed_at = posts.updated_at / 1e6 + POSTGRES_EPOCH  # float64 (n), unix seconds; for NEVER long ago
+    return Feed.of(changed_at, np.flatnonzero((changed_at > posts.created_at + LATE_COMMIT) & ~posts.deleted))

@@ -9,8 +9,12 @@ import numpy as np
 
 from animora_server.catalog.lookup import ABSENT
 from animora_server.catalog.relations import BlockChanges
-from animora_server.catalog.snapshot import CatalogSnapshot
+from animora_server.catalog.snapshot import NO_ROWS, CatalogSnapshot
 from animora_server.types import IntArray
+
+# Notified deletions beside the flags of all posts; of more, the flags are copied, which takes 1.7 ms for 10
+# million posts.
+MAX_NOTIFIED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +77,16 @@ def corrected(snapshot: CatalogSnapshot, facts: Facts) -> CatalogSnapshot:
 
     Facts that it holds already, and posts that it does not know, change nothing.
     """
-    deleted, relations = snapshot.deleted, snapshot.relations
+    deleted, notified, relations = snapshot.deleted, snapshot.notified_deleted, snapshot.relations
     rows = snapshot.rows(facts.deleted_ids)
     rows = rows[rows != ABSENT]
-    if not deleted[rows].all():
-        deleted = deleted.copy()
-        deleted[rows] = True
+    rows = rows[~snapshot.is_deleted(rows)]
+    if len(rows):
+        notified = np.union1d(notified, rows)
+        if len(notified) > MAX_NOTIFIED:
+            deleted = deleted.copy()
+            deleted[notified] = True
+            notified = NO_ROWS
     if facts.blocks:
         relations = relations.changed(facts.blocks)
-    return replace(snapshot, deleted=deleted, relations=relations)
+    return replace(snapshot, deleted=deleted, notified_deleted=notified, relations=relations)

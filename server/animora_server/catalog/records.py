@@ -9,6 +9,7 @@ import numpy as np
 from animora_server.types import BoolArray, DoubleArray, FloatArray, HalfArray, IntArray
 
 NEVER = int(np.iinfo(np.int64).min)  # the updated_at of a post that was never edited
+POSTGRES_EPOCH = 946_684_800  # in unix seconds: 2000-01-01, from where PostgreSQL counts
 NO_EMBEDDING = -1  # the width of one that is null
 
 
@@ -20,7 +21,7 @@ class PostRecords:
         ids: int64 (n).
         author_ids: int64 (n).
         created_at: float64 (n), unix seconds.
-        updated_at: int64 (n), microseconds since any fixed moment, or NEVER; compared, never calculated with.
+        updated_at: int64 (n), microseconds since POSTGRES_EPOCH, or NEVER.
         deleted: bool (n), soft-deleted.
         repeated: int64 (k), the ids of rows that were dropped, since another row has the same id.
     """

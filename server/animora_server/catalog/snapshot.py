@@ -1,6 +1,6 @@
 """The immutable view of posts, interactions and blocks that a request pins."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class CatalogSnapshot:
         post_ids: int64 (n).
         author_ids: int64 (n).
         created_at: float64 (n), unix seconds.
-        deleted: bool (n), soft-deleted posts and tombstones.
+        deleted: bool (n), soft-deleted posts and tombstones, as read; `is_deleted` knows of more.
         interactions: int64 (n), likes and comments.
         fingerprints: int64 (n), digest of a row's embeddings, equal in every process; 0 for none.
         max_interactions: The highest count among posts that were not deleted when this was read, 0 for none.
@@ -39,6 +39,9 @@ class CatalogSnapshot:
         relations: Users who are blocked by, or block, each user.
         seen_base: Posts by user, from interactions older than the recount window.
         seen_recent: Posts by user, from the interactions within it.
+        notified_deleted: int64 (k), ascending, rows of posts that were deleted since the reading.
+        changed_late: Posts that were changed long after they were made, by the time of the change, as they
+            were when the epoch began. They may have become visible with the change.
     """
 
     epoch: int
@@ -58,6 +61,8 @@ class CatalogSnapshot:
     relations: Relations
     seen_base: Groups
     seen_recent: Groups
+    notified_deleted: IntArray = field(default_factory=lambda: NO_ROWS)
+    changed_late: Feed = field(default_factory=Feed.empty)
 
     def __len__(self) -> int:
         """Rows, tombstones included."""
@@ -67,23 +72,42 @@ class CatalogSnapshot:
         """Rows int64 (m) of posts int64 (m), -1 for unknown ones."""
         return self.index.find(post_ids)
 
-    def newer_than(self, read_at: float) -> IntArray:
+    def newer_than(self, read_at: float, limit: int = 100_000) -> IntArray:
         """Rows int64 (m) of undeleted posts that a catalog read at a time (the database's) did not have.
 
-        They ascend. For a time before this catalog's own load, posts made up to LATE_COMMIT seconds before it
-        are taken to be newer too: those that it did have come along.
+        They ascend. For a time before this catalog's own load, posts that were made or changed up to
+        LATE_COMMIT seconds before it are taken to be newer too: those that it did have come along.
+
+        Args:
+            read_at: The time, in unix seconds.
+            limit: Of more posts that arrived, were made or were changed since, so many are looked at of each,
+                the latest.
         """
         first = int(self.arrived_at.searchsorted(read_at, side="right"))
         if first == len(self):
             return NO_ROWS
-        made = NO_ROWS
+        loaded = NO_ROWS
         if not first:
-            # Of the load, what was made lately; the work must not grow with all that was loaded.
+            # Of the load, what was made or changed lately; the work must not grow with all that was loaded.
             first = int(self.arrived_at.searchsorted(self.arrived_at[0], side="right"))
-            made = self.feed.newest(read_at - LATE_COMMIT, len(self))
-            made = np.sort(made[made < first])
-        arrived = np.concatenate((made, np.arange(first, len(self))))
-        return arrived[~self.deleted[arrived]]
+            since = read_at - LATE_COMMIT
+            loaded = np.union1d(self.feed.newest(since, limit), self.changed_late.newest(since, limit))
+            loaded = loaded[loaded < first]
+        arrived = np.concatenate((loaded, np.arange(max(first, len(self) - limit), len(self))))
+        return arrived[~self.is_deleted(arrived)]
+
+    def is_deleted(self, rows: IntArray) -> BoolArray:
+        """Whether the posts at rows int64 (m) are deleted, as read or as notified since: bool (m).
+
+        It may be anything for a row of -1.
+        """
+        if not len(self.deleted):
+            return np.zeros(len(rows), np.bool_)
+        deleted: BoolArray = self.deleted[rows]
+        if len(self.notified_deleted):
+            at = self.notified_deleted.searchsorted(rows)
+            deleted |= self.notified_deleted.take(at, mode="clip") == rows
+        return deleted
 
     def has_embeddings(self, rows: IntArray) -> BoolArray:
         """Whether each of the rows int64 (m) has an embedding that is not all zeros: bool (m)."""
@@ -108,7 +132,7 @@ class CatalogSnapshot:
         """Memory of all of it but the embeddings."""
         columns = (
             self.post_ids, self.author_ids, self.created_at, self.deleted, self.interactions,
-            self.fingerprints, self.arrived_at, self.feed, self.index, self.relations,
+            self.fingerprints, self.arrived_at, self.feed, self.changed_late, self.index, self.relations,
             self.seen_base, self.seen_recent,
         )  # fmt: skip
         return sum(column.nbytes for column in columns)

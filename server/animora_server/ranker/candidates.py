@@ -99,14 +99,15 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidat
     ends = list(accumulate([len(query.post_ids) for query in queries]))
     for start, end in pairwise([0, *ends]):
         asked[start:end].sort()
+    asked_rows = snapshot.rows(asked)
     user_ids = np.array([query.user_id for query in queries])
     post_ids, rows, eligible = np.empty_like(asked), np.empty_like(asked), np.empty(len(asked), np.bool_)
     known_ends, known_sizes = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
     why = np.empty(len(asked), np.int8)
     counts = np.zeros((len(queries), NONE + 1), np.int64)
     _sort_out(
-        (asked, snapshot.rows(asked), np.array(ends)),
-        (snapshot.deleted, snapshot.author_ids),
+        (asked, asked_rows, np.array(ends)),
+        (snapshot.is_deleted(asked_rows), snapshot.author_ids),
         _joined(_excluded(queries), len(queries)),
         _joined(snapshot.related_authors_of_each(user_ids), len(queries)),
         _joined(_seen(snapshot, queries), len(queries)),
@@ -185,7 +186,7 @@ def _sort_out(
     Args:
         asked: Of queries (b), the candidates int64 (n), one query's after another's, ascending in each; their
             rows in the catalog, negative where unknown; where each query's end, int64 (b).
-        catalog: By row, what is deleted, and the authors.
+        catalog: Which of the candidates are deleted, bool (n), and the authors by row.
         excluded: Posts to leave out.
         related: Authors whose posts must not be shown.
         seen: Posts to leave out.
@@ -208,7 +209,7 @@ def _sort_out(
                 reason = EXCLUDED
             elif row < 0:
                 reason = UNKNOWN
-            elif deleted[row]:
+            elif deleted[at]:
                 reason = DELETED
             elif len(related[0]) > 0 and _has(related, query, author_ids[row]):
                 reason = BLOCKED

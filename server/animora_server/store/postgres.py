@@ -13,7 +13,7 @@ import numpy.typing as npt
 from animora_database.checking import QUERY, EmbeddingDecoders, UnusableView, check_views
 from animora_database.session import begin_reading
 from animora_database.views import VIEWS
-from animora_server.catalog import IdMap, Pairs, PostRecords
+from animora_server.catalog import POSTGRES_EPOCH, IdMap, Pairs, PostRecords
 from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import queries
@@ -24,7 +24,6 @@ from animora_server.store.protocols import TakeEmbeddings
 from animora_server.types import DoubleArray, IntArray
 
 IDS_AT_ONCE = 10_000
-POSTGRES_EPOCH = 946_684_800  # 2000-01-01 in unix seconds; timestamps are microseconds from there
 NO_LIMIT = 7 * 86_400.0  # asyncpg's own timeout counts a whole COPY; silence is what is bounded here
 
 

@@ -75,7 +75,7 @@ def candidates(catalog: CatalogSnapshot, viewer: Viewer, settings: TimelineSetti
     Blocks and exclusions are left to the cutting of pages: a list outlives them.
     """
     rows = catalog.feed.newest(window_start(settings, now), settings.max_candidates)
-    kept = ~catalog.deleted[rows]  # the feed may have them a little longer
+    kept = ~catalog.is_deleted(rows)  # the feed may have them a little longer
     if not viewer.own:
         kept &= catalog.author_ids[rows] != viewer.user_id
     if len(viewer.seen):
@@ -99,7 +99,7 @@ def newcomers(
         since: Unix time from which on posts are in timelines.
         limit: Of more posts than this the latest are looked at.
     """
-    rows = catalog.newer_than(snapshot.read_at)[-limit:]
+    rows = catalog.newer_than(snapshot.read_at, limit)[-limit:]
     if not len(rows):
         return rows
     post_ids = catalog.post_ids[rows]
@@ -116,7 +116,7 @@ def visible(catalog: CatalogSnapshot, viewer: Viewer, post_ids: IntArray, since:
     rows, shown = catalog.index.locate(post_ids)
     # Each operation costs some two microseconds of a busy server, whatever it is done to: so there are few.
     shown &= catalog.created_at.take(rows) >= since
-    shown = np.greater(shown, catalog.deleted.take(rows))  # and not
+    shown = np.greater(shown, catalog.is_deleted(rows))  # and not
     if not viewer.own or len(viewer.related):
         authors = catalog.author_ids.take(rows)
         if not viewer.own:
@@ -160,7 +160,7 @@ def why_not(
     in_list = np.isin(asked_known, listed)
     in_reach = np.isin(rows, catalog.feed.newest(since, settings.max_candidates))
     applies[2:, known] = (
-        catalog.deleted[rows],
+        catalog.is_deleted(rows),
         np.isin(authors, viewer.related),
         np.isin(asked_known, viewer.seen),
         np.full(len(rows), not viewer.own) & (authors == viewer.user_id),

@@ -160,7 +160,7 @@ class Timelines:
         newer = None
         pin = current_pin(self._pins, self._policy.max_block_age)
         # A list that was just made has all of its catalog; most that were found have, too.
-        if len(pin.snapshot.newer_than(snapshot.read_at)):
+        if len(pin.snapshot.newer_than(snapshot.read_at, self._policy.settings.max_candidates)):
             newer = await self._newer(self._view(query, now), query, snapshot)
             if newer is not None and len(newer.rows) > query.page_size:
                 self._lists.overtaken(pin, wanted)
@@ -201,7 +201,8 @@ class Timelines:
         if not len(query.explain_post_ids):
             return {}
         # What came after the list may have been merged into its first page, or will be in the next list.
-        newer = view.catalog.post_ids[view.catalog.newer_than(snapshot.read_at)]
+        most = self._policy.settings.max_candidates
+        newer = view.catalog.post_ids[view.catalog.newer_than(snapshot.read_at, most)]
         listed = np.concatenate((snapshot.post_ids, newer))
         asked, settings = query.explain_post_ids, self._policy.settings
         return why_not(view.catalog, view.viewer, asked, listed, settings, view.now)
