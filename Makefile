@@ -54,8 +54,7 @@ docs: $(INSTALLED) ## Write the generated tables of options and metrics
 # The stubs are made with the oldest tools of the supported range, in an environment of their own. They are imported as
 # `animora_proto`: `animora` is the import package of another project on the package index.
 PROTO_BIN := .venv-proto/bin
-PROTOC = $(PROTO_BIN)/python -m grpc_tools.protoc -I proto \
-	-I $$($(PROTO_BIN)/python -c 'import pathlib, google.rpc as p; print(pathlib.Path(p.__path__[0]).parents[1])')
+PROTOC = $(PROTO_BIN)/python -m grpc_tools.protoc -I proto
 PROTO := animora/ranking/v1/ranking.proto
 
 .venv-proto/.installed: proto/requirements.txt
@@ -63,8 +62,14 @@ PROTO := animora/ranking/v1/ranking.proto
 	$(PROTO_BIN)/pip install --quiet --disable-pip-version-check --requirement proto/requirements.txt
 	@touch $@
 
+# Of other people's, what ours imports and what its errors carry: so that proto/ compiles by itself.
+GOOGLE_PROTO := proto/google/rpc/status.proto proto/google/rpc/error_details.proto
+$(GOOGLE_PROTO): .venv-proto/.installed
+	mkdir -p $(@D)
+	cp $$($(PROTO_BIN)/python -c 'import google.rpc as rpc; print(rpc.__path__[0])')/$(@F) $@
+
 .PHONY: proto
-proto: .venv-proto/.installed ## Generate the gRPC stubs
+proto: .venv-proto/.installed $(GOOGLE_PROTO) ## Generate the gRPC stubs
 	rm -rf .venv-proto/generated && mkdir -p .venv-proto/generated
 	PATH="$(PROTO_BIN):$$PATH" $(PROTOC) --python_out=.venv-proto/generated --grpc_python_out=.venv-proto/generated \
 		--mypy_out=quiet:.venv-proto/generated --mypy_grpc_out=quiet:.venv-proto/generated $(PROTO)
@@ -92,6 +97,10 @@ proto-check: $(INSTALLED) .venv-proto/.installed ## Check the proto's style and 
 .PHONY: test-oldest
 test-oldest: .venv-oldest/.installed ## Run the client's tests with the oldest grpcio and protobuf
 	.venv-oldest/bin/pytest --confcutdir=tests/client tests/client
+
+.PHONY: node-client
+node-client: ## Install what the test of the Node client needs (npm); without it that test is skipped
+	npm install --prefix tests/client/node --no-audit --no-fund --no-package-lock --silent
 
 .PHONY: bench
 bench: $(INSTALLED) ## Measure Rank beside a bare gRPC handler
