@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
 from animora_server.embedded.postgres import DATABASE
+from tests.pgbouncer import BINARY, PgBouncer, pgbouncer
 from tests.s3_server import CREDENTIALS, S3Prefix, S3Server
 
 # How long an example takes says more of the machine than of the code. All else stays as it is, in CI too.
@@ -124,6 +125,23 @@ async def embedded_postgres(
             await _execute(template, f"drop database {DATABASE} with (force)")
             await _execute(template, f"create database {DATABASE}")
             return postgres
+
+        yield start
+
+
+@pytest.fixture
+async def pooled(
+    server_directory: Path, postgres_url: str
+) -> AsyncIterator[Callable[[str, int], Awaitable[PgBouncer]]]:
+    """Starts a PgBouncer, of a mode and with so many connections, before the database of `postgres_url`."""
+    if BINARY is None:
+        pytest.skip("PgBouncer is not installed")
+    async with AsyncExitStack() as stack:
+
+        async def start(mode: str, size: int) -> PgBouncer:
+            directory = _fresh_directory(server_directory)
+            stack.callback(shutil.rmtree, directory)
+            return await stack.enter_async_context(pgbouncer(directory, postgres_url, mode, size))
 
         yield start
 

@@ -30,7 +30,7 @@ from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingSer
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate
 from animora_server.settings import Settings
-from animora_server.store import CatalogRefresher, FactListener, PostgresStore
+from animora_server.store import BlockRefresher, CatalogRefresher, FactListener, PostgresStore
 from animora_server.timeline import (
     BackedTimelines,
     FeedRanker,
@@ -151,26 +151,21 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             CallHandler(gate, metrics.calls, settings.grpc.default_timeout),
             {**ranking_service.behaviours, **timeline_service.behaviours},
         )
+        database = PostgresStore(settings.database)
         refresher = CatalogRefresher(
-            PostgresStore(settings.database),
+            database,
             settings.catalog,
             metrics.catalog,
             residency.publish,
             preference=lambda: residency.width_preference,
         )
 
-        def correct(facts: Facts) -> None:
-            residency.correct(facts)
-            refresher.correct(facts)
-
         @asynccontextmanager
         async def following() -> AsyncIterator[None]:
             async with AsyncExitStack() as stack:
-                # First listen, then load, so that nothing is missed in between.
                 await stack.enter_async_context(
-                    FactListener(settings.database, metrics.catalog, correct, refresher.catch_up)
+                    _following_database(database, refresher, residency, settings, metrics, health)
                 )
-                await stack.enter_async_context(refresher)
                 if store is not None:
                     watcher = ModelWatcher(store, residency, settings.models.poll_interval, metrics.models)
                     _oversee(metrics, health, watcher.loop)
@@ -206,6 +201,37 @@ async def serve(settings: Settings) -> int:
         log.info("draining", reason=await first_of(ends))
         await application.drain()
     return application.health.exit_status
+
+
+@asynccontextmanager
+async def _following_database(
+    database: PostgresStore,
+    refresher: CatalogRefresher,
+    residency: Residency,
+    settings: Settings,
+    metrics: Metrics,
+    health: Health,
+) -> AsyncIterator[None]:
+    """Keeps the catalog like the database."""
+    blocks = BlockRefresher(
+        database.beside(),
+        settings.catalog.poll_interval,
+        metrics.catalog,
+        lambda: residency.block_age,
+        residency.publish_blocks,
+    )
+
+    def correct(facts: Facts) -> bool:
+        residency.correct(facts)
+        if facts.unblocked:
+            blocks.read_soon()
+        return refresher.correct(facts) and residency.takes_more_facts
+
+    listener = FactListener(settings.database, metrics.catalog, correct, refresher.catch_up)
+    _oversee(metrics, health, listener.loop, *refresher.loops, blocks.loop)
+    # First listen, then load, so that nothing is missed in between.
+    async with listener, refresher, blocks:
+        yield
 
 
 def _observe(

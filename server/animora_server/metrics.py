@@ -294,18 +294,22 @@ class CatalogMetrics:
         ).labels()  # fmt: skip
         notifications = Counter(
             "animora_catalog_notifications",
-            "Notifications of the database, by what they tell.",
+            "Notifications of the database, by what they tell; those dropped came too fast to be applied.",
             registry,
             ("kind",),
         )
         self.notifications = {
-            kind: notifications.labels(kind) for kind in ("block", "unblock", "delete", "unreadable")
+            kind: notifications.labels(kind)
+            for kind in ("block", "unblock", "delete", "unreadable", "dropped")
         }
 
-    def ages_from(self, age: Callable[[], float], block_age: Callable[[], float]) -> None:
-        """Reads the ages, in seconds, whenever they are scraped."""
+    def age_from(self, age: Callable[[], float]) -> None:
+        """Reads the catalog's age, in seconds, whenever it is scraped."""
         self._age.set_function(age)
-        self._block_age.set_function(block_age)
+
+    def block_age_from(self, age: Callable[[], float]) -> None:
+        """Reads the age of the blocks, in seconds, whenever it is scraped."""
+        self._block_age.set_function(age)
 
 
 class ModelMetrics:

@@ -95,12 +95,12 @@ class DatabaseSettings(Section):
         "blocks and deletions arrive, where `url` leads through a pooler; empty takes `url`",
     )
     listen_timeout: float = Field(
-        default=5.0,
+        default=2.0,
         gt=0,
         description="seconds in which a notification sent to itself must arrive on that connection; "
         "it is tried as often",
     )
-    timeout: float = Field(default=10.0, gt=0, description="seconds to connect")
+    timeout: float = Field(default=5.0, gt=0, description="seconds to connect to a host")
     command_timeout: float = Field(default=60.0, gt=0, description="seconds one query may take")
 
 

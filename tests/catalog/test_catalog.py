@@ -1,4 +1,4 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -163,3 +163,19 @@ def test_the_memory_counts_every_column(catalog):
     table = 4 * (1999 - 10 + 1)  # a place for each number from the smallest to the largest id
     assert bigger.snapshot.nbytes - catalog.snapshot.nbytes == 1000 * (6 * 8 + 1 + 2 * 8 + 2 * 8) + table
     assert bigger.nbytes > bigger.snapshot.nbytes
+
+
+def test_a_base_is_extended_by_later_interactions(empty):
+    base = base_of(counts=[(1, 5), (2, 1)], seen=[(7, 1)])
+    later = MOMENT + timedelta(minutes=20)
+
+    once = base.extended(later, pairs((7, 2), (8, 1), (8, 1)))
+    twice = once.extended(later + timedelta(minutes=20), pairs((7, 3)))
+
+    assert once.until == later
+    assert twice.counts.find(ids(1, 2, 3)).tolist() == [7, 2, 1]
+    catalog = empty.refreshed(with_posts(empty.posts, 1, 2, 3), activity(twice, recent=[(7, 4)]))
+    assert catalog.snapshot.interactions.tolist() == [7, 2, 1]
+    assert catalog.snapshot.seen_posts(7).tolist() == [1, 2, 3, 4]
+    assert catalog.snapshot.seen_posts(8).tolist() == [1]
+    assert base.counts.find(ids(1)).tolist() == [5]

@@ -5,65 +5,78 @@ from animora_server.catalog.corrections import MAX_NOTIFIED
 from tests.ranker.catalogs import snapshot
 
 
-def block(blocker, blocked, *, taken_back=False):
-    return Facts(blocks={(blocker, blocked): not taken_back})
+def block(blocker, blocked):
+    return Facts(blocks=frozenset({(blocker, blocked)}))
 
 
 def deletion(*post_ids):
     return Facts(deleted=frozenset(post_ids))
 
 
-def test_of_several_facts_on_a_pair_the_last_counts():
-    facts = Facts.joined(
-        [block(1, 2), deletion(5), block(1, 2, taken_back=True), block(2, 1), deletion(4, 5)]
-    )
+UNBLOCKED = Facts(unblocked=True)
 
-    assert facts.blocks == {(1, 2): False, (2, 1): True}
+
+def test_facts_are_joined():
+    facts = Facts.joined([block(1, 2), deletion(5), UNBLOCKED, block(2, 1), deletion(4, 5)])
+
+    assert facts.blocks == {(1, 2), (2, 1)}
     assert facts.deleted_ids.tolist() == [4, 5]
+    assert facts.unblocked
+    assert len(facts) == 4
 
 
 def test_no_facts_are_false():
     assert not Facts.joined([])
     assert block(1, 2)
     assert deletion(1)
+    assert UNBLOCKED
 
 
-def test_a_reading_lacks_what_was_heard_since_it_began():
+def test_a_reading_lacks_what_was_notified_since_it_began():
     recent = RecentFacts()
     recent.add(block(1, 2), 1.0)
     recent.add(deletion(7), 2.0)
-    recent.add(block(1, 2, taken_back=True), 3.0)
+    recent.add(block(2, 1), 3.0)
 
-    assert recent.since(2.0) == Facts({(1, 2): False}, frozenset({7}))
-    assert recent.since(0.0) == Facts({(1, 2): False}, frozenset({7}))
+    assert recent.since(2.0) == Facts(frozenset({(2, 1)}), frozenset({7}))
+    assert recent.since(0.0) == Facts(frozenset({(1, 2), (2, 1)}), frozenset({7}))
     assert recent.since(4.0) == Facts()
 
 
 def test_what_later_readings_hold_is_forgotten():
     recent = RecentFacts()
     recent.add(block(1, 2), 1.0)
-    recent.add(deletion(7), 2.0)
+    recent.add(deletion(7, 8), 2.0)
+    assert len(recent) == 3
 
     recent.forget(2.0)
 
-    assert recent.since(0.0) == deletion(7)
+    assert recent.since(0.0) == deletion(7, 8)
+    assert len(recent) == 2
 
 
 def test_a_snapshot_is_corrected_and_the_one_before_stays():
     before = snapshot({10: {}, 11: {}, 12: {"deleted": 1}}, blocks=[(1, 2)])
 
-    after = corrected(before, Facts({(1, 2): False, (3, 1): True}, frozenset({11, 12, 99})))
+    after = corrected(before, Facts(frozenset({(3, 1)}), frozenset({11, 12, 99})))
 
     assert after.is_deleted(np.arange(3)).tolist() == [False, True, True]
-    assert after.related_authors(1).tolist() == [3]
+    assert after.related_authors(1).tolist() == [2, 3]
     assert before.is_deleted(np.arange(3)).tolist() == [False, False, True]
     assert before.related_authors(1).tolist() == [2]
+
+
+def test_a_block_that_is_said_to_be_taken_back_holds_until_a_reading_agrees():
+    before = snapshot({10: {}}, blocks=[(1, 2)])
+
+    assert corrected(before, UNBLOCKED).related_authors(1).tolist() == [2]
+    assert corrected(corrected(before, block(1, 3)), UNBLOCKED).related_authors(3).tolist() == [1]
 
 
 def test_facts_that_a_snapshot_holds_change_nothing():
     before = snapshot({10: {"deleted": 1}}, blocks=[(1, 2)])
 
-    after = corrected(before, Facts({(1, 2): True, (5, 6): False}, frozenset({10, 99})))
+    after = corrected(before, Facts(frozenset({(1, 2)}), frozenset({10, 99})))
 
     assert after.deleted is before.deleted
     assert [after.related_authors(user).tolist() for user in (1, 2, 5, 6)] == [[2], [1], [], []]

@@ -39,6 +39,7 @@ def snapshot(
         arrived_at=np.array([NOW - fact.get("arrived", 0) for fact in facts], np.float64),
         embeddings=EmbeddingFile(None, 0, 0),
         read_at=NOW,
+        posts_read_at=time.monotonic(),
         blocks_read_at=time.monotonic() - block_age,
         feed=Feed.of(created_at, np.flatnonzero(~deleted)),
         index=IdMap.of(ids, np.arange(len(ids))),

@@ -76,6 +76,7 @@ class Catalog:
             embeddings=self.embeddings,
             read_at=0.0,
             feed=Feed.of(np.zeros(rows), np.arange(rows)),
+            posts_read_at=time.monotonic(),
             blocks_read_at=time.monotonic(),
             index=IdMap.of(self.post_ids, np.arange(rows)),
             relations=Relations.empty(),
@@ -457,7 +458,8 @@ def seen(residency: Residency):
     pin = residency.current()
     assert pin is not None
     snapshot = pin.snapshot
-    return snapshot.related_authors(1).tolist(), snapshot.post_ids[~snapshot.deleted].tolist()
+    shown = ~snapshot.is_deleted(np.arange(len(snapshot)))
+    return snapshot.related_authors(1).tolist(), snapshot.post_ids[shown].tolist()
 
 
 async def test_facts_are_seen_at_once_and_leave_older_pins_and_models_alone(residency):
@@ -465,12 +467,12 @@ async def test_facts_are_seen_at_once_and_leave_older_pins_and_models_alone(resi
     await residency.activate(tiny_artifact("v1")[0])
     before = residency.current()
 
-    residency.correct(Facts({(1, 2): True}, frozenset({200})))
+    residency.correct(Facts(frozenset({(1, 2)}), frozenset({200})))
 
     assert seen(residency) == ([2], [100])
     assert active(residency) is before.active
     assert before.snapshot.related_authors(1).tolist() == []
-    assert not before.snapshot.deleted.any()
+    assert not before.snapshot.is_deleted(np.arange(2)).any()
 
 
 async def test_facts_that_come_while_a_snapshot_is_encoded_are_seen_before_and_after(residency, binder):
@@ -478,12 +480,12 @@ async def test_facts_that_come_while_a_snapshot_is_encoded_are_seen_before_and_a
     await residency.publish(catalog.grow([100, 200]))
     await residency.activate(tiny_artifact("v1")[0])
     later = catalog.grow([300])
-    residency.correct(Facts({(1, 2): True}, frozenset({100, 300})))
+    residency.correct(Facts(frozenset({(1, 2)}), frozenset({100, 300})))
     binder.hold()
     publication = asyncio.create_task(residency.publish(later))
     binder.waiting.clear()
     await binder.waiting.wait()
-    residency.correct(Facts({(3, 1): True}, frozenset({200})))
+    residency.correct(Facts(frozenset({(3, 1)}), frozenset({200})))
     assert seen(residency) == ([2, 3], [])
     assert len(residency.current().snapshot) == 2
 
@@ -499,7 +501,7 @@ async def test_facts_that_come_while_a_model_is_made_ready_stay(residency, binde
     binder.hold()
     activation = asyncio.create_task(residency.activate(tiny_artifact("v1")[0]))
     await binder.waiting.wait()
-    residency.correct(Facts({(1, 2): True}, frozenset({100})))
+    residency.correct(Facts(frozenset({(1, 2)}), frozenset({100})))
     assert seen(residency) == ([2], [200])
 
     binder.release()
@@ -519,7 +521,7 @@ async def test_facts_that_come_within_the_swap_of_a_model_stay(residency, binder
         assert seen(residency) == ([], [100, 200])
         binder.release()
         binder.hold()
-    residency.correct(Facts({(1, 2): True}))
+    residency.correct(Facts(frozenset({(1, 2)})))
     await activation
 
     assert seen(residency) == ([2], [100, 200])
@@ -528,7 +530,7 @@ async def test_facts_that_come_within_the_swap_of_a_model_stay(residency, binder
 async def test_facts_that_came_before_a_reading_began_are_not_applied_to_it(residency):
     catalog = Catalog()
     await residency.publish(catalog.grow([100, 200]))
-    residency.correct(Facts({(1, 2): True}, frozenset({200})))
+    residency.correct(Facts(frozenset({(1, 2)}), frozenset({200})))
     assert seen(residency) == ([2], [100])
 
     await residency.publish(catalog.grow([300]))  # they were taken back since
@@ -538,9 +540,59 @@ async def test_facts_that_came_before_a_reading_began_are_not_applied_to_it(resi
 
 async def test_facts_that_come_before_the_first_snapshot_are_in_it(residency):
     snapshot = Catalog().grow([100, 200])
-    residency.correct(Facts({(2, 1): True}, frozenset({100})))
+    residency.correct(Facts(frozenset({(2, 1)}), frozenset({100})))
     assert residency.current() is None
 
     await residency.publish(snapshot)
 
     assert seen(residency) == ([2], [200])
+
+
+def relations(*blocks):
+    columns = np.array(blocks, np.int64).reshape(-1, 2)
+    return Relations.of(columns[:, 0], columns[:, 1])
+
+
+async def test_newer_blocks_are_seen_at_once_and_stay(residency):
+    catalog = Catalog()
+    await residency.publish(catalog.grow([100, 200]))
+    older = catalog.grow([300])
+    residency.publish_blocks(relations((1, 2)), time.monotonic())
+    assert seen(residency) == ([2], [100, 200])
+
+    await residency.publish(older)  # whose own reading of the blocks began before
+
+    assert seen(residency) == ([2], [100, 200, 300])
+    await residency.publish(catalog.grow([400]))  # and this one's later
+    assert seen(residency)[0] == []
+
+
+async def test_older_blocks_are_passed_over(residency):
+    read_at = time.monotonic()
+    await residency.publish(Catalog().grow([100]))
+
+    residency.publish_blocks(relations((1, 2)), read_at)
+
+    assert seen(residency) == ([], [100])
+
+
+async def test_newer_blocks_decide_on_blocks_that_were_notified_but_not_on_deletions(residency):
+    await residency.publish(Catalog().grow([100, 200]))
+    residency.correct(Facts(frozenset({(1, 2)}), frozenset({100})))
+    residency.publish_blocks(relations((1, 3)), time.monotonic())
+    assert seen(residency) == ([3], [200])
+
+    residency.correct(Facts(frozenset({(1, 2)})))
+
+    assert seen(residency) == ([2, 3], [200])
+
+
+async def test_blocks_that_come_before_the_first_snapshot_are_in_it(residency):
+    snapshot = Catalog().grow([100])
+    assert residency.block_age == float("inf")
+    residency.publish_blocks(relations((1, 2)), time.monotonic())
+    assert residency.block_age < float("inf")
+
+    await residency.publish(snapshot)
+
+    assert seen(residency) == ([2], [100])

@@ -186,7 +186,7 @@ async def worker(database, postgres_url, store):
     """A worker that runs; it polls where it must catch up, and else never within a test."""
     await database.execute(BEGINNING)
     worker = Worker(postgres_url, store)
-    async with worker.listener, worker.refresher:
+    async with worker.listener, worker.refresher, worker.blocks:
         await worker.until(lambda: worker.visible)
         yield worker
 

@@ -13,8 +13,13 @@ ids = st.integers(-(2**63), 2**63 - 1)
 @given(ids, ids)
 def test_a_block_says_who_blocks_whom(blocker, blocked):
     assume(blocker != blocked)
-    assert read_payload(f"block {blocker} {blocked}") == Facts(blocks={(blocker, blocked): True})
-    assert read_payload(f"unblock {blocker} {blocked}") == Facts(blocks={(blocker, blocked): False})
+    assert read_payload(f"block {blocker} {blocked}") == Facts(blocks=frozenset({(blocker, blocked)}))
+
+
+@given(ids, ids)
+def test_that_a_block_was_taken_back_is_left_to_a_reading(blocker, blocked):
+    assume(blocker != blocked)
+    assert read_payload(f"unblock {blocker} {blocked}") == Facts(unblocked=True)
 
 
 @given(st.lists(ids, min_size=1))

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from animora_server.metrics import CatalogMetrics
 from animora_server.scorer import Residency
 from animora_server.settings import CatalogSettings, DatabaseSettings
-from animora_server.store import CatalogRefresher, FactListener
+from animora_server.store import BlockRefresher, CatalogRefresher, FactListener
 
 PATIENCE = 30  # seconds
 NOBODY = -1  # blocks someone, to mark a moment among the facts
@@ -25,7 +25,7 @@ async def nothing():
 
 
 class Worker:
-    """Enter its listener, then call `refresh` by hand, or enter its refresher too.
+    """Enter its listener, then call `refresh` by hand, or enter its refresher and `blocks` too.
 
     Attributes:
         behind: How many refreshes by hand are due since notifications were lost.
@@ -35,6 +35,7 @@ class Worker:
 
     def __init__(self, url, store):
         self.behind = 2
+        self._store = store
         self.during_reading = self.before_publishing = nothing
         unused: Any = None  # no model is loaded
         self.residency = Residency(unused, unused, max_models=1)
@@ -43,7 +44,9 @@ class Worker:
         self.refresher = CatalogRefresher(self, seldom, metrics, self._publish)
         database = DatabaseSettings(url=SecretStr(url))
         self.listener = FactListener(database, metrics, self._correct, self._catch_up)
-        self._store = store
+        self.blocks = BlockRefresher(
+            store.beside(), 1e6, metrics, lambda: self.residency.block_age, self._publish_blocks
+        )
         self._marks = {}
         self._listening = asyncio.Event()
         self._changed = asyncio.Event()
@@ -66,6 +69,8 @@ class Worker:
         return self.snapshot.related_authors(user).tolist()
 
     async def refresh(self):
+        if self.behind == 1:
+            await self.refresher.count()
         self.behind = max(self.behind - 1, 0)
         await self.refresher.refresh()
 
@@ -106,13 +111,23 @@ class Worker:
         await self.residency.publish(snapshot)
         self._changed.set()
 
+    def _publish_blocks(self, relations, read_at):
+        self.residency.publish_blocks(relations, read_at)
+        self._changed.set()
+
+    def beside(self):
+        return self._store.beside()
+
     def _correct(self, facts):
         self.residency.correct(facts)
         self.refresher.correct(facts)
+        if facts.unblocked:
+            self.blocks.read_soon()
         self._changed.set()
         for blocker, blocked in facts.blocks:
             if blocker == NOBODY:
                 self._marks[blocked].set()
+        return True
 
     def _catch_up(self):
         self.refresher.catch_up()

@@ -10,6 +10,7 @@ from animora_server.catalog.corrections import Facts, RecentFacts, corrected
 from animora_server.catalog.draft import PostDraft
 from animora_server.catalog.embeddings import EmbeddingFile
 from animora_server.catalog.feed import Feed
+from animora_server.catalog.gathering import GroupsBuilder
 from animora_server.catalog.lookup import Groups, IdMap
 from animora_server.catalog.records import (
     NEVER,
@@ -40,6 +41,7 @@ __all__ = [
     "Facts",
     "Feed",
     "Groups",
+    "GroupsBuilder",
     "IdMap",
     "InteractionBase",
     "Pairs",

@@ -1,6 +1,6 @@
 """Posts, interactions and blocks together, as one refresh leaves them to the next."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -23,12 +23,26 @@ class InteractionBase:
     Attributes:
         until: The moment; what is newer is recounted at each refresh.
         counts: Interactions by post, unknown posts included: they may become known.
-        seen: Posts by user, within the seen window.
+        seen: Posts by user, within the seen window, as they were counted.
+        later: The same of interactions that were added since.
     """
 
     until: datetime
     counts: IdMap
     seen: Groups
+    later: Groups = field(default_factory=Groups.empty)
+
+    def extended(self, until: datetime, interactions: Pairs) -> "InteractionBase":
+        """This base and the interactions (user, post) from its moment up to another."""
+        ids, counts = np.unique(interactions.second, return_counts=True)
+        all_ids = np.union1d(self.counts.ids, ids)
+        sums = np.maximum(self.counts.find(all_ids), 0)
+        sums[np.searchsorted(all_ids, ids)] += counts
+        users, posts = self.later.pairs()
+        later = Groups.of(
+            np.concatenate((users, interactions.first)), np.concatenate((posts, interactions.second))
+        )
+        return InteractionBase(until, IdMap.of(all_ids, sums), self.seen, later)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +54,14 @@ class Activity:
         recent: Users and posts of the interactions since then.
         blocks: Blockers and blocked.
         read_at: The database's time when all this was read, in unix seconds.
-        blocks_read_at: `time.monotonic()` when the blocks were about to be read.
+        began_at: `time.monotonic()` when all this was about to be read.
     """
 
     base: InteractionBase
     recent: Pairs
     blocks: Pairs
     read_at: float
-    blocks_read_at: float
+    began_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +97,7 @@ class Catalog:
             arrived_at=posts.arrived_at,
             embeddings=posts.embeddings,
             read_at=float("-inf"),
+            posts_read_at=float("-inf"),
             blocks_read_at=float("-inf"),
             feed=Feed.empty(),
             index=posts.index,
@@ -90,7 +105,7 @@ class Catalog:
             seen_base=base.seen,
             seen_recent=Groups.empty(),
         )
-        activity = Activity(base, Pairs.empty(), Pairs.empty(), snapshot.read_at, snapshot.blocks_read_at)
+        activity = Activity(base, Pairs.empty(), Pairs.empty(), snapshot.read_at, snapshot.posts_read_at)
         return cls(posts, activity, posts.post_ids, snapshot)
 
     def refreshed(self, posts: PostTable, activity: Activity) -> "Catalog":
@@ -112,13 +127,15 @@ class Catalog:
             arrived_at=posts.arrived_at,
             embeddings=posts.embeddings,
             read_at=activity.read_at,
-            blocks_read_at=activity.blocks_read_at,
+            posts_read_at=activity.began_at,
+            blocks_read_at=activity.began_at,
             feed=self._feed(posts),
             index=posts.index,
             relations=self.snapshot.relations
             if same_blocks
             else Relations.of(activity.blocks.first, activity.blocks.second),
             seen_base=activity.base.seen,
+            seen_later=activity.base.later,
             seen_recent=self.snapshot.seen_recent
             if same_recent
             else Groups.of(activity.recent.first, activity.recent.second),

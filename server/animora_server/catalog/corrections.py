@@ -1,14 +1,14 @@
-"""Facts heard between two readings of the database, and what they change in a snapshot."""
+"""Facts notified between two readings of the database, and what they change in a snapshot."""
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
 from animora_server.catalog.lookup import ABSENT
-from animora_server.catalog.relations import BlockChanges
+from animora_server.catalog.relations import Block
 from animora_server.catalog.snapshot import NO_ROWS, CatalogSnapshot
 from animora_server.types import IntArray
 
@@ -19,25 +19,29 @@ MAX_NOTIFIED = 1024
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was committed.
+    """What notifications say. Anyone who may connect to the database can send them.
+
+    So they only hide, until the next reading decides: nobody sees an author, or a post, that a reading hides.
 
     Attributes:
-        blocks: The last word on each pair of users.
+        blocks: New blocks.
         deleted: Posts that are gone, or were marked as deleted.
+        unblocked: Whether a block was taken back. The next reading shows which.
     """
 
-    blocks: BlockChanges = field(default_factory=dict)
+    blocks: frozenset[Block] = frozenset()
     deleted: frozenset[int] = frozenset()
+    unblocked: bool = False
 
     @classmethod
     def joined(cls, parts: Iterable["Facts"]) -> Self:
-        """Several facts as one, given in the order of their commits."""
-        blocks: dict[tuple[int, int], bool] = {}
-        deleted: set[int] = set()
-        for part in parts:
-            blocks.update(part.blocks)
-            deleted |= part.deleted
-        return cls(blocks, frozenset(deleted))
+        """Several facts as one."""
+        parts = list(parts)
+        return cls(
+            frozenset().union(*(part.blocks for part in parts)),
+            frozenset().union(*(part.deleted for part in parts)),
+            any(part.unblocked for part in parts),
+        )
 
     @property
     def deleted_ids(self) -> IntArray:
@@ -46,30 +50,40 @@ class Facts:
 
     def __bool__(self) -> bool:
         """Whether there are any."""
-        return bool(self.blocks or self.deleted)
+        return bool(self.blocks or self.deleted or self.unblocked)
+
+    def __len__(self) -> int:
+        """How many blocks and deletions there are."""
+        return len(self.blocks) + len(self.deleted)
 
 
 class RecentFacts:
-    """Facts that the next reading may still lack, in the order in which they were heard.
+    """Facts that the next reading may still lack, in the order of their notifications.
 
-    A fact is heard after its commit, so that a reading which began later than that holds it.
+    A fact is notified after its commit, so that a reading which began later than that holds it.
     """
 
     def __init__(self) -> None:
-        self._heard: deque[tuple[float, Facts]] = deque()
+        self._notified: deque[tuple[float, Facts]] = deque()
+        self._size = 0
 
-    def add(self, facts: Facts, heard_at: float) -> None:
-        """Takes facts heard at a time (`time.monotonic()`), no earlier than those before."""
-        self._heard.append((heard_at, facts))
+    def __len__(self) -> int:
+        """How many blocks and deletions there are, repeats included."""
+        return self._size
+
+    def add(self, facts: Facts, notified_at: float) -> None:
+        """Takes facts notified at a time (`time.monotonic()`), no earlier than those before."""
+        self._notified.append((notified_at, facts))
+        self._size += len(facts)
 
     def since(self, moment: float) -> Facts:
         """What a reading that began at a moment may lack."""
-        return Facts.joined(facts for heard_at, facts in self._heard if heard_at >= moment)
+        return Facts.joined(facts for notified_at, facts in self._notified if notified_at >= moment)
 
     def forget(self, moment: float) -> None:
         """Drops what readings that begin at a moment, or later, hold."""
-        while self._heard and self._heard[0][0] < moment:
-            self._heard.popleft()
+        while self._notified and self._notified[0][0] < moment:
+            self._size -= len(self._notified.popleft()[1])
 
 
 def corrected(snapshot: CatalogSnapshot, facts: Facts) -> CatalogSnapshot:
@@ -88,5 +102,5 @@ def corrected(snapshot: CatalogSnapshot, facts: Facts) -> CatalogSnapshot:
             deleted[notified] = True
             notified = NO_ROWS
     if facts.blocks:
-        relations = relations.changed(facts.blocks)
+        relations = relations.with_blocks(facts.blocks)
     return replace(snapshot, deleted=deleted, notified_deleted=notified, relations=relations)

@@ -156,6 +156,10 @@ class Groups:
         (there,) = np.equal(self.keys.take(at, mode="clip"), keys).nonzero()
         return {number: self._members_at(at.item(number)) for number in there.tolist()}
 
+    def pairs(self) -> tuple[IntArray, IntArray]:
+        """Each member with its key: int64 (m) each."""
+        return np.repeat(self.keys, np.diff(self.offsets)), self.members.astype(np.int64)
+
     def _members_at(self, at: int) -> IntArray:
         return self.members[self.offsets.item(at) : self.offsets.item(at + 1)].astype(np.int64)
 

@@ -1,6 +1,6 @@
-"""Who blocks whom: as a reading found it, put right by what was heard since."""
+"""Who blocks whom: as a reading of the database found it, with blocks that were notified since."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -9,25 +9,22 @@ import numpy as np
 from animora_server.catalog.lookup import Groups
 from animora_server.types import IntArray
 
-# Whether the first of two users blocks the second.
-BlockChanges = Mapping[tuple[int, int], bool]
+Block = tuple[int, int]  # the user who blocks, and the user who is blocked
 
 
 @dataclass(frozen=True, slots=True)
 class Relations:
-    """Users who must not see each other. What was heard lies over what was found, of which there may be much.
+    """Users who must not see each other. Notified blocks lie over those found, of which there may be many.
 
     Attributes:
         blocked: Whom each user blocks, as found.
         related: Whom each user blocks or is blocked by, as found.
-        heard: The last word on each pair of users since.
-        corrected: All relations of the users in those pairs: int64 (k) each, ascending.
+        notified: Further users whom each user blocks or is blocked by.
     """
 
     blocked: Groups
     related: Groups
-    heard: BlockChanges = field(default_factory=dict)
-    corrected: Mapping[int, IntArray] = field(default_factory=dict)
+    notified: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
     @classmethod
     def empty(cls) -> Self:
@@ -44,39 +41,34 @@ class Relations:
 
     def members_of(self, user: int) -> IntArray:
         """Users whom the user blocks or who block the user: int64 (k), ascending."""
-        corrected = self.corrected.get(user)
-        return self.related.members_of(user) if corrected is None else corrected
+        found, notified = self.related.members_of(user), self.notified.get(user)
+        return found if notified is None else _joined(found, notified)
 
     def members_of_each(self, users: IntArray) -> dict[int, IntArray]:
         """By position in users int64 (k), the members of those who have any."""
         members = self.related.members_of_each(users)
-        if self.corrected:
-            for number, user in enumerate(users.tolist()):
-                if user in self.corrected:
-                    members[number] = self.corrected[user]
+        if self.notified:
+            for position, user in enumerate(users.tolist()):
+                if user in self.notified:
+                    members[position] = self.members_of(user)
         return members
 
-    def changed(self, changes: BlockChanges) -> "Relations":
-        """These relations after some changes. The work grows with the changes, not with the blocks."""
-        heard = {**self.heard, **changes}
-        others: dict[int, dict[int, bool]] = {}
-        for (blocker, blocked), is_blocked in changes.items():
-            # The block of one side that is taken back leaves that of the other.
-            now = is_blocked or self._blocks(heard, blocked, blocker)
-            others.setdefault(blocker, {})[blocked] = now
-            others.setdefault(blocked, {})[blocker] = now
-        corrected = dict(self.corrected)
-        for user, changed in others.items():
-            kept = np.setdiff1d(self.members_of(user), np.fromiter(changed, np.int64))
-            related = np.fromiter((other for other, now in changed.items() if now), np.int64)
-            corrected[user] = np.union1d(kept, related)
-        return replace(self, heard=heard, corrected=corrected)
-
-    def _blocks(self, heard: BlockChanges, blocker: int, blocked: int) -> bool:
-        now = heard.get((blocker, blocked))
-        return bool(np.isin(blocked, self.blocked.members_of(blocker))) if now is None else now
+    def with_blocks(self, blocks: Iterable[Block]) -> "Relations":
+        """These relations and further blocks. The work grows with all notified ones, not with those found."""
+        others: dict[int, set[int]] = {}
+        for blocker, blocked in blocks:
+            others.setdefault(blocker, set()).add(blocked)
+            others.setdefault(blocked, set()).add(blocker)
+        notified = dict(self.notified)
+        for user, added in others.items():
+            notified[user] = notified.get(user, frozenset()) | added
+        return replace(self, notified=notified)
 
     @property
     def nbytes(self) -> int:
         """Size of the arrays of what was found."""
         return self.blocked.nbytes + self.related.nbytes
+
+
+def _joined(found: IntArray, notified: frozenset[int]) -> IntArray:
+    return np.union1d(found, np.fromiter(notified, np.int64, len(notified)))

@@ -1,6 +1,6 @@
 """The immutable view of posts, interactions and blocks that a request pins."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,12 +33,14 @@ class CatalogSnapshot:
         arrived_at: float64 (n), the database's time of the reading that brought the row; never descending.
         embeddings: Rows [0, n) are written, and never change within an epoch.
         read_at: The database's time when all this was read, in unix seconds.
-        blocks_read_at: `time.monotonic()` when the last successful read of the blocks began.
+        posts_read_at: `time.monotonic()` when the reading of the posts began.
+        blocks_read_at: `time.monotonic()` when the last successful reading of the blocks began.
         feed: The posts that were not deleted when this was read, by age; ask `deleted` which of them are now.
         index: Row of each post id, tombstones left out.
         relations: Users who are blocked by, or block, each user.
-        seen_base: Posts by user, from interactions older than the recount window.
+        seen_base: Posts by user, from interactions older than the recount window when they were last counted.
         seen_recent: Posts by user, from the interactions within it.
+        seen_later: Posts by user, from those between the two.
         notified_deleted: int64 (k), ascending, rows of posts that were deleted since the reading.
         changed_late: Posts that were changed long after they were made, by the time of the change, as they
             were when the epoch began. They may have become visible with the change.
@@ -55,12 +57,14 @@ class CatalogSnapshot:
     arrived_at: DoubleArray
     embeddings: EmbeddingFile
     read_at: float
+    posts_read_at: float
     blocks_read_at: float
     feed: Feed
     index: IdMap
     relations: Relations
     seen_base: Groups
     seen_recent: Groups
+    seen_later: Groups = field(default_factory=Groups.empty)
     notified_deleted: IntArray = field(default_factory=lambda: NO_ROWS)
     changed_late: Feed = field(default_factory=Feed.empty)
 
@@ -113,6 +117,12 @@ class CatalogSnapshot:
         """Whether each of the rows int64 (m) has an embedding that is not all zeros: bool (m)."""
         return np.not_equal(self.fingerprints[rows], 0)
 
+    def with_relations(self, relations: Relations, blocks_read_at: float) -> "CatalogSnapshot":
+        """This snapshot with the blocks of another reading, if that began later than its own."""
+        if blocks_read_at <= self.blocks_read_at:
+            return self
+        return replace(self, relations=relations, blocks_read_at=blocks_read_at)
+
     def related_authors(self, user_id: int) -> IntArray:
         """Users whom the user blocks or who block the user: int64 (k), ascending."""
         return self.relations.members_of(user_id)
@@ -124,8 +134,8 @@ class CatalogSnapshot:
     def seen_posts(self, user_id: int) -> IntArray:
         """Posts that the user liked or commented on in the window: int64 (k), ascending, repeats included."""
         base = self.seen_base.members_of(user_id)
-        recent = self.seen_recent.members_of(user_id)
-        return np.sort(np.concatenate((base, recent))) if len(recent) else base
+        later = [groups.members_of(user_id) for groups in (self.seen_later, self.seen_recent)]
+        return np.sort(np.concatenate((base, *later))) if any(map(len, later)) else base
 
     @property
     def nbytes(self) -> int:
@@ -133,6 +143,6 @@ class CatalogSnapshot:
         columns = (
             self.post_ids, self.author_ids, self.created_at, self.deleted, self.interactions,
             self.fingerprints, self.arrived_at, self.feed, self.changed_late, self.index, self.relations,
-            self.seen_base, self.seen_recent,
+            self.seen_base, self.seen_later, self.seen_recent,
         )  # fmt: skip
         return sum(column.nbytes for column in columns)

@@ -13,6 +13,7 @@ from animora_server.catalog import (
     CatalogSnapshot,
     Facts,
     RecentFacts,
+    Relations,
     WidthPreference,
     Widths,
     corrected,
@@ -25,6 +26,8 @@ from animora_server.scorer.protocols import Device, Model
 from animora_server.scorer.resident import ResidentModel
 
 log = structlog.get_logger(__name__)
+
+MAX_FACTS = 100_000  # that may wait for a reading; more are left to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,10 @@ class Residency:
         self._pin: Pin | None = None
         self._published = asyncio.Event()
         self._facts = RecentFacts()
+        self._blocks = (
+            Relations.empty(),
+            float("-inf"),
+        )  # those published by themselves, and when they were read
 
     def current(self) -> Pin | None:
         """The pair that a new request sees; None until a catalog is published."""
@@ -106,12 +113,33 @@ class Residency:
                     resident[version] = await self._binder.bind(loaded, snapshot, self._bound.get(version))
                 except ScoringFailed as error:
                     log.error("a model cannot be bound to the catalog", version=version, error=str(error))
-            missed = self._facts.since(snapshot.blocks_read_at)
             resident = resident if losses == self._losses else {}
-            self._swap(corrected(snapshot, missed) if missed else snapshot, resident)
+            self._swap(self._up_to_date(snapshot), resident)
             self._report_widths(snapshot)
-            self._facts.forget(snapshot.blocks_read_at)
+            self._facts.forget(min(snapshot.posts_read_at, snapshot.blocks_read_at))
             self._published.set()
+
+    def publish_blocks(self, relations: Relations, read_at: float) -> None:
+        """Makes blocks seen by new requests at once, whatever is being encoded or loaded.
+
+        Args:
+            relations: Those of a reading of all blocks.
+            read_at: `time.monotonic()` when it began.
+        """
+        self._blocks = relations, read_at
+        if self._pin is not None:
+            self._pin = replace(self._pin, snapshot=self._up_to_date(self._pin.snapshot))
+
+    @property
+    def takes_more_facts(self) -> bool:
+        """Whether few facts wait for a reading that holds them."""
+        return len(self._facts) < MAX_FACTS
+
+    @property
+    def block_age(self) -> float:
+        """Seconds since the newest blocks were read, infinite before the first time."""
+        read_at = self._blocks[1] if self._pin is None else self._pin.snapshot.blocks_read_at
+        return time.monotonic() - read_at
 
     def correct(self, facts: Facts) -> None:
         """Makes facts seen by new requests at once, whatever is being encoded or loaded."""
@@ -196,6 +224,15 @@ class Residency:
         self._bound.clear()
         if self._pin is not None:
             self._swap(self._pin.snapshot, {})
+
+    def _up_to_date(self, snapshot: CatalogSnapshot) -> CatalogSnapshot:
+        """The snapshot with the newest blocks, and with all facts that its readings may lack."""
+        snapshot = snapshot.with_relations(*self._blocks)
+        missed = Facts(
+            blocks=self._facts.since(snapshot.blocks_read_at).blocks,
+            deleted=self._facts.since(snapshot.posts_read_at).deleted,
+        )
+        return corrected(snapshot, missed) if missed else snapshot
 
     def _published_pin(self) -> Pin:
         if self._pin is None:

@@ -66,6 +66,13 @@ class FixedColumns:
         """The columns so far, in native byte order."""
         return [np.concatenate(parts) for parts in self._columns]
 
+    def take(self) -> list[npt.NDArray[Any]]:
+        """The columns since they were last taken, in native byte order."""
+        columns = self.columns()
+        for parts in self._columns:
+            del parts[1:]  # the first is empty, and has the type
+        return columns
+
 
 class EmbeddingRows:
     """Rows of an id and two embeddings, either of which may be null, handed on part by part."""

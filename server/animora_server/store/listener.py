@@ -1,44 +1,53 @@
-"""Hears of blocks and deletions the moment they are committed."""
+"""Listens for blocks and deletions, which PostgreSQL notifies the moment they are committed."""
 
 import asyncio
-import random
 import secrets
+import socket
 from collections.abc import Callable
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import asyncpg
 import structlog
 
-from animora_server.background import log_task_failure, stop
+from animora_server.background import BackgroundLoop, Backoff
 from animora_server.catalog import Facts
 from animora_server.errors import StoreError
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import DatabaseSettings
 from animora_server.store.connection import Connector, translated
+from animora_server.store.notifications import RECEIVE_BYTES, NotificationBatcher
 from animora_server.store.payloads import CHANNEL, read_payload
 
 log = structlog.get_logger(__name__)
 
-FIRST_DELAY = 0.1  # seconds before the first retry
-LONGEST_DELAY = 2.0  # seconds; PostgreSQL is used again this soon after it came back
 START_PATIENCE = 1.0  # seconds for which the start waits for the first connection
+PROOF_INTERVAL = 60.0  # seconds after which another connection tries again whether it is heard
+# After notifications that do not arrive, or arrive too fast. Nothing but polls would follow sooner attempts.
+POLLING_PAUSES = Backoff(first=1.0, longest=60.0)
+
+
+class PollingOnly(StoreError):
+    """Notifications cannot be used for now: they do not arrive, or more than can be applied do."""
 
 
 class FactListener:
-    """Listens on a connection of its own, and hands facts on in the order of their commits.
+    """Listens on a connection of its own, and hands facts on.
 
-    Facts that are heard together are handed on together. What is committed while there is no connection
-    goes unheard; polls go on, and find it.
+    What is committed while there is no connection is not notified; polls go on, and find it.
 
-    The connection is tried with a notification to itself, since a frozen server and a pooler that gives
-    each transaction another connection are both silent, and neither is an error.
+    A connection counts as listening once it has received a notification that another connection sent: behind
+    a pooler that gives each transaction another connection, its own would arrive and others' would not. From
+    then on it notifies itself now and then, since a frozen server is silent, which is no error.
 
     Args:
         settings: Where the database is.
         metrics: What is recorded.
-        receive: Takes facts, on the event loop, so it must be quick.
-        listening: Is told each time that listening has begun: what was committed before may be unheard.
+        receive: Takes facts, on the event loop, so it must be quick. Returns whether more may follow.
+        catch_up: Is called when facts may have been missed, so that a reading must find them.
+
+    Attributes:
+        loop: Keeps the connection.
 
     Raises:
         ConfigurationError: The connection string cannot be used.
@@ -48,10 +57,10 @@ class FactListener:
         self,
         settings: DatabaseSettings,
         metrics: CatalogMetrics,
-        receive: Callable[[Facts], None],
-        listening: Callable[[], None],
+        receive: Callable[[Facts], bool],
+        catch_up: Callable[[], None],
     ) -> None:
-        self._settings = settings
+        self._timeout = settings.listen_timeout
         direct = bool(settings.listen_url.get_secret_value())
         self._connector = Connector(
             "database.listen_url" if direct else "database.url",
@@ -60,20 +69,15 @@ class FactListener:
         )
         self._metrics = metrics
         self._receive = receive
-        self._listening = listening
-        self._failures = 0  # since a connection has lasted
-        self._is_deaf = False  # the log says so
-        self._heard: list[Facts] = []  # of this turn of the event loop
+        self._catch_up = catch_up
+        self._pauses = 0  # in a row, in which there are polls only
         self._tried = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self.loop = BackgroundLoop("fact-listener", self._round)
 
     async def __aenter__(self) -> Self:
         """Starts listening. Waits a moment for it, so that a load that follows need not be repeated."""
-        self._task = asyncio.create_task(self._run(), name="fact-listener")
+        self.loop.start()
         await _within(START_PATIENCE, self._tried)
-        if self._task.done():
-            self._task.result()
-        log_task_failure(self._task, "blocks and deletions are no longer heard of")
         return self
 
     async def __aexit__(
@@ -83,96 +87,188 @@ class FactListener:
         traceback: TracebackType | None,
     ) -> None:
         """Stops at once, whatever state the database is in."""
-        await stop(self._task)
+        await self.loop.stop()
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._listen()
-            except StoreError as error:
-                delay = min(FIRST_DELAY * 2**self._failures, LONGEST_DELAY) * random.uniform(0.5, 1)
-                self._failures = min(self._failures + 1, 10)
-                if not self._is_deaf:
-                    log.warning(
-                        "blocks and deletions are not heard of, only polled",
-                        error=str(error),
-                        seconds=round(delay, 3),
-                    )
-                self._is_deaf = True
-            finally:
-                self._tried.set()
-            await asyncio.sleep(delay)
+    async def _round(self) -> float:
+        """Listens for as long as the connection lasts. Returns how long to leave it to polls after that."""
+        try:
+            await self._listen()
+        except PollingOnly as error:
+            self._pauses += 1
+            pause = POLLING_PAUSES.delay(self._pauses)
+            if self._pauses & (self._pauses - 1) == 0:
+                log.warning(
+                    "notifications of blocks and deletions cannot be used; polling",
+                    error=str(error),
+                    pauses=self._pauses,
+                    retry_seconds=round(pause, 3),
+                )
+            return pause
+        finally:
+            self._tried.set()
 
     async def _listen(self) -> NoReturn:
         """Listens for as long as the connection lasts.
 
         Raises:
-            StoreError: It failed, or there was none.
+            PollingOnly: Notifications cannot be used for now.
+            StoreError: The connection failed, or there was none.
         """
-        connection = await self._connector.connect()
-        stirred = asyncio.Event()  # by an echo, or by the connection's end
-        echo = f"{CHANNEL}_{secrets.token_hex(8)}"
+        connection = await self._connector.connect(connection_class=ListeningConnection)
+        session = Session(connection, self._connector, self._apply, self._timeout)
         try:
-            connection.add_termination_listener(lambda _: stirred.set())
-            with translated():
-                await connection.add_listener(CHANNEL, self._hear)
-                await connection.add_listener(echo, lambda *_: stirred.set())
-                await self._try(connection, echo, stirred)
-                self._began()
-                while True:
-                    await _within(self._settings.listen_timeout, stirred)
-                    await self._try(connection, echo, stirred)
-                    # Not before: each beginning makes others catch up, and one may end right after it began.
-                    self._failures = 0
+            await session.start()
+            self._metrics.listening.set(1)
+            self._catch_up()
+            self._tried.set()
+            while True:
+                await session.wait()
+                self._lasted()
         finally:
             self._metrics.listening.set(0)
             # Not close(), which waits for an answer.
             connection.terminate()
+            session.batcher.close()
+            if session.batcher.overflowed:
+                self._metrics.notifications["dropped"].inc(session.batcher.dropped)
+                self._catch_up()
 
-    async def _try(self, connection: asyncpg.Connection, echo: str, stirred: asyncio.Event) -> None:
-        """Notifies the connection of something itself.
+    def _lasted(self) -> None:
+        """The connection has lasted, so that the attempt after its end need not be late."""
+        self.loop.succeeded()
+        if self._pauses:
+            log.info("notifications of blocks and deletions are used again")
+        self._pauses = 0
+
+    def _apply(self, payloads: list[str]) -> bool:
+        facts = []
+        for payload in payloads:
+            try:
+                facts.append(read_payload(payload))
+            except ValueError:
+                self._metrics.notifications["unreadable"].inc()
+            else:
+                self._metrics.notifications[payload.partition(" ")[0]].inc()
+        return self._receive(Facts.joined(facts)) if facts else True
+
+
+class Session:
+    """A connection that listens: how it is tried, and how its end is noticed.
+
+    Args:
+        connection: Does nothing else.
+        connector: Opens another one to the same database.
+        apply: See NotificationBatcher.
+        timeout: Seconds in which a notification must arrive, and between two that it sends itself.
+
+    Attributes:
+        batcher: What has arrived.
+    """
+
+    def __init__(
+        self,
+        connection: "ListeningConnection",
+        connector: Connector,
+        apply: Callable[[list[str]], bool],
+        timeout: float,
+    ) -> None:
+        self._connection = connection
+        self._connector = connector
+        self._timeout = timeout
+        self._echo = f"{CHANNEL}_{secrets.token_hex(8)}"
+        self._stirred = asyncio.Event()  # by an echo, an overflow or the connection's end
+        self._proven_at = float("-inf")  # the event loop's time
+        self.batcher = NotificationBatcher(connection.transport, apply, on_overflow=self._stirred.set)
+
+    async def start(self) -> None:
+        """Listens, and makes sure that notifications arrive; raises as `wait` does."""
+        _bound_receive_buffer(self._connection.transport)
+        self._connection.add_termination_listener(lambda _: self._stirred.set())
+        with translated():
+            await self._connection.add_listener(CHANNEL, lambda *arrived: self.batcher.add(arrived[-1]))
+            await self._connection.add_listener(self._echo, lambda *_: self._stirred.set())
+        await self._try()
+
+    async def wait(self) -> None:
+        """Waits for a moment, then makes sure that notifications still arrive.
 
         Raises:
-            TimeoutError: The server does not answer.
-            InterfaceError: The connection was closed.
-            StoreError: The server answers, but the notification does not arrive.
+            PollingOnly: One does not arrive, or more arrive than can be applied.
+            StoreError: The connection failed, or PostgreSQL does not answer.
         """
-        timeout = self._settings.listen_timeout
-        stirred.clear()
-        await connection.execute("select pg_notify($1, '')", echo, timeout=timeout)
-        if not await _within(timeout, stirred):
-            raise StoreError("notifications do not arrive: database.listen_url must lead past any pooler")
-        stirred.clear()
+        await _within(self._timeout, self._stirred)
+        await self._try()
 
-    def _began(self) -> None:
-        if self._is_deaf:
-            log.info("blocks and deletions are heard of again")
-        self._is_deaf = False
-        self._metrics.listening.set(1)
-        self._listening()
-        self._tried.set()
+    async def _try(self) -> None:
+        if not await self._arrives(self._connection):
+            raise PollingOnly("notifications do not arrive: database.listen_url must lead past any pooler")
+        if asyncio.get_running_loop().time() - self._proven_at > PROOF_INTERVAL:
+            await self._prove()
 
-    def _hear(self, _connection: asyncpg.Connection, _pid: int, _channel: str, payload: str) -> None:
+    async def _prove(self) -> None:
+        """Has another connection notify this one, which is idle meanwhile, as a pooler would notice."""
+        other = await self._connector.connect()
         try:
-            facts = read_payload(payload)
-        except ValueError:
-            self._metrics.notifications["unreadable"].inc()
-            return
-        self._metrics.notifications[payload.partition(" ")[0]].inc()
-        if not self._heard:
-            asyncio.get_running_loop().call_soon(self._hand_on)
-        self._heard.append(facts)
+            arrived = await self._arrives(other)
+        finally:
+            other.terminate()
+        if not arrived:
+            await self._unlisten()
+            raise PollingOnly(
+                "notifications of other connections do not arrive, as behind a pooler that gives each "
+                "transaction another connection: set database.listen_url to a connection past it"
+            )
+        self._proven_at = asyncio.get_running_loop().time()
 
-    def _hand_on(self) -> None:
-        facts = Facts.joined(self._heard)
-        self._heard.clear()
-        self._receive(facts)
+    async def _arrives(self, sender: asyncpg.Connection) -> bool:
+        """Whether a notification of a connection arrives here."""
+        self._check()
+        self._stirred.clear()
+        with translated():
+            # Without arguments, which a pooler might give to another server than the statement they are for.
+            await sender.execute(f"select pg_notify('{self._echo}', '')", timeout=self._timeout)
+        arrived = await _within(self._timeout, self._stirred)
+        self._check()
+        self._stirred.clear()
+        return arrived
+
+    def _check(self) -> None:
+        if self.batcher.overflowed:
+            raise PollingOnly("more arrive than can be applied")
+        if self._connection.is_closed():
+            raise StoreError("PostgreSQL ended the connection")
+
+    async def _unlisten(self) -> None:
+        """As far as it can be done, has a pooler's connection not listen on for its next client."""
+        try:
+            with translated():
+                await self._connection.execute("unlisten *", timeout=self._timeout)
+        except StoreError as error:
+            log.debug("a connection of a pooler listens on", error=str(error))
+
+
+class ListeningConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """A connection that gives away its transport, so that reading can pause."""
+
+    __slots__ = ("transport",)
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *arguments: Any) -> None:
+        super().__init__(protocol, transport, *arguments)
+        self.transport = transport
+
+
+def _bound_receive_buffer(transport: asyncio.Transport) -> None:
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX:  # there the sender's buffer is the bound
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:
     """Whether an event is set, now or within some seconds."""
     try:
         async with asyncio.timeout(seconds):
-            return await event.wait()
+            await event.wait()
     except TimeoutError:
-        return False
+        # After a stall of the event loop, the time may be over before what has arrived is seen.
+        await asyncio.sleep(0)
+    return event.is_set()

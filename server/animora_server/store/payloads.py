@@ -25,7 +25,7 @@ def read_payload(payload: str) -> Facts:
     pair = _id(blocker), _id(blocked)
     if pair[0] == pair[1]:
         raise ValueError("nobody blocks themselves")
-    return Facts(blocks={pair: word == "block"})
+    return Facts(blocks=frozenset((pair,))) if word == "block" else Facts(unblocked=True)
 
 
 def _id(digits: str) -> int:

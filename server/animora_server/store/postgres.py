@@ -13,7 +13,7 @@ import numpy.typing as npt
 from animora_database.checking import QUERY, EmbeddingDecoders, UnusableView, check_views
 from animora_database.session import begin_reading
 from animora_database.views import VIEWS
-from animora_server.catalog import POSTGRES_EPOCH, IdMap, Pairs, PostRecords
+from animora_server.catalog import POSTGRES_EPOCH, Groups, GroupsBuilder, IdMap, Pairs, PostRecords
 from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import queries
@@ -21,9 +21,11 @@ from animora_server.store.binary import EmbeddingRows, FixedColumns
 from animora_server.store.connection import Connector, translated
 from animora_server.store.parts import PartFeeder
 from animora_server.store.protocols import TakeEmbeddings
+from animora_server.store.silence import WatchedConnection
 from animora_server.types import DoubleArray, IntArray
 
 IDS_AT_ONCE = 10_000
+COUNTING_PATIENCE = 10.0  # times as long as others a query may take that goes through all interactions
 NO_LIMIT = 7 * 86_400.0  # asyncpg's own timeout counts a whole COPY; silence is what is bounded here
 
 
@@ -34,10 +36,10 @@ class PostgresStore:
         ConfigurationError: `database.url` cannot be used.
     """
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: DatabaseSettings, connector: Connector | None = None) -> None:
         self._settings = settings
-        self._connector = Connector("database.url", settings.url, settings)
-        self._connection: asyncpg.Connection | None = None
+        self._connector = connector or Connector("database.url", settings.url, settings)
+        self._connection: WatchedConnection | None = None
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator["PostgresReading"]:
@@ -50,11 +52,15 @@ class PostgresStore:
         """
         try:
             if self._connection is None or self._connection.is_closed():
-                self._connection = await self._connector.connect()
+                self._connection = await self._connector.connect(connection_class=WatchedConnection)
+                self._connection.watch(self._connector)
             with translated():
                 await self._connection.execute(begin_reading(self._connection.get_server_version().major))
                 # Not now(), when the transaction began: what is read is as of this query, if late.
-                now = await self._connection.fetchval("select pg_catalog.statement_timestamp()")
+                now, pid = await self._connection.fetchrow(
+                    "select pg_catalog.statement_timestamp(), pg_catalog.pg_backend_pid()"
+                )
+                self._connection.serves(pid)
                 decoders = check_views(await self._connection.fetch(QUERY))
             yield PostgresReading(self._connection, decoders, now, self._settings.command_timeout)
             with translated():
@@ -66,6 +72,10 @@ class PostgresStore:
             # Whatever state it is in, the next reading starts from a clean one.
             self.close()
             raise
+
+    def beside(self) -> "PostgresStore":
+        """See CatalogStore."""
+        return PostgresStore(self._settings, self._connector)
 
     def close(self) -> None:
         """Drops the connection at once, whatever state the server is in."""
@@ -90,7 +100,9 @@ class PostgresReading:
         """See CatalogReading."""
         counts: dict[tuple[str, str], int] = {}
         for view in VIEWS:
-            columns = await self._columns((">i8",) * len(view.conditions), view.left_out_query)
+            columns = await self._columns(
+                (">i8",) * len(view.conditions), view.left_out_query, COUNTING_PATIENCE
+            )
             counts |= {
                 (view.name, reason): int(column[0])
                 for reason, column in zip(view.conditions, columns, strict=True)
@@ -130,12 +142,24 @@ class PostgresReading:
 
     async def interaction_counts(self, until: datetime) -> IdMap:
         """See CatalogReading."""
-        pairs = await self._pairs(queries.interaction_counts(until))
+        pairs = await self._pairs(queries.interaction_counts(until), COUNTING_PATIENCE)
         return await asyncio.to_thread(IdMap.of, pairs.first, pairs.second)
 
     async def interactions(self, since: datetime, until: datetime | None = None) -> Pairs:
         """See CatalogReading."""
         return await self._pairs(queries.interactions(since, until))
+
+    async def seen_posts(self, since: datetime, until: datetime) -> Groups:
+        """See CatalogReading."""
+        columns, builder = FixedColumns(queries.PAIR_COLUMNS), GroupsBuilder()
+
+        def feed(data: bytes) -> bytes:
+            rest = columns.feed(data)
+            builder.add(*columns.take())
+            return rest
+
+        await self._copy(feed, queries.interactions(since, until), COUNTING_PATIENCE)
+        return await asyncio.to_thread(builder.build)
 
     async def blocks(self) -> Pairs:
         """See CatalogReading."""
@@ -156,31 +180,39 @@ class PostgresReading:
         posts = PostRecords(ids, author_ids, _unix_seconds(created_at), updated_at, deleted)
         return await asyncio.to_thread(posts.distinct)
 
-    async def _pairs(self, query: str) -> Pairs:
-        return Pairs(*await self._columns(queries.PAIR_COLUMNS, query))
+    async def _pairs(self, query: str, patience: float = 1.0) -> Pairs:
+        return Pairs(*await self._columns(queries.PAIR_COLUMNS, query, patience))
 
-    async def _columns(self, types: tuple[str, ...], query: str) -> list[npt.NDArray[Any]]:
+    async def _columns(
+        self, types: tuple[str, ...], query: str, patience: float = 1.0
+    ) -> list[npt.NDArray[Any]]:
         columns = FixedColumns(types)
-        await self._copy(columns.feed, query)
+        await self._copy(columns.feed, query, patience)
         return await asyncio.to_thread(columns.columns)
 
     async def _embeddings(self, take: TakeEmbeddings, query: str) -> None:
         await self._copy(EmbeddingRows(self._decoders.image, self._decoders.caption, take).feed, query)
 
-    async def _copy(self, feed: Callable[[bytes], bytes], query: str) -> None:
+    async def _copy(self, feed: Callable[[bytes], bytes], query: str, patience: float = 1.0) -> None:
         """Runs a query and feeds its binary COPY, part by part, in a worker thread.
 
         COPY streams, so memory stays bounded, and it makes no object a value, as fetching records does.
+
+        Args:
+            feed: Takes bytes; see PartFeeder.
+            query: What to copy.
+            patience: How many times as long as others it may be silent.
         """
         parts = PartFeeder(feed)
+        silence = patience * self._silence
         loop = asyncio.get_running_loop()
         try:
             with translated():
-                async with asyncio.timeout(self._silence) as limit:
+                async with asyncio.timeout(silence) as limit:
 
                     async def receive(data: bytes) -> None:
                         await parts.put(data)
-                        limit.reschedule(loop.time() + self._silence)
+                        limit.reschedule(loop.time() + silence)
 
                     await self._connection.copy_from_query(
                         query, output=receive, format="binary", timeout=NO_LIMIT

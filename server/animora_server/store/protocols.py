@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 
-from animora_server.catalog import EmbeddingRecords, IdMap, Pairs, PostRecords
+from animora_server.catalog import EmbeddingRecords, Groups, IdMap, Pairs, PostRecords
 from animora_server.types import IntArray
 
 TakeEmbeddings = Callable[[EmbeddingRecords], None]
@@ -55,6 +55,10 @@ class CatalogReading(Protocol):
         """Users and posts of the interactions since a moment, before another if one is given."""
         ...
 
+    async def seen_posts(self, since: datetime, until: datetime) -> Groups:
+        """Posts by user, of the interactions since a moment and before another. May be of any number."""
+        ...
+
     async def blocks(self) -> Pairs:
         """All blockers and blocked."""
         ...
@@ -65,6 +69,10 @@ class CatalogStore(Protocol):
 
     def reading(self) -> AbstractAsyncContextManager[CatalogReading]:
         """Begins a reading, over a new connection if there is none. May raise StoreError."""
+        ...
+
+    def beside(self) -> "CatalogStore":
+        """The same database, over a connection of its own."""
         ...
 
     def close(self) -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -10,7 +11,6 @@ from animora_server.catalog import (
     NO_PREFERENCE,
     Activity,
     Catalog,
-    Groups,
     InteractionBase,
     PostDraft,
     PostRecords,
@@ -22,11 +22,26 @@ from animora_server.settings import CatalogSettings
 from animora_server.store.protocols import CatalogReading
 from animora_server.types import BoolArray, IntArray
 
+SECONDS_A_DAY = 86_400
+EARLIEST = datetime(1, 1, 2, tzinfo=UTC)  # any time zone can show it
 FILL_WINDOW = timedelta(days=1)  # for how long a post without embeddings is looked at again
 FILLED_PER_POLL = 1000  # posts asked about for each embedding; a reconcile asks about all
 RECHECKED_BYTES = 32 << 20  # of embeddings that a reconcile reads although nothing says that they changed
 BYTES_PER_NUMBER = 4  # of an embedding, as PostgreSQL sends it
 MIN_POST_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What a reading of all interactions gives.
+
+    Attributes:
+        base: The interactions.
+        left_out: How many rows do not count, by view and reason.
+    """
+
+    base: InteractionBase
+    left_out: Mapping[tuple[str, str], int]
 
 
 class Refresh:
@@ -62,23 +77,26 @@ class Refresh:
         self._catalog = catalog
         self._table = catalog.posts
         self._settings = settings
-        self._window = timedelta(seconds=settings.recount_window)
         self._began = began
 
-    async def reconcile(self) -> Catalog:
+    async def reconcile(self, count: Count | None = None) -> Catalog:
         """Compares everything; the first load is a reconcile with an empty catalog.
+
+        Args:
+            count: What another reading has counted; None counts in this one.
 
         Raises:
             StoreError: The database did not answer.
             OSError: The embeddings cannot be written.
         """
         found = await self._reading.posts()
-        repeated = len(found.repeated)
-        self.left_out = {**await self._reading.left_out(), ("posts", "duplicate"): repeated}
         removed = await asyncio.to_thread(self._table.missing, found)
         posts = await self._posts(found, await self._outdated(found), removed)
         posts = await self._of_chosen_widths(posts, found)
-        return await self._with_activity(posts, await self._base())
+        if count is None:
+            count = await count_rows(self._reading, self._settings)
+        self.left_out = {**count.left_out, ("posts", "duplicate"): len(found.repeated)}
+        return await self._with_activity(posts, count.base)
 
     async def poll(self, since: datetime, deleted: IntArray) -> Catalog:
         """Looks at posts made, edited or soft-deleted lately, at recent interactions, and at all blocks.
@@ -92,7 +110,7 @@ class Refresh:
             OSError: The embeddings cannot be written.
         """
         filled = await self._filled(FILLED_PER_POLL)
-        found = await self._reading.posts_since(since - self._window)
+        found = await self._reading.posts_since(earlier(since, self._settings.recount_window))
         # The other posts are read by the same rules, so that none of them can be both gone and found.
         others = await asyncio.to_thread(np.union1d, deleted, filled)
         if len(others):
@@ -167,16 +185,39 @@ class Refresh:
         await self._reading.embeddings_of(np.unique(found.repeated), draft.add)
         await self._reading.embeddings(draft.add)
 
-    async def _base(self) -> InteractionBase:
-        until = self._reading.now - self._window
-        counts = await self._reading.interaction_counts(until)
-        seen_since = self._reading.now - timedelta(days=self._settings.seen_window_days)
-        seen = await self._reading.interactions(seen_since, until)
-        return InteractionBase(until, counts, await asyncio.to_thread(Groups.of, seen.first, seen.second))
-
     async def _with_activity(self, posts: PostTable, base: InteractionBase) -> Catalog:
+        base = await self._extended(base)
         recent = await self._reading.interactions(base.until)
         activity = Activity(
             base, recent, await self._reading.blocks(), self._reading.now.timestamp(), self._began
         )
         return await asyncio.to_thread(self._catalog.refreshed, posts, activity)
+
+    async def _extended(self, base: InteractionBase) -> InteractionBase:
+        """The base, up to the recount window if it ends long before, so that polls read little."""
+        until = earlier(self._reading.now, self._settings.recount_window)
+        if base.until >= earlier(until, self._settings.recount_window):
+            return base
+        added = await self._reading.interactions(base.until, until)
+        return await asyncio.to_thread(base.extended, until, added)
+
+
+async def count_rows(reading: CatalogReading, settings: CatalogSettings) -> Count:
+    """Counts all interactions but those within the recount window, and the rows that do not count.
+
+    Raises:
+        StoreError: The database did not answer.
+    """
+    until = earlier(reading.now, settings.recount_window)
+    counts = await reading.interaction_counts(until)
+    seen_since = earlier(reading.now, settings.seen_window_days * SECONDS_A_DAY)
+    seen = await reading.seen_posts(seen_since, until)
+    return Count(InteractionBase(until, counts, seen), await reading.left_out())
+
+
+def earlier(moment: datetime, seconds: float) -> datetime:
+    """Some seconds before a moment, or the earliest moment that there is."""
+    try:
+        return moment - timedelta(seconds=seconds)
+    except OverflowError:
+        return EARLIEST

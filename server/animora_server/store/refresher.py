@@ -4,7 +4,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -12,7 +11,7 @@ from typing import Self
 import numpy as np
 import structlog
 
-from animora_server.background import log_task_failure, stop
+from animora_server.background import BackgroundLoop
 from animora_server.catalog import (
     NO_PREFERENCE,
     NO_WIDTHS,
@@ -23,16 +22,16 @@ from animora_server.catalog import (
     WidthPreference,
     Widths,
 )
-from animora_server.errors import AnimoraError, ConfigurationError
+from animora_server.errors import ConfigurationError
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
 from animora_server.store.protocols import CatalogStore
-from animora_server.store.refresh import Refresh
+from animora_server.store.refresh import Count, Refresh, count_rows
 
 log = structlog.get_logger(__name__)
 
-FIRST_DELAY = 0.1  # seconds before the first retry
-LONGEST_DELAY = 2.0  # seconds; PostgreSQL is used again this soon after it came back
+RECONCILE_SHARE = 0.1  # of the time, at most, that goes into reconciles
+MAX_DELETIONS = 100_000  # that may wait for a reading; more are left to it
 
 
 class CatalogRefresher:
@@ -43,12 +42,19 @@ class CatalogRefresher:
     sees; after that the catalog equals a fresh load. While PostgreSQL is away the last snapshot stays, and
     the age of its blocks grows.
 
+    A reconcile begins with a count of all interactions, over a connection of its own while polls go on. It
+    follows `reconcile_interval` after the end of the one before, and later where that took more than
+    RECONCILE_SHARE of the time.
+
     Args:
         store: The database.
         settings: Intervals and windows.
         metrics: What is recorded.
         publish: Makes a snapshot the one that requests see; awaited before the next refresh begins.
         preference: Which embeddings the models take.
+
+    Attributes:
+        loops: The one that polls, and the one that counts interactions.
     """
 
     def __init__(
@@ -61,18 +67,26 @@ class CatalogRefresher:
     ) -> None:
         self._preference = preference
         self._store = store
+        self._counting_store = store.beside()
         self._settings = settings
         self._metrics = metrics
         self._publish = publish
         self._catalog = Catalog.empty(settings.directory)
         self._read_at: datetime | None = None  # the database's time of the last reading; None before the load
         self._refreshed_at = float("-inf")  # time.monotonic()
-        self._reconcile_at = float("-inf")  # time.monotonic()
         self._behind = asyncio.Event()
-        self._facts = RecentFacts()
+        self._facts = RecentFacts()  # deletions alone
         self._unusable = NO_WIDTHS  # as the log says
         self._left_out: dict[tuple[str, str], int] = {}  # as the log says
-        self._task: asyncio.Task[None] | None = None
+        self._count: Count | None = None  # not yet in the catalog
+        self._count_at = 0.0  # time.monotonic(); set by the load
+        self._count_at_earliest = float("-inf")  # time.monotonic(), so that reconciles keep to their share
+        self._count_soon = asyncio.Event()
+        self._took = 0.0  # seconds that the count took
+        self._missed_at = float("-inf")  # time.monotonic(), when facts may have been missed
+        self._polls = BackgroundLoop("catalog-refresher", self._refresh_round, wake=self._behind)
+        self._counts = BackgroundLoop("interaction-counter", self._count_round, wake=self._count_soon)
+        self.loops = (self._polls, self._counts)
 
     async def __aenter__(self) -> Self:
         """Starts refreshing.
@@ -85,12 +99,9 @@ class CatalogRefresher:
                 self._settings.directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigurationError(f"catalog.directory: {error.strerror}: {error.filename}") from error
-        self._metrics.ages_from(
-            lambda: time.monotonic() - self._refreshed_at,
-            lambda: time.monotonic() - self._catalog.snapshot.blocks_read_at,
-        )
-        self._task = asyncio.create_task(self._run(), name="catalog-refresher")
-        log_task_failure(self._task, "the catalog is no longer refreshed")
+        self._metrics.age_from(lambda: time.monotonic() - self._refreshed_at)
+        for loop in self.loops:
+            loop.start()
         return self
 
     async def __aexit__(
@@ -100,40 +111,63 @@ class CatalogRefresher:
         traceback: TracebackType | None,
     ) -> None:
         """Stops at once, whatever state the database is in."""
-        await stop(self._task)
-        self._store.close()
+        for loop in self.loops:
+            await loop.stop()
+        for store in (self._store, self._counting_store):
+            store.close()
 
-    def correct(self, facts: Facts) -> None:
-        """Remembers facts until they are in the catalog: a poll by itself does not see what is gone."""
-        self._facts.add(facts, time.monotonic())
+    def correct(self, facts: Facts) -> bool:
+        """Remembers deletions until they are in the catalog: a poll by itself does not see what is gone.
+
+        Returns:
+            Whether more may follow.
+        """
+        if facts.deleted:
+            self._facts.add(Facts(deleted=facts.deleted), time.monotonic())
+        return len(self._facts) < MAX_DELETIONS
 
     def catch_up(self) -> None:
-        """Refreshes at once, and once more to compare everything: facts may have gone unheard."""
+        """Polls at once, and then compares everything: facts may have been missed."""
         self._behind.set()
+        self._missed_at = time.monotonic()
+        self._count_at = self._count_at_earliest
+        self._count_soon.set()
 
-    async def _run(self) -> None:
-        failures = 0
-        while True:
-            began = time.monotonic()
-            try:
-                await self.refresh()
-            # OSError is the disk's; the store and the model's device have errors of their own.
-            except (AnimoraError, OSError) as error:
-                self._metrics.refreshes["error"].inc()
-                if not failures:
-                    log.warning("the catalog cannot be refreshed", error=str(error))
-                delay = min(FIRST_DELAY * 2**failures, LONGEST_DELAY) * random.uniform(0.5, 1)
-                failures = min(failures + 1, 10)
-            else:
-                if failures:
-                    log.info("the catalog is refreshed again")
-                self._metrics.refreshes["ok"].inc()
-                failures = 0
-                due = min(began + self._settings.poll_interval, self._reconcile_at)
-                delay = max(0.0, due - time.monotonic())
-            with suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await self._behind.wait()
+    async def _refresh_round(self) -> float:
+        try:
+            await self.refresh()
+        except Exception:
+            self._metrics.refreshes["error"].inc()
+            raise
+        self._metrics.refreshes["ok"].inc()
+        return self._settings.poll_interval
+
+    async def _count_round(self) -> float:
+        self._count_soon.clear()
+        if self._read_at is None or self._count is not None:
+            return self._settings.poll_interval
+        wait = max(self._count_at, self._count_at_earliest) - time.monotonic()
+        if wait > 0:
+            return wait
+        await self.count()
+        self._behind.set()
+        return self._settings.poll_interval
+
+    async def count(self) -> None:
+        """Counts all interactions. The next refresh takes them, and compares all posts too.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
+        began = time.monotonic()
+        try:
+            async with self._counting_store.reading() as reading:
+                count = await count_rows(reading, self._settings)
+        finally:
+            self._counting_store.close()  # the next count is far away
+            self._took = time.monotonic() - began
+            self._spent(self._took)
+        self._count = count
 
     async def refresh(self) -> None:
         """Brings the catalog up to date and publishes it.
@@ -143,17 +177,15 @@ class CatalogRefresher:
             OSError: The embeddings cannot be written.
         """
         began = time.monotonic()
-        since, behind = self._read_at, self._behind.is_set()
+        since, count = self._read_at, self._count
         self._behind.clear()
-        if behind:
-            # After a poll, which is quick and brings all blocks.
-            self._reconcile_at = began
+        if count is not None:
+            # If this fails, polls go on until it is due again.
+            self._count, self._count_at = None, began + self._interval()
         async with self._store.reading() as reading:
             refresh = Refresh(reading, self._catalog, self._settings, began, self._preference())
-            if since is None or (began >= self._reconcile_at and not behind):
-                # One that fails is not tried again at once: polls keep the blocks fresh meanwhile.
-                self._reconcile_at = began + self._settings.reconcile_interval * random.uniform(0.9, 1.1)
-                catalog = await refresh.reconcile()
+            if since is None or count is not None:
+                catalog = await refresh.reconcile(count)
             else:
                 catalog = await refresh.poll(since, self._facts.since(float("-inf")).deleted_ids)
         # Even if publishing fails, rows that someone may have seen are not assigned again.
@@ -162,16 +194,35 @@ class CatalogRefresher:
         self._facts.forget(began)
         await self._publish(catalog.snapshot)
         self._refreshed_at = time.monotonic()
-        self._record(self._refreshed_at - began)
+        seconds = self._refreshed_at - began
+        self._record(seconds)
+        if since is None or count is not None:
+            self._reconciled(began, 0.0 if since is None else self._took + seconds)
         if since is None:
-            log.info(
-                "the catalog is loaded",
-                posts=len(catalog.snapshot),
-                seconds=round(self._refreshed_at - began, 3),
-            )
+            log.info("the catalog is loaded", posts=len(catalog.snapshot), seconds=round(seconds, 3))
         self._report_left_out(refresh.left_out)
         if refresh.unusable is not None:
             self._report_unusable(refresh.unusable)
+
+    def _reconciled(self, began: float, took: float) -> None:
+        """Says when the next reconcile is due.
+
+        Args:
+            began: When the refresh of this one began.
+            took: Seconds that it took, the count included.
+        """
+        self._spent(took)
+        # What was missed since it began, it may lack.
+        missed = self._missed_at >= began
+        self._count_at = self._count_at_earliest if missed else time.monotonic() + self._interval()
+        self._count_soon.set()
+
+    def _spent(self, seconds: float) -> None:
+        """Leaves the database alone for a while, after work for a reconcile."""
+        self._count_at_earliest = time.monotonic() + seconds * (1 / RECONCILE_SHARE - 1)
+
+    def _interval(self) -> float:
+        return self._settings.reconcile_interval * random.uniform(0.9, 1.1)
 
     def _report_left_out(self, left_out: Mapping[tuple[str, str], int]) -> None:
         for (view, reason), rows in left_out.items():

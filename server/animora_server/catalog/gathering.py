@@ -1,0 +1,71 @@
+"""Builds `Groups` of pairs that arrive in parts, in little more memory than the result takes."""
+
+import numpy as np
+import numpy.typing as npt
+
+from animora_server.catalog.lookup import Groups
+from animora_server.types import IntArray
+
+BUCKETS = 64  # sorted one after the other, so that sorting takes a small part of the memory
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # spreads keys that a sequence gave, or that are all even
+INT32 = np.iinfo(np.int32)
+
+Ids = IntArray | npt.NDArray[np.int32]
+
+
+class GroupsBuilder:
+    """Collects pairs of a key and a member, repeats allowed.
+
+    A pair takes 8 bytes until it is sorted, or 16 where ids do not fit 32 bits, and 4 or 8 from then on.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: list[list[tuple[Ids, Ids]]] = [[] for _ in range(BUCKETS)]
+
+    def add(self, keys: IntArray, members: IntArray) -> None:
+        """Adds pairs: int64 (p) each."""
+        if not len(keys):
+            return
+        bucket = (keys.view(np.uint64) * FACTOR) >> np.uint64(58)  # the upper 6 bits: BUCKETS values
+        order = np.argsort(bucket, kind="stable")
+        narrow_keys, narrow_members = _narrowed(keys[order]), _narrowed(members[order])
+        ends = np.searchsorted(bucket[order], np.arange(BUCKETS), side="right")
+        start = 0
+        for number, end in enumerate(ends.tolist()):
+            if end > start:
+                part = slice(start, end)
+                # Copies, since a view would keep the whole part.
+                self._buckets[number].append((narrow_keys[part].copy(), narrow_members[part].copy()))
+            start = end
+
+    def build(self) -> Groups:
+        """The sets of all pairs added; the builder is empty then."""
+        groups = [self._sorted(number) for number in range(BUCKETS)]
+        keys = np.concatenate([group.keys for group in groups])
+        sizes = np.concatenate([np.diff(group.offsets) for group in groups])
+        order = np.argsort(keys)
+        offsets = np.zeros(len(keys) + 1, np.int64)
+        np.cumsum(sizes[order], out=offsets[1:])
+        starts = np.empty(len(keys), np.int64)  # where the set of each key goes
+        starts[order] = offsets[:-1]
+        members = np.empty(offsets[-1], np.result_type(*(group.members.dtype for group in groups)))
+        first = 0
+        for number, group in enumerate(groups):
+            last = first + len(group.keys)
+            # Each set moves as a whole.
+            shifts = np.repeat(starts[first:last] - group.offsets[:-1], sizes[first:last])
+            members[np.arange(len(group.members)) + shifts] = group.members
+            groups[number], first = Groups.empty(), last
+        return Groups(keys[order], offsets, members)
+
+    def _sorted(self, number: int) -> Groups:
+        parts, self._buckets[number] = self._buckets[number], []
+        if not parts:
+            return Groups.empty()
+        keys = np.concatenate([part[0] for part in parts])
+        members = np.concatenate([part[1] for part in parts])
+        return Groups.of(keys.astype(np.int64), members.astype(np.int64))
+
+
+def _narrowed(ids: IntArray) -> Ids:
+    return ids.astype(np.int32) if INT32.min <= ids.min() and ids.max() <= INT32.max else ids

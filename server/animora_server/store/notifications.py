@@ -1,0 +1,130 @@
+"""Notifications on their way from the connection to the catalog: applied in batches, within bounds.
+
+Any role that may connect can notify, and one INSERT of an application can notify 100,000 times. asyncpg reads
+all that has arrived and calls the listener once a notification, so that nothing but this bounds how much of
+the event loop they take.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+BATCH_BYTES = 4096  # of payloads that are applied together: about 300 blocks
+LOOP_SHARE = 0.2  # of the event loop's time, at most, that applying takes
+MAX_PENDING_BYTES = 128 << 10  # of payloads: about 10,000 blocks; more are dropped
+# Of the kernel's receive buffer, so that a turn of the event loop reads some thousand notifications at most.
+RECEIVE_BYTES = 64 << 10
+
+
+class Transport(Protocol):
+    """What can stop the notifications at their source. See asyncio.ReadTransport."""
+
+    def pause_reading(self) -> None:
+        """Receives no more for now."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Receives again."""
+        ...
+
+    def is_closing(self) -> bool:
+        """Whether nothing will be received any more."""
+        ...
+
+
+class NotificationBatcher:
+    """Applies payloads in batches, in their order, with pauses in which the event loop does all else.
+
+    While payloads wait, the connection is not read. Past MAX_PENDING_BYTES they are dropped, and no more are
+    taken: a connection that is not read for long would fill PostgreSQL's queue, and then nobody can commit
+    what notifies. The database is read instead.
+
+    Args:
+        transport: Of the connection.
+        apply: Takes the payloads of a batch, on the event loop. Returns whether more may follow.
+        on_overflow: Is called when payloads are dropped for the first time.
+        clock: Seconds.
+
+    Attributes:
+        dropped: How many payloads were dropped.
+        overflowed: Whether any were.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        apply: Callable[[list[str]], bool],
+        on_overflow: Callable[[], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.overflowed = False
+        self.dropped = 0
+        self._transport = transport
+        self._apply = apply
+        self._on_overflow = on_overflow
+        self._clock = clock
+        self._pending: deque[str] = deque()
+        self._pending_bytes = 0
+        self._scheduled: asyncio.Handle | None = None
+        self._paused = False
+
+    def add(self, payload: str) -> None:
+        """Takes a payload."""
+        if self.overflowed:
+            self.dropped += 1
+            return
+        self._pending.append(payload)
+        self._pending_bytes += len(payload)
+        if self._pending_bytes > MAX_PENDING_BYTES:
+            self._overflow()
+        elif self._scheduled is None:
+            self._scheduled = asyncio.get_running_loop().call_soon(self._apply_batch)
+
+    def close(self) -> None:
+        """Drops what is pending."""
+        self._pending.clear()
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+
+    def _overflow(self) -> None:
+        self.dropped += len(self._pending)
+        self.close()
+        self._pause()
+        self.overflowed = True
+        self._on_overflow()
+
+    def _apply_batch(self) -> None:
+        self._scheduled = None
+        batch, size = [], 0
+        while self._pending and size < BATCH_BYTES:
+            size += len(self._pending[0])
+            batch.append(self._pending.popleft())
+        self._pending_bytes -= size
+        began = self._clock()
+        more = True
+        try:
+            more = self._apply(batch)
+        finally:  # also after a bug, which the event loop reports
+            self._go_on(more, self._clock() - began)
+
+    def _go_on(self, more: bool, spent: float) -> None:
+        if not more:
+            self._overflow()
+        elif self._pending:
+            self._pause()
+            loop = asyncio.get_running_loop()
+            self._scheduled = loop.call_later(spent * (1 / LOOP_SHARE - 1), self._apply_batch)
+        else:
+            self._resume()
+
+    def _pause(self) -> None:
+        if not self._paused and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._paused = True
+
+    def _resume(self) -> None:
+        if self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._paused = False

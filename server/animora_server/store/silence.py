@@ -1,0 +1,181 @@
+"""Ends connections that will not answer any more, though nothing says so.
+
+A connection whose other end is gone without a word (a firewall that forgot it, a failover, a proxy that
+hangs) is silent, and so is one on which PostgreSQL works on a slow query. Another connection can tell them
+apart.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import asyncpg
+import structlog
+
+from animora_server.errors import StoreError
+from animora_server.store.connection import Connector, translated
+
+log = structlog.get_logger(__name__)
+
+PATIENCE = 2.0  # seconds of silence after which another connection is asked, and seconds to ask
+
+# Whether a session works for its client; one that is idle, or waits for its client, does not.
+IS_WORKING = """
+select coalesce(state = 'active' and wait_event_type is distinct from 'Client', true)
+from pg_catalog.pg_stat_activity
+where pid = {pid}
+"""
+
+
+class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """A connection that is terminated when it is waited for in vain: what waits then fails at once."""
+
+    __slots__ = ("_silence",)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._silence: SilenceWatch | None = None
+
+    def watch(self, connector: Connector) -> None:
+        """Watches from now on.
+
+        Args:
+            connector: Opens another connection to the same database.
+        """
+        self._silence = SilenceWatch(self, connector)
+
+    def serves(self, pid: int) -> None:
+        """The server process that works for the connection, which a pooler changes with each transaction."""
+        if self._silence is not None:
+            self._silence.pid = pid
+
+    def terminate(self) -> None:
+        """See asyncpg."""
+        if self._silence is not None:
+            self._silence.close()
+        super().terminate()
+
+    async def execute(self, *arguments: Any, **options: Any) -> Any:
+        """See asyncpg."""
+        with self._waiting():
+            return await super().execute(*arguments, **options)
+
+    async def fetch(self, *arguments: Any, **options: Any) -> Any:
+        """See asyncpg."""
+        with self._waiting():
+            return await super().fetch(*arguments, **options)
+
+    async def fetchrow(self, *arguments: Any, **options: Any) -> Any:
+        """See asyncpg."""
+        with self._waiting():
+            return await super().fetchrow(*arguments, **options)
+
+    async def copy_from_query(
+        self, *arguments: Any, output: Callable[[bytes], Awaitable[None]], **options: Any
+    ) -> Any:
+        """See asyncpg."""
+
+        async def receive(data: bytes) -> None:
+            if self._silence is not None:
+                self._silence.end()  # PostgreSQL waits for us meanwhile
+            await output(data)
+            if self._silence is not None:
+                self._silence.begin()
+
+        with self._waiting():
+            return await super().copy_from_query(*arguments, output=receive, **options)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        if self._silence is None:
+            yield
+            return
+        self._silence.begin()
+        try:
+            yield
+        finally:
+            self._silence.end()
+
+
+class SilenceWatch:
+    """Terminates a connection that is silent while another one learns that PostgreSQL does not work for it.
+
+    As long as nobody answers, nothing is done: there is nothing to connect to instead.
+
+    Args:
+        connection: To watch.
+        connector: Opens another one to the same database.
+
+    Attributes:
+        pid: The server process that works for the connection, where it is known. A pooler changes it.
+    """
+
+    def __init__(self, connection: asyncpg.Connection, connector: Connector) -> None:
+        self.pid = 0
+        self._connection = connection
+        self._connector = connector
+        self._since: float | None = None  # the event loop's time; None while nothing is waited for
+        self._timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """An answer is waited for, or was heard and another is waited for."""
+        loop = asyncio.get_running_loop()
+        self._since = loop.time()
+        if self._timer is None and self._asking is None:
+            self._timer = loop.call_later(PATIENCE, self._look)
+
+    def end(self) -> None:
+        """Nothing is waited for."""
+        self._since = None
+
+    def close(self) -> None:
+        """Watches no more."""
+        self.end()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._since is None:
+            return
+        loop = asyncio.get_running_loop()
+        left = self._since + PATIENCE - loop.time()
+        if left > 0:
+            self._timer = loop.call_later(left, self._look)
+        else:
+            self._asking = asyncio.create_task(self._ask(self._since))
+
+    async def _ask(self, since: float) -> None:
+        try:
+            works = await self._works()
+        except StoreError as error:
+            log.debug("nobody can tell why a connection is silent", error=str(error))
+            works = True
+        finally:
+            self._asking = None
+        if self._since is not None:
+            if not works and self._since == since:
+                log.warning("a connection to PostgreSQL does not answer any more; it is replaced")
+                self._connection.terminate()
+            else:
+                self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._look)
+
+    async def _works(self) -> bool:
+        """Whether PostgreSQL works for the connection.
+
+        Raises:
+            StoreError: PostgreSQL does not answer another connection either.
+        """
+        with translated():
+            async with asyncio.timeout(PATIENCE):
+                other = await self._connector.connect()
+                try:
+                    async with other.transaction(readonly=True):  # for a pooler, of one server
+                        return bool(await other.fetchval(IS_WORKING.format(pid=self.pid)))
+                finally:
+                    other.terminate()

@@ -1,0 +1,68 @@
+"""Blocks that are read by themselves."""
+
+import asyncio
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from animora_server.metrics import CatalogMetrics
+from animora_server.store import BlockRefresher
+
+PATIENCE = 30  # seconds
+
+
+class Published:
+    """Takes blocks as requests would see them, and says how old they are."""
+
+    def __init__(self):
+        self.relations = []
+        self.age = 0.0
+        self._news = asyncio.Event()
+
+    def publish(self, relations, read_at):
+        self.relations.append(relations)
+        self._news.set()
+
+    async def until(self, holds):
+        async with asyncio.timeout(PATIENCE):
+            while not (self.relations and holds(self.relations[-1])):
+                self._news.clear()
+                await self._news.wait()
+
+
+@pytest.fixture
+def published():
+    return Published()
+
+
+def refresher_of(store, published, poll_interval=1e6):
+    metrics = CatalogMetrics(CollectorRegistry())
+    return BlockRefresher(store.beside(), poll_interval, metrics, lambda: published.age, published.publish)
+
+
+async def test_blocks_that_got_old_are_read(database, store, published):
+    await database.execute("insert into animora_app.block_relations values (1, 2)")
+    published.age = float("inf")
+    async with refresher_of(store, published, poll_interval=0.01):
+        await published.until(lambda relations: relations.members_of(2).tolist() == [1])
+        await database.execute("delete from animora_app.block_relations")
+        await published.until(lambda relations: relations.members_of(2).tolist() == [])
+
+
+async def test_blocks_that_polls_keep_fresh_are_left_to_them(database, store, published):
+    async with refresher_of(store, published) as refresher:
+        await asyncio.sleep(0)
+        assert published.relations == []
+        refresher.read_soon()
+        await published.until(lambda _: True)
+
+
+async def test_equal_blocks_are_the_same_object(database, store, published):
+    await database.execute("insert into animora_app.block_relations values (1, 2)")
+    refresher = refresher_of(store, published)
+    for _ in range(2):
+        await refresher.refresh()
+    await refresher.__aexit__(None, None, None)
+
+    first, second = published.relations
+    assert first is second

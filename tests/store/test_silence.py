@@ -1,0 +1,118 @@
+"""Connections that do not answer any more, and those on which PostgreSQL works."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+
+from animora_database import parse_dsn
+from animora_server.errors import StoreError
+from animora_server.settings import DatabaseSettings
+from animora_server.store import PostgresStore
+from animora_server.store.connection import Connector
+from animora_server.store.silence import PATIENCE, WatchedConnection
+from tests.store.silent_proxy import silent_proxy
+
+LIMIT = 50  # seconds; a minute is what a query may take
+
+
+@pytest.fixture
+async def proxy(postgres_url):
+    ((host, port),) = parse_dsn(postgres_url).hosts
+    async with silent_proxy(Path(host) / f".s.PGSQL.{port}") as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def url(proxy, postgres_url):
+    return proxy.url(parse_dsn(postgres_url).arguments["database"])
+
+
+async def read(store):
+    async with store.reading() as reading:
+        return await reading.blocks()
+
+
+async def test_a_connection_that_fell_silent_is_replaced(database, proxy, url):
+    store = PostgresStore(DatabaseSettings(url=SecretStr(url)))
+    await read(store)
+    proxy.fall_silent()
+    with capture_logs() as logs:
+        async with asyncio.timeout(LIMIT):
+            with pytest.raises(StoreError):
+                await read(store)
+            await read(store)
+    store.close()
+
+    assert [entry["event"] for entry in logs] == [
+        "a connection to PostgreSQL does not answer any more; it is replaced"
+    ]
+
+
+async def test_a_connection_that_falls_silent_within_a_reading_is_replaced(database, proxy, url):
+    async def fall_silent_within(store):
+        async with store.reading() as reading:
+            await reading.blocks()
+            proxy.fall_silent()
+            await reading.posts()
+
+    store = PostgresStore(DatabaseSettings(url=SecretStr(url)))
+    async with asyncio.timeout(LIMIT):
+        with pytest.raises(StoreError):
+            await fall_silent_within(store)
+        await read(store)
+    store.close()
+
+
+async def test_a_query_that_takes_long_is_waited_for(database, proxy, url):
+    settings = DatabaseSettings(url=SecretStr(url))
+    connector = Connector("database.url", settings.url, settings)
+    connection = await connector.connect(connection_class=WatchedConnection)
+    connection.watch(connector)
+    connection.serves(await connection.fetchval("select pg_backend_pid()"))
+    before = proxy.connections
+
+    await connection.execute(f"select pg_sleep({PATIENCE * 2.5})")
+
+    assert proxy.connections > before  # it was asked about
+    assert not connection.is_closed()
+    connection.terminate()
+
+
+async def test_while_nobody_answers_the_connection_is_kept(embedded_postgres, frozen):
+    postgres = await embedded_postgres()
+    settings = DatabaseSettings(url=SecretStr(postgres.url), timeout=0.2)
+    connector = Connector("database.url", settings.url, settings)
+    connection = await connector.connect(connection_class=WatchedConnection)
+    connection.watch(connector)
+    with frozen(postgres.pid):
+        answer = asyncio.create_task(connection.execute("select 1"))
+        done, _ = await asyncio.wait((answer,), timeout=PATIENCE * 2)
+        assert not done
+    async with asyncio.timeout(LIMIT):
+        assert await answer == "SELECT 1"
+    connection.terminate()
+
+
+async def test_a_reader_that_takes_its_time_is_no_silence(database, proxy, url):
+    """Meanwhile PostgreSQL waits for its client, as it would for one that is gone."""
+    settings = DatabaseSettings(url=SecretStr(url))
+    connector = Connector("database.url", settings.url, settings)
+    connection = await connector.connect(connection_class=WatchedConnection)
+    connection.watch(connector)
+    slow = [PATIENCE * 1.5]
+    received = []
+
+    async def receive(data):
+        received.append(len(data))
+        if slow:
+            await asyncio.sleep(slow.pop())
+
+    await connection.copy_from_query(
+        "select repeat('x', 1000) from generate_series(1, 100000)", output=receive, timeout=LIMIT
+    )
+
+    assert sum(received) > 100_000_000
+    connection.terminate()
