@@ -5,7 +5,8 @@
 --
 --   users         everyone who may be named as user_id or author_id
 --   posts         publicly visible posts; a deleted one stays, with deleted_at set, or just disappears;
---                 updated_at is the last change of anything that the view shows, null if there was none
+--                 updated_at is the last change of anything that the view shows, or of whether it shows the
+--                 post, null if there was none
 --   interactions  a row a like and a row a comment; several comments of one user on a post are several rows
 --   blocks        hides the posts of both users from each other
 --

@@ -95,10 +95,17 @@ class CatalogSnapshot:
             # Of the load, what was made or changed lately; the work must not grow with all that was loaded.
             first = int(self.arrived_at.searchsorted(self.arrived_at[0], side="right"))
             since = read_at - LATE_COMMIT
-            loaded = np.union1d(self.feed.newest(since, limit), self.changed_late.newest(since, limit))
-            loaded = loaded[loaded < first]
+            loaded = np.sort(self.feed.newest(since, limit), kind="stable")  # they nearly ascend
+            changed = self.changed_late.newest(since, limit)
+            if len(changed):
+                loaded = np.union1d(loaded, changed)
+            loaded = loaded[: loaded.searchsorted(first)]
         arrived = np.concatenate((loaded, np.arange(max(first, len(self) - limit), len(self))))
         return arrived[~self.is_deleted(arrived)]
+
+    def has_changed_since(self, read_at: float) -> bool:
+        """Whether any post, if only a deleted one, arrived after a time (the database's); see newer_than."""
+        return bool(len(self) and self.arrived_at.item(-1) > read_at)
 
     def is_deleted(self, rows: IntArray) -> BoolArray:
         """Whether the posts at rows int64 (m) are deleted, as read or as notified since: bool (m).

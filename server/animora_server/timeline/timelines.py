@@ -160,7 +160,7 @@ class Timelines:
         newer = None
         pin = current_pin(self._pins, self._policy.max_block_age)
         # A list that was just made has all of its catalog; most that were found have, too.
-        if len(pin.snapshot.newer_than(snapshot.read_at, self._policy.settings.max_candidates)):
+        if pin.snapshot.has_changed_since(snapshot.read_at):
             newer = await self._newer(self._view(query, now), query, snapshot)
             if newer is not None and len(newer.rows) > query.page_size:
                 self._lists.overtaken(pin, wanted)
