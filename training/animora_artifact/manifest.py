@@ -87,6 +87,37 @@ class FileDigest(_Part):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+# What differences are called that are none to a version; no version can be called so.
+HEURISTIC, PARENT = "the heuristic", "its parent"
+# The metric that says how sure NDCG@10 is.
+STANDARD_ERROR = "ndcg@10_standard_error"
+
+
+class PairedDifference(_Part):
+    """NDCG@10 of a version less another's on the same held-out pairs, from which neither has learnt.
+
+    Without pairs there is nothing but a reason.
+    """
+
+    ndcg: float = Field(default=0.0, allow_inf_nan=False)
+    other: float = Field(default=0.0, allow_inf_nan=False, description="the other one's NDCG@10")
+    low: float = Field(
+        default=0.0, allow_inf_nan=False, description="of the difference's 95 % interval, by paired bootstrap"
+    )
+    high: float = Field(default=0.0, allow_inf_nan=False)
+    pairs: int = Field(ge=0)
+    basis: str = Field(description="which pairs, or why there are none")
+
+    @property
+    def mean(self) -> float:
+        """How much better the version is; negative where it is worse."""
+        return self.ndcg - self.other
+
+    def is_worse(self, margin: float) -> bool:
+        """Whether the version is worse by more than a margin, and not by chance."""
+        return self.pairs > 0 and self.high < 0 and self.mean < -margin
+
+
 class Manifest(_Part):
     """Everything about a version but its weights. Unknown fields are ignored, for newer writers."""
 
@@ -97,6 +128,9 @@ class Manifest(_Part):
     data_window: DataWindow
     hyperparameters: dict[str, str | int | float | bool | list[int]] = {}
     metrics: dict[str, float] = {}
+    differences: dict[str, PairedDifference] = Field(
+        default={}, description="by what the version was compared with: another one's name, or words"
+    )
     tolerances: Tolerances = Tolerances()
     files: dict[FileName, FileDigest]
 

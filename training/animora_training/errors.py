@@ -11,7 +11,7 @@ TrainingError
 ├── NotFinite               a loss, weights or scores are not finite numbers
 ├── NotCompiled             a network's score cannot be compiled here
 ├── NothingToLearn          too few interactions to fit or to score anything
-└── WorseThanActive         a version is clearly worse than the active one
+└── WorseThanActive         a version is clearly worse than what answers without it
 """
 
 
@@ -64,4 +64,4 @@ class NothingToLearn(TrainingError):
 
 
 class WorseThanActive(TrainingError):
-    """A version is clearly worse than the active one, and nobody has said that it shall be published so."""
+    """A version is clearly worse than the active one, its parent or the heuristic, and nobody forces it."""

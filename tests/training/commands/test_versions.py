@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from animora_artifact import Artifact, open_store, write_artifact
+from animora_artifact.manifest import PairedDifference
 from animora_artifact.network import save_network
 from animora_training.commands.cli import app
 from tests.artifact.artifacts import DotProduct, make_artifact, with_manifest
@@ -232,3 +233,85 @@ def test_a_version_that_cannot_serve_is_neither_published_nor_activated_and_the_
     open_store(store).publish(version)
     assert why in run("activate", "v1", code=1)
     assert open_store(store).active() is None
+
+
+def paired(ndcg, other, spread=0.01, pairs=1000):
+    difference = ndcg - other
+    return PairedDifference(
+        ndcg=ndcg,
+        other=other,
+        low=difference - spread,
+        high=difference + spread,
+        pairs=pairs,
+        basis="held-out pairs",
+    )
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """Writes a version whose fit has compared it with others, and gives its folder."""
+
+    def make(version: str, differences: dict[str, PairedDifference], **metrics: float):
+        folder = tmp_path / "compared" / version
+        write_artifact(with_manifest(judged(version, **metrics), differences=differences), folder)
+        return folder
+
+    return make
+
+
+def test_what_a_fit_has_found_on_the_same_pairs_counts_and_the_figures_of_other_pairs_do_not(
+    run, made, compared, store
+):
+    run("publish", made("v1", ndcg=1.0))  # by luck, or by a fault
+    run("activate", "v1")
+    shown = run("publish", compared("v2", {"v1": paired(0.30, 0.29)}, ndcg=0.30))
+    assert "NDCG@10 0.3000 on 1,000 held-out pairs, the active version, v1 0.2900: +0.0100" in shown
+    worse = compared("v3", {"v1": paired(0.27, 0.30)}, ndcg=1.0)
+    refused = run("publish", worse, code=3)
+    assert "v3 is worse than the active version, v1: NDCG@10 0.2700 on 1,000 held-out pairs" in refused
+    assert "The difference, 0.0300, is more than --margin 0.01 allows, and not chance" in refused
+    run("publish", worse, "--margin", "0.05")
+    uncertain = compared("v4", {"v1": paired(0.27, 0.30, spread=0.04)})
+    assert run("publish", uncertain).splitlines()[-1] == "published v4"
+
+
+def test_a_version_that_is_worse_than_the_heuristic_or_its_parent_is_refused_though_none_is_active(
+    run, compared, store
+):
+    poor = compared("v1", {"the heuristic": paired(0.10, 0.20), "its parent": paired(0.10, 0.15)})
+    refused = run("publish", poor, code=3)
+    assert (
+        "v1 is worse than the heuristic: NDCG@10 0.1000 on 1,000 held-out pairs, the heuristic 0.2000"
+        in refused
+    )
+    assert "and than its parent: " in refused
+    assert open_store(store).versions() == []
+    forced = run("publish", poor, "--force")
+    assert "the heuristic 0.2000: -0.1000 (95 % interval -0.1100 to -0.0900)" in forced
+    assert forced.splitlines()[-2:] == ["worse by more than 0.01, and forced", "published v1"]
+
+
+def test_where_a_fit_could_not_compare_it_says_why_and_figures_do_not_decide(run, made, compared):
+    run("publish", made("v1", ndcg=0.9))
+    run("activate", "v1")
+    nothing = PairedDifference(pairs=0, basis="caption embeddings are 8 wide, the model takes 4")
+    shown = run("publish", compared("v2", {"v1": nothing}, ndcg=0.3))
+    assert shown.splitlines()[0] == f"not compared with the active v1: {nothing.basis}"
+
+
+@pytest.mark.parametrize(
+    ("active", "candidate", "published"),
+    [
+        ({"holdout_candidates": 11.0}, {"holdout_candidates": 99.3}, True),  # another, larger catalog
+        ({}, {"holdout_candidates": 99.3}, True),
+        ({"holdout_candidates": 99.9}, {"holdout_candidates": 99.3}, False),
+        ({"ndcg_standard_error": 0.02}, {"ndcg_standard_error": 0.03}, True),  # within what chance moves
+        ({"ndcg_standard_error": 0.01}, {"ndcg_standard_error": 0.01}, False),
+    ],
+)
+def test_figures_of_unrelated_hold_outs_decide_where_they_can_be_compared(
+    run, made, active, candidate, published
+):
+    run("publish", made("v1", **{"ndcg": 0.45, **active}))
+    run("activate", "v1")
+    run("publish", made("v2", **{"ndcg": 0.40, **candidate}), code=0 if published else 3)

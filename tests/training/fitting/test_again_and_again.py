@@ -10,8 +10,6 @@ import sys
 import asyncpg
 import pytest
 
-from animora_artifact import open_store
-from tests.artifact.artifacts import make_artifact, with_manifest
 from tests.training.fitting.fits import CHOICES, checkpoints, fit, same, version
 
 NEWS = """
@@ -100,17 +98,16 @@ def test_a_fit_may_start_from_the_folder_of_another(environment, tmp_path):
 
 
 def test_nothing_starts_from_what_was_refused(environment, tmp_path):
-    run, store = tmp_path / "run", open_store(str(tmp_path / "store"))
+    run = tmp_path / "run"
     again = ("--run-dir", run, "--store", tmp_path / "store", "--warm-start", run)
-    fit(environment, *again)
+    good = ("--set", "factors=16", "--set", "als_iterations=12")
+    fit(environment, *again, "--activate", *good)
     first = record(run)["version"]
-    store.publish(with_manifest(make_artifact("better"), metrics={"ndcg@10": 1.0}))
-    store.activate("better")
-    # Measured it is only where something is held out, which it is from scratch.
-    refused = fit(environment, "--run-dir", run, "--store", tmp_path / "store", code=3)
-    assert "is worse than the active version" in refused.stderr
+    chance = ("--set", "factorisation=none", "--set", "max_epochs=1", "--set", "learning_rate=1e-6")
+    refused = fit(environment, "--run-dir", run, "--store", tmp_path / "store", *chance, code=3)
+    assert f"is worse than the active version, {first}: NDCG@10 0." in refused.stderr
     assert record(run)["version"] != first
-    assert "no fit has ended in" in fit(environment, *again, "--force").stdout
+    assert "no fit has ended in" in fit(environment, *again, *good).stdout
     assert record(run)["parent"] is None
 
 

@@ -295,3 +295,12 @@ def test_a_catalog_of_a_few_posts_gives_a_version_that_claims_nothing():
     assert fitted.artifact.manifest.metrics == {"holdout_users": 0, "holdout_dropped": 20}
     assert fitted.record.qualities == {}
     verify(fitted.artifact)
+
+
+def test_published_probabilities_are_right_on_average(fitted):
+    predicted, observed = (
+        sum(getattr(one, name) * one.count for one in fitted.record.reliability)
+        for name in ("predicted", "observed")
+    )
+    assert predicted == pytest.approx(observed, rel=0.15)
+    assert fitted.artifact.manifest.metrics["calibration_error"] < 0.02

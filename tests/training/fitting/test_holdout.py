@@ -8,6 +8,8 @@ from animora_training.data.dataset import ABSENT, collect
 from animora_training.errors import NotFinite, NothingToLearn
 from animora_training.fitting.holdout import HoldOut
 from animora_training.learning.config import FitConfig
+from animora_training.learning.factorisation import Strength, factorize
+from animora_training.learning.network import NeuCF
 from animora_training.learning.start import new_start
 from animora_training.learning.training_set import training_set
 from tests.training.judging.recommenders import Table
@@ -141,3 +143,23 @@ def test_scores_that_are_not_finite_are_refused(holdout, data):
     network.bias.data.fill_(float("nan"))
     with pytest.raises(NotFinite, match="scores are not finite"):
         holdout.judge(network, rows.vocabulary)
+
+
+def test_probabilities_are_judged_as_they_are_published_however_far_off_the_networks_logits_are(
+    holdout, data
+):
+    rows = training_set(data, holdout.training)
+    strength = Strength(alpha=10.0, regularisation=5.0)
+    network = new_start(rows, CONFIG, factorize(rows, CONFIG, strength)).network
+    right = holdout.judge(network, rows.vocabulary)
+    off = NeuCF.holding(network.shape, {name: value.clone() for name, value in network.state_dict().items()})
+    wrong = holdout.judge(off.rescaled(2.0, 1.5), rows.vocabulary)
+    assert wrong.ranks == right.ranks
+    assert 2.0 * wrong.scaling.slope == pytest.approx(right.scaling.slope, rel=0.02)
+    assert wrong.metrics["calibration_error"] > right.metrics["calibration_error"] + 0.01
+    assert wrong.published.error == pytest.approx(right.published.error, abs=1e-3)
+    bins = wrong.published.reliability
+    predicted, observed = (
+        sum(getattr(one, name) * one.count for one in bins) for name in ("predicted", "observed")
+    )
+    assert predicted == pytest.approx(observed, rel=0.25)

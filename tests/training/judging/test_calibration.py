@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from animora_training.data.dataset import ABSENT
 from animora_training.data.split import HeldOut
-from animora_training.judging.calibration import LikeSample, calibration, like_sample
+from animora_training.judging.calibration import (
+    LikeSample,
+    LogitScaling,
+    calibration,
+    fit_scaling,
+    like_sample,
+)
 
 
 def logit(probability):
@@ -69,3 +76,29 @@ def test_of_nothing_nothing_is_known():
     found = calibration(LikeSample(np.zeros(0), np.zeros(0, np.bool_), np.zeros(0)))
     assert math.isnan(found.error)
     assert len(found.predicted) == 0
+
+
+def test_log_odds_that_are_too_far_apart_and_too_high_are_scaled_back():
+    rng = np.random.default_rng(0)
+    true = rng.normal(-3.0, 1.5, 200_000)
+    liked = rng.random(len(true)) < expit(true)
+    scaling = fit_scaling(LikeSample((true + 1.2) / 0.6, liked, np.ones(len(true))))
+    assert scaling.slope == pytest.approx(0.6, abs=0.02)
+    assert scaling.offset == pytest.approx(-1.2, abs=0.03)
+    # Pairs count by what they stand for: of every hundredth unliked pair, each stands for a hundred.
+    kept = liked | (rng.random(len(true)) < 0.01)
+    weights = np.where(liked, 1.0, 100.0)[kept]
+    sampled = fit_scaling(LikeSample(true[kept], liked[kept], weights))
+    assert sampled.offset == pytest.approx(0.0, abs=0.3)
+    assert sampled.slope == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("liked", [[], [True, True], [False, False]])
+def test_where_all_or_nothing_is_liked_nothing_is_scaled(liked):
+    sample = LikeSample(np.linspace(-1, 1, len(liked)), np.array(liked, np.bool_), np.ones(len(liked)))
+    assert fit_scaling(sample) == LogitScaling()
+
+
+def test_log_odds_that_say_the_opposite_keep_their_order():
+    sample = LikeSample(np.array([-2.0, -1.0, 1.0, 2.0]), np.array([1, 1, 0, 0], np.bool_), np.ones(4))
+    assert fit_scaling(sample).slope > 0

@@ -93,3 +93,10 @@ def test_an_untrained_network_is_exactly_neumf():
     )
     plain = network(users, posts, torch.zeros_like(image), torch.zeros_like(caption))
     assert torch.equal(network(users, posts, image, caption), plain)
+
+
+def test_a_rescaled_network_gives_scaled_logits():
+    network = random_network()
+    pairs = inputs(network, 12)
+    before = network(*pairs)
+    assert torch.allclose(network.rescaled(0.7, -1.25)(*pairs), 0.7 * before - 1.25, atol=1e-5)

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import torch
 
-from animora_artifact import Artifact, ArtifactRejected, CompiledUnusable, Package, pack
+from animora_artifact import (
+    Artifact,
+    ArtifactError,
+    ArtifactRejected,
+    CompiledUnusable,
+    Package,
+    pack,
+)
 from animora_training.commands.console import Show, output, plain_errors, progress_bars, show_epoch
 from animora_training.commands.delivery import Delivery
 from animora_training.commands.publishing import signed
@@ -17,7 +24,9 @@ from animora_training.commands.tables import candidates_remarks, hold_out_table
 from animora_training.errors import NotCompiled, WorseThanActive
 from animora_training.fitting.compilation import compile_score
 from animora_training.fitting.fit import Fit, Progress
+from animora_training.fitting.gate import beside_active
 from animora_training.fitting.holdout import FEWEST_UNSEEN
+from animora_training.fitting.record import EpochRecord
 from animora_training.fitting.run import RunFolder, Watch, has_version, run, run_folder
 from animora_training.fitting.verification import verify, verify_compiled
 from animora_training.learning.config import FitConfig
@@ -79,12 +88,12 @@ def fit_once(order: Order, check: Callable[[], None]) -> None:
                 )
             with progress_bars() if us.first else nullcontext(_show_nothing) as show:
                 fitted = run(folder, order.config, us, order.device, _watch(order.database_url, show, check))
-            package = None if fitted is None else _packed(folder, fitted, order)
+            package = None if fitted is None else _packed(folder, fitted, order, check)
         if package is not None:
             _deliver(folder, package, order.delivery)
 
 
-def _packed(folder: RunFolder, fitted: Fit, order: Order) -> Package:
+def _packed(folder: RunFolder, fitted: Fit, order: Order, check: Callable[[], None]) -> Package:
     """The version's files, checked, and kept in a run folder that is kept."""
     try:
         verify(fitted.artifact)
@@ -92,7 +101,8 @@ def _packed(folder: RunFolder, fitted: Fit, order: Order) -> Package:
         folder.discard()  # the same data would make the same
         raise
     _say_how_good(fitted)
-    package = signed(pack(_compiled(fitted.artifact, order.compiler)), order.delivery.signer)
+    compared = _beside_active(fitted, order, check)
+    package = signed(pack(_compiled(compared, order.compiler)), order.delivery.signer)
     folder.keep_version(package, fitted.record)
     return package
 
@@ -105,6 +115,30 @@ def _deliver(folder: RunFolder, package: Package, delivery: Delivery) -> None:
         folder.finish(delivered=False)
         raise
     folder.finish(delivered=True)
+
+
+def _beside_active(fitted: Fit, order: Order, check: Callable[[], None]) -> Artifact:
+    """The version, with what its fit has found of the store's active version, if there is one to look at."""
+    artifact, store = fitted.artifact, order.delivery.store
+    if store is None or fitted.evaluated is None:
+        return artifact
+    try:
+        active = store.active()
+        if active is None or active == artifact.manifest.version:
+            return artifact
+        rival = store.read(active)
+        verify(rival)
+    except ArtifactError:  # the gate meets the same, and says it
+        return artifact
+    with progress_bars() as show:
+
+        def on_epoch(epoch: EpochRecord, epochs: int) -> None:
+            check()
+            show_epoch(show, epoch, epochs)
+
+        difference = beside_active(fitted.evaluated, order.config, rival, on_epoch)
+    differences = {**artifact.manifest.differences, active: difference}
+    return replace(artifact, manifest=artifact.manifest.model_copy(update={"differences": differences}))
 
 
 def _compiled(artifact: Artifact, compiler: str) -> Artifact:

@@ -31,6 +31,10 @@ VerifyKey = Annotated[
 ]
 Margin = Annotated[
     float,
-    typer.Option(min=0, help="How much less NDCG@10 than the active version's a published one may have."),
+    typer.Option(
+        min=0, help="How much less NDCG@10 than the active version's and the heuristic's it may have."
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Publish even what is worse than the active version.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Publish even what is worse than the active version or the heuristic.")
+]

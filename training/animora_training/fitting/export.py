@@ -2,7 +2,7 @@
 
 import hashlib
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from animora_artifact import Artifact, Golden, Manifest
-from animora_artifact.manifest import DataWindow, Dimensions
+from animora_artifact.manifest import DataWindow, Dimensions, PairedDifference
 from animora_artifact.network import save_network
 from animora_training.data.dataset import Interactions
 from animora_training.learning.network import LONGEST_EMBEDDING, NetworkShape, NeuCF, shortened
@@ -103,11 +103,13 @@ class Origin:
         created_at: When it was made, in UTC.
         hyperparameters: What it was trained with.
         metrics: What it was measured to be.
+        differences: What it was compared with on its held-out pairs.
     """
 
     created_at: datetime
     hyperparameters: dict[str, str | int | float | bool | list[int]]
     metrics: dict[str, float]
+    differences: dict[str, PairedDifference] = field(default_factory=dict)
 
 
 def export(network: NeuCF, data: TrainingSet, pairs: Interactions, origin: Origin) -> Artifact:
@@ -129,6 +131,7 @@ def export(network: NeuCF, data: TrainingSet, pairs: Interactions, origin: Origi
         data_window=data_window(pairs),
         hyperparameters=origin.hyperparameters,
         metrics=origin.metrics,
+        differences=origin.differences,
         files={},
     )
     return Artifact(manifest, model, data.vocabulary, golden_rows(network, data))

@@ -13,17 +13,18 @@ import numpy as np
 import torch
 
 from animora_artifact import Artifact
+from animora_artifact.manifest import HEURISTIC, PARENT, PairedDifference
 from animora_training.data.dataset import Dataset
 from animora_training.errors import Interrupted
 from animora_training.fitting.checkpoint import Checkpoints, FitState
 from animora_training.fitting.export import Origin, export
 from animora_training.fitting.holdout import HoldOut, Judged, Metrics
 from animora_training.fitting.interpolation import judge_way
-from animora_training.fitting.record import EpochRecord, Host, RunRecord, Software, Stage
+from animora_training.fitting.paired import HeldOutRanks
+from animora_training.fitting.record import EpochRecord, Host, ReliabilityBin, RunRecord, Software, Stage
 from animora_training.fitting.recording import (
     FACTORISATION,
     NEUCF,
-    PARENT,
     epoch_record,
     metrics,
     start_record,
@@ -95,11 +96,13 @@ class Fit:
         artifact: The version.
         record: What the fit was.
         learnt: What a later fit can start from.
+        evaluated: Where its network ranked the held-out pairs before it learnt them, if anybody reports.
     """
 
     artifact: Artifact
     record: RunRecord
     learnt: Learnt
+    evaluated: HeldOutRanks | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,11 @@ def fit_among(
     if beginning.start is not None:
         learnt = beginning.start.toward(learnt, share)
     network = settled(learnt, data)
+    if state.judged:
+        scaling = state.judged[chosen].scaling
+        network = network.rescaled(scaling.slope, scaling.offset)
     qualities = {} if holdout is None else _qualities(holdout, course, chosen)
+    evaluated = _evaluated(holdout, state, chosen)
     origin = Origin(
         created_at=surroundings.created_at,
         hyperparameters={
@@ -202,7 +209,8 @@ def fit_among(
             "epochs": chosen,
             "kept_share": share,
         },
-        metrics=metrics(qualities, holdout),
+        metrics=metrics(qualities, holdout, evaluated),
+        differences=_differences(evaluated, course),
     )
     artifact = export(network, data, dataset.pairs, origin)
     record = RunRecord(
@@ -216,11 +224,12 @@ def fit_among(
         chosen_epoch=chosen,
         stopped="early stopping" if 0 < len(state.judged) <= course.recipe.max_epochs else "all epochs",
         qualities=qualities,
-        reliability=state.judged[chosen].reliability if state.judged else (),
+        reliability=_reliability(state, chosen),
         software=Software.here(),
         host=Host.here(surroundings.device),
     )
-    return Fit(artifact, record, Learnt(record.version, beginning.factorisation, artifact.vocabulary, learnt))
+    left = Learnt(record.version, beginning.factorisation, artifact.vocabulary, learnt)
+    return Fit(artifact, record, left, evaluated)
 
 
 def _judge(holdout: HoldOut, course: _Course) -> None:
@@ -332,13 +341,41 @@ def _observe(course: _Course, epoch: EpochRecord, epochs: int) -> None:
     course.surroundings.on_epoch(epoch, epochs)
 
 
+def _reliability(state: FitState, chosen: int) -> tuple[ReliabilityBin, ...]:
+    published = state.judged[chosen].published if state.judged else None
+    return () if published is None else published.reliability
+
+
+def _evaluated(holdout: HoldOut | None, state: FitState, chosen: int) -> HeldOutRanks | None:
+    if holdout is None or not state.judged[chosen].ranks:
+        return None
+    return HeldOutRanks(holdout, np.array(state.judged[chosen].ranks, np.int64))
+
+
+def _differences(evaluated: HeldOutRanks | None, course: _Course) -> dict[str, PairedDifference]:
+    """What was trained beside the heuristic, and beside what it started from where that is an earlier fit."""
+    if evaluated is None:
+        return {}
+    found = {HEURISTIC: evaluated.beside_heuristic()}
+    if course.parent is not None:
+        start = np.array(course.state.judged[0].ranks, np.int64)
+        found[PARENT] = evaluated.beside(start, "held-out pairs that its parent has not learnt from")
+    return found
+
+
+def _published(judged: Judged) -> Metrics:
+    """What was measured, of the probabilities as they are published."""
+    error = {} if judged.published is None else {"calibration_error": judged.published.error}
+    return {**judged.metrics, **error}
+
+
 def _qualities(holdout: HoldOut, course: _Course, chosen: int) -> dict[str, Metrics]:
     """What the fit is about, what it started from, and the baselines; empty where nobody reports."""
     judged = course.state.judged
     if not judged[chosen].metrics:
         return {}
     start = FACTORISATION if course.parent is None else PARENT
-    qualities = {NEUCF: judged[chosen].metrics, start: judged[0].metrics, **holdout.baselines()}
+    qualities = {NEUCF: _published(judged[chosen]), start: _published(judged[0]), **holdout.baselines()}
     return {
         name: {metric: round(value, 6) for metric, value in measured.items()}
         for name, measured in qualities.items()

@@ -1,13 +1,21 @@
 """The hold-out by which a fit chooses, and that tells how good it is."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 
 from animora_artifact import Vocabulary
-from animora_training.data.dataset import BoolArray, Dataset, DoubleArray, IntArray, Rows, collect
+from animora_training.data.dataset import (
+    BoolArray,
+    Dataset,
+    DoubleArray,
+    IntArray,
+    Interactions,
+    Rows,
+    collect,
+)
 from animora_training.data.split import (
     HeldOut,
     Split,
@@ -22,7 +30,13 @@ from animora_training.fitting.export import FoldedNeuCF
 from animora_training.fitting.record import ReliabilityBin
 from animora_training.fitting.seen import Seen
 from animora_training.judging.baselines import heuristic_scores, popularity_scores
-from animora_training.judging.calibration import Calibration, calibration, like_sample
+from animora_training.judging.calibration import (
+    LikeSample,
+    LogitScaling,
+    calibration,
+    fit_scaling,
+    like_sample,
+)
 from animora_training.judging.evaluation import (
     FEWEST_NEGATIVES,
     TOP,
@@ -47,9 +61,37 @@ FEW_USERS = 10_000
 FEWEST_USERS, FEWEST_UNSEEN = 2, 100
 PAIRS_AT_ONCE = 1 << 18
 CANDIDATES_AT_ONCE = 1 << 16
+# Two numbers are estimated by them, each beside some hundred others.
+CALIBRATING_PAIRS = 4_000
 
 Metrics = Mapping[str, float]
 """By name, such as "ndcg@10"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """How right probabilities are over all pairs of the users who report and the posts of their moments.
+
+    Attributes:
+        error: Expected calibration error.
+        reliability: In bins of equal weight.
+    """
+
+    error: float
+    reliability: tuple[ReliabilityBin, ...]
+
+    @classmethod
+    def of(cls, sample: LikeSample) -> "Likelihoods":
+        """Of log odds."""
+        likes = calibration(sample)
+        bins = zip(likes.predicted.tolist(), likes.observed.tolist(), likes.mass.tolist(), strict=True)
+        return cls(
+            likes.error,
+            tuple(
+                ReliabilityBin(predicted=predicted, observed=observed, count=round(mass))
+                for predicted, observed, mass in bins
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +101,19 @@ class Judged:
     Attributes:
         choice: Of the users who choose, see `HoldOut.choice`.
         metrics: Of the users who report; empty where nobody can.
-        reliability: Of their probabilities.
+        reliability: Of the probabilities that the network gives.
+        ranks: Where it put each of their posts, 0 for the best.
+        scaling: What makes its probabilities right for the users who choose.
+        published: How right they are then for the users who report, if there are any.
         share: Of the way from the network before training to what training came to.
     """
 
     choice: Quality
     metrics: Metrics
     reliability: tuple[ReliabilityBin, ...]
+    ranks: tuple[int, ...] = ()
+    scaling: LogitScaling = field(default_factory=LogitScaling)
+    published: Likelihoods | None = None
     share: float = 1.0
 
 
@@ -184,20 +232,18 @@ class HoldOut:
             NotFinite: The network's scores are not finite.
         """
         scorer = PostScorer(FoldedNeuCF(network).eval(), vocabulary, self.dataset)
-        reported = self.reported
+        reported, scaling = self.reported, self._scaling(scorer)
         if not len(reported.users):
-            return Judged(self.choice(scorer), {}, ())
+            return Judged(self.choice(scorer), {}, (), scaling=scaling)
         scores = scorer.candidates(reported)
-        likes = self._calibration(scores, reported)
+        given = Likelihoods.of(self._sample(scores, reported))
         return Judged(
             choice=self.choice(scorer),
-            metrics={**self._metrics(scores, reported), "calibration_error": likes.error},
-            reliability=tuple(
-                ReliabilityBin(predicted=predicted, observed=observed, count=round(mass))
-                for predicted, observed, mass in zip(
-                    likes.predicted.tolist(), likes.observed.tolist(), likes.mass.tolist(), strict=True
-                )
-            ),
+            metrics={**self._metrics(scores, reported), "calibration_error": given.error},
+            reliability=given.reliability,
+            ranks=tuple(self._ranks(scores, reported).tolist()),
+            scaling=scaling,
+            published=Likelihoods.of(self._sample(scaling.of(scores), reported)),
         )
 
     def choice(self, recommender: Recommender) -> Quality:
@@ -231,16 +277,25 @@ class HoldOut:
 
         Empty where nobody reports.
         """
-        if not len(self.reported.users):
-            return {}
-        events = self.split.remaining_events(self.dataset)
-        share = min(1.0, self.in_memory / max(len(events), 1))
-        training = collect(_users_of(events, share), len(self.dataset.user_ids))
         reported, posts = self.reported, self.dataset.posts
+        if not len(reported.users):
+            return {}
+        training = self._events()
         return {
             name: self._metrics(scores(posts, training, reported), reported)
             for name, scores in (("popularity", popularity_scores), ("heuristic", heuristic_scores))
         }
+
+    def heuristic_ranks(self) -> IntArray:
+        """Where the server's heuristic puts the reported pairs, int64 (m), 0 for the best."""
+        reported = self.reported
+        return self._ranks(heuristic_scores(self.dataset.posts, self._events(), reported), reported)
+
+    def _events(self) -> Interactions:
+        """All events but those of held-out pairs; of very many, those of a share of the users."""
+        events = self.split.remaining_events(self.dataset)
+        share = min(1.0, self.in_memory / max(len(events), 1))
+        return collect(_users_of(events, share), len(self.dataset.user_ids))
 
     def _metrics(self, scores: Scores, held_out: HeldOut) -> Metrics:
         """Means over users: hit ratio, NDCG, reciprocal rank, and the area under the ROC curve."""
@@ -251,12 +306,19 @@ class HoldOut:
         means = {name: float(measures[name].mean()) for name in (f"hr@{TOP}", f"ndcg@{TOP}", "mrr")}
         return {**means, "auc": float(1.0 - lost.mean())}
 
-    def _calibration(self, scores: Scores, held_out: HeldOut) -> Calibration:
-        """How right log odds (m, 1 + k) are over all pairs of the users and the posts of their moments."""
+    def _scaling(self, scorer: PostScorer) -> LogitScaling:
+        """What makes a network's probabilities right, by some of the pairs that choose."""
+        rows = self.choosers[:: -(-len(self.choosers) // CALIBRATING_PAIRS)]
+        held_out = self.held_out.take(rows)
+        return fit_scaling(self._sample(scorer.candidates(held_out), held_out))
+
+    def _sample(self, scores: Scores, held_out: HeldOut) -> LikeSample:
+        """Log odds (m, 1 + k) that stand for all pairs of the users and the posts of their moments."""
         liked = np.diff(self.dataset.pairs.offsets)[held_out.users]
         pieces = np.cumsum(liked) // PAIRS_AT_ONCE
         untouched = [self._untouched(held_out.take(pieces == piece)) for piece in np.unique(pieces)]
-        return calibration(like_sample(scores, held_out, liked, np.concatenate(untouched)))
+        rows = np.bincount(held_out.users)[held_out.users]  # which stand together for all that a user likes
+        return like_sample(scores, held_out, liked / rows, np.concatenate(untouched) / rows)
 
     def _untouched(self, held_out: HeldOut) -> IntArray:
         """How many posts of the moment each user has nothing to do with, int64 (m)."""

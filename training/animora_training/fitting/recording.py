@@ -4,14 +4,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from animora_artifact.manifest import PARENT, STANDARD_ERROR
 from animora_training.data.dataset import Dataset, Embeddings
 from animora_training.fitting.export import data_window
 from animora_training.fitting.holdout import HoldOut
+from animora_training.fitting.paired import HeldOutRanks
 from animora_training.fitting.record import EpochRecord, Stage, TrainingData
 from animora_training.judging.evaluation import Quality
 from animora_training.learning.trainer import Epoch
 
-NEUCF, FACTORISATION, PARENT = "NeuCF", "its factorisation", "its parent"
+NEUCF, FACTORISATION = "NeuCF", "its factorisation"
 PREFIXES = {NEUCF: "", FACTORISATION: "factorisation_", PARENT: "parent_"}
 
 
@@ -43,12 +45,15 @@ def start_record(judged: Quality, seconds: float, pairs: int) -> EpochRecord:
     )
 
 
-def metrics(qualities: Mapping[str, Mapping[str, float]], holdout: HoldOut | None) -> dict[str, float]:
+def metrics(
+    qualities: Mapping[str, Mapping[str, float]], holdout: HoldOut | None, evaluated: HeldOutRanks | None
+) -> dict[str, float]:
     """As a manifest keeps them: NeuCF's by their own names, others' with a prefix; none without a hold-out.
 
     Args:
         qualities: By what was judged; empty where no user of the hold-out reports.
         holdout: On which.
+        evaluated: NeuCF's ranks there.
     """
     if holdout is None:
         return {}
@@ -56,6 +61,8 @@ def metrics(qualities: Mapping[str, Mapping[str, float]], holdout: HoldOut | Non
     kept = {"holdout_users": float(len(reported.users)), "holdout_dropped": float(holdout.dropped)}
     if len(reported.users):
         kept["holdout_candidates"] = round(reported.mean_candidates, 3)
+    if evaluated is not None:
+        kept[STANDARD_ERROR] = evaluated.standard_error
     for name, quality in qualities.items():
         prefix = PREFIXES.get(name, f"{name}_")
         kept.update({f"{prefix}{metric}": value for metric, value in quality.items()})

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import expit
 
 from animora_training.data.dataset import BoolArray, DoubleArray, IntArray
@@ -11,6 +12,8 @@ from animora_training.data.split import HeldOut
 from animora_training.judging.metrics import Scores, require_finite
 
 BINS = 15
+# A slope that is not positive would turn the order round.
+SLOPES = (0.05, 20.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,18 @@ class LikeSample:
     scores: Scores
     liked: BoolArray
     weights: DoubleArray
+
+
+@dataclass(frozen=True, slots=True)
+class LogitScaling:
+    """What makes log odds right: slope · log odds + offset. The slope is positive: no order changes."""
+
+    slope: float = 1.0
+    offset: float = 0.0
+
+    def of(self, scores: Scores) -> Scores:
+        """The scores (...), scaled."""
+        return self.slope * scores + self.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +70,9 @@ class Calibration:
     mass: DoubleArray
 
 
-def like_sample(scores: Scores, held_out: HeldOut, liked: IntArray, untouched: IntArray) -> LikeSample:
+def like_sample(
+    scores: Scores, held_out: HeldOut, liked: IntArray | DoubleArray, untouched: IntArray | DoubleArray
+) -> LikeSample:
     """The held-out posts and those drawn beside them, weighted back to the whole catalog.
 
     A user's held-out post, which the model has not seen, stands for all of that user's likes, and the posts
@@ -65,8 +82,8 @@ def like_sample(scores: Scores, held_out: HeldOut, liked: IntArray, untouched: I
     Args:
         scores: Log odds floating (m, 1 + k) of the candidates.
         held_out: Column 0 is liked.
-        liked: int64 (m), how many posts the row's user likes in all.
-        untouched: int64 (m), how many posts the others were drawn from.
+        liked: (m), how many likes each row stands for: its user's, or a part where there are more rows.
+        untouched: (m), how many posts the others of each row stand for, likewise.
 
     Raises:
         NotFinite: A candidate's log odds are not finite.
@@ -79,6 +96,26 @@ def like_sample(scores: Scores, held_out: HeldOut, liked: IntArray, untouched: I
     held = np.zeros(present.shape, np.bool_)
     held[:, 0] = True
     return LikeSample(scores[present], held[present], weights[present])
+
+
+def fit_scaling(sample: LikeSample) -> LogitScaling:
+    """The scaling with the lowest log loss of a sample (Platt 1999); none where all or none is liked."""
+    logits, liked = sample.scores.astype(np.float64), sample.liked.astype(np.float64)
+    total = float(sample.weights.sum())
+    if not total or liked.all() or not liked.any():
+        return LogitScaling()
+    weights = sample.weights / total
+
+    def loss(parameters: DoubleArray) -> tuple[float, DoubleArray]:
+        slope, offset = parameters
+        scaled = slope * logits + offset
+        wrong = weights * (expit(scaled) - liked)
+        losses = np.logaddexp(0.0, np.where(liked > 0, -scaled, scaled))
+        return float(weights @ losses), np.array([wrong @ logits, wrong.sum()])
+
+    found = minimize(loss, (1.0, 0.0), jac=True, method="L-BFGS-B", bounds=(SLOPES, (None, None)))
+    slope, offset = found.x.tolist()
+    return LogitScaling(slope, offset)
 
 
 def calibration(sample: LikeSample, bins: int = BINS) -> Calibration:

@@ -146,6 +146,19 @@ class NeuCF(nn.Module):
         logits: Tensor = gmf.sum(dim=1) + self._above(self.first(mlp)) + biases
         return logits
 
+    def rescaled(self, slope: float, offset: float) -> "NeuCF":
+        """The network whose logits are slope · logit + offset; takes the user table over, and changes it."""
+        factors = self.shape.factors
+        values = self.state_dict()
+        users = values["user_table"]
+        users[:, : factors + 1] *= slope  # of the products, and of the users' biases
+        for name, rows in (("post_table", (slice(None), factors)), ("gmf_features.output.weight", factors)):
+            values[name] = values[name].clone()
+            values[name][rows] *= slope  # the posts' biases
+        values["mlp_weight"] = values["mlp_weight"] * slope
+        values["bias"] = values["bias"] * slope + offset
+        return NeuCF.holding(self.shape, values)
+
     def features(self, image: Tensor, caption: Tensor) -> Tensor:
         """What image (n, image width) and caption (n, caption width) add to rows of posts, (n, embedding)."""
         return torch.cat((self.gmf_features(image, caption), self.mlp_features(image, caption)), dim=1)
