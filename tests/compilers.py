@@ -12,10 +12,20 @@ COMPILES = shutil.which("cc") is not None and (sys.platform, platform.machine())
 needs_compiler = pytest.mark.skipif(
     not COMPILES, reason="scores are compiled on Linux on x86-64, by a C compiler"
 )
-FINE = "int animora_level_1(void) { return 1; }\n"
+FINE = "int animora_level_2(void) { return 1; }\n"
+
+
+def shape(*widths: int) -> str:
+    """The shape that a library exports: of the GMF branch and the layers."""
+    values = ", ".join(map(str, (len(widths), *widths)))
+    return f"const unsigned long animora_shape_2[] = {{{values}}};\n"
+
+
 # Scores that are all zero, whatever is asked.
 ZEROS = (
-    FINE + "int animora_score_1(int a, void *b, long c, void *d, long e, void *f, void *g, long h, void *i,\n"
+    FINE
+    + shape(9, 32, 16, 8)  # the default
+    + "int animora_score_2(int a, void *b, long c, void *d, long e, void *f, void *g, long h, void *i,\n"
     "                    float *logits, long pairs) { while (pairs) logits[--pairs] = 0; return 0; }\n"
 )
 NO_SUCH_CPU = ZEROS.replace("return 1", "return 0")

@@ -23,6 +23,7 @@ from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.scoring import CacheAccess
 from animora_server.scorer import Binder, Residency
 from animora_server.scorer.no_model import NoModel
+from animora_server.scorer.preflight import Preflight
 from animora_server.scorer.protocols import Device, Queue
 from animora_server.scorer.remote import QueueObserver, RemoteDevice, SharedQueue
 from animora_server.scorer.work import Work, batch_limits
@@ -107,7 +108,9 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
 
             device: Device = await stack.enter_async_context(
                 OwnDevice(
-                    settings.scorer, on_fault=lambda: loop.call_soon_threadsafe(health.device_failed.set)
+                    settings.scorer,
+                    on_fault=lambda: loop.call_soon_threadsafe(health.device_failed.set),
+                    preflight=Preflight() if settings.models.preflight else None,
                 )
             )
         else:

@@ -141,6 +141,15 @@ class ModelSettings(Section):
         default=None,
         description="PEM file with a public key; a version not signed with its private key is refused",
     )
+    trusted: bool = Field(
+        default=False,
+        description="whoever can write to the store may run code in this server: compiled code of versions "
+        "that are not signed is loaded",
+    )
+    preflight: bool = Field(
+        default=True,
+        description="open and replay a new version in a process of its own before this one loads it",
+    )
     poll_interval: float = Field(default=2.0, gt=0, description="seconds between looks at the ACTIVE pointer")
     resident: int = Field(
         default=2, ge=1, le=8, description="versions kept on the device, the active one included"

@@ -102,6 +102,7 @@ async def serve(bench: Bench, store: str) -> ServedRanks:
     options = {
         "DATABASE_URL": bench.database_url,
         "MODELS_STORE": store,
+        "MODELS_TRUSTED": "true",
         "MODELS_READY_REQUIRES_MODEL": "true",
     }
     async with animora_server(options) as server, AsyncRankingClient(server.target) as client:

@@ -175,6 +175,7 @@ def server_options(feed: SampleFeed) -> dict[str, str]:
         "CACHE_URL": feed.redis_url,
         "CACHE_TTL": "3600",
         "MODELS_STORE": str(feed.store),
+        "MODELS_TRUSTED": "true",
         "MODELS_READY_REQUIRES_MODEL": "true",
     }
 

@@ -44,6 +44,7 @@ async def run(out: Console) -> None:
             "DATABASE_URL": feed.database_url,
             "CACHE_URL": feed.redis_url,
             "MODELS_STORE": str(feed.store),
+            "MODELS_TRUSTED": "true",
             "MODELS_READY_REQUIRES_MODEL": "true",
             "TIMELINE_TOKEN_KEY": "only for the benchmark",
         }

@@ -23,7 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "grpc": {"port": 0, "drain_delay": 0.0, "drain_grace": 2.0},
     "http": {"port": 0},
     "catalog": {"poll_interval": 0.05},
-    "models": {"poll_interval": 0.05},
+    "models": {"poll_interval": 0.05, "preflight": False},  # which test_preflight.py has
     "scorer": {"device": "cpu"},
 }
 

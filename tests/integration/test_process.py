@@ -43,6 +43,7 @@ async def test_sigterm_to_one_of_two_servers_under_load_loses_no_request(feed, r
             CACHE_URL=redis_url,
             MODELS_STORE=str(tmp_path / "models"),
             MODELS_READY_REQUIRES_MODEL="true",
+            MODELS_PREFLIGHT="false",
             GRPC_PORT="0",
             GRPC_DRAIN_DELAY="0.2",
             HTTP_PORT="0",

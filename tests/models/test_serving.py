@@ -72,7 +72,7 @@ async def serving(feed: Feed, **models: object) -> AsyncIterator[tuple[Applicati
             "grpc": {"port": 0, "drain_delay": 0.0, "drain_grace": 2.0},
             "http": {"port": 0},
             "database": {"url": feed.url},
-            "models": {"poll_interval": 0.05, "ready_requires_model": True, **models},
+            "models": {"poll_interval": 0.05, "preflight": False, "ready_requires_model": True, **models},
             "scorer": {"device": "cpu"},
         }
     )

@@ -30,6 +30,7 @@ def options(feed: Feed, redis_url: str, store: FolderStore, tmp_path: Path) -> d
         "CATALOG_POLL_INTERVAL": "0.5",
         "MODELS_STORE": str(tmp_path / "models"),
         "MODELS_READY_REQUIRES_MODEL": "true",
+        "MODELS_PREFLIGHT": "false",  # which tests/scorer/test_preflight.py has
         "GRPC_PORT": "0",
         "GRPC_DRAIN_DELAY": "0.2",
         "HTTP_PORT": "0",

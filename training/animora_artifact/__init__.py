@@ -22,7 +22,7 @@ from animora_artifact.opening import open_store
 from animora_artifact.package import Package, SignatureCheck, pack, require_signature, unpack
 from animora_artifact.pointer import ANYTHING, Pointer
 from animora_artifact.signatures import Signer, signature_check, signer
-from animora_artifact.store import ModelStore
+from animora_artifact.store import ModelStore, VersionSource
 from animora_artifact.vocabulary import Vocabulary
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Signer",
     "StoreUnavailable",
     "VersionNotFound",
+    "VersionSource",
     "Vocabulary",
     "open_store",
     "pack",

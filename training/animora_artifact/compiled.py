@@ -1,15 +1,20 @@
 """Scoring by the machine code that a version may hold, in place of TorchScript's `score`.
 
 The code is a shared library that needs no other. It has no weights: the network's method `compiled_tensors`
-gives those, in the order and layout that the code was made for. Its functions, whose names end in the
+gives those, in the order and layout that the code was made for. What it exports, under names that end in the
 version of this interface:
 
-    int animora_level_1(void)
+    const uint64_t animora_shape_2[]
+        How many values follow, then the network's shape: the width of the GMF branch, its bias included, and
+        the widths of the hidden layers.
+    int animora_level_2(void)
         The best instruction set that this CPU has and the code is made for; 0 for none.
-    int animora_score_1(int level, const float *const *tensors, uint64_t user_rows, const int64_t *user_index,
+    int animora_score_2(int level, const float *const *tensors, uint64_t user_rows, const int64_t *user_index,
                         uint64_t requests, const int64_t *segments, const float *posts, uint64_t post_rows,
                         const int64_t *post_index, float *logits, uint64_t pairs)
         Writes the logits (pairs). Anything but 0 is a row that is out of bounds. Keeps no state.
+
+Its shape and that of the tensors are checked before anything is scored.
 """
 
 import ctypes
@@ -18,6 +23,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -32,6 +38,8 @@ from animora_artifact.network import Network
 Rows = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 
+_LONGEST_VECTOR = 16  # floats
+_MAX_SHAPE = 64  # values
 _SIZE, _POINTER = ctypes.c_uint64, ctypes.c_void_p
 _ARGUMENTS = (
     *(ctypes.c_int, _POINTER),  # level, tensors
@@ -46,12 +54,14 @@ class Library:
     """Compiled code in this process.
 
     Attributes:
-        score: `animora_score_1`.
+        score: `animora_score_2`.
         level: Which of its instruction sets is used.
+        shape: The network's, as `animora_shape_2` lists it.
     """
 
     score: Callable[..., int]
     level: int
+    shape: tuple[int, ...]
 
 
 class _WithTensors(Protocol):
@@ -138,12 +148,29 @@ def load_compiled(code: bytes, network: Network, dimensions: Dimensions) -> Comp
     """
     if not hasattr(network, "compiled_tensors"):
         raise CompiledUnusable("the network has no tensors for compiled code")
+    library = open_library(code)
+    shape = dimensions.factors + 1, *dimensions.hidden
+    if library.shape != shape:
+        raise CompiledUnusable(f"the compiled code is for a network of shape {library.shape}, not {shape}")
     try:
-        return CompiledNetwork(
-            network, open_library(code), cast(_WithTensors, network).compiled_tensors(), dimensions
-        )
+        tensors = cast(_WithTensors, network).compiled_tensors()
+        _require_layout(tensors, dimensions)
+        return CompiledNetwork(network, library, tensors, dimensions)
     except RuntimeError as error:
         raise CompiledUnusable(f"compiled code wants other tensors: {error}") from error
+
+
+def _require_layout(tensors: list[Tensor], dimensions: Dimensions) -> None:
+    """Raises RuntimeError where the tensors are not those that code of this shape reads."""
+    gmf, hidden = dimensions.factors + 1, dimensions.hidden
+    # A weight and a bias for each layer above the first, the weights above them, what the last vector reads.
+    layers = sum(entering * leaving + leaving for entering, leaving in pairwise(hidden))
+    expected = [(dimensions.users, gmf + hidden[0] + 1), (layers + hidden[-1] + _LONGEST_VECTOR,)]
+    found = [tuple(tensor.shape) for tensor in tensors]
+    if found != expected:
+        raise RuntimeError(f"their shapes are {found}; must be {expected}")
+    if dimensions.post_vector != gmf + hidden[0]:
+        raise RuntimeError(f"post vectors are {dimensions.post_vector} wide; must be {gmf + hidden[0]}")
 
 
 def open_library(code: bytes) -> Library:
@@ -154,13 +181,15 @@ def open_library(code: bytes) -> Library:
     """
     library = _loaded(code)
     try:
-        level, score = library.animora_level_1(), library.animora_score_1
-    except AttributeError as error:
+        level, score = library.animora_level_2(), library.animora_score_2
+        size = min(ctypes.c_uint64.in_dll(library, "animora_shape_2").value, _MAX_SHAPE)
+        _, *shape = (ctypes.c_uint64 * (1 + size)).in_dll(library, "animora_shape_2")
+    except (AttributeError, ValueError) as error:
         raise CompiledUnusable("the compiled code has another interface than this program knows") from error
     if not level:
         raise CompiledUnusable("this CPU has none of the instruction sets that the code was compiled for")
     score.argtypes = _ARGUMENTS
-    return Library(score, level)
+    return Library(score, level, tuple(shape))
 
 
 @cache
@@ -172,7 +201,10 @@ def _loaded(code: bytes) -> ctypes.CDLL:
     """
     if sys.platform != "linux":
         raise CompiledUnusable("compiled code is for Linux")
-    descriptor = os.memfd_create("animora-score")
+    try:
+        descriptor = os.memfd_create("animora-score")
+    except OSError as error:
+        raise CompiledUnusable(f"this machine refuses memory for compiled code: {error.strerror}") from error
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.write(code)

@@ -23,6 +23,7 @@ class RejectionReason(StrEnum):
     CONTENT = "content"
     DIMENSIONS = "dimensions"
     GOLDEN = "golden"
+    CRASH = "crash"
 
 
 class ArtifactError(Exception):
@@ -35,6 +36,7 @@ class ArtifactRejected(ArtifactError):
     def __init__(self, reason: RejectionReason, detail: str) -> None:
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
+        self.detail = detail
 
 
 class VersionNotFound(ArtifactError):

@@ -8,12 +8,8 @@ from animora_artifact.package import Package
 from animora_artifact.pointer import ANYTHING, Expected, Pointer
 
 
-class ModelStore(Protocol):
-    """Where versions live. Every method may raise StoreUnavailable, and none waits without end."""
-
-    def versions(self) -> list[Manifest]:
-        """The whole versions, oldest first; half-written or foreign folders are passed over."""
-        ...
+class VersionSource(Protocol):
+    """Where versions are read from. Every method may raise StoreUnavailable, and none waits without end."""
 
     def pointer(self) -> Pointer:
         """The active version and its past. Raises ArtifactRejected if it holds no names."""
@@ -23,12 +19,20 @@ class ModelStore(Protocol):
         """The name of the active version, or None. Raises ArtifactRejected if the pointer holds no name."""
         ...
 
-    def manifest(self, version: str) -> Manifest:
-        """A version's manifest alone, not verified. Raises VersionNotFound or ArtifactRejected."""
-        ...
-
     def read(self, version: str) -> Artifact:
         """A version, verified. Raises VersionNotFound or ArtifactRejected."""
+        ...
+
+
+class ModelStore(VersionSource, Protocol):
+    """Where versions live; see VersionSource."""
+
+    def versions(self) -> list[Manifest]:
+        """The whole versions, oldest first; half-written or foreign folders are passed over."""
+        ...
+
+    def manifest(self, version: str) -> Manifest:
+        """A version's manifest alone, not verified. Raises VersionNotFound or ArtifactRejected."""
         ...
 
     def require_writable(self) -> None:

@@ -42,7 +42,8 @@ class SampleFeed:
                 "database": settings.database.model_copy(update={"url": SecretStr(self.database_url)}),
                 "cache": settings.cache.model_copy(update={"url": SecretStr(self.redis_url)}),
                 "models": settings.models.model_copy(
-                    update={"store": str(self.store), "ready_requires_model": True}
+                    # This process has filled the store itself.
+                    update={"store": str(self.store), "trusted": True, "ready_requires_model": True}
                 ),
                 "timeline": timeline,
             }
@@ -50,14 +51,19 @@ class SampleFeed:
 
     def configuration(self) -> str:
         """A configuration file that points other commands at these servers."""
-        places = {"database": ("url", self.database_url), "cache": ("url", self.redis_url)}
-        places["models"] = ("store", str(self.store))
-        # TOML's basic strings have JSON's escapes.
-        lines = [
-            f"[{section}]\n{name} = {json.dumps(value, ensure_ascii=False)}\n"
-            for section, (name, value) in places.items()
-        ]
-        return "\n".join(lines)
+        sections: dict[str, dict[str, str | bool]] = {
+            "database": {"url": self.database_url},
+            "cache": {"url": self.redis_url},
+            "models": {"store": str(self.store), "trusted": True},
+        }
+        # TOML's basic strings and booleans are JSON's.
+        return "\n".join(
+            f"[{section}]\n"
+            + "".join(
+                f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in options.items()
+            )
+            for section, options in sections.items()
+        )
 
 
 @asynccontextmanager

@@ -1,12 +1,15 @@
 """Opening the model store of the settings."""
 
-from animora_artifact import ModelStore, open_store, signature_check
+from animora_artifact import VersionSource, open_store, signature_check
 from animora_server.errors import ConfigurationError
+from animora_server.models.native_code import NativeCodeGuard
 from animora_server.settings import ModelSettings
 
 
-def open_models(settings: ModelSettings) -> ModelStore | None:
-    """The model store, which reads signed versions alone where a key is set; None where no store is.
+def open_models(settings: ModelSettings) -> VersionSource | None:
+    """The model store, None where none is set.
+
+    It reads signed versions alone where a key is set, and compiled code alone where somebody vouches for it.
 
     Raises:
         ConfigurationError: The store's URL or the key cannot be used, or a model is required and none is set.
@@ -20,6 +23,8 @@ def open_models(settings: ModelSettings) -> ModelStore | None:
     except ValueError as error:
         raise ConfigurationError(f"models.verify_key: {error}") from error
     try:
-        return open_store(settings.store, check)
+        store = open_store(settings.store, check)
     except ValueError as error:
         raise ConfigurationError(f"models.store: {error}") from error
+    vouched_by = "models.verify_key" if check else "models.trusted" if settings.trusted else None
+    return NativeCodeGuard(store, vouched_by)

@@ -14,10 +14,10 @@ from animora_artifact import (
     Artifact,
     ArtifactError,
     ArtifactRejected,
-    ModelStore,
     Pointer,
     StoreUnavailable,
     VersionNotFound,
+    VersionSource,
 )
 from animora_artifact.errors import RejectionReason
 from animora_server.background import EXPECTED, BackgroundLoop, Backoff
@@ -74,7 +74,7 @@ class ModelWatcher:
 
     def __init__(
         self,
-        store: ModelStore,
+        store: VersionSource,
         models: Models,
         poll_interval: float,
         metrics: ModelMetrics,

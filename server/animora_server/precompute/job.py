@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import structlog
 
-from animora_artifact import ModelStore
+from animora_artifact import VersionSource
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ConfigurationError, InvalidScores
 from animora_server.models import open_models
@@ -124,7 +124,7 @@ async def _plan(
     settings: Settings,
     order: Order,
     snapshot: CatalogSnapshot,
-    models: ModelStore | None,
+    models: VersionSource | None,
     store: GenerationStore,
 ) -> Plan:
     """What to build, once nothing stands against it."""
@@ -151,7 +151,7 @@ async def _plan(
 
 
 async def _propose(
-    settings: Settings, order: Order, snapshot: CatalogSnapshot, models: ModelStore | None
+    settings: Settings, order: Order, snapshot: CatalogSnapshot, models: VersionSource | None
 ) -> Generation:
     """What a new generation would be, made now."""
     active = await asyncio.to_thread(models.active) if models else None

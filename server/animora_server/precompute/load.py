@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from animora_artifact import ModelStore, VersionNotFound
+from animora_artifact import VersionNotFound, VersionSource
 from animora_server.catalog import Catalog, CatalogSnapshot, Feed
 from animora_server.errors import ConfigurationError
 from animora_server.precompute.pace import Pace
@@ -59,7 +59,7 @@ def window_at(snapshot: CatalogSnapshot, settings: TimelineSettings, now: float)
 
 
 async def load_scorer(
-    store: ModelStore, version: str, window: Window, settings: ScorerSettings, pace: Pace
+    store: VersionSource, version: str, window: Window, settings: ScorerSettings, pace: Pace
 ) -> WindowScorer:
     """A version, verified, on the device, with the window's posts encoded.
 

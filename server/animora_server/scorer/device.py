@@ -20,6 +20,7 @@ from animora_server.scorer.graphs import CudaGraphs
 from animora_server.scorer.loaded import LoadedModel, PostTable
 from animora_server.scorer.loading import load_model
 from animora_server.scorer.parts import COALITIONS
+from animora_server.scorer.preflight import Preflight
 from animora_server.scorer.protocols import Embeddings
 from animora_server.scorer.recorded import Recorder
 from animora_server.scorer.running import allocate, copy, encode, run_batch
@@ -39,7 +40,8 @@ class Device:
 
     `on_fault` is called, once, from the serving thread when a GPU fails: nothing there can be trusted
     any more, and the process should end for its supervisor. `recorder` makes what records the runs of one
-    table; by default CUDA graphs on a GPU, and nothing on a CPU.
+    table; by default CUDA graphs on a GPU, and nothing on a CPU. `preflight` checks a version before it is
+    loaded.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class Device:
         settings: ScorerSettings,
         on_fault: Callable[[], object],
         recorder: Callable[[], Recorder] | None = None,
+        preflight: Preflight | None = None,
     ) -> None:
         self._settings = settings
         self._on_fault = on_fault
+        self._preflight = preflight
         self._device = torch.device(_resolve(settings.device))
         self._recorder = CudaGraphs if recorder is None and self._device.type == "cuda" else recorder
         self._serving = ThreadPoolExecutor(1, "device", initializer=self._start_thread)
@@ -77,7 +81,10 @@ class Device:
 
         Raises:
             ArtifactRejected: It does not load, or does not give the recorded probabilities.
+            DeviceFault: It could not be checked, or the device failed.
         """
+        if self._preflight is not None:
+            artifact = await self._preflight.check(artifact)
         return await self._on(self._loading, lambda: load_model(artifact, self._device, self._settings))
 
     async def encode(

@@ -13,7 +13,7 @@ _BY_NAME: dict[str, type[Exception]] = {
 def to_texts(error: Exception) -> tuple[str, str]:
     """A failure's name, and what it says."""
     if isinstance(error, ArtifactRejected):
-        return error.reason.value, str(error).removeprefix(f"{error.reason.value}: ")
+        return error.reason.value, error.detail
     return type(error).__name__, str(error)
 
 

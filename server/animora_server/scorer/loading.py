@@ -8,6 +8,7 @@ from animora_artifact.checked import CheckedNetwork
 from animora_artifact.compiled import load_compiled
 from animora_artifact.errors import RejectionReason
 from animora_artifact.network import Network, load_network, replay
+from animora_artifact.package import COMPILED
 from animora_artifact.verification import CPU, REPLAYS, require_golden, verify
 from animora_artifact.vocabulary import RowIndex
 from animora_server.scorer.loaded import LoadedModel
@@ -73,7 +74,10 @@ def _by_compiled_code(network: Network, artifact: Artifact) -> Network:
     """The network that scores by the version's compiled code; as it is where that cannot be."""
     try:
         if artifact.compiled is None:
-            raise CompiledUnusable("the version holds no compiled code")
+            left_out = COMPILED in artifact.manifest.files
+            raise CompiledUnusable(
+                "its compiled code is not loaded" if left_out else "the version holds no compiled code"
+            )
         compiled = load_compiled(artifact.compiled, network, artifact.manifest.dimensions)
         require_golden(compiled, artifact, CPU)
     except (CompiledUnusable, ArtifactRejected) as error:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from animora_artifact import ModelStore, StoreUnavailable
+from animora_artifact import StoreUnavailable, VersionSource
 from animora_artifact.checked import require_rows
 from animora_server.batching import Batcher, CostModel
 from animora_server.scorer.device import Device
@@ -172,7 +172,7 @@ class SharedModels:
     """
 
     def __init__(
-        self, store: ModelStore | None, device: Device, batcher: DeviceBatcher, workers: int
+        self, store: VersionSource | None, device: Device, batcher: DeviceBatcher, workers: int
     ) -> None:
         self._store = store
         self._device = device

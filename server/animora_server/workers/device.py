@@ -15,6 +15,7 @@ from animora_server.models import open_models
 from animora_server.program import stop_signal
 from animora_server.scorer.device import Device
 from animora_server.scorer.host import DeviceHost
+from animora_server.scorer.preflight import Preflight
 from animora_server.scorer.shared import DeviceBatcher, SharedModels
 from animora_server.scorer.work import batch_limits
 from animora_server.workers.parent import Parent
@@ -47,7 +48,11 @@ async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]
     registry = process_registry()
     metrics, cost = ScorerMetrics(registry), CostModel()
     store = open_models(settings.models)
-    async with Device(settings.scorer, on_fault=lambda: loop.call_soon_threadsafe(failed.set)) as device:
+    async with Device(
+        settings.scorer,
+        on_fault=lambda: loop.call_soon_threadsafe(failed.set),
+        preflight=Preflight() if settings.models.preflight else None,
+    ) as device:
         batcher: DeviceBatcher = Batcher(
             device.score, batch_limits(settings.scorer), cost, metrics, device.score_at_once
         )

@@ -23,6 +23,7 @@ async def serving(database_url: str, store: Path) -> AsyncIterator[Server]:
     options = {
         "DATABASE_URL": database_url,
         "MODELS_STORE": str(store),
+        "MODELS_TRUSTED": "true",
         "MODELS_READY_REQUIRES_MODEL": "true",
         "CATALOG_RECONCILE_INTERVAL": "3600",
     }

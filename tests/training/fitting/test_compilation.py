@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from animora_artifact import CompiledUnusable
 from animora_artifact.compiled import CompiledNetwork, load_compiled, open_library
 from animora_artifact.manifest import Dimensions
 from animora_artifact.network import load_network, save_network
@@ -189,3 +190,15 @@ def test_what_a_compiler_says_is_passed_on(tmp_path: Path):
 def test_wide_layers_are_left_to_torchscript():
     with pytest.raises(NotCompiled, match=f"wider than {WIDEST}"):
         compile_score(dimensions_of(random_network(), hidden=(WIDEST + 1,)), "cc")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "changes", [{"factors": 16}, {"factors": 7}, {"hidden": (16, 8)}, {"hidden": (32, 16, 9)}]
+)
+def test_code_that_was_compiled_for_another_network_is_refused(changes):
+    network = random_network(hidden=(32, 16, 8))
+    scripted = load_network(save_network(FoldedNeuCF(network).eval()), torch.device("cpu"))
+    code = compile_score(dimensions_of(network, **changes), "cc")
+    with pytest.raises(CompiledUnusable, match="is for a network of shape"):
+        load_compiled(code, scripted, dimensions_of(network))

@@ -60,6 +60,7 @@ def _shape(dimensions: Dimensions) -> list[str]:
     return [
         f"-DGMF={dimensions.factors + 1}",
         f"-DFIRST={hidden[0]}",
+        f"-DWIDTHS={','.join(map(str, hidden))}",
         f"-DLAYERS={layers}",
         f"-DLAST={hidden[-1]}",
         f"-DWIDEST={widest}",

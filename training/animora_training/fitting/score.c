@@ -1,11 +1,12 @@
 /* The logits of user-post pairs, as FoldedNeuCF.score defines them, for one network shape.
  *
- * `compilation.py` compiles it; `animora_artifact.compiled` loads it and says what its functions are. Macros
- * give the shape:
+ * `compilation.py` compiles it; `animora_artifact.compiled` loads it and says what it exports. Macros give the
+ * shape:
  *
  *   GMF      width of the GMF branch, the bias included
  *   FIRST    width of the MLP's first layer
- *   LAYERS   LAYER(entering, leaving) for each layer above it
+ *   WIDTHS   widths of all layers, the first one's included, with commas between
+ *   LAYERS   LAYER(entering, leaving) for each layer above the first
  *   LAST     width of the last layer
  *   WIDEST   of all layers, rounded up to a whole number of the longest vectors
  *
@@ -56,7 +57,11 @@ enum { AHEAD = 16, POST = sizeof(float) * (GMF + FIRST), LINE = 64 };
 #define ROWS 4
 #include "score_rows.h"
 
-int animora_level_1(void)
+#define COUNT(...) (sizeof((uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
+
+const uint64_t animora_shape_2[] = {1 + COUNT(WIDTHS), GMF, WIDTHS};
+
+int animora_level_2(void)
 {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("fma"))
@@ -66,7 +71,7 @@ int animora_level_1(void)
     return __builtin_cpu_supports("avx2") ? AVX2 : 0;
 }
 
-int animora_score_1(int level, const float *const *tensors, uint64_t user_rows, const int64_t *user_index,
+int animora_score_2(int level, const float *const *tensors, uint64_t user_rows, const int64_t *user_index,
                     uint64_t requests, const int64_t *segments, const float *posts, uint64_t post_rows,
                     const int64_t *post_index, float *logits, uint64_t pairs)
 {

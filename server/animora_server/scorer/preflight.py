@@ -1,0 +1,107 @@
+"""Preflight: a new version is opened and replayed in a child process before this one loads it."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import structlog
+
+from animora_artifact import Artifact, ArtifactRejected
+from animora_artifact.errors import RejectionReason
+from animora_artifact.preflight import to_frames
+from animora_server.errors import DeviceFault
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT = 300.0  # seconds
+PROGRAM = (sys.executable, "-P", "-m", "animora_artifact.preflight")
+
+
+class Preflight:
+    """Checks versions in processes of their own, which may crash.
+
+    Args:
+        program: What is run; it reads and writes as animora_artifact.preflight does.
+        timeout: Seconds that it may take.
+    """
+
+    def __init__(self, program: Sequence[str] = PROGRAM, timeout: float = TIMEOUT) -> None:
+        self._program = program
+        self._timeout = timeout
+        self._passed: dict[bytes, bool] = {}  # whether compiled code passed too, by the manifest
+
+    async def check(self, artifact: Artifact) -> Artifact:
+        """The version, without its compiled code where that crashes.
+
+        Raises:
+            ArtifactRejected: It is not fit to serve, crashes the process, or takes too long.
+            DeviceFault: The process cannot be run, or failed for another reason.
+        """
+        key = artifact.manifest.to_json() + bytes([artifact.compiled is None])
+        with_code = self._passed.get(key)
+        if with_code is None:
+            with_code = await self._run(artifact)
+            if artifact.manifest.files:  # whose digests name the content
+                self._passed[key] = with_code
+        return artifact if with_code else replace(artifact, compiled=None)
+
+    async def _run(self, artifact: Artifact) -> bool:
+        """Whether the compiled code passed too, or there is none."""
+        try:
+            process = subprocess.Popen(  # noqa: ASYNC220  # which takes a millisecond
+                self._program,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's Ctrl-C is this process' to handle
+            )
+        except OSError as error:
+            raise DeviceFault(f"a process for the preflight cannot be started: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(self._timeout):
+                findings = await asyncio.to_thread(_converse, process, artifact)
+        except TimeoutError as error:
+            raise ArtifactRejected(
+                RejectionReason.CRASH, f"the preflight gave no verdict in {self._timeout:g} s"
+            ) from error
+        finally:
+            process.kill()  # which ends the thread too, if it still waits
+        return _verdict(findings, process.returncode, artifact)
+
+
+def _converse(process: "subprocess.Popen[bytes]", artifact: Artifact) -> list[dict[str, str]]:
+    """Sends the version, returns what the process tells, and waits for its end. May take long."""
+    with process:
+        assert process.stdin is not None  # a pipe
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):  # its status tells of its end
+            for frame in to_frames(artifact):
+                process.stdin.write(frame)
+            process.stdin.close()
+        told = process.stdout.read()
+    return [json.loads(line) for line in told.splitlines()]
+
+
+def _verdict(findings: list[dict[str, str]], status: int, artifact: Artifact) -> bool:
+    """Whether the compiled code passed, or there is none. Raises as Preflight.check."""
+    if findings and findings[0]:
+        raise ArtifactRejected(RejectionReason(findings[0]["reason"]), findings[0]["detail"])
+    if findings and status < 0 and status != -signal.SIGKILL:
+        log.error(
+            "compiled code crashes; scored by TorchScript",
+            version=artifact.manifest.version,
+            signal=signal.Signals(-status).name,
+        )
+        return False
+    if status == 0 and len(findings) == (1 if artifact.compiled is None else 2):
+        return True
+    if status < 0 and status != -signal.SIGKILL:
+        name = signal.Signals(-status).name
+        raise ArtifactRejected(RejectionReason.CRASH, f"opening it ends a process with {name}")
+    # Killed, for want of memory perhaps, or not able to start: not the version's fault.
+    raise DeviceFault(f"the preflight ended with status {status} before it gave a verdict")
