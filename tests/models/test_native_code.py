@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from animora_artifact import Artifact, FolderStore, pack, signer
 from animora_server.models import open_models
@@ -26,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def read(version: str, settings: ModelSettings) -> tuple[Artifact, list]:
+def read(version: str, settings: ModelSettings) -> tuple[Artifact, list[EventDict]]:
     store = open_models(settings)
     assert store is not None
     with capture_logs() as logs:
