@@ -4,7 +4,7 @@ import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from animora_server.__main__ import cli
+from animora_server.command_line import cli
 from animora_server.configuration import load_settings, options
 from animora_server.precompute.shard import Shard
 

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from animora_client.cli.app import app
-from animora_server.__main__ import cli
+from animora_server.command_line import cli
 
 PROGRAMS = {"animora-client": get_command(app), "animora-server": get_command(cli)}
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

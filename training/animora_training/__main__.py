@@ -1,16 +1,28 @@
-"""The entrance of `animora-train`."""
+"""The entrance of `animora-train`, which names the extra where one is missing."""
 
 import os
+import sys
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command line, or prints the version, which takes no extra."""
+    if sys.argv[1:2] == ["--version"]:
+        from importlib.metadata import version  # noqa: PLC0415  # the commands do without
+
+        sys.stdout.write(f"animora-train {version('animora-ranking')}\n")
+        return
     # Threads that wait by spinning make training several times slower where others use the machine too.
     # The setting is read when torch is loaded, so it comes before the import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from animora_training.commands.cli import app  # noqa: PLC0415
+    try:
+        from animora_training.commands.cli import app  # noqa: PLC0415
 
-    app(prog_name="animora-train")
+        app(prog_name="animora-train")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("animora_"):
+            raise
+        needed = "pip install 'animora-ranking[training]'"
+        sys.exit(f"animora-train: {error.name} is not installed; this needs: {needed}")
 
 
 if __name__ == "__main__":

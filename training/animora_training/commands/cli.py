@@ -1,5 +1,7 @@
 """The command line of `animora-train`: what its commands are called."""
 
+from typing import Annotated
+
 import typer
 
 from animora_training.commands.fitting import SharedCommand, fit
@@ -8,10 +10,20 @@ from animora_training.commands.judging import compare, evaluate
 from animora_training.commands.versions import activate, list_versions, publish, rollback
 
 app = typer.Typer(
-    help="Learn from likes and comments: import data, fit NeuCF, judge it, publish and activate it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
+    ] = False,  # which the entrance answers, as it does without this module
+) -> None:
+    """Learn from likes and comments: import data, fit NeuCF, judge it, publish and activate it."""
+
+
 app.add_typer(imports, name="import")
 app.command(cls=SharedCommand)(fit)
 app.command()(evaluate)

@@ -1,0 +1,159 @@
+"""The commands of `animora-server`. The only module of the server that sees the environment."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+from rich.console import Console
+
+from animora_server import stderr_capture
+from animora_server.errors import AnimoraError
+from animora_server.logs import configure_logs
+from animora_server.program import run
+from animora_server.settings import MAX_WORKERS, Settings
+
+# No fork ever follows gRPC here; with support for it, gRPC complains of every child process.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+# A precompute on Ray tells nobody of itself, unless it is told to.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback with local variables could show a password
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(help="TOML file with options; ANIMORA_* variables win over it.", envvar="ANIMORA_CONFIG"),
+]
+
+
+@cli.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
+    ] = False,  # which the entrance answers, as it does without this module
+) -> None:
+    """Ranks the posts of a photo-sharing feed for each user."""
+
+
+@cli.command()
+def serve(
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes behind the port, in place of grpc.workers.", min=1, max=MAX_WORKERS),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT or SIGHUP, then drain."""
+    settings = _settings(config)
+    _require(settings.database.url, "database.url", "the DSN of a role that may read the views")
+    configure_logs(settings.log.level, settings.log.format)
+    workers = workers or settings.grpc.workers
+    if workers > 1:
+        from animora_server.workers import supervise  # noqa: PLC0415  # one process does without
+
+        run(supervise(settings, workers))
+        return
+    stderr_capture.start()
+    from animora_server import app  # noqa: PLC0415  # torch takes a second; other commands do without
+
+    run(app.serve(settings))
+
+
+@cli.command()
+def demo(
+    directory: Annotated[Path, typer.Option(help="Keeps data and model between runs.")] = Path(".demo"),
+    config: ConfigOption = None,
+) -> None:
+    """Run everything on sample data until Ctrl-C: PostgreSQL, Redis, training, server, ranked feeds."""
+    settings = _settings(config)
+    configure_logs("warning", "console")
+    from animora_server.demo import Demo  # noqa: PLC0415  # see serve
+
+    run(Demo(directory, settings, out).run())
+
+
+@cli.command()
+def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its parameters
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: only part i, from 0, of n parts of the users.", metavar="I/N")
+    ] = None,
+    active_days: Annotated[
+        float | None,
+        typer.Option(help="Only users who liked or commented in so many days.", min=0.001, max=36500),
+    ] = None,
+    rate: Annotated[
+        float,
+        typer.Option(help="User-post pairs a second at most, for each part; 0 for no limit.", min=0),
+    ] = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Abandon what an earlier run left unfinished.")
+    ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(help='Run all parts on a Ray cluster; "local" starts one.', metavar="ADDRESS"),
+    ] = None,
+    shards: Annotated[int | None, typer.Option(help="With --ray: how many parts.", min=1)] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Rank the timelines of all users, and serve them once all are there."""
+    if ray is None and shards is not None:
+        _fail("--shards goes with --ray: without it, --shard I/N makes one part")
+    if ray is not None and shard is not None:
+        _fail("--shard does not go with --ray, which makes all parts: say how many with --shards")
+    settings = _settings(config)
+    _require(settings.database.url, "database.url", "the DSN of a role that may read the views")
+    _require(settings.cache.url, "cache.url", "the Redis that the lists are for")
+    configure_logs(settings.log.level, settings.log.format)
+    from animora_server.precompute.command import precompute  # noqa: PLC0415  # see serve
+    from animora_server.precompute.job import Order  # noqa: PLC0415
+    from animora_server.precompute.shard import Shard  # noqa: PLC0415
+
+    order = Order(Shard() if shard is None else Shard.parse(shard), active_days, rate, restart)
+    if ray is None:
+        run(precompute(settings, order, out, err))
+        return
+    from animora_server.precompute.cluster import precompute_on_ray  # noqa: PLC0415
+
+    order = replace(order, shard=Shard(0, shards or 1))
+    raise SystemExit(precompute_on_ray(settings, order, ray, out, err))
+
+
+@cli.command("check-config")
+def check_config(config: ConfigOption = None) -> None:
+    """Print the options in force, secrets hidden."""
+    from animora_server.configuration import describe  # noqa: PLC0415  # see serve
+
+    out.print(describe(_settings(config)), markup=False)
+
+
+def main() -> None:
+    """Runs the command line; an expected error is one line, not a traceback."""
+    try:
+        cli()
+    except AnimoraError as error:
+        stderr_capture.release()
+        _fail(str(error))
+
+
+def _settings(config: Path | None) -> Settings:
+    from animora_server.configuration import load_settings  # noqa: PLC0415  # see serve
+
+    return load_settings(os.environ, config)
+
+
+def _require(value: SecretStr, option: str, meaning: str) -> None:
+    if not value.get_secret_value():
+        _fail(f"{option} (ANIMORA_{option.replace('.', '_').upper()}) is required: {meaning}")
+
+
+def _fail(message: str) -> None:
+    err.print(f"animora-server: {message}", markup=False)
+    raise SystemExit(2)
