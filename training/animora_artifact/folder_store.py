@@ -10,7 +10,7 @@ from animora_artifact.artifact import Artifact
 from animora_artifact.durability import make_folder, replace_durably
 from animora_artifact.errors import ArtifactError, ArtifactRejected, RejectionReason, StoreUnavailable
 from animora_artifact.folder import POINTER_STAGING, STAGING, FolderSource, read_folder, write_folder
-from animora_artifact.manifest import Manifest, checked_name, is_name
+from animora_artifact.manifest import MARKS, Manifest, checked_name, is_name, mark_of
 from animora_artifact.package import Package, SignatureCheck, pack, read_manifest, unpack
 from animora_artifact.pointer import (
     ACTIVE,
@@ -92,6 +92,21 @@ class FolderStore:
         """See ModelStore."""
         return self.add(pack(artifact))
 
+    def is_verified(self, manifest: Manifest) -> bool:
+        """See ModelStore."""
+        try:
+            return self._mark(manifest).read_bytes() == mark_of(manifest)
+        except OSError:
+            return False
+
+    def mark_verified(self, manifest: Manifest) -> None:
+        """See ModelStore."""
+        try:
+            self._mark(manifest).parent.mkdir(exist_ok=True)
+            self._mark(manifest).write_bytes(mark_of(manifest))
+        except OSError as error:
+            raise StoreUnavailable(f"cannot write to {self._root}: {error.strerror}") from error
+
     def activate(self, version: str, expected: Expected = ANYTHING) -> None:
         """See ModelStore."""
         self.manifest(version)
@@ -102,6 +117,9 @@ class FolderStore:
         if seen.previous is not None:
             self.manifest(seen.previous)
         roll_back(self._pointer, seen)
+
+    def _mark(self, manifest: Manifest) -> Path:
+        return self._root / MARKS / checked_name(manifest.version)
 
     def _folder(self, version: str) -> Path:
         folder = self._root / checked_name(version)

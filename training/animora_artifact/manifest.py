@@ -2,6 +2,8 @@
 
 import re
 from datetime import datetime
+from hashlib import sha256
+from importlib.metadata import version
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -9,6 +11,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 
 FORMAT = 1
+# Beside a store's versions.
+MARKS = ".verified"
 VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 
 VersionName = Annotated[str, Field(pattern=VERSION_PATTERN, max_length=64)]
@@ -156,3 +160,8 @@ class Manifest(_Part):
     def to_json(self) -> bytes:
         """The manifest as indented JSON, for people too."""
         return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+def mark_of(manifest: Manifest) -> bytes:
+    """What a store keeps, below MARKS, of a version that was replayed: its digest and by which release."""
+    return f"{sha256(manifest.to_json()).hexdigest()} {version('animora-ranking')}\n".encode()

@@ -10,7 +10,7 @@ from animora_artifact.errors import (
     StoreUnavailable,
     VersionNotFound,
 )
-from animora_artifact.manifest import Manifest, checked_name, is_name
+from animora_artifact.manifest import MARKS, Manifest, checked_name, is_name, mark_of
 from animora_artifact.package import (
     MANIFEST,
     Package,
@@ -99,6 +99,18 @@ class S3Store:
     def publish(self, artifact: Artifact) -> Manifest:
         """See ModelStore."""
         return self.add(pack(artifact))
+
+    def is_verified(self, manifest: Manifest) -> bool:
+        """See ModelStore."""
+        mark = mark_of(manifest)
+        try:
+            return self._bucket.get(f"{MARKS}/{checked_name(manifest.version)}", len(mark)).content == mark
+        except Absent:
+            return False
+
+    def mark_verified(self, manifest: Manifest) -> None:
+        """See ModelStore."""
+        self._bucket.put(f"{MARKS}/{checked_name(manifest.version)}", mark_of(manifest))
 
     def activate(self, version: str, expected: Expected = ANYTHING) -> None:
         """See ModelStore."""

@@ -47,6 +47,14 @@ class ModelStore(VersionSource, Protocol):
         """Adds a version that is not signed; see add."""
         ...
 
+    def is_verified(self, manifest: Manifest) -> bool:
+        """Whether `mark_verified` was called for this very version, by this release."""
+        ...
+
+    def mark_verified(self, manifest: Manifest) -> None:
+        """Notes that a version was replayed (see `verification`): an activation need not do it again."""
+        ...
+
     def activate(self, version: str, expected: Expected = ANYTHING) -> None:
         """Points ACTIVE at a version, if the expected one is active until then.
 

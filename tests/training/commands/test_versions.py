@@ -73,6 +73,17 @@ def test_versions_are_published_activated_and_rolled_back(run, made, store):
     assert listed == {"v1": False, "v2": False, "v3": True}
 
 
+def test_a_version_is_replayed_once_by_whoever_publishes_it_or_activates_it_first(run, made, store):
+    run("publish", made("v1"))
+    there = open_store(store)
+    assert there.is_verified(there.manifest("v1"))
+    foreign = there.publish(make_artifact("v2"))  # by a program that has not replayed it
+    assert not there.is_verified(foreign)
+    run("activate", "v2")
+    assert there.is_verified(foreign)
+    assert not there.is_verified(with_manifest(make_artifact("v2"), metrics={"ndcg@10": 0.5}).manifest)
+
+
 def test_a_version_is_published_once(run, made):
     folder = made("v1")
     run("publish", folder)

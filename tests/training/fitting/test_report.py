@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 from playwright.async_api import async_playwright
 
-from animora_training.fitting.report import render, write_report
 from animora_training.fitting.report.charts import Axis, Line, Sample, draw
 from animora_training.fitting.report.figures import calibration, curves
-from animora_training.fitting.report.page import calibration_error, headlines, quality_table
+from animora_training.fitting.report.page import (
+    calibration_error,
+    headlines,
+    quality_table,
+    render,
+    write_report,
+)
 from animora_training.fitting.report.texts import compact, duration, large, setting, signed
 from tests.training.records import bins, epoch, run_record
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from animora_training.judging.budget import Budget
 from animora_training.judging.comparison import Tuning, compare
 from animora_training.judging.exam import leave_one_out_exam
 from animora_training.judging.recipe import Axis, Recipe
 from animora_training.judging.recipes import EASE, IALS
-from animora_training.judging.tuning import Budget
 from tests.training.judging.recommenders import Table
 from tests.training.worlds import as_dataset, tiny_feed
 

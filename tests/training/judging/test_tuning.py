@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from animora_training.data.dataset import Interactions
+from animora_training.judging.budget import Budget
 from animora_training.judging.recipe import Axis, Recipe, history_matrix
-from animora_training.judging.tuning import Attempt, Budget, hold_out, search, tune
+from animora_training.judging.tuning import Attempt, hold_out, search, tune
 from tests.training.judging.recommenders import Table
 from tests.training.worlds import as_dataset, dataset, tiny_feed, triples
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 from rich.console import Console
@@ -14,8 +14,10 @@ from rich.text import Text
 
 from animora_artifact import ArtifactError
 from animora_training.errors import FailedElsewhere, InvalidOption, TrainingError, WorseThanActive
-from animora_training.fitting.record import EpochRecord
 from animora_training.fitting.report.texts import large
+
+if TYPE_CHECKING:
+    from animora_training.fitting.record import EpochRecord
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -59,7 +61,7 @@ class Show(Protocol):
         ...
 
 
-def show_epoch(show: Show, epoch: EpochRecord, epochs: int) -> None:
+def show_epoch(show: Show, epoch: "EpochRecord", epochs: int) -> None:
     """Tells of an epoch of so many, and of what is known of it."""
     facts = (("loss", epoch.loss), ("NDCG@10", epoch.ndcg10))
     note = ", ".join(f"{name} {value:.4f}" for name, value in facts if value is not None)

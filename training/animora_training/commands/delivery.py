@@ -64,7 +64,7 @@ class Delivery:
         What is there already is left, so that a delivery that was cut off can be repeated.
 
         Args:
-            package: The version.
+            package: The version, which was replayed.
             kept: Where it is already, so that it is not lost if it cannot be delivered; without, it is
                 written to a temporary folder then.
 
@@ -86,6 +86,7 @@ class Delivery:
                 if admission.remark:
                     output().print(admission.remark, highlight=False)
                 _add(self.store, package)
+                self.store.mark_verified(package.manifest)
         except StoreUnavailable as error:
             again = f"deliver it with --resume, or publish {kept}" if kept else self._kept(package)
             raise StoreUnavailable(f"{error}; {again}") from error

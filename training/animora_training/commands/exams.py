@@ -1,7 +1,6 @@
 """What `compare` can judge in, and the network that may be judged there without having seen the answers."""
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from animora_artifact import Artifact
 from animora_artifact.network import load_network
 from animora_training.commands.console import Show, show_epoch
+from animora_training.commands.options import SplitKind
 from animora_training.data.dataset import Dataset, Interactions
 from animora_training.feeds.ncf_evaluation import read_held_out
 from animora_training.fitting.again import fit_again
@@ -27,14 +27,6 @@ from animora_training.judging.tuning import Attempt
 
 TIME_SHARE = 0.9  # of the events are before the time split's moment
 COLD_SHARE = 0.1  # of the posts are held out whole
-
-
-class SplitKind(StrEnum):
-    """How the database's own interactions are split."""
-
-    LEAVE_ONE_OUT = "leave-one-out"
-    TIME = "time"
-    COLD_POSTS = "cold-posts"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,24 @@
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from typer.core import TyperCommand
 
 from animora_training.commands.console import fail, let_the_first_speak, output, plain_errors
 from animora_training.commands.delivery import Delivery
-from animora_training.commands.one_fit import Order, fit_once
 from animora_training.commands.options import DatabaseUrl, Force, Margin, SignKey, Store
 from animora_training.commands.publishing import MARGIN, open_signer
 from animora_training.commands.schedule import Ending, duration, repeat
 from animora_training.commands.versions import open_model_store
 from animora_training.errors import Interrupted, InvalidOption
-from animora_training.fitting.run import RunFolder
 from animora_training.learning.config import FitConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from animora_training.commands.one_fit import Order
 
 # What a shell says of a program that a signal has ended.
 EXIT_SIGNAL = 128
@@ -94,6 +96,8 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
     Several processes share the work where torchrun starts them:
     torchrun --nproc-per-node 2 -m animora_training fit …
     """
+    from animora_training.commands.one_fit import Order
+
     with plain_errors(rank):
         if output_folder is not None and not activate and _from_environment(context, "store"):
             store = ""  # the variable names where to publish, and not whether to
@@ -129,12 +133,14 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
             _fit_once(order)
 
 
-def chosen_device(name: str, local_rank: int) -> torch.device:
+def chosen_device(name: str, local_rank: int) -> "torch.device":
     """The device of an option; by default this process's GPU, or the CPU where there is none.
 
     Raises:
         InvalidOption: There is no such device.
     """
+    import torch
+
     if not name and not torch.cuda.is_available():
         return torch.device("cpu")
     if name in {"", "cuda"}:
@@ -147,14 +153,18 @@ def chosen_device(name: str, local_rank: int) -> torch.device:
     return device
 
 
-def _fit_every(seconds: float, order: Order) -> None:
+def _fit_every(seconds: float, order: "Order") -> None:
     """Fits until a signal ends it, which is no failure."""
+    from animora_training.commands.one_fit import fit_once
+
     with Ending() as ending:
         repeat(lambda: fit_once(_from_the_last(order), ending.check), seconds, ending, output())
 
 
-def _fit_once(order: Order) -> None:
+def _fit_once(order: "Order") -> None:
     """Raises Exit, with the code of its signal where one has ended it."""
+    from animora_training.commands.one_fit import fit_once
+
     # Several processes are ended by torchrun.
     with Ending() if order.world == 1 else nullcontext() as ending:
         try:
@@ -164,8 +174,10 @@ def _fit_once(order: Order) -> None:
             raise fail(str(error), EXIT_SIGNAL + number) from error
 
 
-def _from_the_last(order: Order) -> Order:
+def _from_the_last(order: "Order") -> "Order":
     """The order, to start from the run that ended last in its run folder, or from what that started from."""
+    from animora_training.fitting.run import RunFolder
+
     if order.warm_start is None or order.run_dir is None:
         return order
     last = RunFolder(order.run_dir)

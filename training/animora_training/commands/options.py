@@ -1,5 +1,6 @@
 """Options that several commands share, each also settable through the environment."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -38,3 +39,13 @@ Margin = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Publish even what is worse than the active version or the heuristic.")
 ]
+# What `compare --plot` can draw.
+PLOT_SUFFIXES = (".png", ".svg")
+
+
+class SplitKind(StrEnum):
+    """How the database's own interactions are split."""
+
+    LEAVE_ONE_OUT = "leave-one-out"
+    TIME = "time"
+    COLD_POSTS = "cold-posts"

@@ -28,7 +28,6 @@ from animora_training.commands.publishing import (
     signed,
 )
 from animora_training.errors import InvalidOption
-from animora_training.fitting.verification import verify
 
 
 def publish(
@@ -43,6 +42,8 @@ def publish(
 
     It is not active yet. A signature that it has goes with it.
     """
+    from animora_artifact.verification import verify
+
     with plain_errors():
         key, check = open_signer(sign_key), open_check(verify_key)
         model_store = open_model_store(store)
@@ -53,6 +54,7 @@ def publish(
         verify(unpack(package))
         admission = admit(package.manifest, model_store, margin, force=force)
         manifest = model_store.add(package)
+        model_store.mark_verified(manifest)
     if admission.remark:
         output().print(admission.remark, highlight=False)
     output().print(f"published {manifest.version}")
@@ -70,7 +72,7 @@ def activate(
     """Make a published version the one that servers load, forward or back."""
     with plain_errors():
         model_store = open_model_store(store, verify_key)
-        verify(model_store.read(version))
+        _require_servable(model_store, version)
         model_store.activate(version, ANYTHING if expected is None else expected or None)
     output().print(f"activated {version}")
 
@@ -82,7 +84,7 @@ def rollback(store: Store, verify_key: VerifyKey = None) -> None:
         pointer = model_store.pointer()
         if pointer.previous is not None:
             try:
-                verify(model_store.read(pointer.previous))
+                _require_servable(model_store, pointer.previous)
             except VersionNotFound as error:
                 raise VersionNotFound(
                     f"{pointer.previous}, which was active before, is gone: name another with `activate`"
@@ -123,6 +125,22 @@ def open_model_store(store: str, verify_key: Path | None = None) -> ModelStore:
         return open_store(store, check)
     except ValueError as error:
         raise InvalidOption("--store", str(error)) from error
+
+
+def _require_servable(store: ModelStore, version: str) -> None:
+    """Checks a version's signature, digests and shapes, and replays it unless that was done before.
+
+    Raises:
+        VersionNotFound: There is none of this name.
+        ArtifactRejected: It cannot be served.
+        StoreUnavailable: It cannot be read.
+    """
+    artifact = store.read(version)
+    if not store.is_verified(artifact.manifest):
+        from animora_artifact.verification import verify
+
+        verify(artifact)
+        store.mark_verified(artifact.manifest)
 
 
 def _table(manifests: list[Manifest], pointer: Pointer) -> Table:

@@ -35,7 +35,7 @@ from animora_training.errors import (
 from animora_training.fitting.checkpoint import Checkpoints
 from animora_training.fitting.fit import SCRATCH, Fit, Progress, Surroundings, fit_among
 from animora_training.fitting.record import EpochRecord, RunRecord
-from animora_training.fitting.report import write_report
+from animora_training.fitting.report.page import write_report
 from animora_training.fitting.tensorboard import EventWriter
 from animora_training.fitting.warm_start import NETWORK, Parent, keep
 from animora_training.learning.config import FitConfig

@@ -9,13 +9,14 @@ import numpy as np
 from animora_training.data.dataset import BoolArray, Dataset, IntArray
 from animora_training.judging.baselines import Heuristic, Popularity
 from animora_training.judging.bootstrap import Difference, paired_bootstrap
+from animora_training.judging.budget import Budget
 from animora_training.judging.calibration import Calibration
 from animora_training.judging.exam import Exam
 from animora_training.judging.judgement import Judgement, judge, judge_likes
 from animora_training.judging.recipe import Recipe
 from animora_training.judging.recipes import RECIPES
 from animora_training.judging.recommender import Recommender, WithFallback
-from animora_training.judging.tuning import Attempt, Budget, hold_out, tune
+from animora_training.judging.tuning import Attempt, hold_out, tune
 
 NEUCF = "NeuCF"
 CHOSEN_BY = "ndcg@10"

@@ -13,13 +13,12 @@ from matplotlib.ticker import NullLocator, PercentFormatter
 from animora_training.judging.comparison import CHOSEN_BY, NEUCF, Comparison
 from animora_training.judging.measures import CUTOFFS
 
-SUFFIXES = (".png", ".svg")
 # Told apart with every kind of colour vision (Okabe and Ito 2008); NeuCF is the darkest and thickest.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Writes a picture with four parts; the path's suffix, one of SUFFIXES, is its format."""
+    """Writes a picture with four parts; the path's suffix, .png or .svg, is its format."""
     figure = Figure(figsize=(11, 8), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{NEUCF} beside the baselines: {comparison.exam.name}", fontweight="bold")

@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from animora_training.data.dataset import Dataset, Interactions, Posts, Rows
 from animora_training.data.split import latest_pairs, pairs_of_each, split_off
 from animora_training.errors import NotFinite
+from animora_training.judging.budget import Budget
 from animora_training.judging.measures import expected_ndcg
 from animora_training.judging.ranking import rank_catalog
 from animora_training.judging.recipe import Choice, Recipe, history_matrix
@@ -19,19 +20,6 @@ from animora_training.judging.task import RankingTask, several_each
 
 AT_MOST = 10_000
 STEPS = (2, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How much may be tried for a recipe; the first attempt is always made.
-
-    Attributes:
-        attempts: Fits at most.
-        seconds: After which no further fit is begun; what is chosen then depends on how fast the machine is.
-    """
-
-    attempts: int = 16
-    seconds: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

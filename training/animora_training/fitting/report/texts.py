@@ -2,8 +2,10 @@
 
 import math
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from animora_training.fitting.record import Setting
+if TYPE_CHECKING:  # the command line shows numbers too, and not for the seconds that a record's imports take
+    from animora_training.fitting.record import Setting
 
 NOTHING = "\N{EN DASH}"
 
@@ -46,7 +48,7 @@ def moment(time: datetime | None) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time.tzinfo else f"{time:%Y-%m-%d %H:%M}"
 
 
-def setting(value: Setting) -> str:
+def setting(value: "Setting") -> str:
     """A hyper-parameter as `--set` takes it."""
     if value is None:
         return NOTHING

@@ -1,0 +1,55 @@
+"""What the commands need not import, they do not: the imports of torch alone take seconds."""
+
+import subprocess
+import sys
+
+import pytest
+
+from animora_artifact import FolderStore
+from tests.artifact.artifacts import make_artifact
+
+HEAVY = ("torch", "matplotlib", "scipy", "implicit", "tensorboard", "jinja2")
+# Runs the command line, then says which of the modules it has imported.
+PROGRAM = """
+import sys
+from animora_training.__main__ import main
+sys.argv = ["animora-train", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print("imported:", *({heavy} & sys.modules.keys()))
+"""
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = FolderStore(tmp_path / "store")
+    for version in ("v1", "v2"):
+        store.mark_verified(store.publish(make_artifact(version)))
+        store.activate(version)
+    return str(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            ("--help",),
+            ("--version",),
+            ("fit", "--help"),
+            ("compare", "--help"),
+            ("import", "sample", "--help"),
+        ),
+        *(("list",), ("list", "--json"), ("activate", "v1"), ("rollback",)),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_computes_nothing_imports_nothing_heavy(words, store):
+    more = () if "--help" in words or "--version" in words else ("--store", store)
+    program = PROGRAM.format(heavy=set(HEAVY))
+    ended = subprocess.run(
+        (sys.executable, "-c", program, *words, *more), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "imported:"
