@@ -43,6 +43,7 @@ ENV PATH=/opt/animora/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     ANIMORA_GRPC_HOST=0.0.0.0 \
     ANIMORA_HTTP_HOST=0.0.0.0 \
+    ANIMORA_HTTP_INSECURE=true \
     ANIMORA_CATALOG_DIRECTORY=/var/lib/animora \
     NUMBA_CACHE_DIR=/var/lib/animora/compiled \
     ANIMORA_MODELS_STORE=/models

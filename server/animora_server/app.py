@@ -30,7 +30,7 @@ from animora_server.scorer.work import Work, batch_limits
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate
-from animora_server.settings import Settings
+from animora_server.settings import CatalogSettings, Settings
 from animora_server.store import BlockRefresher, CatalogRefresher, FactListener, PostgresStore
 from animora_server.timeline import (
     BackedTimelines,
@@ -97,6 +97,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
     Raises:
         ConfigurationError: What an option asks for cannot be had, such as a model store.
     """
+    _warn_of_gaps(settings.catalog)
     registry = process_registry()
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
     loop = asyncio.get_running_loop()
@@ -143,8 +144,13 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         producer = ListProducer(kept, feed_ranker, gate, metrics.timelines)
         stack.push_async_callback(producer.aclose)
         lists = Lists(kept, producer, settings.timeline, patience=5 * settings.cache.timeout)
-        explainer = ListExplainer(heuristic, feed_ranker.reranking)
-        timelines = Timelines(residency, lists, feed_ranker, explainer, _page_policy(settings))
+        timelines = Timelines(
+            residency,
+            lists,
+            feed_ranker,
+            ListExplainer(heuristic, feed_ranker.reranking),
+            _page_policy(settings),
+        )
         ranking_service = RankingService(ranker, gate, settings.ranking, metrics.ranks)
         timeline_service = TimelineService(
             timelines, gate, settings.timeline, metrics.timelines, metrics.ranks
@@ -270,6 +276,13 @@ async def _stores(
     scores = CacheAccess(RedisScores(redis, settings.cache.ttl, metrics.cache), rank_key)
     timelines = RedisTimelines(redis, generations, settings.timeline, metrics.cache)
     return scores, BackedTimelines(timelines, local)
+
+
+def _warn_of_gaps(settings: CatalogSettings) -> None:
+    if settings.max_block_age <= settings.poll_interval:
+        log.warning(
+            "catalog.max_block_age is not above catalog.poll_interval: between polls calls get UNAVAILABLE"
+        )
 
 
 def _page_policy(settings: Settings) -> PagePolicy:

@@ -9,6 +9,7 @@ import typer
 from pydantic import SecretStr
 from rich.console import Console
 
+from animora_database.process_user import name_process_user
 from animora_server import stderr_capture
 from animora_server.errors import AnimoraError
 from animora_server.logs import configure_logs
@@ -136,6 +137,7 @@ def check_config(config: ConfigOption = None) -> None:
 
 def main() -> None:
     """Runs the command line; an expected error is one line, not a traceback."""
+    name_process_user(os.environ)
     try:
         cli()
     except AnimoraError as error:

@@ -28,7 +28,7 @@ PREFIX = "ANIMORA_"
 NOT_OPTIONS = {"ANIMORA_CONFIG", "ANIMORA_TARGET"}
 # Kubernetes gives every container such variables for a service whose name begins with "animora".
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
-_SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+_SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")  # of no option either: a Service may be `animora-grpc`
 
 HIDDEN = "*****"
 # The parts of a URL's query that are known to hold no secret; asyncpg and redis-py take passwords there too.
@@ -71,6 +71,7 @@ def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
     Raises:
         ConfigurationError: A name is not known, a value is wrong, or the file cannot be read.
     """
+    environ = {name: value for name, value in environ.items() if not _SERVICE_LINK_VALUE.match(value)}
     _refuse_unknown(environ)
     if file is not None and not file.is_file():
         raise ConfigurationError(f"{file}: there is no such configuration file")
@@ -148,10 +149,10 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     known = [option.variable for option in options()]
     unknown = [
         name
-        for name, value in sorted(environ.items())
+        for name in sorted(environ)
         if name.startswith(PREFIX)
         and name not in {*known, *NOT_OPTIONS}
-        and not (_SERVICE_LINK_NAME.search(name) or _SERVICE_LINK_VALUE.match(value))
+        and not _SERVICE_LINK_NAME.search(name)
     ]
     if unknown:
         raise ConfigurationError("\n".join(f"{name}: {_no_such_option(name, known)}" for name in unknown))
@@ -183,8 +184,10 @@ def _explain(error: ValidationError, environ: Mapping[str, str], file: Path | No
             lines.append(f"{key}{in_file}: {_no_such_option(key, known)}")
         elif key in known and environ.get(known[key].variable):
             lines.append(f"{known[key].variable}: {what}")
-        else:
+        elif key:
             lines.append(f"{key}{in_file}: {what}")
+        else:
+            lines.append(what)  # of options of several sections, which it names
     return "\n".join(lines)
 
 

@@ -1,10 +1,9 @@
 """Metrics and probes over HTTP: /metrics, /livez and /readyz, on a thread of their own."""
 
 import asyncio
-import errno
-import socket
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from socketserver import TCPServer, ThreadingMixIn
 from threading import Thread
@@ -12,13 +11,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from animora_server.errors import ConfigurationError
+from animora_server.addresses import Address, addresses, cannot_listen
 from animora_server.settings import HttpSettings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = structlog.get_logger(__name__)
 
 # Why not, in one line that anybody may read; None if all is well. Called on the probes' threads.
 Check = Callable[[], str | None]
@@ -58,17 +60,11 @@ class Probes:
             ConfigurationError: The address cannot be listened on.
         """
         host, port = self._settings.host, self._settings.port
+        found = await asyncio.to_thread(addresses, "http", host, port)
         try:
-            self._server = await asyncio.to_thread(_Server, host, port, self._app)
-        except socket.gaierror as error:
-            raise ConfigurationError(f"http.host: {host} is not an address of this machine") from error
+            self._server = _Server(found[0], self._app)
         except OSError as error:
-            advice = (
-                "set another port, or 0 for a free one" if error.errno == errno.EADDRINUSE else "set others"
-            )
-            raise ConfigurationError(
-                f"http.port: cannot listen on {host} port {port} ({error.strerror}); {advice}"
-            ) from error
+            raise cannot_listen("http", host, port, error) from error
         self._thread = Thread(
             target=self._server.serve_forever, args=(POLL_INTERVAL,), name="probes", daemon=True
         )
@@ -98,11 +94,11 @@ class _Handler(WSGIRequestHandler):
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     allow_reuse_port = False  # a second server on the port would take half of the scrapes
+    request_queue_size = 128  # connections that wait; of further ones the kernel drops the first packet
 
-    def __init__(self, host: str, port: int, app: "WSGIApplication") -> None:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family, _, _, _, address = found[0]
-        super().__init__(address[:2], _Handler)  # type: ignore[arg-type]  # a host and a port in every family
+    def __init__(self, address: Address, app: "WSGIApplication") -> None:
+        self.address_family = address.family
+        super().__init__(address.address[:2], _Handler)
         self.set_app(app)
 
     def server_bind(self) -> None:
@@ -114,7 +110,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Lets go of a client that went away or was too slow without a word."""
         if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
+            log.exception("a probe or a scrape failed")
 
 
 def _router(pages: dict[str, "WSGIApplication"]) -> "WSGIApplication":
@@ -123,14 +119,25 @@ def _router(pages: dict[str, "WSGIApplication"]) -> "WSGIApplication":
         if page is None:
             return _text(start_response, HTTPStatus.NOT_FOUND, "no such page")
         if environ["REQUEST_METHOD"] == "GET":
-            return page(environ, start_response)
+            return _guarded(page, environ, start_response)
         if environ["REQUEST_METHOD"] == "HEAD":
-            return _head(page, environ, start_response)
+            return _head(partial(_guarded, page), environ, start_response)
         return _text(
             start_response, HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD", ("Allow", "GET, HEAD")
         )
 
     return app
+
+
+def _guarded(
+    page: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
+) -> Iterable[bytes]:
+    """A page, or that it cannot be had; wsgiref would print the traceback past the log."""
+    try:
+        return page(environ, start_response)
+    except Exception:  # the edge of the thread
+        log.exception("a page cannot be shown", path=environ["PATH_INFO"])
+        return _text(start_response, HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
 
 
 def _head(

@@ -7,15 +7,27 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
+import structlog
+
 from animora_server import stderr_capture
+from animora_server.errors import AnimoraError
 from animora_server.signals import ending_signals
+
+log = structlog.get_logger(__name__)
 
 
 def run(program: Coroutine[Any, Any, int]) -> None:
     """Runs a program on uvloop, which saves about a tenth of a call, where there is one, and leaves."""
 
     async def run_and_leave() -> None:
-        _leave(await program)
+        try:
+            status = await program
+        except AnimoraError:
+            raise  # told to whoever started the process
+        except Exception:
+            log.critical("the process ends: an error that it does not know", exc_info=True)
+            status = 1
+        _leave(status)
 
     try:
         from uvloop import new_event_loop  # noqa: PLC0415  # not on Windows

@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Metric
 
 from animora_server.background import BackgroundLoop
-from animora_server.configuration import options, toml_value
+from animora_server.configuration import Option, options, toml_value
 from animora_server.instruments import Across, GaugeFamily
 from animora_server.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
 
@@ -20,17 +20,30 @@ END = "<!-- end of what is generated -->"
 def option_table() -> str:
     """A row for each option."""
     return _table(
-        ("Variable", "In the file", "Default", "Meaning"),
+        ("Variable", "In the file", "Default", "Bounds", "Meaning"),
         (
             (
                 f"`{option.variable}`",
                 f"`{option.key}`",
                 "" if option.field.default is None else f"`{toml_value(option.field.default)}`",
+                _bounds(option),
                 option.field.description or "",
             )
             for option in options()
         ),
     )
+
+
+def _bounds(option: Option) -> str:
+    """What a number may be, as `above 0.001 to 3600`."""
+    limits = {
+        name: f"{value:,}"
+        for limit in option.field.metadata
+        for name in ("gt", "ge", "le")
+        if (value := getattr(limit, name, None)) is not None
+    }
+    least = f"above {limits['gt']}" if "gt" in limits else limits.get("ge", "")
+    return f"{least} to {limits['le']}" if "le" in limits else least
 
 
 def metric_table() -> str:

@@ -6,6 +6,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 MAX_WORKERS = 256
+MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
+CENTURY = 36_500  # days
+INT32 = 2**31 - 1  # the largest number that gRPC takes
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 REDIS_SCHEMES = (
     "redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://",
@@ -40,24 +43,36 @@ class GrpcSettings(Section):
         default=None, description="PEM file with the server's certificate chain"
     )
     tls_key: Path | None = Field(default=None, description="PEM file with the server's private key")
-    max_message_bytes: int = Field(default=2 << 20, gt=0, description="largest request")
-    max_metadata_bytes: int = Field(default=16 << 10, gt=0, description="largest request metadata")
+    max_message_bytes: int = Field(
+        default=2 << 20, ge=1024, le=INT32, description="bytes of the largest request"
+    )
+    max_metadata_bytes: int = Field(
+        default=16 << 10, ge=1024, le=16 << 20, description="bytes of the largest request metadata"
+    )
     max_rows_in_flight: int = Field(
         default=1_000_000,
-        gt=0,
+        ge=1,
+        le=10**9,
         description="candidates in flight before a call is refused (RESOURCE_EXHAUSTED); a post that is "
         "explained counts as 50",
     )
-    max_calls_in_flight: int = Field(default=4096, gt=0, description="calls in flight before one is refused")
+    max_calls_in_flight: int = Field(
+        default=4096, ge=1, le=1_000_000, description="calls in flight before one is refused"
+    )
     default_timeout: float = Field(
-        default=0.5, gt=0, description="seconds a call may take where it names no deadline"
+        default=0.5, gt=0.001, le=HOUR, description="seconds a call may take where it names no deadline"
     )
     drain_delay: float = Field(
-        default=1.0, ge=0, description="seconds between saying NOT_SERVING and refusing new calls at shutdown"
+        default=1.0,
+        ge=0,
+        le=HOUR,
+        description="seconds between saying NOT_SERVING and refusing new calls at shutdown",
     )
-    drain_grace: float = Field(default=10.0, ge=0, description="seconds for calls in flight at shutdown")
+    drain_grace: float = Field(
+        default=10.0, ge=0, le=HOUR, description="seconds for calls in flight at shutdown"
+    )
     max_connection_age: float = Field(
-        default=300.0, gt=0, description="seconds before a connection is asked to reconnect"
+        default=300.0, ge=1, le=7 * DAY, description="seconds before a connection is asked to reconnect"
     )
 
     @model_validator(mode="after")
@@ -75,9 +90,15 @@ class GrpcSettings(Section):
 class HttpSettings(Section):
     """Where metrics and probes are served."""
 
-    host: str = Field(default="127.0.0.1", description="address of /metrics, /livez and /readyz")
+    host: str = Field(
+        default="127.0.0.1",
+        description="address of /metrics, /livez and /readyz; beyond loopback needs `insecure`",
+    )
     port: int = Field(
         default=9464, ge=0, le=65535, description="port of /metrics, /livez and /readyz; 0 takes a free one"
+    )
+    insecure: bool = Field(
+        default=False, description="allow an address beyond loopback: there is no TLS on this port"
     )
 
 
@@ -96,32 +117,40 @@ class DatabaseSettings(Section):
     )
     listen_timeout: float = Field(
         default=2.0,
-        gt=0,
+        gt=0.001,
+        le=HOUR,
         description="seconds in which a notification sent to itself must arrive on that connection; "
         "it is tried as often",
     )
-    timeout: float = Field(default=5.0, gt=0, description="seconds to connect to a host")
-    command_timeout: float = Field(default=60.0, gt=0, description="seconds one query may take")
+    timeout: float = Field(default=5.0, gt=0.001, le=HOUR, description="seconds to connect to a host")
+    command_timeout: float = Field(default=60.0, gt=0.001, le=DAY, description="seconds one query may take")
 
 
 class CatalogSettings(Section):
     """How the resident catalog follows the database."""
 
-    poll_interval: float = Field(default=2.0, gt=0, description="seconds between incremental refreshes")
+    poll_interval: float = Field(
+        default=2.0, gt=0.001, le=30 * DAY, description="seconds between incremental refreshes"
+    )
     reconcile_interval: float = Field(
-        default=120.0, gt=0, description="seconds between full recounts, which also compare all live post ids"
+        default=120.0,
+        gt=0.001,
+        le=30 * DAY,
+        description="seconds between full recounts, which also compare all live post ids",
     )
     recount_window: float = Field(
         default=600.0,
-        gt=0,
+        gt=0.001,
+        le=30 * DAY,
         description="seconds of interactions recounted at each refresh, for late commits and un-likes",
     )
     seen_window_days: float = Field(
-        default=90.0, gt=0, description="days of interactions that exclude_seen knows"
+        default=90.0, gt=0.001, le=CENTURY, description="days of interactions that exclude_seen knows"
     )
     max_block_age: float = Field(
         default=600.0,
-        gt=0,
+        gt=0.1,
+        le=30 * DAY,
         description="seconds without a successful read of the blocks before calls get UNAVAILABLE",
     )
     directory: Path | None = Field(
@@ -150,7 +179,9 @@ class ModelSettings(Section):
         default=True,
         description="open and replay a new version in a process of its own before this one loads it",
     )
-    poll_interval: float = Field(default=2.0, gt=0, description="seconds between looks at the ACTIVE pointer")
+    poll_interval: float = Field(
+        default=2.0, gt=0.001, le=DAY, description="seconds between looks at the ACTIVE pointer"
+    )
     resident: int = Field(
         default=2, ge=1, le=8, description="versions kept on the device, the active one included"
     )
@@ -172,12 +203,17 @@ class ScorerSettings(Section):
         default=True,
         description="score on the CPU by the compiled code that a version may hold, not by TorchScript",
     )
-    threads: int = Field(default=1, ge=1, description="CPU threads of one batch; compiled code takes one")
+    threads: int = Field(
+        default=1, ge=1, le=256, description="CPU threads of one batch; compiled code takes one"
+    )
     max_batch_rows: int = Field(
-        default=8192, ge=256, description="rows scored at once; a larger request is split"
+        default=8192, ge=256, le=1 << 18, description="rows scored at once; a larger request is split"
     )
     max_queue_rows: int = Field(
-        default=200_000, gt=0, description="rows waiting before the heuristic answers instead"
+        default=200_000,
+        ge=10_000,
+        le=10**9,
+        description="rows waiting before the heuristic answers instead; not below what one request may hold",
     )
     gather_window: float = Field(
         default=0.0, ge=0, le=0.1, description="seconds to wait for more rows before a batch"
@@ -187,7 +223,7 @@ class ScorerSettings(Section):
         description="with workers: one process has the device and scores for all; auto is on for a GPU",
     )
     hang_timeout: float = Field(
-        default=10.0, gt=0, description="seconds a batch may run before the process gives up"
+        default=10.0, gt=0.001, le=HOUR, description="seconds a batch may run before the process gives up"
     )
 
 
@@ -199,13 +235,20 @@ class CacheSettings(Section):
         description="redis://, rediss:// (TLS) or unix:// URL, with +sentinel or +cluster after redis or "
         "rediss for those; empty for no cache",
     )
-    timeout: float = Field(default=0.02, gt=0, description="seconds before a look-up is a miss")
-    ttl: float = Field(default=300.0, gt=0, description="seconds that scores live, jittered by a tenth")
+    timeout: float = Field(
+        default=0.02, gt=0.0001, le=MINUTE, description="seconds before a look-up is a miss"
+    )
+    ttl: float = Field(
+        default=300.0, gt=0.01, le=30 * DAY, description="seconds that scores live, jittered by a tenth"
+    )
     generation_poll_interval: float = Field(
-        default=2.0, gt=0, le=60, description="seconds between looks for a new generation of timelines"
+        default=2.0,
+        gt=0.001,
+        le=MINUTE,
+        description="seconds between looks for a new generation of timelines",
     )
     max_connections: int = Field(
-        default=16, ge=4, description="connections to Redis; in a Cluster, to each node"
+        default=16, ge=4, le=10_000, description="connections to Redis; in a Cluster, to each node"
     )
     prefix: str = Field(
         default="animora", pattern="^[A-Za-z0-9_.-]{1,32}$", description="first part of every key"
@@ -222,30 +265,41 @@ class CacheSettings(Section):
 class TimelineSettings(Section):
     """GetTimeline: which posts, in which order, and how long lists and page tokens live."""
 
-    window_days: float = Field(default=30.0, gt=0, description="days after which a post leaves all timelines")
+    window_days: float = Field(
+        default=30.0, gt=0.001, le=CENTURY, description="days after which a post leaves all timelines"
+    )
     max_candidates: int = Field(
         default=10_000, ge=1, le=100_000, description="newest posts that are ranked for a timeline"
     )
     max_posts: int = Field(default=500, ge=1, le=100_000, description="best posts that a timeline keeps")
     max_bytes: int = Field(
-        default=8192, ge=1024, description="bytes of Redis that one timeline may take; cuts max_posts"
+        default=8192,
+        ge=1024,
+        le=16 << 20,
+        description="bytes of Redis that one timeline may take; cuts max_posts",
     )
     include_own: bool = Field(default=False, description="show users their own posts")
-    page_size: int = Field(default=20, ge=1, description="posts on a page where the call does not say")
-    max_page_size: int = Field(default=100, ge=1, description="posts on a page at most")
-    ttl: float = Field(default=300.0, gt=0, description="seconds that a list is fresh, jittered by a tenth")
+    page_size: int = Field(
+        default=20, ge=1, le=100_000, description="posts on a page where the call does not say"
+    )
+    max_page_size: int = Field(default=100, ge=1, le=100_000, description="posts on a page at most")
+    ttl: float = Field(
+        default=300.0, gt=0.01, le=30 * DAY, description="seconds that a list is fresh, jittered by a tenth"
+    )
     stale_ttl: float = Field(
         default=600.0,
         ge=0,
+        le=30 * DAY,
         description="seconds after that in which it may be served, as STALE, while it is ranked anew",
     )
     precomputed_ttl: float = Field(
         default=100_800.0,
-        gt=0,
+        gt=0.01,
+        le=90 * DAY,
         description="seconds that a precomputed timeline is fresh; a day, and four hours for the next run",
     )
     token_ttl: float = Field(
-        default=1800.0, gt=0, le=7 * 86_400, description="seconds in which a user may scroll through one list"
+        default=1800.0, ge=1, le=7 * DAY, description="seconds in which a user may scroll through one list"
     )
     token_key: SecretStr = Field(
         default=SecretStr(""),
@@ -255,6 +309,7 @@ class TimelineSettings(Section):
     early_refresh: float = Field(
         default=1.0,
         ge=0,
+        le=1e30,
         description="how eagerly a list is renewed before it is due (XFetch's beta); 0 waits until then",
     )
     recency_weight: float = Field(
@@ -276,7 +331,10 @@ class TimelineSettings(Section):
         description="re-ranking: share of places for posts with few interactions",
     )
     exploration_below: int = Field(
-        default=5, ge=1, description="re-ranking: a post with fewer likes and comments may take such a place"
+        default=5,
+        ge=1,
+        le=INT32,
+        description="re-ranking: a post with fewer likes and comments may take such a place",
     )
 
     @field_validator("token_key")
@@ -299,10 +357,14 @@ class RankingSettings(Section):
     popularity_weight: float = Field(
         default=0.6, ge=0, le=1, description="the heuristic's weight of popularity; the rest is recency's"
     )
-    recency_scale_hours: float = Field(default=6.0, gt=0, description="hours in which recency falls to 1/e")
+    recency_scale_hours: float = Field(
+        default=6.0, gt=0.001, le=24 * CENTURY, description="hours in which recency falls to 1/e"
+    )
     max_candidates: int = Field(default=10_000, ge=1, le=100_000, description="candidates of one request")
-    max_batch_requests: int = Field(default=256, ge=1, description="requests of one BatchRank")
-    max_batch_candidates: int = Field(default=100_000, ge=1, description="candidates of one BatchRank")
+    max_batch_requests: int = Field(default=256, ge=1, le=100_000, description="requests of one BatchRank")
+    max_batch_candidates: int = Field(
+        default=100_000, ge=1, le=10_000_000, description="candidates of one BatchRank"
+    )
 
 
 class PrecomputeSettings(Section):
@@ -314,6 +376,7 @@ class PrecomputeSettings(Section):
     resume_within: float = Field(
         default=21_600.0,
         ge=600,
+        le=30 * DAY,
         description="seconds for which an unfinished generation waits to be gone on with, from when something"
         " was last written for it; then a new one is begun",
     )
@@ -344,3 +407,23 @@ class Settings(Section):
     timeline: TimelineSettings = TimelineSettings()
     precompute: PrecomputeSettings = PrecomputeSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Settings":
+        if self.http.host not in LOOPBACK and not self.http.insecure:
+            raise ValueError(
+                f"http.host {self.http.host} is beyond loopback, and metrics and probes are plain HTTP: set "
+                "http.insecure = true where nobody reaches the port who must not read them"
+            )
+        if self.http.port == self.grpc.port != 0:
+            raise ValueError(f"http.port is grpc.port, {self.grpc.port}: each needs one of its own")
+        for option, candidates in (
+            ("ranking.max_candidates", self.ranking.max_candidates),
+            ("timeline.max_candidates", self.timeline.max_candidates),
+        ):
+            if candidates > self.scorer.max_queue_rows:
+                raise ValueError(
+                    f"scorer.max_queue_rows is below {option}: the queue would never take a request of "
+                    f"{candidates} candidates"
+                )
+        return self

@@ -4,7 +4,10 @@ import asyncio
 import shutil
 import urllib.error
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.integration.pages import get
@@ -56,3 +59,26 @@ async def test_the_probes_tell_what_health_tells(application):
     await application.drain()
     with pytest.raises(urllib.error.HTTPError, match="503"):
         await asyncio.to_thread(get, application.probes.port, "/readyz")
+
+
+async def test_a_background_task_that_ended_is_told_of_by_liveness_health_and_metrics(application):
+    serving = health_pb2.HealthCheckResponse.SERVING
+    with capture_logs() as logs:
+        address = f"127.0.0.1:{application.grpc.port}"
+        async with asyncio.timeout(30), grpc.aio.insecure_channel(address) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            alive = aiter(stub.Watch(health_pb2.HealthCheckRequest(service="liveness")))
+            ready = aiter(stub.Watch(health_pb2.HealthCheckRequest()))
+            assert (await anext(alive)).status == (await anext(ready)).status == serving
+            (batcher,) = (task for task in asyncio.all_tasks() if task.get_name() == "batcher")
+            batcher.cancel()
+            assert (await anext(alive)).status != serving
+            assert (await anext(ready)).status != serving
+    with pytest.raises(urllib.error.HTTPError, match="503") as answer:
+        await asyncio.to_thread(get, application.probes.port, "/livez")
+    assert answer.value.read() == b"background task batcher ended\n"
+    page = await asyncio.to_thread(get, application.probes.port, "/metrics")
+    assert "animora_serving 0.0" in page
+    told = [(entry["event"], entry.get("reason", entry.get("task"))) for entry in logs]
+    assert ("background task ended", "batcher") in told
+    assert ("health is NOT_SERVING", "background task batcher ended") in told

@@ -1,13 +1,16 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPResponse
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
+from structlog.testing import capture_logs
 
+from animora_server.addresses import addresses
 from animora_server.errors import ConfigurationError
-from animora_server.probes import Probes
+from animora_server.probes import Probes, _Server
 from animora_server.settings import HttpSettings
 
 ANY_PORT = HttpSettings(port=0)
@@ -148,3 +151,25 @@ async def test_it_listens_on_ipv6_too(server: Server):
         assert b" 200 OK" in await reader.readline()
         writer.close()
         await writer.wait_closed()
+
+
+def test_many_probes_at_once_find_room_in_the_backlog():
+    # Nobody accepts here; a connection beyond the backlog would wait for its packet to be sent again.
+    with (
+        _Server(addresses("http", "127.0.0.1", 0)[0], lambda environ, start_response: []) as server,
+        ExitStack() as connections,
+    ):
+        for _ in range(64):
+            connections.enter_context(socket.create_connection(("127.0.0.1", server.server_port), timeout=30))
+
+
+async def test_a_page_that_fails_is_logged_and_shows_nothing_of_the_error(server: Server):
+    def fail() -> str | None:
+        raise ValueError("postgresql://u:hidden@host")
+
+    with capture_logs() as logs:
+        async with Probes(ANY_PORT, server.registry, live=fail, ready=fail) as probes:
+            for method, body in (("GET", "internal error\n"), ("HEAD", "")):
+                response, text = await asyncio.to_thread(ask, probes.port, method, "/livez")
+                assert (response.status, text) == (500, body)
+    assert [entry["event"] for entry in logs] == ["a page cannot be shown"] * 2

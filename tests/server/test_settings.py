@@ -1,10 +1,12 @@
+import math
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from animora_server.configuration import describe, load_settings, options
+from animora_server.configuration import Option, describe, load_settings, options
 from animora_server.errors import ConfigurationError
 from animora_server.settings import GrpcSettings, Settings
 
@@ -221,3 +223,96 @@ def test_passwords_are_hidden_in_a_description(url: str, shown: str):
 def test_a_dsn_in_words_is_hidden_whole():
     settings = load_settings({"ANIMORA_DATABASE_URL": "host=db user=animora password=hunter2"}, None)
     assert tomllib.loads(describe(settings))["database"]["url"] == "*****"
+
+
+@pytest.mark.parametrize("service", ["", "grpc", "http", "database-url", "cache", "grpc-port"])
+def test_a_kubernetes_service_of_any_name_sets_no_option(service: str):
+    name = f"animora-{service}".strip("-").replace("-", "_").upper()
+    links = {
+        f"{name}_SERVICE_HOST": "10.96.0.7",
+        f"{name}_SERVICE_PORT": "50051",
+        f"{name}_SERVICE_PORT_GRPC": "50051",
+        f"{name}_PORT": "tcp://10.96.0.7:50051",
+        f"{name}_PORT_50051_TCP": "tcp://10.96.0.7:50051",
+        f"{name}_PORT_50051_TCP_PROTO": "tcp",
+        f"{name}_PORT_50051_TCP_PORT": "50051",
+        f"{name}_PORT_50051_TCP_ADDR": "10.96.0.7",
+        f"{name}_PORT_53_UDP": "udp://10.96.0.7:53",
+        f"{name}_PORT_53_UDP_ADDR": "10.96.0.7",
+    }
+    assert load_settings(links, None) == Settings()
+
+
+def test_the_address_of_a_kubernetes_service_is_no_value_of_any_option(file: Path):
+    file.write_text("[grpc]\nport = 7000\n")
+    for option in options():
+        links = {option.variable: "tcp://10.96.0.7:50051"}
+        assert load_settings(links, None) == Settings()
+        assert load_settings(links, file).grpc.port == 7000
+
+
+def test_no_variable_of_the_trainer_or_the_client_has_the_name_of_a_service_link():
+    sources = [*Path("training/animora_training").rglob("*.py"), *Path("client/animora_client").rglob("*.py")]
+    names = {name for source in sources for name in re.findall(r"ANIMORA_[A-Z_]+", source.read_text())}
+    assert "ANIMORA_DATABASE_URL" in names
+    assert not [name for name in names if re.search(r"_PORT|_SERVICE_HOST", name)]
+
+
+def limits(option: Option) -> tuple[float | None, float | None, float | None]:
+    """What an option must be above, what it must reach, and what it must not exceed."""
+    found: dict[str, float] = {}
+    for limit in option.field.metadata:
+        for name in ("gt", "ge", "le"):
+            if (value := getattr(limit, name, None)) is not None:
+                found[name] = float(value)
+    return found.get("gt"), found.get("ge"), found.get("le")
+
+
+NUMBERS = [option for option in options() if type(option.field.default) in {int, float}]
+
+
+@pytest.mark.parametrize("option", NUMBERS, ids=lambda option: option.key)
+def test_every_number_has_bounds_and_is_refused_beyond_them(option: Option):
+    above, least, most = limits(option)
+    assert most is not None
+    assert (above is None) != (least is None)
+    too_small = above if least is None else math.nextafter(least, -math.inf)
+    too_large = math.nextafter(most, math.inf)
+    if option.field.annotation is int:
+        too_small, too_large = math.floor(too_small or 0), math.ceil(too_large)
+    for value in (too_small, too_large, "nan", "inf", "-inf", "1e999", "-1", f"{10 * most:.0f}"):
+        assert option.variable in refused({option.variable: str(value)})
+
+
+@pytest.mark.parametrize("option", NUMBERS, ids=lambda option: option.key)
+def test_every_number_can_be_as_large_as_its_bound(option: Option):
+    _, _, most = limits(option)
+    assert most is not None
+    others = {}
+    if option.name == "max_candidates":
+        others = {"ANIMORA_SCORER_MAX_QUEUE_ROWS": str(int(most))}
+    value = str(int(most)) if option.field.annotation is int else str(most)
+    settings = load_settings({option.variable: value, **others}, None)
+    assert getattr(getattr(settings, option.section), option.name) == most
+
+
+@pytest.mark.parametrize("name", ["ranking", "timeline"])
+def test_a_queue_that_would_take_no_large_request_is_refused(name: str):
+    text = refused(
+        {f"ANIMORA_{name.upper()}_MAX_CANDIDATES": "20000", "ANIMORA_SCORER_MAX_QUEUE_ROWS": "19999"}
+    )
+    assert text.startswith(f"scorer.max_queue_rows is below {name}.max_candidates")
+
+
+def test_one_port_for_both_protocols_is_refused():
+    text = refused({"ANIMORA_GRPC_PORT": "7000", "ANIMORA_HTTP_PORT": "7000"})
+    assert text.startswith("http.port is grpc.port")
+    load_settings({"ANIMORA_GRPC_PORT": "0", "ANIMORA_HTTP_PORT": "0"}, None)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.com", ""])
+def test_metrics_beyond_loopback_must_be_asked_for(file: Path, host: str):
+    file.write_text(f'[http]\nhost = "{host}"\n')
+    assert "insecure" in refused({}, file)
+    file.write_text(f'[http]\nhost = "{host}"\ninsecure = true\n')
+    assert load_settings({}, file).http.host == host

@@ -5,6 +5,7 @@ import gzip
 import logging
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,7 +25,7 @@ from animora_server.metrics import Metrics
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate
-from animora_server.service.server import GRPC_LOGGER
+from animora_server.service.server import GRPC_LOGGER, channel_options
 from animora_server.settings import GrpcSettings
 
 SETTINGS = GrpcSettings(port=0, drain_delay=0, drain_grace=1)
@@ -212,6 +213,34 @@ async def test_calls_are_counted_by_their_code(rank, behaviours, registry):
         assert registry.get_sample_value("grpc_server_handled_total", {**labels, "grpc_code": code}) == 1
     assert registry.get_sample_value("grpc_server_handling_seconds_count", labels) == 2
     assert registry.get_sample_value("animora_calls_in_flight") == 0
+
+
+async def test_health_tells_apart_whether_it_serves_and_whether_it_is_worth_keeping(server, channel):
+    stub = health_pb2_grpc.HealthStub(channel)
+
+    async def says_serving(name: str) -> bool:
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    assert (await says_serving(""), await says_serving("liveness")) == (False, True)
+    await server.set_serving(True)
+    assert (await says_serving(""), await says_serving("liveness")) == (True, True)
+    await server.set_alive(False)
+    await server.set_serving(False)
+    assert (await says_serving(""), await says_serving("liveness")) == (False, False)
+
+
+def test_every_limit_of_the_transport_has_a_name_that_grpc_knows():
+    (path,) = Path(grpc.__file__).parent.glob("_cython/cygrpc*.so")
+    library = path.read_bytes()
+    unknown = [name for name, _ in channel_options(SETTINGS) if name.encode() not in library]
+    assert not unknown  # gRPC passes over a name that it does not know
+
+
+async def test_clients_without_a_call_may_ping_every_ten_seconds():
+    options = dict(channel_options(SETTINGS))
+    assert options["grpc.keepalive_permit_without_calls"] == 1
+    assert options["grpc.http2.min_ping_interval_without_data_ms"] < 10_000
 
 
 async def test_health_tells_whether_it_serves(server, channel):

@@ -3,6 +3,8 @@
 import os
 import sys
 
+from animora_database.process_user import name_process_user
+
 
 def main() -> None:
     """Runs the command line, or prints the version, which takes no extra."""
@@ -14,6 +16,7 @@ def main() -> None:
     # Threads that wait by spinning make training several times slower where others use the machine too.
     # The setting is read when torch is loaded, so it comes before the import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    name_process_user(os.environ)
     try:
         from animora_training.commands.cli import app  # noqa: PLC0415
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,10 +11,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
+from animora_server.addresses import require_free
 from animora_server.errors import ConfigurationError
 from animora_server.service.calls import Behaviour, CallHandler
 from animora_server.service.health_service import HealthService
 from animora_server.settings import GrpcSettings
+from animora_server.tls import load_identity
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
 GRPC_LOGGER = "grpc._cython.cygrpc"
@@ -53,16 +54,17 @@ class GrpcServer:
             ConfigurationError: The port is taken, or a TLS file cannot be read.
         """
         await self._say()
-        host = self._settings.host
-        address = f"[{host}]:{self._settings.port}" if ":" in host else f"{host}:{self._settings.port}"
+        host, port = self._settings.host, self._settings.port
+        if self._settings.workers == 1 and port:  # workers share it, and whoever started them has checked it
+            await asyncio.to_thread(require_free, "grpc", host, port)
+        identity = load_identity(self._settings)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            if self._settings.tls_certificate and self._settings.tls_key:
-                credentials = grpc.ssl_server_credentials(
-                    [(_read(self._settings.tls_key), _read(self._settings.tls_certificate))]
-                )
-                self.port = self._server.add_secure_port(address, credentials)
-            else:
+            if identity is None:
                 self.port = self._server.add_insecure_port(address)
+            else:
+                credentials = grpc.ssl_server_credentials([(identity.key, identity.certificates)])
+                self.port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             message = f"grpc.port: cannot listen on {address}; set another port, or 0 for a free one"
             raise ConfigurationError(message) from error
@@ -142,16 +144,9 @@ def channel_options(settings: GrpcSettings) -> list[tuple[str, int]]:
         # left time for 350 answers a second, not 4,000.
         ("grpc.server.max_pending_requests", waiting),
         ("grpc.server.max_pending_requests_hard_limit", waiting),
-        # Clients ping every 30 s; more often than every 10 s is a flood.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        # Clients may ping every 10 s, also while they have no call. More often than every 5 s is a flood.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
     ]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        message = f"grpc.tls_certificate, grpc.tls_key: cannot read {path} ({error.strerror})"
-        raise ConfigurationError(message) from error

@@ -1,11 +1,10 @@
 """The port that workers share: each listens on it, and the kernel gives a new connection to one of them."""
 
-import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from animora_server.addresses import addresses, bind, cannot_listen, require_free
 from animora_server.errors import ConfigurationError
 from animora_server.settings import GrpcSettings
 
@@ -30,32 +29,12 @@ def _bound(settings: GrpcSettings) -> socket.socket:
         raise ConfigurationError(
             "grpc.workers: this system cannot share a port between processes (SO_REUSEPORT); set 1"
         )
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise ConfigurationError(f"grpc.host: {host} is not an address of this machine") from error
-    why_not = ""
-    for family, _, _, _, address in found:
+    # With SO_REUSEPORT alone, a second server of this user would take connections from the first.
+    require_free("grpc", host, port)
+    why_not = OSError()
+    for address in addresses("grpc", host, port):
         try:
-            # With SO_REUSEPORT alone, a second server of this user would take connections from the first.
-            _bind(family, address, socket.SO_REUSEADDR).close()
-            return _bind(family, address, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
-        except OSError as error:
-            why_not = str(error.strerror)
-            if error.errno != errno.EADDRNOTAVAIL:  # a name may have an address that this machine has not
-                break
-    raise ConfigurationError(
-        f"grpc.port: cannot listen on {host} port {port} ({why_not}); set another port, or 0 for a free one"
-    )
-
-
-def _bind(family: int, address: Any, *options: int) -> socket.socket:
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        for option in options:
-            bound.setsockopt(socket.SOL_SOCKET, option, 1)
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound
+            return bind(address, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+        except OSError as error:  # a name may have an address that this machine has not
+            why_not = error
+    raise cannot_listen("grpc", host, port, why_not)

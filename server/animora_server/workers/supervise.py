@@ -14,6 +14,7 @@ from animora_server.metrics import BackgroundMetrics, DeviceProcessMetrics, Work
 from animora_server.probes import Probes
 from animora_server.program import stop_signal
 from animora_server.settings import Settings
+from animora_server.tls import load_identity
 from animora_server.workers import cores
 from animora_server.workers.messages import DEVICE
 from animora_server.workers.patience import Patience
@@ -38,6 +39,7 @@ async def supervise(settings: Settings, workers: int, patience: Patience = PATIE
     """
     if settings.grpc.pin_workers and not cores.may_pin():
         raise ConfigurationError("grpc.pin_workers: this system keeps no process on a core; leave it off")
+    load_identity(settings.grpc)  # a worker would tell only once it can answer
     own = process_registry()
     stopping = stop_signal()
     with ExitStack() as stack:

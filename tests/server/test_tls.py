@@ -1,0 +1,71 @@
+"""A certificate or key that cannot be used is refused at the start, by the option that names it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from animora_server.errors import ConfigurationError
+from animora_server.settings import GrpcSettings
+from animora_server.tls import load_identity
+from tests.cache.servers import make_certificates
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate and key (leaf), and files that are none."""
+    made = tmp_path_factory.mktemp("tls")
+    make_certificates(made)
+    for command in (
+        "openssl genrsa -out rsa.key 2048",
+        "openssl genrsa -aes256 -passout pass:secret -out encrypted.key 2048",
+        "openssl x509 -in leaf.pem -outform der -out leaf.der",
+    ):
+        subprocess.run(command.split(), cwd=made, check=True, capture_output=True)
+    (made / "garbage").write_bytes(b"\xff\x00garbage")
+    (made / "empty").touch()
+    (made / "cut.pem").write_bytes((made / "leaf.pem").read_bytes()[:300])
+    (made / "both.pem").write_bytes((made / "leaf.pem").read_bytes() + (made / "leaf.key").read_bytes())
+    (made / "described.pem").write_text("subject=CN = Müller\n" + (made / "leaf.pem").read_text())
+    return made
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key"),
+    [("leaf.pem", "leaf.key"), ("both.pem", "both.pem"), ("described.pem", "leaf.key")],
+)
+def test_a_certificate_and_its_key_are_taken(folder: Path, certificate: str, key: str):
+    identity = load_identity(GrpcSettings(tls_certificate=folder / certificate, tls_key=folder / key))
+    assert identity is not None
+    assert identity.key == (folder / key).read_bytes()
+
+
+def test_without_tls_there_is_nothing_to_load():
+    assert load_identity(GrpcSettings()) is None
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "named"),
+    [
+        *((name, "leaf.key", "tls_certificate") for name in ("garbage", "empty", "cut.pem", "leaf.der")),
+        ("leaf.key", "leaf.key", "tls_certificate"),
+        ("none", "leaf.key", "tls_certificate"),
+        (".", "leaf.key", "tls_certificate"),
+        *(("leaf.pem", name, "tls_key") for name in ("garbage", "empty", "leaf.pem", "encrypted.key")),
+        ("leaf.pem", "none", "tls_key"),
+        ("leaf.pem", "ca.key", "tls_key"),
+        ("leaf.pem", "rsa.key", "tls_key"),
+    ],
+)
+def test_what_cannot_be_used_is_named(folder: Path, certificate: str, key: str, named: str):
+    at_fault = folder / (certificate if named == "tls_certificate" else key)
+    with pytest.raises(ConfigurationError) as refused:
+        load_identity(GrpcSettings(tls_certificate=folder / certificate, tls_key=folder / key))
+    assert str(refused.value).startswith(f"grpc.{named}: ")
+    assert str(at_fault) in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["ca.key", "rsa.key"])
+def test_the_key_of_another_certificate_is_told_from_one_that_is_none(folder: Path, key: str):
+    with pytest.raises(ConfigurationError, match="is not the key of the certificate"):
+        load_identity(GrpcSettings(tls_certificate=folder / "leaf.pem", tls_key=folder / key))
