@@ -5,7 +5,12 @@ from itertools import chain
 
 import pytest
 
-from animora_server.store.notifications import BATCH_BYTES, MAX_PENDING_BYTES, NotificationBatcher
+from animora_server.store.notifications import (
+    BATCH_BYTES,
+    BREAK,
+    MAX_PENDING_BYTES,
+    NotificationBatcher,
+)
 
 
 class Connection:
@@ -28,7 +33,7 @@ class Connection:
 
 
 class World:
-    """A batcher, and what it does. Applying takes no time, unless `cost` says otherwise."""
+    """A batcher in a time of its own, in which applying takes `cost` seconds a batch."""
 
     def __init__(self):
         self.connection = Connection()
@@ -36,28 +41,36 @@ class World:
         self.overflows = 0
         self.takes_more = True
         self.cost = 0.0
+        self.now = 0.0
+        self.waits = []
         self.read_meanwhile = []
-        self._now = 0.0
+        self._scheduled = []
         self.batcher = NotificationBatcher(
-            self.connection, self._apply, self._overflow, clock=lambda: self._now
+            self.connection, self._apply, self._overflow, lambda: self.now, self._call_later
         )
 
     def add(self, *payloads):
         for payload in payloads:
             self.batcher.add(payload)
 
-    async def settle(self):
-        """Returns once all is applied."""
-        before = -1
-        while before != len(self.batches):
-            before = len(self.batches)
-            for _ in range(10):
-                await asyncio.sleep(0)
+    def settle(self):
+        """Lets all that is scheduled happen at its time."""
+        while self._scheduled:
+            seconds, action, handle = self._scheduled.pop(0)
+            if not handle.cancelled():
+                self.now += seconds
+                self.waits.append(seconds)
+                action()
+
+    def _call_later(self, seconds, action):
+        handle = asyncio.Handle(action, (), asyncio.get_running_loop())
+        self._scheduled.append((seconds, action, handle))
+        return handle
 
     def _apply(self, payloads):
         self.batches.append(payloads)
         self.read_meanwhile.append(self.connection.reading)
-        self._now += self.cost
+        self.now += self.cost
         return self.takes_more
 
     def _overflow(self):
@@ -73,7 +86,7 @@ async def test_payloads_that_arrive_together_are_applied_together_in_their_order
     world.add("a", "b", "c")
     assert world.batches == []
 
-    await world.settle()
+    world.settle()
 
     assert world.batches == [["a", "b", "c"]]
     assert world.connection.reading
@@ -83,7 +96,7 @@ async def test_many_are_applied_in_batches_and_nothing_is_read_meanwhile(world):
     payloads = [f"{number:0100}" for number in range(3 * BATCH_BYTES // 100)]
     world.add(*payloads)
 
-    await world.settle()
+    world.settle()
 
     assert len(world.batches) > 2
     assert list(chain.from_iterable(world.batches)) == payloads
@@ -91,14 +104,14 @@ async def test_many_are_applied_in_batches_and_nothing_is_read_meanwhile(world):
     assert world.connection.reading
 
 
-async def test_the_event_loop_has_its_time_between_two_batches(world):
-    world.cost = 1.0  # of which the next batch has to wait a multiple
+async def test_between_two_batches_the_event_loop_has_a_multiple_of_their_time(world):
+    world.cost = 0.01
     world.add(*["x" * BATCH_BYTES] * 3)
-    await world.settle()
 
-    assert len(world.batches) == 1
-    assert not world.connection.reading
-    world.batcher.close()
+    world.settle()
+
+    assert len(world.batches) == 3
+    assert world.waits == [0, pytest.approx(0.04), pytest.approx(0.04)]
 
 
 async def test_more_than_may_wait_are_dropped_and_no_more_are_taken(world):
@@ -109,18 +122,38 @@ async def test_more_than_may_wait_are_dropped_and_no_more_are_taken(world):
     assert not world.connection.reading
     world.add("late")
 
-    await world.settle()
+    world.settle()
 
     assert world.batches == []
     assert world.batcher.dropped == MAX_PENDING_BYTES // size + 2
     assert world.overflows == 1
 
 
+async def test_payloads_that_wait_for_too_long_without_a_break_are_dropped(world):
+    world.cost = 0.06  # and five times as much with the pause
+    for _ in range(4):
+        world.add(*["x" * BATCH_BYTES] * 2)
+        world.settle()
+
+    assert world.overflows == 1
+    assert world.batcher.dropped > 0
+
+
+async def test_after_a_break_payloads_may_wait_again(world):
+    world.cost = 0.06
+    for _ in range(20):
+        world.add(*["x" * BATCH_BYTES] * 2)
+        world.settle()
+        world.now += 2 * BREAK
+
+    assert world.overflows == 0
+
+
 async def test_a_taker_that_is_full_gets_no_more(world):
     world.takes_more = False
     world.add(*["x" * BATCH_BYTES] * 3)
 
-    await world.settle()
+    world.settle()
 
     assert len(world.batches) == 1
     assert world.batcher.dropped == 2
@@ -131,7 +164,7 @@ async def test_a_connection_that_ends_is_neither_paused_nor_resumed(world):
     world.connection.closing = True
     world.add(*["x" * BATCH_BYTES] * 3)
 
-    await world.settle()
+    world.settle()
 
     assert len(world.batches) == 3
     assert world.connection.reading

@@ -27,7 +27,7 @@ from animora_server.scorer.resident import ResidentModel
 
 log = structlog.get_logger(__name__)
 
-MAX_FACTS = 100_000  # that may wait for a reading; more are left to it
+MAX_FACTS = 5_000  # that may wait for a reading; more are left to it
 
 
 @dataclass(frozen=True, slots=True)

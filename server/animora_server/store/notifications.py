@@ -13,7 +13,9 @@ from typing import Protocol
 
 BATCH_BYTES = 4096  # of payloads that are applied together: about 300 blocks
 LOOP_SHARE = 0.2  # of the event loop's time, at most, that applying takes
-MAX_PENDING_BYTES = 128 << 10  # of payloads: about 10,000 blocks; more are dropped
+MAX_PENDING_BYTES = 64 << 10  # of payloads: about 5,000 blocks; more are dropped
+MAX_LAG = 1.0  # seconds for which payloads may wait without a break; then they are dropped
+BREAK = 0.1  # seconds
 # Of the kernel's receive buffer, so that a turn of the event loop reads some thousand notifications at most.
 RECEIVE_BYTES = 64 << 10
 
@@ -34,18 +36,22 @@ class Transport(Protocol):
         ...
 
 
+CallLater = Callable[[float, Callable[[], None]], asyncio.Handle]
+
+
 class NotificationBatcher:
     """Applies payloads in batches, in their order, with pauses in which the event loop does all else.
 
-    While payloads wait, the connection is not read. Past MAX_PENDING_BYTES they are dropped, and no more are
-    taken: a connection that is not read for long would fill PostgreSQL's queue, and then nobody can commit
-    what notifies. The database is read instead.
+    While payloads wait, the connection is not read. Past MAX_PENDING_BYTES, or MAX_LAG, they are dropped, and
+    no more are taken: a connection that is not read for long would fill PostgreSQL's queue, and then nobody
+    can commit what notifies. The database is read instead.
 
     Args:
         transport: Of the connection.
         apply: Takes the payloads of a batch, on the event loop. Returns whether more may follow.
         on_overflow: Is called when payloads are dropped for the first time.
         clock: Seconds.
+        call_later: As the event loop has it, which is the default.
 
     Attributes:
         dropped: How many payloads were dropped.
@@ -58,6 +64,7 @@ class NotificationBatcher:
         apply: Callable[[list[str]], bool],
         on_overflow: Callable[[], None],
         clock: Callable[[], float] = time.perf_counter,
+        call_later: CallLater | None = None,
     ) -> None:
         self.overflowed = False
         self.dropped = 0
@@ -65,10 +72,12 @@ class NotificationBatcher:
         self._apply = apply
         self._on_overflow = on_overflow
         self._clock = clock
+        self._call_later = call_later or asyncio.get_running_loop().call_later
         self._pending: deque[str] = deque()
         self._pending_bytes = 0
         self._scheduled: asyncio.Handle | None = None
-        self._paused = False
+        self._behind = False  # payloads wait, and the connection is not read
+        self._behind_since = self._caught_up_at = float("-inf")
 
     def add(self, payload: str) -> None:
         """Takes a payload."""
@@ -80,7 +89,7 @@ class NotificationBatcher:
         if self._pending_bytes > MAX_PENDING_BYTES:
             self._overflow()
         elif self._scheduled is None:
-            self._scheduled = asyncio.get_running_loop().call_soon(self._apply_batch)
+            self._scheduled = self._call_later(0, self._apply_batch)
 
     def close(self) -> None:
         """Drops what is pending."""
@@ -91,7 +100,7 @@ class NotificationBatcher:
     def _overflow(self) -> None:
         self.dropped += len(self._pending)
         self.close()
-        self._pause()
+        self._fall_behind()
         self.overflowed = True
         self._on_overflow()
 
@@ -110,21 +119,29 @@ class NotificationBatcher:
             self._go_on(more, self._clock() - began)
 
     def _go_on(self, more: bool, spent: float) -> None:
-        if not more:
-            self._overflow()
-        elif self._pending:
-            self._pause()
-            loop = asyncio.get_running_loop()
-            self._scheduled = loop.call_later(spent * (1 / LOOP_SHARE - 1), self._apply_batch)
+        if not self._pending and more:
+            self._catch_up()
+            return
+        self._fall_behind()
+        if more and self._clock() - self._behind_since <= MAX_LAG:
+            self._scheduled = self._call_later(spent * (1 / LOOP_SHARE - 1), self._apply_batch)
         else:
-            self._resume()
+            self._overflow()
 
-    def _pause(self) -> None:
-        if not self._paused and not self._transport.is_closing():
+    def _fall_behind(self) -> None:
+        if self._behind:
+            return
+        self._behind = True
+        now = self._clock()
+        if now - self._caught_up_at > BREAK:
+            self._behind_since = now
+        if not self._transport.is_closing():
             self._transport.pause_reading()
-            self._paused = True
 
-    def _resume(self) -> None:
-        if self._paused and not self._transport.is_closing():
+    def _catch_up(self) -> None:
+        if not self._behind:
+            return
+        self._behind = False
+        self._caught_up_at = self._clock()
+        if not self._transport.is_closing():
             self._transport.resume_reading()
-            self._paused = False

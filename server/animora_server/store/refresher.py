@@ -31,7 +31,7 @@ from animora_server.store.refresh import Count, Refresh, count_rows
 log = structlog.get_logger(__name__)
 
 RECONCILE_SHARE = 0.1  # of the time, at most, that goes into reconciles
-MAX_DELETIONS = 100_000  # that may wait for a reading; more are left to it
+MAX_DELETIONS = 5_000  # that may wait for a reading; more are left to it
 
 
 class CatalogRefresher:
