@@ -14,7 +14,8 @@ def content(snapshot: CatalogSnapshot) -> tuple[Any, ...]:
         image, caption = snapshot.embeddings.read(row, row + 1)
         posts[post_id] = (
             snapshot.author_ids[row], snapshot.created_at[row], snapshot.deleted[row],
-            snapshot.interactions[row], image.any() and image.tolist(), caption.any() and caption.tolist(),
+            snapshot.interactions[row], snapshot.fingerprints[row],
+            image.any() and image.tolist(), caption.any() and caption.tolist(),
         )  # fmt: skip
     users = range(1, USERS + 1)
     return (

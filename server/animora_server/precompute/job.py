@@ -14,7 +14,13 @@ from animora_artifact import VersionSource
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ConfigurationError, InvalidScores
 from animora_server.models import open_models
-from animora_server.precompute.load import catalog_digest, load_catalog, load_scorer, window_at
+from animora_server.precompute.load import (
+    catalog_digest,
+    load_catalog,
+    load_scorer,
+    width_preference,
+    window_at,
+)
 from animora_server.precompute.pace import Pace
 from animora_server.precompute.plan import RESTART, Plan, abandon_unfinished, fresh_id, join
 from animora_server.precompute.protocols import GenerationStore
@@ -88,7 +94,7 @@ async def run(settings: Settings, order: Order, store: GenerationStore, watch: R
     models = open_models(settings.models)
     with closing(PostgresStore(settings.database)) as database:
         async with database.reading() as reading:
-            snapshot = await load_catalog(reading, settings.catalog)
+            snapshot = await load_catalog(reading, settings.catalog, await width_preference(models))
             plan = await _plan(settings, order, snapshot, models, store)
             users = await reading.users(_active_since(plan.generation, order))
     generation = plan.generation

@@ -7,8 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from animora_artifact import VersionNotFound, VersionSource
-from animora_server.catalog import Catalog, CatalogSnapshot, Feed
+from animora_artifact import ArtifactError, VersionNotFound, VersionSource
+from animora_server.catalog import (
+    NO_PREFERENCE,
+    Catalog,
+    CatalogSnapshot,
+    Feed,
+    WidthPreference,
+    Widths,
+)
 from animora_server.errors import ConfigurationError
 from animora_server.precompute.pace import Pace
 from animora_server.precompute.plan import RESTART
@@ -21,7 +28,21 @@ from animora_server.store.refresh import Refresh
 from animora_server.timeline.eligibility import window_start
 
 
-async def load_catalog(reading: CatalogReading, settings: CatalogSettings) -> CatalogSnapshot:
+async def width_preference(store: VersionSource | None) -> WidthPreference:
+    """Which embeddings the active version takes; no preference where it cannot be read."""
+    try:
+        version = None if store is None else await asyncio.to_thread(store.active)
+        if store is None or version is None:
+            return NO_PREFERENCE
+        dimensions = (await asyncio.to_thread(store.read, version)).manifest.dimensions
+    except ArtifactError:  # of which the plan, or the loading of the version, says more
+        return NO_PREFERENCE
+    return WidthPreference(serving=Widths(dimensions.image, dimensions.caption))
+
+
+async def load_catalog(
+    reading: CatalogReading, settings: CatalogSettings, preference: WidthPreference = NO_PREFERENCE
+) -> CatalogSnapshot:
     """The whole catalog, its feed in an order that depends on the posts alone.
 
     Raises:
@@ -30,7 +51,7 @@ async def load_catalog(reading: CatalogReading, settings: CatalogSettings) -> Ca
     """
     if settings.directory is not None:
         settings.directory.mkdir(parents=True, exist_ok=True)
-    refresh = Refresh(reading, Catalog.empty(settings.directory), settings, time.monotonic())
+    refresh = Refresh(reading, Catalog.empty(settings.directory), settings, time.monotonic(), preference)
     snapshot = (await refresh.reconcile()).snapshot
     # PostgreSQL gives rows in any order, which posts of one time would keep.
     rows = snapshot.feed.rows
