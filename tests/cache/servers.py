@@ -29,15 +29,17 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(directory: Path, *options: str | Path) -> AsyncIterator[Server]:
-    """A server at a free port with more options."""
+async def serving(
+    directory: Path, *options: str | Path, program: Path | None = None
+) -> AsyncIterator[Server]:
+    """A server at a free port with more options; the embedded program where none is named."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
     home = directory / str(port)
     home.mkdir()
     words = [*options, *f"--port {port} --bind 127.0.0.1 --dir {home} --appendonly no".split(), "--save", ""]
-    program = Program([find_redis(), *words], home, home / "log")
+    command = Program([program or find_redis(), *words], home, home / "log")
     async with redis.asyncio.Redis(port=port) as client, AsyncExitStack() as stack:
 
         async def answers() -> bool:
@@ -46,19 +48,21 @@ async def serving(directory: Path, *options: str | Path) -> AsyncIterator[Server
             except redis.exceptions.ConnectionError:
                 return False
 
-        child = await bring_up(program, answers)
+        child = await bring_up(command, answers)
         stack.push_async_callback(child.stop)
         yield Server(port, client, child)
 
 
 @asynccontextmanager
-async def watched(directory: Path, password: str) -> AsyncIterator[tuple[Server, Server, Server]]:
+async def watched(
+    directory: Path, password: str, program: Path | None = None
+) -> AsyncIterator[tuple[Server, Server, Server]]:
     """A primary, its replica, and the Sentinel (with a password) that watches them as SERVICE."""
     async with AsyncExitStack() as stack:
         delay = ("--repl-diskless-sync-delay", "0")
-        primary = await stack.enter_async_context(serving(directory, *delay))
+        primary = await stack.enter_async_context(serving(directory, *delay, program=program))
         following = ("--replicaof", f"127.0.0.1 {primary.port}")
-        replica = await stack.enter_async_context(serving(directory, *delay, *following))
+        replica = await stack.enter_async_context(serving(directory, *delay, *following, program=program))
 
         async def follows() -> bool:
             return bool((await replica.client.info("replication"))["master_link_status"] == "up")
@@ -70,7 +74,8 @@ async def watched(directory: Path, password: str) -> AsyncIterator[tuple[Server,
             f"sentinel down-after-milliseconds {SERVICE} 500\n"
             f"sentinel failover-timeout {SERVICE} 2000\n"
         )
-        sentinel = await stack.enter_async_context(serving(directory, configuration, "--sentinel"))
+        watcher = serving(directory, configuration, "--sentinel", program=program)
+        sentinel = await stack.enter_async_context(watcher)
 
         async def knows_replica() -> bool:
             return bool(await sentinel.client.sentinel_slaves(SERVICE))
@@ -93,12 +98,13 @@ async def replicated(primary: Server, replica: Server) -> None:
 
 
 @asynccontextmanager
-async def clustered(directory: Path) -> AsyncIterator[list[Server]]:
+async def clustered(directory: Path, program: Path | None = None) -> AsyncIterator[list[Server]]:
     """Three primaries that share the slots."""
     async with AsyncExitStack() as stack:
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500", "--cluster-port")
         nodes = [
-            await stack.enter_async_context(serving(directory, *options, str(_free_port()))) for _ in range(3)
+            await stack.enter_async_context(serving(directory, *options, str(_free_port()), program=program))
+            for _ in range(3)
         ]
         for number, (node, (first, last)) in enumerate(
             zip(nodes, ((0, 5460), (5461, 10922), (10923, 16383)), strict=True)

@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 
 from animora_server.cache.keys import latest_key
 from animora_server.precompute.patience import PatientGenerations
+from tests.cache.documented_rights import CLUSTERED, PRECOMPUTING, SERVING
 from tests.cache.servers import (
     SERVICE,
     Address,
@@ -32,11 +33,6 @@ from tests.cache.stores import KEY, NOW, Stores, make_generation, make_list, nam
 Freeze = Callable[[int], AbstractContextManager[None]]
 PROMPT = ("--repl-diskless-sync-delay", "0")
 USERS = [b"{%d}:digest:new" % user for user in range(300)]
-
-# As docs/operation.md has them.
-SERVING = ["+mget", "+set", "+del", "+select", "+client|setinfo"]
-PRECOMPUTING = [*SERVING, "+get", "+exists", "+eval", "+sadd", "+scard", "+scan", "+pexpire"]
-CLUSTERED = ["+cluster|slots", "+command", "+asking"]
 
 
 # A Cluster takes seconds to agree on itself, so the tests share one, and with it an event loop.

@@ -40,6 +40,7 @@ def open_redis(settings: CacheSettings, command_timeout: float | None = None) ->
             "retry": Retry(NoBackoff(), 0),
             "decode_responses": False,
             "protocol": 2,  # 3 adds a round trip to each connection for nothing that is used here
+            "driver_info": None,  # else told by CLIENT SETINFO, which Redis 7.0 does not know
         }
         match address:
             case Single(options):
@@ -106,6 +107,7 @@ def _patience(ours: dict[str, Any]) -> dict[str, Any]:
         "socket_timeout": SENTINEL_TIMEOUT,
         "retry": ours["retry"],
         "protocol": ours["protocol"],
+        "driver_info": ours["driver_info"],
     }
 
 

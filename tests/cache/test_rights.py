@@ -1,0 +1,68 @@
+"""The rights of docs/operation.md, typed as written, are enough, in Redis 7.0 and in the embedded server."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from animora_server.embedded.binaries import find_redis
+from tests.cache.documented_rights import CLUSTERED, LINE, PRECOMPUTING
+from tests.cache.servers import SERVICE, Server, clustered, serving, watched
+from tests.cache.stores import KEY, NOW, Stores, make_generation, make_list, name_of
+
+
+@pytest.fixture(params=["Redis 7.0", "embedded"])
+def program(request: pytest.FixtureRequest) -> Path:
+    if request.param == "embedded":
+        return find_redis()
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("redis-server is not installed")
+    version = subprocess.run((found, "--version"), capture_output=True, text=True, check=True).stdout
+    if "v=7.0" not in version:
+        pytest.skip(f"redis-server is not 7.0: {version}")
+    return Path(found)
+
+
+async def use(url: str) -> None:
+    """Does all that a server and precomputing do."""
+    async with Stores(url) as stores:
+        generation, live = make_generation(), make_list(NOW + 1)
+        await stores.publish(generation, KEY)
+        assert await stores.timelines.make_latest(KEY, live)
+        assert name_of(await stores.timelines.latest(KEY)) == live.snapshot_id
+        assert await stores.generations.present(generation, [KEY]) == [True]
+        assert await stores.generations.retire(generation) == 1
+        another = make_generation(NOW + 2, name=b"another")
+        await stores.generations.begin(another)
+        await stores.generations.abandon(another)
+        assert not stores.left_alone
+
+
+async def allow(server: Server, *more: str) -> None:
+    await server.client.execute_command(*LINE)
+    await server.client.execute_command(*LINE[:3], *PRECOMPUTING, *more)
+
+
+async def test_they_are_enough_for_one_server(program: Path, tmp_path: Path):
+    async with serving(tmp_path, program=program) as server:
+        await allow(server)
+        await use(f"redis://animora:password@127.0.0.1:{server.port}/1")
+        assert await server.client.acl_log() == []
+
+
+async def test_they_are_enough_where_sentinels_watch(program: Path, tmp_path: Path):
+    async with watched(tmp_path, "hunter2", program) as (primary, _, sentinel):
+        await allow(primary)
+        login = "sentinel_username=watcher&sentinel_password=hunter2"
+        await use(f"redis+sentinel://animora:password@127.0.0.1:{sentinel.port}/{SERVICE}/2?{login}")
+        assert [await server.client.acl_log() for server in (primary, sentinel)] == [[], []]
+
+
+async def test_they_are_enough_in_a_cluster(program: Path, tmp_path: Path):
+    async with clustered(tmp_path, program) as nodes:
+        for node in nodes:
+            await allow(node, *CLUSTERED)
+        await use(f"redis+cluster://animora:password@127.0.0.1:{nodes[0].port}")
+        assert [await node.client.acl_log() for node in nodes] == [[], [], []]
