@@ -275,7 +275,9 @@ async def _stores(
     _oversee(metrics, health, redis.recovery, generations.loop)
     scores = CacheAccess(RedisScores(redis, settings.cache.ttl, metrics.cache), rank_key)
     timelines = RedisTimelines(redis, generations, settings.timeline, metrics.cache)
-    return scores, BackedTimelines(timelines, local)
+    backed = BackedTimelines(timelines, local)
+    stack.push_async_callback(backed.aclose)
+    return scores, backed
 
 
 def _warn_of_gaps(settings: CatalogSettings) -> None:

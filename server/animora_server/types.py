@@ -16,6 +16,8 @@ FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
+CLOCK_SKEW = 60.0  # seconds by which the clocks of several hosts may differ
+
 
 class Name(StrEnum):
     """One of a few words, looked up at the pace of a string: an enumeration hashes in Python."""
@@ -219,6 +221,13 @@ class TimelineSnapshot:
     read_at: float
     cost: float = 0.0
     degraded_reason: DegradedReason | None = None
+
+    def is_from_the_future(self, now: float) -> bool:
+        """Whether it was made by a clock that was ahead of now (Unix seconds) by more than clocks differ.
+
+        It would stay fresh for as long as that clock was ahead, and may be empty, as all posts were too old.
+        """
+        return self.made_at - now > CLOCK_SKEW
 
 
 @value

@@ -63,7 +63,7 @@ class Stores:
         metrics = CacheMetrics(self.registry)
         self.redis = SharedRedis(settings, metrics)
         self.watch = GenerationWatch(self.redis, interval, metrics)
-        self.timelines = RedisTimelines(self.redis, self.watch, TIMELINE, metrics)
+        self.timelines = RedisTimelines(self.redis, self.watch, TIMELINE, metrics, clock=lambda: NOW)
         self.generations = RedisGenerations(settings, TIMELINE, PRECOMPUTE)
         self._stack = AsyncExitStack()
 

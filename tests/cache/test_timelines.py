@@ -87,6 +87,36 @@ async def test_lists_of_other_users_options_and_settings_are_apart(stores: Store
         assert await stores.timelines.pinned(other, make_list().snapshot_id) is None
 
 
+async def test_a_list_that_another_process_is_still_writing_is_waited_for(stores: Stores):
+    now = asyncio.get_running_loop().time()
+    made = make_list()
+    waiting = asyncio.ensure_future(stores.timelines.pinned(KEY, made.snapshot_id, now + 60, now + 60))
+    await until(lambda: stores.looked_up("miss") > 1)
+    await stores.timelines.keep(KEY, made)
+    assert name_of(await waiting) == made.snapshot_id
+    assert await stores.timelines.pinned(KEY, b"gone".ljust(16), now + 60, now) is None
+
+
+async def test_a_list_is_not_gone_where_redis_did_not_answer_in_time(embedded_redis: Start, frozen: Freeze):
+    server = await embedded_redis()
+    async with Stores(server.url, timeout=0.02) as stores:
+        await stores.until_stored(make_list())
+        now = asyncio.get_running_loop().time()
+        with frozen(server.pid):
+            waiting = asyncio.ensure_future(
+                stores.timelines.pinned(KEY, make_list().snapshot_id, now + 60, now)
+            )
+            await until(lambda: stores.looked_up("error") > 0)
+        assert name_of(await waiting) == make_list().snapshot_id
+
+
+async def test_a_precomputed_list_from_the_future_does_not_hide_those_that_are_made_now(stores: Stores):
+    await stores.publish(make_generation(NOW + 40 * 86_400), KEY)
+    assert await stores.timelines.latest(KEY) is None
+    await stores.timelines.make_latest(KEY, make_list())
+    assert name_of(await stores.timelines.latest(KEY)) == make_list().snapshot_id
+
+
 @pytest.mark.parametrize(("age", "precomputed_wins"), [(-1, True), (0, True), (1, False)])
 async def test_of_a_precomputed_and_a_live_list_the_newer_is_the_latest(
     stores: Stores, age: float, precomputed_wins: bool

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from animora_artifact import FolderStore
-from animora_client import AsyncRankingClient
+from animora_client import AsyncRankingClient, CachePolicy
 from animora_server.app import running
 from animora_server.settings import Settings
 from tests.integration.scrolls import AT_ONCE, Scrolls
@@ -156,3 +156,20 @@ async def test_nobody_sees_a_post_twice_misses_one_or_sees_one_that_is_hidden(
     assert all(scrolls.completed[user] > 1 for user in (*TRAINED, *COLD))
     assert {"w1", "w2", ""} <= set(scrolls.shown_by)
     assert scrolls.pages > 50 * PAGES
+
+
+async def test_no_list_is_lost_on_the_way_from_one_server_to_the_other(clients, authors):
+    pages = 0
+
+    async def scroll(user: int) -> None:
+        nonlocal pages
+        while pages < 2000:
+            token, policy = "", CachePolicy.REFRESH  # a new list each time, that only one server has made
+            for number in range(4):
+                page = await clients[(user + number) % 2].timeline_page(
+                    user, page_size=10, page_token=token, cache_policy=policy, timeout=10
+                )
+                token, pages = page.next_page_token, pages + 1
+
+    async with asyncio.timeout(120):
+        await asyncio.gather(*(scroll(user) for user in (*TRAINED, *COLD)))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
@@ -119,14 +120,19 @@ class CountingStore:
     kept: list[TimelineSnapshot] = field(default_factory=list)
     made_latest: list[TimelineSnapshot] = field(default_factory=list)
     takes: bool = True
+    gate: asyncio.Event | None = None
+    written_by: float = -inf
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def latest(self, key: bytes) -> TimelineSnapshot | None:
         self.latest_calls += 1
         return await self.store.latest(key)
 
-    async def pinned(self, key: bytes, snapshot_id: bytes) -> TimelineSnapshot | None:
-        return await self.store.pinned(key, snapshot_id)
+    async def pinned(
+        self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
+    ) -> TimelineSnapshot | None:
+        self.written_by = written_by
+        return await self.store.pinned(key, snapshot_id, answer_by, written_by)
 
     async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
         taken = self.takes and await self.store.keep(key, snapshot)
@@ -136,6 +142,8 @@ class CountingStore:
         return taken
 
     async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+        if self.gate is not None:
+            await self.gate.wait()
         taken = self.takes and await self.store.make_latest(key, snapshot)
         async with self.changed:
             self.made_latest.append(snapshot)

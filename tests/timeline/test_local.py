@@ -1,5 +1,6 @@
 """Lists that are kept in the process."""
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -98,3 +99,39 @@ async def test_what_the_store_took_is_kept_there_alone(store, clock):
     assert latest is not None
     assert latest.snapshot_id == bytes([1]) * 16
     assert await backed.pinned(b"k", bytes([1]) * 16) is not None
+
+
+async def test_a_list_can_be_paged_through_while_the_store_is_taking_it(store, clock):
+    gate = asyncio.Event()
+    behind = CountingStore(LocalTimelines(50.0, clock), gate=gate)
+    backed = BackedTimelines(behind, store)
+    keeping = asyncio.ensure_future(backed.make_latest(b"k", a_list(1)))
+    await asyncio.sleep(0)
+
+    assert await backed.pinned(b"k", bytes([1]) * 16) is not None
+    gate.set()
+    assert await keeping
+    assert await store.pinned(b"k", bytes([1]) * 16) is None
+
+
+async def test_what_the_store_did_not_take_is_offered_again_for_other_processes(store, clock):
+    behind = CountingStore(LocalTimelines(50.0, clock), takes=False)
+    backed = BackedTimelines(behind, store)
+    await backed.keep(b"k", a_list(1))
+
+    await behind.until_kept(2)
+    behind.takes = True
+    await behind.until_kept(3)
+
+    assert await behind.pinned(b"k", bytes([1]) * 16) is not None
+    await backed.aclose()
+
+
+async def test_at_the_end_nothing_is_offered_any_more(store, clock):
+    behind = CountingStore(LocalTimelines(50.0, clock), takes=False)
+    backed = BackedTimelines(behind, store)
+    await backed.keep(b"k", a_list(1))
+
+    await backed.aclose()
+
+    assert len(behind.kept) == 1

@@ -32,7 +32,10 @@ async def test_a_list_that_is_ready_does_not_wait_for_a_slow_store(world):
 
     world.store.make_latest = never
 
-    page = await world.hasty_page()
+    for timeout in (0.1, 0.2, 0.4, 0.8, 1.6):  # a busy machine may leave no time for the model
+        page = await world.page(timeout=timeout)
+        if page.degraded_reason is None:
+            break
 
     assert (page.degraded_reason, page.ranker) == (None, RankerName.NEUCF)
     await world.producer.aclose()

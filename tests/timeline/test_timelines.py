@@ -8,7 +8,7 @@ import pytest
 from animora_server.errors import DeadlineExceeded, InvalidRequest, Overloaded, SnapshotGone
 from animora_server.timeline import LocalTimelines
 from animora_server.types import CachePolicy, CacheStatus, DegradedReason, DropReason, RankerName
-from tests.ranker.catalogs import snapshot
+from tests.ranker.catalogs import NOW, snapshot
 from tests.timeline.worlds import ALL, COLD, LOGITS, POSTS, USER, World
 
 
@@ -104,6 +104,52 @@ async def test_a_list_that_is_too_old_is_a_miss(world):
     world.clock.now += world.settings.ttl * 1.1 + world.settings.stale_ttl
 
     assert (await world.page()).cache is CacheStatus.MISS
+
+
+async def test_a_list_from_the_future_is_a_miss_once_the_clock_is_right(world):
+    now = world.clock.now
+    world.clock.now = now + 40 * 86_400
+    assert (await world.page()).post_ids.tolist() == []  # all posts are too old
+    world.clock.now = now
+
+    assert (await world.page()).post_ids.tolist() == ALL[:10]
+    assert (await world.page()).cache is CacheStatus.HIT
+
+
+async def test_a_scroll_that_began_in_the_future_starts_over(world):
+    now = world.clock.now
+    world.clock.now = now + 86_400
+    first = await world.page()
+    world.clock.now = now
+
+    with pytest.raises(SnapshotGone):
+        await world.page(page_token=first.next_page_token)
+
+
+async def test_hosts_whose_clocks_differ_a_little_share_lists(world):
+    first = await world.page()
+    world.clock.now -= 30
+
+    assert (await world.page()).cache is CacheStatus.HIT
+    assert (await world.page(page_token=first.next_page_token)).post_ids.tolist() == ALL[10:20]
+
+
+async def test_a_clock_beyond_what_a_token_can_say_is_no_error(world):
+    world.clock.now = 2.0**33
+    world.add({1000 + number: {"age": NOW - 2.0**33} for number in range(2)})
+    first = await world.page(size=1)
+    with pytest.raises(SnapshotGone):  # the last moment that a token can name has passed
+        await world.page(size=1, page_token=first.next_page_token)
+
+
+async def test_a_list_whose_token_is_new_may_still_be_on_its_way_from_another_process(world):
+    first = await world.page()
+    now = asyncio.get_running_loop().time()
+    await world.page(page_token=first.next_page_token)
+    assert now + 1 < world.store.written_by < now + 60
+    world.clock.now += 10
+    await world.page(page_token=first.next_page_token)
+    assert world.store.written_by <= asyncio.get_running_loop().time()
 
 
 async def test_refresh_computes_and_keeps_and_bypass_keeps_for_its_own_tokens_only(world):

@@ -45,7 +45,7 @@ class World:
         ranker = FeedRanker(heuristic, self.settings, self.clock)
         self.gate = Gate(max_calls=1, max_rows=1000)
         self.producer = ListProducer(self.store, ranker, self.gate, self.refreshes, self.clock)
-        lists = Lists(self.store, self.producer, self.settings, 0.1, self.clock)
+        lists = Lists(self.store, self.producer, self.settings, 10.0, self.clock)  # a fake store may hang
         self.timelines = Timelines(
             self.pin,
             lists,

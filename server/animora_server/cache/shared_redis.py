@@ -52,6 +52,7 @@ class SharedRedis:
         self._writes = WriteQueue(self._send)
         self._client: Redis | RedisCluster
         self._reader: Redis | RedisCluster
+        self._away_since = 0.0  # on the event loop's clock; of meaning while Redis is left alone
         self._refusals = 0  # batches of writes in a row
         self._reconnect_at = float("-inf")  # on the event loop's clock, not sooner
         self._left_alone = asyncio.Event()
@@ -102,6 +103,11 @@ class SharedRedis:
     def prefix(self) -> bytes:
         """What every key begins with."""
         return self._prefix
+
+    @property
+    def away_for(self) -> float:
+        """Seconds for which Redis has been left alone; 0 while it is used."""
+        return asyncio.get_running_loop().time() - self._away_since if self._breaker.is_open else 0.0
 
     def until(self) -> float:
         """When a look-up that begins now has its answer at the latest, on the event loop's clock."""
@@ -211,6 +217,7 @@ class SharedRedis:
     def _leave_alone(self, error: Exception) -> None:
         log.warning("cache_unavailable", error=f"{type(error).__name__}: {error}")
         self._metrics.breaker_open.set(1)
+        self._away_since = asyncio.get_running_loop().time()
         self._left_alone.set()
 
     def _use_again(self) -> None:

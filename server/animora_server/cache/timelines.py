@@ -1,5 +1,9 @@
 """Timelines in Redis; see `timeline.protocols.TimelineStore`."""
 
+import asyncio
+import time
+from collections.abc import Callable
+from math import inf
 from random import Random
 from typing import Protocol
 
@@ -19,6 +23,8 @@ from animora_server.metrics import CacheMetrics
 from animora_server.settings import TimelineSettings
 from animora_server.types import Generation, TimelineSnapshot
 
+ASK_AGAIN_AFTER = 0.01  # seconds
+AWAY = 0.25  # seconds after which a Redis that is left alone is not expected back within a call
 TTL_JITTER = 0.1  # of the TTL and only upward: a list must not go before its page tokens do
 
 
@@ -53,8 +59,10 @@ class RedisTimelines:
         generations: CurrentGeneration,
         settings: TimelineSettings,
         metrics: CacheMetrics,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._redis = redis
+        self._clock = clock
         self._generations = generations
         self._size = settings.max_bytes
         self._life = ListLife(settings)
@@ -75,22 +83,35 @@ class RedisTimelines:
         precomputed = None
         if generation is not None and found[1] is not None:
             precomputed = self._read_list(found[1], keys[1], generation.generation_id)
+            if precomputed is not None and precomputed.is_from_the_future(self._clock()):
+                precomputed = None  # or it would be newer than all that are made now
         pointer = None if found[0] is None else self._read_pointer(found[0], pointer_key)
         if pointer is not None and (precomputed is None or pointer.made_at > precomputed.made_at):
-            return await self._find(key, pointer.snapshot_id, until) or precomputed
+            live = await self._find(key, pointer.snapshot_id, until)
+            return live if isinstance(live, TimelineSnapshot) else precomputed
         self._look_ups["miss" if precomputed is None else "hit"].inc()
         return precomputed
 
-    async def pinned(self, key: bytes, snapshot_id: bytes) -> TimelineSnapshot | None:
-        """The list of a key with an id of 16 bytes."""
-        return await self._find(key, snapshot_id, None)
+    async def pinned(
+        self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
+    ) -> TimelineSnapshot | None:
+        """See TimelineStore. A Redis that has been left alone for some time is not asked again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            found = await self._find(key, snapshot_id, min(self._redis.until(), answer_by))
+            if isinstance(found, TimelineSnapshot):
+                return found
+            ask_again_until = written_by if found is None else answer_by
+            if loop.time() + ASK_AGAIN_AFTER > ask_again_until or self._redis.away_for > AWAY:
+                return None
+            await asyncio.sleep(ASK_AGAIN_AFTER)
 
-    async def _find(self, key: bytes, snapshot_id: bytes, until: float | None) -> TimelineSnapshot | None:
+    async def _find(self, key: bytes, snapshot_id: bytes, until: float) -> TimelineSnapshot | NoAnswer | None:
         stored_key = list_key(self._redis.prefix, snapshot_id, key)
         found = await self._redis.find((stored_key,), self._size, until)
         if isinstance(found, NoAnswer):
             self._look_ups[found.value].inc()
-            return None
+            return found
         (value,) = found
         snapshot = None if value is None else self._read_list(value, stored_key, snapshot_id)
         self._look_ups["miss" if snapshot is None else "hit"].inc()

@@ -14,6 +14,8 @@ from animora_server.timeline.protocols import TimelineStore
 from animora_server.timeline.renewal import Freshness, freshness
 from animora_server.types import CacheStatus, TimelineSnapshot
 
+WRITTEN_WITHIN = 2.0  # seconds after its first page; a write that takes longer has failed
+
 
 class Lists:
     """Finds lists, and has those made and renewed that are not there or will not do.
@@ -41,14 +43,21 @@ class Lists:
         self._clock = clock
         self._random = Random()
 
-    async def pinned(self, key: bytes, snapshot_id: bytes) -> TimelineSnapshot:
+    async def pinned(self, key: bytes, snapshot_id: bytes, age: float, answer_by: float) -> TimelineSnapshot:
         """The list that a page token names.
+
+        Args:
+            key: Names the user's lists.
+            snapshot_id: The list's.
+            age: Seconds since its first page, about.
+            answer_by: When it must be there, on the event loop's clock.
 
         Raises:
             SnapshotGone: It is no longer there.
         """
-        snapshot = await self._store.pinned(key, snapshot_id)
-        if snapshot is None:
+        written_by = min(asyncio.get_running_loop().time() + max(0.0, WRITTEN_WITHIN - age), answer_by)
+        snapshot = await self._store.pinned(key, snapshot_id, answer_by, written_by)
+        if snapshot is None or snapshot.is_from_the_future(self._clock()):
             raise SnapshotGone
         return snapshot
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from animora_server.background import log_task_failure
-from animora_server.deadlines import LEAST_RESERVE
 from animora_server.errors import DeadlineExceeded, ScoringFailed
 from animora_server.ranker.protocols import Pin
 from animora_server.ranker.relevance import degraded_reason, expired
@@ -127,7 +126,7 @@ class ListProducer:
         ended_at, made = self._made.get(flight, (float("-inf"), None))
         if made is not None and ended_at >= wanted.began:
             return made  # it was not there yet when this caller looked
-        if made is not None and ended_at >= wanted.began - MOMENT and self._clock() < made.fresh_until:
+        if made is not None and ended_at >= wanted.began - MOMENT and self._is_fresh(made):
             await self._keep_in_time(wanted, made)  # it was not found: the store is slow, or has lost it
             return made
 
@@ -146,11 +145,16 @@ class ListProducer:
             # Who began it was in more of a hurry than this caller may be. Whoever comes first begins anew,
             # the others join again.
 
+    def _is_fresh(self, snapshot: TimelineSnapshot) -> bool:
+        now = self._clock()
+        return now < snapshot.fresh_until and not snapshot.is_from_the_future(now)
+
     async def _keep_in_time(self, wanted: WantedList, snapshot: TimelineSnapshot) -> None:
         """Has a list kept before its token is given out, where there is the time for that."""
         keep = self._store.make_latest if wanted.policy.writes else self._store.keep
-        left = wanted.score_by - LEAST_RESERVE - asyncio.get_running_loop().time()
-        await asyncio.wait((self._keep(keep(wanted.key, snapshot)),), timeout=max(left, 0.0))
+        left = wanted.score_by - asyncio.get_running_loop().time()
+        # Half of it: a list that is ready must not be given up for one by the heuristic.
+        await asyncio.wait((self._keep(keep(wanted.key, snapshot)),), timeout=max(left / 2, 0.0))
 
     async def _make(self, pin: Pin, wanted: WantedList) -> TimelineSnapshot:
         try:

@@ -1,6 +1,7 @@
 """What timelines need from the rest of the server; `app` supplies it."""
 
 from contextlib import AbstractContextManager
+from math import inf
 from typing import Protocol
 
 from animora_server.types import TimelineSnapshot
@@ -17,8 +18,18 @@ class TimelineStore(Protocol):
         """The newest list of a key, by `made_at`: the one last stored, or the current generation's."""
         ...
 
-    async def pinned(self, key: bytes, snapshot_id: bytes) -> TimelineSnapshot | None:
-        """The list of a key with an id of 16 bytes."""
+    async def pinned(
+        self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
+    ) -> TimelineSnapshot | None:
+        """The list of a key with an id of 16 bytes, which nothing can stand in for.
+
+        Args:
+            key: The key.
+            snapshot_id: The id.
+            answer_by: A store that does not answer is asked again until then, on the event loop's clock.
+            written_by: A list that is not there is looked for again until then, on the same clock: another
+                process may still be writing it.
+        """
         ...
 
     async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:

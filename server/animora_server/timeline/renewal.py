@@ -32,7 +32,7 @@ def freshness(
         beta: How eagerly lists are renewed early; 0 never does.
         draw: A number drawn evenly from (0, 1].
     """
-    if now >= snapshot.fresh_until + stale_ttl:
+    if now >= snapshot.fresh_until + stale_ttl or snapshot.is_from_the_future(now):
         return Freshness.EXPIRED
     if now >= snapshot.fresh_until:
         return Freshness.STALE

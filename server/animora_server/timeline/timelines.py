@@ -147,7 +147,8 @@ class Timelines:
 
     async def _next(self, key: bytes, query: TimelineQuery, now: float) -> _Reading:
         token = self._policy.signer.read(query.page_token, query.user_id, query.include_seen, now)
-        snapshot = await self._lists.pinned(key, token.snapshot_id)
+        age = self._policy.settings.token_ttl - (token.expires_at - now)
+        snapshot = await self._lists.pinned(key, token.snapshot_id, age, query.score_by)
         return _Reading(snapshot, CacheStatus.HIT, token.offset, token.expires_at)
 
     async def _first(self, key: bytes, query: TimelineQuery, now: float) -> tuple[_Reading, Listed | None]:

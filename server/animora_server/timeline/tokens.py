@@ -26,6 +26,7 @@ FIELD = "page_token"
 _FIELDS = struct.Struct("<BB16sII")
 _USER = struct.Struct("<q")
 _SIGNATURE_SIZE = 16
+LATEST_EXPIRY = 2**32 - 1  # in the year 2106, where a host's clock may be by mistake
 _LETTERS = (_FIELDS.size + _SIGNATURE_SIZE) * 4 // 3
 
 
@@ -57,7 +58,8 @@ class TokenSigner:
 
     def sign(self, token: PageToken) -> str:
         """The text of a token: 56 letters, digits, - and _."""
-        fields = _FIELDS.pack(VERSION, token.include_seen, token.snapshot_id, token.offset, token.expires_at)
+        expires_at = min(token.expires_at, LATEST_EXPIRY)
+        fields = _FIELDS.pack(VERSION, token.include_seen, token.snapshot_id, token.offset, expires_at)
         signed = fields + _USER.pack(token.user_id)
         signature = hashlib.blake2b(signed, digest_size=_SIGNATURE_SIZE, key=self._key).digest()
         return base64.urlsafe_b64encode(fields + signature).decode()
