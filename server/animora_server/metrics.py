@@ -288,6 +288,12 @@ class CatalogMetrics:
             Across.MAX, registry,
         ).labels()  # fmt: skip
 
+        self.hiding_tables = Gauge(
+            "animora_catalog_hiding_tables",
+            "Tables under the views that hide rows by row-level security, at the last reconcile.",
+            Across.MAX,
+            registry,
+        ).labels()
         self.listening = Gauge(
             "animora_catalog_listening", "1 while blocks and deletions are heard of as they are committed.",
             Across.MIN, registry,

@@ -10,6 +10,7 @@ import asyncpg
 import numpy as np
 import numpy.typing as npt
 
+from animora_database import row_security
 from animora_database.checking import QUERY, EmbeddingDecoders, UnusableView, check_views
 from animora_database.session import begin_reading
 from animora_database.views import VIEWS
@@ -95,6 +96,11 @@ class PostgresReading:
         self._connection = connection
         self._decoders = decoders
         self._silence = silence
+
+    async def hidden(self) -> list[tuple[str, str, str]]:
+        """See CatalogReading."""
+        with translated():
+            return [tuple(row) for row in await self._connection.fetch(row_security.QUERY)]
 
     async def left_out(self) -> dict[tuple[str, str], int]:
         """See CatalogReading."""

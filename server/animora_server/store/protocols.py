@@ -1,6 +1,6 @@
 """What the refresher needs from a database."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
@@ -17,6 +17,10 @@ class CatalogReading(Protocol):
     @property
     def now(self) -> datetime:
         """The database's time when the reading began."""
+        ...
+
+    async def hidden(self) -> Sequence[tuple[str, str, str]]:
+        """Tables that hide rows by row-level security: the view, the table and the role that reads it."""
         ...
 
     async def left_out(self) -> Mapping[tuple[str, str], int]:

@@ -1,7 +1,7 @@
 """One refresh of the catalog, from one consistent reading of the database."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -38,10 +38,12 @@ class Count:
     Attributes:
         base: The interactions.
         left_out: How many rows do not count, by view and reason.
+        hidden: See CatalogReading.
     """
 
     base: InteractionBase
     left_out: Mapping[tuple[str, str], int]
+    hidden: Sequence[tuple[str, str, str]]
 
 
 class Refresh:
@@ -60,6 +62,7 @@ class Refresh:
         unusable: How many image and caption embeddings count as absent: of another width, or not finite;
             None if no post changed.
         left_out: How many rows do not count, by view and reason; empty after a poll, which does not look.
+        hidden: See CatalogReading; None after a poll.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Refresh:
         self.unusable: Widths | None = None
         self._preference = preference
         self.left_out: Mapping[tuple[str, str], int] = {}
+        self.hidden: Sequence[tuple[str, str, str]] | None = None
         self._reading = reading
         self._catalog = catalog
         self._table = catalog.posts
@@ -95,6 +99,7 @@ class Refresh:
         posts = await self._of_chosen_widths(posts, found)
         if count is None:
             count = await count_rows(self._reading, self._settings)
+        self.hidden = count.hidden
         self.left_out = {**count.left_out, ("posts", "duplicate"): len(found.repeated)}
         return await self._with_activity(posts, count.base)
 
@@ -212,7 +217,8 @@ async def count_rows(reading: CatalogReading, settings: CatalogSettings) -> Coun
     counts = await reading.interaction_counts(until)
     seen_since = earlier(reading.now, settings.seen_window_days * SECONDS_A_DAY)
     seen = await reading.seen_posts(seen_since, until)
-    return Count(InteractionBase(until, counts, seen), await reading.left_out())
+    base = InteractionBase(until, counts, seen)
+    return Count(base, await reading.left_out(), await reading.hidden())
 
 
 def earlier(moment: datetime, seconds: float) -> datetime:

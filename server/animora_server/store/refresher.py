@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 import structlog
 
+from animora_database import row_security
 from animora_server.background import BackgroundLoop
 from animora_server.catalog import (
     NO_PREFERENCE,
@@ -77,6 +78,8 @@ class CatalogRefresher:
         self._behind = asyncio.Event()
         self._facts = RecentFacts()  # deletions alone
         self._unusable = NO_WIDTHS  # as the log says
+        self._hidden: Sequence[tuple[str, str, str]] = ()  # as the log says
+        self._no_posts = False  # though there are interactions, as the log says
         self._left_out: dict[tuple[str, str], int] = {}  # as the log says
         self._count: Count | None = None  # not yet in the catalog
         self._count_at = 0.0  # time.monotonic(); set by the load
@@ -201,6 +204,8 @@ class CatalogRefresher:
         if since is None:
             log.info("the catalog is loaded", posts=len(catalog.snapshot), seconds=round(seconds, 3))
         self._report_left_out(refresh.left_out)
+        if refresh.hidden is not None:
+            self._report_hidden(refresh.hidden)
         if refresh.unusable is not None:
             self._report_unusable(refresh.unusable)
 
@@ -223,6 +228,18 @@ class CatalogRefresher:
 
     def _interval(self) -> float:
         return self._settings.reconcile_interval * random.uniform(0.9, 1.1)
+
+    def _report_hidden(self, hidden: Sequence[tuple[str, str, str]]) -> None:
+        """Records how many tables hide rows, and logs each once; and posts that are missing altogether."""
+        self._metrics.hiding_tables.set(len({table for _, table, _ in hidden}))
+        for row in hidden:
+            if row not in self._hidden:
+                log.warning(row_security.warning(*row))
+        self._hidden = hidden
+        no_posts = not len(self._catalog.snapshot) and len(self._catalog.activity.base.counts) > 0
+        if no_posts and not self._no_posts:
+            log.warning("animora.posts shows no posts, though animora.interactions shows interactions")
+        self._no_posts = no_posts
 
     def _report_left_out(self, left_out: Mapping[tuple[str, str], int]) -> None:
         for (view, reason), rows in left_out.items():

@@ -214,6 +214,19 @@ async def test_rows_that_do_not_count_are_left_out_counted_and_logged(read, tmp_
     assert len(data.events) == len(data.blocks) == 0
 
 
+async def test_row_level_security_that_decides_what_is_read_is_logged(read, caplog):
+    await read(
+        "alter table animora_app.posts enable row level security;"
+        "alter view animora.posts set (security_invoker = true);"
+        "grant usage on schema animora_app to animora_reader;"
+        "grant select on animora_app.posts to animora_reader;"
+        "set role animora_reader"
+    )
+
+    assert "row-level security of animora_app.posts decides which rows animora.posts shows" in caplog.text
+    assert "to the role animora_reader" in caplog.text
+
+
 async def test_of_posts_with_one_id_the_deleted_one_counts_wherever_the_stream_is_cut(read, tmp_path):
     data = await read(
         "create or replace view animora.posts as select i / 2 as id, i % 2 as author_id,"

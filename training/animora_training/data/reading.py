@@ -13,7 +13,7 @@ import asyncpg
 import numpy as np
 import numpy.typing as npt
 
-from animora_database import views
+from animora_database import row_security, views
 from animora_database.checking import QUERY, EmbeddingDecoders, UnusableView, check_views
 from animora_database.session import begin_reading
 from animora_training.data.arrays import ArrayFile, begin, map_array, write_array
@@ -120,7 +120,10 @@ async def _one_moment(connection: asyncpg.Connection) -> AsyncIterator[Embedding
     """
     await connection.execute(begin_reading(connection.get_server_version().major))
     try:
-        yield check_views(await connection.fetch(QUERY))
+        decoders = check_views(await connection.fetch(QUERY))
+        for row in await connection.fetch(row_security.QUERY):
+            log.warning("%s", row_security.warning(*row))
+        yield decoders
     except UnusableView as error:
         raise DatabaseError(str(error)) from error
     finally:

@@ -1,0 +1,49 @@
+"""Which tables under the four views hide rows from their reader by row-level security.
+
+Policies hide rows without an error, so a feed would be empty, or poorer, without a word.
+"""
+
+# A row a table: the view, the table, and the role as which the view reads the table. A view reads as its
+# owner, or as its reader where it says security_invoker. Superusers, roles with BYPASSRLS and, unless it is
+# forced on them, owners see all rows.
+QUERY = """
+with recursive reached(view, relation, reader) as (
+    select relation.relname, relation.oid, (select oid from pg_catalog.pg_roles where rolname = current_user)
+    from pg_catalog.pg_class as relation
+    join pg_catalog.pg_namespace as namespace on namespace.oid = relation.relnamespace
+    where namespace.nspname = 'animora' and relation.relname in ('users', 'posts', 'interactions', 'blocks')
+    union
+    select
+        reached.view,
+        depend.refobjid,
+        case
+            when 'security_invoker=true' = any(relation.reloptions)
+                or 'security_invoker=on' = any(relation.reloptions)
+                or 'security_invoker=1' = any(relation.reloptions)
+            then reached.reader
+            else relation.relowner
+        end
+    from reached
+    join pg_catalog.pg_class as relation on relation.oid = reached.relation and relation.relkind = 'v'
+    join pg_catalog.pg_rewrite as rule on rule.ev_class = relation.oid
+    join pg_catalog.pg_depend as depend
+        on depend.classid = 'pg_catalog.pg_rewrite'::regclass and depend.objid = rule.oid
+        and depend.refclassid = 'pg_catalog.pg_class'::regclass and depend.refobjid <> relation.oid
+)
+select distinct reached.view, reached.relation::regclass::text, role.rolname
+from reached
+join pg_catalog.pg_class as relation on relation.oid = reached.relation
+join pg_catalog.pg_roles as role on role.oid = reached.reader
+where relation.relrowsecurity and not role.rolsuper and not role.rolbypassrls
+    and (relation.relforcerowsecurity or not pg_has_role(role.oid, relation.relowner, 'usage'))
+order by 1, 2, 3
+"""
+
+
+def warning(view: str, table: str, reader: str) -> str:
+    """What is said of a row of QUERY."""
+    return (
+        f"row-level security of {table} decides which rows animora.{view} shows: those that no policy shows "
+        f"to the role {reader} do not exist here. If all should, give {reader} BYPASSRLS, or a policy "
+        "using (true)"
+    )
