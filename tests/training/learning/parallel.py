@@ -3,11 +3,14 @@
 import os
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from animora_artifact import Vocabulary
 from animora_training.errors import NothingToLearn
@@ -95,6 +98,13 @@ def fail(us: Ranks) -> None:
     us.once(work)
 
 
+def wait_long(us: Ranks, folder: Path) -> None:
+    """The first process works for longer than the processes may be apart in what they do together."""
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
+    done = us.once(lambda: Event().wait(3.0) or "done")
+    (folder / f"waited-{us.rank}").write_text(f"{done}, {us.threads}")
+
+
 def main() -> None:
     torch.set_num_threads(1)
     folder, jobs = Path(sys.argv[1]), sys.argv[2:]
@@ -102,6 +112,8 @@ def main() -> None:
         for job in jobs:
             if job == "large":
                 train_large(us, folder)
+            elif job == "wait":
+                wait_long(us, folder)
             elif job == "fail":
                 fail(us)
             else:

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def together(folder):
     """Two processes that did everything, and failed as they should at their end."""
-    jobs = [*CONFIGS, *(["large"] if sys.platform == "linux" else []), "fail"]
+    jobs = [*CONFIGS, "wait", *(["large"] if sys.platform == "linux" else []), "fail"]
     return run(*TORCHRUN, PROGRAM, folder, *jobs)
 
 
@@ -50,7 +50,7 @@ def trained(folder, together):
     return {
         path.name: torch.load(path, weights_only=True)
         for path in folder.iterdir()
-        if "large" not in path.name
+        if path.name.startswith(tuple(CONFIGS))
     }
 
 
@@ -104,6 +104,14 @@ def test_two_processes_train_a_user_table_that_is_too_large_for_one(folder, toge
     alone = run(PROGRAM, folder, "large")
     assert alone.returncode != 0
     assert "can't allocate memory" in alone.stderr
+
+
+def test_the_others_wait_for_the_first_one_longer_than_for_one_another_and_leave_it_their_cores(
+    folder, together
+):
+    waited = [(folder / f"waited-{rank}").read_text() for rank in range(2)]
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    assert waited == [f"done, {cores}"] * 2, together.stderr
 
 
 def test_where_the_first_process_fails_the_others_do_not_wait_for_it(together):

@@ -238,7 +238,7 @@ def _judge(holdout: HoldOut, course: _Course) -> None:
     data = _training_set(holdout.dataset, holdout.training, surroundings)
     ranks = surroundings.ranks
     if course.parent is None and state.strength is None and recipe.factorisation == "als":
-        state.strength = ranks.once(lambda: tuned_strength(holdout, data, recipe))
+        state.strength = ranks.once(lambda: tuned_strength(holdout, data, recipe, ranks.threads))
     started = time.monotonic()
     trainer, beginning = _trainer(data, course)
     began = beginning.start
@@ -310,7 +310,7 @@ def _start(data: TrainingSet, course: _Course) -> tuple[Start, Factorisation | N
         return course.parent.grown(data, recipe, ranks)
     if strength is None:
         return new_start(data, recipe, ranks=ranks), None
-    factorisation = ranks.once(lambda: factorize(data, recipe, strength))
+    factorisation = ranks.once(lambda: factorize(data, recipe, strength, threads=ranks.threads))
     return new_start(data, recipe, factorisation, ranks), factorisation
 
 

@@ -28,7 +28,7 @@ Place = tuple[int, ...]
 """On a grid whose values lie a factor of √2 apart."""
 
 
-def tuned_strength(holdout: HoldOut, data: TrainingSet, config: FitConfig) -> Strength:
+def tuned_strength(holdout: HoldOut, data: TrainingSet, config: FitConfig, threads: int = 0) -> Strength:
     """The strength with which the factorisation ranks the held-out posts best for the users who choose.
 
     Where the L2 is tuned, that times the largest of HELD_BACK that costs no more than AFFORDABLE.
@@ -37,11 +37,12 @@ def tuned_strength(holdout: HoldOut, data: TrainingSet, config: FitConfig) -> St
         holdout: Whom to rank for.
         data: The hold-out's training pairs.
         config: Of the factorisation; what it gives of a strength is not tuned.
+        threads: See factorize.
     """
 
     @cache
     def quality(strength: Strength) -> float:
-        factors = factorize(data, config, strength)
+        factors = factorize(data, config, strength, threads=threads)
         users = np.zeros((len(holdout.dataset.user_ids), config.factors), np.float32)
         posts = np.zeros((len(holdout.dataset.posts.ids), config.factors), np.float32)
         users[np.isin(holdout.dataset.user_ids, data.vocabulary.user_ids)] = factors.users[1:]

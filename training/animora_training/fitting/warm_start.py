@@ -168,7 +168,9 @@ class Parent:
         if earlier is not None and config.factorisation == "als":
             # With zeros for who is new.
             before = Factorisation(earlier.users[users], earlier.posts[posts], earlier.strength)
-            factorisation = ranks.once(lambda: factorize(data, config, before.strength, before))
+            factorisation = ranks.once(
+                lambda: factorize(data, config, before.strength, before, ranks.threads)
+            )
             gmf = slice(config.factors)
             user_rows[my_new, gmf] = 0.0
             post_rows[new_posts, gmf] = 0.0

@@ -43,7 +43,11 @@ class Factorisation:
 
 
 def factorize(
-    data: TrainingSet, config: FitConfig, strength: Strength, earlier: Factorisation | None = None
+    data: TrainingSet,
+    config: FitConfig,
+    strength: Strength,
+    earlier: Factorisation | None = None,
+    threads: int = 0,
 ) -> Factorisation:
     """Factors of the matrix that is 1 where a user has interacted with a post and 0 elsewhere.
 
@@ -56,6 +60,7 @@ def factorize(
         strength: See there.
         earlier: Factors of the data's rows to go on from, zeros where there are none; by default chance. The
             axes stay theirs then: a few iterations turn nothing.
+        threads: How many to use, which changes nothing else; 0 for what OpenMP takes.
     """
     rng = np.random.default_rng(config.seed)
     order = 1 + rng.permutation(data.users - 1)
@@ -65,7 +70,7 @@ def factorize(
     users = np.zeros((data.users, config.factors), np.float32)
     # Both know how to use all cores; at once they would fight for them.
     with threadpool_limits(1, "blas"):
-        model = _model(config, strength)
+        model = _model(config, strength, threads)
         if earlier is not None:
             model.user_factors = earlier.users.numpy()[learnt_from]
             model.item_factors = earlier.posts.numpy().copy()
@@ -78,12 +83,13 @@ def factorize(
     return Factorisation(torch.from_numpy(users), torch.from_numpy(posts), strength)
 
 
-def _model(config: FitConfig, strength: Strength) -> AlternatingLeastSquares:
+def _model(config: FitConfig, strength: Strength, threads: int) -> AlternatingLeastSquares:
     return AlternatingLeastSquares(
         factors=config.factors,
         regularization=strength.regularisation,
         alpha=strength.alpha,
         iterations=config.als_iterations,
+        num_threads=threads,
         random_state=config.seed,
         use_gpu=False,  # where implicit finds one, its factors are no arrays
     )

@@ -1,5 +1,6 @@
 """Data-parallel training: the processes that torchrun starts, and what they tell one another."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,11 @@ from torch import Tensor
 
 from animora_training.errors import FailedElsewhere
 
-TIMEOUT = timedelta(minutes=30)  # one process may read data or factorise while the others wait
+# Of what all processes do together: they are at most some steps apart.
+TIMEOUT = timedelta(minutes=30)
+# Of the wait for the first process, which may read, factorise or judge for hours. Where it ends, its connections
+# do, and so does the wait.
+WORK_TIMEOUT = timedelta(days=7)
 ROWS_AT_ONCE = 1 << 14
 
 Told = TypeVar("Told")
@@ -23,10 +28,18 @@ class Ranks:
     """One process among several; alone, every method does nothing.
 
     User rows are dealt out: row r belongs to the process r % world, which alone keeps and trains it.
+
+    Attributes:
+        rank: Which one this is.
+        world: How many there are.
+        waiting: The group in which the others wait for the first one; None for one process.
+        threads: How many the first one may use while the others wait; 0 leaves it to each library.
     """
 
     rank: int = 0
     world: int = 1
+    waiting: dist.ProcessGroup | None = None
+    threads: int = 0
 
     @property
     def first(self) -> bool:
@@ -105,9 +118,9 @@ class Ranks:
             try:
                 told = [work(), True]
             except Exception:
-                dist.broadcast_object_list(told)
+                dist.broadcast_object_list(told, group=self.waiting)
                 raise
-        dist.broadcast_object_list(told)
+        dist.broadcast_object_list(told, group=self.waiting)
         if not told[1]:
             raise FailedElsewhere("the first process has failed, and says why")
         return cast(Told, told[0])
@@ -129,6 +142,20 @@ def ranks(world: int, device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield Ranks(dist.get_rank(), world)
+        waiting = dist.new_group(backend="gloo", timeout=WORK_TIMEOUT)
+        yield Ranks(dist.get_rank(), world, waiting, _threads(world))
     finally:
         dist.destroy_process_group()
+
+
+def _threads(world: int) -> int:
+    """How many threads of all processes of a machine one of them may use.
+
+    torchrun allows each process one thread unless OMP_NUM_THREADS says otherwise; one thread each is taken as
+    nobody's choice.
+    """
+    each = torch.get_num_threads()
+    if each > 1:
+        return each * world
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
