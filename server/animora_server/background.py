@@ -136,8 +136,7 @@ class BackgroundLoop:
         except self._expected as error:
             return self._failed("expected", error)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if self._stopping or task is None or task.cancelling():
+            if self._stopping or was_cancelled():
                 raise
             return self._failed("unexpected", error)  # a library's, not this task's
         except Exception as error:  # the edge of the loop: a bug costs a round, not all that would follow
@@ -211,6 +210,12 @@ def log_task_failure(task: asyncio.Task[Any], consequence: str) -> None:
             log.critical(consequence, exc_info=error)
 
     task.add_done_callback(report)
+
+
+def was_cancelled() -> bool:
+    """Whether somebody cancelled the task at hand; else a CancelledError comes from what it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def first_of(events: Mapping[str, asyncio.Event]) -> str:

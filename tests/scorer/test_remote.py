@@ -39,6 +39,12 @@ class HeldDevice(Device):
         self.free = asyncio.Event()
         self.free.set()
         self.batches: list[Any] = []
+        self.cancels = False  # what it is asked for
+
+    async def load(self, artifact):
+        if self.cancels:
+            raise asyncio.CancelledError
+        return await super().load(artifact)
 
     async def score(self, works):
         self.batches.append(works)
@@ -320,6 +326,17 @@ async def test_a_version_that_must_not_serve_is_refused_for_the_same_reason(proc
         assert refused.value.reason == "digest"
         with pytest.raises(VersionNotFound):
             await one.residency.activate(tiny_artifact("v3")[0])
+        await one.residency.activate(ARTIFACTS["v1"][0])
+
+
+async def test_work_that_is_cancelled_in_the_device_process_fails_whoever_asked_for_it(process):
+    _, snapshot = posts(100)
+    async with worker(process) as one:
+        await one.residency.publish(snapshot)
+        process.device.cancels = True
+        with pytest.raises(DeviceFault, match="cancelled"):
+            await one.residency.activate(ARTIFACTS["v1"][0])
+        process.device.cancels = False
         await one.residency.activate(ARTIFACTS["v1"][0])
 
 

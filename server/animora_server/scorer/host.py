@@ -11,7 +11,7 @@ import numpy.typing as npt
 import structlog
 
 from animora_artifact.checked import require_rows
-from animora_server.background import log_task_failure, stop
+from animora_server.background import log_task_failure, stop, was_cancelled
 from animora_server.batching import CostModel
 from animora_server.errors import BrokenMessage, DeviceFault
 from animora_server.scorer.failures import to_texts
@@ -135,6 +135,7 @@ class _Session:
             model.release(region)
         else:
             task = asyncio.create_task(self._answer(frame))
+            log_task_failure(task, "a worker's question is not answered")
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
 
@@ -142,6 +143,10 @@ class _Session:
         kind = Kind.DONE
         try:
             parts: Answer = await self._behaviours[frame.kind](frame.parts)
+        except asyncio.CancelledError:
+            if was_cancelled():
+                raise
+            kind, parts = Kind.FAILED, to_texts(DeviceFault("the work was cancelled in the device process"))
         except Exception as error:  # whatever it is must reach whoever asked
             kind, parts = Kind.FAILED, to_texts(error)
         self._writer.write(to_bytes(kind, frame.call, *parts))

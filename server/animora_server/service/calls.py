@@ -12,6 +12,7 @@ import structlog
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from animora_server.background import was_cancelled
 from animora_server.deadlines import LEAST_RESERVE, reserve
 from animora_server.errors import CallError
 from animora_server.metrics import CallMetrics
@@ -74,7 +75,7 @@ class CallHandler:
                 code = "OK"
                 return reply
             except asyncio.CancelledError:
-                if _was_cancelled():
+                if was_cancelled():  # by the caller or the server's end
                     raise
                 # Raised inside: without a status, grpc.aio would leave the caller waiting.
                 code, status = "UNAVAILABLE", interrupted_status(call.request_id)
@@ -112,12 +113,6 @@ def _request_ids() -> Iterator[str]:
     """Ids that are unique across processes and cheap to make."""
     process = secrets.token_hex(6)
     return (f"{process}-{number:x}" for number in itertools.count(1))
-
-
-def _was_cancelled() -> bool:
-    """Whether someone cancelled this call's task, the caller or the server's end, from outside."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 async def _abort(context: "Context", status: status_pb2.Status, request_id: str) -> None:
