@@ -61,6 +61,13 @@ def test_going_on_from_earlier_factors_changes_little_and_finds_what_was_missing
     assert again.posts[post].numpy() == pytest.approx(factors.posts[post].numpy(), rel=0.2, abs=0.1)
 
 
+def test_any_number_of_threads_finds_the_same_factors(data, factors):
+    for threads in (1, 3):
+        found = factorize(data, CONFIG, STRENGTH, threads=threads)
+        assert torch.equal(found.users, factors.users)
+        assert torch.equal(found.posts, factors.posts)
+
+
 def test_from_another_chance_the_axes_are_others(data, factors):
     other = factorize(data, replace(CONFIG, seed=1), STRENGTH)
     assert torch.linalg.norm(other.posts - factors.posts) > 0.5 * torch.linalg.norm(factors.posts)

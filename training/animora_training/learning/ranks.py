@@ -15,8 +15,8 @@ from animora_training.errors import FailedElsewhere
 
 # Of what all processes do together: they are at most some steps apart.
 TIMEOUT = timedelta(minutes=30)
-# Of the wait for the first process, which may read, factorise or judge for hours. Where it ends, its connections
-# do, and so does the wait.
+# Of the wait for the first process, which may read, factorise or judge for hours. If it ends, its connections
+# end, and so does the wait.
 WORK_TIMEOUT = timedelta(days=7)
 ROWS_AT_ONCE = 1 << 14
 
