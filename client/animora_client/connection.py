@@ -61,7 +61,8 @@ class ChannelOptions:
             only where each address is one server: a proxy gives the answer of one of the servers behind it.
             None checks where the target itself lists several addresses
             (`ipv4:10.0.0.1:50051,10.0.0.2:50051`).
-        keepalive: Seconds between pings while calls are open; servers may refuse less than 30.
+        keepalive: Seconds between pings while calls are open; the server takes 10 or more, proxies may want
+            more.
         max_message_bytes: The largest reply that is read.
         extra: More gRPC channel arguments; they replace those of the same name made here.
     """

@@ -1,7 +1,12 @@
 """What the demo leaves to type next; `make demo` itself is for people to run."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
 from animora_server.configuration import load_settings
@@ -29,3 +34,45 @@ def test_it_has_a_key_for_page_tokens_unless_one_is_configured():
     key = SecretStr("sixteen bytes and more")
     configured = Settings.model_validate({"timeline": {"token_key": key}})
     assert FEED.serving(configured).timeline.token_key == key
+
+
+@pytest.mark.parametrize("section", ["grpc", "http"])
+def test_a_port_that_is_taken_is_named_before_anything_is_started(section: str, tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        done = demo(tmp_path, **{f"ANIMORA_{section.upper()}_PORT": str(port)})
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"animora-server: {section}.port: cannot listen on 127.0.0.1 port {port} (")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (
+            {"ANIMORA_GRPC_TLS_CERTIFICATE": "/absent.pem", "ANIMORA_GRPC_TLS_KEY": "/absent.key"},
+            "grpc.tls_certificate",
+        ),
+        ({"ANIMORA_SCORER_DEVICE": "cuda:99"}, "scorer.device"),
+        ({"ANIMORA_MODELS_VERIFY_KEY": "/absent.pem"}, "models.verify_key"),
+    ],
+)
+def test_what_would_end_it_after_the_training_is_named_before_anything_is_started(
+    options: dict[str, str], named: str, tmp_path: Path
+):
+    done = demo(tmp_path, **options)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert named in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def demo(directory: Path, **options: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANIMORA_")}
+    free = {"ANIMORA_GRPC_PORT": "0", "ANIMORA_HTTP_PORT": "0"}
+    return subprocess.run(
+        (sys.executable, "-m", "animora_server", "demo", "--directory", str(directory)),
+        env=inherited | free | options,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from animora_server.app import Application, running
 from animora_server.demo.audience import Audience, captions_of, find_audience
+from animora_server.demo.preconditions import check_preconditions
 from animora_server.demo.sample import DemoFailed, SampleFeed, sample_feed
 from animora_server.demo.tables import origin, posts_table
 from animora_server.settings import Settings
@@ -41,6 +42,7 @@ class Demo:
         return 0
 
     async def _serve(self) -> None:
+        await asyncio.to_thread(check_preconditions, self.settings)
         async with (
             sample_feed(self.directory, self.out) as feed,
             running(feed.serving(self.settings)) as server,

@@ -54,7 +54,7 @@ class Device:
         self._settings = settings
         self._on_fault = on_fault
         self._preflight = preflight
-        self._device = torch.device(_resolve(settings.device))
+        self._device = torch.device(resolve_device(settings.device))
         self._recorder = CudaGraphs if recorder is None and self._device.type == "cuda" else recorder
         self._serving = ThreadPoolExecutor(1, "device", initializer=self._start_thread)
         self._loading = ThreadPoolExecutor(1, "loader", initializer=self._start_thread)
@@ -208,7 +208,7 @@ class Device:
             self._on_fault()
 
 
-def _resolve(device: str) -> str:
+def resolve_device(device: str) -> str:
     """The device that PyTorch shall use.
 
     Raises:
