@@ -153,6 +153,25 @@ class FakeCache:
         self.stored[key] = scores
 
 
+class UnfilledCache(FakeCache):
+    """Answers a look-up when it is told to, that nothing was found."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked: list[tuple[int, asyncio.Future[list[FloatArray | None]]]] = []
+
+    def find(
+        self, keys: Sequence[bytes], counts: Sequence[int], deadline: float
+    ) -> "asyncio.Future[list[FloatArray | None]]":
+        found: asyncio.Future[list[FloatArray | None]] = asyncio.get_running_loop().create_future()
+        self.asked.append((len(keys), found))
+        return found
+
+    def answer(self) -> None:
+        keys, found = self.asked.pop(0)
+        found.set_result([None] * keys)
+
+
 class Stages:
     def observe(self, stage: str, seconds: float) -> None:
         assert stage in ("candidates", "cache", "score", "order")
@@ -384,6 +403,32 @@ async def test_callers_that_miss_together_share_one_computation():
     rankings = await asyncio.gather(*callers[1:])
     assert model.calls == 1
     assert {tuple(ranking.post_ids.tolist()) for ranking in rankings} == {(20, 30, 10)}
+
+
+async def test_callers_whose_look_ups_are_slower_than_the_computation_share_it_too():
+    model, cache = FakeModel([0.0, 2.0, 1.0]), UnfilledCache()
+    ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
+
+    def ask(*queries: RankQuery) -> "asyncio.Task[list[Ranking | BaseException]]":
+        return asyncio.create_task(ranker.rank_all(queries))
+
+    first, second, third = ask(query()), ask(query(), query(posts=(10, 20))), ask(query())
+    while len(cache.asked) < 3:  # noqa: ASYNC110  # a fake wakes nobody
+        await asyncio.sleep(0)
+    cache.answer()
+    rankings = await first
+    cache.answer()  # a look-up that began before the scores were computed has not found them
+    cache.answer()
+    rankings += [*await second, *await third]
+    fourth = ask(query())
+    while not cache.asked:  # noqa: ASYNC110  # as above
+        await asyncio.sleep(0)
+    cache.answer()  # they are still on their way into the cache
+    rankings += await fourth
+    assert [(each.post_ids.tolist(), each.cache) for each in rankings if isinstance(each, Ranking)] == [
+        (posts, CacheStatus.MISS) for posts in ([20, 30, 10], [20, 30, 10], [20, 10], *[[20, 30, 10]] * 2)
+    ]
+    assert model.calls == 2
 
 
 async def test_callers_with_more_time_share_and_store_a_computation_of_their_own():

@@ -13,10 +13,13 @@ from animora_server.errors import DeviceFault, InvalidScores, OutOfDeviceMemory,
 from animora_server.ranker.candidates import Candidates
 from animora_server.ranker.pending import Pending, SharedWork
 from animora_server.ranker.protocols import Pin, ResidentModel, ScoreCache, StageObserver
+from animora_server.ranker.recent import RecentResults
 from animora_server.ranker.relevance import are_finite, completed, expired, logits
 from animora_server.ranker.single_flight import SingleFlight
 from animora_server.types import CachePolicy, CacheStatus, FloatArray, IntArray
 
+MOMENT = 1.0  # seconds; a look-up or a write that takes longer has failed
+MAX_RECENT_BYTES = 16 << 20
 NO_VALUES = np.empty(0, np.float32)
 
 
@@ -99,6 +102,7 @@ class Scores:
         self._cache = cache
         self._stages = stages
         self._flights: SingleFlight[FloatArray] = SingleFlight()
+        self._recent: RecentResults[FloatArray] = RecentResults(MOMENT, MAX_RECENT_BYTES)
 
     def begin(self, scorings: Sequence[Scoring], steps: Settling[Scoring]) -> list[Scoring]:
         """Takes the first steps of some scorings; those that have come to their end by that are returned.
@@ -209,20 +213,26 @@ class Scores:
         self, scoring: Scoring, found: list[FloatArray | None], steps: Settling[Scoring]
     ) -> list[Scoring]:
         """Those that were in the cache; the others go on to be computed."""
-        hits, hit_values = [], []
+        hits: dict[int, FloatArray] = {}
+        shared: dict[int, FloatArray] = {}
         for number, values in enumerate(found):
             if values is not None and are_finite(values):
-                hits.append(number)
-                hit_values.append(values)
+                hits[number] = values
+            elif (computed := self._recent.find(scoring.keys[number])) is not None:
+                # Computed while it was looked up, or not stored yet.
+                shared[number] = computed
             elif not scoring.asked[number].caller.gone:
                 one = scoring.of([number])
                 one.status = CacheStatus.MISS
                 _await_step(one, asyncio.ensure_future(self._compute_once(one)), steps)
-        if not hits:
-            return []
-        some = scoring.of(hits)
-        some.values = np.concatenate(hit_values)
-        return [some]
+        ended = []
+        for status, some_values in ((CacheStatus.HIT, hits), (CacheStatus.MISS, shared)):
+            if some_values:
+                some = scoring.of(list(some_values))
+                some.status = status
+                some.values = np.concatenate(list(some_values.values()))
+                ended.append(some)
+        return ended
 
     async def _compute_once(self, scoring: Scoring) -> FloatArray:
         """Computes one query's and stores it, or shares the computation that runs for its key already."""
@@ -246,6 +256,7 @@ class Scores:
         (key,), (user_row,) = scoring.keys, scoring.user_rows.tolist()
         values = await logits(scoring.model, user_row, scoring.candidates.rows, scoring.deadline)
         self._cache.scores.put(key, values)
+        self._recent.add(key, values, values.nbytes)
         return values
 
 
