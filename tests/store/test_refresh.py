@@ -494,7 +494,7 @@ async def test_a_large_catalog_is_read_again_part_by_part(database, store):
         "insert into animora_app.posts (id, author_id, image_embedding)"
         " select id, 1, array_fill(1::real, array[2000]) from generate_series(1, 9000) as id"
     )
-    follower = Follower(store, CatalogSettings(reconcile_interval=1e-6))
+    follower = Follower(store, CatalogSettings(reconcile_interval=0.002))
     await follower.reconcile()
     await database.execute("alter table animora_app.posts disable trigger touch_post")
     await database.execute(
