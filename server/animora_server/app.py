@@ -224,7 +224,7 @@ async def _following_database(
     """Keeps the catalog like the database."""
     blocks = BlockRefresher(
         database.beside(),
-        settings.catalog.poll_interval,
+        settings.catalog,
         metrics.catalog,
         lambda: residency.block_age,
         residency.publish_blocks,

@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from animora_server.metrics import CatalogMetrics
+from animora_server.settings import CatalogSettings
 from animora_server.store import BlockRefresher
 
 PATIENCE = 30  # seconds
@@ -35,9 +36,10 @@ def published():
     return Published()
 
 
-def refresher_of(store, published, poll_interval=1e6):
+def refresher_of(store, published, **options):
     metrics = CatalogMetrics(CollectorRegistry())
-    return BlockRefresher(store.beside(), poll_interval, metrics, lambda: published.age, published.publish)
+    settings = CatalogSettings(**{"poll_interval": 1e6, "max_block_age": 1e6, **options})
+    return BlockRefresher(store.beside(), settings, metrics, lambda: published.age, published.publish)
 
 
 async def test_blocks_that_got_old_are_read(database, store, published):
@@ -47,6 +49,12 @@ async def test_blocks_that_got_old_are_read(database, store, published):
         await published.until(lambda relations: relations.members_of(2).tolist() == [1])
         await database.execute("delete from animora_app.block_relations")
         await published.until(lambda relations: relations.members_of(2).tolist() == [])
+
+
+async def test_blocks_are_read_long_before_they_are_too_old(database, store, published):
+    published.age = 1.1  # seconds
+    async with refresher_of(store, published, max_block_age=2.0):
+        await published.until(lambda _: True)
 
 
 async def test_blocks_that_polls_keep_fresh_are_left_to_them(database, store, published):

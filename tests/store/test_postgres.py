@@ -1,4 +1,4 @@
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -246,6 +246,24 @@ async def test_options_of_a_connection_string_that_have_no_effect_are_logged_onc
     assert [(entry["option"], entry["without_effect"]) for entry in logs] == [
         ("database.url", "keepalives, channel_binding")
     ]
+
+
+@pytest.mark.parametrize(("mode", "size"), [("transaction", 1), ("transaction", 3), ("session", 3)])
+async def test_readings_go_through_a_pooler(database, postgres_url, pooled, mode, size):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    pooler = await pooled(mode, size)
+    store = store_at(pooler.url(postgres_url))
+    others = [store.beside() for _ in range(size - 1)]
+    for _ in range(3):
+        async with AsyncExitStack() as stack:
+            # With readings on all of its connections, so that each gets another one.
+            readings = [await stack.enter_async_context(one.reading()) for one in (store, *others)]
+            for reading in readings:
+                assert (await reading.posts()).ids.tolist() == [1]
+                assert (await reading.posts_of(np.array([1, 2]))).ids.tolist() == [1]
+                await embeddings_of(reading, 1)
+    for one in (store, *others):
+        one.close()
 
 
 async def test_a_connection_that_ended_is_replaced(database, store):

@@ -40,12 +40,12 @@ class Worker:
         unused: Any = None  # no model is loaded
         self.residency = Residency(unused, unused, max_models=1)
         metrics = CatalogMetrics(CollectorRegistry())
-        seldom = CatalogSettings(poll_interval=1e6, reconcile_interval=1e6)
+        seldom = CatalogSettings(poll_interval=1e6, reconcile_interval=1e6, max_block_age=1e6)
         self.refresher = CatalogRefresher(self, seldom, metrics, self._publish)
         database = DatabaseSettings(url=SecretStr(url))
         self.listener = FactListener(database, metrics, self._correct, self._catch_up)
         self.blocks = BlockRefresher(
-            store.beside(), 1e6, metrics, lambda: self.residency.block_age, self._publish_blocks
+            store.beside(), seldom, metrics, lambda: self.residency.block_age, self._publish_blocks
         )
         self._marks = {}
         self._listening = asyncio.Event()

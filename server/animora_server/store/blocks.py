@@ -9,9 +9,11 @@ from typing import Self
 from animora_server.background import BackgroundLoop
 from animora_server.catalog import Pairs, Relations
 from animora_server.metrics import CatalogMetrics
+from animora_server.settings import CatalogSettings
 from animora_server.store.protocols import CatalogStore
 
-OVERDUE = 2.0  # poll intervals after which the blocks are read here
+OVERDUE_POLLS = 2.0  # poll intervals after which the blocks are read here,
+OVERDUE_SHARE = 0.5  # or after this share of the age that they may have, where that is sooner
 SHORTEST_PAUSE = 0.2  # seconds between two readings, however many blocks are said to be taken back
 BUSY_SHARE = 0.5  # of the time, at most, that goes into readings here
 
@@ -24,7 +26,7 @@ class BlockRefresher:
 
     Args:
         store: The database, over a connection of its own.
-        poll_interval: Seconds between polls.
+        settings: How often polls are due, and how old blocks may be.
         metrics: What is recorded.
         age: Seconds since the blocks that requests see were read.
         publish: Makes blocks, read at a time (`time.monotonic()`), those that requests see.
@@ -36,13 +38,13 @@ class BlockRefresher:
     def __init__(
         self,
         store: CatalogStore,
-        poll_interval: float,
+        settings: CatalogSettings,
         metrics: CatalogMetrics,
         age: Callable[[], float],
         publish: Callable[[Relations, float], None],
     ) -> None:
         self._store = store
-        self._poll_interval = poll_interval
+        self._overdue = min(OVERDUE_POLLS * settings.poll_interval, OVERDUE_SHARE * settings.max_block_age)
         self._metrics = metrics
         self._age = age
         self._publish = publish
@@ -72,7 +74,7 @@ class BlockRefresher:
         self._unblocked.set()
 
     async def _round(self) -> float:
-        left = OVERDUE * self._poll_interval - self._age()
+        left = self._overdue - self._age()
         if left > 0 and not self._unblocked.is_set():
             return left
         began = time.monotonic()
