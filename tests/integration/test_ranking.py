@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.ranker.explaining import MODEL_TERMS
@@ -140,7 +141,11 @@ async def test_a_batch_gives_each_request_its_own_outcome(stub):
     batch = pb.BatchRankRequest(
         requests=[request(), request(posts=[]), request(limit=-1), request(user=COLD_USER)]
     )
-    results = (await stub.BatchRank(batch)).results
+    with capture_logs() as lines:
+        results = (await stub.BatchRank(batch, metadata=(("x-request-id", "mine"),))).results
+    assert [(line["event"], line["requests"]) for line in lines if line.get("request_id") == "mine"] == [
+        ("BatchRank: INVALID_ARGUMENT", 2)
+    ]
     assert [result.WhichOneof("outcome") for result in results] == ["response", "error", "error", "response"]
     assert [result.error.code for result in results[1:3]] == [grpc.StatusCode.INVALID_ARGUMENT.value[0]] * 2
     assert "post_ids" in results[1].error.message

@@ -2,8 +2,10 @@
 
 import asyncio
 import gzip
+import json
 import logging
 import re
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1 import ranking_pb2_grpc
-from animora_server.errors import ConfigurationError, Refused
+from animora_server.errors import ConfigurationError, InvalidRequest, Refused, SnapshotGone
 from animora_server.metrics import Metrics
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
 from animora_server.service.calls import CallHandler
@@ -133,6 +136,21 @@ async def test_a_bug_tells_its_caller_nothing_but_where_to_look(rank, behaviours
     assert not re.search("secret|postgresql|app.py|RuntimeError", str(error) + str(error.trailing_metadata()))
     info = details(error)["ErrorInfo"]
     assert (info.domain, info.reason, info.metadata["request_id"]) == ("animora", "INTERNAL", "mine")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [(InvalidRequest("limit", "is -1"), "INVALID_ARGUMENT"), (SnapshotGone(), "FAILED_PRECONDITION")],
+)
+async def test_the_log_has_what_a_caller_did_wrong_by_the_request_id(rank, behaviours, fault, code):
+    behaviours.failure = fault
+    with capture_logs() as lines:
+        await failure(rank(b"", metadata=(("x-request-id", "mine"),)))
+        behaviours.failure = Refused(0.1)
+        await failure(rank(b""))
+    (line,) = lines
+    assert (line["event"], line["log_level"], line["request_id"]) == (f"Rank: {code}", "info", "mine")
+    assert line["error"] == str(fault)
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_unavailable_and_not_a_hang(rank, behaviours):
@@ -329,6 +347,27 @@ async def test_a_plain_client_finds_and_calls_the_service_through_reflection(ser
 
     request, response = await asyncio.to_thread(discover_and_call)
     assert list(response.post_ids) == [request.ByteSize()]
+
+
+@pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])
+async def test_buf_finds_and_calls_the_service_through_reflection_of_either_version(server, protocol):
+    async def buf(*words: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *(Path(sys.executable).with_name("buf"), "curl", "--http2-prior-knowledge", "--protocol", "grpc"),
+            *("--reflect-protocol", protocol, *words),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+        return output.decode()
+
+    address = f"http://127.0.0.1:{server.port}"
+    services = (await buf("--list-services", address)).split()
+    assert {SERVICE_NAME, "grpc.reflection.v1.ServerReflection"} <= set(services)
+    assert f"{SERVICE_NAME}/GetTimeline" in await buf("--list-methods", address)
+    reply = await buf("--data", '{"userId": "7", "postIds": ["1", "2"]}', f"{address}/{SERVICE_NAME}/Rank")
+    assert json.loads(reply) == {"postIds": [str(pb.RankRequest(user_id=7, post_ids=[1, 2]).ByteSize())]}
 
 
 async def test_the_generated_stub_calls_it_too(channel):

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -22,6 +22,7 @@ from animora_server.values import value
 
 log = structlog.get_logger(__name__)
 
+CALLERS_FAULT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
 REQUEST_ID = "x-request-id"
 MAX_REQUEST_ID = 128
 
@@ -82,6 +83,7 @@ class CallHandler:
             except Exception as error:  # every error has a status; a bug's is INTERNAL
                 failure, status = status_of(error, call)
                 code = failure.name
+                log_refusal(method, [error], call)
             finally:
                 self._metrics.handled(method, code)
                 handling.observe(time.perf_counter() - began)
@@ -107,6 +109,24 @@ def status_of(error: BaseException, call: Call) -> tuple[grpc.StatusCode, status
         return code_of(error), to_status(error, call.request_id)
     log.error("a call failed", request_id=call.request_id, exc_info=error)
     return grpc.StatusCode.INTERNAL, internal_status(call.request_id)
+
+
+def log_refusal(method: str, errors: Sequence[BaseException], call: Call) -> None:
+    """Logs what a caller did wrong, so that the request id they were told names it; one line a call.
+
+    Args:
+        method: What was called.
+        errors: Of the call, or of a batch's requests; others than the caller's are not logged here.
+        call: The call.
+    """
+    wrong = [error for error in errors if isinstance(error, CallError) and code_of(error) in CALLERS_FAULT]
+    if wrong:
+        log.info(
+            f"{method}: {code_of(wrong[0]).name}",  # which is limited apart from other methods' and codes'
+            request_id=call.request_id,
+            error=str(wrong[0]),
+            requests=len(wrong),
+        )
 
 
 def _request_ids() -> Iterator[str]:

@@ -9,7 +9,7 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics
 from animora_server.ranker import Ranker
-from animora_server.service.calls import Behaviour, Call, status_of
+from animora_server.service.calls import Behaviour, Call, log_refusal, status_of
 from animora_server.service.gate import Gate
 from animora_server.service.messages import (
     check_queries,
@@ -65,6 +65,7 @@ class RankingService:
         self._ranked("BatchRank", queries, ranked)
         rankings = iter(ranked)
         outcomes = [next(rankings) if isinstance(each, RankQuery) else each for each in asked]
+        log_refusal("BatchRank", [each for each in outcomes if not isinstance(each, Ranking)], call)
         return write_results(
             [each if isinstance(each, Ranking) else self._status(each, call) for each in outcomes]
         )

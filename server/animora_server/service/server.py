@@ -8,13 +8,13 @@ from typing import Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.addresses import require_free
 from animora_server.errors import ConfigurationError
 from animora_server.service.calls import Behaviour, CallHandler
 from animora_server.service.health_service import HealthService
+from animora_server.service.reflection import enable_reflection
 from animora_server.settings import GrpcSettings
 from animora_server.tls import load_identity
 
@@ -40,8 +40,8 @@ class GrpcServer:
         handlers = {method: handler.unary(method, behaviours[method]) for method in METHODS}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        enable_reflection(self._server, (SERVICE_NAME, health_name))
         self._serving = False
         self._alive = True
         self._draining = False

@@ -1,0 +1,45 @@
+"""Server reflection as v1, which clients ask for first, and as v1alpha, which older ones know alone.
+
+The two protocols differ in their package's name. grpcio-reflection has v1alpha only.
+"""
+
+from collections.abc import Sequence
+
+import grpc
+from google.protobuf import descriptor_pool, text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+ALPHA, STABLE = "grpc.reflection.v1alpha", "grpc.reflection.v1"
+SERVICE = "ServerReflection"
+METHOD = "ServerReflectionInfo"
+
+
+def enable_reflection(server: grpc.aio.Server, service_names: Sequence[str]) -> None:
+    """Lets clients find out what a server serves, the reflection services included."""
+    _describe_v1()
+    services = [f"{package}.{SERVICE}" for package in (STABLE, ALPHA)]
+    servicer = reflection.aio.ReflectionServicer([*service_names, *services])
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(service, {METHOD: handler}) for service in services]
+    )
+
+
+def _describe_v1() -> None:
+    """Makes the description of v1, which clients may ask for as well, of that of v1alpha."""
+    alpha = FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
+    stable = text_format.Parse(
+        text_format.MessageToString(alpha).replace(ALPHA, STABLE), FileDescriptorProto()
+    )
+    stable.name = "grpc/reflection/v1/reflection.proto"
+    pool = descriptor_pool.Default()
+    try:
+        pool.FindFileContainingSymbol(f"{STABLE}.{SERVICE}")
+    except KeyError:
+        pool.AddSerializedFile(stable.SerializeToString())
