@@ -1,6 +1,6 @@
 """Posts, interactions and blocks together, as one refresh leaves them to the next."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -25,12 +25,14 @@ class InteractionBase:
         counts: Interactions by post, unknown posts included: they may become known.
         seen: Posts by user, within the seen window, as they were counted.
         later: The same of interactions that were added since.
+        number: How many bases of this catalog there were before.
     """
 
     until: datetime
     counts: IdMap
     seen: Groups
     later: Groups = field(default_factory=Groups.empty)
+    number: int = 0
 
     def extended(self, until: datetime, interactions: Pairs) -> "InteractionBase":
         """This base and the interactions (user, post) from its moment up to another."""
@@ -42,7 +44,7 @@ class InteractionBase:
         later = Groups.of(
             np.concatenate((users, interactions.first)), np.concatenate((posts, interactions.second))
         )
-        return InteractionBase(until, IdMap.of(all_ids, sums), self.seen, later)
+        return replace(self, until=until, counts=IdMap.of(all_ids, sums), later=later)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -101,7 +101,8 @@ class Refresh:
             count = await count_rows(self._reading, self._settings)
         self.hidden = count.hidden
         self.left_out = {**count.left_out, ("posts", "duplicate"): len(found.repeated)}
-        return await self._with_activity(posts, count.base)
+        base = replace(count.base, number=self._catalog.activity.base.number + 1)
+        return await self._with_activity(posts, base)
 
     async def poll(self, since: datetime, deleted: IntArray) -> Catalog:
         """Looks at posts made, edited or soft-deleted lately, at recent interactions, and at all blocks.
@@ -139,7 +140,7 @@ class Refresh:
         widths = self._table.embeddings.widths
         bytes_per_post = MIN_POST_BYTES + BYTES_PER_NUMBER * (widths.image + widths.caption)
         turns = -(-posts * bytes_per_post // RECHECKED_BYTES) or 1
-        turn = int(self._reading.now.timestamp() / self._settings.reconcile_interval) % turns
+        turn = self._catalog.activity.base.number % turns
         chosen = np.zeros(posts, np.bool_)
         chosen[turn::turns] = True
         return chosen
