@@ -1,4 +1,4 @@
-"""Signals end the server in order, also while it starts and where it is the first process of a container."""
+"""Signals end a program in order, also while it starts and where it is the first process of a container."""
 
 import asyncio
 import os
@@ -15,6 +15,7 @@ import pytest
 from tests.workers.group import children
 
 PATIENCE = 60
+PROGRAMS = ("animora_server", "animora_training")
 SLOW_IMPORT = "import os\nos.write(1, b'importing')\nimport time\ntime.sleep(3600)\n"
 AS_FIRST_PROCESS = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
@@ -27,11 +28,11 @@ def can_be_first() -> bool:
 
 
 @asynccontextmanager
-async def importing(folder: Path, *before: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A server that has begun a slow import."""
+async def importing(folder: Path, program: str, *before: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The server or the trainer, which has begun a slow import."""
     (folder / "typer.py").write_text(SLOW_IMPORT)
     process = await asyncio.create_subprocess_exec(
-        *(*before, sys.executable, "-m", "animora_server", "serve"),
+        *(*before, sys.executable, "-m", program, "--help"),
         env=os.environ | {"PYTHONPATH": str(folder)},
         stdout=asyncio.subprocess.PIPE,
     )
@@ -46,16 +47,18 @@ async def importing(folder: Path, *before: str) -> AsyncIterator[asyncio.subproc
         await process.wait()
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_during_imports_ends_the_server(tmp_path: Path, number: signal.Signals):
-    async with importing(tmp_path) as process, asyncio.timeout(PATIENCE):
+async def test_a_signal_during_imports_ends_the_program(tmp_path: Path, program: str, number: signal.Signals):
+    async with importing(tmp_path, program) as process, asyncio.timeout(PATIENCE):
         process.send_signal(number)
         assert await process.wait() == 128 + number
 
 
 @pytest.mark.skipif(not can_be_first(), reason="no right to make a namespace of processes (unshare)")
-async def test_sigterm_during_imports_ends_the_first_process_of_a_container(tmp_path: Path):
-    async with importing(tmp_path, *AS_FIRST_PROCESS) as unshare, asyncio.timeout(PATIENCE):
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_sigterm_during_imports_ends_the_first_process_of_a_container(tmp_path: Path, program: str):
+    async with importing(tmp_path, program, *AS_FIRST_PROCESS) as unshare, asyncio.timeout(PATIENCE):
         (first,) = children(unshare.pid)
         os.kill(first, signal.SIGTERM)
         assert await unshare.wait() == 128 + signal.SIGTERM

@@ -1,6 +1,7 @@
 """The entrance of `animora-train`, which names the extra where one is missing."""
 
 import os
+import signal
 import sys
 
 from animora_database.process_user import name_process_user
@@ -13,6 +14,7 @@ def main() -> None:
 
         sys.stdout.write(f"animora-train {version('animora-ranking')}\n")
         return
+    _end_at_signals()
     # Threads that wait by spinning make training several times slower where others use the machine too.
     # The setting is read when torch is loaded, so it comes before the import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -26,6 +28,13 @@ def main() -> None:
             raise
         needed = "pip install 'animora-ranking[training]'"
         sys.exit(f"animora-train: {error.name} is not installed; this needs: {needed}")
+
+
+def _end_at_signals() -> None:
+    """Lets signals end the process while it imports: the first one of a container gets no other signals."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if (number := getattr(signal, name, None)) and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda received, _: os._exit(128 + received))
 
 
 if __name__ == "__main__":

@@ -113,9 +113,9 @@ def test_an_end_that_was_asked_for_is_the_end(out):
     assert not out.file.getvalue()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_noted_until_somebody_asks_and_a_second_one_is_as_ever(number):
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     with Ending() as ending:
         ending.check()
         assert not ending.wait(0.0)

@@ -15,7 +15,12 @@ from animora_artifact import ArtifactError
 from animora_training.commands.console import fail
 from animora_training.errors import Interrupted, InvalidOption, TrainingError, WorseThanActive
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# SIGHUP too, unless this process was started to ignore it (`nohup`), and where the system has it.
+SIGNALS = tuple(
+    number
+    for name in ("SIGTERM", "SIGINT", "SIGHUP")
+    if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is not signal.SIG_IGN
+)
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # How long after a first failure a fit is tried again, in seconds, and how often that may double.
 FIRST_PAUSE = 60.0
