@@ -1,5 +1,6 @@
 """The commands of `animora-server`. The only module of the server that sees the environment."""
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,13 @@ def program(
     ] = False,  # which the entrance answers, as it does without this module
 ) -> None:
     """Ranks the posts of a photo-sharing feed for each user."""
+
+
+def _a_number(value: float | None) -> float | None:
+    """Refuses what passes any bounds: nan, and inf where there is no upper one."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("is no finite number")
+    return value
 
 
 @cli.command()
@@ -88,11 +96,18 @@ def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its paramet
     ] = None,
     active_days: Annotated[
         float | None,
-        typer.Option(help="Only users who liked or commented in so many days.", min=0.001, max=36500),
+        typer.Option(
+            help="Only users who liked or commented in so many days.",
+            min=0.001,
+            max=36500,
+            callback=_a_number,
+        ),
     ] = None,
     rate: Annotated[
         float,
-        typer.Option(help="User-post pairs a second at most, for each part; 0 for no limit.", min=0),
+        typer.Option(
+            help="User-post pairs a second at most, for each part; 0 for no limit.", min=0, callback=_a_number
+        ),
     ] = 0,
     restart: Annotated[
         bool, typer.Option("--restart", help="Abandon what an earlier run left unfinished.")

@@ -111,3 +111,13 @@ async def test_check_config_prints_the_options_in_force_without_secrets():
     assert process.returncode == 0
     assert "7000" in output.decode()
     assert "hidden" not in output.decode()
+
+
+@pytest.mark.parametrize("option", ["--rate", "--active-days"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+async def test_what_is_no_finite_number_is_refused(option, value):
+    process = await start("precompute", option, value)
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert option in errors.decode()
+    assert "Traceback" not in errors.decode()

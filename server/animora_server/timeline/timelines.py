@@ -1,6 +1,7 @@
 """Timelines: a query in, a page out."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ class Timelines:
             newer = await self._newer(self._view(query, now), query, snapshot)
             if newer is not None and len(newer.rows) > query.page_size:
                 self._lists.overtaken(pin, wanted)
-        return _Reading(snapshot, status, 0, int(now + self._policy.settings.token_ttl)), newer
+        return _Reading(snapshot, status, 0, math.ceil(now + self._policy.settings.token_ttl)), newer
 
     def _view(self, query: TimelineQuery, now: float) -> _View:
         pin = current_pin(self._pins, self._policy.max_block_age)
