@@ -7,6 +7,7 @@ import pytest
 
 from animora_server.batching import Batcher, BatchLimits, CostModel, at_once
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
+from tests.limits import HANG_TIMEOUT
 
 
 class Recorder:
@@ -348,7 +349,7 @@ async def test_the_batcher_outlives_a_cancellation_that_a_device_raises(batcher,
         await batcher.submit("x", 1, "k", soon())
     with pytest.raises(DeviceFault, match="abandoned"):
         await batcher.execute_bulk("x")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         assert await batcher.submit("a", 1, "k", soon()) == "A"
     assert batcher.runner.failures == {"expected": 0, "unexpected": 2}
     assert batcher.runner.dead() is None

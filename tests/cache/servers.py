@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from animora_server.embedded.binaries import find_redis
 from animora_server.embedded.process import ChildProcess, Program, bring_up
+from tests.limits import HANG_TIMEOUT
 
 SERVICE = "feed"
 
@@ -232,7 +233,7 @@ def make_certificates(folder: Path) -> None:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Returns once a question to a server, which tells nobody by itself, has the answer yes."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while not await condition():  # noqa: ASYNC110  # what changes is elsewhere
             await asyncio.sleep(0.01)
 

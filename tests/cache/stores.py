@@ -14,6 +14,7 @@ from animora_server.cache import GenerationWatch, RedisGenerations, RedisTimelin
 from animora_server.metrics import CacheMetrics
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
 from animora_server.types import Generation, RankerName, TimelineSnapshot
+from tests.limits import HANG_TIMEOUT
 
 KEY = b"{7}:0123456789abcdef:new"
 NOW = 1_800_000_000.0
@@ -49,7 +50,7 @@ def name_of(snapshot: TimelineSnapshot | None) -> bytes | None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while not condition():  # noqa: ASYNC110  # what changes is a count, which wakes nobody
             await asyncio.sleep(0.001)
 
@@ -84,12 +85,12 @@ class Stores:
         await until(lambda: self.watch.current == generation)
 
     async def until_stored(self, snapshot: TimelineSnapshot, key: bytes = KEY) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while not await self.timelines.make_latest(key, snapshot):  # noqa: ASYNC110  # Redis wakes nobody
                 await asyncio.sleep(0.001)
 
     async def until_latest(self, snapshot: TimelineSnapshot, key: bytes = KEY) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while name_of(await self.timelines.latest(key)) != snapshot.snapshot_id:  # noqa: ASYNC110  # as above
                 await asyncio.sleep(0.001)
 

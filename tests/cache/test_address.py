@@ -8,6 +8,7 @@ from animora_server.cache.address import Cluster, Single, Watched, parse_address
 from animora_server.cache.connection import close_redis, open_redis
 from animora_server.errors import ConfigurationError
 from animora_server.settings import REDIS_SCHEMES, CacheSettings
+from tests.limits import HANG_TIMEOUT
 
 
 def test_a_single_server_is_what_redis_py_makes_of_it():
@@ -119,7 +120,7 @@ async def test_a_cluster_that_nobody_answers_for_is_given_up_at_once():
     client = open_redis(settings("redis+cluster://127.0.0.1:1?socket_connect_timeout=60"))
     assert isinstance(client, RedisCluster)
     assert client.retry.get_retries() == 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         with pytest.raises(Exception, match="cannot be connected"):
             await client.get("key")
     await close_redis(client)

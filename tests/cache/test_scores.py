@@ -16,6 +16,7 @@ from animora_server.errors import ConfigurationError
 from animora_server.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
 from tests.cache.stores import until
+from tests.limits import HANG_TIMEOUT
 
 KEY = b"rank:1:key"
 STORED = b"animora:" + KEY
@@ -66,12 +67,12 @@ class Cache:
         await until(lambda: self.written("stored") > before)
 
     async def until_deleted(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while await self.client.exists(STORED):
                 pass
 
     async def until_found(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while await self.get() != SCORES.tolist():
                 pass
 
@@ -240,7 +241,7 @@ async def test_closing_does_not_wait_for_a_frozen_redis(embedded_redis: Start, f
                 cache.scores.put(b"key %d" % number, np.zeros(10_000, np.float32))
             waiting = asyncio.create_task(cache.get())
             await asyncio.sleep(0)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_TIMEOUT):
                 await cache.redis.__aexit__(None, None, None)
             assert await waiting is None
             assert await cache.get() is None  # and none that comes afterwards
@@ -262,7 +263,7 @@ async def test_a_redis_that_is_frozen_at_the_start_delays_it_by_a_bounded_time(
 ):
     server = await embedded_redis()
     with frozen(server.pid):
-        async with asyncio.timeout(10), Cache(server.url) as cache:
+        async with asyncio.timeout(HANG_TIMEOUT), Cache(server.url) as cache:
             assert await cache.get() is None
 
 

@@ -24,6 +24,7 @@ from tests.cache.stores import (
     of_generation,
     until,
 )
+from tests.limits import HANG_TIMEOUT
 
 PREFIX = b"animora:"
 POINTER = latest_key(PREFIX, KEY)
@@ -305,6 +306,6 @@ async def test_precomputed_lists_are_stored_as_live_ones_are(stores: Stores):
 
 
 async def until_deleted(client: Redis, key: bytes) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while await client.exists(key):
             pass

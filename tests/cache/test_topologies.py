@@ -29,6 +29,7 @@ from tests.cache.servers import (
     watched,
 )
 from tests.cache.stores import KEY, NOW, Stores, make_generation, make_list, name_of, until
+from tests.limits import HANG_TIMEOUT
 
 Freeze = Callable[[int], AbstractContextManager[None]]
 PROMPT = ("--repl-diskless-sync-delay", "0")
@@ -152,7 +153,7 @@ async def test_a_planned_failover_by_a_sentinel_is_followed(tmp_path: Path):
     ):
         await stores.until_stored(make_list())
         await replicated(primary, replica)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while True:
                 with suppress(ResponseError):  # the Sentinel does not know yet how the replica is
                     await sentinel.client.execute_command("SENTINEL", "FAILOVER", SERVICE)
@@ -219,7 +220,7 @@ async def test_a_replica_that_takes_over_in_a_cluster_is_followed(nodes: list[Se
                     await asyncio.sleep(0.01)
                 await stores.until_stored(make_list(made))
                 await stores.until_latest(make_list(made))
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(HANG_TIMEOUT):
                     while (await old.client.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
             name = await replica.client.execute_command("CLUSTER", "MYID")
@@ -282,7 +283,7 @@ async def test_a_server_alone_needs_fewer_commands_than_precomputing(tmp_path: P
             pointer = latest_key(b"animora:", KEY)
             await server.client.set(pointer, b"poison")
             assert await stores.timelines.latest(KEY) is None
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_TIMEOUT):
                 while await server.client.exists(pointer):
                     pass
             assert await server.client.acl_log() == []

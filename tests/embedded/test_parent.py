@@ -13,6 +13,7 @@ import pytest
 
 from animora_server.embedded.account import Account
 from animora_server.embedded.binaries import find_postgres
+from tests.limits import HANG_TIMEOUT
 
 PARENT = """
 import asyncio, concurrent.futures.thread, os, sys
@@ -76,5 +77,5 @@ def test_an_unprivileged_user_runs_both_servers(directory):
     parent, pids = start_parent(directory, nobody.pw_uid, nobody.pw_gid)
     with parent:
         assert [os.stat(f"/proc/{pid}").st_uid for pid in pids] == [nobody.pw_uid] * 2
-        parent.communicate(timeout=30)
+        parent.communicate(timeout=HANG_TIMEOUT)
     assert parent.returncode == 0

@@ -14,13 +14,15 @@ from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import Application, running
 from animora_server.settings import Settings
 from tests.integration.feed import Feed, fill
+from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import active_store
 
 if TYPE_CHECKING:
     from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "grpc": {"port": 0, "drain_delay": 0.0, "drain_grace": 2.0},
+    # Calls without a deadline have time for an answer that is not a fallback, whatever else the machine does.
+    "grpc": {"port": 0, "drain_delay": 0.0, "drain_grace": 2.0, "default_timeout": 60.0},
     "http": {"port": 0},
     "catalog": {"poll_interval": 0.05},
     "models": {"poll_interval": 0.05, "preflight": False},  # which test_preflight.py has
@@ -56,7 +58,7 @@ def settings(feed: Feed, redis_url: str, store: FolderStore, tmp_path: Path) -> 
 @pytest.fixture
 async def application(settings: Settings) -> AsyncIterator[Application]:
     """The server, once it is SERVING."""
-    async with running(settings) as application, asyncio.timeout(30):
+    async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
         await application.wait_until_serving()
         yield application
 

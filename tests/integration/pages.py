@@ -2,8 +2,10 @@
 
 import urllib.request
 
+from tests.limits import HANG_TIMEOUT
+
 
 def get(port: int, path: str) -> str:
     """A page's text; an HTTPError where the status is none of success."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=HANG_TIMEOUT) as reply:
         return str(reply.read().decode())

@@ -12,6 +12,7 @@ from animora_server.configuration import Option, options
 from animora_server.settings import Settings
 from tests.integration.feed import TRAINED_USERS
 from tests.integration.pages import get
+from tests.limits import HANG_TIMEOUT
 
 # A worker is a process of its own, and the port is free whichever it is.
 NOT_TRIED = {"grpc.workers", "grpc.port", "http.port"}
@@ -65,5 +66,5 @@ async def test_a_server_runs_with_the_numbers_of_a_section_at_their_bounds(
         if (section, end) != ("database", "least"):  # no connection is made in a millisecond
             await server.wait_until_serving()
             async with AsyncRankingClient(f"127.0.0.1:{server.grpc.port}") as client:
-                ranking = await client.rank(TRAINED_USERS[0], [100], timeout=30)
+                ranking = await client.rank(TRAINED_USERS[0], [100], timeout=HANG_TIMEOUT)
                 assert list(ranking.post_ids) == [100]

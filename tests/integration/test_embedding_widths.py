@@ -15,9 +15,9 @@ from animora_server.scorer import Binder, Residency
 from animora_server.scorer.device import Device
 from animora_server.settings import CatalogSettings, DatabaseSettings, ScorerSettings
 from animora_server.store import CatalogRefresher, PostgresStore
+from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import POSTS, tiny_artifact
 
-PATIENCE = 60  # seconds
 LIMITS = BatchLimits(max_batch_rows=256)
 
 
@@ -58,7 +58,7 @@ class Server:
         return pin
 
     async def until(self, holds):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while not holds():
                 self._published.clear()
                 await self._published.wait()
@@ -70,7 +70,7 @@ class Server:
                 return await self.residency.activate(artifact)
             except ArtifactRejected:
                 self._published.clear()
-                await asyncio.wait_for(self._published.wait(), PATIENCE)
+                await asyncio.wait_for(self._published.wait(), HANG_TIMEOUT)
 
     def images(self):
         """First numbers of the images by post."""

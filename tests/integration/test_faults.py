@@ -17,6 +17,7 @@ from tests.integration.conftest import OPTIONS
 from tests.integration.feed import fill
 from tests.integration.ledger import Ledger
 from tests.integration.pages import get
+from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import tiny_artifact
 
 NETWORKS = {f"v{seed}": tiny_artifact(f"v{seed}", seed=seed)[1] for seed in range(1, 8)}
@@ -31,7 +32,7 @@ async def metric(application, name: str) -> float:
 
 async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(stub, feed, store):
     ledger = Ledger(feed, NETWORKS)
-    async with ledger.load(stub), asyncio.timeout(60):
+    async with ledger.load(stub), asyncio.timeout(HANG_TIMEOUT):
         for version in ("v2", "v3", "v4", "v5", "v6", "v7", "v2"):
             if version not in [manifest.version for manifest in store.versions()]:
                 store.publish(tiny_artifact(version, seed=int(version[1]))[0])
@@ -45,7 +46,7 @@ async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(st
 
 async def test_a_broken_version_is_refused_and_the_old_one_goes_on(stub, feed, store, application, tmp_path):
     ledger = Ledger(feed, NETWORKS)
-    async with ledger.load(stub), asyncio.timeout(60):
+    async with ledger.load(stub), asyncio.timeout(HANG_TIMEOUT):
         store.publish(tiny_artifact("v2", seed=2)[0])
         model = tmp_path / "models" / "v2" / "model.ts"
         content = bytearray(model.read_bytes())
@@ -66,7 +67,7 @@ async def test_a_model_store_that_vanishes_leaves_the_loaded_version_serving(
 ):
     (tmp_path / "models").rename(tmp_path / "gone")
     ledger = Ledger(feed, NETWORKS)
-    async with ledger.load(stub), asyncio.timeout(60):
+    async with ledger.load(stub), asyncio.timeout(HANG_TIMEOUT):
         await ledger.more(100)
     assert ledger.outcomes == {"OK": ledger.sent}
 
@@ -89,7 +90,7 @@ async def test_redis_fails_under_load_and_no_request_does(
 ):
     redis = await embedded_redis()
     async with (
-        asyncio.timeout(60),
+        asyncio.timeout(HANG_TIMEOUT),
         running(with_servers(feed.url, redis.url, tmp_path)) as application,
         grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
     ):
@@ -113,7 +114,7 @@ async def test_postgres_fails_under_load_and_no_request_does(
     postgres = await embedded_postgres()
     feed = await fill(postgres.url)
     async with (
-        asyncio.timeout(60),
+        asyncio.timeout(HANG_TIMEOUT),
         running(with_servers(postgres.url, redis_url, tmp_path)) as application,
         grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
     ):
@@ -138,7 +139,7 @@ async def test_blocks_that_are_too_old_are_unavailable_rather_than_wrong(
     settings = settings.model_copy(
         update={"catalog": settings.catalog.model_copy(update={"max_block_age": 0.5})}
     )
-    async with running(settings) as application, asyncio.timeout(60):
+    async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
         await application.wait_until_serving()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
             stub, health = RankingServiceStub(channel), health_pb2_grpc.HealthStub(channel)
@@ -161,7 +162,7 @@ async def test_a_server_started_before_its_database_serves_once_it_is_there(
     await fill(postgres.url)
     await postgres.stop()
     async with (
-        asyncio.timeout(60),
+        asyncio.timeout(HANG_TIMEOUT),
         running(with_servers(postgres.url, redis_url, tmp_path)) as application,
         grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
     ):
@@ -179,7 +180,7 @@ async def test_without_a_model_the_heuristic_answers_and_says_so(feed, redis_url
     settings = settings.model_copy(
         update={"models": settings.models.model_copy(update={"ready_requires_model": False})}
     )
-    async with running(settings) as application, asyncio.timeout(30):
+    async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
         await application.wait_until_serving()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
             response = await RankingServiceStub(channel).Rank(pb.RankRequest(user_id=7, post_ids=[100, 200]))
@@ -190,7 +191,7 @@ async def test_without_a_model_the_heuristic_answers_and_says_so(feed, redis_url
 async def test_without_a_model_store_the_heuristic_is_the_meant_answer(feed, redis_url, tmp_path):
     settings = with_servers(feed.url, redis_url, tmp_path)
     settings = settings.model_copy(update={"models": ModelSettings()})
-    async with running(settings) as application, asyncio.timeout(30):
+    async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
         await application.wait_until_serving()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
             stub = RankingServiceStub(channel)

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.integration.pages import get
+from tests.limits import HANG_TIMEOUT
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ async def test_a_background_task_that_ended_is_told_of_by_liveness_health_and_me
     serving = health_pb2.HealthCheckResponse.SERVING
     with capture_logs() as logs:
         address = f"127.0.0.1:{application.grpc.port}"
-        async with asyncio.timeout(30), grpc.aio.insecure_channel(address) as channel:
+        async with asyncio.timeout(HANG_TIMEOUT), grpc.aio.insecure_channel(address) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             alive = aiter(stub.Watch(health_pb2.HealthCheckRequest(service="liveness")))
             ready = aiter(stub.Watch(health_pb2.HealthCheckRequest()))

@@ -10,6 +10,7 @@ import pytest
 
 from animora_client import AsyncRankingClient, RankingError
 from tests.integration.feed import TRAINED_USERS
+from tests.limits import HANG_TIMEOUT
 
 
 def environment(**options: str) -> dict[str, str]:
@@ -63,11 +64,11 @@ async def test_sigterm_to_one_of_two_servers_under_load_loses_no_request(feed, r
             else:
                 outcomes[str(ranking.ranker)] += 1
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_TIMEOUT):
         ports = [await listening_port(server) for server in servers]
         for port in ports:
             async with AsyncRankingClient(f"127.0.0.1:{port}") as client:
-                await client.rank(TRAINED_USERS[0], [100], timeout=30)
+                await client.rank(TRAINED_USERS[0], [100], timeout=HANG_TIMEOUT)
         both = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
         async with AsyncRankingClient(both) as client:
             workers = [asyncio.create_task(work(client)) for _ in range(8)]

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.ranker.explaining import MODEL_TERMS
 from tests.integration.feed import AUTHORS, COLD_USER
+from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import tiny_artifact
 
 NETWORK = tiny_artifact("v1", seed=1)[1]
@@ -67,7 +68,7 @@ async def test_dropped_candidates_are_counted_by_reason(stub, database):
     )
     posts = [100, 200, 300, 300, 5000, 2**63 - 1, -(2**63)]
     expected = pb.DroppedCandidates(duplicate=1, excluded=1, unknown=2, deleted=1, blocked=1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while True:
             response = await stub.Rank(request(posts=posts, exclude_post_ids=[5000]))
             if response.dropped == expected:
@@ -90,7 +91,7 @@ async def test_a_new_post_is_ranked_from_its_embeddings_soon_after_its_commit(st
         " VALUES (9000, $1, 'new', now(), '{1,2,3}', '{4,5}')",
         AUTHORS[0],
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while not (response := await stub.Rank(request(posts=[9000]))).post_ids:
             pass
     image, caption = np.array([1, 2, 3], np.float32), np.array([4, 5], np.float32)
@@ -102,7 +103,7 @@ async def test_a_new_post_is_ranked_from_its_embeddings_soon_after_its_commit(st
 
 async def test_the_second_answer_comes_from_the_cache_and_is_the_same(stub):
     first = await stub.Rank(request())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while (second := await stub.Rank(request(posts=CANDIDATES[::-1]))).cache != pb.CACHE_STATUS_HIT:
             pass
     assert first.cache == pb.CACHE_STATUS_MISS
@@ -158,7 +159,7 @@ async def test_terms_add_up_to_the_logit_of_the_score(stub, database):
         " VALUES (9000, $1, 'no embedding', now(), NULL), (9001, $1, 'an image', now(), '{1,2,3}')",
         AUTHORS[0],
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while not {9000, 9001} <= set((await stub.Rank(request(posts=[9000, 9001]))).post_ids):
             pass
     response = await stub.Rank(request(posts=[*CANDIDATES, 9000, 9001], explain=True))
@@ -208,7 +209,7 @@ async def test_explained_each_candidate_that_is_missing_is_told_with_its_reason(
         5000: pb.DROP_REASON_EXCLUDED,
         2**63 - 1: pb.DROP_REASON_UNKNOWN,
     }
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while True:
             response = await stub.Rank(asked)
             told = {post.post_id: post.reason for post in response.dropped_posts}

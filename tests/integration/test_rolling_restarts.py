@@ -15,10 +15,10 @@ import pytest
 from animora_client import AsyncRankingClient, RankingClient, RankingError
 from animora_client.ranking import Ranking
 from tests.integration.nginx import nginx
+from tests.limits import HANG_TIMEOUT
 
 ROUNDS = 2
 CALLERS = 8  # of each kind
-PATIENCE = 120  # seconds, for a machine that does much else
 POSTS = (3, 1, 2)
 
 
@@ -99,8 +99,11 @@ async def load(target: str) -> AsyncIterator[Ledger]:
             except RankingError as error:
                 ledger.enter("sync", error)
 
-    with RankingClient(target, timeout=PATIENCE) as client:
-        async with AsyncRankingClient(target, timeout=PATIENCE) as async_client, asyncio.TaskGroup() as tasks:
+    with RankingClient(target, timeout=HANG_TIMEOUT) as client:
+        async with (
+            AsyncRankingClient(target, timeout=HANG_TIMEOUT) as async_client,
+            asyncio.TaskGroup() as tasks,
+        ):
             for _ in range(CALLERS):
                 tasks.create_task(ask(async_client))
                 tasks.create_task(asyncio.to_thread(ask_in_a_thread, client))

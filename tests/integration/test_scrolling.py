@@ -14,6 +14,7 @@ from animora_client import AsyncRankingClient, CachePolicy
 from animora_server.app import running
 from animora_server.settings import Settings
 from tests.integration.scrolls import AT_ONCE, Scrolls
+from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import tiny_artifact
 
 TRAINED = range(2000, 2025)
@@ -58,7 +59,7 @@ async def clients(settings, models, authors):
         clients = []
         for _ in range(2):
             server = await stack.enter_async_context(running(shared))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(HANG_TIMEOUT):
                 await server.wait_until_serving()
             target = f"127.0.0.1:{server.grpc.port}"
             clients.append(await stack.enter_async_context(AsyncRankingClient(target)))
@@ -131,7 +132,7 @@ async def test_nobody_sees_a_post_twice_misses_one_or_sees_one_that_is_hidden(
     stop = asyncio.Event()
     scrolls = Scrolls(clients, authors, page_size=len(POSTS) // PAGES)
     life = Life(database, scrolls)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_TIMEOUT):
         users = [asyncio.create_task(scrolls.keep_scrolling(user, stop)) for user in (*TRAINED, *COLD)]
         for number in range(60):
             await scrolls.more(25)
@@ -171,5 +172,5 @@ async def test_no_list_is_lost_on_the_way_from_one_server_to_the_other(clients, 
                 )
                 token, pages = page.next_page_token, pages + 1
 
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(HANG_TIMEOUT):
         await asyncio.gather(*(scroll(user) for user in (*TRAINED, *COLD)))

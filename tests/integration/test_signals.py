@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_TIMEOUT
 from tests.workers.group import children
 
-PATIENCE = 60
 PROGRAMS = ("animora_server", "animora_training")
 SLOW_IMPORT = "import os\nos.write(1, b'importing')\nimport time\ntime.sleep(3600)\n"
 AS_FIRST_PROCESS = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -38,7 +38,7 @@ async def importing(folder: Path, program: str, *before: str) -> AsyncIterator[a
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             assert await process.stdout.read(9) == b"importing"
         yield process
     finally:
@@ -50,7 +50,7 @@ async def importing(folder: Path, program: str, *before: str) -> AsyncIterator[a
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_during_imports_ends_the_program(tmp_path: Path, program: str, number: signal.Signals):
-    async with importing(tmp_path, program) as process, asyncio.timeout(PATIENCE):
+    async with importing(tmp_path, program) as process, asyncio.timeout(HANG_TIMEOUT):
         process.send_signal(number)
         assert await process.wait() == 128 + number
 
@@ -58,7 +58,7 @@ async def test_a_signal_during_imports_ends_the_program(tmp_path: Path, program:
 @pytest.mark.skipif(not can_be_first(), reason="no right to make a namespace of processes (unshare)")
 @pytest.mark.parametrize("program", PROGRAMS)
 async def test_sigterm_during_imports_ends_the_first_process_of_a_container(tmp_path: Path, program: str):
-    async with importing(tmp_path, program, *AS_FIRST_PROCESS) as unshare, asyncio.timeout(PATIENCE):
+    async with importing(tmp_path, program, *AS_FIRST_PROCESS) as unshare, asyncio.timeout(HANG_TIMEOUT):
         (first,) = children(unshare.pid)
         os.kill(first, signal.SIGTERM)
         assert await unshare.wait() == 128 + signal.SIGTERM

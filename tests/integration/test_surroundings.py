@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cache.servers import make_certificates
+from tests.limits import HANG_TIMEOUT
 
-PATIENCE = 60
 NOBODY = 54_321  # an id that the system has no user of
 # As that user, who may all the same read what this one may.
 AS_NOBODY = (
@@ -53,7 +53,7 @@ async def serve(*before: str, **options: str) -> asyncio.subprocess.Process:
 async def refused(**options: str) -> str:
     """The one line with which a server ends at its start."""
     process = await serve(**options)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(HANG_TIMEOUT):
         _, errors = await process.communicate()
     assert process.returncode == 2
     lines = [line for line in errors.decode().splitlines() if not line.startswith("{")]
@@ -65,7 +65,7 @@ async def refused(**options: str) -> str:
 async def test_a_user_without_a_name_can_run_the_server():
     process = await serve(*AS_NOBODY)
     assert process.stderr is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(HANG_TIMEOUT):
         async for line in process.stderr:
             assert b"KeyError" not in line
             if b'"listening"' in line:

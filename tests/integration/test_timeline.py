@@ -14,6 +14,7 @@ from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
 from animora_server.settings import Settings
 from tests.integration.feed import AUTHORS, COLD_USER
+from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import tiny_artifact
 
 NETWORK = tiny_artifact("v1", seed=1)[1]
@@ -64,7 +65,7 @@ async def test_seen_posts_are_included_if_asked_for(stub, feed):
 
 async def test_a_second_server_finds_the_list_and_reads_the_tokens_of_the_first(settings, feed):
     shared = Settings.model_validate({**settings.model_dump(), "timeline": {"token_key": "k" * 16}})
-    async with running(shared) as one, running(shared) as other, asyncio.timeout(30):
+    async with running(shared) as one, running(shared) as other, asyncio.timeout(HANG_TIMEOUT):
         await one.wait_until_serving()
         await other.wait_until_serving()
         async with (
@@ -98,11 +99,13 @@ async def test_a_flushed_redis_is_snapshot_gone_and_a_first_page_is_computed_ane
 async def test_five_hundred_calls_at_once_that_miss_make_one_list(settings, redis_url):
     # However busy the machine is, none of them takes a slow look-up for a miss.
     patient = settings.model_copy(update={"cache": settings.cache.model_copy(update={"timeout": 30.0})})
-    async with running(patient) as server, asyncio.timeout(60):
+    async with running(patient) as server, asyncio.timeout(HANG_TIMEOUT):
         await server.wait_until_serving()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc.port}") as channel:
             stub = RankingServiceStub(channel)
-            pages = await asyncio.gather(*(stub.GetTimeline(request(), timeout=30) for _ in range(500)))
+            pages = await asyncio.gather(
+                *(stub.GetTimeline(request(), timeout=HANG_TIMEOUT) for _ in range(500))
+            )
         async with Redis.from_url(redis_url) as redis:
             lists = [key async for key in redis.scan_iter(match="animora:list:*")]
 
@@ -113,7 +116,7 @@ async def test_five_hundred_calls_at_once_that_miss_make_one_list(settings, redi
 
 async def test_paging_works_without_redis(settings, feed):
     alone = Settings.model_validate({**settings.model_dump(), "cache": {"url": ""}})
-    async with running(alone) as server, asyncio.timeout(30):
+    async with running(alone) as server, asyncio.timeout(HANG_TIMEOUT):
         await server.wait_until_serving()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc.port}") as channel:
             pages = await all_pages(RankingServiceStub(channel), include_seen=True, page_size=10)
@@ -145,7 +148,7 @@ async def test_it_says_why_posts_are_missing(stub, feed, database):
         liked: pb.DROP_REASON_SEEN,
         99: pb.DROP_REASON_UNKNOWN,
     }
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while True:  # until the next poll has the new posts
             page = await stub.GetTimeline(request(explain_post_ids=list(expected)))
             told = {post.post_id: post.reason for post in page.dropped_posts}
@@ -158,7 +161,7 @@ async def test_a_new_post_is_on_the_next_first_page_of_a_list_that_is_older(stub
     new = await database.fetchval(
         "INSERT INTO animora_app.posts (author_id) VALUES ($1) RETURNING id", AUTHORS[0]
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while new not in (page := await stub.GetTimeline(request(COLD_USER, page_size=100))).post_ids:
             pass
     assert page.cache == pb.CACHE_STATUS_HIT
@@ -186,7 +189,7 @@ async def test_a_block_and_a_deletion_take_effect_on_every_page(stub, database, 
     await database.execute("DELETE FROM animora_app.posts WHERE id = $1", gone)
     blocked = {post for row, post in enumerate(feed.post_ids.tolist()) if row % len(AUTHORS) == 1}
     hidden = blocked | {gone}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while hidden & set(posts(await all_pages(stub, include_seen=True, page_size=100))):
             pass
     while pages[-1].next_page_token:

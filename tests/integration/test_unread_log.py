@@ -18,8 +18,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.cache.servers import make_certificates
+from tests.limits import HANG_TIMEOUT
 
-PATIENCE = 120
 CALLS = 1200
 PIPE_BYTES = 4096  # a few lines fill it
 
@@ -35,7 +35,7 @@ class Unread:
     async def end(self, number: signal.Signals) -> int:
         """The exit status after a signal."""
         self.process.send_signal(number)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             return await asyncio.to_thread(self.process.wait)
 
     def log(self) -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ async def status(channel: grpc.aio.Channel, name: str) -> int:
     """What health says, once the server answers."""
     request = health_pb2.HealthCheckRequest(service=name)
     health: Any = health_pb2_grpc.HealthStub(channel)
-    answer = await health.Check(request, timeout=PATIENCE, wait_for_ready=True)
+    answer = await health.Check(request, timeout=HANG_TIMEOUT, wait_for_ready=True)
     return int(answer.status)
 
 
@@ -92,7 +92,7 @@ async def send_compressed(channel: grpc.aio.Channel) -> None:
     call: Any = channel.unary_unary("/animora.ranking.v1.RankingService/Rank")
     for _ in range(CALLS):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await call(b"x" * 2000, timeout=PATIENCE, compression=grpc.Compression.Gzip)
+            await call(b"x" * 2000, timeout=HANG_TIMEOUT, compression=grpc.Compression.Gzip)
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -113,7 +113,7 @@ async def test_failed_handshakes_do_not_stop_a_server(certificates: Path):
             GRPC_TLS_CERTIFICATE=str(certificates / "leaf.pem"),
             GRPC_TLS_KEY=str(certificates / "leaf.key"),
         ) as server,
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(HANG_TIMEOUT),
     ):
         trusted = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes())
         async with grpc.aio.secure_channel(f"127.0.0.1:{server.port}", trusted) as channel:
@@ -125,7 +125,7 @@ async def test_failed_handshakes_do_not_stop_a_server(certificates: Path):
 
 
 async def test_calls_that_grpc_refuses_do_not_stop_a_server_and_sighup_drains_it():
-    async with unread(DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(PATIENCE):
+    async with unread(DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(HANG_TIMEOUT):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             await status(channel, "liveness")
             await send_compressed(channel)
@@ -134,7 +134,7 @@ async def test_calls_that_grpc_refuses_do_not_stop_a_server_and_sighup_drains_it
 
 
 async def test_every_line_of_the_log_is_json_and_a_flood_is_told_of_by_its_count():
-    async with unread(pipe_bytes=1 << 20, DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(PATIENCE):
+    async with unread(pipe_bytes=1 << 20, DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(HANG_TIMEOUT):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             await status(channel, "liveness")
             await send_compressed(channel)

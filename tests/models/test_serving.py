@@ -22,6 +22,7 @@ from tests.integration.feed import Feed, fill
 from tests.integration.ledger import Ledger
 from tests.integration.pages import get
 from tests.integration.test_process import listening_port, start
+from tests.limits import HANG_TIMEOUT
 from tests.s3_server import S3Prefix
 from tests.scorer.artifacts import tiny_artifact
 
@@ -77,7 +78,7 @@ async def serving(feed: Feed, **models: object) -> AsyncIterator[tuple[Applicati
         }
     )
     ledger = Ledger(feed, NETWORKS)
-    async with running(settings) as application, asyncio.timeout(60):
+    async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
         await application.wait_until_serving()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
             stub: RankingServiceAsyncStub = RankingServiceStub(channel)
@@ -170,13 +171,13 @@ async def test_a_server_ends_when_it_is_told_to_while_s3_is_frozen(feed, s3, sha
         server = await start(
             "serve",
             DATABASE_URL=feed.url,
-            MODELS_STORE=s3.url_with(timeout=300),
+            MODELS_STORE=s3.url_with(timeout=3600),
             GRPC_PORT="0",
             GRPC_DRAIN_DELAY="0",
             HTTP_PORT="0",
             SCORER_DEVICE="cpu",
         )
-        async with asyncio.timeout(60):  # far less than the store may take
+        async with asyncio.timeout(HANG_TIMEOUT):  # far less than the store may take
             await listening_port(server)
             server.send_signal(signal.SIGTERM)
             assert await server.wait() == 0

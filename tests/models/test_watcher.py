@@ -16,6 +16,7 @@ from animora_artifact.errors import RejectionReason
 from animora_server.errors import DeviceFault
 from animora_server.metrics import ModelMetrics
 from animora_server.models import ModelWatcher
+from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import tiny_artifact
 
 
@@ -38,7 +39,7 @@ class FakeModels:
         self.active_version = version
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10), self.changed:
+        async with asyncio.timeout(HANG_TIMEOUT), self.changed:
             await self.changed.wait_for(condition)
 
 
@@ -133,7 +134,7 @@ class Watched:
         return found
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while not condition():  # noqa: ASYNC110  # a metric tells nobody
                 await asyncio.sleep(0.002)
 

@@ -12,6 +12,7 @@ from animora_server.errors import ConfigurationError
 from animora_server.precompute.command import precompute, run_in_redis
 from animora_server.precompute.job import Order
 from animora_server.precompute.shard import Shard
+from tests.limits import HANG_TIMEOUT
 from tests.precompute.watch import Watch
 
 
@@ -82,7 +83,7 @@ async def test_without_a_terminal_the_log_tells_how_far_it_is(redis_settings, te
 async def test_a_generation_that_is_abandoned_meanwhile_ends_the_run_with_status_1(
     redis_settings, redis_url, terminal
 ):
-    async with redis.asyncio.from_url(redis_url) as client, asyncio.timeout(20):
+    async with redis.asyncio.from_url(redis_url) as client, asyncio.timeout(HANG_TIMEOUT):
         running = asyncio.create_task(precompute(redis_settings, Order(rate=100), terminal.out, terminal.err))
         while not await client.delete("animora:{generation}:building"):
             assert not running.done()
@@ -129,7 +130,7 @@ async def test_a_signal_ends_the_run_and_the_same_command_goes_on(
     redis_settings, redis_url, terminal, number
 ):
     never_done = Order(rate=0.001)
-    async with asyncio.timeout(20), redis.asyncio.from_url(redis_url) as client:
+    async with asyncio.timeout(HANG_TIMEOUT), redis.asyncio.from_url(redis_url) as client:
         running = asyncio.create_task(precompute(redis_settings, never_done, terminal.out, terminal.err))
         while (record := await client.get("animora:{generation}:building")) is None:
             assert not running.done()
@@ -146,7 +147,7 @@ async def test_a_signal_after_the_swap_tells_so_and_is_no_failure(redis_settings
     # So many lists that retiring them takes a while.
     listed = f"animora:list:{first.generation.generation_id.hex()}:".encode()
     fill = "for n = 1, 100000 do redis.call('SET', ARGV[1] .. n, '', 'EX', 1000) end"
-    async with asyncio.timeout(20), redis.asyncio.from_url(redis_url) as client:
+    async with asyncio.timeout(HANG_TIMEOUT), redis.asyncio.from_url(redis_url) as client:
         await client.eval(fill, 0, listed)
         before = await client.get("animora:{generation}:current")
         running = asyncio.create_task(precompute(redis_settings, Order(), terminal.out, terminal.err))

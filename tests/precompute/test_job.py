@@ -13,6 +13,7 @@ from animora_server.settings import Settings
 from animora_server.timeline.keys import settings_digest, timeline_key
 from animora_server.types import RankerName
 from tests.integration.feed import AUTHORS, COLD_USER, TRAINED_USERS
+from tests.limits import HANG_TIMEOUT
 from tests.precompute.fakes import FakeGenerations
 from tests.precompute.watch import Watch
 from tests.scorer.artifacts import tiny_artifact
@@ -365,7 +366,7 @@ async def test_a_run_that_is_cancelled_ends_soon_whatever_its_pace(settings, sto
     planned = asyncio.Event()
     watch.planned = lambda plan, users: planned.set()
     task = asyncio.create_task(run(settings, Order(rate=0.001), store, watch))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         await planned.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -16,6 +16,7 @@ from animora_server.precompute.plan import fresh_id
 from animora_server.settings import Settings
 from animora_server.timeline.keys import settings_digest
 from animora_server.types import Generation
+from tests.limits import HANG_TIMEOUT
 from tests.precompute import crowd
 from tests.precompute.watch import Watch
 
@@ -99,7 +100,7 @@ async def test_a_run_that_was_killed_five_times_gives_what_an_uninterrupted_one_
     await begin(settings, record)
     # How many lists there are when a process is killed: never all, which would let it finish first.
     kills = sorted(Random(4).sample(range(1, len(crowd.USERS) - 100), KILLS))
-    async with redis.asyncio.from_url(redis_url) as client, asyncio.timeout(60):
+    async with redis.asyncio.from_url(redis_url) as client, asyncio.timeout(HANG_TIMEOUT):
         for process, lists in zip(processes, kills, strict=True):
             assert process.stdin is not None
             process.stdin.write(b"\n")

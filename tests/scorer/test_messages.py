@@ -68,7 +68,7 @@ async def test_a_frame_that_says_it_is_too_long_is_refused_before_it_is_read():
     reader = asyncio.StreamReader()
     reader.feed_data(struct.pack("<I", messages.LONGEST + 1))  # and nothing else, which would be waited for
     with pytest.raises(BrokenMessage, match="too many"):
-        await asyncio.wait_for(read_frame(reader), 10)
+        await read_frame(reader)
 
 
 def test_a_frame_that_would_be_too_long_is_not_sent(monkeypatch):

@@ -19,6 +19,7 @@ from animora_server.scorer.device import Device
 from animora_server.scorer.preflight import Preflight
 from animora_server.settings import ScorerSettings
 from tests.compilers import ZEROS, library, needs_compiler
+from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import TinyNetwork, tiny_artifact
 from tests.scorer.neucf import compiled_artifact
 
@@ -123,7 +124,7 @@ async def test_a_process_that_hangs_is_killed_and_the_version_refused(artifact, 
     path = tmp_path / "pid"
     with pytest.raises(ArtifactRejected, match="gave no verdict"):
         await Preflight(writes_its_number(path, "time.sleep(600)"), timeout=0.5).check(artifact)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while is_running(path):  # noqa: ASYNC110  # the kernel tells nobody
             await asyncio.sleep(0.005)
 
@@ -131,7 +132,7 @@ async def test_a_process_that_hangs_is_killed_and_the_version_refused(artifact, 
 async def test_a_check_that_is_given_up_ends_its_process(artifact, tmp_path):
     path = tmp_path / "pid"
     checking = asyncio.create_task(Preflight(writes_its_number(path, "time.sleep(600)")).check(artifact))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while not is_running(path):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         checking.cancel()

@@ -23,6 +23,7 @@ from animora_server.scorer.recorded import Reruns
 from animora_server.scorer.remote import QueueObserver, RemoteDevice, SharedQueue
 from animora_server.scorer.shared import SharedModels
 from animora_server.settings import ScorerSettings
+from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import tiny_artifact
 from tests.scorer.test_residency import Catalog
 
@@ -112,7 +113,7 @@ class Worker:
 @asynccontextmanager
 async def worker(process):
     one = Worker(process.path)
-    async with asyncio.timeout(60), one.device, one.batcher:
+    async with asyncio.timeout(HANG_TIMEOUT), one.device, one.batcher:
         yield one
 
 
@@ -138,7 +139,7 @@ def posts(*ids):
 
 
 async def until(holds):
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while not holds():  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.005)
 

@@ -18,6 +18,7 @@ from animora_server.background import (
 )
 from animora_server.errors import StoreError
 from animora_server.metrics import BackgroundMetrics
+from tests.limits import HANG_TIMEOUT
 
 AT_ONCE = Backoff(0.0, 0.0)
 
@@ -51,7 +52,7 @@ async def run_through(rounds: Rounds) -> BackgroundLoop:
     """A loop that has run all rounds but the last, and was stopped in it."""
     loop = BackgroundLoop("task", rounds.run, backoff=AT_ONCE)
     loop.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         await rounds.all_done.wait()
     assert loop.dead() is None
     await loop.stop()
@@ -104,7 +105,7 @@ async def test_a_pause_ends_early_when_the_loop_is_woken():
 
     loop = BackgroundLoop("task", run_round, wake=wake)
     loop.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         await rounds.get()
         wake.set()
         await rounds.get()
@@ -120,7 +121,7 @@ async def test_a_round_that_leaves_its_loop_awake_does_not_stop_the_event_loop()
 
     loop = BackgroundLoop("task", run_round, wake=wake)
     loop.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         await asyncio.sleep(0.01)
         await loop.stop()
 
@@ -138,7 +139,7 @@ async def test_a_round_that_loses_a_cancellation_is_stopped_all_the_same():
 
     loop = BackgroundLoop("task", run_round)
     loop.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_TIMEOUT):
         await began.wait()
         await loop.stop()
     assert loop.dead() is None

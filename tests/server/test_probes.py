@@ -12,6 +12,7 @@ from animora_server.addresses import addresses
 from animora_server.errors import ConfigurationError
 from animora_server.probes import Probes, _Server
 from animora_server.settings import HttpSettings
+from tests.limits import HANG_TIMEOUT
 
 ANY_PORT = HttpSettings(port=0)
 
@@ -30,7 +31,7 @@ class Server:
 
 
 def ask(port: int, method: str, path: str) -> tuple[HTTPResponse, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = HTTPConnection("127.0.0.1", port, timeout=HANG_TIMEOUT)
     try:
         connection.request(method, path)
         response = connection.getresponse()
@@ -105,7 +106,7 @@ def test_a_client_that_says_nothing_holds_up_nobody(port: int):
 
 
 def test_a_client_that_speaks_no_http_harms_nobody(port: int):
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=HANG_TIMEOUT) as client:
         client.sendall(b"\x00" * 70_000 + b"\r\n\r\n")
         client.shutdown(socket.SHUT_WR)
         while client.recv(4096):
@@ -160,7 +161,9 @@ def test_many_probes_at_once_find_room_in_the_backlog():
         ExitStack() as connections,
     ):
         for _ in range(64):
-            connections.enter_context(socket.create_connection(("127.0.0.1", server.server_port), timeout=30))
+            connections.enter_context(
+                socket.create_connection(("127.0.0.1", server.server_port), timeout=HANG_TIMEOUT)
+            )
 
 
 async def test_a_page_that_fails_is_logged_and_shows_nothing_of_the_error(server: Server):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from animora_server.embedded.schema import schema_files
+from tests.limits import HANG_TIMEOUT
 
 ORIGINAL = """
 create table users (id uuid primary key, index serial, name text);
@@ -32,7 +33,6 @@ create table block_relations (user_blocking uuid references users, user_blocked_
 ANNA, BEN, CLEO = (UUID(int=number) for number in (1, 2, 3))
 CAT, DOG = (UUID(int=number) for number in (11, 12))
 DAY = datetime(2024, 1, 1, tzinfo=UTC)
-PATIENCE = 30  # seconds
 
 
 def adapter():
@@ -131,7 +131,7 @@ async def test_what_has_no_index_is_left_out_and_not_told_of(original, empty_pos
         201,
         202,
     ]
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(HANG_TIMEOUT):
         assert await heard.get() == "the end"
     await connection.close()
 
@@ -238,6 +238,6 @@ async def test_blocks_and_deletions_are_told_by_the_integer_columns(
     await original.execute(statements.format(anna=ANNA, ben=BEN, cat=CAT))
     await original.execute("notify animora, 'the end'")
     for payload in [*payloads, "the end"]:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             assert await heard.get() == payload
     await connection.close()

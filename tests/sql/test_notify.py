@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-PATIENCE = 30  # seconds
+from tests.limits import HANG_TIMEOUT
 
 
 class Heard:
@@ -23,7 +23,7 @@ class Heard:
         """All that was committed until now."""
         await self._sender.execute("notify animora, 'now'")
         heard = []
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while (payload := await self._payloads.get()) != "now":
                 heard.append(payload)
         return heard

@@ -8,8 +8,7 @@ from prometheus_client import CollectorRegistry
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
 from animora_server.store import BlockRefresher
-
-PATIENCE = 30  # seconds
+from tests.limits import HANG_TIMEOUT
 
 
 class Published:
@@ -25,7 +24,7 @@ class Published:
         self._news.set()
 
     async def until(self, holds):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while not (self.relations and holds(self.relations[-1])):
                 self._news.clear()
                 await self._news.wait()

@@ -15,8 +15,8 @@ from animora_server.metrics import CatalogMetrics
 from animora_server.settings import DatabaseSettings
 from animora_server.store import FactListener
 from tests.cache.servers import make_certificates
+from tests.limits import HANG_TIMEOUT
 
-PATIENCE = 30  # seconds
 LISTENERS = """
 from pg_stat_activity
 where datname = current_database() and query like '%pg_notify%' and pid <> pg_backend_pid()
@@ -57,7 +57,7 @@ class Hearer:
         return self.registry.get_sample_value("animora_catalog_notifications_total", {"kind": kind})
 
     async def until(self, holds):
-        async with asyncio.timeout(PATIENCE), self._news:
+        async with asyncio.timeout(HANG_TIMEOUT), self._news:
             await self._news.wait_for(holds)
 
     def _tell(self):
@@ -143,7 +143,7 @@ async def lasts(database):
     """Waits until the connection has been tried again twice."""
     for _ in range(2):
         tried_at = await database.fetchval(TRIED_AT)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while await database.fetchval(TRIED_AT) == tried_at:
                 pass
 
@@ -185,7 +185,7 @@ async def test_a_wrong_url_is_told_at_the_start(postgres_url, hearer, option):
 async def test_a_silent_connection_is_tried_and_goes_on(database, postgres_url, hearer):
     async with listener_of(postgres_url, hearer, listen_timeout=0.05):
         first = await database.fetchval(TRIED_AT)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while await database.fetchval(TRIED_AT) == first:
                 pass
         await database.execute("notify animora, 'delete 1'")
@@ -198,7 +198,7 @@ async def test_a_server_that_freezes_is_left_and_heard_again_once_it_thaws(embed
         async with listener_of(postgres.url, hearer, listen_timeout=0.1, timeout=0.5):
             await hearer.until(lambda: hearer.begun)
             with frozen(postgres.pid):
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(HANG_TIMEOUT):
                     while hearer.is_listening:  # noqa: ASYNC110 -- a gauge tells nobody that it has changed
                         await asyncio.sleep(0)
             await hearer.until(lambda: hearer.begun > 1)
@@ -241,7 +241,7 @@ async def test_a_pooler_that_gives_each_transaction_another_connection_is_notice
 
     with capture_logs() as logs:
         async with listener_of(pooler.url(postgres_url), hearer, listen_timeout=1.0):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(HANG_TIMEOUT):
                 while not told():  # noqa: ASYNC110 -- a log tells nobody that it has grown
                     await asyncio.sleep(0.01)
             assert hearer.is_listening == 0
@@ -328,7 +328,7 @@ async def test_a_certificate_that_is_not_trusted_is_no_wrong_url_and_is_tried_ag
     with capture_logs() as logs:
         async with impostor(tmp_path / "other") as (port, tries):
             listener = listener_of(f"postgresql://animora@127.0.0.1:{port}/x?{options}", hearer)
-            async with listener, asyncio.timeout(PATIENCE):
+            async with listener, asyncio.timeout(HANG_TIMEOUT):
                 for _ in range(3):
                     await tries.acquire()
                 assert listener.loop.dead() is None
@@ -344,7 +344,7 @@ async def test_the_end_does_not_wait_for_a_frozen_server(embedded_postgres, froz
     listener = listener_of(postgres.url, hearer, listen_timeout=60.0)
     await listener.__aenter__()
     with frozen(postgres.pid):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             await listener.__aexit__(None, None, None)
 
 

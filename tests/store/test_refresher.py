@@ -15,9 +15,9 @@ from animora_server.errors import ConfigurationError, ScoringFailed, StoreError
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import CatalogRefresher, PostgresStore
+from tests.limits import HANG_TIMEOUT
 
 FAST = CatalogSettings(poll_interval=0.02, reconcile_interval=0.05)
-PATIENCE = 30  # seconds
 
 
 class Published:
@@ -35,7 +35,7 @@ class Published:
     async def until(self, holds):
         """The first snapshot from now on of which something holds."""
         seen = len(self.snapshots)
-        async with asyncio.timeout(PATIENCE), self._news:
+        async with asyncio.timeout(HANG_TIMEOUT), self._news:
             await self._news.wait_for(lambda: any(map(holds, self.snapshots[seen:])))
         return next(filter(holds, self.snapshots[seen:]))
 
@@ -89,13 +89,14 @@ async def own_postgres(embedded_postgres):
 
 
 def watched_store_of(postgres):
-    return WatchedStore(PostgresStore(DatabaseSettings(url=SecretStr(postgres.url))))
+    settings = DatabaseSettings(url=SecretStr(postgres.url), command_timeout=2 * HANG_TIMEOUT)
+    return WatchedStore(PostgresStore(settings))
 
 
 async def happened(event):
     """Waits until an event is set anew."""
     event.clear()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(HANG_TIMEOUT):
         await event.wait()
 
 
@@ -168,7 +169,7 @@ async def test_the_end_does_not_wait_for_a_frozen_server(own_postgres, frozen, m
         await published.until(anything)
         with frozen(own_postgres.pid):
             await happened(store.begun)
-            async with asyncio.timeout(PATIENCE):  # half of what a query may take
+            async with asyncio.timeout(HANG_TIMEOUT):  # half of what a query may take
                 await stack.aclose()
 
 
@@ -280,7 +281,7 @@ async def test_polls_go_on_while_interactions_are_counted(database, store, metri
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     async with CatalogRefresher(Store(store), FAST, metrics, published.publish):
         await published.until(knows(1))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             await counting.wait()
         await database.execute("insert into animora_app.posts (id, author_id) values (2, 1)")
         await published.until(knows(1, 2))

@@ -13,9 +13,11 @@ from animora_server.settings import DatabaseSettings
 from animora_server.store import PostgresStore
 from animora_server.store.connection import Connector
 from animora_server.store.silence import PATIENCE, WatchedConnection
+from tests.limits import HANG_TIMEOUT
 from tests.store.silent_proxy import silent_proxy
 
-LIMIT = 50  # seconds; a minute is what a query may take
+# What is silent is found long before a query times out.
+COMMAND_TIMEOUT = 2 * HANG_TIMEOUT
 
 
 @pytest.fixture
@@ -36,11 +38,11 @@ async def read(store):
 
 
 async def test_a_connection_that_fell_silent_is_replaced(database, proxy, url):
-    store = PostgresStore(DatabaseSettings(url=SecretStr(url)))
+    store = PostgresStore(DatabaseSettings(url=SecretStr(url), command_timeout=COMMAND_TIMEOUT))
     await read(store)
     proxy.fall_silent()
     with capture_logs() as logs:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(HANG_TIMEOUT):
             with pytest.raises(StoreError):
                 await read(store)
             await read(store)
@@ -58,8 +60,8 @@ async def test_a_connection_that_falls_silent_within_a_reading_is_replaced(datab
             proxy.fall_silent()
             await reading.posts()
 
-    store = PostgresStore(DatabaseSettings(url=SecretStr(url)))
-    async with asyncio.timeout(LIMIT):
+    store = PostgresStore(DatabaseSettings(url=SecretStr(url), command_timeout=COMMAND_TIMEOUT))
+    async with asyncio.timeout(HANG_TIMEOUT):
         with pytest.raises(StoreError):
             await fall_silent_within(store)
         await read(store)
@@ -67,7 +69,7 @@ async def test_a_connection_that_falls_silent_within_a_reading_is_replaced(datab
 
 
 async def test_a_query_that_takes_long_is_waited_for(database, proxy, url):
-    settings = DatabaseSettings(url=SecretStr(url))
+    settings = DatabaseSettings(url=SecretStr(url), command_timeout=COMMAND_TIMEOUT)
     connector = Connector("database.url", settings.url, settings)
     connection = await connector.connect(connection_class=WatchedConnection)
     connection.watch(connector)
@@ -91,14 +93,14 @@ async def test_while_nobody_answers_the_connection_is_kept(embedded_postgres, fr
         answer = asyncio.create_task(connection.execute("select 1"))
         done, _ = await asyncio.wait((answer,), timeout=PATIENCE * 2)
         assert not done
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(HANG_TIMEOUT):
         assert await answer == "SELECT 1"
     connection.terminate()
 
 
 async def test_a_reader_that_takes_its_time_is_no_silence(database, proxy, url):
     """Meanwhile PostgreSQL waits for its client, as it would for one that is gone."""
-    settings = DatabaseSettings(url=SecretStr(url))
+    settings = DatabaseSettings(url=SecretStr(url), command_timeout=COMMAND_TIMEOUT)
     connector = Connector("database.url", settings.url, settings)
     connection = await connector.connect(connection_class=WatchedConnection)
     connection.watch(connector)
@@ -111,7 +113,7 @@ async def test_a_reader_that_takes_its_time_is_no_silence(database, proxy, url):
             await asyncio.sleep(slow.pop())
 
     await connection.copy_from_query(
-        "select repeat('x', 1000) from generate_series(1, 100000)", output=receive, timeout=LIMIT
+        "select repeat('x', 1000) from generate_series(1, 100000)", output=receive, timeout=HANG_TIMEOUT
     )
 
     assert sum(received) > 100_000_000

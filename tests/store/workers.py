@@ -11,8 +11,8 @@ from animora_server.metrics import CatalogMetrics
 from animora_server.scorer import Residency
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import BlockRefresher, CatalogRefresher, FactListener
+from tests.limits import HANG_TIMEOUT
 
-PATIENCE = 30  # seconds
 NOBODY = -1  # blocks someone, to mark a moment among the facts
 LISTENERS = """
 from pg_stat_activity
@@ -75,7 +75,7 @@ class Worker:
         await self.refresher.refresh()
 
     async def until(self, holds):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             while not holds():
                 self._changed.clear()
                 await self._changed.wait()
@@ -85,16 +85,16 @@ class Worker:
         number = len(self._marks)
         self._marks[number] = asyncio.Event()
         await database.execute(f"notify animora, 'block {NOBODY} {number}'")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             await self._marks[number].wait()
 
     async def cut(self, database, unheard):
         """Cuts the connection that listens; what happens until there is another is not heard."""
         self._listening.clear()
         # Returns once it has ended: to look for a time without a listener may come too late for it.
-        await database.execute(f"select pg_terminate_backend(pid, {1000 * PATIENCE}) {LISTENERS}")
+        await database.execute(f"select pg_terminate_backend(pid, {1000 * HANG_TIMEOUT}) {LISTENERS}")
         await unheard()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             await self._listening.wait()
 
     @asynccontextmanager

@@ -11,6 +11,7 @@ import grpc
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from tests.integration.feed import TRAINED_USERS
+from tests.limits import HANG_TIMEOUT
 
 if TYPE_CHECKING:
     from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
@@ -44,7 +45,7 @@ async def callers(port: int, processes: int) -> AsyncIterator[list[Caller]]:
         while len(found) < 8 or len({caller.process for caller in found}) < processes:
             channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS)
             stub = RankingServiceStub(await stack.enter_async_context(channel))
-            call = stub.Rank(pb.RankRequest(user_id=TRAINED_USERS[0], post_ids=[100]), timeout=30)
+            call = stub.Rank(pb.RankRequest(user_id=TRAINED_USERS[0], post_ids=[100]), timeout=HANG_TIMEOUT)
             await call
             request_id = str(dict(await call.trailing_metadata() or ())["x-request-id"])
             found.append(Caller(stub, request_id.partition("-")[0]))

@@ -13,9 +13,9 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.pages import get
+from tests.limits import HANG_TIMEOUT
 
 Event = dict[str, Any]
-PATIENCE = 120  # seconds; a worker starts in two, where nothing else does
 INTERVAL = 0.05  # seconds between looks at what tells nobody
 
 
@@ -37,7 +37,7 @@ class Group:
 
     async def logged(self, holds: Callable[[Event], bool], count: int = 1) -> list[Event]:
         """The events for which something holds, once there are so many."""
-        async with asyncio.timeout(PATIENCE), self._more:
+        async with asyncio.timeout(HANG_TIMEOUT), self._more:
             while len(found := [event for event in self.events if holds(event)]) < count:
                 if self._reading.done():
                     raise AssertionError(f"the server ended before it logged that:\n{self.log()}")
@@ -107,7 +107,7 @@ class Group:
 
     async def end(self) -> int:
         """The parent's exit status, once it has ended and all is read."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HANG_TIMEOUT):
             await self._reading
             return await self.process.wait()
 
@@ -160,7 +160,7 @@ def mapped(pid: int) -> bytes:
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Waits for what nobody tells."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(HANG_TIMEOUT):
         while not await holds():  # noqa: ASYNC110
             await asyncio.sleep(INTERVAL)
 

@@ -2,6 +2,7 @@ import asyncio
 from typing import Any
 
 from animora_server.workers.device import Watch
+from tests.limits import HANG_TIMEOUT
 
 
 class Queue:
@@ -13,7 +14,7 @@ class Queue:
 async def test_a_batch_that_runs_for_too_long_is_a_failure_of_the_device():
     queue: Any = Queue()
     failed = asyncio.Event()
-    async with Watch(queue, 0.2, failed), asyncio.timeout(10):
+    async with Watch(queue, 0.2, failed), asyncio.timeout(HANG_TIMEOUT):
         loop = asyncio.get_running_loop()
         queue.running_since = loop.time()
         await failed.wait()

@@ -18,9 +18,10 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.integration.feed import AUTHORS, TRAINED_USERS
 from tests.integration.ledger import Ledger
 from tests.integration.test_unread_log import send_compressed, status, unread
+from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import tiny_artifact
 from tests.workers.callers import OWN_CONNECTION, callers
-from tests.workers.group import INTERVAL, PATIENCE, Group, group, kill, until
+from tests.workers.group import INTERVAL, Group, group, kill, until
 
 NETWORKS = {"v1": tiny_artifact("v1", seed=1)[1]}
 COUNTED = ("_total", "_bucket", "_count", "_sum")
@@ -36,7 +37,7 @@ async def some_are_ranked(servers: Group) -> bool:
 
 
 async def test_a_killed_worker_costs_its_calls_in_flight_and_nothing_else(feed, options):
-    async with group("--workers", "2", **options) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         pids = await servers.serving(2)
         async with callers(await servers.grpc_port(), 2) as connections, AsyncExitStack() as stack:
             ledger = Ledger(feed, NETWORKS)
@@ -53,13 +54,13 @@ async def test_a_killed_worker_costs_its_calls_in_flight_and_nothing_else(feed, 
 
 
 async def test_totals_are_exact_after_a_worker_was_killed_and_replaced(options):
-    async with group("--workers", "2", **options) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         pids = await servers.serving(2)
 
         async def send_some() -> int:
             async with callers(await servers.grpc_port(), 2) as connections:
                 calls = [
-                    caller.stub.Rank(pb.RankRequest(user_id=USER, post_ids=[100, 200]), timeout=30)
+                    caller.stub.Rank(pb.RankRequest(user_id=USER, post_ids=[100, 200]), timeout=HANG_TIMEOUT)
                     for caller in connections
                     for _ in range(5)
                 ]
@@ -79,7 +80,7 @@ async def test_totals_are_exact_after_a_worker_was_killed_and_replaced(options):
 
 
 async def test_no_total_ever_goes_down(options):
-    async with group(**options | {"GRPC_WORKERS": "2"}) as servers, asyncio.timeout(PATIENCE):
+    async with group(**options | {"GRPC_WORKERS": "2"}) as servers, asyncio.timeout(HANG_TIMEOUT):
         pids = await servers.serving(2)
         pages = [await servers.metrics()]
         async with AsyncRankingClient(f"127.0.0.1:{await servers.grpc_port()}") as client:
@@ -94,7 +95,7 @@ async def test_no_total_ever_goes_down(options):
 
 
 async def test_a_frozen_worker_does_not_hold_up_a_scrape_and_keeps_its_numbers(options, frozen):
-    async with group("--workers", "2", **options) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         pids = await servers.serving(2)
         async with callers(await servers.grpc_port(), 2) as connections:
             sent = len(connections)
@@ -106,15 +107,17 @@ async def test_a_frozen_worker_does_not_hold_up_a_scrape_and_keeps_its_numbers(o
 
 
 async def test_what_is_committed_reaches_all_workers_and_pages_go_on_in_any(feed, options):
-    async with group("--workers", "2", **options) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.serving(2)
         async with callers(await servers.grpc_port(), 2) as connections:
             one = connections[0]
             other = next(caller for caller in connections if caller.process != one.process)
-            first = await one.stub.GetTimeline(pb.GetTimelineRequest(user_id=USER, page_size=5), timeout=30)
+            first = await one.stub.GetTimeline(
+                pb.GetTimelineRequest(user_id=USER, page_size=5), timeout=HANG_TIMEOUT
+            )
             following = await other.stub.GetTimeline(
                 pb.GetTimelineRequest(user_id=USER, page_size=5, page_token=first.next_page_token),
-                timeout=30,
+                timeout=HANG_TIMEOUT,
             )
             assert len({*first.post_ids, *following.post_ids}) == 10
 
@@ -127,7 +130,7 @@ async def test_what_is_committed_reaches_all_workers_and_pages_go_on_in_any(feed
             await database.close()
 
             async def both_know() -> bool:
-                answers = [await caller.stub.Rank(request, timeout=30) for caller in (one, other)]
+                answers = [await caller.stub.Rank(request, timeout=HANG_TIMEOUT) for caller in (one, other)]
                 return all(answer.dropped.blocked for answer in answers)
 
             await until(both_know)
@@ -137,13 +140,13 @@ async def asked_until(told: asyncio.Event, client: AsyncRankingClient) -> int:
     """Asks one call after another; how many were answered."""
     answered = 0
     while not told.is_set():
-        await client.rank(USER, [100, 200, 300], timeout=20)
+        await client.rank(USER, [100, 200, 300], timeout=HANG_TIMEOUT)
         answered += 1
     return answered
 
 
 async def test_sigterm_to_one_worker_under_load_loses_no_request(options):
-    async with group("--workers", "2", **options) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         pids, replaced = await servers.serving(2), asyncio.Event()
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             port = await servers.grpc_port()
@@ -167,7 +170,7 @@ async def test_sigterm_to_all_under_load_loses_no_request_where_there_is_another
     async with (
         group("--workers", "2", **options) as servers,
         group(**options) as another,
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(HANG_TIMEOUT),
     ):
         pids, drained = await servers.serving(2), asyncio.Event()
         (alone,) = await another.logged(lambda event: event["event"] == "listening")
@@ -185,7 +188,7 @@ async def test_sigterm_to_all_under_load_loses_no_request_where_there_is_another
 
 
 async def test_workers_show_no_secret_and_end_with_a_parent_that_is_killed(options):
-    async with group("--workers", "2", **options) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         descriptors = [os.pidfd_open(pid) for pid in await servers.serving(2)]
         lines = servers.command_lines()
         assert [options["DATABASE_URL"].encode() in line for line in lines] == [False, False]
@@ -197,7 +200,7 @@ async def test_workers_show_no_secret_and_end_with_a_parent_that_is_killed(optio
 
 
 async def test_workers_that_end_again_and_again_end_the_parent(options):
-    async with group("--workers", "2", **options) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.grpc_port()
         while servers.process.returncode is None:
             for pid in servers.pids():
@@ -208,7 +211,7 @@ async def test_workers_that_end_again_and_again_end_the_parent(options):
 
 
 async def test_sigterm_while_workers_start_ends_all(options):
-    async with group("--workers", "2", **options) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.grpc_port()
         servers.process.send_signal(signal.SIGTERM)
         assert await servers.end() == 0
@@ -231,7 +234,7 @@ async def test_a_wrong_option_is_one_line_that_names_it(options, wrong, named):
 async def test_workers_whose_log_nobody_reads_serve_on_and_sighup_drains_them(options, shared):
     async with (
         unread("--workers", "2", **(options | {"SCORER_SHARED": shared})) as server,
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(HANG_TIMEOUT),
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         assert await status(channel, "") == health_pb2.HealthCheckResponse.SERVING

@@ -8,9 +8,10 @@ import pytest
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.integration.feed import COLD_USER, TRAINED_USERS
 from tests.integration.ledger import Ledger
+from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import tiny_artifact
 from tests.workers.callers import callers
-from tests.workers.group import PATIENCE, group, kill, mapped
+from tests.workers.group import group, kill, mapped
 
 NETWORKS = {f"v{seed}": tiny_artifact(f"v{seed}", seed=seed)[1] for seed in range(1, 4)}
 USER = TRAINED_USERS[0]
@@ -39,7 +40,7 @@ async def test_answers_are_those_of_a_scorer_in_each_worker(feed, options, shari
     async with (
         group("--workers", "2", **sharing) as servers,
         group("--workers", "2", **options) as others,
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(HANG_TIMEOUT),
     ):
         _, workers = await servers.serving_with_device(2)
         await others.serving(2)
@@ -49,9 +50,9 @@ async def test_answers_are_those_of_a_scorer_in_each_worker(feed, options, shari
             callers(await others.grpc_port(), 1) as apart,
         ):
             for request in requests:
-                expected = await apart[0].stub.Rank(request, timeout=30)
+                expected = await apart[0].stub.Rank(request, timeout=HANG_TIMEOUT)
                 for caller in connections:
-                    answer = await caller.stub.Rank(request, timeout=30)
+                    answer = await caller.stub.Rank(request, timeout=HANG_TIMEOUT)
                     assert answer.post_ids == expected.post_ids
                     assert answer.ranker == expected.ranker
                     assert answer.model_version == expected.model_version
@@ -59,13 +60,13 @@ async def test_answers_are_those_of_a_scorer_in_each_worker(feed, options, shari
                         assert list(answer.scores) == pytest.approx(list(expected.scores), abs=1e-5)
             for caller in connections:
                 page = await caller.stub.GetTimeline(
-                    pb.GetTimelineRequest(user_id=USER, page_size=20), timeout=30
+                    pb.GetTimelineRequest(user_id=USER, page_size=20), timeout=HANG_TIMEOUT
                 )
                 assert page.ranker == pb.RANKER_NEUCF
 
 
 async def test_a_killed_device_costs_no_request_and_comes_back(feed, sharing):
-    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         device, workers = await servers.serving_with_device(2)
         async with callers(await servers.grpc_port(), 2) as connections:
             ledger = Ledger(feed, NETWORKS)
@@ -87,7 +88,7 @@ async def test_a_killed_device_costs_no_request_and_comes_back(feed, sharing):
 async def test_while_the_device_is_away_the_heuristic_answers_and_says_so(feed, sharing, frozen):
     async with (
         group("--workers", "2", **sharing | {"SCORER_HANG_TIMEOUT": "0.5"}) as servers,
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(HANG_TIMEOUT),
     ):
         device, _ = await servers.serving_with_device(2)
         async with callers(await servers.grpc_port(), 2) as connections:
@@ -108,7 +109,7 @@ async def test_while_the_device_is_away_the_heuristic_answers_and_says_so(feed, 
 
 
 async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(feed, store, sharing):
-    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.serving_with_device(2)
         async with callers(await servers.grpc_port(), 2) as connections:
             ledger = Ledger(feed, NETWORKS)
@@ -125,7 +126,7 @@ async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(fe
 
 
 async def test_a_killed_worker_leaves_the_device_and_the_others_alone(feed, sharing):
-    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         device, workers = await servers.serving_with_device(2)
         async with callers(await servers.grpc_port(), 2) as connections:
             ledger = Ledger(feed, NETWORKS)
@@ -141,7 +142,7 @@ async def test_a_killed_worker_leaves_the_device_and_the_others_alone(feed, shar
 
 
 async def test_all_drain_and_the_device_is_the_last_to_go(sharing):
-    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.serving_with_device(2)
         assert await servers.value("animora_device_serving") == 1
         assert await servers.value("process_resident_memory_bytes", worker="device")
@@ -161,7 +162,7 @@ async def test_a_parent_that_is_killed_takes_all_along_and_leaves_no_socket(
     folder = server_directory / "sockets"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(PATIENCE):
+    async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.serving_with_device(2)
         assert len(list(folder.glob("animora-*/device"))) == 1
         servers.process.kill()

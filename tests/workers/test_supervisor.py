@@ -14,6 +14,7 @@ from animora_server.metrics import WorkerMetrics
 from animora_server.workers.patience import Patience
 from animora_server.workers.report import taken, together
 from animora_server.workers.supervisor import Supervisor
+from tests.limits import HANG_TIMEOUT
 
 PATIENCE = Patience(
     look_interval=0.01, hang_timeout=0.05, first_delay=0.001, most_ends=3, scrape_timeout=0.05
@@ -76,7 +77,7 @@ class Stage:
         self.supervisor = Supervisor(count, self._start, 0.05, metrics, patience, self.stopping)
 
     async def next(self):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_TIMEOUT):
             return await self.runs.get()
 
     def restarts(self, why):

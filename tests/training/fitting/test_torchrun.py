@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.limits import HANG_TIMEOUT
 from tests.training.fitting.fits import CHOICES, checkpoints, fit, same, told, version
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "animora_training")
@@ -37,7 +38,7 @@ def torchrun(environment):
     yield begin
     for process in started:
         process.terminate()  # torchrun ends its processes, with force after half a minute
-        process.communicate(timeout=60)
+        process.communicate(timeout=HANG_TIMEOUT)
 
 
 def ended(process, code=0):

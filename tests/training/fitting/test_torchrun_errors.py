@@ -7,6 +7,7 @@ import sys
 import asyncpg
 import pytest
 
+from tests.limits import HANG_TIMEOUT
 from tests.training.fitting.fits import CHOICES, fit
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
@@ -32,7 +33,7 @@ def start():
     yield begin
     for process in started:
         process.terminate()  # torchrun ends its processes, with force after half a minute
-        process.communicate(timeout=60)
+        process.communicate(timeout=HANG_TIMEOUT)
 
 
 def said(process):
