@@ -1,11 +1,13 @@
 """What is published: a source archive, and a wheel that is built from it."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
 from email.parser import HeaderParser
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -80,3 +82,22 @@ def test_the_proto_files_in_the_wheel_compile_by_themselves(wheel, tmp_path):
     protoc = (sys.executable, "-m", "grpc_tools.protoc", "-I", str(tmp_path / "animora_proto/proto"))
     output = f"--descriptor_set_out={tmp_path / 'set'}"
     subprocess.run((*protoc, output, "animora/ranking/v1/ranking.proto"), check=True)
+
+
+READ = ("README.md", "docs", "deploy", "client", "server", "training", "Makefile", "proto")
+# What follows `pip install` and its options, where that is a requirement and no path, file or sentence.
+INSTALLED = re.compile(
+    r"pip3? install (?:--?\S+ )*(?:'([a-zA-Z][^'\[ ]*)|\"([a-zA-Z][^\"\[ ]*)|(animora[\w.-]*))"
+)
+
+
+def test_docs_and_messages_tell_to_install_no_name_that_is_not_ours(checkout):
+    tops = [checkout / name for name in READ]
+    paths = [path for top in tops for path in (top, *top.rglob("*")) if path.is_file()]
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in paths}
+    told = [(path, next(filter(None, found))) for path in texts for found in INSTALLED.findall(texts[path])]
+    assert {path.name for path, _ in told} >= {"README.md", "models.md", "binaries.py", "__main__.py"}
+    wheel = f"dist/animora_ranking-{version('animora-ranking')}-py3-none-any.whl"
+    assert {name for _, name in told} == {"animora-ranking", wheel}
+    # `animora` is somebody else's, with an extra or without.
+    assert [path for path, text in texts.items() if re.search(r"\banimora\[", text)] == []
