@@ -1,7 +1,9 @@
 """Small data sets for the tests of training."""
 
 import numpy as np
+import torch
 
+from animora_artifact import Vocabulary
 from animora_training.data.dataset import (
     Dataset,
     IntArray,
@@ -15,6 +17,7 @@ from animora_training.data.dataset import (
 from animora_training.feeds.feed import Feed
 from animora_training.feeds.sample import SampleSize
 from animora_training.feeds.sample_activity import make_feed
+from animora_training.learning.training_set import TrainingSet
 
 NOW = 1_800_000_000.0
 TINY = SampleSize(users=60, posts=150, pairs=900, days=30.0, width=24)
@@ -94,4 +97,18 @@ def triples(interactions: Interactions | Rows) -> list[tuple[int, int, float]]:
         zip(
             interactions.users.tolist(), interactions.posts.tolist(), interactions.times.tolist(), strict=True
         )
+    )
+
+
+def many_users(users: int, posts: int) -> TrainingSet:
+    """Each has one positive; posts show nothing."""
+    nothing = torch.zeros(posts + 1, 0, dtype=torch.float16)
+    return TrainingSet(
+        vocabulary=Vocabulary(np.arange(users), np.arange(posts)),
+        offsets=torch.arange(-1, users + 1).clamp(min=0),
+        posts=(1 + torch.arange(users) % posts).int(),
+        negatives=torch.arange(1, posts + 1),
+        counts=torch.full((posts + 1,), users // posts),
+        image=nothing,
+        caption=nothing,
     )

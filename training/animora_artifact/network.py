@@ -1,6 +1,9 @@
 """Loading and replaying the scripted network: the one module that knows the model's file format."""
 
+import errno
 import io
+import tempfile
+from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
@@ -53,10 +56,20 @@ class Network(Protocol):
 
 
 def save_network(module: torch.nn.Module) -> bytes:
-    """Scripts and serialises a module that has Network's methods."""
-    buffer = io.BytesIO()
-    torch.jit.save(torch.jit.script(module), buffer)
-    return buffer.getvalue()
+    """Scripts and serialises a module that has Network's methods.
+
+    Raises:
+        OSError: The folder of temporary files has no room for it.
+    """
+    scripted = torch.jit.script(module)
+    # By way of a file: in memory, PyTorch would make three copies of the weights.
+    with tempfile.TemporaryDirectory(prefix="animora-model-") as folder:
+        path = Path(folder, "model.ts")
+        try:
+            torch.jit.save(scripted, str(path))
+        except RuntimeError as error:  # in which PyTorch does not say why
+            raise OSError(errno.EIO, "PyTorch failed to write the model") from error
+        return path.read_bytes()
 
 
 def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:

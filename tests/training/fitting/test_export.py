@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -7,6 +11,7 @@ import torch
 
 from animora_artifact import Manifest
 from animora_artifact.network import load_network, save_network
+from animora_training.errors import CannotWrite
 from animora_training.fitting.export import FoldedNeuCF, Origin, data_window, export
 from animora_training.fitting.verification import verify
 from animora_training.learning.config import FitConfig
@@ -157,3 +162,24 @@ def test_golden_rows_hold_every_kind_of_post_and_replay(artifact):
     assert len(golden.probabilities) == 8 * len(golden.post_rows)
     assert np.ptp(golden.probabilities) > 0.1
     verify(artifact)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts what it should on Linux")
+def test_a_version_is_made_in_the_memory_of_two_user_tables():
+    def export_within(tables):
+        # With this, the C library gives back what is freed, so that the limit is on what is in use.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
+        command = (sys.executable, "-W", "ignore", "-m", "tests.training.fitting.limited_export", str(tables))
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    enough = export_within(2.5)
+    assert enough.returncode == 0, enough.stderr
+    assert export_within(1.5).returncode != 0
+
+
+def test_a_full_disk_for_temporary_files_is_told(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    data = as_dataset(tiny_feed())
+    rows = training_set(data, data.pairs)
+    with pytest.raises(CannotWrite, match="gone: cannot be written: No such file or directory"):
+        export(new_start(rows, CONFIG).network, rows, data.pairs, Origin(datetime.now(UTC), {}, {}))

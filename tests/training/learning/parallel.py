@@ -8,20 +8,18 @@ from itertools import islice
 from pathlib import Path
 from threading import Event
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
-from animora_artifact import Vocabulary
 from animora_training.errors import NothingToLearn
 from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import Strength, factorize
 from animora_training.learning.ranks import Ranks, ranks
 from animora_training.learning.start import new_start
 from animora_training.learning.trainer import Trainer
-from animora_training.learning.training_set import TrainingSet, training_set
+from animora_training.learning.training_set import training_set
 from tests.training.data.limited import allow
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.training.worlds import as_dataset, many_users, tiny_feed
 
 EPOCHS = 2
 SMALL = FitConfig(
@@ -67,26 +65,12 @@ def train(name: str, us: Ranks, folder: Path) -> None:
 
 def train_large(us: Ranks, folder: Path) -> None:
     """Trains an epoch of many users, in less memory than their whole table and its moments take."""
-    data = many_users()
+    data = many_users(USERS, POSTS)
     train("sampled", us, folder)  # what PyTorch imports late, and connections, are there before the limit
     allow(int(0.8 * 3 * LARGE_TABLE))
     trainer = Trainer(data, LARGE, new_start(data, LARGE, ranks=us), us)
     epoch = next(trainer.epochs())
     torch.save(epoch.pairs, folder / f"large-{us.rank}-of-{us.world}")
-
-
-def many_users() -> TrainingSet:
-    """Each has one positive."""
-    nothing = torch.zeros(POSTS + 1, 0, dtype=torch.float16)
-    return TrainingSet(
-        vocabulary=Vocabulary(np.arange(USERS), np.arange(POSTS)),
-        offsets=torch.arange(-1, USERS + 1).clamp(min=0),
-        posts=(1 + torch.arange(USERS) % POSTS).int(),
-        negatives=torch.arange(1, POSTS + 1),
-        counts=torch.full((POSTS + 1,), USERS // POSTS),
-        image=nothing,
-        caption=nothing,
-    )
 
 
 def fail(us: Ranks) -> None:

@@ -1,9 +1,12 @@
 """From a trained network to a version: the folded network, its golden rows, its manifest."""
 
 import hashlib
+import tempfile
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,12 +15,14 @@ from torch import Tensor, nn
 from animora_artifact import Artifact, Golden, Manifest
 from animora_artifact.manifest import DataWindow, Dimensions, PairedDifference
 from animora_artifact.network import save_network
+from animora_training.data.arrays import explained
 from animora_training.data.dataset import Interactions
 from animora_training.learning.network import LONGEST_EMBEDDING, NetworkShape, NeuCF, shortened
 from animora_training.learning.training_set import TrainingSet
 
 GOLDEN_USERS = 8
 GOLDEN_POSTS = 40
+ROWS_AT_ONCE = 1 << 14
 # PostgreSQL has times from 4713 BC to AD 294276; Python's and a manifest's are of the years 1 to 9999.
 EARLIEST = datetime(1, 1, 1, tzinfo=UTC).timestamp()
 LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
@@ -38,8 +43,8 @@ class FoldedNeuCF(nn.Module):
         self.longest_image = LONGEST_EMBEDDING / shape.image_scale
         self.longest_caption = LONGEST_EMBEDDING / shape.caption_scale
         with torch.no_grad():
-            self.user_table = _constant(network.user_vectors(network.user_table))
-            self.post_table = _constant(network.post_vectors(network.post_table))
+            self.user_table = _table(network.user_vectors, network.user_table)
+            self.post_table = _table(network.post_vectors, network.post_table)
             # Both branches in one product: (width, 2 · feature width), then (2 · feature width, post vector).
             features = (network.gmf_features, network.mlp_features)
             post_weight = network.first.weight[:, shape.mlp_embedding :]
@@ -115,17 +120,24 @@ class Origin:
 def export(network: NeuCF, data: TrainingSet, pairs: Interactions, origin: Origin) -> Artifact:
     """The version of a trained network.
 
+    Takes the memory of two user tables beside the network's: the folded one, and the version's bytes.
+
     Args:
         network: Trained on the data.
         data: Its vocabulary and the posts' embeddings.
         pairs: What the data were made from, for the data window.
         origin: Where the version comes from.
+
+    Raises:
+        CannotWrite: The folder of temporary files has no room for the network.
     """
-    model = save_network(FoldedNeuCF(network).eval())
+    with explained(Path(tempfile.gettempdir())):
+        model = save_network(FoldedNeuCF(network).eval())
     created_at = origin.created_at.astimezone(UTC)
-    digest = hashlib.sha256(model + data.vocabulary.to_npz()).hexdigest()
+    digest = hashlib.sha256(model)
+    digest.update(data.vocabulary.to_npz())
     manifest = Manifest(
-        version=f"{created_at:%Y%m%dT%H%M%SZ}-{digest[:6]}",
+        version=f"{created_at:%Y%m%dT%H%M%SZ}-{digest.hexdigest()[:6]}",
         created_at=created_at,
         dimensions=dimensions_of(network.shape),
         data_window=data_window(pairs),
@@ -208,6 +220,15 @@ def _in_a_row(tower: nn.Sequential, mlp_weight: Tensor) -> Tensor:
     layers = [layer for layer in tower if isinstance(layer, nn.Linear)]
     parts = [part for layer in layers for part in (layer.weight.T.flatten(), layer.bias)]
     return torch.cat((*parts, mlp_weight, torch.zeros(16)))
+
+
+def _table(vectors: Callable[[Tensor], Tensor], rows: Tensor) -> nn.Parameter:
+    """The vectors (n, width) of a table's rows, made piece by piece: there may be no room for more tables."""
+    table = rows.new_empty(len(rows), vectors(rows[:0]).shape[1])
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = slice(start, start + ROWS_AT_ONCE)
+        table[some] = vectors(rows[some])
+    return nn.Parameter(table, requires_grad=False)
 
 
 def _constant(value: Tensor) -> nn.Parameter:

@@ -192,8 +192,11 @@ def fit_among(
     learnt = trainer.learnt()
     if not surroundings.ranks.first:
         return None
+    del trainer  # with three tables of users, and there are two or three more to come
+    factorisation = beginning.factorisation
     if beginning.start is not None:
         learnt = beginning.start.toward(learnt, share)
+    del beginning
     network = settled(learnt, data)
     if state.judged:
         scaling = state.judged[chosen].scaling
@@ -228,7 +231,7 @@ def fit_among(
         software=Software.here(),
         host=Host.here(surroundings.device),
     )
-    left = Learnt(record.version, beginning.factorisation, artifact.vocabulary, learnt)
+    left = Learnt(record.version, factorisation, artifact.vocabulary, learnt)
     return Fit(artifact, record, left, evaluated)
 
 
