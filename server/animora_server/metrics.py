@@ -124,10 +124,12 @@ class TimelineMetrics:
             "animora_timeline_refreshes", "Lists made while the one before was served.", registry, ("why",)
         )
         self.pages = {status: pages.labels(status.value) for status in CacheStatus}
-        self._refreshes = {why: refreshes.labels(why) for why in ("early", "stale", "newer", "degraded")}
+        self._refreshes = {
+            why: refreshes.labels(why) for why in ("early", "stale", "newer", "restart", "degraded")
+        }
 
     def refreshed(self, why: str) -> None:
-        """A list is made while another is served: "early", "stale", "newer" or "degraded"."""
+        """A list is made while another is served: "early", "stale", "newer", "restart" or "degraded"."""
         self._refreshes[why].inc()
 
 

@@ -255,3 +255,20 @@ async def test_rows_that_do_not_count_are_left_out_alike_and_counted_alike(datab
     }
     assert {name: rows for name, rows in programs.described.left_out.items() if rows} == left_out
     assert {f"{view}.{reason}": rows for (view, reason), rows in programs.left_out.items()} == left_out
+
+
+@pytest.mark.parametrize(
+    "embedding", ["{1e300, 1}", "{nan, 1}", "{1, null}", "{{1, 2}}", "{1}", "{}", "{-inf, 1}"]
+)
+async def test_an_embedding_that_cannot_be_used_is_absent_for_both(database, programs, embedding):
+    await database.execute(
+        "alter table animora_app.posts add doubles double precision[];"
+        "insert into animora_app.posts (id, author_id, doubles)"
+        f" values (1, 1, '{embedding}'), (2, 1, '{{1, 2}}'), (3, 1, '{{3, 4}}'), (4, 1, null)"
+    )
+    await change(database, "posts", "image_embedding", "doubles")
+
+    loaded = await programs.load()
+
+    assert loaded == await programs.train() == await programs.poll()
+    assert [post[3] for post in loaded[0].values()] == [[], [1, 2], [3, 4], []]

@@ -1,6 +1,7 @@
 """Timelines: where a page's list comes from, what is on it, and what a token leads to."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -342,6 +343,20 @@ async def test_more_newer_posts_than_fit_on_a_page_have_the_list_renewed(world):
     assert set(first.post_ids.tolist()) < set(newer)
     assert world.refreshes.why == ["newer"]
     assert set(newer) < set(await world.all_pages())
+
+
+async def test_a_list_made_before_a_restart_is_renewed_as_it_may_lack_what_became_visible_late(world):
+    first = await world.page()
+    world.model.logits = {**LOGITS, 100: 5.0}
+    loaded = snapshot({**POSTS, 100: {"age": 3600.0}})
+    world.pin.snapshot = replace(loaded, arrived_at=np.full(len(loaded), NOW + 10), read_at=NOW + 10)
+
+    again = await world.page()
+    await world.store.until_made(2)
+
+    assert (again.cache, again.post_ids.tolist()) == (CacheStatus.HIT, first.post_ids.tolist())
+    assert (await world.page()).post_ids[0] == 100
+    assert world.refreshes.why == ["restart"]
 
 
 async def test_a_newer_post_of_which_the_model_knows_nothing_waits_for_the_next_list(world):

@@ -72,6 +72,11 @@ class CatalogSnapshot:
         """Rows, tombstones included."""
         return len(self.post_ids)
 
+    @property
+    def loaded_at(self) -> float:
+        """The database's time of this catalog's own load, in unix seconds; of the oldest row that is left."""
+        return float(self.arrived_at.item(0)) if len(self) else self.read_at
+
     def rows(self, post_ids: IntArray) -> IntArray:
         """Rows int64 (m) of posts int64 (m), -1 for unknown ones."""
         return self.index.find(post_ids)

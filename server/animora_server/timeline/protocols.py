@@ -48,7 +48,7 @@ class RefreshCounter(Protocol):
     """Is told of lists that are made while another is served."""
 
     def refreshed(self, why: str) -> None:
-        """Counts one: "early", "stale", "newer" or "degraded"."""
+        """Counts one: "early", "stale", "newer", "restart" or "degraded"."""
         ...
 
 
