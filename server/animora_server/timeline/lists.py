@@ -76,8 +76,8 @@ class Lists:
         stale_ttl, beta = self._settings.stale_ttl, self._settings.early_refresh
         match freshness(snapshot, self._clock(), stale_ttl, beta, 1.0 - self._random.random()):
             case Freshness.FRESH:
-                # What became visible late since then cannot be told from what the list passed over. Precomputed
-                # lists, whose cost is unknown, are too many to be renewed at once.
+                # What became visible late since cannot be told from what the list passed over. Precomputed
+                # lists, whose cost is unknown, are too many to be renewed.
                 if snapshot.read_at < pin.snapshot.loaded_at and snapshot.cost:
                     self._producer.renew(pin, wanted, "restart")
                 return snapshot, CacheStatus.HIT
