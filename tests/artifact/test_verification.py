@@ -211,6 +211,23 @@ def test_the_verified_network_raises_in_python_for_what_does_not_fit(artifact):
             call()
 
 
+def test_arrays_are_scored_and_checked_as_tensors_are(artifact):
+    network = CheckedNetwork(load_network(artifact.model, CPU), artifact.manifest.dimensions)
+    users, segments, posts = np.array([1, 3]), np.array([0, 1, 1]), np.array([0, 2, 3])
+    table = torch.arange(8.0).reshape(4, 2)
+    rows, pairs, index = map(torch.from_numpy, (users, segments, posts))
+    expected = network.score(rows, pairs, table, index)
+    assert network.score_arrays(users, segments, table, posts).tolist() == expected.tolist()
+    for wrong in (users + 9, segments, table, posts), (users, segments - 1, table, posts), (
+        users, segments, table, posts + 1
+    ):  # fmt: skip
+        with pytest.raises(IndexError, match="must be in"):
+            network.score_arrays(*wrong)
+    for wrong in (users, segments[:2], table, posts), (users, segments, table[:, :1], posts):
+        with pytest.raises(ValueError, match="must be"):
+            network.score_arrays(*wrong)
+
+
 def test_rows_are_checked_without_pytorch_too():
     require_rows("rows", np.array([0, 3]), 4)
     require_rows("rows", np.empty(0, np.int64), 0)

@@ -8,6 +8,9 @@ from torch import Tensor
 from animora_artifact.manifest import Dimensions
 from animora_artifact.network import Network
 
+Rows = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
+
 
 class CheckedNetwork:
     """A Network that checks shapes, and on the CPU the range of rows, before it calls another one.
@@ -31,14 +34,28 @@ class CheckedNetwork:
         """See Network."""
         sizes = self._dimensions
         _require_rows("post_rows", post_rows, sizes.posts)
-        _require_shape("image", image, (len(post_rows), sizes.image))
-        _require_shape("caption", caption, (len(post_rows), sizes.caption))
+        _require_shape("image", image, (post_rows.shape[0], sizes.image))
+        _require_shape("caption", caption, (post_rows.shape[0], sizes.caption))
         return self._network.encode_posts(post_rows, image, caption)
 
     def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
         """See Network."""
         self._require_pairs(user_rows, segments, post_table, post_index)
         return self._network.score(user_rows, segments, post_table, post_index)
+
+    def score_arrays(self, user_rows: Rows, segments: Rows, post_table: Tensor, post_index: Rows) -> Logits:
+        """The same on the CPU, of NumPy's arrays, which are checked faster; call it in inference mode."""
+        require_rows("user_rows", user_rows, self._dimensions.users)
+        require_rows("segments", segments, len(user_rows))
+        _require_width(post_table, self._dimensions.post_vector)
+        require_rows("post_index", post_index, post_table.shape[0])
+        if len(segments) != len(post_index):
+            raise ValueError(f"segments has {len(segments)} pairs; must be {len(post_index)}")
+        logits = self._network.score(
+            torch.from_numpy(user_rows), torch.from_numpy(segments), post_table, torch.from_numpy(post_index)
+        )
+        values: Logits = logits.float().numpy()
+        return values
 
     def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
         """See Network."""
@@ -53,15 +70,20 @@ class CheckedNetwork:
         self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor
     ) -> None:
         _require_rows("user_rows", user_rows, self._dimensions.users)
-        _require_rows("segments", segments, len(user_rows))
-        _require_shape("post_table", post_table, (len(post_table), self._dimensions.post_vector))
-        _require_rows("post_index", post_index, len(post_table))
-        _require_shape("segments", segments, (len(post_index),))
+        _require_rows("segments", segments, user_rows.shape[0])
+        _require_width(post_table, self._dimensions.post_vector)
+        _require_rows("post_index", post_index, post_table.shape[0])
+        _require_shape("segments", segments, tuple(post_index.shape))
 
 
 def _require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tensor.shape != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; must be {shape}")
+
+
+def _require_width(post_table: Tensor, width: int) -> None:
+    if post_table.ndim != 2 or post_table.shape[1] != width:
+        raise ValueError(f"post_table has shape {tuple(post_table.shape)}; must be {width} wide")
 
 
 def _require_rows(name: str, rows: Tensor, size: int) -> None:
@@ -72,8 +94,10 @@ def _require_rows(name: str, rows: Tensor, size: int) -> None:
         require_rows(name, rows.numpy(), size)
 
 
-def require_rows(name: str, rows: npt.NDArray[np.int64], size: int) -> None:
+def require_rows(name: str, rows: Rows, size: int) -> None:
     """Checks that rows int64 (n) are those of a table of `size` rows. Raises IndexError."""
-    # As unsigned numbers, so that one pass finds negative rows too.
-    if len(rows) and rows.view(np.uint64).max() >= size:
+    if not len(rows):
+        return
+    unsigned = rows.view(np.uint64)  # so that one pass finds negative rows too
+    if unsigned.item(unsigned.argmax()) >= size:  # in half the time of max
         raise IndexError(f"{name} must be in [0, {size})")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from animora_artifact.checked import require_rows
+from animora_artifact.checked import CheckedNetwork, require_rows
 from animora_artifact.compiled import CompiledNetwork
 from animora_artifact.network import Network
 from animora_server.scorer.explanation import explain
@@ -84,11 +84,13 @@ def _score(works: Sequence[ScoreWork]) -> list[FloatArray]:
 
 @torch.inference_mode()
 def _score_with_torch(work: ScoreWork, table: PostTable) -> FloatArray:
+    network: Network = work.network
+    device = table.vectors.device
+    if table.recorded is None and device.type == "cpu" and isinstance(network, CheckedNetwork):
+        return network.score_arrays(work.user_rows, _segments(work), table.vectors, work.rows)
     require_rows("rows", work.rows, len(table.vectors))  # a GPU is lost with a row that does not exist
     if table.recorded is not None:
         return table.recorded.score(np.repeat(work.user_rows, work.sizes), work.rows)
-    network: Network = work.network
-    device = table.vectors.device
     logits = network.score(
         torch.from_numpy(work.user_rows).to(device),
         torch.from_numpy(_segments(work)).to(device),
