@@ -147,6 +147,14 @@ class OneScore(DotProduct):
         return torch.zeros(1)
 
 
+class Raises(DotProduct):
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        if len(post_index) > 0:
+            raise ValueError("a script's own")
+        return self.users[0]
+
+
 class OneTerm(DotProduct):
     @torch.jit.export
     def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
@@ -181,7 +189,7 @@ class NoTensors(nn.Module):
         return 1
 
 
-@pytest.mark.parametrize("network", [OneScore, OneTerm, OtherArguments, NoTensors])
+@pytest.mark.parametrize("network", [OneScore, OneTerm, Raises, OtherArguments, NoTensors])
 def test_a_network_whose_methods_are_not_the_contracts_is_refused(artifact, network):
     assert rejection(replace(artifact, model=save_network(network()))) in ("dimensions", "content")
 

@@ -15,6 +15,8 @@ from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.golden import Golden
 
 METHODS = ("encode_posts", "score", "explain")
+# What a network's methods raise. TorchScript's own class, of what a script raises, is none of Python's.
+NETWORK_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, torch.jit.Error)
 
 
 class Network(Protocol):
@@ -87,7 +89,7 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
         module = module.to(dtype=dtype).to(device).eval()
         missing = [name for name in METHODS if not _gives_tensor(getattr(module, name, None))]
         state = module.state_dict(keep_vars=True)
-    except (RuntimeError, AttributeError, ValueError, TypeError, LookupError, EOFError) as error:
+    except (*NETWORK_ERRORS, LookupError, EOFError) as error:
         if is_out_of_memory(error):
             raise
         raise ArtifactRejected(
@@ -160,7 +162,7 @@ def replay(
             table,
             torch.from_numpy(golden.post_index).to(device),
         )
-    except (RuntimeError, IndexError, ValueError, TypeError, AttributeError) as error:
+    except NETWORK_ERRORS as error:
         if is_out_of_memory(error):
             raise
         raise ArtifactRejected(

@@ -6,7 +6,7 @@ from animora_artifact.artifact import Artifact
 from animora_artifact.checked import CheckedNetwork
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.manifest import Dimensions
-from animora_artifact.network import Network, golden_error, load_network
+from animora_artifact.network import NETWORK_ERRORS, Network, golden_error, load_network
 
 CPU = torch.device("cpu")
 REPLAYS = 2  # TorchScript compiles a method in its second run
@@ -63,7 +63,7 @@ def _require_tables(network: Network, dimensions: Dimensions) -> None:
         vectors = network.encode_posts(
             zero + dimensions.posts - 1, torch.zeros(1, dimensions.image), torch.zeros(1, dimensions.caption)
         )
-    except (RuntimeError, IndexError, TypeError) as error:
+    except NETWORK_ERRORS as error:
         raise _other_dimensions(f"its network does not encode post row {dimensions.posts - 1}") from error
     if vectors.shape != (1, dimensions.post_vector):
         raise _other_dimensions(
@@ -73,7 +73,7 @@ def _require_tables(network: Network, dimensions: Dimensions) -> None:
     for name, method, shape in (("score", network.score, (1,)), ("explain", network.explain, (1, 3))):
         try:
             given = method(*pair)
-        except (RuntimeError, IndexError, TypeError) as error:
+        except NETWORK_ERRORS as error:
             raise _other_dimensions(f"its {name} does not take user row {dimensions.users - 1}") from error
         if given.shape != shape:
             raise _other_dimensions(f"its {name} of one pair has shape {tuple(given.shape)}; must be {shape}")

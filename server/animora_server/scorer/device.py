@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from animora_artifact import Artifact
-from animora_artifact.network import is_out_of_memory
+from animora_artifact.network import NETWORK_ERRORS, is_out_of_memory
 from animora_server.catalog import EmbeddingFile
 from animora_server.errors import ConfigurationError, DeviceFault, OutOfDeviceMemory
 from animora_server.scorer.graphs import CudaGraphs
@@ -184,7 +184,7 @@ class Device:
         """Runs what no single request is to blame for: a failure is the device's or the model's."""
         try:
             return await self._on(thread, run)
-        except (RuntimeError, IndexError, ValueError) as error:
+        except NETWORK_ERRORS as error:
             raise DeviceFault(str(error)) from error
 
     async def _on(self, thread: ThreadPoolExecutor, run: Callable[[], Value]) -> Value:
