@@ -65,25 +65,6 @@ def encode_real_arrays(vectors: npt.NDArray[np.float32]) -> list[bytes]:
     return [header + row.tobytes() for row in elements]
 
 
-def decode_real_array(field: memoryview | bytes) -> npt.NDArray[np.float32]:
-    """A field of type real[] as float32 (d).
-
-    Raises:
-        ValueError: It has several dimensions, holds a null, or is of another type.
-    """
-    dimensions, has_nulls, element_type = struct.unpack_from(">iii", field)
-    if element_type != REAL_OID:
-        raise ValueError("is not an array of real")
-    if has_nulls:
-        raise ValueError("holds a null")
-    if dimensions > 1:
-        raise ValueError("has more than one dimension")
-    if dimensions == 0:
-        return np.empty(0, np.float32)
-    elements = np.frombuffer(field, ELEMENT, offset=ARRAY_HEADER.size)
-    return elements["value"].astype(np.float32)
-
-
 class FixedRows:
     """Rows of a stream whose fields are int8 or float8 without nulls, decoded in whole pieces."""
 
