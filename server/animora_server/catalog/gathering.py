@@ -1,5 +1,7 @@
 """Builds `Groups` of pairs that arrive in parts, in little more memory than the result takes."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,7 +12,8 @@ BUCKETS = 64  # sorted one after the other, so that sorting takes a small part o
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # spreads keys that a sequence gave, or that are all even
 INT32 = np.iinfo(np.int32)
 
-Ids = IntArray | npt.NDArray[np.int32]
+Ids = npt.NDArray[np.signedinteger[Any]]  # int32 or int64
+Part = tuple[Ids, Ids]
 
 
 class GroupsBuilder:
@@ -20,7 +23,7 @@ class GroupsBuilder:
     """
 
     def __init__(self) -> None:
-        self._buckets: list[list[tuple[Ids, Ids]]] = [[] for _ in range(BUCKETS)]
+        self._buckets: list[list[Part]] = [[] for _ in range(BUCKETS)]
 
     def add(self, keys: IntArray, members: IntArray) -> None:
         """Adds pairs: int64 (p) each."""
@@ -34,8 +37,7 @@ class GroupsBuilder:
         for number, end in enumerate(ends.tolist()):
             if end > start:
                 part = slice(start, end)
-                # Copies, since a view would keep the whole part.
-                self._buckets[number].append((narrow_keys[part].copy(), narrow_members[part].copy()))
+                _append(self._buckets[number], narrow_keys[part], narrow_members[part])
             start = end
 
     def build(self) -> Groups:
@@ -65,6 +67,22 @@ class GroupsBuilder:
         keys = np.concatenate([part[0] for part in parts])
         members = np.concatenate([part[1] for part in parts])
         return Groups.of(keys.astype(np.int64), members.astype(np.int64))
+
+
+def _append(bucket: list[Part], keys: Ids, members: Ids) -> None:
+    """Adds pairs to a bucket, joined with those before that are not more.
+
+    Many small arrays would leave holes in the process' memory. These are copies, as a view would keep all
+    pairs of which it shows some.
+    """
+    joined_keys, joined_members = [keys], [members]
+    size = len(keys)
+    while bucket and len(bucket[-1][0]) <= size:
+        before = bucket.pop()
+        size += len(before[0])
+        joined_keys.insert(0, before[0])
+        joined_members.insert(0, before[1])
+    bucket.append((np.concatenate(joined_keys), np.concatenate(joined_members)))
 
 
 def _narrowed(ids: IntArray) -> Ids:
