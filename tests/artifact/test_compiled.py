@@ -1,5 +1,6 @@
 """Compiled code that cannot be used: it is refused without harm, and said why."""
 
+import resource
 from typing import Any
 
 import pytest
@@ -125,3 +126,15 @@ def test_a_network_of_another_precision_is_refused(dimensions, tmp_path):
     half: Any = load_network(save_network(Compilable()), CPU, torch.float16)
     with pytest.raises(CompiledUnusable, match=r"other tensors: torch.float16"):
         load_compiled(library(FITTING, tmp_path), half, dimensions)
+
+
+def test_where_the_machine_refuses_memory_for_code_torchscript_is_left(tmp_path):
+    code = library(ZEROS + "int other;", tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))  # of all that may be refused, what a test can have
+    try:
+        with pytest.raises(CompiledUnusable, match="refuses memory for compiled code: Too many open files"):
+            open_library(code)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert open_library(code).level == 1

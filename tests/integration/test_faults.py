@@ -1,13 +1,16 @@
 """Faults under load: no request fails, and every score belongs to the version that the reply names."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from animora_artifact import Artifact
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
@@ -60,6 +63,58 @@ async def test_a_broken_version_is_refused_and_the_old_one_goes_on(stub, feed, s
     assert ledger.outcomes == {"OK": ledger.sent}
     text = await asyncio.to_thread(get, application.probes.port, "/metrics")
     assert 'animora_model_rejections_total{reason="digest"} 1.0' in text
+
+
+def larger_vocabulary(artifact: Artifact) -> Artifact:
+    """Two users more than the tables have."""
+    users = len(artifact.vocabulary.user_ids) + 3
+    dimensions = artifact.manifest.dimensions.model_copy(update={"users": users})
+    vocabulary = replace(artifact.vocabulary, user_ids=np.arange(users - 1))
+    return replace(
+        artifact,
+        manifest=artifact.manifest.model_copy(update={"dimensions": dimensions}),
+        vocabulary=vocabulary,
+    )
+
+
+def with_golden(**arrays: np.ndarray) -> Callable[[Artifact], Artifact]:
+    return lambda artifact: replace(artifact, golden=replace(artifact.golden, **arrays))
+
+
+@pytest.mark.parametrize("preflight", [True, False], ids=["with preflight", "without"])
+async def test_versions_with_right_digests_and_wrong_content_are_refused_and_end_no_server(
+    feed, store, settings, preflight
+):
+    settings = settings.model_copy(
+        update={"models": settings.models.model_copy(update={"preflight": preflight})}
+    )
+    spoilt = {
+        "v2": larger_vocabulary,
+        "v3": with_golden(post_index=np.full(10, 5)),  # one past its posts
+        "v4": with_golden(user_rows=np.array([-1, 3])),
+        "v5": with_golden(segments=np.zeros(4, np.int64)),
+        "v6": with_golden(probabilities=np.full(10, 0.5, np.float32)),
+    }
+    ledger = Ledger(feed, NETWORKS)
+    async with (
+        asyncio.timeout(HANG_TIMEOUT),
+        running(settings) as application,
+        grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
+    ):
+        await application.wait_until_serving()
+        async with ledger.load(RankingServiceStub(channel)):
+            await ledger.until_version("v1")
+            for number, (version, spoil) in enumerate(spoilt.items(), 1):
+                store.publish(spoil(tiny_artifact(version, seed=int(version[1]))[0]))
+                store.activate(version)
+                while await metric(application, "animora_model_rejections_total") < number:
+                    await ledger.more(10)
+            assert set(ledger.versions) == {"v1"}
+            store.publish(tiny_artifact("v7", seed=7)[0])
+            store.activate("v7")
+            await ledger.until_version("v7")
+    assert ledger.wrong == []
+    assert ledger.outcomes == {"OK": ledger.sent}
 
 
 async def test_a_model_store_that_vanishes_leaves_the_loaded_version_serving(
