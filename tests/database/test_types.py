@@ -272,3 +272,23 @@ async def test_an_embedding_that_cannot_be_used_is_absent_for_both(database, pro
 
     assert loaded == await programs.train() == await programs.poll()
     assert [post[3] for post in loaded[0].values()] == [[], [1, 2], [3, 4], []]
+
+
+@pytest.mark.parametrize("wide", [1, 2, 3])
+async def test_both_keep_the_width_of_most_embeddings_and_of_equally_many_the_smaller(
+    database, programs, wide
+):
+    await database.execute(
+        "insert into animora_app.posts (id, author_id, deleted_at, image_embedding)"
+        " select id, 1, case when id = 1 then now() end,"
+        f" array_fill(1::real, array[case when id <= {wide} then 3 else 2 end])"
+        " from generate_series(1, 4) as id"
+    )
+
+    loaded = await programs.load()
+
+    assert loaded == await programs.train()
+    kept = 3 if wide == 3 else 2
+    assert sorted(len(post[3]) for post in loaded[0].values()) == sorted(
+        [kept] * (wide if kept == 3 else 4 - wide) + [0] * (4 - wide if kept == 3 else wide)
+    )

@@ -145,12 +145,12 @@ class PostTable:
         )
 
     def found_widths(self) -> tuple[FoundWidths, FoundWidths]:
-        """The image and the caption widths of posts that are not deleted: int32 (k) each."""
-        live = ~self.deleted
-        return self.image_widths[live], self.caption_widths[live]
+        """The image and the caption widths of all posts, soft-deleted ones too: int32 (posts) each."""
+        rows = self.index.values
+        return self.image_widths[rows], self.caption_widths[rows]
 
     def unusable(self) -> Widths:
-        """How many image and caption embeddings of posts that are not deleted count as absent."""
+        """How many image and caption embeddings count as absent."""
         images, captions = self.found_widths()
         kept = self.embeddings.widths
         return Widths(_unlike(images, kept.image), _unlike(captions, kept.caption))

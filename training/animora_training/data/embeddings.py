@@ -41,8 +41,8 @@ class EmbeddingColumn:
 
     @property
     def most_frequent_width(self) -> int:
-        """Of all that can be used; of equally frequent ones the column's, then the one that was met first."""
-        return max((self.width, *self._widths), key=lambda width: self._widths[width])
+        """Of all that can be used, 0 without any; of equally frequent ones the smallest, as in the server."""
+        return max(self._widths, key=lambda width: (self._widths[width], -width), default=0)
 
     def append(self, fields: Sequence[memoryview | None]) -> None:
         """Takes the embeddings of some posts, each a field of the column.
