@@ -40,10 +40,39 @@ def process_registry() -> CollectorRegistry:
     return registry
 
 
+class ArrivalMetrics:
+    """Recorded by what finds the handler of a call: what becomes of calls before that, or without one."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._calls = Counter(
+            "animora_grpc_calls",
+            "Calls of all services that arrived at gRPC, and those that were taken from it to be handled; "
+            "the others were shed, as too many waited.",
+            registry,
+            ("stage",),
+        )
+        rejected = Counter(
+            "animora_grpc_rejected_calls",
+            "Calls that gRPC ended without a handler: there is no such method (unknown_method), or they "
+            "ended before their message was there (unreceived): it or the metadata was too large, it was "
+            "compressed, or the caller has gone.",
+            registry,
+            ("reason",),
+        )
+        self.taken = self._calls.labels("taken")
+        self.unknown = rejected.labels("unknown_method")
+        self.unreceived = rejected.labels("unreceived")
+
+    def arrived_from(self, read: Callable[[], int]) -> None:
+        """Reads how many calls arrived at gRPC whenever they are scraped."""
+        self._calls.read_from(read, "arrived")
+
+
 class CallMetrics:
     """Recorded once a gRPC call, by the call wrapper."""
 
     def __init__(self, registry: CollectorRegistry, service: str, methods: tuple[str, ...]) -> None:
+        self.arrivals = ArrivalMetrics(registry)
         names = ("grpc_type", "grpc_service", "grpc_method")
         started = Counter("grpc_server_started", "Calls started.", registry, names)
         handled = Counter("grpc_server_handled", "Calls ended.", registry, (*names, "grpc_code"))

@@ -6,7 +6,11 @@ import json
 import logging
 import re
 import sys
+import threading
+import time
+from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +267,61 @@ async def test_clients_without_a_call_may_ping_every_ten_seconds():
     options = dict(channel_options(SETTINGS))
     assert options["grpc.keepalive_permit_without_calls"] == 1
     assert options["grpc.http2.min_ping_interval_without_data_ms"] < 10_000
+
+
+async def test_calls_that_grpc_ends_itself_are_counted(rank, channel, server, registry, behaviours):
+    def caller(channel: Any, method: str) -> Any:
+        return channel.unary_unary(method)
+
+    def rejected(reason):
+        return registry.get_sample_value("animora_grpc_rejected_calls_total", {"reason": reason})
+
+    def calls(stage):
+        return registry.get_sample_value("animora_grpc_calls_total", {"stage": stage})
+
+    assert (rejected("unreceived"), rejected("unknown_method"), calls("arrived")) == (0, 0, 0)
+    await rank(b"")
+    zipped = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", compression=grpc.Compression.Gzip)
+    async with zipped:
+        for call, code in (
+            (rank(b"x" * (3 << 20)), "RESOURCE_EXHAUSTED"),
+            (rank(b"", metadata=(("much", "x" * (20 << 10)),)), "RESOURCE_EXHAUSTED"),
+            (caller(zipped, f"/{SERVICE_NAME}/Rank")(b"x" * 1000), "UNIMPLEMENTED"),
+        ):
+            assert (await failure(call)).code().name == code
+    assert (rejected("unreceived"), rejected("unknown_method")) == (3, 0)
+    for method in (f"/{SERVICE_NAME}/Order", "/another.Service/Rank"):
+        assert (await failure(caller(channel, method)(b""))).code() is grpc.StatusCode.UNIMPLEMENTED
+    await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    behaviours.failure = Refused(0.1)
+    await failure(rank(b""))
+    assert (rejected("unreceived"), rejected("unknown_method")) == (3, 2)
+    assert calls("arrived") == calls("taken") == 8
+
+
+async def test_calls_that_grpc_sheds_have_arrived_and_were_not_taken(registry, behaviours):
+    metrics = Metrics(registry, SERVICE_NAME, METHODS)
+    handler = CallHandler(Gate(max_calls=1, max_rows=1), metrics.calls, default_timeout=0.5)
+    settings = SETTINGS.model_copy(update={"max_calls_in_flight": 1})
+
+    def call_all(port: int) -> list[str]:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            rank: Any = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
+            calls = [rank.future(b"", timeout=20) for _ in range(50)]
+            sent.wait()
+            errors = [call.exception() for call in calls]
+            return [error.code().name if error else "OK" for error in errors]
+
+    sent = threading.Event()
+    async with GrpcServer(settings, handler, behaviours.by_method()) as server:
+        asked = asyncio.get_running_loop().run_in_executor(None, call_all, server.port)
+        arrived = partial(registry.get_sample_value, "animora_grpc_calls_total", {"stage": "arrived"})
+        while arrived() < 50:  # the event loop stands still meanwhile
+            time.sleep(0.001)  # noqa: ASYNC251
+        sent.set()
+        outcomes = Counter(await asked)
+        taken = registry.get_sample_value("animora_grpc_calls_total", {"stage": "taken"})
+    assert outcomes["CANCELLED"] == 50 - taken > 0
 
 
 async def test_health_tells_whether_it_serves(server, channel):

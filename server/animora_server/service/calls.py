@@ -53,6 +53,7 @@ class CallHandler:
     """Wraps behaviours into gRPC handlers that take and give bytes."""
 
     def __init__(self, gate: Gate, metrics: CallMetrics, default_timeout: float) -> None:
+        self.arrivals = metrics.arrivals
         self._gate = gate
         self._metrics = metrics
         self._default_timeout = default_timeout

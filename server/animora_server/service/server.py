@@ -3,15 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.addresses import require_free
 from animora_server.errors import ConfigurationError
+from animora_server.service.arrivals import Methods, UnknownMethods, arrived_calls, newest_server
 from animora_server.service.calls import Behaviour, CallHandler
 from animora_server.service.health_service import HealthService
 from animora_server.service.reflection import enable_reflection
@@ -20,6 +22,7 @@ from animora_server.tls import load_identity
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
 GRPC_LOGGER = "grpc._cython.cygrpc"
+HEALTH_SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 METHODS = ("Rank", "BatchRank", "GetTimeline")
 # Everything a client may ask health about: the server as a whole, and the service by name.
 HEALTH_NAMES = ("", SERVICE_NAME)
@@ -31,17 +34,22 @@ class GrpcServer:
     """Listens between `async with`; NOT_SERVING until told, and while draining."""
 
     def __init__(
-        self, settings: GrpcSettings, handler: CallHandler, behaviours: Mapping[str, Behaviour]
+        self,
+        settings: GrpcSettings,
+        handler: CallHandler,
+        behaviours: Mapping[str, Behaviour],
     ) -> None:
         self._settings = settings
         logging.getLogger(GRPC_LOGGER).addFilter(is_worth_logging)
         self._health = HealthService()
         self._server = grpc.aio.server(options=channel_options(settings))
         handlers = {method: handler.unary(method, behaviours[method]) for method in METHODS}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        enable_reflection(self._server, (SERVICE_NAME, health_name))
+        arrivals = handler.arrivals
+        arrivals.arrived_from(partial(arrived_calls, newest_server()))
+        self._server.add_generic_rpc_handlers((Methods(SERVICE_NAME, handlers, arrivals),))
+        self._server.add_generic_rpc_handlers((self._health_handler(),))
+        enable_reflection(self._server, (SERVICE_NAME, HEALTH_SERVICE_NAME))
+        self._server.add_generic_rpc_handlers((UnknownMethods(arrivals),))
         self._serving = False
         self._alive = True
         self._draining = False
@@ -76,6 +84,18 @@ class GrpcServer:
     ) -> None:
         """Stops; calls that still run are given the grace, then cancelled."""
         await self._stop()
+
+    def _health_handler(self) -> grpc.GenericRpcHandler:
+        # Not by the generated function: what it registers is found before any generic handler is asked.
+        messages = {
+            "request_deserializer": health_pb2.HealthCheckRequest.FromString,
+            "response_serializer": health_pb2.HealthCheckResponse.SerializeToString,
+        }
+        handlers = {
+            "Check": grpc.unary_unary_rpc_method_handler(self._health.Check, **messages),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._health.Watch, **messages),
+        }
+        return grpc.method_handlers_generic_handler(HEALTH_SERVICE_NAME, handlers)
 
     @property
     def serving(self) -> bool:
