@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import re
+import stat
 from dataclasses import dataclass
 from threading import Thread
 
@@ -26,6 +27,7 @@ _LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": log
 @dataclass(frozen=True, slots=True)
 class _Capture:
     original: int  # where descriptor 2 led before
+    crashes: int  # the same for the last words of a crash
     reader: Thread
 
 
@@ -37,7 +39,8 @@ def start() -> None:
     if _captures or os.isatty(STDERR):
         return
     original = os.dup(STDERR)
-    faulthandler.enable(original)  # a crash must be told of past the pipe, which ends with this process
+    crashes = _without_waiting(original)
+    faulthandler.enable(crashes)  # a crash must be told of past the pipe, which ends with this process
     reading, writing = os.pipe()
     _enlarge(writing)
     os.set_blocking(writing, False)
@@ -45,7 +48,7 @@ def start() -> None:
     os.close(writing)
     reader = Thread(target=_read, args=(reading,), name="stderr", daemon=True)
     reader.start()
-    _captures.append(_Capture(original, reader))
+    _captures.append(_Capture(original, crashes, reader))
 
 
 def release() -> None:
@@ -54,8 +57,22 @@ def release() -> None:
         capture = _captures.pop()
         os.dup2(capture.original, STDERR)
         faulthandler.enable(STDERR)
-        os.close(capture.original)
+        for descriptor in {capture.original, capture.crashes}:
+            os.close(descriptor)
         capture.reader.join(RELEASE_TIMEOUT)
+
+
+def _without_waiting(descriptor: int) -> int:
+    """Where a pipe is: the pipe, opened anew, so that its being full holds up nobody; else the descriptor.
+
+    To set O_NONBLOCK on the descriptor itself would set it for all processes that share it.
+    """
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return descriptor
+    try:
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:  # no /proc, or another user's pipe
+        return descriptor
 
 
 def _enlarge(pipe: int) -> None:

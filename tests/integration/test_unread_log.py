@@ -133,6 +133,14 @@ async def test_calls_that_grpc_refuses_do_not_stop_a_server_and_sighup_drains_it
         assert await server.end(signal.SIGHUP) == 0
 
 
+async def test_a_crash_ends_a_server_whose_log_is_full():
+    async with unread(DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(PATIENCE):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            await status(channel, "liveness")
+            await send_compressed(channel)
+        assert await server.end(signal.SIGSEGV) == -signal.SIGSEGV
+
+
 async def test_every_line_of_the_log_is_json_and_a_flood_is_told_of_by_its_count():
     async with unread(pipe_bytes=1 << 20, DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(HANG_TIMEOUT):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
