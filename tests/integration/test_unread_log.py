@@ -134,7 +134,7 @@ async def test_calls_that_grpc_refuses_do_not_stop_a_server_and_sighup_drains_it
 
 
 async def test_a_crash_ends_a_server_whose_log_is_full():
-    async with unread(DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(PATIENCE):
+    async with unread(DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(HANG_TIMEOUT):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             await status(channel, "liveness")
             await send_compressed(channel)
