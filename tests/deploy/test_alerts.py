@@ -23,6 +23,7 @@ HEALTHY: Mapping[str, float] = {
     "animora_blocks_age_seconds": 1,
     "animora_catalog_age_seconds": 1,
     "animora_catalog_listening": 1,
+    "animora_catalog_posts": 1000,
     "animora_device_serving": 1,
     "animora_generation_age_seconds": 3600,
     "animora_model_age_seconds": 3600,
@@ -88,6 +89,7 @@ CASES: dict[str, tuple[str, Series]] = {
     ),
     "blocks are not read": ("AnimoraBlocksStale", {"animora_blocks_age_seconds": f"1x{CALM} 1+15x{CALM}"}),
     "posts are not read": ("AnimoraCatalogStale", {"animora_catalog_age_seconds": f"1x{CALM} 1+15x{CALM}"}),
+    "the views give no post": ("AnimoraCatalogEmpty", {"animora_catalog_posts": then(1000, 0)}),
     "notifications are not heard": ("AnimoraNotListening", {"animora_catalog_listening": then(1, 0)}),
     "the device fails once": ("AnimoraDeviceFault", {"animora_device_faults_total": ONCE}),
     "the shared device fails once": (
