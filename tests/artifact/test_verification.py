@@ -1,5 +1,6 @@
 """Versions whose digests are right and whose content is not: each is refused with a reason."""
 
+import io
 import subprocess
 import sys
 import textwrap
@@ -137,6 +138,22 @@ def test_a_weight_that_is_not_finite_is_refused_though_no_golden_row_meets_it(ar
     version = replace(artifact, model=save_network(network))
     with pytest.raises(ArtifactRejected, match=f"model.ts: {table} holds a weight"):
         verify(version)
+
+
+def frozen(network: DotProduct) -> bytes:
+    """A model file whose weights are constants of its code."""
+    methods = ["encode_posts", "score", "explain"]
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.freeze(torch.jit.script(network.eval()), preserved_attrs=methods), buffer)
+    return buffer.getvalue()
+
+
+def test_a_weight_that_is_a_constant_of_the_code_is_checked_too(artifact):
+    verify(replace(artifact, model=frozen(DotProduct())))
+    network = DotProduct()
+    network.posts[1, 0] = float("nan")
+    with pytest.raises(ArtifactRejected, match="holds a weight that is not finite"):
+        verify(replace(artifact, model=frozen(network)))
 
 
 class OneScore(DotProduct):

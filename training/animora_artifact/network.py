@@ -99,13 +99,25 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
         raise ArtifactRejected(
             RejectionReason.CONTENT, f"model.ts has no method {missing[0]} that returns a tensor"
         )
-    for name, tensor in state.items():
+    for tensor in state.values():
         tensor.requires_grad_(False)
+    for name, tensor in {**state, **_constants(module)}.items():
         if not _is_finite(tensor):
             raise ArtifactRejected(
                 RejectionReason.CONTENT, f"model.ts: {name} holds a weight that is not finite in {dtype}"
             )
     return cast(Network, module)
+
+
+def _constants(module: torch.jit.ScriptModule) -> dict[str, Tensor]:
+    """The tensors that are part of the methods' code, as all weights of a module that was frozen are."""
+    constants = [getattr(module, name).code_with_constants[1] for name in METHODS]
+    return {
+        f"{method}.{name}": value
+        for method, values in zip(METHODS, constants, strict=True)
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def _gives_tensor(method: object) -> bool:
