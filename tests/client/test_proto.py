@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import google.rpc
@@ -31,6 +32,9 @@ def test_each_file_compiles_with_proto_as_the_only_include_path(name, tmp_path):
 
 
 def test_googles_files_are_those_of_the_package_that_the_stubs_import():
+    requirements = (PROTO / "requirements.txt").read_text().split()
+    if f"googleapis-common-protos=={version('googleapis-common-protos')}" not in requirements:
+        pytest.skip("another googleapis-common-protos is installed than make proto copies from")
     installed = {
         path.name: path.read_text()
         for folder in google.rpc.__path__
