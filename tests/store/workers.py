@@ -92,7 +92,7 @@ class Worker:
         """Cuts the connection that listens; what happens until there is another is not heard."""
         self._listening.clear()
         # Returns once it has ended: to look for a time without a listener may come too late for it.
-        await database.execute(f"select pg_terminate_backend(pid, {1000 * HANG_TIMEOUT}) {LISTENERS}")
+        await database.execute(f"select pg_terminate_backend(pid, {round(1000 * HANG_TIMEOUT)}) {LISTENERS}")
         await unheard()
         async with asyncio.timeout(HANG_TIMEOUT):
             await self._listening.wait()
