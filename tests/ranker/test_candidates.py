@@ -148,6 +148,24 @@ def test_a_query_gets_the_same_among_others_as_alone(drawn):
         assert among_others.dropped_posts == alone.dropped_posts
 
 
+@given(
+    st.lists(st.integers(0, 40), max_size=40),
+    st.lists(st.integers(100, 110), max_size=11, unique=True),
+    st.lists(st.integers(0, 45), min_size=1, max_size=50),
+)
+def test_a_user_may_have_seen_or_blocked_more_than_is_asked_for(seen, blocked, post_ids):
+    authors = {post: 100 + post % 11 for post in range(40)}
+    catalog = snapshot(
+        {post: {"author": author} for post, author in authors.items()},
+        blocks=[(7, author) for author in blocked],
+        seen=[(7, post) for post in seen],
+    )
+    expected = {
+        post for post in post_ids if post in authors and authors[post] not in blocked and post not in seen
+    }
+    assert set(shown(resolve(catalog, query(*post_ids, exclude_seen=True)))) == expected
+
+
 def test_resolving_leaves_what_was_asked_as_it_was():
     asked = query(3, 1, 2, 1)
     resolve(snapshot({1: {}, 2: {}, 3: {}}), asked)

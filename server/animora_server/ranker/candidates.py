@@ -100,7 +100,7 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidat
     for start, end in pairwise([0, *ends]):
         asked[start:end].sort()
     asked_rows = snapshot.rows(asked)
-    user_ids = np.array([query.user_id for query in queries])
+    slices = [slice(end - len(query.post_ids), end) for query, end in zip(queries, ends, strict=True)]
     post_ids, rows, eligible = np.empty_like(asked), np.empty_like(asked), np.empty(len(asked), np.bool_)
     known_ends, known_sizes = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
     why = np.empty(len(asked), np.int8)
@@ -109,8 +109,8 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidat
         (asked, asked_rows, np.array(ends)),
         (snapshot.is_deleted(asked_rows), snapshot.author_ids),
         _joined(_excluded(queries), len(queries)),
-        _joined(snapshot.related_authors_of_each(user_ids), len(queries)),
-        _joined(_seen(snapshot, queries), len(queries)),
+        _joined(_related(snapshot, queries, [asked_rows[each] for each in slices]), len(queries)),
+        _joined(_seen(snapshot, queries, [asked[each] for each in slices]), len(queries)),
         (post_ids, rows, eligible, known_ends, known_sizes, why, counts),
     )
     known = known_ends[-1]
@@ -120,8 +120,7 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidat
     dropped_posts: list[Mapping[int, DropReason]] = [NO_POSTS] * len(queries)
     for number, query in enumerate(queries):
         if query.explain:
-            start, end = ends[number] - len(query.post_ids), ends[number]
-            dropped_posts[number] = _dropped_posts(asked[start:end], why[start:end])
+            dropped_posts[number] = _dropped_posts(asked[slices[number]], why[slices[number]])
     return Candidates(
         post_ids[:known], rows[:known], eligible[:known], known_ends, known_sizes, dropped, dropped_posts
     )
@@ -136,13 +135,50 @@ def _excluded(queries: Sequence[RankQuery]) -> dict[int, IntArray]:
     }
 
 
-def _seen(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> dict[int, IntArray]:
-    """By position, the posts that those who ask for unseen ones have seen, ascending."""
-    return {
-        number: snapshot.seen_posts(query.user_id)
-        for number, query in enumerate(queries)
-        if query.exclude_seen
-    }
+def _related(
+    snapshot: CatalogSnapshot, queries: Sequence[RankQuery], rows: Sequence[IntArray]
+) -> dict[int, IntArray]:
+    """By position, the authors whose posts must not be shown to those who have such, ascending.
+
+    Args:
+        snapshot: The catalog.
+        queries: b of them.
+        rows: For each, the rows of its candidates int64 (k), negative where unknown.
+    """
+    related = snapshot.related_authors_of_each(np.array([query.user_id for query in queries]))
+    for number, authors in related.items():
+        if len(authors) > len(rows[number]):
+            known = rows[number][rows[number] >= 0]
+            related[number] = _common(authors, np.unique(snapshot.author_ids[known]))
+    return related
+
+
+def _seen(
+    snapshot: CatalogSnapshot, queries: Sequence[RankQuery], candidates: Sequence[IntArray]
+) -> dict[int, IntArray]:
+    """By position, the seen posts of those who ask for unseen ones, ascending.
+
+    Args:
+        snapshot: The catalog.
+        queries: b of them.
+        candidates: For each, its candidates int64 (k), ascending.
+    """
+    by_user: dict[int, IntArray] = {}  # a caller may ask for one user many times
+    seen: dict[int, IntArray] = {}
+    for number, query in enumerate(queries):
+        if query.exclude_seen:
+            posts = by_user.get(query.user_id)
+            if posts is None:
+                posts = by_user[query.user_id] = snapshot.seen_posts(query.user_id)
+            few = len(posts) <= len(candidates[number])
+            seen[number] = posts if few else _common(posts, candidates[number])
+    return seen
+
+
+def _common(many: IntArray, few: IntArray) -> IntArray:
+    """Which of a few ids int64 (k) are among many int64 (n > 0), both ascending."""
+    common: IntArray = few[many.take(many.searchsorted(few), mode="clip") == few]
+    return common
 
 
 def _joined(sets: Mapping[int, IntArray], queries: int) -> Sets:
