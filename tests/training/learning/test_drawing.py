@@ -63,13 +63,15 @@ def test_several_processes_together_draw_what_one_alone_draws(data, world, posts
     owner = alone["users"] % world
     found = []
     for rank in range(world):
-        part = tensors(step(data, config, ranks=Ranks(rank, world)))
+        draw = step(data, config, ranks=Ranks(rank, world))
+        part = tensors(draw)
         for name in ("rows", "dropped", "drawn"):
             assert torch.equal(part[name], alone[name])
         mine = owner == rank
         assert torch.equal(part["users"], alone["users"][mine])
         of_mine = mine[alone["segments"]]
-        for name in set(part) - {"users", "rows", "dropped", "drawn", "segments"}:
+        assert torch.equal(draw.taken(), step(data, config).taken()[mine])
+        for name in set(part) - {"users", "rows", "dropped", "drawn", "segments", "takers", "taken_columns"}:
             assert torch.equal(part[name], alone[name][of_mine]), name
         assert torch.equal(part["users"][part["segments"]], alone["users"][alone["segments"][of_mine]])
         found.append(part["users"])
@@ -154,3 +156,30 @@ def test_rare_posts_ids_are_dropped_more_often(data):
     seen = torch.stack(dropped).float().mean(dim=0)
     torch.testing.assert_close(seen, drop_probabilities(data.counts, 0.1, 2.0), rtol=0, atol=0.12)
     assert seen[0] == 1
+
+
+def test_of_a_user_with_very_many_positives_a_step_learns_from_a_sample_that_counts_for_all():
+    posts = 60
+    world = dataset(
+        [(10, 100 * post, 1.0) for post in range(1, posts + 1)] + [(20, 100, 1.0), (20, 300, 1.0)],
+        posts=posts,
+    )
+    rows = training_set(world, world.pairs)
+    config = FitConfig(posts_per_step=20, history_drop=0.0, seed=1)
+    drawing = Drawing(rows, config, Ranks(), most_likes=12)
+    samples = []
+    for epoch in range(40):
+        draw = drawing.step(epoch, 0, torch.tensor([2, 1]))
+        assert draw.segments.tolist() == [0] * 12 + [1] * 2
+        of_first = draw.rows[draw.positives[:12]]
+        assert len(set(of_first.tolist())) == 12
+        assert draw.represents.tolist() == [5.0] * 12 + [1.0] * 2
+        assert draw.history[:12].tolist() == pytest.approx([5.0 * posts**-0.5] * 12)
+        assert draw.history[12:].tolist() == pytest.approx([2**-0.5] * 2)
+        # Nothing that the user likes becomes a negative because it is not in the sample.
+        assert draw.taken()[0].all()
+        assert len(draw.rows) <= 1 + 20 + 12 + 2
+        samples.append(of_first)
+    assert len(torch.unique(torch.cat(samples))) == posts
+    everything = Drawing(rows, config, Ranks(), most_likes=posts).step(0, 0, torch.tensor([2, 1]))
+    assert everything.represents.tolist() == [1.0] * (posts + 2)

@@ -25,6 +25,7 @@ def logits(drawn=None, scores=SCORES):
         drawn=scores[:, columns],
         taken=LIKED[:, columns],
         weight=POSTS / len(columns),
+        represents=torch.ones(len(segments), dtype=torch.float64),
         luck=torch.rand(len(segments), generator=GENERATOR),
     )
 
@@ -86,8 +87,14 @@ def test_gradients_are_finite_even_of_users_without_positives_or_negatives(loss)
 @pytest.mark.parametrize("loss", [logistic, softmax, bpr])
 def test_a_process_without_users_loses_nothing(loss):
     nobody = logits()
-    nobody = replace(
-        nobody,
-        **{name: getattr(nobody, name)[:0] for name in ("positive", "segments", "drawn", "taken", "luck")},
-    )
+    each = ("positive", "segments", "drawn", "taken", "represents", "luck")
+    nobody = replace(nobody, **{name: getattr(nobody, name)[:0] for name in each})
     assert loss(nobody) == 0
+
+
+@pytest.mark.parametrize("loss", [logistic, softmax, bpr])
+def test_a_positive_that_stands_for_several_counts_as_often(loss):
+    every = logits()
+    nothing = replace(every, represents=torch.zeros_like(every.represents))
+    thrice = replace(every, represents=3 * every.represents)
+    torch.testing.assert_close(loss(thrice) - loss(nothing), 3 * (loss(every) - loss(nothing)))

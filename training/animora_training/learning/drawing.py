@@ -16,6 +16,8 @@ from animora_training.learning.training_set import TrainingSet
 
 # With fewer steps an epoch, a small data set would be hardly learnt from when the learning rate is zero.
 MIN_STEPS, MIN_USERS = 32, 8
+# Of one user in a step: more than the most active user of MovieLens 1M has.
+MOST_LIKES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,11 @@ class Draw:
         rows: int64 (t), ascending post rows that the step touches, the unknown row 0 first.
         dropped: bool (t), whose ids are dropped.
         drawn: int64 (m), the posts that are negatives of all users but those who like them.
-        positives: int64 (p), the users' positives, user by user.
+        positives: int64 (p), the users' positives, user by user; of one with very many a random sample.
         segments: int64 (p), which user each positive belongs to.
+        represents: floating (p), how many of its user's positives each one stands for; 1 unless sampled.
+        takers: int64 (k), users who have one of the drawn posts among all their positives.
+        taken_columns: int64 (k), the place in `drawn` of the post that each of the takers has.
         history: floating (p), the weight of each positive in the sum that describes its user; 0 where hidden.
         luck: floating (p), below 1, for what a loss leaves to chance about each positive.
         kept: floating (b, first hidden width), 0 where a unit is dropped for a user and over 1 where not;
@@ -41,25 +46,35 @@ class Draw:
     drawn: Tensor
     positives: Tensor
     segments: Tensor
+    represents: Tensor
+    takers: Tensor
+    taken_columns: Tensor
     history: Tensor
     luck: Tensor
     kept: Tensor | None
 
     def taken(self) -> Tensor:
         """Bool (b, m): where a drawn post is a positive of the user."""
-        column = torch.full((len(self.rows),), -1, device=self.rows.device)
-        column[self.drawn] = torch.arange(len(self.drawn), device=self.rows.device)
-        columns = column[self.positives]
-        among = columns >= 0
         taken = torch.zeros(len(self.users), len(self.drawn), dtype=torch.bool, device=self.rows.device)
-        taken[self.segments[among], columns[among]] = True
+        taken[self.takers, self.taken_columns] = True
         return taken
 
 
 class Drawing:
-    """Draws for every step of every epoch."""
+    """Draws for every step of every epoch.
 
-    def __init__(self, data: TrainingSet, config: FitConfig, ranks: Ranks) -> None:
+    Args:
+        data: From which.
+        config: How many.
+        ranks: The processes that share the users.
+        most_likes: Positives of one user in a step. Of a user with more a sample is drawn, each of which
+            counts for several.
+    """
+
+    def __init__(
+        self, data: TrainingSet, config: FitConfig, ranks: Ranks, most_likes: int = MOST_LIKES
+    ) -> None:
+        self._most_likes = most_likes
         self._data = data
         self._config = config
         self._ranks = ranks
@@ -78,10 +93,13 @@ class Drawing:
         chance = self._chance(epoch, index)
         device = users.device
         users = users.sort().values
-        posts, lengths = self._data.histories(users)
-        segments = torch.arange(len(users), device=device).repeat_interleave(lengths)
+        all_posts, lengths = self._data.histories(users)
+        all_segments = torch.arange(len(users), device=device).repeat_interleave(lengths)
+        sample = self._sample(lengths, chance)
+        posts, segments = all_posts[sample], all_segments[sample]
+        represents = (lengths / lengths.clamp(max=self._most_likes))[segments]
         hidden = torch.rand(len(posts), generator=chance).to(device) < self._config.history_drop
-        weights = history_weights(lengths)[segments] / (1 - self._config.history_drop)
+        weights = history_weights(lengths)[segments] * represents / (1 - self._config.history_drop)
         history = weights.masked_fill(hidden, 0.0)
         drawn = self._negatives(chance)
         rows = self._touched(drawn, posts)
@@ -90,17 +108,37 @@ class Drawing:
         kept = self._kept(len(users), chance)
         mine = self._ranks.owns(users)
         of_mine = mine[segments]
+        place = mine.cumsum(0) - 1
+        columns = torch.searchsorted(drawn, all_posts).clamp(max=len(drawn) - 1)
+        taken = (drawn[columns] == all_posts) & mine[all_segments]
         return Draw(
             users=users[mine],
             rows=rows,
             dropped=dropped,
             drawn=torch.searchsorted(rows, drawn),
             positives=torch.searchsorted(rows, posts[of_mine]),
-            segments=(mine.cumsum(0) - 1)[segments[of_mine]],
+            segments=place[segments[of_mine]],
+            represents=represents[of_mine],
+            takers=place[all_segments[taken]],
+            taken_columns=columns[taken],
             history=history[of_mine],
             luck=luck[of_mine],
             kept=None if kept is None else kept.to(device)[mine],
         )
+
+    def _sample(self, lengths: Tensor, chance: torch.Generator) -> Tensor | slice:
+        """Places, ascending, of the positives that a step learns from; users have so many, int64 (b)."""
+        if not len(lengths) or int(lengths.max()) <= self._most_likes:
+            return slice(None)
+        places, start = [], 0
+        for length in lengths.tolist():
+            if length <= self._most_likes:
+                places.append(torch.arange(start, start + length))
+            else:
+                drawn = torch.randperm(length, generator=chance)[: self._most_likes]
+                places.append(start + drawn.sort().values)
+            start += length
+        return torch.cat(places).to(lengths.device)
 
     def _kept(self, users: int, chance: torch.Generator) -> Tensor | None:
         share = 1 - self._config.dropout

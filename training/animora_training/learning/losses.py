@@ -18,6 +18,7 @@ class StepLogits:
         drawn: floating (b, m), of all users with all posts drawn.
         taken: bool (b, m), where a drawn post is one of the user's positives, so not a negative.
         weight: How many posts of the catalog one that is drawn stands for.
+        represents: floating (p), how many of its user's positives each one stands for.
         luck: floating (p), below 1, for what is left to chance about each positive.
     """
 
@@ -26,13 +27,15 @@ class StepLogits:
     drawn: Tensor
     taken: Tensor
     weight: float
+    represents: Tensor
     luck: Tensor
 
 
 def logistic(logits: StepLogits) -> Tensor:
     """Log loss over all pairs of the users and the catalog, drawn posts standing for the others, summed."""
     negatives = softplus(logits.drawn).masked_fill(logits.taken, 0.0)
-    return softplus(-logits.positive).sum() + logits.weight * negatives.sum()
+    positives = softplus(-logits.positive) * logits.represents
+    return positives.sum() + logits.weight * negatives.sum()
 
 
 def softmax(logits: StepLogits) -> Tensor:
@@ -42,7 +45,7 @@ def softmax(logits: StepLogits) -> Tensor:
     """
     others = torch.logsumexp(logits.drawn.masked_fill(logits.taken, -torch.inf), dim=1)
     others = others + torch.log(torch.tensor(logits.weight))
-    return softplus(_rows(others, logits.segments) - logits.positive).sum()
+    return (softplus(_rows(others, logits.segments) - logits.positive) * logits.represents).sum()
 
 
 def bpr(logits: StepLogits) -> Tensor:
@@ -54,7 +57,7 @@ def bpr(logits: StepLogits) -> Tensor:
     columns = (logits.luck * posts).long().clamp(max=posts - 1)
     beside = _rows(logits.drawn.flatten(), logits.segments * posts + columns)
     refused = logits.taken[logits.segments, columns]
-    return softplus(beside - logits.positive).masked_fill(refused, 0.0).sum()
+    return (softplus(beside - logits.positive).masked_fill(refused, 0.0) * logits.represents).sum()
 
 
 def _rows(values: Tensor, places: Tensor) -> Tensor:

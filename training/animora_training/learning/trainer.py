@@ -201,6 +201,7 @@ class Trainer:
             drawn=network.meet_all(user_vectors, drawn, draw.kept).float(),
             taken=draw.taken(),
             weight=weight,
+            represents=draw.represents,
             luck=draw.luck,
         )
         # All posts are to be kept short once an epoch for each user, the drawn ones stand for them here.
