@@ -23,12 +23,14 @@ class SeedResult:
         ranks: int64 (m), 0 for the best, of the held-out items in the server's order.
         beginning: int64 (m), likewise by what training started from.
         seconds: How long the fit took.
+        problem: What was not as it should be; empty where all was.
     """
 
     seed: int
     ranks: IntArray
     beginning: IntArray
     seconds: float
+    problem: str = ""
 
     @property
     def quality(self) -> Quality:
@@ -68,19 +70,20 @@ class Baselines:
         )
 
 
-def report(results: Sequence[SeedResult], baselines: Baselines, out: Console) -> None:
+def report(results: Sequence[SeedResult], baselines: Baselines | None, out: Console) -> None:
     """Prints the table, then a line a seed, then mean and spread, and last the means alone."""
-    names = ("", f"HR@{TOP}", f"NDCG@{TOP}", f"minus {baselines.best}", "st. error", "95 % interval")
+    beside = () if baselines is None else (f"minus {baselines.best}", "st. error", "95 % interval")
+    names = ("", f"HR@{TOP}", f"NDCG@{TOP}", *beside)
     table = Table(*names, box=None)
     table.columns[0].no_wrap = True
     for result in results:
         _add(table, f"{NEUCF}, seed {result.seed}", [result.ranks], baselines)
     _add(table, f"{NEUCF}, mean of {len(results)}", [result.ranks for result in results], baselines)
     others = {f"its start, seed {result.seed}": Quality.of(result.beginning) for result in results}
-    for name, quality in {**others, **baselines.qualities}.items():
+    for name, quality in {**others, **(baselines.qualities if baselines else {})}.items():
         table.add_row(name, f"{quality.hit_ratio:.4f}", f"{quality.ndcg:.4f}")
     out.print(table)
-    for name, why in baselines.left_out.items():
+    for name, why in (baselines.left_out if baselines else {}).items():
         out.print(f"{name} was left out: {why}")
     qualities = [result.quality for result in results]
     for result in results:
@@ -98,13 +101,17 @@ def line(quality: Quality) -> str:
     return f"hr@{TOP}={quality.hit_ratio:.4f} ndcg@{TOP}={quality.ndcg:.4f}"
 
 
-def _add(table: Table, name: str, several: Sequence[IntArray], baselines: Baselines) -> None:
+def _add(table: Table, name: str, several: Sequence[IntArray], baselines: Baselines | None) -> None:
     """A row for the mean of several rankings of the same pairs, beside the best baseline's."""
     quality = _mean([Quality.of(ranks) for ranks in several])
+    figures = (f"{quality.hit_ratio:.4f}", f"{quality.ndcg:.4f}")
+    if baselines is None:
+        table.add_row(name, *figures)
+        return
     gains = np.mean([np.where(ranks < TOP, 1 / np.log2(ranks + 2.0), 0.0) for ranks in several], axis=0)
     difference = paired_bootstrap(gains, baselines.best_rows)
     table.add_row(
-        *(name, f"{quality.hit_ratio:.4f}", f"{quality.ndcg:.4f}", f"{difference.mean:+.4f}"),
+        *(name, *figures, f"{difference.mean:+.4f}"),
         *(f"{difference.standard_error:.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"),
     )
 

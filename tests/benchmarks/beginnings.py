@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from animora_artifact import Artifact, Manifest
 from animora_training.data.dataset import Dataset, IntArray
 from animora_training.data.split import HeldOut
+from animora_training.errors import NothingToLearn
 from animora_training.feeds.ncf_evaluation import read_held_out
 from animora_training.feeds.ncf_import import read_feed
 from animora_training.fitting.export import FoldedNeuCF
@@ -26,11 +27,13 @@ class Beginnings:
 
     Attributes:
         dataset: What the database shows of it.
-        held_out: All of its test pairs, in their order.
+        held_out: Its test pairs that have something to be ranked among, in their order.
+        left_out: How many have not.
     """
 
     dataset: Dataset
     held_out: HeldOut
+    left_out: int
 
     @classmethod
     def of(cls, folder: Path) -> "Beginnings":
@@ -38,9 +41,14 @@ class Beginnings:
 
         Raises:
             InvalidInput: It is not in the format.
+            NothingToLearn: No pair has anything to be ranked among.
         """
         dataset = as_dataset(read_feed(folder))
-        return cls(dataset, read_held_out(folder, dataset).held_out)
+        everything = read_held_out(folder, dataset).held_out
+        held_out = everything.beside(1)
+        if not len(held_out.users):
+            raise NothingToLearn(f"{folder}: no test pair has another item to be ranked among")
+        return cls(dataset, held_out, len(everything.users) - len(held_out.users))
 
     def ranks(self, artifact: Artifact, served: ServedRanks) -> IntArray:
         """Ranks int64 (m) of the held-out posts by a version's network before its first step.

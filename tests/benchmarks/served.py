@@ -1,13 +1,18 @@
-"""Held-out pairs ranked by a running server."""
+"""Held-out pairs ranked by a running server, beside what the trainer says of the same pairs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from rich.progress import track
+from scipy.special import expit
 
+from animora_artifact import Artifact
+from animora_artifact.network import load_network
 from animora_client import AsyncRankingClient, CachePolicy, Ranker, Ranking, RankRequest
-from animora_training.data.dataset import BoolArray, IntArray
-from animora_training.feeds.ncf_format import TestPairs
+from animora_training.data.dataset import ABSENT, BoolArray, Dataset, FloatArray, IntArray
+from animora_training.data.split import HeldOut
+from animora_training.judging.evaluation import TOP, PostScorer, Quality, rank_held_out
 
 USERS_AT_ONCE, CANDIDATES_AT_ONCE = 100, 50_000
 TRIES = 3
@@ -20,30 +25,100 @@ class ServedRanks:
     Attributes:
         ranks: int64 (m), 0 for the best.
         personal: bool (m), for whom the model ranked; the heuristic did for users whom it does not know.
+        scores: float32 (m, 1 + k), of the candidates; NaN where there is none.
     """
 
     ranks: IntArray
     personal: BoolArray
+    scores: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
-async def ranks_through_server(client: AsyncRankingClient, pairs: TestPairs) -> ServedRanks:
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far the server's answers are from the trainer's, for the users whom the model knows.
+
+    Attributes:
+        users: How many they are.
+        farthest: The largest difference between two probabilities of one candidate.
+        moved: How many held-out items have another rank, as where scores are within rounding of one another.
+        served: What the server's ranks come to.
+        trained: What the trainer's come to.
+    """
+
+    users: int
+    farthest: float
+    moved: int
+    served: Quality
+    trained: Quality
+
+    @classmethod
+    def of(cls, artifact: Artifact, dataset: Dataset, held_out: HeldOut, served: ServedRanks) -> "Agreement":
+        """Compares score by score.
+
+        Args:
+            artifact: What was served.
+            dataset: With embeddings as wide as the model takes them, or none.
+            held_out: The pairs that were ranked.
+            served: How.
+        """
+        dimensions = artifact.manifest.dimensions
+        fitted = dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
+        scorer = PostScorer(load_network(artifact.model, torch.device("cpu")), artifact.vocabulary, fitted)
+        known = held_out.take(served.personal)
+        scores, theirs = scorer.candidates(known), served.scores[served.personal]
+        away = np.abs(expit(scores.astype(np.float64)) - theirs)[known.present]
+        ranks = rank_held_out(fitted.posts, scores, known)
+        return cls(
+            users=len(known.users),
+            farthest=float(away.max(initial=0.0)),
+            moved=int((ranks != served.ranks[served.personal]).sum()),
+            served=Quality.of(served.ranks[served.personal]),
+            trained=Quality.of(ranks),
+        )
+
+    def problem(self, tolerance: float) -> str:
+        """What is wrong where probabilities are farther apart than a tolerance; empty where they are not."""
+        if self.farthest <= tolerance:
+            return ""
+        far = f"the server's probabilities are up to {self.farthest:g} off the trainer's"
+        return f"{far}, more than {tolerance:g}"
+
+    def text(self) -> str:
+        """What was found, in a line or two."""
+        return (
+            f"{self.users:,} users by the model: the server's hr@{TOP}={self.served.hit_ratio:.4f} "
+            f"ndcg@{TOP}={self.served.ndcg:.4f}, the trainer's hr@{TOP}={self.trained.hit_ratio:.4f} "
+            f"ndcg@{TOP}={self.trained.ndcg:.4f}; probabilities differ by {self.farthest:.1e} at most, and "
+            f"{self.moved:,} users' ranks"
+        )
+
+
+async def ranks_through_server(
+    client: AsyncRankingClient, dataset: Dataset, held_out: HeldOut
+) -> ServedRanks:
     """Has the server rank every pair's candidates, as many users in a call as a call may have.
 
     Raises:
         RuntimeError: An answer is not what was asked for, or does not have the held-out item.
     """
+    users = dataset.user_ids[held_out.users].tolist()
+    posts = np.where(held_out.present, dataset.posts.ids[held_out.candidates], ABSENT)
     requests = [
-        RankRequest(int(user), items[present].tolist(), cache_policy=CachePolicy.BYPASS)
-        for user, items, present in zip(pairs.users, pairs.candidates, pairs.present, strict=True)
+        RankRequest(user, items[present].tolist(), cache_policy=CachePolicy.BYPASS)
+        for user, items, present in zip(users, posts, held_out.present, strict=True)
     ]
-    step = max(1, min(USERS_AT_ONCE, CANDIDATES_AT_ONCE // pairs.candidates.shape[1]))
+    step = max(1, min(USERS_AT_ONCE, CANDIDATES_AT_ONCE // posts.shape[1]))
+    scores = np.full(posts.shape, np.nan, np.float32)
     ranks, personal = [], []
     for start in track(range(0, len(requests), step), "ranking through the server"):
         some = requests[start : start + step]
-        for request, answer in zip(some, await _answers(client, some), strict=True):
+        for row, (request, answer) in enumerate(zip(some, await _answers(client, some), strict=True), start):
             ranks.append(answer.post_ids.index(_held_out(request)))
             personal.append(answer.ranker == Ranker.NEUCF)
-    return ServedRanks(np.array(ranks, np.int64), np.array(personal, np.bool_))
+            given = dict(zip(answer.post_ids, answer.scores, strict=True))
+            at = np.flatnonzero(held_out.present[row])
+            scores[row, at] = [given.get(post, np.nan) for post in posts[row, at].tolist()]
+    return ServedRanks(np.array(ranks, np.int64), np.array(personal, np.bool_), scores)
 
 
 async def _answers(client: AsyncRankingClient, requests: list[RankRequest]) -> list[Ranking]:

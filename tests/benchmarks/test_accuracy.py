@@ -1,5 +1,6 @@
 """The accuracy benchmark: its parts that need no server, and the command as a whole on a few pairs."""
 
+import io
 import re
 import subprocess
 import sys
@@ -9,15 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from scipy.special import expit
 
+from animora_artifact.network import load_network
 from animora_training.feeds.ncf_format import find_files, read_test_pairs
 from animora_training.fitting.export import Origin, export
+from animora_training.judging.evaluation import PostScorer, rank_held_out
 from animora_training.learning.config import FitConfig
 from animora_training.learning.training_set import training_set
 from tests.benchmarks.accuracy_report import Baselines, SeedResult, report
 from tests.benchmarks.beginnings import Beginnings, config_of
-from tests.benchmarks.served import ServedRanks
+from tests.benchmarks.ncf_negatives import with_negatives
+from tests.benchmarks.served import Agreement, ServedRanks
 from tests.benchmarks.trainers import start
 from tests.training.ncf_folders import write_folder
 
@@ -91,11 +97,72 @@ def version(beginnings: Beginnings, config: FitConfig, **tuned: float):
     return export(start(data, config).network(), data, dataset.pairs, origin)
 
 
-def test_the_command_goes_the_whole_way(tmp_path):
-    command = (sys.executable, "-m", "tests.benchmarks.accuracy", write_folder(tmp_path))
+def test_scores_are_compared_within_their_tolerance_and_ranks_that_differ_are_counted(beginnings):
+    artifact = version(beginnings, FitConfig(factors=3))
+    held_out = beginnings.held_out
+    personal = np.ones(len(held_out.users), np.bool_)
+    dimensions = artifact.manifest.dimensions
+    dataset = beginnings.dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
+    network = load_network(artifact.model, torch.device("cpu"))
+    logits = PostScorer(network, artifact.vocabulary, dataset).candidates(held_out)
+    scores = expit(logits).astype(np.float32)
+    ranks = rank_held_out(dataset.posts, logits, held_out)
+    same = Agreement.of(artifact, dataset, held_out, ServedRanks(ranks, personal, scores))
+    assert same.moved == 0
+    assert same.farthest < 1e-6
+    assert same.problem(1e-5) == ""
+    # An item within rounding of another may take its place.
+    swapped = Agreement.of(artifact, dataset, held_out, ServedRanks(ranks + 1, personal, scores + 2e-6))
+    assert swapped.moved == len(ranks)
+    assert swapped.problem(1e-5) == ""
+    assert f"and {len(ranks)} users' ranks" in swapped.text()
+    wrong = Agreement.of(artifact, dataset, held_out, ServedRanks(ranks, personal, scores + 1e-3))
+    assert "off the trainer's, more than 1e-05" in wrong.problem(1e-5)
+
+
+def test_negatives_are_drawn_for_a_folder_that_has_none(tmp_path):
+    data, out = write_folder(tmp_path), Console(file=io.StringIO())
+    assert with_negatives(data, tmp_path, out) == data
+    for emptied in (False, True):
+        (data / "tiny.test.negative").unlink(missing_ok=True)
+        if emptied:
+            (data / "tiny.test.negative").write_text("(7,3)\n(8,0)\n")
+        place = tmp_path / f"place-{emptied}"
+        place.mkdir()
+        files = find_files(with_negatives(data, place, out))
+        pairs = read_test_pairs(files.negatives)
+        drawn = [
+            set(row[present].tolist()) for row, present in zip(pairs.candidates, pairs.present, strict=True)
+        ]
+        assert drawn == [{3, 0, 4}, {0, 2, 4}]  # all items less those that the user touched
+        assert files.image is not None
+    (data / "tiny.test.rating").unlink()
+    with pytest.raises(RuntimeError, match="there is nothing to rank"):
+        with_negatives(data, tmp_path / "other", out)
+
+
+def ran(folder: Path):
+    command = (sys.executable, "-m", "tests.benchmarks.accuracy", folder)
     quick = ("--seeds", "1", "--set", "factors=4", "--set", "max_epochs=1")
-    ran = subprocess.run([*command, *quick], check=False, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    *_, seed, _, means = ran.stdout.splitlines()
+    done = subprocess.run([*command, *quick], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *_, seed, _, means = done.stdout.splitlines()
     assert seed == f"seed 0: {means}"
     assert re.fullmatch(r"hr@10=\d\.\d{4} ndcg@10=\d\.\d{4}", means)
+    return done.stdout
+
+
+def test_the_command_goes_the_whole_way(tmp_path):
+    assert "2 pairs, each among 3.5 items on average" in ran(write_folder(tmp_path))
+
+
+def test_the_command_goes_the_whole_way_on_ten_users_without_times_negatives_and_embeddings(tmp_path):
+    """One tests a user who is in no training pair, another one an item that is in none; all items tie."""
+    train = [f"{user}\t{(user + 3 * like) % 14}\t1\n" for user in range(10) for like in range(4)]
+    test = [f"{user}\t{(user + 5) % 14}\t1\n" for user in range(9)] + ["9\t77\t1\n", "50\t3\t1\n"]
+    (tmp_path / "ten.train.rating").write_text("".join(train))
+    (tmp_path / "ten.test.rating").write_text("".join(test))
+    shown = ran(tmp_path)
+    assert "the folder has no negatives" in shown
+    assert "11 pairs, each among" in shown
+    assert "1 users whom the model does not know were ranked for by the heuristic" in shown

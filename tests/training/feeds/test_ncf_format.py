@@ -127,3 +127,14 @@ def test_what_is_no_matrix_of_embeddings_is_refused(tmp_path, content, reason):
     np.save(tmp_path / "a.npy", content)
     with pytest.raises(InvalidInput, match=reason):
         read_embeddings(tmp_path / "a.npy")
+
+
+def test_ratings_without_times_are_read(tmp_path):
+    path = tmp_path / "a.train.rating"
+    path.write_text("1\t2\t3\n\n4\t5\t1.5\n")
+    ratings = read_ratings(path)
+    assert (ratings.users.tolist(), ratings.items.tolist()) == ([1, 4], [2, 5])
+    assert ratings.times.tolist() == [0.0, 0.0]
+    path.write_text("1\t2\t3\n4\t5\t1\t7\n")
+    with pytest.raises(InvalidInput, match=r"line 2: .*found 4 fields, and 3 in the first line"):
+        read_ratings(path)

@@ -11,7 +11,13 @@ from animora_training.data.split import HeldOut
 from animora_training.errors import NothingToLearn, WidthMismatch
 from animora_training.fitting.export import FoldedNeuCF, Origin, export
 from animora_training.fitting.verification import verify
-from animora_training.judging.evaluation import PostScorer, Quality, rank_held_out, rank_with_artifact
+from animora_training.judging.evaluation import (
+    PostScorer,
+    Quality,
+    rank_held_out,
+    rank_with_artifact,
+    with_medians,
+)
 from animora_training.learning.network import NetworkShape, NeuCF
 from animora_training.learning.training_set import training_set
 from tests.training.networks import randomised
@@ -106,3 +112,10 @@ def test_a_version_off_its_record_does_not_verify(artifact):
     wrong = replace(artifact.golden, probabilities=artifact.golden.probabilities + np.float32(1e-3))
     with pytest.raises(ArtifactRejected, match=r"golden: .* off its recorded probabilities"):
         verify(replace(artifact, golden=wrong))
+
+
+def test_what_the_network_knows_nothing_of_gets_the_median_of_its_users_others():
+    scores = np.array([[1.0, 5.0, 9.0, 0.0], [1.0, 2.0, 3.0, 4.0], [7.0, 8.0, 9.0, 6.0]], np.float32)
+    informed = np.array([[True, True, True, False], [True] * 4, [False] * 4])
+    filled = with_medians(scores.copy(), informed)
+    assert filled.tolist() == [[1.0, 5.0, 9.0, 5.0], [1.0, 2.0, 3.0, 4.0], [7.0, 8.0, 9.0, 6.0]]

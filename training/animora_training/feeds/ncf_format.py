@@ -13,7 +13,7 @@ import numpy as np
 from animora_training.data.dataset import ABSENT, BoolArray, DoubleArray, FloatArray, IntArray
 from animora_training.errors import InvalidInput
 
-RATING_FIELDS = 4
+RATING_FIELDS, WITHOUT_TIME = 4, 3
 RATING_FORMAT = "user, item, rating and time, separated by tabs; whole numbers but for rating and time"
 NEGATIVE_FORMAT = "(user,item), then items, separated by tabs, all whole numbers"
 MAX_TIME = 253_402_300_799.0  # the last second of the year 9999
@@ -77,6 +77,8 @@ def find_files(folder: Path) -> NcfFolder:
 def read_ratings(path: Path) -> Ratings:
     """Reads `*.train.rating` or `*.test.rating`; empty lines are passed over.
 
+    A file may have no times: three fields in every line, as in its first. All are 0 then.
+
     Raises:
         InvalidInput: A line is not in the format; names the file and the line.
     """
@@ -84,6 +86,10 @@ def read_ratings(path: Path) -> Ratings:
     text = _read_text(path)
     if not text.strip():
         return Ratings(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
+    if len(text.lstrip().partition("\n")[0].split("\t")) == WITHOUT_TIME:
+        lines = list(_parse_lines(path, text, _rating_without_time, RATING_FORMAT))
+        users, items = np.array(lines, np.int64).T
+        return Ratings(users.copy(), items.copy(), np.zeros(len(lines)))
     try:
         rows = np.loadtxt(io.StringIO(text), kinds, delimiter="\t", comments=None, ndmin=1)
     except ValueError:
@@ -161,6 +167,14 @@ def _rating(line: str) -> tuple[int, int, float, float]:
     if not 0 <= time <= MAX_TIME:
         raise ValueError(f"time {fields[3]} is not between 0 and {MAX_TIME:.0f}")
     return _id(fields[0]), _id(fields[1]), float(fields[2]), time
+
+
+def _rating_without_time(line: str) -> tuple[int, int]:
+    fields = line.split("\t")
+    if len(fields) != WITHOUT_TIME:
+        raise ValueError(f"found {len(fields)} fields, and {WITHOUT_TIME} in the first line")
+    float(fields[2])
+    return _id(fields[0]), _id(fields[1])
 
 
 def _negatives(line: str) -> tuple[int, list[int]]:

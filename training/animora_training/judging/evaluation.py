@@ -56,14 +56,19 @@ class UserRanks:
 
 
 class PostScorer:
-    """Scores users and posts of a data set, each post encoded once."""
+    """Scores users and posts of a data set as the server does, each post encoded once.
+
+    A post of which the network knows neither the id nor an embedding gets the median of its user's others.
+    """
 
     def __init__(self, network: Network, vocabulary: Vocabulary, dataset: Dataset) -> None:
         """Encodes all posts; embeddings must be as wide as the network takes them."""
         posts = dataset.posts
         self._network = network
         self._user_rows = RowIndex(vocabulary.user_ids).rows(dataset.user_ids)  # int64 (u)
-        self._table = _encode(network, RowIndex(vocabulary.post_ids).rows(posts.ids), posts)  # (p, d)
+        rows = RowIndex(vocabulary.post_ids).rows(posts.ids)
+        self._table = _encode(network, rows, posts)  # (p, d)
+        self._informed = (rows != UNKNOWN_ROW) | _have_embeddings(posts)  # bool (p)
 
     def knows(self, users: IntArray) -> BoolArray:
         """Bool (m): which users, given as indices, have a row."""
@@ -72,11 +77,23 @@ class PostScorer:
 
     def candidates(self, held_out: HeldOut) -> FloatArray:
         """Logits float32 (m, 1 + k) of the candidates; those of absent ones mean nothing."""
-        return self.grid(held_out.users, np.maximum(held_out.candidates, 0))
+        posts = np.maximum(held_out.candidates, 0)
+        scores = self._scores(held_out.users, posts)
+        return with_medians(scores, self._informed[posts] & held_out.present)
 
-    @torch.inference_mode()
     def grid(self, users: IntArray, posts: IntArray) -> FloatArray:
         """Logits float32 (m, k) of users (m) and each one's posts (m, k), all given as indices."""
+        return with_medians(self._scores(users, posts), self._informed[posts])
+
+    def catalog(self, users: IntArray) -> FloatArray:
+        """Logits float32 (m, p) of users (m), given as indices, and all posts."""
+        return with_medians(
+            self._all_scores(users), np.broadcast_to(self._informed, (len(users), len(self._informed)))
+        )
+
+    @torch.inference_mode()
+    def _scores(self, users: IntArray, posts: IntArray) -> FloatArray:
+        """What the network gives for each user's posts, float32 (m, k)."""
         width = max(posts.shape[1], 1)
         scores = [np.empty((0, posts.shape[1]), np.float32)]
         for start in range(0, len(users), max(PAIRS_AT_ONCE // width, 1)):
@@ -89,8 +106,8 @@ class PostScorer:
         return np.concatenate(scores)
 
     @torch.inference_mode()
-    def catalog(self, users: IntArray) -> FloatArray:
-        """Logits float32 (m, p) of users (m), given as indices, and all posts."""
+    def _all_scores(self, users: IntArray) -> FloatArray:
+        """What the network gives for all posts, float32 (m, p)."""
         posts = len(self._table)
         scores = [np.empty((0, posts), np.float32)]
         at_once = max(PAIRS_AT_ONCE // max(posts, 1), 1)
@@ -101,6 +118,14 @@ class PostScorer:
             logits = self._network.score(rows, segments, self._table, index)
             scores.append(logits.view(len(rows), posts).numpy())
         return np.concatenate(scores)
+
+
+def with_medians(scores: FloatArray, informed: BoolArray) -> FloatArray:
+    """Scores float32 (m, k); the others of a row get the median of the informed ones, bool (m, k)."""
+    some = np.flatnonzero(informed.any(axis=1) & ~informed.all(axis=1))
+    for row in some.tolist():
+        scores[row, ~informed[row]] = np.median(scores[row, informed[row]])
+    return scores
 
 
 def rank_held_out(posts: Posts, scores: Scores, held_out: HeldOut) -> IntArray:
@@ -142,6 +167,18 @@ def rank_with_artifact(artifact: Artifact, dataset: Dataset, held_out: HeldOut) 
         candidates=chosen.mean_candidates,
         skipped=int((~known).sum()),
     )
+
+
+def _have_embeddings(posts: Posts) -> BoolArray:
+    """Bool (p): which posts have an image or a caption embedding."""
+    parts = [
+        matrix[start : start + POSTS_AT_ONCE].any(axis=1)
+        for matrix in (posts.image, posts.caption)
+        for start in range(0, len(posts.ids), POSTS_AT_ONCE)
+    ]
+    image, caption = np.concatenate([np.zeros(0, np.bool_), *parts]).reshape(2, -1)
+    either: BoolArray = image | caption
+    return either
 
 
 @torch.inference_mode()

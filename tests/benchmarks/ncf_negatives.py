@@ -1,0 +1,50 @@
+"""A folder in the NCF format that can be ranked: with negatives drawn where it has none."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from animora_training.feeds.ncf_format import NcfFolder, Ratings, find_files, read_ratings, read_test_pairs
+
+NEGATIVES = 99
+SEED = 0
+
+
+def with_negatives(data: Path, folder: Path, out: Console) -> Path:
+    """The data's folder, or one in another folder that has the same files and drawn negatives.
+
+    They are drawn where the data have no `*.test.negative`, or none of its pairs has any: up to NEGATIVES for
+    each test pair, of all items less those that its user ever touched.
+
+    Raises:
+        InvalidInput: The data are not in the format.
+        RuntimeError: They have no test pairs.
+    """
+    files = find_files(data)
+    if files.negatives is not None and (read_test_pairs(files.negatives).present[:, 1:]).any():
+        return data
+    if files.test is None:
+        raise RuntimeError(f"{data} has neither *.test.rating nor *.test.negative: there is nothing to rank")
+    complete = folder / data.resolve().name
+    complete.mkdir()
+    for file in (files.train, files.test, files.image, files.caption):
+        if file is not None:
+            (complete / file.name).symlink_to(file.resolve())
+    lines = _drawn(files, read_ratings(files.test))
+    (complete / f"{data.resolve().name}.test.negative").write_text("".join(lines))
+    out.print(f"the folder has no negatives: up to {NEGATIVES} were drawn for each test pair")
+    return complete
+
+
+def _drawn(files: NcfFolder, test: Ratings) -> list[str]:
+    train = read_ratings(files.train)
+    items = np.unique(np.concatenate((train.items, test.items)))
+    rng = np.random.default_rng(SEED)
+    lines = []
+    for user, item in zip(test.users.tolist(), test.items.tolist(), strict=True):
+        touched = np.concatenate((train.items[train.users == user], test.items[test.users == user]))
+        others = np.setdiff1d(items, touched)
+        chosen = rng.choice(others, min(NEGATIVES, len(others)), replace=False).tolist()
+        lines.append("\t".join([f"({user},{item})", *map(str, chosen)]) + "\n")
+    return lines
