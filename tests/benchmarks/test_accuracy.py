@@ -130,10 +130,10 @@ def test_negatives_are_drawn_for_a_folder_that_has_none(tmp_path):
         place = tmp_path / f"place-{emptied}"
         place.mkdir()
         files = find_files(with_negatives(data, place, out))
+        assert files.negatives is not None
         pairs = read_test_pairs(files.negatives)
-        drawn = [
-            set(row[present].tolist()) for row, present in zip(pairs.candidates, pairs.present, strict=True)
-        ]
+        rows = zip(pairs.candidates, pairs.present, strict=True)
+        drawn = [set(row[present].tolist()) for row, present in rows]
         assert drawn == [{3, 0, 4}, {0, 2, 4}]  # all items less those that the user touched
         assert files.image is not None
     (data / "tiny.test.rating").unlink()

@@ -21,7 +21,7 @@ from animora_training.judging.cold_posts import (
     newer_posts,
 )
 from animora_training.judging.comparison import NEUCF, Comparison, Tuning, compare
-from animora_training.judging.evaluation import TOP, PostScorer
+from animora_training.judging.evaluation import TOP, AsServed, PostScorer
 from animora_training.judging.exam import Exam, leave_one_out_exam, ncf_exam, time_exam
 from animora_training.judging.tuning import Attempt
 
@@ -102,7 +102,7 @@ def judged_on_split(setup: Setup, kind: SplitKind) -> Outcome:
     return Outcome(_compare(setup, exam, neucf), cold)
 
 
-def _compare(setup: Setup, exam: Exam, neucf: PostScorer) -> Comparison:
+def _compare(setup: Setup, exam: Exam, neucf: AsServed) -> Comparison:
     tried: dict[str, int] = {}
 
     def report(attempt: Attempt) -> None:
@@ -113,13 +113,14 @@ def _compare(setup: Setup, exam: Exam, neucf: PostScorer) -> Comparison:
     return compare(setup.dataset, exam, neucf, setup.tuning, report)
 
 
-def _fitted_again(setup: Setup, pairs: Interactions, events: Interactions) -> PostScorer:
+def _fitted_again(setup: Setup, pairs: Interactions, events: Interactions) -> AsServed:
     known = replace(setup.dataset, pairs=pairs, events=events)
     return _scorer(fit_again(known, setup.version, partial(show_epoch, setup.show)), setup.dataset)
 
 
-def _scorer(version: Artifact, dataset: Dataset) -> PostScorer:
+def _scorer(version: Artifact, dataset: Dataset) -> AsServed:
     """A version as it is served, on a data set's posts."""
     dimensions = version.manifest.dimensions
     fitted = dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
-    return PostScorer(load_network(version.model, torch.device("cpu")), version.vocabulary, fitted)
+    network = load_network(version.model, torch.device("cpu"))
+    return AsServed(PostScorer(network, version.vocabulary, fitted))

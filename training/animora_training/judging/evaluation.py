@@ -56,9 +56,10 @@ class UserRanks:
 
 
 class PostScorer:
-    """Scores users and posts of a data set as the server does, each post encoded once.
+    """Scores users and posts of a data set, each post encoded once.
 
-    A post of which the network knows neither the id nor an embedding gets the median of its user's others.
+    Attributes:
+        informed: bool (p), the posts of which the network knows the id or an embedding.
     """
 
     def __init__(self, network: Network, vocabulary: Vocabulary, dataset: Dataset) -> None:
@@ -68,7 +69,7 @@ class PostScorer:
         self._user_rows = RowIndex(vocabulary.user_ids).rows(dataset.user_ids)  # int64 (u)
         rows = RowIndex(vocabulary.post_ids).rows(posts.ids)
         self._table = _encode(network, rows, posts)  # (p, d)
-        self._informed = (rows != UNKNOWN_ROW) | _have_embeddings(posts)  # bool (p)
+        self.informed = (rows != UNKNOWN_ROW) | _have_embeddings(posts)  # bool (p)
 
     def knows(self, users: IntArray) -> BoolArray:
         """Bool (m): which users, given as indices, have a row."""
@@ -76,24 +77,16 @@ class PostScorer:
         return known
 
     def candidates(self, held_out: HeldOut) -> FloatArray:
-        """Logits float32 (m, 1 + k) of the candidates; those of absent ones mean nothing."""
+        """Logits float32 (m, 1 + k) of the candidates as the server gives them; absent ones' mean nothing.
+
+        A post of which the network knows nothing gets the median of its row's others.
+        """
         posts = np.maximum(held_out.candidates, 0)
-        scores = self._scores(held_out.users, posts)
-        return with_medians(scores, self._informed[posts] & held_out.present)
-
-    def grid(self, users: IntArray, posts: IntArray) -> FloatArray:
-        """Logits float32 (m, k) of users (m) and each one's posts (m, k), all given as indices."""
-        return with_medians(self._scores(users, posts), self._informed[posts])
-
-    def catalog(self, users: IntArray) -> FloatArray:
-        """Logits float32 (m, p) of users (m), given as indices, and all posts."""
-        return with_medians(
-            self._all_scores(users), np.broadcast_to(self._informed, (len(users), len(self._informed)))
-        )
+        return with_medians(self.grid(held_out.users, posts), self.informed[posts] & held_out.present)
 
     @torch.inference_mode()
-    def _scores(self, users: IntArray, posts: IntArray) -> FloatArray:
-        """What the network gives for each user's posts, float32 (m, k)."""
+    def grid(self, users: IntArray, posts: IntArray) -> FloatArray:
+        """Logits float32 (m, k) of users (m) and each one's posts (m, k), all given as indices."""
         width = max(posts.shape[1], 1)
         scores = [np.empty((0, posts.shape[1]), np.float32)]
         for start in range(0, len(users), max(PAIRS_AT_ONCE // width, 1)):
@@ -106,8 +99,8 @@ class PostScorer:
         return np.concatenate(scores)
 
     @torch.inference_mode()
-    def _all_scores(self, users: IntArray) -> FloatArray:
-        """What the network gives for all posts, float32 (m, p)."""
+    def catalog(self, users: IntArray) -> FloatArray:
+        """Logits float32 (m, p) of users (m), given as indices, and all posts."""
         posts = len(self._table)
         scores = [np.empty((0, posts), np.float32)]
         at_once = max(PAIRS_AT_ONCE // max(posts, 1), 1)
@@ -118,6 +111,26 @@ class PostScorer:
             logits = self._network.score(rows, segments, self._table, index)
             scores.append(logits.view(len(rows), posts).numpy())
         return np.concatenate(scores)
+
+
+@dataclass(frozen=True, slots=True)
+class AsServed:
+    """A network's scores with medians where it knows nothing of a post, as the server gives them."""
+
+    scorer: PostScorer
+
+    def knows(self, users: IntArray) -> BoolArray:
+        """Bool (m): which users, given as indices, have a row."""
+        return self.scorer.knows(users)
+
+    def grid(self, users: IntArray, posts: IntArray) -> FloatArray:
+        """See Recommender."""
+        return with_medians(self.scorer.grid(users, posts), self.scorer.informed[posts])
+
+    def catalog(self, users: IntArray) -> FloatArray:
+        """See Recommender."""
+        scores = self.scorer.catalog(users)
+        return with_medians(scores, np.broadcast_to(self.scorer.informed, scores.shape))
 
 
 def with_medians(scores: FloatArray, informed: BoolArray) -> FloatArray:
