@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     # Calls without a deadline have time for an answer that is not a fallback, whatever else the machine does.
     "grpc": {"port": 0, "drain_delay": 0.0, "drain_grace": 2.0, "default_timeout": 60.0},
     "http": {"port": 0},
+    "cache": {"timeout": 10.0},  # a look-up that comes late is a hit all the same
     "catalog": {"poll_interval": 0.05},
     "models": {"poll_interval": 0.05, "preflight": False},  # which test_preflight.py has
     "scorer": {"device": "cpu"},
@@ -49,7 +50,7 @@ def settings(feed: Feed, redis_url: str, store: FolderStore, tmp_path: Path) -> 
         {
             **OPTIONS,
             "database": {"url": feed.url},
-            "cache": {"url": redis_url},
+            "cache": {**OPTIONS["cache"], "url": redis_url},
             "models": {**OPTIONS["models"], "store": str(tmp_path / "models"), "ready_requires_model": True},
         }
     )

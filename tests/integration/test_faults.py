@@ -144,9 +144,11 @@ async def test_redis_fails_under_load_and_no_request_does(
     feed, store, tmp_path, embedded_redis, frozen, kind
 ):
     redis = await embedded_redis()
+    settings = with_servers(feed.url, redis.url, tmp_path)
+    settings = settings.model_copy(update={"cache": settings.cache.model_copy(update={"timeout": 0.02})})
     async with (
         asyncio.timeout(HANG_TIMEOUT),
-        running(with_servers(feed.url, redis.url, tmp_path)) as application,
+        running(settings) as application,
         grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
     ):
         await application.wait_until_serving()
@@ -192,7 +194,7 @@ async def test_blocks_that_are_too_old_are_unavailable_rather_than_wrong(
     await fill(postgres.url)
     settings = with_servers(postgres.url, redis_url, tmp_path)
     settings = settings.model_copy(
-        update={"catalog": settings.catalog.model_copy(update={"max_block_age": 0.5})}
+        update={"catalog": settings.catalog.model_copy(update={"max_block_age": 5.0})}
     )
     async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
         await application.wait_until_serving()
@@ -271,7 +273,7 @@ def with_servers(database_url: str, redis_url: str, tmp_path) -> Settings:
         {
             **OPTIONS,
             "database": {"url": database_url},
-            "cache": {"url": redis_url},
+            "cache": {**OPTIONS["cache"], "url": redis_url},
             "models": {**OPTIONS["models"], "store": str(tmp_path / "models"), "ready_requires_model": True},
         }
     )

@@ -27,6 +27,7 @@ def options(feed: Feed, redis_url: str, store: FolderStore, tmp_path: Path) -> d
     return {
         "DATABASE_URL": feed.url,
         "CACHE_URL": redis_url,
+        "CACHE_TIMEOUT": "10",  # a look-up that comes late is a hit all the same
         "CATALOG_POLL_INTERVAL": "0.5",
         "MODELS_STORE": str(tmp_path / "models"),
         "MODELS_READY_REQUIRES_MODEL": "true",
