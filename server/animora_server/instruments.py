@@ -93,26 +93,8 @@ class _CountElsewhere(Count):
         return self._read()
 
 
-class CountElsewhere:
-    """A count that something else keeps, and that is read when it is scraped."""
-
-    __slots__ = ("_read",)
-
-    def __init__(self, read: Callable[[], int]) -> None:
-        self._read = read
-
-    @property
-    def value(self) -> int:
-        """What it is now."""
-        return self._read()
-
-
 class Counter(Instrument[Count, CounterMetricFamily]):
     """A Prometheus counter."""
-
-    def read_from(self, read: Callable[[], int], *values: str) -> None:
-        """The series under values of the labels is what this gives; called on the thread of a scrape."""
-        self._series[values] = CountElsewhere(read)  # type: ignore[assignment]  # it is only read
 
     def set_function(self, read: Callable[[], int], *values: str) -> None:
         """Shows what `read` gives under values of the labels; called on the thread of a scrape."""

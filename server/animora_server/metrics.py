@@ -65,7 +65,7 @@ class ArrivalMetrics:
 
     def arrived_from(self, read: Callable[[], int]) -> None:
         """Reads how many calls arrived at gRPC whenever they are scraped."""
-        self._calls.read_from(read, "arrived")
+        self._calls.set_function(read, "arrived")
 
 
 class CallMetrics:

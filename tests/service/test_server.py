@@ -1,6 +1,7 @@
 """The transport: what callers are told when something is wrong, over a real channel."""
 
 import asyncio
+import gc
 import gzip
 import json
 import logging
@@ -322,6 +323,19 @@ async def test_calls_that_grpc_sheds_have_arrived_and_were_not_taken(registry, b
         outcomes = Counter(await asked)
         taken = registry.get_sample_value("animora_grpc_calls_total", {"stage": "taken"})
     assert outcomes["CANCELLED"] == 50 - taken > 0
+
+
+async def test_a_server_that_has_stopped_keeps_its_counts(registry, behaviours):
+    metrics = Metrics(registry, SERVICE_NAME, METHODS)
+    handler = CallHandler(Gate(max_calls=2, max_rows=100), metrics.calls, default_timeout=0.5)
+    server = GrpcServer(SETTINGS, handler, behaviours.by_method())
+    async with server, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        rank: Any = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
+        await rank(b"", timeout=HANG_TIMEOUT)
+    del server, handler  # as where a worker tells its last metrics
+    gc.collect()
+    for stage in ("arrived", "taken"):
+        assert registry.get_sample_value("animora_grpc_calls_total", {"stage": stage}) == 1
 
 
 async def test_health_tells_whether_it_serves(server, channel):

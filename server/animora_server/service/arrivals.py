@@ -68,6 +68,29 @@ class _Arrived:
             self._unreceived.inc()
 
 
+class ArrivedCalls:
+    """How many calls have arrived at a server, those that gRPC shed included; from any thread.
+
+    Channelz forgets a server that has stopped, and the last figure stays.
+
+    Args:
+        server_id: The server's id in channelz.
+    """
+
+    def __init__(self, server_id: int) -> None:
+        self._server_id = server_id
+        self._last = 0
+
+    def read(self) -> int:
+        """The figure as it is now, or as it was read last before the server stopped."""
+        try:
+            found = json.loads(cygrpc.channelz_get_server(self._server_id))
+        except ValueError:  # there is no such server any more
+            return self._last
+        self._last = int(found["server"].get("data", {}).get("callsStarted", 0))
+        return self._last
+
+
 def newest_server() -> int:
     """The channelz id of the server that was created last in this process."""
     found, start = 0, 0
@@ -78,9 +101,3 @@ def newest_server() -> int:
         if page.get("end", True) or not ids:
             return found
         start = found + 1
-
-
-def arrived_calls(server_id: int) -> int:
-    """How many calls have arrived at a server, those that gRPC shed included."""
-    data = json.loads(cygrpc.channelz_get_server(server_id))["server"].get("data", {})
-    return int(data.get("callsStarted", 0))

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +12,7 @@ from grpc_health.v1 import health_pb2
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.addresses import require_free
 from animora_server.errors import ConfigurationError
-from animora_server.service.arrivals import Methods, UnknownMethods, arrived_calls, newest_server
+from animora_server.service.arrivals import ArrivedCalls, Methods, UnknownMethods, newest_server
 from animora_server.service.calls import Behaviour, CallHandler
 from animora_server.service.health_service import HealthService
 from animora_server.service.reflection import enable_reflection
@@ -45,7 +44,8 @@ class GrpcServer:
         self._server = grpc.aio.server(options=channel_options(settings))
         handlers = {method: handler.unary(method, behaviours[method]) for method in METHODS}
         arrivals = handler.arrivals
-        arrivals.arrived_from(partial(arrived_calls, newest_server()))
+        self._arrived = ArrivedCalls(newest_server())
+        arrivals.arrived_from(self._arrived.read)
         self._server.add_generic_rpc_handlers((Methods(SERVICE_NAME, handlers, arrivals),))
         self._server.add_generic_rpc_handlers((self._health_handler(),))
         enable_reflection(self._server, (SERVICE_NAME, HEALTH_SERVICE_NAME))
@@ -132,6 +132,7 @@ class GrpcServer:
 
     async def _stop(self) -> None:
         self._health.end_watches()
+        self._arrived.read()
         await self._server.stop(self._settings.drain_grace)
 
     async def _say(self) -> None:
