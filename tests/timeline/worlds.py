@@ -55,7 +55,7 @@ class World:
             self.clock,
         )
 
-    async def page(self, user_id=USER, timeout=5.0, **query):
+    async def page(self, user_id=USER, timeout=60.0, **query):
         deadline = asyncio.get_running_loop().time() + timeout
         return await self.timelines.page(TimelineQuery(user_id, query.pop("size", 10), deadline, **query))
 
