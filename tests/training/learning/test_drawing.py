@@ -183,3 +183,11 @@ def test_of_a_user_with_very_many_positives_a_step_learns_from_a_sample_that_cou
     assert len(torch.unique(torch.cat(samples))) == posts
     everything = Drawing(rows, config, Ranks(), most_likes=posts).step(0, 0, torch.tensor([2, 1]))
     assert everything.represents.tolist() == [1.0] * (posts + 2)
+
+
+def test_a_post_that_nobody_likes_teaches_the_unknown_row_no_more_than_a_frequent_one():
+    probabilities = drop_probabilities(torch.tensor([0, 0, 1, 10_000]), 0.02, 1.0)
+    assert probabilities[0] == 1.0
+    assert probabilities[1] == pytest.approx(0.02)
+    assert probabilities[2] == pytest.approx(0.51)
+    assert probabilities[3] == pytest.approx(0.02, abs=1e-3)

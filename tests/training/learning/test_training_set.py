@@ -74,3 +74,14 @@ def test_nothing_to_learn_from_is_an_error_that_says_so(tiny):
     for data in (dataset([]), replace(tiny, posts=everything)):
         with pytest.raises(NothingToLearn, match="no likes or comments on live posts"):
             training_set(data, data.pairs)
+
+
+def test_a_live_post_that_nobody_has_liked_for_a_week_is_a_negative_and_a_newer_one_is_unknown():
+    week = 7 * 86_400.0
+    # Posts are created at the seconds 1 to 6; the last pair comes a week after the second one's creation.
+    data = dataset([(10, 300, 5.0), (20, 300, week + 2.5)], deleted=(100,))
+    rows = training_set(data, data.pairs)
+    assert rows.vocabulary.post_ids.tolist() == [200, 300]
+    assert rows.negatives.tolist() == [1, 2]
+    assert rows.counts.tolist() == [0, 0, 2]
+    assert rows.image[1].tolist() == data.posts.image[1].tolist()

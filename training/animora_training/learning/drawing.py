@@ -183,9 +183,10 @@ def history_weights(lengths: Tensor) -> Tensor:
 def drop_probabilities(counts: Tensor, rate: float, scale: float) -> Tensor:
     """The chance float32 (post rows) that a post's id is dropped: rare posts' more often.
 
-    rate + (1 - rate) · scale / (scale + count), and 1 for the unknown row 0.
+    rate + (1 - rate) · scale / (scale + count), and 1 for the unknown row 0. It is the rate for a post that
+    nobody likes: it says nothing of one that is unknown.
     """
-    rare = scale / (scale + counts.clamp(min=1))
+    rare = scale / (scale + counts.clamp(min=1)) * (counts > 0)
     probabilities = rate + (1 - rate) * rare
     probabilities[0] = 1.0
     return probabilities

@@ -1,5 +1,6 @@
 """Training data in the model's own rows: which user and post has which row of its tables."""
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from animora_training.data.dataset import Dataset, Embeddings, IntArray, Rows, o
 from animora_training.errors import NothingToLearn
 
 FILES = ("training_posts.npy", "training_image.npy", "training_caption.npy")
+# Seconds after which a post that nobody has liked is taken for one that nobody likes.
+SETTLED = 7 * 86_400.0
 EMBEDDINGS_AT_ONCE = 1 << 12
 POSITIVES_AT_ONCE = 1 << 18
 
@@ -84,10 +87,11 @@ class TrainingSet:
 
 
 def training_set(dataset: Dataset, pairs: Pairs, folder: Path | None = None) -> TrainingSet:
-    """Gives a row to every user and post that occurs in the pairs.
+    """Gives a row to every user and post that occurs in the pairs, and to posts that nobody likes.
 
-    Posts without a pair get no row: drawn as negatives they would only ever be disliked. The pairs are gone
-    through twice, and never in memory as a whole where there is a folder.
+    A live post without a pair gets one too, to be drawn as a negative, if it existed for SETTLED before the
+    last pair: then nobody likes it. Of a newer one that is not known yet; it stays unknown, to be scored by
+    what it shows. The pairs are gone through twice, and never in memory as a whole where there is a folder.
 
     Args:
         dataset: Whose users and posts.
@@ -100,16 +104,19 @@ def training_set(dataset: Dataset, pairs: Pairs, folder: Path | None = None) -> 
     """
     positives = np.zeros(len(dataset.user_ids), np.int64)
     counts = np.zeros(len(dataset.posts.ids), np.int64)
+    last = -math.inf  # when the last pair was
     for chunk in pairs.chunks():
         np.add.at(positives, chunk.users, 1)
         np.add.at(counts, chunk.posts, 1)
-    users, posts = np.flatnonzero(positives), np.flatnonzero(counts)  # indices, ascending
-    live = 1 + np.flatnonzero(~dataset.posts.deleted[posts])
-    if not len(live):
+        last = float(chunk.times.max(initial=last))
+    live = ~dataset.posts.deleted
+    if not (live & (counts > 0)).any():
         raise NothingToLearn(
             "there are no likes or comments on live posts to learn from: import some, or check that "
             "animora.interactions names ids of animora.users and animora.posts"
         )
+    settled = live & (dataset.posts.created <= last - SETTLED)
+    users, posts = np.flatnonzero(positives), np.flatnonzero((counts > 0) | settled)  # indices, ascending
     row_of = np.zeros(len(counts), np.int32)
     row_of[posts] = np.arange(1, len(posts) + 1)
     place = _Place(folder)
@@ -122,7 +129,7 @@ def training_set(dataset: Dataset, pairs: Pairs, folder: Path | None = None) -> 
         vocabulary=Vocabulary(user_ids=dataset.user_ids[users], post_ids=dataset.posts.ids[posts]),
         offsets=torch.from_numpy(offsets_of(np.append(0, positives[users]))),
         posts=by_user,
-        negatives=torch.from_numpy(live),
+        negatives=torch.from_numpy(1 + np.flatnonzero(live[posts])),
         counts=torch.from_numpy(np.append(0, counts[posts])),
         image=image,
         caption=caption,
