@@ -18,7 +18,6 @@ from animora_training.commands.one_fit import Order, fit_once
 from animora_training.errors import CannotWrite, InvalidInput, WorseThanActive
 from animora_training.fitting.checkpoint import Checkpoints, FitState
 from animora_training.learning.config import FitConfig
-from tests.artifact.artifacts import make_artifact, with_manifest
 from tests.training.fitting import fits
 from tests.training.fitting.fits import CHOICES, checkpoints
 from tests.training.records import hold_out
@@ -134,11 +133,11 @@ def test_a_version_that_was_damaged_before_it_was_delivered_is_made_again(order,
 
 
 def test_a_refused_version_stays_in_the_run_folder_until_the_next_run(order, tmp_path):
-    store, run = FolderStore(tmp_path / "store"), tmp_path / "run"
-    store.publish(with_manifest(make_artifact("better"), metrics={"ndcg@10": 1.0}))
-    store.activate("better")
+    run = tmp_path / "run"
+    chance = replace(order, config=replace(order.config, factorisation="none", learning_rate=1e-6))
+    fit_once(replace(order, config=replace(order.config, factors=16, als_iterations=12)), nothing)
     with pytest.raises(WorseThanActive) as refused:
-        fit_once(order, nothing)
+        fit_once(chance, nothing)
     (kept,) = (run / "version").iterdir()
     assert f"the version is in {kept}" in str(refused.value)
     assert record(run)["version"] == kept.name

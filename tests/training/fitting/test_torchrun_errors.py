@@ -76,3 +76,21 @@ def test_what_one_process_alone_cannot_write_is_said(start, environment, tmp_pat
     (run / "checkpoint-1-1-of-2.staging").symlink_to("/dev/full")
     process = start("--run-dir", run, "--resume", "--output", out, **environment)
     assert "checkpoint-1-1-of-2.pt: cannot be written: No space left on device" in said(process)
+
+
+def test_processes_that_the_command_starts_itself_end_with_their_exit_code(environment, tmp_path):
+    store = ("--store", str(tmp_path / "store"))
+    fit(environment, *store, "--activate", "--set", "factors=16", "--set", "als_iterations=12")
+    chance = ("max_epochs=1", "factorisation=none", "learning_rate=1e-6")
+    choices = [word for choice in chance for word in ("--set", choice)]
+    words = ("fit", "--processes", "2", *store, *CHOICES, *choices)
+    refused = subprocess.run(
+        (sys.executable, "-m", "animora_training", *words),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 3, refused.stderr
+    assert refused.stderr.count("error: ") == 1
+    assert "Traceback" not in refused.stderr

@@ -1,5 +1,6 @@
 """`animora-train fit`: makes a version, or one after the other."""
 
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,10 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
     device: Annotated[
         str, typer.Option(help="Where to train: cpu, cuda or cuda:N; a GPU, where there is one, by default.")
     ] = "",
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that share the work, as torchrun starts them."),
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
     choices: Annotated[
         list[str] | None,
@@ -96,6 +101,10 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
     Several processes share the work where torchrun starts them:
     torchrun --nproc-per-node 2 -m animora_training fit …
     """
+    if processes > 1 and world_size == 1:
+        from animora_training.commands.processes import launch
+
+        raise typer.Exit(launch(processes, sys.argv[1:]))
     from animora_training.commands.one_fit import Order
 
     with plain_errors(rank):
