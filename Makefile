@@ -5,6 +5,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 DATA ?=
 SEEDS ?= 3
+JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -29,8 +30,8 @@ demo: $(INSTALLED) ## Run the whole system on sample data until Ctrl-C
 	@$(BIN)/animora-server demo
 
 .PHONY: test
-test: $(INSTALLED) ## Run every test, real servers included
-	$(BIN)/pytest --cov --cov-report=term
+test: $(INSTALLED) ## Run every test, real servers included, in JOBS=2 processes
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term
 
 .PHONY: lint
 lint: $(INSTALLED) ## Check style and import contracts
