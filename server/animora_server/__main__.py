@@ -6,9 +6,12 @@ signals.end_at_once()  # before all other imports: they take a second, in which 
 
 import sys
 
+from animora_database.standard_streams import open_missing_streams
+
 
 def main() -> None:
     """Runs the command line, or prints the version, which takes no extra."""
+    open_missing_streams()
     if sys.argv[1:2] == ["--version"]:
         from importlib.metadata import version  # noqa: PLC0415  # the commands do without
 

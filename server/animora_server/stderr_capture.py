@@ -4,6 +4,7 @@ While it is captured, descriptor 2 is a pipe that never blocks who writes, and a
 each line one of the log. So such lines are formatted, limited and dropped as all others are.
 """
 
+import atexit
 import faulthandler
 import fcntl
 import logging
@@ -48,6 +49,7 @@ def start() -> None:
     os.close(writing)
     reader = Thread(target=_read, args=(reading,), name="stderr", daemon=True)
     reader.start()
+    atexit.register(release)  # also after an error that ends the interpreter, whose traceback is in the pipe
     _captures.append(_Capture(original, crashes, reader))
 
 

@@ -1,4 +1,5 @@
 import math
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -137,6 +138,32 @@ def test_a_time_is_a_finite_number(value: str):
     assert "ANIMORA_CACHE_TIMEOUT: Input should be a finite number" in refused(
         {"ANIMORA_CACHE_TIMEOUT": value}
     )
+
+
+@pytest.mark.parametrize("number", ["grpc.port", "cache.timeout"])
+def test_true_is_no_number(file: Path, number: str):
+    section, name = number.split(".")
+    file.write_text(f"[{section}]\n{name} = true\n")
+    assert refused({}, file) == f"{number} in {file}: must be a number, not true or false"
+
+
+def test_an_empty_path_in_the_file_is_none(file: Path):
+    file.write_text('[catalog]\ndirectory = ""\n[models]\nverify_key = ""\n')
+    settings = load_settings({}, file)
+    assert (settings.catalog.directory, settings.models.verify_key) == (None, None)
+
+
+@pytest.mark.parametrize("text", ["catalog.directory", "models.store", "grpc.host", "database.url"])
+def test_text_has_no_nul_character(file: Path, text: str):
+    section, name = text.split(".")
+    file.write_text(f'[{section}]\n{name} = "a\\u0000b"\n')
+    assert refused({}, file) == f"{text} in {file}: must have no NUL character"
+
+
+@pytest.mark.parametrize("variable", ["GRPC_HOST", "HTTP_HOST", "TIMELINE_TOKEN_KEY"])
+def test_text_that_is_not_utf_8_is_refused_by_its_name(variable: str):
+    value = os.fsdecode(b"\xff" * 16)  # as os.environ has it
+    assert refused({f"ANIMORA_{variable}": value}) == f"ANIMORA_{variable}: must be UTF-8"
 
 
 def test_options_that_do_not_go_together_are_refused_with_the_way_out():

@@ -330,9 +330,12 @@ async def test_the_directory_is_made_and_holds_nothing_afterwards(
     assert list((tmp_path / "deep" / "down").iterdir()) == []
 
 
-async def test_a_directory_that_cannot_be_made_is_a_wrong_option(store, metrics, published, tmp_path):
+@pytest.mark.parametrize("directory", ["file/folder", "file", "/proc"])
+async def test_a_directory_that_cannot_be_written_to_is_a_wrong_option(
+    store, metrics, published, tmp_path, directory
+):
     (tmp_path / "file").touch()
-    settings = FAST.model_copy(update={"directory": tmp_path / "file" / "folder"})
+    settings = FAST.model_copy(update={"directory": tmp_path / directory})
 
     with pytest.raises(ConfigurationError, match=r"catalog\.directory"):
         async with CatalogRefresher(store, settings, metrics, published.publish):

@@ -5,10 +5,12 @@ import signal
 import sys
 
 from animora_database.process_user import name_process_user
+from animora_database.standard_streams import open_missing_streams
 
 
 def main() -> None:
     """Runs the command line, or prints the version, which takes no extra."""
+    open_missing_streams()
     if sys.argv[1:2] == ["--version"]:
         from importlib.metadata import version  # noqa: PLC0415  # the commands do without
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
-from grpc._cython import cygrpc  # type: ignore[attr-defined]  # grpcio-channelz takes it from there, too
+from grpc._cython import cygrpc  # grpcio-channelz takes it from there, too
 
 from animora_server.instruments import Count
 from animora_server.metrics import ArrivalMetrics

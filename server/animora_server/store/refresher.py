@@ -2,9 +2,11 @@
 
 import asyncio
 import random
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -95,13 +97,9 @@ class CatalogRefresher:
         """Starts refreshing.
 
         Raises:
-            ConfigurationError: The directory for the embeddings cannot be made.
+            ConfigurationError: The directory for the embeddings cannot be made or written to.
         """
-        if self._settings.directory is not None:
-            try:
-                self._settings.directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigurationError(f"catalog.directory: {error.strerror}: {error.filename}") from error
+        _require_writable(self._settings.directory)
         self._metrics.age_from(lambda: time.monotonic() - self._refreshed_at)
         for loop in self.loops:
             loop.start()
@@ -271,3 +269,14 @@ class CatalogRefresher:
         self._metrics.bytes.set(self._catalog.nbytes)
         self._metrics.epoch.set(snapshot.epoch)
         self._metrics.refresh_seconds.observe(seconds)
+
+
+def _require_writable(directory: Path | None) -> None:
+    """Makes the directory for the embeddings, and writes to it, or to the system's temporary one."""
+    try:
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        where = error.filename if directory is None else directory
+        raise ConfigurationError(f"catalog.directory: cannot write to {where} ({error.strerror})") from error
