@@ -121,26 +121,31 @@ def test_another_author_gets_a_new_row(table):
     assert len(after) == 3
 
 
-def test_an_edit_of_neither_author_nor_embeddings_keeps_the_row(table):
-    after = refreshed(table, {20: Post(updated_at=1, created_at=2000.0)})
+def test_an_edit_of_neither_author_nor_times_nor_embeddings_keeps_the_row(table):
+    after = refreshed(table, {20: Post(updated_at=1)})
+
+    assert len(after) == 2
+    assert not after.outdated(records({20: Post(updated_at=1)}))[0]
+
+
+def test_a_post_of_another_time_of_creation_gets_a_new_row_as_it_may_be_another_of_the_same_id(table):
+    found = {20: Post(created_at=2000.0)}
+    assert table.outdated(records(found)).tolist() == [True]
+
+    after = refreshed(table, found)
 
     row = after.index.find(np.array([20]))
-    assert len(after) == 2
-    assert after.created_at[row] == 2000
-    assert not after.outdated(records({20: Post(updated_at=1, created_at=2000.0)}))[0]
+    assert (row, after.created_at[row]) == (2, 2000)
+    assert not after.outdated(records(found))[0]
 
 
-def test_a_post_of_another_time_of_creation_may_be_another_one_of_the_same_id(table):
-    assert table.outdated(records({20: Post(created_at=2000.0)})).tolist() == [True]
-
-
-def test_a_soft_deleted_post_is_found_and_may_come_back(table):
+def test_a_soft_deleted_post_is_found_and_gets_a_new_row_when_it_is_restored(table):
     gone = refreshed(table, {20: Post(deleted=True)})
     back = refreshed(gone, {20: Post()})
 
     row = table.index.find(np.array([20]))
     assert (gone.index.find(np.array([20])), gone.deleted[row]) == (row, True)
-    assert (back.index.find(np.array([20])), back.deleted[row]) == (row, False)
+    assert (back.index.find(np.array([20])), back.deleted.tolist()) == (2, [False, True, False])
     assert not table.deleted[row]
 
 

@@ -489,6 +489,25 @@ async def test_a_post_that_became_visible_late_is_newer_than_older_lists_also_af
     assert restarted.snapshot.post_ids[restarted.snapshot.newer_than(listed)].tolist() == [1]
 
 
+@pytest.mark.parametrize("told", ["deleted_at = null", "deleted_at = null, updated_at = null"])
+@pytest.mark.parametrize("refresh", ["poll", "reconcile"])
+async def test_a_post_that_is_restored_is_newer_than_lists_made_while_it_was_deleted(
+    database, follower, told, refresh
+):
+    await database.execute("alter table animora_app.posts disable trigger touch_post")
+    await database.execute(
+        "insert into animora_app.posts (id, author_id, created_at, deleted_at)"
+        " values (1, 1, now() - interval '5 minutes', now()), (2, 1, now() - interval '5 minutes', null)"
+    )
+    await follower.reconcile()
+    listed = follower.snapshot.read_at
+    await database.execute(f"update animora_app.posts set {told} where id = 1")
+
+    await getattr(follower, refresh)()
+
+    assert follower.snapshot.post_ids[follower.snapshot.newer_than(listed)].tolist() == [1]
+
+
 async def test_a_large_catalog_is_read_again_part_by_part(database, store):
     await database.execute(
         "insert into animora_app.posts (id, author_id, image_embedding)"

@@ -53,6 +53,11 @@ def reader(postgres_url, roles):
         (ENABLED, []),  # the view reads as its owner, a superuser
         (ENABLED + FORCED, []),
         (ENABLED + INVOKER + GRANTED, [("posts", "animora_app.posts", "hidden_from")]),
+        (
+            ENABLED + INVOKER.replace("true", "Yes") + GRANTED,
+            [("posts", "animora_app.posts", "hidden_from")],
+        ),
+        (ENABLED + INVOKER.replace("true", "off") + GRANTED, []),
         (ENABLED + INVOKER + GRANTED + "alter role {reader} bypassrls;", []),
         (
             ENABLED + OWNED + "grant select on animora_app.posts to {other};",

@@ -17,9 +17,11 @@ with recursive reached(view, relation, reader) as (
         reached.view,
         depend.refobjid,
         case
-            when 'security_invoker=true' = any(relation.reloptions)
-                or 'security_invoker=on' = any(relation.reloptions)
-                or 'security_invoker=1' = any(relation.reloptions)
+            when (
+                select option_value::boolean
+                from pg_catalog.pg_options_to_table(relation.reloptions)
+                where option_name = 'security_invoker'
+            )
             then reached.reader
             else relation.relowner
         end

@@ -35,8 +35,9 @@ class _Arrived:
 class PostDraft:
     """Collects embeddings of posts found, then makes the next table; if it is dropped, nothing has changed.
 
-    Embeddings arrive in parts, so that a load of any size takes little memory. A post that is new, or whose
-    author or embeddings changed, gets a row at the end; any other keeps its row.
+    Embeddings arrive in parts, so that a load of any size takes little memory. A post that is new or
+    restored, or whose author, time of creation or embeddings changed, gets a row at the end; any other keeps
+    its row.
 
     Args:
         table: The table before it.
@@ -173,10 +174,9 @@ class PostDraft:
         """Which posts, at positions int64 (k) among those found, keep their row: bool (k)."""
         rows = self._table.index.find(self._found.ids[at])
         unchanged = np.not_equal(rows, ABSENT)
-        known = rows[unchanged]
-        unchanged[unchanged] = (self._table.fingerprints[known] == digests[unchanged]) & (
-            self._table.author_ids[known] == self._found.author_ids[at[unchanged]]
-        )
+        known, found = rows[unchanged], self._found.take(at[unchanged])
+        same_embeddings = self._table.fingerprints[known] == digests[unchanged]
+        unchanged[unchanged] = same_embeddings & ~self._table.replaced(known, found)
         return unchanged
 
     def _learn_widths(self, images: EmbeddingColumn, captions: EmbeddingColumn) -> None:

@@ -78,13 +78,22 @@ class PostTable:
         known = np.not_equal(rows, ABSENT)
         at = rows[known]
         outdated = np.logical_not(known)
-        # Another author or time of creation is another post of the same id, as after a TRUNCATE.
-        outdated[known] = (
-            (self.updated_at[at] != found.updated_at[known])
-            | (self.author_ids[at] != found.author_ids[known])
-            | (self.created_at[at] != found.created_at[known])
+        outdated[known] = (self.updated_at[at] != found.updated_at[known]) | self.replaced(
+            at, found.take(np.flatnonzero(known))
         )
         return outdated
+
+    def replaced(self, rows: IntArray, found: PostRecords) -> BoolArray:
+        """Which posts at rows int64 (k) older timelines may lack as they were found (k): bool (k).
+
+        Another author or time of creation is another post of the same id, as after a TRUNCATE; a post that
+        was restored was not in the feed before.
+        """
+        return (
+            (self.author_ids[rows] != found.author_ids)
+            | (self.created_at[rows] != found.created_at)
+            | (self.deleted[rows] & ~found.deleted)
+        )
 
     def missing(self, found: PostRecords) -> IntArray:
         """Ids int64 (k) of posts here that are not among all posts found."""
