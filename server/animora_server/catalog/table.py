@@ -89,11 +89,12 @@ class PostTable:
         Another author or time of creation is another post of the same id, as after a TRUNCATE; a post that
         was restored was not in the feed before.
         """
-        return (
+        replaced: BoolArray = (
             (self.author_ids[rows] != found.author_ids)
             | (self.created_at[rows] != found.created_at)
             | (self.deleted[rows] & ~found.deleted)
         )
+        return replaced
 
     def missing(self, found: PostRecords) -> IntArray:
         """Ids int64 (k) of posts here that are not among all posts found."""
