@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from animora_artifact.artifact import Artifact
-from animora_artifact.durability import make_folder, replace_durably
+from animora_artifact.durability import replace_durably
 from animora_artifact.errors import ArtifactError, ArtifactRejected, RejectionReason, StoreUnavailable
 from animora_artifact.folder import POINTER_STAGING, STAGING, FolderSource, read_folder, write_folder
 from animora_artifact.manifest import MARKS, Manifest, checked_name, is_name, mark_of
@@ -74,10 +74,10 @@ class FolderStore:
         return unpack(read_folder(self._folder(version), self._check))
 
     def require_writable(self) -> None:
-        """See ModelStore."""
+        """See ModelStore; a folder that is not there yet is not made, its parent is tried in its place."""
+        folder = next(one for one in (self._root, *self._root.parents) if os.path.lexists(one))
         try:
-            make_folder(self._root)
-            with tempfile.NamedTemporaryFile(prefix=STAGING, dir=self._root) as file:
+            with tempfile.NamedTemporaryFile(prefix=STAGING, dir=folder) as file:
                 file.write(bytes(TRIED_BYTES))
                 file.flush()
                 os.fsync(file.fileno())

@@ -1,5 +1,6 @@
 """Where a fitted version goes: into a folder, a store, or both, and into use."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ class Delivery:
             StoreUnavailable: The folder or the store cannot be written.
         """
         if self.folder is not None:
-            if self.folder.exists() and not self.folder.is_dir():
+            if os.path.exists(self.folder) and not os.path.isdir(self.folder):  # Path's own may raise
                 raise InvalidOption("--output", f"{self.folder} is no folder")
             with _named("--output"):
                 FolderStore(self.folder).require_writable()
