@@ -1,5 +1,6 @@
 """Every option of the server, in one frozen object: `ANIMORA_*` over a TOML file over defaults."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,18 @@ MAX_WORKERS = 256
 MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
 CENTURY = 36_500  # days
 INT32 = 2**31 - 1  # the largest number that gRPC takes
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 REDIS_SCHEMES = (
     "redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://",
     "rediss+cluster://",
 )  # fmt: skip
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 class Section(BaseModel):
@@ -109,7 +117,7 @@ class GrpcSettings(Section):
     def _safe_to_bind(self) -> "GrpcSettings":
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together: set both or neither")
-        if self.host not in LOOPBACK and self.tls_certificate is None and not self.insecure:
+        if not is_loopback(self.host) and self.tls_certificate is None and not self.insecure:
             raise ValueError(
                 f"host {self.host} is beyond loopback and TLS is off: set tls_certificate and tls_key, "
                 "or say insecure = true"
@@ -440,7 +448,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":
-        if self.http.host not in LOOPBACK and not self.http.insecure:
+        if not is_loopback(self.http.host) and not self.http.insecure:
             raise ValueError(
                 f"http.host {self.http.host} is beyond loopback, and metrics and probes are plain HTTP: set "
                 "http.insecure = true where nobody reaches the port who must not read them"

@@ -166,6 +166,11 @@ def test_text_that_is_not_utf_8_is_refused_by_its_name(variable: str):
     assert refused({f"ANIMORA_{variable}": value}) == f"ANIMORA_{variable}: must be UTF-8"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.2", "LocalHost", "::1"])
+def test_any_address_of_loopback_needs_no_tls(host: str):
+    load_settings({"ANIMORA_GRPC_HOST": host, "ANIMORA_HTTP_HOST": host}, None)
+
+
 def test_options_that_do_not_go_together_are_refused_with_the_way_out():
     assert "or say insecure = true" in refused({"ANIMORA_GRPC_HOST": "0.0.0.0"})
     assert "set both or neither" in refused({"ANIMORA_GRPC_TLS_KEY": "key.pem"})

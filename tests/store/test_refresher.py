@@ -1,5 +1,6 @@
 import asyncio
 import math
+import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
@@ -328,6 +329,15 @@ async def test_the_directory_is_made_and_holds_nothing_afterwards(
 
     assert snapshot.embeddings.read(0, 1)[0].tolist() == [[1, 2]]
     assert list((tmp_path / "deep" / "down").iterdir()) == []
+
+
+async def test_a_missing_temporary_directory_is_a_wrong_option(
+    store, metrics, published, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(ConfigurationError, match=r"catalog\.directory: cannot write to a temporary one"):
+        async with CatalogRefresher(store, FAST, metrics, published.publish):
+            pass
 
 
 @pytest.mark.parametrize("directory", ["file/folder", "file", "/proc"])

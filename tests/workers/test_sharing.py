@@ -30,6 +30,12 @@ def test_a_device_is_shared_where_it_is_a_gpu_unless_the_option_says_otherwise(
     assert is_shared(ScorerSettings(shared=shared, device=device), tmp_path) is expected
 
 
+def test_a_missing_folder_for_temporary_files_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(ConfigurationError, match=r"^TMPDIR: .* \(No such file"), socket_path():
+        pass
+
+
 def test_a_folder_too_deep_for_a_socket_is_named(tmp_path, monkeypatch):
     deep = tmp_path / ("x" * 100)
     deep.mkdir()

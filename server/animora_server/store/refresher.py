@@ -278,5 +278,5 @@ def _require_writable(directory: Path | None) -> None:
             directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
-        where = error.filename if directory is None else directory
+        where = "a temporary one" if directory is None else directory
         raise ConfigurationError(f"catalog.directory: cannot write to {where} ({error.strerror})") from error

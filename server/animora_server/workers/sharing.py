@@ -32,9 +32,15 @@ def socket_path() -> Iterator[str]:
     """A path for a socket, in a folder that only this user can enter, and that goes at the end.
 
     Raises:
-        ConfigurationError: The system's folder for temporary files has too long a name.
+        ConfigurationError: The system has no folder for temporary files, or its name is too long.
     """
-    with tempfile.TemporaryDirectory(prefix="animora-") as folder:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="animora-")
+    except OSError as error:
+        raise ConfigurationError(
+            f"TMPDIR: the socket of the shared device needs a temporary folder ({error.strerror})"
+        ) from error
+    with made as folder:
         path = str(Path(folder) / "device")
         if len(os.fsencode(path)) > LONGEST_PATH:
             raise ConfigurationError(f"TMPDIR: {tempfile.gettempdir()} is too long for a socket in it")
