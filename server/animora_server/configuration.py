@@ -192,8 +192,10 @@ def _explain(error: ValidationError, environ: Mapping[str, str], file: Path | No
 
 
 def _no_such_option(name: str, known: Iterable[str]) -> str:
-    similar = get_close_matches(name, known, n=1)
-    return f"no such option; did you mean {similar[0]}?" if similar else "no such option"
+    # The prefix that all variables share would make any two of them similar.
+    by_rest = {option.removeprefix(PREFIX): option for option in known}
+    similar = get_close_matches(name.removeprefix(PREFIX), by_rest, n=1)
+    return f"no such option; did you mean {by_rest[similar[0]]}?" if similar else "no such option"
 
 
 def _hide_secrets(secret: str) -> str:

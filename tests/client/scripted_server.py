@@ -186,8 +186,9 @@ class ScriptedServer(ranking_pb2_grpc.RankingServiceServicer):
             if one.post_ids:
                 response.results.add(response=in_order(one))
             else:
-                detail = bad_request(f"requests[{index}].post_ids", "must not be empty")
-                error = status(grpc.StatusCode.INVALID_ARGUMENT, "post_ids: must not be empty", detail)
+                mistake = "is empty: give 1 or more candidates"
+                detail = bad_request(f"requests[{index}].post_ids", mistake)
+                error = status(grpc.StatusCode.INVALID_ARGUMENT, f"post_ids: {mistake}", detail)
                 response.results.add(error=error)
         return response
 

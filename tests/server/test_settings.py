@@ -99,11 +99,12 @@ def test_what_kubernetes_says_of_services_is_passed_over():
 
 
 def test_misspelt_variables_are_refused_each_with_what_may_be_meant():
-    text = refused({"ANIMORA_GRPC_PROT": "1", "ANIMORA_CATALOG_MAX_BLOK_AGE": "1", "ANIMORA_PORT": "50051"})
-    lines = dict(line.split(": ", 1) for line in text.splitlines())
+    names = ("ANIMORA_GRPC_PROT", "ANIMORA_CATALOG_MAX_BLOK_AGE", "ANIMORA_PORT", "ANIMORA_FOO_BAR")
+    lines = dict(line.split(": ", 1) for line in refused(dict.fromkeys(names, "1"), None).splitlines())
     assert lines["ANIMORA_GRPC_PROT"] == "no such option; did you mean ANIMORA_GRPC_PORT?"
     assert lines["ANIMORA_CATALOG_MAX_BLOK_AGE"].endswith("did you mean ANIMORA_CATALOG_MAX_BLOCK_AGE?")
     assert lines["ANIMORA_PORT"].startswith("no such option")
+    assert lines["ANIMORA_FOO_BAR"] == "no such option"  # none is similar
 
 
 def test_a_whole_section_in_one_variable_is_refused():

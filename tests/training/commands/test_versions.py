@@ -58,6 +58,11 @@ def keys(tmp_path):
     return write_keys(tmp_path / "keys")
 
 
+def test_list_names_a_store_that_holds_no_version(run, store):
+    assert run("list").replace("\n", "") == f"{store} holds no version"
+    assert json.loads(run("list", "--json")) == []
+
+
 def test_versions_are_published_activated_and_rolled_back(run, made, store):
     for version, quality in (("v1", 0.30), ("v2", 0.31), ("v3", 0.32)):
         assert run("publish", made(version, ndcg=quality)).splitlines()[-1] == f"published {version}"

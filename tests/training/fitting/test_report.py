@@ -244,10 +244,11 @@ def test_numbers_are_written_as_people_read_them():
         "4 min 12 s",
         "2 h 13 min",
     ]
-    assert [large(number) for number in (0, 12.3, 999.6, 1_520_000, 51_300_000, 2.5e9)] == [
+    assert [large(number) for number in (0, 12.3, 999.6, 352_400, 1_520_000, 51_300_000, 2.5e9)] == [
         "0",
         "12.3",
         "1.00 k",
+        "352 k",
         "1.52 M",
         "51.3 M",
         "2.50 G",

@@ -110,6 +110,8 @@ def list_versions(
             for manifest in manifests
         ]
         output().print_json(json.dumps(rows))
+    elif not manifests:
+        output().print(f"{store} holds no version", highlight=False, markup=False)
     else:
         output().print(_table(manifests, pointer))
 

@@ -32,7 +32,7 @@ def large(number: float) -> str:
     """A number of which three digits matter, in thousands (k), millions (M) or billions (G)."""
     for power, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= 0.9995 * power:
-            return f"{number / power:#.3g}{unit}"
+            return f"{number / power:#.3g}".removesuffix(".") + unit
     return f"{number:.3g}"
 
 
