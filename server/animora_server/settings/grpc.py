@@ -1,0 +1,75 @@
+"""The section `grpc`."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from animora_server.settings.loopback import is_loopback
+from animora_server.settings.section import DAY, HOUR, INT32, Section
+
+MAX_WORKERS = 256
+
+
+class GrpcSettings(Section):
+    """Where and how calls are taken."""
+
+    host: str = Field(
+        default="127.0.0.1", description="address to listen on; beyond loopback needs TLS or `insecure`"
+    )
+    port: int = Field(default=50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_WORKERS,
+        description="processes that share the port (`serve`), each with a catalog of its own",
+    )
+    pin_workers: bool = Field(
+        default=False, description="keep each worker on a core, which they take in turns (Linux)"
+    )
+    insecure: bool = Field(default=False, description="allow an address beyond loopback without TLS")
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file with the server's certificate chain"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with the server's private key")
+    max_message_bytes: int = Field(
+        default=2 << 20, ge=1024, le=INT32, description="bytes of the largest request"
+    )
+    max_metadata_bytes: int = Field(
+        default=16 << 10, ge=1024, le=16 << 20, description="bytes of the largest request metadata"
+    )
+    max_rows_in_flight: int = Field(
+        default=1_000_000,
+        ge=1,
+        le=10**9,
+        description="candidates in flight before a call is refused (RESOURCE_EXHAUSTED); a post that is "
+        "explained counts as 50",
+    )
+    max_calls_in_flight: int = Field(
+        default=4096, ge=1, le=1_000_000, description="calls in flight before one is refused"
+    )
+    default_timeout: float = Field(
+        default=0.5, gt=0.001, le=HOUR, description="seconds a call may take where it names no deadline"
+    )
+    drain_delay: float = Field(
+        default=1.0,
+        ge=0,
+        le=HOUR,
+        description="seconds between saying NOT_SERVING and refusing new calls at shutdown",
+    )
+    drain_grace: float = Field(
+        default=10.0, ge=0, le=HOUR, description="seconds for calls in flight at shutdown"
+    )
+    max_connection_age: float = Field(
+        default=300.0, ge=1, le=7 * DAY, description="seconds before a connection is asked to reconnect"
+    )
+
+    @model_validator(mode="after")
+    def _safe_to_bind(self) -> "GrpcSettings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together: set both or neither")
+        if not is_loopback(self.host) and self.tls_certificate is None and not self.insecure:
+            raise ValueError(
+                f"host {self.host} is beyond loopback and TLS is off: set tls_certificate and tls_key, "
+                "or say insecure = true"
+            )
+        return self

@@ -1,0 +1,38 @@
+"""What all groups of options have in common, and the units of their bounds."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
+CENTURY = 36_500  # days
+INT32 = 2**31 - 1  # the largest number that gRPC takes
+
+
+class Section(BaseModel):
+    """A group of options: frozen, an unknown name is an error, and errors never quote a value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_switches(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls._type_of(info) in {int, float}:
+            raise ValueError("must be a number, not true or false")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _text_is_text(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("must have no NUL character")
+        if cls._type_of(info) == Path | None:  # whose bytes need not be UTF-8
+            return value or None
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError("must be UTF-8")
+        return value
+
+    @classmethod
+    def _type_of(cls, info: ValidationInfo) -> Any:
+        return cls.model_fields[str(info.field_name)].annotation
