@@ -92,7 +92,7 @@ def batch(*requests: pb.RankRequest) -> bytes:
 
 def test_a_batch_has_bounds():
     most = LIMITS.max_batch_requests
-    assert len(read_batch(batch(*[request()] * most), LIMITS).requests) == most
+    assert len(read_batch(batch(*[request()] * most), LIMITS)) == most
     for data in (b"", batch(*[request()] * (most + 1)), b"\x0a\x00" * 1_000_000, UNKNOWN):
         with pytest.raises(InvalidRequest) as error:
             read_batch(data, LIMITS)

@@ -14,7 +14,7 @@ from animora_server.service.packed import (
     RankRequest,
     RankResponse,
     RankResult,
-    has_more,
+    elements,
     packed,
     parse,
     read_ids,
@@ -49,19 +49,34 @@ def test_a_response_has_the_bytes_of_the_public_message(ids, scores):
     assert twin.SerializeToString(deterministic=True) == public.SerializeToString(deterministic=True)
 
 
-def test_several_pieces_are_one_list():
+def test_ids_that_were_sent_in_several_pieces_are_one_list():
     pieces = [pb.RankRequest(post_ids=ids).SerializeToString() for ids in ([1, 2], [3])]
-    twin = RankRequest.FromString(b"".join(pieces))
-    assert read_ids(twin.post_ids).tolist() == [1, 2, 3]
+    for sent, ids in ((b"".join(pieces), [1, 2, 3]), (b"\x12\x00" + pieces[1], [3])):
+        request = parse(sent, RankRequest, pb.RankRequest)
+        assert read_ids(request.post_ids).tolist() == ids
 
 
-def test_ids_that_were_sent_one_by_one_are_read_with_the_public_message():
+def test_ids_that_were_sent_one_by_one_are_one_list():
     sent = pb.RankRequest(post_ids=[1]).SerializeToString() + one_by_one(2, [2, 3])
     request = parse(sent, RankRequest, pb.RankRequest)
     assert read_ids(request.post_ids).tolist() == [1, 2, 3]
-    batch = b"".join(b"\x0a" + bytes([len(one)]) + one for one in (b"\x08\x01", sent))
-    _, second = parse(batch, BatchRankRequest, pb.BatchRankRequest).requests
-    assert read_ids(second.post_ids).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("piece", [b"\x12\x00", b"\x12\x08" + bytes(8), one_by_one(2, [0])])
+def test_ids_in_many_pieces_are_not_read_one_by_one(piece):
+    request = parse(piece * 1000, RankRequest, pb.RankRequest)
+    assert isinstance(request, pb.RankRequest)  # and not the twin, whose pieces Python would have to read
+    assert len(request.post_ids) in {0, 1000}
+
+
+@given(
+    IDS, st.lists(st.sampled_from([b"\x78\x0a", b"\x0a\x00", b"\x12\x00", one_by_one(2, [5])]), max_size=6)
+)
+def test_whatever_is_sent_beside_it_a_request_says_what_the_public_message_says(ids, beside):
+    sent = b"".join(beside) + pb.RankRequest(user_id=3, post_ids=ids).SerializeToString()
+    request, public = parse(sent, RankRequest, pb.RankRequest), pb.RankRequest.FromString(sent)
+    assert read_ids(request.post_ids).tolist() == list(public.post_ids)
+    assert request.user_id == public.user_id
 
 
 def test_what_is_no_message_is_malformed():
@@ -72,11 +87,11 @@ def test_what_is_no_message_is_malformed():
 
 def test_a_part_of_an_id_is_malformed():
     with pytest.raises(InvalidRequest, match="not a valid message"):
-        read_ids(RankRequest(post_ids=[b"12345678", b"1234567"]).post_ids)  # type: ignore[list-item]
+        read_ids(b"123456781234567")
 
 
 @given(st.lists(st.binary(max_size=300), max_size=6), st.lists(st.integers(0, 2**64 - 1), max_size=3))
-def test_elements_are_counted_whatever_is_in_them_and_beside_them(elements, numbers):
+def test_elements_are_counted_whatever_is_in_them_and_beside_them(several, numbers):
     def varint(number: int) -> bytes:
         low, rest = number & 0x7F, number >> 7
         return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
@@ -85,28 +100,21 @@ def test_elements_are_counted_whatever_is_in_them_and_beside_them(elements, numb
         b"\x10" + varint(number) + b"\x19" + bytes(8) + b"\x22\x02\x0a\x0a" + b"\x2d" + bytes(4)
         for number in numbers
     )
-    data = beside + b"".join(b"\x0a" + varint(len(element)) + element for element in elements)
-    for most in range(8):
-        assert has_more(data, 1, most) == (len(elements) > most)
+    data = beside + b"".join(b"\x0a" + varint(len(element)) + element for element in several)
+    assert list(elements(data, BatchRankRequest, "requests")) == several
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        b"\x0b" + b"\x0a\x00" * 3,  # a group
+        b"\x0b" + b"\x0a\x00" * 3,  # a group without an end
         b"\x10" + b"\x80" * 1_000_000 + b"\x0a\x00" * 3,  # a number without an end
         b"\x0a\x00\x22\x02\x0a\x0a\x10\x80",  # a number that is cut off
     ],
 )
 def test_what_cannot_be_counted_is_malformed(data):
     with pytest.raises(InvalidRequest, match="not a valid message"):
-        has_more(data, 1, 1)
-
-
-def test_a_batch_is_read_as_twins():
-    public = pb.BatchRankRequest(requests=[pb.RankRequest(user_id=1, post_ids=[5, 6])])
-    (request,) = BatchRankRequest.FromString(public.SerializeToString()).requests
-    assert read_ids(request.post_ids).tolist() == [5, 6]
+        elements(data, BatchRankRequest, "requests")
 
 
 @given(st.lists(IDS, max_size=4), st.lists(st.floats(width=32, allow_nan=False), max_size=300))

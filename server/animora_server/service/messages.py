@@ -15,9 +15,10 @@ from animora_server.service.packed import (
     BatchRankRequest,
     BatchRankResponse,
     BytesField,
+    RankRequest,
     RankResponse,
     RankResult,
-    has_more,
+    elements,
     packed,
     parse,
     read_ids,
@@ -44,7 +45,6 @@ MAX_BATCH_EXPLAINED = 5000
 EXPLAINED_WEIGHT = 50
 
 POST_IDS, SCORES = BytesField(RankResponse, "post_ids"), BytesField(RankResponse, "scores")
-REQUESTS = pb.BatchRankRequest.DESCRIPTOR.fields_by_name["requests"].number
 EXPLANATIONS = BytesField(RankResponse, "explanations")
 RESPONSE, RESULTS = BytesField(RankResult, "response"), BytesField(BatchRankResponse, "results")
 
@@ -127,20 +127,21 @@ def read_query(
     return RankQuery(user_id, post_ids, deadline, limit, policy, version, unseen, excluded, explain, reserve)
 
 
-def read_batch(data: bytes, limits: RankingSettings) -> pb.BatchRankRequest:
+def read_batch(data: bytes, limits: RankingSettings) -> list[pb.RankRequest]:
     """The requests of a BatchRank, as twins where they can be.
 
     Raises:
         InvalidRequest: It is no such message, or holds no request or too many.
     """
-    if has_more(data, REQUESTS, limits.max_batch_requests):
-        raise InvalidRequest(
-            "requests", f"holds too many requests: at most {limits.max_batch_requests} go into one call"
-        )
-    batch = parse(data, BatchRankRequest, pb.BatchRankRequest)
-    if not batch.requests:
+    requests = elements(data, BatchRankRequest, "requests")
+    if not requests:
         raise InvalidRequest("requests", "is empty: give 1 or more requests")
-    return batch
+    if len(requests) > limits.max_batch_requests:
+        raise InvalidRequest(
+            "requests",
+            f"holds {len(requests)} requests: at most {limits.max_batch_requests} go into one call",
+        )
+    return [parse(each, RankRequest, pb.RankRequest) for each in requests]
 
 
 def check_queries(queries: Sequence[RankQuery], limits: RankingSettings) -> None:

@@ -56,8 +56,7 @@ class RankingService:
 
     async def batch_rank(self, data: bytes, call: Call) -> bytes:
         """Answers BatchRank: a failed request becomes its own result. Raises CallError for the whole."""
-        batch = read_batch(data, self._limits)
-        asked = [self._read(request, call) for request in batch.requests]
+        asked = [self._read(request, call) for request in read_batch(data, self._limits)]
         queries = [each for each in asked if isinstance(each, RankQuery)]
         check_queries(queries, self._limits)
         with self._gate.work(sum(map(weight, queries))):
