@@ -121,6 +121,7 @@ class CountingStore:
     made_latest: list[TimelineSnapshot] = field(default_factory=list)
     takes: bool = True
     gate: asyncio.Event | None = None
+    answer_by: float = inf
     written_by: float = -inf
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -131,7 +132,7 @@ class CountingStore:
     async def pinned(
         self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
     ) -> TimelineSnapshot | None:
-        self.written_by = written_by
+        self.answer_by, self.written_by = answer_by, written_by
         return await self.store.pinned(key, snapshot_id, answer_by, written_by)
 
     async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:

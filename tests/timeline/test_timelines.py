@@ -153,6 +153,25 @@ async def test_a_list_whose_token_is_new_may_still_be_on_its_way_from_another_pr
     assert world.store.written_by <= asyncio.get_running_loop().time()
 
 
+async def test_a_list_is_not_waited_for_longer_where_the_tokens_clock_was_ahead(world):
+    first = await world.page()
+    world.clock.now -= 50
+    await world.page(page_token=first.next_page_token, timeout=3600.0)
+    now = asyncio.get_running_loop().time()
+    assert world.store.written_by < now + 10
+    assert world.store.answer_by < now + 10
+
+
+async def test_each_refresh_makes_a_list_of_its_own_time(world):
+    await world.page(cache_policy=CachePolicy.REFRESH)
+    world.model.logits = {post: -logit for post, logit in LOGITS.items()}
+
+    again = await world.page(cache_policy=CachePolicy.REFRESH)
+
+    assert again.post_ids.tolist() == ALL[::-1][:10]
+    assert (await world.page()).post_ids.tolist() == again.post_ids.tolist()
+
+
 async def test_refresh_computes_and_keeps_and_bypass_keeps_for_its_own_tokens_only(world):
     await world.page()
 

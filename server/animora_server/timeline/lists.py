@@ -15,6 +15,9 @@ from animora_server.timeline.renewal import Freshness, freshness
 from animora_server.types import CacheStatus, TimelineSnapshot
 
 WRITTEN_WITHIN = 2.0  # seconds after its first page; a write that takes longer has failed
+ANSWERED_WITHIN = (
+    5.0  # seconds for which a store that does not answer is asked for a list, if the caller waits
+)
 
 
 class Lists:
@@ -49,13 +52,16 @@ class Lists:
         Args:
             key: Names the user's lists.
             snapshot_id: The list's.
-            age: Seconds since its first page, about.
+            age: Seconds since its first page, about; negative where another host's clock is ahead, or told
+                tokens another time to live.
             answer_by: When it must be there, on the event loop's clock.
 
         Raises:
             SnapshotGone: It is no longer there.
         """
-        written_by = min(asyncio.get_running_loop().time() + max(0.0, WRITTEN_WITHIN - age), answer_by)
+        now = asyncio.get_running_loop().time()
+        answer_by = min(answer_by, now + ANSWERED_WITHIN)
+        written_by = min(answer_by, now + max(0.0, WRITTEN_WITHIN - max(0.0, age)))
         snapshot = await self._store.pinned(key, snapshot_id, answer_by, written_by)
         if snapshot is None or snapshot.is_from_the_future(self._clock()):
             raise SnapshotGone

@@ -126,7 +126,8 @@ class ListProducer:
         ended_at, made = self._made.get(flight, (float("-inf"), None))
         if made is not None and ended_at >= wanted.began:
             return made  # it was not there yet when this caller looked
-        if made is not None and ended_at >= wanted.began - MOMENT and self._is_fresh(made):
+        was_looked_for = wanted.policy.reads
+        if made is not None and was_looked_for and ended_at >= wanted.began - MOMENT and self._is_fresh(made):
             await self._keep_in_time(wanted, made)  # it was not found: the store is slow, or has lost it
             return made
 
