@@ -25,6 +25,7 @@ class RateLimitedHandler(logging.Handler):
     Args:
         target: Writes the lines.
         lines: Of each kind in a window.
+        window: Seconds.
         clock: Seconds.
     """
 
@@ -32,11 +33,13 @@ class RateLimitedHandler(logging.Handler):
         self,
         target: logging.Handler,
         lines: int = LINES_A_SECOND,
+        window: float = WINDOW,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self._target = target
         self._lines = lines
+        self._window = window
         self._clock = clock
         self._seen: Counter[Kind] = Counter()
         self._window_ends = 0.0
@@ -54,9 +57,7 @@ class RateLimitedHandler(logging.Handler):
         if self._seen[kind] <= self._lines:
             self._target.handle(record)
         elif self._summary is None:
-            self._summary = Timer(WINDOW, self.flush)  # in case that no other line follows
-            self._summary.daemon = True
-            self._summary.start()
+            self._summary = self._start_summary()
 
     def flush(self) -> None:
         """Ends the window: says what it suppressed."""
@@ -66,9 +67,19 @@ class RateLimitedHandler(logging.Handler):
         finally:
             self.release()
 
+    def _start_summary(self) -> Timer | None:
+        """Ends the window in case that no other line follows."""
+        summary = Timer(self._window, self.flush)
+        summary.daemon = True
+        try:
+            summary.start()
+        except RuntimeError:  # the system has no thread left; whoever logs must not fail for it
+            return None
+        return summary
+
     def _begin_window(self) -> None:
         seen, self._seen = self._seen, Counter()
-        self._window_ends = self._clock() + WINDOW
+        self._window_ends = self._clock() + self._window
         if self._summary is not None:
             self._summary.cancel()
             self._summary = None

@@ -1,5 +1,6 @@
 """The certificate and key of the gRPC port, checked before anything listens."""
 
+import codecs
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def load_identity(settings: GrpcSettings) -> Identity | None:
 
 def _read(path: Path, option: str) -> bytes:
     try:
-        return path.read_bytes()
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)  # at which gRPC stops
     except OSError as error:
         raise ConfigurationError(f"{option}: cannot read {path} ({error.strerror})") from error
 

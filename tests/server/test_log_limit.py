@@ -2,12 +2,16 @@
 
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 import structlog
 
 from animora_server.log_limit import MOST_KINDS, RateLimitedHandler
+
+WINDOW = 3600.0  # seconds, which no test takes: windows end where a test ends them
 
 
 class Lines(logging.Handler):
@@ -53,7 +57,7 @@ def lines() -> Lines:
 
 @pytest.fixture
 def log(lines: Lines, clock: Clock) -> Iterator[logging.Logger]:
-    handler = RateLimitedHandler(lines, lines=3, clock=clock)
+    handler = RateLimitedHandler(lines, lines=3, window=WINDOW, clock=clock)
     logger = logging.Logger("flooded")
     logger.addHandler(handler)
     yield logger
@@ -67,7 +71,7 @@ def test_lines_of_one_kind_are_limited_and_counted(log: logging.Logger, lines: L
     log.warning("another event")
     assert lines.messages.count("another event") == 1
     assert len(lines.records) == 3 + 3 + 1
-    clock.now += 1.0
+    clock.now += WINDOW
     log.warning("handshake %d failed", 10)
     assert [record.levelname for record in lines.records[7:]] == ["WARNING", "ERROR", "WARNING"]
     assert lines.suppressed == {"handshake %d failed": 7 + 7}
@@ -88,6 +92,21 @@ def test_the_count_is_told_when_no_other_line_follows(log: logging.Logger, lines
     assert lines.suppressed == {"once": 2}
 
 
+def test_a_flood_is_limited_where_the_system_has_no_thread_left(
+    log: logging.Logger, lines: Lines, clock: Clock
+):
+    size = threading.stack_size(sys.maxsize - 4095)  # no thread has that much
+    try:
+        for _ in range(5):
+            log.warning("once")
+    finally:
+        threading.stack_size(size)
+    assert lines.suppressed == {}
+    clock.now += WINDOW
+    log.warning("another event")
+    assert lines.suppressed == {"once": 2}
+
+
 def test_debug_lines_are_not_limited(log: logging.Logger, lines: Lines):
     for _ in range(50):
         log.debug("call")
@@ -105,7 +124,7 @@ def test_many_kinds_take_bounded_memory_and_lines(log: logging.Logger, lines: Li
 
 def test_events_of_structlog_are_told_apart_by_their_event(lines: Lines, clock: Clock):
     logger = logging.Logger("ours")
-    handler = RateLimitedHandler(lines, lines=1, clock=clock)
+    handler = RateLimitedHandler(lines, lines=1, window=WINDOW, clock=clock)
     logger.addHandler(handler)
     log = structlog.wrap_logger(
         logger,

@@ -40,6 +40,17 @@ def test_a_certificate_and_its_key_are_taken(folder: Path, certificate: str, key
     assert identity.key == (folder / key).read_bytes()
 
 
+def test_a_byte_order_mark_before_a_certificate_or_key_is_passed_over(folder: Path):
+    for name in ("leaf.pem", "leaf.key"):
+        (folder / f"marked-{name}").write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    identity = load_identity(
+        GrpcSettings(tls_certificate=folder / "marked-leaf.pem", tls_key=folder / "marked-leaf.key")
+    )
+    assert identity is not None
+    assert identity.certificates == (folder / "leaf.pem").read_bytes()
+    assert identity.key == (folder / "leaf.key").read_bytes()
+
+
 def test_without_tls_there_is_nothing_to_load():
     assert load_identity(GrpcSettings()) is None
 
