@@ -8,13 +8,15 @@ channelz counts the calls that arrived there.
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import grpc
-from grpc._cython import cygrpc  # grpcio-channelz takes it from there, too
 
 from animora_server.instruments import Count
 from animora_server.metrics import ArrivalMetrics
+
+cygrpc: Any = import_module("grpc._cython.cygrpc")  # untyped; grpcio-channelz takes it from there, too
 
 
 class Methods(grpc.GenericRpcHandler):
