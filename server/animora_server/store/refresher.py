@@ -1,7 +1,6 @@
 """Keeps the catalog like the database: a load, then polls, and from time to time a reconcile."""
 
 import asyncio
-import random
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -30,10 +29,10 @@ from animora_server.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
 from animora_server.store.protocols import CatalogStore
 from animora_server.store.refresh import Count, Refresh, count_rows
+from animora_server.store.schedule import ReconcileSchedule
 
 log = structlog.get_logger(__name__)
 
-RECONCILE_SHARE = 0.1  # of the time, at most, that goes into reconciles
 MAX_DELETIONS = 5_000  # that may wait for a reading; more are left to it
 
 
@@ -46,8 +45,7 @@ class CatalogRefresher:
     the age of its blocks grows.
 
     A reconcile begins with a count of all interactions, over a connection of its own while polls go on. It
-    follows `reconcile_interval` after the end of the one before, and later where that took more than
-    RECONCILE_SHARE of the time.
+    is due when its `ReconcileSchedule` says so.
 
     Args:
         store: The database.
@@ -84,11 +82,9 @@ class CatalogRefresher:
         self._no_posts = False  # though there are interactions, as the log says
         self._left_out: dict[tuple[str, str], int] = {}  # as the log says
         self._count: Count | None = None  # not yet in the catalog
-        self._count_at = 0.0  # time.monotonic(); set by the load
-        self._count_at_earliest = float("-inf")  # time.monotonic(), so that reconciles keep to their share
+        self._schedule = ReconcileSchedule(settings.reconcile_interval)  # by time.monotonic()
         self._count_soon = asyncio.Event()
         self._took = 0.0  # seconds that the count took
-        self._missed_at = float("-inf")  # time.monotonic(), when facts may have been missed
         self._polls = BackgroundLoop("catalog-refresher", self._refresh_round, wake=self._behind)
         self._counts = BackgroundLoop("interaction-counter", self._count_round, wake=self._count_soon)
         self.loops = (self._polls, self._counts)
@@ -130,8 +126,7 @@ class CatalogRefresher:
     def catch_up(self) -> None:
         """Polls at once, and then compares everything: facts may have been missed."""
         self._behind.set()
-        self._missed_at = time.monotonic()
-        self._count_at = self._count_at_earliest
+        self._schedule.facts_missed(time.monotonic())
         self._count_soon.set()
 
     async def _refresh_round(self) -> float:
@@ -147,7 +142,7 @@ class CatalogRefresher:
         self._count_soon.clear()
         if self._read_at is None or self._count is not None:
             return self._settings.poll_interval
-        wait = max(self._count_at, self._count_at_earliest) - time.monotonic()
+        wait = self._schedule.wait(time.monotonic())
         if wait > 0:
             return wait
         await self.count()
@@ -164,10 +159,13 @@ class CatalogRefresher:
         try:
             async with self._counting_store.reading() as reading:
                 count = await count_rows(reading, self._settings)
+        except BaseException:
+            self._schedule.failed(time.monotonic(), time.monotonic() - began)
+            raise
         finally:
             self._counting_store.close()  # the next count is far away
-            self._took = time.monotonic() - began
-            self._spent(self._took)
+        self._took = time.monotonic() - began
+        self._schedule.counted(time.monotonic(), self._took)
         self._count = count
 
     async def refresh(self) -> None:
@@ -182,7 +180,8 @@ class CatalogRefresher:
         self._behind.clear()
         if count is not None:
             # If this fails, polls go on until it is due again.
-            self._count, self._count_at = None, began + self._interval()
+            self._count = None
+            self._schedule.began(began)
         async with self._store.reading() as reading:
             refresh = Refresh(reading, self._catalog, self._settings, began, self._preference())
             if since is None or count is not None:
@@ -198,7 +197,9 @@ class CatalogRefresher:
         seconds = self._refreshed_at - began
         self._record(seconds)
         if since is None or count is not None:
-            self._reconciled(began, 0.0 if since is None else self._took + seconds)
+            took = 0.0 if since is None else self._took + seconds
+            self._schedule.ended(time.monotonic(), began, took)
+            self._count_soon.set()
         if since is None:
             log.info("the catalog is loaded", posts=len(catalog.snapshot), seconds=round(seconds, 3))
         self._report_left_out(refresh.left_out)
@@ -206,26 +207,6 @@ class CatalogRefresher:
             self._report_hidden(refresh.hidden)
         if refresh.unusable is not None:
             self._report_unusable(refresh.unusable)
-
-    def _reconciled(self, began: float, took: float) -> None:
-        """Says when the next reconcile is due.
-
-        Args:
-            began: When the refresh of this one began.
-            took: Seconds that it took, the count included.
-        """
-        self._spent(took)
-        # What was missed since it began, it may lack.
-        missed = self._missed_at >= began
-        self._count_at = self._count_at_earliest if missed else time.monotonic() + self._interval()
-        self._count_soon.set()
-
-    def _spent(self, seconds: float) -> None:
-        """Leaves the database alone for a while, after work for a reconcile."""
-        self._count_at_earliest = time.monotonic() + seconds * (1 / RECONCILE_SHARE - 1)
-
-    def _interval(self) -> float:
-        return self._settings.reconcile_interval * random.uniform(0.9, 1.1)
 
     def _report_hidden(self, hidden: Sequence[tuple[str, str, str]]) -> None:
         """Records how many tables hide rows, and logs each once; and posts that are missing altogether."""

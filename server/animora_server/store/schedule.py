@@ -1,0 +1,61 @@
+"""When the catalog is reconciled next."""
+
+import random
+from collections.abc import Callable
+
+RECONCILE_SHARE = 0.1  # of the time, at most, that goes into reconciles
+
+
+class ReconcileSchedule:
+    """Spaces reconciles: by an interval from the end of one, and so that they keep to RECONCILE_SHARE.
+
+    All times are seconds of one clock that never steps back.
+
+    Args:
+        interval: Seconds between two reconciles.
+        jitter: Draws a factor for each interval, so that workers do not reconcile together.
+    """
+
+    def __init__(
+        self, interval: float, jitter: Callable[[], float] = lambda: random.uniform(0.9, 1.1)
+    ) -> None:
+        self._interval = interval
+        self._jitter = jitter
+        self._due_at = self._earliest = self._missed_at = float("-inf")
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next reconcile is due; not positive when it is."""
+        return max(self._due_at, self._earliest) - now
+
+    def facts_missed(self, now: float) -> None:
+        """Notifications may have been missed, which a reconcile finds: it is due once its share allows."""
+        self._missed_at = now
+        self._due_at = float("-inf")
+
+    def counted(self, now: float, took: float) -> None:
+        """All interactions were counted, as the first part of a reconcile, which took some seconds."""
+        self._earliest = now + _pause(took)
+
+    def failed(self, now: float, took: float) -> None:
+        """The count failed after some seconds, for which the database may have done nothing or been away."""
+        self._earliest = now + min(_pause(took), max(took, self._interval))
+
+    def began(self, now: float) -> None:
+        """The second part begins. Where it fails, the next reconcile is due after an interval."""
+        self._due_at = now + self._interval * self._jitter()
+
+    def ended(self, now: float, began: float, took: float) -> None:
+        """A reconcile is published.
+
+        Args:
+            now: The time.
+            began: When its second part began; it may lack what was missed since.
+            took: Seconds that both parts took.
+        """
+        self._earliest = now + _pause(took)
+        missed = self._missed_at >= began
+        self._due_at = float("-inf") if missed else now + self._interval * self._jitter()
+
+
+def _pause(took: float) -> float:
+    return took * (1 / RECONCILE_SHARE - 1)

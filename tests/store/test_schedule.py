@@ -1,0 +1,52 @@
+import pytest
+
+from animora_server.store.schedule import ReconcileSchedule
+
+INTERVAL = 100.0
+
+
+@pytest.fixture
+def schedule():
+    schedule = ReconcileSchedule(INTERVAL, jitter=lambda: 1.0)
+    schedule.ended(now=1000.0, began=999.0, took=1.0)
+    return schedule
+
+
+def test_a_reconcile_is_due_an_interval_after_the_end_of_the_one_before(schedule):
+    assert schedule.wait(1000.0) == INTERVAL
+    assert schedule.wait(1100.0) == 0
+
+
+def test_a_tenth_of_the_time_goes_into_reconciles_that_take_long(schedule):
+    schedule.ended(now=2000.0, began=1950.0, took=60.0)
+
+    assert schedule.wait(2000.0) == pytest.approx(540)
+
+
+def test_what_was_missed_brings_the_next_reconcile_forward_but_not_above_its_share(schedule):
+    schedule.facts_missed(1001.0)
+
+    assert schedule.wait(1001.0) == pytest.approx(8)
+
+
+def test_what_was_missed_while_a_reconcile_read_is_left_to_another(schedule):
+    schedule.began(1100.0)
+    schedule.facts_missed(1101.0)
+    schedule.ended(now=1102.0, began=1100.0, took=2.0)
+
+    assert schedule.wait(1102.0) == pytest.approx(18)
+
+
+def test_a_reconcile_that_fails_after_its_count_is_due_again_after_an_interval(schedule):
+    schedule.counted(now=1100.0, took=1.0)
+    schedule.began(1101.0)
+
+    assert schedule.wait(1101.0) == INTERVAL
+
+
+@pytest.mark.parametrize(("took", "pause"), [(2.0, 18.0), (20.0, INTERVAL), (600.0, 600.0)])
+def test_an_outage_during_a_count_puts_the_next_one_off_by_little(schedule, took, pause):
+    schedule.facts_missed(1999.0)
+    schedule.failed(now=2000.0, took=took)
+
+    assert schedule.wait(2000.0) == pytest.approx(pause)
