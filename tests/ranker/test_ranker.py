@@ -28,6 +28,7 @@ from animora_server.types import (
     CachePolicy,
     CacheStatus,
     DegradedReason,
+    DoubleArray,
     DropReason,
     FloatArray,
     IntArray,
@@ -480,6 +481,17 @@ async def test_terms_that_are_not_finite_are_never_shown():
     assert ranking.degraded_reason is DegradedReason.INVALID_SCORES
     assert ranking.terms is not None
     assert ranking.terms.names == heuristic.TERMS
+
+
+async def test_an_error_of_the_heuristic_that_stands_in_for_terms_reaches_every_caller():
+    class Broken(Heuristic):
+        def terms(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> DoubleArray:
+            raise MemoryError
+
+    pin = FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0], explained=np.nan))
+    ranker = Ranker(pin, None, Broken(), max_block_age=600, stages=Stages(), clock=lambda: NOW)
+    outcomes = await ranker.rank_all([query(explain=True)] * 2)
+    assert [type(outcome) for outcome in outcomes] == [MemoryError] * 2
 
 
 @pytest.mark.parametrize("user", [7, 500])

@@ -183,10 +183,13 @@ class Ranker:
 
     async def _explain_in_turn(self, scorings: Sequence[Scoring]) -> None:
         """Answers queries with the terms of their scores, one by one: others use the device in between."""
-        for scoring in scorings:
-            (pending,) = scoring.asked
-            if not pending.caller.gone:
-                await self._explain(pending, scoring)
+        try:
+            for scoring in scorings:
+                (pending,) = scoring.asked
+                if not pending.caller.gone:
+                    await self._explain(pending, scoring)
+        except Exception as error:  # whatever it is must reach whoever asked
+            _answer([scoring.asked[0] for scoring in scorings], error)
 
     async def _explain(self, pending: Pending, scoring: Scoring) -> None:
         """Answers one query with the terms of its scores."""
