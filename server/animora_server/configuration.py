@@ -2,7 +2,6 @@
 
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -73,8 +72,6 @@ def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
     """
     environ = {name: value for name, value in environ.items() if not _SERVICE_LINK_VALUE.match(value)}
     _refuse_unknown(environ)
-    if file is not None and not file.is_file():
-        raise ConfigurationError(f"{file}: there is no such configuration file")
 
     class Layers(BaseSettings, Settings):
         """Exists for one load, since a class fixes its sources."""
@@ -90,14 +87,16 @@ def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
             return _Environment(settings_cls, environ), TomlConfigSettingsSource(settings_cls, file)
 
     try:
+        if file is not None and not file.is_file():
+            raise ConfigurationError(f"{file}: there is no such configuration file")
         settings = Settings.model_validate(dict(Layers()))
     except ValidationError as error:
         # The cause would say the same again, in words for developers.
         raise ConfigurationError(_explain(error, environ, file)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{file}: not a TOML file: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file}: cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:  # also numbers and nesting past Python's limits
+        raise ConfigurationError(f"{file}: not a TOML file: {error}") from error
     _check_connection_strings(settings, environ)
     return settings
 

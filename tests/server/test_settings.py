@@ -141,6 +141,16 @@ def test_a_time_is_a_finite_number(value: str):
     )
 
 
+@pytest.mark.parametrize("content", ["x = " + "[" * 100_000, f"[grpc]\nport = {'9' * 5000}"])
+def test_a_file_past_the_parsers_limits_is_refused_by_its_name(file: Path, content: str):
+    file.write_text(content)
+    assert refused({}, file).startswith(f"{file}: not a TOML file: ")
+
+
+def test_a_file_whose_name_is_too_long_is_refused_by_it(tmp_path: Path):
+    assert "cannot be read" in refused({}, tmp_path / ("x" * 300))
+
+
 @pytest.mark.parametrize("number", ["grpc.port", "cache.timeout"])
 def test_true_is_no_number(file: Path, number: str):
     section, name = number.split(".")
