@@ -12,7 +12,7 @@ from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import PostgresStore
 from animora_server.store.connection import Connector
-from animora_server.store.silence import PATIENCE, WatchedConnection
+from animora_server.store.silence import SILENCE_TIMEOUT, WatchedConnection
 from tests.limits import HANG_TIMEOUT
 from tests.store.silent_proxy import silent_proxy
 
@@ -48,9 +48,7 @@ async def test_a_connection_that_fell_silent_is_replaced(database, proxy, url):
             await read(store)
     store.close()
 
-    assert [entry["event"] for entry in logs] == [
-        "a connection to PostgreSQL does not answer any more; it is replaced"
-    ]
+    assert [entry["event"] for entry in logs] == ["connection to PostgreSQL is dead; replacing it"]
 
 
 async def test_a_connection_that_falls_silent_within_a_reading_is_replaced(database, proxy, url):
@@ -76,7 +74,7 @@ async def test_a_query_that_takes_long_is_waited_for(database, proxy, url):
     connection.serves(await connection.fetchval("select pg_backend_pid()"))
     before = proxy.connections
 
-    await connection.execute(f"select pg_sleep({PATIENCE * 2.5})")
+    await connection.execute(f"select pg_sleep({SILENCE_TIMEOUT * 2.5})")
 
     assert proxy.connections > before  # it was asked about
     assert not connection.is_closed()
@@ -91,7 +89,7 @@ async def test_while_nobody_answers_the_connection_is_kept(embedded_postgres, fr
     connection.watch(connector)
     with frozen(postgres.pid):
         answer = asyncio.create_task(connection.execute("select 1"))
-        done, _ = await asyncio.wait((answer,), timeout=PATIENCE * 2)
+        done, _ = await asyncio.wait((answer,), timeout=SILENCE_TIMEOUT * 2)
         assert not done
     async with asyncio.timeout(HANG_TIMEOUT):
         assert await answer == "SELECT 1"
@@ -104,7 +102,7 @@ async def test_a_reader_that_takes_its_time_is_no_silence(database, proxy, url):
     connector = Connector("database.url", settings.url, settings)
     connection = await connector.connect(connection_class=WatchedConnection)
     connection.watch(connector)
-    slow = [PATIENCE * 1.5]
+    slow = [SILENCE_TIMEOUT * 1.5]
     received = []
 
     async def receive(data):

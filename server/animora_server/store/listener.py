@@ -21,7 +21,7 @@ from animora_server.store.payloads import CHANNEL, read_payload
 
 log = structlog.get_logger(__name__)
 
-START_PATIENCE = 1.0  # seconds for which the start waits for the first connection
+START_TIMEOUT = 1.0  # seconds for which the start waits for the first connection
 PROOF_INTERVAL = 60.0  # seconds after which another connection tries again whether it is heard
 # After notifications that do not arrive, or arrive too fast. Nothing but polls would follow sooner attempts.
 POLLING_PAUSES = Backoff(first=1.0, longest=60.0)
@@ -77,7 +77,7 @@ class FactListener:
     async def __aenter__(self) -> Self:
         """Starts listening. Waits a moment for it, so that a load that follows need not be repeated."""
         self.loop.start()
-        await _within(START_PATIENCE, self._tried)
+        await _within(START_TIMEOUT, self._tried)
         return self
 
     async def __aexit__(

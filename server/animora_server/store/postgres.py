@@ -26,7 +26,7 @@ from animora_server.store.silence import WatchedConnection
 from animora_server.types import DoubleArray, IntArray
 
 IDS_AT_ONCE = 10_000
-COUNTING_PATIENCE = 10.0  # times as long as others a query may take that goes through all interactions
+COUNTING_TIMEOUT_FACTOR = 10.0  # for queries that read all interactions
 NO_LIMIT = 7 * 86_400.0  # asyncpg's own timeout counts a whole COPY; silence is what is bounded here
 
 
@@ -107,7 +107,7 @@ class PostgresReading:
         counts: dict[tuple[str, str], int] = {}
         for view in VIEWS:
             columns = await self._columns(
-                (">i8",) * len(view.conditions), view.left_out_query, COUNTING_PATIENCE
+                (">i8",) * len(view.conditions), view.left_out_query, COUNTING_TIMEOUT_FACTOR
             )
             counts |= {
                 (view.name, reason): int(column[0])
@@ -148,7 +148,7 @@ class PostgresReading:
 
     async def interaction_counts(self, until: datetime) -> IdMap:
         """See CatalogReading."""
-        pairs = await self._pairs(queries.interaction_counts(until), COUNTING_PATIENCE)
+        pairs = await self._pairs(queries.interaction_counts(until), COUNTING_TIMEOUT_FACTOR)
         return await asyncio.to_thread(IdMap.of, pairs.first, pairs.second)
 
     async def interactions(self, since: datetime, until: datetime | None = None) -> Pairs:
@@ -164,7 +164,7 @@ class PostgresReading:
             builder.add(*columns.take())
             return rest
 
-        await self._copy(feed, queries.interactions(since, until), COUNTING_PATIENCE)
+        await self._copy(feed, queries.interactions(since, until), COUNTING_TIMEOUT_FACTOR)
         return await asyncio.to_thread(builder.build)
 
     async def blocks(self) -> Pairs:
@@ -186,20 +186,20 @@ class PostgresReading:
         posts = PostRecords(ids, author_ids, _unix_seconds(created_at), updated_at, deleted)
         return await asyncio.to_thread(posts.distinct)
 
-    async def _pairs(self, query: str, patience: float = 1.0) -> Pairs:
-        return Pairs(*await self._columns(queries.PAIR_COLUMNS, query, patience))
+    async def _pairs(self, query: str, timeout_factor: float = 1.0) -> Pairs:
+        return Pairs(*await self._columns(queries.PAIR_COLUMNS, query, timeout_factor))
 
     async def _columns(
-        self, types: tuple[str, ...], query: str, patience: float = 1.0
+        self, types: tuple[str, ...], query: str, timeout_factor: float = 1.0
     ) -> list[npt.NDArray[Any]]:
         columns = FixedColumns(types)
-        await self._copy(columns.feed, query, patience)
+        await self._copy(columns.feed, query, timeout_factor)
         return await asyncio.to_thread(columns.columns)
 
     async def _embeddings(self, take: TakeEmbeddings, query: str) -> None:
         await self._copy(EmbeddingRows(self._decoders.image, self._decoders.caption, take).feed, query)
 
-    async def _copy(self, feed: Callable[[bytes], bytes], query: str, patience: float = 1.0) -> None:
+    async def _copy(self, feed: Callable[[bytes], bytes], query: str, timeout_factor: float = 1.0) -> None:
         """Runs a query and feeds its binary COPY, part by part, in a worker thread.
 
         COPY streams, so memory stays bounded, and it makes no object a value, as fetching records does.
@@ -207,10 +207,10 @@ class PostgresReading:
         Args:
             feed: Takes bytes; see PartFeeder.
             query: What to copy.
-            patience: How many times as long as others it may be silent.
+            timeout_factor: How many times as long as other queries it may be silent.
         """
         parts = PartFeeder(feed)
-        silence = patience * self._silence
+        silence = timeout_factor * self._silence
         loop = asyncio.get_running_loop()
         try:
             with translated():

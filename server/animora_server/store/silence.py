@@ -1,8 +1,8 @@
-"""Ends connections that will not answer any more, though nothing says so.
+"""Terminates connections that PostgreSQL no longer answers, though they are open.
 
-A connection whose other end is gone without a word (a firewall that forgot it, a failover, a proxy that
-hangs) is silent, and so is one on which PostgreSQL works on a slow query. Another connection can tell them
-apart.
+A connection whose other end is gone without a reset (a firewall that dropped it, a failover, a proxy that
+hangs) is silent, and so is one on which PostgreSQL runs a slow query. A probe over a second connection tells
+them apart.
 """
 
 import asyncio
@@ -18,7 +18,9 @@ from animora_server.store.connection import Connector, translated
 
 log = structlog.get_logger(__name__)
 
-PATIENCE = 2.0  # seconds of silence after which another connection is asked, and seconds to ask
+SILENCE_TIMEOUT = (
+    2.0  # seconds of silence after which a second connection probes the first, and for the probe
+)
 
 # Whether a session works for its client; one that is idle, or waits for its client, does not.
 IS_WORKING = """
@@ -117,14 +119,14 @@ class SilenceWatch:
         self._connector = connector
         self._since: float | None = None  # the event loop's time; None while nothing is waited for
         self._timer: asyncio.TimerHandle | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._probe_task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """An answer is waited for, or was heard and another is waited for."""
         loop = asyncio.get_running_loop()
         self._since = loop.time()
-        if self._timer is None and self._asking is None:
-            self._timer = loop.call_later(PATIENCE, self._look)
+        if self._timer is None and self._probe_task is None:
+            self._timer = loop.call_later(SILENCE_TIMEOUT, self._look)
 
     def end(self) -> None:
         """Nothing is waited for."""
@@ -136,37 +138,37 @@ class SilenceWatch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._probe_task is not None:
+            self._probe_task.cancel()
 
     def _look(self) -> None:
         self._timer = None
         if self._since is None:
             return
         loop = asyncio.get_running_loop()
-        left = self._since + PATIENCE - loop.time()
+        left = self._since + SILENCE_TIMEOUT - loop.time()
         if left > 0:
             self._timer = loop.call_later(left, self._look)
         else:
-            self._asking = asyncio.create_task(self._ask(self._since))
+            self._probe_task = asyncio.create_task(self._probe(self._since))
 
-    async def _ask(self, since: float) -> None:
+    async def _probe(self, since: float) -> None:
         try:
             works = await self._works()
         except StoreError as error:
-            log.debug("nobody can tell why a connection is silent", error=str(error))
+            log.debug("a silent connection cannot be probed", error=str(error))
             works = True
-        except Exception:  # the edge of the task: without another look, nobody would watch any more
-            log.exception("it cannot be found out why a connection is silent")
+        except Exception:  # the edge of the task: without another probe, nobody would watch any more
+            log.exception("probing a silent connection failed")
             works = True
         finally:
-            self._asking = None
+            self._probe_task = None
         if self._since is not None:
             if not works and self._since == since:
-                log.warning("a connection to PostgreSQL does not answer any more; it is replaced")
+                log.warning("connection to PostgreSQL is dead; replacing it")
                 self._connection.terminate()
             else:
-                self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._look)
+                self._timer = asyncio.get_running_loop().call_later(SILENCE_TIMEOUT, self._look)
 
     async def _works(self) -> bool:
         """Whether PostgreSQL works for the connection.
@@ -175,7 +177,7 @@ class SilenceWatch:
             StoreError: PostgreSQL does not answer another connection either.
         """
         with translated():
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(SILENCE_TIMEOUT):
                 other = await self._connector.connect()
                 try:
                     async with other.transaction(readonly=True):  # for a pooler, of one server
