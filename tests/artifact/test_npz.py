@@ -115,6 +115,28 @@ def patched(offset_in_local: int, offset_in_central: int, value: bytes) -> bytes
     return bytes(data)
 
 
+@pytest.mark.parametrize("rows", [1 << 27, 1 << 40, 1 << 58])
+def test_an_array_that_is_larger_than_the_file_is_refused_before_memory_is_taken(rows):
+    content = with_header("<i8", (rows,))
+    size = len(content) - 8 + 8 * rows
+    buffer = io.BytesIO(archive({**members(), "ids.npy": content}))
+    with zipfile.ZipFile(buffer, "a") as file:  # the directory is written again, as it is declared here
+        file.getinfo("ids.npy").file_size = size
+        file.comment = b"so that it is"
+    tracemalloc.start()
+    assert "which the file does not hold" in str(rejection(buffer.getvalue()))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("header", ["-" * 9000 + "1", "(" * 9000, "'''", "1+" * 4000 + "1j"], ids=len)
+def test_a_header_that_no_parser_takes_is_refused(header):
+    length = len(header).to_bytes(2, "little")
+    data = archive({**members(), "ids.npy": b"\x93NUMPY\x01\x00" + length + header.encode()})
+    assert rejection(data).reason == "content"
+
+
 @pytest.mark.parametrize("method", [1, 6, 9, 93, 99, 0xFFFF])
 def test_an_unknown_compression_method_is_refused(method):
     assert rejection(patched(8, 10, method.to_bytes(2, "little"))).reason == "content"

@@ -3,9 +3,10 @@
 import io
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -33,6 +34,7 @@ _UNREADABLE = (
     SyntaxError,
     TypeError,
     LookupError,
+    tokenize.TokenError,
 )
 
 
@@ -72,6 +74,7 @@ def read_npz(data: bytes, expected: Mapping[str, Expected]) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = _members(archive, expected)
+            _require_stored(members.values(), len(data))
             return {name: _read_array(archive, members[name], expected[name]) for name in expected}
     except _UNREADABLE as error:
         raise _rejected(f"not an .npz file of the expected arrays: {error}") from error
@@ -85,9 +88,24 @@ def _members(archive: zipfile.ZipFile, expected: Mapping[str, Expected]) -> dict
     return dict(zip(found, archive.infolist(), strict=True))
 
 
+def _require_stored(members: Iterable[zipfile.ZipInfo], available: int) -> None:
+    """The members' declared sizes must be those of bytes that the file holds.
+
+    Args:
+        members: Of the archive.
+        available: Bytes of the file, which all members share.
+    """
+    for info in members:
+        if info.flag_bits & _ENCRYPTED or info.compress_type != zipfile.ZIP_STORED:
+            raise _rejected(
+                f"{info.filename} is compressed or encrypted; store the arrays as numpy.savez does"
+            )
+        available -= info.file_size
+        if available < 0 or info.compress_size != info.file_size:
+            raise _rejected(f"{info.filename} has {info.file_size} bytes, which the file does not hold")
+
+
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, expected: Expected) -> Array:
-    if info.flag_bits & _ENCRYPTED or info.compress_type != zipfile.ZIP_STORED:
-        raise _rejected(f"{info.filename} is compressed or encrypted; store the arrays as numpy.savez does")
     with archive.open(info) as file:
         shape, dtype = _read_header(file)
         if dtype != expected.dtype or len(shape) != expected.rank:
@@ -108,7 +126,10 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = npy.read_magic(file)
     if version not in _HEADERS:
         raise _rejected(f".npy format {version} is not supported")
-    shape, _, dtype = _HEADERS[version](file)
+    try:
+        shape, _, dtype = _HEADERS[version](file)
+    except MemoryError as error:  # Python's parser has too little stack for what is nested so deeply
+        raise _rejected("the header of an array cannot be parsed") from error
     return shape, dtype
 
 
