@@ -1,5 +1,6 @@
 """What folders and S3 do alike, and what a folder does by itself."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -143,6 +144,28 @@ def test_a_damaged_pointer_is_refused_and_replaced_by_an_activation(place, conte
         place.store.active()
     place.store.activate(NEW)
     assert place.store.pointer() == Pointer((NEW,))
+
+
+def test_a_pointer_that_is_a_pipe_or_a_folder_is_refused_and_nobody_waits_for_it(tmp_path):
+    store = FolderStore(tmp_path)
+    for make in (os.mkfifo, os.mkdir):
+        make(tmp_path / "ACTIVE")
+        with pytest.raises(ArtifactRejected, match="ACTIVE is not a regular file"):
+            store.active()
+        (tmp_path / "ACTIVE").rename(tmp_path / f"was-{make.__name__}")
+    assert store.active() is None
+
+
+def test_a_note_of_a_replay_is_not_written_through_a_link(tmp_path):
+    store = FolderStore(tmp_path / "models")
+    manifest = store.publish(make_artifact(NEW))
+    (tmp_path / "precious").write_bytes(b"kept")
+    (tmp_path / "models" / ".verified").mkdir()
+    (tmp_path / "models" / ".verified" / NEW).symlink_to(tmp_path / "precious")
+    assert not store.is_verified(manifest)
+    store.mark_verified(manifest)
+    assert store.is_verified(manifest)
+    assert (tmp_path / "precious").read_bytes() == b"kept"
 
 
 def test_half_written_and_foreign_things_are_passed_over(place):

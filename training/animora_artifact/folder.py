@@ -90,28 +90,37 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
         StoreUnavailable: It cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        content = read_regular_file(path, max_bytes, getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError as error:
         raise VersionNotFound(f"there is no {path.parent.name}/{path.name}") from error
     except OSError as error:
         if error.errno == errno.ELOOP:  # what O_NOFOLLOW makes of a link
             raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is a link") from error
         raise StoreUnavailable(f"cannot read {path.name}: {error.strerror}") from error
-    try:
-        content = _read_regular(descriptor, path.name, max_bytes)
-    except OSError as error:
-        raise StoreUnavailable(f"cannot read {path.name}: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
     if len(content) > max_bytes:
         raise ArtifactRejected(RejectionReason.SIZE, f"{path.name} has more than {max_bytes} bytes")
     return content
 
 
-def _read_regular(descriptor: int, name: str, max_bytes: int) -> bytes:
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):
-        raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{name} is not a regular file")
-    with os.fdopen(descriptor, "rb", closefd=False) as file:
-        # Not max_bytes itself: the reader allocates what it is asked for before it has read anything.
-        return file.read(min(found.st_size, max_bytes) + 1)
+def read_regular_file(path: Path, max_bytes: int, flags: int = 0) -> bytes:
+    """Reads at most one byte more of a regular file than it may hold; waits for no writer of a pipe.
+
+    Args:
+        path: Of the file.
+        max_bytes: What it may hold.
+        flags: Of open(2), beside those for reading.
+
+    Raises:
+        ArtifactRejected: It is no regular file.
+        OSError: It cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | flags)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is not a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            # Not max_bytes itself: the reader allocates what it is asked for before it has read anything.
+            return file.read(min(found.st_size, max_bytes) + 1)
+    finally:
+        os.close(descriptor)

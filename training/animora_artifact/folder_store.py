@@ -7,9 +7,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from animora_artifact.artifact import Artifact
-from animora_artifact.durability import replace_durably
+from animora_artifact.durability import replace_durably, write_durably
 from animora_artifact.errors import ArtifactError, ArtifactRejected, RejectionReason, StoreUnavailable
-from animora_artifact.folder import POINTER_STAGING, STAGING, FolderSource, read_folder, write_folder
+from animora_artifact.folder import (
+    POINTER_STAGING,
+    STAGING,
+    FolderSource,
+    read_folder,
+    read_plain_file,
+    read_regular_file,
+    write_folder,
+)
 from animora_artifact.manifest import MARKS, Manifest, checked_name, is_name, mark_of
 from animora_artifact.package import Package, SignatureCheck, pack, read_manifest, unpack
 from animora_artifact.pointer import (
@@ -25,6 +33,7 @@ from animora_artifact.pointer import (
 
 # A disk without room for so much has none for a version.
 TRIED_BYTES = 1 << 16
+MAX_MARK_BYTES = 1 << 10
 
 
 class FolderStore:
@@ -95,15 +104,16 @@ class FolderStore:
     def is_verified(self, manifest: Manifest) -> bool:
         """See ModelStore."""
         try:
-            return self._mark(manifest).read_bytes() == mark_of(manifest)
-        except OSError:
+            return read_plain_file(self._mark(manifest), MAX_MARK_BYTES) == mark_of(manifest)
+        except ArtifactError:
             return False
 
     def mark_verified(self, manifest: Manifest) -> None:
         """See ModelStore."""
         try:
             self._mark(manifest).parent.mkdir(exist_ok=True)
-            self._mark(manifest).write_bytes(mark_of(manifest))
+            self._mark(manifest).unlink(missing_ok=True)  # or a link would say where it is written
+            write_durably(self._mark(manifest), mark_of(manifest))
         except OSError as error:
             raise StoreUnavailable(f"cannot write to {self._root}: {error.strerror}") from error
 
@@ -147,8 +157,7 @@ class _PointerFile:
     def load(self) -> tuple[bytes | None, bytes | None]:
         """See PointerFile; the content is its own token."""
         try:
-            with self._path.open("rb") as file:
-                content = file.read(MAX_POINTER_BYTES + 1)
+            content = read_regular_file(self._path, MAX_POINTER_BYTES)
         except FileNotFoundError:
             return None, None
         except OSError as error:
