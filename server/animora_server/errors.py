@@ -14,7 +14,7 @@ AnimoraError
 │   ├── TooLate                   the deadline cannot be met
 │   ├── DeviceFault               the device failed
 │   │   └── OutOfDeviceMemory     the batch did not fit
-│   └── InvalidScores             a score is not finite
+│   └── InvalidScores             the model gives other than one finite score for each pair
 ├── StoreError                    PostgreSQL, or Redis where it is not just a cache, did not answer
 ├── BrokenMessage                 what a worker and a shared device sent each other cannot be read
 ├── GenerationGone                the generation that a run builds is not being built any more

@@ -1,4 +1,5 @@
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import cast
 
@@ -8,10 +9,11 @@ import torch
 from torch import Tensor
 
 from animora_artifact.network import Network, save_network
-from animora_server.errors import ConfigurationError, OutOfDeviceMemory
+from animora_server.catalog import EmbeddingFile
+from animora_server.errors import ConfigurationError, InvalidScores, OutOfDeviceMemory
 from animora_server.scorer.device import LOOP_SECONDS, Device
 from animora_server.scorer.loaded import PostTable
-from animora_server.scorer.work import ScoreWork
+from animora_server.scorer.work import ExplainWork, ScoreWork
 from animora_server.settings import ScorerSettings
 from tests.scorer.artifacts import TinyNetwork, tiny_artifact
 
@@ -83,6 +85,36 @@ async def test_memory_that_torchscript_does_not_get_is_told_from_a_fault_whichev
                 await device.score(two)
             (scores,) = await device.score(two[:1])
             assert len(scores) == 6
+
+
+class WrongShapes(TinyNetwork):
+    """Gives other shapes than it should for a user of whom the golden rows do not tell."""
+
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        logits = self.forward(user_rows[segments], post_table[post_index])
+        return logits[:1] if bool((user_rows == 2).any()) else logits
+
+    @torch.jit.export
+    def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        return torch.zeros(1 if bool((user_rows == 2).any()) else post_index.size(0), 3)
+
+
+async def test_scores_and_terms_of_another_shape_are_invalid_and_fail_nobody_else():
+    artifact, _ = tiny_artifact("v1")
+    artifact = replace(artifact, model=save_network(WrongShapes(0, image=3, caption=2).eval()))
+    async with device_named("cpu") as device:
+        model = await device.load(artifact)
+        table = await device.allocate(model, 16)
+        posts = np.zeros(4, np.int64)
+        for user_row, is_valid in ((1, True), (2, False), (3, True)):
+            works = (
+                ScoreWork.of_one(model.network, table, user_row, posts),
+                ExplainWork(model, user_row, posts, posts, EmbeddingFile(None, 0, 0)),
+            )
+            for work in works:
+                with nullcontext() if is_valid else pytest.raises(InvalidScores, match="the network gives"):
+                    await device.score([work])
 
 
 async def test_rows_that_no_table_has_fail_the_work_and_not_the_device():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from animora_artifact.network import Network
+from animora_server.errors import InvalidScores
 from animora_server.scorer.parts import COALITIONS
 from animora_server.types import DoubleArray, FloatArray
 
@@ -40,12 +41,17 @@ def explain(network: Network, user_row: int, post_rows: Tensor, image: Tensor, c
 
     Returns:
         float32 (m, 8), which add up to the logits; an absent part's are exactly 0.
+
+    Raises:
+        InvalidScores: The network gives something else than three terms of each.
     """
     parts = _parts(network, post_rows, image, caption)  # (parts, m, d)
     members = torch.from_numpy(COALITIONS).to(parts)
     table = torch.tensordot(members, parts, dims=1).flatten(0, 1)  # (8 m, d)
     at = torch.arange(len(table), device=table.device)
     output = network.explain(at.new_full((1,), user_row), torch.zeros_like(at), table, at)
+    if output.shape != (len(table), 3):
+        raise InvalidScores(f"the network gives terms {tuple(output.shape)} for {len(table)} vectors")
     # What each coalition's branches give: gmf, mlp and bias, float64 (8, m, 3).
     branches = output.double().cpu().numpy().reshape(len(COALITIONS), -1, 3)
     shares = np.einsum("cp,cmb->bmp", SHAPLEY_WEIGHTS, branches[:, :, :2])  # float64 (2, m, parts)

@@ -2,11 +2,19 @@
 
 from animora_artifact import ArtifactRejected, StoreUnavailable, VersionNotFound
 from animora_artifact.errors import RejectionReason
-from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
+from animora_server.errors import DeviceFault, InvalidScores, OutOfDeviceMemory, Overloaded, TooLate
 
 _BY_NAME: dict[str, type[Exception]] = {
     kind.__name__: kind
-    for kind in (DeviceFault, OutOfDeviceMemory, Overloaded, TooLate, StoreUnavailable, VersionNotFound)
+    for kind in (
+        DeviceFault,
+        OutOfDeviceMemory,
+        InvalidScores,
+        Overloaded,
+        TooLate,
+        StoreUnavailable,
+        VersionNotFound,
+    )
 }
 
 

@@ -9,6 +9,7 @@ import torch
 from animora_artifact.checked import CheckedNetwork, require_rows
 from animora_artifact.compiled import CompiledNetwork
 from animora_artifact.network import Network
+from animora_server.errors import InvalidScores
 from animora_server.scorer.explanation import explain
 from animora_server.scorer.loaded import LoadedModel, PostTable
 from animora_server.scorer.protocols import Embeddings
@@ -79,6 +80,8 @@ def _score(works: Sequence[ScoreWork]) -> list[FloatArray]:
         values = work.network.score_arrays(work.user_rows, _segments(work), table.vectors, work.rows)
     else:
         values = _score_with_torch(work, table)
+    if values.shape != work.rows.shape:
+        raise InvalidScores(f"the network gives scores {values.shape} for {len(work.rows)} pairs")
     return apart(values, works)
 
 
