@@ -104,6 +104,21 @@ async def test_a_process_that_ends_before_it_has_read_the_version_is_told_by_its
         await Preflight((sys.executable, "-c", "import os; os._exit(3)")).check(large)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["hello", '{"reason": "other", "detail": ""}', '{"detail": ""}', "7"],
+    ids=range(4),
+)
+async def test_what_is_no_finding_leaves_the_version_to_be_tried_again(artifact, text):
+    with pytest.raises(DeviceFault, match="no finding"):
+        await program(f"print({text!r})").check(artifact)
+
+
+async def test_a_process_that_tells_without_end_is_not_listened_to(artifact):
+    with pytest.raises(DeviceFault, match="no finding"):
+        await program("exec('while True: print(\"x\" * 100_000)')").check(artifact)
+
+
 def writes_its_number(path: Path, then: str) -> tuple[str, ...]:
     code = f"open({str(path)!r}, 'w').write(str(os.getpid()) + '.'); {then}"
     return sys.executable, "-c", READ_ALL + code

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from animora_artifact.artifact import Artifact
 from animora_artifact.errors import ArtifactRejected, CompiledUnusable
@@ -43,6 +43,7 @@ def main() -> None:
     os.nice(NICENESS)
     with suppress(OSError):  # not on Linux, or not allowed
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
+    findings = _take_stdout()
     artifact = _read(sys.stdin.buffer)
     # PyTorch is imported where nothing is left to be waited for.
     import torch  # noqa: PLC0415
@@ -53,16 +54,25 @@ def main() -> None:
     try:
         network = verify(artifact)
     except ArtifactRejected as error:
-        _tell({"reason": error.reason.value, "detail": error.detail})
+        _tell(findings, {"reason": error.reason.value, "detail": error.detail})
         return
-    _tell({})
+    _tell(findings, {})
     if artifact.compiled is None:
         return
     from animora_artifact.compiled import load_compiled  # noqa: PLC0415
 
     with suppress(ArtifactRejected, CompiledUnusable):
         require_golden(load_compiled(artifact.compiled, network, artifact.manifest.dimensions), artifact, CPU)
-    _tell({})
+    _tell(findings, {})
+
+
+def _take_stdout() -> TextIO:
+    """The standard output, for findings alone: what a version's code writes there is lost."""
+    findings = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return findings
 
 
 def _read(file: BinaryIO) -> Artifact:
@@ -88,9 +98,9 @@ def _read_exactly(file: BinaryIO, length: int) -> bytes:
     return content
 
 
-def _tell(finding: dict[str, str]) -> None:
-    sys.stdout.write(json.dumps(finding) + "\n")
-    sys.stdout.flush()
+def _tell(findings: TextIO, finding: dict[str, str]) -> None:
+    findings.write(json.dumps(finding) + "\n")
+    findings.flush()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from animora_server.errors import DeviceFault
 log = structlog.get_logger(__name__)
 
 TIMEOUT = 300.0  # seconds
+MAX_FINDINGS = 1 << 16  # bytes
 PROGRAM = (sys.executable, "-P", "-m", "animora_artifact.preflight")
 
 
@@ -64,17 +65,17 @@ class Preflight:
             raise DeviceFault(f"a process for the preflight cannot be started: {error.strerror}") from error
         try:
             async with asyncio.timeout(self._timeout):
-                findings = await asyncio.to_thread(_converse, process, artifact)
+                told = await asyncio.to_thread(_converse, process, artifact)
         except TimeoutError as error:
             raise ArtifactRejected(
                 RejectionReason.CRASH, f"the preflight gave no verdict in {self._timeout:g} s"
             ) from error
         finally:
             process.kill()  # which ends the thread too, if it still waits
-        return _verdict(findings, process.returncode, artifact)
+        return _verdict(_findings(told), process.returncode, artifact)
 
 
-def _converse(process: "subprocess.Popen[bytes]", artifact: Artifact) -> list[dict[str, str]]:
+def _converse(process: "subprocess.Popen[bytes]", artifact: Artifact) -> bytes:
     """Sends the version, returns what the process tells, and waits for its end. May take long."""
     with process:
         assert process.stdin is not None  # a pipe
@@ -83,14 +84,25 @@ def _converse(process: "subprocess.Popen[bytes]", artifact: Artifact) -> list[di
             for frame in to_frames(artifact):
                 process.stdin.write(frame)
             process.stdin.close()
-        told = process.stdout.read()
-    return [json.loads(line) for line in told.splitlines()]
+        return process.stdout.read(MAX_FINDINGS)
 
 
-def _verdict(findings: list[dict[str, str]], status: int, artifact: Artifact) -> bool:
+def _findings(told: bytes) -> list[ArtifactRejected | None]:
+    """What each step found: None where it went well. Raises DeviceFault for what is none of the program's."""
+    try:
+        findings = [json.loads(line) for line in told.splitlines()]
+        return [
+            ArtifactRejected(RejectionReason(finding["reason"]), finding["detail"]) if finding else None
+            for finding in findings
+        ]
+    except (ValueError, LookupError, TypeError) as error:
+        raise DeviceFault("the preflight told something that is no finding") from error
+
+
+def _verdict(findings: list[ArtifactRejected | None], status: int, artifact: Artifact) -> bool:
     """Whether the compiled code passed, or there is none. Raises as Preflight.check."""
-    if findings and findings[0]:
-        raise ArtifactRejected(RejectionReason(findings[0]["reason"]), findings[0]["detail"])
+    if findings and (rejected := findings[0]) is not None:
+        raise rejected
     if findings and status < 0 and status != -signal.SIGKILL:
         log.error(
             "compiled code crashes; scored by TorchScript",
