@@ -206,6 +206,48 @@ class NoTensors(nn.Module):
         return 1
 
 
+class WritesFile(DotProduct):
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        torch.save(user_rows, "written")
+        return (self.users[user_rows][segments] * post_table[post_index]).sum(dim=1)
+
+
+class ReadsFile(DotProduct):
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        return torch.from_file("written", size=len(post_index))
+
+
+class Prints(DotProduct):
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        print("scoring")  # noqa: T201  # which is what is refused
+        return (self.users[user_rows][segments] * post_table[post_index]).sum(dim=1)
+
+
+class WritesFileWhenLoaded(DotProduct):
+    @torch.jit.export
+    def __getstate__(self) -> tuple[Tensor, Tensor, bool]:
+        return self.users, self.posts, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, Tensor, bool]) -> None:
+        torch.save(state[0], "written")
+        self.users, self.posts, self.training = state  # type: ignore[assignment]  # TorchScript knows tensors
+
+
+@pytest.mark.parametrize("network", [WritesFile, ReadsFile, Prints, WritesFileWhenLoaded])
+def test_a_network_that_reaches_files_or_the_output_is_refused_before_it_is_loaded(
+    artifact, network, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactRejected, match="reaches files or the output"):
+        verify(replace(artifact, model=save_network(network())))
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.parametrize("network", [OneScore, OneTerm, Raises, OtherArguments, NoTensors])
 def test_a_network_whose_methods_are_not_the_contracts_is_refused(artifact, network):
     assert rejection(replace(artifact, model=save_network(network()))) in ("dimensions", "content")

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 import tempfile
 from pathlib import Path
 from typing import Protocol, cast
@@ -17,6 +18,8 @@ from animora_artifact.golden import Golden
 METHODS = ("encode_posts", "score", "explain")
 # What a network's methods raise. TorchScript's own class, of what a script raises, is none of Python's.
 NETWORK_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, torch.jit.Error)
+# TorchScript's functions that write or read files, or write to the standard output.
+_OUTSIDE = re.compile(rb"\b(save|from_file|load_tensor|_?print|Print)\b")
 
 
 class Network(Protocol):
@@ -81,10 +84,12 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
     segmentation fault once a second module was loaded, and scoring is as fast without.
 
     Raises:
-        ArtifactRejected: It is not a TorchScript module with Network's methods, or a weight is not finite.
+        ArtifactRejected: It is not a TorchScript module with Network's methods, its code names a function for
+            files or output, or a weight is not finite.
         RuntimeError: There is no memory for it; see is_out_of_memory.
     """
     try:
+        _require_no_files(model)  # first: a module's own code may run while it is loaded
         module = torch.jit.load(io.BytesIO(model), map_location="cpu")  # type: ignore[no-untyped-call]
         module = module.to(dtype=dtype).to(device).eval()
         missing = [name for name in METHODS if not _gives_tensor(getattr(module, name, None))]
@@ -107,6 +112,20 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
                 RejectionReason.CONTENT, f"model.ts: {name} holds a weight that is not finite in {dtype}"
             )
     return cast(Network, module)
+
+
+def _require_no_files(model: bytes) -> None:
+    """The code of a network must name no function by which it reaches files or the standard output.
+
+    Its source is read as PyTorch reads it when it loads the module.
+    """
+    reader = torch._C.PyTorchFileReader(io.BytesIO(model))
+    for name in reader.get_all_records():
+        if name.endswith(".py") and (found := _OUTSIDE.search(reader.get_record(name))):
+            raise ArtifactRejected(
+                RejectionReason.CONTENT,
+                f"model.ts: its code names {found[1].decode()}, which reaches files or the output",
+            )
 
 
 def _constants(module: torch.jit.ScriptModule) -> dict[str, Tensor]:
