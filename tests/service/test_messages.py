@@ -104,6 +104,18 @@ def test_a_batch_has_bounds():
     assert error.value.field == "requests"
 
 
+def test_requests_of_a_batch_are_read_however_their_ids_were_sent():
+    in_pieces = request(post_ids=[3]).SerializeToString() + request(post_ids=[4, 5]).SerializeToString()
+    data = batch(request()) + b"\x0a" + bytes([len(in_pieces)]) + in_pieces
+    queries = [read_query(each, LIMITS, 0.0) for each in read_batch(data, LIMITS)]
+    assert [query.post_ids.tolist() for query in queries] == [[1, 2], [3, 4, 5]]
+
+
+def test_a_batch_with_a_request_that_is_no_message_is_malformed():
+    with pytest.raises(InvalidRequest, match="not a valid message"):
+        read_batch(batch(request()) + b"\x0a\x01\xff", LIMITS)
+
+
 def test_of_a_batch_five_thousand_candidates_can_be_explained():
     wide = RankingSettings()
     explained = [read_query(request(post_ids=range(500), explain=True), wide, 0.0)] * 10
