@@ -20,7 +20,7 @@ class CacheStatus(StrEnum):
     HIT = "hit"
     MISS = "miss"
     BYPASS = "bypass"  # not looked for
-    STALE = "stale"  # a timeline that was due for renewal; it is ranked anew meanwhile
+    STALE = "stale"  # a timeline that was due for renewal; it is being ranked again
     OTHER = "other"  # something that this client is too old to know
 
 

@@ -97,7 +97,7 @@ def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its paramet
     active_days: Annotated[
         float | None,
         typer.Option(
-            help="Only users who liked or commented in so many days.",
+            help="Only users who liked or commented within this many days.",
             min=0.001,
             max=36500,
             callback=_a_number,

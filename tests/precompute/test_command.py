@@ -52,7 +52,7 @@ async def test_a_run_ends_with_a_table_and_status_0(redis_settings, terminal):
     assert await precompute(redis_settings, Order(), terminal.out, terminal.err) == 0
     rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in terminal.shown.splitlines()]
     table = {row[0]: row[1] for row in rows if row}
-    assert table["state"] == "begun here; current now"
+    assert table["state"] == "new; current now"
     assert table["model"] == "v1"
     assert table["shard"] == "0/1"
     assert table["users ranked by NeuCF"] == "3"
@@ -63,9 +63,9 @@ async def test_a_run_ends_with_a_table_and_status_0(redis_settings, terminal):
 
 async def test_the_table_says_what_is_still_to_come_and_what_was_gone_on_with(redis_settings, terminal):
     await precompute(redis_settings, Order(Shard(0, 2)), terminal.out, terminal.err)
-    assert "begun here; unfinished: other shards are to come" in terminal.shown
+    assert "new; unfinished: other shards are to come" in terminal.shown
     await precompute(redis_settings, Order(Shard(1, 2)), terminal.out, terminal.err)
-    assert "gone on with; current now" in terminal.shown
+    assert "resumed; current now" in terminal.shown
 
 
 async def test_in_a_narrow_terminal_no_number_is_cut(redis_settings, terminal):

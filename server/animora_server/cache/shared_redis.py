@@ -204,7 +204,7 @@ class SharedRedis:
         self._reconnect_at = now + RECONNECT_BACKOFF.delay(self._refusals)
         if self._refusals == 1:
             log.warning(
-                "cache refuses writes; connecting anew",
+                "cache refuses writes; reconnecting",
                 error=f"{type(refusals[0]).__name__}: {refusals[0]}",
             )
         with suppress(*REDIS_FAILED):

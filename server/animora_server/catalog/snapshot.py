@@ -22,7 +22,7 @@ class CatalogSnapshot:
     becomes a tombstone, which `rows` does not find.
 
     Attributes:
-        epoch: Rows are assigned anew only with a new epoch.
+        epoch: Rows are reassigned only with a new epoch.
         post_ids: int64 (n).
         author_ids: int64 (n).
         created_at: float64 (n), unix seconds.

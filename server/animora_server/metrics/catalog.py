@@ -19,7 +19,7 @@ class CatalogMetrics:
             "animora_catalog_bytes", "Memory of the catalog, embeddings aside.", Across.SUM, registry
         ).labels()
         self.epoch = Gauge(
-            "animora_catalog_epoch", "How often rows were assigned anew.", Across.MAX, registry
+            "animora_catalog_epoch", "How often all rows were reassigned.", Across.MAX, registry
         ).labels()
         refreshes = Counter("animora_catalog_refreshes", "Refreshes, by outcome.", registry, ("outcome",))
         self.refreshes = {outcome: refreshes.labels(outcome) for outcome in ("ok", "error")}

@@ -44,7 +44,7 @@ class Order:
 
     Attributes:
         shard: Whose lists to make.
-        active_days: For users who liked or commented in so many days alone; None for all.
+        active_days: Only users who liked or commented within this many days; None for all.
         rate: Pairs a second, 0 for as many as can be.
         restart: Whether to abandon what an earlier run left unfinished.
     """

@@ -8,7 +8,7 @@ from animora_server.precompute.protocols import GenerationStore
 from animora_server.types import Generation
 
 ID_BYTES = 16
-RESTART = "say --restart to abandon it and begin anew"
+RESTART = "say --restart to abandon it and begin a new one"
 
 
 @dataclass(frozen=True, slots=True)

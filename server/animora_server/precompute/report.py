@@ -109,7 +109,7 @@ def summary_table(summary: Summary, shards: str) -> Table:
 
 
 def _state(summary: Summary) -> str:
-    begun = "gone on with" if summary.resumed else "begun here"
+    begun = "resumed" if summary.resumed else "new"
     if summary.resumed and summary.catalog_changed:
         begun += "; the database has changed since it was begun"
     return f"{begun}; {'current now' if summary.current else 'unfinished: other shards are to come'}"

@@ -15,6 +15,6 @@ class PrecomputeSettings(Section):
         default=21_600.0,
         ge=600,
         le=30 * DAY,
-        description="seconds for which an unfinished generation waits to be gone on with, from when something"
-        " was last written for it; then a new one is begun",
+        description="seconds after the last write for which an unfinished generation can be resumed; after"
+        " that a run begins a new one",
     )

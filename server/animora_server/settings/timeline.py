@@ -33,7 +33,7 @@ class TimelineSettings(Section):
         default=600.0,
         ge=0,
         le=30 * DAY,
-        description="seconds after that in which it may be served, as STALE, while it is ranked anew",
+        description="seconds after that in which it may be served, as STALE, while it is ranked again",
     )
     precomputed_ttl: float = Field(
         default=100_800.0,
