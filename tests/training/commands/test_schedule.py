@@ -35,7 +35,7 @@ def test_a_duration_is_a_number_and_a_unit(text, seconds):
     assert duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "24", "h", "0h", "-1h", "1.5h", "1w", "1h30m"])
+@pytest.mark.parametrize("text", ["", "24", "h", "0h", "-1h", "1.5h", "1w", "1h30m", "367d", "99999999999d"])
 def test_another_text_is_refused(text):
     with pytest.raises(InvalidOption, match=r"--every: .* is not a duration such as 90m, 24h or 7d"):
         duration(text)

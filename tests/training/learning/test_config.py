@@ -33,6 +33,11 @@ def test_choices_change_the_defaults():
         ("factorisation=svd", "factorisation"),
         ("als_alpha=-1", "als_alpha"),
         ("posts_per_step=0", "posts_per_step"),
+        ("factors=1000000000000", "factors: must be at most 4096"),
+        ("mlp_embedding=9223372036854775808", "mlp_embedding: must be at most"),
+        ("feature_width=5000", "feature_width: must be at most"),
+        ("hidden=8,1000000000000", "hidden: must name at least one layer, each 1 to 4096 wide"),
+        ("als_iterations=1000000000000", "als_iterations: must be at most"),
     ],
 )
 def test_a_choice_that_cannot_be_used_is_refused_by_name(choice, names):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from animora_training.errors import NotFinite
 from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import Factorisation, Strength, factorize
 from animora_training.learning.training_set import training_set
@@ -71,3 +72,8 @@ def test_any_number_of_threads_finds_the_same_factors(data, factors):
 def test_from_another_chance_the_axes_are_others(data, factors):
     other = factorize(data, replace(CONFIG, seed=1), STRENGTH)
     assert torch.linalg.norm(other.posts - factors.posts) > 0.5 * torch.linalg.norm(factors.posts)
+
+
+def test_a_strength_that_32_bits_cannot_hold_is_said(data):
+    with pytest.raises(NotFinite, match=r"als_regularisation=1e\+39: choose smaller ones"):
+        factorize(data, FEW, Strength(ALPHA, 1e39))

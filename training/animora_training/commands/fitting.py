@@ -87,7 +87,7 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
         int,
         typer.Option(min=1, help="Processes that share the work, as torchrun starts them."),
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of every random choice.")] = 0,
     choices: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Change a hyper-parameter; may be repeated."),

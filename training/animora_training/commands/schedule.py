@@ -22,6 +22,7 @@ SIGNALS = tuple(
     if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is not signal.SIG_IGN
 )
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST = 366 * SECONDS["d"]
 # How long after a first failure a fit is tried again, in seconds, and how often that may double.
 FIRST_PAUSE = 60.0
 MAX_DOUBLINGS = 20
@@ -90,12 +91,13 @@ def duration(text: str) -> float:
     """Seconds of a text such as 90m, 24h or 7d.
 
     Raises:
-        InvalidOption: It is none, or no time at all.
+        InvalidOption: It is none, no time at all, or longer than LONGEST.
     """
     found = re.fullmatch(r"(\d+)([smhd])", text)
-    if found is None or not int(found[1]):
-        raise InvalidOption("--every", f"{text!r} is not a duration such as 90m, 24h or 7d")
-    return float(int(found[1]) * SECONDS[found[2]])
+    seconds = int(found[1]) * SECONDS[found[2]] if found else 0
+    if not 0 < seconds <= LONGEST:
+        raise InvalidOption("--every", f"{text!r} is not a duration such as 90m, 24h or 7d, of at most 366d")
+    return float(seconds)
 
 
 def repeat(work: Callable[[], None], every: float, clock: Clock, out: Console) -> None:

@@ -9,18 +9,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from animora_training.errors import InvalidOption
 
-COUNTS = (
-    *(
-        "factors",
-        "mlp_embedding",
-        "feature_width",
-        "users_per_step",
-        "posts_per_step",
-        "max_epochs",
-        "patience",
-    ),
-    *("holdout_negatives", "als_iterations", "pairs_in_memory", "warm_epochs"),
-)
+# Beyond these a fit ends for want of memory or never; what has no bound may be any number.
+WIDEST, LONGEST, ANY = 4096, 10_000, math.inf
+COUNTS = {
+    **dict.fromkeys(("factors", "mlp_embedding", "feature_width"), WIDEST),
+    **dict.fromkeys(("max_epochs", "patience", "warm_epochs", "als_iterations"), LONGEST),
+    **dict.fromkeys(("users_per_step", "posts_per_step", "holdout_negatives", "pairs_in_memory"), ANY),
+}
 RATES = ("drop_rate", "history_drop", "dropout")
 AMOUNTS = (
     *("warmup_epochs", "l2", "drop_scale", "user_learning_rate"),
@@ -99,11 +94,13 @@ class FitConfig:
         Raises:
             InvalidOption: Names the field.
         """
-        for name in COUNTS:
+        for name, largest in COUNTS.items():
             if getattr(self, name) < 1:
                 raise InvalidOption(name, "must be at least 1")
-        if not self.hidden or min(self.hidden) < 1:
-            raise InvalidOption("hidden", "must name at least one layer, each at least 1 wide")
+            if getattr(self, name) > largest:
+                raise InvalidOption(name, f"must be at most {largest}")
+        if not self.hidden or not 1 <= min(self.hidden) <= max(self.hidden) <= WIDEST:
+            raise InvalidOption("hidden", f"must name at least one layer, each 1 to {WIDEST} wide")
         if not 0 < self.learning_rate < 1:
             raise InvalidOption("learning_rate", "must lie between 0 and 1")
         for name in RATES:

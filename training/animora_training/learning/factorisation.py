@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from implicit.als import AlternatingLeastSquares
+from implicit.recommender_base import ModelFitError
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from animora_training.data.dataset import FloatArray, IntArray
+from animora_training.errors import NotFinite
 from animora_training.learning.config import FitConfig
 from animora_training.learning.training_set import TrainingSet
 
@@ -61,6 +63,9 @@ def factorize(
         earlier: Factors of the data's rows to go on from, zeros where there are none; by default chance. The
             axes stay theirs then: a few iterations turn nothing.
         threads: How many to use, which changes nothing else; 0 for what OpenMP takes.
+
+    Raises:
+        NotFinite: The strength is too great for 32-bit numbers.
     """
     rng = np.random.default_rng(config.seed)
     order = 1 + rng.permutation(data.users - 1)
@@ -74,7 +79,14 @@ def factorize(
         if earlier is not None:
             model.user_factors = earlier.users.numpy()[learnt_from]
             model.item_factors = earlier.posts.numpy().copy()
-        model.fit(_matrix(data, learnt_from), show_progress=False)
+        try:
+            with np.errstate(all="ignore"):  # its end is checked
+                model.fit(_matrix(data, learnt_from), show_progress=False)
+        except ModelFitError as error:
+            raise NotFinite(
+                f"the factorisation's numbers are not finite with als_alpha={strength.alpha:g} and "
+                f"als_regularisation={strength.regularisation:g}: choose smaller ones, or have them tuned"
+            ) from error
         users[learnt_from] = model.user_factors
         others = np.sort(order[enough:])
         _solve_users(model, data, others, users)
