@@ -228,13 +228,13 @@ class Prints(DotProduct):
 
 class WritesFileWhenLoaded(DotProduct):
     @torch.jit.export
-    def __getstate__(self) -> tuple[Tensor, Tensor, bool]:
-        return self.users, self.posts, self.training
+    def __getstate__(self) -> tuple[Tensor, bool]:
+        return self.users, self.training
 
     @torch.jit.export
-    def __setstate__(self, state: tuple[Tensor, Tensor, bool]) -> None:
+    def __setstate__(self, state: tuple[Tensor, bool]) -> None:
         torch.save(state[0], "written")
-        self.users, self.posts, self.training = state  # type: ignore[assignment]  # TorchScript knows tensors
+        self.training = state[1]
 
 
 @pytest.mark.parametrize("network", [WritesFile, ReadsFile, Prints, WritesFileWhenLoaded])
@@ -246,6 +246,56 @@ def test_a_network_that_reaches_files_or_the_output_is_refused_before_it_is_load
         verify(replace(artifact, model=save_network(network())))
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().out == ""
+
+
+def with_first_statement(model: bytes, statement: str) -> bytes:
+    """A model file in whose every method, which has a line of `users`, a statement was written by hand."""
+    reader, buffer = torch._C.PyTorchFileReader(io.BytesIO(model)), io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(buffer)
+    for name in reader.get_all_records():
+        content = reader.get_record(name)
+        if name.endswith(".py"):
+            content = content.replace(b"    users = ", f"    {statement}\n    users = ".encode())
+        if name != "version" and not name.startswith(".data"):  # which the writer makes
+            writer.write_record(name, content, len(content))
+    writer.write_end_of_file()
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'ops.aten.save(user_rows, "written")',
+        't = torch\n    t.save(user_rows, "written")',
+        'getattr(torch, "sa" "ve")(user_rows, "written")',
+        'getattr(torch, "s\\141ve")(user_rows, "written")',
+        '(getattr)(torch, "sa" "ve")(user_rows, "written")',
+        'getattr(torch # , "x")\n    , "sa" "ve")(user_rows, "written")',
+        'ops.prim.Print("scoring")',
+    ],
+)
+def test_code_that_was_written_to_hide_what_it_reaches_is_refused(artifact, statement):
+    verify(replace(artifact, model=with_first_statement(artifact.model, "pass")))
+    with pytest.raises(ArtifactRejected, match=r"model\.ts: its code names"):
+        verify(replace(artifact, model=with_first_statement(artifact.model, statement)))
+
+
+class Layered(DotProduct):
+    """Has modules without names of their own within others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Sequential(nn.Identity(), nn.Dropout()), nn.ModuleList([nn.ReLU()])[0])
+
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        logits: Tensor = self.layers((self.users[user_rows][segments] * post_table[post_index]).sum(dim=1))
+        return logits
+
+
+def test_modules_without_names_of_their_own_are_no_reason_to_refuse_a_network():
+    code = save_network(Layered().eval())
+    load_network(code, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("network", [OneScore, OneTerm, Raises, OtherArguments, NoTensors])

@@ -20,6 +20,8 @@ METHODS = ("encode_posts", "score", "explain")
 NETWORK_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, torch.jit.Error)
 # TorchScript's functions that write or read files, or write to the standard output.
 _OUTSIDE = re.compile(rb"\b(save|from_file|load_tensor|_?print|Print)\b")
+# An attribute by its name, as PyTorch writes parts of a Sequential; a name in pieces could hide a function.
+_ATTRIBUTE = re.compile(rb"""\bgetattr\([^"'\\#]*, ?"[^"\\#]*"\)""")
 
 
 class Network(Protocol):
@@ -121,10 +123,19 @@ def _require_no_files(model: bytes) -> None:
     """
     reader = torch._C.PyTorchFileReader(io.BytesIO(model))
     for name in reader.get_all_records():
-        if name.endswith(".py") and (found := _OUTSIDE.search(reader.get_record(name))):
+        if not name.endswith(".py"):
+            continue
+        code = reader.get_record(name)
+        if found := _OUTSIDE.search(code):
             raise ArtifactRejected(
                 RejectionReason.CONTENT,
                 f"model.ts: its code names {found[1].decode()}, which reaches files or the output",
+            )
+        while _ATTRIBUTE.search(code):  # an attribute's own, too
+            code = _ATTRIBUTE.sub(b" _ ", code)
+        if b"getattr" in code:
+            raise ArtifactRejected(
+                RejectionReason.CONTENT, "model.ts: its code names an attribute other than by one text"
             )
 
 
