@@ -1,6 +1,7 @@
 """Faults under load: no request fails, and every score belongs to the version that the reply names."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -8,9 +9,12 @@ from dataclasses import replace
 import grpc
 import numpy as np
 import pytest
+import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from torch import Tensor
 
 from animora_artifact import Artifact
+from animora_artifact.network import save_network
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
@@ -21,7 +25,7 @@ from tests.integration.feed import fill
 from tests.integration.ledger import Ledger
 from tests.integration.pages import get
 from tests.limits import HANG_TIMEOUT
-from tests.scorer.artifacts import tiny_artifact
+from tests.scorer.artifacts import TinyNetwork, tiny_artifact
 
 NETWORKS = {f"v{seed}": tiny_artifact(f"v{seed}", seed=seed)[1] for seed in range(1, 8)}
 
@@ -81,6 +85,17 @@ def with_golden(**arrays: np.ndarray) -> Callable[[Artifact], Artifact]:
     return lambda artifact: replace(artifact, golden=replace(artifact.golden, **arrays))
 
 
+class WritesFile(TinyNetwork):
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        torch.save(user_rows, "written")
+        return self.forward(user_rows[segments], post_table[post_index])
+
+
+def with_code_that_writes_a_file(artifact: Artifact) -> Artifact:
+    return replace(artifact, model=save_network(WritesFile(0, image=3, caption=2).eval()))
+
+
 @pytest.mark.parametrize("preflight", [True, False], ids=["with preflight", "without"])
 async def test_versions_with_right_digests_and_wrong_content_are_refused_and_end_no_server(
     feed, store, settings, preflight
@@ -94,6 +109,7 @@ async def test_versions_with_right_digests_and_wrong_content_are_refused_and_end
         "v4": with_golden(user_rows=np.array([-1, 3])),
         "v5": with_golden(segments=np.zeros(4, np.int64)),
         "v6": with_golden(probabilities=np.full(10, 0.5, np.float32)),
+        "v8": with_code_that_writes_a_file,
     }
     ledger = Ledger(feed, NETWORKS)
     async with (
@@ -113,6 +129,25 @@ async def test_versions_with_right_digests_and_wrong_content_are_refused_and_end
             store.publish(tiny_artifact("v7", seed=7)[0])
             store.activate("v7")
             await ledger.until_version("v7")
+    assert ledger.wrong == []
+    assert ledger.outcomes == {"OK": ledger.sent}
+
+
+async def test_a_pipe_in_the_pointers_place_is_counted_and_the_next_pointer_is_followed(
+    stub, feed, store, application, tmp_path
+):
+    ledger = Ledger(feed, NETWORKS)
+    pointer = tmp_path / "models" / "ACTIVE"
+    async with ledger.load(stub), asyncio.timeout(HANG_TIMEOUT):
+        pointer.unlink()
+        os.mkfifo(pointer)
+        errors = await metric(application, "animora_model_store_errors_total")
+        while await metric(application, "animora_model_store_errors_total") < errors + 2:
+            await ledger.more(10)
+        pointer.unlink()
+        store.publish(tiny_artifact("v2", seed=2)[0])
+        store.activate("v2")
+        await ledger.until_version("v2")
     assert ledger.wrong == []
     assert ledger.outcomes == {"OK": ledger.sent}
 
