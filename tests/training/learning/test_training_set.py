@@ -79,9 +79,14 @@ def test_nothing_to_learn_from_is_an_error_that_says_so(tiny):
 def test_a_live_post_that_nobody_has_liked_for_a_week_is_a_negative_and_a_newer_one_is_unknown():
     week = 7 * 86_400.0
     # Posts are created at the seconds 1 to 6; the last pair comes a week after the second one's creation.
-    data = dataset([(10, 300, 5.0), (20, 300, week + 2.5)], deleted=(100,))
+    data = dataset([(user, 300, week + 2.5) for user in (10, 20)], deleted=(100,))
     rows = training_set(data, data.pairs)
     assert rows.vocabulary.post_ids.tolist() == [200, 300]
     assert rows.negatives.tolist() == [1, 2]
     assert rows.counts.tolist() == [0, 0, 2]
     assert rows.image[1].tolist() == data.posts.image[1].tolist()
+
+
+def test_one_like_from_the_future_makes_no_new_post_a_negative():
+    data = dataset([(10, 300, 5.0), (20, 300, 5.5), (30, 300, 1e11)])
+    assert training_set(data, data.pairs).vocabulary.post_ids.tolist() == [300]

@@ -20,6 +20,8 @@ from animora_training.errors import NothingToLearn
 FILES = ("training_posts.npy", "training_image.npy", "training_caption.npy")
 # Seconds after which a post that nobody has liked is taken for one that nobody likes.
 SETTLED = 7 * 86_400.0
+# The share of users whose likes do not come from the future, at least: one wrong clock ends no week.
+CLOCKS_RIGHT = 0.99
 EMBEDDINGS_AT_ONCE = 1 << 12
 POSITIVES_AT_ONCE = 1 << 18
 
@@ -104,18 +106,19 @@ def training_set(dataset: Dataset, pairs: Pairs, folder: Path | None = None) -> 
     """
     positives = np.zeros(len(dataset.user_ids), np.int64)
     counts = np.zeros(len(dataset.posts.ids), np.int64)
-    last = -math.inf  # when the last pair was
+    latest = np.full(len(positives), -math.inf)  # each user's pair, when it was
     for chunk in pairs.chunks():
         np.add.at(positives, chunk.users, 1)
         np.add.at(counts, chunk.posts, 1)
-        last = float(chunk.times.max(initial=last))
+        np.maximum.at(latest, chunk.users, chunk.times)
     live = ~dataset.posts.deleted
     if not (live & (counts > 0)).any():
         raise NothingToLearn(
             "there are no likes or comments on live posts to learn from: import some, or check that "
             "animora.interactions names ids of animora.users and animora.posts"
         )
-    settled = live & (dataset.posts.created <= last - SETTLED)
+    now = np.quantile(latest[positives > 0], CLOCKS_RIGHT, method="lower")
+    settled = live & (dataset.posts.created <= now - SETTLED)
     users, posts = np.flatnonzero(positives), np.flatnonzero((counts > 0) | settled)  # indices, ascending
     row_of = np.zeros(len(counts), np.int32)
     row_of[posts] = np.arange(1, len(posts) + 1)
