@@ -50,6 +50,14 @@ async def test_blocks_that_got_old_are_read(database, store, published):
         await published.until(lambda relations: relations.members_of(2).tolist() == [])
 
 
+async def test_blocks_are_read_whatever_is_wrong_with_the_other_views(database, store, published):
+    await database.execute("insert into animora_app.block_relations values (1, 2)")
+    await database.execute("drop view animora.posts, animora.interactions")
+    published.age = float("inf")
+    async with refresher_of(store, published):
+        await published.until(lambda relations: relations.members_of(2).tolist() == [1])
+
+
 async def test_blocks_are_read_long_before_they_are_too_old(database, store, published):
     published.age = 1.1  # seconds
     async with refresher_of(store, published, max_block_age=2.0):

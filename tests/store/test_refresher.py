@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from animora_database.views import VIEWS
 from animora_server.catalog import CatalogSnapshot
 from animora_server.embedded import apply_schema
 from animora_server.errors import ConfigurationError, ScoringFailed, StoreError
@@ -50,10 +51,10 @@ class WatchedStore:
         self.failed = asyncio.Event()
 
     @asynccontextmanager
-    async def reading(self):
+    async def reading(self, views=VIEWS):
         self.begun.set()
         try:
-            async with self._store.reading() as reading:
+            async with self._store.reading(views) as reading:
                 yield reading
         except StoreError:
             self.failed.set()
@@ -269,10 +270,10 @@ async def test_polls_go_on_while_interactions_are_counted(database, store, metri
         """Counts for as long as it is told to."""
 
         @asynccontextmanager
-        async def reading(self):
+        async def reading(self, views=VIEWS):
             counting.set()
             await goes_on.wait()
-            async with self._store.reading() as reading:
+            async with self._store.reading(views) as reading:
                 yield reading
 
     class Store(WatchedStore):
@@ -297,11 +298,11 @@ async def test_what_is_counted_in_vain_is_counted_again_later(database, store, m
 
     class FailingOnce(WatchedStore):
         @asynccontextmanager
-        async def reading(self):
+        async def reading(self, views=VIEWS):
             if not failed.is_set():
                 failed.set()
                 raise StoreError("not now")
-            async with self._store.reading() as reading:
+            async with self._store.reading(views) as reading:
                 yield reading
 
     class Store(WatchedStore):

@@ -7,6 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
+from animora_database.views import VIEWS
 from animora_server.metrics import CatalogMetrics
 from animora_server.scorer import Residency
 from animora_server.settings import CatalogSettings, DatabaseSettings
@@ -98,8 +99,8 @@ class Worker:
             await self._listening.wait()
 
     @asynccontextmanager
-    async def reading(self):
-        async with self._store.reading() as reading:
+    async def reading(self, views=VIEWS):
+        async with self._store.reading(views) as reading:
             await self.during_reading()
             yield reading
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from animora_database.embeddings import DECODERS, Decoder
-from animora_database.views import VIEWS, Kind, View
+from animora_database.views import POSTS, VIEWS, Kind, View
 
 # A row a column: view, column, type, whether the type is an enum, its name in SQL, and whether this role may
 # read it. A domain counts as what it is of.
@@ -76,8 +76,8 @@ class EmbeddingDecoders:
     caption: Decoder
 
 
-def check_views(rows: Iterable[Row]) -> EmbeddingDecoders:
-    """Looks at what QUERY found.
+def check_views(rows: Iterable[Row], views: Iterable[View] = VIEWS) -> None:
+    """Looks at what QUERY found of some views.
 
     Raises:
         UnusableView: A view or column is missing, this role may not read it, or it has a type that cannot be
@@ -86,10 +86,14 @@ def check_views(rows: Iterable[Row]) -> EmbeddingDecoders:
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         found.setdefault(row[0], {})[row[1]] = row
-    for view in VIEWS:
+    for view in views:
         _check(view, found.get(view.name))
-    posts = found["posts"]
-    return EmbeddingDecoders(DECODERS[posts["image_embedding"][2]], DECODERS[posts["caption_embedding"][2]])
+
+
+def embedding_decoders(rows: Iterable[Row]) -> EmbeddingDecoders:
+    """What decodes the embeddings of animora.posts, which was checked, as QUERY found them."""
+    types = {column: type_name for view, column, type_name, *_ in rows if view == POSTS.name}
+    return EmbeddingDecoders(DECODERS[types["image_embedding"]], DECODERS[types["caption_embedding"]])
 
 
 def _check(view: View, found: Mapping[str, Row] | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from animora_database.views import BLOCKS
 from animora_server.background import BackgroundLoop
 from animora_server.catalog import Pairs, Relations
 from animora_server.metrics import CatalogMetrics
@@ -91,7 +92,7 @@ class BlockRefresher:
             StoreError: The database did not answer.
         """
         began = time.monotonic()
-        async with self._store.reading() as reading:
+        async with self._store.reading((BLOCKS,)) as reading:
             found = await reading.blocks()
         if not await asyncio.to_thread(found.same_as, self._found):
             self._relations = await asyncio.to_thread(Relations.of, found.first, found.second)

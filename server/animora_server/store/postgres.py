@@ -1,7 +1,7 @@
 """PostgreSQL through asyncpg: one connection, dropped at the first trouble and made anew when next needed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_database import row_security
-from animora_database.checking import QUERY, EmbeddingDecoders, UnusableView, check_views
+from animora_database.checking import QUERY, Row, UnusableView, check_views, embedding_decoders
 from animora_database.session import begin_reading
-from animora_database.views import VIEWS
+from animora_database.views import VIEWS, View
 from animora_server.catalog import POSTGRES_EPOCH, Groups, GroupsBuilder, IdMap, Pairs, PostRecords
 from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
@@ -43,13 +43,13 @@ class PostgresStore:
         self._connection: WatchedConnection | None = None
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator["PostgresReading"]:
-        """Begins a reading, over a new connection if there is none.
+    async def reading(self, views: Sequence[View] = VIEWS) -> AsyncIterator["PostgresReading"]:
+        """Begins a reading of some views, over a new connection if there is none.
 
         The views are looked at each time: whoever changes them need not wait for a restart.
 
         Raises:
-            StoreError: PostgreSQL does not answer, or its views are not as they must be.
+            StoreError: PostgreSQL does not answer, or one of the views is not as it must be.
         """
         try:
             if self._connection is None or self._connection.is_closed():
@@ -62,8 +62,9 @@ class PostgresStore:
                     "select pg_catalog.statement_timestamp(), pg_catalog.pg_backend_pid()"
                 )
                 self._connection.serves(pid)
-                decoders = check_views(await self._connection.fetch(QUERY))
-            yield PostgresReading(self._connection, decoders, now, self._settings.command_timeout)
+                columns = await self._connection.fetch(QUERY)
+                check_views(columns, views)
+            yield PostgresReading(self._connection, columns, now, self._settings.command_timeout)
             with translated():
                 await self._connection.execute("commit")
         except UnusableView as error:
@@ -90,11 +91,11 @@ class PostgresReading:
     """One read-only transaction; see `protocols.CatalogReading`."""
 
     def __init__(
-        self, connection: asyncpg.Connection, decoders: EmbeddingDecoders, now: datetime, silence: float
+        self, connection: asyncpg.Connection, columns: Sequence[Row], now: datetime, silence: float
     ) -> None:
         self.now = now
         self._connection = connection
-        self._decoders = decoders
+        self._view_columns = columns
         self._silence = silence
 
     async def hidden(self) -> list[tuple[str, str, str]]:
@@ -197,7 +198,8 @@ class PostgresReading:
         return await asyncio.to_thread(columns.columns)
 
     async def _embeddings(self, take: TakeEmbeddings, query: str) -> None:
-        await self._copy(EmbeddingRows(self._decoders.image, self._decoders.caption, take).feed, query)
+        decoders = embedding_decoders(self._view_columns)
+        await self._copy(EmbeddingRows(decoders.image, decoders.caption, take).feed, query)
 
     async def _copy(self, feed: Callable[[bytes], bytes], query: str, timeout_factor: float = 1.0) -> None:
         """Runs a query and feeds its binary COPY, part by part, in a worker thread.

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 
+from animora_database.views import VIEWS, View
 from animora_server.catalog import EmbeddingRecords, Groups, IdMap, Pairs, PostRecords
 from animora_server.types import IntArray
 
@@ -71,8 +72,8 @@ class CatalogReading(Protocol):
 class CatalogStore(Protocol):
     """The database."""
 
-    def reading(self) -> AbstractAsyncContextManager[CatalogReading]:
-        """Begins a reading, over a new connection if there is none. May raise StoreError."""
+    def reading(self, views: Sequence[View] = VIEWS) -> AbstractAsyncContextManager[CatalogReading]:
+        """Begins a reading of some views, over a new connection if there is none. May raise StoreError."""
         ...
 
     def beside(self) -> "CatalogStore":

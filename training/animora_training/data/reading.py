@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_database import row_security, views
-from animora_database.checking import QUERY, EmbeddingDecoders, UnusableView, check_views
+from animora_database.checking import QUERY, EmbeddingDecoders, UnusableView, check_views, embedding_decoders
 from animora_database.session import begin_reading
 from animora_training.data.arrays import ArrayFile, begin, map_array, write_array
 from animora_training.data.copying import Columns, OnRead, View, copy, copy_fixed
@@ -120,10 +120,11 @@ async def _one_moment(connection: asyncpg.Connection) -> AsyncIterator[Embedding
     """
     await connection.execute(begin_reading(connection.get_server_version().major))
     try:
-        decoders = check_views(await connection.fetch(QUERY))
+        columns = await connection.fetch(QUERY)
+        check_views(columns)
         for row in await connection.fetch(row_security.QUERY):
             log.warning("%s", row_security.warning(*row))
-        yield decoders
+        yield embedding_decoders(columns)
     except UnusableView as error:
         raise DatabaseError(str(error)) from error
     finally:
