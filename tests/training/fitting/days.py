@@ -30,7 +30,7 @@ class Days:
         today: That, and what happened since.
         held_out: One pair of each user who has two, which neither has.
         new_users: bool (u), who has done nothing until yesterday.
-        new_posts: bool (p), which nobody has touched until yesterday.
+        new_posts: bool (p), which were not there until yesterday.
     """
 
     yesterday: Dataset
@@ -60,7 +60,10 @@ class Days:
         missing = new_users[pairs.users] | new_posts[pairs.posts]
         latest = np.lexsort((rng.random(len(pairs)), pairs.times, missing))[::-1]
         missing[latest[: round(share * len(pairs))]] = True
-        return cls(without(today, missing), today, split.held_out, new_users, new_posts)
+        yesterday = without(today, missing)
+        # What is not there yet is nothing that nobody likes.
+        posts = replace(yesterday.posts, deleted=yesterday.posts.deleted | new_posts)
+        return cls(replace(yesterday, posts=posts), today, split.held_out, new_users, new_posts)
 
     def without_embeddings(self) -> "Days":
         """The same days, as if no post had an image or a caption."""
