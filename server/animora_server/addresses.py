@@ -62,9 +62,10 @@ def require_free(section: str, host: str, port: int) -> None:
         raise cannot_listen(section, host, port, why_not)
 
 
-def cannot_listen(section: str, host: str, port: int, error: OSError) -> ConfigurationError:
-    """The error of a port that is taken, or not ours to take."""
+def cannot_listen(section: str, host: str, port: int, error: OSError | None = None) -> ConfigurationError:
+    """The error of a port that is taken, or not ours to take; gRPC does not say why."""
+    why = f" ({error.strerror})" if error else ""
     return ConfigurationError(
-        f"{section}.port: cannot listen on {host} port {port} ({error.strerror}); "
-        "set another port, or 0 for a free one"
+        f"{section}.port: cannot listen on {host} port {port}{why}; "
+        f"set another port (ANIMORA_{section.upper()}_PORT), or 0 for a free one"
     )

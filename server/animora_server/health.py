@@ -1,6 +1,7 @@
 """Health: whether calls can be answered, and whether the process can go on."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -147,5 +148,7 @@ class Health:
         if reason is None and self._reason is not None:
             log.info("health is SERVING")
         elif reason is not None and reason != self._reason:
-            log.warning("health is NOT_SERVING", reason=reason)
+            # A server that starts is not ready yet: that is no warning.
+            level = logging.WARNING if self.became_ready.is_set() else logging.INFO
+            log.log(level, "health is NOT_SERVING", reason=reason)
         self._reason = reason

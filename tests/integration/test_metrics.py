@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
+from animora_server.app import running
 from tests.integration.pages import get
 from tests.limits import HANG_TIMEOUT
 
@@ -62,6 +63,15 @@ async def test_the_probes_tell_what_health_tells(application):
         await asyncio.to_thread(get, application.probes.port, "/readyz")
 
 
+async def test_a_server_that_is_still_starting_is_no_warning(settings):
+    with capture_logs() as logs:
+        async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
+            await application.wait_until_serving()
+    told = [(entry["event"], entry["log_level"]) for entry in logs if "health is" in entry["event"]]
+    assert told[-1] == ("health is SERVING", "info")
+    assert {level for _, level in told} == {"info"}
+
+
 async def test_a_background_task_that_ended_is_told_of_by_liveness_health_and_metrics(application):
     serving = health_pb2.HealthCheckResponse.SERVING
     with capture_logs() as logs:
@@ -83,3 +93,4 @@ async def test_a_background_task_that_ended_is_told_of_by_liveness_health_and_me
     told = [(entry["event"], entry.get("reason", entry.get("task"))) for entry in logs]
     assert ("background task ended", "batcher") in told
     assert ("health is NOT_SERVING", "background task batcher ended") in told
+    assert "warning" in {entry["log_level"] for entry in logs if entry["event"] == "health is NOT_SERVING"}

@@ -114,7 +114,7 @@ class TimelineTraffic:
 
     Attributes:
         users: Where user ids are drawn from.
-        page_size: Posts to return; 0 for as many as the server likes.
+        page_size: Posts to return; 0 for the server's default.
         cache_policy: How requests use the server's cache.
         distinct: Of how many users at most.
         seed: The same seed makes up the same calls.
@@ -138,7 +138,7 @@ class TimelineTraffic:
 
     def describe(self) -> str:
         """The calls in words."""
-        posts = f"{self.page_size} posts" if self.page_size else "as many posts as the server likes"
+        posts = f"{self.page_size} posts" if self.page_size else "pages of the server's default size"
         return f"{self.method}: {posts}, {self.calls} users"
 
 
@@ -148,7 +148,7 @@ class TimelineCall:
 
     Attributes:
         body: The serialised message.
-        page_size: Posts to return; 0 for as many as the server likes.
+        page_size: Posts to return; 0 for the server's default.
     """
 
     body: bytes

@@ -10,8 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_server.addresses import require_free
-from animora_server.errors import ConfigurationError
+from animora_server.addresses import cannot_listen, require_free
 from animora_server.service.arrivals import ArrivedCalls, Methods, UnknownMethods, newest_server
 from animora_server.service.calls import Behaviour, CallHandler
 from animora_server.service.health_service import HealthService
@@ -74,8 +73,7 @@ class GrpcServer:
                 credentials = grpc.ssl_server_credentials([(identity.key, identity.certificates)])
                 self.port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            message = f"grpc.port: cannot listen on {address}; set another port, or 0 for a free one"
-            raise ConfigurationError(message) from error
+            raise cannot_listen("grpc", host, port) from error
         await self._server.start()
         return self
 
