@@ -21,7 +21,8 @@ from animora_training.data.folder import open_dataset
 from animora_training.data.reading import read_dataset
 from animora_training.fitting.checkpoint import Checkpoints
 from animora_training.fitting.fit import Surroundings, fit
-from animora_training.fitting.run import RunFolder, Watch, run
+from animora_training.fitting.run import Watch, run
+from animora_training.fitting.run_folder import RunFolder
 from animora_training.learning.config import FitConfig
 from animora_training.learning.ranks import ALONE, Ranks
 from tests.training.worlds import as_dataset, tiny_feed

@@ -185,7 +185,7 @@ def _fit_once(order: "Order") -> None:
 
 def _from_the_last(order: "Order") -> "Order":
     """The order, to start from the run that ended last in its run folder, or from what that started from."""
-    from animora_training.fitting.run import RunFolder
+    from animora_training.fitting.run_folder import RunFolder
 
     if order.warm_start is None or order.run_dir is None:
         return order

@@ -27,7 +27,8 @@ from animora_training.fitting.fit import Fit, Progress
 from animora_training.fitting.gate import beside_active
 from animora_training.fitting.holdout import FEWEST_UNSEEN
 from animora_training.fitting.record import EpochRecord
-from animora_training.fitting.run import RunFolder, Watch, has_version, run, run_folder
+from animora_training.fitting.run import Watch, has_version, run
+from animora_training.fitting.run_folder import RunFolder, run_folder
 from animora_training.fitting.verification import verify, verify_compiled
 from animora_training.learning.config import FitConfig
 from animora_training.learning.ranks import ranks
