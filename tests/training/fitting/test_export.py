@@ -141,15 +141,32 @@ def test_the_manifest_tells_what_the_version_is(artifact):
 
 
 @pytest.mark.parametrize("moment", [-64e9, 316e9, -np.inf, np.inf])
-def test_a_time_that_no_calendar_has_is_the_first_or_the_last_of_the_window(moment):
+def test_times_that_no_calendar_has_are_the_first_and_the_last_that_one_has(moment):
     pairs = as_dataset(tiny_feed()).pairs
-    strange = replace(pairs, times=np.append(pairs.times[1:], moment))
+    strange = replace(pairs, times=np.full(len(pairs), moment))
     window = Manifest.parse(
         with_manifest(make_artifact("v1"), data_window=data_window(strange)).manifest.to_json()
     ).data_window
     assert window.start
     assert window.end
-    assert (window.start.year, window.end.year) == ((1, 2027) if moment < 0 else (2026, 9999))
+    assert window.start.year == window.end.year == (1 if moment < 0 else 9999)
+
+
+@pytest.mark.parametrize("moment", [250e9, 316e9, np.inf])
+def test_one_like_from_the_future_does_not_move_the_end_of_the_data(moment):
+    pairs = as_dataset(tiny_feed()).pairs
+    strange = replace(pairs, times=np.append(pairs.times[:-1], moment))
+    end = data_window(strange).end
+    assert end is not None
+    assert end.timestamp() == pytest.approx(pairs.latest[:-1].max())
+
+
+def test_the_data_end_with_the_last_like_though_few_users_did_anything_in_days():
+    pairs = as_dataset(tiny_feed()).pairs
+    days = np.append(pairs.times[:-1], pairs.times.max() + 5 * 86_400.0)
+    end = data_window(replace(pairs, times=days)).end
+    assert end is not None
+    assert end.timestamp() == pytest.approx(days[-1])
 
 
 def test_golden_rows_hold_every_kind_of_post_and_replay(artifact):

@@ -269,6 +269,13 @@ def test_without_two_users_who_did_two_things_nothing_can_be_held_out():
         fit(data, CONFIG, surroundings())
 
 
+def test_a_fit_with_infinite_embeddings_ends_and_names_a_post(tiny):
+    posts = tiny.posts
+    infinite = replace(tiny, posts=replace(posts, image=np.full_like(posts.image, np.inf)))
+    with pytest.raises(NotFinite, match=rf"the image embedding of post {posts.ids[0]} is not finite"):
+        fit(infinite, QUICK, surroundings())
+
+
 @pytest.mark.parametrize(
     ("choice", "named"),
     [({"l2": 1e39}, r"l2 \(1e\+39\)"), ({"user_learning_rate": 1e38}, "user_learning_rate")],

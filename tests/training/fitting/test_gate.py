@@ -29,6 +29,7 @@ CONFIG = FitConfig(
 GENTLE = replace(CONFIG, learning_rate=0.0005)
 HARMFUL = replace(CONFIG, learning_rate=0.9, l2=100.0, warmup_epochs=0.0)
 MARGIN = 0.01
+LAST_OF_ALL_YEARS = 253_402_300_799.0
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,40 @@ def test_a_version_cannot_have_learnt_from_what_is_newer_or_of_whom_it_does_not_
     )
     held_out = HeldOut(rows.users[1:], rows.posts[1:, None], rows.times[1:])
     assert unseen(first.artifact, data, held_out).tolist() == [False, False, True, True, True]
+
+
+def test_one_like_from_the_future_hides_nothing_of_what_is_newer(yesterday, today, first, second):
+    def misdated(data):
+        """The last like of the first user, and the event it comes from, as in the year 9999."""
+        user = int(np.flatnonzero(np.diff(yesterday.pairs.offsets))[0])
+        parts = {}
+        for name in ("pairs", "events"):
+            rows = getattr(data, name)
+            times = rows.times.copy()
+            times[rows.offsets[user + 1] - 1] = LAST_OF_ALL_YEARS
+            parts[name] = replace(rows, times=times)
+        return replace(data, **parts)
+
+    active = fitted(misdated(yesterday), CONFIG)
+    usual = unseen(first.artifact, today, second.evaluated.holdout.reported)
+    found = unseen(active.artifact, misdated(today), second.evaluated.holdout.reported)
+    assert usual.sum() >= FEWEST_PAIRS
+    assert abs(int(found.sum()) - int(usual.sum())) <= 2
+
+
+def test_of_a_like_from_the_future_it_is_not_known_that_it_is_newer(first):
+    vocabulary, end = first.artifact.vocabulary, first.artifact.manifest.data_window.end.timestamp()
+    users, posts = vocabulary.user_ids[:3], vocabulary.post_ids[:1]
+    empty = np.zeros((1, 0), np.float16)
+    rows = Rows(np.arange(3), np.zeros(3, np.int64), np.array([end - 5, end + 5, LAST_OF_ALL_YEARS]))
+    data = assemble(
+        users,
+        Posts(posts, np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.bool_), empty, empty),
+        rows,
+        np.zeros((0, 2), np.int64),
+    )
+    held_out = HeldOut(rows.users, rows.posts[:, None], rows.times)
+    assert unseen(first.artifact, data, held_out).tolist() == [False, True, False]
 
 
 def test_the_active_version_is_asked_for_what_is_newer_than_its_data(first, second):

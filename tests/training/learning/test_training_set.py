@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from animora_training.data.split import leave_one_out
-from animora_training.errors import NothingToLearn
+from animora_training.errors import NotFinite, NothingToLearn
 from animora_training.learning.training_set import training_set
 from tests.training.worlds import as_dataset, dataset, tiny_feed
 
@@ -90,3 +90,14 @@ def test_a_live_post_that_nobody_has_liked_for_a_week_is_a_negative_and_a_newer_
 def test_one_like_from_the_future_makes_no_new_post_a_negative():
     data = dataset([(10, 300, 5.0), (20, 300, 5.5), (30, 300, 1e11)])
     assert training_set(data, data.pairs).vocabulary.post_ids.tolist() == [300]
+
+
+@pytest.mark.parametrize("name", ["image", "caption"])
+def test_an_embedding_that_is_not_finite_is_refused_by_its_name_and_post(name):
+    data = dataset([(10, 300, 5.0), (20, 200, 5.5)])
+    embeddings = np.ones((6, 2), np.float16)
+    embeddings[2, 1] = np.inf
+    image = replace(data.posts, image=embeddings)
+    posts = image if name == "image" else replace(data.posts, caption=embeddings)
+    with pytest.raises(NotFinite, match=f"the {name} embedding of post 300 is not finite"):
+        training_set(replace(data, posts=posts), data.pairs)

@@ -85,6 +85,11 @@ class Interactions:
         """The user of each, int64 (n), made anew: only for what fits into memory."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
+    @property
+    def latest(self) -> DoubleArray:
+        """When the latest one of each user who has any was, float64 (k), in seconds since the epoch."""
+        return self.times[self.offsets[1:][np.diff(self.offsets) > 0] - 1]
+
     def take(self, chosen: BoolArray) -> "Interactions":
         """A copy, in memory, of those where a mask says so."""
         rows = self.of_users(0, len(self.offsets) - 1).take(chosen)

@@ -16,6 +16,7 @@ from animora_artifact import Artifact, Golden, Manifest
 from animora_artifact.manifest import DataWindow, Dimensions, PairedDifference
 from animora_artifact.network import save_network
 from animora_training.data.arrays import explained
+from animora_training.data.clock import last_believed
 from animora_training.data.dataset import Interactions
 from animora_training.learning.network import LONGEST_EMBEDDING, NetworkShape, NeuCF, shortened
 from animora_training.learning.training_set import TrainingSet
@@ -197,8 +198,11 @@ def _spread(known: int, count: int) -> Tensor:
 
 
 def data_window(pairs: Interactions) -> DataWindow:
-    """From the first to the last of the pairs; a time beyond what Python can tell is the last that it can."""
-    first, last = np.clip((pairs.times.min(), pairs.times.max()), EARLIEST, LATEST).tolist()
+    """From the first pair to the last one whose time is believed (see `data.clock`).
+
+    A time beyond what Python can tell is the first or the last that it can.
+    """
+    first, last = np.clip((pairs.times.min(), last_believed(pairs.latest)), EARLIEST, LATEST).tolist()
     return DataWindow(
         start=datetime.fromtimestamp(first, UTC),
         end=datetime.fromtimestamp(last, UTC),

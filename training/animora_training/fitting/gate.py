@@ -11,6 +11,7 @@ from animora_artifact import Artifact
 from animora_artifact.manifest import PairedDifference
 from animora_artifact.network import load_network
 from animora_artifact.vocabulary import UNKNOWN_ROW, RowIndex
+from animora_training.data.clock import last_believed
 from animora_training.data.dataset import BoolArray, Dataset, DoubleArray, IntArray, collect
 from animora_training.data.split import HeldOut
 from animora_training.errors import InvalidInput, NothingToLearn, WidthMismatch
@@ -66,7 +67,8 @@ def beside_active(
 def unseen(version: Artifact, dataset: Dataset, held_out: HeldOut) -> BoolArray:
     """Bool (m): the held-out pairs that a version cannot have learnt from.
 
-    Their users or posts have no row of its tables, or they began after the last of its interactions.
+    Their users or posts have no row of its tables, or they began after the last of its interactions. When a
+    pair from the future began is not known: the version may have learnt from it.
     """
     users, posts = held_out.users, held_out.candidates[:, 0]
     user_rows = RowIndex(version.vocabulary.user_ids).rows(dataset.user_ids[users])
@@ -74,7 +76,8 @@ def unseen(version: Artifact, dataset: Dataset, held_out: HeldOut) -> BoolArray:
     end = version.manifest.data_window.end
     last = math.inf if end is None else end.timestamp() + ROUNDING
     new: BoolArray = np.minimum(user_rows, post_rows) == UNKNOWN_ROW
-    return new | (_began(dataset, users, posts) > last)
+    began = _began(dataset, users, posts)
+    return new | ((began > last) & (began <= last_believed(dataset.pairs.latest)))
 
 
 def _began(dataset: Dataset, users: IntArray, posts: IntArray) -> DoubleArray:

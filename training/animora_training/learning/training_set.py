@@ -14,14 +14,13 @@ from torch import Tensor
 
 from animora_artifact import Vocabulary
 from animora_training.data.arrays import Array, ArrayFile, begin, map_array
+from animora_training.data.clock import now_of
 from animora_training.data.dataset import Dataset, Embeddings, IntArray, Rows, offsets_of
-from animora_training.errors import NothingToLearn
+from animora_training.errors import NotFinite, NothingToLearn
 
 FILES = ("training_posts.npy", "training_image.npy", "training_caption.npy")
 # Seconds after which a post that nobody has liked is taken for one that nobody likes.
 SETTLED = 7 * 86_400.0
-# The share of users whose likes do not come from the future, at least: one wrong clock ends no week.
-CLOCKS_RIGHT = 0.99
 EMBEDDINGS_AT_ONCE = 1 << 12
 POSITIVES_AT_ONCE = 1 << 18
 
@@ -102,6 +101,7 @@ def training_set(dataset: Dataset, pairs: Pairs, folder: Path | None = None) -> 
 
     Raises:
         NothingToLearn: There are no pairs, or no live post among them.
+        NotFinite: An embedding of a post that gets a row has a number that is not finite.
         CannotWrite: The disk is full, or the folder may not be written.
     """
     positives = np.zeros(len(dataset.user_ids), np.int64)
@@ -117,7 +117,7 @@ def training_set(dataset: Dataset, pairs: Pairs, folder: Path | None = None) -> 
             "there are no likes or comments on live posts to learn from: import some, or check that "
             "animora.interactions names ids of animora.users and animora.posts"
         )
-    now = np.quantile(latest[positives > 0], CLOCKS_RIGHT, method="lower")
+    now = now_of(latest[positives > 0])
     settled = live & (dataset.posts.created <= now - SETTLED)
     users, posts = np.flatnonzero(positives), np.flatnonzero((counts > 0) | settled)  # indices, ascending
     row_of = np.zeros(len(counts), np.int32)
@@ -125,7 +125,9 @@ def training_set(dataset: Dataset, pairs: Pairs, folder: Path | None = None) -> 
     place = _Place(folder)
     by_user = place.keep("posts", _posts_by_user(pairs, row_of), (int(counts.sum()),), np.int32)
     image, caption = (
-        place.keep(name, _below_unknown(rows, posts), (1 + len(posts), rows.shape[1]), np.float16)
+        place.keep(
+            name, _below_unknown(name, dataset, rows, posts), (1 + len(posts), rows.shape[1]), np.float16
+        )
         for name, rows in (("image", dataset.posts.image), ("caption", dataset.posts.caption))
     )
     return TrainingSet(
@@ -174,8 +176,19 @@ def _posts_by_user(pairs: Pairs, row_of: npt.NDArray[np.int32]) -> Iterator[npt.
         yield rows[np.lexsort((rows, chunk.users))]
 
 
-def _below_unknown(embeddings: Embeddings, posts: IntArray) -> Iterator[Embeddings]:
+def _below_unknown(
+    name: str, dataset: Dataset, embeddings: Embeddings, posts: IntArray
+) -> Iterator[Embeddings]:
     """The embeddings of posts, given as indices, below a row of zeros."""
     yield np.zeros((1, embeddings.shape[1]), np.float16)
     for start in range(0, len(posts), EMBEDDINGS_AT_ONCE):
-        yield embeddings[posts[start : start + EMBEDDINGS_AT_ONCE]]
+        some = posts[start : start + EMBEDDINGS_AT_ONCE]
+        piece = embeddings[some]
+        finite = np.isfinite(piece).all(axis=1)
+        if not finite.all():
+            post = dataset.posts.ids[some[~finite][0]]
+            raise NotFinite(
+                f"the {name} embedding of post {post} is not finite: float16 ends at 65,504. Scale the "
+                "embeddings down, or give zeros for those that are absent"
+            )
+        yield piece
