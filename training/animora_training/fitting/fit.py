@@ -13,20 +13,21 @@ import numpy as np
 import torch
 
 from animora_artifact import Artifact
-from animora_artifact.manifest import HEURISTIC, PARENT, PairedDifference
 from animora_training.data.dataset import Dataset
 from animora_training.errors import Interrupted
 from animora_training.fitting.checkpoint import Checkpoints, FitState
 from animora_training.fitting.export import Origin, export
-from animora_training.fitting.holdout import HoldOut, Judged, Metrics
+from animora_training.fitting.holdout import HoldOut, Judged
 from animora_training.fitting.interpolation import judge_way
 from animora_training.fitting.paired import HeldOutRanks
-from animora_training.fitting.record import EpochRecord, Host, ReliabilityBin, RunRecord, Software, Stage
+from animora_training.fitting.record import EpochRecord, Host, RunRecord, Software, Stage
 from animora_training.fitting.recording import (
-    FACTORISATION,
-    NEUCF,
+    differences,
     epoch_record,
+    held_out_ranks,
     metrics,
+    qualities_of,
+    reliability,
     start_record,
     training_data,
 )
@@ -201,8 +202,9 @@ def fit_among(
     if state.judged:
         scaling = state.judged[chosen].scaling
         network = network.rescaled(scaling.slope, scaling.offset)
-    qualities = {} if holdout is None else _qualities(holdout, course, chosen)
-    evaluated = _evaluated(holdout, state, chosen)
+    warm = parent is not None
+    qualities = {} if holdout is None else qualities_of(holdout, state, chosen, warm)
+    evaluated = held_out_ranks(holdout, state, chosen)
     origin = Origin(
         created_at=surroundings.created_at,
         hyperparameters={
@@ -213,7 +215,7 @@ def fit_among(
             "kept_share": share,
         },
         metrics=metrics(qualities, holdout, evaluated),
-        differences=_differences(evaluated, course),
+        differences=differences(evaluated, state, warm),
     )
     artifact = export(network, data, dataset.pairs, origin)
     record = RunRecord(
@@ -227,7 +229,7 @@ def fit_among(
         chosen_epoch=chosen,
         stopped="early stopping" if 0 < len(state.judged) <= course.recipe.max_epochs else "all epochs",
         qualities=qualities,
-        reliability=_reliability(state, chosen),
+        reliability=reliability(state, chosen),
         software=Software.here(),
         host=Host.here(surroundings.device),
     )
@@ -342,44 +344,3 @@ def _epochs(trainer: Trainer, course: _Course, stage: Stage, epochs: int) -> Ite
 def _observe(course: _Course, epoch: EpochRecord, epochs: int) -> None:
     course.state.epochs.append(epoch)
     course.surroundings.on_epoch(epoch, epochs)
-
-
-def _reliability(state: FitState, chosen: int) -> tuple[ReliabilityBin, ...]:
-    published = state.judged[chosen].published if state.judged else None
-    return () if published is None else published.reliability
-
-
-def _evaluated(holdout: HoldOut | None, state: FitState, chosen: int) -> HeldOutRanks | None:
-    if holdout is None or not state.judged[chosen].ranks:
-        return None
-    return HeldOutRanks(holdout, np.array(state.judged[chosen].ranks, np.int64))
-
-
-def _differences(evaluated: HeldOutRanks | None, course: _Course) -> dict[str, PairedDifference]:
-    """What was trained beside the heuristic, and beside what it started from where that is an earlier fit."""
-    if evaluated is None:
-        return {}
-    found = {HEURISTIC: evaluated.beside_heuristic()}
-    if course.parent is not None:
-        start = np.array(course.state.judged[0].ranks, np.int64)
-        found[PARENT] = evaluated.beside(start, "held-out pairs that its parent has not learnt from")
-    return found
-
-
-def _published(judged: Judged) -> Metrics:
-    """What was measured, of the probabilities as they are published."""
-    error = {} if judged.published is None else {"calibration_error": judged.published.error}
-    return {**judged.metrics, **error}
-
-
-def _qualities(holdout: HoldOut, course: _Course, chosen: int) -> dict[str, Metrics]:
-    """What the fit is about, what it started from, and the baselines; empty where nobody reports."""
-    judged = course.state.judged
-    if not judged[chosen].metrics:
-        return {}
-    start = FACTORISATION if course.parent is None else PARENT
-    qualities = {NEUCF: _published(judged[chosen]), start: _published(judged[0]), **holdout.baselines()}
-    return {
-        name: {metric: round(value, 6) for metric, value in measured.items()}
-        for name, measured in qualities.items()
-    }

@@ -27,16 +27,11 @@ from animora_training.data.split import (
 )
 from animora_training.errors import NothingToLearn
 from animora_training.fitting.export import FoldedNeuCF
+from animora_training.fitting.likelihoods import Likelihoods, likes_of, scaling_by
 from animora_training.fitting.record import ReliabilityBin
 from animora_training.fitting.seen import Seen
 from animora_training.judging.baselines import heuristic_scores, popularity_scores
-from animora_training.judging.calibration import (
-    LikeSample,
-    LogitScaling,
-    calibration,
-    fit_scaling,
-    like_sample,
-)
+from animora_training.judging.calibration import LogitScaling
 from animora_training.judging.evaluation import (
     FEWEST_NEGATIVES,
     TOP,
@@ -47,7 +42,6 @@ from animora_training.judging.evaluation import (
 from animora_training.judging.measures import before_chances, measures_of_ranks
 from animora_training.judging.metrics import Scores
 from animora_training.judging.recommender import Recommender
-from animora_training.judging.task import one_each
 from animora_training.learning.config import FitConfig
 from animora_training.learning.network import NeuCF
 
@@ -59,39 +53,10 @@ FEW_USERS = 10_000
 # Somebody has to choose and somebody to report. Since an earlier fit, only a handful may have done anything:
 # so few would say nothing.
 FEWEST_USERS, FEWEST_UNSEEN = 2, 100
-PAIRS_AT_ONCE = 1 << 18
 CANDIDATES_AT_ONCE = 1 << 16
-# Two numbers are estimated by them, each beside some hundred others.
-CALIBRATING_PAIRS = 4_000
 
 Metrics = Mapping[str, float]
 """By name, such as "ndcg@10"."""
-
-
-@dataclass(frozen=True, slots=True)
-class Likelihoods:
-    """How right probabilities are over all pairs of the users who report and the posts of their moments.
-
-    Attributes:
-        error: Expected calibration error.
-        reliability: In bins of equal weight.
-    """
-
-    error: float
-    reliability: tuple[ReliabilityBin, ...]
-
-    @classmethod
-    def of(cls, sample: LikeSample) -> "Likelihoods":
-        """Of log odds."""
-        likes = calibration(sample)
-        bins = zip(likes.predicted.tolist(), likes.observed.tolist(), likes.mass.tolist(), strict=True)
-        return cls(
-            likes.error,
-            tuple(
-                ReliabilityBin(predicted=predicted, observed=observed, count=round(mass))
-                for predicted, observed, mass in bins
-            ),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,18 +197,19 @@ class HoldOut:
             NotFinite: The network's scores are not finite.
         """
         scorer = PostScorer(FoldedNeuCF(network).eval(), vocabulary, self.dataset)
-        reported, scaling = self.reported, self._scaling(scorer)
+        reported = self.reported
+        scaling = scaling_by(self.dataset, scorer, self.held_out.take(self.choosers))
         if not len(reported.users):
             return Judged(self.choice(scorer), {}, (), scaling=scaling)
         scores = scorer.candidates(reported)
-        given = Likelihoods.of(self._sample(scores, reported))
+        given = Likelihoods.of(likes_of(self.dataset, scores, reported))
         return Judged(
             choice=self.choice(scorer),
             metrics={**self._metrics(scores, reported), "calibration_error": given.error},
             reliability=given.reliability,
             ranks=tuple(self._ranks(scores, reported).tolist()),
             scaling=scaling,
-            published=Likelihoods.of(self._sample(scaling.of(scores), reported)),
+            published=Likelihoods.of(likes_of(self.dataset, scaling.of(scores), reported)),
         )
 
     def choice(self, recommender: Recommender) -> Quality:
@@ -305,32 +271,6 @@ class HoldOut:
         lost = (above * drawn).sum(axis=1) / np.maximum(drawn.sum(axis=1), 1)
         means = {name: float(measures[name].mean()) for name in (f"hr@{TOP}", f"ndcg@{TOP}", "mrr")}
         return {**means, "auc": float(1.0 - lost.mean())}
-
-    def _scaling(self, scorer: PostScorer) -> LogitScaling:
-        """What makes a network's probabilities right, by some of the pairs that choose."""
-        rows = self.choosers[:: -(-len(self.choosers) // CALIBRATING_PAIRS)]
-        held_out = self.held_out.take(rows)
-        return fit_scaling(self._sample(scorer.candidates(held_out), held_out))
-
-    def _sample(self, scores: Scores, held_out: HeldOut) -> LikeSample:
-        """Log odds (m, 1 + k) that stand for all pairs of the users and the posts of their moments."""
-        liked = np.diff(self.dataset.pairs.offsets)[held_out.users]
-        pieces = np.cumsum(liked) // PAIRS_AT_ONCE
-        untouched = [self._untouched(held_out.take(pieces == piece)) for piece in np.unique(pieces)]
-        rows = np.bincount(held_out.users)[held_out.users]  # which stand together for all that a user likes
-        return like_sample(scores, held_out, liked / rows, np.concatenate(untouched) / rows)
-
-    def _untouched(self, held_out: HeldOut) -> IntArray:
-        """How many posts of the moment each user has nothing to do with, int64 (m)."""
-        posts = self.dataset.posts
-        relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
-        task = one_each(self.dataset, self.dataset.pairs, relevant)
-        existing = np.searchsorted(np.sort(task.first_seen[task.eligible]), task.moments, side="right")
-        rows, hidden = task.hidden
-        countable = task.eligible[hidden] & (task.first_seen[hidden] <= task.moments[rows])
-        distinct = np.unique(self.dataset.pair_keys(rows[countable], hidden[countable]))
-        counts: IntArray = existing - np.bincount(distinct // len(posts.ids), minlength=len(existing))
-        return counts
 
     def _ranks(self, scores: Scores, held_out: HeldOut) -> IntArray:
         return rank_held_out(self.dataset.posts, scores, held_out)

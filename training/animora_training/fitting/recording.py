@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from animora_artifact.manifest import PARENT, STANDARD_ERROR
+from animora_artifact.manifest import HEURISTIC, PARENT, STANDARD_ERROR, PairedDifference
 from animora_training.data.dataset import Dataset, Embeddings
+from animora_training.fitting.checkpoint import FitState
 from animora_training.fitting.export import data_window
-from animora_training.fitting.holdout import HoldOut
+from animora_training.fitting.holdout import HoldOut, Judged, Metrics
 from animora_training.fitting.paired import HeldOutRanks
-from animora_training.fitting.record import EpochRecord, Stage, TrainingData
+from animora_training.fitting.record import EpochRecord, ReliabilityBin, Stage, TrainingData
 from animora_training.judging.evaluation import Quality
 from animora_training.learning.trainer import Epoch
 
@@ -86,6 +87,56 @@ def training_data(dataset: Dataset, holdout: HoldOut | None) -> TrainingData:
         dropped_users=0 if holdout is None else holdout.dropped,
         candidates=reported.mean_candidates if reported is not None and len(reported.users) else None,
     )
+
+
+def held_out_ranks(holdout: HoldOut | None, state: FitState, chosen: int) -> HeldOutRanks | None:
+    """Where the network of the chosen epoch ranked the reported pairs; None where nobody reports."""
+    if holdout is None or not state.judged[chosen].ranks:
+        return None
+    return HeldOutRanks(holdout, np.array(state.judged[chosen].ranks, np.int64))
+
+
+def reliability(state: FitState, chosen: int) -> tuple[ReliabilityBin, ...]:
+    """Of the published probabilities of the chosen epoch; empty where nobody reports."""
+    published = state.judged[chosen].published if state.judged else None
+    return () if published is None else published.reliability
+
+
+def differences(evaluated: HeldOutRanks | None, state: FitState, warm: bool) -> dict[str, PairedDifference]:
+    """What was trained beside the heuristic, and beside what it started from where that is an earlier fit."""
+    if evaluated is None:
+        return {}
+    found = {HEURISTIC: evaluated.beside_heuristic()}
+    if warm:
+        start = np.array(state.judged[0].ranks, np.int64)
+        found[PARENT] = evaluated.beside(start, "held-out pairs that its parent has not learnt from")
+    return found
+
+
+def qualities_of(holdout: HoldOut, state: FitState, chosen: int, warm: bool) -> dict[str, Metrics]:
+    """What the fit is about, what it started from, and the baselines; empty where nobody reports.
+
+    Args:
+        holdout: By which was judged.
+        state: With what was judged before the first epoch and after each.
+        chosen: The epoch that the fit is about.
+        warm: Whether it started from an earlier fit.
+    """
+    judged = state.judged
+    if not judged[chosen].metrics:
+        return {}
+    start = PARENT if warm else FACTORISATION
+    qualities = {NEUCF: _published(judged[chosen]), start: _published(judged[0]), **holdout.baselines()}
+    return {
+        name: {metric: round(value, 6) for metric, value in measured.items()}
+        for name, measured in qualities.items()
+    }
+
+
+def _published(judged: Judged) -> Metrics:
+    """What was measured, of the probabilities as they are published."""
+    error = {} if judged.published is None else {"calibration_error": judged.published.error}
+    return {**judged.metrics, **error}
 
 
 def _share(embeddings: Embeddings) -> float:
