@@ -29,6 +29,7 @@ OLD, NEW = "20260101T000000Z-aaaaaa", "20260102T000000Z-bbbbbb"
 class Place:
     """A store and the means to damage it."""
 
+    url: str
     store: ModelStore
     put: Callable[[str, bytes], None]
     get: Callable[[str], bytes]
@@ -39,7 +40,7 @@ class Place:
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "s3":
         s3 = request.getfixturevalue("s3")
-        return Place(open_store(s3.url), s3.put, s3.get, s3.delete)
+        return Place(s3.url, open_store(s3.url), s3.put, s3.get, s3.delete)
     root = tmp_path / "store"
 
     def put(key: str, content: bytes) -> None:
@@ -47,7 +48,11 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         (root / key).write_bytes(content)
 
     return Place(
-        open_store(str(root)), put, lambda key: (root / key).read_bytes(), lambda key: (root / key).unlink()
+        str(root),
+        open_store(str(root)),
+        put,
+        lambda key: (root / key).read_bytes(),
+        lambda key: (root / key).unlink(),
     )
 
 
@@ -215,6 +220,15 @@ def test_a_manifest_that_is_far_too_large_is_refused_unread(place):
     with pytest.raises(ArtifactRejected) as refused:
         place.store.read(NEW)
     assert refused.value.reason == "size"
+
+
+def test_a_version_larger_than_what_may_be_read_is_refused_before_its_files_are(place):
+    size = sum(file.size for file in place.store.manifest(NEW).files.values())
+    assert open_store(place.url, max_bytes=size).read(NEW).manifest.version == NEW
+    place.delete(f"{NEW}/model.ts")
+    with pytest.raises(ArtifactRejected, match=f"{size} bytes together") as refused:
+        open_store(place.url, max_bytes=size - 1).read(NEW)
+    assert refused.value.reason == "too_large"
 
 
 def test_a_version_is_published_once(store):

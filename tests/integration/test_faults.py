@@ -25,7 +25,7 @@ from tests.integration.feed import fill
 from tests.integration.ledger import Ledger
 from tests.integration.pages import get
 from tests.limits import HANG_TIMEOUT
-from tests.scorer.artifacts import TinyNetwork, tiny_artifact
+from tests.scorer.artifacts import DoublesWithoutEnd, TinyNetwork, tiny_artifact
 
 NETWORKS = {f"v{seed}": tiny_artifact(f"v{seed}", seed=seed)[1] for seed in range(1, 8)}
 
@@ -92,8 +92,9 @@ class WritesFile(TinyNetwork):
         return self.forward(user_rows[segments], post_table[post_index])
 
 
-def with_code_that_writes_a_file(artifact: Artifact) -> Artifact:
-    return replace(artifact, model=save_network(WritesFile(0, image=3, caption=2).eval()))
+def with_network(network: type[TinyNetwork]) -> Callable[[Artifact], Artifact]:
+    model = save_network(network(0, image=3, caption=2).eval())
+    return lambda artifact: replace(artifact, model=model)
 
 
 @pytest.mark.parametrize("preflight", [True, False], ids=["with preflight", "without"])
@@ -109,8 +110,10 @@ async def test_versions_with_right_digests_and_wrong_content_are_refused_and_end
         "v4": with_golden(user_rows=np.array([-1, 3])),
         "v5": with_golden(segments=np.zeros(4, np.int64)),
         "v6": with_golden(probabilities=np.full(10, 0.5, np.float32)),
-        "v8": with_code_that_writes_a_file,
+        "v8": with_network(WritesFile),
     }
+    if preflight:  # without, nothing limits its memory
+        spoilt["v9"] = with_network(DoublesWithoutEnd)
     ledger = Ledger(feed, NETWORKS)
     async with (
         asyncio.timeout(HANG_TIMEOUT),

@@ -2,7 +2,9 @@
 
 import asyncio
 import errno
+import json
 import math
+import os
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -10,12 +12,21 @@ from contextlib import asynccontextmanager
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
-from animora_artifact import Artifact, ArtifactRejected, FolderStore, Pointer, StoreUnavailable
+from animora_artifact import (
+    Artifact,
+    ArtifactRejected,
+    FolderStore,
+    Pointer,
+    StoreUnavailable,
+    VersionSource,
+)
 from animora_artifact.errors import RejectionReason
 from animora_server.errors import DeviceFault
 from animora_server.metrics import ModelMetrics
-from animora_server.models import ModelWatcher
+from animora_server.models import ModelWatcher, open_models
+from animora_server.settings import ModelSettings
 from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import tiny_artifact
 
@@ -100,7 +111,7 @@ async def test_the_version_that_answers_is_not_loaded_again(store, models):
 class FailingStore:
     """A store whose calls may fail or block. See animora_artifact.ModelStore."""
 
-    def __init__(self, store: FolderStore) -> None:
+    def __init__(self, store: VersionSource) -> None:
         self._store = store
         self.pointer_failure: BaseException | None = None
         self.read_failures: dict[str, BaseException] = {}
@@ -228,6 +239,30 @@ async def test_a_version_refused_for_its_dimensions_is_tried_again_since_the_cat
         await models.until(lambda: len(models.tried) >= 2)
         models.refusals.clear()
         await models.until(lambda: models.active_version == "v1" or len(models.tried) >= 3)
+
+
+async def test_a_version_that_is_too_large_is_refused_unread_and_not_tried_again(store, models, tmp_path):
+    size = 100 << 30
+    os.truncate(tmp_path / "v2" / "model.ts", size)  # takes no disk
+    manifest = json.loads((tmp_path / "v2" / "manifest.json").read_bytes())
+    manifest["files"]["model.ts"]["size"] = size
+    (tmp_path / "v2" / "manifest.json").write_text(json.dumps(manifest))
+    store.activate("v1")
+    store.activate("v2")
+    opened = open_models(ModelSettings(store=str(tmp_path)))
+    assert opened is not None
+    counted = FailingStore(opened)
+    with capture_logs() as logs:
+        async with watched(counted, models) as it:
+            await models.until(lambda: models.active_version == "v1")
+            refused = {"metric": "animora_model_rejections_total", "reason": "too_large"}
+            assert it.value(**refused) == 1
+            looks = counted.looks
+            await it.until(lambda: counted.looks >= looks + 3)
+            assert it.value(**refused) == 1
+    (line,) = [line for line in logs if line["event"] == "model version refused"]
+    assert "models.max_bytes allows 17179869184" in line["detail"]
+    assert models.tried == ["v1"]
 
 
 async def test_a_store_that_vanishes_is_counted_and_what_answers_stays(store, models, tmp_path):

@@ -1,6 +1,7 @@
 """Preflight: what crashes, hangs or is wrong does so in a process of its own."""
 
 import asyncio
+import json
 import os
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from structlog.testing import capture_logs
+from torch import Tensor
 
 from animora_artifact import Artifact, ArtifactRejected
 from animora_artifact.network import save_network
@@ -20,7 +22,7 @@ from animora_server.scorer.preflight import Preflight
 from animora_server.settings import ScorerSettings
 from tests.compilers import ZEROS, library, needs_compiler
 from tests.limits import HANG_TIMEOUT
-from tests.scorer.artifacts import TinyNetwork, tiny_artifact
+from tests.scorer.artifacts import DoublesWithoutEnd, TinyNetwork, tiny_artifact
 from tests.scorer.neucf import compiled_artifact
 
 READ_ALL = "import sys, os, signal, time; sys.stdin.buffer.read(); "
@@ -65,6 +67,43 @@ async def test_a_version_that_is_not_fit_to_serve_is_refused_for_its_reason(arti
         assert raised.value.reason == reason
 
 
+class ListsWithoutEnd(TinyNetwork):
+    @torch.jit.export
+    def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
+        rows = [0]
+        while len(rows) > 0:
+            rows = rows + rows
+        return self.posts[post_rows] * len(rows)
+
+
+class Scratch(TinyNetwork):
+    """Takes 1.5 GiB, of which it touches nothing."""
+
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        scratch = torch.empty(3 << 27)
+        return self.forward(user_rows[segments], post_table[post_index]) + scratch[:0].sum()
+
+
+def with_network(artifact: Artifact, network: type[TinyNetwork]) -> Artifact:
+    return replace(artifact, model=save_network(network(0, image=3, caption=2).eval()))
+
+
+@pytest.mark.parametrize("network", [DoublesWithoutEnd, ListsWithoutEnd])
+async def test_a_version_that_allocates_without_end_is_refused_for_it(artifact, network):
+    with pytest.raises(ArtifactRejected, match="bytes of memory") as raised:
+        await Preflight().check(with_network(artifact, network))
+    assert raised.value.reason == "memory"
+
+
+async def test_how_much_memory_a_version_may_take_grows_with_its_size(artifact):
+    small = with_network(artifact, Scratch)
+    with pytest.raises(ArtifactRejected, match="bytes of memory"):
+        await Preflight().check(small)
+    large = replace(small, compiled=bytes(1 << 28))
+    assert await Preflight().check(large) is large
+
+
 @needs_compiler
 async def test_compiled_code_that_crashes_is_left_out_and_the_version_is_served_without(tmp_path):
     crash = ZEROS.replace("while (pairs)", "*(volatile int *)0 = 1; while (pairs)")
@@ -77,6 +116,15 @@ async def test_compiled_code_that_crashes_is_left_out_and_the_version_is_served_
     assert [line["signal"] for line in logs if line["event"].startswith("compiled code crashes")] == [
         "SIGSEGV"
     ]
+
+
+async def test_compiled_code_that_is_refused_is_left_out_and_the_log_says_why(artifact):
+    finding = json.dumps({"reason": "memory", "detail": "it takes too much"})
+    version = replace(artifact, compiled=b"code")
+    with capture_logs() as logs:
+        checked = await program(f"print('{{}}'); print({finding!r})").check(version)
+    assert checked.compiled is None
+    assert [line["reason"] for line in logs] == ["memory: it takes too much"]
 
 
 @pytest.mark.parametrize("signal", ["SIGSEGV", "SIGABRT", "SIGILL", "SIGBUS"])

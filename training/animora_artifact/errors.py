@@ -18,12 +18,14 @@ class RejectionReason(StrEnum):
     FORMAT = "format"
     FILE_TYPE = "file_type"
     SIZE = "size"
+    TOO_LARGE = "too_large"
     DIGEST = "digest"
     SIGNATURE = "signature"
     CONTENT = "content"
     DIMENSIONS = "dimensions"
     GOLDEN = "golden"
     CRASH = "crash"
+    MEMORY = "memory"
 
 
 class ArtifactError(Exception):

@@ -29,9 +29,9 @@ class FolderSource:
         return read_plain_file(self._folder / name, max_bytes)
 
 
-def read_folder(folder: Path, check: SignatureCheck | None = None) -> Package:
-    """Reads the version in a folder of its name; raises as read_package does."""
-    return read_package(FolderSource(folder), folder.name, check)
+def read_folder(folder: Path, check: SignatureCheck | None = None, max_bytes: int | None = None) -> Package:
+    """Reads the version in a folder of its name; arguments and errors are those of read_package."""
+    return read_package(FolderSource(folder), folder.name, check, max_bytes)
 
 
 def write_folder(package: Package, folder: Path) -> Manifest:
@@ -82,7 +82,7 @@ def write_artifact(artifact: Artifact, folder: Path) -> Manifest:
 
 
 def read_plain_file(path: Path, max_bytes: int) -> bytes:
-    """Reads a regular file through no link, and no more than one byte past what it may hold.
+    """Reads a regular file through no link; one that is larger than it may be is not read.
 
     Raises:
         VersionNotFound: There is none.
@@ -97,13 +97,13 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
         if error.errno == errno.ELOOP:  # what O_NOFOLLOW makes of a link
             raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is a link") from error
         raise StoreUnavailable(f"cannot read {path.name}: {error.strerror}") from error
-    if len(content) > max_bytes:
+    if content is None:
         raise ArtifactRejected(RejectionReason.SIZE, f"{path.name} has more than {max_bytes} bytes")
     return content
 
 
-def read_regular_file(path: Path, max_bytes: int, flags: int = 0) -> bytes:
-    """Reads at most one byte more of a regular file than it may hold; waits for no writer of a pipe.
+def read_regular_file(path: Path, max_bytes: int, flags: int = 0) -> bytes | None:
+    """A regular file's content; None where it has more than it may. Waits for no writer of a pipe.
 
     Args:
         path: Of the file.
@@ -120,7 +120,10 @@ def read_regular_file(path: Path, max_bytes: int, flags: int = 0) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is not a regular file")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            # Not max_bytes itself: the reader allocates what it is asked for before it has read anything.
-            return file.read(min(found.st_size, max_bytes) + 1)
+            if found.st_size > max_bytes:
+                return None
+            # Not max_bytes: the reader allocates what it is asked for before it has read anything.
+            content = file.read(found.st_size + 1)
+            return content if len(content) <= max_bytes else None
     finally:
         os.close(descriptor)

@@ -42,12 +42,20 @@ class FolderStore:
     Args:
         root: The folder of the versions; made by the first that is added.
         check: Whose signature a version must have to be read; None takes versions as they are.
+        max_bytes: What a version's files may have together to be read; None for no limit.
         lock_timeout: Seconds to wait while others move the pointer, which takes them milliseconds.
     """
 
-    def __init__(self, root: Path, check: SignatureCheck | None = None, lock_timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        check: SignatureCheck | None = None,
+        max_bytes: int | None = None,
+        lock_timeout: float = 10.0,
+    ) -> None:
         self._root = root
         self._check = check
+        self._max_bytes = max_bytes
         self._pointer = _PointerFile(root, lock_timeout)
 
     def versions(self) -> list[Manifest]:
@@ -80,7 +88,7 @@ class FolderStore:
 
     def read(self, version: str) -> Artifact:
         """See ModelStore."""
-        return unpack(read_folder(self._folder(version), self._check))
+        return unpack(read_folder(self._folder(version), self._check, self._max_bytes))
 
     def require_writable(self) -> None:
         """See ModelStore; a folder that is not there yet is not made, its parent is tried in its place."""
@@ -157,7 +165,8 @@ class _PointerFile:
     def load(self) -> tuple[bytes | None, bytes | None]:
         """See PointerFile; the content is its own token."""
         try:
-            content = read_regular_file(self._path, MAX_POINTER_BYTES)
+            # What is too large to be a pointer holds no name.
+            content = read_regular_file(self._path, MAX_POINTER_BYTES) or b""
         except FileNotFoundError:
             return None, None
         except OSError as error:

@@ -159,8 +159,9 @@ def _gives_tensor(method: object) -> bool:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether PyTorch could not allocate; TorchScript raises a RuntimeError of which the text alone tells."""
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in text
+        for words in ("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc")
     )
 
 

@@ -110,17 +110,22 @@ def read_manifest(source: Source, version: str) -> Manifest:
     return _parse_manifest(source.read(MANIFEST, MAX_MANIFEST_BYTES), version)
 
 
-def read_package(source: Source, version: str, check: SignatureCheck | None) -> Package:
+def read_package(
+    source: Source, version: str, check: SignatureCheck | None, max_bytes: int | None = None
+) -> Package:
     """Reads a version: first who signed the manifest, then the manifest, then the files that it lists.
 
     Args:
         source: Its files.
         version: The name that the store has it under.
         check: Whose signature it must have; None takes a version as it is.
+        max_bytes: What the files that the manifest lists may have together; None for no limit; a
+            server's is models.max_bytes.
 
     Raises:
         VersionNotFound: There is no manifest, so no version.
-        ArtifactRejected: It is not signed as it must be, or a file is not what the manifest says.
+        ArtifactRejected: It is not signed as it must be, it is too large, or a file is not what the manifest
+            says.
         StoreUnavailable: A file cannot be read.
     """
     manifest_file = source.read(MANIFEST, MAX_MANIFEST_BYTES)
@@ -138,6 +143,12 @@ def read_package(source: Source, version: str, check: SignatureCheck | None) -> 
     if signed is not None:
         for name, expected in manifest.files.items():
             _require_signed(name, expected, signed)
+    size = sum(expected.size for expected in manifest.files.values())
+    if max_bytes is not None and size > max_bytes:
+        raise ArtifactRejected(
+            RejectionReason.TOO_LARGE,
+            f"its files have {size} bytes together; models.max_bytes allows {max_bytes}",
+        )
     data = {name: _read_verified(source, name, expected) for name, expected in manifest.files.items()}
     return Package(manifest, data, manifest_file, signature)
 

@@ -6,7 +6,7 @@ from animora_artifact.artifact import Artifact
 from animora_artifact.checked import CheckedNetwork
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.manifest import Dimensions
-from animora_artifact.network import NETWORK_ERRORS, Network, golden_error, load_network
+from animora_artifact.network import NETWORK_ERRORS, Network, golden_error, is_out_of_memory, load_network
 
 CPU = torch.device("cpu")
 REPLAYS = 2  # TorchScript compiles a method in its second run
@@ -21,6 +21,7 @@ def verify(artifact: Artifact) -> Network:
     Raises:
         ArtifactRejected: A file does not fit the manifest or the others, a weight is not finite, or the
             replay is further from the record than the version's tolerance or this program allows.
+        RuntimeError: There is no memory for it; see is_out_of_memory.
     """
     artifact.check()
     dimensions = artifact.manifest.dimensions
@@ -64,6 +65,8 @@ def _require_tables(network: Network, dimensions: Dimensions) -> None:
             zero + dimensions.posts - 1, torch.zeros(1, dimensions.image), torch.zeros(1, dimensions.caption)
         )
     except NETWORK_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         raise _other_dimensions(f"its network does not encode post row {dimensions.posts - 1}") from error
     if vectors.shape != (1, dimensions.post_vector):
         raise _other_dimensions(
@@ -74,6 +77,8 @@ def _require_tables(network: Network, dimensions: Dimensions) -> None:
         try:
             given = method(*pair)
         except NETWORK_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
             raise _other_dimensions(f"its {name} does not take user row {dimensions.users - 1}") from error
         if given.shape != shape:
             raise _other_dimensions(f"its {name} of one pair has shape {tuple(given.shape)}; must be {shape}")

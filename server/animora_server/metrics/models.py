@@ -13,7 +13,7 @@ class ModelMetrics:
     """Recorded by the model watcher."""
 
     # What is wrong with a version, or keeps this server from loading it.
-    REASONS = (*(reason.value for reason in RejectionReason), "not_found", "device", "memory", "unexpected")
+    REASONS = (*(reason.value for reason in RejectionReason), "not_found", "device", "unexpected")
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._active = Gauge(

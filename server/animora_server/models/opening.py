@@ -23,7 +23,7 @@ def open_models(settings: ModelSettings) -> VersionSource | None:
     except ValueError as error:
         raise ConfigurationError(f"models.verify_key: {error}") from error
     try:
-        store = open_store(settings.store, check)
+        store = open_store(settings.store, check, settings.max_bytes)
     except ValueError as error:
         raise ConfigurationError(f"models.store: {error}") from error
     vouched_by = "models.verify_key" if check else "models.trusted" if settings.trusted else None

@@ -162,7 +162,7 @@ class ModelWatcher:
         except ScoringFailed as error:
             self._refuse(version, "device", str(error))
         except MemoryError:
-            self._refuse(version, "memory", "there is not enough memory to read it")
+            self._refuse(version, RejectionReason.MEMORY.value, "there is not enough memory to read it")
         except Exception:  # the edge of the loop: a version must not keep the watcher from those that follow
             log.exception("model version cannot be loaded", version=version)
             self._refuse(version, "unexpected", "an error of this program, which the log has")

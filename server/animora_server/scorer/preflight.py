@@ -110,6 +110,13 @@ def _verdict(findings: list[ArtifactRejected | None], status: int, artifact: Art
             signal=signal.Signals(-status).name,
         )
         return False
+    if len(findings) > 1 and (unusable := findings[1]) is not None:
+        log.error(
+            "compiled code is not fit; scored by TorchScript",
+            version=artifact.manifest.version,
+            reason=str(unusable),
+        )
+        return False
     if status == 0 and len(findings) == (1 if artifact.compiled is None else 2):
         return True
     if status < 0 and status != -signal.SIGKILL:

@@ -23,6 +23,13 @@ class ModelSettings(Section):
         description="whoever can write to the store may run code in this server: compiled code of versions "
         "that are not signed is loaded",
     )
+    max_bytes: int = Field(
+        default=16 << 30,
+        ge=1 << 20,
+        le=1 << 50,
+        description="bytes that a version's files may have together; a larger one is refused unread. Loading "
+        "takes several times as much memory",
+    )
     preflight: bool = Field(
         default=True,
         description="open and replay a new version in a process of its own before this one loads it",
