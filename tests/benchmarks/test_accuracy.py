@@ -153,7 +153,7 @@ def ran(folder: Path):
 
 
 def test_the_command_goes_the_whole_way(tmp_path):
-    assert "2 pairs, each among 3.5 items on average" in ran(write_folder(tmp_path))
+    assert "2 pairs, each among 3.0 items on average" in ran(write_folder(tmp_path))
 
 
 def test_the_command_goes_the_whole_way_on_ten_users_without_times_negatives_and_embeddings(tmp_path):

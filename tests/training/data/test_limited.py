@@ -15,7 +15,7 @@ from animora_training.data.folder import open_dataset
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts what it should on Linux")
 
-HEADROOM = 62 << 20
+HEADROOM = 80 << 20
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ from generate_series(0::bigint, {self.pairs + self.again - 1}) i;
 @pytest.mark.parametrize(
     "size",
     [
-        pytest.param(Size(users=300, posts=66_000, pairs=66_000, again=20_000, width=512), id="embeddings"),
-        pytest.param(Size(users=500, posts=20_000, pairs=5_600_000, again=1000, width=4), id="interactions"),
+        pytest.param(Size(users=300, posts=86_000, pairs=85_800, again=20_000, width=512), id="embeddings"),
+        pytest.param(Size(users=500, posts=20_000, pairs=7_300_000, again=1000, width=4), id="interactions"),
     ],
 )
 async def test_a_model_is_fitted_on_data_larger_than_memory(size, postgres_url, tmp_path):
@@ -74,7 +74,7 @@ async def test_a_model_is_fitted_on_data_larger_than_memory(size, postgres_url, 
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,  # the interpreter would wait for the thread at its end
+        timeout=800,  # the interpreter would wait for the thread at its end
     )
     assert ended.returncode == 0, ended.stderr
     done = json.loads(ended.stdout)

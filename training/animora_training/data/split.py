@@ -63,6 +63,10 @@ class HeldOut:
         """How many posts are ranked in a row, the held-out one included: the mean; NaN without rows."""
         return 1.0 + float(self.negatives.mean()) if len(self.users) else math.nan
 
+    def beside_at_most(self, most: int) -> "HeldOut":
+        """The same rows with the first negatives alone, which were drawn like all."""
+        return HeldOut(self.users, self.candidates[:, : 1 + most], self.times)
+
     def beside(self, fewest: int) -> "HeldOut":
         """The rows with at least so many negatives."""
         return self.take(self.negatives >= fewest)

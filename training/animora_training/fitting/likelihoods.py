@@ -18,9 +18,10 @@ from animora_training.judging.evaluation import PostScorer
 from animora_training.judging.metrics import Scores
 from animora_training.judging.task import one_each
 
-PAIRS_AT_ONCE = 1 << 18
-# Two numbers are estimated by them, each beside some hundred others.
+PAIRS_AT_ONCE = 1 << 16
+# What the two numbers of a scaling are estimated by: that many pairs, each beside that many of its negatives.
 CALIBRATING_PAIRS = 4_000
+CALIBRATING_NEGATIVES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def scaling_by(dataset: Dataset, scorer: PostScorer, choosing: HeldOut) -> Logit
         NotFinite: The network's scores are not finite.
     """
     some = np.arange(0, len(choosing.users), -(-len(choosing.users) // CALIBRATING_PAIRS))
-    held_out = choosing.take(some)
+    held_out = choosing.take(some).beside_at_most(CALIBRATING_NEGATIVES)
     return fit_scaling(likes_of(dataset, scorer.candidates(held_out), held_out))
 
 
