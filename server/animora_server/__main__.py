@@ -1,32 +1,22 @@
-"""The entrance of `animora-server`, which names the extra where one is missing."""
-
-from animora_server import signals
-
-signals.end_at_once()  # before all other imports: they take a second, in which a signal may come
+"""The entry point of `animora-server`."""
 
 import sys
 
-from animora_database.standard_streams import open_missing_streams
+from animora_process.entry_point import run_command
+from animora_process.signals import end_at_once
 
 
 def main() -> None:
-    """Runs the command line, or prints the version, which takes no extra."""
-    open_missing_streams()
-    if sys.argv[1:2] == ["--version"]:
-        from importlib.metadata import version  # noqa: PLC0415  # the commands do without
+    """Runs the command line, prints the version, or names the extra that is missing."""
+    end_at_once()  # before the command line is imported: that takes a second, in which a signal may come
+    extras = "cli,embedded,server,training" if sys.argv[1:2] == ["demo"] else "server"
+    run_command("animora-server", extras, _command_line)
 
-        sys.stdout.write(f"animora-server {version('animora-ranking')}\n")
-        return
-    try:
-        from animora_server import command_line  # noqa: PLC0415  # so that a missing extra can be named
 
-        command_line.main()
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("animora_"):
-            raise
-        extras = "cli,embedded,server,training" if sys.argv[1:2] == ["demo"] else "server"
-        needed = f"pip install 'animora-ranking[{extras}]'"
-        sys.exit(f"animora-server: {error.name} is not installed; this needs: {needed}")
+def _command_line() -> None:
+    from animora_server import command_line  # noqa: PLC0415  # so that a missing extra can be named
+
+    command_line.main()
 
 
 if __name__ == "__main__":

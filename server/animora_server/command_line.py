@@ -10,7 +10,7 @@ import typer
 from pydantic import SecretStr
 from rich.console import Console
 
-from animora_database.process_user import name_process_user
+from animora_process.user import name_process_user
 from animora_server import stderr_capture
 from animora_server.errors import AnimoraError
 from animora_server.logs import configure_logs

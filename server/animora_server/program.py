@@ -9,9 +9,9 @@ from typing import Any
 
 import structlog
 
+from animora_process.signals import ending_signals
 from animora_server import stderr_capture
 from animora_server.errors import AnimoraError
-from animora_server.signals import ending_signals
 
 log = structlog.get_logger(__name__)
 

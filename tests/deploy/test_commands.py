@@ -63,7 +63,8 @@ def test_each_command_names_its_extra_in_a_base_install(program, command):
     extra = "cli,embedded,server,training" if command == "demo" else ENTRANCES[program][1]
     assert done.returncode == 1
     assert re.fullmatch(
-        rf"{program}: \w+ is not installed; .*: pip install 'animora-ranking\[{extra}\]'\n", done.stderr
+        rf"{program}: \w+ is not installed; this needs: pip install 'animora-ranking\[{extra}\]'\n",
+        done.stderr,
     )
 
 

@@ -16,6 +16,7 @@ PACKAGES = {
     "animora_artifact",
     "animora_client",
     "animora_database",
+    "animora_process",
     "animora_proto",
     "animora_server",
     "animora_training",
@@ -96,7 +97,7 @@ def test_docs_and_messages_tell_to_install_no_name_that_is_not_ours(checkout):
     paths = [path for top in tops for path in (top, *top.rglob("*")) if path.is_file()]
     texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in paths}
     told = [(path, next(filter(None, found))) for path in texts for found in INSTALLED.findall(texts[path])]
-    assert {path.name for path, _ in told} >= {"README.md", "models.md", "binaries.py", "__main__.py"}
+    assert {path.name for path, _ in told} >= {"README.md", "models.md", "binaries.py", "entry_point.py"}
     wheel = f"dist/animora_ranking-{version('animora-ranking')}-py3-none-any.whl"
     assert {name for _, name in told} == {"animora-ranking", wheel}
     # `animora` is somebody else's, with an extra or without.

@@ -69,7 +69,7 @@ def names_of_ending_signals(ignored: signal.Signals | None) -> str:
         if ignored is not None:
             signal.signal(ignored, signal.SIG_IGN)
 
-    program = "from animora_server.signals import *; print(*(each.name for each in ending_signals()))"
+    program = "from animora_process.signals import *; print(*(each.name for each in ending_signals()))"
     return subprocess.run(
         [sys.executable, "-c", program],
         preexec_fn=ignore,  # the shell's nohup does the same

@@ -12,7 +12,7 @@ from tests.limits import HANG_TIMEOUT
 PROGRAMS = ("animora_server", "animora_training")
 TELLS_STREAMS = """
 import os, sys
-from animora_database.standard_streams import open_missing_streams
+from animora_process.standard_streams import open_missing_streams
 open_missing_streams()
 null = os.stat(os.devnull).st_rdev
 found = [os.fstat(descriptor).st_rdev == null and os.get_inheritable(descriptor) for descriptor in range(3)]

@@ -2,8 +2,8 @@
 
 `dsn` reads connection strings and `connecting` opens connections, through asyncpg, which it alone imports.
 `views` defines the four views, `checking` compares them with what a database has, `session` begins
-transactions in which no setting changes a result, `row_security` finds rows that are hidden, `embeddings`
-decodes embeddings, and `process_user` names the user for asyncpg and others that ask.
+transactions in which no setting changes a result, `row_security` finds rows that are hidden, and
+`embeddings` decodes embeddings.
 """
 
 from animora_database.dsn import ConnectionOptions, InvalidDsn, parse_dsn

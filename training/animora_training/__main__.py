@@ -1,42 +1,26 @@
-"""The entrance of `animora-train`, which names the extra where one is missing."""
+"""The entry point of `animora-train`."""
 
 import os
-import signal
-import sys
 
-from animora_database.process_user import name_process_user
-from animora_database.standard_streams import open_missing_streams
+from animora_process.entry_point import run_command
+from animora_process.signals import end_at_once
+from animora_process.user import name_process_user
 
 
 def main() -> None:
-    """Runs the command line, or prints the version, which takes no extra."""
-    open_missing_streams()
-    if sys.argv[1:2] == ["--version"]:
-        from importlib.metadata import version  # noqa: PLC0415  # the commands do without
+    """Runs the command line, prints the version, or names the extra that is missing."""
+    end_at_once()  # before the command line is imported: that takes a second, in which a signal may come
+    run_command("animora-train", "training", _command_line)
 
-        sys.stdout.write(f"animora-train {version('animora-ranking')}\n")
-        return
-    _end_at_signals()
+
+def _command_line() -> None:
     # Threads that wait by spinning make training several times slower where others use the machine too.
     # The setting is read when torch is loaded, so it comes before the import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     name_process_user(os.environ)
-    try:
-        from animora_training.commands.cli import app  # noqa: PLC0415
+    from animora_training.commands.cli import app  # noqa: PLC0415  # so that a missing extra can be named
 
-        app(prog_name="animora-train")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("animora_"):
-            raise
-        needed = "pip install 'animora-ranking[training]'"
-        sys.exit(f"animora-train: {error.name} is not installed; this needs: {needed}")
-
-
-def _end_at_signals() -> None:
-    """Lets signals end the process while it imports: the first one of a container gets no other signals."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if (number := getattr(signal, name, None)) and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, lambda received, _: os._exit(128 + received))
+    app(prog_name="animora-train")
 
 
 if __name__ == "__main__":

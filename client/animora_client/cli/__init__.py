@@ -1,23 +1,14 @@
 """The command `animora-client`. Needs the extra `cli`."""
 
-import sys
+from animora_process.entry_point import run_command
 
 
 def main() -> None:
-    """Runs the command line, or prints the version, which takes no extra."""
-    if sys.argv[1:2] == ["--version"]:
-        from importlib.metadata import version  # noqa: PLC0415 - the commands do without
+    """Runs the command line, prints the version, or names the extra that is missing."""
+    run_command("animora-client", "cli", _command_line)
 
-        sys.stdout.write(f"animora-client {version('animora-ranking')}\n")
-        return
-    try:
-        from animora_client.cli.app import app  # noqa: PLC0415 - so that a missing extra can be named
 
-        app(prog_name="animora-client")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("animora_"):
-            raise
-        sys.exit(
-            f"animora-client: {error.name} is not installed; "
-            "the command line needs: pip install 'animora-ranking[cli]'"
-        )
+def _command_line() -> None:
+    from animora_client.cli.app import app  # noqa: PLC0415  # so that a missing extra can be named
+
+    app(prog_name="animora-client")

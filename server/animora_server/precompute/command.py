@@ -6,6 +6,7 @@ import signal
 from rich.console import Console
 
 from animora_artifact import ArtifactError
+from animora_process.signals import ending_signals
 from animora_server.cache import RedisGenerations
 from animora_server.errors import DeviceFault, GenerationGone, InvalidScores, StoreError
 from animora_server.precompute.job import Order, RunWatch, run
@@ -13,7 +14,6 @@ from animora_server.precompute.patience import PatientGenerations
 from animora_server.precompute.report import ProgressBar, summary_table
 from animora_server.precompute.summary import Summary
 from animora_server.settings import Settings
-from animora_server.signals import ending_signals
 
 CANCEL_INTERVAL = 0.5  # seconds; Python 3.11's wait_for, which redis-py uses, may lose a cancellation
 # What a run cannot help; the generation stays as it is.
