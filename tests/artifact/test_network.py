@@ -1,3 +1,5 @@
+import io
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 
 from animora_artifact import ArtifactRejected, Golden
 from animora_artifact.network import golden_error, load_network, save_network
-from tests.artifact.artifacts import make_artifact
+from tests.artifact.artifacts import USERS, DotProduct, make_artifact
 
 CPU = torch.device("cpu")
 
@@ -36,6 +38,64 @@ def test_what_is_no_such_network_is_refused(model):
     with pytest.raises(ArtifactRejected) as raised:
         load_network(model, CPU)
     assert raised.value.reason == "content"
+
+
+def rewritten(model: bytes, compressed: str, content: bytes | None = None) -> bytes:
+    """A model file whose members with this text in their names are compressed, and have another content."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(model)) as old, zipfile.ZipFile(written, "w") as new:
+        for info in old.infolist():
+            chosen = compressed in info.filename
+            kept = old.read(info) if content is None or not chosen else content
+            new.writestr(info.filename, kept, zipfile.ZIP_DEFLATED if chosen else info.compress_type)
+    return written.getvalue()
+
+
+def refusal(model: bytes) -> str:
+    with pytest.raises(ArtifactRejected) as raised:
+        load_network(model, CPU)
+    assert raised.value.reason == "content"
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("member", ["/data/0", "data.pkl", "constants.pkl", "version"])
+def test_a_model_file_with_a_compressed_member_is_refused_before_pytorch_reads_it(
+    artifact, member, monkeypatch
+):
+    monkeypatch.delattr(torch.jit, "load")
+    monkeypatch.delattr(torch._C, "PyTorchFileReader")
+    assert "compressed" in refusal(rewritten(artifact.model, member))
+
+
+def test_the_code_of_a_model_file_may_be_compressed_as_torchscript_does(artifact):
+    load_network(rewritten(artifact.model, "nothing"), CPU)
+
+
+def test_code_that_expands_to_more_than_any_network_has_is_refused(artifact):
+    bomb = rewritten(artifact.model, ".py", b"#" * (17 << 20))
+    assert len(bomb) < 1 << 16
+    assert "expand to more than" in refusal(bomb)
+
+
+def test_a_model_file_with_two_directories_is_refused(artifact):
+    """Python's reader takes the one right before the end, PyTorch's the one that the end names."""
+    good, bad = rewritten(artifact.model, "nothing"), rewritten(artifact.model, "/data/0")
+    both = bad + good[:-6] + bad[-6:]  # where the directory begins, and no comment
+    with zipfile.ZipFile(io.BytesIO(both)) as archive:
+        assert {info.compress_type for info in archive.infolist() if "/data/" in info.filename} == {0}
+    assert torch.jit.load(io.BytesIO(both)).users.shape == (len(USERS) + 1, 2)
+    assert "directory" in refusal(both)
+
+
+def test_a_tensor_that_repeats_its_elements_without_end_is_refused(artifact):
+    class Repeated(DotProduct):
+        def __init__(self) -> None:
+            super().__init__()
+            self.users = nn.Parameter(torch.ones(1, 1).expand(1 << 40, 2), requires_grad=False)
+
+    model = save_network(Repeated())
+    assert len(model) < 1 << 13
+    assert "users has 2199023255552 elements" in refusal(model)
 
 
 def test_golden_rows_of_another_width_are_refused(artifact):

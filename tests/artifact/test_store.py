@@ -16,6 +16,7 @@ from animora_artifact import (
     FolderStore,
     ModelStore,
     Pointer,
+    SizeLimit,
     StoreUnavailable,
     VersionNotFound,
     open_store,
@@ -224,10 +225,12 @@ def test_a_manifest_that_is_far_too_large_is_refused_unread(place):
 
 def test_a_version_larger_than_what_may_be_read_is_refused_before_its_files_are(place):
     size = sum(file.size for file in place.store.manifest(NEW).files.values())
-    assert open_store(place.url, max_bytes=size).read(NEW).manifest.version == NEW
+    assert open_store(place.url, limit=SizeLimit(size, "a setting")).read(NEW).manifest.version == NEW
     place.delete(f"{NEW}/model.ts")
-    with pytest.raises(ArtifactRejected, match=f"{size} bytes together") as refused:
-        open_store(place.url, max_bytes=size - 1).read(NEW)
+    with pytest.raises(
+        ArtifactRejected, match=f"{size} bytes together; a setting allows {size - 1}"
+    ) as refused:
+        open_store(place.url, limit=SizeLimit(size - 1, "a setting")).read(NEW)
     assert refused.value.reason == "too_large"
 
 

@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ from animora_artifact import (
     ArtifactRejected,
     FolderStore,
     Pointer,
+    SizeLimit,
     StoreUnavailable,
     VersionSource,
 )
@@ -26,6 +28,7 @@ from animora_artifact.errors import RejectionReason
 from animora_server.errors import DeviceFault
 from animora_server.metrics import ModelMetrics
 from animora_server.models import ModelWatcher, open_models
+from animora_server.models.opening import size_limit
 from animora_server.settings import ModelSettings
 from tests.limits import HANG_TIMEOUT
 from tests.scorer.artifacts import tiny_artifact
@@ -261,8 +264,18 @@ async def test_a_version_that_is_too_large_is_refused_unread_and_not_tried_again
             await it.until(lambda: counted.looks >= looks + 3)
             assert it.value(**refused) == 1
     (line,) = [line for line in logs if line["event"] == "model version refused"]
-    assert "models.max_bytes allows 17179869184" in line["detail"]
+    assert re.search(r"(models.max_bytes|a quarter of the \d+ bytes of memory) allows \d+", line["detail"])
     assert models.tried == ["v1"]
+
+
+def test_a_version_may_be_as_large_as_the_setting_and_the_memory_allow():
+    settings = ModelSettings(max_bytes=1 << 30)
+    assert size_limit(settings, 4 << 30) == SizeLimit(1 << 30, "models.max_bytes")
+    less = SizeLimit((1 << 30) - 1, "a quarter of the 4294967292 bytes of memory")
+    assert size_limit(settings, (4 << 30) - 4) == less
+    alone = ModelSettings(max_bytes=1 << 30, preflight=False)
+    assert size_limit(alone, 2 << 30).max_bytes == 1 << 30
+    assert size_limit(alone, 1 << 30).max_bytes == 1 << 29
 
 
 async def test_a_store_that_vanishes_is_counted_and_what_answers_stays(store, models, tmp_path):

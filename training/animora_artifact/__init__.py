@@ -19,7 +19,7 @@ from animora_artifact.folder_store import FolderStore
 from animora_artifact.golden import Golden
 from animora_artifact.manifest import Manifest
 from animora_artifact.opening import open_store
-from animora_artifact.package import Package, SignatureCheck, pack, require_signature, unpack
+from animora_artifact.package import Package, SignatureCheck, SizeLimit, pack, require_signature, unpack
 from animora_artifact.pointer import ANYTHING, Pointer
 from animora_artifact.signatures import Signer, signature_check, signer
 from animora_artifact.store import ModelStore, VersionSource
@@ -40,6 +40,7 @@ __all__ = [
     "Pointer",
     "SignatureCheck",
     "Signer",
+    "SizeLimit",
     "StoreUnavailable",
     "VersionNotFound",
     "VersionSource",

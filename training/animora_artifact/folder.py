@@ -11,7 +11,7 @@ from animora_artifact.artifact import Artifact
 from animora_artifact.durability import make_folder, remove_stale, sync_folder, write_durably
 from animora_artifact.errors import ArtifactRejected, RejectionReason, StoreUnavailable, VersionNotFound
 from animora_artifact.manifest import Manifest
-from animora_artifact.package import Package, SignatureCheck, pack, read_package, unpack
+from animora_artifact.package import Package, SignatureCheck, SizeLimit, pack, read_package, unpack
 
 # What is being written is called so: a version, and a pointer (see folder_store).
 STAGING = ".staging-"
@@ -29,9 +29,9 @@ class FolderSource:
         return read_plain_file(self._folder / name, max_bytes)
 
 
-def read_folder(folder: Path, check: SignatureCheck | None = None, max_bytes: int | None = None) -> Package:
+def read_folder(folder: Path, check: SignatureCheck | None = None, limit: SizeLimit | None = None) -> Package:
     """Reads the version in a folder of its name; arguments and errors are those of read_package."""
-    return read_package(FolderSource(folder), folder.name, check, max_bytes)
+    return read_package(FolderSource(folder), folder.name, check, limit)
 
 
 def write_folder(package: Package, folder: Path) -> Manifest:

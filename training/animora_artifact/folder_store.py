@@ -19,7 +19,7 @@ from animora_artifact.folder import (
     write_folder,
 )
 from animora_artifact.manifest import MARKS, Manifest, checked_name, is_name, mark_of
-from animora_artifact.package import Package, SignatureCheck, pack, read_manifest, unpack
+from animora_artifact.package import Package, SignatureCheck, SizeLimit, pack, read_manifest, unpack
 from animora_artifact.pointer import (
     ACTIVE,
     ANYTHING,
@@ -42,7 +42,7 @@ class FolderStore:
     Args:
         root: The folder of the versions; made by the first that is added.
         check: Whose signature a version must have to be read; None takes versions as they are.
-        max_bytes: What a version's files may have together to be read; None for no limit.
+        limit: What a version's files may have together to be read; None for no limit.
         lock_timeout: Seconds to wait while others move the pointer, which takes them milliseconds.
     """
 
@@ -50,12 +50,12 @@ class FolderStore:
         self,
         root: Path,
         check: SignatureCheck | None = None,
-        max_bytes: int | None = None,
+        limit: SizeLimit | None = None,
         lock_timeout: float = 10.0,
     ) -> None:
         self._root = root
         self._check = check
-        self._max_bytes = max_bytes
+        self._limit = limit
         self._pointer = _PointerFile(root, lock_timeout)
 
     def versions(self) -> list[Manifest]:
@@ -88,7 +88,7 @@ class FolderStore:
 
     def read(self, version: str) -> Artifact:
         """See ModelStore."""
-        return unpack(read_folder(self._folder(version), self._check, self._max_bytes))
+        return unpack(read_folder(self._folder(version), self._check, self._limit))
 
     def require_writable(self) -> None:
         """See ModelStore; a folder that is not there yet is not made, its parent is tried in its place."""

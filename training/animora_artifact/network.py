@@ -4,6 +4,7 @@ import errno
 import io
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -12,9 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from animora_artifact.archive import UNREADABLE, open_stored
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.golden import Golden
 
+MAX_CODE_BYTES = 16 << 20  # of the code and what it is debugged by, which TorchScript compresses
 METHODS = ("encode_posts", "score", "explain")
 # What a network's methods raise. TorchScript's own class, of what a script raises, is none of Python's.
 NETWORK_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, torch.jit.Error)
@@ -91,21 +94,19 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
         RuntimeError: There is no memory for it; see is_out_of_memory.
     """
     try:
+        _require_stored(model)
         _require_no_files(model)  # first: a module's own code may run while it is loaded
         module = torch.jit.load(io.BytesIO(model), map_location="cpu")  # type: ignore[no-untyped-call]
+        _require_methods(module)
+        _require_whole({**module.state_dict(), **_constants(module)})
         module = module.to(dtype=dtype).to(device).eval()
-        missing = [name for name in METHODS if not _gives_tensor(getattr(module, name, None))]
         state = module.state_dict(keep_vars=True)
-    except (*NETWORK_ERRORS, LookupError, EOFError) as error:
+    except (*NETWORK_ERRORS, *UNREADABLE) as error:
         if is_out_of_memory(error):
             raise
         raise ArtifactRejected(
             RejectionReason.CONTENT, f"model.ts does not load: {type(error).__name__}"
         ) from error
-    if missing:
-        raise ArtifactRejected(
-            RejectionReason.CONTENT, f"model.ts has no method {missing[0]} that returns a tensor"
-        )
     for tensor in state.values():
         tensor.requires_grad_(False)
     for name, tensor in {**state, **_constants(module)}.items():
@@ -114,6 +115,33 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
                 RejectionReason.CONTENT, f"model.ts: {name} holds a weight that is not finite in {dtype}"
             )
     return cast(Network, module)
+
+
+def _require_stored(model: bytes) -> None:
+    """The tensors must be stored as they are, as `torch.jit.save` does: they are no larger than the file."""
+    try:
+        with open_stored(model, compressed_folder="code", max_expanded=MAX_CODE_BYTES):
+            pass
+    except ArtifactRejected as error:
+        raise ArtifactRejected(error.reason, f"model.ts: {error.detail}") from error
+
+
+def _require_methods(module: torch.jit.ScriptModule) -> None:
+    for name in METHODS:
+        if not _gives_tensor(getattr(module, name, None)):
+            raise ArtifactRejected(
+                RejectionReason.CONTENT, f"model.ts has no method {name} that returns a tensor"
+            )
+
+
+def _require_whole(tensors: Mapping[str, Tensor]) -> None:
+    """A tensor must have no more elements than its storage: a stride of 0 would repeat them without end."""
+    for name, tensor in tensors.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ArtifactRejected(
+                RejectionReason.CONTENT,
+                f"model.ts: {name} has {tensor.numel()} elements, more than the file holds for it",
+            )
 
 
 def _require_no_files(model: bytes) -> None:

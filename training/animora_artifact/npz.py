@@ -2,11 +2,9 @@
 
 import io
 import math
-import struct
 import tokenize
 import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -14,28 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from animora_artifact.archive import UNREADABLE, open_stored
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 
 Array = npt.NDArray[Any]
 
-_ENCRYPTED = 0x1  # a bit of a ZIP member's flags
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-# What the standard library and NumPy raise for bytes that are no `.npz`.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    ValueError,
-    EOFError,
-    OSError,
-    OverflowError,
-    NotImplementedError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    LookupError,
-    tokenize.TokenError,
-)
+# What NumPy raises beside for bytes that are no `.npz`.
+_UNREADABLE = (*UNREADABLE, SyntaxError, TypeError, tokenize.TokenError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +56,8 @@ def read_npz(data: bytes, expected: Mapping[str, Expected]) -> dict[str, Array]:
         ArtifactRejected: The file is not a ZIP archive of these arrays, or an array is not what was expected.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with open_stored(data) as archive:
             members = _members(archive, expected)
-            _require_stored(members.values(), len(data))
             return {name: _read_array(archive, members[name], expected[name]) for name in expected}
     except _UNREADABLE as error:
         raise _rejected(f"not an .npz file of the expected arrays: {error}") from error
@@ -86,23 +69,6 @@ def _members(archive: zipfile.ZipFile, expected: Mapping[str, Expected]) -> dict
     if sorted(found) != sorted(expected):
         raise _rejected(f"the arrays are {', '.join(sorted(found))}; must be {', '.join(sorted(expected))}")
     return dict(zip(found, archive.infolist(), strict=True))
-
-
-def _require_stored(members: Iterable[zipfile.ZipInfo], available: int) -> None:
-    """The members' declared sizes must be those of bytes that the file holds.
-
-    Args:
-        members: Of the archive.
-        available: Bytes of the file, which all members share.
-    """
-    for info in members:
-        if info.flag_bits & _ENCRYPTED or info.compress_type != zipfile.ZIP_STORED:
-            raise _rejected(
-                f"{info.filename} is compressed or encrypted; store the arrays as numpy.savez does"
-            )
-        available -= info.file_size
-        if available < 0 or info.compress_size != info.file_size:
-            raise _rejected(f"{info.filename} has {info.file_size} bytes, which the file does not hold")
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, expected: Expected) -> Array:

@@ -4,24 +4,24 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from animora_artifact.folder_store import FolderStore
-from animora_artifact.package import SignatureCheck
+from animora_artifact.package import SignatureCheck, SizeLimit
 from animora_artifact.store import ModelStore
 
 
-def open_store(url: str, check: SignatureCheck | None = None, max_bytes: int | None = None) -> ModelStore:
+def open_store(url: str, check: SignatureCheck | None = None, limit: SizeLimit | None = None) -> ModelStore:
     """The store at a path, a `file://` or an `s3://` URL; nothing is asked of it yet.
 
     Args:
         url: Where; see docs/models.md for what may follow an S3 prefix.
         check: Whose signature a version must have to be read; None takes versions as they are.
-        max_bytes: What a version's files may have together to be read; None for no limit.
+        limit: What a version's files may have together to be read; None for no limit.
 
     Raises:
         ValueError: The URL cannot be used, or what its scheme needs is not installed.
     """
     parts = urlsplit(url)
     if parts.scheme in ("", "file"):
-        return FolderStore(Path(unquote(parts.path) if parts.scheme else url), check, max_bytes)
+        return FolderStore(Path(unquote(parts.path) if parts.scheme else url), check, limit)
     if parts.scheme != "s3":
         raise ValueError(f"model store {url!r}: only a folder, a file:// or an s3:// URL is supported")
     try:
@@ -32,4 +32,4 @@ def open_store(url: str, check: SignatureCheck | None = None, max_bytes: int | N
         raise ValueError(
             "a model store in S3 needs the extra s3: pip install 'animora-ranking[s3]'"
         ) from error
-    return S3Store(S3Place.parse(url), check, max_bytes)
+    return S3Store(S3Place.parse(url), check, limit)

@@ -46,6 +46,19 @@ class Package:
         return {**files, MANIFEST: self.manifest_file}
 
 
+@dataclass(frozen=True, slots=True)
+class SizeLimit:
+    """What a version's files may have together to be read.
+
+    Attributes:
+        max_bytes: So many bytes.
+        set_by: What sets the limit, for those who read of a version that was refused.
+    """
+
+    max_bytes: int
+    set_by: str
+
+
 class Source(Protocol):
     """Where one version's files are read from."""
 
@@ -111,7 +124,7 @@ def read_manifest(source: Source, version: str) -> Manifest:
 
 
 def read_package(
-    source: Source, version: str, check: SignatureCheck | None, max_bytes: int | None = None
+    source: Source, version: str, check: SignatureCheck | None, limit: SizeLimit | None = None
 ) -> Package:
     """Reads a version: first who signed the manifest, then the manifest, then the files that it lists.
 
@@ -119,8 +132,7 @@ def read_package(
         source: Its files.
         version: The name that the store has it under.
         check: Whose signature it must have; None takes a version as it is.
-        max_bytes: What the files that the manifest lists may have together; None for no limit; a
-            server's is models.max_bytes.
+        limit: What the files that the manifest lists may have together; None for no limit.
 
     Raises:
         VersionNotFound: There is no manifest, so no version.
@@ -144,10 +156,10 @@ def read_package(
         for name, expected in manifest.files.items():
             _require_signed(name, expected, signed)
     size = sum(expected.size for expected in manifest.files.values())
-    if max_bytes is not None and size > max_bytes:
+    if limit is not None and size > limit.max_bytes:
         raise ArtifactRejected(
             RejectionReason.TOO_LARGE,
-            f"its files have {size} bytes together; models.max_bytes allows {max_bytes}",
+            f"its files have {size} bytes together; {limit.set_by} allows {limit.max_bytes}",
         )
     data = {name: _read_verified(source, name, expected) for name, expected in manifest.files.items()}
     return Package(manifest, data, manifest_file, signature)

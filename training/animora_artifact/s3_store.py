@@ -15,6 +15,7 @@ from animora_artifact.package import (
     MANIFEST,
     Package,
     SignatureCheck,
+    SizeLimit,
     digest,
     pack,
     read_manifest,
@@ -47,16 +48,16 @@ class S3Store:
     Args:
         place: Where.
         check: Whose signature a version must have to be read; None takes versions as they are.
-        max_bytes: What a version's files may have together to be read; None for no limit.
+        limit: What a version's files may have together to be read; None for no limit.
     """
 
     def __init__(
-        self, place: S3Place, check: SignatureCheck | None = None, max_bytes: int | None = None
+        self, place: S3Place, check: SignatureCheck | None = None, limit: SizeLimit | None = None
     ) -> None:
         self._place = place
         self._bucket = S3Bucket(place)
         self._check = check
-        self._max_bytes = max_bytes
+        self._limit = limit
         self._pointer = _PointerObject(self._bucket)
 
     def versions(self) -> list[Manifest]:
@@ -81,7 +82,7 @@ class S3Store:
     def read(self, version: str) -> Artifact:
         """See ModelStore."""
         source = _VersionObjects(self._bucket, checked_name(version))
-        return unpack(read_package(source, version, self._check, self._max_bytes))
+        return unpack(read_package(source, version, self._check, self._limit))
 
     def require_writable(self) -> None:
         """See ModelStore; writes an empty object over the one of an earlier try."""

@@ -27,8 +27,8 @@ class ModelSettings(Section):
         default=16 << 30,
         ge=1 << 20,
         le=1 << 50,
-        description="bytes that a version's files may have together; a larger one is refused unread. Loading "
-        "takes several times as much memory",
+        description="bytes that a version's files may have together; a larger one is refused unread, as is "
+        "one larger than a quarter of the memory",
     )
     preflight: bool = Field(
         default=True,
