@@ -50,6 +50,9 @@ def _leave(status: int) -> None:
     """Ends the process now: a thread that hangs, in a device or a file system, must not hold it."""
     stderr_capture.release()
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except SystemExit:  # of an output that fails, which was told
+        status = status or 1
     os._exit(status)

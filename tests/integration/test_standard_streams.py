@@ -1,15 +1,26 @@
-"""Programs without standard streams, and those that an error ends while descriptor 2 is captured."""
+"""Programs without standard streams, with an output that fails, or ended while descriptor 2 is captured."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
 from tests.limits import HANG_TIMEOUT
 
 PROGRAMS = ("animora_server", "animora_training")
+PRINTING = (  # programs that print, and the names of their commands
+    ("animora-server", "animora_server", "--version"),
+    ("animora-server", "animora_server", "--help"),
+    ("animora-server", "animora_server", "check-config"),
+    ("animora-train", "animora_training", "--version"),
+    ("animora-train", "animora_training", "fit", "--help"),
+    ("animora-train", "animora_training", "list", "--store", "."),
+    ("animora-client", "animora_client", "--version"),
+    ("animora-client", "animora_client", "rank", "--help"),
+)
 TELLS_STREAMS = """
 import os, sys
 from animora_process.standard_streams import open_missing_streams
@@ -61,3 +72,44 @@ def test_the_error_that_ends_a_process_is_in_the_log_whole(leaves: bool):
     ended = run("-c", RAISES.format(leaves=leaves))
     assert ended.returncode == 1
     assert "the last line" in ended.stderr.splitlines()[-1]
+
+
+def printing_to(
+    output: int, arguments: Sequence[str], *, unbuffered: bool
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env={**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else ""},
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=HANG_TIMEOUT,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+@pytest.mark.parametrize("unbuffered", [True, False])
+@pytest.mark.parametrize("command", PRINTING, ids=" ".join)
+def test_output_to_a_full_disk_is_one_line_and_a_failure(command: Sequence[str], unbuffered: bool):
+    name, *arguments = command
+    with Path("/dev/full").open("wb") as full:
+        ended = printing_to(full.fileno(), arguments, unbuffered=unbuffered)
+    assert ended.stderr == f"{name}: cannot write to standard output: No space left on device\n"
+    assert ended.returncode == 1
+
+
+@pytest.mark.parametrize("unbuffered", [True, False])
+@pytest.mark.parametrize("command", PRINTING, ids=" ".join)
+def test_output_that_nobody_reads_any_more_is_one_line_and_a_failure(
+    command: Sequence[str], unbuffered: bool
+):
+    name, *arguments = command
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = printing_to(writer, arguments, unbuffered=unbuffered)
+    finally:
+        os.close(writer)
+    assert ended.stderr == f"{name}: cannot write to standard output: Broken pipe\n"
+    assert ended.returncode == 1

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from animora_process.standard_streams import open_missing_streams
+from animora_process.standard_streams import open_missing_streams, told_of_failed_output
 
 
 def run_command(name: str, extras: str, command_line: Callable[[], object]) -> None:
@@ -15,10 +15,15 @@ def run_command(name: str, extras: str, command_line: Callable[[], object]) -> N
         command_line: Imports the command line and runs it.
 
     Raises:
-        SystemExit: A module of an extra is missing; the message names the extras.
+        SystemExit: A module of an extra is missing, which the message names, or standard output fails.
         ModuleNotFoundError: A module of ours is missing.
     """
     open_missing_streams()
+    with told_of_failed_output(name):
+        _run(name, extras, command_line)
+
+
+def _run(name: str, extras: str, command_line: Callable[[], object]) -> None:
     if sys.argv[1:2] == ["--version"]:
         from importlib.metadata import version  # noqa: PLC0415  # the commands do without
 
