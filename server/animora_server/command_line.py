@@ -147,7 +147,12 @@ def check_config(config: ConfigOption = None) -> None:
     """Print the options in force, secrets hidden."""
     from animora_server.configuration import describe  # noqa: PLC0415  # see serve
 
-    out.print(describe(_settings(config)), markup=False)
+    settings = _settings(config)
+    if settings.cache.url.get_secret_value():
+        from animora_server.cache.connection import open_redis  # noqa: PLC0415
+
+        open_redis(settings.cache)  # which connects to nothing yet, and refuses a URL that cannot be used
+    out.print(describe(settings), markup=False)
 
 
 def main() -> None:

@@ -98,6 +98,7 @@ def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
     except (ValueError, RecursionError) as error:  # also numbers and nesting past Python's limits
         raise ConfigurationError(f"{file}: not a TOML file: {error}") from error
     _check_connection_strings(settings, environ)
+    _check_model_store(settings.models.store, environ)
     return settings
 
 
@@ -169,6 +170,19 @@ def _check_connection_strings(settings: Settings, environ: Mapping[str, str]) ->
             except InvalidDsn as error:
                 name = option.variable if environ.get(option.variable) else option.key
                 raise ConfigurationError(f"{name}: {error}") from error
+
+
+def _check_model_store(store: str, environ: Mapping[str, str]) -> None:
+    """Raises ConfigurationError if the URL of the model store cannot be used."""
+    if ":" not in store:
+        return  # a path, or none
+    from animora_artifact.opening import parse_store_url  # noqa: PLC0415  # NumPy comes with it
+
+    try:
+        parse_store_url(store)
+    except ValueError as error:
+        name = "ANIMORA_MODELS_STORE" if environ.get("ANIMORA_MODELS_STORE") else "models.store"
+        raise ConfigurationError(f"{name}: {error}") from error
 
 
 def _explain(error: ValidationError, environ: Mapping[str, str], file: Path | None) -> str:

@@ -89,6 +89,12 @@ def test_an_s3_url_says_where_and_how():
     ("url", "reason"),
     [
         ("s3:///models", "write s3://BUCKET/PREFIX"),
+        ("s3:/models", "write s3://BUCKET/PREFIX"),
+        ("s3:models", "write s3://BUCKET/PREFIX"),
+        ("s3://", "write s3://BUCKET/PREFIX"),
+        ("s3://?region=eu-west-1", "write s3://BUCKET/PREFIX"),
+        ("s3://my bucket/models", "write s3://BUCKET/PREFIX"),
+        ("s3://bucket/models#v1", "write s3://BUCKET/PREFIX"),
         ("s3://bucket:80/models", "write s3://BUCKET/PREFIX"),
         ("s3://key:hush@bucket/models", "holds no credentials"),
         ("s3://bucket/a//b", "an empty part"),

@@ -288,8 +288,25 @@ def test_a_store_that_is_a_file_is_unavailable(tmp_path):
 
 def test_a_store_is_opened_by_path_or_url(tmp_path):
     (tmp_path / "with space").mkdir()
-    for url in (str(tmp_path / "with space"), f"file://{tmp_path}/with%20space"):
+    for url in (
+        str(tmp_path / "with space"),
+        f"file://{tmp_path}/with%20space",
+        f"file:{tmp_path}/with space",
+    ):
         open_store(url).publish(make_artifact(f"v{len(url)}"))
-    assert len(list((tmp_path / "with space").iterdir())) == 2
-    with pytest.raises(ValueError, match="only a folder, a file:// or an s3:// URL"):
-        open_store("ftp://host/models")
+    assert len(list((tmp_path / "with space").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "url", ["file:", "file://", "file:models", "file://models", "file://host/models", "file:///models?v=1"]
+)
+def test_a_file_url_that_names_no_folder_of_this_machine_is_refused(url):
+    with pytest.raises(ValueError, match="write file:///FOLDER"):
+        open_store(url)
+
+
+@pytest.mark.parametrize("url", ["ftp://host/models", "http://key:hush@host/models", "models:v1"])
+def test_a_url_of_another_kind_is_refused(url):
+    with pytest.raises(ValueError, match="only a folder, a file:// or an s3:// URL") as refused:
+        open_store(url)
+    assert "hush" not in str(refused.value)

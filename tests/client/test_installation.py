@@ -28,7 +28,7 @@ def test_the_command_says_which_extra_it_needs():
     done = python(WITHOUT + "from animora_client.cli import main; main()")
 
     assert done.returncode == 1
-    assert done.stderr.endswith("the command line needs: pip install 'animora-ranking[cli]'\n")
+    assert done.stderr.endswith("typer is not installed; this needs: pip install 'animora-ranking[cli]'\n")
 
 
 def test_the_command_needs_nothing_of_the_server():

@@ -114,6 +114,22 @@ async def test_check_config_prints_the_options_in_force_without_secrets():
     assert "hidden" not in output.decode()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("MODELS_STORE", "s3:/x", "ANIMORA_MODELS_STORE: write s3://BUCKET/PREFIX"),
+        ("CACHE_URL", "redis+sentinel://host", "cache.url: not a URL"),
+        ("CACHE_URL", "rediss://u:hidden@host?ssl_cert_reqs=sometimes", "cache.url: not a URL"),
+    ],
+)
+async def test_check_config_refuses_an_address_that_the_server_would_refuse(option, value, named):
+    process = await start("check-config", **{option: value})
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode().startswith(f"animora-server: {named}")
+    assert "hidden" not in errors.decode()
+
+
 @pytest.mark.parametrize("option", ["--rate", "--active-days"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
 async def test_what_is_no_finite_number_is_refused(option, value):

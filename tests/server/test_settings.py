@@ -75,6 +75,22 @@ def test_an_unknown_option_of_a_connection_string_is_named_with_its_setting(file
             load_settings(environ, file)
 
 
+@pytest.mark.parametrize(
+    ("store", "why"),
+    [
+        ("s3:/models", "write s3://BUCKET/PREFIX"),
+        ("s3://", "write s3://BUCKET/PREFIX"),
+        ("file://models", "write file:///FOLDER"),
+        ("ftp://host/models", "only a folder"),
+        ("s3://[bucket/models", "Invalid"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_named_with_its_setting(file: Path, store: str, why: str):
+    file.write_text(f'[models]\nstore = "{store}"\n')
+    for environ, name in (({}, "models.store"), ({"ANIMORA_MODELS_STORE": store}, "ANIMORA_MODELS_STORE")):
+        assert refused(environ, file).startswith(f"{name}: {why}")
+
+
 def test_an_empty_variable_is_not_set(file: Path):
     file.write_text('[grpc]\ntls_certificate = "c.pem"\ntls_key = "k.pem"\n')
     settings = load_settings({"ANIMORA_GRPC_TLS_KEY": "", "ANIMORA_GRPC_PORT": ""}, file)

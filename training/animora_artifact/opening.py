@@ -5,6 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from animora_artifact.folder_store import FolderStore
 from animora_artifact.package import SignatureCheck, SizeLimit
+from animora_artifact.s3_url import S3Place
 from animora_artifact.store import ModelStore
 
 
@@ -19,17 +20,35 @@ def open_store(url: str, check: SignatureCheck | None = None, limit: SizeLimit |
     Raises:
         ValueError: The URL cannot be used, or what its scheme needs is not installed.
     """
-    parts = urlsplit(url)
-    if parts.scheme in ("", "file"):
-        return FolderStore(Path(unquote(parts.path) if parts.scheme else url), check, limit)
-    if parts.scheme != "s3":
-        raise ValueError(f"model store {url!r}: only a folder, a file:// or an s3:// URL is supported")
+    place = parse_store_url(url)
+    if isinstance(place, Path):
+        return FolderStore(place, check, limit)
     try:
         # Only those who have a store in S3 install what it needs.
         from animora_artifact.s3_store import S3Store  # noqa: PLC0415
-        from animora_artifact.s3_url import S3Place  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ValueError(
             "a model store in S3 needs the extra s3: pip install 'animora-ranking[s3]'"
         ) from error
-    return S3Store(S3Place.parse(url), check, limit)
+    return S3Store(place, check, limit)
+
+
+def parse_store_url(url: str) -> Path | S3Place:
+    """The folder that a path or a `file://` URL names, or the place in S3 that an `s3://` URL names.
+
+    Raises:
+        ValueError: The URL cannot be used; the text says what to write, and holds no password.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        return S3Place.parse(url)
+    if parts.scheme == "file":
+        beyond = parts.netloc not in {"", "localhost"} or parts.query or parts.fragment
+        if beyond or not parts.path.startswith("/"):
+            raise ValueError(
+                "write file:///FOLDER, with an absolute path on this machine and nothing after it"
+            )
+        return Path(unquote(parts.path))
+    if parts.scheme:
+        raise ValueError("only a folder, a file:// or an s3:// URL is supported")
+    return Path(url)

@@ -1,12 +1,16 @@
 """An `s3://bucket/prefix` URL and the options in its query."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 OPTIONS = ("endpoint_url", "region", "timeout")
 DEFAULT_TIMEOUT = 30.0
+_BUCKET = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*"
+)  # old ones, and those of other makers, have more than AWS allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,11 @@ class S3Place:
                 "an S3 URL holds no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "or give the machine a role"
             )
-        if not parts.netloc or ":" in parts.netloc or parts.fragment:
-            raise ValueError(f"model store {url!r}: write s3://BUCKET/PREFIX")
+        if not _BUCKET.fullmatch(parts.netloc) or parts.fragment:
+            raise ValueError("write s3://BUCKET/PREFIX")
         prefix = unquote(parts.path).strip("/")
         if prefix and not all(part not in {"", ".", ".."} for part in prefix.split("/")):
-            raise ValueError(f"model store {url!r}: the prefix has an empty part or dots for one")
+            raise ValueError("the prefix after s3://BUCKET/ has an empty part or dots for one")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := sorted(set(query) - set(OPTIONS)):
             raise ValueError(f"{unknown[0]!r} after an S3 URL is not known, only {', '.join(OPTIONS)}")

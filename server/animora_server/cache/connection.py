@@ -55,7 +55,7 @@ def open_redis(settings: CacheSettings, command_timeout: float | None = None) ->
             case Cluster(nodes, options):
                 seeds = [ClusterNode(host, port) for host, port in nodes]
                 return RedisCluster(startup_nodes=seeds, **options | ours)
-    except (TypeError, ValueError, RedisClusterException) as error:
+    except (TypeError, ValueError, RedisError, RedisClusterException) as error:
         raise ConfigurationError(
             "cache.url: not a URL that Redis' client understands, such as redis://host:6379/0"
         ) from error
