@@ -35,11 +35,13 @@ from animora_server.store import BlockRefresher, CatalogRefresher, FactListener,
 from animora_server.timeline import (
     BackedTimelines,
     FeedRanker,
+    LatePosts,
     ListExplainer,
     ListProducer,
     Lists,
     LocalTimelines,
     PagePolicy,
+    PostsOfGeneration,
     Timelines,
     TimelineStore,
     TokenSigner,
@@ -137,13 +139,14 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         _observe(metrics, batcher, residency, health)
         _oversee(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
-        scores, kept = await _stores(stack, settings, metrics, health)
+        scores, kept, posts_of_generation = await _stores(stack, settings, metrics, health)
         gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
         ranker = Ranker(residency, scores, heuristic, settings.catalog.max_block_age, metrics.stages)
         feed_ranker = FeedRanker(heuristic, settings.timeline)
         producer = ListProducer(kept, feed_ranker, gate, metrics.timelines)
         stack.push_async_callback(producer.aclose)
-        lists = Lists(kept, producer, settings.timeline, patience=5 * settings.cache.timeout)
+        late = LatePosts(posts_of_generation, settings.timeline)
+        lists = Lists(kept, producer, late, settings.timeline, patience=5 * settings.cache.timeout)
         timelines = Timelines(
             residency,
             lists,
@@ -263,11 +266,14 @@ def _oversee(metrics: Metrics, health: Health, *loops: BackgroundLoop) -> None:
 
 async def _stores(
     stack: AsyncExitStack, settings: Settings, metrics: Metrics, health: Health
-) -> tuple[CacheAccess | None, TimelineStore]:
-    """Where scores and lists are kept: in Redis, or without one no scores, and lists in this process."""
+) -> tuple[CacheAccess | None, TimelineStore, PostsOfGeneration]:
+    """Where scores and lists are kept, and which posts precomputed lists were ranked from: all in Redis.
+
+    Without one no scores are kept, lists are kept in this process, and there are no precomputed ones.
+    """
     local = LocalTimelines(settings.timeline.stale_ttl + settings.timeline.token_ttl)
     if not settings.cache.url.get_secret_value():
-        return None, local
+        return None, local, lambda: None
     redis = await stack.enter_async_context(SharedRedis(settings.cache, metrics.cache))
     generations = await stack.enter_async_context(
         GenerationWatch(redis, settings.cache.generation_poll_interval, metrics.cache)
@@ -277,7 +283,7 @@ async def _stores(
     timelines = RedisTimelines(redis, generations, settings.timeline, metrics.cache)
     backed = BackedTimelines(timelines, local)
     stack.push_async_callback(backed.aclose)
-    return scores, backed
+    return scores, backed, lambda: generations.posts
 
 
 def _warn_of_gaps(settings: CatalogSettings) -> None:

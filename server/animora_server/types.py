@@ -255,6 +255,19 @@ class Generation:
 
 
 @value
+class GenerationPosts:
+    """The posts that all lists of a generation were ranked from.
+
+    Attributes:
+        generation_id: 16 bytes.
+        post_ids: int64 (k), ascending: the posts that were candidates in every run that made lists for it.
+    """
+
+    generation_id: bytes
+    post_ids: IntArray
+
+
+@value
 class PageTerms:
     """What the scores of a page's posts are made of, rows parallel to its posts.
 

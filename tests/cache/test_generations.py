@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import numpy as np
 import pytest
 import redis.asyncio
 from hypothesis import given
@@ -19,6 +20,7 @@ from animora_server.cache.keys import (
     building_generation_key,
     current_generation_key,
     finished_shards_key,
+    generation_posts_key,
     list_key,
 )
 from animora_server.embedded import EmbeddedRedis
@@ -230,26 +232,30 @@ async def test_every_key_of_a_build_expires(stores: Stores, client: Redis):
     assert all(least - 60_000 < life <= 1.1 * least + 1 for life in served.values())
 
 
-@pytest.mark.parametrize("sign", ["present", "put", "finish_shard"])
+@pytest.mark.parametrize("sign", ["present", "put", "finish_shard", "intersect_posts"])
 async def test_a_build_is_forgotten_so_long_after_its_last_sign_of_life(
     generations: RedisGenerations, client: Redis, sign: str
 ):
     generation = make_generation(shards=3)
     await generations.begin(generation)
     await generations.finish_shard(generation, 0)
+    await generations.intersect_posts(generation, np.arange(3))
     done = finished_shards_key(b"animora:", generation.generation_id)
-    for key in (BUILDING, done):
+    posts = generation_posts_key(b"animora:", generation.generation_id)
+    for key in (BUILDING, done, posts):
         await client.pexpire(key, 60_000)
     match sign:
         case "present":
             await generations.present(generation, [KEY])
         case "put":
             await generations.put(generation, [])
+        case "intersect_posts":
+            await generations.intersect_posts(generation, np.arange(2))
         case _:
             await generations.finish_shard(generation, 1)
     left = await lives(client)
     whole = 1000 * PRECOMPUTE.resume_within
-    assert all(whole - 60_000 < left[key] <= whole for key in (BUILDING, done))
+    assert all(whole - 60_000 < left[key] <= whole for key in (BUILDING, done, posts))
 
 
 async def test_what_is_done_for_another_generation_is_no_sign_of_life(

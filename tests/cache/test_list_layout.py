@@ -15,8 +15,10 @@ from animora_server.cache.list_layout import (
     Pointer,
     decode_list,
     decode_pointer,
+    decode_posts,
     encode_list,
     encode_pointer,
+    encode_posts,
 )
 from animora_server.timeline.keys import timeline_key
 from animora_server.timeline.size import list_bytes, posts_that_fit
@@ -192,6 +194,40 @@ def test_a_pointer_of_another_key_is_refused(key: bytes, other: bytes, snapshot_
     assume(key != other)
     with pytest.raises(UnreadableValue):
         decode_pointer(encode_pointer(other, Pointer(snapshot_id, 1.0)), key)
+
+
+@given(keys, id_lists)
+def test_the_posts_of_a_generation_come_back_in_as_few_bytes_as_a_lists_ids(key: bytes, ids: list[int]):
+    posts = np.array(sorted(ids), np.int64)
+    value = encode_posts(key, posts)
+    found = decode_posts(value, key)
+    assert (found.dtype, found.tolist()) == (posts.dtype, posts.tolist())
+    together = not ids or max(ids) - min(ids) < 2**32
+    assert len(value) - len(encode_posts(key, posts[:0])) == len(ids) * (4 if together else 8)
+
+
+@given(keys, id_lists, st.data())
+def test_a_generations_damaged_posts_are_refused(key: bytes, ids: list[int], data: st.DataObject):
+    value = encode_posts(key, np.array(ids, np.int64))
+    cut = value[: data.draw(st.integers(0, len(value) - 1))]
+    for damaged in (flipped(value, data), cut, value + b"\0"):
+        with pytest.raises(UnreadableValue):
+            decode_posts(damaged, key)
+
+
+@given(keys, keys, id_lists)
+def test_the_posts_of_another_generation_are_refused(key: bytes, other: bytes, ids: list[int]):
+    assume(key != other)
+    with pytest.raises(UnreadableValue):
+        decode_posts(encode_posts(other, np.array(ids, np.int64)), key)
+
+
+def test_a_generations_forged_posts_with_a_right_checksum_are_refused_where_they_make_no_sense():
+    body = bytearray(encode_posts(b"k", np.arange(3))[:-4])
+    for width in (0, 1, 5, 8):
+        body[12] = width
+        with pytest.raises(UnreadableValue):
+            decode_posts(sealed(body), b"k")
 
 
 def make(ids: np.ndarray) -> TimelineSnapshot:

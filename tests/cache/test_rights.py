@@ -4,12 +4,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from animora_server.embedded.binaries import find_redis
 from tests.cache.documented_rights import CLUSTERED, LINE, PRECOMPUTING
 from tests.cache.servers import SERVICE, Server, clustered, serving, watched
-from tests.cache.stores import KEY, NOW, Stores, make_generation, make_list, name_of
+from tests.cache.stores import KEY, NOW, Stores, make_generation, make_list, name_of, until
 
 
 @pytest.fixture(params=["Redis 7.0", "embedded"])
@@ -29,7 +30,10 @@ async def use(url: str) -> None:
     """Does all that a server and precomputing do."""
     async with Stores(url) as stores:
         generation, live = make_generation(), make_list(NOW + 1)
+        await stores.generations.begin(generation)
+        await stores.generations.intersect_posts(generation, np.arange(3))
         await stores.publish(generation, KEY)
+        await until(lambda: stores.watch.posts is not None)
         assert await stores.timelines.make_latest(KEY, live)
         assert name_of(await stores.timelines.latest(KEY)) == live.snapshot_id
         assert await stores.generations.present(generation, [KEY]) == [True]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from animora_server.errors import StoreError
-from animora_server.types import Generation, TimelineSnapshot
+from animora_server.types import Generation, IntArray, TimelineSnapshot
 
 
 @dataclass
@@ -13,6 +13,7 @@ class FakeGenerations:
 
     finished: Generation | None = None
     begun: Generation | None = None
+    posts: dict[bytes, set[int]] = field(default_factory=dict)
     lists: dict[bytes, dict[bytes, TimelineSnapshot]] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     retired: list[Generation] = field(default_factory=list)
@@ -37,6 +38,11 @@ class FakeGenerations:
         self._called("abandon")
         if self.begun and self.begun.generation_id == generation.generation_id:
             self.begun, self.done = None, set()
+
+    async def intersect_posts(self, generation: Generation, post_ids: IntArray) -> None:
+        self._called("intersect_posts")
+        told = set(post_ids.tolist())
+        self.posts[generation.generation_id] = told & self.posts.get(generation.generation_id, told)
 
     async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
         self._called("present")

@@ -123,7 +123,7 @@ async def test_lists_are_of_the_generations_id_time_and_reading(settings, store,
 
 
 async def test_a_shard_that_read_before_another_began_the_generation_says_so_in_its_lists(
-    settings, database, store, watch
+    settings, feed, database, store, watch
 ):
     held = HeldGenerations(store)
     early = asyncio.create_task(run(settings, Order(Shard(0, 2)), held, watch))
@@ -143,6 +143,40 @@ async def test_a_shard_that_read_before_another_began_the_generation_says_so_in_
         user: bool(Shard(1, 2).holds(np.array([user]))[0]) for user in USERS
     }
     assert {a_list.made_at for a_list in lists.values()} == {second.generation.made_at}
+    assert store.posts[second.generation.generation_id] == set(feed.post_ids.tolist())
+
+
+async def test_the_posts_of_a_generation_are_those_that_every_run_could_rank(
+    settings, feed, database, store, watch
+):
+    gone, *rest = feed.post_ids.tolist()
+    first = await run(settings, Order(Shard(0, 2)), store, watch)
+    await database.execute("delete from animora_app.posts where id = $1", gone)
+    await database.execute(
+        "insert into animora_app.posts (id, author_id, created_at) values (77, $1, now())", AUTHORS[0]
+    )
+    assert store.posts[first.generation.generation_id] == {gone, *rest}
+    again = await run(settings, Order(Shard(0, 2)), store, watch)
+    second = await run(settings, Order(Shard(1, 2)), store, watch)
+    assert again.generation == first.generation == second.generation
+    assert store.posts[second.generation.generation_id] == set(rest)
+
+
+async def test_the_posts_of_a_generation_are_told_before_its_first_list_is_stored(settings, store, watch):
+    await run(settings, Order(), store, watch)
+    assert store.calls.index("intersect_posts") < store.calls.index("put")
+
+
+async def test_posts_that_are_no_candidates_are_none_of_the_generations(
+    settings, feed, database, store, watch
+):
+    old, deleted, *rest = feed.post_ids.tolist()
+    await database.execute(
+        "update animora_app.posts set created_at = now() - interval '1 year' where id = $1", old
+    )
+    await database.execute("update animora_app.posts set deleted_at = now() where id = $1", deleted)
+    summary = await run(settings, Order(), store, watch)
+    assert store.posts[summary.generation.generation_id] == set(rest)
 
 
 async def test_a_generation_is_of_the_databases_time(settings, database, store, watch):

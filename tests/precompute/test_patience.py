@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from animora_server.errors import GenerationGone, StoreError
@@ -15,6 +16,7 @@ async def call_all(generations):
     """What every method gives, in the order of a run."""
     return [
         await generations.begin(FIRST),
+        await generations.intersect_posts(FIRST, np.arange(3)),
         await generations.present(FIRST, [b"key"]),
         await generations.put(FIRST, []),
         await generations.finish_shard(FIRST, 0),
@@ -27,7 +29,7 @@ async def call_all(generations):
 
 
 async def test_it_does_what_the_store_does(patient):
-    assert await call_all(patient) == [FIRST, [False], 0, False, FIRST, None, LATER, None, 0]
+    assert await call_all(patient) == [FIRST, None, [False], 0, False, FIRST, None, LATER, None, 0]
 
 
 async def test_a_call_that_fails_is_made_again(patient, store):

@@ -10,6 +10,7 @@ from animora_server.service.gate import Gate
 from animora_server.settings import TimelineSettings
 from animora_server.timeline import (
     FeedRanker,
+    LatePosts,
     ListExplainer,
     ListProducer,
     Lists,
@@ -18,7 +19,7 @@ from animora_server.timeline import (
     Timelines,
     TokenSigner,
 )
-from animora_server.types import TimelineQuery
+from animora_server.types import GenerationPosts, TimelineQuery
 from tests.hurry import hurried
 from tests.ranker.catalogs import NOW, snapshot
 from tests.timeline.fakes import Clock, CountingStore, FakePin, Refreshes
@@ -41,11 +42,14 @@ class World:
         self.model = self.pin.activate(LOGITS)
         self.store = CountingStore(LocalTimelines(2400.0, self.clock))
         self.refreshes = Refreshes()
+        self.generation_posts: GenerationPosts | None = None
         heuristic = Heuristic()
         ranker = FeedRanker(heuristic, self.settings, self.clock)
         self.gate = Gate(max_calls=1, max_rows=1000)
         self.producer = ListProducer(self.store, ranker, self.gate, self.refreshes, self.clock)
-        lists = Lists(self.store, self.producer, self.settings, 10.0, self.clock)  # a fake store may hang
+        late = LatePosts(lambda: self.generation_posts, self.settings)
+        # A fake store may hang.
+        lists = Lists(self.store, self.producer, late, self.settings, 10.0, self.clock)
         self.timelines = Timelines(
             self.pin,
             lists,

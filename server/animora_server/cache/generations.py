@@ -5,28 +5,33 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self, cast
 
+import numpy as np
 from redis.asyncio import Redis, RedisCluster
 
 from animora_server.cache import keys
 from animora_server.cache.connection import REDIS_FAILED, close_redis, drop_connections, open_redis
 from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.generation_record import decode_generation, encode_generation
-from animora_server.cache.list_layout import encode_list
+from animora_server.cache.list_layout import decode_posts, encode_list, encode_posts
 from animora_server.cache.timelines import ListLife
 from animora_server.cache.writes import Write
 from animora_server.errors import GenerationGone, StoreError
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
-from animora_server.types import Generation, TimelineSnapshot
+from animora_server.types import Generation, IntArray, TimelineSnapshot
 
 COMMAND_TIMEOUT = 10.0  # seconds; no page waits for this
 BATCH_BYTES = 1 << 20
 BATCH_KEYS = 1000
 # A server that has not heard of the swap may give out tokens for this many seconds more.
 RETIREMENT_MARGIN = 120.0
+GONE = (
+    "the generation is not being built any more: another run has abandoned it, or nothing was written for "
+    "longer than precompute.resume_within"
+)
 
-# In these scripts KEYS are the current record, the one being built, and the set of shards that are done;
-# ARGV[1] is the generation's id, which its record contains.
-_IS_CURRENT, _GOES_ON, _IS_UNKNOWN = 1, 0, -1
+# In these scripts KEYS are the current record, the one being built, the set of shards that are done, and the
+# generation's posts; ARGV[1] is the generation's id, which its record contains.
+_IS_CURRENT, _GOES_ON, _IS_UNKNOWN, _HAS_CHANGED = 1, 0, -1, -2
 FINISH = f"""
 local current = redis.call('GET', KEYS[1])
 if current and string.find(current, ARGV[1], 1, true) then return {_IS_CURRENT} end
@@ -36,23 +41,34 @@ redis.call('SADD', KEYS[3], ARGV[2])
 if redis.call('SCARD', KEYS[3]) < tonumber(ARGV[3]) then
     redis.call('PEXPIRE', KEYS[2], ARGV[4])
     redis.call('PEXPIRE', KEYS[3], ARGV[4])
+    redis.call('PEXPIRE', KEYS[4], ARGV[4])
     return {_GOES_ON}
 end
 redis.call('SET', KEYS[1], building, 'PX', ARGV[5])
+redis.call('PEXPIRE', KEYS[4], ARGV[5])
 redis.call('DEL', KEYS[2], KEYS[3])
 return {_IS_CURRENT}
+"""
+# ARGV[2] is what was read, ARGV[3] what takes its place, unless another run has changed it in between.
+INTERSECT = f"""
+local building = redis.call('GET', KEYS[2])
+if not (building and string.find(building, ARGV[1], 1, true)) then return {_IS_UNKNOWN} end
+if (redis.call('GET', KEYS[4]) or '') ~= ARGV[2] then return {_HAS_CHANGED} end
+redis.call('SET', KEYS[4], ARGV[3], 'PX', ARGV[4])
+return {_GOES_ON}
 """
 KEEP = """
 local building = redis.call('GET', KEYS[2])
 if building and string.find(building, ARGV[1], 1, true) then
     redis.call('PEXPIRE', KEYS[2], ARGV[2])
     redis.call('PEXPIRE', KEYS[3], ARGV[2])
+    redis.call('PEXPIRE', KEYS[4], ARGV[2])
 end
 return 0
 """
 ABANDON = """
 local building = redis.call('GET', KEYS[2])
-if building and string.find(building, ARGV[1], 1, true) then redis.call('DEL', KEYS[2], KEYS[3]) end
+if building and string.find(building, ARGV[1], 1, true) then redis.call('DEL', KEYS[2], KEYS[3], KEYS[4]) end
 return 0
 """
 
@@ -117,6 +133,20 @@ class RedisGenerations:
         """See GenerationStore."""
         await self._run(ABANDON, generation)
 
+    async def intersect_posts(self, generation: Generation, post_ids: IntArray) -> None:
+        """See GenerationStore. Compares and sets, so that no run of several at once undoes another's."""
+        key = keys.generation_posts_key(self._prefix, generation.generation_id)
+        while True:
+            async with self._failures_named():
+                stored = cast(bytes | None, await self._client.get(key))
+            remaining = encode_posts(key, _intersection(stored, key, post_ids))
+            state = await self._run(INTERSECT, generation, stored or b"", remaining, self._building_life)
+            if state == _IS_UNKNOWN:
+                raise GenerationGone(GONE)
+            if state == _GOES_ON:
+                await self._keep(generation)
+                return
+
     async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
         """See GenerationStore."""
         present: list[bool] = []
@@ -148,10 +178,7 @@ class RedisGenerations:
             FINISH, generation, shard, generation.shards, self._building_life, self._current_life
         )
         if state == _IS_UNKNOWN:
-            raise GenerationGone(
-                "the generation is not being built any more: another run has abandoned it, or nothing was "
-                "written for longer than precompute.resume_within"
-            )
+            raise GenerationGone(GONE)
         return state == _IS_CURRENT
 
     async def retire(self, generation: Generation) -> int:
@@ -160,6 +187,7 @@ class RedisGenerations:
         count = 0
         batch: list[bytes] = []
         async with self._failures_named():
+            await self._shorten([keys.generation_posts_key(self._prefix, generation.generation_id)])
             async for key in self._client.scan_iter(match=pattern, count=BATCH_KEYS):
                 batch.append(key)
                 if len(batch) == BATCH_KEYS:
@@ -189,11 +217,12 @@ class RedisGenerations:
                 await self._client.delete(key)
                 return None
 
-    async def _run(self, script: str, generation: Generation, *arguments: int) -> int:
+    async def _run(self, script: str, generation: Generation, *arguments: int | bytes) -> int:
         stored = (
             keys.current_generation_key(self._prefix),
             keys.building_generation_key(self._prefix),
             keys.finished_shards_key(self._prefix, generation.generation_id),
+            keys.generation_posts_key(self._prefix, generation.generation_id),
         )
         async with self._failures_named():
             reply = self._client.eval(
@@ -217,6 +246,16 @@ class RedisGenerations:
 
     def _list_key(self, generation: Generation, key: bytes) -> bytes:
         return keys.list_key(self._prefix, generation.generation_id, key)
+
+
+def _intersection(stored: bytes | None, key: bytes, post_ids: IntArray) -> IntArray:
+    """The posts int64 (k) that are also among those stored under a key, all where none can be read there."""
+    if stored is None:
+        return post_ids
+    try:
+        return np.intersect1d(decode_posts(stored, key), post_ids, assume_unique=True)
+    except UnreadableValue:
+        return post_ids
 
 
 def _batches(writes: Iterable[Write]) -> Iterator[list[Write]]:

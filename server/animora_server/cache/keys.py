@@ -57,3 +57,8 @@ def building_generation_key(prefix: bytes) -> bytes:
 def finished_shards_key(prefix: bytes, generation_id: bytes) -> bytes:
     """Where the set of the shards is that are done, in the slot of the records."""
     return b"%s{generation}:done:%s" % (prefix, generation_id.hex().encode())
+
+
+def generation_posts_key(prefix: bytes, generation_id: bytes) -> bytes:
+    """Where the posts are that all lists of a generation were ranked from, in the slot of the records."""
+    return b"%s{generation}:posts:%s" % (prefix, generation_id.hex().encode())

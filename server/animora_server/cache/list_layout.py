@@ -1,4 +1,4 @@
-"""The bytes of a timeline, and of the pointer to a user's latest one.
+"""The bytes of a timeline, of the pointer to a user's latest one, and of a generation's posts.
 
 A timeline, all numbers little-endian:
 
@@ -21,6 +21,9 @@ that turns up under another key, or as the reply to another command, is not mist
 whole, it would take a list of 500 posts past 4096 bytes, and with that into an allocation of 5120.
 
 A pointer is its magic, the digest of its key, the snapshot's id, when that was made, and a CRC-32.
+
+The posts of a generation are their magic, the digest of their key, the bytes of an id (uint8), the smallest
+id (int64), the ids as in a timeline, and a CRC-32.
 """
 
 import hashlib
@@ -29,13 +32,15 @@ import zlib
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from animora_server.cache.errors import UnreadableValue
-from animora_server.types import DegradedReason, RankerName, TimelineSnapshot
+from animora_server.types import DegradedReason, IntArray, RankerName, TimelineSnapshot
 from animora_server.values import value
 
 MAGIC = b"anl\x01"
 POINTER_MAGIC = b"anp\x01"
+POSTS_MAGIC = b"ang\x01"
 NARROW_SPAN = 1 << 32
 
 # Written down, so that a new member in between does not change what stored values mean.
@@ -53,6 +58,7 @@ _REASON_OF = {code: reason for reason, code in REASONS.items()}
 
 _HEADER = struct.Struct("<4s8sBBBBddddq")
 _POINTER = struct.Struct("<4s8s16sd")
+_POSTS = struct.Struct("<4s8sBq")
 _CHECKSUM = struct.Struct("<I")
 _NARROW, _WIDE, _SCORE = np.dtype("<u4"), np.dtype("<i8"), np.dtype("<f4")
 _ID_OF: dict[int, np.dtype[Any]] = {4: _NARROW, 8: _WIDE}
@@ -72,10 +78,7 @@ def encode_list(key: bytes, snapshot: TimelineSnapshot) -> bytes:
     Raises:
         ValueError: The model version has more than 255 bytes.
     """
-    ids = snapshot.post_ids
-    smallest, largest = (int(ids.min()), int(ids.max())) if len(ids) else (0, 0)
-    narrow = largest - smallest < NARROW_SPAN
-    stored = (ids - smallest).astype(_NARROW) if narrow else ids.astype(_WIDE)
+    smallest, stored = _stored(snapshot.post_ids)
     version = snapshot.model_version.encode()
     if len(version) > 255:
         raise ValueError("the model version is too long")
@@ -108,9 +111,8 @@ def decode_list(value: bytes, key: bytes, snapshot_id: bytes) -> TimelineSnapsho
         count, rest = divmod(end - start, width + _SCORE.itemsize)
         if rest or count < 0:
             raise UnreadableValue("not a whole number of posts")
-        ids = np.frombuffer(value, id_type, count, start)
         return TimelineSnapshot(
-            snapshot_id, ids if id_type is _WIDE else ids + np.int64(smallest),
+            snapshot_id, _loaded(value, id_type, count, start, smallest),
             np.frombuffer(value, _SCORE, count, start + width * count), _RANKER_OF[ranker],
             value[_HEADER.size : start].decode(), made_at, fresh_until, read_at, cost, _REASON_OF[reason],
         )  # fmt: skip
@@ -133,6 +135,41 @@ def decode_pointer(value: bytes, key: bytes) -> Pointer:
         raise UnreadableValue("too long")
     _, _, snapshot_id, made_at = _POINTER.unpack_from(value)
     return Pointer(snapshot_id, made_at)
+
+
+def encode_posts(key: bytes, post_ids: IntArray) -> bytes:
+    """The value of a generation's posts int64 (k) under a key."""
+    smallest, stored = _stored(post_ids)
+    return _sealed(_POSTS.pack(POSTS_MAGIC, _digest(key), stored.itemsize, smallest) + stored.tobytes())
+
+
+def decode_posts(value: bytes, key: bytes) -> IntArray:
+    """The generation's posts int64 (k), in the order that they were stored in; not to be written to.
+
+    Raises:
+        UnreadableValue: It was stored under another key, or was damaged.
+    """
+    end = _checked(value, key, POSTS_MAGIC, _POSTS.size)
+    _, _, width, smallest = _POSTS.unpack_from(value)
+    if width not in _ID_OF:
+        raise UnreadableValue("not of this version's making")
+    count, rest = divmod(end - _POSTS.size, width)
+    if rest:
+        raise UnreadableValue("not a whole number of posts")
+    return _loaded(value, _ID_OF[width], count, _POSTS.size, smallest)
+
+
+def _stored(ids: IntArray) -> tuple[int, npt.NDArray[Any]]:
+    """The smallest of ids int64 (n), and the ids as they are stored: uint32 above it, or int64."""
+    smallest, largest = (int(ids.min()), int(ids.max())) if len(ids) else (0, 0)
+    narrow = largest - smallest < NARROW_SPAN
+    return smallest, (ids - smallest).astype(_NARROW) if narrow else ids.astype(_WIDE)
+
+
+def _loaded(value: bytes, id_type: np.dtype[Any], count: int, start: int, smallest: int) -> IntArray:
+    """The ids int64 (count) that begin at a byte of a value."""
+    ids = np.frombuffer(value, id_type, count, start)
+    return ids if id_type is _WIDE else ids + np.int64(smallest)
 
 
 def _digest(key: bytes) -> bytes:

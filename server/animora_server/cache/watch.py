@@ -8,14 +8,17 @@ import structlog
 from animora_server.background import BackgroundLoop
 from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.generation_record import decode_generation
-from animora_server.cache.keys import current_generation_key
-from animora_server.cache.lookups import NoAnswer
+from animora_server.cache.keys import current_generation_key, generation_posts_key
+from animora_server.cache.list_layout import decode_posts
+from animora_server.cache.lookups import MAX_BYTES, NoAnswer
 from animora_server.cache.shared_redis import SharedRedis
 from animora_server.cache.writes import Write
 from animora_server.metrics import CacheMetrics
-from animora_server.types import Generation
+from animora_server.types import Generation, GenerationPosts
 
 RECORD_BYTES = 1024  # of a record, roughly
+# A Redis that takes longer than its timeout for the posts, and answers else, is not asked for them for ever.
+ATTEMPTS = 5
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +36,8 @@ class GenerationWatch:
         self._look_ups = metrics.lookups["generation"]
         self._key = current_generation_key(redis.prefix)
         self._current: Generation | None = None
+        self._posts: GenerationPosts | None = None
+        self._attempts = 0  # left to read its posts
         self.loop = BackgroundLoop("generation-watch", self._look)
 
     @property
@@ -40,8 +45,13 @@ class GenerationWatch:
         """The generation that timelines are served from, None where there is none."""
         return self._current
 
+    @property
+    def posts(self) -> GenerationPosts | None:
+        """The posts that the current generation was ranked from; None where they are not known (yet)."""
+        return self._posts
+
     async def __aenter__(self) -> Self:
-        """Looks, for the cache's timeout at most."""
+        """Looks, for twice the cache's timeout at most."""
         await self._look()
         self.loop.start()
         return self
@@ -62,9 +72,27 @@ class GenerationWatch:
         self._look_ups["miss" if generation is None else "hit"].inc()
         if generation != self._current:
             self._current = generation
+            self._posts, self._attempts = None, ATTEMPTS
             self._metrics.generation(None if generation is None else generation.made_at)
             log.info("generation", id=None if generation is None else generation.generation_id.hex())
+        if generation is not None and self._attempts:
+            await self._look_for_posts(generation)
         return self._interval
+
+    async def _look_for_posts(self, generation: Generation) -> None:
+        """Reads a generation's posts; what Redis says is final, since they were stored before the swap."""
+        key = generation_posts_key(self._redis.prefix, generation.generation_id)
+        found = await self._redis.find((key,), MAX_BYTES)  # in a round trip of its own
+        if isinstance(found, NoAnswer):
+            self._look_ups[found.value].inc()
+            self._attempts -= found is NoAnswer.ERROR
+            if not self._attempts:
+                log.warning("the posts of the generation cannot be read", id=generation.generation_id.hex())
+            return
+        (value,) = found
+        self._attempts = 0
+        self._posts = None if value is None else self._read_posts(value, key, generation.generation_id)
+        self._look_ups["miss" if self._posts is None else "hit"].inc()
 
     def _read(self, value: bytes) -> Generation | None:
         try:
@@ -72,4 +100,12 @@ class GenerationWatch:
         except UnreadableValue:
             self._look_ups["unreadable"].inc()
             self._redis.write(Write(self._key, None))
+            return None
+
+    def _read_posts(self, value: bytes, key: bytes, generation_id: bytes) -> GenerationPosts | None:
+        try:
+            return GenerationPosts(generation_id, decode_posts(value, key))
+        except UnreadableValue:
+            self._look_ups["unreadable"].inc()
+            self._redis.write(Write(key, None))
             return None

@@ -99,6 +99,7 @@ async def run(settings: Settings, order: Order, store: GenerationStore, watch: R
             users = await reading.users(_active_since(plan.generation, order))
     generation = plan.generation
     window = window_at(snapshot, settings.timeline, generation.made_at)
+    await store.intersect_posts(generation, window.post_ids)
     pace = Pace(order.rate)
     scorer = None
     if models is not None and generation.model_version:

@@ -8,7 +8,7 @@ import structlog
 
 from animora_server.errors import StoreError
 from animora_server.precompute.protocols import GenerationStore
-from animora_server.types import Generation, TimelineSnapshot
+from animora_server.types import Generation, IntArray, TimelineSnapshot
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +47,10 @@ class PatientGenerations:
     async def abandon(self, generation: Generation) -> None:
         """See GenerationStore."""
         await self._patiently(lambda: self._store.abandon(generation))
+
+    async def intersect_posts(self, generation: Generation, post_ids: IntArray) -> None:
+        """See GenerationStore."""
+        await self._patiently(lambda: self._store.intersect_posts(generation, post_ids))
 
     async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
         """See GenerationStore."""

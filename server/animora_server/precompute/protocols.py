@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from animora_server.types import Generation, TimelineSnapshot
+from animora_server.types import Generation, IntArray, TimelineSnapshot
 
 
 class GenerationStore(Protocol):
     """Generations of precomputed lists: at most one is current and at most one is being built.
 
     One that is being built is forgotten once it has been left alone for too long: looking for its lists,
-    storing lists and finishing a shard keep it.
+    recording posts, storing lists and finishing a shard keep it.
 
     Every method raises StoreError where Redis does not do what it is asked; nothing is lost then, and the
     same call may be made again.
@@ -30,6 +30,20 @@ class GenerationStore(Protocol):
 
     async def abandon(self, generation: Generation) -> None:
         """Ends the building of a generation; its lists expire by themselves."""
+        ...
+
+    async def intersect_posts(self, generation: Generation, post_ids: IntArray) -> None:
+        """Records which posts a run ranks from; to be called before the run stores its first list.
+
+        The generation keeps the intersection over all runs: the posts that each of its lists was ranked from.
+
+        Args:
+            generation: The one that is being built.
+            post_ids: int64 (k), ascending, distinct.
+
+        Raises:
+            GenerationGone: It was abandoned, or left alone for too long.
+        """
         ...
 
     async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:

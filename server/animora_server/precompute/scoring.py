@@ -42,6 +42,11 @@ class Window:
         positions[rows] = np.arange(len(rows))
         return cls(snapshot, rows, positions)
 
+    @property
+    def post_ids(self) -> IntArray:
+        """The posts' ids int64 (w), ascending."""
+        return np.sort(self.snapshot.post_ids[self.rows])
+
 
 class WindowScorer:
     """A model and the vectors of a window's posts, on a device. Several threads may score at once.

@@ -6,6 +6,7 @@
 from animora_server.timeline.explaining import ListExplainer
 from animora_server.timeline.feed_ranker import FeedRanker
 from animora_server.timeline.keys import settings_digest
+from animora_server.timeline.late import LatePosts, PostsOfGeneration
 from animora_server.timeline.lists import Lists
 from animora_server.timeline.local import BackedTimelines, LocalTimelines
 from animora_server.timeline.producer import ListProducer
@@ -16,11 +17,13 @@ from animora_server.timeline.tokens import TokenSigner
 __all__ = [
     "BackedTimelines",
     "FeedRanker",
+    "LatePosts",
     "ListExplainer",
     "ListProducer",
     "Lists",
     "LocalTimelines",
     "PagePolicy",
+    "PostsOfGeneration",
     "TimelineStore",
     "Timelines",
     "TokenSigner",

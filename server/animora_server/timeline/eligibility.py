@@ -88,18 +88,17 @@ def candidates(catalog: CatalogSnapshot, viewer: Viewer, settings: TimelineSetti
 
 
 def newcomers(
-    catalog: CatalogSnapshot, viewer: Viewer, snapshot: TimelineSnapshot, since: float, limit: int
+    catalog: CatalogSnapshot, viewer: Viewer, snapshot: TimelineSnapshot, rows: IntArray, since: float
 ) -> IntArray:
-    """Rows int64 (m) of posts that came after a list was made and may be shown.
+    """Rows int64 (m) of posts that came after a list was made, are not in it, and may be shown.
 
     Args:
         catalog: The pinned one.
         viewer: Whose list it is.
         snapshot: The list.
+        rows: int64 (k), of the posts that came after it.
         since: Unix time from which on posts are in timelines.
-        limit: Of more posts than this the latest are looked at.
     """
-    rows = catalog.newer_than(snapshot.read_at, limit)[-limit:]
     if not len(rows):
         return rows
     post_ids = catalog.post_ids[rows]

@@ -5,14 +5,18 @@ import time
 from collections.abc import Callable
 from random import Random
 
+import numpy as np
+
+from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import SnapshotGone
 from animora_server.ranker.protocols import Pin
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.feed_ranker import Audience
+from animora_server.timeline.late import LatePosts
 from animora_server.timeline.producer import ListProducer, WantedList
 from animora_server.timeline.protocols import TimelineStore
 from animora_server.timeline.renewal import Freshness, freshness
-from animora_server.types import CacheStatus, TimelineSnapshot
+from animora_server.types import CacheStatus, IntArray, TimelineSnapshot
 
 WRITTEN_WITHIN = 2.0  # seconds after its first page; a write that takes longer has failed
 ANSWERED_WITHIN = (
@@ -26,6 +30,7 @@ class Lists:
     Args:
         store: What was made before.
         producer: Makes lists.
+        late: Finds posts that precomputed lists lack though they are older.
         settings: How long a list is served.
         patience: Seconds with which a caller can wait for the store's own timeouts, and need not be watched.
         clock: Unix seconds.
@@ -35,12 +40,14 @@ class Lists:
         self,
         store: TimelineStore,
         producer: ListProducer,
+        late: LatePosts,
         settings: TimelineSettings,
         patience: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._producer = producer
+        self._late = late
         self._settings = settings
         self._patience = patience
         self._clock = clock
@@ -83,7 +90,7 @@ class Lists:
         match freshness(snapshot, self._clock(), stale_ttl, beta, 1.0 - self._random.random()):
             case Freshness.FRESH:
                 # What became visible late since cannot be told from what the list passed over. Precomputed
-                # lists, whose cost is unknown, are too many to be renewed.
+                # lists, whose cost is unknown, are too many to be renewed: for those LatePosts tells it.
                 if snapshot.read_at < pin.snapshot.loaded_at and snapshot.cost:
                     self._producer.renew(pin, wanted, "restart")
                 return snapshot, CacheStatus.HIT
@@ -99,6 +106,16 @@ class Lists:
     def overtaken(self, pin: Pin, wanted: WantedList) -> None:
         """Has a list renewed that more newer posts have come to than fit on a first page."""
         self._producer.renew(pin, wanted, "newer")
+
+    def newer(self, catalog: CatalogSnapshot, snapshot: TimelineSnapshot) -> IntArray:
+        """Rows int64 (m), ascending, of the posts that came, or became visible, after a list was made.
+
+        Of more than `timeline.max_candidates` posts the latest are given.
+        """
+        most = self._settings.max_candidates
+        rows = catalog.newer_than(snapshot.read_at, most)
+        late = self._late.rows(catalog, snapshot, self._clock())
+        return (np.union1d(late, rows) if len(late) else rows)[-most:]
 
     async def _latest(self, wanted: WantedList) -> TimelineSnapshot | None:
         """The latest list; None also where the caller has no time for the look-up."""

@@ -176,8 +176,8 @@ class Timelines:
 
     async def _newer(self, view: _View, query: TimelineQuery, snapshot: TimelineSnapshot) -> Listed | None:
         """Posts that came after a list, scored like it; None if there are none, or no time for them."""
-        most = self._policy.settings.max_candidates
-        rows = newcomers(view.catalog, view.viewer, snapshot, view.since, most)
+        came = self._lists.newer(view.catalog, snapshot)
+        rows = newcomers(view.catalog, view.viewer, snapshot, came, view.since)
         if not len(rows):
             return None
         try:
@@ -203,8 +203,7 @@ class Timelines:
         if not len(query.explain_post_ids):
             return {}
         # What came after the list may have been merged into its first page, or will be in the next list.
-        most = self._policy.settings.max_candidates
-        newer = view.catalog.post_ids[view.catalog.newer_than(snapshot.read_at, most)]
+        newer = view.catalog.post_ids[self._lists.newer(view.catalog, snapshot)]
         listed = np.concatenate((snapshot.post_ids, newer))
         asked, settings = query.explain_post_ids, self._policy.settings
         return why_not(view.catalog, view.viewer, asked, listed, settings, view.now)

@@ -1,0 +1,181 @@
+"""The posts that a generation was ranked from, in a real Redis: told by every run, known to every server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+import redis.asyncio
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from animora_server.cache import GenerationWatch, RedisGenerations
+from animora_server.cache.generation_record import encode_generation
+from animora_server.cache.keys import generation_posts_key
+from animora_server.cache.list_layout import encode_posts
+from animora_server.cache.lookups import Found, NoAnswer
+from animora_server.cache.watch import ATTEMPTS
+from animora_server.errors import GenerationGone
+from animora_server.metrics import CacheMetrics
+from tests.cache.stores import KEY, NOW, TIMELINE, Stores, make_generation, name_of, until
+from tests.limits import HANG_TIMEOUT
+
+
+@pytest.fixture
+async def stores(redis_url: str) -> AsyncIterator[Stores]:
+    async with Stores(redis_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def generations(stores: Stores) -> RedisGenerations:
+    return stores.generations
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Redis]:
+    async with redis.asyncio.from_url(redis_url) as opened:
+        yield opened
+
+
+class ScriptedRedis:
+    """Gives one answer after the other, then none; see SharedRedis."""
+
+    prefix = b"animora:"
+
+    def __init__(self, *answers: Found) -> None:
+        self._answers = list(answers)
+        self.asked: list[bytes] = []
+        self.given_all = asyncio.Event()
+
+    async def find(self, keys: Sequence[bytes], size: int) -> Found:
+        self.asked += keys
+        if not self._answers:
+            self.given_all.set()
+            return NoAnswer.SKIPPED
+        return self._answers.pop(0)
+
+
+def posts_of(stores: Stores) -> list[int] | None:
+    """The posts of the current generation, as the watch knows them."""
+    posts = stores.watch.posts
+    assert posts is None or posts.generation_id == name_of_current(stores)
+    return None if posts is None else posts.post_ids.tolist()
+
+
+def name_of_current(stores: Stores) -> bytes | None:
+    return None if stores.watch.current is None else stores.watch.current.generation_id
+
+
+async def test_with_a_generation_come_the_posts_that_every_run_could_rank(stores: Stores, client: Redis):
+    generations, generation = stores.generations, make_generation(shards=2)
+    await generations.begin(generation)
+    await generations.intersect_posts(generation, np.array([1, 2, 3, 5]))
+    await generations.finish_shard(generation, 0)
+    await generations.intersect_posts(generation, np.array([2, 3, 4, 5, 10**12]))  # a run that is killed
+    await generations.intersect_posts(generation, np.array([1, 2, 4, 5]))
+    assert posts_of(stores) is None
+    await generations.finish_shard(generation, 1)
+    await until(lambda: posts_of(stores) == [2, 5])
+    least = 1000 * (TIMELINE.precomputed_ttl + TIMELINE.stale_ttl + TIMELINE.token_ttl)
+    key = generation_posts_key(b"animora:", generation.generation_id)
+    assert least - 60_000 < await client.pttl(key) <= least
+
+
+async def test_runs_that_tell_their_posts_at_once_all_count(stores: Stores):
+    generation = make_generation()
+    await stores.generations.begin(generation)
+    everything = np.arange(40)
+    await asyncio.gather(
+        *(stores.generations.intersect_posts(generation, np.delete(everything, n)) for n in range(20))
+    )
+    await stores.publish(generation)
+    await until(lambda: posts_of(stores) == list(range(20, 40)))
+
+
+async def test_the_posts_go_with_the_generation(stores: Stores, client: Redis):
+    old, abandoned = make_generation(), make_generation(NOW + 1, name=b"another")
+    await stores.generations.begin(old)
+    await stores.generations.intersect_posts(old, np.arange(3))
+    await stores.publish(old)
+    await until(lambda: posts_of(stores) == [0, 1, 2])
+    await stores.generations.begin(abandoned)
+    await stores.generations.intersect_posts(abandoned, np.arange(3))
+    assert await client.exists(generation_posts_key(b"animora:", abandoned.generation_id))
+    await stores.generations.abandon(abandoned)
+    assert not await client.exists(generation_posts_key(b"animora:", abandoned.generation_id))
+    await stores.publish(make_generation(NOW + 2, name=b"third"))
+    assert posts_of(stores) is None
+    await stores.generations.retire(old)
+    life = await client.pttl(generation_posts_key(b"animora:", old.generation_id))
+    assert 0 < life <= 1000 * (TIMELINE.token_ttl + 120)
+
+
+async def test_a_generation_that_is_not_being_built_takes_no_posts(generations: RedisGenerations):
+    with pytest.raises(GenerationGone, match="resume_within"):
+        await generations.intersect_posts(make_generation(), np.arange(3))
+
+
+async def test_posts_that_cannot_be_read_are_none_are_counted_once_and_deleted(stores: Stores, client: Redis):
+    generation = make_generation()
+    key = generation_posts_key(b"animora:", generation.generation_id)
+    await client.set(key, encode_posts(b"another key", np.arange(3)))
+    await stores.publish(generation, KEY)
+    await until(lambda: stores.looked_up("unreadable", "generation") > 0)
+    async with asyncio.timeout(HANG_TIMEOUT):
+        while await client.exists(key):
+            pass
+    hits = stores.looked_up("hit", "generation")
+    await until(lambda: stores.looked_up("hit", "generation") > hits + 1)
+    assert stores.looked_up("unreadable", "generation") == 1
+    assert posts_of(stores) is None
+    assert name_of(await stores.timelines.latest(KEY)) == generation.generation_id
+
+
+async def test_a_run_passes_over_posts_that_cannot_be_read(stores: Stores, client: Redis):
+    generation = make_generation()
+    await stores.generations.begin(generation)
+    await client.set(generation_posts_key(b"animora:", generation.generation_id), b"poison")
+    await stores.generations.intersect_posts(generation, np.arange(3))
+    await stores.publish(generation)
+    await until(lambda: posts_of(stores) == [0, 1, 2])
+
+
+GENERATION = make_generation()
+RECORD: Found = [encode_generation(GENERATION)]
+GENERATION_POSTS_KEY = generation_posts_key(b"animora:", GENERATION.generation_id)
+GENERATION_POSTS: Found = [encode_posts(GENERATION_POSTS_KEY, np.arange(3))]
+
+
+async def watched(redis: ScriptedRedis) -> GenerationWatch:
+    """A watch that has had every answer."""
+    watch = GenerationWatch(redis, 0.001, CacheMetrics(CollectorRegistry()))  # type: ignore[arg-type]  # all that it uses
+    async with watch, asyncio.timeout(HANG_TIMEOUT):
+        await redis.given_all.wait()
+    return watch
+
+
+async def test_posts_are_looked_for_until_redis_answers():
+    redis = ScriptedRedis(RECORD, NoAnswer.ERROR, RECORD, NoAnswer.SKIPPED, RECORD, GENERATION_POSTS, RECORD)
+    posts = (await watched(redis)).posts
+    assert posts is not None
+    assert (posts.generation_id, posts.post_ids.tolist()) == (GENERATION.generation_id, [0, 1, 2])
+    assert redis.asked.count(GENERATION_POSTS_KEY) == 3
+
+
+async def test_a_generation_without_posts_is_asked_for_them_once():
+    redis = ScriptedRedis(RECORD, [None], RECORD, RECORD)
+    watch = await watched(redis)
+    assert (watch.current, watch.posts) == (GENERATION, None)
+    assert redis.asked.count(GENERATION_POSTS_KEY) == 1
+
+
+async def test_posts_that_redis_never_gives_in_time_are_not_asked_for_for_ever():
+    tries: list[Found] = [RECORD, NoAnswer.ERROR] * ATTEMPTS
+    redis = ScriptedRedis(*tries, RECORD, RECORD)
+    with capture_logs() as logs:
+        watch = await watched(redis)
+    assert (watch.current, watch.posts) == (GENERATION, None)
+    assert redis.asked.count(GENERATION_POSTS_KEY) == ATTEMPTS
+    assert [line["log_level"] for line in logs if "posts" in line["event"]] == ["warning"]

@@ -1,0 +1,187 @@
+"""Posts that became visible late: which they are, and that precomputed lists have them after a restart."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from animora_server.catalog import CatalogSnapshot
+from animora_server.settings import TimelineSettings
+from animora_server.timeline import LatePosts
+from animora_server.timeline.keys import timeline_key
+from animora_server.types import CacheStatus, DropReason, GenerationPosts, RankerName, TimelineSnapshot
+from tests.ranker.catalogs import NOW, snapshot
+from tests.timeline.worlds import ALL, HOUR, LOGITS, POSTS, USER, World
+
+GENERATION = b"generation".rjust(16, b".")
+LOADED_AT = NOW + 10
+Posts = dict[int, dict[str, float]]
+LATE: Posts = {100: {"age": 5 * HOUR}}  # made long before the list
+
+
+def loaded(posts: Posts, **more) -> CatalogSnapshot:
+    """The catalog of a server that has just started."""
+    catalog = snapshot(posts, **more)
+    return replace(catalog, arrived_at=np.full(len(catalog), LOADED_AT), read_at=LOADED_AT)
+
+
+def grown(catalog: CatalogSnapshot, posts: Posts) -> CatalogSnapshot:
+    """A catalog with posts that arrived a minute later; the first rows are those of the catalog."""
+    later = snapshot(posts)
+    arrived_at = np.where(np.isin(later.post_ids, catalog.post_ids), LOADED_AT, LOADED_AT + 60)
+    return replace(later, arrived_at=arrived_at, read_at=LOADED_AT + 60)
+
+
+def a_list(read_at: float = NOW, generation_id: bytes = GENERATION) -> TimelineSnapshot:
+    nothing = np.empty(0, np.int64)
+    return TimelineSnapshot(
+        generation_id, nothing, nothing.astype(np.float32), RankerName.NEUCF, "v1", NOW, NOW, read_at
+    )
+
+
+class Generation:
+    """Gives the posts of a generation, and counts."""
+
+    def __init__(self, *post_ids: int, generation_id: bytes = GENERATION) -> None:
+        self.posts: GenerationPosts | None = GenerationPosts(generation_id, np.array(post_ids, np.int64))
+
+    def __call__(self) -> GenerationPosts | None:
+        return self.posts
+
+
+def late_ids(
+    posts: Posts, generation: Generation, made: TimelineSnapshot, max_candidates: int = 100
+) -> list[int]:
+    catalog = loaded(posts)
+    finder = LatePosts(generation, TimelineSettings(max_candidates=max_candidates))
+    return list(map(int, catalog.post_ids[finder.rows(catalog, made, NOW)]))
+
+
+def test_late_are_the_posts_that_the_generation_was_not_ranked_from():
+    assert late_ids({**POSTS, **LATE}, Generation(*ALL), a_list()) == [100]
+    assert late_ids({**POSTS, **LATE}, Generation(), a_list()) == [*ALL, 100]
+    assert late_ids(POSTS, Generation(*ALL, 99), a_list()) == []
+    assert late_ids({}, Generation(*ALL), a_list()) == []
+
+
+def test_late_are_candidates_alone():
+    posts: Posts = {
+        1: {"age": 2 * HOUR},
+        2: {"age": 40 * 86_400},
+        3: {"age": HOUR, "deleted": 1},
+        4: {"age": 3 * HOUR},
+    }
+    assert late_ids(posts, Generation(), a_list()) == [1, 4]
+    assert late_ids(posts, Generation(), a_list(), max_candidates=1) == [1]
+
+
+@pytest.mark.parametrize(
+    "made", [a_list(LOADED_AT), a_list(LOADED_AT + 5), a_list(generation_id=b"another".rjust(16, b"."))]
+)
+def test_a_list_newer_than_the_load_or_not_of_the_generation_lacks_no_late_posts(made: TimelineSnapshot):
+    assert late_ids({**POSTS, **LATE}, Generation(*ALL), made) == []
+
+
+def test_where_the_posts_of_the_generation_are_not_known_yet_none_is_late():
+    generation = Generation(*ALL)
+    generation.posts, posts = None, generation.posts
+    catalog = loaded({**POSTS, **LATE})
+    finder = LatePosts(generation, TimelineSettings())
+    assert finder.rows(catalog, a_list(), NOW).tolist() == []
+    generation.posts = posts
+    assert finder.rows(catalog, a_list(), NOW).tolist() == [30]
+
+
+def test_what_arrives_after_the_load_is_left_to_the_catalog_and_changes_nothing():
+    finder = LatePosts(Generation(*ALL), TimelineSettings())
+    catalog = loaded({**POSTS, **LATE})
+    rows = finder.rows(catalog, a_list(), NOW)
+    assert rows.tolist() == [30]
+    later = grown(catalog, {**POSTS, **LATE, 200: {"age": HOUR}})
+    assert finder.rows(later, a_list(), NOW) is rows  # found once
+    assert LatePosts(Generation(*ALL), TimelineSettings()).rows(later, a_list(), NOW).tolist() == [30]
+
+
+def test_they_are_found_anew_in_another_epoch_and_for_another_generation():
+    generation = Generation(*ALL)
+    finder = LatePosts(generation, TimelineSettings())
+    catalog = loaded({**POSTS, **LATE})
+    assert finder.rows(catalog, a_list(), NOW).tolist() == [30]
+    reordered = replace(loaded({**LATE, **POSTS}), epoch=2)
+    assert finder.rows(reordered, a_list(), NOW).tolist() == [0]
+    generation.posts = GenerationPosts(b"another".rjust(16, b"."), np.array([*ALL[1:], 100]))
+    assert finder.rows(reordered, a_list(generation_id=b"another".rjust(16, b".")), NOW).tolist() == [1]
+
+
+@pytest.fixture
+async def world() -> World:
+    """A server that was restarted, and finds a list precomputed before from all but the late post."""
+    world = World()
+    await world.page()
+    made, ranked = world.store.made_latest[-1], np.array(ALL)
+    key = timeline_key(USER, "digest", include_seen=False)
+    precomputed = replace(made, snapshot_id=GENERATION, fresh_until=NOW + 86_400, cost=0.0)
+    await world.store.make_latest(key, precomputed)
+    world.generation_posts = GenerationPosts(GENERATION, ranked)
+    world.model.logits = {**LOGITS, 100: 5.0}
+    world.pin.snapshot = loaded({**POSTS, **LATE})
+    return world
+
+
+async def test_a_precomputed_list_made_before_a_restart_has_what_became_visible_late(world):
+    first = await world.page(explain_post_ids=np.array([100]))
+    rest = await world.page(page_token=first.next_page_token, explain_post_ids=np.array([100]))
+
+    assert (first.cache, first.post_ids.tolist()) == (CacheStatus.HIT, [100, *ALL[:9]])
+    assert rest.post_ids.tolist() == ALL[9:19]
+    assert not first.dropped_posts
+    assert not rest.dropped_posts
+    assert world.refreshes.why == []
+
+
+@pytest.mark.parametrize(
+    "catalog",
+    [
+        loaded({**POSTS, 100: {"age": 5 * HOUR, "deleted": 1}}),
+        loaded({**POSTS, 100: {"age": 5 * HOUR, "author": USER}}),
+        loaded({**POSTS, 100: {"age": 40 * 86_400}}),
+        loaded({**POSTS, **LATE}, seen=[(USER, 100)]),
+        loaded({**POSTS, 100: {"age": 5 * HOUR, "author": 50}}, blocks=[(50, USER)]),
+    ],
+    ids=["deleted", "own", "old", "seen", "blocked"],
+)
+async def test_a_late_post_that_must_not_be_shown_is_not(world, catalog):
+    world.pin.snapshot = catalog
+    assert (await world.page()).post_ids.tolist() == ALL[:10]
+
+
+async def test_a_late_post_that_is_deleted_later_is_not_shown(world):
+    assert 100 in (await world.page()).post_ids
+    catalog = world.pin.snapshot
+    world.pin.snapshot = replace(catalog, notified_deleted=catalog.rows(np.array([100])))
+    page = await world.page(explain_post_ids=np.array([100]))
+    assert page.post_ids.tolist() == ALL[:10]
+    assert page.dropped_posts == {100: DropReason.DELETED}
+
+
+async def test_late_posts_and_posts_that_arrived_are_merged_together(world):
+    world.model.logits = {**LOGITS, 100: 5.0, 200: 6.0}
+    world.pin.snapshot = grown(world.pin.snapshot, {**POSTS, **LATE, 200: {"age": -1.0}})
+    assert (await world.page()).post_ids.tolist() == [200, 100, *ALL[:8]]
+
+
+async def test_more_late_posts_than_fit_on_a_page_have_the_list_renewed(world):
+    many = {100 + n: {"age": 5 * HOUR} for n in range(25)}
+    world.pin.snapshot = loaded({**POSTS, **many})
+    world.model.logits = {**LOGITS, **dict.fromkeys(many, 5.0)}
+    await world.page()
+    await world.store.until_made(3)
+    assert world.refreshes.why == ["newer"]
+
+
+async def test_without_the_posts_of_its_generation_a_precomputed_list_is_served_as_it_is(world):
+    world.generation_posts = None
+    page = await world.page(explain_post_ids=np.array([100]))
+    assert page.post_ids.tolist() == ALL[:10]
+    assert page.dropped_posts == {100: DropReason.OUTRANKED}
+    assert world.refreshes.why == []
