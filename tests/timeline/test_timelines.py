@@ -400,6 +400,17 @@ async def test_a_post_that_was_merged_into_the_first_page_is_not_called_outranke
     assert not second.dropped_posts
 
 
+async def test_a_newer_post_that_does_not_make_it_to_the_first_page_is_outranked(world):
+    await world.page()
+    world.add({100: {"age": -1.0}, 101: {"age": -2.0}})
+    world.model.logits = {**LOGITS, 100: 9.0, 101: -9.0}
+
+    page = await world.page(explain_post_ids=np.array([1, 100, 101]))
+
+    assert page.post_ids[0] == 100
+    assert page.dropped_posts == {101: DropReason.OUTRANKED}
+
+
 @pytest.mark.parametrize("failure", [None, Overloaded()])
 async def test_a_block_that_is_heard_while_newer_posts_are_scored_is_heeded(world, failure):
     await world.page()

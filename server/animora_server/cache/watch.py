@@ -18,7 +18,7 @@ from animora_server.types import Generation, GenerationPosts
 
 RECORD_BYTES = 1024  # of a record, roughly
 # A Redis that takes longer than its timeout for the posts, and answers else, is not asked for them for ever.
-ATTEMPTS = 5
+ATTEMPTS = 60
 
 log = structlog.get_logger(__name__)
 

@@ -26,6 +26,7 @@ from animora_server.timeline.tokens import PageToken, TokenSigner
 from animora_server.types import (
     CacheStatus,
     DropReason,
+    IntArray,
     TimelinePage,
     TimelineQuery,
     TimelineSnapshot,
@@ -143,7 +144,7 @@ class Timelines:
             cache=reading.status,
             degraded_reason=reading.snapshot.degraded_reason,
             explained=explained,
-            dropped_posts=self._dropped(view, query, reading.snapshot),
+            dropped_posts=self._dropped(view, query, reading.snapshot, posts.post_ids),
         )
 
     async def _next(self, key: bytes, query: TimelineQuery, now: float) -> _Reading:
@@ -197,13 +198,15 @@ class Timelines:
         )
 
     def _dropped(
-        self, view: _View, query: TimelineQuery, snapshot: TimelineSnapshot
+        self, view: _View, query: TimelineQuery, snapshot: TimelineSnapshot, page: IntArray
     ) -> Mapping[int, DropReason]:
-        """Why the posts asked about are not in the timeline."""
+        """Why the posts asked about are not in the timeline, on this page int64 (p) or another."""
         if not len(query.explain_post_ids):
             return {}
-        # What came after the list may have been merged into its first page, or will be in the next list.
-        newer = view.catalog.post_ids[self._lists.newer(view.catalog, snapshot)]
+        # What came after the list is on its first page or on none; on a later one that page is not known.
+        newer = page
+        if query.page_token:
+            newer = view.catalog.post_ids[self._lists.newer(view.catalog, snapshot)]
         listed = np.concatenate((snapshot.post_ids, newer))
         asked, settings = query.explain_post_ids, self._policy.settings
         return why_not(view.catalog, view.viewer, asked, listed, settings, view.now)
