@@ -81,7 +81,7 @@ def test_an_unknown_option_of_a_connection_string_is_named_with_its_setting(file
         ("s3:/models", "write s3://BUCKET/PREFIX"),
         ("s3://", "write s3://BUCKET/PREFIX"),
         ("file://models", "write file:///FOLDER"),
-        ("ftp://host/models", "only a folder"),
+        ("ftp://host/models", "ftp: is not supported, only a folder"),
         ("s3://[bucket/models", "Invalid"),
     ],
 )

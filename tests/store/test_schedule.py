@@ -50,3 +50,22 @@ def test_an_outage_during_a_count_puts_the_next_one_off_by_little(schedule, took
     schedule.failed(now=2000.0, took=took)
 
     assert schedule.wait(2000.0) == pytest.approx(pause)
+
+
+def test_a_reconcile_that_was_frozen_for_an_hour_does_not_put_the_next_one_off_for_ten(schedule):
+    schedule.ended(now=5000.0, began=1400.0, took=3600.0)
+    assert schedule.wait(5000.0) == pytest.approx(9 * INTERVAL)
+
+
+def test_a_count_that_was_frozen_for_an_hour_does_not_either(schedule):
+    schedule.facts_missed(1300.0)
+    schedule.counted(now=5000.0, took=3600.0)
+    assert schedule.wait(5000.0) == pytest.approx(9 * INTERVAL)
+
+
+def test_reconciles_that_became_slow_soon_keep_to_their_share(schedule):
+    waits = []
+    for hour in range(1, 5):
+        schedule.ended(now=3600.0 * hour, began=3600.0 * hour, took=600.0)
+        waits.append(schedule.wait(3600.0 * hour))
+    assert waits == pytest.approx([900, 2700, 5400, 5400])

@@ -50,5 +50,5 @@ def parse_store_url(url: str) -> Path | S3Place:
             )
         return Path(unquote(parts.path))
     if parts.scheme:
-        raise ValueError("only a folder, a file:// or an s3:// URL is supported")
+        raise ValueError(f"{parts.scheme}: is not supported, only a folder, a file:// or an s3:// URL is")
     return Path(url)

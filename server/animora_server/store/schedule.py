@@ -4,10 +4,15 @@ import random
 from collections.abc import Callable
 
 RECONCILE_SHARE = 0.1  # of the time, at most, that goes into reconciles
+# A reconcile counts as so many times what the one before took, at most, or as an interval where that is more:
+# what takes much longer at once was frozen with the process or the database, and cost nothing meanwhile.
+MAX_GROWTH = 3.0
 
 
 class ReconcileSchedule:
     """Spaces reconciles: by an interval from the end of one, and so that they keep to RECONCILE_SHARE.
+
+    Where reconciles become slower by more than MAX_GROWTH, the share is exceeded for a few of them.
 
     All times are seconds of one clock that never steps back.
 
@@ -22,6 +27,7 @@ class ReconcileSchedule:
         self._interval = interval
         self._jitter = jitter
         self._due_at = self._earliest = self._missed_at = float("-inf")
+        self._cost = 0.0  # seconds that the last reconcile counted as
 
     def wait(self, now: float) -> float:
         """Seconds until the next reconcile is due; not positive when it is."""
@@ -34,7 +40,7 @@ class ReconcileSchedule:
 
     def counted(self, now: float, took: float) -> None:
         """All interactions were counted, as the first part of a reconcile, which took some seconds."""
-        self._earliest = now + _pause(took)
+        self._earliest = now + _pause(self._believed(took))
 
     def failed(self, now: float, took: float) -> None:
         """The count failed after some seconds, for which the database may have done nothing or been away."""
@@ -52,10 +58,15 @@ class ReconcileSchedule:
             began: When its second part began; it may lack what was missed since.
             took: Seconds that both parts took.
         """
-        self._earliest = now + _pause(took)
+        self._cost = self._believed(took)
+        self._earliest = now + _pause(self._cost)
         missed = self._missed_at >= began
         self._due_at = float("-inf") if missed else now + self._interval * self._jitter()
 
+    def _believed(self, took: float) -> float:
+        """Seconds that a reconcile counts as, of those that it took."""
+        return min(took, max(MAX_GROWTH * self._cost, self._interval))
 
-def _pause(took: float) -> float:
-    return took * (1 / RECONCILE_SHARE - 1)
+
+def _pause(cost: float) -> float:
+    return cost * (1 / RECONCILE_SHARE - 1)

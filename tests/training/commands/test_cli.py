@@ -122,7 +122,10 @@ def test_a_bad_line_leaves_the_database_as_it_was(run, postgres_url, tmp_path):
             ("fit", "--database-url", "postgresql://", "--output", "out", "--set", "x=1"),
             "NAME=VALUE with one of factors",
         ),
-        (("fit", "--database-url", "postgresql://", "--store", "ftp://host"), "ftp://host"),
+        (
+            ("fit", "--database-url", "postgresql://", "--store", "ftp://host"),
+            "--store: ftp: is not supported",
+        ),
         (("list",), "--store"),
         (("activate", "--store", "models"), "version"),
         (("import", "sample", "--size", "huge"), "--size"),
@@ -135,15 +138,21 @@ def test_wrong_usage_exits_with_two_and_names_the_option(run, arguments, named):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("activate", "20260101T000000Z-abcdef"), "there is no"),
+        (
+            ("activate", "nosuch"),
+            "{store} holds no version nosuch; `animora-train list --store {store}` shows",
+        ),
+        (("rollback",), "no version is active; `animora-train list --store {store}` shows"),
         (("activate", "../elsewhere"), "not a version's name"),
-        (("publish", "nowhere"), "there is no nowhere/manifest.json"),
+        (("publish", "nowhere"), "nowhere holds no version: there is no nowhere/manifest.json"),
         (("evaluate", "--database-url", "postgresql://"), "no active version"),
+        (("evaluate", "nosuch", "--database-url", "postgresql://"), "{store} holds no version nosuch; "),
+        (("compare", "nosuch", "--database-url", "postgresql://"), "{store} holds no version nosuch; "),
     ],
 )
 def test_what_cannot_be_done_exits_with_one_and_says_why(run, tmp_path, arguments, reason):
     refused = run(*arguments, "--store", tmp_path, code=1)
-    assert reason in refused.stderr
+    assert reason.format(store=tmp_path) in refused.stderr
     assert "Traceback" not in refused.output
 
 

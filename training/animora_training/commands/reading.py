@@ -6,7 +6,7 @@ from pathlib import Path
 
 from animora_artifact import Artifact, VersionNotFound
 from animora_training.commands.console import Show
-from animora_training.commands.versions import open_model_store
+from animora_training.commands.versions import missing_version_named, open_model_store
 from animora_training.data.database import connect
 from animora_training.data.dataset import Dataset
 from animora_training.data.reading import read_dataset
@@ -52,6 +52,7 @@ def read_version(store: str, version: str) -> Artifact:
         raise VersionNotFound(
             "the store has no active version: name one, or activate one with `animora-train activate`"
         )
-    artifact = model_store.read(chosen)
+    with missing_version_named(store, chosen):
+        artifact = model_store.read(chosen)
     verify(artifact)
     return artifact

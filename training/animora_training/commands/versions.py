@@ -1,6 +1,9 @@
 """`animora-train publish | activate | rollback | list`: versions in a model store."""
 
 import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +14,9 @@ from animora_artifact import (
     ANYTHING,
     Manifest,
     ModelStore,
+    Package,
     Pointer,
+    SignatureCheck,
     VersionNotFound,
     open_store,
     read_folder,
@@ -48,7 +53,7 @@ def publish(
         key, check = open_signer(sign_key), open_check(verify_key)
         model_store = open_model_store(store)
         # What is about to be signed need not be signed yet.
-        package = signed(read_folder(path.resolve(), None if key else check), key)
+        package = signed(_read_version_folder(path.resolve(), None if key else check), key)
         if check is not None:
             require_signature(package, check)
         verify(unpack(package))
@@ -72,8 +77,9 @@ def activate(
     """Make a published version the one that servers load, forward or back."""
     with plain_errors():
         model_store = open_model_store(store, verify_key)
-        _require_servable(model_store, version)
-        model_store.activate(version, ANYTHING if expected is None else expected or None)
+        with missing_version_named(store, version):
+            _require_servable(model_store, version)
+            model_store.activate(version, ANYTHING if expected is None else expected or None)
     output().print(f"activated {version}")
 
 
@@ -83,13 +89,12 @@ def rollback(store: Store, verify_key: VerifyKey = None) -> None:
         model_store = open_model_store(store, verify_key)
         pointer = model_store.pointer()
         if pointer.previous is not None:
-            try:
+            with missing_version_named(store, f"{pointer.previous}, which was active before"):
                 _require_servable(model_store, pointer.previous)
-            except VersionNotFound as error:
-                raise VersionNotFound(
-                    f"{pointer.previous}, which was active before, is gone: name another with `activate`"
-                ) from error
-        model_store.rollback(pointer)
+        try:
+            model_store.rollback(pointer)
+        except VersionNotFound as error:
+            raise VersionNotFound(f"{error}; {_listing(store)}") from error
     output().print(f"rolled back from {pointer.active} to {pointer.previous}")
 
 
@@ -127,6 +132,29 @@ def open_model_store(store: str, verify_key: Path | None = None) -> ModelStore:
         return open_store(store, check)
     except ValueError as error:
         raise InvalidOption("--store", str(error)) from error
+
+
+@contextmanager
+def missing_version_named(store: str, version: str) -> Iterator[None]:
+    """Raises a VersionNotFound of the block with the store's name and how its versions are listed."""
+    try:
+        yield
+    except VersionNotFound as error:
+        raise VersionNotFound(f"{store} holds no version {version}; {_listing(store)}") from error
+
+
+def _listing(store: str) -> str:
+    return f"`animora-train list --store {shlex.quote(store)}` shows what it holds"
+
+
+def _read_version_folder(folder: Path, check: SignatureCheck | None) -> Package:
+    """Raises as read_folder does."""
+    try:
+        return read_folder(folder, check)
+    except VersionNotFound as error:
+        raise VersionNotFound(
+            f"{folder} holds no version: {error}; name a folder that `fit --output` has written"
+        ) from error
 
 
 def _require_servable(store: ModelStore, version: str) -> None:
