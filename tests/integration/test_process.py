@@ -1,39 +1,15 @@
 """The server as a process: started, asked, drained, and told what is wrong."""
 
 import asyncio
-import os
 import signal
-import sys
 from collections import Counter
 
 import pytest
 
 from animora_client import AsyncRankingClient, RankingError
 from tests.integration.feed import TRAINED_USERS
+from tests.integration.processes import listening_port, start
 from tests.limits import HANG_TIMEOUT
-
-
-def environment(**options: str) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANIMORA_")}
-    return inherited | {f"ANIMORA_{name}": value for name, value in options.items()}
-
-
-async def start(*arguments: str, **options: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "animora_server", *arguments),
-        env=environment(**options),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-
-
-async def listening_port(process: asyncio.subprocess.Process) -> int:
-    """Reads the log until the server says where it listens."""
-    assert process.stderr is not None
-    async for line in process.stderr:
-        if b'"listening"' in line:
-            return int(line.split(b'"grpc_port": ')[1].split(b",")[0].rstrip(b"}\n"))
-    raise AssertionError("the server ended before it listened")
 
 
 async def test_sigterm_to_one_of_two_servers_under_load_loses_no_request(feed, redis_url, store, tmp_path):

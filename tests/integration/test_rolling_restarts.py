@@ -1,60 +1,75 @@
-"""Two servers are restarted one after the other under load, and every call has its answer."""
+"""Two whole servers are restarted one after the other under load, and every call has its answer."""
 
 import asyncio
+import random
 import signal
 import socket
-import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
 
-from animora_client import AsyncRankingClient, RankingClient, RankingError
+from animora_client import AsyncRankingClient, Ranker, RankingClient, RankingError
 from animora_client.ranking import Ranking
-from tests.integration.nginx import nginx
+from tests.integration.feed import TRAINED_USERS
+from tests.integration.pages import get
+from tests.integration.processes import start
+from tests.integration.proxies import envoy, nginx
 from tests.limits import HANG_TIMEOUT
 
-ROUNDS = 2
 CALLERS = 8  # of each kind
-POSTS = (3, 1, 2)
+POSTS = (100, 200, 300)
+PROXIES = {"through nginx": nginx, "through Envoy": envoy}
+
+
+def unused_port() -> int:
+    """A free port that the system gives to nobody by itself, so that it is still free after a restart."""
+    while True:
+        with closing(socket.socket()) as probe, suppress(OSError):
+            port = random.randrange(20_000, 30_000)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:
-    """A server process that comes back at the same port, which the test holds."""
+    """A server process that comes back at the same ports."""
 
-    def __init__(self) -> None:
-        self._held = socket.socket()
-        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._held.bind(("127.0.0.1", 0))
-        self.port: int = self._held.getsockname()[1]
+    def __init__(self, log: Path, **options: str) -> None:
+        self.port = unused_port()
+        self._http_port = unused_port()
+        self._options = options | {"GRPC_PORT": str(self.port), "HTTP_PORT": str(self._http_port)}
+        self._log = log
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Returns once it serves."""
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.integration.echo_server", str(self.port)),
-            cwd=Path(__file__).parents[2],
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert self._process.stdout is not None
-        assert await self._process.stdout.readline() == b"serving\n"
+        """Returns once it is ready, as an operator sees it."""
+        with self._log.open("a") as log:
+            self._process = await start("serve", stderr=log, **self._options)
+        while True:
+            try:
+                await asyncio.to_thread(get, self._http_port, "/readyz")
+            except OSError:  # not there yet, or 503
+                assert self._process.returncode is None, self._log.read_text()
+                await asyncio.sleep(0.05)
+            else:
+                return
 
     async def restart(self) -> None:
         """Stops it as an operator does, and starts it again."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        assert await self._process.wait() == 0
+        assert await self._process.wait() == 0, self._log.read_text()
         await self.start()
 
     async def aclose(self) -> None:
         """Ends it."""
         if self._process is not None and self._process.returncode is None:
-            self._process.kill()
+            self._process.terminate()
             await self._process.wait()
-        self._held.close()
 
 
 class Ledger:
@@ -62,16 +77,19 @@ class Ledger:
 
     def __init__(self) -> None:
         self.sent: Counter[str] = Counter()
-        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.outcomes: Counter[str] = Counter()
         self.over = threading.Event()
         self._lock = threading.Lock()
 
     def enter(self, client: str, outcome: Ranking | RankingError) -> None:
         """Notes the outcome of a call."""
-        text = str(outcome) if isinstance(outcome, RankingError) else f"posts {outcome.post_ids}"
+        if isinstance(outcome, RankingError):
+            text = str(outcome)
+        else:
+            text = f"{outcome.ranker} {sorted(outcome.post_ids)}"
         with self._lock:
             self.sent[client] += 1
-            self.outcomes[client, text] += 1
+            self.outcomes[text] += 1
 
     async def more(self, count: int) -> None:
         """Waits until each client has so many further outcomes."""
@@ -88,45 +106,64 @@ async def load(target: str) -> AsyncIterator[Ledger]:
     async def ask(client: AsyncRankingClient) -> None:
         while not ledger.over.is_set():
             try:
-                ledger.enter("async", await client.rank(7, POSTS))
+                ledger.enter("async", await client.rank(TRAINED_USERS[0], POSTS))
             except RankingError as error:
                 ledger.enter("async", error)
 
     def ask_in_a_thread(client: RankingClient) -> None:
         while not ledger.over.is_set():
             try:
-                ledger.enter("sync", client.rank(7, POSTS))
+                ledger.enter("sync", client.rank(TRAINED_USERS[0], POSTS))
             except RankingError as error:
                 ledger.enter("sync", error)
 
-    with RankingClient(target, timeout=HANG_TIMEOUT) as client:
+    # Threads of their own: those of asyncio.to_thread look whether servers are ready.
+    with (
+        ThreadPoolExecutor(CALLERS) as threads,
+        RankingClient(target, timeout=HANG_TIMEOUT) as client,
+    ):
         async with (
             AsyncRankingClient(target, timeout=HANG_TIMEOUT) as async_client,
             asyncio.TaskGroup() as tasks,
         ):
             for _ in range(CALLERS):
                 tasks.create_task(ask(async_client))
-                tasks.create_task(asyncio.to_thread(ask_in_a_thread, client))
+                threads.submit(ask_in_a_thread, client)
             try:
                 yield ledger
             finally:
                 ledger.over.set()
+                await asyncio.to_thread(threads.shutdown)
 
 
-@pytest.mark.parametrize("way", ["directly", "through nginx"])
-async def test_rolling_restarts_of_two_servers_lose_no_call(way, tmp_path_factory):
-    async with AsyncExitStack() as stack:
-        servers = [Server(), Server()]
+@pytest.mark.parametrize("way", ["directly", *PROXIES])
+async def test_rolling_restarts_of_two_servers_lose_no_call(
+    way, feed, redis_url, store, tmp_path, tmp_path_factory
+):
+    options = {
+        "DATABASE_URL": feed.url,
+        "CACHE_URL": redis_url,
+        "MODELS_STORE": str(tmp_path / "models"),
+        "MODELS_READY_REQUIRES_MODEL": "true",
+        "MODELS_PREFLIGHT": "false",
+        "GRPC_WORKERS": "2" if way == "through nginx" else "1",  # as docs/client.md says
+        "SCORER_DEVICE": "cpu",
+    }
+    async with AsyncExitStack() as stack, asyncio.timeout(HANG_TIMEOUT):
+        servers = [Server(tmp_path / f"server{number}.log", **options) for number in range(2)]
         for server in servers:
             stack.push_async_callback(server.aclose)
         ports = [server.port for server in servers]
-        target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
-        if way == "through nginx":
-            target = await stack.enter_async_context(nginx(tmp_path_factory.mktemp("nginx"), ports))
+        proxy = None
+        if way in PROXIES:
+            proxy = await stack.enter_async_context(PROXIES[way](tmp_path_factory.mktemp("proxy"), ports))
+        target = proxy.target if proxy else "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
         await asyncio.gather(*(server.start() for server in servers))
         async with load(target) as ledger:
-            for server in servers * ROUNDS:
-                await ledger.more(50)
+            for server in servers:
+                await ledger.more(100)
                 await server.restart()
-            await ledger.more(50)
-    assert set(ledger.outcomes) == {("async", f"posts {POSTS}"), ("sync", f"posts {POSTS}")}
+                if proxy:
+                    await proxy.follows(server.port)
+            await ledger.more(100)
+    assert set(ledger.outcomes) == {f"{Ranker.NEUCF} {list(POSTS)}"}

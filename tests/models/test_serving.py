@@ -21,7 +21,7 @@ from tests.artifact.keys import KeyPair, write_keys
 from tests.integration.feed import Feed, fill
 from tests.integration.ledger import Ledger
 from tests.integration.pages import get
-from tests.integration.test_process import listening_port, start
+from tests.integration.processes import listening_port, start
 from tests.limits import HANG_TIMEOUT
 from tests.s3_server import S3Prefix
 from tests.scorer.artifacts import tiny_artifact
