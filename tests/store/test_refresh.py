@@ -3,7 +3,8 @@
 import random
 import threading
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import ClassVar
 
 import asyncpg
@@ -26,6 +27,7 @@ class Follower:
         self.catalog = Catalog.empty(None)
         self.preference = NO_PREFERENCE
         self.unusable = None
+        self.lacks_interactions = False
         self._store = store
         self._settings = settings
         self._read_at = None
@@ -38,12 +40,15 @@ class Follower:
         async with self._store.reading() as reading:
             refresh = self._refresh(reading)
             self.catalog = await refresh.reconcile()
+            self.lacks_interactions = refresh.lacks_interactions(self.catalog)
             self.unusable = refresh.unusable
             self._read_at = reading.now
 
     async def poll(self, deleted=NO_IDS):
         async with self._store.reading() as reading:
-            self.catalog = await self._refresh(reading).poll(self._read_at, deleted)
+            refresh = self._refresh(reading)
+            self.catalog = await refresh.poll(self._read_at, deleted)
+            self.lacks_interactions = refresh.lacks_interactions(self.catalog)
             self._read_at = reading.now
 
     def _refresh(self, reading):
@@ -536,3 +541,57 @@ async def test_nothing_new_is_a_snapshot_that_differs_in_the_time_of_its_blocks_
     assert follower.snapshot.blocks_read_at > before.blocks_read_at
     assert follower.snapshot.index is before.index
     assert follower.snapshot.post_ids is before.post_ids
+
+
+class Ahead:
+    """A store of a database whose clock is some time ahead."""
+
+    def __init__(self, store, seconds):
+        self._store = store
+        self.ahead = timedelta(seconds=seconds)
+
+    @asynccontextmanager
+    async def reading(self):
+        async with self._store.reading() as reading:
+            reading.now += self.ahead
+            yield reading
+
+
+async def test_a_post_made_after_the_clock_went_back_is_found_by_the_next_poll(database, store):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    clock = Ahead(store, 3600)
+    follower = Follower(clock)
+    await follower.reconcile()
+    read_at = follower.snapshot.read_at
+    clock.ahead = timedelta()
+    await database.execute("insert into animora_app.posts (id, author_id) values (2, 1)")
+    await follower.poll()
+    assert follower.snapshot.post_ids.tolist() == [1, 2]
+    assert follower.snapshot.newer_than(read_at).tolist() == [1]
+    assert follower.snapshot.has_changed_since(read_at)
+
+
+async def test_interactions_are_to_be_counted_again_after_the_clock_went_back(database, store):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    clock = Ahead(store, 3600)
+    follower = Follower(clock)
+    await follower.reconcile()
+    assert not follower.lacks_interactions
+    clock.ahead = timedelta()
+    await database.execute("insert into animora_app.likes values (2, 1, now())")
+    await follower.poll()
+    assert follower.lacks_interactions
+    await follower.reconcile()
+    assert not follower.lacks_interactions
+    assert follower.snapshot.seen_posts(2).tolist() == [1]
+
+
+async def test_a_clock_that_went_back_less_than_the_count_lies_behind_costs_no_count(database, store):
+    clock = Ahead(store, 3600)
+    follower = Follower(clock)
+    await follower.reconcile()
+    clock.ahead = timedelta(seconds=4000)
+    await follower.poll()
+    clock.ahead = timedelta(seconds=3700)
+    await follower.poll()
+    assert not follower.lacks_interactions

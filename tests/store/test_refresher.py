@@ -2,6 +2,7 @@ import asyncio
 import math
 import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 
 import asyncpg
 import numpy as np
@@ -316,6 +317,34 @@ async def test_what_is_counted_in_vain_is_counted_again_later(database, store, m
         await published.until(knows_not(1))
 
     assert failed.is_set()
+
+
+async def test_a_like_made_after_the_clock_went_back_does_not_wait_for_the_next_reconcile(
+    database, store, metrics, published
+):
+    class Clock:
+        ahead = timedelta(hours=1)
+
+    class Store(WatchedStore):
+        @asynccontextmanager
+        async def reading(self, views=VIEWS):
+            async with self._store.reading(views) as reading:
+                reading.now += Clock.ahead
+                yield reading
+
+        def beside(self):
+            return Store(self._store.beside())
+
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    rarely = FAST.model_copy(update={"reconcile_interval": 86_400.0})
+    with capture_logs() as logs:
+        async with CatalogRefresher(Store(store), rarely, metrics, published.publish):
+            await published.until(knows(1))
+            Clock.ahead = timedelta()
+            await database.execute("insert into animora_app.likes values (2, 1, now())")
+            await published.until(lambda snapshot: snapshot.seen_posts(2).tolist() == [1])
+    (line,) = [entry for entry in logs if entry["event"] == "the database's clock went back"]
+    assert 3590 < line["seconds"] < 3600
 
 
 async def test_the_directory_is_made_and_holds_nothing_afterwards(

@@ -32,7 +32,8 @@ class CatalogSnapshot:
         max_interactions: The highest count among posts that were not deleted when this was read, 0 for none.
         arrived_at: float64 (n), the database's time of the reading that brought the row; never descending.
         embeddings: Rows [0, n) are written, and never change within an epoch.
-        read_at: The database's time when all this was read, in unix seconds.
+        read_at: The database's time when all this was read, in unix seconds; where its clock has stepped
+            back, a moment after that of the snapshot before.
         posts_read_at: `time.monotonic()` when the reading of the posts began.
         blocks_read_at: `time.monotonic()` when the last successful reading of the blocks began.
         feed: The posts that were not deleted when this was read, by age; ask `deleted` which of them are now.

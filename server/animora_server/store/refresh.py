@@ -1,6 +1,7 @@
 """One refresh of the catalog, from one consistent reading of the database."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -82,6 +83,9 @@ class Refresh:
         self._table = catalog.posts
         self._settings = settings
         self._began = began
+        # A list that was made before must not pass for one that has what this reading finds, although the
+        # database's clock may have stepped back, as after a failover.
+        self._read_at = max(reading.now.timestamp(), math.nextafter(catalog.snapshot.read_at, math.inf))
 
     async def reconcile(self, count: Count | None = None) -> Catalog:
         """Compares everything; the first load is a reconcile with an empty catalog.
@@ -116,6 +120,7 @@ class Refresh:
             OSError: The embeddings cannot be written.
         """
         filled = await self._filled(FILLED_PER_POLL)
+        since = min(since, self._reading.now)  # the clock may have stepped back
         found = await self._reading.posts_since(earlier(since, self._settings.recount_window))
         # The other posts are read by the same rules, so that none of them can be both gone and found.
         others = await asyncio.to_thread(np.union1d, deleted, filled)
@@ -164,7 +169,7 @@ class Refresh:
             await self._reading.embeddings_of(found.ids[draft.pending], draft.add)
         else:
             await self._all_embeddings(found, draft)
-        posts = await asyncio.to_thread(draft.finish, removed, self._reading.now.timestamp())
+        posts = await asyncio.to_thread(draft.finish, removed, self._read_at)
         if posts is not self._table:
             self.unusable = await asyncio.to_thread(posts.unusable)
         return posts
@@ -180,7 +185,7 @@ class Refresh:
         await self._all_embeddings(found, draft)
 
         def rewritten() -> PostTable:
-            return draft.finish(np.empty(0, np.int64), self._reading.now.timestamp()).in_order_of(posts)
+            return draft.finish(np.empty(0, np.int64), self._read_at).in_order_of(posts)
 
         posts = await asyncio.to_thread(rewritten)
         self.unusable = await asyncio.to_thread(posts.unusable)
@@ -194,10 +199,16 @@ class Refresh:
     async def _with_activity(self, posts: PostTable, base: InteractionBase) -> Catalog:
         base = await self._extended(base)
         recent = await self._reading.interactions(base.until)
-        activity = Activity(
-            base, recent, await self._reading.blocks(), self._reading.now.timestamp(), self._began
-        )
+        activity = Activity(base, recent, await self._reading.blocks(), self._read_at, self._began)
         return await asyncio.to_thread(self._catalog.refreshed, posts, activity)
+
+    def lacks_interactions(self, catalog: Catalog) -> bool:
+        """Whether a catalog lacks interactions until all are counted again.
+
+        Its base ends in the recount window only where the database's clock has stepped back since: what was
+        made then is neither in the base nor after it.
+        """
+        return catalog.activity.base.until > earlier(self._reading.now, self._settings.recount_window)
 
     async def _extended(self, base: InteractionBase) -> InteractionBase:
         """The base, up to the recount window if it ends long before, so that polls read little."""

@@ -196,6 +196,11 @@ class CatalogRefresher:
         self._refreshed_at = time.monotonic()
         seconds = self._refreshed_at - began
         self._record(seconds)
+        if since is not None and reading.now < since:
+            log.warning("the database's clock went back", seconds=(since - reading.now).total_seconds())
+        if refresh.lacks_interactions(catalog):
+            self._schedule.facts_missed(time.monotonic())
+            self._count_soon.set()
         if since is None or count is not None:
             took = 0.0 if since is None else self._took + seconds
             self._schedule.ended(time.monotonic(), began, took)
