@@ -249,6 +249,48 @@ async def test_a_full_redis_says_that_it_stores_nothing_and_still_answers(embedd
         assert not stores.left_alone
 
 
+async def test_nobody_waits_for_what_a_full_redis_has_refused(embedded_redis: Start):
+    server = await embedded_redis()
+    async with (
+        asyncio.timeout(HANG_TIMEOUT / 4),
+        Stores(server.url, timeout=60) as stores,
+        Stores(server.url, timeout=60) as others,
+        redis.asyncio.from_url(server.url) as client,
+    ):
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("maxmemory", "1")
+        there, elsewhere = make_list(), make_list(NOW + 1)
+        assert not await others.timelines.make_latest(KEY, elsewhere)
+        assert not await stores.timelines.make_latest(KEY, there)
+        long = asyncio.get_running_loop().time() + HANG_TIMEOUT
+        assert await stores.timelines.pinned(KEY, elsewhere.snapshot_id, long, long) is None
+
+
+async def test_a_list_that_another_process_writes_late_is_waited_for_once_redis_has_room(
+    embedded_redis: Start,
+):
+    server = await embedded_redis()
+    async with (
+        asyncio.timeout(HANG_TIMEOUT),
+        Stores(server.url) as stores,
+        Stores(server.url) as others,
+        redis.asyncio.from_url(server.url) as client,
+    ):
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("maxmemory", "1")
+        assert not await stores.timelines.make_latest(KEY, make_list())
+        assert stores.redis.is_full
+        await client.config_set("maxmemory", "0")
+        assert await stores.timelines.make_latest(KEY, make_list())
+        assert not stores.redis.is_full
+        long, late = asyncio.get_running_loop().time() + HANG_TIMEOUT, make_list(NOW + 1)
+        waiting = asyncio.create_task(stores.timelines.pinned(KEY, late.snapshot_id, long, long))
+        misses = stores.looked_up("miss")
+        await until(lambda: stores.looked_up("miss") > misses)
+        await others.until_stored(late)
+        assert name_of(await waiting) == late.snapshot_id
+
+
 async def test_a_read_only_replica_says_that_it_stores_nothing_and_still_answers(embedded_redis: Start):
     server = await embedded_redis()
     async with Stores(server.url) as stores, redis.asyncio.from_url(server.url) as client:

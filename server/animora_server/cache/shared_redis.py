@@ -31,6 +31,7 @@ FAILURES_TO_OPEN = 3
 RECOVERY_INTERVAL = 1.0  # seconds between looks at whether Redis is left alone
 RECOVERY_BACKOFF = Backoff(first=0.05)
 RECONNECT_BACKOFF = Backoff(first=0.05)
+FULL_FOR = 1.0  # seconds after a refused write for which others' writes are taken to be refused, too
 WRITE_TIMEOUT = 1.0  # seconds that a batch of writes may take, whoever still waits for it
 
 log = structlog.get_logger(__name__)
@@ -53,6 +54,7 @@ class SharedRedis:
         self._client: Redis | RedisCluster
         self._reader: Redis | RedisCluster
         self._away_since = 0.0  # on the event loop's clock; of meaning while Redis is left alone
+        self._full_until = float("-inf")  # on the event loop's clock
         self._refusals = 0  # batches of writes in a row
         self._reconnect_at = float("-inf")  # on the event loop's clock, not sooner
         self._left_alone = asyncio.Event()
@@ -108,6 +110,11 @@ class SharedRedis:
     def away_for(self) -> float:
         """Seconds for which Redis has been left alone; 0 while it is used."""
         return asyncio.get_running_loop().time() - self._away_since if self._breaker.is_open else 0.0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether Redis refused a write of this process for want of memory, FULL_FOR seconds ago at most."""
+        return asyncio.get_running_loop().time() < self._full_until
 
     def until(self) -> float:
         """When a look-up that begins now has its answer at the latest, on the event loop's clock."""
@@ -194,11 +201,13 @@ class SharedRedis:
         """
         refusals = [each for each in replies if isinstance(each, ResponseError)]
         if not refusals:
-            self._refusals = 0
+            self._refusals, self._full_until = 0, float("-inf")
             return
         now = asyncio.get_running_loop().time()
-        # A full Redis is the right one.
-        if now < self._reconnect_at or isinstance(refusals[0], OutOfMemoryError):
+        if isinstance(refusals[0], OutOfMemoryError):
+            self._full_until = now + FULL_FOR
+            return  # a full Redis is the right one
+        if now < self._reconnect_at:
             return
         self._refusals += 1
         self._reconnect_at = now + RECONNECT_BACKOFF.delay(self._refusals)

@@ -95,12 +95,14 @@ class RedisTimelines:
     async def pinned(
         self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
     ) -> TimelineSnapshot | None:
-        """See TimelineStore. A Redis that has been left alone for some time is not asked again."""
+        """See TimelineStore. A Redis that is full, or was left alone for some time, is not asked again."""
         loop = asyncio.get_running_loop()
         while True:
             found = await self._find(key, snapshot_id, min(self._redis.until(), answer_by))
             if isinstance(found, TimelineSnapshot):
                 return found
+            if found is None and self._redis.is_full:
+                return None  # whoever made the list could not write it
             ask_again_until = written_by if found is None else answer_by
             if loop.time() + ASK_AGAIN_AFTER > ask_again_until or self._redis.away_for > AWAY:
                 return None
