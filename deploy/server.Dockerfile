@@ -35,6 +35,10 @@ LABEL org.opencontainers.image.title="animora-server" \
 RUN groupadd --gid 10001 animora \
     && useradd --uid 10001 --gid animora --no-create-home --shell /usr/sbin/nologin animora \
     && install --directory --owner=animora --group=animora /models /var/lib/animora
+# The first process of a container loses signals that it has no handler for, and Python has none at first.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/animora /opt/animora
 # Beyond loopback the server wants TLS, or ANIMORA_GRPC_INSECURE=true, said by whoever runs it.
 ENV PATH=/opt/animora/bin:$PATH \
@@ -54,5 +58,5 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python", "-c", "from os import environ; from urllib.request import urlopen; \
 urlopen('http://127.0.0.1:' + environ.get('ANIMORA_HTTP_PORT', '9464') + '/livez', timeout=2)"]
-ENTRYPOINT ["animora-server"]
+ENTRYPOINT ["tini", "-s", "--", "animora-server"]
 CMD ["serve"]

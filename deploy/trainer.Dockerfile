@@ -30,9 +30,10 @@ LABEL org.opencontainers.image.title="animora-trainer" \
 RUN groupadd --gid 10001 animora \
     && useradd --uid 10001 --gid animora --no-create-home --shell /usr/sbin/nologin animora \
     && install --directory --owner=animora --group=animora /models
-# It compiles what scores (docs/models.md); the server needs none.
+# GCC compiles what scores (docs/models.md); the server needs none. The first process of a container loses signals
+# that it has no handler for, and Python has none at first, so tini is it.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc \
+    && apt-get install --yes --no-install-recommends gcc tini \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/animora /opt/animora
 ENV PATH=/opt/animora/bin:$PATH \
@@ -43,5 +44,5 @@ ENV PATH=/opt/animora/bin:$PATH \
 USER 10001:10001
 STOPSIGNAL SIGTERM
 HEALTHCHECK NONE
-ENTRYPOINT ["animora-train"]
+ENTRYPOINT ["tini", "-s", "--", "animora-train"]
 CMD ["fit", "--activate"]

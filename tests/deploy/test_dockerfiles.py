@@ -94,11 +94,20 @@ def test_it_runs_as_a_user_without_rights_by_number(dockerfile):
     assert "RUN" not in [word for word, _ in dockerfile.instructions[at:]]
 
 
-def test_it_starts_the_program_itself_so_that_signals_reach_it(dockerfile, project):
+def test_an_init_starts_the_program_without_a_shell_so_that_every_signal_reaches_it(dockerfile, project):
+    """As the first process the program would lose a signal that comes before Python has a handler for it."""
     entrypoint = json.loads(dockerfile.last("ENTRYPOINT"))
-    assert entrypoint[0] in project["project"]["scripts"]
+    assert entrypoint[:-1] == ["tini", "-s", "--"]
+    assert entrypoint[-1] in project["project"]["scripts"]
     assert all(isinstance(word, str) for word in json.loads(dockerfile.last("CMD")))
     assert dockerfile.last("STOPSIGNAL") == "SIGTERM"
+
+
+def test_the_last_stage_installs_the_init(dockerfile):
+    last = max(at for at, (word, _) in enumerate(dockerfile.instructions) if word == "FROM")
+    (installed,) = [rest for word, rest in dockerfile.instructions[last:] if "apt-get install" in rest]
+    packages = installed.split("--no-install-recommends ")[1].split(" && ")[0].split()
+    assert "tini" in packages
 
 
 def test_it_installs_extras_that_exist(dockerfile, project):

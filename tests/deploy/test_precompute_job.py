@@ -79,4 +79,4 @@ def test_it_uses_the_image_whose_program_it_is(container, checkout):
     assert container["image"] == "animora-server"
     text = (checkout / "deploy/server.Dockerfile").read_text()
     entrypoint = next(line for line in text.splitlines() if line.startswith("ENTRYPOINT"))
-    assert json.loads(entrypoint.removeprefix("ENTRYPOINT")) == ["animora-server"]
+    assert json.loads(entrypoint.removeprefix("ENTRYPOINT"))[-1] == "animora-server"
