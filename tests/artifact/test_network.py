@@ -1,4 +1,8 @@
 import io
+import os
+import subprocess
+import sys
+import tempfile
 import zipfile
 from dataclasses import replace
 
@@ -137,3 +141,21 @@ def test_the_best_posts_of_each_user_are_compared():
     assert golden.overlap(swapped) == pytest.approx(0.95)
     assert golden.overlap(np.negative(record)) == pytest.approx(0.8)
     assert golden.overlap(record, best=100) == 1.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts what it should on Linux")
+def test_a_network_is_loaded_in_the_memory_of_its_weights():
+    def load_within(tables):
+        # With this, the C library gives back what is freed, so that the limit is on what is in use.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
+        command = (sys.executable, "-W", "ignore", "-m", "tests.artifact.limited_loading", str(tables))
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    enough = load_within(1.5)
+    assert enough.returncode == 0, enough.stderr
+    assert load_within(0.5).returncode != 0
+
+
+def test_a_network_is_loaded_without_a_folder_for_temporary_files(artifact, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert golden_error(load_network(artifact.model, CPU), artifact.golden, CPU) < 1e-6

@@ -5,6 +5,7 @@ import io
 import re
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -96,7 +97,7 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
     try:
         _require_stored(model)
         _require_no_files(model)  # first: a module's own code may run while it is loaded
-        module = torch.jit.load(io.BytesIO(model), map_location="cpu")  # type: ignore[no-untyped-call]
+        module = _parse(model)
         _require_methods(module)
         _require_whole({**module.state_dict(), **_constants(module)})
         module = module.to(dtype=dtype).to(device).eval()
@@ -115,6 +116,25 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
                 RejectionReason.CONTENT, f"model.ts: {name} holds a weight that is not finite in {dtype}"
             )
     return cast(Network, module)
+
+
+def _parse(model: bytes) -> torch.jit.ScriptModule:
+    """The module, on the CPU.
+
+    It is read from a file that has no name: from memory PyTorch makes two copies of the whole, and is asked for
+    that only where no such file can be had.
+    """
+    with ExitStack() as stack:
+        source: str | io.BytesIO
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile(prefix="animora-model-"))
+            file.write(model)
+            file.flush()
+            source = f"/dev/fd/{file.fileno()}"
+            Path(source).stat()
+        except OSError:  # no room, no folder that may be written, or another system
+            source = io.BytesIO(model)
+        return cast(torch.jit.ScriptModule, torch.jit.load(source, map_location="cpu"))  # type: ignore[no-untyped-call]
 
 
 def _require_stored(model: bytes) -> None:

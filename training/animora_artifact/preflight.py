@@ -26,7 +26,7 @@ from animora_artifact.vocabulary import Vocabulary
 
 NICENESS = 10  # of the process: requests go first
 OOM_SCORE = "1000"  # and where memory runs out, the process ends before the one that serves
-# What a step may allocate. A version takes 1.3 times its size, and 3 times where its weights are halves.
+# What a step may allocate. A version takes its size, and 3 times that where its weights are halves.
 MEMORY_FACTOR = 4
 MEMORY_FLOOR = 1 << 30  # bytes beside: for what the golden rows take, and libraries that are loaded late
 _LENGTH = struct.Struct("<Q")
