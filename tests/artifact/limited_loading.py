@@ -1,4 +1,4 @@
-"""A program of its own that loads a network with a large user table in little memory, see training.data.limited."""
+"""A program of its own that loads a large network in little memory, see training.data.limited."""
 
 import sys
 

@@ -121,8 +121,8 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
 def _parse(model: bytes) -> torch.jit.ScriptModule:
     """The module, on the CPU.
 
-    It is read from a file that has no name: from memory PyTorch makes two copies of the whole, and is asked for
-    that only where no such file can be had.
+    It is read from a file that has no name: from memory PyTorch makes two copies of the whole, so it reads
+    from there only where no such file can be had.
     """
     with ExitStack() as stack:
         source: str | io.BytesIO
