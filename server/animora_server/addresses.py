@@ -1,10 +1,16 @@
 """The addresses that an option's host and port stand for, and whether they can be listened on."""
 
 import errno
+import os
 import socket
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from animora_server.errors import ConfigurationError
+
+ATTEMPTS = 16  # at a port that is free at all addresses of a host
+# A name may have an address that this machine has not, or of a family that it does not know.
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class Address(NamedTuple):
@@ -15,7 +21,7 @@ class Address(NamedTuple):
 
 
 def addresses(section: str, host: str, port: int) -> list[Address]:
-    """All addresses of a host.
+    """All addresses of a host, each once.
 
     Raises:
         ConfigurationError: It has none.
@@ -24,7 +30,7 @@ def addresses(section: str, host: str, port: int) -> list[Address]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise ConfigurationError(f"{section}.host: {host} is not an address of this machine") from error
-    return [Address(family, address) for family, _, _, _, address in found]
+    return list(dict.fromkeys(Address(family, address) for family, _, _, _, address in found))
 
 
 def bind(address: Address, *options: int) -> socket.socket:
@@ -40,6 +46,49 @@ def bind(address: Address, *options: int) -> socket.socket:
     return bound
 
 
+def bind_all(section: str, host: str, port: int, *options: int) -> list[socket.socket]:
+    """Sockets at one port, bound to each address of a host that this machine has.
+
+    Args:
+        section: Of the options that name the host and the port.
+        host: A name or an address.
+        port: 0 for any that is free at all of them.
+        options: See bind.
+
+    Raises:
+        ConfigurationError: Somebody has the port at one of the addresses, or none is this machine's.
+    """
+    for _ in range(ATTEMPTS):
+        with ExitStack() as opened:
+            try:
+                bound = _bind_each(addresses(section, host, port), opened, options)
+            except OSError as error:
+                why_not = error
+                if port or error.errno != errno.EADDRINUSE:
+                    break
+            else:
+                opened.pop_all()
+                return bound
+    raise cannot_listen(section, host, port, why_not)
+
+
+def _bind_each(found: list[Address], opened: ExitStack, options: tuple[int, ...]) -> list[socket.socket]:
+    """Binds to each address that this machine has. Raises OSError."""
+    bound: list[socket.socket] = []
+    why_not = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    for family, (name, port, *rest) in found:
+        at = name, port or (bound[0].getsockname()[1] if bound else 0), *rest
+        try:
+            bound.append(opened.enter_context(bind(Address(family, at), *options)))
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+            why_not = error
+    if not bound:
+        raise why_not
+    return bound
+
+
 def require_free(section: str, host: str, port: int) -> None:
     """Checks that nobody listens on a port, at none of the host's addresses.
 
@@ -48,18 +97,8 @@ def require_free(section: str, host: str, port: int) -> None:
     Raises:
         ConfigurationError: Somebody does, or the host has no address that this machine has.
     """
-    why_not: OSError | None = None
-    usable = 0
-    for address in addresses(section, host, port):
-        try:
-            bind(address, socket.SO_REUSEADDR).close()
-            usable += 1
-        except OSError as error:
-            why_not = error
-            if error.errno != errno.EADDRNOTAVAIL:  # a name may have an address that this machine has not
-                break
-    if why_not is not None and (not usable or why_not.errno != errno.EADDRNOTAVAIL):
-        raise cannot_listen(section, host, port, why_not)
+    for bound in bind_all(section, host, port, socket.SO_REUSEADDR):
+        bound.close()
 
 
 def cannot_listen(section: str, host: str, port: int, error: OSError | None = None) -> ConfigurationError:

@@ -3,9 +3,11 @@
 import asyncio
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from functools import partial
 from http import HTTPStatus
-from socketserver import TCPServer, ThreadingMixIn
+from socket import SO_REUSEADDR, socket
+from socketserver import ThreadingMixIn
 from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from animora_server.addresses import Address, addresses, cannot_listen
+from animora_server.addresses import bind_all, cannot_listen
 from animora_server.settings import HttpSettings
 
 if TYPE_CHECKING:
@@ -43,41 +45,43 @@ class Probes:
         self._app = _router(
             {"/metrics": make_wsgi_app(registry), "/livez": _probe(live), "/readyz": _probe(ready)}
         )
-        self._server: _Server | None = None
-        self._thread: Thread | None = None
+        self._listening: list[tuple[_Server, Thread]] = []  # for each address of the host
 
     @property
     def port(self) -> int:
         """The port that it listens on, also where the settings leave the choice to the system."""
-        if self._server is None:
+        if not self._listening:
             raise RuntimeError("the probes are not being served")
-        return self._server.server_port
+        return self._listening[0][0].server_port
 
     async def __aenter__(self) -> Self:
-        """Listens.
+        """Listens at all addresses of the host.
 
         Raises:
-            ConfigurationError: The address cannot be listened on.
+            ConfigurationError: One cannot be listened on.
         """
         host, port = self._settings.host, self._settings.port
-        found = await asyncio.to_thread(addresses, "http", host, port)
-        try:
-            self._server = _Server(found[0], self._app)
-        except OSError as error:
-            raise cannot_listen("http", host, port, error) from error
-        self._thread = Thread(
-            target=self._server.serve_forever, args=(POLL_INTERVAL,), name="probes", daemon=True
-        )
-        self._thread.start()
+        with ExitStack() as opened:
+            sockets = await asyncio.to_thread(bind_all, "http", host, port, SO_REUSEADDR)
+            for bound in sockets:
+                opened.enter_context(bound)
+            try:
+                servers = [_Server(bound, self._app) for bound in sockets]
+            except OSError as error:
+                raise cannot_listen("http", host, port, error) from error
+            opened.pop_all()
+        for server in servers:
+            thread = Thread(target=server.serve_forever, args=(POLL_INTERVAL,), name="probes", daemon=True)
+            self._listening.append((server, thread))
+            thread.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stops listening; answers under way are not waited for."""
-        server, thread = self._server, self._thread
-        if server is not None and thread is not None:
-            await asyncio.to_thread(server.shutdown)
+        await asyncio.gather(*(asyncio.to_thread(server.shutdown) for server, _ in self._listening))
+        for server, thread in self._listening:
             thread.join()
             server.server_close()
 
@@ -93,19 +97,18 @@ class _Handler(WSGIRequestHandler):
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    allow_reuse_port = False  # a second server on the port would take half of the scrapes
     request_queue_size = 128  # connections that wait; of further ones the kernel drops the first packet
 
-    def __init__(self, address: Address, app: "WSGIApplication") -> None:
-        self.address_family = address.family
-        super().__init__(address.address[:2], _Handler)
-        self.set_app(app)
-
-    def server_bind(self) -> None:
-        """Binds without asking DNS for this machine's name, as HTTPServer would."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+    def __init__(self, bound: socket, app: "WSGIApplication") -> None:
+        """Listens on a socket, which it takes over, and asks no DNS for this machine's name."""
+        self.address_family = bound.family
+        super().__init__(bound.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()  # its own, which is not bound
+        self.socket = bound
+        self.server_name, self.server_port = bound.getsockname()[:2]
         self.setup_environ()
+        self.set_app(app)
+        self.server_activate()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Lets go of a client that went away or was too slow without a word."""

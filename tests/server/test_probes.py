@@ -1,5 +1,6 @@
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPResponse
@@ -8,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from structlog.testing import capture_logs
 
-from animora_server.addresses import addresses
+from animora_server.addresses import Address, bind_all
 from animora_server.errors import ConfigurationError
 from animora_server.probes import Probes, _Server
 from animora_server.settings import HttpSettings
@@ -30,8 +31,8 @@ class Server:
         return Probes(settings, self.registry, lambda: self.why_not_live, lambda: self.why_not_ready)
 
 
-def ask(port: int, method: str, path: str) -> tuple[HTTPResponse, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=HANG_TIMEOUT)
+def ask(port: int, method: str, path: str, address: str = "127.0.0.1") -> tuple[HTTPResponse, str]:
+    connection = HTTPConnection(address, port, timeout=HANG_TIMEOUT)
     try:
         connection.request(method, path)
         response = connection.getresponse()
@@ -154,10 +155,49 @@ async def test_it_listens_on_ipv6_too(server: Server):
         await writer.wait_closed()
 
 
+def of_two_addresses(monkeypatch: pytest.MonkeyPatch, second: str = "127.0.0.2") -> None:
+    """Lets every host have two addresses."""
+
+    def addresses(section: str, host: str, port: int) -> list[Address]:
+        return [Address(socket.AF_INET, (address, port)) for address in ("127.0.0.1", second)]
+
+    monkeypatch.setattr("animora_server.addresses.addresses", addresses)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one address of loopback alone")
+async def test_it_listens_at_every_address_of_its_host(server: Server, monkeypatch: pytest.MonkeyPatch):
+    of_two_addresses(monkeypatch)
+    async with server.probes(HttpSettings(host="localhost", port=0)) as probes:
+        for address in ("127.0.0.1", "127.0.0.2"):
+            response, _ = await asyncio.to_thread(ask, probes.port, "GET", "/livez", address)
+            assert response.status == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one address of loopback alone")
+async def test_a_port_that_is_taken_at_one_address_of_its_host_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    of_two_addresses(monkeypatch)
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"http\.port: cannot listen on localhost port {port}"):
+            await server.probes(HttpSettings(host="localhost", port=port)).__aenter__()
+        socket.create_server(("127.0.0.1", port)).close()
+
+
+async def test_an_address_that_this_machine_has_not_is_passed_over(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    of_two_addresses(monkeypatch, "192.0.2.1")
+    async with server.probes(HttpSettings(host="localhost", port=0)) as probes:
+        response, _ = await asyncio.to_thread(ask, probes.port, "GET", "/livez")
+        assert response.status == 200
+
+
 def test_many_probes_at_once_find_room_in_the_backlog():
     # Nobody accepts here; a connection beyond the backlog would wait for its packet to be sent again.
     with (
-        _Server(addresses("http", "127.0.0.1", 0)[0], lambda environ, start_response: []) as server,
+        _Server(bind_all("http", "127.0.0.1", 0)[0], lambda environ, start_response: []) as server,
         ExitStack() as connections,
     ):
         for _ in range(64):

@@ -2,9 +2,9 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from animora_server.addresses import addresses, bind, cannot_listen, require_free
+from animora_server.addresses import bind_all, require_free
 from animora_server.errors import ConfigurationError
 from animora_server.settings import GrpcSettings
 
@@ -19,11 +19,12 @@ def reserved(settings: GrpcSettings) -> Iterator[int]:
     Raises:
         ConfigurationError: It is taken, or this system cannot share ports.
     """
-    with _bound(settings) as shared:
-        yield shared.getsockname()[1]
+    with ExitStack() as held:
+        shared = [held.enter_context(each) for each in _bound(settings)]
+        yield shared[0].getsockname()[1]
 
 
-def _bound(settings: GrpcSettings) -> socket.socket:
+def _bound(settings: GrpcSettings) -> list[socket.socket]:
     host, port = settings.host, settings.port
     if not hasattr(socket, "SO_REUSEPORT"):
         raise ConfigurationError(
@@ -31,10 +32,4 @@ def _bound(settings: GrpcSettings) -> socket.socket:
         )
     # With SO_REUSEPORT alone, a second server of this user would take connections from the first.
     require_free("grpc", host, port)
-    why_not = OSError()
-    for address in addresses("grpc", host, port):
-        try:
-            return bind(address, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
-        except OSError as error:  # a name may have an address that this machine has not
-            why_not = error
-    raise cannot_listen("grpc", host, port, why_not)
+    return bind_all("grpc", host, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
