@@ -1,6 +1,8 @@
 """Connection strings as libpq takes them."""
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import pytest
@@ -9,60 +11,61 @@ from animora_database import InvalidDsn, parse_dsn
 from animora_database.connecting import open_connection
 from animora_database.dsn import ARGUMENTS, TLS, TRANSLATED, WITHOUT_EFFECT
 
-# The key words of PostgreSQL 18's libpq.
-LIBPQ = [
-    "application_name",
-    "channel_binding",
-    "client_encoding",
-    "connect_timeout",
-    "dbname",
-    "fallback_application_name",
-    "gssdelegation",
-    "gssencmode",
-    "gsslib",
-    "host",
-    "hostaddr",
-    "keepalives",
-    "keepalives_count",
-    "keepalives_idle",
-    "keepalives_interval",
-    "krbsrvname",
-    "load_balance_hosts",
-    "max_protocol_version",
-    "min_protocol_version",
-    "oauth_client_id",
-    "oauth_client_secret",
-    "oauth_issuer",
-    "oauth_scope",
-    "options",
-    "passfile",
-    "password",
-    "port",
-    "replication",
-    "require_auth",
-    "requirepeer",
-    "scram_client_key",
-    "scram_server_key",
-    "service",
-    "servicefile",
-    "ssl_max_protocol_version",
-    "ssl_min_protocol_version",
-    "sslcert",
-    "sslcertmode",
-    "sslcompression",
-    "sslcrl",
-    "sslcrldir",
-    "sslkey",
-    "sslkeylogfile",
-    "sslmode",
-    "sslnegotiation",
-    "sslpassword",
-    "sslrootcert",
-    "sslsni",
-    "target_session_attrs",
-    "tcp_user_timeout",
-    "user",
-]
+BARE = parse_dsn("host=h")
+# What each of the key words of libpq in PostgreSQL 15 to 18 changes; None where it has no effect and is told.
+LIBPQ: dict[str, tuple[str, dict[str, Any] | None]] = {
+    "application_name": ("a", {"server_settings": {"application_name": "a"}}),
+    "channel_binding": ("require", None),
+    "client_encoding": ("auto", None),
+    "connect_timeout": ("7", {"connect_timeout": 7.0}),
+    "dbname": ("d", {"arguments": {"database": "d"}}),
+    "fallback_application_name": ("a", {"server_settings": {"application_name": "a"}}),
+    "gssdelegation": ("1", None),
+    "gssencmode": ("disable", {}),
+    "gsslib": ("gssapi", {"arguments": {"gsslib": "gssapi"}}),
+    "host": ("k,/tmp", {"hosts": (("k", 0), ("/tmp", 0))}),
+    "hostaddr": ("10.0.0.1", {"hosts": (("10.0.0.1", 0),)}),
+    "keepalives": ("1", None),
+    "keepalives_count": ("3", None),
+    "keepalives_idle": ("3", None),
+    "keepalives_interval": ("3", None),
+    "krbsrvname": ("s", {"arguments": {"krbsrvname": "s"}}),
+    "load_balance_hosts": ("random", {"load_balanced": True}),
+    "max_protocol_version": ("3.2", None),
+    "min_protocol_version": ("3.0", None),
+    "oauth_client_id": ("c", None),
+    "oauth_client_secret": ("c", None),
+    "oauth_issuer": ("c", None),
+    "oauth_scope": ("c", None),
+    "options": ("-cgeqo=off", {"server_settings": {"options": "-cgeqo=off"}}),
+    "passfile": ("/p", {"arguments": {"passfile": "/p"}}),
+    "password": ("p", {"arguments": {"password": "p"}}),
+    "port": ("5", {"hosts": (("h", 5),)}),
+    "replication": ("false", {}),
+    "require_auth": ("scram-sha-256", None),
+    "requirepeer": ("postgres", None),
+    "scram_client_key": ("k", None),
+    "scram_server_key": ("k", None),
+    "service": ("feed", {"arguments": {"database": "of_service"}}),
+    "servicefile": ("/s", {}),
+    "ssl_max_protocol_version": ("TLSv1.3", {"tls": {"ssl_max_protocol_version": "TLSv1.3"}}),
+    "ssl_min_protocol_version": ("TLSv1.2", {"tls": {"ssl_min_protocol_version": "TLSv1.2"}}),
+    "sslcert": ("/c", {"tls": {"sslcert": "/c"}}),
+    "sslcertmode": ("allow", None),
+    "sslcompression": ("0", None),
+    "sslcrl": ("/c", {"tls": {"sslcrl": "/c"}}),
+    "sslcrldir": ("/c", None),
+    "sslkey": ("/k", {"tls": {"sslkey": "/k"}}),
+    "sslkeylogfile": ("/k", None),
+    "sslmode": ("verify-full", {"tls": {"sslmode": "verify-full"}}),
+    "sslnegotiation": ("postgres", {"tls": {"sslnegotiation": "postgres"}}),
+    "sslpassword": ("p", {"tls": {"sslpassword": "p"}}),
+    "sslrootcert": ("/c", {"tls": {"sslrootcert": "/c"}}),
+    "sslsni": ("1", None),
+    "target_session_attrs": ("primary", {"session_attributes": ("primary",)}),
+    "tcp_user_timeout": ("9", None),
+    "user": ("u", {"arguments": {"user": "u"}}),
+}
 
 # As providers hand them out; the hosts are replaced by one that is here.
 HANDED_OUT = [
@@ -90,9 +93,26 @@ async def select(dsn, query="select 1"):
         connection.terminate()
 
 
+@pytest.fixture
+def service_file(tmp_path, monkeypatch):
+    file = tmp_path / "services"
+    file.write_text("# of the feed\n[other]\nhost=x\n\n[feed]\ndbname=of_service\n[another]\nhost=y\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    return file
+
+
 @pytest.mark.parametrize("name", LIBPQ)
-def test_every_option_of_libpq_is_known(name):
-    assert name in {*ARGUMENTS, *TLS, *TRANSLATED, *WITHOUT_EFFECT}
+@pytest.mark.parametrize("form", ["host=h {}={}", "postgresql://h?{}={}"])
+def test_every_option_of_libpq_is_taken_translated_or_told_to_have_no_effect(name, form, service_file):
+    value, changes = LIBPQ[name]
+
+    expected = replace(BARE, without_effect=(name,)) if changes is None else replace(BARE, **changes)
+    assert parse_dsn(form.format(name, value)) == expected
+
+
+def test_no_other_option_is_known_but_those_of_other_drivers():
+    others = {"ssl", "requiressl", "connection_limit", "pgbouncer", "pool_timeout", "socket_timeout", "supa"}
+    assert {*ARGUMENTS, *TLS, *TRANSLATED, *WITHOUT_EFFECT} - {*LIBPQ} == others | {"workaround"}
 
 
 @pytest.mark.parametrize("options", HANDED_OUT)
@@ -137,6 +157,14 @@ def test_a_password_may_have_any_character_that_a_uri_leaves_to_it():
     assert options.hosts == (("h", 5),)
 
 
+def test_an_ampersand_may_end_a_uri():
+    assert parse_dsn("postgresql://h/db?user=u&").arguments == {"database": "db", "user": "u"}
+
+
+def test_a_socket_folder_may_be_the_host_of_a_uri():
+    assert parse_dsn("postgresql://%2Fvar%2Frun:7,h/db").hosts == (("/var/run", 7), ("h", 0))
+
+
 def test_several_hosts_have_ports_of_their_own():
     assert parse_dsn("postgres://a:1,b,[::1]:3/db").hosts == (("a", 1), ("b", 0), ("::1", 3))
     assert parse_dsn("host=a,b port=7").hosts == (("a", 7), ("b", 7))
@@ -147,6 +175,8 @@ def test_values_in_pairs_may_be_quoted():
     options = parse_dsn(r"host = h user='it\'s me' password=a\ b  dbname=''")
 
     assert options.arguments == {"user": "it's me", "password": "a b"}
+    assert parse_dsn("host=h password=a'b\\").arguments == {"password": "a'b"}
+    assert parse_dsn("user='a'password='b'").arguments == {"user": "a", "password": "b"}
 
 
 def test_the_time_to_connect_is_the_strings():
@@ -207,3 +237,43 @@ def test_what_cannot_be_used_is_named_and_not_quoted(dsn, error):
 def test_a_file_that_is_not_there_is_named_by_its_option():
     with pytest.raises(InvalidDsn, match="sslrootcert: there is no such file"):
         parse_dsn("postgresql://h?sslmode=verify-full&sslrootcert=/nowhere/ca.pem").check_files()
+
+
+async def test_a_service_gives_what_the_string_leaves_out(postgres_url, service_file):
+    ((host, _),) = parse_dsn(postgres_url).hosts
+    arguments = parse_dsn(postgres_url).arguments
+    service_file.write_text(
+        f"[feed]\nhost={host}\nuser={arguments['user']}\ndbname=other\nsslmode=disable\nconnect_timeout=9\n"
+        "application_name=of_service\n"
+    )
+    dsn = f"service=feed dbname={arguments['database']}"
+
+    assert parse_dsn(dsn).connect_timeout == 9
+    assert await select(dsn, "select current_setting('application_name')") == "of_service"
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("", "service: no pg_service.conf has it"),
+        ("[feeds]\nhost=secret\n", "service: no pg_service.conf has it"),
+        ("[feed]\nhost=h\nsecret\n", "line 3: must be an option of a connection"),
+        ("[feed]\nservice=secret\n", "line 2: must be an option of a connection"),
+        ("[feed]\nconect_timeout=secret\n", "unknown option 'conect_timeout'"),
+        ("[feed]\nsslmode=secret\n", "sslmode: must be disable or"),
+    ],
+)
+def test_a_service_that_cannot_be_used_is_named_and_not_quoted(content, error, service_file):
+    service_file.write_text(content)
+    with pytest.raises(InvalidDsn, match=re.escape(error)) as refusal:
+        parse_dsn("postgresql://?service=feed")
+
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_file_of_services_may_be_named_and_must_be_there(tmp_path):
+    (tmp_path / "own").write_text("[feed]\nhost=h\n")
+
+    assert parse_dsn(f"service=feed servicefile={tmp_path / 'own'}").hosts == (("h", 0),)
+    with pytest.raises(InvalidDsn, match="servicefile: there is no such file"):
+        parse_dsn(f"service=feed servicefile={tmp_path / 'none'}")

@@ -6,6 +6,7 @@ transactions in which no setting changes a result, `row_security` finds rows tha
 `embeddings` decodes embeddings.
 """
 
-from animora_database.dsn import ConnectionOptions, InvalidDsn, parse_dsn
+from animora_database.dsn import ConnectionOptions, parse_dsn
+from animora_database.errors import InvalidDsn
 
 __all__ = ["ConnectionOptions", "InvalidDsn", "parse_dsn"]

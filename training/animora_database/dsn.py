@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlencode
 
+from animora_database.errors import InvalidDsn
+from animora_database.service_file import service_options
+
 SCHEMES = ("postgresql://", "postgres://")
 
 # Options under the names of asyncpg.connect's arguments.
@@ -23,8 +26,6 @@ ARGUMENTS = {
     "password": "password",
     "passfile": "passfile",
     "dbname": "database",
-    "service": "service",
-    "servicefile": "servicefile",
     "krbsrvname": "krbsrvname",
     "gsslib": "gsslib",
 }
@@ -36,6 +37,7 @@ TLS = (
 TRANSLATED = (
     "host", "hostaddr", "port", "connect_timeout", "target_session_attrs", "load_balance_hosts",
     "application_name", "fallback_application_name", "options", "ssl", "gssencmode", "replication",
+    "service", "servicefile",
 )  # fmt: skip
 # asyncpg has no such option; to go on without it is what libpq's default would do, or is said in the log.
 WITHOUT_EFFECT = (
@@ -47,7 +49,7 @@ WITHOUT_EFFECT = (
     # Of Prisma and of providers' poolers, in strings that are handed out for any client.
     "connection_limit", "pgbouncer", "pool_timeout", "socket_timeout", "supa", "workaround",
 )  # fmt: skip
-FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl", "passfile", "servicefile")
+FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl", "passfile")
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 VALUES = {
@@ -69,13 +71,9 @@ HIGHEST_PORT = 65535
 LOWEST_CONNECT_TIMEOUT = 2  # seconds; libpq takes 1 for 2
 
 _HOST = re.compile(r"(?:\[(?P<v6>[^]]*)\]|(?P<host>[^:,/?]*))(?::(?P<port>[^,/?]*))?(?P<end>[,/?]?)")
-_PAIR = re.compile(r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)*))(?=\s|$)", re.DOTALL)
+_PAIR = re.compile(r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?!')(?:[^\s\\]|\\.|\\$)*))", re.DOTALL)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{,20})://")
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-
-
-class InvalidDsn(ValueError):
-    """A connection string cannot be used; the text names the option in it, and holds no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +134,13 @@ def parse_dsn(dsn: str) -> ConnectionOptions:
     """Reads a connection string.
 
     Raises:
-        InvalidDsn: It has neither of the two forms, or an option in it is unknown or has no possible value.
+        InvalidDsn: It has neither of the two forms, an option in it or in the service that it names is
+            unknown or has no possible value, or there is no such service.
     """
     scheme = next((scheme for scheme in SCHEMES if dsn.startswith(scheme)), None)
     options = dict(_of_pairs(dsn) if scheme is None else _of_uri(dsn[len(scheme) :]))
+    if service := options.get("service"):
+        options = service_options(service, options.get("servicefile")) | options
     for name in options:
         if name not in {*ARGUMENTS, *TLS, *TRANSLATED, *WITHOUT_EFFECT}:
             raise InvalidDsn(
@@ -187,7 +188,7 @@ def _of_uri(rest: str) -> Iterator[tuple[str, str]]:
     path, _, query = (rest[position:] if end == "/" else f"?{rest[position:]}").partition("?")
     if path:
         yield "dbname", _decoded("dbname", path)
-    for pair in query.split("&") if query else ():
+    for pair in query.removesuffix("&").split("&") if query else ():
         name, equals, value = pair.partition("=")
         if not equals:
             raise InvalidDsn("an option without a value; a '&' in a value is written %26")
@@ -208,7 +209,7 @@ def _of_pairs(text: str) -> Iterator[tuple[str, str]]:
         if found is None:
             raise InvalidDsn(NOT_A_DSN)
         name, quoted, plain = found.groups()
-        yield name, re.sub(r"\\(.)", r"\1", plain if quoted is None else quoted, flags=re.DOTALL)
+        yield name, re.sub(r"\\(.?)", r"\1", plain if quoted is None else quoted, flags=re.DOTALL)
         position = found.end()
 
 
