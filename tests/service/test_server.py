@@ -33,9 +33,10 @@ from animora_server.metrics import Metrics
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate
-from animora_server.service.server import GRPC_LOGGER, channel_options
+from animora_server.service.server import GRPC_LOGGER, HEALTH_SERVICE_NAME, channel_options
 from animora_server.settings import GrpcSettings
 from tests.limits import HANG_TIMEOUT
+from tests.service.unread_streams import unread_streams
 
 SETTINGS = GrpcSettings(port=0, drain_delay=0, drain_grace=1)
 
@@ -388,6 +389,23 @@ async def test_a_watcher_of_health_does_not_hold_up_a_drain(behaviours, registry
         await server.drain()
         assert [update.status async for update in updates] == [response.NOT_SERVING]
         assert await watch.code() is grpc.StatusCode.OK
+
+
+async def test_watchers_that_read_nothing_hold_up_nobody(server, channel):
+    stub, response = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckResponse
+    request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+    path = f"/{HEALTH_SERVICE_NAME}/Watch"
+    async with (
+        asyncio.timeout(HANG_TIMEOUT / 4),
+        unread_streams(server.port, path, request.SerializeToString(), 50),
+    ):
+        updates = aiter(stub.Watch(request))
+        assert (await anext(updates)).status == response.NOT_SERVING
+        await server.set_serving(True)
+        assert (await anext(updates)).status == response.SERVING
+        assert (await stub.Check(request)).status == response.SERVING
+        await server.drain()
+        assert [update.status async for update in updates] == [response.NOT_SERVING]
 
 
 async def connect_again_and_again(port):

@@ -60,7 +60,7 @@ class GrpcServer:
         Raises:
             ConfigurationError: The port is taken, or a TLS file cannot be read.
         """
-        await self._say()
+        self._say()
         host, port = self._settings.host, self._settings.port
         if self._settings.workers == 1 and port:  # workers share it, and whoever started them has checked it
             await asyncio.to_thread(require_free, "grpc", host, port)
@@ -105,18 +105,18 @@ class GrpcServer:
         if serving == self._serving or self._draining:
             return
         self._serving = serving
-        await self._say()
+        self._say()
 
     async def set_alive(self, alive: bool) -> None:
         """Says whether the process is worth keeping, from now on."""
         if alive != self._alive and not self._draining:
             self._alive = alive
-            await self._say()
+            self._say()
 
     async def drain(self) -> None:
         """Says NOT_SERVING, lets clients and load balancers notice, then finishes what is in flight."""
         self._serving, self._draining = False, True
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
         await asyncio.sleep(self._settings.drain_delay)
         await self._stop()
 
@@ -133,11 +133,11 @@ class GrpcServer:
         self._arrived.read()
         await self._server.stop(self._settings.drain_grace)
 
-    async def _say(self) -> None:
+    def _say(self) -> None:
         answers = dict.fromkeys(HEALTH_NAMES, self._serving) | {LIVENESS_NAME: self._alive}
         response = health_pb2.HealthCheckResponse
         for name, yes in answers.items():
-            await self._health.set(name, response.SERVING if yes else response.NOT_SERVING)
+            self._health.set(name, response.SERVING if yes else response.NOT_SERVING)
 
 
 def is_worth_logging(record: logging.LogRecord) -> bool:
