@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.documented import PAGE, replaced
+from tests.workers.group import children
 
 # Debian keeps it where only root looks.
 NGINX = shutil.which("nginx", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
@@ -29,15 +31,51 @@ class Proxy:
     Attributes:
         target: What a client calls.
         follows: Waits until the proxy sends calls to the server at a port.
+        leaves: Waits until the proxy sends no calls to the server at a port, where somebody has to tell it.
     """
 
     target: str
     follows: Callable[[int], Awaitable[None]]
+    leaves: Callable[[int], Awaitable[None]]
+
+
+async def by_itself(port: int) -> None:
+    """Waits for nothing: nginx tries a server whatever became of earlier calls, and Envoy asks for health."""
 
 
 @asynccontextmanager
 async def nginx(directory: Path, ports: Sequence[int]) -> AsyncIterator[Proxy]:
     """Runs nginx before servers at two ports, with its files and its socket in the directory."""
+    async with _nginx(directory, ports) as (target, _):
+        yield Proxy(target, by_itself, by_itself)
+
+
+@asynccontextmanager
+async def nginx_that_is_told(directory: Path, ports: Sequence[int]) -> AsyncIterator[Proxy]:
+    """Runs nginx as `nginx` does; it is told to leave a server out, and to take it again."""
+    async with _nginx(directory, ports) as (target, process):
+        configuration = directory / "nginx.conf"
+        original = configuration.read_text()
+
+        async def reload(text: str) -> None:
+            configuration.write_text(text)
+            before = set(children(process.pid))
+            process.send_signal(signal.SIGHUP)  # as `nginx -s reload` does
+            while not (now := children(process.pid)) or before.intersection(now):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+        async def leaves(port: int) -> None:
+            assert f"127.0.0.1:{port} " in original
+            await reload(original.replace(f"127.0.0.1:{port} ", f"127.0.0.1:{port} down "))
+
+        async def follows(port: int) -> None:
+            await reload(original)
+
+        yield Proxy(target, follows, leaves)
+
+
+@asynccontextmanager
+async def _nginx(directory: Path, ports: Sequence[int]) -> AsyncIterator[tuple[str, Process]]:
     if NGINX is None:
         pytest.skip("nginx is not installed")
     socket, log = directory / "nginx.sock", directory / "error.log"
@@ -56,12 +94,8 @@ async def nginx(directory: Path, ports: Sequence[int]) -> AsyncIterator[Proxy]:
         }}
         """
     )
-
-    async def at_once(port: int) -> None:
-        """Nginx tries a server whatever became of earlier calls."""
-
-    async with _running(log, NGINX, "-p", directory, "-c", configuration):
-        yield Proxy(f"unix:{socket}", at_once)
+    async with _running(log, NGINX, "-p", directory, "-c", configuration) as process:
+        yield f"unix:{socket}", process
 
 
 @asynccontextmanager
@@ -83,7 +117,7 @@ async def envoy(directory: Path, ports: Sequence[int]) -> AsyncIterator[Proxy]:
 
     options = ("--log-path", log, "--log-level", "warning", "--disable-hot-restart", "--concurrency", "1")
     async with _running(log, ENVOY, "--config-path", configuration, *options):
-        yield Proxy(f"unix:{socket}", healthy)
+        yield Proxy(f"unix:{socket}", healthy, by_itself)
 
 
 def _documented(language: str, ports: Sequence[int], changes: dict[str, str]) -> str:

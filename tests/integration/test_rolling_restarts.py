@@ -18,12 +18,16 @@ from animora_client.ranking import Ranking
 from tests.integration.feed import TRAINED_USERS
 from tests.integration.pages import get
 from tests.integration.processes import start
-from tests.integration.proxies import envoy, nginx
+from tests.integration.proxies import envoy, nginx, nginx_that_is_told
 from tests.limits import HANG_TIMEOUT
 
 CALLERS = 8  # of each kind
 POSTS = (100, 200, 300)
-PROXIES = {"through nginx": nginx, "through Envoy": envoy}
+PROXIES = {
+    "through nginx": nginx,
+    "through nginx that is told": nginx_that_is_told,
+    "through Envoy": envoy,
+}
 
 
 def unused_port() -> int:
@@ -162,6 +166,8 @@ async def test_rolling_restarts_of_two_servers_lose_no_call(
         async with load(target) as ledger:
             for server in servers:
                 await ledger.more(100)
+                if proxy:
+                    await proxy.leaves(server.port)
                 await server.restart()
                 if proxy:
                     await proxy.follows(server.port)
