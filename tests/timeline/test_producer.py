@@ -56,7 +56,7 @@ async def test_who_joins_one_with_too_little_time_begins_anew(world):
     world.model.least_time = 60
     world.model.gate = asyncio.Event()
     hasty = asyncio.create_task(world.page(timeout=30))
-    patient = asyncio.create_task(world.page(timeout=120))
+    patient = asyncio.create_task(world.page(timeout=300))
     world.model.gate.set()
 
     assert (await hasty).degraded_reason is DegradedReason.DEADLINE
