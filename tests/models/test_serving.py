@@ -190,7 +190,7 @@ async def test_a_server_ends_when_it_is_told_to_while_s3_is_frozen(feed, s3, sha
             {"ready_requires_model": True},
             "models.ready_requires_model needs a model to load: set models.store",
         ),
-        ({"store": "ftp://host"}, "models.store: model store 'ftp://host'"),
+        ({"store": "ftp://host"}, "models.store: ftp: is not supported"),
         ({"store": "s3://bucket?secret=1"}, "models.store: 'secret'"),
         ({"store": "models", "verify_key": "none.pem"}, "models.verify_key: none.pem: cannot be read"),
     ],
