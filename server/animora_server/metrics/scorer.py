@@ -28,7 +28,7 @@ class ScorerMetrics:
         ).labels()
         self._batch_requests = Histogram(
             "animora_batch_requests",
-            "Pieces of work scored at once; uncached queries that came together are one.",
+            "Pieces of work scored at once; uncached queries that arrived at the same time are one.",
             REQUEST_BUCKETS,
             registry,
         ).labels()

@@ -17,7 +17,7 @@ class StageMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         stage = Histogram(
             "animora_stage_seconds",
-            "Time in a stage of requests that go through it together.",
+            "Time in a stage of requests that go through it as one batch.",
             STAGE_BUCKETS,
             registry,
             ("stage",),

@@ -60,7 +60,7 @@ class GrpcSettings(Section):
         default=10.0, ge=0, le=HOUR, description="seconds for calls in flight at shutdown"
     )
     max_connection_age: float = Field(
-        default=300.0, ge=1, le=7 * DAY, description="seconds before a connection is asked to reconnect"
+        default=300.0, ge=1, le=7 * DAY, description="seconds before a client is told to reconnect (GOAWAY)"
     )
 
     @model_validator(mode="after")

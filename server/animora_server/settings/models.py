@@ -20,14 +20,14 @@ class ModelSettings(Section):
     )
     trusted: bool = Field(
         default=False,
-        description="whoever can write to the store may run code in this server: compiled code of versions "
-        "that are not signed is loaded",
+        description="anyone who can write to the store may run code in this server: compiled code of "
+        "versions that are not signed is loaded",
     )
     max_bytes: int = Field(
         default=16 << 30,
         ge=1 << 20,
         le=1 << 50,
-        description="bytes that a version's files may have together; a larger one is refused unread, as is "
+        description="bytes that a version's files may have in total; a larger one is refused unread, as is "
         "one larger than a quarter of the memory",
     )
     preflight: bool = Field(
