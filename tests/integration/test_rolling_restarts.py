@@ -22,6 +22,7 @@ from tests.integration.proxies import envoy, nginx, nginx_that_is_told
 from tests.limits import HANG_TIMEOUT
 
 CALLERS = 8  # of each kind
+PAUSE = 0.01  # seconds between a caller's calls, in which a server that starts has the processor
 POSTS = (100, 200, 300)
 PROXIES = {
     "through nginx": nginx,
@@ -113,6 +114,7 @@ async def load(target: str) -> AsyncIterator[Ledger]:
                 ledger.enter("async", await client.rank(TRAINED_USERS[0], POSTS))
             except RankingError as error:
                 ledger.enter("async", error)
+            await asyncio.sleep(PAUSE)
 
     def ask_in_a_thread(client: RankingClient) -> None:
         while not ledger.over.is_set():
@@ -120,6 +122,7 @@ async def load(target: str) -> AsyncIterator[Ledger]:
                 ledger.enter("sync", client.rank(TRAINED_USERS[0], POSTS))
             except RankingError as error:
                 ledger.enter("sync", error)
+            ledger.over.wait(PAUSE)
 
     # Threads of their own: those of asyncio.to_thread look whether servers are ready.
     with (
