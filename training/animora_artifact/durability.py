@@ -24,6 +24,18 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def require_room(path: Path, size: int) -> None:
+    """Tries whether a new file may have so many bytes; it is removed again. Raises OSError."""
+    try:
+        with path.open("xb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            elif shutil.disk_usage(path.parent).free < size:  # macOS, Windows
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def sync_file(path: Path) -> None:
     """Has the disk keep what was written to a file. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR)

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from animora_artifact.archive import UNREADABLE, open_stored
+from animora_artifact.durability import require_room
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.golden import Golden
 
 MAX_CODE_BYTES = 16 << 20  # of the code and what it is debugged by, which TorchScript compresses
 METHODS = ("encode_posts", "score", "explain")
+# What a model's file takes beside its weights is less.
+ROOM_FOR_CODE = 1 << 20
 # What a network's methods raise. TorchScript's own class, of what a script raises, is none of Python's.
 NETWORK_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, torch.jit.Error)
 # TorchScript's functions that write or read files, or write to the standard output.
@@ -73,14 +76,22 @@ def save_network(module: torch.nn.Module) -> bytes:
         OSError: The folder of temporary files has no room for it.
     """
     scripted = torch.jit.script(module)
-    # By way of a file: in memory, PyTorch would make three copies of the weights.
+    # By way of a file: in memory, PyTorch would make three copies of the weights. On a full disk PyTorch may
+    # end the process, so there must be room before it begins.
     with tempfile.TemporaryDirectory(prefix="animora-model-") as folder:
         path = Path(folder, "model.ts")
+        require_room(path, _stored(module) + ROOM_FOR_CODE)
         try:
             torch.jit.save(scripted, str(path))
         except RuntimeError as error:  # in which PyTorch does not say why
             raise OSError(errno.EIO, "PyTorch failed to write the model") from error
         return path.read_bytes()
+
+
+def _stored(module: torch.nn.Module) -> int:
+    """The bytes of a module's weights, of which several may share one storage."""
+    storages = [tensor.untyped_storage() for tensor in module.state_dict().values()]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:

@@ -11,6 +11,7 @@ TrainingError
 ├── NotFinite               a loss, weights or scores are not finite numbers
 ├── NotCompiled             a network's score cannot be compiled here
 ├── NothingToLearn          too few interactions to fit or to score anything
+├── OutOfMemory             there is no memory for a part of a fit
 └── WorseThanActive         a version is clearly worse than what answers without it
 """
 
@@ -61,6 +62,10 @@ class NotCompiled(TrainingError):
 
 class NothingToLearn(TrainingError):
     """Too few interactions to fit or to score anything."""
+
+
+class OutOfMemory(TrainingError):
+    """There is no memory for a part of a fit; the text names the part and what takes less."""
 
 
 class WorseThanActive(TrainingError):

@@ -1,6 +1,7 @@
 """What becomes of a version that took long to train, whatever the store says."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,34 @@ def test_a_version_that_someone_else_has_overtaken_is_published_and_not_activate
         Delivery(contested, None, activate=True).deliver(pack(good))
     assert store.active() == "v1"
     assert capsys.readouterr().out == "published v2\n"
+
+
+class UnmovableStore(FolderStore):
+    """A store whose pointer cannot be written."""
+
+    def activate(self, version: str, expected: object = None) -> None:
+        raise StoreUnavailable("cannot write the active pointer: No space left on device")
+
+
+@pytest.mark.parametrize(("kept", "again"), [(None, ""), (Path("run/v2"), "--resume, or ")])
+def test_a_version_that_cannot_be_activated_is_published_and_how_to_activate_it_is_said(
+    good, tmp_path, kept, again, capsys
+):
+    store = UnmovableStore(tmp_path / "store")
+    told = f"^--store: cannot write .* device; activate it with {again}`animora-train activate v2`$"
+    with pytest.raises(StoreUnavailable, match=told):
+        Delivery(store, None, activate=True).deliver(pack(good), kept)
+    assert capsys.readouterr().out == "published v2\n"
+    assert [manifest.version for manifest in store.versions()] == ["v2"]
+
+
+def test_a_version_that_can_be_kept_nowhere_is_said_to_be_lost(good, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(
+        StoreUnavailable, match=r"--store: .*; nor was the version kept, which is lost: .*TMPDIR"
+    ):
+        Delivery(FolderStore(tmp_path / "file"), None, activate=False).deliver(pack(good))
 
 
 def test_a_delivery_that_was_cut_off_is_repeated(store, good, tmp_path, capsys):

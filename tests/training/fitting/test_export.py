@@ -194,6 +194,43 @@ def test_a_version_is_made_in_the_memory_of_two_user_tables():
     assert export_within(1.5).returncode != 0
 
 
+full_disk = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE stands for a full disk")
+FULL_DISK = """
+import resource
+import tempfile
+from animora_training.errors import CannotWrite
+from animora_training.learning.config import FitConfig
+from animora_training.learning.start import new_start
+from tests.training.fitting.limited_export import exported
+from tests.training.worlds import many_users
+data = many_users(1000, 100)
+network = new_start(data, FitConfig()).network.eval()
+tempfile.gettempdir()
+for room in (0, 100, 100_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    try:
+        exported(network, data)
+    except CannotWrite as error:
+        print(error)
+"""
+
+
+@full_disk
+def test_a_disk_that_is_full_from_the_beginning_or_gets_full_is_told():
+    command = (sys.executable, "-W", "ignore", "-c", FULL_DISK)
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert ["cannot be written: File too large: set TMPDIR" in line for line in told] == [True] * 3
+
+
+@full_disk
+def test_where_no_folder_for_temporary_files_can_be_written_is_told():
+    """As on a machine with one disk, which is full."""
+    program = FULL_DISK.replace("tempfile.gettempdir()", "")
+    command = (sys.executable, "-W", "ignore", "-c", program)
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "the folder of temporary files: cannot be written: No usable temporary directory found" in told[0]
+
+
 def test_a_full_disk_for_temporary_files_is_told(network, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     data = as_dataset(tiny_feed())

@@ -212,6 +212,18 @@ def repeatable(record):
     return record.model_copy(update={"epochs": epochs})
 
 
+def test_a_strength_that_was_chosen_is_not_chosen_again(tiny, tmp_path, monkeypatch):
+    def killed(*arguments, **options):
+        raise Interrupted("killed")
+
+    monkeypatch.setattr("animora_training.fitting.fit.factorize", killed)
+    with pytest.raises(Interrupted):
+        fit(tiny, QUICK, surroundings(Checkpoints(tmp_path, "")))
+    state = Checkpoints(tmp_path, "").load()
+    assert state.strength is not None
+    assert not state.judged
+
+
 def test_a_checkpoint_of_something_else_is_refused(tiny, tmp_path):
     checkpoints = Keeping(tmp_path, "one", 1000.0)
     fit(tiny, QUICKEST, surroundings(checkpoints))

@@ -37,6 +37,7 @@ def test_choices_change_the_defaults():
         ("mlp_embedding=9223372036854775808", "mlp_embedding: must be at most"),
         ("feature_width=5000", "feature_width: must be at most"),
         ("hidden=8,1000000000000", "hidden: must name at least one layer, each 1 to 4096 wide"),
+        ("holdout_negatives=2147483648", "holdout_negatives: must be at most 1000000"),
         ("als_iterations=1000000000000", "als_iterations: must be at most"),
     ],
 )

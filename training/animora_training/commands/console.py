@@ -15,6 +15,7 @@ from rich.text import Text
 from animora_artifact import ArtifactError
 from animora_training.errors import FailedElsewhere, InvalidOption, TrainingError, WorseThanActive
 from animora_training.fitting.report.texts import large
+from animora_training.memory import memory_for
 
 if TYPE_CHECKING:
     from animora_training.fitting.record import EpochRecord
@@ -86,7 +87,8 @@ def plain_errors(rank: int = 0) -> Iterator[None]:
         rank: Which of several processes this is; only the first one, 0, says at once what is wrong.
     """
     try:
-        yield
+        with memory_for("what this command does", "give the process more, or it less to do"):
+            yield
     except FailedElsewhere as error:
         # Said once is enough; torchrun, which ends all where one fails, is to see the one that says it.
         raise typer.Exit from error

@@ -1,7 +1,6 @@
 """Where a fitted version goes: into a folder, a store, or both, and into use."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from animora_artifact import (
 )
 from animora_training.commands.console import output
 from animora_training.commands.publishing import MARGIN, admit
-from animora_training.errors import InvalidOption, WorseThanActive
+from animora_training.data.arrays import make_temporary_folder
+from animora_training.errors import CannotWrite, InvalidOption, WorseThanActive
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,13 @@ class Delivery:
             output().print(f"published {version}")
             return
         try:
-            self.store.activate(version, admission.compared_with)
-        except ArtifactError:
+            with _named("--store"):
+                self.store.activate(version, admission.compared_with)
+        except ArtifactError as error:
             output().print(f"published {version}")
+            if isinstance(error, StoreUnavailable):
+                again = f"{'--resume, or ' if kept else ''}`animora-train activate {version}`"
+                raise StoreUnavailable(f"{error}; activate it with {again}") from error
             raise
         output().print(f"activated {version}")
 
@@ -108,8 +112,11 @@ class Delivery:
         """Keeps what took long to train; says where."""
         if self.folder is not None and _is_there(FolderStore(self.folder), package):
             return f"the version is in {self.folder / package.manifest.version}"
-        kept = Path(tempfile.mkdtemp(prefix="animora-version-")) / package.manifest.version
-        write_folder(package, kept)
+        try:
+            kept = make_temporary_folder("animora-version-") / package.manifest.version
+            write_folder(package, kept)
+        except (CannotWrite, StoreUnavailable) as error:
+            return f"nor was the version kept, which is lost: {error}"
         return f"the version was kept: publish {kept}"
 
 

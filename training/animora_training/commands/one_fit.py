@@ -21,7 +21,7 @@ from animora_training.commands.delivery import Delivery
 from animora_training.commands.publishing import signed
 from animora_training.commands.reading import read_into
 from animora_training.commands.tables import candidates_remarks, hold_out_table
-from animora_training.errors import NotCompiled, WorseThanActive
+from animora_training.errors import CannotWrite, NotCompiled, WorseThanActive
 from animora_training.fitting.compilation import compile_score
 from animora_training.fitting.fit import Fit, Progress
 from animora_training.fitting.gate import beside_active
@@ -149,7 +149,7 @@ def _compiled(artifact: Artifact, compiler: str) -> Artifact:
     try:
         code = compile_score(artifact.manifest.dimensions, compiler)
         verify_compiled(artifact, code)
-    except (NotCompiled, CompiledUnusable, ArtifactRejected) as error:
+    except (CannotWrite, NotCompiled, CompiledUnusable, ArtifactRejected) as error:
         output().print(f"scored by TorchScript alone: {error}")
         return artifact
     return replace(artifact, compiled=code)

@@ -1,12 +1,12 @@
 """What several commands begin with: the data set of a database, the version of a store."""
 
 import asyncio
-import tempfile
 from pathlib import Path
 
 from animora_artifact import Artifact, VersionNotFound
 from animora_training.commands.console import Show
 from animora_training.commands.versions import missing_version_named, open_model_store
+from animora_training.data.arrays import temporary_folder
 from animora_training.data.database import connect
 from animora_training.data.dataset import Dataset
 from animora_training.data.reading import read_dataset
@@ -17,8 +17,8 @@ from animora_training.fitting.verification import verify
 def read_database(database_url: str, show: Show) -> Dataset:
     """The four views, in files that last as long as somebody has their arrays; raises as read_into does."""
     # The arrays stay mapped, and their files on the disk, for as long as somebody has them.
-    with tempfile.TemporaryDirectory(prefix="animora-data-") as folder:
-        return read_into(database_url, Path(folder), show)
+    with temporary_folder("animora-data-") as folder:
+        return read_into(database_url, folder, show)
 
 
 def read_into(database_url: str, folder: Path, show: Show) -> Dataset:

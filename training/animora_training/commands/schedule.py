@@ -12,15 +12,12 @@ from typing import Protocol, Self
 from rich.console import Console
 
 from animora_artifact import ArtifactError
+from animora_process.signals import ending_signals
 from animora_training.commands.console import fail
 from animora_training.errors import Interrupted, InvalidOption, TrainingError, WorseThanActive
 
-# SIGHUP too, unless this process was started to ignore it (`nohup`), and where the system has it.
-SIGNALS = tuple(
-    number
-    for name in ("SIGTERM", "SIGINT", "SIGHUP")
-    if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is not signal.SIG_IGN
-)
+# Those that this process was started to ignore, as a shell starts `fit &`, end nothing.
+SIGNALS = tuple(number for number in ending_signals() if signal.getsignal(number) is not signal.SIG_IGN)
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST = 366 * SECONDS["d"]
 # How long after a first failure a fit is tried again, in seconds, and how often that may double.

@@ -5,7 +5,9 @@ while a page of a map that cannot be written kills the process.
 """
 
 import os
+import shutil
 import struct
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +118,49 @@ def explained(path: Path) -> Iterator[None]:
         raise CannotWrite(
             f"{path}: cannot be written: {error.strerror}: name a folder on a disk with room"
         ) from error
+
+
+@contextmanager
+def explained_temporary() -> Iterator[None]:
+    """Says what to do where the folder of temporary files cannot be written.
+
+    Raises:
+        CannotWrite: Something within raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        try:
+            place = tempfile.gettempdir()
+        except OSError:  # none of those that Python knows can be written
+            place = "the folder of temporary files"
+        raise CannotWrite(
+            f"{place}: cannot be written: {error.strerror}: set TMPDIR to a folder on a disk with room"
+        ) from error
+
+
+@contextmanager
+def temporary_folder(prefix: str, within: Path | None = None) -> Iterator[Path]:
+    """A folder for temporary files, which is removed when the context ends.
+
+    Args:
+        prefix: Of its name.
+        within: Where; by default where temporary files are.
+
+    Raises:
+        CannotWrite: It cannot be made.
+    """
+    folder = make_temporary_folder(prefix, within)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_temporary_folder(prefix: str, within: Path | None = None) -> Path:
+    """A new folder for temporary files, see `temporary_folder`. Raises CannotWrite."""
+    with explained_temporary() if within is None else explained(within):
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=within))
 
 
 @contextmanager

@@ -4,11 +4,11 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from itertools import pairwise
 from pathlib import Path
 
 from animora_artifact.manifest import Dimensions
+from animora_training.data.arrays import temporary_folder
 from animora_training.errors import NotCompiled
 
 SOURCE = Path(__file__).with_name("score.c")
@@ -32,6 +32,7 @@ def compile_score(dimensions: Dimensions, compiler: str) -> bytes:
 
     Raises:
         NotCompiled: There is no such compiler, it failed, or the code is not made for this machine or shape.
+        CannotWrite: The folder of temporary files has no room.
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise NotCompiled("scoring is compiled on Linux on x86-64 alone")
@@ -39,8 +40,8 @@ def compile_score(dimensions: Dimensions, compiler: str) -> bytes:
         raise NotCompiled(f"layers wider than {WIDEST} are as fast without")
     if shutil.which(compiler) is None:
         raise NotCompiled(f"there is no C compiler {compiler!r}")
-    with tempfile.TemporaryDirectory(prefix="animora-compile-") as folder:
-        library = Path(folder, "score.so")
+    with temporary_folder("animora-compile-") as folder:
+        library = folder / "score.so"
         command = [compiler, *FLAGS, *_shape(dimensions), "-o", str(library), str(SOURCE), "-lgcc"]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT)

@@ -1,12 +1,10 @@
 """From a trained network to a version: the folded network, its golden rows, its manifest."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from animora_artifact import Artifact, Golden, Manifest
 from animora_artifact.manifest import DataWindow, Dimensions, PairedDifference
 from animora_artifact.network import save_network
-from animora_training.data.arrays import explained
+from animora_training.data.arrays import explained_temporary
 from animora_training.data.clock import last_believed
 from animora_training.data.dataset import Interactions
 from animora_training.learning.network import LONGEST_EMBEDDING, NetworkShape, NeuCF, shortened
@@ -132,7 +130,7 @@ def export(network: NeuCF, data: TrainingSet, pairs: Interactions, origin: Origi
     Raises:
         CannotWrite: The folder of temporary files has no room for the network.
     """
-    with explained(Path(tempfile.gettempdir())):
+    with explained_temporary():
         model = save_network(FoldedNeuCF(network).eval())
     created_at = origin.created_at.astimezone(UTC)
     digest = hashlib.sha256(model)

@@ -1,7 +1,6 @@
 """A fit: how long to train is chosen on a hold-out, then everything is trained for as long."""
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from animora_artifact import Artifact
+from animora_training.data.arrays import temporary_folder
 from animora_training.data.dataset import Dataset
 from animora_training.errors import Interrupted
 from animora_training.fitting.checkpoint import Checkpoints, FitState
@@ -39,6 +39,7 @@ from animora_training.learning.ranks import Ranks
 from animora_training.learning.start import Start, new_start
 from animora_training.learning.trainer import Epoch, Trainer, settled
 from animora_training.learning.training_set import Pairs, TrainingSet, training_set
+from animora_training.memory import memory_for
 
 # Several processes agree on what they do between steps, and not more often than after so many.
 STEPS_TOGETHER = 16
@@ -145,6 +146,7 @@ def fit(dataset: Dataset, config: FitConfig, surroundings: Surroundings, parent:
     return fitted
 
 
+@memory_for("the fit", "lower factors or mlp_embedding by --set")
 def fit_among(
     dataset: Dataset, config: FitConfig, surroundings: Surroundings, parent: Parent | None = None
 ) -> Fit | None:
@@ -165,6 +167,7 @@ def fit_among(
         InvalidOption: The parent's network is not of the recipe's widths.
         WidthMismatch: The parent's network takes embeddings of other widths than the data's.
         Interrupted: `on_step` said so; a checkpoint has been written.
+        OutOfMemory: There is no memory for a part of it, which is named.
     """
     state = surroundings.checkpoints.load()
     margin = START_MARGIN if dataset.posts.image.size + dataset.posts.caption.size else 0.0
@@ -244,6 +247,7 @@ def _judge(holdout: HoldOut, course: _Course) -> None:
     ranks = surroundings.ranks
     if course.parent is None and state.strength is None and recipe.factorisation == "als":
         state.strength = ranks.once(lambda: tuned_strength(holdout, data, recipe, ranks.threads))
+        surroundings.checkpoints.save(state, None)
     started = time.monotonic()
     trainer, beginning = _trainer(data, course)
     began = beginning.start
@@ -291,8 +295,8 @@ def _training_set(dataset: Dataset, pairs: Pairs, surroundings: Surroundings) ->
     if surroundings.scratch is None:
         return training_set(dataset, pairs)
     # What is mapped stays there without its file, and no kill leaves it behind.
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=surroundings.scratch) as folder:
-        return training_set(dataset, pairs, Path(folder))
+    with temporary_folder(SCRATCH, surroundings.scratch) as folder:
+        return training_set(dataset, pairs, folder)
 
 
 def _trainer(data: TrainingSet, course: _Course) -> tuple[Trainer, _Beginning]:

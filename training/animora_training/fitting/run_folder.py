@@ -1,7 +1,6 @@
 """The folder of a run: where one fit has its data, its checkpoints, its events and its report."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from animora_artifact import (
     write_folder,
 )
 from animora_artifact.durability import replace_durably
-from animora_training.data.arrays import explained, replacing
+from animora_training.data.arrays import explained, make_temporary_folder, replacing
 from animora_training.data.folder import DESCRIPTION
 from animora_training.errors import (
     CannotWrite,
@@ -203,9 +202,10 @@ def run_folder(
 
     Raises:
         InvalidInput: There is an unfinished run, and it is not to go on; or there is none to start from.
+        CannotWrite: The folder cannot be made, or may not be changed.
     """
     if path is None:
-        temporary = ranks.once(lambda: Path(tempfile.mkdtemp(prefix="animora-run-")))
+        temporary = ranks.once(lambda: make_temporary_folder("animora-run-"))
         try:
             folder = RunFolder(temporary, kept=False)
             ranks.once(lambda: folder.begin(warm_start))

@@ -10,11 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from animora_training.errors import InvalidOption
 
 # Beyond these a fit ends for want of memory or never; what has no bound may be any number.
-WIDEST, LONGEST, ANY = 4096, 10_000, math.inf
+WIDEST, LONGEST, MOST, ANY = 4096, 10_000, 1_000_000, math.inf
 COUNTS = {
     **dict.fromkeys(("factors", "mlp_embedding", "feature_width"), WIDEST),
     **dict.fromkeys(("max_epochs", "patience", "warm_epochs", "als_iterations"), LONGEST),
-    **dict.fromkeys(("users_per_step", "posts_per_step", "holdout_negatives", "pairs_in_memory"), ANY),
+    "holdout_negatives": MOST,
+    **dict.fromkeys(("users_per_step", "posts_per_step", "pairs_in_memory"), ANY),
 }
 RATES = ("drop_rate", "history_drop", "dropout")
 AMOUNTS = (

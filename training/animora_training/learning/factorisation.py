@@ -14,6 +14,7 @@ from animora_training.data.dataset import FloatArray, IntArray
 from animora_training.errors import NotFinite
 from animora_training.learning.config import FitConfig
 from animora_training.learning.training_set import TrainingSet
+from animora_training.memory import memory_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Factorisation:
     strength: Strength
 
 
+@memory_for("the factorisation", "lower factors or pairs_in_memory by --set")
 def factorize(
     data: TrainingSet,
     config: FitConfig,
@@ -66,6 +68,7 @@ def factorize(
 
     Raises:
         NotFinite: The strength is too great for 32-bit numbers.
+        OutOfMemory: There is no memory for the factors or the matrix.
     """
     rng = np.random.default_rng(config.seed)
     order = 1 + rng.permutation(data.users - 1)

@@ -12,6 +12,7 @@ from animora_training.learning.factorisation import Factorisation
 from animora_training.learning.network import ID_STD, NetworkShape, NeuCF
 from animora_training.learning.ranks import ALONE, Ranks
 from animora_training.learning.training_set import TrainingSet
+from animora_training.memory import memory_for
 
 # A factorisation's product, about 1 for a positive, counts as so many logits.
 LOGITS = 6.0
@@ -48,6 +49,7 @@ class Start:
         return Start(network, torch.lerp(self.history, other.history, share))
 
 
+@memory_for("the tables of users and posts", "lower factors or mlp_embedding by --set, or use more processes")
 def new_start(
     data: TrainingSet,
     config: FitConfig,
@@ -63,6 +65,9 @@ def new_start(
         config: The recipe.
         factorisation: What the GMF branch starts from; chance where there is none.
         ranks: The processes that share the user rows.
+
+    Raises:
+        OutOfMemory: There is no memory for the tables.
     """
     shape = NetworkShape(
         users=data.users,

@@ -19,6 +19,7 @@ from animora_training.learning.ranks import Ranks
 from animora_training.learning.rows import BETAS, RowAdam
 from animora_training.learning.start import Start
 from animora_training.learning.training_set import TrainingSet
+from animora_training.memory import memory_for
 
 # Learning rates as multiples: biases are one number a row, and the MLP branch starts from chance.
 BIAS_RATE, MLP_RATE = 5.0, 3.0
@@ -61,6 +62,7 @@ class Trainer:
     on from; `state` and `restore` go on elsewhere.
     """
 
+    @memory_for("Adam's moments of users and posts", "lower factors or mlp_embedding by --set")
     def __init__(self, data: TrainingSet, config: FitConfig, start: Start, ranks: Ranks) -> None:
         """Goes on from a start.
 
@@ -72,6 +74,7 @@ class Trainer:
 
         Raises:
             ValueError: The start has the rows of other users.
+            OutOfMemory: There is no memory for Adam's moments.
         """
         if len(start.network.user_table) != ranks.rows(data.users):
             raise ValueError("the start is not of these data, or not this process's share")
@@ -123,6 +126,7 @@ class Trainer:
 
         Raises:
             NotFinite: After an epoch its loss, or what it has learnt, is no longer finite, in any process.
+            OutOfMemory: There is no memory for a step.
         """
         at = self.position
         while True:
@@ -159,6 +163,9 @@ class Trainer:
             f"({config.user_learning_rate:g}) or l2 ({config.l2:g}) by --set"
         )
 
+    @memory_for(
+        "a training step", "lower users_per_step, posts_per_step, hidden, factors or mlp_embedding by --set"
+    )
     def _step(self, draw: Draw, users_in_all: int, rate: float) -> None:
         user_rows = self._ranks.local(draw.users)
         tables = (self._users.leaf(user_rows), self._posts.leaf(draw.rows), self._history.leaf(draw.rows))

@@ -1,0 +1,79 @@
+"""What is said where there is no memory."""
+
+import errno
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+from animora_training.commands.console import plain_errors
+from animora_training.errors import OutOfMemory
+from animora_training.memory import memory_for
+
+HUGE = 1 << 55
+
+
+def unmapped():
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+@pytest.mark.parametrize(
+    ("allocate", "amount"),
+    [
+        (lambda: np.empty(HUGE, np.uint8), r" \(32\.0 PiB at once\)"),
+        (lambda: torch.empty(HUGE, dtype=torch.uint8), r" \(33,554,432\.0 GiB at once\)"),
+        (lambda: bytearray(HUGE), ""),
+        (unmapped, ""),
+    ],
+)
+def test_what_there_is_no_memory_for_is_named_with_what_takes_less(allocate, amount):
+    with (
+        pytest.raises(OutOfMemory, match=f"^there is no memory for the tables{amount}: lower factors$"),
+        memory_for("all", "lower everything"),
+        memory_for("the tables", "lower factors"),
+    ):
+        allocate()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), FileNotFoundError(2, "no such file")])
+def test_what_else_goes_wrong_stays_what_it_is(error):
+    with pytest.raises(type(error)) as raised, memory_for("all", "lower everything"):
+        raise error
+    assert raised.value is error
+
+
+def test_a_command_without_memory_ends_with_one_line(capsys):
+    with pytest.raises(typer.Exit) as ended, plain_errors():
+        raise MemoryError
+    assert ended.value.exit_code == 1
+    assert capsys.readouterr().err == (
+        "error: there is no memory for what this command does: give the process more, or it less to do\n"
+    )
+
+
+WITHIN_A_LIMIT = """
+import sys
+from animora_training.errors import OutOfMemory
+from animora_training.learning.config import FitConfig
+from animora_training.learning.start import new_start
+from tests.training.data.limited import allow
+from tests.training.worlds import many_users
+data = many_users(100_000, 10)
+new_start(many_users(10, 10), FitConfig())
+allow(1 << 28)
+try:
+    new_start(data, FitConfig(factors=4096))
+except OutOfMemory as error:
+    sys.exit(f"told: {error}")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts what it should on Linux")
+def test_factors_for_which_there_is_no_memory_are_named():
+    command = (sys.executable, "-W", "ignore", "-c", WITHIN_A_LIMIT)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.stderr.startswith("told: there is no memory for the tables of users and posts (1.5 GiB at")
+    assert "lower factors or mlp_embedding by --set" in ended.stderr
