@@ -6,6 +6,7 @@ import torch
 
 from animora_training.data.dataset import ABSENT, collect
 from animora_training.errors import NotFinite, NothingToLearn
+from animora_training.fitting import likelihoods
 from animora_training.fitting.holdout import HoldOut
 from animora_training.learning.config import FitConfig
 from animora_training.learning.factorisation import Strength, factorize
@@ -51,6 +52,25 @@ def test_where_users_are_few_those_who_choose_have_several_pairs_and_each_user_c
     held_out = holdout.held_out.candidates[:, 0]
     scores[holdout.held_out.users, held_out] = np.where(holdout.held_out.users == found, 1.0, -1.0)
     assert holdout.choice(Table(scores)).hit_ratio == pytest.approx(1 / len(np.unique(choosing)))
+
+
+def test_what_the_held_out_pairs_stand_for_is_counted_once_for_all_epochs(data, monkeypatch):
+    counted = []
+
+    def count(dataset, held_out):
+        counted.append(held_out)
+        return untouched(dataset, held_out)
+
+    untouched = likelihoods._untouched
+    monkeypatch.setattr(likelihoods, "_untouched", count)
+    holdout = HoldOut.of(data, CONFIG)
+    rows = training_set(data, holdout.training)
+    network = new_start(rows, CONFIG).network.eval()
+    first = holdout.judge(network, rows.vocabulary)
+    passes = len(counted)
+    assert passes
+    assert holdout.judge(network, rows.vocabulary) == first
+    assert len(counted) == passes
 
 
 def test_what_is_held_out_is_not_trained_on(holdout, data):

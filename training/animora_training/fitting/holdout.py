@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -27,7 +28,7 @@ from animora_training.data.split import (
 )
 from animora_training.errors import NothingToLearn
 from animora_training.fitting.export import FoldedNeuCF
-from animora_training.fitting.likelihoods import Likelihoods, likes_of, scaling_by
+from animora_training.fitting.likelihoods import Likelihoods, Represented
 from animora_training.fitting.record import ReliabilityBin
 from animora_training.fitting.seen import Seen
 from animora_training.judging.baselines import heuristic_scores, popularity_scores
@@ -44,6 +45,7 @@ from animora_training.judging.metrics import Scores
 from animora_training.judging.recommender import Recommender
 from animora_training.learning.config import FitConfig
 from animora_training.learning.network import NeuCF
+from animora_training.memory import memory_for
 
 # More negatives than a report speaks of make the choice surer, more users than these do not; where users are
 # few, several pairs of each who chooses do, as if there were so many users.
@@ -82,7 +84,7 @@ class Judged:
     share: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class HoldOut:
     """Pairs that are kept from training, one half of whose users choose and the other half report.
 
@@ -139,6 +141,7 @@ class HoldOut:
         return holdout if holdout.users >= FEWEST_UNSEEN and len(holdout.choosers) else None
 
     @classmethod
+    @memory_for("the hold-out", "lower holdout_negatives by --set")
     def _of(
         cls,
         dataset: Dataset,
@@ -190,26 +193,38 @@ class HoldOut:
         """Rows int64 (n) of the held-out pairs that choose."""
         return np.flatnonzero(self.choosing & (self.held_out.negatives > 0))
 
+    @cached_property
+    def _calibrating(self) -> Represented:
+        """The pairs by which the probabilities are made right; counted once for all epochs."""
+        return Represented.calibrating(self.dataset, self.held_out.take(self.choosers))
+
+    @cached_property
+    def _represented(self) -> Represented:
+        """The reported pairs; counted once for all epochs."""
+        return Represented.of(self.dataset, self.reported)
+
+    @memory_for("judging the hold-out", "lower holdout_negatives by --set")
     def judge(self, network: NeuCF, vocabulary: Vocabulary) -> Judged:
         """What `choice` gives for one half of the users, and what was measured for the other.
 
         Raises:
             NotFinite: The network's scores are not finite.
+            OutOfMemory: There is no memory for the candidates' scores.
         """
         scorer = PostScorer(FoldedNeuCF(network).eval(), vocabulary, self.dataset)
         reported = self.reported
-        scaling = scaling_by(self.dataset, scorer, self.held_out.take(self.choosers))
+        scaling = self._calibrating.scaling(scorer)
         if not len(reported.users):
             return Judged(self.choice(scorer), {}, (), scaling=scaling)
         scores = scorer.candidates(reported)
-        given = Likelihoods.of(likes_of(self.dataset, scores, reported))
+        given = Likelihoods.of(self._represented.sample(scores))
         return Judged(
             choice=self.choice(scorer),
             metrics={**self._metrics(scores, reported), "calibration_error": given.error},
             reliability=given.reliability,
             ranks=tuple(self._ranks(scores, reported).tolist()),
             scaling=scaling,
-            published=Likelihoods.of(likes_of(self.dataset, scaling.of(scores), reported)),
+            published=Likelihoods.of(self._represented.sample(scaling.of(scores))),
         )
 
     def choice(self, recommender: Recommender) -> Quality:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from animora_training.data.dataset import Dataset, IntArray, Rows
+from animora_training.data.dataset import Dataset, DoubleArray, IntArray, Rows
 from animora_training.data.split import HeldOut
 from animora_training.fitting.record import ReliabilityBin
 from animora_training.judging.calibration import (
@@ -50,24 +50,43 @@ class Likelihoods:
         )
 
 
-def scaling_by(dataset: Dataset, scorer: PostScorer, choosing: HeldOut) -> LogitScaling:
-    """What makes a network's probabilities right, by some of the pairs that choose.
+@dataclass(frozen=True, slots=True)
+class Represented:
+    """Held-out pairs, and how many pairs of their users and of the posts of their moments they stand for.
 
-    Raises:
-        NotFinite: The network's scores are not finite.
+    Attributes:
+        held_out: The pairs, m of them, each beside its negatives.
+        liked: float64 (m), how many likes a pair stands for.
+        untouched: float64 (m), how many posts that its user has not touched its negatives stand for.
     """
-    some = np.arange(0, len(choosing.users), -(-len(choosing.users) // CALIBRATING_PAIRS))
-    held_out = choosing.take(some).beside_at_most(CALIBRATING_NEGATIVES)
-    return fit_scaling(likes_of(dataset, scorer.candidates(held_out), held_out))
 
+    held_out: HeldOut
+    liked: DoubleArray
+    untouched: DoubleArray
 
-def likes_of(dataset: Dataset, scores: Scores, held_out: HeldOut) -> LikeSample:
-    """Log odds (m, 1 + k) that stand for all pairs of the users and the posts of their moments."""
-    liked = np.diff(dataset.pairs.offsets)[held_out.users]
-    pieces = np.cumsum(liked) // PAIRS_AT_ONCE
-    untouched = [_untouched(dataset, held_out.take(pieces == piece)) for piece in np.unique(pieces)]
-    rows = np.bincount(held_out.users)[held_out.users]  # which stand together for all that a user likes
-    return like_sample(scores, held_out, liked / rows, np.concatenate(untouched) / rows)
+    @classmethod
+    def of(cls, dataset: Dataset, held_out: HeldOut) -> "Represented":
+        """Counts in a data set, which takes a pass over the pairs of the users."""
+        liked = np.diff(dataset.pairs.offsets)[held_out.users]
+        pieces = np.cumsum(liked) // PAIRS_AT_ONCE
+        none = np.empty(0, np.int64)
+        untouched = [_untouched(dataset, held_out.take(pieces == piece)) for piece in np.unique(pieces)]
+        rows = np.bincount(held_out.users)[held_out.users]  # which stand together for all that a user likes
+        return cls(held_out, liked / rows, np.concatenate((none, *untouched)) / rows)
+
+    @classmethod
+    def calibrating(cls, dataset: Dataset, choosing: HeldOut) -> "Represented":
+        """Some of the pairs that choose, as many as the two numbers of a scaling need."""
+        some = np.arange(0, len(choosing.users), -(-len(choosing.users) // CALIBRATING_PAIRS))
+        return cls.of(dataset, choosing.take(some).beside_at_most(CALIBRATING_NEGATIVES))
+
+    def sample(self, scores: Scores) -> LikeSample:
+        """Log odds (m, 1 + k) of the candidates, weighted. Raises NotFinite."""
+        return like_sample(scores, self.held_out, self.liked, self.untouched)
+
+    def scaling(self, scorer: PostScorer) -> LogitScaling:
+        """What makes a network's probabilities right for these pairs. Raises NotFinite."""
+        return fit_scaling(self.sample(scorer.candidates(self.held_out)))
 
 
 def _untouched(dataset: Dataset, held_out: HeldOut) -> IntArray:
