@@ -16,6 +16,10 @@ from animora_training.memory import memory_for
 HUGE = 1 << 55
 
 
+def refused(size):
+    raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {size} bytes")
+
+
 def unmapped():
     raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
@@ -25,6 +29,7 @@ def unmapped():
     [
         (lambda: np.empty(HUGE, np.uint8), r" \(32\.0 PiB at once\)"),
         (lambda: torch.empty(HUGE, dtype=torch.uint8), r" \(33,554,432\.0 GiB at once\)"),
+        (lambda: refused(3 << 20), r" \(3 MiB at once\)"),
         (lambda: bytearray(HUGE), ""),
         (unmapped, ""),
     ],

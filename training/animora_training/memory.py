@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from animora_training.errors import OutOfMemory
 
-GIB = 1 << 30
+MIB = 1 << 20
 # What NumPy and PyTorch say of how much they could not have.
 _AMOUNT = re.compile(r"allocate ([\d.]+) ?(\w+)")
 
@@ -49,4 +49,6 @@ def _amount(error: BaseException) -> str:
         return ""
     if found[2] != "bytes":
         return f" ({found[1]} {found[2]} at once)"
-    return f" ({float(found[1]) / GIB:,.1f} GiB at once)"
+    mebibytes = float(found[1]) / MIB
+    amount = f"{mebibytes:,.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:,.1f} GiB"
+    return f" ({amount} at once)"

@@ -203,7 +203,7 @@ class HoldOut:
         """The reported pairs; counted once for all epochs."""
         return Represented.of(self.dataset, self.reported)
 
-    @memory_for("judging the hold-out", "lower holdout_negatives by --set")
+    @memory_for("judging the hold-out", "lower holdout_negatives, hidden, factors or mlp_embedding by --set")
     def judge(self, network: NeuCF, vocabulary: Vocabulary) -> Judged:
         """What `choice` gives for one half of the users, and what was measured for the other.
 
