@@ -92,9 +92,8 @@ class FolderStore:
 
     def require_writable(self) -> None:
         """See ModelStore; a folder that is not there yet is not made, its parent is tried in its place."""
-        folder = next(one for one in (self._root, *self._root.parents) if os.path.lexists(one))
         try:
-            with tempfile.NamedTemporaryFile(prefix=STAGING, dir=folder) as file:
+            with tempfile.NamedTemporaryFile(prefix=STAGING, dir=_nearest(self._root)) as file:
                 file.write(bytes(TRIED_BYTES))
                 file.flush()
                 os.fsync(file.fileno())
@@ -148,6 +147,15 @@ class FolderStore:
         if link:
             raise ArtifactRejected(RejectionReason.FILE_TYPE, f"the version {version} is a link")
         return folder
+
+
+def _nearest(path: Path) -> Path:
+    """A path, or else the first of its parents that is there. Raises OSError where the path can never be."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return _nearest(path.parent)
+    return path
 
 
 class _PointerFile:

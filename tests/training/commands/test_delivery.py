@@ -104,6 +104,14 @@ def test_a_version_that_the_store_cannot_take_is_kept(good, tmp_path):
     shutil.rmtree(folder.parent)
 
 
+def test_a_version_is_kept_though_not_even_its_folder_can_be_read(good, tmp_path):
+    with pytest.raises(StoreUnavailable, match=r"--output: .*File name too long") as refused:
+        Delivery(None, tmp_path / ("x" * 300), activate=False).deliver(pack(good))
+    folder = kept(refused.value)
+    assert read_folder(folder).manifest.version == "v2"
+    shutil.rmtree(folder.parent)
+
+
 def test_a_version_that_someone_else_has_overtaken_is_published_and_not_activated(
     store, good, tmp_path, capsys
 ):
@@ -164,6 +172,8 @@ def test_where_a_version_shall_go_is_tried_before_it_is_made(store, tmp_path, s3
         Delivery(None, tmp_path / "file", activate=False).check()
     with pytest.raises(StoreUnavailable, match=r"--output: cannot write to .*file/out: Not a directory"):
         Delivery(None, tmp_path / "file" / "out", activate=False).check()
+    with pytest.raises(StoreUnavailable, match=r"--output: cannot write to .*: File name too long"):
+        Delivery(None, tmp_path / ("x" * 300), activate=False).check()
     with pytest.raises(StoreUnavailable, match=r"--store: cannot write to .*file"):
         Delivery(FolderStore(tmp_path / "file"), None, activate=False).check()
     gone = open_store(s3.url.replace(s3.endpoint, "http://127.0.0.1:9"))

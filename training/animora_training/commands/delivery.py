@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,8 +110,9 @@ class Delivery:
 
     def _kept(self, package: Package) -> str:
         """Keeps what took long to train; says where."""
-        if self.folder is not None and _is_there(FolderStore(self.folder), package):
-            return f"the version is in {self.folder / package.manifest.version}"
+        with suppress(StoreUnavailable):  # the folder may be what cannot be read
+            if self.folder is not None and _is_there(FolderStore(self.folder), package):
+                return f"the version is in {self.folder / package.manifest.version}"
         try:
             kept = make_temporary_folder("animora-version-") / package.manifest.version
             write_folder(package, kept)
