@@ -1,5 +1,7 @@
 """Connection strings as libpq takes them."""
 
+import errno
+import os
 import re
 from dataclasses import replace
 from typing import Any
@@ -234,9 +236,20 @@ def test_what_cannot_be_used_is_named_and_not_quoted(dsn, error):
     assert "secret" not in str(refusal.value)
 
 
-def test_a_file_that_is_not_there_is_named_by_its_option():
+@pytest.mark.parametrize("path", ["/nowhere/ca.pem", f"/{'x' * 300}/ca.pem"])
+def test_a_file_that_is_not_there_is_named_by_its_option(path):
     with pytest.raises(InvalidDsn, match="sslrootcert: there is no such file"):
-        parse_dsn("postgresql://h?sslmode=verify-full&sslrootcert=/nowhere/ca.pem").check_files()
+        parse_dsn(f"postgresql://h?sslmode=verify-full&sslrootcert={path}").check_files()
+
+
+def test_a_file_whose_folder_may_not_be_entered_is_named_by_its_option(monkeypatch):
+    def refused(path, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    options = parse_dsn("host=h sslkey=/etc/ssl/private/key.pem")
+    monkeypatch.setattr(os, "stat", refused)
+    with pytest.raises(InvalidDsn, match="sslkey: there is no such file, or its folder may not be entered"):
+        options.check_files()
 
 
 async def test_a_service_gives_what_the_string_leaves_out(postgres_url, service_file):

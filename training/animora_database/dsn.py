@@ -7,11 +7,11 @@ error quotes a value, since any of them may be a password.
 See "Connection Strings" and "Parameter Key Words" in PostgreSQL's documentation of libpq.
 """
 
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlencode
 
@@ -126,8 +126,10 @@ class ConnectionOptions:
         named = {**self.arguments, **self.tls}
         for name in FILES:
             path = named.get(name)
-            if path and not (name == "sslrootcert" and path == SYSTEM_ROOTS) and not Path(path).is_file():
-                raise InvalidDsn(f"{name}: there is no such file")
+            if not path or (name == "sslrootcert" and path == SYSTEM_ROOTS):
+                continue
+            if not os.path.isfile(path):  # Path's own raises where a folder may not be entered
+                raise InvalidDsn(f"{name}: there is no such file, or its folder may not be entered")
 
 
 def parse_dsn(dsn: str) -> ConnectionOptions:

@@ -29,6 +29,8 @@ def test_only_the_training_file_is_needed(tmp_path):
 
 def test_a_folder_without_a_training_file_or_with_two_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match=r"is not a folder"):
+        find_files(tmp_path / ("x" * 300))
+    with pytest.raises(InvalidInput, match=r"is not a folder"):
         find_files(tmp_path / "nowhere")
     with pytest.raises(InvalidInput, match=r"holds no file \*\.train\.rating"):
         find_files(tmp_path)

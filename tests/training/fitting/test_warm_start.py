@@ -343,6 +343,8 @@ def test_what_a_later_fit_needs_is_kept_apart_and_replaces_what_was_kept_before(
     network = tmp_path / "network.npz"
     with pytest.raises(InvalidInput, match=r"--warm-start: there is no .*network\.npz: name the --run-dir"):
         keep(network, data, folder)
+    with pytest.raises(InvalidInput, match=r"--warm-start: there is no .*network\.npz: name the --run-dir"):
+        keep(tmp_path / ("x" * 300) / "network.npz", data, folder)
     for content in (b"one", b"two"):
         network.unlink(missing_ok=True)
         network.write_bytes(content)

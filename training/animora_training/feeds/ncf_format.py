@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def find_files(folder: Path) -> NcfFolder:
     Raises:
         InvalidInput: There is no training file, or several of a kind.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path's own raises where a folder may not be entered
         raise InvalidInput(f"{folder}: is not a folder")
     train = _find(folder, "*.train.rating", "*.train.rating.gz")
     if train is None:

@@ -233,7 +233,7 @@ def keep(network: Path, data: Path, folder: Path) -> None:
     """
     staging = folder.with_name(f"{folder.name}.new")
     sources = [network, *(data / name for name in PAIRS)]
-    if missing := [source for source in sources if not source.exists()]:
+    if missing := [source for source in sources if not os.path.exists(source)]:  # Path's own may raise
         raise InvalidInput(
             f"--warm-start: there is no {missing[0]}: name the --run-dir of a fit that has ended"
         )
