@@ -55,6 +55,8 @@ def test_some_nodes_of_a_cluster_are_listed():
 @pytest.mark.parametrize(
     "url",
     [
+        "redis://one/feed",
+        "rediss://one:6379/-1",
         "redis+sentinel://one",  # which primary?
         "redis+sentinel:///feed",
         "redis+sentinel://one,/feed",

@@ -54,9 +54,11 @@ def parse_address(url: str) -> Single | Watched | Cluster:
         ValueError: It is none, or lacks a part.
     """
     scheme, _, topology = url.partition("://")[0].partition("+")
-    if not topology:
-        return Single(dict(parse_url(url)))
     parts, hosts = _split(url)
+    if not topology:
+        if scheme != "unix":  # whose path is the socket's
+            _require_database(parts.path.strip("/"))
+        return Single(dict(parse_url(url)))
     if topology == "sentinel":
         return _watched(scheme, parts, _hosts(hosts, SENTINEL_PORT))
     if topology == "cluster":
@@ -87,14 +89,19 @@ def _watched(scheme: str, parts: SplitResult, sentinels: Hosts) -> Watched:
 def _options(scheme: str, parts: SplitResult, database: str) -> dict[str, Any]:
     """What redis-py makes of the URL of one server with the same credentials and options."""
     user, at, _ = parts.netloc.rpartition("@")
-    if database and not database.isdigit():
-        raise ValueError("a database is a number")
+    _require_database(database)
     single = urlunsplit((scheme, f"{user}{at}host", f"/{database}", parts.query, ""))
     options: dict[str, Any] = dict(parse_url(single))
     del options["host"]
     if options.pop("connection_class", None) is SSLConnection:
         options["ssl"] = True
     return options
+
+
+def _require_database(database: str) -> None:
+    """What redis-py takes for none, and so for database 0. Raises ValueError."""
+    if database and not database.isdecimal():
+        raise ValueError("a database is a number")
 
 
 def _hosts(listed: str, default_port: int) -> Hosts:
