@@ -156,6 +156,14 @@ def test_a_network_is_loaded_in_the_memory_of_its_weights():
     assert load_within(0.5).returncode != 0
 
 
+def test_a_network_is_loaded_where_temporary_files_have_no_room(artifact, monkeypatch):
+    def no_room(prefix, buffering=-1):
+        return open("/dev/full", "r+b", buffering)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", no_room)
+    assert golden_error(load_network(artifact.model, CPU), artifact.golden, CPU) < 1e-6
+
+
 def test_a_network_is_loaded_without_a_folder_for_temporary_files(artifact, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     assert golden_error(load_network(artifact.model, CPU), artifact.golden, CPU) < 1e-6

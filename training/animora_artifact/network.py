@@ -138,9 +138,11 @@ def _parse(model: bytes) -> torch.jit.ScriptModule:
     with ExitStack() as stack:
         source: str | io.BytesIO
         try:
-            file = stack.enter_context(tempfile.TemporaryFile(prefix="animora-model-"))
-            file.write(model)
-            file.flush()
+            # Without a buffer, which would fail once more where the file is closed.
+            file = stack.enter_context(tempfile.TemporaryFile(prefix="animora-model-", buffering=0))
+            rest = memoryview(model)
+            while rest:
+                rest = rest[file.write(rest) :]
             source = f"/dev/fd/{file.fileno()}"
             Path(source).stat()
         except OSError:  # no room, no folder that may be written, or another system
