@@ -223,3 +223,11 @@ def test_a_disk_that_is_full_for_a_checkpoint_is_told_and_the_one_before_stays(t
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1-0-of-1.pt"]
     assert Checkpoints(tmp_path, "a fit").load().epochs == list(hold_out())
+
+
+def test_a_file_that_is_only_called_like_a_checkpoint_is_passed_over(tmp_path):
+    kept = Checkpoints(tmp_path, "a fit")
+    kept.save(FitState(epochs=list(hold_out())), None)
+    for name in ("checkpoint-1.pt", "checkpoint-1-0-of-1 (copy).pt", "checkpoint-x-0-of-1.pt"):
+        (tmp_path / name).touch()
+    assert Checkpoints(tmp_path, "a fit").load().epochs == list(hold_out())

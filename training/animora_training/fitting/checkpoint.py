@@ -1,5 +1,6 @@
 """What a fit writes down as it goes, so that one that was killed goes on where it was."""
 
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from animora_training.learning.ranks import ALONE, Ranks
 from animora_training.learning.trainer import Trainer
 
 INTERVAL = 300.0
+_NAME = re.compile(r"checkpoint-(\d+)-(\d+)-of-(\d+)\.pt", re.ASCII)
 
 # What a state holds beside tensors, as plain values.
 _STRENGTH = TypeAdapter(Strength | None)
@@ -144,7 +146,10 @@ def _latest(folder: Path, world: int) -> int:
     """The number of the latest checkpoint of which all processes have their files, 0 if there is none."""
     found = set()
     for path in folder.glob("checkpoint-*.pt"):
-        number, rank, _, processes = path.stem.split("-")[1:]
+        named = _NAME.fullmatch(path.name)
+        if named is None:
+            continue  # somebody's copy
+        number, rank, processes = named.groups()
         if int(processes) != world:
             raise InvalidInput(
                 f"{path}: is of {processes} processes, not {world}: start as many, or remove it to start anew"
