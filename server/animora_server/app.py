@@ -123,7 +123,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         cost = CostModel()
         observer = metrics.scorer if shared is None else QueueObserver(metrics.scorer)
         batcher: Batcher[Work, FloatArray] = await stack.enter_async_context(
-            Batcher(device.score, batch_limits(settings.scorer), cost, observer, device.score_at_once)
+            Batcher(device.score, batch_limits(settings.scorer), cost, observer, device.score_inline)
         )
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
         binder = Binder(device, queue, cost, settings.scorer.max_batch_rows)

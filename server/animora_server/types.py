@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_server.deadlines import LEAST_RESERVE
-from animora_server.values import value
+from animora_server.fast_dataclass import fast_dataclass
 
 IntArray = npt.NDArray[np.int64]
 HalfArray = npt.NDArray[np.float16]
@@ -83,7 +83,7 @@ class DropReason(Name):
     OUTRANKED = "outranked"
 
 
-@value
+@fast_dataclass
 class RankQuery:
     """One user and the posts to order, validated.
 
@@ -117,7 +117,7 @@ class RankQuery:
         return self.deadline - self.reserve
 
 
-@value
+@fast_dataclass
 class Terms:
     """The summands of scores: values float32 (n, k), a column a name."""
 
@@ -129,7 +129,7 @@ class Terms:
         return Terms(self.names, self.values[kept])
 
 
-@value
+@fast_dataclass
 class Ranking:
     """Posts in order, best first.
 
@@ -156,7 +156,7 @@ class Ranking:
     dropped_posts: Mapping[int, DropReason] = field(default_factory=dict)
 
 
-@value
+@fast_dataclass
 class TimelineQuery:
     """Whose feed, and which page of it, validated.
 
@@ -190,7 +190,7 @@ class TimelineQuery:
         return self.deadline - self.reserve
 
 
-@value
+@fast_dataclass
 class TimelineSnapshot:
     """One user's ranked list, never changed once made; page tokens pin it.
 
@@ -230,7 +230,7 @@ class TimelineSnapshot:
         return self.made_at - now > CLOCK_SKEW
 
 
-@value
+@fast_dataclass
 class Generation:
     """Timelines of many users, precomputed together; what a resume needs to go on as if never stopped.
 
@@ -254,7 +254,7 @@ class Generation:
     shards: int
 
 
-@value
+@fast_dataclass
 class GenerationPosts:
     """The posts that all lists of a generation were ranked from.
 
@@ -267,7 +267,7 @@ class GenerationPosts:
     post_ids: IntArray
 
 
-@value
+@fast_dataclass
 class PageTerms:
     """What the scores of a page's posts are made of, rows parallel to its posts.
 
@@ -287,7 +287,7 @@ class PageTerms:
         return PageTerms(self.terms.where(kept), reranking, self.exploration[kept])
 
 
-@value
+@fast_dataclass
 class TimelinePage:
     """Posts in order, best first.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from animora_server.batching import Batcher, BatchLimits, CostModel, at_once
+from animora_server.batching import Batcher, BatchLimits, CostModel, inline_executor
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
 from tests.limits import HANG_TIMEOUT
 
@@ -284,7 +284,7 @@ async def test_a_bulk_turn_waits_for_the_running_batch_and_gives_its_result(batc
         return 7
 
     first = await occupy(batcher, device)
-    bulk = asyncio.create_task(batcher.run_bulk(turn))
+    bulk = asyncio.create_task(batcher.run_background(turn))
     await asyncio.sleep(0)
     assert order == []
     device.gate.set()
@@ -304,7 +304,7 @@ async def test_bulk_turns_yield_to_batches_once_they_had_their_share(batcher, de
 
     async def bulk() -> None:
         while not enough.is_set():
-            await batcher.run_bulk(turn)
+            await batcher.run_background(turn)
 
     worker = asyncio.create_task(bulk())
     for _ in range(50):
@@ -316,22 +316,22 @@ async def test_bulk_turns_yield_to_batches_once_they_had_their_share(batcher, de
 
 
 async def test_bulk_work_is_executed_alone(batcher, device):
-    assert await batcher.execute_bulk("a") == "A"
-    assert await batcher.execute_bulk("b") == "B"
+    assert await batcher.execute_background("a") == "A"
+    assert await batcher.execute_background("b") == "B"
     assert device.batches == [["a"], ["b"]]
 
 
 async def test_bulk_work_fails_at_once_where_the_device_was_given_up(batcher, device):
     device.gate.clear()
-    waiting = asyncio.create_task(batcher.execute_bulk("a"))
-    queued = asyncio.create_task(batcher.execute_bulk("b"))
+    waiting = asyncio.create_task(batcher.execute_background("a"))
+    queued = asyncio.create_task(batcher.execute_background("b"))
     await device.entered.wait()
     batcher.fail(DeviceFault("it hangs"))
     for task in (waiting, queued):
         with pytest.raises(DeviceFault):
             await task
     with pytest.raises(DeviceFault):
-        await batcher.execute_bulk("c")
+        await batcher.execute_background("c")
 
 
 async def test_a_failing_bulk_turn_fails_its_caller_alone(batcher):
@@ -339,7 +339,7 @@ async def test_a_failing_bulk_turn_fails_its_caller_alone(batcher):
         raise ValueError("bad")
 
     with pytest.raises(ValueError, match="bad"):
-        await batcher.run_bulk(turn)
+        await batcher.run_background(turn)
     assert await batcher.submit("a", 1, "k", soon()) == "A"
 
 
@@ -348,7 +348,7 @@ async def test_the_batcher_outlives_a_cancellation_that_a_device_raises(batcher,
     with pytest.raises(DeviceFault, match="abandoned"):
         await batcher.submit("x", 1, "k", soon())
     with pytest.raises(DeviceFault, match="abandoned"):
-        await batcher.execute_bulk("x")
+        await batcher.execute_background("x")
     async with asyncio.timeout(HANG_TIMEOUT):
         assert await batcher.submit("a", 1, "k", soon()) == "A"
     assert batcher.runner.failures == {"expected": 0, "unexpected": 2}
@@ -453,7 +453,7 @@ async def test_what_fails_at_once_fails_its_caller_alone(device, seen, instant):
 
 
 async def test_what_is_done_at_once_takes_its_share_of_a_turn_and_no_more(device, seen, monkeypatch):
-    monkeypatch.setattr(at_once, "AT_ONCE_SECONDS", 0.0)
+    monkeypatch.setattr(inline_executor, "MAX_SECONDS_PER_TURN", 0.0)
     instant = Instant()
     async with with_instant(device, seen, instant) as batcher:
         for _ in range(2):
@@ -470,7 +470,7 @@ async def test_a_bulk_turn_that_waits_is_not_starved_by_what_is_done_at_once(dev
         async def turn() -> str:
             return "bulk"
 
-        bulk = asyncio.create_task(batcher.run_bulk(turn))
+        bulk = asyncio.create_task(batcher.run_background(turn))
         await asyncio.sleep(0)
         assert not batcher.submit("a", 1, "k", soon()).done()
         assert await bulk == "bulk"

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from animora_server.background import BackgroundLoop
-from animora_server.batching.at_once import AtOnce
 from animora_server.batching.cost import CostModel
-from animora_server.batching.expiry import Expiry
+from animora_server.batching.deadline_timer import DeadlineTimer
+from animora_server.batching.inline_executor import InlineExecutor
 from animora_server.batching.observer import BatchObserver
 from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
 
@@ -33,14 +33,14 @@ class BatchLimits:
         max_batch_rows: Executed at once; a single larger piece of work still runs, alone.
         max_queue_rows: Waiting before work is refused.
         gather_window: Waited for more work before a batch is taken.
-        bulk_share: Least share of the running time that bulk turns get while other work waits.
+        background_share: Least share of the running time that bulk turns get while other work waits.
         probe_interval: Between works let through although the estimate says that they come too late.
     """
 
     max_batch_rows: int = 8192
     max_queue_rows: int = 200_000
     gather_window: float = 0.0
-    bulk_share: float = 0.05
+    background_share: float = 0.05
     probe_interval: float = 0.1
 
 
@@ -68,9 +68,10 @@ class Batcher(Generic[Work, Result]):
     the device has a queue of its own that refuses the batch, and anything else for the fault of some work in
     the batch, which is then found by bisection.
 
-    `at_once`, where there is one, executes works that are not worth waiting for, and gives None for others.
+    `execute_inline`, where there is one, executes works that are not worth waiting for, and gives None for
+    others.
     What is submitted while nothing else waits or runs is then done before `submit` returns, as long as such
-    work has not taken its share of a turn of the event loop (`at_once.py`).
+    work has not taken its share of a turn of the event loop (`inline_executor.py`).
 
     Bulk turns run between batches: when no batch waits, or when they had less than their share of time.
     """
@@ -81,11 +82,11 @@ class Batcher(Generic[Work, Result]):
         limits: BatchLimits,
         cost: CostModel,
         observer: BatchObserver,
-        at_once: Callable[[Sequence[Work]], Sequence[Result] | None] | None = None,
+        execute_inline: Callable[[Sequence[Work]], Sequence[Result] | None] | None = None,
     ) -> None:
         self._execute_batch = execute
         # Where a window is set, work waits for company whatever it takes.
-        self._at_once = AtOnce(at_once) if at_once and not limits.gather_window else None
+        self._inline = InlineExecutor(execute_inline) if execute_inline and not limits.gather_window else None
         self._limits = limits
         self._cost = cost
         self._observer = observer
@@ -93,11 +94,11 @@ class Batcher(Generic[Work, Result]):
         self._batch: list[_Entry[Work, Result]] = []
         self._failure: DeviceFault | None = None
         self._queued_rows = 0
-        self._expiry = Expiry(self._waiting)
-        self._bulk: deque[Callable[[], Awaitable[None]]] = deque()
-        self._bulk_results: set[asyncio.Future[Any]] = set()
+        self._deadline_timer = DeadlineTimer(self._waiting)
+        self._background: deque[Callable[[], Awaitable[None]]] = deque()
+        self._background_results: set[asyncio.Future[Any]] = set()
         self._batch_seconds = 0.0
-        self._bulk_seconds = 0.0
+        self._background_seconds = 0.0
         self._wake = asyncio.Event()
         self.runner = BackgroundLoop("batcher", self._run)
         self._running_since: float | None = None
@@ -120,7 +121,7 @@ class Batcher(Generic[Work, Result]):
         """Gives up on the device: whatever runs, waits, or is still to come fails at once."""
         self._failure = failure
         _fail([*self._batch, *self._queue], failure)
-        for result in list(self._bulk_results):
+        for result in list(self._background_results):
             if not result.done():
                 result.set_exception(failure)
 
@@ -159,17 +160,17 @@ class Batcher(Generic[Work, Result]):
             self._observer.skipped("refused")
             raise TooLate
         future: asyncio.Future[Result] = loop.create_future()
-        if self._is_idle and self._execute_at_once(work, rows, future):
+        if self._is_idle and self._execute_inline(work, rows, future):
             return future
         entry = _Entry(work, rows, key, deadline, time.perf_counter(), future)
         self._queue.append(entry)
         self._queued_rows += rows
         self._wake.set()
-        self._expiry.watch(deadline)
+        self._deadline_timer.watch(deadline)
         future.add_done_callback(partial(self._done, entry))
         return future
 
-    async def run_bulk(self, turn: Callable[[], Awaitable[Value]]) -> Value:
+    async def run_background(self, turn: Callable[[], Awaitable[Value]]) -> Value:
         """Runs one short turn of work that can wait, alone on the device; its caller cuts it small.
 
         Raises:
@@ -195,24 +196,24 @@ class Batcher(Generic[Work, Result]):
                 if not result.done():
                     result.set_result(value)
 
-        self._bulk_results.add(result)
-        result.add_done_callback(self._bulk_results.discard)
-        self._bulk.append(run)
+        self._background_results.add(result)
+        result.add_done_callback(self._background_results.discard)
+        self._background.append(run)
         self._wake.set()
         return await result
 
-    async def execute_bulk(self, work: Work) -> Result:
+    async def execute_background(self, work: Work) -> Result:
         """Executes one short piece of work that can wait, as run_bulk does. Raises what the device raises."""
-        (result,) = await self.run_bulk(partial(self._execute_batch, [work]))
+        (result,) = await self.run_background(partial(self._execute_batch, [work]))
         return result
 
     @property
     def _is_idle(self) -> bool:
-        return self._running_since is None and not self._queue and not self._bulk
+        return self._running_since is None and not self._queue and not self._background
 
-    def _execute_at_once(self, work: Work, rows: int, future: "asyncio.Future[Result]") -> bool:
+    def _execute_inline(self, work: Work, rows: int, future: "asyncio.Future[Result]") -> bool:
         """Gives a future its result, or its failure, if the work is not worth waiting for."""
-        seconds = self._at_once.execute(work, future) if self._at_once else None
+        seconds = self._inline.execute(work, future) if self._inline else None
         if seconds is None:
             return False
         if isinstance(future.exception(), DeviceFault):
@@ -224,7 +225,7 @@ class Batcher(Generic[Work, Result]):
     def _ran(self, rows: int, works: int, seconds: float) -> None:
         # Both shares fade, so that a long quiet time earns no long burst.
         self._batch_seconds = 0.99 * self._batch_seconds + seconds
-        self._bulk_seconds *= 0.99
+        self._background_seconds *= 0.99
         self._cost.observe(rows, seconds, asyncio.get_running_loop().time())
         self._observer.executed(rows, works, seconds)
 
@@ -260,16 +261,16 @@ class Batcher(Generic[Work, Result]):
             if self._limits.gather_window and 0 < self._queued_rows < self._limits.max_batch_rows:
                 await asyncio.sleep(self._limits.gather_window)
             await asyncio.sleep(0)  # whoever was just answered may ask again, and goes before bulk
-            if self._bulk and (self._bulk_is_due() or not self._queue):
-                await self._run_turn(self._bulk.popleft())
+            if self._background and (self._background_is_due() or not self._queue):
+                await self._run_turn(self._background.popleft())
             elif batch := self._take(asyncio.get_running_loop().time()):
                 await self._run_batch(batch)
-            elif not self._bulk:
+            elif not self._background:
                 self._wake.clear()
 
-    def _bulk_is_due(self) -> bool:
-        total = self._batch_seconds + self._bulk_seconds
-        return self._bulk_seconds <= self._limits.bulk_share * total
+    def _background_is_due(self) -> bool:
+        total = self._batch_seconds + self._background_seconds
+        return self._background_seconds <= self._limits.background_share * total
 
     async def _run_turn(self, turn: Callable[[], Awaitable[None]]) -> None:
         self._running_since = asyncio.get_running_loop().time()
@@ -278,7 +279,7 @@ class Batcher(Generic[Work, Result]):
         try:
             await turn()
         finally:
-            self._bulk_seconds += time.perf_counter() - started
+            self._background_seconds += time.perf_counter() - started
             self._running_since = None
 
     async def _run_batch(self, batch: list[_Entry[Work, Result]]) -> None:

@@ -35,8 +35,8 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_server.cache.errors import UnreadableValue
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.types import DegradedReason, IntArray, RankerName, TimelineSnapshot
-from animora_server.values import value
 
 MAGIC = b"anl\x01"
 POINTER_MAGIC = b"anp\x01"
@@ -64,7 +64,7 @@ _NARROW, _WIDE, _SCORE = np.dtype("<u4"), np.dtype("<i8"), np.dtype("<f4")
 _ID_OF: dict[int, np.dtype[Any]] = {4: _NARROW, 8: _WIDE}
 
 
-@value
+@fast_dataclass
 class Pointer:
     """Which list is a user's latest, and when it was made, in Unix seconds."""
 

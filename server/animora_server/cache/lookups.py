@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from animora_server.background import log_task_failure
-from animora_server.batching import Expiry
+from animora_server.batching import DeadlineTimer
 
 MAX_KEYS = 256
 MAX_BYTES = 1 << 20
@@ -56,7 +56,7 @@ class LookUps:
         self._waiting: deque[_LookUp] = deque()
         self._round: list[_LookUp] = []
         self._rounds: asyncio.Task[None] | None = None
-        self._expiry = Expiry(self._unanswered)
+        self._deadline_timer = DeadlineTimer(self._unanswered)
 
     def until(self) -> float:
         """When a look-up that begins now has its answer at the latest, on the event loop's clock."""
@@ -73,7 +73,7 @@ class LookUps:
         loop = asyncio.get_running_loop()
         latest = self.until() if until is None else until
         look_up = _LookUp(keys, size, latest, loop.create_future())
-        self._expiry.watch(latest)
+        self._deadline_timer.watch(latest)
         self._waiting.append(look_up)
         if self._rounds is None or self._rounds.done():
             self._rounds = loop.create_task(self._run())

@@ -5,14 +5,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from animora_server.background import log_task_failure
-from animora_server.values import value
+from animora_server.fast_dataclass import fast_dataclass
 
 MAX_QUEUED_BYTES = 16 << 20
 MAX_BATCH = 128
 MAX_BATCH_BYTES = 1 << 20
 
 
-@value
+@fast_dataclass
 class Write:
     """A value to store for `life` milliseconds, or None to delete the key."""
 

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.compiling import IDS, IDS_OUT, NUMBER, PLACES, compiled
+from animora_server.jit import IDS, IDS_OUT, NUMBER, PLACES, jit
 from animora_server.types import BoolArray, IntArray
 
 ABSENT = -1
@@ -169,7 +169,7 @@ class Groups:
         return self.keys.nbytes + self.offsets.nbytes + self.members.nbytes
 
 
-@compiled(PLACES, NUMBER, IDS, IDS_OUT)
+@jit(PLACES, NUMBER, IDS, IDS_OUT)
 def _find_by_place(places: npt.NDArray[np.int32], first: int, ids: IntArray, values: IntArray) -> None:
     """Writes what is at the places of ids int64 (m), -1 where they have none; `first` has the first."""
     size = np.uint64(len(places))

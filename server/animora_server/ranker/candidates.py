@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_server.catalog import CatalogSnapshot
-from animora_server.compiling import (
+from animora_server.fast_dataclass import fast_dataclass
+from animora_server.jit import (
     COUNTS_OUT,
     FLAGS,
     FLAGS_OUT,
@@ -16,11 +17,10 @@ from animora_server.compiling import (
     IDS_OUT,
     NUMBER,
     SMALL_OUT,
-    compiled,
+    jit,
     tuple_of,
 )
 from animora_server.types import BoolArray, DropReason, IntArray, RankQuery
-from animora_server.values import value
 
 NO_IDS = np.empty(0, np.int64)
 NO_POSTS: Mapping[int, DropReason] = {}
@@ -40,7 +40,7 @@ NONE = len(REASONS)  # may be shown
 Sets: TypeAlias = tuple[IntArray, IntArray]
 
 
-@value
+@fast_dataclass
 class Candidates:
     """The distinct candidates that the catalog knows, of queries (b) that go on together.
 
@@ -189,7 +189,7 @@ def _joined(sets: Mapping[int, IntArray], queries: int) -> Sets:
     return np.concatenate(each), np.array(list(accumulate(map(len, each))))
 
 
-@compiled(tuple_of(IDS, IDS), NUMBER, NUMBER)
+@jit(tuple_of(IDS, IDS), NUMBER, NUMBER)
 def _has(sets: Sets, number: int, wanted: int) -> bool:
     """Whether one is in the set of a number."""
     members, ends = sets
@@ -203,7 +203,7 @@ def _has(sets: Sets, number: int, wanted: int) -> bool:
     return bool(start < ends[number] and members[start] == wanted)
 
 
-@compiled(
+@jit(
     tuple_of(IDS, IDS, IDS),
     tuple_of(FLAGS, IDS),
     *(tuple_of(IDS, IDS),) * 3,

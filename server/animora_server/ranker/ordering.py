@@ -6,16 +6,16 @@ from itertools import accumulate
 import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
-from animora_server.compiling import FLAGS, IDS, IDS_OUT, SCORES, TIMES, compiled, tuple_of
+from animora_server.fast_dataclass import fast_dataclass
+from animora_server.jit import FLAGS, IDS, IDS_OUT, SCORES, TIMES, jit, tuple_of
 from animora_server.ranker.candidates import Candidates
 from animora_server.ranker.relevance import best_first
 from animora_server.types import BoolArray, DoubleArray, FloatArray, IntArray
-from animora_server.values import value
 
 FEW = 64  # so many of the best are found sooner by keeping them in order in one pass than by sorting
 
 
-@value
+@fast_dataclass
 class Best:
     """The best of each query's candidates, best first, one query's after another's.
 
@@ -77,7 +77,7 @@ def _best_of(
     return np.asarray(shown[order])
 
 
-@compiled(
+@jit(
     SCORES,
     tuple_of(FLAGS, IDS, IDS, TIMES),
     tuple_of(IDS, IDS),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from animora_server.batching import Gathering, Settling, together
+from animora_server.batching import CompletionQueue, RequestCoalescer, call_isolating_failures
 from animora_server.errors import CatalogUnavailable, DeadlineExceeded, ModelNotResident, ScoringFailed
 from animora_server.ranker.candidates import Candidates, resolve
 from animora_server.ranker.explaining import dropped_posts, heuristic_terms, model_terms
@@ -45,7 +45,7 @@ class Ranker:
         self._max_block_age = max_block_age
         self._stages = stages
         self._clock = clock
-        self._gathering: Gathering[Pending] = Gathering(self._rank_gathered)
+        self._gathering: RequestCoalescer[Pending] = RequestCoalescer(self._rank_gathered)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def rank(self, query: RankQuery) -> Ranking:
@@ -94,7 +94,7 @@ class Ranker:
 
     def _rank_together(self, pin: Pin, asked: Sequence[Pending]) -> None:
         """Answers what can be answered at once; the rest goes on in a task."""
-        steps: Settling[Scoring] = Settling()
+        steps: CompletionQueue[Scoring] = CompletionQueue()
         try:
             if ended := self._scores.begin(self._prepare(pin, asked), steps):
                 self._answer_by_scores(ended)
@@ -110,7 +110,7 @@ class Ranker:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _answer_the_rest(self, asked: Sequence[Pending], steps: Settling[Scoring]) -> None:
+    async def _answer_the_rest(self, asked: Sequence[Pending], steps: CompletionQueue[Scoring]) -> None:
         try:
             async for ended in self._scores.rest(steps):
                 self._answer_by_scores(ended)
@@ -127,7 +127,7 @@ class Ranker:
             except ModelNotResident as error:
                 _answer(group, error)
                 continue
-            for some, prepared in together(partial(self._prepare_group, pin, model), group):
+            for some, prepared in call_isolating_failures(partial(self._prepare_group, pin, model), group):
                 if isinstance(prepared, Exception):
                     _answer(some, prepared)
                 else:
@@ -157,7 +157,9 @@ class Ranker:
             if scoring.failure is not None:
                 self._do_without(scoring, scoring.failure)
                 continue
-            for some, outcome in together(partial(self._order, scoring), range(len(scoring.asked))):
+            for some, outcome in call_isolating_failures(
+                partial(self._order, scoring), range(len(scoring.asked))
+            ):
                 if isinstance(outcome, Exception):
                     _answer(scoring.of(some).asked, outcome)
         self._stages.observe("order", time.perf_counter() - started)

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 
-from animora_server.compiling import SCORES, SCORES_OUT, compiled
 from animora_server.errors import (
     DeviceFault,
     InvalidScores,
@@ -14,6 +13,7 @@ from animora_server.errors import (
     ScoringFailed,
     TooLate,
 )
+from animora_server.jit import SCORES, SCORES_OUT, jit
 from animora_server.ranker.protocols import ResidentModel
 from animora_server.types import BoolArray, DegradedReason, DoubleArray, FloatArray, IntArray
 
@@ -57,7 +57,7 @@ def completed(values: FloatArray, informed: BoolArray) -> FloatArray:
     return filled
 
 
-@compiled(SCORES)
+@jit(SCORES)
 def are_finite(values: FloatArray) -> bool:
     """Whether all of values float32 (m) are."""
     for value in values:  # noqa: SIM110  # a loop
@@ -73,7 +73,7 @@ def probabilities(values: FloatArray) -> FloatArray:
     return scores
 
 
-@compiled(SCORES, SCORES_OUT)
+@jit(SCORES, SCORES_OUT)
 def _sigmoids(values: FloatArray, scores: FloatArray) -> None:
     for at in range(len(values)):
         scores[at] = 1 / (1 + math.exp(-min(max(float(values[at]), -700.0), 700.0)))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from animora_server.batching import AnyFuture, Settling
+from animora_server.batching import AnyFuture, CompletionQueue
 from animora_server.errors import DeviceFault, InvalidScores, OutOfDeviceMemory, ScoringFailed, TooLate
 from animora_server.ranker.candidates import Candidates
 from animora_server.ranker.pending import Pending, SharedWork
@@ -104,7 +104,7 @@ class Scores:
         self._flights: SingleFlight[FloatArray] = SingleFlight()
         self._recent: RecentResults[FloatArray] = RecentResults(MOMENT, MAX_RECENT_BYTES)
 
-    def begin(self, scorings: Sequence[Scoring], steps: Settling[Scoring]) -> list[Scoring]:
+    def begin(self, scorings: Sequence[Scoring], steps: CompletionQueue[Scoring]) -> list[Scoring]:
         """Takes the first steps of some scorings; those that have come to their end by that are returned.
 
         That is, they have values or a failure. Queries that were one piece may come to it in several.
@@ -114,7 +114,7 @@ class Scores:
             self._stages.observe("score", time.perf_counter() - started)
         return ended
 
-    async def rest(self, steps: Settling[Scoring]) -> AsyncIterator[list[Scoring]]:
+    async def rest(self, steps: CompletionQueue[Scoring]) -> AsyncIterator[list[Scoring]]:
         """The others as they come to their end, those of a moment together.
 
         Those whose caller has gone do not come.
@@ -127,7 +127,7 @@ class Scores:
             if left := [wanted for scoring in ended if (wanted := scoring.wanted())]:
                 yield left
 
-    def _first_steps(self, scoring: Scoring, steps: Settling[Scoring]) -> list[Scoring]:
+    def _first_steps(self, scoring: Scoring, steps: CompletionQueue[Scoring]) -> list[Scoring]:
         ended = []
         for policy, numbers in self._ways(scoring).items():
             some = scoring.of(numbers)
@@ -170,7 +170,7 @@ class Scores:
         assert self._cache is not None  # only called where there is one
         return self._cache.scores.find(scoring.keys, scoring.candidates.sizes.tolist(), scoring.deadline)
 
-    def _score(self, scoring: Scoring, steps: Settling[Scoring]) -> list[Scoring]:
+    def _score(self, scoring: Scoring, steps: CompletionQueue[Scoring]) -> list[Scoring]:
         """Has the model score all as one piece of work; returns what has come to its end by that."""
         candidates = scoring.candidates
         try:
@@ -185,7 +185,7 @@ class Scores:
         return []
 
     def _score_each(
-        self, scoring: Scoring, failure: BaseException, steps: Settling[Scoring]
+        self, scoring: Scoring, failure: BaseException, steps: CompletionQueue[Scoring]
     ) -> list[Scoring]:
         """Has the model score the queries of what failed as a whole one by one: it may be the fault of one.
 
@@ -198,7 +198,7 @@ class Scores:
         scoring.failure = failure
         return [scoring]
 
-    def _settle(self, scoring: Scoring, step: AnyFuture, steps: Settling[Scoring]) -> list[Scoring]:
+    def _settle(self, scoring: Scoring, step: AnyFuture, steps: CompletionQueue[Scoring]) -> list[Scoring]:
         """What has come to its end with a step that is done; what is not in the cache goes on."""
         if step.cancelled():  # with its callers
             return []
@@ -210,7 +210,7 @@ class Scores:
         return [scoring] if scoring.keys else _completed(scoring)  # for the cache, it is complete
 
     def _take_found(
-        self, scoring: Scoring, found: list[FloatArray | None], steps: Settling[Scoring]
+        self, scoring: Scoring, found: list[FloatArray | None], steps: CompletionQueue[Scoring]
     ) -> list[Scoring]:
         """Those that were in the cache; the others go on to be computed."""
         hits: dict[int, FloatArray] = {}
@@ -260,7 +260,7 @@ class Scores:
         return values
 
 
-def _await_step(scoring: Scoring, step: "asyncio.Future[Any]", steps: Settling[Scoring]) -> None:
+def _await_step(scoring: Scoring, step: "asyncio.Future[Any]", steps: CompletionQueue[Scoring]) -> None:
     """Waits for the next step."""
     work = step if len(scoring.asked) == 1 else SharedWork(step, len(scoring.asked))
     for pending in scoring.asked:

@@ -84,7 +84,7 @@ class Binder:
         while at < len(post_rows):
             turn = partial(self._device.encode, loaded, post_rows[at : at + turn_rows], embeddings, table)
             at += turn_rows
-            table, seconds = await self._queue.run_bulk(turn)
+            table, seconds = await self._queue.run_background(turn)
             turn_rows = min(max(int(turn_rows * min(TURN_SECONDS / seconds, 2)), 1), MAX_TURN_ROWS)
         return table
 

@@ -127,10 +127,10 @@ class Device:
 
     async def score(self, works: Sequence[Work]) -> list[FloatArray]:
         """Runs the works of one batch, which share a key; results in the same order."""
-        done = self.score_at_once(works)
+        done = self.score_inline(works)
         return await self._on(self._serving, lambda: run_batch(works)) if done is None else done
 
-    def score_at_once(self, works: Sequence[Work]) -> list[FloatArray] | None:
+    def score_inline(self, works: Sequence[Work]) -> list[FloatArray] | None:
         """The same then and there, on the thread that asks; None where that would hold the event loop up."""
         return self._guarded(lambda: run_batch(works)) if self._is_short(works) else None
 

@@ -198,7 +198,7 @@ class _Session:
         # A part of a message may lie anywhere; PyTorch wants numbers that are aligned.
         work = model.work(region, user_rows.copy(), sizes, rows, deadline)
         if deadline == math.inf:
-            return [await self._batcher.execute_bulk(work)]
+            return [await self._batcher.execute_background(work)]
         return [await self._batcher.submit(work, len(rows), work.key, deadline)]
 
     async def _explain(self, parts: Sequence[Part]) -> Answer:

@@ -25,7 +25,7 @@ def load_model(artifact: Artifact, device: torch.device, settings: ScorerSetting
     Args:
         artifact: The version.
         device: Where to.
-        settings: `dtype` and `compiled` count.
+        settings: `dtype` and `jit` count.
 
     Raises:
         ArtifactRejected: It does not load, or does not give the recorded probabilities in float32.

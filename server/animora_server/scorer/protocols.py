@@ -100,7 +100,7 @@ class Device(Protocol):
         """Runs the works of one batch, which share a key; results in the same order."""
         ...
 
-    def score_at_once(self, works: "Sequence[Work]") -> list[FloatArray] | None:
+    def score_inline(self, works: "Sequence[Work]") -> list[FloatArray] | None:
         """The same then and there; None where that would hold the event loop up."""
         ...
 
@@ -112,10 +112,10 @@ class Queue(Protocol):
         """Queues work that is of no more use after a deadline, on the event loop's clock."""
         ...
 
-    async def run_bulk(self, turn: Callable[[], Awaitable[Value]]) -> Value:
+    async def run_background(self, turn: Callable[[], Awaitable[Value]]) -> Value:
         """Runs one short turn of work that can wait."""
         ...
 
-    async def execute_bulk(self, work: "Work") -> FloatArray:
+    async def execute_background(self, work: "Work") -> FloatArray:
         """Executes one short piece of work that can wait."""
         ...

@@ -168,7 +168,7 @@ class RemoteDevice:
             return await self._score(scored)
         return [await self._explain(work) for work in works if isinstance(work, ExplainWork)]
 
-    def score_at_once(self, works: Sequence[Work]) -> None:
+    def score_inline(self, works: Sequence[Work]) -> None:
         """Nothing is: another process does it."""
 
     async def _score(self, works: Sequence[ScoreWork]) -> list[FloatArray]:
@@ -270,11 +270,11 @@ class SharedQueue:
         """See batching.Batcher."""
         return self._batcher.submit(work, rows, key, deadline)
 
-    async def run_bulk(self, turn: Callable[[], Awaitable[Value]]) -> Value:
+    async def run_background(self, turn: Callable[[], Awaitable[Value]]) -> Value:
         """Runs it at once."""
         return await turn()
 
-    async def execute_bulk(self, work: Work) -> FloatArray:
+    async def execute_background(self, work: Work) -> FloatArray:
         """Executes it at once."""
         (result,) = await self._execute([work])
         return result

@@ -101,7 +101,7 @@ class ResidentModel:
         work = ScoreWork.of_one(self.model.network, self.table, user_row, rows)
         values = [NO_VALUES]
         for piece in work.pieces(TURN_ROWS):
-            values.append(await self.queue.execute_bulk(piece))  # noqa: PERF401  # a list would not be shorter
+            values.append(await self.queue.execute_background(piece))  # noqa: PERF401  # a list would not be shorter
         return np.concatenate(values)
 
     def _submit(self, work: ScoreWork) -> "asyncio.Future[FloatArray]":

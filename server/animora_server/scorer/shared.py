@@ -94,7 +94,7 @@ class SharedModel:
             if source is not None and rows:
                 copy = partial(self._device.copy, self._table, source.start, region.start, rows)
                 try:
-                    await self._batcher.run_bulk(copy)
+                    await self._batcher.run_background(copy)
                 except BaseException:  # the worker has gone, or the device
                     self.release(region)
                     raise
@@ -117,7 +117,7 @@ class SharedModel:
             assert self._table is not None  # there is a region of it
             own = replace(self._table, vectors=self._table.vectors[region.start : region.stop], rows=first)
             turn = partial(self._device.encode, self.model, post_rows, embeddings, own)
-            _, seconds = await self._batcher.run_bulk(turn)
+            _, seconds = await self._batcher.run_background(turn)
             return seconds
 
     async def warm(self, sizes: Sequence[int], cost: CostModel) -> None:

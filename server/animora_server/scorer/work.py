@@ -7,14 +7,14 @@ from typing import TypeAlias
 import numpy as np
 
 from animora_server.batching import BatchLimits
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.scorer.parts import COALITIONS
 from animora_server.scorer.protocols import Embeddings, OnDevice
 from animora_server.settings import ScorerSettings
 from animora_server.types import FloatArray, IntArray
-from animora_server.values import value
 
 
-@value
+@fast_dataclass
 class ScoreWork:
     """Pairs of users with posts, of one model and post table.
 
@@ -68,7 +68,7 @@ class ScoreWork:
         return id(self.network), id(self.table.vectors)
 
 
-@value
+@fast_dataclass
 class ExplainWork:
     """Posts whose terms with one user are wanted: float32 (m, 8).
 

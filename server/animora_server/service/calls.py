@@ -15,10 +15,10 @@ from grpc_status import rpc_status
 from animora_server.background import was_cancelled
 from animora_server.deadlines import LEAST_RESERVE, reserve
 from animora_server.errors import CallError
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.metrics import CallMetrics
 from animora_server.service.gate import Gate
 from animora_server.service.status import code_of, internal_status, interrupted_status, to_status
-from animora_server.values import value
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
-@value
+@fast_dataclass
 class Call:
     """One call.
 

@@ -9,13 +9,13 @@ from functools import lru_cache
 import numpy as np
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.types import BoolArray, Terms
-from animora_server.values import value
 
 VALUE = np.dtype("<f4")
 
 
-@value
+@fast_dataclass
 class _Layout:
     """The bytes of an Explanation, and where in them each value and the exploration flag are."""
 

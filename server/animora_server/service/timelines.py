@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_server.batching import Gathering
+from animora_server.batching import RequestCoalescer
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics, TimelineMetrics
 from animora_server.service.calls import Behaviour, Call
@@ -34,7 +34,7 @@ class TimelineService:
         self._settings = settings
         self._metrics = metrics
         self._ranks = ranks
-        self._gathering: Gathering[asyncio.Future[None]] = Gathering(_release)
+        self._gathering: RequestCoalescer[asyncio.Future[None]] = RequestCoalescer(_release)
 
     @property
     def behaviours(self) -> Mapping[str, Behaviour]:

@@ -6,9 +6,9 @@ from typing import Self
 import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.settings import TimelineSettings
 from animora_server.types import BoolArray, DropReason, IntArray, TimelineSnapshot
-from animora_server.values import value
 
 DAY = 86_400.0  # seconds
 # Why a post may be missing from a timeline; the first that applies counts.
@@ -18,7 +18,7 @@ REASONS = (
 )  # fmt: skip
 
 
-@value
+@fast_dataclass
 class Viewer:
     """Whose timeline it is, and what they must not or need not see.
 

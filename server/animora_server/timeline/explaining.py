@@ -7,6 +7,7 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ModelUnavailable, ScoringFailed
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.ranker.explaining import heuristic_terms, model_terms
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.protocols import Pin
@@ -22,10 +23,9 @@ from animora_server.types import (
     Terms,
     TimelineSnapshot,
 )
-from animora_server.values import value
 
 
-@value
+@fast_dataclass
 class PagePosts:
     """The posts of a page, and where they come from.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ModelUnavailable
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.protocols import Pin, ResidentModel
 from animora_server.ranker.relevance import logits
@@ -18,14 +19,13 @@ from animora_server.timeline.eligibility import Viewer, candidates
 from animora_server.timeline.making import Listed, ListMaker
 from animora_server.timeline.reranking import Reranking
 from animora_server.types import DegradedReason, FloatArray, IntArray, RankerName, TimelineSnapshot
-from animora_server.values import value
 
 ID_BYTES = 16
 NOTHING = np.empty(0, np.int64)
 TTL_JITTER = 0.1  # of the time to live, so that what was made together is not due together
 
 
-@value
+@fast_dataclass
 class Audience:
     """Whom a list is for: a user, and whether it keeps posts that they have liked or commented on."""
 
@@ -33,7 +33,7 @@ class Audience:
     include_seen: bool
 
 
-@value
+@fast_dataclass
 class _Scores:
     """Values float32 (k) and what gave them."""
 
@@ -42,7 +42,7 @@ class _Scores:
     model_version: str
 
 
-@value
+@fast_dataclass
 class _Draft:
     """A list that is being made.
 

@@ -1,16 +1,16 @@
 """From candidates and what a ranker thinks of them to a user's list."""
 
 from animora_server.catalog import CatalogSnapshot
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.ranker.heuristic import Heuristic
 from animora_server.ranker.relevance import best_first, probabilities
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.reranking import Reranking
 from animora_server.timeline.size import posts_that_fit
 from animora_server.types import FloatArray, IntArray, RankerName
-from animora_server.values import value
 
 
-@value
+@fast_dataclass
 class Listed:
     """Posts in order, best first.
 

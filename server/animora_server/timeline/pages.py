@@ -5,8 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.types import BoolArray, FloatArray, IntArray
-from animora_server.values import value
 
 # Which posts int64 (n) may be shown now: bool (n).
 Shown = Callable[[IntArray], BoolArray]
@@ -28,7 +28,7 @@ class Ranked(Protocol):
         ...
 
 
-@value
+@fast_dataclass
 class Cut:
     """One page.
 

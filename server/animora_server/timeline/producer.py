@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 from animora_server.background import log_task_failure
 from animora_server.errors import DeadlineExceeded, ScoringFailed
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.ranker.protocols import Pin
 from animora_server.ranker.relevance import degraded_reason, expired
 from animora_server.ranker.single_flight import SingleFlight
 from animora_server.timeline.feed_ranker import Audience, FeedRanker
 from animora_server.timeline.protocols import RefreshCounter, TimelineStore, WorkGate
 from animora_server.types import CachePolicy, DegradedReason, TimelineSnapshot
-from animora_server.values import value
 
 Remembered = TypeVar("Remembered")
 
@@ -24,7 +24,7 @@ MAX_REMEMBERED = 256  # lists of each kind
 HURRIED = (DegradedReason.DEADLINE, DegradedReason.OVERLOADED)
 
 
-@value
+@fast_dataclass
 class WantedList:
     """A list that someone wants to see the first page of.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ScoringFailed
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.ranker.pinning import current_pin
 from animora_server.ranker.protocols import Pin, Pins
 from animora_server.settings import TimelineSettings
@@ -31,7 +32,6 @@ from animora_server.types import (
     TimelineQuery,
     TimelineSnapshot,
 )
-from animora_server.values import value
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class PagePolicy:
     max_block_age: float
 
 
-@value
+@fast_dataclass
 class _Reading:
     """Where a page is read from: a list, where in it, and how long the scroll through it may last."""
 
@@ -61,7 +61,7 @@ class _Reading:
     expires_at: int
 
 
-@value
+@fast_dataclass
 class _View:
     """What a page is seen through: a catalog and whoever looks, at a time.
 

@@ -19,7 +19,7 @@ import struct
 from contextlib import suppress
 
 from animora_server.errors import InvalidRequest, SnapshotGone
-from animora_server.values import value
+from animora_server.fast_dataclass import fast_dataclass
 
 VERSION = 1
 FIELD = "page_token"
@@ -30,7 +30,7 @@ LATEST_EXPIRY = 2**32 - 1  # in the year 2106, where a host's clock may be by mi
 _LETTERS = (_FIELDS.size + _SIGNATURE_SIZE) * 4 // 3
 
 
-@value
+@fast_dataclass
 class PageToken:
     """Where a user's next page begins.
 

@@ -54,7 +54,7 @@ async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]
         preflight=Preflight() if settings.models.preflight else None,
     ) as device:
         batcher: DeviceBatcher = Batcher(
-            device.score, batch_limits(settings.scorer), cost, metrics, device.score_at_once
+            device.score, batch_limits(settings.scorer), cost, metrics, device.score_inline
         )
         metrics.queue_rows.set_function(lambda: batcher.queued_rows)
         background = BackgroundMetrics(registry)

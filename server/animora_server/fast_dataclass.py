@@ -7,7 +7,7 @@ Value = TypeVar("Value")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def value(cls: type[Value]) -> type[Value]:
+def fast_dataclass(cls: type[Value]) -> type[Value]:
     """A dataclass that nobody changes, which the type checker sees to.
 
     `frozen=True` would have Python see to it as well, and to make one with ten fields take 8 us, not 1.5.

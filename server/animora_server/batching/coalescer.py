@@ -5,28 +5,28 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-TURNS = 16  # of the event loop without another arrival, after which no more is expected
-ENOUGH = 32  # arrivals that wait for no more
-LONGEST = 0.005  # seconds; a loop that is busy with other things may take milliseconds for each turn
+IDLE_TURNS = 16  # of the event loop without another arrival, after which no more is expected
+MAX_ITEMS = 32  # arrivals that wait for no more
+MAX_DELAY = 0.005  # seconds; a loop that is busy with other things may take milliseconds for each turn
 
 Item = TypeVar("Item")
 
 
-class Gathering(Generic[Item]):
+class RequestCoalescer(Generic[Item]):
     """Holds items back for as long as more of them keep arriving.
 
     gRPC brings concurrent requests some turns of the event loop apart. Let go on in the same turn, they share
     every step from there on, and their answers leave together, which costs gRPC a tenth less than one by one.
 
     Args:
-        go_on: Takes what has arrived, in order; called on the event loop.
+        flush: Takes what has arrived, in order; called on the event loop.
         clock: Seconds.
     """
 
     def __init__(
-        self, go_on: Callable[[list[Item]], object], clock: Callable[[], float] = time.perf_counter
+        self, flush: Callable[[list[Item]], object], clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._go_on = go_on
+        self._flush = flush
         self._clock = clock
         self._arrived: list[Item] = []
 
@@ -35,13 +35,13 @@ class Gathering(Generic[Item]):
         self._arrived.append(item)
         if len(self._arrived) == 1:
             loop = asyncio.get_running_loop()
-            loop.call_soon(self._turn, loop, 0, 1, self._clock() + LONGEST)
+            loop.call_soon(self._turn, loop, 0, 1, self._clock() + MAX_DELAY)
 
     def _turn(self, loop: asyncio.AbstractEventLoop, quiet: int, before: int, latest: float) -> None:
         arrived = len(self._arrived)
         quiet = quiet + 1 if arrived == before else 0
-        if quiet < TURNS and arrived < ENOUGH and self._clock() < latest:
+        if quiet < IDLE_TURNS and arrived < MAX_ITEMS and self._clock() < latest:
             loop.call_soon(self._turn, loop, quiet, arrived, latest)
             return
         together, self._arrived = self._arrived, []
-        self._go_on(together)
+        self._flush(together)

@@ -7,10 +7,10 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 Item = TypeVar("Item")
 AnyFuture: TypeAlias = asyncio.Future[Any]
 # Items, each with its future, which is done.
-Settled: TypeAlias = list[tuple[Item, AnyFuture]]
+Completed: TypeAlias = list[tuple[Item, AnyFuture]]
 
 
-class Settling(Generic[Item]):
+class CompletionQueue(Generic[Item]):
     """Futures, each with an item that it is for, to be iterated over as they are done.
 
     An iteration gives all that were done in one turn of the event loop, each once; it ends when none is left.
@@ -19,7 +19,7 @@ class Settling(Generic[Item]):
 
     def __init__(self) -> None:
         self._left = 0
-        self._done: Settled[Item] = []
+        self._done: Completed[Item] = []
         self._some_are_done = asyncio.Event()
 
     def add(self, item: Item, future: AnyFuture) -> None:
@@ -34,7 +34,7 @@ class Settling(Generic[Item]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Settled[Item]:
+    async def __anext__(self) -> Completed[Item]:
         if not self._left:
             raise StopAsyncIteration
         await self._some_are_done.wait()

@@ -35,7 +35,7 @@ def tuple_of(*members: types.Type) -> types.Type:
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 
-def compiled(*arguments: types.Type) -> Callable[[Loop], Loop]:
+def jit(*arguments: types.Type) -> Callable[[Loop], Loop]:
     """Compiles a function for arguments of these types when its module is imported: nobody waits for it yet.
 
     What comes out is kept on disk for the next process, where there is a place for it (`NUMBA_CACHE_DIR`,

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
-from animora_server.batching.gathering import ENOUGH, LONGEST, TURNS, Gathering
+from animora_server.batching.coalescer import IDLE_TURNS, MAX_DELAY, MAX_ITEMS, RequestCoalescer
 
 
 class Recorder:
@@ -27,16 +27,16 @@ async def turns_until(condition: Callable[[], object]) -> int:
 
 async def test_what_comes_alone_waits_for_some_turns():
     seen = Recorder()
-    Gathering(seen).add(1)
-    assert TURNS <= await turns_until(lambda: seen.groups) <= TURNS + 2
+    RequestCoalescer(seen).add(1)
+    assert IDLE_TURNS <= await turns_until(lambda: seen.groups) <= IDLE_TURNS + 2
 
 
 async def test_what_comes_some_turns_apart_goes_on_together_in_order():
     seen = Recorder()
-    gathering = Gathering(seen)
+    gathering = RequestCoalescer(seen)
     for item in range(5):
         gathering.add(item)
-        for _ in range(TURNS // 2):
+        for _ in range(IDLE_TURNS // 2):
             await asyncio.sleep(0)
     assert not seen.groups
     await turns_until(lambda: seen.groups)
@@ -45,23 +45,23 @@ async def test_what_comes_some_turns_apart_goes_on_together_in_order():
 
 async def test_enough_wait_for_no_more():
     seen = Recorder()
-    gathering = Gathering(seen)
-    for item in range(ENOUGH):
+    gathering = RequestCoalescer(seen)
+    for item in range(MAX_ITEMS):
         gathering.add(item)
     assert await turns_until(lambda: seen.groups) <= 2
 
 
 async def test_it_does_not_wait_for_long_where_each_turn_takes_long():
-    seen, seconds = Recorder(), itertools.count(0.0, LONGEST / 2)
-    Gathering(seen, lambda: next(seconds)).add(1)
+    seen, seconds = Recorder(), itertools.count(0.0, MAX_DELAY / 2)
+    RequestCoalescer(seen, lambda: next(seconds)).add(1)
     assert await turns_until(lambda: seen.groups) <= 4
 
 
 async def test_the_next_that_comes_waits_anew():
     seen = Recorder()
-    gathering = Gathering(seen)
+    gathering = RequestCoalescer(seen)
     gathering.add(1)
     await turns_until(lambda: seen.groups)
     gathering.add(2)
-    assert await turns_until(lambda: len(seen.groups) == 2) >= TURNS
+    assert await turns_until(lambda: len(seen.groups) == 2) >= IDLE_TURNS
     assert seen.groups == [[1], [2]]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numba.core.caching import IndexDataCacheFile
 
-from animora_server.compiling import IDS, IDS_OUT, NUMBER, compiled
+from animora_server.jit import IDS, IDS_OUT, NUMBER, jit
 
 
 def doubled(ids: Any, factor: int, out: Any) -> None:
@@ -16,7 +16,7 @@ def doubled(ids: Any, factor: int, out: Any) -> None:
 
 
 def make():
-    return compiled(IDS, NUMBER, IDS_OUT)(doubled)
+    return jit(IDS, NUMBER, IDS_OUT)(doubled)
 
 
 @pytest.fixture(params=["kept", "no room"])

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from animora_server.batching.expiry import Expiry
+from animora_server.batching.deadline_timer import DeadlineTimer
 
 
 @dataclass(eq=False)
@@ -19,7 +19,7 @@ async def test_each_expires_at_its_deadline_and_not_before_whatever_their_order(
     now = asyncio.get_running_loop().time()
     never, late, early = (Waiter(now + seconds) for seconds in (1e6, 0.03, 0.01))
     waiting = [never, late, early]
-    expiry = Expiry(lambda: (each for each in waiting if not each.expired.is_set()))
+    expiry = DeadlineTimer(lambda: (each for each in waiting if not each.expired.is_set()))
     for each in waiting:
         expiry.watch(each.deadline)
     for each in (early, late):
@@ -30,7 +30,7 @@ async def test_each_expires_at_its_deadline_and_not_before_whatever_their_order(
 
 async def test_who_comes_after_all_others_have_gone_expires_too():
     waiting: list[Waiter] = []
-    expiry = Expiry(lambda: waiting)
+    expiry = DeadlineTimer(lambda: waiting)
     for _ in range(2):
         waiting[:] = [Waiter(asyncio.get_running_loop().time() + 0.005)]
         expiry.watch(waiting[0].deadline)
@@ -40,5 +40,5 @@ async def test_who_comes_after_all_others_have_gone_expires_too():
 
 async def test_a_deadline_that_has_passed_expires_in_a_moment():
     waiter = Waiter(asyncio.get_running_loop().time() - 1)
-    Expiry(lambda: [waiter]).watch(waiter.deadline)
+    DeadlineTimer(lambda: [waiter]).watch(waiter.deadline)
     await waiter.expired.wait()

@@ -7,7 +7,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def together(
+def call_isolating_failures(
     function: Callable[[Sequence[Item]], Result], items: Sequence[Item]
 ) -> list[tuple[Sequence[Item], Result | Exception]]:
     """What a function makes of many items, or raises, beside the items: of all, and so in one piece.
@@ -21,4 +21,4 @@ def together(
     except Exception as error:  # whatever it is must reach whoever asked for it
         if len(items) == 1:
             return [(items, error)]
-        return [outcome for item in items for outcome in together(function, [item])]
+        return [outcome for item in items for outcome in call_isolating_failures(function, [item])]

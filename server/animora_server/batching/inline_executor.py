@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-AT_ONCE_SECONDS = 0.001  # of a turn of the event loop; who comes then waits, and shares a batch
+MAX_SECONDS_PER_TURN = 0.001  # of a turn of the event loop; who comes then waits, and shares a batch
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
-class AtOnce(Generic[Work, Result]):
+class InlineExecutor(Generic[Work, Result]):
     """Executes such works, and leaves the others.
 
     Args:
@@ -27,7 +27,7 @@ class AtOnce(Generic[Work, Result]):
         if self._seconds is None:
             self._seconds = 0.0
             asyncio.get_running_loop().call_soon(self._end_turn)
-        elif self._seconds > AT_ONCE_SECONDS:
+        elif self._seconds > MAX_SECONDS_PER_TURN:
             return None
         started = time.perf_counter()
         try:

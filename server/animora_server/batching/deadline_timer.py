@@ -5,10 +5,10 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-SOONEST = 0.001  # seconds from one look at all who wait to the next
+MIN_INTERVAL = 0.001  # seconds from one look at all who wait to the next
 
 
-class Waiting(Protocol):
+class Expirable(Protocol):
     """Waits until a deadline, on the event loop's clock."""
 
     @property
@@ -21,14 +21,14 @@ class Waiting(Protocol):
         ...
 
 
-class Expiry:
+class DeadlineTimer:
     """Expires those whose deadline has come, SOONEST late at most.
 
     Args:
         waiting: Gives those who wait.
     """
 
-    def __init__(self, waiting: Callable[[], Iterable[Waiting]]) -> None:
+    def __init__(self, waiting: Callable[[], Iterable[Expirable]]) -> None:
         self._waiting = waiting
         self._next = math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -49,4 +49,4 @@ class Expiry:
                 each.expire()
             else:
                 soonest = min(soonest, each.deadline)
-        self.watch(max(soonest, now + SOONEST))
+        self.watch(max(soonest, now + MIN_INTERVAL))

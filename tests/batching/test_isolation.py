@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from animora_server.batching import together
+from animora_server.batching import call_isolating_failures
 
 
 class Doubler:
@@ -20,12 +20,12 @@ class Doubler:
 
 def test_all_are_answered_by_one_call():
     doubler = Doubler()
-    assert together(doubler, [1, 2, 3]) == [([1, 2, 3], [2, 4, 6])]
+    assert call_isolating_failures(doubler, [1, 2, 3]) == [([1, 2, 3], [2, 4, 6])]
     assert doubler.asked == [[1, 2, 3]]
 
 
 def test_the_fault_of_one_is_not_its_neighbours():
-    one, bad, two = together(Doubler(), [1, -1, 2])
+    one, bad, two = call_isolating_failures(Doubler(), [1, -1, 2])
     assert (one, two) == (([1], [2]), ([2], [4]))
     assert bad[0] == [-1]
     assert str(bad[1]) == "-1 is negative"
@@ -33,5 +33,5 @@ def test_the_fault_of_one_is_not_its_neighbours():
 
 def test_nothing_to_ask_means_no_call():
     doubler = Doubler()
-    assert together(doubler, []) == []
+    assert call_isolating_failures(doubler, []) == []
     assert doubler.asked == []

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from animora_server.batching import Settling
+from animora_server.batching import CompletionQueue
 
 
 def futures(count: int) -> "list[asyncio.Future[int]]":
@@ -11,7 +11,7 @@ def futures(count: int) -> "list[asyncio.Future[int]]":
 
 async def test_what_is_done_in_one_turn_comes_together_and_ends_with_the_last():
     a, b, c = futures(3)
-    settling: Settling[str] = Settling()
+    settling: CompletionQueue[str] = CompletionQueue()
     for item, future in zip("abc", (a, b, c), strict=True):
         settling.add(item, future)
     c.set_result(3)
@@ -26,7 +26,7 @@ async def test_what_is_done_in_one_turn_comes_together_and_ends_with_the_last():
 
 async def test_more_may_come_while_it_is_waited_for():
     first, second = futures(2)
-    settling: Settling[str] = Settling()
+    settling: CompletionQueue[str] = CompletionQueue()
     settling.add("first", first)
     first.set_result(1)
     groups = []
@@ -39,4 +39,4 @@ async def test_more_may_come_while_it_is_waited_for():
 
 
 async def test_nothing_to_wait_for_is_the_end():
-    assert [some async for some in Settling[str]()] == []
+    assert [some async for some in CompletionQueue[str]()] == []
