@@ -18,15 +18,15 @@ from animora_server.metrics import Metrics, process_registry
 from animora_server.models import ModelWatcher, open_models
 from animora_server.probes import Probes
 from animora_server.program import stop_signal
-from animora_server.ranker import Ranker
-from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.scoring import CacheAccess
+from animora_server.ranker import CandidateRanker
+from animora_server.ranker.score_provider import CacheAccess
 from animora_server.scorer import Binder, Residency
 from animora_server.scorer.no_model import NoModel
 from animora_server.scorer.preflight import Preflight
 from animora_server.scorer.protocols import Device, Queue
 from animora_server.scorer.remote import QueueObserver, RemoteDevice, SharedQueue
 from animora_server.scorer.work import Work, batch_limits
+from animora_server.scoring.heuristic import Heuristic
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.calls import CallHandler
 from animora_server.service.gate import Gate
@@ -141,7 +141,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
         scores, kept, posts_of_generation = await _stores(stack, settings, metrics, health)
         gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
-        ranker = Ranker(residency, scores, heuristic, settings.catalog.max_block_age, metrics.stages)
+        ranker = CandidateRanker(residency, scores, heuristic, settings.catalog.max_block_age, metrics.stages)
         feed_ranker = FeedRanker(heuristic, settings.timeline)
         producer = ListProducer(kept, feed_ranker, gate, metrics.timelines)
         stack.push_async_callback(producer.aclose)

@@ -20,7 +20,7 @@ def query(*post_ids: int, user: int = 7, **options) -> RankQuery:
 
 def resolve(catalog: CatalogSnapshot, one: RankQuery) -> Candidates:
     """The candidates of a query that comes alone."""
-    return module.resolve(catalog, [one])
+    return module.filter_candidates(catalog, [one])
 
 
 def dropped(candidates) -> dict[str, int]:
@@ -138,7 +138,7 @@ def test_a_query_gets_the_same_among_others_as_alone(drawn):
         query(*ids, user=user, exclude_post_ids=np.array(excluded[1:]), exclude_seen=seen, explain=explain)
         for user, ids, excluded, seen, explain in drawn
     ]
-    together = module.resolve(catalog, queries)
+    together = module.filter_candidates(catalog, queries)
     assert together.sizes.sum() == len(together.post_ids)
     for number, one in enumerate(queries):
         among_others, alone = together.of([number]), resolve(catalog, one)

@@ -18,11 +18,12 @@ from animora_server.errors import (
     ScoringFailed,
     TooLate,
 )
-from animora_server.ranker import Ranker, heuristic
+from animora_server.ranker import CandidateRanker
 from animora_server.ranker.explaining import MODEL_TERMS
-from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.pending import MAX_GROUP_CANDIDATES
-from animora_server.ranker.scoring import CacheAccess
+from animora_server.ranker.rank_task import MAX_GROUP_CANDIDATES
+from animora_server.ranker.score_provider import CacheAccess
+from animora_server.scoring import heuristic
+from animora_server.scoring.heuristic import Heuristic
 from animora_server.types import (
     BoolArray,
     CachePolicy,
@@ -183,16 +184,16 @@ def key(model_version: str, user_id: int, post_ids: IntArray, fingerprints: IntA
     return repr((model_version, user_id, post_ids.tolist(), fingerprints.tolist())).encode()
 
 
-def ranker_over(pins, cache: FakeCache | None = None) -> Ranker:
+def ranker_over(states, cache: FakeCache | None = None) -> CandidateRanker:
     access = CacheAccess(cache, key) if cache else None
-    return Ranker(pins, access, Heuristic(), max_block_age=600, stages=Stages(), clock=lambda: NOW)
+    return CandidateRanker(states, access, Heuristic(), max_block_age=600, stages=Stages(), clock=lambda: NOW)
 
 
-async def rank(pins, *post_ids: int, user: int = 7, cache: FakeCache | None = None, **options) -> Ranking:
+async def rank(states, *post_ids: int, user: int = 7, cache: FakeCache | None = None, **options) -> Ranking:
     timeout = options.pop("timeout", 60)
     deadline = asyncio.get_running_loop().time() + timeout
     query = RankQuery(user_id=user, post_ids=np.array(post_ids, np.int64), deadline=deadline, **options)
-    return await ranker_over(pins, cache).rank(query)
+    return await ranker_over(states, cache).rank(query)
 
 
 def query(timeout: float = 60, user: int = 7, posts: tuple[int, ...] = (10, 20, 30), **options) -> RankQuery:
@@ -303,12 +304,12 @@ async def test_no_time_even_for_the_heuristic_is_an_error():
 
 async def test_a_version_that_is_resident_can_be_asked_for():
     old = FakeModel([3.0, 2.0, 1.0], version="old")
-    pin = FakePin(snapshot(THREE), FakeModel([1.0, 2.0, 3.0]), {"old": old})
-    ranking = await rank(pin, 10, 20, 30, model_version="old")
+    state = FakePin(snapshot(THREE), FakeModel([1.0, 2.0, 3.0]), {"old": old})
+    ranking = await rank(state, 10, 20, 30, model_version="old")
     assert ranking.post_ids.tolist() == [10, 20, 30]
     assert ranking.model_version == "old"
     with pytest.raises(ModelNotResident):
-        await rank(pin, 10, model_version="never")
+        await rank(state, 10, model_version="never")
 
 
 async def test_posts_that_the_model_knows_nothing_of_get_the_users_median():
@@ -327,9 +328,9 @@ async def test_no_catalog_or_blocks_that_are_too_old_are_unavailable():
 
 async def test_scores_are_stored_and_the_same_candidates_hit_in_any_order_and_limit():
     cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0])
-    pin = FakePin(snapshot(THREE), model)
-    first = await rank(pin, 10, 20, 30, cache=cache)
-    second = await rank(pin, 30, 10, 20, 20, limit=1, cache=cache)
+    state = FakePin(snapshot(THREE), model)
+    first = await rank(state, 10, 20, 30, cache=cache)
+    second = await rank(state, 30, 10, 20, 20, limit=1, cache=cache)
     assert (first.cache, second.cache) == (CacheStatus.MISS, CacheStatus.HIT)
     assert second.post_ids.tolist() == [20]
     assert second.scores[0] == first.scores[0]
@@ -353,24 +354,27 @@ async def test_an_edited_post_misses():
 
 
 async def test_refresh_writes_without_reading_and_bypass_does_neither():
-    cache, pin = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
-    bypassed = await rank(pin, 10, cache=cache, cache_policy=CachePolicy.BYPASS)
+    cache, state = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    bypassed = await rank(state, 10, cache=cache, cache_policy=CachePolicy.BYPASS)
     assert (bypassed.cache, cache.reads, len(cache.stored)) == (CacheStatus.BYPASS, 0, 0)
-    refreshed = await rank(pin, 10, cache=cache, cache_policy=CachePolicy.REFRESH)
+    refreshed = await rank(state, 10, cache=cache, cache_policy=CachePolicy.REFRESH)
     assert (refreshed.cache, cache.reads, len(cache.stored)) == (CacheStatus.BYPASS, 0, 1)
 
 
 async def test_a_stored_value_that_is_not_finite_is_computed_anew():
-    cache, pin = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
-    await rank(pin, 10, 20, cache=cache)
+    cache, state = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    await rank(state, 10, 20, cache=cache)
     cache.stored = {stored: np.full_like(value, np.nan) for stored, value in cache.stored.items()}
-    ranking = await rank(pin, 10, 20, cache=cache)
+    ranking = await rank(state, 10, 20, cache=cache)
     assert (ranking.cache, ranking.post_ids.tolist()) == (CacheStatus.MISS, [20, 10])
 
 
 async def test_of_values_found_together_only_those_that_are_not_finite_are_computed_anew():
-    cache, pin = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
-    ranker, asked = ranker_over(pin, cache), [query(posts=posts) for posts in ((10, 20), (20, 30), (10, 30))]
+    cache, state = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    ranker, asked = (
+        ranker_over(state, cache),
+        [query(posts=posts) for posts in ((10, 20), (20, 30), (10, 30))],
+    )
     await ranker.rank_all(asked)
     spoilt = list(cache.stored)[1]
     cache.stored[spoilt] = np.full_like(cache.stored[spoilt], np.nan)
@@ -456,8 +460,8 @@ async def test_callers_with_more_time_share_and_store_a_computation_of_their_own
 
 @pytest.mark.parametrize("user", [7, 500])
 async def test_terms_add_up_to_the_score_they_explain(user):
-    pin = FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
-    ranking = await rank(pin, 10, 20, 30, user=user, explain=True)
+    state = FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    ranking = await rank(state, 10, 20, 30, user=user, explain=True)
     assert ranking.terms is not None
     total = ranking.terms.values.sum(axis=1)
     expected = np.log(ranking.scores / (1 - ranking.scores)) if user == 7 else ranking.scores
@@ -490,8 +494,8 @@ async def test_an_error_of_the_heuristic_that_stands_in_for_terms_reaches_every_
         def terms(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> DoubleArray:
             raise MemoryError
 
-    pin = FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0], explained=np.nan))
-    ranker = Ranker(pin, None, Broken(), max_block_age=600, stages=Stages(), clock=lambda: NOW)
+    state = FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0], explained=np.nan))
+    ranker = CandidateRanker(state, None, Broken(), max_block_age=600, stages=Stages(), clock=lambda: NOW)
     outcomes = await ranker.rank_all([query(explain=True)] * 2)
     assert [type(outcome) for outcome in outcomes] == [MemoryError] * 2
 
@@ -499,9 +503,9 @@ async def test_an_error_of_the_heuristic_that_stands_in_for_terms_reaches_every_
 @pytest.mark.parametrize("user", [7, 500])
 async def test_explained_every_candidate_is_in_the_order_or_told_why_not_by_ascending_id(user):
     posts = {10: {}, 20: {"likes": 5}, 30: {"deleted": 1}, 40: {"likes": 3}, 50: {}}
-    pin = FakePin(snapshot(posts), FakeModel([0.0, 2.0, 9.0, 1.0, -1.0]))
+    state = FakePin(snapshot(posts), FakeModel([0.0, 2.0, 9.0, 1.0, -1.0]))
     options: dict[str, Any] = {"limit": 2, "exclude_post_ids": np.array([50])}
-    ranking = await rank(pin, 99, 50, 40, 30, 20, 10, 10, user=user, explain=True, **options)
+    ranking = await rank(state, 99, 50, 40, 30, 20, 10, 10, user=user, explain=True, **options)
     assert ranking.post_ids.tolist() == [20, 40]
     assert list(ranking.dropped_posts.items()) == [
         (10, DropReason.OUTRANKED),
@@ -509,7 +513,7 @@ async def test_explained_every_candidate_is_in_the_order_or_told_why_not_by_asce
         (50, DropReason.EXCLUDED),
         (99, DropReason.UNKNOWN),
     ]
-    assert not (await rank(pin, 99, 50, 40, 30, user=user, **options)).dropped_posts
+    assert not (await rank(state, 99, 50, 40, 30, user=user, **options)).dropped_posts
 
 
 async def test_the_terms_of_one_call_are_computed_query_by_query():

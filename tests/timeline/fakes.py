@@ -30,7 +30,7 @@ class FakeModel:
     """Scores posts by id with given logits, 0 where there is none; knows users below 100.
 
     Attributes:
-        pin: Whose catalog's rows it is asked for.
+        state: Whose catalog's rows it is asked for.
         logits: By post.
         version: Its name.
         uninformed: Posts that it knows nothing of.
@@ -40,7 +40,7 @@ class FakeModel:
         least_time: Seconds before a deadline that it needs.
     """
 
-    pin: "FakePin"
+    state: "FakePin"
     logits: dict[int, float]
     version: str = "v1"
     failure: ScoringFailed | None = None
@@ -63,7 +63,7 @@ class FakeModel:
         return np.array([self.user_row(user) for user in user_ids.tolist()])
 
     def informed(self, rows: IntArray) -> BoolArray:
-        return ~np.isin(self.pin.snapshot.post_ids[rows], list(self.uninformed))
+        return ~np.isin(self.state.snapshot.post_ids[rows], list(self.uninformed))
 
     def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
         return asyncio.ensure_future(self._score(rows, deadline))
@@ -83,7 +83,7 @@ class FakeModel:
             await gate.wait()
         if self.failure is not None:
             raise self.failure
-        posts = self.pin.snapshot.post_ids[rows].tolist()
+        posts = self.state.snapshot.post_ids[rows].tolist()
         return np.array([self.logits.get(post, 0.0) for post in posts], np.float32)
 
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:

@@ -124,7 +124,7 @@ async def world() -> World:
     await world.store.make_latest(key, precomputed)
     world.generation_posts = GenerationPosts(GENERATION, ranked)
     world.model.logits = {**LOGITS, 100: 5.0}
-    world.pin.snapshot = loaded({**POSTS, **LATE})
+    world.state.snapshot = loaded({**POSTS, **LATE})
     return world
 
 
@@ -151,14 +151,14 @@ async def test_a_precomputed_list_made_before_a_restart_has_what_became_visible_
     ids=["deleted", "own", "old", "seen", "blocked"],
 )
 async def test_a_late_post_that_must_not_be_shown_is_not(world, catalog):
-    world.pin.snapshot = catalog
+    world.state.snapshot = catalog
     assert (await world.page()).post_ids.tolist() == ALL[:10]
 
 
 async def test_a_late_post_that_is_deleted_later_is_not_shown(world):
     assert 100 in (await world.page()).post_ids
-    catalog = world.pin.snapshot
-    world.pin.snapshot = replace(catalog, notified_deleted=catalog.rows(np.array([100])))
+    catalog = world.state.snapshot
+    world.state.snapshot = replace(catalog, notified_deleted=catalog.rows(np.array([100])))
     page = await world.page(explain_post_ids=np.array([100]))
     assert page.post_ids.tolist() == ALL[:10]
     assert page.dropped_posts == {100: DropReason.DELETED}
@@ -166,13 +166,13 @@ async def test_a_late_post_that_is_deleted_later_is_not_shown(world):
 
 async def test_late_posts_and_posts_that_arrived_are_merged_together(world):
     world.model.logits = {**LOGITS, 100: 5.0, 200: 6.0}
-    world.pin.snapshot = grown(world.pin.snapshot, {**POSTS, **LATE, 200: {"age": -1.0}})
+    world.state.snapshot = grown(world.state.snapshot, {**POSTS, **LATE, 200: {"age": -1.0}})
     assert (await world.page()).post_ids.tolist() == [200, 100, *ALL[:8]]
 
 
 async def test_more_late_posts_than_fit_on_a_page_have_the_list_renewed(world):
     many = {100 + n: {"age": 5 * HOUR} for n in range(25)}
-    world.pin.snapshot = loaded({**POSTS, **many})
+    world.state.snapshot = loaded({**POSTS, **many})
     world.model.logits = {**LOGITS, **dict.fromkeys(many, 5.0)}
     await world.page()
     await world.store.until_made(3)

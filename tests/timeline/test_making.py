@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.relevance import probabilities
+from animora_server.scoring.heuristic import Heuristic
+from animora_server.scoring.transforms import probabilities
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.making import Listed, ListMaker
 from animora_server.timeline.size import list_bytes

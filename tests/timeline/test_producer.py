@@ -89,7 +89,7 @@ async def test_for_a_call_that_keeps_nothing_nothing_is_renewed(world):
     audience = Audience(USER, include_seen=False)
     bypass = WantedList(b"key", audience, CachePolicy.BYPASS, deadline=0.0, score_by=0.0, began=0.0)
 
-    world.producer.renew(world.pin, bypass, "newer")
+    world.producer.renew(world.state, bypass, "newer")
 
     assert world.refreshes.why == []
 
@@ -102,10 +102,10 @@ async def test_a_renewal_does_not_replace_a_list_that_was_made_after_it_began(wo
     await world.page()
     await world.model.called.wait()
     (renewal,) = (task for task in asyncio.all_tasks() if task.get_name() == "timeline-renewal")
-    world.pin.activate(LOGITS, "v2")
+    world.state.activate(LOGITS, "v2")
 
     await world.page()
-    world.pin.resident["v1"].bulk_gate.set()
+    world.state.resident["v1"].bulk_gate.set()
     await asyncio.wait([renewal])
 
     assert (await world.page()).cache is CacheStatus.HIT
@@ -152,7 +152,7 @@ async def test_who_comes_after_a_model_swap_does_not_join_the_model_before(world
     world.model.gate = asyncio.Event()
     before = asyncio.create_task(world.page())
     await world.model.called.wait()
-    world.pin.activate(LOGITS, "v2")
+    world.state.activate(LOGITS, "v2")
     after = asyncio.create_task(world.page())
     world.model.gate.set()
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_server.ranker.heuristic import Heuristic
+from animora_server.scoring.heuristic import Heuristic
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.reranking import Reranking
 from animora_server.types import FloatArray, IntArray

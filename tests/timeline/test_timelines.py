@@ -55,7 +55,7 @@ async def test_a_cold_user_gets_the_heuristic_which_is_not_degraded_and_is_kept(
 
 async def test_a_list_of_another_model_is_a_miss_but_its_tokens_go_on(world):
     before = await world.page()
-    world.pin.activate({post: -logit for post, logit in LOGITS.items()}, "v2")
+    world.state.activate({post: -logit for post, logit in LOGITS.items()}, "v2")
 
     after = await world.page()
     rest = await world.page(page_token=before.next_page_token)
@@ -67,7 +67,7 @@ async def test_a_list_of_another_model_is_a_miss_but_its_tokens_go_on(world):
 
 async def test_a_cold_users_list_is_a_miss_once_a_model_knows_them(world):
     await world.page(COLD)
-    world.pin.activate(LOGITS, "v2").user_row = lambda user_id: 1
+    world.state.activate(LOGITS, "v2").user_row = lambda user_id: 1
 
     assert (await world.page(COLD)).ranker is RankerName.NEUCF
 
@@ -199,7 +199,7 @@ async def test_the_heuristic_stands_in_for_a_model_that_fails_and_the_list_is_no
 
 async def test_without_a_model_any_list_is_better_than_the_heuristic(world):
     await world.page()
-    world.pin.active = None
+    world.state.active = None
 
     assert (await world.page()).ranker is RankerName.NEUCF
 
@@ -230,19 +230,19 @@ async def test_who_waits_longer_gets_the_list_that_another_had_no_time_for(world
 
 async def test_a_block_hides_both_ways_on_every_page_without_a_purge(world):
     first = await world.page()
-    world.pin.snapshot = snapshot(POSTS, blocks=[(1001, USER)])
+    world.state.snapshot = snapshot(POSTS, blocks=[(1001, USER)])
 
     assert all(post % 2 == 0 for post in (await world.page()).post_ids.tolist())
     second = await world.page(page_token=first.next_page_token)
     assert second.post_ids.tolist() == [post for post in ALL[10:] if post % 2 == 0][:10]
-    world.pin.snapshot = snapshot(POSTS)
+    world.state.snapshot = snapshot(POSTS)
     assert await world.all_pages() == ALL
 
 
 async def test_deleted_seen_own_and_excluded_posts_are_not_shown(world):
     await world.page()  # the list knows nothing of what follows
     posts = {**POSTS, 2: {**POSTS[2], "deleted": 1}, 4: {**POSTS[4], "author": USER}}
-    world.pin.snapshot = snapshot(posts, seen=[(USER, 1)])
+    world.state.snapshot = snapshot(posts, seen=[(USER, 1)])
 
     shown = await world.all_pages(exclude_post_ids=np.array([3, 30]))
 
@@ -250,7 +250,7 @@ async def test_deleted_seen_own_and_excluded_posts_are_not_shown(world):
 
 
 async def test_seen_posts_are_shown_if_asked_for(world):
-    world.pin.snapshot = snapshot(POSTS, seen=[(USER, 1)])
+    world.state.snapshot = snapshot(POSTS, seen=[(USER, 1)])
 
     assert (await world.page()).post_ids[0] == 2
     assert (await world.page(include_seen=True)).post_ids[0] == 1
@@ -325,8 +325,8 @@ async def test_re_ranked_pages_are_explained_twice():
 
 async def test_a_list_whose_model_has_left_is_served_without_terms(world):
     first = await world.page()
-    world.pin.activate(LOGITS, "v2")
-    world.pin.resident = {"v2": world.pin.active}
+    world.state.activate(LOGITS, "v2")
+    world.state.resident = {"v2": world.state.active}
 
     page = await world.page(explain=True, page_token=first.next_page_token)
 
@@ -337,7 +337,7 @@ async def test_a_list_whose_model_has_left_is_served_without_terms(world):
 async def test_it_says_why_posts_are_not_in_the_timeline():
     world = World(max_posts=20)
     posts = {**POSTS, 2: {**POSTS[2], "deleted": 1}, 99: {"age": 40 * 86400.0}}
-    world.pin.snapshot = snapshot(posts, seen=[(USER, 1)])
+    world.state.snapshot = snapshot(posts, seen=[(USER, 1)])
 
     page = await world.page(explain_post_ids=np.array([1, 2, 3, 30, 99, 12345]))
 
@@ -368,7 +368,7 @@ async def test_a_list_made_before_a_restart_is_renewed_as_it_may_lack_what_becam
     first = await world.page()
     world.model.logits = {**LOGITS, 100: 5.0}
     loaded = snapshot({**POSTS, 100: {"age": 3600.0}})
-    world.pin.snapshot = replace(loaded, arrived_at=np.full(len(loaded), NOW + 10), read_at=NOW + 10)
+    world.state.snapshot = replace(loaded, arrived_at=np.full(len(loaded), NOW + 10), read_at=NOW + 10)
 
     again = await world.page()
     await world.store.until_made(2)
@@ -434,7 +434,7 @@ async def test_a_block_that_is_heard_while_a_page_is_explained_is_heeded(world):
     explained = asyncio.create_task(world.page(explain=True))
     await world.model.called.wait()
 
-    world.pin.snapshot = snapshot(POSTS, blocks=[(1001, USER)])
+    world.state.snapshot = snapshot(POSTS, blocks=[(1001, USER)])
     world.model.gate.set()
     page = await explained
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from animora_server.ranker.heuristic import Heuristic
+from animora_server.scoring.heuristic import Heuristic
 from animora_server.service.gate import Gate
 from animora_server.settings import TimelineSettings
 from animora_server.timeline import (
@@ -38,8 +38,8 @@ class World:
     def __init__(self, **settings):
         self.settings = TimelineSettings(**{"early_refresh": 0.0, **settings})
         self.clock = Clock()
-        self.pin = FakePin(snapshot(POSTS))
-        self.model = self.pin.activate(LOGITS)
+        self.state = FakePin(snapshot(POSTS))
+        self.model = self.state.activate(LOGITS)
         self.store = CountingStore(LocalTimelines(2400.0, self.clock))
         self.refreshes = Refreshes()
         self.generation_posts: GenerationPosts | None = None
@@ -51,7 +51,7 @@ class World:
         # A fake store may hang.
         lists = Lists(self.store, self.producer, late, self.settings, 10.0, self.clock)
         self.timelines = Timelines(
-            self.pin,
+            self.state,
             lists,
             ranker,
             ListExplainer(heuristic, ranker.reranking),
@@ -81,4 +81,4 @@ class World:
         """Has posts arrive ten seconds after NOW; the rest is as for `snapshot`."""
         later = snapshot({**POSTS, **newer}, **more)
         arrived_at = np.where(np.isin(later.post_ids, list(newer)), NOW + 10, NOW)
-        self.pin.snapshot = replace(later, arrived_at=arrived_at, read_at=NOW + 10)
+        self.state.snapshot = replace(later, arrived_at=arrived_at, read_at=NOW + 10)

@@ -10,8 +10,8 @@ from animora_server.errors import InvalidScores
 from animora_server.precompute.pace import Pace
 from animora_server.precompute.scoring import Window, WindowScorer
 from animora_server.precompute.summary import Totals
-from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.relevance import completed
+from animora_server.scoring.heuristic import Heuristic
+from animora_server.scoring.transforms import impute_uninformed
 from animora_server.settings import Settings
 from animora_server.timeline.eligibility import Viewer, candidates
 from animora_server.timeline.keys import timeline_key
@@ -121,7 +121,7 @@ class ChunkRanker:
             ranker, version, values = RankerName.HEURISTIC, "", self._heuristic_values[rows]
         else:
             ranker, version = RankerName.NEUCF, self._scorer.version
-            values = completed(logits, self._scorer.informed(rows))
+            values = impute_uninformed(logits, self._scorer.informed(rows))
         generation = self._generation
         listed = self._maker.order(self._catalog, rows, values, ranker, generation.made_at)
         return TimelineSnapshot(

@@ -1,5 +1,5 @@
 """Decides the order of candidates: which count, who scores them, and what answers when the model cannot."""
 
-from animora_server.ranker.ranker import Ranker
+from animora_server.ranker.ranker import CandidateRanker
 
-__all__ = ["Ranker"]
+__all__ = ["CandidateRanker"]

@@ -85,7 +85,7 @@ class Candidates:
         )
 
 
-def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidates:
+def filter_candidates(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidates:
     """Looks the candidates of queries up and sorts out what must not be shown.
 
     What is known but may not be shown stays among the candidates: scores are cached before the filters, so
@@ -95,22 +95,26 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidat
         snapshot: The catalog.
         queries: b of them, with one candidate or more each.
     """
-    asked = np.concatenate([query.post_ids for query in queries])  # int64 (m)
+    requested = np.concatenate([query.post_ids for query in queries])  # int64 (m)
     ends = list(accumulate([len(query.post_ids) for query in queries]))
     for start, end in pairwise([0, *ends]):
-        asked[start:end].sort()
-    asked_rows = snapshot.rows(asked)
+        requested[start:end].sort()
+    requested_rows = snapshot.rows(requested)
     slices = [slice(end - len(query.post_ids), end) for query, end in zip(queries, ends, strict=True)]
-    post_ids, rows, eligible = np.empty_like(asked), np.empty_like(asked), np.empty(len(asked), np.bool_)
+    post_ids, rows, eligible = (
+        np.empty_like(requested),
+        np.empty_like(requested),
+        np.empty(len(requested), np.bool_),
+    )
     known_ends, known_sizes = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
-    why = np.empty(len(asked), np.int8)
+    why = np.empty(len(requested), np.int8)
     counts = np.zeros((len(queries), NONE + 1), np.int64)
     _sort_out(
-        (asked, asked_rows, np.array(ends)),
-        (snapshot.is_deleted(asked_rows), snapshot.author_ids),
+        (requested, requested_rows, np.array(ends)),
+        (snapshot.is_deleted(requested_rows), snapshot.author_ids),
         _joined(_excluded(queries), len(queries)),
-        _joined(_related(snapshot, queries, [asked_rows[each] for each in slices]), len(queries)),
-        _joined(_seen(snapshot, queries, [asked[each] for each in slices]), len(queries)),
+        _joined(_related(snapshot, queries, [requested_rows[each] for each in slices]), len(queries)),
+        _joined(_seen(snapshot, queries, [requested[each] for each in slices]), len(queries)),
         (post_ids, rows, eligible, known_ends, known_sizes, why, counts),
     )
     known = known_ends[-1]
@@ -120,7 +124,7 @@ def resolve(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidat
     dropped_posts: list[Mapping[int, DropReason]] = [NO_POSTS] * len(queries)
     for number, query in enumerate(queries):
         if query.explain:
-            dropped_posts[number] = _dropped_posts(asked[slices[number]], why[slices[number]])
+            dropped_posts[number] = _dropped_posts(requested[slices[number]], why[slices[number]])
     return Candidates(
         post_ids[:known], rows[:known], eligible[:known], known_ends, known_sizes, dropped, dropped_posts
     )
@@ -210,7 +214,7 @@ def _has(sets: Sets, number: int, wanted: int) -> bool:
     tuple_of(IDS_OUT, IDS_OUT, FLAGS_OUT, IDS_OUT, IDS_OUT, SMALL_OUT, COUNTS_OUT),
 )
 def _sort_out(
-    asked: tuple[IntArray, IntArray, IntArray],
+    requested: tuple[IntArray, IntArray, IntArray],
     catalog: tuple[BoolArray, IntArray],
     excluded: Sets,
     related: Sets,
@@ -220,7 +224,8 @@ def _sort_out(
     """Finds for each candidate the first reason not to show it.
 
     Args:
-        asked: Of queries (b), the candidates int64 (n), one query's after another's, ascending in each; their
+        requested: Of queries (b), the candidates int64 (n), one query's after another's, ascending in each;
+            their
             rows in the catalog, negative where unknown; where each query's end, int64 (b).
         catalog: Which of the candidates are deleted, bool (n), and the authors by row.
         excluded: Posts to leave out.
@@ -230,7 +235,7 @@ def _sort_out(
             shown, where each query's end, and how many each has; and for each of all the place of the reason
             among REASONS or NONE, int8 (n), and how many there are of each, int64 (b, NONE + 1).
     """
-    ids, id_rows, ends = asked
+    ids, id_rows, ends = requested
     deleted, author_ids = catalog
     post_ids, rows, eligible, known_ends, known_sizes, why, counts = out
     known = at = 0
@@ -260,9 +265,9 @@ def _sort_out(
         known_ends[query], known_sizes[query] = known, known - known_before
 
 
-def _dropped_posts(asked: IntArray, why: npt.NDArray[np.int8]) -> dict[int, DropReason]:
+def _dropped_posts(requested: IntArray, why: npt.NDArray[np.int8]) -> dict[int, DropReason]:
     return {
         post: REASONS[reason]
-        for post, reason in zip(asked.tolist(), why.tolist(), strict=True)
+        for post, reason in zip(requested.tolist(), why.tolist(), strict=True)
         if reason not in (DUPLICATE, NONE)
     }

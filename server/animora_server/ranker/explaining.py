@@ -4,10 +4,10 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import InvalidScores
-from animora_server.ranker import heuristic
 from animora_server.ranker.candidates import Candidates
-from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.protocols import ResidentModel
+from animora_server.scoring import heuristic
+from animora_server.scoring.heuristic import Heuristic
+from animora_server.scoring.protocols import ScoringModel
 from animora_server.types import DropReason, FloatArray, IntArray, Terms
 
 MODEL_TERMS = (
@@ -23,7 +23,7 @@ MODEL_TERMS = (
 
 
 async def model_terms(
-    model: ResidentModel, user_row: int, rows: IntArray, logits: FloatArray, deadline: float
+    model: ScoringModel, user_row: int, rows: IntArray, logits: FloatArray, deadline: float
 ) -> Terms:
     """The terms of a model's logits, which they add up to.
 
@@ -60,8 +60,8 @@ def dropped_posts(candidates: Candidates, number: int, order: IntArray) -> dict[
         number: Which of them; it has `explain`.
         order: int64 (n), the positions among all candidates of those that are in the answer.
     """
-    its = candidates.slices[number]
-    outranked = candidates.eligible[its].copy()
-    outranked[order - its.start] = False
-    dropped = dict.fromkeys(candidates.post_ids[its][outranked].tolist(), DropReason.OUTRANKED)
+    span = candidates.slices[number]
+    outranked = candidates.eligible[span].copy()
+    outranked[order - span.start] = False
+    dropped = dict.fromkeys(candidates.post_ids[span][outranked].tolist(), DropReason.OUTRANKED)
     return dict(sorted({**candidates.dropped_posts[number], **dropped}.items()))

@@ -8,7 +8,7 @@ from google.rpc import status_pb2
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics
-from animora_server.ranker import Ranker
+from animora_server.ranker import CandidateRanker
 from animora_server.service.calls import Behaviour, Call, log_refusal, status_of
 from animora_server.service.gate import Gate
 from animora_server.service.messages import (
@@ -30,7 +30,9 @@ _KIND = attrgetter("ranker", "cache", "degraded_reason")
 class RankingService:
     """Parses, ranks, and writes; every outcome is counted here and nowhere else."""
 
-    def __init__(self, ranker: Ranker, gate: Gate, limits: RankingSettings, ranks: RankMetrics) -> None:
+    def __init__(
+        self, ranker: CandidateRanker, gate: Gate, limits: RankingSettings, ranks: RankMetrics
+    ) -> None:
         self._ranker = ranker
         self._gate = gate
         self._limits = limits

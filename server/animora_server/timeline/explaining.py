@@ -9,9 +9,9 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ModelUnavailable, ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.ranker.explaining import heuristic_terms, model_terms
-from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.protocols import Pin
-from animora_server.ranker.relevance import log_odds, logits
+from animora_server.scoring.heuristic import Heuristic
+from animora_server.scoring.protocols import ServingState
+from animora_server.scoring.transforms import log_odds, logits
 from animora_server.timeline.making import Listed
 from animora_server.timeline.reranking import Reranking
 from animora_server.types import (
@@ -65,30 +65,32 @@ class ListExplainer:
         self._heuristic = heuristic
         self._reranking = reranking
 
-    async def explain(self, pin: Pin, user_id: int, posts: PagePosts, deadline: float) -> PageTerms | None:
+    async def explain(
+        self, state: ServingState, user_id: int, posts: PagePosts, deadline: float
+    ) -> PageTerms | None:
         """The terms of a page's scores; None where the list's model cannot be asked any more, or not in time.
 
         The model's terms are those of now: a list that was ranked before a post's embeddings changed has the
         score of the old ones. The heuristic's recency is that of when the list was made.
         """
-        rows = pin.snapshot.rows(posts.post_ids)
+        rows = state.snapshot.rows(posts.post_ids)
         if posts.snapshot.ranker is RankerName.HEURISTIC:
-            terms = heuristic_terms(self._heuristic, pin.snapshot, rows, posts.snapshot.made_at)
+            terms = heuristic_terms(self._heuristic, state.snapshot, rows, posts.snapshot.made_at)
         else:
             try:
                 async with asyncio.timeout_at(deadline):
-                    terms = await self._model_terms(pin, user_id, rows, posts, deadline)
+                    terms = await self._model_terms(state, user_id, rows, posts, deadline)
             except (ScoringFailed, TimeoutError):
                 return None
         if self._reranking is None:
             return PageTerms(terms, None, np.zeros(len(rows), np.bool_))
-        reranking, exploration = self._reranking_terms(self._reranking, pin.snapshot, posts)
+        reranking, exploration = self._reranking_terms(self._reranking, state.snapshot, posts)
         return PageTerms(terms, reranking, exploration)
 
     async def _model_terms(
-        self, pin: Pin, user_id: int, rows: IntArray, posts: PagePosts, deadline: float
+        self, state: ServingState, user_id: int, rows: IntArray, posts: PagePosts, deadline: float
     ) -> Terms:
-        model = pin.resident.get(posts.snapshot.model_version)
+        model = state.resident.get(posts.snapshot.model_version)
         if model is None:
             raise ModelUnavailable
         user_row = model.user_row(user_id)

@@ -11,9 +11,9 @@ import numpy as np
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ModelUnavailable
 from animora_server.fast_dataclass import fast_dataclass
-from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.protocols import Pin, ResidentModel
-from animora_server.ranker.relevance import logits
+from animora_server.scoring.heuristic import Heuristic
+from animora_server.scoring.protocols import ScoringModel, ServingState
+from animora_server.scoring.transforms import logits
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import Viewer, candidates
 from animora_server.timeline.making import Listed, ListMaker
@@ -84,7 +84,7 @@ class FeedRanker:
         """How many candidates a list has at most."""
         return min(len(catalog.feed.rows), self._settings.max_candidates)
 
-    async def rank(self, pin: Pin, audience: Audience, deadline: float | None) -> TimelineSnapshot:
+    async def rank(self, state: ServingState, audience: Audience, deadline: float | None) -> TimelineSnapshot:
         """The list for an audience.
 
         Without a deadline (loop's clock) nobody waits for it: requests that have one go first.
@@ -92,10 +92,10 @@ class FeedRanker:
         Raises:
             ScoringFailed: The model cannot answer, or not before the deadline.
         """
-        draft = self._draft(pin.snapshot, audience)
+        draft = self._draft(state.snapshot, audience)
         user_id = audience.user_id
-        scores = await self._score(pin.snapshot, pin.active, user_id, draft.rows, draft.now, deadline)
-        return self._finish(pin.snapshot, draft, scores)
+        scores = await self._score(state.snapshot, state.active, user_id, draft.rows, draft.now, deadline)
+        return self._finish(state.snapshot, draft, scores)
 
     def rank_degraded(
         self, catalog: CatalogSnapshot, audience: Audience, reason: DegradedReason
@@ -106,7 +106,7 @@ class FeedRanker:
         return replace(snapshot, degraded_reason=reason, fresh_until=snapshot.made_at)
 
     async def rank_newer(
-        self, pin: Pin, user_id: int, snapshot: TimelineSnapshot, rows: IntArray, deadline: float
+        self, state: ServingState, user_id: int, snapshot: TimelineSnapshot, rows: IntArray, deadline: float
     ) -> Listed:
         """Posts at rows int64 (k) that are newer than a list, scored as if they had been in it.
 
@@ -117,13 +117,13 @@ class FeedRanker:
         """
         now = snapshot.made_at  # as the list's: recency of another time would not compare
         if snapshot.ranker is RankerName.HEURISTIC:
-            scores = self._by_heuristic(pin.snapshot, rows, now)
+            scores = self._by_heuristic(state.snapshot, rows, now)
         else:
-            model = pin.resident.get(snapshot.model_version)
+            model = state.resident.get(snapshot.model_version)
             if model is not None:
                 rows = rows[model.informed(rows)]
-            scores = await self._score(pin.snapshot, model, user_id, rows, now, deadline)
-        return self._maker.order(pin.snapshot, rows, scores.values, scores.ranker, now)
+            scores = await self._score(state.snapshot, model, user_id, rows, now, deadline)
+        return self._maker.order(state.snapshot, rows, scores.values, scores.ranker, now)
 
     def _draft(self, catalog: CatalogSnapshot, audience: Audience) -> _Draft:
         started, now = time.perf_counter(), self._clock()
@@ -133,7 +133,7 @@ class FeedRanker:
     async def _score(
         self,
         catalog: CatalogSnapshot,
-        model: ResidentModel | None,
+        model: ScoringModel | None,
         user_id: int,
         rows: IntArray,
         now: float,

@@ -9,7 +9,7 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import SnapshotGone
-from animora_server.ranker.protocols import Pin
+from animora_server.scoring.protocols import ServingState
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.feed_ranker import Audience
 from animora_server.timeline.late import LatePosts
@@ -74,7 +74,7 @@ class Lists:
             raise SnapshotGone
         return snapshot
 
-    async def first(self, pin: Pin, wanted: WantedList) -> tuple[TimelineSnapshot, CacheStatus]:
+    async def first(self, state: ServingState, wanted: WantedList) -> tuple[TimelineSnapshot, CacheStatus]:
         """The list to cut a first page from.
 
         Raises:
@@ -82,30 +82,30 @@ class Lists:
             DeadlineExceeded: Not even the heuristic fits into the time that is left.
         """
         if not wanted.policy.reads:
-            return await self._producer.make(pin, wanted), CacheStatus.BYPASS
+            return await self._producer.make(state, wanted), CacheStatus.BYPASS
         snapshot = await self._latest(wanted)
-        if snapshot is None or not _is_current(pin, wanted.audience, snapshot):
-            return await self._producer.make(pin, wanted), CacheStatus.MISS
+        if snapshot is None or not _is_current(state, wanted.audience, snapshot):
+            return await self._producer.make(state, wanted), CacheStatus.MISS
         stale_ttl, beta = self._settings.stale_ttl, self._settings.early_refresh
         match freshness(snapshot, self._clock(), stale_ttl, beta, 1.0 - self._random.random()):
             case Freshness.FRESH:
                 # What became visible late since cannot be told from what the list passed over. Precomputed
                 # lists, whose cost is unknown, are too many to be renewed: for those LatePosts tells it.
-                if snapshot.read_at < pin.snapshot.loaded_at and snapshot.cost:
-                    self._producer.renew(pin, wanted, "restart")
+                if snapshot.read_at < state.snapshot.loaded_at and snapshot.cost:
+                    self._producer.renew(state, wanted, "restart")
                 return snapshot, CacheStatus.HIT
             case Freshness.DUE:
-                self._producer.renew(pin, wanted, "early")
+                self._producer.renew(state, wanted, "early")
                 return snapshot, CacheStatus.HIT
             case Freshness.STALE:
-                self._producer.renew(pin, wanted, "stale")
+                self._producer.renew(state, wanted, "stale")
                 return snapshot, CacheStatus.STALE
             case Freshness.EXPIRED:
-                return await self._producer.make(pin, wanted), CacheStatus.MISS
+                return await self._producer.make(state, wanted), CacheStatus.MISS
 
-    def overtaken(self, pin: Pin, wanted: WantedList) -> None:
+    def overtaken(self, state: ServingState, wanted: WantedList) -> None:
         """Has a list renewed that more newer posts have come to than fit on a first page."""
-        self._producer.renew(pin, wanted, "newer")
+        self._producer.renew(state, wanted, "newer")
 
     def newer(self, catalog: CatalogSnapshot, snapshot: TimelineSnapshot) -> IntArray:
         """Rows int64 (m), ascending, of the posts that came, or became visible, after a list was made.
@@ -128,9 +128,9 @@ class Lists:
             return None
 
 
-def _is_current(pin: Pin, audience: Audience, snapshot: TimelineSnapshot) -> bool:
+def _is_current(state: ServingState, audience: Audience, snapshot: TimelineSnapshot) -> bool:
     """Whether a list was ranked by what would rank it now; while no model is loaded any list is better."""
-    if pin.active is None:
+    if state.active is None:
         return True
-    expected = pin.active.version if pin.active.user_row(audience.user_id) else ""
+    expected = state.active.version if state.active.user_row(audience.user_id) else ""
     return snapshot.model_version == expected

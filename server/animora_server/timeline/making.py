@@ -2,8 +2,8 @@
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.fast_dataclass import fast_dataclass
-from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.relevance import best_first, probabilities
+from animora_server.scoring.heuristic import Heuristic
+from animora_server.scoring.transforms import best_first, probabilities
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.reranking import Reranking
 from animora_server.timeline.size import posts_that_fit

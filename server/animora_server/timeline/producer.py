@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from animora_server.background import log_task_failure
 from animora_server.errors import DeadlineExceeded, ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
-from animora_server.ranker.protocols import Pin
-from animora_server.ranker.relevance import degraded_reason, expired
-from animora_server.ranker.single_flight import SingleFlight
+from animora_server.scoring.protocols import ServingState
+from animora_server.scoring.single_flight import SingleFlight
+from animora_server.scoring.transforms import degraded_reason, expired
 from animora_server.timeline.feed_ranker import Audience, FeedRanker
 from animora_server.timeline.protocols import RefreshCounter, TimelineStore, WorkGate
 from animora_server.types import CachePolicy, DegradedReason, TimelineSnapshot
@@ -75,7 +75,7 @@ class ListProducer:
         self._stand_ins: dict[bytes, TimelineSnapshot] = {}
         self._keeping: set[asyncio.Task[bool]] = set()
 
-    async def make(self, pin: Pin, wanted: WantedList) -> TimelineSnapshot:
+    async def make(self, state: ServingState, wanted: WantedList) -> TimelineSnapshot:
         """A new list, or one by the heuristic where the model cannot make it in time.
 
         Raises:
@@ -85,29 +85,29 @@ class ListProducer:
         try:
             async with asyncio.timeout_at(wanted.score_by):
                 if wanted.policy.writes:
-                    return await self._make_shared(pin, wanted)
-                return await self._make(pin, wanted)
+                    return await self._make_shared(state, wanted)
+                return await self._make(state, wanted)
         except TimeoutError as error:
             if expired(wanted.deadline):
                 raise DeadlineExceeded from error
-            if _flight(pin, wanted) not in self._flights:  # nobody else waits for the list
-                self.renew(pin, wanted, "degraded")
-            return self._stand_in(pin, wanted, DegradedReason.DEADLINE)
+            if _flight(state, wanted) not in self._flights:  # nobody else waits for the list
+                self.renew(state, wanted, "degraded")
+            return self._stand_in(state, wanted, DegradedReason.DEADLINE)
 
-    def renew(self, pin: Pin, wanted: WantedList, why: str) -> None:
+    def renew(self, state: ServingState, wanted: WantedList, why: str) -> None:
         """Makes the next list while another is served, unless that is being done or too much is.
 
         Nothing is made for a call that keeps nothing.
 
         Args:
-            pin: The catalog and the models.
+            state: The catalog and the models.
             wanted: The list.
             why: A reason that the counter of renewals knows.
         """
         if not wanted.policy.writes or wanted.key in self._renewals or len(self._renewals) >= MAX_RENEWALS:
             return
         self._refreshes.refreshed(why)
-        task = asyncio.create_task(self._run_renewal(pin, wanted), name="timeline-renewal")
+        task = asyncio.create_task(self._run_renewal(state, wanted), name="timeline-renewal")
         self._renewals[wanted.key] = task
         log_task_failure(task, "a timeline's renewal failed")
         # Not by the task itself: one that is cancelled before its first turn never runs.
@@ -120,9 +120,9 @@ class ListProducer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _make_shared(self, pin: Pin, wanted: WantedList) -> TimelineSnapshot:
+    async def _make_shared(self, state: ServingState, wanted: WantedList) -> TimelineSnapshot:
         """Makes a list, or shares in one that is being made by the same model."""
-        flight = _flight(pin, wanted)
+        flight = _flight(state, wanted)
         ended_at, made = self._made.get(flight, (float("-inf"), None))
         if made is not None and ended_at >= wanted.began:
             return made  # it was not there yet when this caller looked
@@ -132,7 +132,7 @@ class ListProducer:
             return made
 
         async def make() -> TimelineSnapshot:
-            snapshot = await self._make(pin, wanted)
+            snapshot = await self._make(state, wanted)
             if snapshot.degraded_reason is None:
                 now = asyncio.get_running_loop().time()
                 _remember(self._made, flight, (now, snapshot))  # for who did not find it and asks after this
@@ -157,28 +157,28 @@ class ListProducer:
         # Half of it: a list that is ready must not be given up for one by the heuristic.
         await asyncio.wait((self._keep(keep(wanted.key, snapshot)),), timeout=max(left / 2, 0.0))
 
-    async def _make(self, pin: Pin, wanted: WantedList) -> TimelineSnapshot:
+    async def _make(self, state: ServingState, wanted: WantedList) -> TimelineSnapshot:
         try:
-            with self._gate.work(self._ranker.most_candidates(pin.snapshot)):
-                snapshot = await self._ranker.rank(pin, wanted.audience, wanted.score_by)
+            with self._gate.work(self._ranker.most_candidates(state.snapshot)):
+                snapshot = await self._ranker.rank(state, wanted.audience, wanted.score_by)
         except ScoringFailed as failure:
             reason = degraded_reason(failure)
             if reason in HURRIED:
-                self.renew(pin, wanted, "degraded")  # so that the next who asks finds it
-            return self._stand_in(pin, wanted, reason)
+                self.renew(state, wanted, "degraded")  # so that the next who asks finds it
+            return self._stand_in(state, wanted, reason)
         if wanted.policy.writes and wanted.key in self._renewals:
             self._renewals[wanted.key].cancel()  # it would replace this list by one begun before
         await self._keep_in_time(wanted, snapshot)
         return snapshot
 
-    async def _run_renewal(self, pin: Pin, wanted: WantedList) -> None:
+    async def _run_renewal(self, state: ServingState, wanted: WantedList) -> None:
         try:
-            snapshot = await self._ranker.rank(pin, wanted.audience, None)
+            snapshot = await self._ranker.rank(state, wanted.audience, None)
         except ScoringFailed:
             return  # what is served now is served on
         await self._store.make_latest(wanted.key, snapshot)
 
-    def _stand_in(self, pin: Pin, wanted: WantedList, reason: DegradedReason) -> TimelineSnapshot:
+    def _stand_in(self, state: ServingState, wanted: WantedList, reason: DegradedReason) -> TimelineSnapshot:
         """The list by the heuristic; one for all who ask within a moment, for they may be many."""
         known = self._stand_ins.get(wanted.key)
         if (
@@ -187,7 +187,7 @@ class ListProducer:
             and 0 <= self._clock() - known.made_at < MOMENT  # the clock may be set back
         ):
             return known
-        snapshot = self._ranker.rank_degraded(pin.snapshot, wanted.audience, reason)
+        snapshot = self._ranker.rank_degraded(state.snapshot, wanted.audience, reason)
         _remember(self._stand_ins, wanted.key, snapshot)
         # No time to wait until it is kept; most often it is by the time that its token comes back.
         self._keep(self._store.keep(wanted.key, snapshot))
@@ -209,7 +209,7 @@ def _remember(memory: dict[bytes, Remembered], name: bytes, what: Remembered) ->
     memory[name] = what
 
 
-def _flight(pin: Pin, wanted: WantedList) -> bytes:
+def _flight(state: ServingState, wanted: WantedList) -> bytes:
     """Names what is made together: by one model, and not for who wants a new list what was begun before."""
-    model = pin.active.version if pin.active else ""
+    model = state.active.version if state.active else ""
     return b"%b %b %b" % (wanted.key, wanted.policy.value.encode(), model.encode())

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
-from animora_server.ranker.heuristic import Heuristic
-from animora_server.ranker.relevance import best_first
+from animora_server.scoring.heuristic import Heuristic
+from animora_server.scoring.transforms import best_first
 from animora_server.settings import TimelineSettings
 from animora_server.types import BoolArray, DoubleArray, FloatArray, IntArray, Terms
 

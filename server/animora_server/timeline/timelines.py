@@ -12,8 +12,8 @@ import numpy as np
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
-from animora_server.ranker.pinning import current_pin
-from animora_server.ranker.protocols import Pin, Pins
+from animora_server.scoring.protocols import ServingState, ServingStateSource
+from animora_server.scoring.serving_state import current_state
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import Viewer, newcomers, visible, why_not, window_start
 from animora_server.timeline.explaining import ListExplainer, PagePosts
@@ -66,14 +66,14 @@ class _View:
     """What a page is seen through: a catalog and whoever looks, at a time.
 
     Attributes:
-        pin: The models.
+        state: The models.
         catalog: The pin's.
         viewer: Who looks.
         now: Unix seconds.
         since: Unix time from which on posts are in timelines.
     """
 
-    pin: Pin
+    state: ServingState
     catalog: CatalogSnapshot
     viewer: Viewer
     now: float
@@ -84,7 +84,7 @@ class Timelines:
     """Cuts pages of users' feeds.
 
     Args:
-        pins: Gives out the catalog and the models.
+        states: Gives out the catalog and the models.
         lists: Where lists come from.
         ranker: Scores what is newer than a list.
         explainer: Says what scores are made of.
@@ -94,14 +94,14 @@ class Timelines:
 
     def __init__(
         self,
-        pins: Pins,
+        states: ServingStateSource,
         lists: Lists,
         ranker: FeedRanker,
         explainer: ListExplainer,
         policy: PagePolicy,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._pins = pins
+        self._states = states
         self._lists = lists
         self._ranker = ranker
         self._explainer = explainer
@@ -131,7 +131,7 @@ class Timelines:
         posts, next_offset = _cut(view, query, reading, newer)
         explained = None
         if query.explain:
-            explained = await self._explainer.explain(view.pin, query.user_id, posts, query.score_by)
+            explained = await self._explainer.explain(view.state, query.user_id, posts, query.score_by)
             view = self._view(query, now)
             shown = visible(view.catalog, view.viewer, posts.post_ids, view.since)
             posts, explained = posts.where(shown), explained and explained.where(shown)
@@ -155,25 +155,25 @@ class Timelines:
 
     async def _first(self, key: bytes, query: TimelineQuery, now: float) -> tuple[_Reading, Listed | None]:
         """The list of a first page, and the posts to merge into it."""
-        pin = current_pin(self._pins, self._policy.max_block_age)
+        state = current_state(self._states, self._policy.max_block_age)
         audience = Audience(query.user_id, query.include_seen)
         began = asyncio.get_running_loop().time()
         wanted = WantedList(key, audience, query.cache_policy, query.deadline, query.score_by, began)
-        snapshot, status = await self._lists.first(pin, wanted)
+        snapshot, status = await self._lists.first(state, wanted)
         newer = None
-        pin = current_pin(self._pins, self._policy.max_block_age)
+        state = current_state(self._states, self._policy.max_block_age)
         # A list that was just made has all of its catalog; most that were found have, too.
-        if pin.snapshot.has_changed_since(snapshot.read_at):
+        if state.snapshot.has_changed_since(snapshot.read_at):
             newer = await self._newer(self._view(query, now), query, snapshot)
             if newer is not None and len(newer.rows) > query.page_size:
-                self._lists.overtaken(pin, wanted)
+                self._lists.overtaken(state, wanted)
         return _Reading(snapshot, status, 0, math.ceil(now + self._policy.settings.token_ttl)), newer
 
     def _view(self, query: TimelineQuery, now: float) -> _View:
-        pin = current_pin(self._pins, self._policy.max_block_age)
-        catalog, settings = pin.snapshot, self._policy.settings
+        state = current_state(self._states, self._policy.max_block_age)
+        catalog, settings = state.snapshot, self._policy.settings
         viewer = Viewer.of(catalog, query.user_id, settings, query.include_seen, query.exclude_post_ids)
-        return _View(pin, catalog, viewer, now, window_start(settings, now))
+        return _View(state, catalog, viewer, now, window_start(settings, now))
 
     async def _newer(self, view: _View, query: TimelineQuery, snapshot: TimelineSnapshot) -> Listed | None:
         """Posts that came after a list, scored like it; None if there are none, or no time for them."""
@@ -183,7 +183,9 @@ class Timelines:
             return None
         try:
             async with asyncio.timeout_at(query.score_by):
-                return await self._ranker.rank_newer(view.pin, query.user_id, snapshot, rows, query.score_by)
+                return await self._ranker.rank_newer(
+                    view.state, query.user_id, snapshot, rows, query.score_by
+                )
         except (ScoringFailed, TimeoutError):
             # The list is a good answer without them, and its renewal will have them.
             return None

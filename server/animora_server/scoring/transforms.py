@@ -14,7 +14,7 @@ from animora_server.errors import (
     TooLate,
 )
 from animora_server.jit import SCORES, SCORES_OUT, jit
-from animora_server.ranker.protocols import ResidentModel
+from animora_server.scoring.protocols import ScoringModel
 from animora_server.types import BoolArray, DegradedReason, DoubleArray, FloatArray, IntArray
 
 SMALLEST_SCORE = float(np.finfo(np.float32).eps) / 2
@@ -27,16 +27,16 @@ DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
 }
 
 
-async def logits(model: ResidentModel, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
-    """Logits float32 (m), as `completed` gives them, of the posts at catalog rows int64 (m).
+async def logits(model: ScoringModel, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
+    """Logits float32 (m), as `impute_uninformed` gives them, of the posts at catalog rows int64 (m).
 
     Raises:
         ScoringFailed: The model cannot answer, or not before the deadline (event loop's clock).
     """
-    return completed(await model.score(user_row, rows, deadline), model.informed(rows))
+    return impute_uninformed(await model.score(user_row, rows, deadline), model.informed(rows))
 
 
-def completed(values: FloatArray, informed: BoolArray) -> FloatArray:
+def impute_uninformed(values: FloatArray, informed: BoolArray) -> FloatArray:
     """A user's logits float32 (m), the uninformed ones replaced by the median of the others.
 
     A post with neither a trained id nor an embedding says nothing about itself.

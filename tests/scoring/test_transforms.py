@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_server.ranker.relevance import best_first
+from animora_server.scoring.transforms import best_first
 
 few = st.integers(-2, 2)
 

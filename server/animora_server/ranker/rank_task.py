@@ -10,13 +10,13 @@ from animora_server.types import Ranking, RankQuery
 
 # Queries that are due within so many seconds are one piece of work, due at the first of them: as many seconds
 # as it may take to gather them. One piece costs the queue a tenth of what they would.
-DUE_TOGETHER = 0.005
+MAX_DEADLINE_SPREAD = 0.005
 MAX_GROUP_CANDIDATES = 8192  # more would have the first of them wait for the last
 MAX_GROUP_QUERIES = 256  # more keys are not looked up at once
 _VERSION_AND_DUE = attrgetter("query.model_version", "query.score_by")
 
 
-class Work(Protocol):
+class Cancellable(Protocol):
     """Something that is done for someone."""
 
     def cancel(self) -> object:
@@ -24,7 +24,7 @@ class Work(Protocol):
         ...
 
 
-class Caller:
+class CompletionLatch:
     """Waits until so many queries are answered: one future for all, as each costs its loop a turn."""
 
     def __init__(self, queries: int) -> None:
@@ -52,7 +52,7 @@ class Caller:
 
 
 @dataclass(eq=False, slots=True)
-class Pending:
+class RankTask:
     """A query, and its ranking to come.
 
     Attributes:
@@ -61,15 +61,15 @@ class Pending:
     """
 
     query: RankQuery
-    caller: Caller
+    latch: CompletionLatch
     outcome: Ranking | BaseException | None = None
-    work: Work | None = None
+    work: Cancellable | None = None
 
     def answer(self, outcome: Ranking | BaseException) -> None:
         """Tells the caller."""
         if self.outcome is None:
             self.outcome = outcome
-            self.caller.one_is_answered()
+            self.latch.one_is_answered()
 
     def abandon(self) -> None:
         """Nobody waits for it any more."""
@@ -78,10 +78,10 @@ class Pending:
 
 
 @dataclass(eq=False, slots=True)
-class SharedWork:
+class SharedCancellation:
     """Work for several queries: cancelled when the last of them has no use for it any more."""
 
-    work: Work
+    work: Cancellable
     queries: int
 
     def cancel(self) -> None:
@@ -91,27 +91,27 @@ class SharedWork:
             self.work.cancel()
 
 
-def turns(asked: Sequence[Pending]) -> Iterator[Sequence[Pending]]:
+def split_into_turns(tasks: Sequence[RankTask]) -> Iterator[Sequence[RankTask]]:
     """Queries of one caller in order, cut where a turn of the event loop would become too long for others."""
     start = ids = 0
-    for number, pending in enumerate(asked):
-        query = pending.query
+    for number, task in enumerate(tasks):
+        query = task.query
         ids += len(query.post_ids) + len(query.exclude_post_ids)
         if ids > MAX_GROUP_CANDIDATES and number > start:
-            yield asked[start:number]
+            yield tasks[start:number]
             start, ids = number, len(query.post_ids) + len(query.exclude_post_ids)
-    yield asked[start:]
+    yield tasks[start:]
 
 
-def groups(asked: Iterable[Pending]) -> list[list[Pending]]:
+def group_by_model_and_deadline(tasks: Iterable[RankTask]) -> list[list[RankTask]]:
     """Those that can be one piece of work: of one model, due at about the same time, not too many.
 
     The first of each group is due first.
     """
-    groups: list[list[Pending]] = []
+    groups: list[list[RankTask]] = []
     version, due, candidates = None, 0.0, 0
-    for pending in sorted(asked, key=_VERSION_AND_DUE):
-        query = pending.query
+    for task in sorted(tasks, key=_VERSION_AND_DUE):
+        query = task.query
         candidates += len(query.post_ids)
         if (
             query.score_by > due
@@ -120,6 +120,10 @@ def groups(asked: Iterable[Pending]) -> list[list[Pending]]:
             or len(groups[-1]) == MAX_GROUP_QUERIES
         ):
             groups.append([])
-            version, due, candidates = query.model_version, query.score_by + DUE_TOGETHER, len(query.post_ids)
-        groups[-1].append(pending)
+            version, due, candidates = (
+                query.model_version,
+                query.score_by + MAX_DEADLINE_SPREAD,
+                len(query.post_ids),
+            )
+        groups[-1].append(task)
     return groups

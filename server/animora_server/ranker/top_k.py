@@ -9,14 +9,16 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.jit import FLAGS, IDS, IDS_OUT, SCORES, TIMES, jit, tuple_of
 from animora_server.ranker.candidates import Candidates
-from animora_server.ranker.relevance import best_first
+from animora_server.scoring.transforms import best_first
 from animora_server.types import BoolArray, DoubleArray, FloatArray, IntArray
 
-FEW = 64  # so many of the best are found sooner by keeping them in order in one pass than by sorting
+MAX_INSERTION_SIZE = (
+    64  # so many of the best are found sooner by keeping them in order in one pass than by sorting
+)
 
 
 @fast_dataclass
-class Best:
+class TopK:
     """The best of each query's candidates, best first, one query's after another's.
 
     Attributes:
@@ -32,9 +34,9 @@ class Best:
     slices: list[slice]
 
 
-def best_of_each(
+def top_k(
     snapshot: CatalogSnapshot, candidates: Candidates, values: FloatArray, limits: Sequence[int]
-) -> Best:
+) -> TopK:
     """The best of the eligible ones of each query: by value, then newer, then larger id.
 
     Args:
@@ -54,12 +56,12 @@ def best_of_each(
         (positions, found),
     )
     firsts = [0, *room]
-    for number, its in enumerate(candidates.slices if max(wanted) > FEW else ()):
-        if wanted[number] > FEW:
-            best = _best_of(snapshot, candidates, its, values[its], limits[number])
+    for number, span in enumerate(candidates.slices if max(wanted) > MAX_INSERTION_SIZE else ()):
+        if wanted[number] > MAX_INSERTION_SIZE:
+            best = _best_of(snapshot, candidates, span, values[span], limits[number])
             found[number] = len(best)
             positions[firsts[number] :][: len(best)] = best
-    return Best(
+    return TopK(
         positions,
         candidates.post_ids[positions],
         values[positions],
@@ -68,12 +70,12 @@ def best_of_each(
 
 
 def _best_of(
-    snapshot: CatalogSnapshot, candidates: Candidates, its: slice, values: FloatArray, limit: int
+    snapshot: CatalogSnapshot, candidates: Candidates, span: slice, values: FloatArray, limit: int
 ) -> IntArray:
     """Positions of the best of one query's candidates, which have these values: int64 (n)."""
-    shown = its.start + np.flatnonzero(candidates.eligible[its])
+    shown = span.start + np.flatnonzero(candidates.eligible[span])
     created_at = snapshot.created_at[candidates.rows[shown]]
-    order = best_first(values[shown - its.start], created_at, candidates.post_ids[shown], limit)
+    order = best_first(values[shown - span.start], created_at, candidates.post_ids[shown], limit)
     return np.asarray(shown[order])
 
 
@@ -104,7 +106,7 @@ def _find_few(
     start = first = 0
     for number in range(len(ends)):
         limit, count = wanted[number], 0
-        for one in range(start, ends[number] if limit <= FEW else start):
+        for one in range(start, ends[number] if limit <= MAX_INSERTION_SIZE else start):
             if not eligible[one]:
                 continue
             value = values[one]

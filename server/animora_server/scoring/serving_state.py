@@ -3,22 +3,22 @@
 import time
 
 from animora_server.errors import CatalogUnavailable
-from animora_server.ranker.protocols import Pin, Pins
+from animora_server.scoring.protocols import ServingState, ServingStateSource
 
 
-def current_pin(pins: Pins, max_block_age: float) -> Pin:
+def current_state(states: ServingStateSource, max_block_age: float) -> ServingState:
     """The current pin.
 
     Args:
-        pins: Where from.
+        states: Where from.
         max_block_age: Seconds after which blocks that could not be refreshed are too old.
 
     Raises:
         CatalogUnavailable: The catalog is not loaded, or its blocks are too old.
     """
-    pin = pins.current()
-    if pin is None:
+    state = states.current()
+    if state is None:
         raise CatalogUnavailable("the catalog is not loaded yet")
-    if time.monotonic() - pin.snapshot.blocks_read_at > max_block_age:
+    if time.monotonic() - state.snapshot.blocks_read_at > max_block_age:
         raise CatalogUnavailable("the blocks between users could not be refreshed for too long")
-    return pin
+    return state

@@ -8,7 +8,7 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.types import BoolArray, FloatArray, IntArray
 
 
-class ResidentModel(Protocol):
+class ScoringModel(Protocol):
     """A model on the device whose post table covers the rows of the snapshot it is pinned with."""
 
     @property
@@ -63,7 +63,7 @@ class ResidentModel(Protocol):
         ...
 
 
-class Pin(Protocol):
+class ServingState(Protocol):
     """What one request sees from its first step to its last: a snapshot and the models encoded for it."""
 
     @property
@@ -72,20 +72,20 @@ class Pin(Protocol):
         ...
 
     @property
-    def active(self) -> ResidentModel | None:
+    def active(self) -> ScoringModel | None:
         """The model that answers where a request names none."""
         ...
 
     @property
-    def resident(self) -> Mapping[str, ResidentModel]:
+    def resident(self) -> Mapping[str, ScoringModel]:
         """All models, by version."""
         ...
 
 
-class Pins(Protocol):
+class ServingStateSource(Protocol):
     """Gives out the current pin."""
 
-    def current(self) -> Pin | None:
+    def current(self) -> ServingState | None:
         """The pin, or None until the catalog is loaded."""
         ...
 

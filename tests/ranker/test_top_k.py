@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animora_server.ranker.candidates import Candidates
-from animora_server.ranker.ordering import FEW, best_of_each
+from animora_server.ranker.top_k import MAX_INSERTION_SIZE, top_k
 from tests.ranker.catalogs import snapshot
 
 POSTS = 12
@@ -46,7 +46,7 @@ def best_of(lists: list[List], catalog=CATALOG) -> list[Found]:
         [],
     )
     values = np.concatenate([np.array(values, np.float32) for values, _, _ in lists])
-    best = best_of_each(catalog, candidates, values, [limit for _, _, limit in lists])
+    best = top_k(catalog, candidates, values, [limit for _, _, limit in lists])
     starts = [0, *ends.tolist()]
     return [
         Found((best.positions[its] - start).tolist(), best.post_ids[its].tolist(), best.values[its].tolist())
@@ -74,11 +74,11 @@ def test_each_list_is_ordered_by_value_then_newer_then_larger_id(drawn):
 
 def test_few_and_many_of_the_best_are_ordered_alike():
     rng = np.random.default_rng(0)
-    catalog = snapshot({post: {"age": float(rng.integers(3))} for post in range(2 * FEW)})
+    catalog = snapshot({post: {"age": float(rng.integers(3))} for post in range(2 * MAX_INSERTION_SIZE)})
     lists: list[List] = []
-    for limit in (1, 0, FEW, FEW + 1, 3 * FEW, 2):
-        values = rng.integers(0, 20, 2 * FEW).astype(float).tolist()
-        lists.append((values, (rng.random(2 * FEW) < 0.9).tolist(), limit))
+    for limit in (1, 0, MAX_INSERTION_SIZE, MAX_INSERTION_SIZE + 1, 3 * MAX_INSERTION_SIZE, 2):
+        values = rng.integers(0, 20, 2 * MAX_INSERTION_SIZE).astype(float).tolist()
+        lists.append((values, (rng.random(2 * MAX_INSERTION_SIZE) < 0.9).tolist(), limit))
     for one, found in zip(lists, best_of(lists, catalog), strict=True):
         assert found.positions == expected(one, catalog)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from animora_server.ranker.heuristic import Heuristic
+from animora_server.scoring.heuristic import Heuristic
 from tests.ranker.catalogs import NOW, snapshot
 
 ROWS = np.array([0, 1], np.int64)

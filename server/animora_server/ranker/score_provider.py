@@ -11,11 +11,11 @@ import numpy as np
 from animora_server.batching import AnyFuture, CompletionQueue
 from animora_server.errors import DeviceFault, InvalidScores, OutOfDeviceMemory, ScoringFailed, TooLate
 from animora_server.ranker.candidates import Candidates
-from animora_server.ranker.pending import Pending, SharedWork
-from animora_server.ranker.protocols import Pin, ResidentModel, ScoreCache, StageObserver
-from animora_server.ranker.recent import RecentResults
-from animora_server.ranker.relevance import are_finite, completed, expired, logits
-from animora_server.ranker.single_flight import SingleFlight
+from animora_server.ranker.rank_task import RankTask, SharedCancellation
+from animora_server.ranker.recent_results import RecentResults
+from animora_server.scoring.protocols import ScoreCache, ScoringModel, ServingState, StageObserver
+from animora_server.scoring.single_flight import SingleFlight
+from animora_server.scoring.transforms import are_finite, expired, impute_uninformed, logits
 from animora_server.types import CachePolicy, CacheStatus, FloatArray, IntArray
 
 MOMENT = 1.0  # seconds; a look-up or a write that takes longer has failed
@@ -40,23 +40,24 @@ class CacheAccess:
 
 
 @dataclass(eq=False, slots=True)
-class Scoring:
+class ScoringBatch:
     """What a model is to score for queries (b) as one piece of work, and what came of it.
 
     Attributes:
-        asked: The queries, of which the first is due first.
+        tasks: The queries, of which the first is due first.
         candidates: Theirs.
         user_rows: int64 (b), the users' rows in the model.
         status: Where the scores come from; HIT also while they are looked up.
         keys: What each query's scores are cached under; empty where they are not.
-        values: float32 (n), the logits of all candidates, as `completed` gives them; empty while to come.
+        values: float32 (n), the logits of all candidates, as `impute_uninformed` gives them; empty while to
+        come.
         failure: Why there are none.
     """
 
-    asked: Sequence[Pending]
-    pin: Pin
+    tasks: Sequence[RankTask]
+    state: ServingState
     candidates: Candidates
-    model: ResidentModel
+    model: ScoringModel
     user_rows: IntArray
     status: CacheStatus = CacheStatus.BYPASS
     keys: Sequence[bytes] = ()
@@ -66,16 +67,16 @@ class Scoring:
     @property
     def deadline(self) -> float:
         """When the scores must be there, on the event loop's clock."""
-        return self.asked[0].query.score_by
+        return self.tasks[0].query.score_by
 
-    def of(self, numbers: Sequence[int]) -> "Scoring":
+    def of(self, numbers: Sequence[int]) -> "ScoringBatch":
         """That of some of its queries."""
-        if len(numbers) == len(self.asked):
+        if len(numbers) == len(self.tasks):
             return self
         slices = self.candidates.slices
-        return Scoring(
-            [self.asked[number] for number in numbers],
-            self.pin,
+        return ScoringBatch(
+            [self.tasks[number] for number in numbers],
+            self.state,
             self.candidates.of(numbers),
             self.model,
             self.user_rows[numbers],
@@ -85,17 +86,17 @@ class Scoring:
             self.failure,
         )
 
-    def each(self) -> "list[Scoring]":
+    def each(self) -> "list[ScoringBatch]":
         """Its queries, each by itself."""
-        return [self.of([number]) for number in range(len(self.asked))]
+        return [self.of([number]) for number in range(len(self.tasks))]
 
-    def wanted(self) -> "Scoring | None":
+    def wanted(self) -> "ScoringBatch | None":
         """That of those who still wait for an answer; None where nobody does."""
-        waiting = [number for number, pending in enumerate(self.asked) if not pending.caller.gone]
+        waiting = [number for number, task in enumerate(self.tasks) if not task.latch.gone]
         return self.of(waiting) if waiting else None
 
 
-class Scores:
+class ScoreProvider:
     """Scores of queries: looked up, shared, computed and stored, as each query wants it."""
 
     def __init__(self, cache: CacheAccess | None, stages: StageObserver) -> None:
@@ -104,7 +105,9 @@ class Scores:
         self._flights: SingleFlight[FloatArray] = SingleFlight()
         self._recent: RecentResults[FloatArray] = RecentResults(MOMENT, MAX_RECENT_BYTES)
 
-    def begin(self, scorings: Sequence[Scoring], steps: CompletionQueue[Scoring]) -> list[Scoring]:
+    def begin(
+        self, scorings: Sequence[ScoringBatch], steps: CompletionQueue[ScoringBatch]
+    ) -> list[ScoringBatch]:
         """Takes the first steps of some scorings; those that have come to their end by that are returned.
 
         That is, they have values or a failure. Queries that were one piece may come to it in several.
@@ -114,7 +117,7 @@ class Scores:
             self._stages.observe("score", time.perf_counter() - started)
         return ended
 
-    async def rest(self, steps: CompletionQueue[Scoring]) -> AsyncIterator[list[Scoring]]:
+    async def rest(self, steps: CompletionQueue[ScoringBatch]) -> AsyncIterator[list[ScoringBatch]]:
         """The others as they come to their end, those of a moment together.
 
         Those whose caller has gone do not come.
@@ -127,7 +130,7 @@ class Scores:
             if left := [wanted for scoring in ended if (wanted := scoring.wanted())]:
                 yield left
 
-    def _first_steps(self, scoring: Scoring, steps: CompletionQueue[Scoring]) -> list[Scoring]:
+    def _first_steps(self, scoring: ScoringBatch, steps: CompletionQueue[ScoringBatch]) -> list[ScoringBatch]:
         ended = []
         for policy, numbers in self._ways(scoring).items():
             some = scoring.of(numbers)
@@ -143,34 +146,34 @@ class Scores:
                     _await_step(one, asyncio.ensure_future(self._compute(one)), steps)
         return ended
 
-    def _ways(self, scoring: Scoring) -> Mapping[CachePolicy, Sequence[int]]:
+    def _ways(self, scoring: ScoringBatch) -> Mapping[CachePolicy, Sequence[int]]:
         """Which of the queries use the cache in which way; those that have nothing to be scored do not."""
-        if self._cache is None or {each.query.cache_policy for each in scoring.asked} == {CachePolicy.BYPASS}:
-            return {CachePolicy.BYPASS: range(len(scoring.asked))}
+        if self._cache is None or {each.query.cache_policy for each in scoring.tasks} == {CachePolicy.BYPASS}:
+            return {CachePolicy.BYPASS: range(len(scoring.tasks))}
         ways: dict[CachePolicy, list[int]] = {}
-        for number, (pending, size) in enumerate(
-            zip(scoring.asked, scoring.candidates.sizes.tolist(), strict=True)
+        for number, (task, size) in enumerate(
+            zip(scoring.tasks, scoring.candidates.sizes.tolist(), strict=True)
         ):
-            policy = pending.query.cache_policy if size else CachePolicy.BYPASS
+            policy = task.query.cache_policy if size else CachePolicy.BYPASS
             ways.setdefault(policy, []).append(number)
         return ways
 
-    def _keys(self, scoring: Scoring) -> list[bytes]:
+    def _keys(self, scoring: ScoringBatch) -> list[bytes]:
         assert self._cache is not None  # only called where there is one
         candidates = scoring.candidates
-        fingerprints = scoring.pin.snapshot.fingerprints[candidates.rows]
+        fingerprints = scoring.state.snapshot.fingerprints[candidates.rows]
         return [
             self._cache.key(
-                scoring.model.version, pending.query.user_id, candidates.post_ids[its], fingerprints[its]
+                scoring.model.version, task.query.user_id, candidates.post_ids[span], fingerprints[span]
             )
-            for pending, its in zip(scoring.asked, candidates.slices, strict=True)
+            for task, span in zip(scoring.tasks, candidates.slices, strict=True)
         ]
 
-    def _find(self, scoring: Scoring) -> "asyncio.Future[list[FloatArray | None]]":
+    def _find(self, scoring: ScoringBatch) -> "asyncio.Future[list[FloatArray | None]]":
         assert self._cache is not None  # only called where there is one
         return self._cache.scores.find(scoring.keys, scoring.candidates.sizes.tolist(), scoring.deadline)
 
-    def _score(self, scoring: Scoring, steps: CompletionQueue[Scoring]) -> list[Scoring]:
+    def _score(self, scoring: ScoringBatch, steps: CompletionQueue[ScoringBatch]) -> list[ScoringBatch]:
         """Has the model score all as one piece of work; returns what has come to its end by that."""
         candidates = scoring.candidates
         try:
@@ -185,20 +188,22 @@ class Scores:
         return []
 
     def _score_each(
-        self, scoring: Scoring, failure: BaseException, steps: CompletionQueue[Scoring]
-    ) -> list[Scoring]:
+        self, scoring: ScoringBatch, failure: BaseException, steps: CompletionQueue[ScoringBatch]
+    ) -> list[ScoringBatch]:
         """Has the model score the queries of what failed as a whole one by one: it may be the fault of one.
 
         Returns what has come to its end: all, if it is the device's fault or the time is over.
         """
         is_nobodys = isinstance(failure, DeviceFault) and not isinstance(failure, OutOfDeviceMemory)
-        if len(scoring.asked) > 1 and not is_nobodys and not expired(scoring.deadline):
+        if len(scoring.tasks) > 1 and not is_nobodys and not expired(scoring.deadline):
             wanted = scoring.wanted()
             return [ended for one in (wanted.each() if wanted else ()) for ended in self._score(one, steps)]
         scoring.failure = failure
         return [scoring]
 
-    def _settle(self, scoring: Scoring, step: AnyFuture, steps: CompletionQueue[Scoring]) -> list[Scoring]:
+    def _settle(
+        self, scoring: ScoringBatch, step: AnyFuture, steps: CompletionQueue[ScoringBatch]
+    ) -> list[ScoringBatch]:
         """What has come to its end with a step that is done; what is not in the cache goes on."""
         if step.cancelled():  # with its callers
             return []
@@ -210,8 +215,8 @@ class Scores:
         return [scoring] if scoring.keys else _completed(scoring)  # for the cache, it is complete
 
     def _take_found(
-        self, scoring: Scoring, found: list[FloatArray | None], steps: CompletionQueue[Scoring]
-    ) -> list[Scoring]:
+        self, scoring: ScoringBatch, found: list[FloatArray | None], steps: CompletionQueue[ScoringBatch]
+    ) -> list[ScoringBatch]:
         """Those that were in the cache; the others go on to be computed."""
         hits: dict[int, FloatArray] = {}
         shared: dict[int, FloatArray] = {}
@@ -221,7 +226,7 @@ class Scores:
             elif (computed := self._recent.find(scoring.keys[number])) is not None:
                 # Computed while it was looked up, or not stored yet.
                 shared[number] = computed
-            elif not scoring.asked[number].caller.gone:
+            elif not scoring.tasks[number].latch.gone:
                 one = scoring.of([number])
                 one.status = CacheStatus.MISS
                 _await_step(one, asyncio.ensure_future(self._compute_once(one)), steps)
@@ -234,7 +239,7 @@ class Scores:
                 ended.append(some)
         return ended
 
-    async def _compute_once(self, scoring: Scoring) -> FloatArray:
+    async def _compute_once(self, scoring: ScoringBatch) -> FloatArray:
         """Computes one query's and stores it, or shares the computation that runs for its key already."""
         (key,) = scoring.keys
         while True:
@@ -250,7 +255,7 @@ class Scores:
                 # Another caller's deadline ended the computation; this one's may be later. Whoever comes
                 # first begins anew, the others join again.
 
-    async def _compute(self, scoring: Scoring) -> FloatArray:
+    async def _compute(self, scoring: ScoringBatch) -> FloatArray:
         """Computes one query's and stores it."""
         assert self._cache is not None  # only called where there is one
         (key,), (user_row,) = scoring.keys, scoring.user_rows.tolist()
@@ -260,15 +265,17 @@ class Scores:
         return values
 
 
-def _await_step(scoring: Scoring, step: "asyncio.Future[Any]", steps: CompletionQueue[Scoring]) -> None:
+def _await_step(
+    scoring: ScoringBatch, step: "asyncio.Future[Any]", steps: CompletionQueue[ScoringBatch]
+) -> None:
     """Waits for the next step."""
-    work = step if len(scoring.asked) == 1 else SharedWork(step, len(scoring.asked))
-    for pending in scoring.asked:
-        pending.work = work
+    work = step if len(scoring.tasks) == 1 else SharedCancellation(step, len(scoring.tasks))
+    for task in scoring.tasks:
+        task.work = work
     steps.add(scoring, step)
 
 
-def _completed(scoring: Scoring) -> list[Scoring]:
+def _completed(scoring: ScoringBatch) -> list[ScoringBatch]:
     """The same with its values completed where they must be: each query's by themselves."""
     informed = scoring.model.informed(scoring.candidates.rows)
     if informed.all() and are_finite(scoring.values):
@@ -276,7 +283,7 @@ def _completed(scoring: Scoring) -> list[Scoring]:
     each = scoring.each()
     for one in each:
         try:
-            one.values = completed(one.values, one.model.informed(one.candidates.rows))
+            one.values = impute_uninformed(one.values, one.model.informed(one.candidates.rows))
         except InvalidScores as failure:
             one.failure = failure
     return each

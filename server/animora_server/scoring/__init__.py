@@ -1,0 +1,1 @@
+"""What Rank and GetTimeline share: the state they serve from, the heuristic, and transforms of scores."""
