@@ -33,15 +33,15 @@ from animora_server.service.gate import Gate
 from animora_server.settings import CatalogSettings, Settings
 from animora_server.store import BlockRefresher, CatalogRefresher, FactListener, PostgresStore
 from animora_server.timeline import (
-    BackedTimelines,
     FeedRanker,
     LatePosts,
-    ListExplainer,
-    ListProducer,
-    Lists,
-    LocalTimelines,
+    LocalTimelineStore,
     PagePolicy,
     PostsOfGeneration,
+    TieredTimelineStore,
+    TimelineBuilder,
+    TimelineExplainer,
+    TimelineResolver,
     Timelines,
     TimelineStore,
     TokenSigner,
@@ -143,15 +143,15 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
         ranker = CandidateRanker(residency, scores, heuristic, settings.catalog.max_block_age, metrics.stages)
         feed_ranker = FeedRanker(heuristic, settings.timeline)
-        producer = ListProducer(kept, feed_ranker, gate, metrics.timelines)
+        producer = TimelineBuilder(kept, feed_ranker, gate, metrics.timelines)
         stack.push_async_callback(producer.aclose)
         late = LatePosts(posts_of_generation, settings.timeline)
-        lists = Lists(kept, producer, late, settings.timeline, patience=5 * settings.cache.timeout)
+        lists = TimelineResolver(kept, producer, late, settings.timeline, patience=5 * settings.cache.timeout)
         timelines = Timelines(
             residency,
             lists,
             feed_ranker,
-            ListExplainer(heuristic, feed_ranker.reranking),
+            TimelineExplainer(heuristic, feed_ranker.reranking),
             _page_policy(settings),
         )
         ranking_service = RankingService(ranker, gate, settings.ranking, metrics.ranks)
@@ -271,7 +271,7 @@ async def _stores(
 
     Without one no scores are kept, lists are kept in this process, and there are no precomputed ones.
     """
-    local = LocalTimelines(settings.timeline.stale_ttl + settings.timeline.token_ttl)
+    local = LocalTimelineStore(settings.timeline.stale_ttl + settings.timeline.token_ttl)
     if not settings.cache.url.get_secret_value():
         return None, local, lambda: None
     redis = await stack.enter_async_context(SharedRedis(settings.cache, metrics.cache))
@@ -281,7 +281,7 @@ async def _stores(
     _oversee(metrics, health, redis.recovery, generations.loop)
     scores = CacheAccess(RedisScores(redis, settings.cache.ttl, metrics.cache), rank_key)
     timelines = RedisTimelines(redis, generations, settings.timeline, metrics.cache)
-    backed = BackedTimelines(timelines, local)
+    backed = TieredTimelineStore(timelines, local)
     stack.push_async_callback(backed.aclose)
     return scores, backed, lambda: generations.posts
 

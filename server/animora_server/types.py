@@ -191,7 +191,7 @@ class TimelineQuery:
 
 
 @fast_dataclass
-class TimelineSnapshot:
+class RankedTimeline:
     """One user's ranked list, never changed once made; page tokens pin it.
 
     It holds what was best when it was made, whoever has blocked whom: what must not be shown is sorted out

@@ -17,7 +17,7 @@ from animora_server.cache import RedisGenerations
 from animora_server.embedded import EmbeddedRedis
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
 from animora_server.timeline.keys import timeline_key
-from animora_server.types import Generation, IntArray, RankerName, TimelineSnapshot
+from animora_server.types import Generation, IntArray, RankedTimeline, RankerName
 
 BATCH = 1000  # lists
 MILLION = 1_000_000
@@ -61,11 +61,11 @@ async def measure(url: str, users: int, posts: int, span: int) -> Measured:
     return Measured(value, (after["used_memory"] - before["used_memory"]) / users)
 
 
-def make_list(random: np.random.Generator, posts: int, span: int) -> TimelineSnapshot:
+def make_list(random: np.random.Generator, posts: int, span: int) -> RankedTimeline:
     """A user's list, precomputed, with ids somewhere within the span."""
     ids: IntArray = random.integers(0, span, posts)
     scores = np.sort(random.random(posts, dtype=np.float32))[::-1]
-    return TimelineSnapshot(
+    return RankedTimeline(
         GENERATION.generation_id, ids, scores, RankerName.NEUCF, VERSION, NOW, NOW + 86_400, NOW
     )
 

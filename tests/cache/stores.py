@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from animora_server.cache import GenerationWatch, RedisGenerations, RedisTimelines, SharedRedis
 from animora_server.metrics import CacheMetrics
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
-from animora_server.types import Generation, RankerName, TimelineSnapshot
+from animora_server.types import Generation, RankedTimeline, RankerName
 from tests.limits import HANG_TIMEOUT
 
 KEY = b"{7}:0123456789abcdef:new"
@@ -22,12 +22,12 @@ TIMELINE = TimelineSettings()
 PRECOMPUTE = PrecomputeSettings()
 
 
-def make_list(made_at: float = NOW, *, name: bytes = b"list", posts: int = 500) -> TimelineSnapshot:
+def make_list(made_at: float = NOW, *, name: bytes = b"list", posts: int = 500) -> RankedTimeline:
     """A list with an id of its own for each name and time."""
     ids = np.random.default_rng(posts).permutation(10 * posts + 1)[:posts] + 10**9
     scores = np.linspace(1, 0, posts, dtype=np.float32)
     snapshot_id = (name + b"%d" % made_at).rjust(16, b".")
-    return TimelineSnapshot(
+    return RankedTimeline(
         snapshot_id, ids, scores, RankerName.NEUCF, "v1", made_at, made_at + 300, made_at - 1
     )
 
@@ -36,16 +36,16 @@ def make_generation(made_at: float = NOW, *, name: bytes = b"generation", shards
     return Generation(name.rjust(16, b"."), made_at, made_at - 1, "v1", "catalog", "settings", shards)
 
 
-def of_generation(generation: Generation, posts: int = 500) -> TimelineSnapshot:
+def of_generation(generation: Generation, posts: int = 500) -> RankedTimeline:
     """A list as it is precomputed."""
     made = make_list(generation.made_at, posts=posts)
-    return TimelineSnapshot(
+    return RankedTimeline(
         generation.generation_id, made.post_ids, made.scores, made.ranker, made.model_version,
         generation.made_at, generation.made_at + TIMELINE.precomputed_ttl, generation.read_at,
     )  # fmt: skip
 
 
-def name_of(snapshot: TimelineSnapshot | None) -> bytes | None:
+def name_of(snapshot: RankedTimeline | None) -> bytes | None:
     return None if snapshot is None else snapshot.snapshot_id
 
 
@@ -84,12 +84,12 @@ class Stores:
         assert await self.generations.finish_shard(generation, 0)
         await until(lambda: self.watch.current == generation)
 
-    async def until_stored(self, snapshot: TimelineSnapshot, key: bytes = KEY) -> None:
+    async def until_stored(self, snapshot: RankedTimeline, key: bytes = KEY) -> None:
         async with asyncio.timeout(HANG_TIMEOUT):
             while not await self.timelines.make_latest(key, snapshot):  # noqa: ASYNC110  # Redis wakes nobody
                 await asyncio.sleep(0.001)
 
-    async def until_latest(self, snapshot: TimelineSnapshot, key: bytes = KEY) -> None:
+    async def until_latest(self, snapshot: RankedTimeline, key: bytes = KEY) -> None:
         async with asyncio.timeout(HANG_TIMEOUT):
             while name_of(await self.timelines.latest(key)) != snapshot.snapshot_id:  # noqa: ASYNC110  # as above
                 await asyncio.sleep(0.001)

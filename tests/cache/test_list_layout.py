@@ -22,7 +22,7 @@ from animora_server.cache.list_layout import (
 )
 from animora_server.timeline.keys import timeline_key
 from animora_server.timeline.size import list_bytes, posts_that_fit
-from animora_server.types import DegradedReason, RankerName, TimelineSnapshot
+from animora_server.types import DegradedReason, RankedTimeline, RankerName
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 LONGEST_PREFIX = b"x" * 32 + b":"
@@ -42,9 +42,9 @@ id_lists = st.lists(INT64, max_size=40, unique=True) | st.lists(
 
 
 @st.composite
-def snapshots(draw: st.DrawFn) -> TimelineSnapshot:
+def snapshots(draw: st.DrawFn) -> RankedTimeline:
     ids = np.array(draw(id_lists), np.int64)
-    return TimelineSnapshot(
+    return RankedTimeline(
         snapshot_id=draw(snapshot_ids),
         post_ids=ids,
         scores=draw(arrays(np.float32, len(ids), elements=st.floats(width=32))),
@@ -58,7 +58,7 @@ def snapshots(draw: st.DrawFn) -> TimelineSnapshot:
     )
 
 
-def contents(snapshot: TimelineSnapshot) -> tuple[object, ...]:
+def contents(snapshot: RankedTimeline) -> tuple[object, ...]:
     """What two lists that are the same have in common, bit by bit."""
     rest = replace(snapshot, post_ids=np.empty(0, np.int64), scores=np.empty(0, np.float32))
     return (
@@ -68,7 +68,7 @@ def contents(snapshot: TimelineSnapshot) -> tuple[object, ...]:
 
 
 @given(keys, snapshots())
-def test_a_list_comes_back_bit_by_bit(key: bytes, snapshot: TimelineSnapshot):
+def test_a_list_comes_back_bit_by_bit(key: bytes, snapshot: RankedTimeline):
     found = decode_list(encode_list(key, snapshot), key, snapshot.snapshot_id)
     assert contents(found) == contents(snapshot)
 
@@ -81,7 +81,7 @@ def test_every_ranker_and_reason_has_a_code_of_its_own():
 
 
 def test_the_layouts_stay_what_other_versions_of_the_server_wrote():
-    snapshot = TimelineSnapshot(
+    snapshot = RankedTimeline(
         b"s" * 16, np.array([5, 3]), np.array([1, -2], np.float32), RankerName.HEURISTIC, "v",
         made_at=1.0, fresh_until=2.0, read_at=0.5, cost=0.25, degraded_reason=DegradedReason.OVERLOADED,
     )  # fmt: skip
@@ -116,7 +116,7 @@ def test_the_posts_that_fit_are_as_many_as_do_and_no_more(ids: list[int], max_by
 
 @given(keys, snapshots(), st.data())
 def test_a_flipped_byte_anywhere_in_a_list_is_refused(
-    key: bytes, snapshot: TimelineSnapshot, data: st.DataObject
+    key: bytes, snapshot: RankedTimeline, data: st.DataObject
 ):
     value = flipped(encode_list(key, snapshot), data)
     with pytest.raises(UnreadableValue):
@@ -124,7 +124,7 @@ def test_a_flipped_byte_anywhere_in_a_list_is_refused(
 
 
 @given(keys, snapshots())
-def test_a_list_cut_short_anywhere_is_refused(key: bytes, snapshot: TimelineSnapshot):
+def test_a_list_cut_short_anywhere_is_refused(key: bytes, snapshot: RankedTimeline):
     value = encode_list(key, snapshot)
     for end in range(len(value)):
         with pytest.raises(UnreadableValue):
@@ -132,13 +132,13 @@ def test_a_list_cut_short_anywhere_is_refused(key: bytes, snapshot: TimelineSnap
 
 
 @given(keys, snapshots(), st.binary(min_size=1, max_size=20))
-def test_a_list_with_something_after_it_is_refused(key: bytes, snapshot: TimelineSnapshot, rest: bytes):
+def test_a_list_with_something_after_it_is_refused(key: bytes, snapshot: RankedTimeline, rest: bytes):
     with pytest.raises(UnreadableValue):
         decode_list(encode_list(key, snapshot) + rest, key, snapshot.snapshot_id)
 
 
 @given(keys, keys, snapshots())
-def test_a_list_of_another_key_is_refused(key: bytes, other: bytes, snapshot: TimelineSnapshot):
+def test_a_list_of_another_key_is_refused(key: bytes, other: bytes, snapshot: RankedTimeline):
     assume(key != other)
     with pytest.raises(UnreadableValue):
         decode_list(encode_list(other, snapshot), key, snapshot.snapshot_id)
@@ -153,7 +153,7 @@ def test_bytes_that_are_neither_list_nor_pointer_are_refused(value: bytes, key: 
 
 
 @given(keys, snapshots())
-def test_a_list_is_no_pointer_and_a_pointer_no_list(key: bytes, snapshot: TimelineSnapshot):
+def test_a_list_is_no_pointer_and_a_pointer_no_list(key: bytes, snapshot: RankedTimeline):
     with pytest.raises(UnreadableValue):
         decode_pointer(encode_list(key, snapshot), key)
     with pytest.raises(UnreadableValue):
@@ -230,9 +230,9 @@ def test_a_generations_forged_posts_with_a_right_checksum_are_refused_where_they
             decode_posts(sealed(body), b"k")
 
 
-def make(ids: np.ndarray) -> TimelineSnapshot:
+def make(ids: np.ndarray) -> RankedTimeline:
     scores = np.linspace(1, 0, len(ids), dtype=np.float32)
-    return TimelineSnapshot(b"s" * 16, ids, scores, RankerName.NEUCF, "v1", 10.0, 20.0, 5.0)
+    return RankedTimeline(b"s" * 16, ids, scores, RankerName.NEUCF, "v1", 10.0, 20.0, 5.0)
 
 
 def flipped(value: bytes, data: st.DataObject) -> bytes:

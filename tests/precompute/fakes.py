@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from animora_server.errors import StoreError
-from animora_server.types import Generation, IntArray, TimelineSnapshot
+from animora_server.types import Generation, IntArray, RankedTimeline
 
 
 @dataclass
@@ -14,7 +14,7 @@ class FakeGenerations:
     finished: Generation | None = None
     begun: Generation | None = None
     posts: dict[bytes, set[int]] = field(default_factory=dict)
-    lists: dict[bytes, dict[bytes, TimelineSnapshot]] = field(default_factory=dict)
+    lists: dict[bytes, dict[bytes, RankedTimeline]] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     retired: list[Generation] = field(default_factory=list)
     failures: int = 0
@@ -49,7 +49,7 @@ class FakeGenerations:
         stored = self.lists.get(generation.generation_id, {})
         return [key in stored for key in keys]
 
-    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> int:
+    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, RankedTimeline]]) -> int:
         self._called("put")
         self.lists.setdefault(generation.generation_id, {}).update(lists)
         return sum(12 * len(made.post_ids) for _, made in lists)

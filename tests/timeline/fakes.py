@@ -10,8 +10,8 @@ import numpy as np
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ScoringFailed, TooLate
 from animora_server.ranker.explaining import MODEL_TERMS
-from animora_server.timeline import LocalTimelines
-from animora_server.types import BoolArray, FloatArray, IntArray, TimelineSnapshot
+from animora_server.timeline import LocalTimelineStore
+from animora_server.types import BoolArray, FloatArray, IntArray, RankedTimeline
 from tests.ranker.catalogs import NOW
 
 
@@ -115,34 +115,34 @@ class FakePin:
 class CountingStore:
     """A local store that counts, and that can lose everything."""
 
-    store: LocalTimelines
+    store: LocalTimelineStore
     latest_calls: int = 0
-    kept: list[TimelineSnapshot] = field(default_factory=list)
-    made_latest: list[TimelineSnapshot] = field(default_factory=list)
+    kept: list[RankedTimeline] = field(default_factory=list)
+    made_latest: list[RankedTimeline] = field(default_factory=list)
     takes: bool = True
     gate: asyncio.Event | None = None
     answer_by: float = inf
     written_by: float = -inf
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def latest(self, key: bytes) -> TimelineSnapshot | None:
+    async def latest(self, key: bytes) -> RankedTimeline | None:
         self.latest_calls += 1
         return await self.store.latest(key)
 
     async def pinned(
         self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
-    ) -> TimelineSnapshot | None:
+    ) -> RankedTimeline | None:
         self.answer_by, self.written_by = answer_by, written_by
         return await self.store.pinned(key, snapshot_id, answer_by, written_by)
 
-    async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+    async def keep(self, key: bytes, snapshot: RankedTimeline) -> bool:
         taken = self.takes and await self.store.keep(key, snapshot)
         async with self.changed:
             self.kept.append(snapshot)
             self.changed.notify_all()
         return taken
 
-    async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+    async def make_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
         if self.gate is not None:
             await self.gate.wait()
         taken = self.takes and await self.store.make_latest(key, snapshot)

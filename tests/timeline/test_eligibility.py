@@ -11,14 +11,14 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import (
     DAY,
-    Viewer,
+    VisibilityFilter,
     candidates,
-    newcomers,
+    exclusion_reasons,
+    newer_posts,
     visible,
-    why_not,
     window_start,
 )
-from animora_server.types import IntArray, RankerName, TimelineSnapshot
+from animora_server.types import IntArray, RankedTimeline, RankerName
 from tests.ranker.catalogs import NOW, snapshot
 
 USER = 7
@@ -43,81 +43,81 @@ def ids(*post_ids: int) -> IntArray:
     return np.array(post_ids, np.int64)
 
 
-def viewer(
+def visibility(
     catalog: CatalogSnapshot,
     settings: TimelineSettings = SETTINGS,
     include_seen: bool = False,
     excluded: IntArray | None = None,
-) -> Viewer:
-    return Viewer.of(catalog, USER, settings, include_seen, ids() if excluded is None else excluded)
+) -> VisibilityFilter:
+    return VisibilityFilter.of(catalog, USER, settings, include_seen, ids() if excluded is None else excluded)
 
 
 def candidate_ids(
-    catalog: CatalogSnapshot, whose: Viewer, settings: TimelineSettings = SETTINGS
+    catalog: CatalogSnapshot, whose: VisibilityFilter, settings: TimelineSettings = SETTINGS
 ) -> list[int]:
     return list(map(int, catalog.post_ids[candidates(catalog, whose, settings, NOW)]))
 
 
-def visible_ids(catalog: CatalogSnapshot, whose: Viewer, *post_ids: int) -> list[int]:
+def visible_ids(catalog: CatalogSnapshot, whose: VisibilityFilter, *post_ids: int) -> list[int]:
     asked = ids(*post_ids)
     shown = visible(catalog, whose, asked, window_start(SETTINGS, NOW))
     return list(map(int, asked[shown]))
 
 
 def test_candidates_are_what_is_neither_deleted_nor_own_nor_seen_nor_old_whoever_blocked_whom():
-    assert candidate_ids(WORLD, viewer(WORLD, excluded=ids(1))) == [1, 3, 7]
+    assert candidate_ids(WORLD, visibility(WORLD, excluded=ids(1))) == [1, 3, 7]
 
 
 def test_candidates_hold_own_and_seen_posts_where_they_are_wanted():
     settings = SETTINGS.model_copy(update={"include_own": True})
-    assert candidate_ids(WORLD, viewer(WORLD, settings, include_seen=True), settings) == [1, 3, 4, 5, 7]
+    assert candidate_ids(WORLD, visibility(WORLD, settings, include_seen=True), settings) == [1, 3, 4, 5, 7]
 
 
 def test_a_post_deleted_after_the_feed_was_read_is_no_candidate():
     catalog = snapshot({1: {}, 2: {}})
     catalog = replace(catalog, deleted=np.array([False, True]))
-    assert candidate_ids(catalog, viewer(catalog)) == [1]
+    assert candidate_ids(catalog, visibility(catalog)) == [1]
 
 
 def test_the_newest_are_candidates_where_there_are_too_many():
     catalog = snapshot({post: {"age": 10 * post} for post in range(20)})
     settings = TimelineSettings(max_candidates=3)
-    assert candidate_ids(catalog, viewer(catalog), settings) == [2, 1, 0]
+    assert candidate_ids(catalog, visibility(catalog), settings) == [2, 1, 0]
 
 
 def test_a_post_is_a_candidate_up_to_the_second_that_the_window_ends():
     catalog = snapshot({1: {"age": 2 * DAY}, 2: {"age": 2 * DAY + 1}})
-    assert candidate_ids(catalog, viewer(catalog)) == [1]
-    assert visible_ids(catalog, viewer(catalog), 1, 2) == [1]
+    assert candidate_ids(catalog, visibility(catalog)) == [1]
+    assert visible_ids(catalog, visibility(catalog), 1, 2) == [1]
 
 
 def test_what_may_be_shown_is_known_and_neither_deleted_blocked_seen_own_nor_old():
-    assert visible_ids(WORLD, viewer(WORLD), *range(10)) == [1, 7]
+    assert visible_ids(WORLD, visibility(WORLD), *range(10)) == [1, 7]
 
 
 def test_what_may_be_shown_keeps_the_order_that_it_was_asked_in():
-    assert visible_ids(WORLD, viewer(WORLD), 7, 6, 1) == [7, 1]
+    assert visible_ids(WORLD, visibility(WORLD), 7, 6, 1) == [7, 1]
 
 
 def test_own_and_seen_posts_are_shown_where_they_are_wanted():
     settings = SETTINGS.model_copy(update={"include_own": True})
-    assert visible_ids(WORLD, viewer(WORLD, settings, include_seen=True), *range(10)) == [1, 4, 5, 7]
+    assert visible_ids(WORLD, visibility(WORLD, settings, include_seen=True), *range(10)) == [1, 4, 5, 7]
 
 
 def test_excluded_posts_are_not_shown_in_whichever_order_they_were_given():
-    assert visible_ids(WORLD, viewer(WORLD, excluded=ids(9, 7, 0)), 1, 7) == [1]
+    assert visible_ids(WORLD, visibility(WORLD, excluded=ids(9, 7, 0)), 1, 7) == [1]
 
 
 @pytest.mark.parametrize("pair", [(USER, 50), (50, USER)])
 def test_a_block_hides_in_both_directions(pair):
     catalog = snapshot({1: {"author": 50}, 2: {"author": 60}}, blocks=[pair])
-    assert visible_ids(catalog, viewer(catalog), 1, 2) == [2]
+    assert visible_ids(catalog, visibility(catalog), 1, 2) == [2]
 
 
 def test_nothing_of_an_empty_catalog_is_shown():
     catalog = snapshot({})
-    assert visible_ids(catalog, viewer(catalog), 1, 2) == []
-    assert candidate_ids(catalog, viewer(catalog)) == []
+    assert visible_ids(catalog, visibility(catalog), 1, 2) == []
+    assert candidate_ids(catalog, visibility(catalog)) == []
 
 
 facts = st.fixed_dictionaries(
@@ -143,7 +143,7 @@ def test_exactly_the_posts_without_a_reason_are_shown(
 ):
     catalog = snapshot(posts, blocks=blocks, seen=[(USER, post) for post in seen])
     settings = TimelineSettings(window_days=2, include_own=include_own)
-    whose = viewer(catalog, settings, include_seen, ids(*excluded))
+    whose = visibility(catalog, settings, include_seen, ids(*excluded))
     related = {author for pair in blocks if USER in pair for author in pair if author != USER}
     expected = [
         post
@@ -158,7 +158,7 @@ def test_exactly_the_posts_without_a_reason_are_shown(
     ]
     assert visible_ids(catalog, whose, *range(31)) == expected
     # Whoever is asked about all posts has a reason for exactly the others, where the list holds all.
-    reasons = why_not(catalog, whose, np.arange(31), np.arange(31), settings, NOW)
+    reasons = exclusion_reasons(catalog, whose, np.arange(31), np.arange(31), settings, NOW)
     assert sorted(set(range(31)) - set(reasons)) == expected
     listed = set(candidate_ids(catalog, whose, settings))
     assert listed >= set(expected)
@@ -167,7 +167,9 @@ def test_exactly_the_posts_without_a_reason_are_shown(
 
 def test_each_reason_is_told():
     listed = ids(1)
-    told = why_not(WORLD, viewer(WORLD, excluded=ids(8)), ids(*range(1, 10)), listed, SETTINGS, NOW)
+    told = exclusion_reasons(
+        WORLD, visibility(WORLD, excluded=ids(8)), ids(*range(1, 10)), listed, SETTINGS, NOW
+    )
     assert told == {
         2: "deleted",
         3: "blocked",
@@ -181,7 +183,11 @@ def test_each_reason_is_told():
 
 
 def test_reasons_come_by_ascending_id_and_once_each():
-    assert list(why_not(WORLD, viewer(WORLD), ids(9, 2, 9, 3), ids(1), SETTINGS, NOW)) == [2, 3, 9]
+    assert list(exclusion_reasons(WORLD, visibility(WORLD), ids(9, 2, 9, 3), ids(1), SETTINGS, NOW)) == [
+        2,
+        3,
+        9,
+    ]
 
 
 def test_the_first_reason_that_applies_is_told():
@@ -192,37 +198,45 @@ def test_the_first_reason_that_applies_is_told():
     ]
     for post, exclude, reason in order:
         catalog = snapshot({1: post}, blocks=[(USER, USER)], seen=[(USER, 1)])
-        whose = viewer(catalog, excluded=ids(1) if exclude else ids())
-        assert why_not(catalog, whose, ids(1), ids(), SETTINGS, NOW) == {1: reason}
+        whose = visibility(catalog, excluded=ids(1) if exclude else ids())
+        assert exclusion_reasons(catalog, whose, ids(1), ids(), SETTINGS, NOW) == {1: reason}
     own_and_seen = snapshot({1: {"author": USER}}, seen=[(USER, 1)])
-    assert why_not(own_and_seen, viewer(own_and_seen), ids(1), ids(), SETTINGS, NOW) == {1: "seen"}
+    assert exclusion_reasons(own_and_seen, visibility(own_and_seen), ids(1), ids(), SETTINGS, NOW) == {
+        1: "seen"
+    }
     own_and_old = snapshot({1: {"author": USER, "age": 3 * DAY}})
-    assert why_not(own_and_old, viewer(own_and_old), ids(1), ids(), SETTINGS, NOW) == {1: "own"}
+    assert exclusion_reasons(own_and_old, visibility(own_and_old), ids(1), ids(), SETTINGS, NOW) == {1: "own"}
 
 
 def test_a_post_behind_as_many_newer_ones_as_are_ranked_is_too_old():
     catalog = snapshot({1: {"age": 30}, 2: {"age": 20}, 3: {"age": 10}})
     settings = TimelineSettings(max_candidates=2)
-    whose = viewer(catalog, settings)
-    assert why_not(catalog, whose, ids(1, 2, 3), ids(3), settings, NOW) == {1: "too_old", 2: "outranked"}
+    whose = visibility(catalog, settings)
+    assert exclusion_reasons(catalog, whose, ids(1, 2, 3), ids(3), settings, NOW) == {
+        1: "too_old",
+        2: "outranked",
+    }
 
 
 def test_a_listed_post_is_in_the_timeline_however_many_came_since():
     catalog = snapshot({1: {"age": 30}, 2: {"age": 20}, 3: {"age": 10}})
     settings = TimelineSettings(max_candidates=2)
-    assert why_not(catalog, viewer(catalog, settings), ids(1), ids(1), settings, NOW) == {}
+    assert exclusion_reasons(catalog, visibility(catalog, settings), ids(1), ids(1), settings, NOW) == {}
 
 
 def test_an_empty_catalog_knows_no_post():
     catalog = snapshot({})
-    whose = viewer(catalog, excluded=ids(2))
-    assert why_not(catalog, whose, ids(1, 2), ids(1), SETTINGS, NOW) == {1: "unknown", 2: "excluded"}
+    whose = visibility(catalog, excluded=ids(2))
+    assert exclusion_reasons(catalog, whose, ids(1, 2), ids(1), SETTINGS, NOW) == {
+        1: "unknown",
+        2: "excluded",
+    }
 
 
-def a_list(*post_ids: int, read_at: float) -> TimelineSnapshot:
+def a_list(*post_ids: int, read_at: float) -> RankedTimeline:
     """A list of some posts, from a catalog read at a time."""
     scores = np.ones(len(post_ids), np.float32)
-    return TimelineSnapshot(b"i" * 16, ids(*post_ids), scores, RankerName.HEURISTIC, "", NOW, NOW, read_at)
+    return RankedTimeline(b"i" * 16, ids(*post_ids), scores, RankerName.HEURISTIC, "", NOW, NOW, read_at)
 
 
 def test_newcomers_came_after_the_list_are_not_in_it_and_may_be_shown():
@@ -238,6 +252,6 @@ def test_newcomers_came_after_the_list_are_not_in_it_and_may_be_shown():
     )
     since = window_start(SETTINGS, NOW)
     came = catalog.newer_than(NOW - 50)
-    rows = newcomers(catalog, viewer(catalog), a_list(1, 3, read_at=NOW - 50), came, since)
+    rows = newer_posts(catalog, visibility(catalog), a_list(1, 3, read_at=NOW - 50), came, since)
     assert catalog.post_ids[rows].tolist() == [2]
-    assert newcomers(catalog, viewer(catalog), a_list(1, 3, read_at=NOW), ids(), since).tolist() == []
+    assert newer_posts(catalog, visibility(catalog), a_list(1, 3, read_at=NOW), ids(), since).tolist() == []

@@ -9,7 +9,7 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.settings import TimelineSettings
 from animora_server.timeline import LatePosts
 from animora_server.timeline.keys import timeline_key
-from animora_server.types import CacheStatus, DropReason, GenerationPosts, RankerName, TimelineSnapshot
+from animora_server.types import CacheStatus, DropReason, GenerationPosts, RankedTimeline, RankerName
 from tests.ranker.catalogs import NOW, snapshot
 from tests.timeline.worlds import ALL, HOUR, LOGITS, POSTS, USER, World
 
@@ -32,9 +32,9 @@ def grown(catalog: CatalogSnapshot, posts: Posts) -> CatalogSnapshot:
     return replace(later, arrived_at=arrived_at, read_at=LOADED_AT + 60)
 
 
-def a_list(read_at: float = NOW, generation_id: bytes = GENERATION) -> TimelineSnapshot:
+def a_list(read_at: float = NOW, generation_id: bytes = GENERATION) -> RankedTimeline:
     nothing = np.empty(0, np.int64)
-    return TimelineSnapshot(
+    return RankedTimeline(
         generation_id, nothing, nothing.astype(np.float32), RankerName.NEUCF, "v1", NOW, NOW, read_at
     )
 
@@ -50,7 +50,7 @@ class Generation:
 
 
 def late_ids(
-    posts: Posts, generation: Generation, made: TimelineSnapshot, max_candidates: int = 100
+    posts: Posts, generation: Generation, made: RankedTimeline, max_candidates: int = 100
 ) -> list[int]:
     catalog = loaded(posts)
     finder = LatePosts(generation, TimelineSettings(max_candidates=max_candidates))
@@ -78,7 +78,7 @@ def test_late_are_candidates_alone():
 @pytest.mark.parametrize(
     "made", [a_list(LOADED_AT), a_list(LOADED_AT + 5), a_list(generation_id=b"another".rjust(16, b"."))]
 )
-def test_a_list_newer_than_the_load_or_not_of_the_generation_lacks_no_late_posts(made: TimelineSnapshot):
+def test_a_list_newer_than_the_load_or_not_of_the_generation_lacks_no_late_posts(made: RankedTimeline):
     assert late_ids({**POSTS, **LATE}, Generation(*ALL), made) == []
 
 

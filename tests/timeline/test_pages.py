@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animora_server.settings import TimelineSettings
-from animora_server.timeline.eligibility import Viewer, visible
-from animora_server.timeline.pages import cut, cut_merged, merged
+from animora_server.timeline.eligibility import VisibilityFilter, visible
+from animora_server.timeline.pages import merged, paginate, paginate_merged
 from animora_server.types import BoolArray, FloatArray, IntArray
 from tests.ranker.catalogs import snapshot
 
@@ -48,7 +48,7 @@ def scroll(post_ids: IntArray, pages, offset: int | None = 0) -> list[list[int]]
     visits = chain(pages, repeat(pages[-1]))
     while offset is not None:
         size, hidden = next(visits)
-        page = cut(post_ids, offset, size, hiding(hidden))
+        page = paginate(post_ids, offset, size, hiding(hidden))
         shown.append(post_ids[page.positions].tolist())
         offset = page.next_offset
     return shown
@@ -88,19 +88,19 @@ def test_pages_are_the_list_less_what_is_hidden_when_its_turn_comes(post_ids, pa
 
 
 def test_the_last_page_says_so_even_where_it_is_full():
-    assert cut(ids(1, 2, 3, 4), 0, 4, everything).next_offset is None
-    assert cut(ids(1, 2, 3, 4), 0, 3, everything).next_offset == 3
+    assert paginate(ids(1, 2, 3, 4), 0, 4, everything).next_offset is None
+    assert paginate(ids(1, 2, 3, 4), 0, 3, everything).next_offset == 3
 
 
 def test_a_page_is_the_last_where_only_hidden_posts_follow():
-    page = cut(ids(1, 2, 3, 4), 0, 2, hiding({3, 4}))
+    page = paginate(ids(1, 2, 3, 4), 0, 2, hiding({3, 4}))
     assert page.positions.tolist() == [0, 1]
     assert page.next_offset is None
 
 
 def test_a_page_reads_on_past_hidden_posts_until_it_is_full():
     post_ids = np.arange(1000)
-    page = cut(post_ids, 0, 2, hiding(set(range(900))))
+    page = paginate(post_ids, 0, 2, hiding(set(range(900))))
     assert page.positions.tolist() == [900, 901]
     assert page.next_offset == 902
 
@@ -108,14 +108,14 @@ def test_a_page_reads_on_past_hidden_posts_until_it_is_full():
 def test_a_page_that_is_full_looks_on_for_whether_it_is_the_last():
     post_ids = np.arange(1000)
     for last, next_offset in ((999, 2), (1, None)):
-        page = cut(post_ids, 0, 2, hiding(set(range(1000)) - {0, 1, last}))
+        page = paginate(post_ids, 0, 2, hiding(set(range(1000)) - {0, 1, last}))
         assert page.positions.tolist() == [0, 1]
         assert page.next_offset == next_offset
 
 
 def test_a_list_of_nothing_and_an_offset_at_its_end_are_empty_last_pages():
     for post_ids, offset in ((ids(), 0), (ids(1, 2), 2), (ids(1, 2), 9)):
-        page = cut(post_ids, offset, 5, everything)
+        page = paginate(post_ids, offset, 5, everything)
         assert page.positions.tolist() == []
         assert page.positions.dtype == np.int64
         assert page.next_offset is None
@@ -139,13 +139,13 @@ def test_nobody_scrolls_into_what_was_blocked_deleted_or_seen_meanwhile(data):
             blocks=[(USER, author) for author in blocked],
             seen=[(USER, post) for post in seen],
         )
-        viewer = Viewer.of(catalog, USER, settings, False, ids())
+        visibility = VisibilityFilter.of(catalog, USER, settings, False, ids())
         hidden = deleted | gone | seen | {post for post in world if 100 + post % 6 in blocked}
-        page = cut(
+        page = paginate(
             listed,
             offset,
             data.draw(st.integers(1, 20)),
-            partial(visible, catalog, viewer, since=0.0),
+            partial(visible, catalog, visibility, since=0.0),
         )
         posts_shown = listed[page.positions].tolist()
         assert not hidden & set(posts_shown)
@@ -191,7 +191,7 @@ def test_merging_keeps_both_orders(scores, newer):
 def test_a_scroll_that_began_with_newer_posts_shows_all_of_the_list_once(scores, newer, size, hidden):
     listed, newer = posts(0, *sorted(scores, reverse=True)), posts(100, *sorted(newer, reverse=True))
     both = np.concatenate((listed.post_ids, newer.post_ids))
-    first = cut_merged(listed, newer, size, hiding(hidden))
+    first = paginate_merged(listed, newer, size, hiding(hidden))
     page = both[first.positions].tolist()
     order = both[merged(listed.scores, newer.scores)].tolist()
     assert page == [post for post in order if post not in hidden][:size]
@@ -204,6 +204,6 @@ def test_a_scroll_that_began_with_newer_posts_shows_all_of_the_list_once(scores,
 
 
 def test_newer_posts_beyond_the_first_page_give_no_token_for_themselves():
-    page = cut_merged(posts(0, 0.9), posts(100, 0.5, 0.4), 2, everything)
+    page = paginate_merged(posts(0, 0.9), posts(100, 0.5, 0.4), 2, everything)
     assert page.positions.tolist() == [0, 1]
     assert page.next_offset is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from animora_server.errors import DeadlineExceeded, InvalidRequest, Overloaded, SnapshotGone
-from animora_server.timeline import LocalTimelines
+from animora_server.timeline import LocalTimelineStore
 from animora_server.types import CachePolicy, CacheStatus, DegradedReason, DropReason, RankerName
 from tests.ranker.catalogs import NOW, snapshot
 from tests.timeline.worlds import ALL, COLD, LOGITS, POSTS, USER, World
@@ -274,7 +274,7 @@ async def test_posts_newer_than_the_list_are_merged_into_its_first_page_and_neve
 
 async def test_a_list_that_was_lost_is_gone(world):
     page = await world.page()
-    world.store.store = LocalTimelines(2400.0, world.clock)
+    world.store.store = LocalTimelineStore(2400.0, world.clock)
 
     with pytest.raises(SnapshotGone):
         await world.page(page_token=page.next_page_token)

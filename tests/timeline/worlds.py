@@ -11,11 +11,11 @@ from animora_server.settings import TimelineSettings
 from animora_server.timeline import (
     FeedRanker,
     LatePosts,
-    ListExplainer,
-    ListProducer,
-    Lists,
-    LocalTimelines,
+    LocalTimelineStore,
     PagePolicy,
+    TimelineBuilder,
+    TimelineExplainer,
+    TimelineResolver,
     Timelines,
     TokenSigner,
 )
@@ -40,21 +40,21 @@ class World:
         self.clock = Clock()
         self.state = FakePin(snapshot(POSTS))
         self.model = self.state.activate(LOGITS)
-        self.store = CountingStore(LocalTimelines(2400.0, self.clock))
+        self.store = CountingStore(LocalTimelineStore(2400.0, self.clock))
         self.refreshes = Refreshes()
         self.generation_posts: GenerationPosts | None = None
         heuristic = Heuristic()
         ranker = FeedRanker(heuristic, self.settings, self.clock)
         self.gate = Gate(max_calls=1, max_rows=1000)
-        self.producer = ListProducer(self.store, ranker, self.gate, self.refreshes, self.clock)
+        self.producer = TimelineBuilder(self.store, ranker, self.gate, self.refreshes, self.clock)
         late = LatePosts(lambda: self.generation_posts, self.settings)
         # A fake store may hang.
-        lists = Lists(self.store, self.producer, late, self.settings, 10.0, self.clock)
+        lists = TimelineResolver(self.store, self.producer, late, self.settings, 10.0, self.clock)
         self.timelines = Timelines(
             self.state,
             lists,
             ranker,
-            ListExplainer(heuristic, ranker.reranking),
+            TimelineExplainer(heuristic, ranker.reranking),
             PagePolicy(self.settings, "digest", TokenSigner(b"k" * 16), 600.0),
             self.clock,
         )

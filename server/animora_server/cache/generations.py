@@ -17,7 +17,7 @@ from animora_server.cache.timelines import ListLife
 from animora_server.cache.writes import Write
 from animora_server.errors import GenerationGone, StoreError
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
-from animora_server.types import Generation, IntArray, TimelineSnapshot
+from animora_server.types import Generation, IntArray, RankedTimeline
 
 COMMAND_TIMEOUT = 10.0  # seconds; no page waits for this
 BATCH_BYTES = 1 << 20
@@ -159,7 +159,7 @@ class RedisGenerations:
         await self._keep(generation)
         return present
 
-    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> int:
+    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, RankedTimeline]]) -> int:
         """See GenerationStore."""
         size = 0
         for batch in _batches(self._write(generation, key, snapshot) for key, snapshot in lists):
@@ -240,7 +240,7 @@ class RedisGenerations:
                 await drop_connections(self._client)
             raise StoreError(f"Redis: {type(error).__name__}: {error}") from error
 
-    def _write(self, generation: Generation, key: bytes, snapshot: TimelineSnapshot) -> Write:
+    def _write(self, generation: Generation, key: bytes, snapshot: RankedTimeline) -> Write:
         stored_key = self._list_key(generation, key)
         return Write(stored_key, encode_list(stored_key, snapshot), self._life.milliseconds(snapshot))
 

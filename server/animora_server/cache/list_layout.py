@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from animora_server.cache.errors import UnreadableValue
 from animora_server.fast_dataclass import fast_dataclass
-from animora_server.types import DegradedReason, IntArray, RankerName, TimelineSnapshot
+from animora_server.types import DegradedReason, IntArray, RankedTimeline, RankerName
 
 MAGIC = b"anl\x01"
 POINTER_MAGIC = b"anp\x01"
@@ -72,7 +72,7 @@ class Pointer:
     made_at: float
 
 
-def encode_list(key: bytes, snapshot: TimelineSnapshot) -> bytes:
+def encode_list(key: bytes, snapshot: RankedTimeline) -> bytes:
     """The value of a list under a key.
 
     Raises:
@@ -90,7 +90,7 @@ def encode_list(key: bytes, snapshot: TimelineSnapshot) -> bytes:
     return _sealed(b"".join((header, version, stored.tobytes(), snapshot.scores.astype(_SCORE).tobytes())))
 
 
-def decode_list(value: bytes, key: bytes, snapshot_id: bytes) -> TimelineSnapshot:
+def decode_list(value: bytes, key: bytes, snapshot_id: bytes) -> RankedTimeline:
     """The list in a value; its arrays may not be written to.
 
     Args:
@@ -111,7 +111,7 @@ def decode_list(value: bytes, key: bytes, snapshot_id: bytes) -> TimelineSnapsho
         count, rest = divmod(end - start, width + _SCORE.itemsize)
         if rest or count < 0:
             raise UnreadableValue("not a whole number of posts")
-        return TimelineSnapshot(
+        return RankedTimeline(
             snapshot_id, _loaded(value, id_type, count, start, smallest),
             np.frombuffer(value, _SCORE, count, start + width * count), _RANKER_OF[ranker],
             value[_HEADER.size : start].decode(), made_at, fresh_until, read_at, cost, _REASON_OF[reason],

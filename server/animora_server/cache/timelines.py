@@ -21,7 +21,7 @@ from animora_server.cache.shared_redis import SharedRedis
 from animora_server.cache.writes import Write
 from animora_server.metrics import CacheMetrics
 from animora_server.settings import TimelineSettings
-from animora_server.types import Generation, TimelineSnapshot
+from animora_server.types import Generation, RankedTimeline
 
 ASK_AGAIN_AFTER = 0.01  # seconds
 AWAY = 0.25  # seconds after which a Redis that is left alone is not expected back within a call
@@ -44,7 +44,7 @@ class ListLife:
         self._after_fresh = settings.stale_ttl + settings.token_ttl
         self._random = Random()
 
-    def milliseconds(self, snapshot: TimelineSnapshot) -> int:
+    def milliseconds(self, snapshot: RankedTimeline) -> int:
         """The time to live of a list."""
         seconds = max(0.0, snapshot.fresh_until - snapshot.made_at) + self._after_fresh
         return round(1000 * seconds * self._random.uniform(1, 1 + TTL_JITTER)) + 1
@@ -68,7 +68,7 @@ class RedisTimelines:
         self._life = ListLife(settings)
         self._look_ups = metrics.lookups["timelines"]
 
-    async def latest(self, key: bytes) -> TimelineSnapshot | None:
+    async def latest(self, key: bytes) -> RankedTimeline | None:
         """The newest list of a key: one round trip for a precomputed one, two for one made since."""
         generation = self._generations.current
         pointer_key = latest_key(self._redis.prefix, key)
@@ -88,18 +88,18 @@ class RedisTimelines:
         pointer = None if found[0] is None else self._read_pointer(found[0], pointer_key)
         if pointer is not None and (precomputed is None or pointer.made_at > precomputed.made_at):
             live = await self._find(key, pointer.snapshot_id, until)
-            return live if isinstance(live, TimelineSnapshot) else precomputed
+            return live if isinstance(live, RankedTimeline) else precomputed
         self._look_ups["miss" if precomputed is None else "hit"].inc()
         return precomputed
 
     async def pinned(
         self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
-    ) -> TimelineSnapshot | None:
+    ) -> RankedTimeline | None:
         """See TimelineStore. A Redis that is full, or was left alone for some time, is not asked again."""
         loop = asyncio.get_running_loop()
         while True:
             found = await self._find(key, snapshot_id, min(self._redis.until(), answer_by))
-            if isinstance(found, TimelineSnapshot):
+            if isinstance(found, RankedTimeline):
                 return found
             if found is None and self._redis.is_full:
                 return None  # whoever made the list could not write it
@@ -108,7 +108,7 @@ class RedisTimelines:
                 return None
             await asyncio.sleep(ASK_AGAIN_AFTER)
 
-    async def _find(self, key: bytes, snapshot_id: bytes, until: float) -> TimelineSnapshot | NoAnswer | None:
+    async def _find(self, key: bytes, snapshot_id: bytes, until: float) -> RankedTimeline | NoAnswer | None:
         stored_key = list_key(self._redis.prefix, snapshot_id, key)
         found = await self._redis.find((stored_key,), self._size, until)
         if isinstance(found, NoAnswer):
@@ -119,22 +119,22 @@ class RedisTimelines:
         self._look_ups["miss" if snapshot is None else "hit"].inc()
         return snapshot
 
-    async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+    async def keep(self, key: bytes, snapshot: RankedTimeline) -> bool:
         """Stores a list; whether it is known to be stored, after the timeout at the latest."""
         return await self._redis.store(self._list_write(key, snapshot))
 
-    async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+    async def make_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
         """Stores a list, then points to it: a pointer without its list would be a miss."""
         write = self._list_write(key, snapshot)
         pointer_key = latest_key(self._redis.prefix, key)
         pointer = encode_pointer(pointer_key, Pointer(snapshot.snapshot_id, snapshot.made_at))
         return await self._redis.store(write, Write(pointer_key, pointer, write.life))
 
-    def _list_write(self, key: bytes, snapshot: TimelineSnapshot) -> Write:
+    def _list_write(self, key: bytes, snapshot: RankedTimeline) -> Write:
         stored_key = list_key(self._redis.prefix, snapshot.snapshot_id, key)
         return Write(stored_key, encode_list(stored_key, snapshot), self._life.milliseconds(snapshot))
 
-    def _read_list(self, value: bytes, key: bytes, snapshot_id: bytes) -> TimelineSnapshot | None:
+    def _read_list(self, value: bytes, key: bytes, snapshot_id: bytes) -> RankedTimeline | None:
         try:
             return decode_list(value, key, snapshot_id)
         except UnreadableValue:

@@ -8,7 +8,7 @@ import structlog
 
 from animora_server.errors import StoreError
 from animora_server.precompute.protocols import GenerationStore
-from animora_server.types import Generation, IntArray, TimelineSnapshot
+from animora_server.types import Generation, IntArray, RankedTimeline
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class PatientGenerations:
         """See GenerationStore."""
         return await self._patiently(lambda: self._store.present(generation, keys))
 
-    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> int:
+    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, RankedTimeline]]) -> int:
         """See GenerationStore."""
         return await self._patiently(lambda: self._store.put(generation, lists))
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from animora_server.types import Generation, IntArray, TimelineSnapshot
+from animora_server.types import Generation, IntArray, RankedTimeline
 
 
 class GenerationStore(Protocol):
@@ -50,7 +50,7 @@ class GenerationStore(Protocol):
         """For each key whether its list is stored."""
         ...
 
-    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, TimelineSnapshot]]) -> int:
+    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, RankedTimeline]]) -> int:
         """Stores lists by key.
 
         Returns:

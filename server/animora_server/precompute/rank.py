@@ -13,10 +13,10 @@ from animora_server.precompute.summary import Totals
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.transforms import impute_uninformed
 from animora_server.settings import Settings
-from animora_server.timeline.eligibility import Viewer, candidates
+from animora_server.timeline.eligibility import VisibilityFilter, candidates
+from animora_server.timeline.feed_orderer import FeedOrderer
 from animora_server.timeline.keys import timeline_key
-from animora_server.timeline.making import ListMaker
-from animora_server.types import FloatArray, Generation, IntArray, RankerName, TimelineSnapshot
+from animora_server.types import FloatArray, Generation, IntArray, RankedTimeline, RankerName
 
 NOTHING = np.empty(0, np.int64)
 
@@ -25,7 +25,7 @@ NOTHING = np.empty(0, np.int64)
 class RankedChunk:
     """Lists by key, and what they took."""
 
-    lists: list[tuple[bytes, TimelineSnapshot]]
+    lists: list[tuple[bytes, RankedTimeline]]
     totals: Totals
 
 
@@ -60,7 +60,7 @@ class ChunkRanker:
         # newer than these lists. Where it began before, its time is as good, and a resume gives the same.
         self._read_at = min(generation.read_at, self._catalog.read_at)
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
-        self._maker = ListMaker(settings.timeline, heuristic)
+        self._maker = FeedOrderer(settings.timeline, heuristic)
         # The heuristic thinks the same of a post whoever looks: float32 (n), by catalog row.
         self._heuristic_values = np.zeros(len(self._catalog), np.float32)
         terms = heuristic.terms(self._catalog, window.rows, generation.made_at)
@@ -112,10 +112,12 @@ class ChunkRanker:
         return logits
 
     def _candidates(self, user_id: int) -> IntArray:
-        viewer = Viewer.of(self._catalog, user_id, self._settings, include_seen=False, excluded=NOTHING)
+        viewer = VisibilityFilter.of(
+            self._catalog, user_id, self._settings, include_seen=False, excluded=NOTHING
+        )
         return candidates(self._catalog, viewer, self._settings, self._generation.made_at)
 
-    def _list(self, rows: IntArray, logits: FloatArray | None) -> TimelineSnapshot:
+    def _list(self, rows: IntArray, logits: FloatArray | None) -> RankedTimeline:
         """The list of posts at catalog rows int64 (m), by logits float32 (m) or else the heuristic."""
         if self._scorer is None or logits is None:
             ranker, version, values = RankerName.HEURISTIC, "", self._heuristic_values[rows]
@@ -124,7 +126,7 @@ class ChunkRanker:
             values = impute_uninformed(logits, self._scorer.informed(rows))
         generation = self._generation
         listed = self._maker.order(self._catalog, rows, values, ranker, generation.made_at)
-        return TimelineSnapshot(
+        return RankedTimeline(
             snapshot_id=generation.generation_id,
             post_ids=listed.post_ids,
             scores=listed.scores,

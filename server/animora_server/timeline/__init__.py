@@ -1,29 +1,30 @@
 """Timelines: a user's ranked lists, made once, kept, and cut into pages that hide what must be hidden.
 
-`Timelines` answers a query: it has `Lists` find the list, or `ListProducer` make it, and cuts a page.
+`Timelines` answers a query: it has `TimelineResolver` find the list, or `TimelineBuilder` make it, and cuts
+a page.
 """
 
-from animora_server.timeline.explaining import ListExplainer
+from animora_server.timeline.builder import TimelineBuilder
+from animora_server.timeline.explainer import TimelineExplainer
 from animora_server.timeline.feed_ranker import FeedRanker
 from animora_server.timeline.keys import settings_digest
 from animora_server.timeline.late import LatePosts, PostsOfGeneration
-from animora_server.timeline.lists import Lists
-from animora_server.timeline.local import BackedTimelines, LocalTimelines
-from animora_server.timeline.producer import ListProducer
+from animora_server.timeline.local_store import LocalTimelineStore, TieredTimelineStore
 from animora_server.timeline.protocols import TimelineStore
+from animora_server.timeline.resolver import TimelineResolver
 from animora_server.timeline.timelines import PagePolicy, Timelines
 from animora_server.timeline.tokens import TokenSigner
 
 __all__ = [
-    "BackedTimelines",
     "FeedRanker",
     "LatePosts",
-    "ListExplainer",
-    "ListProducer",
-    "Lists",
-    "LocalTimelines",
+    "LocalTimelineStore",
     "PagePolicy",
     "PostsOfGeneration",
+    "TieredTimelineStore",
+    "TimelineBuilder",
+    "TimelineExplainer",
+    "TimelineResolver",
     "TimelineStore",
     "Timelines",
     "TokenSigner",

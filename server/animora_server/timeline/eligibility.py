@@ -8,7 +8,7 @@ import numpy as np
 from animora_server.catalog import CatalogSnapshot
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.settings import TimelineSettings
-from animora_server.types import BoolArray, DropReason, IntArray, TimelineSnapshot
+from animora_server.types import BoolArray, DropReason, IntArray, RankedTimeline
 
 DAY = 86_400.0  # seconds
 # Why a post may be missing from a timeline; the first that applies counts.
@@ -19,7 +19,7 @@ REASONS = (
 
 
 @fast_dataclass
-class Viewer:
+class VisibilityFilter:
     """Whose timeline it is, and what they must not or need not see.
 
     Attributes:
@@ -69,32 +69,38 @@ def window_start(settings: TimelineSettings, now: float) -> float:
     return now - settings.window_days * DAY
 
 
-def candidates(catalog: CatalogSnapshot, viewer: Viewer, settings: TimelineSettings, now: float) -> IntArray:
+def candidates(
+    catalog: CatalogSnapshot, visibility: VisibilityFilter, settings: TimelineSettings, now: float
+) -> IntArray:
     """Rows int64 (m) of the posts to rank for a list, oldest first.
 
     Blocks and exclusions are left to the cutting of pages: a list outlives them.
     """
     rows = catalog.feed.newest(window_start(settings, now), settings.max_candidates)
     kept = ~catalog.is_deleted(rows)  # the feed may have them a little longer
-    if not viewer.own:
-        kept &= catalog.author_ids[rows] != viewer.user_id
-    if len(viewer.seen):
+    if not visibility.own:
+        kept &= catalog.author_ids[rows] != visibility.user_id
+    if len(visibility.seen):
         # Marking a few rows and looking up thousands is cheaper than thousands of searches in a few.
-        seen_rows = catalog.rows(viewer.seen)
+        seen_rows = catalog.rows(visibility.seen)
         seen = np.zeros(len(catalog), np.bool_)
         seen[seen_rows[seen_rows >= 0]] = True
         kept &= ~seen[rows]
     return rows[kept]
 
 
-def newcomers(
-    catalog: CatalogSnapshot, viewer: Viewer, snapshot: TimelineSnapshot, rows: IntArray, since: float
+def newer_posts(
+    catalog: CatalogSnapshot,
+    visibility: VisibilityFilter,
+    snapshot: RankedTimeline,
+    rows: IntArray,
+    since: float,
 ) -> IntArray:
     """Rows int64 (m) of posts that came after a list was made, are not in it, and may be shown.
 
     Args:
         catalog: The pinned one.
-        viewer: Whose list it is.
+        visibility: Whose list it is.
         snapshot: The list.
         rows: int64 (k), of the posts that came after it.
         since: Unix time from which on posts are in timelines.
@@ -102,10 +108,12 @@ def newcomers(
     if not len(rows):
         return rows
     post_ids = catalog.post_ids[rows]
-    return rows[visible(catalog, viewer, post_ids, since) & ~np.isin(post_ids, snapshot.post_ids)]
+    return rows[visible(catalog, visibility, post_ids, since) & ~np.isin(post_ids, snapshot.post_ids)]
 
 
-def visible(catalog: CatalogSnapshot, viewer: Viewer, post_ids: IntArray, since: float) -> BoolArray:
+def visible(
+    catalog: CatalogSnapshot, visibility: VisibilityFilter, post_ids: IntArray, since: float
+) -> BoolArray:
     """Which posts int64 (n) may be shown now: bool (n).
 
     Every page asks this, so it is a few array operations, and none for a set that is empty.
@@ -116,22 +124,22 @@ def visible(catalog: CatalogSnapshot, viewer: Viewer, post_ids: IntArray, since:
     # Each operation costs some two microseconds of a busy server, whatever it is done to: so there are few.
     shown &= catalog.created_at.take(rows) >= since
     shown = np.greater(shown, catalog.is_deleted(rows))  # and not
-    if not viewer.own or len(viewer.related):
+    if not visibility.own or len(visibility.related):
         authors = catalog.author_ids.take(rows)
-        if not viewer.own:
-            shown &= authors != viewer.user_id
-        if len(viewer.related):
-            shown &= _missing(viewer.related, authors)
-    if len(viewer.seen):
-        shown &= _missing(viewer.seen, post_ids)
-    if len(viewer.excluded):
-        shown &= _missing(viewer.excluded, post_ids)
+        if not visibility.own:
+            shown &= authors != visibility.user_id
+        if len(visibility.related):
+            shown &= _missing(visibility.related, authors)
+    if len(visibility.seen):
+        shown &= _missing(visibility.seen, post_ids)
+    if len(visibility.excluded):
+        shown &= _missing(visibility.excluded, post_ids)
     return shown
 
 
-def why_not(
+def exclusion_reasons(
     catalog: CatalogSnapshot,
-    viewer: Viewer,
+    visibility: VisibilityFilter,
     post_ids: IntArray,
     listed: IntArray,
     settings: TimelineSettings,
@@ -141,7 +149,7 @@ def why_not(
 
     Args:
         catalog: The pinned one.
-        viewer: Whose timeline it is.
+        visibility: Whose timeline it is.
         post_ids: int64 (n), the posts asked about, in any order.
         listed: int64 (k), the posts of the list and those merged into it.
         settings: Bound the candidates.
@@ -151,7 +159,7 @@ def why_not(
     rows = catalog.rows(asked)
     known = rows >= 0
     applies = np.zeros((len(REASONS), len(asked)), np.bool_)  # a row a reason
-    applies[0] = np.isin(asked, viewer.excluded)
+    applies[0] = np.isin(asked, visibility.excluded)
     applies[1] = ~known
     asked_known, rows = asked[known], rows[known]
     authors = catalog.author_ids[rows]
@@ -160,9 +168,9 @@ def why_not(
     in_reach = np.isin(rows, catalog.feed.newest(since, settings.max_candidates))
     applies[2:, known] = (
         catalog.is_deleted(rows),
-        np.isin(authors, viewer.related),
-        np.isin(asked_known, viewer.seen),
-        np.full(len(rows), not viewer.own) & (authors == viewer.user_id),
+        np.isin(authors, visibility.related),
+        np.isin(asked_known, visibility.seen),
+        np.full(len(rows), not visibility.own) & (authors == visibility.user_id),
         (catalog.created_at[rows] < since) | ~(in_list | in_reach),
         ~in_list,
     )

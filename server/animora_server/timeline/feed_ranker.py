@@ -15,10 +15,10 @@ from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.protocols import ScoringModel, ServingState
 from animora_server.scoring.transforms import logits
 from animora_server.settings import TimelineSettings
-from animora_server.timeline.eligibility import Viewer, candidates
-from animora_server.timeline.making import Listed, ListMaker
+from animora_server.timeline.eligibility import VisibilityFilter, candidates
+from animora_server.timeline.feed_orderer import FeedOrderer, RankedPosts
 from animora_server.timeline.reranking import Reranking
-from animora_server.types import DegradedReason, FloatArray, IntArray, RankerName, TimelineSnapshot
+from animora_server.types import DegradedReason, FloatArray, IntArray, RankedTimeline, RankerName
 
 ID_BYTES = 16
 NOTHING = np.empty(0, np.int64)
@@ -26,7 +26,7 @@ TTL_JITTER = 0.1  # of the time to live, so that what was made together is not d
 
 
 @fast_dataclass
-class Audience:
+class FeedKey:
     """Whom a list is for: a user, and whether it keeps posts that they have liked or commented on."""
 
     user_id: int
@@ -72,7 +72,7 @@ class FeedRanker:
         self._heuristic = heuristic
         self._settings = settings
         self._clock = clock
-        self._maker = ListMaker(settings, heuristic)
+        self._maker = FeedOrderer(settings, heuristic)
         self._random = Random()
 
     @property
@@ -84,7 +84,7 @@ class FeedRanker:
         """How many candidates a list has at most."""
         return min(len(catalog.feed.rows), self._settings.max_candidates)
 
-    async def rank(self, state: ServingState, audience: Audience, deadline: float | None) -> TimelineSnapshot:
+    async def rank(self, state: ServingState, feed_key: FeedKey, deadline: float | None) -> RankedTimeline:
         """The list for an audience.
 
         Without a deadline (loop's clock) nobody waits for it: requests that have one go first.
@@ -92,22 +92,22 @@ class FeedRanker:
         Raises:
             ScoringFailed: The model cannot answer, or not before the deadline.
         """
-        draft = self._draft(state.snapshot, audience)
-        user_id = audience.user_id
+        draft = self._draft(state.snapshot, feed_key)
+        user_id = feed_key.user_id
         scores = await self._score(state.snapshot, state.active, user_id, draft.rows, draft.now, deadline)
         return self._finish(state.snapshot, draft, scores)
 
     def rank_degraded(
-        self, catalog: CatalogSnapshot, audience: Audience, reason: DegradedReason
-    ) -> TimelineSnapshot:
+        self, catalog: CatalogSnapshot, feed_key: FeedKey, reason: DegradedReason
+    ) -> RankedTimeline:
         """The list for an audience by the heuristic, which stands in for the model; it is never fresh."""
-        draft = self._draft(catalog, audience)
+        draft = self._draft(catalog, feed_key)
         snapshot = self._finish(catalog, draft, self._by_heuristic(catalog, draft.rows, draft.now))
         return replace(snapshot, degraded_reason=reason, fresh_until=snapshot.made_at)
 
     async def rank_newer(
-        self, state: ServingState, user_id: int, snapshot: TimelineSnapshot, rows: IntArray, deadline: float
-    ) -> Listed:
+        self, state: ServingState, user_id: int, snapshot: RankedTimeline, rows: IntArray, deadline: float
+    ) -> RankedPosts:
         """Posts at rows int64 (k) that are newer than a list, scored as if they had been in it.
 
         Less those of which the model knows nothing: all of a feed must be ranked to say where they belong.
@@ -125,10 +125,12 @@ class FeedRanker:
             scores = await self._score(state.snapshot, model, user_id, rows, now, deadline)
         return self._maker.order(state.snapshot, rows, scores.values, scores.ranker, now)
 
-    def _draft(self, catalog: CatalogSnapshot, audience: Audience) -> _Draft:
+    def _draft(self, catalog: CatalogSnapshot, feed_key: FeedKey) -> _Draft:
         started, now = time.perf_counter(), self._clock()
-        viewer = Viewer.of(catalog, audience.user_id, self._settings, audience.include_seen, NOTHING)
-        return _Draft(candidates(catalog, viewer, self._settings, now), now, started)
+        visibility = VisibilityFilter.of(
+            catalog, feed_key.user_id, self._settings, feed_key.include_seen, NOTHING
+        )
+        return _Draft(candidates(catalog, visibility, self._settings, now), now, started)
 
     async def _score(
         self,
@@ -151,10 +153,10 @@ class FeedRanker:
         values = self._heuristic.terms(catalog, rows, now).sum(axis=1).astype(np.float32)
         return _Scores(values, RankerName.HEURISTIC, "")
 
-    def _finish(self, catalog: CatalogSnapshot, draft: _Draft, scores: _Scores) -> TimelineSnapshot:
+    def _finish(self, catalog: CatalogSnapshot, draft: _Draft, scores: _Scores) -> RankedTimeline:
         listed = self._maker.order(catalog, draft.rows, scores.values, scores.ranker, draft.now)
         time_to_live = self._settings.ttl * self._random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)
-        return TimelineSnapshot(
+        return RankedTimeline(
             snapshot_id=secrets.token_bytes(ID_BYTES),
             post_ids=listed.post_ids,
             scores=listed.scores,

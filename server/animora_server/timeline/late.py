@@ -7,7 +7,7 @@ import numpy as np
 from animora_server.catalog import CatalogSnapshot
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import window_start
-from animora_server.types import GenerationPosts, IntArray, TimelineSnapshot
+from animora_server.types import GenerationPosts, IntArray, RankedTimeline
 
 # The posts of the generation that is served; None where there is none, or where they are not known.
 PostsOfGeneration = Callable[[], GenerationPosts | None]
@@ -33,7 +33,7 @@ class LatePosts:
         self._found_for: tuple[int, bytes] | None = None  # an epoch, and a generation's id
         self._rows = NO_ROWS
 
-    def rows(self, catalog: CatalogSnapshot, snapshot: TimelineSnapshot, now: float) -> IntArray:
+    def rows(self, catalog: CatalogSnapshot, snapshot: RankedTimeline, now: float) -> IntArray:
         """Rows int64 (m), ascending, of the late posts that a list lacks.
 
         There are none for a list that is not of the generation, or that was read after the load. Posts that

@@ -29,7 +29,7 @@ class Ranked(Protocol):
 
 
 @fast_dataclass
-class Cut:
+class PageSlice:
     """One page.
 
     Attributes:
@@ -42,7 +42,7 @@ class Cut:
     next_offset: int | None
 
 
-def cut(post_ids: IntArray, offset: int, size: int, shown: Shown) -> Cut:
+def paginate(post_ids: IntArray, offset: int, size: int, shown: Shown) -> PageSlice:
     """A page of a list.
 
     Args:
@@ -61,10 +61,10 @@ def cut(post_ids: IntArray, offset: int, size: int, shown: Shown) -> Cut:
         offset += len(chunk)
     positions = found[0] if len(found) == 1 else np.concatenate(found or [np.empty(0, np.int64)])
     page = positions[:size]
-    return Cut(page, int(page[-1]) + 1 if count > size else None)
+    return PageSlice(page, int(page[-1]) + 1 if count > size else None)
 
 
-def cut_merged(listed: Ranked, newer: Ranked, size: int, shown: Shown) -> Cut:
+def paginate_merged(listed: Ranked, newer: Ranked, size: int, shown: Shown) -> PageSlice:
     """The first page of a list with newer posts merged in by score.
 
     The list keeps its order. Newer posts that do not make it to this page are left to the next list.
@@ -73,20 +73,20 @@ def cut_merged(listed: Ranked, newer: Ranked, size: int, shown: Shown) -> Cut:
         listed: The list.
         newer: Posts that are not in it, best first, scored alike.
         size: Posts on the page at most.
-        shown: As for `cut`.
+        shown: As for `paginate`.
 
     Returns:
         Positions in the list, and from its length on in the newer posts; the offset is the list's own.
     """
     post_ids = np.concatenate((listed.post_ids, newer.post_ids))
     order = merged(listed.scores, newer.scores)
-    first = cut(post_ids[order], 0, size, shown)
+    first = paginate(post_ids[order], 0, size, shown)
     positions = order[first.positions]
     if first.next_offset is None:
-        return Cut(positions, None)
+        return PageSlice(positions, None)
     turned = int(np.count_nonzero(order[: first.next_offset] < len(listed.post_ids)))
-    rest = cut(listed.post_ids, turned, 1, shown)
-    return Cut(positions, turned if len(rest.positions) else None)
+    rest = paginate(listed.post_ids, turned, 1, shown)
+    return PageSlice(positions, turned if len(rest.positions) else None)
 
 
 def merged(scores: FloatArray, newer: FloatArray) -> IntArray:

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from math import inf
 from typing import Protocol
 
-from animora_server.types import TimelineSnapshot
+from animora_server.types import RankedTimeline
 
 
 class TimelineStore(Protocol):
@@ -14,13 +14,13 @@ class TimelineStore(Protocol):
     choose, and a digest of the settings that shape a list (`timeline.keys`).
     """
 
-    async def latest(self, key: bytes) -> TimelineSnapshot | None:
+    async def latest(self, key: bytes) -> RankedTimeline | None:
         """The newest list of a key, by `made_at`: the one last stored, or the current generation's."""
         ...
 
     async def pinned(
         self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
-    ) -> TimelineSnapshot | None:
+    ) -> RankedTimeline | None:
         """The list of a key with an id of 16 bytes, which nothing can stand in for.
 
         Args:
@@ -32,14 +32,14 @@ class TimelineStore(Protocol):
         """
         ...
 
-    async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+    async def keep(self, key: bytes, snapshot: RankedTimeline) -> bool:
         """Stores a list for its page tokens; whether it can be read back.
 
         Returns once that is known, after the store's timeout at the latest.
         """
         ...
 
-    async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+    async def make_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
         """Stores a list as `keep` does, and makes it the key's latest."""
         ...
 

@@ -15,22 +15,28 @@ from animora_server.fast_dataclass import fast_dataclass
 from animora_server.scoring.protocols import ServingState, ServingStateSource
 from animora_server.scoring.serving_state import current_state
 from animora_server.settings import TimelineSettings
-from animora_server.timeline.eligibility import Viewer, newcomers, visible, why_not, window_start
-from animora_server.timeline.explaining import ListExplainer, PagePosts
-from animora_server.timeline.feed_ranker import Audience, FeedRanker
+from animora_server.timeline.builder import BuildRequest
+from animora_server.timeline.eligibility import (
+    VisibilityFilter,
+    exclusion_reasons,
+    newer_posts,
+    visible,
+    window_start,
+)
+from animora_server.timeline.explainer import PagePosts, TimelineExplainer
+from animora_server.timeline.feed_orderer import RankedPosts
+from animora_server.timeline.feed_ranker import FeedKey, FeedRanker
 from animora_server.timeline.keys import timeline_key
-from animora_server.timeline.lists import Lists
-from animora_server.timeline.making import Listed
-from animora_server.timeline.pages import cut, cut_merged
-from animora_server.timeline.producer import WantedList
+from animora_server.timeline.pages import paginate, paginate_merged
+from animora_server.timeline.resolver import TimelineResolver
 from animora_server.timeline.tokens import PageToken, TokenSigner
 from animora_server.types import (
     CacheStatus,
     DropReason,
     IntArray,
+    RankedTimeline,
     TimelinePage,
     TimelineQuery,
-    TimelineSnapshot,
 )
 
 
@@ -55,7 +61,7 @@ class PagePolicy:
 class _Reading:
     """Where a page is read from: a list, where in it, and how long the scroll through it may last."""
 
-    snapshot: TimelineSnapshot
+    snapshot: RankedTimeline
     status: CacheStatus
     offset: int
     expires_at: int
@@ -68,14 +74,14 @@ class _View:
     Attributes:
         state: The models.
         catalog: The pin's.
-        viewer: Who looks.
+        visibility: Who looks.
         now: Unix seconds.
         since: Unix time from which on posts are in timelines.
     """
 
     state: ServingState
     catalog: CatalogSnapshot
-    viewer: Viewer
+    visibility: VisibilityFilter
     now: float
     since: float
 
@@ -95,9 +101,9 @@ class Timelines:
     def __init__(
         self,
         states: ServingStateSource,
-        lists: Lists,
+        lists: TimelineResolver,
         ranker: FeedRanker,
-        explainer: ListExplainer,
+        explainer: TimelineExplainer,
         policy: PagePolicy,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -133,7 +139,7 @@ class Timelines:
         if query.explain:
             explained = await self._explainer.explain(view.state, query.user_id, posts, query.score_by)
             view = self._view(query, now)
-            shown = visible(view.catalog, view.viewer, posts.post_ids, view.since)
+            shown = visible(view.catalog, view.visibility, posts.post_ids, view.since)
             posts, explained = posts.where(shown), explained and explained.where(shown)
         return TimelinePage(
             post_ids=posts.post_ids,
@@ -153,12 +159,14 @@ class Timelines:
         snapshot = await self._lists.pinned(key, token.snapshot_id, age, query.score_by)
         return _Reading(snapshot, CacheStatus.HIT, token.offset, token.expires_at)
 
-    async def _first(self, key: bytes, query: TimelineQuery, now: float) -> tuple[_Reading, Listed | None]:
+    async def _first(
+        self, key: bytes, query: TimelineQuery, now: float
+    ) -> tuple[_Reading, RankedPosts | None]:
         """The list of a first page, and the posts to merge into it."""
         state = current_state(self._states, self._policy.max_block_age)
-        audience = Audience(query.user_id, query.include_seen)
+        feed_key = FeedKey(query.user_id, query.include_seen)
         began = asyncio.get_running_loop().time()
-        wanted = WantedList(key, audience, query.cache_policy, query.deadline, query.score_by, began)
+        wanted = BuildRequest(key, feed_key, query.cache_policy, query.deadline, query.score_by, began)
         snapshot, status = await self._lists.first(state, wanted)
         newer = None
         state = current_state(self._states, self._policy.max_block_age)
@@ -172,13 +180,15 @@ class Timelines:
     def _view(self, query: TimelineQuery, now: float) -> _View:
         state = current_state(self._states, self._policy.max_block_age)
         catalog, settings = state.snapshot, self._policy.settings
-        viewer = Viewer.of(catalog, query.user_id, settings, query.include_seen, query.exclude_post_ids)
-        return _View(state, catalog, viewer, now, window_start(settings, now))
+        visibility = VisibilityFilter.of(
+            catalog, query.user_id, settings, query.include_seen, query.exclude_post_ids
+        )
+        return _View(state, catalog, visibility, now, window_start(settings, now))
 
-    async def _newer(self, view: _View, query: TimelineQuery, snapshot: TimelineSnapshot) -> Listed | None:
+    async def _newer(self, view: _View, query: TimelineQuery, snapshot: RankedTimeline) -> RankedPosts | None:
         """Posts that came after a list, scored like it; None if there are none, or no time for them."""
         came = self._lists.newer(view.catalog, snapshot)
-        rows = newcomers(view.catalog, view.viewer, snapshot, came, view.since)
+        rows = newer_posts(view.catalog, view.visibility, snapshot, came, view.since)
         if not len(rows):
             return None
         try:
@@ -200,7 +210,7 @@ class Timelines:
         )
 
     def _dropped(
-        self, view: _View, query: TimelineQuery, snapshot: TimelineSnapshot, page: IntArray
+        self, view: _View, query: TimelineQuery, snapshot: RankedTimeline, page: IntArray
     ) -> Mapping[int, DropReason]:
         """Why the posts asked about are not in the timeline, on this page int64 (p) or another."""
         if not len(query.explain_post_ids):
@@ -211,20 +221,20 @@ class Timelines:
             newer = view.catalog.post_ids[self._lists.newer(view.catalog, snapshot)]
         listed = np.concatenate((snapshot.post_ids, newer))
         asked, settings = query.explain_post_ids, self._policy.settings
-        return why_not(view.catalog, view.viewer, asked, listed, settings, view.now)
+        return exclusion_reasons(view.catalog, view.visibility, asked, listed, settings, view.now)
 
 
 def _cut(
-    view: _View, query: TimelineQuery, reading: _Reading, newer: Listed | None
+    view: _View, query: TimelineQuery, reading: _Reading, newer: RankedPosts | None
 ) -> tuple[PagePosts, int | None]:
     """The posts of a page, and where the next begins."""
     snapshot = reading.snapshot
-    shown = partial(visible, view.catalog, view.viewer, since=view.since)
+    shown = partial(visible, view.catalog, view.visibility, since=view.since)
     post_ids, scores = snapshot.post_ids, snapshot.scores
     if newer is None:
-        page = cut(post_ids, reading.offset, query.page_size, shown)
+        page = paginate(post_ids, reading.offset, query.page_size, shown)
     else:
-        page = cut_merged(snapshot, newer, query.page_size, shown)
+        page = paginate_merged(snapshot, newer, query.page_size, shown)
         post_ids = np.concatenate((post_ids, newer.post_ids))
         scores = np.concatenate((scores, newer.scores))
     at = page.positions

@@ -8,7 +8,7 @@ Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015).
 import math
 from enum import StrEnum
 
-from animora_server.types import TimelineSnapshot
+from animora_server.types import RankedTimeline
 
 
 class Freshness(StrEnum):
@@ -20,9 +20,7 @@ class Freshness(StrEnum):
     EXPIRED = "expired"  # of no more use but to its page tokens
 
 
-def freshness(
-    snapshot: TimelineSnapshot, now: float, stale_ttl: float, beta: float, draw: float
-) -> Freshness:
+def freshness(snapshot: RankedTimeline, now: float, stale_ttl: float, beta: float, draw: float) -> Freshness:
     """How fresh a list is.
 
     Args:

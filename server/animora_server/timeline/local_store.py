@@ -8,7 +8,7 @@ from math import inf
 
 from animora_server.background import log_task_failure
 from animora_server.timeline.protocols import TimelineStore
-from animora_server.types import TimelineSnapshot
+from animora_server.types import RankedTimeline
 
 MAX_BYTES = 64 << 20
 POST_BYTES = 12  # an id and a score
@@ -17,7 +17,7 @@ MAX_OFFERED_AGAIN = 1024  # lists at a time
 LIST_BYTES = 1024  # what a list takes beside its posts, roughly
 
 
-class LocalTimelines:
+class LocalTimelineStore:
     """A bounded store in memory; see `protocols.TimelineStore`. The list unused for longest goes first.
 
     Args:
@@ -32,20 +32,20 @@ class LocalTimelines:
         self._clock = clock
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._lists: OrderedDict[tuple[bytes, bytes], TimelineSnapshot] = OrderedDict()
+        self._lists: OrderedDict[tuple[bytes, bytes], RankedTimeline] = OrderedDict()
         self._latest: dict[bytes, bytes] = {}
 
-    async def latest(self, key: bytes) -> TimelineSnapshot | None:
+    async def latest(self, key: bytes) -> RankedTimeline | None:
         """See TimelineStore."""
         return self._find(key, self._latest[key]) if key in self._latest else None
 
     async def pinned(
         self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
-    ) -> TimelineSnapshot | None:
+    ) -> RankedTimeline | None:
         """See TimelineStore. What is not there now will not come."""
         return self._find(key, snapshot_id)
 
-    async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+    async def keep(self, key: bytes, snapshot: RankedTimeline) -> bool:
         """See TimelineStore."""
         self._drop((key, snapshot.snapshot_id))
         self._lists[key, snapshot.snapshot_id] = snapshot
@@ -54,7 +54,7 @@ class LocalTimelines:
             self._drop(next(iter(self._lists)))
         return (key, snapshot.snapshot_id) in self._lists
 
-    async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+    async def make_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
         """See TimelineStore."""
         kept = await self.keep(key, snapshot)
         if kept:
@@ -65,7 +65,7 @@ class LocalTimelines:
         """Drops a list, if it is there."""
         self._drop((key, snapshot_id))
 
-    def _find(self, key: bytes, snapshot_id: bytes) -> TimelineSnapshot | None:
+    def _find(self, key: bytes, snapshot_id: bytes) -> RankedTimeline | None:
         snapshot = self._lists.get((key, snapshot_id))
         if snapshot is None:
             return None
@@ -84,34 +84,34 @@ class LocalTimelines:
             del self._latest[name[0]]
 
 
-class BackedTimelines:
+class TieredTimelineStore:
     """A store, and a local one for what it has not taken, or not yet: paging goes on where it began.
 
     A list that the store did not take is offered to it again a few times, so that other processes can go on
     with its pages although the store was away for a moment.
     """
 
-    def __init__(self, store: TimelineStore, local: LocalTimelines) -> None:
+    def __init__(self, store: TimelineStore, local: LocalTimelineStore) -> None:
         self._store = store
         self._local = local
         self._again: set[asyncio.Task[None]] = set()
 
-    async def latest(self, key: bytes) -> TimelineSnapshot | None:
+    async def latest(self, key: bytes) -> RankedTimeline | None:
         """See TimelineStore. What was only kept here is nobody's latest: others would not see it renewed."""
         return await self._store.latest(key)
 
     async def pinned(
         self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
-    ) -> TimelineSnapshot | None:
+    ) -> RankedTimeline | None:
         """See TimelineStore."""
         local = await self._local.pinned(key, snapshot_id, answer_by, written_by)
         return local or await self._store.pinned(key, snapshot_id, answer_by, written_by)
 
-    async def keep(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+    async def keep(self, key: bytes, snapshot: RankedTimeline) -> bool:
         """See TimelineStore."""
         return await self._keep_until(self._store.keep(key, snapshot), key, snapshot)
 
-    async def make_latest(self, key: bytes, snapshot: TimelineSnapshot) -> bool:
+    async def make_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
         """See TimelineStore."""
         return await self._keep_until(self._store.make_latest(key, snapshot), key, snapshot)
 
@@ -121,7 +121,7 @@ class BackedTimelines:
             task.cancel()
         await asyncio.gather(*self._again, return_exceptions=True)
 
-    async def _keep_until(self, stored: Awaitable[bool], key: bytes, snapshot: TimelineSnapshot) -> bool:
+    async def _keep_until(self, stored: Awaitable[bool], key: bytes, snapshot: RankedTimeline) -> bool:
         """Keeps a list here until the store has it; whether it can be read back."""
         kept = await self._local.keep(key, snapshot)
         if await stored:
@@ -134,7 +134,7 @@ class BackedTimelines:
             log_task_failure(task, "a list could not be offered to the store again")
         return kept
 
-    async def _offer_again(self, key: bytes, snapshot: TimelineSnapshot) -> None:
+    async def _offer_again(self, key: bytes, snapshot: RankedTimeline) -> None:
         for pause in OFFER_AGAIN_AFTER:
             await asyncio.sleep(pause)
             if await self._store.keep(key, snapshot):
@@ -142,5 +142,5 @@ class BackedTimelines:
                 return
 
 
-def _size(snapshot: TimelineSnapshot) -> int:
+def _size(snapshot: RankedTimeline) -> int:
     return LIST_BYTES + POST_BYTES * len(snapshot.post_ids)

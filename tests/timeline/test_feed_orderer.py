@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.transforms import probabilities
 from animora_server.settings import TimelineSettings
-from animora_server.timeline.making import Listed, ListMaker
+from animora_server.timeline.feed_orderer import FeedOrderer, RankedPosts
 from animora_server.timeline.size import list_bytes
 from animora_server.types import RankerName
 from tests.ranker.catalogs import NOW, snapshot
 
 
-def made(catalog, values, ranker=RankerName.HEURISTIC, **settings) -> Listed:
-    maker = ListMaker(TimelineSettings(**settings), Heuristic())
+def made(catalog, values, ranker=RankerName.HEURISTIC, **settings) -> RankedPosts:
+    maker = FeedOrderer(TimelineSettings(**settings), Heuristic())
     rows = np.arange(len(values))
     return maker.order(catalog, rows, np.array(values, np.float32), ranker, NOW)
 
@@ -79,5 +79,5 @@ def test_reranking_starts_from_what_callers_would_see():
 
 
 def test_whether_lists_are_reranked_is_known():
-    assert ListMaker(TimelineSettings(), Heuristic()).reranking is None
-    assert ListMaker(TimelineSettings(author_discount=0.5), Heuristic()).reranking is not None
+    assert FeedOrderer(TimelineSettings(), Heuristic()).reranking is None
+    assert FeedOrderer(TimelineSettings(author_discount=0.5), Heuristic()).reranking is not None

@@ -12,16 +12,16 @@ from animora_server.ranker.explaining import heuristic_terms, model_terms
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.protocols import ServingState
 from animora_server.scoring.transforms import log_odds, logits
-from animora_server.timeline.making import Listed
+from animora_server.timeline.feed_orderer import RankedPosts
 from animora_server.timeline.reranking import Reranking
 from animora_server.types import (
     BoolArray,
     FloatArray,
     IntArray,
     PageTerms,
+    RankedTimeline,
     RankerName,
     Terms,
-    TimelineSnapshot,
 )
 
 
@@ -37,8 +37,8 @@ class PagePosts:
         scores: float32 (n).
     """
 
-    snapshot: TimelineSnapshot
-    newer: Listed | None
+    snapshot: RankedTimeline
+    newer: RankedPosts | None
     positions: IntArray
     post_ids: IntArray
     scores: FloatArray
@@ -53,7 +53,7 @@ class PagePosts:
         )
 
 
-class ListExplainer:
+class TimelineExplainer:
     """Explains pages.
 
     Args:

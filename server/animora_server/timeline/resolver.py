@@ -11,12 +11,12 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import SnapshotGone
 from animora_server.scoring.protocols import ServingState
 from animora_server.settings import TimelineSettings
-from animora_server.timeline.feed_ranker import Audience
+from animora_server.timeline.builder import BuildRequest, TimelineBuilder
+from animora_server.timeline.feed_ranker import FeedKey
+from animora_server.timeline.freshness import Freshness, freshness
 from animora_server.timeline.late import LatePosts
-from animora_server.timeline.producer import ListProducer, WantedList
 from animora_server.timeline.protocols import TimelineStore
-from animora_server.timeline.renewal import Freshness, freshness
-from animora_server.types import CacheStatus, IntArray, TimelineSnapshot
+from animora_server.types import CacheStatus, IntArray, RankedTimeline
 
 WRITTEN_WITHIN = 2.0  # seconds after its first page; a write that takes longer has failed
 ANSWERED_WITHIN = (
@@ -24,7 +24,7 @@ ANSWERED_WITHIN = (
 )
 
 
-class Lists:
+class TimelineResolver:
     """Finds lists, and has those made and renewed that are not there or will not do.
 
     Args:
@@ -39,7 +39,7 @@ class Lists:
     def __init__(
         self,
         store: TimelineStore,
-        producer: ListProducer,
+        producer: TimelineBuilder,
         late: LatePosts,
         settings: TimelineSettings,
         patience: float,
@@ -53,7 +53,7 @@ class Lists:
         self._clock = clock
         self._random = Random()
 
-    async def pinned(self, key: bytes, snapshot_id: bytes, age: float, answer_by: float) -> TimelineSnapshot:
+    async def pinned(self, key: bytes, snapshot_id: bytes, age: float, answer_by: float) -> RankedTimeline:
         """The list that a page token names.
 
         Args:
@@ -74,40 +74,40 @@ class Lists:
             raise SnapshotGone
         return snapshot
 
-    async def first(self, state: ServingState, wanted: WantedList) -> tuple[TimelineSnapshot, CacheStatus]:
+    async def first(self, state: ServingState, request: BuildRequest) -> tuple[RankedTimeline, CacheStatus]:
         """The list to cut a first page from.
 
         Raises:
             Refused: Too much is being ranked.
             DeadlineExceeded: Not even the heuristic fits into the time that is left.
         """
-        if not wanted.policy.reads:
-            return await self._producer.make(state, wanted), CacheStatus.BYPASS
-        snapshot = await self._latest(wanted)
-        if snapshot is None or not _is_current(state, wanted.audience, snapshot):
-            return await self._producer.make(state, wanted), CacheStatus.MISS
+        if not request.policy.reads:
+            return await self._producer.make(state, request), CacheStatus.BYPASS
+        snapshot = await self._latest(request)
+        if snapshot is None or not _is_current(state, request.feed_key, snapshot):
+            return await self._producer.make(state, request), CacheStatus.MISS
         stale_ttl, beta = self._settings.stale_ttl, self._settings.early_refresh
         match freshness(snapshot, self._clock(), stale_ttl, beta, 1.0 - self._random.random()):
             case Freshness.FRESH:
                 # What became visible late since cannot be told from what the list passed over. Precomputed
                 # lists, whose cost is unknown, are too many to be renewed: for those LatePosts tells it.
                 if snapshot.read_at < state.snapshot.loaded_at and snapshot.cost:
-                    self._producer.renew(state, wanted, "restart")
+                    self._producer.renew(state, request, "restart")
                 return snapshot, CacheStatus.HIT
             case Freshness.DUE:
-                self._producer.renew(state, wanted, "early")
+                self._producer.renew(state, request, "early")
                 return snapshot, CacheStatus.HIT
             case Freshness.STALE:
-                self._producer.renew(state, wanted, "stale")
+                self._producer.renew(state, request, "stale")
                 return snapshot, CacheStatus.STALE
             case Freshness.EXPIRED:
-                return await self._producer.make(state, wanted), CacheStatus.MISS
+                return await self._producer.make(state, request), CacheStatus.MISS
 
-    def overtaken(self, state: ServingState, wanted: WantedList) -> None:
+    def overtaken(self, state: ServingState, request: BuildRequest) -> None:
         """Has a list renewed that more newer posts have come to than fit on a first page."""
-        self._producer.renew(state, wanted, "newer")
+        self._producer.renew(state, request, "newer")
 
-    def newer(self, catalog: CatalogSnapshot, snapshot: TimelineSnapshot) -> IntArray:
+    def newer(self, catalog: CatalogSnapshot, snapshot: RankedTimeline) -> IntArray:
         """Rows int64 (m), ascending, of the posts that came, or became visible, after a list was made.
 
         Of more than `timeline.max_candidates` posts the latest are given.
@@ -117,20 +117,20 @@ class Lists:
         late = self._late.rows(catalog, snapshot, self._clock())
         return (np.union1d(late, rows) if len(late) else rows)[-most:]
 
-    async def _latest(self, wanted: WantedList) -> TimelineSnapshot | None:
+    async def _latest(self, request: BuildRequest) -> RankedTimeline | None:
         """The latest list; None also where the caller has no time for the look-up."""
-        if wanted.score_by - asyncio.get_running_loop().time() > self._patience:
-            return await self._store.latest(wanted.key)
+        if request.score_by - asyncio.get_running_loop().time() > self._patience:
+            return await self._store.latest(request.key)
         try:
-            async with asyncio.timeout_at(wanted.score_by):
-                return await self._store.latest(wanted.key)
+            async with asyncio.timeout_at(request.score_by):
+                return await self._store.latest(request.key)
         except TimeoutError:
             return None
 
 
-def _is_current(state: ServingState, audience: Audience, snapshot: TimelineSnapshot) -> bool:
+def _is_current(state: ServingState, feed_key: FeedKey, snapshot: RankedTimeline) -> bool:
     """Whether a list was ranked by what would rank it now; while no model is loaded any list is better."""
     if state.active is None:
         return True
-    expected = state.active.version if state.active.user_row(audience.user_id) else ""
+    expected = state.active.version if state.active.user_row(feed_key.user_id) else ""
     return snapshot.model_version == expected

@@ -11,7 +11,7 @@ from animora_server.types import FloatArray, IntArray, RankerName
 
 
 @fast_dataclass
-class Listed:
+class RankedPosts:
     """Posts in order, best first.
 
     Attributes:
@@ -25,7 +25,7 @@ class Listed:
     scores: FloatArray
 
 
-class ListMaker:
+class FeedOrderer:
     """Orders candidates, and keeps the best."""
 
     def __init__(self, settings: TimelineSettings, heuristic: Heuristic) -> None:
@@ -40,7 +40,7 @@ class ListMaker:
 
     def order(
         self, catalog: CatalogSnapshot, rows: IntArray, values: FloatArray, ranker: RankerName, now: float
-    ) -> Listed:
+    ) -> RankedPosts:
         """The list of some candidates.
 
         Args:
@@ -61,4 +61,4 @@ class ListMaker:
         kept = rows[best]
         post_ids = catalog.post_ids[kept]
         size = posts_that_fit(post_ids, self._max_bytes)
-        return Listed(kept[:size], post_ids[:size], scores[:size])
+        return RankedPosts(kept[:size], post_ids[:size], scores[:size])

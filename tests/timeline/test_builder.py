@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from animora_server.errors import Overloaded, Refused, TooLate
-from animora_server.timeline import LocalTimelines
-from animora_server.timeline.feed_ranker import Audience
-from animora_server.timeline.producer import WantedList
+from animora_server.timeline import LocalTimelineStore
+from animora_server.timeline.builder import BuildRequest
+from animora_server.timeline.feed_ranker import FeedKey
 from animora_server.types import CachePolicy, CacheStatus, DegradedReason, RankerName
 from tests.timeline.worlds import LOGITS, USER, World
 
@@ -86,8 +86,8 @@ async def test_a_list_does_not_stand_in_for_longer_where_the_clock_is_set_back(w
 
 
 async def test_for_a_call_that_keeps_nothing_nothing_is_renewed(world):
-    audience = Audience(USER, include_seen=False)
-    bypass = WantedList(b"key", audience, CachePolicy.BYPASS, deadline=0.0, score_by=0.0, began=0.0)
+    feed_key = FeedKey(USER, include_seen=False)
+    bypass = BuildRequest(b"key", feed_key, CachePolicy.BYPASS, deadline=0.0, score_by=0.0, began=0.0)
 
     world.producer.renew(world.state, bypass, "newer")
 
@@ -196,7 +196,7 @@ async def test_a_deadline_that_the_model_refuses_is_told_so(world):
 
 async def test_a_list_that_the_store_has_lost_at_once_is_kept_again_and_not_made_again(world):
     first = await world.page()
-    world.store.store = LocalTimelines(2400.0, world.clock)
+    world.store.store = LocalTimelineStore(2400.0, world.clock)
 
     again = await world.page()
     rest = await world.page(page_token=first.next_page_token)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_server.timeline.renewal import Freshness, freshness
-from animora_server.types import RankerName, TimelineSnapshot
+from animora_server.timeline.freshness import Freshness, freshness
+from animora_server.types import RankedTimeline, RankerName
 
-LIST = TimelineSnapshot(
+LIST = RankedTimeline(
     b"i" * 16, np.empty(0, np.int64), np.empty(0, np.float32), RankerName.NEUCF, "v1", 1000.0, 1300.0, 990.0
 )
 

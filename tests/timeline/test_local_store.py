@@ -6,13 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from animora_server.timeline.local import LIST_BYTES, POST_BYTES, BackedTimelines, LocalTimelines
-from animora_server.types import RankerName, TimelineSnapshot
+from animora_server.timeline.local_store import (
+    LIST_BYTES,
+    POST_BYTES,
+    LocalTimelineStore,
+    TieredTimelineStore,
+)
+from animora_server.types import RankedTimeline, RankerName
 from tests.timeline.fakes import Clock, CountingStore
 
 
-def a_list(number: int, made_at: float = 1000.0) -> TimelineSnapshot:
-    return TimelineSnapshot(
+def a_list(number: int, made_at: float = 1000.0) -> RankedTimeline:
+    return RankedTimeline(
         bytes([number]) * 16,
         np.arange(10, dtype=np.int64),
         np.ones(10, np.float32),
@@ -30,8 +35,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(clock) -> LocalTimelines:
-    return LocalTimelines(50.0, clock, max_bytes=3 * (LIST_BYTES + 10 * POST_BYTES))
+def store(clock) -> LocalTimelineStore:
+    return LocalTimelineStore(50.0, clock, max_bytes=3 * (LIST_BYTES + 10 * POST_BYTES))
 
 
 async def test_the_latest_list_is_the_one_that_was_made_so_last(store):
@@ -77,8 +82,8 @@ async def test_a_list_that_is_larger_than_the_store_is_not_kept(store):
 
 
 async def test_what_the_store_did_not_take_can_be_paged_through_but_is_not_the_latest(store, clock):
-    behind = CountingStore(LocalTimelines(50.0, clock), takes=False)
-    backed = BackedTimelines(behind, store)
+    behind = CountingStore(LocalTimelineStore(50.0, clock), takes=False)
+    backed = TieredTimelineStore(behind, store)
 
     assert await backed.make_latest(b"k", a_list(1))
     assert await backed.keep(b"k", a_list(2))
@@ -89,8 +94,8 @@ async def test_what_the_store_did_not_take_can_be_paged_through_but_is_not_the_l
 
 
 async def test_what_the_store_took_is_kept_there_alone(store, clock):
-    behind = CountingStore(LocalTimelines(50.0, clock))
-    backed = BackedTimelines(behind, store)
+    behind = CountingStore(LocalTimelineStore(50.0, clock))
+    backed = TieredTimelineStore(behind, store)
 
     await backed.make_latest(b"k", a_list(1))
 
@@ -103,8 +108,8 @@ async def test_what_the_store_took_is_kept_there_alone(store, clock):
 
 async def test_a_list_can_be_paged_through_while_the_store_is_taking_it(store, clock):
     gate = asyncio.Event()
-    behind = CountingStore(LocalTimelines(50.0, clock), gate=gate)
-    backed = BackedTimelines(behind, store)
+    behind = CountingStore(LocalTimelineStore(50.0, clock), gate=gate)
+    backed = TieredTimelineStore(behind, store)
     keeping = asyncio.ensure_future(backed.make_latest(b"k", a_list(1)))
     await asyncio.sleep(0)
 
@@ -115,8 +120,8 @@ async def test_a_list_can_be_paged_through_while_the_store_is_taking_it(store, c
 
 
 async def test_what_the_store_did_not_take_is_offered_again_for_other_processes(store, clock):
-    behind = CountingStore(LocalTimelines(50.0, clock), takes=False)
-    backed = BackedTimelines(behind, store)
+    behind = CountingStore(LocalTimelineStore(50.0, clock), takes=False)
+    backed = TieredTimelineStore(behind, store)
     await backed.keep(b"k", a_list(1))
 
     await behind.until_kept(2)
@@ -128,8 +133,8 @@ async def test_what_the_store_did_not_take_is_offered_again_for_other_processes(
 
 
 async def test_at_the_end_nothing_is_offered_any_more(store, clock):
-    behind = CountingStore(LocalTimelines(50.0, clock), takes=False)
-    backed = BackedTimelines(behind, store)
+    behind = CountingStore(LocalTimelineStore(50.0, clock), takes=False)
+    backed = TieredTimelineStore(behind, store)
     await backed.keep(b"k", a_list(1))
 
     await backed.aclose()
