@@ -28,8 +28,8 @@ from animora_server.scorer.remote import QueueObserver, RemoteDevice, SharedQueu
 from animora_server.scorer.work import Work, batch_limits
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
+from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import CallHandler
-from animora_server.service.gate import Gate
 from animora_server.settings import CatalogSettings, Settings
 from animora_server.store import BlockRefresher, CatalogRefresher, FactListener, PostgresStore
 from animora_server.timeline import (
@@ -140,10 +140,10 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         _oversee(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
         scores, kept, posts_of_generation = await _stores(stack, settings, metrics, health)
-        gate = Gate(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
+        admission = AdmissionController(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
         ranker = CandidateRanker(residency, scores, heuristic, settings.catalog.max_block_age, metrics.stages)
         feed_ranker = FeedRanker(heuristic, settings.timeline)
-        producer = TimelineBuilder(kept, feed_ranker, gate, metrics.timelines)
+        producer = TimelineBuilder(kept, feed_ranker, admission, metrics.timelines)
         stack.push_async_callback(producer.aclose)
         late = LatePosts(posts_of_generation, settings.timeline)
         lists = TimelineResolver(kept, producer, late, settings.timeline, patience=5 * settings.cache.timeout)
@@ -154,14 +154,14 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             TimelineExplainer(heuristic, feed_ranker.reranking),
             _page_policy(settings),
         )
-        ranking_service = RankingService(ranker, gate, settings.ranking, metrics.ranks)
+        ranking_service = RankingService(ranker, admission, settings.ranking, metrics.ranks)
         timeline_service = TimelineService(
-            timelines, gate, settings.timeline, metrics.timelines, metrics.ranks
+            timelines, admission, settings.timeline, metrics.timelines, metrics.ranks
         )
         server = GrpcServer(
             settings.grpc,
-            CallHandler(gate, metrics.calls, settings.grpc.default_timeout),
-            {**ranking_service.behaviours, **timeline_service.behaviours},
+            CallHandler(admission, metrics.calls, settings.grpc.default_timeout),
+            {**ranking_service.methods, **timeline_service.methods},
         )
         database = PostgresStore(settings.database)
         refresher = CatalogRefresher(

@@ -11,12 +11,12 @@ AnimoraError
 ├── ScoringFailed                 the model gave no scores; the heuristic answers
 │   ├── ModelUnavailable          none is loaded
 │   ├── Overloaded                the scorer's queue is full
-│   ├── TooLate                   the deadline cannot be met
+│   ├── DeadlineUnreachable                   the deadline cannot be met
 │   ├── DeviceFault               the device failed
 │   │   └── OutOfDeviceMemory     the batch did not fit
 │   └── InvalidScores             the model gives other than one finite score for each pair
 ├── StoreError                    PostgreSQL, or Redis where it is not just a cache, did not answer
-├── BrokenMessage                 what a worker and a shared device sent each other cannot be read
+├── ProtocolError                 what a worker and a shared device sent each other cannot be read
 ├── GenerationGone                the generation that a run builds is not being built any more
 └── ConfigurationError            an option is wrong, or what it asks for cannot be had
 """
@@ -39,7 +39,7 @@ class InvalidRequest(CallError):
         self.description = description
 
 
-class Refused(CallError):
+class TooManyRequests(CallError):
     """Too much in flight; come back after `retry_after` seconds."""
 
     def __init__(self, retry_after: float) -> None:
@@ -86,7 +86,7 @@ class Overloaded(ScoringFailed):
     """The scorer's queue is full."""
 
 
-class TooLate(ScoringFailed):
+class DeadlineUnreachable(ScoringFailed):
     """The scorer cannot answer before the deadline."""
 
 
@@ -106,7 +106,7 @@ class StoreError(AnimoraError):
     """PostgreSQL did not answer, or not as its views promise; or Redis, where it is more than a cache."""
 
 
-class BrokenMessage(AnimoraError):
+class ProtocolError(AnimoraError):
     """What a worker and the device process that it shares sent each other cannot be read."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from animora_server.batching import Batcher, BatchLimits, CostModel, inline_executor
-from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
+from animora_server.errors import DeadlineUnreachable, DeviceFault, OutOfDeviceMemory, Overloaded
 from tests.limits import HANG_TIMEOUT
 
 
@@ -195,7 +195,7 @@ async def test_work_whose_deadline_passes_in_the_queue_is_never_executed(batcher
     await passed.wait()
     device.gate.set()
     await first
-    with pytest.raises(TooLate):
+    with pytest.raises(DeadlineUnreachable):
         await late
     assert await batcher.submit("next", 1, "k", soon()) == "NEXT"
     assert device.batches == [["first"], ["next"]]
@@ -207,7 +207,7 @@ async def test_work_that_cannot_be_done_in_time_is_refused_unless_it_probes(devi
     async with Batcher(device, BatchLimits(probe_interval=1e6), cost, seen) as batcher:
         deadline = asyncio.get_running_loop().time() + 5
         assert await batcher.submit("probe", 1, "k", deadline) == "PROBE"
-        with pytest.raises(TooLate):
+        with pytest.raises(DeadlineUnreachable):
             await batcher.submit("next", 1, "k", deadline)
     assert device.batches == [["probe"]]
     assert seen.reasons == ["refused"]
@@ -217,7 +217,7 @@ async def test_whoever_waits_for_a_running_batch_gives_up_at_the_deadline(batche
     device.gate.clear()
     slow = await queue(batcher, "slow", deadline=asyncio.get_running_loop().time() + 0.5)
     await device.entered.wait()
-    with pytest.raises(TooLate):
+    with pytest.raises(DeadlineUnreachable):
         await slow
     patient = await queue(batcher, "next")
     device.gate.set()
@@ -226,7 +226,7 @@ async def test_whoever_waits_for_a_running_batch_gives_up_at_the_deadline(batche
 
 
 async def test_a_deadline_in_the_past_is_refused_even_as_a_probe(batcher, device):
-    with pytest.raises(TooLate):
+    with pytest.raises(DeadlineUnreachable):
         await batcher.submit("a", 1, "k", asyncio.get_running_loop().time() - 1)
     assert device.batches == []
 
@@ -252,7 +252,7 @@ async def test_a_device_fault_fails_the_batch_without_another_try(batcher, devic
     assert seen.faults == 1
 
 
-@pytest.mark.parametrize("refusal", [Overloaded(), TooLate()])
+@pytest.mark.parametrize("refusal", [Overloaded(), DeadlineUnreachable()])
 async def test_a_batch_that_the_device_refuses_fails_without_another_try(batcher, device, seen, refusal):
     device.failures["a"] = refusal
     works = [batcher.submit(work, 1, "key", soon()) for work in ("a", "b")]
@@ -445,7 +445,7 @@ async def test_what_fails_at_once_fails_its_caller_alone(device, seen, instant):
         instant.failure = IndexError("bad row")
         with pytest.raises(IndexError, match="bad row"):
             await batcher.submit("a", 1, "k", soon())
-        with pytest.raises(TooLate):
+        with pytest.raises(DeadlineUnreachable):
             batcher.submit("b", 1, "k", asyncio.get_running_loop().time() - 1)
         instant.failure = None
         assert await batcher.submit("c", 1, "k", soon()) == "C"

@@ -12,11 +12,11 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import (
     CatalogUnavailable,
     DeadlineExceeded,
+    DeadlineUnreachable,
     DeviceFault,
     ModelNotResident,
     Overloaded,
     ScoringFailed,
-    TooLate,
 )
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.explaining import MODEL_TERMS
@@ -99,13 +99,13 @@ class FakeModel:
                 async with asyncio.timeout_at(deadline):
                     await self.gate.wait()
             except TimeoutError as error:
-                raise TooLate from error
+                raise DeadlineUnreachable from error
             finally:
                 self.running -= 1
         if self.failure is not None:
             raise self.failure
         if deadline is not None and deadline < self.answers_at:
-            raise TooLate
+            raise DeadlineUnreachable
         return np.array(self.logits, np.float32)[rows]
 
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
@@ -248,7 +248,7 @@ async def test_without_a_model_the_heuristic_answers_and_says_so():
     ("failure", "reason"),
     [
         (Overloaded(), DegradedReason.OVERLOADED),
-        (TooLate(), DegradedReason.DEADLINE),
+        (DeadlineUnreachable(), DegradedReason.DEADLINE),
         (DeviceFault("gone"), DegradedReason.DEVICE_FAULT),
     ],
 )
@@ -288,7 +288,7 @@ async def test_the_model_has_the_time_that_is_not_kept_for_an_answer_without_it(
 
 
 async def test_queries_that_the_model_did_not_answer_in_time_fall_back_together():
-    model = FakeModel([0.0, 2.0, 1.0], failure=TooLate())
+    model = FakeModel([0.0, 2.0, 1.0], failure=DeadlineUnreachable())
     ranker = ranker_over(FakePin(snapshot(THREE), model))
     rankings = await ranker.rank_all([query(timeout=60, reserve=61)] * 3)
     assert [each.degraded_reason for each in rankings if isinstance(each, Ranking)] == 3 * [
@@ -299,7 +299,7 @@ async def test_queries_that_the_model_did_not_answer_in_time_fall_back_together(
 
 async def test_no_time_even_for_the_heuristic_is_an_error():
     with pytest.raises(DeadlineExceeded):
-        await rank(FakePin(snapshot(THREE), FakeModel([0.0], failure=TooLate())), 10, timeout=-1)
+        await rank(FakePin(snapshot(THREE), FakeModel([0.0], failure=DeadlineUnreachable())), 10, timeout=-1)
 
 
 async def test_a_version_that_is_resident_can_be_asked_for():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_server.errors import BrokenMessage
+from animora_server.errors import ProtocolError
 from animora_server.scorer import messages
 from animora_server.scorer.messages import (
     Kind,
@@ -60,20 +60,20 @@ async def test_the_end_of_a_connection_between_frames_is_no_error():
 
 @pytest.mark.parametrize("kept", range(1, len(SCORE)))
 async def test_a_frame_cut_anywhere_is_broken(kept):
-    with pytest.raises(BrokenMessage):
+    with pytest.raises(ProtocolError):
         await read(SCORE[:kept])
 
 
 async def test_a_frame_that_says_it_is_too_long_is_refused_before_it_is_read():
     reader = asyncio.StreamReader()
     reader.feed_data(struct.pack("<I", messages.LONGEST + 1))  # and nothing else, which would be waited for
-    with pytest.raises(BrokenMessage, match="too many"):
+    with pytest.raises(ProtocolError, match="too many"):
         await read_frame(reader)
 
 
 def test_a_frame_that_would_be_too_long_is_not_sent(monkeypatch):
     monkeypatch.setattr(messages, "LONGEST", 100)
-    with pytest.raises(BrokenMessage, match="too many"):
+    with pytest.raises(ProtocolError, match="too many"):
         to_bytes(Kind.SCORE, 1, np.zeros(100))
 
 
@@ -81,7 +81,7 @@ def test_a_frame_that_would_be_too_long_is_not_sent(monkeypatch):
 def test_any_bytes_are_a_frame_or_broken(content):
     try:
         frame = from_bytes(bytearray(content))
-    except BrokenMessage:
+    except ProtocolError:
         return
     assert frame.kind in Kind
 
@@ -99,5 +99,5 @@ def test_any_bytes_are_a_frame_or_broken(content):
     ],
 )
 def test_a_part_that_is_not_what_it_should_be_is_broken(read_part):
-    with pytest.raises(BrokenMessage):
+    with pytest.raises(ProtocolError):
         read_part()

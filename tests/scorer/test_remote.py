@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from animora_artifact import ArtifactRejected, FolderStore, VersionNotFound
 from animora_server.batching import Batcher, BatchLimits, CostModel
-from animora_server.errors import DeviceFault, TooLate
+from animora_server.errors import DeadlineUnreachable, DeviceFault
 from animora_server.metrics import ScorerMetrics
 from animora_server.scorer import Binder, Residency, remote
 from animora_server.scorer.binder import MIN_CAPACITY
@@ -303,7 +303,7 @@ async def test_what_comes_too_late_for_the_device_is_not_executed_there(process)
         process.device.batches.clear()
         running = asyncio.create_task(one.score(1, np.arange(2)))
         await until(lambda: process.device.batches)
-        with pytest.raises(TooLate):
+        with pytest.raises(DeadlineUnreachable):
             await other.score(1, np.arange(2), patience=0.2)
         process.device.free.set()
         await running

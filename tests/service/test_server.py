@@ -28,11 +28,11 @@ from structlog.testing import capture_logs
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1 import ranking_pb2_grpc
-from animora_server.errors import ConfigurationError, InvalidRequest, Refused, SnapshotGone
+from animora_server.errors import ConfigurationError, InvalidRequest, SnapshotGone, TooManyRequests
 from animora_server.metrics import Metrics
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
+from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import CallHandler
-from animora_server.service.gate import Gate
 from animora_server.service.server import GRPC_LOGGER, HEALTH_SERVICE_NAME, channel_options
 from animora_server.settings import GrpcSettings
 from tests.limits import HANG_TIMEOUT
@@ -46,15 +46,15 @@ class Behaviours:
 
     def __init__(self):
         self.failure: BaseException | None = None
-        self.gate: asyncio.Event | None = None
+        self.admission: asyncio.Event | None = None
         self.entered = asyncio.Event()
         self.calls = []
 
     async def rank(self, data, call):
         self.calls.append(call)
         self.entered.set()
-        if self.gate is not None:
-            await self.gate.wait()
+        if self.admission is not None:
+            await self.admission.wait()
         if self.failure is not None:
             raise self.failure
         return pb.RankResponse(post_ids=[len(data)]).SerializeToString()
@@ -67,7 +67,7 @@ class Behaviours:
 
 
 @pytest.fixture
-def behaviours() -> Behaviours:
+def methods() -> Behaviours:
     return Behaviours()
 
 
@@ -77,10 +77,10 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-async def server(behaviours, registry):
+async def server(methods, registry):
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
-    handler = CallHandler(Gate(max_calls=2, max_rows=100), metrics.calls, default_timeout=0.5)
-    async with GrpcServer(SETTINGS, handler, behaviours.by_method()) as server:
+    handler = CallHandler(AdmissionController(max_calls=2, max_rows=100), metrics.calls, default_timeout=0.5)
+    async with GrpcServer(SETTINGS, handler, methods.by_method()) as server:
         yield server
 
 
@@ -112,7 +112,7 @@ def details(error):
     return unpacked
 
 
-async def test_a_call_gets_the_request_id_that_it_brought_or_one_of_its_own(rank, behaviours):
+async def test_a_call_gets_the_request_id_that_it_brought_or_one_of_its_own(rank, methods):
     call = rank(b"", metadata=(("x-request-id", "mine"),))
     await call
     assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
@@ -121,24 +121,24 @@ async def test_a_call_gets_the_request_id_that_it_brought_or_one_of_its_own(rank
         await call
         made = dict(await call.trailing_metadata())["x-request-id"]
         assert re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]+", made)
-    assert behaviours.calls[0].request_id == "mine"
+    assert methods.calls[0].request_id == "mine"
 
 
-async def test_a_call_without_a_deadline_gets_the_servers(rank, behaviours):
+async def test_a_call_without_a_deadline_gets_the_servers(rank, methods):
     clock = asyncio.get_running_loop().time
     times = [clock()]
     for own in ({}, {"timeout": HANG_TIMEOUT}):
         await rank(b"", **own)
         times.append(clock())
-    default, given = (call.deadline for call in behaviours.calls)
+    default, given = (call.deadline for call in methods.calls)
     assert times[0] + 0.5 <= default <= times[1] + 0.5
     # gRPC rounds what is left of a deadline up.
     assert times[1] + HANG_TIMEOUT - 1 <= given <= times[2] + HANG_TIMEOUT + 1
-    assert [call.reserve for call in behaviours.calls] == [0.1, 0.1]
+    assert [call.reserve for call in methods.calls] == [0.1, 0.1]
 
 
-async def test_a_bug_tells_its_caller_nothing_but_where_to_look(rank, behaviours, caplog):
-    behaviours.failure = RuntimeError("postgresql://user:secret@host/db is broken in /srv/app.py")
+async def test_a_bug_tells_its_caller_nothing_but_where_to_look(rank, methods, caplog):
+    methods.failure = RuntimeError("postgresql://user:secret@host/db is broken in /srv/app.py")
     with caplog.at_level(logging.ERROR):
         error = await failure(rank(b"", metadata=(("x-request-id", "mine"),)))
     assert error.code() is grpc.StatusCode.INTERNAL
@@ -152,36 +152,36 @@ async def test_a_bug_tells_its_caller_nothing_but_where_to_look(rank, behaviours
     ("fault", "code"),
     [(InvalidRequest("limit", "is -1"), "INVALID_ARGUMENT"), (SnapshotGone(), "FAILED_PRECONDITION")],
 )
-async def test_the_log_has_what_a_caller_did_wrong_by_the_request_id(rank, behaviours, fault, code):
-    behaviours.failure = fault
+async def test_the_log_has_what_a_caller_did_wrong_by_the_request_id(rank, methods, fault, code):
+    methods.failure = fault
     with capture_logs() as lines:
         await failure(rank(b"", metadata=(("x-request-id", "mine"),)))
-        behaviours.failure = Refused(0.1)
+        methods.failure = TooManyRequests(0.1)
         await failure(rank(b""))
     (line,) = lines
     assert (line["event"], line["log_level"], line["request_id"]) == (f"Rank: {code}", "info", "mine")
     assert line["error"] == str(fault)
 
 
-async def test_a_cancellation_that_nobody_asked_for_is_unavailable_and_not_a_hang(rank, behaviours):
-    behaviours.failure = asyncio.CancelledError()
+async def test_a_cancellation_that_nobody_asked_for_is_unavailable_and_not_a_hang(rank, methods):
+    methods.failure = asyncio.CancelledError()
     error = await failure(rank(b"", timeout=10))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert details(error)["ErrorInfo"].reason == "INTERRUPTED"
 
 
-async def test_too_many_calls_are_refused_with_when_to_come_back(rank, behaviours, channel):
-    behaviours.gate = asyncio.Event()
+async def test_too_many_calls_are_refused_with_when_to_come_back(rank, methods, channel):
+    methods.admission = asyncio.Event()
     held = [asyncio.ensure_future(rank(b"", timeout=10)) for _ in range(2)]
-    while len(behaviours.calls) < 2:
-        behaviours.entered.clear()
-        await behaviours.entered.wait()
+    while len(methods.calls) < 2:
+        methods.entered.clear()
+        await methods.entered.wait()
     error = await failure(rank(b"", timeout=10))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert details(error)["RetryInfo"].retry_delay.nanos == 100_000_000
     health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING  # answered, gate or no gate
-    behaviours.gate.set()
+    methods.admission.set()
     await asyncio.gather(*held)
     await rank(b"")
 
@@ -205,8 +205,8 @@ async def test_a_reply_that_finds_its_caller_gone_is_no_error_in_the_log(server,
     assert [record.exc_info[0] for record in caplog.records] == [ValueError]
 
 
-async def test_a_refusal_from_below_is_passed_on(rank, behaviours):
-    behaviours.failure = Refused(1.5)
+async def test_a_refusal_from_below_is_passed_on(rank, methods):
+    methods.failure = TooManyRequests(1.5)
     retry = details(await failure(rank(b"")))["RetryInfo"]
     assert (retry.retry_delay.seconds, retry.retry_delay.nanos) == (1, 500_000_000)
 
@@ -224,16 +224,16 @@ async def test_metadata_over_the_limit_is_refused_and_the_connection_kept(rank, 
     await rank(b"")
 
 
-async def test_a_compression_bomb_is_unimplemented_before_it_is_inflated(rank, behaviours):
+async def test_a_compression_bomb_is_unimplemented_before_it_is_inflated(rank, methods):
     error = await failure(rank(b"\0" * (1 << 20), compression=grpc.Compression.Gzip))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert behaviours.calls == []
+    assert methods.calls == []
     assert len(gzip.compress(b"\0" * (1 << 20))) < 2000
 
 
-async def test_calls_are_counted_by_their_code(rank, behaviours, registry):
+async def test_calls_are_counted_by_their_code(rank, methods, registry):
     await rank(b"")
-    behaviours.failure = RuntimeError()
+    methods.failure = RuntimeError()
     await failure(rank(b""))
     labels = {"grpc_type": "unary", "grpc_service": SERVICE_NAME, "grpc_method": "Rank"}
     assert registry.get_sample_value("grpc_server_started_total", labels) == 2
@@ -271,7 +271,7 @@ async def test_clients_without_a_call_may_ping_every_ten_seconds():
     assert options["grpc.http2.min_ping_interval_without_data_ms"] < 10_000
 
 
-async def test_calls_that_grpc_ends_itself_are_counted(rank, channel, server, registry, behaviours):
+async def test_calls_that_grpc_ends_itself_are_counted(rank, channel, server, registry, methods):
     def caller(channel: Any, method: str) -> Any:
         return channel.unary_unary(method)
 
@@ -295,15 +295,15 @@ async def test_calls_that_grpc_ends_itself_are_counted(rank, channel, server, re
     for method in (f"/{SERVICE_NAME}/Order", "/another.Service/Rank"):
         assert (await failure(caller(channel, method)(b""))).code() is grpc.StatusCode.UNIMPLEMENTED
     await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-    behaviours.failure = Refused(0.1)
+    methods.failure = TooManyRequests(0.1)
     await failure(rank(b""))
     assert (rejected("unreceived"), rejected("unknown_method")) == (3, 2)
     assert calls("arrived") == calls("taken") == 8
 
 
-async def test_calls_that_grpc_sheds_have_arrived_and_were_not_taken(registry, behaviours):
+async def test_calls_that_grpc_sheds_have_arrived_and_were_not_taken(registry, methods):
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
-    handler = CallHandler(Gate(max_calls=1, max_rows=1), metrics.calls, default_timeout=0.5)
+    handler = CallHandler(AdmissionController(max_calls=1, max_rows=1), metrics.calls, default_timeout=0.5)
     settings = SETTINGS.model_copy(update={"max_calls_in_flight": 1})
 
     def call_all(port: int) -> list[str]:
@@ -315,7 +315,7 @@ async def test_calls_that_grpc_sheds_have_arrived_and_were_not_taken(registry, b
             return [error.code().name if error else "OK" for error in errors]
 
     sent = threading.Event()
-    async with GrpcServer(settings, handler, behaviours.by_method()) as server:
+    async with GrpcServer(settings, handler, methods.by_method()) as server:
         asked = asyncio.get_running_loop().run_in_executor(None, call_all, server.port)
         arrived = partial(registry.get_sample_value, "animora_grpc_calls_total", {"stage": "arrived"})
         while arrived() < 50:  # the event loop stands still meanwhile
@@ -326,10 +326,10 @@ async def test_calls_that_grpc_sheds_have_arrived_and_were_not_taken(registry, b
     assert outcomes["CANCELLED"] == 50 - taken > 0
 
 
-async def test_a_server_that_has_stopped_keeps_its_counts(registry, behaviours):
+async def test_a_server_that_has_stopped_keeps_its_counts(registry, methods):
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
-    handler = CallHandler(Gate(max_calls=2, max_rows=100), metrics.calls, default_timeout=0.5)
-    server = GrpcServer(SETTINGS, handler, behaviours.by_method())
+    handler = CallHandler(AdmissionController(max_calls=2, max_rows=100), metrics.calls, default_timeout=0.5)
+    server = GrpcServer(SETTINGS, handler, methods.by_method())
     async with server, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         rank: Any = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
         await rank(b"", timeout=HANG_TIMEOUT)
@@ -355,31 +355,31 @@ async def test_health_tells_whether_it_serves(server, channel):
     assert await statuses() == [health_pb2.HealthCheckResponse.NOT_SERVING] * 2
 
 
-async def test_draining_says_not_serving_and_finishes_what_is_in_flight(server, rank, channel, behaviours):
+async def test_draining_says_not_serving_and_finishes_what_is_in_flight(server, rank, channel, methods):
     await server.set_serving(True)
     watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
     updates = aiter(watch)
     assert (await anext(updates)).status == health_pb2.HealthCheckResponse.SERVING
-    behaviours.gate = asyncio.Event()
+    methods.admission = asyncio.Event()
     running = asyncio.ensure_future(rank(b"", timeout=10))
-    await behaviours.entered.wait()
+    await methods.entered.wait()
     draining = asyncio.create_task(server.drain())
     assert (await anext(updates)).status == health_pb2.HealthCheckResponse.NOT_SERVING
     await server.set_serving(True)
     assert not server.serving
     watch.cancel()
-    behaviours.gate.set()
+    methods.admission.set()
     assert await running
     await draining
 
 
-async def test_a_watcher_of_health_does_not_hold_up_a_drain(behaviours, registry):
+async def test_a_watcher_of_health_does_not_hold_up_a_drain(methods, registry):
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
-    handler = CallHandler(Gate(max_calls=2, max_rows=100), metrics.calls, default_timeout=0.5)
+    handler = CallHandler(AdmissionController(max_calls=2, max_rows=100), metrics.calls, default_timeout=0.5)
     settings = SETTINGS.model_copy(update={"drain_grace": 3600})
     response = health_pb2.HealthCheckResponse
     async with (
-        GrpcServer(settings, handler, behaviours.by_method()) as server,
+        GrpcServer(settings, handler, methods.by_method()) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         await server.set_serving(True)
@@ -415,16 +415,16 @@ async def connect_again_and_again(port):
             writer.close()
 
 
-async def test_leaving_closes_the_port_and_finishes_what_is_in_flight(server, rank, behaviours):
+async def test_leaving_closes_the_port_and_finishes_what_is_in_flight(server, rank, methods):
     await server.set_serving(True)
-    behaviours.gate = asyncio.Event()
+    methods.admission = asyncio.Event()
     running = asyncio.ensure_future(rank(b"", timeout=10))
-    await behaviours.entered.wait()
+    await methods.entered.wait()
     leaving = asyncio.create_task(server.leave())
     with pytest.raises(ConnectionRefusedError):
         await connect_again_and_again(server.port)
     assert not running.done()
-    behaviours.gate.set()
+    methods.admission.set()
     assert await running
     await leaving
 
@@ -469,10 +469,10 @@ async def test_the_generated_stub_calls_it_too(channel):
     assert await ranking_pb2_grpc.RankingServiceStub(channel).BatchRank(pb.BatchRankRequest())
 
 
-async def test_a_port_that_is_taken_is_an_error_that_names_the_option(server, behaviours, registry):
+async def test_a_port_that_is_taken_is_an_error_that_names_the_option(server, methods, registry):
     metrics = Metrics(CollectorRegistry(), SERVICE_NAME, METHODS)
-    handler = CallHandler(Gate(1, 1), metrics.calls, 0.5)
+    handler = CallHandler(AdmissionController(1, 1), metrics.calls, 0.5)
     taken = GrpcSettings(port=server.port)
     with pytest.raises(ConfigurationError, match=r"grpc\.port"):
-        async with GrpcServer(taken, handler, behaviours.by_method()):
+        async with GrpcServer(taken, handler, methods.by_method()):
             pass

@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
-from animora_server.errors import ScoringFailed, TooLate
+from animora_server.errors import DeadlineUnreachable, ScoringFailed
 from animora_server.ranker.explaining import MODEL_TERMS
 from animora_server.timeline import LocalTimelineStore
 from animora_server.types import BoolArray, FloatArray, IntArray, RankedTimeline
@@ -35,7 +35,7 @@ class FakeModel:
         version: Its name.
         uninformed: Posts that it knows nothing of.
         failure: What it raises.
-        gate: What it waits for.
+        admission: What it waits for.
         bulk_gate: What it waits for where there is no deadline.
         least_time: Seconds before a deadline that it needs.
     """
@@ -44,7 +44,7 @@ class FakeModel:
     logits: dict[int, float]
     version: str = "v1"
     failure: ScoringFailed | None = None
-    gate: asyncio.Event | None = None
+    admission: asyncio.Event | None = None
     bulk_gate: asyncio.Event | None = None
     uninformed: set[int] = field(default_factory=set)
     least_time: float = 0.0
@@ -77,10 +77,10 @@ class FakeModel:
         self.deadlines.append(deadline)
         self.called.set()
         if deadline is not None and deadline - asyncio.get_running_loop().time() < self.least_time:
-            raise TooLate
-        gate = self.bulk_gate if deadline is None and self.bulk_gate else self.gate
-        if gate is not None:
-            await gate.wait()
+            raise DeadlineUnreachable
+        admission = self.bulk_gate if deadline is None and self.bulk_gate else self.admission
+        if admission is not None:
+            await admission.wait()
         if self.failure is not None:
             raise self.failure
         posts = self.state.snapshot.post_ids[rows].tolist()
@@ -120,7 +120,7 @@ class CountingStore:
     kept: list[RankedTimeline] = field(default_factory=list)
     made_latest: list[RankedTimeline] = field(default_factory=list)
     takes: bool = True
-    gate: asyncio.Event | None = None
+    admission: asyncio.Event | None = None
     answer_by: float = inf
     written_by: float = -inf
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -143,8 +143,8 @@ class CountingStore:
         return taken
 
     async def make_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
-        if self.gate is not None:
-            await self.gate.wait()
+        if self.admission is not None:
+            await self.admission.wait()
         taken = self.takes and await self.store.make_latest(key, snapshot)
         async with self.changed:
             self.made_latest.append(snapshot)

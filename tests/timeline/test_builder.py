@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from animora_server.errors import Overloaded, Refused, TooLate
+from animora_server.errors import DeadlineUnreachable, Overloaded, TooManyRequests
 from animora_server.timeline import LocalTimelineStore
 from animora_server.timeline.builder import BuildRequest
 from animora_server.timeline.feed_ranker import FeedKey
@@ -54,10 +54,10 @@ async def test_where_the_model_refuses_a_deadline_the_heuristic_answers_and_the_
 
 async def test_who_joins_one_with_too_little_time_begins_anew(world):
     world.model.least_time = 60
-    world.model.gate = asyncio.Event()
+    world.model.admission = asyncio.Event()
     hasty = asyncio.create_task(world.page(timeout=30))
     patient = asyncio.create_task(world.page(timeout=300))
-    world.model.gate.set()
+    world.model.admission.set()
 
     assert (await hasty).degraded_reason is DegradedReason.DEADLINE
     assert (await patient).ranker is RankerName.NEUCF
@@ -138,23 +138,23 @@ async def test_a_renewal_that_fails_keeps_nothing(world):
 
 
 async def test_who_wants_a_new_list_does_not_join_one_that_was_begun_before(world):
-    world.model.gate = asyncio.Event()
+    world.model.admission = asyncio.Event()
     one = asyncio.create_task(world.page())
     await world.model.called.wait()
     two = asyncio.create_task(world.page(cache_policy=CachePolicy.REFRESH))
-    world.model.gate.set()
+    world.model.admission.set()
     await asyncio.gather(one, two)
 
     assert world.model.calls == 2
 
 
 async def test_who_comes_after_a_model_swap_does_not_join_the_model_before(world):
-    world.model.gate = asyncio.Event()
+    world.model.admission = asyncio.Event()
     before = asyncio.create_task(world.page())
     await world.model.called.wait()
     world.state.activate(LOGITS, "v2")
     after = asyncio.create_task(world.page())
-    world.model.gate.set()
+    world.model.admission.set()
 
     assert (await before).model_version == "v1"
     assert (await after).model_version == "v2"
@@ -174,22 +174,22 @@ async def test_who_misses_does_not_wait_for_a_renewal_that_lets_others_go_first(
 
 async def test_more_than_the_gate_admits_is_refused_and_hits_are_not(world):
     await world.page(8)
-    world.model.gate = asyncio.Event()
+    world.model.admission = asyncio.Event()
     making = [asyncio.create_task(world.page(user)) for user in range(10, 43)]  # 33 x 30 candidates
     while len(world.model.deadlines) < 34:
         world.model.called.clear()
         await world.model.called.wait()
 
-    with pytest.raises(Refused):
+    with pytest.raises(TooManyRequests):
         await world.page(USER)
     assert (await world.page(8)).cache is CacheStatus.HIT
-    world.model.gate.set()
+    world.model.admission.set()
     await asyncio.gather(*making)
     assert (await world.page(USER)).ranker is RankerName.NEUCF
 
 
 async def test_a_deadline_that_the_model_refuses_is_told_so(world):
-    world.model.failure = TooLate()
+    world.model.failure = DeadlineUnreachable()
 
     assert (await world.page()).degraded_reason is DegradedReason.DEADLINE
 

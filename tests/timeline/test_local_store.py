@@ -107,14 +107,14 @@ async def test_what_the_store_took_is_kept_there_alone(store, clock):
 
 
 async def test_a_list_can_be_paged_through_while_the_store_is_taking_it(store, clock):
-    gate = asyncio.Event()
-    behind = CountingStore(LocalTimelineStore(50.0, clock), gate=gate)
+    admission = asyncio.Event()
+    behind = CountingStore(LocalTimelineStore(50.0, clock), admission=admission)
     backed = TieredTimelineStore(behind, store)
     keeping = asyncio.ensure_future(backed.make_latest(b"k", a_list(1)))
     await asyncio.sleep(0)
 
     assert await backed.pinned(b"k", bytes([1]) * 16) is not None
-    gate.set()
+    admission.set()
     assert await keeping
     assert await store.pinned(b"k", bytes([1]) * 16) is None
 

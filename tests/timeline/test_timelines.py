@@ -34,10 +34,10 @@ async def test_a_first_page_is_computed_once_and_then_found(world):
 
 
 async def test_many_who_miss_at_once_share_one_computation(world):
-    world.model.gate = asyncio.Event()
+    world.model.admission = asyncio.Event()
     pages = [asyncio.create_task(world.page()) for _ in range(500)]
     await world.model.called.wait()
-    world.model.gate.set()
+    world.model.admission.set()
 
     assert {tuple(page.post_ids.tolist()) for page in await asyncio.gather(*pages)} == {tuple(ALL[:10])}
     assert world.model.calls == 1
@@ -75,10 +75,10 @@ async def test_a_cold_users_list_is_a_miss_once_a_model_knows_them(world):
 async def test_a_stale_list_is_served_while_one_renewal_runs(world):
     await world.page()
     world.clock.now += world.settings.ttl * 1.1
-    world.model.gate = asyncio.Event()
+    world.model.admission = asyncio.Event()
 
     stale = [await world.page() for _ in range(3)]
-    world.model.gate.set()
+    world.model.admission.set()
     await world.store.until_made(2)
 
     assert [page.cache for page in stale] == [CacheStatus.STALE] * 3
@@ -205,7 +205,7 @@ async def test_without_a_model_any_list_is_better_than_the_heuristic(world):
 
 
 async def test_without_time_for_the_model_the_heuristic_answers(world):
-    world.model.gate = asyncio.Event()  # never
+    world.model.admission = asyncio.Event()  # never
 
     page = await world.hasty_page()
 
@@ -218,10 +218,10 @@ async def test_without_time_for_the_model_the_heuristic_answers(world):
 
 
 async def test_who_waits_longer_gets_the_list_that_another_had_no_time_for(world):
-    world.model.gate = asyncio.Event()
+    world.model.admission = asyncio.Event()
     patient = asyncio.create_task(world.page())
     hasty = await world.hasty_page()
-    world.model.gate.set()
+    world.model.admission.set()
 
     assert hasty.degraded_reason is DegradedReason.DEADLINE
     assert (await patient).ranker is RankerName.NEUCF
@@ -415,27 +415,27 @@ async def test_a_newer_post_that_does_not_make_it_to_the_first_page_is_outranked
 async def test_a_block_that_is_heard_while_newer_posts_are_scored_is_heeded(world, failure):
     await world.page()
     world.add({100: {"age": -1.0}})
-    world.model.gate = asyncio.Event()
+    world.model.admission = asyncio.Event()
     world.model.called.clear()
     page = asyncio.create_task(world.page())
     await world.model.called.wait()
 
     world.add({100: {"age": -1.0}}, blocks=[(1001, USER)])
     world.model.failure = failure
-    world.model.gate.set()
+    world.model.admission.set()
 
     assert all(post % 2 == 0 for post in (await page).post_ids.tolist())
 
 
 async def test_a_block_that_is_heard_while_a_page_is_explained_is_heeded(world):
     await world.page()
-    world.model.gate = asyncio.Event()
+    world.model.admission = asyncio.Event()
     world.model.called.clear()
     explained = asyncio.create_task(world.page(explain=True))
     await world.model.called.wait()
 
     world.state.snapshot = snapshot(POSTS, blocks=[(1001, USER)])
-    world.model.gate.set()
+    world.model.admission.set()
     page = await explained
 
     assert page.post_ids.tolist() == [2, 4, 6, 8, 10]
@@ -446,7 +446,7 @@ async def test_a_block_that_is_heard_while_a_page_is_explained_is_heeded(world):
 
 async def test_explaining_does_not_outlast_the_deadline(world):
     await world.page()
-    world.model.gate = asyncio.Event()  # never
+    world.model.admission = asyncio.Event()  # never
 
     page = await world.hasty_page(explain=True)
 

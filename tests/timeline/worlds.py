@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from animora_server.scoring.heuristic import Heuristic
-from animora_server.service.gate import Gate
+from animora_server.service.admission import AdmissionController
 from animora_server.settings import TimelineSettings
 from animora_server.timeline import (
     FeedRanker,
@@ -45,8 +45,8 @@ class World:
         self.generation_posts: GenerationPosts | None = None
         heuristic = Heuristic()
         ranker = FeedRanker(heuristic, self.settings, self.clock)
-        self.gate = Gate(max_calls=1, max_rows=1000)
-        self.producer = TimelineBuilder(self.store, ranker, self.gate, self.refreshes, self.clock)
+        self.admission = AdmissionController(max_calls=1, max_rows=1000)
+        self.producer = TimelineBuilder(self.store, ranker, self.admission, self.refreshes, self.clock)
         late = LatePosts(lambda: self.generation_posts, self.settings)
         # A fake store may hang.
         lists = TimelineResolver(self.store, self.producer, late, self.settings, 10.0, self.clock)

@@ -18,7 +18,7 @@ from animora_server.batching.cost import CostModel
 from animora_server.batching.deadline_timer import DeadlineTimer
 from animora_server.batching.inline_executor import InlineExecutor
 from animora_server.batching.observer import BatchObserver
-from animora_server.errors import DeviceFault, OutOfDeviceMemory, Overloaded, TooLate
+from animora_server.errors import DeadlineUnreachable, DeviceFault, OutOfDeviceMemory, Overloaded
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -57,14 +57,15 @@ class _Entry(Generic[Work, Result]):
     def expire(self) -> None:
         """Tells whoever waits that it is too late."""
         if not self.future.done():
-            self.future.set_exception(TooLate())
+            self.future.set_exception(DeadlineUnreachable())
 
 
 class Batcher(Generic[Work, Result]):
     """Queues work and executes it in batches of one key, one batch at a time.
 
     `execute` gets the works of a batch, in order, and returns as many results. It raises OutOfDeviceMemory
-    for a batch that may fit when halved, DeviceFault when the device is at fault, Overloaded or TooLate when
+    for a batch that may fit when halved, DeviceFault when the device is at fault, Overloaded or
+    DeadlineUnreachable when
     the device has a queue of its own that refuses the batch, and anything else for the fault of some work in
     the batch, which is then found by bisection.
 
@@ -146,7 +147,8 @@ class Batcher(Generic[Work, Result]):
 
         Raises:
             Overloaded: The queue is full.
-            TooLate: The estimate says that the deadline cannot be met; in the future: it has come.
+            DeadlineUnreachable: The estimate says that the deadline cannot be met; in the future: it has
+                come.
             DeviceFault: The device failed; also in the future.
         """
         if self._failure is not None:
@@ -158,7 +160,7 @@ class Batcher(Generic[Work, Result]):
             raise Overloaded
         if now + self._time_to_finish(rows, now) > deadline and not self._may_probe(now, deadline):
             self._observer.skipped("refused")
-            raise TooLate
+            raise DeadlineUnreachable
         future: asyncio.Future[Result] = loop.create_future()
         if self._is_idle and self._execute_inline(work, rows, future):
             return future
@@ -335,7 +337,7 @@ class Batcher(Generic[Work, Result]):
         except DeviceFault as error:
             self._observer.faulted()
             _fail(batch, error)
-        except (Overloaded, TooLate) as error:
+        except (Overloaded, DeadlineUnreachable) as error:
             _fail(batch, error)
         except Exception as error:  # whatever one poisoned piece of work raises must reach its caller alone
             if len(batch) == 1:

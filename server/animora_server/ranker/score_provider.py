@@ -9,7 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from animora_server.batching import AnyFuture, CompletionQueue
-from animora_server.errors import DeviceFault, InvalidScores, OutOfDeviceMemory, ScoringFailed, TooLate
+from animora_server.errors import (
+    DeadlineUnreachable,
+    DeviceFault,
+    InvalidScores,
+    OutOfDeviceMemory,
+    ScoringFailed,
+)
 from animora_server.ranker.candidates import Candidates
 from animora_server.ranker.rank_task import RankTask, SharedCancellation
 from animora_server.ranker.recent_results import RecentResults
@@ -248,8 +254,8 @@ class ScoreProvider:
                 async with asyncio.timeout_at(scoring.deadline):  # which may be sooner than the computation's
                     return await self._flights.run(key, lambda: self._compute(scoring))
             except TimeoutError as error:
-                raise TooLate from error
-            except TooLate:
+                raise DeadlineUnreachable from error
+            except DeadlineUnreachable:
                 if not joined:
                     raise
                 # Another caller's deadline ended the computation; this one's may be later. Whoever comes

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_server.background import log_task_failure, stop
-from animora_server.errors import BrokenMessage, DeviceFault
+from animora_server.errors import DeviceFault, ProtocolError
 from animora_server.scorer.failures import from_texts
 from animora_server.scorer.messages import Kind, Part, read_frame, text, to_bytes
 
@@ -95,7 +95,7 @@ class Connection:
                 else:
                     name, said = map(text, frame.parts)
                     answer.set_exception(from_texts(name, said))
-        except (BrokenMessage, ValueError) as error:
+        except (ProtocolError, ValueError) as error:
             why = f"the device process cannot be understood: {error}"
         finally:
             self.close(why)

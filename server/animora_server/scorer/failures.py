@@ -2,7 +2,13 @@
 
 from animora_artifact import ArtifactRejected, StoreUnavailable, VersionNotFound
 from animora_artifact.errors import RejectionReason
-from animora_server.errors import DeviceFault, InvalidScores, OutOfDeviceMemory, Overloaded, TooLate
+from animora_server.errors import (
+    DeadlineUnreachable,
+    DeviceFault,
+    InvalidScores,
+    OutOfDeviceMemory,
+    Overloaded,
+)
 
 _BY_NAME: dict[str, type[Exception]] = {
     kind.__name__: kind
@@ -11,7 +17,7 @@ _BY_NAME: dict[str, type[Exception]] = {
         OutOfDeviceMemory,
         InvalidScores,
         Overloaded,
-        TooLate,
+        DeadlineUnreachable,
         StoreUnavailable,
         VersionNotFound,
     )

@@ -13,7 +13,7 @@ import structlog
 from animora_artifact.checked import require_rows
 from animora_server.background import log_task_failure, stop, was_cancelled
 from animora_server.batching import CostModel
-from animora_server.errors import BrokenMessage, DeviceFault
+from animora_server.errors import DeviceFault, ProtocolError
 from animora_server.scorer.failures import to_texts
 from animora_server.scorer.messages import (
     VERSION,
@@ -116,7 +116,7 @@ class _Session:
         try:
             while (frame := await read_frame(reader)) is not None:
                 self._take(frame)
-        except BrokenMessage as error:
+        except ProtocolError as error:
             log.error("a worker cannot be understood", error=str(error))
         finally:
             self._writer.transport.abort()
@@ -194,7 +194,7 @@ class _Session:
         user_rows, rows = integers(users), integers(posts)
         sizes = integers(counts, len(user_rows))
         if sizes.min(initial=0) < 0 or sizes.sum() != len(rows):
-            raise BrokenMessage("the sizes are not those of the rows")
+            raise ProtocolError("the sizes are not those of the rows")
         # A part of a message may lie anywhere; PyTorch wants numbers that are aligned.
         work = model.work(region, user_rows.copy(), sizes, rows, deadline)
         if deadline == math.inf:

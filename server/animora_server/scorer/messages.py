@@ -2,7 +2,7 @@
 
 A frame is its length (uint32), its kind (uint8), the number of the call that it belongs to (uint64), and
 parts, each after its own length (uint32); all little-endian. A part is the bytes of one array, or UTF-8 text.
-So there is nothing in a frame that could be executed, and whatever is not as it should be is a BrokenMessage.
+So there is nothing in a frame that could be executed, and whatever is not as it should be is a ProtocolError.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.errors import BrokenMessage
+from animora_server.errors import ProtocolError
 from animora_server.types import DoubleArray, FloatArray, HalfArray, IntArray
 
 LONGEST = 64 << 20  # bytes of a frame; a batch takes some 100 KiB, embeddings are cut to a quarter of this
@@ -63,7 +63,7 @@ def to_bytes(kind: Kind, call: int, *parts: npt.NDArray[np.generic] | str) -> by
     """A frame as it is sent.
 
     Raises:
-        BrokenMessage: It is too large.
+        ProtocolError: It is too large.
     """
     pieces: list[Part] = [_HEAD.pack(kind, call)]
     for part in parts:
@@ -71,7 +71,7 @@ def to_bytes(kind: Kind, call: int, *parts: npt.NDArray[np.generic] | str) -> by
         pieces += (_LENGTH.pack(len(content)), content)
     length = sum(map(len, pieces))
     if length > LONGEST:
-        raise BrokenMessage(f"{length} bytes are too many for a message")
+        raise ProtocolError(f"{length} bytes are too many for a message")
     return b"".join((_LENGTH.pack(length), *pieces))
 
 
@@ -79,7 +79,7 @@ def from_bytes(content: bytearray) -> Frame:
     """A frame as it was sent, from what follows its length.
 
     Raises:
-        BrokenMessage: It is none.
+        ProtocolError: It is none.
     """
     try:
         kind, call = _HEAD.unpack_from(content)
@@ -88,66 +88,66 @@ def from_bytes(content: bytearray) -> Frame:
             (length,) = _LENGTH.unpack_from(content, at)
             at += _LENGTH.size + length
             if at > len(content):
-                raise BrokenMessage("a message ends within a part")
+                raise ProtocolError("a message ends within a part")
             parts.append(rest[at - length : at])
         return Frame(Kind(kind), call, parts)
     except (struct.error, ValueError) as error:
-        raise BrokenMessage(f"a message cannot be read: {error}") from error
+        raise ProtocolError(f"a message cannot be read: {error}") from error
 
 
 async def read_frame(reader: asyncio.StreamReader) -> Frame | None:
     """The next frame, or None when the other side has closed or is gone.
 
     Raises:
-        BrokenMessage: What comes is no frame, or ends within one, or is too large.
+        ProtocolError: What comes is no frame, or ends within one, or is too large.
     """
     length = None
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         if length > LONGEST:
-            raise BrokenMessage(f"{length} bytes are too many for a message")
+            raise ProtocolError(f"{length} bytes are too many for a message")
         # As something that may be written to, which PyTorch wants of arrays.
         return from_bytes(bytearray(await reader.readexactly(length)))
     except asyncio.IncompleteReadError as error:
         if error.partial or length is not None:
-            raise BrokenMessage("the other side ended within a message") from error
+            raise ProtocolError("the other side ended within a message") from error
         return None
     except ConnectionError:
         return None
 
 
 def integers(part: Part, count: int | None = None) -> IntArray:
-    """A part as int64 (n). Raises BrokenMessage if it is not, or not so many."""
+    """A part as int64 (n). Raises ProtocolError if it is not, or not so many."""
     return _array(part, np.dtype(np.int64), count)
 
 
 def doubles(part: Part, count: int | None = None) -> DoubleArray:
-    """A part as float64 (n). Raises BrokenMessage if it is not, or not so many."""
+    """A part as float64 (n). Raises ProtocolError if it is not, or not so many."""
     return _array(part, np.dtype(np.float64), count)
 
 
 def floats(part: Part, count: int | None = None) -> FloatArray:
-    """A part as float32 (n). Raises BrokenMessage if it is not, or not so many."""
+    """A part as float32 (n). Raises ProtocolError if it is not, or not so many."""
     return _array(part, np.dtype(np.float32), count)
 
 
 def halves(part: Part, rows: int) -> HalfArray:
-    """A part as float16 (rows, w). Raises BrokenMessage if it is not."""
+    """A part as float16 (rows, w). Raises ProtocolError if it is not."""
     values = _array(part, np.dtype(np.float16), None)
     if not rows or len(values) % rows:
-        raise BrokenMessage(f"{len(values)} numbers are no {rows} rows")
+        raise ProtocolError(f"{len(values)} numbers are no {rows} rows")
     return values.reshape(rows, -1) if len(values) else values.reshape(rows, 0)
 
 
 def text(part: Part) -> str:
-    """A part as text. Raises BrokenMessage if it is none."""
+    """A part as text. Raises ProtocolError if it is none."""
     try:
         return bytes(part).decode()
     except UnicodeDecodeError as error:
-        raise BrokenMessage("a message's text is not UTF-8") from error
+        raise ProtocolError("a message's text is not UTF-8") from error
 
 
 def _array(part: Part, dtype: "np.dtype[np.generic]", count: int | None) -> npt.NDArray[Any]:
     if len(part) % dtype.itemsize or count not in {None, len(part) // dtype.itemsize}:
-        raise BrokenMessage(f"{len(part)} bytes are not {'' if count is None else count} {dtype}")
+        raise ProtocolError(f"{len(part)} bytes are not {'' if count is None else count} {dtype}")
     return np.frombuffer(part, dtype)

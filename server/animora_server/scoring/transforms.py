@@ -6,12 +6,12 @@ import math
 import numpy as np
 
 from animora_server.errors import (
+    DeadlineUnreachable,
     DeviceFault,
     InvalidScores,
     ModelUnavailable,
     Overloaded,
     ScoringFailed,
-    TooLate,
 )
 from animora_server.jit import SCORES, SCORES_OUT, jit
 from animora_server.scoring.protocols import ScoringModel
@@ -21,7 +21,7 @@ SMALLEST_SCORE = float(np.finfo(np.float32).eps) / 2
 DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
     ModelUnavailable: DegradedReason.NO_MODEL,
     Overloaded: DegradedReason.OVERLOADED,
-    TooLate: DegradedReason.DEADLINE,
+    DeadlineUnreachable: DegradedReason.DEADLINE,
     DeviceFault: DegradedReason.DEVICE_FAULT,
     InvalidScores: DegradedReason.INVALID_SCORES,
 }

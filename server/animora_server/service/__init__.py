@@ -1,7 +1,7 @@
 """The transport: gRPC in, domain values through, gRPC out. Nothing below this package knows gRPC."""
 
-from animora_server.service.ranking import RankingService
+from animora_server.service.ranking_service import RankingService
 from animora_server.service.server import METHODS, SERVICE_NAME, GrpcServer
-from animora_server.service.timelines import TimelineService
+from animora_server.service.timeline_service import TimelineService
 
 __all__ = ["METHODS", "SERVICE_NAME", "GrpcServer", "RankingService", "TimelineService"]

@@ -17,7 +17,7 @@ from animora_server.deadlines import LEAST_RESERVE, reserve
 from animora_server.errors import CallError
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.metrics import CallMetrics
-from animora_server.service.gate import Gate
+from animora_server.service.admission import AdmissionController
 from animora_server.service.status import code_of, internal_status, interrupted_status, to_status
 
 log = structlog.get_logger(__name__)
@@ -46,22 +46,22 @@ class Call:
 
 
 # Takes a request and gives its response, both as they are on the wire.
-Behaviour = Callable[[bytes, Call], Awaitable[bytes]]
+UnaryMethod = Callable[[bytes, Call], Awaitable[bytes]]
 
 
 class CallHandler:
     """Wraps behaviours into gRPC handlers that take and give bytes."""
 
-    def __init__(self, gate: Gate, metrics: CallMetrics, default_timeout: float) -> None:
+    def __init__(self, admission: AdmissionController, metrics: CallMetrics, default_timeout: float) -> None:
         self.arrivals = metrics.arrivals
-        self._gate = gate
+        self._admission = admission
         self._metrics = metrics
         self._default_timeout = default_timeout
         self._request_ids = _request_ids()
-        metrics.in_flight.set_function(lambda: gate.calls)
-        metrics.rows_in_flight.set_function(lambda: gate.rows)
+        metrics.in_flight.set_function(lambda: admission.calls)
+        metrics.rows_in_flight.set_function(lambda: admission.rows)
 
-    def unary(self, method: str, behaviour: Behaviour) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def unary(self, method: str, method_function: UnaryMethod) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """A unary handler. Messages are read and written inside, where their errors are ours."""
         started, handling = self._metrics.started[method], self._metrics.handling[method]
 
@@ -72,8 +72,8 @@ class CallHandler:
             context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
             code = "CANCELLED"  # an enumeration takes 0.6 us to tell its name
             try:
-                with self._gate.call():
-                    reply = await behaviour(request, call)
+                with self._admission.call():
+                    reply = await method_function(request, call)
                 code = "OK"
                 return reply
             except asyncio.CancelledError:

@@ -11,10 +11,10 @@ from grpc_health.v1 import health_pb2
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.addresses import cannot_listen, require_free
-from animora_server.service.arrivals import ArrivedCalls, Methods, UnknownMethods, newest_server
-from animora_server.service.calls import Behaviour, CallHandler
+from animora_server.service.calls import CallHandler, UnaryMethod
 from animora_server.service.health_service import HealthService
 from animora_server.service.reflection import enable_reflection
+from animora_server.service.unhandled_calls import ArrivedCalls, Methods, UnknownMethods, newest_server
 from animora_server.settings import GrpcSettings
 from animora_server.tls import load_identity
 
@@ -35,13 +35,13 @@ class GrpcServer:
         self,
         settings: GrpcSettings,
         handler: CallHandler,
-        behaviours: Mapping[str, Behaviour],
+        methods: Mapping[str, UnaryMethod],
     ) -> None:
         self._settings = settings
         logging.getLogger(GRPC_LOGGER).addFilter(is_worth_logging)
         self._health = HealthService()
         self._server = grpc.aio.server(options=channel_options(settings))
-        handlers = {method: handler.unary(method, behaviours[method]) for method in METHODS}
+        handlers = {method: handler.unary(method, methods[method]) for method in METHODS}
         arrivals = handler.arrivals
         self._arrived = ArrivedCalls(newest_server())
         arrivals.arrived_from(self._arrived.read)

@@ -13,8 +13,8 @@ from animora_server.errors import (
     DeadlineExceeded,
     InvalidRequest,
     ModelNotResident,
-    Refused,
     SnapshotGone,
+    TooManyRequests,
 )
 
 DOMAIN = "animora"
@@ -23,7 +23,7 @@ INTERNAL_REASON = "INTERNAL"
 # Error → code and the stable reason of ErrorInfo.
 STATUSES: dict[type[CallError], tuple[grpc.StatusCode, str]] = {
     InvalidRequest: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
-    Refused: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MUCH_IN_FLIGHT"),
+    TooManyRequests: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MUCH_IN_FLIGHT"),
     DeadlineExceeded: (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     ModelNotResident: (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_RESIDENT"),
     SnapshotGone: (grpc.StatusCode.FAILED_PRECONDITION, "SNAPSHOT_GONE"),
@@ -45,7 +45,7 @@ def to_status(error: CallError, request_id: str) -> status_pb2.Status:
             field=error.field, description=error.description
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, Refused):
+    if isinstance(error, TooManyRequests):
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))

@@ -51,7 +51,7 @@ class TimelineBuilder:
     Args:
         store: Where they are kept.
         ranker: Ranks them.
-        gate: Bounds how many candidates are ranked at once.
+        admission: Bounds how many candidates are ranked at once.
         refreshes: Counts renewals.
         clock: Unix seconds.
     """
@@ -60,13 +60,13 @@ class TimelineBuilder:
         self,
         store: TimelineStore,
         ranker: FeedRanker,
-        gate: WorkGate,
+        admission: WorkGate,
         refreshes: RefreshCounter,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._ranker = ranker
-        self._gate = gate
+        self._admission = admission
         self._refreshes = refreshes
         self._clock = clock
         self._flights: SingleFlight[RankedTimeline] = SingleFlight()
@@ -164,7 +164,7 @@ class TimelineBuilder:
 
     async def _make(self, state: ServingState, request: BuildRequest) -> RankedTimeline:
         try:
-            with self._gate.work(self._ranker.most_candidates(state.snapshot)):
+            with self._admission.work(self._ranker.most_candidates(state.snapshot)):
                 snapshot = await self._ranker.rank(state, request.feed_key, request.score_by)
         except ScoringFailed as failure:
             reason = degraded_reason(failure)

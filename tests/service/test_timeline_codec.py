@@ -7,8 +7,8 @@ import pytest
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
-from animora_server.service.messages import EXPLAINED_WEIGHT
-from animora_server.service.timeline_messages import explanation_weight, read_timeline_query, write_page
+from animora_server.service.rank_codec import EXPLAINED_WEIGHT
+from animora_server.service.timeline_codec import explanation_weight, read_timeline_query, write_page
 from animora_server.settings import TimelineSettings
 from animora_server.types import (
     CachePolicy,

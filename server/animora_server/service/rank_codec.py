@@ -10,7 +10,7 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.deadlines import LEAST_RESERVE
 from animora_server.errors import InvalidRequest
 from animora_server.service.explanations import encode_explanations
-from animora_server.service.packed import (
+from animora_server.service.wire_codec import (
     NO_IDS,
     BatchRankRequest,
     BatchRankResponse,

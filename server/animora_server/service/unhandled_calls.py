@@ -33,7 +33,7 @@ class Methods(grpc.GenericRpcHandler):
         """The handler of a call, or None where another service may have it."""
         self._metrics.taken.inc()
         handler = self._handlers.get(handler_call_details.method)
-        return None if handler is None else _Arrived(handler, self._metrics.unreceived)
+        return None if handler is None else _ArrivedCall(handler, self._metrics.unreceived)
 
 
 class UnknownMethods(grpc.GenericRpcHandler):
@@ -47,7 +47,7 @@ class UnknownMethods(grpc.GenericRpcHandler):
         self._metrics.unknown.inc()
 
 
-class _Arrived:
+class _ArrivedCall:
     """A handler for one call; gRPC lets go of it at the call's end, whether or not it called the handler."""
 
     __slots__ = ("_unreceived", "unary_unary")

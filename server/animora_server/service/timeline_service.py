@@ -7,11 +7,11 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.batching import RequestCoalescer
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics, TimelineMetrics
-from animora_server.service.calls import Behaviour, Call
-from animora_server.service.gate import Gate
-from animora_server.service.packed import parse
+from animora_server.service.admission import AdmissionController
+from animora_server.service.calls import Call, UnaryMethod
 from animora_server.service.status import code_of
-from animora_server.service.timeline_messages import explanation_weight, read_timeline_query, write_page
+from animora_server.service.timeline_codec import explanation_weight, read_timeline_query, write_page
+from animora_server.service.wire_codec import parse
 from animora_server.settings import TimelineSettings
 from animora_server.timeline import Timelines
 
@@ -24,20 +24,20 @@ class TimelineService:
     def __init__(
         self,
         timelines: Timelines,
-        gate: Gate,
+        admission: AdmissionController,
         settings: TimelineSettings,
         metrics: TimelineMetrics,
         ranks: RankMetrics,
     ) -> None:
         self._timelines = timelines
-        self._gate = gate
+        self._admission = admission
         self._settings = settings
         self._metrics = metrics
         self._ranks = ranks
         self._gathering: RequestCoalescer[asyncio.Future[None]] = RequestCoalescer(_release)
 
     @property
-    def behaviours(self) -> Mapping[str, Behaviour]:
+    def methods(self) -> Mapping[str, UnaryMethod]:
         """By method."""
         return {METHOD: self.get_timeline}
 
@@ -49,7 +49,7 @@ class TimelineService:
         await company
         try:
             query = read_timeline_query(request, self._settings, call.deadline, call.reserve)
-            with self._gate.work(explanation_weight(query)):
+            with self._admission.work(explanation_weight(query)):
                 page = await self._timelines.page(query)
         except Exception as error:  # counted here, answered by the call's handler
             code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"

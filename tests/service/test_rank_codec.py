@@ -5,7 +5,7 @@ import pytest
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
-from animora_server.service.messages import (
+from animora_server.service.rank_codec import (
     EXPLAINED_WEIGHT,
     check_queries,
     read_batch,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
-from animora_server.service.packed import (
+from animora_server.service.wire_codec import (
     BatchRankRequest,
     BatchRankResponse,
     BytesField,

@@ -6,7 +6,7 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.deadlines import LEAST_RESERVE
 from animora_server.errors import InvalidRequest
 from animora_server.service.explanations import encode_explanations
-from animora_server.service.messages import (
+from animora_server.service.rank_codec import (
     CACHE_POLICIES,
     CACHE_STATUSES,
     DEGRADED_REASONS,
@@ -16,7 +16,7 @@ from animora_server.service.messages import (
     RANKERS,
     write_dropped_posts,
 )
-from animora_server.service.packed import GetTimelineResponse, read_ids, write
+from animora_server.service.wire_codec import GetTimelineResponse, read_ids, write
 from animora_server.settings import TimelineSettings
 from animora_server.types import TimelinePage, TimelineQuery
 

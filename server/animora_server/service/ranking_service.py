@@ -9,9 +9,9 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import CallError
 from animora_server.metrics import RankMetrics
 from animora_server.ranker import CandidateRanker
-from animora_server.service.calls import Behaviour, Call, log_refusal, status_of
-from animora_server.service.gate import Gate
-from animora_server.service.messages import (
+from animora_server.service.admission import AdmissionController
+from animora_server.service.calls import Call, UnaryMethod, log_refusal, status_of
+from animora_server.service.rank_codec import (
     check_queries,
     read_batch,
     read_query,
@@ -19,8 +19,8 @@ from animora_server.service.messages import (
     write_ranking,
     write_results,
 )
-from animora_server.service.packed import RankRequest, parse
 from animora_server.service.status import code_of
+from animora_server.service.wire_codec import RankRequest, parse
 from animora_server.settings import RankingSettings
 from animora_server.types import CacheStatus, DegradedReason, RankerName, Ranking, RankQuery
 
@@ -31,15 +31,19 @@ class RankingService:
     """Parses, ranks, and writes; every outcome is counted here and nowhere else."""
 
     def __init__(
-        self, ranker: CandidateRanker, gate: Gate, limits: RankingSettings, ranks: RankMetrics
+        self,
+        ranker: CandidateRanker,
+        admission: AdmissionController,
+        limits: RankingSettings,
+        ranks: RankMetrics,
     ) -> None:
         self._ranker = ranker
-        self._gate = gate
+        self._admission = admission
         self._limits = limits
         self._metrics = ranks
 
     @property
-    def behaviours(self) -> Mapping[str, Behaviour]:
+    def methods(self) -> Mapping[str, UnaryMethod]:
         """By method."""
         return {"Rank": self.rank, "BatchRank": self.batch_rank}
 
@@ -48,7 +52,7 @@ class RankingService:
         request = parse(data, RankRequest, pb.RankRequest)
         try:
             query = read_query(request, self._limits, call.deadline, call.reserve)
-            with self._gate.work(weight(query)):
+            with self._admission.work(weight(query)):
                 ranking = await self._ranker.rank(query)
         except Exception as error:  # counted here, answered by the call's handler
             self._failed("Rank", error)
@@ -61,7 +65,7 @@ class RankingService:
         asked = [self._read(request, call) for request in read_batch(data, self._limits)]
         queries = [each for each in asked if isinstance(each, RankQuery)]
         check_queries(queries, self._limits)
-        with self._gate.work(sum(map(weight, queries))):
+        with self._admission.work(sum(map(weight, queries))):
             ranked = await self._ranker.rank_all(queries)
         self._ranked("BatchRank", queries, ranked)
         rankings = iter(ranked)
