@@ -14,23 +14,23 @@ from animora_server.batching import Batcher, CostModel
 from animora_server.cache import GenerationWatch, RedisScores, RedisTimelines, SharedRedis, rank_key
 from animora_server.catalog import Facts
 from animora_server.health import Health
+from animora_server.inference import CatalogEncoder, ModelManager
+from animora_server.inference.no_model import NoModel
+from animora_server.inference.preflight import Preflight
+from animora_server.inference.protocols import InferenceDevice, Queue
+from animora_server.inference.requests import InferenceRequest, batch_limits
 from animora_server.metrics import Metrics, process_registry
 from animora_server.models import ModelWatcher, open_models
 from animora_server.probes import Probes
 from animora_server.program import stop_signal
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.score_provider import CacheAccess
-from animora_server.scorer import Binder, Residency
-from animora_server.scorer.no_model import NoModel
-from animora_server.scorer.preflight import Preflight
-from animora_server.scorer.protocols import Device, Queue
-from animora_server.scorer.remote import QueueObserver, RemoteDevice, SharedQueue
-from animora_server.scorer.work import Work, batch_limits
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import CallHandler
 from animora_server.settings import CatalogSettings, Settings
+from animora_server.shared_device.remote_device import QueueObserver, RemoteDevice, SharedQueue
 from animora_server.store import BlockRefresher, CatalogRefresher, FactListener, PostgresStore
 from animora_server.timeline import (
     FeedRanker,
@@ -68,7 +68,7 @@ class Engine:
     following: AbstractAsyncContextManager[None]
     health: Health
     registry: CollectorRegistry
-    device: Device
+    device: InferenceDevice
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,9 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
     async with AsyncExitStack() as stack:
         shared = None
         if device_socket is None:
-            from animora_server.scorer.device import Device as OwnDevice  # noqa: PLC0415  # PyTorch, for 100 MB
+            from animora_server.inference.device import Device as OwnDevice  # noqa: PLC0415  # PyTorch, for 100 MB
 
-            device: Device = await stack.enter_async_context(
+            device: InferenceDevice = await stack.enter_async_context(
                 OwnDevice(
                     settings.scorer,
                     on_fault=lambda: loop.call_soon_threadsafe(health.device_failed.set),
@@ -118,37 +118,39 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             )
         else:
             device = shared = await stack.enter_async_context(
-                RemoteDevice(device_socket, on_loss=lambda: residency.lose())  # noqa: PLW0108  # made below
+                RemoteDevice(device_socket, on_loss=lambda: model_manager.lose())  # noqa: PLW0108  # made below
             )
         cost = CostModel()
         observer = metrics.scorer if shared is None else QueueObserver(metrics.scorer)
-        batcher: Batcher[Work, FloatArray] = await stack.enter_async_context(
+        batcher: Batcher[InferenceRequest, FloatArray] = await stack.enter_async_context(
             Batcher(device.score, batch_limits(settings.scorer), cost, observer, device.score_inline)
         )
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
-        binder = Binder(device, queue, cost, settings.scorer.max_batch_rows)
+        encoder = CatalogEncoder(device, queue, cost, settings.scorer.max_batch_rows)
         without = NoModel() if store is None else None
-        residency = Residency(
+        model_manager = ModelManager(
             device,
-            binder,
+            encoder,
             settings.models.resident,
             without,
             reconcile=lambda: refresher.catch_up(),  # noqa: PLW0108  # made below
         )
-        health = Health(residency, batcher, settings, shared)
-        _observe(metrics, batcher, residency, health)
+        health = Health(model_manager, batcher, settings, shared)
+        _observe(metrics, batcher, model_manager, health)
         _oversee(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
         scores, kept, posts_of_generation = await _stores(stack, settings, metrics, health)
         admission = AdmissionController(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
-        ranker = CandidateRanker(residency, scores, heuristic, settings.catalog.max_block_age, metrics.stages)
+        ranker = CandidateRanker(
+            model_manager, scores, heuristic, settings.catalog.max_block_age, metrics.stages
+        )
         feed_ranker = FeedRanker(heuristic, settings.timeline)
         producer = TimelineBuilder(kept, feed_ranker, admission, metrics.timelines)
         stack.push_async_callback(producer.aclose)
         late = LatePosts(posts_of_generation, settings.timeline)
         lists = TimelineResolver(kept, producer, late, settings.timeline, patience=5 * settings.cache.timeout)
         timelines = Timelines(
-            residency,
+            model_manager,
             lists,
             feed_ranker,
             TimelineExplainer(heuristic, feed_ranker.reranking),
@@ -168,18 +170,20 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             database,
             settings.catalog,
             metrics.catalog,
-            residency.publish,
-            preference=lambda: residency.width_preference,
+            model_manager.publish,
+            preference=lambda: model_manager.width_preference,
         )
 
         @asynccontextmanager
         async def following() -> AsyncIterator[None]:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(
-                    _following_database(database, refresher, residency, settings, metrics, health)
+                    _following_database(database, refresher, model_manager, settings, metrics, health)
                 )
                 if store is not None:
-                    watcher = ModelWatcher(store, residency, settings.models.poll_interval, metrics.models)
+                    watcher = ModelWatcher(
+                        store, model_manager, settings.models.poll_interval, metrics.models
+                    )
                     _oversee(metrics, health, watcher.loop)
                     await stack.enter_async_context(watcher)
                 await stack.enter_async_context(health.supervising(server))
@@ -219,7 +223,7 @@ async def serve(settings: Settings) -> int:
 async def _following_database(
     database: PostgresStore,
     refresher: CatalogRefresher,
-    residency: Residency,
+    model_manager: ModelManager,
     settings: Settings,
     metrics: Metrics,
     health: Health,
@@ -229,15 +233,15 @@ async def _following_database(
         database.beside(),
         settings.catalog,
         metrics.catalog,
-        lambda: residency.block_age,
-        residency.publish_blocks,
+        lambda: model_manager.block_age,
+        model_manager.publish_blocks,
     )
 
     def correct(facts: Facts) -> bool:
-        residency.correct(facts)
+        model_manager.correct(facts)
         if facts.unblocked:
             blocks.read_soon()
-        return refresher.correct(facts) and residency.takes_more_facts
+        return refresher.correct(facts) and model_manager.takes_more_facts
 
     listener = FactListener(settings.database, metrics.catalog, correct, refresher.catch_up)
     _oversee(metrics, health, listener.loop, *refresher.loops, blocks.loop)
@@ -247,12 +251,15 @@ async def _following_database(
 
 
 def _observe(
-    metrics: Metrics, batcher: Batcher[Work, FloatArray], residency: Residency, health: Health
+    metrics: Metrics,
+    batcher: Batcher[InferenceRequest, FloatArray],
+    model_manager: ModelManager,
+    health: Health,
 ) -> None:
     """Has metrics look up what others know."""
     metrics.scorer.queue_rows.set_function(lambda: batcher.queued_rows)
-    metrics.models.resident.set_function(lambda: residency.versions)
-    metrics.models.compiled.set_function(lambda: residency.compiled)
+    metrics.models.resident.set_function(lambda: model_manager.versions)
+    metrics.models.compiled.set_function(lambda: model_manager.compiled)
     metrics.serving.set_function(lambda: health.unready() is None)
     metrics.background.count(batcher.runner)
     health.liveness.watch(batcher.runner)

@@ -12,9 +12,9 @@ import structlog
 from animora_server.background import BackgroundLoop, Liveness
 from animora_server.batching import Batcher
 from animora_server.errors import DeviceFault
-from animora_server.scorer import Residency
-from animora_server.scorer.residency import Pin
-from animora_server.scorer.work import Work
+from animora_server.inference import ModelManager
+from animora_server.inference.model_manager import ResidentState
+from animora_server.inference.requests import InferenceRequest
 from animora_server.service import GrpcServer
 from animora_server.settings import Settings
 from animora_server.types import FloatArray
@@ -41,7 +41,7 @@ class Health:
     """Decides what health and readiness say, and whether the process can go on.
 
     Args:
-        residency: The models.
+        model_manager: The models.
         batcher: The queue for the device.
         settings: All options.
         shared: The device, where it is another process': then its faults do not end this one.
@@ -49,12 +49,12 @@ class Health:
 
     def __init__(
         self,
-        residency: Residency,
-        batcher: Batcher[Work, FloatArray],
+        model_manager: ModelManager,
+        batcher: Batcher[InferenceRequest, FloatArray],
         settings: Settings,
         shared: SharedDevice | None = None,
     ) -> None:
-        self._residency = residency
+        self._model_manager = model_manager
         self._batcher = batcher
         self._settings = settings
         self._shared = shared
@@ -72,7 +72,7 @@ class Health:
             return "draining"
         if without := self.dead() or self._without_device():
             return without
-        pin = self._residency.current()
+        pin = self._model_manager.current()
         if pin is None:
             return "the catalog is not loaded"
         if time.monotonic() - pin.snapshot.blocks_read_at > self._settings.catalog.max_block_age:
@@ -106,8 +106,8 @@ class Health:
             return "the device failed"
         return self._shared.away if self._shared is not None else None
 
-    def _without_model(self, pin: Pin) -> bool:
-        return pin.active is None or self._residency.active_version is None
+    def _without_model(self, pin: ResidentState) -> bool:
+        return pin.active is None or self._model_manager.active_version is None
 
     def _device_hangs(self, seconds: float) -> None:
         """Has the heuristic answer those in flight."""

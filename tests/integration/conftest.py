@@ -13,9 +13,9 @@ from animora_artifact import FolderStore
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import Application, running
 from animora_server.settings import Settings
+from tests.inference.artifacts import active_store
 from tests.integration.feed import Feed, fill
 from tests.limits import HANG_TIMEOUT
-from tests.scorer.artifacts import active_store
 
 if TYPE_CHECKING:
     from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub

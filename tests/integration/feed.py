@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from animora_server.embedded import apply_schema
-from tests.scorer.artifacts import POSTS, TinyNetwork
+from tests.inference.artifacts import POSTS, TinyNetwork
 
 TRAINED_USERS = (7, 8, 9)
 COLD_USER = 500

@@ -10,13 +10,13 @@ from pydantic import SecretStr
 
 from animora_artifact import ArtifactRejected
 from animora_server.batching import Batcher, BatchLimits, CostModel
+from animora_server.inference import CatalogEncoder, ModelManager
+from animora_server.inference.device import Device
 from animora_server.metrics import CatalogMetrics, ScorerMetrics
-from animora_server.scorer import Binder, Residency
-from animora_server.scorer.device import Device
 from animora_server.settings import CatalogSettings, DatabaseSettings, ScorerSettings
 from animora_server.store import CatalogRefresher, PostgresStore
+from tests.inference.artifacts import POSTS, tiny_artifact
 from tests.limits import HANG_TIMEOUT
-from tests.scorer.artifacts import POSTS, tiny_artifact
 
 LIMITS = BatchLimits(max_batch_rows=256)
 
@@ -27,9 +27,9 @@ class Server:
     def __init__(self, url, device, batcher):
         cost = CostModel()
         self.registry = CollectorRegistry()
-        self.residency = Residency(
+        self.model_manager = ModelManager(
             device,
-            Binder(device, batcher, cost, LIMITS.max_batch_rows),
+            CatalogEncoder(device, batcher, cost, LIMITS.max_batch_rows),
             max_models=2,
             reconcile=lambda: self.refresher.catch_up(),  # noqa: PLW0108  # made below
         )
@@ -38,7 +38,7 @@ class Server:
             CatalogSettings(poll_interval=0.05, reconcile_interval=0.2),
             CatalogMetrics(self.registry),
             self._publish,
-            preference=lambda: self.residency.width_preference,
+            preference=lambda: self.model_manager.width_preference,
         )
         self.answering = set()  # versions at each publication
         self._published = asyncio.Event()
@@ -53,7 +53,7 @@ class Server:
 
     @property
     def _pin(self):
-        pin = self.residency.current()
+        pin = self.model_manager.current()
         assert pin is not None
         return pin
 
@@ -67,7 +67,7 @@ class Server:
         """As the model watcher does: a version that is refused is tried again."""
         while True:
             try:
-                return await self.residency.activate(artifact)
+                return await self.model_manager.activate(artifact)
             except ArtifactRejected:
                 self._published.clear()
                 await asyncio.wait_for(self._published.wait(), HANG_TIMEOUT)
@@ -79,7 +79,7 @@ class Server:
         return dict(zip(index.ids.tolist(), images[:, 0].tolist(), strict=True))
 
     async def _publish(self, snapshot):
-        await self.residency.publish(snapshot)
+        await self.model_manager.publish(snapshot)
         active = self._pin.active
         self.answering.add(active and active.version)
         self._published.set()

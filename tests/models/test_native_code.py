@@ -9,11 +9,11 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from animora_artifact import Artifact, FolderStore, pack, signer
+from animora_server.inference.loading import load_model
 from animora_server.models import open_models
-from animora_server.scorer.loading import load_model
 from animora_server.settings import ModelSettings, ScorerSettings
 from tests.artifact.keys import write_keys
-from tests.scorer.artifacts import tiny_artifact
+from tests.inference.artifacts import tiny_artifact
 
 CODE = b"code that must not be run"
 

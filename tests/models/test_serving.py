@@ -18,13 +18,13 @@ from animora_server.errors import ConfigurationError
 from animora_server.settings import Settings
 from animora_training.commands.cli import app
 from tests.artifact.keys import KeyPair, write_keys
+from tests.inference.artifacts import tiny_artifact
 from tests.integration.feed import Feed, fill
 from tests.integration.ledger import Ledger
 from tests.integration.pages import get
 from tests.integration.processes import listening_port, start
 from tests.limits import HANG_TIMEOUT
 from tests.s3_server import S3Prefix
-from tests.scorer.artifacts import tiny_artifact
 
 if TYPE_CHECKING:
     from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub

@@ -30,8 +30,8 @@ from animora_server.metrics import ModelMetrics
 from animora_server.models import ModelWatcher, open_models
 from animora_server.models.opening import size_limit
 from animora_server.settings import ModelSettings
+from tests.inference.artifacts import tiny_artifact
 from tests.limits import HANG_TIMEOUT
-from tests.scorer.artifacts import tiny_artifact
 
 
 class FakeModels:

@@ -4,9 +4,9 @@ import asyncpg
 import pytest
 
 from animora_server.settings import Settings
+from tests.inference.artifacts import active_store
 from tests.integration.feed import fill
 from tests.precompute.fakes import FakeGenerations
-from tests.scorer.artifacts import active_store
 
 
 @pytest.fixture

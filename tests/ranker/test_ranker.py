@@ -71,7 +71,7 @@ class FakeModel:
     def user_rows(self, user_ids: IntArray) -> IntArray:
         return np.array([self.user_row(user) for user in user_ids.tolist()])
 
-    def informed(self, rows: IntArray) -> BoolArray:
+    def has_features(self, rows: IntArray) -> BoolArray:
         return np.array([row not in self.uninformed for row in rows.tolist()], np.bool_)
 
     def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from animora_database.views import VIEWS
+from animora_server.inference import ModelManager
 from animora_server.metrics import CatalogMetrics
-from animora_server.scorer import Residency
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import BlockRefresher, CatalogRefresher, FactListener
 from tests.limits import HANG_TIMEOUT
@@ -39,14 +39,14 @@ class Worker:
         self._store = store
         self.during_reading = self.before_publishing = nothing
         unused: Any = None  # no model is loaded
-        self.residency = Residency(unused, unused, max_models=1)
+        self.model_manager = ModelManager(unused, unused, max_models=1)
         metrics = CatalogMetrics(CollectorRegistry())
         seldom = CatalogSettings(poll_interval=1e6, reconcile_interval=1e6, max_block_age=1e6)
         self.refresher = CatalogRefresher(self, seldom, metrics, self._publish)
         database = DatabaseSettings(url=SecretStr(url))
         self.listener = FactListener(database, metrics, self._correct, self._catch_up)
         self.blocks = BlockRefresher(
-            store.beside(), seldom, metrics, lambda: self.residency.block_age, self._publish_blocks
+            store.beside(), seldom, metrics, lambda: self.model_manager.block_age, self._publish_blocks
         )
         self._marks = {}
         self._listening = asyncio.Event()
@@ -54,14 +54,14 @@ class Worker:
 
     @property
     def snapshot(self):
-        pin = self.residency.current()
+        pin = self.model_manager.current()
         assert pin is not None
         return pin.snapshot
 
     @property
     def visible(self):
         """Ids of the posts that are not deleted."""
-        if self.residency.current() is None:
+        if self.model_manager.current() is None:
             return set()
         index = self.snapshot.index
         return set(index.ids[~self.snapshot.is_deleted(index.values)].tolist())
@@ -109,18 +109,18 @@ class Worker:
 
     async def _publish(self, snapshot):
         await self.before_publishing()
-        await self.residency.publish(snapshot)
+        await self.model_manager.publish(snapshot)
         self._changed.set()
 
     def _publish_blocks(self, relations, read_at):
-        self.residency.publish_blocks(relations, read_at)
+        self.model_manager.publish_blocks(relations, read_at)
         self._changed.set()
 
     def beside(self):
         return self._store.beside()
 
     def _correct(self, facts):
-        self.residency.correct(facts)
+        self.model_manager.correct(facts)
         self.refresher.correct(facts)
         if facts.unblocked:
             self.blocks.read_soon()

@@ -62,7 +62,7 @@ class FakeModel:
     def user_rows(self, user_ids: IntArray) -> IntArray:
         return np.array([self.user_row(user) for user in user_ids.tolist()])
 
-    def informed(self, rows: IntArray) -> BoolArray:
+    def has_features(self, rows: IntArray) -> BoolArray:
         return ~np.isin(self.state.snapshot.post_ids[rows], list(self.uninformed))
 
     def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from animora_artifact import FolderStore
+from tests.inference.artifacts import active_store
 from tests.integration.feed import Feed, fill
-from tests.scorer.artifacts import active_store
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def options(feed: Feed, redis_url: str, store: FolderStore, tmp_path: Path) -> d
         "CATALOG_POLL_INTERVAL": "0.5",
         "MODELS_STORE": str(tmp_path / "models"),
         "MODELS_READY_REQUIRES_MODEL": "true",
-        "MODELS_PREFLIGHT": "false",  # which tests/scorer/test_preflight.py has
+        "MODELS_PREFLIGHT": "false",  # which tests/inference/test_preflight.py has
         "GRPC_PORT": "0",
         "GRPC_DRAIN_DELAY": "0.2",
         "HTTP_PORT": "0",

@@ -15,11 +15,11 @@ from grpc_health.v1 import health_pb2
 
 from animora_client import AsyncRankingClient, ChannelOptions
 from animora_proto.ranking.v1 import ranking_pb2 as pb
+from tests.inference.artifacts import tiny_artifact
 from tests.integration.feed import AUTHORS, TRAINED_USERS
 from tests.integration.ledger import Ledger
 from tests.integration.test_unread_log import send_compressed, status, unread
 from tests.limits import HANG_TIMEOUT
-from tests.scorer.artifacts import tiny_artifact
 from tests.workers.callers import OWN_CONNECTION, callers
 from tests.workers.group import INTERVAL, Group, group, kill, until
 

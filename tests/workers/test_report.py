@@ -40,10 +40,10 @@ def process(calls=0, took=(), **gauges):
 
 def test_one_process_reads_as_its_registry():
     registry = CollectorRegistry()
-    recorded = Metrics(registry, "service", ("Rank",))
-    recorded.models.active("v1", 0.0)
-    recorded.calls.handled("Rank", "OK")
-    recorded.models._age.set(3)  # a time that stands still
+    captured = Metrics(registry, "service", ("Rank",))
+    captured.models.active("v1", 0.0)
+    captured.calls.handled("Rank", "OK")
+    captured.models._age.set(3)  # a time that stands still
     assert text(together([taken(registry)])) == generate_latest(registry).decode()
 
 

@@ -6,10 +6,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
+from tests.inference.artifacts import tiny_artifact
 from tests.integration.feed import COLD_USER, TRAINED_USERS
 from tests.integration.ledger import Ledger
 from tests.limits import HANG_TIMEOUT
-from tests.scorer.artifacts import tiny_artifact
 from tests.workers.callers import callers
 from tests.workers.group import group, kill, mapped
 

@@ -4,7 +4,7 @@ import importlib.util
 
 from animora_server.addresses import require_free
 from animora_server.errors import ConfigurationError
-from animora_server.scorer.device import resolve_device
+from animora_server.inference.device import resolve_device
 from animora_server.settings import Settings
 from animora_server.tls import load_identity
 

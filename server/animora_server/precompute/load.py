@@ -17,11 +17,11 @@ from animora_server.catalog import (
     Widths,
 )
 from animora_server.errors import ConfigurationError
+from animora_server.inference.catalog_encoder import check_widths
+from animora_server.inference.device import Device
 from animora_server.precompute.pace import Pace
 from animora_server.precompute.plan import RESTART
 from animora_server.precompute.scoring import Window, WindowScorer
-from animora_server.scorer.binder import check_widths
-from animora_server.scorer.device import Device
 from animora_server.settings import CatalogSettings, ScorerSettings, TimelineSettings
 from animora_server.store.protocols import CatalogReading
 from animora_server.store.refresh import Refresh

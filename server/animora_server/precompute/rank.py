@@ -11,7 +11,7 @@ from animora_server.precompute.pace import Pace
 from animora_server.precompute.scoring import Window, WindowScorer
 from animora_server.precompute.summary import Totals
 from animora_server.scoring.heuristic import Heuristic
-from animora_server.scoring.transforms import impute_uninformed
+from animora_server.scoring.transforms import impute_featureless
 from animora_server.settings import Settings
 from animora_server.timeline.eligibility import VisibilityFilter, candidates
 from animora_server.timeline.feed_orderer import FeedOrderer
@@ -123,7 +123,7 @@ class ChunkRanker:
             ranker, version, values = RankerName.HEURISTIC, "", self._heuristic_values[rows]
         else:
             ranker, version = RankerName.NEUCF, self._scorer.version
-            values = impute_uninformed(logits, self._scorer.informed(rows))
+            values = impute_featureless(logits, self._scorer.has_features(rows))
         generation = self._generation
         listed = self._maker.order(self._catalog, rows, values, ranker, generation.made_at)
         return RankedTimeline(

@@ -13,9 +13,9 @@ import torch
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import DeviceFault
+from animora_server.inference.catalog_encoder import has_features
+from animora_server.inference.loaded_model import LoadedModel
 from animora_server.precompute.pace import Pace
-from animora_server.scorer.binder import known
-from animora_server.scorer.loaded import LoadedModel
 from animora_server.types import BoolArray, FloatArray, IntArray
 
 ENCODED_AT_ONCE = 1024
@@ -77,10 +77,10 @@ class WindowScorer:
         """The users' rows int64 (b) in the model, 0 for those it was not trained on."""
         return self._model.users.rows(user_ids)
 
-    def informed(self, rows: IntArray) -> BoolArray:
+    def has_features(self, rows: IntArray) -> BoolArray:
         """Bool (m): whether the model knows the id or an embedding of posts at catalog rows int64 (m)."""
-        informed: BoolArray = self._informed[self._window.positions[rows]]
-        return informed
+        has_features: BoolArray = self._informed[self._window.positions[rows]]
+        return has_features
 
     @torch.inference_mode()
     def encode(self) -> None:
@@ -93,7 +93,7 @@ class WindowScorer:
         snapshot, window = self._window.snapshot, self._window.rows
         width = self._model.manifest.dimensions.post_vector
         post_rows = self._model.posts.rows(snapshot.post_ids[window])  # int64 (w), 0 unknown
-        self._informed = known(self._model.manifest, snapshot, window, post_rows)
+        self._informed = has_features(self._model.manifest, snapshot, window, post_rows)
         vectors = torch.zeros((len(window), width), device=self._device, dtype=self._model.dtype)
         try:
             for start in range(0, len(window), ENCODED_AT_ONCE):

@@ -41,7 +41,7 @@ async def model_terms(
     if not np.isfinite(values).all():
         raise InvalidScores
     # The median belongs to no part of the post.
-    uninformed = ~model.informed(rows)
+    uninformed = ~model.has_features(rows)
     values[uninformed] = 0
     values[uninformed, MODEL_TERMS.index("bias")] = logits[uninformed]
     return Terms(MODEL_TERMS, values)

@@ -21,7 +21,7 @@ from animora_server.ranker.rank_task import RankTask, SharedCancellation
 from animora_server.ranker.recent_results import RecentResults
 from animora_server.scoring.protocols import ScoreCache, ScoringModel, ServingState, StageObserver
 from animora_server.scoring.single_flight import SingleFlight
-from animora_server.scoring.transforms import are_finite, expired, impute_uninformed, logits
+from animora_server.scoring.transforms import are_finite, expired, impute_featureless, logits
 from animora_server.types import CachePolicy, CacheStatus, FloatArray, IntArray
 
 MOMENT = 1.0  # seconds; a look-up or a write that takes longer has failed
@@ -55,7 +55,7 @@ class ScoringBatch:
         user_rows: int64 (b), the users' rows in the model.
         status: Where the scores come from; HIT also while they are looked up.
         keys: What each query's scores are cached under; empty where they are not.
-        values: float32 (n), the logits of all candidates, as `impute_uninformed` gives them; empty while to
+        values: float32 (n), the logits of all candidates, as `impute_featureless` gives them; empty while to
         come.
         failure: Why there are none.
     """
@@ -283,13 +283,13 @@ def _await_step(
 
 def _completed(scoring: ScoringBatch) -> list[ScoringBatch]:
     """The same with its values completed where they must be: each query's by themselves."""
-    informed = scoring.model.informed(scoring.candidates.rows)
-    if informed.all() and are_finite(scoring.values):
+    has_features = scoring.model.has_features(scoring.candidates.rows)
+    if has_features.all() and are_finite(scoring.values):
         return [scoring]
     each = scoring.each()
     for one in each:
         try:
-            one.values = impute_uninformed(one.values, one.model.informed(one.candidates.rows))
+            one.values = impute_featureless(one.values, one.model.has_features(one.candidates.rows))
         except InvalidScores as failure:
             one.failure = failure
     return each

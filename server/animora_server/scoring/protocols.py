@@ -24,7 +24,7 @@ class ScoringModel(Protocol):
         """The same of users int64 (b): int64 (b)."""
         ...
 
-    def informed(self, rows: IntArray) -> BoolArray:
+    def has_features(self, rows: IntArray) -> BoolArray:
         """Bool (m): whether it knows the id or an embedding of the posts at catalog rows int64 (m)."""
         ...
 

@@ -28,32 +28,32 @@ DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
 
 
 async def logits(model: ScoringModel, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
-    """Logits float32 (m), as `impute_uninformed` gives them, of the posts at catalog rows int64 (m).
+    """Logits float32 (m), as `impute_featureless` gives them, of the posts at catalog rows int64 (m).
 
     Raises:
         ScoringFailed: The model cannot answer, or not before the deadline (event loop's clock).
     """
-    return impute_uninformed(await model.score(user_row, rows, deadline), model.informed(rows))
+    return impute_featureless(await model.score(user_row, rows, deadline), model.has_features(rows))
 
 
-def impute_uninformed(values: FloatArray, informed: BoolArray) -> FloatArray:
+def impute_featureless(values: FloatArray, has_features: BoolArray) -> FloatArray:
     """A user's logits float32 (m), the uninformed ones replaced by the median of the others.
 
     A post with neither a trained id nor an embedding says nothing about itself.
 
     Args:
         values: float32 (m), from the model.
-        informed: bool (m), whether the model knows the id or an embedding of each post.
+        has_features: bool (m), whether the model knows the id or an embedding of each post.
 
     Raises:
         InvalidScores: One is not finite.
     """
     if not are_finite(values):
         raise InvalidScores
-    if informed.all() or not informed.any():
+    if has_features.all() or not has_features.any():
         return values
     filled = values.copy()
-    filled[~informed] = np.median(values[informed])
+    filled[~has_features] = np.median(values[has_features])
     return filled
 
 

@@ -121,7 +121,7 @@ class FeedRanker:
         else:
             model = state.resident.get(snapshot.model_version)
             if model is not None:
-                rows = rows[model.informed(rows)]
+                rows = rows[model.has_features(rows)]
             scores = await self._score(state.snapshot, model, user_id, rows, now, deadline)
         return self._maker.order(state.snapshot, rows, scores.values, scores.ranker, now)
 

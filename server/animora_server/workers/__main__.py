@@ -20,7 +20,7 @@ def main() -> None:
         cores.pin(int(parent.name))
     parent.answer()
     if parent.name == DEVICE:
-        from animora_server.workers.device import share  # noqa: PLC0415  # PyTorch takes a second, or many
+        from animora_server.shared_device.process import share  # noqa: PLC0415  # PyTorch takes a second, or many
 
         run(share(parent))
     from animora_server.workers.serving import serve  # noqa: PLC0415  # PyTorch again, or gRPC at least

@@ -14,13 +14,13 @@ from animora_server.metrics import BackgroundMetrics, DeviceProcessMetrics, Work
 from animora_server.probes import Probes
 from animora_server.program import stop_signal
 from animora_server.settings import Settings
+from animora_server.shared_device.socket_path import is_shared, socket_path
 from animora_server.tls import load_identity
 from animora_server.workers import cores
 from animora_server.workers.messages import DEVICE
 from animora_server.workers.patience import Patience
 from animora_server.workers.port import reserved
 from animora_server.workers.report import Report
-from animora_server.workers.sharing import is_shared, socket_path
 from animora_server.workers.supervisor import Supervisor
 from animora_server.workers.totals import Totals
 from animora_server.workers.worker import Worker

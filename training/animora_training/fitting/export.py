@@ -191,7 +191,7 @@ def dimensions_of(shape: NetworkShape) -> Dimensions:
 
 
 def _spread(known: int, count: int) -> Tensor:
-    """Up to `count` of the rows 1 to `known`, evenly spread, int64."""
+    """Up to `count` of the rows 1 to `has_features`, evenly spread, int64."""
     return torch.from_numpy(np.unique(np.linspace(1, known, count).astype(np.int64)))
 
 

@@ -1,0 +1,91 @@
+"""Loading a version: its network on a device, which has given the probabilities that were recorded."""
+
+import structlog
+import torch
+
+from animora_artifact import Artifact, ArtifactRejected, CompiledUnusable
+from animora_artifact.checked import CheckedNetwork
+from animora_artifact.compiled import load_compiled
+from animora_artifact.errors import RejectionReason
+from animora_artifact.network import Network, load_network, replay
+from animora_artifact.package import COMPILED
+from animora_artifact.verification import CPU, REPLAYS, require_golden, verify
+from animora_artifact.vocabulary import RowIndex
+from animora_server.inference.loaded_model import LoadedModel
+from animora_server.settings import ScorerSettings
+
+log = structlog.get_logger(__name__)
+
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def load_model(artifact: Artifact, device: torch.device, settings: ScorerSettings) -> LoadedModel:
+    """A version that is fit to serve, by the arithmetic and the code of the settings where it allows them.
+
+    Args:
+        artifact: The version.
+        device: Where to.
+        settings: `dtype` and `jit` count.
+
+    Raises:
+        ArtifactRejected: It does not load, or does not give the recorded probabilities in float32.
+    """
+    network, dtype = verify(artifact), torch.float32
+    if device.type != "cpu":
+        network = _loaded(artifact, device)
+        require_golden(network, artifact, device)
+    if settings.dtype != "float32":
+        network, dtype = _in_half_precision(network, artifact, device, HALVES[settings.dtype])
+    if settings.compiled and device.type == "cpu" and dtype == torch.float32:
+        network = _by_compiled_code(network, artifact)
+    return LoadedModel(
+        artifact.manifest,
+        network,
+        RowIndex(artifact.vocabulary.user_ids),
+        RowIndex(artifact.vocabulary.post_ids),
+        device,
+        dtype,
+    )
+
+
+def _in_half_precision(
+    network: Network, artifact: Artifact, device: torch.device, dtype: torch.dtype
+) -> tuple[Network, torch.dtype]:
+    """The network in half precision, if that tells nearly the same; as it is otherwise."""
+    golden, tolerances = artifact.golden, artifact.manifest.tolerances.within_limits()
+    try:
+        half = _loaded(artifact, device, dtype)
+        for _ in range(REPLAYS):
+            replayed = replay(half, golden, device, dtype)
+            difference, overlap = golden.error(replayed), golden.overlap(replayed)
+            if not (difference <= tolerances.half and overlap >= tolerances.top10_overlap):
+                raise ArtifactRejected(
+                    RejectionReason.GOLDEN,
+                    f"golden rows differ by {difference:.2g}, allowed is {tolerances.half:.2g}; "
+                    f"{overlap:.1%} of the best ten are the same, not {tolerances.top10_overlap:.1%}",
+                )
+    except ArtifactRejected as error:
+        log.warning("scored in float32", version=artifact.manifest.version, reason=f"{dtype}: {error}")
+        return network, torch.float32
+    return half, dtype
+
+
+def _by_compiled_code(network: Network, artifact: Artifact) -> Network:
+    """The network that scores by the version's compiled code; as it is where that cannot be."""
+    try:
+        if artifact.compiled is None:
+            left_out = COMPILED in artifact.manifest.files
+            raise CompiledUnusable(
+                "its compiled code is not loaded" if left_out else "the version holds no compiled code"
+            )
+        compiled = load_compiled(artifact.compiled, network, artifact.manifest.dimensions)
+        require_golden(compiled, artifact, CPU)
+    except (CompiledUnusable, ArtifactRejected) as error:
+        log.warning("scored by TorchScript", version=artifact.manifest.version, reason=str(error))
+        return network
+    return compiled
+
+
+def _loaded(artifact: Artifact, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:
+    """The network on a device, after it was verified on the CPU."""
+    return CheckedNetwork(load_network(artifact.model, device, dtype), artifact.manifest.dimensions)

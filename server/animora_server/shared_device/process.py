@@ -1,0 +1,99 @@
+"""The process whose device the workers share: it loads, encodes and scores for all of them."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from animora_server.background import BackgroundLoop, Liveness, first_of
+from animora_server.batching import Batcher, CostModel
+from animora_server.errors import ConfigurationError
+from animora_server.inference.device import Device
+from animora_server.inference.preflight import Preflight
+from animora_server.inference.requests import batch_limits
+from animora_server.metrics import BackgroundMetrics, ScorerMetrics, process_registry
+from animora_server.models import open_models
+from animora_server.program import stop_signal
+from animora_server.shared_device.device_server import DeviceServer
+from animora_server.shared_device.shared_models import DeviceBatcher, SharedModels
+from animora_server.workers.parent import Parent
+
+log = structlog.get_logger(__name__)
+
+LOOK_INTERVAL = 0.1  # seconds between looks at the device
+
+
+async def share(parent: Parent) -> int:
+    """Shares the device until the parent or a signal says so. Returns the process's exit status."""
+    failed = asyncio.Event()
+    ends = {"the parent": parent.told_to_drain(), "a signal": stop_signal(), "the device failed": failed}
+    try:
+        async with _sharing(parent, failed):
+            parent.tell_whether(lambda: None)
+            log.info("leaving", reason=await first_of(ends))
+            parent.say_goodbye()
+    except ConfigurationError as error:
+        parent.refuse(str(error))
+        return 2
+    return 1 if failed.is_set() else 0
+
+
+@asynccontextmanager
+async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]:
+    """Listens on the socket, and sets an event when the device fails or hangs."""
+    settings, loop = parent.settings, asyncio.get_running_loop()
+    assert parent.device_socket is not None  # the parent makes it for this process
+    registry = process_registry()
+    metrics, cost = ScorerMetrics(registry), CostModel()
+    store = open_models(settings.models)
+    async with Device(
+        settings.scorer,
+        on_fault=lambda: loop.call_soon_threadsafe(failed.set),
+        preflight=Preflight() if settings.models.preflight else None,
+    ) as device:
+        batcher: DeviceBatcher = Batcher(
+            device.score, batch_limits(settings.scorer), cost, metrics, device.score_inline
+        )
+        metrics.queue_rows.set_function(lambda: batcher.queued_rows)
+        background = BackgroundMetrics(registry)
+        watch = DeviceWatch(batcher, settings.scorer.hang_timeout, failed)
+        watch.liveness.watch(batcher.runner)
+        background.watch(watch.loop)
+        background.count(batcher.runner)
+        parent.tell_of(registry, watch.liveness.dead)
+        models = SharedModels(store, device, batcher, settings.grpc.workers)
+        async with (
+            batcher,
+            watch,
+            DeviceServer(parent.device_socket, f"{device}, shared", models, batcher, cost),
+        ):
+            log.info("sharing", device=str(device), pid=os.getpid())
+            yield
+
+
+class DeviceWatch:
+    """Sets an event when the device hangs, and lets others notice an event loop that does."""
+
+    def __init__(self, batcher: DeviceBatcher, hang_timeout: float, failed: asyncio.Event) -> None:
+        self._batcher = batcher
+        self._hang_timeout = hang_timeout
+        self._failed = failed
+        self.loop = BackgroundLoop("device-watch", self._look)
+        self.liveness = Liveness(self.loop)
+
+    async def __aenter__(self) -> None:
+        """Starts to look."""
+        self.loop.start()
+
+    async def __aexit__(self, *error: object) -> None:
+        """Stops to look."""
+        await self.loop.stop()
+
+    async def _look(self) -> float:
+        now, since = asyncio.get_running_loop().time(), self._batcher.running_since
+        if since is not None and now - since > self._hang_timeout and not self._failed.is_set():
+            log.error("the device hangs", seconds=now - since)
+            self._failed.set()
+        return LOOK_INTERVAL

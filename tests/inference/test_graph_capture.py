@@ -1,0 +1,142 @@
+"""Batches padded to a few lengths: no score knows of it, and no memory is taken for a batch."""
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from animora_artifact.network import Network, load_network, save_network
+from animora_server.inference.cuda_graphs import CudaGraphs
+from animora_server.inference.graph_capture import CapturedGraph, CapturedScorer, EagerRecorder, lengths
+from tests.inference.artifacts import POSTS, USERS, WIDTH, TinyNetwork
+
+ROWS = 300
+
+
+class Witness(TinyNetwork):
+    """Remembers what it is asked to score, and where in memory that was."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=0, image=0, caption=0)
+        self.asked: list[tuple[Tensor, Tensor]] = []
+        self.places: set[tuple[int, ...]] = set()
+
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        self.asked.append((user_rows.clone(), post_index.clone()))
+        self.places.add(tuple(tensor.data_ptr() for tensor in (user_rows, segments, post_table, post_index)))
+        return super().score(user_rows, segments, post_table, post_index)
+
+
+class Counting(EagerRecorder):
+    """Counts what it records."""
+
+    def __init__(self) -> None:
+        self.captured = 0
+
+    def record(self, run: Callable[[], Tensor]) -> CapturedGraph:
+        self.captured += 1
+        return super().record(run)
+
+
+@pytest.fixture
+def network():
+    return Witness()
+
+
+@pytest.fixture
+def vectors():
+    return torch.randn(len(POSTS), WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def scores(network, vectors):
+    with torch.inference_mode():
+        captured = CapturedScorer(cast(Network, network), vectors, ROWS, EagerRecorder())
+    network.asked.clear()
+    return torch.inference_mode()(captured.score)
+
+
+def pairs(count):
+    random = np.random.default_rng(count)
+    return random.integers(0, len(USERS) + 1, count), random.integers(0, len(POSTS), count)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [(1, [64]), (64, [64]), (65, [64, 128]), (1000, [64, 128, 256, 512, 1024])],
+)
+def test_lengths_are_powers_of_two_up_to_the_longest_batch(rows, expected):
+    assert lengths(rows) == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 127, 128, 300, 512, 513, 1500])
+def test_padding_changes_no_score(network, vectors, scores, count):
+    user_rows, rows = pairs(count)
+    with torch.inference_mode():
+        expected = network.forward(torch.from_numpy(user_rows), vectors[torch.from_numpy(rows)])
+    assert np.array_equal(scores(user_rows, rows), expected.numpy())
+
+
+def test_the_padding_is_row_0_whatever_a_batch_before_has_left_there(network, scores):
+    scores(*pairs(64))
+    user_rows, rows = pairs(3)
+    scores(user_rows, rows)
+    padded_users, padded_rows = network.asked[-1]
+    assert padded_users.tolist() == [*user_rows, *[0] * 61]
+    assert padded_rows.tolist() == [*rows, *[0] * 61]
+
+
+def test_a_batch_is_padded_to_the_next_length_and_one_that_is_too_long_is_cut(network, scores):
+    for count in (64, 65, 300, 600):
+        scores(*pairs(count))
+    assert [len(rows) for _, rows in network.asked] == [64, 128, 512, 512, 128]
+
+
+def test_every_length_is_recorded_once_and_run_in_the_same_memory_ever_after(network, vectors):
+    recorder = Counting()
+    with torch.inference_mode():
+        captured = CapturedScorer(cast(Network, network), vectors, ROWS, recorder)
+        places = set(network.places)
+        assert recorder.captured == len(places) == len(lengths(ROWS))
+        for count in (1, 300, 64, 65, 200, 512, 7):
+            captured.score(*pairs(count))
+    assert recorder.captured == len(lengths(ROWS))
+    assert network.places == places
+
+
+def test_scores_of_a_batch_outlive_the_next(scores):
+    first = scores(*pairs(10))
+    kept = first.copy()
+    scores(*pairs(11))
+    assert np.array_equal(first, kept)
+
+
+def test_vectors_that_came_after_the_recording_are_scored(network, vectors, scores):
+    user_rows, rows = pairs(20)
+    vectors *= 2
+    with torch.inference_mode():
+        expected = network.forward(torch.from_numpy(user_rows), vectors[torch.from_numpy(rows)])
+    assert np.array_equal(scores(user_rows, rows), expected.numpy())
+
+
+def test_scores_are_float32_in_half_precision_too(network, vectors):
+    half = network.half()
+    with torch.inference_mode():
+        captured = CapturedScorer(cast(Network, half), vectors.half(), ROWS, EagerRecorder())
+        assert captured.score(*pairs(5)).dtype == np.float32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_captured_graphs_give_the_networks_scores():
+    network = load_network(save_network(TinyNetwork(seed=0, image=0, caption=0).eval()), torch.device("cuda"))
+    vectors = torch.randn(len(POSTS), WIDTH, device="cuda")
+    with torch.inference_mode():
+        captured = CapturedScorer(network, vectors, ROWS, CudaGraphs())
+        for count in (1, 64, 200, 600, 5):
+            user_rows, rows = pairs(count)
+            users, index = (torch.from_numpy(column).cuda() for column in (user_rows, rows))
+            expected = network.score(users, torch.arange(count, device="cuda"), vectors, index)
+            np.testing.assert_allclose(captured.score(user_rows, rows), expected.cpu().numpy(), atol=1e-5)

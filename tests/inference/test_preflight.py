@@ -1,0 +1,218 @@
+"""Preflight: what crashes, hangs or is wrong does so in a process of its own."""
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from structlog.testing import capture_logs
+from torch import Tensor
+
+from animora_artifact import Artifact, ArtifactRejected
+from animora_artifact.network import save_network
+from animora_artifact.package import digest
+from animora_server.errors import DeviceFault
+from animora_server.inference.device import Device
+from animora_server.inference.preflight import Preflight
+from animora_server.settings import ScorerSettings
+from tests.compilers import ZEROS, library, needs_compiler
+from tests.inference.artifacts import DoublesWithoutEnd, TinyNetwork, tiny_artifact
+from tests.inference.neucf import compiled_artifact
+from tests.limits import HANG_TIMEOUT
+
+READ_ALL = "import sys, os, signal, time; sys.stdin.buffer.read(); "
+
+
+def program(code: str) -> Preflight:
+    """A preflight that runs other code, once it has read the version."""
+    return Preflight((sys.executable, "-c", READ_ALL + code))
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    return tiny_artifact("v1")[0]
+
+
+async def test_a_good_version_passes(artifact):
+    assert await Preflight().check(artifact) is artifact
+
+
+@needs_compiler
+async def test_a_good_version_passes_with_its_compiled_code():
+    version = compiled_artifact()
+    assert await Preflight().check(version) is version
+
+
+async def test_a_version_that_is_not_fit_to_serve_is_refused_for_its_reason(artifact):
+    network = TinyNetwork(0, image=3, caption=2).eval()
+    with torch.no_grad():
+        network.posts[3, 0] = float("nan")
+    for version, reason in (
+        (replace(artifact, model=save_network(network)), "content"),
+        (replace(artifact, golden=replace(artifact.golden, user_rows=np.array([1, 9]))), "dimensions"),
+        (
+            replace(
+                artifact, golden=replace(artifact.golden, probabilities=artifact.golden.probabilities / 2)
+            ),
+            "golden",
+        ),
+    ):
+        with pytest.raises(ArtifactRejected) as raised:
+            await Preflight().check(version)
+        assert raised.value.reason == reason
+
+
+class ListsWithoutEnd(TinyNetwork):
+    @torch.jit.export
+    def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
+        rows = [0]
+        while len(rows) > 0:
+            rows = rows + rows
+        return self.posts[post_rows] * len(rows)
+
+
+class Scratch(TinyNetwork):
+    """Takes 1.5 GiB, of which it touches nothing."""
+
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        scratch = torch.empty(3 << 27)
+        return self.forward(user_rows[segments], post_table[post_index]) + scratch[:0].sum()
+
+
+def with_network(artifact: Artifact, network: type[TinyNetwork]) -> Artifact:
+    return replace(artifact, model=save_network(network(0, image=3, caption=2).eval()))
+
+
+@pytest.mark.parametrize("network", [DoublesWithoutEnd, ListsWithoutEnd])
+async def test_a_version_that_allocates_without_end_is_refused_for_it(artifact, network):
+    with pytest.raises(ArtifactRejected, match="bytes of memory") as raised:
+        await Preflight().check(with_network(artifact, network))
+    assert raised.value.reason == "memory"
+
+
+async def test_how_much_memory_a_version_may_take_grows_with_its_size(artifact):
+    small = with_network(artifact, Scratch)
+    with pytest.raises(ArtifactRejected, match="bytes of memory"):
+        await Preflight().check(small)
+    large = replace(small, compiled=bytes(1 << 28))
+    assert await Preflight().check(large) is large
+
+
+@needs_compiler
+async def test_compiled_code_that_crashes_is_left_out_and_the_version_is_served_without(tmp_path):
+    crash = ZEROS.replace("while (pairs)", "*(volatile int *)0 = 1; while (pairs)")
+    version = replace(compiled_artifact(), compiled=library(crash, tmp_path))
+    preflight = Preflight()
+    with capture_logs() as logs:
+        async with Device(ScorerSettings(device="cpu"), lambda: None, preflight=preflight) as device:
+            model = await device.load(version)
+    assert not model.compiled
+    assert [line["signal"] for line in logs if line["event"].startswith("compiled code crashes")] == [
+        "SIGSEGV"
+    ]
+
+
+async def test_compiled_code_that_is_refused_is_left_out_and_the_log_says_why(artifact):
+    finding = json.dumps({"reason": "memory", "detail": "it takes too much"})
+    version = replace(artifact, compiled=b"code")
+    with capture_logs() as logs:
+        checked = await program(f"print('{{}}'); print({finding!r})").check(version)
+    assert checked.compiled is None
+    assert [line["reason"] for line in logs] == ["memory: it takes too much"]
+
+
+@pytest.mark.parametrize("signal", ["SIGSEGV", "SIGABRT", "SIGILL", "SIGBUS"])
+async def test_a_version_that_crashes_the_process_is_refused(artifact, signal):
+    with pytest.raises(ArtifactRejected, match=f"crash: opening it ends a process with {signal}"):
+        await program(f"os.kill(os.getpid(), signal.{signal})").check(artifact)
+
+
+@pytest.mark.parametrize(
+    "code", ["sys.exit(1)", "os.kill(os.getpid(), signal.SIGKILL)", "raise MemoryError", ""]
+)
+async def test_a_process_that_fails_for_another_reason_leaves_the_version_to_be_tried_again(artifact, code):
+    with pytest.raises(DeviceFault, match="ended with status"):
+        await program(code).check(artifact)
+
+
+async def test_a_process_that_cannot_be_started_leaves_the_version_to_be_tried_again(artifact, tmp_path):
+    with pytest.raises(DeviceFault, match="cannot be started"):
+        await Preflight((str(tmp_path / "none"),)).check(artifact)
+
+
+async def test_a_process_that_ends_before_it_has_read_the_version_is_told_by_its_status(artifact):
+    large = replace(artifact, compiled=bytes(1 << 22))
+    with pytest.raises(DeviceFault, match="ended with status 3"):
+        await Preflight((sys.executable, "-c", "import os; os._exit(3)")).check(large)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hello", '{"reason": "other", "detail": ""}', '{"detail": ""}', "7"],
+    ids=range(4),
+)
+async def test_what_is_no_finding_leaves_the_version_to_be_tried_again(artifact, text):
+    with pytest.raises(DeviceFault, match="no finding"):
+        await program(f"print({text!r})").check(artifact)
+
+
+async def test_a_process_that_tells_without_end_is_not_listened_to(artifact):
+    with pytest.raises(DeviceFault, match="no finding"):
+        await program("exec('while True: print(\"x\" * 100_000)')").check(artifact)
+
+
+def writes_its_number(path: Path, then: str) -> tuple[str, ...]:
+    code = f"open({str(path)!r}, 'w').write(str(os.getpid()) + '.'); {then}"
+    return sys.executable, "-c", READ_ALL + code
+
+
+def is_running(path: Path) -> bool:
+    number = path.read_text() if path.exists() else ""
+    if not number.endswith("."):
+        return False
+    try:
+        os.kill(int(number[:-1]), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_a_process_that_hangs_is_killed_and_the_version_refused(artifact, tmp_path):
+    path = tmp_path / "pid"
+    with pytest.raises(ArtifactRejected, match="gave no verdict"):
+        await Preflight(writes_its_number(path, "time.sleep(600)"), timeout=0.5).check(artifact)
+    async with asyncio.timeout(HANG_TIMEOUT):
+        while is_running(path):  # noqa: ASYNC110  # the kernel tells nobody
+            await asyncio.sleep(0.005)
+
+
+async def test_a_check_that_is_given_up_ends_its_process(artifact, tmp_path):
+    path = tmp_path / "pid"
+    checking = asyncio.create_task(Preflight(writes_its_number(path, "time.sleep(600)")).check(artifact))
+    async with asyncio.timeout(HANG_TIMEOUT):
+        while not is_running(path):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        checking.cancel()
+        await asyncio.wait((checking,))
+        while is_running(path):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert checking.cancelled()
+
+
+async def test_a_version_of_a_store_that_has_passed_is_not_checked_again(artifact, tmp_path):
+    count = tmp_path / "count"
+    again = program(f"open({str(count)!r}, 'a').write('x'); print('{{}}')")
+    files = {"model.ts": digest(artifact.model)}
+    stored = replace(artifact, manifest=artifact.manifest.model_copy(update={"files": files}))
+    for _ in range(3):
+        await again.check(stored)
+    assert count.read_text() == "x"
+    for _ in range(2):  # without digests, nothing says that it is the same
+        await again.check(artifact)
+    assert count.read_text() == "xxx"
