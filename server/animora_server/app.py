@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from animora_server.background import BackgroundLoop, first_of
 from animora_server.batching import Batcher, CostModel
-from animora_server.cache import GenerationWatch, RedisScores, RedisTimelines, SharedRedis, rank_key
-from animora_server.catalog import Facts
+from animora_server.cache import GenerationWatch, RedisCache, RedisScores, RedisTimelineStore, rank_key
+from animora_server.catalog import ChangeEvents
 from animora_server.health import Health
 from animora_server.inference import CatalogEncoder, ModelManager
 from animora_server.inference.no_model import NoModel
@@ -31,7 +31,7 @@ from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import CallHandler
 from animora_server.settings import CatalogSettings, Settings
 from animora_server.shared_device.remote_device import QueueObserver, RemoteDevice, SharedQueue
-from animora_server.store import BlockRefresher, CatalogRefresher, FactListener, PostgresStore
+from animora_server.store import BlockRefresher, CatalogSync, EventListener, PostgresStore
 from animora_server.timeline import (
     FeedRanker,
     LatePosts,
@@ -166,7 +166,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             {**ranking_service.methods, **timeline_service.methods},
         )
         database = PostgresStore(settings.database)
-        refresher = CatalogRefresher(
+        refresher = CatalogSync(
             database,
             settings.catalog,
             metrics.catalog,
@@ -222,7 +222,7 @@ async def serve(settings: Settings) -> int:
 @asynccontextmanager
 async def _following_database(
     database: PostgresStore,
-    refresher: CatalogRefresher,
+    refresher: CatalogSync,
     model_manager: ModelManager,
     settings: Settings,
     metrics: Metrics,
@@ -237,13 +237,13 @@ async def _following_database(
         model_manager.publish_blocks,
     )
 
-    def correct(facts: Facts) -> bool:
-        model_manager.correct(facts)
-        if facts.unblocked:
+    def correct(events: ChangeEvents) -> bool:
+        model_manager.correct(events)
+        if events.unblocked:
             blocks.read_soon()
-        return refresher.correct(facts) and model_manager.takes_more_facts
+        return refresher.correct(events) and model_manager.accepts_events
 
-    listener = FactListener(settings.database, metrics.catalog, correct, refresher.catch_up)
+    listener = EventListener(settings.database, metrics.catalog, correct, refresher.catch_up)
     _oversee(metrics, health, listener.loop, *refresher.loops, blocks.loop)
     # First listen, then load, so that nothing is missed in between.
     async with listener, refresher, blocks:
@@ -281,13 +281,13 @@ async def _stores(
     local = LocalTimelineStore(settings.timeline.stale_ttl + settings.timeline.token_ttl)
     if not settings.cache.url.get_secret_value():
         return None, local, lambda: None
-    redis = await stack.enter_async_context(SharedRedis(settings.cache, metrics.cache))
+    redis = await stack.enter_async_context(RedisCache(settings.cache, metrics.cache))
     generations = await stack.enter_async_context(
         GenerationWatch(redis, settings.cache.generation_poll_interval, metrics.cache)
     )
     _oversee(metrics, health, redis.recovery, generations.loop)
     scores = CacheAccess(RedisScores(redis, settings.cache.ttl, metrics.cache), rank_key)
-    timelines = RedisTimelines(redis, generations, settings.timeline, metrics.cache)
+    timelines = RedisTimelineStore(redis, generations, settings.timeline, metrics.cache)
     backed = TieredTimelineStore(timelines, local)
     stack.push_async_callback(backed.aclose)
     return scores, backed, lambda: generations.posts

@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from animora_server.cache import GenerationWatch, RedisGenerations, RedisTimelines, SharedRedis
+from animora_server.cache import GenerationWatch, RedisCache, RedisTimelineStore
 from animora_server.metrics import CacheMetrics
+from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
 from animora_server.types import Generation, RankedTimeline, RankerName
 from tests.limits import HANG_TIMEOUT
@@ -62,9 +63,9 @@ class Stores:
         self.registry = CollectorRegistry()
         settings = CacheSettings(url=SecretStr(url), timeout=timeout)
         metrics = CacheMetrics(self.registry)
-        self.redis = SharedRedis(settings, metrics)
+        self.redis = RedisCache(settings, metrics)
         self.watch = GenerationWatch(self.redis, interval, metrics)
-        self.timelines = RedisTimelines(self.redis, self.watch, TIMELINE, metrics, clock=lambda: NOW)
+        self.timelines = RedisTimelineStore(self.redis, self.watch, TIMELINE, metrics, clock=lambda: NOW)
         self.generations = RedisGenerations(settings, TIMELINE, PRECOMPUTE)
         self._stack = AsyncExitStack()
 

@@ -10,14 +10,15 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from animora_server.cache import GenerationWatch, RedisGenerations
-from animora_server.cache.generation_record import encode_generation
+from animora_server.cache import GenerationWatch
+from animora_server.cache.generation_codec import encode_generation
+from animora_server.cache.generation_watch import ATTEMPTS
 from animora_server.cache.keys import generation_posts_key
-from animora_server.cache.list_layout import encode_posts
 from animora_server.cache.lookups import Found, NoAnswer
-from animora_server.cache.watch import ATTEMPTS
+from animora_server.cache.timeline_codec import encode_posts
 from animora_server.errors import GenerationGone
 from animora_server.metrics import CacheMetrics
+from animora_server.precompute.generation_store import RedisGenerations
 from tests.cache.stores import KEY, NOW, TIMELINE, Stores, make_generation, name_of, until
 from tests.limits import HANG_TIMEOUT
 
@@ -40,7 +41,7 @@ async def client(redis_url: str) -> AsyncIterator[Redis]:
 
 
 class ScriptedRedis:
-    """Gives one answer after the other, then none; see SharedRedis."""
+    """Gives one answer after the other, then none; see RedisCache."""
 
     prefix = b"animora:"
 

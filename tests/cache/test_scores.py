@@ -10,7 +10,7 @@ import redis.asyncio
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from animora_server.cache import RedisScores, SharedRedis
+from animora_server.cache import RedisCache, RedisScores
 from animora_server.embedded import EmbeddedRedis
 from animora_server.errors import ConfigurationError
 from animora_server.metrics import CacheMetrics
@@ -34,7 +34,7 @@ class Cache:
         self.registry = CollectorRegistry()
         settings = CacheSettings(url=SecretStr(url), timeout=timeout, prefix=prefix)
         metrics = CacheMetrics(self.registry)
-        self.redis = SharedRedis(settings, metrics)
+        self.redis = RedisCache(settings, metrics)
         self.scores = RedisScores(self.redis, 300.0, metrics)
         self.client = redis.asyncio.from_url(url)
 

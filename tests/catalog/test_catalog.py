@@ -7,13 +7,13 @@ from animora_server.catalog import (
     NEVER,
     Activity,
     Catalog,
+    CsrIndex,
     EmbeddingRecords,
-    Groups,
     IdMap,
+    IdPairs,
     InteractionBase,
-    Pairs,
-    PostDraft,
     PostRecords,
+    PostTableBuilder,
 )
 from tests.catalog.columns import column
 
@@ -31,21 +31,21 @@ def with_posts(table, *post_ids):
         ids(*post_ids), np.ones(len(post_ids), np.int64), np.zeros(len(post_ids)),
         np.full(len(post_ids), NEVER), np.zeros(len(post_ids), np.bool_),
     )  # fmt: skip
-    draft = PostDraft(table, found, table.outdated(found))
-    draft.add(EmbeddingRecords(found.ids, column([None] * len(found)), column([[1, 1]] * len(found))))
-    return draft.finish(NO_IDS, 50.0)
+    builder = PostTableBuilder(table, found, table.outdated(found))
+    builder.add(EmbeddingRecords(found.ids, column([None] * len(found)), column([[1, 1]] * len(found))))
+    return builder.finish(NO_IDS, 50.0)
 
 
 def base_of(counts=(), seen=()):
     return InteractionBase(
         MOMENT,
         IdMap.of(ids(*(post for post, _ in counts)), ids(*(count for _, count in counts))),
-        Groups.of(ids(*(user for user, _ in seen)), ids(*(post for _, post in seen))),
+        CsrIndex.of(ids(*(user for user, _ in seen)), ids(*(post for _, post in seen))),
     )
 
 
 def pairs(*values):
-    return Pairs(ids(*(first for first, _ in values)), ids(*(second for _, second in values)))
+    return IdPairs(ids(*(first for first, _ in values)), ids(*(second for _, second in values)))
 
 
 def activity(base, recent=(), blocks=(), read_at=1.0):
@@ -130,7 +130,7 @@ def test_an_unblock_unrelates_them(catalog):
 def test_deleted_posts_do_not_count_for_the_maximum(catalog):
     found = catalog.posts.records(ids(10))
     found.deleted[0] = True
-    posts = PostDraft(catalog.posts, found, np.array([False])).finish(NO_IDS, 50.0)
+    posts = PostTableBuilder(catalog.posts, found, np.array([False])).finish(NO_IDS, 50.0)
 
     after = catalog.refreshed(posts, catalog.activity)
 

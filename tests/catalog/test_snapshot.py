@@ -5,7 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from animora_server.catalog import NEVER, EmbeddingRecords, Feed, PostDraft, PostRecords, PostTable
+from animora_server.catalog import (
+    NEVER,
+    CatalogPosts,
+    EmbeddingRecords,
+    FeedIndex,
+    PostRecords,
+    PostTableBuilder,
+)
 from animora_server.catalog.snapshot import LATE_COMMIT
 from tests.catalog.columns import column
 from tests.ranker.catalogs import snapshot
@@ -20,10 +27,10 @@ def grown(table, post_ids, read_at, *, author=1, created_at=0.0, removed=NO_IDS)
         np.array(post_ids, np.int64), np.full(count, author), np.full(count, created_at),
         np.full(count, NEVER), np.zeros(count, np.bool_),
     )  # fmt: skip
-    draft = PostDraft(table, found, table.outdated(found))
+    builder = PostTableBuilder(table, found, table.outdated(found))
     nothing = column([None] * count)
-    draft.add(EmbeddingRecords(found.ids, nothing, nothing))
-    return draft.finish(np.array(removed, np.int64), read_at)
+    builder.add(EmbeddingRecords(found.ids, nothing, nothing))
+    return builder.finish(np.array(removed, np.int64), read_at)
 
 
 def newer_than(table, read_at, limit=100):
@@ -33,7 +40,7 @@ def newer_than(table, read_at, limit=100):
         post_ids=table.post_ids,
         deleted=table.deleted,
         arrived_at=table.arrived_at,
-        feed=Feed.empty().updated(table),
+        feed=FeedIndex.empty().updated(table),
     )
     return sorted(table.post_ids[with_table.newer_than(read_at, limit)].tolist())
 
@@ -41,7 +48,7 @@ def newer_than(table, read_at, limit=100):
 @pytest.fixture
 def table():
     """Posts 1 and 2 of the load at 100, 3 of a reading at 200, and 4 and 5 of one at 300."""
-    loaded = grown(PostTable.empty(None), [1, 2], 100.0)
+    loaded = grown(CatalogPosts.empty(None), [1, 2], 100.0)
     return grown(grown(loaded, [3], 200.0), [4, 5], 300.0)
 
 
@@ -68,7 +75,7 @@ def test_a_clock_that_steps_back_hides_no_post(table):
 
 
 def test_a_list_older_than_the_load_lacks_what_was_made_shortly_before_it():
-    loaded = grown(PostTable.empty(None), [1], 1e6, created_at=1e6 - 899 - LATE_COMMIT)
+    loaded = grown(CatalogPosts.empty(None), [1], 1e6, created_at=1e6 - 899 - LATE_COMMIT)
     loaded = grown(loaded, [2], 1e6, created_at=1e6 - 901 - LATE_COMMIT)
     later = grown(loaded, [3], 1e6 + 1, created_at=0.0)  # of old, and committed just now
 
@@ -76,7 +83,7 @@ def test_a_list_older_than_the_load_lacks_what_was_made_shortly_before_it():
 
 
 def test_a_post_that_was_made_and_arrived_lately_is_newer_once():
-    loaded = grown(PostTable.empty(None), [4, 5], 1e6, created_at=1e6 - 10)
+    loaded = grown(CatalogPosts.empty(None), [4, 5], 1e6, created_at=1e6 - 10)
     later = grown(loaded, [2, 3], 1e6 + 1, created_at=1e6 + 1)
     later = grown(later, [1], 1e6 + 2, created_at=1e6 - 5)
 
@@ -85,7 +92,7 @@ def test_a_post_that_was_made_and_arrived_lately_is_newer_once():
 
 
 def test_of_many_newer_posts_the_latest_are_looked_at():
-    table = grown(PostTable.empty(None), range(50), 1e6, created_at=1e6 - 5)
+    table = grown(CatalogPosts.empty(None), range(50), 1e6, created_at=1e6 - 5)
     table = grown(table, range(100, 150), 1e6 + 1)
 
     assert newer_than(table, 1e6 - 10, limit=3) == [47, 48, 49, 147, 148, 149]
@@ -93,7 +100,7 @@ def test_of_many_newer_posts_the_latest_are_looked_at():
 
 
 def test_an_empty_catalog_has_nothing_newer():
-    assert newer_than(PostTable.empty(None), 0.0) == []
+    assert newer_than(CatalogPosts.empty(None), 0.0) == []
 
 
 def test_what_is_newer_outlives_a_compaction(table):

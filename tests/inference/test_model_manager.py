@@ -16,10 +16,10 @@ from animora_artifact.network import load_network
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.catalog import (
     CatalogSnapshot,
+    ChangeEvents,
+    CsrIndex,
     EmbeddingFile,
-    Facts,
-    Feed,
-    Groups,
+    FeedIndex,
     IdMap,
     Relations,
     WidthPreference,
@@ -75,13 +75,13 @@ class Catalog:
             arrived_at=np.zeros(rows),
             embeddings=self.embeddings,
             read_at=0.0,
-            feed=Feed.of(np.zeros(rows), np.arange(rows)),
+            feed=FeedIndex.of(np.zeros(rows), np.arange(rows)),
             posts_read_at=time.monotonic(),
             blocks_read_at=time.monotonic(),
             index=IdMap.of(self.post_ids, np.arange(rows)),
             relations=Relations.empty(),
-            seen_base=Groups.empty(),
-            seen_recent=Groups.empty(),
+            seen_base=CsrIndex.empty(),
+            seen_recent=CsrIndex.empty(),
         )
 
     def eager(self, network, vocabulary, user_row, rows):
@@ -469,7 +469,7 @@ async def test_facts_are_seen_at_once_and_leave_older_pins_and_models_alone(mode
     await model_manager.activate(tiny_artifact("v1")[0])
     before = model_manager.current()
 
-    model_manager.correct(Facts(frozenset({(1, 2)}), frozenset({200})))
+    model_manager.correct(ChangeEvents(frozenset({(1, 2)}), frozenset({200})))
 
     assert seen(model_manager) == ([2], [100])
     assert active(model_manager) is before.active
@@ -482,12 +482,12 @@ async def test_facts_that_come_while_a_snapshot_is_encoded_are_seen_before_and_a
     await model_manager.publish(catalog.grow([100, 200]))
     await model_manager.activate(tiny_artifact("v1")[0])
     later = catalog.grow([300])
-    model_manager.correct(Facts(frozenset({(1, 2)}), frozenset({100, 300})))
+    model_manager.correct(ChangeEvents(frozenset({(1, 2)}), frozenset({100, 300})))
     encoder.hold()
     publication = asyncio.create_task(model_manager.publish(later))
     encoder.waiting.clear()
     await encoder.waiting.wait()
-    model_manager.correct(Facts(frozenset({(3, 1)}), frozenset({200})))
+    model_manager.correct(ChangeEvents(frozenset({(3, 1)}), frozenset({200})))
     assert seen(model_manager) == ([2, 3], [])
     assert len(model_manager.current().snapshot) == 2
 
@@ -503,7 +503,7 @@ async def test_facts_that_come_while_a_model_is_made_ready_stay(model_manager, e
     encoder.hold()
     activation = asyncio.create_task(model_manager.activate(tiny_artifact("v1")[0]))
     await encoder.waiting.wait()
-    model_manager.correct(Facts(frozenset({(1, 2)}), frozenset({100})))
+    model_manager.correct(ChangeEvents(frozenset({(1, 2)}), frozenset({100})))
     assert seen(model_manager) == ([2], [200])
 
     encoder.release()
@@ -523,7 +523,7 @@ async def test_facts_that_come_within_the_swap_of_a_model_stay(model_manager, en
         assert seen(model_manager) == ([], [100, 200])
         encoder.release()
         encoder.hold()
-    model_manager.correct(Facts(frozenset({(1, 2)})))
+    model_manager.correct(ChangeEvents(frozenset({(1, 2)})))
     await activation
 
     assert seen(model_manager) == ([2], [100, 200])
@@ -532,7 +532,7 @@ async def test_facts_that_come_within_the_swap_of_a_model_stay(model_manager, en
 async def test_facts_that_came_before_a_reading_began_are_not_applied_to_it(model_manager):
     catalog = Catalog()
     await model_manager.publish(catalog.grow([100, 200]))
-    model_manager.correct(Facts(frozenset({(1, 2)}), frozenset({200})))
+    model_manager.correct(ChangeEvents(frozenset({(1, 2)}), frozenset({200})))
     assert seen(model_manager) == ([2], [100])
 
     await model_manager.publish(catalog.grow([300]))  # they were taken back since
@@ -542,7 +542,7 @@ async def test_facts_that_came_before_a_reading_began_are_not_applied_to_it(mode
 
 async def test_facts_that_come_before_the_first_snapshot_are_in_it(model_manager):
     snapshot = Catalog().grow([100, 200])
-    model_manager.correct(Facts(frozenset({(2, 1)}), frozenset({100})))
+    model_manager.correct(ChangeEvents(frozenset({(2, 1)}), frozenset({100})))
     assert model_manager.current() is None
 
     await model_manager.publish(snapshot)
@@ -580,11 +580,11 @@ async def test_older_blocks_are_passed_over(model_manager):
 
 async def test_newer_blocks_decide_on_blocks_that_were_notified_but_not_on_deletions(model_manager):
     await model_manager.publish(Catalog().grow([100, 200]))
-    model_manager.correct(Facts(frozenset({(1, 2)}), frozenset({100})))
+    model_manager.correct(ChangeEvents(frozenset({(1, 2)}), frozenset({100})))
     model_manager.publish_blocks(relations((1, 3)), time.monotonic())
     assert seen(model_manager) == ([3], [200])
 
-    model_manager.correct(Facts(frozenset({(1, 2)})))
+    model_manager.correct(ChangeEvents(frozenset({(1, 2)})))
 
     assert seen(model_manager) == ([2, 3], [200])
 

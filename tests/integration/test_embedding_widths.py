@@ -14,7 +14,7 @@ from animora_server.inference import CatalogEncoder, ModelManager
 from animora_server.inference.device import Device
 from animora_server.metrics import CatalogMetrics, ScorerMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings, ScorerSettings
-from animora_server.store import CatalogRefresher, PostgresStore
+from animora_server.store import CatalogSync, PostgresStore
 from tests.inference.artifacts import POSTS, tiny_artifact
 from tests.limits import HANG_TIMEOUT
 
@@ -33,7 +33,7 @@ class Server:
             max_models=2,
             reconcile=lambda: self.refresher.catch_up(),  # noqa: PLW0108  # made below
         )
-        self.refresher = CatalogRefresher(
+        self.refresher = CatalogSync(
             PostgresStore(DatabaseSettings(url=SecretStr(url))),
             CatalogSettings(poll_interval=0.05, reconcile_interval=0.2),
             CatalogMetrics(self.registry),

@@ -10,7 +10,7 @@ import pytest
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
-from animora_server.cache import RedisGenerations
+from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.precompute.job import Order, Unwatched, run
 from animora_server.precompute.shard import Shard
 from tests.integration.feed import COLD_USER, TRAINED_USERS

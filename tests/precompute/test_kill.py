@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio
 
 from animora_artifact import FolderStore
-from animora_server.cache import RedisGenerations
+from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.precompute.job import Order, run
 from animora_server.precompute.plan import fresh_id
 from animora_server.settings import Settings

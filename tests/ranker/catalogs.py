@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from animora_server.catalog import CatalogSnapshot, EmbeddingFile, Feed, Groups, IdMap, Relations
+from animora_server.catalog import CatalogSnapshot, CsrIndex, EmbeddingFile, FeedIndex, IdMap, Relations
 
 NOW = 1_700_000_000.0
 
@@ -21,29 +21,29 @@ def snapshot(
     `arrived` is how many seconds before NOW the catalog got a post, never more than the post before.
     """
     ids = np.array(list(posts), np.int64)
-    facts = list(posts.values())
-    likes = np.array([fact.get("likes", 0) for fact in facts], np.int64)
-    created_at = np.array([NOW - fact.get("age", 0) for fact in facts], np.float64)
-    deleted = np.array([bool(fact.get("deleted", 0)) for fact in facts], np.bool_)
+    events = list(posts.values())
+    likes = np.array([fact.get("likes", 0) for fact in events], np.int64)
+    created_at = np.array([NOW - fact.get("age", 0) for fact in events], np.float64)
+    deleted = np.array([bool(fact.get("deleted", 0)) for fact in events], np.bool_)
     pairs = np.array(blocks or [], np.int64).reshape(-1, 2)
     views = np.array(seen or [], np.int64).reshape(-1, 2)
     return CatalogSnapshot(
         epoch=1,
         post_ids=ids,
-        author_ids=np.array([fact.get("author", 1000) for fact in facts], np.int64),
+        author_ids=np.array([fact.get("author", 1000) for fact in events], np.int64),
         created_at=created_at,
         deleted=deleted,
         interactions=likes,
-        fingerprints=np.array([fact.get("fingerprint", 1) for fact in facts], np.int64),
+        fingerprints=np.array([fact.get("fingerprint", 1) for fact in events], np.int64),
         max_interactions=int(likes[~deleted].max(initial=0)),
-        arrived_at=np.array([NOW - fact.get("arrived", 0) for fact in facts], np.float64),
+        arrived_at=np.array([NOW - fact.get("arrived", 0) for fact in events], np.float64),
         embeddings=EmbeddingFile(None, 0, 0),
         read_at=NOW,
         posts_read_at=time.monotonic(),
         blocks_read_at=time.monotonic() - block_age,
-        feed=Feed.of(created_at, np.flatnonzero(~deleted)),
+        feed=FeedIndex.of(created_at, np.flatnonzero(~deleted)),
         index=IdMap.of(ids, np.arange(len(ids))),
         relations=Relations.of(pairs[:, 0], pairs[:, 1]),
-        seen_base=Groups.of(views[:, 0], views[:, 1]),
-        seen_recent=Groups.empty(),
+        seen_base=CsrIndex.of(views[:, 0], views[:, 1]),
+        seen_recent=CsrIndex.empty(),
     )

@@ -9,11 +9,11 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from animora_server.background import Backoff
-from animora_server.catalog import Facts
+from animora_server.catalog import ChangeEvents
 from animora_server.errors import ConfigurationError
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import DatabaseSettings
-from animora_server.store import FactListener
+from animora_server.store import EventListener
 from tests.cache.servers import make_certificates
 from tests.limits import HANG_TIMEOUT
 
@@ -29,15 +29,15 @@ class Hearer:
     """Takes what a listener tells."""
 
     def __init__(self):
-        self.facts = []
+        self.events = []
         self.begun = 0
         self._news = asyncio.Condition()
         self.registry = CollectorRegistry()
         self.metrics = CatalogMetrics(self.registry)
         self._tasks = set()
 
-    def receive(self, facts):
-        self.facts.append(facts)
+    def receive(self, events):
+        self.events.append(events)
         self._tell()
         return True
 
@@ -47,7 +47,7 @@ class Hearer:
 
     @property
     def joined(self):
-        return Facts.joined(self.facts)
+        return ChangeEvents.joined(self.events)
 
     @property
     def is_listening(self):
@@ -77,7 +77,7 @@ def hearer():
 
 def listener_of(url, hearer, **options):
     settings = DatabaseSettings(url=SecretStr(url), **{"listen_timeout": 5.0, **options})
-    return FactListener(settings, hearer.metrics, hearer.receive, hearer.catch_up)
+    return EventListener(settings, hearer.metrics, hearer.receive, hearer.catch_up)
 
 
 async def test_facts_are_heard_in_the_order_of_their_commits(database, postgres_url, hearer):
@@ -89,7 +89,7 @@ async def test_facts_are_heard_in_the_order_of_their_commits(database, postgres_
         await database.execute("delete from animora_app.posts")
         await hearer.until(lambda: hearer.joined.deleted)
 
-    assert hearer.joined == Facts(frozenset({(1, 2)}), frozenset({1, 2}), unblocked=True)
+    assert hearer.joined == ChangeEvents(frozenset({(1, 2)}), frozenset({1, 2}), unblocked=True)
     assert [hearer.notifications(kind) for kind in ("block", "unblock", "delete")] == [20, 20, 1]
 
 
@@ -97,7 +97,7 @@ async def test_a_role_that_may_only_read_may_listen(database, postgres_url, hear
     async with listener_of(postgres_url.replace("animora@", "animora_reader@"), hearer):
         assert hearer.begun == 1
         await database.execute("notify animora, 'block 1 2'")
-        await hearer.until(lambda: hearer.facts)
+        await hearer.until(lambda: hearer.events)
 
 
 async def test_the_connection_may_lead_elsewhere_than_that_of_the_polls(database, postgres_url, hearer):
@@ -110,9 +110,9 @@ async def test_what_is_no_fact_is_counted_and_passed_over(database, postgres_url
     async with listener_of(postgres_url, hearer):
         for payload in ("", "block 1", "drop table users", "block 1 2"):
             await database.execute("select pg_notify('animora', $1)", payload)
-        await hearer.until(lambda: hearer.facts)
+        await hearer.until(lambda: hearer.events)
 
-    assert hearer.facts == [Facts(frozenset({(1, 2)}))]
+    assert hearer.events == [ChangeEvents(frozenset({(1, 2)}))]
     assert hearer.notifications("unreadable") == 3
 
 
@@ -125,7 +125,7 @@ async def test_a_connection_that_is_cut_is_made_again_and_says_so(database, post
                 await hearer.until(lambda times=times: hearer.begun >= times)
             assert hearer.is_listening == 1
             await database.execute("notify animora, 'delete 1'")
-            await hearer.until(lambda: hearer.facts)
+            await hearer.until(lambda: hearer.events)
 
     assert hearer.is_listening == 0
     assert [entry["log_level"] for entry in logs] == ["warning"] * 2
@@ -177,7 +177,7 @@ async def test_a_wrong_url_is_told_at_the_start(postgres_url, hearer, option):
     wrong = SecretStr("postgresql://animora@nowhere:hunter2/animora")
     settings = DatabaseSettings(url=SecretStr(postgres_url)).model_copy(update={option: wrong})
     with capture_logs() as logs, pytest.raises(ConfigurationError, match=rf"^database\.{option}: not a DSN"):
-        FactListener(settings, hearer.metrics, hearer.receive, hearer.catch_up)
+        EventListener(settings, hearer.metrics, hearer.receive, hearer.catch_up)
 
     assert logs == []
 
@@ -189,7 +189,7 @@ async def test_a_silent_connection_is_tried_and_goes_on(database, postgres_url, 
             while await database.fetchval(TRIED_AT) == first:
                 pass
         await database.execute("notify animora, 'delete 1'")
-        await hearer.until(lambda: hearer.facts)
+        await hearer.until(lambda: hearer.events)
 
 
 async def test_a_server_that_freezes_is_left_and_heard_again_once_it_thaws(embedded_postgres, frozen, hearer):
@@ -205,7 +205,7 @@ async def test_a_server_that_freezes_is_left_and_heard_again_once_it_thaws(embed
             connection = await asyncpg.connect(postgres.url)
             await connection.execute("notify animora, 'delete 1'")
             await connection.close()
-            await hearer.until(lambda: hearer.facts)
+            await hearer.until(lambda: hearer.events)
 
     assert "did not answer" in logs[0]["error"]
 
@@ -256,7 +256,7 @@ async def test_a_pooler_that_gives_each_session_a_connection_lets_notifications_
     async with listener_of(pooler.url(postgres_url), hearer):
         await hearer.until(lambda: hearer.begun)
         await database.execute("notify animora, 'delete 1'")
-        await hearer.until(lambda: hearer.facts)
+        await hearer.until(lambda: hearer.events)
         assert hearer.is_listening == 1
 
 
@@ -265,7 +265,7 @@ async def test_notifications_may_come_past_a_pooler(pooled, postgres_url, databa
     async with listener_of(pooler.url(postgres_url), hearer, listen_url=SecretStr(postgres_url)):
         await hearer.until(lambda: hearer.begun)
         await database.execute("notify animora, 'delete 1'")
-        await hearer.until(lambda: hearer.facts)
+        await hearer.until(lambda: hearer.events)
 
 
 async def test_more_notifications_than_can_be_applied_are_left_to_polls(database, postgres_url, hearer):
@@ -287,13 +287,13 @@ async def test_more_notifications_than_can_be_applied_are_left_to_polls(database
 
 
 async def test_a_receiver_that_takes_no_more_ends_the_connection(database, postgres_url, hearer):
-    def receive(facts):
-        hearer.receive(facts)
+    def receive(events):
+        hearer.receive(events)
         return False
 
     settings = DatabaseSettings(url=SecretStr(postgres_url))
     with capture_logs() as logs:
-        async with FactListener(settings, hearer.metrics, receive, hearer.catch_up):
+        async with EventListener(settings, hearer.metrics, receive, hearer.catch_up):
             await database.execute("notify animora, 'delete 1'")
             await hearer.until(lambda: hearer.begun >= 2)
 
@@ -361,14 +361,14 @@ async def test_a_receiver_that_fails_ends_nothing(database, postgres_url, hearer
     failures = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
 
-    def receive(facts):
-        hearer.receive(facts)
+    def receive(events):
+        hearer.receive(events)
         raise ZeroDivisionError
 
     settings = DatabaseSettings(url=SecretStr(postgres_url))
-    async with FactListener(settings, hearer.metrics, receive, hearer.catch_up):
+    async with EventListener(settings, hearer.metrics, receive, hearer.catch_up):
         for count in (1, 2):
             await database.execute("notify animora, 'delete 1'")
-            await hearer.until(lambda count=count: len(hearer.facts) == count)
+            await hearer.until(lambda count=count: len(hearer.events) == count)
 
     assert len(failures) == 2

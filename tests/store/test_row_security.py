@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings
-from animora_server.store import CatalogRefresher, PostgresStore
+from animora_server.store import CatalogSync, PostgresStore
 
 ENABLED = "alter table animora_app.posts enable row level security;"
 FORCED = "alter table animora_app.posts force row level security;"
@@ -103,7 +103,7 @@ async def test_a_catalog_from_which_all_posts_are_hidden_says_so(database, roles
         loaded.set()
 
     settings = CatalogSettings(poll_interval=0.02, reconcile_interval=0.02)
-    refresher = CatalogRefresher(reader, settings, CatalogMetrics(registry), publish)
+    refresher = CatalogSync(reader, settings, CatalogMetrics(registry), publish)
     with capture_logs() as logs:
         for _ in range(2):
             await refresher.refresh()

@@ -24,14 +24,14 @@ def test_a_tenth_of_the_time_goes_into_reconciles_that_take_long(schedule):
 
 
 def test_what_was_missed_brings_the_next_reconcile_forward_but_not_above_its_share(schedule):
-    schedule.facts_missed(1001.0)
+    schedule.events_missed(1001.0)
 
     assert schedule.wait(1001.0) == pytest.approx(8)
 
 
 def test_what_was_missed_while_a_reconcile_read_is_left_to_another(schedule):
     schedule.began(1100.0)
-    schedule.facts_missed(1101.0)
+    schedule.events_missed(1101.0)
     schedule.ended(now=1102.0, began=1100.0, took=2.0)
 
     assert schedule.wait(1102.0) == pytest.approx(18)
@@ -46,7 +46,7 @@ def test_a_reconcile_that_fails_after_its_count_is_due_again_after_an_interval(s
 
 @pytest.mark.parametrize(("took", "pause"), [(2.0, 18.0), (20.0, INTERVAL), (600.0, 600.0)])
 def test_an_outage_during_a_count_puts_the_next_one_off_by_little(schedule, took, pause):
-    schedule.facts_missed(1999.0)
+    schedule.events_missed(1999.0)
     schedule.failed(now=2000.0, took=took)
 
     assert schedule.wait(2000.0) == pytest.approx(pause)
@@ -58,7 +58,7 @@ def test_a_reconcile_that_was_frozen_for_an_hour_does_not_put_the_next_one_off_f
 
 
 def test_a_count_that_was_frozen_for_an_hour_does_not_either(schedule):
-    schedule.facts_missed(1300.0)
+    schedule.events_missed(1300.0)
     schedule.counted(now=5000.0, took=3600.0)
     assert schedule.wait(5000.0) == pytest.approx(9 * INTERVAL)
 

@@ -11,7 +11,7 @@ from animora_database.views import VIEWS
 from animora_server.inference import ModelManager
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings
-from animora_server.store import BlockRefresher, CatalogRefresher, FactListener
+from animora_server.store import BlockRefresher, CatalogSync, EventListener
 from tests.limits import HANG_TIMEOUT
 
 NOBODY = -1  # blocks someone, to mark a moment among the facts
@@ -42,9 +42,9 @@ class Worker:
         self.model_manager = ModelManager(unused, unused, max_models=1)
         metrics = CatalogMetrics(CollectorRegistry())
         seldom = CatalogSettings(poll_interval=1e6, reconcile_interval=1e6, max_block_age=1e6)
-        self.refresher = CatalogRefresher(self, seldom, metrics, self._publish)
+        self.refresher = CatalogSync(self, seldom, metrics, self._publish)
         database = DatabaseSettings(url=SecretStr(url))
-        self.listener = FactListener(database, metrics, self._correct, self._catch_up)
+        self.listener = EventListener(database, metrics, self._correct, self._catch_up)
         self.blocks = BlockRefresher(
             store.beside(), seldom, metrics, lambda: self.model_manager.block_age, self._publish_blocks
         )
@@ -119,13 +119,13 @@ class Worker:
     def beside(self):
         return self._store.beside()
 
-    def _correct(self, facts):
-        self.model_manager.correct(facts)
-        self.refresher.correct(facts)
-        if facts.unblocked:
+    def _correct(self, events):
+        self.model_manager.correct(events)
+        self.refresher.correct(events)
+        if events.unblocked:
             self.blocks.read_soon()
         self._changed.set()
-        for blocker, blocked in facts.blocks:
+        for blocker, blocked in events.blocks:
             if blocker == NOBODY:
                 self._marks[blocked].set()
         return True

@@ -120,7 +120,7 @@ def test_nothing_of_an_empty_catalog_is_shown():
     assert candidate_ids(catalog, visibility(catalog)) == []
 
 
-facts = st.fixed_dictionaries(
+events = st.fixed_dictionaries(
     {
         "author": st.integers(5, 9),
         "age": st.integers(0, 4).map(lambda days: days * DAY),
@@ -131,7 +131,7 @@ pairs = st.lists(st.permutations(range(5, 10)).map(lambda users: (users[0], user
 
 
 @given(
-    st.dictionaries(st.integers(0, 30), facts, max_size=20),
+    st.dictionaries(st.integers(0, 30), events, max_size=20),
     pairs,
     st.sets(st.integers(0, 30), max_size=8),
     st.sets(st.integers(0, 30), max_size=8),

@@ -1,17 +1,15 @@
 """What is kept in Redis: scores, timelines and generations of them; for the server, best effort."""
 
-from animora_server.cache.generations import RedisGenerations
+from animora_server.cache.generation_watch import GenerationWatch
 from animora_server.cache.keys import rank_key
+from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.scores import RedisScores
-from animora_server.cache.shared_redis import SharedRedis
-from animora_server.cache.timelines import RedisTimelines
-from animora_server.cache.watch import GenerationWatch
+from animora_server.cache.timelines import RedisTimelineStore
 
 __all__ = [
     "GenerationWatch",
-    "RedisGenerations",
+    "RedisCache",
     "RedisScores",
-    "RedisTimelines",
-    "SharedRedis",
+    "RedisTimelineStore",
     "rank_key",
 ]

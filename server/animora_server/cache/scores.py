@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from functools import partial
 from random import Random
 
-from animora_server.cache import score_layout
+from animora_server.cache import score_codec
 from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.lookups import Found, NoAnswer
-from animora_server.cache.shared_redis import SharedRedis
+from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.writes import Write
 from animora_server.metrics import CacheMetrics
 from animora_server.types import FloatArray
@@ -25,7 +25,7 @@ class RedisScores:
         metrics: Counts look-ups.
     """
 
-    def __init__(self, redis: SharedRedis, ttl: float, metrics: CacheMetrics) -> None:
+    def __init__(self, redis: RedisCache, ttl: float, metrics: CacheMetrics) -> None:
         self._redis = redis
         self._ttl = ttl
         self._look_ups = metrics.lookups["scores"]
@@ -37,7 +37,7 @@ class RedisScores:
         """The scores under each key, in one look-up: at the timeout or the deadline at the latest."""
         scores: asyncio.Future[list[FloatArray | None]] = asyncio.get_running_loop().create_future()
         keys = [self._redis.prefix + key for key in keys]
-        size = sum([score_layout.size(key, count) for key, count in zip(keys, counts, strict=True)])
+        size = sum([score_codec.size(key, count) for key, count in zip(keys, counts, strict=True)])
         found = self._redis.find(keys, size, min(self._redis.until(), deadline))
         found.add_done_callback(partial(self._answer, scores, keys, counts))
         return scores
@@ -63,7 +63,7 @@ class RedisScores:
             self._look_ups["miss"].inc()
             return None
         try:
-            scores = score_layout.decode(value, key, count)
+            scores = score_codec.decode(value, key, count)
         except UnreadableValue:
             self._look_ups["unreadable"].inc()
             self._redis.write(Write(key, None))
@@ -76,4 +76,4 @@ class RedisScores:
         key = self._redis.prefix + key
         jitter = self._random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)
         life = max(1, round(1000 * self._ttl * jitter))
-        self._redis.write(Write(key, score_layout.encode(key, scores), life))
+        self._redis.write(Write(key, score_codec.encode(key, scores), life))

@@ -9,15 +9,15 @@ from typing import Protocol
 
 from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.keys import latest_key, list_key
-from animora_server.cache.list_layout import (
-    Pointer,
+from animora_server.cache.lookups import NoAnswer
+from animora_server.cache.redis_cache import RedisCache
+from animora_server.cache.timeline_codec import (
+    LatestPointer,
     decode_list,
     decode_pointer,
     encode_list,
     encode_pointer,
 )
-from animora_server.cache.lookups import NoAnswer
-from animora_server.cache.shared_redis import SharedRedis
 from animora_server.cache.writes import Write
 from animora_server.metrics import CacheMetrics
 from animora_server.settings import TimelineSettings
@@ -50,12 +50,12 @@ class ListLife:
         return round(1000 * seconds * self._random.uniform(1, 1 + TTL_JITTER)) + 1
 
 
-class RedisTimelines:
+class RedisTimelineStore:
     """Lists by timeline key: live ones with a pointer to the latest, and the current generation's."""
 
     def __init__(
         self,
-        redis: SharedRedis,
+        redis: RedisCache,
         generations: CurrentGeneration,
         settings: TimelineSettings,
         metrics: CacheMetrics,
@@ -127,7 +127,7 @@ class RedisTimelines:
         """Stores a list, then points to it: a pointer without its list would be a miss."""
         write = self._list_write(key, snapshot)
         pointer_key = latest_key(self._redis.prefix, key)
-        pointer = encode_pointer(pointer_key, Pointer(snapshot.snapshot_id, snapshot.made_at))
+        pointer = encode_pointer(pointer_key, LatestPointer(snapshot.snapshot_id, snapshot.made_at))
         return await self._redis.store(write, Write(pointer_key, pointer, write.life))
 
     def _list_write(self, key: bytes, snapshot: RankedTimeline) -> Write:
@@ -141,7 +141,7 @@ class RedisTimelines:
             self._forget(key)
             return None
 
-    def _read_pointer(self, value: bytes, key: bytes) -> Pointer | None:
+    def _read_pointer(self, value: bytes, key: bytes) -> LatestPointer | None:
         try:
             return decode_pointer(value, key)
         except UnreadableValue:

@@ -7,12 +7,12 @@ from typing import Self
 
 import numpy as np
 
-from animora_server.catalog.feed import Feed
-from animora_server.catalog.lookup import ABSENT, Groups, IdMap
-from animora_server.catalog.records import POSTGRES_EPOCH, Pairs
+from animora_server.catalog.feed import FeedIndex
+from animora_server.catalog.index import ABSENT, CsrIndex, IdMap
+from animora_server.catalog.records import POSTGRES_EPOCH, IdPairs
 from animora_server.catalog.relations import Relations
 from animora_server.catalog.snapshot import LATE_COMMIT, CatalogSnapshot
-from animora_server.catalog.table import PostTable
+from animora_server.catalog.table import CatalogPosts
 from animora_server.types import IntArray
 
 
@@ -30,18 +30,18 @@ class InteractionBase:
 
     until: datetime
     counts: IdMap
-    seen: Groups
-    later: Groups = field(default_factory=Groups.empty)
+    seen: CsrIndex
+    later: CsrIndex = field(default_factory=CsrIndex.empty)
     number: int = 0
 
-    def extended(self, until: datetime, interactions: Pairs) -> "InteractionBase":
+    def extended(self, until: datetime, interactions: IdPairs) -> "InteractionBase":
         """This base and the interactions (user, post) from its moment up to another."""
         ids, counts = np.unique(interactions.second, return_counts=True)
         all_ids = np.union1d(self.counts.ids, ids)
         sums = np.maximum(self.counts.find(all_ids), 0)
         sums[np.searchsorted(all_ids, ids)] += counts
         users, posts = self.later.pairs()
-        later = Groups.of(
+        later = CsrIndex.of(
             np.concatenate((users, interactions.first)), np.concatenate((posts, interactions.second))
         )
         return replace(self, until=until, counts=IdMap.of(all_ids, sums), later=later)
@@ -60,8 +60,8 @@ class Activity:
     """
 
     base: InteractionBase
-    recent: Pairs
-    blocks: Pairs
+    recent: IdPairs
+    blocks: IdPairs
     read_at: float
     began_at: float
 
@@ -77,7 +77,7 @@ class Catalog:
         snapshot: What requests see of it.
     """
 
-    posts: PostTable
+    posts: CatalogPosts
     activity: Activity
     base_counts: IntArray
     snapshot: CatalogSnapshot
@@ -85,8 +85,8 @@ class Catalog:
     @classmethod
     def empty(cls, directory: Path | None) -> Self:
         """Nothing is known; embeddings will be kept in a directory, or in the system's temporary one."""
-        posts = PostTable.empty(directory)
-        base = InteractionBase(datetime.min.replace(tzinfo=UTC), IdMap.empty(), Groups.empty())
+        posts = CatalogPosts.empty(directory)
+        base = InteractionBase(datetime.min.replace(tzinfo=UTC), IdMap.empty(), CsrIndex.empty())
         snapshot = CatalogSnapshot(
             epoch=posts.epoch,
             post_ids=posts.post_ids,
@@ -101,16 +101,16 @@ class Catalog:
             read_at=float("-inf"),
             posts_read_at=float("-inf"),
             blocks_read_at=float("-inf"),
-            feed=Feed.empty(),
+            feed=FeedIndex.empty(),
             index=posts.index,
             relations=Relations.empty(),
             seen_base=base.seen,
-            seen_recent=Groups.empty(),
+            seen_recent=CsrIndex.empty(),
         )
-        activity = Activity(base, Pairs.empty(), Pairs.empty(), snapshot.read_at, snapshot.posts_read_at)
+        activity = Activity(base, IdPairs.empty(), IdPairs.empty(), snapshot.read_at, snapshot.posts_read_at)
         return cls(posts, activity, posts.post_ids, snapshot)
 
-    def refreshed(self, posts: PostTable, activity: Activity) -> "Catalog":
+    def refreshed(self, posts: CatalogPosts, activity: Activity) -> "Catalog":
         """The catalog with another table and other activity; what did not change is shared."""
         before = self.activity
         base_counts = self._base_counts(posts, activity.base)
@@ -140,14 +140,14 @@ class Catalog:
             seen_later=activity.base.later,
             seen_recent=self.snapshot.seen_recent
             if same_recent
-            else Groups.of(activity.recent.first, activity.recent.second),
+            else CsrIndex.of(activity.recent.first, activity.recent.second),
             changed_late=self.snapshot.changed_late
             if posts.epoch == self.posts.epoch
             else _changed_late(posts),
         )
         return Catalog(posts, activity, base_counts, snapshot)
 
-    def _base_counts(self, posts: PostTable, base: InteractionBase) -> IntArray:
+    def _base_counts(self, posts: CatalogPosts, base: InteractionBase) -> IntArray:
         """Interactions of the base by row; only rows that are new to this epoch and base are looked up."""
         known = self.base_counts
         if base is not self.activity.base or posts.epoch != self.posts.epoch:
@@ -156,10 +156,10 @@ class Catalog:
             return known
         return np.concatenate((known, np.maximum(base.counts.find(posts.post_ids[len(known) :]), 0)))
 
-    def _feed(self, posts: PostTable) -> Feed:
+    def _feed(self, posts: CatalogPosts) -> FeedIndex:
         if posts is self.posts:
             return self.snapshot.feed
-        before = self.snapshot.feed if posts.epoch == self.posts.epoch else Feed.empty()
+        before = self.snapshot.feed if posts.epoch == self.posts.epoch else FeedIndex.empty()
         return before.updated(posts)
 
     @property
@@ -176,13 +176,15 @@ class Catalog:
         )
 
 
-def _counts_by_row(posts: PostTable, interactions: Pairs) -> IntArray:
+def _counts_by_row(posts: CatalogPosts, interactions: IdPairs) -> IntArray:
     """How many of the interactions (user, post) are of the post of each row: int64 (n)."""
     rows = posts.index.find(interactions.second)
     return np.bincount(rows[rows != ABSENT], minlength=len(posts)).astype(np.int64)
 
 
-def _changed_late(posts: PostTable) -> Feed:
+def _changed_late(posts: CatalogPosts) -> FeedIndex:
     """The posts that were changed long after they were made, by the time of the change."""
     changed_at = posts.updated_at / 1e6 + POSTGRES_EPOCH  # float64 (n), unix seconds; for NEVER long ago
-    return Feed.of(changed_at, np.flatnonzero((changed_at > posts.created_at + LATE_COMMIT) & ~posts.deleted))
+    return FeedIndex.of(
+        changed_at, np.flatnonzero((changed_at > posts.created_at + LATE_COMMIT) & ~posts.deleted)
+    )

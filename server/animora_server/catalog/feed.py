@@ -5,12 +5,12 @@ from typing import Self
 
 import numpy as np
 
-from animora_server.catalog.table import PostTable
+from animora_server.catalog.table import CatalogPosts
 from animora_server.types import DoubleArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
+class FeedIndex:
     """Rows of posts by age, oldest first.
 
     Attributes:
@@ -33,17 +33,17 @@ class Feed:
         order = np.argsort(times, kind="stable")
         return cls(rows[order], times[order])
 
-    def updated(self, table: PostTable) -> "Feed":
+    def updated(self, table: CatalogPosts) -> "FeedIndex":
         """The feed of a later table of the same epoch; what came is merged, nothing is sorted again."""
         live = ~table.deleted
         kept = self.rows[live[self.rows]]
         times = table.created_at[kept]
         if np.any(times[1:] < times[:-1]):  # a time of creation was edited
-            return Feed.of(table.created_at, np.flatnonzero(live))
+            return FeedIndex.of(table.created_at, np.flatnonzero(live))
         live[kept] = False
-        came = Feed.of(table.created_at, np.flatnonzero(live))
+        came = FeedIndex.of(table.created_at, np.flatnonzero(live))
         at = np.searchsorted(times, came.created_at, side="right")
-        return Feed(np.insert(kept, at, came.rows), np.insert(times, at, came.created_at))
+        return FeedIndex(np.insert(kept, at, came.rows), np.insert(times, at, came.created_at))
 
     def newest(self, since: float, limit: int) -> IntArray:
         """Rows of the newest posts made since a time (unix seconds), at most `limit`, oldest first."""

@@ -68,7 +68,7 @@ class PostRecords:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingColumn:
+class EmbeddingBatch:
     """One embedding of each of some posts, as the database has it: those of one width in one array.
 
     Attributes:
@@ -79,7 +79,7 @@ class EmbeddingColumn:
     widths: IntArray
     blocks: Mapping[int, FloatArray | HalfArray]
 
-    def take(self, at: IntArray) -> "EmbeddingColumn":
+    def take(self, at: IntArray) -> "EmbeddingBatch":
         """The column at positions int64 (j)."""
         if np.array_equal(at, np.arange(len(self.widths))):
             return self
@@ -88,7 +88,7 @@ class EmbeddingColumn:
         for width, block in self.blocks.items():
             place = np.cumsum(self.widths == width) - 1  # int64 (k), of a post in the block
             blocks[width] = block[place[at[widths == width]]]
-        return EmbeddingColumn(widths, blocks)
+        return EmbeddingBatch(widths, blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,12 @@ class EmbeddingRecords:
     """Embeddings of posts int64 (k)."""
 
     ids: IntArray
-    images: EmbeddingColumn
-    captions: EmbeddingColumn
+    images: EmbeddingBatch
+    captions: EmbeddingBatch
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class IdPairs:
     """Pairs of ids, repeats allowed: int64 (p) each; users and posts, or blockers and blocked."""
 
     first: IntArray
@@ -112,6 +112,6 @@ class Pairs:
         """No pairs."""
         return cls(np.empty(0, np.int64), np.empty(0, np.int64))
 
-    def same_as(self, other: "Pairs") -> bool:
+    def same_as(self, other: "IdPairs") -> bool:
         """Whether these are the same pairs in the same order."""
         return np.array_equal(self.first, other.first) and np.array_equal(self.second, other.second)

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from animora_server.catalog.lookup import Groups
+from animora_server.catalog.index import CsrIndex
 from animora_server.types import IntArray
 
 Block = tuple[int, int]  # the user who blocks, and the user who is blocked
@@ -22,21 +22,21 @@ class Relations:
         notified: Further users whom each user blocks or is blocked by.
     """
 
-    blocked: Groups
-    related: Groups
+    blocked: CsrIndex
+    related: CsrIndex
     notified: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
     @classmethod
     def empty(cls) -> Self:
         """Nobody blocks anyone."""
-        return cls(Groups.empty(), Groups.empty())
+        return cls(CsrIndex.empty(), CsrIndex.empty())
 
     @classmethod
     def of(cls, blockers: IntArray, blocked: IntArray) -> Self:
         """The blocks int64 (p) of users int64 (p)."""
         return cls(
-            Groups.of(blockers, blocked),
-            Groups.of(np.concatenate((blockers, blocked)), np.concatenate((blocked, blockers))),
+            CsrIndex.of(blockers, blocked),
+            CsrIndex.of(np.concatenate((blockers, blocked)), np.concatenate((blocked, blockers))),
         )
 
     def members_of(self, user: int) -> IntArray:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from animora_server.catalog.embeddings import EmbeddingFile
-from animora_server.catalog.feed import Feed
-from animora_server.catalog.lookup import Groups, IdMap
+from animora_server.catalog.feed import FeedIndex
+from animora_server.catalog.index import CsrIndex, IdMap
 from animora_server.catalog.relations import Relations
 from animora_server.types import BoolArray, DoubleArray, IntArray
 
@@ -60,14 +60,14 @@ class CatalogSnapshot:
     read_at: float
     posts_read_at: float
     blocks_read_at: float
-    feed: Feed
+    feed: FeedIndex
     index: IdMap
     relations: Relations
-    seen_base: Groups
-    seen_recent: Groups
-    seen_later: Groups = field(default_factory=Groups.empty)
+    seen_base: CsrIndex
+    seen_recent: CsrIndex
+    seen_later: CsrIndex = field(default_factory=CsrIndex.empty)
     notified_deleted: IntArray = field(default_factory=lambda: NO_ROWS)
-    changed_late: Feed = field(default_factory=Feed.empty)
+    changed_late: FeedIndex = field(default_factory=FeedIndex.empty)
 
     def __len__(self) -> int:
         """Rows, tombstones included."""

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from animora_server.catalog.embeddings import EmbeddingFile
-from animora_server.catalog.lookup import ABSENT, IdMap
+from animora_server.catalog.index import ABSENT, IdMap
 from animora_server.catalog.records import NO_EMBEDDING, PostRecords
 from animora_server.catalog.widths import FoundWidths, Widths
 from animora_server.types import BoolArray, DoubleArray, IntArray
@@ -16,7 +16,7 @@ MIN_TOMBSTONES = 1024  # fewer are not worth a new epoch, for which every post i
 
 
 @dataclass(frozen=True, slots=True)
-class PostTable:
+class CatalogPosts:
     """Posts by row; the columns are those of `CatalogSnapshot`, and what only the next refresh needs.
 
     Attributes:
@@ -130,7 +130,7 @@ class PostTable:
             ids, self.author_ids[rows], self.created_at[rows], self.updated_at[rows], self.deleted[rows]
         ).distinct()
 
-    def without_many_tombstones(self) -> "PostTable":
+    def without_many_tombstones(self) -> "CatalogPosts":
         """This table, or one of a new epoch with the posts alone once tombstones pass a quarter of the rows.
 
         Raises:
@@ -141,7 +141,7 @@ class PostTable:
             return self
         return self._of_rows(np.sort(self.index.values), self.epoch + 1)
 
-    def in_order_of(self, before: "PostTable") -> "PostTable":
+    def in_order_of(self, before: "CatalogPosts") -> "CatalogPosts":
         """This table with its rows in the order of another table's posts, in the epoch after that one's.
 
         Raises:
@@ -165,10 +165,10 @@ class PostTable:
         kept = self.embeddings.widths
         return Widths(_unlike(images, kept.image), _unlike(captions, kept.caption))
 
-    def _of_rows(self, rows: IntArray, epoch: int) -> "PostTable":
+    def _of_rows(self, rows: IntArray, epoch: int) -> "CatalogPosts":
         """The posts at rows int64 (k) alone, none of them a tombstone, in that order."""
         post_ids = self.post_ids[rows]
-        return PostTable(
+        return CatalogPosts(
             epoch=epoch,
             post_ids=post_ids,
             author_ids=self.author_ids[rows],

@@ -11,12 +11,12 @@ from animora_artifact import Artifact, ArtifactRejected, Manifest
 from animora_server.catalog import (
     NO_WIDTHS,
     CatalogSnapshot,
-    Facts,
-    RecentFacts,
+    ChangeEvents,
+    EventLog,
     Relations,
     WidthPreference,
     Widths,
-    corrected,
+    apply_events,
 )
 from animora_server.errors import DeviceFault, ModelUnavailable, ScoringFailed
 from animora_server.inference.catalog_encoder import CatalogEncoder, check_widths
@@ -27,7 +27,7 @@ from animora_server.inference.unavailable_model import UnavailableModel
 
 log = structlog.get_logger(__name__)
 
-MAX_FACTS = 5_000  # that may wait for a reading; more are left to it
+MAX_PENDING_EVENTS = 5_000  # that may wait for a reading; more are left to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class ModelManager:
         self._losses = 0
         self._pin: ResidentState | None = None
         self._published = asyncio.Event()
-        self._facts = RecentFacts()
+        self._event_log = EventLog()
         self._blocks = (
             Relations.empty(),
             float("-inf"),
@@ -116,7 +116,7 @@ class ModelManager:
             resident = resident if losses == self._losses else {}
             self._swap(self._up_to_date(snapshot), resident)
             self._report_widths(snapshot)
-            self._facts.forget(min(snapshot.posts_read_at, snapshot.blocks_read_at))
+            self._event_log.forget(min(snapshot.posts_read_at, snapshot.blocks_read_at))
             self._published.set()
 
     def publish_blocks(self, relations: Relations, read_at: float) -> None:
@@ -131,9 +131,9 @@ class ModelManager:
             self._pin = replace(self._pin, snapshot=self._up_to_date(self._pin.snapshot))
 
     @property
-    def takes_more_facts(self) -> bool:
+    def accepts_events(self) -> bool:
         """Whether few facts wait for a reading that holds them."""
-        return len(self._facts) < MAX_FACTS
+        return len(self._event_log) < MAX_PENDING_EVENTS
 
     @property
     def block_age(self) -> float:
@@ -141,11 +141,11 @@ class ModelManager:
         read_at = self._blocks[1] if self._pin is None else self._pin.snapshot.blocks_read_at
         return time.monotonic() - read_at
 
-    def correct(self, facts: Facts) -> None:
+    def correct(self, events: ChangeEvents) -> None:
         """Makes facts seen by new requests at once, whatever is being encoded or loaded."""
-        self._facts.add(facts, time.monotonic())
+        self._event_log.add(events, time.monotonic())
         if self._pin is not None:
-            self._pin = replace(self._pin, snapshot=corrected(self._pin.snapshot, facts))
+            self._pin = replace(self._pin, snapshot=apply_events(self._pin.snapshot, events))
 
     async def activate(self, artifact: Artifact) -> None:
         """Loads a version beside the others, checks, encodes and warms it, then lets it answer.
@@ -228,11 +228,11 @@ class ModelManager:
     def _up_to_date(self, snapshot: CatalogSnapshot) -> CatalogSnapshot:
         """The snapshot with the newest blocks, and with all facts that its readings may lack."""
         snapshot = snapshot.with_relations(*self._blocks)
-        missed = Facts(
-            blocks=self._facts.since(snapshot.blocks_read_at).blocks,
-            deleted=self._facts.since(snapshot.posts_read_at).deleted,
+        missed = ChangeEvents(
+            blocks=self._event_log.since(snapshot.blocks_read_at).blocks,
+            deleted=self._event_log.since(snapshot.posts_read_at).deleted,
         )
-        return corrected(snapshot, missed) if missed else snapshot
+        return apply_events(snapshot, missed) if missed else snapshot
 
     def _published_pin(self) -> ResidentState:
         if self._pin is None:

@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from animora_server.cache import RedisGenerations
 from animora_server.errors import AnimoraError, ConfigurationError, StoreError
 from animora_server.logs import configure_logs
 from animora_server.precompute.command import FAILURES, GOES_ON, run_in_redis, told
+from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.precompute.job import Order, Unwatched
 from animora_server.precompute.plan import abandon_unfinished
 from animora_server.precompute.report import summary_table

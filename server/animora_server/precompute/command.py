@@ -7,8 +7,8 @@ from rich.console import Console
 
 from animora_artifact import ArtifactError
 from animora_process.signals import ending_signals
-from animora_server.cache import RedisGenerations
 from animora_server.errors import DeviceFault, GenerationGone, InvalidScores, StoreError
+from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.precompute.job import Order, RunWatch, run
 from animora_server.precompute.patience import PatientGenerations
 from animora_server.precompute.report import ProgressBar, summary_table

@@ -12,7 +12,7 @@ from animora_server.catalog import (
     NO_PREFERENCE,
     Catalog,
     CatalogSnapshot,
-    Feed,
+    FeedIndex,
     WidthPreference,
     Widths,
 )
@@ -56,7 +56,7 @@ async def load_catalog(
     # PostgreSQL gives rows in any order, which posts of one time would keep.
     rows = snapshot.feed.rows
     order = np.lexsort((snapshot.post_ids[rows], snapshot.created_at[rows]))
-    return replace(snapshot, feed=Feed(rows[order], snapshot.feed.created_at))
+    return replace(snapshot, feed=FeedIndex(rows[order], snapshot.feed.created_at))
 
 
 def catalog_digest(snapshot: CatalogSnapshot) -> str:

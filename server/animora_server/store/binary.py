@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_database.embeddings import Decoder
-from animora_server.catalog import NO_EMBEDDING, EmbeddingColumn, EmbeddingRecords
+from animora_server.catalog import NO_EMBEDDING, EmbeddingBatch, EmbeddingRecords
 from animora_server.errors import StoreError
 from animora_server.types import IntArray
 
@@ -130,7 +130,7 @@ def _whole_rows(data: bytes) -> tuple[IntArray, int]:
     return np.array(rows, np.int64).reshape(-1, 5), end
 
 
-def _column(decode: Decoder, data: npt.NDArray[np.uint8], at: IntArray, lengths: IntArray) -> EmbeddingColumn:
+def _column(decode: Decoder, data: npt.NDArray[np.uint8], at: IntArray, lengths: IntArray) -> EmbeddingBatch:
     """The embeddings at some places of uint8 (n), of some lengths: int64 (k) each."""
     widths = np.full(len(at), NO_EMBEDDING)
     blocks = {}
@@ -141,4 +141,4 @@ def _column(decode: Decoder, data: npt.NDArray[np.uint8], at: IntArray, lengths:
         widths[which] = np.where(usable, embeddings.shape[1], 0)
         if usable.any():
             blocks[embeddings.shape[1]] = embeddings if usable.all() else embeddings[usable]
-    return EmbeddingColumn(widths, blocks)
+    return EmbeddingBatch(widths, blocks)

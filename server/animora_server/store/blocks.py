@@ -8,7 +8,7 @@ from typing import Self
 
 from animora_database.views import BLOCKS
 from animora_server.background import BackgroundLoop
-from animora_server.catalog import Pairs, Relations
+from animora_server.catalog import IdPairs, Relations
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
 from animora_server.store.protocols import CatalogStore
@@ -50,7 +50,7 @@ class BlockRefresher:
         self._age = age
         self._publish = publish
         self._unblocked = asyncio.Event()
-        self._found = Pairs.empty()
+        self._found = IdPairs.empty()
         self._relations = Relations.empty()
         self.loop = BackgroundLoop("block-refresher", self._round, wake=self._unblocked)
 

@@ -11,13 +11,13 @@ import asyncpg
 import structlog
 
 from animora_server.background import BackgroundLoop, Backoff
-from animora_server.catalog import Facts
+from animora_server.catalog import ChangeEvents
 from animora_server.errors import StoreError
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import DatabaseSettings
 from animora_server.store.connection import Connector, translated
+from animora_server.store.notification_payload import CHANNEL, read_payload
 from animora_server.store.notifications import RECEIVE_BYTES, NotificationBatcher
-from animora_server.store.payloads import CHANNEL, read_payload
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ class PollingOnly(StoreError):
     """Notifications cannot be used for now: they do not arrive, or more than can be applied do."""
 
 
-class FactListener:
+class EventListener:
     """Listens on a connection of its own, and hands facts on.
 
     What is committed while there is no connection is not notified; polls go on, and find it.
@@ -57,7 +57,7 @@ class FactListener:
         self,
         settings: DatabaseSettings,
         metrics: CatalogMetrics,
-        receive: Callable[[Facts], bool],
+        receive: Callable[[ChangeEvents], bool],
         catch_up: Callable[[], None],
     ) -> None:
         self._timeout = settings.listen_timeout
@@ -141,15 +141,15 @@ class FactListener:
         self._pauses = 0
 
     def _apply(self, payloads: list[str]) -> bool:
-        facts = []
+        events = []
         for payload in payloads:
             try:
-                facts.append(read_payload(payload))
+                events.append(read_payload(payload))
             except ValueError:
                 self._metrics.notifications["unreadable"].inc()
             else:
                 self._metrics.notifications[payload.partition(" ")[0]].inc()
-        return self._receive(Facts.joined(facts)) if facts else True
+        return self._receive(ChangeEvents.joined(events)) if events else True
 
 
 class Session:

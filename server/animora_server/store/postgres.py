@@ -14,15 +14,15 @@ from animora_database import row_security
 from animora_database.checking import QUERY, Row, UnusableView, check_views, embedding_decoders
 from animora_database.session import begin_reading
 from animora_database.views import VIEWS, View
-from animora_server.catalog import POSTGRES_EPOCH, Groups, GroupsBuilder, IdMap, Pairs, PostRecords
+from animora_server.catalog import POSTGRES_EPOCH, CsrIndex, CsrIndexBuilder, IdMap, IdPairs, PostRecords
 from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import queries
 from animora_server.store.binary import EmbeddingRows, FixedColumns
 from animora_server.store.connection import Connector, translated
-from animora_server.store.parts import PartFeeder
+from animora_server.store.copy_decoder import CopyDecoder
 from animora_server.store.protocols import TakeEmbeddings
-from animora_server.store.silence import WatchedConnection
+from animora_server.store.watched_connection import WatchedConnection
 from animora_server.types import DoubleArray, IntArray
 
 IDS_AT_ONCE = 10_000
@@ -152,13 +152,13 @@ class PostgresReading:
         pairs = await self._pairs(queries.interaction_counts(until), COUNTING_TIMEOUT_FACTOR)
         return await asyncio.to_thread(IdMap.of, pairs.first, pairs.second)
 
-    async def interactions(self, since: datetime, until: datetime | None = None) -> Pairs:
+    async def interactions(self, since: datetime, until: datetime | None = None) -> IdPairs:
         """See CatalogReading."""
         return await self._pairs(queries.interactions(since, until))
 
-    async def seen_posts(self, since: datetime, until: datetime) -> Groups:
+    async def seen_posts(self, since: datetime, until: datetime) -> CsrIndex:
         """See CatalogReading."""
-        columns, builder = FixedColumns(queries.PAIR_COLUMNS), GroupsBuilder()
+        columns, builder = FixedColumns(queries.PAIR_COLUMNS), CsrIndexBuilder()
 
         def feed(data: bytes) -> bytes:
             rest = columns.feed(data)
@@ -168,7 +168,7 @@ class PostgresReading:
         await self._copy(feed, queries.interactions(since, until), COUNTING_TIMEOUT_FACTOR)
         return await asyncio.to_thread(builder.build)
 
-    async def blocks(self) -> Pairs:
+    async def blocks(self) -> IdPairs:
         """See CatalogReading."""
         return await self._pairs(queries.BLOCKS)
 
@@ -187,8 +187,8 @@ class PostgresReading:
         posts = PostRecords(ids, author_ids, _unix_seconds(created_at), updated_at, deleted)
         return await asyncio.to_thread(posts.distinct)
 
-    async def _pairs(self, query: str, timeout_factor: float = 1.0) -> Pairs:
-        return Pairs(*await self._columns(queries.PAIR_COLUMNS, query, timeout_factor))
+    async def _pairs(self, query: str, timeout_factor: float = 1.0) -> IdPairs:
+        return IdPairs(*await self._columns(queries.PAIR_COLUMNS, query, timeout_factor))
 
     async def _columns(
         self, types: tuple[str, ...], query: str, timeout_factor: float = 1.0
@@ -207,11 +207,11 @@ class PostgresReading:
         COPY streams, so memory stays bounded, and it makes no object a value, as fetching records does.
 
         Args:
-            feed: Takes bytes; see PartFeeder.
+            feed: Takes bytes; see CopyDecoder.
             query: What to copy.
             timeout_factor: How many times as long as other queries it may be silent.
         """
-        parts = PartFeeder(feed)
+        parts = CopyDecoder(feed)
         silence = timeout_factor * self._silence
         loop = asyncio.get_running_loop()
         try:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from animora_database.views import VIEWS, View
-from animora_server.catalog import EmbeddingRecords, Groups, IdMap, Pairs, PostRecords
+from animora_server.catalog import CsrIndex, EmbeddingRecords, IdMap, IdPairs, PostRecords
 from animora_server.types import IntArray
 
 TakeEmbeddings = Callable[[EmbeddingRecords], None]
@@ -56,15 +56,15 @@ class CatalogReading(Protocol):
         """Interactions before a moment by post."""
         ...
 
-    async def interactions(self, since: datetime, until: datetime | None = None) -> Pairs:
+    async def interactions(self, since: datetime, until: datetime | None = None) -> IdPairs:
         """Users and posts of the interactions since a moment, before another if one is given."""
         ...
 
-    async def seen_posts(self, since: datetime, until: datetime) -> Groups:
+    async def seen_posts(self, since: datetime, until: datetime) -> CsrIndex:
         """Posts by user, of the interactions since a moment and before another. May be of any number."""
         ...
 
-    async def blocks(self) -> Pairs:
+    async def blocks(self) -> IdPairs:
         """All blockers and blocked."""
         ...
 

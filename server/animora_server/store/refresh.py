@@ -12,10 +12,10 @@ from animora_server.catalog import (
     NO_PREFERENCE,
     Activity,
     Catalog,
+    CatalogPosts,
     InteractionBase,
-    PostDraft,
     PostRecords,
-    PostTable,
+    PostTableBuilder,
     WidthPreference,
     Widths,
 )
@@ -33,7 +33,7 @@ MIN_POST_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class InteractionScan:
     """What a reading of all interactions gives.
 
     Attributes:
@@ -87,7 +87,7 @@ class Refresh:
         # database's clock may have stepped back, as after a failover.
         self._read_at = max(reading.now.timestamp(), math.nextafter(catalog.snapshot.read_at, math.inf))
 
-    async def reconcile(self, count: Count | None = None) -> Catalog:
+    async def reconcile(self, count: InteractionScan | None = None) -> Catalog:
         """Compares everything; the first load is a reconcile with an empty catalog.
 
         Args:
@@ -162,41 +162,43 @@ class Refresh:
             return np.empty(0, np.int64)
         return await self._reading.filled(no_image, no_caption)
 
-    async def _posts(self, found: PostRecords, outdated: BoolArray, removed: IntArray) -> PostTable:
+    async def _posts(self, found: PostRecords, outdated: BoolArray, removed: IntArray) -> CatalogPosts:
         """The next table; reads the embeddings of the posts found that are outdated."""
-        draft = await asyncio.to_thread(PostDraft, self._table, found, outdated, self._preference)
+        builder = await asyncio.to_thread(PostTableBuilder, self._table, found, outdated, self._preference)
         if len(self._table):
-            await self._reading.embeddings_of(found.ids[draft.pending], draft.add)
+            await self._reading.embeddings_of(found.ids[builder.pending], builder.add)
         else:
-            await self._all_embeddings(found, draft)
-        posts = await asyncio.to_thread(draft.finish, removed, self._read_at)
+            await self._all_embeddings(found, builder)
+        posts = await asyncio.to_thread(builder.finish, removed, self._read_at)
         if posts is not self._table:
             self.unusable = await asyncio.to_thread(posts.unusable)
         return posts
 
-    async def _of_chosen_widths(self, posts: PostTable, found: PostRecords) -> PostTable:
+    async def _of_chosen_widths(self, posts: CatalogPosts, found: PostRecords) -> CatalogPosts:
         """The same posts, with embeddings of the widths that the models take, or that most of them have."""
         kept = posts.embeddings.widths
         widths = await asyncio.to_thread(lambda: self._preference.choose(*posts.found_widths(), kept))
         if widths == kept:
             return posts
-        empty = PostTable.empty(self._settings.directory)
-        draft = PostDraft(empty, found, np.ones(len(found), np.bool_), WidthPreference(serving=widths))
-        await self._all_embeddings(found, draft)
+        empty = CatalogPosts.empty(self._settings.directory)
+        builder = PostTableBuilder(
+            empty, found, np.ones(len(found), np.bool_), WidthPreference(serving=widths)
+        )
+        await self._all_embeddings(found, builder)
 
-        def rewritten() -> PostTable:
-            return draft.finish(np.empty(0, np.int64), self._read_at).in_order_of(posts)
+        def rewritten() -> CatalogPosts:
+            return builder.finish(np.empty(0, np.int64), self._read_at).in_order_of(posts)
 
         posts = await asyncio.to_thread(rewritten)
         self.unusable = await asyncio.to_thread(posts.unusable)
         return posts
 
-    async def _all_embeddings(self, found: PostRecords, draft: PostDraft) -> None:
+    async def _all_embeddings(self, found: PostRecords, builder: PostTableBuilder) -> None:
         """Reads the embeddings of all posts; of those that are shown twice, first the row that counts."""
-        await self._reading.embeddings_of(np.unique(found.repeated), draft.add)
-        await self._reading.embeddings(draft.add)
+        await self._reading.embeddings_of(np.unique(found.repeated), builder.add)
+        await self._reading.embeddings(builder.add)
 
-    async def _with_activity(self, posts: PostTable, base: InteractionBase) -> Catalog:
+    async def _with_activity(self, posts: CatalogPosts, base: InteractionBase) -> Catalog:
         base = await self._extended(base)
         recent = await self._reading.interactions(base.until)
         activity = Activity(base, recent, await self._reading.blocks(), self._read_at, self._began)
@@ -219,7 +221,7 @@ class Refresh:
         return await asyncio.to_thread(base.extended, until, added)
 
 
-async def count_rows(reading: CatalogReading, settings: CatalogSettings) -> Count:
+async def count_rows(reading: CatalogReading, settings: CatalogSettings) -> InteractionScan:
     """Counts all interactions but those within the recount window, and the rows that do not count.
 
     Raises:
@@ -230,7 +232,7 @@ async def count_rows(reading: CatalogReading, settings: CatalogSettings) -> Coun
     seen_since = earlier(reading.now, settings.seen_window_days * SECONDS_A_DAY)
     seen = await reading.seen_posts(seen_since, until)
     base = InteractionBase(until, counts, seen)
-    return Count(base, await reading.left_out(), await reading.hidden())
+    return InteractionScan(base, await reading.left_out(), await reading.hidden())
 
 
 def earlier(moment: datetime, seconds: float) -> datetime:

@@ -33,7 +33,7 @@ class ReconcileSchedule:
         """Seconds until the next reconcile is due; not positive when it is."""
         return max(self._due_at, self._earliest) - now
 
-    def facts_missed(self, now: float) -> None:
+    def events_missed(self, now: float) -> None:
         """Notifications may have been missed, which a reconcile finds: it is due once its share allows."""
         self._missed_at = now
         self._due_at = float("-inf")

@@ -7,11 +7,11 @@ import structlog
 
 from animora_server.background import BackgroundLoop
 from animora_server.cache.errors import UnreadableValue
-from animora_server.cache.generation_record import decode_generation
+from animora_server.cache.generation_codec import decode_generation
 from animora_server.cache.keys import current_generation_key, generation_posts_key
-from animora_server.cache.list_layout import decode_posts
 from animora_server.cache.lookups import MAX_BYTES, NoAnswer
-from animora_server.cache.shared_redis import SharedRedis
+from animora_server.cache.redis_cache import RedisCache
+from animora_server.cache.timeline_codec import decode_posts
 from animora_server.cache.writes import Write
 from animora_server.metrics import CacheMetrics
 from animora_server.types import Generation, GenerationPosts
@@ -29,7 +29,7 @@ class GenerationWatch:
     Use it as an async context manager; it looks once on entering, and then in the background.
     """
 
-    def __init__(self, redis: SharedRedis, interval: float, metrics: CacheMetrics) -> None:
+    def __init__(self, redis: RedisCache, interval: float, metrics: CacheMetrics) -> None:
         self._redis = redis
         self._interval = interval
         self._metrics = metrics

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from animora_server.catalog import (
     NEVER,
+    CatalogPosts,
     EmbeddingRecords,
-    PostDraft,
     PostRecords,
-    PostTable,
+    PostTableBuilder,
     Widths,
 )
 from tests.catalog.columns import column
@@ -47,14 +47,14 @@ def embeddings(posts):
 
 def draft_of(table, posts):
     found = records(posts)
-    return PostDraft(table, found, table.outdated(found))
+    return PostTableBuilder(table, found, table.outdated(found))
 
 
 def refreshed(table, posts, removed=NO_IDS):
     """The table after a refresh that found some posts."""
-    draft = draft_of(table, posts)
-    draft.add(embeddings(posts))
-    return draft.finish(np.array(removed, np.int64), 50.0)
+    builder = draft_of(table, posts)
+    builder.add(embeddings(posts))
+    return builder.finish(np.array(removed, np.int64), 50.0)
 
 
 def reconciled(table, posts):
@@ -77,7 +77,7 @@ def content(table):
 
 @pytest.fixture
 def table(tmp_path):
-    return refreshed(PostTable.empty(tmp_path), {20: Post(), 10: Post(author=2, image=None, caption=None)})
+    return refreshed(CatalogPosts.empty(tmp_path), {20: Post(), 10: Post(author=2, image=None, caption=None)})
 
 
 def test_the_first_load_begins_an_epoch(table):
@@ -91,7 +91,7 @@ def test_nothing_new_is_the_same_table(table):
 
 
 def test_a_load_of_no_posts_is_a_load():
-    assert reconciled(PostTable.empty(None), {}).epoch == 1
+    assert reconciled(CatalogPosts.empty(None), {}).epoch == 1
 
 
 def test_new_posts_get_rows_at_the_end(table):
@@ -173,11 +173,11 @@ def test_an_edit_of_a_post_that_is_not_there_is_an_error_and_no_edit_of_another(
     found = records({99: Post(created_at=7.0)})
 
     with pytest.raises(LookupError, match="1 of 1 ids"):
-        PostDraft(table, found, np.array([False])).finish(np.array([20]), 50.0)
+        PostTableBuilder(table, found, np.array([False])).finish(np.array([20]), 50.0)
 
 
 def test_the_first_width_of_a_kind_begins_an_epoch(tmp_path):
-    narrow = refreshed(PostTable.empty(tmp_path), {1: Post(image=None)})
+    narrow = refreshed(CatalogPosts.empty(tmp_path), {1: Post(image=None)})
 
     wide = refreshed(narrow, {2: Post(image=(4.0, 5.0))})
 
@@ -188,17 +188,17 @@ def test_the_first_width_of_a_kind_begins_an_epoch(tmp_path):
 
 
 def test_an_empty_embedding_says_nothing_about_the_width(tmp_path):
-    table = refreshed(PostTable.empty(tmp_path), {1: Post(image=()), 2: Post(image=(4.0, 5.0))})
+    table = refreshed(CatalogPosts.empty(tmp_path), {1: Post(image=()), 2: Post(image=(4.0, 5.0))})
 
     assert table.embeddings.read(0, 2)[0].tolist() == [[0, 0], [4, 5]]
 
 
 @pytest.mark.parametrize("image", [(1.0, 2.0, 3.0), (), (1.0, np.nan), (1.0, np.inf), (1.0, 1e6)])
 def test_an_embedding_that_cannot_be_used_counts_as_none(table, image):
-    draft = draft_of(table, {30: Post(image=image)})
-    draft.add(embeddings({30: Post(image=image)}))
+    builder = draft_of(table, {30: Post(image=image)})
+    builder.add(embeddings({30: Post(image=image)}))
 
-    after = draft.finish(NO_IDS, 50.0)
+    after = builder.finish(NO_IDS, 50.0)
 
     assert after.unusable() == Widths(1, 0)
     assert after.embeddings.read(2, 3)[0].tolist() == [[0, 0]]
@@ -214,11 +214,11 @@ def test_posts_whose_embeddings_did_not_arrive_are_asked_for_again(table):
 
 
 def test_embeddings_that_arrive_twice_count_once(table):
-    draft = draft_of(table, {30: Post()})
-    draft.add(embeddings({30: Post()}))
-    draft.add(embeddings({30: Post(image=(9.0, 9.0)), 40: Post()}))
+    builder = draft_of(table, {30: Post()})
+    builder.add(embeddings({30: Post()}))
+    builder.add(embeddings({30: Post(image=(9.0, 9.0)), 40: Post()}))
 
-    assert len(draft.finish(NO_IDS, 50.0)) == 3
+    assert len(builder.finish(NO_IDS, 50.0)) == 3
 
 
 def test_a_draft_that_is_dropped_changes_nothing(table):
@@ -238,18 +238,18 @@ def test_young_posts_without_embeddings_are_listed_until_they_have_them(tmp_path
         4: Post(image=None, deleted=True),
         5: Post(),
     }
-    table = refreshed(PostTable.empty(tmp_path), posts)
+    table = refreshed(CatalogPosts.empty(tmp_path), posts)
     assert [ids.tolist() for ids in table.lacking(since=500.0)] == [[1], [2]]
 
-    draft = PostDraft(table, table.records(np.array([1])), np.array([True]))
-    draft.add(embeddings({1: Post()}))
+    builder = PostTableBuilder(table, table.records(np.array([1])), np.array([True]))
+    builder.add(embeddings({1: Post()}))
 
-    assert [ids.tolist() for ids in draft.finish(NO_IDS, 50.0).lacking(since=500.0)] == [[], [2]]
+    assert [ids.tolist() for ids in builder.finish(NO_IDS, 50.0).lacking(since=500.0)] == [[], [2]]
 
 
 def test_many_tombstones_begin_an_epoch_without_them(tmp_path):
     posts = {one: Post(author=one, image=(one, 1.0)) for one in range(4000)}
-    table = refreshed(PostTable.empty(tmp_path), posts)
+    table = refreshed(CatalogPosts.empty(tmp_path), posts)
     kept = {one: post for one, post in posts.items() if one >= 1024}
     few = reconciled(table, kept)
     assert (few.epoch, len(few)) == (1, 4000)
@@ -275,7 +275,7 @@ post_values = st.builds(
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.dictionaries(st.integers(0, 8), post_values), max_size=5))
 def test_after_all_posts_are_compared_a_table_equals_a_fresh_load(states):
-    table = PostTable.empty(None)
+    table = CatalogPosts.empty(None)
     posts: dict[int, Post] = {}
     for moment, state in enumerate(states):
         # As the database does, a post that changed has another updated_at.
@@ -286,7 +286,7 @@ def test_after_all_posts_are_compared_a_table_equals_a_fresh_load(states):
             for one, post in state.items()
         }
         before, table = table, reconciled(table, posts)
-        assert content(table) == content(reconciled(PostTable.empty(None), posts))
+        assert content(table) == content(reconciled(CatalogPosts.empty(None), posts))
         if before.epoch == table.epoch:
             assert table.fingerprints[: len(before)].tolist() == before.fingerprints.tolist()
             assert table.author_ids[: len(before)].tolist() == before.author_ids.tolist()

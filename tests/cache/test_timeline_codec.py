@@ -9,10 +9,10 @@ from hypothesis.extra.numpy import arrays
 
 from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.keys import list_key
-from animora_server.cache.list_layout import (
+from animora_server.cache.timeline_codec import (
     RANKERS,
     REASONS,
-    Pointer,
+    LatestPointer,
     decode_list,
     decode_pointer,
     decode_posts,
@@ -86,7 +86,7 @@ def test_the_layouts_stay_what_other_versions_of_the_server_wrote():
         made_at=1.0, fresh_until=2.0, read_at=0.5, cost=0.25, degraded_reason=DegradedReason.OVERLOADED,
     )  # fmt: skip
     assert encode_list(b"k", snapshot).hex() == LIST_THEN
-    assert encode_pointer(b"k", Pointer(b"s" * 16, 1.0)).hex() == POINTER_THEN
+    assert encode_pointer(b"k", LatestPointer(b"s" * 16, 1.0)).hex() == POINTER_THEN
 
 
 @given(id_lists)
@@ -157,7 +157,7 @@ def test_a_list_is_no_pointer_and_a_pointer_no_list(key: bytes, snapshot: Ranked
     with pytest.raises(UnreadableValue):
         decode_pointer(encode_list(key, snapshot), key)
     with pytest.raises(UnreadableValue):
-        decode_list(encode_pointer(key, Pointer(snapshot.snapshot_id, 0.0)), key, snapshot.snapshot_id)
+        decode_list(encode_pointer(key, LatestPointer(snapshot.snapshot_id, 0.0)), key, snapshot.snapshot_id)
 
 
 def test_a_forged_list_with_a_right_checksum_is_refused_where_it_makes_no_sense():
@@ -176,13 +176,13 @@ def test_a_version_that_no_model_has_is_refused_when_it_is_stored():
 
 @given(keys, snapshot_ids, times)
 def test_a_pointer_comes_back(key: bytes, snapshot_id: bytes, made_at: float):
-    pointer = Pointer(snapshot_id, made_at)
+    pointer = LatestPointer(snapshot_id, made_at)
     assert decode_pointer(encode_pointer(key, pointer), key) == pointer
 
 
 @given(keys, snapshot_ids, st.data())
 def test_a_damaged_pointer_is_refused(key: bytes, snapshot_id: bytes, data: st.DataObject):
-    value = encode_pointer(key, Pointer(snapshot_id, 1.0))
+    value = encode_pointer(key, LatestPointer(snapshot_id, 1.0))
     cut = value[: data.draw(st.integers(0, len(value) - 1))]
     for damaged in (flipped(value, data), cut, value + b"\0"):
         with pytest.raises(UnreadableValue):
@@ -193,7 +193,7 @@ def test_a_damaged_pointer_is_refused(key: bytes, snapshot_id: bytes, data: st.D
 def test_a_pointer_of_another_key_is_refused(key: bytes, other: bytes, snapshot_id: bytes):
     assume(key != other)
     with pytest.raises(UnreadableValue):
-        decode_pointer(encode_pointer(other, Pointer(snapshot_id, 1.0)), key)
+        decode_pointer(encode_pointer(other, LatestPointer(snapshot_id, 1.0)), key)
 
 
 @given(keys, id_lists)

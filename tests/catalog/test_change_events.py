@@ -1,50 +1,50 @@
 import numpy as np
 
-from animora_server.catalog import Facts, RecentFacts, corrected
-from animora_server.catalog.corrections import MAX_NOTIFIED
+from animora_server.catalog import ChangeEvents, EventLog, apply_events
+from animora_server.catalog.change_events import MAX_NOTIFIED
 from tests.ranker.catalogs import snapshot
 
 
 def block(blocker, blocked):
-    return Facts(blocks=frozenset({(blocker, blocked)}))
+    return ChangeEvents(blocks=frozenset({(blocker, blocked)}))
 
 
 def deletion(*post_ids):
-    return Facts(deleted=frozenset(post_ids))
+    return ChangeEvents(deleted=frozenset(post_ids))
 
 
-UNBLOCKED = Facts(unblocked=True)
+UNBLOCKED = ChangeEvents(unblocked=True)
 
 
 def test_facts_are_joined():
-    facts = Facts.joined([block(1, 2), deletion(5), UNBLOCKED, block(2, 1), deletion(4, 5)])
+    events = ChangeEvents.joined([block(1, 2), deletion(5), UNBLOCKED, block(2, 1), deletion(4, 5)])
 
-    assert facts.blocks == {(1, 2), (2, 1)}
-    assert facts.deleted_ids.tolist() == [4, 5]
-    assert facts.unblocked
-    assert len(facts) == 4
+    assert events.blocks == {(1, 2), (2, 1)}
+    assert events.deleted_ids.tolist() == [4, 5]
+    assert events.unblocked
+    assert len(events) == 4
 
 
 def test_no_facts_are_false():
-    assert not Facts.joined([])
+    assert not ChangeEvents.joined([])
     assert block(1, 2)
     assert deletion(1)
     assert UNBLOCKED
 
 
 def test_a_reading_lacks_what_was_notified_since_it_began():
-    recent = RecentFacts()
+    recent = EventLog()
     recent.add(block(1, 2), 1.0)
     recent.add(deletion(7), 2.0)
     recent.add(block(2, 1), 3.0)
 
-    assert recent.since(2.0) == Facts(frozenset({(2, 1)}), frozenset({7}))
-    assert recent.since(0.0) == Facts(frozenset({(1, 2), (2, 1)}), frozenset({7}))
-    assert recent.since(4.0) == Facts()
+    assert recent.since(2.0) == ChangeEvents(frozenset({(2, 1)}), frozenset({7}))
+    assert recent.since(0.0) == ChangeEvents(frozenset({(1, 2), (2, 1)}), frozenset({7}))
+    assert recent.since(4.0) == ChangeEvents()
 
 
 def test_what_later_readings_hold_is_forgotten():
-    recent = RecentFacts()
+    recent = EventLog()
     recent.add(block(1, 2), 1.0)
     recent.add(deletion(7, 8), 2.0)
     assert len(recent) == 3
@@ -58,7 +58,7 @@ def test_what_later_readings_hold_is_forgotten():
 def test_a_snapshot_is_corrected_and_the_one_before_stays():
     before = snapshot({10: {}, 11: {}, 12: {"deleted": 1}}, blocks=[(1, 2)])
 
-    after = corrected(before, Facts(frozenset({(3, 1)}), frozenset({11, 12, 99})))
+    after = apply_events(before, ChangeEvents(frozenset({(3, 1)}), frozenset({11, 12, 99})))
 
     assert after.is_deleted(np.arange(3)).tolist() == [False, True, True]
     assert after.related_authors(1).tolist() == [2, 3]
@@ -69,14 +69,14 @@ def test_a_snapshot_is_corrected_and_the_one_before_stays():
 def test_a_block_that_is_said_to_be_taken_back_holds_until_a_reading_agrees():
     before = snapshot({10: {}}, blocks=[(1, 2)])
 
-    assert corrected(before, UNBLOCKED).related_authors(1).tolist() == [2]
-    assert corrected(corrected(before, block(1, 3)), UNBLOCKED).related_authors(3).tolist() == [1]
+    assert apply_events(before, UNBLOCKED).related_authors(1).tolist() == [2]
+    assert apply_events(apply_events(before, block(1, 3)), UNBLOCKED).related_authors(3).tolist() == [1]
 
 
 def test_facts_that_a_snapshot_holds_change_nothing():
     before = snapshot({10: {"deleted": 1}}, blocks=[(1, 2)])
 
-    after = corrected(before, Facts(frozenset({(1, 2)}), frozenset({10, 99})))
+    after = apply_events(before, ChangeEvents(frozenset({(1, 2)}), frozenset({10, 99})))
 
     assert after.deleted is before.deleted
     assert [after.related_authors(user).tolist() for user in (1, 2, 5, 6)] == [[2], [1], [], []]
@@ -87,7 +87,7 @@ def test_notified_deletions_are_beside_the_flags_of_all_posts_until_there_are_ma
     after, deleted = before, []
     for post in range(0, 3 * MAX_NOTIFIED, 2):
         flags = after.deleted
-        after = corrected(after, deletion(post))
+        after = apply_events(after, deletion(post))
         deleted.append(post)
         assert (after.deleted is not flags) == (len(deleted) == MAX_NOTIFIED + 1)
         assert len(after.notified_deleted) <= MAX_NOTIFIED
@@ -105,7 +105,7 @@ def test_no_post_is_newer_that_was_deleted_since():
     before = snapshot({10: {}, 11: {}})
     assert before.newer_than(0.0).tolist() == [0, 1]
 
-    after = corrected(before, deletion(10))
+    after = apply_events(before, deletion(10))
 
     assert after.newer_than(0.0).tolist() == [1]
 
@@ -113,7 +113,7 @@ def test_no_post_is_newer_that_was_deleted_since():
 def test_what_is_left_to_the_next_reading_is_shared():
     before = snapshot({10: {"likes": 5}, 11: {"likes": 2}})
 
-    after = corrected(before, deletion(10))
+    after = apply_events(before, deletion(10))
 
     assert after.max_interactions == 5
     assert after.feed is before.feed

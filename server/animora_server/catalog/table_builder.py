@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_server.catalog.embeddings import INFINITE, fingerprints, magnitudes
-from animora_server.catalog.lookup import ABSENT, IdMap
-from animora_server.catalog.records import EmbeddingColumn, EmbeddingRecords, PostRecords
-from animora_server.catalog.table import PostTable
+from animora_server.catalog.index import ABSENT, IdMap
+from animora_server.catalog.records import EmbeddingBatch, EmbeddingRecords, PostRecords
+from animora_server.catalog.table import CatalogPosts
 from animora_server.catalog.widths import NO_PREFERENCE, FoundWidths, WidthPreference, Widths
 from animora_server.types import BoolArray, HalfArray, IntArray
 
@@ -17,7 +17,7 @@ Column = TypeVar("Column", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrived:
+class _ArrivedRows:
     """Posts whose embeddings arrived: positions int64 (k) among those found, and what is new about them."""
 
     at: IntArray
@@ -32,7 +32,7 @@ class _Arrived:
         return cls(ids, np.empty(0, np.bool_), ids, widths, widths)
 
 
-class PostDraft:
+class PostTableBuilder:
     """Collects embeddings of posts found, then makes the next table; if it is dropped, nothing has changed.
 
     Embeddings arrive in parts, so that a load of any size takes little memory. A post that is new or
@@ -51,7 +51,7 @@ class PostDraft:
 
     def __init__(
         self,
-        table: PostTable,
+        table: CatalogPosts,
         found: PostRecords,
         pending: BoolArray,
         preference: WidthPreference = NO_PREFERENCE,
@@ -63,7 +63,7 @@ class PostDraft:
         self._positions = IdMap(found.ids, np.arange(len(found)))
         self._file = table.embeddings
         self._rows = len(table)
-        self._arrived: list[_Arrived] = []
+        self._arrived: list[_ArrivedRows] = []
 
     def add(self, batch: EmbeddingRecords) -> None:
         """Adds the embeddings of some posts; those of posts not waited for are passed over.
@@ -87,9 +87,9 @@ class PostDraft:
         moved = ~self._unchanged(at, digests)
         self._file.write(self._rows, image[moved], caption[moved])
         self._rows += int(np.count_nonzero(moved))
-        self._arrived.append(_Arrived(at, moved, digests, image_widths, caption_widths))
+        self._arrived.append(_ArrivedRows(at, moved, digests, image_widths, caption_widths))
 
-    def finish(self, removed: IntArray, read_at: float) -> PostTable:
+    def finish(self, removed: IntArray, read_at: float) -> CatalogPosts:
         """The next table, or the same one if nothing changed.
 
         Args:
@@ -130,7 +130,7 @@ class PostDraft:
             current.created_at, current.updated_at, current.deleted,
         )  # fmt: skip
         deleted[left] = True
-        return PostTable(
+        return CatalogPosts(
             epoch=self._epoch(),
             post_ids=post_ids,
             author_ids=author_ids,
@@ -150,9 +150,9 @@ class PostDraft:
         fresh = self._table.epoch == 0 or self._file is not self._table.embeddings
         return self._table.epoch + fresh
 
-    def _joined(self) -> _Arrived:
-        parts = [_Arrived.nothing(), *self._arrived]
-        return _Arrived(
+    def _joined(self) -> _ArrivedRows:
+        parts = [_ArrivedRows.nothing(), *self._arrived]
+        return _ArrivedRows(
             np.concatenate([part.at for part in parts]),
             np.concatenate([part.moved for part in parts]),
             np.concatenate([part.fingerprints for part in parts]),
@@ -179,7 +179,7 @@ class PostDraft:
         unchanged[unchanged] = same_embeddings & ~self._table.replaced(known, found)
         return unchanged
 
-    def _learn_widths(self, images: EmbeddingColumn, captions: EmbeddingColumn) -> None:
+    def _learn_widths(self, images: EmbeddingBatch, captions: EmbeddingBatch) -> None:
         """Chooses a width that the file lacks among these embeddings; the rows so far get zeros of it.
 
         The first part is not all posts: a reconcile chooses again.
@@ -193,7 +193,7 @@ class PostDraft:
             self._file = self._file.resized(widths.image, widths.caption, self._rows)
 
 
-def _matrix(column: EmbeddingColumn, width: int) -> tuple[HalfArray, FoundWidths]:
+def _matrix(column: EmbeddingBatch, width: int) -> tuple[HalfArray, FoundWidths]:
     """Embeddings as float16 (k, width), zeros where there is none or it cannot be used.
 
     Also the column's widths, 0 where an embedding holds what float16 does not: int32 (k).

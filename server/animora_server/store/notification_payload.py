@@ -2,14 +2,14 @@
 
 import re
 
-from animora_server.catalog import Facts
+from animora_server.catalog import ChangeEvents
 
 CHANNEL = "animora"
 PAYLOAD = re.compile(r"(?:(block|unblock) (-?\d{1,19}) (-?\d{1,19})|delete((?: -?\d{1,19})+))", re.ASCII)
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 
 
-def read_payload(payload: str) -> Facts:
+def read_payload(payload: str) -> ChangeEvents:
     """The facts that a payload tells.
 
     Raises:
@@ -21,11 +21,11 @@ def read_payload(payload: str) -> Facts:
         raise ValueError("not a fact")
     word, blocker, blocked, deleted = found.groups()
     if word is None:
-        return Facts(deleted=frozenset(_id(digits) for digits in deleted.split()))
+        return ChangeEvents(deleted=frozenset(_id(digits) for digits in deleted.split()))
     pair = _id(blocker), _id(blocked)
     if pair[0] == pair[1]:
         raise ValueError("nobody blocks themselves")
-    return Facts(blocks=frozenset((pair,))) if word == "block" else Facts(unblocked=True)
+    return ChangeEvents(blocks=frozenset((pair,))) if word == "block" else ChangeEvents(unblocked=True)
 
 
 def _id(digits: str) -> int:

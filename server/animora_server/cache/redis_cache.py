@@ -37,7 +37,7 @@ WRITE_TIMEOUT = 1.0  # seconds that a batch of writes may take, whoever still wa
 log = structlog.get_logger(__name__)
 
 
-class SharedRedis:
+class RedisCache:
     """Bytes by key in Redis, best effort: nothing fails, and nobody waits for longer than the timeout.
 
     Use it as an async context manager. A Redis that is down at the start is tried again like one that

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_server.catalog import Groups, IdMap
+from animora_server.catalog import CsrIndex, IdMap
 
 INT64 = np.iinfo(np.int64)
 ids = st.integers(INT64.min, INT64.max)
@@ -66,7 +66,7 @@ def test_an_id_map_changes_as_a_dict_changes(before, added):
 
 @given(st.lists(st.tuples(small_ids, small_ids)))
 def test_groups_hold_the_members_that_a_dict_of_sets_holds(pairs):
-    groups = Groups.of(array(key for key, _ in pairs), array(member for _, member in pairs))
+    groups = CsrIndex.of(array(key for key, _ in pairs), array(member for _, member in pairs))
 
     for key in range(-4, 5):
         assert groups.members_of(key).tolist() == sorted({member for other, member in pairs if other == key})
@@ -74,13 +74,13 @@ def test_groups_hold_the_members_that_a_dict_of_sets_holds(pairs):
 
 @pytest.mark.parametrize("member", [2**31 - 1, 2**31, -(2**31), -(2**31) - 1, INT64.min, INT64.max])
 def test_members_of_any_size_come_back_as_they_were(member):
-    members = Groups.of(array([7, 7]), array([5, member])).members_of(7)
+    members = CsrIndex.of(array([7, 7]), array([5, member])).members_of(7)
 
     assert members.dtype == np.int64
     assert members.tolist() == sorted([5, member])
 
 
 def test_small_members_take_half_the_bytes():
-    wide = Groups.of(array([1, 1]), array([1, 2**40]))
+    wide = CsrIndex.of(array([1, 1]), array([1, 2**40]))
 
-    assert Groups.of(array([1, 1]), array([1, 2])).nbytes == wide.nbytes - 8
+    assert CsrIndex.of(array([1, 1]), array([1, 2])).nbytes == wide.nbytes - 8

@@ -10,7 +10,7 @@ from animora_server.store.binary import TRAILER, without_header
 PART_BYTES = 4 << 20
 
 
-class PartFeeder:
+class CopyDecoder:
     """Gathers bytes into parts and feeds them, one after the other, to a decoder in a worker thread.
 
     Args:

@@ -65,7 +65,7 @@ _ID_OF: dict[int, np.dtype[Any]] = {4: _NARROW, 8: _WIDE}
 
 
 @fast_dataclass
-class Pointer:
+class LatestPointer:
     """Which list is a user's latest, and when it was made, in Unix seconds."""
 
     snapshot_id: bytes
@@ -120,12 +120,12 @@ def decode_list(value: bytes, key: bytes, snapshot_id: bytes) -> RankedTimeline:
         raise UnreadableValue("not of this version's making") from error
 
 
-def encode_pointer(key: bytes, pointer: Pointer) -> bytes:
+def encode_pointer(key: bytes, pointer: LatestPointer) -> bytes:
     """The value of a pointer under a key."""
     return _sealed(_POINTER.pack(POINTER_MAGIC, _digest(key), pointer.snapshot_id, pointer.made_at))
 
 
-def decode_pointer(value: bytes, key: bytes) -> Pointer:
+def decode_pointer(value: bytes, key: bytes) -> LatestPointer:
     """The pointer in a value that is stored under a key.
 
     Raises:
@@ -134,7 +134,7 @@ def decode_pointer(value: bytes, key: bytes) -> Pointer:
     if _checked(value, key, POINTER_MAGIC, _POINTER.size) != _POINTER.size:
         raise UnreadableValue("too long")
     _, _, snapshot_id, made_at = _POINTER.unpack_from(value)
-    return Pointer(snapshot_id, made_at)
+    return LatestPointer(snapshot_id, made_at)
 
 
 def encode_posts(key: bytes, post_ids: IntArray) -> bytes:

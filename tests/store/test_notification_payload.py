@@ -4,8 +4,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from animora_server.catalog import Facts
-from animora_server.store.payloads import read_payload
+from animora_server.catalog import ChangeEvents
+from animora_server.store.notification_payload import read_payload
 
 ids = st.integers(-(2**63), 2**63 - 1)
 
@@ -13,20 +13,20 @@ ids = st.integers(-(2**63), 2**63 - 1)
 @given(ids, ids)
 def test_a_block_says_who_blocks_whom(blocker, blocked):
     assume(blocker != blocked)
-    assert read_payload(f"block {blocker} {blocked}") == Facts(blocks=frozenset({(blocker, blocked)}))
+    assert read_payload(f"block {blocker} {blocked}") == ChangeEvents(blocks=frozenset({(blocker, blocked)}))
 
 
 @given(ids, ids)
 def test_that_a_block_was_taken_back_is_left_to_a_reading(blocker, blocked):
     assume(blocker != blocked)
-    assert read_payload(f"unblock {blocker} {blocked}") == Facts(unblocked=True)
+    assert read_payload(f"unblock {blocker} {blocked}") == ChangeEvents(unblocked=True)
 
 
 @given(st.lists(ids, min_size=1))
 def test_a_deletion_says_which_posts(deleted):
     payload = "delete " + " ".join(map(str, deleted))
 
-    assert read_payload(payload) == Facts(deleted=frozenset(deleted))
+    assert read_payload(payload) == ChangeEvents(deleted=frozenset(deleted))
 
 
 @given(st.text())

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from animora_server.cache.errors import UnreadableValue
-from animora_server.cache.score_layout import decode, encode, size
+from animora_server.cache.score_codec import decode, encode, size
 from animora_server.types import FloatArray
 
 keys = st.binary(max_size=80)

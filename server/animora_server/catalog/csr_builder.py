@@ -1,11 +1,11 @@
-"""Builds `Groups` of pairs that arrive in parts, in little more memory than the result takes."""
+"""Builds `CsrIndex` of pairs that arrive in parts, in little more memory than the result takes."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.catalog.lookup import Groups
+from animora_server.catalog.index import CsrIndex
 from animora_server.types import IntArray
 
 BUCKETS = 64  # sorted one after the other, so that sorting takes a small part of the memory
@@ -16,7 +16,7 @@ Ids = npt.NDArray[np.signedinteger[Any]]  # int32 or int64
 Part = tuple[Ids, Ids]
 
 
-class GroupsBuilder:
+class CsrIndexBuilder:
     """Collects pairs of a key and a member, repeats allowed.
 
     A pair takes 8 bytes until it is sorted, or 16 where ids do not fit 32 bits, and 4 or 8 from then on.
@@ -40,7 +40,7 @@ class GroupsBuilder:
                 _append(self._buckets[number], narrow_keys[part], narrow_members[part])
             start = end
 
-    def build(self) -> Groups:
+    def build(self) -> CsrIndex:
         """The sets of all pairs added; the builder is empty then."""
         groups = [self._sorted(number) for number in range(BUCKETS)]
         keys = np.concatenate([group.keys for group in groups])
@@ -57,16 +57,16 @@ class GroupsBuilder:
             # Each set moves as a whole.
             shifts = np.repeat(starts[first:last] - group.offsets[:-1], sizes[first:last])
             members[np.arange(len(group.members)) + shifts] = group.members
-            groups[number], first = Groups.empty(), last
-        return Groups(keys[order], offsets, members)
+            groups[number], first = CsrIndex.empty(), last
+        return CsrIndex(keys[order], offsets, members)
 
-    def _sorted(self, number: int) -> Groups:
+    def _sorted(self, number: int) -> CsrIndex:
         parts, self._buckets[number] = self._buckets[number], []
         if not parts:
-            return Groups.empty()
+            return CsrIndex.empty()
         keys = np.concatenate([part[0] for part in parts])
         members = np.concatenate([part[1] for part in parts])
-        return Groups.of(keys.astype(np.int64), members.astype(np.int64))
+        return CsrIndex.of(keys.astype(np.int64), members.astype(np.int64))
 
 
 def _append(bucket: list[Part], keys: Ids, members: Ids) -> None:

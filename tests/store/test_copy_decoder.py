@@ -5,7 +5,7 @@ import pytest
 
 from animora_server.errors import StoreError
 from animora_server.store.binary import TRAILER
-from animora_server.store.parts import PART_BYTES, PartFeeder
+from animora_server.store.copy_decoder import PART_BYTES, CopyDecoder
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">II", 0, 0)
 
@@ -29,7 +29,7 @@ class Decoder:
 
 async def test_bytes_arrive_whole_and_in_order_off_the_event_loop():
     decoder = Decoder()
-    parts = PartFeeder(decoder.feed)
+    parts = CopyDecoder(decoder.feed)
     rows = bytes(range(250)) * (PART_BYTES // 100)
     for start in range(0, len(rows), 99_999):
         await parts.put((HEADER if start == 0 else b"") + rows[start : start + 99_999])
@@ -42,7 +42,7 @@ async def test_bytes_arrive_whole_and_in_order_off_the_event_loop():
 
 
 async def test_what_is_left_over_is_an_error():
-    parts = PartFeeder(Decoder().feed)
+    parts = CopyDecoder(Decoder().feed)
     await parts.put(HEADER + b"12345")
 
     with pytest.raises(StoreError):
@@ -50,7 +50,7 @@ async def test_what_is_left_over_is_an_error():
 
 
 async def test_the_decoders_error_comes_out_with_the_next_part():
-    parts = PartFeeder(Decoder(failure=StoreError("a null")).feed)
+    parts = CopyDecoder(Decoder(failure=StoreError("a null")).feed)
     await parts.put(HEADER + bytes(PART_BYTES))
 
     with pytest.raises(StoreError, match="a null"):
@@ -66,7 +66,7 @@ async def test_settling_waits_for_the_thread_and_raises_nothing():
         ended.append(data)
         raise StoreError("too late to matter")
 
-    parts = PartFeeder(feed)
+    parts = CopyDecoder(feed)
     await parts.put(HEADER + bytes(PART_BYTES))
     let_go.set()
 

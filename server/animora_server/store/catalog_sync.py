@@ -19,8 +19,8 @@ from animora_server.catalog import (
     NO_WIDTHS,
     Catalog,
     CatalogSnapshot,
-    Facts,
-    RecentFacts,
+    ChangeEvents,
+    EventLog,
     WidthPreference,
     Widths,
 )
@@ -28,7 +28,7 @@ from animora_server.errors import ConfigurationError
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
 from animora_server.store.protocols import CatalogStore
-from animora_server.store.refresh import Count, Refresh, count_rows
+from animora_server.store.refresh import InteractionScan, Refresh, count_rows
 from animora_server.store.schedule import ReconcileSchedule
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 MAX_DELETIONS = 5_000  # that may wait for a reading; more are left to it
 
 
-class CatalogRefresher:
+class CatalogSync:
     """Loads the catalog in the background, keeps it fresh, and publishes a snapshot after each refresh.
 
     A poll sees what changed lately, and posts that it was told are gone. What it cannot see (other posts that
@@ -76,12 +76,12 @@ class CatalogRefresher:
         self._read_at: datetime | None = None  # the database's time of the last reading; None before the load
         self._refreshed_at = float("-inf")  # time.monotonic()
         self._behind = asyncio.Event()
-        self._facts = RecentFacts()  # deletions alone
+        self._event_log = EventLog()  # deletions alone
         self._unusable = NO_WIDTHS  # as the log says
         self._hidden: Sequence[tuple[str, str, str]] = ()  # as the log says
         self._no_posts = False  # though there are interactions, as the log says
         self._left_out: dict[tuple[str, str], int] = {}  # as the log says
-        self._count: Count | None = None  # not yet in the catalog
+        self._count: InteractionScan | None = None  # not yet in the catalog
         self._schedule = ReconcileSchedule(settings.reconcile_interval)  # by time.monotonic()
         self._count_soon = asyncio.Event()
         self._took = 0.0  # seconds that the count took
@@ -113,20 +113,20 @@ class CatalogRefresher:
         for store in (self._store, self._counting_store):
             store.close()
 
-    def correct(self, facts: Facts) -> bool:
+    def correct(self, events: ChangeEvents) -> bool:
         """Remembers deletions until they are in the catalog: a poll by itself does not see what is gone.
 
         Returns:
             Whether more may follow.
         """
-        if facts.deleted:
-            self._facts.add(Facts(deleted=facts.deleted), time.monotonic())
-        return len(self._facts) < MAX_DELETIONS
+        if events.deleted:
+            self._event_log.add(ChangeEvents(deleted=events.deleted), time.monotonic())
+        return len(self._event_log) < MAX_DELETIONS
 
     def catch_up(self) -> None:
         """Polls at once, and then compares everything: facts may have been missed."""
         self._behind.set()
-        self._schedule.facts_missed(time.monotonic())
+        self._schedule.events_missed(time.monotonic())
         self._count_soon.set()
 
     async def _refresh_round(self) -> float:
@@ -187,11 +187,11 @@ class CatalogRefresher:
             if since is None or count is not None:
                 catalog = await refresh.reconcile(count)
             else:
-                catalog = await refresh.poll(since, self._facts.since(float("-inf")).deleted_ids)
+                catalog = await refresh.poll(since, self._event_log.since(float("-inf")).deleted_ids)
         # Even if publishing fails, rows that someone may have seen are not assigned again.
         self._catalog = catalog
         self._read_at = reading.now
-        self._facts.forget(began)
+        self._event_log.forget(began)
         await self._publish(catalog.snapshot)
         self._refreshed_at = time.monotonic()
         seconds = self._refreshed_at - began
@@ -199,7 +199,7 @@ class CatalogRefresher:
         if since is not None and reading.now < since:
             log.warning("the database's clock went back", seconds=(since - reading.now).total_seconds())
         if refresh.lacks_interactions(catalog):
-            self._schedule.facts_missed(time.monotonic())
+            self._schedule.events_missed(time.monotonic())
             self._count_soon.set()
         if since is None or count is not None:
             took = 0.0 if since is None else self._took + seconds

@@ -11,8 +11,8 @@ from redis.asyncio import Redis, RedisCluster
 from animora_server.cache import keys
 from animora_server.cache.connection import REDIS_FAILED, close_redis, drop_connections, open_redis
 from animora_server.cache.errors import UnreadableValue
-from animora_server.cache.generation_record import decode_generation, encode_generation
-from animora_server.cache.list_layout import decode_posts, encode_list, encode_posts
+from animora_server.cache.generation_codec import decode_generation, encode_generation
+from animora_server.cache.timeline_codec import decode_posts, encode_list, encode_posts
 from animora_server.cache.timelines import ListLife
 from animora_server.cache.writes import Write
 from animora_server.errors import GenerationGone, StoreError

@@ -107,7 +107,7 @@ class IdMap:
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
+class CsrIndex:
     """A sorted set of ids for each key, in compressed rows.
 
     Attributes:

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from animora_server.cache import RedisGenerations
 from animora_server.cache.errors import UnreadableValue
-from animora_server.cache.generation_record import decode_generation, encode_generation
+from animora_server.cache.generation_codec import decode_generation, encode_generation
 from animora_server.cache.keys import (
     building_generation_key,
     current_generation_key,
@@ -25,6 +24,7 @@ from animora_server.cache.keys import (
 )
 from animora_server.embedded import EmbeddedRedis
 from animora_server.errors import GenerationGone, StoreError
+from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.settings import CacheSettings
 from animora_server.types import Generation
 from tests.cache.stores import (

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from animora_server.catalog.lookup import ABSENT
+from animora_server.catalog.index import ABSENT
 from animora_server.catalog.relations import Block
 from animora_server.catalog.snapshot import NO_ROWS, CatalogSnapshot
 from animora_server.types import IntArray
@@ -18,7 +18,7 @@ MAX_NOTIFIED = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ChangeEvents:
     """What notifications say. Anyone who may connect to the database can send them.
 
     So they only hide, until the next reading decides: nobody sees an author, or a post, that a reading hides.
@@ -34,7 +34,7 @@ class Facts:
     unblocked: bool = False
 
     @classmethod
-    def joined(cls, parts: Iterable["Facts"]) -> Self:
+    def joined(cls, parts: Iterable["ChangeEvents"]) -> Self:
         """Several facts as one."""
         parts = list(parts)
         return cls(
@@ -57,28 +57,28 @@ class Facts:
         return len(self.blocks) + len(self.deleted)
 
 
-class RecentFacts:
+class EventLog:
     """Facts that the next reading may still lack, in the order of their notifications.
 
     A fact is notified after its commit, so that a reading which began later than that holds it.
     """
 
     def __init__(self) -> None:
-        self._notified: deque[tuple[float, Facts]] = deque()
+        self._notified: deque[tuple[float, ChangeEvents]] = deque()
         self._size = 0
 
     def __len__(self) -> int:
         """How many blocks and deletions there are, repeats included."""
         return self._size
 
-    def add(self, facts: Facts, notified_at: float) -> None:
+    def add(self, events: ChangeEvents, notified_at: float) -> None:
         """Takes facts notified at a time (`time.monotonic()`), no earlier than those before."""
-        self._notified.append((notified_at, facts))
-        self._size += len(facts)
+        self._notified.append((notified_at, events))
+        self._size += len(events)
 
-    def since(self, moment: float) -> Facts:
+    def since(self, moment: float) -> ChangeEvents:
         """What a reading that began at a moment may lack."""
-        return Facts.joined(facts for notified_at, facts in self._notified if notified_at >= moment)
+        return ChangeEvents.joined(events for notified_at, events in self._notified if notified_at >= moment)
 
     def forget(self, moment: float) -> None:
         """Drops what readings that begin at a moment, or later, hold."""
@@ -86,13 +86,13 @@ class RecentFacts:
             self._size -= len(self._notified.popleft()[1])
 
 
-def corrected(snapshot: CatalogSnapshot, facts: Facts) -> CatalogSnapshot:
+def apply_events(snapshot: CatalogSnapshot, events: ChangeEvents) -> CatalogSnapshot:
     """The snapshot with facts applied to it; all else is shared, the feed and the highest count included.
 
     Facts that it holds already, and posts that it does not know, change nothing.
     """
     deleted, notified, relations = snapshot.deleted, snapshot.notified_deleted, snapshot.relations
-    rows = snapshot.rows(facts.deleted_ids)
+    rows = snapshot.rows(events.deleted_ids)
     rows = rows[rows != ABSENT]
     rows = rows[~snapshot.is_deleted(rows)]
     if len(rows):
@@ -101,6 +101,6 @@ def corrected(snapshot: CatalogSnapshot, facts: Facts) -> CatalogSnapshot:
             deleted = deleted.copy()
             deleted[notified] = True
             notified = NO_ROWS
-    if facts.blocks:
-        relations = relations.with_blocks(facts.blocks)
+    if events.blocks:
+        relations = relations.with_blocks(events.blocks)
     return replace(snapshot, deleted=deleted, notified_deleted=notified, relations=relations)

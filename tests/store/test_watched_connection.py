@@ -12,7 +12,7 @@ from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import PostgresStore
 from animora_server.store.connection import Connector
-from animora_server.store.silence import SILENCE_TIMEOUT, WatchedConnection
+from animora_server.store.watched_connection import SILENCE_TIMEOUT, WatchedConnection
 from tests.limits import HANG_TIMEOUT
 from tests.store.silent_proxy import silent_proxy
 

@@ -17,7 +17,7 @@ from animora_server.embedded import apply_schema
 from animora_server.errors import ConfigurationError, ScoringFailed, StoreError
 from animora_server.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings
-from animora_server.store import CatalogRefresher, PostgresStore
+from animora_server.store import CatalogSync, PostgresStore
 from tests.limits import HANG_TIMEOUT
 
 FAST = CatalogSettings(poll_interval=0.02, reconcile_interval=0.05)
@@ -117,7 +117,7 @@ def knows_not(post_id):
 
 async def test_a_loaded_catalog_is_published_and_kept_fresh(database, store, metrics, published):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
-    async with CatalogRefresher(store, FAST, metrics, published.publish):
+    async with CatalogSync(store, FAST, metrics, published.publish):
         await published.until(knows(1))
         await database.execute("insert into animora_app.posts (id, author_id) values (2, 1)")
         await published.until(knows(1, 2))
@@ -133,7 +133,7 @@ async def test_metrics_tell_of_the_catalog(database, store, registry, metrics, p
     await database.execute(
         "insert into animora_app.posts (author_id, deleted_at) values (1, null), (1, now())"
     )
-    async with CatalogRefresher(store, FAST, metrics, published.publish):
+    async with CatalogSync(store, FAST, metrics, published.publish):
         assert registry.get_sample_value("animora_catalog_age_seconds") == math.inf
         for _ in range(2):  # the first is recorded by the time that there is a second
             await published.until(anything)
@@ -148,7 +148,7 @@ async def test_metrics_tell_of_the_catalog(database, store, registry, metrics, p
 async def test_postgres_may_come_later_and_may_come_back(own_postgres, registry, metrics, published):
     store = watched_store_of(own_postgres)
     await own_postgres.stop()
-    async with CatalogRefresher(store, FAST, metrics, published.publish):
+    async with CatalogSync(store, FAST, metrics, published.publish):
         await happened(store.failed)
         await own_postgres.start()
         await published.until(anything)
@@ -168,7 +168,7 @@ async def test_postgres_may_come_later_and_may_come_back(own_postgres, registry,
 async def test_the_end_does_not_wait_for_a_frozen_server(own_postgres, frozen, metrics, published):
     store = watched_store_of(own_postgres)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(CatalogRefresher(store, FAST, metrics, published.publish))
+        await stack.enter_async_context(CatalogSync(store, FAST, metrics, published.publish))
         await published.until(anything)
         with frozen(own_postgres.pid):
             await happened(store.begun)
@@ -178,7 +178,7 @@ async def test_the_end_does_not_wait_for_a_frozen_server(own_postgres, frozen, m
 
 async def test_a_frozen_server_is_followed_again_once_it_thaws(own_postgres, frozen, metrics, published):
     store = watched_store_of(own_postgres)
-    async with CatalogRefresher(store, FAST, metrics, published.publish):
+    async with CatalogSync(store, FAST, metrics, published.publish):
         await published.until(anything)
         with frozen(own_postgres.pid):
             await happened(store.begun)
@@ -189,7 +189,7 @@ async def test_missing_views_are_waited_for_and_named_in_the_log(database, postg
     store = WatchedStore(PostgresStore(DatabaseSettings(url=SecretStr(postgres_url))))
     await database.execute("alter schema animora rename to migrating")
     with capture_logs() as logs:
-        async with CatalogRefresher(store, FAST, metrics, published.publish):
+        async with CatalogSync(store, FAST, metrics, published.publish):
             await happened(store.failed)
             await happened(store.failed)
             await database.execute("alter schema migrating rename to animora")
@@ -211,7 +211,7 @@ async def test_rows_that_were_offered_once_are_not_assigned_again(database, stor
             raise ScoringFailed("not now")
         await published.publish(snapshot)
 
-    async with CatalogRefresher(store, FAST, metrics, publish):
+    async with CatalogSync(store, FAST, metrics, publish):
         snapshot = await published.until(anything)
 
     assert snapshot.epoch == refused[0].epoch
@@ -225,7 +225,7 @@ async def test_embeddings_that_cannot_be_used_are_logged_once(database, store, m
         " values (1, 1, '{1,2}'), (2, 1, '{1,2,3}')"
     )
     with capture_logs() as logs:
-        async with CatalogRefresher(store, FAST, metrics, published.publish):
+        async with CatalogSync(store, FAST, metrics, published.publish):
             await published.until(anything)
             await database.execute("update animora_app.posts set image_embedding = '{1}' where id = 2")
             await published.until(anything)
@@ -243,7 +243,7 @@ async def test_a_bug_costs_a_refresh_and_is_logged_with_its_traceback(database, 
         await published.publish(snapshot)
 
     with capture_logs() as logs:
-        async with CatalogRefresher(store, FAST, metrics, publish):
+        async with CatalogSync(store, FAST, metrics, publish):
             await published.until(anything)
 
     assert [type(entry["exc_info"]) for entry in logs if entry["log_level"] == "error"] == [ZeroDivisionError]
@@ -255,7 +255,7 @@ async def test_windows_may_reach_back_before_all_time(database, store, metrics, 
     await database.execute("insert into animora_app.likes values (2, 1, now() - interval '1000 years')")
     settings = FAST.model_copy(update=window)
     with capture_logs() as logs:
-        async with CatalogRefresher(store, settings, metrics, published.publish):
+        async with CatalogSync(store, settings, metrics, published.publish):
             await published.until(knows(1))
             snapshot = await published.until(anything)
 
@@ -282,7 +282,7 @@ async def test_polls_go_on_while_interactions_are_counted(database, store, metri
             return SlowStore(self._store.beside())
 
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
-    async with CatalogRefresher(Store(store), FAST, metrics, published.publish):
+    async with CatalogSync(Store(store), FAST, metrics, published.publish):
         await published.until(knows(1))
         async with asyncio.timeout(HANG_TIMEOUT):
             await counting.wait()
@@ -311,7 +311,7 @@ async def test_what_is_counted_in_vain_is_counted_again_later(database, store, m
             return FailingOnce(self._store.beside())
 
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
-    async with CatalogRefresher(Store(store), FAST, metrics, published.publish):
+    async with CatalogSync(Store(store), FAST, metrics, published.publish):
         await published.until(knows(1))
         await database.execute("delete from animora_app.posts where id = 1")
         await published.until(knows_not(1))
@@ -338,7 +338,7 @@ async def test_a_like_made_after_the_clock_went_back_does_not_wait_for_the_next_
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     rarely = FAST.model_copy(update={"reconcile_interval": 86_400.0})
     with capture_logs() as logs:
-        async with CatalogRefresher(Store(store), rarely, metrics, published.publish):
+        async with CatalogSync(Store(store), rarely, metrics, published.publish):
             await published.until(knows(1))
             Clock.ahead = timedelta()
             await database.execute("insert into animora_app.likes values (2, 1, now())")
@@ -354,7 +354,7 @@ async def test_the_directory_is_made_and_holds_nothing_afterwards(
     await database.execute(
         "insert into animora_app.posts (id, author_id, image_embedding) values (1, 1, '{1,2}')"
     )
-    async with CatalogRefresher(store, settings, metrics, published.publish):
+    async with CatalogSync(store, settings, metrics, published.publish):
         snapshot = await published.until(knows(1))
 
     assert snapshot.embeddings.read(0, 1)[0].tolist() == [[1, 2]]
@@ -366,7 +366,7 @@ async def test_a_missing_temporary_directory_is_a_wrong_option(
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(ConfigurationError, match=r"catalog\.directory: cannot write to a temporary one"):
-        async with CatalogRefresher(store, FAST, metrics, published.publish):
+        async with CatalogSync(store, FAST, metrics, published.publish):
             pass
 
 
@@ -378,5 +378,5 @@ async def test_a_directory_that_cannot_be_written_to_is_a_wrong_option(
     settings = FAST.model_copy(update={"directory": tmp_path / directory})
 
     with pytest.raises(ConfigurationError, match=r"catalog\.directory"):
-        async with CatalogRefresher(store, settings, metrics, published.publish):
+        async with CatalogSync(store, settings, metrics, published.publish):
             pass
