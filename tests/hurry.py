@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from animora_server.errors import DeadlineExceeded
+from animora_server.errors import DeadlineExpired
 
 Answer = TypeVar("Answer")
 
@@ -13,6 +13,6 @@ async def hurried(ask: Callable[[float], Awaitable[Answer]]) -> Answer:
     for timeout in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4):
         try:
             return await ask(timeout)
-        except DeadlineExceeded:
+        except DeadlineExpired:
             pass
     return await ask(12.8)

@@ -13,15 +13,15 @@ from animora_server.background import BackgroundLoop, first_of
 from animora_server.batching import Batcher, CostModel
 from animora_server.cache import GenerationWatch, RedisCache, RedisScores, RedisTimelineStore, rank_key
 from animora_server.catalog import ChangeEvents
-from animora_server.health import Health
 from animora_server.inference import CatalogEncoder, ModelManager
 from animora_server.inference.no_model import NoModel
 from animora_server.inference.preflight import Preflight
 from animora_server.inference.protocols import InferenceDevice, Queue
 from animora_server.inference.requests import InferenceRequest, batch_limits
-from animora_server.metrics import Metrics, process_registry
 from animora_server.models import ModelWatcher, open_models
-from animora_server.probes import Probes
+from animora_server.observability.health import HealthState
+from animora_server.observability.metrics import Metrics, process_registry
+from animora_server.observability.probes import Probes
 from animora_server.program import stop_signal
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.score_provider import CacheAccess
@@ -66,7 +66,7 @@ class Engine:
 
     grpc: GrpcServer
     following: AbstractAsyncContextManager[None]
-    health: Health
+    health: HealthState
     registry: CollectorRegistry
     device: InferenceDevice
 
@@ -77,7 +77,7 @@ class Application:
 
     grpc: GrpcServer
     probes: Probes
-    health: Health
+    health: HealthState
 
     async def wait_until_serving(self) -> None:
         """Returns once health says SERVING."""
@@ -135,7 +135,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             without,
             reconcile=lambda: refresher.catch_up(),  # noqa: PLW0108  # made below
         )
-        health = Health(model_manager, batcher, settings, shared)
+        health = HealthState(model_manager, batcher, settings, shared)
         _observe(metrics, batcher, model_manager, health)
         _oversee(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
@@ -226,7 +226,7 @@ async def _following_database(
     model_manager: ModelManager,
     settings: Settings,
     metrics: Metrics,
-    health: Health,
+    health: HealthState,
 ) -> AsyncIterator[None]:
     """Keeps the catalog like the database."""
     blocks = BlockRefresher(
@@ -254,7 +254,7 @@ def _observe(
     metrics: Metrics,
     batcher: Batcher[InferenceRequest, FloatArray],
     model_manager: ModelManager,
-    health: Health,
+    health: HealthState,
 ) -> None:
     """Has metrics look up what others know."""
     metrics.scorer.queue_rows.set_function(lambda: batcher.queued_rows)
@@ -265,14 +265,14 @@ def _observe(
     health.liveness.watch(batcher.runner)
 
 
-def _oversee(metrics: Metrics, health: Health, *loops: BackgroundLoop) -> None:
+def _oversee(metrics: Metrics, health: HealthState, *loops: BackgroundLoop) -> None:
     """Shows how background loops are, in metrics and by liveness."""
     metrics.background.watch(*loops)
     health.liveness.watch(*loops)
 
 
 async def _stores(
-    stack: AsyncExitStack, settings: Settings, metrics: Metrics, health: Health
+    stack: AsyncExitStack, settings: Settings, metrics: Metrics, health: HealthState
 ) -> tuple[CacheAccess | None, TimelineStore, PostsOfGeneration]:
     """Where scores and lists are kept, and which posts precomputed lists were ranked from: all in Redis.
 

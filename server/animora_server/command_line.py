@@ -129,10 +129,10 @@ def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its paramet
     _require(settings.cache.url, "cache.url", "the Redis that the lists are for")
     configure_logs(settings.log.level, settings.log.format)
     from animora_server.precompute.command import precompute  # noqa: PLC0415  # see serve
-    from animora_server.precompute.job import Order  # noqa: PLC0415
+    from animora_server.precompute.job import RunOptions  # noqa: PLC0415
     from animora_server.precompute.shard import Shard  # noqa: PLC0415
 
-    order = Order(Shard() if shard is None else Shard.parse(shard), active_days, rate, restart)
+    order = RunOptions(Shard() if shard is None else Shard.parse(shard), active_days, rate, restart)
     if ray is None:
         run(precompute(settings, order, out, err))
         return

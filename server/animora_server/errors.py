@@ -4,9 +4,9 @@ AnimoraError
 ├── CallError                     what a caller is told
 │   ├── InvalidRequest            a field is wrong
 │   ├── Refused                   too much in flight
-│   ├── DeadlineExceeded          no answer fits into the time that is left
+│   ├── DeadlineExpired          no answer fits into the time that is left
 │   ├── ModelNotResident          the version asked for is not loaded
-│   ├── SnapshotGone              the list that a page token pins is no longer there
+│   ├── RankedTimelineGone              the list that a page token pins is no longer there
 │   └── CatalogUnavailable        not loaded yet, or its blocks are too old to be trusted
 ├── ScoringFailed                 the model gave no scores; the heuristic answers
 │   ├── ModelUnavailable          none is loaded
@@ -47,7 +47,7 @@ class TooManyRequests(CallError):
         self.retry_after = retry_after
 
 
-class DeadlineExceeded(CallError):
+class DeadlineExpired(CallError):
     """No answer fits into the time that is left."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class ModelNotResident(CallError):
         super().__init__("model_version: that version is not resident; leave it empty for the active one")
 
 
-class SnapshotGone(CallError):
+class RankedTimelineGone(CallError):
     """The list that a page token pins is no longer there."""
 
     def __init__(self) -> None:

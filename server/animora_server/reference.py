@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Metric
 
 from animora_server.background import BackgroundLoop
 from animora_server.configuration import Option, options, toml_value
-from animora_server.instruments import Across, GaugeFamily
-from animora_server.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
+from animora_server.observability.instruments import Across, GaugeFamily
+from animora_server.observability.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
 
 # The table stands between these two lines of a page; all else on it is written by people.
 BEGIN = "<!-- generated: make docs -->"

@@ -130,7 +130,7 @@ class Terms:
 
 
 @fast_dataclass
-class Ranking:
+class RankedCandidates:
     """Posts in order, best first.
 
     Attributes:
@@ -288,7 +288,7 @@ class PageTerms:
 
 
 @fast_dataclass
-class TimelinePage:
+class PageResult:
     """Posts in order, best first.
 
     Attributes:

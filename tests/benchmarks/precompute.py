@@ -18,11 +18,11 @@ from rich.table import Table
 from animora_artifact import open_store
 from animora_server.demo import SampleFeed, sample_feed
 from animora_server.precompute.generation_store import RedisGenerations
-from animora_server.precompute.job import Order, Unwatched, run
+from animora_server.precompute.job import RunOptions, Unwatched, run
 from animora_server.precompute.load import load_catalog, load_scorer, window_at
-from animora_server.precompute.pace import Pace
+from animora_server.precompute.rate_limiter import RateLimiter
 from animora_server.precompute.scoring import WindowScorer, start_thread
-from animora_server.precompute.summary import Summary
+from animora_server.precompute.summary import RunSummary
 from animora_server.precompute.write import CHUNK_USERS
 from animora_server.settings import Settings
 from animora_server.store import PostgresStore
@@ -36,7 +36,7 @@ class Turn:
     """A round's figures: pairs a second of scoring alone, and the precompute."""
 
     alone: float
-    precompute: Summary
+    precompute: RunSummary
 
 
 async def score_alone(feed: SampleFeed, settings: Settings) -> tuple[WindowScorer, np.ndarray, np.ndarray]:
@@ -50,7 +50,7 @@ async def score_alone(feed: SampleFeed, settings: Settings) -> tuple[WindowScore
     models = open_store(str(feed.store))
     version = models.active()
     assert version is not None
-    scorer = await load_scorer(models, version, window, settings.scorer, Pace(0))
+    scorer = await load_scorer(models, version, window, settings.scorer, RateLimiter(0))
     return scorer, window.rows, users[scorer.user_rows(users) > 0]
 
 
@@ -72,7 +72,7 @@ async def measure(feed: SampleFeed, out: Console) -> None:
     for number in range(ROUNDS + 1):
         alone = pairs_a_second(scorer, rows, users, threads)
         async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
-            turn = Turn(alone, await run(settings, Order(), generations, Unwatched()))
+            turn = Turn(alone, await run(settings, RunOptions(), generations, Unwatched()))
         if number:  # the first round warms up
             turns.append(turn)
     report(out, turns, threads)

@@ -17,7 +17,7 @@ from animora_server.cache.keys import generation_posts_key
 from animora_server.cache.lookups import Found, NoAnswer
 from animora_server.cache.timeline_codec import encode_posts
 from animora_server.errors import GenerationGone
-from animora_server.metrics import CacheMetrics
+from animora_server.observability.metrics import CacheMetrics
 from animora_server.precompute.generation_store import RedisGenerations
 from tests.cache.stores import KEY, NOW, TIMELINE, Stores, make_generation, name_of, until
 from tests.limits import HANG_TIMEOUT

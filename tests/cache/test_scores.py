@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from animora_server.cache import RedisCache, RedisScores
 from animora_server.embedded import EmbeddedRedis
 from animora_server.errors import ConfigurationError
-from animora_server.metrics import CacheMetrics
+from animora_server.observability.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
 from tests.cache.stores import until
 from tests.limits import HANG_TIMEOUT

@@ -12,7 +12,7 @@ import pytest_asyncio
 from redis.exceptions import ResponseError
 
 from animora_server.cache.keys import latest_key
-from animora_server.precompute.patience import PatientGenerations
+from animora_server.precompute.retrying_store import RetryingGenerationStore
 from tests.cache.documented_rights import CLUSTERED, PRECOMPUTING, SERVING
 from tests.cache.servers import (
     SERVICE,
@@ -98,7 +98,7 @@ async def test_writes_follow_an_address_to_the_new_primary_while_connections_to_
     ):
         await follow(second, first)
         await stores.until_stored(make_list())
-        generations = PatientGenerations(stores.generations, delays=(0,))
+        generations = RetryingGenerationStore(stores.generations, delays=(0,))
         assert await generations.current() is None
         for primary, replica, made in ((second, first, NOW + 1), (first, second, NOW + 2)):
             address.target = primary.port

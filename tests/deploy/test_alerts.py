@@ -9,7 +9,12 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from animora_server.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics, process_registry
+from animora_server.observability.metrics import (
+    DeviceProcessMetrics,
+    Metrics,
+    WorkerMetrics,
+    process_registry,
+)
 
 RULES = "rules.yml"
 PROGRAM = shutil.which("promtool")

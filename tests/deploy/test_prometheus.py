@@ -6,7 +6,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from animora_server.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
+from animora_server.observability.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from animora_server.inference.device import Device
 from animora_server.inference.graph_capture import EagerRecorder
 from animora_server.inference.resident_model import EXPLAINED_AT_ONCE, TURN_ROWS
 from animora_server.inference.unavailable_model import UnavailableModel
-from animora_server.metrics import ScorerMetrics
+from animora_server.observability.metrics import ScorerMetrics
 from animora_server.settings import ScorerSettings
 from tests.compilers import needs_compiler
 from tests.inference.artifacts import tiny_artifact

@@ -12,7 +12,7 @@ from animora_artifact import ArtifactRejected
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.inference import CatalogEncoder, ModelManager
 from animora_server.inference.device import Device
-from animora_server.metrics import CatalogMetrics, ScorerMetrics
+from animora_server.observability.metrics import CatalogMetrics, ScorerMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings, ScorerSettings
 from animora_server.store import CatalogSync, PostgresStore
 from tests.inference.artifacts import POSTS, tiny_artifact

@@ -26,9 +26,9 @@ from animora_artifact import (
 )
 from animora_artifact.errors import RejectionReason
 from animora_server.errors import DeviceFault
-from animora_server.metrics import ModelMetrics
 from animora_server.models import ModelWatcher, open_models
 from animora_server.models.opening import size_limit
+from animora_server.observability.metrics import ModelMetrics
 from animora_server.settings import ModelSettings
 from tests.inference.artifacts import tiny_artifact
 from tests.limits import HANG_TIMEOUT

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from animora_server.errors import ConfigurationError
 from animora_server.precompute.command import precompute, run_in_redis
-from animora_server.precompute.job import Order
+from animora_server.precompute.job import RunOptions
 from animora_server.precompute.shard import Shard
 from tests.limits import HANG_TIMEOUT
 from tests.precompute.watch import Watch
@@ -49,7 +49,7 @@ def terminal():
 
 
 async def test_a_run_ends_with_a_table_and_status_0(redis_settings, terminal):
-    assert await precompute(redis_settings, Order(), terminal.out, terminal.err) == 0
+    assert await precompute(redis_settings, RunOptions(), terminal.out, terminal.err) == 0
     rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in terminal.shown.splitlines()]
     table = {row[0]: row[1] for row in rows if row}
     assert table["state"] == "new; current now"
@@ -62,21 +62,21 @@ async def test_a_run_ends_with_a_table_and_status_0(redis_settings, terminal):
 
 
 async def test_the_table_says_what_is_still_to_come_and_what_was_gone_on_with(redis_settings, terminal):
-    await precompute(redis_settings, Order(Shard(0, 2)), terminal.out, terminal.err)
+    await precompute(redis_settings, RunOptions(Shard(0, 2)), terminal.out, terminal.err)
     assert "new; unfinished: other shards are to come" in terminal.shown
-    await precompute(redis_settings, Order(Shard(1, 2)), terminal.out, terminal.err)
+    await precompute(redis_settings, RunOptions(Shard(1, 2)), terminal.out, terminal.err)
     assert "resumed; current now" in terminal.shown
 
 
 async def test_in_a_narrow_terminal_no_number_is_cut(redis_settings, terminal):
     terminal.out = Console(file=terminal.out.file, width=24, soft_wrap=True)
-    assert await precompute(redis_settings, Order(), terminal.out, terminal.err) == 0
+    assert await precompute(redis_settings, RunOptions(), terminal.out, terminal.err) == 0
     assert "…" not in terminal.shown
 
 
 async def test_without_a_terminal_the_log_tells_how_far_it_is(redis_settings, terminal):
     with capture_logs() as logs:
-        await precompute(redis_settings, Order(), terminal.out, terminal.err)
+        await precompute(redis_settings, RunOptions(), terminal.out, terminal.err)
     assert [(line["users"], line["of"]) for line in logs if line["event"] == "ranking"] == [(8, 8)]
 
 
@@ -84,7 +84,9 @@ async def test_a_generation_that_is_abandoned_meanwhile_ends_the_run_with_status
     redis_settings, redis_url, terminal
 ):
     async with redis.asyncio.from_url(redis_url) as client, asyncio.timeout(HANG_TIMEOUT):
-        running = asyncio.create_task(precompute(redis_settings, Order(rate=100), terminal.out, terminal.err))
+        running = asyncio.create_task(
+            precompute(redis_settings, RunOptions(rate=100), terminal.out, terminal.err)
+        )
         while not await client.delete("animora:{generation}:building"):
             assert not running.done()
         assert await running == 1
@@ -95,7 +97,7 @@ async def test_a_generation_that_is_abandoned_meanwhile_ends_the_run_with_status
 async def test_on_a_terminal_a_bar_tells_how_far_it_is(redis_settings, terminal):
     text = StringIO()
     bar = Console(file=text, width=120, force_terminal=True)
-    await precompute(redis_settings, Order(), terminal.out, bar)
+    await precompute(redis_settings, RunOptions(), terminal.out, bar)
     assert "8/8" in text.getvalue()
 
 
@@ -108,7 +110,7 @@ async def test_on_a_terminal_a_bar_tells_how_far_it_is(redis_settings, terminal)
 )
 async def test_what_does_not_answer_is_one_line_and_status_1(redis_settings, terminal, section, url, named):
     settings = with_url(redis_settings, section, url)
-    assert await precompute(settings, Order(), terminal.out, terminal.err) == 1
+    assert await precompute(settings, RunOptions(), terminal.out, terminal.err) == 1
     assert named in terminal.complaints
     assert "the same command goes on" in terminal.complaints
     assert "Traceback" not in terminal.complaints
@@ -116,20 +118,20 @@ async def test_what_does_not_answer_is_one_line_and_status_1(redis_settings, ter
 
 async def test_a_damaged_model_is_status_1(redis_settings, terminal, tmp_path):
     (tmp_path / "models/v1/model.ts").write_bytes(b"damaged")
-    assert await precompute(redis_settings, Order(), terminal.out, terminal.err) == 1
+    assert await precompute(redis_settings, RunOptions(), terminal.out, terminal.err) == 1
     assert "model.ts" in terminal.complaints
 
 
 async def test_a_wrong_order_is_for_the_caller_to_tell(redis_settings, terminal):
     with pytest.raises(ConfigurationError):
-        await precompute(redis_settings, Order(Shard(1, 2), restart=True), terminal.out, terminal.err)
+        await precompute(redis_settings, RunOptions(Shard(1, 2), restart=True), terminal.out, terminal.err)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_ends_the_run_and_the_same_command_goes_on(
     redis_settings, redis_url, terminal, number
 ):
-    never_done = Order(rate=0.001)
+    never_done = RunOptions(rate=0.001)
     async with asyncio.timeout(HANG_TIMEOUT), redis.asyncio.from_url(redis_url) as client:
         running = asyncio.create_task(precompute(redis_settings, never_done, terminal.out, terminal.err))
         while (record := await client.get("animora:{generation}:building")) is None:
@@ -137,20 +139,20 @@ async def test_a_signal_ends_the_run_and_the_same_command_goes_on(
         signal.raise_signal(number)
         assert await running == 128 + number
     assert f"stopped by {number.name}" in terminal.complaints
-    resumed = await run_in_redis(redis_settings, Order(), Watch())
+    resumed = await run_in_redis(redis_settings, RunOptions(), Watch())
     assert resumed.resumed
     assert resumed.generation.generation_id.hex() == json.loads(record)["generation_id"]
 
 
 async def test_a_signal_after_the_swap_tells_so_and_is_no_failure(redis_settings, redis_url, terminal):
-    first = await run_in_redis(redis_settings, Order(), Watch())
+    first = await run_in_redis(redis_settings, RunOptions(), Watch())
     # So many lists that retiring them takes a while.
     listed = f"animora:list:{first.generation.generation_id.hex()}:".encode()
     fill = "for n = 1, 100000 do redis.call('SET', ARGV[1] .. n, '', 'EX', 1000) end"
     async with asyncio.timeout(HANG_TIMEOUT), redis.asyncio.from_url(redis_url) as client:
         await client.eval(fill, 0, listed)
         before = await client.get("animora:{generation}:current")
-        running = asyncio.create_task(precompute(redis_settings, Order(), terminal.out, terminal.err))
+        running = asyncio.create_task(precompute(redis_settings, RunOptions(), terminal.out, terminal.err))
         while await client.get("animora:{generation}:current") == before:
             assert not running.done()
         await client.client_pause(60_000, all=False)

@@ -7,7 +7,7 @@ import pytest
 from animora_artifact import VersionNotFound
 from animora_artifact.network import save_network
 from animora_server.errors import ConfigurationError, InvalidScores, StoreError
-from animora_server.precompute.job import Order, run
+from animora_server.precompute.job import RunOptions, run
 from animora_server.precompute.shard import Shard
 from animora_server.settings import Settings
 from animora_server.timeline.keys import settings_digest, timeline_key
@@ -73,7 +73,7 @@ class HeldGenerations:
 
 
 async def test_every_user_gets_a_list_and_the_generation_becomes_current(settings, store, watch):
-    summary = await run(settings, Order(), store, watch)
+    summary = await run(settings, RunOptions(), store, watch)
     made = lists_by_user(settings, store.lists[summary.generation.generation_id])
     assert set(made) == set(USERS)
     assert {user for user, a_list in made.items() if a_list.ranker is RankerName.NEUCF} == set(TRAINED_USERS)
@@ -89,7 +89,7 @@ async def test_every_user_gets_a_list_and_the_generation_becomes_current(setting
 async def test_a_list_holds_what_the_eager_network_likes_best_without_what_was_seen(
     settings, feed, database, store, watch
 ):
-    summary = await run(settings, Order(), store, watch)
+    summary = await run(settings, RunOptions(), store, watch)
     seen = {
         row["post_id"]
         for row in await database.fetch("select post_id from animora_app.likes where user_id = 7")
@@ -103,7 +103,7 @@ async def test_a_list_holds_what_the_eager_network_likes_best_without_what_was_s
 
 
 async def test_an_author_is_not_shown_their_own_posts(settings, database, store, watch):
-    summary = await run(settings, Order(), store, watch)
+    summary = await run(settings, RunOptions(), store, watch)
     own = {
         row["id"]
         for row in await database.fetch("select id from animora_app.posts where author_id = $1", AUTHORS[0])
@@ -114,7 +114,7 @@ async def test_an_author_is_not_shown_their_own_posts(settings, database, store,
 
 
 async def test_lists_are_of_the_generations_id_time_and_reading(settings, store, watch):
-    summary = await run(settings, Order(), store, watch)
+    summary = await run(settings, RunOptions(), store, watch)
     generation = summary.generation
     for a_list in store.lists[generation.generation_id].values():
         assert (a_list.snapshot_id, a_list.made_at) == (generation.generation_id, generation.made_at)
@@ -126,14 +126,14 @@ async def test_a_shard_that_read_before_another_began_the_generation_says_so_in_
     settings, feed, database, store, watch
 ):
     held = HeldGenerations(store)
-    early = asyncio.create_task(run(settings, Order(Shard(0, 2)), held, watch))
+    early = asyncio.create_task(run(settings, RunOptions(Shard(0, 2)), held, watch))
     await held.beginning.wait()  # it has read the posts
     posted_at = await database.fetchval(
         "insert into animora_app.posts (id, author_id, created_at) values (77, $1, now())"
         " returning created_at",
         AUTHORS[0],
     )
-    second = await run(settings, Order(Shard(1, 2)), store, watch)
+    second = await run(settings, RunOptions(Shard(1, 2)), store, watch)
     held.may_begin.set()
     first = await early
 
@@ -150,20 +150,20 @@ async def test_the_posts_of_a_generation_are_those_that_every_run_could_rank(
     settings, feed, database, store, watch
 ):
     gone, *rest = feed.post_ids.tolist()
-    first = await run(settings, Order(Shard(0, 2)), store, watch)
+    first = await run(settings, RunOptions(Shard(0, 2)), store, watch)
     await database.execute("delete from animora_app.posts where id = $1", gone)
     await database.execute(
         "insert into animora_app.posts (id, author_id, created_at) values (77, $1, now())", AUTHORS[0]
     )
     assert store.posts[first.generation.generation_id] == {gone, *rest}
-    again = await run(settings, Order(Shard(0, 2)), store, watch)
-    second = await run(settings, Order(Shard(1, 2)), store, watch)
+    again = await run(settings, RunOptions(Shard(0, 2)), store, watch)
+    second = await run(settings, RunOptions(Shard(1, 2)), store, watch)
     assert again.generation == first.generation == second.generation
     assert store.posts[second.generation.generation_id] == set(rest)
 
 
 async def test_the_posts_of_a_generation_are_told_before_its_first_list_is_stored(settings, store, watch):
-    await run(settings, Order(), store, watch)
+    await run(settings, RunOptions(), store, watch)
     assert store.calls.index("intersect_posts") < store.calls.index("put")
 
 
@@ -175,84 +175,84 @@ async def test_posts_that_are_no_candidates_are_none_of_the_generations(
         "update animora_app.posts set created_at = now() - interval '1 year' where id = $1", old
     )
     await database.execute("update animora_app.posts set deleted_at = now() where id = $1", deleted)
-    summary = await run(settings, Order(), store, watch)
+    summary = await run(settings, RunOptions(), store, watch)
     assert store.posts[summary.generation.generation_id] == set(rest)
 
 
 async def test_a_generation_is_of_the_databases_time(settings, database, store, watch):
     before = await database.fetchval("select statement_timestamp()")
-    summary = await run(settings, Order(), store, watch)
+    summary = await run(settings, RunOptions(), store, watch)
     after = await database.fetchval("select statement_timestamp()")
     assert before.timestamp() <= summary.generation.made_at <= after.timestamp()
     assert summary.generation.made_at == summary.generation.read_at
 
 
 async def test_the_same_record_gives_the_same_lists_whenever_and_however_often(settings, store, watch):
-    first = await run(settings, Order(), store, watch)
+    first = await run(settings, RunOptions(), store, watch)
     lists = store.lists.pop(first.generation.generation_id)
     store.begun = first.generation
-    again = await run(settings, Order(), store, watch)
+    again = await run(settings, RunOptions(), store, watch)
     assert again.resumed
     assert not again.catalog_changed
     assert same(store.lists[first.generation.generation_id], lists)
 
 
 async def test_a_resume_ranks_whole_the_chunks_that_lack_a_list(settings, store, watch):
-    first = await run(settings, Order(), store, watch)
+    first = await run(settings, RunOptions(), store, watch)
     stored = store.lists[first.generation.generation_id]
     before = dict(stored)
     del stored[key(settings, 7)]
     store.begun = first.generation
-    again = await run(settings, Order(), store, watch)
+    again = await run(settings, RunOptions(), store, watch)
     assert (again.totals.ranked, again.totals.kept) == (len(USERS), 0)
     assert same(store.lists[first.generation.generation_id], before)
 
 
 async def test_a_resume_passes_over_what_is_stored(settings, store, watch):
-    first = await run(settings, Order(), store, watch)
+    first = await run(settings, RunOptions(), store, watch)
     store.begun = first.generation
     store.calls.clear()
-    again = await run(settings, Order(), store, watch)
+    again = await run(settings, RunOptions(), store, watch)
     assert (again.totals.ranked, again.totals.kept) == (0, len(USERS))
     assert "put" not in store.calls
 
 
 async def test_a_resume_ranks_by_the_model_that_the_generation_began_with(settings, models, store, watch):
-    first = await run(settings, Order(), store, watch)
+    first = await run(settings, RunOptions(), store, watch)
     lists = store.lists.pop(first.generation.generation_id)
     store.begun = first.generation
     models.publish(tiny_artifact("v2", seed=2)[0])
     models.activate("v2")
-    await run(settings, Order(), store, watch)
+    await run(settings, RunOptions(), store, watch)
     assert same(store.lists[first.generation.generation_id], lists)
 
 
 async def test_a_model_that_left_the_store_is_named_with_the_way_out(settings, store, watch):
-    first = await run(settings, Order(), store, watch)
+    first = await run(settings, RunOptions(), store, watch)
     store.begun = replace(first.generation, model_version="gone")
     with pytest.raises(ConfigurationError, match=r"model gone .*--restart") as raised:
-        await run(settings, Order(), store, watch)
+        await run(settings, RunOptions(), store, watch)
     assert isinstance(raised.value.__cause__, VersionNotFound)
 
 
 async def test_a_catalog_that_changed_is_told(settings, database, store, watch):
-    first = await run(settings, Order(), store, watch)
+    first = await run(settings, RunOptions(), store, watch)
     store.begun = first.generation
     await database.execute("insert into animora_app.block_relations (blocker_id, blocked_id) values (7, 8)")
-    assert (await run(settings, Order(), store, watch)).catalog_changed
+    assert (await run(settings, RunOptions(), store, watch)).catalog_changed
 
 
 async def test_without_a_model_the_heuristic_ranks_for_all(settings, store, watch):
-    summary = await run(with_options(settings, models={"store": ""}), Order(), store, watch)
+    summary = await run(with_options(settings, models={"store": ""}), RunOptions(), store, watch)
     assert (summary.totals.neucf, summary.totals.heuristic) == (0, len(USERS))
     assert summary.generation.model_version == ""
 
 
 async def test_a_resume_without_the_models_store_is_refused_with_the_way_out(settings, store, watch):
-    first = await run(settings, Order(), store, watch)
+    first = await run(settings, RunOptions(), store, watch)
     store.begun, store.lists = first.generation, {}
     with pytest.raises(ConfigurationError, match=r"models\.store: .* model v1's: .*--restart"):
-        await run(with_options(settings, models={"store": ""}), Order(), store, watch)
+        await run(with_options(settings, models={"store": ""}), RunOptions(), store, watch)
     assert store.lists == {}
 
 
@@ -260,27 +260,27 @@ async def test_a_store_without_an_active_version_does_not_replace_a_models_lists
     settings, store, watch, tmp_path
 ):
     elsewhere = with_options(settings, models={"store": str(tmp_path / "not mounted")})
-    by_the_heuristic = await run(elsewhere, Order(), store, watch)
+    by_the_heuristic = await run(elsewhere, RunOptions(), store, watch)
     assert by_the_heuristic.current
-    by_the_model = await run(settings, Order(), store, watch)
+    by_the_model = await run(settings, RunOptions(), store, watch)
     with pytest.raises(ConfigurationError, match=r"models\.store: no version is active"):
-        await run(elsewhere, Order(), store, watch)
+        await run(elsewhere, RunOptions(), store, watch)
     assert (store.finished, store.begun) == (by_the_model.generation, None)
 
 
 async def test_a_model_that_was_activated_meanwhile_is_told(settings, models, store, watch):
-    store.begun = (await run(settings, Order(), store, watch)).generation
-    assert not (await run(settings, Order(), store, watch)).model_changed
+    store.begun = (await run(settings, RunOptions(), store, watch)).generation
+    assert not (await run(settings, RunOptions(), store, watch)).model_changed
     store.begun = store.finished
     models.publish(tiny_artifact("v2", seed=2)[0])
     models.activate("v2")
-    assert (await run(settings, Order(), store, watch)).model_changed
+    assert (await run(settings, RunOptions(), store, watch)).model_changed
 
 
 async def test_only_the_last_shard_makes_the_generation_current(settings, store, watch):
-    first = await run(settings, Order(Shard(1, 2)), store, watch)
+    first = await run(settings, RunOptions(Shard(1, 2)), store, watch)
     assert (first.current, store.finished) == (False, None)
-    second = await run(settings, Order(Shard(0, 2)), store, watch)
+    second = await run(settings, RunOptions(Shard(0, 2)), store, watch)
     assert second.current
     assert second.generation == first.generation
     assert first.totals.ranked + second.totals.ranked == len(USERS)
@@ -288,8 +288,8 @@ async def test_only_the_last_shard_makes_the_generation_current(settings, store,
 
 
 async def test_the_generation_before_is_retired(settings, store, watch):
-    first = await run(settings, Order(), store, watch)
-    second = await run(settings, Order(), store, watch)
+    first = await run(settings, RunOptions(), store, watch)
+    second = await run(settings, RunOptions(), store, watch)
     assert store.retired == [first.generation]
     assert (second.retired, second.resumed) == (len(USERS), False)
 
@@ -300,8 +300,8 @@ async def test_a_failure_after_the_swap_does_not_undo_the_run(settings, watch):
             raise StoreError("Redis is away")
 
     store = Unretiring()
-    await run(settings, Order(), store, watch)
-    second = await run(settings, Order(), store, watch)
+    await run(settings, RunOptions(), store, watch)
+    second = await run(settings, RunOptions(), store, watch)
     assert (second.current, second.retired) == (True, 0)
     assert store.finished == second.generation
 
@@ -310,34 +310,36 @@ async def test_with_active_days_those_who_did_something_lately_get_lists(setting
     await database.execute(
         "update animora_app.likes set created_at = now() - interval '9 days' where user_id = 8"
     )
-    summary = await run(settings, Order(active_days=7), store, watch)
+    summary = await run(settings, RunOptions(active_days=7), store, watch)
     assert set(lists_by_user(settings, store.lists[summary.generation.generation_id])) == {7, 9}
 
 
 async def test_a_restart_begins_anew(settings, store, watch):
-    store.begun = replace((await run(settings, Order(), store, watch)).generation, settings_digest="other")
+    store.begun = replace(
+        (await run(settings, RunOptions(), store, watch)).generation, settings_digest="other"
+    )
     abandoned = store.begun.generation_id
     with pytest.raises(ConfigurationError, match="--restart"):
-        await run(settings, Order(), store, watch)
-    summary = await run(settings, Order(restart=True), store, watch)
+        await run(settings, RunOptions(), store, watch)
+    summary = await run(settings, RunOptions(restart=True), store, watch)
     assert not summary.resumed
     assert summary.generation.generation_id != abandoned
 
 
 async def test_a_restart_that_cannot_begin_anew_abandons_nothing(settings, store, watch):
-    store.begun = begun = (await run(settings, Order(), store, watch)).generation
+    store.begun = begun = (await run(settings, RunOptions(), store, watch)).generation
     nowhere = Settings.model_validate(
         settings.model_dump(exclude={"database"})
         | {"database": {"url": "postgresql:///nothing?host=/nowhere"}, "cache": {}, "timeline": {}}
     )
     with pytest.raises(StoreError):
-        await run(nowhere, Order(restart=True), store, watch)
+        await run(nowhere, RunOptions(restart=True), store, watch)
     assert store.begun == begun
 
 
 async def test_only_shard_0_may_restart(settings, store, watch):
     with pytest.raises(ConfigurationError, match="shard 0 may"):
-        await run(settings, Order(Shard(1, 2), restart=True), store, watch)
+        await run(settings, RunOptions(Shard(1, 2), restart=True), store, watch)
     assert store.calls == []
 
 
@@ -348,7 +350,7 @@ async def test_a_store_that_fails_ends_the_run_and_keeps_the_generation_for_a_re
 
     full = Full()
     with pytest.raises(StoreError, match="full"):
-        await run(settings, Order(), full, watch)
+        await run(settings, RunOptions(), full, watch)
     assert full.begun is not None
     assert full.finished is None
 
@@ -358,7 +360,7 @@ async def test_a_user_whose_scores_are_no_numbers_is_left_out_alone(settings, mo
     network.users.data[TRAINED_USERS.index(8) + 1] = 3e38  # overflows; no golden input reads that row
     models.publish(replace(artifact, model=save_network(network)))
     models.activate("v2")
-    summary = await run(settings, Order(), store, watch)
+    summary = await run(settings, RunOptions(), store, watch)
     made = lists_by_user(settings, store.lists[summary.generation.generation_id])
     assert set(made) == set(USERS) - {8}
     assert (summary.totals.neucf, summary.totals.left_out) == (2, 1)
@@ -367,7 +369,7 @@ async def test_a_user_whose_scores_are_no_numbers_is_left_out_alone(settings, mo
 async def test_a_model_that_gives_nobody_a_number_is_refused_and_what_is_served_stays(
     settings, models, store, watch
 ):
-    before = await run(settings, Order(), store, watch)
+    before = await run(settings, RunOptions(), store, watch)
     artifact, network = tiny_artifact("v2", seed=1)
     network.caption.data.fill_(
         3e38
@@ -376,10 +378,10 @@ async def test_a_model_that_gives_nobody_a_number_is_refused_and_what_is_served_
     models.activate("v2")
     for _ in range(2):  # the second time lists of users whom the model does not know are there
         with pytest.raises(InvalidScores, match=r"v2 gave none of the 3 users .*--restart"):
-            await run(settings, Order(), store, watch)
+            await run(settings, RunOptions(), store, watch)
         assert store.finished == before.generation
     models.activate("v1")
-    assert (await run(settings, Order(restart=True), store, watch)).current
+    assert (await run(settings, RunOptions(restart=True), store, watch)).current
 
 
 async def test_the_swap_is_told_before_the_generation_before_is_retired(settings, store, watch):
@@ -389,17 +391,17 @@ async def test_the_swap_is_told_before_the_generation_before_is_retired(settings
             return 0
 
     store = Retiring()
-    await run(settings, Order(Shard(0, 2)), store, watch)
+    await run(settings, RunOptions(Shard(0, 2)), store, watch)
     assert watch.swaps == 0
-    await run(settings, Order(Shard(1, 2)), store, watch)
-    await run(settings, Order(), store, watch)
+    await run(settings, RunOptions(Shard(1, 2)), store, watch)
+    await run(settings, RunOptions(), store, watch)
     assert store.swaps_before == 2
 
 
 async def test_a_run_that_is_cancelled_ends_soon_whatever_its_pace(settings, store, watch):
     planned = asyncio.Event()
     watch.planned = lambda plan, users: planned.set()
-    task = asyncio.create_task(run(settings, Order(rate=0.001), store, watch))
+    task = asyncio.create_task(run(settings, RunOptions(rate=0.001), store, watch))
     async with asyncio.timeout(HANG_TIMEOUT):
         await planned.wait()
         task.cancel()

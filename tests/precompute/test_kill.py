@@ -11,7 +11,7 @@ import redis.asyncio
 
 from animora_artifact import FolderStore
 from animora_server.precompute.generation_store import RedisGenerations
-from animora_server.precompute.job import Order, run
+from animora_server.precompute.job import RunOptions, run
 from animora_server.precompute.plan import fresh_id
 from animora_server.settings import Settings
 from animora_server.timeline.keys import settings_digest
@@ -69,7 +69,7 @@ async def begin(settings, record):
 
 async def finish(settings):
     async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
-        return await run(settings, Order(), generations, Watch())
+        return await run(settings, RunOptions(), generations, Watch())
 
 
 async def test_a_run_that_was_killed_five_times_gives_what_an_uninterrupted_one_gives(

@@ -1,11 +1,11 @@
 from dataclasses import replace
 
-from animora_server.precompute.summary import Summary, Totals, joined
+from animora_server.precompute.summary import RunSummary, RunTotals, joined
 from tests.precompute.test_plan import FIRST
 
-SHARD = Summary(
+SHARD = RunSummary(
     generation=FIRST,
-    totals=Totals(neucf=3, heuristic=2, kept=4, left_out=1, pairs=50, stored_bytes=600),
+    totals=RunTotals(neucf=3, heuristic=2, kept=4, left_out=1, pairs=50, stored_bytes=600),
     resumed=True,
     catalog_changed=False,
     model_changed=False,
@@ -18,7 +18,7 @@ SHARD = Summary(
 
 def test_totals_add_up():
     both = SHARD.totals + SHARD.totals
-    assert both == Totals(neucf=6, heuristic=4, kept=8, left_out=2, pairs=100, stored_bytes=1200)
+    assert both == RunTotals(neucf=6, heuristic=4, kept=8, left_out=2, pairs=100, stored_bytes=1200)
     assert (both.ranked, both.users) == (10, 20)
 
 

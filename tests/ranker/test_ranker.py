@@ -11,7 +11,7 @@ import pytest
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import (
     CatalogUnavailable,
-    DeadlineExceeded,
+    DeadlineExpired,
     DeadlineUnreachable,
     DeviceFault,
     ModelNotResident,
@@ -33,8 +33,8 @@ from animora_server.types import (
     DropReason,
     FloatArray,
     IntArray,
+    RankedCandidates,
     RankerName,
-    Ranking,
     RankQuery,
 )
 from tests.hurry import hurried
@@ -189,7 +189,9 @@ def ranker_over(states, cache: FakeCache | None = None) -> CandidateRanker:
     return CandidateRanker(states, access, Heuristic(), max_block_age=600, stages=Stages(), clock=lambda: NOW)
 
 
-async def rank(states, *post_ids: int, user: int = 7, cache: FakeCache | None = None, **options) -> Ranking:
+async def rank(
+    states, *post_ids: int, user: int = 7, cache: FakeCache | None = None, **options
+) -> RankedCandidates:
     timeout = options.pop("timeout", 60)
     deadline = asyncio.get_running_loop().time() + timeout
     query = RankQuery(user_id=user, post_ids=np.array(post_ids, np.int64), deadline=deadline, **options)
@@ -291,14 +293,14 @@ async def test_queries_that_the_model_did_not_answer_in_time_fall_back_together(
     model = FakeModel([0.0, 2.0, 1.0], failure=DeadlineUnreachable())
     ranker = ranker_over(FakePin(snapshot(THREE), model))
     rankings = await ranker.rank_all([query(timeout=60, reserve=61)] * 3)
-    assert [each.degraded_reason for each in rankings if isinstance(each, Ranking)] == 3 * [
+    assert [each.degraded_reason for each in rankings if isinstance(each, RankedCandidates)] == 3 * [
         DegradedReason.DEADLINE
     ]
     assert model.calls == 1
 
 
 async def test_no_time_even_for_the_heuristic_is_an_error():
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExpired):
         await rank(FakePin(snapshot(THREE), FakeModel([0.0], failure=DeadlineUnreachable())), 10, timeout=-1)
 
 
@@ -378,7 +380,7 @@ async def test_of_values_found_together_only_those_that_are_not_finite_are_compu
     await ranker.rank_all(asked)
     spoilt = list(cache.stored)[1]
     cache.stored[spoilt] = np.full_like(cache.stored[spoilt], np.nan)
-    told = [ranking for ranking in await ranker.rank_all(asked) if isinstance(ranking, Ranking)]
+    told = [ranking for ranking in await ranker.rank_all(asked) if isinstance(ranking, RankedCandidates)]
     assert [ranking.cache for ranking in told] == [CacheStatus.HIT, CacheStatus.MISS, CacheStatus.HIT]
     assert [ranking.post_ids.tolist() for ranking in told] == [[20, 10], [20, 30], [30, 10]]
 
@@ -390,7 +392,7 @@ async def test_queries_of_one_call_may_use_the_cache_in_different_ways():
     posts = ((10, 20), (20, 30), (10, 30), (99,))
     asked = [query(posts=its, cache_policy=policy) for its, policy in zip(posts, policies, strict=True)]
     for expected in (CacheStatus.MISS, CacheStatus.HIT):
-        told = [ranking for ranking in await ranker.rank_all(asked) if isinstance(ranking, Ranking)]
+        told = [ranking for ranking in await ranker.rank_all(asked) if isinstance(ranking, RankedCandidates)]
         assert [ranking.cache for ranking in told] == [expected, *[CacheStatus.BYPASS] * 3]
         assert [ranking.post_ids.tolist() for ranking in told] == [[20, 10], [20, 30], [30, 10], []]
     assert len(cache.stored) == 2
@@ -416,7 +418,7 @@ async def test_callers_whose_look_ups_are_slower_than_the_computation_share_it_t
     model, cache = FakeModel([0.0, 2.0, 1.0]), UnfilledCache()
     ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
 
-    def ask(*queries: RankQuery) -> "asyncio.Task[list[Ranking | BaseException]]":
+    def ask(*queries: RankQuery) -> "asyncio.Task[list[RankedCandidates | BaseException]]":
         return asyncio.create_task(ranker.rank_all(queries))
 
     first, second, third = ask(query()), ask(query(), query(posts=(10, 20))), ask(query())
@@ -432,9 +434,9 @@ async def test_callers_whose_look_ups_are_slower_than_the_computation_share_it_t
         await asyncio.sleep(0)
     cache.answer()  # they are still on their way into the cache
     rankings += await fourth
-    assert [(each.post_ids.tolist(), each.cache) for each in rankings if isinstance(each, Ranking)] == [
-        (posts, CacheStatus.MISS) for posts in ([20, 30, 10], [20, 30, 10], [20, 10], *[[20, 30, 10]] * 2)
-    ]
+    assert [
+        (each.post_ids.tolist(), each.cache) for each in rankings if isinstance(each, RankedCandidates)
+    ] == [(posts, CacheStatus.MISS) for posts in ([20, 30, 10], [20, 30, 10], [20, 10], *[[20, 30, 10]] * 2)]
     assert model.calls == 2
 
 
@@ -520,7 +522,11 @@ async def test_the_terms_of_one_call_are_computed_query_by_query():
     model = FakeModel([0.0, 2.0, 1.0])
     ranker = ranker_over(FakePin(snapshot(THREE), model))
     rankings = await ranker.rank_all([query(explain=True), query(), query(explain=True)])
-    assert [isinstance(each, Ranking) and each.terms is not None for each in rankings] == [True, False, True]
+    assert [isinstance(each, RankedCandidates) and each.terms is not None for each in rankings] == [
+        True,
+        False,
+        True,
+    ]
     assert (model.explanations, model.most_explaining) == (2, 1)
 
 
@@ -552,7 +558,9 @@ async def test_others_go_on_while_a_large_batch_is_ranked():
     rankings = await ranker.rank_all([query(user=500, posts=tuple(range(MAX_GROUP_CANDIDATES)))] * 3)
     going_on.cancel()
     assert turns == 2
-    assert [each.post_ids.tolist() for each in rankings if isinstance(each, Ranking)] == [[30, 20, 10]] * 3
+    assert [each.post_ids.tolist() for each in rankings if isinstance(each, RankedCandidates)] == [
+        [30, 20, 10]
+    ] * 3
 
 
 async def test_a_batch_that_is_cancelled_between_its_turns_leaves_no_work():
@@ -582,11 +590,11 @@ async def test_queries_asked_together_have_outcomes_of_their_own_in_order():
     cold, unknown, late, warm = await ranker.rank_all(
         [query(user=500), query(model_version="never"), query(timeout=-1), query()]
     )
-    assert isinstance(cold, Ranking)
+    assert isinstance(cold, RankedCandidates)
     assert cold.ranker is RankerName.HEURISTIC
     assert isinstance(unknown, ModelNotResident)
-    assert isinstance(late, Ranking)  # the fake model answers however late it is
-    assert isinstance(warm, Ranking)
+    assert isinstance(late, RankedCandidates)  # the fake model answers however late it is
+    assert isinstance(warm, RankedCandidates)
     assert warm.post_ids.tolist() == [20, 30, 10]
 
 
@@ -599,7 +607,7 @@ async def test_queries_that_are_due_together_are_one_piece_of_work():
         for posts, timeout in (((10, 20), 60), ((30,), 60.001), ((20, 30, 99), 60), ((10,), 61))
     ]
     rankings = await ranker.rank_all(asked)
-    shown = [ranking.post_ids.tolist() for ranking in rankings if isinstance(ranking, Ranking)]
+    shown = [ranking.post_ids.tolist() for ranking in rankings if isinstance(ranking, RankedCandidates)]
     assert shown == [[20, 10], [30], [20, 30], [10]]
     assert model.calls == 2
 
@@ -610,7 +618,7 @@ async def test_work_that_fails_for_some_is_done_for_each_alone():
     first, bad, second = await ranker.rank_all([query(), query(user=8), query(user=9)])
     assert isinstance(bad, IndexError)
     for ranking in (first, second):
-        assert isinstance(ranking, Ranking)
+        assert isinstance(ranking, RankedCandidates)
         assert ranking.ranker is RankerName.NEUCF
 
 
@@ -636,7 +644,7 @@ async def test_the_devices_fault_is_nobodys_and_is_not_asked_for_again():
     model = FakeModel([0.0, 2.0, 1.0], failure=DeviceFault())
     rankings = await ranker_over(FakePin(snapshot(THREE), model)).rank_all([query(), query()])
     for ranking in rankings:
-        assert isinstance(ranking, Ranking)
+        assert isinstance(ranking, RankedCandidates)
         assert ranking.degraded_reason is DegradedReason.DEVICE_FAULT
     assert model.calls == 1
 
@@ -690,7 +698,7 @@ async def test_a_group_is_of_one_model_however_they_alternate():
     models = {name: FakeModel([0.0, 2.0, 1.0], version=name) for name in ("v1", "v2")}
     ranker = ranker_over(FakePin(snapshot(THREE), models["v1"], models))
     rankings = await ranker.rank_all([query(model_version=name) for name in ("v1", "v2", "v1", "v2")])
-    told = [ranking.model_version for ranking in rankings if isinstance(ranking, Ranking)]
+    told = [ranking.model_version for ranking in rankings if isinstance(ranking, RankedCandidates)]
     assert told == ["v1", "v2", "v1", "v2"]
     assert [model.calls for model in models.values()] == [1, 1]
 

@@ -17,7 +17,7 @@ from animora_server.background import (
     stop,
 )
 from animora_server.errors import StoreError
-from animora_server.metrics import BackgroundMetrics
+from animora_server.observability.metrics import BackgroundMetrics
 from tests.limits import HANG_TIMEOUT
 
 AT_ONCE = Backoff(0.0, 0.0)

@@ -20,8 +20,8 @@ from animora_server.types import (
     CacheStatus,
     DegradedReason,
     DropReason,
+    RankedCandidates,
     RankerName,
-    Ranking,
     Terms,
 )
 
@@ -134,7 +134,7 @@ def test_a_post_that_is_explained_counts_as_many_that_are_ranked():
 
 def test_a_ranking_becomes_a_response():
     written = write_ranking(
-        Ranking(
+        RankedCandidates(
             post_ids=np.array([3, 1]),
             scores=np.array([0.5, 0.25], np.float32),
             ranker=RankerName.HEURISTIC,

@@ -28,8 +28,8 @@ from structlog.testing import capture_logs
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1 import ranking_pb2_grpc
-from animora_server.errors import ConfigurationError, InvalidRequest, SnapshotGone, TooManyRequests
-from animora_server.metrics import Metrics
+from animora_server.errors import ConfigurationError, InvalidRequest, RankedTimelineGone, TooManyRequests
+from animora_server.observability.metrics import Metrics
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
 from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import CallHandler
@@ -150,7 +150,7 @@ async def test_a_bug_tells_its_caller_nothing_but_where_to_look(rank, methods, c
 
 @pytest.mark.parametrize(
     ("fault", "code"),
-    [(InvalidRequest("limit", "is -1"), "INVALID_ARGUMENT"), (SnapshotGone(), "FAILED_PRECONDITION")],
+    [(InvalidRequest("limit", "is -1"), "INVALID_ARGUMENT"), (RankedTimelineGone(), "FAILED_PRECONDITION")],
 )
 async def test_the_log_has_what_a_caller_did_wrong_by_the_request_id(rank, methods, fault, code):
     methods.failure = fault

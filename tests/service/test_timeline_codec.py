@@ -15,10 +15,10 @@ from animora_server.types import (
     CacheStatus,
     DegradedReason,
     DropReason,
+    PageResult,
     PageTerms,
     RankerName,
     Terms,
-    TimelinePage,
 )
 
 SETTINGS = TimelineSettings(page_size=20, max_page_size=100)
@@ -90,7 +90,7 @@ def test_every_field_reaches_the_query():
 
 
 def test_every_part_of_a_page_reaches_the_response():
-    page = TimelinePage(
+    page = PageResult(
         post_ids=np.array([5, -6]),
         scores=np.array([0.5, 0.25], np.float32),
         next_page_token="next",
@@ -124,7 +124,7 @@ def test_every_part_of_a_page_reaches_the_response():
 
 
 def test_a_page_that_is_not_explained_has_no_explanations():
-    page = TimelinePage(np.array([5]), np.ones(1, np.float32), "", RankerName.NEUCF, "v1", CacheStatus.HIT)
+    page = PageResult(np.array([5]), np.ones(1, np.float32), "", RankerName.NEUCF, "v1", CacheStatus.HIT)
 
     response = write_page(page)
 

@@ -18,7 +18,7 @@ from animora_server.inference.catalog_encoder import MIN_CAPACITY
 from animora_server.inference.device import Device
 from animora_server.inference.graph_capture import EagerRecorder
 from animora_server.inference.unavailable_model import UnavailableModel
-from animora_server.metrics import ScorerMetrics
+from animora_server.observability.metrics import ScorerMetrics
 from animora_server.settings import ScorerSettings
 from animora_server.shared_device import remote_device
 from animora_server.shared_device.device_server import DeviceServer

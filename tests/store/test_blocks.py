@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from animora_server.metrics import CatalogMetrics
+from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
 from animora_server.store import BlockRefresher
 from tests.limits import HANG_TIMEOUT

@@ -15,7 +15,7 @@ from animora_database.views import VIEWS
 from animora_server.catalog import CatalogSnapshot
 from animora_server.embedded import apply_schema
 from animora_server.errors import ConfigurationError, ScoringFailed, StoreError
-from animora_server.metrics import CatalogMetrics
+from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import CatalogSync, PostgresStore
 from tests.limits import HANG_TIMEOUT

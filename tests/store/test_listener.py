@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from animora_server.background import Backoff
 from animora_server.catalog import ChangeEvents
 from animora_server.errors import ConfigurationError
-from animora_server.metrics import CatalogMetrics
+from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import DatabaseSettings
 from animora_server.store import EventListener
 from tests.cache.servers import make_certificates

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from animora_database.views import VIEWS
 from animora_server.inference import ModelManager
-from animora_server.metrics import CatalogMetrics
+from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import BlockRefresher, CatalogSync, EventListener
 from tests.limits import HANG_TIMEOUT

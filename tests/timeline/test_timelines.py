@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from animora_server.errors import DeadlineExceeded, InvalidRequest, Overloaded, SnapshotGone
+from animora_server.errors import DeadlineExpired, InvalidRequest, Overloaded, RankedTimelineGone
 from animora_server.timeline import LocalTimelineStore
 from animora_server.types import CachePolicy, CacheStatus, DegradedReason, DropReason, RankerName
 from tests.ranker.catalogs import NOW, snapshot
@@ -123,7 +123,7 @@ async def test_a_scroll_that_began_in_the_future_starts_over(world):
     first = await world.page()
     world.clock.now = now
 
-    with pytest.raises(SnapshotGone):
+    with pytest.raises(RankedTimelineGone):
         await world.page(page_token=first.next_page_token)
 
 
@@ -139,7 +139,7 @@ async def test_a_clock_beyond_what_a_token_can_say_is_no_error(world):
     world.clock.now = 2.0**33
     world.add({1000 + number: {"age": NOW - 2.0**33} for number in range(2)})
     first = await world.page(size=1)
-    with pytest.raises(SnapshotGone):  # the last moment that a token can name has passed
+    with pytest.raises(RankedTimelineGone):  # the last moment that a token can name has passed
         await world.page(size=1, page_token=first.next_page_token)
 
 
@@ -213,7 +213,7 @@ async def test_without_time_for_the_model_the_heuristic_answers(world):
     await world.store.until_kept(1)
     rest = await world.page(page_token=page.next_page_token)
     assert not set(rest.post_ids.tolist()) & set(page.post_ids.tolist())
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExpired):
         await world.page(timeout=-1.0)
 
 
@@ -276,7 +276,7 @@ async def test_a_list_that_was_lost_is_gone(world):
     page = await world.page()
     world.store.store = LocalTimelineStore(2400.0, world.clock)
 
-    with pytest.raises(SnapshotGone):
+    with pytest.raises(RankedTimelineGone):
         await world.page(page_token=page.next_page_token)
 
 
@@ -287,7 +287,7 @@ async def test_a_scroll_ends_a_time_after_it_began(world):
         page = await world.page(size=1, page_token=page.next_page_token)
     world.clock.now += world.settings.token_ttl / 4
 
-    with pytest.raises(SnapshotGone):
+    with pytest.raises(RankedTimelineGone):
         await world.page(page_token=page.next_page_token)
 
 

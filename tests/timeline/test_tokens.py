@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_server.errors import InvalidRequest, SnapshotGone
+from animora_server.errors import InvalidRequest, RankedTimelineGone
 from animora_server.timeline.tokens import PageToken, TokenSigner
 
 KEY = b"sixteen bytes or"
@@ -115,7 +115,7 @@ def test_a_key_may_be_longer_than_a_hash_takes():
 
 def test_a_token_lasts_until_it_expires():
     assert SIGNER.read(TEXT, 7, False, NOW + 59.9) == TOKEN
-    with pytest.raises(SnapshotGone):
+    with pytest.raises(RankedTimelineGone):
         SIGNER.read(TEXT, 7, False, NOW + 60)
 
 

@@ -9,14 +9,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from animora_server.errors import ConfigurationError
-from animora_server.instruments import Counter
-from animora_server.metrics import WorkerMetrics
-from animora_server.workers.patience import Patience
-from animora_server.workers.report import taken, together
+from animora_server.observability.aggregation import taken, together
+from animora_server.observability.instruments import Counter
+from animora_server.observability.metrics import WorkerMetrics
+from animora_server.workers.restart_policy import RestartPolicy
 from animora_server.workers.supervisor import Supervisor
 from tests.limits import HANG_TIMEOUT
 
-PATIENCE = Patience(
+PATIENCE = RestartPolicy(
     look_interval=0.01, hang_timeout=0.05, first_delay=0.001, most_ends=3, scrape_timeout=0.05
 )
 KILLED = -9

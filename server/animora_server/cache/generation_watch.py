@@ -13,7 +13,7 @@ from animora_server.cache.lookups import MAX_BYTES, NoAnswer
 from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.timeline_codec import decode_posts
 from animora_server.cache.writes import Write
-from animora_server.metrics import CacheMetrics
+from animora_server.observability.metrics import CacheMetrics
 from animora_server.types import Generation, GenerationPosts
 
 RECORD_BYTES = 1024  # of a record, roughly

@@ -24,7 +24,7 @@ from animora_server.cache.connection import (
 )
 from animora_server.cache.lookups import Found, LookUps, NoAnswer
 from animora_server.cache.writes import Outcome, Write, WriteQueue
-from animora_server.metrics import CacheMetrics
+from animora_server.observability.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
 
 FAILURES_TO_OPEN = 3

@@ -10,7 +10,7 @@ from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.lookups import Found, NoAnswer
 from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.writes import Write
-from animora_server.metrics import CacheMetrics
+from animora_server.observability.metrics import CacheMetrics
 from animora_server.types import FloatArray
 
 TTL_JITTER = 0.1  # of the TTL, so that what was stored together does not expire together

@@ -19,7 +19,7 @@ from animora_server.cache.timeline_codec import (
     encode_pointer,
 )
 from animora_server.cache.writes import Write
-from animora_server.metrics import CacheMetrics
+from animora_server.observability.metrics import CacheMetrics
 from animora_server.settings import TimelineSettings
 from animora_server.types import Generation, RankedTimeline
 

@@ -36,14 +36,14 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Audience:
+class DemoAudience:
     """Two busy users and a new one, and the newest posts' captions by id."""
 
     users: list[User]
     newest: dict[int, str]
 
 
-async def find_audience(database_url: str, newest: int) -> Audience:
+async def find_audience(database_url: str, newest: int) -> DemoAudience:
     """The audience, with so many of the newest posts."""
     connection = await asyncpg.connect(database_url)
     try:
@@ -53,7 +53,7 @@ async def find_audience(database_url: str, newest: int) -> Audience:
         posts = await connection.fetch(NEWEST_POSTS, newest)
     finally:
         await connection.close()
-    return Audience(users, {row["id"]: row["caption"] for row in posts})
+    return DemoAudience(users, {row["id"]: row["caption"] for row in posts})
 
 
 async def captions_of(database_url: str, post_ids: list[int]) -> dict[int, str]:

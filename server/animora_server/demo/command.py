@@ -13,7 +13,7 @@ from rich.console import Console
 
 from animora_process.signals import ending_signals
 from animora_server.app import Application, running
-from animora_server.demo.audience import Audience, captions_of, find_audience
+from animora_server.demo.audience import DemoAudience, captions_of, find_audience
 from animora_server.demo.preconditions import check_preconditions
 from animora_server.demo.sample import DemoFailed, SampleFeed, sample_feed
 from animora_server.demo.tables import origin, posts_table
@@ -54,7 +54,7 @@ class Demo:
             await self._suggest(server, target, feed, audience)
             await asyncio.Event().wait()
 
-    async def _show_feeds(self, target: str, feed: SampleFeed, audience: Audience) -> None:
+    async def _show_feeds(self, target: str, feed: SampleFeed, audience: DemoAudience) -> None:
         """Prints three users' ranked posts and a timeline, asked for through the client's command line."""
         posts = f"--posts={_ids(audience.newest)}"
         for user in audience.users:
@@ -77,7 +77,9 @@ class Demo:
         self.out.print(f"\n{heading}")
         self.out.print(posts_table(title, answer, captions), soft_wrap=False)  # as wide as the terminal
 
-    async def _suggest(self, server: Application, target: str, feed: SampleFeed, audience: Audience) -> None:
+    async def _suggest(
+        self, server: Application, target: str, feed: SampleFeed, audience: DemoAudience
+    ) -> None:
         """Prints where everything is, and what to type next."""
         configuration = self.directory / CONFIGURATION
         await asyncio.to_thread(configuration.write_text, feed.configuration(), encoding="utf-8")

@@ -22,7 +22,7 @@ from animora_artifact import (
 from animora_artifact.errors import RejectionReason
 from animora_server.background import EXPECTED, BackgroundLoop, Backoff
 from animora_server.errors import ScoringFailed
-from animora_server.metrics import ModelMetrics
+from animora_server.observability.metrics import ModelMetrics
 
 log = structlog.get_logger(__name__)
 

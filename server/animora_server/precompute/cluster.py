@@ -16,11 +16,11 @@ from animora_server.errors import AnimoraError, ConfigurationError, StoreError
 from animora_server.logs import configure_logs
 from animora_server.precompute.command import FAILURES, GOES_ON, run_in_redis, told
 from animora_server.precompute.generation_store import RedisGenerations
-from animora_server.precompute.job import Order, Unwatched
+from animora_server.precompute.job import RunOptions, Unwatched
 from animora_server.precompute.plan import abandon_unfinished
-from animora_server.precompute.report import summary_table
+from animora_server.precompute.progress import summary_table
 from animora_server.precompute.shard import Shard
-from animora_server.precompute.summary import Summary, joined
+from animora_server.precompute.summary import RunSummary, joined
 from animora_server.settings import Settings
 
 LOCAL = "local"
@@ -30,24 +30,24 @@ SIGNAL_INTERVAL = 0.2  # seconds between looks for a signal: a handler must not 
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ShardOutcome:
     """What became of a shard: a summary, or the words for why there is none."""
 
     shard: Shard
-    summary: Summary | None = None
+    summary: RunSummary | None = None
     failure: str = ""
 
 
-def run_shard(settings: Settings, order: Order) -> Outcome:
+def run_shard(settings: Settings, order: RunOptions) -> ShardOutcome:
     """One shard, in a process of Ray's; an error travels as words, since not every one can be pickled."""
     configure_logs(settings.log.level, settings.log.format)
     try:
-        return Outcome(order.shard, asyncio.run(run_in_redis(settings, order, Unwatched())))
+        return ShardOutcome(order.shard, asyncio.run(run_in_redis(settings, order, Unwatched())))
     except (AnimoraError, *FAILURES) as error:
-        return Outcome(order.shard, failure=told(error))
+        return ShardOutcome(order.shard, failure=told(error))
 
 
-def precompute_on_ray(settings: Settings, order: Order, address: str, out: Console, err: Console) -> int:
+def precompute_on_ray(settings: Settings, order: RunOptions, address: str, out: Console, err: Console) -> int:
     """Makes the lists of all shards on a cluster.
 
     Args:
@@ -115,8 +115,8 @@ def _cluster(ray: Any, address: str, settings: Settings) -> Iterator[list[int]]:
 
 
 def _run_all(
-    ray: Any, settings: Settings, orders: Sequence[Order], signals: Sequence[int], err: Console
-) -> list[Outcome]:
+    ray: Any, settings: Settings, orders: Sequence[RunOptions], signals: Sequence[int], err: Console
+) -> list[ShardOutcome]:
     """Runs a task for each order until all have ended or a signal came, and tells of each that ends."""
     resources = {
         "num_cpus": settings.precompute.workers,
@@ -138,11 +138,11 @@ def _run_all(
     return outcomes
 
 
-def _outcome(ray: Any, reference: Any, shard: Shard) -> Outcome:
+def _outcome(ray: Any, reference: Any, shard: Shard) -> ShardOutcome:
     try:
-        outcome: Outcome = ray.get(reference)
+        outcome: ShardOutcome = ray.get(reference)
     except ray.exceptions.RayError as error:  # its process died again and again
-        return Outcome(shard, failure=f"Ray: {type(error).__name__}; {GOES_ON}")
+        return ShardOutcome(shard, failure=f"Ray: {type(error).__name__}; {GOES_ON}")
     return outcome
 
 

@@ -9,10 +9,10 @@ from animora_artifact import ArtifactError
 from animora_process.signals import ending_signals
 from animora_server.errors import DeviceFault, GenerationGone, InvalidScores, StoreError
 from animora_server.precompute.generation_store import RedisGenerations
-from animora_server.precompute.job import Order, RunWatch, run
-from animora_server.precompute.patience import PatientGenerations
-from animora_server.precompute.report import ProgressBar, summary_table
-from animora_server.precompute.summary import Summary
+from animora_server.precompute.job import RunObserver, RunOptions, run
+from animora_server.precompute.progress import ProgressBar, summary_table
+from animora_server.precompute.retrying_store import RetryingGenerationStore
+from animora_server.precompute.summary import RunSummary
 from animora_server.settings import Settings
 
 CANCEL_INTERVAL = 0.5  # seconds; Python 3.11's wait_for, which redis-py uses, may lose a cancellation
@@ -22,13 +22,13 @@ GOES_ON = "what is written stays, and the same command goes on from there"
 SERVED = "timelines are served from the new generation, and lists of the one before will expire by themselves"
 
 
-async def run_in_redis(settings: Settings, order: Order, watch: RunWatch) -> Summary:
+async def run_in_redis(settings: Settings, order: RunOptions, watch: RunObserver) -> RunSummary:
     """A run into the Redis of the settings. Raises as `job.run` does."""
     async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
-        return await run(settings, order, PatientGenerations(generations), watch)
+        return await run(settings, order, RetryingGenerationStore(generations), watch)
 
 
-async def precompute(settings: Settings, order: Order, out: Console, err: Console) -> int:
+async def precompute(settings: Settings, order: RunOptions, out: Console, err: Console) -> int:
     """Makes the lists of a shard, shows how far it is, and says what it did.
 
     Args:
@@ -62,7 +62,7 @@ async def precompute(settings: Settings, order: Order, out: Console, err: Consol
     return 0
 
 
-async def _ended_or_signalled(running: asyncio.Task[Summary]) -> int:
+async def _ended_or_signalled(running: asyncio.Task[RunSummary]) -> int:
     """Waits for a run's end, which a signal brings about; the first signal's number, or 0."""
     loop = asyncio.get_running_loop()
     signalled: asyncio.Future[int] = loop.create_future()

@@ -21,15 +21,15 @@ from animora_server.precompute.load import (
     width_preference,
     window_at,
 )
-from animora_server.precompute.pace import Pace
 from animora_server.precompute.plan import RESTART, Plan, abandon_unfinished, fresh_id, join
 from animora_server.precompute.protocols import GenerationStore
 from animora_server.precompute.rank import ChunkRanker
+from animora_server.precompute.rate_limiter import RateLimiter
 from animora_server.precompute.scoring import WindowScorer
 from animora_server.precompute.shard import Shard
-from animora_server.precompute.summary import Summary, Totals
-from animora_server.precompute.swap import SwapWatch, finish
-from animora_server.precompute.write import ListWriter, Watch
+from animora_server.precompute.summary import RunSummary, RunTotals
+from animora_server.precompute.swap import SwapObserver, finish
+from animora_server.precompute.write import ListWriter, WriteObserver
 from animora_server.settings import Settings
 from animora_server.store import PostgresStore
 from animora_server.timeline.keys import settings_digest
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RunOptions:
     """What a run is asked for.
 
     Attributes:
@@ -55,7 +55,7 @@ class Order:
     restart: bool = False
 
 
-class RunWatch(Watch, SwapWatch, Protocol):
+class RunObserver(WriteObserver, SwapObserver, Protocol):
     """Is told how far a run is, from its plan on."""
 
     def planned(self, plan: Plan, users: int) -> None:
@@ -64,19 +64,21 @@ class RunWatch(Watch, SwapWatch, Protocol):
 
 
 class Unwatched:
-    """A run that nobody watches; see RunWatch."""
+    """A run that nobody watches; see RunObserver."""
 
     def planned(self, plan: Plan, users: int) -> None:
-        """See RunWatch."""
+        """See RunObserver."""
 
-    def advanced(self, chunk: Totals) -> None:
+    def advanced(self, chunk: RunTotals) -> None:
         """See write.Watch."""
 
     def swapped(self) -> None:
-        """See swap.SwapWatch."""
+        """See swap.SwapObserver."""
 
 
-async def run(settings: Settings, order: Order, store: GenerationStore, watch: RunWatch) -> Summary:
+async def run(
+    settings: Settings, order: RunOptions, store: GenerationStore, watch: RunObserver
+) -> RunSummary:
     """Makes the lists of a shard; whatever ends it early, the same run again goes on where it was.
 
     Raises:
@@ -100,21 +102,21 @@ async def run(settings: Settings, order: Order, store: GenerationStore, watch: R
     generation = plan.generation
     window = window_at(snapshot, settings.timeline, generation.made_at)
     await store.intersect_posts(generation, window.post_ids)
-    pace = Pace(order.rate)
+    limiter = RateLimiter(order.rate)
     scorer = None
     if models is not None and generation.model_version:
-        scorer = await load_scorer(models, generation.model_version, window, settings.scorer, pace)
+        scorer = await load_scorer(models, generation.model_version, window, settings.scorer, limiter)
     mine = users[order.shard.holds(users)]  # int64 (u)
     watch.planned(plan, len(mine))
     loaded = time.perf_counter()
-    ranker = ChunkRanker(generation, window, scorer, settings, pace)
-    writer = ListWriter(store, generation, ranker, pace, watch)
+    ranker = ChunkRanker(generation, window, scorer, settings, limiter)
+    writer = ListWriter(store, generation, ranker, limiter, watch)
     totals = await writer.write(mine, settings.precompute.workers, look_first=plan.resumed)
     written = time.perf_counter()
     if scorer is not None and totals.left_out:
         _require_sound(scorer, mine, totals)
     swap = await finish(store, generation, order.shard.index, watch)
-    return Summary(
+    return RunSummary(
         generation=generation,
         totals=totals,
         resumed=plan.resumed,
@@ -129,7 +131,7 @@ async def run(settings: Settings, order: Order, store: GenerationStore, watch: R
 
 async def _plan(
     settings: Settings,
-    order: Order,
+    order: RunOptions,
     snapshot: CatalogSnapshot,
     models: VersionSource | None,
     store: GenerationStore,
@@ -158,7 +160,7 @@ async def _plan(
 
 
 async def _propose(
-    settings: Settings, order: Order, snapshot: CatalogSnapshot, models: VersionSource | None
+    settings: Settings, order: RunOptions, snapshot: CatalogSnapshot, models: VersionSource | None
 ) -> Generation:
     """What a new generation would be, made now."""
     active = await asyncio.to_thread(models.active) if models else None
@@ -184,7 +186,7 @@ async def _keep_models_lists(store: GenerationStore) -> None:
         )
 
 
-def _require_sound(scorer: WindowScorer, user_ids: IntArray, totals: Totals) -> None:
+def _require_sound(scorer: WindowScorer, user_ids: IntArray, totals: RunTotals) -> None:
     """Refuses a model that gave none of the users int64 (u) whom it knows scores that are numbers."""
     trained = np.count_nonzero(scorer.user_rows(user_ids))
     if totals.left_out == trained:
@@ -194,7 +196,7 @@ def _require_sound(scorer: WindowScorer, user_ids: IntArray, totals: Totals) -> 
         )
 
 
-def _active_since(generation: Generation, order: Order) -> datetime | None:
+def _active_since(generation: Generation, order: RunOptions) -> datetime | None:
     """From when on users must have liked or commented; counted from the generation, as all ages are."""
     if order.active_days is None:
         return None

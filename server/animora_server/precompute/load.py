@@ -19,8 +19,8 @@ from animora_server.catalog import (
 from animora_server.errors import ConfigurationError
 from animora_server.inference.catalog_encoder import check_widths
 from animora_server.inference.device import Device
-from animora_server.precompute.pace import Pace
 from animora_server.precompute.plan import RESTART
+from animora_server.precompute.rate_limiter import RateLimiter
 from animora_server.precompute.scoring import Window, WindowScorer
 from animora_server.settings import CatalogSettings, ScorerSettings, TimelineSettings
 from animora_server.store.protocols import CatalogReading
@@ -80,7 +80,7 @@ def window_at(snapshot: CatalogSnapshot, settings: TimelineSettings, now: float)
 
 
 async def load_scorer(
-    store: VersionSource, version: str, window: Window, settings: ScorerSettings, pace: Pace
+    store: VersionSource, version: str, window: Window, settings: ScorerSettings, limiter: RateLimiter
 ) -> WindowScorer:
     """A version, verified, on the device, with the window's posts encoded.
 
@@ -99,6 +99,6 @@ async def load_scorer(
     async with Device(settings, on_fault=lambda: None) as device:  # a fault is raised, and ends the run
         model = await device.load(artifact)
         check_widths(model.manifest, window.snapshot)
-        scorer = WindowScorer(model, str(device), window, settings.max_batch_rows, pace)
+        scorer = WindowScorer(model, str(device), window, settings.max_batch_rows, limiter)
         await asyncio.to_thread(scorer.encode)
     return scorer

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from animora_server.errors import InvalidScores
-from animora_server.precompute.pace import Pace
+from animora_server.precompute.rate_limiter import RateLimiter
 from animora_server.precompute.scoring import Window, WindowScorer
-from animora_server.precompute.summary import Totals
+from animora_server.precompute.summary import RunTotals
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.transforms import impute_featureless
 from animora_server.settings import Settings
@@ -26,7 +26,7 @@ class RankedChunk:
     """Lists by key, and what they took."""
 
     lists: list[tuple[bytes, RankedTimeline]]
-    totals: Totals
+    totals: RunTotals
 
 
 class ChunkRanker:
@@ -39,7 +39,7 @@ class ChunkRanker:
         window: The posts that may be in them.
         scorer: The model; None where there is none.
         settings: What shapes a list.
-        pace: When users may be ranked by the heuristic; the scorer has it for the others.
+        limiter: When users may be ranked by the heuristic; the scorer has it for the others.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class ChunkRanker:
         window: Window,
         scorer: WindowScorer | None,
         settings: Settings,
-        pace: Pace,
+        limiter: RateLimiter,
     ) -> None:
         self._generation = generation
         self._catalog = window.snapshot
         self._scorer = scorer
-        self._pace = pace
+        self._limiter = limiter
         self._settings = settings.timeline
         self._fresh_until = generation.made_at + settings.timeline.precomputed_ttl
         # Another shard may have begun the generation after this one read the posts: what came in between is
@@ -89,7 +89,7 @@ class ChunkRanker:
             with suppress(InvalidScores):
                 lists.append((self.key(user_id), self._list(candidate_rows, values)))
         heuristic = sum(values is None for values in logits)
-        totals = Totals(
+        totals = RunTotals(
             neucf=len(lists) - heuristic,
             heuristic=heuristic,
             left_out=len(user_ids) - len(lists),
@@ -108,7 +108,7 @@ class ChunkRanker:
             scored = self._scorer.score(user_rows[trained], [rows[at] for at in trained])
             for at, values in zip(trained, scored, strict=True):
                 logits[at] = values
-        self._pace.take(sum(len(rows[at]) for at in cold))
+        self._limiter.take(sum(len(rows[at]) for at in cold))
         return logits
 
     def _candidates(self, user_id: int) -> IntArray:

@@ -15,7 +15,7 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import DeviceFault
 from animora_server.inference.catalog_encoder import has_features
 from animora_server.inference.loaded_model import LoadedModel
-from animora_server.precompute.pace import Pace
+from animora_server.precompute.rate_limiter import RateLimiter
 from animora_server.types import BoolArray, FloatArray, IntArray
 
 ENCODED_AT_ONCE = 1024
@@ -56,15 +56,17 @@ class WindowScorer:
         device: Where it is, as PyTorch names it.
         window: The posts.
         batch_rows: Pairs scored at once, at most.
-        pace: When a batch may run.
+        limiter: When a batch may run.
     """
 
-    def __init__(self, model: LoadedModel, device: str, window: Window, batch_rows: int, pace: Pace) -> None:
+    def __init__(
+        self, model: LoadedModel, device: str, window: Window, batch_rows: int, limiter: RateLimiter
+    ) -> None:
         self._model = model
         self._device = torch.device(device)
         self._window = window
         self._batch_rows = batch_rows
-        self._pace = pace
+        self._limiter = limiter
         self._vectors = torch.empty(0)  # floating (w, d), once encoded
         self._informed: BoolArray = np.empty(0, np.bool_)  # (w)
 
@@ -131,7 +133,7 @@ class WindowScorer:
         try:
             for start in range(0, len(positions), self._batch_rows):
                 at = slice(start, start + self._batch_rows)
-                self._pace.take(len(segments[at]))
+                self._limiter.take(len(segments[at]))
                 logits = self._model.network.score(
                     users,
                     torch.from_numpy(segments[at]).to(self._device),

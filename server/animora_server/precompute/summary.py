@@ -7,7 +7,7 @@ from animora_server.types import Generation
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class RunTotals:
     """Sums over chunks, or over shards.
 
     Attributes:
@@ -32,8 +32,8 @@ class Totals:
     ordering: float = 0.0
     writing: float = 0.0
 
-    def __add__(self, other: "Totals") -> "Totals":
-        return Totals(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: "RunTotals") -> "RunTotals":
+        return RunTotals(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def ranked(self) -> int:
@@ -47,7 +47,7 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class RunSummary:
     """What a run leaves behind.
 
     Attributes:
@@ -63,7 +63,7 @@ class Summary:
     """
 
     generation: Generation
-    totals: Totals
+    totals: RunTotals
     resumed: bool
     catalog_changed: bool
     model_changed: bool
@@ -73,7 +73,7 @@ class Summary:
     seconds: float
 
 
-def joined(summaries: Sequence[Summary], seconds: float) -> Summary:
+def joined(summaries: Sequence[RunSummary], seconds: float) -> RunSummary:
     """The summary of shards that made one generation.
 
     Args:
@@ -81,9 +81,9 @@ def joined(summaries: Sequence[Summary], seconds: float) -> Summary:
         seconds: From the first one's beginning to the last one's end.
     """
     loading = max(summary.loading for summary in summaries)
-    return Summary(
+    return RunSummary(
         generation=summaries[0].generation,
-        totals=sum((summary.totals for summary in summaries), Totals()),
+        totals=sum((summary.totals for summary in summaries), RunTotals()),
         # All but one have joined what that one has begun.
         resumed=all(summary.resumed for summary in summaries),
         catalog_changed=any(summary.catalog_changed for summary in summaries),

@@ -25,7 +25,7 @@ class Swap:
     retired: int
 
 
-class SwapWatch(Protocol):
+class SwapObserver(Protocol):
     """Is told of the swap."""
 
     def swapped(self) -> None:
@@ -33,7 +33,7 @@ class SwapWatch(Protocol):
         ...
 
 
-async def finish(store: GenerationStore, generation: Generation, shard: int, watch: SwapWatch) -> Swap:
+async def finish(store: GenerationStore, generation: Generation, shard: int, watch: SwapObserver) -> Swap:
     """Marks a shard (from 0) as done.
 
     Raises:

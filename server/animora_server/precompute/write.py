@@ -7,21 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Protocol
 
-from animora_server.precompute.pace import Pace
 from animora_server.precompute.protocols import GenerationStore
 from animora_server.precompute.rank import ChunkRanker
+from animora_server.precompute.rate_limiter import RateLimiter
 from animora_server.precompute.scoring import start_thread
-from animora_server.precompute.summary import Totals
+from animora_server.precompute.summary import RunTotals
 from animora_server.types import Generation, IntArray
 
 # A chunk is ranked whole or not at all: enough users to be worth a round trip, few enough to lose in a kill.
 CHUNK_USERS = 64
 
 
-class Watch(Protocol):
+class WriteObserver(Protocol):
     """Is told how far a run is."""
 
-    def advanced(self, chunk: Totals) -> None:
+    def advanced(self, chunk: RunTotals) -> None:
         """A chunk is done."""
         ...
 
@@ -33,20 +33,25 @@ class ListWriter:
         store: Where to.
         generation: What the lists are for.
         ranker: Makes the lists.
-        pace: Is stopped when the run ends early, so that no thread ranks on.
+        limiter: Is stopped when the run ends early, so that no thread ranks on.
         watch: Is told of each chunk.
     """
 
     def __init__(
-        self, store: GenerationStore, generation: Generation, ranker: ChunkRanker, pace: Pace, watch: Watch
+        self,
+        store: GenerationStore,
+        generation: Generation,
+        ranker: ChunkRanker,
+        limiter: RateLimiter,
+        watch: WriteObserver,
     ) -> None:
         self._store = store
         self._generation = generation
         self._ranker = ranker
-        self._pace = pace
+        self._limiter = limiter
         self._watch = watch
 
-    async def write(self, user_ids: IntArray, threads: int, *, look_first: bool) -> Totals:
+    async def write(self, user_ids: IntArray, threads: int, *, look_first: bool) -> RunTotals:
         """Stores the lists of users int64 (u), in their order.
 
         Args:
@@ -67,20 +72,20 @@ class ListWriter:
             try:
                 totals = await asyncio.gather(*lanes)
             finally:
-                self._pace.stop()
+                self._limiter.stop()
                 for lane in lanes:
                     lane.cancel()
                 await asyncio.gather(*lanes, return_exceptions=True)
-        return sum(totals, Totals())
+        return sum(totals, RunTotals())
 
     async def _lane(
         self, chunks: Iterator[IntArray], executor: ThreadPoolExecutor, look_first: bool
-    ) -> Totals:
+    ) -> RunTotals:
         """Takes chunk after chunk from those that no lane has taken."""
-        totals = Totals()
+        totals = RunTotals()
         for chunk in chunks:
             if look_first and await self._is_stored(chunk):
-                done = Totals(kept=len(chunk))
+                done = RunTotals(kept=len(chunk))
             else:
                 done = await self._write(chunk, executor)
             totals += done
@@ -91,7 +96,7 @@ class ListWriter:
         keys = [self._ranker.key(user_id) for user_id in chunk.tolist()]
         return all(await self._store.present(self._generation, keys))
 
-    async def _write(self, chunk: IntArray, executor: ThreadPoolExecutor) -> Totals:
+    async def _write(self, chunk: IntArray, executor: ThreadPoolExecutor) -> RunTotals:
         ranked = await asyncio.get_running_loop().run_in_executor(executor, self._ranker.rank, chunk)
         began = time.perf_counter()
         stored_bytes = await self._store.put(self._generation, ranked.lists)

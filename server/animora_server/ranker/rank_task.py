@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Protocol
 
-from animora_server.types import Ranking, RankQuery
+from animora_server.types import RankedCandidates, RankQuery
 
 # Queries that are due within so many seconds are one piece of work, due at the first of them: as many seconds
 # as it may take to gather them. One piece costs the queue a tenth of what they would.
@@ -62,10 +62,10 @@ class RankTask:
 
     query: RankQuery
     latch: CompletionLatch
-    outcome: Ranking | BaseException | None = None
+    outcome: RankedCandidates | BaseException | None = None
     work: Cancellable | None = None
 
-    def answer(self, outcome: Ranking | BaseException) -> None:
+    def answer(self, outcome: RankedCandidates | BaseException) -> None:
         """Tells the caller."""
         if self.outcome is None:
             self.outcome = outcome

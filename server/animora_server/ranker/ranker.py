@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from animora_server.batching import CompletionQueue, RequestCoalescer, call_isolating_failures
-from animora_server.errors import CatalogUnavailable, DeadlineExceeded, ModelNotResident, ScoringFailed
+from animora_server.errors import CatalogUnavailable, DeadlineExpired, ModelNotResident, ScoringFailed
 from animora_server.ranker.candidates import Candidates, filter_candidates
 from animora_server.ranker.explaining import dropped_posts, heuristic_terms, model_terms
 from animora_server.ranker.rank_task import (
@@ -30,7 +30,7 @@ from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.protocols import ScoringModel, ServingState, ServingStateSource, StageObserver
 from animora_server.scoring.serving_state import current_state
 from animora_server.scoring.transforms import degraded_reason, expired, probabilities
-from animora_server.types import DegradedReason, RankerName, Ranking, RankQuery
+from animora_server.types import DegradedReason, RankedCandidates, RankerName, RankQuery
 
 
 class CandidateRanker:
@@ -54,13 +54,13 @@ class CandidateRanker:
         self._gathering: RequestCoalescer[RankTask] = RequestCoalescer(self._rank_gathered)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def rank(self, query: RankQuery) -> Ranking:
+    async def rank(self, query: RankQuery) -> RankedCandidates:
         """Ranks one query's candidates, together with others that are asked for at about the same time.
 
         Raises:
             CatalogUnavailable: The catalog is not loaded, or its blocks are too old.
             ModelNotResident: The query names a version that is not loaded.
-            DeadlineExceeded: Not even the heuristic fits into the time that is left.
+            DeadlineExpired: Not even the heuristic fits into the time that is left.
         """
         task = RankTask(query, CompletionLatch(1))
         self._gathering.add(task)
@@ -69,7 +69,7 @@ class CandidateRanker:
             raise outcome
         return outcome
 
-    async def rank_all(self, queries: Sequence[RankQuery]) -> list[Ranking | BaseException]:
+    async def rank_all(self, queries: Sequence[RankQuery]) -> list[RankedCandidates | BaseException]:
         """What `rank` returns or raises for each of some queries."""
         if not queries:
             return []
@@ -182,7 +182,7 @@ class CandidateRanker:
                 continue
             ids, dropped = best.post_ids[span], scoring.candidates.dropped[number]
             # By position: names would take as long again.
-            task.answer(Ranking(ids, scores[span], RankerName.NEUCF, version, status, None, dropped))
+            task.answer(RankedCandidates(ids, scores[span], RankerName.NEUCF, version, status, None, dropped))
         if explained:
             some = scoring.of(explained)
             work = SharedCancellation(self._spawn(self._explain_in_turn(some.each())), len(explained))
@@ -212,7 +212,7 @@ class CandidateRanker:
             self._fall_back(scoring, error)
             return
         task.answer(
-            Ranking(
+            RankedCandidates(
                 post_ids=best.post_ids[span],
                 scores=probabilities(values),
                 ranker=RankerName.NEUCF,
@@ -232,7 +232,7 @@ class CandidateRanker:
         in_time = []
         for number, task in enumerate(scoring.tasks):
             if expired(task.query.deadline):
-                error = DeadlineExceeded()
+                error = DeadlineExpired()
                 error.__cause__ = failure
                 task.answer(error)
             else:
@@ -256,7 +256,7 @@ class CandidateRanker:
             positions, explain = best.positions[span], task.query.explain
             rows = candidates.rows[positions]
             task.answer(
-                Ranking(
+                RankedCandidates(
                     post_ids=best.post_ids[span],
                     scores=best.values[span],
                     ranker=RankerName.HEURISTIC,
@@ -268,7 +268,7 @@ class CandidateRanker:
             )
 
 
-async def _outcomes(tasks: Sequence[RankTask]) -> list[Ranking | BaseException]:
+async def _outcomes(tasks: Sequence[RankTask]) -> list[RankedCandidates | BaseException]:
     """Those of queries with one caller, who waits here and may go."""
     try:
         await tasks[0].latch.all_answered()

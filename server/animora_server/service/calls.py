@@ -16,7 +16,7 @@ from animora_server.background import was_cancelled
 from animora_server.deadlines import LEAST_RESERVE, reserve
 from animora_server.errors import CallError
 from animora_server.fast_dataclass import fast_dataclass
-from animora_server.metrics import CallMetrics
+from animora_server.observability.metrics import CallMetrics
 from animora_server.service.admission import AdmissionController
 from animora_server.service.status import code_of, internal_status, interrupted_status, to_status
 

@@ -29,8 +29,8 @@ from animora_server.types import (
     CacheStatus,
     DegradedReason,
     DropReason,
+    RankedCandidates,
     RankerName,
-    Ranking,
     RankQuery,
 )
 
@@ -169,7 +169,7 @@ def weight(query: RankQuery) -> int:
     return len(query.post_ids) * (EXPLAINED_WEIGHT if query.explain else 1)
 
 
-def write_ranking(ranking: Ranking) -> bytes:
+def write_ranking(ranking: RankedCandidates) -> bytes:
     """A response on the wire."""
     pieces = [_heading(ranking.ranker, ranking.model_version, ranking.cache, ranking.degraded_reason)]
     if len(ranking.post_ids):
@@ -186,11 +186,11 @@ def write_ranking(ranking: Ranking) -> bytes:
     return b"".join(pieces)
 
 
-def write_results(outcomes: Iterable[Ranking | status_pb2.Status]) -> bytes:
+def write_results(outcomes: Iterable[RankedCandidates | status_pb2.Status]) -> bytes:
     """A batch's response on the wire."""
     pieces: list[bytes] = []
     for outcome in outcomes:
-        if isinstance(outcome, Ranking):
+        if isinstance(outcome, RankedCandidates):
             response = write_ranking(outcome)
             opening = RESPONSE.opening(len(response))
             pieces += (RESULTS.opening(len(opening) + len(response)), opening, response)

@@ -7,7 +7,7 @@ from google.rpc import status_pb2
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import CallError
-from animora_server.metrics import RankMetrics
+from animora_server.observability.metrics import RankMetrics
 from animora_server.ranker import CandidateRanker
 from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import Call, UnaryMethod, log_refusal, status_of
@@ -22,7 +22,7 @@ from animora_server.service.rank_codec import (
 from animora_server.service.status import code_of
 from animora_server.service.wire_codec import RankRequest, parse
 from animora_server.settings import RankingSettings
-from animora_server.types import CacheStatus, DegradedReason, RankerName, Ranking, RankQuery
+from animora_server.types import CacheStatus, DegradedReason, RankedCandidates, RankerName, RankQuery
 
 _KIND = attrgetter("ranker", "cache", "degraded_reason")
 
@@ -70,9 +70,9 @@ class RankingService:
         self._ranked("BatchRank", queries, ranked)
         rankings = iter(ranked)
         outcomes = [next(rankings) if isinstance(each, RankQuery) else each for each in asked]
-        log_refusal("BatchRank", [each for each in outcomes if not isinstance(each, Ranking)], call)
+        log_refusal("BatchRank", [each for each in outcomes if not isinstance(each, RankedCandidates)], call)
         return write_results(
-            [each if isinstance(each, Ranking) else self._status(each, call) for each in outcomes]
+            [each if isinstance(each, RankedCandidates) else self._status(each, call) for each in outcomes]
         )
 
     def _read(self, request: pb.RankRequest, call: Call) -> RankQuery | Exception:
@@ -92,15 +92,15 @@ class RankingService:
         self._metrics.request(method, code, None)
 
     def _ranked(
-        self, method: str, queries: Sequence[RankQuery], outcomes: Sequence[Ranking | BaseException]
+        self, method: str, queries: Sequence[RankQuery], outcomes: Sequence[RankedCandidates | BaseException]
     ) -> None:
         """Counts the queries that were ranked; what is alike, together."""
-        rankings = [each for each in outcomes if isinstance(each, Ranking)]
+        rankings = [each for each in outcomes if isinstance(each, RankedCandidates)]
         self._metrics.candidates.observe_all(
             [
                 len(query.post_ids)
                 for query, each in zip(queries, outcomes, strict=True)
-                if isinstance(each, Ranking)
+                if isinstance(each, RankedCandidates)
             ]
         )
         kinds: dict[tuple[RankerName, CacheStatus, DegradedReason | None], int] = {}

@@ -10,10 +10,10 @@ from google.rpc import error_details_pb2, status_pb2
 from animora_server.errors import (
     CallError,
     CatalogUnavailable,
-    DeadlineExceeded,
+    DeadlineExpired,
     InvalidRequest,
     ModelNotResident,
-    SnapshotGone,
+    RankedTimelineGone,
     TooManyRequests,
 )
 
@@ -24,9 +24,9 @@ INTERNAL_REASON = "INTERNAL"
 STATUSES: dict[type[CallError], tuple[grpc.StatusCode, str]] = {
     InvalidRequest: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
     TooManyRequests: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MUCH_IN_FLIGHT"),
-    DeadlineExceeded: (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
+    DeadlineExpired: (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     ModelNotResident: (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_RESIDENT"),
-    SnapshotGone: (grpc.StatusCode.FAILED_PRECONDITION, "SNAPSHOT_GONE"),
+    RankedTimelineGone: (grpc.StatusCode.FAILED_PRECONDITION, "SNAPSHOT_GONE"),
     CatalogUnavailable: (grpc.StatusCode.UNAVAILABLE, "CATALOG_UNAVAILABLE"),
 }
 

@@ -18,7 +18,7 @@ from animora_server.service.rank_codec import (
 )
 from animora_server.service.wire_codec import GetTimelineResponse, read_ids, write
 from animora_server.settings import TimelineSettings
-from animora_server.types import TimelinePage, TimelineQuery
+from animora_server.types import PageResult, TimelineQuery
 
 
 def read_timeline_query(
@@ -78,7 +78,7 @@ def explanation_weight(query: TimelineQuery) -> int:
     return (query.page_size * EXPLAINED_WEIGHT if query.explain else 0) + len(query.explain_post_ids)
 
 
-def write_page(page: TimelinePage) -> pb.GetTimelineResponse:
+def write_page(page: PageResult) -> pb.GetTimelineResponse:
     """The response for a page: a twin."""
     response = GetTimelineResponse(
         next_page_token=page.next_page_token,

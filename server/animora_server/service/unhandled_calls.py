@@ -13,8 +13,8 @@ from typing import Any
 
 import grpc
 
-from animora_server.instruments import Count
-from animora_server.metrics import ArrivalMetrics
+from animora_server.observability.instruments import CountCell
+from animora_server.observability.metrics import ArrivalMetrics
 
 cygrpc: Any = import_module("grpc._cython.cygrpc")  # untyped; grpcio-channelz takes it from there, too
 
@@ -56,9 +56,9 @@ class _ArrivedCall:
     unary_stream = stream_unary = stream_stream = None
     response_serializer = None
 
-    def __init__(self, handler: Any, unreceived: Count) -> None:
+    def __init__(self, handler: Any, unreceived: CountCell) -> None:
         self.unary_unary = handler.unary_unary
-        self._unreceived: Count | None = unreceived
+        self._unreceived: CountCell | None = unreceived
 
     def request_deserializer(self, data: bytes) -> bytes:
         """The message, which has arrived."""

@@ -13,25 +13,25 @@ from animora_server.errors import ConfigurationError
 from animora_server.inference.device import Device
 from animora_server.inference.preflight import Preflight
 from animora_server.inference.requests import batch_limits
-from animora_server.metrics import BackgroundMetrics, ScorerMetrics, process_registry
 from animora_server.models import open_models
+from animora_server.observability.metrics import BackgroundMetrics, ScorerMetrics, process_registry
 from animora_server.program import stop_signal
 from animora_server.shared_device.device_server import DeviceServer
 from animora_server.shared_device.shared_models import DeviceBatcher, SharedModels
-from animora_server.workers.parent import Parent
+from animora_server.workers.parent_channel import ParentChannel
 
 log = structlog.get_logger(__name__)
 
 LOOK_INTERVAL = 0.1  # seconds between looks at the device
 
 
-async def share(parent: Parent) -> int:
+async def share(parent: ParentChannel) -> int:
     """Shares the device until the parent or a signal says so. Returns the process's exit status."""
     failed = asyncio.Event()
     ends = {"the parent": parent.told_to_drain(), "a signal": stop_signal(), "the device failed": failed}
     try:
         async with _sharing(parent, failed):
-            parent.tell_whether(lambda: None)
+            parent.report_state(lambda: None)
             log.info("leaving", reason=await first_of(ends))
             parent.say_goodbye()
     except ConfigurationError as error:
@@ -41,7 +41,7 @@ async def share(parent: Parent) -> int:
 
 
 @asynccontextmanager
-async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]:
+async def _sharing(parent: ParentChannel, failed: asyncio.Event) -> AsyncIterator[None]:
     """Listens on the socket, and sets an event when the device fails or hangs."""
     settings, loop = parent.settings, asyncio.get_running_loop()
     assert parent.device_socket is not None  # the parent makes it for this process
@@ -62,7 +62,7 @@ async def _sharing(parent: Parent, failed: asyncio.Event) -> AsyncIterator[None]
         watch.liveness.watch(batcher.runner)
         background.watch(watch.loop)
         background.count(batcher.runner)
-        parent.tell_of(registry, watch.liveness.dead)
+        parent.report(registry, watch.liveness.dead)
         models = SharedModels(store, device, batcher, settings.grpc.workers)
         async with (
             batcher,

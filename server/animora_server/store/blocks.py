@@ -9,7 +9,7 @@ from typing import Self
 from animora_database.views import BLOCKS
 from animora_server.background import BackgroundLoop
 from animora_server.catalog import IdPairs, Relations
-from animora_server.metrics import CatalogMetrics
+from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
 from animora_server.store.protocols import CatalogStore
 

@@ -25,7 +25,7 @@ from animora_server.catalog import (
     Widths,
 )
 from animora_server.errors import ConfigurationError
-from animora_server.metrics import CatalogMetrics
+from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
 from animora_server.store.protocols import CatalogStore
 from animora_server.store.refresh import InteractionScan, Refresh, count_rows

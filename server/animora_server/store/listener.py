@@ -13,7 +13,7 @@ import structlog
 from animora_server.background import BackgroundLoop, Backoff
 from animora_server.catalog import ChangeEvents
 from animora_server.errors import StoreError
-from animora_server.metrics import CatalogMetrics
+from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import DatabaseSettings
 from animora_server.store.connection import Connector, translated
 from animora_server.store.notification_payload import CHANNEL, read_payload

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from animora_server.background import log_task_failure
-from animora_server.errors import DeadlineExceeded, ScoringFailed
+from animora_server.errors import DeadlineExpired, ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.scoring.protocols import ServingState
 from animora_server.scoring.single_flight import SingleFlight
@@ -80,7 +80,7 @@ class TimelineBuilder:
 
         Raises:
             Refused: Too much is being ranked.
-            DeadlineExceeded: Not even the heuristic fits into the time that is left.
+            DeadlineExpired: Not even the heuristic fits into the time that is left.
         """
         try:
             async with asyncio.timeout_at(request.score_by):
@@ -89,7 +89,7 @@ class TimelineBuilder:
                 return await self._make(state, request)
         except TimeoutError as error:
             if expired(request.deadline):
-                raise DeadlineExceeded from error
+                raise DeadlineExpired from error
             if _flight(state, request) not in self._flights:  # nobody else waits for the list
                 self.renew(state, request, "degraded")
             return self._fall_back(state, request, DegradedReason.DEADLINE)

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
-from animora_server.errors import SnapshotGone
+from animora_server.errors import RankedTimelineGone
 from animora_server.scoring.protocols import ServingState
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.builder import BuildRequest, TimelineBuilder
@@ -64,14 +64,14 @@ class TimelineResolver:
             answer_by: When it must be there, on the event loop's clock.
 
         Raises:
-            SnapshotGone: It is no longer there.
+            RankedTimelineGone: It is no longer there.
         """
         now = asyncio.get_running_loop().time()
         answer_by = min(answer_by, now + ANSWERED_WITHIN)
         written_by = min(answer_by, now + max(0.0, WRITTEN_WITHIN - max(0.0, age)))
         snapshot = await self._store.pinned(key, snapshot_id, answer_by, written_by)
         if snapshot is None or snapshot.is_from_the_future(self._clock()):
-            raise SnapshotGone
+            raise RankedTimelineGone
         return snapshot
 
     async def first(self, state: ServingState, request: BuildRequest) -> tuple[RankedTimeline, CacheStatus]:

@@ -34,8 +34,8 @@ from animora_server.types import (
     CacheStatus,
     DropReason,
     IntArray,
+    PageResult,
     RankedTimeline,
-    TimelinePage,
     TimelineQuery,
 )
 
@@ -114,7 +114,7 @@ class Timelines:
         self._policy = policy
         self._clock = clock
 
-    async def page(self, query: TimelineQuery) -> TimelinePage:
+    async def page(self, query: TimelineQuery) -> PageResult:
         """The page that a query asks for.
 
         Whatever takes its time on the way: hidden is what must be hidden at the end of it.
@@ -141,7 +141,7 @@ class Timelines:
             view = self._view(query, now)
             shown = visible(view.catalog, view.visibility, posts.post_ids, view.since)
             posts, explained = posts.where(shown), explained and explained.where(shown)
-        return TimelinePage(
+        return PageResult(
             post_ids=posts.post_ids,
             scores=posts.scores,
             next_page_token=self._token(query, reading, next_offset),

@@ -18,7 +18,7 @@ import hmac
 import struct
 from contextlib import suppress
 
-from animora_server.errors import InvalidRequest, SnapshotGone
+from animora_server.errors import InvalidRequest, RankedTimelineGone
 from animora_server.fast_dataclass import fast_dataclass
 
 VERSION = 1
@@ -75,7 +75,7 @@ class TokenSigner:
 
         Raises:
             InvalidRequest: It was not given out for this user and these options.
-            SnapshotGone: It has expired.
+            RankedTimelineGone: It has expired.
         """
         token = _claimed(text, user_id)
         # Signing it again compares all of the text: its version, and that nothing is spelt differently.
@@ -84,7 +84,7 @@ class TokenSigner:
         if token.include_seen != include_seen:
             raise InvalidRequest(FIELD, "include_seen must be as it was for the page before")
         if now >= token.expires_at:
-            raise SnapshotGone
+            raise RankedTimelineGone
         return token
 
 

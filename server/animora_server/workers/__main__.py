@@ -6,13 +6,13 @@ from animora_server import stderr_capture
 from animora_server.logs import configure_logs
 from animora_server.program import run
 from animora_server.workers import cores
-from animora_server.workers.messages import DEVICE
-from animora_server.workers.parent import Parent
+from animora_server.workers.ipc_messages import DEVICE
+from animora_server.workers.parent_channel import ParentChannel
 
 
 def main() -> None:
     """Serves until the parent says or is gone."""
-    parent = Parent.on_standard_input()
+    parent = ParentChannel.on_standard_input()
     configure_logs(parent.settings.log.level, parent.settings.log.format)
     stderr_capture.start()
     structlog.contextvars.bind_contextvars(worker=parent.name)

@@ -8,18 +8,18 @@ from animora_server.app import Engine, engine
 from animora_server.background import first_of
 from animora_server.errors import ConfigurationError
 from animora_server.program import stop_signal
-from animora_server.workers.parent import Parent
+from animora_server.workers.parent_channel import ParentChannel
 
 log = structlog.get_logger(__name__)
 
 
-async def serve(parent: Parent) -> int:
+async def serve(parent: ParentChannel) -> int:
     """Serves until the parent or a signal says so, then drains. Returns the process's exit status."""
     leaving = stop_signal()
     draining = parent.told_to_drain()
     try:
         async with engine(parent.settings, parent.device_socket) as made, made.following:
-            parent.tell_of(made.registry, made.health.dead)
+            parent.report(made.registry, made.health.dead)
             await _serve(made, parent, draining, leaving)
             parent.say_goodbye()
     except ConfigurationError as error:
@@ -28,7 +28,9 @@ async def serve(parent: Parent) -> int:
     return made.health.exit_status
 
 
-async def _serve(made: Engine, parent: Parent, draining: asyncio.Event, leaving: asyncio.Event) -> None:
+async def _serve(
+    made: Engine, parent: ParentChannel, draining: asyncio.Event, leaving: asyncio.Event
+) -> None:
     """Takes calls from when they can be answered: on a shared port, others answer them until then."""
     ends = {
         "the parent": draining,
@@ -38,7 +40,7 @@ async def _serve(made: Engine, parent: Parent, draining: asyncio.Event, leaving:
     if await first_of(ends | {"ready": made.health.became_ready}) in ends:
         return
     async with made.grpc as grpc:
-        parent.tell_whether(made.health.unready)
+        parent.report_state(made.health.unready)
         log.info("listening", grpc_port=grpc.port, device=str(made.device))
         log.info("draining", reason=await first_of(ends))
         if draining.is_set():

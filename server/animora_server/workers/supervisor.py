@@ -10,9 +10,9 @@ import structlog
 
 from animora_server.background import BackgroundLoop, Liveness
 from animora_server.errors import ConfigurationError
-from animora_server.metrics import DeviceProcessMetrics, WorkerMetrics
-from animora_server.workers.patience import Patience
-from animora_server.workers.report import Report, lasting, together
+from animora_server.observability.aggregation import Report, lasting, together
+from animora_server.observability.metrics import DeviceProcessMetrics, WorkerMetrics
+from animora_server.workers.restart_policy import RestartPolicy
 from animora_server.workers.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class Supervisor:
         start: Callable[[int], Awaitable[Worker]],
         drain_within: float,
         metrics: WorkerMetrics | DeviceProcessMetrics,
-        patience: Patience,
+        patience: RestartPolicy,
         stopping: asyncio.Event,
     ) -> None:
         self._count = count

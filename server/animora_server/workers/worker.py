@@ -10,9 +10,9 @@ from typing import Self
 import structlog
 
 from animora_server.background import log_task_failure
+from animora_server.observability.aggregation import Report, from_json, of_process
 from animora_server.settings import Settings
-from animora_server.workers.messages import LONGEST, Message, from_line, settings_message, to_line
-from animora_server.workers.report import Report, from_json, of_process
+from animora_server.workers.ipc_messages import LONGEST, Message, from_line, settings_message, to_line
 
 log = structlog.get_logger(__name__)
 

@@ -1,0 +1,88 @@
+"""The catalog and what it follows."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry
+
+from animora_database.views import VIEWS
+from animora_server.observability.instruments import Across, Counter, Gauge, Histogram
+
+
+class CatalogMetrics:
+    """Recorded at each refresh of the catalog, and by what listens between them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.posts = Gauge(
+            "animora_catalog_posts", "Posts that can be ranked.", Across.MAX, registry
+        ).labels()
+        self.bytes = Gauge(
+            "animora_catalog_bytes", "Memory of the catalog, embeddings aside.", Across.SUM, registry
+        ).labels()
+        self.epoch = Gauge(
+            "animora_catalog_epoch", "How often all rows were reassigned.", Across.MAX, registry
+        ).labels()
+        refreshes = Counter("animora_catalog_refreshes", "Refreshes, by outcome.", registry, ("outcome",))
+        self.refreshes = {outcome: refreshes.labels(outcome) for outcome in ("ok", "error")}
+        self.refresh_seconds = Histogram(
+            "animora_catalog_refresh_seconds", "Time of a refresh.",
+            (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60), registry,
+        ).labels()  # fmt: skip
+        left_out = Gauge(
+            "animora_catalog_left_out_rows",
+            "Rows of a view that did not count at the last reconcile, by reason.",
+            Across.MAX,
+            registry,
+            ("view", "reason"),
+        )
+        self.left_out = {
+            (view, reason): left_out.labels(view, reason)
+            for view, reason in [
+                *((view.name, reason) for view in VIEWS for reason in view.conditions),
+                ("posts", "duplicate"),
+            ]
+        }
+        unusable = Gauge(
+            "animora_catalog_unusable_embeddings",
+            "Embeddings that count as absent: of another width than the catalog keeps, or not finite.",
+            Across.MAX,
+            registry,
+            ("column",),
+        )
+        self.unusable_embeddings = {column: unusable.labels(column) for column in ("image", "caption")}
+        self._age = Gauge(
+            "animora_catalog_age_seconds", "Time since the last successful refresh; +Inf before the first.",
+            Across.MAX, registry,
+        ).labels()  # fmt: skip
+        self._block_age = Gauge(
+            "animora_blocks_age_seconds", "Time since the blocks were last read; +Inf before the first.",
+            Across.MAX, registry,
+        ).labels()  # fmt: skip
+
+        self.hiding_tables = Gauge(
+            "animora_catalog_hiding_tables",
+            "Tables under the views that hide rows by row-level security, at the last reconcile.",
+            Across.MAX,
+            registry,
+        ).labels()
+        self.listening = Gauge(
+            "animora_catalog_listening", "1 while blocks and deletions are heard of as they are committed.",
+            Across.MIN, registry,
+        ).labels()  # fmt: skip
+        notifications = Counter(
+            "animora_catalog_notifications",
+            "Notifications of the database, by what they tell; those dropped came too fast to be applied.",
+            registry,
+            ("kind",),
+        )
+        self.notifications = {
+            kind: notifications.labels(kind)
+            for kind in ("block", "unblock", "delete", "unreadable", "dropped")
+        }
+
+    def age_from(self, age: Callable[[], float]) -> None:
+        """Reads the catalog's age, in seconds, whenever it is scraped."""
+        self._age.set_function(age)
+
+    def block_age_from(self, age: Callable[[], float]) -> None:
+        """Reads the age of the blocks, in seconds, whenever it is scraped."""
+        self._block_age.set_function(age)

@@ -1,0 +1,107 @@
+import threading
+
+import prometheus_client
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from animora_server.observability.instruments import FOLD_AT, Across, Counter, Gauge, Histogram
+
+BUCKETS = (0.00001, 0.5, 1, 20)
+VALUES = [0.0, 0.00001, 0.4, 0.5, 0.75, 1.0, 19.9, 20.0, 20.1, 1e9]
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+def test_it_reads_as_prometheus_own(registry):
+    theirs = CollectorRegistry()
+    ours = Histogram("took_seconds", "Time.", BUCKETS, registry, ("stage",))
+    reference = prometheus_client.Histogram(
+        "took_seconds", "Time.", ("stage",), buckets=BUCKETS, registry=theirs
+    )
+    for stage in ("a", "b"):
+        for value in VALUES:
+            ours.labels(stage).observe(value)
+            reference.labels(stage).observe(value)
+    page = generate_latest(theirs).decode().splitlines()
+    without_times_of_making = [line for line in page if "_created" not in line]
+    assert generate_latest(registry).decode().splitlines() == without_times_of_making
+
+
+def test_a_counter_reads_as_prometheus_own(registry):
+    theirs = CollectorRegistry()
+    ours = Counter("calls", "Calls.", registry, ("method", "code"))
+    reference = prometheus_client.Counter("calls", "Calls.", ("method", "code"), registry=theirs)
+    for method, code in (("Rank", "OK"), ("Rank", "OK"), ("BatchRank", "INTERNAL")):
+        ours.labels(method, code).inc()
+        reference.labels(method, code).inc()
+    ours.labels("Rank", "OK").inc(5)
+    reference.labels("Rank", "OK").inc(5)
+    page = generate_latest(theirs).decode().splitlines()
+    assert generate_latest(registry).decode().splitlines() == [
+        line for line in page if "_created" not in line
+    ]
+
+
+def test_a_gauge_reads_as_prometheus_own(registry):
+    theirs = CollectorRegistry()
+    ours = Gauge("rows", "Rows.", Across.SUM, registry, ("queue",))
+    reference = prometheus_client.Gauge("rows", "Rows.", ("queue",), registry=theirs)
+    for gauge in (ours, reference):
+        gauge.labels("never set")
+        gauge.labels("set").set(7)
+        gauge.labels("set again").set(1)
+        gauge.labels("set again").set(float("inf"))
+        gauge.labels("looked up").set_function(lambda: 3)
+    assert generate_latest(registry) == generate_latest(theirs)
+
+
+def test_the_only_series_of_a_gauge_takes_the_place_of_all_others(registry):
+    gauge = Gauge("active", "1 for the one that is.", Across.MAX, registry, ("version",))
+    for version in ("v1", "v2"):
+        gauge.only(version).set(1)
+    page = generate_latest(registry).decode()
+    assert 'active{version="v2"} 1.0' in page
+    assert "v1" not in page
+
+
+def test_without_labels_and_observations_there_are_zeros(registry):
+    Histogram("rows", "Rows.", (1, 10), registry).labels()
+    page = generate_latest(registry).decode()
+    assert 'rows_bucket{le="+Inf"} 0.0' in page
+    assert "rows_count 0.0" in page
+
+
+def test_what_waits_is_bounded(registry):
+    observations = Histogram("rows", "Rows.", (1, 10), registry).labels()
+    for _ in range(FOLD_AT + 1):
+        observations.observe(5)
+    assert len(observations._waiting) == 1
+    assert observations.fold() == ([0, FOLD_AT + 1, FOLD_AT + 1], 5.0 * (FOLD_AT + 1))
+
+
+def test_nothing_is_lost_or_counted_twice_while_it_is_scraped(registry):
+    observations = Histogram("rows", "Rows.", (1, 10), registry).labels()
+    done = threading.Event()
+
+    def scrape() -> None:
+        while not done.is_set():
+            generate_latest(registry)
+
+    scrapers = [threading.Thread(target=scrape) for _ in range(2)]
+    for scraper in scrapers:
+        scraper.start()
+    for _ in range(50_000):
+        observations.observe(1)
+    done.set()
+    for scraper in scrapers:
+        scraper.join()
+    assert observations.fold() == ([50_000] * 3, 50_000.0)
+
+
+def test_two_of_one_name_are_refused(registry):
+    Histogram("rows", "Rows.", (1, 10), registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        Histogram("rows", "Rows.", (1, 10), registry)

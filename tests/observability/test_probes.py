@@ -1,0 +1,218 @@
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from http.client import HTTPConnection, HTTPResponse
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+from structlog.testing import capture_logs
+
+from animora_server.addresses import Address, bind_all
+from animora_server.errors import ConfigurationError
+from animora_server.observability.probes import Probes, _Server
+from animora_server.settings import HttpSettings
+from tests.limits import HANG_TIMEOUT
+
+ANY_PORT = HttpSettings(port=0)
+
+
+class Server:
+    """What the probes report on."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.why_not_live: str | None = None
+        self.why_not_ready: str | None = None
+        Counter("example", "An example.", registry=self.registry).inc(3)
+
+    def probes(self, settings: HttpSettings = ANY_PORT) -> Probes:
+        return Probes(settings, self.registry, lambda: self.why_not_live, lambda: self.why_not_ready)
+
+
+def ask(port: int, method: str, path: str, address: str = "127.0.0.1") -> tuple[HTTPResponse, str]:
+    connection = HTTPConnection(address, port, timeout=HANG_TIMEOUT)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response, response.read().decode()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+async def port(server: Server) -> AsyncIterator[int]:
+    async with server.probes() as probes:
+        yield probes.port
+
+
+def test_metrics_are_those_of_the_registry(port: int):
+    response, body = ask(port, "GET", "/metrics")
+    assert response.status == 200
+    assert (response.getheader("Content-Type") or "").startswith("text/plain; version=")
+    assert "\nexample_total 3.0\n" in body
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/readyz?verbose"])
+def test_a_server_that_is_well_says_ok(port: int, path: str):
+    response, body = ask(port, "GET", path)
+    assert (response.status, body) == (200, "ok\n")
+
+
+def test_a_server_that_is_not_ready_says_why_and_is_still_alive(server: Server, port: int):
+    server.why_not_ready = "the catalog is not loaded yet"
+    response, body = ask(port, "GET", "/readyz")
+    assert (response.status, body) == (503, "the catalog is not loaded yet\n")
+    assert ask(port, "GET", "/livez")[0].status == 200
+
+
+def test_a_server_that_is_not_alive_says_why(server: Server, port: int):
+    server.why_not_live = "the event loop stands still"
+    response, body = ask(port, "GET", "/livez")
+    assert (response.status, body) == (503, "the event loop stands still\n")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz"])
+def test_head_is_get_without_the_body(server: Server, port: int, path: str):
+    server.why_not_ready = "draining"
+    got, body = ask(port, "GET", path)
+    head, nothing = ask(port, "HEAD", path)
+    assert nothing == ""
+    assert head.status == got.status
+    for name in ("Content-Type", "Content-Length"):
+        assert head.getheader(name) == got.getheader(name)
+    assert head.getheader("Content-Length") == str(len(body))
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/favicon.ico", "/livez/../metrics"])
+def test_other_pages_are_not_found(port: int, path: str):
+    assert ask(port, "GET", path)[0].status == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_other_methods_are_not_allowed(port: int, method: str):
+    response, _ = ask(port, method, "/metrics")
+    assert (response.status, response.getheader("Allow")) == (405, "GET, HEAD")
+
+
+def test_a_client_that_says_nothing_holds_up_nobody(port: int):
+    with socket.create_connection(("127.0.0.1", port)):
+        assert ask(port, "GET", "/livez")[0].status == 200
+
+
+def test_a_client_that_speaks_no_http_harms_nobody(port: int):
+    with socket.create_connection(("127.0.0.1", port), timeout=HANG_TIMEOUT) as client:
+        client.sendall(b"\x00" * 70_000 + b"\r\n\r\n")
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(4096):
+            pass
+    assert ask(port, "GET", "/livez")[0].status == 200
+
+
+def test_nothing_is_logged(port: int, capfd: pytest.CaptureFixture[str]):
+    ask(port, "GET", "/livez")
+    ask(port, "GET", "/nowhere")
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_probes_answer_while_the_event_loop_is_busy(port: int):
+    # This blocks the loop, which also runs the fixture's server, until the answer is here.
+    assert ask(port, "GET", "/livez")[0].status == 200
+
+
+async def test_a_port_in_use_is_refused_by_the_name_of_its_option(server: Server, port: int):
+    with pytest.raises(ConfigurationError, match=r"http\.port: cannot listen on 127\.0\.0\.1"):
+        await server.probes(HttpSettings(port=port)).__aenter__()
+
+
+async def test_an_address_that_cannot_be_is_refused_by_the_name_of_its_option(server: Server):
+    with pytest.raises(ConfigurationError, match=r"http\.host"):
+        await server.probes(HttpSettings(host="256.256.256.256", port=0)).__aenter__()
+
+
+async def test_the_port_is_free_again_afterwards(server: Server):
+    async with server.probes() as probes:
+        port = probes.port
+    async with server.probes(HttpSettings(port=port)) as again:
+        response, _ = await asyncio.to_thread(ask, again.port, "GET", "/livez")
+        assert response.status == 200
+
+
+async def test_it_listens_on_ipv6_too(server: Server):
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    async with server.probes(HttpSettings(host="::1", port=0)) as probes:
+        reader, writer = await asyncio.open_connection("::1", probes.port)
+        writer.write(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert b" 200 OK" in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+
+def of_two_addresses(monkeypatch: pytest.MonkeyPatch, second: str = "127.0.0.2") -> None:
+    """Lets every host have two addresses."""
+
+    def addresses(section: str, host: str, port: int) -> list[Address]:
+        return [Address(socket.AF_INET, (address, port)) for address in ("127.0.0.1", second)]
+
+    monkeypatch.setattr("animora_server.addresses.addresses", addresses)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one address of loopback alone")
+async def test_it_listens_at_every_address_of_its_host(server: Server, monkeypatch: pytest.MonkeyPatch):
+    of_two_addresses(monkeypatch)
+    async with server.probes(HttpSettings(host="localhost", port=0)) as probes:
+        for address in ("127.0.0.1", "127.0.0.2"):
+            response, _ = await asyncio.to_thread(ask, probes.port, "GET", "/livez", address)
+            assert response.status == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one address of loopback alone")
+async def test_a_port_that_is_taken_at_one_address_of_its_host_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    of_two_addresses(monkeypatch)
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"http\.port: cannot listen on localhost port {port}"):
+            await server.probes(HttpSettings(host="localhost", port=port)).__aenter__()
+        socket.create_server(("127.0.0.1", port)).close()
+
+
+async def test_an_address_that_this_machine_has_not_is_passed_over(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    of_two_addresses(monkeypatch, "192.0.2.1")
+    async with server.probes(HttpSettings(host="localhost", port=0)) as probes:
+        response, _ = await asyncio.to_thread(ask, probes.port, "GET", "/livez")
+        assert response.status == 200
+
+
+def test_many_probes_at_once_find_room_in_the_backlog():
+    # Nobody accepts here; a connection beyond the backlog would wait for its packet to be sent again.
+    with (
+        _Server(bind_all("http", "127.0.0.1", 0)[0], lambda environ, start_response: []) as server,
+        ExitStack() as connections,
+    ):
+        for _ in range(64):
+            connections.enter_context(
+                socket.create_connection(("127.0.0.1", server.server_port), timeout=HANG_TIMEOUT)
+            )
+
+
+async def test_a_page_that_fails_is_logged_and_shows_nothing_of_the_error(server: Server):
+    def fail() -> str | None:
+        raise ValueError("postgresql://u:hidden@host")
+
+    with capture_logs() as logs:
+        async with Probes(ANY_PORT, server.registry, live=fail, ready=fail) as probes:
+            for method, body in (("GET", "internal error\n"), ("HEAD", "")):
+                response, text = await asyncio.to_thread(ask, probes.port, method, "/livez")
+                assert (response.status, text) == (500, body)
+    assert [entry["event"] for entry in logs] == ["a page cannot be shown"] * 2

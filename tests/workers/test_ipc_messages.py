@@ -1,0 +1,21 @@
+from pathlib import Path
+
+from animora_server.settings import Settings
+from animora_server.workers.ipc_messages import from_line, settings_message, to_line
+
+SETTINGS = Settings.model_validate(
+    {
+        "database": {"url": "postgresql://u:hidden@localhost/db"},
+        "catalog": {"directory": Path("/somewhere"), "max_block_age": 12.5},
+        "grpc": {"insecure": True, "workers": 3},
+        "timeline": {"token_key": "sixteen bytes or more"},
+    }
+)
+
+
+def test_settings_arrive_as_they_were_with_their_secrets():
+    line = to_line({"settings": settings_message(SETTINGS)})
+    assert line.count(b"\n") == 1
+    arrived = Settings.model_validate(from_line(line)["settings"])
+    assert arrived == SETTINGS
+    assert arrived.database.url.get_secret_value() == "postgresql://u:hidden@localhost/db"
