@@ -10,7 +10,7 @@ import pytest
 
 from animora_artifact import ArtifactRejected, StoreUnavailable, open_store, pack
 from animora_artifact.package import Package, digest
-from animora_artifact.s3_bucket import PART_BYTES, Absent, Changed, S3Bucket
+from animora_artifact.s3_bucket import PART_BYTES, ObjectNotFound, PreconditionFailed, S3Bucket
 from animora_artifact.s3_url import S3Place
 from tests.artifact.artifacts import make_artifact, with_manifest
 from tests.s3_server import CREDENTIALS
@@ -232,15 +232,15 @@ def test_the_environment_says_what_the_url_leaves_open(s3, monkeypatch):
 def test_a_conditional_write_is_made_only_in_the_state_that_it_names(s3):
     bucket = S3Bucket(S3Place.parse(s3.url))
     bucket.create("key", b"one")
-    with pytest.raises(Changed):
+    with pytest.raises(PreconditionFailed):
         bucket.create("key", b"two")
     tag = bucket.get("key", 10).tag
     assert tag is not None
     bucket.replace("key", b"three", tag)
     for key in ("key", "none"):
-        with pytest.raises(Changed):
+        with pytest.raises(PreconditionFailed):
             bucket.replace(key, b"four", tag)
     assert bucket.get("key", 10).content == b"three"
     assert not bucket.exists("none")
-    with pytest.raises(Absent):
+    with pytest.raises(ObjectNotFound):
         bucket.get("none", 10)

@@ -367,7 +367,7 @@ def test_an_error_in_a_network_after_several_were_loaded_does_not_end_the_proces
         import warnings; warnings.simplefilter("ignore")
         import torch
         from animora_artifact.network import load_network, save_network
-        from animora_training.fitting.export import FoldedNeuCF
+        from animora_training.pipeline.export import FoldedNeuCF
         from tests.training.networks import random_network
 
         network = random_network(hidden=(32, 16, 8))

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from animora_training.data.dataset import DoubleArray, IntArray
-from animora_training.judging.bootstrap import paired_bootstrap
-from animora_training.judging.comparison import NEUCF
-from animora_training.judging.evaluation import TOP, Quality
+from animora_training.evaluation.bootstrap import paired_bootstrap
+from animora_training.evaluation.comparison import NEUCF
+from animora_training.evaluation.network_ranking import TOP, Quality
 
 
 @dataclass(frozen=True, slots=True)

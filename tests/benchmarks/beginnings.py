@@ -10,12 +10,12 @@ from animora_artifact import Artifact, Manifest
 from animora_training.data.dataset import Dataset, IntArray
 from animora_training.data.split import HeldOut
 from animora_training.errors import NothingToLearn
-from animora_training.feeds.ncf_evaluation import read_held_out
-from animora_training.feeds.ncf_import import read_feed
-from animora_training.fitting.export import FoldedNeuCF
-from animora_training.judging.evaluation import PostScorer, rank_held_out
-from animora_training.learning.config import FitConfig
-from animora_training.learning.training_set import training_set
+from animora_training.evaluation.network_ranking import PostScorer, rank_held_out
+from animora_training.importers.ncf_evaluation import read_held_out
+from animora_training.importers.ncf_import import read_feed
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.training_set import training_set
+from animora_training.pipeline.export import FoldedNeuCF
 from tests.benchmarks.served import ServedRanks
 from tests.benchmarks.trainers import start
 from tests.training.worlds import as_dataset

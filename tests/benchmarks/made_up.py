@@ -3,7 +3,7 @@
 import numpy as np
 
 from animora_training.data.dataset import IntArray
-from animora_training.feeds.feed import Blocks, Comments, Feed, FeedPosts, Likes
+from animora_training.importers.feed import Blocks, Comments, FeedPosts, ImportFeed, Likes
 
 USERS, POSTS, PAIRS = 6_040, 3_706, 994_169
 LEAST = 20  # pairs of a user
@@ -13,7 +13,7 @@ APPEAL_SPREAD, ACTIVITY_SPREAD = 1.6, 1.0
 MOST = 0.6  # of the posts, that one user likes
 
 
-def made_up_feed(seed: int, users: int = USERS, posts: int = POSTS, pairs: int = PAIRS) -> Feed:
+def made_up_feed(seed: int, users: int = USERS, posts: int = POSTS, pairs: int = PAIRS) -> ImportFeed:
     """Likes of users 0, 1, … on posts 0, 1, …, all at one time and each pair once."""
     rng = np.random.default_rng(seed)
     appeal = rng.normal(scale=APPEAL_SPREAD, size=posts)
@@ -26,7 +26,7 @@ def made_up_feed(seed: int, users: int = USERS, posts: int = POSTS, pairs: int =
         liked.append(np.stack((np.full(count, user), np.argpartition(-drawn, count)[:count]), axis=1))
     both = np.concatenate(liked)
     author, nothing = users, np.empty(0, np.int64)
-    return Feed(
+    return ImportFeed(
         user_ids=np.arange(users + 1),
         posts=FeedPosts(
             ids=np.arange(posts),

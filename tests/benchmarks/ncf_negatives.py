@@ -5,7 +5,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from animora_training.feeds.ncf_format import NcfFolder, Ratings, find_files, read_ratings, read_test_pairs
+from animora_training.importers.ncf_format import (
+    NcfFolder,
+    Ratings,
+    find_files,
+    read_ratings,
+    read_test_pairs,
+)
 
 NEGATIVES = 99
 SEED = 0

@@ -19,10 +19,10 @@ from torch import Tensor
 from animora_artifact.compiled import load_compiled
 from animora_artifact.manifest import Dimensions
 from animora_artifact.network import Network, load_network, save_network
-from animora_training.fitting.compilation import compile_score
-from animora_training.fitting.export import FoldedNeuCF
-from animora_training.learning.config import FitConfig
-from animora_training.learning.network import NetworkShape, NeuCF
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.network import NetworkShape, NeuCF
+from animora_training.pipeline.compilation import compile_score
+from animora_training.pipeline.export import FoldedNeuCF
 from tests.benchmarks.kept import SERVING, keep
 
 USERS, POSTS = 2400, 5400  # as many as the sample feed has

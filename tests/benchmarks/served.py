@@ -12,7 +12,7 @@ from animora_artifact.network import load_network
 from animora_client import AsyncRankingClient, CachePolicy, Ranker, Ranking, RankRequest
 from animora_training.data.dataset import ABSENT, BoolArray, Dataset, FloatArray, IntArray
 from animora_training.data.split import HeldOut
-from animora_training.judging.evaluation import TOP, PostScorer, Quality, rank_held_out
+from animora_training.evaluation.network_ranking import TOP, PostScorer, Quality, rank_held_out
 
 USERS_AT_ONCE, CANDIDATES_AT_ONCE = 100, 50_000
 TRIES = 3

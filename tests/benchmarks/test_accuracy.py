@@ -15,11 +15,11 @@ from rich.console import Console
 from scipy.special import expit
 
 from animora_artifact.network import load_network
-from animora_training.feeds.ncf_format import find_files, read_test_pairs
-from animora_training.fitting.export import Origin, export
-from animora_training.judging.evaluation import PostScorer, rank_held_out
-from animora_training.learning.config import FitConfig
-from animora_training.learning.training_set import training_set
+from animora_training.evaluation.network_ranking import PostScorer, rank_held_out
+from animora_training.importers.ncf_format import find_files, read_test_pairs
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.training_set import training_set
+from animora_training.pipeline.export import VersionOrigin, export
 from tests.benchmarks.accuracy_report import Baselines, SeedResult, report
 from tests.benchmarks.beginnings import Beginnings, config_of
 from tests.benchmarks.ncf_negatives import with_negatives
@@ -93,7 +93,7 @@ def version(beginnings: Beginnings, config: FitConfig, **tuned: float):
     dataset = beginnings.dataset if config.embeddings else beginnings.dataset.without_embeddings()
     data = training_set(dataset, dataset.pairs)
     hyperparameters = {**config.hyperparameters(), "epochs": 1, **tuned}
-    origin = Origin(created_at=datetime.now(UTC), hyperparameters=hyperparameters, metrics={})
+    origin = VersionOrigin(created_at=datetime.now(UTC), hyperparameters=hyperparameters, metrics={})
     return export(start(data, config).network(), data, dataset.pairs, origin)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from rich.console import Console
 
-from animora_training.learning.config import FitConfig
+from animora_training.modeling.config import FitConfig
 from tests.benchmarks import scoring
 from tests.benchmarks.kept import keep
 from tests.compilers import needs_compiler

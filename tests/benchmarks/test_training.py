@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from animora_training.learning.config import FitConfig
+from animora_training.modeling.config import FitConfig
 from tests.benchmarks.made_up import made_up_feed
 from tests.benchmarks.trainers import Animora, Task, Turn
 from tests.benchmarks.training import NETWORK, Figures, report, take_turns

@@ -15,17 +15,17 @@ import numpy as np
 
 from animora_training.data.dataset import Dataset
 from animora_training.data.split import Split, leave_one_out
-from animora_training.feeds.feed import Feed
-from animora_training.fitting.export import FoldedNeuCF
-from animora_training.fitting.strength import usual_strength
-from animora_training.judging.evaluation import PostScorer, Quality, rank_held_out
-from animora_training.judging.metrics import Scores
-from animora_training.learning.config import FitConfig
-from animora_training.learning.factorisation import factorize
-from animora_training.learning.ranks import Ranks
-from animora_training.learning.start import new_start
-from animora_training.learning.trainer import Trainer
-from animora_training.learning.training_set import TrainingSet, training_set
+from animora_training.evaluation.metrics import Scores
+from animora_training.evaluation.network_ranking import PostScorer, Quality, rank_held_out
+from animora_training.importers.feed import ImportFeed
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.factorisation import factorize
+from animora_training.modeling.initialization import new_initialization
+from animora_training.modeling.process_group import ProcessGroup
+from animora_training.modeling.trainer import Trainer
+from animora_training.modeling.training_set import TrainingSet, training_set
+from animora_training.pipeline.als_tuning import default_als
+from animora_training.pipeline.export import FoldedNeuCF
 from tests.training.worlds import as_dataset
 
 HOLDOUT_NEGATIVES = 99
@@ -41,7 +41,7 @@ class Task:
     split: Split
 
     @classmethod
-    def of(cls, feed: Feed, seed: int) -> "Task":
+    def of(cls, feed: ImportFeed, seed: int) -> "Task":
         """Ids only; one pair of every user who has two is held out, among others that the user has not."""
         dataset = as_dataset(feed).without_embeddings()
         return cls(dataset, leave_one_out(dataset, HOLDOUT_NEGATIVES, np.random.default_rng(seed)))
@@ -103,8 +103,8 @@ def start(data: TrainingSet, config: FitConfig) -> Trainer:
     """A trainer before its first step; a strength that a fit would tune is that from which tuning begins."""
     factorisation = None
     if config.factorisation == "als":
-        factorisation = factorize(data, config, usual_strength(data, config))
-    return Trainer(data, config, new_start(data, config, factorisation), Ranks())
+        factorisation = factorize(data, config, default_als(data, config))
+    return Trainer(data, config, new_initialization(data, config, factorisation), ProcessGroup())
 
 
 class RecBole:

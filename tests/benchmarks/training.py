@@ -17,9 +17,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from animora_training.feeds.ncf_import import read_feed
-from animora_training.judging.evaluation import TOP
-from animora_training.learning.config import FitConfig
+from animora_training.evaluation.network_ranking import TOP
+from animora_training.importers.ncf_import import read_feed
+from animora_training.modeling.config import FitConfig
 from tests.benchmarks.made_up import made_up_feed
 from tests.benchmarks.trainers import Animora, Side, Task, Turn, recbole
 

@@ -21,14 +21,14 @@ from rich.table import Table
 from animora_artifact import Artifact
 from animora_artifact.network import load_network
 from animora_training.data.dataset import DoubleArray
-from animora_training.feeds.ncf_import import read_feed
-from animora_training.fitting.fit import Fit
-from animora_training.judging.bootstrap import paired_bootstrap
-from animora_training.judging.evaluation import TOP, PostScorer, rank_held_out
-from animora_training.judging.measures import before_chances
-from animora_training.learning.config import FitConfig
+from animora_training.evaluation.bootstrap import paired_bootstrap
+from animora_training.evaluation.measures import before_chances
+from animora_training.evaluation.network_ranking import TOP, PostScorer, rank_held_out
+from animora_training.importers.ncf_import import read_feed
+from animora_training.modeling.config import FitConfig
+from animora_training.pipeline.fit import Fit
 from tests.benchmarks.accuracy import RECIPE
-from tests.training.fitting.days import Days, fitted, parent
+from tests.training.pipeline.days import Days, fitted, parent
 from tests.training.worlds import as_dataset
 
 SAMPLED = 99

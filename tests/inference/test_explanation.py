@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animora_server.inference.explanation import explain
-from animora_training.fitting.export import FoldedNeuCF
+from animora_training.pipeline.export import FoldedNeuCF
 from tests.inference.artifacts import tiny_artifact
 from tests.training.networks import inputs, random_network
 

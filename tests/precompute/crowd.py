@@ -10,8 +10,8 @@ import torch
 from animora_artifact import Artifact, Golden, Manifest, Vocabulary
 from animora_artifact.manifest import DataWindow, Dimensions
 from animora_artifact.network import save_network
-from animora_training.fitting.export import FoldedNeuCF
-from animora_training.learning.network import NetworkShape, NeuCF
+from animora_training.modeling.network import NetworkShape, NeuCF
+from animora_training.pipeline.export import FoldedNeuCF
 from tests.training.networks import randomised
 
 USERS = np.arange(1, 701)

@@ -2,7 +2,7 @@
 
 import torch
 
-from animora_training.learning.network import NetworkShape, NeuCF
+from animora_training.modeling.network import NetworkShape, NeuCF
 
 
 def random_network(

@@ -3,7 +3,7 @@
 import math
 from datetime import UTC, datetime
 
-from animora_training.fitting.record import (
+from animora_training.pipeline.record import (
     EpochRecord,
     Host,
     ReliabilityBin,

@@ -62,8 +62,8 @@ def test_a_command_without_memory_ends_with_one_line(capsys):
 WITHIN_A_LIMIT = """
 import sys
 from animora_training.errors import OutOfMemory
-from animora_training.learning.config import FitConfig
-from animora_training.learning.start import new_start
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.initialization import new_start
 from tests.training.data.limited import allow
 from tests.training.worlds import many_users
 data = many_users(100_000, 10)

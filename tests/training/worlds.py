@@ -14,20 +14,20 @@ from animora_training.data.dataset import (
     index_of,
     latest_of_each,
 )
-from animora_training.feeds.feed import Feed
-from animora_training.feeds.sample import SampleSize
-from animora_training.feeds.sample_activity import make_feed
-from animora_training.learning.training_set import TrainingSet
+from animora_training.importers.feed import ImportFeed
+from animora_training.importers.sample import SampleSize
+from animora_training.importers.sample_activity import make_feed
+from animora_training.modeling.training_set import TrainingSet
 
 NOW = 1_800_000_000.0
 TINY = SampleSize(users=60, posts=150, pairs=900, days=30.0, width=24)
 
 
-def tiny_feed(seed: int = 0) -> Feed:
+def tiny_feed(seed: int = 0) -> ImportFeed:
     return make_feed(TINY, seed, NOW)
 
 
-def as_dataset(feed: Feed) -> Dataset:
+def as_dataset(feed: ImportFeed) -> Dataset:
     """What the views would show of a feed."""
     posts = Posts(
         ids=feed.posts.ids,

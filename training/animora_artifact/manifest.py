@@ -35,11 +35,11 @@ def checked_name(version: str) -> str:
     return version
 
 
-class _Part(BaseModel):
+class _ManifestPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Dimensions(_Part):
+class Dimensions(_ManifestPart):
     """Sizes of the network's inputs and layers; image and caption are 0 where a model takes none."""
 
     users: int = Field(ge=1, description="rows of the user tables, the unknown row 0 included")
@@ -52,7 +52,7 @@ class Dimensions(_Part):
     post_vector: int = Field(ge=1, description="width of what encode_posts returns")
 
 
-class DataWindow(_Part):
+class DataWindow(_ManifestPart):
     """The interactions that the model was fitted on."""
 
     start: datetime | None
@@ -65,7 +65,7 @@ Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MAX_FLOAT32, MAX_HALF, MIN_TOP10_OVERLAP = 1e-4, 0.05, 0.5
 
 
-class Tolerances(_Part):
+class Tolerances(_ManifestPart):
     """How far a replay of the golden rows may be from the recorded probabilities.
 
     What a manifest says counts within limits: no version can declare that any probability will do.
@@ -84,7 +84,7 @@ class Tolerances(_Part):
         )
 
 
-class FileDigest(_Part):
+class FileDigest(_ManifestPart):
     """One file of the version."""
 
     size: int = Field(ge=0, description="bytes")
@@ -97,7 +97,7 @@ HEURISTIC, PARENT = "the heuristic", "its parent"
 STANDARD_ERROR = "ndcg@10_standard_error"
 
 
-class PairedDifference(_Part):
+class PairedDifference(_ManifestPart):
     """NDCG@10 of a version less another's on the same held-out pairs, from which neither has learnt.
 
     Without pairs there is nothing but a reason.
@@ -122,7 +122,7 @@ class PairedDifference(_Part):
         return self.pairs > 0 and self.high < 0 and self.mean < -margin
 
 
-class Manifest(_Part):
+class Manifest(_ManifestPart):
     """Everything about a version but its weights. Unknown fields are ignored, for newer writers."""
 
     format: int = FORMAT

@@ -37,11 +37,11 @@ _REASONS = (
 )
 
 
-class Absent(Exception):
+class ObjectNotFound(Exception):
     """There is no object of this key."""
 
 
-class Changed(Exception):
+class PreconditionFailed(Exception):
     """An object is not in the state on which a write depends."""
 
 
@@ -104,7 +104,7 @@ class S3Bucket:
         try:
             with self._failures():
                 obstore.head(self._bucket, key)
-        except Absent:
+        except ObjectNotFound:
             return False
         return True
 
@@ -134,11 +134,11 @@ class S3Bucket:
         try:
             yield
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
-            raise Changed from error
+            raise PreconditionFailed from error
         except FileNotFoundError as error:
             if _code(error) == "NoSuchBucket":
                 raise self._unavailable(error) from error
-            raise Absent from error
+            raise ObjectNotFound from error
         except (exceptions.BaseError, OSError, NotImplementedError) as error:
             raise self._unavailable(error) from error
 

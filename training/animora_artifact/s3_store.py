@@ -32,7 +32,7 @@ from animora_artifact.pointer import (
     read_pointer,
     roll_back,
 )
-from animora_artifact.s3_bucket import Absent, Changed, S3Bucket
+from animora_artifact.s3_bucket import ObjectNotFound, PreconditionFailed, S3Bucket
 from animora_artifact.s3_url import S3Place
 
 MANIFESTS_AT_ONCE = 8
@@ -110,7 +110,7 @@ class S3Store:
         mark = mark_of(manifest)
         try:
             return self._bucket.get(f"{MARKS}/{checked_name(manifest.version)}", len(mark)).content == mark
-        except Absent:
+        except ObjectNotFound:
             return False
 
     def mark_verified(self, manifest: Manifest) -> None:
@@ -149,11 +149,11 @@ class S3Store:
         """Writes an object once; whether what is there now is this content."""
         try:
             self._bucket.create(key, content)
-        except Changed:
+        except PreconditionFailed:
             # An earlier try may have been ours, and its answer lost.
             try:
                 return self._bucket.get(key, len(content)).content == content
-            except Absent:  # deleted since
+            except ObjectNotFound:  # deleted since
                 return False
         return True
 
@@ -172,7 +172,7 @@ class _VersionObjects:
         """See package.Source."""
         try:
             content = self._bucket.get(f"{self._version}/{name}", max_bytes).content
-        except Absent as error:
+        except ObjectNotFound as error:
             raise VersionNotFound(f"there is no {self._version}/{name}") from error
         if content is None:
             raise ArtifactRejected(RejectionReason.SIZE, f"{name} has more than {max_bytes} bytes")
@@ -189,7 +189,7 @@ class _PointerObject:
         """See PointerFile."""
         try:
             found = self._bucket.get(ACTIVE, MAX_POINTER_BYTES)
-        except Absent:
+        except ObjectNotFound:
             return None, None
         # What is too large to be a pointer holds no name.
         return found.content or b"", found.tag
@@ -201,6 +201,6 @@ class _PointerObject:
                 self._bucket.create(ACTIVE, content)
             else:
                 self._bucket.replace(ACTIVE, content, token)
-        except Changed:
+        except PreconditionFailed:
             return False
         return True

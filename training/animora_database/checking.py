@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from animora_database.embeddings import DECODERS, Decoder
-from animora_database.views import POSTS, VIEWS, Kind, View
+from animora_database.views import POSTS, VIEWS, ColumnKind, View
 
 # A row a column: view, column, type, whether the type is an enum, its name in SQL, and whether this role may
 # read it. A domain counts as what it is of.
@@ -32,27 +32,27 @@ where namespace.nspname = 'animora' and view.relkind in ('r', 'v', 'm', 'f', 'p'
 """
 Row = tuple[str, str, str, bool, str, bool]
 
-TYPES: Mapping[Kind, frozenset[str]] = {
-    Kind.ID: frozenset({"int2", "int4", "int8"}),
-    Kind.TIME: frozenset({"timestamptz"}),
-    Kind.WORD: frozenset({"text", "varchar", "bpchar", "name"}),
-    Kind.EMBEDDING: frozenset(DECODERS),
+TYPES: Mapping[ColumnKind, frozenset[str]] = {
+    ColumnKind.ID: frozenset({"int2", "int4", "int8"}),
+    ColumnKind.TIME: frozenset({"timestamptz"}),
+    ColumnKind.WORD: frozenset({"text", "varchar", "bpchar", "name"}),
+    ColumnKind.EMBEDDING: frozenset(DECODERS),
 }
 # What to write in the view instead of a column of a type; `*` is any other type.
-CASTS: Mapping[Kind, Mapping[str, str]] = {
-    Kind.ID: {
+CASTS: Mapping[ColumnKind, Mapping[str, str]] = {
+    ColumnKind.ID: {
         "uuid": "an integer column of the same table, as ids are 64-bit integers",
         "*": "{column}::bigint",
     },
-    Kind.TIME: {
+    ColumnKind.TIME: {
         "timestamp": "{column} at time zone 'UTC', or the zone in which the application writes it",
         "date": "{column}::timestamp at time zone 'UTC'",
         "bool": "case when {column} then coalesce(updated_at, created_at) end",
         **dict.fromkeys(("int4", "int8", "numeric", "float8"), "to_timestamp({column})"),
         "*": "{column}::timestamptz",
     },
-    Kind.WORD: {"*": "{column}::text"},
-    Kind.EMBEDDING: {
+    ColumnKind.WORD: {"*": "{column}::text"},
+    ColumnKind.EMBEDDING: {
         "_numeric": "{column}::double precision[]",
         "sparsevec": "{column}::vector",
         **dict.fromkeys(
@@ -113,7 +113,7 @@ def _check(view: View, found: Mapping[str, Row] | None) -> None:
                 f"this role may not read {column} of animora.{view.name}: grant it what "
                 "deploy/sql/030_reader.sql grants"
             )
-        if kind is Kind.ANY or type_name in TYPES[kind] or (kind is Kind.WORD and is_enum):
+        if kind is ColumnKind.ANY or type_name in TYPES[kind] or (kind is ColumnKind.WORD and is_enum):
             continue
         casts = CASTS[kind]
         cast = casts.get(type_name, casts["*"]).format(column=column)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Kind(Enum):
+class ColumnKind(Enum):
     """What a column must be; `checking` knows the types of each kind."""
 
     ID = "bigint"
@@ -31,7 +31,7 @@ class View:
     """
 
     name: str
-    columns: Mapping[str, Kind]
+    columns: Mapping[str, ColumnKind]
     conditions: Mapping[str, str]
 
     @property
@@ -62,23 +62,28 @@ def present(*columns: str) -> str:
 # An infinite time says as little as none. A time may be otherwise any that PostgreSQL has.
 FINITE = "pg_catalog.isfinite(created_at)"
 
-USERS = View("users", {"id": Kind.ID}, {"missing": present("id")})
+USERS = View("users", {"id": ColumnKind.ID}, {"missing": present("id")})
 POSTS = View(
     "posts",
     {
-        "id": Kind.ID,
-        "author_id": Kind.ID,
-        "created_at": Kind.TIME,
-        "updated_at": Kind.TIME,
-        "deleted_at": Kind.TIME,
-        "image_embedding": Kind.EMBEDDING,
-        "caption_embedding": Kind.EMBEDDING,
+        "id": ColumnKind.ID,
+        "author_id": ColumnKind.ID,
+        "created_at": ColumnKind.TIME,
+        "updated_at": ColumnKind.TIME,
+        "deleted_at": ColumnKind.TIME,
+        "image_embedding": ColumnKind.EMBEDDING,
+        "caption_embedding": ColumnKind.EMBEDDING,
     },
     {"missing": f"{present('id', 'author_id')} and {FINITE}"},
 )
 INTERACTIONS = View(
     "interactions",
-    {"user_id": Kind.ID, "post_id": Kind.ID, "kind": Kind.WORD, "created_at": Kind.TIME},
+    {
+        "user_id": ColumnKind.ID,
+        "post_id": ColumnKind.ID,
+        "kind": ColumnKind.WORD,
+        "created_at": ColumnKind.TIME,
+    },
     {
         "missing": f"{present('user_id', 'post_id')} and {FINITE}",
         "kind": "kind::text in ('like', 'comment')",
@@ -86,7 +91,7 @@ INTERACTIONS = View(
 )
 BLOCKS = View(
     "blocks",
-    {"blocker_id": Kind.ID, "blocked_id": Kind.ID, "created_at": Kind.ANY},
+    {"blocker_id": ColumnKind.ID, "blocked_id": ColumnKind.ID, "created_at": ColumnKind.ANY},
     {"missing": present("blocker_id", "blocked_id"), "self": "blocker_id <> blocked_id"},
 )
 VIEWS = (USERS, POSTS, INTERACTIONS, BLOCKS)

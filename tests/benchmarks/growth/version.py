@@ -9,9 +9,9 @@ import torch
 from animora_artifact import Artifact, FolderStore, Golden, Manifest, Vocabulary
 from animora_artifact.manifest import DataWindow
 from animora_artifact.network import save_network
-from animora_training.fitting.export import FoldedNeuCF, dimensions_of
-from animora_training.learning.config import FitConfig
-from animora_training.learning.network import NetworkShape, NeuCF
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.network import NetworkShape, NeuCF
+from animora_training.pipeline.export import FoldedNeuCF, dimensions_of
 
 USERS = 2000  # ids 1 to USERS are known
 KNOWN_POSTS = 10_000  # of the posts, ids 1 to KNOWN_POSTS; what it makes of the others is by their images

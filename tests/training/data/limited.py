@@ -19,12 +19,12 @@ from animora_training.data.database import connect
 from animora_training.data.dataset import Dataset
 from animora_training.data.folder import open_dataset
 from animora_training.data.reading import read_dataset
-from animora_training.fitting.checkpoint import Checkpoints
-from animora_training.fitting.fit import Surroundings, fit
-from animora_training.fitting.run import Watch, run
-from animora_training.fitting.run_folder import RunFolder
-from animora_training.learning.config import FitConfig
-from animora_training.learning.ranks import ALONE, Ranks
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.process_group import ALONE, ProcessGroup
+from animora_training.pipeline.checkpoint import Checkpoints
+from animora_training.pipeline.fit import FitContext, fit
+from animora_training.pipeline.run import FitObserver, run
+from animora_training.pipeline.run_folder import RunFolder
 from tests.training.worlds import as_dataset, tiny_feed
 
 # The tables of a model and of Adam are in memory, and so is what the factorisation learns from.
@@ -74,13 +74,13 @@ def main() -> None:
     url, folder, headroom = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     # Libraries load much when they are first used, whatever the data.
     with tempfile.TemporaryDirectory() as small:
-        surroundings = Surroundings(
+        context = FitContext(
             datetime.now(UTC), CPU, ALONE, Checkpoints(None, ""), ignore, scratch=Path(small)
         )
-        fit(as_dataset(tiny_feed()), SMALL, surroundings)
+        fit(as_dataset(tiny_feed()), SMALL, context)
     allow(headroom)
-    watch = Watch(lambda data: asyncio.run(read(url, data)), on_epoch=ignore)
-    fitted = run(RunFolder(folder), SMALL, Ranks(), CPU, watch)
+    watch = FitObserver(lambda data: asyncio.run(read(url, data)), on_epoch=ignore)
+    fitted = run(RunFolder(folder), SMALL, ProcessGroup(), CPU, watch)
     assert fitted is not None
     record = fitted.record
     done = {

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from animora_training.commands.fitting import SharedCommand, fit
+from animora_training.commands.evaluating import compare, evaluate
+from animora_training.commands.fit import SharedCommand, fit
 from animora_training.commands.importing import app as imports
-from animora_training.commands.judging import compare, evaluate
 from animora_training.commands.versions import activate, list_versions, publish, rollback
 
 app = typer.Typer(

@@ -14,11 +14,11 @@ from rich.text import Text
 
 from animora_artifact import ArtifactError
 from animora_training.errors import FailedElsewhere, InvalidOption, TrainingError, WorseThanActive
-from animora_training.fitting.report.texts import large
 from animora_training.memory import memory_for
+from animora_training.pipeline.report.texts import large
 
 if TYPE_CHECKING:
-    from animora_training.fitting.record import EpochRecord
+    from animora_training.pipeline.record import EpochRecord
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

@@ -11,11 +11,11 @@ import typer
 from animora_training.commands.console import output, plain_errors, progress_bars
 from animora_training.commands.options import DatabaseUrl
 from animora_training.data.database import connect
-from animora_training.feeds.feed import Feed
-from animora_training.feeds.importing import check_empty, import_feed, replace_feed
-from animora_training.feeds.ncf_import import read_feed
-from animora_training.feeds.sample import FULL, SMALL
-from animora_training.feeds.sample_activity import make_feed
+from animora_training.importers.feed import ImportFeed
+from animora_training.importers.importing import check_empty, import_feed, replace_feed
+from animora_training.importers.ncf_import import read_feed
+from animora_training.importers.sample import FULL, SMALL
+from animora_training.importers.sample_activity import make_feed
 
 app = typer.Typer(help="Fill Animora's own tables (schema animora_app).", no_args_is_help=True)
 
@@ -68,7 +68,7 @@ async def _check_target(database_url: str, replace: bool) -> None:
             await check_empty(connection)
 
 
-def _import(feed: Feed, database_url: str, replace: bool) -> None:
+def _import(feed: ImportFeed, database_url: str, replace: bool) -> None:
     write = replace_feed if replace else import_feed
 
     async def run() -> None:

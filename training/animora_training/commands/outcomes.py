@@ -5,15 +5,15 @@ import math
 from pathlib import Path
 
 from animora_artifact import Artifact
+from animora_training.commands.comparisons import ComparisonOutcome
 from animora_training.commands.console import output
-from animora_training.commands.exams import Outcome
 from animora_training.commands.tables import cold_remark, cold_table, comparison_table, remarks
 from animora_training.errors import CannotWrite
-from animora_training.judging.evaluation import UserRanks
-from animora_training.judging.plot import draw
+from animora_training.evaluation.network_ranking import UserRanks
+from animora_training.evaluation.plot import draw
 
 
-def write_outcome(outcome: Outcome, plot: Path | None, json_file: Path | None) -> None:
+def write_outcome(outcome: ComparisonOutcome, plot: Path | None, json_file: Path | None) -> None:
     """Writes what was asked for.
 
     Raises:
@@ -37,7 +37,7 @@ def _without_nan(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_outcome(outcome: Outcome) -> None:
+def print_outcome(outcome: ComparisonOutcome) -> None:
     """Tables and remarks."""
     if outcome.comparison is not None:
         output().print(comparison_table(outcome.comparison))

@@ -32,7 +32,7 @@ SIMILAR = 1.1
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class GateDecision:
     """A version that may be published.
 
     Attributes:
@@ -53,7 +53,7 @@ class _Finding:
     worse_than: str = ""
 
 
-def admit(candidate: Manifest, store: ModelStore, margin: float, *, force: bool) -> Admission:
+def admit(candidate: Manifest, store: ModelStore, margin: float, *, force: bool) -> GateDecision:
     """Looks whether a version is as good as the heuristic, its parent and the active version.
 
     What its fit has compared on the same held-out pairs counts. Of an active version that it was not compared
@@ -86,13 +86,13 @@ def admit(candidate: Manifest, store: ModelStore, margin: float, *, force: bool)
 
 def _decide(
     candidate: Manifest, findings: list[_Finding], active: Expected, margin: float, *, force: bool
-) -> Admission:
+) -> GateDecision:
     remarks = [finding.remark for finding in findings]
     worse = [finding.worse_than for finding in findings if finding.worse_than]
     if not worse:
-        return Admission(active, "\n".join(remarks))
+        return GateDecision(active, "\n".join(remarks))
     if force:
-        return Admission(active, "\n".join([*remarks, f"worse by more than {margin:g}, and forced"]))
+        return GateDecision(active, "\n".join([*remarks, f"worse by more than {margin:g}, and forced"]))
     raise WorseThanActive(
         f"{candidate.version} is worse than {'; and than '.join(worse)}, so nothing was published. "
         "Publish it even so with --force"

@@ -11,7 +11,7 @@ from animora_training.data.database import connect
 from animora_training.data.dataset import Dataset
 from animora_training.data.reading import read_dataset
 from animora_training.errors import NothingToLearn
-from animora_training.fitting.verification import verify
+from animora_training.pipeline.verification import verify
 
 
 def read_database(database_url: str, show: Show) -> Dataset:

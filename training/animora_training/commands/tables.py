@@ -7,11 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from animora_artifact import Artifact
-from animora_training.judging.bootstrap import Difference
-from animora_training.judging.calibration import Calibration
-from animora_training.judging.cold_posts import ColdReport
-from animora_training.judging.comparison import CHOSEN_BY, NEUCF, Comparison
-from animora_training.judging.evaluation import TOP, Quality
+from animora_training.evaluation.bootstrap import Difference
+from animora_training.evaluation.calibration import Calibration
+from animora_training.evaluation.cold_posts import ColdReport
+from animora_training.evaluation.comparison import CHOSEN_BY, NEUCF, Comparison
+from animora_training.evaluation.network_ranking import TOP, Quality
 
 COLUMNS = (
     ("sampled", "hr@10"),

@@ -18,7 +18,7 @@ Columns = list[npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class CopySource:
     """A view, a query for what is read of it, and the fields of its rows that are never null."""
 
     name: str
@@ -27,7 +27,7 @@ class View:
 
 
 async def copy_fixed(
-    connection: asyncpg.Connection, view: View, on_read: OnRead, take: Callable[[Columns], None]
+    connection: asyncpg.Connection, view: CopySource, on_read: OnRead, take: Callable[[Columns], None]
 ) -> None:
     """Feeds a view whose fields are never null to a function, some columns' rows at a time.
 
@@ -47,7 +47,7 @@ async def copy_fixed(
 
 
 async def copy(
-    connection: asyncpg.Connection, view: View, take: Callable[[bytes], None], end: Callable[[], None]
+    connection: asyncpg.Connection, view: CopySource, take: Callable[[bytes], None], end: Callable[[], None]
 ) -> None:
     """Feeds the stream of a view to a function, then calls another, and raises what they raised afterwards.
 

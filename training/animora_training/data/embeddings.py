@@ -13,7 +13,7 @@ from animora_training.errors import DatabaseError
 NULL = -1  # the length of a field that is null
 
 
-class EmbeddingColumn:
+class EmbeddingWriter:
     """The embeddings of one column of animora.posts.
 
     An embedding that is null or empty is absent. One that cannot be used counts as absent: of several

@@ -17,7 +17,7 @@ from animora_database import row_security, views
 from animora_database.checking import QUERY, EmbeddingDecoders, UnusableView, check_views, embedding_decoders
 from animora_database.session import begin_reading
 from animora_training.data.arrays import ArrayFile, begin, map_array, write_array
-from animora_training.data.copying import Columns, OnRead, View, copy, copy_fixed
+from animora_training.data.copying import Columns, CopySource, OnRead, copy, copy_fixed
 from animora_training.data.dataset import (
     ABSENT,
     Dataset,
@@ -27,7 +27,7 @@ from animora_training.data.dataset import (
     latest_of_each,
     offsets_of,
 )
-from animora_training.data.embeddings import EmbeddingColumn
+from animora_training.data.embeddings import EmbeddingWriter
 from animora_training.data.folder import FILES, finish
 from animora_training.data.pgcopy import RaggedRows
 from animora_training.errors import DatabaseError
@@ -43,26 +43,26 @@ REASONS = {
 }
 
 
-USERS = View(
+USERS = CopySource(
     "users",
     f"select distinct id::int8 from animora.users where {views.USERS.counts} order by 1",
     {"id": ">i8"},
 )
 # Of posts with one id the first counts: a deleted one before others, as the server has it.
-POSTS = View(
+POSTS = CopySource(
     "posts",
     "select id::int8, author_id::int8, extract(epoch from created_at)::float8, deleted_at is not null, "
     f"image_embedding, caption_embedding from animora.posts where {views.POSTS.counts} "
     "order by 1, 4 desc, created_at, 2",
     {"id": ">i8", "author_id": ">i8", "created_at": ">f8", "deleted_at": "?"},
 )
-INTERACTIONS = View(
+INTERACTIONS = CopySource(
     "interactions",
     "select user_id::int8, post_id::int8, extract(epoch from created_at)::float8 "
     f"from animora.interactions where {views.INTERACTIONS.counts} order by 1, created_at, 2",
     {"user_id": ">i8", "post_id": ">i8", "created_at": ">f8"},
 )
-BLOCKS = View(
+BLOCKS = CopySource(
     "blocks",
     f"select blocker_id::int8, blocked_id::int8 from animora.blocks where {views.BLOCKS.counts} "
     f"union select blocked_id::int8, blocker_id::int8 from animora.blocks where {views.BLOCKS.counts} "
@@ -178,7 +178,7 @@ class _Reader:
             kinds = {"ids": np.int64, "authors": np.int64, "created": np.float64, "deleted": np.bool_}
             files = [stack.enter_context(self._file(f"post_{name}", kind)) for name, kind in kinds.items()]
             embeddings = [
-                EmbeddingColumn(
+                EmbeddingWriter(
                     stack.enter_context(self._file(f"post_{name}", np.float16, (0,))), decode, width
                 )
                 for name, decode, width in (

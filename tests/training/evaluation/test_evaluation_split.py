@@ -1,0 +1,106 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from animora_training.data.dataset import ABSENT
+from animora_training.data.split import HeldOut
+from animora_training.errors import NothingToLearn
+from animora_training.evaluation.evaluation_split import leave_one_out_split, ncf_split, time_ordered_split
+from tests.training.worlds import as_dataset, dataset, tiny_feed, triples
+
+
+@pytest.fixture(scope="module")
+def data():
+    return as_dataset(tiny_feed())
+
+
+def keys(data, interactions):
+    return set(data.pair_keys(interactions.users, interactions.posts).tolist())
+
+
+def test_test_pairs_are_asked_for_after_all_else():
+    data = dataset([(10, 100, 3.0), (10, 200, 7.0), (20, 200, 4.0)])
+    exam = ncf_split("pairs", data, HeldOut(np.array([0, 2]), np.array([[2, 3], [0, 1]]), np.zeros(2)))
+    assert exam.training is data.pairs
+    assert exam.moments.tolist() == [7.0, 0.0, 7.0, 0.0]
+    assert exam.task.moments.tolist() == [np.inf, np.inf]
+    assert exam.likes.tolist() == [3, 1]
+    assert [rows.tolist() for rows in exam.groups().values()] == [
+        [False, False],
+        [True, False],
+        [False, True],
+    ]
+
+
+def test_what_is_left_out_is_neither_trained_on_nor_counted(data):
+    exam = leave_one_out_split(data, seed=0)
+    held = set(data.pair_keys(exam.drawn.users, exam.drawn.candidates[:, 0]).tolist())
+    assert len(exam.training) + len(held) == len(data.pairs)
+    assert not held & keys(data, exam.training)
+    assert not held & keys(data, exam.events)
+    assert held | keys(data, exam.events) == keys(data, data.events)
+    assert (exam.task.moments == exam.drawn.times).all()
+
+
+def test_a_time_split_knows_nothing_of_what_came_later(data):
+    exam = time_ordered_split(data, seed=0, share=0.8)
+    moment = exam.drawn.times[0]
+    assert max(time for *_, time in triples(exam.training)) < moment
+    assert exam.events.times.max() < moment <= np.quantile(data.events.times, 0.81)
+    rows, posts = exam.task.relevant
+    pairs = {(user, post): time for user, post, time in triples(data.pairs)}
+    assert all(pairs[exam.task.users[row], post] >= moment for row, post in zip(rows, posts, strict=True))
+    assert (data.posts.created[posts] <= moment).all()
+    assert np.bincount(rows).max() > 1
+    # What is drawn beside a relevant post was there, and its user never touched it.
+    drawn = exam.drawn.candidates[:, 1:]
+    present = exam.drawn.present[:, 1:]
+    assert (data.posts.created[drawn[present]] <= moment).all()
+    assert not np.isin(
+        data.pair_keys(exam.drawn.users[:, None], drawn)[present], list(keys(data, data.pairs))
+    ).any()
+    first = exam.drawn.candidates[:, 0]
+    assert all(first[row] in posts[rows == row] for row in range(len(first)))
+
+
+def test_placeholder_times_have_no_before_and_after(data):
+    still = replace(data.events, times=np.zeros(len(data.events)))
+    with pytest.raises(NothingToLearn, match=r"one time .* judge by leave-one-out"):
+        time_ordered_split(replace(data, events=still), 0, 0.9)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda data: leave_one_out_split(data, 0),
+        lambda data: time_ordered_split(data, 0, 0.5),
+        lambda data: ncf_split(
+            "pairs", data, HeldOut(np.zeros(0, np.int64), np.zeros((0, 2), np.int64), np.zeros(0))
+        ),
+    ],
+)
+def test_an_exam_without_questions_is_refused(make):
+    with pytest.raises(NothingToLearn):
+        make(dataset([(10, 100, 1.0), (20, 600, 2.0)]))
+    with pytest.raises(NothingToLearn):
+        make(dataset([]))
+
+
+def test_rows_with_too_few_posts_beside_them_are_dropped_and_counted():
+    # Everybody has liked two posts; the first user's latest came when there were three posts.
+    events = [(10, 100, 2.0), (10, 200, 3.0), (20, 100, 30.0), (20, 300, 31.0)]
+    exam = leave_one_out_split(dataset(events, posts=20), 0)
+    assert exam.task.users.tolist() == exam.drawn.users.tolist() == [1]
+    assert exam.dropped == 1
+    assert exam.drawn.mean_candidates == 19
+    with pytest.raises(NothingToLearn, match="too few posts"):
+        leave_one_out_split(dataset(events, posts=6), 0)
+
+
+def test_a_test_pair_without_any_other_post_is_dropped_and_counted():
+    data = dataset([(10, 100, 3.0), (20, 200, 4.0)])
+    held_out = HeldOut(np.array([0, 1]), np.array([[2, ABSENT], [0, 3]]), np.zeros(2))
+    exam = ncf_split("pairs", data, held_out)
+    assert exam.drawn.users.tolist() == [1]
+    assert exam.dropped == 1

@@ -1,0 +1,108 @@
+"""A program of its own for tests: it trains in as many processes as torchrun starts."""
+
+import os
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from threading import Event
+
+import torch
+import torch.distributed as dist
+
+from animora_training.errors import NothingToLearn
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.factorisation import AlsSettings, factorize
+from animora_training.modeling.initialization import new_initialization
+from animora_training.modeling.process_group import ProcessGroup, process_group
+from animora_training.modeling.trainer import Trainer
+from animora_training.modeling.training_set import training_set
+from tests.training.data.limited import allow
+from tests.training.worlds import as_dataset, many_users, tiny_feed
+
+EPOCHS = 2
+SMALL = FitConfig(
+    factors=4,
+    mlp_embedding=6,
+    hidden=(8,),
+    users_per_step=16,
+    posts_per_step=1000,
+    max_epochs=10,
+    learning_rate=0.03,
+    user_learning_rate=5.0,
+    warmup_epochs=1.0,
+    l2=0.3,
+    history_drop=0.4,
+)
+CONFIGS = {
+    "sampled": replace(SMALL, hidden=(8, 4), posts_per_step=40, dropout=0.2),
+    "whole": replace(SMALL, users_per_step=7, loss="softmax", learning_rate=0.003),
+    "bpr": replace(SMALL, loss="bpr", embeddings=False, learning_rate=0.003),
+}
+# A table of users beside which everything else is small.
+USERS, POSTS = 100_000, 100
+LARGE = FitConfig(factors=8, mlp_embedding=120, hidden=(4,), feature_width=1, users_per_step=512)
+LARGE_TABLE = 4 * (USERS + 1) * (8 + 1 + 120)
+
+
+def train(name: str, us: ProcessGroup, folder: Path) -> None:
+    """Trains on a tiny feed and keeps the network, the losses and how many user rows there were."""
+    config, tiny = CONFIGS[name], as_dataset(tiny_feed())
+    data = training_set(tiny if config.embeddings else tiny.without_embeddings(), tiny.pairs)
+    start = new_initialization(data, config, factorize(data, config, AlsSettings(10.0, 5.0)), us)
+    trainer = Trainer(data, config, start, us)
+    epochs = list(islice(trainer.epochs(), EPOCHS))
+    network = trainer.network()
+    kept = {
+        "losses": torch.tensor([epoch.loss for epoch in epochs]),
+        "pairs": [epoch.pairs for epoch in epochs],
+        "rows": len(trainer.state()["users"]["table"]),
+        "network": network.state_dict(),
+    }
+    torch.save(kept, folder / f"{name}-{us.rank}-of-{us.world}")
+
+
+def train_large(us: ProcessGroup, folder: Path) -> None:
+    """Trains an epoch of many users, in less memory than their whole table and its moments take."""
+    data = many_users(USERS, POSTS)
+    train("sampled", us, folder)  # what PyTorch imports late, and connections, are there before the limit
+    allow(int(0.8 * 3 * LARGE_TABLE))
+    trainer = Trainer(data, LARGE, new_initialization(data, LARGE, ranks=us), us)
+    epoch = next(trainer.epochs())
+    torch.save(epoch.pairs, folder / f"large-{us.rank}-of-{us.world}")
+
+
+def fail(us: ProcessGroup) -> None:
+    """The first process fails while the others wait for it."""
+
+    def work() -> None:
+        raise NothingToLearn("only the first process knows why")
+
+    us.once(work)
+
+
+def wait_long(us: ProcessGroup, folder: Path) -> None:
+    """The first process works for longer than the processes may be apart in what they do together."""
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
+    done = us.once(lambda: Event().wait(3.0) or "done")
+    (folder / f"waited-{us.rank}").write_text(f"{done}, {us.threads}")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, jobs = Path(sys.argv[1]), sys.argv[2:]
+    with process_group(int(os.environ["WORLD_SIZE"]), torch.device("cpu")) as us:
+        for job in jobs:
+            if job == "large":
+                train_large(us, folder)
+            elif job == "wait":
+                wait_long(us, folder)
+            elif job == "fail":
+                fail(us)
+            else:
+                train(job, us, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from animora_training.modeling.rowwise_adam import BETAS, EPSILON, RowwiseAdam
+
+ROWS, WIDTH, STEPS = 7, 4, 25
+
+
+def table(seed=0):
+    return torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gradient(values, step):
+    """Of something with several minima, another one each step."""
+    targets = table(seed=100 + step)[: len(values)]
+    return 2 * (values.detach() - targets) - 3 * torch.sin(3 * values.detach())
+
+
+def other(optimizer, start):
+    """Where an optimizer of PyTorch's gets when every row is touched in every step."""
+    values = start.clone().requires_grad_()
+    adam = optimizer([values], lr=0.05, betas=BETAS, eps=EPSILON)
+    for step in range(STEPS):
+        dense = gradient(values, step)
+        values.grad = dense.to_sparse(1) if optimizer is torch.optim.SparseAdam else dense
+        adam.step()
+    return values.detach()
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SparseAdam])
+def test_where_every_row_is_touched_it_is_adam(optimizer):
+    rows, rates = torch.arange(ROWS), torch.full((WIDTH,), 0.05, dtype=torch.float64)
+    mine = RowwiseAdam(table())
+    for step in range(STEPS):
+        mine.step(rows, gradient(mine.table, step), rates)
+    torch.testing.assert_close(mine.table, other(optimizer, table()), rtol=1e-6, atol=1e-6)
+
+
+def test_each_row_goes_as_if_adam_had_only_the_steps_that_touch_it():
+    chance = torch.Generator().manual_seed(1)
+    touched = [
+        torch.randperm(ROWS - 1, generator=chance)[: 1 + step % 5].sort().values for step in range(STEPS)
+    ]
+    mine = RowwiseAdam(table())
+    rates = torch.full((WIDTH,), 0.05, dtype=torch.float64)
+    for step, rows in enumerate(touched):
+        untouched = torch.ones(ROWS, dtype=torch.bool).index_fill(0, rows, False)
+        before = {name: value.clone() for name, value in mine.state().items()}
+        mine.step(rows, gradient(mine.leaf(rows), step), rates)
+        for name, value in mine.state().items():
+            assert torch.equal(value[untouched], before[name][untouched])
+    for row in range(ROWS):
+        values = table()[row : row + 1].requires_grad_()
+        adam = torch.optim.Adam([values], lr=0.05, betas=BETAS, eps=EPSILON)
+        for step, rows in enumerate(touched):
+            if row in rows:
+                place = rows.tolist().index(row)
+                values.grad = gradient(values.expand(len(rows), -1), step)[place : place + 1]
+                adam.step()
+        torch.testing.assert_close(mine.table[row : row + 1], values.detach(), rtol=1e-6, atol=1e-6)
+    assert torch.equal(mine.table[-1], table()[-1])  # which nothing has touched
+
+
+def test_each_column_has_a_rate_of_its_own():
+    mine = RowwiseAdam(table())
+    mine.step(torch.arange(ROWS), torch.ones_like(table()), torch.tensor([0.0, 0.1, 0.2, 0.4]))
+    moved = (table() - mine.table)[0]
+    assert moved.tolist() == pytest.approx([0.0, 0.1, 0.2, 0.4])
+
+
+def test_it_goes_on_from_a_state_as_if_it_had_not_stopped():
+    rates = torch.full((WIDTH,), 0.05, dtype=torch.float64)
+    mine = RowwiseAdam(table())
+    mine.step(torch.tensor([0, 3]), gradient(mine.table, 0)[[0, 3]], rates)
+    kept = {name: value.clone() for name, value in mine.state().items()}
+    restored = RowwiseAdam(torch.zeros_like(table()))
+    restored.restore(kept)
+    for one in (mine, restored):
+        one.step(torch.tensor([3, 5]), gradient(one.table, 1)[[3, 5]], rates)
+    for name, value in mine.state().items():
+        assert torch.equal(value, restored.state()[name])

@@ -1,0 +1,194 @@
+from dataclasses import fields
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.process_group import ProcessGroup
+from animora_training.modeling.sampling import StepSample, StepSampler, drop_probabilities, history_weights
+from animora_training.modeling.training_set import training_set
+from tests.training.worlds import as_dataset, dataset, tiny_feed
+
+SAMPLED = FitConfig(posts_per_step=40, users_per_step=16, history_drop=0.4, drop_rate=0.1, seed=3)
+
+
+@pytest.fixture(scope="module")
+def data():
+    tiny = as_dataset(tiny_feed())
+    return training_set(tiny, tiny.pairs)
+
+
+def step(data, config=SAMPLED, epoch=0, index=0, ranks=ProcessGroup()):  # noqa: B008  # it is frozen
+    drawing = StepSampler(data, config, ranks)
+    users = torch.split(drawing.order(epoch), drawing.users_per_step)[index]
+    return drawing.step(epoch, index, users)
+
+
+def tensors(draw):
+    values = {field.name: getattr(draw, field.name) for field in fields(StepSample)}
+    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+
+def same(first, second):
+    return all(torch.equal(value, tensors(second)[name]) for name, value in tensors(first).items())
+
+
+def test_an_epoch_has_every_user_once_in_an_order_of_its_own(data):
+    drawing = StepSampler(data, SAMPLED, ProcessGroup())
+    orders = [drawing.order(epoch) for epoch in range(2)]
+    for order in orders:
+        assert order.sort().values.tolist() == list(range(1, data.users))
+    assert not torch.equal(*orders)
+    assert drawing.steps == len(torch.split(orders[0], drawing.users_per_step))
+
+
+def test_a_step_is_drawn_from_the_seed_the_epoch_and_its_number_alone(data):
+    drawn = step(data, epoch=2, index=1)
+    assert same(drawn, step(data, epoch=2, index=1))
+    for other in (
+        step(data, epoch=3, index=1),
+        step(data, epoch=2, index=2),
+        step(data, FitConfig(posts_per_step=40, users_per_step=16, history_drop=0.4, seed=4), 2, 1),
+    ):
+        assert not torch.equal(drawn.rows, other.rows)
+
+
+@pytest.mark.parametrize("world", [2, 3, 40])
+@pytest.mark.parametrize("posts", [40, 1000])
+def test_several_processes_together_draw_what_one_alone_draws(data, world, posts):
+    config = FitConfig(posts_per_step=posts, users_per_step=16, history_drop=0.4, seed=3)
+    alone = tensors(step(data, config))
+    owner = alone["users"] % world
+    found = []
+    for rank in range(world):
+        draw = step(data, config, ranks=ProcessGroup(rank, world))
+        part = tensors(draw)
+        for name in ("rows", "dropped", "drawn"):
+            assert torch.equal(part[name], alone[name])
+        mine = owner == rank
+        assert torch.equal(part["users"], alone["users"][mine])
+        of_mine = mine[alone["segments"]]
+        assert torch.equal(draw.taken(), step(data, config).taken()[mine])
+        for name in set(part) - {"users", "rows", "dropped", "drawn", "segments", "takers", "taken_columns"}:
+            assert torch.equal(part[name], alone[name][of_mine]), name
+        assert torch.equal(part["users"][part["segments"]], alone["users"][alone["segments"][of_mine]])
+        found.append(part["users"])
+    assert torch.cat(found).sort().values.tolist() == alone["users"].sort().values.tolist()
+
+
+pairs_of_few = st.sets(
+    st.tuples(st.integers(1, 5), st.integers(1, 8)), min_size=1, max_size=30
+)  # of user and post
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs_of_few, st.integers(1, 10), st.sets(st.integers(1, 8), max_size=7), st.integers(0, 3))
+def test_a_steps_pairs_are_those_of_a_plain_walk(pairs, posts_per_step, deleted, seed):
+    deleted -= {min(post for _, post in pairs)}  # one live post at least is liked
+    world = dataset(
+        [(10 * user, 100 * post, 1.0) for user, post in pairs],
+        users=5,
+        posts=8,
+        deleted=tuple(100 * post for post in deleted),
+    )
+    rows = training_set(world, world.pairs)
+    draw = step(rows, FitConfig(posts_per_step=posts_per_step, seed=seed))
+    users, posts = rows.vocabulary.user_ids, rows.vocabulary.post_ids
+    liked = {(10 * user, 100 * post) for user, post in pairs}
+
+    of_user = [int(users[row - 1]) for row in draw.users]
+    positives = [int(posts[draw.rows[place] - 1]) for place in draw.positives]
+    assert sorted(zip((of_user[at] for at in draw.segments), positives, strict=True)) == sorted(liked)
+    assert draw.segments.tolist() == sorted(draw.segments.tolist())
+
+    negatives = [int(posts[draw.rows[place] - 1]) for place in draw.drawn]
+    assert len(set(negatives)) == len(negatives)
+    live = {int(post) for post in posts} - {100 * post for post in deleted}
+    assert set(negatives) <= live
+    if len(live) <= posts_per_step:
+        assert set(negatives) == live
+    assert draw.taken().tolist() == [[(user, post) in liked for post in negatives] for user in of_user]
+
+    assert draw.rows[0] == 0
+    assert draw.rows.tolist() == sorted(set(draw.rows.tolist()))
+
+
+def test_a_small_catalog_is_taken_whole_and_of_a_large_one_about_as_many_as_are_asked_for(data):
+    everything = step(data, FitConfig(posts_per_step=1000))
+    assert everything.rows.tolist() == list(range(len(data.counts)))
+    assert everything.drawn.tolist() == data.negatives.tolist()
+    counts = torch.zeros(len(data.counts))
+    for index in range(300):
+        draw = StepSampler(data, SAMPLED, ProcessGroup()).step(0, index, torch.tensor([1]))
+        assert 25 < len(draw.drawn) <= 40
+        counts[draw.rows[draw.drawn]] += 1 / len(draw.drawn)
+    # All live posts alike.
+    assert not counts[~torch.isin(torch.arange(len(counts)), data.negatives)].any()
+    expected = 300 / len(data.negatives)
+    assert counts[data.negatives].mean() == pytest.approx(expected)
+    assert (counts[data.negatives] - expected).abs().max() < 0.6 * expected
+
+
+def test_a_history_weighs_as_its_length_says_and_what_is_hidden_is_made_up_for(data):
+    assert history_weights(torch.tensor([0, 1, 4])).tolist() == [0.0, 1.0, 0.5]
+    whole = step(data, FitConfig(history_drop=0.0))
+    lengths = torch.bincount(whole.segments)
+    torch.testing.assert_close(whole.history, lengths.float().rsqrt()[whole.segments])
+    draws = [
+        StepSampler(data, SAMPLED, ProcessGroup()).step(0, index, torch.arange(1, data.users))
+        for index in range(400)
+    ]
+    weights = torch.stack([draw.history for draw in draws])
+    lengths = torch.bincount(draws[0].segments)[draws[0].segments]
+    assert (weights == 0).float().mean() == pytest.approx(SAMPLED.history_drop, abs=0.01)
+    torch.testing.assert_close(weights.mean(dim=0), lengths.float().rsqrt(), rtol=0.25, atol=0)
+
+
+def test_rare_posts_ids_are_dropped_more_often(data):
+    counts = torch.tensor([0, 1, 10, 1000])
+    rates = drop_probabilities(counts, 0.1, 2.0)
+    assert rates.tolist() == pytest.approx([1.0, 0.1 + 0.9 * 2 / 3, 0.1 + 0.9 * 2 / 12, 0.1 + 0.9 * 2 / 1002])
+    assert drop_probabilities(counts, 0.0, 0.0).tolist() == [1.0, 0.0, 0.0, 0.0]
+    everything = FitConfig(posts_per_step=1000, drop_rate=0.1, drop_scale=2.0)
+    drawing = StepSampler(data, everything, ProcessGroup())
+    dropped = [drawing.step(0, index, torch.tensor([1])).dropped for index in range(400)]
+    seen = torch.stack(dropped).float().mean(dim=0)
+    torch.testing.assert_close(seen, drop_probabilities(data.counts, 0.1, 2.0), rtol=0, atol=0.12)
+    assert seen[0] == 1
+
+
+def test_of_a_user_with_very_many_positives_a_step_learns_from_a_sample_that_counts_for_all():
+    posts = 60
+    world = dataset(
+        [(10, 100 * post, 1.0) for post in range(1, posts + 1)] + [(20, 100, 1.0), (20, 300, 1.0)],
+        posts=posts,
+    )
+    rows = training_set(world, world.pairs)
+    config = FitConfig(posts_per_step=20, history_drop=0.0, seed=1)
+    drawing = StepSampler(rows, config, ProcessGroup(), most_likes=12)
+    samples = []
+    for epoch in range(40):
+        draw = drawing.step(epoch, 0, torch.tensor([2, 1]))
+        assert draw.segments.tolist() == [0] * 12 + [1] * 2
+        of_first = draw.rows[draw.positives[:12]]
+        assert len(set(of_first.tolist())) == 12
+        assert draw.represents.tolist() == [5.0] * 12 + [1.0] * 2
+        assert draw.history[:12].tolist() == pytest.approx([5.0 * posts**-0.5] * 12)
+        assert draw.history[12:].tolist() == pytest.approx([2**-0.5] * 2)
+        # Nothing that the user likes becomes a negative because it is not in the sample.
+        assert draw.taken()[0].all()
+        assert len(draw.rows) <= 1 + 20 + 12 + 2
+        samples.append(of_first)
+    assert len(torch.unique(torch.cat(samples))) == posts
+    everything = StepSampler(rows, config, ProcessGroup(), most_likes=posts).step(0, 0, torch.tensor([2, 1]))
+    assert everything.represents.tolist() == [1.0] * (posts + 2)
+
+
+def test_a_post_that_nobody_likes_teaches_the_unknown_row_no_more_than_a_frequent_one():
+    probabilities = drop_probabilities(torch.tensor([0, 0, 1, 10_000]), 0.02, 1.0)
+    assert probabilities[0] == 1.0
+    assert probabilities[1] == pytest.approx(0.02)
+    assert probabilities[2] == pytest.approx(0.51)
+    assert probabilities[3] == pytest.approx(0.02, abs=1e-3)

@@ -1,0 +1,185 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from animora_training.data.dataset import ABSENT, collect
+from animora_training.errors import NotFinite, NothingToLearn
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.factorisation import AlsSettings, factorize
+from animora_training.modeling.initialization import new_initialization
+from animora_training.modeling.network import NeuCF
+from animora_training.modeling.training_set import training_set
+from animora_training.pipeline import likelihoods
+from animora_training.pipeline.holdout import FitHoldOut
+from tests.training.evaluation.recommenders import Table
+from tests.training.networks import randomised
+from tests.training.worlds import as_dataset, dataset, tiny_feed
+
+CONFIG = FitConfig(factors=4, hidden=(8,), holdout_negatives=20, seed=1)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return as_dataset(tiny_feed())
+
+
+@pytest.fixture(scope="module")
+def holdout(data):
+    return FitHoldOut.of(data, CONFIG)
+
+
+def test_one_half_of_the_users_chooses_and_the_other_reports(holdout):
+    users, choosing = holdout.held_out.users, holdout.held_out.users[holdout.choosing]
+    assert holdout.users == len(np.unique(users))
+    assert len(np.unique(choosing)) == holdout.users // 2
+    reported = holdout.reported
+    assert set(reported.users.tolist()) == set(users.tolist()) - set(choosing.tolist())
+    assert len(reported.users) == len(np.unique(reported.users))
+    assert reported.candidates.shape == (len(reported.users), 1 + 20)
+    assert holdout.held_out.candidates.shape[1] > 1 + 20  # more make the choice surer
+
+
+def test_where_users_are_few_those_who_choose_have_several_pairs_and_each_user_counts_the_same(holdout, data):
+    choosing = holdout.held_out.users[holdout.choosing]
+    counts = np.bincount(choosing, minlength=len(data.user_ids))
+    assert counts.max() > 1
+    assert (counts <= np.maximum(np.diff(data.pairs.offsets) // 10, 1)).all()
+    # Whose every held-out post goes first has a hit ratio of 1, however many there are; all others have 0.
+    found = int(np.argmax(counts))
+    scores = np.zeros((len(data.user_ids), len(data.posts.ids)))
+    held_out = holdout.held_out.candidates[:, 0]
+    scores[holdout.held_out.users, held_out] = np.where(holdout.held_out.users == found, 1.0, -1.0)
+    assert holdout.choice(Table(scores)).hit_ratio == pytest.approx(1 / len(np.unique(choosing)))
+
+
+def test_what_the_held_out_pairs_stand_for_is_counted_once_for_all_epochs(data, monkeypatch):
+    counted = []
+
+    def count(dataset, held_out):
+        counted.append(held_out)
+        return untouched(dataset, held_out)
+
+    untouched = likelihoods._untouched
+    monkeypatch.setattr(likelihoods, "_untouched", count)
+    holdout = FitHoldOut.of(data, CONFIG)
+    rows = training_set(data, holdout.training)
+    network = new_initialization(rows, CONFIG).network.eval()
+    first = holdout.judge(network, rows.vocabulary)
+    passes = len(counted)
+    assert passes
+    assert holdout.judge(network, rows.vocabulary) == first
+    assert len(counted) == passes
+
+
+def test_what_is_held_out_is_not_trained_on(holdout, data):
+    left = collect(holdout.training.chunks(), len(data.user_ids))
+    training = set(data.pair_keys(left.users, left.posts).tolist())
+    held_out = set(data.pair_keys(holdout.held_out.users, holdout.held_out.candidates[:, 0]).tolist())
+    assert not training & held_out
+    assert len(training) + len(held_out) == len(data.pairs)
+    everything = set(data.pair_keys(data.pairs.users, data.pairs.posts).tolist())
+    assert training | held_out == everything
+    drawn = holdout.held_out.candidates[:, 1:]
+    users = np.broadcast_to(holdout.held_out.users[:, None], drawn.shape)[drawn != ABSENT]
+    assert not everything & set(data.pair_keys(users, drawn[drawn != ABSENT]).tolist())
+
+
+def test_the_seed_decides_who_chooses(data, holdout):
+    again, other = FitHoldOut.of(data, CONFIG), FitHoldOut.of(data, replace(CONFIG, seed=2))
+    assert np.array_equal(holdout.choosing, again.choosing)
+    assert np.array_equal(holdout.held_out.candidates, again.held_out.candidates)
+    assert not np.array_equal(holdout.choosing, other.choosing)
+
+
+def test_each_half_is_judged_by_its_own_users(holdout, data):
+    rows = training_set(data, holdout.training)
+    network = randomised(new_initialization(rows, CONFIG).network)
+    before = holdout.judge(network, rows.vocabulary)
+    reporting = np.isin(rows.vocabulary.user_ids, data.user_ids[holdout.reported.users])
+    others = torch.from_numpy(np.flatnonzero(~reporting) + 1)
+    # The users who choose, and theirs alone, get other vectors.
+    chance = torch.Generator().manual_seed(1)
+    network.user_table[others] = torch.randn(len(others), network.shape.embedding, generator=chance)
+    after = holdout.judge(network, rows.vocabulary)
+    assert before.choice != after.choice
+    assert before.metrics == after.metrics
+    assert before.reliability == after.reliability
+
+
+def test_fewer_than_two_users_to_hold_out_of_are_too_few():
+    with pytest.raises(NothingToLearn, match="import more likes and comments"):
+        FitHoldOut.of(dataset([(10, 100, 1.0), (10, 200, 2.0), (20, 100, 3.0)]), CONFIG)
+
+
+def few_posts(posts, users=40, likes=3):
+    """Users who have each liked some of a few posts, the same number of them."""
+    events = [
+        (10 * (user + 1), 100 * (1 + (user + 3 * like) % posts), 1000.0 + user + 50 * like)
+        for user in range(users)
+        for like in range(likes)
+    ]
+    return dataset(events, users=users, posts=posts)
+
+
+def test_pairs_beside_too_few_posts_do_not_report_and_are_counted():
+    twelve = FitHoldOut.of(few_posts(12), CONFIG)  # nine posts are left beside each held-out one
+    assert len(twelve.reported.users) == 0
+    assert twelve.dropped == 20
+    rows = training_set(twelve.dataset, twelve.training)
+    judged = twelve.judge(randomised(new_initialization(rows, CONFIG).network), rows.vocabulary)
+    assert (judged.metrics, judged.reliability) == ({}, ())
+    assert 0 < judged.choice.ndcg < 1
+    assert twelve.baselines() == {}
+    thirteen = FitHoldOut.of(few_posts(13), CONFIG)
+    assert (len(thirteen.reported.users), thirteen.dropped) == (20, 0)
+    assert thirteen.reported.mean_candidates == 11
+
+
+def test_posts_that_were_created_after_their_likes_are_ranked_among_those_that_had_likes_by_then(data):
+    late = replace(data, posts=replace(data.posts, created=np.full(len(data.posts.ids), 2e9)))
+    reported = FitHoldOut.of(late, CONFIG).reported
+    first_like = np.full(len(data.posts.ids), np.inf)
+    np.minimum.at(first_like, data.events.posts, data.events.times)
+    drawn, present = reported.candidates[:, 1:], reported.present[:, 1:]
+    assert len(reported.users) > 20
+    assert (
+        first_like[drawn][present] <= np.broadcast_to(reported.times[:, None], drawn.shape)[present]
+    ).all()
+
+
+def test_where_nothing_can_be_ranked_beside_anything_the_fit_is_refused():
+    everybody_likes_all = [
+        (10 * user, 100 * post, float(user + post)) for user in (1, 2, 3) for post in (1, 2, 3)
+    ]
+    with pytest.raises(NothingToLearn, match=r"animora\.posts\.created_at is not later than the likes"):
+        FitHoldOut.of(dataset(everybody_likes_all, posts=3), CONFIG)
+
+
+def test_scores_that_are_not_finite_are_refused(holdout, data):
+    rows = training_set(data, holdout.training)
+    network = randomised(new_initialization(rows, CONFIG).network)
+    network.bias.data.fill_(float("nan"))
+    with pytest.raises(NotFinite, match="scores are not finite"):
+        holdout.judge(network, rows.vocabulary)
+
+
+def test_probabilities_are_judged_as_they_are_published_however_far_off_the_networks_logits_are(
+    holdout, data
+):
+    rows = training_set(data, holdout.training)
+    strength = AlsSettings(alpha=10.0, regularisation=5.0)
+    network = new_initialization(rows, CONFIG, factorize(rows, CONFIG, strength)).network
+    right = holdout.judge(network, rows.vocabulary)
+    off = NeuCF.holding(network.shape, {name: value.clone() for name, value in network.state_dict().items()})
+    wrong = holdout.judge(off.rescaled(2.0, 1.5), rows.vocabulary)
+    assert wrong.ranks == right.ranks
+    assert 2.0 * wrong.scaling.slope == pytest.approx(right.scaling.slope, rel=0.02)
+    assert wrong.metrics["calibration_error"] > right.metrics["calibration_error"] + 0.01
+    assert wrong.published.error == pytest.approx(right.published.error, abs=1e-3)
+    bins = wrong.published.reliability
+    predicted, observed = (
+        sum(getattr(one, name) * one.count for one in bins) for name in ("predicted", "observed")
+    )
+    assert predicted == pytest.approx(observed, rel=0.25)

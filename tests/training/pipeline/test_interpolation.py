@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from animora_artifact.vocabulary import RowIndex
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.initialization import between, new_initialization
+from animora_training.modeling.training_set import training_set
+from animora_training.pipeline.holdout import FitHoldOut
+from animora_training.pipeline.interpolation import SHARES, judge_way
+from tests.training.networks import randomised
+from tests.training.worlds import as_dataset, tiny_feed
+
+CONFIG = FitConfig(factors=4, hidden=(8,), holdout_negatives=20, embeddings=False)
+
+
+@pytest.fixture(scope="module")
+def holdout():
+    return FitHoldOut.of(as_dataset(tiny_feed()).without_embeddings(), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def rows(holdout):
+    return training_set(holdout.dataset, holdout.training)
+
+
+@pytest.fixture(scope="module")
+def began(rows):
+    """A network for which all posts are the same."""
+    network = new_initialization(rows, CONFIG).network
+    with torch.no_grad():
+        network.post_table[:] = 0.0
+    return network.eval()
+
+
+def ideal(network, holdout, rows, gain):
+    """It scores the held-out posts of everybody by their popularity among them, times a gain."""
+    bias = torch.zeros(len(network.post_table))
+    ids = holdout.dataset.posts.ids[holdout.held_out.candidates[:, 0]]
+    places = torch.from_numpy(RowIndex(rows.vocabulary.post_ids).rows(ids))
+    bias.index_add_(0, places, torch.full((len(places),), gain))
+    reached = between(network, network, 0.0)
+    reached.post_table[:, network.shape.factors] = bias
+    return reached
+
+
+def test_the_whole_way_is_taken_where_it_leads_up(holdout, rows, began):
+    reached = ideal(began, holdout, rows, gain=1.0)
+    judged = judge_way(holdout, began, reached, rows.vocabulary)
+    assert judged.share == 1.0
+    assert judged == holdout.judge(reached, rows.vocabulary)
+
+
+def test_the_best_point_on_the_way_is_taken_where_its_end_leads_astray(holdout, rows, began):
+    good = ideal(began, holdout, rows, gain=1.0)
+    # The first half of the way is noise that has not yet drowned what is known; its end has.
+    lost = randomised(between(good, good, 0.0), seed=3)
+    lost.user_table *= 0.5
+    judged = judge_way(holdout, good, lost, rows.vocabulary)
+    assert judged.share == SHARES[-1]
+    quarter = holdout.judge(between(good, lost, 0.25), rows.vocabulary)
+    assert judged.choice == quarter.choice
+    assert judged.metrics == quarter.metrics
+    assert judged.choice.ndcg > holdout.judge(lost, rows.vocabulary).choice.ndcg

@@ -1,0 +1,102 @@
+"""The same version, bit for bit, however often a fit is killed."""
+
+import json
+import os
+import subprocess
+import sys
+from random import Random
+
+import pytest
+
+from tests.training.pipeline.fits import CHOICES, EPOCHS, checkpoints, fit, same, told, version
+
+# Imports take most of a start: they are done beforehand, and the command waits for its turn.
+WAITING = """
+import os, sys
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+import animora_training.commands.cli
+from animora_training.__main__ import main
+sys.stdin.readline()
+main()
+"""
+
+
+@pytest.fixture
+def start(environment):
+    """Starts a fit that waits to be told to begin; ends those that are left."""
+    started = []
+
+    def begin(*arguments, **changed):
+        process = subprocess.Popen(
+            (sys.executable, "-c", WAITING, "fit", *map(str, arguments), *CHOICES),
+            env={**environment, **changed},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_fit_that_was_killed_three_times_makes_what_one_that_was_not_makes(start, environment, tmp_path):
+    run, through = tmp_path / "run", tmp_path / "through"
+    begun = ("--run-dir", run, "--output", tmp_path / "out")
+    killed = [start(*begun, "--resume") for _ in range(3)]
+    last = start(*begun, "--resume")
+    chance = Random(os.getpid())
+    moments = (0, chance.randint(1, EPOCHS), EPOCHS + 1)  # reading or factorising; the hold-out; the refit
+    for process, moment in zip(killed, moments, strict=True):
+        process.stdin.write("\n")
+        process.stdin.flush()
+        while not (run / "data").exists() or checkpoints(run) < moment:
+            assert process.poll() is None, process.stderr.read()
+            os.sched_yield()
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "out").exists()
+
+    # Nobody goes over it unasked, or on with it otherwise.
+    assert "unfinished run: go on with --resume" in fit(environment, *begun, code=1).stderr
+    refused = fit(environment, *begun, "--resume", "--seed", "5", code=1).stderr
+    assert "is of other data or another configuration" in refused
+
+    _, said = last.communicate("\n")
+    assert last.returncode == 0, said
+    assert not list(run.glob("checkpoint-*"))
+    fit(environment, "--run-dir", through, "--output", tmp_path / "whole")
+    assert same(version(tmp_path / "whole"), version(tmp_path / "out"))
+    assert told(run) == told(through)
+
+
+def test_a_run_that_has_ended_makes_room_for_the_next(environment, tmp_path):
+    run = tmp_path / "run"
+    for seed in range(2):
+        fit(environment, "--run-dir", run, "--output", tmp_path / str(seed), "--resume", "--seed", seed)
+        record = json.loads((run / "run.json").read_text())
+        assert record["seed"] == seed
+        assert record["version"] == version(tmp_path / str(seed)).manifest.version
+        assert (run / "report.html").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(environment, tmp_path):
+    (tmp_path / "file").touch()
+    refused = fit(environment, "--run-dir", tmp_path / "file", "--output", tmp_path / "out", code=1)
+    assert "file: cannot be written" in refused.stderr
+
+
+def test_without_a_run_folder_a_kill_leaves_no_data_behind(start, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    process = start("--output", tmp_path / "out", TMPDIR=str(elsewhere))
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert any(line.startswith("hold-out 1/") for line in process.stderr)
+    process.kill()
+    process.wait()
+    assert not [path for path in elsewhere.rglob("*") if path.is_file()]

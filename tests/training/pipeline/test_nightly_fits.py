@@ -1,0 +1,150 @@
+"""Fits that start from earlier ones, through the command line."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import asyncpg
+import pytest
+
+from tests.training.pipeline.fits import CHOICES, checkpoints, fit, same, version
+
+NEWS = """
+insert into animora_app.likes (user_id, post_id)
+select users.id, posts.id from animora_app.users, animora_app.posts
+where deleted_at is null and (users.id * 31 + posts.id * 17) % 41 = 0
+on conflict do nothing
+"""
+
+
+@pytest.fixture
+def news(environment):
+    """Everybody likes something new."""
+
+    def happen():
+        async def like():
+            connection = await asyncpg.connect(environment["ANIMORA_DATABASE_URL"])
+            await connection.execute(NEWS)
+            await connection.close()
+
+        asyncio.run(like())
+
+    return happen
+
+
+@pytest.fixture
+def started(environment):
+    """Starts a fit in a process of its own; ends those that are left."""
+    processes = []
+
+    def start(words):
+        process = subprocess.Popen(
+            (sys.executable, "-m", "animora_training", "fit", *words),
+            env={**environment, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_run_folder_goes_on_from_what_was_learnt_in_it(environment, news, tmp_path):
+    run = tmp_path / "run"
+    again = ("--run-dir", run, "--output", tmp_path / "out", "--warm-start", run)
+    first = fit(environment, *again)
+    assert "no fit has ended in" in first.stdout
+    assert record(run)["parent"] is None
+
+    quiet = fit(environment, *again)
+    assert "nothing was held out, so nothing was measured" in quiet.stdout
+    second = record(run)
+    assert second["parent"] == first.stdout.split()[-1]
+    assert second["qualities"] == {}
+    assert second["data"]["judged_users"] == 0
+
+    news()
+    fit(environment, *again)
+    third = record(run)
+    assert third["parent"] == second["version"]
+    assert third["data"]["judged_users"] > 50
+    assert third["qualities"]["its parent"]["ndcg@10"] > 0
+    assert "warm-started from" in (run / "report.html").read_text()
+
+    fit(environment, "--run-dir", run, "--output", tmp_path / "out")
+    assert record(run)["parent"] is None
+    assert not (run / "parent").exists()
+
+
+def test_a_fit_may_start_from_the_folder_of_another(environment, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    missing = fit(environment, "--output", tmp_path / "out", "--warm-start", one, code=1)
+    assert "--warm-start: there is no" in missing.stderr
+    fit(environment, "--run-dir", one, "--output", tmp_path / "out")
+    fit(environment, "--run-dir", other, "--output", tmp_path / "out", "--warm-start", one)
+    assert record(other)["parent"] == record(one)["version"]
+
+
+def test_nothing_starts_from_what_was_refused(environment, tmp_path):
+    run = tmp_path / "run"
+    again = ("--run-dir", run, "--store", tmp_path / "store", "--warm-start", run)
+    good = ("--set", "factors=16", "--set", "als_iterations=12")
+    fit(environment, *again, "--activate", *good)
+    first = record(run)["version"]
+    chance = ("--set", "factorisation=none", "--set", "max_epochs=1", "--set", "learning_rate=1e-6")
+    refused = fit(environment, "--run-dir", run, "--store", tmp_path / "store", *chance, code=3)
+    assert f"is worse than the active version, {first}: NDCG@10 0." in refused.stderr
+    assert record(run)["version"] != first
+    assert "no fit has ended in" in fit(environment, *again, *good).stdout
+    assert record(run)["parent"] is None
+
+
+def test_a_schedule_ends_when_it_is_told_to_and_goes_on_where_it_was(started, environment, news, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    again = ("--run-dir", run, "--warm-start", run)
+    fit(environment, *again, "--output", tmp_path / "first")
+    news()
+    slow = ("--set", "warm_epochs=12")
+    through = tmp_path / "through"
+    fit(environment, "--run-dir", through, "--output", tmp_path / "whole", "--warm-start", run, *slow)
+
+    words = [*map(str, again), "--output", str(out), "--every", "7d", *CHOICES, *slow]
+    ended = started(words)
+    while checkpoints(run) < 2:
+        assert ended.poll() is None, ended.stderr.read()
+        os.sched_yield()
+    ended.send_signal(signal.SIGTERM)
+    said = ended.communicate()
+    assert ended.returncode == 0, said
+    assert not out.exists()
+
+    goes_on = started(words)
+    assert any(line.startswith("the next fit begins at") for line in goes_on.stdout)
+    goes_on.send_signal(signal.SIGINT)
+    said = goes_on.communicate()
+    assert goes_on.returncode == 0, said
+    assert same(version(tmp_path / "whole"), version(out))
+
+
+def test_one_fit_that_is_told_to_end_says_which_signal_ended_it(started, tmp_path):
+    words = ["--run-dir", str(tmp_path / "run"), "--output", str(tmp_path / "out"), *CHOICES]
+    process = started([*words, "--set", "max_epochs=500", "--set", "patience=500"])
+    while checkpoints(tmp_path / "run") < 2:
+        assert process.poll() is None, process.stderr.read()
+        os.sched_yield()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "ended by SIGTERM: go on with --resume" in said

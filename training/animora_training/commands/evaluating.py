@@ -1,0 +1,121 @@
+"""`animora-train evaluate | compare`: how good a version is, and how much better than what is simpler."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from animora_training.commands.console import EXIT_USAGE, fail, output, plain_errors, progress_bars
+from animora_training.commands.options import PLOT_SUFFIXES, DatabaseUrl, SplitKind, Store
+from animora_training.evaluation.budget import Budget
+
+Version = Annotated[str, typer.Argument(help="A published version; the active one by default.")]
+NcfFolder = Annotated[
+    Path | None, typer.Option("--ncf", help="Rank the test pairs of this folder in the NCF text format.")
+]
+
+
+def evaluate(database_url: DatabaseUrl, store: Store, version: Version = "", ncf: NcfFolder = None) -> None:
+    """Judge a published version with the network that is served, on embeddings from the views."""
+    import numpy as np
+
+    from animora_training.commands.outcomes import print_counts
+    from animora_training.commands.reading import read_database, read_version
+    from animora_training.commands.tables import (
+        candidates_remarks,
+        hold_out_table,
+        quality_table,
+        recorded_qualities,
+    )
+    from animora_training.data.split import leave_one_out
+    from animora_training.evaluation.comparison import NEUCF
+    from animora_training.evaluation.network_ranking import FEWEST_NEGATIVES, TOP, rank_with_artifact
+    from animora_training.importers.ncf_evaluation import read_held_out
+    from animora_training.modeling.config import FitConfig
+
+    with plain_errors():
+        artifact = read_version(store, version)
+        with progress_bars() as show:
+            dataset = read_database(database_url, show)
+        if ncf is not None:
+            read = read_held_out(ncf, dataset)
+            everything, unknown, fewest = read.held_out, read.skipped, 1
+        else:
+            rng = np.random.default_rng(0)
+            everything = leave_one_out(dataset, FitConfig().holdout_negatives, rng).held_out
+            unknown, fewest = 0, FEWEST_NEGATIVES
+        held_out = everything.beside(fewest)
+        ranks = rank_with_artifact(artifact, dataset, held_out)
+    honest = recorded_qualities(artifact).get(NEUCF) if ncf is None else ranks.quality
+    if ncf is not None:
+        output().print(quality_table({f"NeuCF, test pairs of {ncf.name}": ranks.quality}))
+    else:
+        output().print(hold_out_table(artifact, {"NeuCF, on pairs it was trained on": ranks.quality}))
+    print_counts(artifact, ranks, unknown)
+    for remark in candidates_remarks(ranks.candidates, len(everything.users) - len(held_out.users)):
+        output().print(remark, highlight=False, soft_wrap=True)
+    if honest is None:
+        output().print(
+            f"{artifact.manifest.version} was measured on no hold-out: judge its recipe by `compare`"
+        )
+    else:
+        output().print(f"hr@{TOP}={honest.hit_ratio:.4f} ndcg@{TOP}={honest.ndcg:.4f}")
+
+
+def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command line
+    database_url: DatabaseUrl,
+    store: Store,
+    version: Version = "",
+    ncf: NcfFolder = None,
+    split: Annotated[
+        SplitKind | None,
+        typer.Option(
+            help="Without --ncf: fit the version's recipe again on a part of the data, by default "
+            "without each user's latest interaction, and judge on the rest."
+        ),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help=f"Draw it: {' or '.join(PLOT_SUFFIXES)}.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every measure into this file.")
+    ] = None,
+    attempts: Annotated[
+        int, typer.Option(min=1, help="Fits at most for tuning each recipe of a baseline.")
+    ] = Budget().attempts,
+    tuning_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Begin no further fit of a recipe after so long; what is chosen then varies."
+        ),
+    ] = math.inf,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the split, and of the baselines' hold-out and fits.")
+    ] = 0,
+) -> None:
+    """Judge NeuCF beside popularity, the heuristic, EASE, iALS and MF on pairs that none of them has seen."""
+    if ncf is not None and split is not None:
+        raise fail("--split: the test pairs of --ncf are a split already; name one of them", EXIT_USAGE)
+    if plot is not None and plot.suffix not in PLOT_SUFFIXES:
+        raise fail(f"--plot: must end in {' or '.join(PLOT_SUFFIXES)}, not {plot.name!r}", EXIT_USAGE)
+    if plot is not None and split == SplitKind.COLD_POSTS:
+        raise fail("--plot: there is no picture of --split cold-posts", EXIT_USAGE)
+    from animora_training.commands.comparisons import Setup, evaluated_on_folder, evaluated_on_split
+    from animora_training.commands.outcomes import print_outcome, write_outcome
+    from animora_training.commands.reading import read_database, read_version
+    from animora_training.evaluation.comparison import Tuning
+    from animora_training.evaluation.recipes import RECIPES
+
+    with plain_errors():
+        with progress_bars() as show:
+            tuning = Tuning(RECIPES, Budget(attempts, tuning_seconds), seed)
+            artifact = read_version(store, version)
+            setup = Setup(artifact, read_database(database_url, show), tuning, show)
+            if ncf is not None:
+                outcome = evaluated_on_folder(setup, ncf)
+            else:
+                outcome = evaluated_on_split(setup, split or SplitKind.LEAVE_ONE_OUT)
+        write_outcome(outcome, plot, json_file)
+    print_outcome(outcome)
+    for file in (plot, json_file):
+        if file is not None:
+            output().print(f"wrote {file}")

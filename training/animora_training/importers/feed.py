@@ -1,0 +1,67 @@
+"""What an import writes into Animora's own tables, whichever source it comes from."""
+
+from dataclasses import dataclass
+
+from animora_training.data.dataset import DoubleArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPosts:
+    """Posts to write.
+
+    Attributes:
+        ids: int64 (p).
+        authors: int64 (p), user ids.
+        captions: Texts (p).
+        created: float64 (p), seconds since the epoch.
+        deleted: float64 (p), seconds since the epoch, NaN for a live post.
+        image: float32 (p, image width); a row of zeros, or no columns, for none.
+        caption: float32 (p, caption width); likewise.
+    """
+
+    ids: IntArray
+    authors: IntArray
+    captions: list[str]
+    created: DoubleArray
+    deleted: DoubleArray
+    image: FloatArray
+    caption: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Likes:
+    """Likes: user ids int64 (n), post ids int64 (n), times float64 (n) in seconds since the epoch."""
+
+    users: IntArray
+    posts: IntArray
+    times: DoubleArray
+
+
+@dataclass(frozen=True, slots=True)
+class Comments:
+    """Comments: user ids int64 (n), post ids int64 (n), times float64 (n), texts (n)."""
+
+    users: IntArray
+    posts: IntArray
+    times: DoubleArray
+    bodies: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Blocks: ids int64 (b) of who blocks and of whom is blocked, times float64 (b)."""
+
+    blockers: IntArray
+    blocked: IntArray
+    times: DoubleArray
+
+
+@dataclass(frozen=True, slots=True)
+class ImportFeed:
+    """A whole application: user ids int64 (u), and what the users have done."""
+
+    user_ids: IntArray
+    posts: FeedPosts
+    likes: Likes
+    comments: Comments
+    blocks: Blocks

@@ -1,0 +1,194 @@
+"""Training data in the model's own rows: which user and post has which row of its tables."""
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from animora_artifact import Vocabulary
+from animora_training.data.arrays import Array, ArrayFile, begin, map_array
+from animora_training.data.clock import now_of
+from animora_training.data.dataset import Dataset, Embeddings, IntArray, Rows, offsets_of
+from animora_training.errors import NotFinite, NothingToLearn
+
+FILES = ("training_posts.npy", "training_image.npy", "training_caption.npy")
+# Seconds after which a post that nobody has liked is taken for one that nobody likes.
+SETTLED = 7 * 86_400.0
+EMBEDDINGS_AT_ONCE = 1 << 12
+POSITIVES_AT_ONCE = 1 << 18
+
+
+class TrainingPairs(Protocol):
+    """Pairs to learn from, each once."""
+
+    def chunks(self) -> Iterator[Rows]:
+        """All of them, by user, in chunks of whole users."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """Positive pairs by user and the posts' inputs, by row; row 0 is the unknown user or post.
+
+    What grows with the interactions, and the embeddings, may be memory-mapped and must not be written to.
+
+    Attributes:
+        vocabulary: Id → row.
+        offsets: int64 (user rows + 1): a user row's positives are `posts[offsets[row] : offsets[row + 1]]`.
+        posts: int32 (n), the post rows of all positives, ascending within a user.
+        negatives: int64 (r), rows of posts that may be drawn as negatives: the live ones.
+        counts: int64 (post rows), positives of each post.
+        image: float16 (post rows, image width), zeros where absent and in row 0.
+        caption: float16 (post rows, caption width), zeros where absent and in row 0.
+    """
+
+    vocabulary: Vocabulary
+    offsets: Tensor
+    posts: Tensor
+    negatives: Tensor
+    counts: Tensor
+    image: Tensor
+    caption: Tensor
+
+    @property
+    def users(self) -> int:
+        """Rows of the user table."""
+        return len(self.offsets) - 1
+
+    def to(self, device: torch.device) -> "TrainingSet":
+        """The same on a device; memory-mapped arrays stay where they are if that is the CPU."""
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("offsets", "posts", "negatives", "counts", "image", "caption")
+        }
+        return replace(self, **moved)
+
+    def pieces(self, users: Tensor) -> tuple[Tensor, ...]:
+        """User rows int64 (b) in pieces whose histories are small enough to be looked at as a whole."""
+        ends = (self.offsets[users + 1] - self.offsets[users]).cumsum(0)
+        _, lengths = torch.unique_consecutive(ends // POSITIVES_AT_ONCE, return_counts=True)
+        return torch.split(users, lengths.tolist())
+
+    def histories(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Positives of user rows int64 (b): post rows int64 (p), and how many each user has, int64 (b)."""
+        starts = self.offsets[users]
+        lengths = self.offsets[users + 1] - starts
+        ends = lengths.cumsum(0)
+        within = torch.arange(int(lengths.sum()), device=users.device) - (ends - lengths).repeat_interleave(
+            lengths
+        )
+        return self.posts[starts.repeat_interleave(lengths) + within].long(), lengths
+
+
+def training_set(dataset: Dataset, pairs: TrainingPairs, folder: Path | None = None) -> TrainingSet:
+    """Gives a row to every user and post that occurs in the pairs, and to posts that nobody likes.
+
+    A live post without a pair gets one too, to be drawn as a negative, if it existed for SETTLED before the
+    last pair: then nobody likes it. Of a newer one that is not known yet; it stays unknown, to be scored by
+    what it shows. The pairs are gone through twice, and never in memory as a whole where there is a folder.
+
+    Args:
+        dataset: Whose users and posts.
+        pairs: What to learn from.
+        folder: Where to put what may be larger than memory; by default it is kept in memory.
+
+    Raises:
+        NothingToLearn: There are no pairs, or no live post among them.
+        NotFinite: An embedding of a post that gets a row has a number that is not finite.
+        CannotWrite: The disk is full, or the folder may not be written.
+    """
+    positives = np.zeros(len(dataset.user_ids), np.int64)
+    counts = np.zeros(len(dataset.posts.ids), np.int64)
+    latest = np.full(len(positives), -math.inf)  # each user's pair, when it was
+    for chunk in pairs.chunks():
+        np.add.at(positives, chunk.users, 1)
+        np.add.at(counts, chunk.posts, 1)
+        np.maximum.at(latest, chunk.users, chunk.times)
+    live = ~dataset.posts.deleted
+    if not (live & (counts > 0)).any():
+        raise NothingToLearn(
+            "there are no likes or comments on live posts to learn from: import some, or check that "
+            "animora.interactions names ids of animora.users and animora.posts"
+        )
+    now = now_of(latest[positives > 0])
+    settled = live & (dataset.posts.created <= now - SETTLED)
+    users, posts = np.flatnonzero(positives), np.flatnonzero((counts > 0) | settled)  # indices, ascending
+    row_of = np.zeros(len(counts), np.int32)
+    row_of[posts] = np.arange(1, len(posts) + 1)
+    place = _Place(folder)
+    by_user = place.keep("posts", _posts_by_user(pairs, row_of), (int(counts.sum()),), np.int32)
+    image, caption = (
+        place.keep(
+            name, _below_unknown(name, dataset, rows, posts), (1 + len(posts), rows.shape[1]), np.float16
+        )
+        for name, rows in (("image", dataset.posts.image), ("caption", dataset.posts.caption))
+    )
+    return TrainingSet(
+        vocabulary=Vocabulary(user_ids=dataset.user_ids[users], post_ids=dataset.posts.ids[posts]),
+        offsets=torch.from_numpy(offsets_of(np.append(0, positives[users]))),
+        posts=by_user,
+        negatives=torch.from_numpy(1 + np.flatnonzero(live[posts])),
+        counts=torch.from_numpy(np.append(0, counts[posts])),
+        image=image,
+        caption=caption,
+    )
+
+
+class _Place:
+    """Where arrays are kept that are made piece by piece: mapped files of a folder, or memory."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        if folder is not None:
+            begin(folder, FILES)
+
+    def keep(
+        self, name: str, pieces: Iterable[Array], shape: tuple[int, ...], dtype: npt.DTypeLike
+    ) -> Tensor:
+        """An array of a shape from pieces of its rows."""
+        if self._folder is None:
+            array, start = np.empty(shape, dtype), 0
+            for piece in pieces:
+                array[start : start + len(piece)] = piece
+                start += len(piece)
+            return torch.from_numpy(array)
+        path = self._folder / f"training_{name}.npy"
+        with ArrayFile(path, dtype, shape[1:]) as file:
+            for piece in pieces:
+                file.append(piece)
+        with warnings.catch_warnings():
+            # PyTorch knows no read-only tensors; nobody writes to these.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            return torch.from_numpy(map_array(path))
+
+
+def _posts_by_user(pairs: TrainingPairs, row_of: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
+    """The post rows of all pairs, by user and ascending within a user."""
+    for chunk in pairs.chunks():
+        rows = row_of[chunk.posts]
+        yield rows[np.lexsort((rows, chunk.users))]
+
+
+def _below_unknown(
+    name: str, dataset: Dataset, embeddings: Embeddings, posts: IntArray
+) -> Iterator[Embeddings]:
+    """The embeddings of posts, given as indices, below a row of zeros."""
+    yield np.zeros((1, embeddings.shape[1]), np.float16)
+    for start in range(0, len(posts), EMBEDDINGS_AT_ONCE):
+        some = posts[start : start + EMBEDDINGS_AT_ONCE]
+        piece = embeddings[some]
+        finite = np.isfinite(piece).all(axis=1)
+        if not finite.all():
+            post = dataset.posts.ids[some[~finite][0]]
+            raise NotFinite(
+                f"the {name} embedding of post {post} is not finite: float16 ends at 65,504. Scale the "
+                "embeddings down, or give zeros for those that are absent"
+            )
+        yield piece

@@ -1,0 +1,237 @@
+"""From a trained network to a version: the folded network, its golden rows, its manifest."""
+
+import hashlib
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from animora_artifact import Artifact, Golden, Manifest
+from animora_artifact.manifest import DataWindow, Dimensions, PairedDifference
+from animora_artifact.network import save_network
+from animora_training.data.arrays import explained_temporary
+from animora_training.data.clock import last_believed
+from animora_training.data.dataset import Interactions
+from animora_training.modeling.network import LONGEST_EMBEDDING, NetworkShape, NeuCF, shortened
+from animora_training.modeling.training_set import TrainingSet
+
+GOLDEN_USERS = 8
+GOLDEN_POSTS = 40
+ROWS_AT_ONCE = 1 << 14
+# PostgreSQL has times from 4713 BC to AD 294276; Python's and a manifest's are of the years 1 to 9999.
+EARLIEST = datetime(1, 1, 1, tzinfo=UTC).timestamp()
+LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+
+
+class FoldedNeuCF(nn.Module):
+    """NeuCF with everything multiplied out that depends on a user or a post alone.
+
+    A user's vector is [GMF embedding | 1 | user part of the first hidden layer, bias included |
+    both biases], a post's is [GMF vector | bias | post part of the first hidden layer]. Its methods are those
+    of `animora_artifact.network.Network`. All its tensors are parameters, so a cast reaches all of them.
+    """
+
+    def __init__(self, network: NeuCF) -> None:
+        super().__init__()
+        shape = network.shape
+        self.gmf = shape.factors + 1
+        self.longest_image = LONGEST_EMBEDDING / shape.image_scale
+        self.longest_caption = LONGEST_EMBEDDING / shape.caption_scale
+        with torch.no_grad():
+            self.user_table = _table(network.user_vectors, network.user_table)
+            self.post_table = _table(network.post_vectors, network.post_table)
+            # Both branches in one product: (width, 2 · feature width), then (2 · feature width, post vector).
+            features = (network.gmf_features, network.mlp_features)
+            post_weight = network.first.weight[:, shape.mlp_embedding :]
+            outputs = (features[0].output.weight, post_weight @ features[1].output.weight)
+            (gmf_image, gmf_caption), (mlp_image, mlp_caption) = (
+                torch.split(output.T, shape.feature_width) for output in outputs
+            )
+            self.image_projection = _constant(
+                torch.cat([part.image * part.image_scale for part in features], dim=1)
+            )
+            self.image_output = _constant(_diagonal(gmf_image, mlp_image))
+            self.caption_projection = _constant(
+                torch.cat([part.caption * part.caption_scale for part in features], dim=1)
+            )
+            self.caption_output = _constant(_diagonal(gmf_caption, mlp_caption))
+            self.mlp_weight = _constant(network.mlp_weight)
+            self.above = _constant(_in_a_row(network.tower, network.mlp_weight))
+        self.tower = deepcopy(network.tower).requires_grad_(False)
+
+    @torch.jit.export
+    def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
+        """See Network."""
+        image = shortened(image, self.longest_image)
+        caption = shortened(caption, self.longest_caption)
+        from_image = torch.relu(image @ self.image_projection) @ self.image_output
+        from_caption = torch.relu(caption @ self.caption_projection) @ self.caption_output
+        return self.post_table.index_select(0, post_rows) + from_image + from_caption
+
+    @torch.jit.export
+    def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        """See Network."""
+        gmf, mlp, bias = self._terms(user_rows, segments, post_table, post_index)
+        return gmf + mlp + bias
+
+    @torch.jit.export
+    def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
+        """See Network."""
+        return torch.stack(self._terms(user_rows, segments, post_table, post_index), dim=1)
+
+    @torch.jit.export
+    def compiled_tensors(self) -> list[Tensor]:
+        """What score.c reads; see animora_artifact.compiled."""
+        return [self.user_table, self.above]
+
+    def _terms(
+        self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the branches and the user's bias contribute to the logits, (m) each."""
+        users = self.user_table.index_select(0, user_rows).index_select(0, segments)
+        posts = post_table.index_select(0, post_index)
+        gmf = (users[:, : self.gmf] * posts[:, : self.gmf]).sum(dim=1)
+        hidden = torch.relu(users[:, self.gmf : -1] + posts[:, self.gmf :])
+        return gmf, self.tower(hidden) @ self.mlp_weight, users[:, -1]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionOrigin:
+    """Where a version comes from, for its manifest.
+
+    Attributes:
+        created_at: When it was made, in UTC.
+        hyperparameters: What it was trained with.
+        metrics: What it was measured to be.
+        differences: What it was compared with on its held-out pairs.
+    """
+
+    created_at: datetime
+    hyperparameters: dict[str, str | int | float | bool | list[int]]
+    metrics: dict[str, float]
+    differences: dict[str, PairedDifference] = field(default_factory=dict)
+
+
+def export(network: NeuCF, data: TrainingSet, pairs: Interactions, origin: VersionOrigin) -> Artifact:
+    """The version of a trained network.
+
+    Takes the memory of two user tables beside the network's: the folded one, and the version's bytes.
+
+    Args:
+        network: Trained on the data.
+        data: Its vocabulary and the posts' embeddings.
+        pairs: What the data were made from, for the data window.
+        origin: Where the version comes from.
+
+    Raises:
+        CannotWrite: The folder of temporary files has no room for the network.
+    """
+    with explained_temporary():
+        model = save_network(FoldedNeuCF(network).eval())
+    created_at = origin.created_at.astimezone(UTC)
+    digest = hashlib.sha256(model)
+    digest.update(data.vocabulary.to_npz())
+    manifest = Manifest(
+        version=f"{created_at:%Y%m%dT%H%M%SZ}-{digest.hexdigest()[:6]}",
+        created_at=created_at,
+        dimensions=dimensions_of(network.shape),
+        data_window=data_window(pairs),
+        hyperparameters=origin.hyperparameters,
+        metrics=origin.metrics,
+        differences=origin.differences,
+        files={},
+    )
+    return Artifact(manifest, model, data.vocabulary, golden_rows(network, data))
+
+
+def golden_rows(network: NeuCF, data: TrainingSet) -> Golden:
+    """Users and posts spread over the tables, scored by the network as it was trained.
+
+    Every fourth post is taken as unknown and every fifth as without embeddings, so that all four cases occur.
+    """
+    user_rows = _spread(len(data.vocabulary.user_ids), GOLDEN_USERS)
+    table_rows = _spread(len(data.vocabulary.post_ids), GOLDEN_POSTS)
+    image, caption = data.image[table_rows].float(), data.caption[table_rows].float()
+    number = torch.arange(len(table_rows))
+    post_rows = table_rows.masked_fill(number % 4 == 3, 0)
+    image[number % 5 == 4] = 0.0
+    caption[number % 5 == 4] = 0.0
+    segments = torch.arange(len(user_rows)).repeat_interleave(len(post_rows))
+    post_index = number.repeat(len(user_rows))
+    with torch.inference_mode():
+        logits = network(user_rows[segments], post_rows[post_index], image[post_index], caption[post_index])
+        probabilities = torch.sigmoid(logits)
+    return Golden(
+        user_rows=user_rows.numpy(),
+        segments=segments.numpy(),
+        post_rows=post_rows.numpy(),
+        image=image.numpy(),
+        caption=caption.numpy(),
+        post_index=post_index.numpy(),
+        probabilities=probabilities.numpy(),
+    )
+
+
+def dimensions_of(shape: NetworkShape) -> Dimensions:
+    """What a manifest says of a network's shape."""
+    return Dimensions(
+        users=shape.users,
+        posts=shape.posts,
+        factors=shape.factors,
+        mlp_embedding=shape.mlp_embedding,
+        hidden=shape.hidden,
+        image=shape.image,
+        caption=shape.caption,
+        post_vector=shape.post_vector,
+    )
+
+
+def _spread(known: int, count: int) -> Tensor:
+    """Up to `count` of the rows 1 to `has_features`, evenly spread, int64."""
+    return torch.from_numpy(np.unique(np.linspace(1, known, count).astype(np.int64)))
+
+
+def data_window(pairs: Interactions) -> DataWindow:
+    """From the first pair to the last one whose time is believed (see `data.clock`).
+
+    A time beyond what Python can tell is the first or the last that it can.
+    """
+    first, last = np.clip((pairs.times.min(), last_believed(pairs.latest)), EARLIEST, LATEST).tolist()
+    return DataWindow(
+        start=datetime.fromtimestamp(first, UTC),
+        end=datetime.fromtimestamp(last, UTC),
+        interactions=len(pairs),
+    )
+
+
+def _diagonal(first: Tensor, second: Tensor) -> Tensor:
+    """A matrix of two blocks and zeros beside them."""
+    matrix: Tensor = torch.block_diag(first, second)  # type: ignore[no-untyped-call]  # torch does not type it
+    return matrix
+
+
+def _in_a_row(tower: nn.Sequential, mlp_weight: Tensor) -> Tensor:
+    """Weights (entering, leaving) and bias of each layer, then the weights above them, as score.c reads them.
+
+    It reads vectors of sixteen, and the last one may reach beyond the last weight.
+    """
+    layers = [layer for layer in tower if isinstance(layer, nn.Linear)]
+    parts = [part for layer in layers for part in (layer.weight.T.flatten(), layer.bias)]
+    return torch.cat((*parts, mlp_weight, torch.zeros(16)))
+
+
+def _table(vectors: Callable[[Tensor], Tensor], rows: Tensor) -> nn.Parameter:
+    """The vectors (n, width) of a table's rows, made piece by piece: there may be no room for more tables."""
+    table = rows.new_empty(len(rows), vectors(rows[:0]).shape[1])
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = slice(start, start + ROWS_AT_ONCE)
+        table[some] = vectors(rows[some])
+    return nn.Parameter(table, requires_grad=False)
+
+
+def _constant(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach().clone(), requires_grad=False)

@@ -1,0 +1,64 @@
+"""A version's recipe on other data, for a judgement on what the version itself has seen."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from datetime import UTC, datetime
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from animora_artifact import Artifact
+from animora_training.data.dataset import Dataset
+from animora_training.errors import InvalidInput
+from animora_training.modeling.config import FitConfig
+from animora_training.modeling.process_group import ProcessGroup
+from animora_training.pipeline.checkpoint import Checkpoints
+from animora_training.pipeline.fit import FitContext, fit
+from animora_training.pipeline.record import EpochRecord
+
+
+def refit(dataset: Dataset, version: Artifact, on_epoch: Callable[[EpochRecord, int], None]) -> Artifact:
+    """What the version would have been, had it been fitted on a data set.
+
+    What a fit chooses by itself (epochs, the strength of its factorisation) is chosen anew: the version's own
+    choice has seen all of the version's data.
+
+    Args:
+        dataset: To fit on.
+        version: Whose recipe.
+        on_epoch: Told of every epoch, and how many of its stage there will be at most.
+
+    Raises:
+        InvalidInput: The version's recipe is of another trainer.
+        NothingToLearn: There are too few interactions.
+    """
+    config = recipe_of(version)
+    if not config.embeddings:
+        dataset = dataset.without_embeddings()
+    context = FitContext(
+        created_at=datetime.now(UTC),
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        ranks=ProcessGroup(),
+        checkpoints=Checkpoints(None, ""),
+        on_epoch=on_epoch,
+    )
+    return fit(dataset, config, context).artifact
+
+
+def recipe_of(version: Artifact) -> FitConfig:
+    """The configuration that a manifest keeps, less what the fit chose.
+
+    Raises:
+        InvalidInput: It is of another trainer.
+    """
+    names = {field.name for field in fields(FitConfig)} - {"als_alpha", "als_regularisation"}
+    kept = {name: value for name, value in version.manifest.hyperparameters.items() if name in names}
+    if missing := sorted(names - kept.keys()):
+        raise InvalidInput(
+            f"{version.manifest.version} does not say its {missing[0]}, so it cannot be fitted again on a "
+            "part of the data: it is another trainer's; fit a new version, or judge this one by --ncf"
+        )
+    try:
+        return TypeAdapter(FitConfig).validate_python(kept)
+    except ValidationError as error:
+        raise InvalidInput(f"{version.manifest.version}: {error.errors()[0]['msg']}") from error
