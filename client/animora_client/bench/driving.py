@@ -8,7 +8,7 @@ from itertools import cycle, takewhile
 import grpc
 
 from animora_client.bench.checking import Verdict, judge
-from animora_client.bench.recording import Recorder, Timing
+from animora_client.bench.recorder import CallRecorder, Timing
 from animora_client.bench.traffic import Call
 
 Send = Callable[[bytes], Awaitable[bytes]]
@@ -17,7 +17,7 @@ LATEST = 0.1  # seconds after the end at which calls that were due before it are
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class LoadPace:
     """How long the load lasts.
 
     Attributes:
@@ -36,7 +36,7 @@ class Pace:
 class Driver:
     """One load: the calls in turn, sent by `send`, which raises `grpc.RpcError`, into a recorder."""
 
-    def __init__(self, send: Send, calls: Sequence[Call], pace: Pace, recorder: Recorder) -> None:
+    def __init__(self, send: Send, calls: Sequence[Call], pace: LoadPace, recorder: CallRecorder) -> None:
         self._send = send
         self._calls = cycle(calls)
         self._left = pace.max_calls

@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from animora_client.bench.summary import QUANTILES, DoubleArray, Summary, Timeline, percentiles
+from animora_client.bench.summary import QUANTILES, DoubleArray, LoadSummary, LoadTimeline, percentiles
 
 BLUE, ORANGE, RED = "#2a6fbb", "#e08a1e", "#c0392b"
 
 
-def draw(summary: Summary, title: str, path: Path) -> None:
+def draw(summary: LoadSummary, title: str, path: Path) -> None:
     """Writes a PNG.
 
     Raises:
@@ -49,7 +49,7 @@ def _draw_percentiles(axes: Axes, latencies: DoubleArray) -> None:
             axes.annotate(label, (x, value * 1000), (-4, 6), textcoords="offset points", ha="right")
 
 
-def _draw_throughput(axes: Axes, timeline: Timeline) -> None:
+def _draw_throughput(axes: Axes, timeline: LoadTimeline) -> None:
     axes.set(title="Throughput", ylabel="calls/s", xlabel="seconds")
     axes.stairs(timeline.ok, timeline.edges, color=BLUE, label="ok", linewidth=1.5)
     if timeline.failed.any():
@@ -57,14 +57,14 @@ def _draw_throughput(axes: Axes, timeline: Timeline) -> None:
     _finish(axes, timeline)
 
 
-def _draw_latency(axes: Axes, timeline: Timeline) -> None:
+def _draw_latency(axes: Axes, timeline: LoadTimeline) -> None:
     axes.set(title="Latency", ylabel="ms", xlabel="seconds")
     axes.stairs(timeline.p50 * 1000, timeline.edges, color=BLUE, label="p50", linewidth=1.5)
     axes.stairs(timeline.p99 * 1000, timeline.edges, color=ORANGE, label="p99", linewidth=1.5)
     _finish(axes, timeline)
 
 
-def _finish(axes: Axes, timeline: Timeline) -> None:
+def _finish(axes: Axes, timeline: LoadTimeline) -> None:
     axes.set_xlim(0, timeline.edges[-1])
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_client.bench.checking import OK
-from animora_client.bench.recording import Origin, Recorder
+from animora_client.bench.recorder import CallRecorder, TimeOrigin
 from animora_client.ranking import CacheStatus, DegradedReason, Ranker
 from animora_client.wire import CACHE_STATUSES, DEGRADED_REASONS, RANKERS
 
@@ -19,7 +19,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
+class LoadTimeline:
     """The measured time in equal slices; parallel arrays float64 (s).
 
     Attributes:
@@ -40,7 +40,7 @@ class Timeline:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class LoadSummary:
     """What a load showed, warm-up left out.
 
     Attributes:
@@ -69,7 +69,7 @@ class Summary:
     caches: Mapping[str, int]
     degraded: Mapping[str, int]
     model_versions: Mapping[str, int]
-    timeline: Timeline
+    timeline: LoadTimeline
 
     @property
     def failed(self) -> int:
@@ -77,7 +77,7 @@ class Summary:
         return self.calls - self.ok + self.unsent
 
 
-def summarise(recorder: Recorder) -> Summary:
+def summarise(recorder: CallRecorder) -> LoadSummary:
     """The statistics of everything after the warm-up."""
     intended = np.array(recorder.intended)
     done = np.array(recorder.done)
@@ -89,7 +89,7 @@ def summarise(recorder: Recorder) -> Summary:
     in_window = (done >= recorder.warmup) & (done < recorder.elapsed)
     seconds = max(recorder.elapsed - recorder.warmup, 0.0)
     failures = np.bincount(outcomes[measured & ~ok], minlength=len(names))
-    return Summary(
+    return LoadSummary(
         seconds=seconds,
         calls=int(measured.sum()),
         ok=int((measured & ok).sum()),
@@ -123,24 +123,24 @@ def _rate(count: int, seconds: float) -> float:
     return count / seconds if seconds > 0 else 0.0
 
 
-def _count(recorder: Recorder, label: Callable[[Origin], str]) -> dict[str, int]:
+def _count(recorder: CallRecorder, label: Callable[[TimeOrigin], str]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for origin, count in recorder.origins.items():
         counts[label(origin)] += count
     return {name: count for name, count in counts.most_common() if name}
 
 
-def _degraded(origin: Origin) -> str:
+def _degraded(origin: TimeOrigin) -> str:
     return DEGRADED_REASONS.get(origin.degraded_reason, DegradedReason.OTHER) or ""
 
 
-def _timeline(done: DoubleArray, latencies: DoubleArray, ok: BoolArray, seconds: float) -> Timeline:
+def _timeline(done: DoubleArray, latencies: DoubleArray, ok: BoolArray, seconds: float) -> LoadTimeline:
     """Slices of calls by when they ended: done float64 (n) from the beginning of the measurement."""
     slices = min(max(20, round(seconds)), 240)
     width = seconds / slices or 1.0
     of_call = np.minimum((done / width).astype(np.int64), slices - 1)
     in_slices = [np.sort(latencies[ok & (of_call == index)]) for index in range(slices)]
-    return Timeline(
+    return LoadTimeline(
         width=width,
         edges=np.arange(slices + 1, dtype=np.float64) * width,
         ok=np.bincount(of_call[ok], minlength=slices) / width,

@@ -13,12 +13,12 @@ from typer import BadParameter, Exit, Option
 
 from animora_client.bench.arrivals import Arrivals, arrival_times
 from animora_client.bench.connecting import connected
-from animora_client.bench.driving import Driver, Pace
-from animora_client.bench.recording import Recorder
-from animora_client.bench.report import as_json, as_table
+from animora_client.bench.driving import Driver, LoadPace
+from animora_client.bench.output import as_json, as_table
+from animora_client.bench.recorder import CallRecorder
 from animora_client.bench.summary import summarise
 from animora_client.bench.traffic import IdRange, RankTraffic, TimelineTraffic, Traffic, make_calls
-from animora_client.cli.connecting import ConnectionOptions
+from animora_client.cli.connecting import ServerOptions
 from animora_client.cli.failures import complain, told_plainly
 from animora_client.request import CachePolicy
 from animora_client.wire import SERVICE
@@ -111,15 +111,15 @@ class PaceOptions:
             return f"{self.rate:g} calls/s ({self.arrivals} arrivals)"
         return f"{self.concurrency or DEFAULT_CONCURRENCY} callers"
 
-    def pace(self) -> Pace:
+    def pace(self) -> LoadPace:
         """How long the load lasts."""
-        return Pace(self.duration, self.warmup, self.max_calls)
+        return LoadPace(self.duration, self.warmup, self.max_calls)
 
 
 def bench(
     traffic: TrafficOptions,
     pace: PaceOptions,
-    connection: ConnectionOptions,
+    connection: ServerOptions,
     json: Annotated[Path | None, Option(help="Write the numbers as JSON.", **_OUTPUT)] = None,
     plot: Annotated[Path | None, Option(help="Draw latency and throughput as PNG.", **_OUTPUT)] = None,
 ) -> None:
@@ -133,7 +133,7 @@ def bench(
         if file is not None and not file.parent.is_dir():
             raise BadParameter(f"there is no folder {file.parent}.")
     asked = traffic.traffic()
-    recorder = Recorder(pace.warmup)
+    recorder = CallRecorder(pace.warmup)
     try:
         with told_plainly(connection.target):
             asyncio.run(_load(asked, pace, connection, recorder))
@@ -155,7 +155,7 @@ def bench(
         raise Exit(1)
 
 
-async def _load(asked: Traffic, pace: PaceOptions, connection: ConnectionOptions, recorder: Recorder) -> None:
+async def _load(asked: Traffic, pace: PaceOptions, connection: ServerOptions, recorder: CallRecorder) -> None:
     calls = make_calls(asked)
     path = f"/{SERVICE}/{asked.method}"
     async with connected(connection.connection(), path, pace.connections) as send:

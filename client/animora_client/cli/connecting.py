@@ -14,7 +14,7 @@ _FILE = {"exists": True, "dir_okay": False, "metavar": "PEM", "rich_help_panel":
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionOptions:
+class ServerOptions:
     """Where to connect and how."""
 
     target: Annotated[

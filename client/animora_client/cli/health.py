@@ -6,14 +6,14 @@ from typing import Annotated
 from rich.console import Console
 from typer import Exit, Option
 
-from animora_client.cli.connecting import ConnectionOptions
+from animora_client.cli.connecting import ServerOptions
 from animora_client.cli.failures import told_plainly
 from animora_client.health import Health
 from animora_client.wire import SERVICE
 
 
 def health(
-    connection: ConnectionOptions,
+    connection: ServerOptions,
     json: Annotated[bool, Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Ask a server whether it serves. Ends with 0 where it does, else with 1."""

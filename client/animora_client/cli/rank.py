@@ -10,7 +10,7 @@ from rich.console import Console
 from typer import BadParameter, Option
 
 from animora_client.cli.answers import as_json, in_words, origin, posts_table, reasons_table, term_cells
-from animora_client.cli.connecting import ConnectionOptions
+from animora_client.cli.connecting import ServerOptions
 from animora_client.cli.failures import told_plainly
 from animora_client.cli.ids import read_ids, read_user
 from animora_client.ranking import Ranking
@@ -66,7 +66,7 @@ class RankArguments:
 
 def rank(
     arguments: RankArguments,
-    connection: ConnectionOptions,
+    connection: ServerOptions,
     json: Annotated[bool, Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Order posts for a user, best first."""

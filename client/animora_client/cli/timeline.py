@@ -18,7 +18,7 @@ from animora_client.cli.answers import (
     reasons_table,
     term_cells,
 )
-from animora_client.cli.connecting import ConnectionOptions
+from animora_client.cli.connecting import ServerOptions
 from animora_client.cli.failures import told_plainly
 from animora_client.cli.ids import read_ids, read_user
 from animora_client.request import CachePolicy, TimelineOptions
@@ -71,7 +71,7 @@ class TimelineArguments:
 
 def timeline(
     arguments: TimelineArguments,
-    connection: ConnectionOptions,
+    connection: ServerOptions,
     json: Annotated[bool, Option("--json", help="Print a JSON object for each page, on a line.")] = False,
 ) -> None:
     """Print a user's feed, best first."""

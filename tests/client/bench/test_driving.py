@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from animora_client.bench.checking import OK
-from animora_client.bench.driving import LATEST, Driver, Pace
-from animora_client.bench.recording import Recorder
+from animora_client.bench.driving import LATEST, Driver, LoadPace
+from animora_client.bench.recorder import CallRecorder
 from animora_client.bench.traffic import RankCall
 from animora_proto.ranking.v1 import ranking_pb2
 
@@ -34,8 +34,8 @@ class Sender:
 
 
 def driver(send, **pace):
-    recorder = Recorder(warmup=0)
-    return Driver(send, CALLS, Pace(**{"duration": 60, "warmup": 0} | pace), recorder), recorder
+    recorder = CallRecorder(warmup=0)
+    return Driver(send, CALLS, LoadPace(**{"duration": 60, "warmup": 0} | pace), recorder), recorder
 
 
 async def test_a_closed_loop_keeps_its_callers_busy_until_enough_calls_were_made():

@@ -8,8 +8,8 @@ import pytest
 
 from animora_client.bench.arrivals import Arrivals, arrival_times
 from animora_client.bench.checking import OK, Verdict
-from animora_client.bench.recording import Recorder, Timing
-from animora_client.bench.report import as_json
+from animora_client.bench.output import as_json
+from animora_client.bench.recorder import CallRecorder, Timing
 from animora_client.bench.summary import percentile, percentiles, summarise
 from animora_client.bench.traffic import MAX_IDS, IdRange, RankCall, RankTraffic, TimelineTraffic, make_calls
 from animora_proto.ranking.v1 import ranking_pb2
@@ -114,7 +114,7 @@ def test_percentiles_of_nothing_are_not_numbers():
 
 
 def record(warmup=1.0, elapsed=3.0):
-    recorder = Recorder(warmup)
+    recorder = CallRecorder(warmup)
     recorder.add(Timing(0.5, 0.5, 0.6), Verdict(OK, (MODEL,)))  # of the warm-up
     recorder.add(Timing(1.0, 1.1, 1.5), Verdict(OK, (MODEL, MODEL)))
     recorder.add(Timing(2.0, 2.0, 2.1), Verdict(OK, (STAND_IN, STAND_IN)))
@@ -141,7 +141,7 @@ def test_the_summary_leaves_out_the_warm_up():
 
 
 def test_latency_runs_from_the_moment_a_call_was_meant_to_be_sent():
-    recorder = Recorder(warmup=0)
+    recorder = CallRecorder(warmup=0)
     recorder.add(Timing(intended=1.0, sent=1.9, done=2.0), Verdict(OK, (MODEL,)))
     recorder.elapsed = 2.0
 
@@ -166,7 +166,7 @@ def test_calls_that_were_never_sent_count_as_failed():
 
 
 def test_a_load_that_ended_in_its_warm_up_has_an_empty_summary():
-    recorder = Recorder(warmup=1.0)
+    recorder = CallRecorder(warmup=1.0)
     recorder.elapsed = 0.4
     summary = summarise(recorder)
 

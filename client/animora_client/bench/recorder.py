@@ -15,7 +15,7 @@ class Timing(NamedTuple):
     done: float  # when its outcome was known
 
 
-class Origin(NamedTuple):
+class TimeOrigin(NamedTuple):
     """Where a ranking came from, as the wire's numbers."""
 
     ranker: int
@@ -24,7 +24,7 @@ class Origin(NamedTuple):
     model_version: str
 
 
-class Recorder:
+class CallRecorder:
     """Times and outcomes of all calls, in parallel lists.
 
     Attributes:
@@ -46,7 +46,7 @@ class Recorder:
         self.done = array("d")
         self.outcomes = array("H")
         self.rankings = array("H")
-        self.origins: Counter[Origin] = Counter()
+        self.origins: Counter[TimeOrigin] = Counter()
         self.unsent = 0
         self.elapsed = 0.0
         self._indices: dict[str, int] = {}
@@ -65,7 +65,7 @@ class Recorder:
         self.rankings.append(len(verdict.rankings))
         if timing.intended >= self.warmup:
             for response in verdict.rankings:
-                origin = Origin(
+                origin = TimeOrigin(
                     response.ranker, response.cache, response.degraded_reason, response.model_version
                 )
                 self.origins[origin] += 1

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from rich.table import Table
 from rich.text import Text
 
-from animora_client.bench.summary import Summary, percentiles
+from animora_client.bench.summary import LoadSummary, percentiles
 
 Option = str | int | float | None
 
 
-def as_json(summary: Summary, options: Mapping[str, Option]) -> dict[str, object]:
+def as_json(summary: LoadSummary, options: Mapping[str, Option]) -> dict[str, object]:
     """A JSON object; times are in seconds, and null where nothing was measured."""
     return {
         "options": dict(options),
@@ -37,7 +37,7 @@ def as_json(summary: Summary, options: Mapping[str, Option]) -> dict[str, object
     }
 
 
-def as_table(summary: Summary, title: str) -> Table:
+def as_table(summary: LoadSummary, title: str) -> Table:
     """A table of two columns."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
