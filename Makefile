@@ -56,7 +56,7 @@ format: $(INSTALLED) ## Format the code
 
 .PHONY: type
 type: $(INSTALLED) ## Check types
-	$(BIN)/mypy proto client training server tests
+	$(BIN)/mypy proto client training server deploy/animora_demo tests
 
 # The oldest grpcio and protobuf that pyproject.toml allows; .venv has the newest that were tried.
 .venv-oldest/.installed: pyproject.toml constraints.txt

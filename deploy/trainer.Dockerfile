@@ -20,6 +20,7 @@ COPY proto proto
 COPY client client
 COPY training training
 COPY server server
+COPY deploy/animora_demo deploy/animora_demo
 COPY deploy/sql deploy/sql
 RUN /opt/animora/bin/pip install --constraint constraints.txt ".[s3,signing,training]"
 

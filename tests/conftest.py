@@ -15,8 +15,8 @@ import pytest
 import redis.asyncio
 from hypothesis import HealthCheck, settings
 
-from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
-from animora_server.embedded.postgres import DATABASE
+from animora_demo.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
+from animora_demo.embedded.postgres import DATABASE
 from tests.pgbouncer import BINARY, PgBouncer, pgbouncer
 from tests.s3_server import CREDENTIALS, S3Prefix, S3Server
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import asyncpg
 
 from animora_database import parse_dsn
-from animora_server.embedded.account import unprivileged_account
-from animora_server.embedded.process import ChildProcess, Program, bring_up
+from animora_demo.embedded.account import unprivileged_account
+from animora_demo.embedded.process import ChildProcess, Program, bring_up
 
 BINARY = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 PORT = 6432

@@ -84,7 +84,7 @@ def demo(
     """Run everything on sample data until Ctrl-C: PostgreSQL, Redis, training, server, ranked feeds."""
     settings = _settings(config)
     configure_logs("warning", "console")
-    from animora_server.demo import Demo  # noqa: PLC0415  # see serve
+    from animora_demo import Demo  # noqa: PLC0415  # see serve
 
     run(Demo(directory, settings, out).run())
 

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from animora_artifact import Artifact, open_store
 from animora_client import AsyncRankingClient
-from animora_server.embedded import EmbeddedPostgres, apply_schema
+from animora_demo.embedded import EmbeddedPostgres, apply_schema
 from animora_training.errors import TrainingError
 from tests.benchmarks.accuracy_report import Baselines, SeedResult, line, report
 from tests.benchmarks.beginnings import Beginnings

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from animora_artifact import open_store
-from animora_server.demo import SampleFeed, sample_feed
+from animora_demo import SampleFeed, sample_feed
 from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.precompute.job import RunOptions, Unwatched, run
 from animora_server.precompute.load import load_catalog, load_scorer, window_at

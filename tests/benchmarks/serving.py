@@ -17,8 +17,8 @@ from typing import Self
 from rich.console import Console
 from rich.table import Table
 
+from animora_demo import SampleFeed, sample_feed
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_server.demo import SampleFeed, sample_feed
 from tests.benchmarks import h2load
 from tests.benchmarks.kept import SERVING, keep
 from tests.benchmarks.load import CALLERS, Turn, in_turns, load, median

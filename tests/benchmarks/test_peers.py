@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from animora_demo import SampleFeed
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_server.demo import SampleFeed
 from tests.benchmarks import h2load
 from tests.benchmarks.h2load import Route
 from tests.benchmarks.kept import keep

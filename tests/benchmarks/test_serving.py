@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from animora_server.demo import SampleFeed
+from animora_demo import SampleFeed
 from tests.benchmarks import h2load
 from tests.benchmarks.serving import Traffic, measure, report
 from tests.inference.artifacts import active_store

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from animora_server.demo import SampleFeed
+from animora_demo import SampleFeed
 from tests.benchmarks import h2load
 from tests.benchmarks.processes import CORES
 from tests.benchmarks.test_serving import TRAFFIC

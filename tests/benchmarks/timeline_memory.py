@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
-from animora_server.embedded import EmbeddedRedis
+from animora_demo.embedded import EmbeddedRedis
 from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
 from animora_server.timeline.keys import timeline_key

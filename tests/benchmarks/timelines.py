@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from animora_client import AsyncRankingClient, CacheStatus
-from animora_server.demo import sample_feed
+from animora_demo import sample_feed
 from tests.benchmarks.load import CALLERS, Turn, in_turns, load
 from tests.benchmarks.processes import Server, animora_server, bare_server
 

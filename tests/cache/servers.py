@@ -13,8 +13,8 @@ from typing import Self
 import redis.asyncio
 from redis.asyncio import Redis
 
-from animora_server.embedded.binaries import find_redis
-from animora_server.embedded.process import ChildProcess, Program, bring_up
+from animora_demo.embedded.binaries import find_redis
+from animora_demo.embedded.process import ChildProcess, Program, bring_up
 from tests.limits import HANG_TIMEOUT
 
 SERVICE = "feed"

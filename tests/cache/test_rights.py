@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from animora_server.embedded.binaries import find_redis
+from animora_demo.embedded.binaries import find_redis
 from tests.cache.documented_rights import CLUSTERED, LINE, PRECOMPUTING
 from tests.cache.servers import SERVICE, Server, clustered, serving, watched
 from tests.cache.stores import KEY, NOW, Stores, make_generation, make_list, name_of, until

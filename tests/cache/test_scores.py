@@ -10,8 +10,8 @@ import redis.asyncio
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
+from animora_demo.embedded import EmbeddedRedis
 from animora_server.cache import RedisCache, RedisScores
-from animora_server.embedded import EmbeddedRedis
 from animora_server.errors import ConfigurationError
 from animora_server.observability.metrics import CacheMetrics
 from animora_server.settings import CacheSettings

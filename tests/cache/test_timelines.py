@@ -10,8 +10,8 @@ import pytest
 import redis.asyncio
 from redis.asyncio import Redis
 
+from animora_demo.embedded import EmbeddedRedis
 from animora_server.cache.keys import latest_key, list_key
-from animora_server.embedded import EmbeddedRedis
 from tests.cache.stores import (
     KEY,
     NOW,

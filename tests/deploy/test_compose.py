@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 import yaml
 
+from animora_demo.embedded.binaries import find_postgres
+from animora_demo.embedded.schema import schema_files
 from animora_server.configuration import load_settings
-from animora_server.embedded.binaries import find_postgres
-from animora_server.embedded.schema import schema_files
 from animora_server.timeline.keys import settings_digest
 
 

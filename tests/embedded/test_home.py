@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from animora_server.embedded import EmbeddedError
-from animora_server.embedded.account import Account, unprivileged_account
-from animora_server.embedded.home import settle
+from animora_demo.embedded import EmbeddedError
+from animora_demo.embedded.account import Account, unprivileged_account
+from animora_demo.embedded.home import settle
 
 
 def test_a_directory_with_a_short_path_is_its_own_home(server_directory):

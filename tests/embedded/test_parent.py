@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from animora_server.embedded.account import Account
-from animora_server.embedded.binaries import find_postgres
+from animora_demo.embedded.account import Account
+from animora_demo.embedded.binaries import find_postgres
 from tests.limits import HANG_TIMEOUT
 
 PARENT = """
 import asyncio, concurrent.futures.thread, os, sys
 from pathlib import Path
-from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis
+from animora_demo.embedded import EmbeddedPostgres, EmbeddedRedis
 
 async def main(directory):
     async with EmbeddedPostgres(directory / "pg") as postgres, EmbeddedRedis(directory / "redis") as redis:

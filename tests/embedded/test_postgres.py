@@ -7,8 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from animora_server.embedded import EmbeddedError, EmbeddedPostgres
-from animora_server.embedded.binaries import find_postgres
+from animora_demo.embedded import EmbeddedError, EmbeddedPostgres
+from animora_demo.embedded.binaries import find_postgres
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root lends another account")
 

@@ -1,7 +1,7 @@
 import pytest
 import redis.asyncio
 
-from animora_server.embedded import EmbeddedError, EmbeddedRedis
+from animora_demo.embedded import EmbeddedError, EmbeddedRedis
 
 
 async def test_it_is_a_cache_of_bounded_size(redis_url):

@@ -7,7 +7,7 @@ import asyncpg
 import numpy as np
 import torch
 
-from animora_server.embedded import apply_schema
+from animora_demo.embedded import apply_schema
 from tests.inference.artifacts import POSTS, TinyNetwork
 
 TRAINED_USERS = (7, 8, 9)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from animora_artifact import Artifact
 from animora_artifact.network import save_network
+from animora_demo.embedded import EmbeddedPostgres, EmbeddedRedis
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
-from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis
 from animora_server.settings import ModelSettings, Settings
 from tests.inference.artifacts import DoublesWithoutEnd, TinyNetwork, tiny_artifact
 from tests.integration.conftest import OPTIONS

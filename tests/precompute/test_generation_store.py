@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from animora_demo.embedded import EmbeddedRedis
 from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.generation_codec import decode_generation, encode_generation
 from animora_server.cache.keys import (
@@ -22,7 +23,6 @@ from animora_server.cache.keys import (
     generation_posts_key,
     list_key,
 )
-from animora_server.embedded import EmbeddedRedis
 from animora_server.errors import GenerationGone, StoreError
 from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.settings import CacheSettings

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from animora_demo import SampleFeed
 from animora_server.configuration import load_settings
-from animora_server.demo import SampleFeed
 from animora_server.settings import Settings
 
 FEED = SampleFeed(

@@ -10,7 +10,7 @@ import asyncpg
 import numpy as np
 import pytest
 
-from animora_server.embedded.schema import schema_files
+from animora_demo.embedded.schema import schema_files
 from tests.limits import HANG_TIMEOUT
 
 ORIGINAL = """

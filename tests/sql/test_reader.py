@@ -1,7 +1,7 @@
 import asyncpg
 import pytest
 
-from animora_server.embedded import apply_schema
+from animora_demo.embedded import apply_schema
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from animora_server.embedded import apply_schema
+from animora_demo.embedded import apply_schema
 from animora_server.errors import StoreError
 
 VIEWS = {

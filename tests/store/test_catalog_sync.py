@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from animora_database.views import VIEWS
+from animora_demo.embedded import apply_schema
 from animora_server.catalog import CatalogSnapshot
-from animora_server.embedded import apply_schema
 from animora_server.errors import ConfigurationError, ScoringFailed, StoreError
 from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings

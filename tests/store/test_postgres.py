@@ -6,8 +6,8 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from animora_demo.embedded import apply_schema
 from animora_server.catalog import NEVER
-from animora_server.embedded import apply_schema
 from animora_server.errors import ConfigurationError, StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import PostgresStore

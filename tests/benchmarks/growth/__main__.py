@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from animora_server.embedded import EmbeddedPostgres
+from animora_demo.embedded import EmbeddedPostgres
 from tests.benchmarks import h2load, kept
 from tests.benchmarks.growth import (
     candidates,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from animora_server.embedded import EmbeddedPostgres
+from animora_demo.embedded import EmbeddedPostgres
 from tests.benchmarks.growth import databases
 from tests.benchmarks.growth.driving import Point, asked, serving, traffic
 from tests.benchmarks.load import CALLERS, in_turns

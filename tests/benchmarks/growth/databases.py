@@ -2,7 +2,7 @@
 
 import asyncpg
 
-from animora_server.embedded import EmbeddedPostgres, apply_schema
+from animora_demo.embedded import EmbeddedPostgres, apply_schema
 from tests.benchmarks.growth.version import IMAGE, USERS
 
 WIDTH = 768  # of the embeddings of a database that is to be loaded only

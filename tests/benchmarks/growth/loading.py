@@ -9,8 +9,8 @@ import asyncpg
 from pydantic import SecretStr
 from rich.console import Console
 
+from animora_demo.embedded import EmbeddedPostgres
 from animora_server.catalog import Catalog
-from animora_server.embedded import EmbeddedPostgres
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import PostgresStore
 from animora_server.store.queries import embeddings

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from animora_server.demo import sample_feed
+from animora_demo import sample_feed
 from tests.benchmarks import kept
 from tests.benchmarks.peers.measuring import Plan, Result, measure
 from tests.benchmarks.peers.ranking import BEST, CANDIDATES

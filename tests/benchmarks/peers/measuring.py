@@ -12,7 +12,7 @@ import asyncpg
 from rich.console import Console
 
 from animora_artifact import open_store
-from animora_server.demo import SampleFeed
+from animora_demo import SampleFeed
 from tests.benchmarks.load import Turn, in_turns
 from tests.benchmarks.peers.asking import TIMEOUT, Exchange
 from tests.benchmarks.peers.protocols import BatchRank, Rank

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from animora_server.embedded.binaries import find_redis
-from animora_server.embedded.errors import EmbeddedError
-from animora_server.embedded.home import locked, settle
-from animora_server.embedded.process import ChildProcess, Program, bring_up
+from animora_demo.embedded.binaries import find_redis
+from animora_demo.embedded.errors import EmbeddedError
+from animora_demo.embedded.home import locked, settle
+from animora_demo.embedded.process import ChildProcess, Program, bring_up
 
 SOCKET = "redis.sock"
 OPTIONS = {

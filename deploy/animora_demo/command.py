@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.console import Console
 
+from animora_demo.audience import DemoAudience, captions_of, find_audience
+from animora_demo.preconditions import check_preconditions
+from animora_demo.sample import DemoFailed, SampleFeed, sample_feed
+from animora_demo.tables import origin, posts_table
 from animora_process.signals import ending_signals
 from animora_server.app import Application, running
-from animora_server.demo.audience import DemoAudience, captions_of, find_audience
-from animora_server.demo.preconditions import check_preconditions
-from animora_server.demo.sample import DemoFailed, SampleFeed, sample_feed
-from animora_server.demo.tables import origin, posts_table
 from animora_server.settings import Settings
 
 CANDIDATES = 60

@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 import asyncpg
 
-from animora_server.embedded.account import Account, unprivileged_account
-from animora_server.embedded.binaries import find_postgres
-from animora_server.embedded.errors import EmbeddedError
-from animora_server.embedded.home import locked, settle
-from animora_server.embedded.installation import runnable_by
-from animora_server.embedded.process import START_TIMEOUT, ChildProcess, Program, bring_up, run_to_end
+from animora_demo.embedded.account import Account, unprivileged_account
+from animora_demo.embedded.binaries import find_postgres
+from animora_demo.embedded.errors import EmbeddedError
+from animora_demo.embedded.home import locked, settle
+from animora_demo.embedded.installation import runnable_by
+from animora_demo.embedded.process import START_TIMEOUT, ChildProcess, Program, bring_up, run_to_end
 
 DATABASE = "animora"
 # What follows the home in the socket's path is `/data/.s.PGSQL.5432`; no port is opened.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from animora_server.embedded.account import Account
-from animora_server.embedded.errors import EmbeddedError
+from animora_demo.embedded.account import Account
+from animora_demo.embedded.errors import EmbeddedError
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0

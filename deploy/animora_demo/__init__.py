@@ -1,6 +1,6 @@
 """The demo: the whole path on sample data, with embedded servers, in one command."""
 
-from animora_server.demo.command import Demo
-from animora_server.demo.sample import SampleFeed, sample_feed
+from animora_demo.command import Demo
+from animora_demo.sample import SampleFeed, sample_feed
 
 __all__ = ["Demo", "SampleFeed", "sample_feed"]

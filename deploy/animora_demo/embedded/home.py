@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from animora_server.embedded.account import Account
-from animora_server.embedded.errors import EmbeddedError
+from animora_demo.embedded.account import Account
+from animora_demo.embedded.errors import EmbeddedError
 
 # The kernel takes 107 bytes for a socket's path, macOS 103; servers append up to 24 to the home's.
 MAX_HOME_BYTES = 72

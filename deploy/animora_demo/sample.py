@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from animora_artifact import open_store
-from animora_server.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
+from animora_demo.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
 from animora_server.errors import AnimoraError
 from animora_server.settings import Settings
 

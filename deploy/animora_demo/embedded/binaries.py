@@ -5,7 +5,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from animora_server.embedded.errors import EmbeddedError
+from animora_demo.embedded.errors import EmbeddedError
 
 # Packagers keep PostgreSQL's programs off the PATH, a folder a major version.
 PACKAGED_POSTGRES = ("/usr/lib/postgresql/*/bin/postgres", "/usr/pgsql-*/bin/postgres")

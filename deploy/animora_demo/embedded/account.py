@@ -6,7 +6,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from animora_server.embedded.errors import EmbeddedError
+from animora_demo.embedded.errors import EmbeddedError
 
 # The one that every machine has comes first: data must not change hands when a package adds the other.
 UNPRIVILEGED = ("nobody", "postgres")

@@ -4,9 +4,9 @@ import asyncio
 import shutil
 from pathlib import Path
 
-from animora_server.embedded.account import Account
-from animora_server.embedded.errors import EmbeddedError
-from animora_server.embedded.process import Program, run_to_end
+from animora_demo.embedded.account import Account
+from animora_demo.embedded.errors import EmbeddedError
+from animora_demo.embedded.process import Program, run_to_end
 
 
 async def runnable_by(account: Account, postgres: Path, home: Path) -> Path:

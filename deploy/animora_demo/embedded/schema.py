@@ -8,7 +8,7 @@ from animora_server.errors import StoreError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries the files in the package; a checkout has them where they are written.
-LOCATIONS = (PACKAGE / "sql", PACKAGE.parents[1] / "deploy" / "sql")
+LOCATIONS = (PACKAGE / "sql", PACKAGE.parent / "sql")
 # Two programs that apply the files at once would trip over each other's `if not exists`.
 LOCK = 0x616E696D6F7261
 
