@@ -16,6 +16,7 @@ PACKAGES = {
     "animora_artifact",
     "animora_client",
     "animora_database",
+    "animora_demo",
     "animora_process",
     "animora_proto",
     "animora_server",
@@ -52,7 +53,7 @@ def test_the_wheel_holds_our_packages_and_nothing_at_the_top_that_others_have(wh
 
 def test_the_wheel_holds_every_file_of_the_packages(wheel, checkout):
     tracked = subprocess.run(
-        ("git", "ls-files", "proto/animora_proto", "client", "training", "server"),
+        ("git", "ls-files", "proto/animora_proto", "client", "training", "server", "deploy/animora_demo"),
         cwd=checkout,
         check=True,
         capture_output=True,
