@@ -28,7 +28,7 @@ class CacheSettings(Section):
         default=2.0,
         gt=0.001,
         le=MINUTE,
-        description="seconds between looks for a new generation of timelines",
+        description="seconds between checks for a new generation of timelines",
     )
     max_connections: int = Field(
         default=16, ge=4, le=10_000, description="connections to Redis; in a Cluster, to each node"

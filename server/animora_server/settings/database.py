@@ -22,8 +22,8 @@ class DatabaseSettings(Section):
         default=2.0,
         gt=0.001,
         le=HOUR,
-        description="seconds in which a notification sent to itself must arrive on that connection; "
-        "it is tried as often",
+        description="seconds in which a test notification must arrive on that connection; "
+        "also the interval of the tests",
     )
     timeout: float = Field(default=5.0, gt=0.001, le=HOUR, description="seconds to connect to a host")
     command_timeout: float = Field(default=60.0, gt=0.001, le=DAY, description="seconds one query may take")

@@ -24,7 +24,7 @@ class GrpcSettings(Section):
         description="processes that share the port (`serve`), each with a catalog of its own",
     )
     pin_workers: bool = Field(
-        default=False, description="keep each worker on a core, which they take in turns (Linux)"
+        default=False, description="pin each worker to a core, one after the other (Linux)"
     )
     insecure: bool = Field(default=False, description="allow an address beyond loopback without TLS")
     tls_certificate: Path | None = Field(
@@ -48,7 +48,7 @@ class GrpcSettings(Section):
         default=4096, ge=1, le=1_000_000, description="calls in flight before one is refused"
     )
     default_timeout: float = Field(
-        default=0.5, gt=0.001, le=HOUR, description="seconds a call may take where it names no deadline"
+        default=0.5, gt=0.001, le=HOUR, description="seconds a call may take that has no deadline"
     )
     drain_delay: float = Field(
         default=1.0,

@@ -20,8 +20,8 @@ class ModelSettings(Section):
     )
     trusted: bool = Field(
         default=False,
-        description="anyone who can write to the store may run code in this server: compiled code of "
-        "versions that are not signed is loaded",
+        description="load native code of unsigned versions as well: anyone who can write to the "
+        "store may then run code in this server",
     )
     max_bytes: int = Field(
         default=16 << 30,
@@ -32,10 +32,10 @@ class ModelSettings(Section):
     )
     preflight: bool = Field(
         default=True,
-        description="open and replay a new version in a process of its own before this one loads it",
+        description="open and replay a new version in a child process first",
     )
     poll_interval: float = Field(
-        default=2.0, gt=0.001, le=DAY, description="seconds between looks at the ACTIVE pointer"
+        default=2.0, gt=0.001, le=DAY, description="seconds between reads of the ACTIVE pointer"
     )
     resident: int = Field(
         default=2, ge=1, le=8, description="versions kept on the device, the active one included"

@@ -20,10 +20,10 @@ class ScorerSettings(Section):
     )
     compiled: bool = Field(
         default=True,
-        description="score on the CPU by the compiled code that a version may hold, not by TorchScript",
+        description="score on the CPU by the native code that a version may hold, not by TorchScript",
     )
     threads: int = Field(
-        default=1, ge=1, le=256, description="CPU threads of one batch; compiled code takes one"
+        default=1, ge=1, le=256, description="CPU threads of one batch; native code takes one"
     )
     max_batch_rows: int = Field(
         default=8192, ge=256, le=1 << 18, description="rows scored at once; a larger request is split"
@@ -42,5 +42,5 @@ class ScorerSettings(Section):
         description="with workers: one process has the device and scores for all; auto is on for a GPU",
     )
     hang_timeout: float = Field(
-        default=10.0, gt=0.001, le=HOUR, description="seconds a batch may run before the process gives up"
+        default=10.0, gt=0.001, le=HOUR, description="seconds a batch may run before the process ends"
     )

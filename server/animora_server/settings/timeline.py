@@ -23,11 +23,14 @@ class TimelineSettings(Section):
     )
     include_own: bool = Field(default=False, description="show users their own posts")
     page_size: int = Field(
-        default=20, ge=1, le=100_000, description="posts on a page where the call does not say"
+        default=20, ge=1, le=100_000, description="posts on a page if the call sets no page_size"
     )
     max_page_size: int = Field(default=100, ge=1, le=100_000, description="posts on a page at most")
     ttl: float = Field(
-        default=300.0, gt=0.01, le=30 * DAY, description="seconds that a list is fresh, jittered by a tenth"
+        default=300.0,
+        gt=0.01,
+        le=30 * DAY,
+        description="seconds that a timeline is fresh, jittered by a tenth",
     )
     stale_ttl: float = Field(
         default=600.0,
@@ -42,7 +45,10 @@ class TimelineSettings(Section):
         description="seconds that a precomputed timeline is fresh; a day, and four hours for the next run",
     )
     token_ttl: float = Field(
-        default=1800.0, ge=1, le=7 * DAY, description="seconds in which a user may scroll through one list"
+        default=1800.0,
+        ge=1,
+        le=7 * DAY,
+        description="seconds in which a user may scroll through one timeline",
     )
     token_key: SecretStr = Field(
         default=SecretStr(""),
@@ -53,7 +59,7 @@ class TimelineSettings(Section):
         default=1.0,
         ge=0,
         le=1e30,
-        description="how eagerly a list is renewed before it is due (XFetch's beta); 0 waits until then",
+        description="how eagerly a timeline is rebuilt before it is due (XFetch's beta); 0 waits until then",
     )
     recency_weight: float = Field(
         default=0.0, ge=0, le=1, description="re-ranking: weight of recency beside the ranker's score"

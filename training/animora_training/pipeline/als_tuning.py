@@ -19,8 +19,8 @@ from animora_training.pipeline.holdout import FitHoldOut
 USUAL_SHARE, USUAL_ALPHA = 0.06, 10.0
 STEPS = (2, 1)
 FURTHEST = 16
-# What is trained from a factorisation does best where that is held back a little more than is best for it
-# alone, unless that costs it much, see docs/accuracy.md: factors of the L2, and NDCG@10 on the hold-out.
+# Training does best from a factorisation with a larger L2 than is best for the factorisation alone, unless
+# that costs it too much (docs/notes/accuracy.md): factors of the L2, and NDCG@10 on the hold-out.
 HELD_BACK = (1.2, 1.1, 1.05)
 AFFORDABLE = 0.005
 

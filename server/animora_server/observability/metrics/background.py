@@ -34,13 +34,13 @@ class BackgroundMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._failures = Counter(
             "animora_background_failures",
-            "Failed rounds of background tasks; expected are outages, unexpected are bugs.",
+            "Failed rounds of background loops; expected are outages, unexpected are bugs.",
             registry,
             ("task", "kind"),
         )
         self._age = Gauge(
             "animora_background_age_seconds",
-            "Time since a background task last succeeded, or since its start.",
+            "Time since a background loop last succeeded, or since its start.",
             Across.MAX,
             registry,
             ("task",),

@@ -31,7 +31,10 @@ class CacheMetrics:
             "animora_cache_round_trip_seconds", "Time of one look-up round trip.", STAGE_BUCKETS, registry
         ).labels()
         self.breaker_open = Gauge(
-            "animora_cache_breaker_open", "1 while Redis is left alone after failures.", Across.MAX, registry
+            "animora_cache_breaker_open",
+            "1 while the circuit breaker is open: Redis is not used.",
+            Across.MAX,
+            registry,
         ).labels()
         self._generation_age = Gauge(
             "animora_generation_age_seconds",

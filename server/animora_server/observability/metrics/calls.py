@@ -23,16 +23,16 @@ class ArrivalMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._calls = Counter(
             "animora_grpc_calls",
-            "Calls of all services that arrived at gRPC, and those that were taken from it to be handled; "
-            "the others were shed, as too many waited.",
+            "Calls of all services: those that arrived at gRPC, and those that were taken from it to be "
+            "handled; the difference was shed.",
             registry,
             ("stage",),
         )
         rejected = Counter(
             "animora_grpc_rejected_calls",
-            "Calls that gRPC ended without a handler: there is no such method (unknown_method), or they "
-            "ended before their message was there (unreceived): it or the metadata was too large, it was "
-            "compressed, or the caller has gone.",
+            "Calls that gRPC ended without a handler: of an unknown method (unknown_method), or without "
+            "their message (unreceived): it or the metadata was too large, it was compressed, or the "
+            "caller had gone.",
             registry,
             ("reason",),
         )

@@ -16,7 +16,7 @@ class CatalogMetrics:
             "animora_catalog_posts", "Posts that can be ranked.", Across.MAX, registry
         ).labels()
         self.bytes = Gauge(
-            "animora_catalog_bytes", "Memory of the catalog, embeddings aside.", Across.SUM, registry
+            "animora_catalog_bytes", "Memory of the catalog without embeddings.", Across.SUM, registry
         ).labels()
         self.epoch = Gauge(
             "animora_catalog_epoch", "How often all rows were reassigned.", Across.MAX, registry
@@ -29,7 +29,7 @@ class CatalogMetrics:
         ).labels()  # fmt: skip
         left_out = Gauge(
             "animora_catalog_left_out_rows",
-            "Rows of a view that did not count at the last reconcile, by reason.",
+            "Invalid rows of a view at the last reconcile, by reason.",
             Across.MAX,
             registry,
             ("view", "reason"),
@@ -65,12 +65,12 @@ class CatalogMetrics:
             registry,
         ).labels()
         self.listening = Gauge(
-            "animora_catalog_listening", "1 while blocks and deletions are heard of as they are committed.",
+            "animora_catalog_listening", "1 while blocks and deletions are notified with their commit.",
             Across.MIN, registry,
         ).labels()  # fmt: skip
         notifications = Counter(
             "animora_catalog_notifications",
-            "Notifications of the database, by what they tell; those dropped came too fast to be applied.",
+            "Notifications of the database, by kind; dropped ones came too fast to be applied.",
             registry,
             ("kind",),
         )

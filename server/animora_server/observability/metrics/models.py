@@ -17,7 +17,7 @@ class ModelMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._active = Gauge(
-            "animora_model_active", "1 for the version that answers.", Across.MAX, registry, ("version",)
+            "animora_model_active", "1 for the active version.", Across.MAX, registry, ("version",)
         )
         self._created = Gauge(
             "animora_model_created_timestamp_seconds",
@@ -34,7 +34,7 @@ class ModelMetrics:
         ).labels()
         self.compiled = Gauge(
             "animora_model_compiled",
-            "1 while compiled code scores for the active version, 0 while TorchScript does.",
+            "1 while native code scores for the active version, 0 while TorchScript does.",
             Across.MIN,
             registry,
         ).labels()
@@ -44,7 +44,7 @@ class ModelMetrics:
         )
         self.rejections = {reason: rejections.labels(reason) for reason in self.REASONS}
         self.store_errors = Counter(
-            "animora_model_store_errors", "Looks at the model store that failed.", registry
+            "animora_model_store_errors", "Failed reads of the model store.", registry
         ).labels()
         self._store_age = Gauge(
             "animora_model_store_age_seconds",

@@ -22,15 +22,18 @@ class RankMetrics:
         )
         degraded = Counter(
             "animora_degraded",
-            "Rankings in which the heuristic stood in for the model.",
+            "Fallbacks: rankings by the heuristic in place of the model.",
             registry,
             ("reason",),
         )
         dropped = Counter(
-            "animora_dropped_candidates", "Candidates left out of an order.", registry, ("reason",)
+            "animora_dropped_candidates",
+            "Candidates left out of a ranking, by reason.",
+            registry,
+            ("reason",),
         )
         cache = Counter(
-            "animora_rank_cache", "Rankings by where their scores came from.", registry, ("status",)
+            "animora_rank_cache", "Rankings, by the source of their scores.", registry, ("status",)
         )
         self.candidates = Histogram(
             "animora_candidates", "Candidates of a request.", ROW_BUCKETS, registry

@@ -17,18 +17,19 @@ class ScorerMetrics:
             "animora_queue_rows", "Rows waiting for the device.", Across.SUM, registry
         ).labels()
         self._queue_seconds = Histogram(
-            "animora_queue_seconds", "Time that work waited for the device.", STAGE_BUCKETS, registry
+            "animora_queue_seconds",
+            "Time that work waited in the queue for the device.",
+            STAGE_BUCKETS,
+            registry,
         ).labels()
         skipped = Counter(
             "animora_skipped_work", "Queued work that never reached the device.", registry, ("reason",)
         )
         self._skipped = {reason: skipped.labels(reason) for reason in ("cancelled", "expired", "refused")}
-        self._batch_rows = Histogram(
-            "animora_batch_rows", "Rows scored at once.", ROW_BUCKETS, registry
-        ).labels()
+        self._batch_rows = Histogram("animora_batch_rows", "Rows of a batch.", ROW_BUCKETS, registry).labels()
         self._batch_requests = Histogram(
             "animora_batch_requests",
-            "Pieces of work scored at once; uncached queries that arrived at the same time are one.",
+            "Pieces of work in a batch; coalesced queries are one.",
             REQUEST_BUCKETS,
             registry,
         ).labels()

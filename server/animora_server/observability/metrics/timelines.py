@@ -11,10 +11,13 @@ class TimelineMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         pages = Counter(
-            "animora_timeline_pages", "Pages by where their list came from.", registry, ("cache",)
+            "animora_timeline_pages", "Pages, by the source of their timeline.", registry, ("cache",)
         )
         refreshes = Counter(
-            "animora_timeline_refreshes", "Lists made while the one before was served.", registry, ("why",)
+            "animora_timeline_refreshes",
+            "Timelines rebuilt while the one before was served.",
+            registry,
+            ("why",),
         )
         self.pages = {status: pages.labels(status.value) for status in CacheStatus}
         self._refreshes = {

@@ -14,7 +14,7 @@ class WorkerMetrics:
         ).labels()
         restarts = Counter(
             "animora_worker_restarts",
-            "Workers that ended, by what ended them, and were replaced.",
+            "Workers that were replaced, by how they ended.",
             registry,
             ("why",),
         )
@@ -27,13 +27,13 @@ class DeviceProcessMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.serving = Gauge(
             "animora_device_serving",
-            "1 while the process whose device is shared is there.",
+            "1 while the process with the shared device exists.",
             Across.SUM,
             registry,
         ).labels()
         restarts = Counter(
             "animora_device_restarts",
-            "Processes with the shared device that ended, by what ended them, and were replaced.",
+            "Replaced processes with the shared device, by how they ended.",
             registry,
             ("why",),
         )
