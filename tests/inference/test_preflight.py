@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,17 +106,39 @@ async def test_how_much_memory_a_version_may_take_grows_with_its_size(artifact):
 
 
 @needs_compiler
-async def test_compiled_code_that_crashes_is_left_out_and_the_version_is_served_without(tmp_path):
-    crash = ZEROS.replace("while (pairs)", "*(volatile int *)0 = 1; while (pairs)")
-    version = replace(compiled_artifact(), compiled=library(crash, tmp_path))
-    preflight = Preflight()
+@pytest.mark.parametrize(
+    ("statement", "ending"),
+    [
+        ("*(volatile int *)0 = 1;", "ended with SIGSEGV"),
+        ("_Exit(0);", "ended with status 0"),
+        ("_Exit(3);", "ended with status 3"),
+    ],
+    ids=["crashes", "ends well", "ends badly"],
+)
+async def test_compiled_code_that_ends_the_process_is_left_out_and_the_version_is_served_without(
+    tmp_path, statement, ending
+):
+    code = "void _Exit(int);\n" + ZEROS.replace("while (pairs)", f"{statement} while (pairs)")
+    version = replace(compiled_artifact(), compiled=library(code, tmp_path))
     with capture_logs() as logs:
-        async with Device(ScorerSettings(device="cpu"), lambda: None, preflight=preflight) as device:
+        async with Device(ScorerSettings(device="cpu"), lambda: None, preflight=Preflight()) as device:
             model = await device.load(version)
     assert not model.compiled
-    assert [line["signal"] for line in logs if line["event"].startswith("compiled code crashes")] == [
-        "SIGSEGV"
+    assert [line["preflight"] for line in logs if line["event"].startswith("compiled code crashes")] == [
+        ending
     ]
+
+
+async def test_compiled_code_that_hangs_is_left_out_and_the_version_is_served_without(artifact, tmp_path):
+    version = replace(artifact, compiled=b"code")
+    hangs = writes_its_number(tmp_path / "pid", "print('{}', flush=True); time.sleep(600)")
+    with capture_logs() as logs:
+        for timeout in (1, 4, 16, 64):  # a busy machine may not have started the process in less
+            with suppress(ArtifactRejected):
+                checked = await Preflight(hangs, timeout).check(version)
+                break
+    assert checked.compiled is None
+    assert [line["preflight"] for line in logs] == ["gave no verdict in time"]
 
 
 async def test_compiled_code_that_is_refused_is_left_out_and_the_log_says_why(artifact):
@@ -129,7 +152,7 @@ async def test_compiled_code_that_is_refused_is_left_out_and_the_log_says_why(ar
 
 @pytest.mark.parametrize("signal", ["SIGSEGV", "SIGABRT", "SIGILL", "SIGBUS"])
 async def test_a_version_that_crashes_the_process_is_refused(artifact, signal):
-    with pytest.raises(ArtifactRejected, match=f"crash: opening it ends a process with {signal}"):
+    with pytest.raises(ArtifactRejected, match=f"crash: the process that opens it ended with {signal}"):
         await program(f"os.kill(os.getpid(), signal.{signal})").check(artifact)
 
 
@@ -137,7 +160,7 @@ async def test_a_version_that_crashes_the_process_is_refused(artifact, signal):
     "code", ["sys.exit(1)", "os.kill(os.getpid(), signal.SIGKILL)", "raise MemoryError", ""]
 )
 async def test_a_process_that_fails_for_another_reason_leaves_the_version_to_be_tried_again(artifact, code):
-    with pytest.raises(DeviceFault, match="ended with status"):
+    with pytest.raises(DeviceFault, match="before it gave a verdict"):
         await program(code).check(artifact)
 
 

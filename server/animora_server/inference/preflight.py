@@ -19,6 +19,7 @@ from animora_server.errors import DeviceFault
 log = structlog.get_logger(__name__)
 
 TIMEOUT = 300.0  # seconds
+KILL_TIMEOUT = 5.0  # seconds until the output of a killed process ends
 MAX_FINDINGS = 1 << 16  # bytes
 PROGRAM = (sys.executable, "-P", "-m", "animora_artifact.preflight")
 
@@ -63,16 +64,15 @@ class Preflight:
             )
         except OSError as error:
             raise DeviceFault(f"a process for the preflight cannot be started: {error.strerror}") from error
+        conversation = asyncio.create_task(asyncio.to_thread(_converse, process, artifact))
         try:
-            async with asyncio.timeout(self._timeout):
-                told = await asyncio.to_thread(_converse, process, artifact)
-        except TimeoutError as error:
-            raise ArtifactRejected(
-                RejectionReason.CRASH, f"the preflight gave no verdict in {self._timeout:g} s"
-            ) from error
+            ended, _ = await asyncio.wait((conversation,), timeout=self._timeout)
         finally:
             process.kill()  # which ends the thread too, if it still waits
-        return _verdict(_findings(told), process.returncode, artifact)
+        if not ended:
+            await asyncio.wait((conversation,), timeout=KILL_TIMEOUT)
+        output = conversation.result() if conversation.done() else b""
+        return _verdict(_findings(output), process.returncode if ended else None, artifact)
 
 
 def _converse(process: "subprocess.Popen[bytes]", artifact: Artifact) -> bytes:
@@ -99,28 +99,42 @@ def _findings(told: bytes) -> list[ArtifactRejected | None]:
         raise DeviceFault("the preflight told something that is no finding") from error
 
 
-def _verdict(findings: list[ArtifactRejected | None], status: int, artifact: Artifact) -> bool:
-    """Whether the compiled code passed, or there is none. Raises as Preflight.check."""
+def _verdict(findings: list[ArtifactRejected | None], status: int | None, artifact: Artifact) -> bool:
+    """Whether the compiled code passed, or there is none. Raises as Preflight.check.
+
+    Args:
+        findings: Of the network, then of the compiled code; the process may end after either.
+        status: The exit status of the process; None where it was killed after the timeout.
+        artifact: The version.
+    """
     if findings and (rejected := findings[0]) is not None:
         raise rejected
-    if findings and status < 0 and status != -signal.SIGKILL:
-        log.error(
-            "compiled code crashes; scored by TorchScript",
-            version=artifact.manifest.version,
-            signal=signal.Signals(-status).name,
-        )
-        return False
-    if len(findings) > 1 and (unusable := findings[1]) is not None:
+    steps = 1 if artifact.compiled is None else 2
+    if len(findings) == steps > 1 and (unusable := findings[1]) is not None:
         log.error(
             "compiled code is not fit; scored by TorchScript",
             version=artifact.manifest.version,
             reason=str(unusable),
         )
         return False
-    if status == 0 and len(findings) == (1 if artifact.compiled is None else 2):
+    if status == 0 and len(findings) == steps:
         return True
-    if status < 0 and status != -signal.SIGKILL:
-        name = signal.Signals(-status).name
-        raise ArtifactRejected(RejectionReason.CRASH, f"opening it ends a process with {name}")
-    # Killed, for want of memory perhaps, or not able to start: not the version's fault.
-    raise DeviceFault(f"the preflight ended with status {status} before it gave a verdict")
+    if status == -signal.SIGKILL:  # for want of memory, perhaps: not the version's fault
+        raise DeviceFault("the preflight was killed before it gave a verdict")
+    if len(findings) == 1 and steps > 1:  # the network is fit
+        log.error(
+            "compiled code crashes or hangs; scored by TorchScript",
+            version=artifact.manifest.version,
+            preflight=_ending(status),
+        )
+        return False
+    if status is None or status < 0:
+        raise ArtifactRejected(RejectionReason.CRASH, f"the process that opens it {_ending(status)}")
+    raise DeviceFault(f"the preflight {_ending(status)} before it gave a verdict")
+
+
+def _ending(status: int | None) -> str:
+    """How a process ended, by its exit status; None where it was killed after the timeout."""
+    if status is None:
+        return "gave no verdict in time"
+    return f"ended with {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
