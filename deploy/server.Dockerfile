@@ -32,16 +32,16 @@ RUN /opt/animora/bin/pip install --constraint constraints.txt ".[s3,server,signi
 FROM python:${PYTHON_VERSION}-slim
 LABEL org.opencontainers.image.title="animora-server" \
       org.opencontainers.image.licenses="Apache-2.0"
-# Volumes take over the owner of the folders that they cover.
+# Volumes inherit the owner of the folders that they cover.
 RUN groupadd --gid 10001 animora \
     && useradd --uid 10001 --gid animora --no-create-home --shell /usr/sbin/nologin animora \
     && install --directory --owner=animora --group=animora /models /var/lib/animora
-# The first process of a container loses signals that it has no handler for, and Python has none at first.
+# An init: the first process of a container loses signals without a handler, and Python has none at first.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/animora /opt/animora
-# Beyond loopback the server wants TLS, or ANIMORA_GRPC_INSECURE=true, said by whoever runs it.
+# Beyond loopback the server requires TLS, or ANIMORA_GRPC_INSECURE=true from the operator.
 ENV PATH=/opt/animora/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \

@@ -27,12 +27,12 @@ RUN /opt/animora/bin/pip install --constraint constraints.txt ".[s3,signing,trai
 FROM python:${PYTHON_VERSION}-slim
 LABEL org.opencontainers.image.title="animora-trainer" \
       org.opencontainers.image.licenses="Apache-2.0"
-# The user of the server's image: what one publishes, the other reads.
+# The same user as in the server's image, so that the server can read what the trainer publishes.
 RUN groupadd --gid 10001 animora \
     && useradd --uid 10001 --gid animora --no-create-home --shell /usr/sbin/nologin animora \
     && install --directory --owner=animora --group=animora /models
-# GCC compiles what scores (docs/models.md); the server needs none. The first process of a container loses signals
-# that it has no handler for, and Python has none at first, so tini is it.
+# GCC compiles a version's native code (docs/models.md); the server needs no compiler. tini is an init: the first
+# process of a container loses signals without a handler, and Python has none at first.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc tini \
     && rm -rf /var/lib/apt/lists/*

@@ -1,9 +1,9 @@
--- Animora's own tables, for applications that have none yet, for the demo and for the tests.
+-- Tables for applications without their own, for the demo and for the tests.
 --
--- An application with tables of its own skips this file and 020_views.sql, and writes the four views of
--- 020_views.sql over what it has (adapter_original.sql is an example).
+-- An application with its own tables skips this file and 020_views.sql, and defines the four views of
+-- 020_views.sql over its tables (adapter_original.sql is an example).
 --
--- May be applied again at any time: it creates what is missing and changes nothing that is there.
+-- Idempotent: it creates missing tables and leaves existing ones unchanged.
 -- Embeddings are real[]; with the extension pgvector, columns of type vector(n) or halfvec(n) serve as well.
 
 create schema if not exists animora_app;
@@ -23,7 +23,7 @@ create table if not exists animora_app.posts (
     caption_embedding real[]
 );
 
--- Taking a like back deletes its row.
+-- An un-like deletes the row.
 create table if not exists animora_app.likes (
     user_id bigint not null references animora_app.users on delete cascade,
     post_id bigint not null references animora_app.posts on delete cascade,
@@ -39,7 +39,7 @@ create table if not exists animora_app.comments (
     created_at timestamptz not null default now()
 );
 
--- A block hides both users' posts from each other, whoever made it. Taking it back deletes its row.
+-- A block hides both users' posts from each other. An un-block deletes the row.
 create table if not exists animora_app.block_relations (
     blocker_id bigint not null references animora_app.users on delete cascade,
     blocked_id bigint not null references animora_app.users on delete cascade,
@@ -62,7 +62,7 @@ create index if not exists comments_user_id on animora_app.comments (user_id);
 create index if not exists comments_post_id on animora_app.comments (post_id);
 create index if not exists block_relations_blocked_id on animora_app.block_relations (blocked_id);
 
--- clock_timestamp, not now: the nearer to the commit, the smaller the gap in which a poll misses the row.
+-- clock_timestamp, not now: closer to the commit, so that a poll misses the row less often.
 create or replace function animora_app.touch_post() returns trigger
 language plpgsql as $$
 begin

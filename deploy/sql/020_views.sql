@@ -1,18 +1,18 @@
 -- The four views that the server and the trainer read, over Animora's own tables.
 --
--- They are the whole contract with the database: an application with other tables writes these four, with
--- these names, columns and types, and nothing else (adapter_original.sql is an example).
+-- They are the whole contract with the database: an application with other tables defines these four views, with
+-- these names, columns and types (adapter_original.sql is an example).
 --
---   users         everyone who may be named as user_id or author_id
---   posts         publicly visible posts; a deleted one stays, with deleted_at set, or just disappears;
---                 updated_at is the last change of anything that the view shows, or of whether it shows the
---                 post, null if there was none
+--   users         all users that occur as user_id or author_id
+--   posts         publicly visible posts; a deleted post stays, with deleted_at set, or disappears;
+--                 updated_at is the last change of any column of the view or of the post's visibility,
+--                 null if there was none
 --   interactions  a row a like and a row a comment; several comments of one user on a post are several rows
 --   blocks        hides the posts of both users from each other
 --
--- Embeddings are real[], double precision[], vector(n) or halfvec(n), null while they are not computed, all of
--- one width. Times have a zone. Rows without an id, an author or a time are left out; docs/data.md has the rules.
--- May be applied again at any time.
+-- Embeddings are real[], double precision[], vector(n) or halfvec(n), null until they are computed, all of one
+-- width. Times have a zone. Rows without an id, an author or a time are left out; docs/data.md has the rules.
+-- Idempotent.
 
 create schema if not exists animora;
 

@@ -1,15 +1,15 @@
--- Tells the servers of blocks and deletions the moment they are committed, over the channel `animora`:
+-- Triggers that notify the servers of blocks and deletions with their commit, over the channel `animora`:
 --
 --   block 12 34      user 12 blocks user 34
---   unblock 12 34    user 12 no longer does
---   delete 56 57     these posts are gone, or were marked as deleted
+--   unblock 12 34    user 12 no longer blocks user 34
+--   delete 56 57     these posts are deleted, or marked as deleted
 --
--- Without these triggers the servers find out with their next poll (blocks, marks) and reconcile (rows that
--- are gone). An application with tables of its own may send the same (adapter_original.sql is an example).
--- Neither TRUNCATE is told, nor what is written with session_replication_role = replica, as replication does.
--- A transaction that notifies cannot be prepared for a two-phase commit. One that takes blocks back, or changes
--- them, has to say `set constraints all immediate` before it may truncate or alter their table.
--- May be applied again at any time.
+-- Without these triggers the servers see blocks and marks at their next poll, and deleted rows at their next
+-- reconcile. An application with its own tables may send the same (adapter_original.sql is an example).
+-- TRUNCATE, and writes with session_replication_role = replica, as replication makes them, send nothing.
+-- A transaction that notifies cannot be prepared for a two-phase commit. One that deletes or changes blocks must
+-- execute `set constraints all immediate` before it truncates or alters their table.
+-- Idempotent.
 
 create or replace function animora_app.notify_block() returns trigger
 language plpgsql as $$
@@ -40,8 +40,8 @@ begin
 end
 $$;
 
--- One notification for many rows, since a user who leaves takes all their posts along. A payload has to stay
--- below 8000 bytes, and an id takes 21 at most.
+-- One notification for many rows, since deleting a user deletes all their posts. A payload must be below 8000
+-- bytes, and an id takes 21 at most.
 create or replace function animora_app.notify_gone() returns trigger
 language plpgsql as $$
 begin
@@ -61,8 +61,8 @@ after insert or update on animora_app.block_relations
 for each row
 execute function animora_app.notify_block();
 
--- At the commit, because PostgreSQL sends a payload once a transaction, at its first place: of "block, unblock,
--- block" the last would be lost. There is no `create or replace` for such a trigger.
+-- Deferred to the commit, because PostgreSQL sends equal payloads of a transaction once, at the first place: of
+-- "block, unblock, block" the last would be lost. `create or replace` does not exist for such a trigger.
 do $$
 begin
     if not exists (

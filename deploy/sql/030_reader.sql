@@ -1,10 +1,10 @@
 -- The role that the server and the trainer connect as: it reads the four views and nothing else.
 --
--- It has no password, so it cannot log in where one is asked for, until someone sets it:
+-- It has no password, so it cannot log in where one is required, until you set it:
 --   alter role animora_reader password '...';
 -- Views run with their owner's rights, so the role needs none on the tables below them.
--- May be applied again at any time, and must be after a view was dropped and made anew. Where the role
--- exists already, no right to create roles is needed.
+-- Idempotent. Apply it again after a view was dropped and created. If the role exists, no right to create roles
+-- is needed.
 
 do $$
 begin
@@ -13,7 +13,7 @@ begin
         alter role animora_reader set default_transaction_read_only = on;
     end if;
 exception
-    -- Roles belong to the whole cluster; someone else has just made it from another database.
+    -- Roles belong to the whole cluster: another session has just created it from another database.
     when duplicate_object or unique_violation then null;
 end
 $$;

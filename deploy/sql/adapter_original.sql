@@ -1,5 +1,5 @@
--- The four views over the schema of the application that Animora was first built for, and what tells the
--- servers of its blocks and deletions at once. Apply this file in place of 010_tables.sql, 020_views.sql and
+-- The four views over the schema of the application that Animora was first built for, and the triggers that
+-- notify the servers of blocks and deletions. Apply this file in place of 010_tables.sql, 020_views.sql and
 -- 025_notify.sql, then 030_reader.sql.
 --
 --   public.users(id uuid, index)
@@ -12,12 +12,12 @@
 -- what has no index, is left out. Features are JSON text of 768 floats; anything else is null, as if it had not been computed.
 -- Posts carry no time of change there, so updated_at is null; blocks carry no time at all, so theirs is the
 -- epoch. Times without a zone are UTC: where the application writes another zone, name it in animora.utc.
--- May be applied again at any time.
+-- Idempotent.
 
 create schema if not exists animora;
 
--- PostgreSQL's own array syntax differs from a JSON list of numbers in its brackets alone, and reads several
--- times faster than going through json.
+-- PostgreSQL's array syntax differs from a JSON list of numbers only in its brackets, and is parsed several times
+-- faster than json.
 create or replace function animora.parse_features(features text, width integer) returns real[]
 language plpgsql immutable strict parallel safe as $$
 declare
@@ -96,11 +96,11 @@ join public.users as blocker on blocker.id = relation.user_blocking
 join public.users as blocked on blocked.id = relation.user_blocked_by
 where blocker.index is not null and blocked.index is not null;
 
--- What 025_notify.sql does, with the integers that ids become. The functions run with their owner's rights,
--- since whoever may write blocks need not be allowed to read users. Taking a block back looks for another row
--- of the same pair, as nothing here keeps a pair from being there twice: an index on (user_blocking,
--- user_blocked_by) makes that cheap. What 025_notify.sql says of TRUNCATE, replication, two-phase commit and
--- `set constraints all immediate` holds here as well.
+-- The triggers of 025_notify.sql, with integer ids. The functions run with their owner's rights,
+-- since a role that writes blocks need not be allowed to read users. An un-block looks for another row of the
+-- same pair, since pairs are not unique here: an index on (user_blocking, user_blocked_by) makes that cheap. The
+-- limits in 025_notify.sql (TRUNCATE, replication, two-phase commit, `set constraints all immediate`) hold here
+-- as well.
 
 create or replace function animora.notify_block() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -171,7 +171,7 @@ begin
 end
 $$;
 
--- A post whose author is taken away leaves the view, as a deleted one does.
+-- A post whose author is removed leaves the view, like a deleted post.
 create or replace trigger animora_notify_deleted
 after update on public.posts
 for each row
