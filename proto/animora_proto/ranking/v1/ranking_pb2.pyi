@@ -62,7 +62,7 @@ class _RankerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ranker.ValueTy
     """0.6 * popularity + 0.4 * recency (weights are configurable). Scores are in [0, 1]."""
 
 class Ranker(_Ranker, metaclass=_RankerEnumTypeWrapper):
-    """What ordered the posts of a response."""
+    """What ranked the posts of a response."""
 
 RANKER_UNSPECIFIED: Ranker.ValueType  # 0
 """Never sent."""
@@ -83,11 +83,11 @@ class _CacheStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheStat
     CACHE_STATUS_HIT: _CacheStatus.ValueType  # 1
     """Read from the cache."""
     CACHE_STATUS_MISS: _CacheStatus.ValueType  # 2
-    """Looked for, not found, computed."""
+    """Looked up, not found, computed."""
     CACHE_STATUS_BYPASS: _CacheStatus.ValueType  # 3
-    """Not looked for: by request, by configuration, or because this answer is never cached."""
+    """Not looked up: by request, by configuration, or because this answer is never cached."""
     CACHE_STATUS_STALE: _CacheStatus.ValueType  # 4
-    """A timeline that was due for renewal; it is ranked anew meanwhile."""
+    """A timeline that was due; it is being ranked again."""
 
 class CacheStatus(_CacheStatus, metaclass=_CacheStatusEnumTypeWrapper):
     """Where the scores of a response came from."""
@@ -97,11 +97,11 @@ CACHE_STATUS_UNSPECIFIED: CacheStatus.ValueType  # 0
 CACHE_STATUS_HIT: CacheStatus.ValueType  # 1
 """Read from the cache."""
 CACHE_STATUS_MISS: CacheStatus.ValueType  # 2
-"""Looked for, not found, computed."""
+"""Looked up, not found, computed."""
 CACHE_STATUS_BYPASS: CacheStatus.ValueType  # 3
-"""Not looked for: by request, by configuration, or because this answer is never cached."""
+"""Not looked up: by request, by configuration, or because this answer is never cached."""
 CACHE_STATUS_STALE: CacheStatus.ValueType  # 4
-"""A timeline that was due for renewal; it is ranked anew meanwhile."""
+"""A timeline that was due; it is being ranked again."""
 Global___CacheStatus: _TypeAlias = CacheStatus  # noqa: Y015
 
 class _DegradedReason:
@@ -111,29 +111,29 @@ class _DegradedReason:
 class _DegradedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DegradedReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DEGRADED_REASON_UNSPECIFIED: _DegradedReason.ValueType  # 0
-    """The answer is the one that was meant."""
+    """The answer is no fallback."""
     DEGRADED_REASON_NO_MODEL: _DegradedReason.ValueType  # 1
     """No model is loaded."""
     DEGRADED_REASON_OVERLOADED: _DegradedReason.ValueType  # 2
     """The model's queue is full."""
     DEGRADED_REASON_DEADLINE: _DegradedReason.ValueType  # 3
-    """The model could not answer in the time that the deadline leaves."""
+    """The model could not answer within the deadline."""
     DEGRADED_REASON_DEVICE_FAULT: _DegradedReason.ValueType  # 4
     """The device failed."""
     DEGRADED_REASON_INVALID_SCORES: _DegradedReason.ValueType  # 5
     """The model gave a score that is not finite."""
 
 class DegradedReason(_DegradedReason, metaclass=_DegradedReasonEnumTypeWrapper):
-    """Why the heuristic answered where the model was meant to."""
+    """Why the heuristic answered as a fallback for the model."""
 
 DEGRADED_REASON_UNSPECIFIED: DegradedReason.ValueType  # 0
-"""The answer is the one that was meant."""
+"""The answer is no fallback."""
 DEGRADED_REASON_NO_MODEL: DegradedReason.ValueType  # 1
 """No model is loaded."""
 DEGRADED_REASON_OVERLOADED: DegradedReason.ValueType  # 2
 """The model's queue is full."""
 DEGRADED_REASON_DEADLINE: DegradedReason.ValueType  # 3
-"""The model could not answer in the time that the deadline leaves."""
+"""The model could not answer within the deadline."""
 DEGRADED_REASON_DEVICE_FAULT: DegradedReason.ValueType  # 4
 """The device failed."""
 DEGRADED_REASON_INVALID_SCORES: DegradedReason.ValueType  # 5
@@ -161,12 +161,12 @@ class _DropReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DropReason
     DROP_REASON_OWN: _DropReason.ValueType  # 6
     """The user's own (timelines)."""
     DROP_REASON_TOO_OLD: _DropReason.ValueType  # 7
-    """Older than the feed's window, or behind as many newer posts as are ranked (timelines)."""
+    """Older than the feed's window, or not among the newest posts that are ranked (timelines)."""
     DROP_REASON_OUTRANKED: _DropReason.ValueType  # 8
-    """Ranked, but not among the best that the list keeps (timelines), or behind the limit."""
+    """Ranked, but not among the best that the timeline keeps (timelines), or beyond the limit."""
 
 class DropReason(_DropReason, metaclass=_DropReasonEnumTypeWrapper):
-    """Why a post is not in an answer. Where several apply, the first in this order is told."""
+    """Why a post is not in an answer. Where several apply, the first in this order is given."""
 
 DROP_REASON_UNSPECIFIED: DropReason.ValueType  # 0
 """Never sent."""
@@ -183,14 +183,14 @@ DROP_REASON_SEEN: DropReason.ValueType  # 5
 DROP_REASON_OWN: DropReason.ValueType  # 6
 """The user's own (timelines)."""
 DROP_REASON_TOO_OLD: DropReason.ValueType  # 7
-"""Older than the feed's window, or behind as many newer posts as are ranked (timelines)."""
+"""Older than the feed's window, or not among the newest posts that are ranked (timelines)."""
 DROP_REASON_OUTRANKED: DropReason.ValueType  # 8
-"""Ranked, but not among the best that the list keeps (timelines), or behind the limit."""
+"""Ranked, but not among the best that the timeline keeps (timelines), or beyond the limit."""
 Global___DropReason: _TypeAlias = DropReason  # noqa: Y015
 
 @_typing.final
 class RankRequest(_message.Message):
-    """A user and the posts to order."""
+    """A user and the posts to rank."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -203,9 +203,9 @@ class RankRequest(_message.Message):
     EXCLUDE_POST_IDS_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     user_id: _builtins.int
-    """Whose taste counts. Required; 0 is a valid id. An id unknown to the model is a cold user."""
+    """The user to rank for. Required; 0 is a valid id. An id unknown to the model is a cold user."""
     limit: _builtins.int
-    """Return the best so many; 0 returns all."""
+    """Return at most this many posts, the best ones; 0 returns all."""
     cache_policy: Global___CachePolicy.ValueType
     """How to use the cache."""
     model_version: _builtins.str
@@ -213,8 +213,8 @@ class RankRequest(_message.Message):
     exclude_seen: _builtins.bool
     """Drop posts that the user has liked or commented on."""
     explain: _builtins.bool
-    """Return the terms that make up each score, and why each dropped candidate was dropped. At most 500
-    candidates then, and 5,000 in all requests of a BatchRank that set it.
+    """Return the terms of each score, and the reason of each dropped candidate. At most 500 candidates
+    then, and 5,000 in all requests of a BatchRank that set it.
     """
     @_builtins.property
     def post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -222,7 +222,7 @@ class RankRequest(_message.Message):
 
     @_builtins.property
     def exclude_post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Drop these too, up to 1,000."""
+        """Drop these posts as well, up to 1,000."""
 
     def __init__(
         self,
@@ -248,7 +248,7 @@ Global___RankRequest: _TypeAlias = RankRequest  # noqa: Y015
 
 @_typing.final
 class RankResponse(_message.Message):
-    """The posts in order, best first."""
+    """The ranked posts, best first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -262,13 +262,13 @@ class RankResponse(_message.Message):
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
     DROPPED_POSTS_FIELD_NUMBER: _builtins.int
     ranker: Global___Ranker.ValueType
-    """What ordered them."""
+    """What ranked them."""
     model_version: _builtins.str
     """The model that scored them; empty for the heuristic."""
     cache: Global___CacheStatus.ValueType
     """Where the scores came from."""
     degraded_reason: Global___DegradedReason.ValueType
-    """Set when the heuristic stood in for the model. A cold user's heuristic is not degraded."""
+    """Set when the heuristic answered as a fallback. The heuristic for a cold user is no fallback."""
     @_builtins.property
     def post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ordered by the model's logit (or the heuristic's value), ties by newer, then by larger id."""
@@ -279,7 +279,7 @@ class RankResponse(_message.Message):
 
     @_builtins.property
     def dropped(self) -> Global___DroppedCandidates:
-        """How many candidates are not in the order, by the first reason that applied."""
+        """How many candidates are missing from the ranking, by the first reason that applied."""
 
     @_builtins.property
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
@@ -287,7 +287,7 @@ class RankResponse(_message.Message):
 
     @_builtins.property
     def dropped_posts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DroppedPost]:
-        """With explain: every distinct candidate that is not in the order, by ascending id."""
+        """With explain: every distinct candidate that is missing from the ranking, by ascending id."""
 
     def __init__(
         self,
@@ -390,14 +390,14 @@ class Explanation(_message.Message):
     RERANKING_TERMS_FIELD_NUMBER: _builtins.int
     EXPLORATION_FIELD_NUMBER: _builtins.int
     exploration: _builtins.bool
-    """The post holds a place that is kept for posts with few interactions."""
+    """The post holds a place that is reserved for posts with few interactions."""
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
-        """They add up to the model's logit, or to the heuristic's value."""
+        """Their sum is the model's logit, or the heuristic's value."""
 
     @_builtins.property
     def reranking_terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
-        """Where a timeline is re-ranked: what the score is made of. They add up to the score."""
+        """Where a timeline is re-ranked: the terms of the re-ranked score. Their sum is the score."""
 
     def __init__(
         self,
@@ -428,7 +428,7 @@ class Term(_message.Message):
     For re-ranking "relevance", "recency", "popularity" and "author_diversity": docs/timeline.md.
     """
     value: _builtins.float
-    """Its share, sign included."""
+    """Its signed value."""
     def __init__(
         self,
         *,
@@ -445,7 +445,7 @@ Global___Term: _TypeAlias = Term  # noqa: Y015
 
 @_typing.final
 class BatchRankRequest(_message.Message):
-    """Many lists to rank."""
+    """Many requests to rank."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -469,7 +469,7 @@ Global___BatchRankRequest: _TypeAlias = BatchRankRequest  # noqa: Y015
 
 @_typing.final
 class BatchRankResponse(_message.Message):
-    """What became of each request, in the same order."""
+    """The outcome of each request, in the same order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -501,11 +501,11 @@ class RankResult(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def response(self) -> Global___RankResponse:
-        """The order."""
+        """The ranking."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why there is none; the same codes and details as Rank's errors."""
+        """The error; the same codes and details as Rank's errors."""
 
     def __init__(
         self,
@@ -525,7 +525,7 @@ Global___RankResult: _TypeAlias = RankResult  # noqa: Y015
 
 @_typing.final
 class GetTimelineRequest(_message.Message):
-    """Whose feed, and which page of it."""
+    """A user and a page of the user's feed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -538,28 +538,28 @@ class GetTimelineRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     EXPLAIN_POST_IDS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.int
-    """Whose feed. Required; 0 is a valid id. An id unknown to the model is a cold user."""
+    """The user of the feed. Required; 0 is a valid id. An id unknown to the model is a cold user."""
     page_size: _builtins.int
-    """Posts on this page at most; 0 takes the server's default, more than its maximum is that."""
+    """Posts on this page at most; 0 takes the server's default, values above its maximum take the maximum."""
     page_token: _builtins.str
-    """next_page_token of the page before; empty for the first. The other fields must be as they were
-    there; page_size and exclude_post_ids may differ.
+    """next_page_token of the page before; empty for the first. The other fields must be unchanged,
+    except page_size and exclude_post_ids.
     """
     include_seen: _builtins.bool
     """Keep posts that the user has liked or commented on."""
     cache_policy: Global___CachePolicy.ValueType
-    """How to use the server's cache; matters for the first page. With BYPASS the list is kept for its
-    page tokens alone.
+    """How to use the server's cache for the first page. With BYPASS the timeline is kept for its page
+    tokens alone.
     """
     explain: _builtins.bool
-    """Return the terms that make up each score. At most 500 posts a page then."""
+    """Return the terms of each score. At most 500 posts a page then."""
     @_builtins.property
     def exclude_post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Leave these out, up to 1,000."""
+        """Leave these posts out, up to 1,000."""
 
     @_builtins.property
     def explain_post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Say why these are not in the user's timeline, up to 500."""
+        """Return why these posts are not in the user's timeline, up to 500."""
 
     def __init__(
         self,
@@ -599,15 +599,15 @@ class GetTimelineResponse(_message.Message):
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
     DROPPED_POSTS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Give this to get the next page; empty on the last."""
+    """page_token of the next page; empty on the last."""
     ranker: Global___Ranker.ValueType
-    """What ordered them."""
+    """What ranked them."""
     model_version: _builtins.str
     """The model that scored them; empty for the heuristic."""
     cache: Global___CacheStatus.ValueType
-    """Where the list came from."""
+    """Where the timeline came from."""
     degraded_reason: Global___DegradedReason.ValueType
-    """Set when the heuristic stood in for the model. A cold user's heuristic is not degraded."""
+    """Set when the heuristic answered as a fallback. The heuristic for a cold user is no fallback."""
     @_builtins.property
     def post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The posts."""
@@ -621,13 +621,13 @@ class GetTimelineResponse(_message.Message):
     @_builtins.property
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
         """With explain: the terms of each score, parallel to post_ids. Empty where the model that ranked the
-        list is no longer resident.
+        timeline is no longer resident.
         """
 
     @_builtins.property
     def dropped_posts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DroppedPost]:
-        """Those of explain_post_ids that are not in the timeline, and why, by ascending id. A post that is in
-        it, on this page or another, is left out.
+        """The posts of explain_post_ids that are not in the timeline, and why, by ascending id. A post that is
+        in the timeline, on this page or another, is left out.
         """
 
     def __init__(

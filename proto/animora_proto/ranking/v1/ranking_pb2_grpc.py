@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class RankingServiceStub(object):
-    """Orders posts by how likely a user is to like or comment on them.
+    """Ranks posts by how likely a user is to like or comment on them.
 
-    Every error carries google.rpc.Status details: BadRequest names the field at fault, RetryInfo says
-    when to come back, ErrorInfo holds a stable reason (domain "animora"). The trailing metadata
-    "x-request-id" names the call in the server's log.
+    Every error has google.rpc.Status details: BadRequest names the invalid field, RetryInfo the time to
+    wait before a retry, ErrorInfo a stable reason (domain "animora"). The trailing metadata
+    "x-request-id" is the call's id in the server's log.
     """
 
     def __init__(self, channel):
@@ -57,11 +57,11 @@ class RankingServiceStub(object):
 
 
 class RankingServiceServicer(object):
-    """Orders posts by how likely a user is to like or comment on them.
+    """Ranks posts by how likely a user is to like or comment on them.
 
-    Every error carries google.rpc.Status details: BadRequest names the field at fault, RetryInfo says
-    when to come back, ErrorInfo holds a stable reason (domain "animora"). The trailing metadata
-    "x-request-id" names the call in the server's log.
+    Every error has google.rpc.Status details: BadRequest names the invalid field, RetryInfo the time to
+    wait before a retry, ErrorInfo a stable reason (domain "animora"). The trailing metadata
+    "x-request-id" is the call's id in the server's log.
     """
 
     def Rank(self, request, context):
@@ -72,18 +72,18 @@ class RankingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchRank(self, request, context):
-        """Ranks many lists in one call. Each gets a result or a status of its own; one that fails leaves
-        its neighbours alone.
+        """Ranks the candidates of many requests in one call. Each request gets a ranking or a status; a
+        failing request does not affect the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTimeline(self, request, context):
-        """A page of a user's feed, no candidates given. A page token pins the list that the first page was
-        cut from: later pages repeat nothing and leave nothing out, whatever is posted, liked or trained
-        meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE says that the list is no longer there:
-        start over without a token, and exclude what was shown.
+        """Returns a page of a user's feed, without candidates in the request. A page token names the ranked
+        timeline of the first page: later pages have no repeat and no gap, whatever is posted, liked or
+        trained meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE means that the timeline is gone:
+        start over without a token, and exclude the posts that were shown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,11 +116,11 @@ def add_RankingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RankingService(object):
-    """Orders posts by how likely a user is to like or comment on them.
+    """Ranks posts by how likely a user is to like or comment on them.
 
-    Every error carries google.rpc.Status details: BadRequest names the field at fault, RetryInfo says
-    when to come back, ErrorInfo holds a stable reason (domain "animora"). The trailing metadata
-    "x-request-id" names the call in the server's log.
+    Every error has google.rpc.Status details: BadRequest names the invalid field, RetryInfo the time to
+    wait before a retry, ErrorInfo a stable reason (domain "animora"). The trailing metadata
+    "x-request-id" is the call's id in the server's log.
     """
 
     @staticmethod

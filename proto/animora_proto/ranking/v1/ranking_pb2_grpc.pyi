@@ -27,11 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RankingServiceStub:
-    """Orders posts by how likely a user is to like or comment on them.
+    """Ranks posts by how likely a user is to like or comment on them.
 
-    Every error carries google.rpc.Status details: BadRequest names the field at fault, RetryInfo says
-    when to come back, ErrorInfo holds a stable reason (domain "animora"). The trailing metadata
-    "x-request-id" names the call in the server's log.
+    Every error has google.rpc.Status details: BadRequest names the invalid field, RetryInfo the time to
+    wait before a retry, ErrorInfo a stable reason (domain "animora"). The trailing metadata
+    "x-request-id" is the call's id in the server's log.
     """
 
     @_typing.overload
@@ -41,45 +41,45 @@ class RankingServiceStub:
     Rank: _grpc.UnaryUnaryMultiCallable[_ranking_pb2.RankRequest, _ranking_pb2.RankResponse]
     """Ranks explicit candidates for one user."""
     BatchRank: _grpc.UnaryUnaryMultiCallable[_ranking_pb2.BatchRankRequest, _ranking_pb2.BatchRankResponse]
-    """Ranks many lists in one call. Each gets a result or a status of its own; one that fails leaves
-    its neighbours alone.
+    """Ranks the candidates of many requests in one call. Each request gets a ranking or a status; a
+    failing request does not affect the others.
     """
     GetTimeline: _grpc.UnaryUnaryMultiCallable[_ranking_pb2.GetTimelineRequest, _ranking_pb2.GetTimelineResponse]
-    """A page of a user's feed, no candidates given. A page token pins the list that the first page was
-    cut from: later pages repeat nothing and leave nothing out, whatever is posted, liked or trained
-    meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE says that the list is no longer there:
-    start over without a token, and exclude what was shown.
+    """Returns a page of a user's feed, without candidates in the request. A page token names the ranked
+    timeline of the first page: later pages have no repeat and no gap, whatever is posted, liked or
+    trained meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE means that the timeline is gone:
+    start over without a token, and exclude the posts that were shown.
     """
 
 @_typing.type_check_only
 class RankingServiceAsyncStub(RankingServiceStub):
-    """Orders posts by how likely a user is to like or comment on them.
+    """Ranks posts by how likely a user is to like or comment on them.
 
-    Every error carries google.rpc.Status details: BadRequest names the field at fault, RetryInfo says
-    when to come back, ErrorInfo holds a stable reason (domain "animora"). The trailing metadata
-    "x-request-id" names the call in the server's log.
+    Every error has google.rpc.Status details: BadRequest names the invalid field, RetryInfo the time to
+    wait before a retry, ErrorInfo a stable reason (domain "animora"). The trailing metadata
+    "x-request-id" is the call's id in the server's log.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Rank: _aio.UnaryUnaryMultiCallable[_ranking_pb2.RankRequest, _ranking_pb2.RankResponse]  # type: ignore[assignment]
     """Ranks explicit candidates for one user."""
     BatchRank: _aio.UnaryUnaryMultiCallable[_ranking_pb2.BatchRankRequest, _ranking_pb2.BatchRankResponse]  # type: ignore[assignment]
-    """Ranks many lists in one call. Each gets a result or a status of its own; one that fails leaves
-    its neighbours alone.
+    """Ranks the candidates of many requests in one call. Each request gets a ranking or a status; a
+    failing request does not affect the others.
     """
     GetTimeline: _aio.UnaryUnaryMultiCallable[_ranking_pb2.GetTimelineRequest, _ranking_pb2.GetTimelineResponse]  # type: ignore[assignment]
-    """A page of a user's feed, no candidates given. A page token pins the list that the first page was
-    cut from: later pages repeat nothing and leave nothing out, whatever is posted, liked or trained
-    meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE says that the list is no longer there:
-    start over without a token, and exclude what was shown.
+    """Returns a page of a user's feed, without candidates in the request. A page token names the ranked
+    timeline of the first page: later pages have no repeat and no gap, whatever is posted, liked or
+    trained meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE means that the timeline is gone:
+    start over without a token, and exclude the posts that were shown.
     """
 
 class RankingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Orders posts by how likely a user is to like or comment on them.
+    """Ranks posts by how likely a user is to like or comment on them.
 
-    Every error carries google.rpc.Status details: BadRequest names the field at fault, RetryInfo says
-    when to come back, ErrorInfo holds a stable reason (domain "animora"). The trailing metadata
-    "x-request-id" names the call in the server's log.
+    Every error has google.rpc.Status details: BadRequest names the invalid field, RetryInfo the time to
+    wait before a retry, ErrorInfo a stable reason (domain "animora"). The trailing metadata
+    "x-request-id" is the call's id in the server's log.
     """
 
     @_abc_1.abstractmethod
@@ -96,8 +96,8 @@ class RankingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ranking_pb2.BatchRankRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ranking_pb2.BatchRankResponse, _abc.Awaitable[_ranking_pb2.BatchRankResponse]]:
-        """Ranks many lists in one call. Each gets a result or a status of its own; one that fails leaves
-        its neighbours alone.
+        """Ranks the candidates of many requests in one call. Each request gets a ranking or a status; a
+        failing request does not affect the others.
         """
 
     @_abc_1.abstractmethod
@@ -106,10 +106,10 @@ class RankingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ranking_pb2.GetTimelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ranking_pb2.GetTimelineResponse, _abc.Awaitable[_ranking_pb2.GetTimelineResponse]]:
-        """A page of a user's feed, no candidates given. A page token pins the list that the first page was
-        cut from: later pages repeat nothing and leave nothing out, whatever is posted, liked or trained
-        meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE says that the list is no longer there:
-        start over without a token, and exclude what was shown.
+        """Returns a page of a user's feed, without candidates in the request. A page token names the ranked
+        timeline of the first page: later pages have no repeat and no gap, whatever is posted, liked or
+        trained meanwhile. FAILED_PRECONDITION with reason SNAPSHOT_GONE means that the timeline is gone:
+        start over without a token, and exclude the posts that were shown.
         """
 
 def add_RankingServiceServicer_to_server(servicer: RankingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
