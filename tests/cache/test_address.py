@@ -1,4 +1,5 @@
 import asyncio
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -35,11 +36,13 @@ def test_sentinels_are_listed_and_the_path_names_the_primary_and_the_database():
     )
 
 
-def test_sentinels_have_credentials_of_their_own_and_the_same_encryption():
+def test_sentinels_have_credentials_of_their_own_and_the_same_encryption(tmp_path: Path):
+    (tmp_path / "ca.pem").touch()
+    credentials = "sentinel_username=u&sentinel_password=p%26q"
     address = parse_address(
-        "rediss+sentinel://:secret@one/feed?sentinel_username=u&sentinel_password=p%26q&ssl_ca_certs=/ca.pem"
+        f"rediss+sentinel://:secret@one/feed?{credentials}&ssl_ca_certs={tmp_path}/ca.pem"
     )
-    encryption = {"ssl": True, "ssl_ca_certs": "/ca.pem"}
+    encryption = {"ssl": True, "ssl_ca_certs": f"{tmp_path}/ca.pem"}
     assert isinstance(address, Watched)
     assert address.options == {"password": "secret", **encryption}
     assert address.sentinel_options == {"username": "u", "password": "p&q", **encryption}
@@ -89,6 +92,49 @@ def test_what_the_client_cannot_use_is_refused_before_anything_connects_and_keep
     with pytest.raises(ConfigurationError, match=r"cache\.url") as refused:
         open_redis(settings(url))
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("scheme", ["redis://host", "redis+sentinel://host/feed", "redis+cluster://host"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("client_name", "two%20words"),
+        ("client_name", "caf%C3%A9"),
+        ("credential_provider", "secret"),
+        ("health_check_interval", "often"),
+        ("no_such_option", "secret"),
+        ("parser_class", "secret"),
+        ("redis_connect_func", "secret"),
+        ("socket_keepalive_options", "secret"),
+        ("socket_read_size", "0"),
+        ("socket_type", "secret"),
+        ("ssl_ca_certs", "/no/such/file"),
+    ],
+)
+def test_an_unusable_option_is_refused_by_name_before_anything_connects(scheme: str, option: str, value: str):
+    with pytest.raises(ConfigurationError, match=rf"cache\.url: .*{option}") as refused:
+        open_redis(settings(f"{scheme}?client_name=feed&{option}={value}"))
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("scheme", ["rediss://host", "rediss+sentinel://host/feed", "rediss+cluster://host"])
+@pytest.mark.parametrize("option", ["ssl_ciphers=secret", "ssl_min_version=7", "ssl_ca_data=secret"])
+def test_encryption_that_cannot_be_set_up_is_refused(scheme: str, option: str):
+    with pytest.raises(ConfigurationError, match=r"cache\.url: the ssl_ options"):
+        open_redis(settings(f"{scheme}?{option}"))
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["encoding=nope", "encoding_errors=nope", "max_connections=many", "lib_name=a%20b", "timeout=soon"],
+)
+async def test_options_that_the_server_decides_are_ignored_whatever_they_say(redis_url: str, option: str):
+    mark = "&" if "?" in redis_url else "?"
+    client = open_redis(settings(f"{redis_url}{mark}client_name=feed&{option}"))
+    await client.set("key", "value")
+    name = await client.client_getname()
+    await close_redis(client)
+    assert name == "feed"
 
 
 def test_every_scheme_of_the_settings_can_be_opened():

@@ -134,13 +134,23 @@ async def test_posts_that_cannot_be_read_are_none_are_counted_once_and_deleted(s
     assert name_of(await stores.timelines.latest(KEY)) == generation.generation_id
 
 
-async def test_a_run_passes_over_posts_that_cannot_be_read(stores: Stores, client: Redis):
-    generation = make_generation()
+async def test_posts_that_were_damaged_stay_unknown_for_their_generation(stores: Stores, client: Redis):
+    generation = make_generation(shards=2)
+    key = generation_posts_key(b"animora:", generation.generation_id)
     await stores.generations.begin(generation)
-    await client.set(generation_posts_key(b"animora:", generation.generation_id), b"poison")
     await stores.generations.intersect_posts(generation, np.arange(3))
-    await stores.publish(generation)
-    await until(lambda: posts_of(stores) == [0, 1, 2])
+    await client.set(key, b"poison")
+    with capture_logs() as logs:
+        await stores.generations.intersect_posts(generation, np.arange(5))
+    assert any("unreadable" in line["event"] for line in logs)
+    await stores.generations.finish_shard(generation, 0)
+    await stores.generations.intersect_posts(
+        generation, np.arange(4)
+    )  # of another shard, which finds no damage
+    await stores.generations.finish_shard(generation, 1)
+    await until(lambda: stores.looked_up("unreadable", "generation") > 0)
+    assert name_of_current(stores) == generation.generation_id
+    assert posts_of(stores) is None
 
 
 GENERATION = make_generation()

@@ -1,9 +1,11 @@
 """Where Redis is: a URL of a single server, of Sentinels that know the primary, or of a Cluster's nodes."""
 
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
 
@@ -13,6 +15,65 @@ REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 # Options that say how Sentinels, and not the servers that they watch, are talked to.
 SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
+
+
+class UnusableOption(ValueError):
+    """An option in the URL's query that does not exist or has an unusable value. Its text holds no secret."""
+
+
+def _is_natural(value: str) -> bool:
+    return value.isascii() and value.isdecimal()
+
+
+def _is_positive(value: str) -> bool:
+    return _is_natural(value) and int(value) > 0
+
+
+def _is_client_name(value: str) -> bool:
+    return all("!" <= letter <= "~" for letter in value)  # the letters that CLIENT SETNAME takes
+
+
+def _is_readable(path: str) -> bool:
+    return os.access(path, os.R_OK)
+
+
+def _is_anything(_: str) -> bool:
+    return True
+
+
+# What the URL's query may set, and the check of each value. redis-py itself finds most wrong values only when
+# it connects: the server would run and never use its cache.
+OPTIONS: dict[str, Callable[[str], bool]] = {
+    "client_name": _is_client_name,
+    "db": _is_natural,
+    "health_check_interval": _is_natural,
+    "host": _is_anything,
+    "password": _is_anything,
+    "port": _is_natural,
+    "sentinel_password": _is_anything,
+    "sentinel_username": _is_anything,
+    "socket_keepalive": _is_anything,
+    "socket_read_size": _is_positive,
+    "ssl_ca_certs": _is_readable,
+    "ssl_ca_data": _is_anything,
+    "ssl_ca_path": _is_readable,
+    "ssl_cert_reqs": _is_anything,
+    "ssl_certfile": _is_readable,
+    "ssl_check_hostname": _is_anything,
+    "ssl_ciphers": _is_anything,
+    "ssl_exclude_verify_flags": _is_anything,
+    "ssl_include_verify_flags": _is_anything,
+    "ssl_keyfile": _is_readable,
+    "ssl_min_version": _is_natural,
+    "ssl_password": _is_anything,
+    "username": _is_anything,
+}
+# What the server decides itself. URLs that are shared with other programs may hold these; they are ignored.
+IGNORED_OPTIONS = {
+    "decode_responses", "encoding", "encoding_errors", "legacy_responses", "lib_name", "lib_version",
+    "max_connections", "protocol", "retry_on_error", "retry_on_timeout", "socket_connect_timeout",
+    "socket_timeout", "timeout",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +112,10 @@ def parse_address(url: str) -> Single | Watched | Cluster:
     """Reads a URL such as `redis://host:6379/0`, `rediss+sentinel://s1,s2:26379/primary/0` or `redis+cluster://host`.
 
     Raises:
+        UnusableOption: An option in the query does not exist or has an unusable value.
         ValueError: It is none, or lacks a part.
     """
+    url = _with_checked_options(url)
     scheme, _, topology = url.partition("://")[0].partition("+")
     parts, hosts = _split(url)
     if not topology:
@@ -66,6 +129,22 @@ def parse_address(url: str) -> Single | Watched | Cluster:
             raise ValueError("a Cluster has no databases and no service")
         return Cluster(_hosts(hosts, REDIS_PORT), _options(scheme, parts, ""))
     raise ValueError(f"no such kind of Redis: {topology}")
+
+
+def _with_checked_options(url: str) -> str:
+    """The URL without IGNORED_OPTIONS. Raises UnusableOption."""
+    rest, mark, query = url.partition("#")[0].partition("?")
+    kept = []
+    for part in query.split("&"):
+        for name, value in parse_qsl(part):  # one at most; redis-py leaves out blank values, too
+            if name in IGNORED_OPTIONS:
+                continue
+            if name not in OPTIONS:
+                raise UnusableOption(f"there is no option {name}")
+            if not OPTIONS[name](unquote(value)):  # redis-py unquotes a second time
+                raise UnusableOption(f"the value of the option {name} cannot be used")
+            kept.append(part)
+    return rest + (mark + "&".join(kept) if kept else "")
 
 
 def _split(url: str) -> tuple[SplitResult, str]:

@@ -4,11 +4,12 @@ from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel, SentinelConnectionPool
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
-from animora_server.cache.address import Cluster, Single, Watched, parse_address
+from animora_server.cache.address import Cluster, Single, UnusableOption, Watched, parse_address
 from animora_server.errors import ConfigurationError
 from animora_server.settings import CacheSettings
 
@@ -44,8 +45,11 @@ def open_redis(settings: CacheSettings, command_timeout: float | None = None) ->
         }
         match address:
             case Single(options):
+                if options.get("connection_class") is SSLConnection:
+                    _check_encryption(options)
                 return _checked(BlockingConnectionPool(**options | ours | {"timeout": CONNECT_TIMEOUT}))
             case Watched(sentinels, service, options, sentinel_options):
+                _check_encryption(options)
                 watchers = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it so
                     sentinels, sentinel_kwargs=sentinel_options | _patience(ours)
                 )
@@ -53,8 +57,11 @@ def open_redis(settings: CacheSettings, command_timeout: float | None = None) ->
                     SentinelConnectionPool(service, watchers, **options | ours)  # type: ignore[no-untyped-call]
                 )
             case Cluster(nodes, options):
+                _check_encryption(options)
                 seeds = [ClusterNode(host, port) for host, port in nodes]
                 return RedisCluster(startup_nodes=seeds, **options | ours)
+    except UnusableOption as error:
+        raise ConfigurationError(f"cache.url: {error}") from error
     except (TypeError, ValueError, RedisError, RedisClusterException) as error:
         raise ConfigurationError(
             "cache.url: not a URL that Redis' client understands, such as redis://host:6379/0"
@@ -109,6 +116,15 @@ def _patience(ours: dict[str, Any]) -> dict[str, Any]:
         "protocol": ours["protocol"],
         "driver_info": ours["driver_info"],
     }
+
+
+def _check_encryption(options: dict[str, Any]) -> None:
+    """Sets up TLS once, which redis-py does only when it connects. Raises UnusableOption."""
+    names = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    try:
+        SSLConnection(**names).ssl_context.get()
+    except (OSError, TypeError, ValueError, RedisError) as error:
+        raise UnusableOption(f"the ssl_ options cannot be used: {error}") from error
 
 
 def _checked(pool: BlockingConnectionPool | SentinelConnectionPool) -> Redis:

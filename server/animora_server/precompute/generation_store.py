@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self, cast
 
 import numpy as np
+import structlog
 from redis.asyncio import Redis, RedisCluster
 
 from animora_server.cache import keys
@@ -19,9 +20,13 @@ from animora_server.errors import GenerationGone, StoreError
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
 from animora_server.types import Generation, IntArray, RankedTimeline
 
+log = structlog.get_logger(__name__)
+
 COMMAND_TIMEOUT = 10.0  # seconds; no page waits for this
 BATCH_BYTES = 1 << 20
 BATCH_KEYS = 1000
+# Marks the posts of a generation as lost. Servers cannot read it, delete it and have no posts.
+UNKNOWN_POSTS = b""
 # A server that has not heard of the swap may give out tokens for this many seconds more.
 RETIREMENT_MARGIN = 120.0
 GONE = (
@@ -139,7 +144,7 @@ class RedisGenerations:
         while True:
             async with self._failures_named():
                 stored = cast(bytes | None, await self._client.get(key))
-            remaining = encode_posts(key, _intersection(stored, key, post_ids))
+            remaining = _intersection(stored, key, post_ids)
             state = await self._run(INTERSECT, generation, stored or b"", remaining, self._building_life)
             if state == _IS_UNKNOWN:
                 raise GenerationGone(GONE)
@@ -248,14 +253,20 @@ class RedisGenerations:
         return keys.list_key(self._prefix, generation.generation_id, key)
 
 
-def _intersection(stored: bytes | None, key: bytes, post_ids: IntArray) -> IntArray:
-    """The posts int64 (k) that are also among those stored under a key, all where none can be read there."""
+def _intersection(stored: bytes | None, key: bytes, post_ids: IntArray) -> bytes:
+    """The value to store under a generation's posts key.
+
+    It holds the posts int64 (k) that are also in the stored value, or all of them if nothing is stored. An
+    unreadable value becomes UNKNOWN_POSTS: the posts of the earlier runs are lost, so the intersection stays
+    unknown for this generation.
+    """
     if stored is None:
-        return post_ids
+        return encode_posts(key, post_ids)
     try:
-        return np.intersect1d(decode_posts(stored, key), post_ids, assume_unique=True)
+        return encode_posts(key, np.intersect1d(decode_posts(stored, key), post_ids, assume_unique=True))
     except UnreadableValue:
-        return post_ids
+        log.warning("stored posts of the generation are unreadable; late posts will not be found")
+        return UNKNOWN_POSTS
 
 
 def _batches(writes: Iterable[Write]) -> Iterator[list[Write]]:
