@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_server.ranker.explaining import MODEL_TERMS
+from animora_server.scoring.terms import MODEL_TERMS
 from tests.inference.artifacts import tiny_artifact
 from tests.integration.feed import AUTHORS, COLD_USER
 from tests.limits import HANG_TIMEOUT

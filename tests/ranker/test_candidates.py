@@ -141,7 +141,7 @@ def test_a_query_gets_the_same_among_others_as_alone(drawn):
     together = module.filter_candidates(catalog, queries)
     assert together.sizes.sum() == len(together.post_ids)
     for number, one in enumerate(queries):
-        among_others, alone = together.of([number]), resolve(catalog, one)
+        among_others, alone = together.subset([number]), resolve(catalog, one)
         for name in ("post_ids", "rows", "eligible", "ends"):
             assert getattr(among_others, name).tolist() == getattr(alone, name).tolist()
         assert among_others.dropped == alone.dropped

@@ -19,11 +19,11 @@ from animora_server.errors import (
     ScoringFailed,
 )
 from animora_server.ranker import CandidateRanker
-from animora_server.ranker.explaining import MODEL_TERMS
 from animora_server.ranker.rank_task import MAX_GROUP_CANDIDATES
 from animora_server.ranker.score_provider import CacheAccess
 from animora_server.scoring import heuristic
 from animora_server.scoring.heuristic import Heuristic
+from animora_server.scoring.terms import MODEL_TERMS
 from animora_server.types import (
     BoolArray,
     CachePolicy,

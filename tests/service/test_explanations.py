@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_server.ranker.explaining import MODEL_TERMS
+from animora_server.scoring.terms import MODEL_TERMS
 from animora_server.service.explanations import encode_explanations
 from animora_server.timeline.reranking import TERMS as RERANKING_TERMS
 from animora_server.types import Terms

@@ -9,7 +9,7 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import DeadlineUnreachable, ScoringFailed
-from animora_server.ranker.explaining import MODEL_TERMS
+from animora_server.scoring.terms import MODEL_TERMS
 from animora_server.timeline import LocalTimelineStore
 from animora_server.types import BoolArray, FloatArray, IntArray, RankedTimeline
 from tests.ranker.catalogs import NOW

@@ -1,4 +1,4 @@
-"""Decides the order of candidates: which count, who scores them, and what answers when the model cannot."""
+"""Rank: filters candidates, has the model score them, and orders them; the heuristic is the fallback."""
 
 from animora_server.ranker.ranker import CandidateRanker
 

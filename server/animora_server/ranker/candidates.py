@@ -1,4 +1,4 @@
-"""From the ids that callers gave to the rows that may be ranked."""
+"""Filters candidates: from the ids of requests to catalog rows, each eligible or with a drop reason."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -24,7 +24,7 @@ from animora_server.types import BoolArray, DropReason, IntArray, RankQuery
 
 NO_IDS = np.empty(0, np.int64)
 NO_POSTS: Mapping[int, DropReason] = {}
-# In the order in which they are looked for: the first that applies counts.
+# In the order of the checks: the first reason that applies counts.
 REASONS = (
     DropReason.DUPLICATE,
     DropReason.EXCLUDED,
@@ -34,26 +34,27 @@ REASONS = (
     DropReason.SEEN,
 )
 DUPLICATE, EXCLUDED, UNKNOWN, DELETED, BLOCKED, SEEN = range(len(REASONS))
-NONE = len(REASONS)  # may be shown
+NONE = len(REASONS)  # eligible
 
-# Sets, one after another, each ascending: their members int64 (m), and where each ends, int64 (b).
+# A set of ids for each query, concatenated: members int64 (m), ascending in each set, and ends int64 (b).
 Sets: TypeAlias = tuple[IntArray, IntArray]
 
 
 @fast_dataclass
 class Candidates:
-    """The distinct candidates that the catalog knows, of queries (b) that go on together.
+    """The distinct candidates (n) of queries (b) that the catalog knows.
 
-    One query's (k) follow another's, each query's in canonical order: by ascending id.
+    The candidates of all queries are concatenated, in canonical order for each query: by ascending id.
 
     Attributes:
         post_ids: int64 (n).
         rows: int64 (n), in the catalog.
-        eligible: bool (n): may be in the answer.
-        ends: int64 (b), where each query's end.
-        sizes: int64 (b), how many are each query's.
-        dropped: For each query, how many candidates may not be shown, by the first reason that applies.
-        dropped_posts: For each, which may not, and why, unknown ones too; empty unless it says `explain`.
+        eligible: bool (n), whether the candidate may be in the ranking.
+        ends: int64 (b), where the candidates of each query end.
+        sizes: int64 (b), how many candidates each query has.
+        dropped: For each query, how many requested candidates are not eligible, by drop reason.
+        dropped_posts: For each query with `explain`, the drop reason of each candidate that is not eligible,
+            unknown ones included; empty for the other queries.
     """
 
     post_ids: IntArray
@@ -66,56 +67,71 @@ class Candidates:
 
     @property
     def slices(self) -> list[slice]:
-        """Where each query's are."""
+        """Where the candidates of each query are, b slices."""
         ends = self.ends.tolist()
         return list(map(slice, [0, *ends], ends))
 
-    def of(self, numbers: Sequence[int]) -> "Candidates":
-        """Those of some of the queries."""
-        slices, sizes = self.slices, self.sizes[numbers]
-        some = [slices[number] for number in numbers]
+    def subset(self, positions: Sequence[int]) -> "Candidates":
+        """The candidates of the queries at these positions, in this order."""
+        slices, sizes = self.slices, self.sizes[positions]
+        kept = [slices[position] for position in positions]
         return Candidates(
-            np.concatenate([self.post_ids[each] for each in some]),
-            np.concatenate([self.rows[each] for each in some]),
-            np.concatenate([self.eligible[each] for each in some]),
+            np.concatenate([self.post_ids[span] for span in kept]),
+            np.concatenate([self.rows[span] for span in kept]),
+            np.concatenate([self.eligible[span] for span in kept]),
             sizes.cumsum(),
             sizes,
-            [self.dropped[number] for number in numbers],
-            [self.dropped_posts[number] for number in numbers],
+            [self.dropped[position] for position in positions],
+            [self.dropped_posts[position] for position in positions],
         )
+
+    def drop_reasons(self, position: int, ranked: IntArray) -> dict[int, DropReason]:
+        """Why each distinct candidate of a query is not in its ranking, by ascending post id.
+
+        Args:
+            position: The query's position; it has `explain`.
+            ranked: int64 (k), where the ranked candidates are among the candidates of all queries.
+        """
+        span = self.slices[position]
+        outranked = self.eligible[span].copy()
+        outranked[ranked - span.start] = False
+        dropped = dict.fromkeys(self.post_ids[span][outranked].tolist(), DropReason.OUTRANKED)
+        return dict(sorted({**self.dropped_posts[position], **dropped}.items()))
 
 
 def filter_candidates(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidates:
-    """Looks the candidates of queries up and sorts out what must not be shown.
+    """Looks up the candidates of queries and marks those that are eligible.
 
-    What is known but may not be shown stays among the candidates: scores are cached before the filters, so
-    that a filter's change needs no purge.
+    Known candidates that are not eligible stay: scores are cached before the filters, so a
+    block or a deletion purges no cached scores.
 
     Args:
         snapshot: The catalog.
-        queries: b of them, with one candidate or more each.
+        queries: b of them, each with at least one candidate.
     """
     requested = np.concatenate([query.post_ids for query in queries])  # int64 (m)
     ends = list(accumulate([len(query.post_ids) for query in queries]))
     for start, end in pairwise([0, *ends]):
         requested[start:end].sort()
     requested_rows = snapshot.rows(requested)
-    slices = [slice(end - len(query.post_ids), end) for query, end in zip(queries, ends, strict=True)]
+    spans = [slice(end - len(query.post_ids), end) for query, end in zip(queries, ends, strict=True)]
     post_ids, rows, eligible = (
         np.empty_like(requested),
         np.empty_like(requested),
         np.empty(len(requested), np.bool_),
     )
     known_ends, known_sizes = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
-    why = np.empty(len(requested), np.int8)
+    reasons = np.empty(len(requested), np.int8)
     counts = np.zeros((len(queries), NONE + 1), np.int64)
-    _sort_out(
+    _find_drop_reasons(
         (requested, requested_rows, np.array(ends)),
         (snapshot.is_deleted(requested_rows), snapshot.author_ids),
-        _joined(_excluded(queries), len(queries)),
-        _joined(_related(snapshot, queries, [requested_rows[each] for each in slices]), len(queries)),
-        _joined(_seen(snapshot, queries, [requested[each] for each in slices]), len(queries)),
-        (post_ids, rows, eligible, known_ends, known_sizes, why, counts),
+        _concatenate(_excluded_posts(queries), len(queries)),
+        _concatenate(
+            _hidden_authors(snapshot, queries, [requested_rows[span] for span in spans]), len(queries)
+        ),
+        _concatenate(_seen_posts(snapshot, queries, [requested[span] for span in spans]), len(queries)),
+        (post_ids, rows, eligible, known_ends, known_sizes, reasons, counts),
     )
     known = known_ends[-1]
     dropped: list[dict[DropReason, int]] = [{} for _ in queries]
@@ -124,14 +140,14 @@ def filter_candidates(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -
     dropped_posts: list[Mapping[int, DropReason]] = [NO_POSTS] * len(queries)
     for number, query in enumerate(queries):
         if query.explain:
-            dropped_posts[number] = _dropped_posts(requested[slices[number]], why[slices[number]])
+            dropped_posts[number] = _dropped_posts(requested[spans[number]], reasons[spans[number]])
     return Candidates(
         post_ids[:known], rows[:known], eligible[:known], known_ends, known_sizes, dropped, dropped_posts
     )
 
 
-def _excluded(queries: Sequence[RankQuery]) -> dict[int, IntArray]:
-    """By position, the posts that those who name some will not have, ascending."""
+def _excluded_posts(queries: Sequence[RankQuery]) -> dict[int, IntArray]:
+    """Sorted post ids to exclude, by the position of each query that names some."""
     return {
         number: np.sort(query.exclude_post_ids)
         for number, query in enumerate(queries)
@@ -139,15 +155,15 @@ def _excluded(queries: Sequence[RankQuery]) -> dict[int, IntArray]:
     }
 
 
-def _related(
+def _hidden_authors(
     snapshot: CatalogSnapshot, queries: Sequence[RankQuery], rows: Sequence[IntArray]
 ) -> dict[int, IntArray]:
-    """By position, the authors whose posts must not be shown to those who have such, ascending.
+    """Sorted ids of authors who block the user or are blocked, by the position of each query that has some.
 
     Args:
         snapshot: The catalog.
         queries: b of them.
-        rows: For each, the rows of its candidates int64 (k), negative where unknown.
+        rows: For each query, the catalog rows of its candidates, int64 (k), negative where unknown.
     """
     related = snapshot.related_authors_of_each(np.array([query.user_id for query in queries]))
     for number, authors in related.items():
@@ -157,17 +173,17 @@ def _related(
     return related
 
 
-def _seen(
+def _seen_posts(
     snapshot: CatalogSnapshot, queries: Sequence[RankQuery], candidates: Sequence[IntArray]
 ) -> dict[int, IntArray]:
-    """By position, the seen posts of those who ask for unseen ones, ascending.
+    """Sorted seen post ids, by the position of each query with `exclude_seen`.
 
     Args:
         snapshot: The catalog.
         queries: b of them.
-        candidates: For each, its candidates int64 (k), ascending.
+        candidates: For each query, its candidates, int64 (k), ascending.
     """
-    by_user: dict[int, IntArray] = {}  # a caller may ask for one user many times
+    by_user: dict[int, IntArray] = {}  # a call may hold many queries for one user
     seen: dict[int, IntArray] = {}
     for number, query in enumerate(queries):
         if query.exclude_seen:
@@ -180,22 +196,22 @@ def _seen(
 
 
 def _common(many: IntArray, few: IntArray) -> IntArray:
-    """Which of a few ids int64 (k) are among many int64 (n > 0), both ascending."""
+    """The ids of `few` int64 (k) that are in `many` int64 (n > 0), both ascending."""
     common: IntArray = few[many.take(many.searchsorted(few), mode="clip") == few]
     return common
 
 
-def _joined(sets: Mapping[int, IntArray], queries: int) -> Sets:
-    """Sets of some of the queries (b)."""
+def _concatenate(sets: Mapping[int, IntArray], queries: int) -> Sets:
+    """Concatenates the sets of some queries; the other queries (b in all) get empty sets."""
     if not sets:
         return NO_IDS, np.zeros(queries, np.int64)
-    each = [sets.get(number, NO_IDS) for number in range(queries)]
-    return np.concatenate(each), np.array(list(accumulate(map(len, each))))
+    by_query = [sets.get(number, NO_IDS) for number in range(queries)]
+    return np.concatenate(by_query), np.array(list(accumulate(map(len, by_query))))
 
 
 @jit(tuple_of(IDS, IDS), NUMBER, NUMBER)
-def _has(sets: Sets, number: int, wanted: int) -> bool:
-    """Whether one is in the set of a number."""
+def _contains(sets: Sets, number: int, wanted: int) -> bool:
+    """Whether an id is in the set of a query, by binary search."""
     members, ends = sets
     start, end = ends[number - 1] if number > 0 else 0, ends[number]
     while start < end:
@@ -213,7 +229,7 @@ def _has(sets: Sets, number: int, wanted: int) -> bool:
     *(tuple_of(IDS, IDS),) * 3,
     tuple_of(IDS_OUT, IDS_OUT, FLAGS_OUT, IDS_OUT, IDS_OUT, SMALL_OUT, COUNTS_OUT),
 )
-def _sort_out(
+def _find_drop_reasons(
     requested: tuple[IntArray, IntArray, IntArray],
     catalog: tuple[BoolArray, IntArray],
     excluded: Sets,
@@ -221,23 +237,23 @@ def _sort_out(
     seen: Sets,
     out: tuple[IntArray, IntArray, BoolArray, IntArray, IntArray, npt.NDArray[np.int8], IntArray],
 ) -> None:
-    """Finds for each candidate the first reason not to show it.
+    """Finds the drop reason of each requested candidate, and collects the known candidates.
 
     Args:
-        requested: Of queries (b), the candidates int64 (n), one query's after another's, ascending in each;
-            their
-            rows in the catalog, negative where unknown; where each query's end, int64 (b).
-        catalog: Which of the candidates are deleted, bool (n), and the authors by row.
-        excluded: Posts to leave out.
-        related: Authors whose posts must not be shown.
-        seen: Posts to leave out.
-        out: Gets the ids int64 (k) of those that are distinct and known, their rows, whether they may be
-            shown, where each query's end, and how many each has; and for each of all the place of the reason
-            among REASONS or NONE, int8 (n), and how many there are of each, int64 (b, NONE + 1).
+        requested: The candidates of all queries int64 (n), ascending in each query; their catalog rows
+            int64 (n), negative where unknown; where the candidates of each query end, int64 (b).
+        catalog: Whether each candidate is deleted, bool (n); the authors' ids by catalog row, int64.
+        excluded: Posts to exclude, a set for each query.
+        related: Authors to hide, a set for each query.
+        seen: Seen posts to drop, a set for each query.
+        out: Written to: of the distinct known candidates (k), the ids int64, rows int64 and eligibility bool,
+            of which the first k are set; where those of each query end, int64 (b), and how many each has,
+            int64 (b); for each requested candidate, the index of the reason in REASONS or NONE, int8 (n);
+            and how many candidates have each reason, int64 (b, NONE + 1).
     """
     ids, id_rows, ends = requested
     deleted, author_ids = catalog
-    post_ids, rows, eligible, known_ends, known_sizes, why, counts = out
+    post_ids, rows, eligible, known_ends, known_sizes, reasons, counts = out
     known = at = 0
     for query in range(len(ends)):
         start, known_before = at, known
@@ -246,17 +262,17 @@ def _sort_out(
             reason = NONE
             if at > start and post == ids[at - 1]:
                 reason = DUPLICATE
-            elif _has(excluded, query, post):
+            elif _contains(excluded, query, post):
                 reason = EXCLUDED
             elif row < 0:
                 reason = UNKNOWN
             elif deleted[at]:
                 reason = DELETED
-            elif len(related[0]) > 0 and _has(related, query, author_ids[row]):
+            elif len(related[0]) > 0 and _contains(related, query, author_ids[row]):
                 reason = BLOCKED
-            elif _has(seen, query, post):
+            elif _contains(seen, query, post):
                 reason = SEEN
-            why[at] = reason
+            reasons[at] = reason
             counts[query, reason] += 1
             if row >= 0 and reason != DUPLICATE:
                 post_ids[known], rows[known], eligible[known] = post, row, reason == NONE
@@ -265,9 +281,9 @@ def _sort_out(
         known_ends[query], known_sizes[query] = known, known - known_before
 
 
-def _dropped_posts(requested: IntArray, why: npt.NDArray[np.int8]) -> dict[int, DropReason]:
+def _dropped_posts(requested: IntArray, reasons: npt.NDArray[np.int8]) -> dict[int, DropReason]:
     return {
         post: REASONS[reason]
-        for post, reason in zip(requested.tolist(), why.tolist(), strict=True)
+        for post, reason in zip(requested.tolist(), reasons.tolist(), strict=True)
         if reason not in (DUPLICATE, NONE)
     }

@@ -1,126 +1,193 @@
-"""Queries on their way to their rankings, and those who wait for them."""
+"""Queries on their way through the ranker, and the scoring batches that they are grouped into."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Protocol
 
-from animora_server.types import RankedCandidates, RankQuery
+import numpy as np
 
-# Queries that are due within so many seconds are one piece of work, due at the first of them: as many seconds
-# as it may take to gather them. One piece costs the queue a tenth of what they would.
+from animora_server.ranker.candidates import Candidates
+from animora_server.ranker.completion_queue import AnyFuture
+from animora_server.scoring.protocols import ScoringModel, ServingState
+from animora_server.types import CacheStatus, FloatArray, IntArray, RankedCandidates, RankQuery
+
+# Seconds. Queries whose deadlines lie this close to each other form one batch, which is due at the first of
+# them. It is as long as coalescing may take. A batch costs the queue a tenth of what its queries would alone.
 MAX_DEADLINE_SPREAD = 0.005
-MAX_GROUP_CANDIDATES = 8192  # more would have the first of them wait for the last
-MAX_GROUP_QUERIES = 256  # more keys are not looked up at once
-_VERSION_AND_DUE = attrgetter("query.model_version", "query.score_by")
-
-
-class Cancellable(Protocol):
-    """Something that is done for someone."""
-
-    def cancel(self) -> object:
-        """It is of no use any more."""
-        ...
+MAX_GROUP_CANDIDATES = 8192  # a larger batch would make its first query wait for its last
+MAX_GROUP_QUERIES = 256  # the most keys of one look-up in the cache
+NO_VALUES = np.empty(0, np.float32)
+_VERSION_AND_DEADLINE = attrgetter("query.model_version", "query.score_by")
 
 
 class CompletionLatch:
-    """Waits until so many queries are answered: one future for all, as each costs its loop a turn."""
+    """Counts the tasks of one caller that have no outcome yet. One future serves all of them.
 
-    def __init__(self, queries: int) -> None:
-        self._left = queries
-        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    A future each would cost the caller a turn of the event loop each.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._completed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
-    def gone(self) -> bool:
-        """Whether nobody waits any more."""
-        return self._answered.cancelled()
+    def is_cancelled(self) -> bool:
+        """Whether the caller has stopped waiting."""
+        return self._completed.cancelled()
 
-    def all_answered(self) -> "asyncio.Future[None]":
-        """Done when all are answered; to cancel it is to go."""
-        return self._answered
+    def completed(self) -> "asyncio.Future[None]":
+        """Done when all tasks have an outcome; cancelling it means that the caller stops waiting."""
+        return self._completed
 
-    def leave(self) -> None:
-        """Waits no more."""
-        self._answered.cancel()
+    def cancel(self) -> None:
+        """Records that the caller has stopped waiting."""
+        self._completed.cancel()
 
-    def one_is_answered(self) -> None:
-        """One less to wait for."""
-        self._left -= 1
-        if not self._left and not self._answered.done():
-            self._answered.set_result(None)
+    def count_down(self) -> None:
+        """Records that one task has an outcome."""
+        self._count -= 1
+        if not self._count and not self._completed.done():
+            self._completed.set_result(None)
 
 
 @dataclass(eq=False, slots=True)
 class RankTask:
-    """A query, and its ranking to come.
+    """One query on its way through the ranker.
 
     Attributes:
-        outcome: The ranking, or why there is none; None while it is to come.
-        work: What is done for this query at the moment.
+        query: The query.
+        latch: Its caller.
+        outcome: The ranking, or the error; None until then.
+        batch: The batch that this task holds a reference to: the one whose step is running.
     """
 
     query: RankQuery
     latch: CompletionLatch
     outcome: RankedCandidates | BaseException | None = None
-    work: Cancellable | None = None
+    batch: "ScoringBatch | None" = None
 
-    def answer(self, outcome: RankedCandidates | BaseException) -> None:
-        """Tells the caller."""
+    def complete(self, outcome: RankedCandidates | BaseException) -> None:
+        """Sets the outcome, unless there is one."""
         if self.outcome is None:
             self.outcome = outcome
-            self.latch.one_is_answered()
+            if self.batch is not None:
+                self.batch.references -= 1
+                self.batch = None  # else the two would wait for the garbage collector
+            self.latch.count_down()
 
     def abandon(self) -> None:
-        """Nobody waits for it any more."""
-        if self.work is not None:
-            self.work.cancel()
+        """Releases the batch; a batch that no task references any more cancels its step."""
+        if self.batch is not None:
+            self.batch.release()
+            self.batch = None
 
 
 @dataclass(eq=False, slots=True)
-class SharedCancellation:
-    """Work for several queries: cancelled when the last of them has no use for it any more."""
+class ScoringBatch:
+    """Rank tasks (b) of one model and about one deadline: one look-up, one piece of device work, one outcome.
 
-    work: Cancellable
-    queries: int
+    Attributes:
+        tasks: The tasks; the first has the earliest deadline.
+        state: The serving state of all of them.
+        candidates: Their candidates (n).
+        model: The model that scores them.
+        user_rows: int64 (b), the users' rows in the model.
+        status: Where the scores come from; HIT also during the look-up.
+        keys: The cache key of each task; empty where the cache is not used.
+        values: float32 (n), the logits as `impute_featureless` returns them; empty until then.
+        failure: Why there are no logits.
+        step: The look-up or computation that is running.
+        references: How many tasks need that step.
+    """
 
-    def cancel(self) -> None:
-        """One of them has no use for it."""
-        self.queries -= 1
-        if not self.queries:
-            self.work.cancel()
+    tasks: Sequence[RankTask]
+    state: ServingState
+    candidates: Candidates
+    model: ScoringModel
+    user_rows: IntArray
+    status: CacheStatus = CacheStatus.BYPASS
+    keys: Sequence[bytes] = ()
+    values: FloatArray = field(default_factory=lambda: NO_VALUES)
+    failure: BaseException | None = None
+    step: AnyFuture | None = None
+    references: int = 0
+
+    @property
+    def deadline(self) -> float:
+        """When the scores must be there, on the event loop's clock."""
+        return self.tasks[0].query.score_by
+
+    def run(self, step: AnyFuture) -> None:
+        """Makes a future the running step; every task takes a reference."""
+        self.step = step
+        self.references = len(self.tasks)
+        for task in self.tasks:
+            task.batch = self
+
+    def release(self) -> None:
+        """Drops one reference; cancels the step at zero."""
+        self.references -= 1
+        if not self.references and self.step is not None:
+            self.step.cancel()
+
+    def subset(self, positions: Sequence[int]) -> "ScoringBatch":
+        """The batch of the tasks at these positions, without a step; this batch where that is all of them."""
+        if len(positions) == len(self.tasks):
+            return self
+        slices = self.candidates.slices
+        return ScoringBatch(
+            [self.tasks[position] for position in positions],
+            self.state,
+            self.candidates.subset(positions),
+            self.model,
+            self.user_rows[positions],
+            self.status,
+            [self.keys[position] for position in positions] if self.keys else (),
+            np.concatenate([self.values[slices[position]] for position in positions]),
+            self.failure,
+        )
+
+    def split(self) -> "list[ScoringBatch]":
+        """One batch a task."""
+        return [self.subset([position]) for position in range(len(self.tasks))]
+
+    def waiting(self) -> "ScoringBatch | None":
+        """The batch of the tasks whose caller still waits; None where there is none."""
+        positions = [position for position, task in enumerate(self.tasks) if not task.latch.is_cancelled]
+        return self.subset(positions) if positions else None
 
 
 def split_into_turns(tasks: Sequence[RankTask]) -> Iterator[Sequence[RankTask]]:
-    """Queries of one caller in order, cut where a turn of the event loop would become too long for others."""
+    """Splits the tasks of one caller, in order, so that none holds up the event loop for long."""
     start = ids = 0
-    for number, task in enumerate(tasks):
+    for position, task in enumerate(tasks):
         query = task.query
         ids += len(query.post_ids) + len(query.exclude_post_ids)
-        if ids > MAX_GROUP_CANDIDATES and number > start:
-            yield tasks[start:number]
-            start, ids = number, len(query.post_ids) + len(query.exclude_post_ids)
+        if ids > MAX_GROUP_CANDIDATES and position > start:
+            yield tasks[start:position]
+            start, ids = position, len(query.post_ids) + len(query.exclude_post_ids)
     yield tasks[start:]
 
 
 def group_by_model_and_deadline(tasks: Iterable[RankTask]) -> list[list[RankTask]]:
-    """Those that can be one piece of work: of one model, due at about the same time, not too many.
+    """Groups tasks that can form one batch: one model, deadlines close to each other, a bounded size.
 
-    The first of each group is due first.
+    The first task of a group has its earliest deadline.
     """
     groups: list[list[RankTask]] = []
-    version, due, candidates = None, 0.0, 0
-    for task in sorted(tasks, key=_VERSION_AND_DUE):
+    version, latest, candidates = None, 0.0, 0
+    for task in sorted(tasks, key=_VERSION_AND_DEADLINE):
         query = task.query
         candidates += len(query.post_ids)
         if (
-            query.score_by > due
+            query.score_by > latest
             or query.model_version != version
             or candidates > MAX_GROUP_CANDIDATES
             or len(groups[-1]) == MAX_GROUP_QUERIES
         ):
             groups.append([])
-            version, due, candidates = (
+            version, latest, candidates = (
                 query.model_version,
                 query.score_by + MAX_DEADLINE_SPREAD,
                 len(query.post_ids),

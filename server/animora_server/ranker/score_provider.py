@@ -1,14 +1,13 @@
-"""Scores for queries, of many at once: from the cache, or from the model."""
+"""Scores of scoring batches: looked up in the cache, shared with a running computation, or computed."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from animora_server.batching import AnyFuture, CompletionQueue
 from animora_server.errors import (
     DeadlineUnreachable,
     DeviceFault,
@@ -16,17 +15,16 @@ from animora_server.errors import (
     OutOfDeviceMemory,
     ScoringFailed,
 )
-from animora_server.ranker.candidates import Candidates
-from animora_server.ranker.rank_task import RankTask, SharedCancellation
-from animora_server.ranker.recent_results import RecentResults
-from animora_server.scoring.protocols import ScoreCache, ScoringModel, ServingState, StageObserver
+from animora_server.ranker.completion_queue import AnyFuture, CompletionQueue
+from animora_server.ranker.rank_task import ScoringBatch
+from animora_server.scoring.protocols import ScoreCache, StageObserver
+from animora_server.scoring.recent_results import RecentResults
 from animora_server.scoring.single_flight import SingleFlight
 from animora_server.scoring.transforms import are_finite, expired, impute_featureless, logits
 from animora_server.types import CachePolicy, CacheStatus, FloatArray, IntArray
 
-MOMENT = 1.0  # seconds; a look-up or a write that takes longer has failed
+RECENT_SECONDS = 1.0  # longer than any look-up or write in the cache may take
 MAX_RECENT_BYTES = 16 << 20
-NO_VALUES = np.empty(0, np.float32)
 
 
 class RankKey(Protocol):
@@ -39,257 +37,201 @@ class RankKey(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CacheAccess:
-    """The cache and how its keys are made."""
+    """The cache, and the function that makes its keys."""
 
     scores: ScoreCache
     key: RankKey
 
 
-@dataclass(eq=False, slots=True)
-class ScoringBatch:
-    """What a model is to score for queries (b) as one piece of work, and what came of it.
-
-    Attributes:
-        tasks: The queries, of which the first is due first.
-        candidates: Theirs.
-        user_rows: int64 (b), the users' rows in the model.
-        status: Where the scores come from; HIT also while they are looked up.
-        keys: What each query's scores are cached under; empty where they are not.
-        values: float32 (n), the logits of all candidates, as `impute_featureless` gives them; empty while to
-        come.
-        failure: Why there are none.
-    """
-
-    tasks: Sequence[RankTask]
-    state: ServingState
-    candidates: Candidates
-    model: ScoringModel
-    user_rows: IntArray
-    status: CacheStatus = CacheStatus.BYPASS
-    keys: Sequence[bytes] = ()
-    values: FloatArray = field(default_factory=lambda: NO_VALUES)
-    failure: BaseException | None = None
-
-    @property
-    def deadline(self) -> float:
-        """When the scores must be there, on the event loop's clock."""
-        return self.tasks[0].query.score_by
-
-    def of(self, numbers: Sequence[int]) -> "ScoringBatch":
-        """That of some of its queries."""
-        if len(numbers) == len(self.tasks):
-            return self
-        slices = self.candidates.slices
-        return ScoringBatch(
-            [self.tasks[number] for number in numbers],
-            self.state,
-            self.candidates.of(numbers),
-            self.model,
-            self.user_rows[numbers],
-            self.status,
-            [self.keys[number] for number in numbers] if self.keys else (),
-            np.concatenate([self.values[slices[number]] for number in numbers]),
-            self.failure,
-        )
-
-    def each(self) -> "list[ScoringBatch]":
-        """Its queries, each by itself."""
-        return [self.of([number]) for number in range(len(self.tasks))]
-
-    def wanted(self) -> "ScoringBatch | None":
-        """That of those who still wait for an answer; None where nobody does."""
-        waiting = [number for number, task in enumerate(self.tasks) if not task.latch.gone]
-        return self.of(waiting) if waiting else None
-
-
 class ScoreProvider:
-    """Scores of queries: looked up, shared, computed and stored, as each query wants it."""
+    """Gets the scores of scoring batches, as the cache policy of each task says.
+
+    A batch is finished when it has values or a failure. A batch may finish in parts: it is split where some
+    tasks are in the cache and others are not, and where each task is retried alone after a failure.
+    """
 
     def __init__(self, cache: CacheAccess | None, stages: StageObserver) -> None:
         self._cache = cache
         self._stages = stages
         self._flights: SingleFlight[FloatArray] = SingleFlight()
-        self._recent: RecentResults[FloatArray] = RecentResults(MOMENT, MAX_RECENT_BYTES)
+        self._recent: RecentResults[FloatArray] = RecentResults(RECENT_SECONDS, MAX_RECENT_BYTES)
 
-    def begin(
-        self, scorings: Sequence[ScoringBatch], steps: CompletionQueue[ScoringBatch]
+    def start(
+        self, batches: Sequence[ScoringBatch], steps: CompletionQueue[ScoringBatch]
     ) -> list[ScoringBatch]:
-        """Takes the first steps of some scorings; those that have come to their end by that are returned.
+        """Starts the first step of each batch; returns the batches that are finished by that.
 
-        That is, they have values or a failure. Queries that were one piece may come to it in several.
+        A step that is still running is added to `steps`.
         """
         started = time.perf_counter()
-        if ended := [each for scoring in scorings for each in self._first_steps(scoring, steps)]:
+        if finished := [part for batch in batches for part in self._start_batch(batch, steps)]:
             self._stages.observe("score", time.perf_counter() - started)
-        return ended
+        return finished
 
-    async def rest(self, steps: CompletionQueue[ScoringBatch]) -> AsyncIterator[list[ScoringBatch]]:
-        """The others as they come to their end, those of a moment together.
-
-        Those whose caller has gone do not come.
-        """
+    async def remaining(self, steps: CompletionQueue[ScoringBatch]) -> AsyncIterator[list[ScoringBatch]]:
+        """The remaining batches as they finish, without the tasks whose caller no longer waits."""
         started = time.perf_counter()
-        async for done in steps:
-            stage = "cache" if done[0][0].status is CacheStatus.HIT else "score"
+        async for completed in steps:
+            stage = "cache" if completed[0][0].status is CacheStatus.HIT else "score"
             self._stages.observe(stage, time.perf_counter() - started)
-            ended = [each for scoring, step in done for each in self._settle(scoring, step, steps)]
-            if left := [wanted for scoring in ended if (wanted := scoring.wanted())]:
-                yield left
+            finished = [part for batch, step in completed for part in self._finish_step(batch, step, steps)]
+            if waiting := [part for batch in finished if (part := batch.waiting())]:
+                yield waiting
 
-    def _first_steps(self, scoring: ScoringBatch, steps: CompletionQueue[ScoringBatch]) -> list[ScoringBatch]:
-        ended = []
-        for policy, numbers in self._ways(scoring).items():
-            some = scoring.of(numbers)
+    def _start_batch(self, batch: ScoringBatch, steps: CompletionQueue[ScoringBatch]) -> list[ScoringBatch]:
+        finished = []
+        for policy, positions in self._group_by_cache_policy(batch).items():
+            part = batch.subset(positions)
             if policy is CachePolicy.BYPASS:
-                ended += self._score(some, steps)
+                finished += self._score(part, steps)
                 continue
-            some.keys = self._keys(some)
+            part.keys = self._cache_keys(part)
             if policy.reads:
-                some.status = CacheStatus.HIT
-                _await_step(some, self._find(some), steps)
+                part.status = CacheStatus.HIT
+                _await_step(part, self._look_up(part), steps)
             else:
-                for one in some.each():
-                    _await_step(one, asyncio.ensure_future(self._compute(one)), steps)
-        return ended
+                for single in part.split():
+                    _await_step(single, asyncio.ensure_future(self._compute(single)), steps)
+        return finished
 
-    def _ways(self, scoring: ScoringBatch) -> Mapping[CachePolicy, Sequence[int]]:
-        """Which of the queries use the cache in which way; those that have nothing to be scored do not."""
-        if self._cache is None or {each.query.cache_policy for each in scoring.tasks} == {CachePolicy.BYPASS}:
-            return {CachePolicy.BYPASS: range(len(scoring.tasks))}
-        ways: dict[CachePolicy, list[int]] = {}
-        for number, (task, size) in enumerate(
-            zip(scoring.tasks, scoring.candidates.sizes.tolist(), strict=True)
+    def _group_by_cache_policy(self, batch: ScoringBatch) -> Mapping[CachePolicy, Sequence[int]]:
+        """Positions of tasks by cache policy; a task without candidates bypasses the cache."""
+        if self._cache is None or {task.query.cache_policy for task in batch.tasks} == {CachePolicy.BYPASS}:
+            return {CachePolicy.BYPASS: range(len(batch.tasks))}
+        groups: dict[CachePolicy, list[int]] = {}
+        for position, (task, size) in enumerate(
+            zip(batch.tasks, batch.candidates.sizes.tolist(), strict=True)
         ):
             policy = task.query.cache_policy if size else CachePolicy.BYPASS
-            ways.setdefault(policy, []).append(number)
-        return ways
+            groups.setdefault(policy, []).append(position)
+        return groups
 
-    def _keys(self, scoring: ScoringBatch) -> list[bytes]:
-        assert self._cache is not None  # only called where there is one
-        candidates = scoring.candidates
-        fingerprints = scoring.state.snapshot.fingerprints[candidates.rows]
+    def _cache_keys(self, batch: ScoringBatch) -> list[bytes]:
+        assert self._cache is not None  # callers have checked
+        candidates = batch.candidates
+        fingerprints = batch.state.snapshot.fingerprints[candidates.rows]
         return [
             self._cache.key(
-                scoring.model.version, task.query.user_id, candidates.post_ids[span], fingerprints[span]
+                batch.model.version, task.query.user_id, candidates.post_ids[span], fingerprints[span]
             )
-            for task, span in zip(scoring.tasks, candidates.slices, strict=True)
+            for task, span in zip(batch.tasks, candidates.slices, strict=True)
         ]
 
-    def _find(self, scoring: ScoringBatch) -> "asyncio.Future[list[FloatArray | None]]":
-        assert self._cache is not None  # only called where there is one
-        return self._cache.scores.find(scoring.keys, scoring.candidates.sizes.tolist(), scoring.deadline)
+    def _look_up(self, batch: ScoringBatch) -> "asyncio.Future[list[FloatArray | None]]":
+        assert self._cache is not None  # callers have checked
+        return self._cache.scores.find(batch.keys, batch.candidates.sizes.tolist(), batch.deadline)
 
-    def _score(self, scoring: ScoringBatch, steps: CompletionQueue[ScoringBatch]) -> list[ScoringBatch]:
-        """Has the model score all as one piece of work; returns what has come to its end by that."""
-        candidates = scoring.candidates
+    def _score(self, batch: ScoringBatch, steps: CompletionQueue[ScoringBatch]) -> list[ScoringBatch]:
+        """Submits a batch to the device as one piece of work; returns what is finished by that."""
+        candidates = batch.candidates
         try:
-            step = scoring.model.score_all(
-                scoring.user_rows, candidates.sizes, candidates.rows, scoring.deadline
-            )
+            step = batch.model.score_all(batch.user_rows, candidates.sizes, candidates.rows, batch.deadline)
         except ScoringFailed as failure:
-            return self._score_each(scoring, failure, steps)
+            return self._retry_alone(batch, failure, steps)
         if step.done():
-            return self._settle(scoring, step, steps)
-        _await_step(scoring, step, steps)
+            return self._finish_step(batch, step, steps)
+        _await_step(batch, step, steps)
         return []
 
-    def _score_each(
-        self, scoring: ScoringBatch, failure: BaseException, steps: CompletionQueue[ScoringBatch]
+    def _retry_alone(
+        self, batch: ScoringBatch, failure: BaseException, steps: CompletionQueue[ScoringBatch]
     ) -> list[ScoringBatch]:
-        """Has the model score the queries of what failed as a whole one by one: it may be the fault of one.
+        """After a failed step, scores each task alone: one task may be the cause. Returns what is finished.
 
-        Returns what has come to its end: all, if it is the device's fault or the time is over.
+        There is no retry after a device fault or the deadline: the whole batch is finished with the failure.
         """
-        is_nobodys = isinstance(failure, DeviceFault) and not isinstance(failure, OutOfDeviceMemory)
-        if len(scoring.tasks) > 1 and not is_nobodys and not expired(scoring.deadline):
-            wanted = scoring.wanted()
-            return [ended for one in (wanted.each() if wanted else ()) for ended in self._score(one, steps)]
-        scoring.failure = failure
-        return [scoring]
+        is_device_fault = isinstance(failure, DeviceFault) and not isinstance(failure, OutOfDeviceMemory)
+        if len(batch.tasks) > 1 and not is_device_fault and not expired(batch.deadline):
+            waiting = batch.waiting()
+            singles = waiting.split() if waiting else ()
+            return [finished for single in singles for finished in self._score(single, steps)]
+        batch.failure = failure
+        return [batch]
 
-    def _settle(
-        self, scoring: ScoringBatch, step: AnyFuture, steps: CompletionQueue[ScoringBatch]
+    def _finish_step(
+        self, batch: ScoringBatch, step: AnyFuture, steps: CompletionQueue[ScoringBatch]
     ) -> list[ScoringBatch]:
-        """What has come to its end with a step that is done; what is not in the cache goes on."""
-        if step.cancelled():  # with its callers
+        """Takes the result of a step; returns what is finished by that."""
+        if step.cancelled():  # all callers have gone
             return []
         if (failure := step.exception()) is not None:
-            return self._score_each(scoring, failure, steps)
-        if scoring.status is CacheStatus.HIT:
-            return self._take_found(scoring, step.result(), steps)
-        scoring.values = step.result()
-        return [scoring] if scoring.keys else _completed(scoring)  # for the cache, it is complete
+            return self._retry_alone(batch, failure, steps)
+        if batch.status is CacheStatus.HIT:
+            return self._finish_look_up(batch, step.result(), steps)
+        batch.values = step.result()
+        return [batch] if batch.keys else _impute(batch)  # values for the cache are imputed already
 
-    def _take_found(
-        self, scoring: ScoringBatch, found: list[FloatArray | None], steps: CompletionQueue[ScoringBatch]
+    def _finish_look_up(
+        self, batch: ScoringBatch, found: list[FloatArray | None], steps: CompletionQueue[ScoringBatch]
     ) -> list[ScoringBatch]:
-        """Those that were in the cache; the others go on to be computed."""
+        """Splits a batch by the result of its look-up: returns the hits, and starts to compute the misses."""
         hits: dict[int, FloatArray] = {}
-        shared: dict[int, FloatArray] = {}
-        for number, values in enumerate(found):
+        recent: dict[int, FloatArray] = {}
+        for position, values in enumerate(found):
             if values is not None and are_finite(values):
-                hits[number] = values
-            elif (computed := self._recent.find(scoring.keys[number])) is not None:
-                # Computed while it was looked up, or not stored yet.
-                shared[number] = computed
-            elif not scoring.tasks[number].latch.gone:
-                one = scoring.of([number])
-                one.status = CacheStatus.MISS
-                _await_step(one, asyncio.ensure_future(self._compute_once(one)), steps)
-        ended = []
-        for status, some_values in ((CacheStatus.HIT, hits), (CacheStatus.MISS, shared)):
-            if some_values:
-                some = scoring.of(list(some_values))
-                some.status = status
-                some.values = np.concatenate(list(some_values.values()))
-                ended.append(some)
-        return ended
+                hits[position] = values
+            elif (computed := self._recent.find(batch.keys[position])) is not None:
+                # Computed during the look-up, or not stored yet.
+                recent[position] = computed
+            elif not batch.tasks[position].latch.is_cancelled:
+                single = batch.subset([position])
+                single.status = CacheStatus.MISS
+                _await_step(single, asyncio.ensure_future(self._compute_once(single)), steps)
+        finished = []
+        for status, values_by_position in ((CacheStatus.HIT, hits), (CacheStatus.MISS, recent)):
+            if values_by_position:
+                part = batch.subset(list(values_by_position))
+                part.status = status
+                part.values = np.concatenate(list(values_by_position.values()))
+                finished.append(part)
+        return finished
 
-    async def _compute_once(self, scoring: ScoringBatch) -> FloatArray:
-        """Computes one query's and stores it, or shares the computation that runs for its key already."""
-        (key,) = scoring.keys
+    async def _compute_once(self, batch: ScoringBatch) -> FloatArray:
+        """Computes and stores the scores of a single task, or joins the computation of its key.
+
+        Raises:
+            ScoringFailed: The model cannot answer, or not before this task's deadline.
+        """
+        (key,) = batch.keys
         while True:
             joined = key in self._flights
             try:
-                async with asyncio.timeout_at(scoring.deadline):  # which may be sooner than the computation's
-                    return await self._flights.run(key, lambda: self._compute(scoring))
+                async with asyncio.timeout_at(batch.deadline):  # it may be before the computation's
+                    return await self._flights.run(key, lambda: self._compute(batch))
             except TimeoutError as error:
                 raise DeadlineUnreachable from error
             except DeadlineUnreachable:
                 if not joined:
                     raise
-                # Another caller's deadline ended the computation; this one's may be later. Whoever comes
-                # first begins anew, the others join again.
+                # The deadline of the caller that started the computation has ended it. This caller's may be
+                # later: it starts another one, or joins it.
 
-    async def _compute(self, scoring: ScoringBatch) -> FloatArray:
-        """Computes one query's and stores it."""
-        assert self._cache is not None  # only called where there is one
-        (key,), (user_row,) = scoring.keys, scoring.user_rows.tolist()
-        values = await logits(scoring.model, user_row, scoring.candidates.rows, scoring.deadline)
+    async def _compute(self, batch: ScoringBatch) -> FloatArray:
+        """Computes and stores the scores of a single task."""
+        assert self._cache is not None  # callers have checked
+        (key,), (user_row,) = batch.keys, batch.user_rows.tolist()
+        values = await logits(batch.model, user_row, batch.candidates.rows, batch.deadline)
         self._cache.scores.put(key, values)
         self._recent.add(key, values, values.nbytes)
         return values
 
 
-def _await_step(
-    scoring: ScoringBatch, step: "asyncio.Future[Any]", steps: CompletionQueue[ScoringBatch]
-) -> None:
-    """Waits for the next step."""
-    work = step if len(scoring.tasks) == 1 else SharedCancellation(step, len(scoring.tasks))
-    for task in scoring.tasks:
-        task.work = work
-    steps.add(scoring, step)
+def _await_step(batch: ScoringBatch, step: AnyFuture, steps: CompletionQueue[ScoringBatch]) -> None:
+    batch.run(step)
+    steps.add(batch, step)
 
 
-def _completed(scoring: ScoringBatch) -> list[ScoringBatch]:
-    """The same with its values completed where they must be: each query's by themselves."""
-    has_features = scoring.model.has_features(scoring.candidates.rows)
-    if has_features.all() and are_finite(scoring.values):
-        return [scoring]
-    each = scoring.each()
-    for one in each:
+def _impute(batch: ScoringBatch) -> list[ScoringBatch]:
+    """The batch with imputed values; split into one a task where a value was imputed or is not finite."""
+    has_features = batch.model.has_features(batch.candidates.rows)
+    if has_features.all() and are_finite(batch.values):
+        return [batch]
+    singles = batch.split()
+    for single in singles:
         try:
-            one.values = impute_featureless(one.values, one.model.has_features(one.candidates.rows))
+            single.values = impute_featureless(
+                single.values, single.model.has_features(single.candidates.rows)
+            )
         except InvalidScores as failure:
-            one.failure = failure
-    return each
+            single.failure = failure
+    return singles

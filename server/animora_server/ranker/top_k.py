@@ -1,4 +1,4 @@
-"""The best of the candidates of queries, each query's by themselves."""
+"""Top-k: the best candidates of each query, in one pass over all queries."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -12,20 +12,18 @@ from animora_server.ranker.candidates import Candidates
 from animora_server.scoring.transforms import best_first
 from animora_server.types import BoolArray, DoubleArray, FloatArray, IntArray
 
-MAX_INSERTION_SIZE = (
-    64  # so many of the best are found sooner by keeping them in order in one pass than by sorting
-)
+MAX_INSERTION_SIZE = 64  # up to this k, an insertion sort in one pass is faster than sorting all candidates
 
 
 @fast_dataclass
 class TopK:
-    """The best of each query's candidates, best first, one query's after another's.
+    """The best candidates of each query (b), concatenated, best first in each query.
 
     Attributes:
-        positions: int64 (n), among the candidates of all.
+        positions: int64 (n), positions among the candidates of all queries.
         post_ids: int64 (n).
-        values: float32 (n), what they were ordered by.
-        slices: Where each query's are; between them may be what belongs to none.
+        values: float32 (n), the values that they are ordered by.
+        slices: b slices, where the candidates of each query are; entries outside them are undefined.
     """
 
     positions: IntArray
@@ -37,46 +35,53 @@ class TopK:
 def top_k(
     snapshot: CatalogSnapshot, candidates: Candidates, values: FloatArray, limits: Sequence[int]
 ) -> TopK:
-    """The best of the eligible ones of each query: by value, then newer, then larger id.
+    """Orders the eligible candidates of each query: by value, then the newer post, then the larger id.
 
     Args:
-        snapshot: The catalog that the candidates' rows are of.
-        candidates: n, of queries (b).
+        snapshot: The catalog snapshot that the candidates' rows belong to.
+        candidates: The candidates (n) of queries (b).
         values: float32 (n), finite.
-        limits: b, the best so many of each; 0 for all.
+        limits: How many candidates to return for each query (b); 0 for all.
     """
     sizes = candidates.sizes.tolist()
-    wanted = [min(limit, size) if limit else size for limit, size in zip(limits, sizes, strict=True)]
-    room = list(accumulate(wanted))
-    positions, found = np.zeros(sum(wanted), np.int64), np.zeros(len(sizes), np.int64)
-    _find_few(
+    capacities = [min(limit, size) if limit else size for limit, size in zip(limits, sizes, strict=True)]
+    offsets = [0, *accumulate(capacities)]
+    positions, found = np.zeros(sum(capacities), np.int64), np.zeros(len(sizes), np.int64)
+    _insertion_top_k(
         values,
         (candidates.eligible, candidates.post_ids, candidates.rows, snapshot.created_at),
-        (candidates.ends, np.array(wanted)),
+        (candidates.ends, np.array(capacities)),
         (positions, found),
     )
-    firsts = [0, *room]
-    for number, span in enumerate(candidates.slices if max(wanted) > MAX_INSERTION_SIZE else ()):
-        if wanted[number] > MAX_INSERTION_SIZE:
-            best = _best_of(snapshot, candidates, span, values[span], limits[number])
+    for number, span in enumerate(candidates.slices if max(capacities) > MAX_INSERTION_SIZE else ()):
+        if capacities[number] > MAX_INSERTION_SIZE:
+            best = _sorted_top_k(snapshot, candidates, span, values[span], limits[number])
             found[number] = len(best)
-            positions[firsts[number] :][: len(best)] = best
+            positions[offsets[number] :][: len(best)] = best
     return TopK(
         positions,
         candidates.post_ids[positions],
         values[positions],
-        [slice(first, first + many) for first, many in zip(firsts, found.tolist(), strict=False)],
+        [slice(first, first + count) for first, count in zip(offsets, found.tolist(), strict=False)],
     )
 
 
-def _best_of(
+def _sorted_top_k(
     snapshot: CatalogSnapshot, candidates: Candidates, span: slice, values: FloatArray, limit: int
 ) -> IntArray:
-    """Positions of the best of one query's candidates, which have these values: int64 (n)."""
-    shown = span.start + np.flatnonzero(candidates.eligible[span])
-    created_at = snapshot.created_at[candidates.rows[shown]]
-    order = best_first(values[shown - span.start], created_at, candidates.post_ids[shown], limit)
-    return np.asarray(shown[order])
+    """Positions int64 (k) of the best candidates of one query, by sorting.
+
+    Args:
+        snapshot: The catalog snapshot.
+        candidates: The candidates of all queries.
+        span: Where the candidates (m) of the query are.
+        values: float32 (m), their values.
+        limit: How many to return; 0 for all.
+    """
+    eligible = span.start + np.flatnonzero(candidates.eligible[span])
+    created_at = snapshot.created_at[candidates.rows[eligible]]
+    order = best_first(values[eligible - span.start], created_at, candidates.post_ids[eligible], limit)
+    return np.asarray(eligible[order])
 
 
 @jit(
@@ -85,27 +90,29 @@ def _best_of(
     tuple_of(IDS, IDS),
     tuple_of(IDS_OUT, IDS_OUT),
 )
-def _find_few(
+def _insertion_top_k(
     values: FloatArray,
     candidates: tuple[BoolArray, IntArray, IntArray, DoubleArray],
-    lists: tuple[IntArray, IntArray],
+    queries: tuple[IntArray, IntArray],
     out: tuple[IntArray, IntArray],
 ) -> None:
-    """Keeps the best few of each list in order, in one pass; a list of which many are wanted is left out.
+    """Finds the best candidates of each query by insertion, in one pass.
+
+    A query whose capacity is above MAX_INSERTION_SIZE is skipped.
 
     Args:
-        values: float32 (n), of the candidates of lists (b), one list's after another's.
-        candidates: Who is eligible, their ids, and their rows; and by row when they were made.
-        lists: int64 (b), where each ends, and how many of it are wanted.
-        out: Gets the positions of the best of each, best first, one list's after another's with room for what
-            is wanted of each; and how many of each there are, int64 (b).
+        values: float32 (n), the values of the candidates of all queries.
+        candidates: Eligibility bool (n), post ids int64 (n), catalog rows int64 (n); creation times by row.
+        queries: int64 (b) each: where the candidates of each query end, and its capacity.
+        out: Written to: the positions of the best candidates, int64, of which each query has its capacity;
+            and how many of them are set, int64 (b).
     """
     eligible, post_ids, rows, created_at = candidates
-    ends, wanted = lists
+    ends, capacities = queries
     best, found = out
     start = first = 0
     for number in range(len(ends)):
-        limit, count = wanted[number], 0
+        limit, count = capacities[number], 0
         for one in range(start, ends[number] if limit <= MAX_INSERTION_SIZE else start):
             if not eligible[one]:
                 continue

@@ -1,1 +1,1 @@
-"""What Rank and GetTimeline share: the state they serve from, the heuristic, and transforms of scores."""
+"""What Rank and GetTimeline share: serving state, heuristic, transforms of scores, single-flight."""

@@ -1,10 +1,10 @@
-"""The heuristic: popularity and recency, for cold users and wherever the model cannot answer.
+"""The heuristic: popularity and recency. It ranks cold users and is the fallback of the model.
 
     value = a * popularity + (1 - a) * recency
-    popularity = log1p(likes + comments) / log1p(the highest count among eligible posts), 0 where that is 0
-    recency = exp(-age / scale), a negative age counting as 0
+    popularity = log1p(likes + comments) / log1p(the highest such sum), 0 where that is 0
+    recency = exp(-age / scale), where a negative age counts as 0
 
-Both parts, and so the value, are in [0, 1].
+The highest sum is that of all posts that are not deleted. Both parts, and so the value, are in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Heuristic:
 
     Attributes:
         popularity_weight: a, in [0, 1].
-        recency_scale: Seconds in which recency falls to 1/e.
+        recency_scale: Seconds after which recency has fallen to 1/e.
     """
 
     popularity_weight: float = 0.6
@@ -33,12 +33,12 @@ class Heuristic:
         """The two summands of each value.
 
         Args:
-            snapshot: The posts.
-            rows: int64 (m), in the snapshot.
+            snapshot: The catalog snapshot.
+            rows: int64 (m), the posts' rows in it.
             now: Unix time in seconds.
 
         Returns:
-            float64 (m, 2): weighted popularity and weighted recency; a value is a row's sum.
+            float64 (m, 2): weighted popularity and weighted recency; the sum of a row is the value.
         """
         terms = np.empty((len(rows), 2))
         terms[:, 0] = self.popularity_weight * self.popularity(snapshot, rows)
@@ -46,13 +46,13 @@ class Heuristic:
         return terms
 
     def popularity(self, snapshot: CatalogSnapshot, rows: IntArray) -> DoubleArray:
-        """Popularity of the posts at rows int64 (m), unweighted: float64 (m)."""
+        """Unweighted popularity float64 (m) of the posts at rows int64 (m)."""
         if not snapshot.max_interactions:
             return np.zeros(len(rows))
         popularity = np.log1p(snapshot.interactions[rows]) / np.log1p(snapshot.max_interactions)
         return np.asarray(np.minimum(popularity, 1.0))
 
     def recency(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> DoubleArray:
-        """Recency of the posts at rows int64 (m) at a unix time, unweighted: float64 (m)."""
+        """Unweighted recency float64 (m) of the posts at rows int64 (m), at a Unix time in seconds."""
         age = np.maximum(now - snapshot.created_at[rows], 0.0)
         return np.asarray(np.exp(-age / self.recency_scale))

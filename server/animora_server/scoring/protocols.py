@@ -1,4 +1,4 @@
-"""What the ranker needs from the rest of the server; `app` supplies it."""
+"""The interfaces through which Rank and GetTimeline use models, serving states and the cache."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -9,104 +9,122 @@ from animora_server.types import BoolArray, FloatArray, IntArray
 
 
 class ScoringModel(Protocol):
-    """A model on the device whose post table covers the rows of the snapshot it is pinned with."""
+    """A model on the device, with a post vector for each row of the catalog snapshot of the serving state."""
 
     @property
     def version(self) -> str:
-        """The version's name."""
+        """The name of the model's version."""
         ...
 
     def user_row(self, user_id: int) -> int:
-        """The user's row, 0 for a user it was not trained on."""
+        """The user's row in the model; 0 for a user that it was not trained on."""
         ...
 
     def user_rows(self, user_ids: IntArray) -> IntArray:
-        """The same of users int64 (b): int64 (b)."""
+        """The rows int64 (b) of users int64 (b), as `user_row`."""
         ...
 
     def has_features(self, rows: IntArray) -> BoolArray:
-        """Bool (m): whether it knows the id or an embedding of the posts at catalog rows int64 (m)."""
+        """Whether the model knows the id or an embedding of the posts at rows int64 (m): bool (m)."""
         ...
 
     def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
-        """Logits float32 (m) of the posts at catalog rows int64 (m), to come.
+        """Submits posts of one user for scoring.
 
-        Without a deadline nobody waits for them: requests that have one go first.
+        Args:
+            user_row: The user's row in the model.
+            rows: int64 (m), the posts' catalog rows.
+            deadline: On the event loop's clock; None for background work, which runs after requests.
+
+        Returns:
+            The future logits, float32 (m).
 
         Raises:
-            ScoringFailed: It cannot answer, or not before the deadline (event loop's clock); at once, or in
-                the future.
+            ScoringFailed: The model cannot answer, or not before the deadline; also in the future.
         """
         ...
 
     def score_all(
         self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
     ) -> "asyncio.Future[FloatArray]":
-        """Logits float32 (m) of the posts of several users, as one piece of work that succeeds or fails.
+        """Submits posts of several users for scoring, as one piece of work that succeeds or fails as a whole.
 
         Args:
-            user_rows: int64 (b), the users' rows.
-            sizes: int64 (b), how many of the posts are each user's.
-            rows: int64 (m), the posts' catalog rows, one user's after another's.
+            user_rows: int64 (b), the users' rows in the model.
+            sizes: int64 (b), how many posts each user has.
+            rows: int64 (m), the posts' catalog rows, concatenated in the order of the users.
             deadline: On the event loop's clock.
 
+        Returns:
+            The future logits, float32 (m).
+
         Raises:
-            ScoringFailed: As score.
+            ScoringFailed: As `score`.
         """
         ...
 
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
-        """Terms float32 (m, 8) that add up to the logits, in the order of explaining.MODEL_TERMS.
+        """Terms float32 (m, 8) that add up to the logits, in the order of `terms.MODEL_TERMS`.
 
-        Raises as score.
+        Raises:
+            ScoringFailed: As `score`.
         """
         ...
 
 
 class ServingState(Protocol):
-    """What one request sees from its first step to its last: a snapshot and the models encoded for it."""
+    """A catalog snapshot and the models encoded for it; a request uses one state from start to end."""
 
     @property
     def snapshot(self) -> CatalogSnapshot:
-        """The posts."""
+        """The catalog snapshot."""
         ...
 
     @property
     def active(self) -> ScoringModel | None:
-        """The model that answers where a request names none."""
+        """The model that serves requests that name no version; None where no model is active."""
         ...
 
     @property
     def resident(self) -> Mapping[str, ScoringModel]:
-        """All models, by version."""
+        """All loaded models by version, the active one included."""
         ...
 
 
 class ServingStateSource(Protocol):
-    """Gives out the current pin."""
+    """Publishes the current serving state."""
 
     def current(self) -> ServingState | None:
-        """The pin, or None until the catalog is loaded."""
+        """The serving state; None until the catalog is loaded."""
         ...
 
 
 class ScoreCache(Protocol):
-    """Scores by key; best effort, so neither method fails."""
+    """Cached scores by key. Best effort: neither method raises."""
 
     def find(
         self, keys: Sequence[bytes], counts: Sequence[int], deadline: float
     ) -> "asyncio.Future[list[FloatArray | None]]":
-        """Under each key the float32 (count), or None, by the deadline (event loop's clock) at the latest."""
+        """Looks up scores.
+
+        Args:
+            keys: The keys (b).
+            counts: How many scores the value of each key holds (b).
+            deadline: When the future completes at the latest, on the event loop's clock.
+
+        Returns:
+            For each key the scores float32 (count), or None for a miss.
+        """
         ...
 
     def put(self, key: bytes, scores: FloatArray) -> None:
-        """Stores float32 (count) some time soon, unless there is too much to store."""
+        """Queues scores float32 (count) for writing; drops them when the queue is full."""
         ...
 
 
 class StageObserver(Protocol):
-    """Is told how long a stage took, of queries that went through it together."""
+    """Receives how long each stage takes, once for all queries of a pass."""
 
     def observe(self, stage: str, seconds: float) -> None:
-        """Records one pass."""
+        """Records one pass through a stage."""
         ...

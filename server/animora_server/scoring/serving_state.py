@@ -1,4 +1,4 @@
-"""The pin of a request: what it sees from its first step to its last, if that may be shown at all."""
+"""Takes the serving state of a request, unless the catalog is unavailable."""
 
 import time
 
@@ -7,10 +7,10 @@ from animora_server.scoring.protocols import ServingState, ServingStateSource
 
 
 def current_state(states: ServingStateSource, max_block_age: float) -> ServingState:
-    """The current pin.
+    """The current serving state.
 
     Args:
-        states: Where from.
+        states: Publishes it.
         max_block_age: Seconds after which blocks that could not be refreshed are too old.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One computation a key at a time, however many callers want its result."""
+"""Single-flight: one computation a key at a time, shared by all callers with that key."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -15,21 +15,21 @@ class _Flight(Generic[Value]):
 
 
 class SingleFlight(Generic[Value]):
-    """Shares a running computation among the callers that ask for the same key meanwhile.
+    """Shares a running computation among its callers.
 
-    A caller that is cancelled leaves the computation to the others; with the last of them it is
-    cancelled too.
+    A caller that is cancelled does not cancel the computation for the other callers. The computation is
+    cancelled with its last caller.
     """
 
     def __init__(self) -> None:
         self._flights: dict[bytes, _Flight[Value]] = {}
 
     def __contains__(self, key: bytes) -> bool:
-        """Whether a computation of this key runs now."""
+        """Whether a computation of this key is running."""
         return key in self._flights
 
     async def run(self, key: bytes, compute: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
-        """The result, or the error, of the computation that runs for this key, started if need be."""
+        """Joins or starts the computation of this key; returns its result, or raises its error."""
         if key not in self._flights:
             self._flights[key] = _Flight(asyncio.create_task(compute()))
         flight = self._flights[key]
@@ -39,10 +39,10 @@ class SingleFlight(Generic[Value]):
         finally:
             flight.waiting -= 1
             if not flight.waiting:
-                flight.task.cancel()  # does nothing to one that is done
+                flight.task.cancel()  # no effect on a task that is done
             if flight.task.done() or not flight.waiting:
-                self._land(key, flight)
+                self._remove(key, flight)
 
-    def _land(self, key: bytes, flight: _Flight[Value]) -> None:
+    def _remove(self, key: bytes, flight: _Flight[Value]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]

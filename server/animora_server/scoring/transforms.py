@@ -1,4 +1,4 @@
-"""How much a user is likely to care for posts: the model's logits, made safe to order by."""
+"""Transforms of scores: imputation, probabilities, order, and the reason for a fallback."""
 
 import asyncio
 import math
@@ -28,7 +28,7 @@ DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
 
 
 async def logits(model: ScoringModel, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
-    """Logits float32 (m), as `impute_featureless` gives them, of the posts at catalog rows int64 (m).
+    """Logits float32 (m) of a user for the posts at catalog rows int64 (m), imputed by `impute_featureless`.
 
     Raises:
         ScoringFailed: The model cannot answer, or not before the deadline (event loop's clock).
@@ -37,16 +37,16 @@ async def logits(model: ScoringModel, user_row: int, rows: IntArray, deadline: f
 
 
 def impute_featureless(values: FloatArray, has_features: BoolArray) -> FloatArray:
-    """A user's logits float32 (m), the uninformed ones replaced by the median of the others.
+    """Replaces the logits of posts without features by the median of the user's other logits.
 
-    A post with neither a trained id nor an embedding says nothing about itself.
+    The model's logit for a post with neither a trained id nor an embedding carries no information.
 
     Args:
-        values: float32 (m), from the model.
+        values: float32 (m), one user's logits; not changed.
         has_features: bool (m), whether the model knows the id or an embedding of each post.
 
     Raises:
-        InvalidScores: One is not finite.
+        InvalidScores: A logit is not finite.
     """
     if not are_finite(values):
         raise InvalidScores
@@ -59,15 +59,15 @@ def impute_featureless(values: FloatArray, has_features: BoolArray) -> FloatArra
 
 @jit(SCORES)
 def are_finite(values: FloatArray) -> bool:
-    """Whether all of values float32 (m) are."""
-    for value in values:  # noqa: SIM110  # a loop
+    """Whether all values float32 (m) are finite."""
+    for value in values:  # noqa: SIM110  # Numba compiles loops, not `all`
         if not math.isfinite(value):
             return False
     return True
 
 
 def probabilities(values: FloatArray) -> FloatArray:
-    """Sigmoids float32 of logits float32, in float64: no overflow, and no rounding but the last."""
+    """The sigmoid of logits float32 (m): float32 (m), computed in float64, so without overflow."""
     scores = np.empty_like(values)
     _sigmoids(values, scores)
     return scores
@@ -80,44 +80,44 @@ def _sigmoids(values: FloatArray, scores: FloatArray) -> None:
 
 
 def log_odds(scores: FloatArray) -> FloatArray:
-    """Logits float32 of probabilities float32, as far as they can be told from those."""
-    # A score that rounding made 0 or 1 has the logit of the nearest that it did not.
+    """The logits float32 (m) of probabilities float32 (m): the inverse of `probabilities`, up to rounding."""
+    # 0 and 1 come from rounding; clipping gives them the logit of the nearest probability between.
     exact = scores.astype(np.float64).clip(SMALLEST_SCORE, 1 - SMALLEST_SCORE)
     return np.asarray(np.log(exact) - np.log1p(-exact), np.float32)
 
 
 def best_first(values: FloatArray, created_at: DoubleArray, post_ids: IntArray, limit: int = 0) -> IntArray:
-    """Positions int64 (n) by value, ties by newer, then by larger id.
+    """Positions int64 (n) in descending order of value; ties by newer post, then by larger id.
 
     Args:
         values: float32 (k).
         created_at: float64 (k), unix seconds.
         post_ids: int64 (k).
-        limit: The best so many; 0 for all.
+        limit: How many to return; 0 for all.
     """
     if not 0 < limit < len(values) // 2:
         order = _ascending(values, created_at, post_ids)[::-1]
         return order[:limit] if limit else order
-    # Sorting a few is worth a pass over all; whatever ties with the last of them stays in.
-    at = np.flatnonzero(values >= np.partition(values, -limit)[-limit])
-    return at[_ascending(values[at], created_at[at], post_ids[at])[: -limit - 1 : -1]]
+    # A partition is cheaper than sorting all values. Values that tie with the last one are sorted with them.
+    top = np.flatnonzero(values >= np.partition(values, -limit)[-limit])
+    return top[_ascending(values[top], created_at[top], post_ids[top])[: -limit - 1 : -1]]
 
 
 def _ascending(values: FloatArray, created_at: DoubleArray, post_ids: IntArray) -> IntArray:
-    """Positions int64 (k), worst first."""
-    # Ties are few: sorting by value, and then what ties, takes a tenth of the time of sorting by three keys.
+    """Positions int64 (k) in ascending order, by the keys of `best_first`."""
+    # Ties are few: sorting by value, then the ties alone, takes a tenth of the time of a sort by three keys.
     order = np.argsort(values)
     ordered = values[order]
-    same = ordered[1:] == ordered[:-1]
-    if same.any():
-        places = np.flatnonzero(np.append(same, False) | np.append(False, same))  # of all that tie
-        tied = order[places]
-        order[places] = tied[np.lexsort((post_ids[tied], created_at[tied], values[tied]))]
+    equals_next = ordered[1:] == ordered[:-1]
+    if equals_next.any():
+        ties = np.flatnonzero(np.append(equals_next, False) | np.append(False, equals_next))
+        tied = order[ties]
+        order[ties] = tied[np.lexsort((post_ids[tied], created_at[tied], values[tied]))]
     return order
 
 
 def degraded_reason(failure: ScoringFailed) -> DegradedReason:
-    """What to tell of a failure of the model."""
+    """The reason that a fallback reports for a failure of the model."""
     return next(reason for kind, reason in DEGRADED.items() if isinstance(failure, kind))
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from animora_server.batching import CompletionQueue
+from animora_server.ranker.completion_queue import CompletionQueue
 
 
 def futures(count: int) -> "list[asyncio.Future[int]]":

@@ -1,4 +1,4 @@
-"""Results of a moment ago, for those who looked for them before they were stored."""
+"""Keeps results for about a second, for look-ups that began before the result was stored."""
 
 import time
 from collections import OrderedDict
@@ -7,16 +7,19 @@ from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
-ENTRY_BYTES = 256  # what a result takes beside its value, roughly
+ENTRY_BYTES = 256  # approximate memory of an entry without its value
 
 
 class RecentResults(Generic[Value]):
-    """Results by key, each for a moment: until a look-up that began before it was stored has surely ended.
+    """Results by key, with a short time to live and a bound on memory; the oldest are evicted first.
+
+    It closes the gap of `SingleFlight`: a look-up in the cache that misses may end after the computation of
+    its key has ended and before the result can be read from the cache.
 
     Args:
-        seconds: How long a result is kept.
-        max_bytes: What all of them take at most; the oldest go first.
-        clock: Seconds.
+        seconds: Time to live; longer than a look-up in the cache may take.
+        max_bytes: The most memory that all results may take.
+        clock: Seconds, monotonic.
     """
 
     def __init__(self, seconds: float, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,12 +30,12 @@ class RecentResults(Generic[Value]):
         self._results: OrderedDict[bytes, tuple[float, int, Value]] = OrderedDict()
 
     def find(self, key: bytes) -> Value | None:
-        """The result of a key, if there was one a moment ago."""
+        """The result of a key, or None where there is none or it has expired."""
         found = self._results.get(key)
         return found[2] if found is not None and found[0] > self._clock() else None
 
     def add(self, key: bytes, value: Value, size: int) -> None:
-        """Keeps a result, whose value takes so many bytes."""
+        """Keeps a result; `size` is the memory of its value in bytes."""
         now = self._clock()
         if key in self._results:
             self._bytes -= self._results.pop(key)[1]
@@ -40,8 +43,8 @@ class RecentResults(Generic[Value]):
         self._results[key] = (now + self._seconds, size, value)
         self._bytes += size
         while self._results:
-            ends_at, oldest, _ = next(iter(self._results.values()))
-            if ends_at > now and self._bytes <= self._max_bytes:
+            expires_at, oldest_size, _ = next(iter(self._results.values()))
+            if expires_at > now and self._bytes <= self._max_bytes:
                 break
             self._results.popitem(last=False)
-            self._bytes -= oldest
+            self._bytes -= oldest_size

@@ -1,6 +1,6 @@
 """Results of a moment ago."""
 
-from animora_server.ranker.recent_results import ENTRY_BYTES, RecentResults
+from animora_server.scoring.recent_results import ENTRY_BYTES, RecentResults
 from tests.timeline.fakes import Clock
 
 

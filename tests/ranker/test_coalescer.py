@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
-from animora_server.batching.coalescer import IDLE_TURNS, MAX_DELAY, MAX_ITEMS, RequestCoalescer
+from animora_server.ranker.coalescer import IDLE_TURNS, MAX_DELAY, MAX_ITEMS, RequestCoalescer
 
 
 class Recorder:

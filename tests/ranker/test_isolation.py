@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from animora_server.batching import call_isolating_failures
+from animora_server.ranker.isolation import call_isolating_failures
 
 
 class Doubler:
