@@ -1,17 +1,17 @@
-"""The batcher: what shares a batch, what never reaches it, and who pays for a failure."""
+"""The batcher: which work shares a batch, which is never executed, and whose failure it is."""
 
 import asyncio
 from collections.abc import Sequence
 
 import pytest
 
-from animora_server.batching import Batcher, BatchLimits, CostModel, inline_executor
+from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.errors import DeadlineUnreachable, DeviceFault, OutOfDeviceMemory, Overloaded
 from tests.limits import HANG_TIMEOUT
 
 
 class Recorder:
-    """A device that waits for its gate, records its batches, and fails as told."""
+    """A device that waits for its gate, records its batches, and fails for chosen work."""
 
     def __init__(self):
         self.batches: list[list[str]] = []
@@ -92,12 +92,12 @@ async def queue(batcher, work, rows=1, key="k", deadline=None) -> asyncio.Task[s
     return task
 
 
-async def test_lone_work_is_executed_at_once(batcher, device):
+async def test_work_on_an_idle_device_is_executed_at_once(batcher, device):
     assert await batcher.submit("a", 1, "k", soon()) == "A"
     assert device.batches == [["a"]]
 
 
-async def test_what_queues_while_a_batch_runs_is_the_next_batch(batcher, device, seen):
+async def test_work_that_queues_while_a_batch_runs_is_the_next_batch(batcher, device, seen):
     first = await occupy(batcher, device)
     rest = [await queue(batcher, work, rows=2) for work in "abc"]
     device.gate.set()
@@ -111,7 +111,7 @@ async def test_work_that_comes_in_one_turn_shares_a_batch(batcher, device):
     assert device.batches == [["a", "b"]]
 
 
-async def test_the_loop_goes_on_between_batches_that_do_not_wait(batcher, device):
+async def test_the_event_loop_runs_between_batches_that_complete_at_once(batcher, device):
     seen = set()
 
     async def look() -> None:
@@ -202,7 +202,7 @@ async def test_work_whose_deadline_passes_in_the_queue_is_never_executed(batcher
     assert seen.reasons == ["expired"]
 
 
-async def test_work_that_cannot_be_done_in_time_is_refused_unless_it_probes(device, seen):
+async def test_work_that_will_be_late_is_refused_unless_it_is_a_probe(device, seen):
     cost = CostModel(fixed=10.0, per_row=0.0)
     async with Batcher(device, BatchLimits(probe_interval=1e6), cost, seen) as batcher:
         deadline = asyncio.get_running_loop().time() + 5
@@ -213,15 +213,15 @@ async def test_work_that_cannot_be_done_in_time_is_refused_unless_it_probes(devi
     assert seen.reasons == ["refused"]
 
 
-async def test_whoever_waits_for_a_running_batch_gives_up_at_the_deadline(batcher, device):
+async def test_work_of_a_running_batch_fails_at_its_deadline(batcher, device):
     device.gate.clear()
     slow = await queue(batcher, "slow", deadline=asyncio.get_running_loop().time() + 0.5)
     await device.entered.wait()
     with pytest.raises(DeadlineUnreachable):
         await slow
-    patient = await queue(batcher, "next")
+    later = await queue(batcher, "next")
     device.gate.set()
-    assert await patient == "NEXT"
+    assert await later == "NEXT"
     assert device.batches == [["slow"], ["next"]]
 
 
@@ -276,7 +276,7 @@ async def test_a_batch_that_does_not_fit_is_halved_once(batcher, device):
     assert [type(result) for result in results] == [str, *[OutOfDeviceMemory] * 4]
 
 
-async def test_a_bulk_turn_waits_for_the_running_batch_and_gives_its_result(batcher, device):
+async def test_a_background_turn_waits_for_the_running_batch_and_returns_its_result(batcher, device):
     order = []
 
     async def turn() -> int:
@@ -284,16 +284,16 @@ async def test_a_bulk_turn_waits_for_the_running_batch_and_gives_its_result(batc
         return 7
 
     first = await occupy(batcher, device)
-    bulk = asyncio.create_task(batcher.run_background(turn))
+    background = asyncio.create_task(batcher.run_background(turn))
     await asyncio.sleep(0)
     assert order == []
     device.gate.set()
-    assert await bulk == 7
+    assert await background == 7
     assert order == [[["first"]]]
     await first
 
 
-async def test_bulk_turns_yield_to_batches_once_they_had_their_share(batcher, device):
+async def test_background_turns_yield_to_batches_once_they_had_their_share(batcher, device):
     turns = 0
     enough = asyncio.Event()
 
@@ -302,11 +302,11 @@ async def test_bulk_turns_yield_to_batches_once_they_had_their_share(batcher, de
         turns += 1
         await asyncio.sleep(0.005)  # the turn's own length, which is what the share counts
 
-    async def bulk() -> None:
+    async def background() -> None:
         while not enough.is_set():
             await batcher.run_background(turn)
 
-    worker = asyncio.create_task(bulk())
+    worker = asyncio.create_task(background())
     for _ in range(50):
         await batcher.submit("a", 1, "k", soon())
     enough.set()
@@ -315,13 +315,13 @@ async def test_bulk_turns_yield_to_batches_once_they_had_their_share(batcher, de
     assert turns < 50
 
 
-async def test_bulk_work_is_executed_alone(batcher, device):
+async def test_background_work_is_executed_alone(batcher, device):
     assert await batcher.execute_background("a") == "A"
     assert await batcher.execute_background("b") == "B"
     assert device.batches == [["a"], ["b"]]
 
 
-async def test_bulk_work_fails_at_once_where_the_device_was_given_up(batcher, device):
+async def test_background_work_fails_at_once_after_a_device_fault(batcher, device):
     device.gate.clear()
     waiting = asyncio.create_task(batcher.execute_background("a"))
     queued = asyncio.create_task(batcher.execute_background("b"))
@@ -334,7 +334,7 @@ async def test_bulk_work_fails_at_once_where_the_device_was_given_up(batcher, de
         await batcher.execute_background("c")
 
 
-async def test_a_failing_bulk_turn_fails_its_caller_alone(batcher):
+async def test_a_failing_background_turn_fails_its_caller_alone(batcher):
     async def turn() -> None:
         raise ValueError("bad")
 
@@ -364,7 +364,7 @@ async def test_a_gather_window_lets_more_work_join(device, seen):
     assert device.batches == [["a", "b"]]
 
 
-async def test_giving_up_on_the_device_fails_what_runs_waits_and_comes(batcher, device):
+async def test_a_device_fault_fails_running_waiting_and_later_work(batcher, device):
     running = await occupy(batcher, device)
     waiting = await queue(batcher, "a")
     batcher.fail(DeviceFault("it hangs"))
@@ -373,7 +373,7 @@ async def test_giving_up_on_the_device_fails_what_runs_waits_and_comes(batcher, 
             await work
 
 
-async def test_what_still_waits_at_the_end_fails(device, seen):
+async def test_work_that_still_waits_at_shutdown_fails(device, seen):
     async with Batcher(device, BatchLimits(), CostModel(fixed=0.0, per_row=0.0), seen) as batcher:
         first = await occupy(batcher, device)
         waiting = await queue(batcher, "a")
@@ -383,8 +383,8 @@ async def test_what_still_waits_at_the_end_fails(device, seen):
             await work
 
 
-class Instant:
-    """Executes works of one letter at once, and fails as told."""
+class InlineDevice:
+    """Executes work of one letter inline, and fails with the given error."""
 
     def __init__(self):
         self.works: list[str] = []
@@ -400,27 +400,27 @@ class Instant:
 
 
 @pytest.fixture
-def instant() -> Instant:
-    return Instant()
+def inline() -> InlineDevice:
+    return InlineDevice()
 
 
-def with_instant(device, seen, instant, limits=BatchLimits()):  # noqa: B008  # frozen
-    return Batcher(device, limits, CostModel(fixed=0.0, per_row=0.0), seen, instant)
+def with_inline(device, seen, inline, limits=BatchLimits(), **options):  # noqa: B008  # frozen
+    return Batcher(device, limits, CostModel(fixed=0.0, per_row=0.0), seen, inline, **options)
 
 
-async def test_what_takes_no_time_is_done_before_submit_returns(device, seen, instant):
-    async with with_instant(device, seen, instant) as batcher:
+async def test_short_work_is_done_before_submit_returns(device, seen, inline):
+    async with with_inline(device, seen, inline) as batcher:
         done = batcher.submit("a", 3, "k", soon())
         assert done.done()
         assert await done == "A"
         assert await batcher.submit("long", 1, "k", soon()) == "LONG"
-    assert (instant.works, device.batches) == (["a"], [["long"]])
+    assert (inline.works, device.batches) == (["a"], [["long"]])
     assert seen.sizes == [(3, 1), (1, 1)]
     assert batcher.queued_rows == 0
 
 
-async def test_what_takes_no_time_waits_behind_what_runs_and_what_waits(device, seen, instant):
-    async with with_instant(device, seen, instant) as batcher:
+async def test_short_work_waits_behind_running_and_queued_work(device, seen, inline):
+    async with with_inline(device, seen, inline) as batcher:
         device.gate.clear()
         first = batcher.submit("first", 1, "k", soon())
         behind = batcher.submit("a", 1, "k", soon())  # nothing runs yet, but something waits
@@ -430,47 +430,45 @@ async def test_what_takes_no_time_waits_behind_what_runs_and_what_waits(device, 
         assert not later.done()
         device.gate.set()
         assert list(await asyncio.gather(first, behind, later)) == ["FIRST", "A", "B"]
-    assert instant.works == []
+    assert inline.works == []
 
 
-async def test_what_takes_no_time_does_not_wait_for_company_unless_it_is_told_to(device, seen, instant):
-    async with with_instant(device, seen, instant, BatchLimits(gather_window=0.02)) as batcher:
+async def test_a_gather_window_turns_inline_execution_off(device, seen, inline):
+    async with with_inline(device, seen, inline, BatchLimits(gather_window=0.02)) as batcher:
         both = [batcher.submit(work, 1, "k", soon()) for work in "ab"]
         assert await asyncio.gather(*both) == ["A", "B"]
     assert device.batches == [["a", "b"]]
 
 
-async def test_what_fails_at_once_fails_its_caller_alone(device, seen, instant):
-    async with with_instant(device, seen, instant) as batcher:
-        instant.failure = IndexError("bad row")
+async def test_inline_work_that_fails_fails_its_caller_alone(device, seen, inline):
+    async with with_inline(device, seen, inline) as batcher:
+        inline.failure = IndexError("bad row")
         with pytest.raises(IndexError, match="bad row"):
             await batcher.submit("a", 1, "k", soon())
         with pytest.raises(DeadlineUnreachable):
             batcher.submit("b", 1, "k", asyncio.get_running_loop().time() - 1)
-        instant.failure = None
+        inline.failure = None
         assert await batcher.submit("c", 1, "k", soon()) == "C"
-    assert instant.works == ["a", "c"]
+    assert inline.works == ["a", "c"]
 
 
-async def test_what_is_done_at_once_takes_its_share_of_a_turn_and_no_more(device, seen, monkeypatch):
-    monkeypatch.setattr(inline_executor, "MAX_SECONDS_PER_TURN", 0.0)
-    instant = Instant()
-    async with with_instant(device, seen, instant) as batcher:
+async def test_inline_execution_takes_its_share_of_a_turn_and_no_more(device, seen, inline):
+    async with with_inline(device, seen, inline, inline_seconds=0.0) as batcher:
         for _ in range(2):
             several = [batcher.submit(work, 1, "k", soon()) for work in "abc"]
             assert [each.done() for each in several] == [True, False, False]
             assert list(await asyncio.gather(*several)) == ["A", "B", "C"]
-    assert instant.works == ["a", "a"]
+    assert inline.works == ["a", "a"]
     assert device.batches == [["b", "c"]] * 2
 
 
-async def test_a_bulk_turn_that_waits_is_not_starved_by_what_is_done_at_once(device, seen, instant):
-    async with with_instant(device, seen, instant) as batcher:
+async def test_inline_execution_does_not_starve_a_background_turn(device, seen, inline):
+    async with with_inline(device, seen, inline) as batcher:
 
         async def turn() -> str:
-            return "bulk"
+            return "background"
 
-        bulk = asyncio.create_task(batcher.run_background(turn))
+        background = asyncio.create_task(batcher.run_background(turn))
         await asyncio.sleep(0)
         assert not batcher.submit("a", 1, "k", soon()).done()
-        assert await bulk == "bulk"
+        assert await background == "background"

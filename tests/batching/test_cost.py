@@ -1,4 +1,4 @@
-"""The cost model's estimate: measured, inflated by what ran late, never latched."""
+"""The cost estimate: calibrated, inflated by late batches, and decaying when idle."""
 
 from animora_server.batching import CostModel
 
@@ -38,7 +38,7 @@ def test_the_estimate_settles_where_nine_batches_of_ten_are_faster():
     assert 0.0018 < cost.estimate(1, 1, now=10.0) < 0.0042
 
 
-def test_idle_time_brings_the_estimate_back():
+def test_the_estimate_returns_to_the_calibrated_time_when_idle():
     cost = CostModel(fixed=0.001, per_row=0.0)
     for _ in range(1000):
         cost.observe(1, 60.0, now=10.0)

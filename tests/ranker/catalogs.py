@@ -1,4 +1,4 @@
-"""Small catalogs for tests of what decides."""
+"""Small catalog snapshots for tests."""
 
 import time
 from collections.abc import Mapping
@@ -18,25 +18,25 @@ def snapshot(
 ) -> CatalogSnapshot:
     """A snapshot of posts by id: `author`, `age` in seconds, `likes`, `deleted`, `fingerprint`.
 
-    `arrived` is how many seconds before NOW the catalog got a post, never more than the post before.
+    `arrived` is how many seconds before NOW the catalog received a post; it never grows from post to post.
     """
     ids = np.array(list(posts), np.int64)
-    events = list(posts.values())
-    likes = np.array([fact.get("likes", 0) for fact in events], np.int64)
-    created_at = np.array([NOW - fact.get("age", 0) for fact in events], np.float64)
-    deleted = np.array([bool(fact.get("deleted", 0)) for fact in events], np.bool_)
+    fields = list(posts.values())
+    likes = np.array([post.get("likes", 0) for post in fields], np.int64)
+    created_at = np.array([NOW - post.get("age", 0) for post in fields], np.float64)
+    deleted = np.array([bool(post.get("deleted", 0)) for post in fields], np.bool_)
     pairs = np.array(blocks or [], np.int64).reshape(-1, 2)
     views = np.array(seen or [], np.int64).reshape(-1, 2)
     return CatalogSnapshot(
         epoch=1,
         post_ids=ids,
-        author_ids=np.array([fact.get("author", 1000) for fact in events], np.int64),
+        author_ids=np.array([post.get("author", 1000) for post in fields], np.int64),
         created_at=created_at,
         deleted=deleted,
         interactions=likes,
-        fingerprints=np.array([fact.get("fingerprint", 1) for fact in events], np.int64),
+        fingerprints=np.array([post.get("fingerprint", 1) for post in fields], np.int64),
         max_interactions=int(likes[~deleted].max(initial=0)),
-        arrived_at=np.array([NOW - fact.get("arrived", 0) for fact in events], np.float64),
+        arrived_at=np.array([NOW - post.get("arrived", 0) for post in fields], np.float64),
         embeddings=EmbeddingFile(None, 0, 0),
         read_at=NOW,
         posts_read_at=time.monotonic(),

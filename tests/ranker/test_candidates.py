@@ -1,4 +1,4 @@
-"""Candidates: what is dropped, why, and what stays to be scored."""
+"""Candidates: which are dropped, for which reason, and which are scored."""
 
 from collections import Counter
 from typing import Any
@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animora_server.catalog import CatalogSnapshot
-from animora_server.ranker import candidates as module
-from animora_server.ranker.candidates import Candidates
+from animora_server.ranker.candidates import Candidates, filter_candidates
 from animora_server.types import DropReason, RankQuery
 from tests.ranker.catalogs import snapshot
 
@@ -18,9 +17,9 @@ def query(*post_ids: int, user: int = 7, **options) -> RankQuery:
     return RankQuery(user_id=user, post_ids=np.array(post_ids, np.int64), deadline=0.0, **options)
 
 
-def resolve(catalog: CatalogSnapshot, one: RankQuery) -> Candidates:
-    """The candidates of a query that comes alone."""
-    return module.filter_candidates(catalog, [one])
+def filter_one(catalog: CatalogSnapshot, one: RankQuery) -> Candidates:
+    """The candidates of a single query."""
+    return filter_candidates(catalog, [one])
 
 
 def dropped(candidates) -> dict[str, int]:
@@ -32,49 +31,49 @@ def shown(candidates):
     return candidates.post_ids[candidates.eligible].tolist()
 
 
-def test_candidates_come_in_canonical_order_whatever_order_they_were_given_in():
+def test_candidates_are_in_canonical_order_whatever_the_order_of_the_request():
     catalog = snapshot({30: {}, 10: {}, 20: {}})
-    candidates = resolve(catalog, query(20, 30, 10))
+    candidates = filter_one(catalog, query(20, 30, 10))
     assert candidates.post_ids.tolist() == [10, 20, 30]
     assert catalog.post_ids[candidates.rows].tolist() == [10, 20, 30]
     assert dropped(candidates) == {}
 
 
 def test_a_repeated_candidate_counts_once_and_its_repeats_are_dropped():
-    candidates = resolve(snapshot({1: {}}), query(1, 1, 1))
+    candidates = filter_one(snapshot({1: {}}), query(1, 1, 1))
     assert shown(candidates) == [1]
     assert dropped(candidates) == {"duplicate": 2}
 
 
 def test_ids_unknown_to_the_catalog_are_dropped_up_to_the_ends_of_64_bits():
     limits = np.iinfo(np.int64)
-    candidates = resolve(snapshot({0: {}, 1: {}}), query(0, 1, 2, int(limits.min), int(limits.max)))
+    candidates = filter_one(snapshot({0: {}, 1: {}}), query(0, 1, 2, int(limits.min), int(limits.max)))
     assert shown(candidates) == [0, 1]
     assert dropped(candidates) == {"unknown": 3}
 
 
-def test_an_empty_catalog_knows_nothing():
-    candidates = resolve(snapshot({}), query(1, 2))
+def test_with_an_empty_catalog_every_candidate_is_unknown():
+    candidates = filter_one(snapshot({}), query(1, 2))
     assert shown(candidates) == []
     assert dropped(candidates) == {"unknown": 2}
 
 
 def test_deleted_posts_are_dropped():
-    assert dropped(resolve(snapshot({1: {"deleted": 1}, 2: {}}), query(1, 2))) == {"deleted": 1}
+    assert dropped(filter_one(snapshot({1: {"deleted": 1}, 2: {}}), query(1, 2))) == {"deleted": 1}
 
 
 def test_a_block_hides_posts_in_both_directions():
     posts = {1: {"author": 50}, 2: {"author": 60}, 3: {"author": 70}}
     catalog = snapshot(posts, blocks=[(7, 50), (60, 7), (60, 70)])
-    assert shown(resolve(catalog, query(1, 2, 3, user=7))) == [3]
-    assert shown(resolve(catalog, query(1, 2, 3, user=50))) == [1, 2, 3]
-    assert shown(resolve(catalog, query(1, 2, 3, user=60))) == [1, 2]
+    assert shown(filter_one(catalog, query(1, 2, 3, user=7))) == [3]
+    assert shown(filter_one(catalog, query(1, 2, 3, user=50))) == [1, 2, 3]
+    assert shown(filter_one(catalog, query(1, 2, 3, user=60))) == [1, 2]
 
 
-def test_seen_posts_are_dropped_only_when_asked():
+def test_seen_posts_are_dropped_with_exclude_seen_alone():
     catalog = snapshot({1: {}, 2: {}}, seen=[(7, 1), (8, 2)])
-    assert shown(resolve(catalog, query(1, 2))) == [1, 2]
-    candidates = resolve(catalog, query(1, 2, exclude_seen=True))
+    assert shown(filter_one(catalog, query(1, 2))) == [1, 2]
+    candidates = filter_one(catalog, query(1, 2, exclude_seen=True))
     assert shown(candidates) == [2]
     assert dropped(candidates) == {"seen": 1}
 
@@ -82,17 +81,17 @@ def test_seen_posts_are_dropped_only_when_asked():
 def test_a_dropped_candidate_counts_for_the_first_reason_alone():
     catalog = snapshot({1: {"deleted": 1, "author": 50}}, blocks=[(7, 50)], seen=[(7, 1)])
     excluded = np.array([1, 99], np.int64)
-    assert dropped(resolve(catalog, query(1, 99, exclude_seen=True, exclude_post_ids=excluded))) == {
+    assert dropped(filter_one(catalog, query(1, 99, exclude_seen=True, exclude_post_ids=excluded))) == {
         "excluded": 2
     }
-    assert dropped(resolve(catalog, query(1, exclude_seen=True))) == {"deleted": 1}
+    assert dropped(filter_one(catalog, query(1, exclude_seen=True))) == {"deleted": 1}
 
 
-def test_explained_each_distinct_candidate_tells_the_first_reason_that_drops_it():
+def test_with_explain_each_dropped_candidate_has_its_first_reason():
     posts = {1: {"deleted": 1, "author": 50}, 2: {"author": 50}, 3: {}, 4: {}, 5: {}}
     catalog = snapshot(posts, blocks=[(7, 50)], seen=[(7, 1), (7, 2), (7, 3), (7, 4)])
     options: dict[str, Any] = {"exclude_seen": True, "exclude_post_ids": np.array([4, 99], np.int64)}
-    explained = resolve(catalog, query(5, 4, 3, 3, 2, 1, 98, 99, explain=True, **options))
+    explained = filter_one(catalog, query(5, 4, 3, 3, 2, 1, 98, 99, explain=True, **options))
     assert explained.dropped_posts[0] == {
         1: DropReason.DELETED,
         2: DropReason.BLOCKED,
@@ -101,12 +100,12 @@ def test_explained_each_distinct_candidate_tells_the_first_reason_that_drops_it(
         98: DropReason.UNKNOWN,
         99: DropReason.EXCLUDED,
     }
-    assert not resolve(catalog, query(5, 4, 3, 2, 1, **options)).dropped_posts[0]
+    assert not filter_one(catalog, query(5, 4, 3, 2, 1, **options)).dropped_posts[0]
 
 
-def test_what_may_not_be_shown_but_is_known_stays_to_be_scored():
+def test_known_candidates_that_are_not_eligible_are_scored():
     catalog = snapshot({1: {"deleted": 1}, 2: {"author": 50}, 3: {}}, blocks=[(7, 50)])
-    candidates = resolve(catalog, query(1, 2, 3, 4))
+    candidates = filter_one(catalog, query(1, 2, 3, 4))
     assert candidates.post_ids.tolist() == [1, 2, 3]
     assert candidates.eligible.tolist() == [False, False, True]
 
@@ -116,36 +115,36 @@ def test_every_candidate_is_either_shown_or_counted(post_ids, excluded):
     posts = {post: {"author": post % 5, "deleted": float(post % 7 == 0)} for post in range(0, 30, 2)}
     catalog = snapshot(posts, blocks=[(7, 3)], seen=[(7, 4), (7, 8)])
     request = query(*post_ids, exclude_seen=True, exclude_post_ids=np.array(excluded, np.int64), explain=True)
-    candidates = resolve(catalog, request)
+    candidates = filter_one(catalog, request)
     (counts,), (posts_dropped,) = candidates.dropped, candidates.dropped_posts
     assert len(shown(candidates)) + sum(counts.values()) == len(post_ids)
     assert set(counts) <= set(DropReason)
     assert not set(shown(candidates)) & set(excluded)
     assert set(shown(candidates)) | set(posts_dropped) == set(post_ids)
-    told = Counter({DropReason.DUPLICATE: len(post_ids) - len(set(post_ids))})
-    told.update(posts_dropped.values())
-    assert told == Counter(counts)
+    reasons = Counter({DropReason.DUPLICATE: len(post_ids) - len(set(post_ids))})
+    reasons.update(posts_dropped.values())
+    assert reasons == Counter(counts)
 
 
 IDS = st.lists(st.integers(0, 30), min_size=1, max_size=20)
 
 
 @given(st.lists(st.tuples(st.integers(5, 9), IDS, IDS, st.booleans(), st.booleans()), min_size=1, max_size=6))
-def test_a_query_gets_the_same_among_others_as_alone(drawn):
+def test_a_query_has_the_same_candidates_in_a_batch_as_alone(drawn):
     posts = {post: {"author": post % 5, "deleted": float(post % 7 == 0)} for post in range(0, 30, 2)}
     catalog = snapshot(posts, blocks=[(7, 3), (8, 1)], seen=[(7, 4), (7, 8), (9, 2)])
     queries = [
         query(*ids, user=user, exclude_post_ids=np.array(excluded[1:]), exclude_seen=seen, explain=explain)
         for user, ids, excluded, seen, explain in drawn
     ]
-    together = module.filter_candidates(catalog, queries)
-    assert together.sizes.sum() == len(together.post_ids)
+    batch = filter_candidates(catalog, queries)
+    assert batch.sizes.sum() == len(batch.post_ids)
     for number, one in enumerate(queries):
-        among_others, alone = together.subset([number]), resolve(catalog, one)
+        in_batch, alone = batch.subset([number]), filter_one(catalog, one)
         for name in ("post_ids", "rows", "eligible", "ends"):
-            assert getattr(among_others, name).tolist() == getattr(alone, name).tolist()
-        assert among_others.dropped == alone.dropped
-        assert among_others.dropped_posts == alone.dropped_posts
+            assert getattr(in_batch, name).tolist() == getattr(alone, name).tolist()
+        assert in_batch.dropped == alone.dropped
+        assert in_batch.dropped_posts == alone.dropped_posts
 
 
 @given(
@@ -153,7 +152,7 @@ def test_a_query_gets_the_same_among_others_as_alone(drawn):
     st.lists(st.integers(100, 110), max_size=11, unique=True),
     st.lists(st.integers(0, 45), min_size=1, max_size=50),
 )
-def test_a_user_may_have_seen_or_blocked_more_than_is_asked_for(seen, blocked, post_ids):
+def test_a_user_may_have_seen_or_blocked_more_posts_than_are_requested(seen, blocked, post_ids):
     authors = {post: 100 + post % 11 for post in range(40)}
     catalog = snapshot(
         {post: {"author": author} for post, author in authors.items()},
@@ -163,10 +162,10 @@ def test_a_user_may_have_seen_or_blocked_more_than_is_asked_for(seen, blocked, p
     expected = {
         post for post in post_ids if post in authors and authors[post] not in blocked and post not in seen
     }
-    assert set(shown(resolve(catalog, query(*post_ids, exclude_seen=True)))) == expected
+    assert set(shown(filter_one(catalog, query(*post_ids, exclude_seen=True)))) == expected
 
 
-def test_resolving_leaves_what_was_asked_as_it_was():
-    asked = query(3, 1, 2, 1)
-    resolve(snapshot({1: {}, 2: {}, 3: {}}), asked)
-    assert asked.post_ids.tolist() == [3, 1, 2, 1]
+def test_filtering_does_not_change_the_query():
+    request = query(3, 1, 2, 1)
+    filter_one(snapshot({1: {}, 2: {}, 3: {}}), request)
+    assert request.post_ids.tolist() == [3, 1, 2, 1]

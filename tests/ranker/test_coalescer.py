@@ -1,4 +1,4 @@
-"""Waiting for company."""
+"""The coalescer: which requests are flushed together, and when."""
 
 import asyncio
 import itertools
@@ -8,13 +8,13 @@ from animora_server.ranker.coalescer import IDLE_TURNS, MAX_DELAY, MAX_ITEMS, Re
 
 
 class Recorder:
-    """Records what goes on together."""
+    """Records the items of each flush."""
 
     def __init__(self) -> None:
-        self.groups: list[list[int]] = []
+        self.flushes: list[list[int]] = []
 
     def __call__(self, items: list[int]) -> None:
-        self.groups.append(items)
+        self.flushes.append(items)
 
 
 async def turns_until(condition: Callable[[], object]) -> int:
@@ -25,43 +25,43 @@ async def turns_until(condition: Callable[[], object]) -> int:
     return turns
 
 
-async def test_what_comes_alone_waits_for_some_turns():
+async def test_a_lone_request_waits_for_some_idle_turns():
     seen = Recorder()
     RequestCoalescer(seen).add(1)
-    assert IDLE_TURNS <= await turns_until(lambda: seen.groups) <= IDLE_TURNS + 2
+    assert IDLE_TURNS <= await turns_until(lambda: seen.flushes) <= IDLE_TURNS + 2
 
 
-async def test_what_comes_some_turns_apart_goes_on_together_in_order():
+async def test_requests_that_arrive_a_few_turns_apart_are_coalesced_in_order():
     seen = Recorder()
-    gathering = RequestCoalescer(seen)
+    coalescer = RequestCoalescer(seen)
     for item in range(5):
-        gathering.add(item)
+        coalescer.add(item)
         for _ in range(IDLE_TURNS // 2):
             await asyncio.sleep(0)
-    assert not seen.groups
-    await turns_until(lambda: seen.groups)
-    assert seen.groups == [[0, 1, 2, 3, 4]]
+    assert not seen.flushes
+    await turns_until(lambda: seen.flushes)
+    assert seen.flushes == [[0, 1, 2, 3, 4]]
 
 
-async def test_enough_wait_for_no_more():
+async def test_a_full_batch_is_flushed_at_once():
     seen = Recorder()
-    gathering = RequestCoalescer(seen)
+    coalescer = RequestCoalescer(seen)
     for item in range(MAX_ITEMS):
-        gathering.add(item)
-    assert await turns_until(lambda: seen.groups) <= 2
+        coalescer.add(item)
+    assert await turns_until(lambda: seen.flushes) <= 2
 
 
-async def test_it_does_not_wait_for_long_where_each_turn_takes_long():
+async def test_the_delay_is_bounded_where_turns_take_long():
     seen, seconds = Recorder(), itertools.count(0.0, MAX_DELAY / 2)
     RequestCoalescer(seen, lambda: next(seconds)).add(1)
-    assert await turns_until(lambda: seen.groups) <= 4
+    assert await turns_until(lambda: seen.flushes) <= 4
 
 
-async def test_the_next_that_comes_waits_anew():
+async def test_a_request_after_a_flush_waits_for_idle_turns_again():
     seen = Recorder()
-    gathering = RequestCoalescer(seen)
-    gathering.add(1)
-    await turns_until(lambda: seen.groups)
-    gathering.add(2)
-    assert await turns_until(lambda: len(seen.groups) == 2) >= IDLE_TURNS
-    assert seen.groups == [[1], [2]]
+    coalescer = RequestCoalescer(seen)
+    coalescer.add(1)
+    await turns_until(lambda: seen.flushes)
+    coalescer.add(2)
+    assert await turns_until(lambda: len(seen.flushes) == 2) >= IDLE_TURNS
+    assert seen.flushes == [[1], [2]]

@@ -1,4 +1,4 @@
-"""Futures, taken together as they are done."""
+"""The completion queue: futures are returned as they complete."""
 
 import asyncio
 
@@ -9,34 +9,34 @@ def futures(count: int) -> "list[asyncio.Future[int]]":
     return [asyncio.get_running_loop().create_future() for _ in range(count)]
 
 
-async def test_what_is_done_in_one_turn_comes_together_and_ends_with_the_last():
+async def test_futures_that_complete_in_one_turn_are_returned_together():
     a, b, c = futures(3)
-    settling: CompletionQueue[str] = CompletionQueue()
+    queue: CompletionQueue[str] = CompletionQueue()
     for item, future in zip("abc", (a, b, c), strict=True):
-        settling.add(item, future)
+        queue.add(item, future)
     c.set_result(3)
     a.set_exception(ValueError())
     loop = asyncio.get_running_loop()
     groups = []
-    async for some in settling:
-        groups.append(some)
+    async for completed in queue:
+        groups.append(completed)
         loop.call_soon(b.cancel)
     assert groups == [[("c", c), ("a", a)], [("b", b)]]
 
 
-async def test_more_may_come_while_it_is_waited_for():
+async def test_a_future_may_be_added_during_the_iteration():
     first, second = futures(2)
-    settling: CompletionQueue[str] = CompletionQueue()
-    settling.add("first", first)
+    queue: CompletionQueue[str] = CompletionQueue()
+    queue.add("first", first)
     first.set_result(1)
     groups = []
-    async for some in settling:
-        groups.append([item for item, _ in some])
+    async for completed in queue:
+        groups.append([item for item, _ in completed])
         if len(groups) == 1:
-            settling.add("second", second)
+            queue.add("second", second)
             second.set_result(2)
     assert groups == [["first"], ["second"]]
 
 
-async def test_nothing_to_wait_for_is_the_end():
-    assert [some async for some in CompletionQueue[str]()] == []
+async def test_an_empty_queue_ends_the_iteration():
+    assert [completed async for completed in CompletionQueue[str]()] == []

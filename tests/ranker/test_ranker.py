@@ -1,4 +1,4 @@
-"""The ranker: who answers, in which order, from where, and what it says when the model cannot."""
+"""The ranker: model or heuristic, order, cache, fallback, and isolation of callers from each other."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -43,18 +43,18 @@ from tests.ranker.catalogs import NOW, snapshot
 
 @dataclass
 class FakeModel:
-    """Scores each catalog row with a given logit, `explained` of it in its terms; knows users below 100.
+    """Scores each catalog row with a given logit; knows users below 100.
 
-    Work that has a `poisoned` user in it fails as a bug does.
+    The terms of a score add up to `explained` times the logit. Work with a `poisoned` user raises IndexError.
     """
 
     logits: list[float]
     version: str = "v1"
-    uninformed: set[int] = field(default_factory=set)
+    featureless: set[int] = field(default_factory=set)
     poisoned: set[int] = field(default_factory=set)
     failure: ScoringFailed | None = None
     gate: asyncio.Event | None = None
-    answers_at: float = 0.0
+    answers_from: float = 0.0
     explained: float = 1.0
     calls: int = 0
     running: int = 0
@@ -72,7 +72,7 @@ class FakeModel:
         return np.array([self.user_row(user) for user in user_ids.tolist()])
 
     def has_features(self, rows: IntArray) -> BoolArray:
-        return np.array([row not in self.uninformed for row in rows.tolist()], np.bool_)
+        return np.array([row not in self.featureless for row in rows.tolist()], np.bool_)
 
     def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
         return asyncio.ensure_future(self._score(rows, deadline))
@@ -104,7 +104,7 @@ class FakeModel:
                 self.running -= 1
         if self.failure is not None:
             raise self.failure
-        if deadline is not None and deadline < self.answers_at:
+        if deadline is not None and deadline < self.answers_from:
             raise DeadlineUnreachable
         return np.array(self.logits, np.float32)[rows]
 
@@ -124,7 +124,7 @@ class FakeModel:
 
 
 @dataclass
-class FakePin:
+class FakeState:
     snapshot: CatalogSnapshot
     active: FakeModel | None = None
     resident: Mapping[str, FakeModel] = field(default_factory=dict)
@@ -155,22 +155,22 @@ class FakeCache:
         self.stored[key] = scores
 
 
-class UnfilledCache(FakeCache):
-    """Answers a look-up when it is told to, that nothing was found."""
+class MissingCache(FakeCache):
+    """Completes look-ups on request, each as a miss."""
 
     def __init__(self):
         super().__init__()
-        self.asked: list[tuple[int, asyncio.Future[list[FloatArray | None]]]] = []
+        self.look_ups: list[tuple[int, asyncio.Future[list[FloatArray | None]]]] = []
 
     def find(
         self, keys: Sequence[bytes], counts: Sequence[int], deadline: float
     ) -> "asyncio.Future[list[FloatArray | None]]":
         found: asyncio.Future[list[FloatArray | None]] = asyncio.get_running_loop().create_future()
-        self.asked.append((len(keys), found))
+        self.look_ups.append((len(keys), found))
         return found
 
-    def answer(self) -> None:
-        keys, found = self.asked.pop(0)
+    def complete(self) -> None:
+        keys, found = self.look_ups.pop(0)
         found.set_result([None] * keys)
 
 
@@ -199,10 +199,15 @@ async def rank(
 
 
 def query(timeout: float = 60, user: int = 7, posts: tuple[int, ...] = (10, 20, 30), **options) -> RankQuery:
-    """A query that keeps half of its time for the heuristic, so that a busy machine can give it in time."""
+    """A query that reserves half of its time for the heuristic, so that a busy machine can answer in time."""
     deadline = asyncio.get_running_loop().time() + timeout
     options = {"reserve": timeout / 2, **options}
     return RankQuery(user_id=user, post_ids=np.array(posts, np.int64), deadline=deadline, **options)
+
+
+def rankings_of(outcomes: Sequence[RankedCandidates | BaseException]) -> list[RankedCandidates]:
+    """The rankings among the outcomes, without the errors."""
+    return [outcome for outcome in outcomes if isinstance(outcome, RankedCandidates)]
 
 
 THREE = {10: {"likes": 1}, 20: {"likes": 5}, 30: {"likes": 9}}
@@ -210,7 +215,7 @@ THREE = {10: {"likes": 1}, 20: {"likes": 5}, 30: {"likes": 9}}
 
 async def test_a_known_user_is_ranked_by_the_model_best_first():
     model = FakeModel([0.0, 2.0, 1.0])
-    ranking = await rank(FakePin(snapshot(THREE), model), 10, 20, 30)
+    ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30)
     assert ranking.post_ids.tolist() == [20, 30, 10]
     assert ranking.scores.tolist() == pytest.approx([0.880797, 0.731059, 0.5], abs=1e-6)
     assert ranking.ranker is RankerName.NEUCF
@@ -221,18 +226,18 @@ async def test_a_known_user_is_ranked_by_the_model_best_first():
 
 async def test_ties_go_to_the_newer_post_then_to_the_larger_id():
     posts = {1: {"age": 50}, 2: {"age": 50}, 3: {"age": 10}}
-    ranking = await rank(FakePin(snapshot(posts), FakeModel([1.0, 1.0, 1.0])), 1, 2, 3)
+    ranking = await rank(FakeState(snapshot(posts), FakeModel([1.0, 1.0, 1.0])), 1, 2, 3)
     assert ranking.post_ids.tolist() == [3, 2, 1]
 
 
-async def test_a_limit_keeps_the_best_and_drops_count_all_the_same():
-    ranking = await rank(FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])), 10, 20, 30, 99, limit=2)
+async def test_a_limit_returns_the_best_and_does_not_change_the_drop_counts():
+    ranking = await rank(FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])), 10, 20, 30, 99, limit=2)
     assert ranking.post_ids.tolist() == [20, 30]
     assert sum(ranking.dropped.values()) == 1
 
 
-async def test_a_cold_user_is_ranked_by_the_heuristic_and_that_is_not_degraded():
-    ranking = await rank(FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])), 10, 20, 30, user=500)
+async def test_a_cold_user_is_ranked_by_the_heuristic_without_a_degraded_reason():
+    ranking = await rank(FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])), 10, 20, 30, user=500)
     assert ranking.post_ids.tolist() == [30, 20, 10]
     assert ranking.scores.tolist()[0] == pytest.approx(1.0)
     assert ranking.ranker is RankerName.HEURISTIC
@@ -240,8 +245,8 @@ async def test_a_cold_user_is_ranked_by_the_heuristic_and_that_is_not_degraded()
     assert ranking.degraded_reason is None
 
 
-async def test_without_a_model_the_heuristic_answers_and_says_so():
-    ranking = await rank(FakePin(snapshot(THREE)), 10, 20)
+async def test_without_a_model_the_heuristic_answers_with_a_degraded_reason():
+    ranking = await rank(FakeState(snapshot(THREE)), 10, 20)
     assert ranking.ranker is RankerName.HEURISTIC
     assert ranking.degraded_reason is DegradedReason.NO_MODEL
 
@@ -254,59 +259,59 @@ async def test_without_a_model_the_heuristic_answers_and_says_so():
         (DeviceFault("gone"), DegradedReason.DEVICE_FAULT),
     ],
 )
-async def test_a_model_that_fails_is_replaced_by_the_heuristic_with_the_reason(failure, reason):
+async def test_a_failing_model_falls_back_to_the_heuristic_with_the_reason(failure, reason):
     cache = FakeCache()
     model = FakeModel([0.0, 2.0, 1.0], failure=failure)
-    ranking = await rank(FakePin(snapshot(THREE), model), 10, 20, 30, cache=cache)
+    ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30, cache=cache)
     assert ranking.post_ids.tolist() == [30, 20, 10]
     assert ranking.degraded_reason is reason
     assert cache.stored == {}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-async def test_scores_that_are_not_finite_are_never_shown(value):
+async def test_scores_that_are_not_finite_are_never_returned_or_stored(value):
     cache = FakeCache()
-    ranking = await rank(FakePin(snapshot(THREE), FakeModel([0.0, value, 1.0])), 10, 20, 30, cache=cache)
+    ranking = await rank(FakeState(snapshot(THREE), FakeModel([0.0, value, 1.0])), 10, 20, 30, cache=cache)
     assert ranking.degraded_reason is DegradedReason.INVALID_SCORES
     assert cache.stored == {}
 
 
 async def test_a_bug_in_the_model_is_not_hidden_behind_the_heuristic():
     with pytest.raises(IndexError):
-        await rank(FakePin(snapshot(THREE), FakeModel([])), 10)
+        await rank(FakeState(snapshot(THREE), FakeModel([])), 10)
 
 
-async def test_a_model_that_does_not_answer_in_time_is_replaced_before_the_deadline():
+async def test_a_slow_model_falls_back_to_the_heuristic_before_the_deadline():
     model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
-    ranking = await hurried(lambda timeout: rank(FakePin(snapshot(THREE), model), 10, timeout=timeout))
+    ranking = await hurried(lambda timeout: rank(FakeState(snapshot(THREE), model), 10, timeout=timeout))
     assert ranking.degraded_reason is DegradedReason.DEADLINE
 
 
-async def test_the_model_has_the_time_that_is_not_kept_for_an_answer_without_it():
+async def test_the_model_has_the_time_without_the_reserve():
     model = FakeModel([0.0, 2.0, 1.0])
-    asked = query(timeout=60, reserve=50)
-    await ranker_over(FakePin(snapshot(THREE), model)).rank(asked)
-    assert model.deadlines == [asked.deadline - 50]
+    request = query(timeout=60, reserve=50)
+    await ranker_over(FakeState(snapshot(THREE), model)).rank(request)
+    assert model.deadlines == [request.deadline - 50]
 
 
-async def test_queries_that_the_model_did_not_answer_in_time_fall_back_together():
+async def test_a_late_batch_falls_back_without_a_retry():
     model = FakeModel([0.0, 2.0, 1.0], failure=DeadlineUnreachable())
-    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    ranker = ranker_over(FakeState(snapshot(THREE), model))
     rankings = await ranker.rank_all([query(timeout=60, reserve=61)] * 3)
-    assert [each.degraded_reason for each in rankings if isinstance(each, RankedCandidates)] == 3 * [
-        DegradedReason.DEADLINE
-    ]
+    assert [each.degraded_reason for each in rankings_of(rankings)] == 3 * [DegradedReason.DEADLINE]
     assert model.calls == 1
 
 
-async def test_no_time_even_for_the_heuristic_is_an_error():
+async def test_an_expired_deadline_is_an_error():
     with pytest.raises(DeadlineExpired):
-        await rank(FakePin(snapshot(THREE), FakeModel([0.0], failure=DeadlineUnreachable())), 10, timeout=-1)
+        await rank(
+            FakeState(snapshot(THREE), FakeModel([0.0], failure=DeadlineUnreachable())), 10, timeout=-1
+        )
 
 
-async def test_a_version_that_is_resident_can_be_asked_for():
+async def test_a_query_may_name_a_loaded_version():
     old = FakeModel([3.0, 2.0, 1.0], version="old")
-    state = FakePin(snapshot(THREE), FakeModel([1.0, 2.0, 3.0]), {"old": old})
+    state = FakeState(snapshot(THREE), FakeModel([1.0, 2.0, 3.0]), {"old": old})
     ranking = await rank(state, 10, 20, 30, model_version="old")
     assert ranking.post_ids.tolist() == [10, 20, 30]
     assert ranking.model_version == "old"
@@ -314,23 +319,23 @@ async def test_a_version_that_is_resident_can_be_asked_for():
         await rank(state, 10, model_version="never")
 
 
-async def test_posts_that_the_model_knows_nothing_of_get_the_users_median():
-    model = FakeModel([9.0, 2.0, 1.0], uninformed={0})
-    ranking = await rank(FakePin(snapshot(THREE), model), 10, 20, 30)
+async def test_posts_without_features_get_the_users_median():
+    model = FakeModel([9.0, 2.0, 1.0], featureless={0})
+    ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30)
     assert ranking.post_ids.tolist() == [20, 10, 30]
     assert ranking.scores.tolist()[1] == pytest.approx(1 / (1 + np.exp(-1.5)), abs=1e-6)
 
 
-async def test_no_catalog_or_blocks_that_are_too_old_are_unavailable():
+async def test_ranking_is_unavailable_without_a_catalog_or_with_old_blocks():
     with pytest.raises(CatalogUnavailable):
         await rank(NoCatalog(), 10)
     with pytest.raises(CatalogUnavailable):
-        await rank(FakePin(snapshot(THREE, block_age=601)), 10)
+        await rank(FakeState(snapshot(THREE, block_age=601)), 10)
 
 
-async def test_scores_are_stored_and_the_same_candidates_hit_in_any_order_and_limit():
+async def test_the_same_candidates_hit_the_cache_in_any_order_and_with_any_limit():
     cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0])
-    state = FakePin(snapshot(THREE), model)
+    state = FakeState(snapshot(THREE), model)
     first = await rank(state, 10, 20, 30, cache=cache)
     second = await rank(state, 30, 10, 20, 20, limit=1, cache=cache)
     assert (first.cache, second.cache) == (CacheStatus.MISS, CacheStatus.HIT)
@@ -341,72 +346,70 @@ async def test_scores_are_stored_and_the_same_candidates_hit_in_any_order_and_li
 
 async def test_filters_run_after_the_cache():
     cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0])
-    await rank(FakePin(snapshot(THREE), model), 10, 20, 30, cache=cache)
+    await rank(FakeState(snapshot(THREE), model), 10, 20, 30, cache=cache)
     blocked = snapshot({10: {}, 20: {"author": 50}, 30: {"deleted": 1}}, blocks=[(50, 7)])
-    ranking = await rank(FakePin(blocked, model), 10, 20, 30, cache=cache)
+    ranking = await rank(FakeState(blocked, model), 10, 20, 30, cache=cache)
     assert ranking.cache is CacheStatus.HIT
     assert ranking.post_ids.tolist() == [10]
 
 
 async def test_an_edited_post_misses():
     cache, model = FakeCache(), FakeModel([0.0])
-    await rank(FakePin(snapshot({10: {"fingerprint": 1}}), model), 10, cache=cache)
-    ranking = await rank(FakePin(snapshot({10: {"fingerprint": 2}}), model), 10, cache=cache)
+    await rank(FakeState(snapshot({10: {"fingerprint": 1}}), model), 10, cache=cache)
+    ranking = await rank(FakeState(snapshot({10: {"fingerprint": 2}}), model), 10, cache=cache)
     assert ranking.cache is CacheStatus.MISS
 
 
 async def test_refresh_writes_without_reading_and_bypass_does_neither():
-    cache, state = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    cache, state = FakeCache(), FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
     bypassed = await rank(state, 10, cache=cache, cache_policy=CachePolicy.BYPASS)
     assert (bypassed.cache, cache.reads, len(cache.stored)) == (CacheStatus.BYPASS, 0, 0)
     refreshed = await rank(state, 10, cache=cache, cache_policy=CachePolicy.REFRESH)
     assert (refreshed.cache, cache.reads, len(cache.stored)) == (CacheStatus.BYPASS, 0, 1)
 
 
-async def test_a_stored_value_that_is_not_finite_is_computed_anew():
-    cache, state = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+async def test_a_cached_value_that_is_not_finite_is_a_miss():
+    cache, state = FakeCache(), FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
     await rank(state, 10, 20, cache=cache)
     cache.stored = {stored: np.full_like(value, np.nan) for stored, value in cache.stored.items()}
     ranking = await rank(state, 10, 20, cache=cache)
     assert (ranking.cache, ranking.post_ids.tolist()) == (CacheStatus.MISS, [20, 10])
 
 
-async def test_of_values_found_together_only_those_that_are_not_finite_are_computed_anew():
-    cache, state = FakeCache(), FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
-    ranker, asked = (
-        ranker_over(state, cache),
-        [query(posts=posts) for posts in ((10, 20), (20, 30), (10, 30))],
-    )
-    await ranker.rank_all(asked)
+async def test_in_a_batch_only_the_values_that_are_not_finite_are_misses():
+    cache, state = FakeCache(), FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    ranker = ranker_over(state, cache)
+    queries = [query(posts=posts) for posts in ((10, 20), (20, 30), (10, 30))]
+    await ranker.rank_all(queries)
     spoilt = list(cache.stored)[1]
     cache.stored[spoilt] = np.full_like(cache.stored[spoilt], np.nan)
-    told = [ranking for ranking in await ranker.rank_all(asked) if isinstance(ranking, RankedCandidates)]
-    assert [ranking.cache for ranking in told] == [CacheStatus.HIT, CacheStatus.MISS, CacheStatus.HIT]
-    assert [ranking.post_ids.tolist() for ranking in told] == [[20, 10], [20, 30], [30, 10]]
+    rankings = rankings_of(await ranker.rank_all(queries))
+    assert [ranking.cache for ranking in rankings] == [CacheStatus.HIT, CacheStatus.MISS, CacheStatus.HIT]
+    assert [ranking.post_ids.tolist() for ranking in rankings] == [[20, 10], [20, 30], [30, 10]]
 
 
-async def test_queries_of_one_call_may_use_the_cache_in_different_ways():
+async def test_each_query_of_a_batch_has_its_own_cache_policy():
     cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
     policies = (CachePolicy.DEFAULT, CachePolicy.BYPASS, CachePolicy.REFRESH, CachePolicy.DEFAULT)
     posts = ((10, 20), (20, 30), (10, 30), (99,))
-    asked = [query(posts=its, cache_policy=policy) for its, policy in zip(posts, policies, strict=True)]
+    queries = [query(posts=ids, cache_policy=policy) for ids, policy in zip(posts, policies, strict=True)]
     for expected in (CacheStatus.MISS, CacheStatus.HIT):
-        told = [ranking for ranking in await ranker.rank_all(asked) if isinstance(ranking, RankedCandidates)]
-        assert [ranking.cache for ranking in told] == [expected, *[CacheStatus.BYPASS] * 3]
-        assert [ranking.post_ids.tolist() for ranking in told] == [[20, 10], [20, 30], [30, 10], []]
+        rankings = rankings_of(await ranker.rank_all(queries))
+        assert [ranking.cache for ranking in rankings] == [expected, *[CacheStatus.BYPASS] * 3]
+        assert [ranking.post_ids.tolist() for ranking in rankings] == [[20, 10], [20, 30], [30, 10], []]
     assert len(cache.stored) == 2
 
 
-async def test_callers_that_miss_together_share_one_computation():
+async def test_callers_that_miss_the_same_key_share_one_computation():
     cache, gate = FakeCache(), asyncio.Event()
     model = FakeModel([0.0, 2.0, 1.0], gate=gate)
-    ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
     deadline = asyncio.get_running_loop().time() + 60
     query = RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=deadline)
     callers = [asyncio.create_task(ranker.rank(query)) for _ in range(500)]
     await model.called.wait()
-    callers[0].cancel()  # the one that began the computation
+    callers[0].cancel()  # it started the computation
     await asyncio.wait(callers[:1])
     gate.set()
     rankings = await asyncio.gather(*callers[1:])
@@ -414,37 +417,37 @@ async def test_callers_that_miss_together_share_one_computation():
     assert {tuple(ranking.post_ids.tolist()) for ranking in rankings} == {(20, 30, 10)}
 
 
-async def test_callers_whose_look_ups_are_slower_than_the_computation_share_it_too():
-    model, cache = FakeModel([0.0, 2.0, 1.0]), UnfilledCache()
-    ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
+async def test_a_look_up_slower_than_the_computation_shares_its_result():
+    model, cache = FakeModel([0.0, 2.0, 1.0]), MissingCache()
+    ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
 
-    def ask(*queries: RankQuery) -> "asyncio.Task[list[RankedCandidates | BaseException]]":
+    def submit(*queries: RankQuery) -> "asyncio.Task[list[RankedCandidates | BaseException]]":
         return asyncio.create_task(ranker.rank_all(queries))
 
-    first, second, third = ask(query()), ask(query(), query(posts=(10, 20))), ask(query())
-    while len(cache.asked) < 3:  # noqa: ASYNC110  # a fake wakes nobody
+    first, second, third = submit(query()), submit(query(), query(posts=(10, 20))), submit(query())
+    while len(cache.look_ups) < 3:  # noqa: ASYNC110  # the fake has no event for this
         await asyncio.sleep(0)
-    cache.answer()
+    cache.complete()
     rankings = await first
-    cache.answer()  # a look-up that began before the scores were computed has not found them
-    cache.answer()
+    cache.complete()  # the look-up started before the scores were computed
+    cache.complete()
     rankings += [*await second, *await third]
-    fourth = ask(query())
-    while not cache.asked:  # noqa: ASYNC110  # as above
+    fourth = submit(query())
+    while not cache.look_ups:  # noqa: ASYNC110  # as above
         await asyncio.sleep(0)
-    cache.answer()  # they are still on their way into the cache
+    cache.complete()  # the scores are not stored yet
     rankings += await fourth
-    assert [
-        (each.post_ids.tolist(), each.cache) for each in rankings if isinstance(each, RankedCandidates)
-    ] == [(posts, CacheStatus.MISS) for posts in ([20, 30, 10], [20, 30, 10], [20, 10], *[[20, 30, 10]] * 2)]
+    assert [(each.post_ids.tolist(), each.cache) for each in rankings_of(rankings)] == [
+        (posts, CacheStatus.MISS) for posts in ([20, 30, 10], [20, 30, 10], [20, 10], *[[20, 30, 10]] * 2)
+    ]
     assert model.calls == 2
 
 
-async def test_callers_with_more_time_share_and_store_a_computation_of_their_own():
+async def test_callers_with_a_later_deadline_share_another_computation():
     cache, gate = FakeCache(), asyncio.Event()
     now = asyncio.get_running_loop().time()
-    model = FakeModel([0.0, 2.0, 1.0], gate=gate, answers_at=now + 40)
-    ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
+    model = FakeModel([0.0, 2.0, 1.0], gate=gate, answers_from=now + 40)
+    ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
     callers = [
         asyncio.create_task(
             ranker.rank(RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=now + timeout))
@@ -462,7 +465,7 @@ async def test_callers_with_more_time_share_and_store_a_computation_of_their_own
 
 @pytest.mark.parametrize("user", [7, 500])
 async def test_terms_add_up_to_the_score_they_explain(user):
-    state = FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    state = FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
     ranking = await rank(state, 10, 20, 30, user=user, explain=True)
     assert ranking.terms is not None
     total = ranking.terms.values.sum(axis=1)
@@ -471,9 +474,9 @@ async def test_terms_add_up_to_the_score_they_explain(user):
     assert len(ranking.terms.names) == ranking.terms.values.shape[1]
 
 
-async def test_the_median_of_a_post_that_the_model_knows_nothing_of_belongs_to_no_part_of_it():
-    model = FakeModel([9.0, 2.0, 1.0], uninformed={0})
-    ranking = await rank(FakePin(snapshot(THREE), model), 10, 20, 30, explain=True)
+async def test_an_imputed_logit_is_explained_by_the_bias():
+    model = FakeModel([9.0, 2.0, 1.0], featureless={0})
+    ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30, explain=True)
     assert ranking.terms is not None
     values = dict(zip(ranking.post_ids.tolist(), ranking.terms.values.tolist(), strict=True))
     assert dict(zip(ranking.terms.names, values[10], strict=True)) == {
@@ -483,29 +486,29 @@ async def test_the_median_of_a_post_that_the_model_knows_nothing_of_belongs_to_n
     assert values[20] == pytest.approx([0.25] * 8)
 
 
-async def test_terms_that_are_not_finite_are_never_shown():
+async def test_terms_that_are_not_finite_fall_back_to_the_heuristic():
     model = FakeModel([0.0, 2.0, 1.0], explained=np.nan)
-    ranking = await rank(FakePin(snapshot(THREE), model), 10, 20, 30, explain=True)
+    ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30, explain=True)
     assert ranking.degraded_reason is DegradedReason.INVALID_SCORES
     assert ranking.terms is not None
     assert ranking.terms.names == heuristic.TERMS
 
 
-async def test_an_error_of_the_heuristic_that_stands_in_for_terms_reaches_every_caller():
+async def test_an_error_of_the_fallback_for_terms_reaches_every_caller():
     class Broken(Heuristic):
         def terms(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> DoubleArray:
             raise MemoryError
 
-    state = FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0], explained=np.nan))
+    state = FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0], explained=np.nan))
     ranker = CandidateRanker(state, None, Broken(), max_block_age=600, stages=Stages(), clock=lambda: NOW)
     outcomes = await ranker.rank_all([query(explain=True)] * 2)
     assert [type(outcome) for outcome in outcomes] == [MemoryError] * 2
 
 
 @pytest.mark.parametrize("user", [7, 500])
-async def test_explained_every_candidate_is_in_the_order_or_told_why_not_by_ascending_id(user):
+async def test_with_explain_every_candidate_is_ranked_or_has_a_drop_reason(user):
     posts = {10: {}, 20: {"likes": 5}, 30: {"deleted": 1}, 40: {"likes": 3}, 50: {}}
-    state = FakePin(snapshot(posts), FakeModel([0.0, 2.0, 9.0, 1.0, -1.0]))
+    state = FakeState(snapshot(posts), FakeModel([0.0, 2.0, 9.0, 1.0, -1.0]))
     options: dict[str, Any] = {"limit": 2, "exclude_post_ids": np.array([50])}
     ranking = await rank(state, 99, 50, 40, 30, 20, 10, 10, user=user, explain=True, **options)
     assert ranking.post_ids.tolist() == [20, 40]
@@ -518,9 +521,9 @@ async def test_explained_every_candidate_is_in_the_order_or_told_why_not_by_asce
     assert not (await rank(state, 99, 50, 40, 30, user=user, **options)).dropped_posts
 
 
-async def test_the_terms_of_one_call_are_computed_query_by_query():
+async def test_the_terms_of_a_batch_are_computed_in_sequence():
     model = FakeModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    ranker = ranker_over(FakeState(snapshot(THREE), model))
     rankings = await ranker.rank_all([query(explain=True), query(), query(explain=True)])
     assert [isinstance(each, RankedCandidates) and each.terms is not None for each in rankings] == [
         True,
@@ -530,63 +533,61 @@ async def test_the_terms_of_one_call_are_computed_query_by_query():
     assert (model.explanations, model.most_explaining) == (2, 1)
 
 
-async def test_after_its_caller_has_gone_nothing_more_is_explained():
+async def test_nothing_is_explained_after_the_caller_is_cancelled():
     model = FakeModel([0.0, 2.0, 1.0])
     ranking = asyncio.ensure_future(
-        ranker_over(FakePin(snapshot(THREE), model)).rank_all([query(explain=True)] * 3)
+        ranker_over(FakeState(snapshot(THREE), model)).rank_all([query(explain=True)] * 3)
     )
     await model.explanation_began.wait()
     ranking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await ranking
-    while model.explaining:  # noqa: ASYNC110  # a fake wakes nobody
+    while model.explaining:  # noqa: ASYNC110  # the fake has no event for this
         await asyncio.sleep(0)
     assert model.explanations == 1
 
 
-async def test_others_go_on_while_a_large_batch_is_ranked():
-    ranker = ranker_over(FakePin(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])))
+async def test_a_large_batch_does_not_block_the_event_loop():
+    ranker = ranker_over(FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])))
     turns = 0
 
-    async def others() -> None:
+    async def count_turns() -> None:
         nonlocal turns
         while True:
             turns += 1
             await asyncio.sleep(0)
 
-    going_on = asyncio.ensure_future(others())
+    counting = asyncio.ensure_future(count_turns())
     rankings = await ranker.rank_all([query(user=500, posts=tuple(range(MAX_GROUP_CANDIDATES)))] * 3)
-    going_on.cancel()
+    counting.cancel()
     assert turns == 2
-    assert [each.post_ids.tolist() for each in rankings if isinstance(each, RankedCandidates)] == [
-        [30, 20, 10]
-    ] * 3
+    assert [each.post_ids.tolist() for each in rankings_of(rankings)] == [[30, 20, 10]] * 3
 
 
-async def test_a_batch_that_is_cancelled_between_its_turns_leaves_no_work():
+async def test_a_batch_that_is_cancelled_between_turns_leaves_no_running_work():
     model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
     many = query(posts=tuple(range(MAX_GROUP_CANDIDATES)))
-    batch = asyncio.ensure_future(ranker_over(FakePin(snapshot(THREE), model)).rank_all([many] * 3))
+    batch = asyncio.ensure_future(ranker_over(FakeState(snapshot(THREE), model)).rank_all([many] * 3))
     await asyncio.sleep(0)
     batch.cancel()
     with pytest.raises(asyncio.CancelledError):
         await batch
-    while model.running:  # noqa: ASYNC110  # a fake wakes nobody
+    while model.running:  # noqa: ASYNC110  # the fake has no event for this
         await asyncio.sleep(0)
     assert model.calls <= 1
 
 
-async def test_nothing_to_rank_is_an_empty_order():
+async def test_without_known_candidates_the_ranking_is_empty():
     for user in (7, 500):
-        ranking = await rank(FakePin(snapshot({}), FakeModel([])), 1, 2, user=user, explain=True)
+        ranking = await rank(FakeState(snapshot({}), FakeModel([])), 1, 2, user=user, explain=True)
         assert ranking.post_ids.tolist() == []
         assert ranking.terms is not None
         assert ranking.terms.values.shape[0] == 0
 
 
-async def test_queries_asked_together_have_outcomes_of_their_own_in_order():
+async def test_each_query_of_a_batch_has_its_own_outcome():
     model = FakeModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    ranker = ranker_over(FakeState(snapshot(THREE), model))
     cold, unknown, late, warm = await ranker.rank_all(
         [query(user=500), query(model_version="never"), query(timeout=-1), query()]
     )
@@ -598,23 +599,23 @@ async def test_queries_asked_together_have_outcomes_of_their_own_in_order():
     assert warm.post_ids.tolist() == [20, 30, 10]
 
 
-async def test_queries_that_are_due_together_are_one_piece_of_work():
+async def test_queries_with_close_deadlines_are_one_piece_of_work():
     model = FakeModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    ranker = ranker_over(FakeState(snapshot(THREE), model))
     now = asyncio.get_running_loop().time()
-    asked = [
+    queries = [
         replace(query(posts=posts), deadline=now + timeout)
         for posts, timeout in (((10, 20), 60), ((30,), 60.001), ((20, 30, 99), 60), ((10,), 61))
     ]
-    rankings = await ranker.rank_all(asked)
-    shown = [ranking.post_ids.tolist() for ranking in rankings if isinstance(ranking, RankedCandidates)]
+    rankings = await ranker.rank_all(queries)
+    shown = [ranking.post_ids.tolist() for ranking in rankings_of(rankings)]
     assert shown == [[20, 10], [30], [20, 30], [10]]
     assert model.calls == 2
 
 
-async def test_work_that_fails_for_some_is_done_for_each_alone():
+async def test_failing_work_is_retried_for_each_query_alone():
     model = FakeModel([0.0, 2.0, 1.0], poisoned={8})
-    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    ranker = ranker_over(FakeState(snapshot(THREE), model))
     first, bad, second = await ranker.rank_all([query(), query(user=8), query(user=9)])
     assert isinstance(bad, IndexError)
     for ranking in (first, second):
@@ -623,7 +624,7 @@ async def test_work_that_fails_for_some_is_done_for_each_alone():
 
 
 class BrokenModel(FakeModel):
-    """Fails before there is a future."""
+    """Raises before there is a future."""
 
     def score_all(
         self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
@@ -631,27 +632,27 @@ class BrokenModel(FakeModel):
         raise IndexError
 
 
-async def test_after_a_bug_nothing_goes_on_for_those_who_were_told_of_it():
+async def test_after_an_error_no_work_is_left_running_for_its_callers():
     slow, broken = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event()), BrokenModel([], "v2")
-    ranker = ranker_over(FakePin(snapshot(THREE), slow, {"v2": broken}))
+    ranker = ranker_over(FakeState(snapshot(THREE), slow, {"v2": broken}))
     for outcome in await ranker.rank_all([query(), query(user=8), query(model_version="v2")]):
         assert isinstance(outcome, IndexError)
     await asyncio.sleep(0.01)
     assert (slow.running, slow.called.is_set()) == (0, False)
 
 
-async def test_the_devices_fault_is_nobodys_and_is_not_asked_for_again():
+async def test_a_device_fault_is_not_retried():
     model = FakeModel([0.0, 2.0, 1.0], failure=DeviceFault())
-    rankings = await ranker_over(FakePin(snapshot(THREE), model)).rank_all([query(), query()])
+    rankings = await ranker_over(FakeState(snapshot(THREE), model)).rank_all([query(), query()])
     for ranking in rankings:
         assert isinstance(ranking, RankedCandidates)
         assert ranking.degraded_reason is DegradedReason.DEVICE_FAULT
     assert model.calls == 1
 
 
-async def test_work_for_several_goes_on_until_the_last_of_them_has_gone():
+async def test_shared_work_runs_until_its_last_caller_is_cancelled():
     model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
-    ranker = ranker_over(FakePin(snapshot(THREE), model))
+    ranker = ranker_over(FakeState(snapshot(THREE), model))
     same = query()
     callers = [asyncio.create_task(ranker.rank(same)) for _ in range(3)]
     await model.called.wait()
@@ -666,48 +667,47 @@ async def test_work_for_several_goes_on_until_the_last_of_them_has_gone():
 
 
 class SlowCache(FakeCache):
-    """Answers look-ups when it is told to."""
+    """Look-ups complete when the test sets their result."""
 
     def __init__(self):
         super().__init__()
-        self.asked: list[asyncio.Future[list[FloatArray | None]]] = []
+        self.look_ups: list[asyncio.Future[list[FloatArray | None]]] = []
 
     def find(
         self, keys: Sequence[bytes], counts: Sequence[int], deadline: float
     ) -> "asyncio.Future[list[FloatArray | None]]":
-        self.asked.append(asyncio.get_running_loop().create_future())
-        return self.asked[-1]
+        self.look_ups.append(asyncio.get_running_loop().create_future())
+        return self.look_ups[-1]
 
 
-async def test_what_was_looked_up_together_is_computed_for_those_alone_who_still_wait():
+async def test_after_a_look_up_only_the_queries_that_still_wait_are_computed():
     model, cache = FakeModel([0.0, 2.0, 1.0]), SlowCache()
-    ranker = ranker_over(FakePin(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
     callers = [asyncio.create_task(ranker.rank(query(user=user))) for user in (7, 8, 9)]
-    while not cache.asked:  # noqa: ASYNC110  # it has no event for that
+    while not cache.look_ups:  # noqa: ASYNC110  # the fake has no event for this
         await asyncio.sleep(0)
     for caller in callers[:2]:
         caller.cancel()
     await asyncio.gather(*callers[:2], return_exceptions=True)
-    (looked_up,) = cache.asked
+    (looked_up,) = cache.look_ups
     looked_up.set_result([None] * 3)
     assert (await callers[2]).cache is CacheStatus.MISS
     assert model.calls == 1
 
 
-async def test_a_group_is_of_one_model_however_they_alternate():
+async def test_a_batch_has_one_model_however_the_versions_alternate():
     models = {name: FakeModel([0.0, 2.0, 1.0], version=name) for name in ("v1", "v2")}
-    ranker = ranker_over(FakePin(snapshot(THREE), models["v1"], models))
+    ranker = ranker_over(FakeState(snapshot(THREE), models["v1"], models))
     rankings = await ranker.rank_all([query(model_version=name) for name in ("v1", "v2", "v1", "v2")])
-    told = [ranking.model_version for ranking in rankings if isinstance(ranking, RankedCandidates)]
-    assert told == ["v1", "v2", "v1", "v2"]
+    assert [ranking.model_version for ranking in rankings_of(rankings)] == ["v1", "v2", "v1", "v2"]
     assert [model.calls for model in models.values()] == [1, 1]
 
 
-async def test_nobody_waits_for_a_neighbours_scores():
+async def test_no_caller_waits_for_the_scores_of_another():
     gate, cache = asyncio.Event(), FakeCache()
     slow = FakeModel([0.0, 2.0, 1.0], gate=gate)
     quick = FakeModel([0.0, 2.0, 1.0], version="quick")
-    ranker = ranker_over(FakePin(snapshot(THREE), slow, {"quick": quick}), cache)
+    ranker = ranker_over(FakeState(snapshot(THREE), slow, {"quick": quick}), cache)
     waiting = asyncio.create_task(ranker.rank(query()))
     others = await asyncio.gather(
         ranker.rank(query(model_version="quick")),
@@ -725,12 +725,12 @@ async def test_nobody_waits_for_a_neighbours_scores():
 
 
 @pytest.mark.parametrize("policy", [CachePolicy.BYPASS, CachePolicy.DEFAULT, CachePolicy.REFRESH])
-async def test_what_is_computed_for_one_caller_ends_with_them(policy):
+async def test_work_for_one_caller_is_cancelled_with_the_caller(policy):
     model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
-    ranker = ranker_over(FakePin(snapshot(THREE), model), FakeCache())
+    ranker = ranker_over(FakeState(snapshot(THREE), model), FakeCache())
     caller = asyncio.create_task(ranker.rank(query(cache_policy=policy)))
     batch = asyncio.create_task(ranker.rank_all([query(cache_policy=policy, posts=(10,))]))
-    while model.calls < 2:  # noqa: ASYNC110  # it has no event for that
+    while model.calls < 2:  # noqa: ASYNC110  # the fake has no event for this
         await asyncio.sleep(0)
     caller.cancel()
     batch.cancel()

@@ -1,4 +1,4 @@
-"""The best of a list: the same as sorted by Python."""
+"""Top-k: the same result as Python's sort."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ List = tuple[list[float], list[bool], int]
 
 @dataclass
 class Found:
-    """The best of one list."""
+    """The top-k of one query."""
 
     positions: list[int]
     post_ids: list[int]
@@ -33,7 +33,7 @@ class Found:
 
 def best_of(lists: list[List], catalog=CATALOG) -> list[Found]:
     rows = [np.arange(len(values)) for values, _, _ in lists]
-    sizes = np.array([len(its) for its in rows])
+    sizes = np.array([len(of_query) for of_query in rows])
     ends = sizes.cumsum()
     at = np.concatenate(rows)
     candidates = Candidates(
@@ -49,13 +49,15 @@ def best_of(lists: list[List], catalog=CATALOG) -> list[Found]:
     best = top_k(catalog, candidates, values, [limit for _, _, limit in lists])
     starts = [0, *ends.tolist()]
     return [
-        Found((best.positions[its] - start).tolist(), best.post_ids[its].tolist(), best.values[its].tolist())
-        for its, start in zip(best.slices, starts, strict=False)
+        Found(
+            (best.positions[span] - start).tolist(), best.post_ids[span].tolist(), best.values[span].tolist()
+        )
+        for span, start in zip(best.slices, starts, strict=False)
     ]
 
 
 def expected(one: List, catalog=CATALOG) -> list[int]:
-    """Sorted by Python."""
+    """The positions of the top-k, sorted by Python."""
     values, eligible, limit = one
     created, ids = catalog.created_at, catalog.post_ids
     shown = [at for at, shown in enumerate(eligible) if shown]
@@ -72,7 +74,7 @@ def test_each_list_is_ordered_by_value_then_newer_then_larger_id(drawn):
         assert found.values == np.array(one[0], np.float32)[found.positions].tolist()
 
 
-def test_few_and_many_of_the_best_are_ordered_alike():
+def test_insertion_and_sorting_give_the_same_order():
     rng = np.random.default_rng(0)
     catalog = snapshot({post: {"age": float(rng.integers(3))} for post in range(2 * MAX_INSERTION_SIZE)})
     lists: list[List] = []
@@ -83,6 +85,6 @@ def test_few_and_many_of_the_best_are_ordered_alike():
         assert found.positions == expected(one, catalog)
 
 
-def test_a_list_of_which_nothing_may_be_shown_is_empty():
+def test_a_query_without_eligible_candidates_has_an_empty_top_k():
     lists: list[List] = [([1.0], [False], 0), ([1.0, 2.0], [True, True], 1), ([], [], 0), ([1.0], [False], 1)]
     assert [found.positions for found in best_of(lists)] == [[], [1], [], []]

@@ -1,4 +1,4 @@
-"""The heuristic's formula, at its corners."""
+"""The heuristic's formula and its corner cases."""
 
 import math
 
@@ -18,7 +18,7 @@ def test_terms_are_weighted_popularity_and_recency():
     assert terms[1].tolist() == pytest.approx([0.6, 0.4])
 
 
-def test_popularity_is_zero_where_nothing_was_liked():
+def test_popularity_is_zero_without_interactions():
     terms = Heuristic().terms(snapshot({1: {}, 2: {}}), ROWS, NOW)
     assert terms[:, 0].tolist() == [0, 0]
 

@@ -1,10 +1,10 @@
-"""Results of a moment ago."""
+"""Recent results: their time to live and their bound on memory."""
 
 from animora_server.scoring.recent_results import ENTRY_BYTES, RecentResults
 from tests.timeline.fakes import Clock
 
 
-def test_a_result_is_found_for_a_moment():
+def test_a_result_is_found_until_its_time_to_live_ends():
     clock = Clock(0.0)
     recent: RecentResults[str] = RecentResults(1.0, 1 << 20, clock)
     recent.add(b"k", "result", 6)
@@ -17,7 +17,7 @@ def test_a_result_is_found_for_a_moment():
     assert recent.find(b"k") is None
 
 
-def test_the_oldest_make_room():
+def test_the_oldest_results_are_evicted_first():
     recent: RecentResults[int] = RecentResults(1.0, 2 * (ENTRY_BYTES + 100), Clock(0.0))
     for number in range(3):
         recent.add(b"%d" % number, number, 100)

@@ -1,4 +1,4 @@
-"""The order that posts are answered in."""
+"""The order of posts by score."""
 
 import numpy as np
 from hypothesis import given
@@ -13,7 +13,7 @@ few = st.integers(-2, 2)
     st.lists(st.tuples(few.map(lambda value: value * 0.1), few, st.integers()), max_size=80),
     st.integers(0, 90),
 )
-def test_the_best_come_first_ties_by_newer_then_by_larger_id(posts, limit):
+def test_posts_are_ordered_by_score_then_newer_then_larger_id(posts, limit):
     numbered = [(value, made, number) for number, (value, made, _) in enumerate(posts)]
     numbered.sort(key=lambda post: posts[post[2]][2])  # ids in no order
     values, created_at, post_ids = zip(*numbered, strict=True) if numbered else ((), (), ())

@@ -1,4 +1,4 @@
-"""Micro-batching in rows: a queue that turns concurrent work into batches, and what a batch costs."""
+"""Micro-batching: a queue that turns concurrent work into batches, and an estimate of their cost."""
 
 from animora_server.batching.batcher import Batcher, BatchLimits
 from animora_server.batching.cost import CostModel

@@ -1,7 +1,7 @@
-"""The micro-batcher: work queues in rows while a batch runs, and becomes the next batch.
+"""The micro-batcher: work that queues while a batch runs becomes the next batch.
 
-There is no timer unless a gather window is set. Work that is cancelled or too late leaves the queue
-before it is executed; one that fails takes no neighbour along.
+There is no timer unless a gather window is set. Cancelled and expired work leaves the queue before it is
+executed. Work that fails does not fail its neighbours: the batch is bisected.
 """
 
 import asyncio
@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, S
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Generic, NoReturn, Self, TypeVar
 
 from animora_server.background import BackgroundLoop
+from animora_server.batching.background_turns import BackgroundTurns
 from animora_server.batching.cost import CostModel
 from animora_server.batching.deadline_timer import DeadlineTimer
-from animora_server.batching.inline_executor import InlineExecutor
+from animora_server.batching.inline_executor import MAX_SECONDS_PER_TURN, InlineExecutor
 from animora_server.batching.observer import BatchObserver
 from animora_server.errors import DeadlineUnreachable, DeviceFault, OutOfDeviceMemory, Overloaded
 
@@ -30,11 +31,12 @@ class BatchLimits:
     """Sizes in rows, times in seconds.
 
     Attributes:
-        max_batch_rows: Executed at once; a single larger piece of work still runs, alone.
-        max_queue_rows: Waiting before work is refused.
-        gather_window: Waited for more work before a batch is taken.
-        background_share: Least share of the running time that bulk turns get while other work waits.
-        probe_interval: Between works let through although the estimate says that they come too late.
+        max_batch_rows: The most rows of a batch; a single larger piece of work runs alone.
+        max_queue_rows: The most rows that may queue; more work is refused.
+        gather_window: How long to wait for more work before a batch is formed.
+        background_share: The least share of running time that background turns get while other work waits.
+        probe_interval: The least time between two probes: work that is accepted although the cost estimate
+            says that it will be late.
     """
 
     max_batch_rows: int = 8192
@@ -52,29 +54,31 @@ class _Entry(Generic[Work, Result]):
     deadline: float
     queued_at: float
     future: asyncio.Future[Result]
-    waits: bool = True
+    is_queued: bool = True
 
     def expire(self) -> None:
-        """Tells whoever waits that it is too late."""
+        """Fails the future with DeadlineUnreachable."""
         if not self.future.done():
             self.future.set_exception(DeadlineUnreachable())
 
 
 class Batcher(Generic[Work, Result]):
-    """Queues work and executes it in batches of one key, one batch at a time.
+    """Queues work and executes it in batches, one batch at a time.
 
-    `execute` gets the works of a batch, in order, and returns as many results. It raises OutOfDeviceMemory
-    for a batch that may fit when halved, DeviceFault when the device is at fault, Overloaded or
-    DeadlineUnreachable when
-    the device has a queue of its own that refuses the batch, and anything else for the fault of some work in
-    the batch, which is then found by bisection.
+    Background turns run between batches: when no batch waits, or when they had less than their share of time.
 
-    `execute_inline`, where there is one, executes works that are not worth waiting for, and gives None for
-    others.
-    What is submitted while nothing else waits or runs is then done before `submit` returns, as long as such
-    work has not taken its share of a turn of the event loop (`inline_executor.py`).
-
-    Bulk turns run between batches: when no batch waits, or when they had less than their share of time.
+    Args:
+        execute: Executes a batch: takes the work of the batch in order, returns as many results. Raises
+            OutOfDeviceMemory for a batch that may fit when halved, DeviceFault when the device failed,
+            Overloaded or DeadlineUnreachable when the device has a queue that refuses the batch. Any other
+            error is taken for the fault of one piece of work, which is found by bisection.
+        limits: Sizes and times.
+        cost: The cost estimate; it learns from each batch.
+        observer: Receives the events of the queue.
+        execute_inline: Executes short work, and returns None for other work. With it, short work that is
+            submitted while nothing runs or waits is done before `submit` returns (`inline_executor.py`). Not
+            used with a gather window.
+        inline_seconds: The most seconds of inline execution in one turn of the event loop.
     """
 
     def __init__(
@@ -84,10 +88,13 @@ class Batcher(Generic[Work, Result]):
         cost: CostModel,
         observer: BatchObserver,
         execute_inline: Callable[[Sequence[Work]], Sequence[Result] | None] | None = None,
+        *,
+        inline_seconds: float = MAX_SECONDS_PER_TURN,
     ) -> None:
         self._execute_batch = execute
-        # Where a window is set, work waits for company whatever it takes.
-        self._inline = InlineExecutor(execute_inline) if execute_inline and not limits.gather_window else None
+        self._inline: InlineExecutor[Work, Result] | None = None
+        if execute_inline and not limits.gather_window:
+            self._inline = InlineExecutor(execute_inline, inline_seconds)
         self._limits = limits
         self._cost = cost
         self._observer = observer
@@ -95,9 +102,8 @@ class Batcher(Generic[Work, Result]):
         self._batch: list[_Entry[Work, Result]] = []
         self._failure: DeviceFault | None = None
         self._queued_rows = 0
-        self._deadline_timer = DeadlineTimer(self._waiting)
-        self._background: deque[Callable[[], Awaitable[None]]] = deque()
-        self._background_results: set[asyncio.Future[Any]] = set()
+        self._deadline_timer = DeadlineTimer(self._unfinished)
+        self._background = BackgroundTurns()
         self._batch_seconds = 0.0
         self._background_seconds = 0.0
         self._wake = asyncio.Event()
@@ -107,49 +113,50 @@ class Batcher(Generic[Work, Result]):
         self._probed_at = float("-inf")
 
     async def __aenter__(self) -> Self:
-        """Starts to execute what is queued."""
+        """Starts the loop that executes batches."""
         self.runner.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops; what still waits fails with DeviceFault."""
+        """Stops; work that still waits fails with DeviceFault."""
         await self.runner.stop()
         self.fail(DeviceFault("the scorer is shut down"))
 
     def fail(self, failure: DeviceFault) -> None:
-        """Gives up on the device: whatever runs, waits, or is still to come fails at once."""
+        """Gives up on the device: all running, waiting and later work fails with this error at once."""
         self._failure = failure
-        _fail([*self._batch, *self._queue], failure)
-        for result in list(self._background_results):
-            if not result.done():
-                result.set_exception(failure)
+        _fail_all([*self._batch, *self._queue], failure)
+        self._background.fail_all(failure)
 
     @property
     def queued_rows(self) -> int:
-        """The rows that wait now."""
+        """How many rows are in the queue."""
         return self._queued_rows
 
     @property
     def running_since(self) -> float | None:
-        """When the running batch or bulk turn began, on the event loop's clock; None between them."""
+        """When the running batch or background turn started, on the event loop's clock; None between them."""
         return self._running_since
 
     def submit(self, work: Work, rows: int, key: Hashable, deadline: float) -> "asyncio.Future[Result]":
-        """Queues work; its result is to come. Work whose future is cancelled leaves the queue.
+        """Submits work; cancelling the returned future takes it out of the queue.
 
         Args:
-            work: What `execute` gets.
-            rows: Its size.
-            key: Only work of an equal key shares a batch.
+            work: The work, passed to `execute`.
+            rows: The size of the work.
+            key: Only work with equal keys shares a batch.
             deadline: When the result is of no more use, on the event loop's clock.
+
+        Returns:
+            The future result. It fails with DeadlineUnreachable when the deadline passes, with DeviceFault,
+            or with the error of the work.
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineUnreachable: The estimate says that the deadline cannot be met; in the future: it has
-                come.
-            DeviceFault: The device failed; also in the future.
+            DeadlineUnreachable: The cost estimate says that the deadline cannot be met.
+            DeviceFault: The device failed earlier.
         """
         if self._failure is not None:
             raise self._failure
@@ -158,7 +165,7 @@ class Batcher(Generic[Work, Result]):
         if self._queued_rows + rows > self._limits.max_queue_rows:
             self._observer.skipped("refused")
             raise Overloaded
-        if now + self._time_to_finish(rows, now) > deadline and not self._may_probe(now, deadline):
+        if now + self._estimate_wait(rows, now) > deadline and not self._may_probe(now, deadline):
             self._observer.skipped("refused")
             raise DeadlineUnreachable
         future: asyncio.Future[Result] = loop.create_future()
@@ -169,81 +176,63 @@ class Batcher(Generic[Work, Result]):
         self._queued_rows += rows
         self._wake.set()
         self._deadline_timer.watch(deadline)
-        future.add_done_callback(partial(self._done, entry))
+        future.add_done_callback(partial(self._remove_done, entry))
         return future
 
     async def run_background(self, turn: Callable[[], Awaitable[Value]]) -> Value:
-        """Runs one short turn of work that can wait, alone on the device; its caller cuts it small.
+        """Runs one background turn alone on the device, between batches; returns its result.
+
+        The caller keeps each turn short: a batch that arrives meanwhile waits for it.
 
         Raises:
             DeviceFault: The device failed.
         """
         if self._failure is not None:
             raise self._failure
-        result: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
-
-        async def run() -> None:
-            if result.done():
-                return
-            try:
-                value = await turn()
-            except Exception as error:  # it belongs to the caller, who is waiting for it
-                if not result.done():
-                    result.set_exception(error)
-            except BaseException:
-                if not result.done():
-                    result.set_exception(DeviceFault("the turn was abandoned"))
-                raise
-            else:
-                if not result.done():
-                    result.set_result(value)
-
-        self._background_results.add(result)
-        result.add_done_callback(self._background_results.discard)
-        self._background.append(run)
+        result = self._background.add(turn)
         self._wake.set()
         return await result
 
     async def execute_background(self, work: Work) -> Result:
-        """Executes one short piece of work that can wait, as run_bulk does. Raises what the device raises."""
+        """Executes one short piece of work as a background turn. Raises what `execute` raises."""
         (result,) = await self.run_background(partial(self._execute_batch, [work]))
         return result
 
     @property
     def _is_idle(self) -> bool:
-        return self._running_since is None and not self._queue and not self._background
+        return self._running_since is None and not self._queue and not self._background.waiting
 
     def _execute_inline(self, work: Work, rows: int, future: "asyncio.Future[Result]") -> bool:
-        """Gives a future its result, or its failure, if the work is not worth waiting for."""
+        """Completes a future at once if its work is short; returns whether it did."""
         seconds = self._inline.execute(work, future) if self._inline else None
         if seconds is None:
             return False
         if isinstance(future.exception(), DeviceFault):
             self._observer.faulted()
         self._observer.waited(0.0)
-        self._ran(rows, 1, seconds)
+        self._record_batch(rows, 1, seconds)
         return True
 
-    def _ran(self, rows: int, works: int, seconds: float) -> None:
-        # Both shares fade, so that a long quiet time earns no long burst.
+    def _record_batch(self, rows: int, works: int, seconds: float) -> None:
+        # Both times decay, so that background turns cannot save up for a long burst.
         self._batch_seconds = 0.99 * self._batch_seconds + seconds
         self._background_seconds *= 0.99
         self._cost.observe(rows, seconds, asyncio.get_running_loop().time())
         self._observer.executed(rows, works, seconds)
 
-    def _waiting(self) -> Iterator[_Entry[Work, Result]]:
+    def _unfinished(self) -> Iterator[_Entry[Work, Result]]:
         return (entry for entry in (*self._batch, *self._queue) if not entry.future.done())
 
-    def _done(self, entry: _Entry[Work, Result], _: asyncio.Future[Result]) -> None:
-        self._leave(entry)  # one that was cancelled, so that the dead do not fill the queue
+    def _remove_done(self, entry: _Entry[Work, Result], _: asyncio.Future[Result]) -> None:
+        self._dequeue(entry)  # cancelled and expired work does not count towards a full queue
 
-    def _leave(self, entry: _Entry[Work, Result]) -> None:
-        if entry.waits:
-            entry.waits = False
+    def _dequeue(self, entry: _Entry[Work, Result]) -> None:
+        if entry.is_queued:
+            entry.is_queued = False
             self._queued_rows -= entry.rows
 
-    def _time_to_finish(self, rows: int, now: float) -> float:
-        """Seconds until work of so many rows would be done, behind the running batch and the queue."""
+    def _estimate_wait(self, rows: int, now: float) -> float:
+        """Estimated seconds until new work would be done, behind the running batch and the queue."""
         running = 0.0
         if self._running_since is not None:
             running = max(self._running_since + self._running_estimate - now, 0.0)
@@ -251,7 +240,7 @@ class Batcher(Generic[Work, Result]):
         return running + self._cost.estimate(ahead, 1 + ahead // self._limits.max_batch_rows, now)
 
     def _may_probe(self, now: float, deadline: float) -> bool:
-        """Lets work through now and then, so that a wrong estimate corrects itself."""
+        """Whether late work may run as a probe, once an interval: so a wrong estimate corrects itself."""
         if now >= deadline or now - self._probed_at < self._limits.probe_interval:
             return False
         self._probed_at = now
@@ -262,12 +251,12 @@ class Batcher(Generic[Work, Result]):
             await self._wake.wait()
             if self._limits.gather_window and 0 < self._queued_rows < self._limits.max_batch_rows:
                 await asyncio.sleep(self._limits.gather_window)
-            await asyncio.sleep(0)  # whoever was just answered may ask again, and goes before bulk
-            if self._background and (self._background_is_due() or not self._queue):
-                await self._run_turn(self._background.popleft())
-            elif batch := self._take(asyncio.get_running_loop().time()):
+            await asyncio.sleep(0)  # callers just answered may submit again, and go before background turns
+            if self._background.waiting and (self._background_is_due() or not self._queue):
+                await self._run_turn(self._background.waiting.popleft())
+            elif batch := self._take_batch(asyncio.get_running_loop().time()):
                 await self._run_batch(batch)
-            elif not self._background:
+            elif not self._background.waiting:
                 self._wake.clear()
 
     def _background_is_due(self) -> bool:
@@ -289,32 +278,32 @@ class Batcher(Generic[Work, Result]):
         self._running_since = asyncio.get_running_loop().time()
         self._running_estimate = self._cost.estimate(rows, 1, self._running_since)
         self._batch = batch
-        started = time.perf_counter()  # the loop's clock may count in milliseconds
+        started = time.perf_counter()  # the event loop's clock may have a resolution of milliseconds
         try:
             await self._execute(batch)
-            self._ran(rows, len(batch), time.perf_counter() - started)
+            self._record_batch(rows, len(batch), time.perf_counter() - started)
         except BaseException:
-            _fail(batch, DeviceFault("the batch was abandoned"))
+            _fail_all(batch, DeviceFault("the batch was abandoned"))
             raise
         finally:
             self._batch = []
             self._running_since = None
 
-    def _take(self, now: float) -> list[_Entry[Work, Result]]:
-        """Takes the head of the queue and what shares its key, as far as it fits; drops the dead."""
+    def _take_batch(self, now: float) -> list[_Entry[Work, Result]]:
+        """Takes the head of the queue and the next entries of the same key that fit; drops dead entries."""
         batch: list[_Entry[Work, Result]] = []
         rows = 0
         while self._queue:
             entry = self._queue[0]
             if entry.future.done() or entry.deadline <= now:
                 self._queue.popleft()
-                self._leave(entry)
+                self._dequeue(entry)
                 self._skip(entry)
                 continue
             if batch and (entry.key != batch[0].key or rows + entry.rows > self._limits.max_batch_rows):
                 break
             self._queue.popleft()
-            self._leave(entry)
+            self._dequeue(entry)
             self._observer.waited(time.perf_counter() - entry.queued_at)
             batch.append(entry)
             rows += entry.rows
@@ -325,27 +314,27 @@ class Batcher(Generic[Work, Result]):
         entry.expire()
 
     async def _execute(self, batch: list[_Entry[Work, Result]], splits_left: int = 1) -> None:
-        """Executes a batch and hands out its results, or finds whose fault it is that there are none."""
+        """Executes a batch and completes its futures; bisects it after a failure."""
         try:
             results = await self._execute_batch([entry.work for entry in batch])
-            answered = list(zip(batch, results, strict=True))
+            completed = list(zip(batch, results, strict=True))
         except OutOfDeviceMemory as error:
             if len(batch) == 1 or not splits_left:
-                _fail(batch, error)
+                _fail_all(batch, error)
             else:
                 await self._execute_halves(batch, splits_left - 1)
         except DeviceFault as error:
             self._observer.faulted()
-            _fail(batch, error)
+            _fail_all(batch, error)
         except (Overloaded, DeadlineUnreachable) as error:
-            _fail(batch, error)
-        except Exception as error:  # whatever one poisoned piece of work raises must reach its caller alone
+            _fail_all(batch, error)
+        except Exception as error:  # one poisoned piece of work: its error must reach its caller alone
             if len(batch) == 1:
-                _fail(batch, error)
+                _fail_all(batch, error)
             else:
                 await self._execute_halves(batch, splits_left)
         else:
-            for entry, result in answered:
+            for entry, result in completed:
                 if not entry.future.done():
                     entry.future.set_result(result)
 
@@ -355,7 +344,7 @@ class Batcher(Generic[Work, Result]):
         await self._execute(batch[middle:], splits_left)
 
 
-def _fail(entries: Iterable[_Entry[Work, Result]], error: Exception) -> None:
+def _fail_all(entries: Iterable[_Entry[Work, Result]], error: Exception) -> None:
     for entry in entries:
         if not entry.future.done():
             entry.future.set_exception(error)

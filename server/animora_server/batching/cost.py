@@ -1,15 +1,20 @@
-"""What a batch will cost: a fixed and a per-row time, times a learned factor that no stall can latch."""
+"""The cost estimate of batches: a fixed and a per-row time, times a learned factor that decays."""
 
 import math
 
 
 class CostModel:
-    """Estimates the time of a batch, cautiously.
+    """Estimates the time of batches; errs on the high side.
 
-    The estimate is `inflation * (fixed + per_row * rows)`. Calibration measures the two times; running
-    batches move the inflation towards the 0.9 quantile of observed over calibrated time (a step up
-    where a batch took longer than estimated, a ninth of it down where not: stochastic approximation
-    of a quantile). It is bounded, and halves its distance to 1 in every idle second.
+    The estimate is `inflation * (fixed * batches + per_row * rows)`. Calibration measures the two times.
+    Executed batches move the inflation towards the 0.9 quantile of observed over calibrated time, by
+    stochastic approximation: a step up after a batch that took longer than estimated, a ninth of that step
+    down after any other. The inflation is bounded, and halves its distance to 1 in every idle second, so no
+    stall raises it for good.
+
+    Args:
+        fixed: Seconds a batch, until calibrated.
+        per_row: Seconds a row, until calibrated.
     """
 
     STEP = 0.2
@@ -23,17 +28,17 @@ class CostModel:
         self._observed_at = -math.inf
 
     def calibrate(self, fixed: float, per_row: float) -> None:
-        """Takes measured times, in seconds, of a batch and of each of its rows."""
+        """Sets the measured times in seconds: of a batch, and of each row of a batch."""
         self._fixed = max(fixed, 1e-6)
         self._per_row = max(per_row, 1e-9)
         self._inflation = 1.0
 
     def estimate(self, rows: int, batches: int, now: float) -> float:
-        """Seconds that `rows` in `batches` will take."""
+        """The estimated seconds of `rows` rows in `batches` batches; `now` is the event loop's clock."""
         return self._decayed(now) * (self._fixed * batches + self._per_row * rows)
 
     def observe(self, rows: int, seconds: float, now: float) -> None:
-        """Learns from a batch that ran."""
+        """Updates the inflation after a batch of `rows` rows that took `seconds`."""
         inflation = self._decayed(now)
         if seconds > inflation * (self._fixed + self._per_row * rows):
             inflation *= 1 + self.STEP * self.QUANTILE

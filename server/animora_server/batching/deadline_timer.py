@@ -1,52 +1,52 @@
-"""One timer for the deadlines of many who wait: a timer for each takes 5 us, most of a queue's cost."""
+"""One timer for many deadlines: a timer for each would take 5 us, most of the cost of queueing."""
 
 import asyncio
 import math
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-MIN_INTERVAL = 0.001  # seconds from one look at all who wait to the next
+MIN_INTERVAL = 0.001  # seconds between two checks of all entries
 
 
 class Expirable(Protocol):
-    """Waits until a deadline, on the event loop's clock."""
+    """An entry that waits until a deadline."""
 
     @property
     def deadline(self) -> float:
-        """When it has waited for too long."""
+        """When the entry expires, on the event loop's clock."""
         ...
 
     def expire(self) -> None:
-        """It has."""
+        """Called once the deadline has passed."""
         ...
 
 
 class DeadlineTimer:
-    """Expires those whose deadline has come, SOONEST late at most.
+    """Expires entries when their deadline passes, at most MIN_INTERVAL late.
 
     Args:
-        waiting: Gives those who wait.
+        entries: Returns the entries that wait; called at each check.
     """
 
-    def __init__(self, waiting: Callable[[], Iterable[Expirable]]) -> None:
-        self._waiting = waiting
-        self._next = math.inf
+    def __init__(self, entries: Callable[[], Iterable[Expirable]]) -> None:
+        self._entries = entries
+        self._next_check = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, deadline: float) -> None:
-        """Someone waits until a deadline."""
-        if deadline < self._next:
+        """Makes sure that the entries are checked at a deadline."""
+        if deadline < self._next_check:
             if self._timer is not None:
                 self._timer.cancel()
-            self._next = deadline
-            self._timer = asyncio.get_running_loop().call_at(deadline, self._expire)
+            self._next_check = deadline
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._check)
 
-    def _expire(self) -> None:
-        now, soonest = asyncio.get_running_loop().time(), math.inf
-        self._next, self._timer = math.inf, None
-        for each in self._waiting():
-            if each.deadline <= now:
-                each.expire()
+    def _check(self) -> None:
+        now, next_deadline = asyncio.get_running_loop().time(), math.inf
+        self._next_check, self._timer = math.inf, None
+        for entry in self._entries():
+            if entry.deadline <= now:
+                entry.expire()
             else:
-                soonest = min(soonest, each.deadline)
-        self.watch(max(soonest, now + MIN_INTERVAL))
+                next_deadline = min(next_deadline, entry.deadline)
+        self.watch(max(next_deadline, now + MIN_INTERVAL))

@@ -1,23 +1,23 @@
-"""What is told of a queue and its batches."""
+"""The interface through which a batcher reports to metrics."""
 
 from typing import Protocol
 
 
 class BatchObserver(Protocol):
-    """Is told what happens in the queue."""
+    """Receives the events of a batcher."""
 
     def skipped(self, reason: str) -> None:
-        """Work left unexecuted: "cancelled", "expired" or "refused"."""
+        """Work was not executed: "cancelled", "expired" or "refused"."""
         ...
 
     def executed(self, rows: int, works: int, seconds: float) -> None:
-        """A batch ran."""
+        """A batch of `rows` rows and `works` pieces of work took `seconds`."""
         ...
 
     def faulted(self) -> None:
-        """The device failed a batch."""
+        """A batch failed with a device fault."""
         ...
 
     def waited(self, seconds: float) -> None:
-        """Work reached its batch."""
+        """Work entered a batch after `seconds` in the queue."""
         ...
