@@ -1,4 +1,4 @@
-"""Settings as operators write and read them: `ANIMORA_*` over a TOML file over defaults, and back to text."""
+"""Loads settings from `ANIMORA_*` variables over a TOML file over defaults, and formats them as TOML."""
 
 import json
 import re
@@ -13,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -23,20 +24,22 @@ from animora_server.errors import ConfigurationError
 from animora_server.settings import Settings
 
 PREFIX = "ANIMORA_"
-# Names with our prefix that are not options: the configuration file's, and the client's target.
+# Names with the prefix that are not options: the path of the configuration file, and the client's target.
 NOT_OPTIONS = {"ANIMORA_CONFIG", "ANIMORA_TARGET"}
-# Kubernetes gives every container such variables for a service whose name begins with "animora".
+# Kubernetes sets such variables in every container for a Service whose name begins with "animora".
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
-_SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")  # of no option either: a Service may be `animora-grpc`
+_SERVICE_LINK_VALUE = re.compile(
+    r"(tcp|udp|sctp)://"
+)  # never an option's value; the Service may be named `animora-grpc`
 
 HIDDEN = "*****"
-# The parts of a URL's query that are known to hold no secret; asyncpg and redis-py take passwords there too.
-_OPEN_QUERY = {"application_name", "database", "db", "dbname", "host", "port", "sslmode", "user"}
+# Query parameters of a URL that hold no secret. asyncpg and redis-py accept passwords as parameters too.
+_PUBLIC_PARAMETERS = {"application_name", "database", "db", "dbname", "host", "port", "sslmode", "user"}
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option, under both of its names."""
+    """One option: its section, name and pydantic field."""
 
     section: str
     name: str
@@ -44,12 +47,12 @@ class Option:
 
     @property
     def variable(self) -> str:
-        """Its environment variable."""
+        """The name of the environment variable."""
         return f"{PREFIX}{self.section}_{self.name}".upper()
 
     @property
     def key(self) -> str:
-        """Its place in the TOML file."""
+        """The key in the TOML file."""
         return f"{self.section}.{self.name}"
 
 
@@ -61,20 +64,20 @@ def options() -> Iterator[Option]:
 
 
 def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
-    """The settings of a process; an empty variable counts as one that is not set.
+    """Loads and validates the settings of a process. An empty variable counts as not set.
 
     Args:
-        environ: The environment's variables.
-        file: A TOML file with a table a section, or None.
+        environ: The environment variables.
+        file: A TOML file with one table per section, or None.
 
     Raises:
-        ConfigurationError: A name is not known, a value is wrong, or the file cannot be read.
+        ConfigurationError: A name is unknown, a value is invalid, or the file cannot be read.
     """
     environ = {name: value for name, value in environ.items() if not _SERVICE_LINK_VALUE.match(value)}
-    _refuse_unknown(environ)
+    _reject_unknown(environ)
 
     class Layers(BaseSettings, Settings):
-        """Exists for one load, since a class fixes its sources."""
+        """Defined per load, because pydantic-settings fixes the sources per class."""
 
         model_config = SettingsConfigDict(
             frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
@@ -84,14 +87,14 @@ def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *args: Any, **kwargs: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return _Environment(settings_cls, environ), TomlConfigSettingsSource(settings_cls, file)
+            return _environment_source(settings_cls, environ), TomlConfigSettingsSource(settings_cls, file)
 
     try:
         if file is not None and not file.is_file():
             raise ConfigurationError(f"{file}: there is no such configuration file")
         settings = Settings.model_validate(dict(Layers()))
     except ValidationError as error:
-        # The cause would say the same again, in words for developers.
+        # `from None`: pydantic's own text repeats the same for developers.
         raise ConfigurationError(_explain(error, environ, file)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file}: cannot be read: {error}") from error
@@ -103,7 +106,7 @@ def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
 
 
 def describe(settings: Settings) -> str:
-    """The settings as a TOML file that gives the same ones, but for the secrets, which are hidden."""
+    """Formats settings as a TOML file. Loading the file gives the same settings, except hidden secrets."""
     lines: list[str] = []
     for section in Settings.model_fields:
         lines += ["", f"[{section}]"] if lines else [f"[{section}]"]
@@ -113,7 +116,7 @@ def describe(settings: Settings) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A value as TOML writes it; a secret is hidden."""
+    """Formats a value as TOML; hides a secret."""
     if isinstance(value, SecretStr):
         value = _hide_secrets(value.get_secret_value())
     if isinstance(value, bool | int | float):
@@ -121,31 +124,20 @@ def toml_value(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False)  # TOML's basic strings have JSON's escapes
 
 
-class _Environment(PydanticBaseSettingsSource):
-    """The variables of a mapping that is passed in; pydantic-settings' own source reads the process'."""
-
-    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
-        super().__init__(settings_cls)
-        self._environ = environ
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        values = {
-            option.name: value
-            for option in options()
-            if option.section == field_name and (value := self._environ.get(option.variable))
-        }
-        return values, field_name, True
-
-    def __call__(self) -> dict[str, Any]:
-        sections = {
-            section: self.get_field_value(field, section)[0]
-            for section, field in Settings.model_fields.items()
-        }
-        return {section: values for section, values in sections.items() if values}
+def _environment_source(settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> EnvSettingsSource:
+    """The variables of options in `environ`, nested by section. Empty variables are left out."""
+    source = EnvSettingsSource(
+        settings_cls, env_prefix=PREFIX, env_nested_delimiter="_", env_nested_max_split=1
+    )
+    # In place of the process' environment; names are lower case, as for any case-insensitive source.
+    source.env_vars = {
+        option.variable.lower(): value for option in options() if (value := environ.get(option.variable))
+    }
+    return source
 
 
-def _refuse_unknown(environ: Mapping[str, str]) -> None:
-    """Raises ConfigurationError if a variable with our prefix is nothing that we know: a misspelt option."""
+def _reject_unknown(environ: Mapping[str, str]) -> None:
+    """Raises ConfigurationError if a variable with the prefix is neither an option nor a known other name."""
     known = [option.variable for option in options()]
     unknown = [
         name
@@ -159,7 +151,7 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
 
 
 def _check_connection_strings(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Raises ConfigurationError if a connection string of PostgreSQL cannot be used."""
+    """Raises ConfigurationError if a PostgreSQL connection string is invalid."""
     for option in options():
         if option.section == "database" and isinstance(
             value := getattr(settings.database, option.name), SecretStr
@@ -173,10 +165,10 @@ def _check_connection_strings(settings: Settings, environ: Mapping[str, str]) ->
 
 
 def _check_model_store(store: str, environ: Mapping[str, str]) -> None:
-    """Raises ConfigurationError if the URL of the model store cannot be used."""
+    """Raises ConfigurationError if the URL of the model store is invalid."""
     if ":" not in store:
-        return  # a path, or none
-    from animora_artifact.opening import parse_store_url  # noqa: PLC0415  # NumPy comes with it
+        return  # a path, or empty
+    from animora_artifact.opening import parse_store_url  # noqa: PLC0415  # imports NumPy
 
     try:
         parse_store_url(store)
@@ -186,7 +178,7 @@ def _check_model_store(store: str, environ: Mapping[str, str]) -> None:
 
 
 def _explain(error: ValidationError, environ: Mapping[str, str], file: Path | None) -> str:
-    """One line a mistake: where it was made and what is wrong, without the value."""
+    """One line per mistake: the option and what is wrong with it, without the value."""
     known = {option.key: option for option in options()}
     in_file = f" in {file}" if file else ""
     lines = []
@@ -200,28 +192,30 @@ def _explain(error: ValidationError, environ: Mapping[str, str], file: Path | No
         elif key:
             lines.append(f"{key}{in_file}: {what}")
         else:
-            lines.append(what)  # of options of several sections, which it names
+            lines.append(what)  # a rule across sections, which names its options
     return "\n".join(lines)
 
 
 def _no_such_option(name: str, known: Iterable[str]) -> str:
-    # The prefix that all variables share would make any two of them similar.
+    # Without the common prefix, which would make any two variables similar.
     by_rest = {option.removeprefix(PREFIX): option for option in known}
     similar = get_close_matches(name.removeprefix(PREFIX), by_rest, n=1)
     return f"no such option; did you mean {by_rest[similar[0]]}?" if similar else "no such option"
 
 
 def _hide_secrets(secret: str) -> str:
-    """A URL without its password, or nothing of what is not surely a URL."""
+    """Hides the password and private parameters of a URL; hides the whole text unless it is surely a URL."""
     try:
         parts = urlsplit(secret)
         query = parse_qsl(parts.query, keep_blank_values=True)
     except ValueError:
         return HIDDEN
-    # A password with an unescaped "/", "?" or "#" ends the host early and leaves its "@" behind.
+    # A password with an unescaped "/", "?" or "#" ends the host early and leaves an "@" in the rest.
     if not parts.scheme or "@" in parts.path + parts.query + parts.fragment:
         return HIDDEN if secret else ""
     user, at, host = parts.netloc.rpartition("@")
     name, colon, _ = user.partition(":")
-    shown = urlencode([(key, value if key in _OPEN_QUERY else HIDDEN) for key, value in query], safe="*/")
+    shown = urlencode(
+        [(key, value if key in _PUBLIC_PARAMETERS else HIDDEN) for key, value in query], safe="*/"
+    )
     return f"{parts.scheme}://{name}{colon}{colon and HIDDEN}{at}{host}{parts.path}{shown and '?'}{shown}"

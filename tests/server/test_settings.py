@@ -184,7 +184,7 @@ def test_an_empty_path_in_the_file_is_none(file: Path):
 def test_text_has_no_nul_character(file: Path, text: str):
     section, name = text.split(".")
     file.write_text(f'[{section}]\n{name} = "a\\u0000b"\n')
-    assert refused({}, file) == f"{text} in {file}: must have no NUL character"
+    assert refused({}, file) == f"{text} in {file}: must not contain a NUL character"
 
 
 @pytest.mark.parametrize("variable", ["GRPC_HOST", "HTTP_HOST", "TIMELINE_TOKEN_KEY"])
@@ -199,7 +199,7 @@ def test_any_address_of_loopback_needs_no_tls(host: str):
 
 
 def test_options_that_do_not_go_together_are_refused_with_the_way_out():
-    assert "or say insecure = true" in refused({"ANIMORA_GRPC_HOST": "0.0.0.0"})
+    assert "or insecure = true" in refused({"ANIMORA_GRPC_HOST": "0.0.0.0"})
     assert "set both or neither" in refused({"ANIMORA_GRPC_TLS_KEY": "key.pem"})
 
 

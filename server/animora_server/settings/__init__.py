@@ -1,17 +1,10 @@
-"""Every option of the server, in one frozen object: `ANIMORA_*` over a TOML file over defaults."""
+"""Every option of the server, as frozen pydantic models: one section each, `Settings` holds them all."""
 
-from animora_server.settings.cache import REDIS_SCHEMES, CacheSettings
-from animora_server.settings.catalog import CatalogSettings
-from animora_server.settings.database import DatabaseSettings
-from animora_server.settings.grpc import MAX_WORKERS, GrpcSettings
-from animora_server.settings.http import HttpSettings
-from animora_server.settings.log import LogSettings
-from animora_server.settings.models import ModelSettings
-from animora_server.settings.precompute import PrecomputeSettings
-from animora_server.settings.ranking import RankingSettings
-from animora_server.settings.scorer import ScorerSettings
-from animora_server.settings.settings import Settings
-from animora_server.settings.timeline import TimelineSettings
+from animora_server.settings.data import REDIS_SCHEMES, CacheSettings, CatalogSettings, DatabaseSettings
+from animora_server.settings.inference import ModelSettings, ScorerSettings
+from animora_server.settings.network import MAX_WORKERS, GrpcSettings, HttpSettings
+from animora_server.settings.ranking import PrecomputeSettings, RankingSettings, TimelineSettings
+from animora_server.settings.settings import LogSettings, Settings
 
 __all__ = [
     "MAX_WORKERS",

@@ -1,4 +1,4 @@
-"""What all groups of options have in common, and the units of their bounds."""
+"""The base class of all sections, and the units in which bounds are written."""
 
 from pathlib import Path
 from typing import Any
@@ -7,26 +7,26 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
 CENTURY = 36_500  # days
-INT32 = 2**31 - 1  # the largest number that gRPC takes
+INT32 = 2**31 - 1  # gRPC's largest integer argument
 
 
 class Section(BaseModel):
-    """A group of options: frozen, an unknown name is an error, and errors never quote a value."""
+    """A group of options. It is frozen, rejects unknown names, and its errors never quote a value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _numbers_are_no_switches(cls, value: object, info: ValidationInfo) -> object:
+    def _reject_bool_as_number(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, bool) and cls._type_of(info) in {int, float}:
             raise ValueError("must be a number, not true or false")
         return value
 
     @field_validator("*", mode="before")
     @classmethod
-    def _text_is_text(cls, value: object, info: ValidationInfo) -> object:
+    def _validate_text(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str) and "\0" in value:
-            raise ValueError("must have no NUL character")
+            raise ValueError("must not contain a NUL character")
         if cls._type_of(info) == Path | None:  # whose bytes need not be UTF-8
             return value or None
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):

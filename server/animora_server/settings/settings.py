@@ -1,20 +1,25 @@
-"""All sections together, and what holds between options of several."""
+"""The section `log`, all sections in one object, and the rules between options of several sections."""
 
-from pydantic import model_validator
+from typing import Literal
 
-from animora_server.settings.cache import CacheSettings
-from animora_server.settings.catalog import CatalogSettings
-from animora_server.settings.database import DatabaseSettings
-from animora_server.settings.grpc import GrpcSettings
-from animora_server.settings.http import HttpSettings
-from animora_server.settings.log import LogSettings
-from animora_server.settings.loopback import is_loopback
-from animora_server.settings.models import ModelSettings
-from animora_server.settings.precompute import PrecomputeSettings
-from animora_server.settings.ranking import RankingSettings
-from animora_server.settings.scorer import ScorerSettings
+from pydantic import Field, model_validator
+
+from animora_server.settings.data import CacheSettings, CatalogSettings, DatabaseSettings
+from animora_server.settings.inference import ModelSettings, ScorerSettings
+from animora_server.settings.network import GrpcSettings, HttpSettings, is_loopback
+from animora_server.settings.ranking import PrecomputeSettings, RankingSettings, TimelineSettings
 from animora_server.settings.section import Section
-from animora_server.settings.timeline import TimelineSettings
+
+
+class LogSettings(Section):
+    """The log on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="lowest level that is logged"
+    )
+    format: Literal["json", "console"] = Field(
+        default="json", description="one JSON object per line, or plain text for a terminal"
+    )
 
 
 class Settings(Section):
@@ -33,21 +38,21 @@ class Settings(Section):
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
-    def _fit_together(self) -> "Settings":
+    def _check_across_sections(self) -> "Settings":
         if not is_loopback(self.http.host) and not self.http.insecure:
             raise ValueError(
                 f"http.host {self.http.host} is beyond loopback, and metrics and probes are plain HTTP: set "
-                "http.insecure = true where nobody reaches the port who must not read them"
+                "http.insecure = true if the network keeps the port private"
             )
         if self.http.port == self.grpc.port != 0:
-            raise ValueError(f"http.port is grpc.port, {self.grpc.port}: each needs one of its own")
+            raise ValueError(f"http.port is grpc.port, {self.grpc.port}: the two ports must differ")
         for option, candidates in (
             ("ranking.max_candidates", self.ranking.max_candidates),
             ("timeline.max_candidates", self.timeline.max_candidates),
         ):
             if candidates > self.scorer.max_queue_rows:
                 raise ValueError(
-                    f"scorer.max_queue_rows is below {option}: the queue would never take a request of "
+                    f"scorer.max_queue_rows is below {option}: the queue would refuse every request of "
                     f"{candidates} candidates"
                 )
         return self

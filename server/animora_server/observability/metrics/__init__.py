@@ -1,19 +1,30 @@
-"""The Prometheus instruments, by the stage that records them, on a registry that is passed in.
+"""The Prometheus metrics of the server, grouped by the part that records them.
 
-Where labels have values that are known beforehand, they are made here, so that they are scraped as zeros.
+Each group registers its metrics on the registry that it is given. Series whose label values are known
+beforehand are created at once, so that they are scraped as zeros.
 """
 
-from animora_server.observability.metrics.background import BackgroundMetrics
-from animora_server.observability.metrics.cache import CacheMetrics
-from animora_server.observability.metrics.calls import CODES, ArrivalMetrics, CallMetrics
+from animora_server.observability.metrics.calls import (
+    CODES,
+    ArrivalMetrics,
+    CallMetrics,
+    RankMetrics,
+    TimelineMetrics,
+)
 from animora_server.observability.metrics.catalog import CatalogMetrics
-from animora_server.observability.metrics.models import ModelMetrics
-from animora_server.observability.metrics.process import Metrics, process_registry
-from animora_server.observability.metrics.rankings import RankMetrics
-from animora_server.observability.metrics.scorer import ScorerMetrics
-from animora_server.observability.metrics.stages import StageMetrics
-from animora_server.observability.metrics.timelines import TimelineMetrics
-from animora_server.observability.metrics.workers import DeviceProcessMetrics, WorkerMetrics
+from animora_server.observability.metrics.process import (
+    BackgroundMetrics,
+    DeviceProcessMetrics,
+    Metrics,
+    WorkerMetrics,
+    process_registry,
+)
+from animora_server.observability.metrics.scoring import (
+    CacheMetrics,
+    ModelMetrics,
+    ScorerMetrics,
+    StageMetrics,
+)
 
 __all__ = [
     "CODES",

@@ -1,38 +1,41 @@
-"""gRPC calls: those that arrive, those that gRPC ends itself, and those that are handled."""
+"""gRPC calls, and the rankings and timeline pages that they return."""
 
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
 from animora_server.observability.instruments import Across, Counter, Gauge, Histogram
+from animora_server.types import CacheStatus, DegradedReason, DropReason, RankerName
 
 LATENCY_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
-# The names of gRPC's status codes.
+# The names of the gRPC status codes.
 CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
     "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 )  # fmt: skip
+ROW_BUCKETS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
+NO_RANKER = "none"
 
 
 class ArrivalMetrics:
-    """Recorded by what finds the handler of a call: what becomes of calls before that, or without one."""
+    """Calls before they reach a handler, and calls that never reach one. Recorded by the handler look-up."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._calls = Counter(
             "animora_grpc_calls",
-            "Calls of all services: those that arrived at gRPC, and those that were taken from it to be "
-            "handled; the difference was shed.",
+            "Calls of all services: arrived at gRPC, and taken from gRPC to be handled. The difference "
+            "was shed because too many calls waited.",
             registry,
             ("stage",),
         )
         rejected = Counter(
             "animora_grpc_rejected_calls",
-            "Calls that gRPC ended without a handler: of an unknown method (unknown_method), or without "
-            "their message (unreceived): it or the metadata was too large, it was compressed, or the "
-            "caller had gone.",
+            "Calls that gRPC ended without a handler: the method does not exist (unknown_method), or the "
+            "call ended before its message was received (unreceived), because the message or the metadata "
+            "was too large, the message was compressed, or the client disconnected.",
             registry,
             ("reason",),
         )
@@ -41,12 +44,12 @@ class ArrivalMetrics:
         self.unreceived = rejected.labels("unreceived")
 
     def arrived_from(self, read: Callable[[], int]) -> None:
-        """Reads how many calls arrived at gRPC whenever they are scraped."""
+        """Sets the function that returns the number of calls that arrived at gRPC; called at each scrape."""
         self._calls.set_function(read, "arrived")
 
 
 class CallMetrics:
-    """Recorded once a gRPC call, by the call wrapper."""
+    """Recorded once per gRPC call, by `service.calls`."""
 
     def __init__(self, registry: CollectorRegistry, service: str, methods: tuple[str, ...]) -> None:
         self.arrivals = ArrivalMetrics(registry)
@@ -55,7 +58,7 @@ class CallMetrics:
         handled = Counter("grpc_server_handled", "Calls ended.", registry, (*names, "grpc_code"))
         handling = Histogram(
             "grpc_server_handling_seconds",
-            "Time from taking a call to its end.",
+            "Time from the start of a call's handler to its end.",
             LATENCY_BUCKETS,
             registry,
             names,
@@ -76,3 +79,63 @@ class CallMetrics:
     def handled(self, method: str, code: str) -> None:
         """Counts the end of a call with a status code's name."""
         self._handled[method, code].inc()
+
+
+class RankMetrics:
+    """Recorded once per ranking, by the service."""
+
+    def __init__(self, registry: CollectorRegistry, methods: tuple[str, ...]) -> None:
+        requests = Counter(
+            "animora_requests",
+            "Rankings by method, status code and ranker (none for an error).",
+            registry,
+            ("method", "code", "ranker"),
+        )
+        degraded = Counter(
+            "animora_degraded",
+            "Rankings in which the heuristic replaced the model (fallback).",
+            registry,
+            ("reason",),
+        )
+        dropped = Counter(
+            "animora_dropped_candidates", "Candidates dropped from rankings.", registry, ("reason",)
+        )
+        cache = Counter("animora_rank_cache", "Rankings, by source of their scores.", registry, ("status",))
+        self.candidates = Histogram(
+            "animora_candidates", "Candidates per request.", ROW_BUCKETS, registry
+        ).labels()
+        outcomes = [("OK", ranker.value) for ranker in RankerName]
+        outcomes += [(code, NO_RANKER) for code in CODES if code != "OK"]
+        self._requests = {
+            (method, *outcome): requests.labels(method, *outcome)
+            for method in methods
+            for outcome in outcomes
+        }
+        self.degraded = {reason: degraded.labels(reason.value) for reason in DegradedReason}
+        self.dropped = {reason: dropped.labels(reason.value) for reason in DropReason}
+        self.cache = {status: cache.labels(status.value) for status in CacheStatus}
+
+    def request(self, method: str, code: str, ranker: RankerName | None, amount: int = 1) -> None:
+        """Counts `amount` rankings with the same outcome; `ranker` is None for an error."""
+        self._requests[method, code, ranker or NO_RANKER].inc(amount)
+
+
+class TimelineMetrics:
+    """Recorded once per page, and once per background rebuild."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        pages = Counter("animora_timeline_pages", "Pages, by source of their timeline.", registry, ("cache",))
+        refreshes = Counter(
+            "animora_timeline_refreshes",
+            "Timelines rebuilt while an earlier one was served.",
+            registry,
+            ("why",),
+        )
+        self.pages = {status: pages.labels(status.value) for status in CacheStatus}
+        self._refreshes = {
+            why: refreshes.labels(why) for why in ("early", "stale", "newer", "restart", "degraded")
+        }
+
+    def refreshed(self, why: str) -> None:
+        """Counts a rebuild in the background; `why`: "early", "stale", "newer", "restart" or "degraded"."""
+        self._refreshes[why].inc()

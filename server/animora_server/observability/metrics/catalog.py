@@ -1,4 +1,4 @@
-"""The catalog and what it follows."""
+"""The catalog: its size, its age, its refreshes, and notifications from the database."""
 
 from collections.abc import Callable
 
@@ -9,27 +9,27 @@ from animora_server.observability.instruments import Across, Counter, Gauge, His
 
 
 class CatalogMetrics:
-    """Recorded at each refresh of the catalog, and by what listens between them."""
+    """Recorded by the catalog sync at each refresh, and by the listener."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.posts = Gauge(
             "animora_catalog_posts", "Posts that can be ranked.", Across.MAX, registry
         ).labels()
         self.bytes = Gauge(
-            "animora_catalog_bytes", "Memory of the catalog without embeddings.", Across.SUM, registry
+            "animora_catalog_bytes", "Memory of the catalog, without embeddings.", Across.SUM, registry
         ).labels()
         self.epoch = Gauge(
-            "animora_catalog_epoch", "How often all rows were reassigned.", Across.MAX, registry
+            "animora_catalog_epoch", "Number of times all rows were reassigned.", Across.MAX, registry
         ).labels()
         refreshes = Counter("animora_catalog_refreshes", "Refreshes, by outcome.", registry, ("outcome",))
         self.refreshes = {outcome: refreshes.labels(outcome) for outcome in ("ok", "error")}
         self.refresh_seconds = Histogram(
-            "animora_catalog_refresh_seconds", "Time of a refresh.",
+            "animora_catalog_refresh_seconds", "Duration of a refresh.",
             (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60), registry,
         ).labels()  # fmt: skip
         left_out = Gauge(
             "animora_catalog_left_out_rows",
-            "Invalid rows of a view at the last reconcile, by reason.",
+            "Rows of a view that were ignored at the last reconcile, by reason.",
             Across.MAX,
             registry,
             ("view", "reason"),
@@ -43,7 +43,7 @@ class CatalogMetrics:
         }
         unusable = Gauge(
             "animora_catalog_unusable_embeddings",
-            "Embeddings that count as absent: of another width than the catalog keeps, or not finite.",
+            "Embeddings treated as absent: of another width than the catalog's, or not finite.",
             Across.MAX,
             registry,
             ("column",),
@@ -60,17 +60,17 @@ class CatalogMetrics:
 
         self.hiding_tables = Gauge(
             "animora_catalog_hiding_tables",
-            "Tables under the views that hide rows by row-level security, at the last reconcile.",
+            "Tables under the views whose row-level security hides rows, at the last reconcile.",
             Across.MAX,
             registry,
         ).labels()
         self.listening = Gauge(
-            "animora_catalog_listening", "1 while blocks and deletions are notified with their commit.",
+            "animora_catalog_listening", "1 while LISTEN works: blocks and deletions take effect at commit.",
             Across.MIN, registry,
         ).labels()  # fmt: skip
         notifications = Counter(
             "animora_catalog_notifications",
-            "Notifications of the database, by kind; dropped ones came too fast to be applied.",
+            "Notifications from the database, by kind; dropped: arrived too fast to be applied.",
             registry,
             ("kind",),
         )
@@ -80,9 +80,9 @@ class CatalogMetrics:
         }
 
     def age_from(self, age: Callable[[], float]) -> None:
-        """Reads the catalog's age, in seconds, whenever it is scraped."""
+        """Sets the function that returns the catalog's age in seconds; called at each scrape."""
         self._age.set_function(age)
 
     def block_age_from(self, age: Callable[[], float]) -> None:
-        """Reads the age of the blocks, in seconds, whenever it is scraped."""
+        """Sets the function that returns the age of the blocks in seconds; called at each scrape."""
         self._block_age.set_function(age)

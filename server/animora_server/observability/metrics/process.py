@@ -1,21 +1,109 @@
-"""The registry of a process, and all instruments of one that answers calls."""
+"""Background loops, child processes, and all metrics of a serving process on one registry."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from animora_server.observability.instruments import Across, Gauge
-from animora_server.observability.metrics.background import BackgroundMetrics
-from animora_server.observability.metrics.cache import CacheMetrics
-from animora_server.observability.metrics.calls import CallMetrics
+from animora_server.observability.instruments import Across, Counter, Gauge
+from animora_server.observability.metrics.calls import CallMetrics, RankMetrics, TimelineMetrics
 from animora_server.observability.metrics.catalog import CatalogMetrics
-from animora_server.observability.metrics.models import ModelMetrics
-from animora_server.observability.metrics.rankings import RankMetrics
-from animora_server.observability.metrics.scorer import ScorerMetrics
-from animora_server.observability.metrics.stages import StageMetrics
-from animora_server.observability.metrics.timelines import TimelineMetrics
+from animora_server.observability.metrics.scoring import (
+    CacheMetrics,
+    ModelMetrics,
+    ScorerMetrics,
+    StageMetrics,
+)
+
+
+class Loop(Protocol):
+    """The interface of `background.BackgroundLoop` that metrics need."""
+
+    @property
+    def name(self) -> str:
+        """The name of the task."""
+        ...
+
+    @property
+    def failures(self) -> Mapping[Literal["expected", "unexpected"], int]:
+        """Failed rounds so far, by kind of error."""
+        ...
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last success."""
+        ...
+
+
+class BackgroundMetrics:
+    """Failures and ages of background loops, read from the loops at each scrape."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._failures = Counter(
+            "animora_background_failures",
+            "Failed rounds of background loops; expected: outages, unexpected: bugs.",
+            registry,
+            ("task", "kind"),
+        )
+        self._age = Gauge(
+            "animora_background_age_seconds",
+            "Time since the last success of a background loop, or since its start.",
+            Across.MAX,
+            registry,
+            ("task",),
+        )
+
+    def count(self, *loops: Loop) -> None:
+        """Exports the failures of loops."""
+        for loop in loops:
+            for kind in loop.failures:
+                self._failures.set_function(partial(loop.failures.__getitem__, kind), loop.name, kind)
+
+    def watch(self, *loops: Loop) -> None:
+        """Exports the failures of loops, and the seconds since their last success."""
+        self.count(*loops)
+        for loop in loops:
+            self._age.labels(loop.name).set_function(partial(getattr, loop, "age"))
+
+
+class WorkerMetrics:
+    """Recorded by the supervisor, of its workers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.serving = Gauge(
+            "animora_workers_serving", "Workers that serve calls.", Across.SUM, registry
+        ).labels()
+        restarts = Counter(
+            "animora_worker_restarts",
+            "Workers that ended and were replaced, by reason.",
+            registry,
+            ("why",),
+        )
+        self.restarts = {why: restarts.labels(why) for why in ("failed", "hung", "stopped")}
+
+
+class DeviceProcessMetrics:
+    """Recorded by the supervisor, of the shared device's process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.serving = Gauge(
+            "animora_device_serving",
+            "1 while the shared device's process runs.",
+            Across.SUM,
+            registry,
+        ).labels()
+        restarts = Counter(
+            "animora_device_restarts",
+            "Shared device processes that ended and were replaced, by reason.",
+            registry,
+            ("why",),
+        )
+        self.restarts = {why: restarts.labels(why) for why in ("failed", "hung", "stopped")}
 
 
 def process_registry() -> CollectorRegistry:
-    """A registry with what Python and the kernel tell of this process."""
+    """A new registry with the standard metrics of this process: CPU, memory, garbage collector, platform."""
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
@@ -23,7 +111,7 @@ def process_registry() -> CollectorRegistry:
 
 
 class Metrics:
-    """All instruments of a process that answers calls."""
+    """All metrics of a process that serves calls."""
 
     def __init__(self, registry: CollectorRegistry, service: str, methods: tuple[str, ...]) -> None:
         self.registry = registry
@@ -37,5 +125,8 @@ class Metrics:
         self.models = ModelMetrics(registry)
         self.background = BackgroundMetrics(registry)
         self.serving = Gauge(
-            "animora_serving", "1 while health says SERVING, of any worker.", Across.MAX, registry
+            "animora_serving",
+            "1 while health reports SERVING; with workers, of any of them.",
+            Across.MAX,
+            registry,
         ).labels()

@@ -1,17 +1,25 @@
-"""The section `grpc`."""
+"""The sections `grpc` and `http`: the ports that the server listens on."""
 
+from ipaddress import ip_address
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from animora_server.settings.loopback import is_loopback
 from animora_server.settings.section import DAY, HOUR, INT32, Section
 
 MAX_WORKERS = 256
 
 
+def is_loopback(host: str) -> bool:
+    """Whether `host` is a loopback address or `localhost`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 class GrpcSettings(Section):
-    """Where and how calls are taken."""
+    """The gRPC port, its TLS, its limits, and how it shuts down."""
 
     host: str = Field(
         default="127.0.0.1", description="address to listen on; beyond loopback needs TLS or `insecure`"
@@ -21,11 +29,9 @@ class GrpcSettings(Section):
         default=1,
         ge=1,
         le=MAX_WORKERS,
-        description="processes that share the port (`serve`), each with a catalog of its own",
+        description="processes that share the port (`serve`), each with its own catalog",
     )
-    pin_workers: bool = Field(
-        default=False, description="pin each worker to a core, one after the other (Linux)"
-    )
+    pin_workers: bool = Field(default=False, description="pin each worker to one core, in rotation (Linux)")
     insecure: bool = Field(default=False, description="allow an address beyond loopback without TLS")
     tls_certificate: Path | None = Field(
         default=None, description="PEM file with the server's certificate chain"
@@ -41,35 +47,53 @@ class GrpcSettings(Section):
         default=1_000_000,
         ge=1,
         le=10**9,
-        description="candidates in flight before a call is refused (RESOURCE_EXHAUSTED); a post that is "
-        "explained counts as 50",
+        description="candidates in flight before a call is refused (RESOURCE_EXHAUSTED); an explained post "
+        "counts as 50",
     )
     max_calls_in_flight: int = Field(
         default=4096, ge=1, le=1_000_000, description="calls in flight before one is refused"
     )
     default_timeout: float = Field(
-        default=0.5, gt=0.001, le=HOUR, description="seconds a call may take that has no deadline"
+        default=0.5, gt=0.001, le=HOUR, description="seconds a call may take when the client sets no deadline"
     )
     drain_delay: float = Field(
         default=1.0,
         ge=0,
         le=HOUR,
-        description="seconds between saying NOT_SERVING and refusing new calls at shutdown",
+        description="seconds at shutdown between reporting NOT_SERVING and refusing new calls",
     )
     drain_grace: float = Field(
-        default=10.0, ge=0, le=HOUR, description="seconds for calls in flight at shutdown"
+        default=10.0, ge=0, le=HOUR, description="seconds that calls in flight have to finish at shutdown"
     )
     max_connection_age: float = Field(
-        default=300.0, ge=1, le=7 * DAY, description="seconds before a client is told to reconnect (GOAWAY)"
+        default=300.0,
+        ge=1,
+        le=7 * DAY,
+        description="seconds before a connection is closed with GOAWAY, so that the client reconnects",
     )
 
     @model_validator(mode="after")
-    def _safe_to_bind(self) -> "GrpcSettings":
+    def _check_binding(self) -> "GrpcSettings":
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key go together: set both or neither")
+            raise ValueError("tls_certificate and tls_key must be set together: set both or neither")
         if not is_loopback(self.host) and self.tls_certificate is None and not self.insecure:
             raise ValueError(
                 f"host {self.host} is beyond loopback and TLS is off: set tls_certificate and tls_key, "
-                "or say insecure = true"
+                "or insecure = true"
             )
         return self
+
+
+class HttpSettings(Section):
+    """The HTTP port of metrics and probes."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        description="address of /metrics, /livez and /readyz; beyond loopback needs `insecure`",
+    )
+    port: int = Field(
+        default=9464, ge=0, le=65535, description="port of /metrics, /livez and /readyz; 0 takes a free one"
+    )
+    insecure: bool = Field(
+        default=False, description="allow an address beyond loopback: there is no TLS on this port"
+    )
