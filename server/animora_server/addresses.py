@@ -3,7 +3,8 @@
 import errno
 import os
 import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from animora_server.errors import ConfigurationError
@@ -99,6 +100,31 @@ def require_free(section: str, host: str, port: int) -> None:
     """
     for bound in bind_all(section, host, port, socket.SO_REUSEADDR):
         bound.close()
+
+
+@contextmanager
+def reserve_port(section: str, host: str, port: int) -> Iterator[int]:
+    """Binds a port that processes of this user share (SO_REUSEPORT), without listening on it.
+
+    Each of the processes listens on the port, and the kernel distributes new connections over them.
+
+    Yields:
+        The port; with `port` 0, the one that the system chose.
+
+    Raises:
+        ConfigurationError: The port is taken, or the system does not support SO_REUSEPORT.
+    """
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise ConfigurationError(
+            f"{section}.workers: this system does not support shared ports (SO_REUSEPORT); set 1"
+        )
+    # With SO_REUSEPORT alone, a second server of this user would take connections from the first.
+    require_free(section, host, port)
+    with ExitStack() as stack:
+        bound = bind_all(section, host, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+        for each in bound:
+            stack.enter_context(each)
+        yield bound[0].getsockname()[1]
 
 
 def cannot_listen(section: str, host: str, port: int, error: OSError | None = None) -> ConfigurationError:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Metric
 
 from animora_server.background import BackgroundLoop
 from animora_server.configuration import Option, options, toml_value
-from animora_server.observability.instruments import Across, GaugeFamily
+from animora_server.observability.instruments import GaugeFamily, MultiprocessMode
 from animora_server.observability.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
 
 # The table stands between these two lines of a page; all else on it is written by people.
@@ -59,9 +59,9 @@ def metric_table() -> str:
         if not metric.samples:
             raise ValueError(f"{metric.name} has no sample to read its labels from: record an example of it")
         labels = (_label(name, known[metric.name].get(name, {})) for name in _labels(metric))
-        across = metric.across if isinstance(metric, GaugeFamily) else Across.SUM
+        mode = metric.mode if isinstance(metric, GaugeFamily) else MultiprocessMode.SUM
         name = f"`{_full_name(metric)}`"
-        rows.append((name, metric.type, "; ".join(labels), metric.documentation, across.value))
+        rows.append((name, metric.type, "; ".join(labels), metric.documentation, mode.value))
     return _table(("Metric", "Type", "Labels", "Meaning", "Of workers"), rows)
 
 

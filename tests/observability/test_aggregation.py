@@ -6,15 +6,15 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.registry import Collector
 
 from animora_server.observability.aggregation import (
-    as_json,
+    collect_metrics,
+    cumulative_metrics,
     from_json,
-    lasting,
-    metrics,
-    of_process,
-    taken,
-    together,
+    label_process,
+    merge_metrics,
+    to_json,
+    to_prometheus,
 )
-from animora_server.observability.instruments import Across, Counter, Gauge, Histogram
+from animora_server.observability.instruments import Counter, Gauge, Histogram, MultiprocessMode
 from animora_server.observability.metrics import Metrics
 
 
@@ -25,7 +25,7 @@ class Page(Collector):
         self._report = report
 
     def collect(self):
-        return metrics(self._report)
+        return to_prometheus(self._report)
 
 
 def text(report):
@@ -42,21 +42,21 @@ def process(calls=0, took=(), **gauges):
     for value in took:
         histogram.observe(value)
     for name, value in gauges.items():
-        Gauge(name, "A gauge.", Across(name.partition("_")[0]), registry).labels().set(value)
-    return taken(registry)
+        Gauge(name, "A gauge.", MultiprocessMode(name.partition("_")[0]), registry).labels().set(value)
+    return collect_metrics(registry)
 
 
-def test_one_process_reads_as_its_registry():
+def test_the_merge_of_one_process_equals_its_registry():
     registry = CollectorRegistry()
     captured = Metrics(registry, "service", ("Rank",))
     captured.models.active("v1", 0.0)
     captured.calls.handled("Rank", "OK")
     captured.models._age.set(3)  # a time that stands still
-    assert text(together([taken(registry)])) == generate_latest(registry).decode()
+    assert text(merge_metrics([collect_metrics(registry)])) == generate_latest(registry).decode()
 
 
-def test_counts_and_observations_are_added_up():
-    page = text(together([process(calls=3, took=[0.5, 20]), process(calls=4, took=[5])]))
+def test_counters_and_histograms_are_summed():
+    page = text(merge_metrics([process(calls=3, took=[0.5, 20]), process(calls=4, took=[5])]))
     for line in (
         'calls_total{code="OK"} 7.0',
         'took_seconds_bucket{le="1.0"} 1.0',
@@ -68,8 +68,8 @@ def test_counts_and_observations_are_added_up():
         assert line in page.splitlines()
 
 
-def test_what_only_one_process_knows_is_there_too():
-    assert 'calls_total{code="OK"} 3.0' in text(together([(), process(calls=3), ()]))
+def test_metrics_of_a_single_process_are_kept():
+    assert 'calls_total{code="OK"} 3.0' in text(merge_metrics([(), process(calls=3), ()]))
 
 
 @pytest.mark.parametrize(
@@ -84,29 +84,37 @@ def test_what_only_one_process_knows_is_there_too():
         ("max", (math.nan, math.nan), math.nan),
     ],
 )
-def test_a_gauge_is_put_together_by_its_rule(rule, values, expected):
+def test_a_gauge_is_merged_by_its_mode(rule, values, expected):
     (family,) = [
-        family for family in together([process(**{rule: value}) for value in values]) if family.name == rule
+        family
+        for family in merge_metrics([process(**{rule: value}) for value in values])
+        if family.name == rule
     ]
     assert list(family.samples.values()) == [pytest.approx(expected, nan_ok=True)]
 
 
-def test_what_the_kernel_tells_stays_apart():
+def test_kernel_metrics_stay_separate_per_process():
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    page = text(together([of_process(taken(registry), "1"), of_process(taken(registry), "2")]))
+    page = text(
+        merge_metrics(
+            [label_process(collect_metrics(registry), "1"), label_process(collect_metrics(registry), "2")]
+        )
+    )
     for metric in ("process_cpu_seconds_total", "process_resident_memory_bytes"):
         for worker in ("1", "2"):
             assert f'{metric}{{worker="{worker}"}} ' in page
 
 
-def test_of_a_process_that_ended_only_what_it_counted_stays():
+def test_an_ended_process_keeps_only_its_counters_and_histograms():
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    past = lasting((*process(calls=3, took=[5], sum=7, max=7), *of_process(taken(registry), "1")))
+    past = cumulative_metrics(
+        (*process(calls=3, took=[5], sum=7, max=7), *label_process(collect_metrics(registry), "1"))
+    )
     assert {family.name for family in past} == {"calls", "took_seconds"}
 
 
-def test_a_report_is_the_same_after_it_was_sent():
+def test_a_report_survives_json():
     report = process(calls=3, took=[0.5], sum=1, max=math.inf)
-    assert from_json(json.loads(json.dumps(as_json(report)))) == report
+    assert from_json(json.loads(json.dumps(to_json(report)))) == report

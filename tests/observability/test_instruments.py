@@ -4,7 +4,7 @@ import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from animora_server.observability.instruments import FOLD_AT, Across, Counter, Gauge, Histogram
+from animora_server.observability.instruments import FOLD_AT, Counter, Gauge, Histogram, MultiprocessMode
 
 BUCKETS = (0.00001, 0.5, 1, 20)
 VALUES = [0.0, 0.00001, 0.4, 0.5, 0.75, 1.0, 19.9, 20.0, 20.1, 1e9]
@@ -47,7 +47,7 @@ def test_a_counter_reads_as_prometheus_own(registry):
 
 def test_a_gauge_reads_as_prometheus_own(registry):
     theirs = CollectorRegistry()
-    ours = Gauge("rows", "Rows.", Across.SUM, registry, ("queue",))
+    ours = Gauge("rows", "Rows.", MultiprocessMode.SUM, registry, ("queue",))
     reference = prometheus_client.Gauge("rows", "Rows.", ("queue",), registry=theirs)
     for gauge in (ours, reference):
         gauge.labels("never set")
@@ -59,7 +59,7 @@ def test_a_gauge_reads_as_prometheus_own(registry):
 
 
 def test_the_only_series_of_a_gauge_takes_the_place_of_all_others(registry):
-    gauge = Gauge("active", "1 for the one that is.", Across.MAX, registry, ("version",))
+    gauge = Gauge("active", "1 for the one that is.", MultiprocessMode.MAX, registry, ("version",))
     for version in ("v1", "v2"):
         gauge.only(version).set(1)
     page = generate_latest(registry).decode()
@@ -78,7 +78,7 @@ def test_what_waits_is_bounded(registry):
     observations = Histogram("rows", "Rows.", (1, 10), registry).labels()
     for _ in range(FOLD_AT + 1):
         observations.observe(5)
-    assert len(observations._waiting) == 1
+    assert len(observations._pending) == 1
     assert observations.fold() == ([0, FOLD_AT + 1, FOLD_AT + 1], 5.0 * (FOLD_AT + 1))
 
 

@@ -215,4 +215,4 @@ async def test_a_page_that_fails_is_logged_and_shows_nothing_of_the_error(server
             for method, body in (("GET", "internal error\n"), ("HEAD", "")):
                 response, text = await asyncio.to_thread(ask, probes.port, method, "/livez")
                 assert (response.status, text) == (500, body)
-    assert [entry["event"] for entry in logs] == ["a page cannot be shown"] * 2
+    assert [entry["event"] for entry in logs] == ["page failed"] * 2

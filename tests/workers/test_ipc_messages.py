@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from animora_server.settings import Settings
-from animora_server.workers.ipc_messages import from_line, settings_message, to_line
+from animora_server.workers.ipc_messages import decode_message, encode_message, encode_settings
 
 SETTINGS = Settings.model_validate(
     {
@@ -14,8 +14,8 @@ SETTINGS = Settings.model_validate(
 
 
 def test_settings_arrive_as_they_were_with_their_secrets():
-    line = to_line({"settings": settings_message(SETTINGS)})
+    line = encode_message({"settings": encode_settings(SETTINGS)})
     assert line.count(b"\n") == 1
-    arrived = Settings.model_validate(from_line(line)["settings"])
+    arrived = Settings.model_validate(decode_message(line)["settings"])
     assert arrived == SETTINGS
     assert arrived.database.url.get_secret_value() == "postgresql://u:hidden@localhost/db"

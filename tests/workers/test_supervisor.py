@@ -9,20 +9,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from animora_server.errors import ConfigurationError
-from animora_server.observability.aggregation import taken, together
+from animora_server.observability.aggregation import collect_metrics, merge_metrics
 from animora_server.observability.instruments import Counter
 from animora_server.observability.metrics import WorkerMetrics
-from animora_server.workers.restart_policy import RestartPolicy
-from animora_server.workers.supervisor import Supervisor
+from animora_server.workers.supervisor import RestartPolicy, Supervisor
 from tests.limits import HANG_TIMEOUT
 
-PATIENCE = RestartPolicy(
-    look_interval=0.01, hang_timeout=0.05, first_delay=0.001, most_ends=3, scrape_timeout=0.05
+POLICY = RestartPolicy(
+    check_interval=0.01, hang_timeout=0.05, initial_delay=0.001, max_failures=3, scrape_timeout=0.05
 )
 KILLED = -9
 
 
-class Run:
+class FakeWorker:
     """One run of a worker that does what the test says."""
 
     def __init__(self, number, *, drains=True):
@@ -32,9 +31,9 @@ class Run:
         self.report = ()
         self.unready: str | None = "starting"
         self.served_at: float | None = None
-        self.refused = None
+        self.config_error = None
         self.hung = False
-        self.well = True
+        self.healthy = True
         self._drains = drains
         self._missed = 0
         self._status = asyncio.get_running_loop().create_future()
@@ -46,7 +45,7 @@ class Run:
         if not self._status.done():
             self._status.set_result(status)
 
-    async def ended(self):
+    async def wait(self):
         return await self._status
 
     def stop(self):
@@ -56,25 +55,25 @@ class Run:
     def kill(self):
         self.end(KILLED)
 
-    def look(self):
-        self._missed = 0 if self.well else self._missed + 1
+    def check(self):
+        self._missed = 0 if self.healthy else self._missed + 1
         return self._missed
 
-    async def refresh(self, within):
-        if not self.well:
-            await asyncio.sleep(within)
+    async def refresh_metrics(self, timeout):
+        if not self.healthy:
+            await asyncio.sleep(timeout)
 
 
-class Stage:
+class SupervisorHarness:
     """A supervisor and the runs that it has started."""
 
-    def __init__(self, count, patience=PATIENCE, **behaviour):
+    def __init__(self, count, policy=POLICY, **behaviour):
         self.registry = CollectorRegistry()
         self.stopping = asyncio.Event()
-        self.runs: asyncio.Queue[Run] = asyncio.Queue()
+        self.runs: asyncio.Queue[FakeWorker] = asyncio.Queue()
         self._behaviour = behaviour
         metrics = WorkerMetrics(self.registry)
-        self.supervisor = Supervisor(count, self._start, 0.05, metrics, patience, self.stopping)
+        self.supervisor = Supervisor(count, self._start, 0.05, metrics, policy, self.stopping)
 
     async def next(self):
         async with asyncio.timeout(HANG_TIMEOUT):
@@ -84,160 +83,169 @@ class Stage:
         return self.registry.get_sample_value("animora_worker_restarts_total", {"why": why})
 
     async def _start(self, number):
-        run = Run(number, **self._behaviour)
+        run = FakeWorker(number, **self._behaviour)
         self.runs.put_nowait(run)
         return run
 
 
 @asynccontextmanager
-async def running(stage):
-    task = asyncio.create_task(stage.supervisor.run())
+async def running(harness):
+    task = asyncio.create_task(harness.supervisor.run())
     try:
         yield task
     finally:
-        stage.stopping.set()
+        harness.stopping.set()
         await asyncio.wait((task,), timeout=10)
         assert task.done()
 
 
-async def test_it_is_ready_while_at_least_one_worker_serves():
-    stage = Stage(2)
-    async with running(stage):
-        one, other = await stage.next(), await stage.next()
-        assert stage.supervisor.unready() == "no worker answers calls: starting"
+async def test_the_supervisor_is_ready_while_at_least_one_worker_serves():
+    harness = SupervisorHarness(2)
+    async with running(harness):
+        one, other = await harness.next(), await harness.next()
+        assert harness.supervisor.unready() == "no worker serves: starting"
         one.serve()
-        assert stage.supervisor.unready() is None
-        assert stage.registry.get_sample_value("animora_workers_serving") == 1
+        assert harness.supervisor.unready() is None
+        assert harness.registry.get_sample_value("animora_workers_serving") == 1
         other.serve()
-        assert stage.registry.get_sample_value("animora_workers_serving") == 2
-        stage.stopping.set()
-        assert stage.supervisor.unready() == "draining"
+        assert harness.registry.get_sample_value("animora_workers_serving") == 2
+        harness.stopping.set()
+        assert harness.supervisor.unready() == "draining"
 
 
-async def test_a_worker_that_ends_is_started_again_under_its_number():
-    stage = Stage(2)
-    async with running(stage):
-        await stage.next()
-        other = await stage.next()
+async def test_a_worker_that_ends_is_restarted_under_its_number():
+    harness = SupervisorHarness(2)
+    async with running(harness):
+        await harness.next()
+        other = await harness.next()
         other.end(1)
-        assert (await stage.next()).number == other.number
-    assert stage.restarts("failed") == 1
+        assert (await harness.next()).number == other.number
+    assert harness.restarts("failed") == 1
 
 
-async def test_one_that_hangs_is_killed_and_started_again():
-    stage = Stage(1)
-    async with running(stage):
-        run = await stage.next()
+async def test_a_worker_that_hangs_is_killed_and_restarted():
+    harness = SupervisorHarness(1)
+    async with running(harness):
+        run = await harness.next()
         run.serve()
-        run.well = False
-        assert (await stage.next()).number == 1
+        run.healthy = False
+        assert (await harness.next()).number == 1
     assert run.hung
-    assert stage.restarts("hung") == 1
+    assert harness.restarts("hung") == 1
 
 
-async def test_workers_that_end_again_and_again_are_given_up():
-    stage = Stage(2)
-    async with running(stage) as task:
-        healthy = await stage.next()
-        run = await stage.next()
-        for _ in range(PATIENCE.most_ends - 1):
+async def test_the_supervisor_gives_up_after_repeated_failures_of_a_worker():
+    harness = SupervisorHarness(2)
+    async with running(harness) as task:
+        healthy = await harness.next()
+        run = await harness.next()
+        for _ in range(POLICY.max_failures - 1):
             run.end(1)
-            run = await stage.next()
+            run = await harness.next()
             assert run.number != healthy.number
         run.end(1)
         assert await task == 1
-    assert stage.runs.empty()
+    assert harness.runs.empty()
 
 
-async def test_one_that_served_long_enough_begins_anew():
-    stage = Stage(1)
-    async with running(stage) as task:
-        for _ in range(3 * PATIENCE.most_ends):
-            run = await stage.next()
-            run.serve(since=PATIENCE.proven_after)
+async def test_a_stable_worker_resets_the_row_of_failures():
+    harness = SupervisorHarness(1)
+    async with running(harness) as task:
+        for _ in range(3 * POLICY.max_failures):
+            run = await harness.next()
+            run.serve(since=POLICY.stable_after)
             run.end(1)
-        await stage.next()
+        await harness.next()
         assert not task.done()
 
 
-async def test_one_that_was_told_to_end_from_outside_is_replaced_however_often():
-    stage = Stage(1)
-    async with running(stage) as task:
-        for _ in range(3 * PATIENCE.most_ends):
-            (await stage.next()).end(0)
-        await stage.next()
+async def test_a_worker_stopped_from_outside_is_always_replaced():
+    harness = SupervisorHarness(1)
+    async with running(harness) as task:
+        for _ in range(3 * POLICY.max_failures):
+            (await harness.next()).end(0)
+        await harness.next()
         assert not task.done()
-    assert stage.restarts("stopped") == 3 * PATIENCE.most_ends
+    assert harness.restarts("stopped") == 3 * POLICY.max_failures
 
 
-async def test_a_wrong_option_ends_all_before_any_has_served():
-    stage = Stage(2)
-    async with running(stage) as task:
-        run = await stage.next()
-        run.refused = "grpc.port: is taken"
+async def test_an_invalid_option_ends_all_workers_if_none_has_served():
+    harness = SupervisorHarness(2)
+    async with running(harness) as task:
+        run = await harness.next()
+        run.config_error = "grpc.port: is taken"
         run.end(2)
         with pytest.raises(ConfigurationError, match=r"grpc\.port: is taken"):
             await task
 
 
-async def test_a_wrong_option_of_later_does_not_end_those_who_serve():
-    stage = Stage(2)
-    async with running(stage) as task:
-        one, other = await stage.next(), await stage.next()
+async def test_an_invalid_option_later_does_not_end_serving_workers():
+    harness = SupervisorHarness(2)
+    async with running(harness) as task:
+        one, other = await harness.next(), await harness.next()
         one.serve()
-        other.refused = "grpc.tls_key: cannot read"
+        other.config_error = "grpc.tls_key: cannot read"
         other.end(2)
-        assert (await stage.next()).number == other.number
+        assert (await harness.next()).number == other.number
         assert not task.done()
 
 
-async def test_one_that_does_not_drain_is_killed_and_shows_in_the_status():
-    stage = Stage(1, drains=False)
-    async with running(stage) as task:
-        await stage.next()
-        stage.stopping.set()
+async def test_a_worker_that_does_not_drain_is_killed_and_the_exit_status_is_1():
+    harness = SupervisorHarness(1, drains=False)
+    async with running(harness) as task:
+        await harness.next()
+        harness.stopping.set()
         assert await task == 1
 
 
-async def test_one_that_drains_leaves_a_status_of_success():
-    stage = Stage(3)
-    async with running(stage) as task:
+async def test_the_exit_status_is_0_when_all_workers_drain():
+    harness = SupervisorHarness(3)
+    async with running(harness) as task:
         for _ in range(3):
-            await stage.next()
-        stage.stopping.set()
+            await harness.next()
+        harness.stopping.set()
         assert await task == 0
 
 
-async def test_a_worker_that_cannot_be_started_is_tried_again_and_then_given_up():
+async def test_a_worker_that_cannot_be_started_is_retried_a_limited_number_of_times():
     async def fails(number):
         raise BlockingIOError(11, "no process left")
 
-    stage = Stage(1)
-    stage.supervisor._start = fails
-    async with running(stage) as task:
+    harness = SupervisorHarness(1)
+    harness.supervisor._start = fails
+    async with running(harness) as task:
         assert await task == 1
 
 
-async def test_counts_of_past_runs_and_of_one_that_hangs_stay_in_the_totals():
-    stage = Stage(2, replace(PATIENCE, hang_timeout=60))
-    async with running(stage):
-        one, other = await stage.next(), await stage.next()
+async def test_totals_include_ended_workers_and_workers_that_hang():
+    harness = SupervisorHarness(2, replace(POLICY, hang_timeout=60))
+    async with running(harness):
+        one, other = await harness.next(), await harness.next()
         one.report, other.report = calls(3), calls(4)
-        assert await total(stage) == 7
+        assert await total(harness) == 7
         one.end(1)
-        again = await stage.next()
-        assert await total(stage) == 7
-        again.report = calls(2)
-        other.well = False
-        assert await total(stage) == 9
+        restarted = await harness.next()
+        assert await total(harness) == 7
+        restarted.report = calls(2)
+        other.healthy = False
+        assert await total(harness) == 9
 
 
 def calls(number):
     registry = CollectorRegistry()
     Counter("calls", "Calls.", registry).labels().inc(number)
-    return taken(registry)
+    return collect_metrics(registry)
 
 
-async def total(stage):
-    (family,) = together(await stage.supervisor.reports())
+async def total(harness):
+    (family,) = merge_metrics(await harness.supervisor.reports())
     return sum(family.samples.values())
+
+
+def test_restart_delays_double_and_are_jittered():
+    policy = RestartPolicy(initial_delay=1.0)
+    for ends, longest in ((1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0)):
+        delays = [policy.delay(ends) for _ in range(100)]
+        assert min(delays) >= longest / 2
+        assert max(delays) <= longest
+        assert len(set(delays)) > 1

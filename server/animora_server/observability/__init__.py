@@ -1,1 +1,1 @@
-"""What tells of a server: metrics of one process or of many, probes, and health."""
+"""Metrics of one process or of many, probes over HTTP, and health."""

@@ -1,4 +1,4 @@
-"""The metrics of one process as values that can be sent, added up and shown."""
+"""Serialises the metrics of processes, and merges those of several processes into one set."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,98 +8,98 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.samples import Sample
 
-from animora_server.observability.instruments import Across, GaugeFamily
+from animora_server.observability.instruments import GaugeFamily, MultiprocessMode
 
-PROCESS = "process_"  # how the names of what the kernel tells of a process begin
-WORKER = "worker"  # the label that tells processes apart
+PROCESS_PREFIX = "process_"  # prefix of the metrics that the kernel has of a process
+WORKER_LABEL = "worker"  # the label with the process' name
 
-# A sample's name and labels.
+# The name and the labels of a sample.
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric of a process, or of several together.
+    """One metric with its samples, of one process or merged from several.
 
     Attributes:
-        name: Its name.
-        documentation: What it tells.
-        type: Prometheus' word for it.
-        across: What it is of several processes.
-        samples: Its values.
+        name: The name, without the suffix of its samples.
+        documentation: The help text.
+        type: The type in Prometheus' terms.
+        mode: How the values of several processes are merged.
+        samples: The values.
     """
 
     name: str
     documentation: str
     type: str
-    across: Across
+    mode: MultiprocessMode
     samples: dict[Key, float]
 
     @property
-    def lasts(self) -> bool:
-        """Whether it counts what happened, which stays true when the process has ended."""
-        return self.type in {"counter", "histogram"} and self.across is Across.SUM
+    def is_cumulative(self) -> bool:
+        """Whether the values stay valid after their process has ended: counters and histograms."""
+        return self.type in {"counter", "histogram"} and self.mode is MultiprocessMode.SUM
 
 
-Report = tuple[Family, ...]
+MetricsReport = tuple[Family, ...]
 
 
-def taken(registry: CollectorRegistry) -> Report:
-    """A process' metrics as they are now."""
+def collect_metrics(registry: CollectorRegistry) -> MetricsReport:
+    """The current values of all metrics in a registry."""
     return tuple(
         Family(
             metric.name,
             metric.documentation,
             metric.type,
-            _across(metric),
+            _mode(metric),
             {(sample.name, tuple(sample.labels.items())): sample.value for sample in metric.samples},
         )
         for metric in registry.collect()
     )
 
 
-def of_process(report: Report, process: str) -> Report:
-    """The same, with a label on what stays apart."""
+def label_process(report: MetricsReport, process: str) -> MetricsReport:
+    """Adds the label `worker` to metrics that are not merged."""
     return tuple(
         replace(
             family,
             samples={
-                (name, (*labels, (WORKER, process))): value
+                (name, (*labels, (WORKER_LABEL, process))): value
                 for (name, labels), value in family.samples.items()
             },
         )
-        if family.across is Across.EACH
+        if family.mode is MultiprocessMode.EACH
         else family
         for family in report
     )
 
 
-def lasting(report: Report) -> Report:
-    """What stays true of a process that has ended."""
-    return tuple(family for family in report if family.lasts)
+def cumulative_metrics(report: MetricsReport) -> MetricsReport:
+    """The metrics of an ended process that still count."""
+    return tuple(family for family in report if family.is_cumulative)
 
 
-def together(reports: Iterable[Report]) -> Report:
-    """The metrics of several processes as those of one."""
+def merge_metrics(reports: Iterable[MetricsReport]) -> MetricsReport:
+    """Merges the metrics of several processes, by name, labels and mode."""
     families: dict[str, Family] = {}
     values: dict[str, dict[Key, list[float]]] = {}
     for report in reports:
         for family in report:
             families.setdefault(family.name, family)
-            of_name = values.setdefault(family.name, {})
+            by_key = values.setdefault(family.name, {})
             for key, value in family.samples.items():
-                of_name.setdefault(key, []).append(value)
+                by_key.setdefault(key, []).append(value)
     return tuple(
         replace(
             family,
-            samples={key: _COMBINED[family.across](several) for key, several in values[name].items()},
+            samples={key: _COMBINED[family.mode](several) for key, several in values[name].items()},
         )
         for name, family in families.items()
     )
 
 
-def metrics(report: Report) -> Iterator[Metric]:
-    """The same for `prometheus_client`."""
+def to_prometheus(report: MetricsReport) -> Iterator[Metric]:
+    """Converts a report to `prometheus_client` metrics."""
     for family in report:
         metric = Metric(family.name, family.documentation, family.type)
         metric.samples = [
@@ -108,47 +108,47 @@ def metrics(report: Report) -> Iterator[Metric]:
         yield metric
 
 
-def as_json(report: Report) -> list[Any]:
-    """The same for `json`."""
+def to_json(report: MetricsReport) -> list[Any]:
+    """Converts a report to values that `json` can encode."""
     return [
-        (family.name, family.documentation, family.type, family.across, [*family.samples.items()])
+        (family.name, family.documentation, family.type, family.mode, [*family.samples.items()])
         for family in report
     ]
 
 
-def from_json(families: list[Any]) -> Report:
-    """What `as_json` made, after it was sent."""
+def from_json(families: list[Any]) -> MetricsReport:
+    """The inverse of `to_json`."""
     return tuple(
         Family(
             name,
             documentation,
             kind,
-            Across(across),
+            MultiprocessMode(mode),
             {
-                (sample, tuple((label, of) for label, of in labels)): value
+                (sample, tuple((label, text) for label, text in labels)): value
                 for (sample, labels), value in samples
             },
         )
-        for name, documentation, kind, across, samples in families
+        for name, documentation, kind, mode, samples in families
     )
 
 
-def _across(metric: Metric) -> Across:
+def _mode(metric: Metric) -> MultiprocessMode:
     if isinstance(metric, GaugeFamily):
-        return metric.across
-    if metric.name.startswith(PROCESS):
-        return Across.EACH
-    return Across.SUM if metric.type in {"counter", "histogram"} else Across.MAX
+        return metric.mode
+    if metric.name.startswith(PROCESS_PREFIX):
+        return MultiprocessMode.EACH
+    return MultiprocessMode.SUM if metric.type in {"counter", "histogram"} else MultiprocessMode.MAX
 
 
-def _extreme(of: Callable[[list[float]], float]) -> Callable[[Sequence[float]], float]:
-    """The largest or smallest; NaN, which is none, only where all are."""
+def _ignoring_nan(of: Callable[[list[float]], float]) -> Callable[[Sequence[float]], float]:
+    """`max` or `min` without NaN values; NaN if all are NaN."""
     return lambda values: of([value for value in values if not math.isnan(value)] or [math.nan])
 
 
-_COMBINED: dict[Across, Callable[[Sequence[float]], float]] = {
-    Across.SUM: sum,
-    Across.MAX: _extreme(max),
-    Across.MIN: _extreme(min),
-    Across.EACH: sum,  # of one
+_COMBINED: dict[MultiprocessMode, Callable[[Sequence[float]], float]] = {
+    MultiprocessMode.SUM: sum,
+    MultiprocessMode.MAX: _ignoring_nan(max),
+    MultiprocessMode.MIN: _ignoring_nan(min),
+    MultiprocessMode.EACH: sum,  # a single value, since the label `worker` differs
 }

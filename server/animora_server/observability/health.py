@@ -1,4 +1,4 @@
-"""Health: whether calls can be answered, and whether the process can go on."""
+"""Health: readiness (whether calls can be served) and liveness (whether the process must be restarted)."""
 
 import asyncio
 import logging
@@ -21,30 +21,31 @@ from animora_server.types import FloatArray
 
 log = structlog.get_logger(__name__)
 
-SUPERVISION_INTERVAL = 0.1  # seconds between looks at readiness and at the device
+SUPERVISION_INTERVAL = 0.1  # seconds between checks of readiness and of the device
 
 
 class SharedDevice(Protocol):
-    """A device that is not this process'. See scorer.remote.RemoteDevice."""
+    """The interface of `shared_device.remote_device.RemoteDevice` that health needs."""
 
     @property
     def away(self) -> str | None:
-        """Why it cannot be asked, or None."""
+        """Why the device is unavailable, or None."""
         ...
 
     def give_up(self, why: str) -> None:
-        """Lets nobody wait for it any more; it may come back."""
+        """Fails all waiting work; the device may become available again."""
         ...
 
 
 class HealthState:
-    """Decides what health and readiness say, and whether the process can go on.
+    """Decides readiness and liveness, and keeps gRPC health in step with readiness.
 
     Args:
-        model_manager: The models.
+        model_manager: The loaded models and the serving state.
         batcher: The queue for the device.
         settings: All options.
-        shared: The device, where it is another process': then its faults do not end this one.
+        shared: The shared device, or None for a device of this process. The faults of a shared device do not
+            end this process.
     """
 
     def __init__(
@@ -67,17 +68,17 @@ class HealthState:
         self.draining = False
 
     def unready(self) -> str | None:
-        """Why calls cannot be answered, or None."""
+        """Why the server is not ready, or None."""
         if self.draining:
             return "draining"
-        if without := self.dead() or self._without_device():
-            return without
-        pin = self._model_manager.current()
-        if pin is None:
+        if reason := self.dead() or self._device_problem():
+            return reason
+        state = self._model_manager.current()
+        if state is None:
             return "the catalog is not loaded"
-        if time.monotonic() - pin.snapshot.blocks_read_at > self._settings.catalog.max_block_age:
+        if time.monotonic() - state.snapshot.blocks_read_at > self._settings.catalog.max_block_age:
             return "the blocks between users are too old"
-        if self._settings.models.ready_requires_model and self._without_model(pin):
+        if self._settings.models.ready_requires_model and self._lacks_model(state):
             return "no model is loaded"
         return None
 
@@ -86,31 +87,31 @@ class HealthState:
         return self.liveness.dead()
 
     async def drain(self, server: GrpcServer) -> None:
-        """Takes no new work and finishes what is in flight."""
+        """Stops accepting calls, and finishes calls in flight."""
         self.draining = True
         await server.drain()
 
     async def leave(self, server: GrpcServer) -> None:
-        """The same where others go on behind the same port."""
+        """Drains where other workers keep serving on the same port."""
         self.draining = True
         await server.leave()
 
     @property
     def exit_status(self) -> int:
-        """What the process should end with."""
+        """The exit status of the process: 1 after a device fault, else 0."""
         return 1 if self.device_failed.is_set() else 0
 
-    def _without_device(self) -> str | None:
-        """Why nothing can be scored, or None."""
+    def _device_problem(self) -> str | None:
+        """Why the device cannot score, or None."""
         if self.device_failed.is_set():
             return "the device failed"
         return self._shared.away if self._shared is not None else None
 
-    def _without_model(self, pin: ResidentState) -> bool:
-        return pin.active is None or self._model_manager.active_version is None
+    def _lacks_model(self, state: ResidentState) -> bool:
+        return state.active is None or self._model_manager.active_version is None
 
     def _device_hangs(self, seconds: float) -> None:
-        """Has the heuristic answer those in flight."""
+        """Fails the queued and running work, so that the heuristic answers its requests."""
         if self._shared is not None:
             log.error("the shared device hangs", seconds=seconds)
             self._shared.give_up("the device hangs")
@@ -122,7 +123,7 @@ class HealthState:
 
     @asynccontextmanager
     async def supervising(self, server: GrpcServer) -> AsyncIterator[None]:
-        """Keeps what gRPC health says in step with readiness, and notices a device that hangs."""
+        """Keeps gRPC health in step with readiness, and detects a device that hangs."""
         self._server = server
         self.supervision.start()
         try:
@@ -131,7 +132,7 @@ class HealthState:
             await self.supervision.stop()
 
     async def _supervise(self) -> float:
-        assert self._server is not None  # supervising sets it
+        assert self._server is not None  # set by supervising
         now, since = asyncio.get_running_loop().time(), self._batcher.running_since
         if since is not None and now - since > self._settings.scorer.hang_timeout:
             self._device_hangs(now - since)
@@ -148,7 +149,7 @@ class HealthState:
         if reason is None and self._reason is not None:
             log.info("health is SERVING")
         elif reason is not None and reason != self._reason:
-            # A server that starts is not ready yet: that is no warning.
+            # While the server starts, not being ready is expected.
             level = logging.WARNING if self.became_ready.is_set() else logging.INFO
             log.log(level, "health is NOT_SERVING", reason=reason)
         self._reason = reason

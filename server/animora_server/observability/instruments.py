@@ -1,4 +1,4 @@
-"""Prometheus instruments whose use costs the request path next to nothing."""
+"""Prometheus counters, gauges and histograms with a cheap hot path."""
 
 import threading
 from abc import abstractmethod
@@ -14,17 +14,17 @@ from prometheus_client.registry import Collector
 Series = TypeVar("Series")
 Family = TypeVar("Family", bound=Metric)
 
-FOLD_AT = 1024  # observations that wait at most: 8 KiB, and a tenth of a millisecond to fold
+FOLD_AT = 1024  # pending observations at most: 8 KiB, folded in 0.1 ms
 
 
 class Instrument(Collector, Generic[Series, Family]):
-    """A Prometheus metric of a series for each set of values of its labels.
+    """A Prometheus metric with one series for each combination of label values.
 
     Args:
-        name: Its name; of a counter, without `_total`.
-        documentation: What it tells.
-        registry: Where it is scraped.
-        labels: Names of its labels.
+        name: The name; for a counter, without `_total`.
+        documentation: The help text.
+        registry: The registry to add it to.
+        labels: The label names.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Instrument(Collector, Generic[Series, Family]):
         registry.register(self)
 
     def labels(self, *values: str) -> Series:
-        """The series under values of the labels."""
+        """The series with these label values; created at first use."""
         series = self._series.get(values)
         if series is None:
             series = self._series[values] = self._new()
@@ -48,7 +48,7 @@ class Instrument(Collector, Generic[Series, Family]):
         yield self._family()
 
     def collect(self) -> Iterator[Metric]:
-        """The metric as it is now; called on the thread of a scrape."""
+        """The metric with its current samples; called on the scrape's thread."""
         family = self._family()
         for values, series in list(self._series.items()):
             self._add(family, values, series)
@@ -56,7 +56,7 @@ class Instrument(Collector, Generic[Series, Family]):
 
     @abstractmethod
     def _new(self) -> Series:
-        """A series of which nothing is known yet."""
+        """A new series."""
 
     @abstractmethod
     def _family(self) -> Family:
@@ -68,7 +68,7 @@ class Instrument(Collector, Generic[Series, Family]):
 
 
 class CountCell:
-    """A count under one set of labels, of one thread: `prometheus_client` takes a lock and 1 µs each time."""
+    """The count of one series. Single-threaded: `prometheus_client` takes a lock and 1 µs per increment."""
 
     __slots__ = ("value",)
 
@@ -76,12 +76,12 @@ class CountCell:
         self.value = 0
 
     def inc(self, amount: int = 1) -> None:
-        """Counts so many; always on the event loop's thread."""
+        """Adds to the count; only on the event loop's thread."""
         self.value += amount
 
 
-class _CountElsewhere(CountCell):
-    """A count that another object keeps."""
+class _FunctionCount(CountCell):
+    """A count that a function returns."""
 
     __slots__ = ("_read",)
 
@@ -89,7 +89,7 @@ class _CountElsewhere(CountCell):
         self._read = read
 
     @property
-    def value(self) -> int:  # type: ignore[override]  # never set, and read by Counter alone
+    def value(self) -> int:  # type: ignore[override]  # read-only here
         return self._read()
 
 
@@ -97,8 +97,8 @@ class Counter(Instrument[CountCell, CounterMetricFamily]):
     """A Prometheus counter."""
 
     def set_function(self, read: Callable[[], int], *values: str) -> None:
-        """Shows what `read` gives under values of the labels; called on the thread of a scrape."""
-        self._series[values] = _CountElsewhere(read)
+        """Reads the series with these label values from a function, on the scrape's thread."""
+        self._series[values] = _FunctionCount(read)
 
     def _new(self) -> CountCell:
         return CountCell()
@@ -110,25 +110,25 @@ class Counter(Instrument[CountCell, CounterMetricFamily]):
         family.add_metric(values, series.value)
 
 
-class Across(StrEnum):
-    """What the values of several processes are together."""
+class MultiprocessMode(StrEnum):
+    """How the values of several processes are merged."""
 
     SUM = "sum"
     MAX = "max"
     MIN = "min"
-    EACH = "each"  # stays apart, under a label of its own
+    EACH = "each"  # not merged: one series per process, under the label `worker`
 
 
 class GaugeFamily(GaugeMetricFamily):
-    """A gauge's samples, and how those of several processes become one."""
+    """The samples of a gauge, with their multiprocess mode."""
 
-    def __init__(self, name: str, documentation: str, labels: Sequence[str], across: Across) -> None:
+    def __init__(self, name: str, documentation: str, labels: Sequence[str], mode: MultiprocessMode) -> None:
         super().__init__(name, documentation, labels=labels)
-        self.across = across
+        self.mode = mode
 
 
-class Level:
-    """A value that goes up and down: one that was set, or one that is looked up when it is scraped."""
+class GaugeCell:
+    """The value of one gauge series: a number, or a function that is called at each scrape."""
 
     __slots__ = ("_read",)
 
@@ -136,104 +136,107 @@ class Level:
         self.set(0)
 
     def set(self, value: float) -> None:
-        """It is this from now on."""
+        """Sets the value."""
         self._read: Callable[[], float] = lambda: value
 
     def set_function(self, read: Callable[[], float]) -> None:
-        """It is what this gives from now on; called on the thread of a scrape."""
+        """Reads the value from a function, on the scrape's thread."""
         self._read = read
 
     def read(self) -> float:
-        """What it is now."""
+        """The current value."""
         return float(self._read())
 
 
-class Gauge(Instrument[Level, GaugeFamily]):
+class Gauge(Instrument[GaugeCell, GaugeFamily]):
     """A Prometheus gauge.
 
     Args:
-        name: Its name.
-        documentation: What it tells.
-        across: What it is of several processes.
-        registry: Where it is scraped.
-        labels: Names of its labels.
+        name: The name.
+        documentation: The help text.
+        mode: How the values of several processes are merged.
+        registry: The registry to add it to.
+        labels: The label names.
     """
 
     def __init__(
         self,
         name: str,
         documentation: str,
-        across: Across,
+        mode: MultiprocessMode,
         registry: CollectorRegistry,
         labels: Sequence[str] = (),
     ) -> None:
-        self._across = across
+        self._mode = mode
         super().__init__(name, documentation, registry, labels)
 
-    def only(self, *values: str) -> Level:
-        """The series under values of the labels, which is the only one from now on."""
-        level = Level()
+    def only(self, *values: str) -> GaugeCell:
+        """Replaces all series by a new one with these label values."""
+        level = GaugeCell()
         self._series = {values: level}
         return level
 
-    def _new(self) -> Level:
-        return Level()
+    def _new(self) -> GaugeCell:
+        return GaugeCell()
 
     def _family(self) -> GaugeFamily:
-        return GaugeFamily(self._name, self._documentation, self._labels, self._across)
+        return GaugeFamily(self._name, self._documentation, self._labels, self._mode)
 
-    def _add(self, family: GaugeFamily, values: Sequence[str], series: Level) -> None:
+    def _add(self, family: GaugeFamily, values: Sequence[str], series: GaugeCell) -> None:
         family.add_metric(values, series.read())
 
 
-class Observations:
-    """The observations under one set of labels: folded into buckets when there are many, or on a scrape.
+class HistogramCell:
+    """The observations of one series, folded into buckets when many are pending, and at each scrape.
 
-    `prometheus_client`'s histogram takes 2 µs for each and a ranking makes eight of them; an append takes
-    0.1 µs, its share of a fold as much again.
+    `prometheus_client`'s histogram takes 2 µs per observation, and a ranking makes eight; an append takes
+    0.1 µs, and its share of a fold as much again.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = np.asarray(bounds, np.float64)
-        self._waiting: list[float] = []
+        self._pending: list[float] = []
         self._counts = np.zeros(len(bounds) + 1, np.int64)
         self._sum = 0.0
         self._folding = threading.Lock()
 
     def observe(self, value: float) -> None:
         """Records one observation."""
-        self._waiting.append(value)
-        if len(self._waiting) >= FOLD_AT:
+        self._pending.append(value)
+        if len(self._pending) >= FOLD_AT:
             self.fold()
 
     def observe_all(self, values: Iterable[float]) -> None:
-        """Records some."""
-        self._waiting += values
-        if len(self._waiting) >= FOLD_AT:
+        """Records several observations."""
+        self._pending += values
+        if len(self._pending) >= FOLD_AT:
             self.fold()
 
     def fold(self) -> tuple[list[int], float]:
-        """How many observations so far are in each bucket or one below it, the last is +Inf's; their sum.
+        """Folds pending observations into the buckets.
 
-        On any thread: what is observed meanwhile stays for the next time.
+        Thread-safe: observations that arrive meanwhile are folded next time.
+
+        Returns:
+            The cumulative count of each bucket, +Inf's last, and the sum of all observations.
         """
         with self._folding:
-            values = self._waiting[:]
-            del self._waiting[: len(values)]
+            values = self._pending[:]
+            del self._pending[: len(values)]
             self._counts += np.bincount(self._bounds.searchsorted(values), minlength=len(self._counts))
             self._sum += sum(values)
             return self._counts.cumsum().tolist(), self._sum
 
 
-class Histogram(Instrument[Observations, HistogramMetricFamily]):
+class Histogram(Instrument[HistogramCell, HistogramMetricFamily]):
     """A Prometheus histogram.
 
     Args:
-        name: Its name.
-        documentation: What it tells.
+        name: The name.
+        documentation: The help text.
         buckets: Upper bounds, ascending, without +Inf.
-        registry: Where it is scraped.
-        labels: Names of its labels.
+        registry: The registry to add it to.
+        labels: The label names.
     """
 
     def __init__(
@@ -247,13 +250,13 @@ class Histogram(Instrument[Observations, HistogramMetricFamily]):
         self._buckets = tuple(buckets)
         super().__init__(name, documentation, registry, labels)
 
-    def _new(self) -> Observations:
-        return Observations(self._buckets)
+    def _new(self) -> HistogramCell:
+        return HistogramCell(self._buckets)
 
     def _family(self) -> HistogramMetricFamily:
         return HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
 
-    def _add(self, family: HistogramMetricFamily, values: Sequence[str], series: Observations) -> None:
+    def _add(self, family: HistogramMetricFamily, values: Sequence[str], series: HistogramCell) -> None:
         counts, total = series.fold()
         bounds = [*(str(float(bound)) for bound in self._buckets), "+Inf"]
         family.add_metric(values, list(zip(bounds, counts, strict=True)), total)

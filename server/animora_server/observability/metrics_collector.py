@@ -1,4 +1,4 @@
-"""The metrics of all processes together, for the page that Prometheus scrapes."""
+"""Collects the merged metrics of supervisor and workers at each scrape."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -6,42 +6,48 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
-from animora_server.observability.aggregation import Report, metrics, of_process, taken, together
+from animora_server.observability.aggregation import (
+    MetricsReport,
+    collect_metrics,
+    label_process,
+    merge_metrics,
+    to_prometheus,
+)
 
-PARENT = "parent"  # in place of a worker's number
-LOOP_PATIENCE = 5.0  # seconds for this process' event loop, beyond what it waits for workers
+PARENT = "parent"  # the supervisor's value of the label `worker`
+LOOP_TIMEOUT = 5.0  # seconds for the event loop, on top of the timeout for workers
 
 
 class MetricsCollector(Collector):
-    """Asks for the workers' metrics at each scrape, and adds this process' own.
+    """Requests the workers' metrics at each scrape, and merges them with this process' own.
 
     Args:
         own: This process' metrics.
-        reports: Gives the workers' in bounded time, on the event loop at hand.
-        within: The bound, in seconds.
+        reports: Returns the workers' metrics; a coroutine function that runs on the current event loop.
+        timeout: Seconds that `reports` takes at most.
     """
 
     def __init__(
         self,
         own: CollectorRegistry,
-        reports: Callable[[], Awaitable[Sequence[Report]]],
-        within: float,
+        reports: Callable[[], Awaitable[Sequence[MetricsReport]]],
+        timeout: float,
     ) -> None:
         self._own = own
         self._reports = reports
-        self._patience = within + LOOP_PATIENCE
+        self._timeout = timeout + LOOP_TIMEOUT
         self._loop = asyncio.get_running_loop()
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics as they are now; called on the thread of a scrape.
+        """All current metrics; called on the scrape's thread.
 
         Raises:
-            TimeoutError: The event loop stands still.
+            TimeoutError: The event loop does not run.
         """
 
-        async def ask() -> Sequence[Report]:
+        async def request() -> Sequence[MetricsReport]:
             return await self._reports()
 
-        asked = asyncio.run_coroutine_threadsafe(ask(), self._loop)
-        reports = asked.result(self._patience)
-        return metrics(together((of_process(taken(self._own), PARENT), *reports)))
+        future = asyncio.run_coroutine_threadsafe(request(), self._loop)
+        reports = future.result(self._timeout)
+        return to_prometheus(merge_metrics((label_process(collect_metrics(self._own), PARENT), *reports)))

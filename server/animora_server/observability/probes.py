@@ -1,4 +1,4 @@
-"""Metrics and probes over HTTP: /metrics, /livez and /readyz, on a thread of their own."""
+"""Metrics and probes over HTTP: /metrics, /livez and /readyz, served by threads."""
 
 import asyncio
 import sys
@@ -24,18 +24,17 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Why not, in one line that anybody may read; None if all is well. Called on the probes' threads.
+# Returns the problem in one line without secrets, or None. Called on the probes' threads.
 Check = Callable[[], str | None]
 
-REQUEST_TIMEOUT = 5.0  # seconds that a client may take to send its request or to take the answer
-POLL_INTERVAL = 0.05  # seconds until the server notices that it shall stop
+REQUEST_TIMEOUT = 5.0  # seconds that a client may take to send its request or to read the response
+POLL_INTERVAL = 0.05  # seconds until the server notices a shutdown
 
 
 class Probes:
     """The HTTP server, an async context manager.
 
-    It stands on threads rather than on the event loop, so that it answers while the loop is busy; `live` can
-    tell that it has been busy for too long.
+    It runs on threads, so that it responds while the event loop is blocked, which `live` may report.
     """
 
     def __init__(
@@ -45,11 +44,11 @@ class Probes:
         self._app = _router(
             {"/metrics": make_wsgi_app(registry), "/livez": _probe(live), "/readyz": _probe(ready)}
         )
-        self._listening: list[tuple[_Server, Thread]] = []  # for each address of the host
+        self._listening: list[tuple[_Server, Thread]] = []  # one for each address of the host
 
     @property
     def port(self) -> int:
-        """The port that it listens on, also where the settings leave the choice to the system."""
+        """The port that it listens on; with `http.port` 0, the one that the system chose."""
         if not self._listening:
             raise RuntimeError("the probes are not being served")
         return self._listening[0][0].server_port
@@ -58,7 +57,7 @@ class Probes:
         """Listens at all addresses of the host.
 
         Raises:
-            ConfigurationError: One cannot be listened on.
+            ConfigurationError: An address cannot be bound.
         """
         host, port = self._settings.host, self._settings.port
         with ExitStack() as opened:
@@ -79,7 +78,7 @@ class Probes:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops listening; answers under way are not waited for."""
+        """Stops listening. Does not wait for responses in progress."""
         await asyncio.gather(*(asyncio.to_thread(server.shutdown) for server, _ in self._listening))
         for server, thread in self._listening:
             thread.join()
@@ -87,7 +86,7 @@ class Probes:
 
 
 class _Handler(WSGIRequestHandler):
-    """One request a connection, neither logged nor waited for without end."""
+    """One request per connection, without a log line and with a timeout."""
 
     timeout = REQUEST_TIMEOUT
 
@@ -97,13 +96,13 @@ class _Handler(WSGIRequestHandler):
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    request_queue_size = 128  # connections that wait; of further ones the kernel drops the first packet
+    request_queue_size = 128  # backlog; the kernel drops the first packet of further connections
 
     def __init__(self, bound: socket, app: "WSGIApplication") -> None:
-        """Listens on a socket, which it takes over, and asks no DNS for this machine's name."""
+        """Takes over a bound socket. Skips the base class' DNS look-up of the host name."""
         self.address_family = bound.family
         super().__init__(bound.getsockname()[:2], _Handler, bind_and_activate=False)
-        self.socket.close()  # its own, which is not bound
+        self.socket.close()  # the base class' socket, which is not bound
         self.socket = bound
         self.server_name, self.server_port = bound.getsockname()[:2]
         self.setup_environ()
@@ -111,9 +110,9 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.server_activate()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Lets go of a client that went away or was too slow without a word."""
+        """Ignores clients that disconnect or are too slow; logs other errors."""
         if not isinstance(sys.exception(), OSError):
-            log.exception("a probe or a scrape failed")
+            log.exception("probe or scrape failed")
 
 
 def _router(pages: dict[str, "WSGIApplication"]) -> "WSGIApplication":
@@ -135,36 +134,36 @@ def _router(pages: dict[str, "WSGIApplication"]) -> "WSGIApplication":
 def _guarded(
     page: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
 ) -> Iterable[bytes]:
-    """A page, or that it cannot be had; wsgiref would print the traceback past the log."""
+    """Runs a page; on an error logs it and responds with 500. wsgiref would print the traceback to stderr."""
     try:
         return page(environ, start_response)
-    except Exception:  # the edge of the thread
-        log.exception("a page cannot be shown", path=environ["PATH_INFO"])
+    except Exception:  # thread boundary
+        log.exception("page failed", path=environ["PATH_INFO"])
         return _text(start_response, HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
 
 
 def _head(
     page: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
 ) -> Iterable[bytes]:
-    """What GET would answer, without the body."""
-    answer: list[Any] = []
+    """Responds with the headers of GET, without the body."""
+    response: list[Any] = []
 
-    def note(status: str, headers: list[tuple[str, str]], error: Any = None, /) -> Callable[[bytes], object]:
-        answer[:] = status, headers
-        return bytes  # the function by which old applications write; ours return their body
+    def start(status: str, headers: list[tuple[str, str]], error: Any = None, /) -> Callable[[bytes], object]:
+        response[:] = status, headers
+        return bytes  # WSGI's legacy `write` callable; these pages return their body
 
-    body = b"".join(page({**environ, "REQUEST_METHOD": "GET"}, note))
-    status, headers = answer
+    body = b"".join(page({**environ, "REQUEST_METHOD": "GET"}, start))
+    status, headers = response
     start_response(status, [*headers, ("Content-Length", str(len(body)))])
     return []
 
 
 def _probe(check: Check) -> "WSGIApplication":
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        why_not = check()
-        if why_not is None:
+        problem = check()
+        if problem is None:
             return _text(start_response, HTTPStatus.OK, "ok")
-        return _text(start_response, HTTPStatus.SERVICE_UNAVAILABLE, why_not)
+        return _text(start_response, HTTPStatus.SERVICE_UNAVAILABLE, problem)
 
     return app
 

@@ -28,14 +28,14 @@ LOOK_INTERVAL = 0.1  # seconds between looks at the device
 async def share(parent: ParentChannel) -> int:
     """Shares the device until the parent or a signal says so. Returns the process's exit status."""
     failed = asyncio.Event()
-    ends = {"the parent": parent.told_to_drain(), "a signal": stop_signal(), "the device failed": failed}
+    ends = {"the parent": parent.drain_event(), "a signal": stop_signal(), "the device failed": failed}
     try:
         async with _sharing(parent, failed):
-            parent.report_state(lambda: None)
+            parent.set_readiness(lambda: None)
             log.info("leaving", reason=await first_of(ends))
-            parent.say_goodbye()
+            parent.send_final_metrics()
     except ConfigurationError as error:
-        parent.refuse(str(error))
+        parent.send_config_error(str(error))
         return 2
     return 1 if failed.is_set() else 0
 
@@ -62,7 +62,7 @@ async def _sharing(parent: ParentChannel, failed: asyncio.Event) -> AsyncIterato
         watch.liveness.watch(batcher.runner)
         background.watch(watch.loop)
         background.count(batcher.runner)
-        parent.report(registry, watch.liveness.dead)
+        parent.set_metrics(registry, watch.liveness.dead)
         models = SharedModels(store, device, batcher, settings.grpc.workers)
         async with (
             batcher,

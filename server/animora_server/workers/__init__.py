@@ -1,4 +1,4 @@
-"""Several processes behind one port, and the one that starts them, keeps them and speaks for them."""
+"""Several server processes behind one port, and the supervisor that starts, watches and drains them."""
 
 from animora_server.workers.supervisor_process import supervise
 

@@ -1,9 +1,13 @@
-"""What a worker and the process that started it tell each other: JSON lines on a socket that only they have.
+"""The messages between supervisor and worker: JSON lines on a socket pair.
 
-The parent begins with `{"name": …, "settings": …, "device_socket": …}`, the last null where each worker has a
-device of its own. Later it sends `{"ask": "state"}`, answered with `{"state": {"dead": …, "unready": …}}`,
-`{"ask": "metrics"}`, answered with `{"metrics": …}`, and `{"ask": "drain"}`.
-Unasked, a worker sends its last metrics, and `{"refused": …}` where an option is wrong.
+The supervisor first sends `{"name": …, "settings": …, "device_socket": …}`; the socket is null unless the
+workers share a device. Later it sends:
+
+* `{"ask": "state"}`, answered with `{"state": {"dead": …, "unready": …}}`;
+* `{"ask": "metrics"}`, answered with `{"metrics": …}`;
+* `{"ask": "drain"}`, which has no answer.
+
+A worker also sends its final metrics, and `{"refused": …}` where an option is invalid.
 """
 
 import json
@@ -14,35 +18,35 @@ from pydantic import SecretStr
 
 from animora_server.settings import Settings
 
-# Bytes of a line at most: metrics take some 40 KiB.
-LONGEST = 16 << 20
+# The longest accepted line; metrics take about 40 KiB.
+MAX_LINE_BYTES = 16 << 20
 
-# The name of the process whose device workers share; theirs are numbers.
+# The name of the shared device's process; workers are named by number.
 DEVICE = "device"
 
 Message = dict[str, Any]
 
 
-def to_line(message: Message) -> bytes:
-    """A message as it is sent."""
+def encode_message(message: Message) -> bytes:
+    """Encodes a message as one line."""
     return json.dumps(message).encode() + b"\n"
 
 
-def from_line(line: bytes) -> Message:
-    """A message as it was sent."""
+def decode_message(line: bytes) -> Message:
+    """Decodes one line."""
     message: Message = json.loads(line)
     return message
 
 
-def settings_message(settings: Settings) -> Message:
-    """All options, secrets included: for a worker's ears only. `Settings.model_validate` reads them."""
+def encode_settings(settings: Settings) -> Message:
+    """Encodes all options, including secrets in plain text. `Settings.model_validate` decodes them."""
     return {
-        section: {name: _plain(value) for name, value in getattr(settings, section)}
+        section: {name: _to_plain(value) for name, value in getattr(settings, section)}
         for section in Settings.model_fields
     }
 
 
-def _plain(value: object) -> object:
+def _to_plain(value: object) -> object:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return str(value) if isinstance(value, Path) else value

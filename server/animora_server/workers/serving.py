@@ -1,4 +1,4 @@
-"""What a worker does: the whole server but for its HTTP port, which is the parent's."""
+"""The server as it runs in a worker: everything but the HTTP port, which the supervisor serves."""
 
 import asyncio
 
@@ -14,36 +14,36 @@ log = structlog.get_logger(__name__)
 
 
 async def serve(parent: ParentChannel) -> int:
-    """Serves until the parent or a signal says so, then drains. Returns the process's exit status."""
-    leaving = stop_signal()
-    draining = parent.told_to_drain()
+    """Serves until the supervisor or a signal ends it, then drains. Returns the exit status."""
+    signalled = stop_signal()
+    draining = parent.drain_event()
     try:
-        async with engine(parent.settings, parent.device_socket) as made, made.following:
-            parent.report(made.registry, made.health.dead)
-            await _serve(made, parent, draining, leaving)
-            parent.say_goodbye()
+        async with engine(parent.settings, parent.device_socket) as started, started.following:
+            parent.set_metrics(started.registry, started.health.dead)
+            await _serve(started, parent, draining, signalled)
+            parent.send_final_metrics()
     except ConfigurationError as error:
-        parent.refuse(str(error))
+        parent.send_config_error(str(error))
         return 2
-    return made.health.exit_status
+    return started.health.exit_status
 
 
 async def _serve(
-    made: Engine, parent: ParentChannel, draining: asyncio.Event, leaving: asyncio.Event
+    started: Engine, parent: ParentChannel, draining: asyncio.Event, signalled: asyncio.Event
 ) -> None:
-    """Takes calls from when they can be answered: on a shared port, others answer them until then."""
+    """Listens once health is SERVING; on the shared port, other workers take the calls until then."""
     ends = {
         "the parent": draining,
-        "a signal": leaving,
-        "the device failed": made.health.device_failed,
+        "a signal": signalled,
+        "the device failed": started.health.device_failed,
     }
-    if await first_of(ends | {"ready": made.health.became_ready}) in ends:
+    if await first_of(ends | {"ready": started.health.became_ready}) in ends:
         return
-    async with made.grpc as grpc:
-        parent.report_state(made.health.unready)
-        log.info("listening", grpc_port=grpc.port, device=str(made.device))
+    async with started.grpc as grpc:
+        parent.set_readiness(started.health.unready)
+        log.info("listening", grpc_port=grpc.port, device=str(started.device))
         log.info("draining", reason=await first_of(ends))
         if draining.is_set():
-            await made.health.drain(grpc)
+            await started.health.drain(grpc)
         else:
-            await made.health.leave(grpc)
+            await started.health.leave(grpc)

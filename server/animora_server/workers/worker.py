@@ -1,4 +1,4 @@
-"""A worker, as the process that started it sees it."""
+"""The supervisor's end of the socket to a worker."""
 
 import asyncio
 import socket
@@ -10,27 +10,33 @@ from typing import Self
 import structlog
 
 from animora_server.background import log_task_failure
-from animora_server.observability.aggregation import Report, from_json, of_process
+from animora_server.observability.aggregation import MetricsReport, from_json, label_process
 from animora_server.settings import Settings
-from animora_server.workers.ipc_messages import LONGEST, Message, from_line, settings_message, to_line
+from animora_server.workers.ipc_messages import (
+    MAX_LINE_BYTES,
+    Message,
+    decode_message,
+    encode_message,
+    encode_settings,
+)
 
 log = structlog.get_logger(__name__)
 
-# Without the folder it is started in on its path.
+# -P keeps the current folder off sys.path.
 COMMAND = (sys.executable, "-P", "-m", "animora_server.workers")
-LAST_WORDS = 1.0  # seconds for what a worker sent before it ended
+FINAL_READ_TIMEOUT = 1.0  # seconds to read what a worker sent before it ended
 
 
 class Worker:
-    """One run of a worker.
+    """One run of a worker process.
 
     Attributes:
-        name: Its number, from 1, or DEVICE.
-        report: Its metrics, as far as they are known.
-        unready: Why it answers no calls, or None.
-        served_at: When it first did (time.monotonic()), or None.
-        refused: The option that is wrong, in words, or None.
-        hung: Whether it was ended because it was not well for too long.
+        name: The worker's number, from 1, or DEVICE.
+        report: The last metrics that it sent.
+        unready: Why it does not serve, or None.
+        served_at: When it first served (time.monotonic()), or None.
+        config_error: The invalid option that it reported, or None.
+        hung: Whether it was killed because it was unhealthy for too long.
     """
 
     def __init__(
@@ -41,27 +47,27 @@ class Worker:
         writer: asyncio.StreamWriter,
     ) -> None:
         self.name = name
-        self.report: Report = ()
+        self.report: MetricsReport = ()
         self.unready: str | None = "starting"
         self.served_at: float | None = None
-        self.refused: str | None = None
+        self.config_error: str | None = None
         self.hung = False
         self._process = process
         self._writer = writer
         self._reported = asyncio.Event()
-        self._well = False
-        self._looks_missed = 0
-        self._listening = asyncio.create_task(self._listen(reader), name=f"worker-{name}")
-        log_task_failure(self._listening, "a worker is not listened to any more")
+        self._healthy = False
+        self._missed_checks = 0
+        self._reading = asyncio.create_task(self._read(reader), name=f"worker-{name}")
+        log_task_failure(self._reading, "reading from a worker failed")
 
     @classmethod
     async def start(cls, name: str, settings: Settings, device_socket: str | None) -> Self:
-        """Starts a run.
+        """Starts a worker: a new interpreter, not a fork, in its own session.
 
-        It is a new interpreter and no fork, and a session of its own: a terminal's Ctrl-C is for the parent.
+        A terminal's Ctrl-C reaches only the supervisor.
 
         Raises:
-            OSError: The system has no process or no descriptor left.
+            OSError: The system is out of processes or descriptors.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -72,9 +78,9 @@ class Worker:
             except OSError:
                 ours.close()
                 raise
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LONGEST)
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE_BYTES)
         worker = cls(name, process, reader, writer)
-        worker._send({"name": name, "settings": settings_message(settings), "device_socket": device_socket})
+        worker._send({"name": name, "settings": encode_settings(settings), "device_socket": device_socket})
         return worker
 
     @property
@@ -82,58 +88,62 @@ class Worker:
         """The process' id."""
         return self._process.pid
 
-    async def ended(self) -> int:
-        """Its exit status, once it has ended and all that it said was heard; a signal's is negative."""
+    async def wait(self) -> int:
+        """Waits until the worker has ended and its last messages are read.
+
+        Returns:
+            The exit status; negative for a signal.
+        """
         status = await self._process.wait()
-        await asyncio.wait((self._listening,), timeout=LAST_WORDS)
-        self._listening.cancel()
+        await asyncio.wait((self._reading,), timeout=FINAL_READ_TIMEOUT)
+        self._reading.cancel()
         self._writer.close()
         self.unready = "ended"
         return status
 
     def stop(self) -> None:
-        """Tells it to drain and to end."""
+        """Sends `drain`: the worker drains and ends."""
         self._send({"ask": "drain"})
 
     def kill(self) -> None:
-        """Ends it by force."""
+        """Kills the worker (SIGKILL)."""
         with suppress(ProcessLookupError):
             self._process.kill()
 
-    def look(self) -> int:
-        """Asks whether it is well. Returns how many earlier looks in a row found that it is not."""
-        self._looks_missed = 0 if self._well else self._looks_missed + 1
-        self._well = False
+    def check(self) -> int:
+        """Requests the worker's state. Returns how many checks before it failed in a row."""
+        self._missed_checks = 0 if self._healthy else self._missed_checks + 1
+        self._healthy = False
         self._send({"ask": "state"})
-        return self._looks_missed
+        return self._missed_checks
 
-    async def refresh(self, within: float) -> None:
-        """Asks for its metrics; if it does not answer in time, in seconds, the last ones stay."""
+    async def refresh_metrics(self, timeout: float) -> None:
+        """Requests the worker's metrics; after `timeout` seconds the last ones stay."""
         self._reported.clear()
         self._send({"ask": "metrics"})
         with suppress(TimeoutError):
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(timeout):
                 await self._reported.wait()
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
+    async def _read(self, reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError):
-            while (line := await reader.readline()).endswith(b"\n"):  # half a line is a killed worker's
-                self._hear(from_line(line))
-        self._reported.set()  # nothing more will come
+            while (line := await reader.readline()).endswith(b"\n"):  # a killed worker may leave half a line
+                self._handle(decode_message(line))
+        self._reported.set()  # wakes refresh_metrics: the worker has ended
 
-    def _hear(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         if "state" in message:
             state = message["state"]
-            self._well = state["dead"] is None
-            self.unready = state["unready"] if self._well else state["dead"]
+            self._healthy = state["dead"] is None
+            self.unready = state["unready"] if self._healthy else state["dead"]
             if self.unready is None and self.served_at is None:
                 self.served_at = time.monotonic()
         elif "metrics" in message:
-            self.report = of_process(from_json(message["metrics"]), self.name)
+            self.report = label_process(from_json(message["metrics"]), self.name)
             self._reported.set()
         else:
-            self.refused = message["refused"]
+            self.config_error = message["refused"]
 
     def _send(self, message: Message) -> None:
         if not self._writer.is_closing():
-            self._writer.write(to_line(message))
+            self._writer.write(encode_message(message))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
-from animora_server.observability.instruments import Across, Counter, Gauge, Histogram
+from animora_server.observability.instruments import Counter, Gauge, Histogram, MultiprocessMode
 from animora_server.types import CacheStatus, DegradedReason, DropReason, RankerName
 
 LATENCY_BUCKETS = (
@@ -64,10 +64,10 @@ class CallMetrics:
             names,
         )
         self.in_flight = Gauge(
-            "animora_calls_in_flight", "Calls being handled.", Across.SUM, registry
+            "animora_calls_in_flight", "Calls being handled.", MultiprocessMode.SUM, registry
         ).labels()
         self.rows_in_flight = Gauge(
-            "animora_rows_in_flight", "Candidates being handled.", Across.SUM, registry
+            "animora_rows_in_flight", "Candidates being handled.", MultiprocessMode.SUM, registry
         ).labels()
         labels = {method: ("unary", service, method) for method in methods}
         self.started = {method: started.labels(*label) for method, label in labels.items()}

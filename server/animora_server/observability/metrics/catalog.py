@@ -5,7 +5,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 
 from animora_database.views import VIEWS
-from animora_server.observability.instruments import Across, Counter, Gauge, Histogram
+from animora_server.observability.instruments import Counter, Gauge, Histogram, MultiprocessMode
 
 
 class CatalogMetrics:
@@ -13,13 +13,19 @@ class CatalogMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.posts = Gauge(
-            "animora_catalog_posts", "Posts that can be ranked.", Across.MAX, registry
+            "animora_catalog_posts", "Posts that can be ranked.", MultiprocessMode.MAX, registry
         ).labels()
         self.bytes = Gauge(
-            "animora_catalog_bytes", "Memory of the catalog, without embeddings.", Across.SUM, registry
+            "animora_catalog_bytes",
+            "Memory of the catalog, without embeddings.",
+            MultiprocessMode.SUM,
+            registry,
         ).labels()
         self.epoch = Gauge(
-            "animora_catalog_epoch", "Number of times all rows were reassigned.", Across.MAX, registry
+            "animora_catalog_epoch",
+            "Number of times all rows were reassigned.",
+            MultiprocessMode.MAX,
+            registry,
         ).labels()
         refreshes = Counter("animora_catalog_refreshes", "Refreshes, by outcome.", registry, ("outcome",))
         self.refreshes = {outcome: refreshes.labels(outcome) for outcome in ("ok", "error")}
@@ -30,7 +36,7 @@ class CatalogMetrics:
         left_out = Gauge(
             "animora_catalog_left_out_rows",
             "Rows of a view that were ignored at the last reconcile, by reason.",
-            Across.MAX,
+            MultiprocessMode.MAX,
             registry,
             ("view", "reason"),
         )
@@ -44,29 +50,29 @@ class CatalogMetrics:
         unusable = Gauge(
             "animora_catalog_unusable_embeddings",
             "Embeddings treated as absent: of another width than the catalog's, or not finite.",
-            Across.MAX,
+            MultiprocessMode.MAX,
             registry,
             ("column",),
         )
         self.unusable_embeddings = {column: unusable.labels(column) for column in ("image", "caption")}
         self._age = Gauge(
             "animora_catalog_age_seconds", "Time since the last successful refresh; +Inf before the first.",
-            Across.MAX, registry,
+            MultiprocessMode.MAX, registry,
         ).labels()  # fmt: skip
         self._block_age = Gauge(
             "animora_blocks_age_seconds", "Time since the blocks were last read; +Inf before the first.",
-            Across.MAX, registry,
+            MultiprocessMode.MAX, registry,
         ).labels()  # fmt: skip
 
         self.hiding_tables = Gauge(
             "animora_catalog_hiding_tables",
             "Tables under the views whose row-level security hides rows, at the last reconcile.",
-            Across.MAX,
+            MultiprocessMode.MAX,
             registry,
         ).labels()
         self.listening = Gauge(
             "animora_catalog_listening", "1 while LISTEN works: blocks and deletions take effect at commit.",
-            Across.MIN, registry,
+            MultiprocessMode.MIN, registry,
         ).labels()  # fmt: skip
         notifications = Counter(
             "animora_catalog_notifications",

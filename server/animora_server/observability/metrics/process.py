@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from animora_server.observability.instruments import Across, Counter, Gauge
+from animora_server.observability.instruments import Counter, Gauge, MultiprocessMode
 from animora_server.observability.metrics.calls import CallMetrics, RankMetrics, TimelineMetrics
 from animora_server.observability.metrics.catalog import CatalogMetrics
 from animora_server.observability.metrics.scoring import (
@@ -49,7 +49,7 @@ class BackgroundMetrics:
         self._age = Gauge(
             "animora_background_age_seconds",
             "Time since the last success of a background loop, or since its start.",
-            Across.MAX,
+            MultiprocessMode.MAX,
             registry,
             ("task",),
         )
@@ -72,7 +72,7 @@ class WorkerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.serving = Gauge(
-            "animora_workers_serving", "Workers that serve calls.", Across.SUM, registry
+            "animora_workers_serving", "Workers that serve calls.", MultiprocessMode.SUM, registry
         ).labels()
         restarts = Counter(
             "animora_worker_restarts",
@@ -90,7 +90,7 @@ class DeviceProcessMetrics:
         self.serving = Gauge(
             "animora_device_serving",
             "1 while the shared device's process runs.",
-            Across.SUM,
+            MultiprocessMode.SUM,
             registry,
         ).labels()
         restarts = Counter(
@@ -127,6 +127,6 @@ class Metrics:
         self.serving = Gauge(
             "animora_serving",
             "1 while health reports SERVING; with workers, of any of them.",
-            Across.MAX,
+            MultiprocessMode.MAX,
             registry,
         ).labels()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 
 from animora_artifact.errors import RejectionReason
-from animora_server.observability.instruments import Across, Counter, Gauge, Histogram
+from animora_server.observability.instruments import Counter, Gauge, Histogram, MultiprocessMode
 from animora_server.observability.metrics.calls import ROW_BUCKETS
 
 STAGE_BUCKETS = (
@@ -40,7 +40,7 @@ class ScorerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.queue_rows = Gauge(
-            "animora_queue_rows", "Rows queued for the device.", Across.SUM, registry
+            "animora_queue_rows", "Rows queued for the device.", MultiprocessMode.SUM, registry
         ).labels()
         self._queue_seconds = Histogram(
             "animora_queue_seconds",
@@ -113,13 +113,13 @@ class CacheMetrics:
         self.breaker_open = Gauge(
             "animora_cache_breaker_open",
             "1 while the circuit breaker is open and look-ups are skipped.",
-            Across.MAX,
+            MultiprocessMode.MAX,
             registry,
         ).labels()
         self._generation_age = Gauge(
             "animora_generation_age_seconds",
             "Age of the current generation of precomputed timelines, since its start; NaN without one.",
-            Across.MAX,
+            MultiprocessMode.MAX,
             registry,
         ).labels()
         self.generation(None)
@@ -137,25 +137,28 @@ class ModelMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._active = Gauge(
-            "animora_model_active", "1 for the active version.", Across.MAX, registry, ("version",)
+            "animora_model_active", "1 for the active version.", MultiprocessMode.MAX, registry, ("version",)
         )
         self._created = Gauge(
             "animora_model_created_timestamp_seconds",
             "Creation time of the active version.",
-            Across.MAX,
+            MultiprocessMode.MAX,
             registry,
         ).labels()
         self._age = Gauge(
-            "animora_model_age_seconds", "Age of the active version; NaN without one.", Across.MAX, registry
+            "animora_model_age_seconds",
+            "Age of the active version; NaN without one.",
+            MultiprocessMode.MAX,
+            registry,
         ).labels()
         self._age.set(float("nan"))
         self.resident = Gauge(
-            "animora_models_resident", "Versions loaded on the device.", Across.MAX, registry
+            "animora_models_resident", "Versions loaded on the device.", MultiprocessMode.MAX, registry
         ).labels()
         self.compiled = Gauge(
             "animora_model_compiled",
             "1 while the active version is scored by native code, 0 by TorchScript.",
-            Across.MIN,
+            MultiprocessMode.MIN,
             registry,
         ).labels()
         self.activations = Counter("animora_model_activations", "Activated versions.", registry).labels()
@@ -169,7 +172,7 @@ class ModelMetrics:
         self._store_age = Gauge(
             "animora_model_store_age_seconds",
             "Time since ACTIVE was last read; +Inf before the first read, NaN without a store.",
-            Across.MAX,
+            MultiprocessMode.MAX,
             registry,
         ).labels()
         self._store_age.set(float("nan"))

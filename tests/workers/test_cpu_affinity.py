@@ -3,14 +3,14 @@ from multiprocessing import get_context
 
 import pytest
 
-from animora_server.workers import cores
+from animora_server.workers import cpu_affinity
 from tests.workers.group import group, kill
 
-pytestmark = pytest.mark.skipif(not cores.may_pin(), reason="this system keeps no process on a core")
+pytestmark = pytest.mark.skipif(not cpu_affinity.can_pin(), reason="this system cannot pin processes")
 
 
 def pinned(worker):
-    cores.pin(worker)
+    cpu_affinity.pin_worker(worker)
     return os.sched_getaffinity(0)
 
 
@@ -20,7 +20,7 @@ def in_another_process(worker):
 
 
 def test_workers_take_the_cores_in_turns():
-    usable = cores.usable()
+    usable = cpu_affinity.usable_cores()
     assert in_another_process(1) == {usable[0]}
     assert in_another_process(len(usable)) == {usable[-1]}
     assert in_another_process(len(usable) + 1) == {usable[0]}
@@ -31,7 +31,7 @@ def of_threads(pid):
 
 
 async def test_each_worker_keeps_to_a_core_and_so_does_the_one_in_its_place(options):
-    first, second = (cores.usable() * 2)[:2]
+    first, second = (cpu_affinity.usable_cores() * 2)[:2]
     async with group("--workers", "2", **options | {"GRPC_PIN_WORKERS": "true"}) as servers:
         on = {pid: of_threads(pid) for pid in await servers.serving(2)}
         assert sorted(on.values(), key=min) == [{first}, {second}]
@@ -39,10 +39,10 @@ async def test_each_worker_keeps_to_a_core_and_so_does_the_one_in_its_place(opti
         kill(gone)
         (new,) = set(await servers.serving(2, without=gone)) - set(on)
         assert of_threads(new) == {first}
-        assert os.sched_getaffinity(servers.process.pid) == set(cores.usable())
+        assert os.sched_getaffinity(servers.process.pid) == set(cpu_affinity.usable_cores())
 
 
 async def test_by_default_workers_use_all_cores(options):
     async with group("--workers", "2", **options) as servers:
         for pid in await servers.serving(2):
-            assert of_threads(pid) == set(cores.usable())
+            assert of_threads(pid) == set(cpu_affinity.usable_cores())

@@ -3,9 +3,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from animora_server.addresses import reserve_port
 from animora_server.errors import ConfigurationError
-from animora_server.settings import GrpcSettings
-from animora_server.workers.port import reserved
 
 
 @contextmanager
@@ -17,8 +16,8 @@ def listen(port, *, shared=True):
         yield listener
 
 
-def test_processes_share_the_port_and_who_reserves_it_takes_no_connection():
-    with reserved(GrpcSettings(port=0)) as port:
+def test_processes_share_a_reserved_port_and_the_reservation_itself_accepts_no_connection():
+    with reserve_port("grpc", "127.0.0.1", 0) as port:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
         with listen(port) as one, listen(port) as other:
@@ -29,9 +28,9 @@ def test_processes_share_the_port_and_who_reserves_it_takes_no_connection():
                 listener.accept()[0].close()
 
 
-def test_nobody_else_gets_the_port_meanwhile():
+def test_a_reserved_port_cannot_be_bound_exclusively():
     with (
-        reserved(GrpcSettings(port=0)) as port,
+        reserve_port("grpc", "127.0.0.1", 0) as port,
         pytest.raises(OSError, match="in use"),
         listen(port, shared=False),
     ):
@@ -39,35 +38,38 @@ def test_nobody_else_gets_the_port_meanwhile():
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_port_on_which_another_listens_is_refused(shared):
+def test_a_port_with_a_listener_is_refused(shared):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with (
         listen(port, shared=shared),
         pytest.raises(ConfigurationError, match=rf"grpc\.port: cannot listen on 127\.0\.0\.1 port {port}"),
-        reserved(GrpcSettings(port=port)),
+        reserve_port("grpc", "127.0.0.1", port),
     ):
         pass
 
 
 @pytest.mark.parametrize("host", ["localhost", "0.0.0.0", "::1", "::"])
-def test_a_host_of_any_kind_has_a_port(host):
+def test_names_and_addresses_of_both_families_can_be_reserved(host):
     if ":" in host and not socket.has_ipv6:
         pytest.skip("this machine has no IPv6")
-    with reserved(GrpcSettings(host=host, port=0, insecure=True)) as port:
+    with reserve_port("grpc", host, 0) as port:
         assert port > 0
 
 
-def test_a_host_that_is_none_is_refused_by_the_name_of_its_option():
+def test_an_invalid_host_is_refused_by_the_name_of_the_option():
     with (
         pytest.raises(ConfigurationError, match=r"grpc\.host"),
-        reserved(GrpcSettings(host="256.256.256.256", insecure=True)),
+        reserve_port("grpc", "256.256.256.256", 0),
     ):
         pass
 
 
-def test_a_system_that_cannot_share_ports_says_which_option_to_change(monkeypatch):
+def test_without_so_reuseport_the_error_names_the_option_to_change(monkeypatch):
     monkeypatch.delattr(socket, "SO_REUSEPORT")
-    with pytest.raises(ConfigurationError, match=r"grpc\.workers: .* set 1"), reserved(GrpcSettings(port=0)):
+    with (
+        pytest.raises(ConfigurationError, match=r"grpc\.workers: .* set 1"),
+        reserve_port("grpc", "127.0.0.1", 0),
+    ):
         pass
