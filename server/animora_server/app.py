@@ -148,7 +148,9 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         producer = TimelineBuilder(kept, feed_ranker, admission, metrics.timelines)
         stack.push_async_callback(producer.aclose)
         late = LatePosts(posts_of_generation, settings.timeline)
-        lists = TimelineResolver(kept, producer, late, settings.timeline, patience=5 * settings.cache.timeout)
+        lists = TimelineResolver(
+            kept, producer, late, settings.timeline, lookup_limit=5 * settings.cache.timeout
+        )
         timelines = Timelines(
             model_manager,
             lists,

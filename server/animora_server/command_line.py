@@ -136,7 +136,7 @@ def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its paramet
     if ray is None:
         run(precompute(settings, order, out, err))
         return
-    from animora_server.precompute.cluster import precompute_on_ray  # noqa: PLC0415
+    from animora_server.precompute.ray_cluster import precompute_on_ray  # noqa: PLC0415
 
     order = replace(order, shard=Shard(0, shards or 1))
     raise SystemExit(precompute_on_ray(settings, order, ray, out, err))

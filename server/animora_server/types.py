@@ -198,7 +198,7 @@ class RankedTimeline:
     whenever a page is cut from it.
 
     Attributes:
-        snapshot_id: 16 bytes. Drawn at random, or the generation's where the list was precomputed.
+        timeline_id: 16 bytes. Drawn at random, or the generation's where the list was precomputed.
         post_ids: int64 (n), distinct, in order.
         scores: float32 (n), what ordered them, in the form that callers see.
         ranker: What ordered them.
@@ -211,7 +211,7 @@ class RankedTimeline:
         degraded_reason: Set when the heuristic stood in for the model; such a list is never anyone's latest.
     """
 
-    snapshot_id: bytes
+    timeline_id: bytes
     post_ids: IntArray
     scores: FloatArray
     ranker: RankerName
@@ -235,7 +235,7 @@ class Generation:
     """Timelines of many users, precomputed together; what a resume needs to go on as if never stopped.
 
     Attributes:
-        generation_id: 16 bytes, the `snapshot_id` of every list in it.
+        generation_id: 16 bytes, the `timeline_id` of every list in it.
         made_at: Unix seconds; ages are counted from here, in every shard and after every resume.
         read_at: `CatalogSnapshot.read_at` of the catalog that its first shard began with; a list of a shard
             that read before has the time of that reading.

@@ -18,7 +18,7 @@ from rich.table import Table
 from animora_artifact import open_store
 from animora_demo import SampleFeed, sample_feed
 from animora_server.precompute.generation_store import RedisGenerations
-from animora_server.precompute.job import RunOptions, Unwatched, run
+from animora_server.precompute.job import NullObserver, RunOptions, run
 from animora_server.precompute.load import load_catalog, load_scorer, window_at
 from animora_server.precompute.rate_limiter import RateLimiter
 from animora_server.precompute.scoring import WindowScorer, start_thread
@@ -72,7 +72,7 @@ async def measure(feed: SampleFeed, out: Console) -> None:
     for number in range(ROUNDS + 1):
         alone = pairs_a_second(scorer, rows, users, threads)
         async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
-            turn = Turn(alone, await run(settings, RunOptions(), generations, Unwatched()))
+            turn = Turn(alone, await run(settings, RunOptions(), generations, NullObserver()))
         if number:  # the first round warms up
             turns.append(turn)
     report(out, turns, threads)

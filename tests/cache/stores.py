@@ -27,9 +27,9 @@ def make_list(made_at: float = NOW, *, name: bytes = b"list", posts: int = 500) 
     """A list with an id of its own for each name and time."""
     ids = np.random.default_rng(posts).permutation(10 * posts + 1)[:posts] + 10**9
     scores = np.linspace(1, 0, posts, dtype=np.float32)
-    snapshot_id = (name + b"%d" % made_at).rjust(16, b".")
+    timeline_id = (name + b"%d" % made_at).rjust(16, b".")
     return RankedTimeline(
-        snapshot_id, ids, scores, RankerName.NEUCF, "v1", made_at, made_at + 300, made_at - 1
+        timeline_id, ids, scores, RankerName.NEUCF, "v1", made_at, made_at + 300, made_at - 1
     )
 
 
@@ -47,7 +47,7 @@ def of_generation(generation: Generation, posts: int = 500) -> RankedTimeline:
 
 
 def name_of(snapshot: RankedTimeline | None) -> bytes | None:
-    return None if snapshot is None else snapshot.snapshot_id
+    return None if snapshot is None else snapshot.timeline_id
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -87,19 +87,19 @@ class Stores:
 
     async def until_stored(self, snapshot: RankedTimeline, key: bytes = KEY) -> None:
         async with asyncio.timeout(HANG_TIMEOUT):
-            while not await self.timelines.make_latest(key, snapshot):  # noqa: ASYNC110  # Redis wakes nobody
+            while not await self.timelines.put_latest(key, snapshot):  # noqa: ASYNC110  # Redis wakes nobody
                 await asyncio.sleep(0.001)
 
     async def until_latest(self, snapshot: RankedTimeline, key: bytes = KEY) -> None:
         async with asyncio.timeout(HANG_TIMEOUT):
-            while name_of(await self.timelines.latest(key)) != snapshot.snapshot_id:  # noqa: ASYNC110  # as above
+            while name_of(await self.timelines.latest(key)) != snapshot.timeline_id:  # noqa: ASYNC110  # as above
                 await asyncio.sleep(0.001)
 
     async def fail_until_left_alone(self) -> None:
         while not self.left_alone:
             assert await self.timelines.latest(KEY) is None
 
-    def looked_up(self, outcome: str, kind: str = "timelines") -> float:
+    def lookup_count(self, outcome: str, kind: str = "timelines") -> float:
         return self.sample("animora_cache_lookups_total", {"kind": kind, "outcome": outcome})
 
     @property

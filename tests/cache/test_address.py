@@ -5,7 +5,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, SentinelConnectionPool, SSLConnection
 
-from animora_server.cache.address import Cluster, Single, Watched, parse_address
+from animora_server.cache.address import ClusterAddress, SentinelAddress, SingleAddress, parse_address
 from animora_server.cache.connection import close_redis, open_redis
 from animora_server.errors import ConfigurationError
 from animora_server.settings import REDIS_SCHEMES, CacheSettings
@@ -14,7 +14,7 @@ from tests.limits import HANG_TIMEOUT
 
 def test_a_single_server_is_what_redis_py_makes_of_it():
     address = parse_address("redis://user:p%40ss@host:1/2?client_name=a")
-    assert address == Single(
+    assert address == SingleAddress(
         {
             "username": "user",
             "password": "p@ss",
@@ -28,7 +28,7 @@ def test_a_single_server_is_what_redis_py_makes_of_it():
 
 def test_sentinels_are_listed_and_the_path_names_the_primary_and_the_database():
     address = parse_address("redis+sentinel://user:p%40ss@one:1,two,[::1]:3/feed%20a/2")
-    assert address == Watched(
+    assert address == SentinelAddress(
         sentinels=(("one", 1), ("two", 26379), ("::1", 3)),
         service="feed a",
         options={"username": "user", "password": "p@ss", "db": 2},
@@ -43,16 +43,16 @@ def test_sentinels_have_credentials_of_their_own_and_the_same_encryption(tmp_pat
         f"rediss+sentinel://:secret@one/feed?{credentials}&ssl_ca_certs={tmp_path}/ca.pem"
     )
     encryption = {"ssl": True, "ssl_ca_certs": f"{tmp_path}/ca.pem"}
-    assert isinstance(address, Watched)
+    assert isinstance(address, SentinelAddress)
     assert address.options == {"password": "secret", **encryption}
     assert address.sentinel_options == {"username": "u", "password": "p&q", **encryption}
 
 
 def test_some_nodes_of_a_cluster_are_listed():
-    assert parse_address("redis+cluster://user:pass@one:1,two") == Cluster(
+    assert parse_address("redis+cluster://user:pass@one:1,two") == ClusterAddress(
         (("one", 1), ("two", 6379)), {"username": "user", "password": "pass"}
     )
-    assert parse_address("rediss+cluster://one/") == Cluster((("one", 6379),), {"ssl": True})
+    assert parse_address("rediss+cluster://one/") == ClusterAddress((("one", 6379),), {"ssl": True})
 
 
 @pytest.mark.parametrize(

@@ -123,13 +123,13 @@ async def test_posts_that_cannot_be_read_are_none_are_counted_once_and_deleted(s
     key = generation_posts_key(b"animora:", generation.generation_id)
     await client.set(key, encode_posts(b"another key", np.arange(3)))
     await stores.publish(generation, KEY)
-    await until(lambda: stores.looked_up("unreadable", "generation") > 0)
+    await until(lambda: stores.lookup_count("unreadable", "generation") > 0)
     async with asyncio.timeout(HANG_TIMEOUT):
         while await client.exists(key):
             pass
-    hits = stores.looked_up("hit", "generation")
-    await until(lambda: stores.looked_up("hit", "generation") > hits + 1)
-    assert stores.looked_up("unreadable", "generation") == 1
+    hits = stores.lookup_count("hit", "generation")
+    await until(lambda: stores.lookup_count("hit", "generation") > hits + 1)
+    assert stores.lookup_count("unreadable", "generation") == 1
     assert posts_of(stores) is None
     assert name_of(await stores.timelines.latest(KEY)) == generation.generation_id
 
@@ -148,7 +148,7 @@ async def test_posts_that_were_damaged_stay_unknown_for_their_generation(stores:
         generation, np.arange(4)
     )  # of another shard, which finds no damage
     await stores.generations.finish_shard(generation, 1)
-    await until(lambda: stores.looked_up("unreadable", "generation") > 0)
+    await until(lambda: stores.lookup_count("unreadable", "generation") > 0)
     assert name_of_current(stores) == generation.generation_id
     assert posts_of(stores) is None
 

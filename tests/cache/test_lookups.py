@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from animora_server.cache.lookups import MAX_BYTES, MAX_KEYS, Found, LookUps, NoAnswer
+from animora_server.cache.lookups import MAX_BYTES, MAX_KEYS, Found, LookupBatcher, NoAnswer
 
 NEVER = 60.0
 
@@ -42,67 +42,71 @@ async def redis() -> Redis:
 
 
 @pytest.fixture
-async def look_ups(redis: Redis) -> AsyncIterator[LookUps]:
-    made = LookUps(redis.fetch, NEVER)
+async def lookups(redis: Redis) -> AsyncIterator[LookupBatcher]:
+    made = LookupBatcher(redis.fetch, NEVER)
     yield made
     await made.aclose()
 
 
-async def begin(look_ups: LookUps, *keys: bytes, size: int = 100) -> "list[asyncio.Future[Found]]":
+async def begin(lookups: LookupBatcher, *keys: bytes, size: int = 100) -> "list[asyncio.Future[Found]]":
     """Look-ups of a key each that wait by the time this returns."""
-    found = [look_ups.find([key], size) for key in keys]
+    found = [lookups.find([key], size) for key in keys]
     await asyncio.sleep(0)
     return found
 
 
-async def test_look_ups_made_at_once_share_a_round_trip(redis: Redis, look_ups: LookUps):
+async def test_look_ups_made_at_once_share_a_round_trip(redis: Redis, lookups: LookupBatcher):
     redis.answer()
-    assert await asyncio.gather(*(look_ups.find([key], 1) for key in (b"a", b"b"))) == [[b"a"], [b"b"]]
+    assert await asyncio.gather(*(lookups.find([key], 1) for key in (b"a", b"b"))) == [[b"a"], [b"b"]]
     assert redis.rounds == [[b"a", b"b"]]
 
 
-async def test_what_comes_while_a_round_trip_runs_goes_together_in_the_next(redis: Redis, look_ups: LookUps):
-    first = await begin(look_ups, b"a")
+async def test_what_comes_while_a_round_trip_runs_goes_together_in_the_next(
+    redis: Redis, lookups: LookupBatcher
+):
+    first = await begin(lookups, b"a")
     await redis.asked.acquire()
-    rest = await begin(look_ups, b"b", b"c", b"d")
+    rest = await begin(lookups, b"b", b"c", b"d")
     redis.answer(2)
     assert await asyncio.gather(*first, *rest) == [[b"a"], [b"b"], [b"c"], [b"d"]]
     assert redis.rounds == [[b"a"], [b"b", b"c", b"d"]]
 
 
-async def test_a_key_without_a_value_is_a_miss_and_its_neighbours_are_not(redis: Redis, look_ups: LookUps):
+async def test_a_key_without_a_value_is_a_miss_and_its_neighbours_are_not(
+    redis: Redis, lookups: LookupBatcher
+):
     redis.answer()
-    found = await asyncio.gather(*(look_ups.find([key], 1) for key in (b"a", b"missing", b"b")))
+    found = await asyncio.gather(*(lookups.find([key], 1) for key in (b"a", b"missing", b"b")))
     assert found == [[b"a"], [None], [b"b"]]
 
 
-async def test_the_keys_of_a_look_up_stay_together(redis: Redis, look_ups: LookUps):
+async def test_the_keys_of_a_look_up_stay_together(redis: Redis, lookups: LookupBatcher):
     pairs = [[b"%d" % number, b"missing"] for number in range(MAX_KEYS // 2 - 1)]
     three = [b"a", b"b", b"c"]
     redis.answer(2)
-    found = await asyncio.gather(*(look_ups.find(keys, 1) for keys in (*pairs, three)))
+    found = await asyncio.gather(*(lookups.find(keys, 1) for keys in (*pairs, three)))
     assert found == [*([key, None] for key, _ in pairs), three]
     assert [len(round_trip) for round_trip in redis.rounds] == [MAX_KEYS - 2, 3]
 
 
-async def test_a_round_trip_has_a_limited_number_of_keys(redis: Redis, look_ups: LookUps):
+async def test_a_round_trip_has_a_limited_number_of_keys(redis: Redis, lookups: LookupBatcher):
     redis.answer(2)
     keys = [b"%d" % number for number in range(MAX_KEYS + 1)]
-    assert await asyncio.gather(*(look_ups.find([key], 1) for key in keys)) == [[key] for key in keys]
+    assert await asyncio.gather(*(lookups.find([key], 1) for key in keys)) == [[key] for key in keys]
     assert [len(round_trip) for round_trip in redis.rounds] == [MAX_KEYS, 1]
 
 
 async def test_a_round_trip_has_a_limited_number_of_bytes_but_at_least_one_key(
-    redis: Redis, look_ups: LookUps
+    redis: Redis, lookups: LookupBatcher
 ):
     redis.answer(3)
     sizes = {b"huge": MAX_BYTES + 1, b"half": MAX_BYTES // 2, b"rest": MAX_BYTES // 2, b"more": 1}
-    await asyncio.gather(*(look_ups.find([key], size) for key, size in sizes.items()))
+    await asyncio.gather(*(lookups.find([key], size) for key, size in sizes.items()))
     assert redis.rounds == [[b"huge"], [b"half", b"rest"], [b"more"]]
 
 
-async def test_a_cancelled_caller_leaves_the_round_trip_to_the_others(redis: Redis, look_ups: LookUps):
-    leaving, staying = await begin(look_ups, b"a", b"b")
+async def test_a_cancelled_caller_leaves_the_round_trip_to_the_others(redis: Redis, lookups: LookupBatcher):
+    leaving, staying = await begin(lookups, b"a", b"b")
     await redis.asked.acquire()
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -111,10 +115,10 @@ async def test_a_cancelled_caller_leaves_the_round_trip_to_the_others(redis: Red
     assert await staying == [b"b"]
 
 
-async def test_a_look_up_cancelled_while_it_waits_is_never_sent(redis: Redis, look_ups: LookUps):
-    first = await begin(look_ups, b"a")
+async def test_a_look_up_cancelled_while_it_waits_is_never_sent(redis: Redis, lookups: LookupBatcher):
+    first = await begin(lookups, b"a")
     await redis.asked.acquire()
-    leaving, staying = await begin(look_ups, b"b", b"c")
+    leaving, staying = await begin(lookups, b"b", b"c")
     leaving.cancel()
     await asyncio.wait([leaving])
     redis.answer(2)
@@ -122,41 +126,43 @@ async def test_a_look_up_cancelled_while_it_waits_is_never_sent(redis: Redis, lo
     assert redis.rounds == [[b"a"], [b"c"]]
 
 
-async def test_no_answer_from_redis_is_an_error_for_its_round_trip_alone(redis: Redis, look_ups: LookUps):
-    first = await begin(look_ups, b"a", b"b")
+async def test_no_answer_from_redis_is_an_error_for_its_round_trip_alone(
+    redis: Redis, lookups: LookupBatcher
+):
+    first = await begin(lookups, b"a", b"b")
     await redis.asked.acquire()
-    second = await begin(look_ups, b"c")
+    second = await begin(lookups, b"c")
     redis.fail()
     redis.answer()
     assert await asyncio.gather(*first, *second) == [NoAnswer.ERROR, NoAnswer.ERROR, [b"c"]]
 
 
 async def test_a_look_up_gives_up_at_its_timeout_whatever_redis_does(redis: Redis):
-    look_ups = LookUps(redis.fetch, timeout=0.001)
-    assert await look_ups.find([b"a"], 1) is NoAnswer.ERROR
-    assert await look_ups.find([b"behind the one that hangs"], 1) is NoAnswer.ERROR
-    await look_ups.aclose()
+    lookups = LookupBatcher(redis.fetch, timeout=0.001)
+    assert await lookups.find([b"a"], 1) is NoAnswer.ERROR
+    assert await lookups.find([b"behind the one that hangs"], 1) is NoAnswer.ERROR
+    await lookups.aclose()
 
 
-async def test_a_look_up_gives_up_sooner_where_its_caller_has_less_time(redis: Redis, look_ups: LookUps):
+async def test_a_look_up_gives_up_sooner_where_its_caller_has_less_time(redis: Redis, lookups: LookupBatcher):
     now = asyncio.get_running_loop().time()
-    assert look_ups.until() > now + 1
-    assert await look_ups.find([b"a"], 1, until=now) is NoAnswer.ERROR
+    assert lookups.lookup_deadline() > now + 1
+    assert await lookups.find([b"a"], 1, until=now) is NoAnswer.ERROR
 
 
-async def test_a_bug_fails_no_look_up_and_is_logged(redis: Redis, look_ups: LookUps):
+async def test_a_bug_fails_no_look_up_and_is_logged(redis: Redis, lookups: LookupBatcher):
     bug = ZeroDivisionError()
     redis.crash(bug)
     with capture_logs() as logs:
-        assert await look_ups.find([b"a"], 1) is NoAnswer.ERROR
+        assert await lookups.find([b"a"], 1) is NoAnswer.ERROR
         redis.answer()
-        assert await look_ups.find([b"b"], 1) == [b"b"]
+        assert await lookups.find([b"b"], 1) == [b"b"]
     assert [(entry["log_level"], entry["exc_info"]) for entry in logs] == [("critical", bug)]
 
 
-async def test_closing_answers_everyone_at_once(redis: Redis, look_ups: LookUps):
-    flying = await begin(look_ups, b"a")
+async def test_closing_answers_everyone_at_once(redis: Redis, lookups: LookupBatcher):
+    flying = await begin(lookups, b"a")
     await redis.asked.acquire()
-    waiting = await begin(look_ups, b"b")
-    await look_ups.aclose()
+    waiting = await begin(lookups, b"b")
+    await lookups.aclose()
     assert await asyncio.gather(*flying, *waiting) == [NoAnswer.ERROR, NoAnswer.SKIPPED]

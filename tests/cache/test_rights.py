@@ -34,9 +34,9 @@ async def use(url: str) -> None:
         await stores.generations.intersect_posts(generation, np.arange(3))
         await stores.publish(generation, KEY)
         await until(lambda: stores.watch.posts is not None)
-        assert await stores.timelines.make_latest(KEY, live)
-        assert name_of(await stores.timelines.latest(KEY)) == live.snapshot_id
-        assert await stores.generations.present(generation, [KEY]) == [True]
+        assert await stores.timelines.put_latest(KEY, live)
+        assert name_of(await stores.timelines.latest(KEY)) == live.timeline_id
+        assert await stores.generations.are_stored(generation, [KEY]) == [True]
         assert await stores.generations.retire(generation) == 1
         another = make_generation(NOW + 2, name=b"another")
         await stores.generations.begin(another)

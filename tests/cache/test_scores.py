@@ -50,7 +50,7 @@ class Cache:
         (found,) = await self.scores.find([key], [len(SCORES)], LATER)
         return None if found is None else found.tolist()
 
-    def looked_up(self, outcome: str) -> float:
+    def lookup_count(self, outcome: str) -> float:
         return self._sample("animora_cache_lookups_total", {"kind": "scores", "outcome": outcome})
 
     def written(self, outcome: str) -> float:
@@ -97,7 +97,7 @@ async def test_what_is_put_is_found(cache: Cache):
     assert await cache.get() is None
     await cache.store()
     assert await cache.get() == SCORES.tolist()
-    assert (cache.looked_up("miss"), cache.looked_up("hit")) == (1, 1)
+    assert (cache.lookup_count("miss"), cache.lookup_count("hit")) == (1, 1)
 
 
 async def test_hundreds_of_look_ups_at_once_each_get_their_own_scores(cache: Cache):
@@ -115,7 +115,7 @@ async def test_many_are_found_in_one_look_up_and_what_is_missing_is_none(cache: 
     await until(lambda: cache.written("stored") == 2)
     found = await cache.scores.find([b"key 0", b"key 1", b"key 2"], [1, 2, 3], LATER)
     assert [None if scores is None else scores.tolist() for scores in found] == [[0], None, [0, 1, 2]]
-    assert (cache.looked_up("hit"), cache.looked_up("miss")) == (2, 1)
+    assert (cache.lookup_count("hit"), cache.lookup_count("miss")) == (2, 1)
 
 
 async def test_two_prefixes_in_one_redis_are_apart(cache: Cache, redis_url: str):
@@ -137,7 +137,7 @@ async def test_every_value_expires_and_not_all_at_once(cache: Cache):
 async def test_a_value_that_cannot_be_read_is_a_miss_and_is_deleted(cache: Cache, poison: bytes):
     await cache.client.set(STORED, poison)
     assert await cache.get() is None
-    assert cache.looked_up("unreadable") == 1
+    assert cache.lookup_count("unreadable") == 1
     await cache.until_deleted()
 
 
@@ -176,7 +176,7 @@ async def test_a_flushed_redis_is_a_miss(cache: Cache):
     await cache.store()
     await cache.client.flushall()
     assert await cache.get() is None
-    assert cache.looked_up("miss") == 1
+    assert cache.lookup_count("miss") == 1
 
 
 async def test_a_killed_redis_is_left_alone_and_used_again_once_it_is_back(embedded_redis: Start):
@@ -185,9 +185,9 @@ async def test_a_killed_redis_is_left_alone_and_used_again_once_it_is_back(embed
         await cache.store()
         os.kill(server.pid, signal.SIGKILL)
         await cache.fail_until_left_alone()
-        errors = cache.looked_up("error")
+        errors = cache.lookup_count("error")
         assert await cache.get() is None
-        assert (cache.looked_up("error"), cache.looked_up("skipped")) == (errors, 1)
+        assert (cache.lookup_count("error"), cache.lookup_count("skipped")) == (errors, 1)
         await server.stop()
         await server.start()
         await until(lambda: not cache.left_alone)
@@ -209,8 +209,8 @@ async def test_a_redis_killed_under_load_fails_no_look_up(embedded_redis: Start)
         for number in range(20):
             load.create_task(use(cache, number))
         for _ in range(3):
-            hits = cache.looked_up("hit")
-            await until(lambda: cache.looked_up("hit") > hits)  # noqa: B023  # awaited before the next turn
+            hits = cache.lookup_count("hit")
+            await until(lambda: cache.lookup_count("hit") > hits)  # noqa: B023  # awaited before the next turn
             os.kill(server.pid, signal.SIGKILL)
             await until(lambda: cache.left_alone)
             await server.stop()
@@ -252,7 +252,7 @@ async def test_a_redis_that_is_down_at_the_start_is_used_once_it_is_up(embedded_
     await server.stop()
     async with Cache(server.url) as cache:
         assert await cache.get() is None
-        assert cache.looked_up("skipped") == 1
+        assert cache.lookup_count("skipped") == 1
         await server.start()
         await until(lambda: not cache.left_alone)
         await cache.store()

@@ -7,21 +7,20 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from animora_server.cache.errors import UnreadableValue
-from animora_server.cache.keys import list_key
+from animora_server.cache.keys import UnreadableValue, stored_timeline_key
 from animora_server.cache.timeline_codec import (
     RANKERS,
     REASONS,
     LatestPointer,
-    decode_list,
     decode_pointer,
     decode_posts,
-    encode_list,
+    decode_timeline,
     encode_pointer,
     encode_posts,
+    encode_timeline,
 )
+from animora_server.timeline.feed_orderer import posts_that_fit, stored_bytes
 from animora_server.timeline.keys import timeline_key
-from animora_server.timeline.size import list_bytes, posts_that_fit
 from animora_server.types import DegradedReason, RankedTimeline, RankerName
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -45,7 +44,7 @@ id_lists = st.lists(INT64, max_size=40, unique=True) | st.lists(
 def snapshots(draw: st.DrawFn) -> RankedTimeline:
     ids = np.array(draw(id_lists), np.int64)
     return RankedTimeline(
-        snapshot_id=draw(snapshot_ids),
+        timeline_id=draw(snapshot_ids),
         post_ids=ids,
         scores=draw(arrays(np.float32, len(ids), elements=st.floats(width=32))),
         ranker=draw(st.sampled_from(RankerName)),
@@ -69,7 +68,7 @@ def contents(snapshot: RankedTimeline) -> tuple[object, ...]:
 
 @given(keys, snapshots())
 def test_a_list_comes_back_bit_by_bit(key: bytes, snapshot: RankedTimeline):
-    found = decode_list(encode_list(key, snapshot), key, snapshot.snapshot_id)
+    found = decode_timeline(encode_timeline(key, snapshot), key, snapshot.timeline_id)
     assert contents(found) == contents(snapshot)
 
 
@@ -85,7 +84,7 @@ def test_the_layouts_stay_what_other_versions_of_the_server_wrote():
         b"s" * 16, np.array([5, 3]), np.array([1, -2], np.float32), RankerName.HEURISTIC, "v",
         made_at=1.0, fresh_until=2.0, read_at=0.5, cost=0.25, degraded_reason=DegradedReason.OVERLOADED,
     )  # fmt: skip
-    assert encode_list(b"k", snapshot).hex() == LIST_THEN
+    assert encode_timeline(b"k", snapshot).hex() == LIST_THEN
     assert encode_pointer(b"k", LatestPointer(b"s" * 16, 1.0)).hex() == POINTER_THEN
 
 
@@ -94,60 +93,60 @@ def test_ids_take_four_bytes_where_they_lie_together_and_else_eight(ids: list[in
     together = not ids or max(ids) - min(ids) < 2**32
     snapshot = make(np.array(ids, np.int64))
     empty = make(np.empty(0, np.int64))
-    grown = len(encode_list(b"", snapshot)) - len(encode_list(b"", empty))
+    grown = len(encode_timeline(b"", snapshot)) - len(encode_timeline(b"", empty))
     assert grown == len(ids) * (8 if together else 12)
 
 
 @given(id_lists, INT64)
 def test_no_list_takes_more_bytes_than_foretold(ids: list[int], user: int):
-    key = list_key(LONGEST_PREFIX, b"s" * 16, timeline_key(user, "0" * 16, include_seen=True))
+    key = stored_timeline_key(LONGEST_PREFIX, b"s" * 16, timeline_key(user, "0" * 16, include_seen=True))
     snapshot = replace(make(np.array(ids, np.int64)), model_version=LONGEST_VERSION)
-    assert len(key) + len(encode_list(key, snapshot)) <= list_bytes(snapshot.post_ids)
+    assert len(key) + len(encode_timeline(key, snapshot)) <= stored_bytes(snapshot.post_ids)
 
 
 @given(id_lists, st.integers(0, 1000))
 def test_the_posts_that_fit_are_as_many_as_do_and_no_more(ids: list[int], max_bytes: int):
     posts = np.array(ids, np.int64)
     count = posts_that_fit(posts, max_bytes)
-    assert count == 0 or list_bytes(posts[:count]) <= max_bytes
+    assert count == 0 or stored_bytes(posts[:count]) <= max_bytes
     if count < len(posts):
-        assert list_bytes(posts) > max_bytes
+        assert stored_bytes(posts) > max_bytes
 
 
 @given(keys, snapshots(), st.data())
 def test_a_flipped_byte_anywhere_in_a_list_is_refused(
     key: bytes, snapshot: RankedTimeline, data: st.DataObject
 ):
-    value = flipped(encode_list(key, snapshot), data)
+    value = flipped(encode_timeline(key, snapshot), data)
     with pytest.raises(UnreadableValue):
-        decode_list(value, key, snapshot.snapshot_id)
+        decode_timeline(value, key, snapshot.timeline_id)
 
 
 @given(keys, snapshots())
 def test_a_list_cut_short_anywhere_is_refused(key: bytes, snapshot: RankedTimeline):
-    value = encode_list(key, snapshot)
+    value = encode_timeline(key, snapshot)
     for end in range(len(value)):
         with pytest.raises(UnreadableValue):
-            decode_list(value[:end], key, snapshot.snapshot_id)
+            decode_timeline(value[:end], key, snapshot.timeline_id)
 
 
 @given(keys, snapshots(), st.binary(min_size=1, max_size=20))
 def test_a_list_with_something_after_it_is_refused(key: bytes, snapshot: RankedTimeline, rest: bytes):
     with pytest.raises(UnreadableValue):
-        decode_list(encode_list(key, snapshot) + rest, key, snapshot.snapshot_id)
+        decode_timeline(encode_timeline(key, snapshot) + rest, key, snapshot.timeline_id)
 
 
 @given(keys, keys, snapshots())
 def test_a_list_of_another_key_is_refused(key: bytes, other: bytes, snapshot: RankedTimeline):
     assume(key != other)
     with pytest.raises(UnreadableValue):
-        decode_list(encode_list(other, snapshot), key, snapshot.snapshot_id)
+        decode_timeline(encode_timeline(other, snapshot), key, snapshot.timeline_id)
 
 
 @given(st.binary(max_size=200), keys, snapshot_ids)
-def test_bytes_that_are_neither_list_nor_pointer_are_refused(value: bytes, key: bytes, snapshot_id: bytes):
+def test_bytes_that_are_neither_list_nor_pointer_are_refused(value: bytes, key: bytes, timeline_id: bytes):
     with pytest.raises(UnreadableValue):
-        decode_list(value, key, snapshot_id)
+        decode_timeline(value, key, timeline_id)
     with pytest.raises(UnreadableValue):
         decode_pointer(value, key)
 
@@ -155,34 +154,36 @@ def test_bytes_that_are_neither_list_nor_pointer_are_refused(value: bytes, key: 
 @given(keys, snapshots())
 def test_a_list_is_no_pointer_and_a_pointer_no_list(key: bytes, snapshot: RankedTimeline):
     with pytest.raises(UnreadableValue):
-        decode_pointer(encode_list(key, snapshot), key)
+        decode_pointer(encode_timeline(key, snapshot), key)
     with pytest.raises(UnreadableValue):
-        decode_list(encode_pointer(key, LatestPointer(snapshot.snapshot_id, 0.0)), key, snapshot.snapshot_id)
+        decode_timeline(
+            encode_pointer(key, LatestPointer(snapshot.timeline_id, 0.0)), key, snapshot.timeline_id
+        )
 
 
 def test_a_forged_list_with_a_right_checksum_is_refused_where_it_makes_no_sense():
-    body = bytearray(encode_list(b"k", make(np.arange(3)))[:-4])
+    body = bytearray(encode_timeline(b"k", make(np.arange(3)))[:-4])
     for place, nonsense in ((12, 99), (13, 99), (14, 0), (14, 1), (15, 200)):
         forged = bytearray(body)
         forged[place] = nonsense
         with pytest.raises(UnreadableValue):
-            decode_list(sealed(forged), b"k", b"s" * 16)
+            decode_timeline(sealed(forged), b"k", b"s" * 16)
 
 
 def test_a_version_that_no_model_has_is_refused_when_it_is_stored():
     with pytest.raises(ValueError, match="version"):
-        encode_list(b"k", replace(make(np.arange(3)), model_version="v" * 256))
+        encode_timeline(b"k", replace(make(np.arange(3)), model_version="v" * 256))
 
 
 @given(keys, snapshot_ids, times)
-def test_a_pointer_comes_back(key: bytes, snapshot_id: bytes, made_at: float):
-    pointer = LatestPointer(snapshot_id, made_at)
+def test_a_pointer_comes_back(key: bytes, timeline_id: bytes, made_at: float):
+    pointer = LatestPointer(timeline_id, made_at)
     assert decode_pointer(encode_pointer(key, pointer), key) == pointer
 
 
 @given(keys, snapshot_ids, st.data())
-def test_a_damaged_pointer_is_refused(key: bytes, snapshot_id: bytes, data: st.DataObject):
-    value = encode_pointer(key, LatestPointer(snapshot_id, 1.0))
+def test_a_damaged_pointer_is_refused(key: bytes, timeline_id: bytes, data: st.DataObject):
+    value = encode_pointer(key, LatestPointer(timeline_id, 1.0))
     cut = value[: data.draw(st.integers(0, len(value) - 1))]
     for damaged in (flipped(value, data), cut, value + b"\0"):
         with pytest.raises(UnreadableValue):
@@ -190,10 +191,10 @@ def test_a_damaged_pointer_is_refused(key: bytes, snapshot_id: bytes, data: st.D
 
 
 @given(keys, keys, snapshot_ids)
-def test_a_pointer_of_another_key_is_refused(key: bytes, other: bytes, snapshot_id: bytes):
+def test_a_pointer_of_another_key_is_refused(key: bytes, other: bytes, timeline_id: bytes):
     assume(key != other)
     with pytest.raises(UnreadableValue):
-        decode_pointer(encode_pointer(other, LatestPointer(snapshot_id, 1.0)), key)
+        decode_pointer(encode_pointer(other, LatestPointer(timeline_id, 1.0)), key)
 
 
 @given(keys, id_lists)

@@ -11,7 +11,7 @@ import redis.asyncio
 from redis.asyncio import Redis
 
 from animora_demo.embedded import EmbeddedRedis
-from animora_server.cache.keys import latest_key, list_key
+from animora_server.cache.keys import latest_key, stored_timeline_key
 from tests.cache.stores import (
     KEY,
     NOW,
@@ -48,54 +48,54 @@ async def client(redis_url: str) -> AsyncIterator[Redis]:
 
 async def test_a_user_without_a_list_has_none(stores: Stores):
     assert await stores.timelines.latest(KEY) is None
-    assert await stores.timelines.pinned(KEY, b"s" * 16) is None
-    assert stores.looked_up("miss") == 2
+    assert await stores.timelines.by_id(KEY, b"s" * 16) is None
+    assert stores.lookup_count("miss") == 2
 
 
 async def test_what_is_made_the_latest_is_found_as_such_and_by_its_id(stores: Stores):
     made = make_list()
-    assert await stores.timelines.make_latest(KEY, made)
+    assert await stores.timelines.put_latest(KEY, made)
     for found in (
         await stores.timelines.latest(KEY),
-        await stores.timelines.pinned(KEY, made.snapshot_id),
+        await stores.timelines.by_id(KEY, made.timeline_id),
     ):
         assert found is not None
         assert found.post_ids.tolist() == made.post_ids.tolist()
         assert found.scores.tolist() == made.scores.tolist()
         assert (found.made_at, found.fresh_until) == (made.made_at, made.fresh_until)
-    assert stores.looked_up("hit") == 2
+    assert stores.lookup_count("hit") == 2
 
 
 async def test_what_is_kept_is_found_by_its_id_alone(stores: Stores):
     kept = make_list()
-    assert await stores.timelines.keep(KEY, kept)
+    assert await stores.timelines.put(KEY, kept)
     assert await stores.timelines.latest(KEY) is None
-    assert name_of(await stores.timelines.pinned(KEY, kept.snapshot_id)) == kept.snapshot_id
+    assert name_of(await stores.timelines.by_id(KEY, kept.timeline_id)) == kept.timeline_id
 
 
 async def test_the_list_before_the_latest_stays_for_its_tokens(stores: Stores):
     first, second = make_list(), make_list(NOW + 1)
     for made in (first, second):
-        await stores.timelines.make_latest(KEY, made)
-    assert name_of(await stores.timelines.latest(KEY)) == second.snapshot_id
-    assert name_of(await stores.timelines.pinned(KEY, first.snapshot_id)) == first.snapshot_id
+        await stores.timelines.put_latest(KEY, made)
+    assert name_of(await stores.timelines.latest(KEY)) == second.timeline_id
+    assert name_of(await stores.timelines.by_id(KEY, first.timeline_id)) == first.timeline_id
 
 
 async def test_lists_of_other_users_options_and_settings_are_apart(stores: Stores):
-    await stores.timelines.make_latest(KEY, make_list())
+    await stores.timelines.put_latest(KEY, make_list())
     for other in (KEY.replace(b"7", b"8"), KEY.replace(b"new", b"all"), KEY.replace(b"f:", b"e:")):
         assert await stores.timelines.latest(other) is None
-        assert await stores.timelines.pinned(other, make_list().snapshot_id) is None
+        assert await stores.timelines.by_id(other, make_list().timeline_id) is None
 
 
 async def test_a_list_that_another_process_is_still_writing_is_waited_for(stores: Stores):
     now = asyncio.get_running_loop().time()
     made = make_list()
-    waiting = asyncio.ensure_future(stores.timelines.pinned(KEY, made.snapshot_id, now + 60, now + 60))
-    await until(lambda: stores.looked_up("miss") > 1)
-    await stores.timelines.keep(KEY, made)
-    assert name_of(await waiting) == made.snapshot_id
-    assert await stores.timelines.pinned(KEY, b"gone".ljust(16), now + 60, now) is None
+    waiting = asyncio.ensure_future(stores.timelines.by_id(KEY, made.timeline_id, now + 60, now + 60))
+    await until(lambda: stores.lookup_count("miss") > 1)
+    await stores.timelines.put(KEY, made)
+    assert name_of(await waiting) == made.timeline_id
+    assert await stores.timelines.by_id(KEY, b"gone".ljust(16), now + 60, now) is None
 
 
 async def test_a_list_is_not_gone_where_redis_did_not_answer_in_time(embedded_redis: Start, frozen: Freeze):
@@ -105,17 +105,17 @@ async def test_a_list_is_not_gone_where_redis_did_not_answer_in_time(embedded_re
         now = asyncio.get_running_loop().time()
         with frozen(server.pid):
             waiting = asyncio.ensure_future(
-                stores.timelines.pinned(KEY, make_list().snapshot_id, now + 60, now)
+                stores.timelines.by_id(KEY, make_list().timeline_id, now + 60, now)
             )
-            await until(lambda: stores.looked_up("error") > 0)
-        assert name_of(await waiting) == make_list().snapshot_id
+            await until(lambda: stores.lookup_count("error") > 0)
+        assert name_of(await waiting) == make_list().timeline_id
 
 
 async def test_a_precomputed_list_from_the_future_does_not_hide_those_that_are_made_now(stores: Stores):
     await stores.publish(make_generation(NOW + 40 * 86_400), KEY)
     assert await stores.timelines.latest(KEY) is None
-    await stores.timelines.make_latest(KEY, make_list())
-    assert name_of(await stores.timelines.latest(KEY)) == make_list().snapshot_id
+    await stores.timelines.put_latest(KEY, make_list())
+    assert name_of(await stores.timelines.latest(KEY)) == make_list().timeline_id
 
 
 @pytest.mark.parametrize(("age", "precomputed_wins"), [(-1, True), (0, True), (1, False)])
@@ -124,8 +124,8 @@ async def test_of_a_precomputed_and_a_live_list_the_newer_is_the_latest(
 ):
     generation, live = make_generation(), make_list(NOW + age)
     await stores.publish(generation, KEY)
-    await stores.timelines.make_latest(KEY, live)
-    newer = generation.generation_id if precomputed_wins else live.snapshot_id
+    await stores.timelines.put_latest(KEY, live)
+    newer = generation.generation_id if precomputed_wins else live.timeline_id
     assert name_of(await stores.timelines.latest(KEY)) == newer
 
 
@@ -142,16 +142,16 @@ async def test_a_precomputed_list_takes_one_round_trip_and_hundreds_at_once_shar
 
 async def test_a_pointer_to_a_list_that_is_gone_is_a_miss(stores: Stores, client: Redis):
     live = make_list()
-    await stores.timelines.make_latest(KEY, live)
-    await client.delete(list_key(PREFIX, live.snapshot_id, KEY))
+    await stores.timelines.put_latest(KEY, live)
+    await client.delete(stored_timeline_key(PREFIX, live.timeline_id, KEY))
     assert await stores.timelines.latest(KEY) is None
 
 
 async def test_where_the_newer_list_is_gone_the_precomputed_one_is_the_latest(stores: Stores, client: Redis):
     generation, live = make_generation(), make_list(NOW + 1)
     await stores.publish(generation, KEY)
-    await stores.timelines.make_latest(KEY, live)
-    await client.delete(list_key(PREFIX, live.snapshot_id, KEY))
+    await stores.timelines.put_latest(KEY, live)
+    await client.delete(stored_timeline_key(PREFIX, live.timeline_id, KEY))
     assert name_of(await stores.timelines.latest(KEY)) == generation.generation_id
 
 
@@ -160,8 +160,8 @@ async def test_every_key_expires_no_sooner_than_the_last_token_and_not_all_at_on
 ):
     for user in range(20):
         key = b"{%d}:digest:new" % user
-        await stores.timelines.make_latest(key, make_list())
-        await stores.timelines.keep(key, make_list(name=b"kept"))
+        await stores.timelines.put_latest(key, make_list())
+        await stores.timelines.put(key, make_list(name=b"kept"))
     least = 1000 * (300 + TIMELINE.stale_ttl + TIMELINE.token_ttl)
     found = await lives(client)
     assert len(found) == 60
@@ -174,11 +174,11 @@ async def test_a_list_that_cannot_be_read_is_a_miss_and_is_deleted(
     stores: Stores, client: Redis, poison: bytes
 ):
     live = make_list()
-    await stores.timelines.make_latest(KEY, live)
-    stored = list_key(PREFIX, live.snapshot_id, KEY)
+    await stores.timelines.put_latest(KEY, live)
+    stored = stored_timeline_key(PREFIX, live.timeline_id, KEY)
     await client.set(stored, poison)
     assert await stores.timelines.latest(KEY) is None
-    assert stores.looked_up("unreadable") == 1
+    assert stores.lookup_count("unreadable") == 1
     await until_deleted(client, stored)
 
 
@@ -188,32 +188,32 @@ async def test_a_pointer_that_cannot_be_read_is_a_miss_and_is_deleted(
 ):
     await client.set(POINTER, poison)
     assert await stores.timelines.latest(KEY) is None
-    assert (stores.looked_up("unreadable"), stores.looked_up("miss")) == (1, 1)
+    assert (stores.lookup_count("unreadable"), stores.lookup_count("miss")) == (1, 1)
     await until_deleted(client, POINTER)
 
 
 async def test_a_poisoned_precomputed_list_leaves_the_live_one(stores: Stores, client: Redis):
     generation, live = make_generation(), make_list(NOW - 1)
     await stores.publish(generation, KEY)
-    await stores.timelines.make_latest(KEY, live)
-    await client.set(list_key(PREFIX, generation.generation_id, KEY), b"poison")
-    assert name_of(await stores.timelines.latest(KEY)) == live.snapshot_id
+    await stores.timelines.put_latest(KEY, live)
+    await client.set(stored_timeline_key(PREFIX, generation.generation_id, KEY), b"poison")
+    assert name_of(await stores.timelines.latest(KEY)) == live.timeline_id
 
 
 async def test_values_under_other_keys_are_misses(stores: Stores, client: Redis):
-    await stores.timelines.make_latest(b"{8}:digest:new", make_list())
+    await stores.timelines.put_latest(b"{8}:digest:new", make_list())
     live = make_list()
-    other = list_key(PREFIX, live.snapshot_id, b"{8}:digest:new")
-    await client.rename(other, list_key(PREFIX, live.snapshot_id, KEY))
+    other = stored_timeline_key(PREFIX, live.timeline_id, b"{8}:digest:new")
+    await client.rename(other, stored_timeline_key(PREFIX, live.timeline_id, KEY))
     await client.rename(latest_key(PREFIX, b"{8}:digest:new"), POINTER)
     assert await stores.timelines.latest(KEY) is None
-    assert await stores.timelines.pinned(KEY, live.snapshot_id) is None
+    assert await stores.timelines.by_id(KEY, live.timeline_id) is None
 
 
 async def test_cancelled_look_ups_never_hand_their_lists_to_others(stores: Stores):
     users = [b"{%d}:digest:new" % user for user in range(40)]
     for user in users:
-        await stores.timelines.make_latest(user, make_list(name=user[:4]))
+        await stores.timelines.put_latest(user, make_list(name=user[:4]))
     for turns in range(20):
         tasks = [asyncio.create_task(stores.timelines.latest(user)) for user in users]
         for _ in range(turns % 7):
@@ -223,16 +223,16 @@ async def test_cancelled_look_ups_never_hand_their_lists_to_others(stores: Store
         for user, task in zip(users, tasks, strict=True):
             await asyncio.wait([task])
             if not task.cancelled():
-                assert name_of(task.result()) == make_list(name=user[:4]).snapshot_id
+                assert name_of(task.result()) == make_list(name=user[:4]).timeline_id
 
 
 async def test_a_flushed_redis_is_a_miss_for_lists_and_for_the_generation(stores: Stores, client: Redis):
     generation, live = make_generation(), make_list(NOW + 1)
     await stores.publish(generation, KEY)
-    await stores.timelines.make_latest(KEY, live)
+    await stores.timelines.put_latest(KEY, live)
     await client.flushall()
     assert await stores.timelines.latest(KEY) is None
-    assert await stores.timelines.pinned(KEY, live.snapshot_id) is None
+    assert await stores.timelines.by_id(KEY, live.timeline_id) is None
     await until(lambda: stores.watch.current is None)
 
 
@@ -240,12 +240,12 @@ async def test_a_full_redis_says_that_it_stores_nothing_and_still_answers(embedd
     server = await embedded_redis()
     async with Stores(server.url) as stores, redis.asyncio.from_url(server.url) as client:
         live = make_list()
-        assert await stores.timelines.make_latest(KEY, live)
+        assert await stores.timelines.put_latest(KEY, live)
         await client.config_set("maxmemory-policy", "noeviction")
         await client.config_set("maxmemory", "1")
-        assert not await stores.timelines.make_latest(KEY, make_list(NOW + 1))
-        assert not await stores.timelines.keep(KEY, make_list(NOW + 2))
-        assert name_of(await stores.timelines.latest(KEY)) == live.snapshot_id
+        assert not await stores.timelines.put_latest(KEY, make_list(NOW + 1))
+        assert not await stores.timelines.put(KEY, make_list(NOW + 2))
+        assert name_of(await stores.timelines.latest(KEY)) == live.timeline_id
         assert not stores.left_alone
 
 
@@ -260,10 +260,10 @@ async def test_nobody_waits_for_what_a_full_redis_has_refused(embedded_redis: St
         await client.config_set("maxmemory-policy", "noeviction")
         await client.config_set("maxmemory", "1")
         there, elsewhere = make_list(), make_list(NOW + 1)
-        assert not await others.timelines.make_latest(KEY, elsewhere)
-        assert not await stores.timelines.make_latest(KEY, there)
+        assert not await others.timelines.put_latest(KEY, elsewhere)
+        assert not await stores.timelines.put_latest(KEY, there)
         long = asyncio.get_running_loop().time() + HANG_TIMEOUT
-        assert await stores.timelines.pinned(KEY, elsewhere.snapshot_id, long, long) is None
+        assert await stores.timelines.by_id(KEY, elsewhere.timeline_id, long, long) is None
 
 
 async def test_a_list_that_another_process_writes_late_is_waited_for_once_redis_has_room(
@@ -278,27 +278,27 @@ async def test_a_list_that_another_process_writes_late_is_waited_for_once_redis_
     ):
         await client.config_set("maxmemory-policy", "noeviction")
         await client.config_set("maxmemory", "1")
-        assert not await stores.timelines.make_latest(KEY, make_list())
+        assert not await stores.timelines.put_latest(KEY, make_list())
         assert stores.redis.is_full
         await client.config_set("maxmemory", "0")
-        assert await stores.timelines.make_latest(KEY, make_list())
+        assert await stores.timelines.put_latest(KEY, make_list())
         assert not stores.redis.is_full
         long, late = asyncio.get_running_loop().time() + HANG_TIMEOUT, make_list(NOW + 1)
-        waiting = asyncio.create_task(stores.timelines.pinned(KEY, late.snapshot_id, long, long))
-        misses = stores.looked_up("miss")
-        await until(lambda: stores.looked_up("miss") > misses)
+        waiting = asyncio.create_task(stores.timelines.by_id(KEY, late.timeline_id, long, long))
+        misses = stores.lookup_count("miss")
+        await until(lambda: stores.lookup_count("miss") > misses)
         await others.until_stored(late)
-        assert name_of(await waiting) == late.snapshot_id
+        assert name_of(await waiting) == late.timeline_id
 
 
 async def test_a_read_only_replica_says_that_it_stores_nothing_and_still_answers(embedded_redis: Start):
     server = await embedded_redis()
     async with Stores(server.url) as stores, redis.asyncio.from_url(server.url) as client:
         live = make_list()
-        assert await stores.timelines.make_latest(KEY, live)
+        assert await stores.timelines.put_latest(KEY, live)
         await client.replicaof("127.0.0.1", "1")
-        assert not await stores.timelines.make_latest(KEY, make_list(NOW + 1))
-        assert name_of(await stores.timelines.latest(KEY)) == live.snapshot_id
+        assert not await stores.timelines.put_latest(KEY, make_list(NOW + 1))
+        assert name_of(await stores.timelines.latest(KEY)) == live.timeline_id
         assert not stores.left_alone
 
 
@@ -311,11 +311,11 @@ async def test_a_frozen_redis_is_a_miss_then_left_alone_and_used_again_once_it_t
         await stores.publish(generation, KEY)
         await stores.until_stored(live)
         with frozen(server.pid):
-            assert not await stores.timelines.keep(KEY, make_list(NOW + 2))
+            assert not await stores.timelines.put(KEY, make_list(NOW + 2))
             await stores.fail_until_left_alone()
-            assert await stores.timelines.pinned(KEY, live.snapshot_id) is None
-            assert not await stores.timelines.make_latest(KEY, make_list(NOW + 3))
-            assert stores.looked_up("skipped") > 0
+            assert await stores.timelines.by_id(KEY, live.timeline_id) is None
+            assert not await stores.timelines.put_latest(KEY, make_list(NOW + 3))
+            assert stores.lookup_count("skipped") > 0
             # What was current still is: its lists are there when Redis is back.
             assert stores.watch.current == generation
         await until(lambda: not stores.left_alone)

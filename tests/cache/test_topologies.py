@@ -123,9 +123,9 @@ async def test_a_redis_that_stays_read_only_is_connected_to_anew_now_and_then_an
         await server.client.replicaof("127.0.0.1", 1)
         before = address.connections
         for number in range(200):
-            assert not await stores.timelines.make_latest(KEY, make_list(NOW + number))
+            assert not await stores.timelines.put_latest(KEY, make_list(NOW + number))
         assert before < address.connections < before + 100
-        assert name_of(await stores.timelines.latest(KEY)) == make_list().snapshot_id
+        assert name_of(await stores.timelines.latest(KEY)) == make_list().timeline_id
         assert not stores.left_alone
 
 
@@ -179,7 +179,7 @@ async def test_a_cluster_shares_the_keys_and_many_look_ups_share_round_trips(nod
     async with Stores(cluster_url(nodes[1:2])) as stores:
         generation = make_generation()
         await stores.publish(generation, *USERS)
-        assert await stores.generations.present(generation, USERS) == [True] * len(USERS)
+        assert await stores.generations.are_stored(generation, USERS) == [True] * len(USERS)
         assert all([await node.client.dbsize() > 50 for node in nodes])
         before = stores.sample("animora_cache_round_trip_seconds_count", {})
         found = await asyncio.gather(*(stores.timelines.latest(user) for user in USERS))
@@ -187,8 +187,8 @@ async def test_a_cluster_shares_the_keys_and_many_look_ups_share_round_trips(nod
         assert stores.sample("animora_cache_round_trip_seconds_count", {}) - before < 50
         newer = make_list(NOW + 1)
         for user in USERS[:20]:
-            assert await stores.timelines.make_latest(user, newer)
-            assert name_of(await stores.timelines.latest(user)) == newer.snapshot_id
+            assert await stores.timelines.put_latest(user, newer)
+            assert name_of(await stores.timelines.latest(user)) == newer.timeline_id
         assert await stores.generations.retire(generation) == len(USERS)
         assert not stores.left_alone
         assert [await node.client.acl_log() for node in nodes] == [[], [], []]
@@ -197,13 +197,13 @@ async def test_a_cluster_shares_the_keys_and_many_look_ups_share_round_trips(nod
 async def test_a_slot_that_moves_to_another_node_is_followed(nodes: list[Server]):
     async with Stores(cluster_url(nodes)) as stores:
         made = make_list()
-        await stores.timelines.make_latest(KEY, made)
+        await stores.timelines.put_latest(KEY, made)
         slot = await nodes[0].client.execute_command("CLUSTER", "KEYSLOT", KEY)
         (source,) = [node for node in nodes if await node.client.dbsize()]
         target = next(node for node in nodes if node is not source)
         await move_slot(slot, source, target, nodes)
-        assert name_of(await stores.timelines.latest(KEY)) == made.snapshot_id
-        assert await stores.timelines.make_latest(KEY, make_list(NOW + 1))
+        assert name_of(await stores.timelines.latest(KEY)) == made.timeline_id
+        assert await stores.timelines.put_latest(KEY, make_list(NOW + 1))
         assert await source.client.dbsize() == 0
         assert not stores.left_alone
 
@@ -248,7 +248,7 @@ async def test_encrypted_both_sides_prove_who_they_are(tmp_path: Path):
     options = "&".join(f"{option}={tmp_path / name}" for option, name in names.items())
     async with serving(tmp_path) as server, behind_tls(server.port, tmp_path) as port:
         async with Stores(f"rediss://127.0.0.1:{port}/0?{options}") as stores:
-            assert await stores.timelines.make_latest(KEY, make_list())
+            assert await stores.timelines.put_latest(KEY, make_list())
             await stores.publish(make_generation(), KEY)
         for refused in (
             f"rediss://127.0.0.1:{port}/0?{options.split('&')[0]}",  # no certificate of its own
@@ -266,9 +266,9 @@ async def test_a_user_may_be_kept_to_the_commands_and_keys_that_are_needed(tmp_p
         async with Stores(f"redis://feed:hun%2Fter2@127.0.0.1:{server.port}/1") as stores:
             generation, live = make_generation(), make_list(NOW + 1)
             await stores.publish(generation, KEY)
-            assert await stores.timelines.make_latest(KEY, live)
-            assert name_of(await stores.timelines.latest(KEY)) == live.snapshot_id
-            assert await stores.generations.present(generation, [KEY]) == [True]
+            assert await stores.timelines.put_latest(KEY, live)
+            assert name_of(await stores.timelines.latest(KEY)) == live.timeline_id
+            assert await stores.generations.are_stored(generation, [KEY]) == [True]
             assert await stores.generations.retire(generation) == 1
             await stores.generations.begin(make_generation(NOW + 2, name=b"another"))
             await stores.generations.abandon(make_generation(NOW + 2, name=b"another"))
@@ -279,7 +279,7 @@ async def test_a_server_alone_needs_fewer_commands_than_precomputing(tmp_path: P
     async with serving(tmp_path) as server:
         await allow(server, SERVING)
         async with Stores(f"redis://feed:hun%2Fter2@127.0.0.1:{server.port}") as stores:
-            assert await stores.timelines.make_latest(KEY, make_list())
+            assert await stores.timelines.put_latest(KEY, make_list())
             pointer = latest_key(b"animora:", KEY)
             await server.client.set(pointer, b"poison")
             assert await stores.timelines.latest(KEY) is None

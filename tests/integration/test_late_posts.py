@@ -11,7 +11,7 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
 from animora_server.precompute.generation_store import RedisGenerations
-from animora_server.precompute.job import RunOptions, Unwatched, run
+from animora_server.precompute.job import NullObserver, RunOptions, run
 from animora_server.precompute.shard import Shard
 from tests.integration.feed import COLD_USER, TRAINED_USERS
 from tests.limits import HANG_TIMEOUT
@@ -43,7 +43,7 @@ async def publish(database, *posts):
 
 async def precompute(settings, shard=Shard()):  # noqa: B008  # frozen
     async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
-        return await run(settings, RunOptions(shard), generations, Unwatched())
+        return await run(settings, RunOptions(shard), generations, NullObserver())
 
 
 @asynccontextmanager

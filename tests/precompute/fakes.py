@@ -44,8 +44,8 @@ class FakeGenerations:
         told = set(post_ids.tolist())
         self.posts[generation.generation_id] = told & self.posts.get(generation.generation_id, told)
 
-    async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
-        self._called("present")
+    async def are_stored(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
+        self._called("are_stored")
         stored = self.lists.get(generation.generation_id, {})
         return [key in stored for key in keys]
 

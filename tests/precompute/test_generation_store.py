@@ -14,14 +14,14 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from animora_demo.embedded import EmbeddedRedis
-from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.generation_codec import decode_generation, encode_generation
 from animora_server.cache.keys import (
+    UnreadableValue,
     building_generation_key,
     current_generation_key,
     finished_shards_key,
     generation_posts_key,
-    list_key,
+    stored_timeline_key,
 )
 from animora_server.errors import GenerationGone, StoreError
 from animora_server.precompute.generation_store import RedisGenerations
@@ -127,13 +127,13 @@ async def test_of_many_that_begin_at_once_one_does_and_the_others_join(generatio
 async def test_lists_are_present_once_they_are_put(generations: RedisGenerations):
     generation = make_generation()
     await generations.begin(generation)
-    assert await generations.present(generation, USERS) == [False] * len(USERS)
+    assert await generations.are_stored(generation, USERS) == [False] * len(USERS)
     made = of_generation(generation, posts=100)
     await generations.put(generation, [(user, made) for user in USERS[::2]])
-    assert await generations.present(generation, USERS) == [True, False] * (len(USERS) // 2)
-    assert await generations.present(generation, []) == []
+    assert await generations.are_stored(generation, USERS) == [True, False] * (len(USERS) // 2)
+    assert await generations.are_stored(generation, []) == []
     other = make_generation(NOW + 1, name=b"another")
-    assert await generations.present(other, USERS[:2]) == [False, False]
+    assert await generations.are_stored(other, USERS[:2]) == [False, False]
 
 
 async def test_a_generation_is_served_once_its_last_shard_is_done_and_not_before(stores: Stores):
@@ -196,23 +196,23 @@ async def test_a_retired_generation_lives_for_its_tokens_and_no_other_list_is_to
     await stores.publish(old, *USERS)
     await stores.publish(new, KEY)
     live = make_list()
-    await stores.timelines.make_latest(KEY, live)
+    await stores.timelines.put_latest(KEY, live)
     before = await lives(client)
     assert await stores.generations.retire(old) == len(USERS)
     assert await stores.generations.retire(old) == len(USERS)  # as often as one likes
     after = await lives(client)
-    retired = {list_key(b"animora:", old.generation_id, user) for user in USERS}
+    retired = {stored_timeline_key(b"animora:", old.generation_id, user) for user in USERS}
     assert set(after) == set(before)
     assert all(0 < after[key] <= 1000 * (TIMELINE.token_ttl + 120) for key in retired)
     assert all(after[key] > 1000 * TIMELINE.token_ttl for key in after)
     assert all(before[key] - after[key] < 60_000 for key in set(after) - retired)
-    assert name_of(await stores.timelines.pinned(USERS[0], old.generation_id)) == old.generation_id
+    assert name_of(await stores.timelines.by_id(USERS[0], old.generation_id)) == old.generation_id
 
 
 async def test_retiring_never_lets_a_list_live_longer(stores: Stores, client: Redis):
     old = make_generation()
     await stores.publish(old, KEY)
-    key = list_key(b"animora:", old.generation_id, KEY)
+    key = stored_timeline_key(b"animora:", old.generation_id, KEY)
     await client.pexpire(key, 5000)
     assert await stores.generations.retire(old) == 1
     assert 0 < await client.pttl(key) <= 5000
@@ -227,12 +227,12 @@ async def test_every_key_of_a_build_expires(stores: Stores, client: Redis):
     assert all(life > 0 for life in (await lives(client)).values())
     await stores.generations.finish_shard(generation, 1)
     served = await lives(client)
-    assert set(served) == {CURRENT, list_key(b"animora:", generation.generation_id, KEY)}
+    assert set(served) == {CURRENT, stored_timeline_key(b"animora:", generation.generation_id, KEY)}
     least = 1000 * (TIMELINE.precomputed_ttl + TIMELINE.stale_ttl + TIMELINE.token_ttl)
     assert all(least - 60_000 < life <= 1.1 * least + 1 for life in served.values())
 
 
-@pytest.mark.parametrize("sign", ["present", "put", "finish_shard", "intersect_posts"])
+@pytest.mark.parametrize("sign", ["are_stored", "put", "finish_shard", "intersect_posts"])
 async def test_a_build_is_forgotten_so_long_after_its_last_sign_of_life(
     generations: RedisGenerations, client: Redis, sign: str
 ):
@@ -245,8 +245,8 @@ async def test_a_build_is_forgotten_so_long_after_its_last_sign_of_life(
     for key in (BUILDING, done, posts):
         await client.pexpire(key, 60_000)
     match sign:
-        case "present":
-            await generations.present(generation, [KEY])
+        case "are_stored":
+            await generations.are_stored(generation, [KEY])
         case "put":
             await generations.put(generation, [])
         case "intersect_posts":
@@ -288,7 +288,7 @@ async def test_a_poisoned_record_is_none_and_is_deleted(stores: Stores, client: 
     await client.set(BUILDING, b"poison")
     assert await stores.generations.begin(generation) == generation
     await client.set(CURRENT, b"poison")
-    await until(lambda: stores.looked_up("unreadable", "generation") > 0)
+    await until(lambda: stores.lookup_count("unreadable", "generation") > 0)
     assert stores.watch.current is None
     assert await stores.generations.current() is None
     assert not await client.exists(CURRENT)
@@ -327,7 +327,7 @@ async def test_a_redis_that_does_not_do_what_it_is_asked_is_an_error_and_nothing
         with pytest.raises(StoreError, match="Redis: "):
             await generations.current()
         with pytest.raises(StoreError):
-            await generations.present(generation, [KEY])
+            await generations.are_stored(generation, [KEY])
         with pytest.raises(StoreError):
             await generations.retire(generation)
         await server.start()

@@ -117,7 +117,7 @@ async def test_lists_are_of_the_generations_id_time_and_reading(settings, store,
     summary = await run(settings, RunOptions(), store, watch)
     generation = summary.generation
     for a_list in store.lists[generation.generation_id].values():
-        assert (a_list.snapshot_id, a_list.made_at) == (generation.generation_id, generation.made_at)
+        assert (a_list.timeline_id, a_list.made_at) == (generation.generation_id, generation.made_at)
         assert a_list.fresh_until == generation.made_at + settings.timeline.precomputed_ttl
         assert (a_list.read_at, a_list.cost) == (generation.read_at, 0.0)
 

@@ -12,7 +12,7 @@ import redis.asyncio
 from animora_artifact import FolderStore
 from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.precompute.job import RunOptions, run
-from animora_server.precompute.plan import fresh_id
+from animora_server.precompute.plan import new_generation_id
 from animora_server.settings import Settings
 from animora_server.timeline.keys import settings_digest
 from animora_server.types import Generation
@@ -89,7 +89,7 @@ async def test_a_run_that_was_killed_five_times_gives_what_an_uninterrupted_one_
     models.publish(crowd.artifact("v1"))
     models.activate("v1")
     record = Generation(
-        generation_id=fresh_id(),
+        generation_id=new_generation_id(),
         made_at=time.time(),
         read_at=time.time(),
         model_version="v1",

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from animora_server.errors import ConfigurationError
-from animora_server.precompute.plan import Plan, abandon_unfinished, fresh_id, join
+from animora_server.precompute.plan import Plan, abandon_unfinished, begin_or_resume, new_generation_id
 from animora_server.types import Generation
 from tests.precompute.fakes import FakeGenerations
 
@@ -26,24 +26,26 @@ def store():
 
 
 async def test_the_first_run_begins_what_it_proposes(store):
-    assert await join(store, FIRST) == Plan(FIRST, resumed=False, catalog_changed=False, model_changed=False)
+    assert await begin_or_resume(store, FIRST) == Plan(
+        FIRST, resumed=False, catalog_changed=False, model_changed=False
+    )
 
 
 async def test_a_later_run_goes_on_with_the_first_ones_time_model_and_id(store):
-    await join(store, FIRST)
-    plan = await join(store, replace(LATER, model_version="v2"))
+    await begin_or_resume(store, FIRST)
+    plan = await begin_or_resume(store, replace(LATER, model_version="v2"))
     assert plan == Plan(FIRST, resumed=True, catalog_changed=False, model_changed=True)
 
 
 async def test_a_database_that_changed_is_told_and_hinders_nothing(store):
-    await join(store, FIRST)
-    assert await join(store, replace(LATER, catalog_digest="c2")) == Plan(FIRST, True, True, False)
+    await begin_or_resume(store, FIRST)
+    assert await begin_or_resume(store, replace(LATER, catalog_digest="c2")) == Plan(FIRST, True, True, False)
 
 
 async def test_a_shard_that_comes_late_joins_however_long_ago_the_others_began(store):
-    begun = await join(store, FIRST)
+    begun = await begin_or_resume(store, FIRST)
     await store.finish_shard(begun.generation, 0)
-    late = await join(store, replace(LATER, made_at=FIRST.made_at + 1000 * HOUR))
+    late = await begin_or_resume(store, replace(LATER, made_at=FIRST.made_at + 1000 * HOUR))
     assert late.generation == FIRST
     assert await store.finish_shard(late.generation, 1)
 
@@ -52,16 +54,18 @@ async def test_a_shard_that_comes_late_joins_however_long_ago_the_others_began(s
     ("change", "named"), [({"settings_digest": "s2"}, "other settings"), ({"shards": 3}, "2 shards, not 3")]
 )
 async def test_other_settings_or_shards_are_refused_with_the_way_out(store, change, named):
-    await join(store, FIRST)
+    await begin_or_resume(store, FIRST)
     with pytest.raises(ConfigurationError, match=f"{named}.*--restart"):
-        await join(store, replace(LATER, **change))
+        await begin_or_resume(store, replace(LATER, **change))
     assert store.begun == FIRST
 
 
 async def test_a_restart_abandons_what_was_unfinished(store):
-    await join(store, FIRST)
+    await begin_or_resume(store, FIRST)
     await abandon_unfinished(store)
-    assert await join(store, replace(LATER, shards=3)) == Plan(replace(LATER, shards=3), False, False, False)
+    assert await begin_or_resume(store, replace(LATER, shards=3)) == Plan(
+        replace(LATER, shards=3), False, False, False
+    )
 
 
 async def test_a_restart_where_nothing_is_unfinished_leaves_nothing_behind(store):
@@ -70,5 +74,5 @@ async def test_a_restart_where_nothing_is_unfinished_leaves_nothing_behind(store
 
 
 def test_ids_are_sixteen_random_bytes():
-    assert len(fresh_id()) == 16
-    assert fresh_id() != fresh_id()
+    assert len(new_generation_id()) == 16
+    assert new_generation_id() != new_generation_id()

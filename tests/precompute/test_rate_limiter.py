@@ -1,6 +1,6 @@
 import pytest
 
-from animora_server.precompute.rate_limiter import RateLimiter, Stopped
+from animora_server.precompute.rate_limiter import RateLimiter, RunStopped
 
 
 class Clock:
@@ -38,7 +38,7 @@ def test_who_waits_for_a_turn_is_stopped():
     limiter = RateLimiter(1e-6)
     limiter.take(1)
     limiter.stop()
-    with pytest.raises(Stopped):
+    with pytest.raises(RunStopped):
         limiter.take(1)
 
 
@@ -46,12 +46,12 @@ def test_a_turn_that_is_further_away_than_any_clock_counts_is_waited_for_until_t
     limiter = RateLimiter(1e-300, clock)
     limiter.take(1)
     limiter.stop()
-    with pytest.raises(Stopped):
+    with pytest.raises(RunStopped):
         limiter.take(1)
 
 
 def test_after_a_stop_there_is_no_turn_even_without_a_rate():
     limiter = RateLimiter(0)
     limiter.stop()
-    with pytest.raises(Stopped):
+    with pytest.raises(RunStopped):
         limiter.take(0)

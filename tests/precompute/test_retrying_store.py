@@ -17,7 +17,7 @@ async def call_all(generations):
     return [
         await generations.begin(FIRST),
         await generations.intersect_posts(FIRST, np.arange(3)),
-        await generations.present(FIRST, [b"key"]),
+        await generations.are_stored(FIRST, [b"key"]),
         await generations.put(FIRST, []),
         await generations.finish_shard(FIRST, 0),
         await generations.building(),

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from animora_server.precompute.summary import RunSummary, RunTotals, joined
+from animora_server.precompute.summary import RunSummary, RunTotals, merge_summaries
 from tests.precompute.test_plan import FIRST
 
 SHARD = RunSummary(
@@ -23,11 +23,13 @@ def test_totals_add_up():
 
 
 def test_shards_together_are_begun_changed_and_current_if_one_is():
-    whole = joined([SHARD, replace(SHARD, resumed=False, catalog_changed=True, current=True, retired=7)], 9.0)
+    whole = merge_summaries(
+        [SHARD, replace(SHARD, resumed=False, catalog_changed=True, current=True, retired=7)], 9.0
+    )
     assert (whole.resumed, whole.catalog_changed, whole.current, whole.retired) == (False, True, True, 7)
 
 
 def test_shards_together_took_what_the_clock_says():
-    whole = joined([SHARD, replace(SHARD, loading=3.0, seconds=1.0)], 9.0)
+    whole = merge_summaries([SHARD, replace(SHARD, loading=3.0, seconds=1.0)], 9.0)
     assert (whole.loading, whole.seconds) == (3.0, 6.0)
     assert whole.totals.pairs == 100

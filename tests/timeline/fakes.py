@@ -129,23 +129,23 @@ class CountingStore:
         self.latest_calls += 1
         return await self.store.latest(key)
 
-    async def pinned(
-        self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
+    async def by_id(
+        self, key: bytes, timeline_id: bytes, answer_by: float = inf, written_by: float = -inf
     ) -> RankedTimeline | None:
         self.answer_by, self.written_by = answer_by, written_by
-        return await self.store.pinned(key, snapshot_id, answer_by, written_by)
+        return await self.store.by_id(key, timeline_id, answer_by, written_by)
 
-    async def keep(self, key: bytes, snapshot: RankedTimeline) -> bool:
-        taken = self.takes and await self.store.keep(key, snapshot)
+    async def put(self, key: bytes, snapshot: RankedTimeline) -> bool:
+        taken = self.takes and await self.store.put(key, snapshot)
         async with self.changed:
             self.kept.append(snapshot)
             self.changed.notify_all()
         return taken
 
-    async def make_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
+    async def put_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
         if self.admission is not None:
             await self.admission.wait()
-        taken = self.takes and await self.store.make_latest(key, snapshot)
+        taken = self.takes and await self.store.put_latest(key, snapshot)
         async with self.changed:
             self.made_latest.append(snapshot)
             self.changed.notify_all()

@@ -30,7 +30,7 @@ async def test_a_list_that_is_ready_does_not_wait_for_a_slow_store(world):
     async def never(key, snapshot):
         await asyncio.Event().wait()
 
-    world.store.make_latest = never
+    world.store.put_latest = never
 
     for timeout in (0.1, 0.4, 1.6, 6.4, 25.6):  # a busy machine may leave no time for the model
         page = await world.page(timeout=timeout)
@@ -38,7 +38,7 @@ async def test_a_list_that_is_ready_does_not_wait_for_a_slow_store(world):
             break
 
     assert (page.degraded_reason, page.ranker) == (None, RankerName.NEUCF)
-    await world.producer.aclose()
+    await world.builder.aclose()
 
 
 async def test_where_the_model_refuses_a_deadline_the_heuristic_answers_and_the_list_is_made_later(world):
@@ -80,7 +80,7 @@ async def test_a_list_does_not_stand_in_for_longer_where_the_clock_is_set_back(w
     await world.page()
     world.clock.now -= 3600
     await world.page()
-    await world.producer.aclose()
+    await world.builder.aclose()
 
     assert len(world.store.kept) == 2
 
@@ -89,7 +89,7 @@ async def test_for_a_call_that_keeps_nothing_nothing_is_renewed(world):
     feed_key = FeedKey(USER, include_seen=False)
     bypass = BuildRequest(b"key", feed_key, CachePolicy.BYPASS, deadline=0.0, score_by=0.0, began=0.0)
 
-    world.producer.renew(world.state, bypass, "newer")
+    world.builder.refresh_in_background(world.state, bypass, "newer")
 
     assert world.refreshes.why == []
 
@@ -101,7 +101,7 @@ async def test_a_renewal_does_not_replace_a_list_that_was_made_after_it_began(wo
     world.model.called.clear()
     await world.page()
     await world.model.called.wait()
-    (renewal,) = (task for task in asyncio.all_tasks() if task.get_name() == "timeline-renewal")
+    (renewal,) = (task for task in asyncio.all_tasks() if task.get_name() == "timeline-refresh")
     world.state.activate(LOGITS, "v2")
 
     await world.page()
@@ -116,11 +116,11 @@ async def test_a_renewal_that_ends_before_its_first_turn_is_not_in_the_way_of_th
     world.clock.now += world.settings.ttl * 1.1
 
     await world.page()
-    await world.producer.aclose()
+    await world.builder.aclose()
     await world.page()
 
     assert world.refreshes.why == ["stale", "stale"]
-    await world.producer.aclose()
+    await world.builder.aclose()
 
 
 async def test_a_renewal_that_fails_keeps_nothing(world):
@@ -131,7 +131,7 @@ async def test_a_renewal_that_fails_keeps_nothing(world):
 
     assert (await world.page()).cache is CacheStatus.STALE
     await world.model.called.wait()
-    await world.producer.aclose()
+    await world.builder.aclose()
 
     assert not world.store.kept
     assert len(world.store.made_latest) == 1
@@ -169,7 +169,7 @@ async def test_who_misses_does_not_wait_for_a_renewal_that_lets_others_go_first(
     page = await world.page(cache_policy=CachePolicy.REFRESH)
 
     assert page.degraded_reason is None
-    await world.producer.aclose()
+    await world.builder.aclose()
 
 
 async def test_more_than_the_gate_admits_is_refused_and_hits_are_not(world):

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.transforms import probabilities
 from animora_server.settings import TimelineSettings
-from animora_server.timeline.feed_orderer import FeedOrderer, RankedPosts
-from animora_server.timeline.size import list_bytes
+from animora_server.timeline.feed_orderer import FeedOrderer, RankedPosts, stored_bytes
 from animora_server.types import RankerName
 from tests.ranker.catalogs import NOW, snapshot
 
@@ -63,8 +62,8 @@ def test_a_list_is_cut_to_the_bytes_that_it_may_take(settings):
     values = np.linspace(0.1, 0.9, 200).tolist()
     listed = made(catalog, values, max_bytes=1024, **settings)
     assert 0 < len(listed.post_ids) < 200
-    assert list_bytes(listed.post_ids) <= 1024
-    assert list_bytes(np.arange(len(listed.post_ids) + 1)) > 1024
+    assert stored_bytes(listed.post_ids) <= 1024
+    assert stored_bytes(np.arange(len(listed.post_ids) + 1)) > 1024
     assert listed.post_ids.tolist() == list(range(199, 199 - len(listed.post_ids), -1))
     assert len(listed.rows) == len(listed.scores) == len(listed.post_ids)
 

@@ -120,8 +120,8 @@ async def world() -> World:
     await world.page()
     made, ranked = world.store.made_latest[-1], np.array(ALL)
     key = timeline_key(USER, "digest", include_seen=False)
-    precomputed = replace(made, snapshot_id=GENERATION, fresh_until=NOW + 86_400, cost=0.0)
-    await world.store.make_latest(key, precomputed)
+    precomputed = replace(made, timeline_id=GENERATION, fresh_until=NOW + 86_400, cost=0.0)
+    await world.store.put_latest(key, precomputed)
     world.generation_posts = GenerationPosts(GENERATION, ranked)
     world.model.logits = {**LOGITS, 100: 5.0}
     world.state.snapshot = loaded({**POSTS, **LATE})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import VisibilityFilter, visible
-from animora_server.timeline.pages import merged, paginate, paginate_merged
+from animora_server.timeline.pages import merge_order, paginate, paginate_merged
 from animora_server.types import BoolArray, FloatArray, IntArray
 from tests.ranker.catalogs import snapshot
 
@@ -157,17 +157,17 @@ def test_nobody_scrolls_into_what_was_blocked_deleted_or_seen_meanwhile(data):
 
 
 def test_newer_posts_are_merged_by_score_and_tie_as_the_newer_ones_they_are():
-    order = merged(np.array([0.9, 0.5, 0.1], np.float32), np.array([0.95, 0.5, 0.2, 0.0], np.float32))
+    order = merge_order(np.array([0.9, 0.5, 0.1], np.float32), np.array([0.95, 0.5, 0.2, 0.0], np.float32))
     assert order.tolist() == [3, 0, 4, 1, 5, 2, 6]
 
 
 def test_a_post_that_exploration_put_ahead_lets_no_more_newer_posts_by():
     scores = np.array([0.9, 0.1, 0.8, 0.2], np.float32)
-    assert merged(scores, np.array([0.85, 0.5], np.float32)).tolist() == [0, 4, 1, 2, 5, 3]
+    assert merge_order(scores, np.array([0.85, 0.5], np.float32)).tolist() == [0, 4, 1, 2, 5, 3]
 
 
 def test_newer_posts_keep_their_order_where_exploration_made_it():
-    order = merged(np.array([0.9, 0.5, 0.1], np.float32), np.array([0.3, 0.7], np.float32))
+    order = merge_order(np.array([0.9, 0.5, 0.1], np.float32), np.array([0.3, 0.7], np.float32))
     assert order.tolist() == [0, 1, 3, 4, 2]
 
 
@@ -177,7 +177,7 @@ def test_newer_posts_keep_their_order_where_exploration_made_it():
 )
 def test_merging_keeps_both_orders(scores, newer):
     count = len(scores)
-    order = merged(np.array(scores, np.float32), np.array(newer, np.float32))
+    order = merge_order(np.array(scores, np.float32), np.array(newer, np.float32))
     assert [at for at in order.tolist() if at < count] == list(range(count))
     assert [at for at in order.tolist() if at >= count] == list(range(count, count + len(newer)))
 
@@ -193,7 +193,7 @@ def test_a_scroll_that_began_with_newer_posts_shows_all_of_the_list_once(scores,
     both = np.concatenate((listed.post_ids, newer.post_ids))
     first = paginate_merged(listed, newer, size, hiding(hidden))
     page = both[first.positions].tolist()
-    order = both[merged(listed.scores, newer.scores)].tolist()
+    order = both[merge_order(listed.scores, newer.scores)].tolist()
     assert page == [post for post in order if post not in hidden][:size]
     later = scroll(listed.post_ids, [(size, hidden)], first.next_offset)
     shown = page + [post for page in later for post in page]

@@ -125,7 +125,7 @@ def test_exploration_places_take_the_best_remaining_post_with_few_interactions(p
 
 
 def test_a_tenth_of_the_places_is_every_tenth():
-    places = reranking(exploration_share=0.1).places(30)
+    places = reranking(exploration_share=0.1).exploration_positions(30)
     assert np.flatnonzero(places).tolist() == [9, 19, 29]
 
 

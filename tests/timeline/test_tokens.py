@@ -12,7 +12,7 @@ from animora_server.timeline.tokens import PageToken, TokenSigner
 
 KEY = b"sixteen bytes or"
 NOW = 1_700_000_000.0
-TOKEN = PageToken(user_id=7, include_seen=False, snapshot_id=b"s" * 16, offset=20, expires_at=int(NOW) + 60)
+TOKEN = PageToken(user_id=7, include_seen=False, timeline_id=b"s" * 16, offset=20, expires_at=int(NOW) + 60)
 SIGNER = TokenSigner(KEY)
 TEXT = SIGNER.sign(TOKEN)
 ALPHABET = string.ascii_letters + string.digits + "-_"
@@ -22,7 +22,7 @@ tokens = st.builds(
     PageToken,
     user_id=int64,
     include_seen=st.booleans(),
-    snapshot_id=st.binary(min_size=16, max_size=16),
+    timeline_id=st.binary(min_size=16, max_size=16),
     offset=st.integers(0, 2**32 - 1),
     expires_at=st.integers(math.ceil(NOW) + 1, 2**32 - 1),
 )

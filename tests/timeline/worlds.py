@@ -46,10 +46,10 @@ class World:
         heuristic = Heuristic()
         ranker = FeedRanker(heuristic, self.settings, self.clock)
         self.admission = AdmissionController(max_calls=1, max_rows=1000)
-        self.producer = TimelineBuilder(self.store, ranker, self.admission, self.refreshes, self.clock)
+        self.builder = TimelineBuilder(self.store, ranker, self.admission, self.refreshes, self.clock)
         late = LatePosts(lambda: self.generation_posts, self.settings)
         # A fake store may hang.
-        lists = TimelineResolver(self.store, self.producer, late, self.settings, 10.0, self.clock)
+        lists = TimelineResolver(self.store, self.builder, late, self.settings, 10.0, self.clock)
         self.timelines = Timelines(
             self.state,
             lists,

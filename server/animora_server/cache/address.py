@@ -77,14 +77,14 @@ IGNORED_OPTIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Single:
+class SingleAddress:
     """One server, or whatever answers at its address; options for redis-py's connection."""
 
     options: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class SentinelAddress:
     """The primary that Sentinels name.
 
     Attributes:
@@ -101,14 +101,14 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class ClusterAddress:
     """A Redis Cluster, by some of its nodes' hosts and ports; options for redis-py's connection."""
 
     nodes: Hosts
     options: dict[str, Any]
 
 
-def parse_address(url: str) -> Single | Watched | Cluster:
+def parse_address(url: str) -> SingleAddress | SentinelAddress | ClusterAddress:
     """Reads a URL such as `redis://host:6379/0`, `rediss+sentinel://s1,s2:26379/primary/0` or `redis+cluster://host`.
 
     Raises:
@@ -121,13 +121,13 @@ def parse_address(url: str) -> Single | Watched | Cluster:
     if not topology:
         if scheme != "unix":  # whose path is the socket's
             _require_database(parts.path.strip("/"))
-        return Single(dict(parse_url(url)))
+        return SingleAddress(dict(parse_url(url)))
     if topology == "sentinel":
         return _watched(scheme, parts, _hosts(hosts, SENTINEL_PORT))
     if topology == "cluster":
         if parts.path.strip("/"):
-            raise ValueError("a Cluster has no databases and no service")
-        return Cluster(_hosts(hosts, REDIS_PORT), _options(scheme, parts, ""))
+            raise ValueError("a ClusterAddress has no databases and no service")
+        return ClusterAddress(_hosts(hosts, REDIS_PORT), _options(scheme, parts, ""))
     raise ValueError(f"no such kind of Redis: {topology}")
 
 
@@ -155,14 +155,14 @@ def _split(url: str) -> tuple[SplitResult, str]:
     return urlsplit(f"{scheme}://{credentials}{at}host{rest[len(authority) :]}"), hosts
 
 
-def _watched(scheme: str, parts: SplitResult, sentinels: Hosts) -> Watched:
+def _watched(scheme: str, parts: SplitResult, sentinels: Hosts) -> SentinelAddress:
     service, _, database = parts.path.strip("/").partition("/")
     if not service:
         raise ValueError("the path must name the primary, as in /service or /service/0")
     options = _options(scheme, parts, database)
     credentials = {theirs: options.pop(ours) for ours, theirs in SENTINEL_OPTIONS.items() if ours in options}
     encryption = {name: value for name, value in options.items() if name.startswith("ssl")}
-    return Watched(sentinels, unquote(service), options, credentials | encryption)
+    return SentinelAddress(sentinels, unquote(service), options, credentials | encryption)
 
 
 def _options(scheme: str, parts: SplitResult, database: str) -> dict[str, Any]:

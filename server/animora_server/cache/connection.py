@@ -1,6 +1,9 @@
-"""A Redis client that fails fast: redis-py's defaults retry for seconds."""
+"""A Redis client that fails fast, for a single server, Sentinels or a Cluster.
 
-from typing import Any
+redis-py's defaults retry for seconds.
+"""
+
+from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel, SentinelConnectionPool
 from redis.asyncio.cluster import ClusterNode
@@ -9,12 +12,19 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
-from animora_server.cache.address import Cluster, Single, UnusableOption, Watched, parse_address
+from animora_server.cache.address import (
+    ClusterAddress,
+    SentinelAddress,
+    SingleAddress,
+    UnusableOption,
+    parse_address,
+)
 from animora_server.errors import ConfigurationError
 from animora_server.settings import CacheSettings
 
 CONNECT_TIMEOUT = 1.0  # seconds; connections are made outside of requests where that can be arranged
 SENTINEL_TIMEOUT = 0.25  # seconds; several may be asked in turn within one attempt to connect
+CLUSTER_PROBES = 64  # keys in so many random slots reach every primary of all but the largest Clusters
 
 # What a Redis that is slow, frozen, full or gone looks like; TimeoutError is an OSError.
 REDIS_FAILED = (RedisError, RedisClusterException, OSError)
@@ -44,19 +54,21 @@ def open_redis(settings: CacheSettings, command_timeout: float | None = None) ->
             "driver_info": None,  # else told by CLIENT SETINFO, which Redis 7.0 does not know
         }
         match address:
-            case Single(options):
+            case SingleAddress(options):
                 if options.get("connection_class") is SSLConnection:
                     _check_encryption(options)
-                return _checked(BlockingConnectionPool(**options | ours | {"timeout": CONNECT_TIMEOUT}))
-            case Watched(sentinels, service, options, sentinel_options):
+                return _checked_client(
+                    BlockingConnectionPool(**options | ours | {"timeout": CONNECT_TIMEOUT})
+                )
+            case SentinelAddress(sentinels, service, options, sentinel_options):
                 _check_encryption(options)
                 watchers = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it so
-                    sentinels, sentinel_kwargs=sentinel_options | _patience(ours)
+                    sentinels, sentinel_kwargs=sentinel_options | _sentinel_limits(ours)
                 )
-                return _checked(
+                return _checked_client(
                     SentinelConnectionPool(service, watchers, **options | ours)  # type: ignore[no-untyped-call]
                 )
-            case Cluster(nodes, options):
+            case ClusterAddress(nodes, options):
                 _check_encryption(options)
                 seeds = [ClusterNode(host, port) for host, port in nodes]
                 return RedisCluster(startup_nodes=seeds, **options | ours)
@@ -68,7 +80,7 @@ def open_redis(settings: CacheSettings, command_timeout: float | None = None) ->
         ) from error
 
 
-def for_one_at_a_time(client: Redis | RedisCluster) -> Redis | RedisCluster:
+def single_connection_client(client: Redis | RedisCluster) -> Redis | RedisCluster:
     """A client for commands that wait for one another: with one connection, a third of the time of a pool's.
 
     Where Sentinels or a Cluster tell whom to ask, it is the client itself, whose pool follows what they say.
@@ -76,6 +88,35 @@ def for_one_at_a_time(client: Redis | RedisCluster) -> Redis | RedisCluster:
     if isinstance(client, Redis) and isinstance(client.connection_pool, BlockingConnectionPool):
         return client.client()
     return client
+
+
+async def read_values(client: Redis | RedisCluster, keys: list[bytes]) -> list[bytes | None]:
+    """The value of each key: one round trip, or in a Cluster one to each node, concurrently.
+
+    Raises:
+        REDIS_FAILED: Some of the keys have no answer.
+    """
+    if isinstance(client, Redis):
+        return cast(list[bytes | None], await client.mget(keys))
+    slots: dict[int, list[int]] = {}
+    for position, key in enumerate(keys):
+        slots.setdefault(client.keyslot(key), []).append(position)
+    pipeline = client.pipeline()
+    for positions in slots.values():
+        # RedisCluster.mget refuses keys of several slots; each MGET here has the keys of one.
+        pipeline.execute_command("MGET", *(keys[position] for position in positions))
+    values: list[bytes | None] = [None] * len(keys)
+    for positions, reply in zip(slots.values(), await pipeline.execute(), strict=True):
+        for position, value in zip(positions, reply, strict=True):
+            values[position] = value
+    return values
+
+
+def probe_keys(client: Redis | RedisCluster, prefix: bytes) -> list[bytes]:
+    """Keys whose look-up shows whether every node of Redis answers."""
+    if isinstance(client, Redis):
+        return [prefix + b"probe"]
+    return [prefix + b"probe:%d" % number for number in range(CLUSTER_PROBES)]
 
 
 async def drop_connections(client: Redis | RedisCluster) -> None:
@@ -108,7 +149,7 @@ async def close_redis(client: Redis | RedisCluster) -> None:
             await sentinel.aclose()
 
 
-def _patience(ours: dict[str, Any]) -> dict[str, Any]:
+def _sentinel_limits(ours: dict[str, Any]) -> dict[str, Any]:
     return {
         "socket_connect_timeout": SENTINEL_TIMEOUT,
         "socket_timeout": SENTINEL_TIMEOUT,
@@ -127,6 +168,6 @@ def _check_encryption(options: dict[str, Any]) -> None:
         raise UnusableOption(f"the ssl_ options cannot be used: {error}") from error
 
 
-def _checked(pool: BlockingConnectionPool | SentinelConnectionPool) -> Redis:
+def _checked_client(pool: BlockingConnectionPool | SentinelConnectionPool) -> Redis:
     pool.connection_class(**pool.connection_kwargs)  # connects nothing; finds options that do not exist
     return Redis.from_pool(pool)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from animora_server.cache.errors import UnreadableValue
+from animora_server.cache.keys import UnreadableValue
 from animora_server.types import Generation
 
 

@@ -6,9 +6,8 @@ from typing import Self
 import structlog
 
 from animora_server.background import BackgroundLoop
-from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.generation_codec import decode_generation
-from animora_server.cache.keys import current_generation_key, generation_posts_key
+from animora_server.cache.keys import UnreadableValue, current_generation_key, generation_posts_key
 from animora_server.cache.lookups import MAX_BYTES, NoAnswer
 from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.timeline_codec import decode_posts
@@ -33,12 +32,12 @@ class GenerationWatch:
         self._redis = redis
         self._interval = interval
         self._metrics = metrics
-        self._look_ups = metrics.lookups["generation"]
+        self._lookups = metrics.lookups["generation"]
         self._key = current_generation_key(redis.prefix)
         self._current: Generation | None = None
         self._posts: GenerationPosts | None = None
         self._attempts = 0  # left to read its posts
-        self.loop = BackgroundLoop("generation-watch", self._look)
+        self.loop = BackgroundLoop("generation-watch", self._poll)
 
     @property
     def current(self) -> Generation | None:
@@ -52,7 +51,7 @@ class GenerationWatch:
 
     async def __aenter__(self) -> Self:
         """Looks, for twice the cache's timeout at most."""
-        await self._look()
+        await self._poll()
         self.loop.start()
         return self
 
@@ -62,29 +61,29 @@ class GenerationWatch:
         """Looks no more."""
         await self.loop.stop()
 
-    async def _look(self) -> float:
+    async def _poll(self) -> float:
         found = await self._redis.find((self._key,), RECORD_BYTES)
         if isinstance(found, NoAnswer):
-            self._look_ups[found.value].inc()
+            self._lookups[found.value].inc()
             return self._interval  # its lists cannot be read either; they are still there when Redis is back
         (value,) = found
         generation = None if value is None else self._read(value)
-        self._look_ups["miss" if generation is None else "hit"].inc()
+        self._lookups["miss" if generation is None else "hit"].inc()
         if generation != self._current:
             self._current = generation
             self._posts, self._attempts = None, ATTEMPTS
             self._metrics.generation(None if generation is None else generation.made_at)
             log.info("generation", id=None if generation is None else generation.generation_id.hex())
         if generation is not None and self._attempts:
-            await self._look_for_posts(generation)
+            await self._fetch_posts(generation)
         return self._interval
 
-    async def _look_for_posts(self, generation: Generation) -> None:
+    async def _fetch_posts(self, generation: Generation) -> None:
         """Reads a generation's posts; what Redis says is final, since they were stored before the swap."""
         key = generation_posts_key(self._redis.prefix, generation.generation_id)
         found = await self._redis.find((key,), MAX_BYTES)  # in a round trip of its own
         if isinstance(found, NoAnswer):
-            self._look_ups[found.value].inc()
+            self._lookups[found.value].inc()
             self._attempts -= found is NoAnswer.ERROR
             if not self._attempts:
                 log.warning("the posts of the generation cannot be read", id=generation.generation_id.hex())
@@ -92,13 +91,13 @@ class GenerationWatch:
         (value,) = found
         self._attempts = 0
         self._posts = None if value is None else self._read_posts(value, key, generation.generation_id)
-        self._look_ups["miss" if self._posts is None else "hit"].inc()
+        self._lookups["miss" if self._posts is None else "hit"].inc()
 
     def _read(self, value: bytes) -> Generation | None:
         try:
             return decode_generation(value)
         except UnreadableValue:
-            self._look_ups["unreadable"].inc()
+            self._lookups["unreadable"].inc()
             self._redis.write(Write(self._key, None))
             return None
 
@@ -106,6 +105,6 @@ class GenerationWatch:
         try:
             return GenerationPosts(generation_id, decode_posts(value, key))
         except UnreadableValue:
-            self._look_ups["unreadable"].inc()
+            self._lookups["unreadable"].inc()
             self._redis.write(Write(key, None))
             return None

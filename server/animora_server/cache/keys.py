@@ -1,4 +1,4 @@
-"""The keys of what is stored: the same in every process."""
+"""The keys of stored values, and the error for a value that does not belong to its key."""
 
 import hashlib
 import struct
@@ -10,6 +10,10 @@ from animora_server.types import IntArray
 FORMAT = b"rank:1:"
 # Lengths go first, so that no two inputs run together into the same bytes.
 _HEADER = struct.Struct("<qII")
+
+
+class UnreadableValue(ValueError):
+    """The stored value is damaged, forged, or belongs to another key."""
 
 
 def rank_key(model_version: str, user_id: int, post_ids: IntArray, fingerprints: IntArray) -> bytes:
@@ -29,9 +33,9 @@ def rank_key(model_version: str, user_id: int, post_ids: IntArray, fingerprints:
     return FORMAT + digest.hexdigest().encode()
 
 
-def list_key(prefix: bytes, snapshot_id: bytes, timeline_key: bytes) -> bytes:
+def stored_timeline_key(prefix: bytes, timeline_id: bytes, timeline_key: bytes) -> bytes:
     """Where a list is; `timeline_key` holds in braces what decides on the slot in a Cluster."""
-    return b"%slist:%s:%s" % (prefix, snapshot_id.hex().encode(), timeline_key)
+    return b"%slist:%s:%s" % (prefix, timeline_id.hex().encode(), timeline_key)
 
 
 def latest_key(prefix: bytes, timeline_key: bytes) -> bytes:
@@ -39,9 +43,9 @@ def latest_key(prefix: bytes, timeline_key: bytes) -> bytes:
     return b"%slatest:%s" % (prefix, timeline_key)
 
 
-def list_pattern(prefix: bytes, snapshot_id: bytes) -> bytes:
+def stored_timeline_pattern(prefix: bytes, timeline_id: bytes) -> bytes:
     """What SCAN matches with the lists of one id; no part of it has a letter that is special there."""
-    return list_key(prefix, snapshot_id, b"*")
+    return stored_timeline_key(prefix, timeline_id, b"*")
 
 
 def current_generation_key(prefix: bytes) -> bytes:

@@ -27,7 +27,7 @@ Found = list[bytes | None] | NoAnswer
 
 
 @dataclass(eq=False, slots=True)
-class _LookUp:
+class _Lookup:
     keys: Sequence[bytes]
     size: int
     deadline: float
@@ -43,7 +43,7 @@ class _LookUp:
             self.reply.set_result(reply)
 
 
-class LookUps:
+class LookupBatcher:
     """Gathers look-ups into round trips, one at a time, without a timer.
 
     Each look-up has a future of its own: a caller that is cancelled, or has waited for too long, leaves the
@@ -53,12 +53,12 @@ class LookUps:
     def __init__(self, fetch: Fetch, timeout: float) -> None:
         self._fetch = fetch
         self._timeout = timeout
-        self._waiting: deque[_LookUp] = deque()
-        self._round: list[_LookUp] = []
+        self._waiting: deque[_Lookup] = deque()
+        self._round: list[_Lookup] = []
         self._rounds: asyncio.Task[None] | None = None
         self._deadline_timer = DeadlineTimer(self._unanswered)
 
-    def until(self) -> float:
+    def lookup_deadline(self) -> float:
         """When a look-up that begins now has its answer at the latest, on the event loop's clock."""
         return asyncio.get_running_loop().time() + self._timeout
 
@@ -71,14 +71,14 @@ class LookUps:
             until: When at the latest, on the event loop's clock; as `until()` says, if not sooner.
         """
         loop = asyncio.get_running_loop()
-        latest = self.until() if until is None else until
-        look_up = _LookUp(keys, size, latest, loop.create_future())
+        latest = self.lookup_deadline() if until is None else until
+        lookup = _Lookup(keys, size, latest, loop.create_future())
         self._deadline_timer.watch(latest)
-        self._waiting.append(look_up)
+        self._waiting.append(lookup)
         if self._rounds is None or self._rounds.done():
             self._rounds = loop.create_task(self._run())
             log_task_failure(self._rounds, "a round of cache look-ups failed")
-        return look_up.reply
+        return lookup.reply
 
     async def aclose(self) -> None:
         """Ends the round trip that runs; every caller gets an answer at once."""
@@ -94,32 +94,32 @@ class LookUps:
             if not batch:
                 return  # nobody waits any more
             try:
-                values = await self._fetch([key for look_up in batch for key in look_up.keys])
+                values = await self._fetch([key for lookup in batch for key in lookup.keys])
                 if values is not None:
                     start = 0
-                    for look_up in batch:
-                        end = start + len(look_up.keys)
-                        look_up.settle(values[start:end])
+                    for lookup in batch:
+                        end = start + len(lookup.keys)
+                        lookup.settle(values[start:end])
                         start = end
             finally:
                 self._round = []
-                for look_up in batch:
-                    look_up.settle(NoAnswer.ERROR)
+                for lookup in batch:
+                    lookup.settle(NoAnswer.ERROR)
 
-    def _unanswered(self) -> Iterator[_LookUp]:
-        return (look_up for look_up in (*self._round, *self._waiting) if not look_up.reply.done())
+    def _unanswered(self) -> Iterator[_Lookup]:
+        return (lookup for lookup in (*self._round, *self._waiting) if not lookup.reply.done())
 
-    def _take(self) -> list[_LookUp]:
+    def _take(self) -> list[_Lookup]:
         """The next round trip's look-ups, in order; empty if nobody waits any more."""
-        batch: list[_LookUp] = []
+        batch: list[_Lookup] = []
         keys, room = MAX_KEYS, MAX_BYTES
         while self._waiting:
-            look_up = self._waiting[0]
-            if batch and (len(look_up.keys) > keys or look_up.size > room):
+            lookup = self._waiting[0]
+            if batch and (len(lookup.keys) > keys or lookup.size > room):
                 break
             self._waiting.popleft()
-            if not look_up.reply.done():
-                batch.append(look_up)
-                keys -= len(look_up.keys)
-                room -= look_up.size
+            if not lookup.reply.done():
+                batch.append(lookup)
+                keys -= len(lookup.keys)
+                room -= lookup.size
         return batch

@@ -12,17 +12,18 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ConnectionError, OutOfMemoryError, ResponseError  # Redis' own
 
 from animora_server.background import BackgroundLoop, Backoff
-from animora_server.cache import cluster
-from animora_server.cache.breaker import Breaker
+from animora_server.cache.circuit_breaker import CircuitBreaker
 from animora_server.cache.connection import (
     CONNECT_TIMEOUT,
     REDIS_FAILED,
     close_redis,
     drop_connections,
-    for_one_at_a_time,
     open_redis,
+    probe_keys,
+    read_values,
+    single_connection_client,
 )
-from animora_server.cache.lookups import Found, LookUps, NoAnswer
+from animora_server.cache.lookups import Found, LookupBatcher, NoAnswer
 from animora_server.cache.writes import Outcome, Write, WriteQueue
 from animora_server.observability.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
@@ -48,22 +49,22 @@ class RedisCache:
         self._settings = settings
         self._metrics = metrics
         self._prefix = f"{settings.prefix}:".encode()
-        self._breaker = Breaker(FAILURES_TO_OPEN)
-        self._look_ups = LookUps(self._fetch, settings.timeout)
+        self._breaker = CircuitBreaker(FAILURES_TO_OPEN)
+        self._lookups = LookupBatcher(self._fetch, settings.timeout)
         self._writes = WriteQueue(self._send)
         self._client: Redis | RedisCluster
         self._reader: Redis | RedisCluster
-        self._away_since = 0.0  # on the event loop's clock; of meaning while Redis is left alone
+        self._unavailable_since = 0.0  # on the event loop's clock; of meaning while Redis is left alone
         self._full_until = float("-inf")  # on the event loop's clock
         self._refusals = 0  # batches of writes in a row
         self._reconnect_at = float("-inf")  # on the event loop's clock, not sooner
-        self._left_alone = asyncio.Event()
+        self._breaker_opened = asyncio.Event()
         self.recovery = BackgroundLoop(
             "cache-recovery",
             self._recover,
             expected=REDIS_FAILED,
             backoff=RECOVERY_BACKOFF,
-            wake=self._left_alone,
+            wake=self._breaker_opened,
         )
 
     async def __aenter__(self) -> Self:
@@ -73,14 +74,14 @@ class RedisCache:
             ConfigurationError: The URL cannot be used.
         """
         self._client = open_redis(self._settings)
-        self._reader = for_one_at_a_time(self._client)
+        self._reader = single_connection_client(self._client)
         self._metrics.breaker_open.set(1)
         try:
-            await self._try()
+            await self._probe()
         except REDIS_FAILED as error:
-            self._leave_alone(error)
+            self._open_breaker(error)
         else:
-            self._use_again()
+            self._close_breaker()
         self.recovery.start()
         return self
 
@@ -90,7 +91,7 @@ class RedisCache:
         """Drops what is queued and disconnects, without waiting for a Redis that does not answer."""
         self._breaker.open()
         await self.recovery.stop()
-        await self._look_ups.aclose()
+        await self._lookups.aclose()
         await self._writes.aclose()
         try:
             try:
@@ -107,18 +108,18 @@ class RedisCache:
         return self._prefix
 
     @property
-    def away_for(self) -> float:
+    def unavailable_for(self) -> float:
         """Seconds for which Redis has been left alone; 0 while it is used."""
-        return asyncio.get_running_loop().time() - self._away_since if self._breaker.is_open else 0.0
+        return asyncio.get_running_loop().time() - self._unavailable_since if self._breaker.is_open else 0.0
 
     @property
     def is_full(self) -> bool:
         """Whether Redis refused a write of this process for want of memory, FULL_FOR seconds ago at most."""
         return asyncio.get_running_loop().time() < self._full_until
 
-    def until(self) -> float:
+    def lookup_deadline(self) -> float:
         """When a look-up that begins now has its answer at the latest, on the event loop's clock."""
-        return self._look_ups.until()
+        return self._lookups.lookup_deadline()
 
     def find(self, keys: Sequence[bytes], size: int, until: float | None = None) -> "asyncio.Future[Found]":
         """The value of each key, or why there is no answer, to come: after the timeout at the latest.
@@ -133,7 +134,7 @@ class RedisCache:
             skipped: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
             skipped.set_result(NoAnswer.SKIPPED)
             return skipped
-        return self._look_ups.find(keys, size, until)
+        return self._lookups.find(keys, size, until)
 
     def write(self, write: Write) -> None:
         """Writes some time soon, unless Redis is left alone or too much is queued."""
@@ -162,11 +163,11 @@ class RedisCache:
         try:
             async with asyncio.timeout(self._settings.timeout):
                 try:
-                    values = await cluster.read(self._reader, keys)
+                    values = await read_values(self._reader, keys)
                 except ConnectionError:  # it may have been closed while nobody used it
-                    values = await cluster.read(self._reader, keys)
+                    values = await read_values(self._reader, keys)
         except REDIS_FAILED as error:
-            self._failed(error)
+            self._record_failure(error)
             return None
         self._metrics.round_trip.observe(time.perf_counter() - started)
         self._breaker.succeeded()
@@ -179,22 +180,22 @@ class RedisCache:
             if write.value is None:
                 pipeline.delete(write.key)
             else:
-                pipeline.set(write.key, write.value, px=write.life)
+                pipeline.set(write.key, write.value, px=write.ttl_ms)
         try:
             async with asyncio.timeout(WRITE_TIMEOUT):
                 replies = await pipeline.execute(raise_on_error=False)
         except REDIS_FAILED as error:
             replies = [error] * len(writes)
-            self._failed(error)
+            self._record_failure(error)
         # A Redis that is full or read-only refuses writes one by one and still answers look-ups.
         done = [not isinstance(reply, Exception) for reply in replies]
-        await self._connect_anew_if_refused(replies)
+        await self._reconnect_if_refused(replies)
         for write, stored in zip(writes, done, strict=True):
             if write.value is not None:
                 self._metrics.writes["stored" if stored else "error"].inc()
         return done
 
-    async def _connect_anew_if_refused(self, replies: Sequence[object]) -> None:
+    async def _reconnect_if_refused(self, replies: Sequence[object]) -> None:
         """Drops the connections where a write was refused, unless that was done a moment ago.
 
         The server may have become a replica, and another one may have taken its place.
@@ -219,17 +220,17 @@ class RedisCache:
         with suppress(*REDIS_FAILED):
             await drop_connections(self._client)
 
-    def _failed(self, error: Exception) -> None:
+    def _record_failure(self, error: Exception) -> None:
         if self._breaker.failed():
-            self._leave_alone(error)
+            self._open_breaker(error)
 
-    def _leave_alone(self, error: Exception) -> None:
+    def _open_breaker(self, error: Exception) -> None:
         log.warning("cache_unavailable", error=f"{type(error).__name__}: {error}")
         self._metrics.breaker_open.set(1)
-        self._away_since = asyncio.get_running_loop().time()
-        self._left_alone.set()
+        self._unavailable_since = asyncio.get_running_loop().time()
+        self._breaker_opened.set()
 
-    def _use_again(self) -> None:
+    def _close_breaker(self) -> None:
         self._metrics.breaker_open.set(0)
         self._breaker.close()
 
@@ -237,15 +238,15 @@ class RedisCache:
         """Tries Redis if it is left alone."""
         if not self._breaker.is_open:
             return RECOVERY_INTERVAL
-        self._left_alone.clear()
+        self._breaker_opened.clear()
         await asyncio.sleep(RECOVERY_BACKOFF.delay(1))
-        await self._try()
-        self._use_again()
+        await self._probe()
+        self._close_breaker()
         log.info("cache_available")
         return RECOVERY_INTERVAL
 
-    async def _try(self) -> None:
+    async def _probe(self) -> None:
         """Does what a look-up does; a PING is answered even where keys may not be read."""
         async with asyncio.timeout(CONNECT_TIMEOUT):
             await drop_connections(self._client)
-            await cluster.read(self._reader, cluster.probe_keys(self._client, self._prefix))
+            await read_values(self._reader, probe_keys(self._client, self._prefix))

@@ -17,7 +17,7 @@ import zlib
 
 import numpy as np
 
-from animora_server.cache.errors import UnreadableValue
+from animora_server.cache.keys import UnreadableValue
 from animora_server.types import FloatArray
 
 MAGIC = b"anm\x01"

@@ -6,7 +6,7 @@ from functools import partial
 from random import Random
 
 from animora_server.cache import score_codec
-from animora_server.cache.errors import UnreadableValue
+from animora_server.cache.keys import UnreadableValue
 from animora_server.cache.lookups import Found, NoAnswer
 from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.writes import Write
@@ -28,7 +28,7 @@ class RedisScores:
     def __init__(self, redis: RedisCache, ttl: float, metrics: CacheMetrics) -> None:
         self._redis = redis
         self._ttl = ttl
-        self._look_ups = metrics.lookups["scores"]
+        self._lookups = metrics.lookups["scores"]
         self._random = Random()
 
     def find(
@@ -38,7 +38,7 @@ class RedisScores:
         scores: asyncio.Future[list[FloatArray | None]] = asyncio.get_running_loop().create_future()
         keys = [self._redis.prefix + key for key in keys]
         size = sum([score_codec.size(key, count) for key, count in zip(keys, counts, strict=True)])
-        found = self._redis.find(keys, size, min(self._redis.until(), deadline))
+        found = self._redis.find(keys, size, min(self._redis.lookup_deadline(), deadline))
         found.add_done_callback(partial(self._answer, scores, keys, counts))
         return scores
 
@@ -53,27 +53,27 @@ class RedisScores:
             return
         values = found.result()
         if isinstance(values, NoAnswer):
-            self._look_ups[values.value].inc(len(keys))
+            self._lookups[values.value].inc(len(keys))
             scores.set_result([None] * len(keys))
         else:
             scores.set_result(list(map(self._read, keys, counts, values)))
 
     def _read(self, key: bytes, count: int, value: bytes | None) -> FloatArray | None:
         if value is None:
-            self._look_ups["miss"].inc()
+            self._lookups["miss"].inc()
             return None
         try:
             scores = score_codec.decode(value, key, count)
         except UnreadableValue:
-            self._look_ups["unreadable"].inc()
+            self._lookups["unreadable"].inc()
             self._redis.write(Write(key, None))
             return None
-        self._look_ups["hit"].inc()
+        self._lookups["hit"].inc()
         return scores
 
     def put(self, key: bytes, scores: FloatArray) -> None:
         """Stores scores float32 (m) some time soon, unless Redis is left alone or too much is queued."""
         key = self._redis.prefix + key
         jitter = self._random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)
-        life = max(1, round(1000 * self._ttl * jitter))
-        self._redis.write(Write(key, score_codec.encode(key, scores), life))
+        ttl_ms = max(1, round(1000 * self._ttl * jitter))
+        self._redis.write(Write(key, score_codec.encode(key, scores), ttl_ms))

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.cache.errors import UnreadableValue
+from animora_server.cache.keys import UnreadableValue
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.types import DegradedReason, IntArray, RankedTimeline, RankerName
 
@@ -68,17 +68,17 @@ _ID_OF: dict[int, np.dtype[Any]] = {4: _NARROW, 8: _WIDE}
 class LatestPointer:
     """Which list is a user's latest, and when it was made, in Unix seconds."""
 
-    snapshot_id: bytes
+    timeline_id: bytes
     made_at: float
 
 
-def encode_list(key: bytes, snapshot: RankedTimeline) -> bytes:
+def encode_timeline(key: bytes, snapshot: RankedTimeline) -> bytes:
     """The value of a list under a key.
 
     Raises:
         ValueError: The model version has more than 255 bytes.
     """
-    smallest, stored = _stored(snapshot.post_ids)
+    smallest, stored = _pack_ids(snapshot.post_ids)
     version = snapshot.model_version.encode()
     if len(version) > 255:
         raise ValueError("the model version is too long")
@@ -87,21 +87,23 @@ def encode_list(key: bytes, snapshot: RankedTimeline) -> bytes:
         stored.itemsize, len(version), snapshot.made_at, snapshot.fresh_until, snapshot.read_at,
         snapshot.cost, smallest,
     )  # fmt: skip
-    return _sealed(b"".join((header, version, stored.tobytes(), snapshot.scores.astype(_SCORE).tobytes())))
+    return _with_checksum(
+        b"".join((header, version, stored.tobytes(), snapshot.scores.astype(_SCORE).tobytes()))
+    )
 
 
-def decode_list(value: bytes, key: bytes, snapshot_id: bytes) -> RankedTimeline:
+def decode_timeline(value: bytes, key: bytes, timeline_id: bytes) -> RankedTimeline:
     """The list in a value; its arrays may not be written to.
 
     Args:
         value: What is stored.
         key: Where it is stored.
-        snapshot_id: The id that the key was made of.
+        timeline_id: The id that the key was made of.
 
     Raises:
         UnreadableValue: It was stored under another key, or was damaged.
     """
-    end = _checked(value, key, MAGIC, _HEADER.size)
+    end = _checked_end(value, key, MAGIC, _HEADER.size)
     _, _, ranker, reason, width, length, made_at, fresh_until, read_at, cost, smallest = _HEADER.unpack_from(
         value
     )
@@ -112,7 +114,7 @@ def decode_list(value: bytes, key: bytes, snapshot_id: bytes) -> RankedTimeline:
         if rest or count < 0:
             raise UnreadableValue("not a whole number of posts")
         return RankedTimeline(
-            snapshot_id, _loaded(value, id_type, count, start, smallest),
+            timeline_id, _unpack_ids(value, id_type, count, start, smallest),
             np.frombuffer(value, _SCORE, count, start + width * count), _RANKER_OF[ranker],
             value[_HEADER.size : start].decode(), made_at, fresh_until, read_at, cost, _REASON_OF[reason],
         )  # fmt: skip
@@ -122,7 +124,7 @@ def decode_list(value: bytes, key: bytes, snapshot_id: bytes) -> RankedTimeline:
 
 def encode_pointer(key: bytes, pointer: LatestPointer) -> bytes:
     """The value of a pointer under a key."""
-    return _sealed(_POINTER.pack(POINTER_MAGIC, _digest(key), pointer.snapshot_id, pointer.made_at))
+    return _with_checksum(_POINTER.pack(POINTER_MAGIC, _digest(key), pointer.timeline_id, pointer.made_at))
 
 
 def decode_pointer(value: bytes, key: bytes) -> LatestPointer:
@@ -131,16 +133,18 @@ def decode_pointer(value: bytes, key: bytes) -> LatestPointer:
     Raises:
         UnreadableValue: It was stored under another key, or was damaged.
     """
-    if _checked(value, key, POINTER_MAGIC, _POINTER.size) != _POINTER.size:
+    if _checked_end(value, key, POINTER_MAGIC, _POINTER.size) != _POINTER.size:
         raise UnreadableValue("too long")
-    _, _, snapshot_id, made_at = _POINTER.unpack_from(value)
-    return LatestPointer(snapshot_id, made_at)
+    _, _, timeline_id, made_at = _POINTER.unpack_from(value)
+    return LatestPointer(timeline_id, made_at)
 
 
 def encode_posts(key: bytes, post_ids: IntArray) -> bytes:
     """The value of a generation's posts int64 (k) under a key."""
-    smallest, stored = _stored(post_ids)
-    return _sealed(_POSTS.pack(POSTS_MAGIC, _digest(key), stored.itemsize, smallest) + stored.tobytes())
+    smallest, stored = _pack_ids(post_ids)
+    return _with_checksum(
+        _POSTS.pack(POSTS_MAGIC, _digest(key), stored.itemsize, smallest) + stored.tobytes()
+    )
 
 
 def decode_posts(value: bytes, key: bytes) -> IntArray:
@@ -149,24 +153,24 @@ def decode_posts(value: bytes, key: bytes) -> IntArray:
     Raises:
         UnreadableValue: It was stored under another key, or was damaged.
     """
-    end = _checked(value, key, POSTS_MAGIC, _POSTS.size)
+    end = _checked_end(value, key, POSTS_MAGIC, _POSTS.size)
     _, _, width, smallest = _POSTS.unpack_from(value)
     if width not in _ID_OF:
         raise UnreadableValue("not of this version's making")
     count, rest = divmod(end - _POSTS.size, width)
     if rest:
         raise UnreadableValue("not a whole number of posts")
-    return _loaded(value, _ID_OF[width], count, _POSTS.size, smallest)
+    return _unpack_ids(value, _ID_OF[width], count, _POSTS.size, smallest)
 
 
-def _stored(ids: IntArray) -> tuple[int, npt.NDArray[Any]]:
+def _pack_ids(ids: IntArray) -> tuple[int, npt.NDArray[Any]]:
     """The smallest of ids int64 (n), and the ids as they are stored: uint32 above it, or int64."""
     smallest, largest = (int(ids.min()), int(ids.max())) if len(ids) else (0, 0)
     narrow = largest - smallest < NARROW_SPAN
     return smallest, (ids - smallest).astype(_NARROW) if narrow else ids.astype(_WIDE)
 
 
-def _loaded(value: bytes, id_type: np.dtype[Any], count: int, start: int, smallest: int) -> IntArray:
+def _unpack_ids(value: bytes, id_type: np.dtype[Any], count: int, start: int, smallest: int) -> IntArray:
     """The ids int64 (count) that begin at a byte of a value."""
     ids = np.frombuffer(value, id_type, count, start)
     return ids if id_type is _WIDE else ids + np.int64(smallest)
@@ -176,11 +180,11 @@ def _digest(key: bytes) -> bytes:
     return hashlib.blake2b(key, digest_size=8).digest()
 
 
-def _sealed(body: bytes) -> bytes:
+def _with_checksum(body: bytes) -> bytes:
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
-def _checked(value: bytes, key: bytes, magic: bytes, header: int) -> int:
+def _checked_end(value: bytes, key: bytes, magic: bytes, header: int) -> int:
     """Where the checksum begins, if the value is whole and the key's."""
     end = len(value) - _CHECKSUM.size
     if end < header or not value.startswith(magic + _digest(key)):

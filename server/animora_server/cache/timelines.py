@@ -7,24 +7,23 @@ from math import inf
 from random import Random
 from typing import Protocol
 
-from animora_server.cache.errors import UnreadableValue
-from animora_server.cache.keys import latest_key, list_key
+from animora_server.cache.keys import UnreadableValue, latest_key, stored_timeline_key
 from animora_server.cache.lookups import NoAnswer
 from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.timeline_codec import (
     LatestPointer,
-    decode_list,
     decode_pointer,
-    encode_list,
+    decode_timeline,
     encode_pointer,
+    encode_timeline,
 )
 from animora_server.cache.writes import Write
 from animora_server.observability.metrics import CacheMetrics
 from animora_server.settings import TimelineSettings
 from animora_server.types import Generation, RankedTimeline
 
-ASK_AGAIN_AFTER = 0.01  # seconds
-AWAY = 0.25  # seconds after which a Redis that is left alone is not expected back within a call
+RETRY_INTERVAL = 0.01  # seconds
+MAX_UNAVAILABLE = 0.25  # seconds after which a Redis that is left alone is not expected back within a call
 TTL_JITTER = 0.1  # of the TTL and only upward: a list must not go before its page tokens do
 
 
@@ -37,7 +36,7 @@ class CurrentGeneration(Protocol):
         ...
 
 
-class ListLife:
+class TimelineTtl:
     """How long lists stay in Redis: while fresh, then stale, then for a token that was given out last."""
 
     def __init__(self, settings: TimelineSettings) -> None:
@@ -65,8 +64,8 @@ class RedisTimelineStore:
         self._clock = clock
         self._generations = generations
         self._size = settings.max_bytes
-        self._life = ListLife(settings)
-        self._look_ups = metrics.lookups["timelines"]
+        self._ttl = TimelineTtl(settings)
+        self._lookups = metrics.lookups["timelines"]
 
     async def latest(self, key: bytes) -> RankedTimeline | None:
         """The newest list of a key: one round trip for a precomputed one, two for one made since."""
@@ -74,80 +73,83 @@ class RedisTimelineStore:
         pointer_key = latest_key(self._redis.prefix, key)
         keys = [pointer_key]
         if generation is not None:
-            keys.append(list_key(self._redis.prefix, generation.generation_id, key))
-        until = self._redis.until()
+            keys.append(stored_timeline_key(self._redis.prefix, generation.generation_id, key))
+        until = self._redis.lookup_deadline()
         found = await self._redis.find(keys, self._size, until)
         if isinstance(found, NoAnswer):
-            self._look_ups[found.value].inc()
+            self._lookups[found.value].inc()
             return None
         precomputed = None
         if generation is not None and found[1] is not None:
-            precomputed = self._read_list(found[1], keys[1], generation.generation_id)
+            precomputed = self._decode_timeline(found[1], keys[1], generation.generation_id)
             if precomputed is not None and precomputed.is_from_the_future(self._clock()):
                 precomputed = None  # or it would be newer than all that are made now
-        pointer = None if found[0] is None else self._read_pointer(found[0], pointer_key)
+        pointer = None if found[0] is None else self._decode_pointer(found[0], pointer_key)
         if pointer is not None and (precomputed is None or pointer.made_at > precomputed.made_at):
-            live = await self._find(key, pointer.snapshot_id, until)
+            live = await self._find(key, pointer.timeline_id, until)
             return live if isinstance(live, RankedTimeline) else precomputed
-        self._look_ups["miss" if precomputed is None else "hit"].inc()
+        self._lookups["miss" if precomputed is None else "hit"].inc()
         return precomputed
 
-    async def pinned(
-        self, key: bytes, snapshot_id: bytes, answer_by: float = inf, written_by: float = -inf
+    async def by_id(
+        self, key: bytes, timeline_id: bytes, answer_by: float = inf, written_by: float = -inf
     ) -> RankedTimeline | None:
         """See TimelineStore. A Redis that is full, or was left alone for some time, is not asked again."""
         loop = asyncio.get_running_loop()
         while True:
-            found = await self._find(key, snapshot_id, min(self._redis.until(), answer_by))
+            found = await self._find(key, timeline_id, min(self._redis.lookup_deadline(), answer_by))
             if isinstance(found, RankedTimeline):
                 return found
             if found is None and self._redis.is_full:
                 return None  # whoever made the list could not write it
             ask_again_until = written_by if found is None else answer_by
-            if loop.time() + ASK_AGAIN_AFTER > ask_again_until or self._redis.away_for > AWAY:
+            if (
+                loop.time() + RETRY_INTERVAL > ask_again_until
+                or self._redis.unavailable_for > MAX_UNAVAILABLE
+            ):
                 return None
-            await asyncio.sleep(ASK_AGAIN_AFTER)
+            await asyncio.sleep(RETRY_INTERVAL)
 
-    async def _find(self, key: bytes, snapshot_id: bytes, until: float) -> RankedTimeline | NoAnswer | None:
-        stored_key = list_key(self._redis.prefix, snapshot_id, key)
+    async def _find(self, key: bytes, timeline_id: bytes, until: float) -> RankedTimeline | NoAnswer | None:
+        stored_key = stored_timeline_key(self._redis.prefix, timeline_id, key)
         found = await self._redis.find((stored_key,), self._size, until)
         if isinstance(found, NoAnswer):
-            self._look_ups[found.value].inc()
+            self._lookups[found.value].inc()
             return found
         (value,) = found
-        snapshot = None if value is None else self._read_list(value, stored_key, snapshot_id)
-        self._look_ups["miss" if snapshot is None else "hit"].inc()
+        snapshot = None if value is None else self._decode_timeline(value, stored_key, timeline_id)
+        self._lookups["miss" if snapshot is None else "hit"].inc()
         return snapshot
 
-    async def keep(self, key: bytes, snapshot: RankedTimeline) -> bool:
+    async def put(self, key: bytes, snapshot: RankedTimeline) -> bool:
         """Stores a list; whether it is known to be stored, after the timeout at the latest."""
-        return await self._redis.store(self._list_write(key, snapshot))
+        return await self._redis.store(self._timeline_write(key, snapshot))
 
-    async def make_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
+    async def put_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
         """Stores a list, then points to it: a pointer without its list would be a miss."""
-        write = self._list_write(key, snapshot)
+        write = self._timeline_write(key, snapshot)
         pointer_key = latest_key(self._redis.prefix, key)
-        pointer = encode_pointer(pointer_key, LatestPointer(snapshot.snapshot_id, snapshot.made_at))
-        return await self._redis.store(write, Write(pointer_key, pointer, write.life))
+        pointer = encode_pointer(pointer_key, LatestPointer(snapshot.timeline_id, snapshot.made_at))
+        return await self._redis.store(write, Write(pointer_key, pointer, write.ttl_ms))
 
-    def _list_write(self, key: bytes, snapshot: RankedTimeline) -> Write:
-        stored_key = list_key(self._redis.prefix, snapshot.snapshot_id, key)
-        return Write(stored_key, encode_list(stored_key, snapshot), self._life.milliseconds(snapshot))
+    def _timeline_write(self, key: bytes, snapshot: RankedTimeline) -> Write:
+        stored_key = stored_timeline_key(self._redis.prefix, snapshot.timeline_id, key)
+        return Write(stored_key, encode_timeline(stored_key, snapshot), self._ttl.milliseconds(snapshot))
 
-    def _read_list(self, value: bytes, key: bytes, snapshot_id: bytes) -> RankedTimeline | None:
+    def _decode_timeline(self, value: bytes, key: bytes, timeline_id: bytes) -> RankedTimeline | None:
         try:
-            return decode_list(value, key, snapshot_id)
+            return decode_timeline(value, key, timeline_id)
         except UnreadableValue:
-            self._forget(key)
+            self._delete_unreadable(key)
             return None
 
-    def _read_pointer(self, value: bytes, key: bytes) -> LatestPointer | None:
+    def _decode_pointer(self, value: bytes, key: bytes) -> LatestPointer | None:
         try:
             return decode_pointer(value, key)
         except UnreadableValue:
-            self._forget(key)
+            self._delete_unreadable(key)
             return None
 
-    def _forget(self, key: bytes) -> None:
-        self._look_ups["unreadable"].inc()
+    def _delete_unreadable(self, key: bytes) -> None:
+        self._lookups["unreadable"].inc()
         self._redis.write(Write(key, None))

@@ -14,11 +14,11 @@ MAX_BATCH_BYTES = 1 << 20
 
 @fast_dataclass
 class Write:
-    """A value to store for `life` milliseconds, or None to delete the key."""
+    """A value to store for `ttl_ms` milliseconds, or None to delete the key."""
 
     key: bytes
     value: bytes | None
-    life: int = 0
+    ttl_ms: int = 0
 
     @property
     def size(self) -> int:
@@ -62,7 +62,7 @@ class WriteQueue:
             self._sending.cancel()
             await asyncio.wait([self._sending])
         for _, outcome in self._queued:
-            _settle(outcome, False)
+            _resolve(outcome, False)
         self._queued.clear()
         self._queued_bytes = 0
 
@@ -71,10 +71,10 @@ class WriteQueue:
             try:
                 done = await self._send([write for write, _ in batch])
                 for (_, outcome), stored in zip(batch, done, strict=True):
-                    _settle(outcome, stored)
+                    _resolve(outcome, stored)
             finally:
                 for _, outcome in batch:
-                    _settle(outcome, False)
+                    _resolve(outcome, False)
 
     def _take(self) -> list[tuple[Write, Outcome | None]]:
         batch: list[tuple[Write, Outcome | None]] = []
@@ -86,7 +86,7 @@ class WriteQueue:
         return batch
 
 
-def _settle(outcome: Outcome | None, done: bool) -> None:
+def _resolve(outcome: Outcome | None, done: bool) -> None:
     """Tells whoever waits, and waits still."""
     if outcome is not None and not outcome.done():
         outcome.set_result(done)

@@ -18,22 +18,24 @@ from animora_server.settings import Settings
 CANCEL_INTERVAL = 0.5  # seconds; Python 3.11's wait_for, which redis-py uses, may lose a cancellation
 # What a run cannot help; the generation stays as it is.
 FAILURES = (StoreError, ArtifactError, DeviceFault, OSError)
-GOES_ON = "what is written stays, and the same command goes on from there"
-SERVED = "timelines are served from the new generation, and lists of the one before will expire by themselves"
+RESUMABLE = "what is written stays, and the same command goes on from there"
+SWAPPED = (
+    "timelines are served from the new generation, and lists of the one before will expire by themselves"
+)
 
 
-async def run_in_redis(settings: Settings, order: RunOptions, watch: RunObserver) -> RunSummary:
+async def run_in_redis(settings: Settings, options: RunOptions, observer: RunObserver) -> RunSummary:
     """A run into the Redis of the settings. Raises as `job.run` does."""
     async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
-        return await run(settings, order, RetryingGenerationStore(generations), watch)
+        return await run(settings, options, RetryingGenerationStore(generations), observer)
 
 
-async def precompute(settings: Settings, order: RunOptions, out: Console, err: Console) -> int:
+async def precompute(settings: Settings, options: RunOptions, out: Console, err: Console) -> int:
     """Makes the lists of a shard, shows how far it is, and says what it did.
 
     Args:
         settings: Where everything is.
-        order: What is asked for.
+        options: What is asked for.
         out: Takes the table.
         err: Takes the bar, and what went wrong.
 
@@ -44,21 +46,21 @@ async def precompute(settings: Settings, order: RunOptions, out: Console, err: C
         ConfigurationError: What is asked for does not fit the generation being built, or cannot be had.
     """
     with ProgressBar(err) as bar:
-        running = asyncio.create_task(run_in_redis(settings, order, bar))
+        running = asyncio.create_task(run_in_redis(settings, options, bar))
         number = await _ended_or_signalled(running)
     if running.cancelled():
         name = signal.Signals(number).name
         if bar.has_swapped:
-            err.print(f"stopped by {name}; {SERVED}")
+            err.print(f"stopped by {name}; {SWAPPED}")
             return 0
-        err.print(f"stopped by {name}; {GOES_ON}")
+        err.print(f"stopped by {name}; {RESUMABLE}")
         return 128 + number
     try:
         summary = running.result()
     except (*FAILURES, GenerationGone, InvalidScores) as error:
-        err.print(f"animora-server: {told(error)}", markup=False)
+        err.print(f"animora-server: {error_line(error)}", markup=False)
         return 1
-    out.print(summary_table(summary, str(order.shard)))
+    out.print(summary_table(summary, str(options.shard)))
     return 0
 
 
@@ -82,7 +84,7 @@ async def _ended_or_signalled(running: asyncio.Task[RunSummary]) -> int:
     return signalled.result() if signalled.done() else 0
 
 
-def told(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """What ended a run, in a line, as PyTorch's texts may have many, and what becomes of it."""
     line = " ".join(str(error).split())
-    return f"{line}; {GOES_ON}" if isinstance(error, FAILURES) else line
+    return f"{line}; {RESUMABLE}" if isinstance(error, FAILURES) else line

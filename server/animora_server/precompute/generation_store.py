@@ -11,10 +11,10 @@ from redis.asyncio import Redis, RedisCluster
 
 from animora_server.cache import keys
 from animora_server.cache.connection import REDIS_FAILED, close_redis, drop_connections, open_redis
-from animora_server.cache.errors import UnreadableValue
 from animora_server.cache.generation_codec import decode_generation, encode_generation
-from animora_server.cache.timeline_codec import decode_posts, encode_list, encode_posts
-from animora_server.cache.timelines import ListLife
+from animora_server.cache.keys import UnreadableValue
+from animora_server.cache.timeline_codec import decode_posts, encode_posts, encode_timeline
+from animora_server.cache.timelines import TimelineTtl
 from animora_server.cache.writes import Write
 from animora_server.errors import GenerationGone, StoreError
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
@@ -36,18 +36,18 @@ GONE = (
 
 # In these scripts KEYS are the current record, the one being built, the set of shards that are done, and the
 # generation's posts; ARGV[1] is the generation's id, which its record contains.
-_IS_CURRENT, _GOES_ON, _IS_UNKNOWN, _HAS_CHANGED = 1, 0, -1, -2
+_IS_CURRENT, _UNFINISHED, _GONE, _HAS_CHANGED = 1, 0, -1, -2
 FINISH = f"""
 local current = redis.call('GET', KEYS[1])
 if current and string.find(current, ARGV[1], 1, true) then return {_IS_CURRENT} end
 local building = redis.call('GET', KEYS[2])
-if not (building and string.find(building, ARGV[1], 1, true)) then return {_IS_UNKNOWN} end
+if not (building and string.find(building, ARGV[1], 1, true)) then return {_GONE} end
 redis.call('SADD', KEYS[3], ARGV[2])
 if redis.call('SCARD', KEYS[3]) < tonumber(ARGV[3]) then
     redis.call('PEXPIRE', KEYS[2], ARGV[4])
     redis.call('PEXPIRE', KEYS[3], ARGV[4])
     redis.call('PEXPIRE', KEYS[4], ARGV[4])
-    return {_GOES_ON}
+    return {_UNFINISHED}
 end
 redis.call('SET', KEYS[1], building, 'PX', ARGV[5])
 redis.call('PEXPIRE', KEYS[4], ARGV[5])
@@ -57,12 +57,12 @@ return {_IS_CURRENT}
 # ARGV[2] is what was read, ARGV[3] what takes its place, unless another run has changed it in between.
 INTERSECT = f"""
 local building = redis.call('GET', KEYS[2])
-if not (building and string.find(building, ARGV[1], 1, true)) then return {_IS_UNKNOWN} end
+if not (building and string.find(building, ARGV[1], 1, true)) then return {_GONE} end
 if (redis.call('GET', KEYS[4]) or '') ~= ARGV[2] then return {_HAS_CHANGED} end
 redis.call('SET', KEYS[4], ARGV[3], 'PX', ARGV[4])
-return {_GOES_ON}
+return {_UNFINISHED}
 """
-KEEP = """
+EXTEND = """
 local building = redis.call('GET', KEYS[2])
 if building and string.find(building, ARGV[1], 1, true) then
     redis.call('PEXPIRE', KEYS[2], ARGV[2])
@@ -89,7 +89,7 @@ class RedisGenerations:
     ) -> None:
         self._cache = cache
         self._prefix = f"{cache.prefix}:".encode()
-        self._life = ListLife(timeline)
+        self._life = TimelineTtl(timeline)
         self._retired_life = round(1000 * (timeline.token_ttl + RETIREMENT_MARGIN))
         self._building_life = round(1000 * precompute.resume_within)  # from the last sign of life
         # As long as a list lives at least: after that there is nothing left to serve.
@@ -125,7 +125,7 @@ class RedisGenerations:
         """See GenerationStore."""
         key = keys.building_generation_key(self._prefix)
         while True:
-            async with self._failures_named():
+            async with self._store_errors():
                 begun = await self._client.set(
                     key, encode_generation(generation), px=self._building_life, nx=True
                 )
@@ -142,27 +142,27 @@ class RedisGenerations:
         """See GenerationStore. Compares and sets, so that no run of several at once undoes another's."""
         key = keys.generation_posts_key(self._prefix, generation.generation_id)
         while True:
-            async with self._failures_named():
+            async with self._store_errors():
                 stored = cast(bytes | None, await self._client.get(key))
             remaining = _intersection(stored, key, post_ids)
             state = await self._run(INTERSECT, generation, stored or b"", remaining, self._building_life)
-            if state == _IS_UNKNOWN:
+            if state == _GONE:
                 raise GenerationGone(GONE)
-            if state == _GOES_ON:
-                await self._keep(generation)
+            if state == _UNFINISHED:
+                await self._extend_life(generation)
                 return
 
-    async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
+    async def are_stored(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
         """See GenerationStore."""
-        present: list[bool] = []
+        are_stored: list[bool] = []
         for start in range(0, len(keys), BATCH_KEYS):
             pipeline = self._client.pipeline(transaction=False)
             for key in keys[start : start + BATCH_KEYS]:
-                pipeline.exists(self._list_key(generation, key))
-            async with self._failures_named():
-                present += [reply == 1 for reply in await pipeline.execute()]
-        await self._keep(generation)
-        return present
+                pipeline.exists(self._timeline_key(generation, key))
+            async with self._store_errors():
+                are_stored += [reply == 1 for reply in await pipeline.execute()]
+        await self._extend_life(generation)
+        return are_stored
 
     async def put(self, generation: Generation, lists: Sequence[tuple[bytes, RankedTimeline]]) -> int:
         """See GenerationStore."""
@@ -170,11 +170,11 @@ class RedisGenerations:
         for batch in _batches(self._write(generation, key, snapshot) for key, snapshot in lists):
             pipeline = self._client.pipeline(transaction=False)
             for write in batch:
-                pipeline.set(write.key, write.value or b"", px=write.life)
+                pipeline.set(write.key, write.value or b"", px=write.ttl_ms)
                 size += len(write.value or b"")
-            async with self._failures_named():
+            async with self._store_errors():
                 await pipeline.execute()
-        await self._keep(generation)
+        await self._extend_life(generation)
         return size
 
     async def finish_shard(self, generation: Generation, shard: int) -> bool:
@@ -182,31 +182,31 @@ class RedisGenerations:
         state = await self._run(
             FINISH, generation, shard, generation.shards, self._building_life, self._current_life
         )
-        if state == _IS_UNKNOWN:
+        if state == _GONE:
             raise GenerationGone(GONE)
         return state == _IS_CURRENT
 
     async def retire(self, generation: Generation) -> int:
         """See GenerationStore. A list may be counted twice where Redis grows its table meanwhile."""
-        pattern = keys.list_pattern(self._prefix, generation.generation_id)
+        pattern = keys.stored_timeline_pattern(self._prefix, generation.generation_id)
         count = 0
         batch: list[bytes] = []
-        async with self._failures_named():
-            await self._shorten([keys.generation_posts_key(self._prefix, generation.generation_id)])
+        async with self._store_errors():
+            await self._shorten_ttl([keys.generation_posts_key(self._prefix, generation.generation_id)])
             async for key in self._client.scan_iter(match=pattern, count=BATCH_KEYS):
                 batch.append(key)
                 if len(batch) == BATCH_KEYS:
-                    await self._shorten(batch)
+                    await self._shorten_ttl(batch)
                     count += len(batch)
                     batch = []
-            await self._shorten(batch)
+            await self._shorten_ttl(batch)
         return count + len(batch)
 
-    async def _keep(self, generation: Generation) -> None:
+    async def _extend_life(self, generation: Generation) -> None:
         """Lets a generation that is being built live on: a run is at work for it."""
-        await self._run(KEEP, generation, self._building_life)
+        await self._run(EXTEND, generation, self._building_life)
 
-    async def _shorten(self, keys: list[bytes]) -> None:
+    async def _shorten_ttl(self, keys: list[bytes]) -> None:
         pipeline = self._client.pipeline(transaction=False)
         for key in keys:
             pipeline.pexpire(key, self._retired_life, lt=True)
@@ -214,7 +214,7 @@ class RedisGenerations:
 
     async def _record(self, key: bytes) -> Generation | None:
         """A record; one that cannot be read is deleted."""
-        async with self._failures_named():
+        async with self._store_errors():
             value = cast(bytes | None, await self._client.get(key))
             try:
                 return None if value is None else decode_generation(value)
@@ -229,14 +229,14 @@ class RedisGenerations:
             keys.finished_shards_key(self._prefix, generation.generation_id),
             keys.generation_posts_key(self._prefix, generation.generation_id),
         )
-        async with self._failures_named():
+        async with self._store_errors():
             reply = self._client.eval(
                 script, len(stored), *stored, generation.generation_id.hex(), *arguments
             )
             return int(await reply)
 
     @asynccontextmanager
-    async def _failures_named(self) -> AsyncIterator[None]:
+    async def _store_errors(self) -> AsyncIterator[None]:
         """Raises what Redis fails with as StoreError; another attempt finds out anew where Redis is."""
         try:
             yield
@@ -246,11 +246,11 @@ class RedisGenerations:
             raise StoreError(f"Redis: {type(error).__name__}: {error}") from error
 
     def _write(self, generation: Generation, key: bytes, snapshot: RankedTimeline) -> Write:
-        stored_key = self._list_key(generation, key)
-        return Write(stored_key, encode_list(stored_key, snapshot), self._life.milliseconds(snapshot))
+        stored_key = self._timeline_key(generation, key)
+        return Write(stored_key, encode_timeline(stored_key, snapshot), self._life.milliseconds(snapshot))
 
-    def _list_key(self, generation: Generation, key: bytes) -> bytes:
-        return keys.list_key(self._prefix, generation.generation_id, key)
+    def _timeline_key(self, generation: Generation, key: bytes) -> bytes:
+        return keys.stored_timeline_key(self._prefix, generation.generation_id, key)
 
 
 def _intersection(stored: bytes | None, key: bytes, post_ids: IntArray) -> bytes:

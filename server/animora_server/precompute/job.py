@@ -21,7 +21,13 @@ from animora_server.precompute.load import (
     width_preference,
     window_at,
 )
-from animora_server.precompute.plan import RESTART, Plan, abandon_unfinished, fresh_id, join
+from animora_server.precompute.plan import (
+    RESTART,
+    Plan,
+    abandon_unfinished,
+    begin_or_resume,
+    new_generation_id,
+)
 from animora_server.precompute.protocols import GenerationStore
 from animora_server.precompute.rank import ChunkRanker
 from animora_server.precompute.rate_limiter import RateLimiter
@@ -29,7 +35,7 @@ from animora_server.precompute.scoring import WindowScorer
 from animora_server.precompute.shard import Shard
 from animora_server.precompute.summary import RunSummary, RunTotals
 from animora_server.precompute.swap import SwapObserver, finish
-from animora_server.precompute.write import ListWriter, WriteObserver
+from animora_server.precompute.write import TimelineWriter, WriteObserver
 from animora_server.settings import Settings
 from animora_server.store import PostgresStore
 from animora_server.timeline.keys import settings_digest
@@ -63,7 +69,7 @@ class RunObserver(WriteObserver, SwapObserver, Protocol):
         ...
 
 
-class Unwatched:
+class NullObserver:
     """A run that nobody watches; see RunObserver."""
 
     def planned(self, plan: Plan, users: int) -> None:
@@ -77,7 +83,7 @@ class Unwatched:
 
 
 async def run(
-    settings: Settings, order: RunOptions, store: GenerationStore, watch: RunObserver
+    settings: Settings, options: RunOptions, store: GenerationStore, observer: RunObserver
 ) -> RunSummary:
     """Makes the lists of a shard; whatever ends it early, the same run again goes on where it was.
 
@@ -91,31 +97,31 @@ async def run(
         GenerationGone: Another run has abandoned the generation.
     """
     began = time.perf_counter()
-    if order.restart and order.shard.index:
+    if options.restart and options.shard.index:
         raise ConfigurationError("--restart: shard 0 may; the others join what it has begun")
     models = open_models(settings.models)
     with closing(PostgresStore(settings.database)) as database:
         async with database.reading() as reading:
             snapshot = await load_catalog(reading, settings.catalog, await width_preference(models))
-            plan = await _plan(settings, order, snapshot, models, store)
-            users = await reading.users(_active_since(plan.generation, order))
+            plan = await _plan(settings, options, snapshot, models, store)
+            users = await reading.users(_active_since(plan.generation, options))
     generation = plan.generation
     window = window_at(snapshot, settings.timeline, generation.made_at)
     await store.intersect_posts(generation, window.post_ids)
-    limiter = RateLimiter(order.rate)
+    limiter = RateLimiter(options.rate)
     scorer = None
     if models is not None and generation.model_version:
         scorer = await load_scorer(models, generation.model_version, window, settings.scorer, limiter)
-    mine = users[order.shard.holds(users)]  # int64 (u)
-    watch.planned(plan, len(mine))
+    mine = users[options.shard.holds(users)]  # int64 (u)
+    observer.planned(plan, len(mine))
     loaded = time.perf_counter()
     ranker = ChunkRanker(generation, window, scorer, settings, limiter)
-    writer = ListWriter(store, generation, ranker, limiter, watch)
+    writer = TimelineWriter(store, generation, ranker, limiter, observer)
     totals = await writer.write(mine, settings.precompute.workers, look_first=plan.resumed)
     written = time.perf_counter()
     if scorer is not None and totals.left_out:
-        _require_sound(scorer, mine, totals)
-    swap = await finish(store, generation, order.shard.index, watch)
+        _require_finite_scores(scorer, mine, totals)
+    swap = await finish(store, generation, options.shard.index, observer)
     return RunSummary(
         generation=generation,
         totals=totals,
@@ -131,18 +137,18 @@ async def run(
 
 async def _plan(
     settings: Settings,
-    order: RunOptions,
+    options: RunOptions,
     snapshot: CatalogSnapshot,
     models: VersionSource | None,
     store: GenerationStore,
 ) -> Plan:
     """What to build, once nothing stands against it."""
-    proposal = await _propose(settings, order, snapshot, models)
+    proposal = await _propose(settings, options, snapshot, models)
     if models is not None and not proposal.model_version:
-        await _keep_models_lists(store)
-    if order.restart:  # now that a new one can be begun
+        await _refuse_to_replace_model(store)
+    if options.restart:  # now that a new one can be begun
         await abandon_unfinished(store)
-    plan = await join(store, proposal)
+    plan = await begin_or_resume(store, proposal)
     version = plan.generation.model_version
     if version and models is None:
         raise ConfigurationError(
@@ -160,22 +166,22 @@ async def _plan(
 
 
 async def _propose(
-    settings: Settings, order: RunOptions, snapshot: CatalogSnapshot, models: VersionSource | None
+    settings: Settings, options: RunOptions, snapshot: CatalogSnapshot, models: VersionSource | None
 ) -> Generation:
     """What a new generation would be, made now."""
     active = await asyncio.to_thread(models.active) if models else None
     return Generation(
-        generation_id=fresh_id(),
+        generation_id=new_generation_id(),
         made_at=snapshot.read_at,  # the database's clock, which all shards and servers share
         read_at=snapshot.read_at,
         model_version=active or "",
         catalog_digest=await asyncio.to_thread(catalog_digest, snapshot),
         settings_digest=settings_digest(settings.timeline, settings.ranking),
-        shards=order.shard.count,
+        shards=options.shard.count,
     )
 
 
-async def _keep_models_lists(store: GenerationStore) -> None:
+async def _refuse_to_replace_model(store: GenerationStore) -> None:
     """Refuses to replace a model's lists for want of one: a store that is not there looks empty."""
     current = await store.current()
     if current is not None and current.model_version:
@@ -186,7 +192,7 @@ async def _keep_models_lists(store: GenerationStore) -> None:
         )
 
 
-def _require_sound(scorer: WindowScorer, user_ids: IntArray, totals: RunTotals) -> None:
+def _require_finite_scores(scorer: WindowScorer, user_ids: IntArray, totals: RunTotals) -> None:
     """Refuses a model that gave none of the users int64 (u) whom it knows scores that are numbers."""
     trained = np.count_nonzero(scorer.user_rows(user_ids))
     if totals.left_out == trained:
@@ -196,8 +202,8 @@ def _require_sound(scorer: WindowScorer, user_ids: IntArray, totals: RunTotals) 
         )
 
 
-def _active_since(generation: Generation, order: RunOptions) -> datetime | None:
+def _active_since(generation: Generation, options: RunOptions) -> datetime | None:
     """From when on users must have liked or commented; counted from the generation, as all ages are."""
-    if order.active_days is None:
+    if options.active_days is None:
         return None
-    return datetime.fromtimestamp(generation.made_at, UTC) - timedelta(days=order.active_days)
+    return datetime.fromtimestamp(generation.made_at, UTC) - timedelta(days=options.active_days)

@@ -28,12 +28,12 @@ class Plan:
     model_changed: bool
 
 
-def fresh_id() -> bytes:
+def new_generation_id() -> bytes:
     """An id for a generation."""
     return secrets.token_bytes(ID_BYTES)
 
 
-async def join(store: GenerationStore, proposal: Generation) -> Plan:
+async def begin_or_resume(store: GenerationStore, proposal: Generation) -> Plan:
     """Begins the generation that is proposed, or goes on with the one that is being built.
 
     Args:

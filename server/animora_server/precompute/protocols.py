@@ -46,7 +46,7 @@ class GenerationStore(Protocol):
         """
         ...
 
-    async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
+    async def are_stored(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
         """For each key whether its list is stored."""
         ...
 

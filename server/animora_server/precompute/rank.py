@@ -60,7 +60,7 @@ class ChunkRanker:
         # newer than these lists. Where it began before, its time is as good, and a resume gives the same.
         self._read_at = min(generation.read_at, self._catalog.read_at)
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
-        self._maker = FeedOrderer(settings.timeline, heuristic)
+        self._orderer = FeedOrderer(settings.timeline, heuristic)
         # The heuristic thinks the same of a post whoever looks: float32 (n), by catalog row.
         self._heuristic_values = np.zeros(len(self._catalog), np.float32)
         terms = heuristic.terms(self._catalog, window.rows, generation.made_at)
@@ -87,7 +87,7 @@ class ChunkRanker:
         lists = []
         for user_id, candidate_rows, values in zip(user_ids.tolist(), rows, logits, strict=True):
             with suppress(InvalidScores):
-                lists.append((self.key(user_id), self._list(candidate_rows, values)))
+                lists.append((self.key(user_id), self._ranked_timeline(candidate_rows, values)))
         heuristic = sum(values is None for values in logits)
         totals = RunTotals(
             neucf=len(lists) - heuristic,
@@ -112,12 +112,12 @@ class ChunkRanker:
         return logits
 
     def _candidates(self, user_id: int) -> IntArray:
-        viewer = VisibilityFilter.of(
+        visibility = VisibilityFilter.of(
             self._catalog, user_id, self._settings, include_seen=False, excluded=NOTHING
         )
-        return candidates(self._catalog, viewer, self._settings, self._generation.made_at)
+        return candidates(self._catalog, visibility, self._settings, self._generation.made_at)
 
-    def _list(self, rows: IntArray, logits: FloatArray | None) -> RankedTimeline:
+    def _ranked_timeline(self, rows: IntArray, logits: FloatArray | None) -> RankedTimeline:
         """The list of posts at catalog rows int64 (m), by logits float32 (m) or else the heuristic."""
         if self._scorer is None or logits is None:
             ranker, version, values = RankerName.HEURISTIC, "", self._heuristic_values[rows]
@@ -125,9 +125,9 @@ class ChunkRanker:
             ranker, version = RankerName.NEUCF, self._scorer.version
             values = impute_featureless(logits, self._scorer.has_features(rows))
         generation = self._generation
-        listed = self._maker.order(self._catalog, rows, values, ranker, generation.made_at)
+        listed = self._orderer.order(self._catalog, rows, values, ranker, generation.made_at)
         return RankedTimeline(
-            snapshot_id=generation.generation_id,
+            timeline_id=generation.generation_id,
             post_ids=listed.post_ids,
             scores=listed.scores,
             ranker=ranker,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-class Stopped(Exception):  # it is no error
+class RunStopped(Exception):  # it is no error
     """The run is to end now."""
 
 
@@ -35,7 +35,7 @@ class RateLimiter:
             Stopped: The run is to end now.
         """
         if self._stopped.wait(min(self.reserve(pairs), threading.TIMEOUT_MAX)):
-            raise Stopped
+            raise RunStopped
 
     def reserve(self, pairs: int) -> float:
         """Takes the next turn, long enough for as many pairs; how many seconds it is away."""

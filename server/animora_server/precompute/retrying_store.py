@@ -52,9 +52,9 @@ class RetryingGenerationStore:
         """See GenerationStore."""
         await self._with_retries(lambda: self._store.intersect_posts(generation, post_ids))
 
-    async def present(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
+    async def are_stored(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
         """See GenerationStore."""
-        return await self._with_retries(lambda: self._store.present(generation, keys))
+        return await self._with_retries(lambda: self._store.are_stored(generation, keys))
 
     async def put(self, generation: Generation, lists: Sequence[tuple[bytes, RankedTimeline]]) -> int:
         """See GenerationStore."""

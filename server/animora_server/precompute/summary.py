@@ -73,7 +73,7 @@ class RunSummary:
     seconds: float
 
 
-def joined(summaries: Sequence[RunSummary], seconds: float) -> RunSummary:
+def merge_summaries(summaries: Sequence[RunSummary], seconds: float) -> RunSummary:
     """The summary of shards that made one generation.
 
     Args:

@@ -33,7 +33,7 @@ class SwapObserver(Protocol):
         ...
 
 
-async def finish(store: GenerationStore, generation: Generation, shard: int, watch: SwapObserver) -> Swap:
+async def finish(store: GenerationStore, generation: Generation, shard: int, observer: SwapObserver) -> Swap:
     """Marks a shard (from 0) as done.
 
     Raises:
@@ -43,7 +43,7 @@ async def finish(store: GenerationStore, generation: Generation, shard: int, wat
     before = await store.current()
     current = await store.finish_shard(generation, shard)
     if current:
-        watch.swapped()
+        observer.swapped()
     if not current or before is None or before.generation_id == generation.generation_id:
         return Swap(current, 0)
     try:

@@ -26,7 +26,7 @@ class WriteObserver(Protocol):
         ...
 
 
-class ListWriter:
+class TimelineWriter:
     """Takes users from their ids to lists in the store.
 
     Args:
@@ -34,7 +34,7 @@ class ListWriter:
         generation: What the lists are for.
         ranker: Makes the lists.
         limiter: Is stopped when the run ends early, so that no thread ranks on.
-        watch: Is told of each chunk.
+        observer: Is told of each chunk.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class ListWriter:
         generation: Generation,
         ranker: ChunkRanker,
         limiter: RateLimiter,
-        watch: WriteObserver,
+        observer: WriteObserver,
     ) -> None:
         self._store = store
         self._generation = generation
         self._ranker = ranker
         self._limiter = limiter
-        self._watch = watch
+        self._observer = observer
 
     async def write(self, user_ids: IntArray, threads: int, *, look_first: bool) -> RunTotals:
         """Stores the lists of users int64 (u), in their order.
@@ -89,12 +89,12 @@ class ListWriter:
             else:
                 done = await self._write(chunk, executor)
             totals += done
-            self._watch.advanced(done)
+            self._observer.advanced(done)
         return totals
 
     async def _is_stored(self, chunk: IntArray) -> bool:
         keys = [self._ranker.key(user_id) for user_id in chunk.tolist()]
-        return all(await self._store.present(self._generation, keys))
+        return all(await self._store.are_stored(self._generation, keys))
 
     async def _write(self, chunk: IntArray, executor: ThreadPoolExecutor) -> RunTotals:
         ranked = await asyncio.get_running_loop().run_in_executor(executor, self._ranker.rank, chunk)

@@ -1,7 +1,6 @@
-"""Timelines: a user's ranked lists, made once, kept, and cut into pages that hide what must be hidden.
+"""Timelines: ranked timelines are built once and stored; pages are cut from them and filtered when cut.
 
-`Timelines` answers a query: it has `TimelineResolver` find the list, or `TimelineBuilder` make it, and cuts
-a page.
+`Timelines` answers a query. `TimelineResolver` finds the ranked timeline, or has `TimelineBuilder` build it.
 """
 
 from animora_server.timeline.builder import TimelineBuilder

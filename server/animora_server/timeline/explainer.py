@@ -1,4 +1,4 @@
-"""What the scores of a page are made of: the ranker's terms, and those of re-ranking."""
+"""Explains the scores of a page: the terms of the ranker and of re-ranking."""
 
 import asyncio
 from dataclasses import replace
@@ -27,24 +27,24 @@ from animora_server.types import (
 
 @fast_dataclass
 class PagePosts:
-    """The posts of a page, and where they come from.
+    """The posts of a page, with the ranked timeline and the newer posts that they come from.
 
     Attributes:
-        snapshot: The list.
-        newer: What was merged into it, if anything.
-        positions: int64 (n), places in the list, and from its length on in what was merged.
+        timeline: The ranked timeline.
+        newer: The newer posts that were merged into the page, if any.
+        positions: int64 (n), positions in the timeline; from the timeline's length on, in the newer posts.
         post_ids: int64 (n).
         scores: float32 (n).
     """
 
-    snapshot: RankedTimeline
+    timeline: RankedTimeline
     newer: RankedPosts | None
     positions: IntArray
     post_ids: IntArray
     scores: FloatArray
 
     def where(self, kept: BoolArray) -> "PagePosts":
-        """Those of the posts that are kept: bool (n)."""
+        """The posts for which kept, bool (n), is true."""
         return replace(
             self,
             positions=self.positions[kept],
@@ -57,8 +57,8 @@ class TimelineExplainer:
     """Explains pages.
 
     Args:
-        heuristic: Ranks where the model does not.
-        reranking: How lists are re-ranked; None where they are not.
+        heuristic: The heuristic ranker.
+        reranking: How timelines are re-ranked; None if they are not.
     """
 
     def __init__(self, heuristic: Heuristic, reranking: Reranking | None) -> None:
@@ -68,14 +68,20 @@ class TimelineExplainer:
     async def explain(
         self, state: ServingState, user_id: int, posts: PagePosts, deadline: float
     ) -> PageTerms | None:
-        """The terms of a page's scores; None where the list's model cannot be asked any more, or not in time.
+        """The terms of a page's scores; None if the timeline's model is not resident or too late.
 
-        The model's terms are those of now: a list that was ranked before a post's embeddings changed has the
-        score of the old ones. The heuristic's recency is that of when the list was made.
+        The model's terms come from the current embeddings, while the scores come from those of the time when
+        the timeline was built. The heuristic's recency is of the time when the timeline was built.
+
+        Args:
+            state: The serving state of the call.
+            user_id: The user.
+            posts: The page, n posts.
+            deadline: On the event loop's clock.
         """
         rows = state.snapshot.rows(posts.post_ids)
-        if posts.snapshot.ranker is RankerName.HEURISTIC:
-            terms = heuristic_terms(self._heuristic, state.snapshot, rows, posts.snapshot.made_at)
+        if posts.timeline.ranker is RankerName.HEURISTIC:
+            terms = heuristic_terms(self._heuristic, state.snapshot, rows, posts.timeline.made_at)
         else:
             try:
                 async with asyncio.timeout_at(deadline):
@@ -90,7 +96,7 @@ class TimelineExplainer:
     async def _model_terms(
         self, state: ServingState, user_id: int, rows: IntArray, posts: PagePosts, deadline: float
     ) -> Terms:
-        model = state.resident.get(posts.snapshot.model_version)
+        model = state.resident.get(posts.timeline.model_version)
         if model is None:
             raise ModelUnavailable
         user_row = model.user_row(user_id)
@@ -104,13 +110,16 @@ class TimelineExplainer:
     def _reranking_terms(
         reranking: Reranking, catalog: CatalogSnapshot, posts: PagePosts
     ) -> tuple[Terms, BoolArray]:
-        """Terms and exploration of the page's posts: an author's posts count within their own list."""
-        listed = posts.snapshot
-        terms = reranking.terms(catalog, listed.post_ids, listed.scores, listed.made_at)
-        exploration = reranking.exploration(catalog, listed.post_ids, listed.scores)
+        """Terms (n) of the page's posts, and whether they are explored, bool (n).
+
+        The author discount of newer posts counts newer posts only, that of the timeline's the timeline's.
+        """
+        timeline = posts.timeline
+        terms = reranking.terms(catalog, timeline.post_ids, timeline.scores, timeline.made_at)
+        exploration = reranking.exploration(catalog, timeline.post_ids, timeline.scores)
         if posts.newer is not None:
             newer = posts.newer
-            more = reranking.terms(catalog, newer.post_ids, newer.scores, listed.made_at)
+            more = reranking.terms(catalog, newer.post_ids, newer.scores, timeline.made_at)
             terms = Terms(terms.names, np.concatenate((terms.values, more.values)))
             explored = reranking.exploration(catalog, newer.post_ids, newer.scores)
             exploration = np.concatenate((exploration, explored))

@@ -1,4 +1,4 @@
-"""Makes a user's list: candidates from the catalog, scored by the model or the heuristic, best first."""
+"""Ranks a user's whole feed: candidates from the catalog, scored by the model or the heuristic."""
 
 import secrets
 import time
@@ -21,13 +21,18 @@ from animora_server.timeline.reranking import Reranking
 from animora_server.types import DegradedReason, FloatArray, IntArray, RankedTimeline, RankerName
 
 ID_BYTES = 16
-NOTHING = np.empty(0, np.int64)
-TTL_JITTER = 0.1  # of the time to live, so that what was made together is not due together
+NO_IDS = np.empty(0, np.int64)
+TTL_JITTER = 0.1  # of the time to live, so that timelines built at one time are not due at one time
 
 
 @fast_dataclass
 class FeedKey:
-    """Whom a list is for: a user, and whether it keeps posts that they have liked or commented on."""
+    """Whose timeline, and with which options.
+
+    Attributes:
+        user_id: Any signed 64-bit integer.
+        include_seen: Whether the timeline keeps posts that the user liked or commented on.
+    """
 
     user_id: int
     include_seen: bool
@@ -35,7 +40,7 @@ class FeedKey:
 
 @fast_dataclass
 class _Scores:
-    """Values float32 (k) and what gave them."""
+    """Scores float32 (k) of candidates, and the ranker that they are from."""
 
     values: FloatArray
     ranker: RankerName
@@ -43,12 +48,12 @@ class _Scores:
 
 
 @fast_dataclass
-class _Draft:
-    """A list that is being made.
+class _Candidates:
+    """The candidates of a timeline that is being built.
 
     Attributes:
-        rows: int64 (k), the candidates.
-        now: Unix seconds that ages are counted from.
+        rows: int64 (k), in the catalog.
+        now: Unix seconds from which ages are counted.
         started: `time.perf_counter()`.
     """
 
@@ -61,8 +66,8 @@ class FeedRanker:
     """Ranks a user's whole feed.
 
     Args:
-        heuristic: Ranks for users whom the model does not know, and where it cannot answer.
-        settings: Which posts, how many, and how long a list is fresh.
+        heuristic: Ranks for users whom the model does not know, and as a fallback.
+        settings: Which posts, how many, and how long a ranked timeline is fresh.
         clock: Unix seconds.
     """
 
@@ -72,65 +77,76 @@ class FeedRanker:
         self._heuristic = heuristic
         self._settings = settings
         self._clock = clock
-        self._maker = FeedOrderer(settings, heuristic)
+        self._orderer = FeedOrderer(settings, heuristic)
         self._random = Random()
 
     @property
     def reranking(self) -> Reranking | None:
-        """How lists are re-ranked; None where they are not."""
-        return self._maker.reranking
+        """How timelines are re-ranked; None if they are not."""
+        return self._orderer.reranking
 
-    def most_candidates(self, catalog: CatalogSnapshot) -> int:
-        """How many candidates a list has at most."""
+    def max_candidates(self, catalog: CatalogSnapshot) -> int:
+        """Upper bound of the candidates of one timeline."""
         return min(len(catalog.feed.rows), self._settings.max_candidates)
 
     async def rank(self, state: ServingState, feed_key: FeedKey, deadline: float | None) -> RankedTimeline:
-        """The list for an audience.
+        """Builds the ranked timeline of a feed key.
 
-        Without a deadline (loop's clock) nobody waits for it: requests that have one go first.
+        Args:
+            state: The serving state.
+            feed_key: The feed key.
+            deadline: On the event loop's clock. With None the scoring is background work: scoring with a
+                deadline goes first.
 
         Raises:
             ScoringFailed: The model cannot answer, or not before the deadline.
         """
-        draft = self._draft(state.snapshot, feed_key)
+        found = self._candidates(state.snapshot, feed_key)
         user_id = feed_key.user_id
-        scores = await self._score(state.snapshot, state.active, user_id, draft.rows, draft.now, deadline)
-        return self._finish(state.snapshot, draft, scores)
+        scores = await self._score(state.snapshot, state.active, user_id, found.rows, found.now, deadline)
+        return self._finish(state.snapshot, found, scores)
 
-    def rank_degraded(
+    def rank_by_heuristic(
         self, catalog: CatalogSnapshot, feed_key: FeedKey, reason: DegradedReason
     ) -> RankedTimeline:
-        """The list for an audience by the heuristic, which stands in for the model; it is never fresh."""
-        draft = self._draft(catalog, feed_key)
-        snapshot = self._finish(catalog, draft, self._by_heuristic(catalog, draft.rows, draft.now))
-        return replace(snapshot, degraded_reason=reason, fresh_until=snapshot.made_at)
+        """Builds the ranked timeline of a feed key by the heuristic, as a fallback. It is never fresh."""
+        found = self._candidates(catalog, feed_key)
+        timeline = self._finish(catalog, found, self._by_heuristic(catalog, found.rows, found.now))
+        return replace(timeline, degraded_reason=reason, fresh_until=timeline.made_at)
 
     async def rank_newer(
-        self, state: ServingState, user_id: int, snapshot: RankedTimeline, rows: IntArray, deadline: float
+        self, state: ServingState, user_id: int, timeline: RankedTimeline, rows: IntArray, deadline: float
     ) -> RankedPosts:
-        """Posts at rows int64 (k) that are newer than a list, scored as if they had been in it.
+        """Ranks newer posts as if they had been candidates of a ranked timeline.
 
-        Less those of which the model knows nothing: all of a feed must be ranked to say where they belong.
+        Posts without features are left out: their imputed score is a median over the whole feed.
+
+        Args:
+            state: The serving state.
+            user_id: The user.
+            timeline: The ranked timeline.
+            rows: int64 (k), the newer posts' catalog rows.
+            deadline: On the event loop's clock.
 
         Raises:
-            ScoringFailed: The list's model cannot answer, or not before the deadline (loop's clock).
+            ScoringFailed: The timeline's model cannot answer, or not before the deadline.
         """
-        now = snapshot.made_at  # as the list's: recency of another time would not compare
-        if snapshot.ranker is RankerName.HEURISTIC:
+        now = timeline.made_at  # recency must be comparable with that of the timeline's posts
+        if timeline.ranker is RankerName.HEURISTIC:
             scores = self._by_heuristic(state.snapshot, rows, now)
         else:
-            model = state.resident.get(snapshot.model_version)
+            model = state.resident.get(timeline.model_version)
             if model is not None:
                 rows = rows[model.has_features(rows)]
             scores = await self._score(state.snapshot, model, user_id, rows, now, deadline)
-        return self._maker.order(state.snapshot, rows, scores.values, scores.ranker, now)
+        return self._orderer.order(state.snapshot, rows, scores.values, scores.ranker, now)
 
-    def _draft(self, catalog: CatalogSnapshot, feed_key: FeedKey) -> _Draft:
+    def _candidates(self, catalog: CatalogSnapshot, feed_key: FeedKey) -> _Candidates:
         started, now = time.perf_counter(), self._clock()
         visibility = VisibilityFilter.of(
-            catalog, feed_key.user_id, self._settings, feed_key.include_seen, NOTHING
+            catalog, feed_key.user_id, self._settings, feed_key.include_seen, NO_IDS
         )
-        return _Draft(candidates(catalog, visibility, self._settings, now), now, started)
+        return _Candidates(candidates(catalog, visibility, self._settings, now), now, started)
 
     async def _score(
         self,
@@ -153,17 +169,17 @@ class FeedRanker:
         values = self._heuristic.terms(catalog, rows, now).sum(axis=1).astype(np.float32)
         return _Scores(values, RankerName.HEURISTIC, "")
 
-    def _finish(self, catalog: CatalogSnapshot, draft: _Draft, scores: _Scores) -> RankedTimeline:
-        listed = self._maker.order(catalog, draft.rows, scores.values, scores.ranker, draft.now)
+    def _finish(self, catalog: CatalogSnapshot, found: _Candidates, scores: _Scores) -> RankedTimeline:
+        ranked = self._orderer.order(catalog, found.rows, scores.values, scores.ranker, found.now)
         time_to_live = self._settings.ttl * self._random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)
         return RankedTimeline(
-            snapshot_id=secrets.token_bytes(ID_BYTES),
-            post_ids=listed.post_ids,
-            scores=listed.scores,
+            timeline_id=secrets.token_bytes(ID_BYTES),
+            post_ids=ranked.post_ids,
+            scores=ranked.scores,
             ranker=scores.ranker,
             model_version=scores.model_version,
-            made_at=draft.now,
-            fresh_until=draft.now + time_to_live,
+            made_at=found.now,
+            fresh_until=found.now + time_to_live,
             read_at=catalog.read_at,
-            cost=time.perf_counter() - draft.started,
+            cost=time.perf_counter() - found.started,
         )

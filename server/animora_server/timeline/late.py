@@ -1,4 +1,4 @@
-"""Posts that became visible late: older than a precomputed list, yet not among those it was ranked from."""
+"""Late posts: older than a precomputed timeline, but not among the posts that it was ranked from."""
 
 from collections.abc import Callable
 
@@ -9,22 +9,23 @@ from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import window_start
 from animora_server.types import GenerationPosts, IntArray, RankedTimeline
 
-# The posts of the generation that is served; None where there is none, or where they are not known.
+# The posts of the current generation; None if there is none, or if its posts are unknown.
 PostsOfGeneration = Callable[[], GenerationPosts | None]
 NO_ROWS = np.empty(0, np.int64)
 
 
 class LatePosts:
-    """Finds late posts among those that the server loaded when it started.
+    """Finds late posts among the posts that the server loaded when it started.
 
-    A catalog tells what arrived after its load, and what was made or changed shortly before. A post that was
-    moderated, or was a draft, may be neither; the generation's posts tell that its lists lack it.
+    The catalog knows which posts arrived after its load, and which were created or changed shortly before. A
+    post that became visible after moderation, or after being a draft, may be neither. Comparing the loaded
+    posts with the generation's finds it.
 
-    Within an epoch the posts of the load keep their rows, so they are compared once for a generation.
+    Within an epoch the loaded posts keep their rows, so they are compared once for a generation.
 
     Args:
-        posts: Gives the posts of the generation.
-        settings: Bound the candidates.
+        posts: Returns the posts of the current generation.
+        settings: The bounds of the candidates.
     """
 
     def __init__(self, posts: PostsOfGeneration, settings: TimelineSettings) -> None:
@@ -33,21 +34,21 @@ class LatePosts:
         self._found_for: tuple[int, bytes] | None = None  # an epoch, and a generation's id
         self._rows = NO_ROWS
 
-    def rows(self, catalog: CatalogSnapshot, snapshot: RankedTimeline, now: float) -> IntArray:
-        """Rows int64 (m), ascending, of the late posts that a list lacks.
+    def rows(self, catalog: CatalogSnapshot, timeline: RankedTimeline, now: float) -> IntArray:
+        """Catalog rows int64 (m), ascending, of the late posts that a ranked timeline lacks.
 
-        There are none for a list that is not of the generation, or that was read after the load. Posts that
-        were deleted, or grew too old, since they were found are among them.
+        Empty for a timeline that is not of the current generation, or whose catalog was read after this
+        server's load. The rows may include posts that were deleted or grew too old since they were found.
 
         Args:
-            catalog: The pinned one.
-            snapshot: The list.
+            catalog: The catalog snapshot of the call.
+            timeline: The ranked timeline.
             now: Unix seconds.
         """
-        if snapshot.read_at >= catalog.loaded_at:
+        if timeline.read_at >= catalog.loaded_at:
             return NO_ROWS
         posts = self._posts()
-        if posts is None or posts.generation_id != snapshot.snapshot_id:
+        if posts is None or posts.generation_id != timeline.timeline_id:
             return NO_ROWS
         found_for = (catalog.epoch, posts.generation_id)
         if found_for != self._found_for:
@@ -56,7 +57,7 @@ class LatePosts:
         return self._rows
 
     def _find(self, catalog: CatalogSnapshot, post_ids: IntArray, now: float) -> IntArray:
-        """Rows int64 (m), ascending, of the load's candidates that are not among posts int64 (k)."""
+        """Catalog rows int64 (m), ascending, of the loaded candidates that are not in post_ids int64 (k)."""
         since = window_start(self._settings, now)
         rows = catalog.feed.newest(since, self._settings.max_candidates)
         rows = rows[catalog.arrived_at[rows] <= catalog.loaded_at]

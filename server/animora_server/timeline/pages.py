@@ -1,4 +1,4 @@
-"""Cutting pages from a list: from an offset on, past what must not be shown, until the page is full."""
+"""Pagination: walks a ranked timeline from an offset and skips hidden posts until the page is full."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -9,12 +9,12 @@ from animora_server.fast_dataclass import fast_dataclass
 from animora_server.types import BoolArray, FloatArray, IntArray
 
 # Which posts int64 (n) may be shown now: bool (n).
-Shown = Callable[[IntArray], BoolArray]
-# Posts looked at beyond a page's size at once: few hidden ones then cost no second look.
+VisibilityCheck = Callable[[IntArray], BoolArray]
+# Posts checked at once beyond the page size, so that a few hidden posts cost no second check.
 MARGIN = 12
 
 
-class Ranked(Protocol):
+class ScoredPosts(Protocol):
     """Posts in order, best first."""
 
     @property
@@ -33,23 +33,22 @@ class PageSlice:
     """One page.
 
     Attributes:
-        positions: int64 (k), the posts' places in the list.
-        next_offset: Where the next page begins: how many of the list's posts had their turn. None where
-            nothing is left to show.
+        positions: int64 (k), the posts' positions in the timeline.
+        next_offset: Where the next page begins in the timeline; None if nothing is left to show.
     """
 
     positions: IntArray
     next_offset: int | None
 
 
-def paginate(post_ids: IntArray, offset: int, size: int, shown: Shown) -> PageSlice:
-    """A page of a list.
+def paginate(post_ids: IntArray, offset: int, size: int, shown: VisibilityCheck) -> PageSlice:
+    """Cuts a page from a timeline.
 
     Args:
-        post_ids: int64 (n), the list.
-        offset: How many of them had their turn on earlier pages.
-        size: Posts on the page at most.
-        shown: Says which posts may be shown, on this page and on one after it.
+        post_ids: int64 (n), the timeline.
+        offset: Where the page begins.
+        size: Maximum number of posts on the page.
+        shown: The visibility check; it also decides whether there is a next page.
     """
     found: list[IntArray] = []
     count = 0
@@ -64,45 +63,49 @@ def paginate(post_ids: IntArray, offset: int, size: int, shown: Shown) -> PageSl
     return PageSlice(page, int(page[-1]) + 1 if count > size else None)
 
 
-def paginate_merged(listed: Ranked, newer: Ranked, size: int, shown: Shown) -> PageSlice:
-    """The first page of a list with newer posts merged in by score.
+def paginate_merged(
+    timeline: ScoredPosts, newer: ScoredPosts, size: int, shown: VisibilityCheck
+) -> PageSlice:
+    """Cuts the first page of a timeline with newer posts merged in by score.
 
-    The list keeps its order. Newer posts that do not make it to this page are left to the next list.
+    The timeline keeps its order. Newer posts that do not fit on this page are on no later page: the next
+    ranked timeline holds them.
 
     Args:
-        listed: The list.
-        newer: Posts that are not in it, best first, scored alike.
-        size: Posts on the page at most.
-        shown: As for `paginate`.
+        timeline: The timeline.
+        newer: Posts that are not in the timeline, best first, with comparable scores.
+        size: Maximum number of posts on the page.
+        shown: The visibility check.
 
     Returns:
-        Positions in the list, and from its length on in the newer posts; the offset is the list's own.
+        Positions in the timeline; from the timeline's length on, in the newer posts. The offset is in the
+        timeline.
     """
-    post_ids = np.concatenate((listed.post_ids, newer.post_ids))
-    order = merged(listed.scores, newer.scores)
+    post_ids = np.concatenate((timeline.post_ids, newer.post_ids))
+    order = merge_order(timeline.scores, newer.scores)
     first = paginate(post_ids[order], 0, size, shown)
     positions = order[first.positions]
     if first.next_offset is None:
         return PageSlice(positions, None)
-    turned = int(np.count_nonzero(order[: first.next_offset] < len(listed.post_ids)))
-    rest = paginate(listed.post_ids, turned, 1, shown)
-    return PageSlice(positions, turned if len(rest.positions) else None)
+    passed = int(np.count_nonzero(order[: first.next_offset] < len(timeline.post_ids)))
+    rest = paginate(timeline.post_ids, passed, 1, shown)
+    return PageSlice(positions, passed if len(rest.positions) else None)
 
 
-def merged(scores: FloatArray, newer: FloatArray) -> IntArray:
-    """The order of a list and newer posts, both in an order of their own that is kept.
+def merge_order(scores: FloatArray, newer: FloatArray) -> IntArray:
+    """The merged order of a timeline and newer posts. Both keep their own order.
 
-    A newer post goes before the first of the list's posts from which on none has a higher score: one that
-    exploration has put ahead of better ones lets no more posts by than those.
+    A newer post goes before the first timeline post from which on no post has a higher score. So it does not
+    pass a better post that comes after an explored one.
 
     Args:
-        scores: float32 (n), the list's.
+        scores: float32 (n), the timeline's.
         newer: float32 (m), best first.
 
     Returns:
-        int64 (n + m): positions in the list, and from n on in the newer posts.
+        int64 (n + m): positions in the timeline, and from n on in the newer posts.
     """
     best_from = np.maximum.accumulate(scores[::-1])  # worst first
     before = len(scores) - np.searchsorted(best_from, newer, side="right")
-    before = np.maximum.accumulate(before)  # exploration may have put one of the newer posts ahead, too
+    before = np.maximum.accumulate(before)  # the newer posts may hold an explored post, too
     return np.insert(np.arange(len(scores)), before, np.arange(len(newer)) + len(scores))

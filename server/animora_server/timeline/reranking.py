@@ -1,12 +1,12 @@
-"""Re-ranking: recency and popularity beside the ranker's score, variety of authors, room for new posts.
+"""Re-ranking: blends recency and popularity into the score, discounts repeated authors, explores new posts.
 
     blended = (1 - w_r - w_p) * score + w_r * recency + w_p * popularity
     score'  = blended * d^k, k the number of the same author's candidates with a higher blended value
-    place i (from 0) is for exploration where floor((i + 1) * e) > floor(i * e): it takes the best remaining
-    post with fewer than `exploration_below` likes and comments, or where there is none the best remaining
+    position i (from 0) is for exploration where floor((i + 1) * e) > floor(i * e): it takes the best
+    remaining post with fewer than `exploration_below` likes and comments, or else the best remaining post
 
-with score the ranker's (a probability from NeuCF), recency and popularity as in `ranker.heuristic`, both in
-[0, 1]. Wherever two are equal the newer post counts as the better one, then the larger id.
+where score is the ranker's (a probability from NeuCF); recency and popularity are as in `scoring.heuristic`,
+both in [0, 1]. Of two posts with equal values the newer is the better one, then the one with the larger id.
 """
 
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ TERMS = ("relevance", "recency", "popularity", "author_diversity")
 
 @dataclass(frozen=True, slots=True)
 class Reranking:
-    """The formulas' constants.
+    """Re-ranking with the constants of the formulas.
 
     Attributes:
-        heuristic: Says what recency and popularity are.
+        heuristic: Computes recency and popularity.
         recency_weight: w_r, in [0, 1].
         popularity_weight: w_p, in [0, 1 - w_r].
         author_discount: d, in (0, 1].
         exploration_share: e, in [0, 0.5].
-        exploration_below: Likes and comments with which a post is no longer new to people.
+        exploration_below: Number of likes and comments from which on a post is not explored.
     """
 
     heuristic: Heuristic
@@ -44,8 +44,8 @@ class Reranking:
 
     @classmethod
     def of(cls, settings: TimelineSettings, heuristic: Heuristic) -> "Reranking | None":
-        """The re-ranking that the settings ask for; None where it would change nothing."""
-        wanted = cls(
+        """The re-ranking of the settings; None if it would change nothing."""
+        reranking = cls(
             heuristic=heuristic,
             recency_weight=settings.recency_weight,
             popularity_weight=settings.popularity_weight,
@@ -54,24 +54,24 @@ class Reranking:
             exploration_below=settings.exploration_below,
         )
         changes = (
-            wanted.recency_weight > 0
-            or wanted.popularity_weight > 0
-            or wanted.author_discount < 1
-            or wanted.exploration_share > 0
+            reranking.recency_weight > 0
+            or reranking.popularity_weight > 0
+            or reranking.author_discount < 1
+            or reranking.exploration_share > 0
         )
-        return wanted if changes else None
+        return reranking if changes else None
 
     def order(
         self, catalog: CatalogSnapshot, rows: IntArray, relevance: FloatArray, now: float, limit: int
     ) -> tuple[IntArray, FloatArray]:
-        """Which candidates to keep, in order, and their scores.
+        """Selects and orders the best candidates.
 
         Args:
-            catalog: The pinned one.
-            rows: int64 (m), the candidates.
+            catalog: The catalog snapshot of the call.
+            rows: int64 (m), the candidates' catalog rows.
             relevance: float32 (m), the ranker's scores, in [0, 1].
             now: Unix seconds, for recency.
-            limit: How many to keep at most.
+            limit: Maximum number of candidates to keep.
 
         Returns:
             Positions int64 (n) in rows, and scores float32 (n).
@@ -79,16 +79,16 @@ class Reranking:
         created_at, post_ids = catalog.created_at[rows], catalog.post_ids[rows]
         scores = self._blended(catalog, rows, relevance, now)
         if self.author_discount < 1:
-            # Taking the best remaining post again and again, each worth blended * d^(its author's posts
-            # taken so far), takes an author's posts from their best down. So the k-th of them is worth
-            # blended * d^k whenever it is taken, which only falls with k: sorting by that is the same order.
+            # Greedy selection by blended * d^(posts of the same author selected so far) selects an author's
+            # posts from the best down. So the author's k-th post has the value blended * d^k whenever it is
+            # selected, and sorting by that value gives the same order.
             better = better_of_same_author(catalog.author_ids[rows], best_first(scores, created_at, post_ids))
             scores = (scores * self._discounts(better)).astype(np.float32)
         if not self.exploration_share:
             best = best_first(scores, created_at, post_ids, limit)
             return best, scores[best]
         best = best_first(scores, created_at, post_ids)
-        best = best[self._explored(catalog.interactions[rows[best]] < self.exploration_below, limit)]
+        best = best[self._with_exploration(catalog.interactions[rows[best]] < self.exploration_below, limit)]
         return best, scores[best]
 
     def _blended(
@@ -102,22 +102,22 @@ class Reranking:
         return blended.astype(np.float32)
 
     def _discounts(self, better: IntArray) -> DoubleArray:
-        """Factors float64 (m) for so many int64 (m) better posts of the same author."""
+        """Factors float64 (m) for posts with int64 (m) better posts of the same author."""
         powers: DoubleArray = self.author_discount ** np.arange(better.max(initial=0) + 1)
         return powers[better]
 
-    def _explored(self, fresh: BoolArray, limit: int) -> IntArray:
-        """Where exploration puts posts in order, of which some are fresh: bool (m) to positions int64 (n).
+    def _with_exploration(self, fresh: BoolArray, limit: int) -> IntArray:
+        """The order with exploration, positions int64 (n), of sorted posts of which some are fresh, bool (m).
 
-        Both the fresh and the others keep their order. A place takes a fresh post because it is for
-        exploration, or because the next fresh one is due anyway; taken early, it is missing where it was due.
-        How many fresh posts are ahead of their due is therefore the length of a queue that grows by one at a
-        place for exploration and shrinks by one, to 0 at least, where a fresh post is due.
+        Fresh posts keep their order, and so do the rest. A position takes a fresh post because it is for
+        exploration, or because the next fresh post is due there anyway; a post that is taken early is missing
+        where it was due. So the number of fresh posts that were taken early is the length of a queue, which
+        grows by one at a position for exploration, and shrinks by one, down to 0, where a fresh post is due.
         """
         count = min(limit, len(fresh))
         due = fresh[:count]
-        change = np.cumsum(self.places(count).astype(np.int64) - due)
-        # After each place. The first is never for exploration, so that the least change is 0 or less.
+        change = np.cumsum(self.exploration_positions(count).astype(np.int64) - due)
+        # After each position. The first is never for exploration, so the minimum is 0 or less.
         ahead = change - np.minimum.accumulate(change)
         taken = np.minimum(np.cumsum(due) + ahead, np.count_nonzero(fresh))  # fresh posts so far
         takes_fresh = np.diff(taken, prepend=0) > 0
@@ -127,24 +127,24 @@ class Reranking:
         order[~takes_fresh] = np.flatnonzero(~fresh)[: count - fresh_count]
         return order
 
-    def places(self, count: int) -> BoolArray:
-        """Which of the first places are for exploration: bool (count)."""
+    def exploration_positions(self, count: int) -> BoolArray:
+        """Which of the first positions are for exploration: bool (count)."""
         so_far: DoubleArray = np.floor(np.arange(count + 1) * self.exploration_share)
         return np.greater(so_far[1:], so_far[:-1])
 
     def terms(
         self, catalog: CatalogSnapshot, post_ids: IntArray, scores: FloatArray, made_at: float
     ) -> Terms:
-        """What the scores of a list are made of: they add up to the score.
+        """The terms of a timeline's scores; a post's terms add up to its score.
 
-        Recency and the discount are as they were when the list was made. Popularity is of today's counts, and
-        what the counts have changed since is in relevance, the remainder.
+        Recency and the discount are of the time when the timeline was built. Popularity is of the current
+        counts; relevance is the remainder, and so includes what the counts have changed since.
 
         Args:
-            catalog: The pinned one; may be later than the list.
-            post_ids: int64 (n), the list.
-            scores: float32 (n), the list's.
-            made_at: Unix seconds that the list was made with.
+            catalog: The catalog snapshot of the call; it may be later than the timeline.
+            post_ids: int64 (n), the timeline.
+            scores: float32 (n), the timeline's.
+            made_at: Unix seconds when the timeline was built.
         """
         rows = catalog.rows(post_ids)
         known = np.flatnonzero(rows >= 0)
@@ -152,7 +152,7 @@ class Reranking:
         values = np.zeros((len(post_ids), len(TERMS)))
         better = better_of_same_author(catalog.author_ids[rows], np.argsort(-scores[known], kind="stable"))
         blended = scores.astype(np.float64)
-        # The discount of very many posts is 0 in floating point: what is left of their scores stays 0.
+        # The discount of very many posts underflows to 0; their scores of 0 stay 0.
         blended[known] /= np.maximum(self._discounts(better), np.finfo(np.float64).tiny)
         values[known, 1] = self.recency_weight * self.heuristic.recency(catalog, rows, made_at)
         values[known, 2] = self.popularity_weight * self.heuristic.popularity(catalog, rows)
@@ -161,10 +161,11 @@ class Reranking:
         return Terms(TERMS, values.astype(np.float32))
 
     def exploration(self, catalog: CatalogSnapshot, post_ids: IntArray, scores: FloatArray) -> BoolArray:
-        """Which posts int64 (n) of a list, with scores float32 (n), hold places for exploration: bool (n).
+        """Which posts int64 (n) of a timeline, with scores float32 (n), are explored: bool (n).
 
-        A post at such a place does so if it still has few interactions, or if it is there ahead of a better
-        one. What was there by its score alone and has been liked since cannot be told apart, and does not.
+        A post at a position for exploration counts as explored if it still has few interactions, or if a
+        better post comes after it. A post that was explored without passing a better one and has many
+        interactions by now does not count.
         """
         if not self.exploration_share:
             return np.zeros(len(post_ids), np.bool_)
@@ -172,26 +173,26 @@ class Reranking:
         few = np.zeros(len(post_ids), np.bool_)
         few[rows >= 0] = catalog.interactions[rows[rows >= 0]] < self.exploration_below
         ahead = scores < np.maximum.accumulate(scores[::-1])[::-1]
-        return self.places(len(post_ids)) & (few | ahead)
+        return self.exploration_positions(len(post_ids)) & (few | ahead)
 
 
 def better_of_same_author(authors: IntArray, order: IntArray) -> IntArray:
-    """How many posts of the same author come before each: int64 (m).
+    """For each post the number of better posts of the same author: int64 (m).
 
     Args:
         authors: int64 (m).
-        order: int64 (m), the posts' positions from the best down.
+        order: int64 (m), the posts' positions, best first.
     """
     count = len(authors)
     authors = authors[order]
-    places = np.argsort(authors)  # each author's posts together, in any order
-    grouped = authors[places]
-    first = np.ones(count, np.bool_)  # of its author
+    exploration_positions = np.argsort(authors)  # each author's posts together, in any order
+    grouped = authors[exploration_positions]
+    first = np.ones(count, np.bool_)  # first of a group
     first[1:] = grouped[1:] != grouped[:-1]
-    # Sorting numbers that hold author and place puts them in order; a stable sort takes far longer.
+    # Sorts each group by encoding group and place in one number; a stable argsort is far slower.
     author = np.cumsum(first) * count
-    places = np.sort(author + places) - author
+    exploration_positions = np.sort(author + exploration_positions) - author
     at = np.arange(count)
     better = np.empty(count, np.int64)
-    better[order[places]] = at - np.maximum.accumulate(np.where(first, at, 0))
+    better[order[exploration_positions]] = at - np.maximum.accumulate(np.where(first, at, 0))
     return better

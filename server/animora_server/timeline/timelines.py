@@ -1,11 +1,10 @@
-"""Timelines: a query in, a page out."""
+"""Answers timeline queries: a query in, a page out."""
 
 import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from animora_server.timeline.pages import paginate, paginate_merged
 from animora_server.timeline.resolver import TimelineResolver
 from animora_server.timeline.tokens import PageToken, TokenSigner
 from animora_server.types import (
+    BoolArray,
     CacheStatus,
     DropReason,
     IntArray,
@@ -42,11 +42,11 @@ from animora_server.types import (
 
 @dataclass(frozen=True, slots=True)
 class PagePolicy:
-    """What pages are cut by.
+    """How pages are cut.
 
     Attributes:
         settings: Sizes, windows, times to live.
-        settings_digest: Of the settings that shape lists.
+        settings_digest: Digest of the settings that shape ranked timelines.
         signer: Signs page tokens.
         max_block_age: Seconds after which blocks that could not be refreshed are too old.
     """
@@ -58,10 +58,17 @@ class PagePolicy:
 
 
 @fast_dataclass
-class _Reading:
-    """Where a page is read from: a list, where in it, and how long the scroll through it may last."""
+class _Scroll:
+    """A user's scroll through a ranked timeline.
 
-    snapshot: RankedTimeline
+    Attributes:
+        timeline: The ranked timeline.
+        status: How the timeline was found.
+        offset: Where the page begins in the timeline.
+        expires_at: Unix seconds, whole: when the page tokens of the scroll expire.
+    """
+
+    timeline: RankedTimeline
     status: CacheStatus
     offset: int
     expires_at: int
@@ -69,173 +76,181 @@ class _Reading:
 
 @fast_dataclass
 class _View:
-    """What a page is seen through: a catalog and whoever looks, at a time.
+    """What a user may see now: a fresh look at the serving state, and the visibility filter made of it.
 
     Attributes:
-        state: The models.
-        catalog: The pin's.
-        visibility: Who looks.
-        now: Unix seconds.
+        state: The serving state.
+        visibility: The visibility filter.
         since: Unix time from which on posts are in timelines.
     """
 
     state: ServingState
-    catalog: CatalogSnapshot
     visibility: VisibilityFilter
-    now: float
     since: float
+
+    @property
+    def catalog(self) -> CatalogSnapshot:
+        """The posts."""
+        return self.state.snapshot
+
+    def shown(self, post_ids: IntArray) -> BoolArray:
+        """Which posts int64 (n) may be shown: bool (n)."""
+        return visible(self.state.snapshot, self.visibility, post_ids, self.since)
 
 
 class Timelines:
     """Cuts pages of users' feeds.
 
     Args:
-        states: Gives out the catalog and the models.
-        lists: Where lists come from.
-        ranker: Scores what is newer than a list.
-        explainer: Says what scores are made of.
-        policy: The rest.
+        states: Source of serving states.
+        resolver: Finds ranked timelines.
+        ranker: Scores newer posts.
+        explainer: Explains scores.
+        policy: How pages are cut.
         clock: Unix seconds.
     """
 
     def __init__(
         self,
         states: ServingStateSource,
-        lists: TimelineResolver,
+        resolver: TimelineResolver,
         ranker: FeedRanker,
         explainer: TimelineExplainer,
         policy: PagePolicy,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._states = states
-        self._lists = lists
+        self._resolver = resolver
         self._ranker = ranker
         self._explainer = explainer
         self._policy = policy
         self._clock = clock
 
     async def page(self, query: TimelineQuery) -> PageResult:
-        """The page that a query asks for.
+        """Answers a query with a page.
 
-        Whatever takes its time on the way: hidden is what must be hidden at the end of it.
+        After each step that waits, the page is based on a fresh look at the serving state: a block that takes
+        effect during the call is respected.
 
         Raises:
             CatalogUnavailable: The catalog is not loaded, or its blocks are too old.
-            InvalidRequest: The page token is not one for this user and these options.
-            SnapshotGone: The list that the page token pins is no longer there.
-            Refused: Too much is being ranked.
-            DeadlineExceeded: Not even the heuristic fits into the time that is left.
+            InvalidRequest: The page token is not valid for this user and these options.
+            RankedTimelineGone: The ranked timeline of the page token is no longer stored.
+            TooManyRequests: Too many candidates are being ranked.
+            DeadlineExpired: Not even the heuristic fits into the time that is left.
         """
         now = self._clock()
         key = timeline_key(query.user_id, self._policy.settings_digest, include_seen=query.include_seen)
         newer = None
         if query.page_token:
-            reading = await self._next(key, query, now)
+            scroll = await self._continue_scroll(key, query, now)
+            view = self._look(query, now)
         else:
-            reading, newer = await self._first(key, query, now)
-        view = self._view(query, now)
-        posts, next_offset = _cut(view, query, reading, newer)
+            scroll, newer, view = await self._begin_scroll(key, query, now)
+        posts, next_offset = _cut_page(view, query, scroll, newer)
         explained = None
         if query.explain:
             explained = await self._explainer.explain(view.state, query.user_id, posts, query.score_by)
-            view = self._view(query, now)
-            shown = visible(view.catalog, view.visibility, posts.post_ids, view.since)
+            view = self._look(query, now)
+            shown = view.shown(posts.post_ids)
             posts, explained = posts.where(shown), explained and explained.where(shown)
         return PageResult(
             post_ids=posts.post_ids,
             scores=posts.scores,
-            next_page_token=self._token(query, reading, next_offset),
-            ranker=reading.snapshot.ranker,
-            model_version=reading.snapshot.model_version,
-            cache=reading.status,
-            degraded_reason=reading.snapshot.degraded_reason,
+            next_page_token=self._token(query, scroll, next_offset),
+            ranker=scroll.timeline.ranker,
+            model_version=scroll.timeline.model_version,
+            cache=scroll.status,
+            degraded_reason=scroll.timeline.degraded_reason,
             explained=explained,
-            dropped_posts=self._dropped(view, query, reading.snapshot, posts.post_ids),
+            dropped_posts=self._dropped(view, query, scroll.timeline, posts.post_ids, now),
         )
 
-    async def _next(self, key: bytes, query: TimelineQuery, now: float) -> _Reading:
+    async def _continue_scroll(self, key: bytes, query: TimelineQuery, now: float) -> _Scroll:
+        """The scroll of a later page, as the page token says."""
         token = self._policy.signer.read(query.page_token, query.user_id, query.include_seen, now)
         age = self._policy.settings.token_ttl - (token.expires_at - now)
-        snapshot = await self._lists.pinned(key, token.snapshot_id, age, query.score_by)
-        return _Reading(snapshot, CacheStatus.HIT, token.offset, token.expires_at)
+        timeline = await self._resolver.by_id(key, token.timeline_id, age, query.score_by)
+        return _Scroll(timeline, CacheStatus.HIT, token.offset, token.expires_at)
 
-    async def _first(
+    async def _begin_scroll(
         self, key: bytes, query: TimelineQuery, now: float
-    ) -> tuple[_Reading, RankedPosts | None]:
-        """The list of a first page, and the posts to merge into it."""
+    ) -> tuple[_Scroll, RankedPosts | None, _View]:
+        """The scroll of a first page, the newer posts to merge into the page, and the latest view."""
         state = current_state(self._states, self._policy.max_block_age)
         feed_key = FeedKey(query.user_id, query.include_seen)
         began = asyncio.get_running_loop().time()
-        wanted = BuildRequest(key, feed_key, query.cache_policy, query.deadline, query.score_by, began)
-        snapshot, status = await self._lists.first(state, wanted)
-        newer = None
-        state = current_state(self._states, self._policy.max_block_age)
-        # A list that was just made has all of its catalog; most that were found have, too.
-        if state.snapshot.has_changed_since(snapshot.read_at):
-            newer = await self._newer(self._view(query, now), query, snapshot)
-            if newer is not None and len(newer.rows) > query.page_size:
-                self._lists.overtaken(state, wanted)
-        return _Reading(snapshot, status, 0, math.ceil(now + self._policy.settings.token_ttl)), newer
-
-    def _view(self, query: TimelineQuery, now: float) -> _View:
-        state = current_state(self._states, self._policy.max_block_age)
-        catalog, settings = state.snapshot, self._policy.settings
-        visibility = VisibilityFilter.of(
-            catalog, query.user_id, settings, query.include_seen, query.exclude_post_ids
-        )
-        return _View(state, catalog, visibility, now, window_start(settings, now))
-
-    async def _newer(self, view: _View, query: TimelineQuery, snapshot: RankedTimeline) -> RankedPosts | None:
-        """Posts that came after a list, scored like it; None if there are none, or no time for them."""
-        came = self._lists.newer(view.catalog, snapshot)
-        rows = newer_posts(view.catalog, view.visibility, snapshot, came, view.since)
+        request = BuildRequest(key, feed_key, query.cache_policy, query.deadline, query.score_by, began)
+        timeline, status = await self._resolver.for_first_page(state, request)
+        scroll = _Scroll(timeline, status, 0, math.ceil(now + self._policy.settings.token_ttl))
+        view = self._look(query, now)
+        if not view.catalog.has_changed_since(timeline.read_at):
+            return scroll, None, view
+        rows = self._resolver.newer_rows(view.catalog, timeline)
+        rows = newer_posts(view.catalog, view.visibility, timeline, rows, view.since)
         if not len(rows):
-            return None
+            return scroll, None, view
+        newer = await self._score_newer(view.state, query, timeline, rows)
+        if newer is not None and len(newer.rows) > query.page_size:
+            self._resolver.refresh_for_newer_posts(view.state, request)
+        return scroll, newer, self._look(query, now)
+
+    def _look(self, query: TimelineQuery, now: float) -> _View:
+        """Takes the current serving state. Raises CatalogUnavailable."""
+        state = current_state(self._states, self._policy.max_block_age)
+        settings = self._policy.settings
+        visibility = VisibilityFilter.of(
+            state.snapshot, query.user_id, settings, query.include_seen, query.exclude_post_ids
+        )
+        return _View(state, visibility, window_start(settings, now))
+
+    async def _score_newer(
+        self, state: ServingState, query: TimelineQuery, timeline: RankedTimeline, rows: IntArray
+    ) -> RankedPosts | None:
+        """Ranks newer posts at catalog rows int64 (m); None if scoring fails or is late."""
         try:
             async with asyncio.timeout_at(query.score_by):
-                return await self._ranker.rank_newer(
-                    view.state, query.user_id, snapshot, rows, query.score_by
-                )
+                return await self._ranker.rank_newer(state, query.user_id, timeline, rows, query.score_by)
         except (ScoringFailed, TimeoutError):
-            # The list is a good answer without them, and its renewal will have them.
+            # The timeline is a good answer without them, and the next one will hold them.
             return None
 
-    def _token(self, query: TimelineQuery, reading: _Reading, offset: int | None) -> str:
-        """The token of the page that begins at an offset; empty where there is none."""
+    def _token(self, query: TimelineQuery, scroll: _Scroll, offset: int | None) -> str:
+        """The token of the page that begins at an offset; empty for None."""
         if offset is None:
             return ""
-        snapshot_id = reading.snapshot.snapshot_id
+        timeline_id = scroll.timeline.timeline_id
         return self._policy.signer.sign(
-            PageToken(query.user_id, query.include_seen, snapshot_id, offset, reading.expires_at)
+            PageToken(query.user_id, query.include_seen, timeline_id, offset, scroll.expires_at)
         )
 
     def _dropped(
-        self, view: _View, query: TimelineQuery, snapshot: RankedTimeline, page: IntArray
+        self, view: _View, query: TimelineQuery, timeline: RankedTimeline, page: IntArray, now: float
     ) -> Mapping[int, DropReason]:
-        """Why the posts asked about are not in the timeline, on this page int64 (p) or another."""
+        """Why posts of `explain_post_ids` are neither in the timeline nor on this page int64 (p)."""
         if not len(query.explain_post_ids):
             return {}
-        # What came after the list is on its first page or on none; on a later one that page is not known.
+        # Newer posts are on the first page or on none. On a later page, the first page is not known.
         newer = page
         if query.page_token:
-            newer = view.catalog.post_ids[self._lists.newer(view.catalog, snapshot)]
-        listed = np.concatenate((snapshot.post_ids, newer))
-        asked, settings = query.explain_post_ids, self._policy.settings
-        return exclusion_reasons(view.catalog, view.visibility, asked, listed, settings, view.now)
+            newer = view.catalog.post_ids[self._resolver.newer_rows(view.catalog, timeline)]
+        in_timeline = np.concatenate((timeline.post_ids, newer))
+        return exclusion_reasons(
+            view.catalog, view.visibility, query.explain_post_ids, in_timeline, self._policy.settings, now
+        )
 
 
-def _cut(
-    view: _View, query: TimelineQuery, reading: _Reading, newer: RankedPosts | None
+def _cut_page(
+    view: _View, query: TimelineQuery, scroll: _Scroll, newer: RankedPosts | None
 ) -> tuple[PagePosts, int | None]:
-    """The posts of a page, and where the next begins."""
-    snapshot = reading.snapshot
-    shown = partial(visible, view.catalog, view.visibility, since=view.since)
-    post_ids, scores = snapshot.post_ids, snapshot.scores
+    """The posts of a page, and the offset of the next page; None if this is the last."""
+    timeline = scroll.timeline
+    post_ids, scores = timeline.post_ids, timeline.scores
     if newer is None:
-        page = paginate(post_ids, reading.offset, query.page_size, shown)
+        page = paginate(post_ids, scroll.offset, query.page_size, view.shown)
     else:
-        page = paginate_merged(snapshot, newer, query.page_size, shown)
+        page = paginate_merged(timeline, newer, query.page_size, view.shown)
         post_ids = np.concatenate((post_ids, newer.post_ids))
         scores = np.concatenate((scores, newer.scores))
     at = page.positions
-    return PagePosts(snapshot, newer, at, post_ids.take(at), scores.take(at)), page.next_offset
+    return PagePosts(timeline, newer, at, post_ids.take(at), scores.take(at)), page.next_offset

@@ -1,14 +1,14 @@
-"""Page tokens: which list a caller scrolls through, how far, and until when; signed, so that none is made up.
+"""Page tokens: the ranked timeline that a caller scrolls through, the offset, and the expiry, signed.
 
     version        1 byte
     options        1 byte, 1 for include_seen
-    snapshot id    16 bytes
+    timeline id    16 bytes
     offset         uint32
     expiry         uint32, unix seconds
     signature      16 bytes: keyed BLAKE2b of all the above and the user's id
 
-in URL-safe base64. All numbers are little-endian. 42 bytes are 56 letters without padding, so that no two
-texts stand for one token.
+in URL-safe base64. All numbers are little-endian. 42 bytes are 56 letters without padding, so each token has
+exactly one text.
 """
 
 import base64
@@ -26,7 +26,7 @@ FIELD = "page_token"
 _FIELDS = struct.Struct("<BB16sII")
 _USER = struct.Struct("<q")
 _SIGNATURE_SIZE = 16
-LATEST_EXPIRY = 2**32 - 1  # in the year 2106, where a host's clock may be by mistake
+LATEST_EXPIRY = 2**32 - 1  # in the year 2106; a host with a wrong clock may be later
 _LETTERS = (_FIELDS.size + _SIGNATURE_SIZE) * 4 // 3
 
 
@@ -36,49 +36,49 @@ class PageToken:
 
     Attributes:
         user_id: Any signed 64-bit integer.
-        include_seen: The option that the list was asked for with.
-        snapshot_id: 16 bytes, the list's.
-        offset: How many of the list's posts had their turn.
-        expires_at: Unix seconds, whole: when the scroll ends.
+        include_seen: The option of the call.
+        timeline_id: 16 bytes.
+        offset: Where the page begins in the ranked timeline.
+        expires_at: Unix seconds, whole.
     """
 
     user_id: int
     include_seen: bool
-    snapshot_id: bytes
+    timeline_id: bytes
     offset: int
     expires_at: int
 
 
 class TokenSigner:
-    """Writes tokens, and reads those that were signed with the same key."""
+    """Signs tokens, and reads tokens that were signed with the same key."""
 
     def __init__(self, key: bytes) -> None:
-        # A keyed hash takes 64 bytes at most; what is configured may be longer.
+        # A keyed hash takes a key of at most 64 bytes; the configured key may be longer.
         self._key = hashlib.blake2b(key, person=b"animora-page").digest()
 
     def sign(self, token: PageToken) -> str:
         """The text of a token: 56 letters, digits, - and _."""
         expires_at = min(token.expires_at, LATEST_EXPIRY)
-        fields = _FIELDS.pack(VERSION, token.include_seen, token.snapshot_id, token.offset, expires_at)
+        fields = _FIELDS.pack(VERSION, token.include_seen, token.timeline_id, token.offset, expires_at)
         signed = fields + _USER.pack(token.user_id)
         signature = hashlib.blake2b(signed, digest_size=_SIGNATURE_SIZE, key=self._key).digest()
         return base64.urlsafe_b64encode(fields + signature).decode()
 
     def read(self, text: str, user_id: int, include_seen: bool, now: float) -> PageToken:
-        """The token in a text.
+        """Reads and verifies a token.
 
         Args:
-            text: What a caller gave.
-            user_id: Whose timeline they ask for.
-            include_seen: The option that they ask with.
+            text: The page token of the call.
+            user_id: The user of the call.
+            include_seen: The option of the call.
             now: Unix seconds.
 
         Raises:
-            InvalidRequest: It was not given out for this user and these options.
-            RankedTimelineGone: It has expired.
+            InvalidRequest: The token was not signed for this user and these options.
+            RankedTimelineGone: The token has expired.
         """
-        token = _claimed(text, user_id)
-        # Signing it again compares all of the text: its version, and that nothing is spelt differently.
+        token = _unverified(text, user_id)
+        # Comparing with a newly signed text also checks the version and the exact spelling.
         if token is None or not hmac.compare_digest(self.sign(token), text):
             raise InvalidRequest(FIELD, "not one that was given out for this user's timeline")
         if token.include_seen != include_seen:
@@ -88,12 +88,12 @@ class TokenSigner:
         return token
 
 
-def _claimed(text: str, user_id: int) -> PageToken | None:
-    """What a text of the right form says; whether it is genuine is for its signature to tell."""
+def _unverified(text: str, user_id: int) -> PageToken | None:
+    """The token in a text of the right form, before its signature is checked; None for other texts."""
     if len(text) != _LETTERS or not text.isascii():
         return None
-    # Letters outside the alphabet are skipped, and leave too few bytes or a remainder that is an error.
+    # The decoder skips letters outside the alphabet, which leaves too few bytes or raises.
     with suppress(binascii.Error, struct.error):
-        _, options, snapshot_id, offset, expires_at = _FIELDS.unpack_from(base64.urlsafe_b64decode(text))
-        return PageToken(user_id, bool(options), snapshot_id, offset, expires_at)
+        _, options, timeline_id, offset, expires_at = _FIELDS.unpack_from(base64.urlsafe_b64decode(text))
+        return PageToken(user_id, bool(options), timeline_id, offset, expires_at)
     return None

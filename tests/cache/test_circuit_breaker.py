@@ -1,25 +1,25 @@
 import pytest
 
-from animora_server.cache.breaker import Breaker
+from animora_server.cache.circuit_breaker import CircuitBreaker
 
 
 @pytest.fixture
-def breaker() -> Breaker:
-    closed = Breaker(threshold=3)
+def breaker() -> CircuitBreaker:
+    closed = CircuitBreaker(threshold=3)
     closed.close()
     return closed
 
 
 def test_it_is_open_until_the_first_try_went_well():
-    assert Breaker(threshold=3).is_open
+    assert CircuitBreaker(threshold=3).is_open
 
 
-def test_it_opens_at_the_third_failure_in_a_row(breaker: Breaker):
+def test_it_opens_at_the_third_failure_in_a_row(breaker: CircuitBreaker):
     assert [breaker.failed() for _ in range(3)] == [False, False, True]
     assert breaker.is_open
 
 
-def test_a_success_starts_the_count_anew(breaker: Breaker):
+def test_a_success_starts_the_count_anew(breaker: CircuitBreaker):
     breaker.failed()
     breaker.failed()
     breaker.succeeded()
@@ -28,17 +28,17 @@ def test_a_success_starts_the_count_anew(breaker: Breaker):
     assert not breaker.is_open
 
 
-def test_only_the_failure_that_opens_it_says_so(breaker: Breaker):
+def test_only_the_failure_that_opens_it_says_so(breaker: CircuitBreaker):
     assert [breaker.failed() for _ in range(5)].count(True) == 1
 
 
-def test_a_late_success_does_not_close_it(breaker: Breaker):
+def test_a_late_success_does_not_close_it(breaker: CircuitBreaker):
     breaker.open()
     breaker.succeeded()
     assert breaker.is_open
 
 
-def test_closing_forgets_earlier_failures(breaker: Breaker):
+def test_closing_forgets_earlier_failures(breaker: CircuitBreaker):
     for _ in range(3):
         breaker.failed()
     breaker.close()

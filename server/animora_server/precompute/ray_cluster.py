@@ -14,13 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from animora_server.errors import AnimoraError, ConfigurationError, StoreError
 from animora_server.logs import configure_logs
-from animora_server.precompute.command import FAILURES, GOES_ON, run_in_redis, told
+from animora_server.precompute.command import FAILURES, RESUMABLE, error_line, run_in_redis
 from animora_server.precompute.generation_store import RedisGenerations
-from animora_server.precompute.job import RunOptions, Unwatched
+from animora_server.precompute.job import NullObserver, RunOptions
 from animora_server.precompute.plan import abandon_unfinished
 from animora_server.precompute.progress import summary_table
 from animora_server.precompute.shard import Shard
-from animora_server.precompute.summary import RunSummary, joined
+from animora_server.precompute.summary import RunSummary, merge_summaries
 from animora_server.settings import Settings
 
 LOCAL = "local"
@@ -38,21 +38,23 @@ class ShardOutcome:
     failure: str = ""
 
 
-def run_shard(settings: Settings, order: RunOptions) -> ShardOutcome:
+def run_shard(settings: Settings, options: RunOptions) -> ShardOutcome:
     """One shard, in a process of Ray's; an error travels as words, since not every one can be pickled."""
     configure_logs(settings.log.level, settings.log.format)
     try:
-        return ShardOutcome(order.shard, asyncio.run(run_in_redis(settings, order, Unwatched())))
+        return ShardOutcome(options.shard, asyncio.run(run_in_redis(settings, options, NullObserver())))
     except (AnimoraError, *FAILURES) as error:
-        return ShardOutcome(order.shard, failure=told(error))
+        return ShardOutcome(options.shard, failure=error_line(error))
 
 
-def precompute_on_ray(settings: Settings, order: RunOptions, address: str, out: Console, err: Console) -> int:
+def precompute_on_ray(
+    settings: Settings, options: RunOptions, address: str, out: Console, err: Console
+) -> int:
     """Makes the lists of all shards on a cluster.
 
     Args:
         settings: Where everything is, as seen from the cluster.
-        order: What is asked for; a task for each of as many shards as its shard is one of.
+        options: What is asked for; a task for each of as many shards as its shard is one of.
         address: The cluster's, as `ray.init` takes it; "local" starts one on this machine.
         out: Takes the table.
         err: Takes the bar, and what went wrong.
@@ -67,26 +69,26 @@ def precompute_on_ray(settings: Settings, order: RunOptions, address: str, out: 
         import ray  # noqa: PLC0415  # optional, and takes a second
     except ImportError as error:
         raise ConfigurationError("--ray needs Ray: pip install 'animora-ranking[ray]'") from error
-    count = order.shard.count
-    orders = [replace(order, shard=Shard(index, count), restart=False) for index in range(count)]
-    if order.restart:
+    count = options.shard.count
+    options_by_shard = [replace(options, shard=Shard(index, count), restart=False) for index in range(count)]
+    if options.restart:
         try:
             asyncio.run(_abandon_unfinished(settings))
         except StoreError as error:
-            err.print(f"animora-server: {told(error)}", markup=False)
+            err.print(f"animora-server: {error_line(error)}", markup=False)
             return 1
     with _cluster(ray, address, settings) as signals:
         began = time.perf_counter()
-        outcomes = _run_all(ray, settings, orders, signals, err)
+        outcomes = _run_all(ray, settings, options_by_shard, signals, err)
         seconds = time.perf_counter() - began
     done = [outcome.summary for outcome in outcomes if outcome.summary]
     if signals and not any(summary.current for summary in done):
         # A shard that was just about to tell of the swap may have been stopped, too.
         name = signal.Signals(signals[0]).name
-        err.print(f"stopped by {name}; {GOES_ON}, unless all of it is served already")
+        err.print(f"stopped by {name}; {RESUMABLE}, unless all of it is served already")
         return 128 + signals[0]
     if done:
-        out.print(summary_table(joined(done, seconds), f"{len(done)} of {count}, on Ray"))
+        out.print(summary_table(merge_summaries(done, seconds), f"{len(done)} of {count}, on Ray"))
     for outcome in outcomes:
         if outcome.failure:
             err.print(f"animora-server: shard {outcome.shard}: {outcome.failure}", markup=False)
@@ -115,7 +117,7 @@ def _cluster(ray: Any, address: str, settings: Settings) -> Iterator[list[int]]:
 
 
 def _run_all(
-    ray: Any, settings: Settings, orders: Sequence[RunOptions], signals: Sequence[int], err: Console
+    ray: Any, settings: Settings, options_by_shard: Sequence[RunOptions], signals: Sequence[int], err: Console
 ) -> list[ShardOutcome]:
     """Runs a task for each order until all have ended or a signal came, and tells of each that ends."""
     resources = {
@@ -123,7 +125,7 @@ def _run_all(
         "num_gpus": 1 if settings.scorer.device.startswith("cuda") else 0,
     }
     task = ray.remote(**resources, max_retries=RETRIES)(run_shard)
-    shards = {task.remote(settings, order): order.shard for order in orders}
+    shards = {task.remote(settings, options): options.shard for options in options_by_shard}
     waiting = list(shards)
     outcomes = []
     with Progress(
@@ -142,7 +144,7 @@ def _outcome(ray: Any, reference: Any, shard: Shard) -> ShardOutcome:
     try:
         outcome: ShardOutcome = ray.get(reference)
     except ray.exceptions.RayError as error:  # its process died again and again
-        return ShardOutcome(shard, failure=f"Ray: {type(error).__name__}; {GOES_ON}")
+        return ShardOutcome(shard, failure=f"Ray: {type(error).__name__}; {RESUMABLE}")
     return outcome
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animora_server.timeline.freshness import Freshness, freshness
+from animora_server.timeline.resolver import Freshness, freshness
 from animora_server.types import RankedTimeline, RankerName
 
 LIST = RankedTimeline(

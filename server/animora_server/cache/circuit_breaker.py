@@ -1,7 +1,7 @@
 """When to leave Redis alone."""
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens after some failures in a row; only a try outside of any request closes it.
 
     It knows no clock and starts nothing.
