@@ -1,4 +1,4 @@
-"""Explanations on the wire: what the public messages would be, for all posts at once."""
+"""Explanations: the encoded bytes equal the public messages."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from animora_server.types import Terms
 VALUES = st.floats(width=32, allow_nan=False)
 
 
-def public(terms: Terms, reranking: Terms | None, exploration: list[bool]) -> list[pb.Explanation]:
+def public_messages(terms: Terms, reranking: Terms | None, exploration: list[bool]) -> list[pb.Explanation]:
     messages = [pb.Explanation(exploration=each) for each in exploration]
     for part, field in ((terms, "terms"), (reranking, "reranking_terms")):
         for message, values in zip(messages, part.values.tolist() if part else (), strict=part is not None):
@@ -25,17 +25,17 @@ def public(terms: Terms, reranking: Terms | None, exploration: list[bool]) -> li
 
 
 @given(st.data(), st.integers(0, 5))
-def test_explanations_are_those_of_the_public_message(data, posts):
+def test_encoded_explanations_equal_the_public_messages(data, posts):
     def drawn(names):
         return Terms(names, data.draw(arrays(np.float32, (posts, len(names)), elements=VALUES)))
 
     terms, reranking = drawn(MODEL_TERMS), drawn(RERANKING_TERMS)
     exploration = data.draw(arrays(np.bool_, posts))
     for encoded, expected in (
-        (encode_explanations(terms), public(terms, None, [False] * posts)),
+        (encode_explanations(terms), public_messages(terms, None, [False] * posts)),
         (
             encode_explanations(terms, reranking, exploration),
-            public(terms, reranking, exploration.tolist()),
+            public_messages(terms, reranking, exploration.tolist()),
         ),
     ):
         assert [pb.Explanation.FromString(message) for message in encoded] == expected

@@ -1,4 +1,4 @@
-"""Requests to queries: every field is checked, and errors name it."""
+"""The codec of Rank and BatchRank: requests to queries, rankings to responses."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,10 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
 from animora_server.service.rank_codec import (
     EXPLAINED_WEIGHT,
+    admission_weight,
     check_queries,
     read_batch,
     read_query,
-    weight,
     write_dropped_posts,
     write_ranking,
 )
@@ -57,7 +57,7 @@ def test_a_request_becomes_a_query():
     assert (query.exclude_seen, query.explain, query.deadline) == (True, True, 12.5)
 
 
-def test_user_zero_is_a_user_and_no_user_is_an_error():
+def test_user_zero_is_valid_and_a_missing_user_is_an_error():
     assert read_query(request(user_id=0), LIMITS, 0.0).user_id == 0
     with pytest.raises(InvalidRequest, match="user_id"):
         read_query(pb.RankRequest(post_ids=[1]), LIMITS, 0.0)
@@ -79,11 +79,11 @@ def test_a_wrong_field_is_named(fields, field):
     assert error.value.field == field
 
 
-def test_explain_is_for_lists_that_a_person_could_read():
-    wide = RankingSettings()
-    assert read_query(request(post_ids=range(500), explain=True), wide, 0.0).explain
+def test_at_most_five_hundred_candidates_can_be_explained():
+    settings = RankingSettings()
+    assert read_query(request(post_ids=range(500), explain=True), settings, 0.0).explain
     with pytest.raises(InvalidRequest, match="explain"):
-        read_query(request(post_ids=range(501), explain=True), wide, 0.0)
+        read_query(request(post_ids=range(501), explain=True), settings, 0.0)
 
 
 def batch(*requests: pb.RankRequest) -> bytes:
@@ -104,32 +104,32 @@ def test_a_batch_has_bounds():
     assert error.value.field == "requests"
 
 
-def test_requests_of_a_batch_are_read_however_their_ids_were_sent():
-    in_pieces = request(post_ids=[3]).SerializeToString() + request(post_ids=[4, 5]).SerializeToString()
-    data = batch(request()) + b"\x0a" + bytes([len(in_pieces)]) + in_pieces
+def test_requests_of_a_batch_are_read_from_ids_in_several_chunks():
+    in_chunks = request(post_ids=[3]).SerializeToString() + request(post_ids=[4, 5]).SerializeToString()
+    data = batch(request()) + b"\x0a" + bytes([len(in_chunks)]) + in_chunks
     queries = [read_query(each, LIMITS, 0.0) for each in read_batch(data, LIMITS)]
     assert [query.post_ids.tolist() for query in queries] == [[1, 2], [3, 4, 5]]
 
 
-def test_a_batch_with_a_request_that_is_no_message_is_malformed():
+def test_a_batch_with_a_malformed_request_is_malformed():
     with pytest.raises(InvalidRequest, match="not a valid message"):
         read_batch(batch(request()) + b"\x0a\x01\xff", LIMITS)
 
 
-def test_of_a_batch_five_thousand_candidates_can_be_explained():
-    wide = RankingSettings()
-    explained = [read_query(request(post_ids=range(500), explain=True), wide, 0.0)] * 10
-    plain = [read_query(request(post_ids=range(500)), wide, 0.0)] * 100
-    check_queries([*explained, *plain], wide)
-    one_more = read_query(request(post_ids=[1], explain=True), wide, 0.0)
+def test_at_most_five_thousand_candidates_of_a_batch_can_be_explained():
+    settings = RankingSettings()
+    explained = [read_query(request(post_ids=range(500), explain=True), settings, 0.0)] * 10
+    plain = [read_query(request(post_ids=range(500)), settings, 0.0)] * 100
+    check_queries([*explained, *plain], settings)
+    one_more = read_query(request(post_ids=[1], explain=True), settings, 0.0)
     with pytest.raises(InvalidRequest, match="5001 candidates: at most 5000") as error:
-        check_queries([*explained, one_more], wide)
+        check_queries([*explained, one_more], settings)
     assert error.value.field == "requests.explain"
 
 
-def test_a_post_that_is_explained_counts_as_many_that_are_ranked():
-    assert weight(read_query(request(), LIMITS, 0.0)) == 2
-    assert weight(read_query(request(explain=True), LIMITS, 0.0)) == 2 * EXPLAINED_WEIGHT
+def test_an_explained_post_weighs_more_in_admission():
+    assert admission_weight(read_query(request(), LIMITS, 0.0)) == 2
+    assert admission_weight(read_query(request(explain=True), LIMITS, 0.0)) == 2 * EXPLAINED_WEIGHT
 
 
 def test_a_ranking_becomes_a_response():
@@ -159,8 +159,8 @@ def test_a_ranking_becomes_a_response():
     ]
 
 
-def test_every_reason_that_a_post_can_be_dropped_for_has_a_name_on_the_wire():
-    # A duplicate is no reason: the post itself is kept.
+def test_every_drop_reason_of_a_post_has_a_name_on_the_wire():
+    # A duplicate is not reported: the post is a candidate once.
     reasons = [reason for reason in DropReason if reason is not DropReason.DUPLICATE]
     response = pb.RankResponse()
     write_dropped_posts(dict(enumerate(reasons)), response.dropped_posts)

@@ -1,4 +1,4 @@
-"""The transport: what callers are told when something is wrong, over a real channel."""
+"""The gRPC server over a real channel: statuses, limits, health, reflection, drain."""
 
 import asyncio
 import gc
@@ -41,34 +41,34 @@ from tests.service.unread_streams import unread_streams
 SETTINGS = GrpcSettings(port=0, drain_delay=0, drain_grace=1)
 
 
-class Behaviours:
-    """Stand in for the services: Rank does what it is told, the others answer emptily."""
+class FakeMethods:
+    """The methods of a fake service: Rank waits or fails as set, the other methods return nothing."""
 
     def __init__(self):
         self.failure: BaseException | None = None
-        self.admission: asyncio.Event | None = None
+        self.gate: asyncio.Event | None = None
         self.entered = asyncio.Event()
         self.calls = []
 
     async def rank(self, data, call):
         self.calls.append(call)
         self.entered.set()
-        if self.admission is not None:
-            await self.admission.wait()
+        if self.gate is not None:
+            await self.gate.wait()
         if self.failure is not None:
             raise self.failure
         return pb.RankResponse(post_ids=[len(data)]).SerializeToString()
 
-    async def answer_emptily(self, data, call):
+    async def return_nothing(self, data, call):
         return b""
 
     def by_method(self):
-        return {"Rank": self.rank, "BatchRank": self.answer_emptily, "GetTimeline": self.answer_emptily}
+        return {"Rank": self.rank, "BatchRank": self.return_nothing, "GetTimeline": self.return_nothing}
 
 
 @pytest.fixture
-def methods() -> Behaviours:
-    return Behaviours()
+def methods() -> FakeMethods:
+    return FakeMethods()
 
 
 @pytest.fixture
@@ -112,19 +112,19 @@ def details(error):
     return unpacked
 
 
-async def test_a_call_gets_the_request_id_that_it_brought_or_one_of_its_own(rank, methods):
+async def test_a_call_keeps_its_request_id_or_gets_a_generated_one(rank, methods):
     call = rank(b"", metadata=(("x-request-id", "mine"),))
     await call
     assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
-    for unfit in ("x" * 129, ""):
-        call = rank(b"", metadata=(("x-request-id", unfit),))
+    for invalid in ("x" * 129, ""):
+        call = rank(b"", metadata=(("x-request-id", invalid),))
         await call
-        made = dict(await call.trailing_metadata())["x-request-id"]
-        assert re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]+", made)
+        generated = dict(await call.trailing_metadata())["x-request-id"]
+        assert re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]+", generated)
     assert methods.calls[0].request_id == "mine"
 
 
-async def test_a_call_without_a_deadline_gets_the_servers(rank, methods):
+async def test_a_call_without_a_deadline_gets_the_default_timeout(rank, methods):
     clock = asyncio.get_running_loop().time
     times = [clock()]
     for own in ({}, {"timeout": HANG_TIMEOUT}):
@@ -137,7 +137,7 @@ async def test_a_call_without_a_deadline_gets_the_servers(rank, methods):
     assert [call.reserve for call in methods.calls] == [0.1, 0.1]
 
 
-async def test_a_bug_tells_its_caller_nothing_but_where_to_look(rank, methods, caplog):
+async def test_an_unexpected_error_leaks_nothing_but_the_request_id(rank, methods, caplog):
     methods.failure = RuntimeError("postgresql://user:secret@host/db is broken in /srv/app.py")
     with caplog.at_level(logging.ERROR):
         error = await failure(rank(b"", metadata=(("x-request-id", "mine"),)))
@@ -152,7 +152,7 @@ async def test_a_bug_tells_its_caller_nothing_but_where_to_look(rank, methods, c
     ("fault", "code"),
     [(InvalidRequest("limit", "is -1"), "INVALID_ARGUMENT"), (RankedTimelineGone(), "FAILED_PRECONDITION")],
 )
-async def test_the_log_has_what_a_caller_did_wrong_by_the_request_id(rank, methods, fault, code):
+async def test_a_callers_error_is_logged_with_the_request_id(rank, methods, fault, code):
     methods.failure = fault
     with capture_logs() as lines:
         await failure(rank(b"", metadata=(("x-request-id", "mine"),)))
@@ -163,15 +163,15 @@ async def test_the_log_has_what_a_caller_did_wrong_by_the_request_id(rank, metho
     assert line["error"] == str(fault)
 
 
-async def test_a_cancellation_that_nobody_asked_for_is_unavailable_and_not_a_hang(rank, methods):
+async def test_a_cancellation_inside_the_server_is_unavailable_and_not_a_hang(rank, methods):
     methods.failure = asyncio.CancelledError()
     error = await failure(rank(b"", timeout=10))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert details(error)["ErrorInfo"].reason == "INTERRUPTED"
 
 
-async def test_too_many_calls_are_refused_with_when_to_come_back(rank, methods, channel):
-    methods.admission = asyncio.Event()
+async def test_too_many_calls_are_refused_with_a_retry_delay(rank, methods, channel):
+    methods.gate = asyncio.Event()
     held = [asyncio.ensure_future(rank(b"", timeout=10)) for _ in range(2)]
     while len(methods.calls) < 2:
         methods.entered.clear()
@@ -180,22 +180,22 @@ async def test_too_many_calls_are_refused_with_when_to_come_back(rank, methods, 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert details(error)["RetryInfo"].retry_delay.nanos == 100_000_000
     health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-    assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING  # answered, gate or no gate
-    methods.admission.set()
+    assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING  # health checks pass admission
+    methods.gate.set()
     await asyncio.gather(*held)
     await rank(b"")
 
 
-async def test_calls_that_come_while_the_event_loop_is_busy_wait_for_it(server):
+async def test_calls_that_arrive_while_the_event_loop_is_blocked_wait_for_it(server):
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         rank: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
-        # The event loop stands still meanwhile, and gRPC's own threads send and take them in.
+        # The event loop is blocked meanwhile; gRPC's threads send and receive the calls.
         calls = [rank.future(b"", timeout=60) for _ in range(3500)]
         codes = await asyncio.to_thread(lambda: {call.code() for call in calls})
     assert codes == {grpc.StatusCode.OK}
 
 
-async def test_a_reply_that_finds_its_caller_gone_is_no_error_in_the_log(server, caplog):
+async def test_a_reply_to_a_cancelled_call_is_not_logged_as_an_error(server, caplog):
     log = logging.getLogger(GRPC_LOGGER)
     for failure in (grpc.aio.InternalError("Failed execute_batch"), ValueError("a bug")):
         try:
@@ -205,7 +205,7 @@ async def test_a_reply_that_finds_its_caller_gone_is_no_error_in_the_log(server,
     assert [record.exc_info[0] for record in caplog.records] == [ValueError]
 
 
-async def test_a_refusal_from_below_is_passed_on(rank, methods):
+async def test_a_refusal_by_the_method_keeps_its_retry_delay(rank, methods):
     methods.failure = TooManyRequests(1.5)
     retry = details(await failure(rank(b"")))["RetryInfo"]
     assert (retry.retry_delay.seconds, retry.retry_delay.nanos) == (1, 500_000_000)
@@ -243,26 +243,26 @@ async def test_calls_are_counted_by_their_code(rank, methods, registry):
     assert registry.get_sample_value("animora_calls_in_flight") == 0
 
 
-async def test_health_tells_apart_whether_it_serves_and_whether_it_is_worth_keeping(server, channel):
+async def test_health_reports_readiness_and_liveness_apart(server, channel):
     stub = health_pb2_grpc.HealthStub(channel)
 
-    async def says_serving(name: str) -> bool:
+    async def is_serving(name: str) -> bool:
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-    assert (await says_serving(""), await says_serving("liveness")) == (False, True)
+    assert (await is_serving(""), await is_serving("liveness")) == (False, True)
     await server.set_serving(True)
-    assert (await says_serving(""), await says_serving("liveness")) == (True, True)
+    assert (await is_serving(""), await is_serving("liveness")) == (True, True)
     await server.set_alive(False)
     await server.set_serving(False)
-    assert (await says_serving(""), await says_serving("liveness")) == (False, False)
+    assert (await is_serving(""), await is_serving("liveness")) == (False, False)
 
 
-def test_every_limit_of_the_transport_has_a_name_that_grpc_knows():
+def test_grpc_knows_the_name_of_every_channel_option():
     (path,) = Path(grpc.__file__).parent.glob("_cython/cygrpc*.so")
     library = path.read_bytes()
     unknown = [name for name, _ in channel_options(SETTINGS) if name.encode() not in library]
-    assert not unknown  # gRPC passes over a name that it does not know
+    assert not unknown  # gRPC ignores unknown names
 
 
 async def test_clients_without_a_call_may_ping_every_ten_seconds():
@@ -271,7 +271,7 @@ async def test_clients_without_a_call_may_ping_every_ten_seconds():
     assert options["grpc.http2.min_ping_interval_without_data_ms"] < 10_000
 
 
-async def test_calls_that_grpc_ends_itself_are_counted(rank, channel, server, registry, methods):
+async def test_calls_that_grpc_ends_without_a_handler_are_counted(rank, channel, server, registry, methods):
     def caller(channel: Any, method: str) -> Any:
         return channel.unary_unary(method)
 
@@ -301,7 +301,7 @@ async def test_calls_that_grpc_ends_itself_are_counted(rank, channel, server, re
     assert calls("arrived") == calls("taken") == 8
 
 
-async def test_calls_that_grpc_sheds_have_arrived_and_were_not_taken(registry, methods):
+async def test_calls_that_grpc_sheds_count_as_arrived_and_not_as_taken(registry, methods):
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
     handler = CallHandler(AdmissionController(max_calls=1, max_rows=1), metrics.calls, default_timeout=0.5)
     settings = SETTINGS.model_copy(update={"max_calls_in_flight": 1})
@@ -316,12 +316,12 @@ async def test_calls_that_grpc_sheds_have_arrived_and_were_not_taken(registry, m
 
     sent = threading.Event()
     async with GrpcServer(settings, handler, methods.by_method()) as server:
-        asked = asyncio.get_running_loop().run_in_executor(None, call_all, server.port)
+        calls = asyncio.get_running_loop().run_in_executor(None, call_all, server.port)
         arrived = partial(registry.get_sample_value, "animora_grpc_calls_total", {"stage": "arrived"})
-        while arrived() < 50:  # the event loop stands still meanwhile
+        while arrived() < 50:  # the event loop is blocked meanwhile
             time.sleep(0.001)  # noqa: ASYNC251
         sent.set()
-        outcomes = Counter(await asked)
+        outcomes = Counter(await calls)
         taken = registry.get_sample_value("animora_grpc_calls_total", {"stage": "taken"})
     assert outcomes["CANCELLED"] == 50 - taken > 0
 
@@ -333,13 +333,13 @@ async def test_a_server_that_has_stopped_keeps_its_counts(registry, methods):
     async with server, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         rank: Any = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
         await rank(b"", timeout=HANG_TIMEOUT)
-    del server, handler  # as where a worker tells its last metrics
+    del server, handler  # as when a worker reports its last metrics
     gc.collect()
     for stage in ("arrived", "taken"):
         assert registry.get_sample_value("animora_grpc_calls_total", {"stage": stage}) == 1
 
 
-async def test_health_tells_whether_it_serves(server, channel):
+async def test_health_reports_whether_the_server_serves(server, channel):
     stub = health_pb2_grpc.HealthStub(channel)
 
     async def statuses():
@@ -355,12 +355,12 @@ async def test_health_tells_whether_it_serves(server, channel):
     assert await statuses() == [health_pb2.HealthCheckResponse.NOT_SERVING] * 2
 
 
-async def test_draining_says_not_serving_and_finishes_what_is_in_flight(server, rank, channel, methods):
+async def test_a_drain_reports_not_serving_and_finishes_calls_in_flight(server, rank, channel, methods):
     await server.set_serving(True)
     watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
     updates = aiter(watch)
     assert (await anext(updates)).status == health_pb2.HealthCheckResponse.SERVING
-    methods.admission = asyncio.Event()
+    methods.gate = asyncio.Event()
     running = asyncio.ensure_future(rank(b"", timeout=10))
     await methods.entered.wait()
     draining = asyncio.create_task(server.drain())
@@ -368,12 +368,12 @@ async def test_draining_says_not_serving_and_finishes_what_is_in_flight(server, 
     await server.set_serving(True)
     assert not server.serving
     watch.cancel()
-    methods.admission.set()
+    methods.gate.set()
     assert await running
     await draining
 
 
-async def test_a_watcher_of_health_does_not_hold_up_a_drain(methods, registry):
+async def test_a_health_watch_does_not_delay_a_drain(methods, registry):
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
     handler = CallHandler(AdmissionController(max_calls=2, max_rows=100), metrics.calls, default_timeout=0.5)
     settings = SETTINGS.model_copy(update={"drain_grace": 3600})
@@ -391,7 +391,7 @@ async def test_a_watcher_of_health_does_not_hold_up_a_drain(methods, registry):
         assert await watch.code() is grpc.StatusCode.OK
 
 
-async def test_watchers_that_read_nothing_hold_up_nobody(server, channel):
+async def test_health_watches_that_do_not_read_block_no_other_call(server, channel):
     stub, response = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckResponse
     request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
     path = f"/{HEALTH_SERVICE_NAME}/Watch"
@@ -408,23 +408,23 @@ async def test_watchers_that_read_nothing_hold_up_nobody(server, channel):
         assert [update.status async for update in updates] == [response.NOT_SERVING]
 
 
-async def connect_again_and_again(port):
+async def connect_until_refused(port):
     while True:
         with suppress(ConnectionResetError):  # the port was closed meanwhile
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.close()
 
 
-async def test_leaving_closes_the_port_and_finishes_what_is_in_flight(server, rank, methods):
+async def test_leaving_closes_the_port_and_finishes_calls_in_flight(server, rank, methods):
     await server.set_serving(True)
-    methods.admission = asyncio.Event()
+    methods.gate = asyncio.Event()
     running = asyncio.ensure_future(rank(b"", timeout=10))
     await methods.entered.wait()
     leaving = asyncio.create_task(server.leave())
     with pytest.raises(ConnectionRefusedError):
-        await connect_again_and_again(server.port)
+        await connect_until_refused(server.port)
     assert not running.done()
-    methods.admission.set()
+    methods.gate.set()
     assert await running
     await leaving
 
@@ -465,7 +465,7 @@ async def test_buf_finds_and_calls_the_service_through_reflection_of_either_vers
     assert json.loads(reply) == {"postIds": [str(pb.RankRequest(user_id=7, post_ids=[1, 2]).ByteSize())]}
 
 
-async def test_the_generated_stub_calls_it_too(channel):
+async def test_the_generated_stub_can_call_the_server(channel):
     assert await ranking_pb2_grpc.RankingServiceStub(channel).BatchRank(pb.BatchRankRequest())
 
 

@@ -1,4 +1,4 @@
-"""GetTimeline's requests become queries, and pages responses."""
+"""The codec of GetTimeline: requests to queries, pages to responses."""
 
 from typing import cast
 
@@ -8,7 +8,7 @@ import pytest
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.errors import InvalidRequest
 from animora_server.service.rank_codec import EXPLAINED_WEIGHT
-from animora_server.service.timeline_codec import explanation_weight, read_timeline_query, write_page
+from animora_server.service.timeline_codec import admission_weight, read_timeline_query, write_page
 from animora_server.settings import TimelineSettings
 from animora_server.types import (
     CachePolicy,
@@ -41,10 +41,10 @@ def test_a_wrong_field_is_named(field, request_):
     assert raised.value.field == field
 
 
-@pytest.mark.parametrize(("asked", "given"), [(0, 20), (7, 7), (1000, 100)])
-def test_a_page_has_the_default_size_or_the_one_asked_for_up_to_the_largest(asked, given):
-    request = pb.GetTimelineRequest(user_id=0, page_size=asked)
-    assert read_timeline_query(request, SETTINGS, 5.0).page_size == given
+@pytest.mark.parametrize(("requested", "page_size"), [(0, 20), (7, 7), (1000, 100)])
+def test_a_page_has_the_default_size_or_the_requested_one_up_to_the_largest(requested, page_size):
+    request = pb.GetTimelineRequest(user_id=0, page_size=requested)
+    assert read_timeline_query(request, SETTINGS, 5.0).page_size == page_size
 
 
 def test_at_most_five_hundred_posts_of_a_page_can_be_explained():
@@ -55,12 +55,14 @@ def test_at_most_five_hundred_posts_of_a_page_can_be_explained():
     with pytest.raises(InvalidRequest, match="501 posts: at most 500") as raised:
         read_timeline_query(request, wide, 5.0)
     assert raised.value.field == "explain"
-    assert read_timeline_query(request, SETTINGS, 5.0).page_size == 100  # what is cut is not explained
+    assert (
+        read_timeline_query(request, SETTINGS, 5.0).page_size == 100
+    )  # posts beyond the page are not explained
 
 
 def test_posts_that_are_explained_count_as_candidates():
     def weight(**fields):
-        return explanation_weight(
+        return admission_weight(
             read_timeline_query(pb.GetTimelineRequest(user_id=0, **fields), SETTINGS, 5.0)
         )
 

@@ -1,4 +1,4 @@
-"""A client of HTTP/2 that begins streams and takes nothing that flow control holds back."""
+"""An HTTP/2 client that opens streams with a flow-control window of zero."""
 
 import asyncio
 import struct
@@ -13,13 +13,13 @@ INITIAL_WINDOW_SIZE = 4  # a setting
 
 @asynccontextmanager
 async def unread_streams(port: int, path: str, message: bytes, count: int) -> AsyncIterator[None]:
-    """Calls a gRPC method so many times, over one connection whose streams have a window of 0.
+    """Calls a gRPC method `count` times over one connection whose streams have a window of zero.
 
     Args:
-        port: Of the server, on loopback.
-        path: Of the method.
+        port: The port of the server, on loopback.
+        path: The path of the method.
         message: The serialised request.
-        count: How many calls; the block begins once the server has begun to answer each.
+        count: How many calls; the block starts when the server has sent the headers of every response.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -45,7 +45,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _header_block(path: str) -> bytes:
-    """The headers of a gRPC call in HPACK, each as a literal that no table takes."""
+    """The headers of a gRPC call in HPACK, as literals without indexing."""
     headers = {
         ":method": "POST",
         ":scheme": "http",

@@ -1,4 +1,4 @@
-"""The transport: gRPC in, domain values through, gRPC out. Nothing below this package knows gRPC."""
+"""The transport: gRPC requests to queries, results to gRPC responses. No package below imports gRPC."""
 
 from animora_server.service.ranking_service import RankingService
 from animora_server.service.server import METHODS, SERVICE_NAME, GrpcServer

@@ -1,4 +1,4 @@
-"""The request gate: how much may be in flight before a call is refused."""
+"""Admission control: bounds the calls and candidates in flight; above the bounds a call is refused."""
 
 from types import TracebackType
 
@@ -8,7 +8,17 @@ RETRY_AFTER = 0.1  # seconds
 
 
 class AdmissionController:
-    """Counts calls and candidates in flight. Health checks do not pass through it."""
+    """Counts the calls and candidates in flight. Health checks are not counted.
+
+    Args:
+        max_calls: The most calls in flight.
+        max_rows: The most candidates in flight; a single larger request is admitted when nothing is in
+            flight.
+
+    Attributes:
+        calls: How many calls are in flight.
+        rows: How many candidates are in flight.
+    """
 
     def __init__(self, max_calls: int, max_rows: int) -> None:
         self._max_calls = max_calls
@@ -16,22 +26,19 @@ class AdmissionController:
         self.calls = 0
         self.rows = 0
 
-    def call(self) -> "AdmissionPermit":
-        """Admits a call within a `with` block, which raises Refused if there are too many."""
+    def admit_call(self) -> "AdmissionPermit":
+        """Admits a call for the length of a `with` block; entering it raises TooManyRequests."""
         return AdmissionPermit(self, 1, 0)
 
-    def work(self, rows: int) -> "AdmissionPermit":
-        """Admits candidates within a `with` block, which raises Refused if there are too many.
-
-        While nothing is in flight they are admitted whatever their number.
-        """
+    def admit_rows(self, rows: int) -> "AdmissionPermit":
+        """Admits candidates for the length of a `with` block; entering it raises TooManyRequests."""
         return AdmissionPermit(self, 0, rows)
 
-    def enter(self, calls: int, rows: int) -> None:
-        """Counts what comes.
+    def acquire(self, calls: int, rows: int) -> None:
+        """Adds to the calls and candidates in flight.
 
         Raises:
-            Refused: It is too much.
+            TooManyRequests: A bound would be exceeded.
         """
         too_many_calls = calls and self.calls + calls > self._max_calls
         too_many_rows = rows and self.rows and self.rows + rows > self._max_rows
@@ -40,14 +47,14 @@ class AdmissionController:
         self.calls += calls
         self.rows += rows
 
-    def leave(self, calls: int, rows: int) -> None:
-        """Counts what goes."""
+    def release(self, calls: int, rows: int) -> None:
+        """Subtracts from the calls and candidates in flight."""
         self.calls -= calls
         self.rows -= rows
 
 
 class AdmissionPermit:
-    """What is in flight while its `with` block lasts. A generator would cost three times as much."""
+    """Counts work as in flight during its `with` block. A generator would cost three times as much."""
 
     __slots__ = ("_admission", "_calls", "_rows")
 
@@ -57,9 +64,9 @@ class AdmissionPermit:
         self._rows = rows
 
     def __enter__(self) -> None:
-        self._admission.enter(self._calls, self._rows)
+        self._admission.acquire(self._calls, self._rows)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._admission.leave(self._calls, self._rows)
+        self._admission.release(self._calls, self._rows)

@@ -1,4 +1,4 @@
-"""What every call has in common: an id, a deadline, the gate, metrics, and errors that leak nothing."""
+"""What every call shares: request id, deadline, admission, metrics, and errors that leak nothing."""
 
 import asyncio
 import itertools
@@ -22,7 +22,7 @@ from animora_server.service.status import code_of, internal_status, interrupted_
 
 log = structlog.get_logger(__name__)
 
-CALLERS_FAULT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+CALLER_ERROR_CODES = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
 REQUEST_ID = "x-request-id"
 MAX_REQUEST_ID = 128
 
@@ -35,9 +35,9 @@ class Call:
     """One call.
 
     Attributes:
-        request_id: Given in metadata, or made.
+        request_id: From the metadata, or generated.
         deadline: When the caller stops waiting, on the event loop's clock.
-        reserve: Seconds before that at which the heuristic answers, if the model has not.
+        reserve: Seconds before the deadline at which the fallback answers, if the model has not.
     """
 
     request_id: str
@@ -45,12 +45,18 @@ class Call:
     reserve: float = LEAST_RESERVE
 
 
-# Takes a request and gives its response, both as they are on the wire.
+# A method's implementation: takes the request's bytes and the call, returns the response's bytes.
 UnaryMethod = Callable[[bytes, Call], Awaitable[bytes]]
 
 
 class CallHandler:
-    """Wraps behaviours into gRPC handlers that take and give bytes."""
+    """Wraps unary methods into gRPC handlers that take and return bytes.
+
+    Args:
+        admission: Bounds the calls in flight.
+        metrics: Counts calls by method and code.
+        default_timeout: Seconds that a call without a deadline may take.
+    """
 
     def __init__(self, admission: AdmissionController, metrics: CallMetrics, default_timeout: float) -> None:
         self.arrivals = metrics.arrivals
@@ -61,34 +67,34 @@ class CallHandler:
         metrics.in_flight.set_function(lambda: admission.calls)
         metrics.rows_in_flight.set_function(lambda: admission.rows)
 
-    def unary(self, method: str, method_function: UnaryMethod) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """A unary handler. Messages are read and written inside, where their errors are ours."""
-        started, handling = self._metrics.started[method], self._metrics.handling[method]
+    def unary(self, name: str, method: UnaryMethod) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """The handler of a unary method. The method parses and serialises messages, not gRPC."""
+        started, handling = self._metrics.started[name], self._metrics.handling[name]
 
         async def handle(request: bytes, context: "Context") -> bytes:
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             started.inc()
             call = self._call(context)
             context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
-            code = "CANCELLED"  # an enumeration takes 0.6 us to tell its name
+            code = "CANCELLED"  # a string: the name of an enumeration's member takes 0.6 us
             try:
-                with self._admission.call():
-                    reply = await method_function(request, call)
+                with self._admission.admit_call():
+                    response = await method(request, call)
                 code = "OK"
-                return reply
+                return response
             except asyncio.CancelledError:
-                if was_cancelled():  # by the caller or the server's end
+                if was_cancelled():  # by the caller or by the shutdown
                     raise
-                # Raised inside: without a status, grpc.aio would leave the caller waiting.
+                # Raised by the method: without a status, grpc.aio would leave the caller waiting.
                 code, status = "UNAVAILABLE", interrupted_status(call.request_id)
             except Exception as error:  # every error has a status; a bug's is INTERNAL
                 failure, status = status_of(error, call)
                 code = failure.name
-                log_refusal(method, [error], call)
+                log_caller_errors(name, [error], call)
             finally:
-                self._metrics.handled(method, code)
-                handling.observe(time.perf_counter() - began)
-            await _abort(context, status, call.request_id)
+                self._metrics.handled(name, code)
+                handling.observe(time.perf_counter() - started_at)
+            await _abort_call(context, status, call.request_id)
             raise AssertionError("abort raises")
 
         return grpc.unary_unary_rpc_method_handler(handle)
@@ -105,38 +111,40 @@ class CallHandler:
 
 
 def status_of(error: BaseException, call: Call) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    """The code and rich status of whatever a behaviour raised; what is a bug is logged, not sent."""
+    """The code and rich status of an error; the text of an unexpected error is logged, not sent."""
     if isinstance(error, CallError):
         return code_of(error), to_status(error, call.request_id)
-    log.error("a call failed", request_id=call.request_id, exc_info=error)
+    log.error("call failed", request_id=call.request_id, exc_info=error)
     return grpc.StatusCode.INTERNAL, internal_status(call.request_id)
 
 
-def log_refusal(method: str, errors: Sequence[BaseException], call: Call) -> None:
-    """Logs what a caller did wrong, so that the request id they were told names it; one line a call.
+def log_caller_errors(method: str, errors: Sequence[BaseException], call: Call) -> None:
+    """Logs the errors that the caller has to fix, under the request id; one line a call.
 
     Args:
-        method: What was called.
-        errors: Of the call, or of a batch's requests; others than the caller's are not logged here.
+        method: The name of the method.
+        errors: The errors of the call, or of the requests of a batch. Errors of the server are skipped.
         call: The call.
     """
-    wrong = [error for error in errors if isinstance(error, CallError) and code_of(error) in CALLERS_FAULT]
-    if wrong:
+    caller_errors = [
+        error for error in errors if isinstance(error, CallError) and code_of(error) in CALLER_ERROR_CODES
+    ]
+    if caller_errors:
         log.info(
-            f"{method}: {code_of(wrong[0]).name}",  # which is limited apart from other methods' and codes'
+            f"{method}: {code_of(caller_errors[0]).name}",  # the log limit counts by event
             request_id=call.request_id,
-            error=str(wrong[0]),
-            requests=len(wrong),
+            error=str(caller_errors[0]),
+            requests=len(caller_errors),
         )
 
 
 def _request_ids() -> Iterator[str]:
-    """Ids that are unique across processes and cheap to make."""
+    """Generates ids that are unique across processes."""
     process = secrets.token_hex(6)
     return (f"{process}-{number:x}" for number in itertools.count(1))
 
 
-async def _abort(context: "Context", status: status_pb2.Status, request_id: str) -> None:
+async def _abort_call(context: "Context", status: status_pb2.Status, request_id: str) -> None:
     rich = rpc_status.to_status(status)
     metadata = (*rich.trailing_metadata, (REQUEST_ID, request_id))
     await context.abort(rich.code, rich.details, metadata)

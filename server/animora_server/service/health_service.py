@@ -1,4 +1,4 @@
-"""The `grpc.health.v1` service: checks, and watches that end with the server."""
+"""The `grpc.health.v1` service: checks, and watches that end when the server drains."""
 
 import asyncio
 from contextlib import suppress
@@ -14,46 +14,46 @@ Status = int  # of health_pb2.HealthCheckResponse.ServingStatus
 
 
 class HealthService:
-    """Says what each service's status is.
+    """Serves the status of each service name.
 
-    A watcher that reads nothing holds up itself alone; grpcio-health-checking's own service holds a lock
-    while it writes, and no status can change until the watcher reads. And watches end when they are told
-    to: a watcher behind a proxy would hold up a stop for the whole grace.
+    It replaces the service of grpcio-health-checking for two reasons. That one holds a lock while it writes,
+    so a watcher that does not read blocks every change of status. And its watches do not end with the server,
+    so a watcher behind a proxy delays shutdown by the whole grace period.
     """
 
     def __init__(self) -> None:
         self._statuses: dict[str, Status] = {}
-        self._changed = asyncio.Event()  # another one after each change
+        self._changed = asyncio.Event()  # replaced at each change
         self._draining = False
         self._ending = asyncio.Event()
 
     def set(self, service: str, status: Status) -> None:
-        """Says a status from now on, unless the service drains."""
+        """Sets the status of a service; ignored while draining."""
         if not self._draining:
             self._statuses[service] = status
-            self._tell()
+            self._notify()
 
     def drain(self) -> None:
-        """Says NOT_SERVING of everything, for good."""
+        """Sets every status to NOT_SERVING for good."""
         self._draining = True
         self._statuses = dict.fromkeys(self._statuses, health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._tell()
+        self._notify()
 
     def end_watches(self) -> None:
-        """Ends all watches, and any that comes later."""
+        """Ends all watches, and later ones as they start."""
         self._ending.set()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: "Context"
     ) -> health_pb2.HealthCheckResponse:
-        """The status of a service; NOT_FOUND where there is none of the name."""
+        """Returns the status of a service; NOT_FOUND for an unknown name."""
         status = self._statuses.get(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND)
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: "Context") -> None:
-        """Sends the status of a service now and whenever it changes, until the caller or the server goes."""
+        """Sends the status of a service at once and at each change, until the caller or the server ends."""
         watching = asyncio.ensure_future(self._send_changes(request.service, context))
         ending = asyncio.ensure_future(self._ending.wait())
         try:
@@ -76,6 +76,6 @@ class HealthService:
                 sent = status
             await changed.wait()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

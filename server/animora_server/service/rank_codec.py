@@ -1,4 +1,4 @@
-"""Requests to queries, with every field checked, and rankings to responses."""
+"""Decodes Rank and BatchRank requests to queries, every field checked, and encodes rankings."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -18,9 +18,9 @@ from animora_server.service.wire_codec import (
     RankRequest,
     RankResponse,
     RankResult,
-    elements,
-    packed,
+    pack,
     parse,
+    read_elements,
     read_ids,
 )
 from animora_server.settings import RankingSettings
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 MAX_EXCLUDED = 1000
 MAX_EXPLAINED = 500
-# Of one BatchRank: with two embeddings a post and the default model some 50 ms on the device, and 700 kB.
+# Candidates of a BatchRank: with two embeddings a post and the default model, 50 ms on the device and 700 kB.
 MAX_BATCH_EXPLAINED = 5000
-# Candidates that take as much CPU time to rank as one post takes to explain.
+# How many candidates can be ranked in the CPU time that it takes to explain one post.
 EXPLAINED_WEIGHT = 50
 
 POST_IDS, SCORES = BytesField(RankResponse, "post_ids"), BytesField(RankResponse, "scores")
@@ -84,13 +84,13 @@ DROP_REASONS = {
 def read_query(
     request: pb.RankRequest, limits: RankingSettings, deadline: float, reserve: float = LEAST_RESERVE
 ) -> RankQuery:
-    """The query of a request.
+    """Decodes a request.
 
     Args:
-        request: As parsed, a public message or a twin.
-        limits: How much it may hold.
+        request: The public message or its bytes-typed variant.
+        limits: The bounds of a request.
         deadline: When the caller stops waiting, on the event loop's clock.
-        reserve: Seconds before that at which the heuristic answers, if the model has not.
+        reserve: Seconds before the deadline at which the fallback answers, if the model has not.
 
     Raises:
         InvalidRequest: A field is wrong; the error names it.
@@ -122,18 +122,20 @@ def read_query(
         raise InvalidRequest(
             "explain", f"is set with {candidates} candidates: at most {MAX_EXPLAINED} can be explained"
         )
-    # By position: names would take as long again.
-    user_id, version, unseen = request.user_id, request.model_version, request.exclude_seen
-    return RankQuery(user_id, post_ids, deadline, limit, policy, version, unseen, excluded, explain, reserve)
+    # By position: keyword arguments would take as long again.
+    user_id, version, exclude_seen = request.user_id, request.model_version, request.exclude_seen
+    return RankQuery(
+        user_id, post_ids, deadline, limit, policy, version, exclude_seen, excluded, explain, reserve
+    )
 
 
 def read_batch(data: bytes, limits: RankingSettings) -> list[pb.RankRequest]:
-    """The requests of a BatchRank, as twins where they can be.
+    """Decodes a BatchRank into its requests, as bytes-typed variants where possible.
 
     Raises:
-        InvalidRequest: It is no such message, or holds no request or too many.
+        InvalidRequest: The message is malformed, or holds no request or too many.
     """
-    requests = elements(data, BatchRankRequest, "requests")
+    requests = read_elements(data, BatchRankRequest, "requests")
     if not requests:
         raise InvalidRequest("requests", "is empty: give 1 or more requests")
     if len(requests) > limits.max_batch_requests:
@@ -141,14 +143,14 @@ def read_batch(data: bytes, limits: RankingSettings) -> list[pb.RankRequest]:
             "requests",
             f"holds {len(requests)} requests: at most {limits.max_batch_requests} go into one call",
         )
-    return [parse(each, RankRequest, pb.RankRequest) for each in requests]
+    return [parse(request, RankRequest, pb.RankRequest) for request in requests]
 
 
 def check_queries(queries: Sequence[RankQuery], limits: RankingSettings) -> None:
-    """Checks what the valid requests of a batch ask for together.
+    """Checks the bounds of a batch over all its valid queries.
 
     Raises:
-        InvalidRequest: Too many candidates, or too many to explain.
+        InvalidRequest: There are too many candidates, or too many to explain.
     """
     candidates = sum([len(query.post_ids) for query in queries])
     if candidates > limits.max_batch_candidates:
@@ -164,60 +166,60 @@ def check_queries(queries: Sequence[RankQuery], limits: RankingSettings) -> None
         )
 
 
-def weight(query: RankQuery) -> int:
-    """How many candidates a query counts for where the candidates in flight are bounded."""
+def admission_weight(query: RankQuery) -> int:
+    """How many candidates the query counts for in admission."""
     return len(query.post_ids) * (EXPLAINED_WEIGHT if query.explain else 1)
 
 
 def write_ranking(ranking: RankedCandidates) -> bytes:
-    """A response on the wire."""
-    pieces = [_heading(ranking.ranker, ranking.model_version, ranking.cache, ranking.degraded_reason)]
+    """Encodes a RankResponse."""
+    pieces = [_shared_fields(ranking.ranker, ranking.model_version, ranking.cache, ranking.degraded_reason)]
     if len(ranking.post_ids):
-        ids, scores = packed(ranking.post_ids), packed(ranking.scores)
-        pieces += (POST_IDS.opening(len(ids)), ids, SCORES.opening(len(scores)), scores)
+        ids, scores = pack(ranking.post_ids), pack(ranking.scores)
+        pieces += (POST_IDS.prefix(len(ids)), ids, SCORES.prefix(len(scores)), scores)
     if ranking.dropped:
-        pieces += map(_dropped, ranking.dropped, ranking.dropped.values())
+        pieces += map(_encode_dropped, ranking.dropped, ranking.dropped.values())
     if ranking.terms is not None and len(ranking.post_ids):
         explanations = encode_explanations(ranking.terms)
-        opening = EXPLANATIONS.opening(len(explanations[0]))
-        pieces.append(opening.join((b"", *explanations)))  # before each
+        prefix = EXPLANATIONS.prefix(len(explanations[0]))
+        pieces.append(prefix.join((b"", *explanations)))  # the prefix precedes each
     if ranking.dropped_posts:
-        pieces.append(_dropped_posts(ranking.dropped_posts))
+        pieces.append(_encode_dropped_posts(ranking.dropped_posts))
     return b"".join(pieces)
 
 
 def write_results(outcomes: Iterable[RankedCandidates | status_pb2.Status]) -> bytes:
-    """A batch's response on the wire."""
+    """Encodes a BatchRankResponse."""
     pieces: list[bytes] = []
     for outcome in outcomes:
         if isinstance(outcome, RankedCandidates):
             response = write_ranking(outcome)
-            opening = RESPONSE.opening(len(response))
-            pieces += (RESULTS.opening(len(opening) + len(response)), opening, response)
+            prefix = RESPONSE.prefix(len(response))
+            pieces += (RESULTS.prefix(len(prefix) + len(response)), prefix, response)
         else:
             error = pb.RankResult(error=outcome).SerializeToString()
-            pieces += (RESULTS.opening(len(error)), error)
+            pieces += (RESULTS.prefix(len(error)), error)
     return b"".join(pieces)
 
 
 @lru_cache(1024)
-def _dropped(reason: DropReason, count: int) -> bytes:
-    """How many candidates are missing for one reason: a message within a message is their union."""
+def _encode_dropped(reason: DropReason, count: int) -> bytes:
+    """A RankResponse with one drop count; protobuf merges such parts of a nested message."""
     return pb.RankResponse(dropped=pb.DroppedCandidates(**{reason.value: count})).SerializeToString()
 
 
-def _dropped_posts(dropped: Mapping[int, DropReason]) -> bytes:
-    """Why each post is not in the order."""
+def _encode_dropped_posts(dropped: Mapping[int, DropReason]) -> bytes:
+    """A RankResponse with the drop reasons of posts."""
     response = pb.RankResponse()
     write_dropped_posts(dropped, response.dropped_posts)
     return response.SerializeToString()
 
 
 @lru_cache
-def _heading(
+def _shared_fields(
     ranker: RankerName, model_version: str, cache: CacheStatus, degraded: DegradedReason | None
 ) -> bytes:
-    """What many responses have in common, written once: a field at a time it takes 3 us of each."""
+    """A RankResponse with the fields that many responses share; cached, as encoding them takes 3 us."""
     return pb.RankResponse(
         ranker=RANKERS[ranker],
         model_version=model_version,
@@ -230,6 +232,6 @@ def _heading(
 def write_dropped_posts(
     dropped: Mapping[int, DropReason], field: "RepeatedCompositeFieldContainer[pb.DroppedPost]"
 ) -> None:
-    """Adds to a field why each post is not in an answer, in the same order."""
+    """Appends the drop reason of each post to a field, in the order of the mapping."""
     for post, reason in dropped.items():
         field.add(post_id=post, reason=DROP_REASONS[reason])

@@ -1,4 +1,4 @@
-"""RankingService: the behaviours behind Rank and BatchRank."""
+"""The methods Rank and BatchRank."""
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -10,12 +10,12 @@ from animora_server.errors import CallError
 from animora_server.observability.metrics import RankMetrics
 from animora_server.ranker import CandidateRanker
 from animora_server.service.admission import AdmissionController
-from animora_server.service.calls import Call, UnaryMethod, log_refusal, status_of
+from animora_server.service.calls import Call, UnaryMethod, log_caller_errors, status_of
 from animora_server.service.rank_codec import (
+    admission_weight,
     check_queries,
     read_batch,
     read_query,
-    weight,
     write_ranking,
     write_results,
 )
@@ -24,11 +24,11 @@ from animora_server.service.wire_codec import RankRequest, parse
 from animora_server.settings import RankingSettings
 from animora_server.types import CacheStatus, DegradedReason, RankedCandidates, RankerName, RankQuery
 
-_KIND = attrgetter("ranker", "cache", "degraded_reason")
+_OUTCOME_KEY = attrgetter("ranker", "cache", "degraded_reason")
 
 
 class RankingService:
-    """Parses, ranks, and writes; every outcome is counted here and nowhere else."""
+    """Decodes requests, has them ranked, encodes the results; the one place where outcomes are counted."""
 
     def __init__(
         self,
@@ -44,57 +44,66 @@ class RankingService:
 
     @property
     def methods(self) -> Mapping[str, UnaryMethod]:
-        """By method."""
+        """The implementation of each method, by name."""
         return {"Rank": self.rank, "BatchRank": self.batch_rank}
 
     async def rank(self, data: bytes, call: Call) -> bytes:
-        """Answers Rank. Raises CallError."""
+        """Serves Rank.
+
+        Raises:
+            CallError: The request is invalid, refused, or cannot be answered.
+        """
         request = parse(data, RankRequest, pb.RankRequest)
         try:
             query = read_query(request, self._limits, call.deadline, call.reserve)
-            with self._admission.work(weight(query)):
+            with self._admission.admit_rows(admission_weight(query)):
                 ranking = await self._ranker.rank(query)
-        except Exception as error:  # counted here, answered by the call's handler
-            self._failed("Rank", error)
+        except Exception as error:  # counted here; the call handler maps it to a status
+            self._count_failure("Rank", error)
             raise
-        self._ranked("Rank", [query], [ranking])
+        self._count_rankings("Rank", [query], [ranking])
         return write_ranking(ranking)
 
     async def batch_rank(self, data: bytes, call: Call) -> bytes:
-        """Answers BatchRank: a failed request becomes its own result. Raises CallError for the whole."""
-        asked = [self._read(request, call) for request in read_batch(data, self._limits)]
-        queries = [each for each in asked if isinstance(each, RankQuery)]
+        """Serves BatchRank: an error of one request is the result of that request.
+
+        Raises:
+            CallError: The batch as a whole is invalid, refused, or cannot be answered.
+        """
+        decoded = [self._read(request, call) for request in read_batch(data, self._limits)]
+        queries = [each for each in decoded if isinstance(each, RankQuery)]
         check_queries(queries, self._limits)
-        with self._admission.work(sum(map(weight, queries))):
+        with self._admission.admit_rows(sum(map(admission_weight, queries))):
             ranked = await self._ranker.rank_all(queries)
-        self._ranked("BatchRank", queries, ranked)
+        self._count_rankings("BatchRank", queries, ranked)
         rankings = iter(ranked)
-        outcomes = [next(rankings) if isinstance(each, RankQuery) else each for each in asked]
-        log_refusal("BatchRank", [each for each in outcomes if not isinstance(each, RankedCandidates)], call)
+        outcomes = [next(rankings) if isinstance(each, RankQuery) else each for each in decoded]
+        errors = [each for each in outcomes if not isinstance(each, RankedCandidates)]
+        log_caller_errors("BatchRank", errors, call)
         return write_results(
             [each if isinstance(each, RankedCandidates) else self._status(each, call) for each in outcomes]
         )
 
     def _read(self, request: pb.RankRequest, call: Call) -> RankQuery | Exception:
-        """A query of a batch, or what is wrong with it: its neighbours are ranked all the same."""
+        """Decodes a request of a batch; returns its error, so that the other requests are ranked."""
         try:
             return read_query(request, self._limits, call.deadline, call.reserve)
-        except Exception as error:  # whatever it is belongs to this request
+        except Exception as error:  # any error belongs to this request
             return error
 
     def _status(self, error: BaseException, call: Call) -> status_pb2.Status:
-        """What a batch's caller is told of a request that failed."""
-        self._failed("BatchRank", error)
+        """The status of a failed request of a batch; counts it."""
+        self._count_failure("BatchRank", error)
         return status_of(error, call)[1]
 
-    def _failed(self, method: str, error: BaseException) -> None:
+    def _count_failure(self, method: str, error: BaseException) -> None:
         code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
         self._metrics.request(method, code, None)
 
-    def _ranked(
+    def _count_rankings(
         self, method: str, queries: Sequence[RankQuery], outcomes: Sequence[RankedCandidates | BaseException]
     ) -> None:
-        """Counts the queries that were ranked; what is alike, together."""
+        """Counts the queries that were ranked, equal outcomes at once."""
         rankings = [each for each in outcomes if isinstance(each, RankedCandidates)]
         self._metrics.candidates.observe_all(
             [
@@ -103,14 +112,14 @@ class RankingService:
                 if isinstance(each, RankedCandidates)
             ]
         )
-        kinds: dict[tuple[RankerName, CacheStatus, DegradedReason | None], int] = {}
-        for kind in map(_KIND, rankings):
-            kinds[kind] = kinds.get(kind, 0) + 1
-        for (ranker, cache, degraded), many in kinds.items():
-            self._metrics.request(method, "OK", ranker, many)
-            self._metrics.cache[cache].inc(many)
+        counts: dict[tuple[RankerName, CacheStatus, DegradedReason | None], int] = {}
+        for outcome in map(_OUTCOME_KEY, rankings):
+            counts[outcome] = counts.get(outcome, 0) + 1
+        for (ranker, cache, degraded), count in counts.items():
+            self._metrics.request(method, "OK", ranker, count)
+            self._metrics.cache[cache].inc(count)
             if degraded is not None:
-                self._metrics.degraded[degraded].inc(many)
+                self._metrics.degraded[degraded].inc(count)
         for ranking in rankings:
             for reason, count in ranking.dropped.items():
                 self._metrics.dropped[reason].inc(count)

@@ -1,6 +1,6 @@
-"""Server reflection as v1, which clients ask for first, and as v1alpha, which older ones know alone.
+"""Server reflection: v1, which clients try first, and v1alpha for older clients.
 
-The two protocols differ in their package's name. grpcio-reflection has v1alpha only.
+The two protocols differ only in the name of the package. grpcio-reflection has v1alpha alone.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ METHOD = "ServerReflectionInfo"
 
 
 def enable_reflection(server: grpc.aio.Server, service_names: Sequence[str]) -> None:
-    """Lets clients find out what a server serves, the reflection services included."""
-    _describe_v1()
+    """Registers both reflection services, which list the given services and themselves."""
+    _add_v1_descriptor()
     services = [f"{package}.{SERVICE}" for package in (STABLE, ALPHA)]
     servicer = reflection.aio.ReflectionServicer([*service_names, *services])
     handler = grpc.stream_stream_rpc_method_handler(
@@ -30,8 +30,8 @@ def enable_reflection(server: grpc.aio.Server, service_names: Sequence[str]) -> 
     )
 
 
-def _describe_v1() -> None:
-    """Makes the description of v1, which clients may ask for as well, of that of v1alpha."""
+def _add_v1_descriptor() -> None:
+    """Adds the descriptor of v1 to the default pool, derived from that of v1alpha."""
     alpha = FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
     stable = text_format.Parse(

@@ -1,4 +1,4 @@
-"""The gRPC server: its port, limits, health and reflection, and how it drains."""
+"""The gRPC server: port, limits, health, reflection, drain."""
 
 import asyncio
 import logging
@@ -14,7 +14,12 @@ from animora_server.addresses import cannot_listen, require_free
 from animora_server.service.calls import CallHandler, UnaryMethod
 from animora_server.service.health_service import HealthService
 from animora_server.service.reflection import enable_reflection
-from animora_server.service.unhandled_calls import ArrivedCalls, Methods, UnknownMethods, newest_server
+from animora_server.service.unhandled_calls import (
+    ArrivedCalls,
+    MethodHandlers,
+    UnknownMethodCounter,
+    newest_server_id,
+)
 from animora_server.settings import GrpcSettings
 from animora_server.tls import load_identity
 
@@ -22,14 +27,14 @@ SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
 GRPC_LOGGER = "grpc._cython.cygrpc"
 HEALTH_SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 METHODS = ("Rank", "BatchRank", "GetTimeline")
-# Everything a client may ask health about: the server as a whole, and the service by name.
+# Health names for clients: the server as a whole, and the service.
 HEALTH_NAMES = ("", SERVICE_NAME)
-# And whether the process is worth keeping, for a liveness probe.
+# Health name for a liveness probe: NOT_SERVING when the process should be restarted.
 LIVENESS_NAME = "liveness"
 
 
 class GrpcServer:
-    """Listens between `async with`; NOT_SERVING until told, and while draining."""
+    """Listens in its `async with` block. Health is NOT_SERVING before `set_serving` and while draining."""
 
     def __init__(
         self,
@@ -38,31 +43,31 @@ class GrpcServer:
         methods: Mapping[str, UnaryMethod],
     ) -> None:
         self._settings = settings
-        logging.getLogger(GRPC_LOGGER).addFilter(is_worth_logging)
+        logging.getLogger(GRPC_LOGGER).addFilter(is_not_lost_reply)
         self._health = HealthService()
         self._server = grpc.aio.server(options=channel_options(settings))
         handlers = {method: handler.unary(method, methods[method]) for method in METHODS}
         arrivals = handler.arrivals
-        self._arrived = ArrivedCalls(newest_server())
+        self._arrived = ArrivedCalls(newest_server_id())
         arrivals.arrived_from(self._arrived.read)
-        self._server.add_generic_rpc_handlers((Methods(SERVICE_NAME, handlers, arrivals),))
+        self._server.add_generic_rpc_handlers((MethodHandlers(SERVICE_NAME, handlers, arrivals),))
         self._server.add_generic_rpc_handlers((self._health_handler(),))
         enable_reflection(self._server, (SERVICE_NAME, HEALTH_SERVICE_NAME))
-        self._server.add_generic_rpc_handlers((UnknownMethods(arrivals),))
+        self._server.add_generic_rpc_handlers((UnknownMethodCounter(arrivals),))
         self._serving = False
         self._alive = True
         self._draining = False
         self.port = 0
 
     async def __aenter__(self) -> Self:
-        """Binds the port and takes calls.
+        """Binds the port and starts to accept calls.
 
         Raises:
             ConfigurationError: The port is taken, or a TLS file cannot be read.
         """
-        self._say()
+        self._publish_health()
         host, port = self._settings.host, self._settings.port
-        if self._settings.workers == 1 and port:  # workers share it, and whoever started them has checked it
+        if self._settings.workers == 1 and port:  # workers share the port, and the supervisor has checked it
             await asyncio.to_thread(require_free, "grpc", host, port)
         identity = load_identity(self._settings)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -80,11 +85,11 @@ class GrpcServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops; calls that still run are given the grace, then cancelled."""
+        """Stops; running calls are cancelled after the grace period."""
         await self._stop()
 
     def _health_handler(self) -> grpc.GenericRpcHandler:
-        # Not by the generated function: what it registers is found before any generic handler is asked.
+        # Not by the generated function: gRPC looks up what it registers before any generic handler.
         messages = {
             "request_deserializer": health_pb2.HealthCheckRequest.FromString,
             "response_serializer": health_pb2.HealthCheckResponse.SerializeToString,
@@ -97,33 +102,34 @@ class GrpcServer:
 
     @property
     def serving(self) -> bool:
-        """What health says."""
+        """Whether health reports SERVING."""
         return self._serving
 
     async def set_serving(self, serving: bool) -> None:
-        """Says SERVING or NOT_SERVING from now on; once draining, it stays NOT_SERVING."""
+        """Sets the health of the server and the service; ignored while draining."""
         if serving == self._serving or self._draining:
             return
         self._serving = serving
-        self._say()
+        self._publish_health()
 
     async def set_alive(self, alive: bool) -> None:
-        """Says whether the process is worth keeping, from now on."""
+        """Sets the health of the liveness name; ignored while draining."""
         if alive != self._alive and not self._draining:
             self._alive = alive
-            self._say()
+            self._publish_health()
 
     async def drain(self) -> None:
-        """Says NOT_SERVING, lets clients and load balancers notice, then finishes what is in flight."""
+        """Reports NOT_SERVING, waits until load balancers have noticed, then finishes the calls in flight."""
         self._serving, self._draining = False, True
         self._health.drain()
         await asyncio.sleep(self._settings.drain_delay)
         await self._stop()
 
     async def leave(self) -> None:
-        """Closes the port and finishes what is in flight: clients connect anew, to others on the port.
+        """Drains one of several workers: closes the port and finishes the calls in flight.
 
-        To say NOT_SERVING before would hold them up: they would wait for this process to say otherwise.
+        Clients reconnect to the other workers of the port. It does not report NOT_SERVING before: clients
+        would wait for this process to report SERVING again.
         """
         self._serving, self._draining = False, True
         await self._stop()
@@ -133,15 +139,15 @@ class GrpcServer:
         self._arrived.read()
         await self._server.stop(self._settings.drain_grace)
 
-    def _say(self) -> None:
-        answers = dict.fromkeys(HEALTH_NAMES, self._serving) | {LIVENESS_NAME: self._alive}
+    def _publish_health(self) -> None:
+        statuses = dict.fromkeys(HEALTH_NAMES, self._serving) | {LIVENESS_NAME: self._alive}
         response = health_pb2.HealthCheckResponse
-        for name, yes in answers.items():
-            self._health.set(name, response.SERVING if yes else response.NOT_SERVING)
+        for name, is_serving in statuses.items():
+            self._health.set(name, response.SERVING if is_serving else response.NOT_SERVING)
 
 
-def is_worth_logging(record: logging.LogRecord) -> bool:
-    """Not that a reply could not be sent: its caller has gone, and the metrics have counted what it was."""
+def is_not_lost_reply(record: logging.LogRecord) -> bool:
+    """Filters out replies that could not be sent as the caller has gone; the metrics have counted them."""
     return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
 
 
@@ -153,17 +159,17 @@ def channel_options(settings: GrpcSettings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
-        # No compression on requests: a bomb is UNIMPLEMENTED before it is inflated.
+        # No compressed requests: a compression bomb is UNIMPLEMENTED before it is inflated.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_connection_age_ms", age),
         ("grpc.max_connection_age_grace_ms", int(settings.drain_grace * 1000)),
-        # Calls that wait for the event loop, those that nobody waits for any more among them. By default gRPC
-        # turns some away from the 1,001st on, without a status: with 3,000 callers who ask again at once that
-        # left time for 350 answers a second, not 4,000.
+        # Calls that wait for the event loop, including those whose caller has gone. By default gRPC sheds
+        # calls from the 1,001st on, without a status: with 3,000 callers that retry at once, that left time
+        # for 350 responses a second in place of 4,000.
         ("grpc.server.max_pending_requests", waiting),
         ("grpc.server.max_pending_requests_hard_limit", waiting),
-        # Clients may ping every 10 s, also while they have no call. More often than every 5 s is a flood.
+        # Clients may ping every 10 s, also without a call. More often than every 5 s counts as abuse.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_time_ms", 60_000),

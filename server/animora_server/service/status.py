@@ -37,7 +37,7 @@ def code_of(error: CallError) -> grpc.StatusCode:
 
 
 def to_status(error: CallError, request_id: str) -> status_pb2.Status:
-    """The rich status of an error: ErrorInfo always, BadRequest and RetryInfo where they apply."""
+    """The rich status of an error, with ErrorInfo, and with BadRequest or RetryInfo where they apply."""
     code, reason = STATUSES[type(error)]
     details: list[Message] = [_error_info(reason, request_id)]
     if isinstance(error, InvalidRequest):
@@ -53,13 +53,13 @@ def to_status(error: CallError, request_id: str) -> status_pb2.Status:
 
 
 def internal_status(request_id: str) -> status_pb2.Status:
-    """The status of a bug: its text stays in the log, under the request id."""
+    """The status of an unexpected error: its text is only in the log, under the request id."""
     message = f"internal error; the server's log has it under request id {request_id}"
     return _status(grpc.StatusCode.INTERNAL, message, [_error_info(INTERNAL_REASON, request_id)])
 
 
 def interrupted_status(request_id: str) -> status_pb2.Status:
-    """The status of a call that the server gave up without its caller's doing."""
+    """The status of a call that was cancelled inside the server, not by the caller."""
     details = [_error_info("INTERRUPTED", request_id)]
     return _status(grpc.StatusCode.UNAVAILABLE, "the call was interrupted; try again", details)
 

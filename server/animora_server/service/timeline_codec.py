@@ -1,4 +1,4 @@
-"""GetTimeline's requests to queries, with every field checked, and its pages to responses."""
+"""Decodes GetTimeline requests to queries, every field checked, and encodes pages."""
 
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from animora_server.service.rank_codec import (
     RANKERS,
     write_dropped_posts,
 )
-from animora_server.service.wire_codec import GetTimelineResponse, read_ids, write
+from animora_server.service.wire_codec import GetTimelineResponse, read_ids, write_array
 from animora_server.settings import TimelineSettings
 from animora_server.types import PageResult, TimelineQuery
 
@@ -27,13 +27,13 @@ def read_timeline_query(
     deadline: float,
     reserve: float = LEAST_RESERVE,
 ) -> TimelineQuery:
-    """The query of a request.
+    """Decodes a request.
 
     Args:
-        request: As parsed.
-        settings: The sizes of pages.
+        request: The public message.
+        settings: The default and the largest page size.
         deadline: When the caller stops waiting, on the event loop's clock.
-        reserve: Seconds before that at which the heuristic answers, if the model has not.
+        reserve: Seconds before the deadline at which the fallback answers, if the model has not.
 
     Raises:
         InvalidRequest: A field is wrong; the error names it.
@@ -48,12 +48,12 @@ def read_timeline_query(
     policy = CACHE_POLICIES.get(request.cache_policy)
     if policy is None:
         raise InvalidRequest("cache_policy", f"is {request.cache_policy}, which is no CachePolicy")
-    for field, ids, most in (
+    for field, ids, maximum in (
         ("exclude_post_ids", request.exclude_post_ids, MAX_EXCLUDED),
         ("explain_post_ids", request.explain_post_ids, MAX_EXPLAINED),
     ):
-        if len(ids) > most:
-            raise InvalidRequest(field, f"holds {len(ids)} ids: at most {most} can be given")
+        if len(ids) > maximum:
+            raise InvalidRequest(field, f"holds {len(ids)} ids: at most {maximum} can be given")
     page_size = min(request.page_size or settings.page_size, settings.max_page_size)
     if request.explain and page_size > MAX_EXPLAINED:
         raise InvalidRequest(
@@ -73,13 +73,13 @@ def read_timeline_query(
     )
 
 
-def explanation_weight(query: TimelineQuery) -> int:
-    """How many candidates a page's explanations count for where the candidates in flight are bounded."""
+def admission_weight(query: TimelineQuery) -> int:
+    """How many candidates the explanations of the page count for in admission."""
     return (query.page_size * EXPLAINED_WEIGHT if query.explain else 0) + len(query.explain_post_ids)
 
 
 def write_page(page: PageResult) -> pb.GetTimelineResponse:
-    """The response for a page: a twin."""
+    """Encodes a page as the bytes-typed variant of its response."""
     response = GetTimelineResponse(
         next_page_token=page.next_page_token,
         ranker=RANKERS[page.ranker],
@@ -87,11 +87,11 @@ def write_page(page: PageResult) -> pb.GetTimelineResponse:
         cache=CACHE_STATUSES[page.cache],
         degraded_reason=DEGRADED_REASONS[page.degraded_reason],
     )
-    write(response.post_ids, page.post_ids)
-    write(response.scores, page.scores)
+    write_array(response.post_ids, page.post_ids)
+    write_array(response.scores, page.scores)
     write_dropped_posts(page.dropped_posts, response.dropped_posts)
     if page.explained is not None:
         explained = page.explained
         messages = encode_explanations(explained.terms, explained.reranking, explained.exploration)
-        cast("Any", response.explanations).extend(messages)  # bytes, in the twin
+        cast("Any", response.explanations).extend(messages)  # the variant takes bytes
     return response

@@ -1,4 +1,4 @@
-"""TimelineService: the behaviour behind GetTimeline."""
+"""The method GetTimeline."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from animora_server.ranker.coalescer import RequestCoalescer
 from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import Call, UnaryMethod
 from animora_server.service.status import code_of
-from animora_server.service.timeline_codec import explanation_weight, read_timeline_query, write_page
+from animora_server.service.timeline_codec import admission_weight, read_timeline_query, write_page
 from animora_server.service.wire_codec import parse
 from animora_server.settings import TimelineSettings
 from animora_server.timeline import Timelines
@@ -19,7 +19,7 @@ METHOD = "GetTimeline"
 
 
 class TimelineService:
-    """Parses, has the page cut, and writes; every outcome is counted here and nowhere else."""
+    """Decodes requests, gets the page, encodes it; the one place where outcomes are counted."""
 
     def __init__(
         self,
@@ -34,24 +34,28 @@ class TimelineService:
         self._settings = settings
         self._metrics = metrics
         self._ranks = ranks
-        self._gathering: RequestCoalescer[asyncio.Future[None]] = RequestCoalescer(_release)
+        self._coalescer: RequestCoalescer[asyncio.Future[None]] = RequestCoalescer(_release)
 
     @property
     def methods(self) -> Mapping[str, UnaryMethod]:
-        """By method."""
+        """The implementation of each method, by name."""
         return {METHOD: self.get_timeline}
 
     async def get_timeline(self, data: bytes, call: Call) -> bytes:
-        """Answers GetTimeline. Raises CallError."""
+        """Serves GetTimeline.
+
+        Raises:
+            CallError: The request is invalid, refused, or cannot be answered.
+        """
         request = parse(data, pb.GetTimelineRequest, pb.GetTimelineRequest)
-        company: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._gathering.add(company)
-        await company
+        coalesced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._coalescer.add(coalesced)
+        await coalesced
         try:
             query = read_timeline_query(request, self._settings, call.deadline, call.reserve)
-            with self._admission.work(explanation_weight(query)):
+            with self._admission.admit_rows(admission_weight(query)):
                 page = await self._timelines.page(query)
-        except Exception as error:  # counted here, answered by the call's handler
+        except Exception as error:  # counted here; the call handler maps it to a status
             code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
             self._ranks.request(METHOD, code, None)
             raise
@@ -62,7 +66,7 @@ class TimelineService:
         return write_page(page).SerializeToString()
 
 
-def _release(arrived: Iterable["asyncio.Future[None]"]) -> None:
-    for each in arrived:
-        if not each.done():  # who was cancelled has gone on already
-            each.set_result(None)
+def _release(requests: Iterable["asyncio.Future[None]"]) -> None:
+    for request in requests:
+        if not request.done():  # its caller may be cancelled
+            request.set_result(None)

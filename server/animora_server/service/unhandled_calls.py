@@ -1,9 +1,9 @@
-"""Calls that no handler of ours sees: gRPC ends them itself, and says nothing of it.
+"""Counts calls that gRPC ends before a handler is called.
 
-`Methods` is asked for the handler of every call whose headers have arrived, before its message is read. A
-call whose message is then too large or compressed, whose metadata is too large, or whose caller has gone,
-ends without its handler. What gRPC sheds before, because too many calls wait, is seen by gRPC core alone:
-channelz counts the calls that arrived there.
+gRPC looks up the handler of a call when its headers have arrived, before its message is read. If the message
+is then too large or compressed, the metadata too large, or the caller gone, gRPC ends the call without
+calling the handler. Calls that gRPC sheds earlier, because too many wait, are visible to gRPC core alone:
+channelz counts all calls that arrived.
 """
 
 import json
@@ -16,13 +16,13 @@ import grpc
 from animora_server.observability.instruments import CountCell
 from animora_server.observability.metrics import ArrivalMetrics
 
-cygrpc: Any = import_module("grpc._cython.cygrpc")  # untyped; grpcio-channelz takes it from there, too
+cygrpc: Any = import_module("grpc._cython.cygrpc")  # untyped; grpcio-channelz imports it as well
 
 
-class Methods(grpc.GenericRpcHandler):
-    """The methods of a service, and counts of the calls that end before their handler is called.
+class MethodHandlers(grpc.GenericRpcHandler):
+    """The handlers of a service; counts the calls that end before their handler is called.
 
-    Register it before any other handler: it sees the calls of all services.
+    It must be registered before all other handlers, so that it sees the calls of all services.
     """
 
     def __init__(self, service: str, handlers: Mapping[str, Any], metrics: ArrivalMetrics) -> None:
@@ -30,25 +30,25 @@ class Methods(grpc.GenericRpcHandler):
         self._metrics = metrics
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """The handler of a call, or None where another service may have it."""
+        """Returns the handler of a call; None for a method of another service."""
         self._metrics.taken.inc()
         handler = self._handlers.get(handler_call_details.method)
         return None if handler is None else _ArrivedCall(handler, self._metrics.unreceived)
 
 
-class UnknownMethods(grpc.GenericRpcHandler):
-    """Counts calls of methods that nobody has. Register it after all others."""
+class UnknownMethodCounter(grpc.GenericRpcHandler):
+    """Counts calls of unknown methods. It must be registered after all other handlers."""
 
     def __init__(self, metrics: ArrivalMetrics) -> None:
         self._metrics = metrics
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> None:
-        """No handler: gRPC answers UNIMPLEMENTED."""
+        """Returns no handler, so gRPC answers UNIMPLEMENTED."""
         self._metrics.unknown.inc()
 
 
 class _ArrivedCall:
-    """A handler for one call; gRPC lets go of it at the call's end, whether or not it called the handler."""
+    """The handler of one call. gRPC drops it when the call ends, whether or not it called the handler."""
 
     __slots__ = ("_unreceived", "unary_unary")
 
@@ -61,7 +61,7 @@ class _ArrivedCall:
         self._unreceived: CountCell | None = unreceived
 
     def request_deserializer(self, data: bytes) -> bytes:
-        """The message, which has arrived."""
+        """Returns the message unchanged, and records that it has arrived."""
         self._unreceived = None
         return data
 
@@ -71,12 +71,12 @@ class _ArrivedCall:
 
 
 class ArrivedCalls:
-    """How many calls have arrived at a server, those that gRPC shed included; from any thread.
+    """Counts the calls that arrived at a server, including those that gRPC shed. Thread-safe.
 
-    Channelz forgets a server that has stopped, and the last figure stays.
+    Channelz drops a server that has stopped; the last count stays.
 
     Args:
-        server_id: The server's id in channelz.
+        server_id: The id of the server in channelz.
     """
 
     def __init__(self, server_id: int) -> None:
@@ -84,17 +84,17 @@ class ArrivedCalls:
         self._last = 0
 
     def read(self) -> int:
-        """The figure as it is now, or as it was read last before the server stopped."""
+        """The current count; after the server has stopped, the count of the last call of this method."""
         try:
             found = json.loads(cygrpc.channelz_get_server(self._server_id))
-        except ValueError:  # there is no such server any more
+        except ValueError:  # the server has stopped
             return self._last
         self._last = int(found["server"].get("data", {}).get("callsStarted", 0))
         return self._last
 
 
-def newest_server() -> int:
-    """The channelz id of the server that was created last in this process."""
+def newest_server_id() -> int:
+    """The channelz id of the newest server of this process."""
     found, start = 0, 0
     while True:
         page = json.loads(cygrpc.channelz_get_servers(start))

@@ -168,7 +168,7 @@ class TimelineBuilder:
 
     async def _build(self, state: ServingState, request: BuildRequest) -> RankedTimeline:
         try:
-            with self._admission.work(self._ranker.max_candidates(state.snapshot)):
+            with self._admission.admit_rows(self._ranker.max_candidates(state.snapshot)):
                 timeline = await self._ranker.rank(state, request.feed_key, request.score_by)
         except ScoringFailed as failure:
             reason = degraded_reason(failure)

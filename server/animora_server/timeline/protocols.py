@@ -56,6 +56,6 @@ class RefreshCounter(Protocol):
 class CandidateAdmission(Protocol):
     """Bounds the candidates in flight."""
 
-    def work(self, rows: int) -> AbstractContextManager[None]:
+    def admit_rows(self, rows: int) -> AbstractContextManager[None]:
         """Admits this many candidates for the length of the block. Raises TooManyRequests."""
         ...
