@@ -1,17 +1,17 @@
-"""How much of a call's time is kept for an answer without the model."""
+"""The reserve: how much of a call's time is kept for the fallback."""
 
-LEAST_RESERVE = 0.004  # seconds: the heuristic, and the way back
-RESERVED_SHARE = 0.2
-LONGEST_RESERVE = 0.1  # seconds
+MIN_RESERVE = 0.004  # seconds: the heuristic, and sending the response
+RESERVE_SHARE = 0.2
+MAX_RESERVE = 0.1  # seconds
 
 
 def reserve(timeout: float) -> float:
-    """Seconds before a call's deadline at which the heuristic answers, if the model has not.
+    """Seconds before a call's deadline at which the fallback answers, if the model has not.
 
-    A stall of the model lets many calls fall back at the same time, and their answers leave one after
-    another. And the caller's clock started before the server's, by the time that the request took on its way.
+    After a stall of the model many calls fall back at once, and their responses are sent in sequence. And the
+    caller's clock started earlier than the server's, by the travel time of the request.
 
     Args:
         timeout: Seconds that the call may take.
     """
-    return min(max(RESERVED_SHARE * timeout, LEAST_RESERVE), LONGEST_RESERVE)
+    return min(max(RESERVE_SHARE * timeout, MIN_RESERVE), MAX_RESERVE)

@@ -1,37 +1,42 @@
-"""The server's one tree of errors; `service.status` maps it to gRPC status codes.
+"""The server's error tree; `service.status` maps the errors of calls to gRPC status codes.
 
 AnimoraError
-├── CallError                     what a caller is told
-│   ├── InvalidRequest            a field is wrong
-│   ├── Refused                   too much in flight
-│   ├── DeadlineExpired          no answer fits into the time that is left
-│   ├── ModelNotResident          the version asked for is not loaded
-│   ├── RankedTimelineGone              the list that a page token pins is no longer there
-│   └── CatalogUnavailable        not loaded yet, or its blocks are too old to be trusted
-├── ScoringFailed                 the model gave no scores; the heuristic answers
-│   ├── ModelUnavailable          none is loaded
-│   ├── Overloaded                the scorer's queue is full
-│   ├── DeadlineUnreachable                   the deadline cannot be met
+├── CallError                     sent to the caller
+│   ├── InvalidRequest            a field is invalid
+│   ├── TooManyRequests           too many calls or candidates are in flight
+│   ├── DeadlineExpired           the time that is left is too short for an answer
+│   ├── ModelNotResident          the requested version is not loaded
+│   ├── RankedTimelineGone        the ranked timeline of a page token is no longer stored
+│   └── CatalogUnavailable        the catalog is not loaded, or its blocks are too old
+├── ScoringFailed                 the model has no scores; the heuristic answers
+│   ├── ModelUnavailable          no model is loaded
+│   ├── Overloaded                the queue of the device is full
+│   ├── DeadlineUnreachable       the deadline cannot be met, or has passed
 │   ├── DeviceFault               the device failed
 │   │   └── OutOfDeviceMemory     the batch did not fit
-│   └── InvalidScores             the model gives other than one finite score for each pair
-├── StoreError                    PostgreSQL, or Redis where it is not just a cache, did not answer
-├── ProtocolError                 what a worker and a shared device sent each other cannot be read
-├── GenerationGone                the generation that a run builds is not being built any more
-└── ConfigurationError            an option is wrong, or what it asks for cannot be had
+│   └── InvalidScores             a score is not finite
+├── StoreError                    PostgreSQL did not answer, or Redis where it is more than a cache
+├── ProtocolError                 a message between a worker and a shared device is malformed
+├── GenerationGone                the generation that a run builds is no longer being built
+└── ConfigurationError            an option is invalid, or cannot be satisfied
 """
 
 
 class AnimoraError(Exception):
-    """The root."""
+    """The root of all errors of the server."""
 
 
 class CallError(AnimoraError):
-    """Something a caller is told; the text is safe to send."""
+    """An error for the caller; its text is safe to send."""
 
 
 class InvalidRequest(CallError):
-    """A field is wrong."""
+    """A field is invalid.
+
+    Args:
+        field: The path of the field.
+        description: What is wrong with its value.
+    """
 
     def __init__(self, field: str, description: str) -> None:
         super().__init__(f"{field}: {description}")
@@ -40,7 +45,7 @@ class InvalidRequest(CallError):
 
 
 class TooManyRequests(CallError):
-    """Too much in flight; come back after `retry_after` seconds."""
+    """Too many calls or candidates are in flight; retry after `retry_after` seconds."""
 
     def __init__(self, retry_after: float) -> None:
         super().__init__("too many calls in flight")
@@ -48,34 +53,34 @@ class TooManyRequests(CallError):
 
 
 class DeadlineExpired(CallError):
-    """No answer fits into the time that is left."""
+    """The time that is left is too short for an answer."""
 
     def __init__(self) -> None:
         super().__init__("the deadline leaves no time for an answer")
 
 
 class ModelNotResident(CallError):
-    """The version asked for is not loaded."""
+    """The requested version is not loaded."""
 
     def __init__(self) -> None:
         super().__init__("model_version: that version is not resident; leave it empty for the active one")
 
 
 class RankedTimelineGone(CallError):
-    """The list that a page token pins is no longer there."""
+    """The ranked timeline of a page token is no longer stored."""
 
     def __init__(self) -> None:
         super().__init__(
-            "page_token: its list is gone; start over without a token, and exclude what was shown"
+            "page_token: its timeline is gone; start over without a token, and exclude the posts shown so far"
         )
 
 
 class CatalogUnavailable(CallError):
-    """Posts cannot be ranked: the catalog is not loaded, or its blocks are too old."""
+    """The catalog is not loaded, or its blocks are too old."""
 
 
 class ScoringFailed(AnimoraError):
-    """The model gave no scores."""
+    """The model has no scores."""
 
 
 class ModelUnavailable(ScoringFailed):
@@ -83,11 +88,11 @@ class ModelUnavailable(ScoringFailed):
 
 
 class Overloaded(ScoringFailed):
-    """The scorer's queue is full."""
+    """The queue of the device is full."""
 
 
 class DeadlineUnreachable(ScoringFailed):
-    """The scorer cannot answer before the deadline."""
+    """The deadline cannot be met, or has passed."""
 
 
 class DeviceFault(ScoringFailed):
@@ -103,16 +108,16 @@ class InvalidScores(ScoringFailed):
 
 
 class StoreError(AnimoraError):
-    """PostgreSQL did not answer, or not as its views promise; or Redis, where it is more than a cache."""
+    """PostgreSQL did not answer, or not as the views promise; or Redis, where it is more than a cache."""
 
 
 class ProtocolError(AnimoraError):
-    """What a worker and the device process that it shares sent each other cannot be read."""
+    """A message between a worker and a shared device is malformed."""
 
 
 class GenerationGone(AnimoraError):
-    """The generation that a run builds is not being built any more; what it wrote expires unseen."""
+    """The generation that a run builds is no longer being built; its timelines expire unserved."""
 
 
 class ConfigurationError(AnimoraError):
-    """An option is wrong, or what it asks for cannot be had; the text names it and holds no secret."""
+    """An option is invalid, or cannot be satisfied; the text names the option and holds no secret."""

@@ -1,4 +1,4 @@
-"""Values that are made for each request."""
+"""A decorator for values that are created for each request."""
 
 from dataclasses import dataclass, field
 from typing import TypeVar, dataclass_transform
@@ -8,8 +8,8 @@ Value = TypeVar("Value")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def fast_dataclass(cls: type[Value]) -> type[Value]:
-    """A dataclass that nobody changes, which the type checker sees to.
+    """Makes a dataclass with slots that only the type checker keeps frozen.
 
-    `frozen=True` would have Python see to it as well, and to make one with ten fields take 8 us, not 1.5.
+    With `frozen=True` Python would check it too, and creating a value of ten fields would take 8 us, not 1.5.
     """
     return dataclass(slots=True, unsafe_hash=True)(cls)

@@ -1,4 +1,4 @@
-"""The values that flow through a request: query in, ranking out, arrays in between."""
+"""The values of a request: queries, rankings, timelines, and the array types between them."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.deadlines import LEAST_RESERVE
+from animora_server.deadlines import MIN_RESERVE
 from animora_server.fast_dataclass import fast_dataclass
 
 IntArray = npt.NDArray[np.int64]
@@ -19,14 +19,14 @@ BoolArray = npt.NDArray[np.bool_]
 CLOCK_SKEW = 60.0  # seconds by which the clocks of several hosts may differ
 
 
-class Name(StrEnum):
-    """One of a few words, looked up at the pace of a string: an enumeration hashes in Python."""
+class FastStrEnum(StrEnum):
+    """A string enumeration that hashes as fast as a string: an enumeration's own hash runs in Python."""
 
     __hash__ = str.__hash__
 
 
-class CachePolicy(Name):
-    """How a request uses the cache."""
+class CachePolicy(FastStrEnum):
+    """How a request uses the cache of scores, or the stored timelines."""
 
     DEFAULT = "default"
     REFRESH = "refresh"
@@ -43,8 +43,8 @@ class CachePolicy(Name):
         return self is not CachePolicy.BYPASS
 
 
-class CacheStatus(Name):
-    """Where scores came from."""
+class CacheStatus(FastStrEnum):
+    """Where scores, or a timeline, came from."""
 
     HIT = "hit"
     MISS = "miss"
@@ -52,15 +52,15 @@ class CacheStatus(Name):
     STALE = "stale"
 
 
-class RankerName(Name):
-    """What ordered the posts."""
+class RankerName(FastStrEnum):
+    """Which ranker ordered the posts."""
 
     NEUCF = "neucf"
     HEURISTIC = "heuristic"
 
 
-class DegradedReason(Name):
-    """Why the heuristic stood in for the model."""
+class DegradedReason(FastStrEnum):
+    """Why the heuristic answered as the fallback of the model."""
 
     NO_MODEL = "no_model"
     OVERLOADED = "overloaded"
@@ -69,8 +69,8 @@ class DegradedReason(Name):
     INVALID_SCORES = "invalid_scores"
 
 
-class DropReason(Name):
-    """Why a post is not in an answer; the first that applies, in this order, counts."""
+class DropReason(FastStrEnum):
+    """Why a post is not in a result. The first reason that applies counts, in this order."""
 
     DUPLICATE = "duplicate"
     EXCLUDED = "excluded"
@@ -85,19 +85,19 @@ class DropReason(Name):
 
 @fast_dataclass
 class RankQuery:
-    """One user and the posts to order, validated.
+    """A validated request to rank candidates for a user.
 
     Attributes:
         user_id: Any signed 64-bit integer.
-        post_ids: int64 (n), as given: duplicates and unknown ids included.
-        limit: Return the best so many; 0 for all.
+        post_ids: int64 (n), the candidates as requested, duplicates and unknown ids included.
+        limit: How many posts to return; 0 for all.
         deadline: When the caller stops waiting, on the event loop's clock, in seconds.
         cache_policy: How to use the cache.
-        model_version: Empty for the active one.
-        exclude_seen: Drop what the user has liked or commented on.
-        exclude_post_ids: int64 (k), dropped as well.
-        explain: Return the terms of each score.
-        reserve: Seconds of the time until the deadline that are kept for an answer without the model.
+        model_version: The version that ranks; empty for the active one.
+        exclude_seen: Whether to drop posts that the user has liked or commented on.
+        exclude_post_ids: int64 (k), candidates to drop.
+        explain: Whether to return explain terms and drop reasons.
+        reserve: Seconds before the deadline at which the fallback answers, if the model has not.
     """
 
     user_id: int
@@ -109,40 +109,46 @@ class RankQuery:
     exclude_seen: bool = False
     exclude_post_ids: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
     explain: bool = False
-    reserve: float = LEAST_RESERVE
+    reserve: float = MIN_RESERVE
 
     @property
     def score_by(self) -> float:
-        """When the model's scores must be there, on the event loop's clock."""
+        """When the model's scores must be there, on the event loop's clock: the deadline less the reserve."""
         return self.deadline - self.reserve
 
 
 @fast_dataclass
 class Terms:
-    """The summands of scores: values float32 (n, k), a column a name."""
+    """Explain terms: the summands of scores.
+
+    Attributes:
+        names: The names of the terms (k).
+        values: float32 (n, k), a row a post.
+    """
 
     names: tuple[str, ...]
     values: FloatArray
 
     def where(self, kept: BoolArray) -> "Terms":
-        """The rows that are kept: bool (n)."""
+        """The terms of the posts selected by bool (n)."""
         return Terms(self.names, self.values[kept])
 
 
 @fast_dataclass
 class RankedCandidates:
-    """Posts in order, best first.
+    """A ranking: posts in order, best first.
 
     Attributes:
         post_ids: int64 (n).
-        scores: float32 (n), probabilities from NeuCF, the heuristic's value from the heuristic.
-        ranker: What ordered them.
-        model_version: The model's, empty for the heuristic.
+        scores: float32 (n), probabilities of NeuCF, or values of the heuristic.
+        ranker: Which ranker ordered the posts.
+        model_version: The version of the model; empty for the heuristic.
         cache: Where the scores came from.
-        degraded_reason: Set when the heuristic stood in for the model.
-        dropped: How many candidates are missing, by reason; zeros may be absent.
-        terms: The terms of each score, rows parallel to post_ids, where asked for.
-        dropped_posts: Why each distinct candidate is missing, where asked for, by ascending id.
+        degraded_reason: Set when the heuristic answered as the fallback.
+        dropped: How many candidates were dropped, by reason; zeros may be absent.
+        terms: The explain terms, a row a post; set with `explain`.
+        dropped_posts: The drop reason of each distinct candidate that is not ranked, by ascending id; set
+            with `explain`.
     """
 
     post_ids: IntArray
@@ -158,19 +164,19 @@ class RankedCandidates:
 
 @fast_dataclass
 class TimelineQuery:
-    """Whose feed, and which page of it, validated.
+    """A validated request for a page of a user's timeline.
 
     Attributes:
         user_id: Any signed 64-bit integer.
-        page_size: Posts on the page at most, above 0.
+        page_size: The most posts of the page, above 0.
         deadline: When the caller stops waiting, on the event loop's clock, in seconds.
-        page_token: As given out with the page before; empty for the first page.
-        exclude_post_ids: int64 (k), left out.
-        include_seen: Keep posts that the user has liked or commented on.
-        cache_policy: How to use the cache; matters for the first page.
-        explain: Return the terms of each score.
-        explain_post_ids: int64 (j), posts to say of why they are not in the timeline.
-        reserve: As of RankQuery.
+        page_token: The token of the page before; empty for the first page.
+        exclude_post_ids: int64 (k), posts to leave out.
+        include_seen: Whether to keep posts that the user has liked or commented on.
+        cache_policy: How to use stored timelines; used for the first page alone.
+        explain: Whether to return explain terms.
+        explain_post_ids: int64 (j), posts whose drop reasons to return.
+        reserve: As in RankQuery.
     """
 
     user_id: int
@@ -182,33 +188,35 @@ class TimelineQuery:
     cache_policy: CachePolicy = CachePolicy.DEFAULT
     explain: bool = False
     explain_post_ids: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
-    reserve: float = LEAST_RESERVE
+    reserve: float = MIN_RESERVE
 
     @property
     def score_by(self) -> float:
-        """When the model's scores must be there, on the event loop's clock."""
+        """When the model's scores must be there, on the event loop's clock: the deadline less the reserve."""
         return self.deadline - self.reserve
 
 
 @fast_dataclass
 class RankedTimeline:
-    """One user's ranked list, never changed once made; page tokens pin it.
+    """One user's ranked list of posts; immutable, and referenced by page tokens.
 
-    It holds what was best when it was made, whoever has blocked whom: what must not be shown is sorted out
-    whenever a page is cut from it.
+    It holds the best posts at the time of its build, regardless of later blocks and deletions: visibility is
+    checked when a page is cut.
 
     Attributes:
-        timeline_id: 16 bytes. Drawn at random, or the generation's where the list was precomputed.
-        post_ids: int64 (n), distinct, in order.
-        scores: float32 (n), what ordered them, in the form that callers see.
-        ranker: What ordered them.
-        model_version: The model's, empty for the heuristic.
-        made_at: Unix seconds.
-        fresh_until: Unix seconds: made_at and the time to live, `ttl` (jittered) or `precomputed_ttl`.
-        read_at: `CatalogSnapshot.read_at` of the catalog that it was made from: posts that came later are
-            not among its candidates.
-        cost: Seconds that making it took, 0 where unknown.
-        degraded_reason: Set when the heuristic stood in for the model; such a list is never anyone's latest.
+        timeline_id: The id, 16 bytes: random, or that of the generation where it was precomputed.
+        post_ids: int64 (n), distinct, best first.
+        scores: float32 (n), the scores as callers see them.
+        ranker: Which ranker ordered the posts.
+        model_version: The version of the model; empty for the heuristic.
+        made_at: When it was built, Unix time in seconds.
+        fresh_until: When it ceases to be fresh, Unix time in seconds: `made_at` plus `ttl` (jittered) or
+            `precomputed_ttl`.
+        read_at: `CatalogSnapshot.read_at` of the catalog that it was built from; later posts are not among
+            its candidates.
+        cost: Seconds that the build took; 0 where unknown.
+        degraded_reason: Set when the heuristic answered as the fallback; such a timeline is never stored as
+            the latest of its user.
     """
 
     timeline_id: bytes
@@ -223,25 +231,25 @@ class RankedTimeline:
     degraded_reason: DegradedReason | None = None
 
     def is_from_the_future(self, now: float) -> bool:
-        """Whether it was made by a clock that was ahead of now (Unix seconds) by more than clocks differ.
+        """Whether the clock of the host that built it was ahead of `now` (Unix seconds) beyond CLOCK_SKEW.
 
-        It would stay fresh for as long as that clock was ahead, and may be empty, as all posts were too old.
+        Such a timeline would be fresh for too long, and may be empty, as all posts seemed too old.
         """
         return self.made_at - now > CLOCK_SKEW
 
 
 @fast_dataclass
 class Generation:
-    """Timelines of many users, precomputed together; what a resume needs to go on as if never stopped.
+    """The record of a generation of precomputed timelines: what a resumed run needs.
 
     Attributes:
-        generation_id: 16 bytes, the `timeline_id` of every list in it.
-        made_at: Unix seconds; ages are counted from here, in every shard and after every resume.
-        read_at: `CatalogSnapshot.read_at` of the catalog that its first shard began with; a list of a shard
-            that read before has the time of that reading.
-        model_version: The model that ranks for the users whom it knows; empty for none.
-        catalog_digest: Of the posts, interactions and blocks at the start.
-        settings_digest: Of the settings that shape a list.
+        generation_id: 16 bytes, the `timeline_id` of every timeline of the generation.
+        made_at: Unix time in seconds; the ages of posts count from here, in every shard and after a resume.
+        read_at: `CatalogSnapshot.read_at` of the catalog of the first shard; a timeline of a shard that read
+            its catalog earlier has that earlier time.
+        model_version: The version that ranks for the users that it knows; empty for none.
+        catalog_digest: A digest of the posts, interactions and blocks at the start.
+        settings_digest: A digest of the settings that shape timelines.
         shards: How many parts the users are split into.
     """
 
@@ -256,11 +264,11 @@ class Generation:
 
 @fast_dataclass
 class GenerationPosts:
-    """The posts that all lists of a generation were ranked from.
+    """The posts that all timelines of a generation were ranked from.
 
     Attributes:
         generation_id: 16 bytes.
-        post_ids: int64 (k), ascending: the posts that were candidates in every run that made lists for it.
+        post_ids: int64 (k), ascending: the posts that were candidates in every run of the generation.
     """
 
     generation_id: bytes
@@ -269,12 +277,12 @@ class GenerationPosts:
 
 @fast_dataclass
 class PageTerms:
-    """What the scores of a page's posts are made of, rows parallel to its posts.
+    """The explain terms of a page, a row a post.
 
     Attributes:
-        terms: They add up to the logit, or to the heuristic's value.
-        reranking: They add up to the score; None where timelines are not re-ranked.
-        exploration: bool (n), places kept for posts with few interactions.
+        terms: The ranker's terms, which add up to the logit or to the heuristic's value.
+        reranking: The terms of re-ranking, which add up to the score; None without re-ranking.
+        exploration: bool (n), whether the post holds a place reserved for posts with few interactions.
     """
 
     terms: Terms
@@ -282,25 +290,25 @@ class PageTerms:
     exploration: BoolArray
 
     def where(self, kept: BoolArray) -> "PageTerms":
-        """The terms of those posts that are kept: bool (n)."""
+        """The terms of the posts selected by bool (n)."""
         reranking = self.reranking.where(kept) if self.reranking else None
         return PageTerms(self.terms.where(kept), reranking, self.exploration[kept])
 
 
 @fast_dataclass
 class PageResult:
-    """Posts in order, best first.
+    """A page of a timeline: posts in order, best first.
 
     Attributes:
         post_ids: int64 (n).
         scores: float32 (n).
-        next_page_token: Empty on the last page.
-        ranker: What ordered them.
-        model_version: The model's, empty for the heuristic.
-        cache: Where the list came from.
-        degraded_reason: Set when the heuristic stood in for the model.
-        explained: What the scores are made of, where asked for and the list's model is still resident.
-        dropped_posts: Why each post asked about is not in the timeline, by ascending id.
+        next_page_token: The token of the next page; empty on the last page.
+        ranker: Which ranker ordered the posts.
+        model_version: The version of the model; empty for the heuristic.
+        cache: Where the timeline came from.
+        degraded_reason: Set when the heuristic answered as the fallback.
+        explained: The explain terms; set with `explain`, while the timeline's model is loaded.
+        dropped_posts: The drop reason of each post of `explain_post_ids`, by ascending id.
     """
 
     post_ids: IntArray

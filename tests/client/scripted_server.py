@@ -134,7 +134,7 @@ def status(code: grpc.StatusCode, message: str, *details: Message) -> status_pb2
 def snapshot_gone() -> Behaviour:
     """The list of the request's token is no longer there."""
     reason = error_details_pb2.ErrorInfo(reason="SNAPSHOT_GONE", domain="animora")
-    return failing(grpc.StatusCode.FAILED_PRECONDITION, "page_token: its list is gone", reason)
+    return failing(grpc.StatusCode.FAILED_PRECONDITION, "page_token: its timeline is gone", reason)
 
 
 def bad_request(field_name: str, description: str) -> error_details_pb2.BadRequest:

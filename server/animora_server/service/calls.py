@@ -13,7 +13,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from animora_server.background import was_cancelled
-from animora_server.deadlines import LEAST_RESERVE, reserve
+from animora_server.deadlines import MIN_RESERVE, reserve
 from animora_server.errors import CallError
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.observability.metrics import CallMetrics
@@ -42,7 +42,7 @@ class Call:
 
     request_id: str
     deadline: float
-    reserve: float = LEAST_RESERVE
+    reserve: float = MIN_RESERVE
 
 
 # A method's implementation: takes the request's bytes and the call, returns the response's bytes.

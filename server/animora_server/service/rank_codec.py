@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from google.rpc import status_pb2
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_server.deadlines import LEAST_RESERVE
+from animora_server.deadlines import MIN_RESERVE
 from animora_server.errors import InvalidRequest
 from animora_server.service.explanations import encode_explanations
 from animora_server.service.wire_codec import (
@@ -82,7 +82,7 @@ DROP_REASONS = {
 
 
 def read_query(
-    request: pb.RankRequest, limits: RankingSettings, deadline: float, reserve: float = LEAST_RESERVE
+    request: pb.RankRequest, limits: RankingSettings, deadline: float, reserve: float = MIN_RESERVE
 ) -> RankQuery:
     """Decodes a request.
 

@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_server.deadlines import LEAST_RESERVE
+from animora_server.deadlines import MIN_RESERVE
 from animora_server.errors import InvalidRequest
 from animora_server.service.explanations import encode_explanations
 from animora_server.service.rank_codec import (
@@ -25,7 +25,7 @@ def read_timeline_query(
     request: pb.GetTimelineRequest,
     settings: TimelineSettings,
     deadline: float,
-    reserve: float = LEAST_RESERVE,
+    reserve: float = MIN_RESERVE,
 ) -> TimelineQuery:
     """Decodes a request.
 
