@@ -24,7 +24,9 @@ from tests.s3_server import CREDENTIALS, S3Prefix, S3Server
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
-# Where the tests are started by `nohup`, programs that they start would inherit that SIGHUP is ignored.
+# A shell that starts the tests in the background, or by `nohup`, has SIGINT or SIGHUP ignored; programs that the
+# tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TEMPLATE = "animora_template"

@@ -103,9 +103,18 @@ async def run(out: Console) -> None:
 
 
 async def measure(
-    out: Console, feed: SampleFeed, traffic: Traffic, rounds: int, seconds: int
+    out: Console, feed: SampleFeed, traffic: Traffic, rounds: int, seconds: int, share: float = 0.5
 ) -> dict[str, Measured]:
-    """All sides, on servers that it starts, each in so many turns of so many seconds."""
+    """Measures all sides, on servers that it starts, in turns of some seconds.
+
+    Args:
+        out: Where it says how far it is.
+        feed: What the servers serve.
+        traffic: What is requested.
+        rounds: Turns of each side.
+        seconds: The length of a turn.
+        share: Of a side's throughput, the rate at which its latency at half load is measured.
+    """
     async with animora_server(server_options(feed), pinned=True) as animora, bare_server(pinned=True) as bare:
         sides = {
             name: await _drive_of(bare if name == BARE else animora, traffic, policy)
@@ -114,7 +123,7 @@ async def measure(
         full = await in_turns(
             out, {name: partial(drive, seconds, None) for name, drive in sides.items()}, rounds
         )
-        halves = {name: turn.throughput / 2 for name, turn in full.items()}
+        halves = {name: turn.throughput * share for name, turn in full.items()}
         half = await in_turns(
             out, {name: partial(drive, seconds, halves[name]) for name, drive in sides.items()}, rounds
         )

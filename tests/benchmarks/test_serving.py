@@ -28,7 +28,8 @@ async def test_it_measures_all_sides_with_every_reply_checked(
     active_store(tmp_path / "models")
     feed = SampleFeed(postgres_url, redis_url, tmp_path / "models")
     out = Console(record=True, width=110)
-    sides = await measure(out, feed, TRAFFIC, rounds=1, seconds=1)
+    # A rate that a machine keeps up with that is busy with other things as well.
+    sides = await measure(out, feed, TRAFFIC, rounds=1, seconds=1, share=0.02)
     figures = report(out, TRAFFIC, sides)
     assert list(sides) == ["computed", "cache hit", "bare"]
     assert all(turn.throughput > 0 for side in sides.values() for turn in (side.full, side.half))
