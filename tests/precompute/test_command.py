@@ -57,7 +57,7 @@ async def test_a_run_ends_with_a_table_and_status_0(redis_settings, terminal):
     assert table["shard"] == "0/1"
     assert table["users ranked by NeuCF"] == "3"
     assert table["users ranked by the heuristic"] == "5"
-    assert int(table["bytes of lists"].replace(",", "")) > 8 * 12 * 40
+    assert int(table["bytes of timelines"].replace(",", "")) > 8 * 12 * 40
     assert terminal.complaints == ""  # no bar where there is no terminal
 
 
@@ -91,7 +91,7 @@ async def test_a_generation_that_is_abandoned_meanwhile_ends_the_run_with_status
             assert not running.done()
         assert await running == 1
     assert "not being built any more" in terminal.complaints
-    assert "goes on" not in terminal.complaints
+    assert "to resume" not in terminal.complaints
 
 
 async def test_on_a_terminal_a_bar_tells_how_far_it_is(redis_settings, terminal):
@@ -112,7 +112,7 @@ async def test_what_does_not_answer_is_one_line_and_status_1(redis_settings, ter
     settings = with_url(redis_settings, section, url)
     assert await precompute(settings, RunOptions(), terminal.out, terminal.err) == 1
     assert named in terminal.complaints
-    assert "the same command goes on" in terminal.complaints
+    assert "run the same command to resume" in terminal.complaints
     assert "Traceback" not in terminal.complaints
 
 
@@ -159,5 +159,5 @@ async def test_a_signal_after_the_swap_tells_so_and_is_no_failure(redis_settings
         signal.raise_signal(signal.SIGTERM)
         assert await running == 0
         await client.client_unpause()
-    assert "stopped by SIGTERM; timelines are served from the new generation" in terminal.complaints
-    assert "goes on" not in terminal.complaints
+    assert "stopped by SIGTERM; the new generation is current" in terminal.complaints
+    assert "to resume" not in terminal.complaints

@@ -251,7 +251,7 @@ async def test_without_a_model_the_heuristic_ranks_for_all(settings, store, watc
 async def test_a_resume_without_the_models_store_is_refused_with_the_way_out(settings, store, watch):
     first = await run(settings, RunOptions(), store, watch)
     store.begun, store.lists = first.generation, {}
-    with pytest.raises(ConfigurationError, match=r"models\.store: .* model v1's: .*--restart"):
+    with pytest.raises(ConfigurationError, match=r"models\.store: .* by model v1: .*--restart"):
         await run(with_options(settings, models={"store": ""}), RunOptions(), store, watch)
     assert store.lists == {}
 
@@ -263,7 +263,7 @@ async def test_a_store_without_an_active_version_does_not_replace_a_models_lists
     by_the_heuristic = await run(elsewhere, RunOptions(), store, watch)
     assert by_the_heuristic.current
     by_the_model = await run(settings, RunOptions(), store, watch)
-    with pytest.raises(ConfigurationError, match=r"models\.store: no version is active"):
+    with pytest.raises(ConfigurationError, match=r"models\.store: the store has no active version"):
         await run(elsewhere, RunOptions(), store, watch)
     assert (store.finished, store.begun) == (by_the_model.generation, None)
 
@@ -338,7 +338,7 @@ async def test_a_restart_that_cannot_begin_anew_abandons_nothing(settings, store
 
 
 async def test_only_shard_0_may_restart(settings, store, watch):
-    with pytest.raises(ConfigurationError, match="shard 0 may"):
+    with pytest.raises(ConfigurationError, match="only shard 0 may"):
         await run(settings, RunOptions(Shard(1, 2), restart=True), store, watch)
     assert store.calls == []
 
@@ -377,7 +377,7 @@ async def test_a_model_that_gives_nobody_a_number_is_refused_and_what_is_served_
     models.publish(replace(artifact, model=save_network(network)))
     models.activate("v2")
     for _ in range(2):  # the second time lists of users whom the model does not know are there
-        with pytest.raises(InvalidScores, match=r"v2 gave none of the 3 users .*--restart"):
+        with pytest.raises(InvalidScores, match=r"v2 gave finite scores to none of the 3 users .*--restart"):
             await run(settings, RunOptions(), store, watch)
         assert store.finished == before.generation
     models.activate("v1")

@@ -1,4 +1,4 @@
-"""What is kept in Redis: scores, timelines and generations of them; for the server, best effort."""
+"""The cache in Redis: scores, ranked timelines and generations. For a server it is best effort."""
 
 from animora_server.cache.generation_watch import GenerationWatch
 from animora_server.cache.keys import rank_key

@@ -1,4 +1,4 @@
-"""Where Redis is: a URL of a single server, of Sentinels that know the primary, or of a Cluster's nodes."""
+"""Parses `cache.url`: a single server, the Sentinels of a primary, or the nodes of a Cluster."""
 
 import os
 import re
@@ -13,7 +13,7 @@ Hosts = tuple[tuple[str, int], ...]
 
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
-# Options that say how Sentinels, and not the servers that they watch, are talked to.
+# Options of the connections to the Sentinels, not of those to the servers that they watch.
 SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
 
 
@@ -78,20 +78,20 @@ IGNORED_OPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class SingleAddress:
-    """One server, or whatever answers at its address; options for redis-py's connection."""
+    """A single server; options of redis-py's connections."""
 
     options: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class SentinelAddress:
-    """The primary that Sentinels name.
+    """A primary that is looked up at Sentinels.
 
     Attributes:
         sentinels: Hosts and ports.
-        service: What the Sentinels call the primary.
-        options: For connections to the primary; redis-py's.
-        sentinel_options: For connections to the Sentinels.
+        service: The Sentinels' name of the primary.
+        options: Options of redis-py's connections to the primary.
+        sentinel_options: Options of redis-py's connections to the Sentinels.
     """
 
     sentinels: Hosts
@@ -102,24 +102,24 @@ class SentinelAddress:
 
 @dataclass(frozen=True, slots=True)
 class ClusterAddress:
-    """A Redis Cluster, by some of its nodes' hosts and ports; options for redis-py's connection."""
+    """A Redis Cluster: hosts and ports of some of its nodes; options of redis-py's connections."""
 
     nodes: Hosts
     options: dict[str, Any]
 
 
 def parse_address(url: str) -> SingleAddress | SentinelAddress | ClusterAddress:
-    """Reads a URL such as `redis://host:6379/0`, `rediss+sentinel://s1,s2:26379/primary/0` or `redis+cluster://host`.
+    """Parses a URL such as `redis://host:6379/0`, `rediss+sentinel://s1,s2:26379/primary/0` or `redis+cluster://host`.
 
     Raises:
         UnusableOption: An option in the query does not exist or has an unusable value.
-        ValueError: It is none, or lacks a part.
+        ValueError: The URL is malformed or lacks a part.
     """
     url = _with_checked_options(url)
     scheme, _, topology = url.partition("://")[0].partition("+")
     parts, hosts = _split(url)
     if not topology:
-        if scheme != "unix":  # whose path is the socket's
+        if scheme != "unix":  # the path of unix:// is the socket's
             _require_database(parts.path.strip("/"))
         return SingleAddress(dict(parse_url(url)))
     if topology == "sentinel":
@@ -148,7 +148,7 @@ def _with_checked_options(url: str) -> str:
 
 
 def _split(url: str) -> tuple[SplitResult, str]:
-    """A URL with one host in place of its list, and the list: urlsplit may refuse it for an IPv6 address."""
+    """A URL with one host in place of the list of hosts, and the list. urlsplit refuses some such lists."""
     scheme, _, rest = url.partition("://")
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     credentials, at, hosts = authority.rpartition("@")
@@ -160,13 +160,13 @@ def _watched(scheme: str, parts: SplitResult, sentinels: Hosts) -> SentinelAddre
     if not service:
         raise ValueError("the path must name the primary, as in /service or /service/0")
     options = _options(scheme, parts, database)
-    credentials = {theirs: options.pop(ours) for ours, theirs in SENTINEL_OPTIONS.items() if ours in options}
+    credentials = {name: options.pop(ours) for ours, name in SENTINEL_OPTIONS.items() if ours in options}
     encryption = {name: value for name, value in options.items() if name.startswith("ssl")}
     return SentinelAddress(sentinels, unquote(service), options, credentials | encryption)
 
 
 def _options(scheme: str, parts: SplitResult, database: str) -> dict[str, Any]:
-    """What redis-py makes of the URL of one server with the same credentials and options."""
+    """The options that redis-py finds in the URL of one server with the same credentials and query."""
     user, at, _ = parts.netloc.rpartition("@")
     _require_database(database)
     single = urlunsplit((scheme, f"{user}{at}host", f"/{database}", parts.query, ""))
@@ -178,13 +178,13 @@ def _options(scheme: str, parts: SplitResult, database: str) -> dict[str, Any]:
 
 
 def _require_database(database: str) -> None:
-    """What redis-py takes for none, and so for database 0. Raises ValueError."""
+    """Raises ValueError for a database that is no number; redis-py takes it for database 0."""
     if database and not database.isdecimal():
         raise ValueError("a database is a number")
 
 
-def _hosts(listed: str, default_port: int) -> Hosts:
-    hosts = [urlsplit(f"//{host}") for host in listed.split(",")]
+def _hosts(text: str, default_port: int) -> Hosts:
+    hosts = [urlsplit(f"//{host}") for host in text.split(",")]
     if not all(host.hostname for host in hosts):
         raise ValueError("a host is missing")
     return tuple((unquote(host.hostname or ""), host.port or default_port) for host in hosts)

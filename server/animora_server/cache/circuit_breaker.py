@@ -1,10 +1,10 @@
-"""When to leave Redis alone."""
+"""The circuit breaker of Redis."""
 
 
 class CircuitBreaker:
-    """Opens after some failures in a row; only a try outside of any request closes it.
+    """Opens after `threshold` failures in a row. Only `close` closes it, after a probe outside of requests.
 
-    It knows no clock and starts nothing.
+    It has no clock and starts no task.
     """
 
     def __init__(self, threshold: int) -> None:
@@ -14,25 +14,25 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether to leave Redis alone. True until the first `close`."""
+        """Whether Redis must not be used. True until the first `close`."""
         return self._is_open
 
     def succeeded(self) -> None:
-        """A use went well. One that began before the breaker opened does not close it."""
+        """Records a success. It does not close an open breaker, since the call may have begun before."""
         self._failures = 0
 
     def failed(self) -> bool:
-        """A use failed; whether this opened the breaker."""
+        """Records a failure. Returns whether it opened the breaker."""
         self._failures += 1
         opens = not self._is_open and self._failures >= self._threshold
         self._is_open = self._is_open or opens
         return opens
 
     def open(self) -> None:
-        """Opens it whatever happened."""
+        """Opens the breaker."""
         self._is_open = True
 
     def close(self) -> None:
-        """A try went well: Redis may be used again."""
+        """Closes the breaker after a successful probe."""
         self._failures = 0
         self._is_open = False

@@ -22,36 +22,36 @@ from animora_server.cache.address import (
 from animora_server.errors import ConfigurationError
 from animora_server.settings import CacheSettings
 
-CONNECT_TIMEOUT = 1.0  # seconds; connections are made outside of requests where that can be arranged
-SENTINEL_TIMEOUT = 0.25  # seconds; several may be asked in turn within one attempt to connect
+CONNECT_TIMEOUT = 1.0  # seconds; connections are mostly made outside of requests
+SENTINEL_TIMEOUT = 0.25  # seconds; one attempt to connect may ask several Sentinels in turn
 CLUSTER_PROBES = 64  # keys in so many random slots reach every primary of all but the largest Clusters
 
-# What a Redis that is slow, frozen, full or gone looks like; TimeoutError is an OSError.
+# The errors of a Redis that is slow, frozen, full or gone. TimeoutError is an OSError.
 REDIS_FAILED = (RedisError, RedisClusterException, OSError)
 
 
 def open_redis(settings: CacheSettings, command_timeout: float | None = None) -> Redis | RedisCluster:
-    """A client for the URL in the settings; it connects at its first command.
+    """Creates a client for the URL in the settings. It connects at its first command.
 
     Args:
-        settings: Where Redis is.
-        command_timeout: Seconds; None where whoever awaits a command bounds it, for redis-py starts a task to
-            watch over each.
+        settings: The URL and the number of connections.
+        command_timeout: Seconds; None if the caller bounds each command. redis-py's own timeout costs a task
+            for each command.
 
     Raises:
-        ConfigurationError: The URL cannot be used.
+        ConfigurationError: The URL or one of its options cannot be used.
     """
     try:
         address = parse_address(settings.url.get_secret_value())
-        # The URL's own options must not win over these.
+        # These override options of the URL.
         ours: dict[str, Any] = {
             "max_connections": settings.max_connections,
             "socket_connect_timeout": CONNECT_TIMEOUT,
             "socket_timeout": command_timeout,
             "retry": Retry(NoBackoff(), 0),
             "decode_responses": False,
-            "protocol": 2,  # 3 adds a round trip to each connection for nothing that is used here
-            "driver_info": None,  # else told by CLIENT SETINFO, which Redis 7.0 does not know
+            "protocol": 2,  # 3 costs a round trip for each connection, and none of it is used here
+            "driver_info": None,  # otherwise sent by CLIENT SETINFO, which Redis 7.0 does not know
         }
         match address:
             case SingleAddress(options):
@@ -62,7 +62,7 @@ def open_redis(settings: CacheSettings, command_timeout: float | None = None) ->
                 )
             case SentinelAddress(sentinels, service, options, sentinel_options):
                 _check_encryption(options)
-                watchers = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it so
+                watchers = Sentinel(  # type: ignore[no-untyped-call]  # untyped in redis-py
                     sentinels, sentinel_kwargs=sentinel_options | _sentinel_limits(ours)
                 )
                 return _checked_client(
@@ -81,9 +81,9 @@ def open_redis(settings: CacheSettings, command_timeout: float | None = None) ->
 
 
 def single_connection_client(client: Redis | RedisCluster) -> Redis | RedisCluster:
-    """A client for commands that wait for one another: with one connection, a third of the time of a pool's.
+    """A client for sequential commands: with a single connection, three times as fast as with a pool.
 
-    Where Sentinels or a Cluster tell whom to ask, it is the client itself, whose pool follows what they say.
+    With Sentinels or a Cluster it is the client itself, whose pool follows a failover.
     """
     if isinstance(client, Redis) and isinstance(client.connection_pool, BlockingConnectionPool):
         return client.client()
@@ -120,10 +120,10 @@ def probe_keys(client: Redis | RedisCluster, prefix: bytes) -> list[bytes]:
 
 
 async def drop_connections(client: Redis | RedisCluster) -> None:
-    """Closes every connection, so that the next command finds out anew where the address leads.
+    """Closes every connection, so that the next command resolves the address again.
 
-    After a failover, a connection that lives on leads to the old primary: names are resolved, and Sentinels
-    asked, where a connection is made. A Cluster's pipelines never look its nodes up anew by themselves.
+    After a failover, an open connection still leads to the old primary: names are resolved, and Sentinels
+    asked, only when a connection is made. Pipelines of a Cluster never refresh its list of nodes.
 
     Raises:
         REDIS_FAILED: A connection could not be closed.
@@ -135,14 +135,14 @@ async def drop_connections(client: Redis | RedisCluster) -> None:
 
 
 async def close_redis(client: Redis | RedisCluster) -> None:
-    """Disconnects; gives up after CONNECT_TIMEOUT.
+    """Disconnects.
 
     Raises:
-        REDIS_FAILED: Redis did not let go.
+        REDIS_FAILED: A connection could not be closed.
     """
     await client.aclose()
     if isinstance(client, RedisCluster):
-        # Of a client that has just lost a node, aclose believes that nothing is open.
+        # After the loss of a node, aclose of the client takes all connections for closed.
         await client.nodes_manager.aclose()
     elif isinstance(client.connection_pool, SentinelConnectionPool):
         for sentinel in client.connection_pool.sentinel_manager.sentinels:
@@ -169,5 +169,5 @@ def _check_encryption(options: dict[str, Any]) -> None:
 
 
 def _checked_client(pool: BlockingConnectionPool | SentinelConnectionPool) -> Redis:
-    pool.connection_class(**pool.connection_kwargs)  # connects nothing; finds options that do not exist
+    pool.connection_class(**pool.connection_kwargs)  # does not connect; raises for unknown options
     return Redis.from_pool(pool)

@@ -1,6 +1,6 @@
-"""The record of a generation as it stands in Redis: JSON, for people to read as well.
+"""The record of a generation in Redis: JSON, readable for people.
 
-Servers delete a record that they cannot read, so another format needs another key.
+Servers delete an unreadable record, so another format needs another key.
 """
 
 from typing import Literal
@@ -25,7 +25,7 @@ class _Record(BaseModel):
 
 
 def encode_generation(generation: Generation) -> bytes:
-    """The record of a generation."""
+    """Encodes the record of a generation."""
     record = _Record(
         generation_id=generation.generation_id.hex(),
         made_at=generation.made_at,
@@ -39,10 +39,10 @@ def encode_generation(generation: Generation) -> bytes:
 
 
 def decode_generation(value: bytes) -> Generation:
-    """The generation in a record.
+    """Decodes the record of a generation.
 
     Raises:
-        UnreadableValue: It is no record, or one of another format.
+        UnreadableValue: The value is no record of this format.
     """
     try:
         record = _Record.model_validate_json(value, strict=True)

@@ -1,4 +1,4 @@
-"""Which generation is current, looked up in the background so that no request has to."""
+"""Polls Redis for the current generation, so that no request has to look it up."""
 
 from types import TracebackType
 from typing import Self
@@ -16,16 +16,21 @@ from animora_server.observability.metrics import CacheMetrics
 from animora_server.types import Generation, GenerationPosts
 
 RECORD_BYTES = 1024  # of a record, roughly
-# A Redis that takes longer than its timeout for the posts, and answers else, is not asked for them for ever.
+# Limit for a Redis that answers look-ups but always exceeds the timeout for the large value of the posts.
 ATTEMPTS = 60
 
 log = structlog.get_logger(__name__)
 
 
 class GenerationWatch:
-    """Knows the current generation as of `interval` seconds ago, or when Redis last answered.
+    """The current generation as of the last poll that Redis answered.
 
-    Use it as an async context manager; it looks once on entering, and then in the background.
+    Use it as an async context manager; it polls once on entering, and then in the background.
+
+    Args:
+        redis: The cache.
+        interval: Seconds between polls.
+        metrics: Counts look-ups; has the age of the generation.
     """
 
     def __init__(self, redis: RedisCache, interval: float, metrics: CacheMetrics) -> None:
@@ -36,21 +41,21 @@ class GenerationWatch:
         self._key = current_generation_key(redis.prefix)
         self._current: Generation | None = None
         self._posts: GenerationPosts | None = None
-        self._attempts = 0  # left to read its posts
+        self._attempts = 0  # left to fetch the posts
         self.loop = BackgroundLoop("generation-watch", self._poll)
 
     @property
     def current(self) -> Generation | None:
-        """The generation that timelines are served from, None where there is none."""
+        """The current generation; None if there is none."""
         return self._current
 
     @property
     def posts(self) -> GenerationPosts | None:
-        """The posts that the current generation was ranked from; None where they are not known (yet)."""
+        """The posts that the current generation was ranked from; None while they are unknown."""
         return self._posts
 
     async def __aenter__(self) -> Self:
-        """Looks, for twice the cache's timeout at most."""
+        """Polls once, for at most twice the cache's timeout."""
         await self._poll()
         self.loop.start()
         return self
@@ -58,14 +63,14 @@ class GenerationWatch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Looks no more."""
+        """Stops polling."""
         await self.loop.stop()
 
     async def _poll(self) -> float:
         found = await self._redis.find((self._key,), RECORD_BYTES)
         if isinstance(found, NoAnswer):
             self._lookups[found.value].inc()
-            return self._interval  # its lists cannot be read either; they are still there when Redis is back
+            return self._interval  # keep it: its timelines are there when Redis is back
         (value,) = found
         generation = None if value is None else self._read(value)
         self._lookups["miss" if generation is None else "hit"].inc()
@@ -73,20 +78,25 @@ class GenerationWatch:
             self._current = generation
             self._posts, self._attempts = None, ATTEMPTS
             self._metrics.generation(None if generation is None else generation.made_at)
-            log.info("generation", id=None if generation is None else generation.generation_id.hex())
+            log.info(
+                "current generation changed",
+                id=None if generation is None else generation.generation_id.hex(),
+            )
         if generation is not None and self._attempts:
             await self._fetch_posts(generation)
         return self._interval
 
     async def _fetch_posts(self, generation: Generation) -> None:
-        """Reads a generation's posts; what Redis says is final, since they were stored before the swap."""
+        """Fetches a generation's posts. An answer is final, since they are stored before the swap."""
         key = generation_posts_key(self._redis.prefix, generation.generation_id)
-        found = await self._redis.find((key,), MAX_BYTES)  # in a round trip of its own
+        found = await self._redis.find((key,), MAX_BYTES)  # fills a whole round trip
         if isinstance(found, NoAnswer):
             self._lookups[found.value].inc()
             self._attempts -= found is NoAnswer.ERROR
             if not self._attempts:
-                log.warning("the posts of the generation cannot be read", id=generation.generation_id.hex())
+                log.warning(
+                    "posts of the generation not fetched; giving up", id=generation.generation_id.hex()
+                )
             return
         (value,) = found
         self._attempts = 0

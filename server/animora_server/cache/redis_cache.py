@@ -1,4 +1,4 @@
-"""One Redis for all that is stored in it: shared look-ups, queued writes, and a breaker for when it fails."""
+"""The client of Redis that all caches share: batched look-ups, queued writes, a circuit breaker."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from typing import Self
 
 import structlog
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import ConnectionError, OutOfMemoryError, ResponseError  # Redis' own
+from redis.exceptions import ConnectionError, OutOfMemoryError, ResponseError  # not the built-in one
 
 from animora_server.background import BackgroundLoop, Backoff
 from animora_server.cache.circuit_breaker import CircuitBreaker
@@ -29,20 +29,20 @@ from animora_server.observability.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
 
 FAILURES_TO_OPEN = 3
-RECOVERY_INTERVAL = 1.0  # seconds between looks at whether Redis is left alone
+RECOVERY_INTERVAL = 1.0  # seconds between checks of the breaker
 RECOVERY_BACKOFF = Backoff(first=0.05)
 RECONNECT_BACKOFF = Backoff(first=0.05)
-FULL_FOR = 1.0  # seconds after a refused write for which others' writes are taken to be refused, too
-WRITE_TIMEOUT = 1.0  # seconds that a batch of writes may take, whoever still waits for it
+FULL_FOR = 1.0  # seconds after a refused write for which other processes' writes count as refused, too
+WRITE_TIMEOUT = 1.0  # seconds for a batch of writes
 
 log = structlog.get_logger(__name__)
 
 
 class RedisCache:
-    """Bytes by key in Redis, best effort: nothing fails, and nobody waits for longer than the timeout.
+    """Bytes by key in Redis, best effort: no call raises, and no call takes longer than the timeout.
 
-    Use it as an async context manager. A Redis that is down at the start is tried again like one that
-    fails later: outside of requests, with growing pauses, while look-ups are skipped and writes dropped.
+    Use it as an async context manager. While Redis is down, at the start or later, look-ups are skipped and
+    writes dropped; a background loop probes Redis with growing pauses.
     """
 
     def __init__(self, settings: CacheSettings, metrics: CacheMetrics) -> None:
@@ -54,10 +54,10 @@ class RedisCache:
         self._writes = WriteQueue(self._send)
         self._client: Redis | RedisCluster
         self._reader: Redis | RedisCluster
-        self._unavailable_since = 0.0  # on the event loop's clock; of meaning while Redis is left alone
+        self._unavailable_since = 0.0  # on the event loop's clock; valid while the breaker is open
         self._full_until = float("-inf")  # on the event loop's clock
-        self._refusals = 0  # batches of writes in a row
-        self._reconnect_at = float("-inf")  # on the event loop's clock, not sooner
+        self._refusals = 0  # consecutive batches with refused writes
+        self._reconnect_at = float("-inf")  # on the event loop's clock: the earliest time
         self._breaker_opened = asyncio.Event()
         self.recovery = BackgroundLoop(
             "cache-recovery",
@@ -88,7 +88,7 @@ class RedisCache:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drops what is queued and disconnects, without waiting for a Redis that does not answer."""
+        """Drops queued writes and disconnects. Does not wait for a Redis that does not answer."""
         self._breaker.open()
         await self.recovery.stop()
         await self._lookups.aclose()
@@ -104,31 +104,31 @@ class RedisCache:
 
     @property
     def prefix(self) -> bytes:
-        """What every key begins with."""
+        """The prefix of every key."""
         return self._prefix
 
     @property
     def unavailable_for(self) -> float:
-        """Seconds for which Redis has been left alone; 0 while it is used."""
+        """Seconds since the breaker opened; 0 while it is closed."""
         return asyncio.get_running_loop().time() - self._unavailable_since if self._breaker.is_open else 0.0
 
     @property
     def is_full(self) -> bool:
-        """Whether Redis refused a write of this process for want of memory, FULL_FOR seconds ago at most."""
+        """Whether Redis was out of memory for a write of this process in the last FULL_FOR seconds."""
         return asyncio.get_running_loop().time() < self._full_until
 
     def lookup_deadline(self) -> float:
-        """When a look-up that begins now has its answer at the latest, on the event loop's clock."""
+        """The deadline of a look-up that begins now, on the event loop's clock."""
         return self._lookups.lookup_deadline()
 
     def find(self, keys: Sequence[bytes], size: int, until: float | None = None) -> "asyncio.Future[Found]":
-        """The value of each key, or why there is no answer, to come: after the timeout at the latest.
+        """Looks up keys. The future gives the value of each key, None for a missing one, or NoAnswer.
 
         Args:
-            keys: A few; in a Cluster they cost less where their slot is the same.
-            size: Bytes that the values are expected to have together.
-            until: When at the latest, on the event loop's clock, if that is sooner: where one look-up follows
-                another they share one timeout.
+            keys: A few; in a Cluster preferably of one slot.
+            size: Expected size of all values in bytes.
+            until: The deadline, on the event loop's clock; default `lookup_deadline()`. Dependent look-ups
+                share one deadline.
         """
         if self._breaker.is_open:
             skipped: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
@@ -137,11 +137,11 @@ class RedisCache:
         return self._lookups.find(keys, size, until)
 
     def write(self, write: Write) -> None:
-        """Writes some time soon, unless Redis is left alone or too much is queued."""
+        """Queues a write; drops it if the breaker is open or the queue is full."""
         self._offer(write, None)
 
     async def store(self, *writes: Write) -> bool:
-        """Writes in the order given; whether all was stored, as far as is known when the timeout ends."""
+        """Writes in the given order. Returns whether all writes are known to be stored within the timeout."""
         loop = asyncio.get_running_loop()
         outcomes: list[Outcome] = [loop.create_future() for _ in writes]
         if not all(self._offer(write, outcome) for write, outcome in zip(writes, outcomes, strict=True)):
@@ -164,7 +164,7 @@ class RedisCache:
             async with asyncio.timeout(self._settings.timeout):
                 try:
                     values = await read_values(self._reader, keys)
-                except ConnectionError:  # it may have been closed while nobody used it
+                except ConnectionError:  # the server may have closed an idle connection
                     values = await read_values(self._reader, keys)
         except REDIS_FAILED as error:
             self._record_failure(error)
@@ -174,7 +174,7 @@ class RedisCache:
         return values
 
     async def _send(self, writes: list[Write]) -> list[bool]:
-        """Sends a batch of writes in order; what fails is counted and forgotten."""
+        """Sends a batch of writes in order. Returns for each whether it was stored; failures are counted."""
         pipeline = self._client.pipeline(transaction=False)
         for write in writes:
             if write.value is None:
@@ -187,7 +187,7 @@ class RedisCache:
         except REDIS_FAILED as error:
             replies = [error] * len(writes)
             self._record_failure(error)
-        # A Redis that is full or read-only refuses writes one by one and still answers look-ups.
+        # A Redis that is full or read-only refuses single writes but still answers look-ups.
         done = [not isinstance(reply, Exception) for reply in replies]
         await self._reconnect_if_refused(replies)
         for write, stored in zip(writes, done, strict=True):
@@ -196,9 +196,9 @@ class RedisCache:
         return done
 
     async def _reconnect_if_refused(self, replies: Sequence[object]) -> None:
-        """Drops the connections where a write was refused, unless that was done a moment ago.
+        """Drops the connections after a refused write, at growing intervals.
 
-        The server may have become a replica, and another one may have taken its place.
+        The server may have become a replica, and another one the primary.
         """
         refusals = [each for each in replies if isinstance(each, ResponseError)]
         if not refusals:
@@ -207,7 +207,7 @@ class RedisCache:
         now = asyncio.get_running_loop().time()
         if isinstance(refusals[0], OutOfMemoryError):
             self._full_until = now + FULL_FOR
-            return  # a full Redis is the right one
+            return  # a full Redis is still the primary
         if now < self._reconnect_at:
             return
         self._refusals += 1
@@ -235,7 +235,7 @@ class RedisCache:
         self._breaker.close()
 
     async def _recover(self) -> float:
-        """Tries Redis if it is left alone."""
+        """Probes Redis if the breaker is open."""
         if not self._breaker.is_open:
             return RECOVERY_INTERVAL
         self._breaker_opened.clear()
@@ -246,7 +246,7 @@ class RedisCache:
         return RECOVERY_INTERVAL
 
     async def _probe(self) -> None:
-        """Does what a look-up does; a PING is answered even where keys may not be read."""
+        """Makes a look-up. A PING would succeed without the right to read keys, too."""
         async with asyncio.timeout(CONNECT_TIMEOUT):
             await drop_connections(self._client)
             await read_values(self._reader, probe_keys(self._client, self._prefix))

@@ -1,4 +1,4 @@
-"""The bytes of cached scores: a header, the key once more, float32 scores, a checksum.
+"""The encoding of cached scores: a header, the key again, float32 scores, a checksum.
 
     magic and layout version   4 bytes
     length of the key          uint32
@@ -7,9 +7,8 @@
     scores                     float32 each
     CRC-32 of all the above    uint32
 
-All numbers are little-endian. The key is repeated so that a value which turns up under another key, or as
-the reply to another command, is not mistaken for this one's. The checksum finds accidents; whoever can write
-to Redis can forge values.
+All numbers are little-endian. The key is repeated so that a value under a wrong key, or the reply to another
+command, is detected. The checksum detects damage, not forgery.
 """
 
 import struct
@@ -26,16 +25,16 @@ _CHECKSUM = struct.Struct("<I")
 
 
 def encode(key: bytes, scores: FloatArray) -> bytes:
-    """The value of a key and its scores float32 (m)."""
+    """Encodes scores float32 (m) under a key."""
     body = _head(key, len(scores)) + scores.astype("<f4", copy=False).tobytes()
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
 def decode(value: bytes, key: bytes, count: int) -> FloatArray:
-    """The scores float32 (count) in a value, an array of their own.
+    """Decodes scores float32 (count); the array is a copy.
 
     Raises:
-        UnreadableValue: It was stored under another key, holds another number of scores, or was damaged.
+        UnreadableValue: The value is damaged, of another key, or has another number of scores.
     """
     head = _head(key, count)
     end = len(head) + 4 * count
@@ -47,7 +46,7 @@ def decode(value: bytes, key: bytes, count: int) -> FloatArray:
 
 
 def size(key: bytes, count: int) -> int:
-    """Bytes of the value of a key and so many scores."""
+    """The size of a value in bytes, for a key and a number of scores."""
     return _HEADER.size + len(key) + 4 * count + _CHECKSUM.size
 
 

@@ -1,4 +1,4 @@
-"""Scores in Redis, read through; see `ranker.protocols.ScoreCache`."""
+"""Cached scores in Redis; see `ScoreCache`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from animora_server.cache.writes import Write
 from animora_server.observability.metrics import CacheMetrics
 from animora_server.types import FloatArray
 
-TTL_JITTER = 0.1  # of the TTL, so that what was stored together does not expire together
+TTL_JITTER = 0.1  # of the TTL, so that values stored at one time do not expire at one time
 
 
 class RedisScores:
     """Scores by key.
 
     Args:
-        redis: Where they are.
-        ttl: Seconds that they live, give or take a tenth.
+        redis: The cache.
+        ttl: Time to live in seconds; jittered by TTL_JITTER.
         metrics: Counts look-ups.
     """
 
@@ -34,7 +34,16 @@ class RedisScores:
     def find(
         self, keys: Sequence[bytes], counts: Sequence[int], deadline: float
     ) -> "asyncio.Future[list[FloatArray | None]]":
-        """The scores under each key, in one look-up: at the timeout or the deadline at the latest."""
+        """Looks up scores in one look-up, by the timeout or the deadline (event loop's clock).
+
+        Args:
+            keys: The keys, without the prefix.
+            counts: The number of scores under each key.
+            deadline: On the event loop's clock.
+
+        Returns:
+            A future of float32 (count) for each key, None for a miss.
+        """
         scores: asyncio.Future[list[FloatArray | None]] = asyncio.get_running_loop().create_future()
         keys = [self._redis.prefix + key for key in keys]
         size = sum([score_codec.size(key, count) for key, count in zip(keys, counts, strict=True)])
@@ -72,7 +81,7 @@ class RedisScores:
         return scores
 
     def put(self, key: bytes, scores: FloatArray) -> None:
-        """Stores scores float32 (m) some time soon, unless Redis is left alone or too much is queued."""
+        """Queues a write of scores float32 (m); drops it if the breaker is open or the queue is full."""
         key = self._redis.prefix + key
         jitter = self._random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)
         ttl_ms = max(1, round(1000 * self._ttl * jitter))

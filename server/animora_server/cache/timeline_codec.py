@@ -1,6 +1,6 @@
-"""The bytes of a timeline, of the pointer to a user's latest one, and of a generation's posts.
+"""The encoding of a ranked timeline, of the pointer to the latest one, and of a generation's posts.
 
-A timeline, all numbers little-endian:
+A ranked timeline, all numbers little-endian:
 
     magic and layout version   4 bytes
     digest of the key          8 bytes
@@ -16,11 +16,11 @@ A timeline, all numbers little-endian:
     scores                     float32 each
     CRC-32 of all the above    uint32
 
-The key, which ends in the snapshot's id and the timeline's key, is repeated as its digest, so that a value
-that turns up under another key, or as the reply to another command, is not mistaken for this one's. Repeated
-whole, it would take a list of 500 posts past 4096 bytes, and with that into an allocation of 5120.
+The digest of the key is repeated so that a value under a wrong key, or the reply to another command, is
+detected. The whole key would make a timeline of 500 posts larger than 4096 bytes, for which Redis allocates
+5120.
 
-A pointer is its magic, the digest of its key, the snapshot's id, when that was made, and a CRC-32.
+A pointer is its magic, the digest of its key, the timeline's id, the timeline's `made_at`, and a CRC-32.
 
 The posts of a generation are their magic, the digest of their key, the bytes of an id (uint8), the smallest
 id (int64), the ids as in a timeline, and a CRC-32.
@@ -43,7 +43,7 @@ POINTER_MAGIC = b"anp\x01"
 POSTS_MAGIC = b"ang\x01"
 NARROW_SPAN = 1 << 32
 
-# Written down, so that a new member in between does not change what stored values mean.
+# Explicit, so that a new enum member does not change the meaning of stored values.
 RANKERS = {RankerName.NEUCF: 1, RankerName.HEURISTIC: 2}
 REASONS = {
     None: 0,
@@ -66,42 +66,42 @@ _ID_OF: dict[int, np.dtype[Any]] = {4: _NARROW, 8: _WIDE}
 
 @fast_dataclass
 class LatestPointer:
-    """Which list is a user's latest, and when it was made, in Unix seconds."""
+    """The id of a user's latest timeline, 16 bytes, and the time when it was built, in Unix seconds."""
 
     timeline_id: bytes
     made_at: float
 
 
-def encode_timeline(key: bytes, snapshot: RankedTimeline) -> bytes:
-    """The value of a list under a key.
+def encode_timeline(key: bytes, timeline: RankedTimeline) -> bytes:
+    """Encodes a ranked timeline under a key.
 
     Raises:
         ValueError: The model version has more than 255 bytes.
     """
-    smallest, stored = _pack_ids(snapshot.post_ids)
-    version = snapshot.model_version.encode()
+    smallest, stored = _pack_ids(timeline.post_ids)
+    version = timeline.model_version.encode()
     if len(version) > 255:
         raise ValueError("the model version is too long")
     header = _HEADER.pack(
-        MAGIC, _digest(key), RANKERS[snapshot.ranker], REASONS[snapshot.degraded_reason],
-        stored.itemsize, len(version), snapshot.made_at, snapshot.fresh_until, snapshot.read_at,
-        snapshot.cost, smallest,
+        MAGIC, _digest(key), RANKERS[timeline.ranker], REASONS[timeline.degraded_reason],
+        stored.itemsize, len(version), timeline.made_at, timeline.fresh_until, timeline.read_at,
+        timeline.cost, smallest,
     )  # fmt: skip
     return _with_checksum(
-        b"".join((header, version, stored.tobytes(), snapshot.scores.astype(_SCORE).tobytes()))
+        b"".join((header, version, stored.tobytes(), timeline.scores.astype(_SCORE).tobytes()))
     )
 
 
 def decode_timeline(value: bytes, key: bytes, timeline_id: bytes) -> RankedTimeline:
-    """The list in a value; its arrays may not be written to.
+    """Decodes a ranked timeline; its arrays are read-only.
 
     Args:
-        value: What is stored.
-        key: Where it is stored.
-        timeline_id: The id that the key was made of.
+        value: The stored value.
+        key: The key of the value.
+        timeline_id: The id in the key.
 
     Raises:
-        UnreadableValue: It was stored under another key, or was damaged.
+        UnreadableValue: The value is damaged or of another key.
     """
     end = _checked_end(value, key, MAGIC, _HEADER.size)
     _, _, ranker, reason, width, length, made_at, fresh_until, read_at, cost, smallest = _HEADER.unpack_from(
@@ -119,19 +119,19 @@ def decode_timeline(value: bytes, key: bytes, timeline_id: bytes) -> RankedTimel
             value[_HEADER.size : start].decode(), made_at, fresh_until, read_at, cost, _REASON_OF[reason],
         )  # fmt: skip
     except (KeyError, UnicodeDecodeError) as error:
-        raise UnreadableValue("not of this version's making") from error
+        raise UnreadableValue("unknown codes") from error
 
 
 def encode_pointer(key: bytes, pointer: LatestPointer) -> bytes:
-    """The value of a pointer under a key."""
+    """Encodes a pointer under a key."""
     return _with_checksum(_POINTER.pack(POINTER_MAGIC, _digest(key), pointer.timeline_id, pointer.made_at))
 
 
 def decode_pointer(value: bytes, key: bytes) -> LatestPointer:
-    """The pointer in a value that is stored under a key.
+    """Decodes a pointer.
 
     Raises:
-        UnreadableValue: It was stored under another key, or was damaged.
+        UnreadableValue: The value is damaged or of another key.
     """
     if _checked_end(value, key, POINTER_MAGIC, _POINTER.size) != _POINTER.size:
         raise UnreadableValue("too long")
@@ -140,7 +140,7 @@ def decode_pointer(value: bytes, key: bytes) -> LatestPointer:
 
 
 def encode_posts(key: bytes, post_ids: IntArray) -> bytes:
-    """The value of a generation's posts int64 (k) under a key."""
+    """Encodes a generation's posts int64 (k) under a key."""
     smallest, stored = _pack_ids(post_ids)
     return _with_checksum(
         _POSTS.pack(POSTS_MAGIC, _digest(key), stored.itemsize, smallest) + stored.tobytes()
@@ -148,15 +148,15 @@ def encode_posts(key: bytes, post_ids: IntArray) -> bytes:
 
 
 def decode_posts(value: bytes, key: bytes) -> IntArray:
-    """The generation's posts int64 (k), in the order that they were stored in; not to be written to.
+    """Decodes a generation's posts int64 (k), in stored order; the array may be read-only.
 
     Raises:
-        UnreadableValue: It was stored under another key, or was damaged.
+        UnreadableValue: The value is damaged or of another key.
     """
     end = _checked_end(value, key, POSTS_MAGIC, _POSTS.size)
     _, _, width, smallest = _POSTS.unpack_from(value)
     if width not in _ID_OF:
-        raise UnreadableValue("not of this version's making")
+        raise UnreadableValue("unknown codes")
     count, rest = divmod(end - _POSTS.size, width)
     if rest:
         raise UnreadableValue("not a whole number of posts")
@@ -164,14 +164,14 @@ def decode_posts(value: bytes, key: bytes) -> IntArray:
 
 
 def _pack_ids(ids: IntArray) -> tuple[int, npt.NDArray[Any]]:
-    """The smallest of ids int64 (n), and the ids as they are stored: uint32 above it, or int64."""
+    """The smallest of ids int64 (n), and the packed ids: uint32 offsets from the smallest, or int64."""
     smallest, largest = (int(ids.min()), int(ids.max())) if len(ids) else (0, 0)
     narrow = largest - smallest < NARROW_SPAN
     return smallest, (ids - smallest).astype(_NARROW) if narrow else ids.astype(_WIDE)
 
 
 def _unpack_ids(value: bytes, id_type: np.dtype[Any], count: int, start: int, smallest: int) -> IntArray:
-    """The ids int64 (count) that begin at a byte of a value."""
+    """Unpacks ids int64 (count) from a byte offset of a value."""
     ids = np.frombuffer(value, id_type, count, start)
     return ids if id_type is _WIDE else ids + np.int64(smallest)
 
@@ -185,7 +185,11 @@ def _with_checksum(body: bytes) -> bytes:
 
 
 def _checked_end(value: bytes, key: bytes, magic: bytes, header: int) -> int:
-    """Where the checksum begins, if the value is whole and the key's."""
+    """Checks the magic, the key and the checksum. Returns the offset of the checksum.
+
+    Raises:
+        UnreadableValue: The value is damaged or of another key.
+    """
     end = len(value) - _CHECKSUM.size
     if end < header or not value.startswith(magic + _digest(key)):
         raise UnreadableValue("not a value of this key")

@@ -1,4 +1,4 @@
-"""Timelines in Redis; see `timeline.protocols.TimelineStore`."""
+"""Ranked timelines in Redis; see `timeline.protocols.TimelineStore`."""
 
 import asyncio
 import time
@@ -23,34 +23,42 @@ from animora_server.settings import TimelineSettings
 from animora_server.types import Generation, RankedTimeline
 
 RETRY_INTERVAL = 0.01  # seconds
-MAX_UNAVAILABLE = 0.25  # seconds after which a Redis that is left alone is not expected back within a call
-TTL_JITTER = 0.1  # of the TTL and only upward: a list must not go before its page tokens do
+MAX_UNAVAILABLE = 0.25  # seconds with an open breaker after which Redis is not expected back within the call
+TTL_JITTER = 0.1  # of the TTL, upward only: a timeline must not expire before its page tokens
 
 
 class CurrentGeneration(Protocol):
-    """Knows which precomputed lists to serve."""
+    """Source of the current generation."""
 
     @property
     def current(self) -> Generation | None:
-        """The generation, or None."""
+        """The current generation; None if there is none."""
         ...
 
 
 class TimelineTtl:
-    """How long lists stay in Redis: while fresh, then stale, then for a token that was given out last."""
+    """The TTL of ranked timelines in Redis: while fresh, while stale, and then for the last page token."""
 
     def __init__(self, settings: TimelineSettings) -> None:
         self._after_fresh = settings.stale_ttl + settings.token_ttl
         self._random = Random()
 
-    def milliseconds(self, snapshot: RankedTimeline) -> int:
-        """The time to live of a list."""
-        seconds = max(0.0, snapshot.fresh_until - snapshot.made_at) + self._after_fresh
+    def milliseconds(self, timeline: RankedTimeline) -> int:
+        """The TTL of a timeline, jittered, in milliseconds."""
+        seconds = max(0.0, timeline.fresh_until - timeline.made_at) + self._after_fresh
         return round(1000 * seconds * self._random.uniform(1, 1 + TTL_JITTER)) + 1
 
 
 class RedisTimelineStore:
-    """Lists by timeline key: live ones with a pointer to the latest, and the current generation's."""
+    """Ranked timelines by timeline key: live ones with a pointer to the latest, and precomputed ones.
+
+    Args:
+        redis: The cache.
+        generations: Source of the current generation.
+        settings: Times to live and the maximum size.
+        metrics: Counts look-ups.
+        clock: Unix seconds.
+    """
 
     def __init__(
         self,
@@ -68,7 +76,7 @@ class RedisTimelineStore:
         self._lookups = metrics.lookups["timelines"]
 
     async def latest(self, key: bytes) -> RankedTimeline | None:
-        """The newest list of a key: one round trip for a precomputed one, two for one made since."""
+        """See TimelineStore. One round trip for a precomputed timeline, two for a live one."""
         generation = self._generations.current
         pointer_key = latest_key(self._redis.prefix, key)
         keys = [pointer_key]
@@ -83,7 +91,7 @@ class RedisTimelineStore:
         if generation is not None and found[1] is not None:
             precomputed = self._decode_timeline(found[1], keys[1], generation.generation_id)
             if precomputed is not None and precomputed.is_from_the_future(self._clock()):
-                precomputed = None  # or it would be newer than all that are made now
+                precomputed = None  # it would count as newer than every new timeline
         pointer = None if found[0] is None else self._decode_pointer(found[0], pointer_key)
         if pointer is not None and (precomputed is None or pointer.made_at > precomputed.made_at):
             live = await self._find(key, pointer.timeline_id, until)
@@ -94,19 +102,16 @@ class RedisTimelineStore:
     async def by_id(
         self, key: bytes, timeline_id: bytes, answer_by: float = inf, written_by: float = -inf
     ) -> RankedTimeline | None:
-        """See TimelineStore. A Redis that is full, or was left alone for some time, is not asked again."""
+        """See TimelineStore. No retries if Redis is full, or if the breaker has been open for some time."""
         loop = asyncio.get_running_loop()
         while True:
             found = await self._find(key, timeline_id, min(self._redis.lookup_deadline(), answer_by))
             if isinstance(found, RankedTimeline):
                 return found
             if found is None and self._redis.is_full:
-                return None  # whoever made the list could not write it
-            ask_again_until = written_by if found is None else answer_by
-            if (
-                loop.time() + RETRY_INTERVAL > ask_again_until
-                or self._redis.unavailable_for > MAX_UNAVAILABLE
-            ):
+                return None  # the process that built it could not write it
+            retry_until = written_by if found is None else answer_by
+            if loop.time() + RETRY_INTERVAL > retry_until or self._redis.unavailable_for > MAX_UNAVAILABLE:
                 return None
             await asyncio.sleep(RETRY_INTERVAL)
 
@@ -117,24 +122,24 @@ class RedisTimelineStore:
             self._lookups[found.value].inc()
             return found
         (value,) = found
-        snapshot = None if value is None else self._decode_timeline(value, stored_key, timeline_id)
-        self._lookups["miss" if snapshot is None else "hit"].inc()
-        return snapshot
+        timeline = None if value is None else self._decode_timeline(value, stored_key, timeline_id)
+        self._lookups["miss" if timeline is None else "hit"].inc()
+        return timeline
 
-    async def put(self, key: bytes, snapshot: RankedTimeline) -> bool:
-        """Stores a list; whether it is known to be stored, after the timeout at the latest."""
-        return await self._redis.store(self._timeline_write(key, snapshot))
+    async def put(self, key: bytes, timeline: RankedTimeline) -> bool:
+        """See TimelineStore."""
+        return await self._redis.store(self._timeline_write(key, timeline))
 
-    async def put_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
-        """Stores a list, then points to it: a pointer without its list would be a miss."""
-        write = self._timeline_write(key, snapshot)
+    async def put_latest(self, key: bytes, timeline: RankedTimeline) -> bool:
+        """See TimelineStore. Writes the timeline before the pointer: a pointer without it would be a miss."""
+        write = self._timeline_write(key, timeline)
         pointer_key = latest_key(self._redis.prefix, key)
-        pointer = encode_pointer(pointer_key, LatestPointer(snapshot.timeline_id, snapshot.made_at))
+        pointer = encode_pointer(pointer_key, LatestPointer(timeline.timeline_id, timeline.made_at))
         return await self._redis.store(write, Write(pointer_key, pointer, write.ttl_ms))
 
-    def _timeline_write(self, key: bytes, snapshot: RankedTimeline) -> Write:
-        stored_key = stored_timeline_key(self._redis.prefix, snapshot.timeline_id, key)
-        return Write(stored_key, encode_timeline(stored_key, snapshot), self._ttl.milliseconds(snapshot))
+    def _timeline_write(self, key: bytes, timeline: RankedTimeline) -> Write:
+        stored_key = stored_timeline_key(self._redis.prefix, timeline.timeline_id, key)
+        return Write(stored_key, encode_timeline(stored_key, timeline), self._ttl.milliseconds(timeline))
 
     def _decode_timeline(self, value: bytes, key: bytes, timeline_id: bytes) -> RankedTimeline | None:
         try:

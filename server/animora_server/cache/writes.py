@@ -1,4 +1,4 @@
-"""Writes in a bounded queue, emptied a batch at a time; most are waited for by nobody."""
+"""A bounded queue of writes, sent in batches. Most callers do not wait for the outcome."""
 
 import asyncio
 from collections import deque
@@ -14,7 +14,7 @@ MAX_BATCH_BYTES = 1 << 20
 
 @fast_dataclass
 class Write:
-    """A value to store for `ttl_ms` milliseconds, or None to delete the key."""
+    """A value to store for `ttl_ms` milliseconds; a value of None deletes the key."""
 
     key: bytes
     value: bytes | None
@@ -22,17 +22,17 @@ class Write:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in the queue, roughly."""
+        """Approximate size in the queue, in bytes."""
         return len(self.key) + len(self.value or b"")
 
 
-# Whether each write was done.
+# Sends a batch; returns for each write whether it was done.
 Send = Callable[[list[Write]], Awaitable[list[bool]]]
 Outcome = asyncio.Future[bool]
 
 
 class WriteQueue:
-    """Sends writes in the order they came, by one task that lives while there are any."""
+    """Sends writes in order, by a task that ends when the queue is empty."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -41,11 +41,11 @@ class WriteQueue:
         self._sending: asyncio.Task[None] | None = None
 
     def offer(self, write: Write, outcome: Outcome | None = None) -> bool:
-        """Queues a write; False if there is too much in the queue.
+        """Queues a write. Returns False if the queue is full.
 
         Args:
             write: The write.
-            outcome: Becomes whether it was done.
+            outcome: Resolved with whether the write was done.
         """
         if self._queued_bytes + write.size > MAX_QUEUED_BYTES:
             return False
@@ -57,7 +57,7 @@ class WriteQueue:
         return True
 
     async def aclose(self) -> None:
-        """Ends the sending; what is queued is lost."""
+        """Cancels the sending; queued writes are lost."""
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.wait([self._sending])
@@ -87,6 +87,6 @@ class WriteQueue:
 
 
 def _resolve(outcome: Outcome | None, done: bool) -> None:
-    """Tells whoever waits, and waits still."""
+    """Resolves an outcome, unless it is resolved or cancelled."""
     if outcome is not None and not outcome.done():
         outcome.set_result(done)

@@ -1,1 +1,1 @@
-"""Precomputing: the timelines of all users as one generation, ranked offline and swapped in at once."""
+"""Precompute: ranks the timelines of all users as one generation, and makes it current in one swap."""

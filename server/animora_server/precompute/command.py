@@ -1,4 +1,4 @@
-"""The command: a run in this process, with what people see of it and the status that it exits with."""
+"""The precompute command: a run in this process, with its progress, summary, signals and exit status."""
 
 import asyncio
 import signal
@@ -16,34 +16,32 @@ from animora_server.precompute.summary import RunSummary
 from animora_server.settings import Settings
 
 CANCEL_INTERVAL = 0.5  # seconds; Python 3.11's wait_for, which redis-py uses, may lose a cancellation
-# What a run cannot help; the generation stays as it is.
+# Failures of the surroundings; the generation stays resumable.
 FAILURES = (StoreError, ArtifactError, DeviceFault, OSError)
-RESUMABLE = "what is written stays, and the same command goes on from there"
-SWAPPED = (
-    "timelines are served from the new generation, and lists of the one before will expire by themselves"
-)
+RESUMABLE = "the timelines written so far are kept; run the same command to resume"
+SWAPPED = "the new generation is current; timelines of the previous one will expire"
 
 
 async def run_in_redis(settings: Settings, options: RunOptions, observer: RunObserver) -> RunSummary:
-    """A run into the Redis of the settings. Raises as `job.run` does."""
+    """Runs with the Redis of the settings. Raises as `job.run` does."""
     async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
         return await run(settings, options, RetryingGenerationStore(generations), observer)
 
 
 async def precompute(settings: Settings, options: RunOptions, out: Console, err: Console) -> int:
-    """Makes the lists of a shard, shows how far it is, and says what it did.
+    """Precomputes the timelines of a shard, with a progress bar, and prints a summary.
 
     Args:
-        settings: Where everything is.
-        options: What is asked for.
-        out: Takes the table.
-        err: Takes the bar, and what went wrong.
+        settings: The settings.
+        options: The options of the run.
+        out: For the summary table.
+        err: For the progress bar and error messages.
 
     Returns:
-        The exit status: 0, or 1 after a failure, or 128 and the number of a signal that came before the swap.
+        The exit status: 0; 1 after a failure; 128 plus the number of a signal received before the swap.
 
     Raises:
-        ConfigurationError: What is asked for does not fit the generation being built, or cannot be had.
+        ConfigurationError: The options do not fit the generation being built, or cannot be met.
     """
     with ProgressBar(err) as bar:
         running = asyncio.create_task(run_in_redis(settings, options, bar))
@@ -65,7 +63,7 @@ async def precompute(settings: Settings, options: RunOptions, out: Console, err:
 
 
 async def _ended_or_signalled(running: asyncio.Task[RunSummary]) -> int:
-    """Waits for a run's end, which a signal brings about; the first signal's number, or 0."""
+    """Waits for the end of a run; a signal cancels it. Returns the first signal's number, or 0."""
     loop = asyncio.get_running_loop()
     signalled: asyncio.Future[int] = loop.create_future()
 
@@ -85,6 +83,6 @@ async def _ended_or_signalled(running: asyncio.Task[RunSummary]) -> int:
 
 
 def error_line(error: Exception) -> str:
-    """What ended a run, in a line, as PyTorch's texts may have many, and what becomes of it."""
+    """The message of an error in one line (PyTorch's have several), and whether the run can be resumed."""
     line = " ".join(str(error).split())
     return f"{line}; {RESUMABLE}" if isinstance(error, FAILURES) else line

@@ -1,4 +1,4 @@
-"""Generations of precomputed lists in Redis; see `precompute.protocols.GenerationStore`."""
+"""Generations of precomputed timelines in Redis; see `precompute.protocols.GenerationStore`."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -22,20 +22,20 @@ from animora_server.types import Generation, IntArray, RankedTimeline
 
 log = structlog.get_logger(__name__)
 
-COMMAND_TIMEOUT = 10.0  # seconds; no page waits for this
+COMMAND_TIMEOUT = 10.0  # seconds; longer than a server's, since no caller waits
 BATCH_BYTES = 1 << 20
 BATCH_KEYS = 1000
 # Marks the posts of a generation as lost. Servers cannot read it, delete it and have no posts.
 UNKNOWN_POSTS = b""
-# A server that has not heard of the swap may give out tokens for this many seconds more.
+# Seconds for which a server that has not seen the swap may still sign tokens.
 RETIREMENT_MARGIN = 120.0
 GONE = (
     "the generation is not being built any more: another run has abandoned it, or nothing was written for "
     "longer than precompute.resume_within"
 )
 
-# In these scripts KEYS are the current record, the one being built, the set of shards that are done, and the
-# generation's posts; ARGV[1] is the generation's id, which its record contains.
+# Lua scripts. KEYS: the record of the current generation, the record of the one being built, the set of its
+# finished shards, its posts. ARGV[1]: the id of the generation, in hexadecimal, as its record contains it.
 _IS_CURRENT, _UNFINISHED, _GONE, _HAS_CHANGED = 1, 0, -1, -2
 FINISH = f"""
 local current = redis.call('GET', KEYS[1])
@@ -54,7 +54,7 @@ redis.call('PEXPIRE', KEYS[4], ARGV[5])
 redis.call('DEL', KEYS[2], KEYS[3])
 return {_IS_CURRENT}
 """
-# ARGV[2] is what was read, ARGV[3] what takes its place, unless another run has changed it in between.
+# Compare and set: ARGV[2] is the posts' value as it was read, ARGV[3] the value that replaces it.
 INTERSECT = f"""
 local building = redis.call('GET', KEYS[2])
 if not (building and string.find(building, ARGV[1], 1, true)) then return {_GONE} end
@@ -79,9 +79,14 @@ return 0
 
 
 class RedisGenerations:
-    """Generations in the Redis of the settings, by a client of its own that waits for answers.
+    """Generations in Redis, by a client that waits for answers, unlike a server's.
 
     Use it as an async context manager.
+
+    Args:
+        cache: The URL and the prefix.
+        timeline: Times to live of timelines and tokens.
+        precompute: How long a generation can be resumed.
     """
 
     def __init__(
@@ -89,12 +94,12 @@ class RedisGenerations:
     ) -> None:
         self._cache = cache
         self._prefix = f"{cache.prefix}:".encode()
-        self._life = TimelineTtl(timeline)
-        self._retired_life = round(1000 * (timeline.token_ttl + RETIREMENT_MARGIN))
-        self._building_life = round(1000 * precompute.resume_within)  # from the last sign of life
-        # As long as a list lives at least: after that there is nothing left to serve.
+        self._timeline_ttl = TimelineTtl(timeline)
+        self._retired_ttl = round(1000 * (timeline.token_ttl + RETIREMENT_MARGIN))
+        self._building_ttl = round(1000 * precompute.resume_within)  # from the last write for it
+        # The minimum TTL of a timeline; after it there is nothing left to serve.
         seconds = timeline.precomputed_ttl + timeline.stale_ttl + timeline.token_ttl
-        self._current_life = round(1000 * seconds)
+        self._current_ttl = round(1000 * seconds)
         self._client: Redis | RedisCluster
 
     async def __aenter__(self) -> Self:
@@ -127,25 +132,25 @@ class RedisGenerations:
         while True:
             async with self._store_errors():
                 begun = await self._client.set(
-                    key, encode_generation(generation), px=self._building_life, nx=True
+                    key, encode_generation(generation), px=self._building_ttl, nx=True
                 )
             building = generation if begun else await self.building()
             if building is not None:
                 return building
-            # It was finished, or expired, or was no record, in between.
+            # Meanwhile it was finished or expired, or its record was unreadable.
 
     async def abandon(self, generation: Generation) -> None:
         """See GenerationStore."""
         await self._run(ABANDON, generation)
 
     async def intersect_posts(self, generation: Generation, post_ids: IntArray) -> None:
-        """See GenerationStore. Compares and sets, so that no run of several at once undoes another's."""
+        """See GenerationStore. Compares and sets, so that concurrent runs do not overwrite each other."""
         key = keys.generation_posts_key(self._prefix, generation.generation_id)
         while True:
             async with self._store_errors():
                 stored = cast(bytes | None, await self._client.get(key))
             remaining = _intersection(stored, key, post_ids)
-            state = await self._run(INTERSECT, generation, stored or b"", remaining, self._building_life)
+            state = await self._run(INTERSECT, generation, stored or b"", remaining, self._building_ttl)
             if state == _GONE:
                 raise GenerationGone(GONE)
             if state == _UNFINISHED:
@@ -164,10 +169,10 @@ class RedisGenerations:
         await self._extend_life(generation)
         return are_stored
 
-    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, RankedTimeline]]) -> int:
+    async def put(self, generation: Generation, timelines: Sequence[tuple[bytes, RankedTimeline]]) -> int:
         """See GenerationStore."""
         size = 0
-        for batch in _batches(self._write(generation, key, snapshot) for key, snapshot in lists):
+        for batch in _batches(self._write(generation, key, timeline) for key, timeline in timelines):
             pipeline = self._client.pipeline(transaction=False)
             for write in batch:
                 pipeline.set(write.key, write.value or b"", px=write.ttl_ms)
@@ -178,16 +183,16 @@ class RedisGenerations:
         return size
 
     async def finish_shard(self, generation: Generation, shard: int) -> bool:
-        """See GenerationStore. One script, so that of shards that finish at once exactly one swaps."""
+        """See GenerationStore. One script, so that exactly one of the shards that finish at once swaps."""
         state = await self._run(
-            FINISH, generation, shard, generation.shards, self._building_life, self._current_life
+            FINISH, generation, shard, generation.shards, self._building_ttl, self._current_ttl
         )
         if state == _GONE:
             raise GenerationGone(GONE)
         return state == _IS_CURRENT
 
     async def retire(self, generation: Generation) -> int:
-        """See GenerationStore. A list may be counted twice where Redis grows its table meanwhile."""
+        """See GenerationStore. SCAN may return a key twice, so the count is approximate."""
         pattern = keys.stored_timeline_pattern(self._prefix, generation.generation_id)
         count = 0
         batch: list[bytes] = []
@@ -203,17 +208,17 @@ class RedisGenerations:
         return count + len(batch)
 
     async def _extend_life(self, generation: Generation) -> None:
-        """Lets a generation that is being built live on: a run is at work for it."""
-        await self._run(EXTEND, generation, self._building_life)
+        """Extends the TTLs of a generation that is being built."""
+        await self._run(EXTEND, generation, self._building_ttl)
 
     async def _shorten_ttl(self, keys: list[bytes]) -> None:
         pipeline = self._client.pipeline(transaction=False)
         for key in keys:
-            pipeline.pexpire(key, self._retired_life, lt=True)
+            pipeline.pexpire(key, self._retired_ttl, lt=True)
         await pipeline.execute()
 
     async def _record(self, key: bytes) -> Generation | None:
-        """A record; one that cannot be read is deleted."""
+        """The generation of a record; None if there is none. An unreadable record is deleted."""
         async with self._store_errors():
             value = cast(bytes | None, await self._client.get(key))
             try:
@@ -237,7 +242,7 @@ class RedisGenerations:
 
     @asynccontextmanager
     async def _store_errors(self) -> AsyncIterator[None]:
-        """Raises what Redis fails with as StoreError; another attempt finds out anew where Redis is."""
+        """Raises Redis errors as StoreError, and disconnects, so that a retry resolves the address again."""
         try:
             yield
         except REDIS_FAILED as error:
@@ -245,9 +250,11 @@ class RedisGenerations:
                 await drop_connections(self._client)
             raise StoreError(f"Redis: {type(error).__name__}: {error}") from error
 
-    def _write(self, generation: Generation, key: bytes, snapshot: RankedTimeline) -> Write:
+    def _write(self, generation: Generation, key: bytes, timeline: RankedTimeline) -> Write:
         stored_key = self._timeline_key(generation, key)
-        return Write(stored_key, encode_timeline(stored_key, snapshot), self._life.milliseconds(snapshot))
+        return Write(
+            stored_key, encode_timeline(stored_key, timeline), self._timeline_ttl.milliseconds(timeline)
+        )
 
     def _timeline_key(self, generation: Generation, key: bytes) -> bytes:
         return keys.stored_timeline_key(self._prefix, generation.generation_id, key)

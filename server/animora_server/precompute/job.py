@@ -1,4 +1,4 @@
-"""One run from its beginning to its end: load, plan, rank, write, swap."""
+"""One precompute run: load, plan, rank, write, swap."""
 
 import asyncio
 import time
@@ -46,13 +46,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What a run is asked for.
+    """The options of a run.
 
     Attributes:
-        shard: Whose lists to make.
-        active_days: Only users who liked or commented within this many days; None for all.
-        rate: Pairs a second, 0 for as many as can be.
-        restart: Whether to abandon what an earlier run left unfinished.
+        shard: The users to rank.
+        active_days: Rank only users who liked or commented within this many days; None for all users.
+        rate: Maximum user-post pairs a second; 0 for no limit.
+        restart: Whether to abandon an unfinished generation first.
     """
 
     shard: Shard = field(default_factory=Shard)
@@ -62,21 +62,21 @@ class RunOptions:
 
 
 class RunObserver(WriteObserver, SwapObserver, Protocol):
-    """Is told how far a run is, from its plan on."""
+    """Receives the progress of a run."""
 
     def planned(self, plan: Plan, users: int) -> None:
-        """So many users are to get lists."""
+        """The plan is made; the number of users to rank is known."""
         ...
 
 
 class NullObserver:
-    """A run that nobody watches; see RunObserver."""
+    """A RunObserver that does nothing."""
 
     def planned(self, plan: Plan, users: int) -> None:
         """See RunObserver."""
 
     def advanced(self, chunk: RunTotals) -> None:
-        """See write.Watch."""
+        """See write.WriteObserver."""
 
     def swapped(self) -> None:
         """See swap.SwapObserver."""
@@ -85,20 +85,26 @@ class NullObserver:
 async def run(
     settings: Settings, options: RunOptions, store: GenerationStore, observer: RunObserver
 ) -> RunSummary:
-    """Makes the lists of a shard; whatever ends it early, the same run again goes on where it was.
+    """Precomputes the timelines of a shard. A run with the same options resumes one that ended early.
+
+    Args:
+        settings: The settings.
+        options: The options of the run.
+        store: The generations.
+        observer: Receives the progress.
 
     Raises:
-        ConfigurationError: What is asked for does not fit the generation being built, or cannot be had.
+        ConfigurationError: The options do not fit the generation being built, or cannot be met.
         StoreError: PostgreSQL or Redis did not answer.
-        ArtifactError: The model store did not, or its version must not serve.
+        ArtifactError: The model store did not answer, or the version must not serve.
         DeviceFault: The device failed.
         OSError: The catalog's folder cannot be written.
-        InvalidScores: The model gave no user scores that are numbers.
+        InvalidScores: The model gave finite scores to no user.
         GenerationGone: Another run has abandoned the generation.
     """
     began = time.perf_counter()
     if options.restart and options.shard.index:
-        raise ConfigurationError("--restart: shard 0 may; the others join what it has begun")
+        raise ConfigurationError("--restart: only shard 0 may restart; the other shards join its generation")
     models = open_models(settings.models)
     with closing(PostgresStore(settings.database)) as database:
         async with database.reading() as reading:
@@ -142,23 +148,23 @@ async def _plan(
     models: VersionSource | None,
     store: GenerationStore,
 ) -> Plan:
-    """What to build, once nothing stands against it."""
+    """Decides which generation to build. Raises ConfigurationError if the options do not allow it."""
     proposal = await _propose(settings, options, snapshot, models)
     if models is not None and not proposal.model_version:
         await _refuse_to_replace_model(store)
-    if options.restart:  # now that a new one can be begun
+    if options.restart:  # only after the checks above: a failed restart must abandon nothing
         await abandon_unfinished(store)
     plan = await begin_or_resume(store, proposal)
     version = plan.generation.model_version
     if version and models is None:
         raise ConfigurationError(
-            f"models.store: the generation being built is model {version}'s: name the store that has it, "
+            f"models.store: the generation being built is by model {version}: set the store that has it, "
             f"or {RESTART}"
         )
     if plan.model_changed:
         log.warning(
-            "another model is active than the generation was begun with: servers will pass over its lists; "
-            "--restart begins anew with the active one",
+            "generation was begun with another model than the active one; servers will not use its timelines "
+            "(--restart begins a new generation with the active model)",
             begun_with=version,
             active=proposal.model_version,
         )
@@ -168,7 +174,7 @@ async def _plan(
 async def _propose(
     settings: Settings, options: RunOptions, snapshot: CatalogSnapshot, models: VersionSource | None
 ) -> Generation:
-    """What a new generation would be, made now."""
+    """The record of a new generation."""
     active = await asyncio.to_thread(models.active) if models else None
     return Generation(
         generation_id=new_generation_id(),
@@ -182,28 +188,32 @@ async def _propose(
 
 
 async def _refuse_to_replace_model(store: GenerationStore) -> None:
-    """Refuses to replace a model's lists for want of one: a store that is not there looks empty."""
+    """Refuses to replace a model's timelines by the heuristic's: a store that is away looks empty.
+
+    Raises:
+        ConfigurationError: The current generation is by a model.
+    """
     current = await store.current()
     if current is not None and current.model_version:
         raise ConfigurationError(
-            f"models.store: no version is active there, and timelines are served from model "
-            f"{current.model_version}'s lists: activate one, or leave models.store empty to rank everyone by "
+            f"models.store: the store has no active version, but the current generation is by model "
+            f"{current.model_version}: activate a version, or leave models.store empty to rank all users by "
             "the heuristic"
         )
 
 
 def _require_finite_scores(scorer: WindowScorer, user_ids: IntArray, totals: RunTotals) -> None:
-    """Refuses a model that gave none of the users int64 (u) whom it knows scores that are numbers."""
+    """Raises InvalidScores if none of the users int64 (u) that the model knows got finite scores."""
     trained = np.count_nonzero(scorer.user_rows(user_ids))
     if totals.left_out == trained:
         raise InvalidScores(
-            f"the model {scorer.version} gave none of the {trained:,} users whom it knows scores that are "
-            f"numbers, and what is served stays as it is: activate another version, and {RESTART}"
+            f"the model {scorer.version} gave finite scores to none of the {trained:,} users that it knows; "
+            f"the current generation stays: activate another version, and {RESTART}"
         )
 
 
 def _active_since(generation: Generation, options: RunOptions) -> datetime | None:
-    """From when on users must have liked or commented; counted from the generation, as all ages are."""
+    """The time since which a user must have been active, counted back from the generation's time."""
     if options.active_days is None:
         return None
     return datetime.fromtimestamp(generation.made_at, UTC) - timedelta(days=options.active_days)

@@ -1,4 +1,4 @@
-"""Loading: the catalog and its window of posts, and the model, verified as a server does it."""
+"""Loads the catalog, the window of posts, and the model, which is verified as a server does it."""
 
 import asyncio
 import hashlib
@@ -29,13 +29,13 @@ from animora_server.timeline.eligibility import window_start
 
 
 async def width_preference(store: VersionSource | None) -> WidthPreference:
-    """Which embeddings the active version takes; no preference where it cannot be read."""
+    """The embedding widths of the active version; no preference if it cannot be read."""
     try:
         version = None if store is None else await asyncio.to_thread(store.active)
         if store is None or version is None:
             return NO_PREFERENCE
         dimensions = (await asyncio.to_thread(store.read, version)).manifest.dimensions
-    except ArtifactError:  # of which the plan, or the loading of the version, says more
+    except ArtifactError:  # the plan, or loading the version, will raise it
         return NO_PREFERENCE
     return WidthPreference(serving=Widths(dimensions.image, dimensions.caption))
 
@@ -43,7 +43,7 @@ async def width_preference(store: VersionSource | None) -> WidthPreference:
 async def load_catalog(
     reading: CatalogReading, settings: CatalogSettings, preference: WidthPreference = NO_PREFERENCE
 ) -> CatalogSnapshot:
-    """The whole catalog, its feed in an order that depends on the posts alone.
+    """Loads the whole catalog. The order of its feed index depends on the posts alone.
 
     Raises:
         StoreError: PostgreSQL did not answer.
@@ -53,14 +53,14 @@ async def load_catalog(
         settings.directory.mkdir(parents=True, exist_ok=True)
     refresh = Refresh(reading, Catalog.empty(settings.directory), settings, time.monotonic(), preference)
     snapshot = (await refresh.reconcile()).snapshot
-    # PostgreSQL gives rows in any order, which posts of one time would keep.
+    # PostgreSQL returns rows in any order, which would decide between posts of the same time.
     rows = snapshot.feed.rows
     order = np.lexsort((snapshot.post_ids[rows], snapshot.created_at[rows]))
     return replace(snapshot, feed=FeedIndex(rows[order], snapshot.feed.created_at))
 
 
 def catalog_digest(snapshot: CatalogSnapshot) -> str:
-    """16 hexadecimal digits that differ between catalogs whose posts, counts or blocks differ."""
+    """16 hexadecimal digits; catalogs with different posts, counts or blocks have different digests."""
     digest = hashlib.blake2b(digest_size=8)
     rows = np.argsort(snapshot.post_ids, kind="stable")
     for column in (
@@ -75,18 +75,18 @@ def catalog_digest(snapshot: CatalogSnapshot) -> str:
 
 
 def window_at(snapshot: CatalogSnapshot, settings: TimelineSettings, now: float) -> Window:
-    """The posts that are candidates at a time, in unix seconds."""
+    """The posts that are candidates at a time (Unix seconds)."""
     return Window.of(snapshot, snapshot.feed.newest(window_start(settings, now), settings.max_candidates))
 
 
 async def load_scorer(
     store: VersionSource, version: str, window: Window, settings: ScorerSettings, limiter: RateLimiter
 ) -> WindowScorer:
-    """A version, verified, on the device, with the window's posts encoded.
+    """Loads and verifies a version, and encodes the window's posts on the device.
 
     Raises:
-        ConfigurationError: The store does not have it.
-        ArtifactRejected: It must not serve.
+        ConfigurationError: The store does not have the version.
+        ArtifactRejected: The version must not serve.
         StoreUnavailable: The store cannot be read.
         ScoringFailed: The device failed.
     """
@@ -96,7 +96,7 @@ async def load_scorer(
         raise ConfigurationError(
             f"the model {version} of the generation being built is not in the store any more: {RESTART}"
         ) from error
-    async with Device(settings, on_fault=lambda: None) as device:  # a fault is raised, and ends the run
+    async with Device(settings, on_fault=lambda: None) as device:  # a fault raises, which ends the run
         model = await device.load(artifact)
         check_widths(model.manifest, window.snapshot)
         scorer = WindowScorer(model, str(device), window, settings.max_batch_rows, limiter)

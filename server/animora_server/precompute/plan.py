@@ -1,4 +1,4 @@
-"""The plan: which generation a run builds, a new one or the one that an earlier run left unfinished."""
+"""The plan: whether a run begins a new generation or resumes the unfinished one."""
 
 import secrets
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from animora_server.precompute.protocols import GenerationStore
 from animora_server.types import Generation
 
 ID_BYTES = 16
-RESTART = "say --restart to abandon it and begin a new one"
+RESTART = "use --restart to abandon it and begin a new one"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to build.
+    """The generation to build.
 
     Attributes:
-        generation: Its record, as it was begun; times and the model version are taken from there.
-        resumed: Whether it was begun by another run: an earlier one, or another shard's.
+        generation: Its record. Its times and model version hold, also in a resumed run.
+        resumed: Whether another run began it: an earlier run, or another shard's.
         catalog_changed: Whether the database has changed since it was begun.
-        model_changed: Whether another model is active since: servers pass over the lists of this one.
+        model_changed: Whether another model has been activated since; servers then do not use its timelines.
     """
 
     generation: Generation
@@ -29,31 +29,31 @@ class Plan:
 
 
 def new_generation_id() -> bytes:
-    """An id for a generation."""
+    """A random id: 16 bytes."""
     return secrets.token_bytes(ID_BYTES)
 
 
 async def begin_or_resume(store: GenerationStore, proposal: Generation) -> Plan:
-    """Begins the generation that is proposed, or goes on with the one that is being built.
+    """Begins the proposed generation, or resumes the one that is being built.
 
     Args:
-        store: Where generations are.
-        proposal: What a new one would be.
+        store: The generations.
+        proposal: The record of a new generation.
 
     Raises:
-        ConfigurationError: The one being built has other settings or shards.
+        ConfigurationError: The generation being built has other settings or another number of shards.
         StoreError: Redis did not answer.
     """
     building = await store.begin(proposal)
     if building.settings_digest != proposal.settings_digest:
         raise ConfigurationError(
             "a generation is being built with other settings (timeline.* or ranking.*): "
-            f"finish it with those, or {RESTART}"
+            f"finish it with those settings, or {RESTART}"
         )
     if building.shards != proposal.shards:
         raise ConfigurationError(
             f"a generation is being built in {building.shards} shards, not {proposal.shards}: "
-            f"finish it in as many, or {RESTART}"
+            f"finish it with that number, or {RESTART}"
         )
     return Plan(
         generation=building,
@@ -64,7 +64,7 @@ async def begin_or_resume(store: GenerationStore, proposal: Generation) -> Plan:
 
 
 async def abandon_unfinished(store: GenerationStore) -> None:
-    """Ends the building of the generation that is being built, if there is one.
+    """Abandons the generation that is being built, if there is one.
 
     Raises:
         StoreError: Redis did not answer.

@@ -1,4 +1,4 @@
-"""What people see of a run: a progress bar while it goes on, a table at its end."""
+"""The console output of a run: a progress bar, and a summary table at the end."""
 
 from types import TracebackType
 from typing import Self
@@ -15,12 +15,12 @@ log = structlog.get_logger(__name__)
 
 
 class ProgressBar:
-    """Users done, pairs a second and the time that is left; in the log, by the tenth, where no terminal is.
+    """A bar with users done, pairs a second and the time left. Without a terminal: a log line at each tenth.
 
     See `job.RunObserver`. Use it as a context manager.
 
     Attributes:
-        has_swapped: Whether timelines are served from the generation now.
+        has_swapped: Whether the generation is current.
     """
 
     def __init__(self, console: Console) -> None:
@@ -39,7 +39,7 @@ class ProgressBar:
         self.has_swapped = False
 
     def __enter__(self) -> Self:
-        """Begins to show."""
+        """Shows the bar."""
         self._progress.start()
         self._task = self._progress.add_task("loading", total=None, pairs_a_second="-")
         return self
@@ -47,7 +47,7 @@ class ProgressBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves what was last shown."""
+        """Leaves the last state on the screen."""
         self._progress.stop()
 
     def planned(self, plan: Plan, users: int) -> None:
@@ -64,7 +64,7 @@ class ProgressBar:
         self.has_swapped = True
 
     def advanced(self, chunk: RunTotals) -> None:
-        """See write.Watch."""
+        """See write.WriteObserver."""
         self._pairs += chunk.pairs
         task = self._progress.tasks[0]
         speed = f"{self._pairs / task.elapsed:,.0f}" if task.elapsed else "-"
@@ -77,16 +77,16 @@ class ProgressBar:
 
 
 def summary_table(summary: RunSummary, shards: str) -> Table:
-    """The end of a run, or of all shards of one.
+    """The summary of a run, or of several shards, as a table.
 
     Args:
-        summary: What was done.
-        shards: Which shards did it.
+        summary: The summary.
+        shards: The text for the row "shard".
     """
     totals, generation = summary.totals, summary.generation
     table = Table(title="timelines precomputed", title_justify="left", show_header=False)
     for _ in range(2):
-        table.add_column(overflow="fold")  # a number that is cut is another number
+        table.add_column(overflow="fold")  # wraps: a cropped number would be misread
     for row in (
         ("generation", generation.generation_id.hex()),
         ("state", _state(summary)),
@@ -94,15 +94,15 @@ def summary_table(summary: RunSummary, shards: str) -> Table:
         ("shard", shards),
         ("users ranked by NeuCF", f"{totals.neucf:,}"),
         ("users ranked by the heuristic", f"{totals.heuristic:,}"),
-        ("users whose lists were there", f"{totals.kept:,}"),
-        ("users left out (scores that are no numbers)", f"{totals.left_out:,}"),
+        ("users already stored", f"{totals.kept:,}"),
+        ("users left out (scores not finite)", f"{totals.left_out:,}"),
         ("user-post pairs", f"{totals.pairs:,}"),
-        ("bytes of lists", f"{totals.stored_bytes:,}"),
+        ("bytes of timelines", f"{totals.stored_bytes:,}"),
         ("seconds to load", f"{summary.loading:.1f}"),
         ("seconds to rank and write", f"{summary.seconds:.1f}"),
         ("users/s", f"{totals.ranked / summary.seconds:,.0f}"),
         ("pairs/s", f"{totals.pairs / summary.seconds:,.0f}"),
-        ("lists retired", f"{summary.retired:,}"),
+        ("timelines retired", f"{summary.retired:,}"),
     ):
         table.add_row(*row)
     return table
@@ -118,5 +118,5 @@ def _state(summary: RunSummary) -> str:
 def _model(summary: RunSummary) -> str:
     model = summary.generation.model_version or "none"
     if summary.model_changed:
-        model += "; another is active now, and servers pass over this one's lists until the next run"
+        model += "; another model is active: servers will not use these timelines"
     return model

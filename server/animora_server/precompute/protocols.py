@@ -1,4 +1,4 @@
-"""What precomputing needs from Redis."""
+"""The store of generations that precompute needs."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,17 +7,16 @@ from animora_server.types import Generation, IntArray, RankedTimeline
 
 
 class GenerationStore(Protocol):
-    """Generations of precomputed lists: at most one is current and at most one is being built.
+    """Generations of precomputed timelines: at most one is current, and at most one is being built.
 
-    One that is being built is forgotten once it has been left alone for too long: looking for its lists,
-    recording posts, storing lists and finishing a shard keep it.
+    The generation being built expires `precompute.resume_within` after the last call of `are_stored`,
+    `intersect_posts`, `put` or `finish_shard` for it.
 
-    Every method raises StoreError where Redis does not do what it is asked; nothing is lost then, and the
-    same call may be made again.
+    Every method raises StoreError if the store fails, and may then be called again.
     """
 
     async def current(self) -> Generation | None:
-        """The generation that timelines are served from."""
+        """The generation that servers use."""
         ...
 
     async def building(self) -> Generation | None:
@@ -25,54 +24,55 @@ class GenerationStore(Protocol):
         ...
 
     async def begin(self, generation: Generation) -> Generation:
-        """Begins a generation; gives the one that is being built already if there is one."""
+        """Begins a generation, unless one is being built. Returns the one that is being built."""
         ...
 
     async def abandon(self, generation: Generation) -> None:
-        """Ends the building of a generation; its lists expire by themselves."""
+        """Ends the building of a generation; its timelines expire."""
         ...
 
     async def intersect_posts(self, generation: Generation, post_ids: IntArray) -> None:
-        """Records which posts a run ranks from; to be called before the run stores its first list.
+        """Records the posts that a run ranks from. A run must call it before it stores its first timeline.
 
-        The generation keeps the intersection over all runs: the posts that each of its lists was ranked from.
+        The generation keeps the intersection over all runs: every timeline was ranked from these posts.
+        If the stored posts are damaged, they are deleted and stay absent for this generation.
 
         Args:
-            generation: The one that is being built.
+            generation: The generation being built.
             post_ids: int64 (k), ascending, distinct.
 
         Raises:
-            GenerationGone: It was abandoned, or left alone for too long.
+            GenerationGone: It was abandoned or has expired.
         """
         ...
 
     async def are_stored(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
-        """For each key whether its list is stored."""
+        """For each key whether its timeline is stored."""
         ...
 
-    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, RankedTimeline]]) -> int:
-        """Stores lists by key.
+    async def put(self, generation: Generation, timelines: Sequence[tuple[bytes, RankedTimeline]]) -> int:
+        """Stores timelines by key.
 
         Returns:
-            How many bytes their values take.
+            The size of their values in bytes.
         """
         ...
 
     async def finish_shard(self, generation: Generation, shard: int) -> bool:
-        """Marks a shard (from 0) as done; with the last one the generation becomes current.
+        """Marks a shard (from 0) as finished. The last shard makes the generation current. Idempotent.
 
         Returns:
-            Whether it is current now. Finishing a shard twice changes nothing.
+            Whether the generation is current now.
 
         Raises:
-            GenerationGone: It was abandoned, or left alone for too long.
+            GenerationGone: It was abandoned or has expired.
         """
         ...
 
     async def retire(self, generation: Generation) -> int:
-        """Lets the lists of a generation that is no longer current live for their page tokens alone.
+        """Shortens the TTLs of a generation that is no longer current to what page tokens need.
 
         Returns:
-            How many lists there were.
+            The number of its timelines.
         """
         ...

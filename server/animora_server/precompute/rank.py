@@ -1,4 +1,4 @@
-"""Ranking: a chunk of users becomes their lists, in the calling thread."""
+"""Ranks the timelines of a chunk of users, in the calling thread."""
 
 import time
 from contextlib import suppress
@@ -18,28 +18,26 @@ from animora_server.timeline.feed_orderer import FeedOrderer
 from animora_server.timeline.keys import timeline_key
 from animora_server.types import FloatArray, Generation, IntArray, RankedTimeline, RankerName
 
-NOTHING = np.empty(0, np.int64)
+NO_IDS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class RankedChunk:
-    """Lists by key, and what they took."""
+    """Ranked timelines by key, and the totals of the chunk."""
 
-    lists: list[tuple[bytes, RankedTimeline]]
+    timelines: list[tuple[bytes, RankedTimeline]]
     totals: RunTotals
 
 
 class ChunkRanker:
-    """Makes users' lists as a first page that finds none would, at the generation's time.
-
-    Several threads may rank at once.
+    """Ranks users' timelines as a first page would, at the generation's time. Thread-safe.
 
     Args:
-        generation: What the lists are for.
-        window: The posts that may be in them.
-        scorer: The model; None where there is none.
-        settings: What shapes a list.
-        limiter: When users may be ranked by the heuristic; the scorer has it for the others.
+        generation: The generation.
+        window: The posts that may be candidates.
+        scorer: The model; None without one.
+        settings: The settings that shape ranked timelines.
+        limiter: Rate limit of ranking by the heuristic; the scorer applies it to the model.
     """
 
     def __init__(
@@ -56,51 +54,51 @@ class ChunkRanker:
         self._limiter = limiter
         self._settings = settings.timeline
         self._fresh_until = generation.made_at + settings.timeline.precomputed_ttl
-        # Another shard may have begun the generation after this one read the posts: what came in between is
-        # newer than these lists. Where it began before, its time is as good, and a resume gives the same.
+        # If another shard began the generation after this run read the posts, later posts are newer posts for
+        # these timelines. Otherwise the generation's time holds, so that a resumed run gives the same bytes.
         self._read_at = min(generation.read_at, self._catalog.read_at)
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
         self._orderer = FeedOrderer(settings.timeline, heuristic)
-        # The heuristic thinks the same of a post whoever looks: float32 (n), by catalog row.
+        # The heuristic's scores do not depend on the user: float32 (n), by catalog row.
         self._heuristic_values = np.zeros(len(self._catalog), np.float32)
         terms = heuristic.terms(self._catalog, window.rows, generation.made_at)
         self._heuristic_values[window.rows] = terms.sum(axis=1)
 
     def key(self, user_id: int) -> bytes:
-        """The key of a user's list."""
+        """The key of a user's timeline."""
         return timeline_key(user_id, self._generation.settings_digest, include_seen=False)
 
     def rank(self, user_ids: IntArray) -> RankedChunk:
-        """The lists of users int64 (u).
+        """Ranks the timelines of users int64 (u).
 
-        A user whom the model gives a score that is no number gets none, and so will be ranked when they ask.
+        A user with a score that is not finite gets no timeline; a server ranks that user on request.
 
         Raises:
             DeviceFault: The device failed.
-            Stopped: The run is to end now.
+            RunStopped: The run was stopped.
         """
         began = time.perf_counter()
         rows = [self._candidates(user_id) for user_id in user_ids.tolist()]
         scoring_began = time.perf_counter()
         logits = self._score(user_ids, rows)
         scoring = time.perf_counter() - scoring_began
-        lists = []
+        timelines = []
         for user_id, candidate_rows, values in zip(user_ids.tolist(), rows, logits, strict=True):
             with suppress(InvalidScores):
-                lists.append((self.key(user_id), self._ranked_timeline(candidate_rows, values)))
+                timelines.append((self.key(user_id), self._ranked_timeline(candidate_rows, values)))
         heuristic = sum(values is None for values in logits)
         totals = RunTotals(
-            neucf=len(lists) - heuristic,
+            neucf=len(timelines) - heuristic,
             heuristic=heuristic,
-            left_out=len(user_ids) - len(lists),
+            left_out=len(user_ids) - len(timelines),
             pairs=sum(map(len, rows)),
             scoring=scoring,
             ordering=time.perf_counter() - began - scoring,
         )
-        return RankedChunk(lists, totals)
+        return RankedChunk(timelines, totals)
 
     def _score(self, user_ids: IntArray, rows: list[IntArray]) -> list[FloatArray | None]:
-        """The model's logits float32 (m) for each user, None for those whom it does not know."""
+        """The model's logits float32 (m) for each user; None for users that it does not know."""
         user_rows = self._scorer.user_rows(user_ids) if self._scorer else np.zeros(len(user_ids), np.int64)
         trained, cold = np.flatnonzero(user_rows), np.flatnonzero(user_rows == 0)
         logits: list[FloatArray | None] = [None] * len(user_ids)
@@ -113,23 +111,23 @@ class ChunkRanker:
 
     def _candidates(self, user_id: int) -> IntArray:
         visibility = VisibilityFilter.of(
-            self._catalog, user_id, self._settings, include_seen=False, excluded=NOTHING
+            self._catalog, user_id, self._settings, include_seen=False, excluded=NO_IDS
         )
         return candidates(self._catalog, visibility, self._settings, self._generation.made_at)
 
     def _ranked_timeline(self, rows: IntArray, logits: FloatArray | None) -> RankedTimeline:
-        """The list of posts at catalog rows int64 (m), by logits float32 (m) or else the heuristic."""
+        """Orders posts at catalog rows int64 (m), by logits float32 (m) or by the heuristic."""
         if self._scorer is None or logits is None:
             ranker, version, values = RankerName.HEURISTIC, "", self._heuristic_values[rows]
         else:
             ranker, version = RankerName.NEUCF, self._scorer.version
             values = impute_featureless(logits, self._scorer.has_features(rows))
         generation = self._generation
-        listed = self._orderer.order(self._catalog, rows, values, ranker, generation.made_at)
+        ranked = self._orderer.order(self._catalog, rows, values, ranker, generation.made_at)
         return RankedTimeline(
             timeline_id=generation.generation_id,
-            post_ids=listed.post_ids,
-            scores=listed.scores,
+            post_ids=ranked.post_ids,
+            scores=ranked.scores,
             ranker=ranker,
             model_version=version,
             made_at=generation.made_at,

@@ -1,44 +1,44 @@
-"""The pace of a run: so many pairs a second, evenly, for the sake of whoever shares the device."""
+"""Limits the rate of a run, evenly over time, so that a server can share the device."""
 
 import threading
 import time
 from collections.abc import Callable
 
 
-class RunStopped(Exception):  # it is no error
-    """The run is to end now."""
+class RunStopped(Exception):  # control flow, not an error
+    """The run was stopped."""
 
 
 class RateLimiter:
-    """Lets the threads of a run go on when it is their turn.
+    """Makes the threads of a run wait for their turns. Thread-safe.
 
     Args:
-        rate: Pairs a second, all threads together; 0 for as fast as can be.
-        clock: Seconds.
+        rate: Pairs a second, over all threads; 0 for no limit.
+        clock: Monotonic seconds.
     """
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds_a_pair = 1 / rate if rate else 0.0
         self._clock = clock
         self._lock = threading.Lock()
-        self._free_at = float("-inf")  # the clock's
+        self._free_at = float("-inf")  # on the clock
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Ends the run: every thread's next turn, also one waited for now, raises Stopped."""
+        """Stops the run: `take` raises RunStopped from now on, also in threads that wait in it."""
         self._stopped.set()
 
     def take(self, pairs: int) -> None:
-        """Waits until it is time for as many pairs.
+        """Waits for the turn of a number of pairs.
 
         Raises:
-            Stopped: The run is to end now.
+            RunStopped: The run was stopped.
         """
         if self._stopped.wait(min(self.reserve(pairs), threading.TIMEOUT_MAX)):
             raise RunStopped
 
     def reserve(self, pairs: int) -> float:
-        """Takes the next turn, long enough for as many pairs; how many seconds it is away."""
+        """Reserves the next turn for a number of pairs. Returns the seconds until it begins."""
         with self._lock:
             now = self._clock()
             begins = max(self._free_at, now)

@@ -1,4 +1,4 @@
-"""The shards of a generation as tasks on a Ray cluster; Ray is imported here alone, and late."""
+"""Runs the shards of a generation as tasks on a Ray cluster. Ray is imported only here, and only on use."""
 
 import asyncio
 import os
@@ -24,14 +24,14 @@ from animora_server.precompute.summary import RunSummary, merge_summaries
 from animora_server.settings import Settings
 
 LOCAL = "local"
-# Ray runs a task again whose process or node has gone: a shard goes on where it was.
+# Ray retries a task whose process or node is lost; the shard resumes.
 RETRIES = 3
-SIGNAL_INTERVAL = 0.2  # seconds between looks for a signal: a handler must not raise inside of Ray
+SIGNAL_INTERVAL = 0.2  # seconds between checks for a signal: a handler must not raise inside Ray
 
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """What became of a shard: a summary, or the words for why there is none."""
+    """The result of a shard: a summary, or else the failure's message."""
 
     shard: Shard
     summary: RunSummary | None = None
@@ -39,7 +39,7 @@ class ShardOutcome:
 
 
 def run_shard(settings: Settings, options: RunOptions) -> ShardOutcome:
-    """One shard, in a process of Ray's; an error travels as words, since not every one can be pickled."""
+    """Runs one shard in a Ray process. An error is returned as its message: some errors cannot be pickled."""
     configure_logs(settings.log.level, settings.log.format)
     try:
         return ShardOutcome(options.shard, asyncio.run(run_in_redis(settings, options, NullObserver())))
@@ -50,17 +50,17 @@ def run_shard(settings: Settings, options: RunOptions) -> ShardOutcome:
 def precompute_on_ray(
     settings: Settings, options: RunOptions, address: str, out: Console, err: Console
 ) -> int:
-    """Makes the lists of all shards on a cluster.
+    """Precomputes the timelines of all shards on a cluster, and prints a summary.
 
     Args:
-        settings: Where everything is, as seen from the cluster.
-        options: What is asked for; a task for each of as many shards as its shard is one of.
-        address: The cluster's, as `ray.init` takes it; "local" starts one on this machine.
-        out: Takes the table.
-        err: Takes the bar, and what went wrong.
+        settings: The settings; URLs and paths are resolved on the cluster.
+        options: The options. `options.shard.count` is the number of shards, one task each.
+        address: The cluster's address, as `ray.init` takes it; "local" starts a cluster on this machine.
+        out: For the summary table.
+        err: For the progress bar and error messages.
 
     Returns:
-        The exit status: 0, or 1 after a failure, or 128 and the signal's number.
+        The exit status: 0; 1 after a failure; 128 plus the number of a signal.
 
     Raises:
         ConfigurationError: Ray is not installed, or the cluster cannot be reached.
@@ -83,9 +83,9 @@ def precompute_on_ray(
         seconds = time.perf_counter() - began
     done = [outcome.summary for outcome in outcomes if outcome.summary]
     if signals and not any(summary.current for summary in done):
-        # A shard that was just about to tell of the swap may have been stopped, too.
+        # The shard that swapped may have been stopped before it returned its summary.
         name = signal.Signals(signals[0]).name
-        err.print(f"stopped by {name}; {RESUMABLE}, unless all of it is served already")
+        err.print(f"stopped by {name}; {RESUMABLE}, unless the generation is already served")
         return 128 + signals[0]
     if done:
         out.print(summary_table(merge_summaries(done, seconds), f"{len(done)} of {count}, on Ray"))
@@ -97,10 +97,10 @@ def precompute_on_ray(
 
 @contextmanager
 def _cluster(ray: Any, address: str, settings: Settings) -> Iterator[list[int]]:
-    """Joins a cluster, or starts one here, and leaves it or ends it; gives the signals that come."""
+    """Connects to a cluster, or starts a local one. Yields a list that grows by each signal received."""
     options: dict[str, Any] = {}
     if address == LOCAL:
-        # A task asks for a core a thread; on a machine with fewer it would wait for ever.
+        # A task reserves a core for each thread; with fewer cores it would wait forever.
         cores = max(settings.precompute.workers, os.cpu_count() or 1)
         options = {"include_dashboard": False, "num_cpus": cores}
     try:
@@ -108,7 +108,7 @@ def _cluster(ray: Any, address: str, settings: Settings) -> Iterator[list[int]]:
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigurationError(f"--ray {address}: {error}") from error
     signals: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):  # after Ray, which has handlers of its own
+    for number in (signal.SIGTERM, signal.SIGINT):  # after ray.init, which installs handlers
         signal.signal(number, lambda number, _: signals.append(number))
     try:
         yield signals
@@ -119,7 +119,7 @@ def _cluster(ray: Any, address: str, settings: Settings) -> Iterator[list[int]]:
 def _run_all(
     ray: Any, settings: Settings, options_by_shard: Sequence[RunOptions], signals: Sequence[int], err: Console
 ) -> list[ShardOutcome]:
-    """Runs a task for each order until all have ended or a signal came, and tells of each that ends."""
+    """Runs a task for each shard until all have ended or a signal is received."""
     resources = {
         "num_cpus": settings.precompute.workers,
         "num_gpus": 1 if settings.scorer.device.startswith("cuda") else 0,
@@ -143,7 +143,7 @@ def _run_all(
 def _outcome(ray: Any, reference: Any, shard: Shard) -> ShardOutcome:
     try:
         outcome: ShardOutcome = ray.get(reference)
-    except ray.exceptions.RayError as error:  # its process died again and again
+    except ray.exceptions.RayError as error:  # the process died in every attempt
         return ShardOutcome(shard, failure=f"Ray: {type(error).__name__}; {RESUMABLE}")
     return outcome
 

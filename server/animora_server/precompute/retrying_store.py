@@ -1,4 +1,4 @@
-"""A generation store that waits for a Redis that goes away for a moment."""
+"""A generation store with retries, which bridges a short outage of Redis."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,17 +14,17 @@ log = structlog.get_logger(__name__)
 
 Value = TypeVar("Value")
 
-DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds before each further attempt; a failover takes some
+DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds before each retry; enough for a failover
 
 
 class RetryingGenerationStore:
-    """See protocols.GenerationStore. A call that fails is made again, as every call may be.
+    """Retries failed calls of a store; see protocols.GenerationStore.
 
-    Not so before the first answer: a store that has never answered is wrong rather than away.
+    Before the first answer nothing is retried: the address of a store that has never answered may be wrong.
 
     Args:
-        store: The one behind it.
-        delays: Seconds before each further attempt; after the last a failure is final.
+        store: The store.
+        delays: Seconds before each retry; after the last one the failure is raised.
     """
 
     def __init__(self, store: GenerationStore, delays: Sequence[float] = DELAYS) -> None:
@@ -56,9 +56,9 @@ class RetryingGenerationStore:
         """See GenerationStore."""
         return await self._with_retries(lambda: self._store.are_stored(generation, keys))
 
-    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, RankedTimeline]]) -> int:
+    async def put(self, generation: Generation, timelines: Sequence[tuple[bytes, RankedTimeline]]) -> int:
         """See GenerationStore."""
-        return await self._with_retries(lambda: self._store.put(generation, lists))
+        return await self._with_retries(lambda: self._store.put(generation, timelines))
 
     async def finish_shard(self, generation: Generation, shard: int) -> bool:
         """See GenerationStore."""
@@ -73,7 +73,7 @@ class RetryingGenerationStore:
             try:
                 return await call()
             except StoreError as error:
-                log.warning("Redis did not do it; trying again", error=str(error), seconds=delay)
+                log.warning("Redis call failed; retrying", error=str(error), seconds=delay)
                 await asyncio.sleep(delay)
         answer = await call()
         self._has_answered = True

@@ -1,8 +1,8 @@
-"""The scorer of a run: the posts of a window encoded once, and scored in the threads that rank.
+"""The scorer of a run: encodes the posts of a window once, and scores them in the ranking threads.
 
-Equal rows of one matrix product may differ in their last bits by their place in it. So posts are encoded in
-an order and in batches that depend on the posts alone, and a chunk of users is scored in batches that depend
-on the chunk alone: whoever ranks a chunk again gets the same bits.
+Equal rows of a matrix product may differ in their last bits, depending on their position. So the order and
+the batches in which posts are encoded depend on the posts alone, and the batches in which a chunk of users is
+scored depend on the chunk alone: ranking a chunk again gives the same bits.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ ENCODED_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The posts that may be in lists.
+    """The posts that may be in timelines.
 
     Attributes:
         snapshot: The catalog.
-        rows: int64 (w), in the catalog, in an order that depends on the posts alone.
-        positions: int64 (n), by catalog row the position in `rows`, -1 for posts that are not there.
+        rows: int64 (w), catalog rows, in an order that depends on the posts alone.
+        positions: int64 (n), for each catalog row its position in `rows`, or -1.
     """
 
     snapshot: CatalogSnapshot
@@ -37,7 +37,7 @@ class Window:
 
     @classmethod
     def of(cls, snapshot: CatalogSnapshot, rows: IntArray) -> "Window":
-        """The window with posts at some rows."""
+        """The window of posts at catalog rows int64 (w)."""
         positions = np.full(len(snapshot), -1, np.int64)
         positions[rows] = np.arange(len(rows))
         return cls(snapshot, rows, positions)
@@ -49,14 +49,14 @@ class Window:
 
 
 class WindowScorer:
-    """A model and the vectors of a window's posts, on a device. Several threads may score at once.
+    """A model and the post vectors of a window, on a device. Thread-safe.
 
     Args:
         model: The model.
-        device: Where it is, as PyTorch names it.
+        device: PyTorch's name of the model's device.
         window: The posts.
-        batch_rows: Pairs scored at once, at most.
-        limiter: When a batch may run.
+        batch_rows: Maximum user-post pairs in a batch.
+        limiter: Rate limit of batches.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class WindowScorer:
         self._batch_rows = batch_rows
         self._limiter = limiter
         self._vectors = torch.empty(0)  # floating (w, d), once encoded
-        self._informed: BoolArray = np.empty(0, np.bool_)  # (w)
+        self._has_features: BoolArray = np.empty(0, np.bool_)  # (w)
 
     @property
     def version(self) -> str:
@@ -76,17 +76,17 @@ class WindowScorer:
         return self._model.manifest.version
 
     def user_rows(self, user_ids: IntArray) -> IntArray:
-        """The users' rows int64 (b) in the model, 0 for those it was not trained on."""
+        """The users' rows int64 (b) in the model, 0 for users that it was not trained on."""
         return self._model.users.rows(user_ids)
 
     def has_features(self, rows: IntArray) -> BoolArray:
         """Bool (m): whether the model knows the id or an embedding of posts at catalog rows int64 (m)."""
-        has_features: BoolArray = self._informed[self._window.positions[rows]]
+        has_features: BoolArray = self._has_features[self._window.positions[rows]]
         return has_features
 
     @torch.inference_mode()
     def encode(self) -> None:
-        """Encodes the posts; call it once, before anything is scored.
+        """Encodes the posts. To be called once, before `score`.
 
         Raises:
             DeviceFault: The device failed.
@@ -95,7 +95,7 @@ class WindowScorer:
         snapshot, window = self._window.snapshot, self._window.rows
         width = self._model.manifest.dimensions.post_vector
         post_rows = self._model.posts.rows(snapshot.post_ids[window])  # int64 (w), 0 unknown
-        self._informed = has_features(self._model.manifest, snapshot, window, post_rows)
+        self._has_features = has_features(self._model.manifest, snapshot, window, post_rows)
         vectors = torch.zeros((len(window), width), device=self._device, dtype=self._model.dtype)
         try:
             for start in range(0, len(window), ENCODED_AT_ONCE):
@@ -112,18 +112,18 @@ class WindowScorer:
 
     @torch.inference_mode()
     def score(self, user_rows: IntArray, rows: Sequence[IntArray]) -> list[FloatArray]:
-        """Logits of users with posts.
+        """Scores posts for users.
 
         Args:
             user_rows: int64 (b), in the model; at least one.
-            rows: For each user the posts' catalog rows int64 (m).
+            rows: The posts' catalog rows int64 (m) for each user.
 
         Returns:
-            For each user float32 (m).
+            Logits float32 (m) for each user.
 
         Raises:
             DeviceFault: The device failed.
-            Stopped: The run is to end now.
+            RunStopped: The run was stopped.
         """
         sizes = np.fromiter(map(len, rows), np.int64, len(rows))  # int64 (b)
         segments = np.repeat(np.arange(len(rows)), sizes)  # int64 (pairs)
@@ -147,5 +147,5 @@ class WindowScorer:
 
 
 def start_thread() -> None:
-    """Prepares a thread that encodes or scores: one core each, so that threads do not get into their way."""
+    """Prepares a thread that encodes or scores: PyTorch uses one core in each, so threads do not compete."""
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Shards: the parts that users are split into, so that several processes share a generation."""
+"""Shards: disjoint parts of the users, so that several processes can build one generation."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from animora_server.types import BoolArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of `count` parts, counted from 0."""
+    """Shard `index`, from 0, of `count`."""
 
     index: int = 0
     count: int = 1
@@ -22,7 +22,7 @@ class Shard:
         """Reads "i/n".
 
         Raises:
-            ConfigurationError: It is something else, or i is not in [0, n).
+            ConfigurationError: The text has another form, or i is not in [0, n).
         """
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         if match is None or int(match[1]) >= int(match[2]):
@@ -33,10 +33,10 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def holds(self, user_ids: IntArray) -> BoolArray:
-        """Which users int64 (n) are this shard's: bool (n).
+        """Which users int64 (n) belong to this shard: bool (n).
 
-        Decided by the id alone, so that every process agrees, whatever users it sees. The id is mixed
-        (splitmix64's finaliser) because ids may have a pattern, such as being even.
+        It depends on the id alone, so that all processes agree. The id is hashed (splitmix64's finaliser),
+        since ids may have a pattern, such as all being even.
         """
         mixed = user_ids.astype(np.uint64)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

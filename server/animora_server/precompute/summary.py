@@ -1,4 +1,4 @@
-"""What a run did, in numbers."""
+"""The totals and the summary of a run."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -13,13 +13,13 @@ class RunTotals:
     Attributes:
         neucf: Users ranked by the model.
         heuristic: Users ranked by the heuristic.
-        kept: Users whose lists an earlier run had stored.
-        left_out: Users for whom the model gave scores that are no numbers; they are ranked when they ask.
+        kept: Users whose timelines an earlier run stored.
+        left_out: Users with scores that are not finite; servers rank them on request.
         pairs: User-post pairs ranked.
-        stored_bytes: Size of the lists stored.
-        scoring: Seconds of all threads in the model.
-        ordering: Seconds of all threads with candidates and order.
-        writing: Seconds that chunks waited for Redis.
+        stored_bytes: Size of the stored timelines.
+        scoring: Seconds in the model, summed over threads.
+        ordering: Seconds for selecting and ordering candidates, summed over threads.
+        writing: Seconds of waiting for Redis, summed over chunks.
     """
 
     neucf: int = 0
@@ -33,11 +33,11 @@ class RunTotals:
     writing: float = 0.0
 
     def __add__(self, other: "RunTotals") -> "RunTotals":
-        return RunTotals(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+        return RunTotals(*(left + right for left, right in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def ranked(self) -> int:
-        """Users who got a list from this run."""
+        """Users whose timelines this run stored."""
         return self.neucf + self.heuristic
 
     @property
@@ -48,18 +48,18 @@ class RunTotals:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a run leaves behind.
+    """The result of a run.
 
     Attributes:
-        generation: What was built.
-        totals: What was done for it.
-        resumed: Whether another run had begun it.
+        generation: The generation.
+        totals: The totals of the run.
+        resumed: Whether another run began the generation.
         catalog_changed: Whether the database has changed since it was begun.
-        model_changed: Whether another model is active since.
-        current: Whether timelines are served from it now; not so while other shards are unfinished.
-        retired: Lists of the generation before, which are left to their page tokens now.
-        loading: Seconds until the first user could be ranked.
-        seconds: Seconds of ranking and writing after that.
+        model_changed: Whether another model has been activated since.
+        current: Whether the generation is current; false while other shards are unfinished.
+        retired: Number of timelines of the previous generation that were retired.
+        loading: Seconds of loading.
+        seconds: Seconds of ranking and writing.
     """
 
     generation: Generation
@@ -74,17 +74,17 @@ class RunSummary:
 
 
 def merge_summaries(summaries: Sequence[RunSummary], seconds: float) -> RunSummary:
-    """The summary of shards that made one generation.
+    """Merges the summaries of the shards of one generation.
 
     Args:
-        summaries: One each, at least one.
-        seconds: From the first one's beginning to the last one's end.
+        summaries: One for each shard, at least one.
+        seconds: From the beginning of the first shard to the end of the last.
     """
     loading = max(summary.loading for summary in summaries)
     return RunSummary(
         generation=summaries[0].generation,
         totals=sum((summary.totals for summary in summaries), RunTotals()),
-        # All but one have joined what that one has begun.
+        # One shard begins the generation, and the rest resume it.
         resumed=all(summary.resumed for summary in summaries),
         catalog_changed=any(summary.catalog_changed for summary in summaries),
         model_changed=any(summary.model_changed for summary in summaries),

@@ -1,4 +1,4 @@
-"""The swap: with the last shard the new generation becomes current, and the one before is retired."""
+"""The swap: the last shard makes the new generation current, and the previous one is retired."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,11 +14,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """What finishing a shard came to.
+    """The result of finishing a shard.
 
     Attributes:
-        current: Whether timelines are served from the generation now.
-        retired: Lists of the one before, which are left to their page tokens.
+        current: Whether the generation is current.
+        retired: Number of timelines of the previous generation that were retired.
     """
 
     current: bool
@@ -26,18 +26,18 @@ class Swap:
 
 
 class SwapObserver(Protocol):
-    """Is told of the swap."""
+    """Receives the swap."""
 
     def swapped(self) -> None:
-        """Timelines are served from the generation; what is left to do is to retire the one before."""
+        """The generation is current; the previous one is about to be retired."""
         ...
 
 
 async def finish(store: GenerationStore, generation: Generation, shard: int, observer: SwapObserver) -> Swap:
-    """Marks a shard (from 0) as done.
+    """Marks a shard (from 0) as finished; after the swap, retires the previous generation.
 
     Raises:
-        StoreError: Redis did not answer; the same may be tried again.
+        StoreError: Redis did not answer; the call may be retried.
         GenerationGone: The generation was abandoned.
     """
     before = await store.current()
@@ -49,8 +49,8 @@ async def finish(store: GenerationStore, generation: Generation, shard: int, obs
     try:
         retired = await store.retire(before)
     except StoreError as error:
-        # The run has done its work: made again, it would begin another generation. The lists of the one
-        # before end with their time to live, as they do where the process is killed here.
-        log.warning("the lists of the generation before were not all retired", error=str(error))
+        # The run is complete; a retry would begin another generation. The timelines of the previous one
+        # expire with their time to live, as they do if the process is killed here.
+        log.warning("previous generation not fully retired", error=str(error))
         retired = 0
     return Swap(current, retired)

@@ -1,4 +1,4 @@
-"""Writing: chunks of users are ranked in threads, and their lists stored while the next are ranked."""
+"""Ranks chunks of users in threads, and stores their timelines while the next chunks are ranked."""
 
 import asyncio
 import time
@@ -14,27 +14,27 @@ from animora_server.precompute.scoring import start_thread
 from animora_server.precompute.summary import RunTotals
 from animora_server.types import Generation, IntArray
 
-# A chunk is ranked whole or not at all: enough users to be worth a round trip, few enough to lose in a kill.
+# A chunk is ranked whole or not at all. Large enough for one round trip, small enough to lose in a kill.
 CHUNK_USERS = 64
 
 
 class WriteObserver(Protocol):
-    """Is told how far a run is."""
+    """Receives the progress of writing."""
 
     def advanced(self, chunk: RunTotals) -> None:
-        """A chunk is done."""
+        """A chunk is done; its totals."""
         ...
 
 
 class TimelineWriter:
-    """Takes users from their ids to lists in the store.
+    """Ranks and stores the timelines of users.
 
     Args:
-        store: Where to.
-        generation: What the lists are for.
-        ranker: Makes the lists.
-        limiter: Is stopped when the run ends early, so that no thread ranks on.
-        observer: Is told of each chunk.
+        store: The generations.
+        generation: The generation being built.
+        ranker: Ranks a chunk.
+        limiter: Stopped when the run ends early, so that the threads end.
+        observer: Receives the progress.
     """
 
     def __init__(
@@ -52,20 +52,20 @@ class TimelineWriter:
         self._observer = observer
 
     async def write(self, user_ids: IntArray, threads: int, *, look_first: bool) -> RunTotals:
-        """Stores the lists of users int64 (u), in their order.
+        """Ranks and stores the timelines of users int64 (u), in this order.
 
         Args:
-            user_ids: Whose lists.
-            threads: How many chunks are ranked at once.
-            look_first: Pass over chunks whose lists are all stored already.
+            user_ids: The users.
+            threads: Number of chunks that are ranked at once.
+            look_first: Whether to skip chunks whose timelines are all stored.
 
         Raises:
-            StoreError: Redis did not take them; what it took stays.
+            StoreError: Redis failed; the timelines stored before are kept.
             DeviceFault: The device failed.
         """
         chunks = (user_ids[start : start + CHUNK_USERS] for start in range(0, len(user_ids), CHUNK_USERS))
         with ThreadPoolExecutor(threads, "rank", initializer=start_thread) as executor:
-            # One lane more than threads: while its lists are stored, the threads have chunks to rank.
+            # One lane more than threads, so that all threads rank while one lane stores.
             lanes = [
                 asyncio.create_task(self._lane(chunks, executor, look_first)) for _ in range(threads + 1)
             ]
@@ -81,7 +81,7 @@ class TimelineWriter:
     async def _lane(
         self, chunks: Iterator[IntArray], executor: ThreadPoolExecutor, look_first: bool
     ) -> RunTotals:
-        """Takes chunk after chunk from those that no lane has taken."""
+        """Processes chunks from the shared iterator until it is empty."""
         totals = RunTotals()
         for chunk in chunks:
             if look_first and await self._is_stored(chunk):
@@ -99,5 +99,5 @@ class TimelineWriter:
     async def _write(self, chunk: IntArray, executor: ThreadPoolExecutor) -> RunTotals:
         ranked = await asyncio.get_running_loop().run_in_executor(executor, self._ranker.rank, chunk)
         began = time.perf_counter()
-        stored_bytes = await self._store.put(self._generation, ranked.lists)
+        stored_bytes = await self._store.put(self._generation, ranked.timelines)
         return replace(ranked.totals, stored_bytes=stored_bytes, writing=time.perf_counter() - began)
