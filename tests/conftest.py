@@ -24,8 +24,8 @@ from tests.s3_server import CREDENTIALS, S3Prefix, S3Server
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
-# A shell that starts the tests in the background, or by `nohup`, ignores SIGINT or SIGHUP; programs that the tests
-# start would inherit that.
+# A shell that starts the tests in the background, or by `nohup`, ignores SIGINT or SIGHUP; the programs that
+# the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
