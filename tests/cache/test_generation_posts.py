@@ -1,4 +1,4 @@
-"""The posts that a generation was ranked from, in a real Redis: told by every run, known to every server."""
+"""The posts that a generation was ranked from, in a real Redis: written by each run, read by each server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -69,7 +69,7 @@ def name_of_current(stores: Stores) -> bytes | None:
     return None if stores.watch.current is None else stores.watch.current.generation_id
 
 
-async def test_with_a_generation_come_the_posts_that_every_run_could_rank(stores: Stores, client: Redis):
+async def test_a_generation_has_the_posts_that_every_run_could_rank(stores: Stores, client: Redis):
     generations, generation = stores.generations, make_generation(shards=2)
     await generations.begin(generation)
     await generations.intersect_posts(generation, np.array([1, 2, 3, 5]))
@@ -84,7 +84,7 @@ async def test_with_a_generation_come_the_posts_that_every_run_could_rank(stores
     assert least - 60_000 < await client.pttl(key) <= least
 
 
-async def test_runs_that_tell_their_posts_at_once_all_count(stores: Stores):
+async def test_concurrent_runs_are_all_in_the_intersection(stores: Stores):
     generation = make_generation()
     await stores.generations.begin(generation)
     everything = np.arange(40)
@@ -182,7 +182,7 @@ async def test_a_generation_without_posts_is_asked_for_them_once():
     assert redis.asked.count(GENERATION_POSTS_KEY) == 1
 
 
-async def test_posts_that_redis_never_gives_in_time_are_not_asked_for_for_ever():
+async def test_fetching_posts_is_given_up_after_many_timeouts():
     tries: list[Found] = [RECORD, NoAnswer.ERROR] * ATTEMPTS
     redis = ScriptedRedis(*tries, RECORD, RECORD)
     with capture_logs() as logs:

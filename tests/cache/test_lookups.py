@@ -10,7 +10,7 @@ NEVER = 60.0
 
 
 class Redis:
-    """Answers each round trip when it is told to; a key's value is the key, except for `missing`."""
+    """Answers a round trip when the test says so; a key's value is the key, except for `missing`."""
 
     def __init__(self) -> None:
         self.rounds: list[list[bytes]] = []
@@ -61,9 +61,7 @@ async def test_look_ups_made_at_once_share_a_round_trip(redis: Redis, lookups: L
     assert redis.rounds == [[b"a", b"b"]]
 
 
-async def test_what_comes_while_a_round_trip_runs_goes_together_in_the_next(
-    redis: Redis, lookups: LookupBatcher
-):
+async def test_look_ups_that_arrive_during_a_round_trip_share_the_next(redis: Redis, lookups: LookupBatcher):
     first = await begin(lookups, b"a")
     await redis.asked.acquire()
     rest = await begin(lookups, b"b", b"c", b"d")
@@ -105,7 +103,7 @@ async def test_a_round_trip_has_a_limited_number_of_bytes_but_at_least_one_key(
     assert redis.rounds == [[b"huge"], [b"half", b"rest"], [b"more"]]
 
 
-async def test_a_cancelled_caller_leaves_the_round_trip_to_the_others(redis: Redis, lookups: LookupBatcher):
+async def test_a_cancelled_caller_does_not_end_the_round_trip(redis: Redis, lookups: LookupBatcher):
     leaving, staying = await begin(lookups, b"a", b"b")
     await redis.asked.acquire()
     leaving.cancel()

@@ -20,7 +20,7 @@ def test_scores_come_back_bit_by_bit(key: bytes, stored: FloatArray):
 
 
 @given(keys, scores)
-def test_a_value_has_the_size_that_is_foretold(key: bytes, stored: FloatArray):
+def test_the_size_of_a_value_is_predicted(key: bytes, stored: FloatArray):
     assert len(encode(key, stored)) == size(key, len(stored))
 
 

@@ -93,7 +93,7 @@ async def cache(redis_url: str) -> AsyncIterator[Cache]:
         yield made
 
 
-async def test_what_is_put_is_found(cache: Cache):
+async def test_stored_scores_are_found(cache: Cache):
     assert await cache.get() is None
     await cache.store()
     assert await cache.get() == SCORES.tolist()
@@ -179,7 +179,7 @@ async def test_a_flushed_redis_is_a_miss(cache: Cache):
     assert cache.lookup_count("miss") == 1
 
 
-async def test_a_killed_redis_is_left_alone_and_used_again_once_it_is_back(embedded_redis: Start):
+async def test_a_killed_redis_is_skipped_and_used_again_once_it_is_back(embedded_redis: Start):
     server = await embedded_redis()
     async with Cache(server.url) as cache:
         await cache.store()
@@ -218,9 +218,7 @@ async def test_a_redis_killed_under_load_fails_no_look_up(embedded_redis: Start)
         done.set()
 
 
-async def test_a_frozen_redis_is_left_alone_and_used_again_once_it_thaws(
-    embedded_redis: Start, frozen: Freeze
-):
+async def test_a_frozen_redis_is_skipped_and_used_again_once_it_thaws(embedded_redis: Start, frozen: Freeze):
     server = await embedded_redis()
     async with Cache(server.url) as cache:
         await cache.store()
@@ -290,7 +288,7 @@ async def test_a_read_only_replica_refuses_writes_and_still_answers(embedded_red
         assert not cache.left_alone
 
 
-async def test_a_redis_that_forbids_look_ups_is_left_alone_although_it_answers_pings(embedded_redis: Start):
+async def test_a_redis_that_forbids_look_ups_is_skipped_although_it_answers_pings(embedded_redis: Start):
     server = await embedded_redis()
     async with Cache(server.url, timeout=10) as cache:
         await cache.client.acl_setuser("default", enabled=True, commands=["-mget"])

@@ -67,7 +67,7 @@ def contents(snapshot: RankedTimeline) -> tuple[object, ...]:
 
 
 @given(keys, snapshots())
-def test_a_list_comes_back_bit_by_bit(key: bytes, snapshot: RankedTimeline):
+def test_a_timeline_comes_back_bit_by_bit(key: bytes, snapshot: RankedTimeline):
     found = decode_timeline(encode_timeline(key, snapshot), key, snapshot.timeline_id)
     assert contents(found) == contents(snapshot)
 
@@ -98,7 +98,7 @@ def test_ids_take_four_bytes_where_they_lie_together_and_else_eight(ids: list[in
 
 
 @given(id_lists, INT64)
-def test_no_list_takes_more_bytes_than_foretold(ids: list[int], user: int):
+def test_stored_bytes_is_an_upper_bound(ids: list[int], user: int):
     key = stored_timeline_key(LONGEST_PREFIX, b"s" * 16, timeline_key(user, "0" * 16, include_seen=True))
     snapshot = replace(make(np.array(ids, np.int64)), model_version=LONGEST_VERSION)
     assert len(key) + len(encode_timeline(key, snapshot)) <= stored_bytes(snapshot.post_ids)
@@ -114,7 +114,7 @@ def test_the_posts_that_fit_are_as_many_as_do_and_no_more(ids: list[int], max_by
 
 
 @given(keys, snapshots(), st.data())
-def test_a_flipped_byte_anywhere_in_a_list_is_refused(
+def test_a_flipped_byte_anywhere_in_a_timeline_is_refused(
     key: bytes, snapshot: RankedTimeline, data: st.DataObject
 ):
     value = flipped(encode_timeline(key, snapshot), data)
@@ -123,7 +123,7 @@ def test_a_flipped_byte_anywhere_in_a_list_is_refused(
 
 
 @given(keys, snapshots())
-def test_a_list_cut_short_anywhere_is_refused(key: bytes, snapshot: RankedTimeline):
+def test_a_timeline_cut_short_anywhere_is_refused(key: bytes, snapshot: RankedTimeline):
     value = encode_timeline(key, snapshot)
     for end in range(len(value)):
         with pytest.raises(UnreadableValue):
@@ -131,20 +131,20 @@ def test_a_list_cut_short_anywhere_is_refused(key: bytes, snapshot: RankedTimeli
 
 
 @given(keys, snapshots(), st.binary(min_size=1, max_size=20))
-def test_a_list_with_something_after_it_is_refused(key: bytes, snapshot: RankedTimeline, rest: bytes):
+def test_a_timeline_with_something_after_it_is_refused(key: bytes, snapshot: RankedTimeline, rest: bytes):
     with pytest.raises(UnreadableValue):
         decode_timeline(encode_timeline(key, snapshot) + rest, key, snapshot.timeline_id)
 
 
 @given(keys, keys, snapshots())
-def test_a_list_of_another_key_is_refused(key: bytes, other: bytes, snapshot: RankedTimeline):
+def test_a_timeline_of_another_key_is_refused(key: bytes, other: bytes, snapshot: RankedTimeline):
     assume(key != other)
     with pytest.raises(UnreadableValue):
         decode_timeline(encode_timeline(other, snapshot), key, snapshot.timeline_id)
 
 
 @given(st.binary(max_size=200), keys, snapshot_ids)
-def test_bytes_that_are_neither_list_nor_pointer_are_refused(value: bytes, key: bytes, timeline_id: bytes):
+def test_other_bytes_are_neither_timeline_nor_pointer(value: bytes, key: bytes, timeline_id: bytes):
     with pytest.raises(UnreadableValue):
         decode_timeline(value, key, timeline_id)
     with pytest.raises(UnreadableValue):
@@ -152,7 +152,7 @@ def test_bytes_that_are_neither_list_nor_pointer_are_refused(value: bytes, key: 
 
 
 @given(keys, snapshots())
-def test_a_list_is_no_pointer_and_a_pointer_no_list(key: bytes, snapshot: RankedTimeline):
+def test_a_timeline_is_no_pointer_and_a_pointer_no_timeline(key: bytes, snapshot: RankedTimeline):
     with pytest.raises(UnreadableValue):
         decode_pointer(encode_timeline(key, snapshot), key)
     with pytest.raises(UnreadableValue):
@@ -161,7 +161,7 @@ def test_a_list_is_no_pointer_and_a_pointer_no_list(key: bytes, snapshot: Ranked
         )
 
 
-def test_a_forged_list_with_a_right_checksum_is_refused_where_it_makes_no_sense():
+def test_a_forged_timeline_with_a_right_checksum_is_refused_where_it_makes_no_sense():
     body = bytearray(encode_timeline(b"k", make(np.arange(3)))[:-4])
     for place, nonsense in ((12, 99), (13, 99), (14, 0), (14, 1), (15, 200)):
         forged = bytearray(body)
@@ -198,7 +198,7 @@ def test_a_pointer_of_another_key_is_refused(key: bytes, other: bytes, timeline_
 
 
 @given(keys, id_lists)
-def test_the_posts_of_a_generation_come_back_in_as_few_bytes_as_a_lists_ids(key: bytes, ids: list[int]):
+def test_the_posts_of_a_generation_come_back_in_as_few_bytes_as_a_timelines_ids(key: bytes, ids: list[int]):
     posts = np.array(sorted(ids), np.int64)
     value = encode_posts(key, posts)
     found = decode_posts(value, key)

@@ -46,13 +46,13 @@ async def client(redis_url: str) -> AsyncIterator[Redis]:
         yield opened
 
 
-async def test_a_user_without_a_list_has_none(stores: Stores):
+async def test_a_user_without_a_timeline_has_none(stores: Stores):
     assert await stores.timelines.latest(KEY) is None
     assert await stores.timelines.by_id(KEY, b"s" * 16) is None
     assert stores.lookup_count("miss") == 2
 
 
-async def test_what_is_made_the_latest_is_found_as_such_and_by_its_id(stores: Stores):
+async def test_the_latest_timeline_is_found_as_latest_and_by_its_id(stores: Stores):
     made = make_list()
     assert await stores.timelines.put_latest(KEY, made)
     for found in (
@@ -66,14 +66,14 @@ async def test_what_is_made_the_latest_is_found_as_such_and_by_its_id(stores: St
     assert stores.lookup_count("hit") == 2
 
 
-async def test_what_is_kept_is_found_by_its_id_alone(stores: Stores):
+async def test_a_timeline_put_without_latest_is_found_by_its_id_only(stores: Stores):
     kept = make_list()
     assert await stores.timelines.put(KEY, kept)
     assert await stores.timelines.latest(KEY) is None
     assert name_of(await stores.timelines.by_id(KEY, kept.timeline_id)) == kept.timeline_id
 
 
-async def test_the_list_before_the_latest_stays_for_its_tokens(stores: Stores):
+async def test_the_timeline_before_the_latest_stays_for_its_tokens(stores: Stores):
     first, second = make_list(), make_list(NOW + 1)
     for made in (first, second):
         await stores.timelines.put_latest(KEY, made)
@@ -81,14 +81,14 @@ async def test_the_list_before_the_latest_stays_for_its_tokens(stores: Stores):
     assert name_of(await stores.timelines.by_id(KEY, first.timeline_id)) == first.timeline_id
 
 
-async def test_lists_of_other_users_options_and_settings_are_apart(stores: Stores):
+async def test_timelines_of_other_users_options_and_settings_are_apart(stores: Stores):
     await stores.timelines.put_latest(KEY, make_list())
     for other in (KEY.replace(b"7", b"8"), KEY.replace(b"new", b"all"), KEY.replace(b"f:", b"e:")):
         assert await stores.timelines.latest(other) is None
         assert await stores.timelines.by_id(other, make_list().timeline_id) is None
 
 
-async def test_a_list_that_another_process_is_still_writing_is_waited_for(stores: Stores):
+async def test_a_timeline_that_another_process_is_still_writing_is_waited_for(stores: Stores):
     now = asyncio.get_running_loop().time()
     made = make_list()
     waiting = asyncio.ensure_future(stores.timelines.by_id(KEY, made.timeline_id, now + 60, now + 60))
@@ -98,7 +98,7 @@ async def test_a_list_that_another_process_is_still_writing_is_waited_for(stores
     assert await stores.timelines.by_id(KEY, b"gone".ljust(16), now + 60, now) is None
 
 
-async def test_a_list_is_not_gone_where_redis_did_not_answer_in_time(embedded_redis: Start, frozen: Freeze):
+async def test_a_timeline_is_not_gone_when_redis_answers_late(embedded_redis: Start, frozen: Freeze):
     server = await embedded_redis()
     async with Stores(server.url, timeout=0.02) as stores:
         await stores.until_stored(make_list())
@@ -111,7 +111,7 @@ async def test_a_list_is_not_gone_where_redis_did_not_answer_in_time(embedded_re
         assert name_of(await waiting) == make_list().timeline_id
 
 
-async def test_a_precomputed_list_from_the_future_does_not_hide_those_that_are_made_now(stores: Stores):
+async def test_a_precomputed_timeline_from_the_future_does_not_hide_those_that_are_made_now(stores: Stores):
     await stores.publish(make_generation(NOW + 40 * 86_400), KEY)
     assert await stores.timelines.latest(KEY) is None
     await stores.timelines.put_latest(KEY, make_list())
@@ -119,7 +119,7 @@ async def test_a_precomputed_list_from_the_future_does_not_hide_those_that_are_m
 
 
 @pytest.mark.parametrize(("age", "precomputed_wins"), [(-1, True), (0, True), (1, False)])
-async def test_of_a_precomputed_and_a_live_list_the_newer_is_the_latest(
+async def test_of_a_precomputed_and_a_live_timeline_the_newer_is_the_latest(
     stores: Stores, age: float, precomputed_wins: bool
 ):
     generation, live = make_generation(), make_list(NOW + age)
@@ -129,7 +129,7 @@ async def test_of_a_precomputed_and_a_live_list_the_newer_is_the_latest(
     assert name_of(await stores.timelines.latest(KEY)) == newer
 
 
-async def test_a_precomputed_list_takes_one_round_trip_and_hundreds_at_once_share_a_few(stores: Stores):
+async def test_a_precomputed_timeline_takes_one_round_trip_and_hundreds_at_once_share_a_few(stores: Stores):
     users = [b"{%d}:digest:new" % user for user in range(300)]
     generation = make_generation()
     await stores.publish(generation, *users)
@@ -140,14 +140,14 @@ async def test_a_precomputed_list_takes_one_round_trip_and_hundreds_at_once_shar
     assert stores.sample("animora_cache_round_trip_seconds_count", {}) - before < 20
 
 
-async def test_a_pointer_to_a_list_that_is_gone_is_a_miss(stores: Stores, client: Redis):
+async def test_a_pointer_to_a_timeline_that_is_gone_is_a_miss(stores: Stores, client: Redis):
     live = make_list()
     await stores.timelines.put_latest(KEY, live)
     await client.delete(stored_timeline_key(PREFIX, live.timeline_id, KEY))
     assert await stores.timelines.latest(KEY) is None
 
 
-async def test_where_the_newer_list_is_gone_the_precomputed_one_is_the_latest(stores: Stores, client: Redis):
+async def test_if_the_live_timeline_is_gone_the_precomputed_is_the_latest(stores: Stores, client: Redis):
     generation, live = make_generation(), make_list(NOW + 1)
     await stores.publish(generation, KEY)
     await stores.timelines.put_latest(KEY, live)
@@ -170,7 +170,7 @@ async def test_every_key_expires_no_sooner_than_the_last_token_and_not_all_at_on
 
 
 @pytest.mark.parametrize("poison", [b"", b"poison", b"anl\x01" + bytes(100), bytes(2**16)])
-async def test_a_list_that_cannot_be_read_is_a_miss_and_is_deleted(
+async def test_a_timeline_that_cannot_be_read_is_a_miss_and_is_deleted(
     stores: Stores, client: Redis, poison: bytes
 ):
     live = make_list()
@@ -192,7 +192,7 @@ async def test_a_pointer_that_cannot_be_read_is_a_miss_and_is_deleted(
     await until_deleted(client, POINTER)
 
 
-async def test_a_poisoned_precomputed_list_leaves_the_live_one(stores: Stores, client: Redis):
+async def test_a_poisoned_precomputed_timeline_leaves_the_live_one(stores: Stores, client: Redis):
     generation, live = make_generation(), make_list(NOW - 1)
     await stores.publish(generation, KEY)
     await stores.timelines.put_latest(KEY, live)
@@ -210,7 +210,7 @@ async def test_values_under_other_keys_are_misses(stores: Stores, client: Redis)
     assert await stores.timelines.by_id(KEY, live.timeline_id) is None
 
 
-async def test_cancelled_look_ups_never_hand_their_lists_to_others(stores: Stores):
+async def test_cancelled_look_ups_never_hand_their_timelines_to_others(stores: Stores):
     users = [b"{%d}:digest:new" % user for user in range(40)]
     for user in users:
         await stores.timelines.put_latest(user, make_list(name=user[:4]))
@@ -226,7 +226,7 @@ async def test_cancelled_look_ups_never_hand_their_lists_to_others(stores: Store
                 assert name_of(task.result()) == make_list(name=user[:4]).timeline_id
 
 
-async def test_a_flushed_redis_is_a_miss_for_lists_and_for_the_generation(stores: Stores, client: Redis):
+async def test_a_flushed_redis_is_a_miss_for_timelines_and_for_the_generation(stores: Stores, client: Redis):
     generation, live = make_generation(), make_list(NOW + 1)
     await stores.publish(generation, KEY)
     await stores.timelines.put_latest(KEY, live)
@@ -249,7 +249,7 @@ async def test_a_full_redis_says_that_it_stores_nothing_and_still_answers(embedd
         assert not stores.left_alone
 
 
-async def test_nobody_waits_for_what_a_full_redis_has_refused(embedded_redis: Start):
+async def test_a_timeline_that_a_full_redis_refused_is_not_waited_for(embedded_redis: Start):
     server = await embedded_redis()
     async with (
         asyncio.timeout(HANG_TIMEOUT / 4),
@@ -266,7 +266,7 @@ async def test_nobody_waits_for_what_a_full_redis_has_refused(embedded_redis: St
         assert await stores.timelines.by_id(KEY, elsewhere.timeline_id, long, long) is None
 
 
-async def test_a_list_that_another_process_writes_late_is_waited_for_once_redis_has_room(
+async def test_a_timeline_that_another_process_writes_late_is_waited_for_once_redis_has_room(
     embedded_redis: Start,
 ):
     server = await embedded_redis()
@@ -302,7 +302,7 @@ async def test_a_read_only_replica_says_that_it_stores_nothing_and_still_answers
         assert not stores.left_alone
 
 
-async def test_a_frozen_redis_is_a_miss_then_left_alone_and_used_again_once_it_thaws(
+async def test_a_frozen_redis_is_a_miss_then_skipped_and_used_again_once_it_thaws(
     embedded_redis: Start, frozen: Freeze
 ):
     server = await embedded_redis()
@@ -322,7 +322,7 @@ async def test_a_frozen_redis_is_a_miss_then_left_alone_and_used_again_once_it_t
         await stores.until_latest(live)
 
 
-async def test_a_killed_redis_is_left_alone_and_used_again_once_it_is_back(embedded_redis: Start):
+async def test_a_killed_redis_is_skipped_and_used_again_once_it_is_back(embedded_redis: Start):
     server = await embedded_redis()
     async with Stores(server.url, timeout=0.02) as stores:
         await stores.publish(make_generation(), KEY)
@@ -335,7 +335,7 @@ async def test_a_killed_redis_is_left_alone_and_used_again_once_it_is_back(embed
         await until(lambda: stores.watch.current is None)
 
 
-async def test_precomputed_lists_are_stored_as_live_ones_are(stores: Stores):
+async def test_precomputed_timelines_are_stored_as_live_ones_are(stores: Stores):
     generation = make_generation()
     await stores.publish(generation, KEY)
     found = await stores.timelines.latest(KEY)

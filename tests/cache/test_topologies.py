@@ -111,7 +111,7 @@ async def test_writes_follow_an_address_to_the_new_primary_while_connections_to_
         assert not stores.left_alone
 
 
-async def test_a_redis_that_stays_read_only_is_connected_to_anew_now_and_then_and_not_at_each_write(
+async def test_a_redis_that_stays_read_only_is_reconnected_to_now_and_then_and_not_at_each_write(
     tmp_path: Path,
 ):
     async with (
@@ -129,7 +129,7 @@ async def test_a_redis_that_stays_read_only_is_connected_to_anew_now_and_then_an
         assert not stores.left_alone
 
 
-async def test_a_connection_to_a_server_that_answers_with_errors_is_made_anew(tmp_path: Path):
+async def test_a_connection_to_a_server_that_answers_with_errors_is_made_again(tmp_path: Path):
     async with (
         serving(tmp_path) as old,
         serving(tmp_path) as new,
@@ -165,7 +165,7 @@ async def test_a_planned_failover_by_a_sentinel_is_followed(tmp_path: Path):
         assert await replica.client.exists(latest_key(b"animora:", KEY))
 
 
-async def test_a_service_that_no_sentinel_knows_is_a_redis_that_is_left_alone(tmp_path: Path):
+async def test_a_service_that_no_sentinel_knows_is_a_redis_that_is_skipped(tmp_path: Path):
     async with (
         watched(tmp_path, "hunter2") as (_, _, sentinel),
         Stores(f"redis+sentinel://127.0.0.1:{sentinel.port}/another") as stores,
@@ -229,7 +229,7 @@ async def test_a_replica_that_takes_over_in_a_cluster_is_followed(nodes: list[Se
         assert not stores.left_alone
 
 
-async def test_a_node_that_freezes_is_a_miss_then_the_cluster_is_left_alone_until_it_thaws(
+async def test_a_node_that_freezes_is_a_miss_then_the_cluster_is_skipped_until_it_thaws(
     nodes: list[Server], frozen: Freeze
 ):
     async with Stores(cluster_url(nodes), timeout=0.1) as stores:
@@ -289,7 +289,7 @@ async def test_a_server_alone_needs_fewer_commands_than_precomputing(tmp_path: P
             assert await server.client.acl_log() == []
 
 
-async def test_with_other_keys_than_the_users_redis_is_left_alone(tmp_path: Path):
+async def test_with_other_keys_than_the_users_redis_is_skipped(tmp_path: Path):
     async with serving(tmp_path) as server:
         await allow(server, SERVING, keys="other:*")
         async with Stores(f"redis://feed:hun%2Fter2@127.0.0.1:{server.port}") as stores:

@@ -59,7 +59,7 @@ async def test_a_full_queue_refuses_and_takes_again_once_it_was_sent(redis: Redi
     assert queue.offer(half)
 
 
-async def test_what_comes_after_the_queue_was_empty_is_sent_too(redis: Redis, queue: WriteQueue):
+async def test_writes_after_the_queue_was_empty_are_sent(redis: Redis, queue: WriteQueue):
     first, second = Write(b"a", b"1"), Write(b"b", b"2")
     queue.offer(first)
     await redis.take(1)
@@ -74,7 +74,7 @@ async def test_closing_does_not_wait_for_a_redis_that_hangs(redis: Redis, queue:
     assert redis.batches == []
 
 
-async def test_who_waits_is_told_what_became_of_each_write(redis: Redis, queue: WriteQueue):
+async def test_each_write_has_an_outcome(redis: Redis, queue: WriteQueue):
     loop = asyncio.get_running_loop()
     outcomes = [loop.create_future() for _ in range(3)]
     for outcome, value in zip(outcomes, (b"1", b"refused", b"3"), strict=True):
@@ -84,7 +84,7 @@ async def test_who_waits_is_told_what_became_of_each_write(redis: Redis, queue: 
     assert (await outcomes[0], await outcomes[1]) == (True, False)
 
 
-async def test_closing_tells_everyone_who_waits(redis: Redis, queue: WriteQueue):
+async def test_closing_resolves_all_outcomes(redis: Redis, queue: WriteQueue):
     loop = asyncio.get_running_loop()
     sent, queued = loop.create_future(), loop.create_future()
     queue.offer(Write(b"a", b"1"), sent)

@@ -41,8 +41,8 @@ class FakeGenerations:
 
     async def intersect_posts(self, generation: Generation, post_ids: IntArray) -> None:
         self._called("intersect_posts")
-        told = set(post_ids.tolist())
-        self.posts[generation.generation_id] = told & self.posts.get(generation.generation_id, told)
+        posts = set(post_ids.tolist())
+        self.posts[generation.generation_id] = posts & self.posts.get(generation.generation_id, posts)
 
     async def are_stored(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
         self._called("are_stored")

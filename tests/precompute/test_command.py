@@ -61,7 +61,7 @@ async def test_a_run_ends_with_a_table_and_status_0(redis_settings, terminal):
     assert terminal.complaints == ""  # no bar where there is no terminal
 
 
-async def test_the_table_says_what_is_still_to_come_and_what_was_gone_on_with(redis_settings, terminal):
+async def test_the_table_shows_missing_shards_and_a_resumed_run(redis_settings, terminal):
     await precompute(redis_settings, RunOptions(Shard(0, 2)), terminal.out, terminal.err)
     assert "new; unfinished: other shards are to come" in terminal.shown
     await precompute(redis_settings, RunOptions(Shard(1, 2)), terminal.out, terminal.err)
@@ -74,7 +74,7 @@ async def test_in_a_narrow_terminal_no_number_is_cut(redis_settings, terminal):
     assert "…" not in terminal.shown
 
 
-async def test_without_a_terminal_the_log_tells_how_far_it_is(redis_settings, terminal):
+async def test_without_a_terminal_the_log_shows_the_progress(redis_settings, terminal):
     with capture_logs() as logs:
         await precompute(redis_settings, RunOptions(), terminal.out, terminal.err)
     assert [(line["users"], line["of"]) for line in logs if line["event"] == "ranking"] == [(8, 8)]
@@ -94,7 +94,7 @@ async def test_a_generation_that_is_abandoned_meanwhile_ends_the_run_with_status
     assert "to resume" not in terminal.complaints
 
 
-async def test_on_a_terminal_a_bar_tells_how_far_it_is(redis_settings, terminal):
+async def test_on_a_terminal_a_bar_shows_the_progress(redis_settings, terminal):
     text = StringIO()
     bar = Console(file=text, width=120, force_terminal=True)
     await precompute(redis_settings, RunOptions(), terminal.out, bar)
@@ -108,7 +108,7 @@ async def test_on_a_terminal_a_bar_tells_how_far_it_is(redis_settings, terminal)
         ("cache", "unix:///nowhere/redis.sock", "Redis"),
     ],
 )
-async def test_what_does_not_answer_is_one_line_and_status_1(redis_settings, terminal, section, url, named):
+async def test_an_unreachable_service_is_one_line_and_status_1(redis_settings, terminal, section, url, named):
     settings = with_url(redis_settings, section, url)
     assert await precompute(settings, RunOptions(), terminal.out, terminal.err) == 1
     assert named in terminal.complaints
@@ -122,13 +122,13 @@ async def test_a_damaged_model_is_status_1(redis_settings, terminal, tmp_path):
     assert "model.ts" in terminal.complaints
 
 
-async def test_a_wrong_order_is_for_the_caller_to_tell(redis_settings, terminal):
+async def test_options_that_do_not_fit_raise_a_configuration_error(redis_settings, terminal):
     with pytest.raises(ConfigurationError):
         await precompute(redis_settings, RunOptions(Shard(1, 2), restart=True), terminal.out, terminal.err)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_a_signal_ends_the_run_and_the_same_command_goes_on(
+async def test_a_signal_ends_the_run_and_the_same_command_resumes_it(
     redis_settings, redis_url, terminal, number
 ):
     never_done = RunOptions(rate=0.001)
@@ -144,7 +144,7 @@ async def test_a_signal_ends_the_run_and_the_same_command_goes_on(
     assert resumed.generation.generation_id.hex() == json.loads(record)["generation_id"]
 
 
-async def test_a_signal_after_the_swap_tells_so_and_is_no_failure(redis_settings, redis_url, terminal):
+async def test_a_signal_after_the_swap_is_no_failure(redis_settings, redis_url, terminal):
     first = await run_in_redis(redis_settings, RunOptions(), Watch())
     # So many lists that retiring them takes a while.
     listed = f"animora:list:{first.generation.generation_id.hex()}:".encode()

@@ -90,7 +90,7 @@ def test_a_record_comes_back(generation: Generation):
         {"more": 1},
     ],
 )
-def test_a_record_of_another_making_is_refused(change: dict[str, object]):
+def test_a_record_of_another_format_is_refused(change: dict[str, object]):
     record = json.loads(encode_generation(make_generation())) | change
     with pytest.raises(UnreadableValue):
         decode_generation(json.dumps(record).encode())
@@ -118,13 +118,13 @@ async def test_one_generation_is_built_at_a_time_and_a_second_beginning_joins_it
     assert await generations.begin(second) == second
 
 
-async def test_of_many_that_begin_at_once_one_does_and_the_others_join(generations: RedisGenerations):
+async def test_of_many_concurrent_begins_one_wins_and_the_rest_join(generations: RedisGenerations):
     offered = [make_generation(NOW + n, name=b"%d" % n) for n in range(20)]
     begun = await asyncio.gather(*map(generations.begin, offered))
     assert len({generation.generation_id for generation in begun}) == 1
 
 
-async def test_lists_are_present_once_they_are_put(generations: RedisGenerations):
+async def test_timelines_are_present_once_they_are_put(generations: RedisGenerations):
     generation = make_generation()
     await generations.begin(generation)
     assert await generations.are_stored(generation, USERS) == [False] * len(USERS)
@@ -189,7 +189,7 @@ async def test_a_shard_of_a_generation_that_was_abandoned_or_replaced_cannot_fin
     assert await generations.current() == new
 
 
-async def test_a_retired_generation_lives_for_its_tokens_and_no_other_list_is_touched(
+async def test_a_retired_generation_lives_for_its_tokens_and_no_other_timeline_is_touched(
     stores: Stores, client: Redis
 ):
     old, new = make_generation(), make_generation(NOW + 1, name=b"another")
@@ -209,7 +209,7 @@ async def test_a_retired_generation_lives_for_its_tokens_and_no_other_list_is_to
     assert name_of(await stores.timelines.by_id(USERS[0], old.generation_id)) == old.generation_id
 
 
-async def test_retiring_never_lets_a_list_live_longer(stores: Stores, client: Redis):
+async def test_retiring_never_lets_a_timeline_live_longer(stores: Stores, client: Redis):
     old = make_generation()
     await stores.publish(old, KEY)
     key = stored_timeline_key(b"animora:", old.generation_id, KEY)
@@ -233,9 +233,7 @@ async def test_every_key_of_a_build_expires(stores: Stores, client: Redis):
 
 
 @pytest.mark.parametrize("sign", ["are_stored", "put", "finish_shard", "intersect_posts"])
-async def test_a_build_is_forgotten_so_long_after_its_last_sign_of_life(
-    generations: RedisGenerations, client: Redis, sign: str
-):
+async def test_a_build_expires_after_its_last_write(generations: RedisGenerations, client: Redis, sign: str):
     generation = make_generation(shards=3)
     await generations.begin(generation)
     await generations.finish_shard(generation, 0)
@@ -258,7 +256,7 @@ async def test_a_build_is_forgotten_so_long_after_its_last_sign_of_life(
     assert all(whole - 60_000 < left[key] <= whole for key in (BUILDING, done, posts))
 
 
-async def test_what_is_done_for_another_generation_is_no_sign_of_life(
+async def test_calls_for_another_generation_do_not_extend_a_build(
     generations: RedisGenerations, client: Redis
 ):
     old, new = make_generation(), make_generation(NOW + 1, name=b"another")
@@ -269,7 +267,7 @@ async def test_what_is_done_for_another_generation_is_no_sign_of_life(
     assert await client.pttl(BUILDING) <= 60_000
 
 
-async def test_a_build_that_was_forgotten_cannot_be_finished_and_another_begins(
+async def test_an_expired_build_cannot_be_finished_and_another_begins(
     generations: RedisGenerations, client: Redis
 ):
     old, new = make_generation(), make_generation(NOW + 1, name=b"another")
@@ -303,7 +301,7 @@ async def test_the_age_of_the_current_generation_is_a_metric(stores: Stores, cli
     assert math.isnan(stores.sample("animora_generation_age_seconds", {}))
 
 
-async def test_a_redis_that_does_not_do_what_it_is_asked_is_an_error_and_nothing_is_lost(
+async def test_a_redis_failure_is_a_store_error_and_the_call_can_be_repeated(
     embedded_redis: Start,
 ):
     server = await embedded_redis()

@@ -72,7 +72,7 @@ class HeldGenerations:
         return getattr(self._store, name)
 
 
-async def test_every_user_gets_a_list_and_the_generation_becomes_current(settings, store, watch):
+async def test_every_user_gets_a_timeline_and_the_generation_becomes_current(settings, store, watch):
     summary = await run(settings, RunOptions(), store, watch)
     made = lists_by_user(settings, store.lists[summary.generation.generation_id])
     assert set(made) == set(USERS)
@@ -86,7 +86,7 @@ async def test_every_user_gets_a_list_and_the_generation_becomes_current(setting
     assert watch.users == sum(chunk.ranked for chunk in watch.chunks) == len(USERS)
 
 
-async def test_a_list_holds_what_the_eager_network_likes_best_without_what_was_seen(
+async def test_a_timeline_holds_the_networks_best_posts_without_seen_ones(
     settings, feed, database, store, watch
 ):
     summary = await run(settings, RunOptions(), store, watch)
@@ -102,7 +102,7 @@ async def test_a_list_holds_what_the_eager_network_likes_best_without_what_was_s
     assert made.scores == pytest.approx([expected[post] for post in best], abs=1e-5)
 
 
-async def test_an_author_is_not_shown_their_own_posts(settings, database, store, watch):
+async def test_own_posts_are_excluded(settings, database, store, watch):
     summary = await run(settings, RunOptions(), store, watch)
     own = {
         row["id"]
@@ -113,7 +113,7 @@ async def test_an_author_is_not_shown_their_own_posts(settings, database, store,
     assert not own & set(made.post_ids.tolist())
 
 
-async def test_lists_are_of_the_generations_id_time_and_reading(settings, store, watch):
+async def test_timelines_have_the_generations_id_time_and_reading(settings, store, watch):
     summary = await run(settings, RunOptions(), store, watch)
     generation = summary.generation
     for a_list in store.lists[generation.generation_id].values():
@@ -122,7 +122,7 @@ async def test_lists_are_of_the_generations_id_time_and_reading(settings, store,
         assert (a_list.read_at, a_list.cost) == (generation.read_at, 0.0)
 
 
-async def test_a_shard_that_read_before_another_began_the_generation_says_so_in_its_lists(
+async def test_timelines_of_a_shard_that_read_before_the_generation_began_have_the_earlier_reading(
     settings, feed, database, store, watch
 ):
     held = HeldGenerations(store)
@@ -146,7 +146,7 @@ async def test_a_shard_that_read_before_another_began_the_generation_says_so_in_
     assert store.posts[second.generation.generation_id] == set(feed.post_ids.tolist())
 
 
-async def test_the_posts_of_a_generation_are_those_that_every_run_could_rank(
+async def test_the_posts_of_a_generation_are_the_intersection_over_its_runs(
     settings, feed, database, store, watch
 ):
     gone, *rest = feed.post_ids.tolist()
@@ -162,14 +162,12 @@ async def test_the_posts_of_a_generation_are_those_that_every_run_could_rank(
     assert store.posts[second.generation.generation_id] == set(rest)
 
 
-async def test_the_posts_of_a_generation_are_told_before_its_first_list_is_stored(settings, store, watch):
+async def test_the_posts_of_a_generation_are_stored_before_its_first_timeline(settings, store, watch):
     await run(settings, RunOptions(), store, watch)
     assert store.calls.index("intersect_posts") < store.calls.index("put")
 
 
-async def test_posts_that_are_no_candidates_are_none_of_the_generations(
-    settings, feed, database, store, watch
-):
+async def test_only_candidates_are_posts_of_a_generation(settings, feed, database, store, watch):
     old, deleted, *rest = feed.post_ids.tolist()
     await database.execute(
         "update animora_app.posts set created_at = now() - interval '1 year' where id = $1", old
@@ -179,7 +177,7 @@ async def test_posts_that_are_no_candidates_are_none_of_the_generations(
     assert store.posts[summary.generation.generation_id] == set(rest)
 
 
-async def test_a_generation_is_of_the_databases_time(settings, database, store, watch):
+async def test_a_generation_has_the_databases_time(settings, database, store, watch):
     before = await database.fetchval("select statement_timestamp()")
     summary = await run(settings, RunOptions(), store, watch)
     after = await database.fetchval("select statement_timestamp()")
@@ -187,7 +185,7 @@ async def test_a_generation_is_of_the_databases_time(settings, database, store, 
     assert summary.generation.made_at == summary.generation.read_at
 
 
-async def test_the_same_record_gives_the_same_lists_whenever_and_however_often(settings, store, watch):
+async def test_the_same_record_gives_the_same_timelines_in_every_run(settings, store, watch):
     first = await run(settings, RunOptions(), store, watch)
     lists = store.lists.pop(first.generation.generation_id)
     store.begun = first.generation
@@ -197,7 +195,7 @@ async def test_the_same_record_gives_the_same_lists_whenever_and_however_often(s
     assert same(store.lists[first.generation.generation_id], lists)
 
 
-async def test_a_resume_ranks_whole_the_chunks_that_lack_a_list(settings, store, watch):
+async def test_a_resumed_run_ranks_incomplete_chunks_whole(settings, store, watch):
     first = await run(settings, RunOptions(), store, watch)
     stored = store.lists[first.generation.generation_id]
     before = dict(stored)
@@ -208,7 +206,7 @@ async def test_a_resume_ranks_whole_the_chunks_that_lack_a_list(settings, store,
     assert same(store.lists[first.generation.generation_id], before)
 
 
-async def test_a_resume_passes_over_what_is_stored(settings, store, watch):
+async def test_a_resumed_run_skips_stored_chunks(settings, store, watch):
     first = await run(settings, RunOptions(), store, watch)
     store.begun = first.generation
     store.calls.clear()
@@ -217,7 +215,7 @@ async def test_a_resume_passes_over_what_is_stored(settings, store, watch):
     assert "put" not in store.calls
 
 
-async def test_a_resume_ranks_by_the_model_that_the_generation_began_with(settings, models, store, watch):
+async def test_a_resumed_run_uses_the_model_of_the_generation(settings, models, store, watch):
     first = await run(settings, RunOptions(), store, watch)
     lists = store.lists.pop(first.generation.generation_id)
     store.begun = first.generation
@@ -227,7 +225,7 @@ async def test_a_resume_ranks_by_the_model_that_the_generation_began_with(settin
     assert same(store.lists[first.generation.generation_id], lists)
 
 
-async def test_a_model_that_left_the_store_is_named_with_the_way_out(settings, store, watch):
+async def test_a_model_missing_from_the_store_is_named_with_the_remedy(settings, store, watch):
     first = await run(settings, RunOptions(), store, watch)
     store.begun = replace(first.generation, model_version="gone")
     with pytest.raises(ConfigurationError, match=r"model gone .*--restart") as raised:
@@ -235,20 +233,20 @@ async def test_a_model_that_left_the_store_is_named_with_the_way_out(settings, s
     assert isinstance(raised.value.__cause__, VersionNotFound)
 
 
-async def test_a_catalog_that_changed_is_told(settings, database, store, watch):
+async def test_a_changed_catalog_is_in_the_summary(settings, database, store, watch):
     first = await run(settings, RunOptions(), store, watch)
     store.begun = first.generation
     await database.execute("insert into animora_app.block_relations (blocker_id, blocked_id) values (7, 8)")
     assert (await run(settings, RunOptions(), store, watch)).catalog_changed
 
 
-async def test_without_a_model_the_heuristic_ranks_for_all(settings, store, watch):
+async def test_without_a_model_the_heuristic_ranks_all_users(settings, store, watch):
     summary = await run(with_options(settings, models={"store": ""}), RunOptions(), store, watch)
     assert (summary.totals.neucf, summary.totals.heuristic) == (0, len(USERS))
     assert summary.generation.model_version == ""
 
 
-async def test_a_resume_without_the_models_store_is_refused_with_the_way_out(settings, store, watch):
+async def test_a_resumed_run_without_the_model_store_is_refused_with_the_remedy(settings, store, watch):
     first = await run(settings, RunOptions(), store, watch)
     store.begun, store.lists = first.generation, {}
     with pytest.raises(ConfigurationError, match=r"models\.store: .* by model v1: .*--restart"):
@@ -256,7 +254,7 @@ async def test_a_resume_without_the_models_store_is_refused_with_the_way_out(set
     assert store.lists == {}
 
 
-async def test_a_store_without_an_active_version_does_not_replace_a_models_lists(
+async def test_a_store_without_an_active_version_does_not_replace_a_models_timelines(
     settings, store, watch, tmp_path
 ):
     elsewhere = with_options(settings, models={"store": str(tmp_path / "not mounted")})
@@ -268,7 +266,7 @@ async def test_a_store_without_an_active_version_does_not_replace_a_models_lists
     assert (store.finished, store.begun) == (by_the_model.generation, None)
 
 
-async def test_a_model_that_was_activated_meanwhile_is_told(settings, models, store, watch):
+async def test_a_model_activated_meanwhile_is_in_the_summary(settings, models, store, watch):
     store.begun = (await run(settings, RunOptions(), store, watch)).generation
     assert not (await run(settings, RunOptions(), store, watch)).model_changed
     store.begun = store.finished
@@ -306,7 +304,7 @@ async def test_a_failure_after_the_swap_does_not_undo_the_run(settings, watch):
     assert store.finished == second.generation
 
 
-async def test_with_active_days_those_who_did_something_lately_get_lists(settings, database, store, watch):
+async def test_with_active_days_only_recently_active_users_are_ranked(settings, database, store, watch):
     await database.execute(
         "update animora_app.likes set created_at = now() - interval '9 days' where user_id = 8"
     )
@@ -314,7 +312,7 @@ async def test_with_active_days_those_who_did_something_lately_get_lists(setting
     assert set(lists_by_user(settings, store.lists[summary.generation.generation_id])) == {7, 9}
 
 
-async def test_a_restart_begins_anew(settings, store, watch):
+async def test_a_restart_begins_another_generation(settings, store, watch):
     store.begun = replace(
         (await run(settings, RunOptions(), store, watch)).generation, settings_digest="other"
     )
@@ -326,7 +324,7 @@ async def test_a_restart_begins_anew(settings, store, watch):
     assert summary.generation.generation_id != abandoned
 
 
-async def test_a_restart_that_cannot_begin_anew_abandons_nothing(settings, store, watch):
+async def test_a_restart_that_fails_abandons_nothing(settings, store, watch):
     store.begun = begun = (await run(settings, RunOptions(), store, watch)).generation
     nowhere = Settings.model_validate(
         settings.model_dump(exclude={"database"})
@@ -355,7 +353,7 @@ async def test_a_store_that_fails_ends_the_run_and_keeps_the_generation_for_a_re
     assert full.finished is None
 
 
-async def test_a_user_whose_scores_are_no_numbers_is_left_out_alone(settings, models, store, watch):
+async def test_only_users_with_scores_that_are_not_finite_are_left_out(settings, models, store, watch):
     artifact, network = tiny_artifact("v2", seed=1)
     network.users.data[TRAINED_USERS.index(8) + 1] = 3e38  # overflows; no golden input reads that row
     models.publish(replace(artifact, model=save_network(network)))
@@ -366,7 +364,7 @@ async def test_a_user_whose_scores_are_no_numbers_is_left_out_alone(settings, mo
     assert (summary.totals.neucf, summary.totals.left_out) == (2, 1)
 
 
-async def test_a_model_that_gives_nobody_a_number_is_refused_and_what_is_served_stays(
+async def test_a_model_without_finite_scores_is_refused_and_the_current_generation_stays(
     settings, models, store, watch
 ):
     before = await run(settings, RunOptions(), store, watch)
@@ -384,7 +382,7 @@ async def test_a_model_that_gives_nobody_a_number_is_refused_and_what_is_served_
     assert (await run(settings, RunOptions(restart=True), store, watch)).current
 
 
-async def test_the_swap_is_told_before_the_generation_before_is_retired(settings, store, watch):
+async def test_the_observer_sees_the_swap_before_the_previous_generation_is_retired(settings, store, watch):
     class Retiring(FakeGenerations):
         async def retire(self, generation):
             self.swaps_before = watch.swaps
@@ -398,7 +396,7 @@ async def test_the_swap_is_told_before_the_generation_before_is_retired(settings
     assert store.swaps_before == 2
 
 
-async def test_a_run_that_is_cancelled_ends_soon_whatever_its_pace(settings, store, watch):
+async def test_a_cancelled_run_ends_soon_at_any_rate(settings, store, watch):
     planned = asyncio.Event()
     watch.planned = lambda plan, users: planned.set()
     task = asyncio.create_task(run(settings, RunOptions(rate=0.001), store, watch))

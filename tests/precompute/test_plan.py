@@ -25,24 +25,24 @@ def store():
     return FakeGenerations()
 
 
-async def test_the_first_run_begins_what_it_proposes(store):
+async def test_the_first_run_begins_its_proposal(store):
     assert await begin_or_resume(store, FIRST) == Plan(
         FIRST, resumed=False, catalog_changed=False, model_changed=False
     )
 
 
-async def test_a_later_run_goes_on_with_the_first_ones_time_model_and_id(store):
+async def test_a_later_run_resumes_with_the_first_ones_time_model_and_id(store):
     await begin_or_resume(store, FIRST)
     plan = await begin_or_resume(store, replace(LATER, model_version="v2"))
     assert plan == Plan(FIRST, resumed=True, catalog_changed=False, model_changed=True)
 
 
-async def test_a_database_that_changed_is_told_and_hinders_nothing(store):
+async def test_a_changed_database_is_in_the_plan_and_the_run_resumes(store):
     await begin_or_resume(store, FIRST)
     assert await begin_or_resume(store, replace(LATER, catalog_digest="c2")) == Plan(FIRST, True, True, False)
 
 
-async def test_a_shard_that_comes_late_joins_however_long_ago_the_others_began(store):
+async def test_a_late_shard_joins(store):
     begun = await begin_or_resume(store, FIRST)
     await store.finish_shard(begun.generation, 0)
     late = await begin_or_resume(store, replace(LATER, made_at=FIRST.made_at + 1000 * HOUR))
@@ -53,14 +53,14 @@ async def test_a_shard_that_comes_late_joins_however_long_ago_the_others_began(s
 @pytest.mark.parametrize(
     ("change", "named"), [({"settings_digest": "s2"}, "other settings"), ({"shards": 3}, "2 shards, not 3")]
 )
-async def test_other_settings_or_shards_are_refused_with_the_way_out(store, change, named):
+async def test_other_settings_or_shards_are_refused_with_the_remedy(store, change, named):
     await begin_or_resume(store, FIRST)
     with pytest.raises(ConfigurationError, match=f"{named}.*--restart"):
         await begin_or_resume(store, replace(LATER, **change))
     assert store.begun == FIRST
 
 
-async def test_a_restart_abandons_what_was_unfinished(store):
+async def test_a_restart_abandons_the_unfinished_generation(store):
     await begin_or_resume(store, FIRST)
     await abandon_unfinished(store)
     assert await begin_or_resume(store, replace(LATER, shards=3)) == Plan(

@@ -60,7 +60,7 @@ async def test_without_ray_its_option_says_what_to_install(environment):
 
 
 @pytest.mark.parametrize("missing", ["ANIMORA_DATABASE_URL", "ANIMORA_CACHE_URL"])
-async def test_what_it_cannot_do_without_is_named(environment, missing):
+async def test_a_missing_setting_is_named(environment, missing):
     status, _, err = await ended(environment | {missing: ""})
     assert status == 2
     assert missing in err
@@ -83,7 +83,7 @@ async def test_options_that_make_no_sense_are_refused(environment, arguments, sa
     assert said in err
 
 
-async def test_a_shard_that_is_none_is_refused_before_anything_is_loaded(environment):
+async def test_a_malformed_shard_is_refused_before_anything_is_loaded(environment):
     status, _, err = await ended(environment | {"ANIMORA_CACHE_URL": "unix:///nowhere"}, "--shard", "8/8")
     assert status == 2
     assert "such as 0/8" in err

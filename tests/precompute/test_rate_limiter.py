@@ -27,14 +27,14 @@ def test_turns_follow_one_another_at_the_rate(clock):
     assert [limiter.reserve(500), limiter.reserve(250), limiter.reserve(1)] == [0, 0.5, 0.75]
 
 
-def test_time_that_nobody_used_is_not_saved_up(clock):
+def test_unused_time_is_not_saved_up(clock):
     limiter = RateLimiter(1000, clock)
     limiter.reserve(500)
     clock.now += 100
     assert [limiter.reserve(500), limiter.reserve(500)] == [0, 0.5]
 
 
-def test_who_waits_for_a_turn_is_stopped():
+def test_a_waiting_thread_is_stopped():
     limiter = RateLimiter(1e-6)
     limiter.take(1)
     limiter.stop()

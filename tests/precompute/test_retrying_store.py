@@ -28,32 +28,32 @@ async def call_all(generations):
     ]
 
 
-async def test_it_does_what_the_store_does(patient):
+async def test_calls_reach_the_store(patient):
     assert await call_all(patient) == [FIRST, None, [False], 0, False, FIRST, None, LATER, None, 0]
 
 
-async def test_a_call_that_fails_is_made_again(patient, store):
+async def test_a_failed_call_is_retried(patient, store):
     await patient.begin(FIRST)
     store.failures = 2
     assert await patient.put(FIRST, []) == 0
     assert store.calls == ["begin", "put", "put", "put"]
 
 
-async def test_what_goes_on_failing_is_an_error(patient, store):
+async def test_a_call_that_keeps_failing_raises(patient, store):
     await patient.begin(FIRST)
     store.failures = 3
     with pytest.raises(StoreError, match="Redis is away"):
         await patient.put(FIRST, [])
 
 
-async def test_a_store_that_has_never_answered_is_not_waited_for(patient, store):
+async def test_nothing_is_retried_before_the_first_answer(patient, store):
     store.failures = 1
     with pytest.raises(StoreError, match="Redis is away"):
         await patient.begin(FIRST)
     assert store.calls == ["begin"]
 
 
-async def test_a_generation_that_was_abandoned_is_not_waited_for():
+async def test_an_abandoned_generation_is_not_retried():
     class Abandoned(FakeGenerations):
         async def finish_shard(self, generation, shard):
             self._called("finish_shard")

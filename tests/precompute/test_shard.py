@@ -15,7 +15,7 @@ def test_a_shard_is_read_as_kubernetes_counts():
 
 
 @pytest.mark.parametrize("text", ["", "8/8", "0/0", "1", "/8", "-1/8", "a/b", "0/8/1", " 0/8"])
-def test_what_is_no_shard_is_refused_with_an_example(text):
+def test_a_malformed_shard_is_refused_with_an_example(text):
     with pytest.raises(ConfigurationError, match="such as 0/8"):
         Shard.parse(text)
 

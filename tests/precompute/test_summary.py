@@ -22,14 +22,14 @@ def test_totals_add_up():
     assert (both.ranked, both.users) == (10, 20)
 
 
-def test_shards_together_are_begun_changed_and_current_if_one_is():
+def test_merged_shards_are_new_changed_and_current_if_one_is():
     whole = merge_summaries(
         [SHARD, replace(SHARD, resumed=False, catalog_changed=True, current=True, retired=7)], 9.0
     )
     assert (whole.resumed, whole.catalog_changed, whole.current, whole.retired) == (False, True, True, 7)
 
 
-def test_shards_together_took_what_the_clock_says():
+def test_merged_shards_took_the_elapsed_time():
     whole = merge_summaries([SHARD, replace(SHARD, loading=3.0, seconds=1.0)], 9.0)
     assert (whole.loading, whole.seconds) == (3.0, 6.0)
     assert whole.totals.pairs == 100

@@ -2,7 +2,7 @@
 
 
 class Watch:
-    """Remembers what it is told; see job.RunObserver."""
+    """Records the progress of a run; see job.RunObserver."""
 
     def __init__(self):
         self.plan, self.users, self.chunks, self.swaps = None, 0, [], 0

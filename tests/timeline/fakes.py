@@ -1,4 +1,4 @@
-"""Stand-ins at the Protocols of timelines: a model, a pin, a store that remembers what it was asked."""
+"""Fakes for timelines: a clock, a model, a serving state, a store that records calls."""
 
 import asyncio
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from tests.ranker.catalogs import NOW
 
 @dataclass
 class Clock:
-    """Unix seconds that pass when they are told to."""
+    """A clock that tests set, in Unix seconds."""
 
     now: float = NOW
 
@@ -30,30 +30,30 @@ class FakeModel:
     """Scores posts by id with given logits, 0 where there is none; knows users below 100.
 
     Attributes:
-        state: Whose catalog's rows it is asked for.
-        logits: By post.
+        state: The serving state whose catalog rows it scores.
+        logits: By post id.
         version: Its name.
-        uninformed: Posts that it knows nothing of.
-        failure: What it raises.
-        admission: What it waits for.
-        bulk_gate: What it waits for where there is no deadline.
-        least_time: Seconds before a deadline that it needs.
+        featureless: Posts without features.
+        failure: The error that it raises.
+        gate: An event that it waits for.
+        background_gate: An event that it waits for when there is no deadline.
+        least_time: Seconds that it needs before a deadline.
     """
 
-    state: "FakePin"
+    state: "FakeServingState"
     logits: dict[int, float]
     version: str = "v1"
     failure: ScoringFailed | None = None
-    admission: asyncio.Event | None = None
-    bulk_gate: asyncio.Event | None = None
-    uninformed: set[int] = field(default_factory=set)
+    gate: asyncio.Event | None = None
+    background_gate: asyncio.Event | None = None
+    featureless: set[int] = field(default_factory=set)
     least_time: float = 0.0
     deadlines: list[float | None] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def calls(self) -> int:
-        """How often it was asked for scores."""
+        """The number of calls of `score`."""
         return len(self.deadlines)
 
     def user_row(self, user_id: int) -> int:
@@ -63,7 +63,7 @@ class FakeModel:
         return np.array([self.user_row(user) for user in user_ids.tolist()])
 
     def has_features(self, rows: IntArray) -> BoolArray:
-        return ~np.isin(self.state.snapshot.post_ids[rows], list(self.uninformed))
+        return ~np.isin(self.state.snapshot.post_ids[rows], list(self.featureless))
 
     def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
         return asyncio.ensure_future(self._score(rows, deadline))
@@ -78,9 +78,9 @@ class FakeModel:
         self.called.set()
         if deadline is not None and deadline - asyncio.get_running_loop().time() < self.least_time:
             raise DeadlineUnreachable
-        admission = self.bulk_gate if deadline is None and self.bulk_gate else self.admission
-        if admission is not None:
-            await admission.wait()
+        gate = self.background_gate if deadline is None and self.background_gate else self.gate
+        if gate is not None:
+            await gate.wait()
         if self.failure is not None:
             raise self.failure
         posts = self.state.snapshot.post_ids[rows].tolist()
@@ -94,18 +94,18 @@ class FakeModel:
 
 
 @dataclass
-class FakePin:
-    """A pin, and what gives it out."""
+class FakeServingState:
+    """A serving state that is its own source."""
 
     snapshot: CatalogSnapshot
     active: FakeModel | None = None
     resident: Mapping[str, FakeModel] = field(default_factory=dict)
 
-    def current(self) -> "FakePin":
+    def current(self) -> "FakeServingState":
         return self
 
     def activate(self, logits: dict[int, float], version: str = "v1") -> FakeModel:
-        """Lets another model answer."""
+        """Makes another model active."""
         self.active = FakeModel(self, logits, version)
         self.resident = {**self.resident, version: self.active}
         return self.active
@@ -113,12 +113,12 @@ class FakePin:
 
 @dataclass
 class CountingStore:
-    """A local store that counts, and that can lose everything."""
+    """A local store that records calls; with `takes` false it stores nothing."""
 
     store: LocalTimelineStore
     latest_calls: int = 0
     kept: list[RankedTimeline] = field(default_factory=list)
-    made_latest: list[RankedTimeline] = field(default_factory=list)
+    put_as_latest: list[RankedTimeline] = field(default_factory=list)
     takes: bool = True
     admission: asyncio.Event | None = None
     answer_by: float = inf
@@ -147,24 +147,24 @@ class CountingStore:
             await self.admission.wait()
         taken = self.takes and await self.store.put_latest(key, snapshot)
         async with self.changed:
-            self.made_latest.append(snapshot)
+            self.put_as_latest.append(snapshot)
             self.changed.notify_all()
         return taken
 
-    async def until_kept(self, count: int) -> None:
-        """Waits until so many lists were kept for their tokens."""
+    async def until_put(self, count: int) -> None:
+        """Waits until `count` timelines were put."""
         async with self.changed:
             await self.changed.wait_for(lambda: len(self.kept) >= count)
 
-    async def until_made(self, count: int) -> None:
-        """Waits until so many lists were made someone's latest."""
+    async def until_latest(self, count: int) -> None:
+        """Waits until `count` timelines were put as latest."""
         async with self.changed:
-            await self.changed.wait_for(lambda: len(self.made_latest) >= count)
+            await self.changed.wait_for(lambda: len(self.put_as_latest) >= count)
 
 
 @dataclass
 class Refreshes:
-    """Remembers why lists were renewed."""
+    """Records the reasons of background refreshes."""
 
     why: list[str] = field(default_factory=list)
 

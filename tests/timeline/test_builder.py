@@ -1,4 +1,4 @@
-"""Making lists: together, in time, ahead of need, and not too many."""
+"""Building timelines: single-flight, deadlines, background refreshes, admission."""
 
 import asyncio
 
@@ -17,16 +17,16 @@ def world() -> World:
     return World()
 
 
-async def test_a_store_that_is_slow_leaves_time_for_the_heuristic(world):
+async def test_a_slow_store_leaves_time_for_the_heuristic(world):
     async def never(key):
         await asyncio.Event().wait()
 
     world.store.latest = never
 
-    assert (await world.hasty_page()).degraded_reason is DegradedReason.DEADLINE
+    assert (await world.page_in_a_hurry()).degraded_reason is DegradedReason.DEADLINE
 
 
-async def test_a_list_that_is_ready_does_not_wait_for_a_slow_store(world):
+async def test_a_built_timeline_does_not_wait_for_a_slow_store(world):
     async def never(key, snapshot):
         await asyncio.Event().wait()
 
@@ -41,29 +41,29 @@ async def test_a_list_that_is_ready_does_not_wait_for_a_slow_store(world):
     await world.builder.aclose()
 
 
-async def test_where_the_model_refuses_a_deadline_the_heuristic_answers_and_the_list_is_made_later(world):
+async def test_when_the_model_refuses_a_deadline_the_heuristic_answers_and_the_timeline_is_built_later(world):
     world.model.least_time = 60
 
     page = await world.page(timeout=30)
-    await world.store.until_made(1)
+    await world.store.until_latest(1)
 
     assert page.degraded_reason is DegradedReason.DEADLINE
     assert world.refreshes.why == ["degraded"]
     assert (await world.page(timeout=30)).ranker is RankerName.NEUCF
 
 
-async def test_who_joins_one_with_too_little_time_begins_anew(world):
+async def test_a_caller_who_joined_a_build_that_ran_out_of_time_starts_another(world):
     world.model.least_time = 60
-    world.model.admission = asyncio.Event()
+    world.model.gate = asyncio.Event()
     hasty = asyncio.create_task(world.page(timeout=30))
     patient = asyncio.create_task(world.page(timeout=300))
-    world.model.admission.set()
+    world.model.gate.set()
 
     assert (await hasty).degraded_reason is DegradedReason.DEADLINE
     assert (await patient).ranker is RankerName.NEUCF
 
 
-async def test_one_list_by_the_heuristic_stands_in_for_all_who_ask_within_a_moment(world):
+async def test_callers_within_a_second_share_one_fallback(world):
     world.model.failure = Overloaded()
 
     first, second = await world.page(), await world.page()
@@ -74,7 +74,7 @@ async def test_one_list_by_the_heuristic_stands_in_for_all_who_ask_within_a_mome
     assert len(world.store.kept) == 2
 
 
-async def test_a_list_does_not_stand_in_for_longer_where_the_clock_is_set_back(world):
+async def test_a_fallback_is_not_shared_for_longer_when_the_clock_is_set_back(world):
     world.model.failure = Overloaded()
 
     await world.page()
@@ -85,7 +85,7 @@ async def test_a_list_does_not_stand_in_for_longer_where_the_clock_is_set_back(w
     assert len(world.store.kept) == 2
 
 
-async def test_for_a_call_that_keeps_nothing_nothing_is_renewed(world):
+async def test_a_call_that_stores_nothing_starts_no_refresh(world):
     feed_key = FeedKey(USER, include_seen=False)
     bypass = BuildRequest(b"key", feed_key, CachePolicy.BYPASS, deadline=0.0, score_by=0.0, began=0.0)
 
@@ -94,10 +94,10 @@ async def test_for_a_call_that_keeps_nothing_nothing_is_renewed(world):
     assert world.refreshes.why == []
 
 
-async def test_a_renewal_does_not_replace_a_list_that_was_made_after_it_began(world):
+async def test_a_refresh_does_not_replace_a_timeline_that_was_built_after_it_began(world):
     await world.page()
     world.clock.now += world.settings.ttl * 1.1
-    world.model.bulk_gate = asyncio.Event()
+    world.model.background_gate = asyncio.Event()
     world.model.called.clear()
     await world.page()
     await world.model.called.wait()
@@ -105,13 +105,13 @@ async def test_a_renewal_does_not_replace_a_list_that_was_made_after_it_began(wo
     world.state.activate(LOGITS, "v2")
 
     await world.page()
-    world.state.resident["v1"].bulk_gate.set()
+    world.state.resident["v1"].background_gate.set()
     await asyncio.wait([renewal])
 
     assert (await world.page()).cache is CacheStatus.HIT
 
 
-async def test_a_renewal_that_ends_before_its_first_turn_is_not_in_the_way_of_the_next(world):
+async def test_a_refresh_that_is_cancelled_before_it_runs_does_not_block_the_next(world):
     await world.page()
     world.clock.now += world.settings.ttl * 1.1
 
@@ -123,7 +123,7 @@ async def test_a_renewal_that_ends_before_its_first_turn_is_not_in_the_way_of_th
     await world.builder.aclose()
 
 
-async def test_a_renewal_that_fails_keeps_nothing(world):
+async def test_a_refresh_that_fails_stores_nothing(world):
     await world.page()
     world.clock.now += world.settings.ttl * 1.1
     world.model.failure = Overloaded()
@@ -134,36 +134,36 @@ async def test_a_renewal_that_fails_keeps_nothing(world):
     await world.builder.aclose()
 
     assert not world.store.kept
-    assert len(world.store.made_latest) == 1
+    assert len(world.store.put_as_latest) == 1
 
 
-async def test_who_wants_a_new_list_does_not_join_one_that_was_begun_before(world):
-    world.model.admission = asyncio.Event()
+async def test_a_call_with_refresh_does_not_join_an_earlier_build(world):
+    world.model.gate = asyncio.Event()
     one = asyncio.create_task(world.page())
     await world.model.called.wait()
     two = asyncio.create_task(world.page(cache_policy=CachePolicy.REFRESH))
-    world.model.admission.set()
+    world.model.gate.set()
     await asyncio.gather(one, two)
 
     assert world.model.calls == 2
 
 
-async def test_who_comes_after_a_model_swap_does_not_join_the_model_before(world):
-    world.model.admission = asyncio.Event()
+async def test_a_call_after_a_model_swap_does_not_join_a_build_by_the_previous_model(world):
+    world.model.gate = asyncio.Event()
     before = asyncio.create_task(world.page())
     await world.model.called.wait()
     world.state.activate(LOGITS, "v2")
     after = asyncio.create_task(world.page())
-    world.model.admission.set()
+    world.model.gate.set()
 
     assert (await before).model_version == "v1"
     assert (await after).model_version == "v2"
 
 
-async def test_who_misses_does_not_wait_for_a_renewal_that_lets_others_go_first(world):
+async def test_a_miss_does_not_wait_for_a_background_refresh(world):
     await world.page()
     world.clock.now += world.settings.ttl * 1.1
-    world.model.bulk_gate = asyncio.Event()  # never
+    world.model.background_gate = asyncio.Event()  # never
 
     assert (await world.page()).cache is CacheStatus.STALE
     page = await world.page(cache_policy=CachePolicy.REFRESH)
@@ -172,9 +172,9 @@ async def test_who_misses_does_not_wait_for_a_renewal_that_lets_others_go_first(
     await world.builder.aclose()
 
 
-async def test_more_than_the_gate_admits_is_refused_and_hits_are_not(world):
+async def test_builds_beyond_the_admission_limit_are_refused_and_hits_are_not(world):
     await world.page(8)
-    world.model.admission = asyncio.Event()
+    world.model.gate = asyncio.Event()
     making = [asyncio.create_task(world.page(user)) for user in range(10, 43)]  # 33 x 30 candidates
     while len(world.model.deadlines) < 34:
         world.model.called.clear()
@@ -183,18 +183,18 @@ async def test_more_than_the_gate_admits_is_refused_and_hits_are_not(world):
     with pytest.raises(TooManyRequests):
         await world.page(USER)
     assert (await world.page(8)).cache is CacheStatus.HIT
-    world.model.admission.set()
+    world.model.gate.set()
     await asyncio.gather(*making)
     assert (await world.page(USER)).ranker is RankerName.NEUCF
 
 
-async def test_a_deadline_that_the_model_refuses_is_told_so(world):
+async def test_an_unreachable_deadline_is_the_reason_of_the_fallback(world):
     world.model.failure = DeadlineUnreachable()
 
     assert (await world.page()).degraded_reason is DegradedReason.DEADLINE
 
 
-async def test_a_list_that_the_store_has_lost_at_once_is_kept_again_and_not_made_again(world):
+async def test_a_timeline_that_the_store_lost_at_once_is_stored_again_and_not_built_again(world):
     first = await world.page()
     world.store.store = LocalTimelineStore(2400.0, world.clock)
 

@@ -1,4 +1,4 @@
-"""Eligibility: what a list may hold, what may be shown of it, and why the rest is missing."""
+"""Eligibility: candidates, visibility, and the reasons for missing posts."""
 
 from dataclasses import replace
 
@@ -64,11 +64,11 @@ def visible_ids(catalog: CatalogSnapshot, whose: VisibilityFilter, *post_ids: in
     return list(map(int, asked[shown]))
 
 
-def test_candidates_are_what_is_neither_deleted_nor_own_nor_seen_nor_old_whoever_blocked_whom():
+def test_candidates_exclude_deleted_own_seen_and_old_posts_but_not_blocked_authors():
     assert candidate_ids(WORLD, visibility(WORLD, excluded=ids(1))) == [1, 3, 7]
 
 
-def test_candidates_hold_own_and_seen_posts_where_they_are_wanted():
+def test_candidates_include_own_and_seen_posts_on_request():
     settings = SETTINGS.model_copy(update={"include_own": True})
     assert candidate_ids(WORLD, visibility(WORLD, settings, include_seen=True), settings) == [1, 3, 4, 5, 7]
 
@@ -91,20 +91,20 @@ def test_a_post_is_a_candidate_up_to_the_second_that_the_window_ends():
     assert visible_ids(catalog, visibility(catalog), 1, 2) == [1]
 
 
-def test_what_may_be_shown_is_known_and_neither_deleted_blocked_seen_own_nor_old():
+def test_unknown_deleted_blocked_seen_own_and_old_posts_are_hidden():
     assert visible_ids(WORLD, visibility(WORLD), *range(10)) == [1, 7]
 
 
-def test_what_may_be_shown_keeps_the_order_that_it_was_asked_in():
+def test_visibility_is_in_the_order_of_the_posts():
     assert visible_ids(WORLD, visibility(WORLD), 7, 6, 1) == [7, 1]
 
 
-def test_own_and_seen_posts_are_shown_where_they_are_wanted():
+def test_own_and_seen_posts_are_shown_on_request():
     settings = SETTINGS.model_copy(update={"include_own": True})
     assert visible_ids(WORLD, visibility(WORLD, settings, include_seen=True), *range(10)) == [1, 4, 5, 7]
 
 
-def test_excluded_posts_are_not_shown_in_whichever_order_they_were_given():
+def test_excluded_posts_are_hidden_in_any_order():
     assert visible_ids(WORLD, visibility(WORLD, excluded=ids(9, 7, 0)), 1, 7) == [1]
 
 
@@ -165,7 +165,7 @@ def test_exactly_the_posts_without_a_reason_are_shown(
     assert all(reasons[post] in {"blocked", "excluded"} for post in listed - set(expected))
 
 
-def test_each_reason_is_told():
+def test_each_reason_is_given():
     listed = ids(1)
     told = exclusion_reasons(
         WORLD, visibility(WORLD, excluded=ids(8)), ids(*range(1, 10)), listed, SETTINGS, NOW
@@ -190,7 +190,7 @@ def test_reasons_come_by_ascending_id_and_once_each():
     ]
 
 
-def test_the_first_reason_that_applies_is_told():
+def test_the_first_reason_that_applies_is_given():
     order = [
         ({"deleted": 1, "author": USER, "age": 3 * DAY}, True, "excluded"),
         ({"deleted": 1, "author": USER, "age": 3 * DAY}, False, "deleted"),
@@ -218,7 +218,7 @@ def test_a_post_behind_as_many_newer_ones_as_are_ranked_is_too_old():
     }
 
 
-def test_a_listed_post_is_in_the_timeline_however_many_came_since():
+def test_a_ranked_post_is_in_the_timeline_however_many_arrived_since():
     catalog = snapshot({1: {"age": 30}, 2: {"age": 20}, 3: {"age": 10}})
     settings = TimelineSettings(max_candidates=2)
     assert exclusion_reasons(catalog, visibility(catalog, settings), ids(1), ids(1), settings, NOW) == {}
@@ -239,7 +239,7 @@ def a_list(*post_ids: int, read_at: float) -> RankedTimeline:
     return RankedTimeline(b"i" * 16, ids(*post_ids), scores, RankerName.HEURISTIC, "", NOW, NOW, read_at)
 
 
-def test_newcomers_came_after_the_list_are_not_in_it_and_may_be_shown():
+def test_newer_posts_arrived_after_the_timeline_are_not_in_it_and_are_visible():
     catalog = snapshot(
         {
             1: {"arrived": 100},

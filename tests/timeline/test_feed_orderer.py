@@ -1,4 +1,4 @@
-"""Making lists: the order, its ties, and what is kept."""
+"""Ordering feeds: scores, ties, limits."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def made(catalog, values, ranker=RankerName.HEURISTIC, **settings) -> RankedPost
     return maker.order(catalog, rows, np.array(values, np.float32), ranker, NOW)
 
 
-def test_a_list_is_ordered_by_value_and_shows_probabilities_of_logits():
+def test_a_timeline_is_ordered_by_value_and_shows_probabilities_of_logits():
     catalog = snapshot({1: {}, 2: {}, 3: {}})
     listed = made(catalog, [-1.0, 2.0, 0.0], RankerName.NEUCF)
     assert listed.post_ids.tolist() == [2, 3, 1]
@@ -49,7 +49,7 @@ def test_the_best_are_kept_ties_by_newer_then_by_larger_id(posts, limit):
     assert listed.post_ids.tolist() == best[:limit]
 
 
-def test_no_candidates_make_an_empty_list():
+def test_without_candidates_the_timeline_is_empty():
     for settings in ({}, {"author_discount": 0.5, "exploration_share": 0.5, "recency_weight": 0.5}):
         listed = made(snapshot({}), [], RankerName.NEUCF, **settings)
         assert listed.post_ids.tolist() == []
@@ -57,7 +57,7 @@ def test_no_candidates_make_an_empty_list():
 
 
 @pytest.mark.parametrize("settings", [{}, {"author_discount": 0.5}])
-def test_a_list_is_cut_to_the_bytes_that_it_may_take(settings):
+def test_a_timeline_is_cut_to_the_bytes_that_it_may_take(settings):
     catalog = snapshot({post: {"author": post} for post in range(200)})
     values = np.linspace(0.1, 0.9, 200).tolist()
     listed = made(catalog, values, max_bytes=1024, **settings)
@@ -77,6 +77,6 @@ def test_reranking_starts_from_what_callers_would_see():
     assert listed.scores.tolist() == [chances[0], chances[2], np.float32(chances[1] * 0.5)]
 
 
-def test_whether_lists_are_reranked_is_known():
+def test_reranking_is_none_when_it_changes_nothing():
     assert FeedOrderer(TimelineSettings(), Heuristic()).reranking is None
     assert FeedOrderer(TimelineSettings(author_discount=0.5), Heuristic()).reranking is not None

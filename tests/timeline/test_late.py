@@ -1,4 +1,4 @@
-"""Posts that became visible late: which they are, and that precomputed lists have them after a restart."""
+"""Late posts: how they are found, and that pages of precomputed timelines show them after a restart."""
 
 from dataclasses import replace
 
@@ -57,14 +57,14 @@ def late_ids(
     return list(map(int, catalog.post_ids[finder.rows(catalog, made, NOW)]))
 
 
-def test_late_are_the_posts_that_the_generation_was_not_ranked_from():
+def test_late_posts_are_those_that_the_generation_was_not_ranked_from():
     assert late_ids({**POSTS, **LATE}, Generation(*ALL), a_list()) == [100]
     assert late_ids({**POSTS, **LATE}, Generation(), a_list()) == [*ALL, 100]
     assert late_ids(POSTS, Generation(*ALL, 99), a_list()) == []
     assert late_ids({}, Generation(*ALL), a_list()) == []
 
 
-def test_late_are_candidates_alone():
+def test_only_candidates_are_late_posts():
     posts: Posts = {
         1: {"age": 2 * HOUR},
         2: {"age": 40 * 86_400},
@@ -78,11 +78,11 @@ def test_late_are_candidates_alone():
 @pytest.mark.parametrize(
     "made", [a_list(LOADED_AT), a_list(LOADED_AT + 5), a_list(generation_id=b"another".rjust(16, b"."))]
 )
-def test_a_list_newer_than_the_load_or_not_of_the_generation_lacks_no_late_posts(made: RankedTimeline):
+def test_only_a_timeline_of_the_generation_from_before_the_load_has_late_posts(made: RankedTimeline):
     assert late_ids({**POSTS, **LATE}, Generation(*ALL), made) == []
 
 
-def test_where_the_posts_of_the_generation_are_not_known_yet_none_is_late():
+def test_without_the_posts_of_the_generation_there_are_no_late_posts():
     generation = Generation(*ALL)
     generation.posts, posts = None, generation.posts
     catalog = loaded({**POSTS, **LATE})
@@ -102,7 +102,7 @@ def test_what_arrives_after_the_load_is_left_to_the_catalog_and_changes_nothing(
     assert LatePosts(Generation(*ALL), TimelineSettings()).rows(later, a_list(), NOW).tolist() == [30]
 
 
-def test_they_are_found_anew_in_another_epoch_and_for_another_generation():
+def test_late_posts_are_found_again_after_an_epoch_or_a_generation_changes():
     generation = Generation(*ALL)
     finder = LatePosts(generation, TimelineSettings())
     catalog = loaded({**POSTS, **LATE})
@@ -118,7 +118,7 @@ async def world() -> World:
     """A server that was restarted, and finds a list precomputed before from all but the late post."""
     world = World()
     await world.page()
-    made, ranked = world.store.made_latest[-1], np.array(ALL)
+    made, ranked = world.store.put_as_latest[-1], np.array(ALL)
     key = timeline_key(USER, "digest", include_seen=False)
     precomputed = replace(made, timeline_id=GENERATION, fresh_until=NOW + 86_400, cost=0.0)
     await world.store.put_latest(key, precomputed)
@@ -128,7 +128,7 @@ async def world() -> World:
     return world
 
 
-async def test_a_precomputed_list_made_before_a_restart_has_what_became_visible_late(world):
+async def test_late_posts_are_merged_into_a_precomputed_timeline_after_a_restart(world):
     first = await world.page(explain_post_ids=np.array([100]))
     rest = await world.page(page_token=first.next_page_token, explain_post_ids=np.array([100]))
 
@@ -170,16 +170,16 @@ async def test_late_posts_and_posts_that_arrived_are_merged_together(world):
     assert (await world.page()).post_ids.tolist() == [200, 100, *ALL[:8]]
 
 
-async def test_more_late_posts_than_fit_on_a_page_have_the_list_renewed(world):
+async def test_more_late_posts_than_fit_on_a_page_have_the_timeline_refreshed(world):
     many = {100 + n: {"age": 5 * HOUR} for n in range(25)}
     world.state.snapshot = loaded({**POSTS, **many})
     world.model.logits = {**LOGITS, **dict.fromkeys(many, 5.0)}
     await world.page()
-    await world.store.until_made(3)
+    await world.store.until_latest(3)
     assert world.refreshes.why == ["newer"]
 
 
-async def test_without_the_posts_of_its_generation_a_precomputed_list_is_served_as_it_is(world):
+async def test_without_the_posts_of_its_generation_a_precomputed_timeline_is_served_as_it_is(world):
     world.generation_posts = None
     page = await world.page(explain_post_ids=np.array([100]))
     assert page.post_ids.tolist() == ALL[:10]

@@ -1,4 +1,4 @@
-"""Lists that are kept in the process."""
+"""The store of ranked timelines in the process, alone and behind a shared store."""
 
 import asyncio
 from dataclasses import replace
@@ -39,7 +39,7 @@ def store(clock) -> LocalTimelineStore:
     return LocalTimelineStore(50.0, clock, max_bytes=3 * (OVERHEAD_BYTES + 10 * POST_BYTES))
 
 
-async def test_the_latest_list_is_the_one_that_was_made_so_last(store):
+async def test_the_latest_timeline_is_the_last_one_put_as_latest(store):
     await store.put_latest(b"k", a_list(1))
     await store.put_latest(b"k", a_list(2))
     await store.put(b"k", a_list(3))
@@ -48,14 +48,14 @@ async def test_the_latest_list_is_the_one_that_was_made_so_last(store):
     assert (await store.by_id(b"k", bytes([1]) * 16)).timeline_id == bytes([1]) * 16
 
 
-async def test_a_list_belongs_to_its_key(store):
+async def test_a_timeline_belongs_to_its_key(store):
     await store.put_latest(b"k", a_list(1))
 
     assert await store.latest(b"other") is None
     assert await store.by_id(b"other", bytes([1]) * 16) is None
 
 
-async def test_a_list_goes_when_its_time_is_over(store, clock):
+async def test_a_timeline_expires(store, clock):
     await store.put_latest(b"k", a_list(1))
     clock.now = 1151.0
 
@@ -63,7 +63,7 @@ async def test_a_list_goes_when_its_time_is_over(store, clock):
     assert await store.by_id(b"k", bytes([1]) * 16) is None
 
 
-async def test_what_was_unused_for_longest_makes_room(store):
+async def test_the_least_recently_used_timeline_is_evicted(store):
     for number in (1, 2, 3):
         await store.put_latest(b"k%d" % number, a_list(number))
     await store.latest(b"k1")
@@ -74,14 +74,14 @@ async def test_what_was_unused_for_longest_makes_room(store):
     assert await store.latest(b"k1") is not None
 
 
-async def test_a_list_that_is_larger_than_the_store_is_not_kept(store):
+async def test_a_timeline_larger_than_the_store_is_not_stored(store):
     large = replace(a_list(1), post_ids=np.arange(10_000), scores=np.ones(10_000, np.float32))
 
     assert not await store.put_latest(b"k", large)
     assert await store.latest(b"k") is None
 
 
-async def test_what_the_store_did_not_take_can_be_paged_through_but_is_not_the_latest(store, clock):
+async def test_a_timeline_that_the_store_did_not_take_serves_pages_but_is_not_the_latest(store, clock):
     behind = CountingStore(LocalTimelineStore(50.0, clock), takes=False)
     backed = TieredTimelineStore(behind, store)
 
@@ -93,7 +93,7 @@ async def test_what_the_store_did_not_take_can_be_paged_through_but_is_not_the_l
     assert await backed.latest(b"k") is None
 
 
-async def test_what_the_store_took_is_kept_there_alone(store, clock):
+async def test_a_timeline_that_the_store_took_is_not_kept_locally(store, clock):
     behind = CountingStore(LocalTimelineStore(50.0, clock))
     backed = TieredTimelineStore(behind, store)
 
@@ -106,7 +106,7 @@ async def test_what_the_store_took_is_kept_there_alone(store, clock):
     assert await backed.by_id(b"k", bytes([1]) * 16) is not None
 
 
-async def test_a_list_can_be_paged_through_while_the_store_is_taking_it(store, clock):
+async def test_a_timeline_serves_pages_while_it_is_being_stored(store, clock):
     admission = asyncio.Event()
     behind = CountingStore(LocalTimelineStore(50.0, clock), admission=admission)
     backed = TieredTimelineStore(behind, store)
@@ -119,20 +119,20 @@ async def test_a_list_can_be_paged_through_while_the_store_is_taking_it(store, c
     assert await store.by_id(b"k", bytes([1]) * 16) is None
 
 
-async def test_what_the_store_did_not_take_is_offered_again_for_other_processes(store, clock):
+async def test_a_failed_write_is_retried(store, clock):
     behind = CountingStore(LocalTimelineStore(50.0, clock), takes=False)
     backed = TieredTimelineStore(behind, store)
     await backed.put(b"k", a_list(1))
 
-    await behind.until_kept(2)
+    await behind.until_put(2)
     behind.takes = True
-    await behind.until_kept(3)
+    await behind.until_put(3)
 
     assert await behind.by_id(b"k", bytes([1]) * 16) is not None
     await backed.aclose()
 
 
-async def test_at_the_end_nothing_is_offered_any_more(store, clock):
+async def test_closing_cancels_retries(store, clock):
     behind = CountingStore(LocalTimelineStore(50.0, clock), takes=False)
     backed = TieredTimelineStore(behind, store)
     await backed.put(b"k", a_list(1))

@@ -80,7 +80,7 @@ growing = st.lists(
 
 
 @given(lists, growing)
-def test_pages_are_the_list_less_what_is_hidden_when_its_turn_comes(post_ids, pages):
+def test_pages_are_the_timeline_without_the_posts_hidden_when_each_page_is_cut(post_ids, pages):
     shown = scroll(post_ids, pages)
     assert shown == walk(post_ids, pages)
     flat = [post for page in shown for post in page]
@@ -113,7 +113,7 @@ def test_a_page_that_is_full_looks_on_for_whether_it_is_the_last():
         assert page.next_offset == next_offset
 
 
-def test_a_list_of_nothing_and_an_offset_at_its_end_are_empty_last_pages():
+def test_an_empty_timeline_and_an_offset_at_the_end_are_empty_last_pages():
     for post_ids, offset in ((ids(), 0), (ids(1, 2), 2), (ids(1, 2), 9)):
         page = paginate(post_ids, offset, 5, everything)
         assert page.positions.tolist() == []
@@ -122,7 +122,7 @@ def test_a_list_of_nothing_and_an_offset_at_its_end_are_empty_last_pages():
 
 
 @given(st.data())
-def test_nobody_scrolls_into_what_was_blocked_deleted_or_seen_meanwhile(data):
+def test_posts_that_are_hidden_during_a_scroll_are_not_shown_later_in_it(data):
     world = {post: {"author": 100 + post % 6, "age": post} for post in range(60)}
     listed = np.array(data.draw(st.permutations(range(60))))
     blocked, deleted, gone, seen = set(), set(), set(), set()
@@ -156,17 +156,17 @@ def test_nobody_scrolls_into_what_was_blocked_deleted_or_seen_meanwhile(data):
     assert len(shown) == len(set(shown))
 
 
-def test_newer_posts_are_merged_by_score_and_tie_as_the_newer_ones_they_are():
+def test_newer_posts_are_merged_by_score_and_win_ties():
     order = merge_order(np.array([0.9, 0.5, 0.1], np.float32), np.array([0.95, 0.5, 0.2, 0.0], np.float32))
     assert order.tolist() == [3, 0, 4, 1, 5, 2, 6]
 
 
-def test_a_post_that_exploration_put_ahead_lets_no_more_newer_posts_by():
+def test_an_explored_post_lets_no_more_newer_posts_pass():
     scores = np.array([0.9, 0.1, 0.8, 0.2], np.float32)
     assert merge_order(scores, np.array([0.85, 0.5], np.float32)).tolist() == [0, 4, 1, 2, 5, 3]
 
 
-def test_newer_posts_keep_their_order_where_exploration_made_it():
+def test_newer_posts_keep_an_order_with_exploration():
     order = merge_order(np.array([0.9, 0.5, 0.1], np.float32), np.array([0.3, 0.7], np.float32))
     assert order.tolist() == [0, 1, 3, 4, 2]
 
@@ -188,7 +188,7 @@ def test_merging_keeps_both_orders(scores, newer):
     st.integers(1, 15),
     st.sets(st.integers(0, 129), max_size=60),
 )
-def test_a_scroll_that_began_with_newer_posts_shows_all_of_the_list_once(scores, newer, size, hidden):
+def test_a_scroll_that_began_with_newer_posts_shows_all_of_the_timeline_once(scores, newer, size, hidden):
     listed, newer = posts(0, *sorted(scores, reverse=True)), posts(100, *sorted(newer, reverse=True))
     both = np.concatenate((listed.post_ids, newer.post_ids))
     first = paginate_merged(listed, newer, size, hiding(hidden))

@@ -1,4 +1,4 @@
-"""Re-ranking: the formulas, held against taking posts one by one."""
+"""Re-ranking, compared with a plain implementation that selects posts one by one."""
 
 import math
 
@@ -61,7 +61,7 @@ def test_equal_scores_put_the_newer_first_then_the_larger_id():
     assert order.tolist() == [2, 3, 1]
 
 
-def test_the_best_so_many_are_kept():
+def test_the_best_posts_up_to_the_limit_are_kept():
     catalog = snapshot({post: {"author": post} for post in range(10)})
     relevance = np.linspace(0.1, 0.9, 10, dtype=np.float32)
     for settings in ({"author_discount": 0.5}, {"exploration_share": 0.5}):
@@ -202,7 +202,7 @@ def test_a_listed_post_that_the_catalog_no_longer_knows_has_its_score_as_relevan
     assert terms.values[1].tolist() == pytest.approx([0.3, 0.5, 0, 0])
 
 
-def test_posts_that_hold_places_for_exploration_are_told_from_others():
+def test_explored_posts_are_marked():
     # Places 1 and 3 are for exploration; 2 was there ahead of better ones, and has been liked since.
     catalog = snapshot({1: {"likes": 9}, 2: {"likes": 9}, 3: {"likes": 9}, 4: {"likes": 0}, 5: {"likes": 0}})
     listed = np.array([1, 2, 3, 4, 5]), floats(0.9, 0.2, 0.8, 0.7, 0.1)

@@ -1,4 +1,4 @@
-"""When lists are renewed."""
+"""The freshness of ranked timelines."""
 
 import math
 from dataclasses import replace
@@ -26,11 +26,11 @@ LIST = RankedTimeline(
         (1900.0, Freshness.EXPIRED),
     ],
 )
-def test_a_list_is_fresh_then_stale_then_of_no_more_use(now, expected):
+def test_a_timeline_is_fresh_then_stale_then_expired(now, expected):
     assert freshness(LIST, now, stale_ttl=600.0, beta=1.0, draw=0.5) is expected
 
 
-def test_a_list_that_was_costly_is_renewed_earlier():
+def test_a_costly_timeline_is_refreshed_earlier():
     now, draw = 1299.0, math.exp(-2)  # two costs early
 
     assert freshness(replace(LIST, cost=0.4), now, 600.0, 1.0, draw) is Freshness.FRESH
@@ -39,5 +39,5 @@ def test_a_list_that_was_costly_is_renewed_earlier():
 
 
 @given(draw=st.floats(min_value=0, max_value=1, exclude_min=True), cost=st.floats(0, 100))
-def test_without_eagerness_nothing_is_renewed_early(draw, cost):
+def test_with_a_beta_of_zero_nothing_is_refreshed_early(draw, cost):
     assert freshness(replace(LIST, cost=cost), 1299.9, 600.0, 0.0, draw) is Freshness.FRESH

@@ -1,4 +1,4 @@
-"""Timelines: where a page's list comes from, what is on it, and what a token leads to."""
+"""Pages of timelines: where they come from, what they hold, and where page tokens lead."""
 
 import asyncio
 from dataclasses import replace
@@ -34,14 +34,14 @@ async def test_a_first_page_is_computed_once_and_then_found(world):
 
 
 async def test_many_who_miss_at_once_share_one_computation(world):
-    world.model.admission = asyncio.Event()
+    world.model.gate = asyncio.Event()
     pages = [asyncio.create_task(world.page()) for _ in range(500)]
     await world.model.called.wait()
-    world.model.admission.set()
+    world.model.gate.set()
 
     assert {tuple(page.post_ids.tolist()) for page in await asyncio.gather(*pages)} == {tuple(ALL[:10])}
     assert world.model.calls == 1
-    assert len(world.store.made_latest) == 1
+    assert len(world.store.put_as_latest) == 1
 
 
 async def test_a_cold_user_gets_the_heuristic_which_is_not_degraded_and_is_kept(world):
@@ -53,7 +53,7 @@ async def test_a_cold_user_gets_the_heuristic_which_is_not_degraded_and_is_kept(
     assert second.cache is CacheStatus.HIT
 
 
-async def test_a_list_of_another_model_is_a_miss_but_its_tokens_go_on(world):
+async def test_a_timeline_of_another_model_is_a_miss_but_its_tokens_go_on(world):
     before = await world.page()
     world.state.activate({post: -logit for post, logit in LOGITS.items()}, "v2")
 
@@ -65,21 +65,21 @@ async def test_a_list_of_another_model_is_a_miss_but_its_tokens_go_on(world):
     assert (rest.post_ids.tolist(), rest.model_version) == (ALL[10:20], "v1")
 
 
-async def test_a_cold_users_list_is_a_miss_once_a_model_knows_them(world):
+async def test_a_cold_users_timeline_is_a_miss_once_a_model_knows_them(world):
     await world.page(COLD)
     world.state.activate(LOGITS, "v2").user_row = lambda user_id: 1
 
     assert (await world.page(COLD)).ranker is RankerName.NEUCF
 
 
-async def test_a_stale_list_is_served_while_one_renewal_runs(world):
+async def test_a_stale_timeline_is_served_while_one_refresh_runs(world):
     await world.page()
     world.clock.now += world.settings.ttl * 1.1
-    world.model.admission = asyncio.Event()
+    world.model.gate = asyncio.Event()
 
     stale = [await world.page() for _ in range(3)]
-    world.model.admission.set()
-    await world.store.until_made(2)
+    world.model.gate.set()
+    await world.store.until_latest(2)
 
     assert [page.cache for page in stale] == [CacheStatus.STALE] * 3
     assert world.refreshes.why == ["stale"]
@@ -89,25 +89,25 @@ async def test_a_stale_list_is_served_while_one_renewal_runs(world):
     assert (await world.page()).cache is CacheStatus.HIT
 
 
-async def test_a_list_is_renewed_early_by_chance():
+async def test_a_timeline_is_refreshed_early_by_chance():
     world = World(early_refresh=1e30)  # so eager that chance does not matter
     await world.page()
     world.clock.now += 1
 
     assert (await world.page()).cache is CacheStatus.HIT
-    await world.store.until_made(2)
+    await world.store.until_latest(2)
     assert world.refreshes.why == ["early"]
     assert world.model.calls == 2
 
 
-async def test_a_list_that_is_too_old_is_a_miss(world):
+async def test_a_timeline_that_is_too_old_is_a_miss(world):
     await world.page()
     world.clock.now += world.settings.ttl * 1.1 + world.settings.stale_ttl
 
     assert (await world.page()).cache is CacheStatus.MISS
 
 
-async def test_a_list_from_the_future_is_a_miss_once_the_clock_is_right(world):
+async def test_a_timeline_from_the_future_is_a_miss_once_the_clock_is_right(world):
     now = world.clock.now
     world.clock.now = now + 40 * 86_400
     assert (await world.page()).post_ids.tolist() == []  # all posts are too old
@@ -127,7 +127,7 @@ async def test_a_scroll_that_began_in_the_future_starts_over(world):
         await world.page(page_token=first.next_page_token)
 
 
-async def test_hosts_whose_clocks_differ_a_little_share_lists(world):
+async def test_hosts_whose_clocks_differ_a_little_share_timelines(world):
     first = await world.page()
     world.clock.now -= 30
 
@@ -143,7 +143,7 @@ async def test_a_clock_beyond_what_a_token_can_say_is_no_error(world):
         await world.page(size=1, page_token=first.next_page_token)
 
 
-async def test_a_list_whose_token_is_new_may_still_be_on_its_way_from_another_process(world):
+async def test_a_timeline_whose_token_is_new_may_still_be_on_its_way_from_another_process(world):
     first = await world.page()
     now = asyncio.get_running_loop().time()
     await world.page(page_token=first.next_page_token)
@@ -153,7 +153,7 @@ async def test_a_list_whose_token_is_new_may_still_be_on_its_way_from_another_pr
     assert world.store.written_by <= asyncio.get_running_loop().time()
 
 
-async def test_a_list_is_not_waited_for_longer_where_the_tokens_clock_was_ahead(world):
+async def test_a_timeline_is_not_waited_for_longer_where_the_tokens_clock_was_ahead(world):
     first = await world.page()
     world.clock.now -= 50
     await world.page(page_token=first.next_page_token, timeout=3600.0)
@@ -162,7 +162,7 @@ async def test_a_list_is_not_waited_for_longer_where_the_tokens_clock_was_ahead(
     assert world.store.answer_by < now + 10
 
 
-async def test_each_refresh_makes_a_list_of_its_own_time(world):
+async def test_each_refresh_makes_a_timeline_of_its_own_time(world):
     await world.page(cache_policy=CachePolicy.REFRESH)
     world.model.logits = {post: -logit for post, logit in LOGITS.items()}
 
@@ -180,12 +180,12 @@ async def test_refresh_computes_and_keeps_and_bypass_keeps_for_its_own_tokens_on
 
     assert refreshed.cache is private.cache is CacheStatus.BYPASS
     assert world.model.calls == 3
-    assert [len(world.store.made_latest), len(world.store.kept)] == [2, 1]
+    assert [len(world.store.put_as_latest), len(world.store.kept)] == [2, 1]
     rest = await world.page(page_token=private.next_page_token)
     assert rest.post_ids.tolist() == ALL[10:20]
 
 
-async def test_the_heuristic_stands_in_for_a_model_that_fails_and_the_list_is_nobodys_latest(world):
+async def test_the_heuristic_is_the_fallback_of_a_failed_model_and_its_timeline_is_never_the_latest(world):
     world.model.failure = Overloaded()
 
     page = await world.page()
@@ -197,7 +197,7 @@ async def test_the_heuristic_stands_in_for_a_model_that_fails_and_the_list_is_no
     assert (await world.page()).ranker is RankerName.NEUCF
 
 
-async def test_without_a_model_any_list_is_better_than_the_heuristic(world):
+async def test_without_a_model_a_stored_timeline_is_served(world):
     await world.page()
     world.state.active = None
 
@@ -205,23 +205,23 @@ async def test_without_a_model_any_list_is_better_than_the_heuristic(world):
 
 
 async def test_without_time_for_the_model_the_heuristic_answers(world):
-    world.model.admission = asyncio.Event()  # never
+    world.model.gate = asyncio.Event()  # never
 
-    page = await world.hasty_page()
+    page = await world.page_in_a_hurry()
 
     assert page.degraded_reason is DegradedReason.DEADLINE
-    await world.store.until_kept(1)
+    await world.store.until_put(1)
     rest = await world.page(page_token=page.next_page_token)
     assert not set(rest.post_ids.tolist()) & set(page.post_ids.tolist())
     with pytest.raises(DeadlineExpired):
         await world.page(timeout=-1.0)
 
 
-async def test_who_waits_longer_gets_the_list_that_another_had_no_time_for(world):
-    world.model.admission = asyncio.Event()
+async def test_a_caller_with_more_time_gets_the_timeline_that_another_had_no_time_for(world):
+    world.model.gate = asyncio.Event()
     patient = asyncio.create_task(world.page())
-    hasty = await world.hasty_page()
-    world.model.admission.set()
+    hasty = await world.page_in_a_hurry()
+    world.model.gate.set()
 
     assert hasty.degraded_reason is DegradedReason.DEADLINE
     assert (await patient).ranker is RankerName.NEUCF
@@ -256,7 +256,7 @@ async def test_seen_posts_are_shown_if_asked_for(world):
     assert (await world.page(include_seen=True)).post_ids[0] == 1
 
 
-async def test_posts_newer_than_the_list_are_merged_into_its_first_page_and_never_repeated(world):
+async def test_posts_newer_than_the_timeline_are_merged_into_its_first_page_and_never_repeated(world):
     await world.page()
     world.add({100: {"age": -1.0}, 101: {"age": -2.0}, 102: {"age": -3.0, "author": USER}})
     world.clock.now += 10
@@ -272,7 +272,7 @@ async def test_posts_newer_than_the_list_are_merged_into_its_first_page_and_neve
     assert (await world.page()).post_ids.tolist() == ALL[:10]
 
 
-async def test_a_list_that_was_lost_is_gone(world):
+async def test_a_lost_timeline_is_gone(world):
     page = await world.page()
     world.store.store = LocalTimelineStore(2400.0, world.clock)
 
@@ -323,7 +323,7 @@ async def test_re_ranked_pages_are_explained_twice():
         )
 
 
-async def test_a_list_whose_model_has_left_is_served_without_terms(world):
+async def test_a_timeline_whose_model_has_left_is_served_without_terms(world):
     first = await world.page()
     world.state.activate(LOGITS, "v2")
     world.state.resident = {"v2": world.state.active}
@@ -334,7 +334,7 @@ async def test_a_list_whose_model_has_left_is_served_without_terms(world):
     assert page.explained is None
 
 
-async def test_it_says_why_posts_are_not_in_the_timeline():
+async def test_drop_reasons_explain_missing_posts():
     world = World(max_posts=20)
     posts = {**POSTS, 2: {**POSTS[2], "deleted": 1}, 99: {"age": 40 * 86400.0}}
     world.state.snapshot = snapshot(posts, seen=[(USER, 1)])
@@ -350,39 +350,39 @@ async def test_it_says_why_posts_are_not_in_the_timeline():
     }
 
 
-async def test_more_newer_posts_than_fit_on_a_page_have_the_list_renewed(world):
+async def test_more_newer_posts_than_fit_on_a_page_have_the_timeline_refreshed(world):
     await world.page()
     newer = {100 + n: {"age": -1.0 - n} for n in range(25)}
     world.add(newer)
     world.model.logits = {**LOGITS, **dict.fromkeys(newer, 5.0)}
 
     first = await world.page()
-    await world.store.until_made(2)
+    await world.store.until_latest(2)
 
     assert set(first.post_ids.tolist()) < set(newer)
     assert world.refreshes.why == ["newer"]
     assert set(newer) < set(await world.all_pages())
 
 
-async def test_a_list_made_before_a_restart_is_renewed_as_it_may_lack_what_became_visible_late(world):
+async def test_a_timeline_built_before_a_restart_is_refreshed_since_it_may_lack_late_posts(world):
     first = await world.page()
     world.model.logits = {**LOGITS, 100: 5.0}
     loaded = snapshot({**POSTS, 100: {"age": 3600.0}})
     world.state.snapshot = replace(loaded, arrived_at=np.full(len(loaded), NOW + 10), read_at=NOW + 10)
 
     again = await world.page()
-    await world.store.until_made(2)
+    await world.store.until_latest(2)
 
     assert (again.cache, again.post_ids.tolist()) == (CacheStatus.HIT, first.post_ids.tolist())
     assert (await world.page()).post_ids[0] == 100
     assert world.refreshes.why == ["restart"]
 
 
-async def test_a_newer_post_of_which_the_model_knows_nothing_waits_for_the_next_list(world):
+async def test_a_newer_post_of_which_the_model_knows_nothing_waits_for_the_next_timeline(world):
     await world.page()
     world.add({100: {"age": -1.0}})
     world.model.logits = {**LOGITS, 100: 9.0}  # what the network makes of row 0 means nothing
-    world.model.uninformed = {100}
+    world.model.featureless = {100}
 
     assert 100 not in (await world.page()).post_ids
     assert 100 in (await world.page(cache_policy=CachePolicy.REFRESH, size=100)).post_ids
@@ -412,30 +412,30 @@ async def test_a_newer_post_that_does_not_make_it_to_the_first_page_is_outranked
 
 
 @pytest.mark.parametrize("failure", [None, Overloaded()])
-async def test_a_block_that_is_heard_while_newer_posts_are_scored_is_heeded(world, failure):
+async def test_a_block_that_arrives_while_newer_posts_are_scored_takes_effect(world, failure):
     await world.page()
     world.add({100: {"age": -1.0}})
-    world.model.admission = asyncio.Event()
+    world.model.gate = asyncio.Event()
     world.model.called.clear()
     page = asyncio.create_task(world.page())
     await world.model.called.wait()
 
     world.add({100: {"age": -1.0}}, blocks=[(1001, USER)])
     world.model.failure = failure
-    world.model.admission.set()
+    world.model.gate.set()
 
     assert all(post % 2 == 0 for post in (await page).post_ids.tolist())
 
 
-async def test_a_block_that_is_heard_while_a_page_is_explained_is_heeded(world):
+async def test_a_block_that_arrives_while_a_page_is_explained_takes_effect(world):
     await world.page()
-    world.model.admission = asyncio.Event()
+    world.model.gate = asyncio.Event()
     world.model.called.clear()
     explained = asyncio.create_task(world.page(explain=True))
     await world.model.called.wait()
 
     world.state.snapshot = snapshot(POSTS, blocks=[(1001, USER)])
-    world.model.admission.set()
+    world.model.gate.set()
     page = await explained
 
     assert page.post_ids.tolist() == [2, 4, 6, 8, 10]
@@ -446,9 +446,9 @@ async def test_a_block_that_is_heard_while_a_page_is_explained_is_heeded(world):
 
 async def test_explaining_does_not_outlast_the_deadline(world):
     await world.page()
-    world.model.admission = asyncio.Event()  # never
+    world.model.gate = asyncio.Event()  # never
 
-    page = await world.hasty_page(explain=True)
+    page = await world.page_in_a_hurry(explain=True)
 
     assert page.post_ids.tolist() == ALL[:10]
     assert page.explained is None
@@ -456,7 +456,7 @@ async def test_explaining_does_not_outlast_the_deadline(world):
 
 async def test_scores_that_rounding_made_certain_are_explained(world):
     world.model.logits = dict.fromkeys(POSTS, 40.0)
-    world.model.uninformed = {1}
+    world.model.featureless = {1}
 
     page = await world.page(explain=True)
 

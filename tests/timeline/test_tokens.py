@@ -1,4 +1,4 @@
-"""Page tokens: what was given out is read back, and nothing else is."""
+"""Page tokens: signed tokens are read back, all others are refused."""
 
 import math
 import string
@@ -36,7 +36,7 @@ def refused(text: str, user_id: int = 7, include_seen: bool = False) -> str:
 
 
 @given(tokens)
-def test_what_was_signed_is_read_back(token):
+def test_a_signed_token_is_read_back(token):
     text = SIGNER.sign(token)
     assert SIGNER.read(text, token.user_id, token.include_seen, NOW) == token
     assert TokenSigner(KEY).read(text, token.user_id, token.include_seen, NOW) == token

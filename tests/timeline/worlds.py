@@ -1,4 +1,4 @@
-"""A small world around Timelines: thirty posts, a model that knows users below 100, fakes at the edges."""
+"""Timelines with fakes around them: thirty posts, a model that knows users below 100."""
 
 import asyncio
 from dataclasses import replace
@@ -22,7 +22,7 @@ from animora_server.timeline import (
 from animora_server.types import GenerationPosts, TimelineQuery
 from tests.hurry import hurried
 from tests.ranker.catalogs import NOW, snapshot
-from tests.timeline.fakes import Clock, CountingStore, FakePin, Refreshes
+from tests.timeline.fakes import Clock, CountingStore, FakeServingState, Refreshes
 
 USER, COLD = 7, 500
 HOUR = 3600.0
@@ -38,7 +38,7 @@ class World:
     def __init__(self, **settings):
         self.settings = TimelineSettings(**{"early_refresh": 0.0, **settings})
         self.clock = Clock()
-        self.state = FakePin(snapshot(POSTS))
+        self.state = FakeServingState(snapshot(POSTS))
         self.model = self.state.activate(LOGITS)
         self.store = CountingStore(LocalTimelineStore(2400.0, self.clock))
         self.refreshes = Refreshes()
@@ -49,10 +49,10 @@ class World:
         self.builder = TimelineBuilder(self.store, ranker, self.admission, self.refreshes, self.clock)
         late = LatePosts(lambda: self.generation_posts, self.settings)
         # A fake store may hang.
-        lists = TimelineResolver(self.store, self.builder, late, self.settings, 10.0, self.clock)
+        resolver = TimelineResolver(self.store, self.builder, late, self.settings, 10.0, self.clock)
         self.timelines = Timelines(
             self.state,
-            lists,
+            resolver,
             ranker,
             TimelineExplainer(heuristic, ranker.reranking),
             PagePolicy(self.settings, "digest", TokenSigner(b"k" * 16), 600.0),
@@ -65,8 +65,8 @@ class World:
         query = {"reserve": timeout / 2, "size": 10, **query}
         return await self.timelines.page(TimelineQuery(user_id, query.pop("size"), deadline, **query))
 
-    async def hasty_page(self, **query):
-        """A page asked for with too little time for a model that does not answer."""
+    async def page_in_a_hurry(self, **query):
+        """A page with too little time for a model that does not answer."""
         return await hurried(lambda timeout: self.page(timeout=timeout, **query))
 
     async def all_pages(self, **query):
@@ -78,7 +78,7 @@ class World:
         return posts
 
     def add(self, newer: dict[int, dict[str, float]], **more) -> None:
-        """Has posts arrive ten seconds after NOW; the rest is as for `snapshot`."""
+        """Adds posts that arrive ten seconds after NOW; other arguments are as for `snapshot`."""
         later = snapshot({**POSTS, **newer}, **more)
         arrived_at = np.where(np.isin(later.post_ids, list(newer)), NOW + 10, NOW)
         self.state.snapshot = replace(later, arrived_at=arrived_at, read_at=NOW + 10)
