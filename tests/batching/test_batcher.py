@@ -10,7 +10,7 @@ from animora_server.errors import DeadlineUnreachable, DeviceFault, OutOfDeviceM
 from tests.limits import HANG_TIMEOUT
 
 
-class Recorder:
+class RecordingDevice:
     """A device that waits for its gate, records its batches, and fails for chosen work."""
 
     def __init__(self):
@@ -53,8 +53,8 @@ class Observations:
 
 
 @pytest.fixture
-def device() -> Recorder:
-    return Recorder()
+def device() -> RecordingDevice:
+    return RecordingDevice()
 
 
 @pytest.fixture

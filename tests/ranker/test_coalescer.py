@@ -7,7 +7,7 @@ from collections.abc import Callable
 from animora_server.ranker.coalescer import IDLE_TURNS, MAX_DELAY, MAX_ITEMS, RequestCoalescer
 
 
-class Recorder:
+class FlushRecorder:
     """Records the items of each flush."""
 
     def __init__(self) -> None:
@@ -26,13 +26,13 @@ async def turns_until(condition: Callable[[], object]) -> int:
 
 
 async def test_a_lone_request_waits_for_some_idle_turns():
-    seen = Recorder()
+    seen = FlushRecorder()
     RequestCoalescer(seen).add(1)
     assert IDLE_TURNS <= await turns_until(lambda: seen.flushes) <= IDLE_TURNS + 2
 
 
 async def test_requests_that_arrive_a_few_turns_apart_are_coalesced_in_order():
-    seen = Recorder()
+    seen = FlushRecorder()
     coalescer = RequestCoalescer(seen)
     for item in range(5):
         coalescer.add(item)
@@ -44,7 +44,7 @@ async def test_requests_that_arrive_a_few_turns_apart_are_coalesced_in_order():
 
 
 async def test_a_full_batch_is_flushed_at_once():
-    seen = Recorder()
+    seen = FlushRecorder()
     coalescer = RequestCoalescer(seen)
     for item in range(MAX_ITEMS):
         coalescer.add(item)
@@ -52,13 +52,13 @@ async def test_a_full_batch_is_flushed_at_once():
 
 
 async def test_the_delay_is_bounded_where_turns_take_long():
-    seen, seconds = Recorder(), itertools.count(0.0, MAX_DELAY / 2)
+    seen, seconds = FlushRecorder(), itertools.count(0.0, MAX_DELAY / 2)
     RequestCoalescer(seen, lambda: next(seconds)).add(1)
     assert await turns_until(lambda: seen.flushes) <= 4
 
 
 async def test_a_request_after_a_flush_waits_for_idle_turns_again():
-    seen = Recorder()
+    seen = FlushRecorder()
     coalescer = RequestCoalescer(seen)
     coalescer.add(1)
     await turns_until(lambda: seen.flushes)

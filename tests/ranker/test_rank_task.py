@@ -18,7 +18,7 @@ from animora_server.ranker.rank_task import (
 )
 from animora_server.types import RankQuery
 from tests.ranker.catalogs import snapshot
-from tests.ranker.test_ranker import FakeModel, FakeState
+from tests.ranker.test_ranker import FakeState, RowScoresModel
 
 
 def task(deadline: float = 0.0, candidates: int = 1, version: str = "") -> RankTask:
@@ -27,7 +27,7 @@ def task(deadline: float = 0.0, candidates: int = 1, version: str = "") -> RankT
 
 
 def batch_of(tasks: list[RankTask]) -> ScoringBatch:
-    catalog, model = snapshot({0: {}}), FakeModel([0.0])
+    catalog, model = snapshot({0: {}}), RowScoresModel([0.0])
     candidates = filter_candidates(catalog, [task.query for task in tasks])
     return ScoringBatch(tasks, FakeState(catalog, model), candidates, model, np.ones(len(tasks), np.int64))
 

@@ -42,7 +42,7 @@ from tests.ranker.catalogs import NOW, snapshot
 
 
 @dataclass
-class FakeModel:
+class RowScoresModel:
     """Scores each catalog row with a given logit; knows users below 100.
 
     The terms of a score add up to `explained` times the logit. Work with a `poisoned` user raises IndexError.
@@ -126,8 +126,8 @@ class FakeModel:
 @dataclass
 class FakeState:
     snapshot: CatalogSnapshot
-    active: FakeModel | None = None
-    resident: Mapping[str, FakeModel] = field(default_factory=dict)
+    active: RowScoresModel | None = None
+    resident: Mapping[str, RowScoresModel] = field(default_factory=dict)
 
     def current(self):
         return self
@@ -214,7 +214,7 @@ THREE = {10: {"likes": 1}, 20: {"likes": 5}, 30: {"likes": 9}}
 
 
 async def test_a_known_user_is_ranked_by_the_model_best_first():
-    model = FakeModel([0.0, 2.0, 1.0])
+    model = RowScoresModel([0.0, 2.0, 1.0])
     ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30)
     assert ranking.post_ids.tolist() == [20, 30, 10]
     assert ranking.scores.tolist() == pytest.approx([0.880797, 0.731059, 0.5], abs=1e-6)
@@ -226,18 +226,18 @@ async def test_a_known_user_is_ranked_by_the_model_best_first():
 
 async def test_ties_go_to_the_newer_post_then_to_the_larger_id():
     posts = {1: {"age": 50}, 2: {"age": 50}, 3: {"age": 10}}
-    ranking = await rank(FakeState(snapshot(posts), FakeModel([1.0, 1.0, 1.0])), 1, 2, 3)
+    ranking = await rank(FakeState(snapshot(posts), RowScoresModel([1.0, 1.0, 1.0])), 1, 2, 3)
     assert ranking.post_ids.tolist() == [3, 2, 1]
 
 
 async def test_a_limit_returns_the_best_and_does_not_change_the_drop_counts():
-    ranking = await rank(FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])), 10, 20, 30, 99, limit=2)
+    ranking = await rank(FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])), 10, 20, 30, 99, limit=2)
     assert ranking.post_ids.tolist() == [20, 30]
     assert sum(ranking.dropped.values()) == 1
 
 
 async def test_a_cold_user_is_ranked_by_the_heuristic_without_a_degraded_reason():
-    ranking = await rank(FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])), 10, 20, 30, user=500)
+    ranking = await rank(FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])), 10, 20, 30, user=500)
     assert ranking.post_ids.tolist() == [30, 20, 10]
     assert ranking.scores.tolist()[0] == pytest.approx(1.0)
     assert ranking.ranker is RankerName.HEURISTIC
@@ -261,7 +261,7 @@ async def test_without_a_model_the_heuristic_answers_with_a_degraded_reason():
 )
 async def test_a_failing_model_falls_back_to_the_heuristic_with_the_reason(failure, reason):
     cache = FakeCache()
-    model = FakeModel([0.0, 2.0, 1.0], failure=failure)
+    model = RowScoresModel([0.0, 2.0, 1.0], failure=failure)
     ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30, cache=cache)
     assert ranking.post_ids.tolist() == [30, 20, 10]
     assert ranking.degraded_reason is reason
@@ -271,31 +271,33 @@ async def test_a_failing_model_falls_back_to_the_heuristic_with_the_reason(failu
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 async def test_scores_that_are_not_finite_are_never_returned_or_stored(value):
     cache = FakeCache()
-    ranking = await rank(FakeState(snapshot(THREE), FakeModel([0.0, value, 1.0])), 10, 20, 30, cache=cache)
+    ranking = await rank(
+        FakeState(snapshot(THREE), RowScoresModel([0.0, value, 1.0])), 10, 20, 30, cache=cache
+    )
     assert ranking.degraded_reason is DegradedReason.INVALID_SCORES
     assert cache.stored == {}
 
 
 async def test_a_bug_in_the_model_is_not_hidden_behind_the_heuristic():
     with pytest.raises(IndexError):
-        await rank(FakeState(snapshot(THREE), FakeModel([])), 10)
+        await rank(FakeState(snapshot(THREE), RowScoresModel([])), 10)
 
 
 async def test_a_slow_model_falls_back_to_the_heuristic_before_the_deadline():
-    model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
+    model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
     ranking = await hurried(lambda timeout: rank(FakeState(snapshot(THREE), model), 10, timeout=timeout))
     assert ranking.degraded_reason is DegradedReason.DEADLINE
 
 
 async def test_the_model_has_the_time_without_the_reserve():
-    model = FakeModel([0.0, 2.0, 1.0])
+    model = RowScoresModel([0.0, 2.0, 1.0])
     request = query(timeout=60, reserve=50)
     await ranker_over(FakeState(snapshot(THREE), model)).rank(request)
     assert model.deadlines == [request.deadline - 50]
 
 
 async def test_a_late_batch_falls_back_without_a_retry():
-    model = FakeModel([0.0, 2.0, 1.0], failure=DeadlineUnreachable())
+    model = RowScoresModel([0.0, 2.0, 1.0], failure=DeadlineUnreachable())
     ranker = ranker_over(FakeState(snapshot(THREE), model))
     rankings = await ranker.rank_all([query(timeout=60, reserve=61)] * 3)
     assert [each.degraded_reason for each in rankings_of(rankings)] == 3 * [DegradedReason.DEADLINE]
@@ -305,13 +307,13 @@ async def test_a_late_batch_falls_back_without_a_retry():
 async def test_an_expired_deadline_is_an_error():
     with pytest.raises(DeadlineExpired):
         await rank(
-            FakeState(snapshot(THREE), FakeModel([0.0], failure=DeadlineUnreachable())), 10, timeout=-1
+            FakeState(snapshot(THREE), RowScoresModel([0.0], failure=DeadlineUnreachable())), 10, timeout=-1
         )
 
 
 async def test_a_query_may_name_a_loaded_version():
-    old = FakeModel([3.0, 2.0, 1.0], version="old")
-    state = FakeState(snapshot(THREE), FakeModel([1.0, 2.0, 3.0]), {"old": old})
+    old = RowScoresModel([3.0, 2.0, 1.0], version="old")
+    state = FakeState(snapshot(THREE), RowScoresModel([1.0, 2.0, 3.0]), {"old": old})
     ranking = await rank(state, 10, 20, 30, model_version="old")
     assert ranking.post_ids.tolist() == [10, 20, 30]
     assert ranking.model_version == "old"
@@ -320,7 +322,7 @@ async def test_a_query_may_name_a_loaded_version():
 
 
 async def test_posts_without_features_get_the_users_median():
-    model = FakeModel([9.0, 2.0, 1.0], featureless={0})
+    model = RowScoresModel([9.0, 2.0, 1.0], featureless={0})
     ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30)
     assert ranking.post_ids.tolist() == [20, 10, 30]
     assert ranking.scores.tolist()[1] == pytest.approx(1 / (1 + np.exp(-1.5)), abs=1e-6)
@@ -334,7 +336,7 @@ async def test_ranking_is_unavailable_without_a_catalog_or_with_old_blocks():
 
 
 async def test_the_same_candidates_hit_the_cache_in_any_order_and_with_any_limit():
-    cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0])
+    cache, model = FakeCache(), RowScoresModel([0.0, 2.0, 1.0])
     state = FakeState(snapshot(THREE), model)
     first = await rank(state, 10, 20, 30, cache=cache)
     second = await rank(state, 30, 10, 20, 20, limit=1, cache=cache)
@@ -345,7 +347,7 @@ async def test_the_same_candidates_hit_the_cache_in_any_order_and_with_any_limit
 
 
 async def test_filters_run_after_the_cache():
-    cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0])
+    cache, model = FakeCache(), RowScoresModel([0.0, 2.0, 1.0])
     await rank(FakeState(snapshot(THREE), model), 10, 20, 30, cache=cache)
     blocked = snapshot({10: {}, 20: {"author": 50}, 30: {"deleted": 1}}, blocks=[(50, 7)])
     ranking = await rank(FakeState(blocked, model), 10, 20, 30, cache=cache)
@@ -354,14 +356,14 @@ async def test_filters_run_after_the_cache():
 
 
 async def test_an_edited_post_misses():
-    cache, model = FakeCache(), FakeModel([0.0])
+    cache, model = FakeCache(), RowScoresModel([0.0])
     await rank(FakeState(snapshot({10: {"fingerprint": 1}}), model), 10, cache=cache)
     ranking = await rank(FakeState(snapshot({10: {"fingerprint": 2}}), model), 10, cache=cache)
     assert ranking.cache is CacheStatus.MISS
 
 
 async def test_refresh_writes_without_reading_and_bypass_does_neither():
-    cache, state = FakeCache(), FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    cache, state = FakeCache(), FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     bypassed = await rank(state, 10, cache=cache, cache_policy=CachePolicy.BYPASS)
     assert (bypassed.cache, cache.reads, len(cache.stored)) == (CacheStatus.BYPASS, 0, 0)
     refreshed = await rank(state, 10, cache=cache, cache_policy=CachePolicy.REFRESH)
@@ -369,7 +371,7 @@ async def test_refresh_writes_without_reading_and_bypass_does_neither():
 
 
 async def test_a_cached_value_that_is_not_finite_is_a_miss():
-    cache, state = FakeCache(), FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    cache, state = FakeCache(), FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     await rank(state, 10, 20, cache=cache)
     cache.stored = {stored: np.full_like(value, np.nan) for stored, value in cache.stored.items()}
     ranking = await rank(state, 10, 20, cache=cache)
@@ -377,7 +379,7 @@ async def test_a_cached_value_that_is_not_finite_is_a_miss():
 
 
 async def test_in_a_batch_only_the_values_that_are_not_finite_are_misses():
-    cache, state = FakeCache(), FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    cache, state = FakeCache(), FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     ranker = ranker_over(state, cache)
     queries = [query(posts=posts) for posts in ((10, 20), (20, 30), (10, 30))]
     await ranker.rank_all(queries)
@@ -389,7 +391,7 @@ async def test_in_a_batch_only_the_values_that_are_not_finite_are_misses():
 
 
 async def test_each_query_of_a_batch_has_its_own_cache_policy():
-    cache, model = FakeCache(), FakeModel([0.0, 2.0, 1.0])
+    cache, model = FakeCache(), RowScoresModel([0.0, 2.0, 1.0])
     ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
     policies = (CachePolicy.DEFAULT, CachePolicy.BYPASS, CachePolicy.REFRESH, CachePolicy.DEFAULT)
     posts = ((10, 20), (20, 30), (10, 30), (99,))
@@ -403,7 +405,7 @@ async def test_each_query_of_a_batch_has_its_own_cache_policy():
 
 async def test_callers_that_miss_the_same_key_share_one_computation():
     cache, gate = FakeCache(), asyncio.Event()
-    model = FakeModel([0.0, 2.0, 1.0], gate=gate)
+    model = RowScoresModel([0.0, 2.0, 1.0], gate=gate)
     ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
     deadline = asyncio.get_running_loop().time() + 60
     query = RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=deadline)
@@ -418,7 +420,7 @@ async def test_callers_that_miss_the_same_key_share_one_computation():
 
 
 async def test_a_look_up_slower_than_the_computation_shares_its_result():
-    model, cache = FakeModel([0.0, 2.0, 1.0]), MissingCache()
+    model, cache = RowScoresModel([0.0, 2.0, 1.0]), MissingCache()
     ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
 
     def submit(*queries: RankQuery) -> "asyncio.Task[list[RankedCandidates | BaseException]]":
@@ -446,7 +448,7 @@ async def test_a_look_up_slower_than_the_computation_shares_its_result():
 async def test_callers_with_a_later_deadline_share_another_computation():
     cache, gate = FakeCache(), asyncio.Event()
     now = asyncio.get_running_loop().time()
-    model = FakeModel([0.0, 2.0, 1.0], gate=gate, answers_from=now + 40)
+    model = RowScoresModel([0.0, 2.0, 1.0], gate=gate, answers_from=now + 40)
     ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
     callers = [
         asyncio.create_task(
@@ -465,7 +467,7 @@ async def test_callers_with_a_later_deadline_share_another_computation():
 
 @pytest.mark.parametrize("user", [7, 500])
 async def test_terms_add_up_to_the_score_they_explain(user):
-    state = FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0]))
+    state = FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     ranking = await rank(state, 10, 20, 30, user=user, explain=True)
     assert ranking.terms is not None
     total = ranking.terms.values.sum(axis=1)
@@ -475,7 +477,7 @@ async def test_terms_add_up_to_the_score_they_explain(user):
 
 
 async def test_an_imputed_logit_is_explained_by_the_bias():
-    model = FakeModel([9.0, 2.0, 1.0], featureless={0})
+    model = RowScoresModel([9.0, 2.0, 1.0], featureless={0})
     ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30, explain=True)
     assert ranking.terms is not None
     values = dict(zip(ranking.post_ids.tolist(), ranking.terms.values.tolist(), strict=True))
@@ -487,7 +489,7 @@ async def test_an_imputed_logit_is_explained_by_the_bias():
 
 
 async def test_terms_that_are_not_finite_fall_back_to_the_heuristic():
-    model = FakeModel([0.0, 2.0, 1.0], explained=np.nan)
+    model = RowScoresModel([0.0, 2.0, 1.0], explained=np.nan)
     ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30, explain=True)
     assert ranking.degraded_reason is DegradedReason.INVALID_SCORES
     assert ranking.terms is not None
@@ -499,7 +501,7 @@ async def test_an_error_of_the_fallback_for_terms_reaches_every_caller():
         def terms(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> DoubleArray:
             raise MemoryError
 
-    state = FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0], explained=np.nan))
+    state = FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0], explained=np.nan))
     ranker = CandidateRanker(state, None, Broken(), max_block_age=600, stages=Stages(), clock=lambda: NOW)
     outcomes = await ranker.rank_all([query(explain=True)] * 2)
     assert [type(outcome) for outcome in outcomes] == [MemoryError] * 2
@@ -508,7 +510,7 @@ async def test_an_error_of_the_fallback_for_terms_reaches_every_caller():
 @pytest.mark.parametrize("user", [7, 500])
 async def test_with_explain_every_candidate_is_ranked_or_has_a_drop_reason(user):
     posts = {10: {}, 20: {"likes": 5}, 30: {"deleted": 1}, 40: {"likes": 3}, 50: {}}
-    state = FakeState(snapshot(posts), FakeModel([0.0, 2.0, 9.0, 1.0, -1.0]))
+    state = FakeState(snapshot(posts), RowScoresModel([0.0, 2.0, 9.0, 1.0, -1.0]))
     options: dict[str, Any] = {"limit": 2, "exclude_post_ids": np.array([50])}
     ranking = await rank(state, 99, 50, 40, 30, 20, 10, 10, user=user, explain=True, **options)
     assert ranking.post_ids.tolist() == [20, 40]
@@ -522,7 +524,7 @@ async def test_with_explain_every_candidate_is_ranked_or_has_a_drop_reason(user)
 
 
 async def test_the_terms_of_a_batch_are_computed_in_sequence():
-    model = FakeModel([0.0, 2.0, 1.0])
+    model = RowScoresModel([0.0, 2.0, 1.0])
     ranker = ranker_over(FakeState(snapshot(THREE), model))
     rankings = await ranker.rank_all([query(explain=True), query(), query(explain=True)])
     assert [isinstance(each, RankedCandidates) and each.terms is not None for each in rankings] == [
@@ -534,7 +536,7 @@ async def test_the_terms_of_a_batch_are_computed_in_sequence():
 
 
 async def test_nothing_is_explained_after_the_caller_is_cancelled():
-    model = FakeModel([0.0, 2.0, 1.0])
+    model = RowScoresModel([0.0, 2.0, 1.0])
     ranking = asyncio.ensure_future(
         ranker_over(FakeState(snapshot(THREE), model)).rank_all([query(explain=True)] * 3)
     )
@@ -548,7 +550,7 @@ async def test_nothing_is_explained_after_the_caller_is_cancelled():
 
 
 async def test_a_large_batch_does_not_block_the_event_loop():
-    ranker = ranker_over(FakeState(snapshot(THREE), FakeModel([0.0, 2.0, 1.0])))
+    ranker = ranker_over(FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])))
     turns = 0
 
     async def count_turns() -> None:
@@ -565,7 +567,7 @@ async def test_a_large_batch_does_not_block_the_event_loop():
 
 
 async def test_a_batch_that_is_cancelled_between_turns_leaves_no_running_work():
-    model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
+    model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
     many = query(posts=tuple(range(MAX_GROUP_CANDIDATES)))
     batch = asyncio.ensure_future(ranker_over(FakeState(snapshot(THREE), model)).rank_all([many] * 3))
     await asyncio.sleep(0)
@@ -579,14 +581,14 @@ async def test_a_batch_that_is_cancelled_between_turns_leaves_no_running_work():
 
 async def test_without_known_candidates_the_ranking_is_empty():
     for user in (7, 500):
-        ranking = await rank(FakeState(snapshot({}), FakeModel([])), 1, 2, user=user, explain=True)
+        ranking = await rank(FakeState(snapshot({}), RowScoresModel([])), 1, 2, user=user, explain=True)
         assert ranking.post_ids.tolist() == []
         assert ranking.terms is not None
         assert ranking.terms.values.shape[0] == 0
 
 
 async def test_each_query_of_a_batch_has_its_own_outcome():
-    model = FakeModel([0.0, 2.0, 1.0])
+    model = RowScoresModel([0.0, 2.0, 1.0])
     ranker = ranker_over(FakeState(snapshot(THREE), model))
     cold, unknown, late, warm = await ranker.rank_all(
         [query(user=500), query(model_version="never"), query(timeout=-1), query()]
@@ -600,7 +602,7 @@ async def test_each_query_of_a_batch_has_its_own_outcome():
 
 
 async def test_queries_with_close_deadlines_are_one_piece_of_work():
-    model = FakeModel([0.0, 2.0, 1.0])
+    model = RowScoresModel([0.0, 2.0, 1.0])
     ranker = ranker_over(FakeState(snapshot(THREE), model))
     now = asyncio.get_running_loop().time()
     queries = [
@@ -614,7 +616,7 @@ async def test_queries_with_close_deadlines_are_one_piece_of_work():
 
 
 async def test_failing_work_is_retried_for_each_query_alone():
-    model = FakeModel([0.0, 2.0, 1.0], poisoned={8})
+    model = RowScoresModel([0.0, 2.0, 1.0], poisoned={8})
     ranker = ranker_over(FakeState(snapshot(THREE), model))
     first, bad, second = await ranker.rank_all([query(), query(user=8), query(user=9)])
     assert isinstance(bad, IndexError)
@@ -623,7 +625,7 @@ async def test_failing_work_is_retried_for_each_query_alone():
         assert ranking.ranker is RankerName.NEUCF
 
 
-class BrokenModel(FakeModel):
+class BrokenModel(RowScoresModel):
     """Raises before there is a future."""
 
     def score_all(
@@ -633,7 +635,7 @@ class BrokenModel(FakeModel):
 
 
 async def test_after_an_error_no_work_is_left_running_for_its_callers():
-    slow, broken = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event()), BrokenModel([], "v2")
+    slow, broken = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event()), BrokenModel([], "v2")
     ranker = ranker_over(FakeState(snapshot(THREE), slow, {"v2": broken}))
     for outcome in await ranker.rank_all([query(), query(user=8), query(model_version="v2")]):
         assert isinstance(outcome, IndexError)
@@ -642,7 +644,7 @@ async def test_after_an_error_no_work_is_left_running_for_its_callers():
 
 
 async def test_a_device_fault_is_not_retried():
-    model = FakeModel([0.0, 2.0, 1.0], failure=DeviceFault())
+    model = RowScoresModel([0.0, 2.0, 1.0], failure=DeviceFault())
     rankings = await ranker_over(FakeState(snapshot(THREE), model)).rank_all([query(), query()])
     for ranking in rankings:
         assert isinstance(ranking, RankedCandidates)
@@ -651,7 +653,7 @@ async def test_a_device_fault_is_not_retried():
 
 
 async def test_shared_work_runs_until_its_last_caller_is_cancelled():
-    model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
+    model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
     ranker = ranker_over(FakeState(snapshot(THREE), model))
     same = query()
     callers = [asyncio.create_task(ranker.rank(same)) for _ in range(3)]
@@ -681,7 +683,7 @@ class SlowCache(FakeCache):
 
 
 async def test_after_a_look_up_only_the_queries_that_still_wait_are_computed():
-    model, cache = FakeModel([0.0, 2.0, 1.0]), SlowCache()
+    model, cache = RowScoresModel([0.0, 2.0, 1.0]), SlowCache()
     ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
     callers = [asyncio.create_task(ranker.rank(query(user=user))) for user in (7, 8, 9)]
     while not cache.look_ups:  # noqa: ASYNC110  # the fake has no event for this
@@ -696,7 +698,7 @@ async def test_after_a_look_up_only_the_queries_that_still_wait_are_computed():
 
 
 async def test_a_batch_has_one_model_however_the_versions_alternate():
-    models = {name: FakeModel([0.0, 2.0, 1.0], version=name) for name in ("v1", "v2")}
+    models = {name: RowScoresModel([0.0, 2.0, 1.0], version=name) for name in ("v1", "v2")}
     ranker = ranker_over(FakeState(snapshot(THREE), models["v1"], models))
     rankings = await ranker.rank_all([query(model_version=name) for name in ("v1", "v2", "v1", "v2")])
     assert [ranking.model_version for ranking in rankings_of(rankings)] == ["v1", "v2", "v1", "v2"]
@@ -705,8 +707,8 @@ async def test_a_batch_has_one_model_however_the_versions_alternate():
 
 async def test_no_caller_waits_for_the_scores_of_another():
     gate, cache = asyncio.Event(), FakeCache()
-    slow = FakeModel([0.0, 2.0, 1.0], gate=gate)
-    quick = FakeModel([0.0, 2.0, 1.0], version="quick")
+    slow = RowScoresModel([0.0, 2.0, 1.0], gate=gate)
+    quick = RowScoresModel([0.0, 2.0, 1.0], version="quick")
     ranker = ranker_over(FakeState(snapshot(THREE), slow, {"quick": quick}), cache)
     waiting = asyncio.create_task(ranker.rank(query()))
     others = await asyncio.gather(
@@ -726,7 +728,7 @@ async def test_no_caller_waits_for_the_scores_of_another():
 
 @pytest.mark.parametrize("policy", [CachePolicy.BYPASS, CachePolicy.DEFAULT, CachePolicy.REFRESH])
 async def test_work_for_one_caller_is_cancelled_with_the_caller(policy):
-    model = FakeModel([0.0, 2.0, 1.0], gate=asyncio.Event())
+    model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
     ranker = ranker_over(FakeState(snapshot(THREE), model), FakeCache())
     caller = asyncio.create_task(ranker.rank(query(cache_policy=policy)))
     batch = asyncio.create_task(ranker.rank_all([query(cache_policy=policy, posts=(10,))]))

@@ -19,11 +19,11 @@ SHOWN = st.lists(st.tuples(VALUES, st.booleans()), max_size=POSTS)
 CATALOG = snapshot({10 + post: {"age": float(post % 3)} for post in range(POSTS)})
 
 
-List = tuple[list[float], list[bool], int]
+QueryCandidates = tuple[list[float], list[bool], int]
 
 
 @dataclass
-class Found:
+class TopKOfQuery:
     """The top-k of one query."""
 
     positions: list[int]
@@ -31,7 +31,7 @@ class Found:
     values: list[float]
 
 
-def best_of(lists: list[List], catalog=CATALOG) -> list[Found]:
+def best_of(lists: list[QueryCandidates], catalog=CATALOG) -> list[TopKOfQuery]:
     rows = [np.arange(len(values)) for values, _, _ in lists]
     sizes = np.array([len(of_query) for of_query in rows])
     ends = sizes.cumsum()
@@ -49,14 +49,14 @@ def best_of(lists: list[List], catalog=CATALOG) -> list[Found]:
     best = top_k(catalog, candidates, values, [limit for _, _, limit in lists])
     starts = [0, *ends.tolist()]
     return [
-        Found(
+        TopKOfQuery(
             (best.positions[span] - start).tolist(), best.post_ids[span].tolist(), best.values[span].tolist()
         )
         for span, start in zip(best.slices, starts, strict=False)
     ]
 
 
-def expected(one: List, catalog=CATALOG) -> list[int]:
+def expected(one: QueryCandidates, catalog=CATALOG) -> list[int]:
     """The positions of the top-k, sorted by Python."""
     values, eligible, limit = one
     created, ids = catalog.created_at, catalog.post_ids
@@ -77,7 +77,7 @@ def test_each_list_is_ordered_by_value_then_newer_then_larger_id(drawn):
 def test_insertion_and_sorting_give_the_same_order():
     rng = np.random.default_rng(0)
     catalog = snapshot({post: {"age": float(rng.integers(3))} for post in range(2 * MAX_INSERTION_SIZE)})
-    lists: list[List] = []
+    lists: list[QueryCandidates] = []
     for limit in (1, 0, MAX_INSERTION_SIZE, MAX_INSERTION_SIZE + 1, 3 * MAX_INSERTION_SIZE, 2):
         values = rng.integers(0, 20, 2 * MAX_INSERTION_SIZE).astype(float).tolist()
         lists.append((values, (rng.random(2 * MAX_INSERTION_SIZE) < 0.9).tolist(), limit))
@@ -86,5 +86,10 @@ def test_insertion_and_sorting_give_the_same_order():
 
 
 def test_a_query_without_eligible_candidates_has_an_empty_top_k():
-    lists: list[List] = [([1.0], [False], 0), ([1.0, 2.0], [True, True], 1), ([], [], 0), ([1.0], [False], 1)]
+    lists: list[QueryCandidates] = [
+        ([1.0], [False], 0),
+        ([1.0, 2.0], [True, True], 1),
+        ([], [], 0),
+        ([1.0], [False], 1),
+    ]
     assert [found.positions for found in best_of(lists)] == [[], [1], [], []]
