@@ -1,4 +1,4 @@
-"""Ranks the posts of a feed with an Animora server: `AsyncRankingClient` and `RankingClient`."""
+"""The client library of an Animora server: `AsyncRankingClient` for asyncio, `RankingClient` for threads."""
 
 from animora_client.aio import AsyncRankingClient, AsyncTimeline
 from animora_client.connection import ChannelOptions, RetryPolicy
@@ -16,12 +16,12 @@ from animora_client.errors import (
     Unauthenticated,
     Unavailable,
 )
-from animora_client.health import Health
 from animora_client.ranking import (
     CacheStatus,
     DegradedReason,
     Dropped,
     DropReason,
+    Health,
     RankedPost,
     Ranker,
     Ranking,

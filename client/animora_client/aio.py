@@ -8,6 +8,14 @@ from typing import Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
+from animora_client.calls import (
+    Result,
+    UnaryCall,
+    batch_rank_call,
+    health_call,
+    rank_call,
+    timeline_call,
+)
 from animora_client.connection import (
     DEFAULT_CHANNEL,
     DEFAULT_TARGET,
@@ -17,29 +25,20 @@ from animora_client.connection import (
     Connection,
 )
 from animora_client.errors import RankingError, SnapshotGone
-from animora_client.health import Health, health_message, read_health
-from animora_client.ranking import RankedPost, Ranking
+from animora_client.ranking import Health, RankedPost, Ranking
 from animora_client.request import RankOptions, RankRequest, TimelineOptions, TimelineRequest
 from animora_client.scroll import Scroll
 from animora_client.status import typed_errors
 from animora_client.timeline import TimelinePage
 from animora_client.tls import Tls
-from animora_client.wire import (
-    SERVICE,
-    batch_message,
-    rank_message,
-    read_batch,
-    read_page,
-    read_ranking,
-    timeline_message,
-)
+from animora_client.wire import SERVICE
 from animora_proto.ranking.v1 import ranking_pb2_grpc
 
 
 class AsyncRankingClient:
-    """Ranks posts over a channel that lives as long as the `async with` block.
+    """Calls an Animora server over a channel that is open in the `async with` block.
 
-    One client serves any number of tasks at once. `Connection` says what the arguments mean.
+    Concurrent tasks can share one client. `Connection` documents the arguments.
     """
 
     def __init__(
@@ -76,24 +75,22 @@ class AsyncRankingClient:
         metadata: Mapping[str, str] | None = None,
         **options: Unpack[RankOptions],
     ) -> Ranking:
-        """Orders posts for a user, best first.
+        """Ranks posts for a user, best first.
 
         Args:
-            user_id: Whose taste counts.
+            user_id: The user to rank for.
             post_ids: The candidates, 1 to 10,000.
-            timeout: Seconds the call may take, retries included; the client's where None.
-            metadata: Sent along, for example `x-request-id` or `traceparent`.
-            options: `limit`, `exclude_seen` and so on, as `RankRequest` says.
+            timeout: Seconds the call may take, including retries; None for the client's timeout.
+            metadata: gRPC metadata of the call, for example `x-request-id` or `traceparent`.
+            options: `limit`, `exclude_seen` and so on; see `RankRequest`.
 
         Raises:
-            RankingError: The call failed; `animora_client.errors` draws the tree.
+            RankingError: The call failed; `animora_client.errors` lists the subclasses.
             ValueError: A number does not fit its field.
             TypeError: An id is not an integer.
         """
-        message = rank_message(RankRequest(user_id, post_ids, **options))
-        with typed_errors(self._is_connected):
-            response = await self._service().Rank(message, **self._connection.call(timeout, metadata))
-        return read_ranking(response)
+        call = rank_call(RankRequest(user_id, post_ids, **options))
+        return await self._invoke(call, self._connection.call(timeout, metadata))
 
     async def batch_rank(
         self,
@@ -102,20 +99,17 @@ class AsyncRankingClient:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> tuple[Ranking | RankingError, ...]:
-        """Ranks up to 256 lists in one call.
+        """Ranks for up to 256 requests in one call.
 
         Returns:
-            For each request its ranking, or the error that it alone met: a value, not raised.
+            For each request its ranking, or the error of that request as a value.
 
         Raises:
             RankingError: The call failed as a whole.
             ValueError: A number does not fit its field.
             TypeError: An id is not an integer.
         """
-        message = batch_message(requests)
-        with typed_errors(self._is_connected):
-            response = await self._service().BatchRank(message, **self._connection.call(timeout, metadata))
-        return read_batch(response, len(requests))
+        return await self._invoke(batch_rank_call(requests), self._connection.call(timeout, metadata))
 
     async def timeline_page(
         self,
@@ -125,17 +119,17 @@ class AsyncRankingClient:
         metadata: Mapping[str, str] | None = None,
         **options: Unpack[TimelineOptions],
     ) -> TimelinePage:
-        """Gets one page of a user's feed; its `next_page_token` leads to the next.
+        """Gets one page of a user's timeline; `next_page_token` of the page names the next one.
 
         Args:
-            user_id: Whose feed.
-            timeout: Seconds the call may take, retries included; the client's where None.
-            metadata: Sent along, for example `x-request-id` or `traceparent`.
-            options: `page_size`, `page_token` and so on, as `TimelineRequest` says.
+            user_id: The user whose timeline to get.
+            timeout: Seconds the call may take, including retries; None for the client's timeout.
+            metadata: gRPC metadata of the call, for example `x-request-id` or `traceparent`.
+            options: `page_size`, `page_token` and so on; see `TimelineRequest`.
 
         Raises:
-            SnapshotGone: The list that the token pins is no longer there: start over without a token, and
-                exclude what was shown.
+            SnapshotGone: The timeline of the token no longer exists: start over without a token, and
+                exclude the posts that were shown.
             RankingError: The call failed.
             ValueError: A number does not fit its field.
             TypeError: An id is not an integer.
@@ -152,57 +146,62 @@ class AsyncRankingClient:
         metadata: Mapping[str, str] | None = None,
         **options: Unpack[TimelineOptions],
     ) -> "AsyncTimeline":
-        """A user's feed, best first, asked for page by page while it is read.
+        """A user's timeline, best first, fetched page by page during iteration.
 
-        Where the server loses the list meanwhile, reading goes on with a new one, without repeats.
+        If the server loses the timeline meanwhile, the iteration continues with a new one, without repeats.
 
         Args:
-            user_id: Whose feed.
-            limit: Posts at most; 0 for all. Where no `page_size` is given, pages are as long as
-                that and the server allow.
-            timeout: Seconds that each page may take, retries included; the client's where None.
-            metadata: Sent along with each page's call.
-            options: As for `timeline_page`. With a `page_token` a list that is gone raises `SnapshotGone`,
-                because what was shown before is not known here.
+            user_id: The user whose timeline to get.
+            limit: Posts at most; 0 for all. Without a `page_size`, pages are as long as the limit and the
+                server allow.
+            timeout: Seconds that each page may take, including retries; None for the client's timeout.
+            metadata: gRPC metadata of each page's call.
+            options: As for `timeline_page`. With a `page_token`, a lost timeline raises `SnapshotGone`,
+                because the client does not know which posts were shown before.
 
         Raises:
             ValueError: The timeout is not above 0, or not finite.
         """
-        call = self._connection.call(timeout, metadata)
-        return AsyncTimeline(partial(self._get_page, call=call), TimelineRequest(user_id, **options), limit)
+        arguments = self._connection.call(timeout, metadata)
+        return AsyncTimeline(
+            partial(self._get_page, arguments=arguments), TimelineRequest(user_id, **options), limit
+        )
 
     async def health(self, service: str = SERVICE, *, timeout: float | None = None) -> Health:
-        """Asks one server behind the target whether it serves; an empty name stands for all it offers.
+        """Gets the health of one server behind the target.
+
+        Args:
+            service: A service name; empty for the whole server.
+            timeout: Seconds the call may take; None for the client's timeout.
 
         Raises:
-            RankingError: Nobody answered.
+            RankingError: The call failed.
         """
         async with open_channel(self._connection, self._connection.probe_arguments()) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            with typed_errors(lambda: is_connected(channel)):
-                response = await stub.Check(health_message(service), **self._connection.call(timeout, None))
-        return read_health(response)
+            arguments = self._connection.call(timeout, None)
+            return await _invoke(stub, health_call(service), arguments, lambda: is_connected(channel))
 
-    async def _get_page(self, request: TimelineRequest, call: CallArguments) -> TimelinePage:
-        message = timeline_message(request)
-        with typed_errors(self._is_connected):
-            response = await self._service().GetTimeline(message, **call)
-        return read_page(response)
+    async def _get_page(self, request: TimelineRequest, arguments: CallArguments) -> TimelinePage:
+        return await self._invoke(timeline_call(request), arguments)
+
+    async def _invoke(self, call: UnaryCall[Result], arguments: CallArguments) -> Result:
+        return await _invoke(self._service(), call, arguments, self._is_connected)
 
     def _is_connected(self) -> bool:
         return self._channel is not None and is_connected(self._channel)
 
-    def _service(self) -> "ranking_pb2_grpc.RankingServiceAsyncStub":  # a type that stubs alone know
+    def _service(self) -> "ranking_pb2_grpc.RankingServiceAsyncStub":  # a type that exists in the stubs only
         if self._stub is None:
             raise RuntimeError("the client is not open: make calls inside its `async with` block")
         return self._stub
 
 
 class AsyncTimeline:
-    """A user's feed: `async for` gives its posts, `pages` its pages. Each loop begins at the first page.
+    """A user's timeline: `async for` yields posts, `pages` yields pages. Each loop begins at the first page.
 
-    Loops raise what `AsyncRankingClient.timeline_page` does, `SnapshotGone` only where the server loses lists
-    faster than they give new posts, and `ValueError` also for a limit below 0.
+    Loops raise what `AsyncRankingClient.timeline_page` raises. They raise `SnapshotGone` only if the server
+    loses timelines faster than they yield new posts, and `ValueError` also for a limit below 0.
     """
 
     def __init__(
@@ -221,7 +220,7 @@ class AsyncTimeline:
                 yield post
 
     async def pages(self) -> AsyncIterator[TimelinePage]:
-        """The pages, without posts that an earlier one had; one may be empty."""
+        """The pages, without posts of earlier pages; a page may be empty."""
         scroll = Scroll(self._first, self._limit)
         while (request := scroll.request) is not None:
             try:
@@ -233,13 +232,22 @@ class AsyncTimeline:
                 yield scroll.take(page)
 
 
+async def _invoke(
+    stub: object, call: UnaryCall[Result], arguments: CallArguments, connected: Callable[[], bool]
+) -> Result:
+    """Makes a call. Raises RankingError."""
+    with typed_errors(connected):
+        response = await getattr(stub, call.method)(call.message, **arguments)
+    return call.read(response)
+
+
 def open_channel(connection: Connection, arguments: ChannelArguments) -> grpc.aio.Channel:
-    """A channel that connects at its first call."""
+    """A channel, which connects at the first call."""
     if connection.tls is None:
         return grpc.aio.insecure_channel(connection.target, arguments)
     return grpc.aio.secure_channel(connection.target, connection.tls.credentials(), arguments)
 
 
 def is_connected(channel: grpc.aio.Channel) -> bool:
-    """Whether the channel has a connection over which calls go."""
+    """Whether the channel has a ready connection."""
     return channel.get_state() is grpc.ChannelConnectivity.READY

@@ -1,4 +1,4 @@
-"""Where a client connects and how: channel arguments, retries, and what every call carries."""
+"""How a client connects: target, channel arguments, retries, timeouts and metadata."""
 
 import json
 from collections.abc import Mapping
@@ -10,17 +10,16 @@ from animora_client.tls import Tls
 from animora_client.wire import SERVICE
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-# Some thirty years: gRPC takes a deadline that its clock cannot tell, as infinity is, for one that is over.
+# About thirty years: gRPC treats a deadline beyond the range of its clock, such as infinity, as passed.
 LONGEST_TIMEOUT = 1e9  # seconds
-# A backoff that jitter takes below a millisecond leaves the call without a further attempt until its deadline
-# (grpc/grpc#41036).
+# If jitter reduces a backoff below a millisecond, gRPC makes no further attempt (grpc/grpc#41036).
 SHORTEST_BACKOFF = 0.002  # seconds
 
 ChannelArguments = list[tuple[str, str | int]]
 
 
 class CallArguments(TypedDict):
-    """What every method of a stub takes beside its message."""
+    """The keyword arguments of every stub method."""
 
     timeout: float  # seconds
     metadata: tuple[tuple[str, str], ...]
@@ -28,13 +27,13 @@ class CallArguments(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How a call is tried again when a server goes away; ranking changes nothing, so that is safe.
+    """When a call is retried. Retries are safe, because ranking changes nothing on the server.
 
     Attributes:
-        max_attempts: The first one included, 1 (never again) to 5 (gRPC's most).
-        initial_backoff: Seconds before the second attempt, give or take a fifth, 0.002 or more; then doubled
-            each time.
-        max_backoff: The most seconds between two attempts.
+        max_attempts: Attempts of a call, 1 (no retry) to 5 (gRPC's maximum).
+        initial_backoff: Seconds before the second attempt, 0.002 or more, with 20 % jitter; doubled for each
+            further attempt.
+        max_backoff: Seconds between two attempts at most.
 
     Raises:
         ValueError: A number is out of range.
@@ -53,18 +52,18 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ChannelOptions:
-    """How the channel behaves; the defaults suit a service that calls Animora.
+    """Options of the channel; the defaults suit a service that calls Animora.
 
     Attributes:
         retry: When calls are tried again.
-        health_check: Whether calls avoid addresses whose `grpc.health.v1` service says NOT_SERVING. Right
-            only where each address is one server: a proxy gives the answer of one of the servers behind it.
-            None checks where the target itself lists several addresses
+        health_check: Whether calls avoid addresses whose `grpc.health.v1` service reports NOT_SERVING. Use it
+            only if each address is one server: a proxy returns the answer of any server behind it.
+            None enables it if the target lists several addresses
             (`ipv4:10.0.0.1:50051,10.0.0.2:50051`).
-        keepalive: Seconds between pings while calls are open; the server takes 10 or more, proxies may want
-            more.
-        max_message_bytes: The largest reply that is read.
-        extra: More gRPC channel arguments; they replace those of the same name made here.
+        keepalive: Seconds between pings while calls are open; the server accepts 10 or more, proxies may
+            require more.
+        max_message_bytes: The largest reply that is accepted.
+        extra: More gRPC channel arguments; they override arguments of the same name.
     """
 
     retry: RetryPolicy = RetryPolicy()
@@ -79,14 +78,14 @@ DEFAULT_CHANNEL = ChannelOptions()
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """All that both clients know before they connect.
+    """The arguments of both clients, validated.
 
     Attributes:
         target: `host:port`, or any name that gRPC resolves, such as `dns:///ranking.internal:50051`.
-        timeout: Seconds a call may take, retries included, where it does not say itself.
+        timeout: Seconds a call may take, including retries, unless the call sets a timeout.
         tls: None for plaintext.
         metadata: Sent with every call.
-        channel: How the channel behaves.
+        channel: Options of the channel.
 
     Raises:
         ValueError: The timeout is not above 0, or not finite.
@@ -99,38 +98,42 @@ class Connection:
     channel: ChannelOptions = DEFAULT_CHANNEL
 
     def __post_init__(self) -> None:
-        _checked(self.timeout)
+        _check_timeout(self.timeout)
 
     @property
     def checks_health(self) -> bool:
-        """Whether calls avoid addresses that say NOT_SERVING."""
+        """Whether calls avoid addresses that report NOT_SERVING."""
         if self.channel.health_check is not None:
             return self.channel.health_check
         return self.target.startswith(("ipv4:", "ipv6:")) and "," in self.target
 
     def ranking_arguments(self) -> ChannelArguments:
-        """Arguments of the channel that ranks: its calls are retried, and wait for a connection."""
+        """Channel arguments for ranking: calls are retried, and wait for a connection."""
         return self._arguments(
             {
                 "grpc.service_config": service_config(self.channel.retry, self.checks_health),
-                # The default, 256 KiB, is less than a large request: such a one would never be retried.
+                # gRPC does not retry a request larger than this; the default is 256 KiB.
                 "grpc.per_rpc_retry_buffer_size": 4 << 20,
             }
         )
 
     def probe_arguments(self) -> ChannelArguments:
-        """Arguments of the channel that asks for health: it reaches servers that say NOT_SERVING, too."""
+        """Channel arguments for health checks, which reach servers that report NOT_SERVING as well."""
         return self._arguments({})
 
     def call(self, timeout: float | None, metadata: Mapping[str, str] | None) -> CallArguments:
-        """The keywords of one call: None takes the client's timeout; the call's metadata win.
+        """The keyword arguments of one call.
+
+        Args:
+            timeout: Seconds; None for the client's timeout.
+            metadata: Overrides the client's metadata of the same name.
 
         Raises:
             ValueError: The timeout is not above 0, or not finite.
         """
         merged = {**self.metadata, **(metadata or {})}
         return {
-            "timeout": self.timeout if timeout is None else _checked(timeout),
+            "timeout": self.timeout if timeout is None else _check_timeout(timeout),
             "metadata": tuple((key.lower(), value) for key, value in merged.items()),
         }
 
@@ -140,10 +143,10 @@ class Connection:
             "grpc.max_receive_message_length": self.channel.max_message_bytes,
             "grpc.keepalive_time_ms": round(self.channel.keepalive * 1000),
             "grpc.keepalive_timeout_ms": 10_000,
-            # A server that comes back is found before the last attempt of a call with the default timeout.
+            # A restarted server is found before the last attempt of a call with the default timeout.
             "grpc.initial_reconnect_backoff_ms": 100,
             "grpc.max_reconnect_backoff_ms": 250,
-            # A rollout replaces every address in less than the default of 30 s.
+            # The default is 30 s, in which a rollout may replace every address.
             "grpc.dns_min_time_between_resolutions_ms": 1_000,
         }
         if self.tls is not None and self.tls.server_name:
@@ -153,9 +156,9 @@ class Connection:
 
 
 def service_config(retry: RetryPolicy, checks_health: bool) -> str:
-    """The service config as JSON. It has no timeout: in Python clients one there fires too early."""
-    # Without a connection calls wait for one until their deadline. Otherwise they fail while one server
-    # restarts and the connection to another, which has just restarted, is still being made.
+    """The gRPC service config as JSON. It sets no timeout, which fires too early in Python clients."""
+    # Calls wait for a connection until their deadline. Otherwise they would fail while one server
+    # restarts and the connection to another one is still being established.
     method: dict[str, object] = {"name": [{"service": SERVICE}], "waitForReady": True}
     config: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [method]}
     if checks_health:
@@ -166,17 +169,17 @@ def service_config(retry: RetryPolicy, checks_health: bool) -> str:
             "initialBackoff": f"{retry.initial_backoff:.9f}s",
             "maxBackoff": f"{retry.max_backoff:.9f}s",
             "backoffMultiplier": 2,
-            # What a server that goes away says, or what gRPC says in its place.
+            # The codes of a server that shuts down, and of a lost connection.
             "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
         }
-        # Retries stop at 500 failed attempts that no success made up for. A call that succeeds makes up for
-        # all of its own, so that retries go on while calls succeed, and do not feed an outage.
-        ratio = float(max(1, retry.max_attempts - 1))  # gRPC reads a number without a point as thousandths
+        # Each failed attempt costs a token, and retries stop below half of them. A successful call restores
+        # the tokens of its own retries, so retries continue while calls succeed, and stop in an outage.
+        ratio = float(max(1, retry.max_attempts - 1))  # gRPC reads an integer as thousandths
         config["retryThrottling"] = {"maxTokens": 1000, "tokenRatio": ratio}
     return json.dumps(config)
 
 
-def _checked(timeout: float) -> float:
+def _check_timeout(timeout: float) -> float:
     if not 0 < timeout <= LONGEST_TIMEOUT:
         raise ValueError(f"timeout must be above 0 and at most {LONGEST_TIMEOUT:.0f} seconds, not {timeout}")
     return timeout

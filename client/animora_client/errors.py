@@ -1,15 +1,15 @@
-"""The client's one tree of errors, and the one table that leads to it from gRPC's status codes.
+"""The client's errors, and the mapping from gRPC status codes to them.
 
 RankingError                    code, message, request_id, reason, retry_after
 ├── InvalidArgument             a field is wrong: field, violations
 ├── FailedPrecondition          the server's state forbids it, for example a model that is not resident
-│   └── SnapshotGone            the list that a page token pins is no longer there: start over without one
-├── ResourceExhausted           too much at once: come back after retry_after seconds
+│   └── SnapshotGone            the timeline of a page token no longer exists: start over
+├── ResourceExhausted           too much in flight: retry after retry_after seconds
 ├── DeadlineExceeded            no answer within the timeout
-├── Unavailable                 no server could be reached, or none that serves, retries included
-├── Unauthenticated             the server does not know who calls
-├── PermissionDenied            it does, and refuses
-└── Internal                    a fault of the server's, or a reply that breaks the contract
+├── Unavailable                 no server could be reached, or none serves, after all retries
+├── Unauthenticated             the client is not authenticated
+├── PermissionDenied            the client is not authorised
+└── Internal                    a server error, or a reply that breaks the contract
 """
 
 from collections.abc import Mapping
@@ -28,13 +28,13 @@ class FieldViolation:
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetails:
-    """What the server said beside code and message.
+    """The details of an error besides code and message.
 
     Attributes:
-        request_id: Names the call in the server's log; empty where none was given.
-        reason: A stable name for programs; empty where none was given.
-        retry_after: Seconds to wait before trying again; None where the server did not say.
-        violations: The fields at fault.
+        request_id: The id of the call in the server's log, or empty.
+        reason: A stable, machine-readable name, or empty.
+        retry_after: Seconds to wait before a retry, or None.
+        violations: The invalid fields.
     """
 
     request_id: str = ""
@@ -44,10 +44,10 @@ class ErrorDetails:
 
 
 class RankingError(Exception):
-    """The root: a call that gave no ranking."""
+    """The base class: a call, or a request of a batch, that failed."""
 
     def __init__(self, message: str, code: StatusCode, details: ErrorDetails = ErrorDetails()) -> None:
-        super().__init__(message, code, details)  # all of them, so that a copy can be unpickled
+        super().__init__(message, code, details)  # all arguments, so that the error can be pickled
         self.message = message
         self.code = code
         self.details = details
@@ -58,17 +58,17 @@ class RankingError(Exception):
 
     @property
     def request_id(self) -> str:
-        """Names the call in the server's log; empty where the call never reached it."""
+        """The id of the call in the server's log; empty if the call never reached a server."""
         return self.details.request_id
 
     @property
     def reason(self) -> str:
-        """A stable name for programs, or empty."""
+        """A stable, machine-readable name, or empty."""
         return self.details.reason
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds to wait before trying again, where the server said."""
+        """Seconds to wait before a retry, or None."""
         return self.details.retry_after
 
 
@@ -77,23 +77,23 @@ class InvalidArgument(RankingError):
 
     @property
     def violations(self) -> tuple[FieldViolation, ...]:
-        """Every field at fault."""
+        """All invalid fields."""
         return self.details.violations
 
     @property
     def field(self) -> str:
-        """The first field at fault, or empty."""
+        """The first invalid field, or empty."""
         return self.violations[0].field if self.violations else ""
 
 
 class FailedPrecondition(RankingError):
-    """The server's state forbids it; `reason` says which."""
+    """The server's state does not allow the call; `reason` names the state."""
 
 
 class SnapshotGone(FailedPrecondition):
-    """The list that a page token pins is no longer there.
+    """The timeline of a page token no longer exists.
 
-    Start over without a token, and exclude what was shown.
+    Start over without a token, and exclude the posts that were shown.
     """
 
 
@@ -106,19 +106,19 @@ class DeadlineExceeded(RankingError):
 
 
 class Unavailable(RankingError):
-    """No server could be reached in time, or none that serves: the retries are used up."""
+    """No server could be reached in time, or none serves; all retries failed."""
 
 
 class Unauthenticated(RankingError):
-    """The server does not know who calls."""
+    """The client is not authenticated."""
 
 
 class PermissionDenied(RankingError):
-    """The server knows who calls, and refuses."""
+    """The client is not authorised."""
 
 
 class Internal(RankingError):
-    """A fault of the server's; `code` may be any that has no class of its own."""
+    """A server error; `code` may be any code without its own class."""
 
 
 _CLASSES: Mapping[StatusCode, type[RankingError]] = {
@@ -127,18 +127,18 @@ _CLASSES: Mapping[StatusCode, type[RankingError]] = {
     StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     StatusCode.UNAVAILABLE: Unavailable,
-    StatusCode.CANCELLED: Unavailable,  # by the server: it goes away
+    StatusCode.CANCELLED: Unavailable,  # by a server that shuts down
     StatusCode.UNAUTHENTICATED: Unauthenticated,
     StatusCode.PERMISSION_DENIED: PermissionDenied,
 }
 
-# Where the reason says more than the code.
+# Reasons with their own class.
 _CLASSES_BY_REASON: Mapping[tuple[StatusCode, str], type[RankingError]] = {
     (StatusCode.FAILED_PRECONDITION, "SNAPSHOT_GONE"): SnapshotGone,
 }
 
 
 def make_error(code: StatusCode, message: str, details: ErrorDetails = ErrorDetails()) -> RankingError:
-    """The error for a status code, and for its reason where that has a class of its own."""
+    """Creates the error for a status code and a reason."""
     by_code = _CLASSES.get(code, Internal)
     return _CLASSES_BY_REASON.get((code, details.reason), by_code)(message, code, details)

@@ -1,4 +1,4 @@
-"""What a caller gets: posts in order, and what ordered them."""
+"""What the calls return: enumerations, and the ranking of one request."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field
@@ -7,11 +7,18 @@ from typing import NamedTuple
 
 
 class Ranker(StrEnum):
-    """What ordered the posts."""
+    """What ranked the posts."""
 
     NEUCF = "neucf"  # the learned model; scores are probabilities
     HEURISTIC = "heuristic"  # popularity and recency; scores are in [0, 1]
-    OTHER = "other"  # something that this client is too old to know
+    OTHER = "other"  # a value that this client does not know yet
+
+
+class Health(StrEnum):
+    """What a server reports of a service, by grpc.health.v1."""
+
+    SERVING = "serving"
+    NOT_SERVING = "not_serving"  # it starts, drains, or lacks something that it needs
 
 
 class CacheStatus(StrEnum):
@@ -19,24 +26,24 @@ class CacheStatus(StrEnum):
 
     HIT = "hit"
     MISS = "miss"
-    BYPASS = "bypass"  # not looked for
-    STALE = "stale"  # a timeline that was due for renewal; it is being ranked again
-    OTHER = "other"  # something that this client is too old to know
+    BYPASS = "bypass"  # not looked up
+    STALE = "stale"  # a timeline past its time to live, which is being rebuilt
+    OTHER = "other"  # a value that this client does not know yet
 
 
 class DegradedReason(StrEnum):
-    """Why the heuristic stood in for the model."""
+    """Why the heuristic replaced the model."""
 
     NO_MODEL = "no_model"
     OVERLOADED = "overloaded"
     DEADLINE = "deadline"
     DEVICE_FAULT = "device_fault"
     INVALID_SCORES = "invalid_scores"
-    OTHER = "other"  # something that this client is too old to know
+    OTHER = "other"  # a value that this client does not know yet
 
 
 class DropReason(StrEnum):
-    """Why a post is not in an answer; where several apply, the first in this order."""
+    """Why a post is not in a response; if several reasons apply, the first in this order."""
 
     EXCLUDED = "excluded"  # by the request
     UNKNOWN = "unknown"  # not in the catalog
@@ -44,9 +51,9 @@ class DropReason(StrEnum):
     BLOCKED = "blocked"  # its author has blocked the user or is blocked by them
     SEEN = "seen"  # liked or commented on already
     OWN = "own"  # the user's (timelines)
-    TOO_OLD = "too_old"  # for the feed's window, or behind as many newer posts as are ranked (timelines)
-    OUTRANKED = "outranked"  # behind the limit, or behind the best that a timeline keeps
-    OTHER = "other"  # something that this client is too old to know
+    TOO_OLD = "too_old"  # outside the feed's window, or beyond the newest posts that are ranked (timelines)
+    OUTRANKED = "outranked"  # beyond the limit, or beyond the best posts that a timeline keeps
+    OTHER = "other"  # a value that this client does not know yet
 
 
 class RankedPost(NamedTuple):
@@ -58,7 +65,7 @@ class RankedPost(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """How many candidates are not in the order, each counted once, for the first reason that applied."""
+    """Counts of dropped candidates; each counts once, for the first reason that applies."""
 
     duplicate: int = 0
     excluded: int = 0
@@ -69,25 +76,25 @@ class Dropped:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """All dropped candidates."""
         return sum(astuple(self))
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Posts in order, best first. Iterating gives `RankedPost`s.
+    """Ranked posts, best first. Iteration yields `RankedPost`s.
 
     Attributes:
-        post_ids: The posts.
-        scores: Their scores, parallel to post_ids.
-        ranker: What ordered them.
-        model_version: The model that scored them; empty for the heuristic.
+        post_ids: The posts, best first.
+        scores: The scores, parallel to post_ids.
+        ranker: What ranked the posts.
+        model_version: The model that scored the posts; empty for the heuristic.
         cache: Where the scores came from.
-        degraded_reason: Set when the heuristic stood in for the model; a cold user's is not degraded.
-        dropped: The candidates that are missing.
+        degraded_reason: Set if the heuristic replaced the model; a cold user's ranking is not degraded.
+        dropped: Counts of dropped candidates.
         explanations: With `explain`, the terms that add up to each post's logit (or to the heuristic's
             value), parallel to post_ids; else empty.
-        dropped_posts: With `explain`, why each distinct candidate that is missing is; else empty.
+        dropped_posts: With `explain`, the reason for each distinct dropped candidate; else empty.
     """
 
     post_ids: tuple[int, ...]
@@ -102,7 +109,7 @@ class Ranking:
 
     @property
     def posts(self) -> tuple[RankedPost, ...]:
-        """The posts with their scores; made anew on each access."""
+        """The posts with their scores; a new tuple on each access."""
         return tuple(self)
 
     def __iter__(self) -> Iterator[RankedPost]:

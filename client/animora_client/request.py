@@ -1,4 +1,4 @@
-"""What a caller asks: whose posts, which, and how."""
+"""The requests of Rank and GetTimeline, and their options."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class CachePolicy(StrEnum):
 
 
 class RankOptions(TypedDict, total=False):
-    """The keywords of `rank`; the same as `RankRequest`'s optional fields, which say what they mean."""
+    """The keyword arguments of `rank`: the optional fields of `RankRequest`, which documents them."""
 
     limit: int
     cache_policy: CachePolicy
@@ -26,7 +26,7 @@ class RankOptions(TypedDict, total=False):
 
 
 class TimelineOptions(TypedDict, total=False):
-    """The keywords of `timeline` and `timeline_page`: `TimelineRequest`'s optional fields."""
+    """The keyword arguments of `timeline` and `timeline_page`: the optional fields of `TimelineRequest`."""
 
     page_size: int
     page_token: str
@@ -39,18 +39,18 @@ class TimelineOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class RankRequest:
-    """One user and the posts to order. Ids are signed 64-bit, and 0 is a valid one.
+    """A user and the posts to rank. Ids are signed 64-bit integers; 0 is a valid id.
 
     Attributes:
-        user_id: Whose taste counts; an id that the model does not know is a cold user.
+        user_id: The user to rank for; an id that the model does not know is a cold user.
         post_ids: The candidates, 1 to 10,000: a list, a tuple, an integer array.
-        limit: Return the best so many; 0 returns all.
+        limit: Posts to return at most; 0 returns all.
         cache_policy: How to use the server's cache.
-        model_version: Empty for the active model; else one that is resident on the server.
+        model_version: Empty for the active version; else a version that the server has loaded.
         exclude_seen: Drop posts that the user has liked or commented on.
-        exclude_post_ids: Drop these too, up to 1,000.
-        explain: Return the terms of each score, and why each dropped candidate was dropped; at most 500
-            candidates then.
+        exclude_post_ids: More posts to drop, up to 1,000.
+        explain: Return the terms of each score, and why each candidate was dropped; allows at most 500
+            candidates.
     """
 
     user_id: int
@@ -65,17 +65,17 @@ class RankRequest:
 
 @dataclass(frozen=True, slots=True)
 class TimelineRequest:
-    """Whose feed, and which page of it.
+    """A user, and which page of the user's timeline.
 
     Attributes:
-        user_id: Whose feed; an id that the model does not know is a cold user.
-        page_size: Posts on the page at most; 0 takes the server's default, more than its maximum is that.
-        page_token: The `next_page_token` of the page before; empty for the first page.
-        exclude_post_ids: Leave these out, up to 1,000.
+        user_id: The user; an id that the model does not know is a cold user.
+        page_size: Posts on the page at most; 0 for the server's default; the server caps larger values.
+        page_token: The `next_page_token` of the previous page; empty for the first page.
+        exclude_post_ids: Posts to leave out, up to 1,000.
         include_seen: Keep posts that the user has liked or commented on.
         cache_policy: How to use the server's cache; matters for the first page.
         explain: Return the terms of each score.
-        explain_post_ids: Say why these are not in the timeline, up to 500.
+        explain_post_ids: Posts for which to return why they are not in the timeline, up to 500.
     """
 
     user_id: int

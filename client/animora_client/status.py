@@ -1,4 +1,4 @@
-"""Reads failed calls and google.rpc statuses into the client's errors."""
+"""Converts failed calls and google.rpc statuses to the client's errors."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,11 +24,11 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 @contextmanager
 def typed_errors(connected: Callable[[], bool]) -> Iterator[None]:
-    """Raises a call that failed in the block, on a sync or an aio channel, as the client's error.
+    """Converts an `RpcError` in the block, of a sync or an aio channel, to the client's error.
 
     Args:
-        connected: Whether the call's channel has a connection. Calls wait for one until their deadline, and
-            gRPC does not say whether that or an answer was missing.
+        connected: Whether the call's channel has a connection. Calls wait for a connection until their
+            deadline, and gRPC does not report whether the connection or the response was missing.
     """
     try:
         yield
@@ -40,19 +40,19 @@ def typed_errors(connected: Callable[[], bool]) -> Iterator[None]:
 
 
 def read_failed_call(call: grpc.RpcError) -> RankingError:
-    """The error for a call that failed."""
+    """The error of a failed call."""
     trailing = dict(cast(Iterable[tuple[str, str | bytes]], call.trailing_metadata() or ()))
     request_id = str(trailing.get("x-request-id", ""))
     try:
         status = rpc_status.from_call(call)
-    except (DecodeError, ValueError):  # details that cannot be read, or contradict the code
+    except (DecodeError, ValueError):  # unreadable details, or details that contradict the code
         status = None
     packed = status.details if status is not None else ()
     return make_error(call.code(), call.details() or "", _read_details(packed, request_id))
 
 
 def read_status(status: status_pb2.Status) -> RankingError:
-    """The error for one failed request of a batch."""
+    """The error of one request of a batch."""
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     return make_error(code, status.message, _read_details(status.details))
 
@@ -63,8 +63,8 @@ def _read_details(packed: Iterable[PackedMessage], request_id: str = "") -> Erro
     info = error_details_pb2.ErrorInfo()
     for detail in packed:
         for message in (bad_request, retry, info):
-            with suppress(DecodeError):  # what cannot be read was not said
-                detail.Unpack(message)  # does nothing where the type is another
+            with suppress(DecodeError):  # an unreadable detail counts as absent
+                detail.Unpack(message)  # does nothing for another type
     retry_after = None
     if retry.HasField("retry_delay"):
         retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9

@@ -8,6 +8,14 @@ from typing import Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
+from animora_client.calls import (
+    Result,
+    UnaryCall,
+    batch_rank_call,
+    health_call,
+    rank_call,
+    timeline_call,
+)
 from animora_client.connection import (
     DEFAULT_CHANNEL,
     DEFAULT_TARGET,
@@ -17,29 +25,20 @@ from animora_client.connection import (
     Connection,
 )
 from animora_client.errors import RankingError, SnapshotGone
-from animora_client.health import Health, health_message, read_health
-from animora_client.ranking import RankedPost, Ranking
+from animora_client.ranking import Health, RankedPost, Ranking
 from animora_client.request import RankOptions, RankRequest, TimelineOptions, TimelineRequest
 from animora_client.scroll import Scroll
 from animora_client.status import typed_errors
 from animora_client.timeline import TimelinePage
 from animora_client.tls import Tls
-from animora_client.wire import (
-    SERVICE,
-    batch_message,
-    rank_message,
-    read_batch,
-    read_page,
-    read_ranking,
-    timeline_message,
-)
+from animora_client.wire import SERVICE
 from animora_proto.ranking.v1 import ranking_pb2_grpc
 
 
 class RankingClient:
-    """Ranks posts over a channel that lives as long as the `with` block.
+    """Calls an Animora server over a channel that is open in the `with` block.
 
-    One client serves any number of threads at once. `Connection` says what the arguments mean.
+    Concurrent threads can share one client. `Connection` documents the arguments.
     """
 
     def __init__(
@@ -76,11 +75,9 @@ class RankingClient:
         metadata: Mapping[str, str] | None = None,
         **options: Unpack[RankOptions],
     ) -> Ranking:
-        """Orders posts for a user, best first; takes and raises what `AsyncRankingClient.rank` does."""
-        message = rank_message(RankRequest(user_id, post_ids, **options))
-        with typed_errors(self._is_connected):
-            response = self._service().Rank(message, **self._connection.call(timeout, metadata))
-        return read_ranking(response)
+        """Ranks posts for a user, best first; see `AsyncRankingClient.rank`."""
+        call = rank_call(RankRequest(user_id, post_ids, **options))
+        return self._invoke(call, self._connection.call(timeout, metadata))
 
     def batch_rank(
         self,
@@ -89,11 +86,8 @@ class RankingClient:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> tuple[Ranking | RankingError, ...]:
-        """Ranks up to 256 lists in one call; for each its ranking, or the error that it alone met."""
-        message = batch_message(requests)
-        with typed_errors(self._is_connected):
-            response = self._service().BatchRank(message, **self._connection.call(timeout, metadata))
-        return read_batch(response, len(requests))
+        """Ranks for up to 256 requests in one call; see `AsyncRankingClient.batch_rank`."""
+        return self._invoke(batch_rank_call(requests), self._connection.call(timeout, metadata))
 
     def timeline_page(
         self,
@@ -103,7 +97,7 @@ class RankingClient:
         metadata: Mapping[str, str] | None = None,
         **options: Unpack[TimelineOptions],
     ) -> TimelinePage:
-        """Gets one page of a user's feed; takes and raises what `AsyncRankingClient.timeline_page` does."""
+        """Gets one page of a user's timeline; see `AsyncRankingClient.timeline_page`."""
         request = TimelineRequest(user_id, **options)
         return self._get_page(request, self._connection.call(timeout, metadata))
 
@@ -116,23 +110,24 @@ class RankingClient:
         metadata: Mapping[str, str] | None = None,
         **options: Unpack[TimelineOptions],
     ) -> "Timeline":
-        """A user's feed, asked for page by page while it is read, as `AsyncRankingClient.timeline` says."""
-        call = self._connection.call(timeout, metadata)
-        return Timeline(partial(self._get_page, call=call), TimelineRequest(user_id, **options), limit)
+        """A user's timeline, fetched page by page during iteration; see `AsyncRankingClient.timeline`."""
+        arguments = self._connection.call(timeout, metadata)
+        return Timeline(
+            partial(self._get_page, arguments=arguments), TimelineRequest(user_id, **options), limit
+        )
 
     def health(self, service: str = SERVICE, *, timeout: float | None = None) -> Health:
-        """Asks one server behind the target whether it serves; an empty name stands for all it offers."""
+        """Gets the health of one server behind the target; see `AsyncRankingClient.health`."""
         with open_channel(self._connection, self._connection.probe_arguments()) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            with typed_errors(lambda: is_connected(channel)):
-                response = stub.Check(health_message(service), **self._connection.call(timeout, None))
-        return read_health(response)
+            arguments = self._connection.call(timeout, None)
+            return _invoke(stub, health_call(service), arguments, lambda: is_connected(channel))
 
-    def _get_page(self, request: TimelineRequest, call: CallArguments) -> TimelinePage:
-        message = timeline_message(request)
-        with typed_errors(self._is_connected):
-            response = self._service().GetTimeline(message, **call)
-        return read_page(response)
+    def _get_page(self, request: TimelineRequest, arguments: CallArguments) -> TimelinePage:
+        return self._invoke(timeline_call(request), arguments)
+
+    def _invoke(self, call: UnaryCall[Result], arguments: CallArguments) -> Result:
+        return _invoke(self._service(), call, arguments, self._is_connected)
 
     def _is_connected(self) -> bool:
         return self._channel is not None and is_connected(self._channel)
@@ -144,7 +139,7 @@ class RankingClient:
 
 
 class Timeline:
-    """A user's feed: a loop gives its posts, `pages` its pages; for the rest see `AsyncTimeline`."""
+    """A user's timeline: `for` yields posts, `pages` yields pages; see `AsyncTimeline`."""
 
     def __init__(
         self, get_page: Callable[[TimelineRequest], TimelinePage], first: TimelineRequest, limit: int
@@ -158,7 +153,7 @@ class Timeline:
             yield from page
 
     def pages(self) -> Iterator[TimelinePage]:
-        """The pages, without posts that an earlier one had; one may be empty."""
+        """The pages, without posts of earlier pages; a page may be empty."""
         scroll = Scroll(self._first, self._limit)
         while (request := scroll.request) is not None:
             try:
@@ -170,18 +165,27 @@ class Timeline:
                 yield scroll.take(page)
 
 
+def _invoke(
+    stub: object, call: UnaryCall[Result], arguments: CallArguments, connected: Callable[[], bool]
+) -> Result:
+    """Makes a call. Raises RankingError."""
+    with typed_errors(connected):
+        response = getattr(stub, call.method)(call.message, **arguments)
+    return call.read(response)
+
+
 def open_channel(connection: Connection, arguments: ChannelArguments) -> grpc.Channel:
-    """A channel that connects at its first call."""
+    """A channel, which connects at the first call."""
     if connection.tls is None:
         return grpc.insecure_channel(connection.target, arguments)
     return grpc.secure_channel(connection.target, connection.tls.credentials(), arguments)
 
 
 def is_connected(channel: grpc.Channel) -> bool:
-    """Whether the channel has a connection over which calls go.
+    """Whether the channel has a ready connection.
 
-    gRPC tells the state of a sync channel to subscribers alone, at the cost of a thread that polls and may
-    outlive the channel. So the channel beneath is asked.
+    gRPC's public API reports the state of a sync channel to subscribers only, at the cost of a polling thread
+    that may outlive the channel. So this function reads the state of the underlying Cython channel.
     """
     state = channel._channel.check_connectivity_state(False)  # type: ignore[attr-defined]
     return bool(state == grpc.ChannelConnectivity.READY.value[0])

@@ -1,4 +1,4 @@
-"""A page of a user's feed, as a caller gets it."""
+"""The page of a timeline that GetTimeline returns."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,12 +8,12 @@ from animora_client.ranking import CacheStatus, DegradedReason, DropReason, Rank
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a post's place is made of.
+    """The parts of a post's score.
 
     Attributes:
-        terms: They add up to the model's logit, or to the heuristic's value.
-        reranking_terms: They add up to the score, where the server re-ranks timelines; else empty.
-        exploration: The post holds a place that is kept for posts with few interactions.
+        terms: Terms that add up to the model's logit, or to the heuristic's value.
+        reranking_terms: Terms that add up to the score, if the server re-ranks timelines; else empty.
+        exploration: Whether the post is in a position reserved for posts with few interactions.
     """
 
     terms: Mapping[str, float]
@@ -23,19 +23,19 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class TimelinePage:
-    """Posts in order, best first. Iterating gives `RankedPost`s.
+    """One page of a timeline, best post first. Iteration yields `RankedPost`s.
 
     Attributes:
-        post_ids: The posts.
-        scores: Their scores, parallel to post_ids.
-        ranker: What ordered them.
-        model_version: The model that scored them; empty for the heuristic.
-        cache: Where the list that the page was cut from came from.
-        degraded_reason: Set when the heuristic stood in for the model; a cold user's is not degraded.
-        next_page_token: Names the page after this one; empty on the last.
-        explanations: With `explain`, parallel to post_ids; empty also where the model that ranked the list
-            is no longer on the server.
-        dropped_posts: Of `explain_post_ids`, those that are not in the timeline, and why.
+        post_ids: The posts, best first.
+        scores: The scores, parallel to post_ids.
+        ranker: What ranked the posts.
+        model_version: The model that scored the posts; empty for the heuristic.
+        cache: The source of the timeline.
+        degraded_reason: Set if the heuristic replaced the model; a cold user's timeline is not degraded.
+        next_page_token: The token of the next page; empty on the last page.
+        explanations: With `explain`, parallel to post_ids; empty if the server no longer has the model that
+            ranked the timeline.
+        dropped_posts: The `explain_post_ids` that are not in the timeline, with the reason.
     """
 
     post_ids: tuple[int, ...]
@@ -50,11 +50,11 @@ class TimelinePage:
 
     @property
     def posts(self) -> tuple[RankedPost, ...]:
-        """The posts with their scores; made anew on each access."""
+        """The posts with their scores; a new tuple on each access."""
         return tuple(self)
 
     def at(self, positions: Sequence[int]) -> "TimelinePage":
-        """The page with the posts at these positions alone."""
+        """The page reduced to the posts at these positions."""
         return replace(
             self,
             post_ids=tuple(self.post_ids[position] for position in positions),

@@ -1,4 +1,4 @@
-"""How a client proves whom it talks to, and who it is."""
+"""TLS of the client: trusted authorities, and the client's certificate."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +11,13 @@ class Tls:
     """Certificates of an encrypted connection, PEM-encoded.
 
     Attributes:
-        root_certificates: Authorities to trust; None for those that gRPC ships with.
-        certificate_chain: The client's own certificate, where the server asks for one.
+        root_certificates: Trusted authorities; None for gRPC's default roots.
+        certificate_chain: The client's certificate, for mutual TLS.
         private_key: The key of that certificate.
-        server_name: The name to expect in the server's certificate; empty for the target's host.
+        server_name: The expected name in the server's certificate; empty for the target's host.
 
     Raises:
-        ValueError: Of certificate and key only one is given.
+        ValueError: Only one of certificate and key is given.
     """
 
     root_certificates: bytes | None = None
@@ -27,7 +27,7 @@ class Tls:
 
     def __post_init__(self) -> None:
         if (self.certificate_chain is None) != (self.private_key is None):
-            raise ValueError("a client certificate and its private key go together: give both or neither")
+            raise ValueError("a client certificate needs its private key: give both or neither")
 
     @classmethod
     def from_files(
@@ -41,12 +41,12 @@ class Tls:
 
         Raises:
             OSError: A file cannot be read.
-            ValueError: Of certificate and key only one is given.
+            ValueError: Only one of certificate and key is given.
         """
         return cls(_read(root_certificates), _read(certificate_chain), _read(private_key), server_name)
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """For a secure channel."""
+        """The credentials of a secure channel."""
         return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate_chain)
 
 

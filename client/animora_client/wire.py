@@ -1,4 +1,4 @@
-"""Turns requests into messages of the wire, and its messages into rankings and pages."""
+"""Converts requests to protobuf messages, and messages to rankings and pages."""
 
 from collections.abc import Iterable, Mapping
 
@@ -18,7 +18,7 @@ _CACHE_POLICIES = {
     CachePolicy.REFRESH: ranking_pb2.CACHE_POLICY_REFRESH,
     CachePolicy.BYPASS: ranking_pb2.CACHE_POLICY_BYPASS,
 }
-# A newer server may send values that are not here; they become OTHER.
+# Unknown values, of a newer server, become OTHER.
 RANKERS: Mapping[int, Ranker] = {
     ranking_pb2.RANKER_NEUCF: Ranker.NEUCF,
     ranking_pb2.RANKER_HEURISTIC: Ranker.HEURISTIC,
@@ -55,7 +55,7 @@ def rank_message(request: RankRequest) -> ranking_pb2.RankRequest:
 
     Raises:
         ValueError: A number does not fit its field.
-        TypeError: Something is not a number.
+        TypeError: A value is not a number.
     """
     return ranking_pb2.RankRequest(
         user_id=request.user_id,
@@ -70,7 +70,7 @@ def rank_message(request: RankRequest) -> ranking_pb2.RankRequest:
 
 
 def batch_message(requests: Iterable[RankRequest]) -> ranking_pb2.BatchRankRequest:
-    """The message for many requests; raises as `rank_message`."""
+    """The message for a batch of requests; raises as `rank_message`."""
     return ranking_pb2.BatchRankRequest(requests=map(rank_message, requests))
 
 
@@ -147,7 +147,7 @@ def read_batch(message: ranking_pb2.BatchRankResponse, count: int) -> tuple[Rank
     """The outcome of each of `count` requests.
 
     Raises:
-        Internal: There are more or fewer outcomes.
+        Internal: The number of outcomes differs from `count`.
     """
     if len(message.results) != count:
         raise Internal(
@@ -184,4 +184,4 @@ def _terms(terms: Iterable[ranking_pb2.Term]) -> dict[str, float]:
 
 
 def _dropped_posts(dropped: Iterable[ranking_pb2.DroppedPost]) -> dict[int, DropReason]:
-    return {one.post_id: _DROP_REASONS.get(one.reason, DropReason.OTHER) for one in dropped}
+    return {post.post_id: _DROP_REASONS.get(post.reason, DropReason.OTHER) for post in dropped}

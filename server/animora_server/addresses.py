@@ -1,4 +1,4 @@
-"""The addresses that an option's host and port stand for, and whether they can be listened on."""
+"""Resolves hosts, binds ports, and reports which option to change if that fails."""
 
 import errno
 import os
@@ -9,23 +9,23 @@ from typing import Any, NamedTuple
 
 from animora_server.errors import ConfigurationError
 
-ATTEMPTS = 16  # at a port that is free at all addresses of a host
-# A name may have an address that this machine has not, or of a family that it does not know.
+ATTEMPTS = 16  # to find a port that is free at all addresses of a host
+# A host name may resolve to addresses that this machine does not have or support.
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class Address(NamedTuple):
-    """Where a socket may listen."""
+    """An address to listen on."""
 
     family: socket.AddressFamily
     address: Any
 
 
 def addresses(section: str, host: str, port: int) -> list[Address]:
-    """All addresses of a host, each once.
+    """The distinct addresses of a host.
 
     Raises:
-        ConfigurationError: It has none.
+        ConfigurationError: The host cannot be resolved.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -35,7 +35,7 @@ def addresses(section: str, host: str, port: int) -> list[Address]:
 
 
 def bind(address: Address, *options: int) -> socket.socket:
-    """A socket that is bound to an address, with options of SOL_SOCKET on. Raises OSError."""
+    """Binds a socket to an address, with some SOL_SOCKET options set to 1. Raises OSError."""
     bound = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         for option in options:
@@ -48,35 +48,35 @@ def bind(address: Address, *options: int) -> socket.socket:
 
 
 def bind_all(section: str, host: str, port: int, *options: int) -> list[socket.socket]:
-    """Sockets at one port, bound to each address of a host that this machine has.
+    """Binds one port at each address of a host that this machine has.
 
     Args:
-        section: Of the options that name the host and the port.
+        section: The section of the options `host` and `port`, for errors.
         host: A name or an address.
-        port: 0 for any that is free at all of them.
-        options: See bind.
+        port: 0 for a port that is free at all addresses.
+        options: SOL_SOCKET options, as for `bind`.
 
     Raises:
-        ConfigurationError: Somebody has the port at one of the addresses, or none is this machine's.
+        ConfigurationError: The port is taken at one of the addresses, or the machine has none of them.
     """
     for _ in range(ATTEMPTS):
         with ExitStack() as opened:
             try:
                 bound = _bind_each(addresses(section, host, port), opened, options)
             except OSError as error:
-                why_not = error
+                failure = error
                 if port or error.errno != errno.EADDRINUSE:
                     break
             else:
                 opened.pop_all()
                 return bound
-    raise cannot_listen(section, host, port, why_not)
+    raise cannot_listen(section, host, port, failure)
 
 
 def _bind_each(found: list[Address], opened: ExitStack, options: tuple[int, ...]) -> list[socket.socket]:
-    """Binds to each address that this machine has. Raises OSError."""
+    """Binds to each address that this machine has. Raises OSError if it has none."""
     bound: list[socket.socket] = []
-    why_not = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
     for family, (name, port, *rest) in found:
         at = name, port or (bound[0].getsockname()[1] if bound else 0), *rest
         try:
@@ -84,19 +84,19 @@ def _bind_each(found: list[Address], opened: ExitStack, options: tuple[int, ...]
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise
-            why_not = error
+            failure = error
     if not bound:
-        raise why_not
+        raise failure
     return bound
 
 
 def require_free(section: str, host: str, port: int) -> None:
-    """Checks that nobody listens on a port, at none of the host's addresses.
+    """Checks that a port is free at all addresses of a host.
 
-    gRPC is content with one of several addresses; half of the clients would then reach somebody else.
+    gRPC starts if one of several addresses is free; part of the clients would then reach another process.
 
     Raises:
-        ConfigurationError: Somebody does, or the host has no address that this machine has.
+        ConfigurationError: The port is taken, or the machine has no address of the host.
     """
     for bound in bind_all(section, host, port, socket.SO_REUSEADDR):
         bound.close()
@@ -128,7 +128,7 @@ def reserve_port(section: str, host: str, port: int) -> Iterator[int]:
 
 
 def cannot_listen(section: str, host: str, port: int, error: OSError | None = None) -> ConfigurationError:
-    """The error of a port that is taken, or not ours to take; gRPC does not say why."""
+    """The error for a port that cannot be bound; `error` is None from gRPC, which gives no reason."""
     why = f" ({error.strerror})" if error else ""
     return ConfigurationError(
         f"{section}.port: cannot listen on {host} port {port}{why}; "

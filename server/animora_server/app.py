@@ -1,4 +1,4 @@
-"""The composition root: what is made of what, in which order it starts, and how it ends."""
+"""The composition root: constructs all parts, starts them in order, and stops them in reverse."""
 
 import asyncio
 import secrets
@@ -54,14 +54,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A server that has neither ports nor data yet.
+    """A constructed server that does not listen and has no data yet.
 
     Attributes:
-        grpc: Listens, and takes calls, once it is entered.
-        following: Reads the database and the model store, and follows them, once it is entered.
-        health: Whether calls can be answered.
+        grpc: The gRPC server; entering it starts to listen.
+        following: Entering it loads the database and the model store, and starts to follow them.
+        health: Readiness and liveness.
         registry: The metrics.
-        device: What runs the model.
+        device: The device, local or shared.
     """
 
     grpc: GrpcServer
@@ -73,33 +73,33 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A server that runs."""
+    """A running server."""
 
     grpc: GrpcServer
     probes: Probes
     health: HealthState
 
     async def wait_until_serving(self) -> None:
-        """Returns once health says SERVING."""
+        """Waits until health is SERVING."""
         await self.health.became_ready.wait()
 
     async def drain(self) -> None:
-        """Takes no new work and finishes what is in flight."""
+        """Stops accepting calls, and finishes calls in flight."""
         await self.health.drain(self.grpc)
 
 
 @asynccontextmanager
 async def engine(settings: Settings, device_socket: str | None = None) -> AsyncIterator[Engine]:
-    """Makes everything, top to bottom, and stops it in reverse.
+    """Constructs all parts, and stops them in reverse order.
 
     Args:
         settings: All options.
-        device_socket: Where the process listens whose device is shared; None for a device of this process.
+        device_socket: The socket of the shared device's process; None for a device of this process.
 
     Raises:
-        ConfigurationError: What an option asks for cannot be had, such as a model store.
+        ConfigurationError: An option cannot be satisfied, for example the model store.
     """
-    _warn_of_gaps(settings.catalog)
+    _warn_about_block_age(settings.catalog)
     registry = process_registry()
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
     loop = asyncio.get_running_loop()
@@ -107,7 +107,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
     async with AsyncExitStack() as stack:
         shared = None
         if device_socket is None:
-            from animora_server.inference.device import Device as OwnDevice  # noqa: PLC0415  # PyTorch, for 100 MB
+            from animora_server.inference.device import Device as OwnDevice  # noqa: PLC0415  # imports PyTorch: 100 MB
 
             device: InferenceDevice = await stack.enter_async_context(
                 OwnDevice(
@@ -118,7 +118,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             )
         else:
             device = shared = await stack.enter_async_context(
-                RemoteDevice(device_socket, on_loss=lambda: model_manager.lose())  # noqa: PLW0108  # made below
+                RemoteDevice(device_socket, on_loss=lambda: model_manager.lose())  # noqa: PLW0108  # defined below
             )
         cost = CostModel()
         observer = metrics.scorer if shared is None else QueueObserver(metrics.scorer)
@@ -127,33 +127,33 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         )
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
         encoder = CatalogEncoder(device, queue, cost, settings.scorer.max_batch_rows)
-        without = NoModel() if store is None else None
+        no_model = NoModel() if store is None else None
         model_manager = ModelManager(
             device,
             encoder,
             settings.models.resident,
-            without,
-            reconcile=lambda: refresher.catch_up(),  # noqa: PLW0108  # made below
+            no_model,
+            reconcile=lambda: refresher.catch_up(),  # noqa: PLW0108  # defined below
         )
         health = HealthState(model_manager, batcher, settings, shared)
-        _observe(metrics, batcher, model_manager, health)
-        _oversee(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
+        _bind_gauges(metrics, batcher, model_manager, health)
+        _watch_loops(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
-        scores, kept, posts_of_generation = await _stores(stack, settings, metrics, health)
+        scores, timeline_store, posts_of_generation = await _stores(stack, settings, metrics, health)
         admission = AdmissionController(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
         ranker = CandidateRanker(
             model_manager, scores, heuristic, settings.catalog.max_block_age, metrics.stages
         )
         feed_ranker = FeedRanker(heuristic, settings.timeline)
-        producer = TimelineBuilder(kept, feed_ranker, admission, metrics.timelines)
-        stack.push_async_callback(producer.aclose)
+        builder = TimelineBuilder(timeline_store, feed_ranker, admission, metrics.timelines)
+        stack.push_async_callback(builder.aclose)
         late = LatePosts(posts_of_generation, settings.timeline)
-        lists = TimelineResolver(
-            kept, producer, late, settings.timeline, lookup_limit=5 * settings.cache.timeout
+        resolver = TimelineResolver(
+            timeline_store, builder, late, settings.timeline, lookup_limit=5 * settings.cache.timeout
         )
         timelines = Timelines(
             model_manager,
-            lists,
+            resolver,
             feed_ranker,
             TimelineExplainer(heuristic, feed_ranker.reranking),
             _page_policy(settings),
@@ -186,7 +186,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
                     watcher = ModelWatcher(
                         store, model_manager, settings.models.poll_interval, metrics.models
                     )
-                    _oversee(metrics, health, watcher.loop)
+                    _watch_loops(metrics, health, watcher.loop)
                     await stack.enter_async_context(watcher)
                 await stack.enter_async_context(health.supervising(server))
                 yield
@@ -196,23 +196,25 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Application]:
-    """Starts everything, and stops it in reverse.
+    """Starts the server with its ports, and stops it in reverse order.
 
     Raises:
-        ConfigurationError: A port cannot be bound, or what an option asks for cannot be had.
+        ConfigurationError: A port cannot be bound, or an option cannot be satisfied.
     """
     async with (
-        engine(settings) as made,
-        Probes(settings.http, made.registry, live=made.health.dead, ready=made.health.unready) as probes,
-        made.grpc as grpc,
-        made.following,
+        engine(settings) as started,
+        Probes(
+            settings.http, started.registry, live=started.health.dead, ready=started.health.unready
+        ) as probes,
+        started.grpc as grpc,
+        started.following,
     ):
-        log.info("listening", grpc_port=grpc.port, http_port=probes.port, device=str(made.device))
-        yield Application(grpc, probes, made.health)
+        log.info("listening", grpc_port=grpc.port, http_port=probes.port, device=str(started.device))
+        yield Application(grpc, probes, started.health)
 
 
 async def serve(settings: Settings) -> int:
-    """Serves until a signal ends it, then drains. Returns the process's exit status."""
+    """Serves until a signal or a device fault, then drains. Returns the exit status."""
     stopping = stop_signal()
     async with running(settings) as application:
         ends = {"a signal": stopping, "the device failed": application.health.device_failed}
@@ -230,7 +232,7 @@ async def _following_database(
     metrics: Metrics,
     health: HealthState,
 ) -> AsyncIterator[None]:
-    """Keeps the catalog like the database."""
+    """Loads the catalog and keeps it in step with the database: polls, notifications, blocks."""
     blocks = BlockRefresher(
         database.beside(),
         settings.catalog,
@@ -246,19 +248,19 @@ async def _following_database(
         return refresher.correct(events) and model_manager.accepts_events
 
     listener = EventListener(settings.database, metrics.catalog, correct, refresher.catch_up)
-    _oversee(metrics, health, listener.loop, *refresher.loops, blocks.loop)
-    # First listen, then load, so that nothing is missed in between.
+    _watch_loops(metrics, health, listener.loop, *refresher.loops, blocks.loop)
+    # Listen before loading, so that no notification is missed in between.
     async with listener, refresher, blocks:
         yield
 
 
-def _observe(
+def _bind_gauges(
     metrics: Metrics,
     batcher: Batcher[InferenceRequest, FloatArray],
     model_manager: ModelManager,
     health: HealthState,
 ) -> None:
-    """Has metrics look up what others know."""
+    """Binds gauges to the objects whose state they show."""
     metrics.scorer.queue_rows.set_function(lambda: batcher.queued_rows)
     metrics.models.resident.set_function(lambda: model_manager.versions)
     metrics.models.compiled.set_function(lambda: model_manager.compiled)
@@ -267,8 +269,8 @@ def _observe(
     health.liveness.watch(batcher.runner)
 
 
-def _oversee(metrics: Metrics, health: HealthState, *loops: BackgroundLoop) -> None:
-    """Shows how background loops are, in metrics and by liveness."""
+def _watch_loops(metrics: Metrics, health: HealthState, *loops: BackgroundLoop) -> None:
+    """Adds background loops to metrics and liveness."""
     metrics.background.watch(*loops)
     health.liveness.watch(*loops)
 
@@ -276,9 +278,9 @@ def _oversee(metrics: Metrics, health: HealthState, *loops: BackgroundLoop) -> N
 async def _stores(
     stack: AsyncExitStack, settings: Settings, metrics: Metrics, health: HealthState
 ) -> tuple[CacheAccess | None, TimelineStore, PostsOfGeneration]:
-    """Where scores and lists are kept, and which posts precomputed lists were ranked from: all in Redis.
+    """Creates the score cache, the timeline store, and the look-up of a generation's posts, all in Redis.
 
-    Without one no scores are kept, lists are kept in this process, and there are no precomputed ones.
+    Without Redis there is no score cache, timelines are stored in this process, and none are precomputed.
     """
     local = LocalTimelineStore(settings.timeline.stale_ttl + settings.timeline.token_ttl)
     if not settings.cache.url.get_secret_value():
@@ -287,15 +289,15 @@ async def _stores(
     generations = await stack.enter_async_context(
         GenerationWatch(redis, settings.cache.generation_poll_interval, metrics.cache)
     )
-    _oversee(metrics, health, redis.recovery, generations.loop)
+    _watch_loops(metrics, health, redis.recovery, generations.loop)
     scores = CacheAccess(RedisScores(redis, settings.cache.ttl, metrics.cache), rank_key)
     timelines = RedisTimelineStore(redis, generations, settings.timeline, metrics.cache)
-    backed = TieredTimelineStore(timelines, local)
-    stack.push_async_callback(backed.aclose)
-    return scores, backed, lambda: generations.posts
+    tiered = TieredTimelineStore(timelines, local)
+    stack.push_async_callback(tiered.aclose)
+    return scores, tiered, lambda: generations.posts
 
 
-def _warn_of_gaps(settings: CatalogSettings) -> None:
+def _warn_about_block_age(settings: CatalogSettings) -> None:
     if settings.max_block_age <= settings.poll_interval:
         log.warning(
             "catalog.max_block_age is not above catalog.poll_interval: between polls calls get UNAVAILABLE"
@@ -305,9 +307,7 @@ def _warn_of_gaps(settings: CatalogSettings) -> None:
 def _page_policy(settings: Settings) -> PagePolicy:
     key = settings.timeline.token_key.get_secret_value().encode()
     if not key:
-        log.warning(
-            "timeline.token_key is not set: page tokens are good for this process alone, until it ends"
-        )
+        log.warning("timeline.token_key is not set: page tokens are valid for this process only")
     return PagePolicy(
         settings.timeline,
         settings_digest(settings.timeline, settings.ranking),

@@ -1,8 +1,8 @@
-"""Background tasks: they run beside requests until they are stopped, outlive errors, and tell how they are.
+"""Background loops: they outlive errors, count them, and fail liveness when they end.
 
-Every loop of the server is a `BackgroundLoop`. It logs and counts the errors of its rounds and goes on after
-a pause, so that neither an outage nor a bug ends it. `Liveness` tells a supervisor when one has ended all the
-same, or when the event loop no longer turns.
+Every loop of the server is a `BackgroundLoop`. It logs and counts the errors of its rounds and continues
+after a pause, so that neither an outage nor a bug ends it. `Liveness` reports a loop that has ended
+nevertheless, and an event loop that is blocked.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from animora_server.errors import AnimoraError
 
 log = structlog.get_logger(__name__)
 
-STALL = 5.0  # seconds without a round of the heartbeat after which the event loop counts as dead
+STALL = 5.0  # seconds without a round of the heartbeat after which the event loop counts as blocked
 CANCEL_INTERVAL = 0.5  # seconds; Python 3.11's wait_for, which libraries use, may lose a cancellation
 
-# Errors of operation, such as a database that is away. Any other error of a background task is a bug.
+# Operational errors, such as an unreachable database. Any other error of a background loop is a bug.
 EXPECTED: tuple[type[Exception], ...] = (AnimoraError, OSError)
 
 Kind = Literal["expected", "unexpected"]
@@ -30,18 +30,18 @@ Kind = Literal["expected", "unexpected"]
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Pauses between attempts: they double with each failure in a row, and half of each is random.
+    """Exponential backoff: pauses double with each failure in a row, jittered over their upper half.
 
     Attributes:
         first: Seconds after the first failure, at most.
-        longest: Seconds after many, at most.
+        longest: Upper bound of a pause in seconds.
     """
 
     first: float = 0.1
     longest: float = 2.0
 
     def delay(self, failures: int) -> float:
-        """Seconds before the next attempt after so many failures in a row, from 1."""
+        """Seconds before the next attempt after `failures` in a row, from 1."""
         longest = min(math.ldexp(self.first, min(failures - 1, 64)), self.longest)
         return longest * random.uniform(0.5, 1)
 
@@ -49,20 +49,19 @@ class Backoff:
 class BackgroundLoop:
     """Runs rounds until it is stopped. An error of a round is logged and counted, and the next round follows.
 
-    The log tells of the first failure in a row, of the second, the fourth, the eighth and so on, and of the
-    first success after failures.
+    It logs the first, second, fourth, eighth, … failure in a row, and the first success after failures.
 
     Args:
         name: The task's name in the log and in metrics.
         run_round: Runs one round. Returns the seconds until the next one. A round may last as long as a
-            connection does; it then calls `succeeded` now and then.
-        expected: Errors of operation, logged in one line. Any other is a bug, logged with its traceback.
+            connection does; it then calls `succeeded` periodically.
+        expected: Operational errors, logged in one line. Any other error is a bug, logged with its traceback.
         backoff: The pauses after failures.
         wake: Ends a pause early when it is set. The round clears it.
         clock: Seconds.
 
     Attributes:
-        failures: How many rounds failed so far, by the kind of their error.
+        failures: The number of failed rounds, by kind of error.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class BackgroundLoop:
         run_round: Callable[[], Awaitable[float]],
         *,
         expected: tuple[type[Exception], ...] = EXPECTED,
-        backoff: Backoff = Backoff(),  # it is frozen
+        backoff: Backoff = Backoff(),  # frozen
         wake: asyncio.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -94,14 +93,14 @@ class BackgroundLoop:
         self._task.add_done_callback(self._report_end)
 
     async def stop(self) -> None:
-        """Cancels the round that runs and waits for its end, however it comes."""
+        """Cancels the running round and waits until it has ended."""
         self._stopping = True
         while self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait((self._task,), timeout=CANCEL_INTERVAL)
 
     def succeeded(self) -> None:
-        """Ends a row of failures. A round that returns does so by itself."""
+        """Ends a row of failures. Called after each round that returns."""
         self._succeeded_at = self._clock()
         if self._failures_in_a_row:
             log.info("background task recovered", task=self.name, failures=self._failures_in_a_row)
@@ -109,16 +108,16 @@ class BackgroundLoop:
 
     @property
     def age(self) -> float:
-        """Seconds since the last success, or since the start. From any thread."""
+        """Seconds since the last success, or since the start. Thread-safe."""
         return self._clock() - self._succeeded_at
 
     @property
     def silence(self) -> float:
-        """Seconds since a round ended, well or not, or since the start; 0 before it. From any thread."""
+        """Seconds since a round ended, successful or not, or since the start; 0 before it. Thread-safe."""
         return 0.0 if self._task is None else self._clock() - self._ended_round_at
 
     def dead(self) -> str | None:
-        """Why no further round will follow although nobody stopped the loop, or None. From any thread."""
+        """The problem if the loop has ended without being stopped, else None. Thread-safe."""
         if self._task is None or self._stopping or not self._task.done():
             return None
         return f"background task {self.name} ended"
@@ -138,8 +137,8 @@ class BackgroundLoop:
         except asyncio.CancelledError as error:
             if self._stopping or was_cancelled():
                 raise
-            return self._failed("unexpected", error)  # a library's, not this task's
-        except Exception as error:  # the edge of the loop: a bug costs a round, not all that would follow
+            return self._failed("unexpected", error)  # raised by a library; this task was not cancelled
+        except Exception as error:  # loop boundary: a bug costs one round only
             return self._failed("unexpected", error)
         self.succeeded()
         return pause
@@ -155,15 +154,15 @@ class BackgroundLoop:
         failures = self._failures_in_a_row
         pause = self._backoff.delay(failures)
         if failures & (failures - 1) == 0:
-            told = {"task": self.name, "failures": failures, "retry_seconds": round(pause, 3)}
+            fields = {"task": self.name, "failures": failures, "retry_seconds": round(pause, 3)}
             if kind == "expected":
-                log.warning("background task failed; retrying", **told, error=_described(error))
+                log.warning("background task failed; retrying", **fields, error=_described(error))
             else:
-                log.error("background task failed unexpectedly; retrying", **told, exc_info=error)
+                log.error("background task failed unexpectedly; retrying", **fields, exc_info=error)
         return pause
 
     async def _pause(self, seconds: float) -> None:
-        await asyncio.sleep(0)  # also where `wake` is set: others go on between two rounds
+        await asyncio.sleep(0)  # yields to other tasks even if `wake` is set
         try:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
@@ -172,10 +171,10 @@ class BackgroundLoop:
 
 
 class Liveness:
-    """Whether a process is worth keeping: its event loop turns, and no background loop has ended.
+    """Liveness of a process: its event loop runs, and no background loop has ended.
 
     Args:
-        heartbeat: A loop of short rounds and short pauses, which shows that the event loop turns.
+        heartbeat: A loop of short rounds and short pauses, which shows that the event loop runs.
     """
 
     def __init__(self, heartbeat: BackgroundLoop) -> None:
@@ -183,17 +182,17 @@ class Liveness:
         self._loops = [heartbeat]
 
     def watch(self, *loops: BackgroundLoop) -> None:
-        """The process needs these loops too."""
+        """Adds loops that the process cannot do without."""
         self._loops += loops
 
     def dead(self) -> str | None:
-        """Why the process should be restarted, or None. From any thread."""
+        """Why the process should be restarted, or None. Thread-safe."""
         for loop in self._loops:
             if why := loop.dead():
                 return why
         silence = self._heartbeat.silence
         if silence > STALL:
-            return f"the event loop stands still for {silence:.1f} s"
+            return f"the event loop is blocked for {silence:.1f} s"
         return None
 
 
@@ -202,7 +201,7 @@ def log_task_failure(task: asyncio.Task[Any], consequence: str) -> None:
 
     Args:
         task: The task.
-        consequence: What is no longer done then.
+        consequence: The log event: what is no longer done.
     """
 
     def report(ended: asyncio.Task[Any]) -> None:
@@ -213,13 +212,13 @@ def log_task_failure(task: asyncio.Task[Any], consequence: str) -> None:
 
 
 def was_cancelled() -> bool:
-    """Whether somebody cancelled the task at hand; else a CancelledError comes from what it awaited."""
+    """Whether the current task was cancelled; if not, a CancelledError comes from what it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def first_of(events: Mapping[str, asyncio.Event]) -> str:
-    """Waits until one of some events is set. Returns its name, or the first one's if several are."""
+    """Waits until one of several events is set. Returns its name; the first name if several are set."""
     waiting = [asyncio.create_task(event.wait()) for event in events.values()]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -230,12 +229,12 @@ async def first_of(events: Mapping[str, asyncio.Event]) -> str:
 
 
 async def stop(task: asyncio.Task[None] | None) -> None:
-    """Cancels a task, if there is one, and waits for its end, however it comes."""
+    """Cancels a task, unless it is None, and waits until it has ended."""
     if task is not None:
         task.cancel()
         await asyncio.wait((task,))
 
 
 def _described(error: BaseException) -> str:
-    """The text of an error, which some have not: a MemoryError or a TimeoutError, for example."""
+    """The text of an error, or its type if it has no text, such as a TimeoutError."""
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The commands of `animora-server`. The only module of the server that sees the environment."""
+"""The commands of `animora-server`. No other module of the server reads the environment."""
 
 import math
 import os
@@ -17,9 +17,9 @@ from animora_server.logs import configure_logs
 from animora_server.program import run
 from animora_server.settings import MAX_WORKERS, Settings
 
-# No fork ever follows gRPC here; with support for it, gRPC complains of every child process.
+# The server never forks after it starts gRPC; with fork support, gRPC logs a warning for each child process.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
-# A precompute on Ray tells nobody of itself, unless it is told to.
+# Ray sends no usage statistics unless the user enables them.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 cli = typer.Typer(
@@ -32,23 +32,23 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(help="TOML file with options; ANIMORA_* variables win over it.", envvar="ANIMORA_CONFIG"),
+    typer.Option(help="TOML file with options; ANIMORA_* variables override it.", envvar="ANIMORA_CONFIG"),
 ]
 
 
 @cli.callback()
 def program(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
-    ] = False,  # which the entrance answers, as it does without this module
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,  # handled by animora_process.entry_point, even without the extra
 ) -> None:
     """Ranks the posts of a photo-sharing feed for each user."""
 
 
-def _a_number(value: float | None) -> float | None:
-    """Refuses what passes any bounds: nan, and inf where there is no upper one."""
+def _require_finite(value: float | None) -> float | None:
+    """Rejects nan and infinity, which pass typer's bounds."""
     if value is not None and not math.isfinite(value):
-        raise typer.BadParameter("is no finite number")
+        raise typer.BadParameter("must be a finite number")
     return value
 
 
@@ -56,7 +56,7 @@ def _a_number(value: float | None) -> float | None:
 def serve(
     workers: Annotated[
         int | None,
-        typer.Option(help="Processes behind the port, in place of grpc.workers.", min=1, max=MAX_WORKERS),
+        typer.Option(help="Number of worker processes; overrides grpc.workers.", min=1, max=MAX_WORKERS),
     ] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -66,19 +66,21 @@ def serve(
     configure_logs(settings.log.level, settings.log.format)
     workers = workers or settings.grpc.workers
     if workers > 1:
-        from animora_server.workers import supervise  # noqa: PLC0415  # one process does without
+        from animora_server.workers import supervise  # noqa: PLC0415  # not needed for one process
 
         run(supervise(settings, workers))
         return
     stderr_capture.start()
-    from animora_server import app  # noqa: PLC0415  # torch takes a second; other commands do without
+    from animora_server import app  # noqa: PLC0415  # importing torch takes a second
 
     run(app.serve(settings))
 
 
 @cli.command()
 def demo(
-    directory: Annotated[Path, typer.Option(help="Keeps data and model between runs.")] = Path(".demo"),
+    directory: Annotated[Path, typer.Option(help="Folder for data and model, kept between runs.")] = Path(
+        ".demo"
+    ),
     config: ConfigOption = None,
 ) -> None:
     """Run everything on sample data until Ctrl-C: PostgreSQL, Redis, training, server, ranked feeds."""
@@ -92,71 +94,73 @@ def demo(
 @cli.command()
 def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its parameters
     shard: Annotated[
-        str | None, typer.Option(help="i/n: only part i, from 0, of n parts of the users.", metavar="I/N")
+        str | None, typer.Option(help="Only shard I, from 0, of N shards of the users.", metavar="I/N")
     ] = None,
     active_days: Annotated[
         float | None,
         typer.Option(
-            help="Only users who liked or commented within this many days.",
+            help="Only users with an interaction within this many days.",
             min=0.001,
             max=36500,
-            callback=_a_number,
+            callback=_require_finite,
         ),
     ] = None,
     rate: Annotated[
         float,
         typer.Option(
-            help="User-post pairs a second at most, for each part; 0 for no limit.", min=0, callback=_a_number
+            help="User-post pairs per second and shard; 0 for no limit.",
+            min=0,
+            callback=_require_finite,
         ),
     ] = 0,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Abandon what an earlier run left unfinished.")
+        bool, typer.Option("--restart", help="Discard an unfinished generation and begin a new one.")
     ] = False,
     ray: Annotated[
         str | None,
-        typer.Option(help='Run all parts on a Ray cluster; "local" starts one.', metavar="ADDRESS"),
+        typer.Option(help='Run all shards on a Ray cluster; "local" starts one.', metavar="ADDRESS"),
     ] = None,
-    shards: Annotated[int | None, typer.Option(help="With --ray: how many parts.", min=1)] = None,
+    shards: Annotated[int | None, typer.Option(help="With --ray: the number of shards.", min=1)] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Rank the timelines of all users, and serve them once all are there."""
+    """Precompute the timelines of all users, and make them current once all are stored."""
     if ray is None and shards is not None:
-        _fail("--shards goes with --ray: without it, --shard I/N makes one part")
+        _fail("--shards requires --ray; without --ray, use --shard I/N")
     if ray is not None and shard is not None:
-        _fail("--shard does not go with --ray, which makes all parts: say how many with --shards")
+        _fail("--shard cannot be combined with --ray, which runs all shards; use --shards")
     settings = _settings(config)
     _require(settings.database.url, "database.url", "the DSN of a role that may read the views")
-    _require(settings.cache.url, "cache.url", "the Redis that the lists are for")
+    _require(settings.cache.url, "cache.url", "the Redis to store timelines in")
     configure_logs(settings.log.level, settings.log.format)
     from animora_server.precompute.command import precompute  # noqa: PLC0415  # see serve
     from animora_server.precompute.job import RunOptions  # noqa: PLC0415
     from animora_server.precompute.shard import Shard  # noqa: PLC0415
 
-    order = RunOptions(Shard() if shard is None else Shard.parse(shard), active_days, rate, restart)
+    run_options = RunOptions(Shard() if shard is None else Shard.parse(shard), active_days, rate, restart)
     if ray is None:
-        run(precompute(settings, order, out, err))
+        run(precompute(settings, run_options, out, err))
         return
     from animora_server.precompute.ray_cluster import precompute_on_ray  # noqa: PLC0415
 
-    order = replace(order, shard=Shard(0, shards or 1))
-    raise SystemExit(precompute_on_ray(settings, order, ray, out, err))
+    run_options = replace(run_options, shard=Shard(0, shards or 1))
+    raise SystemExit(precompute_on_ray(settings, run_options, ray, out, err))
 
 
 @cli.command("check-config")
 def check_config(config: ConfigOption = None) -> None:
-    """Print the options in force, secrets hidden."""
+    """Check the configuration and print all options, with secrets hidden."""
     from animora_server.configuration import describe  # noqa: PLC0415  # see serve
 
     settings = _settings(config)
     if settings.cache.url.get_secret_value():
         from animora_server.cache.connection import open_redis  # noqa: PLC0415
 
-        open_redis(settings.cache)  # which connects to nothing yet, and refuses a URL that cannot be used
+        open_redis(settings.cache)  # validates the URL; does not connect
     out.print(describe(settings), markup=False)
 
 
 def main() -> None:
-    """Runs the command line; an expected error is one line, not a traceback."""
+    """Runs the command line. Prints an expected error as one line, without a traceback."""
     name_process_user(os.environ)
     try:
         cli()

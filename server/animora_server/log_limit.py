@@ -1,4 +1,4 @@
-"""How many log lines of one kind are written a second: a flood of one event must not drown the others."""
+"""Rate limit of the log, per event, so that a flood of one event does not hide the rest."""
 
 import logging
 import re
@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from threading import Timer
 
-LINES_A_SECOND = 20  # of one kind
+LINES_PER_SECOND = 20  # per kind
 WINDOW = 1.0  # seconds
-MOST_KINDS = 1000  # told apart in a window
+MAX_KINDS = 1000  # distinguished per window
 
 _VARIABLE = re.compile(r"0x[0-9a-fA-F]+|\d+")  # parts of a text that differ from line to line
 
@@ -17,22 +17,22 @@ Kind = tuple[str, str, str]  # logger, level, event
 
 
 class RateLimitedHandler(logging.Handler):
-    """Passes some lines of each kind on in each window of time; a further line says how many it suppressed.
+    """Passes a limited number of lines per kind and window, then logs how many lines it suppressed.
 
-    Lines are of one kind where logger, level and event are the same, numbers in the event aside. Lines below
-    `info` are not limited: who asks for them wants all.
+    Lines with the same logger, level and event, ignoring numbers in the event, are of one kind. Lines below
+    `info` are not limited.
 
     Args:
         target: Writes the lines.
-        lines: Of each kind in a window.
-        window: Seconds.
-        clock: Seconds.
+        lines: Lines per kind and window.
+        window: Length of a window in seconds.
+        clock: Returns seconds.
     """
 
     def __init__(
         self,
         target: logging.Handler,
-        lines: int = LINES_A_SECOND,
+        lines: int = LINES_PER_SECOND,
         window: float = WINDOW,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -46,7 +46,7 @@ class RateLimitedHandler(logging.Handler):
         self._summary: Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Passes a line on, or counts it."""
+        """Passes a line to the target, or counts it as suppressed."""
         if record.levelno < logging.INFO:
             self._target.handle(record)
             return
@@ -60,7 +60,7 @@ class RateLimitedHandler(logging.Handler):
             self._summary = self._start_summary()
 
     def flush(self) -> None:
-        """Ends the window: says what it suppressed."""
+        """Ends the window, and logs how many lines it suppressed."""
         self.acquire()
         try:
             self._begin_window()
@@ -68,12 +68,12 @@ class RateLimitedHandler(logging.Handler):
             self.release()
 
     def _start_summary(self) -> Timer | None:
-        """Ends the window in case that no other line follows."""
+        """Starts a timer that ends the window, in case no further line does."""
         summary = Timer(self._window, self.flush)
         summary.daemon = True
         try:
             summary.start()
-        except RuntimeError:  # the system has no thread left; whoever logs must not fail for it
+        except RuntimeError:  # no thread left; logging must not fail the caller
             return None
         return summary
 
@@ -91,7 +91,7 @@ class RateLimitedHandler(logging.Handler):
         event = record.msg.get("event", "") if isinstance(record.msg, dict) else record.msg
         first_line = str(event).partition("\n")[0][:200]
         kind = record.name, record.levelname, _VARIABLE.sub("#", first_line)
-        if kind not in self._seen and len(self._seen) >= MOST_KINDS:
+        if kind not in self._seen and len(self._seen) >= MAX_KINDS:
             return record.name, record.levelname, "other events"
         return kind
 

@@ -1,4 +1,4 @@
-"""Where log lines go: a reader that stands still, as a stuck collector does, must not hold up the server."""
+"""Writes log lines without blocking: a reader that stalls must not block the server."""
 
 import io
 import logging
@@ -6,14 +6,14 @@ import os
 import select
 from typing import TextIO
 
-AT_ONCE = select.PIPE_BUF  # bytes that a pipe takes without waiting, when it takes any
-PATIENCE = 50  # milliseconds for a reader that is only slow
+CHUNK_BYTES = select.PIPE_BUF  # a writable pipe takes this many bytes without blocking
+WRITE_TIMEOUT = 50  # milliseconds, for a slow reader
 
 
 def handler_for(stream: TextIO) -> logging.Handler:
-    """A handler that writes to a stream, without waiting for long where the stream is the system's."""
+    """A handler for a stream; non-blocking if the stream has a file descriptor."""
     try:
-        return DroppingHandler(os.dup(stream.fileno()))  # its own: descriptor 2 may be led elsewhere
+        return DroppingHandler(os.dup(stream.fileno()))  # a duplicate, since descriptor 2 may be redirected
     except io.UnsupportedOperation:  # in memory
         return logging.StreamHandler(stream)
 
@@ -21,8 +21,7 @@ def handler_for(stream: TextIO) -> logging.Handler:
 class DroppingHandler(logging.Handler):
     """Writes lines to a pipe, a terminal or a file.
 
-    While nobody reads them they are dropped; the first line that is read again comes after one that says how
-    many are missing.
+    While the reader stalls, lines are dropped. After a stall the log first reports how many.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -31,7 +30,7 @@ class DroppingHandler(logging.Handler):
         self._room = select.poll()
         self._room.register(descriptor, select.POLLOUT)
         self._dropped = 0
-        self._torn = False  # whether half a line was the last that was taken
+        self._torn = False  # whether the last line was written in part
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a line, or drops it."""
@@ -40,19 +39,19 @@ class DroppingHandler(logging.Handler):
                 self._dropped = 0
             if self._dropped or not self._write(record):
                 self._dropped += 1
-        except OSError:  # nobody will read it
+        except OSError:  # the reader is gone
             self._dropped += 1
-        except Exception:  # as logging's own handlers have it: a line is not worth the call that it is about
+        except Exception:  # like logging's own handlers: never fail the caller
             self.handleError(record)
 
     def _write(self, record: logging.LogRecord) -> bool:
-        """Whether all of its line was taken."""
+        """Writes a record. Returns whether the whole line was written."""
         line = f"{self.format(record)}\n"
         left = memoryview((f"\n{line}" if self._torn else line).encode(errors="backslashreplace"))
-        patience = 0 if self._dropped else PATIENCE
-        while left and self._room.poll(patience):
-            taken = os.write(self._descriptor, left[:AT_ONCE])
-            left, self._torn = left[taken:], True
+        timeout = 0 if self._dropped else WRITE_TIMEOUT
+        while left and self._room.poll(timeout):
+            written = os.write(self._descriptor, left[:CHUNK_BYTES])
+            left, self._torn = left[written:], True
         self._torn = self._torn and bool(left)
         return not left
 
@@ -63,7 +62,7 @@ def _missing(lines: int) -> logging.LogRecord:
             "name": __name__,
             "levelno": logging.WARNING,
             "levelname": "WARNING",
-            "msg": "lines are missing here: nobody read them",
+            "msg": "log lines dropped: the reader stalled",
             "lines": lines,
         }
     )

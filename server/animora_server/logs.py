@@ -1,4 +1,4 @@
-"""The log on standard error: one line an event, from our own loggers and from the libraries' alike."""
+"""The log on standard error: one line per event, from the server's loggers and the libraries'."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from structlog.types import EventDict, Processor, WrappedLogger
 from animora_server.log_limit import RateLimitedHandler
 from animora_server.log_output import handler_for
 
-# What stands before the password in a URL is kept, so that a line still tells which server it is about.
+# The part before the password is kept, so that a line still names the server.
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)[^\s/@]+(?=@)")
 
 
@@ -22,13 +22,13 @@ def configure_logs(
 ) -> None:
     """Sets up logging for the whole process; call it once, before anything logs.
 
-    Events carry what `structlog.contextvars` has bound, such as the request's id. A level that is not written
-    costs next to nothing: its methods do nothing. Tracebacks show no local variables: they may be secrets.
+    Events carry the variables bound by `structlog.contextvars`, such as the request id. The methods of
+    a level that is not written do nothing. Tracebacks show no local variables, which may hold secrets.
 
     Args:
-        level: The least level that is written.
-        output: One JSON object a line, or text for people.
-        stream: Where to.
+        level: The lowest level that is written.
+        output: One JSON object per line, or text for a terminal.
+        stream: The stream to write to.
     """
     least = logging.getLevelNamesMapping()[level.upper()]
     stages: list[Processor] = [
@@ -68,5 +68,5 @@ def _renderers(output: Literal["json", "console"], colors: bool) -> list[Process
 
 
 def _hide_passwords(logger: WrappedLogger, method: str, line: EventDict | str) -> str:
-    """Hides the passwords of URLs in a rendered line; an error's text may quote what it was given."""
+    """Hides the passwords of URLs in a rendered line; the text of an error may quote a URL."""
     return _PASSWORD_IN_URL.sub(r"\1*****", str(line))

@@ -1,4 +1,4 @@
-"""How a process of the server runs: on the fastest event loop, until it is told to stop, and no longer."""
+"""Runs a process of the server: the event loop, the signals that end it, and its exit."""
 
 import asyncio
 import logging
@@ -17,42 +17,42 @@ log = structlog.get_logger(__name__)
 
 
 def run(program: Coroutine[Any, Any, int]) -> None:
-    """Runs a program on uvloop, which saves about a tenth of a call, where there is one, and leaves."""
+    """Runs a program to its end, and exits. Uses uvloop where available, which saves about 10 % of a call."""
 
-    async def run_and_leave() -> None:
+    async def run_and_exit() -> None:
         try:
             status = await program
         except AnimoraError:
-            raise  # told to whoever started the process
+            raise  # printed by command_line.main
         except Exception:
-            log.critical("the process ends: an error that it does not know", exc_info=True)
+            log.critical("unexpected error; exiting", exc_info=True)
             status = 1
-        _leave(status)
+        _exit(status)
 
     try:
         from uvloop import new_event_loop  # noqa: PLC0415  # not on Windows
     except ImportError:
-        asyncio.run(run_and_leave())
+        asyncio.run(run_and_exit())
         return
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(run_and_leave())
+        runner.run(run_and_exit())
 
 
 def stop_signal() -> asyncio.Event:
-    """Is set by SIGTERM, SIGINT and SIGHUP from now on."""
+    """Returns an event that SIGTERM, SIGINT and SIGHUP set."""
     stopping = asyncio.Event()
     for number in ending_signals():
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     return stopping
 
 
-def _leave(status: int) -> None:
-    """Ends the process now: a thread that hangs, in a device or a file system, must not hold it."""
+def _exit(status: int) -> None:
+    """Exits at once, without waiting for threads, which may hang in a device or a file system."""
     stderr_capture.release()
     logging.shutdown()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except SystemExit:  # of an output that fails, which was told
+    except SystemExit:  # standard output failed; already reported
         status = status or 1
     os._exit(status)

@@ -1,4 +1,4 @@
-"""The tables of options and metrics in docs/, generated: `python -m animora_server.reference docs`."""
+"""Generates the tables of options and metrics in docs/: `python -m animora_server.reference docs`."""
 
 import asyncio
 import sys
@@ -12,13 +12,13 @@ from animora_server.configuration import Option, options, toml_value
 from animora_server.observability.instruments import GaugeFamily, MultiprocessMode
 from animora_server.observability.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
 
-# The table stands between these two lines of a page; all else on it is written by people.
+# The generated table is between these two lines of a page.
 BEGIN = "<!-- generated: make docs -->"
 END = "<!-- end of what is generated -->"
 
 
 def option_table() -> str:
-    """A row for each option."""
+    """The table of options."""
     return _table(
         ("Variable", "In the file", "Default", "Bounds", "Meaning"),
         (
@@ -35,7 +35,7 @@ def option_table() -> str:
 
 
 def _bounds(option: Option) -> str:
-    """What a number may be, as `above 0.001 to 3600`."""
+    """The bounds of a number, such as `above 0.001 to 3600`."""
     limits = {
         name: f"{value:,}"
         for limit in option.field.metadata
@@ -47,7 +47,7 @@ def _bounds(option: Option) -> str:
 
 
 def metric_table() -> str:
-    """A row for each metric, with the labels and values that are known, and what it is of several workers."""
+    """The table of metrics, with known label values, and how values of several workers are merged."""
     registry = CollectorRegistry()
     metrics = Metrics(registry, "animora.ranking.v1.RankingService", ("Rank", "BatchRank", "GetTimeline"))
     WorkerMetrics(registry)
@@ -66,10 +66,10 @@ def metric_table() -> str:
 
 
 def with_table(page: str, table: str) -> str:
-    """A page with its generated part replaced.
+    """Replaces the generated part of a page.
 
     Raises:
-        ValueError: The page has no place for it.
+        ValueError: The page lacks the two marker lines.
     """
     head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
@@ -79,29 +79,29 @@ def with_table(page: str, table: str) -> str:
 
 
 def pages() -> dict[str, str]:
-    """The generated tables by the file in docs/ that they stand in."""
+    """The generated tables, by file name in docs/."""
     return {"configuration.md": option_table(), "metrics.md": metric_table()}
 
 
 def write(docs: Path) -> None:
-    """Brings the pages in a folder up to date."""
+    """Updates the pages in a folder."""
     for name, table in pages().items():
         page = docs / name
         page.write_text(with_table(page.read_text(encoding="utf-8"), table), encoding="utf-8")
 
 
 def _record_examples(metrics: Metrics) -> None:
-    """Gives a sample to each metric whose labels' values are not known beforehand."""
+    """Records a sample of each metric whose label values are not known beforehand."""
     metrics.models.active("v1", 0.0)
     metrics.background.watch(BackgroundLoop("model-watcher", lambda: asyncio.sleep(0, 0.0)))
 
 
 def _labels(metric: Metric) -> dict[str, dict[str, None]]:
-    """Label names and their values, in the order in which they were made."""
+    """Label names and their values, in order of creation."""
     labels: dict[str, dict[str, None]] = {}
     for sample in metric.samples:
         for name, value in sample.labels.items():
-            if name != "le":  # a histogram's own
+            if name != "le":  # the bucket label of a histogram
                 labels.setdefault(name, {})[value] = None
     return labels
 

@@ -1,7 +1,7 @@
-"""Standard error of native code: gRPC's core and others write to descriptor 2 themselves, past the log.
+"""Captures what native code, such as gRPC's core, writes to descriptor 2 directly, and logs it.
 
-While it is captured, descriptor 2 is a pipe that never blocks who writes, and a thread that reads it makes
-each line one of the log. So such lines are formatted, limited and dropped as all others are.
+During the capture, descriptor 2 is a non-blocking pipe, and a thread logs each line that it reads from it. So
+these lines are formatted, rate-limited and dropped like all log lines.
 """
 
 import atexit
@@ -16,8 +16,8 @@ from threading import Thread
 
 STDERR = 2
 PIPE_BYTES = 1 << 20
-LONGEST_LINE = 8192  # characters; what follows is a line of its own
-RELEASE_TIMEOUT = 1.0  # seconds for the last lines
+LONGEST_LINE = 8192  # characters; the rest is logged as a further line
+RELEASE_TIMEOUT = 1.0  # seconds to read the last lines
 LOGGER = logging.getLogger("stderr")
 
 # Such as "I1130 08:11:57.123456    1234 ssl_transport_security.cc:1884] Handshake failed".
@@ -27,21 +27,21 @@ _LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": log
 
 @dataclass(frozen=True, slots=True)
 class _Capture:
-    original: int  # where descriptor 2 led before
-    crashes: int  # the same for the last words of a crash
+    original: int  # a duplicate of the original descriptor 2
+    crashes: int  # the same without blocking, for crash tracebacks
     reader: Thread
 
 
-_captures: list[_Capture] = []  # one at most: the descriptor is the process'
+_captures: list[_Capture] = []  # at most one per process
 
 
 def start() -> None:
-    """Captures the descriptor, unless it is a terminal. The log must have a descriptor of its own by then."""
+    """Starts the capture, unless descriptor 2 is a terminal. The log must already use another descriptor."""
     if _captures or os.isatty(STDERR):
         return
     original = os.dup(STDERR)
-    crashes = _without_waiting(original)
-    faulthandler.enable(crashes)  # a crash must be told of past the pipe, which ends with this process
+    crashes = _non_blocking(original)
+    faulthandler.enable(crashes)  # past the pipe, which ends with this process
     reading, writing = os.pipe()
     _enlarge(writing)
     os.set_blocking(writing, False)
@@ -49,12 +49,12 @@ def start() -> None:
     os.close(writing)
     reader = Thread(target=_read, args=(reading,), name="stderr", daemon=True)
     reader.start()
-    atexit.register(release)  # also after an error that ends the interpreter, whose traceback is in the pipe
+    atexit.register(release)  # a final traceback may still be in the pipe
     _captures.append(_Capture(original, crashes, reader))
 
 
 def release() -> None:
-    """Gives the descriptor back, if it is captured, and waits a moment for the last lines."""
+    """Ends the capture, if it runs: restores the descriptor and logs the last lines."""
     while _captures:
         capture = _captures.pop()
         os.dup2(capture.original, STDERR)
@@ -64,10 +64,10 @@ def release() -> None:
         capture.reader.join(RELEASE_TIMEOUT)
 
 
-def _without_waiting(descriptor: int) -> int:
-    """Where a pipe is: the pipe, opened anew, so that its being full holds up nobody; else the descriptor.
+def _non_blocking(descriptor: int) -> int:
+    """Opens a pipe again with O_NONBLOCK; returns the descriptor itself if it is not a pipe.
 
-    To set O_NONBLOCK on the descriptor itself would set it for all processes that share it.
+    Setting O_NONBLOCK on the descriptor itself would affect all processes that share it.
     """
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         return descriptor
@@ -81,7 +81,7 @@ def _enlarge(pipe: int) -> None:
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         try:
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        except OSError:  # over this user's limit: it stays as it is
+        except OSError:  # over this user's limit: keep the default size
             return
 
 

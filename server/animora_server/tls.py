@@ -1,4 +1,4 @@
-"""The certificate and key of the gRPC port, checked before anything listens."""
+"""Loads and checks the certificate and key of the gRPC port."""
 
 import codecs
 import ssl
@@ -8,16 +8,16 @@ from pathlib import Path
 from animora_server.errors import ConfigurationError
 from animora_server.settings import GrpcSettings
 
-# What OpenSSL says of a key that is another certificate's, of the same kind or another.
-ANOTHER_KEY = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
+# OpenSSL's reasons for a key that does not match the certificate.
+KEY_MISMATCH = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the server proves itself with.
+    """The server's certificate chain and private key.
 
     Attributes:
-        certificates: The certificate and those that lead to its authority, in PEM.
+        certificates: The certificate chain, in PEM.
         key: The private key, in PEM.
     """
 
@@ -26,10 +26,10 @@ class Identity:
 
 
 def load_identity(settings: GrpcSettings) -> Identity | None:
-    """The server's certificate chain and key; None where TLS is off.
+    """Loads the certificate chain and key; None if TLS is off.
 
     Raises:
-        ConfigurationError: A file cannot be read, is no such file, or the key is another certificate's.
+        ConfigurationError: A file cannot be read, is not valid PEM, or the key does not match.
     """
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
@@ -42,7 +42,7 @@ def load_identity(settings: GrpcSettings) -> Identity | None:
 
 def _read(path: Path, option: str) -> bytes:
     try:
-        return path.read_bytes().removeprefix(codecs.BOM_UTF8)  # at which gRPC stops
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)  # gRPC rejects a byte order mark
     except OSError as error:
         raise ConfigurationError(f"{option}: cannot read {path} ({error.strerror})") from error
 
@@ -53,21 +53,21 @@ def _check(certificate: Path, key: Path, identity: Identity) -> None:
         context.load_verify_locations(cadata=identity.certificates.decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError) as error:
         raise ConfigurationError(
-            f"grpc.tls_certificate: {certificate} holds no certificate that can be read, in PEM"
+            f"grpc.tls_certificate: {certificate} holds no valid PEM certificate"
         ) from error
     try:
-        # An encrypted key would be asked about on the terminal, and gRPC does not take one.
+        # Without a callback, OpenSSL prompts for the password of an encrypted key; gRPC supports none.
         context.load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as error:
-        raise ConfigurationError(_why_not(certificate, key, error.reason)) from error
+        raise ConfigurationError(_explain(certificate, key, error.reason)) from error
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"grpc.tls_key: {key} cannot be used: {error}") from error
 
 
-def _why_not(certificate: Path, key: Path, reason: str | None) -> str:
+def _explain(certificate: Path, key: Path, reason: str | None) -> str:
     if not reason:
-        return f"grpc.tls_key: {key} holds no private key that can be read, in PEM and without a password"
-    if reason in ANOTHER_KEY:
+        return f"grpc.tls_key: {key} holds no valid PEM private key without a password"
+    if reason in KEY_MISMATCH:
         return f"grpc.tls_key: {key} is not the key of the certificate in {certificate}"
     return f"grpc.tls_certificate: {certificate} cannot be used ({reason})"
 

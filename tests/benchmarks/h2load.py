@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from animora_client.bench.checking import wrong_with
+from animora_client.bench.checking import find_problem
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.service import SERVICE_NAME
 from tests.benchmarks.load import CALLERS, Turn
@@ -129,7 +129,7 @@ async def asked(server: Server, requests: Sequence[pb.RankRequest]) -> list[Aske
                 await asyncio.sleep(0.1)
             reply, again = await call(body, timeout=10), await call(body, timeout=10)
             response = pb.RankResponse.FromString(reply)
-            wrong = wrong_with(response, np.sort(request.post_ids), request.limit)
+            wrong = find_problem(response, np.sort(request.post_ids), request.limit)
             if wrong or reply != again or response.ranker != pb.RANKER_NEUCF:
                 raise RuntimeError(
                     f"{server.name}: {wrong or 'not by NEUCF, or not the same twice'}\n{response}"

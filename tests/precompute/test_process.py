@@ -70,8 +70,8 @@ async def test_a_missing_setting_is_named(environment, missing):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--shards", "4"), "--shards goes with --ray"),
-        (("--ray", "local", "--shard", "1/2"), "--shard does not go with --ray"),
+        (("--shards", "4"), "--shards requires --ray"),
+        (("--ray", "local", "--shard", "1/2"), "--shard cannot be combined with --ray"),
         (("--shard", ""), "such as 0/8"),
         (("--active-days", "0"), "--active-days"),
         (("--active-days", "inf"), "--active-days"),

@@ -182,7 +182,7 @@ async def test_an_event_loop_without_a_heartbeat_is_dead():
     now += STALL
     assert liveness.dead() is None
     now += 1.0
-    assert liveness.dead() == "the event loop stands still for 6.0 s"
+    assert liveness.dead() == "the event loop is blocked for 6.0 s"
     await loop.stop()
 
 

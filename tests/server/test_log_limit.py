@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from animora_server.log_limit import MOST_KINDS, RateLimitedHandler
+from animora_server.log_limit import MAX_KINDS, RateLimitedHandler
 
 WINDOW = 3600.0  # seconds, which no test takes: windows end where a test ends them
 
@@ -114,12 +114,12 @@ def test_debug_lines_are_not_limited(log: logging.Logger, lines: Lines):
 
 
 def test_many_kinds_take_bounded_memory_and_lines(log: logging.Logger, lines: Lines):
-    for number in range(2 * MOST_KINDS):
+    for number in range(2 * MAX_KINDS):
         log.warning("x" * (number % 150) + "y" * (number // 150))
-    assert len(lines.records) == MOST_KINDS + 3
+    assert len(lines.records) == MAX_KINDS + 3
     for handler in log.handlers:
         handler.flush()
-    assert lines.suppressed == {"other events": MOST_KINDS - 3}
+    assert lines.suppressed == {"other events": MAX_KINDS - 3}
 
 
 def test_events_of_structlog_are_told_apart_by_their_event(lines: Lines, clock: Clock):

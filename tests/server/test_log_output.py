@@ -61,7 +61,7 @@ def test_a_reader_that_stands_still_holds_nobody_up_and_is_told_what_it_missed(p
     pipe.log.warning("and again")
     *torn, missing, again, and_again = pipe.read()
     assert (again, and_again) == ("again ", "and again ")
-    assert missing == f"lines are missing here: nobody read them {sent - whole}"
+    assert missing == f"log lines dropped: the reader stalled {sent - whole}"
     assert torn in ([], [""])
 
 
@@ -72,9 +72,9 @@ def test_what_was_told_to_be_missing_is_not_told_again(pipe: Pipe):
     pipe.log.warning(LONG)  # there is room for what is missing, and for half of this
     came = pipe.read()
     whole = sum(line.endswith("x ") for line in came)
-    assert came[-2] == f"lines are missing here: nobody read them {20 - whole}"
+    assert came[-2] == f"log lines dropped: the reader stalled {20 - whole}"
     pipe.log.warning("again")
-    assert pipe.read() == ["", "lines are missing here: nobody read them 1", "again "]
+    assert pipe.read() == ["", "log lines dropped: the reader stalled 1", "again "]
 
 
 def test_a_reader_that_has_gone_fails_nobody(pipe: Pipe, monkeypatch):

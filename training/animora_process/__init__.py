@@ -1,7 +1,6 @@
-"""What the server, the trainer and the client set up in their process before the rest of it is imported.
+"""What every command sets up in its process before its slow imports.
 
-`entry_point` runs a command, or prints its version, or names the extra that is missing. `signals` ends a
-process that is still starting, `standard_streams` opens the streams that are closed and ends a process
-whose output fails, and `user` names the user for asyncpg and others that ask. It imports the standard library
-alone.
+`entry_point` runs a command, prints its version, or reports a missing extra. `signals` ends a process that is
+still starting. `standard_streams` opens closed streams and ends a process whose output fails. `user` sets
+USER and HOME. The package imports the standard library only.
 """

@@ -1,4 +1,4 @@
-"""The signals that end a process: at once while it starts, and by draining once it serves."""
+"""The signals that end a process: at once while it starts, with a drain once it serves."""
 
 import os
 import signal
@@ -7,9 +7,9 @@ from types import FrameType
 
 
 def ending_signals() -> Iterator[signal.Signals]:
-    """SIGTERM, SIGINT and, unless this process was started to ignore it (`nohup`), SIGHUP.
+    """SIGTERM, SIGINT and SIGHUP; not SIGHUP if the process ignores it (`nohup`).
 
-    There is no configuration to reload, so SIGHUP means that a terminal or a session has ended.
+    No command reloads its configuration, so SIGHUP means that the terminal or session has ended.
     """
     yield signal.SIGTERM
     yield signal.SIGINT
@@ -18,9 +18,9 @@ def ending_signals() -> Iterator[signal.Signals]:
 
 
 def end_at_once() -> None:
-    """Lets signals end this process until its program handles them; call it before any slow import.
+    """Makes signals end this process until its program handles them; call it before slow imports.
 
-    The kernel keeps from the first process of a container every signal that it has no handler for.
+    Without a handler, the kernel does not deliver these signals to the first process of a container.
     """
     for number in ending_signals():
         if signal.getsignal(number) is signal.SIG_DFL:

@@ -1,4 +1,4 @@
-"""Standard input, output and error: streams that are closed when a process starts, and output that fails."""
+"""Standard streams that are closed when a process starts, and output that fails."""
 
 import io
 import os
@@ -12,33 +12,32 @@ if TYPE_CHECKING:
 
 
 def open_missing_streams() -> None:
-    """Opens the null device for each standard stream that is closed; call it before anything is opened.
+    """Opens the null device for each closed standard stream; call it before opening any file.
 
-    Otherwise the next file or socket takes the descriptor, and receives what native code writes to standard
-    error. Python's own stream is None then, which no library expects.
+    Otherwise the next file or socket gets the descriptor, and receives what native code writes to standard
+    error. Python's stream object is None then, which libraries do not expect.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            stream = open(os.devnull, mode)  # noqa: SIM115  # it takes the lowest free descriptor: the stream's
+            stream = open(os.devnull, mode)  # noqa: SIM115  # gets the lowest free descriptor, the stream's
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
 
 
 @contextmanager
-def told_of_failed_output(name: str) -> Iterator[None]:
-    """Ends the process with status 1 and one line on standard error where its output cannot be written.
+def exit_on_failed_output(name: str) -> Iterator[None]:
+    """Ends the process with status 1 and one line on standard error if its output cannot be written.
 
-    A full disk or a pipe whose reader has gone is no fault of the program, so that it has no traceback.
-    What comes after the first failure is lost.
+    A full disk or a closed pipe is not a bug, so there is no traceback. Later output is lost.
 
     Args:
         name: The name of the command, which begins the line.
 
     Raises:
-        SystemExit: In the block, from whatever writes to or flushes sys.stdout, or at its end.
+        SystemExit: A write to sys.stdout or a flush failed, in the block or at its end.
     """
     stream = sys.stdout
-    if isinstance(stream, io.TextIOWrapper) and sys.platform != "win32":  # whose terminals are no files
+    if isinstance(stream, io.TextIOWrapper) and sys.platform != "win32":  # where terminals are not files
         sys.stdout = _checked(stream, name)
     try:
         yield
@@ -47,7 +46,7 @@ def told_of_failed_output(name: str) -> Iterator[None]:
 
 
 def _checked(stream: io.TextIOWrapper, name: str) -> io.TextIOWrapper:
-    """A stream to the same file, which is buffered and encoded as the given one."""
+    """A stream to the same file, with the same buffering and encoding."""
     output = _CheckedOutput(stream.fileno(), name)
     return io.TextIOWrapper(
         io.BufferedWriter(output) if isinstance(stream.buffer, io.BufferedWriter) else output,
@@ -77,7 +76,7 @@ class _CheckedOutput(io.FileIO):
             raise SystemExit(1) from error
 
     def _discard(self) -> None:
-        """Lets the null device take what is still buffered, or Python would fail with it once more."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
+        """Redirects buffered output to the null device, or Python's final flush would fail again."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)

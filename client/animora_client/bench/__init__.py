@@ -1,1 +1,1 @@
-"""The load generator: asks a server for rankings, checks every reply, and measures. Needs the extra `cli`."""
+"""The load generator: sends calls, checks every reply, and measures. Requires the extra `cli`."""

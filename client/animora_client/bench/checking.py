@@ -1,4 +1,4 @@
-"""Whether a reply is what was asked for."""
+"""Checks replies against the contract of their calls."""
 
 from dataclasses import dataclass
 
@@ -16,32 +16,32 @@ Answer = ranking_pb2.RankResponse | ranking_pb2.GetTimelineResponse
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a call.
+    """The outcome of a call.
 
     Attributes:
-        outcome: OK, or the first thing that was wrong: a status code's name or `wrong reply: ...`.
-        rankings: The responses that were right.
+        outcome: OK, or the first problem: the name of a status code or `wrong reply: ...`.
+        rankings: The correct responses.
     """
 
     outcome: str
     rankings: tuple[Answer, ...] = ()
 
 
-def judge(call: Call, reply: bytes) -> Verdict:
+def check_reply(call: Call, reply: bytes) -> Verdict:
     """Parses and checks the reply to a call."""
-    return _judge_page(call, reply) if isinstance(call, TimelineCall) else _judge_rankings(call, reply)
+    return _check_page(call, reply) if isinstance(call, TimelineCall) else _check_rankings(call, reply)
 
 
-def _judge_page(call: TimelineCall, reply: bytes) -> Verdict:
+def _check_page(call: TimelineCall, reply: bytes) -> Verdict:
     try:
         page = ranking_pb2.GetTimelineResponse.FromString(reply)
     except DecodeError:
         return Verdict("wrong reply: not a message")
-    wrong = wrong_with_page(page, call.page_size)
+    wrong = find_page_problem(page, call.page_size)
     return Verdict(OK, (page,)) if wrong is None else Verdict(f"wrong reply: {wrong}")
 
 
-def _judge_rankings(call: RankCall, reply: bytes) -> Verdict:
+def _check_rankings(call: RankCall, reply: bytes) -> Verdict:
     try:
         results = _results(call, reply)
     except DecodeError:
@@ -62,12 +62,12 @@ def _judge_rankings(call: RankCall, reply: bytes) -> Verdict:
 def _problem(result: ranking_pb2.RankResponse | str, candidates: IntArray, limit: int) -> str | None:
     if isinstance(result, str):
         return result
-    wrong = wrong_with(result, candidates, limit)
+    wrong = find_problem(result, candidates, limit)
     return None if wrong is None else f"wrong reply: {wrong}"
 
 
 def _results(call: RankCall, reply: bytes) -> list[ranking_pb2.RankResponse | str]:
-    """Responses, and for requests without one the outcome."""
+    """For each request, the response or its problem."""
     if not call.is_batch:
         return [ranking_pb2.RankResponse.FromString(reply)]
     return [_result(result) for result in ranking_pb2.BatchRankResponse.FromString(reply).results]
@@ -83,8 +83,8 @@ def _result(result: ranking_pb2.RankResult) -> ranking_pb2.RankResponse | str:
             return "wrong reply: a result without an outcome"
 
 
-def wrong_with(response: ranking_pb2.RankResponse, candidates: IntArray, limit: int) -> str | None:
-    """What contradicts the contract in a response, or None; candidates int64 (n) ascend, no two alike."""
+def find_problem(response: ranking_pb2.RankResponse, candidates: IntArray, limit: int) -> str | None:
+    """The first violation of the contract in a response, or None; candidates int64 (n) ascending."""
     posts = np.array(response.post_ids, np.int64)
     scores = np.array(response.scores, np.float32)
     dropped = response.dropped
@@ -97,11 +97,11 @@ def wrong_with(response: ranking_pb2.RankResponse, candidates: IntArray, limit: 
         return "posts are missing or too many"
     if response.ranker == ranking_pb2.RANKER_NEUCF and not response.model_version:
         return "no model version"
-    return _wrong_posts(posts, candidates)
+    return _find_wrong_post(posts, candidates)
 
 
-def wrong_with_page(page: ranking_pb2.GetTimelineResponse, page_size: int) -> str | None:
-    """What contradicts the contract in a page, or None. Re-ranking may keep places, so any order is right."""
+def find_page_problem(page: ranking_pb2.GetTimelineResponse, page_size: int) -> str | None:
+    """The first violation of the contract in a page, or None. Any order is valid (re-ranking)."""
     if len(page.post_ids) != len(page.scores):
         return "posts and scores differ in number"
     if not np.isfinite(np.array(page.scores, np.float32)).all():
@@ -115,7 +115,7 @@ def wrong_with_page(page: ranking_pb2.GetTimelineResponse, page_size: int) -> st
     return None
 
 
-def _wrong_posts(posts: IntArray, candidates: IntArray) -> str | None:
+def _find_wrong_post(posts: IntArray, candidates: IntArray) -> str | None:
     rows = np.searchsorted(candidates, posts)
     if len(posts) and (rows.max() >= len(candidates) or (candidates[rows] != posts).any()):
         return "a post that was no candidate"

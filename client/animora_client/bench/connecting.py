@@ -1,4 +1,4 @@
-"""Connections of the load generator: bytes in, bytes out."""
+"""Connections of the load generator, which send and receive serialised messages."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,14 +16,14 @@ from animora_client.errors import Unavailable
 
 @asynccontextmanager
 async def connected(connection: Connection, path: str, connections: int) -> AsyncIterator[Send]:
-    """Connects so many times and sends serialised messages to the method at `path`, over each in turn.
+    """Opens connections, and sends serialised messages to the method at `path` over each in rotation.
 
     Raises:
         Unavailable: No server could be reached within the connection's timeout.
     """
-    # Channels with equal arguments would share one connection.
-    own_pool = ("grpc.use_local_subchannel_pool", 1)
-    options = replace(connection.channel, extra=(*connection.channel.extra, own_pool))
+    # Otherwise channels with equal arguments share one connection.
+    separate_pool = ("grpc.use_local_subchannel_pool", 1)
+    options = replace(connection.channel, extra=(*connection.channel.extra, separate_pool))
     arguments = replace(connection, channel=options).ranking_arguments()
     async with AsyncExitStack() as stack:
         channels = [

@@ -1,30 +1,39 @@
-"""Sends calls in a closed loop (a caller waits for its reply) or an open one (the next caller does not)."""
+"""Sends calls in a closed loop (a caller waits for its reply) or an open loop (at scheduled times)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, takewhile
+from enum import StrEnum
+from itertools import count, cycle, takewhile
 
 import grpc
+import numpy as np
 
-from animora_client.bench.checking import Verdict, judge
+from animora_client.bench.checking import Verdict, check_reply
 from animora_client.bench.recorder import CallRecorder, Timing
 from animora_client.bench.traffic import Call
 
 Send = Callable[[bytes], Awaitable[bytes]]
 
-LATEST = 0.1  # seconds after the end at which calls that were due before it are still sent
+SEND_GRACE = 0.1  # seconds after the end in which late calls are still sent
+
+
+class Arrivals(StrEnum):
+    """The arrival process of an open loop."""
+
+    POISSON = "poisson"  # independent callers: exponential gaps
+    CONSTANT = "constant"  # equal gaps
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPace:
-    """How long the load lasts.
+    """The duration of the load, and its limits.
 
     Attributes:
-        duration: Seconds that are measured.
-        warmup: Seconds before them that are not.
-        max_calls: Ends the load early, warm-up included.
-        max_in_flight: Of an open loop; later calls wait, and their wait is part of their latency.
+        duration: Seconds of the measurement.
+        warmup: Seconds before the measurement.
+        max_calls: Calls at most, including the warm-up.
+        max_in_flight: Calls in flight of an open loop at most; the wait of further calls counts as latency.
     """
 
     duration: float
@@ -34,7 +43,7 @@ class LoadPace:
 
 
 class Driver:
-    """One load: the calls in turn, sent by `send`, which raises `grpc.RpcError`, into a recorder."""
+    """Sends calls in rotation by `send`, which raises `grpc.RpcError`, and records their outcomes."""
 
     def __init__(self, send: Send, calls: Sequence[Call], pace: LoadPace, recorder: CallRecorder) -> None:
         self._send = send
@@ -46,7 +55,7 @@ class Driver:
         self._start = 0.0
 
     async def closed_loop(self, concurrency: int) -> None:
-        """Keeps so many callers busy."""
+        """Runs `concurrency` callers, each of which waits for its reply."""
         self._begin()
         try:
             async with asyncio.TaskGroup() as callers:
@@ -56,10 +65,9 @@ class Driver:
             self._end()
 
     async def open_loop(self, arrivals: Iterator[float]) -> None:
-        """Sends at ascending times, in seconds from the start, however long replies take.
+        """Sends calls at scheduled times (ascending, in seconds from the start), however long replies take.
 
-        Latencies run from the intended time: a call that is sent late, because the server or this
-        program is behind, has waited.
+        Latency counts from the scheduled time, so a call that is sent late has waited.
         """
         slots = asyncio.Semaphore(self._max_in_flight)
         self._begin()
@@ -68,10 +76,10 @@ class Driver:
                 for intended in arrivals:
                     if intended >= self._length or self._left == 0:
                         break
-                    # A sleep of 0 lets replies in when sending is behind.
+                    # A sleep of 0 lets replies be received when sending is late.
                     await asyncio.sleep(max(0.0, intended - self._now()))
                     await slots.acquire()
-                    if self._now() >= self._length + LATEST:
+                    if self._now() >= self._length + SEND_GRACE:
                         due = takewhile(lambda later: later < self._length, arrivals)
                         self._recorder.unsent = 1 + sum(1 for _ in due)
                         break
@@ -95,7 +103,7 @@ class Driver:
             verdict = Verdict(error.code().name)
         else:
             done = self._now()
-            verdict = judge(call, reply)
+            verdict = check_reply(call, reply)
         self._recorder.add(Timing(intended, sent, done), verdict)
 
     def _begin(self) -> None:
@@ -106,3 +114,18 @@ class Driver:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time() - self._start
+
+
+def arrival_times(arrivals: Arrivals, rate: float, seed: int) -> Iterator[float]:
+    """An endless iterator of ascending times in seconds, `rate` per second on average."""
+    if arrivals is Arrivals.CONSTANT:
+        return (index / rate for index in count())
+    return _poisson(rate, np.random.default_rng(seed))
+
+
+def _poisson(rate: float, rng: np.random.Generator) -> Iterator[float]:
+    now = 0.0
+    while True:
+        times = now + np.cumsum(rng.exponential(1 / rate, 1024))
+        yield from times.tolist()
+        now = float(times[-1])

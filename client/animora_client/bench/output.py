@@ -1,4 +1,4 @@
-"""What a load showed, as a table for people and as JSON for programs."""
+"""Formats the summary of a load as a table and as JSON."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ Option = str | int | float | None
 
 
 def as_json(summary: LoadSummary, options: Mapping[str, Option]) -> dict[str, object]:
-    """A JSON object; times are in seconds, and null where nothing was measured."""
+    """The summary as a JSON object; times in seconds, null without a measurement."""
     return {
         "options": dict(options),
         "measured_seconds": summary.seconds,
@@ -38,7 +38,7 @@ def as_json(summary: LoadSummary, options: Mapping[str, Option]) -> dict[str, ob
 
 
 def as_table(summary: LoadSummary, title: str) -> Table:
-    """A table of two columns."""
+    """The summary as a table of two columns."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
@@ -51,7 +51,7 @@ def as_table(summary: LoadSummary, title: str) -> Table:
     for outcome, count in summary.failures.items():
         table.add_row("", Text(f"{count:,} {outcome}", "red"))
     if summary.unsent:
-        table.add_row("", Text(f"{summary.unsent:,} never sent: too many waited for replies", "red"))
+        table.add_row("", Text(f"{summary.unsent:,} never sent: too many calls in flight", "red"))
     table.add_row("latency", _milliseconds(percentiles(summary.latencies)))
     table.add_row("sent late by", _milliseconds(percentiles(summary.send_lags)))
     table.add_row("ranker", _counts(summary.rankers))
@@ -62,7 +62,7 @@ def as_table(summary: LoadSummary, title: str) -> Table:
 
 
 def _milliseconds(seconds: Mapping[str, float]) -> str:
-    if math.isnan(seconds["max"]):  # nothing was measured
+    if math.isnan(seconds["max"]):  # no measurement
         return "-"
     return ", ".join(f"{name} {value * 1000:.2f}" for name, value in seconds.items()) + " ms"
 

@@ -1,4 +1,4 @@
-"""A picture of a load: latency by percentile, and throughput and latency over time."""
+"""Plots a load: latency by percentile, and throughput and latency over time."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ BLUE, ORANGE, RED = "#2a6fbb", "#e08a1e", "#c0392b"
 
 
 def draw(summary: LoadSummary, title: str, path: Path) -> None:
-    """Writes a PNG.
+    """Draws the plot to a PNG file.
 
     Raises:
         OSError: The file cannot be written.
@@ -27,7 +27,7 @@ def draw(summary: LoadSummary, title: str, path: Path) -> None:
 
 
 def _draw_percentiles(axes: Axes, latencies: DoubleArray) -> None:
-    """Each further nine is as wide as the one before, so that the tail can be seen."""
+    """Each further nine is equally wide, so that the tail is visible."""
     axes.set(title="Latency by percentile", ylabel="ms", xscale="log")
     ticks = {0.5: "p50", 0.9: "p90", 0.99: "p99", 0.999: "p99.9", 0.9999: "p99.99"}
     axes.set_xticks([1 / (1 - share) for share in ticks], list(ticks.values()))
@@ -35,15 +35,15 @@ def _draw_percentiles(axes: Axes, latencies: DoubleArray) -> None:
     axes.grid(alpha=0.3)
     count = len(latencies)
     if not count:
-        axes.text(0.5, 0.5, "no call ended well", transform=axes.transAxes, ha="center")
+        axes.text(0.5, 0.5, "no successful call", transform=axes.transAxes, ha="center")
         return
-    shares = np.arange(count) / count  # of calls that were faster
+    shares = np.arange(count) / count  # share of faster calls
     axes.plot(1 / (1 - shares), latencies * 1000, drawstyle="steps-post", color=BLUE)
     axes.set_ylim(0, latencies[-1] * 1150)  # room for the topmost label
     for name, value in percentiles(latencies).items():
         share = QUANTILES[name]
         x = count if share == 1 else 1 / (1 - share)
-        if x <= count / 2 or share == 1:  # others would lie on the maximum
+        if x <= count / 2 or share == 1:  # further labels would overlap with the maximum
             axes.plot(x, value * 1000, "o", color=BLUE, markersize=4)
             label = f"{name}: {value * 1000:.2f}"
             axes.annotate(label, (x, value * 1000), (-4, 6), textcoords="offset points", ha="right")
@@ -54,17 +54,17 @@ def _draw_throughput(axes: Axes, timeline: LoadTimeline) -> None:
     axes.stairs(timeline.ok, timeline.edges, color=BLUE, label="ok", linewidth=1.5)
     if timeline.failed.any():
         axes.stairs(timeline.failed, timeline.edges, color=RED, label="failed", linewidth=1.5)
-    _finish(axes, timeline)
+    _style(axes, timeline)
 
 
 def _draw_latency(axes: Axes, timeline: LoadTimeline) -> None:
     axes.set(title="Latency", ylabel="ms", xlabel="seconds")
     axes.stairs(timeline.p50 * 1000, timeline.edges, color=BLUE, label="p50", linewidth=1.5)
     axes.stairs(timeline.p99 * 1000, timeline.edges, color=ORANGE, label="p99", linewidth=1.5)
-    _finish(axes, timeline)
+    _style(axes, timeline)
 
 
-def _finish(axes: Axes, timeline: LoadTimeline) -> None:
+def _style(axes: Axes, timeline: LoadTimeline) -> None:
     axes.set_xlim(0, timeline.edges[-1])
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Remembers what became of every call, in little memory."""
+"""Records times and outcomes of all calls in compact arrays."""
 
 from array import array
 from collections import Counter
@@ -8,15 +8,15 @@ from animora_client.bench.checking import Verdict
 
 
 class Timing(NamedTuple):
-    """Three moments of a call, in seconds from the start of the load."""
+    """The times of a call, in seconds from the start of the load."""
 
-    intended: float  # when it was meant to be sent
+    intended: float  # the scheduled time
     sent: float
-    done: float  # when its outcome was known
+    done: float  # when the outcome was known
 
 
 class TimeOrigin(NamedTuple):
-    """Where a ranking came from, as the wire's numbers."""
+    """The source of a ranking, as protobuf enum values."""
 
     ranker: int
     cache: int
@@ -25,17 +25,17 @@ class TimeOrigin(NamedTuple):
 
 
 class CallRecorder:
-    """Times and outcomes of all calls, in parallel lists.
+    """Times and outcomes of all calls, in parallel arrays.
 
     Attributes:
-        warmup: Seconds from the start that do not count.
-        intended: Of each call, when it was meant to be sent, in seconds from the start.
-        sent: When it was.
-        done: When its outcome was known.
-        outcomes: Its outcome, as an index of `outcome_names`.
-        rankings: How many right rankings it gave.
-        origins: The rankings of calls meant to be sent after the warm-up, counted by origin.
-        unsent: Calls that were due before the end, but still waited for a slot then.
+        warmup: Seconds of warm-up at the start.
+        intended: The scheduled time of each call, in seconds from the start.
+        sent: When each call was sent.
+        done: When the outcome of each call was known.
+        outcomes: The outcome of each call, as an index of `outcome_names`.
+        rankings: The number of correct rankings of each call.
+        origins: Counts of rankings by origin, for calls scheduled after the warm-up.
+        unsent: Calls scheduled before the end that were never sent.
         elapsed: Seconds from the start to the end of sending.
     """
 

@@ -1,4 +1,4 @@
-"""The statistics of a load, from what was recorded."""
+"""Computes the statistics of a load from its records."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,15 +20,15 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class LoadTimeline:
-    """The measured time in equal slices; parallel arrays float64 (s).
+    """The measurement in equal time slices; parallel arrays float64 (s).
 
     Attributes:
-        width: Seconds of a slice.
-        edges: float64 (s + 1), where slices begin and end, in seconds from the beginning of the measurement.
-        ok: Calls a second that ended well.
-        failed: Calls a second that did not.
-        p50: Median latency in seconds of those that ended well in the slice; NaN without any.
-        p99: Likewise.
+        width: The length of a slice in seconds.
+        edges: float64 (s + 1), the bounds of the slices, in seconds from the start of the measurement.
+        ok: Successful calls per second.
+        failed: Failed calls per second.
+        p50: Median latency in seconds of the calls that succeeded in the slice; NaN without any.
+        p99: The 99th percentile likewise.
     """
 
     width: float
@@ -41,19 +41,19 @@ class LoadTimeline:
 
 @dataclass(frozen=True, slots=True)
 class LoadSummary:
-    """What a load showed, warm-up left out.
+    """The statistics of a load, without the warm-up.
 
     Attributes:
-        seconds: How long was measured.
-        calls: Calls meant to be sent in that time.
-        ok: Of them, those that ended well.
-        failures: The others, by outcome.
-        unsent: Calls that were due, but never found a slot.
-        calls_per_second: Calls that ended well in that time, a second.
-        rankings_per_second: Right rankings likewise; a call of BatchRank gives many.
-        latencies: Of the calls that ended well, in seconds, ascending.
-        send_lags: How much later than intended calls were sent, in seconds, ascending.
-        rankers: Rankings by ranker; `caches`, `degraded` and `model_versions` likewise.
+        seconds: The duration of the measurement.
+        calls: Calls scheduled in that time.
+        ok: Successful calls among them.
+        failures: Failed calls among them, by outcome.
+        unsent: Scheduled calls that were never sent.
+        calls_per_second: Successful calls per second.
+        rankings_per_second: Correct rankings per second; a BatchRank call returns many.
+        latencies: Latencies of successful calls in seconds, ascending.
+        send_lags: Delays of sending against the schedule in seconds, ascending.
+        rankers: Counts of rankings by ranker; `caches`, `degraded` and `model_versions` likewise.
     """
 
     seconds: float
@@ -73,12 +73,12 @@ class LoadSummary:
 
     @property
     def failed(self) -> int:
-        """Calls that did not end well, those that were never sent included."""
+        """Failed calls, including those that were never sent."""
         return self.calls - self.ok + self.unsent
 
 
 def summarise(recorder: CallRecorder) -> LoadSummary:
-    """The statistics of everything after the warm-up."""
+    """Computes the statistics of the calls after the warm-up."""
     intended = np.array(recorder.intended)
     done = np.array(recorder.done)
     latencies = done - intended
@@ -108,14 +108,14 @@ def summarise(recorder: CallRecorder) -> LoadSummary:
 
 
 def percentile(ascending: DoubleArray, quantile: float) -> float:
-    """The least value that at least such a share of float64 (n) does not exceed; NaN without values."""
+    """The smallest value that at least a share `quantile` of float64 (n) does not exceed; NaN if n is 0."""
     if not len(ascending):
         return float("nan")
     return float(ascending[max(int(np.ceil(quantile * len(ascending) - 1e-9)) - 1, 0)])
 
 
 def percentiles(ascending: DoubleArray) -> dict[str, float]:
-    """The percentiles that are reported, by name."""
+    """The reported percentiles, by name."""
     return {name: percentile(ascending, quantile) for name, quantile in QUANTILES.items()}
 
 
@@ -135,7 +135,7 @@ def _degraded(origin: TimeOrigin) -> str:
 
 
 def _timeline(done: DoubleArray, latencies: DoubleArray, ok: BoolArray, seconds: float) -> LoadTimeline:
-    """Slices of calls by when they ended: done float64 (n) from the beginning of the measurement."""
+    """Slices the calls by their end; done float64 (n), seconds from the start of the measurement."""
     slices = min(max(20, round(seconds)), 240)
     width = seconds / slices or 1.0
     of_call = np.minimum((done / width).astype(np.int64), slices - 1)
@@ -145,6 +145,6 @@ def _timeline(done: DoubleArray, latencies: DoubleArray, ok: BoolArray, seconds:
         edges=np.arange(slices + 1, dtype=np.float64) * width,
         ok=np.bincount(of_call[ok], minlength=slices) / width,
         failed=np.bincount(of_call[~ok], minlength=slices) / width,
-        p50=np.array([percentile(one, 0.5) for one in in_slices]),
-        p99=np.array([percentile(one, 0.99) for one in in_slices]),
+        p50=np.array([percentile(slice_, 0.5) for slice_ in in_slices]),
+        p99=np.array([percentile(slice_, 0.99) for slice_ in in_slices]),
     )

@@ -1,4 +1,4 @@
-"""What the load generator asks: random users and posts, serialised before the clock starts."""
+"""Generates the calls of a load: random users and posts, serialised before the measurement starts."""
 
 import re
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from animora_proto.ranking.v1 import ranking_pb2
 
 IntArray = npt.NDArray[np.int64]
 
-MAX_IDS = 4_000_000  # of all calls together: 32 MB as bodies, and again for checking the replies
+MAX_IDS = 4_000_000  # ids of all calls: 32 MB of messages, and as much to check the replies
 
 
 @dataclass(frozen=True, slots=True)
 class IdRange:
-    """Ids from low to high, both included."""
+    """A range of ids, from low to high inclusive."""
 
     low: int
     high: int
@@ -27,7 +27,7 @@ class IdRange:
         """Reads `LOW-HIGH`, such as `1-5000`.
 
         Raises:
-            ValueError: It is something else, empty, or beyond 64 bits.
+            ValueError: The text is not a range, or the range is empty or exceeds 64 bits.
         """
         match = re.fullmatch(r"(-?\d+)-(-?\d+)", text.strip())
         if match is None:
@@ -46,17 +46,17 @@ class IdRange:
 
 @dataclass(frozen=True, slots=True)
 class RankTraffic:
-    """Candidates to rank.
+    """Random calls of Rank or BatchRank.
 
     Attributes:
-        users: Where user ids are drawn from.
-        posts: Where post ids are drawn from.
-        candidates: Posts of a request, no two alike.
-        batch: Requests of a call: 0 calls Rank, 1 and more BatchRank.
+        users: The range of user ids.
+        posts: The range of post ids.
+        candidates: Distinct posts per request.
+        batch: Requests per BatchRank call; 0 calls Rank.
         limit: Posts to return; 0 for all.
         cache_policy: How requests use the server's cache.
-        distinct: How many calls are made up; they are sent in turn, again and again.
-        seed: The same seed makes up the same calls.
+        distinct: Distinct calls, which are sent in rotation.
+        seed: The seed of the random generator.
 
     Raises:
         ValueError: There are fewer posts than candidates.
@@ -81,13 +81,13 @@ class RankTraffic:
         return "BatchRank" if self.batch else "Rank"
 
     def describe(self) -> str:
-        """The calls in words."""
+        """A description of the calls."""
         requests = f"{self.batch} requests of " if self.batch else ""
         return f"{self.method}: {requests}{self.candidates} candidates"
 
     @property
     def calls(self) -> int:
-        """How many calls are made up: `distinct`, or fewer where they would fill the memory."""
+        """The number of distinct calls: `distinct`, or fewer to bound the memory."""
         return max(1, min(self.distinct, MAX_IDS // (self.candidates * max(1, self.batch))))
 
 
@@ -110,14 +110,14 @@ class RankCall:
 
 @dataclass(frozen=True, slots=True)
 class TimelineTraffic:
-    """First pages of timelines, of each user once before any comes again.
+    """Calls of GetTimeline for first pages, one call per user.
 
     Attributes:
-        users: Where user ids are drawn from.
+        users: The range of user ids.
         page_size: Posts to return; 0 for the server's default.
         cache_policy: How requests use the server's cache.
-        distinct: Of how many users at most.
-        seed: The same seed makes up the same calls.
+        distinct: Users at most.
+        seed: The seed of the random generator.
     """
 
     users: IdRange
@@ -133,11 +133,11 @@ class TimelineTraffic:
 
     @property
     def calls(self) -> int:
-        """How many calls are made up."""
+        """The number of distinct calls."""
         return min(self.distinct, len(self.users))
 
     def describe(self) -> str:
-        """The calls in words."""
+        """A description of the calls."""
         posts = f"{self.page_size} posts" if self.page_size else "pages of the server's default size"
         return f"{self.method}: {posts}, {self.calls} users"
 
@@ -160,7 +160,7 @@ Call = RankCall | TimelineCall
 
 
 def make_calls(traffic: Traffic) -> tuple[Call, ...]:
-    """The calls to send in turn."""
+    """Generates the calls to send in rotation."""
     rng = np.random.default_rng(traffic.seed)
     if isinstance(traffic, RankTraffic):
         return tuple(_make_rank_call(traffic, rng) for _ in range(traffic.calls))
@@ -169,7 +169,7 @@ def make_calls(traffic: Traffic) -> tuple[Call, ...]:
 
 
 def _make_rank_call(traffic: RankTraffic, rng: np.random.Generator) -> RankCall:
-    requests = [_draw(traffic, rng) for _ in range(max(1, traffic.batch))]
+    requests = [_random_request(traffic, rng) for _ in range(max(1, traffic.batch))]
     message: ranking_pb2.RankRequest | ranking_pb2.BatchRankRequest
     message = batch_message(requests) if traffic.batch else rank_message(requests[0])
     return RankCall(
@@ -180,7 +180,7 @@ def _make_rank_call(traffic: RankTraffic, rng: np.random.Generator) -> RankCall:
     )
 
 
-def _draw(traffic: RankTraffic, rng: np.random.Generator) -> RankRequest:
+def _random_request(traffic: RankTraffic, rng: np.random.Generator) -> RankRequest:
     user_id = int(rng.integers(traffic.users.low, traffic.users.high, endpoint=True))
     offsets = rng.choice(len(traffic.posts), traffic.candidates, replace=False, shuffle=True)
     post_ids = offsets.astype(np.int64) + traffic.posts.low

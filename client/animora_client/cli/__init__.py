@@ -1,4 +1,4 @@
-"""The command `animora-client`. Needs the extra `cli`."""
+"""The command `animora-client`. Requires the extra `cli`."""
 
 from animora_process.entry_point import run_command
 
@@ -9,6 +9,6 @@ def main() -> None:
 
 
 def _command_line() -> None:
-    from animora_client.cli.app import app  # noqa: PLC0415  # so that a missing extra can be named
+    from animora_client.cli.app import app  # noqa: PLC0415  # a missing extra is reported by run_command
 
     app(prog_name="animora-client")

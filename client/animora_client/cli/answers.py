@@ -1,4 +1,4 @@
-"""How answers look: in a terminal, wide or narrow, and as JSON."""
+"""Formats responses as tables and as JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
@@ -10,7 +10,7 @@ from animora_client.ranking import DropReason, RankedPost, Ranking
 from animora_client.timeline import TimelinePage
 
 Answer = Ranking | TimelinePage
-Cells = Mapping[str, str]  # what is told of a post beside its score, by heading
+Cells = Mapping[str, str]  # the cells of a post after its score, by heading
 
 _REASONS: Mapping[DropReason, str] = {
     DropReason.EXCLUDED: "left out by request",
@@ -19,18 +19,19 @@ _REASONS: Mapping[DropReason, str] = {
     DropReason.BLOCKED: "its author has blocked the user, or is blocked by them",
     DropReason.SEEN: "the user has liked or commented on it",
     DropReason.OWN: "the user's own",
-    DropReason.TOO_OLD: "older than the feed's window, or behind as many newer posts as are ranked",
+    DropReason.TOO_OLD: "older than the feed's window, or beyond the newest posts that are ranked",
     DropReason.OUTRANKED: "ranked, but not among the best",
-    DropReason.OTHER: "for a reason that this program is too old to know",
+    DropReason.OTHER: "unknown reason of a newer server",
 }
 
 
 def posts_table(
     console: Console, title: str, posts: Iterable[RankedPost], cells: Sequence[Cells], first: int = 1
 ) -> Table:
-    """Posts, numbered from `first`, with cells that are parallel to them or none.
+    """A table of posts, numbered from `first`.
 
-    Each heading of the cells has a column where the console is wide enough; else they share one.
+    `cells` is parallel to `posts`, or empty. Each heading has a column if the console is wide enough; else
+    all cells share one column.
     """
     rows = [(str(number), str(post), f"{score:.4f}") for number, (post, score) in enumerate(posts, first)]
     headings = list(dict.fromkeys(heading for of_post in cells for heading in of_post))
@@ -45,23 +46,23 @@ def posts_table(
     table = _ranked(title)
     table.add_column("terms", overflow="fold")
     for row, of_post in zip(rows, cells, strict=True):
-        # Words without spaces inside, so that lines break between them.
+        # No spaces within a word, so that lines break between words.
         table.add_row(*row, " ".join(f"{heading}={value}" for heading, value in of_post.items()))
     return table
 
 
 def term_cells(terms: Mapping[str, float], prefix: str = "") -> dict[str, str]:
-    """Terms as cells."""
+    """Formats terms as cells."""
     return {f"{prefix}{name}": f"{value:+.3f}" for name, value in terms.items()}
 
 
 def in_words(dropped_posts: Mapping[int, DropReason]) -> dict[int, str]:
-    """Why each post is missing."""
+    """The reason for each dropped post, in words."""
     return {post_id: _REASONS[reason] for post_id, reason in dropped_posts.items()}
 
 
 def reasons_table(title: str, reasons: Mapping[int, str]) -> Table:
-    """Posts and what is said of each."""
+    """A table of posts and reasons."""
     table = Table(title=title, title_justify="left")
     table.add_column("post", justify="right", overflow="fold")
     table.add_column("reason", overflow="fold")
@@ -71,7 +72,7 @@ def reasons_table(title: str, reasons: Mapping[int, str]) -> Table:
 
 
 def origin(answer: Answer) -> list[str]:
-    """Where an order came from: the parts of one line."""
+    """Ranker, model version, cache status and degradation, as the parts of one line."""
     parts = [f"ranker {answer.ranker}"]
     if answer.model_version:
         parts.append(f"model {answer.model_version}")
@@ -82,7 +83,7 @@ def origin(answer: Answer) -> list[str]:
 
 
 def as_json(user_id: int, answer: Answer, explanations: Sequence[Mapping[str, object]]) -> dict[str, object]:
-    """What every answer tells, with what explains each post where there is any."""
+    """The JSON object of a response; `explanations` is parallel to the posts, or empty."""
     return {
         "user_id": user_id,
         "posts": [
@@ -102,10 +103,10 @@ def as_json(user_id: int, answer: Answer, explanations: Sequence[Mapping[str, ob
 def _ranked(title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in ("#", "post", "score"):
-        table.add_column(heading, justify="right", overflow="fold")  # a number that is cut is another number
+        table.add_column(heading, justify="right", overflow="fold")  # never truncate a number
     return table
 
 
 def _width(console: Console, table: Table) -> int:
-    """Characters that a table takes where there is room."""
+    """The width of a table in characters, without a limit."""
     return console.measure(table, options=console.options.update(max_width=10_000)).maximum

@@ -1,4 +1,4 @@
-"""Says on standard error what went wrong and what to do, in one line, and ends with code 1."""
+"""Prints a failed call and advice as one line on standard error, and exits with status 1."""
 
 import sys
 from collections.abc import Iterator
@@ -21,17 +21,17 @@ from animora_client.errors import (
 
 
 @contextmanager
-def told_plainly(target: str) -> Iterator[None]:
-    """Reports a call that failed in the block."""
+def print_errors_plainly(target: str) -> Iterator[None]:
+    """Prints a RankingError of the block, and exits with status 1."""
     try:
         yield
     except RankingError as error:
-        complain(f"{error}; {_advice(error, target)}")
+        print_error(f"{error}; {_advice(error, target)}")
         raise Exit(1) from error
 
 
-def complain(line: str) -> None:
-    """Writes a line to standard error, however narrow the terminal."""
+def print_error(line: str) -> None:
+    """Prints one line to standard error, without wrapping."""
     Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True).print(f"animora-client: {line}")
 
 
@@ -39,7 +39,7 @@ def _advice(error: RankingError, target: str) -> str:
     advice = f"look for the request in the log of the server at {target}"
     match error:
         case RankingError(code=StatusCode.UNIMPLEMENTED):
-            advice = f"the server at {target} is too old for this: update it"
+            advice = f"the server at {target} does not support this call: update it"
         case InvalidArgument(field=field) if field:
             advice = f"correct {field}"
         case ResourceExhausted(retry_after=float() as seconds):
@@ -47,11 +47,11 @@ def _advice(error: RankingError, target: str) -> str:
         case SnapshotGone():
             advice = "start over without --page-token"
         case FailedPrecondition():
-            advice = "leave out what it names"
+            advice = "remove what the message names"
         case DeadlineExceeded():
-            advice = f"no answer from {target} in time: allow more with --timeout"
+            advice = f"{target} did not respond in time: increase --timeout"
         case Unavailable():
             advice = f"is a server running at {target}? Name another with --target or ANIMORA_TARGET"
         case Unauthenticated():
-            advice = "give the credentials that the server asks for: --tls-certificate and --tls-key"
+            advice = "the server requires a client certificate: --tls-certificate and --tls-key"
     return advice

@@ -1,4 +1,4 @@
-"""`animora-client rank`: posts in order, as a table or as JSON."""
+"""`animora-client rank`: ranks posts, as a table or as JSON."""
 
 import json as json_format
 import sys
@@ -10,37 +10,36 @@ from rich.console import Console
 from typer import BadParameter, Option
 
 from animora_client.cli.answers import as_json, in_words, origin, posts_table, reasons_table, term_cells
-from animora_client.cli.connecting import ServerOptions
-from animora_client.cli.failures import told_plainly
-from animora_client.cli.ids import read_ids, read_user
+from animora_client.cli.failures import print_errors_plainly
+from animora_client.cli.options import ServerOptions, read_ids, read_user
 from animora_client.ranking import Ranking
 from animora_client.request import CachePolicy, RankOptions
 
 
 @dataclass(frozen=True, slots=True)
 class RankArguments:
-    """What to rank and how."""
+    """The options of the request."""
 
-    user: Annotated[int, Option(metavar="ID", parser=read_user, help="Whose taste counts.")]
-    posts: Annotated[str, Option(metavar="ID,ID,...", help="The posts to order.")] = ""
+    user: Annotated[int, Option(metavar="ID", parser=read_user, help="The user to rank for.")]
+    posts: Annotated[str, Option(metavar="ID,ID,...", help="The posts to rank.")] = ""
     posts_file: Annotated[
         str,
-        Option(metavar="FILE", help="Read them from a file instead, or from standard input (-)."),
+        Option(metavar="FILE", help="Read the posts from a file, or from standard input (-)."),
     ] = ""
-    limit: Annotated[int, Option(help="Print the best so many; 0 prints all.", min=0, max=2**31 - 1)] = 0
+    limit: Annotated[int, Option(help="Posts to print at most; 0 prints all.", min=0, max=2**31 - 1)] = 0
     explain: Annotated[bool, Option("--explain", help="Print the terms of each score.")] = False
     exclude_seen: Annotated[
         bool, Option("--exclude-seen", help="Leave out posts that the user has liked or commented on.")
     ] = False
     exclude: Annotated[str, Option(metavar="ID,ID,...", help="Leave out these posts.")] = ""
     cache: Annotated[CachePolicy, Option(help="How to use the server's cache.")] = CachePolicy.DEFAULT
-    model: Annotated[str, Option(metavar="VERSION", help="A resident model; the active one by default.")] = ""
+    model: Annotated[str, Option(metavar="VERSION", help="A loaded version; the active one by default.")] = ""
 
     def post_ids(self) -> tuple[int, ...]:
         """The candidates.
 
         Raises:
-            BadParameter: They are missing, given twice, or not ids.
+            BadParameter: The posts are missing, given twice, or not ids.
         """
         if bool(self.posts) == bool(self.posts_file):
             raise BadParameter("give the posts with either --posts or --posts-file.")
@@ -52,7 +51,7 @@ class RankArguments:
         """The options of the request.
 
         Raises:
-            BadParameter: What to exclude is not ids.
+            BadParameter: --exclude holds a word that is not an id.
         """
         return {
             "limit": self.limit,
@@ -69,9 +68,9 @@ def rank(
     connection: ServerOptions,
     json: Annotated[bool, Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Order posts for a user, best first."""
+    """Rank posts for a user, best first."""
     post_ids, options = arguments.post_ids(), arguments.options()
-    with told_plainly(connection.target), connection.client() as client:
+    with print_errors_plainly(connection.target), connection.client() as client:
         ranking = client.rank(arguments.user, post_ids, **options)
     console = Console(highlight=False)
     if json:
@@ -92,7 +91,7 @@ def _read(file: str) -> str:
 
 
 def _origin(ranking: Ranking) -> str:
-    """One line on where the order came from and how many are missing."""
+    """One line with the source of the ranking and the counts of dropped posts."""
     counts = [f"{count} {reason}" for reason, count in asdict(ranking.dropped).items() if count]
     dropped = [f"dropped: {', '.join(counts)}"] if counts else []
     return " · ".join([*origin(ranking), *dropped])

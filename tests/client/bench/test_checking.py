@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from google.rpc import status_pb2
 
-from animora_client.bench.checking import OK, judge
+from animora_client.bench.checking import OK, check_reply
 from animora_client.bench.traffic import RankCall, TimelineCall
 from animora_proto.ranking.v1 import ranking_pb2
 
@@ -20,7 +20,9 @@ def response(
 
 
 def outcome(message, limit=0):
-    return judge(RankCall(b"", (CANDIDATES,), limit, is_batch=False), message.SerializeToString()).outcome
+    return check_reply(
+        RankCall(b"", (CANDIDATES,), limit, is_batch=False), message.SerializeToString()
+    ).outcome
 
 
 def test_right_replies_pass():
@@ -55,14 +57,14 @@ def test_more_posts_than_the_limit_are_wrong():
 
 
 def test_bytes_that_are_no_message_are_wrong():
-    verdict = judge(RankCall(b"", (CANDIDATES,), 0, is_batch=False), b"\xff")
+    verdict = check_reply(RankCall(b"", (CANDIDATES,), 0, is_batch=False), b"\xff")
 
     assert verdict.outcome == "wrong reply: not a message"
 
 
 def batch(*results):
     call = RankCall(b"", (CANDIDATES,) * 3, 0, is_batch=True)
-    return judge(call, ranking_pb2.BatchRankResponse(results=results).SerializeToString())
+    return check_reply(call, ranking_pb2.BatchRankResponse(results=results).SerializeToString())
 
 
 def test_a_batch_is_as_good_as_its_worst_request():
@@ -79,7 +81,7 @@ def test_a_batch_is_as_good_as_its_worst_request():
 
 
 def page_outcome(message, page_size=3):
-    return judge(TimelineCall(b"", page_size), message.SerializeToString()).outcome
+    return check_reply(TimelineCall(b"", page_size), message.SerializeToString()).outcome
 
 
 def page(posts=(30, 10, 20), scores=(0.9, 0.3, 0.5), ranker=ranking_pb2.RANKER_NEUCF, version="v1"):
@@ -93,7 +95,7 @@ def test_right_pages_pass_and_count_as_rankings():
     assert page_outcome(page(), page_size=0) == OK
     assert page_outcome(page((), ())) == OK
     assert page_outcome(page(ranker=ranking_pb2.RANKER_HEURISTIC, version="")) == OK
-    assert judge(TimelineCall(b"", 3), page().SerializeToString()).rankings == (page(),)
+    assert check_reply(TimelineCall(b"", 3), page().SerializeToString()).rankings == (page(),)
 
 
 @pytest.mark.parametrize(
@@ -111,4 +113,4 @@ def test_wrong_pages_are_named(wrong, problem):
 
 
 def test_bytes_that_are_no_page_are_wrong():
-    assert judge(TimelineCall(b"", 3), b"\xff").outcome == "wrong reply: not a message"
+    assert check_reply(TimelineCall(b"", 3), b"\xff").outcome == "wrong reply: not a message"

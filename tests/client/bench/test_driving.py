@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from animora_client.bench.checking import OK
-from animora_client.bench.driving import LATEST, Driver, LoadPace
+from animora_client.bench.driving import SEND_GRACE, Driver, LoadPace
 from animora_client.bench.recorder import CallRecorder
 from animora_client.bench.traffic import RankCall
 from animora_proto.ranking.v1 import ranking_pb2
@@ -79,7 +79,7 @@ async def test_calls_that_find_no_slot_until_the_end_are_counted_not_forgotten()
         return REPLY
 
     load, recorder = driver(stuck, duration=0.2, max_in_flight=2)
-    asyncio.get_running_loop().call_later(0.2 + 2 * LATEST, over.set)
+    asyncio.get_running_loop().call_later(0.2 + 2 * SEND_GRACE, over.set)
 
     await load.open_loop(iter([0.0, 0.001, 0.002, 0.003, 0.004, 0.2]))
 

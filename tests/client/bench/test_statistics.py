@@ -6,8 +6,8 @@ from itertools import islice, takewhile
 import numpy as np
 import pytest
 
-from animora_client.bench.arrivals import Arrivals, arrival_times
 from animora_client.bench.checking import OK, Verdict
+from animora_client.bench.driving import Arrivals, arrival_times
 from animora_client.bench.output import as_json
 from animora_client.bench.recorder import CallRecorder, Timing
 from animora_client.bench.summary import percentile, percentiles, summarise

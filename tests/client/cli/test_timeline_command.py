@@ -26,7 +26,10 @@ async def test_the_first_page_is_printed_with_where_it_came_from_and_how_to_go_o
 
     assert done.code == 0, done.err
     assert rows(done.out)[:2] == [["1", "12", "0.5000"], ["2", "11", "0.3333"]]
-    assert done.out.splitlines()[-2:] == ["ranker neucf · model v1 · cache hit", "go on with --page-token 5"]
+    assert done.out.splitlines()[-2:] == [
+        "ranker neucf · model v1 · cache hit",
+        "continue with --page-token 5",
+    ]
 
     following = await run("timeline", "--user", "7", "--page-token", "5", ANIMORA_TARGET=server.target)
 
@@ -38,7 +41,7 @@ async def test_more_pages_go_on_counting_until_the_end(server):
     done = await run("timeline", "--target", server.target, "--user", "7", "--pages", "9")
 
     assert [row[:2] for row in rows(done.out)] == [[str(n), str(13 - n)] for n in range(1, 13)]
-    assert done.out.splitlines()[-1] == "this is the end of the timeline"
+    assert done.out.splitlines()[-1] == "end of the timeline"
     assert len(server.timeline_requests) == 3
 
 
@@ -92,7 +95,7 @@ async def test_a_terminal_that_is_too_narrow_for_anything_is_no_error(server):
     done = await run("timeline", "--target", server.target, "--user", "7", COLUMNS="15")
 
     assert done.code == 0, done.err
-    assert done.out.splitlines()[-1] == "go on with --page-token 5"
+    assert done.out.splitlines()[-1] == "continue with --page-token 5"
 
 
 async def test_in_a_narrow_terminal_no_number_is_cut(server):
@@ -109,7 +112,7 @@ async def test_a_server_that_does_not_know_timelines_is_to_be_updated(server):
     done = await run("timeline", "--target", server.target, "--user", "7")
 
     assert (done.code, done.out) == (1, "")
-    assert f"the server at {server.target} is too old for this: update it" in done.err
+    assert f"the server at {server.target} does not support this call: update it" in done.err
 
 
 async def test_terms_that_nobody_knows_any_more_are_said_to_be_missing(server):
@@ -117,7 +120,7 @@ async def test_terms_that_nobody_knows_any_more_are_said_to_be_missing(server):
 
     done = await run("timeline", "--target", server.target, "--user", "7", "--explain")
 
-    assert "no terms: the model that ranked this is no longer on the server" in done.out
+    assert "no terms: the server no longer has the model that ranked this timeline" in done.out
 
 
 async def test_why_not_is_answered_in_words(server):
