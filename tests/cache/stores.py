@@ -23,7 +23,7 @@ TIMELINE = TimelineSettings()
 PRECOMPUTE = PrecomputeSettings()
 
 
-def make_list(made_at: float = NOW, *, name: bytes = b"list", posts: int = 500) -> RankedTimeline:
+def make_timeline(made_at: float = NOW, *, name: bytes = b"list", posts: int = 500) -> RankedTimeline:
     """A list with an id of its own for each name and time."""
     ids = np.random.default_rng(posts).permutation(10 * posts + 1)[:posts] + 10**9
     scores = np.linspace(1, 0, posts, dtype=np.float32)
@@ -39,7 +39,7 @@ def make_generation(made_at: float = NOW, *, name: bytes = b"generation", shards
 
 def of_generation(generation: Generation, posts: int = 500) -> RankedTimeline:
     """A list as it is precomputed."""
-    made = make_list(generation.made_at, posts=posts)
+    made = make_timeline(generation.made_at, posts=posts)
     return RankedTimeline(
         generation.generation_id, made.post_ids, made.scores, made.ranker, made.model_version,
         generation.made_at, generation.made_at + TIMELINE.precomputed_ttl, generation.read_at,

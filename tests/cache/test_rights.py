@@ -10,7 +10,7 @@ import pytest
 from animora_demo.embedded.binaries import find_redis
 from tests.cache.documented_rights import CLUSTERED, LINE, PRECOMPUTING
 from tests.cache.servers import SERVICE, Server, clustered, serving, watched
-from tests.cache.stores import KEY, NOW, Stores, make_generation, make_list, name_of, until
+from tests.cache.stores import KEY, NOW, Stores, make_generation, make_timeline, name_of, until
 
 
 @pytest.fixture(params=["Redis 7.0", "embedded"])
@@ -29,7 +29,7 @@ def program(request: pytest.FixtureRequest) -> Path:
 async def use(url: str) -> None:
     """Does all that a server and precomputing do."""
     async with Stores(url) as stores:
-        generation, live = make_generation(), make_list(NOW + 1)
+        generation, live = make_generation(), make_timeline(NOW + 1)
         await stores.generations.begin(generation)
         await stores.generations.intersect_posts(generation, np.arange(3))
         await stores.publish(generation, KEY)

@@ -19,7 +19,7 @@ from tests.cache.stores import (
     Stores,
     lives,
     make_generation,
-    make_list,
+    make_timeline,
     name_of,
     of_generation,
     until,
@@ -53,7 +53,7 @@ async def test_a_user_without_a_timeline_has_none(stores: Stores):
 
 
 async def test_the_latest_timeline_is_found_as_latest_and_by_its_id(stores: Stores):
-    made = make_list()
+    made = make_timeline()
     assert await stores.timelines.put_latest(KEY, made)
     for found in (
         await stores.timelines.latest(KEY),
@@ -67,14 +67,14 @@ async def test_the_latest_timeline_is_found_as_latest_and_by_its_id(stores: Stor
 
 
 async def test_a_timeline_put_without_latest_is_found_by_its_id_only(stores: Stores):
-    kept = make_list()
+    kept = make_timeline()
     assert await stores.timelines.put(KEY, kept)
     assert await stores.timelines.latest(KEY) is None
     assert name_of(await stores.timelines.by_id(KEY, kept.timeline_id)) == kept.timeline_id
 
 
 async def test_the_timeline_before_the_latest_stays_for_its_tokens(stores: Stores):
-    first, second = make_list(), make_list(NOW + 1)
+    first, second = make_timeline(), make_timeline(NOW + 1)
     for made in (first, second):
         await stores.timelines.put_latest(KEY, made)
     assert name_of(await stores.timelines.latest(KEY)) == second.timeline_id
@@ -82,15 +82,15 @@ async def test_the_timeline_before_the_latest_stays_for_its_tokens(stores: Store
 
 
 async def test_timelines_of_other_users_options_and_settings_are_apart(stores: Stores):
-    await stores.timelines.put_latest(KEY, make_list())
+    await stores.timelines.put_latest(KEY, make_timeline())
     for other in (KEY.replace(b"7", b"8"), KEY.replace(b"new", b"all"), KEY.replace(b"f:", b"e:")):
         assert await stores.timelines.latest(other) is None
-        assert await stores.timelines.by_id(other, make_list().timeline_id) is None
+        assert await stores.timelines.by_id(other, make_timeline().timeline_id) is None
 
 
 async def test_a_timeline_that_another_process_is_still_writing_is_waited_for(stores: Stores):
     now = asyncio.get_running_loop().time()
-    made = make_list()
+    made = make_timeline()
     waiting = asyncio.ensure_future(stores.timelines.by_id(KEY, made.timeline_id, now + 60, now + 60))
     await until(lambda: stores.lookup_count("miss") > 1)
     await stores.timelines.put(KEY, made)
@@ -101,28 +101,28 @@ async def test_a_timeline_that_another_process_is_still_writing_is_waited_for(st
 async def test_a_timeline_is_not_gone_when_redis_answers_late(embedded_redis: Start, frozen: Freeze):
     server = await embedded_redis()
     async with Stores(server.url, timeout=0.02) as stores:
-        await stores.until_stored(make_list())
+        await stores.until_stored(make_timeline())
         now = asyncio.get_running_loop().time()
         with frozen(server.pid):
             waiting = asyncio.ensure_future(
-                stores.timelines.by_id(KEY, make_list().timeline_id, now + 60, now)
+                stores.timelines.by_id(KEY, make_timeline().timeline_id, now + 60, now)
             )
             await until(lambda: stores.lookup_count("error") > 0)
-        assert name_of(await waiting) == make_list().timeline_id
+        assert name_of(await waiting) == make_timeline().timeline_id
 
 
 async def test_a_precomputed_timeline_from_the_future_does_not_hide_those_that_are_made_now(stores: Stores):
     await stores.publish(make_generation(NOW + 40 * 86_400), KEY)
     assert await stores.timelines.latest(KEY) is None
-    await stores.timelines.put_latest(KEY, make_list())
-    assert name_of(await stores.timelines.latest(KEY)) == make_list().timeline_id
+    await stores.timelines.put_latest(KEY, make_timeline())
+    assert name_of(await stores.timelines.latest(KEY)) == make_timeline().timeline_id
 
 
 @pytest.mark.parametrize(("age", "precomputed_wins"), [(-1, True), (0, True), (1, False)])
 async def test_of_a_precomputed_and_a_live_timeline_the_newer_is_the_latest(
     stores: Stores, age: float, precomputed_wins: bool
 ):
-    generation, live = make_generation(), make_list(NOW + age)
+    generation, live = make_generation(), make_timeline(NOW + age)
     await stores.publish(generation, KEY)
     await stores.timelines.put_latest(KEY, live)
     newer = generation.generation_id if precomputed_wins else live.timeline_id
@@ -141,14 +141,14 @@ async def test_a_precomputed_timeline_takes_one_round_trip_and_hundreds_at_once_
 
 
 async def test_a_pointer_to_a_timeline_that_is_gone_is_a_miss(stores: Stores, client: Redis):
-    live = make_list()
+    live = make_timeline()
     await stores.timelines.put_latest(KEY, live)
     await client.delete(stored_timeline_key(PREFIX, live.timeline_id, KEY))
     assert await stores.timelines.latest(KEY) is None
 
 
 async def test_if_the_live_timeline_is_gone_the_precomputed_is_the_latest(stores: Stores, client: Redis):
-    generation, live = make_generation(), make_list(NOW + 1)
+    generation, live = make_generation(), make_timeline(NOW + 1)
     await stores.publish(generation, KEY)
     await stores.timelines.put_latest(KEY, live)
     await client.delete(stored_timeline_key(PREFIX, live.timeline_id, KEY))
@@ -160,8 +160,8 @@ async def test_every_key_expires_no_sooner_than_the_last_token_and_not_all_at_on
 ):
     for user in range(20):
         key = b"{%d}:digest:new" % user
-        await stores.timelines.put_latest(key, make_list())
-        await stores.timelines.put(key, make_list(name=b"kept"))
+        await stores.timelines.put_latest(key, make_timeline())
+        await stores.timelines.put(key, make_timeline(name=b"kept"))
     least = 1000 * (300 + TIMELINE.stale_ttl + TIMELINE.token_ttl)
     found = await lives(client)
     assert len(found) == 60
@@ -173,7 +173,7 @@ async def test_every_key_expires_no_sooner_than_the_last_token_and_not_all_at_on
 async def test_a_timeline_that_cannot_be_read_is_a_miss_and_is_deleted(
     stores: Stores, client: Redis, poison: bytes
 ):
-    live = make_list()
+    live = make_timeline()
     await stores.timelines.put_latest(KEY, live)
     stored = stored_timeline_key(PREFIX, live.timeline_id, KEY)
     await client.set(stored, poison)
@@ -193,7 +193,7 @@ async def test_a_pointer_that_cannot_be_read_is_a_miss_and_is_deleted(
 
 
 async def test_a_poisoned_precomputed_timeline_leaves_the_live_one(stores: Stores, client: Redis):
-    generation, live = make_generation(), make_list(NOW - 1)
+    generation, live = make_generation(), make_timeline(NOW - 1)
     await stores.publish(generation, KEY)
     await stores.timelines.put_latest(KEY, live)
     await client.set(stored_timeline_key(PREFIX, generation.generation_id, KEY), b"poison")
@@ -201,8 +201,8 @@ async def test_a_poisoned_precomputed_timeline_leaves_the_live_one(stores: Store
 
 
 async def test_values_under_other_keys_are_misses(stores: Stores, client: Redis):
-    await stores.timelines.put_latest(b"{8}:digest:new", make_list())
-    live = make_list()
+    await stores.timelines.put_latest(b"{8}:digest:new", make_timeline())
+    live = make_timeline()
     other = stored_timeline_key(PREFIX, live.timeline_id, b"{8}:digest:new")
     await client.rename(other, stored_timeline_key(PREFIX, live.timeline_id, KEY))
     await client.rename(latest_key(PREFIX, b"{8}:digest:new"), POINTER)
@@ -213,7 +213,7 @@ async def test_values_under_other_keys_are_misses(stores: Stores, client: Redis)
 async def test_cancelled_look_ups_never_hand_their_timelines_to_others(stores: Stores):
     users = [b"{%d}:digest:new" % user for user in range(40)]
     for user in users:
-        await stores.timelines.put_latest(user, make_list(name=user[:4]))
+        await stores.timelines.put_latest(user, make_timeline(name=user[:4]))
     for turns in range(20):
         tasks = [asyncio.create_task(stores.timelines.latest(user)) for user in users]
         for _ in range(turns % 7):
@@ -223,11 +223,11 @@ async def test_cancelled_look_ups_never_hand_their_timelines_to_others(stores: S
         for user, task in zip(users, tasks, strict=True):
             await asyncio.wait([task])
             if not task.cancelled():
-                assert name_of(task.result()) == make_list(name=user[:4]).timeline_id
+                assert name_of(task.result()) == make_timeline(name=user[:4]).timeline_id
 
 
 async def test_a_flushed_redis_is_a_miss_for_timelines_and_for_the_generation(stores: Stores, client: Redis):
-    generation, live = make_generation(), make_list(NOW + 1)
+    generation, live = make_generation(), make_timeline(NOW + 1)
     await stores.publish(generation, KEY)
     await stores.timelines.put_latest(KEY, live)
     await client.flushall()
@@ -239,12 +239,12 @@ async def test_a_flushed_redis_is_a_miss_for_timelines_and_for_the_generation(st
 async def test_a_full_redis_says_that_it_stores_nothing_and_still_answers(embedded_redis: Start):
     server = await embedded_redis()
     async with Stores(server.url) as stores, redis.asyncio.from_url(server.url) as client:
-        live = make_list()
+        live = make_timeline()
         assert await stores.timelines.put_latest(KEY, live)
         await client.config_set("maxmemory-policy", "noeviction")
         await client.config_set("maxmemory", "1")
-        assert not await stores.timelines.put_latest(KEY, make_list(NOW + 1))
-        assert not await stores.timelines.put(KEY, make_list(NOW + 2))
+        assert not await stores.timelines.put_latest(KEY, make_timeline(NOW + 1))
+        assert not await stores.timelines.put(KEY, make_timeline(NOW + 2))
         assert name_of(await stores.timelines.latest(KEY)) == live.timeline_id
         assert not stores.left_alone
 
@@ -259,7 +259,7 @@ async def test_a_timeline_that_a_full_redis_refused_is_not_waited_for(embedded_r
     ):
         await client.config_set("maxmemory-policy", "noeviction")
         await client.config_set("maxmemory", "1")
-        there, elsewhere = make_list(), make_list(NOW + 1)
+        there, elsewhere = make_timeline(), make_timeline(NOW + 1)
         assert not await others.timelines.put_latest(KEY, elsewhere)
         assert not await stores.timelines.put_latest(KEY, there)
         long = asyncio.get_running_loop().time() + HANG_TIMEOUT
@@ -278,12 +278,12 @@ async def test_a_timeline_that_another_process_writes_late_is_waited_for_once_re
     ):
         await client.config_set("maxmemory-policy", "noeviction")
         await client.config_set("maxmemory", "1")
-        assert not await stores.timelines.put_latest(KEY, make_list())
+        assert not await stores.timelines.put_latest(KEY, make_timeline())
         assert stores.redis.is_full
         await client.config_set("maxmemory", "0")
-        assert await stores.timelines.put_latest(KEY, make_list())
+        assert await stores.timelines.put_latest(KEY, make_timeline())
         assert not stores.redis.is_full
-        long, late = asyncio.get_running_loop().time() + HANG_TIMEOUT, make_list(NOW + 1)
+        long, late = asyncio.get_running_loop().time() + HANG_TIMEOUT, make_timeline(NOW + 1)
         waiting = asyncio.create_task(stores.timelines.by_id(KEY, late.timeline_id, long, long))
         misses = stores.lookup_count("miss")
         await until(lambda: stores.lookup_count("miss") > misses)
@@ -294,10 +294,10 @@ async def test_a_timeline_that_another_process_writes_late_is_waited_for_once_re
 async def test_a_read_only_replica_says_that_it_stores_nothing_and_still_answers(embedded_redis: Start):
     server = await embedded_redis()
     async with Stores(server.url) as stores, redis.asyncio.from_url(server.url) as client:
-        live = make_list()
+        live = make_timeline()
         assert await stores.timelines.put_latest(KEY, live)
         await client.replicaof("127.0.0.1", "1")
-        assert not await stores.timelines.put_latest(KEY, make_list(NOW + 1))
+        assert not await stores.timelines.put_latest(KEY, make_timeline(NOW + 1))
         assert name_of(await stores.timelines.latest(KEY)) == live.timeline_id
         assert not stores.left_alone
 
@@ -307,14 +307,14 @@ async def test_a_frozen_redis_is_a_miss_then_skipped_and_used_again_once_it_thaw
 ):
     server = await embedded_redis()
     async with Stores(server.url, timeout=0.02) as stores:
-        generation, live = make_generation(), make_list(NOW + 1)
+        generation, live = make_generation(), make_timeline(NOW + 1)
         await stores.publish(generation, KEY)
         await stores.until_stored(live)
         with frozen(server.pid):
-            assert not await stores.timelines.put(KEY, make_list(NOW + 2))
+            assert not await stores.timelines.put(KEY, make_timeline(NOW + 2))
             await stores.fail_until_left_alone()
             assert await stores.timelines.by_id(KEY, live.timeline_id) is None
-            assert not await stores.timelines.put_latest(KEY, make_list(NOW + 3))
+            assert not await stores.timelines.put_latest(KEY, make_timeline(NOW + 3))
             assert stores.lookup_count("skipped") > 0
             # What was current still is: its lists are there when Redis is back.
             assert stores.watch.current == generation
@@ -330,8 +330,8 @@ async def test_a_killed_redis_is_skipped_and_used_again_once_it_is_back(embedded
         await stores.fail_until_left_alone()
         await server.stop()
         await server.start()
-        await stores.until_stored(make_list())
-        await stores.until_latest(make_list())
+        await stores.until_stored(make_timeline())
+        await stores.until_latest(make_timeline())
         await until(lambda: stores.watch.current is None)
 
 

@@ -28,7 +28,7 @@ from tests.cache.servers import (
     serving,
     watched,
 )
-from tests.cache.stores import KEY, NOW, Stores, make_generation, make_list, name_of, until
+from tests.cache.stores import KEY, NOW, Stores, make_generation, make_timeline, name_of, until
 from tests.limits import HANG_TIMEOUT
 
 Freeze = Callable[[int], AbstractContextManager[None]]
@@ -72,7 +72,7 @@ async def test_the_primary_that_a_sentinel_names_is_used_and_after_a_failover_th
             f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/{SERVICE}/2"
             "?sentinel_username=watcher&sentinel_password=hunter2"
         )
-        first, second = make_list(), make_list(NOW + 1)
+        first, second = make_timeline(), make_timeline(NOW + 1)
         async with Stores(url) as stores:
             await stores.until_stored(first)
             await stores.publish(make_generation(NOW - 1), KEY)
@@ -97,14 +97,14 @@ async def test_writes_follow_an_address_to_the_new_primary_while_connections_to_
         Stores(f"redis://127.0.0.1:{address.port}") as stores,
     ):
         await follow(second, first)
-        await stores.until_stored(make_list())
+        await stores.until_stored(make_timeline())
         generations = RetryingGenerationStore(stores.generations, delays=(0,))
         assert await generations.current() is None
         for primary, replica, made in ((second, first, NOW + 1), (first, second, NOW + 2)):
             address.target = primary.port
             await follow(replica, primary)
-            await stores.until_stored(make_list(made))
-            await stores.until_latest(make_list(made))
+            await stores.until_stored(make_timeline(made))
+            await stores.until_latest(make_timeline(made))
             await generations.begin(make_generation(made))
             await generations.abandon(make_generation(made))
             assert await primary.client.exists(latest_key(b"animora:", KEY))
@@ -119,13 +119,13 @@ async def test_a_redis_that_stays_read_only_is_reconnected_to_now_and_then_and_n
         Address(server.port) as address,
         Stores(f"redis://127.0.0.1:{address.port}") as stores,
     ):
-        await stores.until_stored(make_list())
+        await stores.until_stored(make_timeline())
         await server.client.replicaof("127.0.0.1", 1)
         before = address.connections
         for number in range(200):
-            assert not await stores.timelines.put_latest(KEY, make_list(NOW + number))
+            assert not await stores.timelines.put_latest(KEY, make_timeline(NOW + number))
         assert before < address.connections < before + 100
-        assert name_of(await stores.timelines.latest(KEY)) == make_list().timeline_id
+        assert name_of(await stores.timelines.latest(KEY)) == make_timeline().timeline_id
         assert not stores.left_alone
 
 
@@ -136,14 +136,14 @@ async def test_a_connection_to_a_server_that_answers_with_errors_is_made_again(t
         Address(old.port) as address,
         Stores(f"redis://127.0.0.1:{address.port}") as stores,
     ):
-        await stores.until_stored(make_list())
+        await stores.until_stored(make_timeline())
         await old.client.config_set("replica-serve-stale-data", "no")
         await old.client.replicaof("127.0.0.1", 1)  # look-ups are answered with MASTERDOWN
         await stores.fail_until_left_alone()
         address.target = new.port
         await until(lambda: not stores.left_alone)
-        await stores.until_stored(make_list())
-        await stores.until_latest(make_list())
+        await stores.until_stored(make_timeline())
+        await stores.until_latest(make_timeline())
 
 
 async def test_a_planned_failover_by_a_sentinel_is_followed(tmp_path: Path):
@@ -151,7 +151,7 @@ async def test_a_planned_failover_by_a_sentinel_is_followed(tmp_path: Path):
         watched(tmp_path, "hunter2") as (primary, replica, sentinel),
         Stores(f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}") as stores,
     ):
-        await stores.until_stored(make_list())
+        await stores.until_stored(make_timeline())
         await replicated(primary, replica)
         async with asyncio.timeout(HANG_TIMEOUT):
             while True:
@@ -160,8 +160,8 @@ async def test_a_planned_failover_by_a_sentinel_is_followed(tmp_path: Path):
                     break
         while (await replica.client.info("replication"))["role"] != "master":  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(0.01)
-        await stores.until_stored(make_list(NOW + 1))
-        await stores.until_latest(make_list(NOW + 1))
+        await stores.until_stored(make_timeline(NOW + 1))
+        await stores.until_latest(make_timeline(NOW + 1))
         assert await replica.client.exists(latest_key(b"animora:", KEY))
 
 
@@ -185,7 +185,7 @@ async def test_a_cluster_shares_the_keys_and_many_look_ups_share_round_trips(nod
         found = await asyncio.gather(*(stores.timelines.latest(user) for user in USERS))
         assert [name_of(snapshot) for snapshot in found] == [generation.generation_id] * len(USERS)
         assert stores.sample("animora_cache_round_trip_seconds_count", {}) - before < 50
-        newer = make_list(NOW + 1)
+        newer = make_timeline(NOW + 1)
         for user in USERS[:20]:
             assert await stores.timelines.put_latest(user, newer)
             assert name_of(await stores.timelines.latest(user)) == newer.timeline_id
@@ -196,21 +196,21 @@ async def test_a_cluster_shares_the_keys_and_many_look_ups_share_round_trips(nod
 
 async def test_a_slot_that_moves_to_another_node_is_followed(nodes: list[Server]):
     async with Stores(cluster_url(nodes)) as stores:
-        made = make_list()
+        made = make_timeline()
         await stores.timelines.put_latest(KEY, made)
         slot = await nodes[0].client.execute_command("CLUSTER", "KEYSLOT", KEY)
         (source,) = [node for node in nodes if await node.client.dbsize()]
         target = next(node for node in nodes if node is not source)
         await move_slot(slot, source, target, nodes)
         assert name_of(await stores.timelines.latest(KEY)) == made.timeline_id
-        assert await stores.timelines.put_latest(KEY, make_list(NOW + 1))
+        assert await stores.timelines.put_latest(KEY, make_timeline(NOW + 1))
         assert await source.client.dbsize() == 0
         assert not stores.left_alone
 
 
 async def test_a_replica_that_takes_over_in_a_cluster_is_followed(nodes: list[Server], tmp_path: Path):
     async with Stores(cluster_url(nodes)) as stores:
-        await stores.until_stored(make_list())
+        await stores.until_stored(make_timeline())
         (holder,) = [node for node in nodes if await node.client.dbsize()]
         async with replica_of(holder, tmp_path) as replica:
             await allow(replica, [*PRECOMPUTING, *CLUSTERED])
@@ -218,8 +218,8 @@ async def test_a_replica_that_takes_over_in_a_cluster_is_followed(nodes: list[Se
                 await new.client.execute_command("CLUSTER", "FAILOVER")
                 while (await old.client.info("replication"))["role"] != "slave":  # noqa: ASYNC110  # as above
                     await asyncio.sleep(0.01)
-                await stores.until_stored(make_list(made))
-                await stores.until_latest(make_list(made))
+                await stores.until_stored(make_timeline(made))
+                await stores.until_latest(make_timeline(made))
                 async with asyncio.timeout(HANG_TIMEOUT):
                     while (await old.client.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
@@ -233,13 +233,13 @@ async def test_a_node_that_freezes_is_a_miss_then_the_cluster_is_skipped_until_i
     nodes: list[Server], frozen: Freeze
 ):
     async with Stores(cluster_url(nodes), timeout=0.1) as stores:
-        await stores.until_stored(make_list())
+        await stores.until_stored(make_timeline())
         (holder,) = [node for node in nodes if await node.client.dbsize()]
         with frozen(holder.child.pid):
             await stores.fail_until_left_alone()
             assert await stores.timelines.latest(KEY) is None
         await until(lambda: not stores.left_alone)
-        await stores.until_latest(make_list())
+        await stores.until_latest(make_timeline())
 
 
 async def test_encrypted_both_sides_prove_who_they_are(tmp_path: Path):
@@ -248,7 +248,7 @@ async def test_encrypted_both_sides_prove_who_they_are(tmp_path: Path):
     options = "&".join(f"{option}={tmp_path / name}" for option, name in names.items())
     async with serving(tmp_path) as server, behind_tls(server.port, tmp_path) as port:
         async with Stores(f"rediss://127.0.0.1:{port}/0?{options}") as stores:
-            assert await stores.timelines.put_latest(KEY, make_list())
+            assert await stores.timelines.put_latest(KEY, make_timeline())
             await stores.publish(make_generation(), KEY)
         for refused in (
             f"rediss://127.0.0.1:{port}/0?{options.split('&')[0]}",  # no certificate of its own
@@ -264,7 +264,7 @@ async def test_a_user_may_be_kept_to_the_commands_and_keys_that_are_needed(tmp_p
     async with serving(tmp_path) as server:
         await allow(server, PRECOMPUTING)
         async with Stores(f"redis://feed:hun%2Fter2@127.0.0.1:{server.port}/1") as stores:
-            generation, live = make_generation(), make_list(NOW + 1)
+            generation, live = make_generation(), make_timeline(NOW + 1)
             await stores.publish(generation, KEY)
             assert await stores.timelines.put_latest(KEY, live)
             assert name_of(await stores.timelines.latest(KEY)) == live.timeline_id
@@ -279,7 +279,7 @@ async def test_a_server_alone_needs_fewer_commands_than_precomputing(tmp_path: P
     async with serving(tmp_path) as server:
         await allow(server, SERVING)
         async with Stores(f"redis://feed:hun%2Fter2@127.0.0.1:{server.port}") as stores:
-            assert await stores.timelines.put_latest(KEY, make_list())
+            assert await stores.timelines.put_latest(KEY, make_timeline())
             pointer = latest_key(b"animora:", KEY)
             await server.client.set(pointer, b"poison")
             assert await stores.timelines.latest(KEY) is None

@@ -14,7 +14,7 @@ class FakeGenerations:
     finished: Generation | None = None
     begun: Generation | None = None
     posts: dict[bytes, set[int]] = field(default_factory=dict)
-    lists: dict[bytes, dict[bytes, RankedTimeline]] = field(default_factory=dict)
+    timelines: dict[bytes, dict[bytes, RankedTimeline]] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     retired: list[Generation] = field(default_factory=list)
     failures: int = 0
@@ -46,13 +46,13 @@ class FakeGenerations:
 
     async def are_stored(self, generation: Generation, keys: Sequence[bytes]) -> list[bool]:
         self._called("are_stored")
-        stored = self.lists.get(generation.generation_id, {})
+        stored = self.timelines.get(generation.generation_id, {})
         return [key in stored for key in keys]
 
-    async def put(self, generation: Generation, lists: Sequence[tuple[bytes, RankedTimeline]]) -> int:
+    async def put(self, generation: Generation, timelines: Sequence[tuple[bytes, RankedTimeline]]) -> int:
         self._called("put")
-        self.lists.setdefault(generation.generation_id, {}).update(lists)
-        return sum(12 * len(made.post_ids) for _, made in lists)
+        self.timelines.setdefault(generation.generation_id, {}).update(timelines)
+        return sum(12 * len(made.post_ids) for _, made in timelines)
 
     async def finish_shard(self, generation: Generation, shard: int) -> bool:
         self._called("finish_shard")
@@ -64,7 +64,7 @@ class FakeGenerations:
     async def retire(self, generation: Generation) -> int:
         self._called("retire")
         self.retired.append(generation)
-        return len(self.lists.pop(generation.generation_id, {}))
+        return len(self.timelines.pop(generation.generation_id, {}))
 
     def _called(self, name: str) -> None:
         self.calls.append(name)

@@ -35,7 +35,7 @@ from tests.cache.stores import (
     Stores,
     lives,
     make_generation,
-    make_list,
+    make_timeline,
     name_of,
     of_generation,
     until,
@@ -195,7 +195,7 @@ async def test_a_retired_generation_lives_for_its_tokens_and_no_other_timeline_i
     old, new = make_generation(), make_generation(NOW + 1, name=b"another")
     await stores.publish(old, *USERS)
     await stores.publish(new, KEY)
-    live = make_list()
+    live = make_timeline()
     await stores.timelines.put_latest(KEY, live)
     before = await lives(client)
     assert await stores.generations.retire(old) == len(USERS)

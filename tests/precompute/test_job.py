@@ -39,7 +39,7 @@ def key(settings, user_id):
     return timeline_key(user_id, settings_digest(settings.timeline, settings.ranking), include_seen=False)
 
 
-def lists_by_user(settings, lists):
+def timelines_by_user(settings, lists):
     return {user: lists[key(settings, user)] for user in USERS if key(settings, user) in lists}
 
 
@@ -74,15 +74,17 @@ class HeldGenerations:
 
 async def test_every_user_gets_a_timeline_and_the_generation_becomes_current(settings, store, watch):
     summary = await run(settings, RunOptions(), store, watch)
-    made = lists_by_user(settings, store.lists[summary.generation.generation_id])
+    made = timelines_by_user(settings, store.timelines[summary.generation.generation_id])
     assert set(made) == set(USERS)
-    assert {user for user, a_list in made.items() if a_list.ranker is RankerName.NEUCF} == set(TRAINED_USERS)
-    assert {a_list.model_version for user, a_list in made.items() if user in TRAINED_USERS} == {"v1"}
-    assert {a_list.model_version for user, a_list in made.items() if user not in TRAINED_USERS} == {""}
+    assert {user for user, timeline in made.items() if timeline.ranker is RankerName.NEUCF} == set(
+        TRAINED_USERS
+    )
+    assert {timeline.model_version for user, timeline in made.items() if user in TRAINED_USERS} == {"v1"}
+    assert {timeline.model_version for user, timeline in made.items() if user not in TRAINED_USERS} == {""}
     assert store.finished == summary.generation
     assert (summary.current, summary.resumed, summary.retired) == (True, False, 0)
     assert (summary.totals.neucf, summary.totals.heuristic) == (3, 5)
-    assert summary.totals.pairs == sum(len(a_list.post_ids) for a_list in made.values())
+    assert summary.totals.pairs == sum(len(timeline.post_ids) for timeline in made.values())
     assert watch.users == sum(chunk.ranked for chunk in watch.chunks) == len(USERS)
 
 
@@ -96,7 +98,7 @@ async def test_a_timeline_holds_the_networks_best_posts_without_seen_ones(
     }
     expected = feed.probabilities(tiny_artifact("v1", seed=1)[1], 7)
     best = sorted(set(expected) - seen, key=expected.__getitem__, reverse=True)
-    made = store.lists[summary.generation.generation_id][key(settings, 7)]
+    made = store.timelines[summary.generation.generation_id][key(settings, 7)]
     assert seen
     assert made.post_ids.tolist() == best
     assert made.scores == pytest.approx([expected[post] for post in best], abs=1e-5)
@@ -108,7 +110,7 @@ async def test_own_posts_are_excluded(settings, database, store, watch):
         row["id"]
         for row in await database.fetch("select id from animora_app.posts where author_id = $1", AUTHORS[0])
     }
-    made = store.lists[summary.generation.generation_id][key(settings, AUTHORS[0])]
+    made = store.timelines[summary.generation.generation_id][key(settings, AUTHORS[0])]
     assert own
     assert not own & set(made.post_ids.tolist())
 
@@ -116,10 +118,10 @@ async def test_own_posts_are_excluded(settings, database, store, watch):
 async def test_timelines_have_the_generations_id_time_and_reading(settings, store, watch):
     summary = await run(settings, RunOptions(), store, watch)
     generation = summary.generation
-    for a_list in store.lists[generation.generation_id].values():
-        assert (a_list.timeline_id, a_list.made_at) == (generation.generation_id, generation.made_at)
-        assert a_list.fresh_until == generation.made_at + settings.timeline.precomputed_ttl
-        assert (a_list.read_at, a_list.cost) == (generation.read_at, 0.0)
+    for timeline in store.timelines[generation.generation_id].values():
+        assert (timeline.timeline_id, timeline.made_at) == (generation.generation_id, generation.made_at)
+        assert timeline.fresh_until == generation.made_at + settings.timeline.precomputed_ttl
+        assert (timeline.read_at, timeline.cost) == (generation.read_at, 0.0)
 
 
 async def test_timelines_of_a_shard_that_read_before_the_generation_began_have_the_earlier_reading(
@@ -138,11 +140,11 @@ async def test_timelines_of_a_shard_that_read_before_the_generation_began_have_t
     first = await early
 
     assert first.generation == second.generation
-    lists = lists_by_user(settings, store.lists[second.generation.generation_id])
-    assert {user: a_list.read_at >= posted_at.timestamp() for user, a_list in lists.items()} == {
+    lists = timelines_by_user(settings, store.timelines[second.generation.generation_id])
+    assert {user: timeline.read_at >= posted_at.timestamp() for user, timeline in lists.items()} == {
         user: bool(Shard(1, 2).holds(np.array([user]))[0]) for user in USERS
     }
-    assert {a_list.made_at for a_list in lists.values()} == {second.generation.made_at}
+    assert {timeline.made_at for timeline in lists.values()} == {second.generation.made_at}
     assert store.posts[second.generation.generation_id] == set(feed.post_ids.tolist())
 
 
@@ -187,23 +189,23 @@ async def test_a_generation_has_the_databases_time(settings, database, store, wa
 
 async def test_the_same_record_gives_the_same_timelines_in_every_run(settings, store, watch):
     first = await run(settings, RunOptions(), store, watch)
-    lists = store.lists.pop(first.generation.generation_id)
+    lists = store.timelines.pop(first.generation.generation_id)
     store.begun = first.generation
     again = await run(settings, RunOptions(), store, watch)
     assert again.resumed
     assert not again.catalog_changed
-    assert same(store.lists[first.generation.generation_id], lists)
+    assert same(store.timelines[first.generation.generation_id], lists)
 
 
 async def test_a_resumed_run_ranks_incomplete_chunks_whole(settings, store, watch):
     first = await run(settings, RunOptions(), store, watch)
-    stored = store.lists[first.generation.generation_id]
+    stored = store.timelines[first.generation.generation_id]
     before = dict(stored)
     del stored[key(settings, 7)]
     store.begun = first.generation
     again = await run(settings, RunOptions(), store, watch)
     assert (again.totals.ranked, again.totals.kept) == (len(USERS), 0)
-    assert same(store.lists[first.generation.generation_id], before)
+    assert same(store.timelines[first.generation.generation_id], before)
 
 
 async def test_a_resumed_run_skips_stored_chunks(settings, store, watch):
@@ -217,12 +219,12 @@ async def test_a_resumed_run_skips_stored_chunks(settings, store, watch):
 
 async def test_a_resumed_run_uses_the_model_of_the_generation(settings, models, store, watch):
     first = await run(settings, RunOptions(), store, watch)
-    lists = store.lists.pop(first.generation.generation_id)
+    lists = store.timelines.pop(first.generation.generation_id)
     store.begun = first.generation
     models.publish(tiny_artifact("v2", seed=2)[0])
     models.activate("v2")
     await run(settings, RunOptions(), store, watch)
-    assert same(store.lists[first.generation.generation_id], lists)
+    assert same(store.timelines[first.generation.generation_id], lists)
 
 
 async def test_a_model_missing_from_the_store_is_named_with_the_remedy(settings, store, watch):
@@ -248,10 +250,10 @@ async def test_without_a_model_the_heuristic_ranks_all_users(settings, store, wa
 
 async def test_a_resumed_run_without_the_model_store_is_refused_with_the_remedy(settings, store, watch):
     first = await run(settings, RunOptions(), store, watch)
-    store.begun, store.lists = first.generation, {}
+    store.begun, store.timelines = first.generation, {}
     with pytest.raises(ConfigurationError, match=r"models\.store: .* by model v1: .*--restart"):
         await run(with_options(settings, models={"store": ""}), RunOptions(), store, watch)
-    assert store.lists == {}
+    assert store.timelines == {}
 
 
 async def test_a_store_without_an_active_version_does_not_replace_a_models_timelines(
@@ -282,7 +284,7 @@ async def test_only_the_last_shard_makes_the_generation_current(settings, store,
     assert second.current
     assert second.generation == first.generation
     assert first.totals.ranked + second.totals.ranked == len(USERS)
-    assert set(lists_by_user(settings, store.lists[first.generation.generation_id])) == set(USERS)
+    assert set(timelines_by_user(settings, store.timelines[first.generation.generation_id])) == set(USERS)
 
 
 async def test_the_generation_before_is_retired(settings, store, watch):
@@ -309,7 +311,7 @@ async def test_with_active_days_only_recently_active_users_are_ranked(settings, 
         "update animora_app.likes set created_at = now() - interval '9 days' where user_id = 8"
     )
     summary = await run(settings, RunOptions(active_days=7), store, watch)
-    assert set(lists_by_user(settings, store.lists[summary.generation.generation_id])) == {7, 9}
+    assert set(timelines_by_user(settings, store.timelines[summary.generation.generation_id])) == {7, 9}
 
 
 async def test_a_restart_begins_another_generation(settings, store, watch):
@@ -359,7 +361,7 @@ async def test_only_users_with_scores_that_are_not_finite_are_left_out(settings,
     models.publish(replace(artifact, model=save_network(network)))
     models.activate("v2")
     summary = await run(settings, RunOptions(), store, watch)
-    made = lists_by_user(settings, store.lists[summary.generation.generation_id])
+    made = timelines_by_user(settings, store.timelines[summary.generation.generation_id])
     assert set(made) == set(USERS) - {8}
     assert (summary.totals.neucf, summary.totals.left_out) == (2, 1)
 

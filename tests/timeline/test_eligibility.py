@@ -233,7 +233,7 @@ def test_an_empty_catalog_knows_no_post():
     }
 
 
-def a_list(*post_ids: int, read_at: float) -> RankedTimeline:
+def timeline(*post_ids: int, read_at: float) -> RankedTimeline:
     """A list of some posts, from a catalog read at a time."""
     scores = np.ones(len(post_ids), np.float32)
     return RankedTimeline(b"i" * 16, ids(*post_ids), scores, RankerName.HEURISTIC, "", NOW, NOW, read_at)
@@ -252,6 +252,6 @@ def test_newer_posts_arrived_after_the_timeline_are_not_in_it_and_are_visible():
     )
     since = window_start(SETTINGS, NOW)
     came = catalog.newer_than(NOW - 50)
-    rows = newer_posts(catalog, visibility(catalog), a_list(1, 3, read_at=NOW - 50), came, since)
+    rows = newer_posts(catalog, visibility(catalog), timeline(1, 3, read_at=NOW - 50), came, since)
     assert catalog.post_ids[rows].tolist() == [2]
-    assert newer_posts(catalog, visibility(catalog), a_list(1, 3, read_at=NOW), ids(), since).tolist() == []
+    assert newer_posts(catalog, visibility(catalog), timeline(1, 3, read_at=NOW), ids(), since).tolist() == []

@@ -32,7 +32,7 @@ def grown(catalog: CatalogSnapshot, posts: Posts) -> CatalogSnapshot:
     return replace(later, arrived_at=arrived_at, read_at=LOADED_AT + 60)
 
 
-def a_list(read_at: float = NOW, generation_id: bytes = GENERATION) -> RankedTimeline:
+def timeline(read_at: float = NOW, generation_id: bytes = GENERATION) -> RankedTimeline:
     nothing = np.empty(0, np.int64)
     return RankedTimeline(
         generation_id, nothing, nothing.astype(np.float32), RankerName.NEUCF, "v1", NOW, NOW, read_at
@@ -58,10 +58,10 @@ def late_ids(
 
 
 def test_late_posts_are_those_that_the_generation_was_not_ranked_from():
-    assert late_ids({**POSTS, **LATE}, Generation(*ALL), a_list()) == [100]
-    assert late_ids({**POSTS, **LATE}, Generation(), a_list()) == [*ALL, 100]
-    assert late_ids(POSTS, Generation(*ALL, 99), a_list()) == []
-    assert late_ids({}, Generation(*ALL), a_list()) == []
+    assert late_ids({**POSTS, **LATE}, Generation(*ALL), timeline()) == [100]
+    assert late_ids({**POSTS, **LATE}, Generation(), timeline()) == [*ALL, 100]
+    assert late_ids(POSTS, Generation(*ALL, 99), timeline()) == []
+    assert late_ids({}, Generation(*ALL), timeline()) == []
 
 
 def test_only_candidates_are_late_posts():
@@ -71,12 +71,12 @@ def test_only_candidates_are_late_posts():
         3: {"age": HOUR, "deleted": 1},
         4: {"age": 3 * HOUR},
     }
-    assert late_ids(posts, Generation(), a_list()) == [1, 4]
-    assert late_ids(posts, Generation(), a_list(), max_candidates=1) == [1]
+    assert late_ids(posts, Generation(), timeline()) == [1, 4]
+    assert late_ids(posts, Generation(), timeline(), max_candidates=1) == [1]
 
 
 @pytest.mark.parametrize(
-    "made", [a_list(LOADED_AT), a_list(LOADED_AT + 5), a_list(generation_id=b"another".rjust(16, b"."))]
+    "made", [timeline(LOADED_AT), timeline(LOADED_AT + 5), timeline(generation_id=b"another".rjust(16, b"."))]
 )
 def test_only_a_timeline_of_the_generation_from_before_the_load_has_late_posts(made: RankedTimeline):
     assert late_ids({**POSTS, **LATE}, Generation(*ALL), made) == []
@@ -87,30 +87,30 @@ def test_without_the_posts_of_the_generation_there_are_no_late_posts():
     generation.posts, posts = None, generation.posts
     catalog = loaded({**POSTS, **LATE})
     finder = LatePosts(generation, TimelineSettings())
-    assert finder.rows(catalog, a_list(), NOW).tolist() == []
+    assert finder.rows(catalog, timeline(), NOW).tolist() == []
     generation.posts = posts
-    assert finder.rows(catalog, a_list(), NOW).tolist() == [30]
+    assert finder.rows(catalog, timeline(), NOW).tolist() == [30]
 
 
 def test_what_arrives_after_the_load_is_left_to_the_catalog_and_changes_nothing():
     finder = LatePosts(Generation(*ALL), TimelineSettings())
     catalog = loaded({**POSTS, **LATE})
-    rows = finder.rows(catalog, a_list(), NOW)
+    rows = finder.rows(catalog, timeline(), NOW)
     assert rows.tolist() == [30]
     later = grown(catalog, {**POSTS, **LATE, 200: {"age": HOUR}})
-    assert finder.rows(later, a_list(), NOW) is rows  # found once
-    assert LatePosts(Generation(*ALL), TimelineSettings()).rows(later, a_list(), NOW).tolist() == [30]
+    assert finder.rows(later, timeline(), NOW) is rows  # found once
+    assert LatePosts(Generation(*ALL), TimelineSettings()).rows(later, timeline(), NOW).tolist() == [30]
 
 
 def test_late_posts_are_found_again_after_an_epoch_or_a_generation_changes():
     generation = Generation(*ALL)
     finder = LatePosts(generation, TimelineSettings())
     catalog = loaded({**POSTS, **LATE})
-    assert finder.rows(catalog, a_list(), NOW).tolist() == [30]
+    assert finder.rows(catalog, timeline(), NOW).tolist() == [30]
     reordered = replace(loaded({**LATE, **POSTS}), epoch=2)
-    assert finder.rows(reordered, a_list(), NOW).tolist() == [0]
+    assert finder.rows(reordered, timeline(), NOW).tolist() == [0]
     generation.posts = GenerationPosts(b"another".rjust(16, b"."), np.array([*ALL[1:], 100]))
-    assert finder.rows(reordered, a_list(generation_id=b"another".rjust(16, b".")), NOW).tolist() == [1]
+    assert finder.rows(reordered, timeline(generation_id=b"another".rjust(16, b".")), NOW).tolist() == [1]
 
 
 @pytest.fixture

@@ -185,14 +185,14 @@ def better_of_same_author(authors: IntArray, order: IntArray) -> IntArray:
     """
     count = len(authors)
     authors = authors[order]
-    exploration_positions = np.argsort(authors)  # each author's posts together, in any order
-    grouped = authors[exploration_positions]
+    grouped_positions = np.argsort(authors)  # groups posts by author, in any order within a group
+    grouped = authors[grouped_positions]
     first = np.ones(count, np.bool_)  # first of a group
     first[1:] = grouped[1:] != grouped[:-1]
     # Sorts each group by encoding group and place in one number; a stable argsort is far slower.
     author = np.cumsum(first) * count
-    exploration_positions = np.sort(author + exploration_positions) - author
+    grouped_positions = np.sort(author + grouped_positions) - author
     at = np.arange(count)
     better = np.empty(count, np.int64)
-    better[order[exploration_positions]] = at - np.maximum.accumulate(np.where(first, at, 0))
+    better[order[grouped_positions]] = at - np.maximum.accumulate(np.where(first, at, 0))
     return better
