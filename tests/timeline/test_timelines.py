@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -31,6 +32,16 @@ async def test_a_first_page_is_computed_once_and_then_found(world):
     assert world.model.calls == 1
     assert first.ranker is RankerName.NEUCF
     assert first.model_version == "v1"
+
+
+async def test_a_first_page_takes_the_serving_state_before_and_after_it_has_the_timeline(world, monkeypatch):
+    current = Mock(return_value=world.state)
+    monkeypatch.setattr(world.state, "current", current)
+
+    await world.page()
+    await world.page()
+
+    assert current.call_count == 4
 
 
 async def test_many_who_miss_at_once_share_one_computation(world):
