@@ -1,6 +1,7 @@
-"""The command: starts everything, shows a few feeds, and says what to type next."""
+"""The command `demo`: checks its preconditions, starts everything, and prints a few feeds."""
 
 import asyncio
+import importlib.util
 import json
 import sys
 from collections.abc import Iterable
@@ -11,22 +12,26 @@ from typing import Any
 
 from rich.console import Console
 
-from animora_demo.audience import DemoAudience, captions_of, find_audience
-from animora_demo.preconditions import check_preconditions
+from animora_demo.feeds import DemoAudience, captions_of, find_audience, origin, posts_table
 from animora_demo.sample import DemoFailed, SampleFeed, sample_feed
-from animora_demo.tables import origin, posts_table
 from animora_process.signals import ending_signals
+from animora_server.addresses import require_free
 from animora_server.app import Application, running
+from animora_server.errors import ConfigurationError
+from animora_server.inference.device import resolve_device
 from animora_server.settings import Settings
+from animora_server.tls import load_identity
 
 CANDIDATES = 60
 SHOWN = 5
-CONFIGURATION = "animora.toml"  # in the demo's directory, for the commands that its end suggests
+CONFIGURATION = "animora.toml"  # in the demo's directory, for the commands that the demo suggests
+# A module of each extra that the demo's child processes use.
+MODULES = {"cli": "matplotlib", "training": "implicit"}
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """Runs the demo in a directory, which makes a second run start in seconds."""
+    """Runs the demo in a directory, whose data and model later runs reuse."""
 
     directory: Path
     settings: Settings
@@ -55,14 +60,14 @@ class Demo:
             await asyncio.Event().wait()
 
     async def _show_feeds(self, target: str, feed: SampleFeed, audience: DemoAudience) -> None:
-        """Prints three users' ranked posts and a timeline, asked for through the client's command line."""
+        """Prints three users' ranked posts and one timeline, requested with the client's command line."""
         posts = f"--posts={_ids(audience.newest)}"
         for user in audience.users:
-            ranking = await _ask(target, "rank", user.id, f"--limit={SHOWN}", posts)
+            ranking = await _run_client(target, "rank", user.id, f"--limit={SHOWN}", posts)
             title = f"the best {SHOWN} of the {CANDIDATES} newest posts, {origin(ranking)}"
             self._print_posts(f"user {user.id} {user.story()}", title, ranking, audience.newest)
         user = audience.users[0]
-        page = await _ask(target, "timeline", user.id, f"--page-size={SHOWN}", "--explain")
+        page = await _run_client(target, "timeline", user.id, f"--page-size={SHOWN}", "--explain")
         captions = await captions_of(feed.database_url, [post["post_id"] for post in page["posts"]])
         self._print_posts(
             f"user {user.id}'s timeline; by id, image and caption: what each adds to the log odds",
@@ -80,7 +85,7 @@ class Demo:
     async def _suggest(
         self, server: Application, target: str, feed: SampleFeed, audience: DemoAudience
     ) -> None:
-        """Prints where everything is, and what to type next."""
+        """Prints the addresses, and commands to try."""
         configuration = self.directory / CONFIGURATION
         await asyncio.to_thread(configuration.write_text, feed.configuration(), encoding="utf-8")
         client, at = _program("animora-client"), "" if target == "127.0.0.1:50051" else f" --target {target}"
@@ -97,8 +102,8 @@ class Demo:
         )
 
 
-async def _ask(target: str, command: str, user: int, *options: str) -> dict[str, Any]:
-    """What a command of the client prints of a user as JSON."""
+async def _run_client(target: str, command: str, user: int, *options: str) -> dict[str, Any]:
+    """Runs a command of the client for a user, and returns its JSON output."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from animora_client.cli import main; main()", command, "--json"),
         *("--target", target, "--user", str(user), "--timeout", "5", *options),
@@ -116,6 +121,25 @@ def _ids(post_ids: Iterable[int]) -> str:
 
 
 def _program(name: str) -> str:
-    """A program of this installation, as it can be typed here."""
+    """The path of a program of this installation, relative to the current folder if possible."""
     path, here = Path(sys.executable).with_name(name), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else name
+
+
+def check_preconditions(settings: Settings) -> None:
+    """Checks what would otherwise fail after minutes of training.
+
+    Raises:
+        ConfigurationError: A port is taken, a certificate or the device is unusable, an extra is not
+            installed, or the demo's unsigned model would be refused.
+    """
+    for section, addressed in (("grpc", settings.grpc), ("http", settings.http)):
+        if addressed.port:
+            require_free(section, addressed.host, addressed.port)
+    load_identity(settings.grpc)
+    resolve_device(settings.scorer.device)
+    if settings.models.verify_key is not None:
+        raise ConfigurationError("models.verify_key: the demo does not sign its model; unset the option")
+    missing = [extra for extra, module in MODULES.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ConfigurationError(f"the demo needs: pip install 'animora-ranking[{','.join(missing)}]'")

@@ -32,17 +32,17 @@ class SampleFeed:
     store: Path
 
     def serving(self, settings: Settings) -> Settings:
-        """The settings at hand, pointed at these servers, with a key for page tokens if they have none."""
+        """The settings with the addresses of these servers, and with a key for page tokens if none is set."""
         timeline = settings.timeline
         if not timeline.token_key.get_secret_value():
             timeline = timeline.model_copy(update={"token_key": SecretStr(secrets.token_hex())})
         return settings.model_copy(
             update={
-                "grpc": settings.grpc.model_copy(update={"workers": 1}),  # all in this process
+                "grpc": settings.grpc.model_copy(update={"workers": 1}),  # one process
                 "database": settings.database.model_copy(update={"url": SecretStr(self.database_url)}),
                 "cache": settings.cache.model_copy(update={"url": SecretStr(self.redis_url)}),
                 "models": settings.models.model_copy(
-                    # This process has filled the store itself.
+                    # Trusted, because the demo fills the store itself.
                     update={"store": str(self.store), "trusted": True, "ready_requires_model": True}
                 ),
                 "timeline": timeline,
@@ -50,7 +50,7 @@ class SampleFeed:
         )
 
     def configuration(self) -> str:
-        """A configuration file that points other commands at these servers."""
+        """A configuration file with the addresses of these servers, for other commands."""
         sections: dict[str, dict[str, str | bool]] = {
             "database": {"url": self.database_url},
             "cache": {"url": self.redis_url},
@@ -68,7 +68,7 @@ class SampleFeed:
 
 @asynccontextmanager
 async def sample_feed(directory: Path, out: Console) -> AsyncIterator[SampleFeed]:
-    """Starts the servers in a directory, and imports and trains where an earlier run has not.
+    """Starts the servers in a directory; imports the data and trains the model unless an earlier run has.
 
     Raises:
         EmbeddedError: A server cannot be started.

@@ -1,4 +1,4 @@
-"""Who an embedded server runs as: PostgreSQL refuses root, so root lends it an unprivileged account."""
+"""The account that an embedded server runs as: PostgreSQL refuses to run as root."""
 
 import os
 import pwd
@@ -8,19 +8,19 @@ from pathlib import Path
 
 from animora_demo.embedded.errors import EmbeddedError
 
-# The one that every machine has comes first: data must not change hands when a package adds the other.
+# `nobody` exists everywhere and comes first, so that the owner of the data does not change later.
 UNPRIVILEGED = ("nobody", "postgres")
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user to run a child as."""
+    """A user and group to run a child process as."""
 
     uid: int
     gid: int
 
     def can_enter(self, directory: Path) -> bool:
-        """Whether the permissions of an absolute directory and of all above it let this user through."""
+        """Whether this user may enter an absolute directory, by its and all its parents' permissions."""
         return all(self._may_search(part.stat()) for part in (directory, *directory.parents))
 
     def _may_search(self, status: os.stat_result) -> bool:
@@ -32,10 +32,10 @@ class Account:
 
 
 def unprivileged_account() -> Account | None:
-    """The account to lend where this process is root's, else None: children run as this process does.
+    """An unprivileged account if this process runs as root; else None, for this process' own user.
 
     Raises:
-        EmbeddedError: This process is root's, and the machine has no unprivileged account.
+        EmbeddedError: This process runs as root, and the machine has no unprivileged account.
     """
     if os.geteuid() != 0:
         return None

@@ -1,4 +1,4 @@
-"""Finding the servers' programs: the configured one, then a pip-installed one, then the machine's own."""
+"""Finds the servers' programs: the configured one, a pip-installed one, or the system's."""
 
 import os
 import shutil
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from animora_demo.embedded.errors import EmbeddedError
 
-# Packagers keep PostgreSQL's programs off the PATH, a folder a major version.
+# System packages install PostgreSQL off the PATH, one folder per major version.
 PACKAGED_POSTGRES = ("/usr/lib/postgresql/*/bin/postgres", "/usr/pgsql-*/bin/postgres")
 
 
 def find_postgres(configured: Path | None = None) -> Path:
-    """The program `postgres`; `initdb` lies beside it.
+    """Finds `postgres`, with `initdb` in the same folder.
 
     Raises:
-        EmbeddedError: There is none.
+        EmbeddedError: Neither was found.
     """
     found = _first(
         configured,
@@ -32,10 +32,10 @@ def find_postgres(configured: Path | None = None) -> Path:
 
 
 def find_redis(configured: Path | None = None) -> Path:
-    """The program of a server that speaks Redis' protocol.
+    """Finds a Redis-protocol server.
 
     Raises:
-        EmbeddedError: There is none.
+        EmbeddedError: None was found.
     """
     found = _first(
         configured,
@@ -52,13 +52,13 @@ def find_redis(configured: Path | None = None) -> Path:
 
 
 def _first(configured: Path | None, *candidates: list[Path]) -> Path | None:
-    """The configured program and no other, or the first candidate that is a file in this user's reach."""
+    """The configured program if there is one, else the first candidate that is an accessible file."""
     places = [[configured]] if configured else candidates
     return next((path for paths in places for path in paths if os.path.isfile(path)), None)
 
 
 def _pip_installed(package: str, *patterns: str) -> list[Path]:
-    """Files in an installed package, which is not imported: importing may already start things."""
+    """Files of an installed package, found without importing it, because an import may have side effects."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         return []

@@ -1,7 +1,7 @@
-"""What can go wrong with an embedded server."""
+"""The error of embedded servers."""
 
 from animora_server.errors import AnimoraError
 
 
 class EmbeddedError(AnimoraError):
-    """An embedded server is not found or does not come up; says what to install, or the log's last lines."""
+    """An embedded server is missing or fails to start; the text has advice or the last log lines."""

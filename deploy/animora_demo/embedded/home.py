@@ -1,4 +1,4 @@
-"""Where an embedded server keeps its files: the directory asked for, or one with a shorter, open path."""
+"""The home of an embedded server: the given directory, or a replacement with a short, accessible path."""
 
 import asyncio
 import fcntl
@@ -11,24 +11,23 @@ from pathlib import Path
 from animora_demo.embedded.account import Account
 from animora_demo.embedded.errors import EmbeddedError
 
-# The kernel takes 107 bytes for a socket's path, macOS 103; servers append up to 24 to the home's.
+# The kernel takes 107 bytes for a socket's path, macOS 103; servers append up to 24 bytes to the home.
 MAX_HOME_BYTES = 72
 ELSEWHERE = "elsewhere"
-LOCK_ATTEMPTS = 100  # two seconds: processes of a server that was killed go sooner
+LOCK_ATTEMPTS = 100  # two seconds, for the processes of a killed server to end
 RETRY_INTERVAL = 0.02
 
 
 def settle(directory: Path, account: Account | None) -> Path:
-    """Finds or makes the home for a server that was given a directory; the same home each time.
+    """Finds or creates the home of a server for a directory; the same home each time.
 
-    The home is the directory itself if its path leaves room for a socket's name and the account, if there is
-    one, can get there. Otherwise it is a folder below the machine's temporary one, to which the link
-    `elsewhere` in the directory points: permissions of what exists already are never loosened. What is made
-    here belongs to this process' user and not to the account, under which nothing can then plant a link where
-    root writes.
+    The home is the directory itself if its path is short enough for a socket and the account can enter it.
+    Otherwise it is a temporary folder, and the link `elsewhere` in the directory points to it. Permissions of
+    existing folders are never changed. New folders belong to this process' user, not to the account, so that
+    the account cannot plant a link where root writes.
 
     Raises:
-        EmbeddedError: The directory cannot be made, or there is no place for a home.
+        EmbeddedError: The directory cannot be created, or no folder is suitable.
     """
     try:
         if not directory.exists():
@@ -50,13 +49,13 @@ def settle(directory: Path, account: Account | None) -> Path:
 
 @asynccontextmanager
 async def locked(home: Path) -> AsyncIterator[int]:
-    """Locks a home for one server; the descriptor that is yielded is for the server to inherit.
+    """Locks a home for one server, and yields the lock's descriptor for the server to inherit.
 
-    The lock lasts as long as any process that inherited it, so what comes after a server that was killed
-    waits for the last of its processes.
+    The lock is held while any process that inherited it lives, so the successor of a killed server waits for
+    the last process of it.
 
     Raises:
-        EmbeddedError: Another server runs there, or the home is another user's.
+        EmbeddedError: Another server uses the home, or it belongs to another user.
     """
     try:
         file = (home / "lock").open("w")

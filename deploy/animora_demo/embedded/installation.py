@@ -1,4 +1,4 @@
-"""Making PostgreSQL runnable by the account that it is lent: in its place, or as a copy."""
+"""Makes PostgreSQL executable by an unprivileged account: in place, or as a copy."""
 
 import asyncio
 import shutil
@@ -10,9 +10,9 @@ from animora_demo.embedded.process import Program, run_to_end
 
 
 async def runnable_by(account: Account, postgres: Path, home: Path) -> Path:
-    """The program, or its copy in the home where the account cannot run it in its place.
+    """Returns the program, or a copy in the home if the account cannot execute the original.
 
-    An environment below a home folder that only root may enter is such a place.
+    This is the case for an environment in a folder that only root may enter.
 
     Raises:
         EmbeddedError: The installation cannot be copied.
@@ -31,13 +31,13 @@ async def runnable_by(account: Account, postgres: Path, home: Path) -> Path:
 
 
 def _fingerprint(program: Path) -> str:
-    """A name that changes when the program is upgraded."""
+    """A fingerprint that changes when the program is upgraded."""
     status = program.stat()
     return f"{status.st_size:x}-{int(status.st_mtime):x}"
 
 
 def _copy(installation: Path, copy: Path) -> None:
-    """Copies an installation and the libraries that a wheel keeps beside its package, in the same layout."""
+    """Copies an installation, with the wheel's shared libraries if there are any, in the same layout."""
     package = installation.parent
     partial = copy.with_name("copying")
     shutil.rmtree(partial, ignore_errors=True)

@@ -1,10 +1,10 @@
-"""Becomes another program that ends with its parent, as another account if told so. Run as a script.
+"""Executes a program that ends with its parent, optionally under another account. Run as a script.
 
-What a child must do before it becomes the program cannot be done between fork and exec: Python code is
-not safe there beside the threads of gRPC and PyTorch. So a fresh interpreter does it.
+A new interpreter does this rather than code between fork and exec, which is not safe with the threads of gRPC
+and PyTorch.
 
-Arguments: the parent's process id, the number of the signal to get at its death, "uid:gid" or "-", and
-the program with its arguments.
+Arguments: the parent's process id, the number of the signal to send when the parent ends, "uid:gid" or "-",
+and the program with its arguments.
 """
 
 import ctypes
@@ -14,10 +14,10 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def become(parent: int, death_signal: int, account: str, command: list[str]) -> None:
-    """Turns this process into the program.
+def execute(parent: int, death_signal: int, account: str, command: list[str]) -> None:
+    """Replaces this process by the program.
 
-    Only Linux tells of a parent's death; elsewhere one that is killed leaves its servers behind.
+    Only Linux signals the end of the parent; elsewhere a killed parent leaves its servers running.
     """
     if account != "-":
         uid, gid = map(int, account.split(":"))
@@ -26,7 +26,7 @@ def become(parent: int, death_signal: int, account: str, command: list[str]) -> 
         os.setuid(uid)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the question
+        if os.getppid() != parent:  # the parent ended before prctl
             sys.exit(1)
     try:
         os.execv(command[0], command)
@@ -35,4 +35,4 @@ def become(parent: int, death_signal: int, account: str, command: list[str]) -> 
 
 
 if __name__ == "__main__":
-    become(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    execute(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])

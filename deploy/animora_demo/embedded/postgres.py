@@ -1,4 +1,4 @@
-"""A private PostgreSQL: initialised once, reached over a socket beside its data, gone with its parent."""
+"""A private PostgreSQL: initialised once, reachable over a Unix socket, ends with its parent."""
 
 import os
 import shutil
@@ -17,9 +17,9 @@ from animora_demo.embedded.installation import runnable_by
 from animora_demo.embedded.process import START_TIMEOUT, ChildProcess, Program, bring_up, run_to_end
 
 DATABASE = "animora"
-# What follows the home in the socket's path is `/data/.s.PGSQL.5432`; no port is opened.
+# Part of the name of the Unix socket, `/data/.s.PGSQL.5432`; no TCP port is opened.
 PORT = 5432
-# What is committed survives a crash of the server, but need not survive one of the machine.
+# Commits survive a crash of the server, but not one of the machine.
 OPTIONS = {
     "listen_addresses": "",
     "port": str(PORT),
@@ -32,11 +32,11 @@ OPTIONS = {
 
 
 class EmbeddedPostgres:
-    """PostgreSQL in a directory of its own.
+    """PostgreSQL in a private directory.
 
-    As an async context manager it starts the server and stops it. A data directory that exists is reused.
-    Started by root, the server runs under an unprivileged account. Between `stop` and `start`, or after the
-    process was killed, data and address stay.
+    As an async context manager it starts and stops the server. An existing data directory is reused. If this
+    process runs as root, the server runs under an unprivileged account. Data and address survive `stop` and
+    `kill`.
     """
 
     def __init__(self, directory: Path, binary: Path | None = None) -> None:
@@ -65,17 +65,17 @@ class EmbeddedPostgres:
         return self._child.pid
 
     def database_url(self, database: str) -> str:
-        """The DSN of a database of this server, for its superuser."""
+        """The DSN of a database of this server, for the superuser."""
         if self._home is None:
             raise EmbeddedError("PostgreSQL was not started")
         host = quote(str(self._home / "data"))
         return f"postgresql://animora@/{database}?host={host}&port={PORT}&sslmode=disable"
 
     async def start(self) -> None:
-        """Starts the server and waits until it answers; does nothing while it runs.
+        """Starts the server and waits until it accepts connections; no effect while it runs.
 
         Raises:
-            EmbeddedError: No program was found, or the server did not come up.
+            EmbeddedError: No program was found, or the server did not start.
         """
         if self._child is not None and self._child.running:
             return
@@ -100,17 +100,17 @@ class EmbeddedPostgres:
             self._child = await bring_up(program, self._answers)
 
     async def stop(self) -> None:
-        """Ends the server's clients and the server."""
+        """Disconnects all clients and stops the server."""
         if self._child is not None:
             await self._child.stop()
 
     async def kill(self) -> None:
-        """Ends the main process by force, as a crash would."""
+        """Kills the main process (SIGKILL), like a crash."""
         if self._child is not None:
             await self._child.kill()
 
     async def _answers(self) -> bool:
-        """Whether the server takes connections; makes sure of the database, too."""
+        """Whether the server accepts connections; creates the database if it is missing."""
         try:
             connection = await asyncpg.connect(self.database_url("postgres"), timeout=START_TIMEOUT)
         except (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError):
@@ -124,7 +124,7 @@ class EmbeddedPostgres:
 
 
 async def _initialise(initdb: Path, data: Path, account: Account | None) -> None:
-    """Makes the data directory; one that is there is complete, since it gets its name last."""
+    """Creates the data directory. It is renamed last, so an existing one is complete."""
     partial = data.with_name("initialising")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""A child process that logs to a file, ends with its parent, and can be started anew."""
+"""Child processes that log to a file and end with their parent."""
 
 import asyncio
 import os
@@ -23,15 +23,15 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, and how.
+    """A program and how to run it.
 
     Attributes:
         command: The program and its arguments.
-        directory: Its working directory.
-        log: The file that takes what it writes; emptied at each start.
-        stop_signal: What tells it to end.
-        account: Who it runs as; None for this process' own user.
-        inherits: File descriptors that stay open in it and in its children.
+        directory: The working directory.
+        log: The file for its output; truncated at each start.
+        stop_signal: The signal that stops it.
+        account: The account to run as; None for this process' own user.
+        inherits: File descriptors that it and its children inherit.
     """
 
     command: Sequence[str | Path]
@@ -43,7 +43,7 @@ class Program:
 
     @property
     def name(self) -> str:
-        """The program's name, for people."""
+        """The name of the program, for messages."""
         return Path(self.command[0]).name
 
     def log_tail(self) -> str:
@@ -58,7 +58,7 @@ class Program:
 class ChildProcess:
     """One run of a program.
 
-    It is bound to no event loop, so that it can be started in one and stopped in another.
+    It is not bound to an event loop: it can be started in one and stopped in another.
     """
 
     def __init__(self, program: Program, process: "subprocess.Popen[bytes]") -> None:
@@ -67,10 +67,10 @@ class ChildProcess:
 
     @classmethod
     def spawn(cls, program: Program) -> Self:
-        """Starts a run, from a thread that outlives it: to the kernel, the forking thread is the parent.
+        """Starts the program, on a thread that outlives the child and is its parent to the kernel.
 
         Raises:
-            EmbeddedError: The program cannot be run.
+            EmbeddedError: The program cannot be executed.
         """
         return cls(program, _popen(program))
 
@@ -81,33 +81,33 @@ class ChildProcess:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet; a stopped (SIGSTOP) one has not."""
+        """Whether the process exists; also true while it is stopped (SIGSTOP)."""
         return self._process.poll() is None
 
     async def wait(self) -> int:
-        """Its exit status, once it has ended."""
+        """Waits until the process has ended. Returns the exit status."""
         return await asyncio.to_thread(self._process.wait)
 
     async def stop(self) -> None:
-        """Ends it: with its signal, or after ten seconds by force."""
+        """Sends the stop signal; kills the process after ten seconds."""
         self._process.send_signal(self._program.stop_signal)
-        self._process.send_signal(signal.SIGCONT)  # a stopped process takes no other signal
+        self._process.send_signal(signal.SIGCONT)  # a process stopped by SIGSTOP handles no other signal
         try:
             await asyncio.to_thread(self._process.wait, STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             await self.kill()
 
     async def kill(self) -> None:
-        """Ends it by force (SIGKILL)."""
+        """Kills the process (SIGKILL)."""
         self._process.kill()
         await self.wait()
 
 
 async def bring_up(program: Program, answers: Callable[[], Awaitable[bool]]) -> ChildProcess:
-    """Starts a server and waits until it answers.
+    """Starts a server and waits until `answers` returns true.
 
     Raises:
-        EmbeddedError: It ended or kept silent; the text has the last lines of its log.
+        EmbeddedError: The server ended or did not answer in time; the text has the last lines of its log.
     """
     child = ChildProcess.spawn(program)
     async with AsyncExitStack() as undo:
@@ -125,10 +125,10 @@ async def bring_up(program: Program, answers: Callable[[], Awaitable[bool]]) -> 
 
 
 async def run_to_end(program: Program) -> None:
-    """Runs a program that ends by itself.
+    """Runs a program to its end.
 
     Raises:
-        EmbeddedError: It failed; the text has the last lines of its log.
+        EmbeddedError: The program failed; the text has the last lines of its log.
     """
     child = ChildProcess.spawn(program)
     try:
@@ -141,23 +141,23 @@ async def run_to_end(program: Program) -> None:
 
 def _popen(program: Program) -> "subprocess.Popen[bytes]":
     account = f"{program.account.uid}:{program.account.gid}" if program.account else "-"
-    told = (str(os.getpid()), str(int(program.stop_signal)), account)
+    launcher_arguments = (str(os.getpid()), str(int(program.stop_signal)), account)
     try:
         with program.log.open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-I", "-S", LAUNCHER, *told, *program.command],
+                [sys.executable, "-I", "-S", LAUNCHER, *launcher_arguments, *program.command],
                 cwd=program.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=_environment(),
                 pass_fds=program.inherits,
-                start_new_session=True,  # a terminal's Ctrl-C is for the parent alone
+                start_new_session=True,  # a terminal's Ctrl-C reaches the parent only
             )
     except OSError as error:
         raise EmbeddedError(f"cannot run {program.command[0]}: {error}") from error
 
 
 def _environment() -> dict[str, str]:
-    """This process' environment without what would configure a PostgreSQL or its clients."""
+    """This process' environment without variables that configure PostgreSQL or its clients."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}

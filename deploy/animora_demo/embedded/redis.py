@@ -1,4 +1,4 @@
-"""A private Redis-protocol server: a cache over a socket in its own directory, gone with its parent."""
+"""A private Redis-protocol server: reachable over a Unix socket, ends with its parent."""
 
 import asyncio
 from pathlib import Path
@@ -22,10 +22,10 @@ OPTIONS = {
 
 
 class EmbeddedRedis:
-    """Redis, or Valkey, in a directory of its own.
+    """Redis, or Valkey, in a private directory.
 
-    As an async context manager it starts the server and stops it. Between `stop` and `start`, or after the
-    process was killed, the address stays; the data do not, since a cache keeps none.
+    As an async context manager it starts and stops the server. The address survives `stop` and `kill`; the
+    data do not.
     """
 
     def __init__(self, directory: Path, binary: Path | None = None) -> None:
@@ -54,10 +54,10 @@ class EmbeddedRedis:
         return self._child.pid
 
     async def start(self) -> None:
-        """Starts the server and waits until it answers; does nothing while it runs.
+        """Starts the server and waits until it answers; no effect while it runs.
 
         Raises:
-            EmbeddedError: No program was found, or the server did not come up.
+            EmbeddedError: No program was found, or the server did not start.
         """
         if self._child is not None and self._child.running:
             return
@@ -74,12 +74,12 @@ class EmbeddedRedis:
             self._child = await bring_up(program, self._answers)
 
     async def stop(self) -> None:
-        """Ends the server."""
+        """Stops the server."""
         if self._child is not None:
             await self._child.stop()
 
     async def kill(self) -> None:
-        """Ends the server by force, as a crash would."""
+        """Kills the server (SIGKILL), like a crash."""
         if self._child is not None:
             await self._child.kill()
 

@@ -1,4 +1,4 @@
-"""Applying Animora's own tables, views and read-only role to a database."""
+"""Applies Animora's tables, views and read-only role to a database."""
 
 from pathlib import Path
 
@@ -7,20 +7,20 @@ import asyncpg
 from animora_server.errors import StoreError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# A wheel carries the files in the package; a checkout has them where they are written.
+# A wheel has the files in the package; a checkout in deploy/sql.
 LOCATIONS = (PACKAGE / "sql", PACKAGE.parent / "sql")
-# Two programs that apply the files at once would trip over each other's `if not exists`.
+# An advisory lock, because concurrent `create … if not exists` statements can fail.
 LOCK = 0x616E696D6F7261
 
 
 async def apply_schema(url: str) -> None:
-    """Creates what is missing of the schemas `animora_app` and `animora`, and the role `animora_reader`.
+    """Creates the schemas `animora_app` and `animora` and the role `animora_reader` if missing.
 
     Args:
         url: DSN of a role that may create schemas and roles.
 
     Raises:
-        StoreError: PostgreSQL cannot be reached or refuses.
+        StoreError: PostgreSQL cannot be reached or rejects the statements.
     """
     try:
         connection = await asyncpg.connect(url, timeout=10)
@@ -36,10 +36,10 @@ async def apply_schema(url: str) -> None:
 
 
 def schema_files() -> list[Path]:
-    """The SQL files in the order of their numbers; adapters have none and are for people to apply.
+    """The numbered SQL files in order; adapters have no number and are applied by hand.
 
     Raises:
-        StoreError: The installation has none.
+        StoreError: The installation has no SQL files.
     """
     for location in LOCATIONS:
         files = sorted(location.glob("[0-9]*.sql"))
