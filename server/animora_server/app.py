@@ -14,7 +14,7 @@ from animora_server.batching import Batcher, CostModel
 from animora_server.cache import GenerationWatch, RedisCache, RedisScores, RedisTimelineStore, rank_key
 from animora_server.catalog import ChangeEvents
 from animora_server.inference import CatalogEncoder, ModelManager
-from animora_server.inference.no_model import NoModel
+from animora_server.inference.placeholder_models import NoModel
 from animora_server.inference.preflight import Preflight
 from animora_server.inference.protocols import InferenceDevice, Queue
 from animora_server.inference.requests import InferenceRequest, batch_limits
@@ -118,7 +118,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             )
         else:
             device = shared = await stack.enter_async_context(
-                RemoteDevice(device_socket, on_loss=lambda: model_manager.lose())  # noqa: PLW0108  # defined below
+                RemoteDevice(device_socket, on_loss=lambda: model_manager.on_device_lost())  # noqa: PLW0108  # defined below
             )
         cost = CostModel()
         observer = metrics.scorer if shared is None else QueueObserver(metrics.scorer)
@@ -234,7 +234,7 @@ async def _following_database(
 ) -> AsyncIterator[None]:
     """Loads the catalog and keeps it in step with the database: polls, notifications, blocks."""
     blocks = BlockRefresher(
-        database.beside(),
+        database.with_separate_connection(),
         settings.catalog,
         metrics.catalog,
         lambda: model_manager.block_age,
@@ -242,10 +242,10 @@ async def _following_database(
     )
 
     def correct(events: ChangeEvents) -> bool:
-        model_manager.correct(events)
+        model_manager.apply(events)
         if events.unblocked:
             blocks.read_soon()
-        return refresher.correct(events) and model_manager.accepts_events
+        return refresher.add_events(events) and model_manager.accepts_events
 
     listener = EventListener(settings.database, metrics.catalog, correct, refresher.catch_up)
     _watch_loops(metrics, health, listener.loop, *refresher.loops, blocks.loop)

@@ -17,7 +17,7 @@ UNBLOCKED = ChangeEvents(unblocked=True)
 
 
 def test_facts_are_joined():
-    events = ChangeEvents.joined([block(1, 2), deletion(5), UNBLOCKED, block(2, 1), deletion(4, 5)])
+    events = ChangeEvents.merged([block(1, 2), deletion(5), UNBLOCKED, block(2, 1), deletion(4, 5)])
 
     assert events.blocks == {(1, 2), (2, 1)}
     assert events.deleted_ids.tolist() == [4, 5]
@@ -26,7 +26,7 @@ def test_facts_are_joined():
 
 
 def test_no_facts_are_false():
-    assert not ChangeEvents.joined([])
+    assert not ChangeEvents.merged([])
     assert block(1, 2)
     assert deletion(1)
     assert UNBLOCKED

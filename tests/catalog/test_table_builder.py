@@ -239,12 +239,12 @@ def test_young_posts_without_embeddings_are_listed_until_they_have_them(tmp_path
         5: Post(),
     }
     table = refreshed(CatalogPosts.empty(tmp_path), posts)
-    assert [ids.tolist() for ids in table.lacking(since=500.0)] == [[1], [2]]
+    assert [ids.tolist() for ids in table.without_embeddings(since=500.0)] == [[1], [2]]
 
     builder = PostTableBuilder(table, table.records(np.array([1])), np.array([True]))
     builder.add(embeddings({1: Post()}))
 
-    assert [ids.tolist() for ids in builder.finish(NO_IDS, 50.0).lacking(since=500.0)] == [[], [2]]
+    assert [ids.tolist() for ids in builder.finish(NO_IDS, 50.0).without_embeddings(since=500.0)] == [[], [2]]
 
 
 def test_many_tombstones_begin_an_epoch_without_them(tmp_path):

@@ -1,4 +1,4 @@
-"""Tiny artifacts whose every number can be worked out by hand."""
+"""Tiny artifacts whose scores can be computed by hand."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ WIDTH = 4
 
 
 class TinyNetwork(nn.Module):
-    """logit = user vector · (post vector + image + caption); the halves are the branches, less the bias."""
+    """logit = user vector · (post vector + image + caption); each half of the product is one branch."""
 
     def __init__(self, seed: int, image: int, caption: int, users: int = len(USERS)) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class DoublesWithoutEnd(TinyNetwork):
 def tiny_artifact(
     version: str, seed: int = 0, image: int = 3, caption: int = 2, users: np.ndarray = USERS
 ) -> tuple[Artifact, TinyNetwork]:
-    """An artifact and the eager network that it was scripted from."""
+    """An artifact, and the eager network that was scripted for it."""
     network = TinyNetwork(seed, image, caption, len(users)).eval()
     rows = np.arange(len(POSTS) + 1)
     golden = Golden(
@@ -79,7 +79,7 @@ def tiny_artifact(
             table,
             torch.from_numpy(golden.post_index),
         )
-    captured = Golden(
+    replayed = Golden(
         **{
             name: getattr(golden, name)
             for name in ("user_rows", "segments", "post_rows", "image", "caption", "post_index")
@@ -102,7 +102,7 @@ def tiny_artifact(
         data_window=DataWindow(start=None, end=None, interactions=0),
         files={},
     )
-    return Artifact(manifest, save_network(network), Vocabulary(users, POSTS), captured), network
+    return Artifact(manifest, save_network(network), Vocabulary(users, POSTS), replayed), network
 
 
 def active_store(folder: Path) -> FolderStore:

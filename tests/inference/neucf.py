@@ -1,4 +1,4 @@
-"""A version of NeuCF as the trainer makes it, with its compiled code."""
+"""A NeuCF version as the trainer exports it, with compiled code."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ WIDTH = TINY.width  # of images and captions
 
 
 def compiled_artifact() -> Artifact:
-    """Of the default shape, with random weights."""
+    """A version of the default shape with random weights."""
     data = as_dataset(tiny_feed())
     rows = training_set(data, data.pairs)
     network = randomised(new_initialization(rows, FitConfig()).network)

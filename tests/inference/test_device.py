@@ -11,30 +11,30 @@ from torch import Tensor
 from animora_artifact.network import Network, save_network
 from animora_server.catalog import EmbeddingFile
 from animora_server.errors import ConfigurationError, InvalidScores, OutOfDeviceMemory
-from animora_server.inference.device import LOOP_SECONDS, Device
+from animora_server.inference.device import Device
 from animora_server.inference.loaded_model import PostVectors
 from animora_server.inference.requests import ExplainRequest, ScoreRequest
 from animora_server.settings import ScorerSettings
 from tests.inference.artifacts import TinyNetwork, tiny_artifact
 
 
-def device_named(name):
-    return Device(ScorerSettings(device=name), on_fault=lambda: None)
+def device_named(name, **arguments):
+    return Device(ScorerSettings(device=name), on_fault=lambda: None, **arguments)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
-def test_a_gpu_where_there_is_none_is_a_wrong_option(name):
-    with pytest.raises(ConfigurationError, match=rf"^scorer\.device: {name}, .* say cpu or auto"):
+def test_a_gpu_that_does_not_exist_is_a_configuration_error(name):
+    with pytest.raises(ConfigurationError, match=rf"^scorer\.device: {name}, .* use cpu or auto"):
         device_named(name)
 
 
-def test_auto_takes_what_there_is():
+def test_auto_is_a_gpu_if_there_is_one():
     assert str(device_named("auto")) == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class Witness:
-    """Scores zeros, and remembers on which thread."""
+class ThreadRecorder:
+    """Scores zeros and records the thread that executed it."""
 
     def __init__(self) -> None:
         self.thread = ""
@@ -44,27 +44,29 @@ class Witness:
         return torch.zeros(len(post_index))
 
 
-async def test_a_batch_runs_on_the_loop_if_it_is_short_and_on_a_thread_otherwise():
-    witness, table = Witness(), PostVectors(torch.zeros(8, 4), 8)
+async def test_a_batch_that_is_measured_and_short_is_executed_inline_and_any_other_on_the_device_thread():
+    network, table = ThreadRecorder(), PostVectors(torch.zeros(8, 4), 8)
 
-    async def thread_of(device: Device, rows: int) -> str:
-        work = ScoreRequest.of_one(cast("Network", witness), table, 1, np.zeros(rows, np.int64))
-        (scores,) = await device.score([work])
-        assert scores.tolist() == [0.0] * rows
-        return witness.thread
+    async def executing_thread(device: Device) -> str:
+        request = ScoreRequest.for_user(cast("Network", network), table, 1, np.zeros(2, np.int64))
+        (scores,) = await device.score([request])
+        assert scores.tolist() == [0.0, 0.0]
+        return network.thread
 
     here = threading.current_thread().name
-    async with device_named("cpu") as device:
-        assert (await thread_of(device, 1)).startswith("device")  # nobody knows yet how long it takes
-        model = await device.load(tiny_artifact("v1")[0])
-        assert await device.warm(model, table, (1, 64)) == device._pace
-        device._pace = 0.0, LOOP_SECONDS / 100
-        assert await thread_of(device, 100) == here
-        assert (await thread_of(device, 101)).startswith("device")
+    for inline_seconds, is_inline in ((3600.0, True), (0.0, False)):
+        async with device_named("cpu", inline_seconds=inline_seconds) as device:
+            assert (await executing_thread(device)).startswith("device")  # not measured yet
+            model = await device.load(tiny_artifact("v1")[0])
+            fixed, per_row = await device.warm(model, table, (1, 64))
+            assert fixed > 0
+            assert per_row >= 0
+            thread = await executing_thread(device)
+            assert thread == here if is_inline else thread.startswith("device")
 
 
-class Hungry(TinyNetwork):
-    """Wants more memory than there is for more than ten pairs at once."""
+class MemoryHog(TinyNetwork):
+    """Allocates more memory than exists when a batch has more than ten pairs."""
 
     @torch.jit.export
     def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
@@ -72,14 +74,14 @@ class Hungry(TinyNetwork):
         return logits + torch.zeros(1 << 60).sum() if len(post_index) > 10 else logits
 
 
-async def test_memory_that_torchscript_does_not_get_is_told_from_a_fault_whichever_model_was_loaded_before():
+async def test_a_failed_allocation_of_torchscript_is_out_of_memory_and_not_a_device_fault():
     artifact, _ = tiny_artifact("v1")
-    hungry = replace(artifact, model=save_network(Hungry(0, image=3, caption=2).eval()))
+    memory_hog = replace(artifact, model=save_network(MemoryHog(0, image=3, caption=2).eval()))
     async with device_named("cpu") as device:
-        for version in (artifact, hungry):
+        for version in (artifact, memory_hog):
             model = await device.load(version)
         table = await device.allocate(model, 16)
-        two = [ScoreRequest.of_one(model.network, table, 1, np.zeros(rows, np.int64)) for rows in (6, 7)]
+        two = [ScoreRequest.for_user(model.network, table, 1, np.zeros(rows, np.int64)) for rows in (6, 7)]
         for _ in range(3):
             with pytest.raises(OutOfDeviceMemory):
                 await device.score(two)
@@ -88,7 +90,7 @@ async def test_memory_that_torchscript_does_not_get_is_told_from_a_fault_whichev
 
 
 class WrongShapes(TinyNetwork):
-    """Gives other shapes than it should for a user of whom the golden rows do not tell."""
+    """Returns wrong shapes for a user who is not in the golden rows."""
 
     @torch.jit.export
     def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ class WrongShapes(TinyNetwork):
         return torch.zeros(1 if bool((user_rows == 2).any()) else post_index.size(0), 3)
 
 
-async def test_scores_and_terms_of_another_shape_are_invalid_and_fail_nobody_else():
+async def test_scores_and_terms_of_a_wrong_shape_fail_only_their_request():
     artifact, _ = tiny_artifact("v1")
     artifact = replace(artifact, model=save_network(WrongShapes(0, image=3, caption=2).eval()))
     async with device_named("cpu") as device:
@@ -108,22 +110,22 @@ async def test_scores_and_terms_of_another_shape_are_invalid_and_fail_nobody_els
         table = await device.allocate(model, 16)
         posts = np.zeros(4, np.int64)
         for user_row, is_valid in ((1, True), (2, False), (3, True)):
-            works = (
-                ScoreRequest.of_one(model.network, table, user_row, posts),
+            requests = (
+                ScoreRequest.for_user(model.network, table, user_row, posts),
                 ExplainRequest(model, user_row, posts, posts, EmbeddingFile(None, 0, 0)),
             )
-            for work in works:
-                with nullcontext() if is_valid else pytest.raises(InvalidScores, match="the network gives"):
-                    await device.score([work])
+            for request in requests:
+                with nullcontext() if is_valid else pytest.raises(InvalidScores, match="the network returns"):
+                    await device.score([request])
 
 
-async def test_rows_that_no_table_has_fail_the_work_and_not_the_device():
+async def test_rows_out_of_range_fail_the_request_and_not_the_device():
     async with device_named("cpu") as device:
         for version in ("v1", "v2"):
             model = await device.load(tiny_artifact(version)[0])
         table = await device.allocate(model, 16)
         for user_row, row in ((1, 16), (1, -1), (99, 0), (-1, 0)):
             with pytest.raises(IndexError):
-                await device.score([ScoreRequest.of_one(model.network, table, user_row, np.array([row]))])
-        (scores,) = await device.score([ScoreRequest.of_one(model.network, table, 1, np.array([15]))])
+                await device.score([ScoreRequest.for_user(model.network, table, user_row, np.array([row]))])
+        (scores,) = await device.score([ScoreRequest.for_user(model.network, table, 1, np.array([15]))])
         assert scores.tolist() == [0.0]

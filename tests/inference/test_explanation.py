@@ -1,4 +1,4 @@
-"""Explanation: the terms of a logit, against the network as it was trained and Shapley's own definition."""
+"""Explain terms compared with the trained network and with Shapley's definition."""
 
 from itertools import permutations
 from math import factorial
@@ -25,8 +25,8 @@ def explained(network, posts, image, caption, user=USER):
 
 
 def parts_of_posts(network, posts, image, caption):
-    """Per branch what the id, the image and the caption add to a post's vector: lists of three (m, width)."""
-    nothing = torch.zeros_like(image), torch.zeros_like(caption)
+    """For each branch the contributions of id, image and caption to the post vectors: three (m, width)."""
+    no_image, no_caption = torch.zeros_like(image), torch.zeros_like(caption)
     gmf = network.shape.factors + 1  # the post's bias belongs to the GMF branch
     for columns, features in (
         (slice(gmf), network.gmf_features),
@@ -34,8 +34,8 @@ def parts_of_posts(network, posts, image, caption):
     ):
         yield [
             network.post_table[posts, columns],
-            features(image, nothing[1]),
-            features(nothing[0], caption),
+            features(image, no_caption),
+            features(no_image, caption),
         ]
 
 
@@ -58,15 +58,15 @@ def test_the_mlp_terms_are_the_mean_marginal_contributions_over_all_orders_of_th
         for order in permutations(range(3)):
             vectors = nothing
             for part in order:
-                joined = vectors + parts[part]
-                expected[:, part] += mlp_branch(network, joined) - mlp_branch(network, vectors)
-                vectors = joined
+                extended = vectors + parts[part]
+                expected[:, part] += mlp_branch(network, extended) - mlp_branch(network, vectors)
+                vectors = extended
         empty = mlp_branch(network, nothing)
     assert terms[:, MLP] == pytest.approx((expected / factorial(3)).numpy(), abs=1e-5)
     assert terms[:, MLP_USER] == pytest.approx(empty.numpy(), abs=1e-5)
 
 
-def test_the_gmf_terms_are_each_parts_own_product_with_the_user_and_its_share_of_the_posts_bias():
+def test_the_gmf_terms_are_each_parts_product_with_the_user_and_its_share_of_the_posts_bias():
     network = random_network()
     _, posts, image, caption = inputs(network, PAIRS)
     with torch.inference_mode():
@@ -93,7 +93,7 @@ def test_terms_add_up_to_the_logit_of_the_network_as_trained(image_width, captio
 
 
 @pytest.mark.parametrize(("image_width", "caption_width"), [(6, 4), (6, 0), (0, 4), (0, 0)])
-def test_what_a_post_does_not_have_adds_exactly_nothing(image_width, caption_width):
+def test_the_terms_of_an_absent_part_are_exactly_zero(image_width, caption_width):
     network = random_network(image=image_width, caption=caption_width)
     _, posts, image, caption = inputs(network, 301)
     terms = explained(network, posts, image, caption)
@@ -121,7 +121,7 @@ def test_equal_posts_have_equal_terms_and_users_differ():
     assert explained(network, posts, image, caption, user=4)[0] != pytest.approx(first, abs=1e-3)
 
 
-def test_a_scripted_network_is_explained_as_well():
+def test_a_scripted_network_can_be_explained():
     network = torch.jit.script(tiny_artifact("v1")[1])
     posts, image, caption = torch.arange(5), torch.ones(5, 3), torch.ones(5, 2)
     with torch.inference_mode():
@@ -139,6 +139,6 @@ TERMS = explained(NETWORK, *POSTS)
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 39), min_size=1, max_size=60))
-def test_a_posts_terms_do_not_depend_on_the_posts_beside_it(chosen):
+def test_a_posts_terms_do_not_depend_on_the_other_posts_of_the_request(chosen):
     posts, image, caption = (values[chosen] for values in POSTS)
     assert explained(NETWORK, posts, image, caption) == pytest.approx(TERMS[chosen], abs=1e-6)

@@ -1,4 +1,4 @@
-"""Batches padded to a few lengths: no score knows of it, and no memory is taken for a batch."""
+"""Padding changes no score, and replayed batches use the captured memory."""
 
 from collections.abc import Callable
 from typing import cast
@@ -9,41 +9,47 @@ import torch
 from torch import Tensor
 
 from animora_artifact.network import Network, load_network, save_network
-from animora_server.inference.cuda_graphs import CudaGraphs
-from animora_server.inference.graph_capture import CapturedGraph, CapturedScorer, EagerRecorder, lengths
+from animora_server.inference.graph_capture import (
+    CapturedGraph,
+    CapturedScorer,
+    CudaGraphs,
+    EagerRecorder,
+    padded_lengths,
+)
 from tests.inference.artifacts import POSTS, USERS, WIDTH, TinyNetwork
 
 ROWS = 300
 
 
-class Witness(TinyNetwork):
-    """Remembers what it is asked to score, and where in memory that was."""
+class CallRecordingNetwork(TinyNetwork):
+    """Records the batches that it scores and their memory addresses."""
 
     def __init__(self) -> None:
         super().__init__(seed=0, image=0, caption=0)
-        self.asked: list[tuple[Tensor, Tensor]] = []
-        self.places: set[tuple[int, ...]] = set()
+        self.batches: list[tuple[Tensor, Tensor]] = []
+        self.addresses: set[tuple[int, ...]] = set()
 
     def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
-        self.asked.append((user_rows.clone(), post_index.clone()))
-        self.places.add(tuple(tensor.data_ptr() for tensor in (user_rows, segments, post_table, post_index)))
+        self.batches.append((user_rows.clone(), post_index.clone()))
+        tensors = (user_rows, segments, post_table, post_index)
+        self.addresses.add(tuple(tensor.data_ptr() for tensor in tensors))
         return super().score(user_rows, segments, post_table, post_index)
 
 
-class Counting(EagerRecorder):
-    """Counts what it records."""
+class CountingRecorder(EagerRecorder):
+    """Counts the captured graphs."""
 
     def __init__(self) -> None:
-        self.captured = 0
+        self.count = 0
 
     def record(self, run: Callable[[], Tensor]) -> CapturedGraph:
-        self.captured += 1
+        self.count += 1
         return super().record(run)
 
 
 @pytest.fixture
 def network():
-    return Witness()
+    return CallRecordingNetwork()
 
 
 @pytest.fixture
@@ -55,7 +61,7 @@ def vectors():
 def scores(network, vectors):
     with torch.inference_mode():
         captured = CapturedScorer(cast(Network, network), vectors, ROWS, EagerRecorder())
-    network.asked.clear()
+    network.batches.clear()
     return torch.inference_mode()(captured.score)
 
 
@@ -69,7 +75,7 @@ def pairs(count):
     [(1, [64]), (64, [64]), (65, [64, 128]), (1000, [64, 128, 256, 512, 1024])],
 )
 def test_lengths_are_powers_of_two_up_to_the_longest_batch(rows, expected):
-    assert lengths(rows) == expected
+    assert padded_lengths(rows) == expected
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 127, 128, 300, 512, 513, 1500])
@@ -80,41 +86,41 @@ def test_padding_changes_no_score(network, vectors, scores, count):
     assert np.array_equal(scores(user_rows, rows), expected.numpy())
 
 
-def test_the_padding_is_row_0_whatever_a_batch_before_has_left_there(network, scores):
+def test_a_batch_is_padded_with_row_0(network, scores):
     scores(*pairs(64))
     user_rows, rows = pairs(3)
     scores(user_rows, rows)
-    padded_users, padded_rows = network.asked[-1]
+    padded_users, padded_rows = network.batches[-1]
     assert padded_users.tolist() == [*user_rows, *[0] * 61]
     assert padded_rows.tolist() == [*rows, *[0] * 61]
 
 
-def test_a_batch_is_padded_to_the_next_length_and_one_that_is_too_long_is_cut(network, scores):
+def test_a_batch_is_padded_to_the_next_length_and_a_too_long_one_is_split(network, scores):
     for count in (64, 65, 300, 600):
         scores(*pairs(count))
-    assert [len(rows) for _, rows in network.asked] == [64, 128, 512, 512, 128]
+    assert [len(rows) for _, rows in network.batches] == [64, 128, 512, 512, 128]
 
 
-def test_every_length_is_recorded_once_and_run_in_the_same_memory_ever_after(network, vectors):
-    recorder = Counting()
+def test_every_length_is_captured_once_and_replayed_in_the_same_memory(network, vectors):
+    recorder = CountingRecorder()
     with torch.inference_mode():
         captured = CapturedScorer(cast(Network, network), vectors, ROWS, recorder)
-        places = set(network.places)
-        assert recorder.captured == len(places) == len(lengths(ROWS))
+        addresses = set(network.addresses)
+        assert recorder.count == len(addresses) == len(padded_lengths(ROWS))
         for count in (1, 300, 64, 65, 200, 512, 7):
             captured.score(*pairs(count))
-    assert recorder.captured == len(lengths(ROWS))
-    assert network.places == places
+    assert recorder.count == len(padded_lengths(ROWS))
+    assert network.addresses == addresses
 
 
-def test_scores_of_a_batch_outlive_the_next(scores):
+def test_scores_of_a_batch_are_not_overwritten_by_the_next(scores):
     first = scores(*pairs(10))
     kept = first.copy()
     scores(*pairs(11))
     assert np.array_equal(first, kept)
 
 
-def test_vectors_that_came_after_the_recording_are_scored(network, vectors, scores):
+def test_vectors_written_after_the_capture_are_scored(network, vectors, scores):
     user_rows, rows = pairs(20)
     vectors *= 2
     with torch.inference_mode():
@@ -130,7 +136,7 @@ def test_scores_are_float32_in_half_precision_too(network, vectors):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_captured_graphs_give_the_networks_scores():
+def test_cuda_graphs_return_the_networks_scores():
     network = load_network(save_network(TinyNetwork(seed=0, image=0, caption=0).eval()), torch.device("cuda"))
     vectors = torch.randn(len(POSTS), WIDTH, device="cuda")
     with torch.inference_mode():

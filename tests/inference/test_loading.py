@@ -1,4 +1,4 @@
-"""Loading: compiled code and half precision where they may be used, TorchScript and float32 wherever not."""
+"""Loading uses compiled code and half precision where it may, else TorchScript and float32."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def artifact() -> Artifact:
 
 
 @needs_compiler
-def test_a_version_with_compiled_code_is_scored_by_it(artifact):
+def test_compiled_code_scores_a_version_that_holds_it(artifact):
     with capture_logs() as logs:
         compiled = load_model(artifact, CPU, ScorerSettings())
     assert compiled.compiled
@@ -54,7 +54,9 @@ def test_a_version_with_compiled_code_is_scored_by_it(artifact):
         (lambda code, folder: library(ZEROS, folder), "golden rows differ"),
     ],
 )
-def test_torchscript_scores_where_compiled_code_cannot_and_the_log_says_why(artifact, tmp_path, spoil, why):
+def test_torchscript_scores_where_compiled_code_cannot_and_the_log_has_the_reason(
+    artifact, tmp_path, spoil, why
+):
     version = replace(artifact, compiled=spoil(artifact.compiled, tmp_path))
     with capture_logs() as logs:
         model = load_model(version, CPU, ScorerSettings())
@@ -65,7 +67,7 @@ def test_torchscript_scores_where_compiled_code_cannot_and_the_log_says_why(arti
 
 
 @needs_compiler
-def test_code_for_a_network_that_has_no_tensors_for_it_is_left_alone(artifact):
+def test_compiled_code_for_another_network_is_not_used(artifact):
     version = replace(tiny_artifact("v1")[0], compiled=artifact.compiled)
     with capture_logs() as logs:
         assert not load_model(version, CPU, ScorerSettings()).compiled
@@ -79,7 +81,7 @@ def with_tolerances(artifact: Artifact, **tolerances: float) -> Artifact:
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
-def test_half_precision_is_used_where_the_golden_rows_are_as_close_as_they_must_be(name):
+def test_half_precision_is_used_if_the_golden_rows_stay_within_the_tolerances(name):
     version, eager = tiny_artifact("v1")
     with capture_logs() as logs:
         model = load_model(
@@ -103,10 +105,10 @@ def test_half_precision_is_used_where_the_golden_rows_are_as_close_as_they_must_
     ("tolerances", "why"),
     [
         ({"half": 1e-6, "top10_overlap": 0.0}, "golden rows differ by"),
-        ({"half": 1.0, "top10_overlap": 1.01}, "100.0% of the best ten are the same, not 101.0%"),
+        ({"half": 1.0, "top10_overlap": 1.01}, "100.0% of the top ten are the same, required is 101.0%"),
     ],
 )
-def test_a_version_that_half_precision_changes_is_scored_in_float32_and_the_log_says_why(tolerances, why):
+def test_a_version_that_half_precision_changes_too_much_is_scored_in_float32(tolerances, why):
     with capture_logs() as logs:
         model = load_model(
             with_tolerances(tiny_artifact("v1")[0], **tolerances),
@@ -127,7 +129,7 @@ class OnlyFloat32(TinyNetwork):
         return self.posts[post_rows] + image.float() @ self.image + caption @ self.caption
 
 
-def test_a_network_that_does_not_run_in_half_precision_is_scored_in_float32():
+def test_a_network_that_fails_in_half_precision_is_scored_in_float32():
     version = replace(tiny_artifact("v1")[0], model=save_network(OnlyFloat32(0, image=3, caption=2).eval()))
     with capture_logs() as logs:
         model = load_model(version, CPU, ScorerSettings(dtype="float16", compiled=False))

@@ -1,4 +1,4 @@
-"""Residency: models on the device, encoded for the catalog, swapped without a gap."""
+"""The model manager loads, encodes, swaps and evicts models while requests are served."""
 
 import asyncio
 import time
@@ -31,8 +31,8 @@ from animora_server.inference import CatalogEncoder, ModelManager
 from animora_server.inference.catalog_encoder import MIN_CAPACITY
 from animora_server.inference.device import Device
 from animora_server.inference.graph_capture import EagerRecorder
-from animora_server.inference.resident_model import EXPLAINED_AT_ONCE, TURN_ROWS
-from animora_server.inference.unavailable_model import UnavailableModel
+from animora_server.inference.placeholder_models import UnavailableModel
+from animora_server.inference.resident_model import BACKGROUND_CHUNK_ROWS, EXPLAIN_CHUNK_POSTS
 from animora_server.observability.metrics import ScorerMetrics
 from animora_server.settings import ScorerSettings
 from tests.compilers import needs_compiler
@@ -42,8 +42,8 @@ from tests.inference.neucf import WIDTH, compiled_artifact
 LIMITS = BatchLimits(max_batch_rows=256)
 
 
-class Catalog:
-    """A growing catalog whose posts have random embeddings, every fourth none."""
+class GrowingCatalog:
+    """A growing catalog whose posts have random embeddings; every fourth post has none."""
 
     def __init__(self, image: int = 3, caption: int = 2, epoch: int = 1):
         self.random = np.random.default_rng(epoch)
@@ -85,7 +85,7 @@ class Catalog:
         )
 
     def eager(self, network, vocabulary, user_row, rows):
-        """What the eager network gives on the same inputs."""
+        """The logits of the eager network for the same inputs."""
         post_rows = [
             int(np.flatnonzero(vocabulary.post_ids == post)[0]) + 1 if post in vocabulary.post_ids else 0
             for post in self.post_ids[rows]
@@ -99,8 +99,8 @@ class Catalog:
             return network.forward(torch.full((len(rows),), user_row), vectors).numpy()
 
 
-class HeldBinder:
-    """A binder that can be held up."""
+class HeldEncoder:
+    """A CatalogEncoder that a test can pause."""
 
     def __init__(self, encoder):
         self._encoder = encoder
@@ -114,15 +114,15 @@ class HeldBinder:
     def release(self):
         self._free.set()
 
-    async def bind(self, loaded, snapshot, bound):
+    async def encode_snapshot(self, loaded, snapshot, previous):
         self.waiting.set()
         await self._free.wait()
-        return await self._encoder.bind(loaded, snapshot, bound)
+        return await self._encoder.encode_snapshot(loaded, snapshot, previous)
 
 
-@pytest.fixture(params=[None, EagerRecorder], ids=["as they come", "recorded"])
+@pytest.fixture(params=[None, EagerRecorder], ids=["eager", "captured"])
 async def device(request):
-    """A device that runs batches as they come, and one that pads them as a GPU does."""
+    """A device that executes batches as they are, and one that pads them as on a GPU."""
     settings = ScorerSettings(device="cpu", max_batch_rows=LIMITS.max_batch_rows)
     async with Device(settings, on_fault=lambda: None, recorder=request.param) as device:
         yield device
@@ -132,7 +132,7 @@ async def device(request):
 async def encoder(device):
     cost = CostModel()
     async with Batcher(device.score, LIMITS, cost, ScorerMetrics(CollectorRegistry())) as batcher:
-        yield HeldBinder(CatalogEncoder(device, batcher, cost, LIMITS.max_batch_rows))
+        yield HeldEncoder(CatalogEncoder(device, batcher, cost, LIMITS.max_batch_rows))
 
 
 @pytest.fixture
@@ -145,30 +145,30 @@ def soon() -> float:
 
 
 def active(model_manager: ModelManager) -> Any:
-    pin = model_manager.current()
-    assert pin is not None
-    assert pin.active is not None
-    return pin.active
+    state = model_manager.current()
+    assert state is not None
+    assert state.active is not None
+    return state.active
 
 
-async def test_scores_equal_the_eager_network_alone_and_in_any_batch(model_manager):
-    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+async def test_scores_equal_the_eager_networks_in_any_batch(model_manager):
+    catalog, (artifact, network) = GrowingCatalog(), tiny_artifact("v1")
     await model_manager.publish(catalog.grow([100, 200, 300, 400, *range(1000, 1100)]))
     await model_manager.activate(artifact)
     model = active(model_manager)
     rows = np.arange(104)
-    alone = await model.score(1, rows, soon())
-    assert np.abs(alone - catalog.eager(network, artifact.vocabulary, 1, rows)).max() < 1e-5
-    together = await asyncio.gather(
+    single = await model.score(1, rows, soon())
+    assert np.abs(single - catalog.eager(network, artifact.vocabulary, 1, rows)).max() < 1e-5
+    batched = await asyncio.gather(
         *(model.score(1 + n % 3, np.roll(rows, n)[: 1 + n], soon()) for n in range(40))
     )
-    for n, logits in enumerate(together):
-        mine = catalog.eager(network, artifact.vocabulary, 1 + n % 3, np.roll(rows, n)[: 1 + n])
-        assert np.abs(logits - mine).max() < 1e-5
+    for n, logits in enumerate(batched):
+        expected = catalog.eager(network, artifact.vocabulary, 1 + n % 3, np.roll(rows, n)[: 1 + n])
+        assert np.abs(logits - expected).max() < 1e-5
 
 
-async def test_a_request_larger_than_a_batch_is_cut_and_joined(model_manager):
-    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+async def test_a_request_larger_than_a_batch_is_split(model_manager):
+    catalog, (artifact, network) = GrowingCatalog(), tiny_artifact("v1")
     await model_manager.publish(catalog.grow(range(1000, 2000)))
     await model_manager.activate(artifact)
     rows = np.arange(1000)
@@ -176,11 +176,11 @@ async def test_a_request_larger_than_a_batch_is_cut_and_joined(model_manager):
     assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 2, rows)).max() < 1e-5
 
 
-async def test_scores_that_nobody_waits_for_are_the_same(model_manager):
-    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
-    await model_manager.publish(catalog.grow(range(1000, 1000 + TURN_ROWS + 100)))
+async def test_background_scores_equal_those_of_a_request_with_a_deadline(model_manager):
+    catalog, (artifact, network) = GrowingCatalog(), tiny_artifact("v1")
+    await model_manager.publish(catalog.grow(range(1000, 1000 + BACKGROUND_CHUNK_ROWS + 100)))
     await model_manager.activate(artifact)
-    rows = np.arange(TURN_ROWS + 100)
+    rows = np.arange(BACKGROUND_CHUNK_ROWS + 100)
     logits = await active(model_manager).score(2, rows, None)
     assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 2, rows)).max() < 1e-5
 
@@ -188,12 +188,14 @@ async def test_scores_that_nobody_waits_for_are_the_same(model_manager):
 @pytest.mark.parametrize(("image", "caption"), [(3, 2), (3, 0), (0, 2), (0, 0)])
 async def test_terms_add_up_to_the_logits_whatever_embeddings_the_catalog_has(model_manager, image, caption):
     # Trained and new posts, with and without embeddings, explained for several users at once.
-    await model_manager.publish(Catalog(image=image, caption=caption).grow([100, 5000, 200, 5001, 5002, 300]))
+    await model_manager.publish(
+        GrowingCatalog(image=image, caption=caption).grow([100, 5000, 200, 5001, 5002, 300])
+    )
     await model_manager.activate(tiny_artifact("v1")[0])
     model, rows = active(model_manager), np.array([5, 0, 4, 1, 3, 2])
-    works = [(user, np.roll(rows, user)[:count]) for user in (1, 2, 3) for count in (6, 1, 3)]
-    together = await asyncio.gather(*(model.explain(user, some, soon()) for user, some in works))
-    for (user, some), terms in zip(works, together, strict=True):
+    requests = [(user, np.roll(rows, user)[:count]) for user in (1, 2, 3) for count in (6, 1, 3)]
+    batched = await asyncio.gather(*(model.explain(user, some, soon()) for user, some in requests))
+    for (user, some), terms in zip(requests, batched, strict=True):
         assert terms.shape == (len(some), 8)
         assert np.allclose(terms.sum(axis=1), await model.score(user, some, soon()), atol=1e-5)
         assert np.array_equal(terms, await model.explain(user, some, soon()))
@@ -201,28 +203,28 @@ async def test_terms_add_up_to_the_logits_whatever_embeddings_the_catalog_has(mo
         assert not terms[absent][:, [1, 2, 5, 6]].any()
 
 
-async def test_other_work_goes_first_while_many_posts_are_explained(model_manager):
-    await model_manager.publish(Catalog().grow(range(1000, 1000 + 3 * EXPLAINED_AT_ONCE)))
+async def test_other_requests_are_executed_between_the_chunks_of_an_explanation(model_manager):
+    await model_manager.publish(GrowingCatalog().grow(range(1000, 1000 + 3 * EXPLAIN_CHUNK_POSTS)))
     await model_manager.activate(tiny_artifact("v1")[0])
-    model, rows = active(model_manager), np.arange(3 * EXPLAINED_AT_ONCE)
+    model, rows = active(model_manager), np.arange(3 * EXPLAIN_CHUNK_POSTS)
     explaining = asyncio.ensure_future(model.explain(1, rows, soon()))
-    await asyncio.sleep(0)  # its first part is in the queue
+    await asyncio.sleep(0)  # the first chunk is in the queue
     await model.score(2, rows, soon())
     assert not explaining.done()
     terms = await explaining
     assert np.allclose(terms.sum(axis=1), await model.score(1, rows, soon()), atol=1e-5)
 
 
-async def test_no_posts_have_no_terms(model_manager):
-    await model_manager.publish(Catalog().grow([100]))
+async def test_explaining_no_posts_returns_no_terms(model_manager):
+    await model_manager.publish(GrowingCatalog().grow([100]))
     await model_manager.activate(tiny_artifact("v1")[0])
     assert (await active(model_manager).explain(1, np.empty(0, np.int64), soon())).shape == (0, 8)
 
 
 @needs_compiler
-async def test_a_version_with_compiled_code_is_scored_by_it_and_torchscript_tells_the_same(model_manager):
+async def test_compiled_code_scores_as_torchscript_does(model_manager):
     artifact = compiled_artifact()
-    snapshot = Catalog(image=WIDTH, caption=WIDTH).grow(
+    snapshot = GrowingCatalog(image=WIDTH, caption=WIDTH).grow(
         [*artifact.vocabulary.post_ids[:50], *range(9000, 9050)]
     )
     await model_manager.publish(snapshot)
@@ -243,13 +245,13 @@ async def test_a_version_with_compiled_code_is_scored_by_it_and_torchscript_tell
         assert np.allclose(terms.sum(axis=1), logits, atol=1e-5)
     with pytest.raises(IndexError):
         await model.score(10**6, rows, soon())
-    await model_manager.publish(Catalog(epoch=2).grow([100, 200]))
+    await model_manager.publish(GrowingCatalog(epoch=2).grow([100, 200]))
     await model_manager.activate(tiny_artifact("v2")[0])
     assert not model_manager.compiled
 
 
-async def test_new_posts_are_encoded_before_they_are_seen_and_older_pins_stay_right(model_manager):
-    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+async def test_new_posts_are_encoded_before_they_are_published_and_older_states_stay_valid(model_manager):
+    catalog, (artifact, network) = GrowingCatalog(), tiny_artifact("v1")
     await model_manager.publish(catalog.grow([100, 200]))
     await model_manager.activate(artifact)
     before = active(model_manager)
@@ -261,8 +263,8 @@ async def test_new_posts_are_encoded_before_they_are_seen_and_older_pins_stay_ri
     assert np.array_equal(await before.score(1, rows[:2], soon()), logits[:2])
 
 
-async def test_a_table_that_grows_is_recorded_anew_and_older_pins_stay_right(model_manager):
-    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+async def test_a_table_that_grows_is_captured_again_and_older_states_stay_valid(model_manager):
+    catalog, (artifact, network) = GrowingCatalog(), tiny_artifact("v1")
     await model_manager.publish(catalog.grow(range(100, 200)))
     await model_manager.activate(artifact)
     before = active(model_manager)
@@ -276,27 +278,27 @@ async def test_a_table_that_grows_is_recorded_anew_and_older_pins_stay_right(mod
         assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 2, rows)).max() < 1e-5
 
 
-async def test_a_new_epoch_assigns_rows_anew(model_manager):
+async def test_a_new_epoch_encodes_all_rows_again(model_manager):
     artifact, network = tiny_artifact("v1")
-    await model_manager.publish(Catalog(epoch=1).grow([100, 200, 300]))
+    await model_manager.publish(GrowingCatalog(epoch=1).grow([100, 200, 300]))
     await model_manager.activate(artifact)
-    catalog = Catalog(epoch=2)
+    catalog = GrowingCatalog(epoch=2)
     await model_manager.publish(catalog.grow([300, 100]))
     rows = np.arange(2)
     logits = await active(model_manager).score(1, rows, soon())
     assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 1, rows)).max() < 1e-5
 
 
-async def test_a_post_is_informed_by_its_id_or_by_an_embedding(model_manager):
+async def test_a_post_has_features_if_its_id_or_an_embedding_is_known(model_manager):
     await model_manager.publish(
-        Catalog().grow([100, 5000, 5001, 5002, 5003])
+        GrowingCatalog().grow([100, 5000, 5001, 5002, 5003])
     )  # rows 0 and 4 have no embedding
     await model_manager.activate(tiny_artifact("v1")[0])
     assert active(model_manager).has_features(np.arange(5)).tolist() == [True, True, True, True, False]
 
 
 async def test_a_catalog_without_embeddings_is_scored_by_id_alone(model_manager):
-    catalog, (artifact, network) = Catalog(image=0, caption=0), tiny_artifact("v1")
+    catalog, (artifact, network) = GrowingCatalog(image=0, caption=0), tiny_artifact("v1")
     await model_manager.publish(catalog.grow([100, 200]))
     await model_manager.activate(artifact)
     logits = await active(model_manager).score(1, np.arange(2), soon())
@@ -304,24 +306,23 @@ async def test_a_catalog_without_embeddings_is_scored_by_id_alone(model_manager)
     assert np.abs(logits - expected).max() < 1e-5
 
 
-async def test_a_model_activated_before_the_catalog_answers_once_it_is_there(model_manager):
+async def test_activation_waits_for_the_first_snapshot(model_manager):
     activation = asyncio.create_task(model_manager.activate(tiny_artifact("v1")[0]))
-    await model_manager.publish(Catalog().grow([100]))
+    await model_manager.publish(GrowingCatalog().grow([100]))
     await activation
     assert active(model_manager).version == "v1"
 
 
-async def test_the_version_before_stays_resident_and_older_ones_leave(model_manager):
-    await model_manager.publish(Catalog().grow([100, 200]))
+async def test_the_least_recently_activated_version_is_evicted(model_manager):
+    await model_manager.publish(GrowingCatalog().grow([100, 200]))
     for version in ("v1", "v2", "v3"):
         await model_manager.activate(tiny_artifact(version, seed=ord(version[1]))[0])
-    pin = model_manager.current()
     assert active(model_manager).version == "v3"
-    assert list(pin.resident) == ["v2", "v3"]
+    assert list(model_manager.current().resident) == ["v2", "v3"]
 
 
-async def test_going_back_to_a_resident_version_makes_it_active_again(model_manager):
-    await model_manager.publish(Catalog().grow([100, 200]))
+async def test_a_resident_version_can_be_activated_again(model_manager):
+    await model_manager.publish(GrowingCatalog().grow([100, 200]))
     artifacts = {version: tiny_artifact(version, seed=ord(version[1]))[0] for version in ("v1", "v2")}
     for version in ("v1", "v2", "v1"):
         await model_manager.activate(artifacts[version])
@@ -329,8 +330,10 @@ async def test_going_back_to_a_resident_version_makes_it_active_again(model_mana
     assert model_manager.active_version == "v1"
 
 
-async def test_a_version_that_does_not_replay_its_golden_rows_is_refused_and_the_old_one_stays(model_manager):
-    await model_manager.publish(Catalog().grow([100]))
+async def test_a_version_that_does_not_reproduce_its_golden_rows_is_rejected_and_the_active_one_stays(
+    model_manager,
+):
+    await model_manager.publish(GrowingCatalog().grow([100]))
     await model_manager.activate(tiny_artifact("v1")[0])
     artifact = tiny_artifact("v2")[0]
     golden = replace(artifact.golden, probabilities=artifact.golden.probabilities + np.float32(1e-3))
@@ -340,41 +343,43 @@ async def test_a_version_that_does_not_replay_its_golden_rows_is_refused_and_the
     assert active(model_manager).version == "v1"
 
 
-async def test_a_version_for_other_embeddings_than_the_catalogs_is_refused(model_manager):
-    await model_manager.publish(Catalog(image=3).grow([100]))
+async def test_a_version_for_other_embedding_widths_is_rejected(model_manager):
+    await model_manager.publish(GrowingCatalog(image=3).grow([100]))
     with pytest.raises(ArtifactRejected) as refused:
         await model_manager.activate(tiny_artifact("v1", image=5)[0])
     assert refused.value.reason is RejectionReason.DIMENSIONS
 
 
-async def test_a_refused_version_has_the_catalog_take_its_widths_and_then_answers(device, encoder):
-    asked = []
-    model_manager = ModelManager(device, encoder, max_models=2, reconcile=lambda: asked.append(True))
+async def test_a_version_for_other_embedding_widths_requests_a_reconcile_and_is_activated_after_it(
+    device, encoder
+):
+    reconciles = []
+    model_manager = ModelManager(device, encoder, max_models=2, reconcile=lambda: reconciles.append(True))
     narrow, wide = tiny_artifact("v1")[0], tiny_artifact("v2", image=5)[0]
-    await model_manager.publish(Catalog(image=3).grow([100]))
+    await model_manager.publish(GrowingCatalog(image=3).grow([100]))
     await model_manager.activate(narrow)
     assert model_manager.width_preference == WidthPreference(serving=Widths(3, 2))
     for _ in range(2):
         with pytest.raises(ArtifactRejected):
             await model_manager.activate(wide)
     assert model_manager.width_preference == WidthPreference(serving=Widths(3, 2), wanted=Widths(5, 2))
-    assert asked == [True]
+    assert reconciles == [True]
     assert active(model_manager).version == "v1"
 
-    await model_manager.publish(Catalog(image=5, epoch=2).grow([100]))
+    await model_manager.publish(GrowingCatalog(image=5, epoch=2).grow([100]))
     await model_manager.activate(wide)
 
     assert active(model_manager).version == "v2"
     assert model_manager.width_preference == WidthPreference(serving=Widths(5, 2))
-    model_manager.lose()
+    model_manager.on_device_lost()
     assert model_manager.width_preference == WidthPreference(serving=Widths(5, 2))
 
 
-async def test_embeddings_of_other_widths_count_as_absent_for_a_version_that_answers(model_manager):
+async def test_embeddings_of_other_widths_count_as_absent_for_the_active_version(model_manager):
     artifact, network = tiny_artifact("v1")
-    await model_manager.publish(Catalog(image=3).grow([100, 200, 999, 998]))
+    await model_manager.publish(GrowingCatalog(image=3).grow([100, 200, 999, 998]))
     await model_manager.activate(artifact)
-    catalog = Catalog(image=5, caption=4, epoch=2)
+    catalog = GrowingCatalog(image=5, caption=4, epoch=2)
 
     await model_manager.publish(catalog.grow([100, 200, 999, 998]))
 
@@ -385,7 +390,7 @@ async def test_embeddings_of_other_widths_count_as_absent_for_a_version_that_ans
     assert found == pytest.approx(catalog.eager(network, artifact.vocabulary, 1, rows), abs=1e-5)
 
 
-async def test_a_network_with_fewer_posts_than_its_vocabulary_is_refused(model_manager):
+async def test_a_network_with_fewer_posts_than_its_vocabulary_is_rejected(model_manager):
     artifact = tiny_artifact("v1")[0]
     vocabulary = Vocabulary(artifact.vocabulary.user_ids, np.arange(50))
     dimensions = artifact.manifest.dimensions.model_copy(update={"posts": 51})
@@ -395,35 +400,37 @@ async def test_a_network_with_fewer_posts_than_its_vocabulary_is_refused(model_m
     assert refused.value.reason is RejectionReason.DIMENSIONS
 
 
-async def test_a_file_that_is_no_network_is_refused(model_manager):
+async def test_a_file_that_is_not_a_network_is_rejected(model_manager):
     artifact = replace(tiny_artifact("v1")[0], model=b"not a network")
     with pytest.raises(ArtifactRejected) as refused:
         await model_manager.activate(artifact)
     assert refused.value.reason is RejectionReason.CONTENT
 
 
-async def test_an_impossible_row_fails_its_own_request_only(model_manager):
-    await model_manager.publish(Catalog().grow([100, 200]))
+async def test_a_row_out_of_range_fails_only_its_request(model_manager):
+    await model_manager.publish(GrowingCatalog().grow([100, 200]))
     await model_manager.activate(tiny_artifact("v1")[0])
     model = active(model_manager)
     good = np.array([0, 1])
-    works = [model.score(user, rows, soon()) for user, rows in ((1, good), (1, np.array([10**9])), (2, good))]
-    await asyncio.wait(works)
-    assert [work.exception() is None for work in works] == [True, False, True]
-    assert np.array_equal(works[0].result(), await model.score(1, good, soon()))
+    requests = [
+        model.score(user, rows, soon()) for user, rows in ((1, good), (1, np.array([10**9])), (2, good))
+    ]
+    await asyncio.wait(requests)
+    assert [request.exception() is None for request in requests] == [True, False, True]
+    assert np.array_equal(requests[0].result(), await model.score(1, good, soon()))
 
 
-async def test_a_device_that_goes_while_a_model_is_made_ready_leaves_none(model_manager, encoder):
-    await model_manager.publish(Catalog().grow([100, 200]))
+async def test_activation_fails_if_the_device_is_lost_meanwhile(model_manager, encoder):
+    await model_manager.publish(GrowingCatalog().grow([100, 200]))
     artifact = tiny_artifact("v1")[0]
     encoder.hold()
     activation = asyncio.create_task(model_manager.activate(artifact))
-    for _ in range(2):  # the second time nothing is left to be asked of the device
+    for _ in range(2):  # the second encoding finds nothing new
         await encoder.waiting.wait()
         encoder.waiting.clear()
         encoder.release()
         encoder.hold()
-    model_manager.lose()
+    model_manager.on_device_lost()
     with pytest.raises(DeviceFault):
         await activation
     assert model_manager.active_version is None
@@ -433,8 +440,10 @@ async def test_a_device_that_goes_while_a_model_is_made_ready_leaves_none(model_
     assert active(model_manager).version == "v1"
 
 
-async def test_a_device_that_goes_while_a_snapshot_is_encoded_has_lost_its_models(model_manager, encoder):
-    catalog, (artifact, network) = Catalog(), tiny_artifact("v1")
+async def test_models_are_unavailable_if_the_device_is_lost_while_a_snapshot_is_encoded(
+    model_manager, encoder
+):
+    catalog, (artifact, network) = GrowingCatalog(), tiny_artifact("v1")
     await model_manager.publish(catalog.grow([100, 200]))
     await model_manager.activate(artifact)
     later = catalog.grow([300])
@@ -442,7 +451,7 @@ async def test_a_device_that_goes_while_a_snapshot_is_encoded_has_lost_its_model
     encoder.waiting.clear()
     publication = asyncio.create_task(model_manager.publish(later))
     await encoder.waiting.wait()
-    model_manager.lose()
+    model_manager.on_device_lost()
     encoder.release()
     await publication
 
@@ -455,99 +464,99 @@ async def test_a_device_that_goes_while_a_snapshot_is_encoded_has_lost_its_model
     assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 1, np.arange(3))).max() < 1e-5
 
 
-def seen(model_manager: ModelManager):
-    """Whom user 1 is related to, and the posts that are not deleted."""
-    pin = model_manager.current()
-    assert pin is not None
-    snapshot = pin.snapshot
-    shown = ~snapshot.is_deleted(np.arange(len(snapshot)))
-    return snapshot.related_authors(1).tolist(), snapshot.post_ids[shown].tolist()
+def visible(model_manager: ModelManager):
+    """The users who block or are blocked by user 1, and the posts that are not deleted."""
+    state = model_manager.current()
+    assert state is not None
+    snapshot = state.snapshot
+    live = ~snapshot.is_deleted(np.arange(len(snapshot)))
+    return snapshot.related_authors(1).tolist(), snapshot.post_ids[live].tolist()
 
 
-async def test_facts_are_seen_at_once_and_leave_older_pins_and_models_alone(model_manager):
-    await model_manager.publish(Catalog().grow([100, 200]))
+async def test_events_change_the_current_state_at_once_but_not_older_states_or_models(model_manager):
+    await model_manager.publish(GrowingCatalog().grow([100, 200]))
     await model_manager.activate(tiny_artifact("v1")[0])
     before = model_manager.current()
 
-    model_manager.correct(ChangeEvents(frozenset({(1, 2)}), frozenset({200})))
+    model_manager.apply(ChangeEvents(frozenset({(1, 2)}), frozenset({200})))
 
-    assert seen(model_manager) == ([2], [100])
+    assert visible(model_manager) == ([2], [100])
     assert active(model_manager) is before.active
     assert before.snapshot.related_authors(1).tolist() == []
     assert not before.snapshot.is_deleted(np.arange(2)).any()
 
 
-async def test_facts_that_come_while_a_snapshot_is_encoded_are_seen_before_and_after(model_manager, encoder):
-    catalog = Catalog()
+async def test_events_that_arrive_while_a_snapshot_is_encoded_are_in_both_snapshots(model_manager, encoder):
+    catalog = GrowingCatalog()
     await model_manager.publish(catalog.grow([100, 200]))
     await model_manager.activate(tiny_artifact("v1")[0])
     later = catalog.grow([300])
-    model_manager.correct(ChangeEvents(frozenset({(1, 2)}), frozenset({100, 300})))
+    model_manager.apply(ChangeEvents(frozenset({(1, 2)}), frozenset({100, 300})))
     encoder.hold()
     publication = asyncio.create_task(model_manager.publish(later))
     encoder.waiting.clear()
     await encoder.waiting.wait()
-    model_manager.correct(ChangeEvents(frozenset({(3, 1)}), frozenset({200})))
-    assert seen(model_manager) == ([2, 3], [])
+    model_manager.apply(ChangeEvents(frozenset({(3, 1)}), frozenset({200})))
+    assert visible(model_manager) == ([2, 3], [])
     assert len(model_manager.current().snapshot) == 2
 
     encoder.release()
     await publication
 
     assert len(model_manager.current().snapshot) == 3
-    assert seen(model_manager) == ([2, 3], [])
+    assert visible(model_manager) == ([2, 3], [])
 
 
-async def test_facts_that_come_while_a_model_is_made_ready_stay(model_manager, encoder):
-    await model_manager.publish(Catalog().grow([100, 200]))
+async def test_events_that_arrive_during_an_activation_are_kept(model_manager, encoder):
+    await model_manager.publish(GrowingCatalog().grow([100, 200]))
     encoder.hold()
     activation = asyncio.create_task(model_manager.activate(tiny_artifact("v1")[0]))
     await encoder.waiting.wait()
-    model_manager.correct(ChangeEvents(frozenset({(1, 2)}), frozenset({100})))
-    assert seen(model_manager) == ([2], [200])
+    model_manager.apply(ChangeEvents(frozenset({(1, 2)}), frozenset({100})))
+    assert visible(model_manager) == ([2], [200])
 
     encoder.release()
     await activation
 
     assert active(model_manager).version == "v1"
-    assert seen(model_manager) == ([2], [200])
+    assert visible(model_manager) == ([2], [200])
 
 
-async def test_facts_that_come_within_the_swap_of_a_model_stay(model_manager, encoder):
-    await model_manager.publish(Catalog().grow([100, 200]))
+async def test_events_that_arrive_within_the_swap_of_a_model_are_kept(model_manager, encoder):
+    await model_manager.publish(GrowingCatalog().grow([100, 200]))
     encoder.hold()
     activation = asyncio.create_task(model_manager.activate(tiny_artifact("v1")[0]))
-    for _ in range(2):  # the model is bound once for the long part, and once within the swap
+    for _ in range(2):  # the first encoding is outside the swap's lock, the second within
         await encoder.waiting.wait()
         encoder.waiting.clear()
-        assert seen(model_manager) == ([], [100, 200])
+        assert visible(model_manager) == ([], [100, 200])
         encoder.release()
         encoder.hold()
-    model_manager.correct(ChangeEvents(frozenset({(1, 2)})))
+    model_manager.apply(ChangeEvents(frozenset({(1, 2)})))
     await activation
 
-    assert seen(model_manager) == ([2], [100, 200])
+    assert visible(model_manager) == ([2], [100, 200])
 
 
-async def test_facts_that_came_before_a_reading_began_are_not_applied_to_it(model_manager):
-    catalog = Catalog()
+async def test_events_from_before_a_reading_are_not_applied_to_its_snapshot(model_manager):
+    catalog = GrowingCatalog()
     await model_manager.publish(catalog.grow([100, 200]))
-    model_manager.correct(ChangeEvents(frozenset({(1, 2)}), frozenset({200})))
-    assert seen(model_manager) == ([2], [100])
+    model_manager.apply(ChangeEvents(frozenset({(1, 2)}), frozenset({200})))
+    assert visible(model_manager) == ([2], [100])
 
-    await model_manager.publish(catalog.grow([300]))  # they were taken back since
+    await model_manager.publish(catalog.grow([300]))  # whose reading no longer has them
 
-    assert seen(model_manager) == ([], [100, 200, 300])
+    assert visible(model_manager) == ([], [100, 200, 300])
 
 
-async def test_facts_that_come_before_the_first_snapshot_are_in_it(model_manager):
-    snapshot = Catalog().grow([100, 200])
-    model_manager.correct(ChangeEvents(frozenset({(2, 1)}), frozenset({100})))
+async def test_events_that_arrive_before_the_first_snapshot_are_in_it(model_manager):
+    snapshot = GrowingCatalog().grow([100, 200])
+    model_manager.apply(ChangeEvents(frozenset({(2, 1)}), frozenset({100})))
     assert model_manager.current() is None
 
     await model_manager.publish(snapshot)
 
-    assert seen(model_manager) == ([2], [200])
+    assert visible(model_manager) == ([2], [200])
 
 
 def relations(*blocks):
@@ -555,46 +564,46 @@ def relations(*blocks):
     return Relations.of(columns[:, 0], columns[:, 1])
 
 
-async def test_newer_blocks_are_seen_at_once_and_stay(model_manager):
-    catalog = Catalog()
+async def test_newer_blocks_are_published_at_once_and_kept(model_manager):
+    catalog = GrowingCatalog()
     await model_manager.publish(catalog.grow([100, 200]))
     older = catalog.grow([300])
     model_manager.publish_blocks(relations((1, 2)), time.monotonic())
-    assert seen(model_manager) == ([2], [100, 200])
+    assert visible(model_manager) == ([2], [100, 200])
 
-    await model_manager.publish(older)  # whose own reading of the blocks began before
+    await model_manager.publish(older)  # whose reading of the blocks began earlier
 
-    assert seen(model_manager) == ([2], [100, 200, 300])
-    await model_manager.publish(catalog.grow([400]))  # and this one's later
-    assert seen(model_manager)[0] == []
+    assert visible(model_manager) == ([2], [100, 200, 300])
+    await model_manager.publish(catalog.grow([400]))  # whose reading of the blocks began later
+    assert visible(model_manager)[0] == []
 
 
-async def test_older_blocks_are_passed_over(model_manager):
+async def test_older_blocks_are_ignored(model_manager):
     read_at = time.monotonic()
-    await model_manager.publish(Catalog().grow([100]))
+    await model_manager.publish(GrowingCatalog().grow([100]))
 
     model_manager.publish_blocks(relations((1, 2)), read_at)
 
-    assert seen(model_manager) == ([], [100])
+    assert visible(model_manager) == ([], [100])
 
 
-async def test_newer_blocks_decide_on_blocks_that_were_notified_but_not_on_deletions(model_manager):
-    await model_manager.publish(Catalog().grow([100, 200]))
-    model_manager.correct(ChangeEvents(frozenset({(1, 2)}), frozenset({100})))
+async def test_newer_blocks_replace_notified_blocks_but_not_notified_deletions(model_manager):
+    await model_manager.publish(GrowingCatalog().grow([100, 200]))
+    model_manager.apply(ChangeEvents(frozenset({(1, 2)}), frozenset({100})))
     model_manager.publish_blocks(relations((1, 3)), time.monotonic())
-    assert seen(model_manager) == ([3], [200])
+    assert visible(model_manager) == ([3], [200])
 
-    model_manager.correct(ChangeEvents(frozenset({(1, 2)})))
+    model_manager.apply(ChangeEvents(frozenset({(1, 2)})))
 
-    assert seen(model_manager) == ([2, 3], [200])
+    assert visible(model_manager) == ([2, 3], [200])
 
 
-async def test_blocks_that_come_before_the_first_snapshot_are_in_it(model_manager):
-    snapshot = Catalog().grow([100])
+async def test_blocks_published_before_the_first_snapshot_are_in_it(model_manager):
+    snapshot = GrowingCatalog().grow([100])
     assert model_manager.block_age == float("inf")
     model_manager.publish_blocks(relations((1, 2)), time.monotonic())
     assert model_manager.block_age < float("inf")
 
     await model_manager.publish(snapshot)
 
-    assert seen(model_manager) == ([2], [100])
+    assert visible(model_manager) == ([2], [100])

@@ -1,4 +1,4 @@
-"""Preflight: what crashes, hangs or is wrong does so in a process of its own."""
+"""Preflight: a version that crashes, hangs or is not fit to serve harms only the child process."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ READ_ALL = "import sys, os, signal, time; sys.stdin.buffer.read(); "
 
 
 def program(code: str) -> Preflight:
-    """A preflight that runs other code, once it has read the version."""
+    """A preflight whose child reads the version and then executes other code."""
     return Preflight((sys.executable, "-c", READ_ALL + code))
 
 
@@ -49,7 +49,7 @@ async def test_a_good_version_passes_with_its_compiled_code():
     assert await Preflight().check(version) is version
 
 
-async def test_a_version_that_is_not_fit_to_serve_is_refused_for_its_reason(artifact):
+async def test_a_version_that_is_not_fit_to_serve_is_rejected_with_the_reason(artifact):
     network = TinyNetwork(0, image=3, caption=2).eval()
     with torch.no_grad():
         network.posts[3, 0] = float("nan")
@@ -78,7 +78,7 @@ class ListsWithoutEnd(TinyNetwork):
 
 
 class Scratch(TinyNetwork):
-    """Takes 1.5 GiB, of which it touches nothing."""
+    """Allocates 1.5 GiB that it does not touch."""
 
     @torch.jit.export
     def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
@@ -91,13 +91,13 @@ def with_network(artifact: Artifact, network: type[TinyNetwork]) -> Artifact:
 
 
 @pytest.mark.parametrize("network", [DoublesWithoutEnd, ListsWithoutEnd])
-async def test_a_version_that_allocates_without_end_is_refused_for_it(artifact, network):
+async def test_a_version_that_allocates_without_end_is_rejected(artifact, network):
     with pytest.raises(ArtifactRejected, match="bytes of memory") as raised:
         await Preflight().check(with_network(artifact, network))
     assert raised.value.reason == "memory"
 
 
-async def test_how_much_memory_a_version_may_take_grows_with_its_size(artifact):
+async def test_the_memory_limit_grows_with_the_size_of_the_version(artifact):
     small = with_network(artifact, Scratch)
     with pytest.raises(ArtifactRejected, match="bytes of memory"):
         await Preflight().check(small)
@@ -115,9 +115,7 @@ async def test_how_much_memory_a_version_may_take_grows_with_its_size(artifact):
     ],
     ids=["crashes", "ends well", "ends badly"],
 )
-async def test_compiled_code_that_ends_the_process_is_left_out_and_the_version_is_served_without(
-    tmp_path, statement, ending
-):
+async def test_a_version_is_served_without_compiled_code_that_ends_the_process(tmp_path, statement, ending):
     code = "void _Exit(int);\n" + ZEROS.replace("while (pairs)", f"{statement} while (pairs)")
     version = replace(compiled_artifact(), compiled=library(code, tmp_path))
     with capture_logs() as logs:
@@ -129,9 +127,9 @@ async def test_compiled_code_that_ends_the_process_is_left_out_and_the_version_i
     ]
 
 
-async def test_compiled_code_that_hangs_is_left_out_and_the_version_is_served_without(artifact, tmp_path):
+async def test_a_version_is_served_without_compiled_code_that_hangs(artifact, tmp_path):
     version = replace(artifact, compiled=b"code")
-    hangs = writes_its_number(tmp_path / "pid", "print('{}', flush=True); time.sleep(600)")
+    hangs = writes_its_pid(tmp_path / "pid", "print('{}', flush=True); time.sleep(600)")
     with capture_logs() as logs:
         for timeout in (1, 4, 16, 64):  # a busy machine may not have started the process in less
             with suppress(ArtifactRejected):
@@ -141,7 +139,7 @@ async def test_compiled_code_that_hangs_is_left_out_and_the_version_is_served_wi
     assert [line["preflight"] for line in logs] == ["gave no verdict in time"]
 
 
-async def test_compiled_code_that_is_refused_is_left_out_and_the_log_says_why(artifact):
+async def test_a_version_is_served_without_compiled_code_that_is_not_fit(artifact):
     finding = json.dumps({"reason": "memory", "detail": "it takes too much"})
     version = replace(artifact, compiled=b"code")
     with capture_logs() as logs:
@@ -151,25 +149,25 @@ async def test_compiled_code_that_is_refused_is_left_out_and_the_log_says_why(ar
 
 
 @pytest.mark.parametrize("signal", ["SIGSEGV", "SIGABRT", "SIGILL", "SIGBUS"])
-async def test_a_version_that_crashes_the_process_is_refused(artifact, signal):
-    with pytest.raises(ArtifactRejected, match=f"crash: the process that opens it ended with {signal}"):
+async def test_a_version_that_crashes_the_child_is_rejected(artifact, signal):
+    with pytest.raises(ArtifactRejected, match=f"crash: the preflight process ended with {signal}"):
         await program(f"os.kill(os.getpid(), signal.{signal})").check(artifact)
 
 
 @pytest.mark.parametrize(
     "code", ["sys.exit(1)", "os.kill(os.getpid(), signal.SIGKILL)", "raise MemoryError", ""]
 )
-async def test_a_process_that_fails_for_another_reason_leaves_the_version_to_be_tried_again(artifact, code):
+async def test_a_child_that_fails_for_another_reason_is_a_device_fault(artifact, code):
     with pytest.raises(DeviceFault, match="before it gave a verdict"):
         await program(code).check(artifact)
 
 
-async def test_a_process_that_cannot_be_started_leaves_the_version_to_be_tried_again(artifact, tmp_path):
+async def test_a_child_that_cannot_be_started_is_a_device_fault(artifact, tmp_path):
     with pytest.raises(DeviceFault, match="cannot be started"):
         await Preflight((str(tmp_path / "none"),)).check(artifact)
 
 
-async def test_a_process_that_ends_before_it_has_read_the_version_is_told_by_its_status(artifact):
+async def test_a_child_that_ends_before_it_has_read_the_version_is_reported_by_its_status(artifact):
     large = replace(artifact, compiled=bytes(1 << 22))
     with pytest.raises(DeviceFault, match="ended with status 3"):
         await Preflight((sys.executable, "-c", "import os; os._exit(3)")).check(large)
@@ -180,44 +178,44 @@ async def test_a_process_that_ends_before_it_has_read_the_version_is_told_by_its
     ["hello", '{"reason": "other", "detail": ""}', '{"detail": ""}', "7"],
     ids=range(4),
 )
-async def test_what_is_no_finding_leaves_the_version_to_be_tried_again(artifact, text):
-    with pytest.raises(DeviceFault, match="no finding"):
+async def test_unreadable_output_is_a_device_fault(artifact, text):
+    with pytest.raises(DeviceFault, match="cannot be read"):
         await program(f"print({text!r})").check(artifact)
 
 
-async def test_a_process_that_tells_without_end_is_not_listened_to(artifact):
-    with pytest.raises(DeviceFault, match="no finding"):
+async def test_endless_output_is_not_read_to_its_end(artifact):
+    with pytest.raises(DeviceFault, match="cannot be read"):
         await program("exec('while True: print(\"x\" * 100_000)')").check(artifact)
 
 
-def writes_its_number(path: Path, then: str) -> tuple[str, ...]:
+def writes_its_pid(path: Path, then: str) -> tuple[str, ...]:
     code = f"open({str(path)!r}, 'w').write(str(os.getpid()) + '.'); {then}"
     return sys.executable, "-c", READ_ALL + code
 
 
 def is_running(path: Path) -> bool:
-    number = path.read_text() if path.exists() else ""
-    if not number.endswith("."):
+    pid = path.read_text() if path.exists() else ""
+    if not pid.endswith("."):
         return False
     try:
-        os.kill(int(number[:-1]), 0)
+        os.kill(int(pid[:-1]), 0)
     except ProcessLookupError:
         return False
     return True
 
 
-async def test_a_process_that_hangs_is_killed_and_the_version_refused(artifact, tmp_path):
+async def test_a_child_that_hangs_is_killed_and_the_version_rejected(artifact, tmp_path):
     path = tmp_path / "pid"
     with pytest.raises(ArtifactRejected, match="gave no verdict"):
-        await Preflight(writes_its_number(path, "time.sleep(600)"), timeout=0.5).check(artifact)
+        await Preflight(writes_its_pid(path, "time.sleep(600)"), timeout=0.5).check(artifact)
     async with asyncio.timeout(HANG_TIMEOUT):
         while is_running(path):  # noqa: ASYNC110  # the kernel tells nobody
             await asyncio.sleep(0.005)
 
 
-async def test_a_check_that_is_given_up_ends_its_process(artifact, tmp_path):
+async def test_a_cancelled_check_kills_the_child(artifact, tmp_path):
     path = tmp_path / "pid"
-    checking = asyncio.create_task(Preflight(writes_its_number(path, "time.sleep(600)")).check(artifact))
+    checking = asyncio.create_task(Preflight(writes_its_pid(path, "time.sleep(600)")).check(artifact))
     async with asyncio.timeout(HANG_TIMEOUT):
         while not is_running(path):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
@@ -228,14 +226,14 @@ async def test_a_check_that_is_given_up_ends_its_process(artifact, tmp_path):
     assert checking.cancelled()
 
 
-async def test_a_version_of_a_store_that_has_passed_is_not_checked_again(artifact, tmp_path):
+async def test_a_stored_version_that_passed_is_not_checked_again(artifact, tmp_path):
     count = tmp_path / "count"
-    again = program(f"open({str(count)!r}, 'a').write('x'); print('{{}}')")
+    preflight = program(f"open({str(count)!r}, 'a').write('x'); print('{{}}')")
     files = {"model.ts": digest(artifact.model)}
     stored = replace(artifact, manifest=artifact.manifest.model_copy(update={"files": files}))
     for _ in range(3):
-        await again.check(stored)
+        await preflight.check(stored)
     assert count.read_text() == "x"
-    for _ in range(2):  # without digests, nothing says that it is the same
-        await again.check(artifact)
+    for _ in range(2):  # without digests, an equal content is not recognised
+        await preflight.check(artifact)
     assert count.read_text() == "xxx"

@@ -141,4 +141,4 @@ async def test_embeddings_get_another_width_and_a_model_for_them_answers_without
         assert server.answering <= {"v1", "v2"}
         assert server.images() == dict.fromkeys(POSTS.tolist(), 4)
         rows = server.snapshot.rows(np.array(POSTS))
-        assert server.active.informed(rows).all()
+        assert server.active.has_features(rows).all()

@@ -1,4 +1,4 @@
-"""What a process may use of memory, by files as the kernel writes them."""
+"""The memory limit of a process, read from files as the kernel writes them."""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ def limit(tmp_path: Path, membership: str, **files: str) -> int:
         ("", {"memory.max": "4096\n"}, MACHINE),
     ],
 )
-def test_the_limit_is_the_least_of_the_machine_and_the_groups(tmp_path, membership, files, expected):
+def test_the_limit_is_the_least_of_the_machine_and_the_control_groups(tmp_path, membership, files, expected):
     assert limit(tmp_path, membership, **files) == expected
 
 

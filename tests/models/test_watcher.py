@@ -1,4 +1,4 @@
-"""The watcher: which version it loads, and which it lets alone."""
+"""The watcher: which versions it activates, and when it tries a failed version again."""
 
 import asyncio
 import errno
@@ -27,7 +27,7 @@ from animora_artifact import (
 from animora_artifact.errors import RejectionReason
 from animora_server.errors import DeviceFault
 from animora_server.models import ModelWatcher, open_models
-from animora_server.models.opening import size_limit
+from animora_server.models.model_store import size_limit
 from animora_server.observability.metrics import ModelMetrics
 from animora_server.settings import ModelSettings
 from tests.inference.artifacts import tiny_artifact
@@ -35,7 +35,7 @@ from tests.limits import HANG_TIMEOUT
 
 
 class FakeModels:
-    """Takes every version but those that it was told to refuse."""
+    """Activates every version except those in `refusals`."""
 
     def __init__(self):
         self.active_version: str | None = None
@@ -80,12 +80,12 @@ async def _watching(store, models):
 
 
 @pytest.mark.usefixtures("_watching")
-async def test_an_unfit_version_is_tried_again_only_after_the_pointer_moved(store, models):
+async def test_a_rejected_version_is_tried_again_only_after_active_changes(store, models):
     models.refusals["v2"] = ArtifactRejected(RejectionReason.DIGEST, "flipped")
     store.activate("v2")
     await models.until(lambda: models.tried == ["v1", "v2"])
     store.activate("v1")
-    models.active_version = None  # so that the look at v1 can be seen
+    models.active_version = None  # so that v1 is activated again
     await models.until(lambda: models.tried == ["v1", "v2", "v1"])
     models.refusals.clear()
     store.activate("v2")
@@ -93,7 +93,7 @@ async def test_an_unfit_version_is_tried_again_only_after_the_pointer_moved(stor
 
 
 @pytest.mark.usefixtures("_watching")
-async def test_a_version_that_the_device_could_not_take_is_tried_again(store, models):
+async def test_a_version_that_failed_on_the_device_is_tried_again(store, models):
     models.refusals["v2"] = DeviceFault("out of memory, for now")
     store.activate("v2")
     await models.until(lambda: models.tried.count("v2") >= 2)
@@ -103,7 +103,7 @@ async def test_a_version_that_the_device_could_not_take_is_tried_again(store, mo
 
 
 @pytest.mark.usefixtures("_watching")
-async def test_the_version_that_answers_is_not_loaded_again(store, models):
+async def test_the_active_version_is_not_activated_again(store, models):
     store.activate("v2")
     await models.until(lambda: models.tried[-1] == "v2")
     store.activate("v1")
@@ -120,10 +120,10 @@ class FailingStore:
         self.read_failures: dict[str, BaseException] = {}
         self.answers = threading.Event()
         self.answers.set()
-        self.looks = 0
+        self.reads = 0
 
     def pointer(self) -> Pointer:
-        self.looks += 1
+        self.reads += 1
         self.answers.wait()
         if self.pointer_failure is not None:
             raise self.pointer_failure
@@ -135,8 +135,8 @@ class FailingStore:
         return self._store.read(version)
 
 
-class Watched:
-    """A watcher with what it counts."""
+class ObservedWatcher:
+    """A watcher and its metrics."""
 
     def __init__(self, store, models, clock) -> None:
         self.registry = CollectorRegistry()
@@ -149,18 +149,18 @@ class Watched:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(HANG_TIMEOUT):
-            while not condition():  # noqa: ASYNC110  # a metric tells nobody
+            while not condition():  # noqa: ASYNC110  # a metric has no event
                 await asyncio.sleep(0.002)
 
 
 @asynccontextmanager
-async def watched(store, models, clock=None) -> AsyncIterator[Watched]:
-    made = Watched(store, models, clock or asyncio.get_running_loop().time)
-    async with made.watcher:
-        yield made
+async def watched(store, models, clock=None) -> AsyncIterator[ObservedWatcher]:
+    observed = ObservedWatcher(store, models, clock or asyncio.get_running_loop().time)
+    async with observed.watcher:
+        yield observed
 
 
-WHATEVER = [
+FAILURES = [
     OSError(errno.ESTALE, "Stale file handle"),
     StoreUnavailable("away"),
     MemoryError(),
@@ -170,8 +170,8 @@ WHATEVER = [
 ]
 
 
-@pytest.mark.parametrize("failure", WHATEVER, ids=repr)
-async def test_a_server_that_starts_with_a_broken_version_falls_back_to_the_one_before(
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+async def test_a_server_that_starts_with_a_broken_version_falls_back_to_the_previous_one(
     store, models, failure
 ):
     failing = FailingStore(store)
@@ -183,20 +183,21 @@ async def test_a_server_that_starts_with_a_broken_version_falls_back_to_the_one_
     assert models.tried == ["v1"]
 
 
-@pytest.mark.parametrize("failure", WHATEVER, ids=repr)
-async def test_whatever_a_version_raises_the_watcher_goes_on_to_the_next(store, models, failure):
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+async def test_any_error_of_a_version_leaves_the_watcher_running(store, models, failure):
     failing = FailingStore(store)
     failing.read_failures["v2"] = failure
     store.publish(tiny_artifact("v3")[0])
     store.activate("v1")
     async with watched(failing, models) as it:
         await models.until(lambda: models.active_version == "v1")
-        refused = "animora_model_rejections_total"
-        unread = "animora_model_store_errors_total"
+        rejections = "animora_model_rejections_total"
+        store_errors = "animora_model_store_errors_total"
         store.activate("v2")
         await it.until(
             lambda: (
-                it.value(unread) + sum(it.value(refused, reason=reason) for reason in ModelMetrics.REASONS)
+                it.value(store_errors)
+                + sum(it.value(rejections, reason=reason) for reason in ModelMetrics.REASONS)
                 > 0
             )
         )
@@ -206,8 +207,8 @@ async def test_whatever_a_version_raises_the_watcher_goes_on_to_the_next(store, 
         assert it.watcher.loop.dead() is None
 
 
-@pytest.mark.parametrize("failure", WHATEVER, ids=repr)
-async def test_whatever_the_pointer_raises_is_counted_and_the_watcher_goes_on(store, models, failure):
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+async def test_any_error_of_the_pointer_is_counted_and_leaves_the_watcher_running(store, models, failure):
     failing = FailingStore(store)
     failing.pointer_failure = failure
     store.activate("v1")
@@ -218,24 +219,22 @@ async def test_whatever_the_pointer_raises_is_counted_and_the_watcher_goes_on(st
         await models.until(lambda: models.active_version == "v1")
 
 
-async def test_a_version_that_broke_later_does_not_replace_the_one_that_answers(store, models):
+async def test_a_failed_activation_keeps_the_active_version_instead_of_the_previous_one(store, models):
     models.refusals["v2"] = ArtifactRejected(RejectionReason.GOLDEN, "off")
     store.publish(tiny_artifact("v3")[0])
     for version in ("v1", "v3"):
         store.activate(version)
-    counted = FailingStore(store)
-    async with watched(counted, models) as it:
+    counting = FailingStore(store)
+    async with watched(counting, models) as it:
         await models.until(lambda: models.active_version == "v3")
         store.activate("v2")
         await it.until(lambda: it.value("animora_model_rejections_total", reason="golden") == 1)
-        looks = counted.looks
-        await it.until(lambda: counted.looks >= looks + 3)
+        reads = counting.reads
+        await it.until(lambda: counting.reads >= reads + 3)
         assert models.tried == ["v3", "v2"]
 
 
-async def test_a_version_refused_for_its_dimensions_is_tried_again_since_the_catalog_may_change(
-    store, models
-):
+async def test_a_version_rejected_for_its_dimensions_is_tried_again(store, models):
     models.refusals["v1"] = ArtifactRejected(RejectionReason.DIMENSIONS, "8 wide in the catalog")
     store.activate("v1")
     async with watched(store, models):
@@ -244,7 +243,7 @@ async def test_a_version_refused_for_its_dimensions_is_tried_again_since_the_cat
         await models.until(lambda: models.active_version == "v1" or len(models.tried) >= 3)
 
 
-async def test_a_version_that_is_too_large_is_refused_unread_and_not_tried_again(store, models, tmp_path):
+async def test_a_version_that_is_too_large_is_rejected_without_reading_its_files(store, models, tmp_path):
     size = 100 << 30
     os.truncate(tmp_path / "v2" / "model.ts", size)  # takes no disk
     manifest = json.loads((tmp_path / "v2" / "manifest.json").read_bytes())
@@ -254,21 +253,21 @@ async def test_a_version_that_is_too_large_is_refused_unread_and_not_tried_again
     store.activate("v2")
     opened = open_models(ModelSettings(store=str(tmp_path)))
     assert opened is not None
-    counted = FailingStore(opened)
+    counting = FailingStore(opened)
     with capture_logs() as logs:
-        async with watched(counted, models) as it:
+        async with watched(counting, models) as it:
             await models.until(lambda: models.active_version == "v1")
-            refused = {"metric": "animora_model_rejections_total", "reason": "too_large"}
-            assert it.value(**refused) == 1
-            looks = counted.looks
-            await it.until(lambda: counted.looks >= looks + 3)
-            assert it.value(**refused) == 1
+            rejections = {"metric": "animora_model_rejections_total", "reason": "too_large"}
+            assert it.value(**rejections) == 1
+            reads = counting.reads
+            await it.until(lambda: counting.reads >= reads + 3)
+            assert it.value(**rejections) == 1
     (line,) = [line for line in logs if line["event"] == "model version refused"]
     assert re.search(r"(models.max_bytes|a quarter of the \d+ bytes of memory) allows \d+", line["detail"])
     assert models.tried == ["v1"]
 
 
-def test_a_version_may_be_as_large_as_the_setting_and_the_memory_allow():
+def test_the_size_limit_is_the_setting_or_less_if_memory_is_short():
     settings = ModelSettings(max_bytes=1 << 30)
     assert size_limit(settings, 4 << 30) == SizeLimit(1 << 30, "models.max_bytes")
     less = SizeLimit((1 << 30) - 1, "a quarter of the 4294967292 bytes of memory")
@@ -278,7 +277,7 @@ def test_a_version_may_be_as_large_as_the_setting_and_the_memory_allow():
     assert size_limit(alone, 1 << 30).max_bytes == 1 << 29
 
 
-async def test_a_store_that_vanishes_is_counted_and_what_answers_stays(store, models, tmp_path):
+async def test_a_store_that_vanishes_is_counted_and_the_active_version_stays(store, models, tmp_path):
     store.activate("v1")
     now = [0.0]
     async with watched(store, models, lambda: now[0]) as it:
@@ -293,7 +292,7 @@ async def test_a_store_that_vanishes_is_counted_and_what_answers_stays(store, mo
         await it.until(lambda: it.value("animora_model_store_age_seconds") == 0)
 
 
-async def test_a_look_that_blocks_shows_in_the_age_of_the_last_one(store, models):
+async def test_a_blocked_read_increases_the_age_of_the_last_one(store, models):
     failing = FailingStore(store)
     store.activate("v1")
     now = [0.0]
@@ -306,10 +305,10 @@ async def test_a_look_that_blocks_shows_in_the_age_of_the_last_one(store, models
         await it.until(lambda: it.value("animora_model_store_age_seconds") == 0)
 
 
-async def test_a_store_without_an_active_version_is_no_error_and_has_no_age(store, models):
-    counted = FailingStore(store)
-    async with watched(counted, models) as it:
-        await it.until(lambda: counted.looks >= 3)
+async def test_a_store_without_an_active_version_is_not_an_error(store, models):
+    counting = FailingStore(store)
+    async with watched(counting, models) as it:
+        await it.until(lambda: counting.reads >= 3)
         assert it.value("animora_model_store_errors_total") == 0
         assert it.value("animora_model_store_age_seconds") == math.inf
         store.activate("v2")

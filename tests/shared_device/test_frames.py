@@ -42,14 +42,14 @@ async def test_a_frame_arrives_as_it_was_sent():
     assert text(name) == "ü"
 
 
-def test_embeddings_arrive_with_their_rows_also_where_they_have_no_width():
+def test_embeddings_keep_their_number_of_rows_even_with_width_0():
     image = np.arange(6, dtype=np.float16).reshape(3, 2)
     frame = from_bytes(bytearray(to_bytes(FrameKind.ENCODE, 1, image, image[:, :0])[LENGTH:]))
     assert np.array_equal(halves(frame.parts[0], 3), image)
     assert halves(frame.parts[1], 3).shape == (3, 0)
 
 
-def test_what_is_scored_may_be_written_to():
+def test_arrays_of_a_frame_are_writable():
     frame = from_bytes(bytearray(SCORE[LENGTH:]))
     floats(frame.parts[2])[0] = 5
 
@@ -59,26 +59,26 @@ async def test_the_end_of_a_connection_between_frames_is_no_error():
 
 
 @pytest.mark.parametrize("kept", range(1, len(SCORE)))
-async def test_a_frame_cut_anywhere_is_broken(kept):
+async def test_a_truncated_frame_is_a_protocol_error(kept):
     with pytest.raises(ProtocolError):
         await read(SCORE[:kept])
 
 
-async def test_a_frame_that_says_it_is_too_long_is_refused_before_it_is_read():
+async def test_a_frame_that_announces_too_many_bytes_is_not_read():
     reader = asyncio.StreamReader()
-    reader.feed_data(struct.pack("<I", frames.LONGEST + 1))  # and nothing else, which would be waited for
+    reader.feed_data(struct.pack("<I", frames.MAX_FRAME_BYTES + 1))  # reading the content would block
     with pytest.raises(ProtocolError, match="too many"):
         await read_frame(reader)
 
 
 def test_a_frame_that_would_be_too_long_is_not_sent(monkeypatch):
-    monkeypatch.setattr(frames, "LONGEST", 100)
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 100)
     with pytest.raises(ProtocolError, match="too many"):
         to_bytes(FrameKind.SCORE, 1, np.zeros(100))
 
 
 @given(st.binary(max_size=64))
-def test_any_bytes_are_a_frame_or_broken(content):
+def test_any_bytes_are_a_frame_or_a_protocol_error(content):
     try:
         frame = from_bytes(bytearray(content))
     except ProtocolError:
@@ -98,6 +98,6 @@ def test_any_bytes_are_a_frame_or_broken(content):
         lambda: text(b"\xff"),
     ],
 )
-def test_a_part_that_is_not_what_it_should_be_is_broken(read_part):
+def test_a_part_of_another_type_or_size_is_a_protocol_error(read_part):
     with pytest.raises(ProtocolError):
         read_part()

@@ -5,24 +5,24 @@ from animora_server.shared_device.process import DeviceWatch
 from tests.limits import HANG_TIMEOUT
 
 
-class Queue:
-    """A batcher in which a batch runs, or none."""
+class FakeBatcher:
+    """The part of a batcher that DeviceWatch reads."""
 
     running_since: float | None = None
 
 
-async def test_a_batch_that_runs_for_too_long_is_a_failure_of_the_device():
-    queue: Any = Queue()
+async def test_a_batch_that_exceeds_the_hang_timeout_fails_the_device():
+    batcher: Any = FakeBatcher()
     failed = asyncio.Event()
-    async with DeviceWatch(queue, 0.2, failed), asyncio.timeout(HANG_TIMEOUT):
+    async with DeviceWatch(batcher, 0.2, failed), asyncio.timeout(HANG_TIMEOUT):
         loop = asyncio.get_running_loop()
-        queue.running_since = loop.time()
+        batcher.running_since = loop.time()
         await failed.wait()
-        assert loop.time() - queue.running_since >= 0.2
+        assert loop.time() - batcher.running_since >= 0.2
 
 
-async def test_a_device_process_whose_watch_runs_is_alive():
-    queue: Any = Queue()
-    watch = DeviceWatch(queue, 60.0, asyncio.Event())
+async def test_a_device_process_is_alive_while_its_watch_runs():
+    batcher: Any = FakeBatcher()
+    watch = DeviceWatch(batcher, 60.0, asyncio.Event())
     async with watch:
         assert watch.liveness.dead() is None

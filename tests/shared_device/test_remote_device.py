@@ -1,4 +1,4 @@
-"""A shared device, and workers of it in one process: the real socket, the real batcher, a CPU."""
+"""A device server and several workers in one process, over a real socket, with real batchers on a CPU."""
 
 import asyncio
 import gc
@@ -17,7 +17,7 @@ from animora_server.inference import CatalogEncoder, ModelManager
 from animora_server.inference.catalog_encoder import MIN_CAPACITY
 from animora_server.inference.device import Device
 from animora_server.inference.graph_capture import EagerRecorder
-from animora_server.inference.unavailable_model import UnavailableModel
+from animora_server.inference.placeholder_models import UnavailableModel
 from animora_server.observability.metrics import ScorerMetrics
 from animora_server.settings import ScorerSettings
 from animora_server.shared_device import remote_device
@@ -25,7 +25,7 @@ from animora_server.shared_device.device_server import DeviceServer
 from animora_server.shared_device.remote_device import QueueObserver, RemoteDevice, SharedQueue
 from animora_server.shared_device.shared_models import SharedModels
 from tests.inference.artifacts import tiny_artifact
-from tests.inference.test_model_manager import Catalog
+from tests.inference.test_model_manager import GrowingCatalog
 from tests.limits import HANG_TIMEOUT
 
 LIMITS = BatchLimits(max_batch_rows=256)
@@ -33,7 +33,7 @@ ARTIFACTS = {version: tiny_artifact(version, seed=ord(version[1])) for version i
 
 
 class HeldDevice(Device):
-    """A device whose batches can be held up, and are kept."""
+    """A device that records its batches and that a test can pause."""
 
     def __init__(self, recorder):
         settings = ScorerSettings(device="cpu", max_batch_rows=LIMITS.max_batch_rows)
@@ -41,21 +41,21 @@ class HeldDevice(Device):
         self.free = asyncio.Event()
         self.free.set()
         self.batches: list[Any] = []
-        self.cancels = False  # what it is asked for
+        self.cancels_loading = False
 
     async def load(self, artifact):
-        if self.cancels:
+        if self.cancels_loading:
             raise asyncio.CancelledError
         return await super().load(artifact)
 
-    async def score(self, works):
-        self.batches.append(works)
+    async def score(self, requests):
+        self.batches.append(requests)
         await self.free.wait()
-        return await super().score(works)
+        return await super().score(requests)
 
 
-class Process:
-    """What is in the device process: started and stopped as it would be."""
+class DeviceProcess:
+    """The content of a device process, which a test can start and stop."""
 
     def __init__(self, path, store, recorder):
         self.path = path
@@ -82,11 +82,11 @@ class Process:
         return self.models._models[version]._regions
 
 
-class Worker:
-    """What a worker has in place of a device of its own."""
+class DeviceWorker:
+    """A worker's remote device with its batcher and model manager."""
 
     def __init__(self, path):
-        self.device = RemoteDevice(path, on_loss=self.lose)
+        self.device = RemoteDevice(path, on_loss=self.on_device_lost)
         self.registry = CollectorRegistry()
         self.lost = asyncio.Event()
         cost = CostModel()
@@ -97,23 +97,23 @@ class Worker:
             self.device, CatalogEncoder(self.device, queue, cost, LIMITS.max_batch_rows), max_models=2
         )
 
-    def lose(self):
-        self.model_manager.lose()
+    def on_device_lost(self):
+        self.model_manager.on_device_lost()
         self.lost.set()
 
     @property
     def active(self) -> Any:
-        pin = self.model_manager.current()
-        assert pin is not None
-        return pin.active
+        state = self.model_manager.current()
+        assert state is not None
+        return state.active
 
-    async def score(self, user_row, rows, patience=60.0):
-        return await self.active.score(user_row, rows, asyncio.get_running_loop().time() + patience)
+    async def score(self, user_row, rows, timeout=60.0):  # a deadline of the request
+        return await self.active.score(user_row, rows, asyncio.get_running_loop().time() + timeout)
 
 
 @asynccontextmanager
 async def worker(process):
-    one = Worker(process.path)
+    one = DeviceWorker(process.path)
     async with asyncio.timeout(HANG_TIMEOUT), one.device, one.batcher:
         yield one
 
@@ -126,26 +126,26 @@ def store(tmp_path):
     return store
 
 
-@pytest.fixture(params=[None, EagerRecorder], ids=["as they come", "recorded"])
+@pytest.fixture(params=[None, EagerRecorder], ids=["eager", "captured"])
 async def process(request, tmp_path, store):
-    process = Process(str(tmp_path / "device"), store, request.param)
+    process = DeviceProcess(str(tmp_path / "device"), store, request.param)
     await process.start()
     yield process
     await process.stop()
 
 
 def posts(*ids):
-    catalog = Catalog()
+    catalog = GrowingCatalog()
     return catalog, catalog.grow(ids)
 
 
-async def until(holds):
+async def until(condition):
     async with asyncio.timeout(HANG_TIMEOUT):
-        while not holds():  # noqa: ASYNC110  # nobody tells
+        while not condition():  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.005)
 
 
-async def assert_right(one, catalog, version, user_row=1):
+async def assert_scores(one, catalog, version, user_row=1):
     artifact, network = ARTIFACTS[version]
     rows = np.arange(len(catalog.post_ids))
     logits = await one.score(user_row, rows)
@@ -153,7 +153,7 @@ async def assert_right(one, catalog, version, user_row=1):
     assert np.abs(logits - catalog.eager(network, artifact.vocabulary, user_row, rows)).max() < 1e-5
 
 
-async def test_workers_with_other_rows_get_scores_of_their_own_posts(process):
+async def test_workers_with_different_catalog_rows_get_the_scores_of_their_posts(process):
     first, snapshot = posts(100, 200, 300, *range(1000, 1050))
     second, other_snapshot = posts(400, 300, 200, 100, *range(2000, 2020))
     async with worker(process) as one, worker(process) as other:
@@ -161,12 +161,12 @@ async def test_workers_with_other_rows_get_scores_of_their_own_posts(process):
             await who.model_manager.publish(what)
             await who.model_manager.activate(ARTIFACTS["v1"][0])
         for user_row in (1, 2, 3):
-            await assert_right(one, first, "v1", user_row)
-            await assert_right(other, second, "v1", user_row)
+            await assert_scores(one, first, "v1", user_row)
+            await assert_scores(other, second, "v1", user_row)
         assert str(one.device) == "cpu, shared"
 
 
-async def test_what_waits_of_several_workers_is_one_batch(process):
+async def test_waiting_requests_of_several_workers_form_one_batch(process):
     _, snapshot = posts(100, 200, 300)
     async with worker(process) as one, worker(process) as other, worker(process) as third:
         for who in (one, other, third):
@@ -180,11 +180,11 @@ async def test_what_waits_of_several_workers_is_one_batch(process):
         await until(lambda: process.batcher.queued_rows == 6)
         process.device.free.set()
         scores = await asyncio.gather(running, *waiting)
-        assert [len(works) for works in process.device.batches] == [1, 2]
+        assert [len(requests) for requests in process.device.batches] == [1, 2]
         assert np.abs(scores[1] - scores[2]).max() < 1e-6
 
 
-async def test_a_table_that_grows_leaves_all_workers_right(process):
+async def test_scores_of_all_workers_stay_correct_when_the_table_grows(process):
     first, snapshot = posts(100, 200, 300)
     second, other_snapshot = posts(300, 400)
     async with worker(process) as one, worker(process) as other:
@@ -193,25 +193,25 @@ async def test_a_table_that_grows_leaves_all_workers_right(process):
             await who.model_manager.activate(ARTIFACTS["v1"][0])
         before = one.active
         await one.model_manager.publish(first.grow(range(5000, 5000 + 3 * MIN_CAPACITY)))
-        await assert_right(one, first, "v1")
-        await assert_right(other, second, "v1")
+        await assert_scores(one, first, "v1")
+        await assert_scores(other, second, "v1")
         deadline = asyncio.get_running_loop().time() + 60
         old = await before.score(1, np.arange(3), deadline)
         assert np.array_equal(old, (await one.score(1, np.arange(3))))
 
 
-async def test_each_worker_has_the_version_it_follows_and_both_are_loaded_once(process):
+async def test_each_worker_scores_with_its_active_version_and_each_version_is_loaded_once(process):
     catalog, snapshot = posts(100, 200)
     async with worker(process) as one, worker(process) as other:
         for who, version in ((one, "v1"), (other, "v2"), (other, "v1"), (one, "v2")):
             await who.model_manager.publish(snapshot)
             await who.model_manager.activate(ARTIFACTS[version][0])
-            await assert_right(who, catalog, version)
+            await assert_scores(who, catalog, version)
         assert len(process.models._models) == 2
         assert [len(process.regions(version)) for version in ("v1", "v2")] == [2, 2]
 
 
-async def test_a_worker_that_goes_frees_what_it_held(process):
+async def test_the_regions_and_models_of_a_disconnected_worker_are_freed(process):
     _, snapshot = posts(100, 200)
     async with worker(process) as one:
         await one.model_manager.publish(snapshot)
@@ -227,7 +227,7 @@ async def test_a_worker_that_goes_frees_what_it_held(process):
     await until(lambda: not process.models._models)
 
 
-async def test_a_version_that_is_no_longer_held_is_freed(process):
+async def test_a_version_that_no_worker_holds_is_freed(process):
     _, snapshot = posts(100, 200)
     async with worker(process) as one:
         one.model_manager._max_models = 1
@@ -238,7 +238,7 @@ async def test_a_version_that_is_no_longer_held_is_freed(process):
         await until(lambda: list(process.models._models) == ["v2"])
 
 
-async def test_terms_are_those_of_the_score(process):
+async def test_explain_terms_add_up_to_the_score(process):
     _, snapshot = posts(100, 200, 300)
     async with worker(process) as one:
         await one.model_manager.publish(snapshot)
@@ -246,13 +246,13 @@ async def test_terms_are_those_of_the_score(process):
         deadline = asyncio.get_running_loop().time() + 60
         terms = await one.active.explain(1, np.arange(3), deadline)
         assert np.allclose(terms.sum(axis=1), await one.score(1, np.arange(3)), atol=1e-5)
-        terms[0] = 0  # whoever asked may change them
+        terms[0] = 0  # the array is writable
 
 
-async def test_embeddings_too_large_for_one_message_go_in_several_and_unused_ones_not_at_all(
+async def test_embeddings_too_large_for_one_frame_are_split_and_unused_ones_are_not_sent(
     process, store, monkeypatch
 ):
-    monkeypatch.setattr(remote_device, "LARGEST_PART", 64)
+    monkeypatch.setattr(remote_device, "MAX_PART_BYTES", 64)
     by_id, by_all = tiny_artifact("v4", seed=4, image=0, caption=0), ARTIFACTS["v1"]
     store.publish(by_id[0])
     catalog, snapshot = posts(100, 200, *range(1000, 1100))
@@ -260,7 +260,7 @@ async def test_embeddings_too_large_for_one_message_go_in_several_and_unused_one
         await one.model_manager.publish(snapshot)
         rows = np.arange(len(catalog.post_ids))
         await one.model_manager.activate(by_all[0])
-        await assert_right(one, catalog, "v1")
+        await assert_scores(one, catalog, "v1")
         await one.model_manager.activate(by_id[0])
         network = by_id[1]
         logits = await one.score(1, rows)
@@ -269,7 +269,7 @@ async def test_embeddings_too_large_for_one_message_go_in_several_and_unused_one
         assert np.abs(logits - expected).max() < 1e-5
 
 
-async def test_scores_without_a_deadline_come_too(process):
+async def test_requests_without_a_deadline_are_scored(process):
     catalog, snapshot = posts(100, 200, 300)
     artifact, network = ARTIFACTS["v1"]
     async with worker(process) as one:
@@ -279,22 +279,22 @@ async def test_scores_without_a_deadline_come_too(process):
         assert np.abs(logits - catalog.eager(network, artifact.vocabulary, 1, np.arange(3))).max() < 1e-5
 
 
-async def test_a_row_of_another_worker_cannot_be_asked_for_and_fails_its_own_request_only(process):
+async def test_a_row_outside_the_workers_region_fails_only_its_request(process):
     _, snapshot = posts(100, 200)
     async with worker(process) as one, worker(process) as other:
         for who in (one, other):
             await who.model_manager.publish(snapshot)
             await who.model_manager.activate(ARTIFACTS["v1"][0])
         good = np.arange(2)
-        asked = [
+        tasks = [
             asyncio.create_task(one.score(1, rows))
             for rows in (good, np.array([MIN_CAPACITY]), good, good - 1)
         ]
-        await asyncio.wait(asked)
-        assert [task.exception() is None for task in asked] == [True, False, True, False]
+        await asyncio.wait(tasks)
+        assert [task.exception() is None for task in tasks] == [True, False, True, False]
 
 
-async def test_what_comes_too_late_for_the_device_is_not_executed_there(process):
+async def test_a_request_that_has_expired_is_not_executed_by_the_device_process(process):
     _, snapshot = posts(100, 200)
     async with worker(process) as one, worker(process) as other:
         for who in (one, other):
@@ -305,19 +305,19 @@ async def test_what_comes_too_late_for_the_device_is_not_executed_there(process)
         running = asyncio.create_task(one.score(1, np.arange(2)))
         await until(lambda: process.device.batches)
         with pytest.raises(DeadlineUnreachable):
-            await other.score(1, np.arange(2), patience=0.2)
+            await other.score(1, np.arange(2), timeout=0.2)
         process.device.free.set()
         await running
-        await assert_nothing_waits(process)
+        await until_idle(process)
         assert len(process.device.batches) == 1
         await other.score(1, np.arange(2))
 
 
-async def assert_nothing_waits(process):
+async def until_idle(process):
     await until(lambda: not process.batcher.queued_rows and process.batcher.running_since is None)
 
 
-async def test_a_version_that_must_not_serve_is_refused_for_the_same_reason(process, store, tmp_path):
+async def test_a_rejected_version_is_rejected_with_the_same_reason_in_the_worker(process, store, tmp_path):
     model = tmp_path / "models" / "v2" / "model.ts"
     model.write_bytes(model.read_bytes()[:-1] + b"!")
     _, snapshot = posts(100)
@@ -331,18 +331,18 @@ async def test_a_version_that_must_not_serve_is_refused_for_the_same_reason(proc
         await one.model_manager.activate(ARTIFACTS["v1"][0])
 
 
-async def test_work_that_is_cancelled_in_the_device_process_fails_whoever_asked_for_it(process):
+async def test_a_call_that_is_cancelled_in_the_device_process_is_a_device_fault(process):
     _, snapshot = posts(100)
     async with worker(process) as one:
         await one.model_manager.publish(snapshot)
-        process.device.cancels = True
+        process.device.cancels_loading = True
         with pytest.raises(DeviceFault, match="cancelled"):
             await one.model_manager.activate(ARTIFACTS["v1"][0])
-        process.device.cancels = False
+        process.device.cancels_loading = False
         await one.model_manager.activate(ARTIFACTS["v1"][0])
 
 
-async def test_when_the_process_has_gone_asking_fails_until_it_is_back_and_a_version_is_activated(
+async def test_scoring_fails_after_a_loss_of_the_process_until_a_version_is_activated_again(
     process, tmp_path, store
 ):
     catalog, snapshot = posts(100, 200)
@@ -371,17 +371,17 @@ async def test_when_the_process_has_gone_asking_fails_until_it_is_back_and_a_ver
             with pytest.raises(DeviceFault):
                 await model.explain(1, np.arange(2), deadline)
 
-        again = Process(process.path, store, None)
-        await again.start()
+        restarted = DeviceProcess(process.path, store, None)
+        await restarted.start()
         await until(lambda: not one.device.away)
         with pytest.raises(DeviceFault):
             await one.score(1, np.arange(2))
         await one.model_manager.activate(ARTIFACTS["v1"][0])
-        await assert_right(one, catalog, "v1")
-        await again.stop()
+        await assert_scores(one, catalog, "v1")
+        await restarted.stop()
 
 
-async def test_nobody_waits_for_a_process_that_was_given_up(process):
+async def test_giving_up_fails_waiting_requests_and_reconnects(process):
     _, snapshot = posts(100, 200)
     async with worker(process) as one:
         await one.model_manager.publish(snapshot)
@@ -399,7 +399,7 @@ async def test_nobody_waits_for_a_process_that_was_given_up(process):
         await one.score(1, np.arange(2))
 
 
-async def test_one_who_sends_nonsense_is_cut_off_and_nobody_else(process):
+async def test_only_a_connection_that_sends_an_unreadable_frame_is_closed(process):
     catalog, snapshot = posts(100, 200)
     async with worker(process) as one:
         await one.model_manager.publish(snapshot)
@@ -408,10 +408,10 @@ async def test_one_who_sends_nonsense_is_cut_off_and_nobody_else(process):
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         assert await reader.read() == b""
         writer.close()
-        await assert_right(one, catalog, "v1")
+        await assert_scores(one, catalog, "v1")
 
 
-async def test_batches_are_counted_where_they_run(process):
+async def test_batches_are_counted_in_the_device_process(process):
     _, snapshot = posts(100, 200)
     async with worker(process) as one:
         await one.model_manager.publish(snapshot)

@@ -38,7 +38,9 @@ def published():
 def refresher_of(store, published, **options):
     metrics = CatalogMetrics(CollectorRegistry())
     settings = CatalogSettings(**{"poll_interval": 1e6, "max_block_age": 1e6, **options})
-    return BlockRefresher(store.beside(), settings, metrics, lambda: published.age, published.publish)
+    return BlockRefresher(
+        store.with_separate_connection(), settings, metrics, lambda: published.age, published.publish
+    )
 
 
 async def test_blocks_that_got_old_are_read(database, store, published):

@@ -61,8 +61,8 @@ class WatchedStore:
             self.failed.set()
             raise
 
-    def beside(self):
-        return self._store.beside()
+    def with_separate_connection(self):
+        return self._store.with_separate_connection()
 
     def close(self):
         self._store.close()
@@ -278,8 +278,8 @@ async def test_polls_go_on_while_interactions_are_counted(database, store, metri
                 yield reading
 
     class Store(WatchedStore):
-        def beside(self):
-            return SlowStore(self._store.beside())
+        def with_separate_connection(self):
+            return SlowStore(self._store.with_separate_connection())
 
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     async with CatalogSync(Store(store), FAST, metrics, published.publish):
@@ -307,8 +307,8 @@ async def test_what_is_counted_in_vain_is_counted_again_later(database, store, m
                 yield reading
 
     class Store(WatchedStore):
-        def beside(self):
-            return FailingOnce(self._store.beside())
+        def with_separate_connection(self):
+            return FailingOnce(self._store.with_separate_connection())
 
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     async with CatalogSync(Store(store), FAST, metrics, published.publish):
@@ -332,8 +332,8 @@ async def test_a_like_made_after_the_clock_went_back_does_not_wait_for_the_next_
                 reading.now += Clock.ahead
                 yield reading
 
-        def beside(self):
-            return Store(self._store.beside())
+        def with_separate_connection(self):
+            return Store(self._store.with_separate_connection())
 
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     rarely = FAST.model_copy(update={"reconcile_interval": 86_400.0})

@@ -70,6 +70,6 @@ async def test_settling_waits_for_the_thread_and_raises_nothing():
     await parts.put(HEADER + bytes(PART_BYTES))
     let_go.set()
 
-    await parts.settle()
+    await parts.wait_for_thread()
 
     assert len(ended) == 1

@@ -46,8 +46,8 @@ class Hearer:
         self._tell()
 
     @property
-    def joined(self):
-        return ChangeEvents.joined(self.events)
+    def merged(self):
+        return ChangeEvents.merged(self.events)
 
     @property
     def is_listening(self):
@@ -87,9 +87,9 @@ async def test_facts_are_heard_in_the_order_of_their_commits(database, postgres_
             await database.execute("insert into animora_app.block_relations values (1, 2)")
             await database.execute("delete from animora_app.block_relations")
         await database.execute("delete from animora_app.posts")
-        await hearer.until(lambda: hearer.joined.deleted)
+        await hearer.until(lambda: hearer.merged.deleted)
 
-    assert hearer.joined == ChangeEvents(frozenset({(1, 2)}), frozenset({1, 2}), unblocked=True)
+    assert hearer.merged == ChangeEvents(frozenset({(1, 2)}), frozenset({1, 2}), unblocked=True)
     assert [hearer.notifications(kind) for kind in ("block", "unblock", "delete")] == [20, 20, 1]
 
 
@@ -279,7 +279,7 @@ async def test_more_notifications_than_can_be_applied_are_left_to_polls(database
             # Once for the notifications that were dropped, and once more when there is a new connection.
             await hearer.until(lambda: hearer.begun >= 3)
             await database.execute("notify animora, 'delete 1'")
-            await hearer.until(lambda: hearer.joined.deleted)
+            await hearer.until(lambda: hearer.merged.deleted)
 
     assert "more arrive than can be applied" in [entry.get("error") for entry in logs]
     assert hearer.notifications("dropped") > 0

@@ -253,7 +253,7 @@ async def test_readings_go_through_a_pooler(database, postgres_url, pooled, mode
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     pooler = await pooled(mode, size)
     store = store_at(pooler.url(postgres_url))
-    others = [store.beside() for _ in range(size - 1)]
+    others = [store.with_separate_connection() for _ in range(size - 1)]
     for _ in range(3):
         async with AsyncExitStack() as stack:
             # With readings on all of its connections, so that each gets another one.

@@ -60,9 +60,9 @@ class WatchedRecords(PostRecords):
 
     threads: ClassVar[list[threading.Thread]] = []
 
-    def joined(self, others):
+    def merged(self, others):
         self.threads.append(threading.current_thread())
-        return watched(super().joined(others))
+        return watched(super().merged(others))
 
 
 def watched(records):

@@ -71,7 +71,7 @@ async def test_a_query_that_takes_long_is_waited_for(database, proxy, url):
     connector = Connector("database.url", settings.url, settings)
     connection = await connector.connect(connection_class=WatchedConnection)
     connection.watch(connector)
-    connection.serves(await connection.fetchval("select pg_backend_pid()"))
+    connection.set_server_pid(await connection.fetchval("select pg_backend_pid()"))
     before = proxy.connections
 
     await connection.execute(f"select pg_sleep({SILENCE_TIMEOUT * 2.5})")

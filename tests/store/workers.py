@@ -46,7 +46,11 @@ class Worker:
         database = DatabaseSettings(url=SecretStr(url))
         self.listener = EventListener(database, metrics, self._correct, self._catch_up)
         self.blocks = BlockRefresher(
-            store.beside(), seldom, metrics, lambda: self.model_manager.block_age, self._publish_blocks
+            store.with_separate_connection(),
+            seldom,
+            metrics,
+            lambda: self.model_manager.block_age,
+            self._publish_blocks,
         )
         self._marks = {}
         self._listening = asyncio.Event()
@@ -116,12 +120,12 @@ class Worker:
         self.model_manager.publish_blocks(relations, read_at)
         self._changed.set()
 
-    def beside(self):
-        return self._store.beside()
+    def with_separate_connection(self):
+        return self._store.with_separate_connection()
 
     def _correct(self, events):
-        self.model_manager.correct(events)
-        self.refresher.correct(events)
+        self.model_manager.apply(events)
+        self.refresher.add_events(events)
         if events.unblocked:
             self.blocks.read_soon()
         self._changed.set()

@@ -1,10 +1,8 @@
-"""The resident catalog: posts, their interactions and everyone's blocks, as immutable snapshots.
+"""The resident catalog: posts, interactions, seen posts and blocks, as immutable snapshots.
 
-`CatalogPosts` assigns rows, `PostTableBuilder` makes the next table from what the database says, and
-`Catalog` joins a
-table with interactions and blocks into the `CatalogSnapshot` that requests pin. `ChangeEvents` heard between
-two
-readings correct it.
+`CatalogPosts` assigns rows to posts, `PostTableBuilder` makes the next table from the rows of the database,
+and `Catalog` combines a table with interactions and blocks into the `CatalogSnapshot` of a serving state.
+`ChangeEvents` that arrive between two readings are applied to the snapshot.
 """
 
 from animora_server.catalog.catalog import Activity, Catalog, InteractionBase

@@ -1,4 +1,4 @@
-"""Posts, interactions and blocks together, as one refresh leaves them to the next."""
+"""The catalog: posts, interactions and blocks, from which each refresh makes the next."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,14 +18,14 @@ from animora_server.types import IntArray
 
 @dataclass(frozen=True, slots=True)
 class InteractionBase:
-    """Interactions older than a moment, as they were counted once.
+    """Interactions older than `until`, which are counted once a reconcile and not at each refresh.
 
     Attributes:
-        until: The moment; what is newer is recounted at each refresh.
-        counts: Interactions by post, unknown posts included: they may become known.
-        seen: Posts by user, within the seen window, as they were counted.
-        later: The same of interactions that were added since.
-        number: How many bases of this catalog there were before.
+        until: Newer interactions are counted at each refresh.
+        counts: The number of interactions by post. It includes posts that are unknown now.
+        seen: Posts by user within the seen window, as counted by the reconcile.
+        later: Posts by user from interactions that were added to the base after the reconcile.
+        number: The number of earlier bases of this catalog.
     """
 
     until: datetime
@@ -35,7 +35,7 @@ class InteractionBase:
     number: int = 0
 
     def extended(self, until: datetime, interactions: IdPairs) -> "InteractionBase":
-        """This base and the interactions (user, post) from its moment up to another."""
+        """This base plus interactions (user, post) made between its `until` and a later moment."""
         ids, counts = np.unique(interactions.second, return_counts=True)
         all_ids = np.union1d(self.counts.ids, ids)
         sums = np.maximum(self.counts.find(all_ids), 0)
@@ -49,14 +49,14 @@ class InteractionBase:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What users did, as one refresh found it.
+    """Interactions and blocks, as one reading found them.
 
     Attributes:
         base: Interactions up to `base.until`.
-        recent: Users and posts of the interactions since then.
-        blocks: Blockers and blocked.
-        read_at: The database's time when all this was read, in unix seconds.
-        began_at: `time.monotonic()` when all this was about to be read.
+        recent: Users and posts of the interactions since `base.until`.
+        blocks: Blockers and blocked users.
+        read_at: The database's time of the reading, in unix seconds.
+        began_at: `time.monotonic()` before the reading began.
     """
 
     base: InteractionBase
@@ -68,13 +68,13 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All that is known, immutable; each refresh makes the next.
+    """The immutable state from which a refresh makes the next one.
 
     Attributes:
         posts: The table of posts.
-        activity: What users did.
-        base_counts: int64 (n), interactions of the base by row.
-        snapshot: What requests see of it.
+        activity: Interactions and blocks.
+        base_counts: int64 (n), the number of the base's interactions by row.
+        snapshot: The snapshot for requests.
     """
 
     posts: CatalogPosts
@@ -84,7 +84,7 @@ class Catalog:
 
     @classmethod
     def empty(cls, directory: Path | None) -> Self:
-        """Nothing is known; embeddings will be kept in a directory, or in the system's temporary one."""
+        """A catalog before its first load. Embeddings go to `directory`, or to the system's temporary one."""
         posts = CatalogPosts.empty(directory)
         base = InteractionBase(datetime.min.replace(tzinfo=UTC), IdMap.empty(), CsrIndex.empty())
         snapshot = CatalogSnapshot(
@@ -111,12 +111,12 @@ class Catalog:
         return cls(posts, activity, posts.post_ids, snapshot)
 
     def refreshed(self, posts: CatalogPosts, activity: Activity) -> "Catalog":
-        """The catalog with another table and other activity; what did not change is shared."""
-        before = self.activity
+        """The catalog with a new table and new activity. Unchanged arrays are shared."""
+        previous = self.activity
         base_counts = self._base_counts(posts, activity.base)
         interactions = base_counts + _counts_by_row(posts, activity.recent)
-        same_recent = activity.recent.same_as(before.recent)
-        same_blocks = activity.blocks.same_as(before.blocks)
+        same_recent = activity.recent.same_as(previous.recent)
+        same_blocks = activity.blocks.same_as(previous.blocks)
         snapshot = CatalogSnapshot(
             epoch=posts.epoch,
             post_ids=posts.post_ids,
@@ -148,7 +148,7 @@ class Catalog:
         return Catalog(posts, activity, base_counts, snapshot)
 
     def _base_counts(self, posts: CatalogPosts, base: InteractionBase) -> IntArray:
-        """Interactions of the base by row; only rows that are new to this epoch and base are looked up."""
+        """int64 (n), the base's interactions by row. Only rows new to this epoch and base are looked up."""
         known = self.base_counts
         if base is not self.activity.base or posts.epoch != self.posts.epoch:
             known = known[:0]
@@ -159,12 +159,12 @@ class Catalog:
     def _feed(self, posts: CatalogPosts) -> FeedIndex:
         if posts is self.posts:
             return self.snapshot.feed
-        before = self.snapshot.feed if posts.epoch == self.posts.epoch else FeedIndex.empty()
-        return before.updated(posts)
+        previous = self.snapshot.feed if posts.epoch == self.posts.epoch else FeedIndex.empty()
+        return previous.updated(posts)
 
     @property
     def nbytes(self) -> int:
-        """Memory of all of it but the embeddings."""
+        """Bytes of memory, without the embeddings."""
         activity = self.activity
         pairs = (activity.recent.first, activity.recent.second, activity.blocks.first, activity.blocks.second)
         return (
@@ -177,13 +177,13 @@ class Catalog:
 
 
 def _counts_by_row(posts: CatalogPosts, interactions: IdPairs) -> IntArray:
-    """How many of the interactions (user, post) are of the post of each row: int64 (n)."""
+    """The number of interactions (user, post) with the post of each row: int64 (n)."""
     rows = posts.index.find(interactions.second)
     return np.bincount(rows[rows != ABSENT], minlength=len(posts)).astype(np.int64)
 
 
 def _changed_late(posts: CatalogPosts) -> FeedIndex:
-    """The posts that were changed long after they were made, by the time of the change."""
+    """The posts that were edited more than LATE_COMMIT after they were made, by the time of the edit."""
     changed_at = posts.updated_at / 1e6 + POSTGRES_EPOCH  # float64 (n), unix seconds; for NEVER long ago
     return FeedIndex.of(
         changed_at, np.flatnonzero((changed_at > posts.created_at + LATE_COMMIT) & ~posts.deleted)

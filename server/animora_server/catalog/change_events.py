@@ -1,4 +1,4 @@
-"""Facts notified between two readings of the database, and what they change in a snapshot."""
+"""Change events: blocks and deletions that PostgreSQL notifies between two readings of the database."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -12,21 +12,21 @@ from animora_server.catalog.relations import Block
 from animora_server.catalog.snapshot import NO_ROWS, CatalogSnapshot
 from animora_server.types import IntArray
 
-# Notified deletions beside the flags of all posts; of more, the flags are copied, which takes 1.7 ms for 10
-# million posts.
+# Deletions kept apart from all posts' flags. Above it the flags are copied, 1.7 ms for 10 million posts.
 MAX_NOTIFIED = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeEvents:
-    """What notifications say. Anyone who may connect to the database can send them.
+    """The content of notifications. Any role that may connect to the database can send them.
 
-    So they only hide, until the next reading decides: nobody sees an author, or a post, that a reading hides.
+    For this reason events only hide posts and authors until the next reading decides. No event makes a post
+    or an author visible.
 
     Attributes:
         blocks: New blocks.
-        deleted: Posts that are gone, or were marked as deleted.
-        unblocked: Whether a block was taken back. The next reading shows which.
+        deleted: Posts that were removed or soft-deleted.
+        unblocked: Whether a block was removed. The next reading finds out which.
     """
 
     blocks: frozenset[Block] = frozenset()
@@ -34,8 +34,8 @@ class ChangeEvents:
     unblocked: bool = False
 
     @classmethod
-    def joined(cls, parts: Iterable["ChangeEvents"]) -> Self:
-        """Several facts as one."""
+    def merged(cls, parts: Iterable["ChangeEvents"]) -> Self:
+        """The union of several events."""
         parts = list(parts)
         return cls(
             frozenset().union(*(part.blocks for part in parts)),
@@ -49,18 +49,18 @@ class ChangeEvents:
         return np.sort(np.fromiter(self.deleted, np.int64))
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there is any event."""
         return bool(self.blocks or self.deleted or self.unblocked)
 
     def __len__(self) -> int:
-        """How many blocks and deletions there are."""
+        """The number of blocks and deletions."""
         return len(self.blocks) + len(self.deleted)
 
 
 class EventLog:
-    """Facts that the next reading may still lack, in the order of their notifications.
+    """The events that the next reading may lack, in the order of their notifications.
 
-    A fact is notified after its commit, so that a reading which began later than that holds it.
+    An event is notified after its commit, so a reading that begins after the notification holds it.
     """
 
     def __init__(self) -> None:
@@ -68,28 +68,28 @@ class EventLog:
         self._size = 0
 
     def __len__(self) -> int:
-        """How many blocks and deletions there are, repeats included."""
+        """The number of blocks and deletions, repeats included."""
         return self._size
 
     def add(self, events: ChangeEvents, notified_at: float) -> None:
-        """Takes facts notified at a time (`time.monotonic()`), no earlier than those before."""
+        """Adds events notified at a time (`time.monotonic()`), not earlier than the previous call's."""
         self._notified.append((notified_at, events))
         self._size += len(events)
 
     def since(self, moment: float) -> ChangeEvents:
-        """What a reading that began at a moment may lack."""
-        return ChangeEvents.joined(events for notified_at, events in self._notified if notified_at >= moment)
+        """The events that a reading may lack that began at a moment (`time.monotonic()`)."""
+        return ChangeEvents.merged(events for notified_at, events in self._notified if notified_at >= moment)
 
     def forget(self, moment: float) -> None:
-        """Drops what readings that begin at a moment, or later, hold."""
+        """Drops the events that every reading holds that begins at a moment or later."""
         while self._notified and self._notified[0][0] < moment:
             self._size -= len(self._notified.popleft()[1])
 
 
 def apply_events(snapshot: CatalogSnapshot, events: ChangeEvents) -> CatalogSnapshot:
-    """The snapshot with facts applied to it; all else is shared, the feed and the highest count included.
+    """Applies events to a snapshot. Everything else is shared, including the feed and max_interactions.
 
-    Facts that it holds already, and posts that it does not know, change nothing.
+    Events that the snapshot holds already, and deletions of unknown posts, change nothing.
     """
     deleted, notified, relations = snapshot.deleted, snapshot.notified_deleted, snapshot.relations
     rows = snapshot.rows(events.deleted_ids)

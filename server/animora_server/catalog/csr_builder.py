@@ -1,25 +1,24 @@
-"""Builds `CsrIndex` of pairs that arrive in parts, in little more memory than the result takes."""
+"""Builds a `CsrIndex` from pairs that arrive in parts, in little more memory than the result takes."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.catalog.index import CsrIndex
+from animora_server.catalog.index import CsrIndex, narrow_ids
 from animora_server.types import IntArray
 
-BUCKETS = 64  # sorted one after the other, so that sorting takes a small part of the memory
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # spreads keys that a sequence gave, or that are all even
-INT32 = np.iinfo(np.int32)
+BUCKETS = 64  # sorted one after the other, so that sorting needs memory for one bucket only
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: spreads consecutive keys over the buckets
 
 Ids = npt.NDArray[np.signedinteger[Any]]  # int32 or int64
 Part = tuple[Ids, Ids]
 
 
 class CsrIndexBuilder:
-    """Collects pairs of a key and a member, repeats allowed.
+    """Collects pairs of a key and a member; repeats are allowed.
 
-    A pair takes 8 bytes until it is sorted, or 16 where ids do not fit 32 bits, and 4 or 8 from then on.
+    An unsorted pair takes 8 bytes, or 16 if ids do not fit 32 bits; a sorted one takes half of that.
     """
 
     def __init__(self) -> None:
@@ -31,7 +30,7 @@ class CsrIndexBuilder:
             return
         bucket = (keys.view(np.uint64) * FACTOR) >> np.uint64(58)  # the upper 6 bits: BUCKETS values
         order = np.argsort(bucket, kind="stable")
-        narrow_keys, narrow_members = _narrowed(keys[order]), _narrowed(members[order])
+        narrow_keys, narrow_members = narrow_ids(keys[order]), narrow_ids(members[order])
         ends = np.searchsorted(bucket[order], np.arange(BUCKETS), side="right")
         start = 0
         for number, end in enumerate(ends.tolist()):
@@ -41,20 +40,20 @@ class CsrIndexBuilder:
             start = end
 
     def build(self) -> CsrIndex:
-        """The sets of all pairs added; the builder is empty then."""
+        """Returns the index of all pairs added, and empties the builder."""
         groups = [self._sorted(number) for number in range(BUCKETS)]
         keys = np.concatenate([group.keys for group in groups])
         sizes = np.concatenate([np.diff(group.offsets) for group in groups])
         order = np.argsort(keys)
         offsets = np.zeros(len(keys) + 1, np.int64)
         np.cumsum(sizes[order], out=offsets[1:])
-        starts = np.empty(len(keys), np.int64)  # where the set of each key goes
+        starts = np.empty(len(keys), np.int64)  # the position of each key's set in `members`
         starts[order] = offsets[:-1]
         members = np.empty(offsets[-1], np.result_type(*(group.members.dtype for group in groups)))
         first = 0
         for number, group in enumerate(groups):
             last = first + len(group.keys)
-            # Each set moves as a whole.
+            # Shifts each set to its position.
             shifts = np.repeat(starts[first:last] - group.offsets[:-1], sizes[first:last])
             members[np.arange(len(group.members)) + shifts] = group.members
             groups[number], first = CsrIndex.empty(), last
@@ -70,20 +69,16 @@ class CsrIndexBuilder:
 
 
 def _append(bucket: list[Part], keys: Ids, members: Ids) -> None:
-    """Adds pairs to a bucket, joined with those before that are not more.
+    """Adds pairs to a bucket, concatenated with the preceding parts that are not larger.
 
-    Many small arrays would leave holes in the process' memory. These are copies, as a view would keep all
-    pairs of which it shows some.
+    This keeps the number of arrays small: many small ones would fragment the process' memory. The arrays are
+    copies, because a view would keep the whole array that it is part of in memory.
     """
     joined_keys, joined_members = [keys], [members]
     size = len(keys)
     while bucket and len(bucket[-1][0]) <= size:
-        before = bucket.pop()
-        size += len(before[0])
-        joined_keys.insert(0, before[0])
-        joined_members.insert(0, before[1])
+        previous_keys, previous_members = bucket.pop()
+        size += len(previous_keys)
+        joined_keys.insert(0, previous_keys)
+        joined_members.insert(0, previous_members)
     bucket.append((np.concatenate(joined_keys), np.concatenate(joined_members)))
-
-
-def _narrowed(ids: IntArray) -> Ids:
-    return ids.astype(np.int32) if INT32.min <= ids.min() and ids.max() <= INT32.max else ids

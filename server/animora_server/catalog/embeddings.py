@@ -1,4 +1,4 @@
-"""Raw embeddings on disk: float16, memory-mapped, a row a post."""
+"""Raw embeddings on disk: float16, memory-mapped, one row for each post."""
 
 import hashlib
 import mmap
@@ -14,16 +14,16 @@ from animora_server.catalog.widths import Widths
 from animora_server.types import HalfArray, IntArray
 
 COPY_ROWS = 8192  # rows copied at once between files
-INFINITE = 0x7C00  # the bits of float16's infinity; those of NaN are larger
+INFINITY_BITS = 0x7C00  # of float16; the bits of NaN are larger
 
 
 class EmbeddingFile:
-    """Embeddings by row, in an anonymous file that lives as long as someone holds this object.
+    """Embeddings by row, in an anonymous file that is removed when this object is garbage-collected.
 
-    One thread writes, any thread reads. A snapshot of n rows promises that rows [0, n) are written and stay
-    as they are; rows past that are the writer's to write, and to write again.
+    One thread writes, any thread reads. Rows [0, n) of a snapshot with n rows are written and never change;
+    only later rows may be written, or written again.
 
-    Written with `pwrite`, so that a full disk is an OSError and not a SIGBUS; read through a mapping.
+    Writes use `pwrite`, so that a full disk raises OSError instead of SIGBUS. Reads use a memory mapping.
     """
 
     def __init__(self, directory: Path | None, image_width: int, caption_width: int) -> None:
@@ -36,7 +36,7 @@ class EmbeddingFile:
 
     @property
     def widths(self) -> Widths:
-        """How wide both are."""
+        """The widths of both columns."""
         return Widths(self.image_width, self.caption_width)
 
     def read(self, start: int, stop: int) -> tuple[HalfArray, HalfArray]:
@@ -44,20 +44,20 @@ class EmbeddingFile:
         return self._split(self._rows(stop)[start:stop].copy())
 
     def take(self, rows: IntArray) -> tuple[HalfArray, HalfArray]:
-        """Image and caption of rows int64 (n), as from read."""
+        """Image float16 (n, image_width) and caption float16 (n, caption_width) of rows int64 (n)."""
         stop = int(rows.max(initial=-1)) + 1
         return self._split(self._rows(stop)[rows])
 
     def write(self, start: int, image: HalfArray, caption: HalfArray) -> None:
-        """Writes rows from start on.
+        """Writes rows [start, start + n).
 
         Args:
-            start: The first row, not past the rows written before.
+            start: The first row; all rows before it must be written.
             image: float16 (n, image_width), zeros where absent.
             caption: float16 (n, caption_width), zeros where absent.
 
         Raises:
-            OSError: The file cannot be made, or the disk is full.
+            OSError: The file cannot be created, or the disk is full.
         """
         if not self._width or not len(image):
             return
@@ -68,10 +68,10 @@ class EmbeddingFile:
             block, offset = block[written:], offset + written
 
     def resized(self, image_width: int, caption_width: int, rows: int) -> "EmbeddingFile":
-        """A copy of rows [0, rows) whose widths that were 0 are now these, with zeros there.
+        """A copy of rows [0, rows) in which a column of width 0 gets a new width, filled with zeros.
 
         Raises:
-            OSError: As from write.
+            OSError: As write.
         """
         copy = EmbeddingFile(self._directory, image_width, caption_width)
         for start in range(0, rows, COPY_ROWS):
@@ -80,10 +80,10 @@ class EmbeddingFile:
         return copy
 
     def compacted(self, rows: IntArray) -> "EmbeddingFile":
-        """A copy of rows int64 (n) alone, in that order.
+        """A copy of only the rows int64 (n), in that order.
 
         Raises:
-            OSError: As from write.
+            OSError: As write.
         """
         copy = EmbeddingFile(self._directory, self.image_width, self.caption_width)
         for start in range(0, len(rows), COPY_ROWS):
@@ -96,14 +96,14 @@ class EmbeddingFile:
     def _file(self) -> int:
         if self._descriptor is None:
             descriptor, path = tempfile.mkstemp(prefix="animora-embeddings-", dir=self._directory)
-            # Without a name the file goes away by itself, however the process ends.
+            # Unlinked at once, so the file is removed however the process ends.
             Path(path).unlink()
             weakref.finalize(self, os.close, descriptor)
             self._descriptor = descriptor
         return self._descriptor
 
     def _rows(self, stop: int) -> HalfArray:
-        """The mapped rows, at least [0, stop)."""
+        """The mapped rows float16 (m, width), m at least `stop`."""
         mapped = self._mapped
         if not self._width:
             return np.empty((stop, 0), np.float16)
@@ -119,12 +119,12 @@ class EmbeddingFile:
 
 
 def fingerprints(image: HalfArray, caption: HalfArray) -> IntArray:
-    """64-bit digests int64 (n) of the rows of image (n, ...) and caption (n, ...); 0 where all are zero.
+    """64-bit digests int64 (n) of the rows of image (n, ...) and caption (n, ...); 0 if both are all zeros.
 
-    An absent part adds nothing, so the digest does not depend on whether its width is known yet.
+    An absent embedding is not hashed, so the digest does not depend on the width of its column.
     """
     digests = np.zeros(len(image), np.int64)
-    has_image, has_caption = magnitudes(image) > 0, magnitudes(caption) > 0
+    has_image, has_caption = magnitude_bits(image) > 0, magnitude_bits(caption) > 0
     for row in np.flatnonzero(has_image | has_caption).tolist():
         digest = hashlib.blake2b(digest_size=8)
         if has_image[row]:
@@ -133,15 +133,16 @@ def fingerprints(image: HalfArray, caption: HalfArray) -> IntArray:
         if has_caption[row]:
             digest.update(b"caption")
             digest.update(caption[row].data)
-        # 0 is taken.
+        # 0 means that both are absent.
         digests[row] = int.from_bytes(digest.digest(), "little", signed=True) or 1
     return digests
 
 
-def magnitudes(rows: HalfArray) -> npt.NDArray[np.uint16]:
-    """The largest absolute value in each row of float16 (n, w), as its bits, which ascend as values do.
+def magnitude_bits(rows: HalfArray) -> npt.NDArray[np.uint16]:
+    """The bits of the largest absolute value in each row of float16 (n, w): uint16 (n).
 
-    So 0 is a row of zeros, and INFINITE or more one that is not finite; np.isfinite takes five times as long.
+    Bits ascend with the values. So 0 is a row of zeros, and a row that is not finite has at least
+    INFINITY_BITS; np.isfinite takes five times as long.
     """
     most: npt.NDArray[np.uint16] = np.bitwise_and(rows.view(np.uint16), 0x7FFF).max(axis=1, initial=0)
     return most

@@ -1,4 +1,4 @@
-"""The posts that are not deleted, by age: where timelines take their candidates from."""
+"""The feed index: the posts that are not deleted, by age. Timelines take their candidates from it."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -28,22 +28,22 @@ class FeedIndex:
 
     @classmethod
     def of(cls, created_at: DoubleArray, rows: IntArray) -> Self:
-        """The feed of rows int64 (f), ascending, of a column created_at float64 (n)."""
+        """An index of rows int64 (f), ascending, sorted by the column created_at float64 (n)."""
         times = created_at[rows]
         order = np.argsort(times, kind="stable")
         return cls(rows[order], times[order])
 
     def updated(self, table: CatalogPosts) -> "FeedIndex":
-        """The feed of a later table of the same epoch; what came is merged, nothing is sorted again."""
+        """The index of a later table of the same epoch. New posts are merged without sorting all again."""
         live = ~table.deleted
         kept = self.rows[live[self.rows]]
         times = table.created_at[kept]
         if np.any(times[1:] < times[:-1]):  # a time of creation was edited
             return FeedIndex.of(table.created_at, np.flatnonzero(live))
         live[kept] = False
-        came = FeedIndex.of(table.created_at, np.flatnonzero(live))
-        at = np.searchsorted(times, came.created_at, side="right")
-        return FeedIndex(np.insert(kept, at, came.rows), np.insert(times, at, came.created_at))
+        added = FeedIndex.of(table.created_at, np.flatnonzero(live))
+        at = np.searchsorted(times, added.created_at, side="right")
+        return FeedIndex(np.insert(kept, at, added.rows), np.insert(times, at, added.created_at))
 
     def newest(self, since: float, limit: int) -> IntArray:
         """Rows of the newest posts made since a time (unix seconds), at most `limit`, oldest first."""
@@ -52,5 +52,5 @@ class FeedIndex:
 
     @property
     def nbytes(self) -> int:
-        """Size of the arrays."""
+        """Bytes of the arrays."""
         return self.rows.nbytes + self.created_at.nbytes

@@ -1,4 +1,4 @@
-"""Immutable lookups by id, as sorted arrays: id → integer, and id → sorted set of ids."""
+"""Immutable look-ups by id in sorted arrays: id → integer, and id → sorted set of ids (CSR)."""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -10,10 +10,10 @@ from animora_server.jit import IDS, IDS_OUT, NUMBER, PLACES, jit
 from animora_server.types import BoolArray, IntArray
 
 ABSENT = -1
-NOTHING = np.empty(0, np.int64)
-# Ids that a sequence gave are found in a table with a place for each number, if that has no more than so many
-# for each id. Of 200 ids among 5,400 it takes 0.5 µs, a search 7; among 2 million 0.7, a search 52.
-PLACES_AN_ID = 4
+NO_IDS = np.empty(0, np.int64)
+# Dense ids get a direct-address table if it has at most so many places for each id. To look up 200 ids among
+# 5,400 then takes 0.5 µs instead of 7 by binary search; among 2 million 0.7 µs instead of 52.
+MAX_PLACES_PER_ID = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class IdMap:
     Attributes:
         ids: int64 (k), ascending and distinct.
         values: int64 (k).
-        places: int32 (m), the value of the smallest id, of the next number, and so on up to the largest id;
-            -1 where absent. None where the ids are too far apart, or a value is too large.
+        places: int32 (m), the direct-address table: the value of id `ids[0] + i` at place i, -1 if absent.
+            None if the ids are too sparse or a value does not fit.
     """
 
     ids: IntArray
@@ -62,18 +62,18 @@ class IdMap:
         return values
 
     def locate(self, ids: IntArray) -> tuple[IntArray, BoolArray]:
-        """Values int64 (m) of ids int64 (m), those of others where absent, and which are there: bool (m).
+        """Values int64 (m) of ids int64 (m), and which ids are present: bool (m).
 
-        The map must not be empty.
+        The value of an absent id is arbitrary. The map must not be empty.
         """
-        # Methods, and take with clipping, cost half of the functions and of indexing with a bound.
+        # Array methods, and take with clipping, cost half as much as the functions and a bounded index.
         at = self.ids.searchsorted(ids)
         return self.values.take(at, mode="clip"), np.equal(self.ids.take(at, mode="clip"), ids)
 
     def get(self, ids: IntArray) -> IntArray:
-        """Values int64 (m) of ids int64 (m), every one of which must be in the map.
+        """Values int64 (m) of ids int64 (m), all of which must be present.
 
-        Use this where the values are indices: the -1 of an absent id would name the last row.
+        Use it where the values are indices: the -1 of an absent id would select the last row.
 
         Raises:
             LookupError: An id is absent.
@@ -85,14 +85,14 @@ class IdMap:
         return values
 
     def without(self, ids: IntArray) -> "IdMap":
-        """This map less some ids."""
+        """This map without some ids."""
         if not len(ids):
             return self
         kept = ~np.isin(self.ids, ids)
         return IdMap(self.ids[kept], self.values[kept])
 
     def with_added(self, ids: IntArray, values: IntArray) -> "IdMap":
-        """This map and distinct ids int64 (k) that it lacks, merged without sorting all of it again."""
+        """This map plus distinct absent ids int64 (k), merged without sorting the whole map again."""
         if not len(ids):
             return self
         added = IdMap.of(ids, values)
@@ -101,14 +101,14 @@ class IdMap:
 
     @property
     def nbytes(self) -> int:
-        """Size of the arrays."""
+        """Bytes of the arrays."""
         places = 0 if self.places is None else self.places.nbytes
         return self.ids.nbytes + self.values.nbytes + places
 
 
 @dataclass(frozen=True, slots=True)
 class CsrIndex:
-    """A sorted set of ids for each key, in compressed rows.
+    """A sorted set of ids for each key, in compressed sparse rows (CSR).
 
     Attributes:
         keys: int64 (k), ascending and distinct.
@@ -127,7 +127,7 @@ class CsrIndex:
 
     @classmethod
     def of(cls, keys: IntArray, members: IntArray) -> Self:
-        """The sets of pairs: keys int64 (p), members int64 (p), in any order, repeats allowed."""
+        """An index of pairs: keys int64 (p), members int64 (p), in any order, repeats allowed."""
         if not len(keys):
             return cls.empty()
         order = np.lexsort((members, keys))
@@ -139,25 +139,25 @@ class CsrIndex:
         fresh[1:] |= members[1:] != members[:-1]
         keys, members, fresh_key = keys[fresh], members[fresh], fresh_key[fresh]
         starts = np.flatnonzero(fresh_key)
-        return cls(keys[starts], np.append(starts, len(keys)), _narrowed(members))
+        return cls(keys[starts], np.append(starts, len(keys)), narrow_ids(members))
 
     def members_of(self, key: int) -> IntArray:
-        """The set of one key, int64 (s), ascending; empty for a key that is not there."""
+        """The set of one key, int64 (s), ascending; empty for an absent key."""
         at = int(self.keys.searchsorted(key))
         if at == len(self.keys) or self.keys.item(at) != key:
-            return NOTHING
+            return NO_IDS
         return self._members_at(at)
 
     def members_of_each(self, keys: IntArray) -> dict[int, IntArray]:
-        """By position in keys int64 (k), the sets of those that are there, as members_of gives them."""
+        """The sets of the keys int64 (k) that are present, by position in `keys`; see members_of."""
         if not len(self.keys):
             return {}
         at = self.keys.searchsorted(keys)
-        (there,) = np.equal(self.keys.take(at, mode="clip"), keys).nonzero()
-        return {number: self._members_at(at.item(number)) for number in there.tolist()}
+        (present,) = np.equal(self.keys.take(at, mode="clip"), keys).nonzero()
+        return {position: self._members_at(at.item(position)) for position in present.tolist()}
 
     def pairs(self) -> tuple[IntArray, IntArray]:
-        """Each member with its key: int64 (m) each."""
+        """The keys int64 (m) and members int64 (m) of all pairs."""
         return np.repeat(self.keys, np.diff(self.offsets)), self.members.astype(np.int64)
 
     def _members_at(self, at: int) -> IntArray:
@@ -165,31 +165,31 @@ class CsrIndex:
 
     @property
     def nbytes(self) -> int:
-        """Size of the arrays."""
+        """Bytes of the arrays."""
         return self.keys.nbytes + self.offsets.nbytes + self.members.nbytes
 
 
 @jit(PLACES, NUMBER, IDS, IDS_OUT)
 def _find_by_place(places: npt.NDArray[np.int32], first: int, ids: IntArray, values: IntArray) -> None:
-    """Writes what is at the places of ids int64 (m), -1 where they have none; `first` has the first."""
+    """Writes the values of ids int64 (m), -1 where absent. `first` is the id of place 0."""
     size = np.uint64(len(places))
     for number in range(len(ids)):
-        # The difference is modulo 2^64, so that what is before the first is far behind the last.
+        # The difference is modulo 2^64, so an id below `first` is beyond the last place.
         at = np.uint64(ids[number] - first)
         values[number] = places[at] if at < size else ABSENT
 
 
 def _places(ids: IntArray, values: IntArray) -> npt.NDArray[np.int32] | None:
-    """See IdMap."""
+    """The direct-address table; see IdMap."""
     span = int(ids[-1]) - int(ids[0]) + 1 if len(ids) else 0
-    if not 0 < span <= PLACES_AN_ID * len(ids) or values.max() > np.iinfo(np.int32).max:
+    if not 0 < span <= MAX_PLACES_PER_ID * len(ids) or values.max() > np.iinfo(np.int32).max:
         return None
     places = np.full(span, ABSENT, np.int32)
     places[ids - ids[0]] = values
     return places
 
 
-def _narrowed(ids: IntArray) -> npt.NDArray[np.int32] | IntArray:
-    """The ids in half the bytes where they fit: there is one for each interaction of the feed's window."""
+def narrow_ids(ids: IntArray) -> npt.NDArray[np.int32] | IntArray:
+    """Ids as int32 if all of them fit: there is one for each interaction within the seen window."""
     bounds = np.iinfo(np.int32)
     return ids.astype(np.int32) if bounds.min <= ids.min() and ids.max() <= bounds.max else ids

@@ -1,4 +1,4 @@
-"""What the catalog is told about the database: columns of posts, embeddings and pairs of ids."""
+"""Rows of the database as columns: posts, embeddings and pairs of ids."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,13 +9,13 @@ import numpy as np
 from animora_server.types import BoolArray, DoubleArray, FloatArray, HalfArray, IntArray
 
 NEVER = int(np.iinfo(np.int64).min)  # the updated_at of a post that was never edited
-POSTGRES_EPOCH = 946_684_800  # in unix seconds: 2000-01-01, from where PostgreSQL counts
-NO_EMBEDDING = -1  # the width of one that is null
+POSTGRES_EPOCH = 946_684_800  # 2000-01-01 in unix seconds, the origin of PostgreSQL's timestamps
+NO_EMBEDDING = -1  # the width of a null embedding
 
 
 @dataclass(frozen=True, slots=True)
 class PostRecords:
-    """Posts without their embeddings, ascending by id, each once.
+    """Posts without their embeddings, distinct and ascending by id.
 
     Attributes:
         ids: int64 (n).
@@ -23,7 +23,7 @@ class PostRecords:
         created_at: float64 (n), unix seconds.
         updated_at: int64 (n), microseconds since POSTGRES_EPOCH, or NEVER.
         deleted: bool (n), soft-deleted.
-        repeated: int64 (k), the ids of rows that were dropped, since another row has the same id.
+        repeated: int64 (k), the ids of dropped duplicate rows.
     """
 
     ids: IntArray
@@ -37,10 +37,9 @@ class PostRecords:
         return len(self.ids)
 
     def distinct(self) -> "PostRecords":
-        """The same posts in order of their ids, one record each.
+        """One record for each post, ascending by id.
 
-        Of several rows with one id a deleted one is taken before others, then the oldest, then the one with
-        the smallest author id.
+        Of duplicate rows a deleted one is preferred, then the oldest, then that of the smallest author id.
         """
         ids, first = np.unique(self.ids, return_index=True)
         if len(ids) == len(self.ids):
@@ -55,8 +54,8 @@ class PostRecords:
             self.ids[at], self.author_ids[at], self.created_at[at], self.updated_at[at], self.deleted[at]
         )
 
-    def joined(self, others: "PostRecords") -> "PostRecords":
-        """These records, and those of the others whose ids are not among these."""
+    def merged(self, others: "PostRecords") -> "PostRecords":
+        """These records, plus those of `others` whose ids are not among these."""
         others = others.take(np.flatnonzero(~np.isin(others.ids, self.ids)))
         return PostRecords(
             np.concatenate((self.ids, others.ids)),
@@ -69,31 +68,31 @@ class PostRecords:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingBatch:
-    """One embedding of each of some posts, as the database has it: those of one width in one array.
+    """The image or the caption embeddings of k posts as the database has them, grouped by width.
 
     Attributes:
-        widths: int64 (k): 0 where it cannot be used, NO_EMBEDDING where it is null.
-        blocks: By width, the embeddings of that width in the posts' order: floating (m, width).
+        widths: int64 (k): 0 for an unusable embedding, NO_EMBEDDING for null.
+        blocks: The embeddings of each width, in the posts' order: floating (m, width).
     """
 
     widths: IntArray
     blocks: Mapping[int, FloatArray | HalfArray]
 
     def take(self, at: IntArray) -> "EmbeddingBatch":
-        """The column at positions int64 (j)."""
+        """The embeddings at positions int64 (j)."""
         if np.array_equal(at, np.arange(len(self.widths))):
             return self
         widths = self.widths[at]
         blocks = {}
         for width, block in self.blocks.items():
-            place = np.cumsum(self.widths == width) - 1  # int64 (k), of a post in the block
+            place = np.cumsum(self.widths == width) - 1  # int64 (k), each post's row in the block
             blocks[width] = block[place[at[widths == width]]]
         return EmbeddingBatch(widths, blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRecords:
-    """Embeddings of posts int64 (k)."""
+    """The embeddings of posts int64 (k)."""
 
     ids: IntArray
     images: EmbeddingBatch
@@ -102,7 +101,7 @@ class EmbeddingRecords:
 
 @dataclass(frozen=True, slots=True)
 class IdPairs:
-    """Pairs of ids, repeats allowed: int64 (p) each; users and posts, or blockers and blocked."""
+    """Pairs of ids int64 (p), repeats allowed: users and posts, or blockers and blocked users."""
 
     first: IntArray
     second: IntArray
@@ -113,5 +112,5 @@ class IdPairs:
         return cls(np.empty(0, np.int64), np.empty(0, np.int64))
 
     def same_as(self, other: "IdPairs") -> bool:
-        """Whether these are the same pairs in the same order."""
+        """Whether the other has the same pairs in the same order."""
         return np.array_equal(self.first, other.first) and np.array_equal(self.second, other.second)

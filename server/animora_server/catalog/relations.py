@@ -1,4 +1,4 @@
-"""Who blocks whom: as a reading of the database found it, with blocks that were notified since."""
+"""Blocks between users: those of a reading of the database, plus those notified since."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,12 +14,14 @@ Block = tuple[int, int]  # the user who blocks, and the user who is blocked
 
 @dataclass(frozen=True, slots=True)
 class Relations:
-    """Users who must not see each other. Notified blocks lie over those found, of which there may be many.
+    """Users who must not see each other.
+
+    Notified blocks are kept apart from the blocks of the reading, which are too many to be copied.
 
     Attributes:
-        blocked: Whom each user blocks, as found.
-        related: Whom each user blocks or is blocked by, as found.
-        notified: Further users whom each user blocks or is blocked by.
+        blocked: The users that each user blocks, from the reading.
+        related: The users that each user blocks or is blocked by, from the reading.
+        notified: Further users that each user blocks or is blocked by, from notifications.
     """
 
     blocked: CsrIndex
@@ -28,24 +30,24 @@ class Relations:
 
     @classmethod
     def empty(cls) -> Self:
-        """Nobody blocks anyone."""
+        """No blocks."""
         return cls(CsrIndex.empty(), CsrIndex.empty())
 
     @classmethod
     def of(cls, blockers: IntArray, blocked: IntArray) -> Self:
-        """The blocks int64 (p) of users int64 (p)."""
+        """Relations from pairs: blockers int64 (p) and blocked users int64 (p)."""
         return cls(
             CsrIndex.of(blockers, blocked),
             CsrIndex.of(np.concatenate((blockers, blocked)), np.concatenate((blocked, blockers))),
         )
 
     def members_of(self, user: int) -> IntArray:
-        """Users whom the user blocks or who block the user: int64 (k), ascending."""
-        found, notified = self.related.members_of(user), self.notified.get(user)
-        return found if notified is None else _joined(found, notified)
+        """The users that a user blocks or is blocked by: int64 (k), ascending."""
+        read, notified = self.related.members_of(user), self.notified.get(user)
+        return read if notified is None else np.union1d(read, np.fromiter(notified, np.int64, len(notified)))
 
     def members_of_each(self, users: IntArray) -> dict[int, IntArray]:
-        """By position in users int64 (k), the members of those who have any."""
+        """The related users of each user with any, by position in users int64 (k); see members_of."""
         members = self.related.members_of_each(users)
         if self.notified:
             for position, user in enumerate(users.tolist()):
@@ -54,21 +56,17 @@ class Relations:
         return members
 
     def with_blocks(self, blocks: Iterable[Block]) -> "Relations":
-        """These relations and further blocks. The work grows with all notified ones, not with those found."""
-        others: dict[int, set[int]] = {}
+        """These relations plus further blocks. Takes time by the number of notified blocks, not of all."""
+        added: dict[int, set[int]] = {}
         for blocker, blocked in blocks:
-            others.setdefault(blocker, set()).add(blocked)
-            others.setdefault(blocked, set()).add(blocker)
+            added.setdefault(blocker, set()).add(blocked)
+            added.setdefault(blocked, set()).add(blocker)
         notified = dict(self.notified)
-        for user, added in others.items():
-            notified[user] = notified.get(user, frozenset()) | added
+        for user, users in added.items():
+            notified[user] = notified.get(user, frozenset()) | users
         return replace(self, notified=notified)
 
     @property
     def nbytes(self) -> int:
-        """Size of the arrays of what was found."""
+        """Bytes of the arrays, without notified blocks."""
         return self.blocked.nbytes + self.related.nbytes
-
-
-def _joined(found: IntArray, notified: frozenset[int]) -> IntArray:
-    return np.union1d(found, np.fromiter(notified, np.int64, len(notified)))

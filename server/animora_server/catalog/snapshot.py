@@ -1,4 +1,4 @@
-"""The immutable view of posts, interactions and blocks that a request pins."""
+"""The catalog snapshot: an immutable state of posts, interactions and blocks."""
 
 from dataclasses import dataclass, field, replace
 
@@ -11,40 +11,42 @@ from animora_server.catalog.relations import Relations
 from animora_server.types import BoolArray, DoubleArray, IntArray
 
 NO_ROWS = np.empty(0, np.int64)
-LATE_COMMIT = 60.0  # seconds that a post may be older than the commit that shows it
+LATE_COMMIT = 60.0  # seconds between a post's created_at and its commit, at most
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogSnapshot:
-    """Posts by row, and what users did; published whole, never changed.
+    """Posts by row, interactions and blocks; immutable.
 
-    A row belongs to one post and one content for an epoch: an edited post moves to a new row, and its old row
-    becomes a tombstone, which `rows` does not find.
+    Within an epoch a row belongs to one post with one content: a post whose content changed moves to a new
+    row, and its old row becomes a tombstone, which `rows` does not find.
 
     Attributes:
-        epoch: Rows are reassigned only with a new epoch.
+        epoch: Increases whenever rows are renumbered.
         post_ids: int64 (n).
         author_ids: int64 (n).
         created_at: float64 (n), unix seconds.
-        deleted: bool (n), soft-deleted posts and tombstones, as read; `is_deleted` knows of more.
-        interactions: int64 (n), likes and comments.
-        fingerprints: int64 (n), digest of a row's embeddings, equal in every process; 0 for none.
-        max_interactions: The highest count among posts that were not deleted when this was read, 0 for none.
-        arrived_at: float64 (n), the database's time of the reading that brought the row; never descending.
-        embeddings: Rows [0, n) are written, and never change within an epoch.
-        read_at: The database's time when all this was read, in unix seconds; where its clock has stepped
-            back, a moment after that of the snapshot before.
+        deleted: bool (n), soft-deleted posts and tombstones as of the reading. `is_deleted` also includes
+            notified deletions.
+        interactions: int64 (n), the number of likes and comments.
+        fingerprints: int64 (n), a digest of the row's embeddings, equal in every process; 0 for none.
+        max_interactions: The highest count among the undeleted posts of the reading; 0 without posts.
+        arrived_at: float64 (n), the database's time (unix seconds) of the reading that brought the row; never
+            descending.
+        embeddings: Rows [0, n) are written and never change within an epoch.
+        read_at: The database's time of the reading, in unix seconds. Greater than that of the previous
+            snapshot, even if the database's clock stepped back.
         posts_read_at: `time.monotonic()` when the reading of the posts began.
         blocks_read_at: `time.monotonic()` when the last successful reading of the blocks began.
-        feed: The posts that were not deleted when this was read, by age; ask `deleted` which of them are now.
-        index: Row of each post id, tombstones left out.
-        relations: Users who are blocked by, or block, each user.
-        seen_base: Posts by user, from interactions older than the recount window when they were last counted.
-        seen_recent: Posts by user, from the interactions within it.
-        seen_later: Posts by user, from those between the two.
+        feed: The undeleted posts of the reading, by age. Some may have been deleted since; see is_deleted.
+        index: The row of each post id, without tombstones.
+        relations: Blocks between users.
+        seen_base: Seen posts by user, from interactions older than the recount window at the last reconcile.
+        seen_recent: Seen posts by user, from interactions within the recount window.
+        seen_later: Seen posts by user, from interactions between those two.
         notified_deleted: int64 (k), ascending, rows of posts that were deleted since the reading.
-        changed_late: Posts that were changed long after they were made, by the time of the change, as they
-            were when the epoch began. They may have become visible with the change.
+        changed_late: The posts edited more than LATE_COMMIT after they were made, by the time of the edit,
+            as of the start of the epoch. The edit may have made them visible.
     """
 
     epoch: int
@@ -70,12 +72,12 @@ class CatalogSnapshot:
     changed_late: FeedIndex = field(default_factory=FeedIndex.empty)
 
     def __len__(self) -> int:
-        """Rows, tombstones included."""
+        """The number of rows, including tombstones."""
         return len(self.post_ids)
 
     @property
     def loaded_at(self) -> float:
-        """The database's time of this catalog's own load, in unix seconds; of the oldest row that is left."""
+        """The database's time of the first load, in unix seconds: the arrival of the oldest remaining row."""
         return float(self.arrived_at.item(0)) if len(self) else self.read_at
 
     def rows(self, post_ids: IntArray) -> IntArray:
@@ -83,22 +85,21 @@ class CatalogSnapshot:
         return self.index.find(post_ids)
 
     def newer_than(self, read_at: float, limit: int = 100_000) -> IntArray:
-        """Rows int64 (m) of undeleted posts that a catalog read at a time (the database's) did not have.
-
-        They ascend. For a time before this catalog's own load, posts that were made or changed up to
-        LATE_COMMIT seconds before it are taken to be newer too: those that it did have come along.
+        """The undeleted posts that a snapshot read at a time did not have: rows int64 (m), ascending.
 
         Args:
-            read_at: The time, in unix seconds.
-            limit: Of more posts that arrived, were made or were changed since, so many are looked at of each,
-                the latest.
+            read_at: The database's time, in unix seconds. If it is before this catalog's first load, posts
+                made or edited up to LATE_COMMIT seconds before it are included, although that snapshot may
+                have had them.
+            limit: The number of posts considered, at most, of those that arrived, of those made and of those
+                edited since: the latest.
         """
         first = int(self.arrived_at.searchsorted(read_at, side="right"))
         if first == len(self):
             return NO_ROWS
         loaded = NO_ROWS
         if not first:
-            # Of the load, what was made or changed lately; the work must not grow with all that was loaded.
+            # Of the first load only posts made or edited lately: the time must not grow with the catalog.
             first = int(self.arrived_at.searchsorted(self.arrived_at[0], side="right"))
             since = read_at - LATE_COMMIT
             loaded = np.sort(self.feed.newest(since, limit), kind="stable")  # they nearly ascend
@@ -110,13 +111,13 @@ class CatalogSnapshot:
         return arrived[~self.is_deleted(arrived)]
 
     def has_changed_since(self, read_at: float) -> bool:
-        """Whether any post, if only a deleted one, arrived after a time (the database's); see newer_than."""
+        """Whether any post, even a deleted one, arrived after a database time in unix seconds."""
         return bool(len(self) and self.arrived_at.item(-1) > read_at)
 
     def is_deleted(self, rows: IntArray) -> BoolArray:
-        """Whether the posts at rows int64 (m) are deleted, as read or as notified since: bool (m).
+        """Whether the posts at rows int64 (m) are deleted, by the reading or by an event since: bool (m).
 
-        It may be anything for a row of -1.
+        The result for a row of -1 is arbitrary.
         """
         if not len(self.deleted):
             return np.zeros(len(rows), np.bool_)
@@ -131,28 +132,28 @@ class CatalogSnapshot:
         return np.not_equal(self.fingerprints[rows], 0)
 
     def with_relations(self, relations: Relations, blocks_read_at: float) -> "CatalogSnapshot":
-        """This snapshot with the blocks of another reading, if that began later than its own."""
+        """This snapshot with the blocks of another reading, if that began later."""
         if blocks_read_at <= self.blocks_read_at:
             return self
         return replace(self, relations=relations, blocks_read_at=blocks_read_at)
 
     def related_authors(self, user_id: int) -> IntArray:
-        """Users whom the user blocks or who block the user: int64 (k), ascending."""
+        """The users that a user blocks or is blocked by: int64 (k), ascending."""
         return self.relations.members_of(user_id)
 
     def related_authors_of_each(self, user_ids: IntArray) -> dict[int, IntArray]:
-        """By position in user_ids int64 (k), the related authors of those who have any."""
+        """The related authors of each user with any, by position in user_ids int64 (k)."""
         return self.relations.members_of_each(user_ids)
 
     def seen_posts(self, user_id: int) -> IntArray:
-        """Posts that the user liked or commented on in the window: int64 (k), ascending, repeats included."""
+        """Posts that the user liked or commented on in the seen window: int64 (k), ascending, repeated."""
         base = self.seen_base.members_of(user_id)
         later = [groups.members_of(user_id) for groups in (self.seen_later, self.seen_recent)]
         return np.sort(np.concatenate((base, *later))) if any(map(len, later)) else base
 
     @property
     def nbytes(self) -> int:
-        """Memory of all of it but the embeddings."""
+        """Bytes of memory, without the embeddings."""
         columns = (
             self.post_ids, self.author_ids, self.created_at, self.deleted, self.interactions,
             self.fingerprints, self.arrived_at, self.feed, self.changed_late, self.index, self.relations,

@@ -1,4 +1,4 @@
-"""The posts by row, as one refresh leaves them to the next."""
+"""The table of posts by row, from which each refresh makes the next."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +12,12 @@ from animora_server.catalog.records import NO_EMBEDDING, PostRecords
 from animora_server.catalog.widths import FoundWidths, Widths
 from animora_server.types import BoolArray, DoubleArray, IntArray
 
-MIN_TOMBSTONES = 1024  # fewer are not worth a new epoch, for which every post is encoded again
+MIN_TOMBSTONES = 1024  # fewer are not worth a new epoch, in which every post is encoded again
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogPosts:
-    """Posts by row; the columns are those of `CatalogSnapshot`, and what only the next refresh needs.
+    """Posts by row: the columns of `CatalogSnapshot`, and columns that only the next refresh needs.
 
     Attributes:
         epoch: 0 before the first load.
@@ -29,10 +29,10 @@ class CatalogPosts:
         fingerprints: int64 (n).
         arrived_at: float64 (n), the database's time (unix seconds) of the reading that brought the row;
             never descending, since rows are appended.
-        image_widths: int32 (n), how wide the database's image embedding is: 0 where it cannot be used,
-            NO_EMBEDDING where it is null. Only those as wide as `embeddings` are kept there.
-        caption_widths: int32 (n), the same of caption embeddings.
-        index: Row of each post id, tombstones left out.
+        image_widths: int32 (n), the width of the database's image embedding: 0 if it is unusable,
+            NO_EMBEDDING if it is null. `embeddings` holds only those of its width.
+        caption_widths: int32 (n), the width of the database's caption embedding, likewise.
+        index: The row of each post id, without tombstones.
         embeddings: Rows [0, n) are written.
     """
 
@@ -51,7 +51,7 @@ class CatalogPosts:
 
     @classmethod
     def empty(cls, directory: Path | None) -> Self:
-        """No posts; embeddings will be kept in a directory, or in the system's temporary one."""
+        """A table without posts. Embeddings go to `directory`, or to the system's temporary one."""
         ids, flags, found = np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0, np.int32)
         return cls(
             epoch=0,
@@ -69,11 +69,11 @@ class CatalogPosts:
         )
 
     def __len__(self) -> int:
-        """Rows, tombstones included."""
+        """The number of rows, including tombstones."""
         return len(self.post_ids)
 
     def outdated(self, found: PostRecords) -> BoolArray:
-        """Which posts found are unknown here or were edited, so that embeddings are needed: bool (k)."""
+        """Which of k found posts are new or were edited, so their embeddings must be read: bool (k)."""
         rows = self.index.find(found.ids)
         known = np.not_equal(rows, ABSENT)
         at = rows[known]
@@ -84,10 +84,14 @@ class CatalogPosts:
         return outdated
 
     def replaced(self, rows: IntArray, found: PostRecords) -> BoolArray:
-        """Which posts at rows int64 (k) older timelines may lack as they were found (k): bool (k).
+        """Which of k known posts must move to a new row, so that they count as newer posts: bool (k).
 
-        Another author or time of creation is another post of the same id, as after a TRUNCATE; a post that
-        was restored was not in the feed before.
+        A different author or time of creation means a different post with the same id, as after a TRUNCATE. A
+        restored post was not in the feed before.
+
+        Args:
+            rows: int64 (k), the posts' rows in this table.
+            found: The posts as the database has them now.
         """
         replaced: BoolArray = (
             (self.author_ids[rows] != found.author_ids)
@@ -97,41 +101,41 @@ class CatalogPosts:
         return replaced
 
     def missing(self, found: PostRecords) -> IntArray:
-        """Ids int64 (k) of posts here that are not among all posts found."""
+        """Ids int64 (k) of this table's posts that are not among all posts found."""
         return np.setdiff1d(self.index.ids, found.ids, assume_unique=True)
 
-    def lacking(self, since: float, most: int | None = None) -> tuple[IntArray, IntArray]:
-        """Ids of undeleted posts made since a time (unix seconds) without an image, and without a caption.
+    def without_embeddings(self, since: float, limit: int | None = None) -> tuple[IntArray, IntArray]:
+        """Ids int64 (k) of undeleted posts without an image embedding, and of those without a caption.
 
         Args:
-            since: The time.
-            most: Of each, at most so many are given, the youngest; None gives all.
+            since: Only posts made since then, in unix seconds.
+            limit: At most this many of each, the youngest; None for all.
         """
         young = np.flatnonzero((self.created_at >= since) & ~self.deleted)
         return (
-            self._youngest(young[self.image_widths[young] == NO_EMBEDDING], most),
-            self._youngest(young[self.caption_widths[young] == NO_EMBEDDING], most),
+            self._youngest(young[self.image_widths[young] == NO_EMBEDDING], limit),
+            self._youngest(young[self.caption_widths[young] == NO_EMBEDDING], limit),
         )
 
-    def _youngest(self, rows: IntArray, most: int | None) -> IntArray:
-        """Ids int64 (k) of posts at rows int64 (m)."""
-        if most is not None and len(rows) > most:
-            rows = rows[np.argpartition(self.created_at[rows], -most)[-most:]]
+    def _youngest(self, rows: IntArray, limit: int | None) -> IntArray:
+        """Ids int64 (k) of the youngest posts among rows int64 (m), at most `limit`."""
+        if limit is not None and len(rows) > limit:
+            rows = rows[np.argpartition(self.created_at[rows], -limit)[-limit:]]
         return self.post_ids[rows]
 
     def records(self, ids: IntArray) -> PostRecords:
-        """What is known of posts int64 (k), all of which are here.
+        """The records of posts int64 (k).
 
         Raises:
-            LookupError: A post is not here.
+            LookupError: A post is not in the table.
         """
         rows = self.index.get(ids)
         return PostRecords(
             ids, self.author_ids[rows], self.created_at[rows], self.updated_at[rows], self.deleted[rows]
         ).distinct()
 
-    def without_many_tombstones(self) -> "CatalogPosts":
-        """This table, or one of a new epoch with the posts alone once tombstones pass a quarter of the rows.
+    def compacted(self) -> "CatalogPosts":
+        """This table, or one of a new epoch without tombstones if they exceed a quarter of the rows.
 
         Raises:
             OSError: The new embeddings cannot be written.
@@ -141,32 +145,30 @@ class CatalogPosts:
             return self
         return self._of_rows(np.sort(self.index.values), self.epoch + 1)
 
-    def in_order_of(self, before: "CatalogPosts") -> "CatalogPosts":
-        """This table with its rows in the order of another table's posts, in the epoch after that one's.
+    def in_order_of(self, other: "CatalogPosts") -> "CatalogPosts":
+        """This table with its rows in the order of another table, in the epoch after the other's.
 
         Raises:
             LookupError: The other table lacks a post.
             OSError: The new embeddings cannot be written.
         """
-        rows_before = before.index.get(self.post_ids)
-        order = np.argsort(rows_before)
-        return replace(
-            self._of_rows(order, before.epoch + 1), arrived_at=before.arrived_at[rows_before[order]]
-        )
+        other_rows = other.index.get(self.post_ids)
+        order = np.argsort(other_rows)
+        return replace(self._of_rows(order, other.epoch + 1), arrived_at=other.arrived_at[other_rows[order]])
 
     def found_widths(self) -> tuple[FoundWidths, FoundWidths]:
-        """The image and the caption widths of all posts, soft-deleted ones too: int32 (posts) each."""
+        """The image and the caption widths of all posts, including soft-deleted ones: int32 (posts) each."""
         rows = self.index.values
         return self.image_widths[rows], self.caption_widths[rows]
 
     def unusable(self) -> Widths:
-        """How many image and caption embeddings count as absent."""
+        """The number of image and of caption embeddings that count as absent."""
         images, captions = self.found_widths()
         kept = self.embeddings.widths
-        return Widths(_unlike(images, kept.image), _unlike(captions, kept.caption))
+        return Widths(_count_unusable(images, kept.image), _count_unusable(captions, kept.caption))
 
     def _of_rows(self, rows: IntArray, epoch: int) -> "CatalogPosts":
-        """The posts at rows int64 (k) alone, none of them a tombstone, in that order."""
+        """A table of only the posts at rows int64 (k), in that order. No row may be a tombstone."""
         post_ids = self.post_ids[rows]
         return CatalogPosts(
             epoch=epoch,
@@ -185,10 +187,10 @@ class CatalogPosts:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the columns that a snapshot does not share."""
+        """Bytes of the columns that a snapshot does not share."""
         return self.updated_at.nbytes + self.image_widths.nbytes + self.caption_widths.nbytes
 
 
-def _unlike(found: FoundWidths, kept: int) -> int:
-    """How many embeddings of widths int32 (k) are there, but cannot be kept."""
+def _count_unusable(found: FoundWidths, kept: int) -> int:
+    """The number of embeddings, given their widths int32 (k), that are not null and cannot be kept."""
     return int(np.count_nonzero((found != NO_EMBEDDING) & ((found != kept) | (found == 0))))

@@ -1,4 +1,4 @@
-"""The next table of posts: what the database says now, applied to the table before it."""
+"""Builds the next table of posts from the previous one and from the rows that the database has now."""
 
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -6,7 +6,7 @@ from typing import Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.catalog.embeddings import INFINITE, fingerprints, magnitudes
+from animora_server.catalog.embeddings import INFINITY_BITS, fingerprints, magnitude_bits
 from animora_server.catalog.index import ABSENT, IdMap
 from animora_server.catalog.records import EmbeddingBatch, EmbeddingRecords, PostRecords
 from animora_server.catalog.table import CatalogPosts
@@ -18,7 +18,7 @@ Column = TypeVar("Column", bound=np.generic)
 
 @dataclass(frozen=True, slots=True)
 class _ArrivedRows:
-    """Posts whose embeddings arrived: positions int64 (k) among those found, and what is new about them."""
+    """Posts whose embeddings arrived: `at` int64 (k) are their positions among the posts found."""
 
     at: IntArray
     moved: BoolArray  # to a new row
@@ -27,26 +27,26 @@ class _ArrivedRows:
     caption_widths: FoundWidths
 
     @classmethod
-    def nothing(cls) -> Self:
+    def empty(cls) -> Self:
         ids, widths = np.empty(0, np.int64), np.empty(0, np.int32)
         return cls(ids, np.empty(0, np.bool_), ids, widths, widths)
 
 
 class PostTableBuilder:
-    """Collects embeddings of posts found, then makes the next table; if it is dropped, nothing has changed.
+    """Collects the embeddings of the posts found, then builds the next table. The previous one is unchanged.
 
     Embeddings arrive in parts, so that a load of any size takes little memory. A post that is new or
-    restored, or whose author, time of creation or embeddings changed, gets a row at the end; any other keeps
-    its row.
+    restored, or whose author, time of creation or embeddings changed, gets a new row at the end; any other
+    post keeps its row.
 
     Args:
-        table: The table before it.
-        found: Posts that the database has.
-        pending: Whose embeddings are new: bool, by position among the posts found.
-        preference: What the models take, where the table has no embeddings so far.
+        table: The previous table.
+        found: The posts that the database has.
+        pending: bool (found): which posts' embeddings will be added.
+        preference: The models' widths, for columns whose width the table has not chosen yet.
 
     Attributes:
-        pending: Whose embeddings `add` still waits for.
+        pending: bool (found): which posts' embeddings have not been added yet.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ class PostTableBuilder:
         self._arrived: list[_ArrivedRows] = []
 
     def add(self, batch: EmbeddingRecords) -> None:
-        """Adds the embeddings of some posts; those of posts not waited for are passed over.
+        """Adds embeddings; those of posts that are not pending are ignored.
 
         Raises:
-            OSError: They cannot be written.
+            OSError: The embeddings cannot be written.
         """
         ids, first = np.unique(batch.ids, return_index=True)
         at = self._positions.find(ids)
         found = np.flatnonzero(at != ABSENT)
-        awaited = found[self.pending[at[found]]]
-        at, first = at[awaited], first[awaited]
+        pending = found[self.pending[at[found]]]
+        at, first = at[pending], first[pending]
         if not len(at):
             return
         self.pending[at] = False
         images, captions = batch.images.take(first), batch.captions.take(first)
-        self._learn_widths(images, captions)
+        self._choose_missing_widths(images, captions)
         image, image_widths = _matrix(images, self._file.image_width)
         caption, caption_widths = _matrix(captions, self._file.caption_width)
         digests = fingerprints(image, caption)
@@ -90,20 +90,20 @@ class PostTableBuilder:
         self._arrived.append(_ArrivedRows(at, moved, digests, image_widths, caption_widths))
 
     def finish(self, removed: IntArray, read_at: float) -> CatalogPosts:
-        """The next table, or the same one if nothing changed.
+        """Returns the next table, or the previous one if nothing changed.
 
         Args:
-            removed: int64 (k), posts that are no longer there; one that was found is there all the same.
-            read_at: The database's time of the reading that found them, in unix seconds.
+            removed: int64 (k), posts that the database no longer has. Posts found are not removed.
+            read_at: The database's time of the reading, in unix seconds.
 
         Raises:
             OSError: The embeddings cannot be written.
         """
-        table, found, arrived = self._table, self._found, self._joined()
+        table, found, arrived = self._table, self._found, self._concatenate_arrived()
         removed = np.setdiff1d(removed, found.ids)
-        # What was edited but did not arrive stays as it was, to be asked for again.
+        # A post whose embeddings did not arrive stays as it was; the next refresh reads it again.
         current = found.take(np.flatnonzero(~self.pending))
-        if not len(removed) and not len(arrived.at) and self._same(current):
+        if not len(removed) and not len(arrived.at) and self._is_unchanged(current):
             return table
         new = found.take(arrived.at[arrived.moved])
         new_rows = np.arange(len(table), self._rows)
@@ -111,20 +111,23 @@ class PostTableBuilder:
         left = left[left != ABSENT]
         index = table.index.without(table.post_ids[left]).with_added(new.ids, new_rows)
 
-        post_ids = _grown(table.post_ids, self._rows)
-        author_ids = _grown(table.author_ids, self._rows)
-        digests = _grown(table.fingerprints, self._rows)
+        post_ids = _extended(table.post_ids, self._rows)
+        author_ids = _extended(table.author_ids, self._rows)
+        digests = _extended(table.fingerprints, self._rows)
         post_ids[new_rows], author_ids[new_rows] = new.ids, new.author_ids
         digests[new_rows] = arrived.fingerprints[arrived.moved]
-        arrived_at = _grown(table.arrived_at, self._rows)
-        # The database's clock may have stepped back, as after a failover.
+        arrived_at = _extended(table.arrived_at, self._rows)
+        # Never descending, even if the database's clock stepped back, as after a failover.
         arrived_at[new_rows] = table.arrived_at[-1:].max(initial=read_at)
-        image_widths = _grown(table.image_widths, self._rows)
-        caption_widths = _grown(table.caption_widths, self._rows)
+        image_widths = _extended(table.image_widths, self._rows)
+        caption_widths = _extended(table.caption_widths, self._rows)
         rows = index.get(found.ids[arrived.at])
         image_widths[rows], caption_widths[rows] = arrived.image_widths, arrived.caption_widths
-        created_at, updated_at = _grown(table.created_at, self._rows), _grown(table.updated_at, self._rows)
-        deleted = _grown(table.deleted, self._rows)
+        created_at, updated_at = (
+            _extended(table.created_at, self._rows),
+            _extended(table.updated_at, self._rows),
+        )
+        deleted = _extended(table.deleted, self._rows)
         rows = index.get(current.ids)
         created_at[rows], updated_at[rows], deleted[rows] = (
             current.created_at, current.updated_at, current.deleted,
@@ -143,15 +146,15 @@ class PostTableBuilder:
             caption_widths=caption_widths,
             index=index,
             embeddings=self._file,
-        ).without_many_tombstones()
+        ).compacted()
 
     def _epoch(self) -> int:
-        """A new one for the first load and for a file of other widths, in which every row changes."""
+        """A new epoch for the first load and for a file of other widths, because every row changes."""
         fresh = self._table.epoch == 0 or self._file is not self._table.embeddings
         return self._table.epoch + fresh
 
-    def _joined(self) -> _ArrivedRows:
-        parts = [_ArrivedRows.nothing(), *self._arrived]
+    def _concatenate_arrived(self) -> _ArrivedRows:
+        parts = [_ArrivedRows.empty(), *self._arrived]
         return _ArrivedRows(
             np.concatenate([part.at for part in parts]),
             np.concatenate([part.moved for part in parts]),
@@ -160,8 +163,8 @@ class PostTableBuilder:
             np.concatenate([part.caption_widths for part in parts]),
         )
 
-    def _same(self, records: PostRecords) -> bool:
-        """Whether the table says the same of posts that it has."""
+    def _is_unchanged(self, records: PostRecords) -> bool:
+        """Whether the table has the same records of known posts."""
         known = self._table.records(records.ids)
         return (
             self._table.epoch > 0
@@ -179,10 +182,10 @@ class PostTableBuilder:
         unchanged[unchanged] = same_embeddings & ~self._table.replaced(known, found)
         return unchanged
 
-    def _learn_widths(self, images: EmbeddingBatch, captions: EmbeddingBatch) -> None:
-        """Chooses a width that the file lacks among these embeddings; the rows so far get zeros of it.
+    def _choose_missing_widths(self, images: EmbeddingBatch, captions: EmbeddingBatch) -> None:
+        """Chooses the width of a column that has none yet; rows written so far get zeros.
 
-        The first part is not all posts: a reconcile chooses again.
+        The choice is by the first part of the posts, so a reconcile chooses again.
         """
         kept = self._file.widths
         chosen = self._preference.choose(
@@ -194,18 +197,18 @@ class PostTableBuilder:
 
 
 def _matrix(column: EmbeddingBatch, width: int) -> tuple[HalfArray, FoundWidths]:
-    """Embeddings as float16 (k, width), zeros where there is none or it cannot be used.
+    """Embeddings as float16 (k, width), zeros for absent and unusable ones, and their widths int32 (k).
 
-    Also the column's widths, 0 where an embedding holds what float16 does not: int32 (k).
+    The width of an embedding with a number beyond float16 becomes 0: unusable.
     """
     widths = column.widths.astype(np.int32)
     matrix = np.zeros((len(widths), width), np.float16)
     for found_width, block in column.blocks.items():
         fits = np.flatnonzero(widths == found_width)
-        # What float16 cannot hold becomes infinite.
+        # A number beyond float16 becomes infinite.
         with np.errstate(over="ignore"):
             halves = block.astype(np.float16)
-        bad = magnitudes(halves) >= INFINITE
+        bad = magnitude_bits(halves) >= INFINITY_BITS
         if found_width == width:
             halves[bad] = 0
             matrix[fits] = halves
@@ -213,8 +216,8 @@ def _matrix(column: EmbeddingBatch, width: int) -> tuple[HalfArray, FoundWidths]
     return matrix, widths
 
 
-def _grown(column: npt.NDArray[Column], rows: int) -> npt.NDArray[Column]:
-    """A copy of a column (n) with zeros up to (rows)."""
-    grown = np.zeros(rows, column.dtype)
-    grown[: len(column)] = column
-    return grown
+def _extended(column: npt.NDArray[Column], rows: int) -> npt.NDArray[Column]:
+    """A copy of a column (n), extended with zeros to (rows)."""
+    extended = np.zeros(rows, column.dtype)
+    extended[: len(column)] = column
+    return extended

@@ -1,16 +1,16 @@
-"""Which widths of embeddings the catalog keeps, of those that the database has."""
+"""Chooses the embedding widths that the catalog keeps among those that the database has."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-FoundWidths = npt.NDArray[np.int32]  # 0 where an embedding cannot be used, negative where it is null
+FoundWidths = npt.NDArray[np.int32]  # 0 for an unusable embedding, negative for null
 
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """How many numbers an image embedding and a caption embedding have; 0 for none at all."""
+    """The widths of image and caption embeddings; 0 if there are none."""
 
     image: int = 0
     caption: int = 0
@@ -21,33 +21,38 @@ NO_WIDTHS = Widths()
 
 @dataclass(frozen=True, slots=True)
 class WidthPreference:
-    """What the models take.
+    """The widths that the models take.
 
     Attributes:
-        serving: The widths of the version that answers; 0 where there is none, or it takes none.
-        wanted: The widths of a version that was refused because the catalog has others.
+        serving: The widths of the active version; 0 if there is none, or it takes no such embeddings.
+        wanted: The widths of a version that was rejected because the catalog keeps other widths.
     """
 
     serving: Widths = NO_WIDTHS
     wanted: Widths = NO_WIDTHS
 
     def choose(self, images: FoundWidths, captions: FoundWidths, kept: Widths) -> Widths:
-        """The widths to keep of embeddings int32 (n) each; without embeddings those that were kept.
+        """Chooses the widths to keep.
 
-        A serving version decides, unless most embeddings have the width that another one wants. Where none
-        serves, a width that is wanted is taken if any embedding has it, and else that of most embeddings.
+        The active version's width is kept unless most embeddings have the wanted width. Without an active
+        version the wanted width is kept if any embedding has it, else the most frequent width.
+
+        Args:
+            images: int32 (n), the widths of all image embeddings.
+            captions: int32 (n), the widths of all caption embeddings.
+            kept: The widths kept so far, which stay for a column without embeddings.
         """
         return Widths(
-            _chosen(images, self.serving.image, self.wanted.image) or kept.image,
-            _chosen(captions, self.serving.caption, self.wanted.caption) or kept.caption,
+            _choose(images, self.serving.image, self.wanted.image) or kept.image,
+            _choose(captions, self.serving.caption, self.wanted.caption) or kept.caption,
         )
 
 
 NO_PREFERENCE = WidthPreference()
 
 
-def _chosen(found: FoundWidths, serving: int, wanted: int) -> int:
-    """See WidthPreference.choose; 0 without embeddings."""
+def _choose(found: FoundWidths, serving: int, wanted: int) -> int:
+    """Chooses one width, see WidthPreference.choose; 0 without embeddings."""
     widths, counts = np.unique(found[found > 0], return_counts=True)
     if not len(widths):
         return 0

@@ -1,4 +1,4 @@
-"""Running a network on a device: post vectors into a table, and the works of a batch."""
+"""Executes a network on its device: encodes posts into a table, scores and explains batches."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from animora_server.inference.explanation import explain
 from animora_server.inference.graph_capture import CapturedScorer, GraphRecorder
 from animora_server.inference.loaded_model import LoadedModel, PostVectors
 from animora_server.inference.protocols import Embeddings
-from animora_server.inference.requests import ExplainRequest, InferenceRequest, ScoreRequest, split_scores
+from animora_server.inference.requests import ExplainRequest, InferenceRequest, ScoreRequest, split_by_request
 from animora_server.types import FloatArray, IntArray
 
 
@@ -26,14 +26,14 @@ def allocate(
     recorder: GraphRecorder | None,
     max_rows: int,
 ) -> PostVectors:
-    """A table of zeros float (capacity, post vector) that begins with the rows of another.
+    """Allocates a table of post vectors: floating (capacity, d), zeros after the rows copied from `source`.
 
     Args:
-        model: Whose posts it is for.
-        capacity: Rows.
-        source: The other.
-        recorder: Records the model's scores with it; None where batches are run as they come.
-        max_rows: Pairs of a batch that is recorded.
+        model: The model whose post vectors the table will hold.
+        capacity: Rows to allocate.
+        source: A table of the same model whose encoded rows are copied; None for an empty table.
+        recorder: Captures the scoring of each batch length; None executes each batch eagerly.
+        max_rows: Pairs (user, post) of the longest captured batch.
     """
     width = model.manifest.dimensions.post_vector
     vectors = torch.zeros((capacity, width), device=model.device, dtype=model.dtype)
@@ -47,7 +47,7 @@ def allocate(
 
 @torch.inference_mode()
 def copy_rows(table: PostVectors, source: int, target: int, rows: int) -> None:
-    """Copies rows [source, source + rows) of a table to [target, target + rows), which are none of them."""
+    """Copies rows [source, source + rows) of a table to [target, target + rows), which must not overlap."""
     table.vectors[target : target + rows] = table.vectors[source : source + rows]
 
 
@@ -55,13 +55,16 @@ def copy_rows(table: PostVectors, source: int, target: int, rows: int) -> None:
 def encode(
     model: LoadedModel, post_rows: IntArray, embeddings: Embeddings, table: PostVectors
 ) -> PostVectors:
-    """Appends post vectors to a table that has room for them.
+    """Encodes n posts and appends their vectors to a table, which must have room for them.
 
     Args:
         model: The model.
         post_rows: int64 (n), vocabulary rows of the posts at catalog rows [table.rows, table.rows + n).
         embeddings: Image and caption embeddings by catalog row.
-        table: Where to.
+        table: The table to append to.
+
+    Returns:
+        The same memory with n more encoded rows.
     """
     stop = table.rows + len(post_rows)
     image, caption = model.features(*embeddings.read(table.rows, stop))
@@ -71,53 +74,60 @@ def encode(
     return replace(table, rows=stop)
 
 
-def run_batch(works: Sequence[InferenceRequest]) -> list[FloatArray]:
-    """Runs works that share a key; results in the same order."""
-    scored = [work for work in works if isinstance(work, ScoreRequest)]
-    if scored:  # a batch has one key, and so one kind of work
+def run_batch(requests: Sequence[InferenceRequest]) -> list[FloatArray]:
+    """Executes requests that share a key: float32 (m), or (m, 8) for an explanation, in the same order.
+
+    Raises:
+        InvalidScores: The network returns scores of another shape.
+        RuntimeError: The network or the device failed.
+    """
+    scored = [request for request in requests if isinstance(request, ScoreRequest)]
+    if scored:  # a batch has one key and therefore one kind of request
         return _score(scored)
-    return [_explain(work) for work in works if isinstance(work, ExplainRequest)]
+    return [_explain(request) for request in requests if isinstance(request, ExplainRequest)]
 
 
-def _score(works: Sequence[ScoreRequest]) -> list[FloatArray]:
-    work = ScoreRequest.joined(works)  # b users, m pairs
-    table: PostVectors = work.table
-    if table.captured is None and isinstance(work.network, CompiledNetwork):
-        values = work.network.score_arrays(work.user_rows, _segments(work), table.vectors, work.rows)
+def _score(requests: Sequence[ScoreRequest]) -> list[FloatArray]:
+    request = ScoreRequest.concatenated(requests)  # b users, m pairs
+    table: PostVectors = request.table
+    if table.captured is None and isinstance(request.network, CompiledNetwork):
+        values = request.network.score_arrays(
+            request.user_rows, _segments(request), table.vectors, request.rows
+        )
     else:
-        values = _score_with_torch(work, table)
-    if values.shape != work.rows.shape:
-        raise InvalidScores(f"the network gives scores {values.shape} for {len(work.rows)} pairs")
-    return split_scores(values, works)
+        values = _score_with_torch(request, table)
+    if values.shape != request.rows.shape:
+        raise InvalidScores(f"the network returns scores {values.shape} for {len(request.rows)} pairs")
+    return split_by_request(values, requests)
 
 
 @torch.inference_mode()
-def _score_with_torch(work: ScoreRequest, table: PostVectors) -> FloatArray:
-    network: Network = work.network
+def _score_with_torch(request: ScoreRequest, table: PostVectors) -> FloatArray:
+    network: Network = request.network
     device = table.vectors.device
     if table.captured is None and device.type == "cpu" and isinstance(network, CheckedNetwork):
-        return network.score_arrays(work.user_rows, _segments(work), table.vectors, work.rows)
-    require_rows("rows", work.rows, len(table.vectors))  # a GPU is lost with a row that does not exist
+        return network.score_arrays(request.user_rows, _segments(request), table.vectors, request.rows)
+    require_rows("rows", request.rows, len(table.vectors))  # a row out of range poisons the CUDA context
     if table.captured is not None:
-        return table.captured.score(np.repeat(work.user_rows, work.sizes), work.rows)
+        return table.captured.score(np.repeat(request.user_rows, request.sizes), request.rows)
     logits = network.score(
-        torch.from_numpy(work.user_rows).to(device),
-        torch.from_numpy(_segments(work)).to(device),
+        torch.from_numpy(request.user_rows).to(device),
+        torch.from_numpy(_segments(request)).to(device),
         table.vectors,
-        torch.from_numpy(work.rows).to(device),
+        torch.from_numpy(request.rows).to(device),
     )
     values: FloatArray = logits.float().cpu().numpy()
     return values
 
 
-def _segments(work: ScoreRequest) -> IntArray:
-    """Which of the users each pair is of: int64 (m)."""
-    return np.arange(len(work.sizes)).repeat(work.sizes)
+def _segments(request: ScoreRequest) -> IntArray:
+    """The position of each pair's user among the request's users: int64 (m)."""
+    return np.arange(len(request.sizes)).repeat(request.sizes)
 
 
 @torch.inference_mode()
-def _explain(work: ExplainRequest) -> FloatArray:
-    model: LoadedModel = work.model
-    image, caption = model.features(*work.embeddings.take(work.rows))
-    post_rows = torch.from_numpy(work.post_rows).to(model.device)
-    return explain(model.network, work.user_row, post_rows, image, caption)
+def _explain(request: ExplainRequest) -> FloatArray:
+    model: LoadedModel = request.model
+    image, caption = model.features(*request.embeddings.take(request.rows))
+    post_rows = torch.from_numpy(request.post_rows).to(model.device)
+    return explain(model.network, request.user_row, post_rows, image, caption)

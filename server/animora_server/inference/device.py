@@ -1,4 +1,4 @@
-"""The device: one thread that serves, one that loads, and short batches that are not worth a thread."""
+"""The device of this process: a serving thread, a loading thread, and inline execution of short batches."""
 
 import asyncio
 import math
@@ -17,31 +17,33 @@ from animora_artifact.network import NETWORK_ERRORS, is_out_of_memory
 from animora_server.catalog import EmbeddingFile
 from animora_server.errors import ConfigurationError, DeviceFault, OutOfDeviceMemory
 from animora_server.inference.batch_inference import allocate, copy_rows, encode, run_batch
-from animora_server.inference.cuda_graphs import CudaGraphs
-from animora_server.inference.graph_capture import GraphRecorder
+from animora_server.inference.graph_capture import CudaGraphs, GraphRecorder
 from animora_server.inference.loaded_model import LoadedModel, PostVectors
 from animora_server.inference.loading import load_model
 from animora_server.inference.preflight import Preflight
 from animora_server.inference.protocols import Embeddings
-from animora_server.inference.requests import ExplainRequest, InferenceRequest, ScoreRequest
-from animora_server.inference.terms import COALITIONS
+from animora_server.inference.requests import COALITIONS, ExplainRequest, InferenceRequest, ScoreRequest
 from animora_server.settings import ScorerSettings
 from animora_server.types import FloatArray, IntArray
 
 Value = TypeVar("Value")
 
-# A batch that takes a CPU no longer than this runs on the event loop: handing it to a thread and back costs
-# more than scoring some hundred posts does.
-LOOP_SECONDS = 0.001
+INLINE_SECONDS = 0.001  # handing a batch to a thread and back costs more than scoring some hundred posts
 
 
 class Device:
-    """Runs networks on the CPU or a GPU. See protocols.Device.
+    """Executes networks on the CPU or a GPU, an async context manager. See InferenceDevice.
 
-    `on_fault` is called, once, from the serving thread when a GPU fails: nothing there can be trusted
-    any more, and the process should end for its supervisor. `recorder` makes what records the runs of one
-    table; by default CUDA graphs on a GPU, and nothing on a CPU. `preflight` checks a version before it is
-    loaded.
+    Args:
+        settings: The device, its threads, dtype and batch sizes.
+        on_fault: Called once, from the serving thread, when a GPU fails. Its memory can no longer be trusted,
+            so the process should end and be replaced by its supervisor.
+        recorder: Makes the GraphRecorder of one table. By default CUDA graphs on a GPU, none on a CPU.
+        preflight: Checks a version in a child process before it is loaded here; None skips that.
+        inline_seconds: A CPU batch that is expected to take at most so long is executed on the event loop.
+
+    Raises:
+        ConfigurationError: The configured device does not exist.
     """
 
     def __init__(
@@ -50,56 +52,55 @@ class Device:
         on_fault: Callable[[], object],
         recorder: Callable[[], GraphRecorder] | None = None,
         preflight: Preflight | None = None,
+        inline_seconds: float = INLINE_SECONDS,
     ) -> None:
         self._settings = settings
         self._on_fault = on_fault
         self._preflight = preflight
+        self._inline_seconds = inline_seconds
         self._device = torch.device(resolve_device(settings.device))
         self._recorder = CudaGraphs if recorder is None and self._device.type == "cuda" else recorder
         self._serving = ThreadPoolExecutor(1, "device", initializer=self._start_thread)
         self._loading = ThreadPoolExecutor(1, "loader", initializer=self._start_thread)
         self._faulted = threading.Event()
-        self._pace = math.inf, 0.0  # seconds of a batch and of each of its rows, as last measured
+        self._batch_cost = math.inf, 0.0  # seconds a batch, and seconds a row, as measured last
 
     def __str__(self) -> str:
         return str(self._device)
 
     async def __aenter__(self) -> Self:
-        """Starts."""
-        self._start_thread()  # short batches run on this one
+        """Prepares this thread, which executes the short batches."""
+        self._start_thread()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Lets the threads end; one that hangs is left to the end of the process."""
+        """Shuts the threads down without waiting: a hanging one ends with the process."""
         self._serving.shutdown(wait=False, cancel_futures=True)
         self._loading.shutdown(wait=False, cancel_futures=True)
 
     async def load(self, artifact: Artifact) -> LoadedModel:
-        """Loads an artifact beside those that serve and replays its golden rows.
+        """Loads a version while other versions serve, and replays its golden rows.
 
         Raises:
-            ArtifactRejected: It does not load, or does not give the recorded probabilities.
-            DeviceFault: It could not be checked, or the device failed.
+            ArtifactRejected: The version does not load or does not reproduce its golden probabilities.
+            DeviceFault: The preflight could not be run, or the device failed.
         """
         if self._preflight is not None:
             artifact = await self._preflight.check(artifact)
-        return await self._on(self._loading, lambda: load_model(artifact, self._device, self._settings))
+        return await self._run_on(self._loading, lambda: load_model(artifact, self._device, self._settings))
 
     async def encode(
         self, model: LoadedModel, post_rows: IntArray, embeddings: Embeddings, table: PostVectors
     ) -> tuple[PostVectors, float]:
-        """Appends post vectors to a table that has room for them; runs on the serving thread.
-
-        Args:
-            model: The model.
-            post_rows: int64 (n), vocabulary rows of the posts at catalog rows [table.rows, table.rows + n).
-            embeddings: Image and caption embeddings by catalog row.
-            table: Where to.
+        """See batch_inference.encode; executed on the serving thread.
 
         Returns:
-            The table with n more rows, and the seconds that it took.
+            The table with n more rows, and the seconds that encoding took.
+
+        Raises:
+            DeviceFault: The device or the model failed.
         """
 
         def run() -> tuple[PostVectors, float]:
@@ -107,118 +108,132 @@ class Device:
             longer = encode(model, post_rows, embeddings, table)
             return longer, time.perf_counter() - started
 
-        return await self._prepare(self._serving, run)
+        return await self._run_unattributed(self._serving, run)
 
     async def allocate(
         self, model: LoadedModel, capacity: int, source: PostVectors | None = None
     ) -> PostVectors:
-        """A table of zeros float (capacity, post vector) that begins with the rows of another.
+        """See batch_inference.allocate; executed on the loading thread. On a GPU it captures the CUDA graphs.
 
-        Where the device records runs, this is where the model's scores with the table are.
+        Raises:
+            DeviceFault: The device or the model failed.
         """
 
         def run() -> PostVectors:
             recorder = self._recorder() if self._recorder else None
             return allocate(model, capacity, source, recorder, self._settings.max_batch_rows)
 
-        return await self._prepare(self._loading, run)
+        return await self._run_unattributed(self._loading, run)
 
     async def copy(self, table: PostVectors, source: int, target: int, rows: int) -> None:
-        """Copies rows of a table, between requests; see running.copy."""
-        await self._prepare(self._serving, lambda: copy_rows(table, source, target, rows))
+        """See batch_inference.copy_rows; executed on the serving thread. Raises DeviceFault."""
+        await self._run_unattributed(self._serving, lambda: copy_rows(table, source, target, rows))
 
-    async def score(self, works: Sequence[InferenceRequest]) -> list[FloatArray]:
-        """Runs the works of one batch, which share a key; results in the same order."""
-        done = self.score_inline(works)
-        return await self._on(self._serving, lambda: run_batch(works)) if done is None else done
+    async def score(self, requests: Sequence[InferenceRequest]) -> list[FloatArray]:
+        """Executes one batch, inline if it is short; see batch_inference.run_batch.
 
-    def score_inline(self, works: Sequence[InferenceRequest]) -> list[FloatArray] | None:
-        """The same then and there, on the thread that asks; None where that would hold the event loop up."""
-        return self._guarded(lambda: run_batch(works)) if self._is_short(works) else None
+        Raises:
+            DeviceFault: The device failed.
+            Exception: As run_batch.
+        """
+        scores = self.score_inline(requests)
+        return await self._run_on(self._serving, lambda: run_batch(requests)) if scores is None else scores
+
+    def score_inline(self, requests: Sequence[InferenceRequest]) -> list[FloatArray] | None:
+        """Executes a short batch on the calling thread; None for one that would block the event loop."""
+        return self._run_classifying_errors(lambda: run_batch(requests)) if self._is_short(requests) else None
 
     async def warm(self, model: LoadedModel, table: PostVectors, sizes: Sequence[int]) -> tuple[float, float]:
-        """Runs every batch size twice, and measures.
+        """Executes every batch size twice, then measures it.
+
+        Args:
+            model: The model.
+            table: A table of its post vectors.
+            sizes: Pairs of each batch, ascending.
 
         Returns:
-            Seconds that a batch of the smallest size takes, and seconds a row beyond it.
+            Seconds of a batch of the smallest size, and seconds for each further row.
+
+        Raises:
+            DeviceFault: The device or the model failed.
         """
 
         def run() -> tuple[float, float]:
             seconds = []
             for size in sizes:
-                score = ScoreRequest.of_one(model.network, table, 0, np.zeros(size, np.int64))
+                score = ScoreRequest.for_user(model.network, table, 0, np.zeros(size, np.int64))
                 posts = np.zeros(max(size // len(COALITIONS), 1), np.int64)
                 terms = ExplainRequest(model, 0, posts, posts, EmbeddingFile(None, 0, 0))
-                for work in (terms, terms, score, score):
-                    run_batch([work])
+                for request in (terms, terms, score, score):
+                    run_batch([request])
                 seconds.append(min(self._time(score) for _ in range(5)))
-            more = max(sizes[-1] - sizes[0], 1)
-            self._pace = seconds[0], max(seconds[-1] - seconds[0], 0.0) / more
-            return self._pace
+            further_rows = max(sizes[-1] - sizes[0], 1)
+            self._batch_cost = seconds[0], max(seconds[-1] - seconds[0], 0.0) / further_rows
+            return self._batch_cost
 
-        return await self._prepare(self._loading, run)
+        return await self._run_unattributed(self._loading, run)
 
-    def _is_short(self, works: Sequence[InferenceRequest]) -> bool:
-        """Whether a batch takes the event loop less time than to hand it to a thread is worth."""
+    def _is_short(self, requests: Sequence[InferenceRequest]) -> bool:
+        """Whether a batch is expected to take at most `inline_seconds`."""
         if self._device.type != "cpu":
             return False
         rows = 0
-        for work in works:
-            if not isinstance(work, ScoreRequest):
+        for request in requests:
+            if not isinstance(request, ScoreRequest):
                 return False
-            rows += len(work.rows)
-        fixed, per_row = self._pace
-        return fixed + per_row * rows <= LOOP_SECONDS
+            rows += len(request.rows)
+        fixed, per_row = self._batch_cost
+        return fixed + per_row * rows <= self._inline_seconds
 
     def _start_thread(self) -> None:
-        # Float32 means float32: no TF32, so that a score agrees with the eager network within 1e-5.
+        # No TF32, so that a score agrees with the eager network within 1e-5.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.set_num_threads(self._settings.threads)
-        if self._device.index is not None:  # of a GPU
+        if self._device.index is not None:  # a GPU was named by its number
             torch.cuda.set_device(self._device)
 
-    def _time(self, work: ScoreRequest) -> float:
+    def _time(self, request: ScoreRequest) -> float:
         started = time.perf_counter()
-        run_batch([work])
+        run_batch([request])
         return time.perf_counter() - started
 
-    async def _prepare(self, thread: ThreadPoolExecutor, run: Callable[[], Value]) -> Value:
-        """Runs what no single request is to blame for: a failure is the device's or the model's."""
+    async def _run_unattributed(self, thread: ThreadPoolExecutor, run: Callable[[], Value]) -> Value:
+        """Executes work that belongs to no request, so a failure of the network is a DeviceFault too."""
         try:
-            return await self._on(thread, run)
+            return await self._run_on(thread, run)
         except NETWORK_ERRORS as error:
             raise DeviceFault(str(error)) from error
 
-    async def _on(self, thread: ThreadPoolExecutor, run: Callable[[], Value]) -> Value:
-        return await asyncio.get_running_loop().run_in_executor(thread, self._guarded, run)
+    async def _run_on(self, thread: ThreadPoolExecutor, run: Callable[[], Value]) -> Value:
+        return await asyncio.get_running_loop().run_in_executor(thread, self._run_classifying_errors, run)
 
-    def _guarded(self, run: Callable[[], Value]) -> Value:
-        """Runs on the device, and tells its faults from those of the work."""
+    def _run_classifying_errors(self, run: Callable[[], Value]) -> Value:
+        """Calls `run`; turns errors of the device into DeviceFault or OutOfDeviceMemory."""
         try:
             return run()
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise OutOfDeviceMemory(str(error)) from error
             if self._device.type == "cuda":
-                self._fault()
+                self._report_fault()
                 raise DeviceFault(str(error)) from error
             raise
 
-    def _fault(self) -> None:
+    def _report_fault(self) -> None:
         if not self._faulted.is_set():
             self._faulted.set()
             self._on_fault()
 
 
 def resolve_device(device: str) -> str:
-    """The device that PyTorch shall use.
+    """PyTorch's name of the device to use; `auto` is a GPU if there is one.
 
     Raises:
-        ConfigurationError: There is none such.
+        ConfigurationError: The device does not exist.
     """
     has_gpu = torch.cuda.is_available()
     if device == "auto":
         return "cuda" if has_gpu else "cpu"
     if device.startswith("cuda") and not has_gpu:
-        raise ConfigurationError(f"scorer.device: {device}, but PyTorch finds no GPU: say cpu or auto")
+        raise ConfigurationError(f"scorer.device: {device}, but PyTorch finds no GPU: use cpu or auto")
     return device

@@ -1,4 +1,4 @@
-"""What is on a device of this process: models and post tables."""
+"""A model and its table of post vectors on the device of this process."""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,15 @@ from animora_server.types import HalfArray
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A verified model on a device, not bound to any catalog. See protocols.Model.
+    """A verified model on a device, not encoded for any catalog. See protocols.Model.
 
     Attributes:
-        manifest: What it is.
-        network: On the device, with weights of the dtype.
-        users: Rows of users.
-        posts: Rows of posts.
-        device: Where it is.
-        dtype: Of its arithmetic.
+        manifest: The version's manifest.
+        network: The network on `device`, with weights of `dtype`.
+        users: Vocabulary rows of user ids.
+        posts: Vocabulary rows of post ids.
+        device: The device that holds the weights.
+        dtype: The floating type of weights, features and post vectors.
     """
 
     manifest: Manifest
@@ -34,11 +34,11 @@ class LoadedModel:
 
     @property
     def compiled(self) -> bool:
-        """Whether compiled code scores, and not TorchScript."""
+        """Whether compiled code scores instead of TorchScript."""
         return isinstance(self.network, CompiledNetwork)
 
     def features(self, image: HalfArray, caption: HalfArray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings float16 (n, w) as the network takes them; see as_features."""
+        """The network's inputs for image float16 (n, w) and caption float16 (n, v); see as_features."""
         dimensions = self.manifest.dimensions
         return (
             as_features(image, dimensions.image, self.device, self.dtype),
@@ -47,7 +47,7 @@ class LoadedModel:
 
 
 def as_features(embeddings: HalfArray, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Embeddings float16 (n, w) as a model takes them: floating (n, width), zeros if the width is another."""
+    """A model's input floating (n, width) for embeddings float16 (n, w): zeros if w differs from width."""
     if embeddings.shape[1] == width and width:
         return torch.from_numpy(embeddings).to(device, dtype)
     return torch.zeros((len(embeddings), width), device=device, dtype=dtype)
@@ -55,17 +55,15 @@ def as_features(embeddings: HalfArray, width: int, device: torch.device, dtype: 
 
 @dataclass(frozen=True, slots=True)
 class PostVectors:
-    """Post vectors on the device: `vectors` floating (capacity, d), of which [0, rows) are encoded.
+    """A table of post vectors on the device. See protocols.DeviceTable.
 
-    See protocols.Table.
-
-    Encoded rows never change, so a table may be read while rows are appended. One that must grow is
+    Encoded rows never change, so a table may be read while rows are appended. A table that must grow is
     replaced by a larger copy.
 
     Attributes:
-        vectors: The memory.
-        rows: How many are encoded.
-        captured: A model's scores with it, where they were recorded.
+        vectors: floating (capacity, d).
+        rows: Rows [0, rows) are encoded.
+        captured: Scores with this table by CUDA graphs; None where batches are executed eagerly.
     """
 
     vectors: torch.Tensor

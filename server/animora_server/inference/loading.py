@@ -1,4 +1,4 @@
-"""Loading a version: its network on a device, which has given the probabilities that were recorded."""
+"""Loads a version's network onto a device and checks that it reproduces the golden probabilities."""
 
 import structlog
 import torch
@@ -20,24 +20,24 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def load_model(artifact: Artifact, device: torch.device, settings: ScorerSettings) -> LoadedModel:
-    """A version that is fit to serve, by the arithmetic and the code of the settings where it allows them.
+    """Loads a version, in half precision or with compiled code where settings and golden rows allow it.
 
     Args:
         artifact: The version.
-        device: Where to.
-        settings: `dtype` and `jit` count.
+        device: The device to load onto.
+        settings: `dtype` and `compiled` are read.
 
     Raises:
-        ArtifactRejected: It does not load, or does not give the recorded probabilities in float32.
+        ArtifactRejected: The version does not load or does not reproduce its golden probabilities in float32.
     """
     network, dtype = verify(artifact), torch.float32
     if device.type != "cpu":
         network = _loaded(artifact, device)
         require_golden(network, artifact, device)
     if settings.dtype != "float32":
-        network, dtype = _in_half_precision(network, artifact, device, HALVES[settings.dtype])
+        network, dtype = _try_half_precision(network, artifact, device, HALVES[settings.dtype])
     if settings.compiled and device.type == "cpu" and dtype == torch.float32:
-        network = _by_compiled_code(network, artifact)
+        network = _try_compiled_code(network, artifact)
     return LoadedModel(
         artifact.manifest,
         network,
@@ -48,10 +48,10 @@ def load_model(artifact: Artifact, device: torch.device, settings: ScorerSetting
     )
 
 
-def _in_half_precision(
+def _try_half_precision(
     network: Network, artifact: Artifact, device: torch.device, dtype: torch.dtype
 ) -> tuple[Network, torch.dtype]:
-    """The network in half precision, if that tells nearly the same; as it is otherwise."""
+    """The network in half precision if its golden rows stay within the tolerances, else in float32."""
     golden, tolerances = artifact.golden, artifact.manifest.tolerances.within_limits()
     try:
         half = _loaded(artifact, device, dtype)
@@ -62,7 +62,7 @@ def _in_half_precision(
                 raise ArtifactRejected(
                     RejectionReason.GOLDEN,
                     f"golden rows differ by {difference:.2g}, allowed is {tolerances.half:.2g}; "
-                    f"{overlap:.1%} of the best ten are the same, not {tolerances.top10_overlap:.1%}",
+                    f"{overlap:.1%} of the top ten are the same, required is {tolerances.top10_overlap:.1%}",
                 )
     except ArtifactRejected as error:
         log.warning("scored in float32", version=artifact.manifest.version, reason=f"{dtype}: {error}")
@@ -70,8 +70,8 @@ def _in_half_precision(
     return half, dtype
 
 
-def _by_compiled_code(network: Network, artifact: Artifact) -> Network:
-    """The network that scores by the version's compiled code; as it is where that cannot be."""
+def _try_compiled_code(network: Network, artifact: Artifact) -> Network:
+    """The network that scores by the version's compiled code, or as it is where that code cannot be used."""
     try:
         if artifact.compiled is None:
             left_out = COMPILED in artifact.manifest.files
@@ -87,5 +87,5 @@ def _by_compiled_code(network: Network, artifact: Artifact) -> Network:
 
 
 def _loaded(artifact: Artifact, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:
-    """The network on a device, after it was verified on the CPU."""
+    """Loads the network, which was verified on the CPU, onto a device."""
     return CheckedNetwork(load_network(artifact.model, device, dtype), artifact.manifest.dimensions)

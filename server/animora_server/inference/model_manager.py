@@ -1,4 +1,4 @@
-"""Residency: which models are on the device, encoded for which catalog snapshot; gives out pins."""
+"""Loads, swaps and evicts models, encodes catalog snapshots for them, and publishes serving states."""
 
 import asyncio
 import time
@@ -20,14 +20,13 @@ from animora_server.catalog import (
 )
 from animora_server.errors import DeviceFault, ModelUnavailable, ScoringFailed
 from animora_server.inference.catalog_encoder import CatalogEncoder, check_widths
-from animora_server.inference.no_model import NoModel
+from animora_server.inference.placeholder_models import NoModel, UnavailableModel
 from animora_server.inference.protocols import InferenceDevice, Model
 from animora_server.inference.resident_model import ResidentModel
-from animora_server.inference.unavailable_model import UnavailableModel
 
 log = structlog.get_logger(__name__)
 
-MAX_PENDING_EVENTS = 5_000  # that may wait for a reading; more are left to it
+MAX_PENDING_EVENTS = 5_000  # blocks and deletions kept until a reading holds them
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +39,20 @@ class ResidentState:
 
 
 class ModelManager:
-    """Binds catalog snapshots and models together, and swaps the pair that requests see.
+    """Holds the serving state: a catalog snapshot with the models that are encoded for it, swapped as one.
 
-    Publishing a snapshot encodes its new rows for every resident model before the snapshot is seen;
-    activating a model encodes all rows and warms every batch size before the model is seen. Requests
-    go on meanwhile with the pin they have, which facts correct at once, and the snapshot that takes its
-    place is corrected by all facts that it may lack.
+    Publishing a snapshot encodes its new rows for every resident model before requests see the snapshot.
+    Activating a model encodes all rows and warms every batch size before requests see the model. Meanwhile
+    requests use the current serving state, to which change events are applied at once. A new snapshot gets
+    all change events that its reading may lack before it is published.
 
     Args:
-        device: Where models are loaded to.
+        device: Loads and holds the models.
         encoder: Encodes snapshots.
-        max_models: How many versions stay on the device.
-        without: What answers while no version does; None where the heuristic stands in for one then.
-        reconcile: Asks for a reconcile of the catalog, since a version takes other embeddings than it has.
+        max_models: How many versions stay on the device; the least recently activated is evicted first.
+        placeholder: The active model while no version is loaded. With None there is no active model, so each
+            answer of the heuristic counts as a fallback.
+        reconcile: Requests a reconcile of the catalog when a version needs embeddings of other widths.
     """
 
     def __init__(
@@ -60,36 +60,33 @@ class ModelManager:
         device: InferenceDevice,
         encoder: CatalogEncoder,
         max_models: int,
-        without: NoModel | None = None,
+        placeholder: NoModel | None = None,
         reconcile: Callable[[], None] = lambda: None,
     ) -> None:
         self._reconcile = reconcile
         self._wanted_widths = NO_WIDTHS
-        self._lacking: str | None = None  # why embeddings count as absent for the version that answers
+        self._width_problem: str | None = None  # why embeddings count as absent for the active version
         self._device = device
         self._encoder = encoder
         self._max_models = max_models
-        self._without = without
-        self._changing = asyncio.Lock()
-        self._loaded: dict[str, Model] = {}  # oldest use first, the active one last
-        self._bound: dict[str, ResidentModel] = {}
-        self._lost: dict[str, Model] = {}  # with the device, the one that answered last
-        self._losses = 0
-        self._pin: ResidentState | None = None
+        self._placeholder = placeholder
+        self._swap_lock = asyncio.Lock()
+        self._loaded: dict[str, Model] = {}  # in order of activation, the active version last
+        self._encoded: dict[str, ResidentModel] = {}
+        self._unavailable: dict[str, Model] = {}  # lost with the device, the active version last
+        self._device_losses = 0
+        self._state: ResidentState | None = None
         self._published = asyncio.Event()
         self._event_log = EventLog()
-        self._blocks = (
-            Relations.empty(),
-            float("-inf"),
-        )  # those published by themselves, and when they were read
+        self._blocks = Relations.empty(), float("-inf")  # as of publish_blocks, and the time of their reading
 
     def current(self) -> ResidentState | None:
-        """The pair that a new request sees; None until a catalog is published."""
-        return self._pin
+        """The serving state for a new request; None until a catalog snapshot is published."""
+        return self._state
 
     @property
     def active_version(self) -> str | None:
-        """The version that answers."""
+        """The active version; None while no version is loaded."""
         return next(reversed(self._loaded), None)
 
     @property
@@ -99,134 +96,136 @@ class ModelManager:
 
     @property
     def compiled(self) -> bool:
-        """Whether the version that answers is scored by compiled code."""
+        """Whether compiled code scores for the active version."""
         version = self.active_version
         return version is not None and self._loaded[version].compiled
 
     async def publish(self, snapshot: CatalogSnapshot) -> None:
-        """Makes a snapshot the one that new requests see."""
-        async with self._changing:
-            losses = self._losses
+        """Encodes a snapshot for every resident model, then swaps it in for new requests.
+
+        A model for which encoding fails is not in the new serving state; the failure is logged.
+        """
+        async with self._swap_lock:
+            device_losses = self._device_losses
             resident = {}
             for version, loaded in list(self._loaded.items()):
                 try:
-                    resident[version] = await self._encoder.bind(loaded, snapshot, self._bound.get(version))
+                    resident[version] = await self._encoder.encode_snapshot(
+                        loaded, snapshot, self._encoded.get(version)
+                    )
                 except ScoringFailed as error:
-                    log.error("a model cannot be bound to the catalog", version=version, error=str(error))
-            resident = resident if losses == self._losses else {}
-            self._swap(self._up_to_date(snapshot), resident)
+                    log.error("catalog not encoded for model", version=version, error=str(error))
+            resident = resident if device_losses == self._device_losses else {}
+            self._swap(self._with_latest_events(snapshot), resident)
             self._report_widths(snapshot)
             self._event_log.forget(min(snapshot.posts_read_at, snapshot.blocks_read_at))
             self._published.set()
 
     def publish_blocks(self, relations: Relations, read_at: float) -> None:
-        """Makes blocks seen by new requests at once, whatever is being encoded or loaded.
+        """Replaces the blocks that new requests see, without waiting for a publish or an activation.
 
         Args:
-            relations: Those of a reading of all blocks.
-            read_at: `time.monotonic()` when it began.
+            relations: All blocks, from one reading.
+            read_at: `time.monotonic()` when the reading began.
         """
         self._blocks = relations, read_at
-        if self._pin is not None:
-            self._pin = replace(self._pin, snapshot=self._up_to_date(self._pin.snapshot))
+        if self._state is not None:
+            self._state = replace(self._state, snapshot=self._with_latest_events(self._state.snapshot))
 
     @property
     def accepts_events(self) -> bool:
-        """Whether few facts wait for a reading that holds them."""
+        """Whether fewer than MAX_PENDING_EVENTS blocks and deletions wait for a reading that holds them."""
         return len(self._event_log) < MAX_PENDING_EVENTS
 
     @property
     def block_age(self) -> float:
-        """Seconds since the newest blocks were read, infinite before the first time."""
-        read_at = self._blocks[1] if self._pin is None else self._pin.snapshot.blocks_read_at
+        """Seconds since the newest blocks were read; infinite before the first reading."""
+        read_at = self._blocks[1] if self._state is None else self._state.snapshot.blocks_read_at
         return time.monotonic() - read_at
 
-    def correct(self, events: ChangeEvents) -> None:
-        """Makes facts seen by new requests at once, whatever is being encoded or loaded."""
+    def apply(self, events: ChangeEvents) -> None:
+        """Applies events for new requests at once, without waiting for a publish or an activation."""
         self._event_log.add(events, time.monotonic())
-        if self._pin is not None:
-            self._pin = replace(self._pin, snapshot=apply_events(self._pin.snapshot, events))
+        if self._state is not None:
+            self._state = replace(self._state, snapshot=apply_events(self._state.snapshot, events))
 
     async def activate(self, artifact: Artifact) -> None:
-        """Loads a version beside the others, checks, encodes and warms it, then lets it answer.
+        """Loads, checks, encodes and warms a version, then makes it the active version.
 
-        Waits for the catalog, if that is not there yet.
+        Waits until a catalog snapshot is published.
 
         Raises:
-            ArtifactRejected: It must not serve; the version that answered still does.
-            ScoringFailed: The device failed.
+            ArtifactRejected: The version must not serve. The active version stays.
+            ScoringFailed: The device failed. The active version stays.
         """
-        version, losses = artifact.manifest.version, self._losses
-        if self._pin is not None:
+        version, device_losses = artifact.manifest.version, self._device_losses
+        if self._state is not None:
             self._check_widths(artifact.manifest)
         loaded = self._loaded.get(version) or await self._device.load(artifact)
         await self._published.wait()
         self._check_widths(artifact.manifest)
-        # The long part. Snapshots go on being published meanwhile, with the blocks that are in them.
-        pin = self._published_pin()
-        bound = await self._encoder.bind(loaded, pin.snapshot, self._bound.get(version))
-        async with self._changing:
+        # This takes long, so it does not hold the lock: new snapshots are published meanwhile.
+        snapshot = self._published_state().snapshot
+        encoded = await self._encoder.encode_snapshot(loaded, snapshot, self._encoded.get(version))
+        async with self._swap_lock:
             self._check_widths(artifact.manifest)
-            pin = self._published_pin()
-            bound = await self._encoder.bind(loaded, pin.snapshot, bound)
-            if losses != self._losses:
-                raise DeviceFault("what was loaded has gone with the device")
-            resident = {**self._bound, version: bound}
-            self._lost.clear()
+            encoded = await self._encoder.encode_snapshot(loaded, self._published_state().snapshot, encoded)
+            if device_losses != self._device_losses:
+                raise DeviceFault("the device was lost while the version was loaded")
+            resident = {**self._encoded, version: encoded}
+            self._unavailable.clear()
             self._loaded.pop(version, None)
             self._loaded[version] = loaded
             while len(self._loaded) > self._max_models:
                 evicted = next(iter(self._loaded))
                 del self._loaded[evicted]
                 resident.pop(evicted, None)
-            # Facts may have come while it was bound; no snapshot has.
-            self._swap(self._published_pin().snapshot, resident)
+            # The current snapshot again: events may have changed it during the encoding.
+            self._swap(self._published_state().snapshot, resident)
 
     def _report_widths(self, snapshot: CatalogSnapshot) -> None:
-        """Logs when the version that answers begins to lack its embeddings, and when that ends."""
-        version, lacking = self.active_version, None
+        """Logs when the catalog's embeddings stop fitting the active version."""
+        version, problem = self.active_version, None
         if version is not None:
             try:
                 check_widths(self._loaded[version].manifest, snapshot)
             except ArtifactRejected as error:
-                lacking = str(error)
-        if lacking != self._lacking and lacking is not None:
-            log.warning(
-                "embeddings count as absent for the model that answers", version=version, error=lacking
-            )
-        self._lacking = lacking
+                problem = str(error)
+        if problem != self._width_problem and problem is not None:
+            log.warning("embeddings count as absent for the active model", version=version, error=problem)
+        self._width_problem = problem
 
     @property
     def width_preference(self) -> WidthPreference:
-        """Which embeddings the catalog should keep."""
-        models = list((self._loaded or self._lost).values())
+        """Which embedding widths the catalog should keep."""
+        models = list((self._loaded or self._unavailable).values())
         return WidthPreference(_widths(models[-1].manifest) if models else NO_WIDTHS, self._wanted_widths)
 
     def _check_widths(self, manifest: Manifest) -> None:
-        """Raises ArtifactRejected for a version that takes other embeddings than the catalog has.
+        """Raises ArtifactRejected if a version needs other widths than the catalog keeps.
 
-        The catalog may have them after a reconcile.
+        It then requests a reconcile once, after which the catalog may keep them.
         """
         wanted_before, self._wanted_widths = self._wanted_widths, NO_WIDTHS
         try:
-            check_widths(manifest, self._published_pin().snapshot)
+            check_widths(manifest, self._published_state().snapshot)
         except ArtifactRejected:
             self._wanted_widths = _widths(manifest)
             if self._wanted_widths != wanted_before:
                 self._reconcile()
             raise
 
-    def lose(self) -> None:
-        """All that was on the device has gone with it: asking any version fails until one is activated."""
-        self._losses += 1
-        self._lost |= self._loaded
+    def on_device_lost(self) -> None:
+        """Replaces all models by placeholders that raise DeviceFault, until a version is activated again."""
+        self._device_losses += 1
+        self._unavailable |= self._loaded
         self._loaded.clear()
-        self._bound.clear()
-        if self._pin is not None:
-            self._swap(self._pin.snapshot, {})
+        self._encoded.clear()
+        if self._state is not None:
+            self._swap(self._state.snapshot, {})
 
-    def _up_to_date(self, snapshot: CatalogSnapshot) -> CatalogSnapshot:
-        """The snapshot with the newest blocks, and with all facts that its readings may lack."""
+    def _with_latest_events(self, snapshot: CatalogSnapshot) -> CatalogSnapshot:
+        """The snapshot with the newest blocks and all change events that its readings may lack."""
         snapshot = snapshot.with_relations(*self._blocks)
         missed = ChangeEvents(
             blocks=self._event_log.since(snapshot.blocks_read_at).blocks,
@@ -234,18 +233,18 @@ class ModelManager:
         )
         return apply_events(snapshot, missed) if missed else snapshot
 
-    def _published_pin(self) -> ResidentState:
-        if self._pin is None:
+    def _published_state(self) -> ResidentState:
+        if self._state is None:
             raise ModelUnavailable
-        return self._pin
+        return self._state
 
     def _swap(self, snapshot: CatalogSnapshot, resident: dict[str, ResidentModel]) -> None:
-        self._bound = resident
+        self._encoded = resident
         models = {
-            version: UnavailableModel(model, snapshot) for version, model in self._lost.items()
+            version: UnavailableModel(model, snapshot) for version, model in self._unavailable.items()
         } | resident
-        active = models.get(self.active_version or next(reversed(self._lost), ""), self._without)
-        self._pin = ResidentState(snapshot, active, models)
+        active = models.get(self.active_version or next(reversed(self._unavailable), ""), self._placeholder)
+        self._state = ResidentState(snapshot, active, models)
 
 
 def _widths(manifest: Manifest) -> Widths:

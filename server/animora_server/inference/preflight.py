@@ -1,4 +1,4 @@
-"""Preflight: a new version is opened and replayed in a child process before this one loads it."""
+"""Preflight: a child process opens a new version and replays its golden rows before this process loads it."""
 
 import asyncio
 import json
@@ -25,50 +25,52 @@ PROGRAM = (sys.executable, "-P", "-m", "animora_artifact.preflight")
 
 
 class Preflight:
-    """Checks versions in processes of their own, which may crash.
+    """Checks versions, each in a child process, so that a crash ends only the child.
 
     Args:
-        program: What is run; it reads and writes as animora_artifact.preflight does.
-        timeout: Seconds that it may take.
+        program: The command line, with the input and output of animora_artifact.preflight.
+        timeout: Seconds after which the child is killed and the version rejected.
     """
 
     def __init__(self, program: Sequence[str] = PROGRAM, timeout: float = TIMEOUT) -> None:
         self._program = program
         self._timeout = timeout
-        self._passed: dict[bytes, bool] = {}  # whether compiled code passed too, by the manifest
+        self._passed: dict[bytes, bool] = {}  # by manifest: whether the compiled code passed too
 
     async def check(self, artifact: Artifact) -> Artifact:
-        """The version, without its compiled code where that crashes.
+        """Returns the version, without its compiled code if that code crashes or is not fit.
+
+        A version that passed once is not checked again.
 
         Raises:
-            ArtifactRejected: It is not fit to serve, crashes the process, or takes too long.
-            DeviceFault: The process cannot be run, or failed for another reason.
+            ArtifactRejected: The version is not fit to serve, crashes the child, or takes too long.
+            DeviceFault: The child cannot be started, or failed for a reason that is not the version's.
         """
         key = artifact.manifest.to_json() + bytes([artifact.compiled is None])
         with_code = self._passed.get(key)
         if with_code is None:
             with_code = await self._run(artifact)
-            if artifact.manifest.files:  # whose digests name the content
+            if artifact.manifest.files:  # their digests identify the content
                 self._passed[key] = with_code
         return artifact if with_code else replace(artifact, compiled=None)
 
     async def _run(self, artifact: Artifact) -> bool:
-        """Whether the compiled code passed too, or there is none."""
+        """Runs the child; returns whether compiled code may be used. Raises as check."""
         try:
-            process = subprocess.Popen(  # noqa: ASYNC220  # which takes a millisecond
+            process = subprocess.Popen(  # noqa: ASYNC220  # starting it takes a millisecond
                 self._program,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # a terminal's Ctrl-C is this process' to handle
+                start_new_session=True,  # a terminal's Ctrl-C must not reach the child
             )
         except OSError as error:
-            raise DeviceFault(f"a process for the preflight cannot be started: {error.strerror}") from error
+            raise DeviceFault(f"the preflight process cannot be started: {error.strerror}") from error
         conversation = asyncio.create_task(asyncio.to_thread(_converse, process, artifact))
         try:
             ended, _ = await asyncio.wait((conversation,), timeout=self._timeout)
         finally:
-            process.kill()  # which ends the thread too, if it still waits
+            process.kill()  # also ends the thread if it still waits
         if not ended:
             await asyncio.wait((conversation,), timeout=KILL_TIMEOUT)
         output = conversation.result() if conversation.done() else b""
@@ -76,35 +78,35 @@ class Preflight:
 
 
 def _converse(process: "subprocess.Popen[bytes]", artifact: Artifact) -> bytes:
-    """Sends the version, returns what the process tells, and waits for its end. May take long."""
+    """Sends the version to the child, waits for its end and returns its output. Blocks."""
     with process:
         assert process.stdin is not None  # a pipe
         assert process.stdout is not None
-        with suppress(BrokenPipeError):  # its status tells of its end
+        with suppress(BrokenPipeError):  # the exit status says why the child ended
             for frame in to_frames(artifact):
                 process.stdin.write(frame)
             process.stdin.close()
         return process.stdout.read(MAX_FINDINGS)
 
 
-def _findings(told: bytes) -> list[ArtifactRejected | None]:
-    """What each step found: None where it went well. Raises DeviceFault for what is none of the program's."""
+def _findings(output: bytes) -> list[ArtifactRejected | None]:
+    """Parses the child's output: one finding for each step, None where it passed. Raises DeviceFault."""
     try:
-        findings = [json.loads(line) for line in told.splitlines()]
+        findings = [json.loads(line) for line in output.splitlines()]
         return [
             ArtifactRejected(RejectionReason(finding["reason"]), finding["detail"]) if finding else None
             for finding in findings
         ]
     except (ValueError, LookupError, TypeError) as error:
-        raise DeviceFault("the preflight told something that is no finding") from error
+        raise DeviceFault("the output of the preflight process cannot be read") from error
 
 
 def _verdict(findings: list[ArtifactRejected | None], status: int | None, artifact: Artifact) -> bool:
-    """Whether the compiled code passed, or there is none. Raises as Preflight.check.
+    """Whether the compiled code passed, or the version holds none. Raises as Preflight.check.
 
     Args:
-        findings: Of the network, then of the compiled code; the process may end after either.
-        status: The exit status of the process; None where it was killed after the timeout.
+        findings: The finding of the network, then that of the compiled code; the child may end after either.
+        status: The child's exit status; None if it was killed after the timeout.
         artifact: The version.
     """
     if findings and (rejected := findings[0]) is not None:
@@ -119,7 +121,7 @@ def _verdict(findings: list[ArtifactRejected | None], status: int | None, artifa
         return False
     if status == 0 and len(findings) == steps:
         return True
-    if status == -signal.SIGKILL:  # for want of memory, perhaps: not the version's fault
+    if status == -signal.SIGKILL:  # perhaps for lack of memory: not the version's fault
         raise DeviceFault("the preflight was killed before it gave a verdict")
     if len(findings) == 1 and steps > 1:  # the network is fit
         log.error(
@@ -129,12 +131,12 @@ def _verdict(findings: list[ArtifactRejected | None], status: int | None, artifa
         )
         return False
     if status is None or status < 0:
-        raise ArtifactRejected(RejectionReason.CRASH, f"the process that opens it {_ending(status)}")
+        raise ArtifactRejected(RejectionReason.CRASH, f"the preflight process {_ending(status)}")
     raise DeviceFault(f"the preflight {_ending(status)} before it gave a verdict")
 
 
 def _ending(status: int | None) -> str:
-    """How a process ended, by its exit status; None where it was killed after the timeout."""
+    """How the child ended, from its exit status; None if it was killed after the timeout."""
     if status is None:
         return "gave no verdict in time"
     return f"ended with {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

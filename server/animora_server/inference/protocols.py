@@ -1,4 +1,4 @@
-"""What the scorer asks of a device, wherever it is, and what a device gives to be named by."""
+"""The interface of an inference device, local or shared, of its models and tables, and of its queue."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -13,50 +13,50 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-# What only the device that made it understands; works that can share a batch have the same one.
+# An object that only its own device understands. Requests can share a batch if theirs is the same object.
 OnDevice: TypeAlias = Any
 
 
 class Model(Protocol):
-    """A verified model on a device, not bound to any catalog."""
+    """A verified model on a device, not encoded for any catalog."""
 
     @property
     def manifest(self) -> Manifest:
-        """What it is."""
+        """The version's manifest."""
         ...
 
     @property
     def network(self) -> OnDevice:
-        """Its weights."""
+        """The network, or a handle of it."""
         ...
 
     @property
     def users(self) -> RowIndex:
-        """Rows of users."""
+        """Vocabulary rows of user ids."""
         ...
 
     @property
     def posts(self) -> RowIndex:
-        """Rows of posts."""
+        """Vocabulary rows of post ids."""
         ...
 
     @property
     def compiled(self) -> bool:
-        """Whether compiled code scores, and not TorchScript."""
+        """Whether compiled code scores instead of TorchScript."""
         ...
 
 
 class DeviceTable(Protocol):
-    """Post vectors on a device. Encoded rows never change; to grow is to be replaced by a larger copy."""
+    """A table of post vectors on a device. Encoded rows never change; a larger copy replaces a full table."""
 
     @property
     def vectors(self) -> OnDevice:
-        """The memory."""
+        """The memory, or a handle of it."""
         ...
 
     @property
     def rows(self) -> int:
-        """How many are encoded."""
+        """How many rows are encoded."""
         ...
 
 
@@ -64,60 +64,60 @@ class Embeddings(Protocol):
     """Image and caption embeddings by row."""
 
     def read(self, start: int, stop: int) -> tuple[HalfArray, HalfArray]:
-        """Image float16 (n, w) and caption float16 (n, v) of rows [start, stop)."""
+        """Image float16 (n, w) and caption float16 (n, v) embeddings of rows [start, stop)."""
         ...
 
     def take(self, rows: IntArray) -> tuple[HalfArray, HalfArray]:
-        """The same of rows int64 (n)."""
+        """Image float16 (n, w) and caption float16 (n, v) embeddings of rows int64 (n)."""
         ...
 
 
 class InferenceDevice(Protocol):
-    """Runs models. See scorer.device.Device, of this process, and scorer.remote.RemoteDevice.
+    """Executes models: inference.device.Device in this process, or shared_device.remote_device.RemoteDevice.
 
-    A model or table is only for the device that gave it. Each method may raise DeviceFault.
+    A model or table works only with the device that returned it. Each method may raise DeviceFault.
     """
 
     async def load(self, artifact: Artifact) -> Model:
-        """Loads a version beside those that serve. Raises ArtifactRejected if it must not serve."""
+        """Loads a version while other versions serve. Raises ArtifactRejected if it must not serve."""
         ...
 
     async def allocate(self, model: OnDevice, capacity: int, source: OnDevice | None = None) -> DeviceTable:
-        """An empty table of so many rows, or one that begins with the rows of another."""
+        """Allocates a table with room for `capacity` rows; it begins with the rows of `source`, if given."""
         ...
 
     async def encode(
         self, model: OnDevice, post_rows: IntArray, embeddings: Embeddings, table: OnDevice
     ) -> tuple[DeviceTable, float]:
-        """Appends the vectors of post_rows int64 (n); the longer table, and the seconds that it took."""
+        """Appends the vectors of post_rows int64 (n). Returns the longer table and the seconds it took."""
         ...
 
     async def warm(self, model: OnDevice, table: OnDevice, sizes: Sequence[int]) -> tuple[float, float]:
-        """Runs every batch size twice; the seconds of a batch, and of each of its rows."""
+        """Executes every batch size twice. Returns the seconds of a batch and of each further row."""
         ...
 
-    async def score(self, works: "Sequence[InferenceRequest]") -> list[FloatArray]:
-        """Runs the works of one batch, which share a key; results in the same order."""
+    async def score(self, requests: "Sequence[InferenceRequest]") -> list[FloatArray]:
+        """Executes one batch of requests that share a key. Returns their results in the same order."""
         ...
 
-    def score_inline(self, works: "Sequence[InferenceRequest]") -> list[FloatArray] | None:
-        """The same then and there; None where that would hold the event loop up."""
+    def score_inline(self, requests: "Sequence[InferenceRequest]") -> list[FloatArray] | None:
+        """Executes one batch on the calling thread; None if it would block the event loop for too long."""
         ...
 
 
 class Queue(Protocol):
-    """Where work waits for a device. See batching.Batcher."""
+    """The queue of a device. See batching.Batcher."""
 
     def submit(
-        self, work: "InferenceRequest", rows: int, key: Hashable, deadline: float
+        self, request: "InferenceRequest", rows: int, key: Hashable, deadline: float
     ) -> "asyncio.Future[FloatArray]":
-        """Queues work that is of no more use after a deadline, on the event loop's clock."""
+        """Queues a request, which is skipped after its deadline (the event loop's clock)."""
         ...
 
     async def run_background(self, turn: Callable[[], Awaitable[Value]]) -> Value:
-        """Runs one short turn of work that can wait."""
+        """Runs one short turn of background work between batches."""
         ...
 
-    async def execute_background(self, work: "InferenceRequest") -> FloatArray:
-        """Executes one short piece of work that can wait."""
+    async def execute_background(self, request: "InferenceRequest") -> FloatArray:
+        """Executes one short request without a deadline, between batches."""
         ...

@@ -1,4 +1,4 @@
-"""The works that batches are made of, and how much of it may be in one."""
+"""Requests to a device: scores or explanations of pairs of a user and a post, and the bounds of a batch."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,20 +9,26 @@ import numpy as np
 from animora_server.batching import BatchLimits
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.inference.protocols import Embeddings, OnDevice
-from animora_server.inference.terms import COALITIONS
 from animora_server.settings import ScorerSettings
 from animora_server.types import FloatArray, IntArray
+
+PARTS = 3  # of a post vector: id, image, caption
+TERMS = 8  # of an explained logit, in the order of scoring.terms.MODEL_TERMS
+# float64 (8, parts): coalition c has part p where bit p of c is set; 0 is empty, 7 is the whole post.
+COALITIONS = np.array([[c >> p & 1 for p in range(PARTS)] for c in range(2**PARTS)], np.float64)
 
 
 @fast_dataclass
 class ScoreRequest:
-    """Pairs of users with posts, of one model and post table.
+    """Requests logits float32 (m) of m pairs of a user and a post, with one model and one table.
 
     Attributes:
+        network: The model's network on the device.
+        table: The model's table of post vectors.
         user_rows: int64 (b), the users' rows in the model.
-        sizes: int64 (b), how many of the posts are each user's; they may be none.
-        rows: int64 (m), the posts' rows in the post table, one user's after another's.
-        deadline: When the scores are of no more use, on the event loop's clock; infinite where nobody waits.
+        sizes: int64 (b), the number of posts of each user, 0 allowed.
+        rows: int64 (m), the posts' rows in the table, grouped by user.
+        deadline: The event loop's time after which no caller waits; infinite for background work.
     """
 
     network: OnDevice
@@ -33,51 +39,52 @@ class ScoreRequest:
     deadline: float = math.inf
 
     @classmethod
-    def of_one(
+    def for_user(
         cls, network: OnDevice, table: OnDevice, user_row: int, rows: IntArray, deadline: float = math.inf
     ) -> "ScoreRequest":
-        """Pairs of one user."""
+        """A request for one user."""
         return cls(network, table, np.array([user_row]), np.array([len(rows)]), rows, deadline)
 
     @classmethod
-    def joined(cls, works: Sequence["ScoreRequest"]) -> "ScoreRequest":
-        """Works that share a key as one, due when the last of them is."""
-        first = works[0]
-        if len(works) == 1:
+    def concatenated(cls, requests: Sequence["ScoreRequest"]) -> "ScoreRequest":
+        """One request for all pairs of requests that share a key, with the latest of their deadlines."""
+        first = requests[0]
+        if len(requests) == 1:
             return first
         return cls(
             first.network,
             first.table,
-            np.concatenate([work.user_rows for work in works]),
-            np.concatenate([work.sizes for work in works]),
-            np.concatenate([work.rows for work in works]),
-            max(work.deadline for work in works),
+            np.concatenate([request.user_rows for request in requests]),
+            np.concatenate([request.sizes for request in requests]),
+            np.concatenate([request.rows for request in requests]),
+            max(request.deadline for request in requests),
         )
 
-    def pieces(self, most: int) -> Iterator["ScoreRequest"]:
-        """Its pairs in order, so many at once."""
+    def split(self, max_rows: int) -> Iterator["ScoreRequest"]:
+        """Requests for at most `max_rows` pairs each, which together are this request."""
         offsets = np.concatenate(([0], self.sizes.cumsum()))
-        for start in range(0, len(self.rows), most):
-            sizes = np.diff(offsets.clip(start, start + most))
-            rows = self.rows[start : start + most]
+        for start in range(0, len(self.rows), max_rows):
+            sizes = np.diff(offsets.clip(start, start + max_rows))
+            rows = self.rows[start : start + max_rows]
             yield ScoreRequest(self.network, self.table, self.user_rows, sizes, rows, self.deadline)
 
     @property
     def key(self) -> tuple[int, int]:
-        """Equal for works that can share a batch: one network and one piece of device memory."""
+        """Equal for requests that can share a batch: those with the same network and table memory."""
         return id(self.network), id(self.table.vectors)
 
 
 @fast_dataclass
 class ExplainRequest:
-    """Posts whose terms with one user are wanted: float32 (m, 8).
+    """Requests the explain terms float32 (m, 8) of one user with m posts.
 
     Attributes:
+        model: The model.
         user_row: The user's row in the model.
         post_rows: int64 (m), the posts' rows in the model.
         rows: int64 (m), the posts' rows in the catalog.
         embeddings: Image and caption embeddings by catalog row.
-        deadline: As of ScoreRequest.
+        deadline: As in ScoreRequest.
     """
 
     model: OnDevice
@@ -89,27 +96,27 @@ class ExplainRequest:
 
     @property
     def size(self) -> int:
-        """Rows that the network runs through."""
+        """Rows that the network computes: one for each coalition of each post."""
         return len(self.rows) * len(COALITIONS)
 
     @property
     def key(self) -> int:
-        """Equal to no other work's: each is a batch of its own, whose terms depend on no neighbour."""
+        """Unique, so each request is a separate batch and its terms do not depend on another request."""
         return id(self)
 
 
 InferenceRequest: TypeAlias = ScoreRequest | ExplainRequest
 
 
-def split_scores(scores: FloatArray, works: Sequence[ScoreRequest]) -> list[FloatArray]:
-    """The scores float32 (m) of joined works, each work's by themselves."""
-    if len(works) == 1:
+def split_by_request(scores: FloatArray, requests: Sequence[ScoreRequest]) -> list[FloatArray]:
+    """Splits the scores float32 (m) of concatenated requests: one array for each request."""
+    if len(requests) == 1:
         return [scores]
-    return np.split(scores, np.cumsum([len(work.rows) for work in works[:-1]]))
+    return np.split(scores, np.cumsum([len(request.rows) for request in requests[:-1]]))
 
 
 def batch_limits(settings: ScorerSettings) -> BatchLimits:
-    """How much work may wait for a device, and how much is executed at once."""
+    """The bounds of a device's queue and batches, from the settings."""
     return BatchLimits(
         max_batch_rows=settings.max_batch_rows,
         max_queue_rows=settings.max_queue_rows,

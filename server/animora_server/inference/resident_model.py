@@ -1,4 +1,4 @@
-"""A model on the device, encoded for a catalog snapshot: what the ranker scores with."""
+"""A model on the device with the post vectors of a catalog snapshot: the ScoringModel that serves."""
 
 import asyncio
 from dataclasses import dataclass
@@ -7,29 +7,26 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.inference.protocols import DeviceTable, Model, Queue
-from animora_server.inference.requests import ExplainRequest, ScoreRequest
-from animora_server.inference.terms import TERMS
+from animora_server.inference.requests import TERMS, ExplainRequest, ScoreRequest
 from animora_server.types import BoolArray, FloatArray, IntArray
 
-NO_VALUES = np.empty(0, np.float32)
-EXPLAINED_AT_ONCE = (
-    64  # posts, each of which runs through the network 8 times: about a millisecond on one core
-)
-TURN_ROWS = 4096  # at once in the bulk lane: about a millisecond on one core
+NO_SCORES = np.empty(0, np.float32)
+EXPLAIN_CHUNK_POSTS = 64  # the network computes 8 rows a post: about a millisecond on one core
+BACKGROUND_CHUNK_ROWS = 4096  # of one background turn: about a millisecond on one core
 
 
 @dataclass(frozen=True, slots=True)
 class ResidentModel:
-    """A loaded model with the post vectors of one catalog snapshot. See ranker.protocols.
+    """A loaded model with the post vectors of one catalog snapshot. See ScoringModel.
 
     Attributes:
         model: The network and its vocabulary.
-        snapshot: The catalog whose rows the table's are. What may be shown is told by the pin's, which may
-            have been corrected since.
+        snapshot: The catalog snapshot whose rows the table has. Visibility is decided by the serving state's
+            snapshot, to which change events may have been applied since.
         table: The post vectors.
-        feature_rows: bool (capacity): rows of which the model knows the id or an embedding.
-        queue: The device's.
-        max_rows: A longer request is cut into pieces of so many rows.
+        feature_rows: bool (capacity): whether the model knows the id or an embedding of each row's post.
+        queue: The device's queue.
+        max_rows: A longer request is split into requests of this many pairs.
     """
 
     model: Model
@@ -41,68 +38,68 @@ class ResidentModel:
 
     @property
     def version(self) -> str:
-        """The version's name."""
+        """See ScoringModel."""
         return self.model.manifest.version
 
     def user_row(self, user_id: int) -> int:
-        """The user's row, 0 for a user it was not trained on."""
+        """See ScoringModel."""
         return self.model.users.row(user_id)
 
     def user_rows(self, user_ids: IntArray) -> IntArray:
-        """The same of users int64 (b): int64 (b)."""
+        """See ScoringModel."""
         return self.model.users.rows(user_ids)
 
     def has_features(self, rows: IntArray) -> BoolArray:
-        """Bool (m): whether it knows the id or an embedding of the posts at catalog rows int64 (m)."""
+        """See ScoringModel."""
         return self.feature_rows[rows]
 
     def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
-        """Logits float32 (m) of the posts at catalog rows int64 (m), to come. Raises ScoringFailed."""
+        """See ScoringModel."""
         if deadline is None:
-            return asyncio.ensure_future(self._score_in_turns(user_row, rows))
-        return self._score(ScoreRequest.of_one(self.model.network, self.table, user_row, rows, deadline))
+            return asyncio.ensure_future(self._score_in_background(user_row, rows))
+        return self._score(ScoreRequest.for_user(self.model.network, self.table, user_row, rows, deadline))
 
     def score_all(
         self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
     ) -> "asyncio.Future[FloatArray]":
-        """The same for several users (b), whose posts int64 (m) follow one another. Raises ScoringFailed."""
+        """See ScoringModel."""
         return self._score(ScoreRequest(self.model.network, self.table, user_rows, sizes, rows, deadline))
 
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
-        """Terms float32 (m, 8) that add up to the logits. Raises ScoringFailed."""
+        """See ScoringModel."""
         terms = [np.empty((0, TERMS), np.float32)]
         post_rows = self.model.posts.rows(self.snapshot.post_ids[rows])
-        for start in range(0, len(rows), EXPLAINED_AT_ONCE):
-            some = slice(start, start + EXPLAINED_AT_ONCE)
-            work = ExplainRequest(
-                self.model, user_row, post_rows[some], rows[some], self.snapshot.embeddings, deadline
+        for start in range(0, len(rows), EXPLAIN_CHUNK_POSTS):
+            chunk = slice(start, start + EXPLAIN_CHUNK_POSTS)
+            request = ExplainRequest(
+                self.model, user_row, post_rows[chunk], rows[chunk], self.snapshot.embeddings, deadline
             )
-            # One after another: between two of them the queue executes what came meanwhile.
-            terms.append(await self.queue.submit(work, work.size, work.key, deadline))
+            # One after another, so that the queue can execute other requests between two chunks.
+            terms.append(await self.queue.submit(request, request.size, request.key, deadline))
         return np.concatenate(terms)
 
-    def _score(self, work: ScoreRequest) -> "asyncio.Future[FloatArray]":
-        if 0 < len(work.rows) <= self.max_rows:
-            return self._submit(work)
-        return asyncio.ensure_future(self._score_in_pieces(work))
+    def _score(self, request: ScoreRequest) -> "asyncio.Future[FloatArray]":
+        if 0 < len(request.rows) <= self.max_rows:
+            return self._submit(request)
+        return asyncio.ensure_future(self._score_in_chunks(request))
 
-    async def _score_in_pieces(self, work: ScoreRequest) -> FloatArray:
-        pieces: list[asyncio.Future[FloatArray]] = []
+    async def _score_in_chunks(self, request: ScoreRequest) -> FloatArray:
+        futures: list[asyncio.Future[FloatArray]] = []
         try:
-            for some in work.pieces(self.max_rows):
-                pieces.append(self._submit(some))  # noqa: PERF401  # those before one that is refused count
-            return np.concatenate([NO_VALUES, *await asyncio.gather(*pieces)])
+            for chunk in request.split(self.max_rows):
+                futures.append(self._submit(chunk))  # noqa: PERF401  # a refused chunk cancels the earlier ones
+            return np.concatenate([NO_SCORES, *await asyncio.gather(*futures)])
         finally:
-            for piece in pieces:  # where one is refused, the others are of no use
-                piece.cancel()
+            for future in futures:
+                future.cancel()
 
-    async def _score_in_turns(self, user_row: int, rows: IntArray) -> FloatArray:
-        """Scores in the bulk lane, in pieces that hold the device no longer than requests can wait."""
-        work = ScoreRequest.of_one(self.model.network, self.table, user_row, rows)
-        values = [NO_VALUES]
-        for piece in work.pieces(TURN_ROWS):
-            values.append(await self.queue.execute_background(piece))  # noqa: PERF401  # a list would not be shorter
-        return np.concatenate(values)
+    async def _score_in_background(self, user_row: int, rows: IntArray) -> FloatArray:
+        """Scores in background turns, each short enough for requests with a deadline to wait."""
+        request = ScoreRequest.for_user(self.model.network, self.table, user_row, rows)
+        scores = [NO_SCORES]
+        for chunk in request.split(BACKGROUND_CHUNK_ROWS):
+            scores.append(await self.queue.execute_background(chunk))  # noqa: PERF401  # a list would not be shorter
+        return np.concatenate(scores)
 
-    def _submit(self, work: ScoreRequest) -> "asyncio.Future[FloatArray]":
-        return self.queue.submit(work, len(work.rows), work.key, work.deadline)
+    def _submit(self, request: ScoreRequest) -> "asyncio.Future[FloatArray]":
+        return self.queue.submit(request, len(request.rows), request.key, request.deadline)

@@ -1,4 +1,4 @@
-"""How much memory this process may use: the machine's, or less where its container has a limit."""
+"""The memory limit of this process: the machine's memory, or less where a control group has a limit."""
 
 import os
 from collections.abc import Iterator
@@ -10,23 +10,23 @@ HIERARCHIES = Path("/sys/fs/cgroup")
 
 
 def memory_limit(membership: Path = MEMBERSHIP, hierarchies: Path = HIERARCHIES) -> int:
-    """Bytes that this process and those of its control groups may use together.
+    """Bytes that the processes of this process' control groups may use in total.
 
     Args:
         membership: The file that lists the process' control groups (cgroups(7)).
-        hierarchies: Where the control groups' files are.
+        hierarchies: The mount point of the control groups' hierarchies.
     """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for file in _limit_files(membership, hierarchies):
-        with suppress(OSError, ValueError):  # there is none, or it says `max`
+        with suppress(OSError, ValueError):  # the file does not exist or holds `max`
             limits.append(int(file.read_text(encoding="ascii")))
     return min(limits)
 
 
 def _limit_files(membership: Path, hierarchies: Path) -> Iterator[Path]:
-    """The files that hold the limit of the process' group and of each group above it.
+    """The files that hold the limit of the process' control group and of each parent group.
 
-    In a container the listed path may be the one outside, so that only the hierarchy's root is there.
+    In a container the listed path may be that of the host, so that only the hierarchy's root exists.
     """
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()

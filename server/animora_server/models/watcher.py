@@ -1,4 +1,4 @@
-"""Watches the store's ACTIVE pointer and has a new version verified, loaded and swapped in."""
+"""Polls the model store's `ACTIVE` pointer and activates the version that it names."""
 
 import asyncio
 import math
@@ -26,19 +26,19 @@ from animora_server.observability.metrics import ModelMetrics
 
 log = structlog.get_logger(__name__)
 
-LONGEST_RETRY = 60.0  # seconds before a version that may become fit is tried again, at most
+MAX_RETRY_DELAY = 60.0  # seconds between two attempts to activate a version, at most
 
 
 class Models(Protocol):
-    """Where versions are loaded to."""
+    """Activates versions. See inference.ModelManager."""
 
     @property
     def active_version(self) -> str | None:
-        """The version that answers."""
+        """The active version; None while no version is loaded."""
         ...
 
     async def activate(self, artifact: Artifact) -> None:
-        """Lets a version answer. Raises ArtifactRejected or ScoringFailed."""
+        """Loads a version and makes it the active one. Raises ArtifactRejected or ScoringFailed."""
         ...
 
 
@@ -47,8 +47,9 @@ class _Refusal:
     """A version that was not activated.
 
     Attributes:
-        attempts: How often it was tried.
-        retry_at: When it is tried again, on the watcher's clock; infinite until the pointer moves.
+        attempts: The number of failed attempts.
+        retry_at: The time of the next attempt on the watcher's clock; infinite if only a change of `ACTIVE`
+            leads to another attempt.
     """
 
     attempts: int
@@ -56,17 +57,17 @@ class _Refusal:
 
 
 class ModelWatcher:
-    """Polls a store. Whatever is wrong with the store or a version, the version that answers stays.
+    """Polls a model store, an async context manager. A failure leaves the active version as it is.
 
-    While no version answers, the ones that ACTIVE names are tried in turn. So a server that starts with a
-    broken version falls back to the one that was active before.
+    `ACTIVE` names the active version and the one before it. While no version is active, both are tried in
+    this order, so a server that starts with a broken version falls back to the previous one.
 
     Args:
-        store: The store.
-        models: Where versions are loaded to.
-        poll_interval: Seconds between looks at ACTIVE.
-        metrics: Where looks, activations and refusals are counted.
-        clock: Seconds.
+        store: The model store.
+        models: Activates versions.
+        poll_interval: Seconds between reads of `ACTIVE`.
+        metrics: Counts activations, rejections and store errors.
+        clock: Returns seconds; never steps back.
 
     Attributes:
         loop: The background loop.
@@ -85,57 +86,57 @@ class ModelWatcher:
         self._poll_interval = poll_interval
         self._metrics = metrics
         self._clock = clock
-        self._retry = Backoff(first=poll_interval, longest=max(poll_interval, LONGEST_RETRY))
+        self._retry = Backoff(first=poll_interval, longest=max(poll_interval, MAX_RETRY_DELAY))
         self._pointer = Pointer()
-        self._refusals: dict[str, _Refusal] = {}  # of versions that the pointer names
-        self._looked_at = -math.inf
+        self._refusals: dict[str, _Refusal] = {}  # by version that the pointer names
+        self._read_at = -math.inf
         self.loop = BackgroundLoop(
             "model-watcher",
-            self._look,
+            self._check,
             expected=(*EXPECTED, ArtifactError),
             backoff=Backoff(first=poll_interval, longest=4 * poll_interval),
         )
-        metrics.store_age_from(lambda: self._clock() - self._looked_at)
+        metrics.store_age_from(lambda: self._clock() - self._read_at)
 
     async def __aenter__(self) -> Self:
-        """Starts to watch."""
+        """Starts polling."""
         self.loop.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops to watch."""
+        """Stops polling."""
         await self.loop.stop()
 
-    async def _look(self) -> float:
-        """Follows the pointer."""
+    async def _check(self) -> float:
+        """One poll: activates the first version that `ACTIVE` names and that can be activated."""
         for version in await self._named_versions():
-            answering = self._models.active_version
-            if version == answering:
+            serving = self._models.active_version
+            if version == serving:
                 break
             if self._is_due(version) and await self._activate(version):
                 break
-            if answering is not None:
+            if serving is not None:
                 break
         return self._poll_interval
 
     async def _named_versions(self) -> tuple[str, ...]:
-        """The versions that ACTIVE names, the active one first.
+        """The versions that `ACTIVE` names, the active one first; none before the first activation.
 
         Raises:
-            StoreUnavailable: The store cannot be read, or names none although it did before.
-            ArtifactRejected: ACTIVE holds no names.
+            StoreUnavailable: The store cannot be read, or `ACTIVE` vanished.
+            ArtifactRejected: `ACTIVE` does not hold versions' names.
         """
         try:
             pointer = await asyncio.to_thread(self._store.pointer)
             if pointer.active is None and self._pointer.active is not None:
-                raise StoreUnavailable(f"ACTIVE, which named {self._pointer.active}, has gone")
+                raise StoreUnavailable(f"ACTIVE, which named {self._pointer.active}, is missing")
         except (ArtifactError, OSError):
             self._metrics.store_errors.inc()
             raise
         if pointer.active is not None:
-            self._looked_at = self._clock()
+            self._read_at = self._clock()
         if pointer != self._pointer:
             self._pointer, self._refusals = pointer, {}
         return pointer.names
@@ -145,27 +146,27 @@ class ModelWatcher:
         return refusal is None or refusal.retry_at <= self._clock()
 
     async def _activate(self, version: str) -> bool:
-        """Lets a version answer; says whether it does."""
+        """Reads and activates a version. Returns whether it is active now; logs and counts a failure."""
         try:
             artifact = await asyncio.to_thread(self._store.read, version)
             await self._models.activate(artifact)
         except (StoreUnavailable, OSError) as error:
             self._metrics.store_errors.inc()
-            log.warning("model version cannot be read", version=version, error=str(error))
+            log.warning("model version not read; retrying", version=version, error=str(error))
             self._postpone(version)
         except VersionNotFound as error:
             self._refuse(version, "not_found", str(error))
         except ArtifactRejected as error:
             self._refuse(version, error.reason.value, str(error))
-            if error.reason is not RejectionReason.DIMENSIONS:  # which may be the catalog's, and change
+            if error.reason is not RejectionReason.DIMENSIONS:  # the catalog's widths may change
                 self._refusals[version] = _Refusal(attempts=1, retry_at=math.inf)
         except ScoringFailed as error:
             self._refuse(version, "device", str(error))
         except MemoryError:
             self._refuse(version, RejectionReason.MEMORY.value, "there is not enough memory to read it")
-        except Exception:  # the edge of the loop: a version must not keep the watcher from those that follow
-            log.exception("model version cannot be loaded", version=version)
-            self._refuse(version, "unexpected", "an error of this program, which the log has")
+        except Exception:  # the edge of the loop: a bug must not keep later versions from being activated
+            log.exception("model version not activated", version=version)
+            self._refuse(version, "unexpected", "an unexpected error, logged with its traceback")
         else:
             self._refusals.pop(version, None)
             self._metrics.activations.inc()
@@ -180,7 +181,7 @@ class ModelWatcher:
         self._postpone(version)
 
     def _postpone(self, version: str) -> None:
-        """Tries a version again after a pause, which grows with each attempt."""
-        before = self._refusals.get(version)
-        attempts = 1 if before is None else before.attempts + 1
+        """Schedules the next attempt, after a pause that grows with each failure."""
+        previous = self._refusals.get(version)
+        attempts = 1 if previous is None else previous.attempts + 1
         self._refusals[version] = _Refusal(attempts, self._clock() + self._retry.delay(attempts))

@@ -1,1 +1,1 @@
-"""One device for several workers: its process, its protocol, and both ends of the socket between them."""
+"""One device for several workers: the device process, its protocol, and both ends of the socket."""

@@ -1,4 +1,4 @@
-"""The process whose device the workers share: it loads, encodes and scores for all of them."""
+"""The device process: loads, encodes and scores for all workers."""
 
 import asyncio
 import os
@@ -22,15 +22,18 @@ from animora_server.workers.parent_channel import ParentChannel
 
 log = structlog.get_logger(__name__)
 
-LOOK_INTERVAL = 0.1  # seconds between looks at the device
+CHECK_INTERVAL = 0.1  # seconds between two checks of the device
 
 
 async def share(parent: ParentChannel) -> int:
-    """Shares the device until the parent or a signal says so. Returns the process's exit status."""
+    """Runs the device process until the parent or a signal ends it. Returns the exit status.
+
+    0 after an orderly end, 1 after a failure of the device, 2 after a configuration error.
+    """
     failed = asyncio.Event()
     ends = {"the parent": parent.drain_event(), "a signal": stop_signal(), "the device failed": failed}
     try:
-        async with _sharing(parent, failed):
+        async with _serving(parent, failed):
             parent.set_readiness(lambda: None)
             log.info("leaving", reason=await first_of(ends))
             parent.send_final_metrics()
@@ -41,10 +44,10 @@ async def share(parent: ParentChannel) -> int:
 
 
 @asynccontextmanager
-async def _sharing(parent: ParentChannel, failed: asyncio.Event) -> AsyncIterator[None]:
-    """Listens on the socket, and sets an event when the device fails or hangs."""
+async def _serving(parent: ParentChannel, failed: asyncio.Event) -> AsyncIterator[None]:
+    """Serves the device on the socket; sets `failed` when the device fails or hangs."""
     settings, loop = parent.settings, asyncio.get_running_loop()
-    assert parent.device_socket is not None  # the parent makes it for this process
+    assert parent.device_socket is not None  # the parent creates it for this process
     registry = process_registry()
     metrics, cost = ScorerMetrics(registry), CostModel()
     store = open_models(settings.models)
@@ -74,26 +77,32 @@ async def _sharing(parent: ParentChannel, failed: asyncio.Event) -> AsyncIterato
 
 
 class DeviceWatch:
-    """Sets an event when the device hangs, and lets others notice an event loop that does."""
+    """Sets an event when a batch hangs; its loop also feeds the liveness check of the event loop.
+
+    Args:
+        batcher: The device's queue.
+        hang_timeout: Seconds after which a running batch counts as hanging.
+        failed: Set when a batch hangs.
+    """
 
     def __init__(self, batcher: DeviceBatcher, hang_timeout: float, failed: asyncio.Event) -> None:
         self._batcher = batcher
         self._hang_timeout = hang_timeout
         self._failed = failed
-        self.loop = BackgroundLoop("device-watch", self._look)
+        self.loop = BackgroundLoop("device-watch", self._check)
         self.liveness = Liveness(self.loop)
 
     async def __aenter__(self) -> None:
-        """Starts to look."""
+        """Starts checking."""
         self.loop.start()
 
     async def __aexit__(self, *error: object) -> None:
-        """Stops to look."""
+        """Stops checking."""
         await self.loop.stop()
 
-    async def _look(self) -> float:
+    async def _check(self) -> float:
         now, since = asyncio.get_running_loop().time(), self._batcher.running_since
         if since is not None and now - since > self._hang_timeout and not self._failed.is_set():
             log.error("the device hangs", seconds=now - since)
             self._failed.set()
-        return LOOK_INTERVAL
+        return CHECK_INTERVAL

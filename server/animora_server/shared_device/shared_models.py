@@ -1,7 +1,8 @@
-"""What workers share in the device process: each version once, with one post table that all have regions of.
+"""The models of the device process: each version is loaded once, with one table of post vectors.
 
-A batch holds work of one model and one post table. Since the table is one, it may hold work of all workers.
-Each has rows of its own in it, because each follows the database by itself.
+A batch holds requests of one model and one table. All workers share the table, so a batch may hold requests
+of several workers. Each worker has a region of the table, because workers follow the database independently
+and their catalog rows differ.
 """
 
 import asyncio
@@ -37,35 +38,35 @@ class Region:
         return self.start + self.capacity
 
     def rows(self, rows: IntArray) -> IntArray:
-        """The table's rows int64 (m) for the region's. Raises IndexError where it does not have them."""
+        """Converts the worker's rows int64 (m) to table rows. Raises IndexError for a row out of range."""
         require_rows("rows", rows, self.capacity)
         return rows + self.start
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """Embeddings that a worker sent: of the rows in question, and no others. See protocols.Embeddings."""
+class ReceivedEmbeddings:
+    """The embeddings that a worker sent for the rows of one call. See protocols.Embeddings."""
 
     image: HalfArray
     caption: HalfArray
 
     def read(self, start: int, stop: int) -> tuple[HalfArray, HalfArray]:
-        """All of them."""
+        """All embeddings, whatever the rows."""
         return self.image, self.caption
 
     def take(self, rows: IntArray) -> tuple[HalfArray, HalfArray]:
-        """All of them."""
+        """All embeddings, whatever the rows."""
         return self.image, self.caption
 
 
 class SharedModel:
-    """A loaded version and its one table.
+    """A loaded version with its table, in which each worker has a region.
 
     Args:
-        model: The version.
-        device: Where it is.
+        model: The loaded version.
+        device: The model's device.
         batcher: The device's queue.
-        workers: How many regions to make room for at first.
+        workers: The number of regions to allocate room for at first.
     """
 
     def __init__(self, model: LoadedModel, device: Device, batcher: DeviceBatcher, workers: int) -> None:
@@ -74,76 +75,92 @@ class SharedModel:
         self._batcher = batcher
         self._workers = workers
         self._table: PostVectors | None = None
-        self._regions: list[Region] = []  # by their start
-        self._changing = asyncio.Lock()  # whoever writes to the table, or replaces it by a larger one
+        self._regions: list[Region] = []  # ascending by start
+        self._table_lock = asyncio.Lock()  # held to write to the table or to replace it
         self._is_warm = False
 
     async def reserve(self, capacity: int, source: Region | None = None, rows: int = 0) -> Region:
-        """A region of so many rows, which begins with the first rows of another.
+        """Allocates a region; the table grows if needed.
+
+        Args:
+            capacity: Rows of the region.
+            source: A region whose first rows are copied, or None.
+            rows: How many rows to copy.
 
         Raises:
             DeviceFault: The device failed.
         """
-        async with self._changing:
-            region = Region(self._gap(capacity), capacity)
+        async with self._table_lock:
+            region = Region(self._find_gap(capacity), capacity)
             if self._table is None or region.stop > len(self._table.vectors):
                 size = max(region.stop, capacity * self._workers, 2 * self._size)
-                before = self._table and replace(self._table, rows=self._size)
-                self._table = await self._device.allocate(self.model, size, before)
+                previous = self._table and replace(self._table, rows=self._size)
+                self._table = await self._device.allocate(self.model, size, previous)
             self._regions = sorted([*self._regions, region], key=lambda region: region.start)
             if source is not None and rows:
                 copy = partial(self._device.copy, self._table, source.start, region.start, rows)
                 try:
                     await self._batcher.run_background(copy)
-                except BaseException:  # the worker has gone, or the device
+                except BaseException:  # the worker disconnected, or the device failed
                     self.release(region)
                     raise
             return region
 
     def release(self, region: Region) -> None:
-        """Lets others have a region."""
+        """Frees a region for other workers."""
         self._regions.remove(region)
 
-    async def encode(self, region: Region, first: int, post_rows: IntArray, embeddings: Received) -> float:
-        """Writes vectors of post_rows int64 (n) to a region, from its row `first` on; the seconds it took.
+    async def encode(
+        self, region: Region, first: int, post_rows: IntArray, embeddings: ReceivedEmbeddings
+    ) -> float:
+        """Encodes posts into a region.
+
+        Args:
+            region: The worker's region.
+            first: The region's row of the first post.
+            post_rows: int64 (n), vocabulary rows of the posts.
+            embeddings: The posts' embeddings.
+
+        Returns:
+            The seconds that encoding took.
 
         Raises:
-            IndexError: They do not fit, or a row is none of the model's.
+            IndexError: The region is too small, or a vocabulary row is out of range.
             DeviceFault: The device failed.
         """
         region.rows(np.array([first, first + len(post_rows) - 1]))
         require_rows("post_rows", post_rows, self.model.manifest.dimensions.posts)
-        async with self._changing:
-            assert self._table is not None  # there is a region of it
-            own = replace(self._table, vectors=self._table.vectors[region.start : region.stop], rows=first)
-            turn = partial(self._device.encode, self.model, post_rows, embeddings, own)
+        async with self._table_lock:
+            assert self._table is not None  # a region exists, so the table does
+            target = replace(self._table, vectors=self._table.vectors[region.start : region.stop], rows=first)
+            turn = partial(self._device.encode, self.model, post_rows, embeddings, target)
             _, seconds = await self._batcher.run_background(turn)
             return seconds
 
     async def warm(self, sizes: Sequence[int], cost: CostModel) -> None:
-        """Runs every batch size twice, once for all workers. Raises DeviceFault."""
-        async with self._changing:
-            assert self._table is not None  # there is a region of it
+        """Executes every batch size twice, for the first worker that calls this. Raises DeviceFault."""
+        async with self._table_lock:
+            assert self._table is not None  # a region exists, so the table does
             if not self._is_warm:
                 cost.calibrate(*await self._device.warm(self.model, self._table, sizes))
                 self._is_warm = True
 
-    def work(
+    def request(
         self, region: Region, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
     ) -> ScoreRequest:
-        """The work of one message; see ScoreRequest.
+        """Builds the request of one SCORE frame; see ScoreRequest.
 
         Args:
-            region: The worker's.
+            region: The worker's region.
             user_rows: int64 (b).
             sizes: int64 (b).
-            rows: int64 (m), in the region.
-            deadline: Of the last one that somebody waits for.
+            rows: int64 (m), rows of the region.
+            deadline: The latest deadline of the worker's requests.
 
         Raises:
-            IndexError: A row is none of the region's, or a user's row none of the model's.
+            IndexError: A row of a post or of a user is out of range.
         """
-        assert self._table is not None  # there is a region of it
+        assert self._table is not None  # a region exists, so the table does
         require_rows("user_rows", user_rows, self.model.manifest.dimensions.users)
         return ScoreRequest(self.model.network, self._table, user_rows, sizes, region.rows(rows), deadline)
 
@@ -151,8 +168,8 @@ class SharedModel:
     def _size(self) -> int:
         return 0 if self._table is None else len(self._table.vectors)
 
-    def _gap(self, capacity: int) -> int:
-        """The first row from which on there is room, in the table or beyond its end."""
+    def _find_gap(self, capacity: int) -> int:
+        """The first row of a large enough gap between regions, or after the last region."""
         start = 0
         for region in self._regions:
             if region.start - start >= capacity:
@@ -162,13 +179,13 @@ class SharedModel:
 
 
 class SharedModels:
-    """The versions that some worker holds, each loaded once.
+    """The versions that workers hold, each loaded once and freed when the last worker releases it.
 
     Args:
-        store: Where they are read from.
-        device: Where they are loaded to.
+        store: The model store; None if none is configured.
+        device: The device to load onto.
         batcher: The device's queue.
-        workers: As of SharedModel.
+        workers: See SharedModel.
     """
 
     def __init__(
@@ -182,11 +199,12 @@ class SharedModels:
         self._loading = asyncio.Lock()
 
     async def load(self, version: str) -> SharedModel:
-        """A version, read from the store and verified where no worker holds it yet.
+        """Returns a version; reads and loads it if no worker holds it yet.
 
         Raises:
-            ArtifactRejected: It must not serve.
-            ArtifactError: The store does not have it, or cannot be read.
+            ArtifactRejected: The version must not serve.
+            ArtifactError: The store does not have the version, or cannot be read.
+            DeviceFault: The device failed.
         """
         if self._store is None:
             raise StoreUnavailable("the device process has no model store")

@@ -1,4 +1,4 @@
-"""Whether workers share a device, and where its process listens."""
+"""Whether workers share a device, and the path of the device process' socket."""
 
 import os
 import tempfile
@@ -10,15 +10,15 @@ from animora_server.errors import ConfigurationError
 from animora_server.settings import ScorerSettings
 
 DEVICES = Path("/dev")
-LONGEST_PATH = 103  # bytes of a socket's path: some systems take no more
+MAX_PATH_BYTES = 103  # the longest path of a Unix socket that all supported systems accept
 
 
 def is_shared(settings: ScorerSettings, devices: Path = DEVICES) -> bool:
-    """Whether one process has the device for all workers.
+    """Whether one process holds the device for all workers.
 
     Args:
-        settings: `shared` and `device` count.
-        devices: Where the kernel shows GPUs: this process does not load PyTorch to ask it for one.
+        settings: `shared` and `device` are read.
+        devices: The folder of device files, where a GPU is found without loading PyTorch.
     """
     if settings.shared != "auto":
         return settings.shared == "on"
@@ -29,19 +29,19 @@ def is_shared(settings: ScorerSettings, devices: Path = DEVICES) -> bool:
 
 @contextmanager
 def socket_path() -> Iterator[str]:
-    """A path for a socket, in a folder that only this user can enter, and that goes at the end.
+    """A path for a socket in a new folder that only this user can enter; the folder is removed at the end.
 
     Raises:
-        ConfigurationError: The system has no folder for temporary files, or its name is too long.
+        ConfigurationError: There is no folder for temporary files, or its path is too long.
     """
     try:
-        made = tempfile.TemporaryDirectory(prefix="animora-")
+        temporary = tempfile.TemporaryDirectory(prefix="animora-")
     except OSError as error:
         raise ConfigurationError(
             f"TMPDIR: the socket of the shared device needs a temporary folder ({error.strerror})"
         ) from error
-    with made as folder:
+    with temporary as folder:
         path = str(Path(folder) / "device")
-        if len(os.fsencode(path)) > LONGEST_PATH:
+        if len(os.fsencode(path)) > MAX_PATH_BYTES:
             raise ConfigurationError(f"TMPDIR: {tempfile.gettempdir()} is too long for a socket in it")
         yield path

@@ -15,8 +15,8 @@ from animora_server.store.protocols import CatalogStore
 
 OVERDUE_POLLS = 2.0  # poll intervals after which the blocks are read here,
 OVERDUE_SHARE = 0.5  # or after this share of the age that they may have, where that is sooner
-SHORTEST_PAUSE = 0.2  # seconds between two readings, however many blocks are said to be taken back
-BUSY_SHARE = 0.5  # of the time, at most, that goes into readings here
+MIN_PAUSE = 0.2  # seconds between two readings, however many blocks are said to be taken back
+MAX_BUSY_SHARE = 0.5  # of the time, at most, that goes into readings here
 
 
 class BlockRefresher:
@@ -82,7 +82,7 @@ class BlockRefresher:
         self._unblocked.clear()
         await self.refresh()
         took = time.monotonic() - began
-        await asyncio.sleep(max(SHORTEST_PAUSE, took * (1 / BUSY_SHARE - 1)))
+        await asyncio.sleep(max(MIN_PAUSE, took * (1 / MAX_BUSY_SHARE - 1)))
         return 0.0
 
     async def refresh(self) -> None:

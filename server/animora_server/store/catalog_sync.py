@@ -68,14 +68,14 @@ class CatalogSync:
     ) -> None:
         self._preference = preference
         self._store = store
-        self._counting_store = store.beside()
+        self._counting_store = store.with_separate_connection()
         self._settings = settings
         self._metrics = metrics
         self._publish = publish
         self._catalog = Catalog.empty(settings.directory)
         self._read_at: datetime | None = None  # the database's time of the last reading; None before the load
         self._refreshed_at = float("-inf")  # time.monotonic()
-        self._behind = asyncio.Event()
+        self._poll_now = asyncio.Event()
         self._event_log = EventLog()  # deletions alone
         self._unusable = NO_WIDTHS  # as the log says
         self._hidden: Sequence[tuple[str, str, str]] = ()  # as the log says
@@ -83,10 +83,10 @@ class CatalogSync:
         self._left_out: dict[tuple[str, str], int] = {}  # as the log says
         self._count: InteractionScan | None = None  # not yet in the catalog
         self._schedule = ReconcileSchedule(settings.reconcile_interval)  # by time.monotonic()
-        self._count_soon = asyncio.Event()
-        self._took = 0.0  # seconds that the count took
-        self._polls = BackgroundLoop("catalog-refresher", self._refresh_round, wake=self._behind)
-        self._counts = BackgroundLoop("interaction-counter", self._count_round, wake=self._count_soon)
+        self._count_now = asyncio.Event()
+        self._count_seconds = 0.0  # seconds that the count took
+        self._polls = BackgroundLoop("catalog-refresher", self._refresh_round, wake=self._poll_now)
+        self._counts = BackgroundLoop("interaction-counter", self._count_round, wake=self._count_now)
         self.loops = (self._polls, self._counts)
 
     async def __aenter__(self) -> Self:
@@ -113,7 +113,7 @@ class CatalogSync:
         for store in (self._store, self._counting_store):
             store.close()
 
-    def correct(self, events: ChangeEvents) -> bool:
+    def add_events(self, events: ChangeEvents) -> bool:
         """Remembers deletions until they are in the catalog: a poll by itself does not see what is gone.
 
         Returns:
@@ -125,9 +125,9 @@ class CatalogSync:
 
     def catch_up(self) -> None:
         """Polls at once, and then compares everything: facts may have been missed."""
-        self._behind.set()
+        self._poll_now.set()
         self._schedule.events_missed(time.monotonic())
-        self._count_soon.set()
+        self._count_now.set()
 
     async def _refresh_round(self) -> float:
         try:
@@ -139,14 +139,14 @@ class CatalogSync:
         return self._settings.poll_interval
 
     async def _count_round(self) -> float:
-        self._count_soon.clear()
+        self._count_now.clear()
         if self._read_at is None or self._count is not None:
             return self._settings.poll_interval
-        wait = self._schedule.wait(time.monotonic())
+        wait = self._schedule.seconds_until_due(time.monotonic())
         if wait > 0:
             return wait
         await self.count()
-        self._behind.set()
+        self._poll_now.set()
         return self._settings.poll_interval
 
     async def count(self) -> None:
@@ -160,12 +160,12 @@ class CatalogSync:
             async with self._counting_store.reading() as reading:
                 count = await count_rows(reading, self._settings)
         except BaseException:
-            self._schedule.failed(time.monotonic(), time.monotonic() - began)
+            self._schedule.count_failed(time.monotonic(), time.monotonic() - began)
             raise
         finally:
             self._counting_store.close()  # the next count is far away
-        self._took = time.monotonic() - began
-        self._schedule.counted(time.monotonic(), self._took)
+        self._count_seconds = time.monotonic() - began
+        self._schedule.count_succeeded(time.monotonic(), self._count_seconds)
         self._count = count
 
     async def refresh(self) -> None:
@@ -177,11 +177,11 @@ class CatalogSync:
         """
         began = time.monotonic()
         since, count = self._read_at, self._count
-        self._behind.clear()
+        self._poll_now.clear()
         if count is not None:
             # If this fails, polls go on until it is due again.
             self._count = None
-            self._schedule.began(began)
+            self._schedule.reconcile_began(began)
         async with self._store.reading() as reading:
             refresh = Refresh(reading, self._catalog, self._settings, began, self._preference())
             if since is None or count is not None:
@@ -200,11 +200,11 @@ class CatalogSync:
             log.warning("the database's clock went back", seconds=(since - reading.now).total_seconds())
         if refresh.lacks_interactions(catalog):
             self._schedule.events_missed(time.monotonic())
-            self._count_soon.set()
+            self._count_now.set()
         if since is None or count is not None:
-            took = 0.0 if since is None else self._took + seconds
-            self._schedule.ended(time.monotonic(), began, took)
-            self._count_soon.set()
+            took = 0.0 if since is None else self._count_seconds + seconds
+            self._schedule.reconcile_published(time.monotonic(), began, took)
+            self._count_now.set()
         if since is None:
             log.info("the catalog is loaded", posts=len(catalog.snapshot), seconds=round(seconds, 3))
         self._report_left_out(refresh.left_out)

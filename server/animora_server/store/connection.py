@@ -62,7 +62,7 @@ class Connector:
         Raises:
             StoreError: PostgreSQL does not answer, or refuses.
         """
-        with translated():
+        with translate_errors():
             return await open_connection(
                 self._options,
                 self._settings.timeout,
@@ -75,7 +75,7 @@ class Connector:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Turns what asyncpg and the network raise into StoreError."""
     try:
         yield

@@ -33,29 +33,29 @@ class CopyDecoder:
         self._received.append(data)
         self._size += len(data)
         if self._size >= PART_BYTES:
-            await self._hand_over()
+            await self._start_decoding()
 
     async def finish(self) -> None:
         """Decodes what is left. Raises StoreError as put does."""
-        await self._hand_over()
-        await self._decoded()
+        await self._start_decoding()
+        await self._wait_for_decoding()
         if self._rest != TRAILER:
             raise StoreError("a view gives a null, or a type, that it must not give")
 
-    async def settle(self) -> None:
+    async def wait_for_thread(self) -> None:
         """Waits for the thread, whatever it comes to, so that none writes on after a reading has ended."""
         if self._decoding is not None:
             await asyncio.wait((self._decoding,))
             self._decoding.exception()  # raised already, or less telling than what ended the reading
 
-    async def _decoded(self) -> None:
+    async def _wait_for_decoding(self) -> None:
         if self._decoding is not None:
             # Unlike awaiting the task, this does not cancel it.
             await asyncio.wait((self._decoding,))
             self._decoding.result()
 
-    async def _hand_over(self) -> None:
-        await self._decoded()
+    async def _start_decoding(self) -> None:
+        await self._wait_for_decoding()
         received, self._received, self._size = self._received, [], 0
         self._decoding = asyncio.create_task(asyncio.to_thread(self._decode, received))
 

@@ -15,16 +15,15 @@ from animora_server.catalog import ChangeEvents
 from animora_server.errors import StoreError
 from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import DatabaseSettings
-from animora_server.store.connection import Connector, translated
-from animora_server.store.notification_payload import CHANNEL, read_payload
-from animora_server.store.notifications import RECEIVE_BYTES, NotificationBatcher
+from animora_server.store.connection import Connector, translate_errors
+from animora_server.store.notifications import CHANNEL, RECEIVE_BYTES, NotificationBatcher, read_payload
 
 log = structlog.get_logger(__name__)
 
 START_TIMEOUT = 1.0  # seconds for which the start waits for the first connection
-PROOF_INTERVAL = 60.0  # seconds after which another connection tries again whether it is heard
+POOLER_CHECK_INTERVAL = 60.0  # seconds after which another connection tries again whether it is heard
 # After notifications that do not arrive, or arrive too fast. Nothing but polls would follow sooner attempts.
-POLLING_PAUSES = Backoff(first=1.0, longest=60.0)
+POLLING_BACKOFF = Backoff(first=1.0, longest=60.0)
 
 
 class PollingOnly(StoreError):
@@ -71,13 +70,13 @@ class EventListener:
         self._receive = receive
         self._catch_up = catch_up
         self._pauses = 0  # in a row, in which there are polls only
-        self._tried = asyncio.Event()
+        self._first_attempt = asyncio.Event()
         self.loop = BackgroundLoop("fact-listener", self._round)
 
     async def __aenter__(self) -> Self:
         """Starts listening. Waits a moment for it, so that a load that follows need not be repeated."""
         self.loop.start()
-        await _within(START_TIMEOUT, self._tried)
+        await _wait_within(START_TIMEOUT, self._first_attempt)
         return self
 
     async def __aexit__(
@@ -95,7 +94,7 @@ class EventListener:
             await self._listen()
         except PollingOnly as error:
             self._pauses += 1
-            pause = POLLING_PAUSES.delay(self._pauses)
+            pause = POLLING_BACKOFF.delay(self._pauses)
             if self._pauses & (self._pauses - 1) == 0:
                 log.warning(
                     "notifications of blocks and deletions cannot be used; polling",
@@ -105,7 +104,7 @@ class EventListener:
                 )
             return pause
         finally:
-            self._tried.set()
+            self._first_attempt.set()
 
     async def _listen(self) -> NoReturn:
         """Listens for as long as the connection lasts.
@@ -115,15 +114,15 @@ class EventListener:
             StoreError: The connection failed, or there was none.
         """
         connection = await self._connector.connect(connection_class=ListeningConnection)
-        session = Session(connection, self._connector, self._apply, self._timeout)
+        session = ListenSession(connection, self._connector, self._apply, self._timeout)
         try:
             await session.start()
             self._metrics.listening.set(1)
             self._catch_up()
-            self._tried.set()
+            self._first_attempt.set()
             while True:
                 await session.wait()
-                self._lasted()
+                self._reset_pauses()
         finally:
             self._metrics.listening.set(0)
             # Not close(), which waits for an answer.
@@ -133,7 +132,7 @@ class EventListener:
                 self._metrics.notifications["dropped"].inc(session.batcher.dropped)
                 self._catch_up()
 
-    def _lasted(self) -> None:
+    def _reset_pauses(self) -> None:
         """The connection has lasted, so that the attempt after its end need not be late."""
         self.loop.succeeded()
         if self._pauses:
@@ -149,10 +148,10 @@ class EventListener:
                 self._metrics.notifications["unreadable"].inc()
             else:
                 self._metrics.notifications[payload.partition(" ")[0]].inc()
-        return self._receive(ChangeEvents.joined(events)) if events else True
+        return self._receive(ChangeEvents.merged(events)) if events else True
 
 
-class Session:
+class ListenSession:
     """A connection that listens: how it is tried, and how its end is noticed.
 
     Args:
@@ -176,18 +175,18 @@ class Session:
         self._connector = connector
         self._timeout = timeout
         self._echo = f"{CHANNEL}_{secrets.token_hex(8)}"
-        self._stirred = asyncio.Event()  # by an echo, an overflow or the connection's end
-        self._proven_at = float("-inf")  # the event loop's time
-        self.batcher = NotificationBatcher(connection.transport, apply, on_overflow=self._stirred.set)
+        self._wake = asyncio.Event()  # by an echo, an overflow or the connection's end
+        self._pooler_checked_at = float("-inf")  # the event loop's time
+        self.batcher = NotificationBatcher(connection.transport, apply, on_overflow=self._wake.set)
 
     async def start(self) -> None:
         """Listens, and makes sure that notifications arrive; raises as `wait` does."""
-        _bound_receive_buffer(self._connection.transport)
-        self._connection.add_termination_listener(lambda _: self._stirred.set())
-        with translated():
+        _limit_receive_buffer(self._connection.transport)
+        self._connection.add_termination_listener(lambda _: self._wake.set())
+        with translate_errors():
             await self._connection.add_listener(CHANNEL, lambda *arrived: self.batcher.add(arrived[-1]))
-            await self._connection.add_listener(self._echo, lambda *_: self._stirred.set())
-        await self._try()
+            await self._connection.add_listener(self._echo, lambda *_: self._wake.set())
+        await self._check_delivery()
 
     async def wait(self) -> None:
         """Waits for a moment, then makes sure that notifications still arrive.
@@ -196,20 +195,20 @@ class Session:
             PollingOnly: One does not arrive, or more arrive than can be applied.
             StoreError: The connection failed, or PostgreSQL does not answer.
         """
-        await _within(self._timeout, self._stirred)
-        await self._try()
+        await _wait_within(self._timeout, self._wake)
+        await self._check_delivery()
 
-    async def _try(self) -> None:
-        if not await self._arrives(self._connection):
+    async def _check_delivery(self) -> None:
+        if not await self._echo_arrives(self._connection):
             raise PollingOnly("notifications do not arrive: database.listen_url must lead past any pooler")
-        if asyncio.get_running_loop().time() - self._proven_at > PROOF_INTERVAL:
-            await self._prove()
+        if asyncio.get_running_loop().time() - self._pooler_checked_at > POOLER_CHECK_INTERVAL:
+            await self._check_for_pooler()
 
-    async def _prove(self) -> None:
+    async def _check_for_pooler(self) -> None:
         """Has another connection notify this one, which is idle meanwhile, as a pooler would notice."""
         other = await self._connector.connect()
         try:
-            arrived = await self._arrives(other)
+            arrived = await self._echo_arrives(other)
         finally:
             other.terminate()
         if not arrived:
@@ -218,21 +217,21 @@ class Session:
                 "notifications of other connections do not arrive, as behind a pooler that gives each "
                 "transaction another connection: set database.listen_url to a connection past it"
             )
-        self._proven_at = asyncio.get_running_loop().time()
+        self._pooler_checked_at = asyncio.get_running_loop().time()
 
-    async def _arrives(self, sender: asyncpg.Connection) -> bool:
+    async def _echo_arrives(self, sender: asyncpg.Connection) -> bool:
         """Whether a notification of a connection arrives here."""
-        self._check()
-        self._stirred.clear()
-        with translated():
+        self._raise_if_unusable()
+        self._wake.clear()
+        with translate_errors():
             # Without arguments, which a pooler might give to another server than the statement they are for.
             await sender.execute(f"select pg_notify('{self._echo}', '')", timeout=self._timeout)
-        arrived = await _within(self._timeout, self._stirred)
-        self._check()
-        self._stirred.clear()
+        arrived = await _wait_within(self._timeout, self._wake)
+        self._raise_if_unusable()
+        self._wake.clear()
         return arrived
 
-    def _check(self) -> None:
+    def _raise_if_unusable(self) -> None:
         if self.batcher.overflowed:
             raise PollingOnly("more arrive than can be applied")
         if self._connection.is_closed():
@@ -241,7 +240,7 @@ class Session:
     async def _unlisten(self) -> None:
         """As far as it can be done, has a pooler's connection not listen on for its next client."""
         try:
-            with translated():
+            with translate_errors():
                 await self._connection.execute("unlisten *", timeout=self._timeout)
         except StoreError as error:
             log.debug("a connection of a pooler listens on", error=str(error))
@@ -257,13 +256,13 @@ class ListeningConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg 
         self.transport = transport
 
 
-def _bound_receive_buffer(transport: asyncio.Transport) -> None:
+def _limit_receive_buffer(transport: asyncio.Transport) -> None:
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family != socket.AF_UNIX:  # there the sender's buffer is the bound
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
 
 
-async def _within(seconds: float, event: asyncio.Event) -> bool:
+async def _wait_within(seconds: float, event: asyncio.Event) -> bool:
     """Whether an event is set, now or within some seconds."""
     try:
         async with asyncio.timeout(seconds):

@@ -6,18 +6,50 @@ the event loop they take.
 """
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from animora_server.catalog import ChangeEvents
+
+CHANNEL = "animora"
+PAYLOAD = re.compile(r"(?:(block|unblock) (-?\d{1,19}) (-?\d{1,19})|delete((?: -?\d{1,19})+))", re.ASCII)
+MIN_ID, MAX_ID = -(2**63), 2**63 - 1
 BATCH_BYTES = 4096  # of payloads that are applied together: about 300 blocks
-LOOP_SHARE = 0.2  # of the event loop's time, at most, that applying takes
+MAX_LOOP_SHARE = 0.2  # of the event loop's time, at most, that applying takes
 MAX_PENDING_BYTES = 64 << 10  # of payloads: about 5,000 blocks; more are dropped
 MAX_LAG = 1.0  # seconds for which payloads may wait without a break; then they are dropped
-BREAK = 0.1  # seconds
+QUIET_SECONDS = 0.1  # seconds
 # Of the kernel's receive buffer, so that a turn of the event loop reads some thousand notifications at most.
 RECEIVE_BYTES = 64 << 10
+
+
+def read_payload(payload: str) -> ChangeEvents:
+    """The facts that a payload tells.
+
+    Raises:
+        ValueError: It is none of `block 12 34`, `unblock 12 34` and `delete 56 57`, or someone blocks
+            themselves; anyone may notify.
+    """
+    found = PAYLOAD.fullmatch(payload)
+    if found is None:
+        raise ValueError("not a fact")
+    word, blocker, blocked, deleted = found.groups()
+    if word is None:
+        return ChangeEvents(deleted=frozenset(_id(digits) for digits in deleted.split()))
+    pair = _id(blocker), _id(blocked)
+    if pair[0] == pair[1]:
+        raise ValueError("nobody blocks themselves")
+    return ChangeEvents(blocks=frozenset((pair,))) if word == "block" else ChangeEvents(unblocked=True)
+
+
+def _id(digits: str) -> int:
+    value = int(digits)
+    if not MIN_ID <= value <= MAX_ID:
+        raise ValueError("an id has 64 bits")
+    return value
 
 
 class Transport(Protocol):
@@ -116,15 +148,15 @@ class NotificationBatcher:
         try:
             more = self._apply(batch)
         finally:  # also after a bug, which the event loop reports
-            self._go_on(more, self._clock() - began)
+            self._schedule_next(more, self._clock() - began)
 
-    def _go_on(self, more: bool, spent: float) -> None:
+    def _schedule_next(self, more: bool, spent: float) -> None:
         if not self._pending and more:
             self._catch_up()
             return
         self._fall_behind()
         if more and self._clock() - self._behind_since <= MAX_LAG:
-            self._scheduled = self._call_later(spent * (1 / LOOP_SHARE - 1), self._apply_batch)
+            self._scheduled = self._call_later(spent * (1 / MAX_LOOP_SHARE - 1), self._apply_batch)
         else:
             self._overflow()
 
@@ -133,7 +165,7 @@ class NotificationBatcher:
             return
         self._behind = True
         now = self._clock()
-        if now - self._caught_up_at > BREAK:
+        if now - self._caught_up_at > QUIET_SECONDS:
             self._behind_since = now
         if not self._transport.is_closing():
             self._transport.pause_reading()

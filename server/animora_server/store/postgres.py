@@ -19,15 +19,15 @@ from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import queries
 from animora_server.store.binary import EmbeddingRows, FixedColumns
-from animora_server.store.connection import Connector, translated
+from animora_server.store.connection import Connector, translate_errors
 from animora_server.store.copy_decoder import CopyDecoder
 from animora_server.store.protocols import TakeEmbeddings
 from animora_server.store.watched_connection import WatchedConnection
 from animora_server.types import DoubleArray, IntArray
 
-IDS_AT_ONCE = 10_000
+IDS_PER_QUERY = 10_000
 COUNTING_TIMEOUT_FACTOR = 10.0  # for queries that read all interactions
-NO_LIMIT = 7 * 86_400.0  # asyncpg's own timeout counts a whole COPY; silence is what is bounded here
+COPY_TIMEOUT = 7 * 86_400.0  # asyncpg's own timeout counts a whole COPY; silence is what is bounded here
 
 
 class PostgresStore:
@@ -55,17 +55,17 @@ class PostgresStore:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._connector.connect(connection_class=WatchedConnection)
                 self._connection.watch(self._connector)
-            with translated():
+            with translate_errors():
                 await self._connection.execute(begin_reading(self._connection.get_server_version().major))
                 # Not now(), when the transaction began: what is read is as of this query, if late.
                 now, pid = await self._connection.fetchrow(
                     "select pg_catalog.statement_timestamp(), pg_catalog.pg_backend_pid()"
                 )
-                self._connection.serves(pid)
+                self._connection.set_server_pid(pid)
                 columns = await self._connection.fetch(QUERY)
                 check_views(columns, views)
             yield PostgresReading(self._connection, columns, now, self._settings.command_timeout)
-            with translated():
+            with translate_errors():
                 await self._connection.execute("commit")
         except UnusableView as error:
             self.close()
@@ -75,7 +75,7 @@ class PostgresStore:
             self.close()
             raise
 
-    def beside(self) -> "PostgresStore":
+    def with_separate_connection(self) -> "PostgresStore":
         """See CatalogStore."""
         return PostgresStore(self._settings, self._connector)
 
@@ -100,7 +100,7 @@ class PostgresReading:
 
     async def hidden(self) -> list[tuple[str, str, str]]:
         """See CatalogReading."""
-        with translated():
+        with translate_errors():
             return [tuple(row) for row in await self._connection.fetch(row_security.QUERY)]
 
     async def left_out(self) -> dict[tuple[str, str], int]:
@@ -131,8 +131,8 @@ class PostgresReading:
     async def filled(self, no_image: IntArray, no_caption: IntArray) -> IntArray:
         """See CatalogReading."""
         found = [np.empty(0, np.int64)]
-        for start in range(0, max(len(no_image), len(no_caption)), IDS_AT_ONCE):
-            some = slice(start, start + IDS_AT_ONCE)
+        for start in range(0, max(len(no_image), len(no_caption)), IDS_PER_QUERY):
+            some = slice(start, start + IDS_PER_QUERY)
             query = await asyncio.to_thread(queries.filled, no_image[some], no_caption[some])
             found += await self._columns(queries.ID_COLUMN, query)
         return np.unique(np.concatenate(found))
@@ -143,8 +143,8 @@ class PostgresReading:
 
     async def embeddings_of(self, ids: IntArray, take: TakeEmbeddings) -> None:
         """See CatalogReading."""
-        for start in range(0, len(ids), IDS_AT_ONCE):
-            query = await asyncio.to_thread(queries.embeddings, ids[start : start + IDS_AT_ONCE])
+        for start in range(0, len(ids), IDS_PER_QUERY):
+            query = await asyncio.to_thread(queries.embeddings, ids[start : start + IDS_PER_QUERY])
             await self._embeddings(take, query)
 
     async def interaction_counts(self, until: datetime) -> IdMap:
@@ -215,7 +215,7 @@ class PostgresReading:
         silence = timeout_factor * self._silence
         loop = asyncio.get_running_loop()
         try:
-            with translated():
+            with translate_errors():
                 async with asyncio.timeout(silence) as limit:
 
                     async def receive(data: bytes) -> None:
@@ -223,11 +223,11 @@ class PostgresReading:
                         limit.reschedule(loop.time() + silence)
 
                     await self._connection.copy_from_query(
-                        query, output=receive, format="binary", timeout=NO_LIMIT
+                        query, output=receive, format="binary", timeout=COPY_TIMEOUT
                     )
             await parts.finish()
         finally:
-            await parts.settle()
+            await parts.wait_for_thread()
 
 
 def _unix_seconds(timestamps: IntArray) -> DoubleArray:

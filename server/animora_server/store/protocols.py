@@ -76,7 +76,7 @@ class CatalogStore(Protocol):
         """Begins a reading of some views, over a new connection if there is none. May raise StoreError."""
         ...
 
-    def beside(self) -> "CatalogStore":
+    def with_separate_connection(self) -> "CatalogStore":
         """The same database, over a connection of its own."""
         ...
 

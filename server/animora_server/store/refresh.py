@@ -26,8 +26,8 @@ from animora_server.types import BoolArray, IntArray
 SECONDS_A_DAY = 86_400
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)  # any time zone can show it
 FILL_WINDOW = timedelta(days=1)  # for how long a post without embeddings is looked at again
-FILLED_PER_POLL = 1000  # posts asked about for each embedding; a reconcile asks about all
-RECHECKED_BYTES = 32 << 20  # of embeddings that a reconcile reads although nothing says that they changed
+FILL_CHECKS_PER_POLL = 1000  # posts asked about for each embedding; a reconcile asks about all
+RECHECK_BYTES = 32 << 20  # of embeddings that a reconcile reads although nothing says that they changed
 BYTES_PER_NUMBER = 4  # of an embedding, as PostgreSQL sends it
 MIN_POST_BYTES = 64
 
@@ -82,7 +82,7 @@ class Refresh:
         self._catalog = catalog
         self._table = catalog.posts
         self._settings = settings
-        self._began = began
+        self._began_at = began
         # A list that was made before must not pass for one that has what this reading finds, although the
         # database's clock may have stepped back, as after a failover.
         self._read_at = max(reading.now.timestamp(), math.nextafter(catalog.snapshot.read_at, math.inf))
@@ -100,7 +100,7 @@ class Refresh:
         found = await self._reading.posts()
         removed = await asyncio.to_thread(self._table.missing, found)
         posts = await self._posts(found, await self._outdated(found), removed)
-        posts = await self._of_chosen_widths(posts, found)
+        posts = await self._with_chosen_widths(posts, found)
         if count is None:
             count = await count_rows(self._reading, self._settings)
         self.hidden = count.hidden
@@ -119,45 +119,47 @@ class Refresh:
             StoreError: The database did not answer.
             OSError: The embeddings cannot be written.
         """
-        filled = await self._filled(FILLED_PER_POLL)
+        filled = await self._filled_posts(FILL_CHECKS_PER_POLL)
         since = min(since, self._reading.now)  # the clock may have stepped back
-        found = await self._reading.posts_since(earlier(since, self._settings.recount_window))
+        found = await self._reading.posts_since(subtract_seconds(since, self._settings.recount_window))
         # The other posts are read by the same rules, so that none of them can be both gone and found.
         others = await asyncio.to_thread(np.union1d, deleted, filled)
         if len(others):
-            found = await asyncio.to_thread(found.joined, await self._reading.posts_of(others))
+            found = await asyncio.to_thread(found.merged, await self._reading.posts_of(others))
         outdated = await asyncio.to_thread(lambda: self._table.outdated(found) | np.isin(found.ids, filled))
         posts = await self._posts(found, outdated, deleted)
         return await self._with_activity(posts, self._catalog.activity.base)
 
     async def _outdated(self, found: PostRecords) -> BoolArray:
         """Which of all posts found are new, edited, filled, or in turn to be read again: bool (k)."""
-        filled = await self._filled()
+        filled = await self._filled_posts()
         return await asyncio.to_thread(
-            lambda: self._table.outdated(found) | np.isin(found.ids, filled) | self._in_turn(len(found))
+            lambda: (
+                self._table.outdated(found) | np.isin(found.ids, filled) | self._due_for_recheck(len(found))
+            )
         )
 
-    def _in_turn(self, posts: int) -> BoolArray:
+    def _due_for_recheck(self, posts: int) -> BoolArray:
         """Which of the posts a reconcile reads the embeddings of, whatever their times say: bool (posts).
 
         That is all of a small catalog, and of a large one another part each time.
         """
         widths = self._table.embeddings.widths
         bytes_per_post = MIN_POST_BYTES + BYTES_PER_NUMBER * (widths.image + widths.caption)
-        turns = -(-posts * bytes_per_post // RECHECKED_BYTES) or 1
+        turns = -(-posts * bytes_per_post // RECHECK_BYTES) or 1
         turn = self._catalog.activity.base.number % turns
         chosen = np.zeros(posts, np.bool_)
         chosen[turn::turns] = True
         return chosen
 
-    async def _filled(self, most: int | None = None) -> IntArray:
+    async def _filled_posts(self, limit: int | None = None) -> IntArray:
         """Young posts that lacked an embedding and have it now; the view need not call that an edit.
 
         Args:
-            most: How many posts to ask about for each embedding, the youngest; None asks about all.
+            limit: How many posts to ask about for each embedding, the youngest; None asks about all.
         """
         since = (self._reading.now - FILL_WINDOW).timestamp()
-        no_image, no_caption = await asyncio.to_thread(self._table.lacking, since, most)
+        no_image, no_caption = await asyncio.to_thread(self._table.without_embeddings, since, limit)
         if not len(no_image) and not len(no_caption):
             return np.empty(0, np.int64)
         return await self._reading.filled(no_image, no_caption)
@@ -174,7 +176,7 @@ class Refresh:
             self.unusable = await asyncio.to_thread(posts.unusable)
         return posts
 
-    async def _of_chosen_widths(self, posts: CatalogPosts, found: PostRecords) -> CatalogPosts:
+    async def _with_chosen_widths(self, posts: CatalogPosts, found: PostRecords) -> CatalogPosts:
         """The same posts, with embeddings of the widths that the models take, or that most of them have."""
         kept = posts.embeddings.widths
         widths = await asyncio.to_thread(lambda: self._preference.choose(*posts.found_widths(), kept))
@@ -199,9 +201,9 @@ class Refresh:
         await self._reading.embeddings(builder.add)
 
     async def _with_activity(self, posts: CatalogPosts, base: InteractionBase) -> Catalog:
-        base = await self._extended(base)
+        base = await self._extended_base(base)
         recent = await self._reading.interactions(base.until)
-        activity = Activity(base, recent, await self._reading.blocks(), self._read_at, self._began)
+        activity = Activity(base, recent, await self._reading.blocks(), self._read_at, self._began_at)
         return await asyncio.to_thread(self._catalog.refreshed, posts, activity)
 
     def lacks_interactions(self, catalog: Catalog) -> bool:
@@ -210,12 +212,14 @@ class Refresh:
         Its base ends in the recount window only where the database's clock has stepped back since: what was
         made then is neither in the base nor after it.
         """
-        return catalog.activity.base.until > earlier(self._reading.now, self._settings.recount_window)
+        return catalog.activity.base.until > subtract_seconds(
+            self._reading.now, self._settings.recount_window
+        )
 
-    async def _extended(self, base: InteractionBase) -> InteractionBase:
+    async def _extended_base(self, base: InteractionBase) -> InteractionBase:
         """The base, up to the recount window if it ends long before, so that polls read little."""
-        until = earlier(self._reading.now, self._settings.recount_window)
-        if base.until >= earlier(until, self._settings.recount_window):
+        until = subtract_seconds(self._reading.now, self._settings.recount_window)
+        if base.until >= subtract_seconds(until, self._settings.recount_window):
             return base
         added = await self._reading.interactions(base.until, until)
         return await asyncio.to_thread(base.extended, until, added)
@@ -227,15 +231,15 @@ async def count_rows(reading: CatalogReading, settings: CatalogSettings) -> Inte
     Raises:
         StoreError: The database did not answer.
     """
-    until = earlier(reading.now, settings.recount_window)
+    until = subtract_seconds(reading.now, settings.recount_window)
     counts = await reading.interaction_counts(until)
-    seen_since = earlier(reading.now, settings.seen_window_days * SECONDS_A_DAY)
+    seen_since = subtract_seconds(reading.now, settings.seen_window_days * SECONDS_A_DAY)
     seen = await reading.seen_posts(seen_since, until)
     base = InteractionBase(until, counts, seen)
     return InteractionScan(base, await reading.left_out(), await reading.hidden())
 
 
-def earlier(moment: datetime, seconds: float) -> datetime:
+def subtract_seconds(moment: datetime, seconds: float) -> datetime:
     """Some seconds before a moment, or the earliest moment that there is."""
     try:
         return moment - timedelta(seconds=seconds)

@@ -14,7 +14,7 @@ import asyncpg
 import structlog
 
 from animora_server.errors import StoreError
-from animora_server.store.connection import Connector, translated
+from animora_server.store.connection import Connector, translate_errors
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
         """
         self._silence = SilenceWatch(self, connector)
 
-    def serves(self, pid: int) -> None:
+    def set_server_pid(self, pid: int) -> None:
         """The server process that works for the connection, which a pooler changes with each transaction."""
         if self._silence is not None:
             self._silence.pid = pid
@@ -117,20 +117,20 @@ class SilenceWatch:
         self.pid = 0
         self._connection = connection
         self._connector = connector
-        self._since: float | None = None  # the event loop's time; None while nothing is waited for
+        self._waiting_since: float | None = None  # the event loop's time; None while nothing is waited for
         self._timer: asyncio.TimerHandle | None = None
         self._probe_task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """An answer is waited for, or was heard and another is waited for."""
         loop = asyncio.get_running_loop()
-        self._since = loop.time()
+        self._waiting_since = loop.time()
         if self._timer is None and self._probe_task is None:
-            self._timer = loop.call_later(SILENCE_TIMEOUT, self._look)
+            self._timer = loop.call_later(SILENCE_TIMEOUT, self._check)
 
     def end(self) -> None:
         """Nothing is waited for."""
-        self._since = None
+        self._waiting_since = None
 
     def close(self) -> None:
         """Watches no more."""
@@ -141,20 +141,20 @@ class SilenceWatch:
         if self._probe_task is not None:
             self._probe_task.cancel()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
-        if self._since is None:
+        if self._waiting_since is None:
             return
         loop = asyncio.get_running_loop()
-        left = self._since + SILENCE_TIMEOUT - loop.time()
+        left = self._waiting_since + SILENCE_TIMEOUT - loop.time()
         if left > 0:
-            self._timer = loop.call_later(left, self._look)
+            self._timer = loop.call_later(left, self._check)
         else:
-            self._probe_task = asyncio.create_task(self._probe(self._since))
+            self._probe_task = asyncio.create_task(self._probe(self._waiting_since))
 
     async def _probe(self, since: float) -> None:
         try:
-            works = await self._works()
+            works = await self._is_working()
         except StoreError as error:
             log.debug("a silent connection cannot be probed", error=str(error))
             works = True
@@ -163,20 +163,20 @@ class SilenceWatch:
             works = True
         finally:
             self._probe_task = None
-        if self._since is not None:
-            if not works and self._since == since:
+        if self._waiting_since is not None:
+            if not works and self._waiting_since == since:
                 log.warning("connection to PostgreSQL is dead; replacing it")
                 self._connection.terminate()
             else:
-                self._timer = asyncio.get_running_loop().call_later(SILENCE_TIMEOUT, self._look)
+                self._timer = asyncio.get_running_loop().call_later(SILENCE_TIMEOUT, self._check)
 
-    async def _works(self) -> bool:
+    async def _is_working(self) -> bool:
         """Whether PostgreSQL works for the connection.
 
         Raises:
             StoreError: PostgreSQL does not answer another connection either.
         """
-        with translated():
+        with translate_errors():
             async with asyncio.timeout(SILENCE_TIMEOUT):
                 other = await self._connector.connect()
                 try:

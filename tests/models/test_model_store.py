@@ -1,4 +1,4 @@
-"""Compiled code is loaded only where somebody vouches for it."""
+"""Opening the model store: compiled code is read only if an option vouches for it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +15,12 @@ from animora_server.settings import ModelSettings, ScorerSettings
 from tests.artifact.keys import write_keys
 from tests.inference.artifacts import tiny_artifact
 
-CODE = b"code that must not be run"
+CODE = b"not machine code"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A store with a version that nobody has signed."""
+    """A store with an unsigned version."""
     store = FolderStore(tmp_path / "models")
     store.publish(replace(tiny_artifact("v1")[0], compiled=CODE))
     store.activate("v1")
@@ -35,7 +35,7 @@ def read(version: str, settings: ModelSettings) -> tuple[Artifact, list[EventDic
     return artifact, logs
 
 
-def test_by_default_the_code_of_a_version_that_is_not_signed_is_left_out_and_the_log_says_why(folder):
+def test_compiled_code_of_an_unsigned_version_is_left_out_by_default(folder):
     artifact, logs = read("v1", ModelSettings(store=str(folder)))
     assert artifact.compiled is None
     assert [line["event"] for line in logs] == ["compiled code is not loaded"]
@@ -46,13 +46,13 @@ def test_by_default_the_code_of_a_version_that_is_not_signed_is_left_out_and_the
     assert [line["reason"] for line in logs] == ["its compiled code is not loaded"]
 
 
-def test_an_operator_can_trust_a_store(folder):
+def test_compiled_code_of_a_trusted_store_is_read(folder):
     artifact, logs = read("v1", ModelSettings(store=str(folder), trusted=True))
     assert artifact.compiled == CODE
     assert [line["vouched_by"] for line in logs] == ["models.trusted"]
 
 
-def test_a_signature_vouches_for_code(folder, tmp_path):
+def test_compiled_code_of_a_signed_version_is_read(folder, tmp_path):
     keys = write_keys(tmp_path / "keys")
     signed = signer(keys.private).sign(pack(replace(tiny_artifact("v2")[0], compiled=CODE)))
     FolderStore(folder).add(signed)
@@ -61,14 +61,14 @@ def test_a_signature_vouches_for_code(folder, tmp_path):
     assert [line["vouched_by"] for line in logs] == ["models.verify_key"]
 
 
-def test_a_version_without_code_needs_nobody_to_vouch_for_it(folder):
+def test_a_version_without_compiled_code_is_read_without_a_warning(folder):
     FolderStore(folder).publish(tiny_artifact("v3")[0])
     artifact, logs = read("v3", ModelSettings(store=str(folder)))
     assert artifact.compiled is None
     assert logs == []
 
 
-def test_the_store_is_followed_as_it_is(folder):
+def test_the_active_version_of_the_store_is_unchanged(folder):
     store = open_models(ModelSettings(store=str(folder)))
     assert store is not None
     assert store.active() == store.pointer().active == "v1"
