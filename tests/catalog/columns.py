@@ -1,4 +1,4 @@
-"""Columns of embeddings, made of lists and read as lists: None for null, [] for what cannot be used."""
+"""Converts between embedding batches and lists: None for null, [] for an unusable embedding."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,7 +8,7 @@ from animora_server.catalog import NO_EMBEDDING, EmbeddingBatch
 
 
 def column(values: Iterable[Sequence[float] | None]) -> EmbeddingBatch:
-    """The embeddings of some posts."""
+    """A batch from a list for each post."""
     embeddings = list(values)
     widths = np.array([NO_EMBEDDING if one is None else len(one) for one in embeddings], np.int64)
     blocks = {
@@ -18,9 +18,10 @@ def column(values: Iterable[Sequence[float] | None]) -> EmbeddingBatch:
     return EmbeddingBatch(widths, blocks)
 
 
-def values(of: EmbeddingBatch) -> list[list[float] | None]:
-    """What `column` was made of."""
-    rows = {width: iter(block.tolist()) for width, block in of.blocks.items()}
+def values(batch: EmbeddingBatch) -> list[list[float] | None]:
+    """A list for each post, the inverse of `column`."""
+    rows = {width: iter(block.tolist()) for width, block in batch.blocks.items()}
     return [
-        None if width == NO_EMBEDDING else next(rows[width]) if width else [] for width in of.widths.tolist()
+        None if width == NO_EMBEDDING else next(rows[width]) if width else []
+        for width in batch.widths.tolist()
     ]

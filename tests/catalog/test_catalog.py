@@ -74,7 +74,7 @@ def counts(catalog, *post_ids):
     return snapshot.interactions[snapshot.rows(ids(*post_ids))].tolist()
 
 
-def test_an_empty_catalog_knows_nothing(empty):
+def test_an_empty_catalog_finds_no_posts(empty):
     snapshot = empty.snapshot
 
     assert len(snapshot) == 0
@@ -83,7 +83,7 @@ def test_an_empty_catalog_knows_nothing(empty):
     assert snapshot.seen_posts(1).tolist() == []
 
 
-def test_a_count_is_the_base_and_every_recent_interaction(catalog):
+def test_a_count_is_that_of_the_base_plus_recent_interactions(catalog):
     assert counts(catalog, 10, 20) == [5, 2]
     assert catalog.snapshot.max_interactions == 5
 
@@ -104,13 +104,13 @@ def test_a_new_base_replaces_the_old_one(catalog):
     assert after.snapshot.seen_posts(2).tolist() == [20]
 
 
-def test_a_post_that_becomes_known_brings_its_count(catalog):
+def test_a_new_post_has_its_count_of_the_base(catalog):
     after = catalog.refreshed(with_posts(catalog.posts, 30), catalog.activity)
 
     assert counts(after, 10, 20, 30) == [5, 2, 7]
 
 
-def test_seen_posts_are_the_base_and_the_recent_ones_in_order(catalog):
+def test_seen_posts_are_those_of_the_base_and_recent_ones_in_order(catalog):
     assert catalog.snapshot.seen_posts(1).tolist() == [10, 20, 30]
     assert catalog.snapshot.seen_posts(2).tolist() == [10]
 
@@ -121,7 +121,7 @@ def test_a_block_relates_both_users(catalog):
     assert catalog.snapshot.related_authors(3).tolist() == [1]
 
 
-def test_an_unblock_unrelates_them(catalog):
+def test_an_unblock_removes_the_relation(catalog):
     after = catalog.refreshed(catalog.posts, activity(catalog.activity.base, blocks=[(3, 1)]))
 
     assert after.snapshot.related_authors(1).tolist() == [3]
@@ -138,7 +138,7 @@ def test_deleted_posts_do_not_count_for_the_maximum(catalog):
     assert after.snapshot.deleted[after.snapshot.rows(ids(10))]
 
 
-def test_a_refresh_that_found_nothing_new_shares_everything_but_the_time(catalog):
+def test_a_refresh_without_changes_shares_everything_but_the_time(catalog):
     same = activity(
         catalog.activity.base, recent=[(1, 20), (1, 20), (2, 10)], blocks=[(1, 2), (3, 1)], read_at=2.0
     )
@@ -151,13 +151,13 @@ def test_a_refresh_that_found_nothing_new_shares_everything_but_the_time(catalog
     assert after.seen_recent is catalog.snapshot.seen_recent
 
 
-def test_rows_tell_whether_they_have_embeddings(catalog):
+def test_rows_with_embeddings_are_known(catalog):
     snapshot = catalog.snapshot
 
     assert snapshot.has_embeddings(snapshot.rows(ids(10, 20))).tolist() == [True, True]
 
 
-def test_the_memory_counts_every_column(catalog):
+def test_nbytes_includes_every_column(catalog):
     bigger = catalog.refreshed(with_posts(catalog.posts, *range(1000, 2000)), catalog.activity)
 
     table = 4 * (1999 - 10 + 1)  # a place for each number from the smallest to the largest id

@@ -16,7 +16,7 @@ def deletion(*post_ids):
 UNBLOCKED = ChangeEvents(unblocked=True)
 
 
-def test_facts_are_joined():
+def test_events_are_merged():
     events = ChangeEvents.merged([block(1, 2), deletion(5), UNBLOCKED, block(2, 1), deletion(4, 5)])
 
     assert events.blocks == {(1, 2), (2, 1)}
@@ -25,14 +25,14 @@ def test_facts_are_joined():
     assert len(events) == 4
 
 
-def test_no_facts_are_false():
+def test_no_events_are_false():
     assert not ChangeEvents.merged([])
     assert block(1, 2)
     assert deletion(1)
     assert UNBLOCKED
 
 
-def test_a_reading_lacks_what_was_notified_since_it_began():
+def test_a_reading_lacks_events_notified_since_it_began():
     recent = EventLog()
     recent.add(block(1, 2), 1.0)
     recent.add(deletion(7), 2.0)
@@ -43,7 +43,7 @@ def test_a_reading_lacks_what_was_notified_since_it_began():
     assert recent.since(4.0) == ChangeEvents()
 
 
-def test_what_later_readings_hold_is_forgotten():
+def test_events_that_later_readings_hold_are_dropped():
     recent = EventLog()
     recent.add(block(1, 2), 1.0)
     recent.add(deletion(7, 8), 2.0)
@@ -55,7 +55,7 @@ def test_what_later_readings_hold_is_forgotten():
     assert len(recent) == 2
 
 
-def test_a_snapshot_is_corrected_and_the_one_before_stays():
+def test_applying_events_makes_a_new_snapshot():
     before = snapshot({10: {}, 11: {}, 12: {"deleted": 1}}, blocks=[(1, 2)])
 
     after = apply_events(before, ChangeEvents(frozenset({(3, 1)}), frozenset({11, 12, 99})))
@@ -66,14 +66,14 @@ def test_a_snapshot_is_corrected_and_the_one_before_stays():
     assert before.related_authors(1).tolist() == [2]
 
 
-def test_a_block_that_is_said_to_be_taken_back_holds_until_a_reading_agrees():
+def test_a_notified_unblock_changes_nothing_before_the_next_reading():
     before = snapshot({10: {}}, blocks=[(1, 2)])
 
     assert apply_events(before, UNBLOCKED).related_authors(1).tolist() == [2]
     assert apply_events(apply_events(before, block(1, 3)), UNBLOCKED).related_authors(3).tolist() == [1]
 
 
-def test_facts_that_a_snapshot_holds_change_nothing():
+def test_events_that_a_snapshot_holds_change_nothing():
     before = snapshot({10: {"deleted": 1}}, blocks=[(1, 2)])
 
     after = apply_events(before, ChangeEvents(frozenset({(1, 2)}), frozenset({10, 99})))
@@ -82,7 +82,7 @@ def test_facts_that_a_snapshot_holds_change_nothing():
     assert [after.related_authors(user).tolist() for user in (1, 2, 5, 6)] == [[2], [1], [], []]
 
 
-def test_notified_deletions_are_beside_the_flags_of_all_posts_until_there_are_many():
+def test_notified_deletions_are_kept_apart_until_there_are_many():
     before = snapshot({post: {} for post in range(3 * MAX_NOTIFIED)})
     after, deleted = before, []
     for post in range(0, 3 * MAX_NOTIFIED, 2):
@@ -97,11 +97,11 @@ def test_notified_deletions_are_beside_the_flags_of_all_posts_until_there_are_ma
     assert not before.is_deleted(rows).any()
 
 
-def test_an_empty_catalog_has_nothing_deleted():
+def test_an_empty_catalog_has_no_deleted_posts():
     assert not snapshot({}).is_deleted(np.array([-1, -1])).any()
 
 
-def test_no_post_is_newer_that_was_deleted_since():
+def test_a_deleted_post_is_not_newer():
     before = snapshot({10: {}, 11: {}})
     assert before.newer_than(0.0).tolist() == [0, 1]
 
@@ -110,7 +110,7 @@ def test_no_post_is_newer_that_was_deleted_since():
     assert after.newer_than(0.0).tolist() == [1]
 
 
-def test_what_is_left_to_the_next_reading_is_shared():
+def test_unaffected_parts_of_a_snapshot_are_shared():
     before = snapshot({10: {"likes": 5}, 11: {"likes": 2}})
 
     after = apply_events(before, deletion(10))

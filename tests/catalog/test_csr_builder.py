@@ -9,7 +9,7 @@ parts = st.lists(st.lists(st.tuples(ids, ids), max_size=20), max_size=5)
 
 
 @given(parts)
-def test_groups_of_parts_are_those_of_all_pairs(parts):
+def test_an_index_of_parts_equals_that_of_all_pairs(parts):
     builder = CsrIndexBuilder()
     for part in parts:
         columns = np.array(part, np.int64).reshape(-1, 2)
@@ -25,7 +25,7 @@ def test_groups_of_parts_are_those_of_all_pairs(parts):
     assert built.members.dtype == expected.members.dtype
 
 
-def test_a_builder_is_empty_once_it_has_built():
+def test_a_builder_is_empty_after_build():
     builder = CsrIndexBuilder()
     builder.add(np.array([1]), np.array([2]))
     assert builder.build().members_of(1).tolist() == [2]
@@ -34,7 +34,7 @@ def test_a_builder_is_empty_once_it_has_built():
 
 
 @given(st.lists(st.tuples(ids, ids)))
-def test_pairs_are_those_of_which_groups_were_made(pairs):
+def test_pairs_are_those_of_which_the_index_was_made(pairs):
     columns = np.array(pairs, np.int64).reshape(-1, 2)
 
     keys, members = CsrIndex.of(columns[:, 0], columns[:, 1]).pairs()

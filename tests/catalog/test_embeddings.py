@@ -14,7 +14,7 @@ def file(tmp_path):
     return EmbeddingFile(tmp_path, image_width=2, caption_width=1)
 
 
-def test_what_is_written_is_read(file):
+def test_written_rows_can_be_read(file):
     file.write(0, half([1, 2], [3, 4]), half([5], [6]))
 
     image, caption = file.read(1, 2)
@@ -23,7 +23,7 @@ def test_what_is_written_is_read(file):
     assert caption.tolist() == [[6]]
 
 
-def test_a_file_grows_after_it_was_read(file):
+def test_a_file_can_grow_after_a_read(file):
     file.write(0, half([1, 2]), half([3]))
     before, _ = file.read(0, 1)
     file.write(1, half([4, 5]), half([6]))
@@ -58,7 +58,7 @@ def test_without_widths_rows_are_empty():
     assert image.shape == caption.shape == (2, 0)
 
 
-def test_a_width_that_becomes_known_is_zeros_in_the_rows_so_far(tmp_path):
+def test_a_resized_column_is_zero_in_existing_rows(tmp_path):
     narrow = EmbeddingFile(tmp_path, image_width=0, caption_width=1)
     narrow.write(0, np.empty((2, 0), np.float16), half([1], [2]))
 
@@ -68,7 +68,7 @@ def test_a_width_that_becomes_known_is_zeros_in_the_rows_so_far(tmp_path):
     assert caption.tolist() == [[1], [2]]
 
 
-def test_the_file_has_no_name_that_could_be_left_behind(file, tmp_path):
+def test_the_file_is_unlinked(file, tmp_path):
     file.write(0, half([1, 2]), half([3]))
 
     assert list(tmp_path.iterdir()) == []
@@ -89,11 +89,11 @@ def test_equal_rows_have_equal_fingerprints_and_zeros_have_none():
     assert len(set(digests.tolist())) == 3
 
 
-def test_a_fingerprint_tells_an_image_from_a_caption():
+def test_a_fingerprint_distinguishes_image_from_caption():
     assert fingerprints(half([1]), half([0])) != fingerprints(half([0]), half([1]))
 
 
-def test_a_fingerprint_does_not_depend_on_the_width_of_what_is_absent():
+def test_a_fingerprint_does_not_depend_on_the_width_of_an_absent_embedding():
     assert fingerprints(half([1]), half([0, 0])) == fingerprints(half([1]), np.empty((1, 0), np.float16))
 
 

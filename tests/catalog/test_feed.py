@@ -10,7 +10,7 @@ times = st.integers(0, 5).map(float)
 
 
 def table_of(created_at, deleted):
-    """A table of which the feed asks the times and the deletions alone."""
+    """The columns of a table that the feed index reads."""
     return replace(
         CatalogPosts.empty(None),
         created_at=np.array(created_at, np.float64),
@@ -20,32 +20,32 @@ def table_of(created_at, deleted):
 
 @st.composite
 def tables(draw):
-    """Tables of one epoch, one after the other: posts come, go, come back, and change their time."""
+    """Successive tables of one epoch: posts are added, deleted, restored, and change their time."""
     created_at: list[float] = []
-    one_after_the_other = []
+    successive_tables = []
     for _ in range(draw(st.integers(1, 5))):
         created_at = created_at + draw(st.lists(times, max_size=6))
         if created_at and draw(st.booleans()):
             created_at = created_at.copy()
             created_at[draw(st.integers(0, len(created_at) - 1))] = draw(times)
         deleted = draw(st.lists(st.booleans(), min_size=len(created_at), max_size=len(created_at)))
-        one_after_the_other.append(table_of(created_at, deleted))
-    return one_after_the_other
+        successive_tables.append(table_of(created_at, deleted))
+    return successive_tables
 
 
 @given(tables())
-def test_an_updated_feed_is_a_feed_made_anew(one_after_the_other):
+def test_an_updated_feed_equals_a_rebuilt_one(successive_tables):
     feed = FeedIndex.empty()
-    for table in one_after_the_other:
+    for table in successive_tables:
         feed = feed.updated(table)
 
-        anew = FeedIndex.of(table.created_at, np.flatnonzero(~table.deleted))
-        assert feed.created_at.tolist() == anew.created_at.tolist()
-        assert sorted(feed.rows.tolist()) == sorted(anew.rows.tolist())
+        rebuilt = FeedIndex.of(table.created_at, np.flatnonzero(~table.deleted))
+        assert feed.created_at.tolist() == rebuilt.created_at.tolist()
+        assert sorted(feed.rows.tolist()) == sorted(rebuilt.rows.tolist())
         assert table.created_at[feed.rows].tolist() == feed.created_at.tolist()
 
 
-def test_posts_of_one_time_are_in_the_order_in_which_they_came():
+def test_posts_of_equal_time_are_in_order_of_arrival():
     feed = FeedIndex.empty().updated(table_of([5, 5], [False, False]))
 
     assert feed.updated(table_of([5, 5, 5, 4], [False] * 4)).rows.tolist() == [3, 0, 1, 2]
@@ -59,7 +59,7 @@ def test_a_restored_post_is_back_at_its_age():
 
 
 @given(st.lists(times), times, st.integers(1, 4))
-def test_the_newest_are_the_last_made_since_a_time(created_at, since, limit):
+def test_newest_returns_the_last_posts_made_since_a_time(created_at, since, limit):
     feed = FeedIndex.of(np.array(created_at, np.float64), np.arange(len(created_at)))
 
     newest = feed.newest(since, limit)

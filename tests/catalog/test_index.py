@@ -15,10 +15,10 @@ def array(values):
 
 
 @given(st.dictionaries(ids, st.integers(0, 9)), st.lists(ids))
-def test_an_id_map_finds_what_a_dict_finds(known, asked):
-    found = IdMap.of(array(known), array(known.values())).find(array([*asked, *known]))
+def test_an_id_map_finds_what_a_dict_finds(known, queried):
+    found = IdMap.of(array(known), array(known.values())).find(array([*queried, *known]))
 
-    assert found.tolist() == [known.get(one, -1) for one in [*asked, *known]]
+    assert found.tolist() == [known.get(one, -1) for one in [*queried, *known]]
 
 
 @given(
@@ -26,16 +26,16 @@ def test_an_id_map_finds_what_a_dict_finds(known, asked):
     st.dictionaries(st.integers(0, 40), st.integers(0, 2**33), min_size=1),
     st.lists(ids),
 )
-def test_an_id_map_finds_ids_that_are_close_together_wherever_they_are(first, close, far):
+def test_an_id_map_finds_dense_ids_in_any_range(first, close, far):
     known = {first + offset: value for offset, value in close.items()}
-    asked = [*far, *(one for one in range(first - 2, first + 43) if INT64.min <= one <= INT64.max)]
+    queried = [*far, *(one for one in range(first - 2, first + 43) if INT64.min <= one <= INT64.max)]
 
-    found = IdMap.of(array(known), array(known.values())).find(array(asked))
+    found = IdMap.of(array(known), array(known.values())).find(array(queried))
 
-    assert found.tolist() == [known.get(one, -1) for one in asked]
+    assert found.tolist() == [known.get(one, -1) for one in queried]
 
 
-def test_a_value_that_is_used_as_an_index_is_never_that_of_an_absent_id():
+def test_getting_an_absent_id_is_an_error():
     known = IdMap.of(array([7, 8]), array([0, 1]))
 
     assert known.get(array([8, 7, 8])).tolist() == [1, 0, 1]
@@ -43,7 +43,7 @@ def test_a_value_that_is_used_as_an_index_is_never_that_of_an_absent_id():
         known.get(array([7, 9]))
 
 
-def test_ids_have_a_table_where_it_is_small():
+def test_dense_ids_have_a_direct_address_table():
     near = IdMap.of(array([7, 8, 14]), array([0, 1, 2])).places
     assert near is not None
     assert near.tolist() == [0, 1, -1, -1, -1, -1, -1, 2]
@@ -65,7 +65,7 @@ def test_an_id_map_changes_as_a_dict_changes(before, added):
 
 
 @given(st.lists(st.tuples(small_ids, small_ids)))
-def test_groups_hold_the_members_that_a_dict_of_sets_holds(pairs):
+def test_a_csr_index_holds_the_members_that_a_dict_of_sets_holds(pairs):
     groups = CsrIndex.of(array(key for key, _ in pairs), array(member for _, member in pairs))
 
     for key in range(-4, 5):
@@ -73,7 +73,7 @@ def test_groups_hold_the_members_that_a_dict_of_sets_holds(pairs):
 
 
 @pytest.mark.parametrize("member", [2**31 - 1, 2**31, -(2**31), -(2**31) - 1, INT64.min, INT64.max])
-def test_members_of_any_size_come_back_as_they_were(member):
+def test_members_of_any_size_are_kept_exactly(member):
     members = CsrIndex.of(array([7, 7]), array([5, member])).members_of(7)
 
     assert members.dtype == np.int64

@@ -18,7 +18,7 @@ def related(blocks, user):
 
 
 @given(st.sets(pairs), st.lists(st.frozensets(pairs), max_size=4))
-def test_blocks_are_added_to_those_found(blocks, batches):
+def test_notified_blocks_are_added_to_those_of_the_reading(blocks, batches):
     relations = relations_of(blocks)
     for batch in batches:
         relations = relations.with_blocks(batch)
@@ -33,7 +33,7 @@ def test_blocks_are_added_to_those_found(blocks, batches):
 
 
 @given(st.sets(pairs), st.frozensets(pairs))
-def test_the_relations_before_stay_as_they_were(blocks, batch):
+def test_adding_blocks_does_not_change_earlier_relations(blocks, batch):
     relations = relations_of(blocks)
     relations.with_blocks({(1, 2)}).with_blocks(batch)
 

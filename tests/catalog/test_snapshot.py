@@ -1,4 +1,4 @@
-"""Which posts are newer than a list that was made of an earlier catalog."""
+"""Which posts are newer than a timeline that was ranked from an earlier snapshot."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ NO_IDS = np.empty(0, np.int64)
 
 
 def grown(table, post_ids, read_at, *, author=1, created_at=0.0, removed=NO_IDS):
-    """The table after a reading that found some posts."""
+    """The table after a reading that found `posts`."""
     count = len(post_ids)
     found = PostRecords(
         np.array(post_ids, np.int64), np.full(count, author), np.full(count, created_at),
@@ -34,7 +34,7 @@ def grown(table, post_ids, read_at, *, author=1, created_at=0.0, removed=NO_IDS)
 
 
 def newer_than(table, read_at, limit=100):
-    """Ids of the posts that a catalog with this table calls newer."""
+    """Ids of the posts that are newer in a snapshot of this table."""
     with_table = replace(
         snapshot({}),
         post_ids=table.post_ids,
@@ -47,7 +47,7 @@ def newer_than(table, read_at, limit=100):
 
 @pytest.fixture
 def table():
-    """Posts 1 and 2 of the load at 100, 3 of a reading at 200, and 4 and 5 of one at 300."""
+    """Posts 1 and 2 arrive at 100, 3 at 200, 4 and 5 at 300."""
     loaded = grown(CatalogPosts.empty(None), [1, 2], 100.0)
     return grown(grown(loaded, [3], 200.0), [4, 5], 300.0)
 
@@ -59,11 +59,11 @@ def test_newer_posts_are_those_that_arrived_later(table, read_at, newer):
     assert newer_than(table, read_at) == newer
 
 
-def test_a_post_that_is_gone_is_not_newer(table):
+def test_a_removed_post_is_not_newer(table):
     assert newer_than(grown(table, [], 400.0, removed=[4]), 200.0) == [5]
 
 
-def test_an_edited_post_is_newer_once_more(table):
+def test_an_edited_post_is_newer_again(table):
     assert newer_than(grown(table, [1], 400.0, author=2), 300.0) == [1]
 
 
@@ -74,7 +74,7 @@ def test_a_clock_that_steps_back_hides_no_post(table):
     assert newer_than(later, 300.0) == [7]
 
 
-def test_a_list_older_than_the_load_lacks_what_was_made_shortly_before_it():
+def test_posts_made_shortly_before_an_older_timeline_are_newer():
     loaded = grown(CatalogPosts.empty(None), [1], 1e6, created_at=1e6 - 899 - LATE_COMMIT)
     loaded = grown(loaded, [2], 1e6, created_at=1e6 - 901 - LATE_COMMIT)
     later = grown(loaded, [3], 1e6 + 1, created_at=0.0)  # of old, and committed just now
@@ -82,7 +82,7 @@ def test_a_list_older_than_the_load_lacks_what_was_made_shortly_before_it():
     assert newer_than(later, 1e6 - 900) == [1, 3]
 
 
-def test_a_post_that_was_made_and_arrived_lately_is_newer_once():
+def test_a_post_made_and_arrived_lately_is_listed_once():
     loaded = grown(CatalogPosts.empty(None), [4, 5], 1e6, created_at=1e6 - 10)
     later = grown(loaded, [2, 3], 1e6 + 1, created_at=1e6 + 1)
     later = grown(later, [1], 1e6 + 2, created_at=1e6 - 5)
@@ -91,7 +91,7 @@ def test_a_post_that_was_made_and_arrived_lately_is_newer_once():
     assert newer_than(later, 1e6) == [1, 2, 3]
 
 
-def test_of_many_newer_posts_the_latest_are_looked_at():
+def test_only_the_latest_newer_posts_are_considered():
     table = grown(CatalogPosts.empty(None), range(50), 1e6, created_at=1e6 - 5)
     table = grown(table, range(100, 150), 1e6 + 1)
 
@@ -99,11 +99,11 @@ def test_of_many_newer_posts_the_latest_are_looked_at():
     assert newer_than(table, 1e6, limit=3) == [147, 148, 149]
 
 
-def test_an_empty_catalog_has_nothing_newer():
+def test_an_empty_catalog_has_no_newer_posts():
     assert newer_than(CatalogPosts.empty(None), 0.0) == []
 
 
-def test_what_is_newer_outlives_a_compaction(table):
+def test_newer_posts_survive_a_compaction(table):
     crowded = grown(table, range(1000, 4000), 400.0)
     compacted = grown(crowded, [9], 500.0, removed=range(1000, 4000))
 

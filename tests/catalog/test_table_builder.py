@@ -63,7 +63,7 @@ def reconciled(table, posts):
 
 
 def content(table):
-    """What a table says, rows aside."""
+    """The content of a table, independent of rows."""
     found = {}
     for post_id, row in zip(table.index.ids.tolist(), table.index.values.tolist(), strict=True):
         image, caption = table.embeddings.read(row, row + 1)
@@ -86,11 +86,11 @@ def test_the_first_load_begins_an_epoch(table):
     assert table.index.find(np.array([10, 20, 30])).tolist()[2] == -1
 
 
-def test_nothing_new_is_the_same_table(table):
+def test_the_table_stays_the_same_without_changes(table):
     assert refreshed(table, {20: Post()}) is table
 
 
-def test_a_load_of_no_posts_is_a_load():
+def test_a_load_without_posts_begins_an_epoch():
     assert reconciled(CatalogPosts.empty(None), {}).epoch == 1
 
 
@@ -114,7 +114,7 @@ def test_edited_embeddings_get_a_new_row_and_leave_a_tombstone(table):
     assert after.embeddings.read(old_row, old_row + 1)[0].tolist() == before[0].tolist()
 
 
-def test_another_author_gets_a_new_row(table):
+def test_a_post_with_another_author_gets_a_new_row(table):
     after = refreshed(table, {20: Post(author=9)})
 
     assert after.author_ids[after.index.find(np.array([20]))] == 9
@@ -128,7 +128,7 @@ def test_an_edit_of_neither_author_nor_times_nor_embeddings_keeps_the_row(table)
     assert not after.outdated(records({20: Post(updated_at=1)}))[0]
 
 
-def test_a_post_of_another_time_of_creation_gets_a_new_row_as_it_may_be_another_of_the_same_id(table):
+def test_a_post_with_another_time_of_creation_gets_a_new_row(table):
     found = {20: Post(created_at=2000.0)}
     assert table.outdated(records(found)).tolist() == [True]
 
@@ -162,21 +162,21 @@ def test_a_post_that_left_and_came_back_gets_a_new_row(table):
     assert after.index.find(np.array([20])) == 2
 
 
-def test_a_post_that_was_found_is_there_whatever_is_said_of_it(table):
+def test_a_found_post_is_not_removed(table):
     after = refreshed(table, {20: Post(created_at=7.0, updated_at=1)}, [20])
 
     assert content(after) == content(table) | {20: content(after)[20]}
     assert after.created_at[after.index.find(np.array([20]))] == 7
 
 
-def test_an_edit_of_a_post_that_is_not_there_is_an_error_and_no_edit_of_another(table):
+def test_an_edit_of_an_unknown_post_is_an_error(table):
     found = records({99: Post(created_at=7.0)})
 
     with pytest.raises(LookupError, match="1 of 1 ids"):
         PostTableBuilder(table, found, np.array([False])).finish(np.array([20]), 50.0)
 
 
-def test_the_first_width_of_a_kind_begins_an_epoch(tmp_path):
+def test_the_first_width_of_a_column_begins_an_epoch(tmp_path):
     narrow = refreshed(CatalogPosts.empty(tmp_path), {1: Post(image=None)})
 
     wide = refreshed(narrow, {2: Post(image=(4.0, 5.0))})
@@ -187,14 +187,14 @@ def test_the_first_width_of_a_kind_begins_an_epoch(tmp_path):
     assert wide.embeddings.read(0, 2)[1].tolist() == [[3], [3]]
 
 
-def test_an_empty_embedding_says_nothing_about_the_width(tmp_path):
+def test_an_unusable_embedding_does_not_set_the_width(tmp_path):
     table = refreshed(CatalogPosts.empty(tmp_path), {1: Post(image=()), 2: Post(image=(4.0, 5.0))})
 
     assert table.embeddings.read(0, 2)[0].tolist() == [[0, 0], [4, 5]]
 
 
 @pytest.mark.parametrize("image", [(1.0, 2.0, 3.0), (), (1.0, np.nan), (1.0, np.inf), (1.0, 1e6)])
-def test_an_embedding_that_cannot_be_used_counts_as_none(table, image):
+def test_an_unusable_embedding_counts_as_absent(table, image):
     builder = draft_of(table, {30: Post(image=image)})
     builder.add(embeddings({30: Post(image=image)}))
 
@@ -205,7 +205,7 @@ def test_an_embedding_that_cannot_be_used_counts_as_none(table, image):
     assert after.embeddings.read(2, 3)[1].tolist() == [[3]]
 
 
-def test_posts_whose_embeddings_did_not_arrive_are_asked_for_again(table):
+def test_posts_whose_embeddings_did_not_arrive_stay_outdated(table):
     posts = {20: Post(updated_at=1, deleted=True), 30: Post()}
 
     after = draft_of(table, posts).finish(NO_IDS, 50.0)
@@ -221,7 +221,7 @@ def test_embeddings_that_arrive_twice_count_once(table):
     assert len(builder.finish(NO_IDS, 50.0)) == 3
 
 
-def test_a_draft_that_is_dropped_changes_nothing(table):
+def test_a_discarded_builder_changes_nothing(table):
     draft_of(table, {30: Post()}).add(embeddings({30: Post(image=(9.0, 9.0))}))
 
     after = refreshed(table, {40: Post(image=(6.0, 6.0))})
@@ -247,7 +247,7 @@ def test_young_posts_without_embeddings_are_listed_until_they_have_them(tmp_path
     assert [ids.tolist() for ids in builder.finish(NO_IDS, 50.0).without_embeddings(since=500.0)] == [[], [2]]
 
 
-def test_many_tombstones_begin_an_epoch_without_them(tmp_path):
+def test_many_tombstones_are_compacted_in_a_new_epoch(tmp_path):
     posts = {one: Post(author=one, image=(one, 1.0)) for one in range(4000)}
     table = refreshed(CatalogPosts.empty(tmp_path), posts)
     kept = {one: post for one, post in posts.items() if one >= 1024}
@@ -274,7 +274,7 @@ post_values = st.builds(
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.dictionaries(st.integers(0, 8), post_values), max_size=5))
-def test_after_all_posts_are_compared_a_table_equals_a_fresh_load(states):
+def test_after_a_reconcile_a_table_equals_a_fresh_load(states):
     table = CatalogPosts.empty(None)
     posts: dict[int, Post] = {}
     for moment, state in enumerate(states):

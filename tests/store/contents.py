@@ -1,14 +1,14 @@
-"""All that a snapshot says, in a form that two of them can be compared in."""
+"""The content of a snapshot in a form that can be compared."""
 
 from typing import Any
 
 from animora_server.catalog import CatalogSnapshot
 
-USERS = 20  # those that the fixture `database` has
+USERS = 20  # of the fixture `database`
 
 
 def content(snapshot: CatalogSnapshot) -> tuple[Any, ...]:
-    """Posts, counts, the feed, seen posts and relations, whichever rows they are in."""
+    """Posts, counts, the feed, seen posts and relations, independent of rows."""
     posts = {}
     for post_id, row in zip(snapshot.index.ids.tolist(), snapshot.index.values.tolist(), strict=True):
         image, caption = snapshot.embeddings.read(row, row + 1)

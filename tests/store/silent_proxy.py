@@ -1,4 +1,4 @@
-"""Stands between a client and a server, and can fall silent: nothing is closed, and nothing answers."""
+"""A TCP proxy that can fall silent: it keeps its connections open but forwards nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,8 +10,8 @@ class SilentProxy:
     """Forwards connections to a server's socket.
 
     Attributes:
-        port: Where it listens.
-        connections: How many there were.
+        port: The port that it listens on.
+        connections: The number of connections accepted.
     """
 
     def __init__(self, target: Path) -> None:
@@ -22,21 +22,24 @@ class SilentProxy:
         self._open: list[asyncio.StreamWriter] = []
 
     def url(self, name: str) -> str:
-        """The connection string of a database behind it."""
+        """The connection string of a database through the proxy."""
         return f"postgresql://animora@127.0.0.1:{self.port}/{name}?sslmode=disable"
 
     def fall_silent(self) -> None:
-        """Forwards nothing any more for the connections that there are; new ones are served."""
+        """Stops forwarding for the existing connections; new ones are served."""
         for pump in self._pumps:
             pump.cancel()
         self._pumps.clear()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Takes a connection."""
+        """Accepts a connection."""
         self.connections += 1
-        there, back = await asyncio.open_unix_connection(self._target)
-        self._open += (writer, back)
-        self._pumps |= {asyncio.create_task(_pump(reader, back)), asyncio.create_task(_pump(there, writer))}
+        answers, target = await asyncio.open_unix_connection(self._target)
+        self._open += (writer, target)
+        self._pumps |= {
+            asyncio.create_task(_pump(reader, target)),
+            asyncio.create_task(_pump(answers, writer)),
+        }
 
     def close(self) -> None:
         """Ends all connections."""
@@ -55,7 +58,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def silent_proxy(target: Path) -> AsyncIterator[SilentProxy]:
-    """A proxy for a server that listens on a socket."""
+    """A proxy for a server that listens on a Unix socket."""
     proxy = SilentProxy(target)
     server = await asyncio.start_server(proxy.connected, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]

@@ -65,12 +65,12 @@ def found_in(batches):
     ]
 
 
-def test_the_header_and_its_extension_are_cut_off():
+def test_the_header_and_its_extension_are_removed():
     assert without_header(b"PGCOPY\n\xff\r\n\0" + struct.pack(">II", 0, 3) + b"abcrows") == b"rows"
 
 
 @given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.booleans())), st.lists(st.integers(0, 1000)))
-def test_fixed_columns_are_the_same_however_the_bytes_arrive(values, cuts):
+def test_fixed_columns_do_not_depend_on_how_the_bytes_are_split(values, cuts):
     columns = FixedColumns((">i8", "?"))
     data = b"".join(row(bigint(number), bytes([flag])) for number, flag in values) + TRAILER
 
@@ -83,7 +83,7 @@ def test_fixed_columns_are_the_same_however_the_bytes_arrive(values, cuts):
 @pytest.mark.parametrize(
     "bad", [row(None, b"\1"), row(bigint(1), None), row(b"\0" * 4, b"\1"), row(bigint(1), b"\1", b"\1")]
 )
-def test_a_field_of_another_width_is_an_error_or_is_left_over(bad):
+def test_a_field_of_another_width_is_an_error_or_a_rest(bad):
     good = row(bigint(1), b"\1")
     columns = FixedColumns((">i8", "?"))
 
@@ -105,7 +105,7 @@ EMBEDDINGS = st.none() | st.lists(st.floats(width=32, allow_nan=False), min_size
     posts=st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), EMBEDDINGS, EMBEDDINGS)),
     cuts=st.lists(st.integers(0, 2000)),
 )
-def test_embeddings_of_any_widths_are_the_same_however_the_bytes_arrive(type_name, encoded, posts, cuts):
+def test_embeddings_do_not_depend_on_how_the_bytes_are_split(type_name, encoded, posts, cuts):
     decode = DECODERS[type_name]
     batches: list[EmbeddingRecords] = []
     data = b""
@@ -116,7 +116,7 @@ def test_embeddings_of_any_widths_are_the_same_however_the_bytes_arrive(type_nam
     assert found_in(batches) == posts
 
 
-def test_halves_are_decoded_as_such():
+def test_float16_embeddings_stay_float16():
     batches: list[EmbeddingRecords] = []
     rows = EmbeddingRows(DECODERS["halfvec"], DECODERS["vector"], batches.append)
 
@@ -135,7 +135,7 @@ def test_halves_are_decoded_as_such():
     ],
     ids=["empty", "two dimensions", "a null inside"],
 )
-def test_an_array_that_is_no_list_of_numbers_cannot_be_used_and_its_neighbours_can(bad):
+def test_an_unusable_array_does_not_affect_its_neighbours(bad):
     batches: list[EmbeddingRecords] = []
     fields = [real_array(1), bad, real_array(2), real_array(3, 4), bad, None]
 

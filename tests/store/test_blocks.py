@@ -43,7 +43,7 @@ def refresher_of(store, published, **options):
     )
 
 
-async def test_blocks_that_got_old_are_read(database, store, published):
+async def test_overdue_blocks_are_read(database, store, published):
     await database.execute("insert into animora_app.block_relations values (1, 2)")
     published.age = float("inf")
     async with refresher_of(store, published, poll_interval=0.01):
@@ -52,7 +52,7 @@ async def test_blocks_that_got_old_are_read(database, store, published):
         await published.until(lambda relations: relations.members_of(2).tolist() == [])
 
 
-async def test_blocks_are_read_whatever_is_wrong_with_the_other_views(database, store, published):
+async def test_blocks_are_read_even_if_other_views_are_unusable(database, store, published):
     await database.execute("insert into animora_app.block_relations values (1, 2)")
     await database.execute("drop view animora.posts, animora.interactions")
     published.age = float("inf")
@@ -66,7 +66,7 @@ async def test_blocks_are_read_long_before_they_are_too_old(database, store, pub
         await published.until(lambda _: True)
 
 
-async def test_blocks_that_polls_keep_fresh_are_left_to_them(database, store, published):
+async def test_blocks_that_polls_keep_fresh_are_not_read(database, store, published):
     async with refresher_of(store, published) as refresher:
         await asyncio.sleep(0)
         assert published.relations == []

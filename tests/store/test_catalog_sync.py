@@ -115,7 +115,7 @@ def knows_not(post_id):
     return lambda snapshot: not knows(post_id)(snapshot)
 
 
-async def test_a_loaded_catalog_is_published_and_kept_fresh(database, store, metrics, published):
+async def test_a_catalog_is_loaded_published_and_refreshed(database, store, metrics, published):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     async with CatalogSync(store, FAST, metrics, published.publish):
         await published.until(knows(1))
@@ -129,7 +129,7 @@ async def test_a_loaded_catalog_is_published_and_kept_fresh(database, store, met
     assert {snapshot.epoch for snapshot in published.snapshots} == {1}
 
 
-async def test_metrics_tell_of_the_catalog(database, store, registry, metrics, published):
+async def test_metrics_describe_the_catalog(database, store, registry, metrics, published):
     await database.execute(
         "insert into animora_app.posts (author_id, deleted_at) values (1, null), (1, now())"
     )
@@ -145,7 +145,9 @@ async def test_metrics_tell_of_the_catalog(database, store, registry, metrics, p
         assert registry.get_sample_value("animora_catalog_age_seconds") < math.inf
 
 
-async def test_postgres_may_come_later_and_may_come_back(own_postgres, registry, metrics, published):
+async def test_the_catalog_is_loaded_when_postgres_starts_later_and_refreshed_after_an_outage(
+    own_postgres, registry, metrics, published
+):
     store = watched_store_of(own_postgres)
     await own_postgres.stop()
     async with CatalogSync(store, FAST, metrics, published.publish):
@@ -165,7 +167,7 @@ async def test_postgres_may_come_later_and_may_come_back(own_postgres, registry,
     assert registry.get_sample_value("animora_catalog_refreshes_total", {"outcome": "error"}) >= 2
 
 
-async def test_the_end_does_not_wait_for_a_frozen_server(own_postgres, frozen, metrics, published):
+async def test_stopping_does_not_wait_for_a_frozen_server(own_postgres, frozen, metrics, published):
     store = watched_store_of(own_postgres)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(CatalogSync(store, FAST, metrics, published.publish))
@@ -176,7 +178,7 @@ async def test_the_end_does_not_wait_for_a_frozen_server(own_postgres, frozen, m
                 await stack.aclose()
 
 
-async def test_a_frozen_server_is_followed_again_once_it_thaws(own_postgres, frozen, metrics, published):
+async def test_refreshes_continue_after_a_frozen_server_thaws(own_postgres, frozen, metrics, published):
     store = watched_store_of(own_postgres)
     async with CatalogSync(store, FAST, metrics, published.publish):
         await published.until(anything)
@@ -185,7 +187,7 @@ async def test_a_frozen_server_is_followed_again_once_it_thaws(own_postgres, fro
         await published.until(anything)
 
 
-async def test_missing_views_are_waited_for_and_named_in_the_log(database, postgres_url, metrics, published):
+async def test_missing_views_are_logged_and_waited_for(database, postgres_url, metrics, published):
     store = WatchedStore(PostgresStore(DatabaseSettings(url=SecretStr(postgres_url))))
     await database.execute("alter schema animora rename to migrating")
     with capture_logs() as logs:
@@ -200,7 +202,9 @@ async def test_missing_views_are_waited_for_and_named_in_the_log(database, postg
     assert all("deploy/sql" in warning for warning in warnings)
 
 
-async def test_rows_that_were_offered_once_are_not_assigned_again(database, store, metrics, published):
+async def test_rows_of_a_snapshot_that_failed_to_publish_are_not_assigned_again(
+    database, store, metrics, published
+):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     refused: list[CatalogSnapshot] = []
 
@@ -219,7 +223,7 @@ async def test_rows_that_were_offered_once_are_not_assigned_again(database, stor
     assert snapshot.rows(np.array([1])).tolist() == [1]
 
 
-async def test_embeddings_that_cannot_be_used_are_logged_once(database, store, metrics, published):
+async def test_unusable_embeddings_are_logged_once(database, store, metrics, published):
     await database.execute(
         "insert into animora_app.posts (id, author_id, image_embedding)"
         " values (1, 1, '{1,2}'), (2, 1, '{1,2,3}')"
@@ -235,7 +239,7 @@ async def test_embeddings_that_cannot_be_used_are_logged_once(database, store, m
     assert (entry["column"], entry["posts"], entry["width"]) == ("image_embedding", 1, 2)
 
 
-async def test_a_bug_costs_a_refresh_and_is_logged_with_its_traceback(database, store, metrics, published):
+async def test_a_bug_fails_one_refresh_and_is_logged_with_its_traceback(database, store, metrics, published):
     async def publish(snapshot):
         if not published.snapshots:
             published.snapshots.append(snapshot)
@@ -250,7 +254,7 @@ async def test_a_bug_costs_a_refresh_and_is_logged_with_its_traceback(database, 
 
 
 @pytest.mark.parametrize("window", [{"seen_window_days": 1e6}, {"recount_window": 1e12}])
-async def test_windows_may_reach_back_before_all_time(database, store, metrics, published, window):
+async def test_windows_may_reach_back_before_the_earliest_time(database, store, metrics, published, window):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     await database.execute("insert into animora_app.likes values (2, 1, now() - interval '1000 years')")
     settings = FAST.model_copy(update=window)
@@ -264,7 +268,7 @@ async def test_windows_may_reach_back_before_all_time(database, store, metrics, 
     assert [entry for entry in logs if entry["log_level"] in ("warning", "error")] == []
 
 
-async def test_polls_go_on_while_interactions_are_counted(database, store, metrics, published):
+async def test_polls_continue_while_interactions_are_counted(database, store, metrics, published):
     counting, goes_on = asyncio.Event(), asyncio.Event()
 
     class SlowStore(WatchedStore):
@@ -294,7 +298,7 @@ async def test_polls_go_on_while_interactions_are_counted(database, store, metri
         await published.until(knows_not(1))
 
 
-async def test_what_is_counted_in_vain_is_counted_again_later(database, store, metrics, published):
+async def test_a_count_whose_reconcile_fails_is_repeated_later(database, store, metrics, published):
     failed = asyncio.Event()
 
     class FailingOnce(WatchedStore):
@@ -319,7 +323,7 @@ async def test_what_is_counted_in_vain_is_counted_again_later(database, store, m
     assert failed.is_set()
 
 
-async def test_a_like_made_after_the_clock_went_back_does_not_wait_for_the_next_reconcile(
+async def test_a_like_made_after_the_clock_stepped_back_does_not_wait_for_a_reconcile(
     database, store, metrics, published
 ):
     class Clock:
@@ -343,13 +347,11 @@ async def test_a_like_made_after_the_clock_went_back_does_not_wait_for_the_next_
             Clock.ahead = timedelta()
             await database.execute("insert into animora_app.likes values (2, 1, now())")
             await published.until(lambda snapshot: snapshot.seen_posts(2).tolist() == [1])
-    (line,) = [entry for entry in logs if entry["event"] == "the database's clock went back"]
+    (line,) = [entry for entry in logs if entry["event"] == "database clock stepped back"]
     assert 3590 < line["seconds"] < 3600
 
 
-async def test_the_directory_is_made_and_holds_nothing_afterwards(
-    database, store, metrics, published, tmp_path
-):
+async def test_the_directory_is_created_and_left_empty(database, store, metrics, published, tmp_path):
     settings = FAST.model_copy(update={"directory": tmp_path / "deep" / "down"})
     await database.execute(
         "insert into animora_app.posts (id, author_id, image_embedding) values (1, 1, '{1,2}')"
@@ -361,17 +363,19 @@ async def test_the_directory_is_made_and_holds_nothing_afterwards(
     assert list((tmp_path / "deep" / "down").iterdir()) == []
 
 
-async def test_a_missing_temporary_directory_is_a_wrong_option(
+async def test_a_missing_temporary_directory_is_a_configuration_error(
     store, metrics, published, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    with pytest.raises(ConfigurationError, match=r"catalog\.directory: cannot write to a temporary one"):
+    with pytest.raises(
+        ConfigurationError, match=r"catalog\.directory: cannot write to the temporary directory"
+    ):
         async with CatalogSync(store, FAST, metrics, published.publish):
             pass
 
 
 @pytest.mark.parametrize("directory", ["file/folder", "file", "/proc"])
-async def test_a_directory_that_cannot_be_written_to_is_a_wrong_option(
+async def test_a_directory_that_cannot_be_written_to_is_a_configuration_error(
     store, metrics, published, tmp_path, directory
 ):
     (tmp_path / "file").touch()

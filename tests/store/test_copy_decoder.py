@@ -27,7 +27,7 @@ class Decoder:
         return data[whole:]
 
 
-async def test_bytes_arrive_whole_and_in_order_off_the_event_loop():
+async def test_bytes_are_decoded_in_order_in_a_thread():
     decoder = Decoder()
     parts = CopyDecoder(decoder.feed)
     rows = bytes(range(250)) * (PART_BYTES // 100)
@@ -41,7 +41,7 @@ async def test_bytes_arrive_whole_and_in_order_off_the_event_loop():
     assert threading.main_thread() not in decoder.threads
 
 
-async def test_what_is_left_over_is_an_error():
+async def test_an_incomplete_last_row_is_an_error():
     parts = CopyDecoder(Decoder().feed)
     await parts.put(HEADER + b"12345")
 
@@ -49,7 +49,7 @@ async def test_what_is_left_over_is_an_error():
         await parts.finish()
 
 
-async def test_the_decoders_error_comes_out_with_the_next_part():
+async def test_an_error_of_the_decoder_is_raised_with_the_next_part():
     parts = CopyDecoder(Decoder(failure=StoreError("a null")).feed)
     await parts.put(HEADER + bytes(PART_BYTES))
 
@@ -57,7 +57,7 @@ async def test_the_decoders_error_comes_out_with_the_next_part():
         await parts.put(bytes(PART_BYTES))
 
 
-async def test_settling_waits_for_the_thread_and_raises_nothing():
+async def test_waiting_for_the_thread_ignores_its_error():
     let_go = threading.Event()
     ended = []
 

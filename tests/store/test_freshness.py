@@ -13,7 +13,7 @@ from animora_server.catalog import Catalog
 from animora_server.settings import CatalogSettings
 from animora_server.store.refresh import Refresh
 from tests.store.contents import content
-from tests.store.workers import Worker, nothing
+from tests.store.workers import CatalogWorker, nothing
 
 EXAMPLES = 15
 
@@ -103,9 +103,9 @@ class World:
             worker.during_reading, worker.before_publishing = map(self._heard, doings)
             await worker.refresh()
         elif kind == "cut":
-            await worker.cut(self._database, doings[0])
+            await worker.disconnect(self._database, doings[0])
         elif kind == "cut while refreshing":
-            worker.during_reading = lambda: worker.cut(self._database, doings[0])
+            worker.during_reading = lambda: worker.disconnect(self._database, doings[0])
             await worker.refresh()
         worker.during_reading = worker.before_publishing = nothing
 
@@ -117,7 +117,7 @@ class World:
     async def check(self):
         """Nobody sees what was deleted, or whom they block."""
         worker = self._worker
-        await worker.hear(self._database)
+        await worker.until_received(self._database)
         if worker.behind:
             return
         snapshot = worker.snapshot
@@ -138,7 +138,7 @@ class World:
     def _heard(self, doing):
         async def do():
             await doing()
-            await self._worker.hear(self._database)
+            await self._worker.until_received(self._database)
 
         return do
 
@@ -150,14 +150,14 @@ class World:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps)
-async def test_nobody_sees_what_they_must_not_and_a_reconcile_equals_a_fresh_load(
+async def test_blocked_and_deleted_content_is_never_visible_and_a_reconcile_equals_a_fresh_load(
     database, postgres_url, store, taken
 ):
     await database.execute(BEGINNING)
     async with AsyncExitStack() as stack:
         late = await asyncpg.connect(postgres_url)
         stack.callback(late.terminate)
-        worker = Worker(postgres_url, store)
+        worker = CatalogWorker(postgres_url, store)
         await stack.enter_async_context(worker.listener)
         world = World(database, late, worker)
         for _ in range(2):
@@ -166,7 +166,7 @@ async def test_nobody_sees_what_they_must_not_and_a_reconcile_equals_a_fresh_loa
             await world.take(*step)
             await world.check()
         await world.commit_late()
-        await worker.hear(database)
+        await worker.until_received(database)
         worker.refresher.catch_up()
         for _ in range(2):
             await worker.refresh()
@@ -185,7 +185,7 @@ async def loaded(store):
 async def worker(database, postgres_url, store):
     """A worker that runs; it polls where it must catch up, and else never within a test."""
     await database.execute(BEGINNING)
-    worker = Worker(postgres_url, store)
+    worker = CatalogWorker(postgres_url, store)
     async with worker.listener, worker.refresher, worker.blocks:
         await worker.until(lambda: worker.visible)
         yield worker
@@ -203,7 +203,7 @@ async def act(database):
     await database.execute("delete from animora_app.block_relations where blocked_id in (1, 2)")
 
 
-async def test_blocks_and_deletions_are_seen_without_a_poll(database, worker):
+async def test_blocks_and_deletions_take_effect_without_a_poll(database, worker):
     assert seen(worker) == ({1, 2, 3, 4, 5}, [2], [])
 
     await act(database)
@@ -211,7 +211,7 @@ async def test_blocks_and_deletions_are_seen_without_a_poll(database, worker):
     await worker.until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))
 
 
-async def test_blocks_and_deletions_are_seen_while_a_snapshot_waits_to_be_published(database, worker):
+async def test_blocks_and_deletions_take_effect_while_a_snapshot_is_being_published(database, worker):
     waits, goes_on = asyncio.Event(), asyncio.Event()
 
     async def wait():
@@ -232,7 +232,7 @@ async def test_blocks_and_deletions_are_seen_while_a_snapshot_waits_to_be_publis
     assert seen(worker) == ({3, 4, 5}, [], [4])
 
 
-async def test_what_was_not_heard_is_seen_once_the_connection_is_back(database, worker):
-    await worker.cut(database, lambda: act(database))
+async def test_missed_events_take_effect_once_the_connection_is_back(database, worker):
+    await worker.disconnect(database, lambda: act(database))
 
     await worker.until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))

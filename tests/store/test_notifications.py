@@ -21,19 +21,19 @@ ids = st.integers(-(2**63), 2**63 - 1)
 
 
 @given(ids, ids)
-def test_a_block_says_who_blocks_whom(blocker, blocked):
+def test_a_block_has_a_blocker_and_a_blocked_user(blocker, blocked):
     assume(blocker != blocked)
     assert read_payload(f"block {blocker} {blocked}") == ChangeEvents(blocks=frozenset({(blocker, blocked)}))
 
 
 @given(ids, ids)
-def test_that_a_block_was_taken_back_is_left_to_a_reading(blocker, blocked):
+def test_an_unblock_is_left_to_the_next_reading(blocker, blocked):
     assume(blocker != blocked)
     assert read_payload(f"unblock {blocker} {blocked}") == ChangeEvents(unblocked=True)
 
 
 @given(st.lists(ids, min_size=1))
-def test_a_deletion_says_which_posts(deleted):
+def test_a_deletion_has_the_ids_of_the_posts(deleted):
     payload = "delete " + " ".join(map(str, deleted))
 
     assert read_payload(payload) == ChangeEvents(deleted=frozenset(deleted))
@@ -41,7 +41,7 @@ def test_a_deletion_says_which_posts(deleted):
 
 @given(st.text())
 @pytest.mark.parametrize("start", ["", "block ", "delete ", "delete 1 "])
-def test_any_text_is_a_fact_or_a_value_error(start, text):
+def test_any_text_is_an_event_or_a_value_error(start, text):
     with suppress(ValueError):
         assert read_payload(start + text)
 
@@ -57,12 +57,12 @@ def test_any_text_is_a_fact_or_a_value_error(start, text):
         "block 7 7", "unblock 7 7",
     ],
 )  # fmt: skip
-def test_what_is_no_fact_is_a_value_error(payload):
-    with pytest.raises(ValueError, match=r"not a fact|64 bits|nobody blocks themselves"):
+def test_an_invalid_payload_is_a_value_error(payload):
+    with pytest.raises(ValueError, match=r"not a change event|64 bits|cannot block themselves"):
         read_payload(payload)
 
 
-class Connection:
+class FakeTransport:
     """A transport that remembers whether it is read."""
 
     def __init__(self):
@@ -81,11 +81,11 @@ class Connection:
         return self.closing
 
 
-class World:
+class NotificationWorld:
     """A batcher in a time of its own, in which applying takes `cost` seconds a batch."""
 
     def __init__(self):
-        self.connection = Connection()
+        self.connection = FakeTransport()
         self.batches = []
         self.overflows = 0
         self.takes_more = True
@@ -102,7 +102,7 @@ class World:
         for payload in payloads:
             self.batcher.add(payload)
 
-    def wait_for_thread(self):
+    def run_scheduled(self):
         """Lets all that is scheduled happen at its time."""
         while self._scheduled:
             seconds, action, handle = self._scheduled.pop(0)
@@ -128,24 +128,24 @@ class World:
 
 @pytest.fixture
 def world():
-    return World()
+    return NotificationWorld()
 
 
-async def test_payloads_that_arrive_together_are_applied_together_in_their_order(world):
+async def test_payloads_that_arrive_together_are_applied_in_one_batch_in_order(world):
     world.add("a", "b", "c")
     assert world.batches == []
 
-    world.wait_for_thread()
+    world.run_scheduled()
 
     assert world.batches == [["a", "b", "c"]]
     assert world.connection.reading
 
 
-async def test_many_are_applied_in_batches_and_nothing_is_read_meanwhile(world):
+async def test_reading_pauses_while_payloads_are_applied_in_batches(world):
     payloads = [f"{number:0100}" for number in range(3 * BATCH_BYTES // 100)]
     world.add(*payloads)
 
-    world.wait_for_thread()
+    world.run_scheduled()
 
     assert len(world.batches) > 2
     assert list(chain.from_iterable(world.batches)) == payloads
@@ -153,17 +153,17 @@ async def test_many_are_applied_in_batches_and_nothing_is_read_meanwhile(world):
     assert world.connection.reading
 
 
-async def test_between_two_batches_the_event_loop_has_a_multiple_of_their_time(world):
+async def test_the_pause_between_batches_is_a_multiple_of_the_time_of_a_batch(world):
     world.cost = 0.01
     world.add(*["x" * BATCH_BYTES] * 3)
 
-    world.wait_for_thread()
+    world.run_scheduled()
 
     assert len(world.batches) == 3
     assert world.waits == [0, pytest.approx(0.04), pytest.approx(0.04)]
 
 
-async def test_more_than_may_wait_are_dropped_and_no_more_are_taken(world):
+async def test_payloads_beyond_the_limit_and_all_later_ones_are_dropped(world):
     size = 1000
     world.add(*["x" * size] * (MAX_PENDING_BYTES // size + 1))
     assert world.overflows == 1
@@ -171,49 +171,49 @@ async def test_more_than_may_wait_are_dropped_and_no_more_are_taken(world):
     assert not world.connection.reading
     world.add("late")
 
-    world.wait_for_thread()
+    world.run_scheduled()
 
     assert world.batches == []
     assert world.batcher.dropped == MAX_PENDING_BYTES // size + 2
     assert world.overflows == 1
 
 
-async def test_payloads_that_wait_for_too_long_without_a_break_are_dropped(world):
+async def test_payloads_are_dropped_after_a_backlog_of_max_lag(world):
     world.cost = 0.06  # and five times as much with the pause
     for _ in range(4):
         world.add(*["x" * BATCH_BYTES] * 2)
-        world.wait_for_thread()
+        world.run_scheduled()
 
     assert world.overflows == 1
     assert world.batcher.dropped > 0
 
 
-async def test_after_a_break_payloads_may_wait_again(world):
+async def test_after_a_quiet_time_a_backlog_is_a_new_one(world):
     world.cost = 0.06
     for _ in range(20):
         world.add(*["x" * BATCH_BYTES] * 2)
-        world.wait_for_thread()
+        world.run_scheduled()
         world.now += 2 * QUIET_SECONDS
 
     assert world.overflows == 0
 
 
-async def test_a_taker_that_is_full_gets_no_more(world):
+async def test_payloads_are_dropped_when_the_receiver_takes_no_more(world):
     world.takes_more = False
     world.add(*["x" * BATCH_BYTES] * 3)
 
-    world.wait_for_thread()
+    world.run_scheduled()
 
     assert len(world.batches) == 1
     assert world.batcher.dropped == 2
     assert world.overflows == 1
 
 
-async def test_a_connection_that_ends_is_neither_paused_nor_resumed(world):
+async def test_a_closing_connection_is_neither_paused_nor_resumed(world):
     world.connection.closing = True
     world.add(*["x" * BATCH_BYTES] * 3)
 
-    world.wait_for_thread()
+    world.run_scheduled()
 
     assert len(world.batches) == 3
     assert world.connection.reading

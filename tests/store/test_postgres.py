@@ -85,7 +85,7 @@ async def test_posts_are_found_by_any_time_of_change(database, store, column):
         assert (await reading.posts_since(NOW + timedelta(seconds=1))).ids.tolist() == []
 
 
-async def test_embeddings_are_read_whole_or_by_id(database, store):
+async def test_embeddings_are_read_for_all_posts_or_by_id(database, store):
     await database.executemany(
         "insert into animora_app.posts (id, author_id, image_embedding, caption_embedding)"
         " values ($1, 1, $2, $3)",
@@ -168,7 +168,7 @@ async def test_a_reading_is_consistent(database, store):
         assert (await reading.blocks()).second.tolist() == [2]
 
 
-async def test_rows_without_what_ranking_needs_are_passed_over(database, store):
+async def test_rows_without_required_columns_are_skipped(database, store):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1), (2, 1)")
     await database.execute(
         "create or replace view animora.posts as"
@@ -180,7 +180,7 @@ async def test_rows_without_what_ranking_needs_are_passed_over(database, store):
         assert (await reading.posts()).ids.tolist() == [1]
 
 
-async def test_a_load_larger_than_a_part_arrives_in_parts(database, store):
+async def test_a_large_load_arrives_in_parts(database, store):
     await database.execute(
         "insert into animora_app.posts (id, author_id, image_embedding)"
         " select id, 1, array_fill(id::real, array[1000]) from generate_series(1, 1500) as id"
@@ -210,12 +210,12 @@ async def test_a_changed_view_is_a_store_error_and_the_next_reading_sees_the_cha
     await read(store)
 
 
-async def test_a_server_that_is_not_there_is_a_store_error(tmp_path):
+async def test_an_unreachable_server_is_a_store_error(tmp_path):
     with pytest.raises(StoreError):
         await read(store_at(f"postgresql://animora@/animora?host={tmp_path}&sslmode=disable"))
 
 
-async def test_postgresqls_errors_say_whose_they_are(tmp_path):
+async def test_errors_of_postgresql_are_named_as_such(tmp_path):
     with pytest.raises(StoreError, match=r"^PostgreSQL: FileNotFoundError"):
         await read(store_at(f"postgresql://animora@/animora?host={tmp_path}&sslmode=disable"))
 
@@ -229,14 +229,14 @@ async def test_postgresqls_errors_say_whose_they_are(tmp_path):
         ("postgresql://animora:hunter2@nowhere/animora?sslmode=perhaps", "sslmode"),
     ],
 )
-async def test_a_wrong_url_is_named_and_its_password_is_not(url, said):
+async def test_an_invalid_url_is_reported_without_its_password(url, said):
     with pytest.raises(ConfigurationError, match=rf"^database\.url: .*{said}") as caught:
         await read(store_at(url))
 
     assert "hunter2" not in str(caught.value)
 
 
-async def test_options_of_a_connection_string_that_have_no_effect_are_logged_once(database, postgres_url):
+async def test_connection_string_options_without_effect_are_logged_once(database, postgres_url):
     with capture_logs() as logs:
         store = store_at(f"{postgres_url}&keepalives=1&channel_binding=prefer")
         for _ in range(2):
@@ -249,7 +249,7 @@ async def test_options_of_a_connection_string_that_have_no_effect_are_logged_onc
 
 
 @pytest.mark.parametrize(("mode", "size"), [("transaction", 1), ("transaction", 3), ("session", 3)])
-async def test_readings_go_through_a_pooler(database, postgres_url, pooled, mode, size):
+async def test_readings_work_through_a_pooler(database, postgres_url, pooled, mode, size):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     pooler = await pooled(mode, size)
     store = store_at(pooler.url(postgres_url))
@@ -266,7 +266,7 @@ async def test_readings_go_through_a_pooler(database, postgres_url, pooled, mode
         one.close()
 
 
-async def test_a_connection_that_ended_is_replaced(database, store):
+async def test_a_lost_connection_is_replaced(database, store):
     await read(store)
     await database.execute(
         "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
@@ -294,7 +294,7 @@ async def test_a_frozen_server_is_a_store_error_and_closing_does_not_wait(embedd
     store.close()
 
 
-async def test_a_query_that_stays_silent_is_a_store_error(database, postgres_url):
+async def test_a_silent_query_is_a_store_error(database, postgres_url):
     await database.execute("insert into animora_app.block_relations values (1, 2)")
     await database.execute(
         "create or replace view animora.blocks as select blocker_id, blocked_id, created_at"

@@ -203,7 +203,7 @@ async def test_after_a_reconcile_the_catalog_equals_a_fresh_load(database, postg
                 assert np.array_equal(rows(follower.snapshot)[: len(before)], rows(before))
 
 
-async def test_a_poll_sees_what_happened_lately(database, store, follower):
+async def test_a_poll_finds_recent_changes(database, store, follower):
     await database.execute(
         "insert into animora_app.posts (id, author_id) select n, n from generate_series(1, 9) as n"
     )
@@ -220,7 +220,7 @@ async def test_a_poll_sees_what_happened_lately(database, store, follower):
     assert content(follower.snapshot) == await fresh_content(store)
 
 
-async def test_a_poll_sees_what_was_committed_after_a_poll_that_came_later(database, postgres_url, follower):
+async def test_a_poll_finds_late_commits(database, postgres_url, follower):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     late = await asyncpg.connect(postgres_url)
     async with late.transaction():
@@ -237,7 +237,7 @@ async def test_a_poll_sees_what_was_committed_after_a_poll_that_came_later(datab
     assert follower.snapshot.seen_posts(1).tolist() == [1, 2]
 
 
-async def test_a_poll_does_not_see_a_hard_delete_and_a_reconcile_does(database, follower):
+async def test_a_hard_delete_is_found_by_a_reconcile_and_not_by_a_poll(database, follower):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     await follower.poll()
     await database.execute("delete from animora_app.posts")
@@ -249,7 +249,7 @@ async def test_a_poll_does_not_see_a_hard_delete_and_a_reconcile_does(database, 
     assert follower.snapshot.rows(np.array([1])).tolist() == [-1]
 
 
-async def test_a_poll_that_is_told_of_a_hard_delete_sees_it(database, store, follower):
+async def test_a_poll_applies_a_notified_hard_delete(database, store, follower):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1), (2, 1)")
     await follower.poll()
     await database.execute("delete from animora_app.posts where id = 1")
@@ -259,7 +259,7 @@ async def test_a_poll_that_is_told_of_a_hard_delete_sees_it(database, store, fol
     assert content(follower.snapshot) == await fresh_content(store)
 
 
-async def test_a_poll_joins_records_in_worker_threads_as_there_may_be_many(database, store, follower):
+async def test_a_poll_merges_records_in_worker_threads(database, store, follower):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1), (2, 1)")
     async with store.reading() as reading:
         refresh = Refresh(WatchedReading(reading), follower.catalog, SETTINGS, time.monotonic())
@@ -269,7 +269,7 @@ async def test_a_poll_joins_records_in_worker_threads_as_there_may_be_many(datab
     assert threading.main_thread() not in WatchedRecords.threads
 
 
-async def test_a_poll_believes_what_it_reads_and_not_what_it_is_told(database, store, follower):
+async def test_a_poll_ignores_a_notified_deletion_of_a_post_that_exists(database, store, follower):
     await database.execute(
         "insert into animora_app.posts (id, author_id, created_at)"
         " values (1, 1, now() - interval '1 year'), (2, 1, now() - interval '1 year')"
@@ -283,7 +283,7 @@ async def test_a_poll_believes_what_it_reads_and_not_what_it_is_told(database, s
     assert content(follower.snapshot) == await fresh_content(store)
 
 
-async def test_an_unlike_of_long_ago_is_seen_by_a_reconcile(database, follower):
+async def test_a_removed_old_like_is_found_by_a_reconcile(database, follower):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     await database.execute("insert into animora_app.likes values (1, 1, now() - interval '1 day')")
     await follower.reconcile()
@@ -295,7 +295,7 @@ async def test_an_unlike_of_long_ago_is_seen_by_a_reconcile(database, follower):
     assert follower.snapshot.seen_posts(1).tolist() == []
 
 
-async def test_likes_before_the_seen_window_count_but_were_not_seen(database, follower):
+async def test_likes_before_the_seen_window_are_counted_but_not_seen(database, follower):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     await database.execute("insert into animora_app.likes values (1, 1, now() - interval '400 days')")
 
@@ -306,7 +306,7 @@ async def test_likes_before_the_seen_window_count_but_were_not_seen(database, fo
 
 
 @pytest.mark.parametrize("age", ["1 hour", "20 hours"])
-async def test_embeddings_that_come_without_an_edit_are_seen_for_a_day(database, store, follower, age):
+async def test_embeddings_added_without_an_edit_are_found_for_a_day(database, store, follower, age):
     await database.execute("alter table animora_app.posts disable trigger touch_post")
     await database.execute(
         f"insert into animora_app.posts (id, author_id, created_at) values (1, 1, now() - interval '{age}')"
@@ -367,7 +367,7 @@ async def kept_images(follower):
 
 
 @pytest.mark.parametrize("odd", [1, 2])
-async def test_most_embeddings_decide_on_the_width_wherever_the_others_are(database, store, odd):
+async def test_the_most_frequent_width_is_kept_whatever_the_order_of_the_posts(database, store, odd):
     await database.execute(EMBEDDED.format(odd=odd, posts=5))
     follower = Follower(store)
 
@@ -378,7 +378,7 @@ async def test_most_embeddings_decide_on_the_width_wherever_the_others_are(datab
     assert follower.unusable == Widths(odd, 0)
 
 
-async def test_a_first_part_of_another_width_decides_nothing(database, store):
+async def test_the_width_of_the_first_part_is_not_decisive(database, store):
     await database.execute(  # larger than a part
         "insert into animora_app.posts (id, author_id, image_embedding)"
         " select id, 1, array_fill(1::real, array[case when id <= 600 then 2000 else 1999 end])"
@@ -393,7 +393,7 @@ async def test_a_first_part_of_another_width_decides_nothing(database, store):
     assert content(follower.snapshot) == await fresh_content(store)
 
 
-async def test_the_first_embedding_of_all_does_not_decide_while_a_model_answers(database, store, follower):
+async def test_the_first_embedding_does_not_set_the_width_while_a_model_serves(database, store, follower):
     follower.preference = WidthPreference(serving=Widths(image=8))
     await database.execute(EMBEDDED.format(odd=1, posts=1))
 
@@ -454,7 +454,7 @@ async def test_the_type_of_embeddings_may_change_while_serving(database, store, 
     assert follower.unusable == Widths(0, 0)
 
 
-async def test_a_reused_id_shows_the_new_post(database, store, follower):
+async def test_a_reused_id_is_a_new_post(database, store, follower):
     insert = "insert into animora_app.posts (author_id, image_embedding) values (1, array[{}, 2])"
     await database.execute(insert.format(1))
     await follower.poll()
@@ -468,7 +468,7 @@ async def test_a_reused_id_shows_the_new_post(database, store, follower):
 
 
 @pytest.mark.parametrize("made", ["1 minute", "2 days"])
-async def test_a_post_that_became_visible_late_is_newer_than_older_lists_also_after_a_restart(
+async def test_a_post_that_became_visible_late_is_newer_than_older_timelines_even_after_a_restart(
     database, store, made
 ):
     await database.execute("alter table animora_app.posts add published bool default false")
@@ -496,7 +496,7 @@ async def test_a_post_that_became_visible_late_is_newer_than_older_lists_also_af
 
 @pytest.mark.parametrize("told", ["deleted_at = null", "deleted_at = null, updated_at = null"])
 @pytest.mark.parametrize("refresh", ["poll", "reconcile"])
-async def test_a_post_that_is_restored_is_newer_than_lists_made_while_it_was_deleted(
+async def test_a_restored_post_is_newer_than_timelines_made_while_it_was_deleted(
     database, follower, told, refresh
 ):
     await database.execute("alter table animora_app.posts disable trigger touch_post")
@@ -513,7 +513,7 @@ async def test_a_post_that_is_restored_is_newer_than_lists_made_while_it_was_del
     assert follower.snapshot.post_ids[follower.snapshot.newer_than(listed)].tolist() == [1]
 
 
-async def test_a_large_catalog_is_read_again_part_by_part(database, store):
+async def test_reconciles_reread_a_large_catalog_part_by_part(database, store):
     await database.execute(
         "insert into animora_app.posts (id, author_id, image_embedding)"
         " select id, 1, array_fill(1::real, array[2000]) from generate_series(1, 9000) as id"
@@ -531,7 +531,7 @@ async def test_a_large_catalog_is_read_again_part_by_part(database, store):
     assert seen == set(range(100, 9001, 100))
 
 
-async def test_nothing_new_is_a_snapshot_that_differs_in_the_time_of_its_blocks_alone(database, follower):
+async def test_a_poll_without_changes_shares_everything_but_the_reading_times(database, follower):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     await follower.poll()
     before = follower.snapshot
@@ -557,7 +557,7 @@ class Ahead:
             yield reading
 
 
-async def test_a_post_made_after_the_clock_went_back_is_found_by_the_next_poll(database, store):
+async def test_a_post_made_after_the_clock_stepped_back_is_found_by_the_next_poll(database, store):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     clock = Ahead(store, 3600)
     follower = Follower(clock)
@@ -571,7 +571,7 @@ async def test_a_post_made_after_the_clock_went_back_is_found_by_the_next_poll(d
     assert follower.snapshot.has_changed_since(read_at)
 
 
-async def test_interactions_are_to_be_counted_again_after_the_clock_went_back(database, store):
+async def test_interactions_must_be_counted_again_after_the_clock_stepped_back(database, store):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     clock = Ahead(store, 3600)
     follower = Follower(clock)
@@ -586,7 +586,7 @@ async def test_interactions_are_to_be_counted_again_after_the_clock_went_back(da
     assert follower.snapshot.seen_posts(2).tolist() == [1]
 
 
-async def test_a_clock_that_went_back_less_than_the_count_lies_behind_costs_no_count(database, store):
+async def test_a_small_step_back_of_the_clock_needs_no_count(database, store):
     clock = Ahead(store, 3600)
     follower = Follower(clock)
     await follower.reconcile()

@@ -84,14 +84,14 @@ def reader(postgres_url, roles):
         ),
     ],
 )
-async def test_tables_that_hide_rows_are_found_through_views(database, roles, reader, statements, hidden):
+async def test_tables_with_row_security_are_found_through_views(database, roles, reader, statements, hidden):
     if statements:
         await database.execute(statements.format(**roles))
 
     assert await hidden_by(reader) == hidden
 
 
-async def test_a_catalog_from_which_all_posts_are_hidden_says_so(database, roles, reader):
+async def test_a_catalog_without_visible_posts_is_logged(database, roles, reader):
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
     await database.execute("insert into animora_app.likes values (1, 1, now() - interval '1 hour')")
     await database.execute((ENABLED + INVOKER + GRANTED).format(**roles))

@@ -22,16 +22,16 @@ async def activity(database):
     )
 
 
-async def test_all_users_come_by_id(database, store):
+async def test_all_users_are_read_by_id(database, store):
     async with store.reading() as reading:
         assert (await reading.users()).tolist() == [*USERS]
 
 
-async def test_those_active_since_a_moment_come_most_active_first_ties_by_id(activity, store):
+async def test_active_users_are_read_most_active_first_then_by_id(activity, store):
     async with store.reading() as reading:
         assert (await reading.users(NOW - timedelta(days=1))).tolist() == [3, 5, 2]
 
 
-async def test_no_one_active_is_no_one(database, store):
+async def test_without_active_users_none_are_read(database, store):
     async with store.reading() as reading:
         assert (await reading.users(NOW)).tolist() == []

@@ -37,7 +37,7 @@ async def read(store):
         return await reading.blocks()
 
 
-async def test_a_connection_that_fell_silent_is_replaced(database, proxy, url):
+async def test_a_dead_connection_is_replaced(database, proxy, url):
     store = PostgresStore(DatabaseSettings(url=SecretStr(url), command_timeout=COMMAND_TIMEOUT))
     await read(store)
     proxy.fall_silent()
@@ -51,7 +51,7 @@ async def test_a_connection_that_fell_silent_is_replaced(database, proxy, url):
     assert [entry["event"] for entry in logs] == ["connection to PostgreSQL is dead; replacing it"]
 
 
-async def test_a_connection_that_falls_silent_within_a_reading_is_replaced(database, proxy, url):
+async def test_a_connection_that_dies_within_a_reading_is_replaced(database, proxy, url):
     async def fall_silent_within(store):
         async with store.reading() as reading:
             await reading.blocks()
@@ -66,7 +66,7 @@ async def test_a_connection_that_falls_silent_within_a_reading_is_replaced(datab
     store.close()
 
 
-async def test_a_query_that_takes_long_is_waited_for(database, proxy, url):
+async def test_a_slow_query_is_not_terminated(database, proxy, url):
     settings = DatabaseSettings(url=SecretStr(url), command_timeout=COMMAND_TIMEOUT)
     connector = Connector("database.url", settings.url, settings)
     connection = await connector.connect(connection_class=WatchedConnection)
@@ -81,7 +81,7 @@ async def test_a_query_that_takes_long_is_waited_for(database, proxy, url):
     connection.terminate()
 
 
-async def test_while_nobody_answers_the_connection_is_kept(embedded_postgres, frozen):
+async def test_a_connection_is_kept_while_the_server_answers_no_probe(embedded_postgres, frozen):
     postgres = await embedded_postgres()
     settings = DatabaseSettings(url=SecretStr(postgres.url), timeout=0.2)
     connector = Connector("database.url", settings.url, settings)
@@ -96,7 +96,7 @@ async def test_while_nobody_answers_the_connection_is_kept(embedded_postgres, fr
     connection.terminate()
 
 
-async def test_a_reader_that_takes_its_time_is_no_silence(database, proxy, url):
+async def test_a_slow_reader_does_not_count_as_silence(database, proxy, url):
     """Meanwhile PostgreSQL waits for its client, as it would for one that is gone."""
     settings = DatabaseSettings(url=SecretStr(url), command_timeout=COMMAND_TIMEOUT)
     connector = Connector("database.url", settings.url, settings)

@@ -1,4 +1,4 @@
-"""What keeps the catalog of one process, put together as the server does, and the means to disturb it."""
+"""The parts that keep the catalog of one process, composed as in the server, with hooks to disturb them."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import BlockRefresher, CatalogSync, EventListener
 from tests.limits import HANG_TIMEOUT
 
-NOBODY = -1  # blocks someone, to mark a moment among the facts
+MARKER_USER = -1  # the blocker of marker events, which show that all earlier events have arrived
 LISTENERS = """
 from pg_stat_activity
 where datname = current_database() and query like '%pg_notify%' and pid <> pg_backend_pid()
@@ -25,13 +25,13 @@ async def nothing():
     pass
 
 
-class Worker:
-    """Enter its listener, then call `refresh` by hand, or enter its refresher and `blocks` too.
+class CatalogWorker:
+    """Enter `listener`, then call `refresh` by hand, or enter `refresher` and `blocks` too.
 
     Attributes:
-        behind: How many refreshes by hand are due since notifications were lost.
-        during_reading: What happens in each refresh once its transaction has begun.
-        before_publishing: What happens in each refresh once all is read.
+        behind: The number of refreshes by hand that are due after a loss of notifications.
+        during_reading: Called in each refresh after its transaction has begun.
+        before_publishing: Called in each refresh after everything is read.
     """
 
     def __init__(self, url, store):
@@ -41,13 +41,13 @@ class Worker:
         unused: Any = None  # no model is loaded
         self.model_manager = ModelManager(unused, unused, max_models=1)
         metrics = CatalogMetrics(CollectorRegistry())
-        seldom = CatalogSettings(poll_interval=1e6, reconcile_interval=1e6, max_block_age=1e6)
-        self.refresher = CatalogSync(self, seldom, metrics, self._publish)
+        rare = CatalogSettings(poll_interval=1e6, reconcile_interval=1e6, max_block_age=1e6)
+        self.refresher = CatalogSync(self, rare, metrics, self._publish)
         database = DatabaseSettings(url=SecretStr(url))
         self.listener = EventListener(database, metrics, self._correct, self._catch_up)
         self.blocks = BlockRefresher(
             store.with_separate_connection(),
-            seldom,
+            rare,
             metrics,
             lambda: self.model_manager.block_age,
             self._publish_blocks,
@@ -58,9 +58,9 @@ class Worker:
 
     @property
     def snapshot(self):
-        pin = self.model_manager.current()
-        assert pin is not None
-        return pin.snapshot
+        state = self.model_manager.current()
+        assert state is not None
+        return state.snapshot
 
     @property
     def visible(self):
@@ -79,24 +79,24 @@ class Worker:
         self.behind = max(self.behind - 1, 0)
         await self.refresher.refresh()
 
-    async def until(self, holds):
+    async def until(self, condition):
         async with asyncio.timeout(HANG_TIMEOUT):
-            while not holds():
+            while not condition():
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def hear(self, database):
-        """Returns once everything committed so far was heard."""
+    async def until_received(self, database):
+        """Waits until all events committed so far have arrived."""
         number = len(self._marks)
         self._marks[number] = asyncio.Event()
-        await database.execute(f"notify animora, 'block {NOBODY} {number}'")
+        await database.execute(f"notify animora, 'block {MARKER_USER} {number}'")
         async with asyncio.timeout(HANG_TIMEOUT):
             await self._marks[number].wait()
 
-    async def cut(self, database, unheard):
-        """Cuts the connection that listens; what happens until there is another is not heard."""
+    async def disconnect(self, database, unheard):
+        """Ends the listening connection; the events of `unheard` are not notified."""
         self._listening.clear()
-        # Returns once it has ended: to look for a time without a listener may come too late for it.
+        # Waits until the connection has ended: polling for its end could miss it.
         await database.execute(f"select pg_terminate_backend(pid, {round(1000 * HANG_TIMEOUT)}) {LISTENERS}")
         await unheard()
         async with asyncio.timeout(HANG_TIMEOUT):
@@ -130,7 +130,7 @@ class Worker:
             self.blocks.read_soon()
         self._changed.set()
         for blocker, blocked in events.blocks:
-            if blocker == NOBODY:
+            if blocker == MARKER_USER:
                 self._marks[blocked].set()
         return True
 

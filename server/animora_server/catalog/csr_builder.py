@@ -41,22 +41,22 @@ class CsrIndexBuilder:
 
     def build(self) -> CsrIndex:
         """Returns the index of all pairs added, and empties the builder."""
-        groups = [self._sorted(number) for number in range(BUCKETS)]
-        keys = np.concatenate([group.keys for group in groups])
-        sizes = np.concatenate([np.diff(group.offsets) for group in groups])
+        indexes = [self._sorted(number) for number in range(BUCKETS)]
+        keys = np.concatenate([index.keys for index in indexes])
+        sizes = np.concatenate([np.diff(index.offsets) for index in indexes])
         order = np.argsort(keys)
         offsets = np.zeros(len(keys) + 1, np.int64)
         np.cumsum(sizes[order], out=offsets[1:])
         starts = np.empty(len(keys), np.int64)  # the position of each key's set in `members`
         starts[order] = offsets[:-1]
-        members = np.empty(offsets[-1], np.result_type(*(group.members.dtype for group in groups)))
+        members = np.empty(offsets[-1], np.result_type(*(index.members.dtype for index in indexes)))
         first = 0
-        for number, group in enumerate(groups):
-            last = first + len(group.keys)
+        for number, index in enumerate(indexes):
+            last = first + len(index.keys)
             # Shifts each set to its position.
-            shifts = np.repeat(starts[first:last] - group.offsets[:-1], sizes[first:last])
-            members[np.arange(len(group.members)) + shifts] = group.members
-            groups[number], first = CsrIndex.empty(), last
+            shifts = np.repeat(starts[first:last] - index.offsets[:-1], sizes[first:last])
+            members[np.arange(len(index.members)) + shifts] = index.members
+            indexes[number], first = CsrIndex.empty(), last
         return CsrIndex(keys[order], offsets, members)
 
     def _sorted(self, number: int) -> CsrIndex:

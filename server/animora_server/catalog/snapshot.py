@@ -148,7 +148,7 @@ class CatalogSnapshot:
     def seen_posts(self, user_id: int) -> IntArray:
         """Posts that the user liked or commented on in the seen window: int64 (k), ascending, repeated."""
         base = self.seen_base.members_of(user_id)
-        later = [groups.members_of(user_id) for groups in (self.seen_later, self.seen_recent)]
+        later = [index.members_of(user_id) for index in (self.seen_later, self.seen_recent)]
         return np.sort(np.concatenate((base, *later))) if any(map(len, later)) else base
 
     @property

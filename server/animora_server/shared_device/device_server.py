@@ -3,7 +3,6 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -70,9 +69,7 @@ class DeviceServer:
         self._server = await asyncio.start_unix_server(self._serve_worker, self._path, limit=READ_BUFFER)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Stops listening and ends all sessions."""
         if self._server is not None:
             self._server.close()

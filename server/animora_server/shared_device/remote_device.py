@@ -5,7 +5,6 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
@@ -105,9 +104,7 @@ class RemoteDevice:
         self.loop.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Disconnects."""
         await self.loop.stop()
 

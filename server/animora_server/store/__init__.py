@@ -1,4 +1,4 @@
-"""PostgreSQL, read through the four views, and what keeps the resident catalog like it."""
+"""Reads PostgreSQL through the four views and keeps the resident catalog in sync with it."""
 
 from animora_server.store.blocks import BlockRefresher
 from animora_server.store.catalog_sync import CatalogSync

@@ -1,7 +1,7 @@
-"""PostgreSQL's binary COPY format, decoded into arrays without an object a value.
+"""Decodes PostgreSQL's binary COPY format into arrays, without a Python object for each value.
 
 See "Binary Format" in PostgreSQL's documentation of COPY. Everything is big-endian: a header, then for each
-row the number of its fields and for each field its length (-1 for null) and bytes, then a trailer.
+row the number of fields and for each field a length (-1 for null) and bytes, then a trailer.
 """
 
 import struct
@@ -18,22 +18,22 @@ from animora_server.types import IntArray
 
 TRAILER = b"\xff\xff"
 
-_HEADER = struct.Struct(">11sII")  # signature, flags, length of an extension
+_HEADER = struct.Struct(">11sII")  # signature, flags, length of the extension
 _LENGTH = struct.Struct(">i")
 _EMBEDDINGS = struct.Struct(">hiqi")  # number of fields, length of the id, the id, length of the image
 
 
 def without_header(data: bytes) -> bytes:
-    """What follows the header at the start of a COPY."""
+    """The bytes after the header, given the first bytes of a COPY."""
     _, _, extension = _HEADER.unpack_from(data)
     return data[_HEADER.size + extension :]
 
 
 class FixedColumns:
-    """Columns of fixed width and without nulls, collected part by part.
+    """Collects columns of fixed width without nulls, part by part.
 
     Args:
-        types: NumPy's names of the columns' types, big-endian.
+        types: NumPy's big-endian type of each column.
     """
 
     def __init__(self, types: tuple[str, ...]) -> None:
@@ -41,7 +41,7 @@ class FixedColumns:
             [("fields", ">i2")]
             + [(f"{kind}{n}", dtype) for n, one in enumerate(types) for kind, dtype in _field(one)]
         )
-        # What the fields that hold no values must hold.
+        # The required values of the fields that are not column values.
         self._expected = {"fields": len(types)} | {
             f"length{n}": np.dtype(one).itemsize for n, one in enumerate(types)
         }
@@ -49,10 +49,10 @@ class FixedColumns:
         self._columns: list[list[npt.NDArray[Any]]] = [[np.empty(0, one)] for one in native]
 
     def feed(self, data: bytes) -> bytes:
-        """Takes the whole rows in data; returns what is left.
+        """Decodes the whole rows in `data`; returns the rest.
 
         Raises:
-            StoreError: A field is null, or not of its column's width.
+            StoreError: A field is null or has another width than its column.
         """
         rows = np.frombuffer(data, self._row, len(data) // self._row.itemsize)
         for name, expected in self._expected.items():
@@ -67,25 +67,31 @@ class FixedColumns:
         return [np.concatenate(parts) for parts in self._columns]
 
     def take(self) -> list[npt.NDArray[Any]]:
-        """The columns since they were last taken, in native byte order."""
+        """Removes and returns the columns so far, in native byte order."""
         columns = self.columns()
         for parts in self._columns:
-            del parts[1:]  # the first is empty, and has the type
+            del parts[1:]  # the first part is empty and has the type
         return columns
 
 
 class EmbeddingRows:
-    """Rows of an id and two embeddings, either of which may be null, handed on part by part."""
+    """Decodes rows of an id and two embeddings, either of which may be null, part by part.
+
+    Args:
+        image: Decodes the image column's type.
+        caption: Decodes the caption column's type.
+        take: Receives the records of each part.
+    """
 
     def __init__(self, image: Decoder, caption: Decoder, take: Callable[[EmbeddingRecords], None]) -> None:
         self._decoders = (image, caption)
         self._take = take
 
     def feed(self, data: bytes) -> bytes:
-        """Decodes and hands on the whole rows in data; returns what is left.
+        """Decodes the whole rows in `data` and passes them on; returns the rest.
 
         Raises:
-            StoreError: A row is none of an id and two embeddings of the columns' types.
+            StoreError: A row does not have an id and two embeddings of the columns' types.
         """
         rows, end = _whole_rows(data)
         ids, image_at, image_length, caption_at, caption_length = rows.T
@@ -105,11 +111,11 @@ def _field(dtype: str) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 def _whole_rows(data: bytes) -> tuple[IntArray, int]:
-    """The whole rows of an id and two embeddings at the start of some bytes.
+    """Finds the whole rows of an id and two embeddings at the start of `data`.
 
     Returns:
-        int64 (k, 5), of each row its id and each embedding's place and length, which is -1 where it is null;
-        and where the last of them ends.
+        int64 (k, 5): for each row the id, and the offset and length of each embedding; -1 is the length of
+        null. Also the end of the last row.
     """
     rows: list[tuple[int, int, int, int, int]] = []
     size, end = len(data), 0
@@ -131,12 +137,12 @@ def _whole_rows(data: bytes) -> tuple[IntArray, int]:
 
 
 def _column(decode: Decoder, data: npt.NDArray[np.uint8], at: IntArray, lengths: IntArray) -> EmbeddingBatch:
-    """The embeddings at some places of uint8 (n), of some lengths: int64 (k) each."""
+    """Decodes the embeddings at offsets `at` and of `lengths`, int64 (k) each, in `data` uint8 (n)."""
     widths = np.full(len(at), NO_EMBEDDING)
     blocks = {}
     for length in np.unique(lengths[lengths >= 0]).tolist():
         which = np.flatnonzero(lengths == length)
-        # One copy of all of them, wherever they begin.
+        # Copies all embeddings of this length at once.
         embeddings, usable = decode(np.lib.stride_tricks.sliding_window_view(data, length)[at[which]])
         widths[which] = np.where(usable, embeddings.shape[1], 0)
         if usable.any():

@@ -1,9 +1,8 @@
-"""Reads the blocks on a connection of their own, where refreshes of the catalog do not bring them in time."""
+"""Reads the blocks over a separate connection when refreshes of the catalog take too long to bring them."""
 
 import asyncio
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from animora_database.views import BLOCKS
@@ -13,27 +12,28 @@ from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
 from animora_server.store.protocols import CatalogStore
 
-OVERDUE_POLLS = 2.0  # poll intervals after which the blocks are read here,
-OVERDUE_SHARE = 0.5  # or after this share of the age that they may have, where that is sooner
-MIN_PAUSE = 0.2  # seconds between two readings, however many blocks are said to be taken back
-MAX_BUSY_SHARE = 0.5  # of the time, at most, that goes into readings here
+# The blocks are read here when they are older than the smaller of these two.
+OVERDUE_POLLS = 2.0  # poll intervals
+OVERDUE_SHARE = 0.5  # of catalog.max_block_age
+MIN_PAUSE = 0.2  # seconds between two readings
+MAX_BUSY_SHARE = 0.5  # of the time spent in readings, at most
 
 
 class BlockRefresher:
-    """Keeps the blocks fresh while a refresh takes long, and reads them early when one was taken back.
+    """Keeps the blocks fresh during a long refresh, and reads them early after an unblock.
 
-    A poll brings all blocks, so that mostly there is nothing to do here. But a reconcile, or a poll that
-    finds a million posts with new embeddings, may take longer than blocks may be old.
+    Each poll brings all blocks, so this usually has nothing to do. But a reconcile, or a poll that finds a
+    million posts with new embeddings, may take longer than `catalog.max_block_age`.
 
     Args:
-        store: The database, over a connection of its own.
-        settings: How often polls are due, and how old blocks may be.
-        metrics: What is recorded.
-        age: Seconds since the blocks that requests see were read.
-        publish: Makes blocks, read at a time (`time.monotonic()`), those that requests see.
+        store: The database, over a separate connection.
+        settings: The poll interval and the maximum age of blocks.
+        metrics: Records the age of the blocks.
+        age: Returns the seconds since the current blocks were read.
+        publish: Replaces the blocks that requests see; takes the time of the reading (`time.monotonic()`).
 
     Attributes:
-        loop: Reads them.
+        loop: The background loop.
     """
 
     def __init__(
@@ -60,18 +60,13 @@ class BlockRefresher:
         self.loop.start()
         return self
 
-    async def __aexit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Stops at once, whatever state the database is in."""
+    async def __aexit__(self, *error: object) -> None:
+        """Stops at once, without waiting for the database."""
         await self.loop.stop()
         self._store.close()
 
     def read_soon(self) -> None:
-        """Reads the blocks although they are not old: one was taken back."""
+        """Reads the blocks before they are overdue, after an unblock."""
         self._unblocked.set()
 
     async def _round(self) -> float:

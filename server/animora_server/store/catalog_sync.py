@@ -1,4 +1,4 @@
-"""Keeps the catalog like the database: a load, then polls, and from time to time a reconcile."""
+"""Keeps the catalog in sync with the database: a load, then polls, and at intervals a reconcile."""
 
 import asyncio
 import tempfile
@@ -6,7 +6,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -33,29 +32,29 @@ from animora_server.store.schedule import ReconcileSchedule
 
 log = structlog.get_logger(__name__)
 
-MAX_DELETIONS = 5_000  # that may wait for a reading; more are left to it
+MAX_DELETIONS = 5_000  # notified deletions kept for the next poll
 
 
 class CatalogSync:
-    """Loads the catalog in the background, keeps it fresh, and publishes a snapshot after each refresh.
+    """Loads the catalog in the background, refreshes it, and publishes a snapshot after each refresh.
 
-    A poll sees what changed lately, and posts that it was told are gone. What it cannot see (other posts that
-    left the view, old likes taken back, commits that took longer than the recount window) the next reconcile
-    sees; after that the catalog equals a fresh load. While PostgreSQL is away the last snapshot stays, and
-    the age of its blocks grows.
+    A poll finds recent changes and notified deletions. A reconcile finds everything else: other posts that
+    left the view, old likes that were removed, and commits that took longer than the recount window. After a
+    reconcile the catalog equals a fresh load. While PostgreSQL is unavailable the last snapshot stays, and
+    its blocks get older.
 
-    A reconcile begins with a count of all interactions, over a connection of its own while polls go on. It
-    is due when its `ReconcileSchedule` says so.
+    A reconcile begins with a count of all interactions, over a separate connection while polls continue.
+    `ReconcileSchedule` decides when it is due.
 
     Args:
         store: The database.
         settings: Intervals and windows.
-        metrics: What is recorded.
-        publish: Makes a snapshot the one that requests see; awaited before the next refresh begins.
-        preference: Which embeddings the models take.
+        metrics: Records refreshes and the state of the catalog.
+        publish: Publishes a snapshot to requests; awaited before the next refresh begins.
+        preference: Returns the embedding widths that the models take.
 
     Attributes:
-        loops: The one that polls, and the one that counts interactions.
+        loops: The loop that polls, and the loop that counts interactions.
     """
 
     def __init__(
@@ -76,24 +75,25 @@ class CatalogSync:
         self._read_at: datetime | None = None  # the database's time of the last reading; None before the load
         self._refreshed_at = float("-inf")  # time.monotonic()
         self._poll_now = asyncio.Event()
-        self._event_log = EventLog()  # deletions alone
-        self._unusable = NO_WIDTHS  # as the log says
-        self._hidden: Sequence[tuple[str, str, str]] = ()  # as the log says
-        self._no_posts = False  # though there are interactions, as the log says
-        self._left_out: dict[tuple[str, str], int] = {}  # as the log says
-        self._count: InteractionScan | None = None  # not yet in the catalog
+        self._event_log = EventLog()  # of deletions only
+        # As logged last, so that each state is logged once.
+        self._unusable = NO_WIDTHS
+        self._hidden: Sequence[tuple[str, str, str]] = ()
+        self._no_posts = False
+        self._left_out: dict[tuple[str, str], int] = {}
+        self._count: InteractionScan | None = None  # for the next refresh
         self._schedule = ReconcileSchedule(settings.reconcile_interval)  # by time.monotonic()
         self._count_now = asyncio.Event()
-        self._count_seconds = 0.0  # seconds that the count took
+        self._count_seconds = 0.0  # of the last count
         self._polls = BackgroundLoop("catalog-refresher", self._refresh_round, wake=self._poll_now)
         self._counts = BackgroundLoop("interaction-counter", self._count_round, wake=self._count_now)
         self.loops = (self._polls, self._counts)
 
     async def __aenter__(self) -> Self:
-        """Starts refreshing.
+        """Starts the loops.
 
         Raises:
-            ConfigurationError: The directory for the embeddings cannot be made or written to.
+            ConfigurationError: The directory for the embeddings cannot be created or written to.
         """
         _require_writable(self._settings.directory)
         self._metrics.age_from(lambda: time.monotonic() - self._refreshed_at)
@@ -101,30 +101,25 @@ class CatalogSync:
             loop.start()
         return self
 
-    async def __aexit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Stops at once, whatever state the database is in."""
+    async def __aexit__(self, *error: object) -> None:
+        """Stops at once, without waiting for the database."""
         for loop in self.loops:
             await loop.stop()
         for store in (self._store, self._counting_store):
             store.close()
 
     def add_events(self, events: ChangeEvents) -> bool:
-        """Remembers deletions until they are in the catalog: a poll by itself does not see what is gone.
+        """Keeps notified deletions for the next poll, which cannot find deleted posts without them.
 
         Returns:
-            Whether more may follow.
+            Whether there is room for more.
         """
         if events.deleted:
             self._event_log.add(ChangeEvents(deleted=events.deleted), time.monotonic())
         return len(self._event_log) < MAX_DELETIONS
 
     def catch_up(self) -> None:
-        """Polls at once, and then compares everything: facts may have been missed."""
+        """Polls at once and requests a reconcile, because notifications may have been missed."""
         self._poll_now.set()
         self._schedule.events_missed(time.monotonic())
         self._count_now.set()
@@ -150,7 +145,7 @@ class CatalogSync:
         return self._settings.poll_interval
 
     async def count(self) -> None:
-        """Counts all interactions. The next refresh takes them, and compares all posts too.
+        """Counts all interactions for the next refresh, which is then a reconcile.
 
         Raises:
             StoreError: The database did not answer.
@@ -163,7 +158,7 @@ class CatalogSync:
             self._schedule.count_failed(time.monotonic(), time.monotonic() - began)
             raise
         finally:
-            self._counting_store.close()  # the next count is far away
+            self._counting_store.close()  # the next count is due much later
         self._count_seconds = time.monotonic() - began
         self._schedule.count_succeeded(time.monotonic(), self._count_seconds)
         self._count = count
@@ -172,14 +167,14 @@ class CatalogSync:
         """Brings the catalog up to date and publishes it.
 
         Raises:
-            AnimoraError: The database did not answer, or the snapshot was not taken.
+            AnimoraError: The database did not answer, or publishing failed.
             OSError: The embeddings cannot be written.
         """
         began = time.monotonic()
         since, count = self._read_at, self._count
         self._poll_now.clear()
         if count is not None:
-            # If this fails, polls go on until it is due again.
+            # If this reconcile fails, polls continue until the next one is due.
             self._count = None
             self._schedule.reconcile_began(began)
         async with self._store.reading() as reading:
@@ -188,7 +183,7 @@ class CatalogSync:
                 catalog = await refresh.reconcile(count)
             else:
                 catalog = await refresh.poll(since, self._event_log.since(float("-inf")).deleted_ids)
-        # Even if publishing fails, rows that someone may have seen are not assigned again.
+        # Kept even if publishing fails, so that rows that a model has encoded are not assigned again.
         self._catalog = catalog
         self._read_at = reading.now
         self._event_log.forget(began)
@@ -197,7 +192,7 @@ class CatalogSync:
         seconds = self._refreshed_at - began
         self._record(seconds)
         if since is not None and reading.now < since:
-            log.warning("the database's clock went back", seconds=(since - reading.now).total_seconds())
+            log.warning("database clock stepped back", seconds=(since - reading.now).total_seconds())
         if refresh.lacks_interactions(catalog):
             self._schedule.events_missed(time.monotonic())
             self._count_now.set()
@@ -206,7 +201,7 @@ class CatalogSync:
             self._schedule.reconcile_published(time.monotonic(), began, took)
             self._count_now.set()
         if since is None:
-            log.info("the catalog is loaded", posts=len(catalog.snapshot), seconds=round(seconds, 3))
+            log.info("catalog loaded", posts=len(catalog.snapshot), seconds=round(seconds, 3))
         self._report_left_out(refresh.left_out)
         if refresh.hidden is not None:
             self._report_hidden(refresh.hidden)
@@ -214,7 +209,7 @@ class CatalogSync:
             self._report_unusable(refresh.unusable)
 
     def _report_hidden(self, hidden: Sequence[tuple[str, str, str]]) -> None:
-        """Records how many tables hide rows, and logs each once; and posts that are missing altogether."""
+        """Records and logs tables that hide rows by row-level security, and a catalog without any posts."""
         self._metrics.hiding_tables.set(len({table for _, table, _ in hidden}))
         for row in hidden:
             if row not in self._hidden:
@@ -229,11 +224,11 @@ class CatalogSync:
         for (view, reason), rows in left_out.items():
             self._metrics.left_out[view, reason].set(rows)
             if rows and rows != self._left_out.get((view, reason)):
-                log.warning("rows of a view are left out", view=view, reason=reason, rows=rows)
+                log.warning("rows of a view left out", view=view, reason=reason, rows=rows)
         self._left_out.update(left_out)
 
     def _report_unusable(self, unusable: Widths) -> None:
-        """Records how many embeddings count as absent, and logs it when they become more."""
+        """Records the number of embeddings that count as absent, and logs an increase."""
         kept = self._catalog.snapshot.embeddings.widths
         for column, count, before, width in (
             ("image", unusable.image, self._unusable.image, kept.image),
@@ -258,11 +253,11 @@ class CatalogSync:
 
 
 def _require_writable(directory: Path | None) -> None:
-    """Makes the directory for the embeddings, and writes to it, or to the system's temporary one."""
+    """Creates the directory for the embeddings, if one is set, and checks that it can be written to."""
     try:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
-        where = "a temporary one" if directory is None else directory
+        where = "the temporary directory" if directory is None else directory
         raise ConfigurationError(f"catalog.directory: cannot write to {where} ({error.strerror})") from error

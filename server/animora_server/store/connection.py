@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL through asyncpg, and what goes wrong with them."""
+"""Opens connections to PostgreSQL through asyncpg, and translates the errors of the driver."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from animora_server.settings import DatabaseSettings
 
 log = structlog.get_logger(__name__)
 
-# What asyncpg, TLS, the network and the operating system raise. A certificate that cannot be verified is an
-# OSError and a ValueError; so is, of ValueErrors, a text that is not UTF-8.
+# Errors of asyncpg, TLS, the network and the operating system. asyncpg also raises ValueError, for example
+# for text that is not UTF-8 or a certificate that cannot be verified.
 DRIVER_ERRORS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -28,11 +28,11 @@ DRIVER_ERRORS = (
 
 
 class Connector:
-    """Opens connections to the database of one option.
+    """Opens connections to the database that one option names.
 
     Args:
         option: The option's name, for errors and the log.
-        url: Its value, a connection string of libpq.
+        url: The option's value, a libpq connection string.
         settings: The timeouts.
 
     Raises:
@@ -48,19 +48,19 @@ class Connector:
             raise ConfigurationError(f"{option}: {error}") from error
         if self._options.without_effect:
             log.warning(
-                "options of a connection string have no effect",
+                "connection string options without effect",
                 option=option,
                 without_effect=", ".join(self._options.without_effect),
             )
 
     async def connect(self, **arguments: Any) -> asyncpg.Connection:
-        """A connection with the timeouts of the settings.
+        """Opens a connection with the timeouts of the settings.
 
         Args:
-            arguments: Further ones of asyncpg.connect.
+            arguments: Further arguments of asyncpg.connect.
 
         Raises:
-            StoreError: PostgreSQL does not answer, or refuses.
+            StoreError: PostgreSQL did not answer or refused the connection.
         """
         with translate_errors():
             return await open_connection(
@@ -68,7 +68,7 @@ class Connector:
                 self._settings.timeout,
                 "animora-server",
                 command_timeout=self._settings.command_timeout,
-                # A pooler may give each transaction another server, which does not know our statements.
+                # A pooler may give each transaction another server process, without our prepared statements.
                 statement_cache_size=0,
                 **arguments,
             )
@@ -76,13 +76,13 @@ class Connector:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turns what asyncpg and the network raise into StoreError."""
+    """Turns the errors of asyncpg and the network into StoreError."""
     try:
         yield
     except TimeoutError as error:
         raise StoreError("PostgreSQL did not answer in time") from error
     except PermissionError as error:
-        # asyncpg looks there for certificates unless the DSN says how TLS is meant.
+        # asyncpg looks for certificates in ~/.postgresql unless the connection string has an sslmode.
         raise StoreError(f"{error}: set sslmode in database.url, or make ~/.postgresql readable") from error
     except DRIVER_ERRORS as error:
         raise StoreError(f"PostgreSQL: {type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""A binary COPY on its way to a decoder: one part is decoded while the next is received."""
+"""Decodes a binary COPY while it is received: one part in a worker thread, the next from the network."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,29 +6,28 @@ from collections.abc import Callable
 from animora_server.errors import StoreError
 from animora_server.store.binary import TRAILER, without_header
 
-# Enough to be worth a thread, and little beside the catalog.
-PART_BYTES = 4 << 20
+PART_BYTES = 4 << 20  # enough to be worth a thread, and little compared with the catalog
 
 
 class CopyDecoder:
-    """Gathers bytes into parts and feeds them, one after the other, to a decoder in a worker thread.
+    """Collects bytes into parts and feeds them, one after the other, to a decoder in a worker thread.
 
     Args:
-        feed: Decodes the whole rows in some bytes, and returns what is left.
+        feed: Decodes the whole rows in some bytes and returns the rest.
     """
 
     def __init__(self, feed: Callable[[bytes], bytes]) -> None:
         self._feed = feed
         self._received: list[bytes] = []
         self._size = 0
-        self._rest: bytes | None = None  # None until the header was cut off
+        self._rest: bytes | None = None  # None until the header is removed
         self._decoding: asyncio.Task[None] | None = None
 
     async def put(self, data: bytes) -> None:
-        """Takes some bytes; waits only if the part before is not decoded yet when the next is full.
+        """Adds bytes. Waits only if a part is full and the previous one is not decoded yet.
 
         Raises:
-            StoreError: The bytes are not what the decoder expects.
+            StoreError: The decoder rejected the previous part.
         """
         self._received.append(data)
         self._size += len(data)
@@ -36,21 +35,21 @@ class CopyDecoder:
             await self._start_decoding()
 
     async def finish(self) -> None:
-        """Decodes what is left. Raises StoreError as put does."""
+        """Decodes the last part. Raises StoreError if the decoder rejects it or the COPY is incomplete."""
         await self._start_decoding()
         await self._wait_for_decoding()
         if self._rest != TRAILER:
             raise StoreError("a view gives a null, or a type, that it must not give")
 
     async def wait_for_thread(self) -> None:
-        """Waits for the thread, whatever it comes to, so that none writes on after a reading has ended."""
+        """Waits for the thread and ignores its error. No thread may write after the reading has ended."""
         if self._decoding is not None:
             await asyncio.wait((self._decoding,))
-            self._decoding.exception()  # raised already, or less telling than what ended the reading
+            self._decoding.exception()  # retrieved; the reading has already failed with another error
 
     async def _wait_for_decoding(self) -> None:
         if self._decoding is not None:
-            # Unlike awaiting the task, this does not cancel it.
+            # Unlike awaiting the task, this does not cancel it when the caller is cancelled.
             await asyncio.wait((self._decoding,))
             self._decoding.result()
 

@@ -1,10 +1,9 @@
-"""Listens for blocks and deletions, which PostgreSQL notifies the moment they are committed."""
+"""LISTEN: receives blocks and deletions, which PostgreSQL notifies when they are committed."""
 
 import asyncio
 import secrets
 import socket
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import asyncpg
@@ -20,30 +19,29 @@ from animora_server.store.notifications import CHANNEL, RECEIVE_BYTES, Notificat
 
 log = structlog.get_logger(__name__)
 
-START_TIMEOUT = 1.0  # seconds for which the start waits for the first connection
-POOLER_CHECK_INTERVAL = 60.0  # seconds after which another connection tries again whether it is heard
-# After notifications that do not arrive, or arrive too fast. Nothing but polls would follow sooner attempts.
-POLLING_BACKOFF = Backoff(first=1.0, longest=60.0)
+START_TIMEOUT = 1.0  # seconds that the start waits for the first connection
+POOLER_CHECK_INTERVAL = 60.0  # seconds between two notifications sent by another connection
+POLLING_BACKOFF = Backoff(first=1.0, longest=60.0)  # after a PollingOnly
 
 
 class PollingOnly(StoreError):
-    """Notifications cannot be used for now: they do not arrive, or more than can be applied do."""
+    """Notifications cannot be used now: they do not arrive, or more arrive than can be applied."""
 
 
 class EventListener:
-    """Listens on a connection of its own, and hands facts on.
+    """Listens on a separate connection and passes on change events, an async context manager.
 
-    What is committed while there is no connection is not notified; polls go on, and find it.
+    Commits are not notified while there is no connection; the polls find them.
 
-    A connection counts as listening once it has received a notification that another connection sent: behind
-    a pooler that gives each transaction another connection, its own would arrive and others' would not. From
-    then on it notifies itself now and then, since a frozen server is silent, which is no error.
+    A connection counts as listening once it has received a notification sent by another connection. Behind a
+    pooler that gives each transaction another server connection, it would receive only its own notifications.
+    From then on it regularly notifies itself, because a frozen server is silent but raises no error.
 
     Args:
-        settings: Where the database is.
-        metrics: What is recorded.
-        receive: Takes facts, on the event loop, so it must be quick. Returns whether more may follow.
-        catch_up: Is called when facts may have been missed, so that a reading must find them.
+        settings: The database.
+        metrics: Records notifications, and whether the connection listens.
+        receive: Takes events on the event loop, so it must be quick. Returns whether more may follow.
+        catch_up: Called when events may have been missed, so that a reading must find them.
 
     Attributes:
         loop: Keeps the connection.
@@ -69,27 +67,22 @@ class EventListener:
         self._metrics = metrics
         self._receive = receive
         self._catch_up = catch_up
-        self._pauses = 0  # in a row, in which there are polls only
+        self._pauses = 0  # consecutive pauses without notifications
         self._first_attempt = asyncio.Event()
         self.loop = BackgroundLoop("fact-listener", self._round)
 
     async def __aenter__(self) -> Self:
-        """Starts listening. Waits a moment for it, so that a load that follows need not be repeated."""
+        """Starts listening and waits up to START_TIMEOUT for it, so that a following load is complete."""
         self.loop.start()
         await _wait_within(START_TIMEOUT, self._first_attempt)
         return self
 
-    async def __aexit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Stops at once, whatever state the database is in."""
+    async def __aexit__(self, *error: object) -> None:
+        """Stops at once, without waiting for the database."""
         await self.loop.stop()
 
     async def _round(self) -> float:
-        """Listens for as long as the connection lasts. Returns how long to leave it to polls after that."""
+        """Listens until the connection ends. Returns the seconds to rely on polls alone."""
         try:
             await self._listen()
         except PollingOnly as error:
@@ -97,7 +90,7 @@ class EventListener:
             pause = POLLING_BACKOFF.delay(self._pauses)
             if self._pauses & (self._pauses - 1) == 0:
                 log.warning(
-                    "notifications of blocks and deletions cannot be used; polling",
+                    "LISTEN not usable; polling",
                     error=str(error),
                     pauses=self._pauses,
                     retry_seconds=round(pause, 3),
@@ -107,11 +100,11 @@ class EventListener:
             self._first_attempt.set()
 
     async def _listen(self) -> NoReturn:
-        """Listens for as long as the connection lasts.
+        """Connects and listens until the connection ends.
 
         Raises:
-            PollingOnly: Notifications cannot be used for now.
-            StoreError: The connection failed, or there was none.
+            PollingOnly: Notifications cannot be used now.
+            StoreError: The connection could not be opened, or it failed.
         """
         connection = await self._connector.connect(connection_class=ListeningConnection)
         session = ListenSession(connection, self._connector, self._apply, self._timeout)
@@ -125,7 +118,7 @@ class EventListener:
                 self._reset_pauses()
         finally:
             self._metrics.listening.set(0)
-            # Not close(), which waits for an answer.
+            # Not close(), which waits for the server's answer.
             connection.terminate()
             session.batcher.close()
             if session.batcher.overflowed:
@@ -133,10 +126,10 @@ class EventListener:
                 self._catch_up()
 
     def _reset_pauses(self) -> None:
-        """The connection has lasted, so that the attempt after its end need not be late."""
+        """Resets the backoff, because the connection has lasted."""
         self.loop.succeeded()
         if self._pauses:
-            log.info("notifications of blocks and deletions are used again")
+            log.info("LISTEN usable again")
         self._pauses = 0
 
     def _apply(self, payloads: list[str]) -> bool:
@@ -152,16 +145,16 @@ class EventListener:
 
 
 class ListenSession:
-    """A connection that listens: how it is tried, and how its end is noticed.
+    """One listening connection, whose delivery is checked regularly.
 
     Args:
-        connection: Does nothing else.
-        connector: Opens another one to the same database.
+        connection: The connection, used for nothing else.
+        connector: Opens another connection to the same database.
         apply: See NotificationBatcher.
-        timeout: Seconds in which a notification must arrive, and between two that it sends itself.
+        timeout: Seconds in which an echo must arrive, and between two echoes.
 
     Attributes:
-        batcher: What has arrived.
+        batcher: Batches the received notifications.
     """
 
     def __init__(
@@ -175,12 +168,12 @@ class ListenSession:
         self._connector = connector
         self._timeout = timeout
         self._echo = f"{CHANNEL}_{secrets.token_hex(8)}"
-        self._wake = asyncio.Event()  # by an echo, an overflow or the connection's end
+        self._wake = asyncio.Event()  # set by an echo, an overflow or the connection's end
         self._pooler_checked_at = float("-inf")  # the event loop's time
         self.batcher = NotificationBatcher(connection.transport, apply, on_overflow=self._wake.set)
 
     async def start(self) -> None:
-        """Listens, and makes sure that notifications arrive; raises as `wait` does."""
+        """Listens and checks the delivery. Raises as `wait`."""
         _limit_receive_buffer(self._connection.transport)
         self._connection.add_termination_listener(lambda _: self._wake.set())
         with translate_errors():
@@ -189,11 +182,11 @@ class ListenSession:
         await self._check_delivery()
 
     async def wait(self) -> None:
-        """Waits for a moment, then makes sure that notifications still arrive.
+        """Waits for `timeout` or an event, then checks the delivery.
 
         Raises:
-            PollingOnly: One does not arrive, or more arrive than can be applied.
-            StoreError: The connection failed, or PostgreSQL does not answer.
+            PollingOnly: An echo does not arrive, or more notifications arrive than can be applied.
+            StoreError: The connection failed, or PostgreSQL did not answer.
         """
         await _wait_within(self._timeout, self._wake)
         await self._check_delivery()
@@ -205,7 +198,7 @@ class ListenSession:
             await self._check_for_pooler()
 
     async def _check_for_pooler(self) -> None:
-        """Has another connection notify this one, which is idle meanwhile, as a pooler would notice."""
+        """Checks an echo sent by another connection. A pooler would deliver it to no idle client."""
         other = await self._connector.connect()
         try:
             arrived = await self._echo_arrives(other)
@@ -220,11 +213,11 @@ class ListenSession:
         self._pooler_checked_at = asyncio.get_running_loop().time()
 
     async def _echo_arrives(self, sender: asyncpg.Connection) -> bool:
-        """Whether a notification of a connection arrives here."""
+        """Whether a notification sent by a connection arrives here."""
         self._raise_if_unusable()
         self._wake.clear()
         with translate_errors():
-            # Without arguments, which a pooler might give to another server than the statement they are for.
+            # Without arguments: a pooler might send them to another server than the statement.
             await sender.execute(f"select pg_notify('{self._echo}', '')", timeout=self._timeout)
         arrived = await _wait_within(self._timeout, self._wake)
         self._raise_if_unusable()
@@ -238,16 +231,16 @@ class ListenSession:
             raise StoreError("PostgreSQL ended the connection")
 
     async def _unlisten(self) -> None:
-        """As far as it can be done, has a pooler's connection not listen on for its next client."""
+        """Tries to stop a pooler's server connection from listening, since another client will get it."""
         try:
             with translate_errors():
                 await self._connection.execute("unlisten *", timeout=self._timeout)
         except StoreError as error:
-            log.debug("a connection of a pooler listens on", error=str(error))
+            log.debug("UNLISTEN failed", error=str(error))
 
 
 class ListeningConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
-    """A connection that gives away its transport, so that reading can pause."""
+    """A connection that exposes its transport, so that reading can be paused."""
 
     __slots__ = ("transport",)
 
@@ -258,16 +251,18 @@ class ListeningConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg 
 
 def _limit_receive_buffer(transport: asyncio.Transport) -> None:
     sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family != socket.AF_UNIX:  # there the sender's buffer is the bound
+    if (
+        sock is not None and sock.family != socket.AF_UNIX
+    ):  # on a Unix socket the sender's buffer is the limit
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
 
 
 async def _wait_within(seconds: float, event: asyncio.Event) -> bool:
-    """Whether an event is set, now or within some seconds."""
+    """Waits for an event for at most some seconds; returns whether it is set."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()
     except TimeoutError:
-        # After a stall of the event loop, the time may be over before what has arrived is seen.
+        # After a stall of the event loop the timeout may fire before received data is processed.
         await asyncio.sleep(0)
     return event.is_set()

@@ -1,8 +1,8 @@
-"""Notifications on their way from the connection to the catalog: applied in batches, within bounds.
+"""Parses notifications and applies them in batches, with bounded time and memory.
 
-Any role that may connect can notify, and one INSERT of an application can notify 100,000 times. asyncpg reads
-all that has arrived and calls the listener once a notification, so that nothing but this bounds how much of
-the event loop they take.
+The payloads are written by deploy/sql/025_notify.sql. Any role that may connect can notify, and one INSERT of
+an application can notify 100,000 times. asyncpg reads everything that has arrived and calls the listener once
+for each notification, so only these bounds limit the load on the event loop.
 """
 
 import asyncio
@@ -17,54 +17,53 @@ from animora_server.catalog import ChangeEvents
 CHANNEL = "animora"
 PAYLOAD = re.compile(r"(?:(block|unblock) (-?\d{1,19}) (-?\d{1,19})|delete((?: -?\d{1,19})+))", re.ASCII)
 MIN_ID, MAX_ID = -(2**63), 2**63 - 1
-BATCH_BYTES = 4096  # of payloads that are applied together: about 300 blocks
-MAX_LOOP_SHARE = 0.2  # of the event loop's time, at most, that applying takes
-MAX_PENDING_BYTES = 64 << 10  # of payloads: about 5,000 blocks; more are dropped
-MAX_LAG = 1.0  # seconds for which payloads may wait without a break; then they are dropped
-QUIET_SECONDS = 0.1  # seconds
-# Of the kernel's receive buffer, so that a turn of the event loop reads some thousand notifications at most.
+BATCH_BYTES = 4096  # payloads of one batch: about 300 blocks
+MAX_LOOP_SHARE = 0.2  # of the event loop's time spent applying, at most
+MAX_PENDING_BYTES = 64 << 10  # pending payloads, about 5,000 blocks; more are dropped
+MAX_LAG = 1.0  # seconds of continuous backlog after which payloads are dropped
+QUIET_SECONDS = 0.1  # without a backlog, after which the next backlog is a new one
+# The kernel's receive buffer: limits what one turn of the event loop reads to some thousand notifications.
 RECEIVE_BYTES = 64 << 10
 
 
 def read_payload(payload: str) -> ChangeEvents:
-    """The facts that a payload tells.
+    """Parses `block 12 34`, `unblock 12 34` or `delete 56 57`.
 
     Raises:
-        ValueError: It is none of `block 12 34`, `unblock 12 34` and `delete 56 57`, or someone blocks
-            themselves; anyone may notify.
+        ValueError: The payload has another form, an id does not fit 64 bits, or a user blocks themselves.
     """
     found = PAYLOAD.fullmatch(payload)
     if found is None:
-        raise ValueError("not a fact")
+        raise ValueError("not a change event")
     word, blocker, blocked, deleted = found.groups()
     if word is None:
         return ChangeEvents(deleted=frozenset(_id(digits) for digits in deleted.split()))
     pair = _id(blocker), _id(blocked)
     if pair[0] == pair[1]:
-        raise ValueError("nobody blocks themselves")
+        raise ValueError("a user cannot block themselves")
     return ChangeEvents(blocks=frozenset((pair,))) if word == "block" else ChangeEvents(unblocked=True)
 
 
 def _id(digits: str) -> int:
     value = int(digits)
     if not MIN_ID <= value <= MAX_ID:
-        raise ValueError("an id has 64 bits")
+        raise ValueError("an id must fit 64 bits")
     return value
 
 
 class Transport(Protocol):
-    """What can stop the notifications at their source. See asyncio.ReadTransport."""
+    """The flow control of a connection. See asyncio.ReadTransport."""
 
     def pause_reading(self) -> None:
-        """Receives no more for now."""
+        """Stops receiving."""
         ...
 
     def resume_reading(self) -> None:
-        """Receives again."""
+        """Continues receiving."""
         ...
 
     def is_closing(self) -> bool:
-        """Whether nothing will be received any more."""
+        """Whether the connection is closed or closing."""
         ...
 
 
@@ -72,22 +71,22 @@ CallLater = Callable[[float, Callable[[], None]], asyncio.Handle]
 
 
 class NotificationBatcher:
-    """Applies payloads in batches, in their order, with pauses in which the event loop does all else.
+    """Applies payloads in batches, in order, with pauses for other work of the event loop.
 
-    While payloads wait, the connection is not read. Past MAX_PENDING_BYTES, or MAX_LAG, they are dropped, and
-    no more are taken: a connection that is not read for long would fill PostgreSQL's queue, and then nobody
-    can commit what notifies. The database is read instead.
+    While payloads are pending, the connection is not read. Beyond MAX_PENDING_BYTES or MAX_LAG all pending
+    and all later payloads are dropped: a connection that is not read for long would fill PostgreSQL's queue
+    of notifications, and then commits that notify would fail. The caller reads the database instead.
 
     Args:
-        transport: Of the connection.
+        transport: The connection's transport.
         apply: Takes the payloads of a batch, on the event loop. Returns whether more may follow.
-        on_overflow: Is called when payloads are dropped for the first time.
-        clock: Seconds.
-        call_later: As the event loop has it, which is the default.
+        on_overflow: Called when payloads are dropped for the first time.
+        clock: Returns seconds; never steps back.
+        call_later: Schedules a call; by default that of the running event loop.
 
     Attributes:
-        dropped: How many payloads were dropped.
-        overflowed: Whether any were.
+        dropped: The number of dropped payloads.
+        overflowed: Whether payloads were dropped.
     """
 
     def __init__(
@@ -108,11 +107,11 @@ class NotificationBatcher:
         self._pending: deque[str] = deque()
         self._pending_bytes = 0
         self._scheduled: asyncio.Handle | None = None
-        self._behind = False  # payloads wait, and the connection is not read
+        self._behind = False  # payloads are pending and the connection is not read
         self._behind_since = self._caught_up_at = float("-inf")
 
     def add(self, payload: str) -> None:
-        """Takes a payload."""
+        """Adds a payload, or drops it after an overflow."""
         if self.overflowed:
             self.dropped += 1
             return
@@ -124,7 +123,7 @@ class NotificationBatcher:
             self._scheduled = self._call_later(0, self._apply_batch)
 
     def close(self) -> None:
-        """Drops what is pending."""
+        """Drops the pending payloads."""
         self._pending.clear()
         if self._scheduled is not None:
             self._scheduled.cancel()
@@ -147,7 +146,7 @@ class NotificationBatcher:
         more = True
         try:
             more = self._apply(batch)
-        finally:  # also after a bug, which the event loop reports
+        finally:  # even after a bug, which the event loop logs
             self._schedule_next(more, self._clock() - began)
 
     def _schedule_next(self, more: bool, spent: float) -> None:

@@ -1,4 +1,4 @@
-"""PostgreSQL through asyncpg: one connection, dropped at the first trouble and made anew when next needed."""
+"""PostgreSQL through asyncpg, over one connection, which is replaced after any error."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,11 +27,11 @@ from animora_server.types import DoubleArray, IntArray
 
 IDS_PER_QUERY = 10_000
 COUNTING_TIMEOUT_FACTOR = 10.0  # for queries that read all interactions
-COPY_TIMEOUT = 7 * 86_400.0  # asyncpg's own timeout counts a whole COPY; silence is what is bounded here
+COPY_TIMEOUT = 7 * 86_400.0  # effectively none for a whole COPY, because only silence is limited
 
 
 class PostgresStore:
-    """The application's database, read through the four views in read-only transactions.
+    """The application's database, read through the four views in read-only transactions. See CatalogStore.
 
     Raises:
         ConfigurationError: `database.url` cannot be used.
@@ -44,12 +44,12 @@ class PostgresStore:
 
     @asynccontextmanager
     async def reading(self, views: Sequence[View] = VIEWS) -> AsyncIterator["PostgresReading"]:
-        """Begins a reading of some views, over a new connection if there is none.
+        """Begins a reading of some views; opens a connection if there is none.
 
-        The views are looked at each time: whoever changes them need not wait for a restart.
+        Each reading checks the views, so changed views need no restart.
 
         Raises:
-            StoreError: PostgreSQL does not answer, or one of the views is not as it must be.
+            StoreError: PostgreSQL did not answer, or a view lacks a column or has a wrong type.
         """
         try:
             if self._connection is None or self._connection.is_closed():
@@ -57,7 +57,7 @@ class PostgresStore:
                 self._connection.watch(self._connector)
             with translate_errors():
                 await self._connection.execute(begin_reading(self._connection.get_server_version().major))
-                # Not now(), when the transaction began: what is read is as of this query, if late.
+                # Not now(), the start of the transaction: the transaction's snapshot is taken by this query.
                 now, pid = await self._connection.fetchrow(
                     "select pg_catalog.statement_timestamp(), pg_catalog.pg_backend_pid()"
                 )
@@ -71,7 +71,7 @@ class PostgresStore:
             self.close()
             raise StoreError(str(error)) from error
         except BaseException:
-            # Whatever state it is in, the next reading starts from a clean one.
+            # The connection's state is unknown, so the next reading opens another one.
             self.close()
             raise
 
@@ -80,9 +80,9 @@ class PostgresStore:
         return PostgresStore(self._settings, self._connector)
 
     def close(self) -> None:
-        """Drops the connection at once, whatever state the server is in."""
+        """Drops the connection at once, without waiting for the server."""
         if self._connection is not None:
-            # Not close(), which waits for an answer.
+            # Not close(), which waits for the server's answer.
             self._connection.terminate()
             self._connection = None
 
@@ -173,7 +173,7 @@ class PostgresReading:
         return await self._pairs(queries.BLOCKS)
 
     async def users(self, active_since: datetime | None = None) -> IntArray:
-        """All users by id, or those who liked or commented since a moment, the most active first: int64 (u).
+        """All users by id, or the users active since a moment, the most active first: int64 (u).
 
         Raises:
             StoreError: PostgreSQL did not answer.
@@ -202,14 +202,17 @@ class PostgresReading:
         await self._copy(EmbeddingRows(decoders.image, decoders.caption, take).feed, query)
 
     async def _copy(self, feed: Callable[[bytes], bytes], query: str, timeout_factor: float = 1.0) -> None:
-        """Runs a query and feeds its binary COPY, part by part, in a worker thread.
+        """Executes a query as binary COPY and feeds it to a decoder, part by part, in a worker thread.
 
-        COPY streams, so memory stays bounded, and it makes no object a value, as fetching records does.
+        COPY streams, so memory is bounded, and it needs no Python object for each value, as records do.
 
         Args:
-            feed: Takes bytes; see CopyDecoder.
-            query: What to copy.
-            timeout_factor: How many times as long as other queries it may be silent.
+            feed: Decodes bytes; see CopyDecoder.
+            query: The query.
+            timeout_factor: The query may be silent for this many times the command timeout.
+
+        Raises:
+            StoreError: PostgreSQL did not answer, or a view has nulls or types that it must not have.
         """
         parts = CopyDecoder(feed)
         silence = timeout_factor * self._silence
@@ -231,7 +234,7 @@ class PostgresReading:
 
 
 def _unix_seconds(timestamps: IntArray) -> DoubleArray:
-    """Unix seconds float64 (n) of timestamps int64 (n), rounded once, as PostgreSQL's own `extract` does."""
+    """Unix seconds float64 (n) of timestamps int64 (n), rounded once, as PostgreSQL's `extract` does."""
     seconds, microseconds = np.divmod(timestamps, 1_000_000)
     rounded: DoubleArray = (seconds + POSTGRES_EPOCH) + microseconds / 1e6
     return rounded

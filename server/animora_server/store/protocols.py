@@ -1,4 +1,4 @@
-"""What the refresher needs from a database."""
+"""The interface of the database: a store that begins readings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +13,7 @@ TakeEmbeddings = Callable[[EmbeddingRecords], None]
 
 
 class CatalogReading(Protocol):
-    """One consistent view of the database. Every method may raise StoreError."""
+    """One read-only transaction over the four views. Every method may raise StoreError."""
 
     @property
     def now(self) -> datetime:
@@ -21,11 +21,11 @@ class CatalogReading(Protocol):
         ...
 
     async def hidden(self) -> Sequence[tuple[str, str, str]]:
-        """Tables that hide rows by row-level security: the view, the table and the role that reads it."""
+        """The tables that hide rows by row-level security: view, table, and the role that reads the table."""
         ...
 
     async def left_out(self) -> Mapping[tuple[str, str], int]:
-        """How many rows of the views do not count, by view and by reason."""
+        """The number of left-out rows, by view and reason."""
         ...
 
     async def posts(self) -> PostRecords:
@@ -33,53 +33,53 @@ class CatalogReading(Protocol):
         ...
 
     async def posts_since(self, moment: datetime) -> PostRecords:
-        """The posts made, edited or soft-deleted since a moment."""
+        """The posts created, edited or soft-deleted since a moment."""
         ...
 
     async def posts_of(self, ids: IntArray) -> PostRecords:
-        """Those of posts int64 (k) that are there."""
+        """The posts among ids int64 (k) that exist."""
         ...
 
     async def filled(self, no_image: IntArray, no_caption: IntArray) -> IntArray:
-        """Those posts without an image, or without a caption, that have one now: int64 (k)."""
+        """The posts that have an embedding now, among those that lacked an image or a caption: int64 (k)."""
         ...
 
     async def embeddings(self, take: TakeEmbeddings) -> None:
-        """Gives the embeddings of all posts to `take`, part by part, in a worker thread."""
+        """Passes the embeddings of all posts to `take`, part by part, in a worker thread."""
         ...
 
     async def embeddings_of(self, ids: IntArray, take: TakeEmbeddings) -> None:
-        """Gives the embeddings of posts int64 (k) to `take`, as `embeddings` does."""
+        """Passes the embeddings of posts int64 (k) to `take`, part by part, in a worker thread."""
         ...
 
     async def interaction_counts(self, until: datetime) -> IdMap:
-        """Interactions before a moment by post."""
+        """The number of interactions of each post before a moment."""
         ...
 
     async def interactions(self, since: datetime, until: datetime | None = None) -> IdPairs:
-        """Users and posts of the interactions since a moment, before another if one is given."""
+        """Users and posts of the interactions since a moment, and before `until` if given."""
         ...
 
     async def seen_posts(self, since: datetime, until: datetime) -> CsrIndex:
-        """Posts by user, of the interactions since a moment and before another. May be of any number."""
+        """Posts by user from the interactions since a moment and before another. They need not fit memory."""
         ...
 
     async def blocks(self) -> IdPairs:
-        """All blockers and blocked."""
+        """All blockers and blocked users."""
         ...
 
 
 class CatalogStore(Protocol):
-    """The database."""
+    """The database, over one connection."""
 
     def reading(self, views: Sequence[View] = VIEWS) -> AbstractAsyncContextManager[CatalogReading]:
-        """Begins a reading of some views, over a new connection if there is none. May raise StoreError."""
+        """Begins a reading of some views; opens a connection if there is none. May raise StoreError."""
         ...
 
     def with_separate_connection(self) -> "CatalogStore":
-        """The same database, over a connection of its own."""
+        """A store of the same database with a separate connection."""
         ...
 
     def close(self) -> None:
-        """Drops the connection at once, whatever state the server is in."""
+        """Drops the connection at once, without waiting for the server."""
         ...

@@ -1,8 +1,8 @@
-"""The SQL over the four views, and the columns that it gives.
+"""The SQL over the four views, and the types of the selected columns.
 
-Ids are cast, so that a view may give any integer type; '-infinity' is, on the wire,
-`animora_server.catalog.NEVER`. Values are part of the text: asyncpg would have PostgreSQL write them there,
-which takes one more round trip for each query.
+Ids are cast, so that a view may have any integer type. In binary COPY '-infinity' is
+`animora_server.catalog.NEVER`. Values are part of the text, because arguments of a COPY would cost asyncpg
+one more round trip.
 """
 
 from datetime import datetime
@@ -37,18 +37,18 @@ _INTERACTIONS = f"from animora.interactions where {views.INTERACTIONS.counts}"
 
 
 def posts_since(moment: datetime) -> str:
-    """Selects the posts made, edited or soft-deleted since a moment."""
+    """Selects the posts created, edited or soft-deleted since a moment."""
     since = _literal(moment)
     return f"{POSTS} and (created_at >= {since} or updated_at >= {since} or deleted_at >= {since})"
 
 
 def posts_of(ids: IntArray) -> str:
-    """Selects those of posts int64 (k) that are there."""
+    """Selects the posts among ids int64 (k) that exist."""
     return f"{POSTS} and id = any({_array(ids)})"
 
 
 def filled(no_image: IntArray, no_caption: IntArray) -> str:
-    """Selects the ids of posts int64 (k) without an image, or without a caption, that have one now."""
+    """Selects the ids, among int64 (k) each, of posts that have an image or a caption embedding now."""
     return f"""
 select id::bigint
 from animora.posts
@@ -60,19 +60,19 @@ where {views.POSTS.counts} and (
 
 
 def embeddings(ids: IntArray | None = None) -> str:
-    """Selects id and embeddings of all posts, or of posts int64 (k); of one id, first those that count."""
+    """Selects id and embeddings of all posts, or of posts int64 (k) with the preferred duplicate first."""
     query = f"""
 select id::bigint, image_embedding, caption_embedding
 from animora.posts
 where {views.POSTS.counts}
 """
-    # In the order of PostRecords.distinct; to sort all posts would take too long.
+    # The order of PostRecords.distinct. Sorting all posts would take too long.
     order = "order by id, deleted_at is null, created_at, author_id"
     return query if ids is None else f"{query} and id = any({_array(ids)}) {order}"
 
 
 def interaction_counts(until: datetime) -> str:
-    """Selects how many interactions before a moment each post has."""
+    """Selects the number of interactions of each post before a moment."""
     return (
         f"select post_id::bigint, pg_catalog.count(*) {_INTERACTIONS} and created_at < {_literal(until)}"
         " group by post_id"
@@ -80,7 +80,7 @@ def interaction_counts(until: datetime) -> str:
 
 
 def interactions(since: datetime, until: datetime | None = None) -> str:
-    """Selects user and post of the interactions since a moment, before another if one is given."""
+    """Selects user and post of the interactions since a moment, and before `until` if given."""
     before = "" if until is None else f"and created_at < {_literal(until)}"
     return (
         f"select user_id::bigint, post_id::bigint {_INTERACTIONS}"
@@ -100,7 +100,7 @@ order by pg_catalog.count(*) desc, 1
 
 
 def _literal(moment: datetime) -> str:
-    """A moment with a zone, in the form that means the same in every session."""
+    """A moment with a time zone, in a form that does not depend on session settings."""
     return f"'{moment.isoformat()}'::timestamp with time zone"
 
 

@@ -1,4 +1,4 @@
-"""One refresh of the catalog, from one consistent reading of the database."""
+"""One refresh of the catalog from one reading of the database: a poll or a reconcile."""
 
 import asyncio
 import math
@@ -24,21 +24,21 @@ from animora_server.store.protocols import CatalogReading
 from animora_server.types import BoolArray, IntArray
 
 SECONDS_A_DAY = 86_400
-EARLIEST = datetime(1, 1, 2, tzinfo=UTC)  # any time zone can show it
-FILL_WINDOW = timedelta(days=1)  # for how long a post without embeddings is looked at again
-FILL_CHECKS_PER_POLL = 1000  # posts asked about for each embedding; a reconcile asks about all
-RECHECK_BYTES = 32 << 20  # of embeddings that a reconcile reads although nothing says that they changed
+EARLIEST = datetime(1, 1, 2, tzinfo=UTC)  # valid in every time zone
+FILL_WINDOW = timedelta(days=1)  # age up to which a post without embeddings is checked again
+FILL_CHECKS_PER_POLL = 1000  # posts checked in a poll for each of image and caption; a reconcile checks all
+RECHECK_BYTES = 32 << 20  # of embeddings that a reconcile reads again although their posts were not edited
 BYTES_PER_NUMBER = 4  # of an embedding, as PostgreSQL sends it
 MIN_POST_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class InteractionScan:
-    """What a reading of all interactions gives.
+    """The result of counting all interactions.
 
     Attributes:
         base: The interactions.
-        left_out: How many rows do not count, by view and reason.
+        left_out: The number of left-out rows, by view and reason.
         hidden: See CatalogReading.
     """
 
@@ -48,21 +48,21 @@ class InteractionScan:
 
 
 class Refresh:
-    """Makes the next catalog of the one before, which it leaves as it is.
+    """Makes the next catalog from the previous one, which is unchanged.
 
-    Work that grows with the catalog runs in worker threads, so that serving goes on.
+    Work that grows with the catalog runs in worker threads, so that the event loop keeps serving.
 
     Args:
-        reading: The database.
-        catalog: The catalog so far.
-        settings: How far back to recount, and how long a post counts as seen.
+        reading: The reading.
+        catalog: The previous catalog.
+        settings: The recount window and the seen window.
         began: `time.monotonic()` before the reading began.
-        preference: Which embeddings the models take.
+        preference: The embedding widths that the models take.
 
     Attributes:
-        unusable: How many image and caption embeddings count as absent: of another width, or not finite;
-            None if no post changed.
-        left_out: How many rows do not count, by view and reason; empty after a poll, which does not look.
+        unusable: The number of image and of caption embeddings that count as absent, because of another width
+            or numbers that are not finite; None if no post changed.
+        left_out: The number of left-out rows, by view and reason; empty after a poll.
         hidden: See CatalogReading; None after a poll.
     """
 
@@ -83,15 +83,15 @@ class Refresh:
         self._table = catalog.posts
         self._settings = settings
         self._began_at = began
-        # A list that was made before must not pass for one that has what this reading finds, although the
-        # database's clock may have stepped back, as after a failover.
+        # Always later than the previous snapshot, even if the database's clock stepped back, as after a
+        # failover: an older timeline must not seem to contain this reading's posts.
         self._read_at = max(reading.now.timestamp(), math.nextafter(catalog.snapshot.read_at, math.inf))
 
     async def reconcile(self, count: InteractionScan | None = None) -> Catalog:
-        """Compares everything; the first load is a reconcile with an empty catalog.
+        """Compares the whole catalog with the database. The first load is a reconcile of an empty catalog.
 
         Args:
-            count: What another reading has counted; None counts in this one.
+            count: The interactions counted in another reading; None counts them in this reading.
 
         Raises:
             StoreError: The database did not answer.
@@ -109,11 +109,12 @@ class Refresh:
         return await self._with_activity(posts, base)
 
     async def poll(self, since: datetime, deleted: IntArray) -> Catalog:
-        """Looks at posts made, edited or soft-deleted lately, at recent interactions, and at all blocks.
+        """Reads posts created, edited or soft-deleted lately, recent interactions, and all blocks.
 
         Args:
-            since: When the database was read before; what was committed late is looked for before that.
-            deleted: int64 (k), posts that are said to be gone, which the times of those left cannot tell.
+            since: The database's time of the previous reading. Commits that are late by up to the recount
+                window are found.
+            deleted: int64 (k), notified deletions, because a poll cannot find posts that left the view.
 
         Raises:
             StoreError: The database did not answer.
@@ -122,7 +123,7 @@ class Refresh:
         filled = await self._filled_posts(FILL_CHECKS_PER_POLL)
         since = min(since, self._reading.now)  # the clock may have stepped back
         found = await self._reading.posts_since(subtract_seconds(since, self._settings.recount_window))
-        # The other posts are read by the same rules, so that none of them can be both gone and found.
+        # Notified and filled posts are read by id, so that each of them is either found or removed.
         others = await asyncio.to_thread(np.union1d, deleted, filled)
         if len(others):
             found = await asyncio.to_thread(found.merged, await self._reading.posts_of(others))
@@ -131,7 +132,7 @@ class Refresh:
         return await self._with_activity(posts, self._catalog.activity.base)
 
     async def _outdated(self, found: PostRecords) -> BoolArray:
-        """Which of all posts found are new, edited, filled, or in turn to be read again: bool (k)."""
+        """Which of all posts found are new, edited, filled or due for a recheck: bool (k)."""
         filled = await self._filled_posts()
         return await asyncio.to_thread(
             lambda: (
@@ -140,9 +141,9 @@ class Refresh:
         )
 
     def _due_for_recheck(self, posts: int) -> BoolArray:
-        """Which of the posts a reconcile reads the embeddings of, whatever their times say: bool (posts).
+        """Which posts' embeddings a reconcile reads again although no edit is recorded: bool (posts).
 
-        That is all of a small catalog, and of a large one another part each time.
+        All posts of a small catalog; of a large one a different part in each reconcile.
         """
         widths = self._table.embeddings.widths
         bytes_per_post = MIN_POST_BYTES + BYTES_PER_NUMBER * (widths.image + widths.caption)
@@ -153,10 +154,10 @@ class Refresh:
         return chosen
 
     async def _filled_posts(self, limit: int | None = None) -> IntArray:
-        """Young posts that lacked an embedding and have it now; the view need not call that an edit.
+        """Young posts that lacked an embedding and have it now, which the view need not count as an edit.
 
         Args:
-            limit: How many posts to ask about for each embedding, the youngest; None asks about all.
+            limit: The number of posts to check for each of image and caption, the youngest; None for all.
         """
         since = (self._reading.now - FILL_WINDOW).timestamp()
         no_image, no_caption = await asyncio.to_thread(self._table.without_embeddings, since, limit)
@@ -165,7 +166,7 @@ class Refresh:
         return await self._reading.filled(no_image, no_caption)
 
     async def _posts(self, found: PostRecords, outdated: BoolArray, removed: IntArray) -> CatalogPosts:
-        """The next table; reads the embeddings of the posts found that are outdated."""
+        """Builds the next table; reads the embeddings of the outdated posts."""
         builder = await asyncio.to_thread(PostTableBuilder, self._table, found, outdated, self._preference)
         if len(self._table):
             await self._reading.embeddings_of(found.ids[builder.pending], builder.add)
@@ -177,7 +178,7 @@ class Refresh:
         return posts
 
     async def _with_chosen_widths(self, posts: CatalogPosts, found: PostRecords) -> CatalogPosts:
-        """The same posts, with embeddings of the widths that the models take, or that most of them have."""
+        """The same posts with embeddings of the widths that the preference chooses among all posts."""
         kept = posts.embeddings.widths
         widths = await asyncio.to_thread(lambda: self._preference.choose(*posts.found_widths(), kept))
         if widths == kept:
@@ -196,7 +197,7 @@ class Refresh:
         return posts
 
     async def _all_embeddings(self, found: PostRecords, builder: PostTableBuilder) -> None:
-        """Reads the embeddings of all posts; of those that are shown twice, first the row that counts."""
+        """Reads the embeddings of all posts; for duplicate ids first those of the preferred row."""
         await self._reading.embeddings_of(np.unique(found.repeated), builder.add)
         await self._reading.embeddings(builder.add)
 
@@ -207,17 +208,17 @@ class Refresh:
         return await asyncio.to_thread(self._catalog.refreshed, posts, activity)
 
     def lacks_interactions(self, catalog: Catalog) -> bool:
-        """Whether a catalog lacks interactions until all are counted again.
+        """Whether interactions are missing until the next count.
 
-        Its base ends in the recount window only where the database's clock has stepped back since: what was
-        made then is neither in the base nor after it.
+        The base ends within the recount window only if the database's clock stepped back: interactions made
+        after that are neither in the base nor later than it.
         """
         return catalog.activity.base.until > subtract_seconds(
             self._reading.now, self._settings.recount_window
         )
 
     async def _extended_base(self, base: InteractionBase) -> InteractionBase:
-        """The base, up to the recount window if it ends long before, so that polls read little."""
+        """The base, extended up to the recount window if it ends much earlier, so that polls read little."""
         until = subtract_seconds(self._reading.now, self._settings.recount_window)
         if base.until >= subtract_seconds(until, self._settings.recount_window):
             return base
@@ -226,7 +227,7 @@ class Refresh:
 
 
 async def count_rows(reading: CatalogReading, settings: CatalogSettings) -> InteractionScan:
-    """Counts all interactions but those within the recount window, and the rows that do not count.
+    """Counts all interactions before the recount window, and the left-out rows of all views.
 
     Raises:
         StoreError: The database did not answer.
@@ -240,7 +241,7 @@ async def count_rows(reading: CatalogReading, settings: CatalogSettings) -> Inte
 
 
 def subtract_seconds(moment: datetime, seconds: float) -> datetime:
-    """Some seconds before a moment, or the earliest moment that there is."""
+    """A moment minus some seconds, or EARLIEST if that does not exist."""
     try:
         return moment - timedelta(seconds=seconds)
     except OverflowError:

@@ -1,24 +1,25 @@
-"""When the catalog is reconciled next."""
+"""Decides when the next reconcile of the catalog is due."""
 
 import random
 from collections.abc import Callable
 
-MAX_RECONCILE_SHARE = 0.1  # of the time, at most, that goes into reconciles
-# A reconcile counts as so many times what the one before took, at most, or as an interval where that is more:
-# what takes much longer at once was frozen with the process or the database, and cost nothing meanwhile.
+MAX_RECONCILE_SHARE = 0.1  # of the time spent in reconciles
+# The cost of a reconcile is limited to so many times the cost of the previous one, or to an interval if that
+# is more: a reconcile that suddenly takes much longer was frozen with the process or the database.
 MAX_GROWTH = 3.0
 
 
 class ReconcileSchedule:
-    """Spaces reconciles: by an interval from the end of one, and so that they keep to RECONCILE_SHARE.
+    """Spaces reconciles by an interval and limits them to MAX_RECONCILE_SHARE of the time.
 
-    Where reconciles become slower by more than MAX_GROWTH, the share is exceeded for a few of them.
+    A reconcile has two parts: counting all interactions, then refreshing the catalog. If reconciles become
+    slower by more than MAX_GROWTH, a few of them exceed the share.
 
     All times are seconds of one clock that never steps back.
 
     Args:
         interval: Seconds between two reconciles.
-        jitter: Draws a factor for each interval, so that workers do not reconcile together.
+        jitter: Draws a factor for each interval, so that workers do not reconcile at the same time.
     """
 
     def __init__(
@@ -27,36 +28,36 @@ class ReconcileSchedule:
         self._interval = interval
         self._jitter = jitter
         self._due_at = self._earliest = self._missed_at = float("-inf")
-        self._cost = 0.0  # seconds that the last reconcile counted as
+        self._cost = 0.0  # credited seconds of the last reconcile
 
     def seconds_until_due(self, now: float) -> float:
-        """Seconds until the next reconcile is due; not positive when it is."""
+        """Seconds until the next reconcile is due; 0 or negative if it is due."""
         return max(self._due_at, self._earliest) - now
 
     def events_missed(self, now: float) -> None:
-        """Notifications may have been missed, which a reconcile finds: it is due once its share allows."""
+        """Makes the next reconcile due as soon as the share allows, to find missed notifications."""
         self._missed_at = now
         self._due_at = float("-inf")
 
     def count_succeeded(self, now: float, took: float) -> None:
-        """All interactions were counted, as the first part of a reconcile, which took some seconds."""
+        """Records that the count of all interactions succeeded after some seconds."""
         self._earliest = now + _pause(self._credited_cost(took))
 
     def count_failed(self, now: float, took: float) -> None:
-        """The count failed after some seconds, for which the database may have done nothing or been away."""
+        """Records that the count failed after some seconds, in which the database may have been idle."""
         self._earliest = now + min(_pause(took), max(took, self._interval))
 
     def reconcile_began(self, now: float) -> None:
-        """The second part begins. Where it fails, the next reconcile is due after an interval."""
+        """Records the start of the second part. If it fails, the next reconcile is due after an interval."""
         self._due_at = now + self._interval * self._jitter()
 
     def reconcile_published(self, now: float, began: float, took: float) -> None:
-        """A reconcile is published.
+        """Records that a reconcile was published.
 
         Args:
             now: The time.
-            began: When its second part began; it may lack what was missed since.
-            took: Seconds that both parts took.
+            began: The start of the second part, which may lack notifications missed since then.
+            took: Seconds of both parts.
         """
         self._cost = self._credited_cost(took)
         self._earliest = now + _pause(self._cost)
@@ -64,7 +65,7 @@ class ReconcileSchedule:
         self._due_at = float("-inf") if missed else now + self._interval * self._jitter()
 
     def _credited_cost(self, took: float) -> float:
-        """Seconds that a reconcile counts as, of those that it took."""
+        """The seconds of a reconcile, limited by MAX_GROWTH."""
         return min(took, max(MAX_GROWTH * self._cost, self._interval))
 
 

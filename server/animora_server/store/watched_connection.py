@@ -1,8 +1,7 @@
-"""Terminates connections that PostgreSQL no longer answers, though they are open.
+"""Detects dead connections: terminates a connection that is open but that PostgreSQL no longer serves.
 
-A connection whose other end is gone without a reset (a firewall that dropped it, a failover, a proxy that
-hangs) is silent, and so is one on which PostgreSQL runs a slow query. A probe over a second connection tells
-them apart.
+A connection whose other end vanished without a reset (a firewall, a failover, a hanging proxy) is silent, and
+so is a connection with a slow query. A probe over a second connection distinguishes them.
 """
 
 import asyncio
@@ -18,11 +17,9 @@ from animora_server.store.connection import Connector, translate_errors
 
 log = structlog.get_logger(__name__)
 
-SILENCE_TIMEOUT = (
-    2.0  # seconds of silence after which a second connection probes the first, and for the probe
-)
+SILENCE_TIMEOUT = 2.0  # seconds of silence before a probe, and the probe's timeout
 
-# Whether a session works for its client; one that is idle, or waits for its client, does not.
+# Whether a server process works for its client: it is neither idle nor waiting for the client.
 IS_WORKING = """
 select coalesce(state = 'active' and wait_event_type is distinct from 'Client', true)
 from pg_catalog.pg_stat_activity
@@ -31,7 +28,7 @@ where pid = {pid}
 
 
 class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
-    """A connection that is terminated when it is waited for in vain: what waits then fails at once."""
+    """A connection that is terminated when it is found dead, so that the waiting call fails at once."""
 
     __slots__ = ("_silence",)
 
@@ -40,7 +37,7 @@ class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
         self._silence: SilenceWatch | None = None
 
     def watch(self, connector: Connector) -> None:
-        """Watches from now on.
+        """Starts watching for silence.
 
         Args:
             connector: Opens another connection to the same database.
@@ -48,7 +45,7 @@ class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
         self._silence = SilenceWatch(self, connector)
 
     def set_server_pid(self, pid: int) -> None:
-        """The server process that works for the connection, which a pooler changes with each transaction."""
+        """Sets the server process of the connection, which a pooler changes with each transaction."""
         if self._silence is not None:
             self._silence.pid = pid
 
@@ -80,7 +77,7 @@ class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
 
         async def receive(data: bytes) -> None:
             if self._silence is not None:
-                self._silence.end()  # PostgreSQL waits for us meanwhile
+                self._silence.end()  # PostgreSQL waits for this process during `output`
             await output(data)
             if self._silence is not None:
                 self._silence.begin()
@@ -101,39 +98,39 @@ class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
 
 
 class SilenceWatch:
-    """Terminates a connection that is silent while another one learns that PostgreSQL does not work for it.
+    """Terminates a silent connection if a probe over another connection finds its server process not working.
 
-    As long as nobody answers, nothing is done: there is nothing to connect to instead.
+    If the probe cannot connect either, the connection is kept, since there is no better one.
 
     Args:
-        connection: To watch.
-        connector: Opens another one to the same database.
+        connection: The connection to watch.
+        connector: Opens another connection to the same database.
 
     Attributes:
-        pid: The server process that works for the connection, where it is known. A pooler changes it.
+        pid: The server process of the connection; 0 if unknown. A pooler changes it.
     """
 
     def __init__(self, connection: asyncpg.Connection, connector: Connector) -> None:
         self.pid = 0
         self._connection = connection
         self._connector = connector
-        self._waiting_since: float | None = None  # the event loop's time; None while nothing is waited for
+        self._waiting_since: float | None = None  # the event loop's time; None while not waiting
         self._timer: asyncio.TimerHandle | None = None
         self._probe_task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """An answer is waited for, or was heard and another is waited for."""
+        """Starts waiting for an answer, or for the next part of one."""
         loop = asyncio.get_running_loop()
         self._waiting_since = loop.time()
         if self._timer is None and self._probe_task is None:
             self._timer = loop.call_later(SILENCE_TIMEOUT, self._check)
 
     def end(self) -> None:
-        """Nothing is waited for."""
+        """Ends the waiting."""
         self._waiting_since = None
 
     def close(self) -> None:
-        """Watches no more."""
+        """Stops watching."""
         self.end()
         if self._timer is not None:
             self._timer.cancel()
@@ -156,10 +153,10 @@ class SilenceWatch:
         try:
             works = await self._is_working()
         except StoreError as error:
-            log.debug("a silent connection cannot be probed", error=str(error))
+            log.debug("silent connection not probed", error=str(error))
             works = True
-        except Exception:  # the edge of the task: without another probe, nobody would watch any more
-            log.exception("probing a silent connection failed")
+        except Exception:  # the edge of the task: a bug must not end the watching
+            log.exception("probe of a silent connection failed")
             works = True
         finally:
             self._probe_task = None
@@ -174,13 +171,15 @@ class SilenceWatch:
         """Whether PostgreSQL works for the connection.
 
         Raises:
-            StoreError: PostgreSQL does not answer another connection either.
+            StoreError: PostgreSQL does not answer over another connection either.
         """
         with translate_errors():
             async with asyncio.timeout(SILENCE_TIMEOUT):
                 other = await self._connector.connect()
                 try:
-                    async with other.transaction(readonly=True):  # for a pooler, of one server
+                    async with other.transaction(
+                        readonly=True
+                    ):  # so that a pooler uses one server connection
                         return bool(await other.fetchval(IS_WORKING.format(pid=self.pid)))
                 finally:
                     other.terminate()
