@@ -16,9 +16,10 @@ from animora_server.ranker.rank_task import (
     group_by_model_and_deadline,
     split_into_turns,
 )
+from animora_server.scoring.serving_state import ServingState
 from animora_server.types import RankQuery
 from tests.ranker.catalogs import snapshot
-from tests.ranker.test_ranker import FakeState, RowScoresModel
+from tests.ranker.test_ranker import RowScoresModel
 
 
 def task(deadline: float = 0.0, candidates: int = 1, version: str = "") -> RankTask:
@@ -29,7 +30,7 @@ def task(deadline: float = 0.0, candidates: int = 1, version: str = "") -> RankT
 def batch_of(tasks: list[RankTask]) -> ScoringBatch:
     catalog, model = snapshot({0: {}}), RowScoresModel([0.0])
     candidates = filter_candidates(catalog, [task.query for task in tasks])
-    return ScoringBatch(tasks, FakeState(catalog, model), candidates, model, np.ones(len(tasks), np.int64))
+    return ScoringBatch(tasks, ServingState(catalog, model), candidates, model, np.ones(len(tasks), np.int64))
 
 
 async def test_tasks_of_one_model_with_close_deadlines_form_one_group():

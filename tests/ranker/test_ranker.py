@@ -23,6 +23,7 @@ from animora_server.ranker.rank_task import MAX_GROUP_CANDIDATES
 from animora_server.ranker.score_provider import CacheAccess
 from animora_server.scoring import heuristic
 from animora_server.scoring.heuristic import Heuristic
+from animora_server.scoring.serving_state import ServingState
 from animora_server.scoring.terms import MODEL_TERMS
 from animora_server.types import (
     BoolArray,
@@ -125,12 +126,14 @@ class RowScoresModel:
 
 @dataclass
 class FakeState:
+    """A ServingStateSource."""
+
     snapshot: CatalogSnapshot
     active: RowScoresModel | None = None
     resident: Mapping[str, RowScoresModel] = field(default_factory=dict)
 
-    def current(self):
-        return self
+    def current(self) -> ServingState:
+        return ServingState(self.snapshot, self.active, self.resident)
 
 
 class NoCatalog:

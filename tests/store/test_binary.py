@@ -48,7 +48,7 @@ def vector(*values):
 
 
 def fed(decoder, data, cuts):
-    """What is left after data was fed in parts that end at the cuts."""
+    """Feeds data in parts that end at the cuts; returns the rest."""
     rest = b""
     edges = [0, *sorted(cut % len(data) for cut in cuts), len(data)]
     for start, stop in pairwise(edges):

@@ -97,7 +97,7 @@ def watched_store_of(postgres):
 
 
 async def happened(event):
-    """Waits until an event is set anew."""
+    """Waits until an event is set again."""
     event.clear()
     async with asyncio.timeout(HANG_TIMEOUT):
         await event.wait()
@@ -272,7 +272,7 @@ async def test_polls_continue_while_interactions_are_counted(database, store, me
     counting, goes_on = asyncio.Event(), asyncio.Event()
 
     class SlowStore(WatchedStore):
-        """Counts for as long as it is told to."""
+        """A reading whose count lasts until a test ends it."""
 
         @asynccontextmanager
         async def reading(self, views=VIEWS):

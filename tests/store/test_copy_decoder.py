@@ -11,7 +11,7 @@ HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">II", 0, 0)
 
 
 class Decoder:
-    """Takes bytes in tens, and may be told to fail."""
+    """Decodes bytes in rows of ten, or fails."""
 
     def __init__(self, failure=None):
         self.taken = b""

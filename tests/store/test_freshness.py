@@ -175,7 +175,7 @@ async def test_blocked_and_deleted_content_is_never_visible_and_a_reconcile_equa
 
 
 async def loaded(store):
-    """A snapshot of a catalog that knows nothing but what is in the database now."""
+    """The snapshot of a fresh load of the database."""
     async with store.reading() as reading:
         refresh = Refresh(reading, Catalog.empty(None), CatalogSettings(), time.monotonic())
         return (await refresh.reconcile()).snapshot

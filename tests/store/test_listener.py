@@ -232,13 +232,13 @@ async def test_a_server_that_does_not_notify_does_not_count_as_listening(databas
 async def test_a_transaction_pooler_is_detected(pooled, postgres_url, receiver, mode, size):
     pooler = await pooled(mode, size)
 
-    def told():
+    def is_refused():
         return any("database.listen_url" in entry["error"] for entry in logs if "error" in entry)
 
     with capture_logs() as logs:
         async with listener_of(pooler.url(postgres_url), receiver, listen_timeout=1.0):
             async with asyncio.timeout(HANG_TIMEOUT):
-                while not told():  # noqa: ASYNC110 -- a log tells nobody that it has grown
+                while not is_refused():  # noqa: ASYNC110 -- a log has no event
                     await asyncio.sleep(0.01)
             assert receiver.is_listening == 0
 

@@ -1,4 +1,4 @@
-"""Notifications in batches, with a clock and a transport of the test's own."""
+"""Payloads are parsed and applied in batches, with a fake clock and a fake transport."""
 
 import asyncio
 from contextlib import suppress
@@ -82,7 +82,7 @@ class FakeTransport:
 
 
 class NotificationWorld:
-    """A batcher in a time of its own, in which applying takes `cost` seconds a batch."""
+    """A batcher with a fake clock, on which applying a batch takes `cost` seconds."""
 
     def __init__(self):
         self.connection = FakeTransport()

@@ -320,8 +320,8 @@ async def test_embeddings_added_without_an_edit_are_found_for_a_day(database, st
     assert follower.snapshot.has_embeddings(follower.snapshot.rows(np.array([1]))).tolist() == [True]
 
 
-@pytest.mark.parametrize("told", [NO_IDS, np.array([1])])
-async def test_a_filled_post_that_lost_its_author_changes_no_other_post(database, store, follower, told):
+@pytest.mark.parametrize("notified", [NO_IDS, np.array([1])])
+async def test_a_filled_post_that_lost_its_author_changes_no_other_post(database, store, follower, notified):
     await database.execute("alter table animora_app.posts disable trigger touch_post")
     await database.execute(
         "create or replace view animora.posts as"
@@ -337,14 +337,14 @@ async def test_a_filled_post_that_lost_its_author_changes_no_other_post(database
         "update animora_app.posts set author_id = 20, caption_embedding = '{2, 3}' where id = 1"
     )
 
-    await follower.poll(told)
+    await follower.poll(notified)
 
     snapshot = follower.snapshot
     rows = snapshot.rows(np.array([1, 2]))
     assert rows[1] != -1
     assert snapshot.created_at[rows[1]] == (await fresh_posts(store)).created_at[0]
     assert not snapshot.deleted[rows[1]]
-    if len(told):
+    if len(notified):
         assert rows[0] == -1
     await follower.reconcile()
     assert content(follower.snapshot) == await fresh_content(store)
@@ -494,10 +494,10 @@ async def test_a_post_that_became_visible_late_is_newer_than_older_timelines_eve
     assert restarted.snapshot.post_ids[restarted.snapshot.newer_than(listed)].tolist() == [1]
 
 
-@pytest.mark.parametrize("told", ["deleted_at = null", "deleted_at = null, updated_at = null"])
+@pytest.mark.parametrize("change", ["deleted_at = null", "deleted_at = null, updated_at = null"])
 @pytest.mark.parametrize("refresh", ["poll", "reconcile"])
 async def test_a_restored_post_is_newer_than_timelines_made_while_it_was_deleted(
-    database, follower, told, refresh
+    database, follower, change, refresh
 ):
     await database.execute("alter table animora_app.posts disable trigger touch_post")
     await database.execute(
@@ -506,7 +506,7 @@ async def test_a_restored_post_is_newer_than_timelines_made_while_it_was_deleted
     )
     await follower.reconcile()
     listed = follower.snapshot.read_at
-    await database.execute(f"update animora_app.posts set {told} where id = 1")
+    await database.execute(f"update animora_app.posts set {change} where id = 1")
 
     await getattr(follower, refresh)()
 

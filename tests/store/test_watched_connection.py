@@ -16,7 +16,7 @@ from animora_server.store.watched_connection import SILENCE_TIMEOUT, WatchedConn
 from tests.limits import HANG_TIMEOUT
 from tests.store.silent_proxy import silent_proxy
 
-# What is silent is found long before a query times out.
+# A silent connection is detected long before a query times out.
 COMMAND_TIMEOUT = 2 * HANG_TIMEOUT
 
 
@@ -76,7 +76,7 @@ async def test_a_slow_query_is_not_terminated(database, proxy, url):
 
     await connection.execute(f"select pg_sleep({SILENCE_TIMEOUT * 2.5})")
 
-    assert proxy.connections > before  # it was asked about
+    assert proxy.connections > before  # a probe has connected
     assert not connection.is_closed()
     connection.terminate()
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import DeadlineUnreachable, ScoringFailed
+from animora_server.scoring.serving_state import ServingState
 from animora_server.scoring.terms import MODEL_TERMS
 from animora_server.timeline import LocalTimelineStore
 from animora_server.types import BoolArray, FloatArray, IntArray, RankedTimeline
@@ -40,7 +41,7 @@ class FakeModel:
         least_time: Seconds that it needs before a deadline.
     """
 
-    state: "FakeServingState"
+    state: "FakeStateSource"
     logits: dict[int, float]
     version: str = "v1"
     failure: ScoringFailed | None = None
@@ -94,15 +95,15 @@ class FakeModel:
 
 
 @dataclass
-class FakeServingState:
-    """A serving state that is its own source."""
+class FakeStateSource:
+    """A ServingStateSource whose serving state a test can change."""
 
     snapshot: CatalogSnapshot
     active: FakeModel | None = None
     resident: Mapping[str, FakeModel] = field(default_factory=dict)
 
-    def current(self) -> "FakeServingState":
-        return self
+    def current(self) -> ServingState:
+        return ServingState(self.snapshot, self.active, self.resident)
 
     def activate(self, logits: dict[int, float], version: str = "v1") -> FakeModel:
         """Makes another model active."""

@@ -89,7 +89,7 @@ async def test_a_call_that_stores_nothing_starts_no_refresh(world):
     feed_key = FeedKey(USER, include_seen=False)
     bypass = BuildRequest(b"key", feed_key, CachePolicy.BYPASS, deadline=0.0, score_by=0.0, began=0.0)
 
-    world.builder.refresh_in_background(world.state, bypass, "newer")
+    world.builder.refresh_in_background(world.state.current(), bypass, "newer")
 
     assert world.refreshes.why == []
 

@@ -22,7 +22,7 @@ from animora_server.timeline import (
 from animora_server.types import GenerationPosts, TimelineQuery
 from tests.hurry import hurried
 from tests.ranker.catalogs import NOW, snapshot
-from tests.timeline.fakes import Clock, CountingStore, FakeServingState, Refreshes
+from tests.timeline.fakes import Clock, CountingStore, FakeStateSource, Refreshes
 
 USER, COLD = 7, 500
 HOUR = 3600.0
@@ -38,7 +38,7 @@ class World:
     def __init__(self, **settings):
         self.settings = TimelineSettings(**{"early_refresh": 0.0, **settings})
         self.clock = Clock()
-        self.state = FakeServingState(snapshot(POSTS))
+        self.state = FakeStateSource(snapshot(POSTS))
         self.model = self.state.activate(LOGITS)
         self.store = CountingStore(LocalTimelineStore(2400.0, self.clock))
         self.refreshes = Refreshes()

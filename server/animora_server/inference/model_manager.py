@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -23,19 +23,11 @@ from animora_server.inference.catalog_encoder import CatalogEncoder, check_width
 from animora_server.inference.placeholder_models import NoModel, UnavailableModel
 from animora_server.inference.protocols import InferenceDevice, Model
 from animora_server.inference.resident_model import ResidentModel
+from animora_server.scoring.serving_state import ServingState
 
 log = structlog.get_logger(__name__)
 
 MAX_PENDING_EVENTS = 5_000  # blocks and deletions kept until a reading holds them
-
-
-@dataclass(frozen=True, slots=True)
-class ResidentState:
-    """One snapshot and the models encoded for it. See ranker.protocols."""
-
-    snapshot: CatalogSnapshot
-    active: ResidentModel | UnavailableModel | NoModel | None = None
-    resident: Mapping[str, ResidentModel | UnavailableModel] = field(default_factory=dict)
 
 
 class ModelManager:
@@ -75,12 +67,12 @@ class ModelManager:
         self._encoded: dict[str, ResidentModel] = {}
         self._unavailable: dict[str, Model] = {}  # lost with the device, the active version last
         self._device_losses = 0
-        self._state: ResidentState | None = None
+        self._state: ServingState | None = None
         self._published = asyncio.Event()
         self._event_log = EventLog()
         self._blocks = Relations.empty(), float("-inf")  # as of publish_blocks, and the time of their reading
 
-    def current(self) -> ResidentState | None:
+    def current(self) -> ServingState | None:
         """The serving state for a new request; None until a catalog snapshot is published."""
         return self._state
 
@@ -233,7 +225,7 @@ class ModelManager:
         )
         return apply_events(snapshot, missed) if missed else snapshot
 
-    def _published_state(self) -> ResidentState:
+    def _published_state(self) -> ServingState:
         if self._state is None:
             raise ModelUnavailable
         return self._state
@@ -244,7 +236,7 @@ class ModelManager:
             version: UnavailableModel(model, snapshot) for version, model in self._unavailable.items()
         } | resident
         active = models.get(self.active_version or next(reversed(self._unavailable), ""), self._placeholder)
-        self._state = ResidentState(snapshot, active, models)
+        self._state = ServingState(snapshot, active, models)
 
 
 def _widths(manifest: Manifest) -> Widths:

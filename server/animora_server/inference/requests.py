@@ -61,7 +61,7 @@ class ScoreRequest:
         )
 
     def split(self, max_rows: int) -> Iterator["ScoreRequest"]:
-        """Requests for at most `max_rows` pairs each, which together are this request."""
+        """Splits this request into requests for at most `max_rows` pairs each."""
         offsets = np.concatenate(([0], self.sizes.cumsum()))
         for start in range(0, len(self.rows), max_rows):
             sizes = np.diff(offsets.clip(start, start + max_rows))

@@ -13,8 +13,8 @@ from animora_server.background import BackgroundLoop, Liveness
 from animora_server.batching import Batcher
 from animora_server.errors import DeviceFault
 from animora_server.inference import ModelManager
-from animora_server.inference.model_manager import ResidentState
 from animora_server.inference.requests import InferenceRequest
+from animora_server.scoring.serving_state import ServingState
 from animora_server.service import GrpcServer
 from animora_server.settings import Settings
 from animora_server.types import FloatArray
@@ -107,7 +107,7 @@ class HealthState:
             return "the device failed"
         return self._shared.away if self._shared is not None else None
 
-    def _lacks_model(self, state: ResidentState) -> bool:
+    def _lacks_model(self, state: ServingState) -> bool:
         return state.active is None or self._model_manager.active_version is None
 
     def _device_hangs(self, seconds: float) -> None:

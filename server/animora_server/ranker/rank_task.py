@@ -9,7 +9,8 @@ import numpy as np
 
 from animora_server.ranker.candidates import Candidates
 from animora_server.ranker.completion_queue import AnyFuture
-from animora_server.scoring.protocols import ScoringModel, ServingState
+from animora_server.scoring.protocols import ScoringModel
+from animora_server.scoring.serving_state import ServingState
 from animora_server.types import CacheStatus, FloatArray, IntArray, RankedCandidates, RankQuery
 
 # Seconds. Queries whose deadlines lie this close to each other form one batch, which is due at the first of

@@ -32,8 +32,8 @@ from animora_server.ranker.rank_task import (
 from animora_server.ranker.score_provider import CacheAccess, ScoreProvider
 from animora_server.ranker.top_k import TopK, top_k
 from animora_server.scoring.heuristic import Heuristic
-from animora_server.scoring.protocols import ScoringModel, ServingState, ServingStateSource, StageObserver
-from animora_server.scoring.serving_state import current_state
+from animora_server.scoring.protocols import ScoringModel, StageObserver
+from animora_server.scoring.serving_state import ServingState, ServingStateSource, current_state
 from animora_server.scoring.terms import heuristic_terms, model_terms
 from animora_server.scoring.transforms import degraded_reason, expired, probabilities
 from animora_server.types import DegradedReason, RankedCandidates, RankerName, RankQuery

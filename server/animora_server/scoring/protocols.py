@@ -1,10 +1,9 @@
-"""The interfaces through which Rank and GetTimeline use models, serving states and the cache."""
+"""The interfaces through which Rank and GetTimeline use models and the cache."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from animora_server.catalog import CatalogSnapshot
 from animora_server.types import BoolArray, FloatArray, IntArray
 
 
@@ -69,33 +68,6 @@ class ScoringModel(Protocol):
         Raises:
             ScoringFailed: As `score`.
         """
-        ...
-
-
-class ServingState(Protocol):
-    """A catalog snapshot and the models encoded for it; a request uses one state from start to end."""
-
-    @property
-    def snapshot(self) -> CatalogSnapshot:
-        """The catalog snapshot."""
-        ...
-
-    @property
-    def active(self) -> ScoringModel | None:
-        """The model that serves requests that name no version; None where no model is active."""
-        ...
-
-    @property
-    def resident(self) -> Mapping[str, ScoringModel]:
-        """All loaded models by version, the active one included."""
-        ...
-
-
-class ServingStateSource(Protocol):
-    """Publishes the current serving state."""
-
-    def current(self) -> ServingState | None:
-        """The serving state; None until the catalog is loaded."""
         ...
 
 

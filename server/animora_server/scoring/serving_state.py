@@ -1,16 +1,43 @@
-"""Takes the serving state of a request, unless the catalog is unavailable."""
+"""The serving state, which a request takes once and uses from start to end."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
+from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import CatalogUnavailable
-from animora_server.scoring.protocols import ServingState, ServingStateSource
+from animora_server.scoring.protocols import ScoringModel
+
+
+@dataclass(frozen=True, slots=True)
+class ServingState:
+    """A catalog snapshot and the models encoded for it; swapped as one.
+
+    Attributes:
+        snapshot: The catalog snapshot.
+        active: The model that serves requests that name no version; None where no model is active.
+        resident: All loaded models by version, the active one included.
+    """
+
+    snapshot: CatalogSnapshot
+    active: ScoringModel | None = None
+    resident: Mapping[str, ScoringModel] = field(default_factory=dict)
+
+
+class ServingStateSource(Protocol):
+    """Publishes the current serving state. See inference.ModelManager."""
+
+    def current(self) -> ServingState | None:
+        """The serving state; None until the catalog is loaded."""
+        ...
 
 
 def current_state(states: ServingStateSource, max_block_age: float) -> ServingState:
     """The current serving state.
 
     Args:
-        states: Publishes it.
+        states: Publishes the serving state.
         max_block_age: Seconds after which blocks that could not be refreshed are too old.
 
     Raises:

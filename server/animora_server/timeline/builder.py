@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from animora_server.background import log_task_failure
 from animora_server.errors import DeadlineExpired, ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
-from animora_server.scoring.protocols import ServingState
+from animora_server.scoring.serving_state import ServingState
 from animora_server.scoring.single_flight import SingleFlight
 from animora_server.scoring.transforms import degraded_reason, expired
 from animora_server.timeline.feed_ranker import FeedKey, FeedRanker

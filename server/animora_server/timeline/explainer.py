@@ -9,7 +9,7 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ModelUnavailable, ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.scoring.heuristic import Heuristic
-from animora_server.scoring.protocols import ServingState
+from animora_server.scoring.serving_state import ServingState
 from animora_server.scoring.terms import heuristic_terms, model_terms
 from animora_server.scoring.transforms import log_odds, logits
 from animora_server.timeline.feed_orderer import RankedPosts

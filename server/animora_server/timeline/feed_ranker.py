@@ -12,7 +12,8 @@ from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ModelUnavailable
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.scoring.heuristic import Heuristic
-from animora_server.scoring.protocols import ScoringModel, ServingState
+from animora_server.scoring.protocols import ScoringModel
+from animora_server.scoring.serving_state import ServingState
 from animora_server.scoring.transforms import logits
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import VisibilityFilter, candidates

@@ -17,7 +17,7 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import RankedTimelineGone
-from animora_server.scoring.protocols import ServingState
+from animora_server.scoring.serving_state import ServingState
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.builder import BuildRequest, TimelineBuilder
 from animora_server.timeline.feed_ranker import FeedKey

@@ -11,8 +11,7 @@ import numpy as np
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
-from animora_server.scoring.protocols import ServingState, ServingStateSource
-from animora_server.scoring.serving_state import current_state
+from animora_server.scoring.serving_state import ServingState, ServingStateSource, current_state
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.builder import BuildRequest
 from animora_server.timeline.eligibility import (
