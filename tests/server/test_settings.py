@@ -24,11 +24,11 @@ def refused(environ: dict[str, str], file: Path | None = None) -> str:
     return str(error.value)
 
 
-def test_without_a_word_from_anybody_the_defaults_hold():
+def test_without_any_configuration_the_defaults_apply():
     assert load_settings({"PATH": "/bin"}, None) == Settings()
 
 
-def test_the_environment_goes_over_the_file_and_the_file_over_the_defaults(file: Path):
+def test_variables_override_the_file_and_the_file_overrides_the_defaults(file: Path):
     file.write_text('[grpc]\nport = 1\nhost = "localhost"\n[catalog]\nmax_block_age = 30\n')
     settings = load_settings({"ANIMORA_GRPC_PORT": "2", "ANIMORA_CACHE_TTL": "7.5"}, file)
     assert (settings.grpc.port, settings.grpc.host) == (2, "localhost")
@@ -50,7 +50,7 @@ def test_each_number_and_switch_can_be_set_by_its_variable():
             assert getattr(getattr(settings, option.section), option.name) == smallest
 
 
-def test_words_become_what_the_option_is():
+def test_variables_are_converted_to_the_type_of_the_option():
     settings = load_settings(
         {
             "ANIMORA_GRPC_HOST": "0.0.0.0",
@@ -102,7 +102,7 @@ def test_the_file_and_the_clients_target_are_no_options():
     assert load_settings(environ, None) == Settings()
 
 
-def test_what_kubernetes_says_of_services_is_passed_over():
+def test_service_link_variables_of_kubernetes_are_ignored():
     environ = {
         "ANIMORA_SERVICE_HOST": "10.0.0.1",
         "ANIMORA_SERVICE_PORT": "50051",
@@ -114,7 +114,7 @@ def test_what_kubernetes_says_of_services_is_passed_over():
     assert load_settings(environ, None) == Settings()
 
 
-def test_misspelt_variables_are_refused_each_with_what_may_be_meant():
+def test_misspelt_variables_are_refused_with_a_suggestion():
     names = ("ANIMORA_GRPC_PROT", "ANIMORA_CATALOG_MAX_BLOK_AGE", "ANIMORA_PORT", "ANIMORA_FOO_BAR")
     lines = dict(line.split(": ", 1) for line in refused(dict.fromkeys(names, "1"), None).splitlines())
     assert lines["ANIMORA_GRPC_PROT"] == "no such option; did you mean ANIMORA_GRPC_PORT?"
@@ -198,7 +198,7 @@ def test_any_address_of_loopback_needs_no_tls(host: str):
     load_settings({"ANIMORA_GRPC_HOST": host, "ANIMORA_HTTP_HOST": host}, None)
 
 
-def test_options_that_do_not_go_together_are_refused_with_the_way_out():
+def test_contradicting_options_are_refused_with_advice():
     assert "or insecure = true" in refused({"ANIMORA_GRPC_HOST": "0.0.0.0"})
     assert "set both or neither" in refused({"ANIMORA_GRPC_TLS_KEY": "key.pem"})
 
@@ -212,7 +212,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_its_name(file: Path):
 
 
 @pytest.mark.parametrize("section", ["database", "cache"])
-def test_a_secret_is_in_no_message(file: Path, section: str):
+def test_errors_never_contain_a_secret(file: Path, section: str):
     file.write_text(
         f'[{section}]\nurl = "rdeis://:hunter2@host"\ntimeout = "hunter2"\n[hunter]\nx = "hunter2"\n'
     )
@@ -239,7 +239,7 @@ def test_loopback_needs_no_tls(host: str):
     assert GrpcSettings(host=host).host == host
 
 
-def test_a_description_is_a_file_that_gives_the_same_settings(file: Path):
+def test_the_description_loads_as_the_same_settings(file: Path):
     settings = load_settings(
         {
             "ANIMORA_GRPC_PORT": "1",
