@@ -248,7 +248,7 @@ async def test_encrypted_both_sides_prove_who_they_are(tmp_path: Path):
     options = "&".join(f"{option}={tmp_path / name}" for option, name in names.items())
     async with serving(tmp_path) as server, behind_tls(server.port, tmp_path) as port:
         async with Stores(f"rediss://127.0.0.1:{port}/0?{options}") as stores:
-            assert await stores.timelines.put_latest(KEY, make_timeline())
+            await stores.until_stored(make_timeline())
             await stores.publish(make_generation(), KEY)
         for refused in (
             f"rediss://127.0.0.1:{port}/0?{options.split('&')[0]}",  # no certificate of its own
