@@ -118,7 +118,7 @@ def test_a_server_that_is_not_there_makes_the_store_unavailable():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     store = open_store(f"s3://bucket/models?endpoint_url=http://127.0.0.1:{port}")
-    for call in (store.active, store.versions, lambda: store.read("v1"), lambda: store.activate("v1")):
+    for call in (store.active, store.listing, lambda: store.read("v1"), lambda: store.activate("v1")):
         with pytest.raises(StoreUnavailable, match="s3://bucket/models: cannot connect: check endpoint_url"):
             call()
     with pytest.raises(StoreUnavailable):
@@ -148,7 +148,7 @@ def test_a_refusal_is_told_in_our_words(answer, reason):
     with listening(answer) as endpoint:
         store = open_store(f"s3://bucket/models?endpoint_url={endpoint}&timeout=2")
         with pytest.raises(StoreUnavailable, match=reason) as refused:
-            store.versions()
+            store.listing()
         assert "secret detail" not in str(refused.value)
 
 
@@ -162,7 +162,7 @@ def test_an_answer_that_breaks_off_is_none():
 
 def test_a_bucket_that_does_not_exist_is_no_empty_store(s3):
     store = open_store(f"s3://no-such-bucket/models?endpoint_url={s3.endpoint}")
-    for call in (store.active, store.versions, lambda: store.manifest("v1")):
+    for call in (store.active, store.listing, lambda: store.manifest("v1")):
         with pytest.raises(StoreUnavailable, match="there is no such bucket"):
             call()
 
@@ -191,7 +191,7 @@ def test_a_publication_that_was_cut_off_is_no_version_until_it_is_repeated(s3):
     store.publish(artifact)
     s3.delete("v1/manifest.json")
     s3.put("v1/golden.npz", b"half")
-    assert store.versions() == []
+    assert store.listing().manifests == []
     store.publish(artifact)
     assert store.read("v1").manifest.version == "v1"
 
@@ -226,7 +226,7 @@ def test_a_file_of_many_parts_is_read_as_it_was_written(s3):
 def test_the_environment_says_what_the_url_leaves_open(s3, monkeypatch):
     open_store(s3.url).publish(make_artifact("v1"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
-    assert len(open_store(f"s3://{s3.bucket}/shop/models").versions()) == 1
+    assert len(open_store(f"s3://{s3.bucket}/shop/models").listing().manifests) == 1
 
 
 def test_a_conditional_write_is_made_only_in_the_state_that_it_names(s3):

@@ -80,13 +80,13 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_versions_are_listed_oldest_first_and_none_is_active(store):
-    assert [manifest.version for manifest in store.versions()] == [OLD, NEW]
+    assert [manifest.version for manifest in store.listing().manifests] == [OLD, NEW]
     assert store.active() is None
     assert store.pointer() == Pointer()
 
 
 def test_a_store_that_is_not_there_yet_is_empty(empty):
-    assert empty.store.versions() == []
+    assert empty.store.listing().manifests == []
     assert empty.store.active() is None
 
 
@@ -174,12 +174,15 @@ def test_a_note_of_a_replay_is_not_written_through_a_link(tmp_path):
     assert (tmp_path / "precious").read_bytes() == b"kept"
 
 
-def test_half_written_and_foreign_things_are_passed_over(place):
+def test_a_listing_skips_foreign_folders_and_names_unreadable_versions(place):
     place.delete(f"{NEW}/manifest.json")
     place.put("notes.txt", b"")
     place.put("lost+found/model.ts", b"")
     place.put("other-version/manifest.json", place.get(f"{OLD}/manifest.json"))
-    assert [manifest.version for manifest in place.store.versions()] == [OLD]
+    place.put("broken/manifest.json", b"{")
+    listing = place.store.listing()
+    assert [manifest.version for manifest in listing.manifests] == [OLD]
+    assert listing.unreadable == ["broken", "other-version"]
 
 
 def test_what_is_no_version_cannot_become_active(place):
@@ -270,7 +273,7 @@ def test_a_version_that_is_a_link_is_refused(root, tmp_path):
     (root / NEW).symlink_to(tmp_path / NEW)
     (root / "moved").symlink_to(root / OLD)
     store = FolderStore(root)
-    assert [manifest.version for manifest in store.versions()] == [OLD]
+    assert [manifest.version for manifest in store.listing().manifests] == [OLD]
     for refused in (store.read, store.activate):
         with pytest.raises(ArtifactRejected, match="is a link"):
             refused(NEW)
@@ -279,7 +282,7 @@ def test_a_version_that_is_a_link_is_refused(root, tmp_path):
 def test_a_store_that_is_a_file_is_unavailable(tmp_path):
     (tmp_path / "file").touch()
     store = FolderStore(tmp_path / "file")
-    for call in (store.versions, store.active):
+    for call in (store.listing, store.active):
         with pytest.raises(StoreUnavailable):
             call()
     with pytest.raises(StoreUnavailable):

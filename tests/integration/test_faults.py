@@ -41,7 +41,7 @@ async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(st
     ledger = Ledger(feed, NETWORKS)
     async with ledger.load(stub), asyncio.timeout(HANG_TIMEOUT):
         for version in ("v2", "v3", "v4", "v5", "v6", "v7", "v2"):
-            if version not in [manifest.version for manifest in store.versions()]:
+            if version not in [manifest.version for manifest in store.listing().manifests]:
                 store.publish(tiny_artifact(version, seed=int(version[1]))[0])
             ledger.versions.clear()
             store.activate(version)

@@ -1,4 +1,4 @@
-"""What is said where there is no memory."""
+"""Error messages when memory runs out."""
 
 import errno
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import torch
 import typer
 
-from animora_training.commands.console import plain_errors
+from animora_training.commands.console import report_errors
 from animora_training.errors import OutOfMemory
 from animora_training.memory import memory_for
 
@@ -34,7 +34,7 @@ def unmapped():
         (unmapped, ""),
     ],
 )
-def test_what_there_is_no_memory_for_is_named_with_what_takes_less(allocate, amount):
+def test_the_error_names_the_part_that_ran_out_of_memory_and_the_remedy(allocate, amount):
     with (
         pytest.raises(OutOfMemory, match=f"^there is no memory for the tables{amount}: lower factors$"),
         memory_for("all", "lower everything"),
@@ -44,18 +44,18 @@ def test_what_there_is_no_memory_for_is_named_with_what_takes_less(allocate, amo
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), FileNotFoundError(2, "no such file")])
-def test_what_else_goes_wrong_stays_what_it_is(error):
+def test_other_errors_pass_through_unchanged(error):
     with pytest.raises(type(error)) as raised, memory_for("all", "lower everything"):
         raise error
     assert raised.value is error
 
 
-def test_a_command_without_memory_ends_with_one_line(capsys):
-    with pytest.raises(typer.Exit) as ended, plain_errors():
+def test_a_command_that_runs_out_of_memory_prints_one_line(capsys):
+    with pytest.raises(typer.Exit) as ended, report_errors():
         raise MemoryError
     assert ended.value.exit_code == 1
     assert capsys.readouterr().err == (
-        "error: there is no memory for what this command does: give the process more, or it less to do\n"
+        "error: there is no memory for this command: give the process more memory or less data\n"
     )
 
 
@@ -63,22 +63,22 @@ WITHIN_A_LIMIT = """
 import sys
 from animora_training.errors import OutOfMemory
 from animora_training.modeling.config import FitConfig
-from animora_training.modeling.initialization import new_start
+from animora_training.modeling.initialization import new_initialization
 from tests.training.data.limited import allow
 from tests.training.worlds import many_users
 data = many_users(100_000, 10)
-new_start(many_users(10, 10), FitConfig())
+new_initialization(many_users(10, 10), FitConfig())
 allow(1 << 28)
 try:
-    new_start(data, FitConfig(factors=4096))
+    new_initialization(data, FitConfig(factors=4096))
 except OutOfMemory as error:
-    sys.exit(f"told: {error}")
+    sys.exit(f"caught: {error}")
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts what it should on Linux")
-def test_factors_for_which_there_is_no_memory_are_named():
+def test_tables_that_do_not_fit_into_memory_are_named():
     command = (sys.executable, "-W", "ignore", "-c", WITHIN_A_LIMIT)
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.stderr.startswith("told: there is no memory for the tables of users and posts (1.5 GiB at")
+    assert ended.stderr.startswith("caught: there is no memory for the tables of users and posts (1.5 GiB at")
     assert "lower factors or mlp_embedding by --set" in ended.stderr

@@ -115,7 +115,7 @@ async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(fe
             ledger = Ledger(feed, NETWORKS)
             async with loaded(ledger, connections):
                 for version in ("v2", "v3", "v2"):
-                    if version not in [manifest.version for manifest in store.versions()]:
+                    if version not in [manifest.version for manifest in store.listing().manifests]:
                         store.publish(tiny_artifact(version, seed=int(version[1]))[0])
                     ledger.versions.clear()
                     store.activate(version)

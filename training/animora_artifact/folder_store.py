@@ -8,7 +8,13 @@ from filelock import FileLock, Timeout
 
 from animora_artifact.artifact import Artifact
 from animora_artifact.durability import replace_durably, write_durably
-from animora_artifact.errors import ArtifactError, ArtifactRejected, RejectionReason, StoreUnavailable
+from animora_artifact.errors import (
+    ArtifactError,
+    ArtifactRejected,
+    RejectionReason,
+    StoreUnavailable,
+    VersionNotFound,
+)
 from animora_artifact.folder import (
     POINTER_STAGING,
     STAGING,
@@ -30,6 +36,7 @@ from animora_artifact.pointer import (
     read_pointer,
     roll_back,
 )
+from animora_artifact.store import VersionListing
 
 # A disk without room for so much has none for a version.
 TRIED_BYTES = 1 << 16
@@ -58,21 +65,23 @@ class FolderStore:
         self._limit = limit
         self._pointer = _PointerFile(root, lock_timeout)
 
-    def versions(self) -> list[Manifest]:
+    def listing(self) -> VersionListing:
         """See ModelStore."""
         try:
-            names = [entry.name for entry in self._root.iterdir() if is_name(entry.name)]
+            names = [entry.name for entry in self._root.iterdir() if is_name(entry.name) and entry.is_dir()]
         except FileNotFoundError:
-            return []
+            return VersionListing([], [])
         except OSError as error:
             raise StoreUnavailable(f"cannot list the model store: {error.strerror}") from error
-        manifests = []
+        found: list[tuple[str, Manifest | None]] = []
         for name in names:
             try:
-                manifests.append(self.manifest(name))
+                found.append((name, self.manifest(name)))
+            except VersionNotFound:
+                continue
             except ArtifactError:
-                continue  # not a version, or not one that could be served
-        return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
+                found.append((name, None))
+        return VersionListing.of(found)
 
     def pointer(self) -> Pointer:
         """See ModelStore."""

@@ -34,6 +34,7 @@ from animora_artifact.pointer import (
 )
 from animora_artifact.s3_bucket import ObjectNotFound, PreconditionFailed, S3Bucket
 from animora_artifact.s3_url import S3Place
+from animora_artifact.store import VersionListing
 
 MANIFESTS_AT_ONCE = 8
 
@@ -60,12 +61,12 @@ class S3Store:
         self._limit = limit
         self._pointer = _PointerObject(self._bucket)
 
-    def versions(self) -> list[Manifest]:
+    def listing(self) -> VersionListing:
         """See ModelStore."""
         names = [name for name in self._bucket.folders() if is_name(name)]
         with ThreadPoolExecutor(MANIFESTS_AT_ONCE, "s3-manifests") as pool:
-            manifests = [manifest for manifest in pool.map(self._listed, names) if manifest is not None]
-        return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
+            found = [entry for entry in pool.map(self._list_entry, names) if entry is not None]
+        return VersionListing.of(found)
 
     def pointer(self) -> Pointer:
         """See ModelStore."""
@@ -128,14 +129,16 @@ class S3Store:
             self.manifest(seen.previous)
         roll_back(self._pointer, seen)
 
-    def _listed(self, version: str) -> Manifest | None:
-        """The manifest of what may be a version; None of what is none, or could not be served."""
+    def _list_entry(self, version: str) -> tuple[str, Manifest | None] | None:
+        """Name and manifest (None if unreadable) of a version; None for a prefix without a manifest."""
         try:
-            return self.manifest(version)
+            return version, self.manifest(version)
         except StoreUnavailable:
             raise
-        except ArtifactError:
+        except VersionNotFound:
             return None
+        except ArtifactError:
+            return version, None
 
     def _claim(self, version: str, package: Package) -> None:
         key = f".claims/{version}"

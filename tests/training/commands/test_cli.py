@@ -51,7 +51,7 @@ def test_a_sample_goes_all_the_way_to_an_active_version(run, postgres_url, tmp_p
     evaluated = run("evaluate", **environment).stdout
     assert "NeuCF, on pairs it was trained on" in evaluated
     assert re.fullmatch(r"hr@10=0\.\d{4} ndcg@10=0\.\d{4}", evaluated.splitlines()[-1])
-    metrics = open_store(str(store)).versions()[0].metrics
+    metrics = open_store(str(store)).listing().manifests[0].metrics
     assert evaluated.splitlines()[-1] == f"hr@10={metrics['hr@10']:.4f} ndcg@10={metrics['ndcg@10']:.4f}"
 
     # Another seed holds out other pairs: of 114 users, chance alone moves NDCG@10 by more than the margin.
@@ -92,7 +92,7 @@ def test_a_data_set_is_fitted_and_its_test_pairs_ranked(run, postgres_url, tmp_p
     assert "4 users, 6 posts, 6 likes" in run("import", "ncf", folder, **environment).stdout
     fitted = run("fit", "--activate", "--compiler", "no-such-compiler", *QUICK, **environment).stdout
     assert ("scored by TorchScript alone: there is no C compiler" in fitted) == COMPILES
-    (version,) = open_store(str(store)).versions()
+    (version,) = open_store(str(store)).listing().manifests
     assert "score.so" not in version.files
     evaluated = run("evaluate", "--ncf", folder, **environment).stdout
     assert "2 users ranked" in evaluated

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from animora_artifact import StoreUnavailable
-from animora_training.commands.console import LINE_INTERVAL, plain_errors, progress_bars
+from animora_training.commands.console import LINE_INTERVAL, progress_bars, report_errors
 from animora_training.errors import FailedElsewhere, InvalidInput, InvalidOption
 
 
@@ -139,12 +139,12 @@ def _screen(output):
     ],
 )
 def test_what_a_person_can_mend_is_said_in_a_line(capsys, error, code, said):
-    with pytest.raises(typer.Exit) as ended, plain_errors():
+    with pytest.raises(typer.Exit) as ended, report_errors():
         raise error
     assert ended.value.exit_code == code
     assert capsys.readouterr().err == said
 
 
 def test_a_bug_is_not_made_plain():
-    with pytest.raises(ZeroDivisionError), plain_errors():
+    with pytest.raises(ZeroDivisionError), report_errors():
         raise ZeroDivisionError

@@ -81,7 +81,7 @@ def test_a_version_that_is_worse_is_kept_and_not_published(store, worse, tmp_pat
         Delivery(store, tmp_path / "out", activate=True).deliver(pack(worse))
     with pytest.raises(WorseThanActive, match=f"the version is in {tmp_path / 'run' / 'v2'}"):
         Delivery(store, None, activate=True).deliver(pack(worse), tmp_path / "run" / "v2")
-    assert [manifest.version for manifest in store.versions()] == ["v1"]
+    assert [manifest.version for manifest in store.listing().manifests] == ["v1"]
 
 
 def test_a_version_that_is_worse_is_published_by_force_or_by_margin(store, worse, capsys):
@@ -138,7 +138,7 @@ def test_a_version_that_cannot_be_activated_is_published_and_how_to_activate_it_
     with pytest.raises(StoreUnavailable, match=told):
         Delivery(store, None, activate=True).deliver(pack(good), kept)
     assert capsys.readouterr().out == "published v2\n"
-    assert [manifest.version for manifest in store.versions()] == ["v2"]
+    assert [manifest.version for manifest in store.listing().manifests] == ["v2"]
 
 
 def test_a_version_that_can_be_kept_nowhere_is_said_to_be_lost(good, tmp_path, monkeypatch):
@@ -166,8 +166,8 @@ def test_where_a_version_shall_go_is_tried_before_it_is_made(store, tmp_path, s3
     Delivery(store, tmp_path / "new" / "out", activate=False).check()
     Delivery(open_store(s3.url), None, activate=False).check()
     assert not (tmp_path / "new").exists()
-    assert [manifest.version for manifest in store.versions()] == ["v1"]
-    assert open_store(s3.url).versions() == []
+    assert [manifest.version for manifest in store.listing().manifests] == ["v1"]
+    assert open_store(s3.url).listing().manifests == []
     with pytest.raises(InvalidOption, match=r"--output: .*file is no folder"):
         Delivery(None, tmp_path / "file", activate=False).check()
     with pytest.raises(StoreUnavailable, match=r"--output: cannot write to .*file/out: Not a directory"):

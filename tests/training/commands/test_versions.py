@@ -63,6 +63,34 @@ def test_list_names_a_store_that_holds_no_version(run, store):
     assert json.loads(run("list", "--json")) == []
 
 
+def test_list_counts_the_versions_that_cannot_be_read(run, made, tmp_path):
+    folder = tmp_path / "store"
+    environment = {"ANIMORA_MODELS_STORE": str(folder)}
+    for version in ("v1", "v2", "v3"):
+        run("publish", made(version), **environment)
+    (folder / "v2" / "manifest.json").write_text("{")
+    assert "v1" in run("list", **environment)
+    assert run("list", **environment).splitlines()[-1] == "1 version cannot be read: v2"
+    assert len(json.loads(run("list", "--json", **environment))) == 2
+    for version in ("v1", "v3"):
+        (folder / version / "manifest.json").write_text("{")
+    listed = run("list", **environment).splitlines()
+    assert "".join(listed[:-1]) == f"{folder} holds no readable version"
+    assert listed[-1] == "3 versions cannot be read: v1, v2, v3"
+
+
+def test_list_prints_null_in_json_for_metrics_that_are_not_finite(run, made, tmp_path):
+    folder = tmp_path / "store"
+    run("publish", made("v1", ndcg=0.25, auc=0.75), ANIMORA_MODELS_STORE=str(folder))
+    manifest = folder / "v1" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("0.25", "NaN").replace("0.75", "Infinity"))
+    (entry,) = json.loads(
+        run("list", "--json", ANIMORA_MODELS_STORE=str(folder)), parse_constant=lambda name: name
+    )
+    assert entry["metrics"] == {"ndcg@10": None, "auc": None}
+
+
 def test_versions_are_published_activated_and_rolled_back(run, made, store):
     for version, quality in (("v1", 0.30), ("v2", 0.31), ("v3", 0.32)):
         assert run("publish", made(version, ndcg=quality)).splitlines()[-1] == f"published {version}"
@@ -133,7 +161,7 @@ def test_a_version_that_is_worse_than_the_active_one_is_refused_with_both_figure
     assert "the active v1 0.4500 (3,020 users)" in refused
     assert "0.0200, is more than --margin 0.01 allows" in refused
     assert "--force" in refused
-    assert [manifest.version for manifest in open_store(store).versions()] == ["v1"]
+    assert [manifest.version for manifest in open_store(store).listing().manifests] == ["v1"]
     forced = run("publish", worse, "--force")
     assert "worse by more than 0.01, and forced" in forced
     assert forced.splitlines()[-1] == "published v2"
@@ -248,7 +276,7 @@ def test_a_version_that_cannot_serve_is_neither_published_nor_activated_and_the_
     version = spoil(make_artifact("v1"))
     write_artifact(version, tmp_path / "made" / "v1")
     assert why in run("publish", tmp_path / "made" / "v1", code=1)
-    assert open_store(store).versions() == []
+    assert open_store(store).listing().manifests == []
     open_store(store).publish(version)
     assert why in run("activate", "v1", code=1)
     assert open_store(store).active() is None
@@ -304,7 +332,7 @@ def test_a_version_that_is_worse_than_the_heuristic_or_its_parent_is_refused_tho
         in refused
     )
     assert "and than its parent: " in refused
-    assert open_store(store).versions() == []
+    assert open_store(store).listing().manifests == []
     forced = run("publish", poor, "--force")
     assert "the heuristic 0.2000: -0.1000 (95 % interval -0.1100 to -0.0900)" in forced
     assert forced.splitlines()[-2:] == ["worse by more than 0.01, and forced", "published v1"]

@@ -111,7 +111,9 @@ def test_nothing_starts_from_what_was_refused(environment, tmp_path):
     assert record(run)["parent"] is None
 
 
-def test_a_schedule_ends_when_it_is_told_to_and_goes_on_where_it_was(started, environment, news, tmp_path):
+def test_a_signal_ends_a_fit_with_a_checkpoint_and_resume_completes_the_same_version(
+    started, environment, news, tmp_path
+):
     run, out = tmp_path / "run", tmp_path / "out"
     again = ("--run-dir", run, "--warm-start", run)
     fit(environment, *again, "--output", tmp_path / "first")
@@ -120,31 +122,18 @@ def test_a_schedule_ends_when_it_is_told_to_and_goes_on_where_it_was(started, en
     through = tmp_path / "through"
     fit(environment, "--run-dir", through, "--output", tmp_path / "whole", "--warm-start", run, *slow)
 
-    words = [*map(str, again), "--output", str(out), "--every", "7d", *CHOICES, *slow]
+    words = [*map(str, again), "--output", str(out), "--resume", *CHOICES, *slow]
     ended = started(words)
     while checkpoints(run) < 2:
         assert ended.poll() is None, ended.stderr.read()
         os.sched_yield()
     ended.send_signal(signal.SIGTERM)
-    said = ended.communicate()
-    assert ended.returncode == 0, said
+    _, errors = ended.communicate()
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert "ended by SIGTERM: with a --run-dir, --resume continues the fit" in errors
     assert not out.exists()
 
-    goes_on = started(words)
-    assert any(line.startswith("the next fit begins at") for line in goes_on.stdout)
-    goes_on.send_signal(signal.SIGINT)
-    said = goes_on.communicate()
-    assert goes_on.returncode == 0, said
+    resumed = started(words)
+    output = resumed.communicate()
+    assert resumed.returncode == 0, output
     assert same(version(tmp_path / "whole"), version(out))
-
-
-def test_one_fit_that_is_told_to_end_says_which_signal_ended_it(started, tmp_path):
-    words = ["--run-dir", str(tmp_path / "run"), "--output", str(tmp_path / "out"), *CHOICES]
-    process = started([*words, "--set", "max_epochs=500", "--set", "patience=500"])
-    while checkpoints(tmp_path / "run") < 2:
-        assert process.poll() is None, process.stderr.read()
-        os.sched_yield()
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "ended by SIGTERM: go on with --resume" in said

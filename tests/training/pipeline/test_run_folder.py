@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from animora_artifact import FolderStore, Manifest, Package, StoreUnavailable, read_folder
 from animora_training.commands.delivery import Delivery
-from animora_training.commands.single_fit import FitOptions, fit_once
+from animora_training.commands.single_fit import FitOptions, run_fit
 from animora_training.errors import CannotWrite, InvalidInput, WorseThanActive
 from animora_training.modeling.config import FitConfig
 from animora_training.pipeline.checkpoint import Checkpoints, FitState
@@ -34,12 +34,12 @@ class KilledStore(FolderStore):
 
 
 @pytest.fixture
-def order(environment, tmp_path) -> FitOptions:
+def options(environment, tmp_path) -> FitOptions:
     return FitOptions(
         database_url=environment["ANIMORA_DATABASE_URL"],
         config=FitConfig.from_choices([word for word in (*CHOICES, *SHORT) if word != "--set"], 0),
         device=torch.device("cpu"),
-        world=1,
+        world_size=1,
         run_dir=tmp_path / "run",
         resume=True,
         warm_start=None,
@@ -79,7 +79,7 @@ def record(folder):
     return json.loads((folder / "run.json").read_text())
 
 
-def test_a_version_that_could_not_be_delivered_is_delivered_later_without_training(order, tmp_path):
+def test_a_version_that_could_not_be_delivered_is_delivered_later_without_training(options, tmp_path):
     store, run = tmp_path / "store", tmp_path / "run"
 
     def break_the_store():
@@ -87,20 +87,20 @@ def test_a_version_that_could_not_be_delivered_is_delivered_later_without_traini
             store.touch()
 
     with pytest.raises(StoreUnavailable, match=r"--store: .*deliver it with --resume, or publish ") as failed:
-        fit_once(order, break_the_store)
+        run_fit(options, break_the_store)
     (kept,) = (run / "version").iterdir()
     assert str(failed.value).endswith(f"publish {kept}")
     assert read_folder(kept).manifest.metrics
     assert not (run / "run.json").exists()
     with pytest.raises(StoreUnavailable, match=str(kept)):
-        fit_once(order, trained_again)
+        run_fit(options, trained_again)
     with pytest.raises(InvalidInput, match="go on with --resume"):
-        fit_once(replace(order, resume=False), trained_again)
+        run_fit(replace(options, resume=False), trained_again)
     with pytest.raises(InvalidInput, match="of other data or another configuration"):
-        fit_once(replace(order, config=replace(order.config, seed=5)), trained_again)
+        run_fit(replace(options, config=replace(options.config, seed=5)), trained_again)
 
     store.unlink()
-    fit_once(order, trained_again)
+    run_fit(options, trained_again)
     assert FolderStore(store).active() == kept.name == record(run)["version"]
     assert not (run / "version").exists()
     assert not checkpoints(run)
@@ -109,38 +109,39 @@ def test_a_version_that_could_not_be_delivered_is_delivered_later_without_traini
     }
 
 
-def test_a_version_that_was_published_before_a_kill_is_published_once(order, tmp_path):
+def test_a_version_that_was_published_before_a_kill_is_published_once(options, tmp_path):
     store = tmp_path / "store"
     with pytest.raises(KeyboardInterrupt):
-        fit_once(replace(order, delivery=Delivery(KilledStore(store), None, activate=True)), nothing)
+        run_fit(replace(options, delivery=Delivery(KilledStore(store), None, activate=True)), nothing)
     for _ in range(2):
-        (version,) = FolderStore(store).versions()
+        (version,) = FolderStore(store).listing().manifests
         if not (tmp_path / "run" / "run.json").exists():
-            fit_once(order, trained_again)
+            run_fit(options, trained_again)
     assert FolderStore(store).pointer().names == (version.version,)
 
 
-def test_a_version_that_was_damaged_before_it_was_delivered_is_made_again(order, tmp_path):
+def test_a_version_that_was_damaged_before_it_was_delivered_is_made_again(options, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        fit_once(
-            replace(order, delivery=Delivery(KilledStore(tmp_path / "first"), None, activate=False)), nothing
+        run_fit(
+            replace(options, delivery=Delivery(KilledStore(tmp_path / "first"), None, activate=False)),
+            nothing,
         )
     (kept,) = (tmp_path / "run" / "version").iterdir()
     (kept / "model.ts").write_bytes(b"")
-    fit_once(order, nothing)
+    run_fit(options, nothing)
     assert record(tmp_path / "run")["version"] == FolderStore(tmp_path / "store").active()
 
 
-def test_a_refused_version_stays_in_the_run_folder_until_the_next_run(order, tmp_path):
+def test_a_refused_version_stays_in_the_run_folder_until_the_next_run(options, tmp_path):
     run = tmp_path / "run"
-    chance = replace(order, config=replace(order.config, factorisation="none", learning_rate=1e-6))
-    fit_once(replace(order, config=replace(order.config, factors=16, als_iterations=12)), nothing)
+    chance = replace(options, config=replace(options.config, factorisation="none", learning_rate=1e-6))
+    run_fit(replace(options, config=replace(options.config, factors=16, als_iterations=12)), nothing)
     with pytest.raises(WorseThanActive) as refused:
-        fit_once(chance, nothing)
+        run_fit(chance, nothing)
     (kept,) = (run / "version").iterdir()
     assert f"the version is in {kept}" in str(refused.value)
     assert record(run)["version"] == kept.name
-    fit_once(replace(order, resume=False, delivery=replace(order.delivery, force=True)), nothing)
+    run_fit(replace(options, resume=False, delivery=replace(options.delivery, force=True)), nothing)
     assert not (run / "version").exists()
 
 

@@ -1,7 +1,7 @@
-"""The command line of `animora-train`: what its commands are called.
+"""The commands of `animora-train`.
 
-What takes long to import (torch, scipy, matplotlib) is imported by the commands that need it when they run:
-`list`, `activate` and `rollback` are done in less time than that takes.
+Modules that are slow to import (torch, scipy, matplotlib) are imported inside the commands that need them, so
+that `list`, `activate` and `rollback` start fast.
 """
 
 from typing import Annotated
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from animora_training.commands.evaluating import compare, evaluate
-from animora_training.commands.fit import SharedCommand, fit
+from animora_training.commands.fit import DistributedCommand, fit
 from animora_training.commands.importing import app as imports
 from animora_training.commands.versions import activate, list_versions, publish, rollback
 
@@ -23,13 +23,13 @@ app = typer.Typer(
 def program(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
-    ] = False,  # which the entrance answers, as it does without this module
+    ] = False,  # answered by run_command, before this module is imported
 ) -> None:
-    """Learn from likes and comments: import data, fit NeuCF, judge it, publish and activate it."""
+    """Train NeuCF on likes and comments: import data, fit, evaluate, publish and activate versions."""
 
 
 app.add_typer(imports, name="import")
-app.command(cls=SharedCommand)(fit)
+app.command(cls=DistributedCommand)(fit)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(publish)

@@ -9,7 +9,7 @@ import torch
 
 from animora_artifact import Artifact
 from animora_artifact.network import load_network
-from animora_training.commands.console import Show, show_epoch
+from animora_training.commands.console import ShowProgress, show_epoch
 from animora_training.commands.options import SplitKind
 from animora_training.data.dataset import Dataset, Interactions
 from animora_training.evaluation.cold_posts import (
@@ -48,7 +48,7 @@ class Setup:
     version: Artifact
     dataset: Dataset
     tuning: Tuning
-    show: Show
+    show: ShowProgress
 
 
 @dataclass(frozen=True, slots=True)

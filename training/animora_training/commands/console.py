@@ -1,5 +1,6 @@
-"""What the command line shows: progress bars, tables, and errors without a traceback."""
+"""Output of the command line: results, progress bars, and errors without a traceback."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,115 +23,131 @@ if TYPE_CHECKING:
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
-# What was made is not good enough: to do the same again would make the same.
+# The gate refused the version; a retry would produce the same one.
 EXIT_REFUSED = 3
-# Where nobody watches a bar, a line at least this often, in seconds, as long as there is anything to say.
+# Without a terminal: seconds after which progress prints a line even if no epoch has ended.
 LINE_INTERVAL = 30.0
-# How long the others of several processes let the first one speak, in seconds: longer than starts are apart.
-PATIENCE = 5.0
-# Columns of a terminal in which a row has room for everything.
+# Seconds that other ranks wait before they print an error: longer than their starts are apart.
+RANK_ZERO_HEAD_START = 5.0
+# Width of a terminal, in columns, that fits all columns of a progress bar.
 WIDE = 110
 
 
-def output() -> Console:
-    """The console for results: standard output, not wrapped where it is not a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+def output(*, stderr: bool = False) -> Console:
+    """The console for results: standard output by default, 160 columns wide if it is not a terminal."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=160)
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """JSON text of plain values. NaN and infinity become null: JSON has neither."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def fail(message: str, code: int = EXIT_FAILURE) -> typer.Exit:
-    """Says what is wrong on standard error; raise what it returns."""
+    """Prints an error on standard error and returns the exception to raise."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {_escape(message)}")
     return typer.Exit(code)
 
 
-class Show(Protocol):
-    """Shows how far something has come."""
+class ShowProgress(Protocol):
+    """Callback that shows the progress of a stage."""
 
     def __call__(
         self, name: str, done: float, total: int | None, note: str = "", rate: float | None = None
     ) -> None:
-        """Tells the news; what was named before has ended.
+        """Updates a stage; a new name ends the previous stage.
 
         Args:
-            name: What it is, such as a stage of a fit.
-            done: How much is done; a part of an epoch may be given as such.
-            total: Of how much, if that is known.
-            note: A remark, such as the loss: worth a line in a log. Left out, the one before holds on.
-            rate: Pairs a second.
+            name: Name of the stage, such as "hold-out".
+            done: Units done; fractions of an epoch are allowed.
+            total: Units in all; None if unknown.
+            note: Text that deserves a line in a log, such as the loss; empty keeps the previous note.
+            rate: Pairs a second; None keeps the previous rate.
         """
         ...
 
 
-def show_epoch(show: Show, epoch: "EpochRecord", epochs: int) -> None:
-    """Tells of an epoch of so many, and of what is known of it."""
-    facts = (("loss", epoch.loss), ("NDCG@10", epoch.ndcg10))
-    note = ", ".join(f"{name} {value:.4f}" for name, value in facts if value is not None)
+def show_epoch(show: ShowProgress, epoch: "EpochRecord", epochs: int) -> None:
+    """Shows a finished epoch with its loss and NDCG@10, as far as they were measured."""
+    values = (("loss", epoch.loss), ("NDCG@10", epoch.ndcg10))
+    note = ", ".join(f"{name} {value:.4f}" for name, value in values if value is not None)
     show(epoch.stage, epoch.epoch, epochs, note, epoch.pairs_per_second)
 
 
-def let_the_first_speak(rank: int) -> None:
-    """Waits in every process but the first, which are about to say what is wrong.
+def wait_for_rank_zero(rank: int) -> None:
+    """Waits a few seconds in every rank but zero, before the rank prints an error.
 
-    If the same is wrong in the first one, it says so meanwhile, and torchrun, which ends all where one fails,
-    ends this one before it does.
+    If rank zero fails too, it prints the error in the meantime, and torchrun ends this process silently. So
+    an error that all ranks share is printed once.
     """
     if rank:
-        time.sleep(PATIENCE)
+        time.sleep(RANK_ZERO_HEAD_START)
 
 
 @contextmanager
-def plain_errors(rank: int = 0) -> Iterator[None]:
-    """Turns the errors that a person can do something about into a message and an exit code.
+def report_errors(rank: int = 0) -> Iterator[None]:
+    """Turns TrainingError and ArtifactError into a message on standard error and an exit code.
 
     Args:
-        rank: Which of several processes this is; only the first one, 0, says at once what is wrong.
+        rank: Rank of this process; ranks other than 0 wait before they print, see `wait_for_rank_zero`.
+
+    Raises:
+        Exit: The block raised one of these errors.
     """
     try:
-        with memory_for("what this command does", "give the process more, or it less to do"):
+        with memory_for("this command", "give the process more memory or less data"):
             yield
     except FailedElsewhere as error:
-        # Said once is enough; torchrun, which ends all where one fails, is to see the one that says it.
+        # The failed rank prints the error and sets the exit code: torchrun reports the first that fails.
         raise typer.Exit from error
     except (TrainingError, ArtifactError) as error:
-        let_the_first_speak(rank)
+        wait_for_rank_zero(rank)
         raise fail(str(error), _exit_code(error)) from error
 
 
 @contextmanager
 def progress_bars(
     console: Console | None = None, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Show]:
-    """Shows a bar for each name on standard error; plain lines where that is not a terminal."""
+) -> Iterator[ShowProgress]:
+    """Shows a progress bar for each stage on standard error; plain lines if that is not a terminal."""
     console = console or Console(stderr=True)
     bars = Progress(
         *_columns(console),
         console=console,
         get_time=clock,
-        speed_estimate_period=math.inf,  # an epoch may take longer than the half minute of the default
+        speed_estimate_period=math.inf,  # an epoch may take longer than the default of 30 s
         disable=not console.is_interactive,
     )
-    stages = _Stages(bars, clock)
+    stages = _StageProgress(bars, clock)
     with bars:
         yield stages.show
         stages.end()
 
 
-class _Stages:
-    """A task for each name, one after the other; rich draws them, or else lines are printed of them."""
+class _StageProgress:
+    """One rich task for each stage, one after the other; prints lines instead where bars are disabled."""
 
     def __init__(self, bars: Progress, clock: Callable[[], float]) -> None:
         self._bars = bars
         self._clock = clock
         self._tasks: dict[str, Task] = {}
         self._current: Task | None = None
-        self._said_at = clock()
-        self._said = ("", "", "")  # of the latest line: name, count, note
+        self._printed_at = clock()
+        self._printed = ("", "", "")  # name, count and note of the latest line
 
     def show(
         self, name: str, done: float, total: int | None, note: str = "", rate: float | None = None
     ) -> None:
-        """See Show."""
+        """See ShowProgress."""
         if name not in self._tasks:
             self.end()
             self._bars.add_task(name, total=total, count="", rate="", note="")
@@ -141,47 +158,47 @@ class _Stages:
             completed=done,
             total=total,
             count=f"{int(done):,}" if total is None else f"{int(done):,}/{total:,}",
-            # What is not told again holds on: a part of an epoch has no loss yet.
+            # Within an epoch there is no new loss: the previous note and rate stay.
             rate=task.fields["rate"] if rate is None else f"{large(rate)} pairs/s",
             note=note or task.fields["note"],
         )
-        noteworthy = _state(task) != self._said and (note or done == total)
-        if noteworthy or self._clock() - self._said_at >= LINE_INTERVAL:
-            self._say(task)
+        noteworthy = _state(task) != self._printed and (note or done == total)
+        if noteworthy or self._clock() - self._printed_at >= LINE_INTERVAL:
+            self._print(task)
 
     def end(self) -> None:
-        """Stops the clock of what was shown last, which may have ended before its total."""
+        """Stops the clock of the current stage, which may end before its total."""
         task = self._current
         if task is None:
             return
         if task.total is None:
             self._bars.update(task.id, total=task.completed)
         self._bars.stop_task(task.id)
-        if _state(task) != self._said:
-            self._say(task)
+        if _state(task) != self._printed:
+            self._print(task)
 
-    def _say(self, task: Task) -> None:
-        """Prints a line where there are no bars."""
-        self._said_at = self._clock()
-        self._said = _state(task)
+    def _print(self, task: Task) -> None:
+        """Prints a line if bars are disabled."""
+        self._printed_at = self._clock()
+        self._printed = _state(task)
         if self._bars.disable:
-            facts = [fact for fact in (task.fields["note"], task.fields["rate"], _left(task)) if fact]
-            line = f"{task.description} {task.fields['count']}{': ' if facts else ''}{', '.join(facts)}"
+            parts = [part for part in (task.fields["note"], task.fields["rate"], _time_left(task)) if part]
+            line = f"{task.description} {task.fields['count']}{': ' if parts else ''}{', '.join(parts)}"
             self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-class _Left(ProgressColumn):
-    """The time that is left, as long as it is known and something is."""
+class _TimeLeftColumn(ProgressColumn):
+    """Estimated time left; empty if unknown or zero."""
 
     def render(self, task: Task) -> Text:
-        return Text(_left(task), style="progress.remaining")
+        return Text(_time_left(task), style="progress.remaining")
 
 
 def _state(task: Task) -> tuple[str, str, str]:
     return task.description, task.fields["count"], task.fields["note"]
 
 
-def _left(task: Task) -> str:
+def _time_left(task: Task) -> str:
     seconds = task.time_remaining
     if task.finished or task.stop_time is not None or seconds is None:
         return ""
@@ -195,7 +212,7 @@ def _columns(console: Console) -> list[ProgressColumn]:
         BarColumn(bar_width=20 if wide else 6),
         TextColumn("{task.fields[count]}", justify="right"),
         *([TimeElapsedColumn(), TextColumn("{task.fields[rate]}")] if wide else []),
-        _Left(),
+        _TimeLeftColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     ]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from animora_training.commands.console import EXIT_USAGE, fail, output, plain_errors, progress_bars
+from animora_training.commands.console import EXIT_USAGE, fail, output, progress_bars, report_errors
 from animora_training.commands.options import PLOT_SUFFIXES, DatabaseUrl, SplitKind, Store
 from animora_training.evaluation.budget import Budget
 
@@ -34,7 +34,7 @@ def evaluate(database_url: DatabaseUrl, store: Store, version: Version = "", ncf
     from animora_training.importers.ncf_evaluation import read_held_out
     from animora_training.modeling.config import FitConfig
 
-    with plain_errors():
+    with report_errors():
         artifact = read_version(store, version)
         with progress_bars() as show:
             dataset = read_database(database_url, show)
@@ -105,7 +105,7 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
     from animora_training.evaluation.comparison import Tuning
     from animora_training.evaluation.recipes import RECIPES
 
-    with plain_errors():
+    with report_errors():
         with progress_bars() as show:
             tuning = Tuning(RECIPES, Budget(attempts, tuning_seconds), seed)
             artifact = read_version(store, version)

@@ -1,19 +1,17 @@
-"""`animora-train fit`: makes a version, or one after the other."""
+"""`animora-train fit`: trains a version and delivers it."""
 
 import sys
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from animora_training.commands.console import fail, let_the_first_speak, output, plain_errors
+from animora_training.commands.console import fail, report_errors, wait_for_rank_zero
 from animora_training.commands.delivery import Delivery
 from animora_training.commands.options import DatabaseUrl, Force, Margin, SignKey, Store
 from animora_training.commands.publishing import MARGIN, open_signer
-from animora_training.commands.schedule import Ending, duration, repeat
+from animora_training.commands.stop_signals import StopSignals
 from animora_training.commands.versions import open_model_store
 from animora_training.errors import Interrupted, InvalidOption
 from animora_training.modeling.config import FitConfig
@@ -23,21 +21,21 @@ if TYPE_CHECKING:
 
     from animora_training.commands.single_fit import FitOptions
 
-# What a shell says of a program that a signal has ended.
+# A shell reports 128 + N for a program that signal N ended.
 EXIT_SIGNAL = 128
 
 
-class SharedCommand(TyperCommand):
-    """A command that torchrun may start in several processes, with the same words."""
+class DistributedCommand(TyperCommand):
+    """A command that torchrun may start in several processes with the same arguments."""
 
     def make_context(self, *arguments: Any, **extra: Any) -> Any:
-        """See click; the first process says at once what is wrong with the words."""
+        """See click. Rank zero prints a usage error at once; the other ranks wait first."""
         try:
             return super().make_context(*arguments, **extra)
         except (typer.Exit, typer.Abort):
             raise
-        except Exception:  # a usage error, whose class is click's or typer's own, by typer's version
-            let_the_first_speak(super().make_context("fit", [], resilient_parsing=True).params["rank"])
+        except Exception:  # a usage error: click's class or typer's, by typer's version
+            wait_for_rank_zero(super().make_context("fit", [], resilient_parsing=True).params["rank"])
             raise
 
 
@@ -49,45 +47,41 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
         Path | None,
         typer.Option(
             "--output",
-            help="Folder in which to write the version; nothing is published then, unless --store or "
-            "--activate is given.",
+            help="Folder to write the version to. Nothing is published then, unless --store or --activate "
+            "is given.",
         ),
     ] = None,
     activate: Annotated[
-        bool, typer.Option("--activate", help="Make it the active one in the store.")
+        bool, typer.Option("--activate", help="Make the new version the active one in the store.")
     ] = False,
     sign_key: SignKey = None,
     margin: Margin = MARGIN,
     force: Force = False,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Folder for the data, checkpoints, events and report; kept.")
+        Path | None, typer.Option(help="Folder to keep the data, checkpoints, events and report in.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir, if there is one.")
+        bool, typer.Option("--resume", help="Continue the unfinished run in --run-dir, if there is one.")
     ] = False,
     warm_start: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The --run-dir of an earlier fit, to start from what it has learnt; may be the same.",
+            help="Start from the tables of an earlier fit: its --run-dir, which may be the same.",
         ),
     ] = None,
     compiler: Annotated[
         str,
-        typer.Option(help="C compiler of the code that scores in TorchScript's place on CPUs; '' for none."),
+        typer.Option(help="C compiler for native scoring code, used on CPUs; '' for TorchScript alone."),
     ] = "cc",
-    every: Annotated[
-        str,
-        typer.Option(metavar="DURATION", help="Fit for ever, so long from start to start: 90m, 24h, 7d."),
-    ] = "",
     device: Annotated[
-        str, typer.Option(help="Where to train: cpu, cuda or cuda:N; a GPU, where there is one, by default.")
+        str, typer.Option(help="Device to train on: cpu, cuda or cuda:N; by default a GPU if there is one.")
     ] = "",
     processes: Annotated[
         int,
-        typer.Option(min=1, help="Processes that share the work, as torchrun starts them."),
+        typer.Option(min=1, help="Number of data-parallel processes to start, as torchrun does."),
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of every random choice.")] = 0,
     choices: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Change a hyper-parameter; may be repeated."),
@@ -96,9 +90,9 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
     rank: Annotated[int, typer.Option(envvar="RANK", hidden=True)] = 0,
     local_rank: Annotated[int, typer.Option(envvar="LOCAL_RANK", hidden=True)] = 0,
 ) -> None:
-    """Fit NeuCF on the four views: choose the epochs on a hold-out, then train on everything.
+    """Fit NeuCF on the four views: choose the number of epochs on a hold-out, then train on all data.
 
-    Several processes share the work where torchrun starts them:
+    torchrun can start it too, for training on several machines:
     torchrun --nproc-per-node 2 -m animora_training fit …
     """
     if processes > 1 and world_size == 1:
@@ -107,24 +101,24 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
         raise typer.Exit(launch(processes, sys.argv[1:]))
     from animora_training.commands.single_fit import FitOptions
 
-    with plain_errors(rank):
+    with report_errors(rank):
         if output_folder is not None and not activate and _from_environment(context, "store"):
-            store = ""  # the variable names where to publish, and not whether to
+            store = ""  # the variable says where to publish, not whether
         if not store and output_folder is None:
-            raise InvalidOption("--store or --output", "name at least one, or the version would be lost")
+            raise InvalidOption(
+                "--store or --output", "name at least one; without either the version would be lost"
+            )
         if activate and not store:
             raise InvalidOption("--activate", "needs --store")
-        if run_dir is None and (resume or every):
-            raise InvalidOption("--resume" if resume else "--every", "needs --run-dir")
-        if every and world_size > 1:
-            raise InvalidOption("--every", "repeats in one process; let a timer start torchrun")
-        order = FitOptions(
+        if run_dir is None and resume:
+            raise InvalidOption("--resume", "needs --run-dir")
+        options = FitOptions(
             database_url=database_url,
             config=FitConfig.from_choices(choices or [], seed),
             device=chosen_device(device, local_rank),
-            world=world_size,
+            world_size=world_size,
             run_dir=run_dir,
-            resume=resume or bool(every),
+            resume=resume,
             warm_start=warm_start,
             compiler=compiler,
             delivery=Delivery(
@@ -136,17 +130,14 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
                 force=force,
             ),
         )
-        if every:
-            _fit_every(duration(every), order)
-        else:
-            _fit_once(order)
+        _fit_until_signal(options)
 
 
 def chosen_device(name: str, local_rank: int) -> "torch.device":
-    """The device of an option; by default this process's GPU, or the CPU where there is none.
+    """The device of a `--device` option; by default the GPU of this local rank, or the CPU without GPUs.
 
     Raises:
-        InvalidOption: There is no such device.
+        InvalidOption: The device does not exist or cannot be used.
     """
     import torch
 
@@ -157,47 +148,26 @@ def chosen_device(name: str, local_rank: int) -> "torch.device":
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # what PyTorch raises without CUDA
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch without CUDA
         raise InvalidOption("device", f"{name!r} cannot be used here: cpu, cuda or cuda:N") from error
     return device
 
 
-def _fit_every(seconds: float, order: "FitOptions") -> None:
-    """Fits until a signal ends it, which is no failure."""
-    from animora_training.commands.single_fit import fit_once
+def _fit_until_signal(options: "FitOptions") -> None:
+    """Runs one fit. Raises Exit with code 128 + N if signal N ended it."""
+    from animora_training.commands.single_fit import run_fit
 
-    with Ending() as ending:
-        repeat(lambda: fit_once(_from_the_last(order), ending.check), seconds, ending, output())
-
-
-def _fit_once(order: "FitOptions") -> None:
-    """Raises Exit, with the code of its signal where one has ended it."""
-    from animora_training.commands.single_fit import fit_once
-
-    # Several processes are ended by torchrun.
-    with Ending() if order.world == 1 else nullcontext() as ending:
+    if options.world_size > 1:
+        run_fit(options, lambda: None)  # torchrun handles the signals
+        return
+    with StopSignals() as signals:
         try:
-            fit_once(order, ending.check if ending else _go_on)
+            run_fit(options, signals.check)
         except Interrupted as error:
-            number = ending.signal if ending and ending.signal else 0
-            raise fail(str(error), EXIT_SIGNAL + number) from error
-
-
-def _from_the_last(order: "FitOptions") -> "FitOptions":
-    """The order, to start from the run that ended last in its run folder, or from what that started from."""
-    from animora_training.pipeline.run_folder import RunFolder
-
-    if order.warm_start is None or order.run_dir is None:
-        return order
-    last = RunFolder(order.run_dir)
-    return replace(order, warm_start=last.path) if last.network.exists() or last.parent.exists() else order
+            raise fail(str(error), EXIT_SIGNAL + (signals.received or 0)) from error
 
 
 def _from_environment(context: typer.Context, parameter: str) -> bool:
-    """Whether a parameter was given as an environment variable, and not on the command line."""
+    """Whether a parameter was given as an environment variable, not on the command line."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name == "ENVIRONMENT"
-
-
-def _go_on() -> None:
-    """Nobody asks for an end."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from animora_training.commands.console import output, plain_errors, progress_bars
+from animora_training.commands.console import output, progress_bars, report_errors
 from animora_training.commands.options import DatabaseUrl
 from animora_training.data.database import connect
 from animora_training.importers.feed import ImportFeed
@@ -39,7 +39,7 @@ def ncf(
     replace: Replace = False,
 ) -> None:
     """Import a data set in the NCF text format; its test pairs stay outside."""
-    with plain_errors():
+    with report_errors():
         asyncio.run(_check_target(database_url, replace))
         _import(read_feed(folder), database_url, replace)
 
@@ -56,7 +56,7 @@ def sample(
 ) -> None:
     """Import a made-up pet-photo feed of the last 60 days, whose users' tastes are known."""
     moment = now.replace(tzinfo=UTC) if now else datetime.now(UTC)
-    with plain_errors():
+    with report_errors():
         asyncio.run(_check_target(database_url, replace))
         _import(make_feed(SIZES[size], seed, moment.timestamp()), database_url, replace)
 

@@ -1,11 +1,11 @@
-"""What several commands begin with: the data set of a database, the version of a store."""
+"""Reads a command's inputs: the data set of a database, a version of a model store."""
 
 import asyncio
 from pathlib import Path
 
 from animora_artifact import Artifact, VersionNotFound
-from animora_training.commands.console import Show
-from animora_training.commands.versions import missing_version_named, open_model_store
+from animora_training.commands.console import ShowProgress
+from animora_training.commands.versions import explain_missing_version, open_model_store
 from animora_training.data.arrays import temporary_folder
 from animora_training.data.database import connect
 from animora_training.data.dataset import Dataset
@@ -14,19 +14,19 @@ from animora_training.errors import NothingToLearn
 from animora_training.pipeline.verification import verify
 
 
-def read_database(database_url: str, show: Show) -> Dataset:
-    """The four views, in files that last as long as somebody has their arrays; raises as read_into does."""
-    # The arrays stay mapped, and their files on the disk, for as long as somebody has them.
+def read_database(database_url: str, show: ShowProgress) -> Dataset:
+    """Reads the four views into memory-mapped temporary files. Raises as `read_into` does."""
+    # Arrays stay mapped after their files are unlinked; the disk space is freed with the last array.
     with temporary_folder("animora-data-") as folder:
         return read_into(database_url, folder, show)
 
 
-def read_into(database_url: str, folder: Path, show: Show) -> Dataset:
-    """The four views, in files of a folder.
+def read_into(database_url: str, folder: Path, show: ShowProgress) -> Dataset:
+    """Reads the four views into memory-mapped files of a folder.
 
     Raises:
-        DatabaseError: The database cannot be reached, or is not as the views promise.
-        NothingToLearn: It has no posts.
+        DatabaseError: The database cannot be reached, or breaks the contract of the views.
+        NothingToLearn: The database has no posts.
     """
 
     async def read() -> Dataset:
@@ -40,11 +40,11 @@ def read_into(database_url: str, folder: Path, show: Show) -> Dataset:
 
 
 def read_version(store: str, version: str) -> Artifact:
-    """A published version, or the active one, replayed on its golden rows.
+    """Reads a published version, the active one by default, and replays its golden rows.
 
     Raises:
-        VersionNotFound: There is none of this name, or none is active.
-        ArtifactRejected: It is not what was published.
+        VersionNotFound: The version does not exist, or no version is active.
+        ArtifactRejected: The version fails a check.
     """
     model_store = open_model_store(store)
     chosen = version or model_store.active()
@@ -52,7 +52,7 @@ def read_version(store: str, version: str) -> Artifact:
         raise VersionNotFound(
             "the store has no active version: name one, or activate one with `animora-train activate`"
         )
-    with missing_version_named(store, chosen):
+    with explain_missing_version(store, chosen):
         artifact = model_store.read(chosen)
     verify(artifact)
     return artifact

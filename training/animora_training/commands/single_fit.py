@@ -16,7 +16,7 @@ from animora_artifact import (
     Package,
     pack,
 )
-from animora_training.commands.console import Show, output, plain_errors, progress_bars, show_epoch
+from animora_training.commands.console import ShowProgress, output, progress_bars, report_errors, show_epoch
 from animora_training.commands.delivery import Delivery
 from animora_training.commands.publishing import signed
 from animora_training.commands.reading import read_into
@@ -42,7 +42,7 @@ class FitOptions:
         database_url: On what.
         config: How.
         device: Where this process trains.
-        world: How many processes share the work.
+        world_size: How many processes share the work.
         run_dir: Where the run is kept; nowhere by default.
         resume: Whether an unfinished run there goes on.
         warm_start: The folder of the run to start from, if any.
@@ -53,7 +53,7 @@ class FitOptions:
     database_url: str
     config: FitConfig
     device: torch.device
-    world: int
+    world_size: int
     run_dir: Path | None
     resume: bool
     warm_start: Path | None
@@ -61,11 +61,11 @@ class FitOptions:
     delivery: Delivery
 
 
-def fit_once(order: FitOptions, check: Callable[[], None]) -> None:
+def run_fit(options: FitOptions, check: Callable[[], None]) -> None:
     """Reads, fits, verifies, delivers, and says how good it is.
 
     Args:
-        order: What to do.
+        options: What to do.
         check: Called now and then; what it raises ends the fit, with a checkpoint if the run is kept.
 
     Raises:
@@ -74,27 +74,29 @@ def fit_once(order: FitOptions, check: Callable[[], None]) -> None:
         Exit: The same, where this is one of several processes; what was wrong has been said.
     """
     with (
-        process_group(order.world, order.device) as us,
+        process_group(options.world_size, options.device) as us,
         # Said before the others lose this process, and fail for that.
-        plain_errors(us.rank) if us.world > 1 else nullcontext(),
-        run_folder(order.run_dir, us, order.warm_start, resume=order.resume) as folder,
+        report_errors(us.rank) if us.world > 1 else nullcontext(),
+        run_folder(options.run_dir, us, options.warm_start, resume=options.resume) as folder,
     ):
-        if has_version(folder, order.config, us):
+        if has_version(folder, options.config, us):
             package = folder.kept_version() if us.first else None
         else:
-            us.once(order.delivery.check)
-            if us.first and order.warm_start is not None and not folder.parent.exists():
+            us.once(options.delivery.check)
+            if us.first and options.warm_start is not None and not folder.parent.exists():
                 output().print(
-                    f"no fit has ended in {order.warm_start} yet to start from: fitting from scratch"
+                    f"no fit has ended in {options.warm_start} yet to start from: fitting from scratch"
                 )
             with progress_bars() if us.first else nullcontext(_show_nothing) as show:
-                fitted = run(folder, order.config, us, order.device, _watch(order.database_url, show, check))
-            package = None if fitted is None else _packed(folder, fitted, order, check)
+                fitted = run(
+                    folder, options.config, us, options.device, _observer(options.database_url, show, check)
+                )
+            package = None if fitted is None else _packed(folder, fitted, options, check)
         if package is not None:
-            _deliver(folder, package, order.delivery)
+            _deliver(folder, package, options.delivery)
 
 
-def _packed(folder: RunFolder, fitted: Fit, order: FitOptions, check: Callable[[], None]) -> Package:
+def _packed(folder: RunFolder, fitted: Fit, options: FitOptions, check: Callable[[], None]) -> Package:
     """The version's files, checked, and kept in a run folder that is kept."""
     try:
         verify(fitted.artifact)
@@ -102,8 +104,8 @@ def _packed(folder: RunFolder, fitted: Fit, order: FitOptions, check: Callable[[
         folder.discard()  # the same data would make the same
         raise
     _say_how_good(fitted)
-    compared = _beside_active(fitted, order, check)
-    package = signed(pack(_compiled(compared, order.compiler)), order.delivery.signer)
+    compared = _beside_active(fitted, options, check)
+    package = signed(pack(_compiled(compared, options.compiler)), options.delivery.signer)
     folder.keep_version(package, fitted.record)
     return package
 
@@ -118,9 +120,9 @@ def _deliver(folder: RunFolder, package: Package, delivery: Delivery) -> None:
     folder.finish(delivered=True)
 
 
-def _beside_active(fitted: Fit, order: FitOptions, check: Callable[[], None]) -> Artifact:
+def _beside_active(fitted: Fit, options: FitOptions, check: Callable[[], None]) -> Artifact:
     """The version, with what its fit has found of the store's active version, if there is one to look at."""
-    artifact, store = fitted.artifact, order.delivery.store
+    artifact, store = fitted.artifact, options.delivery.store
     if store is None or fitted.evaluated is None:
         return artifact
     try:
@@ -137,7 +139,7 @@ def _beside_active(fitted: Fit, order: FitOptions, check: Callable[[], None]) ->
             check()
             show_epoch(show, epoch, epochs)
 
-        difference = beside_active(fitted.evaluated, order.config, rival, on_epoch)
+        difference = beside_active(fitted.evaluated, options.config, rival, on_epoch)
     differences = {**artifact.manifest.differences, active: difference}
     return replace(artifact, manifest=artifact.manifest.model_copy(update={"differences": differences}))
 
@@ -168,7 +170,7 @@ def _say_how_good(fitted: Fit) -> None:
         output().print(line, highlight=False, soft_wrap=True)
 
 
-def _watch(database_url: str, show: Show, check: Callable[[], None]) -> FitObserver:
+def _observer(database_url: str, show: ShowProgress, check: Callable[[], None]) -> FitObserver:
     def on_read(name: str, done: float, total: int | None, note: str = "", rate: float | None = None) -> None:
         check()
         show(name, done, total, note, rate)

@@ -1,6 +1,5 @@
-"""`animora-train publish | activate | rollback | list`: versions in a model store."""
+"""`animora-train publish | activate | rollback | list`: manages the versions of a model store."""
 
-import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from animora_artifact import (
     require_signature,
     unpack,
 )
-from animora_training.commands.console import output, plain_errors
+from animora_training.commands.console import output, report_errors, to_json
 from animora_training.commands.options import Force, Margin, SignKey, Store, VerifyKey
 from animora_training.commands.publishing import (
     MARGIN,
@@ -43,16 +42,16 @@ def publish(
     margin: Margin = MARGIN,
     force: Force = False,
 ) -> None:
-    """Check a version and add it to a model store, unless it is worse than the active one.
+    """Verify a version and add it to a model store, unless it is worse than the active one.
 
-    It is not active yet. A signature that it has goes with it.
+    The version is not activated. Its signature, if any, is kept.
     """
     from animora_artifact.verification import verify
 
-    with plain_errors():
+    with report_errors():
         key, check = open_signer(sign_key), open_check(verify_key)
         model_store = open_model_store(store)
-        # What is about to be signed need not be signed yet.
+        # With --sign-key the version may be unsigned so far.
         package = signed(_read_version_folder(path.resolve(), None if key else check), key)
         if check is not None:
             require_signature(package, check)
@@ -66,30 +65,30 @@ def publish(
 
 
 def activate(
-    version: Annotated[str, typer.Argument(help="A published version, older ones too.")],
+    version: Annotated[str, typer.Argument(help="A published version; it may be an older one.")],
     store: Store,
     expected: Annotated[
         str | None,
-        typer.Option(metavar="VERSION", help='Only if this one is active until then; "" for none.'),
+        typer.Option(metavar="VERSION", help='Activate only if this version is still active; "" for none.'),
     ] = None,
     verify_key: VerifyKey = None,
 ) -> None:
-    """Make a published version the one that servers load, forward or back."""
-    with plain_errors():
+    """Make a published version the one that servers load; newer or older."""
+    with report_errors():
         model_store = open_model_store(store, verify_key)
-        with missing_version_named(store, version):
+        with explain_missing_version(store, version):
             _require_servable(model_store, version)
             model_store.activate(version, ANYTHING if expected is None else expected or None)
     output().print(f"activated {version}")
 
 
 def rollback(store: Store, verify_key: VerifyKey = None) -> None:
-    """Make the version active that was active before this one; again, the one before that."""
-    with plain_errors():
+    """Activate the version that was active before; repeated, the one before that."""
+    with report_errors():
         model_store = open_model_store(store, verify_key)
         pointer = model_store.pointer()
         if pointer.previous is not None:
-            with missing_version_named(store, f"{pointer.previous}, which was active before"):
+            with explain_missing_version(store, f"{pointer.previous}, which was active before"):
                 _require_servable(model_store, pointer.previous)
         try:
             model_store.rollback(pointer)
@@ -103,29 +102,34 @@ def list_versions(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
 ) -> None:
     """List the versions of a model store, oldest first."""
-    with plain_errors():
+    with report_errors():
         model_store = open_model_store(store)
-        manifests, pointer = model_store.versions(), model_store.pointer()
+        listing, pointer = model_store.listing(), model_store.pointer()
     if as_json:
         rows = [
             {
                 **manifest.model_dump(mode="json", exclude={"files"}),
                 "active": manifest.version == pointer.active,
             }
-            for manifest in manifests
+            for manifest in listing.manifests
         ]
-        output().print_json(json.dumps(rows))
-    elif not manifests:
-        output().print(f"{store} holds no version", highlight=False, markup=False)
+        output().print_json(to_json(rows))
+    elif listing.manifests:
+        output().print(_table(listing.manifests, pointer))
     else:
-        output().print(_table(manifests, pointer))
+        kind = "readable version" if listing.unreadable else "version"
+        output().print(f"{store} holds no {kind}", highlight=False, markup=False)
+    if count := len(listing.unreadable):
+        versions = "1 version" if count == 1 else f"{count:,} versions"
+        names = ", ".join(listing.unreadable)
+        output(stderr=as_json).print(f"{versions} cannot be read: {names}", highlight=False, soft_wrap=True)
 
 
 def open_model_store(store: str, verify_key: Path | None = None) -> ModelStore:
-    """The model store of a `--store` option, which reads signed versions alone if there is a `--verify-key`.
+    """Opens the model store of a `--store` option; with a `--verify-key` it reads signed versions only.
 
     Raises:
-        InvalidOption: The store is of a kind that is not supported, or the key is none.
+        InvalidOption: The URL scheme is not supported, or the key is not a public key.
     """
     check = open_check(verify_key)
     try:
@@ -135,8 +139,8 @@ def open_model_store(store: str, verify_key: Path | None = None) -> ModelStore:
 
 
 @contextmanager
-def missing_version_named(store: str, version: str) -> Iterator[None]:
-    """Raises a VersionNotFound of the block with the store's name and how its versions are listed."""
+def explain_missing_version(store: str, version: str) -> Iterator[None]:
+    """Adds the store's name and the `list` command to a VersionNotFound that the block raises."""
     try:
         yield
     except VersionNotFound as error:
@@ -148,7 +152,7 @@ def _listing(store: str) -> str:
 
 
 def _read_version_folder(folder: Path, check: SignatureCheck | None) -> Package:
-    """Raises as read_folder does."""
+    """See `read_folder`; a missing version is explained in terms of `fit --output`."""
     try:
         return read_folder(folder, check)
     except VersionNotFound as error:
@@ -158,12 +162,12 @@ def _read_version_folder(folder: Path, check: SignatureCheck | None) -> Package:
 
 
 def _require_servable(store: ModelStore, version: str) -> None:
-    """Checks a version's signature, digests and shapes, and replays it unless that was done before.
+    """Checks signature, digests and shapes of a version, and replays it unless it is marked as verified.
 
     Raises:
-        VersionNotFound: There is none of this name.
-        ArtifactRejected: It cannot be served.
-        StoreUnavailable: It cannot be read.
+        VersionNotFound: The version does not exist.
+        ArtifactRejected: The version fails a check.
+        StoreUnavailable: The store cannot be read.
     """
     artifact = store.read(version)
     if not store.is_verified(artifact.manifest):
