@@ -26,7 +26,7 @@ except ValueError as error:
         ("model_signing", "animora_artifact.signer(Path('key.pem'))", "animora-ranking[signing]"),
     ],
 )
-def test_who_lacks_an_extra_is_told_which_and_can_do_without(module, call, extra):
+def test_a_missing_extra_is_named_and_only_needed_for_its_feature(module, call, extra):
     program = PROGRAM.format(module=module, call=call)
     result = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, check=True)
     assert f"pip install '{extra}'" in result.stdout

@@ -87,7 +87,7 @@ def test_an_activation_that_nobody_disturbs_adds_to_the_past():
     assert file.content == b"v2\nv1\n"
 
 
-def test_who_expects_another_version_has_lost_and_is_told_who_won():
+def test_an_activation_that_expects_another_version_fails_and_names_the_active_one():
     file = FakeFile(b"v2\nv1\n")
     with pytest.raises(ActivationLost, match="someone else was first: v2 is active") as lost:
         activate(file, "v3", "v1")
@@ -107,21 +107,21 @@ def test_a_race_that_is_lost_between_look_and_write_is_lost_too():
     assert file.content == b"v2\nv1\n"
 
 
-def test_who_expects_nothing_in_particular_goes_after_the_others():
+def test_an_unconditional_activation_retries_after_concurrent_ones():
     file = FakeFile(b"v1\n")
     file.meanwhile = [lambda: file.write(b"v2\nv1\n")]
     activate(file, "v3", ANYTHING)
     assert file.content == b"v3\nv2\nv1\n"
 
 
-def test_a_pointer_that_moves_all_the_time_is_given_up():
+def test_an_activation_gives_up_if_the_pointer_keeps_changing():
     file = FakeFile(b"v1\n")
     file.meanwhile = [lambda: file.write(b"v2\n")] * 100
     with pytest.raises(StoreUnavailable, match="try again"):
         activate(file, "v3", ANYTHING)
 
 
-def test_a_write_whose_answer_is_lost_is_not_a_lost_race():
+def test_a_write_whose_response_is_lost_counts_as_done():
     file = ForgetfulFile(b"v1\n")
     activate(file, "v2", "v1")
     assert file.content == b"v2\nv1\n"

@@ -33,7 +33,7 @@ def listening(answer: Callable[[socket.socket, Event], None]) -> Iterator[str]:
         def serve() -> None:
             while not over.is_set():
                 connection, _ = server.accept()
-                with connection, suppress(OSError):  # whoever asked may have gone
+                with connection, suppress(OSError):  # the client may have disconnected
                     if not over.is_set():
                         answer(connection, over)
 
@@ -144,7 +144,7 @@ def test_a_server_that_does_not_come_to_an_end_makes_it_unavailable(answer):
         (say("200 OK", b"this is no S3"), "no answer within 2 s, or none that is S3's"),
     ],
 )
-def test_a_refusal_is_told_in_our_words(answer, reason):
+def test_an_s3_error_is_described_without_the_librarys_text(answer, reason):
     with listening(answer) as endpoint:
         store = open_store(f"s3://bucket/models?endpoint_url={endpoint}&timeout=2")
         with pytest.raises(StoreUnavailable, match=reason) as refused:

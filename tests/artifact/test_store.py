@@ -104,7 +104,7 @@ def test_the_active_version_is_moved_forward_and_back(store):
     assert store.pointer() == Pointer((NEW, OLD, NEW))
 
 
-def test_only_one_of_those_who_expect_the_same_version_wins(store):
+def test_of_concurrent_activations_with_the_same_expectation_one_wins(store):
     store.activate(OLD, expected=None)
     store.activate(NEW, expected=OLD)
     with pytest.raises(ActivationLost, match=f"{NEW} is active now") as lost:
@@ -127,7 +127,7 @@ def test_a_rollback_makes_active_what_was_before(store):
         store.rollback(store.pointer())
 
 
-def test_what_is_gone_is_not_rolled_back_to(place):
+def test_a_rollback_to_a_deleted_version_fails(place):
     place.store.activate(OLD)
     place.store.activate(NEW)
     place.delete(f"{OLD}/manifest.json")

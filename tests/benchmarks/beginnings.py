@@ -45,7 +45,7 @@ class Beginnings:
         """
         dataset = as_dataset(read_feed(folder))
         everything = read_held_out(folder, dataset).held_out
-        held_out = everything.beside(1)
+        held_out = everything.with_negatives(1)
         if not len(held_out.users):
             raise NothingToLearn(f"{folder}: no test pair has another item to be ranked among")
         return cls(dataset, held_out, len(everything.users) - len(held_out.users))

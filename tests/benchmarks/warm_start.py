@@ -22,7 +22,7 @@ from animora_artifact import Artifact
 from animora_artifact.network import load_network
 from animora_training.data.dataset import DoubleArray
 from animora_training.evaluation.bootstrap import paired_bootstrap
-from animora_training.evaluation.measures import before_chances
+from animora_training.evaluation.measures import hypergeometric_pmf
 from animora_training.evaluation.network_ranking import TOP, PostScorer, rank_held_out
 from animora_training.importers.ncf_import import read_feed
 from animora_training.modeling.config import FitConfig
@@ -55,7 +55,7 @@ def expected_ndcg(version: Artifact, days: Days) -> DoubleArray:
     held_out = days.held_out
     scorer = PostScorer(load_network(version.model, torch.device("cpu")), version.vocabulary, days.today)
     ranks = rank_held_out(days.today.posts, scorer.candidates(held_out), held_out)
-    chances = islice(before_chances(ranks, held_out.present[:, 1:].sum(axis=1), SAMPLED), TOP)
+    chances = islice(hypergeometric_pmf(ranks, held_out.present[:, 1:].sum(axis=1), SAMPLED), TOP)
     gains = sum(chance / np.log2(place + 2) for place, chance in enumerate(chances))
     return np.where(scorer.knows(held_out.users), gains, 0.0)
 

@@ -11,7 +11,7 @@ import typer
 
 from animora_training.commands.console import report_errors
 from animora_training.errors import OutOfMemory
-from animora_training.memory import memory_for
+from animora_training.memory import explain_out_of_memory
 
 HUGE = 1 << 55
 
@@ -37,15 +37,15 @@ def unmapped():
 def test_the_error_names_the_part_that_ran_out_of_memory_and_the_remedy(allocate, amount):
     with (
         pytest.raises(OutOfMemory, match=f"^there is no memory for the tables{amount}: lower factors$"),
-        memory_for("all", "lower everything"),
-        memory_for("the tables", "lower factors"),
+        explain_out_of_memory("all", "lower everything"),
+        explain_out_of_memory("the tables", "lower factors"),
     ):
         allocate()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), FileNotFoundError(2, "no such file")])
 def test_other_errors_pass_through_unchanged(error):
-    with pytest.raises(type(error)) as raised, memory_for("all", "lower everything"):
+    with pytest.raises(type(error)) as raised, explain_out_of_memory("all", "lower everything"):
         raise error
     assert raised.value is error
 

@@ -1,8 +1,8 @@
-"""The model contract between the trainer and the server: what a version of NeuCF is, and where versions live.
+"""The model contract between the trainer and the server: the format of a version, and the model store.
 
-A version is a folder of `model.ts`, `vocabulary.npz`, `golden.npz`, `score.so` where it was compiled,
-`model.sig` where it is signed, and `manifest.json`, written last. A store is a folder or S3 prefix of
-versions, with a file `ACTIVE` that names one.
+A version is a folder with `model.ts`, `vocabulary.npz`, `golden.npz`, optionally `score.so` (native code) and
+`model.sig` (signature), and `manifest.json`, which is written last. A model store is a folder or S3 prefix
+with versions and a file `ACTIVE` that names the active one.
 """
 
 from animora_artifact.artifact import Artifact

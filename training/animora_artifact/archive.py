@@ -1,4 +1,4 @@
-"""ZIP archives that cannot expand: what the files of a version are, arrays and network alike."""
+"""Opens ZIP archives (`.npz` and `model.ts`) and rejects those that could expand beyond their size."""
 
 import io
 import struct
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 
 _ENCRYPTED = 0x1  # a bit of a ZIP member's flags
-# What ends an archive, the last first: the end record, the locator of the 64-bit end record, and that record.
+# Sizes of the end record, of the locator of the 64-bit end record, and of the 64-bit end record.
 _END = 22
 _LOCATOR, _LOCATOR_SIGNATURE = 20, b"PK\6\7"
 _END_64 = 56
-# What the standard library raises for bytes that are no ZIP archive.
+# Errors that the standard library raises for invalid archives.
 UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -31,18 +31,18 @@ UNREADABLE = (
 
 @contextmanager
 def open_stored(data: bytes, compressed_folder: str = "", max_expanded: int = 0) -> Iterator[zipfile.ZipFile]:
-    """Opens an archive whose members are stored, so that they are no larger than the archive.
+    """Opens an archive whose members are stored uncompressed, so that they are no larger than the archive.
 
     Args:
-        data: The archive.
-        compressed_folder: In the folder of this name, one level below the archive's root, members may be
-            compressed; empty for none.
-        max_expanded: Bytes that the compressed members may have together.
+        data: Bytes of the archive.
+        compressed_folder: Name of a folder, one level below the root, whose members may be compressed; empty
+            for none.
+        max_expanded: Maximum size of all compressed members, expanded, in bytes.
 
     Raises:
-        ArtifactRejected: A member is encrypted, is compressed where it may not be, or is larger than declared
+        ArtifactRejected: A member is encrypted, compressed where that is not allowed, or larger than declared
             or allowed.
-        zipfile.BadZipFile: It is no archive; the block may raise any of UNREADABLE where it reads members.
+        zipfile.BadZipFile: The bytes are not an archive. Reading members may raise any of UNREADABLE.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         stored = compressed = 0
@@ -66,10 +66,10 @@ def open_stored(data: bytes, compressed_folder: str = "", max_expanded: int = 0)
 
 
 def _require_one_directory(archive: zipfile.ZipFile, data: bytes) -> None:
-    """The directory must lie where the end of the archive says, and right before it.
+    """Checks that the central directory is right before the end record and where the record says.
 
-    Python's reader looks for it right before the end, PyTorch's where the end says: two directories would be
-    two archives, one of which was not checked.
+    Python reads the directory before the end record, PyTorch the one that the record points to. With two
+    directories, PyTorch would read members that were not checked.
     """
     end = len(data) - _END
     found = struct.unpack_from("<L", data, end + 16)[0]

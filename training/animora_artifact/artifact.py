@@ -1,4 +1,4 @@
-"""A version in memory, as the trainer makes it and the server takes it."""
+"""A version in memory."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from animora_artifact.vocabulary import Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A version in memory; one that was read has had every byte checked against its manifest.
+    """A version in memory. One from a store was verified against the digests of its manifest.
 
     Attributes:
-        manifest: What the version is.
+        manifest: The manifest.
         model: The TorchScript module's bytes; `animora_artifact.network` loads them.
         vocabulary: Id → row.
-        golden: Recorded inputs and probabilities.
-        compiled: A shared library that scores as the module does, None for none;
+        golden: The golden rows.
+        compiled: Native code, a shared library that scores like the module; None without it.
             `animora_artifact.compiled` loads it.
     """
 
@@ -31,7 +31,7 @@ class Artifact:
         """Checks that the vocabulary and the golden rows fit the manifest's dimensions.
 
         Raises:
-            ArtifactRejected: They do not.
+            ArtifactRejected: A shape or a row does not fit.
         """
         dimensions = self.manifest.dimensions
         rows = (len(self.vocabulary.user_ids) + 1, len(self.vocabulary.post_ids) + 1)

@@ -1,4 +1,4 @@
-"""A network whose arguments are checked in Python before TorchScript sees them."""
+"""A network that checks its arguments in Python before it calls TorchScript."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +13,15 @@ Logits = npt.NDArray[np.float32]
 
 
 class CheckedNetwork:
-    """A Network that checks shapes, and on the CPU the range of rows, before it calls another one.
+    """A Network that checks shapes, dtypes and, on the CPU, row ranges, before it calls another network.
 
-    On a GPU the range is not checked here, because that would wait for the device: callers check rows before
-    they are copied there.
+    On a GPU the range check would wait for the device: callers check rows before copying them.
 
-    Each method raises ValueError where an array has another shape or type than it must have, and IndexError
-    where a row is out of range.
+    Each method raises ValueError for a wrong shape or dtype, and IndexError for a row out of range.
 
     Args:
-        network: The network that is called.
-        dimensions: Of the network.
+        network: The network to call.
+        dimensions: Dimensions of the network.
     """
 
     def __init__(self, network: Network, dimensions: Dimensions) -> None:
@@ -44,7 +42,7 @@ class CheckedNetwork:
         return self._network.score(user_rows, segments, post_table, post_index)
 
     def score_arrays(self, user_rows: Rows, segments: Rows, post_table: Tensor, post_index: Rows) -> Logits:
-        """The same on the CPU, of NumPy's arrays, which are checked faster; call it in inference mode."""
+        """`score` on the CPU with NumPy arrays, which are faster to check. Call it in inference mode."""
         require_rows("user_rows", user_rows, self._dimensions.users)
         require_rows("segments", segments, len(user_rows))
         _require_width(post_table, self._dimensions.post_vector)
@@ -63,7 +61,7 @@ class CheckedNetwork:
         return self._network.explain(user_rows, segments, post_table, post_index)
 
     def __getattr__(self, name: str) -> object:
-        """What a network has beside Network's methods, such as `compiled_tensors`."""
+        """Forwards further attributes of the network, such as `compiled_tensors`."""
         return getattr(self._network, name)
 
     def _require_pairs(
@@ -87,7 +85,7 @@ def _require_width(post_table: Tensor, width: int) -> None:
 
 
 def _require_rows(name: str, rows: Tensor, size: int) -> None:
-    """Rows int64 (n) of a table of `size` rows."""
+    """Checks rows int64 (n) of a table of `size` rows; the range on the CPU only."""
     if rows.dtype != torch.int64 or rows.ndim != 1:
         raise ValueError(f"{name} is {rows.dtype} with {rows.ndim} dimensions; must be int64 with 1")
     if rows.device.type == "cpu":
@@ -95,9 +93,9 @@ def _require_rows(name: str, rows: Tensor, size: int) -> None:
 
 
 def require_rows(name: str, rows: Rows, size: int) -> None:
-    """Checks that rows int64 (n) are those of a table of `size` rows. Raises IndexError."""
+    """Checks that rows int64 (n) are in [0, size). Raises IndexError."""
     if not len(rows):
         return
-    unsigned = rows.view(np.uint64)  # so that one pass finds negative rows too
-    if unsigned.item(unsigned.argmax()) >= size:  # in half the time of max
+    unsigned = rows.view(np.uint64)  # negative rows become large: one pass checks both bounds
+    if unsigned.item(unsigned.argmax()) >= size:  # twice as fast as max
         raise IndexError(f"{name} must be in [0, {size})")

@@ -1,20 +1,19 @@
-"""Scoring by the machine code that a version may hold, in place of TorchScript's `score`.
+"""Loads and calls native code (`score.so`), which replaces TorchScript's `score` on CPUs.
 
-The code is a shared library that needs no other. It has no weights: the network's method `compiled_tensors`
-gives those, in the order and layout that the code was made for. What it exports, under names that end in the
-version of this interface:
+The code is a shared library without dependencies and without weights: the network's method `compiled_tensors`
+returns these in the layout that the code expects. Its exports end in the version of this interface:
 
     const uint64_t animora_shape_2[]
-        How many values follow, then the network's shape: the width of the GMF branch, its bias included, and
-        the widths of the hidden layers.
+        Number of values that follow, then the network's shape: the width of the GMF branch, bias included,
+        and the widths of the hidden layers.
     int animora_level_2(void)
-        The best instruction set that this CPU has and the code is made for; 0 for none.
+        The best instruction set that the CPU and the code support; 0 for none.
     int animora_score_2(int level, const float *const *tensors, uint64_t user_rows, const int64_t *user_index,
                         uint64_t requests, const int64_t *segments, const float *posts, uint64_t post_rows,
                         const int64_t *post_index, float *logits, uint64_t pairs)
-        Writes the logits (pairs). Anything but 0 is a row that is out of bounds. Keeps no state.
+        Writes the logits (pairs). Returns nonzero for a row out of bounds. Keeps no state.
 
-Its shape and that of the tensors are checked before anything is scored.
+The shapes of code and tensors are checked when the code is loaded.
 """
 
 import ctypes
@@ -51,12 +50,12 @@ _ARGUMENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """Compiled code in this process.
+    """Native code, loaded into this process.
 
     Attributes:
         score: `animora_score_2`.
-        level: Which of its instruction sets is used.
-        shape: The network's, as `animora_shape_2` lists it.
+        level: The instruction set to use.
+        shape: Shape of the network, as in `animora_shape_2`.
     """
 
     score: Callable[..., int]
@@ -66,18 +65,18 @@ class Library:
 
 class _WithTensors(Protocol):
     def compiled_tensors(self) -> list[Tensor]:
-        """What the code reads beside its arguments: float32, contiguous."""
+        """The weights that the code reads: float32, contiguous."""
         ...
 
 
 class CompiledNetwork:
-    """A Network on the CPU, in float32, whose scores are made by compiled code, on the thread that asks.
+    """A Network on the CPU, in float32, that scores by native code on the calling thread.
 
     Args:
-        network: The network itself, which does the rest.
-        library: The code.
-        tensors: What the code reads beside its arguments.
-        dimensions: Of the network.
+        network: The network, for the other methods.
+        library: The native code.
+        tensors: The weights that the code reads.
+        dimensions: Dimensions of the network.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class CompiledNetwork:
     ) -> None:
         self._network = network
         self._score = partial(library.score, library.level)
-        self._tensors = tensors  # whose memory it reads
+        self._tensors = tensors  # keeps the memory alive that the code reads
         self._addresses = (_POINTER * len(tensors))(*map(_address, tensors))
         self._users = dimensions.users
         self._width = dimensions.post_vector
@@ -95,17 +94,17 @@ class CompiledNetwork:
         return self._network.encode_posts(post_rows, image, caption)
 
     def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
-        """See Network. Raises as score_arrays."""
+        """See Network. Raises the errors of score_arrays."""
         return torch.from_numpy(
             self.score_arrays(user_rows.numpy(), segments.numpy(), post_table, post_index.numpy())
         )
 
     def score_arrays(self, user_rows: Rows, segments: Rows, post_table: Tensor, post_index: Rows) -> Logits:
-        """The same of NumPy's arrays, which takes 17 us less than it takes PyTorch to look at them.
+        """`score` with NumPy arrays, 17 µs faster than with tensors.
 
         Raises:
             IndexError: A row is out of bounds.
-            RuntimeError: An array is of another type or shape than it must be.
+            RuntimeError: An array has a wrong dtype or shape.
         """
         pairs = len(post_index)
         post_rows, width = post_table.shape
@@ -136,15 +135,15 @@ class CompiledNetwork:
 
 
 def load_compiled(code: bytes, network: Network, dimensions: Dimensions) -> CompiledNetwork:
-    """A network that scores by compiled code, whose bytes were verified.
+    """Loads native code, whose bytes were verified, for a network.
 
     Args:
-        code: The library.
-        network: As loaded for the CPU, in float32.
-        dimensions: Of the network.
+        code: Bytes of the library.
+        network: The network, on the CPU in float32.
+        dimensions: Dimensions of the network.
 
     Raises:
-        CompiledUnusable: The code is not for this machine, or not for this network.
+        CompiledUnusable: The code does not fit this machine or this network.
     """
     if not hasattr(network, "compiled_tensors"):
         raise CompiledUnusable("the network has no tensors for compiled code")
@@ -161,9 +160,9 @@ def load_compiled(code: bytes, network: Network, dimensions: Dimensions) -> Comp
 
 
 def _require_layout(tensors: list[Tensor], dimensions: Dimensions) -> None:
-    """Raises RuntimeError where the tensors are not those that code of this shape reads."""
+    """Raises RuntimeError if the tensors do not have the layout that code of this shape reads."""
     gmf, hidden = dimensions.factors + 1, dimensions.hidden
-    # A weight and a bias for each layer above the first, the weights above them, what the last vector reads.
+    # Weight and bias of each layer above the first, the final weights, and padding for the last vector load.
     layers = sum(entering * leaving + leaving for entering, leaving in pairwise(hidden))
     expected = [(dimensions.users, gmf + hidden[0] + 1), (layers + hidden[-1] + _LONGEST_VECTOR,)]
     found = [tuple(tensor.shape) for tensor in tensors]
@@ -174,10 +173,10 @@ def _require_layout(tensors: list[Tensor], dimensions: Dimensions) -> None:
 
 
 def open_library(code: bytes) -> Library:
-    """The code in this process.
+    """Loads native code into this process.
 
     Raises:
-        CompiledUnusable: This machine cannot load it or run it, or it has another interface.
+        CompiledUnusable: This machine cannot load or run the code, or it has another interface.
     """
     library = _loaded(code)
     try:
@@ -194,10 +193,10 @@ def open_library(code: bytes) -> Library:
 
 @cache
 def _loaded(code: bytes) -> ctypes.CDLL:
-    """A library: once, as versions of one shape have the same, and for as long as the process runs.
+    """Loads a library once; versions of the same shape share it. It stays loaded until the process ends.
 
-    It is handed over in memory, so no folder need be writable. The descriptor stays open: its number is the
-    library's name, which the dynamic linker must not meet again.
+    The library is loaded from memory, so no writable folder is needed. The descriptor stays open, since the
+    dynamic linker identifies the library by the descriptor's path.
     """
     if sys.platform != "linux":
         raise CompiledUnusable("compiled code is for Linux")
@@ -221,9 +220,9 @@ def _address(tensor: Tensor) -> int:
 
 
 def _address_of(array: Any, dtype: npt.DTypeLike) -> int:
-    """Of an array that lives longer than what reads it."""
+    """Address of an array's memory; the caller keeps the array alive."""
     if array.dtype != dtype or not array.flags.c_contiguous:
         raise RuntimeError(f"{array.dtype} with strides {array.strides}, not {dtype} without gaps")
     if not array.flags.writeable:
-        return int(array.ctypes.data)  # takes five times as long
+        return int(array.ctypes.data)  # five times slower
     return ctypes.addressof(ctypes.c_char.from_buffer(array))

@@ -1,6 +1,6 @@
-"""Files and folders that a power failure leaves as they were written.
+"""Durable writes: files and folders that survive a power failure.
 
-A file's content is on the disk once the file is synchronised, its name once its folder is.
+A file's content is durable after fsync of the file, its name after fsync of the folder.
 """
 
 import errno
@@ -10,14 +10,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# Nobody takes so long to write a version or a pointer, in seconds.
+# Seconds; longer than any write of a version or a pointer takes.
 STALE_AFTER = 86_400.0
-# What network file systems answer that cannot synchronise a folder.
+# Errors of network file systems that cannot fsync a folder.
 _UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP}
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Writes a new file and synchronises it; its name is durable once its folder is. Raises OSError."""
+    """Writes a new file with fsync; the name is durable after fsync of the folder. Raises OSError."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -25,7 +25,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def require_room(path: Path, size: int) -> None:
-    """Tries whether a new file may have so many bytes; it is removed again. Raises OSError."""
+    """Checks that there is room for a file of `size` bytes, by allocating one. Raises OSError."""
     try:
         with path.open("xb") as file:
             if hasattr(os, "posix_fallocate"):
@@ -37,7 +37,7 @@ def require_room(path: Path, size: int) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Has the disk keep what was written to a file. Raises OSError."""
+    """Calls fsync on a file. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -46,13 +46,13 @@ def sync_file(path: Path) -> None:
 
 
 def replace_durably(staging: Path, path: Path) -> None:
-    """Renames a synchronised file to one of the same folder, over what is there. Raises OSError."""
+    """Atomically replaces a file by a synchronised one of the same folder. Raises OSError."""
     staging.replace(path)
     sync_folder(path.parent)
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and its parents where they are missing. Raises OSError."""
+    """Creates a folder and missing parents, durably. Raises OSError."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
@@ -60,12 +60,12 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the disk keep the names in a folder, where its file system can do that. Raises OSError."""
+    """Calls fsync on a folder, if its file system supports that. Raises OSError."""
     if os.name != "posix":  # elsewhere a folder cannot be opened
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # a folder that may be written and not be read
+    except PermissionError:  # a writable folder that is not readable
         return
     try:
         os.fsync(descriptor)
@@ -77,17 +77,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_stale(folder: Path, prefixes: tuple[str, ...], now: float | None = None) -> None:
-    """Removes what writers that were killed have left in a folder, as far as it can be removed.
+    """Removes unfinished files and folders that killed writers left in a folder. Ignores failures.
 
     Args:
-        folder: Where.
-        prefixes: What the names of unfinished files and folders begin with. Those that were written to within
-            STALE_AFTER stay: their writer may be alive.
+        folder: The folder.
+        prefixes: Prefixes of unfinished files and folders. Those written to within STALE_AFTER stay: their
+            writer may be alive.
         now: Seconds since the epoch; by default the system's clock.
     """
     now = time.time() if now is None else now
     for leftover in [entry for entry in folder.iterdir() if entry.name.startswith(prefixes)]:
-        with suppress(OSError):  # its writer has just finished, or it is somebody else's
+        with suppress(OSError):  # its writer has just finished, or another user owns it
             written = max(one.lstat().st_mtime for one in (leftover, *leftover.glob("*")))
             if now - written < STALE_AFTER:
                 continue

@@ -1,10 +1,10 @@
-"""What can be wrong with a model version or its store.
+"""Errors of versions and model stores.
 
 ArtifactError
-├── ArtifactRejected(reason)   the version is not what its manifest says, or not fit to serve
+├── ArtifactRejected(reason)   the version is damaged or must not be served
 ├── VersionNotFound            the store has no such version
-├── CompiledUnusable           a version's compiled code cannot run here; TorchScript can
-├── ActivationLost             someone else moved the active pointer first
+├── CompiledUnusable           the native code cannot run here; TorchScript can
+├── ActivationLost             another program changed the active version first
 └── StoreUnavailable           the store cannot be read or written now
 """
 
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class RejectionReason(StrEnum):
-    """Why a version is refused: a closed set, so that it can label a metric."""
+    """Why a version is refused; a closed set of metric labels."""
 
     MANIFEST = "manifest"
     FORMAT = "format"
@@ -29,7 +29,7 @@ class RejectionReason(StrEnum):
 
 
 class ArtifactError(Exception):
-    """The root of this package's errors."""
+    """Base class of this package's errors."""
 
 
 class ArtifactRejected(ArtifactError):
@@ -46,11 +46,11 @@ class VersionNotFound(ArtifactError):
 
 
 class CompiledUnusable(ArtifactError):
-    """A version's compiled code cannot run here, on this machine or for this network; TorchScript can."""
+    """The native code of a version cannot run on this machine or with this network; TorchScript can."""
 
 
 class ActivationLost(ArtifactError):
-    """The active pointer is not where the caller has seen it."""
+    """Another version than the expected one is active. `active` is its name."""
 
     def __init__(self, active: str | None) -> None:
         super().__init__(

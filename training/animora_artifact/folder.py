@@ -1,4 +1,4 @@
-"""A version as a folder of plain files."""
+"""Reads and writes a version as a folder of files."""
 
 import errno
 import os
@@ -13,13 +13,13 @@ from animora_artifact.errors import ArtifactRejected, RejectionReason, StoreUnav
 from animora_artifact.manifest import Manifest
 from animora_artifact.package import Package, SignatureCheck, SizeLimit, pack, read_package, unpack
 
-# What is being written is called so: a version, and a pointer (see folder_store).
+# Name prefixes of versions and pointers (see folder_store) that are being written.
 STAGING = ".staging-"
 POINTER_STAGING = ".active-"
 
 
 class FolderSource:
-    """Reads a version's files, each through no link and no more than it may hold."""
+    """Reads a version's files from a folder, without following links and with a size limit."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -30,18 +30,18 @@ class FolderSource:
 
 
 def read_folder(folder: Path, check: SignatureCheck | None = None, limit: SizeLimit | None = None) -> Package:
-    """Reads the version in a folder of its name; arguments and errors are those of read_package."""
+    """Reads the version in a folder named like it; arguments and errors as in `read_package`."""
     return read_package(FolderSource(folder), folder.name, check, limit)
 
 
 def write_folder(package: Package, folder: Path) -> Manifest:
-    """Writes a version into a folder that does not exist yet; it appears whole or not at all.
+    """Writes a version to a new folder, atomically.
 
-    What earlier writers have left beside it, who were killed, is removed once it is a day old.
+    Removes unfinished versions of killed writers from the parent folder if they are older than a day.
 
     Args:
         package: The version.
-        folder: Where; its parent is created.
+        folder: The new folder; missing parents are created.
 
     Returns:
         The manifest.
@@ -72,29 +72,29 @@ def write_folder(package: Package, folder: Path) -> Manifest:
 
 
 def read_artifact(folder: Path) -> Artifact:
-    """Reads the version in a folder, whether it is signed or not; raises as read_package does."""
+    """Reads the version in a folder without checking a signature; errors as in `read_package`."""
     return unpack(read_folder(folder))
 
 
 def write_artifact(artifact: Artifact, folder: Path) -> Manifest:
-    """Writes a version that is not signed; see write_folder."""
+    """Writes an unsigned version; see `write_folder`."""
     return write_folder(pack(artifact), folder)
 
 
 def read_plain_file(path: Path, max_bytes: int) -> bytes:
-    """Reads a regular file through no link; one that is larger than it may be is not read.
+    """Reads a regular file of at most `max_bytes`, without following a link.
 
     Raises:
-        VersionNotFound: There is none.
-        ArtifactRejected: It is larger, or no regular file.
-        StoreUnavailable: It cannot be read.
+        VersionNotFound: The file does not exist.
+        ArtifactRejected: The file is larger, a link, or not a regular file.
+        StoreUnavailable: The file cannot be read.
     """
     try:
         content = read_regular_file(path, max_bytes, getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError as error:
         raise VersionNotFound(f"there is no {path.parent.name}/{path.name}") from error
     except OSError as error:
-        if error.errno == errno.ELOOP:  # what O_NOFOLLOW makes of a link
+        if error.errno == errno.ELOOP:  # O_NOFOLLOW met a link
             raise ArtifactRejected(RejectionReason.FILE_TYPE, f"{path.name} is a link") from error
         raise StoreUnavailable(f"cannot read {path.name}: {error.strerror}") from error
     if content is None:
@@ -103,16 +103,19 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
 
 
 def read_regular_file(path: Path, max_bytes: int, flags: int = 0) -> bytes | None:
-    """A regular file's content; None where it has more than it may. Waits for no writer of a pipe.
+    """Reads a regular file. Does not block on a named pipe.
 
     Args:
-        path: Of the file.
-        max_bytes: What it may hold.
-        flags: Of open(2), beside those for reading.
+        path: Path of the file.
+        max_bytes: Maximum size.
+        flags: Additional flags of open(2).
+
+    Returns:
+        The content; None if it is larger than `max_bytes`.
 
     Raises:
-        ArtifactRejected: It is no regular file.
-        OSError: It cannot be read.
+        ArtifactRejected: The path is not a regular file.
+        OSError: The file cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | flags)
     try:
@@ -122,7 +125,7 @@ def read_regular_file(path: Path, max_bytes: int, flags: int = 0) -> bytes | Non
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             if found.st_size > max_bytes:
                 return None
-            # Not max_bytes: the reader allocates what it is asked for before it has read anything.
+            # Not max_bytes: read() allocates its argument in advance.
             content = file.read(found.st_size + 1)
             return content if len(content) <= max_bytes else None
     finally:

@@ -38,19 +38,19 @@ from animora_artifact.pointer import (
 )
 from animora_artifact.store import VersionListing
 
-# A disk without room for so much has none for a version.
+# Bytes written by `require_writable`; a disk without room for them has none for a version.
 TRIED_BYTES = 1 << 16
 MAX_MARK_BYTES = 1 << 10
 
 
 class FolderStore:
-    """See ModelStore; a version is a folder, the pointer a file.
+    """A ModelStore in a folder: a version is a folder, the pointer a file.
 
     Args:
-        root: The folder of the versions; made by the first that is added.
-        check: Whose signature a version must have to be read; None takes versions as they are.
-        limit: What a version's files may have together to be read; None for no limit.
-        lock_timeout: Seconds to wait while others move the pointer, which takes them milliseconds.
+        root: Folder of the versions; created when the first version is added.
+        check: Signature check for reading versions; None accepts unsigned versions.
+        limit: Maximum total size of a version's files; None for no limit.
+        lock_timeout: Seconds to wait for the lock of the pointer, which writers hold for milliseconds.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class FolderStore:
         return unpack(read_folder(self._folder(version), self._check, self._limit))
 
     def require_writable(self) -> None:
-        """See ModelStore; a folder that is not there yet is not made, its parent is tried in its place."""
+        """See ModelStore. If the folder does not exist, its nearest existing parent is checked."""
         try:
             with tempfile.NamedTemporaryFile(prefix=STAGING, dir=_nearest(self._root)) as file:
                 file.write(bytes(TRIED_BYTES))
@@ -128,7 +128,7 @@ class FolderStore:
         """See ModelStore."""
         try:
             self._mark(manifest).parent.mkdir(exist_ok=True)
-            self._mark(manifest).unlink(missing_ok=True)  # or a link would say where it is written
+            self._mark(manifest).unlink(missing_ok=True)  # a link would redirect the write
             write_durably(self._mark(manifest), mark_of(manifest))
         except OSError as error:
             raise StoreUnavailable(f"cannot write to {self._root}: {error.strerror}") from error
@@ -159,7 +159,7 @@ class FolderStore:
 
 
 def _nearest(path: Path) -> Path:
-    """A path, or else the first of its parents that is there. Raises OSError where the path can never be."""
+    """The path, or its nearest existing parent. Raises OSError for an invalid path."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -168,10 +168,10 @@ def _nearest(path: Path) -> Path:
 
 
 class _PointerFile:
-    """ACTIVE, replaced by a rename; those who replace it take turns by a lock on a file beside it.
+    """The file ACTIVE, replaced by a rename under a lock (flock) on a separate lock file.
 
-    Readers need no lock: a rename shows the old file or the new one, over NFS too. The lock is flock's, which
-    the kernel lets go of when its holder dies; Linux carries it over NFS since 2.6.12.
+    Readers need no lock: a rename is atomic, over NFS too. The kernel releases the lock when its holder dies;
+    Linux supports flock over NFS since 2.6.12.
     """
 
     def __init__(self, root: Path, lock_timeout: float) -> None:
@@ -182,7 +182,7 @@ class _PointerFile:
     def load(self) -> tuple[bytes | None, bytes | None]:
         """See PointerFile; the content is its own token."""
         try:
-            # What is too large to be a pointer holds no name.
+            # A file that is too large is treated as damaged.
             content = read_regular_file(self._path, MAX_POINTER_BYTES) or b""
         except FileNotFoundError:
             return None, None

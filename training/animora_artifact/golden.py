@@ -1,4 +1,4 @@
-"""Golden rows: inputs and the trained network's probabilities, replayed before a version serves."""
+"""Golden rows: recorded inputs and probabilities that are replayed whenever a version is loaded."""
 
 from dataclasses import dataclass, fields
 from typing import Self
@@ -10,13 +10,13 @@ from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.manifest import Dimensions
 from animora_artifact.npz import Expected, read_npz, to_npz
 
-# A replay is a few hundred pairs; what takes minutes or gigabytes is refused.
+# A replay has a few hundred pairs; a larger one could take minutes or gigabytes.
 MAX_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Recorded inputs and outputs of the eager network, in float32.
+    """Inputs and outputs of the trained eager network, in float32.
 
     Attributes:
         user_rows: int64 (b), the users of the requests.
@@ -37,16 +37,16 @@ class Golden:
     probabilities: npt.NDArray[np.float32]
 
     def error(self, replayed: npt.NDArray[np.float32]) -> float:
-        """The largest absolute difference of probabilities float32 (m) to the record; inf if not finite."""
+        """Largest absolute error of replayed probabilities float32 (m); inf if one is not finite."""
         if not np.isfinite(replayed).all():
             return float("inf")
         return float(np.abs(replayed - self.probabilities).max(initial=0.0))
 
     def overlap(self, replayed: npt.NDArray[np.float32], best: int = 10) -> float:
-        """What share of each user's best posts by the record is among those by probabilities float32 (m).
+        """Overlap of each user's `best` posts between recorded and replayed probabilities float32 (m).
 
         Returns:
-            The mean over the users who have posts; 1 where nobody has.
+            Mean share over the users with posts; 1 without such users.
         """
         shares = []
         for user in range(len(self.user_rows)):
@@ -103,7 +103,7 @@ class Golden:
         """Reads `golden.npz`.
 
         Raises:
-            ArtifactRejected: As of read_npz.
+            ArtifactRejected: See `read_npz`.
         """
         rows, embeddings = Expected(np.int64, 1), Expected(np.float32, 2)
         return cls(

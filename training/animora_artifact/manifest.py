@@ -1,4 +1,4 @@
-"""The manifest of a version: what the model is, what made it, and the digest of every file."""
+"""The manifest of a version: dimensions, provenance, metrics, and a digest of each file."""
 
 import re
 from datetime import datetime
@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 
 FORMAT = 1
-# Beside a store's versions.
+# Folder of a store with marks of verified versions.
 MARKS = ".verified"
 VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 
@@ -20,15 +20,15 @@ FileName = Literal["model.ts", "vocabulary.npz", "golden.npz", "score.so"]
 
 
 def is_name(text: str) -> bool:
-    """Whether a version can be called so: no path, no dot-dot, at most 64 characters."""
+    """Whether a text is a valid version name: no path separators, no leading dot, at most 64 characters."""
     return len(text) <= 64 and re.fullmatch(VERSION_PATTERN, text) is not None
 
 
 def checked_name(version: str) -> str:
-    """The name itself.
+    """Returns a version name if it is valid.
 
     Raises:
-        ArtifactRejected: A version cannot be called so.
+        ArtifactRejected: The name is not valid.
     """
     if not is_name(version):
         raise ArtifactRejected(RejectionReason.MANIFEST, "that is not a version's name")
@@ -40,7 +40,7 @@ class _ManifestPart(BaseModel):
 
 
 class Dimensions(_ManifestPart):
-    """Sizes of the network's inputs and layers; image and caption are 0 where a model takes none."""
+    """Sizes of a network's inputs and layers; image and caption are 0 if the model takes none."""
 
     users: int = Field(ge=1, description="rows of the user tables, the unknown row 0 included")
     posts: int = Field(ge=1, description="rows of the post tables, the unknown row 0 included")
@@ -53,7 +53,7 @@ class Dimensions(_ManifestPart):
 
 
 class DataWindow(_ManifestPart):
-    """The interactions that the model was fitted on."""
+    """Time span and number of the interactions that the model was trained on."""
 
     start: datetime | None
     end: datetime | None
@@ -61,22 +61,19 @@ class DataWindow(_ManifestPart):
 
 
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# The loosest tolerances that a version can ask for.
+# Limits of the tolerances that a manifest may declare.
 MAX_FLOAT32, MAX_HALF, MIN_TOP10_OVERLAP = 1e-4, 0.05, 0.5
 
 
 class Tolerances(_ManifestPart):
-    """How far a replay of the golden rows may be from the recorded probabilities.
-
-    What a manifest says counts within limits: no version can declare that any probability will do.
-    """
+    """Tolerances for the replay of the golden rows, clamped by `within_limits`."""
 
     float32: Tolerance = 1e-5
     half: Tolerance = 2e-3
     top10_overlap: Tolerance = 0.99
 
     def within_limits(self) -> "Tolerances":
-        """The tolerances that a replay is held to."""
+        """The tolerances, clamped to the allowed limits."""
         return Tolerances(
             float32=min(self.float32, MAX_FLOAT32),
             half=min(self.half, MAX_HALF),
@@ -91,16 +88,16 @@ class FileDigest(_ManifestPart):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-# What differences are called that are none to a version; no version can be called so.
+# Keys of differences that are not version names; they are not valid version names.
 HEURISTIC, PARENT = "the heuristic", "its parent"
-# The metric that says how sure NDCG@10 is.
+# Metric: standard error of NDCG@10.
 STANDARD_ERROR = "ndcg@10_standard_error"
 
 
 class PairedDifference(_ManifestPart):
-    """NDCG@10 of a version less another's on the same held-out pairs, from which neither has learnt.
+    """Difference in NDCG@10 of a version and another model on held-out pairs that neither was trained on.
 
-    Without pairs there is nothing but a reason.
+    With `pairs=0`, `basis` says why they were not compared.
     """
 
     ndcg: float = Field(default=0.0, allow_inf_nan=False)
@@ -114,16 +111,16 @@ class PairedDifference(_ManifestPart):
 
     @property
     def mean(self) -> float:
-        """How much better the version is; negative where it is worse."""
+        """Mean difference; negative if the version is worse."""
         return self.ndcg - self.other
 
     def is_worse(self, margin: float) -> bool:
-        """Whether the version is worse by more than a margin, and not by chance."""
+        """Whether the version is significantly worse, and by more than a margin."""
         return self.pairs > 0 and self.high < 0 and self.mean < -margin
 
 
 class Manifest(_ManifestPart):
-    """Everything about a version but its weights. Unknown fields are ignored, for newer writers."""
+    """The manifest of a version. Unknown fields are ignored, for compatibility with newer writers."""
 
     format: int = FORMAT
     version: VersionName
@@ -158,10 +155,10 @@ class Manifest(_ManifestPart):
         return manifest
 
     def to_json(self) -> bytes:
-        """The manifest as indented JSON, for people too."""
+        """The manifest as indented JSON."""
         return self.model_dump_json(indent=2).encode() + b"\n"
 
 
 def mark_of(manifest: Manifest) -> bytes:
-    """What a store keeps, below MARKS, of a version that was replayed: its digest and by which release."""
+    """Content of the mark of a verified version: digest of the manifest, and this release."""
     return f"{sha256(manifest.to_json()).hexdigest()} {version('animora-ranking')}\n".encode()

@@ -1,4 +1,4 @@
-"""Loading and replaying the scripted network: the one module that knows the model's file format."""
+"""Saves, loads and replays the TorchScript network, `model.ts`."""
 
 import errno
 import io
@@ -19,28 +19,28 @@ from animora_artifact.durability import require_room
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.golden import Golden
 
-MAX_CODE_BYTES = 16 << 20  # of the code and what it is debugged by, which TorchScript compresses
+MAX_CODE_BYTES = 16 << 20  # of TorchScript's code and debug information, which are compressed
 METHODS = ("encode_posts", "score", "explain")
-# What a model's file takes beside its weights is less.
+# Upper bound of the size of a model file without its weights.
 ROOM_FOR_CODE = 1 << 20
-# What a network's methods raise. TorchScript's own class, of what a script raises, is none of Python's.
+# Errors that a network's methods raise; torch.jit.Error is not a subclass of the others.
 NETWORK_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, torch.jit.Error)
-# TorchScript's functions that write or read files, or write to the standard output.
+# TorchScript functions that access files or print.
 _OUTSIDE = re.compile(rb"\b(save|from_file|load_tensor|_?print|Print)\b")
-# An attribute by its name, as PyTorch writes parts of a Sequential; a name in pieces could hide a function.
+# getattr with a literal name, as PyTorch writes parts of a Sequential; a computed name could hide a function.
 _ATTRIBUTE = re.compile(rb"""\bgetattr\([^"'\\#]*, ?"[^"\\#]*"\)""")
 
 
 class Network(Protocol):
-    """What every model file exposes, on any device, in any floating dtype.
+    """The interface of a model file, on any device, in any floating dtype.
 
-    Row 0 of the users and of the posts is the unknown one.
+    Row 0 is the unknown user or post.
     """
 
     def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
-        """Post vectors (n, d): everything on the post's side up to the first hidden layer.
+        """Post vectors (n, d): the part of the network that depends on the post alone.
 
-        A vector is the sum of what the id, the image and the caption add; an absent one adds 0.
+        A vector is the sum of the parts of id, image and caption; an absent embedding adds 0.
 
         Args:
             post_rows: int64 (n).
@@ -61,10 +61,10 @@ class Network(Protocol):
         ...
 
     def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
-        """Terms (m, 3) that add up to the logit: GMF branch, MLP branch, bias. Arguments as in score.
+        """Terms (m, 3) whose sum is the logit: GMF branch, MLP branch, bias. Arguments as in score.
 
-        The GMF branch, a post's own bias included, is linear in the post's vector; the bias is the same for
-        all posts of a user.
+        The GMF branch includes the post's bias and is linear in the post vector; the bias term is the same
+        for all posts of a user.
         """
         ...
 
@@ -76,38 +76,38 @@ def save_network(module: torch.nn.Module) -> bytes:
         OSError: The folder of temporary files has no room for it.
     """
     scripted = torch.jit.script(module)
-    # By way of a file: in memory, PyTorch would make three copies of the weights. On a full disk PyTorch may
-    # end the process, so there must be room before it begins.
+    # Through a file: in memory, PyTorch would make three copies of the weights. On a full disk PyTorch may
+    # end the process, so the room is checked first.
     with tempfile.TemporaryDirectory(prefix="animora-model-") as folder:
         path = Path(folder, "model.ts")
         require_room(path, _stored(module) + ROOM_FOR_CODE)
         try:
             torch.jit.save(scripted, str(path))
-        except RuntimeError as error:  # in which PyTorch does not say why
+        except RuntimeError as error:  # without a cause in PyTorch's text
             raise OSError(errno.EIO, "PyTorch failed to write the model") from error
         return path.read_bytes()
 
 
 def _stored(module: torch.nn.Module) -> int:
-    """The bytes of a module's weights, of which several may share one storage."""
+    """Size of a module's weights in bytes; shared storages count once."""
     storages = [tensor.untyped_storage() for tensor in module.state_dict().values()]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.float32) -> Network:
-    """Loads `model.ts`, whose bytes were verified, casts it and moves it.
+    """Loads `model.ts`, whose bytes were verified, onto a device in a dtype.
 
-    The module is not frozen. In PyTorch 2.13 an error inside a frozen module ends the process with a
-    segmentation fault once a second module was loaded, and scoring is as fast without.
+    The module is not frozen: in PyTorch 2.13 an error inside a frozen module ends the process with a
+    segmentation fault once a second module was loaded, and freezing does not make scoring faster.
 
     Raises:
-        ArtifactRejected: It is not a TorchScript module with Network's methods, its code names a function for
-            files or output, or a weight is not finite.
-        RuntimeError: There is no memory for it; see is_out_of_memory.
+        ArtifactRejected: The file is not a TorchScript module with Network's methods, its code uses a
+            function that accesses files or prints, or a weight is not finite.
+        RuntimeError: The module does not fit into memory; see is_out_of_memory.
     """
     try:
         _require_stored(model)
-        _require_no_files(model)  # first: a module's own code may run while it is loaded
+        _require_no_files(model)  # first: loading may run the module's code
         module = _parse(model)
         _require_methods(module)
         _require_whole({**module.state_dict(), **_constants(module)})
@@ -130,28 +130,27 @@ def load_network(model: bytes, device: torch.device, dtype: torch.dtype = torch.
 
 
 def _parse(model: bytes) -> torch.jit.ScriptModule:
-    """The module, on the CPU.
+    """Loads the module on the CPU.
 
-    It is read from a file that has no name: from memory PyTorch makes two copies of the whole, so it reads
-    from there only where no such file can be had.
+    Reads it from an unnamed temporary file if possible: from memory, PyTorch would make two copies.
     """
     with ExitStack() as stack:
         source: str | io.BytesIO
         try:
-            # Without a buffer, which would fail once more where the file is closed.
+            # Unbuffered: a buffer would raise a second error on close.
             file = stack.enter_context(tempfile.TemporaryFile(prefix="animora-model-", buffering=0))
             rest = memoryview(model)
             while rest:
                 rest = rest[file.write(rest) :]
             source = f"/dev/fd/{file.fileno()}"
             Path(source).stat()
-        except OSError:  # no room, no folder that may be written, or another system
+        except OSError:  # no room, no writable folder, or not a POSIX system
             source = io.BytesIO(model)
         return cast(torch.jit.ScriptModule, torch.jit.load(source, map_location="cpu"))  # type: ignore[no-untyped-call]
 
 
 def _require_stored(model: bytes) -> None:
-    """The tensors must be stored as they are, as `torch.jit.save` does: they are no larger than the file."""
+    """Requires uncompressed tensors, as `torch.jit.save` writes them, so they are no larger than the file."""
     try:
         with open_stored(model, compressed_folder="code", max_expanded=MAX_CODE_BYTES):
             pass
@@ -201,7 +200,7 @@ def _require_no_files(model: bytes) -> None:
 
 
 def _constants(module: torch.jit.ScriptModule) -> dict[str, Tensor]:
-    """The tensors that are part of the methods' code, as all weights of a module that was frozen are."""
+    """Tensors that are constants in the methods' code, such as the weights of a frozen module."""
     constants = [getattr(module, name).code_with_constants[1] for name in METHODS]
     return {
         f"{method}.{name}": value
@@ -218,7 +217,7 @@ def _gives_tensor(method: object) -> bool:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch could not allocate; TorchScript raises a RuntimeError of which the text alone tells."""
+    """Whether an error of PyTorch means that memory ran out; TorchScript's is recognised by its text."""
     text = str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         words in text
@@ -227,7 +226,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or infinite. The extremes tell, without a mask as large as the tensor."""
+    """Whether all elements are finite. Checks the extremes, without a mask as large as the tensor."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     low, high = torch.aminmax(tensor)
@@ -237,9 +236,9 @@ def _is_finite(tensor: Tensor) -> bool:
 def golden_error(
     network: Network, golden: Golden, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> float:
-    """The largest absolute difference in probability between a replay and the record; inf if not finite.
+    """Largest absolute difference between replayed and recorded probabilities; inf if not finite.
 
-    Raises as replay does.
+    Raises the errors of `replay`.
     """
     return golden.error(replay(network, golden, device, dtype))
 
@@ -251,8 +250,8 @@ def replay(
     """Probabilities float32 (m) of the golden rows.
 
     Raises:
-        ArtifactRejected: The network does not take the recorded inputs, or gives something else than (m).
-        RuntimeError: There is no memory for it; see is_out_of_memory.
+        ArtifactRejected: The network does not accept the recorded inputs, or returns another shape than (m).
+        RuntimeError: Memory ran out; see is_out_of_memory.
     """
     try:
         table = network.encode_posts(

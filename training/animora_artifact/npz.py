@@ -1,4 +1,4 @@
-"""Reading and writing `.npz` files whose arrays are known by name, type and rank."""
+"""Reads and writes `.npz` files with arrays of known names, dtypes and ranks."""
 
 import io
 import math
@@ -18,17 +18,17 @@ from animora_artifact.errors import ArtifactRejected, RejectionReason
 Array = npt.NDArray[Any]
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-# What NumPy raises beside for bytes that are no `.npz`.
+# Errors that NumPy raises for invalid files.
 _UNREADABLE = (*UNREADABLE, SyntaxError, TypeError, tokenize.TokenError)
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What an array must be.
+    """Expected type of an array.
 
     Attributes:
-        dtype: Its element type, in this machine's byte order.
-        rank: Its number of dimensions.
+        dtype: Element type, in native byte order.
+        rank: Number of dimensions.
     """
 
     dtype: type[np.generic]
@@ -36,24 +36,24 @@ class Expected:
 
 
 def to_npz(arrays: Mapping[str, Array]) -> bytes:
-    """The arrays as an uncompressed `.npz`; equal arrays give equal bytes."""
+    """Encodes arrays as an uncompressed `.npz`; equal arrays give equal bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]  # NumPy types its own keyword as positional
     return buffer.getvalue()
 
 
 def read_npz(data: bytes, expected: Mapping[str, Expected]) -> dict[str, Array]:
-    """Reads exactly the expected arrays; never unpickles, and allocates no more than the file's size.
+    """Reads the expected arrays and no others. Never unpickles; allocates no more than the file's size.
 
     Members must be stored uncompressed, as `to_npz` writes them, so a small file cannot expand. The declared
     dtype and shape of an array are checked before its elements are read.
 
     Args:
         data: The file's bytes.
-        expected: What each array must be, by name.
+        expected: Expected types by name.
 
     Raises:
-        ArtifactRejected: The file is not a ZIP archive of these arrays, or an array is not what was expected.
+        ArtifactRejected: The file is not a ZIP archive of these arrays, or an array has another type.
     """
     try:
         with open_stored(data) as archive:
@@ -64,7 +64,7 @@ def read_npz(data: bytes, expected: Mapping[str, Expected]) -> dict[str, Array]:
 
 
 def _members(archive: zipfile.ZipFile, expected: Mapping[str, Expected]) -> dict[str, zipfile.ZipInfo]:
-    """The members by the name of their array."""
+    """Archive members by array name."""
     found = [info.filename.removesuffix(".npy") for info in archive.infolist()]
     if sorted(found) != sorted(expected):
         raise _rejected(f"the arrays are {', '.join(sorted(found))}; must be {', '.join(sorted(expected))}")
@@ -94,7 +94,7 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise _rejected(f".npy format {version} is not supported")
     try:
         shape, _, dtype = _HEADERS[version](file)
-    except MemoryError as error:  # Python's parser has too little stack for what is nested so deeply
+    except MemoryError as error:  # Python's parser ran out of stack on deep nesting
         raise _rejected("the header of an array cannot be parsed") from error
     return shape, dtype
 

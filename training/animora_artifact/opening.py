@@ -1,4 +1,4 @@
-"""Opening the store that a path or URL names."""
+"""Opens the model store that a path or URL names."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -10,21 +10,21 @@ from animora_artifact.store import ModelStore
 
 
 def open_store(url: str, check: SignatureCheck | None = None, limit: SizeLimit | None = None) -> ModelStore:
-    """The store at a path, a `file://` or an `s3://` URL; nothing is asked of it yet.
+    """Opens the store at a path, a `file://` or an `s3://` URL, without accessing it.
 
     Args:
-        url: Where; see docs/models.md for what may follow an S3 prefix.
-        check: Whose signature a version must have to be read; None takes versions as they are.
-        limit: What a version's files may have together to be read; None for no limit.
+        url: Path or URL; docs/models.md lists the options of an S3 URL.
+        check: Signature check for reading versions; None accepts unsigned versions.
+        limit: Maximum total size of a version's files; None for no limit.
 
     Raises:
-        ValueError: The URL cannot be used, or what its scheme needs is not installed.
+        ValueError: The URL is invalid, or a package for its scheme is not installed.
     """
     place = parse_store_url(url)
     if isinstance(place, Path):
         return FolderStore(place, check, limit)
     try:
-        # Only those who have a store in S3 install what it needs.
+        # obstore is an optional dependency.
         from animora_artifact.s3_store import S3Store  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ValueError(
@@ -34,10 +34,10 @@ def open_store(url: str, check: SignatureCheck | None = None, limit: SizeLimit |
 
 
 def parse_store_url(url: str) -> Path | S3Place:
-    """The folder that a path or a `file://` URL names, or the place in S3 that an `s3://` URL names.
+    """Parses a path or `file://` URL to a folder, an `s3://` URL to a location in S3.
 
     Raises:
-        ValueError: The URL cannot be used; the text says what to write, and holds no password.
+        ValueError: The URL is invalid; the text has no part of it that may be a password.
     """
     parts = urlsplit(url)
     if parts.scheme == "s3":

@@ -1,7 +1,7 @@
-"""The module that knows OpenSSF's `model-signing`: elliptic-curve keys, offline.
+"""Signatures by OpenSSF's `model-signing` with elliptic-curve keys, offline.
 
-A signature is what `model_signing sign key` writes for the version's folder: a Sigstore bundle whose in-toto
-statement lists the SHA-256 of every file. `model_signing verify key` reads ours, and we read its.
+A signature is a Sigstore bundle whose in-toto statement lists the SHA-256 of each file of a version. It is
+interchangeable with those of the commands `model_signing sign key` and `model_signing verify key`.
 """
 
 import tempfile
@@ -12,14 +12,14 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from model_signing import hashing, signing
 
-# Below the file-based interface, which wants the whole version in a folder before it checks anything.
+# Internal modules: the public interface needs the whole version in a folder before it checks anything.
 from model_signing._signing.sign_ec_key import Verifier
 from model_signing._signing.sign_sigstore_pb import Signature
 
 from animora_artifact.errors import ArtifactRejected, RejectionReason, StoreUnavailable
 from animora_artifact.package import SIGNATURE, Package
 
-# What reading a file as a key or a bundle raises where it is something else; the library names no errors.
+# Errors that the library raises for files that are not a key or a bundle; it documents none.
 _NOT_SUCH_A_FILE = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, UnsupportedAlgorithm,
 )  # fmt: skip
@@ -32,7 +32,7 @@ class KeyCheck:
         public_key: A PEM file with the public key, on P-256, P-384 or P-521.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The file is not such a key.
     """
 
     def __init__(self, public_key: Path) -> None:
@@ -44,11 +44,11 @@ class KeyCheck:
             raise ValueError(f"{public_key}: not a PEM public key on P-256, P-384 or P-521") from error
 
     def signed_digests(self, signature: bytes | None) -> Mapping[str, str]:
-        """See SignatureCheck. Raises StoreUnavailable too, where there is no room for a temporary file."""
+        """See SignatureCheck. Also raises StoreUnavailable if there is no room for a temporary file."""
         if signature is None:
             raise ArtifactRejected(RejectionReason.SIGNATURE, f"it is not signed: there is no {SIGNATURE}")
         try:
-            with tempfile.NamedTemporaryFile() as file:  # the library reads paths alone
+            with tempfile.NamedTemporaryFile() as file:  # the library reads files only
                 file.write(signature)
                 file.flush()
                 signed = self._verifier.verify(Signature.read(Path(file.name)))
@@ -74,7 +74,7 @@ class KeySigner:
         private_key: A PEM file with the key, on P-256, P-384 or P-521, without a password.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The file is not such a key.
     """
 
     def __init__(self, private_key: Path) -> None:

@@ -1,4 +1,4 @@
-"""A version as the bytes of its files, read so that nothing is parsed that was not verified."""
+"""A version as the bytes of its files; each file is verified before it is parsed."""
 
 import hashlib
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ MAX_SIGNATURE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A version's files.
+    """The files of a version.
 
     Attributes:
-        manifest: What the manifest's file says.
-        data: The files that the manifest lists, by name.
-        manifest_file: The manifest's own bytes.
-        signature: The signature's bytes; None where it is not signed.
+        manifest: The parsed manifest.
+        data: Files listed in the manifest, by name.
+        manifest_file: Bytes of the manifest.
+        signature: Bytes of the signature; None for an unsigned version.
     """
 
     manifest: Manifest
@@ -39,7 +39,7 @@ class Package:
     signature: bytes | None = None
 
     def files(self) -> dict[str, bytes]:
-        """All files in the order in which they are written: the manifest, which makes a version, is last."""
+        """All files in the order of writing; the manifest, which makes a version complete, is last."""
         files: dict[str, bytes] = dict(self.data.items())
         if self.signature is not None:
             files[SIGNATURE] = self.signature
@@ -48,11 +48,11 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class SizeLimit:
-    """What a version's files may have together to be read.
+    """Maximum total size of a version's files.
 
     Attributes:
-        max_bytes: So many bytes.
-        set_by: What sets the limit, for those who read of a version that was refused.
+        max_bytes: The limit in bytes.
+        set_by: Name of the option that sets the limit, for error texts.
     """
 
     max_bytes: int
@@ -60,29 +60,29 @@ class SizeLimit:
 
 
 class Source(Protocol):
-    """Where one version's files are read from."""
+    """Reads the files of one version."""
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """A file's content.
+        """Reads a file of at most `max_bytes`.
 
         Raises:
-            VersionNotFound: There is no such file.
-            ArtifactRejected: It is larger, or no plain file.
-            StoreUnavailable: It cannot be read now.
+            VersionNotFound: The file does not exist.
+            ArtifactRejected: The file is larger, or not a regular file.
+            StoreUnavailable: The file cannot be read now.
         """
         ...
 
 
 class SignatureCheck(Protocol):
-    """Tells genuine signatures from others; `animora_artifact.signatures` has the one."""
+    """Verifies signatures; `animora_artifact.signatures` has the implementation."""
 
     def signed_digests(self, signature: bytes | None) -> Mapping[str, str]:
-        """The SHA-256 of each file that was signed, by name. Raises ArtifactRejected."""
+        """Verifies a signature; returns the SHA-256 of each signed file, by name. Raises ArtifactRejected."""
         ...
 
 
 def pack(artifact: Artifact) -> Package:
-    """The files of an artifact; the digests in its manifest are made anew."""
+    """Encodes an artifact as files, with new digests in the manifest."""
     data: dict[FileName, bytes] = {
         MODEL: artifact.model,
         VOCABULARY: artifact.vocabulary.to_npz(),
@@ -96,10 +96,10 @@ def pack(artifact: Artifact) -> Package:
 
 
 def unpack(package: Package) -> Artifact:
-    """The artifact that a package holds.
+    """Decodes the files of a package.
 
     Raises:
-        ArtifactRejected: A file's content is not what its name says, or does not fit the others.
+        ArtifactRejected: A file is invalid, or does not fit the manifest.
     """
     artifact = Artifact(
         manifest=package.manifest,
@@ -113,12 +113,12 @@ def unpack(package: Package) -> Artifact:
 
 
 def read_manifest(source: Source, version: str) -> Manifest:
-    """Reads a version's manifest alone, whoever signed it.
+    """Reads a version's manifest, without checking a signature.
 
     Raises:
         VersionNotFound: There is no manifest, so no version.
-        ArtifactRejected: It is not a valid manifest, or another version's.
-        StoreUnavailable: It cannot be read.
+        ArtifactRejected: The manifest is invalid, or that of another version.
+        StoreUnavailable: The manifest cannot be read.
     """
     return _parse_manifest(source.read(MANIFEST, MAX_MANIFEST_BYTES), version)
 
@@ -126,18 +126,18 @@ def read_manifest(source: Source, version: str) -> Manifest:
 def read_package(
     source: Source, version: str, check: SignatureCheck | None, limit: SizeLimit | None = None
 ) -> Package:
-    """Reads a version: first who signed the manifest, then the manifest, then the files that it lists.
+    """Reads and verifies a version: the signature first, then the manifest, then the files that it lists.
 
     Args:
-        source: Its files.
-        version: The name that the store has it under.
-        check: Whose signature it must have; None takes a version as it is.
-        limit: What the files that the manifest lists may have together; None for no limit.
+        source: Reads the files.
+        version: Name of the version in the store.
+        check: Signature check; None accepts unsigned versions.
+        limit: Maximum total size of the listed files; None for no limit.
 
     Raises:
         VersionNotFound: There is no manifest, so no version.
-        ArtifactRejected: It is not signed as it must be, it is too large, or a file is not what the manifest
-            says.
+        ArtifactRejected: The signature is missing or invalid, the version is too large, or a file does not
+            match the manifest.
         StoreUnavailable: A file cannot be read.
     """
     manifest_file = source.read(MANIFEST, MAX_MANIFEST_BYTES)
@@ -171,10 +171,10 @@ def digest(content: bytes) -> FileDigest:
 
 
 def require_signature(package: Package, check: SignatureCheck) -> None:
-    """Checks the signature of a package that is in memory already.
+    """Checks the signature of a package in memory.
 
     Raises:
-        ArtifactRejected: It is not signed, or not by that key, or something else was signed.
+        ArtifactRejected: The signature is missing, by another key, or of other files.
     """
     signed = check.signed_digests(package.signature)
     for name, content in package.files().items():

@@ -1,4 +1,4 @@
-"""The ACTIVE pointer: which version is active, which were before, and how it is moved if nobody else did."""
+"""The ACTIVE pointer: the active version and its predecessors, changed by compare-and-swap."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -11,7 +11,7 @@ from animora_artifact.manifest import checked_name, is_name
 ACTIVE = "ACTIVE"
 MAX_NAMES = 32
 MAX_POINTER_BYTES = 4096  # more than 32 names of 64 characters
-# How often the pointer may have moved under one unconditional activation.
+# Attempts of an unconditional activation while other programs change the pointer.
 _ATTEMPTS = 8
 
 Token = TypeVar("Token")
@@ -23,7 +23,7 @@ class Anything(Enum):
     ANYTHING = "anything"
 
 
-# What a caller expects to be active who does not care.
+# Expected version of an unconditional activation.
 ANYTHING: Final = Anything.ANYTHING
 Expected = str | None | Anything
 
@@ -33,7 +33,7 @@ class Pointer:
     """The content of ACTIVE.
 
     Attributes:
-        names: The active version, then those that were active before it, the latest first; at most 32.
+        names: The active version, then the ones active before it, the latest first; at most 32.
     """
 
     names: tuple[str, ...] = ()
@@ -50,15 +50,15 @@ class Pointer:
 
     @classmethod
     def parse(cls, content: bytes) -> Self:
-        """Reads ACTIVE: a name a line. A file of one line, without a past, is a pointer too.
+        """Parses ACTIVE: one name a line, the active version first.
 
         Raises:
-            ArtifactRejected: It is too long, or its first line is no version's name.
+            ArtifactRejected: The file is too long, or its first line is not a version name.
         """
         if len(content) > MAX_POINTER_BYTES:
-            content = b""  # whatever it is, it holds no name
+            content = b""
         active, *past = content.decode("ascii", "replace").strip().split("\n")
-        # What serves must not depend on the past, so that ends where it cannot be read.
+        # A damaged history must not affect serving: it is cut at the first invalid name.
         known = takewhile(is_name, past[: MAX_NAMES - 1])
         return cls((checked_name(active), *known))
 
@@ -71,46 +71,46 @@ class Pointer:
         return type(self)((version, *self.names)[:MAX_NAMES])
 
     def back(self) -> Self:
-        """The pointer after a rollback: the version that was active is forgotten."""
+        """The pointer after a rollback, without the version that was active."""
         return type(self)(self.names[1:])
 
 
 class PointerFile(Protocol, Generic[Token]):
-    """Where a store keeps ACTIVE."""
+    """Storage of ACTIVE with compare-and-swap."""
 
     def load(self) -> tuple[bytes | None, Token]:
-        """Its content, None where it does not exist, and a token of this very state."""
+        """Returns the content, None if the file does not exist, and a token of this state."""
         ...
 
     def swap(self, content: bytes, token: Token) -> bool:
-        """Replaces the content at once, if the file is still in the token's state; says whether it was."""
+        """Atomically replaces the content if the file still has the token's state; returns whether it did."""
         ...
 
 
 def read_pointer(file: PointerFile[Token]) -> Pointer:
-    """The pointer; one without names where nothing was ever activated. Raises ArtifactRejected."""
+    """Reads the pointer; it is empty if nothing was activated yet. Raises ArtifactRejected."""
     content, _ = file.load()
     return Pointer() if content is None else Pointer.parse(content)
 
 
 def activate(file: PointerFile[Token], version: str, expected: Expected) -> None:
-    """Points at a version.
+    """Makes a version the active one.
 
     Args:
-        file: ACTIVE.
-        version: Which one.
-        expected: The version that must be active until then, None for none; ANYTHING takes what is there.
+        file: Storage of the pointer.
+        version: The version to activate.
+        expected: The version that must be active so far, None for none; ANYTHING for no condition.
 
     Raises:
-        ActivationLost: Another version is active than was expected.
-        StoreUnavailable: Others moved the pointer again and again.
+        ActivationLost: Another version than the expected one is active.
+        StoreUnavailable: Other programs keep changing the pointer.
     """
     tried: Pointer | None = None
     for _ in range(_ATTEMPTS):
         content, token = file.load()
         found = _readable(content)
         if tried is not None and found == tried:
-            return  # it was written, and only the answer was lost
+            return  # an earlier attempt succeeded, but its response was lost
         if expected is not ANYTHING and found.active != expected:
             raise ActivationLost(found.active)
         if found.active == version:
@@ -118,19 +118,19 @@ def activate(file: PointerFile[Token], version: str, expected: Expected) -> None
         tried = found.to(version)
         if file.swap(tried.to_bytes(), token):
             return
-    raise StoreUnavailable("the active pointer is being moved by others all the time: try again")
+    raise StoreUnavailable("other programs keep changing the active pointer: try again")
 
 
 def roll_back(file: PointerFile[Token], seen: Pointer) -> None:
-    """Points at the version that was active before.
+    """Makes the version active that was active before.
 
     Args:
-        file: ACTIVE.
-        seen: The pointer as the caller has seen it.
+        file: Storage of the pointer.
+        seen: The pointer that the caller has read.
 
     Raises:
         VersionNotFound: No version was active before.
-        ActivationLost: The pointer is another by now.
+        ActivationLost: The pointer has changed since it was read.
     """
     if seen.previous is None:
         raise VersionNotFound(
@@ -145,12 +145,12 @@ def roll_back(file: PointerFile[Token], seen: Pointer) -> None:
     if file.swap(seen.back().to_bytes(), token):
         return
     found = _readable(file.load()[0])
-    if found != seen.back():  # else it was written, and only the answer was lost
+    if found != seen.back():  # equal: the swap succeeded, but its response was lost
         raise ActivationLost(found.active)
 
 
 def _readable(content: bytes | None) -> Pointer:
-    """The pointer that an activation goes on from: one that cannot be read is replaced."""
+    """The pointer, or an empty one in place of a damaged one."""
     try:
         return Pointer() if content is None else Pointer.parse(content)
     except ArtifactRejected:

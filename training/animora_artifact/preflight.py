@@ -1,11 +1,10 @@
-"""The program that opens and replays a version in a process of its own, which may crash.
+"""The preflight program: loads and replays a version in a child process, so that a crash does no harm.
 
-It reads a version from its standard input and writes what it finds to its standard output, a line of JSON a
-step: `{}` where the step went well, else `reason` and `detail`. The steps are the network, and the compiled
-code where the version has some.
+It reads a version from standard input and writes a line of JSON for each step to standard output: `{}` for
+success, else `reason` and `detail`. The steps are the network and, if the version has it, the native code.
 
-On Linux the process may take only so much memory, which follows from the version's size: a version that takes
-more is refused, and a container's own limit, which may end all of its processes, is not met.
+On Linux the memory of the process is limited in proportion to the version's size: a version that needs more
+is refused before it reaches a container's memory limit, which would kill all processes of the container.
 """
 
 import json
@@ -25,15 +24,15 @@ from animora_artifact.manifest import Manifest
 from animora_artifact.vocabulary import Vocabulary
 
 NICENESS = 10  # of the process: requests go first
-OOM_SCORE = "1000"  # and where memory runs out, the process ends before the one that serves
-# What a step may allocate. A version takes its size, and 3 times that where its weights are halves.
+OOM_SCORE = "1000"  # the OOM killer ends this process before the server
+# Allocation limit of a step in multiples of the version's size; float16 weights need 3 times their size.
 MEMORY_FACTOR = 4
-MEMORY_FLOOR = 1 << 30  # bytes beside: for what the golden rows take, and libraries that are loaded late
+MEMORY_FLOOR = 1 << 30  # additional bytes for the golden rows and lazily loaded libraries
 _LENGTH = struct.Struct("<Q")
 
 
 def to_frames(artifact: Artifact) -> Iterator[bytes]:
-    """What the program reads: manifest, model, vocabulary, golden rows and code, each after its length."""
+    """Encodes a version for the program: each part with its length in front."""
     for content in (
         artifact.manifest.to_json(),
         artifact.model,
@@ -46,13 +45,13 @@ def to_frames(artifact: Artifact) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Checks the version of the standard input. Exits with a status other than 0 where it cannot."""
+    """Checks the version from standard input. Ends with a nonzero status if it cannot."""
     os.nice(NICENESS)
     with suppress(OSError):  # not on Linux, or not allowed
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
     findings = _take_stdout()
     artifact, size = _read(sys.stdin.buffer)
-    # PyTorch is imported where nothing is left to be waited for.
+    # PyTorch is imported after the version was read, while the server no longer waits to write.
     import torch  # noqa: PLC0415
 
     from animora_artifact.verification import CPU, require_golden, verify  # noqa: PLC0415
@@ -62,9 +61,9 @@ def main() -> None:
         with _limited_memory(size):
             network = verify(artifact)
     except ArtifactRejected as error:
-        _tell(findings, error)
+        _write_finding(findings, error)
         return
-    _tell(findings)
+    _write_finding(findings)
     if artifact.compiled is None:
         return
     from animora_artifact.compiled import load_compiled  # noqa: PLC0415
@@ -74,25 +73,25 @@ def main() -> None:
             compiled = load_compiled(artifact.compiled, network, artifact.manifest.dimensions)
             require_golden(compiled, artifact, CPU)
     except ArtifactRejected as error:
-        _tell(findings, error)
+        _write_finding(findings, error)
         return
-    _tell(findings)
+    _write_finding(findings)
 
 
 @contextmanager
 def _limited_memory(size: int) -> Iterator[None]:
-    """Limits what the block allocates by the version's size in bytes, on Linux.
+    """Limits the memory that the block allocates, in proportion to the version's size, on Linux.
 
-    PyTorch must be imported before, or its libraries would count.
+    PyTorch must be imported before, so that its libraries do not count.
 
     Raises:
-        ArtifactRejected: The block needs more.
+        ArtifactRejected: The block needs more memory.
     """
     from animora_artifact.network import NETWORK_ERRORS, is_out_of_memory  # noqa: PLC0415
 
     allowed = MEMORY_FACTOR * size + MEMORY_FLOOR
     before = resource.getrlimit(resource.RLIMIT_AS)
-    with suppress(OSError, ValueError):  # not on Linux, or a limit is set that is lower
+    with suppress(OSError, ValueError):  # not on Linux, or a lower limit is set
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + allowed, before[1]))
     try:
@@ -109,7 +108,7 @@ def _limited_memory(size: int) -> Iterator[None]:
 
 
 def _take_stdout() -> TextIO:
-    """The standard output, for findings alone: what a version's code writes there is lost."""
+    """Returns standard output for findings, and redirects file descriptor 1, which a version may write to."""
     findings = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -118,7 +117,7 @@ def _take_stdout() -> TextIO:
 
 
 def _read(file: BinaryIO) -> tuple[Artifact, int]:
-    """The version, and its bytes."""
+    """Reads the version; returns it and its size in bytes."""
     frames = [_read_frame(file) for _ in range(5)]
     manifest, model, vocabulary, golden, compiled = frames
     artifact = Artifact(
@@ -143,7 +142,7 @@ def _read_exactly(file: BinaryIO, length: int) -> bytes:
     return content
 
 
-def _tell(findings: TextIO, error: ArtifactRejected | None = None) -> None:
+def _write_finding(findings: TextIO, error: ArtifactRejected | None = None) -> None:
     finding = {} if error is None else {"reason": error.reason.value, "detail": error.detail}
     findings.write(json.dumps(finding) + "\n")
     findings.flush()

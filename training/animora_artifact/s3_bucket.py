@@ -1,4 +1,4 @@
-"""The few requests that a model store makes of S3: each ends in time, and each failure is one of ours."""
+"""S3 requests of a model store, with timeouts and with errors of this package."""
 
 import re
 from collections.abc import Iterator
@@ -18,15 +18,15 @@ from animora_artifact.s3_url import S3Place
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config
 
-# In parts, so that the time a request may take does not bound how large an object can be.
+# Large objects are transferred in parts, so that the timeout of a request does not limit their size.
 PART_BYTES = 8 << 20
 PARTS_AT_ONCE = 4
 MAX_RETRIES = 2
 CONNECT_TIMEOUT = 5.0
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-# What the library's text has in it, and what that means; its classes differ from one request to another.
+# Substrings of obstore's error texts and their meaning; its error classes differ between requests.
 _REASONS = (
-    # The address at which AWS gives a machine the credentials of its role.
+    # AWS's instance metadata address.
     (
         "169.254.",
         "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
@@ -38,11 +38,11 @@ _REASONS = (
 
 
 class ObjectNotFound(Exception):
-    """There is no object of this key."""
+    """The object does not exist."""
 
 
 class PreconditionFailed(Exception):
-    """An object is not in the state on which a write depends."""
+    """The precondition of a conditional write failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class Found:
     """An object.
 
     Attributes:
-        content: Its bytes; None where it has more than the caller takes.
-        tag: Its ETag, which a conditional write depends on.
+        content: The bytes; None if they exceed the caller's limit.
+        tag: The ETag, for conditional writes.
     """
 
     content: bytes | None
@@ -59,7 +59,7 @@ class Found:
 
 
 class S3Bucket:
-    """A bucket's objects below a prefix. Every method raises StoreUnavailable where S3 fails."""
+    """Objects of a bucket below a prefix. Every method raises StoreUnavailable if S3 fails."""
 
     def __init__(self, place: S3Place) -> None:
         timeout = timedelta(seconds=place.timeout)
@@ -69,7 +69,7 @@ class S3Bucket:
             config["endpoint"] = place.endpoint_url
         if place.region is not None:
             config["region"] = place.region
-        # An endpoint without TLS is used by whoever names one; AWS's own have it.
+        # Only an explicitly configured endpoint can be without TLS.
         client: ClientConfig = {"timeout": timeout, "connect_timeout": connect, "allow_http": True}
         self._place = place
         self._bucket = Bucket(
@@ -81,7 +81,7 @@ class S3Bucket:
         )
 
     def get(self, key: str, max_bytes: int) -> Found:
-        """An object's content, read in parts where it is large. Raises Absent."""
+        """Reads an object, a large one in parts. Raises ObjectNotFound."""
         with self._failures():
             response = obstore.get(self._bucket, key)
             size, tag = response.meta["size"], response.meta["e_tag"]
@@ -89,7 +89,7 @@ class S3Bucket:
                 return Found(None, tag)
             if size <= PART_BYTES:
                 return Found(bytes(response.bytes()), tag)
-            del response  # or its connection would wait for a reader
+            del response  # releases the connection
             starts = range(0, size, PART_BYTES)
 
             def part(start: int) -> memoryview:
@@ -100,7 +100,7 @@ class S3Bucket:
                 return Found(b"".join(pool.map(part, starts)), tag)
 
     def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
+        """Whether an object exists."""
         try:
             with self._failures():
                 obstore.head(self._bucket, key)
@@ -109,22 +109,22 @@ class S3Bucket:
         return True
 
     def put(self, key: str, content: bytes) -> None:
-        """Writes an object over whatever there is, in parts where it is large."""
+        """Writes an object unconditionally, a large one in parts."""
         with self._failures():
             obstore.put(self._bucket, key, content, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
 
     def create(self, key: str, content: bytes) -> None:
-        """Writes a small object where there is none (If-None-Match). Raises Changed."""
+        """Creates a small object (If-None-Match). Raises PreconditionFailed if it exists."""
         with self._failures():
             obstore.put(self._bucket, key, content, mode="create")
 
     def replace(self, key: str, content: bytes, tag: str) -> None:
-        """Writes a small object over the one with this tag (If-Match). Raises Changed."""
+        """Replaces a small object with this ETag (If-Match). Raises PreconditionFailed if it has changed."""
         with self._failures():
             obstore.put(self._bucket, key, content, mode={"e_tag": tag})
 
     def folders(self) -> list[str]:
-        """The first parts of the keys that have several."""
+        """Names of the common prefixes up to the first slash."""
         with self._failures():
             found = obstore.list_with_delimiter(self._bucket)
         return [folder.rsplit("/", 1)[-1] for folder in found["common_prefixes"]]
@@ -146,7 +146,7 @@ class S3Bucket:
         return StoreUnavailable(f"{self._place}: {self._reason(error)}")
 
     def _reason(self, error: Exception) -> str:
-        """What went wrong, in our words: the library's own text quotes requests and answers."""
+        """A description of an error without the library's text, which quotes requests and responses."""
         text, code = str(error), _code(error)
         if code == "NoSuchBucket":
             return "there is no such bucket"
@@ -159,6 +159,6 @@ class S3Bucket:
 
 
 def _code(error: Exception) -> str | None:
-    """S3's name for an error, where the answer had one."""
+    """S3's error code in a response, if there is one."""
     found = _CODE.search(str(error))
     return found.group(1) if found else None

@@ -40,16 +40,16 @@ MANIFESTS_AT_ONCE = 8
 
 
 class S3Store:
-    """See ModelStore; a version is what lies below PREFIX/VERSION/, the pointer is PREFIX/ACTIVE.
+    """A ModelStore in S3: a version is the objects below PREFIX/VERSION/, the pointer is PREFIX/ACTIVE.
 
-    S3 has no renaming, so a version's objects appear one by one; it exists from when its manifest does, which
-    is written last, and once. Before, PREFIX/.claims/VERSION says what is being written, so that two who
-    publish different things under one name cannot mix them.
+    S3 cannot rename, so a version's objects appear one by one. A version exists once its manifest does, which
+    is created last. The object PREFIX/.claims/VERSION holds the digest of the version that is being written,
+    so that two programs cannot mix different versions under one name.
 
     Args:
-        place: Where.
-        check: Whose signature a version must have to be read; None takes versions as they are.
-        limit: What a version's files may have together to be read; None for no limit.
+        place: Location of the store.
+        check: Signature check for reading versions; None accepts unsigned versions.
+        limit: Maximum total size of a version's files; None for no limit.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class S3Store:
         return unpack(read_package(source, version, self._check, self._limit))
 
     def require_writable(self) -> None:
-        """See ModelStore; writes an empty object over the one of an earlier try."""
+        """See ModelStore; writes the empty object `.writable`."""
         self._bucket.put(".writable", b"")
 
     def add(self, package: Package) -> Manifest:
-        """See ModelStore; what a publication that was cut off has left is written again."""
+        """See ModelStore; completes an interrupted publication of the same version."""
         version = checked_name(package.manifest.version)
         if self._bucket.exists(f"{version}/{MANIFEST}"):
             raise self._exists(version)
@@ -149,11 +149,11 @@ class S3Store:
             )
 
     def _create(self, key: str, content: bytes) -> bool:
-        """Writes an object once; whether what is there now is this content."""
+        """Creates an object; returns whether it has this content now."""
         try:
             self._bucket.create(key, content)
         except PreconditionFailed:
-            # An earlier try may have been ours, and its answer lost.
+            # An earlier request may have succeeded without a response.
             try:
                 return self._bucket.get(key, len(content)).content == content
             except ObjectNotFound:  # deleted since
@@ -183,7 +183,7 @@ class _VersionObjects:
 
 
 class _PointerObject:
-    """ACTIVE, replaced by a conditional write; its ETag is the token, None where there is no such object."""
+    """The object ACTIVE, replaced by conditional writes. The token is its ETag, None if it does not exist."""
 
     def __init__(self, bucket: S3Bucket) -> None:
         self._bucket = bucket
@@ -194,7 +194,7 @@ class _PointerObject:
             found = self._bucket.get(ACTIVE, MAX_POINTER_BYTES)
         except ObjectNotFound:
             return None, None
-        # What is too large to be a pointer holds no name.
+        # An object that is too large is treated as damaged.
         return found.content or b"", found.tag
 
     def swap(self, content: bytes, token: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""An `s3://bucket/prefix` URL and the options in its query."""
+"""Parses `s3://bucket/prefix` URLs with options in the query."""
 
 import math
 import re
@@ -10,19 +10,19 @@ OPTIONS = ("endpoint_url", "region", "timeout")
 DEFAULT_TIMEOUT = 30.0
 _BUCKET = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]*"
-)  # old ones, and those of other makers, have more than AWS allows
+)  # old buckets and other providers allow more than AWS does now
 
 
 @dataclass(frozen=True, slots=True)
 class S3Place:
-    """Where a store is in S3. What it leaves open comes from the AWS variables of the environment.
+    """Location of a store in S3. Unset values come from AWS's environment variables.
 
     Attributes:
         bucket: The bucket.
-        prefix: What all its keys begin with, without slashes around; may be empty.
-        endpoint_url: Where it is not AWS's own; None takes AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL.
+        prefix: Prefix of all keys, without slashes around; may be empty.
+        endpoint_url: Endpoint other than AWS's; None takes AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL.
         region: None takes AWS_REGION or AWS_DEFAULT_REGION.
-        timeout: Seconds that one request may take, its body included.
+        timeout: Timeout of a request in seconds, its body included.
     """
 
     bucket: str
@@ -36,7 +36,7 @@ class S3Place:
         """Reads a URL.
 
         Raises:
-            ValueError: A part of it cannot be used; the text holds no password that stands in it.
+            ValueError: A part of the URL is invalid; the text contains no password.
         """
         parts = urlsplit(url)
         if "@" in parts.netloc:

@@ -1,4 +1,4 @@
-"""Signing versions and checking signatures, for those who have installed what that needs."""
+"""Signs versions and checks signatures, with the optional package `model-signing`."""
 
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ class Signer(Protocol):
     """Signs versions."""
 
     def sign(self, package: Package) -> Package:
-        """The package with a signature over all its files, in place of one that it has.
+        """The package with a new signature over all its files.
 
         Raises:
             StoreUnavailable: There is no room for a temporary copy of the version.
@@ -21,13 +21,13 @@ class Signer(Protocol):
 
 
 def signature_check(public_key: Path) -> SignatureCheck:
-    """A check that versions were signed with the private key of this public one.
+    """A check that versions were signed with the private key of a public key.
 
     Args:
         public_key: A PEM file with the public key, on P-256, P-384 or P-521.
 
     Raises:
-        ValueError: It is none, or model-signing is not installed.
+        ValueError: The file is not such a key, or model-signing is not installed.
     """
     try:
         from animora_artifact.openssf import KeyCheck  # noqa: PLC0415
@@ -43,7 +43,7 @@ def signer(private_key: Path) -> Signer:
         private_key: A PEM file with the private key, on P-256, P-384 or P-521, without a password.
 
     Raises:
-        ValueError: It is none, or model-signing is not installed.
+        ValueError: The file is not such a key, or model-signing is not installed.
     """
     try:
         from animora_artifact.openssf import KeySigner  # noqa: PLC0415

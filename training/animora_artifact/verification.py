@@ -1,4 +1,4 @@
-"""The checks that a version must pass before it is published, activated or served."""
+"""Verifies a version before it is published, activated or served."""
 
 import torch
 
@@ -19,9 +19,9 @@ def verify(artifact: Artifact) -> Network:
         The network, which raises ValueError and IndexError as CheckedNetwork does.
 
     Raises:
-        ArtifactRejected: A file does not fit the manifest or the others, a weight is not finite, or the
-            replay is further from the record than the version's tolerance or this program allows.
-        RuntimeError: There is no memory for it; see is_out_of_memory.
+        ArtifactRejected: A file does not fit the manifest, a weight is not finite, or the replay differs from
+            the recorded probabilities by more than the tolerance.
+        RuntimeError: Memory ran out; see is_out_of_memory.
     """
     artifact.check()
     dimensions = artifact.manifest.dimensions
@@ -37,10 +37,10 @@ def require_golden(network: Network, artifact: Artifact, device: torch.device) -
     Args:
         network: The version's network, on the device.
         artifact: The version.
-        device: Where the network is.
+        device: Device of the network.
 
     Raises:
-        ArtifactRejected: The replay is further from the record than it may be.
+        ArtifactRejected: The replay differs from the recorded probabilities by more than the tolerance.
     """
     allowed = artifact.manifest.tolerances.within_limits().float32
     for _ in range(REPLAYS):
@@ -55,9 +55,9 @@ def require_golden(network: Network, artifact: Artifact, device: torch.device) -
 
 @torch.inference_mode()
 def _require_tables(network: Network, dimensions: Dimensions) -> None:
-    """The network must have the rows of the last user and the last post, and vectors as wide as it says.
+    """Checks that the network has rows for the last user and post, and post vectors of the declared width.
 
-    On the CPU, which tells a row that does not exist; a GPU would be lost.
+    Runs on the CPU, which raises for a missing row; a GPU would become unusable.
     """
     zero = torch.zeros(1, dtype=torch.int64)
     try:

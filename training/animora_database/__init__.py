@@ -1,9 +1,8 @@
-"""How the server and the trainer reach and read the application's PostgreSQL.
+"""The contract of the four views, and connections to the application's PostgreSQL, for server and trainer.
 
-`dsn` reads connection strings and `connecting` opens connections, through asyncpg, which it alone imports.
-`views` defines the four views, `checking` compares them with what a database has, `session` begins
-transactions in which no setting changes a result, `row_security` finds rows that are hidden, and
-`embeddings` decodes embeddings.
+`dsn` parses connection strings, `connecting` opens connections with asyncpg (the only module that imports
+it). `views` defines the four views, `checking` checks a database against them, `session` begins read-only
+transactions with fixed settings, `row_security` finds tables that hide rows, `embeddings` decodes embeddings.
 """
 
 from animora_database.dsn import ConnectionOptions, parse_dsn

@@ -1,4 +1,4 @@
-"""Whether a database's four views are there, readable, and of types that can be read without a doubt."""
+"""Checks that the four views exist, are readable, and have supported column types."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from animora_database.embeddings import DECODERS, Decoder
 from animora_database.views import POSTS, VIEWS, ColumnKind, View
 
-# A row a column: view, column, type, whether the type is an enum, its name in SQL, and whether this role may
-# read it. A domain counts as what it is of.
+# One row for each column: view, column, type, whether the type is an enum, its name in SQL, whether this role
+# may read the column. A domain is resolved to its base type.
 QUERY = """
 select view.relname, attribute.attname, base.name, base.is_enum, format_type(attribute.atttypid, null),
        has_schema_privilege(namespace.oid, 'usage')
@@ -38,7 +38,7 @@ TYPES: Mapping[ColumnKind, frozenset[str]] = {
     ColumnKind.WORD: frozenset({"text", "varchar", "bpchar", "name"}),
     ColumnKind.EMBEDDING: frozenset(DECODERS),
 }
-# What to write in the view instead of a column of a type; `*` is any other type.
+# Suggested expressions for columns of unsupported types; `*` for any other type.
 CASTS: Mapping[ColumnKind, Mapping[str, str]] = {
     ColumnKind.ID: {
         "uuid": "an integer column of the same table, as ids are 64-bit integers",
@@ -65,23 +65,22 @@ CASTS: Mapping[ColumnKind, Mapping[str, str]] = {
 
 
 class UnusableView(Exception):
-    """A view is missing, may not be read, or is not as it must be; the text says what to do."""
+    """A view is missing, unreadable, or has a wrong column; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingDecoders:
-    """How the embeddings of animora.posts are decoded."""
+    """Decoders of the embedding columns of animora.posts."""
 
     image: Decoder
     caption: Decoder
 
 
 def check_views(rows: Iterable[Row], views: Iterable[View] = VIEWS) -> None:
-    """Looks at what QUERY found of some views.
+    """Checks the result of QUERY for some views.
 
     Raises:
-        UnusableView: A view or column is missing, this role may not read it, or it has a type that cannot be
-            read without a doubt.
+        UnusableView: A view or column is missing, not readable by this role, or of an unsupported type.
     """
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
@@ -91,7 +90,7 @@ def check_views(rows: Iterable[Row], views: Iterable[View] = VIEWS) -> None:
 
 
 def embedding_decoders(rows: Iterable[Row]) -> EmbeddingDecoders:
-    """What decodes the embeddings of animora.posts, which was checked, as QUERY found them."""
+    """The decoders for the embedding columns of animora.posts, from the checked result of QUERY."""
     types = {column: type_name for view, column, type_name, *_ in rows if view == POSTS.name}
     return EmbeddingDecoders(DECODERS[types["image_embedding"]], DECODERS[types["caption_embedding"]])
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL through asyncpg, by libpq's connection strings."""
+"""Opens connections to PostgreSQL with asyncpg from parsed connection strings."""
 
 import ssl
 from typing import Any
@@ -7,7 +7,7 @@ import asyncpg
 
 from animora_database.dsn import ConnectionOptions
 
-# After these the next host is tried; after others, such as a wrong password, it is not, as in libpq.
+# Errors after which the next host is tried, as in libpq; others, such as a wrong password, are final.
 NEXT_HOST = (
     OSError,
     asyncpg.InternalClientError,
@@ -19,16 +19,16 @@ NEXT_HOST = (
 async def open_connection(
     options: ConnectionOptions, timeout: float, application_name: str, **arguments: Any
 ) -> asyncpg.Connection:
-    """Opens a connection to the first host that will do.
+    """Opens a connection to the first host that accepts it.
 
     Args:
-        options: What the connection string asks for.
-        timeout: Seconds for each host, unless the connection string says how many.
-        application_name: How PostgreSQL shows the session, unless the connection string says how.
-        arguments: Further ones of asyncpg.connect.
+        options: The parsed connection string.
+        timeout: Connect timeout in seconds for each host; the connection string overrides it.
+        application_name: Name of the session in PostgreSQL; the connection string overrides it.
+        arguments: Further arguments of asyncpg.connect.
 
     Raises:
-        Exception: Whatever asyncpg, TLS or the network raised for the last host.
+        Exception: The error of asyncpg, TLS or the network for the last host.
     """
     settings = {"application_name": application_name, **options.server_settings}
     if options.trusts_system_roots:

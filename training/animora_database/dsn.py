@@ -1,8 +1,8 @@
-"""Connection strings of PostgreSQL as libpq takes them, for asyncpg, which knows a part of libpq's options.
+"""Parses libpq connection strings for asyncpg, which supports only a part of libpq's options.
 
 Both forms are read: a URI (`postgresql://user@host:5432/name?sslmode=require`) and a list of `key=value`.
-An option that asyncpg lacks is translated, or has no effect and is reported; an unknown one is refused. No
-error quotes a value, since any of them may be a password.
+An option that asyncpg lacks is translated, or ignored and reported; an unknown one is refused. No error
+quotes a value, since any value may be a password.
 
 See "Connection Strings" and "Parameter Key Words" in PostgreSQL's documentation of libpq.
 """
@@ -29,7 +29,7 @@ ARGUMENTS = {
     "krbsrvname": "krbsrvname",
     "gsslib": "gsslib",
 }
-# asyncpg takes these in a URI alone.
+# asyncpg accepts these only in a URI.
 TLS = (
     "sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslnegotiation",
     "ssl_min_protocol_version", "ssl_max_protocol_version",
@@ -39,14 +39,14 @@ TRANSLATED = (
     "application_name", "fallback_application_name", "options", "ssl", "gssencmode", "replication",
     "service", "servicefile",
 )  # fmt: skip
-# asyncpg has no such option; to go on without it is what libpq's default would do, or is said in the log.
+# Not supported by asyncpg; ignored and reported.
 WITHOUT_EFFECT = (
     "channel_binding", "client_encoding", "gssdelegation", "keepalives", "keepalives_count",
     "keepalives_idle", "keepalives_interval", "max_protocol_version", "min_protocol_version",
     "oauth_client_id", "oauth_client_secret", "oauth_issuer", "oauth_scope", "require_auth", "requirepeer",
     "requiressl", "scram_client_key", "scram_server_key", "sslcertmode", "sslcompression", "sslcrldir",
     "sslkeylogfile", "sslsni", "tcp_user_timeout",
-    # Of Prisma and of providers' poolers, in strings that are handed out for any client.
+    # Options of Prisma and of hosted poolers, common in connection strings of providers.
     "connection_limit", "pgbouncer", "pool_timeout", "socket_timeout", "supa", "workaround",
 )  # fmt: skip
 FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl", "passfile")
@@ -78,18 +78,18 @@ _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """What a connection string asks for.
+    """A parsed connection string.
 
     Attributes:
-        hosts: Where to connect, in the order in which to try: host name, address or socket directory, and
-            port. A host is empty, and a port 0, where the string leaves it to the driver.
-        arguments: Of asyncpg.connect, those that are the same for all hosts.
-        tls: libpq's options of TLS, in asyncpg's spelling.
-        server_settings: Parameters for the session.
-        session_attributes: Which kind of server will do; those of the first kind are tried first.
-        connect_timeout: Seconds for each host, or None where the string does not say.
+        hosts: Hosts in the order of attempts: host name, address or socket directory, and port. An empty host
+            or a port of 0 leaves it to the driver.
+        arguments: Arguments of asyncpg.connect that are the same for all hosts.
+        tls: libpq's TLS options, in asyncpg's spelling.
+        server_settings: Session parameters.
+        session_attributes: Accepted target_session_attrs, in the order of preference.
+        connect_timeout: Seconds for each host; None if not given.
         load_balanced: Whether the hosts are tried in random order.
-        without_effect: Options of the string that have none here.
+        without_effect: Options that are ignored.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -103,11 +103,11 @@ class ConnectionOptions:
 
     @property
     def trusts_system_roots(self) -> bool:
-        """Whether certificates are checked against those of the operating system."""
+        """Whether the operating system's certification authorities are used."""
         return self.tls.get("sslrootcert") == SYSTEM_ROOTS
 
     def attempts(self) -> Iterator[dict[str, Any]]:
-        """Arguments of asyncpg.connect for one attempt after the other, until one succeeds."""
+        """Arguments of asyncpg.connect for each attempt, in order."""
         hosts = list(self.hosts)
         if self.load_balanced:
             random.shuffle(hosts)
@@ -118,10 +118,10 @@ class ConnectionOptions:
                 yield {**self.arguments, **tls, **place, "target_session_attrs": attributes}
 
     def check_files(self) -> None:
-        """Looks for the files that the string names.
+        """Checks that the files in the string exist.
 
         Raises:
-            InvalidDsn: One is not there.
+            InvalidDsn: A file is missing.
         """
         named = {**self.arguments, **self.tls}
         for name in FILES:
@@ -136,8 +136,8 @@ def parse_dsn(dsn: str) -> ConnectionOptions:
     """Reads a connection string.
 
     Raises:
-        InvalidDsn: It has neither of the two forms, an option in it or in the service that it names is
-            unknown or has no possible value, or there is no such service.
+        InvalidDsn: The string has neither of the two forms, an option in it or in its service is unknown or
+            has an invalid value, or the service does not exist.
     """
     scheme = next((scheme for scheme in SCHEMES if dsn.startswith(scheme)), None)
     options = dict(_of_pairs(dsn) if scheme is None else _of_uri(dsn[len(scheme) :]))

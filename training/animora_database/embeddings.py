@@ -1,4 +1,4 @@
-"""Embeddings as PostgreSQL sends them in binary, decoded many at a time into arrays.
+"""Decodes embeddings from PostgreSQL's binary format, many at a time.
 
 See `array_send` of PostgreSQL, `vector_send` and `halfvec_send` of pgvector. Everything is big-endian.
 """
@@ -13,14 +13,14 @@ import numpy.typing as npt
 Fields = npt.NDArray[np.uint8]
 Decoded = tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.bool_]]
 
-# Decodes fields of one length, uint8 (m, length), to embeddings floating (m, width) and whether each of them
-# can be used: bool (m). Raises ValueError where a field is of another type.
+# Decodes fields of one length, uint8 (m, length), to embeddings floating (m, width) and a mask of usable
+# ones, bool (m). Raises ValueError if a field has another type.
 Decoder = Callable[[Fields], Decoded]
 
 ARRAY = np.dtype(
     [("dimensions", ">i4"), ("has_nulls", ">i4"), ("type", ">i4"), ("length", ">i4"), ("lower_bound", ">i4")]
 )
-ARRAY_START = 12  # bytes: all there is of an array without elements
+ARRAY_START = 12  # bytes of an array without elements
 MAX_DIMENSIONS = 6
 REAL, DOUBLE = 700, 701  # PostgreSQL's numbers of the elements' types
 VECTOR_HEADER = 4  # bytes: int16 the number of elements, and two that are not used
@@ -49,7 +49,7 @@ def _decode_vector(fields: Fields, dtype: str) -> Decoded:
     return fields[:, VECTOR_HEADER:].view(dtype), np.ones(count, np.bool_)
 
 
-# By the names of the types in pg_type. What an array does not use (several dimensions, nulls) is not usable.
+# By type name in pg_type. Arrays with several dimensions or nulls are not usable.
 DECODERS: dict[str, Decoder] = {
     "_float4": partial(_decode_array, element_type=REAL, dtype=">f4"),
     "_float8": partial(_decode_array, element_type=DOUBLE, dtype=">f8"),

@@ -1,5 +1,5 @@
-"""What the package raises."""
+"""Errors of the package."""
 
 
 class InvalidDsn(ValueError):
-    """A connection string cannot be used; the text names the option in it, and holds no value."""
+    """A connection string is invalid; the text names the option but quotes no value."""

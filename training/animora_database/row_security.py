@@ -1,6 +1,6 @@
-"""Which tables under the four views hide rows from their reader by row-level security.
+"""Finds tables under the four views whose row-level security hides rows from their reader.
 
-Policies hide rows without an error, so a feed would be empty, or poorer, without a word.
+Policies hide rows without an error, so a feed would be incomplete without a warning.
 """
 
 # A row a table: the view, the table, and the role as which the view reads the table. A view reads as its
@@ -43,7 +43,7 @@ order by 1, 2, 3
 
 
 def warning(view: str, table: str, reader: str) -> str:
-    """What is said of a row of QUERY."""
+    """The warning for a row of QUERY."""
     return (
         f"row-level security of {table} decides which rows animora.{view} shows: those that no policy shows "
         f"to the role {reader} do not exist here. If all should, give {reader} BYPASSRLS, or a policy "

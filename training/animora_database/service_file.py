@@ -1,6 +1,6 @@
-"""The file in which libpq finds the options of a service, `pg_service.conf`.
+"""Reads connection options of a service from libpq's `pg_service.conf`.
 
-asyncpg reads a part of the options, and takes a service that no file has for none.
+asyncpg supports only a part of the options, and ignores a missing service.
 """
 
 import os
@@ -14,15 +14,15 @@ NAME = "pg_service.conf"
 
 
 def service_options(service: str, file: str | None) -> dict[str, str]:
-    """The options of a service by libpq's key words, as the first file that has the service says.
+    """Options of a service by libpq's key words, from the first file that defines the service.
 
     Args:
-        service: Its name.
-        file: Where to look; None for the file that PGSERVICEFILE names or `~/.pg_service.conf`, and then
-            for the one in PGSYSCONFDIR.
+        service: Name of the service.
+        file: Path of the file; None for that of PGSERVICEFILE or `~/.pg_service.conf`, then the one in
+            PGSYSCONFDIR.
 
     Raises:
-        InvalidDsn: No file has it, or its part of the file cannot be read; the text holds no value.
+        InvalidDsn: No file defines the service, or its section is invalid; the text quotes no value.
     """
     for path in _places(file):
         try:
@@ -50,7 +50,7 @@ def _places(file: str | None) -> Iterator[Path]:
 
 
 def _options(lines: list[str], service: str, path: Path) -> dict[str, str] | None:
-    """The options of the file's first part of this name, or None where it has none."""
+    """Options of the first section with this name; None without such a section."""
     found: dict[str, str] | None = None
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):

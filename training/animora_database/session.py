@@ -1,7 +1,6 @@
-"""Begins transactions in which no setting of the role, the database or the pooler changes a result."""
+"""Begins transactions whose results do not depend on settings of the role, database or pooler."""
 
-# What times, numbers and bytes are as text, to and from which a view may cast. A time without a zone that a
-# view casts to one with a zone is UTC.
+# Settings of text formats and of the time zone, which casts in a view depend on.
 SETTINGS = {
     "timezone": "UTC",
     "datestyle": "ISO, YMD",
@@ -10,7 +9,7 @@ SETTINGS = {
     "extra_float_digits": "1",
     "array_nulls": "on",
     "row_security": "on",
-    # A load takes as long as it takes; the programs have timeouts of their own.
+    # No timeouts by the server; the programs have their own.
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -19,10 +18,10 @@ SINCE_17 = {"transaction_timeout": "0"}
 
 
 def begin_reading(major_version: int) -> str:
-    """SQL that begins a read-only transaction of one moment, for a server of a major version.
+    """SQL that begins a read-only snapshot transaction, for a server of a major version.
 
-    The settings are local to the transaction, as a pooler may give the next one another session. None of the
-    statements takes the transaction's snapshot.
+    The settings are local to the transaction, since a pooler may use another session for the next one. None
+    of the statements takes the snapshot yet.
     """
     settings = SETTINGS | (SINCE_17 if major_version >= 17 else {})
     return "; ".join(

@@ -1,7 +1,6 @@
-"""The four views: their columns, which rows of them count, and how their columns are cast.
+"""The four views: columns, and the conditions of valid rows.
 
-The server's load, its polls and the trainer read the views through what is defined here, so that all of them
-find the same rows with the same values.
+The server's load and polls and the trainer share these definitions, so that all of them see the same rows.
 """
 
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from enum import Enum
 
 
 class ColumnKind(Enum):
-    """What a column must be; `checking` knows the types of each kind."""
+    """Kind of a column; `checking` has the types of each kind."""
 
     ID = "bigint"
     TIME = "timestamp with time zone"
@@ -24,10 +23,10 @@ class View:
     """One of the four views.
 
     Attributes:
-        name: Without the schema.
+        name: Name without the schema.
         columns: Kinds of the columns by name.
-        conditions: SQL that a row must meet to count, by the reason for which it is left out otherwise. Of
-            several reasons the first is counted.
+        conditions: SQL conditions of a valid row, by the reason for leaving out other rows. Of several
+            reasons the first is counted.
     """
 
     name: str
@@ -36,12 +35,12 @@ class View:
 
     @property
     def counts(self) -> str:
-        """SQL: whether a row counts."""
+        """SQL: condition of a valid row."""
         return " and ".join(self.conditions.values())
 
     @property
     def left_out(self) -> str:
-        """SQL: aggregates that count the rows left out, one for each of `conditions`."""
+        """SQL: aggregates that count the rows left out, one for each condition."""
         met, aggregates = "true", []
         for condition in self.conditions.values():
             aggregates.append(f"pg_catalog.count(*) filter (where {met} and ({condition}) is not true)")
@@ -55,11 +54,11 @@ class View:
 
 
 def present(*columns: str) -> str:
-    """SQL: whether none of some columns is null."""
+    """SQL: condition that none of some columns is null."""
     return " and ".join(f"{column} is not null" for column in columns)
 
 
-# An infinite time says as little as none. A time may be otherwise any that PostgreSQL has.
+# An infinite time is treated like null.
 FINITE = "pg_catalog.isfinite(created_at)"
 
 USERS = View("users", {"id": ColumnKind.ID}, {"missing": present("id")})

@@ -1,1 +1,1 @@
-"""Training NeuCF: from likes and comments in PostgreSQL to a published version of the model."""
+"""Trains NeuCF on likes and comments in PostgreSQL, and publishes versions of the model."""

@@ -8,17 +8,17 @@ from animora_process.user import name_process_user
 
 
 def main() -> None:
-    """Runs the command line, prints the version, or names the extra that is missing."""
-    end_at_once()  # before the command line is imported: that takes a second, in which a signal may come
+    """Runs the command line, prints the version, or names a missing extra."""
+    end_at_once()  # before the slow import of the command line, during which a signal may arrive
     run_command("animora-train", "training", _command_line)
 
 
 def _command_line() -> None:
-    # Threads that wait by spinning make training several times slower where others use the machine too.
-    # The setting is read when torch is loaded, so it comes before the import.
+    # Spinning OpenMP threads make training several times slower on a shared machine. Read when torch is
+    # loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     name_process_user(os.environ)
-    from animora_training.commands.cli import app  # noqa: PLC0415  # so that a missing extra can be named
+    from animora_training.commands.cli import app  # noqa: PLC0415  # may fail for a missing extra, which run_command names
 
     app(prog_name="animora-train")
 

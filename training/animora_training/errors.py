@@ -1,27 +1,27 @@
-"""What can go wrong in training, in words for the person at the keyboard.
+"""Errors of the trainer. Their texts are shown to the user and say what to do.
 
 TrainingError
-├── InvalidOption(option)   an option's value cannot be used
-├── InvalidInput            a file is not in the format that it should be in
-├── CannotWrite             a file cannot be written: the disk is full, or it may not be
-├── DatabaseError           PostgreSQL cannot be reached, or is not as the views promise
-├── FailedElsewhere         another process of the same fit has failed, and says why
-├── Interrupted             a fit was asked to end before its end
-├── WidthMismatch           embeddings are of another width than the model's
-├── NotFinite               a loss, weights or scores are not finite numbers
-├── NotCompiled             a network's score cannot be compiled here
-├── NothingToLearn          too few interactions to fit or to score anything
-├── OutOfMemory             there is no memory for a part of a fit
-└── WorseThanActive         a version is clearly worse than what answers without it
+├── InvalidOption(option)   the value of an option is not allowed
+├── InvalidInput            a file has the wrong format
+├── CannotWrite             a file cannot be written: no space, or no permission
+├── DatabaseError           PostgreSQL is unreachable, or breaks the contract of the views
+├── PeerFailed              another process of the same fit has failed
+├── Interrupted             a signal ended a fit
+├── WidthMismatch           embeddings have another width than the model's
+├── NotFinite               a loss, weights or scores are not finite
+├── NotCompiled             the native scoring code cannot be compiled
+├── NothingToLearn          too few interactions to train or evaluate
+├── OutOfMemory             a part of a fit does not fit into memory
+└── WorseThanActive         the gate refused a version
 """
 
 
 class TrainingError(Exception):
-    """The root; the text says what to do."""
+    """Base class of the trainer's errors."""
 
 
 class InvalidOption(TrainingError):
-    """An option's value cannot be used."""
+    """The value of an option is not allowed. `option` is its name."""
 
     def __init__(self, option: str, description: str) -> None:
         super().__init__(f"{option}: {description}")
@@ -29,44 +29,44 @@ class InvalidOption(TrainingError):
 
 
 class InvalidInput(TrainingError):
-    """A file is not in the format that it should be in."""
+    """A file has the wrong format."""
 
 
 class CannotWrite(TrainingError):
-    """A file cannot be written: the disk is full, or it may not be."""
+    """A file cannot be written: no space, or no permission."""
 
 
 class DatabaseError(TrainingError):
-    """PostgreSQL cannot be reached, or is not as the views promise."""
+    """PostgreSQL is unreachable, or breaks the contract of the views."""
 
 
-class FailedElsewhere(TrainingError):
-    """Another process of the same fit has failed, and says why."""
+class PeerFailed(TrainingError):
+    """Another process of the same fit has failed and prints the cause."""
 
 
 class Interrupted(TrainingError):
-    """A fit was asked to end before its end; it can go on from its run folder, if it has one."""
+    """A signal ended a fit; it can be resumed from its run folder, if it has one."""
 
 
 class WidthMismatch(TrainingError):
-    """Embeddings are of another width than the model's."""
+    """Embeddings have another width than the model's."""
 
 
 class NotFinite(TrainingError):
-    """A loss, weights or scores are not finite numbers: nothing can be ranked or compared by them."""
+    """A loss, weights or scores are NaN or infinite."""
 
 
 class NotCompiled(TrainingError):
-    """A network's score cannot be compiled here; a version does without."""
+    """The native scoring code cannot be compiled; the version is published without it."""
 
 
 class NothingToLearn(TrainingError):
-    """Too few interactions to fit or to score anything."""
+    """Too few interactions to train or evaluate."""
 
 
 class OutOfMemory(TrainingError):
-    """There is no memory for a part of a fit; the text names the part and what takes less."""
+    """A part of a fit does not fit into memory; the text names the part and a remedy."""
 
 
 class WorseThanActive(TrainingError):
-    """A version is clearly worse than the active one, its parent or the heuristic, and nobody forces it."""
+    """The gate refused a version that is worse than the active one, its parent or the heuristic."""

@@ -1,4 +1,4 @@
-"""What is said where there is no memory for a part of a fit."""
+"""Turns out-of-memory errors of Python, NumPy and PyTorch into OutOfMemory with a remedy."""
 
 import errno
 import re
@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from animora_training.errors import OutOfMemory
 
 MIB = 1 << 20
-# What NumPy and PyTorch say of how much they could not have.
+# The amount in the error texts of NumPy and PyTorch.
 _AMOUNT = re.compile(r"allocate ([\d.]+) ?(\w+)")
 
 
 @contextmanager
-def memory_for(what: str, remedy: str) -> Iterator[None]:
-    """Tells what there was no memory for; a context manager, and a decorator.
+def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
+    """Context manager and decorator that raises OutOfMemory with a cause and a remedy.
 
     Args:
-        what: What is made within.
-        remedy: What to do that less is needed.
+        what: What the block allocates memory for, for the error text.
+        remedy: How to use less memory, for the error text.
 
     Raises:
-        OutOfMemory: NumPy, PyTorch or Python could not allocate within, or a file could not be mapped.
+        OutOfMemory: The block could not allocate memory or map a file.
     """
     try:
         yield
@@ -32,18 +32,18 @@ def memory_for(what: str, remedy: str) -> Iterator[None]:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had."""
+    """Whether an error means that memory could not be allocated."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError):
         return True
-    from animora_artifact.network import is_out_of_memory  # noqa: PLC0415  # whoever raises it has torch
+    from animora_artifact.network import is_out_of_memory  # noqa: PLC0415  # an error of torch: it is imported
 
     return isinstance(error, RuntimeError) and is_out_of_memory(error)
 
 
 def _amount(error: BaseException) -> str:
-    """How much could not be had, where the error says so."""
+    """The amount that could not be allocated, in parentheses; empty if the error does not say."""
     found = _AMOUNT.search(str(error))
     if found is None:
         return ""

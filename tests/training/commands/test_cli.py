@@ -91,7 +91,7 @@ def test_a_data_set_is_fitted_and_its_test_pairs_ranked(run, postgres_url, tmp_p
     environment = {"ANIMORA_DATABASE_URL": postgres_url, "ANIMORA_MODELS_STORE": str(store)}
     assert "4 users, 6 posts, 6 likes" in run("import", "ncf", folder, **environment).stdout
     fitted = run("fit", "--activate", "--compiler", "no-such-compiler", *QUICK, **environment).stdout
-    assert ("scored by TorchScript alone: there is no C compiler" in fitted) == COMPILES
+    assert ("no native code, TorchScript scores alone: there is no C compiler" in fitted) == COMPILES
     (version,) = open_store(str(store)).listing().manifests
     assert "score.so" not in version.files
     evaluated = run("evaluate", "--ncf", folder, **environment).stdout
@@ -150,13 +150,13 @@ def test_wrong_usage_exits_with_two_and_names_the_option(run, arguments, named):
         (("compare", "nosuch", "--database-url", "postgresql://"), "{store} holds no version nosuch; "),
     ],
 )
-def test_what_cannot_be_done_exits_with_one_and_says_why(run, tmp_path, arguments, reason):
+def test_failures_exit_with_one_and_a_message(run, tmp_path, arguments, reason):
     refused = run(*arguments, "--store", tmp_path, code=1)
     assert reason.format(store=tmp_path) in refused.stderr
     assert "Traceback" not in refused.output
 
 
-def test_a_store_that_cannot_take_a_version_is_told_before_one_is_made(run, postgres_url, tmp_path):
+def test_a_store_that_is_not_writable_is_reported_before_training(run, postgres_url, tmp_path):
     (tmp_path / "file").touch()
     refused = run("fit", "--database-url", postgres_url, "--store", tmp_path / "file", *QUICK, code=1)
     assert f"--store: cannot write to {tmp_path / 'file'}" in refused.stderr

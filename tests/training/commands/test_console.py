@@ -7,7 +7,7 @@ from rich.console import Console
 
 from animora_artifact import StoreUnavailable
 from animora_training.commands.console import LINE_INTERVAL, progress_bars, report_errors
-from animora_training.errors import FailedElsewhere, InvalidInput, InvalidOption
+from animora_training.errors import InvalidInput, InvalidOption, PeerFailed
 
 
 class Clock:
@@ -81,7 +81,7 @@ def test_many_small_steps_are_few_lines(stages, log, clock):
     assert log.getvalue().splitlines() == ["interactions 1,000,000", "posts 500/500", "users 500/500"]
 
 
-def test_the_last_that_is_known_of_a_stage_is_not_lost(stages, log, clock):
+def test_the_last_state_of_a_stage_is_printed(stages, log, clock):
     with stages as show:
         show("users", 240, None)
         epochs(show, clock, "refit", [1], 9)
@@ -135,16 +135,16 @@ def _screen(output):
         (InvalidInput("a.txt: is [empty]"), 1, "error: a.txt: is [empty]\n"),
         (StoreUnavailable("the bucket is gone"), 1, "error: the bucket is gone\n"),
         # Another process says it, and torchrun is to see that one.
-        (FailedElsewhere("the first process has failed"), 0, ""),
+        (PeerFailed("the first process has failed"), 0, ""),
     ],
 )
-def test_what_a_person_can_mend_is_said_in_a_line(capsys, error, code, said):
+def test_an_expected_error_is_one_line(capsys, error, code, said):
     with pytest.raises(typer.Exit) as ended, report_errors():
         raise error
     assert ended.value.exit_code == code
     assert capsys.readouterr().err == said
 
 
-def test_a_bug_is_not_made_plain():
+def test_an_unexpected_error_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), report_errors():
         raise ZeroDivisionError

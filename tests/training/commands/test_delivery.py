@@ -145,7 +145,7 @@ def test_a_version_that_can_be_kept_nowhere_is_said_to_be_lost(good, tmp_path, m
     (tmp_path / "file").touch()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(
-        StoreUnavailable, match=r"--store: .*; nor was the version kept, which is lost: .*TMPDIR"
+        StoreUnavailable, match=r"--store: .*; the version could not be saved either and is lost: .*TMPDIR"
     ):
         Delivery(FolderStore(tmp_path / "file"), None, activate=False).deliver(pack(good))
 
@@ -161,14 +161,14 @@ def test_a_delivery_that_was_cut_off_is_repeated(store, good, tmp_path, capsys):
     assert "activated v2" in capsys.readouterr().out
 
 
-def test_where_a_version_shall_go_is_tried_before_it_is_made(store, tmp_path, s3):
+def test_targets_are_checked_before_training(store, tmp_path, s3):
     (tmp_path / "file").touch()
     Delivery(store, tmp_path / "new" / "out", activate=False).check()
     Delivery(open_store(s3.url), None, activate=False).check()
     assert not (tmp_path / "new").exists()
     assert [manifest.version for manifest in store.listing().manifests] == ["v1"]
     assert open_store(s3.url).listing().manifests == []
-    with pytest.raises(InvalidOption, match=r"--output: .*file is no folder"):
+    with pytest.raises(InvalidOption, match=r"--output: .*file is not a folder"):
         Delivery(None, tmp_path / "file", activate=False).check()
     with pytest.raises(StoreUnavailable, match=r"--output: cannot write to .*file/out: Not a directory"):
         Delivery(None, tmp_path / "file" / "out", activate=False).check()

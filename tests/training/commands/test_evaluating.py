@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_written_is_named(run, folder, tmp_path):
     assert f"{nowhere}: No such file" in refused.stderr
 
 
-def test_splits_of_the_database_are_judged_with_a_network_that_has_not_seen_the_answers(run, tmp_path):
+def test_splits_are_evaluated_with_a_network_that_was_not_trained_on_the_test_pairs(run, tmp_path):
     run("import", "sample", "--size", "small")
     # Ten iterations know the pairs by heart; after two it is chance whether they are told from others.
     version = run("fit", "--activate", *QUICK, "--set", "als_iterations=10").stdout.split()[-1]

@@ -306,9 +306,7 @@ def compared(tmp_path):
     return make
 
 
-def test_what_a_fit_has_found_on_the_same_pairs_counts_and_the_figures_of_other_pairs_do_not(
-    run, made, compared, store
-):
+def test_paired_comparisons_of_the_fit_decide_and_not_the_metrics(run, made, compared, store):
     run("publish", made("v1", ndcg=1.0))  # by luck, or by a fault
     run("activate", "v1")
     shown = run("publish", compared("v2", {"v1": paired(0.30, 0.29)}, ndcg=0.30))
@@ -356,9 +354,7 @@ def test_where_a_fit_could_not_compare_it_says_why_and_figures_do_not_decide(run
         ({"ndcg_standard_error": 0.01}, {"ndcg_standard_error": 0.01}, False),
     ],
 )
-def test_figures_of_unrelated_hold_outs_decide_where_they_can_be_compared(
-    run, made, active, candidate, published
-):
+def test_metrics_of_unrelated_hold_outs_decide_if_comparable(run, made, active, candidate, published):
     run("publish", made("v1", **{"ndcg": 0.45, **active}))
     run("activate", "v1")
     run("publish", made("v2", **{"ndcg": 0.40, **candidate}), code=0 if published else 3)

@@ -20,7 +20,7 @@ from animora_training.data.dataset import Dataset
 from animora_training.data.folder import open_dataset
 from animora_training.data.reading import read_dataset
 from animora_training.modeling.config import FitConfig
-from animora_training.modeling.process_group import ALONE, ProcessGroup
+from animora_training.modeling.process_group import SINGLE_PROCESS, ProcessGroup
 from animora_training.pipeline.checkpoint import Checkpoints
 from animora_training.pipeline.fit import FitContext, fit
 from animora_training.pipeline.run import FitObserver, run
@@ -49,7 +49,7 @@ def ignore(*progress):
 
 
 def allow(headroom: int) -> None:
-    """Sets the limit to what the process has now and so many bytes more."""
+    """Limits the process to `headroom` bytes beyond its present memory."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     now = int(lines["VmData"].split()[0]) * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (now + headroom, now + headroom))
@@ -75,7 +75,7 @@ def main() -> None:
     # Libraries load much when they are first used, whatever the data.
     with tempfile.TemporaryDirectory() as small:
         context = FitContext(
-            datetime.now(UTC), CPU, ALONE, Checkpoints(None, ""), ignore, scratch=Path(small)
+            datetime.now(UTC), CPU, SINGLE_PROCESS, Checkpoints(None, ""), ignore, scratch=Path(small)
         )
         fit(as_dataset(tiny_feed()), SMALL, context)
     allow(headroom)

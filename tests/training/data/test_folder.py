@@ -35,7 +35,7 @@ async def test_what_is_opened_is_what_was_read_and_cannot_be_changed(read, tmp_p
         opened.pairs.posts[0] = 1
 
 
-async def test_the_digest_tells_data_apart(read, postgres_url, tmp_path):
+async def test_the_digest_differs_for_other_data(read, postgres_url, tmp_path):
     first = describe(tmp_path)
     async with connect(postgres_url) as connection:
         await read_dataset(connection, tmp_path / "again", ignore)
@@ -50,7 +50,7 @@ async def test_the_digest_tells_data_apart(read, postgres_url, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "dataset.json").unlink(), "holds no data set, or one that was not read"),
+        (lambda folder: (folder / "dataset.json").unlink(), "holds no data set, or an incomplete one"),
         (lambda folder: (folder / "dataset.json").write_text("{}"), "does not describe a data set"),
         (lambda folder: (folder / "blocks.npy").unlink(), "blocks.npy: cannot be read"),
         (lambda folder: (folder / "blocks.npy").write_text("no array"), "blocks.npy: cannot be read"),

@@ -3,11 +3,11 @@ import numpy as np
 from animora_training.data.candidates import without_repeats
 from animora_training.data.dataset import ABSENT, Rows, collect
 from animora_training.data.split import (
+    hold_out_pairs,
     latest_pairs,
     leave_one_out,
     moment_at,
     pairs_of_each,
-    split_off,
     time_split,
 )
 from tests.training.worlds import as_dataset, assemble, dataset, tiny_feed, triples
@@ -35,7 +35,7 @@ def test_a_later_comment_makes_its_pair_the_latest_and_no_event_of_it_stays():
     assert triples(collect(split.remaining_events(data).chunks(), 4)) == [(0, 1, 2.0)]
 
 
-def test_where_times_tie_the_seed_decides():
+def test_the_seed_breaks_ties_of_time():
     data = dataset([(10, post, 7.0) for post in (100, 200, 300, 400, 500)])
     chosen = [int(leave_one_out(data, 1, rng(seed)).held_out.candidates[0, 0]) for seed in range(20)]
     assert len(set(chosen)) > 2
@@ -101,11 +101,11 @@ def test_a_split_of_more_pairs_than_are_looked_at_at_a_time_is_that_of_each_user
     assert split.held_out.present.all()
 
 
-def test_of_more_users_than_wanted_some_are_held_out_and_the_others_are_trained_on_whole():
+def test_only_a_sample_of_many_users_is_held_out():
     data = as_dataset(tiny_feed())
     everyone = leave_one_out(data, 5, rng(3)).held_out
     chance = rng(3)
-    split = split_off(data, latest_pairs(data, chance).of_some(7, chance), 5, chance)
+    split = hold_out_pairs(data, latest_pairs(data, chance).sample_users(7, chance), 5, chance)
     assert len(split.held_out.users) == 7
     assert len(split.training) == len(data.pairs) - 7
     places = np.searchsorted(everyone.users, split.held_out.users)
@@ -118,7 +118,7 @@ def test_of_users_with_many_pairs_several_are_found_the_latest_first():
     events += [(20, 100 * (1 + number), time) for number, time in enumerate(times[40:])]
     data = dataset([*events, (30, 100, 1.0)], posts=40)
     latest = latest_pairs(data, rng(), most=3)
-    split = split_off(data, latest, 2, rng())
+    split = hold_out_pairs(data, latest, 2, rng())
     # A tenth of 40 is more than three, one of 24 two; who has a single pair keeps it.
     assert latest.users.tolist() == [0, 0, 0, 1, 1]
     assert sorted(latest.places.tolist()) == [0, 0, 1, 1, 2]
@@ -130,7 +130,7 @@ def test_of_users_with_many_pairs_several_are_found_the_latest_first():
     assert sorted(triples(kept)) == sorted(triples(split.training))
 
 
-def test_so_many_pairs_of_each_user_are_enough():
+def test_pairs_of_each_user_add_up_to_enough():
     data = dataset([(10, 100, 1.0), (10, 200, 2.0), (20, 100, 1.0), (20, 200, 2.0), (30, 100, 1.0)])
     assert pairs_of_each(data, 5) == 3
     assert pairs_of_each(data, 1) == 1

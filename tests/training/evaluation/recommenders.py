@@ -22,5 +22,5 @@ class Table:
 
 
 def random_table(users, posts, seed=0, levels=7):
-    """With ties, for there are only so many levels."""
+    """Random scores with ties: a limited number of levels."""
     return Table(np.random.default_rng(seed).integers(0, levels, (users, posts)).astype(np.float32))

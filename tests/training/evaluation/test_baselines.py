@@ -30,7 +30,7 @@ def test_the_heuristic_is_that_of_its_moment():
     assert scores[:3] == pytest.approx(expected)
 
 
-def test_events_at_the_very_moment_count_so_that_placeholder_times_do():
+def test_events_at_the_moment_count_so_that_placeholder_times_count():
     data = dataset([(10, 100, 0.0), (20, 100, 0.0), (10, 200, 0.0)])
     held_out = HeldOut(np.array([3]), np.array([[0, 1]]), np.array([0.0]))
     popularity = heuristic_scores(data.posts, data.events, held_out)[0] - 0.4

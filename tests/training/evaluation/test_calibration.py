@@ -72,13 +72,13 @@ def test_a_sample_stands_for_the_whole_catalog():
     assert sample.weights.tolist() == [7, 15, 15, 2, 50]
 
 
-def test_of_nothing_nothing_is_known():
+def test_an_empty_sample_has_no_calibration():
     found = calibration(LikeSample(np.zeros(0), np.zeros(0, np.bool_), np.zeros(0)))
     assert math.isnan(found.error)
     assert len(found.predicted) == 0
 
 
-def test_log_odds_that_are_too_far_apart_and_too_high_are_scaled_back():
+def test_scaling_corrects_slope_and_offset_of_log_odds():
     rng = np.random.default_rng(0)
     true = rng.normal(-3.0, 1.5, 200_000)
     liked = rng.random(len(true)) < expit(true)
@@ -94,11 +94,11 @@ def test_log_odds_that_are_too_far_apart_and_too_high_are_scaled_back():
 
 
 @pytest.mark.parametrize("liked", [[], [True, True], [False, False]])
-def test_where_all_or_nothing_is_liked_nothing_is_scaled(liked):
+def test_scaling_is_the_identity_if_all_or_no_pairs_are_liked(liked):
     sample = LikeSample(np.linspace(-1, 1, len(liked)), np.array(liked, np.bool_), np.ones(len(liked)))
     assert fit_scaling(sample) == LogitScaling()
 
 
-def test_log_odds_that_say_the_opposite_keep_their_order():
+def test_scaling_never_reverses_the_order():
     sample = LikeSample(np.array([-2.0, -1.0, 1.0, 2.0]), np.array([1, 1, 0, 0], np.bool_), np.ones(4))
     assert fit_scaling(sample).slope > 0

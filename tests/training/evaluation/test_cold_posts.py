@@ -14,7 +14,7 @@ def data():
     return as_dataset(tiny_feed())
 
 
-def test_nothing_of_a_cold_post_is_trained_on(data):
+def test_cold_posts_have_no_training_pairs(data):
     split = hold_out_posts(data, 0.2, np.random.default_rng(0))
     assert not split.cold[split.training.posts].any()
     assert split.cold[split.relevant.posts].all()
@@ -45,7 +45,7 @@ def test_posts_after_a_moment_are_cold_too(data):
     assert len(split.relevant)
 
 
-def test_whoever_knows_what_is_liked_beats_popularity_and_hindsight(data):
+def test_a_recommender_that_knows_the_likes_beats_popularity_and_hindsight(data):
     split = hold_out_posts(data, 0.3, np.random.default_rng(1))
     scores = np.zeros((len(data.user_ids), len(data.posts.ids)), np.float32)
     scores[split.relevant.users, split.relevant.posts] = 1.0
@@ -64,7 +64,7 @@ def test_whoever_knows_what_is_liked_beats_popularity_and_hindsight(data):
     assert report.among_cold["popularity"]["auc"] == pytest.approx(np.full(report.users, 0.5))
 
 
-def test_where_no_post_can_be_cold_it_says_so(data):
+def test_an_error_says_that_no_post_can_be_held_out(data):
     with pytest.raises(NothingToLearn, match="embedding"):
         hold_out_posts(data.without_embeddings(), 0.1, np.random.default_rng(0))
     lonely = dataset([(10, 100, 1.0), (20, 200, 2.0)])

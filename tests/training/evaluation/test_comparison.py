@@ -19,14 +19,14 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def exam(data):
+def split(data):
     return leave_one_out_split(data, seed=0)
 
 
-def seer(data, exam, share):
+def seer(data, split, share):
     """Log odds that are right about a share of the users, and nothing for the last one."""
     scores = np.full((len(data.user_ids), len(data.posts.ids)), -4.0)
-    task = exam.task
+    task = split.task
     known = slice(0, int(share * len(task.users)))
     scores[task.users[known], task.relevant[1][known]] = 4.0
     scores[task.users[-1]] = np.nan
@@ -34,23 +34,23 @@ def seer(data, exam, share):
 
 
 @pytest.fixture(scope="module")
-def comparison(data, exam):
+def comparison(data, split):
     tuning = Tuning((EASE, IALS, replace(EASE, name="large", max_posts=10)), Budget(attempts=2))
-    return compare(data, exam, seer(data, exam, 0.9), tuning, lambda attempt: None)
+    return compare(data, split, seer(data, split, 0.9), tuning, lambda attempt: None)
 
 
-def test_everybody_is_judged_on_the_same_rows(comparison, exam):
-    names = [judgement.name for judgement in comparison.judgements]
+def test_all_recommenders_are_evaluated_on_the_same_rows(comparison, split):
+    names = [result.name for result in comparison.results]
     assert names == ["NeuCF", "EASE", "iALS", "heuristic", "popularity"]
-    for judgement in comparison.judgements:
-        for measures in (judgement.sampled, judgement.expected, judgement.full):
-            assert all(len(values) == len(exam.task.users) for values in measures.values())
+    for result in comparison.results:
+        for measures in (result.sampled, result.expected, result.full):
+            assert all(len(values) == len(split.task.users) for values in measures.values())
     assert set(comparison.tuned) == {"EASE", "iALS"}
     assert comparison.left_out["large"].startswith("150 posts; above 10")
 
 
-def test_whom_the_model_does_not_know_the_heuristic_ranks_for(comparison):
-    neucf, heuristic = comparison.judgements[0], comparison.judgements[3]
+def test_the_heuristic_ranks_for_users_that_the_model_does_not_know(comparison):
+    neucf, heuristic = comparison.results[0], comparison.results[3]
     assert neucf.full["auc"][-1] == heuristic.full["auc"][-1]
     assert neucf.sampled["mrr"][-1] == heuristic.sampled["mrr"][-1]
     assert neucf.full["auc"][0] == 1.0
@@ -58,20 +58,20 @@ def test_whom_the_model_does_not_know_the_heuristic_ranks_for(comparison):
 
 def test_the_best_baseline_is_the_one_that_is_hardest_to_beat(comparison):
     best = comparison.best_baseline
-    means = [judgement.sampled["ndcg@10"].mean() for judgement in comparison.judgements[1:]]
+    means = [result.sampled["ndcg@10"].mean() for result in comparison.results[1:]]
     assert best.sampled["ndcg@10"].mean() == max(means)
     difference = comparison.difference("sampled", "ndcg@10", best)
-    assert difference.mean == pytest.approx(comparison.judgements[0].sampled["ndcg@10"].mean() - max(means))
+    assert difference.mean == pytest.approx(comparison.results[0].sampled["ndcg@10"].mean() - max(means))
     assert 0 < difference.low < difference.mean < difference.high
 
 
-def test_probabilities_are_compared_with_the_whole_catalogs_likes(comparison, data, exam):
-    likes = exam.likes.sum()
-    everything = likes + comparison.judgements[0].ranks.irrelevant.sum()
+def test_probabilities_are_compared_with_the_whole_catalogs_likes(comparison, data, split):
+    likes = split.likes.sum()
+    everything = likes + comparison.results[0].ranks.irrelevant.sum()
     assert comparison.likes.base_rate == pytest.approx(likes / everything)
 
 
-def test_a_file_of_it_holds_all_and_reads_back(comparison):
+def test_the_json_file_holds_the_whole_comparison(comparison):
     read = json.loads(json.dumps(comparison.as_json()))
     assert read["recommenders"]["EASE"]["full"]["recall@50"] >= 0
     assert read["neucf_minus"]["popularity"]["sampled"]["ndcg@10"]["users"] == read["users"]
@@ -81,15 +81,15 @@ def test_a_file_of_it_holds_all_and_reads_back(comparison):
     assert (len(of_rows), np.mean(of_rows)) == (read["users"], pytest.approx(mean, abs=1e-5))
 
 
-def test_a_foreign_recipe_takes_part(data, exam):
-    popular = np.bincount(exam.training.posts, minlength=len(data.posts.ids)).astype(np.float32)
+def test_a_custom_recipe_is_compared(data, split):
+    popular = np.bincount(split.training.posts, minlength=len(data.posts.ids)).astype(np.float32)
 
     def fit(histories, choice, seed):
         return Table(np.broadcast_to(popular * choice["sign"], histories.shape).copy())
 
     recipe = Recipe("signed popularity", (GridAxis("sign", (-1.0, 1.0), start=0),), fit)
-    comparison = compare(data, exam, seer(data, exam, 0.5), Tuning((recipe,)), lambda attempt: None)
+    comparison = compare(data, split, seer(data, split, 0.5), Tuning((recipe,)), lambda attempt: None)
     assert comparison.tuned["signed popularity"].choice == {"sign": 1.0}
-    signed, popularity = comparison.judgements[1], comparison.judgements[3]
+    signed, popularity = comparison.results[1], comparison.results[3]
     # Of pairs instead of events, but nearly the same.
     assert signed.full["auc"].mean() == pytest.approx(popularity.full["auc"].mean(), abs=0.02)

@@ -30,7 +30,7 @@ def test_they_solve_the_regression_without_the_diagonal(histories):
     assert np.abs(gradient - np.diag(np.diag(gradient))).max() < 1e-4
 
 
-def test_some_posts_are_scored_as_all_are(histories):
+def test_a_grid_has_the_scores_of_the_catalog(histories):
     ease = fit_ease(histories, 3.0)
     posts = np.array([[1, 5], [11, 0]])
     users = np.array([7, 2])

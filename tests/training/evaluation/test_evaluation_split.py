@@ -19,52 +19,52 @@ def keys(data, interactions):
     return set(data.pair_keys(interactions.users, interactions.posts).tolist())
 
 
-def test_test_pairs_are_asked_for_after_all_else():
+def test_test_pairs_come_after_all_training_data():
     data = dataset([(10, 100, 3.0), (10, 200, 7.0), (20, 200, 4.0)])
-    exam = ncf_split("pairs", data, HeldOut(np.array([0, 2]), np.array([[2, 3], [0, 1]]), np.zeros(2)))
-    assert exam.training is data.pairs
-    assert exam.moments.tolist() == [7.0, 0.0, 7.0, 0.0]
-    assert exam.task.moments.tolist() == [np.inf, np.inf]
-    assert exam.likes.tolist() == [3, 1]
-    assert [rows.tolist() for rows in exam.groups().values()] == [
+    split = ncf_split("pairs", data, HeldOut(np.array([0, 2]), np.array([[2, 3], [0, 1]]), np.zeros(2)))
+    assert split.training is data.pairs
+    assert split.moments.tolist() == [7.0, 0.0, 7.0, 0.0]
+    assert split.task.moments.tolist() == [np.inf, np.inf]
+    assert split.likes.tolist() == [3, 1]
+    assert [rows.tolist() for rows in split.groups().values()] == [
         [False, False],
         [True, False],
         [False, True],
     ]
 
 
-def test_what_is_left_out_is_neither_trained_on_nor_counted(data):
-    exam = leave_one_out_split(data, seed=0)
-    held = set(data.pair_keys(exam.drawn.users, exam.drawn.candidates[:, 0]).tolist())
-    assert len(exam.training) + len(held) == len(data.pairs)
-    assert not held & keys(data, exam.training)
-    assert not held & keys(data, exam.events)
-    assert held | keys(data, exam.events) == keys(data, data.events)
-    assert (exam.task.moments == exam.drawn.times).all()
+def test_held_out_pairs_are_neither_trained_on_nor_counted(data):
+    split = leave_one_out_split(data, seed=0)
+    held = set(data.pair_keys(split.sampled.users, split.sampled.candidates[:, 0]).tolist())
+    assert len(split.training) + len(held) == len(data.pairs)
+    assert not held & keys(data, split.training)
+    assert not held & keys(data, split.events)
+    assert held | keys(data, split.events) == keys(data, data.events)
+    assert (split.task.moments == split.sampled.times).all()
 
 
-def test_a_time_split_knows_nothing_of_what_came_later(data):
-    exam = time_ordered_split(data, seed=0, share=0.8)
-    moment = exam.drawn.times[0]
-    assert max(time for *_, time in triples(exam.training)) < moment
-    assert exam.events.times.max() < moment <= np.quantile(data.events.times, 0.81)
-    rows, posts = exam.task.relevant
+def test_a_time_split_trains_on_no_later_event(data):
+    split = time_ordered_split(data, seed=0, share=0.8)
+    moment = split.sampled.times[0]
+    assert max(time for *_, time in triples(split.training)) < moment
+    assert split.events.times.max() < moment <= np.quantile(data.events.times, 0.81)
+    rows, posts = split.task.relevant
     pairs = {(user, post): time for user, post, time in triples(data.pairs)}
-    assert all(pairs[exam.task.users[row], post] >= moment for row, post in zip(rows, posts, strict=True))
+    assert all(pairs[split.task.users[row], post] >= moment for row, post in zip(rows, posts, strict=True))
     assert (data.posts.created[posts] <= moment).all()
     assert np.bincount(rows).max() > 1
     # What is drawn beside a relevant post was there, and its user never touched it.
-    drawn = exam.drawn.candidates[:, 1:]
-    present = exam.drawn.present[:, 1:]
+    drawn = split.sampled.candidates[:, 1:]
+    present = split.sampled.present[:, 1:]
     assert (data.posts.created[drawn[present]] <= moment).all()
     assert not np.isin(
-        data.pair_keys(exam.drawn.users[:, None], drawn)[present], list(keys(data, data.pairs))
+        data.pair_keys(split.sampled.users[:, None], drawn)[present], list(keys(data, data.pairs))
     ).any()
-    first = exam.drawn.candidates[:, 0]
+    first = split.sampled.candidates[:, 0]
     assert all(first[row] in posts[rows == row] for row in range(len(first)))
 
 
-def test_placeholder_times_have_no_before_and_after(data):
+def test_placeholder_times_cannot_be_split_by_time(data):
     still = replace(data.events, times=np.zeros(len(data.events)))
     with pytest.raises(NothingToLearn, match=r"one time .* judge by leave-one-out"):
         time_ordered_split(replace(data, events=still), 0, 0.9)
@@ -80,27 +80,27 @@ def test_placeholder_times_have_no_before_and_after(data):
         ),
     ],
 )
-def test_an_exam_without_questions_is_refused(make):
+def test_a_split_without_test_pairs_is_refused(make):
     with pytest.raises(NothingToLearn):
         make(dataset([(10, 100, 1.0), (20, 600, 2.0)]))
     with pytest.raises(NothingToLearn):
         make(dataset([]))
 
 
-def test_rows_with_too_few_posts_beside_them_are_dropped_and_counted():
+def test_rows_with_too_few_negatives_are_dropped_and_counted():
     # Everybody has liked two posts; the first user's latest came when there were three posts.
     events = [(10, 100, 2.0), (10, 200, 3.0), (20, 100, 30.0), (20, 300, 31.0)]
-    exam = leave_one_out_split(dataset(events, posts=20), 0)
-    assert exam.task.users.tolist() == exam.drawn.users.tolist() == [1]
-    assert exam.dropped == 1
-    assert exam.drawn.mean_candidates == 19
+    split = leave_one_out_split(dataset(events, posts=20), 0)
+    assert split.task.users.tolist() == split.sampled.users.tolist() == [1]
+    assert split.dropped == 1
+    assert split.sampled.mean_candidates == 19
     with pytest.raises(NothingToLearn, match="too few posts"):
         leave_one_out_split(dataset(events, posts=6), 0)
 
 
-def test_a_test_pair_without_any_other_post_is_dropped_and_counted():
+def test_a_test_pair_without_a_negative_is_dropped_and_counted():
     data = dataset([(10, 100, 3.0), (20, 200, 4.0)])
     held_out = HeldOut(np.array([0, 1]), np.array([[2, ABSENT], [0, 3]]), np.zeros(2))
-    exam = ncf_split("pairs", data, held_out)
-    assert exam.drawn.users.tolist() == [1]
-    assert exam.dropped == 1
+    split = ncf_split("pairs", data, held_out)
+    assert split.sampled.users.tolist() == [1]
+    assert split.dropped == 1

@@ -4,7 +4,7 @@ import pytest
 from animora_training.data.dataset import ABSENT, Rows
 from animora_training.errors import NotFinite
 from animora_training.evaluation.full_ranking import rank_catalog
-from animora_training.evaluation.task import one_each, several_each
+from animora_training.evaluation.task import task_by_pair, task_by_user
 from tests.training.evaluation.recommenders import Table, random_table
 from tests.training.worlds import as_dataset, dataset, tiny_feed
 
@@ -49,10 +49,10 @@ def test_a_feeds_full_ranking_equals_ranking_one_by_one(several):
     held = data.pairs.take(chosen)
     rows = Rows(held.users, held.posts.astype(np.int64), held.times)
     if several:
-        task = several_each(data, training, rows)
+        task = task_by_user(data, training, rows)
     else:
         rows = rows.take(~data.posts.deleted[rows.posts])
-        task = one_each(data, training, rows)
+        task = task_by_pair(data, training, rows)
     ranks = rank_catalog(table, task, data.posts)
     for row in range(len(task.users)):
         counts, shown, first = slow_ranks(table, task, data, row)
@@ -66,37 +66,37 @@ def test_nothing_is_ranked_that_the_server_would_not_show():
     # Post 200 was liked before, 300 is deleted, 400 is behind a block, 600 came after the moment.
     data = dataset([(10, 200, 2.0)], deleted=(300,), blocks=((10, 40),))
     data.posts.authors[4:] = 20
-    task = one_each(data, data.pairs, relevant((0, 0, 5.5)))
+    task = task_by_pair(data, data.pairs, relevant((0, 0, 5.5)))
     ranks = rank_catalog(Table(np.zeros((4, 6))), task, data.posts)
     assert ranks.irrelevant.tolist() == [1]
     assert set(ranks.lists[0].tolist()) == {0, 4, ABSENT}
 
 
-def test_a_users_other_test_pair_is_not_in_the_way():
+def test_a_users_other_test_pair_is_not_ranked_as_irrelevant():
     data = dataset([(10, 100, 1.0)])
-    task = one_each(data, data.pairs, relevant((0, 1, 9.0), (0, 2, 9.0)))
+    task = task_by_pair(data, data.pairs, relevant((0, 1, 9.0), (0, 2, 9.0)))
     ranks = rank_catalog(Table(np.array([[0, 1, 2, 3, 0, 0]] * 4, np.float64)), task, data.posts)
     assert ranks.before.tolist() == [1, 1]
     assert ranks.irrelevant.tolist() == [3, 3]
 
 
-def test_pairs_that_the_server_would_not_show_are_not_to_be_found():
+def test_pairs_that_the_server_would_not_show_are_not_relevant():
     data = dataset([(10, 100, 1.0)], deleted=(300,), blocks=((20, 10),))
     pairs = relevant((0, 1, 1.0), (0, 2, 1.0), (0, 3, 1.0), (1, 0, 1.0), (2, 4, 1.0))
-    task = several_each(data, data.pairs, pairs, np.arange(6) != 4)
+    task = task_by_user(data, data.pairs, pairs, np.arange(6) != 4)
     assert task.users.tolist() == [0]
     assert task.relevant[1].tolist() == [3]
 
 
-def test_nobody_is_ranked_for_nobody():
+def test_a_task_without_rows_has_no_ranks():
     data = dataset([(10, 100, 1.0)])
-    task = several_each(data, data.pairs, relevant((0, 1, 1.0)), np.zeros(6, np.bool_))
+    task = task_by_user(data, data.pairs, relevant((0, 1, 1.0)), np.zeros(6, np.bool_))
     ranks = rank_catalog(Table(np.zeros((4, 6))), task, data.posts)
     assert (len(ranks.before), len(ranks.irrelevant), ranks.lists.shape) == (0, 0, (0, 10))
 
 
 def test_a_catalog_whose_scores_are_not_finite_is_not_ranked():
     data = dataset([(10, 100, 1.0)])
-    task = several_each(data, data.pairs, relevant((0, 1, 1.0)))
+    task = task_by_user(data, data.pairs, relevant((0, 1, 1.0)))
     with pytest.raises(NotFinite):
         rank_catalog(Table(np.full((4, 6), np.nan)), task, data.posts)

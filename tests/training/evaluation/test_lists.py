@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from animora_training.data.dataset import Rows
 from animora_training.evaluation.full_ranking import rank_catalog
 from animora_training.evaluation.lists import gini, list_measures, popularity_percentiles
-from animora_training.evaluation.task import one_each
+from animora_training.evaluation.task import task_by_pair
 from tests.training.evaluation.recommenders import Table
 from tests.training.worlds import dataset
 
@@ -19,7 +19,7 @@ def test_percentiles_are_of_eligible_posts_and_ties_share_theirs():
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30).filter(any))
-def test_gini_is_the_mean_difference_of_all_two(counts):
+def test_gini_is_the_mean_difference_of_all_pairs(counts):
     values = np.array(counts, np.float64)
     differences = np.abs(values[:, None] - values[None]).mean() / (2 * values.mean())
     assert gini(np.array(counts)) == pytest.approx(differences)
@@ -33,7 +33,7 @@ def test_lists_of_a_small_feed_by_hand():
     # Two users, six posts; ten places show each user all that is left to show.
     data = dataset([(10, 100, 1.0), (10, 200, 1.5), (20, 100, 2.0), (30, 300, 3.0)], deleted=(600,))
     pairs = Rows(np.array([0, 1]), np.array([2, 1]), np.array([9.0, 9.0]))
-    task = one_each(data, data.pairs, pairs)
+    task = task_by_pair(data, data.pairs, pairs)
     ranks = rank_catalog(Table(np.zeros((4, 6))), task, data.posts, length=1)
     measures = list_measures(task, ranks, data.pairs)
     # Both are shown post 500, the newest, which nobody liked: percentile (0 + 2) / 2 / 5.

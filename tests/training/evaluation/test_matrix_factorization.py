@@ -65,7 +65,7 @@ def test_equal_seeds_give_equal_scores(tiny, fit):
 
 
 @pytest.mark.parametrize("fit", CHOICES)
-def test_tastes_are_found_that_popularity_knows_nothing_of(tasteful, held_out, fit):
+def test_matrix_factorization_finds_tastes_that_popularity_misses(tasteful, held_out, fit):
     popularity = PopularityBaseline(tasteful.posts, tasteful.pairs)
     fitted = fit(held_out.histories, CHOICES[fit], 0)
     difference = paired_bootstrap(ndcg(fitted, held_out), ndcg(popularity, held_out))
@@ -93,7 +93,7 @@ def test_scores_are_log_odds(held_out, learnt):
         assert np.corrcoef(probabilities.sum(axis), liked.sum(axis))[0, 1] > 0.95
 
 
-def test_posts_drawn_for_each_step_stand_for_the_whole_catalog(held_out, learnt):
+def test_sampled_posts_estimate_the_loss_of_the_whole_catalog(held_out, learnt):
     drawing = replace(SMALL, whole=100, drawn=160)
     drawn = fit_logistic(held_out.histories, {"l2": 4.0}, 0, drawing)
     assert log_loss(drawn, held_out.histories) == pytest.approx(
@@ -102,7 +102,7 @@ def test_posts_drawn_for_each_step_stand_for_the_whole_catalog(held_out, learnt)
     assert ndcg(drawn, held_out).mean() == pytest.approx(ndcg(learnt, held_out).mean(), abs=0.02)
 
 
-def test_whoever_likes_nothing_is_not_learnt_from(held_out):
+def test_users_without_likes_are_not_trained_on(held_out):
     histories = held_out.histories
     idle = csr_matrix((2000, histories.shape[1]), dtype=np.float32)
     losses = [
@@ -112,7 +112,7 @@ def test_whoever_likes_nothing_is_not_learnt_from(held_out):
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
-def test_without_any_likes_there_is_nothing_to_learn():
+def test_without_likes_nothing_is_trained():
     nobody = fit_logistic(csr_matrix((3, 4), dtype=np.float32), {"l2": 4.0}, 0)
     assert np.abs(nobody.catalog(np.arange(3))).max() < 0.1
 

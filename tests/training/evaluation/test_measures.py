@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from animora_training.evaluation.full_ranking import CatalogRanks
 from animora_training.evaluation.measures import (
-    before_chances,
     expected_measures,
     expected_ndcg,
     full_measures,
+    hypergeometric_pmf,
     measures_of_ranks,
     rank_measures,
 )
@@ -48,7 +48,7 @@ def test_measures_of_a_user_with_several_relevant_posts_by_hand():
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=20))
-def test_of_one_relevant_post_they_are_those_of_the_paper(ranks):
+def test_metrics_of_one_relevant_post_are_those_of_the_paper(ranks):
     measures = measures_of_ranks(np.array(ranks))
     for cutoff in (1, 5, 10, 20, 50):
         assert measures[f"hr@{cutoff}"].mean() == pytest.approx(hit_ratio(np.array(ranks), cutoff))
@@ -69,7 +69,7 @@ def test_each_users_area_under_the_curve_is_exact(data):
     assert measures["auc"][0] == pytest.approx(area_under_curve(np.array(scores), np.array(flags)))
 
 
-def test_relevant_posts_are_not_in_each_others_way():
+def test_relevant_posts_do_not_lower_each_others_rank():
     # Two relevant posts before all others have the first two places, whichever comes first.
     measures = full_measures(ranks_of([0, 0], [0, 0], [40]))
     assert measures["ndcg@5"].tolist() == pytest.approx([1.0])
@@ -77,17 +77,17 @@ def test_relevant_posts_are_not_in_each_others_way():
 
 
 @given(st.integers(0, 7), st.integers(0, 7), st.integers(1, 9))
-def test_the_chances_are_those_of_every_possible_draw(before, after, sampled):
+def test_the_probabilities_are_those_of_every_possible_sample(before, after, sampled):
     total = before + after
     draws = list(combinations(range(total), min(sampled, total)))
     counts = [sum(post < before for post in draw) for draw in draws]
-    chances = list(before_chances(np.array([before]), np.array([total]), sampled))
+    chances = list(hypergeometric_pmf(np.array([before]), np.array([total]), sampled))
     assert len(chances) == sampled + 1
     for place, chance in enumerate(chances):
         assert chance[0] == pytest.approx(counts.count(place) / len(draws))
 
 
-def test_expected_measures_are_what_drawing_gives_on_average():
+def test_expected_measures_equal_the_mean_over_many_samples():
     rng = np.random.default_rng(0)
     before, total = 40, 1000
     drawn = np.array([(rng.choice(total, 99, replace=False) < before).sum() for _ in range(4000)])
@@ -107,12 +107,12 @@ def test_several_posts_of_a_user_are_averaged_first():
 
 
 def test_large_catalogs_do_not_lose_precision():
-    chances = np.array(list(before_chances(np.array([3_000_000]), np.array([10_000_000]), 99)))
+    chances = np.array(list(hypergeometric_pmf(np.array([3_000_000]), np.array([10_000_000]), 99)))
     assert chances.sum() == pytest.approx(1.0, abs=1e-6)
     assert np.arange(100) @ chances[:, 0] == pytest.approx(99 * 0.3, abs=1e-4)
 
 
-def test_a_row_that_has_nothing_to_be_ranked_among_says_nothing():
+def test_a_row_without_irrelevant_posts_has_no_metrics():
     ranks = ranks_of([0, 1], [0, 4], [0, 9])
     for measures in (full_measures(ranks), expected_measures(ranks)):
         assert all(np.isnan(values[0]) and not np.isnan(values[1]) for values in measures.values())

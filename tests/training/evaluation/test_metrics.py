@@ -35,7 +35,7 @@ def test_measures_of_known_ranks():
     assert ndcg(ranks, 10) == pytest.approx((1 + 1 / math.log2(3) + 1 / math.log2(11)) / 4)
 
 
-def test_measures_of_nobody_are_zero():
+def test_metrics_without_users_are_zero():
     assert (hit_ratio(np.array([], np.int64), 10), ndcg(np.array([], np.int64), 10)) == (0.0, 0.0)
 
 
@@ -54,7 +54,7 @@ def test_the_area_under_the_curve_is_the_share_of_pairs_in_order(rows):
     assert math.isnan(area) if not pairs else area == pytest.approx(sum(pairs) / len(pairs))
 
 
-def test_rows_in_which_all_or_none_are_relevant_say_nothing():
+def test_rows_in_which_all_or_none_are_relevant_have_no_auc():
     scores = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
     relevant = np.array([[True, False], [True, True], [False, True]])
     assert mean_area_under_curve(scores, relevant) == 0.5

@@ -12,9 +12,9 @@ from animora_training.errors import NothingToLearn, WidthMismatch
 from animora_training.evaluation.network_ranking import (
     PostScorer,
     Quality,
+    impute_with_medians,
     rank_held_out,
     rank_with_artifact,
-    with_medians,
 )
 from animora_training.modeling.network import NetworkShape, NeuCF
 from animora_training.modeling.training_set import training_set
@@ -114,8 +114,8 @@ def test_a_version_off_its_record_does_not_verify(artifact):
         verify(replace(artifact, golden=wrong))
 
 
-def test_what_the_network_knows_nothing_of_gets_the_median_of_its_users_others():
+def test_a_post_without_features_gets_the_median_of_its_users_other_scores():
     scores = np.array([[1.0, 5.0, 9.0, 0.0], [1.0, 2.0, 3.0, 4.0], [7.0, 8.0, 9.0, 6.0]], np.float32)
     informed = np.array([[True, True, True, False], [True] * 4, [False] * 4])
-    filled = with_medians(scores.copy(), informed)
+    filled = impute_with_medians(scores.copy(), informed)
     assert filled.tolist() == [[1.0, 5.0, 9.0, 5.0], [1.0, 2.0, 3.0, 4.0], [7.0, 8.0, 9.0, 6.0]]

@@ -44,7 +44,7 @@ def ignore(attempt):
 
 
 @pytest.mark.parametrize("top", list(itertools.product((0, 3, 8), (0, 3))))
-def test_the_top_of_a_hill_is_found_from_its_side(held_out, top):
+def test_pattern_search_finds_the_peak(held_out, top):
     recipe = hill(held_out, dict(zip(("one", "two"), top, strict=True)))
     attempts = search(recipe, held_out, Budget(), 0, ignore)
     assert tuple(attempts[0].choice.values()) == top
@@ -52,7 +52,7 @@ def test_the_top_of_a_hill_is_found_from_its_side(held_out, top):
     assert len(attempts) == len({tuple(attempt.choice.values()) for attempt in attempts}) <= Budget().attempts
 
 
-def test_no_more_is_tried_than_the_budget_allows(held_out):
+def test_tuning_stays_within_its_budget(held_out):
     recipe = hill(held_out, {"one": 8, "two": 4})
     told: list[Attempt] = []
     assert len(search(recipe, held_out, Budget(attempts=3), 0, told.append)) == len(told) == 3

@@ -46,12 +46,12 @@ LARGE = FitConfig(factors=8, mlp_embedding=120, hidden=(4,), feature_width=1, us
 LARGE_TABLE = 4 * (USERS + 1) * (8 + 1 + 120)
 
 
-def train(name: str, us: ProcessGroup, folder: Path) -> None:
+def train(name: str, group: ProcessGroup, folder: Path) -> None:
     """Trains on a tiny feed and keeps the network, the losses and how many user rows there were."""
     config, tiny = CONFIGS[name], as_dataset(tiny_feed())
     data = training_set(tiny if config.embeddings else tiny.without_embeddings(), tiny.pairs)
-    start = new_initialization(data, config, factorize(data, config, AlsSettings(10.0, 5.0)), us)
-    trainer = Trainer(data, config, start, us)
+    start = new_initialization(data, config, factorize(data, config, AlsSettings(10.0, 5.0)), group)
+    trainer = Trainer(data, config, start, group)
     epochs = list(islice(trainer.epochs(), EPOCHS))
     network = trainer.network()
     kept = {
@@ -60,48 +60,48 @@ def train(name: str, us: ProcessGroup, folder: Path) -> None:
         "rows": len(trainer.state()["users"]["table"]),
         "network": network.state_dict(),
     }
-    torch.save(kept, folder / f"{name}-{us.rank}-of-{us.world}")
+    torch.save(kept, folder / f"{name}-{group.rank}-of-{group.world_size}")
 
 
-def train_large(us: ProcessGroup, folder: Path) -> None:
+def train_large(group: ProcessGroup, folder: Path) -> None:
     """Trains an epoch of many users, in less memory than their whole table and its moments take."""
     data = many_users(USERS, POSTS)
-    train("sampled", us, folder)  # what PyTorch imports late, and connections, are there before the limit
+    train("sampled", group, folder)  # what PyTorch imports late, and connections, are there before the limit
     allow(int(0.8 * 3 * LARGE_TABLE))
-    trainer = Trainer(data, LARGE, new_initialization(data, LARGE, ranks=us), us)
+    trainer = Trainer(data, LARGE, new_initialization(data, LARGE, group=group), group)
     epoch = next(trainer.epochs())
-    torch.save(epoch.pairs, folder / f"large-{us.rank}-of-{us.world}")
+    torch.save(epoch.pairs, folder / f"large-{group.rank}-of-{group.world_size}")
 
 
-def fail(us: ProcessGroup) -> None:
+def fail(group: ProcessGroup) -> None:
     """The first process fails while the others wait for it."""
 
     def work() -> None:
         raise NothingToLearn("only the first process knows why")
 
-    us.once(work)
+    group.on_rank_zero(work)
 
 
-def wait_long(us: ProcessGroup, folder: Path) -> None:
+def wait_long(group: ProcessGroup, folder: Path) -> None:
     """The first process works for longer than the processes may be apart in what they do together."""
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
-    done = us.once(lambda: Event().wait(3.0) or "done")
-    (folder / f"waited-{us.rank}").write_text(f"{done}, {us.threads}")
+    done = group.on_rank_zero(lambda: Event().wait(3.0) or "done")
+    (folder / f"waited-{group.rank}").write_text(f"{done}, {group.threads}")
 
 
 def main() -> None:
     torch.set_num_threads(1)
     folder, jobs = Path(sys.argv[1]), sys.argv[2:]
-    with process_group(int(os.environ["WORLD_SIZE"]), torch.device("cpu")) as us:
+    with process_group(int(os.environ["WORLD_SIZE"]), torch.device("cpu")) as group:
         for job in jobs:
             if job == "large":
-                train_large(us, folder)
+                train_large(group, folder)
             elif job == "wait":
-                wait_long(us, folder)
+                wait_long(group, folder)
             elif job == "fail":
-                fail(us)
+                fail(group)
             else:
-                train(job, us, folder)
+                train(job, group, folder)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 
 from animora_training.modeling.config import FitConfig
 from animora_training.modeling.factorisation import AlsSettings, factorize
-from animora_training.modeling.initialization import LOGITS, Initialization, between, new_initialization
+from animora_training.modeling.initialization import LOGITS, Initialization, interpolate, new_initialization
 from animora_training.modeling.training_set import training_set
 from tests.training.networks import random_network
 from tests.training.worlds import as_dataset, tiny_feed
@@ -132,13 +132,13 @@ def test_one_embedding_that_is_wrong_by_orders_of_magnitude_does_not_scale_all_o
 
 def test_the_way_from_one_network_to_another_is_straight():
     first, second = random_network(seed=1), random_network(seed=2)
-    halfway = between(first, second, 0.5)
+    halfway = interpolate(first, second, 0.5)
     for name, value in halfway.state_dict().items():
         assert torch.allclose(value, (first.state_dict()[name] + second.state_dict()[name]) / 2)
     for share, end in ((0.0, first), (1.0, second)):
         assert all(
             torch.equal(value, end.state_dict()[name])
-            for name, value in between(first, second, share).state_dict().items()
+            for name, value in interpolate(first, second, share).state_dict().items()
         )
 
 
@@ -146,7 +146,7 @@ def test_a_start_goes_its_way_with_its_history():
     first, second = (
         Initialization(random_network(seed=seed), torch.full((9, 9), float(seed))) for seed in (1, 2)
     )
-    quarter = first.toward(second, 0.25)
+    quarter = first.interpolate_to(second, 0.25)
     assert torch.equal(quarter.history, torch.full((9, 9), 1.25))
-    between_them = between(first.network, second.network, 0.25)
+    between_them = interpolate(first.network, second.network, 0.25)
     assert torch.equal(quarter.network.user_table, between_them.user_table)

@@ -23,10 +23,10 @@ def logits(drawn=None, scores=SCORES):
         positive=scores[segments, posts],
         segments=segments,
         drawn=scores[:, columns],
-        taken=LIKED[:, columns],
+        accidental_hits=LIKED[:, columns],
         weight=POSTS / len(columns),
-        represents=torch.ones(len(segments), dtype=torch.float64),
-        luck=torch.rand(len(segments), generator=GENERATOR),
+        positive_weights=torch.ones(len(segments), dtype=torch.float64),
+        noise=torch.rand(len(segments), generator=GENERATOR),
     )
 
 
@@ -59,7 +59,7 @@ def test_the_negatives_of_sampled_softmax_count_as_often_as_they_stand_for():
     few = logits(torch.tensor([2, 7]))
     expected = torch.zeros((), dtype=torch.float64)
     for positive, user in zip(few.positive, few.segments, strict=True):
-        others = few.drawn[user][~few.taken[user]].exp().sum() * POSTS / 2
+        others = few.drawn[user][~few.accidental_hits[user]].exp().sum() * POSTS / 2
         expected -= (positive.exp() / (positive.exp() + others)).log()
     torch.testing.assert_close(softmax(few), expected)
 
@@ -67,10 +67,10 @@ def test_the_negatives_of_sampled_softmax_count_as_often_as_they_stand_for():
 def test_bpr_sets_each_positive_beside_one_drawn_post_that_is_not_liked():
     drawn = torch.tensor([1, 4, 9])
     among = logits(drawn)
-    chosen = (among.luck * 3).long()
+    chosen = (among.noise * 3).long()
     expected = torch.zeros((), dtype=torch.float64)
     for positive, user, column in zip(among.positive, among.segments, chosen, strict=True):
-        if not among.taken[user, column]:
+        if not among.accidental_hits[user, column]:
             expected -= logsigmoid(positive - among.drawn[user, column])
     torch.testing.assert_close(bpr(among), expected)
     assert set(chosen.tolist()) == {0, 1, 2}
@@ -87,7 +87,7 @@ def test_gradients_are_finite_even_of_users_without_positives_or_negatives(loss)
 @pytest.mark.parametrize("loss", [logistic, softmax, bpr])
 def test_a_process_without_users_loses_nothing(loss):
     nobody = logits()
-    each = ("positive", "segments", "drawn", "taken", "represents", "luck")
+    each = ("positive", "segments", "drawn", "accidental_hits", "positive_weights", "noise")
     nobody = replace(nobody, **{name: getattr(nobody, name)[:0] for name in each})
     assert loss(nobody) == 0
 
@@ -95,6 +95,6 @@ def test_a_process_without_users_loses_nothing(loss):
 @pytest.mark.parametrize("loss", [logistic, softmax, bpr])
 def test_a_positive_that_stands_for_several_counts_as_often(loss):
     every = logits()
-    nothing = replace(every, represents=torch.zeros_like(every.represents))
-    thrice = replace(every, represents=3 * every.represents)
+    nothing = replace(every, positive_weights=torch.zeros_like(every.positive_weights))
+    thrice = replace(every, positive_weights=3 * every.positive_weights)
     torch.testing.assert_close(loss(thrice) - loss(nothing), 3 * (loss(every) - loss(nothing)))

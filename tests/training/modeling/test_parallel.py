@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from animora_training.modeling.network import NetworkShape, NeuCF
-from animora_training.modeling.process_group import ALONE
+from animora_training.modeling.process_group import SINGLE_PROCESS
 from tests.training.modeling.parallel import CONFIGS, EPOCHS, POSTS, USERS, train
 
 # Of logits: numbers are added up in another order, and Adam makes of that a little more. It is much
@@ -46,7 +46,7 @@ def together(folder):
 def trained(folder, together):
     """What came of each configuration in one process and in two."""
     for name in CONFIGS:
-        train(name, ALONE, folder)
+        train(name, SINGLE_PROCESS, folder)
     return {
         path.name: torch.load(path, weights_only=True)
         for path in folder.iterdir()
@@ -119,5 +119,5 @@ def test_the_others_wait_for_the_first_one_longer_than_for_one_another_and_leave
 def test_where_the_first_process_fails_the_others_do_not_wait_for_it(together):
     assert together.returncode != 0
     assert "NothingToLearn: only the first process knows why" in together.stderr
-    assert "FailedElsewhere" in together.stderr
+    assert "PeerFailed" in together.stderr
     assert "Connection closed" not in together.stderr

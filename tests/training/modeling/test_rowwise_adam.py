@@ -28,7 +28,7 @@ def other(optimizer, start):
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SparseAdam])
-def test_where_every_row_is_touched_it_is_adam(optimizer):
+def test_with_all_rows_in_each_step_it_equals_adam(optimizer):
     rows, rates = torch.arange(ROWS), torch.full((WIDTH,), 0.05, dtype=torch.float64)
     mine = RowwiseAdam(table())
     for step in range(STEPS):
@@ -46,7 +46,7 @@ def test_each_row_goes_as_if_adam_had_only_the_steps_that_touch_it():
     for step, rows in enumerate(touched):
         untouched = torch.ones(ROWS, dtype=torch.bool).index_fill(0, rows, False)
         before = {name: value.clone() for name, value in mine.state().items()}
-        mine.step(rows, gradient(mine.leaf(rows), step), rates)
+        mine.step(rows, gradient(mine.gather(rows), step), rates)
         for name, value in mine.state().items():
             assert torch.equal(value[untouched], before[name][untouched])
     for row in range(ROWS):
@@ -68,7 +68,7 @@ def test_each_column_has_a_rate_of_its_own():
     assert moved.tolist() == pytest.approx([0.0, 0.1, 0.2, 0.4])
 
 
-def test_it_goes_on_from_a_state_as_if_it_had_not_stopped():
+def test_a_restored_state_continues_bit_for_bit():
     rates = torch.full((WIDTH,), 0.05, dtype=torch.float64)
     mine = RowwiseAdam(table())
     mine.step(torch.tensor([0, 3]), gradient(mine.table, 0)[[0, 3]], rates)

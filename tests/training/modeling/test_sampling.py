@@ -20,14 +20,14 @@ def data():
     return training_set(tiny, tiny.pairs)
 
 
-def step(data, config=SAMPLED, epoch=0, index=0, ranks=ProcessGroup()):  # noqa: B008  # it is frozen
-    drawing = StepSampler(data, config, ranks)
-    users = torch.split(drawing.order(epoch), drawing.users_per_step)[index]
-    return drawing.step(epoch, index, users)
+def step(data, config=SAMPLED, epoch=0, index=0, group=ProcessGroup()):  # noqa: B008  # it is frozen
+    sampler = StepSampler(data, config, group)
+    users = torch.split(sampler.order(epoch), sampler.users_per_step)[index]
+    return sampler.step(epoch, index, users)
 
 
-def tensors(draw):
-    values = {field.name: getattr(draw, field.name) for field in fields(StepSample)}
+def tensors(sample):
+    values = {field.name: getattr(sample, field.name) for field in fields(StepSample)}
     return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
@@ -36,12 +36,12 @@ def same(first, second):
 
 
 def test_an_epoch_has_every_user_once_in_an_order_of_its_own(data):
-    drawing = StepSampler(data, SAMPLED, ProcessGroup())
-    orders = [drawing.order(epoch) for epoch in range(2)]
+    sampler = StepSampler(data, SAMPLED, ProcessGroup())
+    orders = [sampler.order(epoch) for epoch in range(2)]
     for order in orders:
         assert order.sort().values.tolist() == list(range(1, data.users))
     assert not torch.equal(*orders)
-    assert drawing.steps == len(torch.split(orders[0], drawing.users_per_step))
+    assert sampler.steps == len(torch.split(orders[0], sampler.users_per_step))
 
 
 def test_a_step_is_drawn_from_the_seed_the_epoch_and_its_number_alone(data):
@@ -63,17 +63,19 @@ def test_several_processes_together_draw_what_one_alone_draws(data, world, posts
     owner = alone["users"] % world
     found = []
     for rank in range(world):
-        draw = step(data, config, ranks=ProcessGroup(rank, world))
-        part = tensors(draw)
+        sample = step(data, config, group=ProcessGroup(rank, world))
+        part = tensors(sample)
         for name in ("rows", "dropped", "drawn"):
             assert torch.equal(part[name], alone[name])
         mine = owner == rank
         assert torch.equal(part["users"], alone["users"][mine])
-        of_mine = mine[alone["segments"]]
-        assert torch.equal(draw.taken(), step(data, config).taken()[mine])
-        for name in set(part) - {"users", "rows", "dropped", "drawn", "segments", "takers", "taken_columns"}:
-            assert torch.equal(part[name], alone[name][of_mine]), name
-        assert torch.equal(part["users"][part["segments"]], alone["users"][alone["segments"][of_mine]])
+        is_own_positive = mine[alone["segments"]]
+        assert torch.equal(sample.accidental_hits(), step(data, config).accidental_hits()[mine])
+        for name in set(part) - {"users", "rows", "dropped", "drawn", "segments", "hit_users", "hit_columns"}:
+            assert torch.equal(part[name], alone[name][is_own_positive]), name
+        assert torch.equal(
+            part["users"][part["segments"]], alone["users"][alone["segments"][is_own_positive]]
+        )
         found.append(part["users"])
     assert torch.cat(found).sort().values.tolist() == alone["users"].sort().values.tolist()
 
@@ -94,25 +96,27 @@ def test_a_steps_pairs_are_those_of_a_plain_walk(pairs, posts_per_step, deleted,
         deleted=tuple(100 * post for post in deleted),
     )
     rows = training_set(world, world.pairs)
-    draw = step(rows, FitConfig(posts_per_step=posts_per_step, seed=seed))
+    sample = step(rows, FitConfig(posts_per_step=posts_per_step, seed=seed))
     users, posts = rows.vocabulary.user_ids, rows.vocabulary.post_ids
     liked = {(10 * user, 100 * post) for user, post in pairs}
 
-    of_user = [int(users[row - 1]) for row in draw.users]
-    positives = [int(posts[draw.rows[place] - 1]) for place in draw.positives]
-    assert sorted(zip((of_user[at] for at in draw.segments), positives, strict=True)) == sorted(liked)
-    assert draw.segments.tolist() == sorted(draw.segments.tolist())
+    of_user = [int(users[row - 1]) for row in sample.users]
+    positives = [int(posts[sample.rows[place] - 1]) for place in sample.positives]
+    assert sorted(zip((of_user[at] for at in sample.segments), positives, strict=True)) == sorted(liked)
+    assert sample.segments.tolist() == sorted(sample.segments.tolist())
 
-    negatives = [int(posts[draw.rows[place] - 1]) for place in draw.drawn]
+    negatives = [int(posts[sample.rows[place] - 1]) for place in sample.drawn]
     assert len(set(negatives)) == len(negatives)
     live = {int(post) for post in posts} - {100 * post for post in deleted}
     assert set(negatives) <= live
     if len(live) <= posts_per_step:
         assert set(negatives) == live
-    assert draw.taken().tolist() == [[(user, post) in liked for post in negatives] for user in of_user]
+    assert sample.accidental_hits().tolist() == [
+        [(user, post) in liked for post in negatives] for user in of_user
+    ]
 
-    assert draw.rows[0] == 0
-    assert draw.rows.tolist() == sorted(set(draw.rows.tolist()))
+    assert sample.rows[0] == 0
+    assert sample.rows.tolist() == sorted(set(sample.rows.tolist()))
 
 
 def test_a_small_catalog_is_taken_whole_and_of_a_large_one_about_as_many_as_are_asked_for(data):
@@ -121,9 +125,9 @@ def test_a_small_catalog_is_taken_whole_and_of_a_large_one_about_as_many_as_are_
     assert everything.drawn.tolist() == data.negatives.tolist()
     counts = torch.zeros(len(data.counts))
     for index in range(300):
-        draw = StepSampler(data, SAMPLED, ProcessGroup()).step(0, index, torch.tensor([1]))
-        assert 25 < len(draw.drawn) <= 40
-        counts[draw.rows[draw.drawn]] += 1 / len(draw.drawn)
+        sample = StepSampler(data, SAMPLED, ProcessGroup()).step(0, index, torch.tensor([1]))
+        assert 25 < len(sample.drawn) <= 40
+        counts[sample.rows[sample.drawn]] += 1 / len(sample.drawn)
     # All live posts alike.
     assert not counts[~torch.isin(torch.arange(len(counts)), data.negatives)].any()
     expected = 300 / len(data.negatives)
@@ -140,7 +144,7 @@ def test_a_history_weighs_as_its_length_says_and_what_is_hidden_is_made_up_for(d
         StepSampler(data, SAMPLED, ProcessGroup()).step(0, index, torch.arange(1, data.users))
         for index in range(400)
     ]
-    weights = torch.stack([draw.history for draw in draws])
+    weights = torch.stack([sample.history for sample in draws])
     lengths = torch.bincount(draws[0].segments)[draws[0].segments]
     assert (weights == 0).float().mean() == pytest.approx(SAMPLED.history_drop, abs=0.01)
     torch.testing.assert_close(weights.mean(dim=0), lengths.float().rsqrt(), rtol=0.25, atol=0)
@@ -152,8 +156,8 @@ def test_rare_posts_ids_are_dropped_more_often(data):
     assert rates.tolist() == pytest.approx([1.0, 0.1 + 0.9 * 2 / 3, 0.1 + 0.9 * 2 / 12, 0.1 + 0.9 * 2 / 1002])
     assert drop_probabilities(counts, 0.0, 0.0).tolist() == [1.0, 0.0, 0.0, 0.0]
     everything = FitConfig(posts_per_step=1000, drop_rate=0.1, drop_scale=2.0)
-    drawing = StepSampler(data, everything, ProcessGroup())
-    dropped = [drawing.step(0, index, torch.tensor([1])).dropped for index in range(400)]
+    sampler = StepSampler(data, everything, ProcessGroup())
+    dropped = [sampler.step(0, index, torch.tensor([1])).dropped for index in range(400)]
     seen = torch.stack(dropped).float().mean(dim=0)
     torch.testing.assert_close(seen, drop_probabilities(data.counts, 0.1, 2.0), rtol=0, atol=0.12)
     assert seen[0] == 1
@@ -167,23 +171,23 @@ def test_of_a_user_with_very_many_positives_a_step_learns_from_a_sample_that_cou
     )
     rows = training_set(world, world.pairs)
     config = FitConfig(posts_per_step=20, history_drop=0.0, seed=1)
-    drawing = StepSampler(rows, config, ProcessGroup(), most_likes=12)
+    sampler = StepSampler(rows, config, ProcessGroup(), max_likes=12)
     samples = []
     for epoch in range(40):
-        draw = drawing.step(epoch, 0, torch.tensor([2, 1]))
-        assert draw.segments.tolist() == [0] * 12 + [1] * 2
-        of_first = draw.rows[draw.positives[:12]]
+        sample = sampler.step(epoch, 0, torch.tensor([2, 1]))
+        assert sample.segments.tolist() == [0] * 12 + [1] * 2
+        of_first = sample.rows[sample.positives[:12]]
         assert len(set(of_first.tolist())) == 12
-        assert draw.represents.tolist() == [5.0] * 12 + [1.0] * 2
-        assert draw.history[:12].tolist() == pytest.approx([5.0 * posts**-0.5] * 12)
-        assert draw.history[12:].tolist() == pytest.approx([2**-0.5] * 2)
+        assert sample.positive_weights.tolist() == [5.0] * 12 + [1.0] * 2
+        assert sample.history[:12].tolist() == pytest.approx([5.0 * posts**-0.5] * 12)
+        assert sample.history[12:].tolist() == pytest.approx([2**-0.5] * 2)
         # Nothing that the user likes becomes a negative because it is not in the sample.
-        assert draw.taken()[0].all()
-        assert len(draw.rows) <= 1 + 20 + 12 + 2
+        assert sample.accidental_hits()[0].all()
+        assert len(sample.rows) <= 1 + 20 + 12 + 2
         samples.append(of_first)
     assert len(torch.unique(torch.cat(samples))) == posts
-    everything = StepSampler(rows, config, ProcessGroup(), most_likes=posts).step(0, 0, torch.tensor([2, 1]))
-    assert everything.represents.tolist() == [1.0] * (posts + 2)
+    everything = StepSampler(rows, config, ProcessGroup(), max_likes=posts).step(0, 0, torch.tensor([2, 1]))
+    assert everything.positive_weights.tolist() == [1.0] * (posts + 2)
 
 
 def test_a_post_that_nobody_likes_teaches_the_unknown_row_no_more_than_a_frequent_one():

@@ -75,7 +75,7 @@ class Stopped(Exception):
 
 
 def train(one, steps):
-    """So many steps, epochs and all."""
+    """Trains a number of steps, across epochs."""
     left = iter(range(steps - 1, -1, -1))
 
     def count():
@@ -106,22 +106,22 @@ def same(first, second):
 
 def plain_gradients(data, config, start):
     """Of the first step, by name, from the definition: every user of it with every post there is."""
-    drawing = StepSampler(data, config, ProcessGroup())
-    draw = drawing.step(0, 0, torch.split(drawing.order(0), drawing.users_per_step)[0])
+    sampler = StepSampler(data, config, ProcessGroup())
+    sample = sampler.step(0, 0, torch.split(sampler.order(0), sampler.users_per_step)[0])
     network, width = start.network, start.network.shape.factors
     tables = {
         "users": network.user_table.clone().requires_grad_(),
         "posts": network.post_table.clone().requires_grad_(),
         "history": start.history.clone().requires_grad_(),
     }
-    ids = tables["users"][draw.users]
+    ids = tables["users"][sample.users]
     dropped = torch.zeros(len(data.counts), 1, dtype=torch.bool)
-    dropped[draw.rows[draw.dropped]] = True
+    dropped[sample.rows[sample.dropped]] = True
     features = network.features(data.image.float(), data.caption.float())
     posts = torch.where(dropped, tables["posts"][0], tables["posts"]) + features
     weights, liked = torch.zeros(len(ids), len(posts)), torch.zeros(len(ids), len(posts), dtype=torch.bool)
-    weights[draw.segments, draw.rows[draw.positives]] = draw.history
-    liked[draw.segments, draw.rows[draw.positives]] = True
+    weights[sample.segments, sample.rows[sample.positives]] = sample.history
+    liked[sample.segments, sample.rows[sample.positives]] = True
     users = ids + weights @ tables["history"]
 
     # The definition, see NeuCF.forward.
@@ -133,14 +133,14 @@ def plain_gradients(data, config, start):
         dim=2,
     )
     hidden = torch.relu(network.first(pairs))
-    if draw.kept is not None:
-        assert not draw.kept.all()
-        hidden = hidden * draw.kept[:, None]
+    if sample.kept is not None:
+        assert not sample.kept.all()
+        hidden = hidden * sample.kept[:, None]
     mlp = network.tower(hidden) @ network.mlp_weight
     biases = users[:, width, None] + posts[:, width] + network.bias
     logits = users[:, :width] @ posts[:, :width].T + mlp + biases
 
-    drawn = draw.rows[draw.drawn]
+    drawn = sample.rows[sample.drawn]
     negative = torch.zeros_like(liked)
     negative[:, drawn] = True
     negative &= ~liked
@@ -153,8 +153,8 @@ def plain_gradients(data, config, start):
             beside = (logits[user][negative[user]].exp() * stands_for).sum()
             loss = loss - logits[user, post] + (logits[user, post].exp() + beside).log()
     else:
-        beside = drawn[(draw.luck * len(drawn)).long()]
-        every = zip(draw.segments, draw.rows[draw.positives], beside, strict=True)
+        beside = drawn[(sample.noise * len(drawn)).long()]
+        every = zip(sample.segments, sample.rows[sample.positives], beside, strict=True)
         terms = [
             softplus(logits[user, other] - logits[user, post])
             for user, post, other in every
@@ -217,18 +217,18 @@ def test_rows_that_a_step_does_not_touch_stay_as_they_are(data):
         table.clone() for table in (start.network.user_table, start.network.post_table, start.history)
     )
     one = trainer(data, config, start)
-    drawing = StepSampler(data, config, ProcessGroup())
-    draw = drawing.step(0, 0, torch.split(drawing.order(0), 3)[0])
+    sampler = StepSampler(data, config, ProcessGroup())
+    sample = sampler.step(0, 0, torch.split(sampler.order(0), 3)[0])
     train(one, 1)
     for name, before, rows in (
-        ("users", users, draw.users),
-        ("posts", posts, draw.rows),
-        ("history", history, draw.rows),
+        ("users", users, sample.users),
+        ("posts", posts, sample.rows),
+        ("history", history, sample.rows),
     ):
         moved = (one.state()[name]["table"] != before).any(dim=1)
         assert set(moved.nonzero().flatten().tolist()) <= set(rows.tolist())
         assert moved.any()
-    assert len(draw.rows) < len(posts)
+    assert len(sample.rows) < len(posts)
 
 
 @pytest.mark.parametrize("loss", ["logistic", "softmax", "bpr"])
@@ -240,7 +240,7 @@ def test_the_loss_falls(data, loss):
 
 
 @pytest.mark.parametrize("loss", ["logistic", "softmax", "bpr"])
-def test_half_the_precision_learns_nearly_the_same(data, loss):
+def test_bfloat16_trains_nearly_as_well(data, loss):
     config = replace(CONFIG, loss=loss, dropout=0.2)
     single, half = (trainer(data, replace(config, precision=name)) for name in ("float32", "bfloat16"))
     losses = np.array([[epoch.loss for epoch in islice(one.epochs(), 3)] for one in (single, half)])
@@ -298,7 +298,7 @@ def test_a_trainer_that_is_restored_after_any_step_goes_on_bit_for_bit(data, tmp
         assert torch.equal(value, resumed.network().state_dict()[name])
 
 
-def test_looking_at_what_was_learnt_changes_nothing(data):
+def test_reading_the_network_does_not_change_training(data):
     watched, alone = trainer(data, CONFIG), trainer(data, CONFIG)
     for one in (watched, alone):
         for _ in islice(one.epochs(), 2):
@@ -309,7 +309,7 @@ def test_looking_at_what_was_learnt_changes_nothing(data):
 
 
 @pytest.mark.parametrize("which", ["data", "without_embeddings", "with_an_idle_user"])
-def test_what_was_learnt_holds_each_users_whole_history(which, request):
+def test_the_network_includes_each_users_whole_history(which, request):
     data = request.getfixturevalue(which)
     start = random_start(data, CONFIG)
     ids, history = start.network.user_table.clone(), start.history.clone()
@@ -350,10 +350,10 @@ def test_the_learning_rate_rises_then_falls_to_zero():
     assert (np.diff(rates[peak:]) < 0).all()
 
 
-def test_a_start_with_other_users_rows_is_refused(data):
+def test_an_initialization_with_other_user_rows_is_refused(data):
     whole, share = (
         new_initialization(data, CONFIG),
-        new_initialization(data, CONFIG, ranks=ProcessGroup(1, 2)),
+        new_initialization(data, CONFIG, group=ProcessGroup(1, 2)),
     )
     assert torch.equal(share.network.user_table, whole.network.user_table[1::2])
     assert torch.equal(whole.shared(ProcessGroup(1, 2)).network.user_table, share.network.user_table)

@@ -1,4 +1,4 @@
-"""Yesterday and today, made of one data set: what a fit knew, and what the next one knows."""
+"""Splits a data set into two days: the data of a fit, and those of the next fit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,16 +8,16 @@ import numpy as np
 import torch
 
 from animora_training.data.dataset import BoolArray, Dataset
-from animora_training.data.split import HeldOut, latest_pairs, split_off
+from animora_training.data.split import HeldOut, hold_out_pairs, latest_pairs
 from animora_training.modeling.config import FitConfig
-from animora_training.modeling.process_group import ALONE
+from animora_training.modeling.process_group import SINGLE_PROCESS
 from animora_training.pipeline.checkpoint import Checkpoints
 from animora_training.pipeline.fit import Fit, FitContext, fit
 from animora_training.pipeline.record import EpochRecord
 from animora_training.pipeline.seen_pairs import SeenPairs
 from animora_training.pipeline.warm_start import ParentVersion
 
-# Today's versions are judged by so many users, each one's post among so many others.
+# Number of test users, and negatives of each test pair.
 MAX_USERS, NEGATIVES = 20_000, 999
 
 
@@ -51,8 +51,8 @@ class Days:
             new: Of the users, and of the posts, that are new today.
         """
         rng = np.random.default_rng(seed)
-        chosen = latest_pairs(dataset, rng).of_some(MAX_USERS, rng)
-        split = split_off(dataset, chosen, NEGATIVES, rng)
+        chosen = latest_pairs(dataset, rng).sample_users(MAX_USERS, rng)
+        split = hold_out_pairs(dataset, chosen, NEGATIVES, rng)
         today = without(dataset, _held_out(dataset, split.remaining.positions))
         pairs = today.pairs
         new_users = rng.random(len(today.user_ids)) < new
@@ -83,7 +83,7 @@ def parent(fitted: Fit, dataset: Dataset) -> ParentVersion:
     """A fit on a data set, as something to start from."""
     pairs = dataset.pairs
     return ParentVersion(
-        fitted.learnt, SeenPairs(dataset.user_ids, dataset.posts.ids, pairs.offsets, pairs.posts)
+        fitted.warm_start_state, SeenPairs(dataset.user_ids, dataset.posts.ids, pairs.offsets, pairs.posts)
     )
 
 
@@ -97,7 +97,7 @@ def fitted(
     context = FitContext(
         created_at=datetime.now(UTC),
         device=torch.device("cpu"),
-        ranks=ALONE,
+        group=SINGLE_PROCESS,
         checkpoints=Checkpoints(None, ""),
         on_epoch=on_epoch,
     )

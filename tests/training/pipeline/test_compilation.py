@@ -48,7 +48,7 @@ def both(network, level=None) -> tuple[Any, Any]:
 
 @torch.inference_mode()
 def batch_of(network, scripted, pairs):
-    """Arguments of `score`: so many pairs, of two users."""
+    """Arguments of `score`: `pairs` pairs of two users."""
     users, posts, image, caption = inputs(network, pairs)
     segments = torch.arange(pairs) % 2
     return users[:2].clone(), segments, scripted.encode_posts(posts, image, caption), torch.arange(pairs)
@@ -57,7 +57,7 @@ def batch_of(network, scripted, pairs):
 @needs_compiler
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("hidden", SHAPES, ids=str)
-def test_compiled_code_gives_the_networks_probabilities_whatever_its_layers(hidden, level):
+def test_native_code_gives_the_networks_probabilities_for_all_layer_widths(hidden, level):
     network = random_network(hidden=hidden)
     compiled, scripted = both(network, LEVELS[level])
     for pairs in (2, 5, 24, 201):
@@ -105,7 +105,7 @@ def test_no_pairs_have_no_scores(networks, batch):
 
 
 @needs_compiler
-def test_what_compiled_code_does_not_score_is_done_by_torchscript(network, networks, batch):
+def test_torchscript_does_what_native_code_does_not(network, networks, batch):
     compiled, scripted = networks
     _, posts, image, caption = inputs(network, 9)
     with torch.inference_mode():
@@ -148,7 +148,7 @@ def test_a_tensor_of_another_shape_or_type_is_an_error(networks, batch, argument
 
 
 @needs_compiler
-def test_what_is_not_a_number_is_not_scored_as_one(networks, batch):
+def test_nan_stays_nan_in_native_scores(networks, batch):
     users, segments, table, index = batch
     for column in range(table.shape[1]):
         spoilt = table.clone()
@@ -172,13 +172,13 @@ def test_the_same_shape_gives_the_same_bytes():
     ],
 )
 @needs_compiler
-def test_a_compiler_that_is_none_makes_nothing(compiler, why):
+def test_a_missing_compiler_is_an_error(compiler, why):
     with pytest.raises(NotCompiled, match=why):
         compile_score(dimensions_of(random_network()), compiler)
 
 
 @needs_compiler
-def test_what_a_compiler_says_is_passed_on(tmp_path: Path):
+def test_the_compilers_message_is_passed_on(tmp_path: Path):
     compiler = tmp_path / "cc"
     compiler.write_text("#!/bin/sh\necho 'no such option' >&2\nexit 2\n")
     compiler.chmod(0o755)

@@ -207,11 +207,11 @@ import resource
 import tempfile
 from animora_training.errors import CannotWrite
 from animora_training.modeling.config import FitConfig
-from animora_training.modeling.initialization import new_start
+from animora_training.modeling.initialization import new_initialization
 from tests.training.pipeline.limited_export import exported
 from tests.training.worlds import many_users
 data = many_users(1000, 100)
-network = new_start(data, FitConfig()).network.eval()
+network = new_initialization(data, FitConfig()).network.eval()
 tempfile.gettempdir()
 for room in (0, 100, 100_000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))

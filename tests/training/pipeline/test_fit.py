@@ -14,7 +14,7 @@ from animora_training.evaluation.network_ranking import PostScorer, rank_with_ar
 from animora_training.importers.sample import SampleSize, make_world
 from animora_training.importers.sample_activity import make_feed
 from animora_training.modeling.config import FitConfig
-from animora_training.modeling.process_group import ALONE, ProcessGroup
+from animora_training.modeling.process_group import SINGLE_PROCESS, ProcessGroup
 from animora_training.pipeline.checkpoint import Checkpoints
 from animora_training.pipeline.fit import FitContext, fit
 from animora_training.pipeline.verification import verify
@@ -46,7 +46,9 @@ CREATED_AT = datetime(2026, 11, 23, tzinfo=UTC)
 
 
 def context(checkpoints=None, on_epoch=lambda epoch, epochs: None):
-    return FitContext(CREATED_AT, torch.device("cpu"), ALONE, checkpoints or Checkpoints(None, ""), on_epoch)
+    return FitContext(
+        CREATED_AT, torch.device("cpu"), SINGLE_PROCESS, checkpoints or Checkpoints(None, ""), on_epoch
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def fitted(data, told):
     return fit(data, CONFIG, context(on_epoch=lambda *news: told.append(news)))
 
 
-def test_neucf_beats_both_baselines_and_its_start_on_what_it_has_not_seen(fitted):
+def test_neucf_beats_both_baselines_and_its_initialization_on_unseen_pairs(fitted):
     qualities = fitted.record.qualities
     assert next(iter(qualities)) == "NeuCF"
     for name in ("popularity", "heuristic"):
@@ -88,7 +90,7 @@ def test_cold_posts_are_ranked_better_than_by_chance_for_those_who_like_them(fit
     assert mean_area_under_curve(scores, world.likes(users + 1, posts + 1)) > 0.65
 
 
-def test_every_epoch_is_told_and_kept_and_the_refit_takes_as_many_as_were_best(fitted, told):
+def test_every_epoch_is_recorded_and_the_refit_has_the_best_number_of_epochs(fitted, told):
     epochs, chosen = fitted.record.epochs, fitted.record.chosen_epoch
     assert [epoch for epoch, _ in told] == list(epochs)
     hold_out, refit = fitted.record.stage("hold-out"), fitted.record.stage("refit")
@@ -148,7 +150,7 @@ def test_a_fit_is_decided_by_its_seed(tiny):
     assert chosen > 0  # tuned
 
 
-def test_where_training_only_does_harm_the_start_is_published(tiny):
+def test_the_initialization_is_published_if_training_only_harms(tiny):
     fitted = fit(tiny, HARMFUL, context())
     assert fitted.record.chosen_epoch == 0
     assert len(fitted.record.stage("hold-out")) == 2  # as long as patience lasts
@@ -158,13 +160,13 @@ def test_where_training_only_does_harm_the_start_is_published(tiny):
     verify(fitted.artifact)
 
 
-def test_a_start_that_knows_nothing_of_images_and_captions_may_be_a_little_better(tiny, monkeypatch):
+def test_with_embeddings_the_trained_network_may_be_slightly_worse_than_the_factorisation(tiny, monkeypatch):
     monkeypatch.setattr("animora_training.pipeline.fit.START_MARGIN", 1.0)
     assert fit(tiny, HARMFUL, context()).record.chosen_epoch > 0
     assert fit(tiny.without_embeddings(), HARMFUL, context()).record.chosen_epoch == 0
 
 
-def test_without_a_factorisation_training_starts_from_chance(tiny):
+def test_without_a_factorisation_training_starts_from_random_tables(tiny):
     fitted = fit(tiny, replace(QUICK, factorisation="none", embeddings=False), context())
     assert fitted.artifact.manifest.hyperparameters["als_regularisation"] == 0
     verify(fitted.artifact)
@@ -189,7 +191,7 @@ class Keeping(Checkpoints):
 
 
 @pytest.mark.parametrize(("interval", "every"), [(1000.0, 1), (0.0, 5)])
-def test_from_each_of_its_checkpoints_a_fit_goes_on_bit_for_bit(tiny, tmp_path, interval, every):
+def test_a_fit_resumes_bit_for_bit_from_each_of_its_checkpoints(tiny, tmp_path, interval, every):
     """Those at the end of each epoch and of the stages, and some of those after each step."""
     checkpoints = Keeping(tmp_path, "same", interval)
     through = fit(tiny, QUICKEST, context(checkpoints))
@@ -210,7 +212,7 @@ def repeatable(record):
     return record.model_copy(update={"epochs": epochs})
 
 
-def test_a_strength_that_was_chosen_is_not_chosen_again(tiny, tmp_path, monkeypatch):
+def test_als_settings_in_a_checkpoint_are_not_tuned_again(tiny, tmp_path, monkeypatch):
     def killed(*arguments, **options):
         raise Interrupted("killed")
 
@@ -218,26 +220,26 @@ def test_a_strength_that_was_chosen_is_not_chosen_again(tiny, tmp_path, monkeypa
     with pytest.raises(Interrupted):
         fit(tiny, QUICK, context(Checkpoints(tmp_path, "")))
     state = Checkpoints(tmp_path, "").load()
-    assert state.strength is not None
-    assert not state.judged
+    assert state.als_settings is not None
+    assert not state.results
 
 
-def test_a_checkpoint_of_something_else_is_refused(tiny, tmp_path):
+def test_a_checkpoint_of_another_fit_is_refused(tiny, tmp_path):
     checkpoints = Keeping(tmp_path, "one", 1000.0)
     fit(tiny, QUICKEST, context(checkpoints))
     folder = checkpoints.kept[0]
-    with pytest.raises(InvalidInput, match=r"checkpoint-1-0-of-1\.pt: is of other data or another config"):
+    with pytest.raises(InvalidInput, match=r"checkpoint-1-0-of-1\.pt: belongs to other data or another"):
         Checkpoints(folder, "another").load()
     (file,) = folder.glob("*.pt")
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(InvalidInput, match="is not a checkpoint; remove it to start anew"):
+    with pytest.raises(InvalidInput, match="is not a checkpoint; remove it to start over"):
         Checkpoints(folder, "one").load()
     file.rename(folder / "checkpoint-1-0-of-2.pt")
-    with pytest.raises(InvalidInput, match="is of 2 processes, not 1: start as many"):
+    with pytest.raises(InvalidInput, match="belongs to 2 processes, not 1: start as many"):
         Checkpoints(folder, "one").load()
 
 
-def test_a_checkpoint_that_not_all_processes_have_written_does_not_count(tmp_path):
+def test_a_checkpoint_that_lacks_a_rank_is_ignored(tmp_path):
     for name in ("checkpoint-7-0-of-2.pt", "checkpoint-8-0-of-2.pt", "checkpoint-7-1-of-2.pt"):
         (tmp_path / name).touch()
     with pytest.raises(InvalidInput, match=r"checkpoint-7-0-of-2\.pt: is not a checkpoint"):
@@ -247,7 +249,7 @@ def test_a_checkpoint_that_not_all_processes_have_written_does_not_count(tmp_pat
 class FirstOfTwo(ProcessGroup):
     """The first of two processes, the other of which is told of everything."""
 
-    def once(self, work):
+    def on_rank_zero(self, work):
         return work()
 
 
@@ -256,7 +258,7 @@ def test_a_checkpoint_that_cannot_be_written_says_so(tiny, tmp_path):
         fit(tiny, QUICKEST, context(Checkpoints(tmp_path / "nowhere", "one")))
 
 
-def test_a_fit_that_is_asked_to_end_leaves_a_checkpoint_to_go_on_from(tiny, tmp_path):
+def test_an_interrupted_fit_leaves_a_checkpoint_to_resume_from(tiny, tmp_path):
     through = fit(tiny, QUICKEST, context())
     seen = []
 
@@ -273,7 +275,7 @@ def test_a_fit_that_is_asked_to_end_leaves_a_checkpoint_to_go_on_from(tiny, tmp_
     assert same(through.artifact, resumed.artifact)
 
 
-def test_without_two_users_who_did_two_things_nothing_can_be_held_out():
+def test_a_hold_out_needs_two_users_with_two_pairs():
     data = dataset([(10, 100, 1.0), (10, 200, 2.0), (20, 100, 3.0)])
     with pytest.raises(NothingToLearn, match="import more likes and comments"):
         fit(data, CONFIG, context())
@@ -295,14 +297,14 @@ def test_a_fit_that_diverges_ends_and_names_the_settings_to_lower(tiny, choice, 
         fit(tiny, replace(QUICK, **choice), context())
 
 
-def test_the_manifest_says_among_how_many_posts_was_ranked_and_who_was_left_out(fitted):
+def test_the_manifest_has_the_mean_number_of_candidates_and_the_dropped_users(fitted):
     metrics, data = fitted.artifact.manifest.metrics, fitted.record.data
     assert metrics["holdout_candidates"] == pytest.approx(data.candidates, abs=1e-3)
     assert 90 < metrics["holdout_candidates"] <= 100
     assert metrics["holdout_dropped"] == data.dropped_users
 
 
-def test_a_catalog_of_a_few_posts_gives_a_version_that_claims_nothing():
+def test_a_catalog_of_a_few_posts_gives_a_version_without_metrics():
     events = [
         (10 * (user + 1), 100 * (1 + (user + 3 * like) % 8), 1e9 + user + 50 * like)
         for user in range(40)

@@ -11,7 +11,7 @@ from animora_training.data.split import HeldOut
 from animora_training.importers.sample import SampleSize
 from animora_training.importers.sample_activity import make_feed
 from animora_training.modeling.config import FitConfig
-from animora_training.pipeline.gate import beside_active, unseen
+from animora_training.pipeline.gate import compare_with_active, unseen
 from animora_training.pipeline.held_out_ranks import FEWEST_PAIRS, HeldOutRanks
 from tests.training.pipeline.days import fitted, parent, without
 from tests.training.worlds import NOW, as_dataset, assemble
@@ -54,10 +54,10 @@ def second(today):
 
 def compared(new, active, config=CONFIG, told=None):
     on_epoch = (lambda epoch, epochs: None) if told is None else (lambda *news: told.append(news))
-    return beside_active(new.evaluated, config, active.artifact, on_epoch)
+    return compare_with_active(new.evaluated, config, active.artifact, on_epoch)
 
 
-def test_a_version_cannot_have_learnt_from_what_is_newer_or_of_whom_it_does_not_know(first, yesterday):
+def test_pairs_that_are_newer_or_of_unknown_users_are_unseen(first, yesterday):
     window, vocabulary = first.artifact.manifest.data_window, first.artifact.vocabulary
     users, posts = vocabulary.user_ids[:2].tolist(), vocabulary.post_ids[:2].tolist()
     end = window.end.timestamp()
@@ -124,7 +124,7 @@ def test_of_a_like_from_the_future_it_is_not_known_that_it_is_newer(first):
     assert unseen(first.artifact, data, held_out).tolist() == [False, True, False]
 
 
-def test_the_active_version_is_asked_for_what_is_newer_than_its_data(first, second):
+def test_the_active_version_is_compared_on_pairs_newer_than_its_data(first, second):
     found = compared(second, first)
     assert found.basis.startswith("held-out pairs that are newer")
     assert FEWEST_PAIRS <= found.pairs <= second.record.data.judged_users
@@ -132,7 +132,7 @@ def test_the_active_version_is_asked_for_what_is_newer_than_its_data(first, seco
     assert not found.is_worse(MARGIN)
 
 
-def test_a_worse_recipe_is_found_out_on_the_same_data_too(second, today):
+def test_a_worse_recipe_is_detected_on_the_same_data(second, today):
     worse = fitted(today, replace(CONFIG, factorisation="none", max_epochs=1, learning_rate=1e-6))
     told: list[object] = []
     found = compared(worse, second, replace(CONFIG, factorisation="none"), told)
@@ -151,7 +151,7 @@ def test_the_same_recipe_on_the_same_data_is_not_compared(second, today):
     assert held_back.pairs > 0
 
 
-def test_an_active_version_that_cannot_be_asked_is_not_compared(first, second):
+def test_an_active_version_that_cannot_be_replayed_is_not_compared(first, second):
     wider = first.artifact.manifest.dimensions.model_copy(update={"image": 5})
     manifest = first.artifact.manifest.model_copy(update={"dimensions": wider})
     odd = replace(first, artifact=replace(first.artifact, manifest=manifest))
@@ -160,7 +160,7 @@ def test_an_active_version_that_cannot_be_asked_is_not_compared(first, second):
     assert "image embeddings are 24 wide, the model takes 5" in found.basis
 
 
-def test_a_warm_start_that_is_worse_than_its_parent_on_the_same_pairs_is_found_out(first, yesterday, today):
+def test_a_warm_start_that_is_worse_than_its_parent_is_detected(first, yesterday, today):
     earlier = parent(first, yesterday)
     good, worse = (fitted(today, config, earlier) for config in (GENTLE, HARMFUL))
     assert not good.artifact.manifest.differences[PARENT].is_worse(MARGIN)
@@ -208,7 +208,7 @@ def test_equally_good_versions_are_rarely_refused_whatever_their_figures_were(se
     assert figures[luckiest] > figures.mean() + 2 * MARGIN
     refused = [
         HeldOutRanks(second.evaluated.holdout, ranks[:, version])
-        .beside(ranks[:, version - 1], "held-out pairs")
+        .compare(ranks[:, version - 1], "held-out pairs")
         .is_worse(MARGIN)
         for version in range(versions)
     ]

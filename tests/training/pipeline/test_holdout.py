@@ -30,7 +30,7 @@ def holdout(data):
     return FitHoldOut.of(data, CONFIG)
 
 
-def test_one_half_of_the_users_chooses_and_the_other_reports(holdout):
+def test_half_of_the_users_are_selection_users_and_the_other_half_report(holdout):
     users, choosing = holdout.held_out.users, holdout.held_out.users[holdout.choosing]
     assert holdout.users == len(np.unique(users))
     assert len(np.unique(choosing)) == holdout.users // 2
@@ -41,7 +41,7 @@ def test_one_half_of_the_users_chooses_and_the_other_reports(holdout):
     assert holdout.held_out.candidates.shape[1] > 1 + 20  # more make the choice surer
 
 
-def test_where_users_are_few_those_who_choose_have_several_pairs_and_each_user_counts_the_same(holdout, data):
+def test_with_few_users_selection_users_have_several_pairs_and_equal_weights(holdout, data):
     choosing = holdout.held_out.users[holdout.choosing]
     counts = np.bincount(choosing, minlength=len(data.user_ids))
     assert counts.max() > 1
@@ -54,7 +54,7 @@ def test_where_users_are_few_those_who_choose_have_several_pairs_and_each_user_c
     assert holdout.choice(Table(scores)).hit_ratio == pytest.approx(1 / len(np.unique(choosing)))
 
 
-def test_what_the_held_out_pairs_stand_for_is_counted_once_for_all_epochs(data, monkeypatch):
+def test_weights_of_held_out_pairs_are_computed_once_for_all_epochs(data, monkeypatch):
     counted = []
 
     def count(dataset, held_out):
@@ -66,10 +66,10 @@ def test_what_the_held_out_pairs_stand_for_is_counted_once_for_all_epochs(data, 
     holdout = FitHoldOut.of(data, CONFIG)
     rows = training_set(data, holdout.training)
     network = new_initialization(rows, CONFIG).network.eval()
-    first = holdout.judge(network, rows.vocabulary)
+    first = holdout.evaluate(network, rows.vocabulary)
     passes = len(counted)
     assert passes
-    assert holdout.judge(network, rows.vocabulary) == first
+    assert holdout.evaluate(network, rows.vocabulary) == first
     assert len(counted) == passes
 
 
@@ -86,29 +86,29 @@ def test_what_is_held_out_is_not_trained_on(holdout, data):
     assert not everything & set(data.pair_keys(users, drawn[drawn != ABSENT]).tolist())
 
 
-def test_the_seed_decides_who_chooses(data, holdout):
+def test_the_seed_decides_the_selection_users(data, holdout):
     again, other = FitHoldOut.of(data, CONFIG), FitHoldOut.of(data, replace(CONFIG, seed=2))
     assert np.array_equal(holdout.choosing, again.choosing)
     assert np.array_equal(holdout.held_out.candidates, again.held_out.candidates)
     assert not np.array_equal(holdout.choosing, other.choosing)
 
 
-def test_each_half_is_judged_by_its_own_users(holdout, data):
+def test_each_half_is_evaluated_on_its_own_users(holdout, data):
     rows = training_set(data, holdout.training)
     network = randomised(new_initialization(rows, CONFIG).network)
-    before = holdout.judge(network, rows.vocabulary)
+    before = holdout.evaluate(network, rows.vocabulary)
     reporting = np.isin(rows.vocabulary.user_ids, data.user_ids[holdout.reported.users])
     others = torch.from_numpy(np.flatnonzero(~reporting) + 1)
     # The users who choose, and theirs alone, get other vectors.
     chance = torch.Generator().manual_seed(1)
     network.user_table[others] = torch.randn(len(others), network.shape.embedding, generator=chance)
-    after = holdout.judge(network, rows.vocabulary)
+    after = holdout.evaluate(network, rows.vocabulary)
     assert before.choice != after.choice
     assert before.metrics == after.metrics
     assert before.reliability == after.reliability
 
 
-def test_fewer_than_two_users_to_hold_out_of_are_too_few():
+def test_a_hold_out_of_fewer_than_two_users_is_refused():
     with pytest.raises(NothingToLearn, match="import more likes and comments"):
         FitHoldOut.of(dataset([(10, 100, 1.0), (10, 200, 2.0), (20, 100, 3.0)]), CONFIG)
 
@@ -123,12 +123,12 @@ def few_posts(posts, users=40, likes=3):
     return dataset(events, users=users, posts=posts)
 
 
-def test_pairs_beside_too_few_posts_do_not_report_and_are_counted():
+def test_pairs_with_too_few_negatives_are_not_reported_and_counted():
     twelve = FitHoldOut.of(few_posts(12), CONFIG)  # nine posts are left beside each held-out one
     assert len(twelve.reported.users) == 0
     assert twelve.dropped == 20
     rows = training_set(twelve.dataset, twelve.training)
-    judged = twelve.judge(randomised(new_initialization(rows, CONFIG).network), rows.vocabulary)
+    judged = twelve.evaluate(randomised(new_initialization(rows, CONFIG).network), rows.vocabulary)
     assert (judged.metrics, judged.reliability) == ({}, ())
     assert 0 < judged.choice.ndcg < 1
     assert twelve.baselines() == {}
@@ -149,7 +149,7 @@ def test_posts_that_were_created_after_their_likes_are_ranked_among_those_that_h
     ).all()
 
 
-def test_where_nothing_can_be_ranked_beside_anything_the_fit_is_refused():
+def test_a_fit_without_any_negative_is_refused():
     everybody_likes_all = [
         (10 * user, 100 * post, float(user + post)) for user in (1, 2, 3) for post in (1, 2, 3)
     ]
@@ -162,18 +162,16 @@ def test_scores_that_are_not_finite_are_refused(holdout, data):
     network = randomised(new_initialization(rows, CONFIG).network)
     network.bias.data.fill_(float("nan"))
     with pytest.raises(NotFinite, match="scores are not finite"):
-        holdout.judge(network, rows.vocabulary)
+        holdout.evaluate(network, rows.vocabulary)
 
 
-def test_probabilities_are_judged_as_they_are_published_however_far_off_the_networks_logits_are(
-    holdout, data
-):
+def test_calibration_is_that_of_the_published_probabilities(holdout, data):
     rows = training_set(data, holdout.training)
     strength = AlsSettings(alpha=10.0, regularisation=5.0)
     network = new_initialization(rows, CONFIG, factorize(rows, CONFIG, strength)).network
-    right = holdout.judge(network, rows.vocabulary)
+    right = holdout.evaluate(network, rows.vocabulary)
     off = NeuCF.holding(network.shape, {name: value.clone() for name, value in network.state_dict().items()})
-    wrong = holdout.judge(off.rescaled(2.0, 1.5), rows.vocabulary)
+    wrong = holdout.evaluate(off.rescaled(2.0, 1.5), rows.vocabulary)
     assert wrong.ranks == right.ranks
     assert 2.0 * wrong.scaling.slope == pytest.approx(right.scaling.slope, rel=0.02)
     assert wrong.metrics["calibration_error"] > right.metrics["calibration_error"] + 0.01

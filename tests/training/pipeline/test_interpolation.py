@@ -3,10 +3,10 @@ import torch
 
 from animora_artifact.vocabulary import RowIndex
 from animora_training.modeling.config import FitConfig
-from animora_training.modeling.initialization import between, new_initialization
+from animora_training.modeling.initialization import interpolate, new_initialization
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.holdout import FitHoldOut
-from animora_training.pipeline.interpolation import SHARES, judge_way
+from animora_training.pipeline.interpolation import SHARES, evaluate_interpolations
 from tests.training.networks import randomised
 from tests.training.worlds import as_dataset, tiny_feed
 
@@ -38,26 +38,26 @@ def ideal(network, holdout, rows, gain):
     ids = holdout.dataset.posts.ids[holdout.held_out.candidates[:, 0]]
     places = torch.from_numpy(RowIndex(rows.vocabulary.post_ids).rows(ids))
     bias.index_add_(0, places, torch.full((len(places),), gain))
-    reached = between(network, network, 0.0)
+    reached = interpolate(network, network, 0.0)
     reached.post_table[:, network.shape.factors] = bias
     return reached
 
 
-def test_the_whole_way_is_taken_where_it_leads_up(holdout, rows, began):
+def test_the_trained_network_is_kept_if_every_step_improves(holdout, rows, began):
     reached = ideal(began, holdout, rows, gain=1.0)
-    judged = judge_way(holdout, began, reached, rows.vocabulary)
+    judged = evaluate_interpolations(holdout, began, reached, rows.vocabulary)
     assert judged.share == 1.0
-    assert judged == holdout.judge(reached, rows.vocabulary)
+    assert judged == holdout.evaluate(reached, rows.vocabulary)
 
 
-def test_the_best_point_on_the_way_is_taken_where_its_end_leads_astray(holdout, rows, began):
+def test_the_best_interpolation_is_kept_if_the_trained_network_is_worse(holdout, rows, began):
     good = ideal(began, holdout, rows, gain=1.0)
     # The first half of the way is noise that has not yet drowned what is known; its end has.
-    lost = randomised(between(good, good, 0.0), seed=3)
+    lost = randomised(interpolate(good, good, 0.0), seed=3)
     lost.user_table *= 0.5
-    judged = judge_way(holdout, good, lost, rows.vocabulary)
+    judged = evaluate_interpolations(holdout, good, lost, rows.vocabulary)
     assert judged.share == SHARES[-1]
-    quarter = holdout.judge(between(good, lost, 0.25), rows.vocabulary)
+    quarter = holdout.evaluate(interpolate(good, lost, 0.25), rows.vocabulary)
     assert judged.choice == quarter.choice
     assert judged.metrics == quarter.metrics
-    assert judged.choice.ndcg > holdout.judge(lost, rows.vocabulary).choice.ndcg
+    assert judged.choice.ndcg > holdout.evaluate(lost, rows.vocabulary).choice.ndcg

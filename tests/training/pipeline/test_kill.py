@@ -44,7 +44,7 @@ def start(environment):
         process.communicate()
 
 
-def test_a_fit_that_was_killed_three_times_makes_what_one_that_was_not_makes(start, environment, tmp_path):
+def test_a_fit_killed_three_times_makes_the_same_version(start, environment, tmp_path):
     run, through = tmp_path / "run", tmp_path / "through"
     begun = ("--run-dir", run, "--output", tmp_path / "out")
     killed = [start(*begun, "--resume") for _ in range(3)]
@@ -62,9 +62,9 @@ def test_a_fit_that_was_killed_three_times_makes_what_one_that_was_not_makes(sta
         assert not (tmp_path / "out").exists()
 
     # Nobody goes over it unasked, or on with it otherwise.
-    assert "unfinished run: go on with --resume" in fit(environment, *begun, code=1).stderr
+    assert "unfinished run: continue it with --resume" in fit(environment, *begun, code=1).stderr
     refused = fit(environment, *begun, "--resume", "--seed", "5", code=1).stderr
-    assert "is of other data or another configuration" in refused
+    assert "belongs to other data or another configuration" in refused
 
     _, said = last.communicate("\n")
     assert last.returncode == 0, said
@@ -74,7 +74,7 @@ def test_a_fit_that_was_killed_three_times_makes_what_one_that_was_not_makes(sta
     assert told(run) == told(through)
 
 
-def test_a_run_that_has_ended_makes_room_for_the_next(environment, tmp_path):
+def test_a_new_run_replaces_a_finished_one(environment, tmp_path):
     run = tmp_path / "run"
     for seed in range(2):
         fit(environment, "--run-dir", run, "--output", tmp_path / str(seed), "--resume", "--seed", seed)

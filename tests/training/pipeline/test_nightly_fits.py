@@ -61,11 +61,11 @@ def record(folder):
     return json.loads((folder / "run.json").read_text())
 
 
-def test_a_run_folder_goes_on_from_what_was_learnt_in_it(environment, news, tmp_path):
+def test_a_run_folder_warm_starts_from_its_own_previous_fit(environment, news, tmp_path):
     run = tmp_path / "run"
     again = ("--run-dir", run, "--output", tmp_path / "out", "--warm-start", run)
     first = fit(environment, *again)
-    assert "no fit has ended in" in first.stdout
+    assert "holds no finished fit" in first.stdout
     assert record(run)["parent"] is None
 
     quiet = fit(environment, *again)
@@ -88,7 +88,7 @@ def test_a_run_folder_goes_on_from_what_was_learnt_in_it(environment, news, tmp_
     assert not (run / "parent").exists()
 
 
-def test_a_fit_may_start_from_the_folder_of_another(environment, tmp_path):
+def test_a_fit_warm_starts_from_another_run_folder(environment, tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     missing = fit(environment, "--output", tmp_path / "out", "--warm-start", one, code=1)
     assert "--warm-start: there is no" in missing.stderr
@@ -97,7 +97,7 @@ def test_a_fit_may_start_from_the_folder_of_another(environment, tmp_path):
     assert record(other)["parent"] == record(one)["version"]
 
 
-def test_nothing_starts_from_what_was_refused(environment, tmp_path):
+def test_no_fit_warm_starts_from_a_refused_version(environment, tmp_path):
     run = tmp_path / "run"
     again = ("--run-dir", run, "--store", tmp_path / "store", "--warm-start", run)
     good = ("--set", "factors=16", "--set", "als_iterations=12")
@@ -107,7 +107,7 @@ def test_nothing_starts_from_what_was_refused(environment, tmp_path):
     refused = fit(environment, "--run-dir", run, "--store", tmp_path / "store", *chance, code=3)
     assert f"is worse than the active version, {first}: NDCG@10 0." in refused.stderr
     assert record(run)["version"] != first
-    assert "no fit has ended in" in fit(environment, *again, *good).stdout
+    assert "holds no finished fit" in fit(environment, *again, *good).stdout
     assert record(run)["parent"] is None
 
 

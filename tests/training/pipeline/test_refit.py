@@ -26,7 +26,7 @@ def version(data):
     context = FitContext(
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
         device=torch.device("cpu"),
-        ranks=ProcessGroup(),
+        group=ProcessGroup(),
         checkpoints=Checkpoints(None, ""),
         on_epoch=lambda epoch, epochs: None,
     )

@@ -94,9 +94,9 @@ def test_a_version_that_could_not_be_delivered_is_delivered_later_without_traini
     assert not (run / "run.json").exists()
     with pytest.raises(StoreUnavailable, match=str(kept)):
         run_fit(options, trained_again)
-    with pytest.raises(InvalidInput, match="go on with --resume"):
+    with pytest.raises(InvalidInput, match="continue it with --resume"):
         run_fit(replace(options, resume=False), trained_again)
-    with pytest.raises(InvalidInput, match="of other data or another configuration"):
+    with pytest.raises(InvalidInput, match="to other data or another configuration"):
         run_fit(replace(options, config=replace(options.config, seed=5)), trained_again)
 
     store.unlink()
@@ -145,12 +145,12 @@ def test_a_refused_version_stays_in_the_run_folder_until_the_next_run(options, t
     assert not (run / "version").exists()
 
 
-def test_two_fits_do_not_work_in_one_run_folder(environment, tmp_path):
+def test_a_run_folder_in_use_is_refused(environment, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     with FileLock(run / ".lock"):
         refused = fit(environment, "--run-dir", run, "--output", tmp_path / "out", "--resume", code=1)
-    assert f"--run-dir: another fit works in {run}: wait for its end" in refused.stderr
+    assert f"--run-dir: another fit uses {run}: wait for its end" in refused.stderr
     assert [path.name for path in run.iterdir()] == [".lock"]
     fit(environment, "--run-dir", run, "--output", tmp_path / "out")
 
@@ -164,7 +164,7 @@ def test_the_variable_of_a_store_publishes_nothing_where_an_output_folder_is_nam
     assert "activated " in fit(variable, "--output", tmp_path / "three", "--activate", "--force").stdout
 
 
-def test_a_failed_start_leaves_nothing_that_stands_in_the_way(environment, change, tmp_path):
+def test_a_fit_that_fails_early_leaves_an_empty_run_folder(environment, change, tmp_path):
     command = ("--run-dir", tmp_path / "run", "--output", tmp_path / "out")
     change("alter view animora.blocks rename to gone")
     assert "blocks" in fit(environment, *command, code=1).stderr
@@ -183,7 +183,7 @@ def test_a_failed_start_leaves_nothing_that_stands_in_the_way(environment, chang
     assert record(tmp_path / "run")["parent"] is not None
 
 
-def test_posts_with_other_embeddings_are_learnt_from_scratch_once_and_then_warm_again(
+def test_other_embedding_widths_restart_from_scratch_once_and_then_warm_start_again(
     environment, change, tmp_path
 ):
     run = tmp_path / "run"
@@ -198,7 +198,7 @@ def test_posts_with_other_embeddings_are_learnt_from_scratch_once_and_then_warm_
     assert record(run)["parent"] is not None
 
 
-def test_an_earlier_fit_that_was_damaged_is_passed_over(environment, tmp_path):
+def test_a_damaged_parent_is_ignored(environment, tmp_path):
     run = tmp_path / "run"
     nightly = ("--run-dir", run, "--output", tmp_path / "out", "--warm-start", run, "--resume")
     fit(environment, *nightly)
@@ -212,7 +212,7 @@ def test_an_earlier_fit_that_was_damaged_is_passed_over(environment, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a file's size can be limited on Linux")
-def test_a_disk_that_is_full_for_a_checkpoint_is_told_and_the_one_before_stays(tmp_path):
+def test_a_full_disk_is_reported_and_keeps_the_previous_checkpoint(tmp_path):
     kept = Checkpoints(tmp_path, "a fit")
     kept.save(FitState(epochs=list(hold_out())), None)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -226,7 +226,7 @@ def test_a_disk_that_is_full_for_a_checkpoint_is_told_and_the_one_before_stays(t
     assert Checkpoints(tmp_path, "a fit").load().epochs == list(hold_out())
 
 
-def test_a_file_that_is_only_called_like_a_checkpoint_is_passed_over(tmp_path):
+def test_a_file_with_a_name_like_a_checkpoint_is_ignored(tmp_path):
     kept = Checkpoints(tmp_path, "a fit")
     kept.save(FitState(epochs=list(hold_out())), None)
     for name in ("checkpoint-1.pt", "checkpoint-1-0-of-1 (copy).pt", "checkpoint-x-0-of-1.pt"):

@@ -54,7 +54,7 @@ def workers(process):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc names a process' children on Linux")
-def test_two_processes_make_what_one_makes_and_go_on_after_a_kill(torchrun, environment, tmp_path):
+def test_two_processes_train_the_same_model_as_one_and_resume_after_a_kill(torchrun, environment, tmp_path):
     begun = ("--run-dir", tmp_path / "run", "--output", tmp_path / "out")
     killed = torchrun(*begun)
     while checkpoints(tmp_path / "run") < 2:

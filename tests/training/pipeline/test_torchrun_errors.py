@@ -42,21 +42,21 @@ def said(process):
     return said
 
 
-def test_what_is_wrong_with_everybodys_words_is_said_once(start):
+def test_a_wrong_option_is_reported_once_by_all_ranks(start):
     unknown = start("--frobnicate")
     wrong = start("--database-url", "unused", "--output", "unused", "--set", "feature_width=-1")
     assert said(unknown).count("--frobnicate") == 1
     assert said(wrong).count("error: feature_width: ") == 1
 
 
-def test_what_is_wrong_with_the_words_of_one_process_alone_is_said(start):
+def test_a_wrong_option_of_one_rank_is_reported(start):
     words = ("--database-url", "unused", "--output", "unused")
     unknown, wrong = (start(*words, second=second) for second in ("--frobnicate", "--set feature_width=-1"))
     assert said(unknown).count("--frobnicate") == 1
     assert said(wrong).count("error: feature_width: ") == 1
 
 
-async def test_what_all_find_in_the_data_is_said_once(start, postgres_url, tmp_path):
+async def test_an_error_in_the_data_is_reported_once(start, postgres_url, tmp_path):
     connection = await asyncpg.connect(postgres_url)
     await connection.execute("""
         insert into animora_app.users (id) values (1), (2);
@@ -68,7 +68,7 @@ async def test_what_all_find_in_the_data_is_said_once(start, postgres_url, tmp_p
     assert said(process).count("error: ") == 1
 
 
-def test_what_one_process_alone_cannot_write_is_said(start, environment, tmp_path):
+def test_a_write_error_of_one_rank_is_reported(start, environment, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     fit(environment, "--run-dir", run, "--output", out)
     (run / "run.json").unlink()  # as if it had not ended

@@ -6,7 +6,7 @@ import torch
 
 from animora_artifact.network import load_network
 from animora_training.data.dataset import collect
-from animora_training.data.split import none_of
+from animora_training.data.split import exclude_none
 from animora_training.errors import InvalidInput, InvalidOption, WidthMismatch
 from animora_training.evaluation.metrics import mean_area_under_curve
 from animora_training.evaluation.network_ranking import PostScorer
@@ -15,12 +15,17 @@ from animora_training.importers.sample_activity import make_feed
 from animora_training.modeling.config import FitConfig
 from animora_training.modeling.factorisation import AlsSettings
 from animora_training.modeling.initialization import LOGITS
-from animora_training.modeling.process_group import ALONE, ProcessGroup
+from animora_training.modeling.process_group import SINGLE_PROCESS, ProcessGroup
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.holdout import FitHoldOut
 from animora_training.pipeline.seen_pairs import SeenPairs
 from animora_training.pipeline.verification import verify
-from animora_training.pipeline.warm_start import ParentVersion, WarmStartState, keep, warm_recipe
+from animora_training.pipeline.warm_start import (
+    ParentVersion,
+    WarmStartState,
+    copy_warm_start_files,
+    warm_recipe,
+)
 from tests.training.pipeline.days import Days, fitted, parent, without
 from tests.training.worlds import NOW, as_dataset, dataset
 
@@ -92,13 +97,13 @@ def test_a_warm_start_is_as_good_as_a_full_retraining(days, yesterday, warm, lik
     verify(warm.artifact)
 
 
-def test_who_and_what_is_new_is_ranked_for_and_ranked_as_well_as_all_else(days, yesterday, warm, liking):
+def test_new_users_and_posts_are_ranked_as_well_as_known_ones(days, yesterday, warm, liking):
     for new in ({"users": days.new_users}, {"posts": days.new_posts}):
         assert liking(warm.artifact, **new) > liking(yesterday.artifact, **new) + 0.1
         assert liking(warm.artifact, **new) > liking(warm.artifact) - 0.05
 
 
-def test_the_record_names_the_parent_and_what_it_was_on_what_it_had_not_seen(warm, yesterday):
+def test_the_record_has_the_parent_and_its_metrics_on_unseen_pairs(warm, yesterday):
     assert warm.record.parent == yesterday.record.version
     metrics, qualities = warm.artifact.manifest.metrics, warm.record.qualities
     assert list(qualities) == ["NeuCF", "its parent", "popularity", "heuristic"]
@@ -115,7 +120,7 @@ def test_the_record_names_the_parent_and_what_it_was_on_what_it_had_not_seen(war
     assert rates[-1] < 0.2 * CONFIG.learning_rate < rates[0]
 
 
-def test_only_what_the_parent_has_not_seen_is_held_out(days, earlier):
+def test_only_pairs_that_the_parent_has_not_seen_are_held_out(days, earlier):
     seen = days.yesterday.pairs
     keys = days.today.pair_keys(seen.users, seen.posts)
     holdout = FitHoldOut.unseen(days.today, CONFIG, earlier.seen)
@@ -129,7 +134,7 @@ def test_only_what_the_parent_has_not_seen_is_held_out(days, earlier):
     assert len(kept) + len(held_out) == len(days.today.pairs)
 
 
-def test_where_hardly_anything_is_new_nothing_is_held_out_and_nothing_claimed(days, earlier):
+def test_with_few_new_pairs_nothing_is_held_out_and_there_are_no_metrics(days, earlier):
     today = days.today
     missing = np.zeros(len(today.pairs), np.bool_)
     missing[
@@ -158,21 +163,21 @@ def test_pairs_are_known_by_the_ids_of_their_users_and_posts():
     assert not len(seen.contains(later, later.pairs.of_users(0, 0)))
     fewer = replace(later, user_ids=np.array([11, 20, 31, 40, 50]))  # other people
     assert not seen.contains(fewer, rows).any()
-    assert not none_of(rows).any()
+    assert not exclude_none(rows).any()
 
 
-def test_what_was_learnt_is_written_and_read_back_as_it_was(yesterday, tmp_path):
+def test_warm_start_state_survives_its_file(yesterday, tmp_path):
     path = tmp_path / "network.npz"
-    yesterday.learnt.write(path)
+    yesterday.warm_start_state.write(path)
     again = WarmStartState.read(path)
     assert again.version == yesterday.record.version
-    written, read = yesterday.learnt.factorisation, again.factorisation
+    written, read = yesterday.warm_start_state.factorisation, again.factorisation
     assert read is not None
-    assert read.strength == written.strength == AlsSettings(10.0, 20.0)
+    assert read.settings == written.settings == AlsSettings(10.0, 20.0)
     assert torch.equal(read.users, written.users)
     assert torch.equal(read.posts, written.posts)
     assert again.vocabulary.to_npz() == yesterday.artifact.vocabulary.to_npz()
-    before, after = yesterday.learnt.start, again.start
+    before, after = yesterday.warm_start_state.start, again.start
     assert torch.equal(before.history, after.history)
     assert before.network.shape == after.network.shape
     state = after.network.state_dict()
@@ -181,11 +186,13 @@ def test_what_was_learnt_is_written_and_read_back_as_it_was(yesterday, tmp_path)
 
 def test_without_a_factorisation_nothing_is_kept_of_one_and_a_later_fit_has_none(days, tmp_path):
     bare = fitted(days.yesterday, replace(CONFIG, factorisation="none", max_epochs=1))
-    bare.learnt.write(tmp_path / "network.npz")
+    bare.warm_start_state.write(tmp_path / "network.npz")
     again = WarmStartState.read(tmp_path / "network.npz")
     assert again.factorisation is None
     data = training_set(days.today, days.today.pairs)
-    _, factorisation = replace(parent(bare, days.yesterday), learnt=again).grown(data, CONFIG, ALONE)
+    _, factorisation = replace(parent(bare, days.yesterday), state=again).initialization_for(
+        data, CONFIG, SINGLE_PROCESS
+    )
     assert factorisation is None
 
 
@@ -228,9 +235,9 @@ def of_endless_factors(arrays):
         *(of_other_factors, without_some_factors, of_endless_factors),
     ],
 )
-def test_what_is_not_what_a_fit_has_learnt_is_refused(yesterday, tmp_path, change):
+def test_a_file_that_is_no_warm_start_state_is_refused(yesterday, tmp_path, change):
     path = tmp_path / "network.npz"
-    yesterday.learnt.write(path)
+    yesterday.warm_start_state.write(path)
     with np.load(path) as file:
         arrays = dict(file)
     change(arrays)
@@ -241,7 +248,7 @@ def test_what_is_not_what_a_fit_has_learnt_is_refused(yesterday, tmp_path, chang
 
 def test_a_flipped_bit_is_noticed(yesterday, tmp_path):
     path = tmp_path / "network.npz"
-    yesterday.learnt.write(path)
+    yesterday.warm_start_state.write(path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -266,11 +273,14 @@ def test_other_widths_are_refused_by_name(days, earlier):
         fitted(bare, CONFIG, earlier)
 
 
-def test_who_is_known_keeps_the_row_but_for_what_has_changed_in_the_factorisation(days, earlier):
+def test_known_users_and_posts_keep_their_rows_plus_the_change_of_the_factorisation(days, earlier):
     data = training_set(days.today, days.today.pairs)
-    (start, now), theirs = earlier.grown(data, CONFIG, ALONE), earlier.learnt.start
-    before = earlier.learnt.factorisation
-    known, gmf = earlier.learnt.vocabulary, slice(CONFIG.factors)
+    (start, now), theirs = (
+        earlier.initialization_for(data, CONFIG, SINGLE_PROCESS),
+        earlier.state.start,
+    )
+    before = earlier.state.factorisation
+    known, gmf = earlier.state.vocabulary, slice(CONFIG.factors)
     user, post = 1 + len(known.user_ids) // 2, 1 + len(known.post_ids) // 2
     now_user = 1 + int(np.flatnonzero(data.vocabulary.user_ids == known.user_ids[user - 1])[0])
     now_post = 1 + int(np.flatnonzero(data.vocabulary.post_ids == known.post_ids[post - 1])[0])
@@ -293,14 +303,17 @@ def test_who_is_known_keeps_the_row_but_for_what_has_changed_in_the_factorisatio
     assert torch.equal(start.network.post_table[0], theirs.network.post_table[0])
 
 
-def test_who_is_new_has_the_factors_and_else_what_is_usual(days, earlier):
+def test_new_users_and_posts_have_their_factors_and_otherwise_default_rows(days, earlier):
     data = training_set(days.today, days.today.pairs)
-    (start, now), theirs = earlier.grown(data, CONFIG, ALONE), earlier.learnt.start
+    (start, now), theirs = (
+        earlier.initialization_for(data, CONFIG, SINGLE_PROCESS),
+        earlier.state.start,
+    )
     users, posts = (
         1 + np.flatnonzero(~np.isin(ids, known))
         for ids, known in (
-            (data.vocabulary.user_ids, earlier.learnt.vocabulary.user_ids),
-            (data.vocabulary.post_ids, earlier.learnt.vocabulary.post_ids),
+            (data.vocabulary.user_ids, earlier.state.vocabulary.user_ids),
+            (data.vocabulary.post_ids, earlier.state.vocabulary.post_ids),
         )
     )
     posts = posts[data.counts[posts] > 0]
@@ -317,12 +330,12 @@ def test_who_is_new_has_the_factors_and_else_what_is_usual(days, earlier):
     )
 
 
-def test_each_of_several_processes_grows_its_own_users(days, earlier):
+def test_each_rank_initializes_its_own_user_rows(days, earlier):
     data = training_set(days.today, days.today.pairs)
     recipe = replace(CONFIG, factorisation="none")  # which asks nothing of the other process
-    whole, _ = earlier.grown(data, recipe, ALONE)
+    whole, _ = earlier.initialization_for(data, recipe, SINGLE_PROCESS)
     for rank in range(2):
-        mine, _ = earlier.grown(data, recipe, ProcessGroup(rank, 2))
+        mine, _ = earlier.initialization_for(data, recipe, ProcessGroup(rank, 2))
         assert torch.equal(mine.network.user_table, whole.network.user_table[rank::2])
         assert torch.equal(mine.network.post_table, whole.network.post_table)
 
@@ -335,20 +348,20 @@ def test_a_warm_recipe_has_few_epochs_and_a_bounded_rate():
     assert warm_recipe(replace(CONFIG, learning_rate=0.3)).learning_rate == 0.3
 
 
-def test_what_a_later_fit_needs_is_kept_apart_and_replaces_what_was_kept_before(tmp_path):
+def test_warm_start_files_replace_those_copied_before(tmp_path):
     data, folder = tmp_path / "data", tmp_path / "parent"
     data.mkdir()
     for name in ("user_ids.npy", "post_ids.npy", "pair_offsets.npy", "pair_posts.npy", "post_image.npy"):
         (data / name).write_bytes(name.encode())
     network = tmp_path / "network.npz"
     with pytest.raises(InvalidInput, match=r"--warm-start: there is no .*network\.npz: name the --run-dir"):
-        keep(network, data, folder)
+        copy_warm_start_files(network, data, folder)
     with pytest.raises(InvalidInput, match=r"--warm-start: there is no .*network\.npz: name the --run-dir"):
-        keep(tmp_path / ("x" * 300) / "network.npz", data, folder)
+        copy_warm_start_files(tmp_path / ("x" * 300) / "network.npz", data, folder)
     for content in (b"one", b"two"):
         network.unlink(missing_ok=True)
         network.write_bytes(content)
-        keep(network, data, folder)
+        copy_warm_start_files(network, data, folder)
         assert (folder / "network.npz").read_bytes() == content
     assert not (folder / "post_image.npy").exists()
     with pytest.raises(InvalidInput, match="cannot be"):

@@ -1,1 +1,1 @@
-"""The command line: `animora-train`."""
+"""The `animora-train` command line."""

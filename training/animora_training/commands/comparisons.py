@@ -1,4 +1,4 @@
-"""What `compare` can judge in, and the network that may be judged there without having seen the answers."""
+"""The evaluation splits of `compare`, and the network to evaluate, not trained on test pairs."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,19 +30,19 @@ from animora_training.evaluation.tuning import Attempt
 from animora_training.importers.ncf_evaluation import read_held_out
 from animora_training.pipeline.refit import refit
 
-TIME_SHARE = 0.9  # of the events are before the time split's moment
-COLD_SHARE = 0.1  # of the posts are held out whole
+TIME_SHARE = 0.9  # share of the events before the moment of the time split
+COLD_SHARE = 0.1  # share of the posts that are held out with all of their pairs
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a judgement needs.
+    """Inputs of a comparison.
 
     Attributes:
-        version: To be judged, or whose recipe is.
-        dataset: All that the database shows.
-        tuning: Of the baselines; its seed is that of the split, too.
-        show: Told how far it is.
+        version: The version to evaluate, or whose recipe is refitted.
+        dataset: All data of the database.
+        tuning: Tuning of the baselines; its seed is also that of the split.
+        show: Shows progress.
     """
 
     version: Artifact
@@ -53,12 +53,12 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonOutcome:
-    """What came out.
+    """Result of `compare`.
 
     Attributes:
-        comparison: NeuCF beside the baselines; None where only cold posts were looked at.
-        cold: How cold posts are ranked; None where they were not looked at, or nobody liked one.
-        skipped: Test pairs that the database cannot show.
+        comparison: NeuCF and the baselines; None if only cold posts were evaluated.
+        cold: Evaluation on cold posts; None if it was not requested or nobody liked a cold post.
+        skipped: Number of test pairs that are not in the database.
     """
 
     comparison: Comparison | None
@@ -66,48 +66,50 @@ class ComparisonOutcome:
     skipped: int = 0
 
     def as_json(self) -> dict[str, object]:
-        """Everything as plain values, for a file."""
+        """The result as plain values, for a JSON file."""
         content = {} if self.comparison is None else self.comparison.as_json()
         return content if self.cold is None else {**content, "cold_posts": self.cold.as_json()}
 
 
-def evaluated_on_folder(setup: Setup, folder: Path) -> ComparisonOutcome:
-    """The version itself, on a folder's test pairs, which never reach the database.
+def evaluate_on_folder(setup: Setup, folder: Path) -> ComparisonOutcome:
+    """Evaluates the version on the test pairs of a folder, which are not in the database.
 
     Raises:
-        InvalidInput: The folder holds no test pairs in the format.
-        NothingToLearn: The database can show none of them.
-        WidthMismatch: The posts' embeddings are of another width than the version's.
+        InvalidInput: The folder holds no valid test pairs.
+        NothingToLearn: The database has none of their users and posts.
+        WidthMismatch: The posts' embeddings have another width than the version's.
     """
     dataset = setup.dataset
     read = read_held_out(folder, dataset)
-    exam = ncf_split(f"test pairs of {folder.name}", dataset, read.held_out)
-    return ComparisonOutcome(_compare(setup, exam, _scorer(setup.version, dataset)), skipped=read.skipped)
+    split = ncf_split(f"test pairs of {folder.name}", dataset, read.held_out)
+    return ComparisonOutcome(_compare(setup, split, _scorer(setup.version, dataset)), skipped=read.skipped)
 
 
-def evaluated_on_split(setup: Setup, kind: SplitKind) -> ComparisonOutcome:
-    """The version's recipe, fitted again on what a split leaves; the version itself has seen the rest.
+def evaluate_on_split(setup: Setup, kind: SplitKind) -> ComparisonOutcome:
+    """Refits the version's recipe on the training part of a split and evaluates it on the rest.
+
+    The version itself was trained on all of the data, so it cannot be evaluated on a part of them.
 
     Raises:
-        NothingToLearn: Nothing can be held out, or too little is left.
-        InvalidInput: The version cannot be fitted again.
+        NothingToLearn: Nothing can be held out, or too little is left to train on.
+        InvalidInput: The version's recipe cannot be refitted.
     """
     dataset, seed = setup.dataset, setup.tuning.seed
     if kind == SplitKind.COLD_POSTS:
-        split = hold_out_posts(dataset, COLD_SHARE, np.random.default_rng(seed))
-        events = dataset.events.take(~split.cold[dataset.events.posts])
-        neucf = _fitted_again(setup, split.training, events)
-        return ComparisonOutcome(None, evaluate_cold_posts(dataset, split, {NEUCF: neucf}))
+        cold_split = hold_out_posts(dataset, COLD_SHARE, np.random.default_rng(seed))
+        events = dataset.events.take(~cold_split.cold[dataset.events.posts])
+        neucf = _refit_recipe(setup, cold_split.training, events)
+        return ComparisonOutcome(None, evaluate_cold_posts(dataset, cold_split, {NEUCF: neucf}))
     if kind == SplitKind.LEAVE_ONE_OUT:
-        exam = leave_one_out_split(dataset, seed)
-        return ComparisonOutcome(_compare(setup, exam, _fitted_again(setup, exam.training, exam.events)))
-    exam, newer = time_ordered_split(dataset, seed, TIME_SHARE), newer_posts(dataset, TIME_SHARE)
-    neucf = _fitted_again(setup, exam.training, exam.events)
+        split = leave_one_out_split(dataset, seed)
+        return ComparisonOutcome(_compare(setup, split, _refit_recipe(setup, split.training, split.events)))
+    split, newer = time_ordered_split(dataset, seed, TIME_SHARE), newer_posts(dataset, TIME_SHARE)
+    neucf = _refit_recipe(setup, split.training, split.events)
     cold = evaluate_cold_posts(dataset, newer, {NEUCF: neucf}) if len(newer.relevant) else None
-    return ComparisonOutcome(_compare(setup, exam, neucf), cold)
+    return ComparisonOutcome(_compare(setup, split, neucf), cold)
 
 
-def _compare(setup: Setup, exam: EvaluationSplit, neucf: AsServed) -> Comparison:
+def _compare(setup: Setup, split: EvaluationSplit, neucf: AsServed) -> Comparison:
     tried: dict[str, int] = {}
 
     def report(attempt: Attempt) -> None:
@@ -115,16 +117,16 @@ def _compare(setup: Setup, exam: EvaluationSplit, neucf: AsServed) -> Comparison
         note = f"NDCG@{TOP} {attempt.ndcg:.4f} on its hold-out"
         setup.show(attempt.name, tried[attempt.name], None, note)
 
-    return compare(setup.dataset, exam, neucf, setup.tuning, report)
+    return compare(setup.dataset, split, neucf, setup.tuning, report)
 
 
-def _fitted_again(setup: Setup, pairs: Interactions, events: Interactions) -> AsServed:
+def _refit_recipe(setup: Setup, pairs: Interactions, events: Interactions) -> AsServed:
     known = replace(setup.dataset, pairs=pairs, events=events)
     return _scorer(refit(known, setup.version, partial(show_epoch, setup.show)), setup.dataset)
 
 
 def _scorer(version: Artifact, dataset: Dataset) -> AsServed:
-    """A version as it is served, on a data set's posts."""
+    """A scorer of the data set's posts by a version as it is served."""
     dimensions = version.manifest.dimensions
     fitted = dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
     network = load_network(version.model, torch.device("cpu"))

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from animora_artifact import ArtifactError
-from animora_training.errors import FailedElsewhere, InvalidOption, TrainingError, WorseThanActive
-from animora_training.memory import memory_for
+from animora_training.errors import InvalidOption, PeerFailed, TrainingError, WorseThanActive
+from animora_training.memory import explain_out_of_memory
 from animora_training.pipeline.report.texts import large
 
 if TYPE_CHECKING:
@@ -104,9 +104,9 @@ def report_errors(rank: int = 0) -> Iterator[None]:
         Exit: The block raised one of these errors.
     """
     try:
-        with memory_for("this command", "give the process more memory or less data"):
+        with explain_out_of_memory("this command", "give the process more memory or less data"):
             yield
-    except FailedElsewhere as error:
+    except PeerFailed as error:
         # The failed rank prints the error and sets the exit code: torchrun reports the first that fails.
         raise typer.Exit from error
     except (TrainingError, ArtifactError) as error:

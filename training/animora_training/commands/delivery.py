@@ -1,4 +1,4 @@
-"""Where a fitted version goes: into a folder, a store, or both, and into use."""
+"""Delivers a new version: writes it to a folder, publishes and activates it in a store."""
 
 import os
 from collections.abc import Iterator
@@ -18,22 +18,22 @@ from animora_artifact import (
     write_folder,
 )
 from animora_training.commands.console import output
-from animora_training.commands.publishing import MARGIN, admit
+from animora_training.commands.publishing import MARGIN, check_gate
 from animora_training.data.arrays import make_temporary_folder
 from animora_training.errors import CannotWrite, InvalidOption, WorseThanActive
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Where a version goes.
+    """Targets of a version.
 
     Attributes:
-        store: Where to publish it.
-        folder: Where to write its folder.
-        activate: Whether to make it the active one in the store.
-        signer: What signs it before it is delivered.
-        margin: How much less NDCG@10 than the active version's it may have.
-        force: Whether to publish it even if that is less.
+        store: Store to publish to; None for none.
+        folder: Folder to write the version's folder to; None for none.
+        activate: Whether to activate the version in the store.
+        signer: Signs the version before delivery.
+        margin: By how much NDCG@10 may be below the active version's.
+        force: Publish even if the gate refuses.
     """
 
     store: ModelStore | None
@@ -44,15 +44,15 @@ class Delivery:
     force: bool = False
 
     def check(self) -> None:
-        """Tries whether a version could be delivered, before the hours that it takes to train one.
+        """Checks that the targets are writable, before a long training.
 
         Raises:
-            InvalidOption: What is named as a folder is none.
-            StoreUnavailable: The folder or the store cannot be written.
+            InvalidOption: The path of the folder is not a folder.
+            StoreUnavailable: The folder or the store is not writable.
         """
         if self.folder is not None:
             if os.path.exists(self.folder) and not os.path.isdir(self.folder):  # Path's own may raise
-                raise InvalidOption("--output", f"{self.folder} is no folder")
+                raise InvalidOption("--output", f"{self.folder} is not a folder")
             with _named("--output"):
                 FolderStore(self.folder).require_writable()
         if self.store is not None:
@@ -60,19 +60,19 @@ class Delivery:
                 self.store.require_writable()
 
     def deliver(self, package: Package, kept: Path | None = None) -> None:
-        """Writes, publishes, activates, and says what was done.
+        """Writes, publishes and activates a version, and prints what was done.
 
-        What is there already is left, so that a delivery that was cut off can be repeated.
+        A target that has the version already is skipped, so an interrupted delivery can be repeated.
 
         Args:
-            package: The version, which was replayed.
-            kept: Where it is already, so that it is not lost if it cannot be delivered; without, it is
-                written to a temporary folder then.
+            package: The verified version.
+            kept: Folder that already holds the version; None writes it to a temporary folder if delivery
+                fails.
 
         Raises:
-            WorseThanActive: It is clearly worse than the active version, and was not published.
-            ActivationLost: It was published, and someone else has activated another version meanwhile.
-            ArtifactError: It could not be written, published, or activated.
+            WorseThanActive: The gate refused the version; it was not published.
+            ActivationLost: The version was published, but another one was activated in the meantime.
+            ArtifactError: The version could not be written, published or activated.
         """
         version = package.manifest.version
         try:
@@ -83,9 +83,9 @@ class Delivery:
                 output().print(f"wrote {version}")
                 return
             with _named("--store"):
-                admission = admit(package.manifest, self.store, self.margin, force=self.force)
-                if admission.remark:
-                    output().print(admission.remark, highlight=False)
+                decision = check_gate(package.manifest, self.store, self.margin, force=self.force)
+                if decision.remark:
+                    output().print(decision.remark, highlight=False)
                 _add(self.store, package)
                 self.store.mark_verified(package.manifest)
         except StoreUnavailable as error:
@@ -99,7 +99,7 @@ class Delivery:
             return
         try:
             with _named("--store"):
-                self.store.activate(version, admission.compared_with)
+                self.store.activate(version, decision.compared_with)
         except ArtifactError as error:
             output().print(f"published {version}")
             if isinstance(error, StoreUnavailable):
@@ -109,21 +109,21 @@ class Delivery:
         output().print(f"activated {version}")
 
     def _kept(self, package: Package) -> str:
-        """Keeps what took long to train; says where."""
-        with suppress(StoreUnavailable):  # the folder may be what cannot be read
+        """Saves a version that could not be delivered; returns a text that says where it is."""
+        with suppress(StoreUnavailable):  # the folder itself may be unreadable
             if self.folder is not None and _is_there(FolderStore(self.folder), package):
                 return f"the version is in {self.folder / package.manifest.version}"
         try:
             kept = make_temporary_folder("animora-version-") / package.manifest.version
             write_folder(package, kept)
         except (CannotWrite, StoreUnavailable) as error:
-            return f"nor was the version kept, which is lost: {error}"
-        return f"the version was kept: publish {kept}"
+            return f"the version could not be saved either and is lost: {error}"
+        return f"the version was saved: publish {kept}"
 
 
 @contextmanager
 def _named(option: str) -> Iterator[None]:
-    """Says which option names what cannot be written."""
+    """Adds the option's name to a StoreUnavailable."""
     try:
         yield
     except StoreUnavailable as error:
@@ -131,13 +131,13 @@ def _named(option: str) -> Iterator[None]:
 
 
 def _add(store: ModelStore, package: Package) -> None:
-    """Adds a version to a store that may have it already."""
+    """Adds a version to a store unless the store has it already."""
     if not _is_there(store, package):
         store.add(package)
 
 
 def _is_there(store: ModelStore, package: Package) -> bool:
-    """Whether the store has this very version, digests and all."""
+    """Whether the store has a version with the same manifest, digests included."""
     try:
         return store.manifest(package.manifest.version) == package.manifest
     except (VersionNotFound, ArtifactRejected):

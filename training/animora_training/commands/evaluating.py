@@ -1,4 +1,4 @@
-"""`animora-train evaluate | compare`: how good a version is, and how much better than what is simpler."""
+"""`animora-train evaluate | compare`: metrics of a version, and a comparison with baselines."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ NcfFolder = Annotated[
 
 
 def evaluate(database_url: DatabaseUrl, store: Store, version: Version = "", ncf: NcfFolder = None) -> None:
-    """Judge a published version with the network that is served, on embeddings from the views."""
+    """Evaluate a published version as it is served, on the data of the views."""
     import numpy as np
 
     from animora_training.commands.outcomes import print_counts
@@ -45,7 +45,7 @@ def evaluate(database_url: DatabaseUrl, store: Store, version: Version = "", ncf
             rng = np.random.default_rng(0)
             everything = leave_one_out(dataset, FitConfig().holdout_negatives, rng).held_out
             unknown, fewest = 0, FEWEST_NEGATIVES
-        held_out = everything.beside(fewest)
+        held_out = everything.with_negatives(fewest)
         ranks = rank_with_artifact(artifact, dataset, held_out)
     honest = recorded_qualities(artifact).get(NEUCF) if ncf is None else ranks.quality
     if ncf is not None:
@@ -57,7 +57,7 @@ def evaluate(database_url: DatabaseUrl, store: Store, version: Version = "", ncf
         output().print(remark, highlight=False, soft_wrap=True)
     if honest is None:
         output().print(
-            f"{artifact.manifest.version} was measured on no hold-out: judge its recipe by `compare`"
+            f"{artifact.manifest.version} has no hold-out metrics: evaluate its recipe with `compare`"
         )
     else:
         output().print(f"hr@{TOP}={honest.hit_ratio:.4f} ndcg@{TOP}={honest.ndcg:.4f}")
@@ -71,35 +71,36 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
     split: Annotated[
         SplitKind | None,
         typer.Option(
-            help="Without --ncf: fit the version's recipe again on a part of the data, by default "
-            "without each user's latest interaction, and judge on the rest."
+            help="Without --ncf: refit the version's recipe on a part of the data, by default all but each "
+            "user's latest interaction, and evaluate it on the rest."
         ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help=f"Draw it: {' or '.join(PLOT_SUFFIXES)}.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write every measure into this file.")
+    plot: Annotated[
+        Path | None, typer.Option(help=f"Write a plot to this file: {' or '.join(PLOT_SUFFIXES)}.")
     ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all metrics to this file.")] = None,
     attempts: Annotated[
-        int, typer.Option(min=1, help="Fits at most for tuning each recipe of a baseline.")
+        int, typer.Option(min=1, help="Maximum number of fits to tune each baseline.")
     ] = Budget().attempts,
     tuning_seconds: Annotated[
         float,
         typer.Option(
-            min=0.0, help="Begin no further fit of a recipe after so long; what is chosen then varies."
+            min=0.0,
+            help="Start no further fit of a baseline after this time; results then vary from run to run.",
         ),
     ] = math.inf,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the split, and of the baselines' hold-out and fits.")
+        int, typer.Option(min=0, help="Seed of the split, and of the baselines' hold-out and fits.")
     ] = 0,
 ) -> None:
-    """Judge NeuCF beside popularity, the heuristic, EASE, iALS and MF on pairs that none of them has seen."""
+    """Compare NeuCF with popularity, the heuristic, EASE, iALS and MF on pairs that none was trained on."""
     if ncf is not None and split is not None:
-        raise fail("--split: the test pairs of --ncf are a split already; name one of them", EXIT_USAGE)
+        raise fail("--split: --ncf defines a split already; use one of the two options", EXIT_USAGE)
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise fail(f"--plot: must end in {' or '.join(PLOT_SUFFIXES)}, not {plot.name!r}", EXIT_USAGE)
     if plot is not None and split == SplitKind.COLD_POSTS:
-        raise fail("--plot: there is no picture of --split cold-posts", EXIT_USAGE)
-    from animora_training.commands.comparisons import Setup, evaluated_on_folder, evaluated_on_split
+        raise fail("--plot: --split cold-posts has no plot", EXIT_USAGE)
+    from animora_training.commands.comparisons import Setup, evaluate_on_folder, evaluate_on_split
     from animora_training.commands.outcomes import print_outcome, write_outcome
     from animora_training.commands.reading import read_database, read_version
     from animora_training.evaluation.comparison import Tuning
@@ -111,9 +112,9 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
             artifact = read_version(store, version)
             setup = Setup(artifact, read_database(database_url, show), tuning, show)
             if ncf is not None:
-                outcome = evaluated_on_folder(setup, ncf)
+                outcome = evaluate_on_folder(setup, ncf)
             else:
-                outcome = evaluated_on_split(setup, split or SplitKind.LEAVE_ONE_OUT)
+                outcome = evaluate_on_split(setup, split or SplitKind.LEAVE_ONE_OUT)
         write_outcome(outcome, plot, json_file)
     print_outcome(outcome)
     for file in (plot, json_file):

@@ -1,4 +1,4 @@
-"""`animora-train import`: fills Animora's own tables from a data set or with a made-up feed."""
+"""`animora-train import`: fills Animora's own tables with a data set or a synthetic feed."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -19,11 +19,11 @@ from animora_training.importers.sample_activity import make_feed
 
 app = typer.Typer(help="Fill Animora's own tables (schema animora_app).", no_args_is_help=True)
 
-Replace = Annotated[bool, typer.Option("--replace", help="Delete everything that the tables hold first.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Delete all rows of the tables first.")]
 
 
 class Size(StrEnum):
-    """How large the made-up feed is."""
+    """Size of the synthetic feed."""
 
     SMALL = "small"
     FULL = "full"
@@ -38,7 +38,7 @@ def ncf(
     database_url: DatabaseUrl,
     replace: Replace = False,
 ) -> None:
-    """Import a data set in the NCF text format; its test pairs stay outside."""
+    """Import the training pairs of a data set in the NCF text format, not its test pairs."""
     with report_errors():
         asyncio.run(_check_target(database_url, replace))
         _import(read_feed(folder), database_url, replace)
@@ -47,14 +47,12 @@ def ncf(
 @app.command()
 def sample(
     database_url: DatabaseUrl,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same feed.")] = 0,
-    now: Annotated[
-        datetime | None, typer.Option(help="When the feed ends, in UTC; the present by default.")
-    ] = None,
-    size: Annotated[Size, typer.Option(help="A feed to try, or one for tests.")] = Size.FULL,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed makes the same feed.")] = 0,
+    now: Annotated[datetime | None, typer.Option(help="End of the feed, in UTC; now by default.")] = None,
+    size: Annotated[Size, typer.Option(help="full for trying out, small for tests.")] = Size.FULL,
     replace: Replace = False,
 ) -> None:
-    """Import a made-up pet-photo feed of the last 60 days, whose users' tastes are known."""
+    """Import a synthetic pet-photo feed of the last 60 days, with known user tastes."""
     moment = now.replace(tzinfo=UTC) if now else datetime.now(UTC)
     with report_errors():
         asyncio.run(_check_target(database_url, replace))
@@ -62,7 +60,7 @@ def sample(
 
 
 async def _check_target(database_url: str, replace: bool) -> None:
-    """Fails before any long work where the import would fail at its end."""
+    """Checks the target before the slow work: the database is reachable and, unless replaced, empty."""
     async with connect(database_url) as connection:
         if not replace:
             await check_empty(connection)

@@ -1,4 +1,4 @@
-"""Options that several commands share, each also settable through the environment."""
+"""Command-line options that several commands share."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,9 @@ DatabaseUrl = Annotated[
 Store = Annotated[
     str,
     typer.Option(
-        envvar="ANIMORA_MODELS_STORE", show_envvar=True, help="Folder, file:// or s3:// URL of the store."
+        envvar="ANIMORA_MODELS_STORE",
+        show_envvar=True,
+        help="Model store: a folder, or a file:// or s3:// URL.",
     ),
 ]
 SignKey = Annotated[
@@ -27,24 +29,22 @@ VerifyKey = Annotated[
         metavar="KEY.pem",
         envvar="ANIMORA_MODELS_VERIFY_KEY",
         show_envvar=True,
-        help="Public key; a version that was not signed with its private key is refused.",
+        help="Public key; versions that were not signed with its private key are refused.",
     ),
 ]
 Margin = Annotated[
     float,
-    typer.Option(
-        min=0, help="How much less NDCG@10 than the active version's and the heuristic's it may have."
-    ),
+    typer.Option(min=0, help="By how much NDCG@10 may be below the active version's and the heuristic's."),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Publish even what is worse than the active version or the heuristic.")
+    bool, typer.Option("--force", help="Publish even if worse than the active version or the heuristic.")
 ]
-# What `compare --plot` can draw.
+# File formats of `compare --plot`.
 PLOT_SUFFIXES = (".png", ".svg")
 
 
 class SplitKind(StrEnum):
-    """How the database's own interactions are split."""
+    """Split of the database's interactions for `compare`."""
 
     LEAVE_ONE_OUT = "leave-one-out"
     TIME = "time"

@@ -1,4 +1,4 @@
-"""`fit --processes`: starts processes as torchrun does, and ends with the exit code of the first to fail."""
+"""`fit --processes`: starts worker processes with torchrun's launcher."""
 
 import os
 import sys
@@ -13,16 +13,16 @@ EXIT_SIGNAL = 128
 
 
 def launch(count: int, words: Sequence[str]) -> int:
-    """Runs the command line in several processes, each of which says what is wrong with it.
+    """Runs a command line in several processes.
 
     Args:
-        count: How many.
-        words: Of the command line.
+        count: Number of processes.
+        words: Arguments of the command line.
 
     Returns:
-        The exit code: 0, that of the first process that failed, or what says which signal ended it.
+        Exit code: 0, that of the first process that failed, or 128 + N if signal N ended it.
     """
-    # Each its share of the cores, unless the environment says otherwise.
+    # An equal share of the cores for each process.
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
     config = LaunchConfig(
         min_nodes=1,

@@ -1,4 +1,4 @@
-"""How a version gets into a store: signed where there is a key, not if it is worse than what answers now."""
+"""The gate before publication, and keys for signing and verifying versions."""
 
 import math
 from dataclasses import dataclass
@@ -23,22 +23,22 @@ from animora_training.errors import InvalidOption, WorseThanActive
 METRIC = "ndcg@10"
 # The default of --margin.
 MARGIN = 0.01
-# Manifests keep six digits; what is exactly at the margin is within it.
+# Manifests round to six digits; a difference of exactly the margin passes.
 _ROUNDING = 1e-9
-# Standard errors that a difference of two figures of unrelated hold-outs must exceed: a 95 % interval's.
+# Standard errors of a 95 % interval: a difference of metrics from unrelated hold-outs must exceed it.
 CONFIDENCE = 1.96
-# Figures among so differing numbers of candidates are not compared: a larger catalog is harder.
+# Metrics are not comparable if the mean numbers of candidates differ by more than this factor.
 SIMILAR = 1.1
 
 
 @dataclass(frozen=True, slots=True)
 class GateDecision:
-    """A version that may be published.
+    """The gate lets a version pass.
 
     Attributes:
-        compared_with: The version that was active then, None for none; ANYTHING where that cannot be read. An
-            activation that expects it cannot pass over one that was activated meanwhile.
-        remark: What was found beside the active version, and what else this one is worse than, for people.
+        compared_with: The version that was active at the check, None for none; ANYTHING if the pointer is
+            damaged. `activate` takes it as the expected version, so that a concurrent activation is noticed.
+        remark: Results of the comparisons, for people.
     """
 
     compared_with: Expected
@@ -47,26 +47,26 @@ class GateDecision:
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """What a comparison came to: a remark, and what the version is worse than, and why, if it is."""
+    """Result of one comparison: a remark, and the model that the version is worse than, if it is."""
 
     remark: str
     worse_than: str = ""
 
 
-def admit(candidate: Manifest, store: ModelStore, margin: float, *, force: bool) -> GateDecision:
-    """Looks whether a version is as good as the heuristic, its parent and the active version.
+def check_gate(candidate: Manifest, store: ModelStore, margin: float, *, force: bool) -> GateDecision:
+    """Checks that a version is not worse than the heuristic, its parent and the active version.
 
-    What its fit has compared on the same held-out pairs counts. Of an active version that it was not compared
-    with, there are only the figures of another hold-out.
+    Uses the paired comparisons in the manifest. If there is none with the active version, the metrics of both
+    manifests are compared, which come from different hold-outs.
 
     Args:
-        candidate: The version to be published.
-        store: Where to.
-        margin: By how much its NDCG@10 may be less.
-        force: Whether to let it pass even so.
+        candidate: Manifest of the version to publish.
+        store: The target store.
+        margin: By how much NDCG@10 may be lower.
+        force: Lets a worse version pass.
 
     Raises:
-        WorseThanActive: It is worse by more than that, and by more than chance moves.
+        WorseThanActive: The version is worse by more than the margin, and significantly so.
         StoreUnavailable: The store cannot be read.
     """
     findings = [
@@ -80,7 +80,7 @@ def admit(candidate: Manifest, store: ModelStore, margin: float, *, force: bool)
         findings.append(_Finding(f"not compared with what is active: the pointer is damaged ({error})"))
         return _decide(candidate, findings, ANYTHING, margin, force=force)
     if active is not None and active != candidate.version:
-        findings.append(_beside_active(candidate, store, active, margin))
+        findings.append(_compare_with_active(candidate, store, active, margin))
     return _decide(candidate, findings, active, margin, force=force)
 
 
@@ -99,7 +99,7 @@ def _decide(
     )
 
 
-def _beside_active(candidate: Manifest, store: ModelStore, active: str, margin: float) -> _Finding:
+def _compare_with_active(candidate: Manifest, store: ModelStore, active: str, margin: float) -> _Finding:
     difference = candidate.differences.get(active)
     if difference is not None and not difference.pairs:
         return _Finding(f"not compared with the active {active}: {difference.basis}")
@@ -113,7 +113,7 @@ def _beside_active(candidate: Manifest, store: ModelStore, active: str, margin: 
 
 
 def _paired(name: str, difference: PairedDifference, margin: float) -> _Finding:
-    """What the fit has found on the same pairs."""
+    """Judges a paired comparison of the fit."""
     text = (
         f"NDCG@10 {difference.ndcg:.4f} on {difference.pairs:,} {difference.basis}, {name} "
         f"{difference.other:.4f}: {difference.mean:+.4f} (95 % interval {difference.low:+.4f} to "
@@ -125,7 +125,7 @@ def _paired(name: str, difference: PairedDifference, margin: float) -> _Finding:
 
 
 def _by_figures(candidate: Manifest, active: str, theirs_all: dict[str, float], margin: float) -> _Finding:
-    """The figures of two hold-outs that have nothing to do with each other."""
+    """Compares the metrics of two manifests, which come from different hold-outs."""
     ours_all = candidate.metrics
     ours, theirs = (metrics.get(METRIC, math.nan) for metrics in (ours_all, theirs_all))
     if not math.isfinite(ours + theirs):
@@ -147,7 +147,7 @@ def _by_figures(candidate: Manifest, active: str, theirs_all: dict[str, float], 
 
 
 def _unlike(ours: float | None, theirs: float | None) -> str:
-    """Why figures among so many candidates, on average, tell nothing; empty where they do."""
+    """Why metrics with these mean numbers of candidates are not comparable; empty if they are."""
     if ours is None and theirs is None:
         return ""
     if ours is None or theirs is None:
@@ -162,7 +162,7 @@ def _too_much(difference: float, margin: float) -> str:
 
 
 def open_check(verify_key: Path | None) -> SignatureCheck | None:
-    """The check of a `--verify-key` option. Raises InvalidOption."""
+    """The signature check of a `--verify-key` option. Raises InvalidOption."""
     try:
         return signature_check(verify_key) if verify_key else None
     except ValueError as error:
@@ -178,7 +178,7 @@ def open_signer(sign_key: Path | None) -> Signer | None:
 
 
 def signed(package: Package, key: Signer | None) -> Package:
-    """The package, with a signature if there is a key. Raises StoreUnavailable."""
+    """The package, signed if there is a key. Raises StoreUnavailable."""
     return package if key is None else key.sign(package)
 
 

@@ -1,4 +1,4 @@
-"""One fit from the database to the store, as `animora-train fit` orders it."""
+"""Runs one fit: reads the database, trains, verifies and delivers the version."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -26,7 +26,7 @@ from animora_training.modeling.config import FitConfig
 from animora_training.modeling.process_group import process_group
 from animora_training.pipeline.compilation import compile_score
 from animora_training.pipeline.fit import Fit, Progress
-from animora_training.pipeline.gate import beside_active
+from animora_training.pipeline.gate import compare_with_active
 from animora_training.pipeline.holdout import FEWEST_UNSEEN
 from animora_training.pipeline.record import EpochRecord
 from animora_training.pipeline.run import FitObserver, has_version, run
@@ -36,18 +36,18 @@ from animora_training.pipeline.verification import verify, verify_compiled
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """What is to be fitted.
+    """Options of a fit.
 
     Attributes:
-        database_url: On what.
-        config: How.
-        device: Where this process trains.
-        world_size: How many processes share the work.
-        run_dir: Where the run is kept; nowhere by default.
-        resume: Whether an unfinished run there goes on.
-        warm_start: The folder of the run to start from, if any.
-        compiler: The C compiler that makes what scores faster than TorchScript; empty for none.
-        delivery: Where the version goes.
+        database_url: Connection string of the database.
+        config: Hyper-parameters.
+        device: Device that this process trains on.
+        world_size: Number of processes that share the work.
+        run_dir: Run folder to keep; None for a temporary one.
+        resume: Whether to resume an unfinished run in the run folder.
+        warm_start: Run folder of an earlier fit to start from; None to start from scratch.
+        compiler: C compiler for native scoring code; empty for none.
+        delivery: Targets of the version.
     """
 
     database_url: str
@@ -62,34 +62,38 @@ class FitOptions:
 
 
 def run_fit(options: FitOptions, check: Callable[[], None]) -> None:
-    """Reads, fits, verifies, delivers, and says how good it is.
+    """Reads the data, fits, verifies and delivers a version, and prints its metrics.
 
     Args:
-        options: What to do.
-        check: Called now and then; what it raises ends the fit, with a checkpoint if the run is kept.
+        options: Options of the fit.
+        check: Called often; an exception from it ends the fit, with a checkpoint if the run folder is kept.
 
     Raises:
         TrainingError: The fit failed, or `check` ended it.
         ArtifactError: The version could not be delivered.
-        Exit: The same, where this is one of several processes; what was wrong has been said.
+        Exit: The same in a process group, after the message was printed.
     """
     with (
-        process_group(options.world_size, options.device) as us,
-        # Said before the others lose this process, and fail for that.
-        report_errors(us.rank) if us.world > 1 else nullcontext(),
-        run_folder(options.run_dir, us, options.warm_start, resume=options.resume) as folder,
+        process_group(options.world_size, options.device) as group,
+        # Prints the error before the other processes notice that this one is gone.
+        report_errors(group.rank) if group.world_size > 1 else nullcontext(),
+        run_folder(options.run_dir, group, options.warm_start, resume=options.resume) as folder,
     ):
-        if has_version(folder, options.config, us):
-            package = folder.kept_version() if us.first else None
+        if has_version(folder, options.config, group):
+            package = folder.kept_version() if group.is_rank_zero else None
         else:
-            us.once(options.delivery.check)
-            if us.first and options.warm_start is not None and not folder.parent.exists():
+            group.on_rank_zero(options.delivery.check)
+            if group.is_rank_zero and options.warm_start is not None and not folder.parent.exists():
                 output().print(
-                    f"no fit has ended in {options.warm_start} yet to start from: fitting from scratch"
+                    f"{options.warm_start} holds no finished fit to start from: fitting from scratch"
                 )
-            with progress_bars() if us.first else nullcontext(_show_nothing) as show:
+            with progress_bars() if group.is_rank_zero else nullcontext(_show_nothing) as show:
                 fitted = run(
-                    folder, options.config, us, options.device, _observer(options.database_url, show, check)
+                    folder,
+                    options.config,
+                    group,
+                    options.device,
+                    _observer(options.database_url, show, check),
                 )
             package = None if fitted is None else _packed(folder, fitted, options, check)
         if package is not None:
@@ -97,14 +101,14 @@ def run_fit(options: FitOptions, check: Callable[[], None]) -> None:
 
 
 def _packed(folder: RunFolder, fitted: Fit, options: FitOptions, check: Callable[[], None]) -> Package:
-    """The version's files, checked, and kept in a run folder that is kept."""
+    """Verifies, compiles and signs the version, and saves it in the run folder."""
     try:
         verify(fitted.artifact)
     except ArtifactRejected:
-        folder.discard()  # the same data would make the same
+        folder.discard()  # a resumed fit would make the same version
         raise
-    _say_how_good(fitted)
-    compared = _beside_active(fitted, options, check)
+    _print_metrics(fitted)
+    compared = _with_comparison(fitted, options, check)
     package = signed(pack(_compiled(compared, options.compiler)), options.delivery.signer)
     folder.keep_version(package, fitted.record)
     return package
@@ -114,14 +118,14 @@ def _deliver(folder: RunFolder, package: Package, delivery: Delivery) -> None:
     try:
         delivery.deliver(package, folder.versions / package.manifest.version if folder.kept else None)
     except WorseThanActive:
-        folder.network.unlink(missing_ok=True)  # nothing good starts from it
+        folder.network.unlink(missing_ok=True)  # no warm start from a refused version
         folder.finish(delivered=False)
         raise
     folder.finish(delivered=True)
 
 
-def _beside_active(fitted: Fit, options: FitOptions, check: Callable[[], None]) -> Artifact:
-    """The version, with what its fit has found of the store's active version, if there is one to look at."""
+def _with_comparison(fitted: Fit, options: FitOptions, check: Callable[[], None]) -> Artifact:
+    """The version with a paired comparison with the store's active version, if there is one."""
     artifact, store = fitted.artifact, options.delivery.store
     if store is None or fitted.evaluated is None:
         return artifact
@@ -131,7 +135,7 @@ def _beside_active(fitted: Fit, options: FitOptions, check: Callable[[], None]) 
             return artifact
         rival = store.read(active)
         verify(rival)
-    except ArtifactError:  # the gate meets the same, and says it
+    except ArtifactError:  # the gate meets the same error and reports it
         return artifact
     with progress_bars() as show:
 
@@ -139,31 +143,31 @@ def _beside_active(fitted: Fit, options: FitOptions, check: Callable[[], None]) 
             check()
             show_epoch(show, epoch, epochs)
 
-        difference = beside_active(fitted.evaluated, options.config, rival, on_epoch)
+        difference = compare_with_active(fitted.evaluated, options.config, rival, on_epoch)
     differences = {**artifact.manifest.differences, active: difference}
     return replace(artifact, manifest=artifact.manifest.model_copy(update={"differences": differences}))
 
 
 def _compiled(artifact: Artifact, compiler: str) -> Artifact:
-    """The version with compiled code that gives what it must; without, where there is none to be had."""
+    """The version with verified native code; without it if it cannot be compiled or fails verification."""
     if not compiler:
         return artifact
     try:
         code = compile_score(artifact.manifest.dimensions, compiler)
         verify_compiled(artifact, code)
     except (CannotWrite, NotCompiled, CompiledUnusable, ArtifactRejected) as error:
-        output().print(f"scored by TorchScript alone: {error}")
+        output().print(f"no native code, TorchScript scores alone: {error}")
         return artifact
     return replace(artifact, compiled=code)
 
 
-def _say_how_good(fitted: Fit) -> None:
+def _print_metrics(fitted: Fit) -> None:
     data = fitted.record.data
     if fitted.record.qualities:
         output().print(hold_out_table(fitted.artifact))
     elif data.dropped_users == 0:
         output().print(
-            f"fewer than {FEWEST_UNSEEN} users have done anything new since {fitted.record.parent}: "
+            f"fewer than {FEWEST_UNSEEN} users have a new interaction since {fitted.record.parent}: "
             "nothing was held out, so nothing was measured"
         )
     for line in candidates_remarks(data.candidates, data.dropped_users):
@@ -176,7 +180,7 @@ def _observer(database_url: str, show: ShowProgress, check: Callable[[], None]) 
         show(name, done, total, note, rate)
 
     def on_step(at: Progress) -> None:
-        if at.done % 1:  # at an epoch's end there is more to tell
+        if at.done % 1:  # on_epoch reports the end of an epoch
             show(at.stage, at.done, at.epochs, rate=at.pairs_per_second)
         check()
 
@@ -191,4 +195,4 @@ def _observer(database_url: str, show: ShowProgress, check: Callable[[], None]) 
 def _show_nothing(
     name: str, done: float, total: int | None, note: str = "", rate: float | None = None
 ) -> None:
-    """The progress of a process that is not the first."""
+    """Progress callback of ranks other than zero."""

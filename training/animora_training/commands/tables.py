@@ -1,4 +1,4 @@
-"""How good versions and baselines are, as tables for a terminal."""
+"""Tables and remarks about metrics, for a terminal."""
 
 import math
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ COLD_COLUMNS = ("hr@10", "ndcg@10", "recall@10", "auc")
 
 
 def recorded_qualities(artifact: Artifact) -> dict[str, Quality]:
-    """The qualities that the fit measured on its hold-out, by what was measured."""
+    """Metrics of the fit's hold-out in the manifest, by model."""
     metrics = artifact.manifest.metrics
     prefixes = {NEUCF: "", "popularity": "popularity_", "heuristic": "heuristic_"}
     return {
@@ -37,13 +37,13 @@ def recorded_qualities(artifact: Artifact) -> dict[str, Quality]:
 
 
 def hold_out_table(artifact: Artifact, others: dict[str, Quality] | None = None) -> Table:
-    """What a version's fit measured, and other qualities below."""
+    """Table of a version's hold-out metrics, followed by other metrics."""
     recorded = {f"{label}, hold-out": quality for label, quality in recorded_qualities(artifact).items()}
     return quality_table({**recorded, **(others or {})})
 
 
 def quality_table(qualities: dict[str, Quality]) -> Table:
-    """A row for each."""
+    """Table with a row for each model."""
     table = Table("", f"HR@{TOP}", f"NDCG@{TOP}", box=None)
     for label, quality in qualities.items():
         table.add_row(label, f"{quality.hit_ratio:.4f}", f"{quality.ndcg:.4f}")
@@ -51,31 +51,29 @@ def quality_table(qualities: dict[str, Quality]) -> Table:
 
 
 def candidates_remarks(candidates: float | None, dropped: int) -> Iterator[str]:
-    """Among how many posts the held-out ones were ranked, and how many were not.
+    """Remarks about the number of candidates.
 
     Args:
-        candidates: Posts in a row, the held-out one included: the mean; None where nothing was ranked.
-        dropped: Rows that had too few.
+        candidates: Mean number of candidates of a held-out post, itself included; None if none was ranked.
+        dropped: Number of users left out for too few candidates.
     """
     if candidates is not None:
         ranked = f"each ranked among {candidates:.1f} posts on average"
         few = candidates <= 2 * TOP
-        yield (
-            f"{ranked}: of so few, HR@{TOP} and NDCG@{TOP} are high whatever a model does" if few else ranked
-        )
+        yield (f"{ranked}: with so few, HR@{TOP} and NDCG@{TOP} are high for any model" if few else ranked)
     if dropped:
         measured = "" if candidates is not None else ", so nothing was measured"
-        yield f"left out {dropped:,} for whom there were too few posts to rank theirs among{measured}"
+        yield f"left out {dropped:,} users with too few posts to rank theirs among{measured}"
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
-    """Everybody in everything, then by group of users."""
+    """Tables of all models: all metrics, then NDCG by group of users."""
     return Group(_measures(comparison), "", _groups(comparison), "")
 
 
 def remarks(comparison: Comparison) -> Iterator[str]:
-    """Among how many was ranked, how the baselines were tuned, how sure the difference is, calibration."""
-    yield from candidates_remarks(comparison.exam.drawn.mean_candidates, comparison.exam.dropped)
+    """Remarks on candidates, tuning, the difference to the best baseline, and calibration."""
+    yield from candidates_remarks(comparison.split.sampled.mean_candidates, comparison.split.dropped)
     for name, attempt in comparison.tuned.items():
         choice = ", ".join(f"{axis} {value:g}" for axis, value in attempt.choice.items())
         yield f"{name} was tuned to {choice}: NDCG@10 {attempt.ndcg:.4f} on a hold-out from its training data"
@@ -89,7 +87,7 @@ def remarks(comparison: Comparison) -> Iterator[str]:
 
 
 def cold_table(report: ColdReport) -> Table:
-    """How cold posts are ranked."""
+    """Table of metrics on cold posts."""
     title = (
         f"{report.posts:,} cold posts (embeddings known, id unknown), {report.users:,} users who like some"
     )
@@ -106,13 +104,13 @@ def cold_table(report: ColdReport) -> Table:
 
 
 def cold_remark(report: ColdReport) -> str:
-    """How sure it is that cold posts are ranked better than by popularity."""
+    """The difference to popularity on cold posts, with its interval."""
     found = report.difference("among_cold", CHOSEN_BY, NEUCF)
     return _difference(f"{CHOSEN_BY.upper()} among cold posts", "popularity", found)
 
 
 def _measures(comparison: Comparison) -> Table:
-    drawn = comparison.exam.drawn.candidates.shape[1] - 1
+    drawn = comparison.split.sampled.candidates.shape[1] - 1
     table = Table(box=None, title=_title(comparison), title_justify="left", title_style="")
     table.add_column("")
     for kind, measure in COLUMNS:
@@ -120,33 +118,33 @@ def _measures(comparison: Comparison) -> Table:
         table.add_column(f"{measure.upper()}\n{among}", justify="right")
     for heading in ("catalog\nshown", "popularity\nof lists"):
         table.add_column(heading, justify="right")
-    for judgement in comparison.judgements:
-        means = judgement.means()
+    for result in comparison.results:
+        means = result.means()
         table.add_row(
-            judgement.name,
+            result.name,
             *(_number(means[kind][measure]) for kind, measure in COLUMNS),
-            f"{judgement.lists.coverage:.1%}",
-            _number(judgement.lists.popularity, 3),
+            f"{result.lists.coverage:.1%}",
+            _number(result.lists.popularity, 3),
         )
-    history = comparison.judgements[0].lists.history_popularity
+    history = comparison.results[0].lists.history_popularity
     table.add_row("what they liked before", *[""] * (len(COLUMNS) + 1), _number(history, 3), style="dim")
     return table
 
 
 def _title(comparison: Comparison) -> str:
-    exam = comparison.exam
-    return f"{exam.name}: {len(exam.task.users):,} users, {len(exam.task.relevant[0]):,} posts to be found"
+    split = comparison.split
+    return f"{split.name}: {len(split.task.users):,} users, {len(split.task.relevant[0]):,} posts to be found"
 
 
 def _groups(comparison: Comparison) -> Table:
-    groups = {name: rows for name, rows in comparison.exam.groups().items() if rows.any()}
+    groups = {name: rows for name, rows in comparison.split.groups().items() if rows.any()}
     table = Table(box=None)
     table.add_column(f"{CHOSEN_BY.upper()} of all posts")
     for name, rows in groups.items():
         table.add_column(f"{name}\n{int(rows.sum()):,} users", justify="right")
-    for judgement in comparison.judgements:
-        means = [judgement.means(rows)["full"][CHOSEN_BY] for rows in groups.values()]
-        table.add_row(judgement.name, *(_number(mean) for mean in means))
+    for result in comparison.results:
+        means = [result.means(rows)["full"][CHOSEN_BY] for rows in groups.values()]
+        table.add_row(result.name, *(_number(mean) for mean in means))
     return table
 
 

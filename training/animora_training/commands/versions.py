@@ -26,7 +26,7 @@ from animora_training.commands.console import output, report_errors, to_json
 from animora_training.commands.options import Force, Margin, SignKey, Store, VerifyKey
 from animora_training.commands.publishing import (
     MARGIN,
-    admit,
+    check_gate,
     open_check,
     open_signer,
     signed,
@@ -56,11 +56,11 @@ def publish(
         if check is not None:
             require_signature(package, check)
         verify(unpack(package))
-        admission = admit(package.manifest, model_store, margin, force=force)
+        decision = check_gate(package.manifest, model_store, margin, force=force)
         manifest = model_store.add(package)
         model_store.mark_verified(manifest)
-    if admission.remark:
-        output().print(admission.remark, highlight=False)
+    if decision.remark:
+        output().print(decision.remark, highlight=False)
     output().print(f"published {manifest.version}")
 
 

@@ -1,7 +1,7 @@
-"""Arrays on the disk: `.npy` files that grow row by row, and are memory-mapped when they are whole.
+"""Arrays on disk: `.npy` files that are written row by row and then memory-mapped for reading.
 
-They are written by appending, never through a memory map: where a disk is full, a write fails with an error,
-while a page of a map that cannot be written kills the process.
+Files are written by appending, never through a memory map: on a full disk a write raises an error, while an
+unwritable page of a memory map kills the process.
 """
 
 import os
@@ -27,10 +27,10 @@ Array = npt.NDArray[Any]
 
 
 class ArrayFile:
-    """A `.npy` file that grows row by row; a context manager, at whose end the file is whole."""
+    """Context manager that writes a `.npy` file row by row; the header is written at its end."""
 
     def __init__(self, path: Path, dtype: npt.DTypeLike, width: tuple[int, ...] = ()) -> None:
-        """Names the file, the type of its elements, and the shape of a row."""
+        """Stores the path, the dtype, and the shape of a row."""
         self._path = path
         self._dtype = np.dtype(dtype)
         self._width = width
@@ -41,7 +41,7 @@ class ArrayFile:
         return self._rows
 
     def __enter__(self) -> Self:
-        with explained(self._path):
+        with explain_write_errors(self._path):
             self._file = self._path.open("wb")
             self._file.write(bytes(HEADER_SIZE))
         return self
@@ -53,12 +53,12 @@ class ArrayFile:
             CannotWrite: The disk is full, or failed.
         """
         assert self._file is not None
-        with explained(self._path):
+        with explain_write_errors(self._path):
             self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())
         self._rows += len(rows)
 
     def widen(self, width: int) -> None:
-        """Makes the rows, which held nothing so far, so many zeros wide."""
+        """Sets the width of a file whose rows had width 0, and fills the rows with zeros."""
         before, self._rows, self._width = self._rows, 0, (width,)
         while self._rows < before:
             self.append(np.zeros((min(before - self._rows, ZEROS_AT_ONCE), width), self._dtype))
@@ -69,9 +69,9 @@ class ArrayFile:
         assert self._file is not None
         shape = (self._rows, *self._width)
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
-        # The format allows any number of spaces, so the header can be written when the shape is known.
+        # The header is padded with spaces to a fixed size, so it can be written last.
         text = repr(header).encode().ljust(HEADER_SIZE - 11) + b"\n"
-        with explained(self._path), self._file:
+        with explain_write_errors(self._path), self._file:
             self._file.seek(0)
             self._file.write(np.lib.format.magic(1, 0) + struct.pack("<H", len(text)) + text)
 
@@ -87,31 +87,27 @@ def write_array(path: Path, rows: Array) -> None:
 
 
 def map_array(path: Path) -> Array:
-    """A `.npy` file as a read-only array, which is read from the disk where it is looked at."""
+    """Maps a `.npy` file into memory, read-only."""
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def begin(folder: Path, names: Iterable[str]) -> None:
-    """Makes a folder ready for arrays, each in a file of its own.
+def prepare_folder(folder: Path, names: Iterable[str]) -> None:
+    """Creates a folder and removes old array files from it.
 
-    Files of these names are removed and not overwritten, since somebody may have them mapped.
+    Files are removed, not overwritten, since another process may have them mapped.
 
     Raises:
-        CannotWrite: It cannot be made, or a file cannot be removed.
+        CannotWrite: The folder cannot be created, or a file cannot be removed.
     """
-    with explained(folder):
+    with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Says what to do where a file cannot be written.
-
-    Raises:
-        CannotWrite: Something within raised an OSError.
-    """
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into CannotWrite, with the path and a remedy."""
     try:
         yield
     except OSError as error:
@@ -121,18 +117,14 @@ def explained(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def explained_temporary() -> Iterator[None]:
-    """Says what to do where the folder of temporary files cannot be written.
-
-    Raises:
-        CannotWrite: Something within raised an OSError.
-    """
+def explain_temporary_write_errors() -> Iterator[None]:
+    """Turns an OSError of the block into CannotWrite, with the folder of temporary files and a remedy."""
     try:
         yield
     except OSError as error:
         try:
             place = tempfile.gettempdir()
-        except OSError:  # none of those that Python knows can be written
+        except OSError:  # Python found no writable temporary folder
             place = "the folder of temporary files"
         raise CannotWrite(
             f"{place}: cannot be written: {error.strerror}: set TMPDIR to a folder on a disk with room"
@@ -141,14 +133,14 @@ def explained_temporary() -> Iterator[None]:
 
 @contextmanager
 def temporary_folder(prefix: str, within: Path | None = None) -> Iterator[Path]:
-    """A folder for temporary files, which is removed when the context ends.
+    """Context manager with a temporary folder, which is removed at its end.
 
     Args:
-        prefix: Of its name.
-        within: Where; by default where temporary files are.
+        prefix: Prefix of the folder's name.
+        within: Parent folder; the system's folder for temporary files by default.
 
     Raises:
-        CannotWrite: It cannot be made.
+        CannotWrite: The folder cannot be created.
     """
     folder = make_temporary_folder(prefix, within)
     try:
@@ -158,22 +150,22 @@ def temporary_folder(prefix: str, within: Path | None = None) -> Iterator[Path]:
 
 
 def make_temporary_folder(prefix: str, within: Path | None = None) -> Path:
-    """A new folder for temporary files, see `temporary_folder`. Raises CannotWrite."""
-    with explained_temporary() if within is None else explained(within):
+    """Creates a temporary folder, see `temporary_folder`. Raises CannotWrite."""
+    with explain_temporary_write_errors() if within is None else explain_write_errors(within):
         return Path(tempfile.mkdtemp(prefix=prefix, dir=within))
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes another one's place, durably, when the context ends.
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """Context manager that writes a file and atomically replaces the file at the path, durably.
 
-    If the context ends with an error, the file at the path stays as it is and the new one is removed.
+    If the block raises, the file at the path stays as it is and the new file is removed.
 
     Raises:
         CannotWrite: The disk is full, or failed.
     """
     staging = path.with_suffix(".staging")
-    with explained(path):
+    with explain_write_errors(path):
         try:
             with staging.open("wb") as file:
                 yield file

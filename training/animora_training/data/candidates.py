@@ -1,4 +1,4 @@
-"""What a held-out post is ranked among: posts that its user could have seen but never touched."""
+"""Samples negatives: posts that a user could have seen but never interacted with."""
 
 from collections.abc import Iterator
 
@@ -22,19 +22,19 @@ MAX_ROUNDS = 20
 def draw_negatives(
     dataset: Dataset, users: IntArray, times: DoubleArray, count: int, rng: np.random.Generator
 ) -> IntArray:
-    """Distinct posts that each user could have seen at the time but never interacted with.
+    """Samples distinct posts for each user, without an interaction, by rejection.
 
-    Drawn uniformly from the live posts that existed by then (see `first_seen`) and that no block hides.
+    Uniform over the live posts that existed at the moment (see `first_seen`) and that no block hides.
 
     Args:
         dataset: All interactions.
-        users: Whom to draw for, int64 (m), indices; one may be named several times.
-        times: At what moments, float64 (m), seconds since the epoch.
-        count: How many for each.
-        rng: The source of chance.
+        users: int64 (m), indices of users; repetitions are allowed.
+        times: float64 (m), the moment for each, seconds since the epoch.
+        count: Number of negatives for each.
+        rng: Random generator.
 
     Returns:
-        int64 (m, count), indices into posts; ABSENT where MAX_ROUNDS of drawing found too few.
+        int64 (m, count), indices into posts; padded with ABSENT if MAX_ROUNDS rounds found too few.
     """
     live = np.flatnonzero(~dataset.posts.deleted)
     seen = first_seen(dataset)[live]
@@ -51,10 +51,10 @@ def draw_negatives(
 
 
 def first_seen(dataset: Dataset) -> DoubleArray:
-    """From when on each post existed, float64 (p), seconds since the epoch.
+    """Time from which each post existed, float64 (p), seconds since the epoch.
 
-    That is its creation, or its first like or comment where that is earlier: after a migration all posts may
-    have been created at one moment, later than the likes.
+    The creation time, or the first like or comment if earlier: after a migration, all creation times may be
+    one moment later than the likes.
     """
     seen = dataset.posts.created.astype(np.float64)
     for chunk in dataset.events.chunks():
@@ -63,26 +63,26 @@ def first_seen(dataset: Dataset) -> DoubleArray:
 
 
 class _Refused:
-    """What some users have interacted with, or may not see."""
+    """Posts that some users have interacted with, or that a block hides from them."""
 
     def __init__(self, dataset: Dataset, users: IntArray, blocking: Blocking) -> None:
         self._users = users
         self._blocking = blocking
         self._posts = len(dataset.posts.ids)
         starts, ends = dataset.pairs.offsets[users], dataset.pairs.offsets[users + 1]
-        of_place = np.repeat(np.arange(len(users)), ends - starts)  # which user, by place, a pair is of
+        of_place = np.repeat(np.arange(len(users)), ends - starts)  # position in `users` of each pair's user
         skipped = starts - np.append(0, np.cumsum(ends - starts)[:-1])[: len(users)]
         pairs = dataset.pairs.posts[np.arange(len(of_place)) + skipped[of_place]]
         self._keys = np.sort(of_place * self._posts + pairs)
 
     def contains(self, places: IntArray, posts: IntArray) -> BoolArray:
-        """Bool (n): which posts int64 (n) are refused for the users at places int64 (n)."""
+        """Bool (n): whether posts int64 (n) are excluded for the users at positions int64 (n)."""
         touched: BoolArray = index_of(places * self._posts + posts, self._keys) != ABSENT
         return touched | self._blocking.hides(self._users[places], posts)
 
 
 def _draw(live: IntArray, limits: IntArray, refused: _Refused, rng: np.random.Generator) -> IntArray:
-    """Posts int64 (m, count), each among the first `limits` (m, count) live ones."""
+    """Samples posts int64 (m, count), each from the first `limits` (m, count) live posts."""
     negatives = np.full(limits.shape, ABSENT, np.int64)
     places = np.broadcast_to(np.arange(len(limits))[:, None], limits.shape)
     wanted = limits > 0
@@ -97,7 +97,7 @@ def _draw(live: IntArray, limits: IntArray, refused: _Refused, rng: np.random.Ge
 
 
 def _slices(pairs: Interactions, users: IntArray, count: int) -> Iterator[slice]:
-    """The users in pieces whose candidates and whose interactions fit into memory."""
+    """Slices of users whose candidates and interactions fit into memory."""
     work = np.cumsum(np.maximum(pairs.offsets[users + 1] - pairs.offsets[users], count))
     start = 0
     while start < len(users):
@@ -108,7 +108,7 @@ def _slices(pairs: Interactions, users: IntArray, count: int) -> Iterator[slice]
 
 
 def without_repeats(rows: IntArray) -> IntArray:
-    """The rows (m, k) with all but the first of equal entries in a row set to ABSENT."""
+    """Rows (m, k) with repeated entries of a row set to ABSENT."""
     order = np.argsort(rows, axis=1, kind="stable")
     ordered = np.take_along_axis(rows, order, axis=1)
     repeated = np.zeros(rows.shape, np.bool_)

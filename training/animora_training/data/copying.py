@@ -1,4 +1,4 @@
-"""A view on its way out of PostgreSQL: its query, and the decoding of what binary COPY sends."""
+"""Streams a view out of PostgreSQL by binary COPY to a decoder."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from animora_training.data.pgcopy import FixedRows
 from animora_training.errors import DatabaseError, TrainingError
 
-# A decoder is given at least as much at a time, so that its cost is that of the bytes and not of the calls.
+# Bytes that are collected for a call of a decoder, so that the cost per call is small.
 BYTES_AT_ONCE = 4 << 20
 
 OnRead = Callable[[str, int], None]
@@ -19,7 +19,7 @@ Columns = list[npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class CopySource:
-    """A view, a query for what is read of it, and the fields of its rows that are never null."""
+    """A view, the query to read, and names and NumPy types of its fixed fields, which are never null."""
 
     name: str
     query: str
@@ -29,7 +29,7 @@ class CopySource:
 async def copy_fixed(
     connection: asyncpg.Connection, view: CopySource, on_read: OnRead, take: Callable[[Columns], None]
 ) -> None:
-    """Feeds a view whose fields are never null to a function, some columns' rows at a time.
+    """Streams a view with fixed fields to a function, as columns of some rows at a time.
 
     Raises:
         DatabaseError: A field is null.
@@ -49,13 +49,13 @@ async def copy_fixed(
 async def copy(
     connection: asyncpg.Connection, view: CopySource, take: Callable[[bytes], None], end: Callable[[], None]
 ) -> None:
-    """Feeds the stream of a view to a function, then calls another, and raises what they raised afterwards.
+    """Streams a view to `take` in chunks, then calls `end`. Their errors are raised after the COPY has ended.
 
-    Raised in the midst of a COPY it would leave the connection waiting for ever.
+    An error raised within a COPY would leave the connection waiting for ever.
 
     Raises:
-        DatabaseError: One of the functions raised ValueError, the text of which names a field.
-        TrainingError: As one of them raised it.
+        DatabaseError: `take` or `end` raised ValueError; its text names a field.
+        TrainingError: `take` or `end` raised it.
     """
     errors: list[Exception] = []
     pending = bytearray()

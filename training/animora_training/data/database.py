@@ -1,4 +1,4 @@
-"""The connection to PostgreSQL, and what its errors mean to the person at the keyboard."""
+"""Connects to PostgreSQL and turns its errors into DatabaseError with a remedy."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -18,16 +18,16 @@ FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Inte
 
 @asynccontextmanager
 async def connect(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to PostgreSQL for as long as the context lasts.
+    """Context manager with a connection to PostgreSQL.
 
     Raises:
-        DatabaseError: It cannot be reached; or, from within, it failed or lacks a view or table.
+        DatabaseError: PostgreSQL cannot be reached, failed within the block, or lacks a view or table.
     """
     try:
         options = parse_dsn(url)
         options.check_files()
         if options.without_effect:
-            log.warning("--database-url: no effect here have %s", ", ".join(options.without_effect))
+            log.warning("--database-url: options without effect: %s", ", ".join(options.without_effect))
         connection = await open_connection(options, CONNECT_TIMEOUT, "animora-train")
     except TimeoutError as error:
         raise DatabaseError("--database-url: PostgreSQL did not answer in time") from error

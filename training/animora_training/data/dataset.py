@@ -1,4 +1,4 @@
-"""What the four views hold, as arrays that may be memory-mapped: users, posts, likes and comments, blocks."""
+"""The data set: the content of the four views as arrays, which may be memory-mapped."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ PostIndices = npt.NDArray[np.int32]
 Embeddings = npt.NDArray[np.float16]
 
 ABSENT = -1
-# What is worked on in memory at a time: some ten megabytes, temporary arrays included.
+# Rows of a chunk: about ten megabytes, temporary arrays included.
 ROWS_AT_ONCE = 1 << 17
 
 
@@ -43,7 +43,7 @@ class Posts:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some interactions, in memory.
+    """Interactions in memory, one a row.
 
     Attributes:
         users: int64 (n), indices into the data set's user ids.
@@ -59,16 +59,16 @@ class Rows:
         return len(self.users)
 
     def take(self, chosen: IntArray | BoolArray) -> "Rows":
-        """Those at indices, or where a mask says so."""
+        """The rows at indices or of a mask."""
         return Rows(self.users[chosen], self.posts[chosen], self.times[chosen])
 
 
 @dataclass(frozen=True, slots=True)
 class Interactions:
-    """Interactions by user, each user's by time and then by post.
+    """Interactions in CSR form: ordered by user, then by time, then by post.
 
     Attributes:
-        offsets: int64 (u + 1); user i's are at offsets[i] to offsets[i + 1].
+        offsets: int64 (u + 1); those of user i are at offsets[i] : offsets[i + 1].
         posts: int32 (n), indices into the data set's posts.
         times: float64 (n), seconds since the epoch.
     """
@@ -82,27 +82,27 @@ class Interactions:
 
     @property
     def users(self) -> IntArray:
-        """The user of each, int64 (n), made anew: only for what fits into memory."""
+        """The user of each interaction, int64 (n), computed in memory on each access."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     @property
     def latest(self) -> DoubleArray:
-        """When the latest one of each user who has any was, float64 (k), in seconds since the epoch."""
+        """Time of the latest interaction of each user with any, float64 (k), seconds since the epoch."""
         return self.times[self.offsets[1:][np.diff(self.offsets) > 0] - 1]
 
     def take(self, chosen: BoolArray) -> "Interactions":
-        """A copy, in memory, of those where a mask says so."""
+        """A copy in memory of the interactions of a mask."""
         rows = self.of_users(0, len(self.offsets) - 1).take(chosen)
         return collect([rows], len(self.offsets) - 1)
 
     def of_users(self, first: int, end: int) -> Rows:
-        """A copy, in memory, of those of the users with indices from `first` to before `end`."""
+        """A copy in memory of the interactions of users `first` to `end` - 1."""
         some = slice(self.offsets[first], self.offsets[end])
         users = np.repeat(np.arange(first, end), np.diff(self.offsets[first : end + 1]))
         return Rows(users, self.posts[some].astype(np.int64), self.times[some].copy())
 
     def chunks(self, rows: int = ROWS_AT_ONCE) -> Iterator[Rows]:
-        """All of them, in chunks of whole users: about as many rows, more only where one user has more."""
+        """All interactions in chunks of whole users, of about `rows` rows; more only if one user has more."""
         first, users = 0, len(self.offsets) - 1
         while first < users:
             end = int(np.searchsorted(self.offsets, self.offsets[first] + rows, side="right")) - 1
@@ -113,13 +113,13 @@ class Interactions:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Everything that a model is fitted on.
+    """Everything that a model is trained on.
 
     Attributes:
         user_ids: int64 (u), ascending.
         posts: All posts, deleted ones too.
         events: Every like and every comment.
-        pairs: The events with each user's several on one post taken as one, at the time of the latest.
+        pairs: Distinct pairs of user and post, at the time of the latest event.
         blocks: int64 (b, 2), ids of users that must not see each other's posts, each pair in both directions.
     """
 
@@ -135,7 +135,7 @@ class Dataset:
         return replace(self, posts=replace(self.posts, image=nothing, caption=nothing))
 
     def with_widths(self, image: int, caption: int) -> "Dataset":
-        """The same data set with embeddings as wide as a model takes them; it may take none, or get none.
+        """The data set with embeddings of a model's widths; zeros if it has none, none if the model has none.
 
         Raises:
             WidthMismatch: The data set has embeddings of another width.
@@ -148,7 +148,7 @@ class Dataset:
         return replace(self, posts=posts)
 
     def pair_keys(self, users: IntArray, posts: IntArray | PostIndices) -> IntArray:
-        """A number int64 (...) for each pair of indices, distinct for distinct pairs."""
+        """A unique key int64 (...) for each pair of indices."""
         return users * len(self.posts.ids) + posts
 
     def blocked(self, users: IntArray, posts: IntArray | PostIndices) -> BoolArray:
@@ -157,12 +157,12 @@ class Dataset:
 
 
 class Blocking:
-    """A data set's blocks, made ready once for many questions."""
+    """Index of a data set's blocks for repeated look-ups."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._user_ids = dataset.user_ids
         self._authors = dataset.posts.authors
-        # Every block is there in both directions, so either column names all people.
+        # Every block is stored in both directions, so one column has all users.
         self._people = np.unique(dataset.blocks[:, 0])  # int64 (k)
         pairs = np.searchsorted(self._people, dataset.blocks)
         self._hidden = np.sort(pairs @ np.array([len(self._people), 1]))  # int64 (b)
@@ -180,24 +180,24 @@ class Blocking:
 
 
 def latest_of_each(rows: Rows, posts: int) -> Rows:
-    """The rows, which go by user and then by time, with each user's several on a post taken as the last one.
+    """The last row of each pair of user and post.
 
     Args:
-        rows: Of whole users.
-        posts: How many posts there are.
+        rows: Rows of whole users, ordered by user, then by time.
+        posts: Number of posts in the data set.
     """
     order, ends = _runs(rows, posts)
     return rows if ends.all() else rows.take(np.sort(order[ends]))
 
 
 def earliest_of_each(rows: Rows, posts: int) -> Rows:
-    """Like latest_of_each, with the first one."""
+    """The first row of each pair of user and post; see `latest_of_each`."""
     order, ends = _runs(rows, posts)
     return rows if ends.all() else rows.take(np.sort(order[np.roll(ends, 1)]))
 
 
 def _runs(rows: Rows, posts: int) -> tuple[IntArray, BoolArray]:
-    """Positions int64 (n) by user, post and time, and where in them the last of each user and post is."""
+    """Positions int64 (n) ordered by user, post and time, and a mask of the last position of each pair."""
     keys = (rows.users - rows.users[:1]) * posts + rows.posts
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
@@ -205,7 +205,7 @@ def _runs(rows: Rows, posts: int) -> tuple[IntArray, BoolArray]:
 
 
 def collect(chunks: Iterable[Rows], users: int) -> Interactions:
-    """Interactions of so many users from chunks that go by user, in memory."""
+    """Interactions of `users` users, in memory, from chunks ordered by user."""
     nothing = Rows(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
     parts = [nothing, *chunks]
     counts = np.bincount(np.concatenate([rows.users for rows in parts]), minlength=users)
@@ -217,12 +217,12 @@ def collect(chunks: Iterable[Rows], users: int) -> Interactions:
 
 
 def offsets_of(counts: IntArray) -> IntArray:
-    """Where each of so many begins, and the end of the last: int64 (u + 1) of counts int64 (u)."""
+    """CSR offsets int64 (u + 1) of counts int64 (u)."""
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
 
 
 def index_of(ids: IntArray, ascending: IntArray) -> IntArray:
-    """Positions int64 (...) of ids in an ascending array, ABSENT where they are not in it."""
+    """Positions int64 (...) of ids in an ascending array; ABSENT for missing ids."""
     if not len(ascending):
         return np.full(ids.shape, ABSENT, np.int64)
     at = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)
@@ -234,5 +234,5 @@ def _as_wide_as(width: int, name: str, embeddings: Embeddings) -> Embeddings:
         return embeddings
     if width and embeddings.shape[1]:
         raise WidthMismatch(f"{name} embeddings are {embeddings.shape[1]} wide, the model takes {width}")
-    # One row of zeros, seen as all of them.
+    # One row of zeros, broadcast to all posts.
     return np.broadcast_to(np.zeros((1, width), np.float16), (len(embeddings), width))

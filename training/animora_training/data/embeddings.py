@@ -1,4 +1,4 @@
-"""A column of embeddings on its way from a COPY stream into a float16 file, many rows at a time."""
+"""Writes a column of embeddings from a COPY stream to a float16 file."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ from animora_training.data.arrays import ArrayFile
 from animora_training.data.dataset import Embeddings, IntArray
 from animora_training.errors import DatabaseError
 
-NULL = -1  # the length of a field that is null
+NULL = -1  # length of a null field
 
 
 class EmbeddingWriter:
-    """The embeddings of one column of animora.posts.
+    """Writes the embeddings of one column of animora.posts; absent ones as zeros.
 
-    An embedding that is null or empty is absent. One that cannot be used counts as absent: of several
-    dimensions, with a null, with a number that no float16 holds, or of another width than the column.
+    A null or empty embedding is absent. An unusable one counts as absent: with several dimensions, with a
+    null, with a value beyond float16, or of another width than the column.
 
     Args:
-        file: An open file of no width.
-        decode: How the column is decoded.
-        width: The column's width. 0 takes the most frequent one of the first call of `append` that has usable
-            embeddings, which may turn out not to be the most frequent one of all.
+        file: An open file of width 0.
+        decode: Decoder of the column.
+        width: Width of the column. 0 takes the most frequent width of the first `append` with usable
+            embeddings, which may not be the most frequent one of all.
 
     Attributes:
-        width: See Args; 0 as long as no embedding can be used.
-        unusable: How many embeddings could not be used.
+        width: Width of the column; 0 until a usable embedding was seen.
+        unusable: Number of unusable embeddings.
     """
 
     def __init__(self, file: ArrayFile, decode: Decoder, width: int = 0) -> None:
@@ -41,11 +41,11 @@ class EmbeddingWriter:
 
     @property
     def most_frequent_width(self) -> int:
-        """Of all that can be used, 0 without any; of equally frequent ones the smallest, as in the server."""
+        """The most frequent usable width, the smallest of equally frequent ones; 0 without any."""
         return max(self._widths, key=lambda width: (self._widths[width], -width), default=0)
 
     def append(self, fields: Sequence[memoryview | None]) -> None:
-        """Takes the embeddings of some posts, each a field of the column.
+        """Writes the embeddings of some posts, each a field of the column.
 
         Raises:
             DatabaseError: The column's type was changed while it was read.
@@ -65,7 +65,7 @@ class EmbeddingWriter:
         self._file.append(matrix)
 
     def _decoded(self, fields: Sequence[memoryview | None]) -> dict[int, tuple[IntArray, Embeddings]]:
-        """By width, which of the fields can be used, int64 (k), and their embeddings, float16 (k, width)."""
+        """Indices int64 (k) and embeddings float16 (k, width) of the usable fields, by width."""
         lengths = np.array([NULL if field is None else len(field) for field in fields], np.int64)
         by_width = {}
         for length in np.unique(lengths[lengths != NULL]).tolist():
@@ -77,7 +77,7 @@ class EmbeddingWriter:
                 raise DatabaseError(f"animora.posts was changed while it was read: {error}") from error
             if not embeddings.shape[1]:
                 continue  # empty arrays
-            # What float16 cannot hold becomes infinite.
+            # Values beyond float16 become infinite.
             with np.errstate(over="ignore"):
                 halves = embeddings.astype(np.float16)
             usable = usable & np.isfinite(halves).all(axis=1)

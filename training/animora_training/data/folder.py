@@ -1,4 +1,4 @@
-"""A data set in a folder: a `.npy` file an array, and `dataset.json`, written last, says what they hold."""
+"""A data set in a folder: `.npy` files, and `dataset.json`, which is written last and describes them."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from animora_artifact.durability import sync_file
-from animora_training.data.arrays import map_array, replacing
+from animora_training.data.arrays import map_array, replace_file
 from animora_training.data.dataset import Dataset, Interactions, Posts
 from animora_training.errors import InvalidInput
 
 FORMAT = "animora-dataset-1"
 DESCRIPTION = "dataset.json"
-# In the order in which they are removed: without the description it is no data set.
+# In the order of removal: without the description the folder is not a data set.
 FILES = (
     DESCRIPTION,
     *("user_ids.npy", "blocks.npy"),
@@ -29,20 +29,20 @@ FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a folder holds.
+    """Description of a data set's folder.
 
     Attributes:
         format: FORMAT.
-        read_at: The moment of the database that was read.
-        users: How many there are; likewise posts, events, pairs and blocks.
-        posts: See users.
-        events: See users.
-        pairs: See users.
-        blocks: See users, each in both directions.
+        read_at: Time of the database snapshot.
+        users: Number of users.
+        posts: Number of posts.
+        events: Number of likes and comments.
+        pairs: Number of distinct pairs.
+        blocks: Number of blocks, each counted in both directions.
         image: Width of image embeddings.
         caption: Width of caption embeddings.
         digest: SHA-256 of the ids and of the pairs, in hexadecimal digits.
-        left_out: How many rows of the views do not count, by view and reason, such as "posts.missing".
+        left_out: Numbers of rows left out, by view and reason, such as "posts.missing".
     """
 
     format: str
@@ -58,7 +58,7 @@ class Description:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """The type and shape of each array, by its file's name without `.npy`."""
+        """Dtype and shape of each array, by its file's name without `.npy`."""
         return {
             "user_ids": ("int64", (self.users,)),
             "post_ids": ("int64", (self.posts,)),
@@ -78,7 +78,7 @@ class Description:
 
 
 def finish(folder: Path, read_at: datetime, left_out: Mapping[str, int]) -> Dataset:
-    """Says what a folder holds, now that all its arrays are written, and opens it.
+    """Writes the description of a folder whose arrays are complete, and opens the data set.
 
     Raises:
         CannotWrite: The disk is full, or failed.
@@ -102,7 +102,7 @@ def finish(folder: Path, read_at: datetime, left_out: Mapping[str, int]) -> Data
         left_out=left_out,
     )
     fields = {**asdict(description), "read_at": read_at.isoformat()}
-    with replacing(folder / DESCRIPTION) as file:
+    with replace_file(folder / DESCRIPTION) as file:
         for name in description.arrays():
             sync_file(folder / f"{name}.npy")
         file.write(json.dumps(fields, indent=2).encode() + b"\n")
@@ -110,18 +110,16 @@ def finish(folder: Path, read_at: datetime, left_out: Mapping[str, int]) -> Data
 
 
 def describe(folder: Path) -> Description:
-    """What a folder holds.
+    """Reads the description of a folder.
 
     Raises:
-        InvalidInput: It holds no data set, or one that was not read to its end.
+        InvalidInput: The folder holds no data set, or an incomplete one.
     """
     path = folder / DESCRIPTION
     try:
         description = TypeAdapter(Description).validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise InvalidInput(
-            f"{folder}: holds no data set, or one that was not read to its end: read it again"
-        ) from None
+        raise InvalidInput(f"{folder}: holds no data set, or an incomplete one: read it again") from None
     except (OSError, ValidationError) as error:
         raise InvalidInput(f"{path}: does not describe a data set: {error}") from error
     if description.format != FORMAT:
@@ -130,10 +128,10 @@ def describe(folder: Path) -> Description:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """The data set in a folder, memory-mapped and read-only.
+    """Opens the data set in a folder, memory-mapped and read-only.
 
     Raises:
-        InvalidInput: It holds no data set, one that was not read to its end, or one that was changed since.
+        InvalidInput: The folder holds no data set, an incomplete one, or one that was changed.
     """
     arrays = {}
     for name, (dtype, shape) in describe(folder).arrays().items():

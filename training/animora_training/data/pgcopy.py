@@ -1,8 +1,7 @@
-"""PostgreSQL's binary COPY format, for the types that our tables and views have.
+"""PostgreSQL's binary COPY format, for the types of Animora's tables and views.
 
-A stream is a signature and then the rows: int16 number of fields, and for each field int32 length (-1 for
-null) and that many bytes; all big-endian. It ends with -1 in place of the number of fields. Embeddings go
-through it many times faster than value by value.
+A stream has a signature and then rows: int16 number of fields, and for each field int32 length (-1 for null)
+and that many bytes, all big-endian. It ends with -1 in place of the number of fields.
 """
 
 import struct
@@ -19,7 +18,7 @@ TRAILER = struct.pack(">h", -1)
 NULL = struct.pack(">i", -1)
 REAL_OID = 700
 EPOCH_2000 = 946_684_800
-# An array: number of dimensions, whether it holds nulls, the elements' type; then length and lower bound.
+# Array header: number of dimensions, has nulls, element type; then length and lower bound.
 ARRAY_HEADER = struct.Struct(">iiiii")
 ELEMENT = np.dtype([("length", ">i4"), ("value", ">f4")])
 LENGTH = struct.Struct(">i")
@@ -28,7 +27,7 @@ WIDTH = 8  # bytes of an int8, a float8 or a timestamptz
 
 
 def encode_row(fields: Sequence[Field]) -> bytes:
-    """One row."""
+    """Encodes a row."""
     parts: list[bytes | memoryview] = [FIELDS.pack(len(fields))]
     for field in fields:
         if field is None:
@@ -39,7 +38,7 @@ def encode_row(fields: Sequence[Field]) -> bytes:
 
 
 def encode_fixed(columns: Sequence[npt.NDArray[np.int64]]) -> bytes:
-    """Rows whose fields are all int8 or timestamptz, from columns int64 (n)."""
+    """Encodes rows of int8 or timestamptz fields from columns int64 (n)."""
     rows = np.empty(len(columns[0]), _fixed_layout([">i8"] * len(columns)))
     rows["fields"] = len(columns)
     for index, column in enumerate(columns):
@@ -49,12 +48,12 @@ def encode_fixed(columns: Sequence[npt.NDArray[np.int64]]) -> bytes:
 
 
 def timestamps(seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Seconds since 1970 as timestamptz has them: microseconds since 2000."""
+    """Converts seconds since 1970 to timestamptz values, microseconds since 2000."""
     return np.round((seconds - EPOCH_2000) * 1e6).astype(np.int64)
 
 
 def encode_real_arrays(vectors: npt.NDArray[np.float32]) -> list[bytes]:
-    """Each row of vectors (n, d) as a field of type real[]."""
+    """Encodes each row of vectors (n, d) as a field of type real[]."""
     count, width = vectors.shape
     elements = np.empty((count, width), ELEMENT)
     elements["length"] = 4
@@ -66,17 +65,17 @@ def encode_real_arrays(vectors: npt.NDArray[np.float32]) -> list[bytes]:
 
 
 class FixedRows:
-    """Rows of a stream whose fields are int8 or float8 without nulls, decoded in whole pieces."""
+    """Decodes a stream of rows with int8 or float8 fields without nulls."""
 
     def __init__(self, fields: Mapping[str, str]) -> None:
-        """Takes each field's name and NumPy type: ">i8" or ">f8"."""
+        """Takes the names and NumPy types of the fields: ">i8" or ">f8"."""
         self._names = tuple(fields)
         self._layout = _fixed_layout(tuple(fields.values()))
         self._pending = b""
         self._skip = len(SIGNATURE)
 
     def feed(self, data: bytes) -> list[npt.NDArray[Any]]:
-        """Each field's values, in native byte order, of the rows that are whole now.
+        """Decodes the rows that are complete now; returns each field's values in native byte order.
 
         Raises:
             ValueError: A field is null; the text names it.
@@ -93,13 +92,13 @@ class FixedRows:
         return [value.astype(value.dtype.newbyteorder("=")) for value in values]
 
     def finish(self) -> None:
-        """Makes sure that the stream has come to its end.
+        """Checks that the stream is complete.
 
         Raises:
             ValueError: A field is null; the text names it.
         """
         if self._pending != TRAILER:
-            # A null makes a row shorter, so that something else is left over.
+            # A null shortens a row, so other bytes than the trailer are left.
             row = np.frombuffer(self._pending.ljust(self._layout.itemsize, b"\0"), self._layout, 1)
             raise ValueError(f"holds a null in {self._first_null(row)}")
 
@@ -110,10 +109,10 @@ class FixedRows:
 
 
 class RaggedRows:
-    """Rows of a stream that begin like those of FixedRows and end in fields of any length, null or not."""
+    """Decodes a stream of rows with fixed fields as in FixedRows, then nullable fields of any length."""
 
     def __init__(self, fields: Mapping[str, str], ragged: int) -> None:
-        """Takes the name and NumPy type of each fixed field, and how many others follow."""
+        """Takes names and NumPy types of the fixed fields, and the number of ragged fields."""
         self._names = tuple(fields)
         self._layout = _fixed_layout(tuple(fields.values()))
         widths = [np.dtype(kind).itemsize for kind in fields.values()]
@@ -124,7 +123,7 @@ class RaggedRows:
         self._started = False
 
     def feed(self, data: bytes) -> tuple[list[npt.NDArray[Any]], list[list[memoryview | None]]]:
-        """Each fixed field's values, in native byte order, and each other field, of rows that are whole now.
+        """Decodes the rows that are complete now; returns the fixed fields' values and the ragged fields.
 
         Raises:
             ValueError: A fixed field is null; the text names it.
@@ -160,7 +159,7 @@ class RaggedRows:
         return [value.astype(value.dtype.newbyteorder("=")) for value in values], tails
 
     def finish(self) -> None:
-        """Makes sure that the stream has come to its end.
+        """Checks that the stream is complete.
 
         Raises:
             ValueError: A fixed field is null; the text names it.

@@ -1,7 +1,7 @@
-"""Reading the four views into a folder of arrays, in one snapshot, through binary COPY.
+"""Reads the four views into a folder of arrays, in one database snapshot, by binary COPY.
 
-What is read goes to the disk as it comes, so that memory bounds only the most active user and a few numbers
-for each user. PostgreSQL does the sorting, on its own disk where `work_mem` is too small for it.
+Rows are written to disk as they arrive: memory holds the rows of one user and a few numbers for each user.
+PostgreSQL sorts, on its own disk if `work_mem` is too small.
 """
 
 import logging
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from animora_database import row_security, views
 from animora_database.checking import QUERY, EmbeddingDecoders, UnusableView, check_views, embedding_decoders
 from animora_database.session import begin_reading
-from animora_training.data.arrays import ArrayFile, begin, map_array, write_array
+from animora_training.data.arrays import ArrayFile, map_array, prepare_folder, write_array
 from animora_training.data.copying import Columns, CopySource, OnRead, copy, copy_fixed
 from animora_training.data.dataset import (
     ABSENT,
@@ -48,7 +48,7 @@ USERS = CopySource(
     f"select distinct id::int8 from animora.users where {views.USERS.counts} order by 1",
     {"id": ">i8"},
 )
-# Of posts with one id the first counts: a deleted one before others, as the server has it.
+# Of rows with the same id the first one counts: deleted ones come first, as in the server.
 POSTS = CopySource(
     "posts",
     "select id::int8, author_id::int8, extract(epoch from created_at)::float8, deleted_at is not null, "
@@ -72,21 +72,21 @@ BLOCKS = CopySource(
 
 
 async def read_dataset(connection: asyncpg.Connection, folder: Path, on_read: OnRead) -> Dataset:
-    """Reads everything that a fit needs, as of one moment, into a folder, and opens it.
+    """Reads a data set, as of one moment, into a folder, and opens it.
 
-    Interactions with users or posts that the views do not show are left out; so are rows that lack what they
-    need, which are counted and logged. Embeddings are rounded to float16, in which the server keeps them.
+    Interactions of unknown users or posts are left out. Invalid rows are left out, counted and logged.
+    Embeddings are rounded to float16, as in the server.
 
     Args:
-        connection: With the right to read the views.
-        folder: Made where there is none; a data set that it holds is replaced.
-        on_read: Told a view's name and how many of its rows have been read so far.
+        connection: Connection of a role that may read the views.
+        folder: Target folder, created if missing; a data set in it is replaced.
+        on_read: Called with the name of a view and the number of rows read so far.
 
     Raises:
-        DatabaseError: A view is not as it must be.
-        CannotWrite: The disk is full, or the folder may not be written.
+        DatabaseError: A view breaks the contract.
+        CannotWrite: The disk is full, or the folder is not writable.
     """
-    begin(folder, FILES)
+    prepare_folder(folder, FILES)
     reader = _Reader(connection, folder, on_read)
     async with _one_moment(connection) as decoders:
         read_at = await connection.fetchval("select pg_catalog.now()")
@@ -113,10 +113,10 @@ async def read_dataset(connection: asyncpg.Connection, folder: Path, on_read: On
 
 @asynccontextmanager
 async def _one_moment(connection: asyncpg.Connection) -> AsyncIterator[EmbeddingDecoders]:
-    """A read-only transaction that sees one moment, of views that are as they must be.
+    """Context manager with a read-only snapshot transaction; checks the views first.
 
     Raises:
-        DatabaseError: A view is not.
+        DatabaseError: A view breaks the contract.
     """
     await connection.execute(begin_reading(connection.get_server_version().major))
     try:
@@ -133,7 +133,7 @@ async def _one_moment(connection: asyncpg.Connection) -> AsyncIterator[Embedding
 
 
 async def _left_out(connection: asyncpg.Connection) -> dict[str, int]:
-    """How many rows do not count, by view and reason."""
+    """Numbers of rows left out, by view and reason."""
     return {
         f"{view.name}.{reason}": count
         for view in views.VIEWS
@@ -142,7 +142,7 @@ async def _left_out(connection: asyncpg.Connection) -> dict[str, int]:
 
 
 class _Reader:
-    """Reads one view after the other into the files of a folder."""
+    """Reads the views into the files of a folder."""
 
     def __init__(self, connection: asyncpg.Connection, folder: Path, on_read: OnRead) -> None:
         self._connection = connection
@@ -165,14 +165,14 @@ class _Reader:
     async def read_posts(
         self, decoders: EmbeddingDecoders, widths: tuple[int, int] = (0, 0)
     ) -> dict[str, int]:
-        """Reads the posts; returns how many rows, or embeddings of them, do not count, by view and reason.
+        """Reads the posts; returns the numbers of rows and embeddings left out, by view and reason.
 
-        The embeddings' widths are the most frequent ones; where the first posts have others, all posts are
-        read once more.
+        The columns get the most frequent widths. If those of the first posts differ from these, all posts are
+        read again.
 
         Args:
-            decoders: How embeddings are decoded.
-            widths: Of image and caption embeddings, if they are known.
+            decoders: Decoders of the embedding columns.
+            widths: Widths of image and caption embeddings; 0 if unknown.
         """
         with ExitStack() as stack:
             kinds = {"ids": np.int64, "authors": np.int64, "created": np.float64, "deleted": np.bool_}
@@ -240,14 +240,14 @@ class _Reader:
 
 
 def _count(users: IntArray, counts: IntArray) -> None:
-    """Adds how often each of ascending indices int64 (n) occurs to counts int64 (u)."""
+    """Adds the numbers of occurrences of ascending indices int64 (n) to counts int64 (u), in place."""
     if len(users):
         first, last = users[0], users[-1]
         counts[first : last + 1] += np.bincount(users - first)
 
 
 def _write_pairs(folder: Path) -> None:
-    """Writes the pairs from the events that have been written."""
+    """Computes the pairs from the events in the folder, and writes them."""
     offsets, posts, times = (
         map_array(folder / f"event_{name}.npy") for name in ("offsets", "posts", "times")
     )

@@ -1,4 +1,4 @@
-"""What is held out of a data set: each user's latest interactions, or all that came after a moment."""
+"""Hold-outs of a data set: each user's latest pairs, or all pairs after a moment."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -22,20 +22,20 @@ from animora_training.data.dataset import (
     latest_of_each,
 )
 
-# Of a user's pairs, where more than one is held out.
+# Maximum share of a user's pairs that is held out, if more than one is.
 LARGEST_SHARE = 0.1
 TIMES_LOOKED_AT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Held-out pairs, and what the post of each is ranked among.
+    """Held-out pairs with their candidates.
 
     Attributes:
         users: int64 (m), ascending, indices into the data set's user ids.
-        candidates: int64 (m, 1 + k), indices into its posts; column 0 is the held-out post. ABSENT where
-            there is no candidate.
-        times: float64 (m), when the held-out interaction happened, in seconds since the epoch.
+        candidates: int64 (m, 1 + k), indices into its posts; column 0 is the held-out post, the rest are
+            negatives, padded with ABSENT.
+        times: float64 (m), time of the held-out interaction, seconds since the epoch.
     """
 
     users: IntArray
@@ -48,37 +48,37 @@ class HeldOut:
 
     @property
     def present(self) -> BoolArray:
-        """Bool (m, 1 + k): which candidates there are."""
+        """Bool (m, 1 + k): False for padding."""
         present: BoolArray = self.candidates != ABSENT
         return present
 
     @property
     def negatives(self) -> IntArray:
-        """Int64 (m): how many posts each held-out post is ranked beside."""
+        """Int64 (m): number of negatives of each pair."""
         counts: IntArray = self.present[:, 1:].sum(axis=1, dtype=np.int64)
         return counts
 
     @property
     def mean_candidates(self) -> float:
-        """How many posts are ranked in a row, the held-out one included: the mean; NaN without rows."""
+        """Mean number of candidates of a pair, the held-out post included; NaN without pairs."""
         return 1.0 + float(self.negatives.mean()) if len(self.users) else math.nan
 
-    def beside_at_most(self, most: int) -> "HeldOut":
-        """The same rows with the first negatives alone, which were drawn like all."""
-        return HeldOut(self.users, self.candidates[:, : 1 + most], self.times)
+    def limit_negatives(self, maximum: int) -> "HeldOut":
+        """The pairs with at most `maximum` of their negatives."""
+        return HeldOut(self.users, self.candidates[:, : 1 + maximum], self.times)
 
-    def beside(self, fewest: int) -> "HeldOut":
-        """The rows with at least so many negatives."""
-        return self.take(self.negatives >= fewest)
+    def with_negatives(self, minimum: int) -> "HeldOut":
+        """The pairs with at least `minimum` negatives."""
+        return self.take(self.negatives >= minimum)
 
 
 @dataclass(frozen=True, slots=True)
-class Without:
-    """Interactions without those at some positions, which are left out while reading.
+class ExceptRows:
+    """Interactions except those at some positions, which are skipped while reading.
 
     Attributes:
-        everything: Those too.
-        positions: int64 (m), ascending.
+        everything: All interactions.
+        positions: int64 (m), positions to skip, ascending.
     """
 
     everything: Interactions
@@ -88,7 +88,7 @@ class Without:
         return len(self.everything) - len(self.positions)
 
     def chunks(self) -> Iterator[Rows]:
-        """The others in chunks of whole users."""
+        """The remaining interactions in chunks of whole users."""
         start = 0
         for chunk in self.everything.chunks():
             first, end = np.searchsorted(self.positions, (start, start + len(chunk)))
@@ -99,12 +99,12 @@ class Without:
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
-    """The pairs of a data set as they were at a moment.
+class PairsBefore:
+    """The pairs of a data set before a moment.
 
     Attributes:
         dataset: All interactions.
-        moment: In seconds since the epoch; what happened then is left out.
+        moment: Seconds since the epoch, exclusive.
     """
 
     dataset: Dataset
@@ -118,9 +118,9 @@ class Before:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A data set's pairs without those held out, and those held out."""
+    """Held-out pairs, and the remaining pairs of the data set."""
 
-    remaining: Without
+    remaining: ExceptRows
     held_out: HeldOut
 
     @property
@@ -128,37 +128,37 @@ class Split:
         """The remaining pairs, copied into memory."""
         return collect(self.remaining.chunks(), len(self.remaining.everything.offsets) - 1)
 
-    def remaining_events(self, dataset: Dataset) -> Without:
-        """All of the data set's events but those that make up a held-out pair."""
+    def remaining_events(self, dataset: Dataset) -> ExceptRows:
+        """The data set's events without those of held-out pairs."""
         held_out = np.sort(dataset.pair_keys(self.held_out.users, self.held_out.candidates[:, 0]))
         found, start = [np.empty(0, np.int64)], 0
         for chunk in dataset.events.chunks():
             at = index_of(dataset.pair_keys(chunk.users, chunk.posts), held_out)
             found.append(start + np.flatnonzero(at != ABSENT))
             start += len(chunk)
-        return Without(dataset.events, np.concatenate(found))
+        return ExceptRows(dataset.events, np.concatenate(found))
 
 
 @dataclass(frozen=True, slots=True)
-class Latest:
-    """Pairs of a data set that may be held out, each user's latest ones.
+class LatestPairs:
+    """Each user's latest pairs, as positions in the data set.
 
     Attributes:
         positions: int64 (n), ascending, among the data set's pairs.
         users: int64 (n), ascending.
-        places: int64 (n), 0 for a user's latest one, 1 for the one before, and so on.
+        places: int64 (n), 0 for a user's latest pair, 1 for the one before, and so on.
     """
 
     positions: IntArray
     users: IntArray
     places: IntArray
 
-    def take(self, chosen: BoolArray) -> "Latest":
+    def take(self, chosen: BoolArray) -> "LatestPairs":
         """Those where a mask says so."""
-        return Latest(self.positions[chosen], self.users[chosen], self.places[chosen])
+        return LatestPairs(self.positions[chosen], self.users[chosen], self.places[chosen])
 
-    def of_some(self, at_most: int, rng: np.random.Generator) -> "Latest":
-        """Those of so many users, drawn by chance, where there are more."""
+    def sample_users(self, at_most: int, rng: np.random.Generator) -> "LatestPairs":
+        """The pairs of at most `at_most` randomly chosen users."""
         users = np.unique(self.users)
         if len(users) <= at_most:
             return self
@@ -167,14 +167,14 @@ class Latest:
 
 @dataclass(frozen=True, slots=True)
 class TimeSplit:
-    """A data set's pairs before a moment, and those that began at or after it, in memory."""
+    """Pairs before a moment, and the pairs that began at or after it, in memory."""
 
-    training: Before
+    training: PairsBefore
     held_out: Rows
 
 
-def none_of(rows: Rows) -> BoolArray:
-    """Bool (n): no row."""
+def exclude_none(rows: Rows) -> BoolArray:
+    """Excludes no row; bool (n)."""
     return np.zeros(len(rows), np.bool_)
 
 
@@ -182,74 +182,77 @@ def latest_pairs(
     dataset: Dataset,
     rng: np.random.Generator,
     most: int = 1,
-    refused: Callable[[Rows], BoolArray] = none_of,
-) -> Latest:
-    """The latest pair of every user who has another one, or several, if a user has many.
+    excluded: Callable[[Rows], BoolArray] = exclude_none,
+) -> LatestPairs:
+    """The latest pairs of every user with at least two pairs.
 
-    A deleted post and one behind a block would never be a candidate, so they are left out. Where times tie,
-    chance decides.
+    Pairs with deleted or blocked posts are left out, since these are never candidates. Ties of time are
+    broken at random.
 
     Args:
         dataset: All interactions.
         rng: The source of chance.
-        most: How many of each user; beyond the first one not more than LARGEST_SHARE of what a user has.
-        refused: Which pairs, bool (n), of some users are left out too; it is asked of whole users.
+        most: Maximum number of pairs of a user, and at most LARGEST_SHARE of the user's pairs beyond the
+            first one.
+        excluded: Which pairs, bool (n), of some users are left out too; it is called with the rows of whole
+            users.
     """
     blocking = Blocking(dataset)
-    found = [Latest(*(np.empty(0, np.int64) for _ in range(3)))]
+    found = [LatestPairs(*(np.empty(0, np.int64) for _ in range(3)))]
     start = 0
     for chunk in dataset.pairs.chunks():
         counts = np.bincount(chunk.users)
-        eligible = _eligible(dataset, blocking, chunk) & (counts[chunk.users] > 1) & ~refused(chunk)
+        eligible = _eligible(dataset, blocking, chunk) & (counts[chunk.users] > 1) & ~excluded(chunk)
         latest_first = np.lexsort((rng.random(len(chunk)), chunk.times, chunk.users))[::-1]
         order = latest_first[eligible[latest_first]]
-        places = np.full(len(chunk), most)  # so many others come before what is not eligible
+        places = np.full(len(chunk), most)  # ineligible pairs are beyond the limit
         places[order] = np.arange(len(order)) - np.searchsorted(-chunk.users[order], -chunk.users[order])
         limits = np.clip((LARGEST_SHARE * counts).astype(np.int64), 1, most)
         at = np.flatnonzero(places < limits[chunk.users])
-        found.append(Latest(start + at, chunk.users[at], places[at]))
+        found.append(LatestPairs(start + at, chunk.users[at], places[at]))
         start += len(chunk)
-    return Latest(*(np.concatenate([getattr(some, name) for some in found]) for name in Latest.__slots__))
+    return LatestPairs(
+        *(np.concatenate([getattr(some, name) for some in found]) for name in LatestPairs.__slots__)
+    )
 
 
-def split_off(dataset: Dataset, latest: Latest, negatives: int, rng: np.random.Generator) -> Split:
+def hold_out_pairs(dataset: Dataset, latest: LatestPairs, negatives: int, rng: np.random.Generator) -> Split:
     """Holds out pairs of a data set.
 
     Args:
         dataset: All interactions.
-        latest: Which.
-        negatives: How many candidates to draw beside each held-out post; each takes 8 bytes.
+        latest: The pairs to hold out.
+        negatives: Number of negatives to sample for each pair; each takes 8 bytes.
         rng: The source of chance.
     """
     pairs = dataset.pairs
     times, posts = pairs.times[latest.positions], pairs.posts[latest.positions].astype(np.int64)
     drawn = draw_negatives(dataset, latest.users, times, negatives, rng)
     candidates = np.concatenate((posts[:, None], drawn), axis=1)
-    return Split(Without(pairs, latest.positions), HeldOut(latest.users, candidates, times))
+    return Split(ExceptRows(pairs, latest.positions), HeldOut(latest.users, candidates, times))
 
 
 def leave_one_out(dataset: Dataset, negatives: int, rng: np.random.Generator) -> Split:
-    """Holds out the latest pair of every user who has another one, see `latest_pairs` and `split_off`.
+    """Holds out the latest pair of every user with at least two, see `latest_pairs` and `hold_out_pairs`.
 
     Args:
         dataset: All interactions.
-        negatives: How many candidates to draw beside each held-out post.
+        negatives: Number of negatives to sample for each pair.
         rng: The source of chance.
     """
-    return split_off(dataset, latest_pairs(dataset, rng), negatives, rng)
+    return hold_out_pairs(dataset, latest_pairs(dataset, rng), negatives, rng)
 
 
 def pairs_of_each(dataset: Dataset, enough: int) -> int:
-    """How many pairs of each user who has several make so many in all; at least 1."""
+    """Number of pairs to hold out of each user to get about `enough` in all; at least 1."""
     users = int(np.sum(np.diff(dataset.pairs.offsets) > 1))
     return max(-(-enough // max(users, 1)), 1)
 
 
 def time_split(dataset: Dataset, moment: float) -> TimeSplit:
-    """Holds out the pairs that began at a moment (seconds since the epoch) or later.
+    """Holds out the pairs whose first event is at or after a moment (seconds since the epoch).
 
-    A user's further like of or comment on a post that they had touched before is neither new nor held out.
-    Posts that are deleted or behind a block are not held out.
+    Pairs with deleted or blocked posts are not held out.
     """
     blocking = Blocking(dataset)
     later = [Rows(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
@@ -260,18 +263,18 @@ def time_split(dataset: Dataset, moment: float) -> TimeSplit:
     users, posts, times = (
         np.concatenate([getattr(rows, name) for rows in later]) for name in ("users", "posts", "times")
     )
-    return TimeSplit(Before(dataset, moment), Rows(users, posts, times))
+    return TimeSplit(PairsBefore(dataset, moment), Rows(users, posts, times))
 
 
 def moment_at(events: Interactions, share: float) -> float:
-    """The moment before which about this share of all events happened, in seconds since the epoch.
+    """The moment before which about a share of all events happened, seconds since the epoch.
 
-    Where there are very many, it is that of evenly spread ones.
+    Estimated from an evenly spread sample of at most TIMES_LOOKED_AT events.
     """
     step = max(len(events) // TIMES_LOOKED_AT, 1)
     return float(np.quantile(events.times[::step], share))
 
 
 def _eligible(dataset: Dataset, blocking: Blocking, rows: Rows) -> BoolArray:
-    """Bool (n): which rows are of a live post that no block hides."""
+    """Bool (n): rows with a live post that no block hides."""
     return ~dataset.posts.deleted[rows.posts] & ~blocking.hides(rows.users, rows.posts)

@@ -1,4 +1,4 @@
-"""What NeuCF must beat without knowing anybody: popularity, and the server's heuristic."""
+"""Baselines without personalisation: popularity, and the server's heuristic."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ RECENCY_SCALE = 6 * 3600.0
 
 
 class PopularityBaseline:
-    """How many training events each post has over all time; a Recommender."""
+    """Recommender that scores a post by its number of training events."""
 
     def __init__(self, posts: Posts, training: Interactions) -> None:
         """Counts the events."""
@@ -27,27 +27,27 @@ class PopularityBaseline:
 
 
 class HeuristicBaseline:
-    """The server's heuristic, each user asking at a moment of their own; a Recommender.
+    """Recommender by the server's heuristic, evaluated at a separate moment for each user.
 
-    0.6 · log1p(count) / log1p(highest count of a live post) + 0.4 · exp(-age / 6 h), where the counts are
-    of training events up to and including that moment: where all times are one placeholder, that is all
-    of them. A post's age is taken as 0 where it is negative.
+    The score is 0.6 · log1p(count) / log1p(highest count of a live post) + 0.4 · exp(-age / 6 h). Counts are
+    those of training events up to and including the moment; if all times are one placeholder, all events
+    count. A negative age counts as 0.
     """
 
     def __init__(self, posts: Posts, training: Interactions, moments: DoubleArray) -> None:
-        """Sorts the events, so that any moment can be looked up.
+        """Indexes the events by time.
 
         Args:
             posts: All posts.
-            training: The events that happened, in any order.
-            moments: float64 (u), when each user asks, in seconds since the epoch.
+            training: Training events, in any order.
+            moments: float64 (u), the moment for each user, seconds since the epoch.
         """
         self._posts = posts
         self._moments = moments
         self._times = np.sort(training.times)
         by_post = np.lexsort((training.times, training.posts))
         self._span = len(self._times) + 1
-        # Position in time as the second digit of a number whose first digit is the post.
+        # Sort key: post · span + position in time.
         positions = np.searchsorted(self._times, training.times[by_post], side="right")
         self._keys = training.posts[by_post].astype(np.int64) * self._span + positions
         self._highest = _highest_counts(posts, training)
@@ -58,7 +58,7 @@ class HeuristicBaseline:
 
     def catalog(self, users: IntArray) -> DoubleArray:
         """See Recommender."""
-        # Users who ask at the same moment get the same scores.
+        # Users with the same moment share their scores.
         moments, row = np.unique(self._moments[users], return_inverse=True)
         everything = np.broadcast_to(np.arange(len(self._posts.ids)), (len(moments), len(self._posts.ids)))
         return self.at(moments, everything)[row]
@@ -86,8 +86,8 @@ def heuristic_scores(posts: Posts, training: Interactions, held_out: HeldOut) ->
 
     Args:
         posts: All posts.
-        training: The events without those of held-out pairs, in any order.
-        held_out: Whom to rank what for, and when.
+        training: Events without those of held-out pairs, in any order.
+        held_out: Users, candidates and moments.
     """
     heuristic = HeuristicBaseline(posts, training, np.zeros(0))
     return heuristic.at(held_out.times, np.maximum(held_out.candidates, 0))

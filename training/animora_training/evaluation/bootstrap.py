@@ -1,4 +1,4 @@
-"""How sure the difference between two recommenders is."""
+"""Paired bootstrap: a confidence interval of the difference between two recommenders."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ NUMBERS_AT_ONCE = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Mean of one measure minus another's over the same users.
+    """Mean difference of a metric between two recommenders over the same users.
 
     Attributes:
-        mean: Of all users.
-        standard_error: Of the mean.
-        low: Where its 95 % interval begins.
-        high: Where that ends.
-        users: How many there are.
+        mean: Mean difference.
+        standard_error: Standard error of the mean.
+        low: Lower end of the 95 % interval.
+        high: Upper end of the 95 % interval.
+        users: Number of users.
     """
 
     mean: float
@@ -32,17 +32,16 @@ class Difference:
 def paired_bootstrap(
     first: DoubleArray, second: DoubleArray, seed: int = 0, repeats: int = REPEATS
 ) -> Difference:
-    """The difference of two measures on the same users, by drawing users again with replacement.
+    """Estimates the difference of a metric by resampling users with replacement.
 
-    The interval is the percentile interval of Efron (1979); what both recommenders find hard in a user falls
-    out of the difference, so the interval is narrower than that of either mean. Users of whom one of the
-    measures says nothing (NaN) are left out.
+    The interval is the percentile interval of Efron (1979). Pairing removes the variance between users, so it
+    is narrower than the interval of either mean. Users with NaN in one of the metrics are left out.
 
     Args:
-        first: float64 (m), a user each.
-        second: float64 (m), of the same users in the same order.
-        seed: Of the draws.
-        repeats: How often all users are drawn.
+        first: float64 (m), the metric of one recommender by user.
+        second: float64 (m), that of the other one, in the same order.
+        seed: Seed of the resampling.
+        repeats: Number of resamples.
     """
     differences = first - second
     differences = differences[~np.isnan(differences)]

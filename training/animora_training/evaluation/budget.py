@@ -1,4 +1,4 @@
-"""How much may be tried when a baseline is tuned."""
+"""The budget for tuning a baseline."""
 
 import math
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much may be tried for a recipe; the first attempt is always made.
+    """Budget for tuning one recipe; one attempt is always made.
 
     Attributes:
-        attempts: Fits at most.
-        seconds: After which no further fit is begun; what is chosen then depends on how fast the machine is.
+        attempts: Maximum number of fits.
+        seconds: Time after which no further fit starts; the choice then depends on the speed of the machine.
     """
 
     attempts: int = 16

@@ -1,4 +1,4 @@
-"""Whether a like happens as often as its probability says."""
+"""Calibration of like probabilities, and Platt scaling."""
 
 import math
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from animora_training.data.split import HeldOut
 from animora_training.evaluation.metrics import Scores, require_finite
 
 BINS = 15
-# A slope that is not positive would turn the order round.
+# Bounds of the slope; a slope that is not positive would reverse the order.
 SLOPES = (0.05, 20.0)
 
 
 @dataclass(frozen=True, slots=True)
 class LikeSample:
-    """Pairs of users and posts that stand for all pairs of these users and the live posts.
+    """A weighted sample of all pairs of some users with the live posts.
 
     Attributes:
         scores: floating (n), log odds.
-        liked: bool (n).
-        weights: float64 (n), how many pairs of the whole catalog each of them stands for.
+        liked: bool (n), whether the user likes the post.
+        weights: float64 (n), number of pairs of the whole catalog that each pair represents.
     """
 
     scores: Scores
@@ -33,30 +33,30 @@ class LikeSample:
 
 @dataclass(frozen=True, slots=True)
 class LogitScaling:
-    """What makes log odds right: slope · log odds + offset. The slope is positive: no order changes."""
+    """Platt scaling: slope · log odds + offset. The slope is positive, so the order of posts stays."""
 
     slope: float = 1.0
     offset: float = 0.0
 
     def of(self, scores: Scores) -> Scores:
-        """The scores (...), scaled."""
+        """Scales scores (...)."""
         return self.slope * scores + self.offset
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How far probabilities are from what happened, pairs weighted by what they stand for.
+    """Calibration metrics of a weighted sample.
 
     Attributes:
         base_rate: Share of the pairs that are liked.
-        mean_probability: Mean probability of all pairs; the base rate where the model is right on average.
+        mean_probability: Mean probability of all pairs.
         error: Expected calibration error: mean over bins of |mean probability - share liked|.
-        brier: Mean squared difference between probability and outcome.
+        brier: Brier score: mean squared difference between probability and outcome.
         log_loss: Mean negative log-likelihood, in nats.
-        base_log_loss: The same of who says the base rate for every pair.
+        base_log_loss: Log loss of predicting the base rate for every pair.
         predicted: float64 (b), mean probability of each bin.
         observed: float64 (b), share liked of each bin.
-        mass: float64 (b), how many pairs each bin stands for.
+        mass: float64 (b), number of pairs that each bin represents.
     """
 
     base_rate: float
@@ -73,20 +73,19 @@ class Calibration:
 def like_sample(
     scores: Scores, held_out: HeldOut, liked: IntArray | DoubleArray, untouched: IntArray | DoubleArray
 ) -> LikeSample:
-    """The held-out posts and those drawn beside them, weighted back to the whole catalog.
+    """Weights held-out posts and their sampled negatives to represent the whole catalog.
 
-    A user's held-out post, which the model has not seen, stands for all of that user's likes, and the posts
-    drawn uniformly from the untouched ones for all untouched ones. So the base rate is that of the catalog,
-    which is what a log loss over all pairs sees in training.
+    A user's held-out post represents all likes of the user, and the uniformly sampled negatives all posts
+    without an interaction. So the base rate is that of the catalog, as in a log loss over all pairs.
 
     Args:
-        scores: Log odds floating (m, 1 + k) of the candidates.
-        held_out: Column 0 is liked.
-        liked: (m), how many likes each row stands for: its user's, or a part where there are more rows.
-        untouched: (m), how many posts the others of each row stand for, likewise.
+        scores: floating (m, 1 + k), log odds of the candidates.
+        held_out: Candidates; column 0 is liked.
+        liked: (m), number of likes that each row represents.
+        untouched: (m), number of posts that the negatives of each row represent.
 
     Raises:
-        NotFinite: A candidate's log odds are not finite.
+        NotFinite: The log odds of a candidate are not finite.
     """
     require_finite(scores[held_out.present])
     present = held_out.present
@@ -99,7 +98,7 @@ def like_sample(
 
 
 def fit_scaling(sample: LikeSample) -> LogitScaling:
-    """The scaling with the lowest log loss of a sample (Platt 1999); none where all or none is liked."""
+    """Fits the scaling with the lowest log loss (Platt 1999); the identity if all or no pairs are liked."""
     logits, liked = sample.scores.astype(np.float64), sample.liked.astype(np.float64)
     total = float(sample.weights.sum())
     if not total or liked.all() or not liked.any():
@@ -119,11 +118,10 @@ def fit_scaling(sample: LikeSample) -> LogitScaling:
 
 
 def calibration(sample: LikeSample, bins: int = BINS) -> Calibration:
-    """Compares probabilities with outcomes, in bins of equal weight.
+    """Computes calibration metrics, in bins of equal weight.
 
-    Expected calibration error as of Naeini et al. (AAAI 2015), with the bins of equal mass that Nixon et al.
-    (2019) argue for: most probabilities are small, and bins of equal width would all but one be empty. Brier
-    score: Brier (1950).
+    Expected calibration error (Naeini et al., AAAI 2015) with bins of equal mass (Nixon et al. 2019): most
+    probabilities are small, so with bins of equal width all but one would be nearly empty.
     """
     order = np.argsort(sample.scores, kind="stable")
     logits = sample.scores[order].astype(np.float64)
@@ -140,7 +138,7 @@ def calibration(sample: LikeSample, bins: int = BINS) -> Calibration:
     predicted = np.bincount(bin_of, weights * probabilities, minlength=bins)[filled] / mass[filled]
     observed = np.bincount(bin_of, weights * liked, minlength=bins)[filled] / mass[filled]
     base_rate = float(weights @ liked) / total
-    # The log of a sigmoid as log(1 + exp(-x)), which stays exact where the sigmoid rounds to 0 or 1.
+    # -log(sigmoid(x)) as log(1 + exp(-x)): exact even where the sigmoid rounds to 0 or 1.
     losses = np.logaddexp(0.0, np.where(liked > 0, -logits, logits))
     return Calibration(
         base_rate=base_rate,

@@ -1,4 +1,4 @@
-"""Posts that nobody has liked yet: are they ranked well by what they show?"""
+"""Evaluation on cold posts: posts without likes, ranked by their embeddings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from animora_training.evaluation.evaluation_split import moment_of
 from animora_training.evaluation.full_ranking import rank_catalog
 from animora_training.evaluation.measures import Measures, expected_measures, full_measures, means_of
 from animora_training.evaluation.recommender import Recommender
-from animora_training.evaluation.task import several_each
+from animora_training.evaluation.task import task_by_user
 
 POPULARITY = "popularity"
 HINDSIGHT = "popularity in hindsight"
@@ -23,12 +23,12 @@ HINDSIGHT = "popularity in hindsight"
 
 @dataclass(frozen=True, slots=True)
 class ColdSplit:
-    """Pairs to train on, and those of posts that these know nothing of.
+    """Training pairs, and held-out pairs on cold posts.
 
     Attributes:
-        training: To train on; none is of a cold post.
-        cold: bool (p), the posts that are held out whole.
-        relevant: All their pairs of users whom the training pairs know.
+        training: Training pairs; none is on a cold post.
+        cold: bool (p), the cold posts.
+        relevant: The held-out pairs, of users with training pairs.
     """
 
     training: Interactions
@@ -38,15 +38,15 @@ class ColdSplit:
 
 @dataclass(frozen=True, slots=True)
 class ColdReport:
-    """How well cold posts are ranked, by whom.
+    """Metrics on cold posts.
 
     Attributes:
-        posts: How many are cold.
-        users: How many users have liked some of them.
-        among_cold: By recommender, measures of ranking the cold posts among themselves, a row a user:
-            "hr@K", "ndcg@K", "recall@K", "mrr" and "auc" of the full ranking, and with "expected " before
-            them what they are among 99 sampled cold posts.
-        among_all: The same, of ranking the cold posts among all posts that the user has not touched.
+        posts: Number of cold posts.
+        users: Number of users who like some of them.
+        among_cold: By recommender, metrics of ranking the cold posts among themselves, a row a user: "hr@K",
+            "ndcg@K", "recall@K", "mrr" and "auc" of the full ranking, and, prefixed with "expected ", their
+            expectation among 99 sampled cold posts.
+        among_all: The same for ranking the cold posts among all posts without an interaction of the user.
     """
 
     posts: int
@@ -55,27 +55,26 @@ class ColdReport:
     among_all: dict[str, Measures]
 
     def means(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Means over users: "among_cold" and "among_all", by recommender, by measure; NaN of none."""
+        """Means over users by scope ("among_cold", "among_all"), recommender and metric; NaN without rows."""
         return {
             scope: {name: means_of(measures) for name, measures in getattr(self, scope).items()}
             for scope in ("among_cold", "among_all")
         }
 
     def difference(self, scope: str, measure: str, name: str, other: str = POPULARITY) -> Difference:
-        """One recommender minus another, users drawn again; scope is "among_cold" or "among_all"."""
+        """Bootstrapped difference of two recommenders; scope is "among_cold" or "among_all"."""
         rows: dict[str, Measures] = getattr(self, scope)
         return paired_bootstrap(rows[name][measure], rows[other][measure])
 
     def as_json(self) -> dict[str, object]:
-        """Everything as plain values, for a file."""
+        """The report as plain values, for a JSON file."""
         return {"posts": self.posts, "users": self.users, **self.means()}
 
 
 def hold_out_posts(dataset: Dataset, share: float, rng: np.random.Generator) -> ColdSplit:
-    """Holds out all pairs of a random share of the live posts that have both pairs and an embedding.
+    """Holds out all pairs of a random share of the live posts that have likes and an embedding.
 
-    Train on the rest, as if these posts had been posted a moment ago: their ids are unknown, their image and
-    caption are not.
+    Trained on the rest, a model sees these posts as new ones: the ids are unknown, the embeddings are known.
 
     Raises:
         NothingToLearn: No post can be held out.
@@ -102,10 +101,10 @@ def hold_out_posts(dataset: Dataset, share: float, rng: np.random.Generator) -> 
 
 
 def newer_posts(dataset: Dataset, share: float) -> ColdSplit:
-    """The posts created after a share of the events, and the pairs that began then; the rest is to train on.
+    """Holds out the posts created after a share of the events, with their pairs.
 
     Raises:
-        NothingToLearn: There is no before and after, see exam.moment_of.
+        NothingToLearn: The events cannot be split by time, see `moment_of`.
     """
     moment = moment_of(dataset, share)
     split = time_split(dataset, moment)
@@ -117,22 +116,22 @@ def newer_posts(dataset: Dataset, share: float) -> ColdSplit:
 def evaluate_cold_posts(
     dataset: Dataset, split: ColdSplit, recommenders: Mapping[str, Recommender]
 ) -> ColdReport:
-    """Ranks the cold posts for the users who turned out to like them, among themselves and among all.
+    """Ranks the cold posts for the users who like them, among themselves and among all posts.
 
-    Two rows are added to those of the recommenders. "popularity" counts the training pairs: of cold posts
-    there are none, so among themselves it puts the newer post first, as the server does with ties.
-    "popularity in hindsight" counts all pairs, the held-out ones too, which nobody could have known.
+    Adds two baselines. "popularity" counts training pairs: cold posts have none, so among themselves the
+    newer post comes first. "popularity in hindsight" also counts the held-out pairs, an upper bound for
+    popularity.
 
     Args:
-        dataset: With the cold posts' pairs and embeddings.
-        split: What was held out.
-        recommenders: By name, trained on the split's training pairs.
+        dataset: The whole data set.
+        split: The split.
+        recommenders: Recommenders by name, trained on the split's training pairs.
 
     Raises:
-        NothingToLearn: No known user has liked one of the cold posts.
+        NothingToLearn: No known user likes a cold post.
     """
-    among_cold = several_each(dataset, split.training, split.relevant, split.cold)
-    among_all = several_each(dataset, split.training, split.relevant)
+    among_cold = task_by_user(dataset, split.training, split.relevant, split.cold)
+    among_all = task_by_user(dataset, split.training, split.relevant)
     if not len(among_cold.users):
         raise NothingToLearn("no user with other likes has liked one of the cold posts")
     everyone = {
@@ -140,15 +139,15 @@ def evaluate_cold_posts(
         POPULARITY: PopularityBaseline(dataset.posts, split.training),
         HINDSIGHT: PopularityBaseline(dataset.posts, dataset.pairs),
     }
-    judged = []
+    scopes = []
     for task in (among_cold, among_all):
         rows = {}
         for name, recommender in everyone.items():
             ranks = rank_catalog(recommender, task, dataset.posts, length=0)
             expected = {f"expected {key}": values for key, values in expected_measures(ranks).items()}
             rows[name] = {**full_measures(ranks), **expected}
-        judged.append(rows)
-    return ColdReport(int(split.cold.sum()), len(among_cold.users), *judged)
+        scopes.append(rows)
+    return ColdReport(int(split.cold.sum()), len(among_cold.users), *scopes)
 
 
 def _of_known_users(training: Interactions, cold: BoolArray, held_out: Rows) -> ColdSplit:

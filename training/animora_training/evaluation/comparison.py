@@ -1,4 +1,4 @@
-"""NeuCF beside the baselines: all judged in one exam, those that can be tuned tuned for it."""
+"""Compares NeuCF with tuned and untuned baselines on one evaluation split."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,21 +23,21 @@ CHOSEN_BY = "ndcg@10"
 
 
 class KnowsUsers(Recommender, Protocol):
-    """A recommender that can say for whom it is one."""
+    """A recommender that knows only some users."""
 
     def knows(self, users: IntArray) -> BoolArray:
-        """Bool (m): which users, given as indices, it has learnt something about."""
+        """Bool (m): which users (indices) the recommender was trained on."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How the baselines are tuned.
+    """Settings for tuning the baselines.
 
     Attributes:
-        recipes: What to tune.
-        budget: For each of them.
-        seed: Of the hold-out and of every fit.
+        recipes: The recipes to tune.
+        budget: Budget for each recipe.
+        seed: Seed of the hold-out and of every fit.
     """
 
     recipes: tuple[Recipe, ...] = RECIPES
@@ -47,70 +47,67 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everybody's judgement in one exam.
+    """Results of all recommenders on one split.
 
     Attributes:
-        exam: Of which it is.
-        judgements: NeuCF's first, then the tuned baselines', then the heuristic's and popularity's.
-        likes: How right NeuCF's probabilities are.
-        tuned: The attempt that was chosen for each tuned baseline, by name.
-        left_out: Why a baseline is missing, by name.
+        split: The split.
+        results: NeuCF's result first, then those of the tuned baselines, the heuristic and popularity.
+        likes: Calibration of NeuCF's probabilities.
+        tuned: The chosen attempt of each tuned baseline, by name.
+        left_out: Reasons for missing baselines, by name.
     """
 
-    exam: EvaluationSplit
-    judgements: tuple[EvaluationResult, ...]
+    split: EvaluationSplit
+    results: tuple[EvaluationResult, ...]
     likes: Calibration
     tuned: dict[str, Attempt]
     left_out: dict[str, str]
 
     @property
     def best_baseline(self) -> EvaluationResult:
-        """The baseline whose sampled NDCG@10 is highest: chosen on the exam itself, which favours it."""
-        return max(self.judgements[1:], key=lambda judgement: judgement.means()["sampled"][CHOSEN_BY])
+        """The baseline with the highest sampled NDCG@10; chosen on the test pairs, which favours it."""
+        return max(self.results[1:], key=lambda result: result.means()["sampled"][CHOSEN_BY])
 
     def difference(self, kind: str, measure: str, other: EvaluationResult) -> Difference:
-        """NeuCF minus another, users drawn again; kind is "sampled", "expected" or "full"."""
-        first: Mapping[str, np.ndarray] = getattr(self.judgements[0], kind)
+        """Bootstrapped difference of NeuCF minus another; kind is "sampled", "expected" or "full"."""
+        first: Mapping[str, np.ndarray] = getattr(self.results[0], kind)
         second: Mapping[str, np.ndarray] = getattr(other, kind)
         return paired_bootstrap(first[measure], second[measure])
 
     def as_json(self) -> dict[str, object]:
-        """Everything as plain values, for a file.
+        """The comparison as plain values, for a JSON file.
 
-        "rows" has each row's sampled NDCG@10, in the order of the exam, by which another recommender can be
-        set beside these in a paired bootstrap.
+        "rows" has the sampled NDCG@10 of each row, so that another recommender can be compared in a paired
+        bootstrap.
         """
         differences = {
-            judgement.name: {
+            result.name: {
                 kind: {
-                    measure: asdict(self.difference(kind, measure, judgement))
+                    measure: asdict(self.difference(kind, measure, result))
                     for measure in ("hr@10", CHOSEN_BY)
                 }
                 for kind in ("sampled", "expected", "full")
             }
-            for judgement in self.judgements[1:]
+            for result in self.results[1:]
         }
-        groups = {name: rows for name, rows in self.exam.groups().items() if rows.any()}
+        groups = {name: rows for name, rows in self.split.groups().items() if rows.any()}
         return {
-            "exam": self.exam.name,
-            "users": len(self.exam.task.users),
-            "dropped": self.exam.dropped,
-            "mean_candidates": self.exam.drawn.mean_candidates,
-            "relevant": len(self.exam.task.relevant[0]),
+            "exam": self.split.name,
+            "users": len(self.split.task.users),
+            "dropped": self.split.dropped,
+            "mean_candidates": self.split.sampled.mean_candidates,
+            "relevant": len(self.split.task.relevant[0]),
             "groups": {name: int(rows.sum()) for name, rows in groups.items()},
             "recommenders": {
-                judgement.name: {
-                    **judgement.means(),
-                    "overall_auc": judgement.overall_auc,
-                    "lists": asdict(judgement.lists),
-                    "groups": {name: judgement.means(rows) for name, rows in groups.items()},
+                result.name: {
+                    **result.means(),
+                    "overall_auc": result.overall_auc,
+                    "lists": asdict(result.lists),
+                    "groups": {name: result.means(rows) for name, rows in groups.items()},
                 }
-                for judgement in self.judgements
+                for result in self.results
             },
-            "rows": {
-                judgement.name: judgement.sampled[CHOSEN_BY].round(6).tolist()
-                for judgement in self.judgements
-            },
+            "rows": {result.name: result.sampled[CHOSEN_BY].round(6).tolist() for result in self.results},
             "best_baseline": self.best_baseline.name,
             "neucf_minus": differences,
             "calibration": {
@@ -124,39 +121,39 @@ class Comparison:
 
 def compare(
     dataset: Dataset,
-    exam: EvaluationSplit,
+    split: EvaluationSplit,
     neucf: KnowsUsers,
     tuning: Tuning,
     on_attempt: Callable[[Attempt], None],
 ) -> Comparison:
-    """Judges NeuCF beside the baselines, each tuned on a hold-out from what the exam lets it know.
+    """Evaluates NeuCF and the baselines, each tuned on a hold-out from the split's training data.
 
-    Whoever a recommender does not know is ranked for by the heuristic, as the server would.
+    The heuristic ranks for users that a recommender does not know, as in the server.
 
     Args:
-        dataset: The exam's.
-        exam: To be judged in.
-        neucf: Trained on no more than the exam's training pairs.
-        tuning: Of the baselines.
-        on_attempt: Told of every attempt.
+        dataset: The data set of the split.
+        split: The evaluation split.
+        neucf: NeuCF, trained on the split's training pairs only.
+        tuning: Settings for tuning the baselines.
+        on_attempt: Called with each attempt.
     """
     posts = dataset.posts
-    heuristic = HeuristicBaseline(posts, exam.events, exam.moments)
-    known = np.diff(exam.training.offsets) > 0
+    heuristic = HeuristicBaseline(posts, split.events, split.moments)
+    known = np.diff(split.training.offsets) > 0
     usable = [recipe for recipe in tuning.recipes if not _too_many(recipe, len(posts.ids))]
-    data = hold_out(dataset, exam.training, tuning.seed)
-    tuned = tune(usable, data, exam.training, tuning.budget, tuning.seed, on_attempt)
-    everybody: dict[str, Recommender] = {
+    data = hold_out(dataset, split.training, tuning.seed)
+    tuned = tune(usable, data, split.training, tuning.budget, tuning.seed, on_attempt)
+    recommenders: dict[str, Recommender] = {
         NEUCF: WithFallback(neucf.knows(np.arange(len(dataset.user_ids))), neucf, heuristic),
         **{one.best.name: WithFallback(known, one.recommender, heuristic) for one in tuned},
         "heuristic": heuristic,
-        "popularity": PopularityBaseline(posts, exam.events),
+        "popularity": PopularityBaseline(posts, split.events),
     }
-    judgements = tuple(evaluate(name, recommender, exam, dataset) for name, recommender in everybody.items())
+    results = tuple(evaluate(name, recommender, split, dataset) for name, recommender in recommenders.items())
     return Comparison(
-        exam=exam,
-        judgements=judgements,
-        likes=evaluate_likes(judgements[0], exam),
+        split=split,
+        results=results,
+        likes=evaluate_likes(results[0], split),
         tuned={one.best.name: one.best for one in tuned},
         left_out={
             recipe.name: _too_many(recipe, len(posts.ids))
@@ -167,7 +164,7 @@ def compare(
 
 
 def _too_many(recipe: Recipe, posts: int) -> str:
-    """Why a recipe is left out; empty where it is not."""
+    """The reason why a recipe is left out for too many posts; empty if it is not."""
     if recipe.max_posts is None or posts <= recipe.max_posts:
         return ""
     return f"{posts:,} posts; above {recipe.max_posts:,} it would take too much memory and time"

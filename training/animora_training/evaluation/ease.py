@@ -1,4 +1,4 @@
-"""EASE: how much each post speaks for each other one, in closed form."""
+"""EASE (Steck, WWW 2019): a linear item-item model in closed form."""
 
 import numpy as np
 from scipy.linalg import lapack
@@ -9,17 +9,17 @@ from animora_training.data.dataset import FloatArray, IntArray
 from animora_training.evaluation.metrics import Scores
 from animora_training.evaluation.recommender import user_chunks
 
-# A matrix of posts by posts is inverted: at 20,000 posts it takes 1.6 GB, three times over, and minutes.
+# A (posts, posts) matrix is inverted: with 20,000 posts this takes three times 1.6 GB, and minutes.
 MAX_POSTS = 20_000
-ALONE = 2_000  # a smaller matrix is inverted sooner than several threads have found together
-MAX_DOUBLE_POSTS = 10_000  # float64 takes twice as much; past this float32 has to do
+SINGLE_THREAD_BELOW = 2_000  # smaller matrices are inverted faster by one thread
+MAX_DOUBLE_POSTS = 10_000  # above, float32 is used to halve the memory
 
 
 class Ease:
-    """A user's score of a post is the sum of weights to it from the posts in the user's history."""
+    """Scores a post by the sum of its weights from the posts in the user's history."""
 
     def __init__(self, histories: csr_matrix, weights: FloatArray) -> None:
-        """Takes histories float32 (u, p) and weights float32 (p, p)."""
+        """Stores histories float32 (u, p) and weights float32 (p, p)."""
         self._histories = histories
         self._weights = weights
 
@@ -45,9 +45,9 @@ def fit_ease(histories: csr_matrix, regularization: float) -> Ease:
         histories: float32 (u, p), 1 where a user liked a post; at most MAX_POSTS posts.
         regularization: λ, positive.
     """
-    together = (histories.T @ histories).toarray()
-    exact = np.float64 if together.shape[0] <= MAX_DOUBLE_POSTS else np.float32
-    inverse = _inverse(np.asarray(together, exact, order="F"), regularization)
+    co_occurrences = (histories.T @ histories).toarray()
+    dtype = np.float64 if co_occurrences.shape[0] <= MAX_DOUBLE_POSTS else np.float32
+    inverse = _inverse(np.asarray(co_occurrences, dtype, order="F"), regularization)
     scale = -inverse.diagonal().copy()
     inverse /= scale
     np.fill_diagonal(inverse, 0.0)
@@ -61,10 +61,10 @@ def _inverse(matrix: Scores, regularization: float) -> Scores:
         (lapack.dpotrf, lapack.dpotri) if matrix.dtype == np.float64 else (lapack.spotrf, lapack.spotri)
     )
     inverse: Scores
-    with threadpool_limits(1 if len(matrix) < ALONE else None, "blas"):
+    with threadpool_limits(1 if len(matrix) < SINGLE_THREAD_BELOW else None, "blas"):
         factor, _ = factorise(matrix, lower=1, overwrite_a=1, clean=0)
         inverse, _ = invert(factor, lower=1, overwrite_c=1)
-    # LAPACK fills one triangle; the other one is its mirror image.
+    # LAPACK fills one triangle; mirror it.
     for row in range(len(inverse)):
         inverse[row, row + 1 :] = inverse[row + 1 :, row]
     return inverse

@@ -1,4 +1,4 @@
-"""All that is measured of one recommender in one exam."""
+"""Evaluation of one recommender on one split."""
 
 from dataclasses import dataclass
 
@@ -23,17 +23,17 @@ from animora_training.evaluation.recommender import Recommender
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """What a recommender did in an exam, a number a row of its task unless said otherwise.
+    """Metrics of a recommender on a split, by row of its task.
 
     Attributes:
-        name: The recommender's.
-        sampled: Measures of one relevant post a row among the drawn ones.
-        expected: What these would be on average over all draws, of all relevant posts.
-        full: Measures among all posts, and "auc".
-        overall_auc: One number: the chance that any row's relevant post is scored above any row's drawn one.
-        lists: What the first ten posts of all users show.
-        scores: Floating (m, 1 + k), of the drawn candidates.
-        ranks: Of the full ranking.
+        name: Name of the recommender.
+        sampled: Metrics of one relevant post a row among sampled posts.
+        expected: Expectation of these metrics over all samples, for all relevant posts.
+        full: Metrics among all posts, and "auc".
+        overall_auc: Probability that the relevant post of any row is scored above a sampled post of any row.
+        lists: Metrics of the users' first ten posts.
+        scores: floating (m, 1 + k), scores of the sampled candidates.
+        ranks: The full ranking.
     """
 
     name: str
@@ -46,33 +46,33 @@ class EvaluationResult:
     ranks: CatalogRanks
 
     def means(self, rows: BoolArray | None = None) -> dict[str, dict[str, float]]:
-        """Means over the rows, or some of them, by kind and measure; NaN of none."""
+        """Means over all or some rows, by kind and metric; NaN without rows."""
         kinds = {"sampled": self.sampled, "expected": self.expected, "full": self.full}
         return {kind: means_of(measures, rows) for kind, measures in kinds.items()}
 
 
 def evaluate(
-    name: str, recommender: Recommender, exam: EvaluationSplit, dataset: Dataset
+    name: str, recommender: Recommender, split: EvaluationSplit, dataset: Dataset
 ) -> EvaluationResult:
-    """Ranks as the exam asks, and measures."""
-    drawn = exam.drawn
+    """Evaluates a recommender on a split."""
+    drawn = split.sampled
     scores = recommender.grid(drawn.users, np.maximum(drawn.candidates, 0))
     relevant = np.zeros(scores.shape, np.bool_)
     relevant[:, 0] = True
-    ranks = rank_catalog(recommender, exam.task, dataset.posts)
+    ranks = rank_catalog(recommender, split.task, dataset.posts)
     return EvaluationResult(
         name=name,
         sampled=measures_of_ranks(rank_held_out(dataset.posts, scores, drawn)),
         expected=expected_measures(ranks),
         full=full_measures(ranks),
         overall_auc=area_under_curve(scores[drawn.present], relevant[drawn.present]),
-        lists=list_measures(exam.task, ranks, exam.training),
+        lists=list_measures(split.task, ranks, split.training),
         scores=scores,
         ranks=ranks,
     )
 
 
-def evaluate_likes(judgement: EvaluationResult, exam: EvaluationSplit) -> Calibration:
-    """How right the probabilities are of a recommender whose scores are log odds; see like_sample."""
-    untouched = judgement.ranks.irrelevant
-    return calibration(like_sample(judgement.scores, exam.drawn, exam.likes, untouched))
+def evaluate_likes(result: EvaluationResult, split: EvaluationSplit) -> Calibration:
+    """Calibration of a recommender whose scores are log odds; see like_sample."""
+    untouched = result.ranks.irrelevant
+    return calibration(like_sample(result.scores, split.sampled, split.likes, untouched))

@@ -1,4 +1,4 @@
-"""A test of recommenders: what they may know, and what they must find."""
+"""Evaluation splits: training data, and the test pairs to rank."""
 
 from dataclasses import dataclass
 
@@ -18,42 +18,42 @@ from animora_training.data.split import HeldOut, leave_one_out, moment_at, time_
 from animora_training.errors import NothingToLearn
 from animora_training.evaluation.measures import SAMPLED
 from animora_training.evaluation.network_ranking import FEWEST_NEGATIVES
-from animora_training.evaluation.task import RankingTask, one_each, several_each
+from animora_training.evaluation.task import RankingTask, task_by_pair, task_by_user
 
-COLD_USER = 5  # training pairs, at most
+COLD_USER = 5  # maximum number of training pairs of a cold user
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSplit:
-    """What a recommender may know, and what it must find.
+    """Training data and test pairs of an evaluation.
 
     Attributes:
-        name: For tables.
-        training: The pairs that it may know.
-        events: All events of these pairs, which popularity and the heuristic count.
-        task: For the full ranking, a row a user or a test pair.
-        drawn: For the sampled ranking: one relevant post of each row of the task, with posts drawn beside it.
-        likes: int64 (m), how many posts each row's user likes, held-out ones included.
-        dropped: Rows that are left out, for there were too few posts to draw beside them.
+        name: Name for tables.
+        training: Training pairs.
+        events: Events of the training pairs, which popularity and the heuristic count.
+        task: Task of the full ranking, a row for each user or test pair.
+        sampled: Candidates of the sampled ranking: one relevant post of each row, and sampled negatives.
+        likes: int64 (m), number of posts that each row's user likes, held-out ones included.
+        dropped: Number of rows left out for too few negatives.
     """
 
     name: str
     training: Interactions
     events: Interactions
     task: RankingTask
-    drawn: HeldOut
+    sampled: HeldOut
     likes: IntArray
     dropped: int
 
     @property
     def moments(self) -> DoubleArray:
-        """When each user asks the heuristic, float64 (u): at the held-out moment."""
+        """Moment of each user's held-out pair, float64 (u), at which the heuristic is evaluated."""
         moments = np.zeros(len(self.training.offsets) - 1)
-        moments[self.drawn.users] = self.drawn.times
+        moments[self.sampled.users] = self.sampled.times
         return moments
 
     def groups(self) -> dict[str, BoolArray]:
-        """Which rows, bool (m), are of users with much, little and no history."""
+        """Rows, bool (m), of warm, cold and new users, by the name of the group."""
         known = np.diff(self.training.offsets)[self.task.users]
         return {
             f"warm users (> {COLD_USER} known likes)": known > COLD_USER,
@@ -63,28 +63,28 @@ class EvaluationSplit:
 
 
 def ncf_split(name: str, dataset: Dataset, held_out: HeldOut) -> EvaluationSplit:
-    """A test on pairs that the data set does not have.
+    """Split with test pairs that are not in the data set.
 
-    They happened after all that it has, so no post is too new, and the heuristic is asked at its last moment.
-    A pair is ranked among what comes with it, one other post at least.
+    The pairs come after all data, so no post is too new, and the heuristic is evaluated at the last event. A
+    pair is ranked among its own candidates; it needs at least one negative.
 
     Raises:
         NothingToLearn: There is no pair to rank.
     """
-    everything, held_out = held_out, held_out.beside(1)
+    everything, held_out = held_out, held_out.with_negatives(1)
     _require(
         len(held_out.users),
-        "none of the test pairs can be shown by the database, beside another post: is it the data set's?",
+        "the database has none of the test pairs with another post: is it the database of this data set?",
     )
     last = float(dataset.events.times.max(initial=0.0))
     relevant = Rows(held_out.users, held_out.candidates[:, 0], np.full(len(held_out.users), last))
-    task = one_each(dataset, dataset.pairs, relevant, np.full(len(relevant), np.inf))
+    task = task_by_pair(dataset, dataset.pairs, relevant, np.full(len(relevant), np.inf))
     drawn = HeldOut(held_out.users, held_out.candidates, relevant.times)
-    return _exam(name, (dataset.pairs, dataset.events), task, drawn, len(everything.users))
+    return _split(name, (dataset.pairs, dataset.events), task, drawn, len(everything.users))
 
 
 def leave_one_out_split(dataset: Dataset, seed: int, negatives: int = SAMPLED) -> EvaluationSplit:
-    """Each user's latest pair held out; those beside which too few posts can be drawn are not asked for.
+    """Holds out each user's latest pair; pairs with too few negatives are dropped.
 
     Raises:
         NothingToLearn: No user has two pairs, or there are too few posts.
@@ -94,17 +94,17 @@ def leave_one_out_split(dataset: Dataset, seed: int, negatives: int = SAMPLED) -
     _require(users, "no user has interacted with two posts: import more likes and comments")
     held_out = _well_beside(split.held_out, negatives)
     relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
-    task = one_each(dataset, training, relevant)
+    task = task_by_pair(dataset, training, relevant)
     events = collect(split.remaining_events(dataset).chunks(), len(dataset.user_ids))
-    return _exam("leave-one-out", (training, events), task, held_out, users)
+    return _split("leave-one-out", (training, events), task, held_out, users)
 
 
 def time_ordered_split(
     dataset: Dataset, seed: int, share: float, negatives: int = SAMPLED
 ) -> EvaluationSplit:
-    """What began after a share of the events, on posts that were there already, asked at that moment.
+    """Holds out the pairs that began after a share of the events, on posts that existed by then.
 
-    Newer posts are another question: see newer_posts in cold_posts.
+    `cold_posts.newer_posts` holds out the pairs on newer posts.
 
     Raises:
         NothingToLearn: All events are of one time, nothing is left to find, or there are too few posts.
@@ -113,7 +113,7 @@ def time_ordered_split(
     split = time_split(dataset, moment)
     training = collect(split.training.chunks(), len(dataset.user_ids))
     there = first_seen(dataset) <= moment
-    everybody = several_each(dataset, training, split.held_out, there)
+    everybody = task_by_user(dataset, training, split.held_out, there)
     _require(
         len(everybody.users), "nobody liked a post after the time split's moment that was there before it"
     )
@@ -127,9 +127,9 @@ def time_ordered_split(
     candidates = np.concatenate((chosen[:, None], drawn), axis=1)
     held_out = _well_beside(HeldOut(everybody.users, candidates, times), negatives)
     relevant = split.held_out.take(np.isin(split.held_out.users, held_out.users))
-    task = several_each(dataset, training, relevant, there)
+    task = task_by_user(dataset, training, relevant, there)
     events = dataset.events.take(dataset.events.times < moment)
-    return _exam("time split", (training, events), task, held_out, len(everybody.users))
+    return _split("time split", (training, events), task, held_out, len(everybody.users))
 
 
 def moment_of(dataset: Dataset, share: float) -> float:
@@ -150,8 +150,8 @@ def moment_of(dataset: Dataset, share: float) -> float:
 
 
 def _well_beside(held_out: HeldOut, negatives: int) -> HeldOut:
-    """The rows for which enough posts were drawn to tell a good order from a bad one."""
-    kept = held_out.beside(min(FEWEST_NEGATIVES, negatives))
+    """The rows with enough negatives for meaningful metrics."""
+    kept = held_out.with_negatives(min(FEWEST_NEGATIVES, negatives))
     _require(
         len(kept.users),
         f"no held-out post has {FEWEST_NEGATIVES} others to be ranked among, which its user has not touched "
@@ -160,10 +160,10 @@ def _well_beside(held_out: HeldOut, negatives: int) -> HeldOut:
     return kept
 
 
-def _exam(
+def _split(
     name: str, known: tuple[Interactions, Interactions], task: RankingTask, drawn: HeldOut, rows: int
 ) -> EvaluationSplit:
-    """The exam of known pairs and events; of so many rows that there were, those that are drawn are left."""
+    """Builds a split from training pairs and events; `rows` counts the dropped rows too."""
     training, events = known
     relevant = np.bincount(task.users[task.relevant[0]], minlength=len(training.offsets) - 1)
     likes = (np.diff(training.offsets) + relevant)[task.users]

@@ -1,4 +1,4 @@
-"""Full ranking: where relevant posts stand among all that a user could be shown."""
+"""Full ranking: ranks of the relevant posts among all posts that a user could be shown."""
 
 from dataclasses import dataclass
 
@@ -12,16 +12,15 @@ from animora_training.evaluation.task import RankingTask, within
 
 @dataclass(frozen=True, slots=True)
 class CatalogRanks:
-    """Where the relevant posts of a task stand.
+    """Ranks of a task's relevant posts.
 
     Attributes:
-        rows: int64 (r), ascending, the task's.
-        before: int64 (r), how many irrelevant posts go before each relevant one in the server's order.
-        higher: int64 (r), how many of these have a higher score.
-        ties: int64 (r), how many irrelevant posts have the same score.
-        irrelevant: int64 (m), how many there are in each row.
-        lists: int64 (m, length), the posts that each row's user is shown first, in no particular order;
-            ABSENT where there are fewer.
+        rows: int64 (r), the task's row of each relevant post, ascending.
+        before: int64 (r), number of irrelevant posts before each relevant one in the server's order.
+        higher: int64 (r), number of irrelevant posts with a higher score.
+        ties: int64 (r), number of irrelevant posts with the same score.
+        irrelevant: int64 (m), number of irrelevant posts in each row.
+        lists: int64 (m, length), the best posts of each row, unordered; padded with ABSENT.
     """
 
     rows: IntArray
@@ -38,16 +37,16 @@ def rank_catalog(recommender: Recommender, task: RankingTask, posts: Posts, leng
     The order is the server's: by score, then the newer post, then the larger id.
 
     Args:
-        recommender: Whom to judge.
-        task: What to rank.
+        recommender: The recommender to evaluate.
+        task: The ranking task.
         posts: The data set's.
-        length: Of the lists.
+        length: Length of `lists`.
 
     Raises:
         NotFinite: A score is not finite.
     """
     newest_first = np.lexsort((posts.ids, posts.created))[::-1]
-    columns = newest_first[task.eligible[newest_first]]  # so that of a tie the first column goes first
+    columns = newest_first[task.eligible[newest_first]]  # so a tie is won by the earlier column
     column_of = np.full(len(posts.ids), ABSENT, np.int64)
     column_of[columns] = np.arange(len(columns))
     found: list[tuple[IntArray, IntArray, IntArray]] = []
@@ -77,7 +76,7 @@ def rank_catalog(recommender: Recommender, task: RankingTask, posts: Posts, leng
 
 
 def _count(scores: Scores, rows: IntArray, at: IntArray, own: Scores) -> tuple[IntArray, IntArray, IntArray]:
-    """How many of a row's scores go before, are higher, and are equal to own scores (r) at some columns."""
+    """For own scores (r) at columns `at`: how many scores of the row are before, higher and equal."""
     higher, ties, earlier = (np.zeros(len(rows), np.int64) for _ in range(3))
     width = scores.shape[1]
     step = max(SCORES_AT_ONCE // max(width, 1), 1)
@@ -92,7 +91,7 @@ def _count(scores: Scores, rows: IntArray, at: IntArray, own: Scores) -> tuple[I
 
 
 def _first(scores: Scores, columns: IntArray, length: int) -> IntArray:
-    """The posts int64 (m, length) in the first columns by score, of a tie the earlier columns."""
+    """The best posts int64 (m, length) by score; ties are won by the earlier column."""
     lists = np.full((len(scores), length), ABSENT, np.int64)
     count = min(length, scores.shape[1])
     if not count or not len(scores):

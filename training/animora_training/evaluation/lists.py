@@ -1,4 +1,4 @@
-"""What all recommended lists together show: how much of the catalog, and how popular it is."""
+"""Metrics of all recommended lists: catalog coverage, concentration and popularity bias."""
 
 import math
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from animora_training.evaluation.task import RankingTask
 
 @dataclass(frozen=True, slots=True)
 class ListMeasures:
-    """Of everybody's first ten posts.
+    """Metrics of the users' first ten posts.
 
     Attributes:
-        coverage: Share of the eligible posts that are in somebody's list.
-        gini: How unequally the eligible posts occur in the lists, 0 (all alike) to 1 (one post only).
-        popularity: Mean percentile of popularity of a list's posts, mean over users; 1 is the most popular.
-        history_popularity: The same of the posts that these users liked before; NaN where they liked none.
+        coverage: Share of the eligible posts that occur in a list.
+        gini: Gini coefficient of the posts' occurrences: 0 if all occur equally often, 1 if only one occurs.
+        popularity: Mean popularity percentile of the listed posts, mean over users; 1 is the most popular.
+        history_popularity: The same for the posts that these users liked in training; NaN without likes.
     """
 
     coverage: float
@@ -28,15 +28,15 @@ class ListMeasures:
 
 
 def list_measures(task: RankingTask, ranks: CatalogRanks, training: Interactions) -> ListMeasures:
-    """Judges the lists of a full ranking.
+    """Computes the list metrics of a full ranking (Abdollahpouri et al. 2019).
 
-    A post's popularity is its number of pairs in training; its percentile is the share of the eligible posts
-    that have fewer, those with as many counting half. Lists beside histories: Abdollahpouri et al. (2019).
+    A post's popularity is its number of training pairs; its percentile is the share of eligible posts with
+    fewer pairs, plus half of those with equally many.
 
     Args:
-        task: What was ranked.
-        ranks: Of it.
-        training: The pairs that the recommender knew.
+        task: The ranking task.
+        ranks: Its full ranking.
+        training: The training pairs.
     """
     shown = ranks.lists[ranks.lists != ABSENT]
     times_shown = np.bincount(shown, minlength=len(task.eligible))[task.eligible]

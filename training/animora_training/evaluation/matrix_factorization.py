@@ -20,23 +20,23 @@ ALS_ITERATIONS = 16
 
 BETAS = (0.9, 0.99)
 START_STD = 0.01
-# A post that nobody likes is drawn as often as one with so many times the mean number of likes.
+# Sampling weight of a post without likes, as a multiple of the mean number of likes.
 LEAST_SHARE = 0.25
 USERS_AT_ONCE = 1 << 12  # in a step at most: their logits of all its posts are in memory
-ALONE = 1 << 21  # a step of fewer logits is done sooner than several threads have waited for one another
+SINGLE_THREAD_BELOW = 1 << 21  # logits of a step; below, one thread is faster than several
 
 
 @dataclass(frozen=True, slots=True)
 class LogisticConfig:
-    """How MF is trained; the same for every data set.
+    """Training settings of MF, the same for every data set.
 
     Attributes:
-        factors: Width, biases apart.
-        epochs: Over which the learning rate falls to zero, having risen over the first one.
-        steps: Of an epoch, so that small and large data sets get equally many.
-        learning_rate: Adam's, at its highest.
-        whole: Posts of the largest catalog that every step takes whole.
-        drawn: Posts at most, on average, that a step draws from a larger one.
+        factors: Number of factors, without biases.
+        epochs: Number of epochs; the learning rate rises over the first one and falls to zero.
+        steps: Steps an epoch, the same for small and large data sets.
+        learning_rate: Peak learning rate of Adam.
+        whole: Largest catalog of which a step uses all posts.
+        drawn: Mean number of posts that a step samples from a larger catalog.
     """
 
     factors: int = 128
@@ -55,11 +55,11 @@ def fit_ials(histories: csr_matrix, choice: Choice, seed: int) -> Factors:
 
     Args:
         histories: float32 (u, p).
-        choice: alpha, by how much a like weighs more than no like, and l2, in multiples of the weight of an
+        choice: alpha, the extra weight of a like, and l2, as a multiple of the weight of an
             average user's likes: what is best then differs little between data sets and weights.
-        seed: Of the factors that it starts from.
+        seed: Seed of the initial factors.
     """
-    # The library's own threads and those of BLAS would fight for the cores.
+    # implicit and BLAS would each start a thread a core.
     with threadpool_limits(1, "blas"):
         model = AlternatingLeastSquares(
             factors=ALS_FACTORS,
@@ -77,17 +77,16 @@ def fit_logistic(
 ) -> Factors:
     """MF with biases, trained by the log loss of all pairs of users and posts; scores are log odds.
 
-    Logistic matrix factorisation (Johnson 2014) without a weight of likes, and no pair left out: the loss is
-    the sum of softplus(s) over all pairs, minus that of s over the likes, plus l2 times the squared lengths
-    of all factors. A step takes some users with all posts. Of a large catalog it draws some, the popular
-    ones most likely, as they have most of the loss, and weighs each by one over its chance (Horvitz and
-    Thompson 1952).
+    Logistic matrix factorisation (Johnson 2014) with equal weights over all pairs: the loss is the sum of
+    softplus(s) over all pairs, minus the sum of s over the likes, plus l2 times the squared lengths of all
+    factors. A step takes some users with all posts. From a large catalog it samples posts, popular ones with
+    a higher probability, and weighs each by the inverse of its probability (Horvitz and Thompson 1952).
 
     Args:
         histories: float32 (u, p), 1 where a user liked a post.
         choice: l2.
-        seed: Of the factors that it starts from, of the order of users, and of the posts drawn.
-        config: The rest.
+        seed: Seed of the initial factors, the order of users and the sampled posts.
+        config: Training settings.
     """
     chance = torch.Generator().manual_seed(seed)
     known = torch.from_numpy(np.flatnonzero(np.diff(histories.indptr)))  # int64 (n), users with a history
@@ -95,7 +94,7 @@ def fit_logistic(
     shares = _shares(histories, config)
     adam = torch.optim.Adam([users, posts], betas=BETAS, fused=True)
     size = min(-(-len(known) // config.steps), USERS_AT_ONCE)
-    with _threads(1 if size * float(shares.sum()) < ALONE else torch.get_num_threads()):
+    with _threads(1 if size * float(shares.sum()) < SINGLE_THREAD_BELOW else torch.get_num_threads()):
         for epoch in range(config.epochs if size else 0):
             batches = torch.split(known[torch.randperm(len(known), generator=chance)], size)
             for step, batch in enumerate(batches):
@@ -109,7 +108,7 @@ def fit_logistic(
                 adam.zero_grad()
                 (loss + choice["l2"] * lengths).backward()  # type: ignore[no-untyped-call]
                 adam.step()
-    # Each side's bias meets a one on the other side.
+    # Append a column of ones for the bias of the other side.
     return Factors(
         np.insert(users.detach().numpy(), config.factors + 1, 1.0, axis=1),
         np.insert(posts.detach().numpy(), config.factors, 1.0, axis=1),
@@ -118,7 +117,7 @@ def fit_logistic(
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Has PyTorch use so many threads in there."""
+    """Sets PyTorch's number of threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -130,7 +129,7 @@ def _threads(count: int) -> Iterator[None]:
 def _start(
     histories: csr_matrix, known: int, config: LogisticConfig, chance: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Users float32 (u, factors + 1) and posts (p, factors + 1), the last column biases: popularity."""
+    """Initial users float32 (u, factors + 1) and posts (p, factors + 1); the last column is the bias."""
     users, posts = (
         torch.randn(count, config.factors + 1, generator=chance) * START_STD for count in histories.shape
     )
@@ -141,7 +140,7 @@ def _start(
 
 
 def _shares(histories: csr_matrix, config: LogisticConfig) -> Tensor:
-    """In which share of the steps each post is drawn, float32 (p)."""
+    """Probability that a step samples each post, float32 (p)."""
     likes = _likes(histories)
     if len(likes) <= config.whole:
         return torch.ones(len(likes))
@@ -153,15 +152,15 @@ def _loss(own: Tensor, posts: Tensor, liked: csr_matrix, drawn: Tensor, weights:
     """The log loss of some users (b, d + 1) with all posts (p, d + 1), summed.
 
     Args:
-        own: The users.
-        posts: All of them.
+        own: Vectors of the users.
+        posts: Vectors of all posts.
         liked: float32 (b, p), the users' histories.
-        drawn: int64 (m), the posts that stand for all where nothing is liked.
-        weights: float32 (m), for how many each of them stands.
+        drawn: int64 (m), the sampled posts.
+        weights: float32 (m), number of posts that each sampled post represents.
     """
     others = posts.index_select(0, drawn)
     logits = torch.addmm(own[:, -1:] + others[:, -1], own[:, :-1], others[:, :-1].T)  # (b, m)
-    # A user's logits of the posts in the history, summed: the product with the sum of these posts.
+    # The sum of a user's logits over the history is the product with the sum of these posts.
     indices, offsets = torch.from_numpy(liked.indices), torch.from_numpy(liked.indptr[:-1])
     sums = embedding_bag(indices, posts, offsets, mode="sum")  # (b, d + 1)
     lengths = torch.from_numpy(np.diff(liked.indptr))
@@ -171,10 +170,10 @@ def _loss(own: Tensor, posts: Tensor, liked: csr_matrix, drawn: Tensor, weights:
 
 
 def _length(rows: Tensor) -> Tensor:
-    """The squared length of rows (n, d + 1), summed; biases are left out."""
+    """Sum of the squared lengths of rows (n, d + 1), without biases."""
     return rows[:, :-1].square().sum()
 
 
 def _likes(histories: csr_matrix) -> Tensor:
-    """How many users like each post, float32 (p)."""
+    """Number of users who like each post, float32 (p)."""
     return torch.from_numpy(np.bincount(histories.indices, minlength=histories.shape[1])).float()

@@ -1,4 +1,4 @@
-"""Measures a user: hit ratio, NDCG, recall, reciprocal rank and area under the curve, one number a row."""
+"""Ranking metrics by row (user): hit ratio, NDCG, recall, MRR and AUC."""
 
 import math
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ CUTOFFS = (1, 5, 10, 20, 50)
 SAMPLED = 99
 
 Measures = dict[str, DoubleArray]
-"""By name, as in "ndcg@10": float64 (m), one number a row; NaN where a row says nothing."""
+"""By name, as in "ndcg@10": float64 (m), one value a row; NaN for undefined values."""
 
 
 def measures_of_ranks(ranks: IntArray, cutoffs: tuple[int, ...] = CUTOFFS) -> Measures:
-    """Of one relevant post a row, from its rank (m), 0 for the best; recall would be the hit ratio."""
+    """Metrics of one relevant post a row, from its rank int64 (m), 0 for the best."""
     return rank_measures(np.arange(len(ranks)), ranks, len(ranks), cutoffs)
 
 
 def full_measures(ranks: CatalogRanks, cutoffs: tuple[int, ...] = CUTOFFS) -> Measures:
-    """Of a full ranking: those of rank_measures, and "auc"; NaN in rows without an irrelevant post.
+    """Metrics of a full ranking: those of rank_measures, and "auc"; NaN in rows without irrelevant posts.
 
-    A row's area under the ROC curve is the chance that a relevant post of the user is above an irrelevant
-    one, a tie counting half (Mann and Whitney 1947), exactly, over all irrelevant ones.
+    A row's area under the ROC curve is the probability that a relevant post is above an irrelevant one, ties
+    counting half (Mann and Whitney 1947), computed exactly over all irrelevant posts.
     """
     places = np.lexsort((ranks.before, ranks.rows))
     rows = ranks.rows[places]
@@ -43,7 +43,7 @@ def full_measures(ranks: CatalogRanks, cutoffs: tuple[int, ...] = CUTOFFS) -> Me
 def rank_measures(
     rows: IntArray, ranks: IntArray, count: int, cutoffs: tuple[int, ...] = CUTOFFS
 ) -> Measures:
-    """Of several relevant posts a row, from their ranks among all posts, relevant ones included.
+    """Metrics of several relevant posts a row, from their ranks among all posts, relevant ones included.
 
     "hr@K" is 1 where a relevant post is among the first K. "recall@K" is the share of the relevant posts
     that are. "ndcg@K" is the sum of 1 / log2(rank + 2) over those, divided by what the best order would give
@@ -53,7 +53,7 @@ def rank_measures(
     Args:
         rows: int64 (r), ascending, the row of each rank.
         ranks: int64 (r), 0 for the best.
-        count: How many rows there are, m.
+        count: Number of rows, m.
         cutoffs: The Ks.
     """
     relevant = np.bincount(rows, minlength=count).astype(np.float64)
@@ -78,16 +78,16 @@ def rank_measures(
 def expected_measures(
     ranks: CatalogRanks, sampled: int = SAMPLED, cutoffs: tuple[int, ...] = CUTOFFS
 ) -> Measures:
-    """What "hr@K", "ndcg@K" and "mrr" among sampled irrelevant posts are on average, without sampling.
+    """Expected "hr@K", "ndcg@K" and "mrr" among sampled irrelevant posts, without sampling.
 
-    Of N irrelevant posts r are before the relevant one; of n drawn without replacement, the number before it
-    is hypergeometric, and the measure is the sum over its values (Krichene and Rendle, KDD 2020, section 4).
-    Several relevant posts of a row are each ranked on their own, and averaged. A row without an irrelevant
-    post says nothing: NaN.
+    r of N irrelevant posts are before the relevant one. Of n posts drawn without replacement, the number
+    before it is hypergeometric, and the metric is its expectation (Krichene and Rendle, KDD 2020, section 4).
+    Several relevant posts of a row are ranked separately and averaged. NaN for a row without irrelevant
+    posts.
 
     Args:
-        ranks: Of a full ranking.
-        sampled: n, how many irrelevant posts are drawn; all, where there are fewer.
+        ranks: A full ranking.
+        sampled: n, the number of irrelevant posts drawn; all if there are fewer.
         cutoffs: The Ks.
     """
     total = ranks.irrelevant[ranks.rows]
@@ -95,17 +95,17 @@ def expected_measures(
     for cutoff in cutoffs:
         gains[f"hr@{cutoff}"], gains[f"ndcg@{cutoff}"] = _gains(sampled, cutoff)
     expected = {name: np.zeros(len(total)) for name in gains}
-    for place, chances in enumerate(before_chances(ranks.before, total, sampled)):
+    for place, chances in enumerate(hypergeometric_pmf(ranks.before, total, sampled)):
         for name, gain in gains.items():
             expected[name] += gain[place] * chances
     return {name: _expected(ranks, values) for name, values in expected.items()}
 
 
 def expected_ndcg(ranks: CatalogRanks, cutoff: int = 10, sampled: int = SAMPLED) -> float:
-    """The mean over rows of expected_measures' "ndcg@K", at a fraction of the work; 0 where none says any."""
+    """Mean over rows of expected_measures' "ndcg@K", computed faster; 0 without a defined row."""
     total = ranks.irrelevant[ranks.rows]
     gains = _gains(sampled, cutoff)[1]
-    chances = islice(before_chances(ranks.before, total, sampled), cutoff)
+    chances = islice(hypergeometric_pmf(ranks.before, total, sampled), cutoff)
     expected = sum(
         (gain * chance for gain, chance in zip(gains, chances, strict=False)), np.zeros(len(total))
     )
@@ -115,7 +115,7 @@ def expected_ndcg(ranks: CatalogRanks, cutoff: int = 10, sampled: int = SAMPLED)
 
 
 def means_of(measures: Measures, rows: BoolArray | None = None) -> dict[str, float]:
-    """The mean of each measure over all rows or some, without those it says nothing of; NaN of none."""
+    """Mean of each metric over all or some rows, ignoring NaN; NaN without a defined row."""
     means = {}
     for name, values in measures.items():
         chosen = values if rows is None else values[rows]
@@ -124,15 +124,15 @@ def means_of(measures: Measures, rows: BoolArray | None = None) -> dict[str, flo
     return means
 
 
-def before_chances(before: IntArray, total: IntArray, sampled: int) -> Iterator[DoubleArray]:
-    """The chances float64 (r) that 0, then 1, … up to `sampled` drawn posts are before the relevant one.
+def hypergeometric_pmf(before: IntArray, total: IntArray, sampled: int) -> Iterator[DoubleArray]:
+    """Yields the probability float64 (r) that 0, 1, … `sampled` drawn posts are before the relevant one.
 
     The hypergeometric distribution C(r, j) · C(N - r, n - j) / C(N, n), by logarithms of factorials.
 
     Args:
-        before: int64 (r), r: how many of all are before it.
-        total: int64 (r), N.
-        sampled: n; where N is smaller, all N are drawn.
+        before: int64 (r), r: number of irrelevant posts before the relevant one.
+        total: int64 (r), N: number of irrelevant posts.
+        sampled: n: number of posts drawn; all N if N is smaller.
     """
     logs = gammaln(np.arange(1.0, max(int(total.max(initial=0)), sampled) + 2.0))  # log n! by n
     drawn = np.minimum(total, sampled)
@@ -147,7 +147,7 @@ def before_chances(before: IntArray, total: IntArray, sampled: int) -> Iterator[
 
 
 def _gains(sampled: int, cutoff: int) -> tuple[DoubleArray, DoubleArray]:
-    """What HR@K and NDCG@K give for 0, 1, … posts before the relevant one, float64 (n + 1) each."""
+    """HR@K and NDCG@K for 0, 1, … n posts before the relevant one, float64 (n + 1) each."""
     places = np.arange(sampled + 1)
     inside = places < cutoff
     return inside.astype(np.float64), np.where(inside, 1.0 / np.log2(places + 2.0), 0.0)

@@ -1,4 +1,4 @@
-"""Measures of an order: ranks of held-out posts, hit ratio, NDCG, and the area under the ROC curve."""
+"""Ranks of held-out posts, and means over users: hit ratio, NDCG and AUC."""
 
 import math
 
@@ -12,13 +12,13 @@ Scores = npt.NDArray[np.floating]
 
 
 def held_out_ranks(scores: Scores, present: BoolArray, created: DoubleArray, ids: IntArray) -> IntArray:
-    """How many candidates go before the held-out post, which is column 0 of every argument.
+    """Number of candidates before the held-out post, which is column 0 of every argument.
 
     The order is the server's: by score, then the newer post, then the larger id.
 
     Args:
         scores: floating (m, 1 + k).
-        present: bool (m, 1 + k), False for a candidate that is not to be counted.
+        present: bool (m, 1 + k), False for padding.
         created: float64 (m, 1 + k), seconds since the epoch.
         ids: int64 (m, 1 + k).
 
@@ -26,7 +26,7 @@ def held_out_ranks(scores: Scores, present: BoolArray, created: DoubleArray, ids
         int64 (m), 0 for the best.
 
     Raises:
-        NotFinite: A score that counts is not finite: NaN would be beaten by nothing.
+        NotFinite: The score of a candidate is not finite.
     """
     require_finite(scores[present])
     equal = scores[:, 1:] == scores[:, :1]
@@ -46,20 +46,20 @@ def require_finite(scores: Scores) -> None:
 
 
 def hit_ratio(ranks: IntArray, k: int) -> float:
-    """Share of ranks (m) among the first k; 0 where there are none."""
+    """Share of ranks (m) among the first k; 0 without ranks."""
     return float((ranks < k).mean()) if len(ranks) else 0.0
 
 
 def ndcg(ranks: IntArray, k: int) -> float:
-    """Mean of 1 / log2(rank + 2) over ranks (m), 0 past the first k; of one relevant post a user."""
+    """Mean of 1 / log2(rank + 2) over ranks (m), 0 beyond the first k; for one relevant post a user."""
     gains = np.where(ranks < k, 1.0 / np.log2(ranks + 2.0), 0.0)
     return float(gains.mean()) if len(gains) else 0.0
 
 
 def area_under_curve(scores: Scores, relevant: BoolArray) -> float:
-    """Chance that a relevant one of scores (m) is above an irrelevant one, a tie counting half.
+    """Probability that a relevant one of scores (m) is above an irrelevant one, ties counting half.
 
-    NaN where all are relevant or none is.
+    NaN if all or none are relevant.
     """
     positives = int(relevant.sum())
     negatives = len(relevant) - positives
@@ -72,7 +72,7 @@ def area_under_curve(scores: Scores, relevant: BoolArray) -> float:
 
 
 def mean_area_under_curve(scores: Scores, relevant: BoolArray) -> float:
-    """Mean area over the rows of scores (m, k) that have both kinds; NaN where none has."""
+    """Mean AUC over the rows of scores (m, k) with relevant and irrelevant entries; NaN without such rows."""
     areas = [area_under_curve(*row) for row in zip(scores, relevant, strict=True)]
     known = [area for area in areas if not math.isnan(area)]
     return sum(known) / len(known) if known else math.nan

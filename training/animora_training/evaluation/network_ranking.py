@@ -1,4 +1,4 @@
-"""Ranking held-out posts among their candidates with a network, as the server would."""
+"""Ranks held-out posts among their candidates with a network, as the server does."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from animora_training.errors import NothingToLearn
 from animora_training.evaluation.metrics import Scores, held_out_ranks, hit_ratio, ndcg
 
 TOP = 10
-# Beside fewer, a held-out post is among the first TOP whatever a model says of it.
+# With fewer negatives a held-out post is always among the first TOP.
 FEWEST_NEGATIVES = TOP
 POSTS_AT_ONCE = 1 << 12
 PAIRS_AT_ONCE = 1 << 18
@@ -29,19 +29,19 @@ class Quality:
 
     @classmethod
     def of(cls, ranks: IntArray) -> "Quality":
-        """Of ranks int64 (m), 0 for the best."""
+        """Quality of ranks int64 (m), 0 for the best."""
         return cls(hit_ratio(ranks, TOP), ndcg(ranks, TOP))
 
 
 @dataclass(frozen=True, slots=True)
 class UserRanks:
-    """Where a model ranks each user's held-out post.
+    """Rank of each user's held-out post.
 
     Attributes:
-        user_ids: int64 (m), of the users that the model knows.
+        user_ids: int64 (m), the users that the model knows.
         ranks: int64 (m), 0 for the best.
-        candidates: Among how many posts each was ranked, itself included: the mean.
-        skipped: How many users the model does not know.
+        candidates: Mean number of candidates, the held-out post included.
+        skipped: Number of users that the model does not know.
     """
 
     user_ids: IntArray
@@ -51,25 +51,25 @@ class UserRanks:
 
     @property
     def quality(self) -> Quality:
-        """Their means."""
+        """Means over the users."""
         return Quality.of(self.ranks)
 
 
 class PostScorer:
-    """Scores users and posts of a data set, each post encoded once.
+    """Scores users and posts of a data set with a network; each post is encoded once.
 
     Attributes:
-        informed: bool (p), the posts of which the network knows the id or an embedding.
+        has_features: bool (p), the posts of which the network knows the id or an embedding.
     """
 
     def __init__(self, network: Network, vocabulary: Vocabulary, dataset: Dataset) -> None:
-        """Encodes all posts; embeddings must be as wide as the network takes them."""
+        """Encodes all posts; embeddings must have the network's widths."""
         posts = dataset.posts
         self._network = network
         self._user_rows = RowIndex(vocabulary.user_ids).rows(dataset.user_ids)  # int64 (u)
         rows = RowIndex(vocabulary.post_ids).rows(posts.ids)
         self._table = _encode(network, rows, posts)  # (p, d)
-        self.informed = (rows != UNKNOWN_ROW) | _have_embeddings(posts)  # bool (p)
+        self.has_features = (rows != UNKNOWN_ROW) | _have_embeddings(posts)  # bool (p)
 
     def knows(self, users: IntArray) -> BoolArray:
         """Bool (m): which users, given as indices, have a row."""
@@ -77,16 +77,18 @@ class PostScorer:
         return known
 
     def candidates(self, held_out: HeldOut) -> FloatArray:
-        """Logits float32 (m, 1 + k) of the candidates as the server gives them; absent ones' mean nothing.
+        """Logits float32 (m, 1 + k) of the candidates as the server computes them; undefined for absent ones.
 
-        A post of which the network knows nothing gets the median of its row's others.
+        A post without features gets the median of its row's other scores.
         """
         posts = np.maximum(held_out.candidates, 0)
-        return with_medians(self.grid(held_out.users, posts), self.informed[posts] & held_out.present)
+        return impute_with_medians(
+            self.grid(held_out.users, posts), self.has_features[posts] & held_out.present
+        )
 
     @torch.inference_mode()
     def grid(self, users: IntArray, posts: IntArray) -> FloatArray:
-        """Logits float32 (m, k) of users (m) and each one's posts (m, k), all given as indices."""
+        """Logits float32 (m, k) of users (m) with posts (m, k), given as indices."""
         width = max(posts.shape[1], 1)
         scores = [np.empty((0, posts.shape[1]), np.float32)]
         for start in range(0, len(users), max(PAIRS_AT_ONCE // width, 1)):
@@ -100,7 +102,7 @@ class PostScorer:
 
     @torch.inference_mode()
     def catalog(self, users: IntArray) -> FloatArray:
-        """Logits float32 (m, p) of users (m), given as indices, and all posts."""
+        """Logits float32 (m, p) of users (m), given as indices, with all posts."""
         posts = len(self._table)
         scores = [np.empty((0, posts), np.float32)]
         at_once = max(PAIRS_AT_ONCE // max(posts, 1), 1)
@@ -115,7 +117,7 @@ class PostScorer:
 
 @dataclass(frozen=True, slots=True)
 class AsServed:
-    """A network's scores with medians where it knows nothing of a post, as the server gives them."""
+    """Recommender that scores as the server does: posts without features get the median score."""
 
     scorer: PostScorer
 
@@ -125,19 +127,19 @@ class AsServed:
 
     def grid(self, users: IntArray, posts: IntArray) -> FloatArray:
         """See Recommender."""
-        return with_medians(self.scorer.grid(users, posts), self.scorer.informed[posts])
+        return impute_with_medians(self.scorer.grid(users, posts), self.scorer.has_features[posts])
 
     def catalog(self, users: IntArray) -> FloatArray:
         """See Recommender."""
         scores = self.scorer.catalog(users)
-        return with_medians(scores, np.broadcast_to(self.scorer.informed, scores.shape))
+        return impute_with_medians(scores, np.broadcast_to(self.scorer.has_features, scores.shape))
 
 
-def with_medians(scores: FloatArray, informed: BoolArray) -> FloatArray:
-    """Scores float32 (m, k); the others of a row get the median of the informed ones, bool (m, k)."""
-    some = np.flatnonzero(informed.any(axis=1) & ~informed.all(axis=1))
+def impute_with_medians(scores: FloatArray, has_features: BoolArray) -> FloatArray:
+    """Replaces scores float32 (m, k) of posts without features by the median of their row, in place."""
+    some = np.flatnonzero(has_features.any(axis=1) & ~has_features.all(axis=1))
     for row in some.tolist():
-        scores[row, ~informed[row]] = np.median(scores[row, informed[row]])
+        scores[row, ~has_features[row]] = np.median(scores[row, has_features[row]])
     return scores
 
 
@@ -152,12 +154,12 @@ def rank_held_out(posts: Posts, scores: Scores, held_out: HeldOut) -> IntArray:
 
 
 def rank_with_artifact(artifact: Artifact, dataset: Dataset, held_out: HeldOut) -> UserRanks:
-    """Ranks with the scripted network of an artifact.
+    """Ranks held-out posts with the network of an artifact.
 
     Raises:
         ArtifactRejected: The model does not load.
-        WidthMismatch: The data set's embeddings are of another width than the model's.
-        NothingToLearn: There is nobody to rank for, or the model knows none of them.
+        WidthMismatch: The data set's embeddings have another width than the model's.
+        NothingToLearn: There is no held-out pair, or the model knows none of the users.
         NotFinite: The model's scores are not finite.
     """
     if not len(held_out.users):

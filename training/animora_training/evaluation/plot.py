@@ -1,4 +1,4 @@
-"""A comparison as a picture: quality by length of the list, certainty, probabilities, popularity."""
+"""Plot of a comparison: NDCG by list length, confidence intervals, calibration, popularity."""
 
 from pathlib import Path
 
@@ -13,15 +13,15 @@ from matplotlib.ticker import NullLocator, PercentFormatter
 from animora_training.evaluation.comparison import CHOSEN_BY, NEUCF, Comparison
 from animora_training.evaluation.measures import CUTOFFS
 
-# Told apart with every kind of colour vision (Okabe and Ito 2008); NeuCF is the darkest and thickest.
+# Palette for colour-blind readers (Okabe and Ito 2008); NeuCF is the darkest and thickest.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Writes a picture with four parts; the path's suffix, .png or .svg, is its format."""
+    """Writes a figure with four panels; the suffix of the path, .png or .svg, sets the format."""
     figure = Figure(figsize=(11, 8), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{NEUCF} beside the baselines: {comparison.exam.name}", fontweight="bold")
+    figure.suptitle(f"{NEUCF} beside the baselines: {comparison.split.name}", fontweight="bold")
     (lengths, differences), (probabilities, popularity) = figure.subplots(2, 2)
     _lengths(lengths, comparison)
     _differences(differences, comparison)
@@ -32,13 +32,13 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 def _lengths(axes: Axes, comparison: Comparison) -> None:
     axes.set_title("Full ranking: how good the first K posts are")
-    for colour, judgement in zip(_colours(comparison), comparison.judgements, strict=True):
-        means = judgement.means()["full"]
+    for colour, result in zip(_colours(comparison), comparison.results, strict=True):
+        means = result.means()["full"]
         values = [means[f"ndcg@{cutoff}"] for cutoff in CUTOFFS]
-        width = 2.5 if judgement.name == NEUCF else 1.5
-        # The heuristic may lie right below popularity.
-        style = "o--" if judgement.name == "popularity" else "o-"
-        axes.plot(CUTOFFS, values, style, color=colour, label=judgement.name, linewidth=width, markersize=4)
+        width = 2.5 if result.name == NEUCF else 1.5
+        # Dashed: popularity may hide the heuristic.
+        style = "o--" if result.name == "popularity" else "o-"
+        axes.plot(CUTOFFS, values, style, color=colour, label=result.name, linewidth=width, markersize=4)
     axes.set_xscale("log")
     axes.set_xticks(CUTOFFS, [str(cutoff) for cutoff in CUTOFFS])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -49,9 +49,9 @@ def _lengths(axes: Axes, comparison: Comparison) -> None:
 
 
 def _differences(axes: Axes, comparison: Comparison) -> None:
-    drawn = comparison.exam.drawn.candidates.shape[1] - 1
+    drawn = comparison.split.sampled.candidates.shape[1] - 1
     axes.set_title(f"How much better {NEUCF} is, with 95 % intervals")
-    others = comparison.judgements[1:]
+    others = comparison.results[1:]
     for place, (colour, other) in enumerate(zip(_colours(comparison)[1:], others, strict=True)):
         found = comparison.difference("sampled", CHOSEN_BY, other)
         error = [[found.mean - found.low], [found.high - found.mean]]
@@ -81,19 +81,17 @@ def _probabilities(axes: Axes, comparison: Comparison) -> None:
 
 def _popularity(axes: Axes, comparison: Comparison) -> None:
     axes.set_title("What the first ten posts of all users show")
-    history = comparison.judgements[0].lists.history_popularity
-    for place, (colour, judgement) in enumerate(
-        zip(_colours(comparison), comparison.judgements, strict=True)
-    ):
-        axes.barh(place - 0.2, judgement.lists.popularity, 0.4, color=colour)
-        axes.barh(place + 0.2, judgement.lists.coverage, 0.4, color=colour, alpha=0.4)
+    history = comparison.results[0].lists.history_popularity
+    for place, (colour, result) in enumerate(zip(_colours(comparison), comparison.results, strict=True)):
+        axes.barh(place - 0.2, result.lists.popularity, 0.4, color=colour)
+        axes.barh(place + 0.2, result.lists.coverage, 0.4, color=colour, alpha=0.4)
     shades: list[Artist] = [
         Patch(color="black", label="mean percentile of popularity"),
         Patch(color="black", alpha=0.4, label="share of the catalog shown"),
     ]
     if not np.isnan(history):
         shades.append(axes.axvline(history, color="black", linestyle=":", label="popularity of likes before"))
-    axes.set_yticks(range(len(comparison.judgements)), [one.name for one in comparison.judgements])
+    axes.set_yticks(range(len(comparison.results)), [one.name for one in comparison.results])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -103,4 +101,4 @@ def _popularity(axes: Axes, comparison: Comparison) -> None:
 
 
 def _colours(comparison: Comparison) -> list[str]:
-    return [COLOURS[place % len(COLOURS)] for place in range(len(comparison.judgements))]
+    return [COLOURS[place % len(COLOURS)] for place in range(len(comparison.results))]

@@ -1,4 +1,4 @@
-"""A baseline that has to be tuned: how it is fitted, and what there is to choose."""
+"""Recipe of a tunable baseline: its fit function and its hyper-parameter grid."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from animora_training.data.dataset import Interactions
 from animora_training.evaluation.recommender import Recommender
 
 Choice = Mapping[str, float]
-"""A value for each axis, by name."""
+"""A value for each axis, by the axis' name."""
 
 
 @dataclass(frozen=True, slots=True)
 class GridAxis:
-    """A hyper-parameter.
+    """Grid of a hyper-parameter.
 
     Attributes:
-        name: As the recipe's fit takes it.
+        name: Name of the hyper-parameter.
         values: In ascending order.
-        start: Index of the value to begin with.
+        start: Index of the value to start with.
     """
 
     name: str
@@ -30,13 +30,13 @@ class GridAxis:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to make a recommender from histories.
+    """Recipe to fit a recommender on histories.
 
     Attributes:
-        name: As tables show it.
-        axes: What is tuned, the most important first.
-        fit: From histories (see history_matrix), a choice and a seed; equal arguments give equal scores.
-        max_posts: With more it is left out.
+        name: Name in tables.
+        axes: Hyper-parameters to tune, the most important first.
+        fit: Function of histories (see history_matrix), a choice and a seed; deterministic.
+        max_posts: Largest catalog that the recipe supports; None for no limit.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Recipe:
 
 
 def history_matrix(training: Interactions, posts: int) -> csr_matrix:
-    """Float32 (u, p), 1 where there is one of the distinct pairs."""
+    """Matrix float32 (u, p) with 1 for each training pair."""
     shape = (len(training.offsets) - 1, posts)
     ones = np.ones(len(training), np.float32)
-    # A copy, for the pairs may be mapped from a file that must not be sorted.
+    # A copy: the pairs may be mapped from a read-only file.
     histories = csr_matrix((ones, training.posts, training.offsets), shape, copy=True)
     histories.sort_indices()
     return histories

@@ -1,4 +1,4 @@
-"""The baselines that are tuned beside NeuCF, and what is tried for each."""
+"""The tunable baselines and their grids."""
 
 from scipy.sparse import csr_matrix
 
@@ -8,12 +8,12 @@ from animora_training.evaluation.recipe import Choice, GridAxis, Recipe
 
 
 def _around(start: float, below: int, above: int) -> tuple[float, ...]:
-    """Values a factor of √2 apart, so many below a start and above it, rounded to four digits."""
+    """A geometric grid with factor √2 around a start, rounded to four digits."""
     return tuple(float(f"{start * 2 ** (place / 2):.4g}") for place in range(-below, above + 1))
 
 
 def _ease(histories: csr_matrix, choice: Choice, seed: int) -> Ease:
-    # Nothing in it is random.
+    # EASE is deterministic.
     return fit_ease(histories, choice["l2"])
 
 

@@ -1,4 +1,4 @@
-"""What everything that is judged can do: score posts for users."""
+"""The interface of recommenders, and two simple ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ SCORES_AT_ONCE = 1 << 22
 
 
 class Recommender(Protocol):
-    """Scores of which only the order within a user matters, all finite; users and posts are indices."""
+    """Scores posts for users, both given as indices. Scores are finite; only their order in a row matters."""
 
     def grid(self, users: IntArray, posts: IntArray) -> Scores:
-        """Floating (m, k): scores of users int64 (m) and each one's posts int64 (m, k)."""
+        """Floating (m, k): scores of users int64 (m) for posts int64 (m, k)."""
         ...
 
     def catalog(self, users: IntArray) -> Scores:
-        """Floating (m, p): scores of users int64 (m) and all posts; ask for user_chunks at a time."""
+        """Floating (m, p): scores of users int64 (m) for all posts. Call it for `user_chunks`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """Scores that are inner products.
+    """Recommender by inner products of factors.
 
     Attributes:
         users: float32 (u, d).
@@ -53,12 +53,12 @@ class Factors:
 
 @dataclass(frozen=True, slots=True)
 class WithFallback:
-    """One recommender for the users whom it knows and another for the rest, as the server does it.
+    """One recommender for known users and a fallback for the rest, as in the server.
 
     Attributes:
-        known: bool (u), the users of the first one.
-        personal: For them.
-        fallback: For all others.
+        known: bool (u), the users of `personal`.
+        personal: Recommender for known users.
+        fallback: Recommender for the rest.
     """
 
     known: BoolArray
@@ -86,6 +86,6 @@ class WithFallback:
 
 
 def user_chunks(users: int, width: int) -> Iterator[slice]:
-    """Slices that cover the users, so that each has about SCORES_AT_ONCE numbers of `width` a user."""
+    """Slices of users with about SCORES_AT_ONCE values each, at `width` values a user."""
     size = max(SCORES_AT_ONCE // max(width, 1), 1)
     return (slice(start, min(start + size, users)) for start in range(0, users, size))

@@ -1,4 +1,4 @@
-"""What is to be ranked: whose posts turned out to be relevant, and among which others they go."""
+"""Ranking tasks: relevant posts of each row, and the posts that they are ranked among."""
 
 from dataclasses import dataclass
 
@@ -23,15 +23,15 @@ Pairs = tuple[IntArray, IntArray]
 
 @dataclass(frozen=True, slots=True)
 class RankingTask:
-    """Rows of a test: a user each, that user's relevant posts, and what must not be ranked.
+    """A ranking task; each row is a user at a moment.
 
     Attributes:
-        users: int64 (m), indices into the data set's user ids; a user may have several rows.
-        relevant: Rows and their relevant posts, all eligible.
-        hidden: Rows and posts that are not ranked there: touched before, or behind a block.
-        eligible: bool (p), the posts that are ranked at all.
-        first_seen: float64 (p), from when on each post existed.
-        moments: float64 (m), posts first seen later are not ranked; inf where all are.
+        users: int64 (m), indices of users; a user may have several rows.
+        relevant: Relevant posts by row; all are eligible.
+        hidden: Posts that are not ranked, by row: with an earlier interaction, or blocked.
+        eligible: bool (p), the posts that are ranked.
+        first_seen: float64 (p), time from which each post existed.
+        moments: float64 (m), posts first seen later are not ranked; inf for no limit.
     """
 
     users: IntArray
@@ -42,19 +42,20 @@ class RankingTask:
     moments: DoubleArray
 
 
-def one_each(
+def task_by_pair(
     dataset: Dataset, training: Interactions, relevant: Rows, moments: DoubleArray | None = None
 ) -> RankingTask:
-    """A row for each relevant pair, in their order; what the server would never show is not to be among them.
+    """Makes a task with a row for each relevant pair, in the given order.
 
-    Ranked are the live posts that no block hides from the user, that existed at the moment, and that the
-    user has no pair with, neither in training nor among the relevant.
+    Each relevant post is ranked among the live posts that are not blocked, existed at the moment, and have no
+    pair with the user in training or among the relevant ones. The relevant posts must be live and not
+    blocked.
 
     Args:
-        dataset: Whose users, posts and blocks.
-        training: What the users are known to have done.
-        relevant: What is to be found (m).
-        moments: float64 (m), when each is asked; by default when the relevant pair happened.
+        dataset: Users, posts and blocks.
+        training: Training pairs.
+        relevant: The m relevant pairs.
+        moments: float64 (m), the moment of each row; by default the time of the pair.
     """
     by_user = np.argsort(relevant.users, kind="stable")
     counts = np.bincount(relevant.users, minlength=len(dataset.user_ids))
@@ -69,19 +70,18 @@ def one_each(
     )
 
 
-def several_each(
+def task_by_user(
     dataset: Dataset, training: Interactions, relevant: Rows, eligible: BoolArray | None = None
 ) -> RankingTask:
-    """A row for each user who has relevant pairs, by user, without a limit in time.
+    """Makes a task with a row for each user who has relevant pairs, without a moment.
 
-    Relevant pairs that the server would not show (deleted, behind a block) and those that are not eligible
-    are left out.
+    Relevant pairs with a deleted, blocked or ineligible post are left out.
 
     Args:
-        dataset: Whose users, posts and blocks.
-        training: What the users are known to have done.
-        relevant: Distinct pairs that are to be found, none of them in training.
-        eligible: bool (p), the posts that are ranked; by default all live ones. Deleted ones never are.
+        dataset: Users, posts and blocks.
+        training: Training pairs.
+        relevant: Distinct relevant pairs, none of them in training.
+        eligible: bool (p), the posts to rank, of which deleted ones are left out; all by default.
     """
     live = ~dataset.posts.deleted
     ranked = live if eligible is None else live & eligible
@@ -115,7 +115,7 @@ def _blocked(dataset: Dataset, users: IntArray) -> Pairs:
     viewers = np.unique(blocks[:, 0])
     counts = np.bincount(np.searchsorted(viewers, blocks[:, 0]), minlength=len(viewers) + 1)
     at = index_of(dataset.user_ids[users], viewers)
-    # Whoever is in no block is taken for one more viewer, behind the last, without any.
+    # Users without blocks map to an extra viewer without entries.
     rows, hidden_authors = _gather(offsets_of(counts), blocks[:, 1], np.where(at == ABSENT, len(viewers), at))
     authors = np.unique(dataset.posts.authors)
     counts = np.bincount(np.searchsorted(authors, dataset.posts.authors), minlength=len(authors) + 1)
@@ -125,7 +125,7 @@ def _blocked(dataset: Dataset, users: IntArray) -> Pairs:
 
 
 def _gather(offsets: IntArray, values: np.ndarray, keys: IntArray) -> Pairs:
-    """Rows and values[offsets[key] : offsets[key + 1]], int64 (n) each, for each key, one after the other."""
+    """Rows and values[offsets[key] : offsets[key + 1]], int64 (n) each, concatenated over the keys."""
     firsts, counts = offsets[keys], offsets[keys + 1] - offsets[keys]
     rows = np.repeat(np.arange(len(keys)), counts)
     places = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]

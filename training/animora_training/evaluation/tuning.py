@@ -1,4 +1,4 @@
-"""Choosing a baseline's hyper-parameters on a hold-out from its own training data."""
+"""Tunes a baseline's hyper-parameters on a hold-out from its own training data."""
 
 import math
 import time
@@ -9,14 +9,14 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from animora_training.data.dataset import Dataset, Interactions, Posts, Rows
-from animora_training.data.split import latest_pairs, pairs_of_each, split_off
+from animora_training.data.split import hold_out_pairs, latest_pairs, pairs_of_each
 from animora_training.errors import NotFinite
 from animora_training.evaluation.budget import Budget
 from animora_training.evaluation.full_ranking import rank_catalog
 from animora_training.evaluation.measures import expected_ndcg
 from animora_training.evaluation.recipe import Choice, Recipe, history_matrix
 from animora_training.evaluation.recommender import Recommender
-from animora_training.evaluation.task import RankingTask, several_each
+from animora_training.evaluation.task import RankingTask, task_by_user
 
 AT_MOST = 10_000
 STEPS = (2, 1)
@@ -24,12 +24,12 @@ STEPS = (2, 1)
 
 @dataclass(frozen=True, slots=True)
 class TuningHoldOut:
-    """What recipes are tuned on.
+    """Hold-out for tuning.
 
     Attributes:
         histories: float32 (u, p), without the held-out pairs.
-        task: To find these.
-        posts: The data set's.
+        task: Ranking task of the held-out pairs.
+        posts: Posts of the data set.
     """
 
     histories: csr_matrix
@@ -39,14 +39,14 @@ class TuningHoldOut:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A choice that was tried.
+    """A choice of hyper-parameters that was tried.
 
     Attributes:
-        name: The recipe's.
-        choice: A value for each of its axes.
-        ndcg: Expected NDCG@10 among 99 sampled posts, mean over the hold-out's users; minus infinity where
-            the fit came to no finite scores.
-        seconds: How long the fit and its judgement took.
+        name: Name of the recipe.
+        choice: A value for each axis.
+        ndcg: Expected NDCG@10 among 99 sampled posts, mean over the hold-out's users; -inf if a score is not
+            finite.
+        seconds: Duration of fit and evaluation.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """A recipe, its best choice, and a recommender fitted with that on all training data.
+    """A tuned baseline.
 
     Attributes:
         best: The best attempt.
-        recommender: See above.
+        recommender: Fitted with the best choice on all training data.
     """
 
     best: Attempt
@@ -69,17 +69,17 @@ class Tuned:
 
 
 def hold_out(dataset: Dataset, training: Interactions, seed: int) -> TuningHoldOut:
-    """Holds out the latest training pair of each user with several; of AT_MOST users drawn by chance.
+    """Holds out the latest training pair of up to AT_MOST random users with several pairs.
 
-    Where users are fewer, several pairs of each make the choice surer; every user counts the same.
+    With fewer users several pairs of each are held out, for less variance; all users weigh the same.
     """
     known = replace(dataset, events=training, pairs=training)
     rng = np.random.default_rng(seed)
-    latest = latest_pairs(known, rng, pairs_of_each(known, AT_MOST)).of_some(AT_MOST, rng)
-    split = split_off(known, latest, 0, rng)
+    latest = latest_pairs(known, rng, pairs_of_each(known, AT_MOST)).sample_users(AT_MOST, rng)
+    split = hold_out_pairs(known, latest, 0, rng)
     held_out, remaining = split.held_out, split.training
     relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
-    task = several_each(dataset, remaining, relevant)
+    task = task_by_user(dataset, remaining, relevant)
     moments = np.full(len(dataset.user_ids), -np.inf)
     np.maximum.at(moments, relevant.users, relevant.times)
     task = replace(task, moments=moments[task.users])
@@ -94,15 +94,15 @@ def tune(
     seed: int,
     on_attempt: Callable[[Attempt], None],
 ) -> list[Tuned]:
-    """Tunes every recipe, and fits each with its best choice once more, on all training data.
+    """Tunes every recipe, and fits each with its best choice on all training data.
 
     Args:
-        recipes: To tune.
-        data: From the training data, see hold_out.
+        recipes: The recipes.
+        data: Hold-out from the training data, see hold_out.
         training: All training pairs.
-        budget: For each recipe.
-        seed: Of every fit.
-        on_attempt: Told of every attempt.
+        budget: Budget for each recipe.
+        seed: Seed of every fit.
+        on_attempt: Called with each attempt.
     """
     histories = history_matrix(training, len(data.posts.ids))
     tuned = []
@@ -115,10 +115,10 @@ def tune(
 def search(
     recipe: Recipe, data: TuningHoldOut, budget: Budget, seed: int, on_attempt: Callable[[Attempt], None]
 ) -> list[Attempt]:
-    """Attempts, the best first: from the start along one axis after the other for as long as it gets better.
+    """Pattern search on the recipe's grid (Hooke and Jeeves 1961); returns all attempts, the best first.
 
-    Once no axis helps, steps go from two values to one (Hooke and Jeeves 1961, on a grid). Equal arguments
-    give equal attempts, unless the budget's seconds end them.
+    Moves along one axis at a time, first by two values, then by one. Deterministic unless the time budget
+    ends it.
     """
     began = time.monotonic()
     tried: dict[tuple[int, ...], Attempt] = {}
@@ -158,7 +158,7 @@ def _attempt(recipe: Recipe, choice: Choice, data: TuningHoldOut, seed: int) -> 
 
 
 def _moved(recipe: Recipe, place: tuple[int, ...], axis: int, steps: int) -> tuple[int, ...] | None:
-    """The place some steps along an axis; None where that ends before."""
+    """The grid point some steps along an axis; None outside of the grid."""
     at = place[axis] + steps
     if not 0 <= at < len(recipe.axes[axis].values):
         return None

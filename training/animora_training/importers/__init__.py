@@ -1,1 +1,1 @@
-"""What is imported: data sets in the NCF text format, and a made-up feed."""
+"""Imports into Animora's own tables: data sets in the NCF text format, and a synthetic feed."""

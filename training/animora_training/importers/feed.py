@@ -1,4 +1,4 @@
-"""What an import writes into Animora's own tables, whichever source it comes from."""
+"""The feed that an import writes into Animora's own tables."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from animora_training.data.dataset import DoubleArray, FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class FeedPosts:
-    """Posts to write.
+    """Posts of a feed.
 
     Attributes:
         ids: int64 (p).
@@ -49,7 +49,7 @@ class Comments:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Blocks: ids int64 (b) of who blocks and of whom is blocked, times float64 (b)."""
+    """Blocks: ids int64 (b) of blocking and of blocked users, times float64 (b)."""
 
     blockers: IntArray
     blocked: IntArray
@@ -58,7 +58,7 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class ImportFeed:
-    """A whole application: user ids int64 (u), and what the users have done."""
+    """A feed: user ids int64 (u), posts, likes, comments and blocks."""
 
     user_ids: IntArray
     posts: FeedPosts

@@ -1,4 +1,4 @@
-"""Writing a feed into Animora's own tables: all of it or nothing, through COPY."""
+"""Writes a feed into Animora's own tables by COPY, in one transaction."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ OnWritten = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ImportTable:
-    """Rows for a table: its columns, how many rows, and the rows themselves in encoded pieces."""
+    """Rows for a table: its columns, the number of rows, and the encoded rows in chunks."""
 
     name: str
     columns: tuple[str, ...]
@@ -34,10 +34,10 @@ class ImportTable:
 
 
 async def check_empty(connection: asyncpg.Connection) -> None:
-    """Makes sure that an import would destroy nothing.
+    """Checks that the tables are empty.
 
     Raises:
-        DatabaseError: Animora's own tables hold something.
+        DatabaseError: Animora's own tables have users.
     """
     if await connection.fetchval(f"select exists (select from {SCHEMA}.users)"):
         raise DatabaseError(
@@ -50,12 +50,12 @@ async def import_feed(connection: asyncpg.Connection, feed: ImportFeed, on_writt
     """Writes a feed into empty tables.
 
     Args:
-        connection: Of a role that may write Animora's own tables.
+        connection: Connection of a role that may write Animora's own tables.
         feed: What to write.
-        on_written: Told a table's name, how many of its rows were written, and of how many.
+        on_written: Called with a table's name, the number of rows written, and the number of rows in all.
 
     Raises:
-        DatabaseError: The tables are not empty; nothing has been changed.
+        DatabaseError: The tables are not empty; nothing was changed.
     """
     async with connection.transaction():
         await _lock(connection)
@@ -65,7 +65,7 @@ async def import_feed(connection: asyncpg.Connection, feed: ImportFeed, on_writt
 
 
 async def replace_feed(connection: asyncpg.Connection, feed: ImportFeed, on_written: OnWritten) -> None:
-    """Deletes all that Animora's own tables hold and writes a feed. Arguments as in `import_feed`."""
+    """Empties Animora's own tables and writes a feed. Arguments as in `import_feed`."""
     async with connection.transaction():
         await _lock(connection)
         tables = ", ".join(f"{SCHEMA}.{table}" for table in TABLES)
@@ -75,7 +75,7 @@ async def replace_feed(connection: asyncpg.Connection, feed: ImportFeed, on_writ
 
 
 async def _lock(connection: asyncpg.Connection) -> None:
-    """Lets nobody write between the look at the tables and the commit."""
+    """Locks the tables against writes until the commit."""
     tables = ", ".join(f"{SCHEMA}.{table}" for table in TABLES)
     await connection.execute(f"lock table {tables} in exclusive mode")
 
@@ -90,7 +90,7 @@ async def _write(connection: asyncpg.Connection, feed: ImportFeed, on_written: O
             source=_stream(table, on_written),
         )
     for name in WITH_IDENTITY:
-        # The ids came with the rows, so the next one to be generated must be set past them.
+        # The rows have explicit ids, so the sequences must be advanced past them.
         await connection.execute(
             f"select setval(pg_get_serial_sequence('{SCHEMA}.{name}', 'id'), "
             f"greatest(max(id), 0) + 1, false) from {SCHEMA}.{name}"
@@ -98,7 +98,7 @@ async def _write(connection: asyncpg.Connection, feed: ImportFeed, on_written: O
 
 
 async def _analyze(connection: asyncpg.Connection) -> None:
-    """Tells the planner about the new rows, which it would otherwise learn some minutes later."""
+    """Updates the planner's statistics."""
     for table in TABLES:
         await connection.execute(f"analyze {SCHEMA}.{table}")
 
@@ -114,7 +114,7 @@ async def _stream(table: ImportTable, on_written: OnWritten) -> AsyncIterator[by
 
 
 def _tables(feed: ImportFeed) -> list[ImportTable]:
-    """The tables in an order that satisfies their references."""
+    """The tables in the order of their foreign keys."""
     likes, comments, blocks = feed.likes, feed.comments, feed.blocks
     like_columns = (likes.users, likes.posts, pgcopy.timestamps(likes.times))
     block_columns = (blocks.blockers, blocks.blocked, pgcopy.timestamps(blocks.times))
@@ -187,7 +187,7 @@ def _comments(comments: Comments) -> Iterator[tuple[int, bytes]]:
 
 
 def _embeddings(vectors: FloatArray) -> list[bytes | None]:
-    """Fields of type real[], null for a row of zeros or of no numbers."""
+    """Encodes fields of type real[]; null for a row of zeros or of width 0."""
     present: BoolArray = np.any(vectors != 0, axis=1)
     fields = pgcopy.encode_real_arrays(vectors)
     return [field if there else None for field, there in zip(fields, present, strict=True)]

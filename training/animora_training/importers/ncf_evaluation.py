@@ -1,4 +1,4 @@
-"""The held-out pairs of a data set in the NCF text format, ready to be ranked."""
+"""Reads the test pairs of a data set in the NCF text format for evaluation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +14,21 @@ from animora_training.importers.ncf_format import TestPairs, find_files, read_ra
 
 @dataclass(frozen=True, slots=True)
 class NcfHeldOut:
-    """What can be ranked of a folder's test pairs, and how many users' pairs cannot."""
+    """Test pairs that can be ranked, and the number of users whose pair cannot."""
 
     held_out: HeldOut
     skipped: int
 
 
 def read_held_out(folder: Path, dataset: Dataset) -> NcfHeldOut:
-    """The test pairs and their negatives, as indices into a data set.
+    """Reads test pairs and negatives as indices into a data set.
 
-    Candidates that the server would drop are taken out: unknown and deleted posts, those behind a block,
-    and repetitions, of the held-out item too. Pairs whose user or held-out item is unknown, deleted or
-    behind a block are left out and counted.
+    Candidates that the server would drop are removed: unknown, deleted and blocked posts, and repetitions.
+    Pairs whose user is unknown, or whose held-out item is unknown, deleted or blocked, are skipped and
+    counted.
 
     Raises:
-        InvalidInput: There is no `*.test.negative`, it is not in the format, or it names other pairs than
-            `*.test.rating`.
+        InvalidInput: `*.test.negative` is missing or invalid, or has other pairs than `*.test.rating`.
     """
     files = find_files(folder)
     if files.negatives is None:

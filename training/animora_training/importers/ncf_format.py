@@ -1,4 +1,4 @@
-"""The NCF paper's text format: ratings, held-out pairs with their negatives, `.npy` embeddings."""
+"""Reads the NCF paper's text format: ratings, test pairs with negatives, `.npy` embeddings."""
 
 import gzip
 import io
@@ -36,7 +36,7 @@ class Ratings:
 class TestPairs:
     """Held-out pairs: users int64 (m), candidates int64 (m, 1 + k) with the held-out item in column 0.
 
-    `present` is False where a line has fewer negatives than another.
+    `present` is bool (m, 1 + k), False for padding of lines with fewer negatives.
     """
 
     users: IntArray
@@ -56,7 +56,7 @@ class NcfFolder:
 
 
 def find_files(folder: Path) -> NcfFolder:
-    """Finds a data set's files by how their names end.
+    """Finds a data set's files by the suffixes of their names.
 
     Raises:
         InvalidInput: There is no training file, or several of a kind.
@@ -76,9 +76,9 @@ def find_files(folder: Path) -> NcfFolder:
 
 
 def read_ratings(path: Path) -> Ratings:
-    """Reads `*.train.rating` or `*.test.rating`; empty lines are passed over.
+    """Reads `*.train.rating` or `*.test.rating`; skips empty lines.
 
-    A file may have no times: three fields in every line, as in its first. All are 0 then.
+    A file may have no times, that is three fields in each line; then all times are 0.
 
     Raises:
         InvalidInput: A line is not in the format; names the file and the line.
@@ -95,14 +95,14 @@ def read_ratings(path: Path) -> Ratings:
         rows = np.loadtxt(io.StringIO(text), kinds, delimiter="\t", comments=None, ndmin=1)
     except ValueError:
         rows = None
-    # NumPy is fast but does not name the line of the file, so a file with an error is read once more.
+    # NumPy does not name the line of an error, so an invalid file is parsed again line by line.
     if rows is None or not ((rows["time"] >= 0) & (rows["time"] <= MAX_TIME)).all():
         rows = np.array(list(_parse_lines(path, text, _rating, RATING_FORMAT)), kinds)
     return Ratings(users=rows["user"].copy(), items=rows["item"].copy(), times=rows["time"].copy())
 
 
 def read_test_pairs(path: Path) -> TestPairs:
-    """Reads `*.test.negative`; empty lines are passed over.
+    """Reads `*.test.negative`; skips empty lines.
 
     Raises:
         InvalidInput: A line is not in the format; names the file and the line.
@@ -118,10 +118,10 @@ def read_test_pairs(path: Path) -> TestPairs:
 
 
 def read_embeddings(path: Path) -> FloatArray:
-    """Reads a matrix float32 (items, width) whose rows go by item id; it may be stored as float16.
+    """Reads a matrix float32 (items, width) with a row for each item id; it may be stored as float16.
 
     Raises:
-        InvalidInput: It is not a finite floating matrix.
+        InvalidInput: The file is not a `.npy` file of a finite floating matrix.
     """
     try:
         matrix = np.load(path, allow_pickle=False)

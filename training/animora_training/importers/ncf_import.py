@@ -1,4 +1,4 @@
-"""From a data set in the NCF text format to a feed; held-out pairs stay outside."""
+"""Converts the training part of a data set in the NCF text format to a feed."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ from animora_training.importers.ncf_format import (
 
 
 def read_feed(folder: Path) -> ImportFeed:
-    """The feed of a folder: a like for each training pair, a post for each item of any file.
+    """Reads the feed of a folder: a like for each training pair, a post for each item of any file.
 
-    All posts are written by one user who does nothing else, at the time of the first like. Of several
-    ratings of one pair the latest counts.
+    All posts have one extra user as author and the time of the first like. Of repeated ratings of a pair the
+    latest counts.
 
     Raises:
-        InvalidInput: A file is missing or not in the format, or lacks the embedding of an item.
+        InvalidInput: A file is missing or invalid, or lacks the embedding of an item.
     """
     files = find_files(folder)
     train = _latest_of_each_pair(read_ratings(files.train))
@@ -67,7 +67,7 @@ def _latest_of_each_pair(ratings: Ratings) -> Ratings:
 
 
 def _embeddings(path: Path | None, post_ids: IntArray) -> FloatArray:
-    """Rows float32 (p, width) of the items; of no columns without a file."""
+    """Embeddings float32 (p, width) of the items; width 0 without a file."""
     if path is None:
         return np.zeros((len(post_ids), 0), np.float32)
     matrix = read_embeddings(path)

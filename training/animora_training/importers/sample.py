@@ -1,4 +1,4 @@
-"""A made-up pet-photo feed whose users' tastes are known: the same seed gives the same world."""
+"""A synthetic pet-photo feed with known user tastes, deterministic by seed."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from animora_training.importers.feed import FeedPosts
 from animora_training.importers.sample_text import BREEDS, NAMES, SCENES, caption
 
 LATENT = 24
-MAX_USERS = 20_000  # a matrix of users by authors is made
+MAX_USERS = 20_000  # a matrix (users, authors) is allocated
 DAY = 86_400.0
 COLD_USERS = 0.05
 COLD_POSTS = 0.03
 COLD_AGE = 0.5 * DAY
 DELETED_POSTS = 0.015
 BLOCKS_PER_USER = 0.2
-# How strongly what is in the picture moves a post in the space of tastes.
+# Weights of the depicted species, breed and scene in a post's content vector.
 SPECIES_WEIGHT, BREED_WEIGHT, SCENE_WEIGHT = 1.0, 0.8, 0.8
 EMBEDDING_NOISE = 0.7
 LIKED_AFFINITY = 0.35
@@ -29,14 +29,14 @@ BREED_NAMES = [breed for breeds in BREEDS.values() for breed in breeds]
 
 @dataclass(frozen=True, slots=True)
 class SampleSize:
-    """How large a world is.
+    """Size of a feed.
 
     Attributes:
-        users: Cold ones included.
-        posts: Cold and deleted ones included.
-        pairs: Users' first likes or comments on a post; some get both.
-        days: How far back it goes.
-        width: Of both embeddings.
+        users: Number of users, cold ones included.
+        posts: Number of posts, cold and deleted ones included.
+        pairs: Number of pairs of a user and a liked or commented post.
+        days: Length of the feed in days.
+        width: Width of image and caption embeddings.
     """
 
     users: int = 2_400
@@ -46,7 +46,7 @@ class SampleSize:
     width: int = 768
 
     def __post_init__(self) -> None:
-        """Refuses a world in which users would have to like nearly everything.
+        """Validates the sizes.
 
         Raises:
             InvalidOption: Names the field.
@@ -69,16 +69,16 @@ SMALL = SampleSize(users=240, posts=700, pairs=8_000, width=64)
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Users with tastes and posts with contents, before anyone has done anything. Ids count from 1.
+    """Users with tastes and posts with contents, without interactions. Ids start at 1.
 
     Attributes:
         tastes: float64 (u, LATENT), unit length.
         contents: float64 (p, LATENT), unit length.
-        quality: float64 (p), positive: how much a post appeals to everyone.
+        quality: float64 (p), positive: general appeal of a post.
         active: bool (u), False for cold users.
-        warm: bool (p), False for cold posts, which nobody has seen yet.
-        posts: The posts as they are imported.
-        blocks: int64 (b, 2), indices of who blocks whom.
+        warm: bool (p), False for cold posts, which have no interactions.
+        posts: The posts to import.
+        blocks: int64 (b, 2), indices of blocking and blocked users.
     """
 
     tastes: DoubleArray
@@ -90,16 +90,16 @@ class World:
     blocks: IntArray
 
     def affinity(self, users: IntArray, posts: IntArray) -> DoubleArray:
-        """The planted truth (u, p) in [-1, 1]: how well posts match the tastes of users, both by id."""
+        """Ground truth (u, p) in [-1, 1]: match of posts with the tastes of users, both given by id."""
         return self.tastes[users - 1] @ self.contents[posts - 1].T
 
     def likes(self, users: IntArray, posts: IntArray) -> BoolArray:
-        """Bool (u, p): which posts are to which users' taste."""
+        """Bool (u, p): which posts match which users' tastes."""
         return self.affinity(users, posts) > LIKED_AFFINITY
 
 
 def make_world(size: SampleSize, seed: int, now: float) -> World:
-    """The world of a seed; `now`, in seconds since the epoch, only moves it in time."""
+    """Makes the world of a seed; `now`, seconds since the epoch, only shifts it in time."""
     rng = np.random.default_rng((seed, 1))
     species = _unit(rng.normal(size=(len(BREEDS), LATENT)))
     breeds = _unit(rng.normal(size=(len(BREED_NAMES), LATENT)))
@@ -114,7 +114,7 @@ def make_world(size: SampleSize, seed: int, now: float) -> World:
         + SCENE_WEIGHT * scenes[scene]
         + rng.normal(scale=0.3 / np.sqrt(LATENT), size=(size.posts, LATENT))
     )
-    # Everyone has a favourite breed (often the pet at home), another one, and three favourite scenes.
+    # A user's taste: a favourite breed (often that of the own pet), a second one, and three scenes.
     at_home = rng.random(size.users) < 0.5
     favourite = np.where(at_home, pets, rng.integers(len(BREED_NAMES), size=size.users))
     second = rng.integers(len(BREED_NAMES), size=size.users)
@@ -153,7 +153,7 @@ def make_world(size: SampleSize, seed: int, now: float) -> World:
 
 
 def _embed(contents: DoubleArray, width: int, rng: np.random.Generator) -> FloatArray:
-    """Unit-length embeddings float32 (p, width) that carry the contents under noise."""
+    """Unit-length embeddings float32 (p, width): projected contents plus noise."""
     directions = rng.normal(size=(LATENT, width)) / np.sqrt(width)
     noise = rng.normal(scale=EMBEDDING_NOISE / np.sqrt(width), size=(len(contents), width))
     return _unit(contents @ directions + noise).astype(np.float32)
@@ -165,7 +165,7 @@ def _blocks(users: int, rng: np.random.Generator) -> IntArray:
 
 
 def _zipf(count: int, exponent: float) -> DoubleArray:
-    """Probabilities float64 (count) that fall with the rank."""
+    """Zipf probabilities float64 (count)."""
     weights: DoubleArray = np.arange(1.0, count + 1) ** -exponent
     return weights / np.sum(weights)
 

@@ -1,4 +1,4 @@
-"""Who likes and comments on what in the sample, and when."""
+"""Likes and comments of the synthetic feed."""
 
 import numpy as np
 
@@ -7,17 +7,17 @@ from animora_training.importers.feed import Blocks, Comments, ImportFeed, Likes
 from animora_training.importers.sample import DAY, SampleSize, World, make_world
 from animora_training.importers.sample_text import remarks
 
-TASTE = 6.0  # how much a full match of taste adds to the logarithm of a post's appeal
+TASTE = 6.0  # added to the log appeal of a post at a full match of taste
 ACTIVITY_SPREAD = 0.8
-LIKE_SHARE, COMMENT_SHARE = 0.92, 0.18  # of pairs; some have both
-# Attention after a post's creation: a burst while it is new, then a long tail of people who find it.
+LIKE_SHARE, COMMENT_SHARE = 0.92, 0.18  # shares of the pairs; some have both
+# Attention after a post's creation: a burst and a long tail, both exponential.
 BURST_SHARE, BURST, TAIL = 0.15, 6 * 3600.0, 20 * DAY
 PEAK_HOUR = 20.0
 HOURS_TRIED = 6
 
 
 def make_feed(size: SampleSize, seed: int, now: float) -> ImportFeed:
-    """The sample: a world, and what its users have done in it until now (seconds since the epoch)."""
+    """Makes the feed: a world, and the interactions of its users until `now` (seconds since the epoch)."""
     world = make_world(size, seed, now)
     rng = np.random.default_rng((seed, 5))
     users, posts = _pairs(size, world, now, rng)
@@ -46,7 +46,7 @@ def make_feed(size: SampleSize, seed: int, now: float) -> ImportFeed:
 
 
 def _pairs(size: SampleSize, world: World, now: float, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """Indices (n) of users and of posts, each pair once, drawn by appeal and taste without replacement."""
+    """Distinct pairs, as indices (n) of users and posts, sampled by appeal and taste without replacement."""
     appeal = np.log(world.quality) + np.log(_attention(_ends(world, now) - world.posts.created) + 1e-12)
     appeal[~world.warm] = -np.inf
     activity = rng.lognormal(sigma=ACTIVITY_SPREAD, size=size.users) * world.active
@@ -65,7 +65,7 @@ def _pairs(size: SampleSize, world: World, now: float, rng: np.random.Generator)
 
 
 def _hidden(world: World) -> BoolArray:
-    """Bool (u, p): posts that a user does not see or would not like in public: blocks, and their own."""
+    """Bool (u, p): posts that a user does not interact with: blocked ones and the user's own."""
     users = len(world.tastes)
     hidden_authors = np.eye(users, dtype=np.bool_)
     hidden_authors[world.blocks[:, 0], world.blocks[:, 1]] = True
@@ -73,12 +73,12 @@ def _hidden(world: World) -> BoolArray:
 
 
 def _ends(world: World, now: float) -> DoubleArray:
-    """When attention for each post ends, float64 (p): at its deletion or now."""
+    """End of each post's lifetime, float64 (p): its deletion or now."""
     return np.where(np.isnan(world.posts.deleted), now, world.posts.deleted)
 
 
 def _attention(ages: DoubleArray) -> DoubleArray:
-    """The share of all attention that a post has had at an age in seconds."""
+    """Cumulative share of attention at an age in seconds."""
     missed: DoubleArray = BURST_SHARE * np.exp(-ages / BURST) + (1 - BURST_SHARE) * np.exp(-ages / TAIL)
     return np.subtract(1.0, missed)
 
@@ -86,9 +86,9 @@ def _attention(ages: DoubleArray) -> DoubleArray:
 def _times(
     world: World, users: IntArray, posts: IntArray, now: float, rng: np.random.Generator
 ) -> DoubleArray:
-    """When each pair happened, float64 (n): after the post's creation, and rather in the evening.
+    """Time of each pair, float64 (n), within the post's lifetime, mostly in the evening.
 
-    Several moments are drawn by attention; one of them is taken by the hour.
+    Several moments are sampled by attention; one of them is chosen by the hour of the day.
     """
     lifetimes = (_ends(world, now) - world.posts.created)[posts][:, None]
     shape = (len(users), HOURS_TRIED)

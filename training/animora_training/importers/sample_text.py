@@ -1,4 +1,4 @@
-"""The words of the sample: pets, what they do and where, and what people say about them."""
+"""Texts of the synthetic feed: captions and comments."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ REMARKS = (
 
 
 def caption(words: tuple[str, str, str], rng: np.random.Generator) -> str:
-    """A caption for a pet's name, its breed and the scene."""
+    """A random caption for a pet's name, breed and scene."""
     name, breed, scene = words
     template = TEMPLATES[rng.integers(len(TEMPLATES))]
     text = template.format(name=name, breed=breed, scene=scene, doing=DOINGS[rng.integers(len(DOINGS))])
@@ -49,5 +49,5 @@ def caption(words: tuple[str, str, str], rng: np.random.Generator) -> str:
 
 
 def remarks(count: int, rng: np.random.Generator) -> list[str]:
-    """Comments' texts."""
+    """Random comment texts."""
     return [REMARKS[index] for index in rng.integers(len(REMARKS), size=count)]

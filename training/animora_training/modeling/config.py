@@ -1,4 +1,4 @@
-"""Every choice of a fit, in one frozen value that ends up in the manifest."""
+"""Hyper-parameters of a fit, stored in the manifest."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from animora_training.errors import InvalidOption
 
-# Beyond these a fit ends for want of memory or never; what has no bound may be any number.
+# Upper bounds; larger values would run out of memory or never end.
 WIDEST, LONGEST, MOST, ANY = 4096, 10_000, 1_000_000, math.inf
 COUNTS = {
     **dict.fromkeys(("factors", "mlp_embedding", "feature_width"), WIDEST),
@@ -33,32 +33,33 @@ class FitConfig:
         mlp_embedding: Width of a user's and of a post's embedding in the MLP branch.
         hidden: Widths of the MLP's layers, the first one first.
         feature_width: Width to which an image and a caption embedding are projected in each branch.
-        factorisation: What the GMF branch starts from: alternating least squares, or chance.
-        als_iterations: Iterations of the alternating least squares.
-        als_alpha: Weight of a positive in them, beside 1 for others; 0 has it tuned on the hold-out.
-        als_regularisation: L2 in them; 0 has it tuned on the hold-out.
-        pairs_in_memory: Interactions at most that are held in memory: the posts' factors are learnt from so
-            many, and popularity and the heuristic count so many. Of more, those of some users have to do.
+        factorisation: Initialization of the GMF branch: alternating least squares (als) or random (none).
+        als_iterations: ALS iterations.
+        als_alpha: ALS weight of a positive; other pairs weigh 1. 0 tunes it on the hold-out.
+        als_regularisation: ALS L2; 0 tunes it on the hold-out.
+        pairs_in_memory: Maximum number of interactions from which ALS solves the posts' factors, and which
+            popularity and the heuristic count. Beyond it a sample of the users is taken.
         loss: Log loss over all pairs, softmax over a user's posts, or Bayesian personalised ranking.
         users_per_step: Users in a step, each with all positives.
-        posts_per_step: Posts drawn for a step, as negatives that its users share; a catalog that has fewer
-            is taken whole.
-        max_epochs: Epochs over which the learning rate falls to zero.
-        patience: Epochs without a better hold-out before training ends.
-        warm_epochs: Epochs of a fit that starts from an earlier version.
-        learning_rate: Adam's, at its highest.
-        user_learning_rate: Adam's for users' embeddings, as a multiple: a user is seen once an epoch.
+        posts_per_step: Posts sampled in a step as negatives that all of its users share; a smaller catalog is
+            used whole.
+        max_epochs: Maximum number of epochs, over which the learning rate falls to zero.
+        patience: Epochs without improvement on the hold-out before training stops.
+        warm_epochs: Epochs of a warm start.
+        learning_rate: Peak learning rate of Adam.
+        user_learning_rate: Factor on the learning rate for user embeddings: a user is seen once an epoch.
         warmup_epochs: Epochs over which the learning rate rises.
-        l2: Squared length of the vectors of users and posts in the loss, for each user.
-        history_drop: Share of a user's history that is hidden from the sum that describes the user.
-        dropout: Share of the MLP's first hidden layer that is dropped for each user of a step.
-        drop_rate: Chance that a frequent post's id is dropped for the unknown row in a step.
-        drop_scale: Interactions at which a post's id is dropped in half of the steps, beside drop_rate.
-        holdout_negatives: Sampled negatives that a held-out post is ranked among.
-        precision: Of the forward and the backward pass; auto is bfloat16 on GPUs that have it and float32
-            elsewhere. Tables, moments and sums of the loss are float32 always.
+        l2: Weight of the squared length of user and post vectors in the loss, per user.
+        history_drop: Share of a user's history that is left out of the user's history sum in a step.
+        dropout: Dropout rate of the MLP's first hidden layer.
+        drop_rate: Probability that a frequent post's id is replaced by the unknown row in a step.
+        drop_scale: Number of interactions at which a post's id is dropped in half of the steps, in addition
+            to drop_rate.
+        holdout_negatives: Sampled negatives among which a held-out post is ranked.
+        precision: Precision of the forward and backward pass. auto: bfloat16 on GPUs that support it, float32
+            elsewhere. Tables, moments and loss sums are always float32.
         embeddings: Whether the network takes the posts' image and caption embeddings.
-        seed: Of every random choice.
+        seed: Seed of every random choice.
     """
 
     factors: int = 8
@@ -90,7 +91,7 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be trained.
+        """Validates the values.
 
         Raises:
             InvalidOption: Names the field.
@@ -113,11 +114,11 @@ class FitConfig:
 
     @classmethod
     def from_choices(cls, choices: Sequence[str], seed: int) -> "FitConfig":
-        """The defaults with some fields changed.
+        """The defaults with some fields changed by `--set`.
 
         Args:
-            choices: Texts NAME=VALUE; layers as in hidden=64,32.
-            seed: Of every random choice.
+            choices: Texts NAME=VALUE; a list is written as hidden=64,32.
+            seed: Seed of every random choice.
 
         Raises:
             InvalidOption: A name is unknown or a value cannot be used.
@@ -136,7 +137,7 @@ class FitConfig:
             raise InvalidOption(str(first["loc"][0]), f"{first['msg']}, not {first['input']!r}") from error
 
     def hyperparameters(self) -> dict[str, str | int | float | bool | list[int]]:
-        """The fields as a manifest keeps them."""
+        """The fields as plain values, for a manifest."""
         return {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
         }

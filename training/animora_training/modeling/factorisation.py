@@ -1,4 +1,4 @@
-"""What the GMF branch starts from: implicit alternating least squares (Hu, Koren and Volinsky 2008)."""
+"""Implicit alternating least squares (Hu, Koren and Volinsky 2008), the initialization of the GMF branch."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,18 @@ from torch import Tensor
 
 from animora_training.data.dataset import FloatArray, IntArray
 from animora_training.errors import NotFinite
-from animora_training.memory import memory_for
+from animora_training.memory import explain_out_of_memory
 from animora_training.modeling.config import FitConfig
 from animora_training.modeling.training_set import TrainingSet
 
 
 @dataclass(frozen=True, slots=True)
 class AlsSettings:
-    """What a factorisation's likes weigh, and what holds its factors back.
+    """Settings of the alternating least squares (ALS).
 
     Attributes:
-        alpha: Weight of a positive, beside 1 for every other pair.
-        regularisation: L2.
+        alpha: Weight of a positive; every other pair weighs 1.
+        regularisation: L2 on the factors.
     """
 
     alpha: float
@@ -32,43 +32,43 @@ class AlsSettings:
 
 @dataclass(frozen=True, slots=True)
 class Factorisation:
-    """Factors whose product is about 1 for a positive pair and 0 for others.
+    """Factors whose inner product is about 1 for a positive pair and 0 for other pairs.
 
     Attributes:
         users: float32 (user rows, factors); row 0 is zeros.
         posts: float32 (post rows, factors); row 0 is zeros.
-        strength: With which they were found.
+        settings: The ALS settings.
     """
 
     users: Tensor
     posts: Tensor
-    strength: AlsSettings
+    settings: AlsSettings
 
 
-@memory_for("the factorisation", "lower factors or pairs_in_memory by --set")
+@explain_out_of_memory("the factorisation", "lower factors or pairs_in_memory by --set")
 def factorize(
     data: TrainingSet,
     config: FitConfig,
-    strength: AlsSettings,
+    settings: AlsSettings,
     earlier: Factorisation | None = None,
     threads: int = 0,
 ) -> Factorisation:
-    """Factors of the matrix that is 1 where a user has interacted with a post and 0 elsewhere.
+    """Factorises the matrix that is 1 where a user has interacted with a post and 0 elsewhere.
 
-    Of more than `pairs_in_memory` positives, the posts' factors are learnt from the first users of a random
-    order, as many as have about so many; each other user's factors are solved for given the posts'.
+    With more than `pairs_in_memory` positives, the posts' factors are solved from a random sample of users
+    with about that many; the factors of the remaining users are then solved for fixed post factors.
 
     Args:
         data: The positives.
         config: Factors, iterations, seed.
-        strength: See there.
-        earlier: Factors of the data's rows to go on from, zeros where there are none; by default chance. The
-            axes stay theirs then: a few iterations turn nothing.
-        threads: How many to use, which changes nothing else; 0 for what OpenMP takes.
+        settings: ALS settings.
+        earlier: Factors of the data's rows to start from, with zeros in new rows; random by default. A few
+            iterations do not rotate them, so the axes stay the same.
+        threads: Number of threads; 0 for OpenMP's default. The result does not depend on it.
 
     Raises:
-        NotFinite: The strength is too great for 32-bit numbers.
-        OutOfMemory: There is no memory for the factors or the matrix.
+        NotFinite: The settings are too large for float32.
+        OutOfMemory: The factors or the matrix do not fit into memory.
     """
     rng = np.random.default_rng(config.seed)
     order = 1 + rng.permutation(data.users - 1)
@@ -76,44 +76,44 @@ def factorize(
     enough = 1 + np.searchsorted(np.cumsum(lengths[order]), config.pairs_in_memory)
     learnt_from = np.sort(order[:enough])
     users = np.zeros((data.users, config.factors), np.float32)
-    # Both know how to use all cores; at once they would fight for them.
+    # implicit and BLAS would each start a thread a core.
     with threadpool_limits(1, "blas"):
-        model = _model(config, strength, threads)
+        model = _model(config, settings, threads)
         if earlier is not None:
             model.user_factors = earlier.users.numpy()[learnt_from]
             model.item_factors = earlier.posts.numpy().copy()
         try:
-            with np.errstate(all="ignore"):  # its end is checked
+            with np.errstate(all="ignore"):  # implicit checks the result
                 model.fit(_matrix(data, learnt_from), show_progress=False)
         except ModelFitError as error:
             raise NotFinite(
-                f"the factorisation's numbers are not finite with als_alpha={strength.alpha:g} and "
-                f"als_regularisation={strength.regularisation:g}: choose smaller ones, or have them tuned"
+                f"the factorisation's numbers are not finite with als_alpha={settings.alpha:g} and "
+                f"als_regularisation={settings.regularisation:g}: choose smaller ones, or have them tuned"
             ) from error
         users[learnt_from] = model.user_factors
         others = np.sort(order[enough:])
         _solve_users(model, data, others, users)
     posts = np.array(model.item_factors)
     posts[0] = 0.0
-    return Factorisation(torch.from_numpy(users), torch.from_numpy(posts), strength)
+    return Factorisation(torch.from_numpy(users), torch.from_numpy(posts), settings)
 
 
-def _model(config: FitConfig, strength: AlsSettings, threads: int) -> AlternatingLeastSquares:
+def _model(config: FitConfig, settings: AlsSettings, threads: int) -> AlternatingLeastSquares:
     return AlternatingLeastSquares(
         factors=config.factors,
-        regularization=strength.regularisation,
-        alpha=strength.alpha,
+        regularization=settings.regularisation,
+        alpha=settings.alpha,
         iterations=config.als_iterations,
         num_threads=threads,
         random_state=config.seed,
-        use_gpu=False,  # where implicit finds one, its factors are no arrays
+        use_gpu=False,  # on a GPU the factors are not NumPy arrays
     )
 
 
 def _solve_users(
     model: AlternatingLeastSquares, data: TrainingSet, rows: IntArray, users: FloatArray
 ) -> None:
-    """Changes the factors of users at rows int64 (b) to those that are best given the posts'."""
+    """Solves the factors of users at rows int64 (b) for fixed post factors, in place."""
     for piece in data.pieces(torch.from_numpy(rows)):
         some = piece.numpy()
         users[some] = model.recalculate_user(np.arange(len(some)), _matrix(data, some))

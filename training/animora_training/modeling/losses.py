@@ -1,4 +1,4 @@
-"""What training lowers, from the logits of a step's positives and of its users with its drawn posts."""
+"""Losses of a step, from the logits of its positives and of its users with the sampled negatives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,56 +13,56 @@ class StepLogits:
     """The logits of a step.
 
     Attributes:
-        positive: floating (p), of the step's positives.
-        segments: int64 (p), which of the users (b) each positive belongs to.
-        drawn: floating (b, m), of all users with all posts drawn.
-        taken: bool (b, m), where a drawn post is one of the user's positives, so not a negative.
-        weight: How many posts of the catalog one that is drawn stands for.
-        represents: floating (p), how many of its user's positives each one stands for.
-        luck: floating (p), below 1, for what is left to chance about each positive.
+        positive: floating (p), logits of the step's positives.
+        segments: int64 (p), the user (index into b) of each positive.
+        drawn: floating (b, m), logits of all users with all sampled posts.
+        accidental_hits: bool (b, m), sampled posts that are positives of the user, and so no negatives.
+        weight: Number of posts of the catalog that a sampled post represents.
+        positive_weights: floating (p), number of the user's positives that each positive represents.
+        noise: floating (p), uniform in [0, 1), for a random choice about each positive.
     """
 
     positive: Tensor
     segments: Tensor
     drawn: Tensor
-    taken: Tensor
+    accidental_hits: Tensor
     weight: float
-    represents: Tensor
-    luck: Tensor
+    positive_weights: Tensor
+    noise: Tensor
 
 
 def logistic(logits: StepLogits) -> Tensor:
-    """Log loss over all pairs of the users and the catalog, drawn posts standing for the others, summed."""
-    negatives = softplus(logits.drawn).masked_fill(logits.taken, 0.0)
-    positives = softplus(-logits.positive) * logits.represents
+    """Log loss over all pairs of the users with the catalog, estimated from the sampled posts, summed."""
+    negatives = softplus(logits.drawn).masked_fill(logits.accidental_hits, 0.0)
+    positives = softplus(-logits.positive) * logits.positive_weights
     return positives.sum() + logits.weight * negatives.sum()
 
 
 def softmax(logits: StepLogits) -> Tensor:
-    """Cross entropy of each positive among itself and all posts that are no positives, summed.
+    """Cross entropy of each positive against all posts that are no positives of its user, summed.
 
-    The sampled softmax of Jean et al. 2015: the sum over the catalog is estimated by the posts drawn.
+    Sampled softmax (Jean et al. 2015): the sum over the catalog is estimated from the sampled posts.
     """
-    others = torch.logsumexp(logits.drawn.masked_fill(logits.taken, -torch.inf), dim=1)
+    others = torch.logsumexp(logits.drawn.masked_fill(logits.accidental_hits, -torch.inf), dim=1)
     others = others + torch.log(torch.tensor(logits.weight))
-    return (softplus(_rows(others, logits.segments) - logits.positive) * logits.represents).sum()
+    return (softplus(_rows(others, logits.segments) - logits.positive) * logits.positive_weights).sum()
 
 
 def bpr(logits: StepLogits) -> Tensor:
-    """Bayesian personalised ranking (Rendle et al. 2009): each positive beside one drawn post, summed.
+    """Bayesian personalised ranking (Rendle et al. 2009): each positive against one sampled post, summed.
 
-    A positive whose drawn post is the user's own too counts nothing in this step.
+    A positive is skipped in this step if its sampled post is an accidental hit.
     """
     posts = logits.drawn.shape[1]
-    columns = (logits.luck * posts).long().clamp(max=posts - 1)
+    columns = (logits.noise * posts).long().clamp(max=posts - 1)
     beside = _rows(logits.drawn.flatten(), logits.segments * posts + columns)
-    refused = logits.taken[logits.segments, columns]
-    return (softplus(beside - logits.positive).masked_fill(refused, 0.0) * logits.represents).sum()
+    refused = logits.accidental_hits[logits.segments, columns]
+    return (softplus(beside - logits.positive).masked_fill(refused, 0.0) * logits.positive_weights).sum()
 
 
 def _rows(values: Tensor, places: Tensor) -> Tensor:
-    """Values (n) at places int64 (p), whose gradients are summed in the same order each time."""
-    # An index's are summed by several threads in whatever order, where there are many.
+    """Values (n) at indices int64 (p), with a deterministic gradient."""
+    # The gradient of plain indexing is summed by several threads in any order.
     return embedding(places, values[:, None]).squeeze(1)
 
 

@@ -1,4 +1,4 @@
-"""NeuCF: NeuMF (He et al. 2017) whose posts also have an image, a caption and a bias."""
+"""NeuCF: NeuMF (He et al. 2017) with image and caption embeddings and a bias for posts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-# An embedding counts as at most so many times as long as most are: a single number that is wrong by orders of
-# magnitude, which may well be finite, would decide what is learnt of all others.
+# Embeddings are shortened to this multiple of the median length: a single outlier would otherwise dominate
+# the training of the projections.
 LONGEST_EMBEDDING = 3.0
 ID_STD = 0.01
 POST_MLP_STD = 0.1
@@ -16,10 +16,10 @@ POST_MLP_STD = 0.1
 
 @dataclass(frozen=True, slots=True)
 class NetworkShape:
-    """What the data and the recipe make a network look like.
+    """Shape of a network, from data and recipe.
 
     Attributes:
-        users: Rows of the user table. The unknown row 0 is never trained: nobody scores an unknown user.
+        users: Rows of the user table, the unknown row 0 included; it is never trained.
         posts: Rows of the post table, the unknown row 0 included.
         factors: Width of the GMF branch.
         mlp_embedding: Width of an id's embedding in the MLP branch.
@@ -54,8 +54,8 @@ class NetworkShape:
 
 
 def shortened(embeddings: Tensor, longest: float) -> Tensor:
-    """Embeddings floating (n, d), those that are longer than a length shortened to it."""
-    # In float32: the square of a number that a half has may be beyond what a half can hold.
+    """Embeddings floating (n, d), shortened to at most the length `longest`."""
+    # In float32: the square of a float16 value may overflow float16.
     lengths = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True, dtype=torch.float32)
     factors: Tensor = longest / lengths.clamp(min=longest)
     return embeddings * factors.to(embeddings.dtype)
@@ -73,7 +73,7 @@ class PostFeatures(nn.Module):
         super().__init__()
         self.image = _projection(shape.image, shape.feature_width)
         self.caption = _projection(shape.caption, shape.feature_width)
-        # Adam's steps have one size, so inputs of another scale would need a learning rate of their own.
+        # Adam's step size does not depend on the input's scale, so inputs are scaled to unit length.
         self.image_scale = shape.image_scale
         self.caption_scale = shape.caption_scale
         self.output = nn.Linear(2 * shape.feature_width, width, bias=False)
@@ -92,13 +92,12 @@ class PostFeatures(nn.Module):
 class NeuCF(nn.Module):
     """Logits of user-post pairs.
 
-    `forward` is the definition. Training and serving use that the first hidden layer is linear in
-    [user; post]: the vectors of users and of posts can be computed once, and `score_pairs` in many pairs.
+    `forward` is the definition. Training and serving use that the first hidden layer is linear in [user;
+    post]: user and post vectors are computed once and combined by `score_pairs` or `score_all_pairs`.
 
-    The tables are buffers, not parameters: a step trains the rows that it touches, whatever is not touched
-    costs nothing. A row is [GMF branch (factors) | bias (1) | MLP branch (mlp_embedding)]. The weights that
-    the paper gives to the GMF branch in the last layer are 1: embeddings can be as long as they need to be,
-    and weights beside them would undo their L2.
+    The tables are buffers, not parameters: a step updates only the rows that it touches. A row is [GMF branch
+    (factors) | bias (1) | MLP branch (mlp_embedding)]. The GMF branch has no weights in the last layer,
+    unlike in the paper: the embeddings can take any scale, and extra weights would undo their L2.
     """
 
     def __init__(self, shape: NetworkShape) -> None:
@@ -113,7 +112,7 @@ class NeuCF(nn.Module):
         self.post_table[:, shape.factors] = 0.0
         self.gmf_features = PostFeatures(shape, shape.factors + 1)
         self.mlp_features = PostFeatures(shape, shape.mlp_embedding)
-        # The first layer, of which users and posts each have their half of the inputs, and the layers above.
+        # The inputs of the first layer are [user | post].
         self.first = nn.Linear(2 * shape.mlp_embedding, shape.hidden[0])
         self.tower = nn.Sequential()
         for entering, leaving in pairwise(shape.hidden):
@@ -123,14 +122,14 @@ class NeuCF(nn.Module):
 
     @classmethod
     def holding(cls, shape: NetworkShape, values: Mapping[str, Tensor]) -> "NeuCF":
-        """A network of given parameters and tables, by name, which are not copied.
+        """A network with the given parameters and tables, by name, without copying them.
 
-        The table of users may have the rows of some only.
+        The user table may have fewer rows than `shape.users`, as in a process group.
 
         Raises:
-            RuntimeError: They are not of the shape.
+            RuntimeError: A tensor has another shape.
         """
-        with torch.device("meta"):  # neither memory nor chance for what is replaced at once
+        with torch.device("meta"):  # allocates and draws nothing
             network = cls(replace(shape, users=len(values["user_table"])))
         network.shape = shape
         network.load_state_dict(values, assign=True)
@@ -147,20 +146,20 @@ class NeuCF(nn.Module):
         return logits
 
     def rescaled(self, slope: float, offset: float) -> "NeuCF":
-        """The network whose logits are slope · logit + offset; takes the user table over, and changes it."""
+        """The network with logits slope · logit + offset. Changes the user table in place and shares it."""
         factors = self.shape.factors
         values = self.state_dict()
         users = values["user_table"]
-        users[:, : factors + 1] *= slope  # of the products, and of the users' biases
+        users[:, : factors + 1] *= slope  # GMF products and user biases
         for name, rows in (("post_table", (slice(None), factors)), ("gmf_features.output.weight", factors)):
             values[name] = values[name].clone()
-            values[name][rows] *= slope  # the posts' biases
+            values[name][rows] *= slope  # post biases
         values["mlp_weight"] = values["mlp_weight"] * slope
         values["bias"] = values["bias"] * slope + offset
         return NeuCF.holding(self.shape, values)
 
     def features(self, image: Tensor, caption: Tensor) -> Tensor:
-        """What image (n, image width) and caption (n, caption width) add to rows of posts, (n, embedding)."""
+        """The part of post rows (n, embedding) from image (n, image width) and caption (n, caption width)."""
         return torch.cat((self.gmf_features(image, caption), self.mlp_features(image, caption)), dim=1)
 
     def user_vectors(self, rows: Tensor) -> Tensor:
@@ -175,7 +174,7 @@ class NeuCF(nn.Module):
         return torch.cat((gmf, torch.ones_like(bias), hidden, bias + self.bias), dim=1)
 
     def post_vectors(self, rows: Tensor) -> Tensor:
-        """Vectors (n, post vector) of posts' rows (n, embedding); linear, features go the same way."""
+        """Vectors (n, post vector) of post rows (n, embedding); linear in the rows."""
         gmf, bias, mlp = self._parts(rows)
         hidden = nn.functional.linear(mlp, self.first.weight[:, self.shape.mlp_embedding :])
         return torch.cat((gmf, bias, hidden), dim=1)
@@ -183,7 +182,7 @@ class NeuCF(nn.Module):
     def score_pairs(self, users: Tensor, posts: Tensor, kept: Tensor | None = None) -> Tensor:
         """Logits (p) of user vectors (p, post vector + 1) and post vectors (p, post vector).
 
-        With `kept`, floating (p, first hidden width), the units of the first hidden layer count so much.
+        `kept`, floating (p, first hidden width), multiplies the units of the first hidden layer (dropout).
         """
         user_gmf, user_hidden, bias = self._user_parts(users)
         post_gmf, post_hidden = torch.split(posts, [self.shape.factors + 1, self.shape.hidden[0]], dim=1)
@@ -193,22 +192,22 @@ class NeuCF(nn.Module):
     def score_all_pairs(self, users: Tensor, posts: Tensor, kept: Tensor | None = None) -> Tensor:
         """Logits (b, n) of all pairs: users' vectors (b, post vector + 1), posts' (n, post vector).
 
-        With `kept`, floating (b, first hidden width), the units of the first hidden layer count so much.
+        `kept`, floating (b, first hidden width), multiplies the units of the first hidden layer (dropout).
         """
         user_gmf, user_hidden, bias = self._user_parts(users)
         post_gmf, post_hidden = torch.split(posts, [self.shape.factors + 1, self.shape.hidden[0]], dim=1)
-        # bias as the product's addend: one pass over (b, n) less.
+        # addmm adds the bias in the same pass over (b, n).
         gmf = torch.addmm(bias, user_gmf, post_gmf.T)
         return gmf + self._above(user_hidden[:, None] + post_hidden, None if kept is None else kept[:, None])
 
     def _above(self, hidden: Tensor, kept: Tensor | None = None) -> Tensor:
-        """What the MLP branch adds (...) from its first layer (..., first width), not rectified yet."""
+        """Logit part (...) of the MLP branch from its first layer (..., first width) before the ReLU."""
         rectified = torch.relu(hidden) if kept is None else torch.relu(hidden) * kept
         mlp: Tensor = self.tower(rectified) @ self.mlp_weight
         return mlp
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Split, not sliced: the gradient of a slice is a whole array of zeros, that of a split one copy.
+        # torch.split, not slices: the gradient of a slice allocates a full array of zeros.
         gmf, bias, mlp = torch.split(rows, [self.shape.factors, 1, self.shape.mlp_embedding], dim=1)
         return gmf, bias, mlp
 
@@ -218,5 +217,5 @@ class NeuCF(nn.Module):
 
 
 def _projection(width: int, feature_width: int) -> nn.Parameter:
-    """A projection (width, feature_width) for unit-length inputs, of no rows where there are none."""
+    """A random projection (width, feature_width) for inputs of unit length."""
     return nn.Parameter(torch.randn(width, feature_width))

@@ -1,4 +1,4 @@
-"""Data-parallel training: the processes that torchrun starts, and what they tell one another."""
+"""Data-parallel training: the process group that torchrun starts, and its collective operations."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,151 +11,157 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from animora_training.errors import FailedElsewhere
+from animora_training.errors import PeerFailed
 
-# Of what all processes do together: they are at most some steps apart.
+# Of collective operations: the processes are at most some steps apart.
 TIMEOUT = timedelta(minutes=30)
-# Of the wait for the first process, which may read, factorise or judge for hours. If it ends, its connections
-# end, and so does the wait.
+# Of waiting for rank zero, which may read, factorise or evaluate for hours. If it dies, its connections close
+# and the wait ends.
 WORK_TIMEOUT = timedelta(days=7)
 ROWS_AT_ONCE = 1 << 14
 
-Told = TypeVar("Told")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """One process among several; alone, every method does nothing.
+    """This process's place in a group of processes. In a group of one, collective operations do nothing.
 
-    User rows are dealt out: row r belongs to the process r % world, which alone keeps and trains it.
+    User rows are sharded: row r belongs to rank r % world_size, which alone stores and trains it. Collective
+    operations (`all_reduce`, `barrier`, `any`, `gather_rows`, `on_rank_zero`) must be called by all
+    processes.
 
     Attributes:
-        rank: Which one this is.
-        world: How many there are.
-        waiting: The group in which the others wait for the first one; None for one process.
-        threads: How many the first one may use while the others wait; 0 leaves it to each library.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        wait_group: Group with a long timeout for waiting for rank zero; None for a single process.
+        threads: Threads that rank zero may use while the other ranks wait; 0 for each library's default.
     """
 
     rank: int = 0
-    world: int = 1
-    waiting: dist.ProcessGroup | None = None
+    world_size: int = 1
+    wait_group: dist.ProcessGroup | None = None
     threads: int = 0
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that reads, reports and writes."""
+    def is_rank_zero(self) -> bool:
+        """Whether this process reads, reports and writes."""
         return self.rank == 0
 
     def owns(self, rows: Tensor) -> Tensor:
-        """Bool (n): which user rows int64 (n) are kept here."""
-        return rows % self.world == self.rank
+        """Bool (n): which user rows int64 (n) belong to this process."""
+        return rows % self.world_size == self.rank
 
-    def local(self, rows: Tensor) -> Tensor:
-        """Where user rows int64 (n) that are owned here are in this process's table."""
-        return rows // self.world
+    def local_rows(self, rows: Tensor) -> Tensor:
+        """Positions of this process's user rows int64 (n) in its table."""
+        return rows // self.world_size
 
-    def rows(self, users: int) -> int:
-        """How many of so many user rows are owned here."""
-        return len(range(self.rank, users, self.world))
+    def row_count(self, users: int) -> int:
+        """Number of rows of this process, of `users` user rows in all."""
+        return len(range(self.rank, users, self.world_size))
 
-    def share(self, table: Tensor) -> Tensor:
-        """A copy of the rows of a whole user table that are owned here."""
-        return table[self.rank :: self.world].clone()
+    def own_rows(self, table: Tensor) -> Tensor:
+        """Copies this process's rows of a whole user table."""
+        return table[self.rank :: self.world_size].clone()
 
-    def sum(self, tensors: Iterable[Tensor]) -> None:
-        """Adds up each tensor over the processes, in place; all are of one type and device."""
-        if self.world == 1:
+    def all_reduce(self, tensors: Iterable[Tensor]) -> None:
+        """Sums each tensor over the processes, in place. All tensors must have the same dtype and device."""
+        if self.world_size == 1:
             return
-        every = list(tensors)
-        together = torch.cat([tensor.flatten() for tensor in every])  # one exchange for all
-        dist.all_reduce(together)
-        parts = torch.split(together, [tensor.numel() for tensor in every])
-        for tensor, part in zip(every, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
+        targets = list(tensors)
+        flat = torch.cat([tensor.flatten() for tensor in targets])  # one exchange for all tensors
+        dist.all_reduce(flat)
+        sums = torch.split(flat, [tensor.numel() for tensor in targets])
+        for tensor, total in zip(targets, sums, strict=True):
+            tensor.copy_(total.view_as(tensor))
 
-    def wait(self) -> None:
-        """Waits until all processes have come so far."""
-        if self.world > 1:
+    def barrier(self) -> None:
+        """Waits until all processes have called it."""
+        if self.world_size > 1:
             dist.barrier()
 
     def any(self, here: bool) -> bool:
-        """Whether something is so in any process."""
+        """Whether `here` is true in any process."""
         count = torch.tensor([float(here)])
-        self.sum([count])
+        self.all_reduce([count])
         return bool(count)
 
-    def whole(self, share: Tensor, rows: int) -> Tensor:
-        """A copy on the CPU of the whole user table of so many rows, from all shares.
+    def gather_rows(self, share: Tensor, rows: int) -> Tensor:
+        """Gathers the whole user table on the CPU of rank zero, in chunks to bound the memory on the device.
 
-        In the first process only, piece by piece: it may have no room beside a share. The others get no rows.
+        Args:
+            share: floating (own rows, ...), the rows of this process.
+            rows: Number of rows of the whole table.
+
+        Returns:
+            floating (rows, ...) on rank zero; no rows on other ranks.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return share.to("cpu", copy=True)
-        table = torch.empty(rows if self.first else 0, *share.shape[1:], dtype=share.dtype)
-        longest = -(-rows // self.world)  # shares may differ by a row
+        table = torch.empty(rows if self.is_rank_zero else 0, *share.shape[1:], dtype=share.dtype)
+        longest = -(-rows // self.world_size)  # shares may differ by a row
         for start in range(0, longest, ROWS_AT_ONCE):
             mine = share[start : start + ROWS_AT_ONCE]
             length = min(ROWS_AT_ONCE, longest - start)
             piece = torch.zeros(length, *share.shape[1:], dtype=share.dtype, device=share.device)
             piece[: len(mine)] = mine
-            pieces = [torch.empty_like(piece) for _ in range(self.world)] if self.first else None
+            pieces = [torch.empty_like(piece) for _ in range(self.world_size)] if self.is_rank_zero else None
             dist.gather(piece, pieces)
             for rank, theirs in enumerate(pieces or ()):
-                place = table[start * self.world + rank :: self.world][:length]
+                place = table[start * self.world_size + rank :: self.world_size][:length]
                 place.copy_(theirs[: len(place)])
         return table
 
-    def once(self, work: Callable[[], Told]) -> Told:
-        """What the first process gets from some work, in every process; the others wait for it.
+    def on_rank_zero(self, work: Callable[[], Result]) -> Result:
+        """Calls a function on rank zero and returns its result in every process.
 
         Raises:
-            FailedElsewhere: The work failed; the first process raises what it raised.
+            PeerFailed: On the other ranks, if the function failed; rank zero raises the function's error.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return work()
-        told: list[object] = [None, False]
-        if self.first:
+        result: list[object] = [None, False]
+        if self.is_rank_zero:
             try:
-                told = [work(), True]
+                result = [work(), True]
             except Exception:
-                dist.broadcast_object_list(told, group=self.waiting)
+                dist.broadcast_object_list(result, group=self.wait_group)
                 raise
-        dist.broadcast_object_list(told, group=self.waiting)
-        if not told[1]:
-            raise FailedElsewhere("the first process has failed, and says why")
-        return cast(Told, told[0])
+        dist.broadcast_object_list(result, group=self.wait_group)
+        if not result[1]:
+            raise PeerFailed("rank zero failed; its own message says why")
+        return cast(Result, result[0])
 
 
-ALONE = ProcessGroup()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
-def process_group(world: int, device: torch.device) -> Iterator[ProcessGroup]:
-    """This process's place among so many, which torchrun started; alone without torchrun.
+def process_group(world_size: int, device: torch.device) -> Iterator[ProcessGroup]:
+    """Joins the process group that torchrun set up; SINGLE_PROCESS for a world size of 1.
 
-    gloo joins processes on CPUs; on GPUs nccl does, and gloo for what is not on them.
+    The backend is gloo for CPU tensors and nccl for CUDA tensors.
     """
-    if world == 1:
-        yield ALONE
+    if world_size == 1:
+        yield SINGLE_PROCESS
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         waiting = dist.new_group(backend="gloo", timeout=WORK_TIMEOUT)
-        yield ProcessGroup(dist.get_rank(), world, waiting, _threads(world))
+        yield ProcessGroup(dist.get_rank(), world_size, waiting, _threads(world_size))
     finally:
         dist.destroy_process_group()
 
 
-def _threads(world: int) -> int:
-    """How many threads of all processes of a machine one of them may use.
+def _threads(world_size: int) -> int:
+    """Threads that one process may use while the other processes of the machine wait.
 
-    torchrun allows each process one thread unless OMP_NUM_THREADS says otherwise; one thread each is taken as
-    nobody's choice.
+    torchrun sets one thread a process by default, so a value of one counts as unset.
     """
     each = torch.get_num_threads()
     if each > 1:
-        return each * world
+        return each * world_size
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Adam for tables of which a step touches some rows: the others, and their moments, stay as they are."""
+"""Row-wise (sparse) Adam: a step updates only the rows that it touches."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ EPSILON = 1e-8
 
 
 class RowwiseAdam:
-    """Adam (Kingma and Ba 2015) that counts steps by row and has a rate for each column.
+    """Adam (Kingma and Ba 2015) for a table, with a step count for each row and a rate for each column.
 
     Attributes:
         table: floating (rows, width), changed in place.
@@ -20,20 +20,20 @@ class RowwiseAdam:
         self._square = torch.zeros_like(table)
         self._steps = torch.zeros(len(table), 1, device=table.device)
 
-    def leaf(self, rows: Tensor) -> Tensor:
-        """A copy of rows int64 (r), of which a gradient can be taken."""
+    def gather(self, rows: Tensor) -> Tensor:
+        """A copy of rows int64 (r) that requires a gradient."""
         return self.table[rows].requires_grad_()
 
     @torch.no_grad()
     def step(self, rows: Tensor, gradient: Tensor, rates: Tensor) -> None:
-        """Lowers what the gradient (r, width) is of, by changing rows int64 (r), distinct and ascending.
+        """Updates some rows of the table by their gradient.
 
         Args:
-            rows: As in leaf.
-            gradient: Of the copy.
+            rows: int64 (r), distinct and ascending.
+            gradient: floating (r, width), gradient of the copy from `gather`.
             rates: floating (width), the learning rate of each column.
         """
-        if len(rows) == len(self.table):  # all of them, in order: no copies
+        if len(rows) == len(self.table):  # all rows, in order: no copies
             mean, square, steps = self._mean, self._square, self._steps
         else:
             mean, square, steps = self._mean[rows], self._square[rows], self._steps[rows]
@@ -49,10 +49,10 @@ class RowwiseAdam:
         self._mean[rows], self._square[rows], self._steps[rows] = mean, square, steps
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on."""
+        """Table, moments and step counts, not copied."""
         return {"table": self.table, "mean": self._mean, "square": self._square, "steps": self._steps}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Goes back to a state."""
+        """Copies a state back into the table, moments and step counts."""
         for mine, kept in zip(self.state().values(), state.values(), strict=True):
             mine.copy_(kept)

@@ -1,4 +1,4 @@
-"""Training data in the model's own rows: which user and post has which row of its tables."""
+"""Training data by table row: assigns users and posts to rows, with positives and embeddings."""
 
 import math
 import warnings
@@ -13,37 +13,37 @@ import torch
 from torch import Tensor
 
 from animora_artifact import Vocabulary
-from animora_training.data.arrays import Array, ArrayFile, begin, map_array
+from animora_training.data.arrays import Array, ArrayFile, map_array, prepare_folder
 from animora_training.data.clock import now_of
 from animora_training.data.dataset import Dataset, Embeddings, IntArray, Rows, offsets_of
 from animora_training.errors import NotFinite, NothingToLearn
 
 FILES = ("training_posts.npy", "training_image.npy", "training_caption.npy")
-# Seconds after which a post that nobody has liked is taken for one that nobody likes.
-SETTLED = 7 * 86_400.0
+# Seconds after which a post without likes may be sampled as a negative.
+MIN_NEGATIVE_AGE = 7 * 86_400.0
 EMBEDDINGS_AT_ONCE = 1 << 12
 POSITIVES_AT_ONCE = 1 << 18
 
 
 class TrainingPairs(Protocol):
-    """Pairs to learn from, each once."""
+    """Distinct pairs to train on."""
 
     def chunks(self) -> Iterator[Rows]:
-        """All of them, by user, in chunks of whole users."""
+        """All pairs, ordered by user, in chunks of whole users."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Positive pairs by user and the posts' inputs, by row; row 0 is the unknown user or post.
+    """Positives of each user, and the posts' embeddings, by row; row 0 is the unknown user or post.
 
-    What grows with the interactions, and the embeddings, may be memory-mapped and must not be written to.
+    `posts`, `image` and `caption` may be memory-mapped and are read-only.
 
     Attributes:
         vocabulary: Id → row.
-        offsets: int64 (user rows + 1): a user row's positives are `posts[offsets[row] : offsets[row + 1]]`.
+        offsets: int64 (user rows + 1): positives of a user row are `posts[offsets[row] : offsets[row + 1]]`.
         posts: int32 (n), the post rows of all positives, ascending within a user.
-        negatives: int64 (r), rows of posts that may be drawn as negatives: the live ones.
+        negatives: int64 (r), rows of live posts, which may be sampled as negatives.
         counts: int64 (post rows), positives of each post.
         image: float16 (post rows, image width), zeros where absent and in row 0.
         caption: float16 (post rows, caption width), zeros where absent and in row 0.
@@ -59,11 +59,11 @@ class TrainingSet:
 
     @property
     def users(self) -> int:
-        """Rows of the user table."""
+        """Number of rows of the user table."""
         return len(self.offsets) - 1
 
     def to(self, device: torch.device) -> "TrainingSet":
-        """The same on a device; memory-mapped arrays stay where they are if that is the CPU."""
+        """The training set on a device; on the CPU, memory-mapped arrays stay mapped."""
         moved = {
             name: getattr(self, name).to(device)
             for name in ("offsets", "posts", "negatives", "counts", "image", "caption")
@@ -71,13 +71,13 @@ class TrainingSet:
         return replace(self, **moved)
 
     def pieces(self, users: Tensor) -> tuple[Tensor, ...]:
-        """User rows int64 (b) in pieces whose histories are small enough to be looked at as a whole."""
+        """Splits user rows int64 (b) into chunks of about POSITIVES_AT_ONCE positives."""
         ends = (self.offsets[users + 1] - self.offsets[users]).cumsum(0)
         _, lengths = torch.unique_consecutive(ends // POSITIVES_AT_ONCE, return_counts=True)
         return torch.split(users, lengths.tolist())
 
     def histories(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Positives of user rows int64 (b): post rows int64 (p), and how many each user has, int64 (b)."""
+        """Positives of user rows int64 (b): post rows int64 (p), and each user's count, int64 (b)."""
         starts = self.offsets[users]
         lengths = self.offsets[users + 1] - starts
         ends = lengths.cumsum(0)
@@ -88,25 +88,25 @@ class TrainingSet:
 
 
 def training_set(dataset: Dataset, pairs: TrainingPairs, folder: Path | None = None) -> TrainingSet:
-    """Gives a row to every user and post that occurs in the pairs, and to posts that nobody likes.
+    """Assigns a row to every user and post of the pairs, and to old posts without likes.
 
-    A live post without a pair gets one too, to be drawn as a negative, if it existed for SETTLED before the
-    last pair: then nobody likes it. Of a newer one that is not known yet; it stays unknown, to be scored by
-    what it shows. The pairs are gone through twice, and never in memory as a whole where there is a folder.
+    A live post without likes gets a row, and is sampled as a negative, if it existed for MIN_NEGATIVE_AGE
+    before the last pair. A newer one gets none: it is scored as an unknown post, by its embeddings. The pairs
+    are read twice; with a folder they are never in memory as a whole.
 
     Args:
-        dataset: Whose users and posts.
-        pairs: What to learn from.
-        folder: Where to put what may be larger than memory; by default it is kept in memory.
+        dataset: Users and posts.
+        pairs: Pairs to train on.
+        folder: Folder for memory-mapped arrays; None keeps them in memory.
 
     Raises:
-        NothingToLearn: There are no pairs, or no live post among them.
-        NotFinite: An embedding of a post that gets a row has a number that is not finite.
-        CannotWrite: The disk is full, or the folder may not be written.
+        NothingToLearn: There are no pairs on live posts.
+        NotFinite: An embedding of a post with a row is not finite.
+        CannotWrite: The disk is full, or the folder is not writable.
     """
     positives = np.zeros(len(dataset.user_ids), np.int64)
     counts = np.zeros(len(dataset.posts.ids), np.int64)
-    latest = np.full(len(positives), -math.inf)  # each user's pair, when it was
+    latest = np.full(len(positives), -math.inf)  # time of each user's latest pair
     for chunk in pairs.chunks():
         np.add.at(positives, chunk.users, 1)
         np.add.at(counts, chunk.posts, 1)
@@ -118,15 +118,15 @@ def training_set(dataset: Dataset, pairs: TrainingPairs, folder: Path | None = N
             "animora.interactions names ids of animora.users and animora.posts"
         )
     now = now_of(latest[positives > 0])
-    settled = live & (dataset.posts.created <= now - SETTLED)
-    users, posts = np.flatnonzero(positives), np.flatnonzero((counts > 0) | settled)  # indices, ascending
+    old_enough = live & (dataset.posts.created <= now - MIN_NEGATIVE_AGE)
+    users, posts = np.flatnonzero(positives), np.flatnonzero((counts > 0) | old_enough)  # indices, ascending
     row_of = np.zeros(len(counts), np.int32)
     row_of[posts] = np.arange(1, len(posts) + 1)
-    place = _Place(folder)
-    by_user = place.keep("posts", _posts_by_user(pairs, row_of), (int(counts.sum()),), np.int32)
+    arrays = _ArrayStore(folder)
+    by_user = arrays.store("posts", _posts_by_user(pairs, row_of), (int(counts.sum()),), np.int32)
     image, caption = (
-        place.keep(
-            name, _below_unknown(name, dataset, rows, posts), (1 + len(posts), rows.shape[1]), np.float16
+        arrays.store(
+            name, _embedding_rows(name, dataset, rows, posts), (1 + len(posts), rows.shape[1]), np.float16
         )
         for name, rows in (("image", dataset.posts.image), ("caption", dataset.posts.caption))
     )
@@ -141,18 +141,18 @@ def training_set(dataset: Dataset, pairs: TrainingPairs, folder: Path | None = N
     )
 
 
-class _Place:
-    """Where arrays are kept that are made piece by piece: mapped files of a folder, or memory."""
+class _ArrayStore:
+    """Stores arrays that are produced in chunks: in memory-mapped files of a folder, or in memory."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         if folder is not None:
-            begin(folder, FILES)
+            prepare_folder(folder, FILES)
 
-    def keep(
+    def store(
         self, name: str, pieces: Iterable[Array], shape: tuple[int, ...], dtype: npt.DTypeLike
     ) -> Tensor:
-        """An array of a shape from pieces of its rows."""
+        """Stores an array of the given shape from chunks of its rows."""
         if self._folder is None:
             array, start = np.empty(shape, dtype), 0
             for piece in pieces:
@@ -164,22 +164,22 @@ class _Place:
             for piece in pieces:
                 file.append(piece)
         with warnings.catch_warnings():
-            # PyTorch knows no read-only tensors; nobody writes to these.
+            # PyTorch warns about read-only arrays; the tensors are never written to.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
             return torch.from_numpy(map_array(path))
 
 
 def _posts_by_user(pairs: TrainingPairs, row_of: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
-    """The post rows of all pairs, by user and ascending within a user."""
+    """Post rows of all pairs, by user and ascending within a user."""
     for chunk in pairs.chunks():
         rows = row_of[chunk.posts]
         yield rows[np.lexsort((rows, chunk.users))]
 
 
-def _below_unknown(
+def _embedding_rows(
     name: str, dataset: Dataset, embeddings: Embeddings, posts: IntArray
 ) -> Iterator[Embeddings]:
-    """The embeddings of posts, given as indices, below a row of zeros."""
+    """A row of zeros for the unknown post, then the embeddings of posts (indices), in chunks."""
     yield np.zeros((1, embeddings.shape[1]), np.float16)
     for start in range(0, len(posts), EMBEDDINGS_AT_ONCE):
         some = posts[start : start + EMBEDDINGS_AT_ONCE]

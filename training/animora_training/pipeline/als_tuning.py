@@ -1,4 +1,4 @@
-"""How the factorisation that NeuCF starts from weighs likes and is held back: chosen on the hold-out."""
+"""Tunes alpha and L2 of the alternating least squares (ALS) that NeuCF starts from, on the hold-out."""
 
 import math
 from collections.abc import Callable
@@ -14,64 +14,67 @@ from animora_training.modeling.factorisation import AlsSettings, factorize
 from animora_training.modeling.training_set import TrainingSet
 from animora_training.pipeline.holdout import FitHoldOut
 
-# L2 in multiples of a positive's weight and the mean number of a user's positives. What is best lies near
-# these on several data sets, and changes little with the weight.
-USUAL_SHARE, USUAL_ALPHA = 0.06, 10.0
+# Start of the search: alpha, and L2 as a multiple of alpha times the mean number of positives a user has. On
+# several data sets the best values are near these.
+DEFAULT_SHARE, DEFAULT_ALPHA = 0.06, 10.0
 STEPS = (2, 1)
-FURTHEST = 16
-# Training does best from a factorisation with a larger L2 than is best for the factorisation alone, unless
-# that costs it too much (docs/notes/accuracy.md): factors of the L2, and NDCG@10 on the hold-out.
-HELD_BACK = (1.2, 1.1, 1.05)
-AFFORDABLE = 0.005
+MAX_DISTANCE = 16
+# A network trained from the factorisation ranks best with a slightly larger L2 than is best for the
+# factorisation alone (docs/notes/accuracy.md): the largest of these factors that lowers NDCG@10 by at most
+# this.
+REGULARISATION_FACTORS = (1.2, 1.1, 1.05)
+MAX_NDCG_LOSS = 0.005
 
-Place = tuple[int, ...]
-"""On a grid whose values lie a factor of √2 apart."""
+GridPoint = tuple[int, ...]
+"""Exponents of √2, relative to the start of the search."""
 
 
-def tuned_als(holdout: FitHoldOut, data: TrainingSet, config: FitConfig, threads: int = 0) -> AlsSettings:
-    """The strength with which the factorisation ranks the held-out posts best for the users who choose.
+def tune_als(holdout: FitHoldOut, data: TrainingSet, config: FitConfig, threads: int = 0) -> AlsSettings:
+    """Searches the ALS settings with the best NDCG@10 of the selection users.
 
-    Where the L2 is tuned, that times the largest of HELD_BACK that costs no more than AFFORDABLE.
+    A tuned L2 is then raised by the largest of REGULARISATION_FACTORS that costs at most MAX_NDCG_LOSS.
 
     Args:
-        holdout: Whom to rank for.
-        data: The hold-out's training pairs.
-        config: Of the factorisation; what it gives of a strength is not tuned.
+        holdout: Evaluates a factorisation.
+        data: Training pairs, without the held-out ones.
+        config: Its als_alpha and als_regularisation are used as they are unless 0.
         threads: See factorize.
     """
 
     @cache
-    def quality(strength: AlsSettings) -> float:
-        factors = factorize(data, config, strength, threads=threads)
+    def quality(settings: AlsSettings) -> float:
+        factors = factorize(data, config, settings, threads=threads)
         users = np.zeros((len(holdout.dataset.user_ids), config.factors), np.float32)
         posts = np.zeros((len(holdout.dataset.posts.ids), config.factors), np.float32)
         users[np.isin(holdout.dataset.user_ids, data.vocabulary.user_ids)] = factors.users[1:]
         posts[np.isin(holdout.dataset.posts.ids, data.vocabulary.post_ids)] = factors.posts[1:]
         try:
             return holdout.choice(Factors(users, posts)).ndcg
-        except NotFinite:  # too weak a regularisation for single precision
+        except NotFinite:  # the L2 is too small for float32
             return -math.inf
 
     search = _Search(config, len(data.posts) / (data.users - 1))
-    best = search.at(climb(lambda place: quality(search.at(place)), search.start) if search.start else ())
+    best = search.at(
+        hill_climb(lambda point: quality(search.at(point)), search.start) if search.start else ()
+    )
     if config.als_regularisation:
         return best
-    enough = quality(best) - AFFORDABLE
-    more = (replace(best, regularisation=factor * best.regularisation) for factor in HELD_BACK)
-    return next((strength for strength in more if quality(strength) >= enough), best)
+    enough = quality(best) - MAX_NDCG_LOSS
+    more = (replace(best, regularisation=factor * best.regularisation) for factor in REGULARISATION_FACTORS)
+    return next((settings for settings in more if quality(settings) >= enough), best)
 
 
 def default_als(data: TrainingSet, config: FitConfig) -> AlsSettings:
-    """One that does well on most data."""
+    """Settings that do well on most data sets, without a search."""
     search = _Search(config, len(data.posts) / (data.users - 1))
     return search.at(search.start)
 
 
-def climb(quality: Callable[[Place], float], start: Place) -> Place:
-    """Where a function is highest: along one axis after the other, in ever smaller steps.
+def hill_climb(quality: Callable[[GridPoint], float], start: GridPoint) -> GridPoint:
+    """Maximises a unimodal function on a grid by pattern search (Hooke and Jeeves 1961).
 
-    For functions with one peak; of equals the first. Hooke and Jeeves (1961), on a grid, and not further than
-    FURTHEST from the start.
+    Moves along one axis at a time, first in steps of 2, then of 1, at most MAX_DISTANCE from the start on
+    each axis. Of equal points the first one found wins.
     """
     known = {start: quality(start)}
     best = start
@@ -81,7 +84,7 @@ def climb(quality: Callable[[Place], float], start: Place) -> Place:
             improved = False
             for axis in range(len(start)):
                 for direction in (step, -step):
-                    while abs(best[axis] + direction - start[axis]) <= FURTHEST:
+                    while abs(best[axis] + direction - start[axis]) <= MAX_DISTANCE:
                         at = (*best[:axis], best[axis] + direction, *best[axis + 1 :])
                         known[at] = known[at] if at in known else quality(at)
                         if not known[at] > known[best]:
@@ -92,24 +95,24 @@ def climb(quality: Callable[[Place], float], start: Place) -> Place:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Strengths as places around the usual one: of the L2 and the alpha, what the recipe leaves open.
+    """Maps grid points to ALS settings. The axes are those of L2 and alpha that are to be tuned.
 
     Attributes:
-        config: The recipe.
-        likes: The mean number of a user's positives.
+        config: The config; a value of 0 is tuned.
+        likes: Mean number of positives a user has.
     """
 
     config: FitConfig
     likes: float
 
     @property
-    def start(self) -> Place:
-        """Where to begin; empty where nothing is open."""
+    def start(self) -> GridPoint:
+        """The default settings; empty if nothing is tuned."""
         return (0,) * [self.config.als_regularisation, self.config.als_alpha].count(0.0)
 
-    def at(self, place: Place) -> AlsSettings:
-        """The strength at a place."""
-        factors = [math.sqrt(2.0) ** exponent for exponent in place]
-        alpha = self.config.als_alpha or USUAL_ALPHA * factors[-1]
-        usual = USUAL_SHARE * alpha * self.likes
+    def at(self, point: GridPoint) -> AlsSettings:
+        """Settings at a grid point."""
+        factors = [math.sqrt(2.0) ** exponent for exponent in point]
+        alpha = self.config.als_alpha or DEFAULT_ALPHA * factors[-1]
+        usual = DEFAULT_SHARE * alpha * self.likes
         return AlsSettings(alpha, self.config.als_regularisation or usual * factors[0])

@@ -1,4 +1,4 @@
-"""Compiling a network's score: score.c for one shape, as the library that a version holds beside model.ts."""
+"""Compiles `score.c` for the shape of a network into `score.so`, the native code of a version."""
 
 import platform
 import shutil
@@ -12,32 +12,35 @@ from animora_training.data.arrays import temporary_folder
 from animora_training.errors import NotCompiled
 
 SOURCE = Path(__file__).with_name("score.c")
-# No library, no start-up files and no symbols: nothing to miss elsewhere, and the same bytes every time.
+# No libraries, start-up files or symbols: the code loads on any machine, and its bytes are reproducible.
 FLAGS = (
     *("-std=gnu11", "-O3", "-Wno-psabi", "-fPIC", "-shared", "-ffreestanding", "-fno-stack-protector"),
     *("-nostdlib", "-Wl,-s"),
 )
 LONGEST_VECTOR = 16  # floats
-# Wider layers than these are left to TorchScript, whose matrix products are as fast (docs/benchmarks.md).
+# For wider layers TorchScript's matrix products are as fast (docs/benchmarks.md).
 WIDEST = 128
 TIMEOUT = 120.0
 
 
 def compile_score(dimensions: Dimensions, compiler: str) -> bytes:
-    """The library for a network's shape; `animora_artifact.compiled` says what is in it.
+    """Compiles the shared library for the shape of a network; `animora_artifact.compiled` has the interface.
 
     Args:
-        dimensions: Of the network.
-        compiler: A C compiler that takes GCC's options, a name or a path.
+        dimensions: Dimensions of the network.
+        compiler: Name or path of a C compiler that takes GCC's options.
+
+    Returns:
+        The bytes of the library.
 
     Raises:
-        NotCompiled: There is no such compiler, it failed, or the code is not made for this machine or shape.
+        NotCompiled: The compiler is missing or failed, or the platform or the shape is not supported.
         CannotWrite: The folder of temporary files has no room.
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        raise NotCompiled("scoring is compiled on Linux on x86-64 alone")
+        raise NotCompiled("native scoring code is supported on Linux on x86-64 only")
     if max(dimensions.hidden) > WIDEST:
-        raise NotCompiled(f"layers wider than {WIDEST} are as fast without")
+        raise NotCompiled(f"layers wider than {WIDEST} are as fast in TorchScript")
     if shutil.which(compiler) is None:
         raise NotCompiled(f"there is no C compiler {compiler!r}")
     with temporary_folder("animora-compile-") as folder:
@@ -54,7 +57,7 @@ def compile_score(dimensions: Dimensions, compiler: str) -> bytes:
 
 
 def _shape(dimensions: Dimensions) -> list[str]:
-    """The macros that score.c wants."""
+    """Options that define the macros of score.c."""
     hidden = dimensions.hidden
     layers = " ".join(f"LAYER({entering}, {leaving})" for entering, leaving in pairwise(hidden))
     widest = -(-max(hidden) // LONGEST_VECTOR) * LONGEST_VECTOR

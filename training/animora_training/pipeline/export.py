@@ -1,4 +1,4 @@
-"""From a trained network to a version: the folded network, its golden rows, its manifest."""
+"""Exports a trained network as a version: the folded network, golden rows and the manifest."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from animora_artifact import Artifact, Golden, Manifest
 from animora_artifact.manifest import DataWindow, Dimensions, PairedDifference
 from animora_artifact.network import save_network
-from animora_training.data.arrays import explained_temporary
+from animora_training.data.arrays import explain_temporary_write_errors
 from animora_training.data.clock import last_believed
 from animora_training.data.dataset import Interactions
 from animora_training.modeling.network import LONGEST_EMBEDDING, NetworkShape, NeuCF, shortened
@@ -22,17 +22,17 @@ from animora_training.modeling.training_set import TrainingSet
 GOLDEN_USERS = 8
 GOLDEN_POSTS = 40
 ROWS_AT_ONCE = 1 << 14
-# PostgreSQL has times from 4713 BC to AD 294276; Python's and a manifest's are of the years 1 to 9999.
+# PostgreSQL stores the years 4713 BC to AD 294276; Python and manifests the years 1 to 9999.
 EARLIEST = datetime(1, 1, 1, tzinfo=UTC).timestamp()
 LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 
 
 class FoldedNeuCF(nn.Module):
-    """NeuCF with everything multiplied out that depends on a user or a post alone.
+    """NeuCF for inference: all products that depend on one user or one post alone are computed in advance.
 
-    A user's vector is [GMF embedding | 1 | user part of the first hidden layer, bias included |
-    both biases], a post's is [GMF vector | bias | post part of the first hidden layer]. Its methods are those
-    of `animora_artifact.network.Network`. All its tensors are parameters, so a cast reaches all of them.
+    A user vector is [GMF embedding | 1 | user part of the first hidden layer, bias included | both biases]; a
+    post vector is [GMF vector | bias | post part of the first hidden layer]. The class implements
+    `animora_artifact.network.Network`. All tensors are parameters, so that `to(dtype)` casts all of them.
     """
 
     def __init__(self, network: NeuCF) -> None:
@@ -44,7 +44,8 @@ class FoldedNeuCF(nn.Module):
         with torch.no_grad():
             self.user_table = _table(network.user_vectors, network.user_table)
             self.post_table = _table(network.post_vectors, network.post_table)
-            # Both branches in one product: (width, 2 · feature width), then (2 · feature width, post vector).
+            # Both branches in one matrix product: (width, 2 · feature width), then (2 · feature width, post
+            # vector).
             features = (network.gmf_features, network.mlp_features)
             post_weight = network.first.weight[:, shape.mlp_embedding :]
             outputs = (features[0].output.weight, post_weight @ features[1].output.weight)
@@ -60,7 +61,7 @@ class FoldedNeuCF(nn.Module):
             )
             self.caption_output = _constant(_diagonal(gmf_caption, mlp_caption))
             self.mlp_weight = _constant(network.mlp_weight)
-            self.above = _constant(_in_a_row(network.tower, network.mlp_weight))
+            self.above = _constant(_pack_layers(network.tower, network.mlp_weight))
         self.tower = deepcopy(network.tower).requires_grad_(False)
 
     @torch.jit.export
@@ -85,13 +86,13 @@ class FoldedNeuCF(nn.Module):
 
     @torch.jit.export
     def compiled_tensors(self) -> list[Tensor]:
-        """What score.c reads; see animora_artifact.compiled."""
+        """The tensors that score.c reads; see animora_artifact.compiled."""
         return [self.user_table, self.above]
 
     def _terms(
         self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the branches and the user's bias contribute to the logits, (m) each."""
+        """Contributions of the GMF branch, the MLP branch and the user's bias to the logits, (m) each."""
         users = self.user_table.index_select(0, user_rows).index_select(0, segments)
         posts = post_table.index_select(0, post_index)
         gmf = (users[:, : self.gmf] * posts[:, : self.gmf]).sum(dim=1)
@@ -101,13 +102,13 @@ class FoldedNeuCF(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class VersionOrigin:
-    """Where a version comes from, for its manifest.
+    """Provenance of a version, for its manifest.
 
     Attributes:
-        created_at: When it was made, in UTC.
-        hyperparameters: What it was trained with.
-        metrics: What it was measured to be.
-        differences: What it was compared with on its held-out pairs.
+        created_at: Creation time.
+        hyperparameters: Hyper-parameters of the fit.
+        metrics: Metrics on the hold-out, by name.
+        differences: Paired comparisons on the held-out pairs, by the name of the other model.
     """
 
     created_at: datetime
@@ -117,20 +118,20 @@ class VersionOrigin:
 
 
 def export(network: NeuCF, data: TrainingSet, pairs: Interactions, origin: VersionOrigin) -> Artifact:
-    """The version of a trained network.
+    """Makes a version of a trained network.
 
-    Takes the memory of two user tables beside the network's: the folded one, and the version's bytes.
+    Needs the memory of two more user tables: the folded table, and the bytes of the version.
 
     Args:
-        network: Trained on the data.
-        data: Its vocabulary and the posts' embeddings.
-        pairs: What the data were made from, for the data window.
-        origin: Where the version comes from.
+        network: The trained network.
+        data: Training data, for the vocabulary and the golden rows.
+        pairs: Interactions that the training data were made from, for the data window.
+        origin: Provenance of the version.
 
     Raises:
         CannotWrite: The folder of temporary files has no room for the network.
     """
-    with explained_temporary():
+    with explain_temporary_write_errors():
         model = save_network(FoldedNeuCF(network).eval())
     created_at = origin.created_at.astimezone(UTC)
     digest = hashlib.sha256(model)
@@ -149,9 +150,9 @@ def export(network: NeuCF, data: TrainingSet, pairs: Interactions, origin: Versi
 
 
 def golden_rows(network: NeuCF, data: TrainingSet) -> Golden:
-    """Users and posts spread over the tables, scored by the network as it was trained.
+    """Scores users and posts spread over the tables with the trained network, for later replays.
 
-    Every fourth post is taken as unknown and every fifth as without embeddings, so that all four cases occur.
+    Every fourth post is scored as an unknown id and every fifth without embeddings, so all four cases occur.
     """
     user_rows = _spread(len(data.vocabulary.user_ids), GOLDEN_USERS)
     table_rows = _spread(len(data.vocabulary.post_ids), GOLDEN_POSTS)
@@ -177,7 +178,7 @@ def golden_rows(network: NeuCF, data: TrainingSet) -> Golden:
 
 
 def dimensions_of(shape: NetworkShape) -> Dimensions:
-    """What a manifest says of a network's shape."""
+    """Dimensions of a network, as the manifest stores them."""
     return Dimensions(
         users=shape.users,
         posts=shape.posts,
@@ -191,14 +192,14 @@ def dimensions_of(shape: NetworkShape) -> Dimensions:
 
 
 def _spread(known: int, count: int) -> Tensor:
-    """Up to `count` of the rows 1 to `has_features`, evenly spread, int64."""
+    """Up to `count` evenly spread rows from 1 to `known`, int64."""
     return torch.from_numpy(np.unique(np.linspace(1, known, count).astype(np.int64)))
 
 
 def data_window(pairs: Interactions) -> DataWindow:
-    """From the first pair to the last one whose time is believed (see `data.clock`).
+    """Time span of the pairs, from the first to the last plausible time (see `data.clock`).
 
-    A time beyond what Python can tell is the first or the last that it can.
+    Times outside of the years 1 to 9999 are clipped.
     """
     first, last = np.clip((pairs.times.min(), last_believed(pairs.latest)), EARLIEST, LATEST).tolist()
     return DataWindow(
@@ -209,15 +210,15 @@ def data_window(pairs: Interactions) -> DataWindow:
 
 
 def _diagonal(first: Tensor, second: Tensor) -> Tensor:
-    """A matrix of two blocks and zeros beside them."""
+    """Block-diagonal matrix of two blocks."""
     matrix: Tensor = torch.block_diag(first, second)  # type: ignore[no-untyped-call]  # torch does not type it
     return matrix
 
 
-def _in_a_row(tower: nn.Sequential, mlp_weight: Tensor) -> Tensor:
-    """Weights (entering, leaving) and bias of each layer, then the weights above them, as score.c reads them.
+def _pack_layers(tower: nn.Sequential, mlp_weight: Tensor) -> Tensor:
+    """Packs weight (inputs, outputs) and bias of each layer and the final weights, as score.c reads them.
 
-    It reads vectors of sixteen, and the last one may reach beyond the last weight.
+    Sixteen zeros follow: score.c loads vectors of sixteen floats, and the last load may pass the last weight.
     """
     layers = [layer for layer in tower if isinstance(layer, nn.Linear)]
     parts = [part for layer in layers for part in (layer.weight.T.flatten(), layer.bias)]
@@ -225,7 +226,7 @@ def _in_a_row(tower: nn.Sequential, mlp_weight: Tensor) -> Tensor:
 
 
 def _table(vectors: Callable[[Tensor], Tensor], rows: Tensor) -> nn.Parameter:
-    """The vectors (n, width) of a table's rows, made piece by piece: there may be no room for more tables."""
+    """Vectors (n, width) of all rows of a table, computed in chunks to bound the memory in use."""
     table = rows.new_empty(len(rows), vectors(rows[:0]).shape[1])
     for start in range(0, len(rows), ROWS_AT_ONCE):
         some = slice(start, start + ROWS_AT_ONCE)

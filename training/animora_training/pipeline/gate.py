@@ -1,4 +1,4 @@
-"""The active version on the pairs that a new one was held to, none of which either has learnt from."""
+"""Compares a new version with the active version, on held-out pairs that neither was trained on."""
 
 import math
 from collections.abc import Callable
@@ -21,43 +21,43 @@ from animora_training.pipeline.held_out_ranks import FEWEST_PAIRS, HeldOutRanks
 from animora_training.pipeline.record import EpochRecord
 from animora_training.pipeline.refit import recipe_of, refit
 
-# A data window keeps microseconds.
+# Seconds; data windows are stored with microseconds.
 ROUNDING = 1e-5
 
 
-def beside_active(
+def compare_with_active(
     evaluated: HeldOutRanks,
     config: FitConfig,
     active: Artifact,
     on_epoch: Callable[[EpochRecord, int], None],
 ) -> PairedDifference:
-    """What a fit's network ranks better, or worse, than the active version.
+    """Compares the NDCG@10 of a new network with the active version, paired by held-out interaction.
 
-    Judged on the held-out pairs that began after the active version's data, or are of users or posts that it
-    does not know: on these it is asked as it serves, and for users whom it does not know the heuristic ranks,
-    as in the server. Where too few are new, its recipe is fitted again without the held-out pairs, and judged
-    on all of them; unless it is the recipe of the new one, for then there is nothing to tell apart.
+    Uses the held-out pairs that the active version cannot have been trained on (see `unseen`): it ranks them
+    as it serves, and the heuristic ranks for users that it does not know. If there are fewer than
+    FEWEST_PAIRS, the recipe of the active version is refitted without the held-out pairs and compared on all
+    of them, unless both recipes are the same.
 
     Args:
-        evaluated: The network's ranks.
-        config: Its recipe.
+        evaluated: Ranks by the new network.
+        config: Recipe of the new network.
         active: The active version.
-        on_epoch: Told of every epoch of a fit of the active version's recipe.
+        on_epoch: Called with each epoch of a refit and the number of epochs of its stage.
 
     Returns:
-        The difference; of no pairs where the two cannot be compared, and why.
+        The difference; with `pairs=0` and a reason in `basis` if the two cannot be compared.
     """
     dataset, reported = evaluated.holdout.dataset, evaluated.holdout.reported
     new = unseen(active, dataset, reported)
     try:
         if int(new.sum()) >= FEWEST_PAIRS:
             basis = "held-out pairs that are newer than the active version's data"
-            return evaluated.beside(_ranks(active, evaluated), basis, new)
+            return evaluated.compare(_ranks(active, evaluated), basis, new)
         if _same_recipe(active, config):
             few = f"fewer than {FEWEST_PAIRS} held-out pairs are newer than its data"
             return PairedDifference(pairs=0, basis=f"{few}, and its recipe is the same")
         again = refit(_without_held_out(evaluated, dataset), active, on_epoch)
-        return evaluated.beside(
+        return evaluated.compare(
             _ranks(again, evaluated), "held-out pairs, the active version's recipe fitted again without them"
         )
     except (InvalidInput, NothingToLearn, WidthMismatch) as error:
@@ -65,10 +65,10 @@ def beside_active(
 
 
 def unseen(version: Artifact, dataset: Dataset, held_out: HeldOut) -> BoolArray:
-    """Bool (m): the held-out pairs that a version cannot have learnt from.
+    """Bool (m): the held-out pairs that a version cannot have been trained on.
 
-    Their users or posts have no row of its tables, or they began after the last of its interactions. When a
-    pair from the future began is not known: the version may have learnt from it.
+    The user or the post has no row in the version's tables, or the first interaction came after the version's
+    data window. A pair with an implausible time from the future does not count as unseen.
     """
     users, posts = held_out.users, held_out.candidates[:, 0]
     user_rows = RowIndex(version.vocabulary.user_ids).rows(dataset.user_ids[users])
@@ -76,12 +76,12 @@ def unseen(version: Artifact, dataset: Dataset, held_out: HeldOut) -> BoolArray:
     end = version.manifest.data_window.end
     last = math.inf if end is None else end.timestamp() + ROUNDING
     new: BoolArray = np.minimum(user_rows, post_rows) == UNKNOWN_ROW
-    began = _began(dataset, users, posts)
+    began = _first_event_times(dataset, users, posts)
     return new | ((began > last) & (began <= last_believed(dataset.pairs.latest)))
 
 
-def _began(dataset: Dataset, users: IntArray, posts: IntArray) -> DoubleArray:
-    """When each pair's first like or comment came, float64 (m), in seconds since the epoch."""
+def _first_event_times(dataset: Dataset, users: IntArray, posts: IntArray) -> DoubleArray:
+    """Time of the first like or comment of each pair, float64 (m), seconds since the epoch."""
     events = dataset.events
     began = np.empty(len(users))
     for row, (user, post) in enumerate(zip(users.tolist(), posts.tolist(), strict=True)):
@@ -91,7 +91,7 @@ def _began(dataset: Dataset, users: IntArray, posts: IntArray) -> DoubleArray:
 
 
 def _ranks(version: Artifact, evaluated: HeldOutRanks) -> IntArray:
-    """Where a version, as it is served, ranks the reported pairs, int64 (m)."""
+    """Ranks int64 (m) of the reported pairs by a version as it is served, heuristic included."""
     holdout = evaluated.holdout
     dimensions, reported = version.manifest.dimensions, holdout.reported
     fitted = holdout.dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
@@ -101,7 +101,7 @@ def _ranks(version: Artifact, evaluated: HeldOutRanks) -> IntArray:
 
 
 def _same_recipe(active: Artifact, config: FitConfig) -> bool:
-    """Whether two fits differ in nothing but what they chose by themselves, and their seeds."""
+    """Whether two recipes are equal apart from tuned ALS settings and seeds."""
     theirs = recipe_of(active)
     given = {name: value for name in ("als_alpha", "als_regularisation") if (value := getattr(config, name))}
     if any(active.manifest.hyperparameters.get(name) != value for name, value in given.items()):

@@ -1,4 +1,4 @@
-"""A fit's network beside others on the pairs that it was judged on: who ranks the same pairs better."""
+"""Paired comparison of a network with other rankings of the same held-out pairs."""
 
 from dataclasses import dataclass
 
@@ -11,30 +11,33 @@ from animora_training.evaluation.measures import measures_of_ranks
 from animora_training.evaluation.network_ranking import TOP
 from animora_training.pipeline.holdout import FitHoldOut
 
-# Of fewer pairs an interval says little.
+# With fewer pairs the confidence interval is too wide to be useful.
 FEWEST_PAIRS = 30
 DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOutRanks:
-    """Where a network ranks the pairs of a hold-out whose users report; it has not learnt from them.
+    """Ranks of a hold-out's reported pairs by a network that was not trained on them.
 
     Attributes:
-        holdout: Whose `reported` pairs.
+        holdout: The hold-out; its `reported` pairs are ranked.
         ranks: int64 (m), 0 for the best.
     """
 
     holdout: FitHoldOut
     ranks: IntArray
 
-    def beside(self, others: IntArray, basis: str, some: BoolArray | None = None) -> PairedDifference:
-        """The NDCG@10 of the network less that of another.
+    def compare(self, others: IntArray, basis: str, some: BoolArray | None = None) -> PairedDifference:
+        """NDCG@10 of the network minus that of another ranking, with a bootstrap interval.
 
         Args:
-            others: Ranks int64 (m) of the same pairs by the other one.
-            basis: Why these pairs tell, for people.
-            some: bool (m), which pairs count; by default all.
+            others: int64 (m), ranks of the same pairs by the other model.
+            basis: Description of the pairs, for people.
+            some: bool (m), the pairs to compare on; all by default.
+
+        Returns:
+            The difference; with `pairs=0` if there are fewer than FEWEST_PAIRS.
         """
         chosen = np.ones(len(self.ranks), np.bool_) if some is None else some
         if int(chosen.sum()) < FEWEST_PAIRS:
@@ -50,13 +53,13 @@ class HeldOutRanks:
             basis=basis,
         )
 
-    def beside_heuristic(self) -> PairedDifference:
-        """The network beside what serves without a model."""
-        return self.beside(self.holdout.heuristic_ranks(), "held-out pairs of the fit")
+    def compare_with_heuristic(self) -> PairedDifference:
+        """Compares the network with the heuristic."""
+        return self.compare(self.holdout.heuristic_ranks(), "held-out pairs of the fit")
 
     @property
     def standard_error(self) -> float:
-        """Of the mean NDCG@10."""
+        """Standard error of the mean NDCG@10."""
         return round(float(_gains(self.ranks).std() / np.sqrt(max(len(self.ranks), 1))), DECIMALS)
 
 

@@ -1,4 +1,4 @@
-"""How right the probabilities of a network are over all pairs that a hold-out stands for."""
+"""Calibration of a network over all user-post pairs, estimated from the sampled hold-out."""
 
 from dataclasses import dataclass
 
@@ -15,30 +15,30 @@ from animora_training.evaluation.calibration import (
 )
 from animora_training.evaluation.metrics import Scores
 from animora_training.evaluation.network_ranking import PostScorer
-from animora_training.evaluation.task import one_each
+from animora_training.evaluation.task import task_by_pair
 from animora_training.pipeline.record import ReliabilityBin
 
 PAIRS_AT_ONCE = 1 << 16
-# What the two numbers of a scaling are estimated by: that many pairs, each beside that many of its negatives.
+# Pairs, and negatives of each pair, from which slope and offset of the scaling are estimated.
 CALIBRATING_PAIRS = 4_000
 CALIBRATING_NEGATIVES = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Likelihoods:
-    """How right probabilities are over all pairs of the users who report and the posts of their moments.
+class CalibrationSummary:
+    """Calibration over all pairs of the reporting users with the posts that existed at their moments.
 
     Attributes:
         error: Expected calibration error.
-        reliability: In bins of equal weight.
+        reliability: Reliability diagram in bins of equal weight.
     """
 
     error: float
     reliability: tuple[ReliabilityBin, ...]
 
     @classmethod
-    def of(cls, sample: LikeSample) -> "Likelihoods":
-        """Of log odds."""
+    def of(cls, sample: LikeSample) -> "CalibrationSummary":
+        """Computes the calibration of weighted log odds."""
         likes = calibration(sample)
         bins = zip(likes.predicted.tolist(), likes.observed.tolist(), likes.mass.tolist(), strict=True)
         return cls(
@@ -51,13 +51,13 @@ class Likelihoods:
 
 
 @dataclass(frozen=True, slots=True)
-class Represented:
-    """Held-out pairs, and how many pairs of their users and of the posts of their moments they stand for.
+class WeightedHoldOut:
+    """Held-out pairs with sampling weights that extrapolate to all posts of the catalog.
 
     Attributes:
-        held_out: The pairs, m of them, each beside its negatives.
-        liked: float64 (m), how many likes a pair stands for.
-        untouched: float64 (m), how many posts that its user has not touched its negatives stand for.
+        held_out: The m pairs, each with its negatives.
+        liked: float64 (m), number of likes that the held-out post represents.
+        untouched: float64 (m), number of posts without an interaction that the negatives represent.
     """
 
     held_out: HeldOut
@@ -65,34 +65,34 @@ class Represented:
     untouched: DoubleArray
 
     @classmethod
-    def of(cls, dataset: Dataset, held_out: HeldOut) -> "Represented":
-        """Counts in a data set, which takes a pass over the pairs of the users."""
+    def of(cls, dataset: Dataset, held_out: HeldOut) -> "WeightedHoldOut":
+        """Computes the weights from a data set, in one pass over the users' pairs."""
         liked = np.diff(dataset.pairs.offsets)[held_out.users]
         pieces = np.cumsum(liked) // PAIRS_AT_ONCE
         none = np.empty(0, np.int64)
         untouched = [_untouched(dataset, held_out.take(pieces == piece)) for piece in np.unique(pieces)]
-        rows = np.bincount(held_out.users)[held_out.users]  # which stand together for all that a user likes
+        rows = np.bincount(held_out.users)[held_out.users]  # the rows of a user share the user's weight
         return cls(held_out, liked / rows, np.concatenate((none, *untouched)) / rows)
 
     @classmethod
-    def calibrating(cls, dataset: Dataset, choosing: HeldOut) -> "Represented":
-        """Some of the pairs that choose, as many as the two numbers of a scaling need."""
+    def calibrating(cls, dataset: Dataset, choosing: HeldOut) -> "WeightedHoldOut":
+        """An evenly spread subset of the selection pairs, enough to fit a scaling."""
         some = np.arange(0, len(choosing.users), -(-len(choosing.users) // CALIBRATING_PAIRS))
-        return cls.of(dataset, choosing.take(some).beside_at_most(CALIBRATING_NEGATIVES))
+        return cls.of(dataset, choosing.take(some).limit_negatives(CALIBRATING_NEGATIVES))
 
     def sample(self, scores: Scores) -> LikeSample:
-        """Log odds (m, 1 + k) of the candidates, weighted. Raises NotFinite."""
+        """Weighted sample of the candidates' log odds (m, 1 + k). Raises NotFinite."""
         return like_sample(scores, self.held_out, self.liked, self.untouched)
 
     def scaling(self, scorer: PostScorer) -> LogitScaling:
-        """What makes a network's probabilities right for these pairs. Raises NotFinite."""
+        """Fits the Platt scaling of a network's logits on these pairs. Raises NotFinite."""
         return fit_scaling(self.sample(scorer.candidates(self.held_out)))
 
 
 def _untouched(dataset: Dataset, held_out: HeldOut) -> IntArray:
-    """How many posts of the moment each user has nothing to do with, int64 (m)."""
+    """Number of posts without an interaction that each row's user could be shown at the moment, int64 (m)."""
     relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
-    task = one_each(dataset, dataset.pairs, relevant)
+    task = task_by_pair(dataset, dataset.pairs, relevant)
     existing = np.searchsorted(np.sort(task.first_seen[task.eligible]), task.moments, side="right")
     rows, hidden = task.hidden
     countable = task.eligible[hidden] & (task.first_seen[hidden] <= task.moments[rows])

@@ -1,4 +1,4 @@
-"""What a fit was: all that its report, its events and a later comparison need, as one JSON document."""
+"""The record of a fit (`run.json`): data, epochs, metrics and environment, for the report and comparisons."""
 
 import math
 import os
@@ -16,31 +16,31 @@ from animora_training.errors import InvalidInput
 Stage = Literal["factorisation", "hold-out", "refit"]
 STAGES: tuple[Stage, ...] = ("factorisation", "hold-out", "refit")
 StopReason = Literal["early stopping", "all epochs"]
-# As a manifest keeps hyper-parameters.
+# Types of hyper-parameters in a manifest.
 Setting = str | int | float | bool | None | list[int]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
 class _RecordPart(BaseModel):
-    # A fit that diverged has a record too, and JSON has no NaN.
+    # JSON has no NaN; a diverged fit still needs a record.
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
 
 
 class TrainingData(_RecordPart):
-    """The interactions that were learnt from."""
+    """The interactions that a fit was trained on."""
 
-    start: datetime | None = Field(description="the first interaction; None where no time is known")
-    end: datetime | None = Field(description="the last interaction")
+    start: datetime | None = Field(description="time of the first interaction; None if unknown")
+    end: datetime | None = Field(description="time of the last interaction")
     users: Count = Field(description="users with an interaction")
     posts: Count = Field(description="posts, those without an interaction included")
     interactions: Count = Field(description="distinct pairs of a user and a post")
     image_share: Share = Field(description="share of the posts that have an image embedding")
     caption_share: Share = Field(description="share of the posts that have a caption embedding")
-    judged_users: Count = Field(description="users of the hold-out for whom the qualities speak")
-    dropped_users: Count = Field(default=0, description="those whose post had too few to be ranked among")
+    judged_users: Count = Field(description="reporting users of the hold-out")
+    dropped_users: Count = Field(default=0, description="reporting users without enough negatives")
     candidates: float | None = Field(
-        default=None, description="posts that a held-out one was ranked among, itself included: the mean"
+        default=None, description="mean number of candidates of a held-out post, itself included"
     )
 
 
@@ -49,16 +49,16 @@ class EpochRecord(_RecordPart):
 
     stage: Stage
     epoch: int = Field(ge=1, description="counted within the stage")
-    loss: float | None = Field(description="mean over the epoch; None where it was not computed")
-    learning_rate: float | None = Field(description="at the epoch's end; None where there is none")
-    hr10: float | None = Field(default=None, description="HR@10 of the users who choose the epoch")
-    ndcg10: float | None = Field(default=None, description="NDCG@10 of the users who choose the epoch")
-    seconds: float = Field(ge=0, description="of training, judging left out")
+    loss: float | None = Field(description="mean over the epoch; None if not computed")
+    learning_rate: float | None = Field(description="at the end of the epoch; None without one")
+    hr10: float | None = Field(default=None, description="HR@10 of the selection users")
+    ndcg10: float | None = Field(default=None, description="NDCG@10 of the selection users")
+    seconds: float = Field(ge=0, description="training time, without evaluation")
     pairs_per_second: float = Field(ge=0, description="positive and negative pairs trained on")
 
 
 class ReliabilityBin(_RecordPart):
-    """Predictions that lie close together, and how often they came true."""
+    """A bin of a reliability diagram."""
 
     predicted: float = Field(description="mean predicted probability")
     observed: float = Field(description="share of positives")
@@ -66,7 +66,7 @@ class ReliabilityBin(_RecordPart):
 
 
 class Software(_RecordPart):
-    """What computed it."""
+    """Versions of the software that ran the fit."""
 
     python: str
     torch: str
@@ -74,21 +74,21 @@ class Software(_RecordPart):
 
     @classmethod
     def here(cls) -> "Software":
-        """Of this process."""
+        """Versions in this process."""
         return cls(
             python=platform.python_version(), torch=torch.__version__, animora=version("animora-ranking")
         )
 
 
 class Host(_RecordPart):
-    """The kind of machine, and nothing that names it."""
+    """Type of the machine, without names that identify it."""
 
-    cpus: int = Field(ge=1, description="processors that the fit might use")
+    cpus: int = Field(ge=1, description="processors available to the fit")
     device: str = Field(description="the GPU's name, or the CPU's kind")
 
     @classmethod
     def here(cls, device: torch.device) -> "Host":
-        """Of this process, which trains on the device."""
+        """This machine, with the device that the process trains on."""
         if device.type == "cuda":
             name = torch.cuda.get_device_name(device)
         else:
@@ -98,9 +98,9 @@ class Host(_RecordPart):
 
 
 class RunRecord(_RecordPart):
-    """Everything a fit was."""
+    """The record of a fit."""
 
-    version: str = Field(description="the version that it made")
+    version: str = Field(description="the version that the fit made")
     created_at: datetime
     parent: str | None = Field(description="the version that it was warm-started from")
     seed: int
@@ -108,11 +108,11 @@ class RunRecord(_RecordPart):
     data: TrainingData
     epochs: tuple[EpochRecord, ...] = Field(description="in the order in which they were trained")
     chosen_epoch: int = Field(
-        ge=0, description="of the hold-out; the refit trains for as many; 0 is the start"
+        ge=0, description="best epoch of the hold-out, and length of the refit; 0 is the initialization"
     )
     stopped: StopReason = Field(description="why the hold-out ended")
     qualities: Mapping[str, Mapping[str, float]] = Field(
-        description="by what was judged, what the fit is about first: each metric by name, such as ndcg@10"
+        description="metrics by model, NeuCF first; each by name, such as ndcg@10"
     )
     reliability: tuple[ReliabilityBin, ...] = ()
     software: Software
@@ -141,6 +141,6 @@ class RunRecord(_RecordPart):
         return tuple(epoch for epoch in self.epochs if epoch.stage == name)
 
     def measured(self, metric: str) -> dict[str, float]:
-        """A metric by what was judged; what lacks it or has no finite value is left out."""
+        """The finite values of a metric by model."""
         values = {name: quality.get(metric, math.nan) for name, quality in self.qualities.items()}
         return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -1,4 +1,4 @@
-"""What happened in a fit, as its record and its version's manifest keep it."""
+"""Builds the parts of a fit's record and of the manifest's metrics."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from animora_training.modeling.trainer import Epoch
 from animora_training.pipeline.checkpoint import FitState
 from animora_training.pipeline.export import data_window
 from animora_training.pipeline.held_out_ranks import HeldOutRanks
-from animora_training.pipeline.holdout import FitHoldOut, Judged, Metrics
+from animora_training.pipeline.holdout import FitHoldOut, HoldOutResult, Metrics
 from animora_training.pipeline.record import EpochRecord, ReliabilityBin, Stage, TrainingData
 
 NEUCF, FACTORISATION = "NeuCF", "its factorisation"
@@ -19,7 +19,7 @@ PREFIXES = {NEUCF: "", FACTORISATION: "factorisation_", PARENT: "parent_"}
 
 
 def epoch_record(stage: Stage, epoch: Epoch, judged: Quality | None = None) -> EpochRecord:
-    """An epoch, and what the network was judged to be after it, if it was."""
+    """Record of an epoch, with the quality of the network after it if it was evaluated."""
     return EpochRecord(
         stage=stage,
         epoch=epoch.number,
@@ -33,7 +33,7 @@ def epoch_record(stage: Stage, epoch: Epoch, judged: Quality | None = None) -> E
 
 
 def start_record(judged: Quality, seconds: float, pairs: int) -> EpochRecord:
-    """The factorisation as a whole, which went through so many pairs, and what it was judged to be."""
+    """Record of the factorisation, which processed `pairs` pairs, with its quality on the hold-out."""
     return EpochRecord(
         stage="factorisation",
         epoch=1,
@@ -49,12 +49,12 @@ def start_record(judged: Quality, seconds: float, pairs: int) -> EpochRecord:
 def metrics(
     qualities: Mapping[str, Mapping[str, float]], holdout: FitHoldOut | None, evaluated: HeldOutRanks | None
 ) -> dict[str, float]:
-    """As a manifest keeps them: NeuCF's by their own names, others' with a prefix; none without a hold-out.
+    """Metrics for the manifest: those of NeuCF by name, those of other models with a prefix.
 
     Args:
-        qualities: By what was judged; empty where no user of the hold-out reports.
-        holdout: On which.
-        evaluated: NeuCF's ranks there.
+        qualities: Metrics by model; empty if no user reports.
+        holdout: The hold-out; without one there are no metrics.
+        evaluated: NeuCF's ranks on the hold-out.
     """
     if holdout is None:
         return {}
@@ -71,7 +71,7 @@ def metrics(
 
 
 def training_data(dataset: Dataset, holdout: FitHoldOut | None) -> TrainingData:
-    """What was learnt from, and for whom of the hold-out the qualities speak."""
+    """Describes the training data and the reporting users of the hold-out."""
     reported = None if holdout is None else holdout.reported
     pairs, posts = dataset.pairs, dataset.posts
     window = data_window(pairs)
@@ -90,39 +90,39 @@ def training_data(dataset: Dataset, holdout: FitHoldOut | None) -> TrainingData:
 
 
 def held_out_ranks(holdout: FitHoldOut | None, state: FitState, chosen: int) -> HeldOutRanks | None:
-    """Where the network of the chosen epoch ranked the reported pairs; None where nobody reports."""
-    if holdout is None or not state.judged[chosen].ranks:
+    """Ranks of the reported pairs by the network of the chosen epoch; None if no user reports."""
+    if holdout is None or not state.results[chosen].ranks:
         return None
-    return HeldOutRanks(holdout, np.array(state.judged[chosen].ranks, np.int64))
+    return HeldOutRanks(holdout, np.array(state.results[chosen].ranks, np.int64))
 
 
 def reliability(state: FitState, chosen: int) -> tuple[ReliabilityBin, ...]:
-    """Of the published probabilities of the chosen epoch; empty where nobody reports."""
-    published = state.judged[chosen].published if state.judged else None
+    """Reliability of the published probabilities of the chosen epoch; empty if no user reports."""
+    published = state.results[chosen].published if state.results else None
     return () if published is None else published.reliability
 
 
 def differences(evaluated: HeldOutRanks | None, state: FitState, warm: bool) -> dict[str, PairedDifference]:
-    """What was trained beside the heuristic, and beside what it started from where that is an earlier fit."""
+    """Comparisons with the heuristic and, in a warm start, with the parent version."""
     if evaluated is None:
         return {}
-    found = {HEURISTIC: evaluated.beside_heuristic()}
+    found = {HEURISTIC: evaluated.compare_with_heuristic()}
     if warm:
-        start = np.array(state.judged[0].ranks, np.int64)
-        found[PARENT] = evaluated.beside(start, "held-out pairs that its parent has not learnt from")
+        start = np.array(state.results[0].ranks, np.int64)
+        found[PARENT] = evaluated.compare(start, "held-out pairs that its parent has not learnt from")
     return found
 
 
 def qualities_of(holdout: FitHoldOut, state: FitState, chosen: int, warm: bool) -> dict[str, Metrics]:
-    """What the fit is about, what it started from, and the baselines; empty where nobody reports.
+    """Metrics of NeuCF, of its initialization and of the baselines; empty if no user reports.
 
     Args:
-        holdout: By which was judged.
-        state: With what was judged before the first epoch and after each.
-        chosen: The epoch that the fit is about.
-        warm: Whether it started from an earlier fit.
+        holdout: The hold-out.
+        state: State with the results before the first epoch and after each one.
+        chosen: The chosen epoch.
+        warm: Whether the fit is a warm start.
     """
-    judged = state.judged
+    judged = state.results
     if not judged[chosen].metrics:
         return {}
     start = PARENT if warm else FACTORISATION
@@ -133,12 +133,12 @@ def qualities_of(holdout: FitHoldOut, state: FitState, chosen: int, warm: bool) 
     }
 
 
-def _published(judged: Judged) -> Metrics:
-    """What was measured, of the probabilities as they are published."""
+def _published(judged: HoldOutResult) -> Metrics:
+    """Metrics of a result, with the calibration error after scaling."""
     error = {} if judged.published is None else {"calibration_error": judged.published.error}
     return {**judged.metrics, **error}
 
 
 def _share(embeddings: Embeddings) -> float:
-    """The share of embeddings (n, d) that are there."""
+    """The share of embeddings (n, d) that are present, that is not all zeros."""
     return float(embeddings.any(axis=1).mean()) if embeddings.size else 0.0

@@ -1,4 +1,4 @@
-"""A version's recipe on other data, for a judgement on what the version itself has seen."""
+"""Refits a version's recipe on other data, for an unbiased evaluation on data that the version has seen."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -18,18 +18,18 @@ from animora_training.pipeline.record import EpochRecord
 
 
 def refit(dataset: Dataset, version: Artifact, on_epoch: Callable[[EpochRecord, int], None]) -> Artifact:
-    """What the version would have been, had it been fitted on a data set.
+    """Fits a version's hyper-parameters on a data set.
 
-    What a fit chooses by itself (epochs, the strength of its factorisation) is chosen anew: the version's own
-    choice has seen all of the version's data.
+    Tuned values (number of epochs, ALS settings) are chosen again, since the version chose them on all of its
+    data.
 
     Args:
-        dataset: To fit on.
-        version: Whose recipe.
-        on_epoch: Told of every epoch, and how many of its stage there will be at most.
+        dataset: Data set to fit on.
+        version: The version whose recipe is used.
+        on_epoch: Called with each epoch and the maximum number of epochs of its stage.
 
     Raises:
-        InvalidInput: The version's recipe is of another trainer.
+        InvalidInput: The manifest lacks a hyper-parameter of this trainer.
         NothingToLearn: There are too few interactions.
     """
     config = recipe_of(version)
@@ -38,7 +38,7 @@ def refit(dataset: Dataset, version: Artifact, on_epoch: Callable[[EpochRecord, 
     context = FitContext(
         created_at=datetime.now(UTC),
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        ranks=ProcessGroup(),
+        group=ProcessGroup(),
         checkpoints=Checkpoints(None, ""),
         on_epoch=on_epoch,
     )
@@ -46,10 +46,10 @@ def refit(dataset: Dataset, version: Artifact, on_epoch: Callable[[EpochRecord, 
 
 
 def recipe_of(version: Artifact) -> FitConfig:
-    """The configuration that a manifest keeps, less what the fit chose.
+    """The configuration in a manifest, without the tuned values.
 
     Raises:
-        InvalidInput: It is of another trainer.
+        InvalidInput: The manifest lacks a hyper-parameter of this trainer, or has an invalid one.
     """
     names = {field.name for field in fields(FitConfig)} - {"als_alpha", "als_regularisation"}
     kept = {name: value for name, value in version.manifest.hyperparameters.items() if name in names}

@@ -1,4 +1,4 @@
-"""A run: one fit with its data, its checkpoints, its events and its report in one folder."""
+"""A run: one fit with data, checkpoints, TensorBoard events and report in a run folder."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from animora_training.errors import InvalidInput, WidthMismatch
 from animora_training.modeling.config import FitConfig
 from animora_training.modeling.process_group import ProcessGroup
 from animora_training.pipeline.checkpoint import Checkpoints
-from animora_training.pipeline.fit import Fit, FitContext, Progress, fit_among
+from animora_training.pipeline.fit import Fit, FitContext, Progress, fit_distributed
 from animora_training.pipeline.record import EpochRecord
 from animora_training.pipeline.report.page import write_report
 from animora_training.pipeline.run_folder import RunFolder
@@ -29,13 +29,13 @@ Read = Callable[[Path], object]
 
 @dataclass(frozen=True, slots=True)
 class FitObserver:
-    """What a run needs of whoever started it.
+    """Callbacks of a run.
 
     Attributes:
         read: Reads the database into a folder of arrays.
-        on_epoch: Told of every epoch, and how many of its stage there will be at most.
-        on_step: Told of every step; it may raise Interrupted.
-        on_remark: Told, in the first process, what the person at the keyboard should know.
+        on_epoch: Called with each epoch and the maximum number of epochs of its stage.
+        on_step: Called after each step; may raise Interrupted.
+        on_remark: Called on rank zero with a message for the user.
     """
 
     read: Read
@@ -45,36 +45,39 @@ class FitObserver:
 
 
 def run(
-    folder: RunFolder, config: FitConfig, ranks: ProcessGroup, device: torch.device, watch: FitObserver
+    folder: RunFolder, config: FitConfig, group: ProcessGroup, device: torch.device, watch: FitObserver
 ) -> Fit | None:
-    """Reads, fits and reports; every process of several takes part, and the first one gets the version.
+    """Reads the data, fits and writes the report. All processes of the group must call it.
 
     Args:
-        folder: As `run_folder` gave it.
+        folder: The run folder, from `run_folder`.
         config: The recipe.
-        ranks: The processes that share the work.
-        device: Where this one trains.
-        watch: How to read, and who is told of the epochs.
+        group: The processes that share the work.
+        device: Device that this process trains on.
+        watch: Reads the data and observes progress.
+
+    Returns:
+        The fit on rank zero, None on other ranks.
 
     Raises:
         DatabaseError: The database cannot be read.
         NothingToLearn: There are too few interactions.
-        InvalidInput: The folder's run is of another configuration.
-        InvalidOption: What it starts from is of other widths than the configuration.
-        Interrupted: `watch` said so.
+        InvalidInput: The unfinished run in the folder has another configuration.
+        InvalidOption: The parent's network has other widths than the configuration.
+        Interrupted: A callback ended the fit.
         CannotWrite: The disk is full, or failed.
     """
-    ranks.once(lambda: _read(folder, watch))
+    group.on_rank_zero(lambda: _read(folder, watch))
     dataset = open_dataset(folder.data)
     if not config.embeddings:
         dataset = dataset.without_embeddings()
-    parent = _parent(folder, config, dataset, ranks, watch)
-    checkpoints = Checkpoints(folder.path if folder.kept else None, _identity(folder, config, parent), ranks)
+    parent = _parent(folder, config, dataset, group, watch)
+    checkpoints = Checkpoints(folder.path if folder.kept else None, _identity(folder, config, parent), group)
     done = checkpoints.load().epochs
-    events = EventWriter(folder.path / "events", done) if ranks.first and folder.kept else None
+    events = EventWriter(folder.path / "events", done) if group.is_rank_zero and folder.kept else None
     if not folder.kept:
-        # The arrays stay mapped, and a kill leaves nothing behind.
-        ranks.wait()
+        # Unlinked arrays stay mapped; after a kill nothing is left on disk.
+        group.barrier()
         shutil.rmtree(folder.data, ignore_errors=True)
 
     def on_epoch(epoch: EpochRecord, epochs: int) -> None:
@@ -83,36 +86,36 @@ def run(
         watch.on_epoch(epoch, epochs)
 
     context = FitContext(
-        datetime.now(UTC), device, ranks, checkpoints, on_epoch, watch.on_step, scratch=folder.path
+        datetime.now(UTC), device, group, checkpoints, on_epoch, watch.on_step, scratch=folder.path
     )
-    fitted = fit_among(dataset, config, context, parent)
+    fitted = fit_distributed(dataset, config, context, parent)
     if fitted is not None and events is not None:
         events.close(fitted.record)
-        fitted.learnt.write(folder.network)
+        fitted.warm_start_state.write(folder.network)
         write_report(fitted.record, folder.path / "report.html")
     return fitted
 
 
-def has_version(folder: RunFolder, config: FitConfig, ranks: ProcessGroup) -> bool:
-    """Whether an earlier process of the run has made the version, which is still to be delivered.
+def has_version(folder: RunFolder, config: FitConfig, group: ProcessGroup) -> bool:
+    """Whether the folder holds a finished version that was not delivered yet.
 
     Raises:
-        InvalidInput: The folder's run is of another configuration.
+        InvalidInput: The run in the folder has another configuration.
     """
-    if not ranks.once(lambda: folder.kept_version() is not None):
+    if not group.on_rank_zero(lambda: folder.kept_version() is not None):
         return False
     parent = ParentVersion.read(folder.parent) if folder.parent.exists() else None
-    Checkpoints(folder.path, _identity(folder, config, parent), ranks).load()
+    Checkpoints(folder.path, _identity(folder, config, parent), group).load()
     return True
 
 
 def _parent(
-    folder: RunFolder, config: FitConfig, dataset: Dataset, ranks: ProcessGroup, watch: FitObserver
+    folder: RunFolder, config: FitConfig, dataset: Dataset, group: ProcessGroup, watch: FitObserver
 ) -> ParentVersion | None:
-    """What to start from; where that cannot be, nothing, for the rest of the run.
+    """The parent version of a warm start. If it cannot be used, the run starts from scratch.
 
     Raises:
-        InvalidOption: The recipe is of other widths than the earlier fit's.
+        InvalidOption: The recipe has other widths than the parent's network.
     """
     if not folder.parent.exists():
         return None
@@ -122,11 +125,11 @@ def _parent(
         parent.require_widths(dataset)
     except (InvalidInput, WidthMismatch) as error:
         reason = str(error)
-    if ranks.any(bool(reason)):
-        if ranks.first:
+    if group.any(bool(reason)):
+        if group.is_rank_zero:
             watch.on_remark(f"cannot start from the earlier fit: {reason}: fitting from scratch")
             shutil.rmtree(folder.parent, ignore_errors=True)
-        ranks.wait()
+        group.barrier()
         return None
     assert parent is not None
     parent.require_recipe(config)
@@ -139,10 +142,10 @@ def _read(folder: RunFolder, watch: FitObserver) -> None:
 
 
 def _identity(folder: RunFolder, config: FitConfig, parent: ParentVersion | None) -> str:
-    """What a checkpoint must share with the run that goes on from it."""
+    """Digest of data, parent and configuration: a checkpoint resumes only with an equal one."""
     facts = {
         "data": describe(folder.data).digest,
-        "parent": parent.learnt.version if parent else None,
+        "parent": parent.state.version if parent else None,
         **config.hyperparameters(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

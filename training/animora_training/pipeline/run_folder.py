@@ -1,4 +1,4 @@
-"""The folder of a run: where one fit has its data, its checkpoints, its events and its report."""
+"""The run folder: data, checkpoints, events, version and report of one fit."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from animora_artifact import (
     write_folder,
 )
 from animora_artifact.durability import replace_durably
-from animora_training.data.arrays import explained, make_temporary_folder, replacing
+from animora_training.data.arrays import explain_write_errors, make_temporary_folder, replace_file
 from animora_training.data.folder import DESCRIPTION
 from animora_training.errors import (
     CannotWrite,
@@ -28,25 +28,28 @@ from animora_training.errors import (
 from animora_training.modeling.process_group import ProcessGroup
 from animora_training.pipeline.fit import SCRATCH
 from animora_training.pipeline.record import RunRecord
-from animora_training.pipeline.warm_start import NETWORK, keep
+from animora_training.pipeline.warm_start import NETWORK, copy_warm_start_files
 
-# What comes of the data, however often it is tried: they have to be read again.
+# Errors that the same data would cause again; the data are discarded so that a retry reads them again.
 FUTILE = (NothingToLearn, NotFinite)
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where a run keeps what it needs and what it tells.
+    """The files of a run.
 
-    `data/` holds the arrays that are learnt from, `checkpoint-*.pt` how far the processes are, `events/` what
-    TensorBoard shows, `report.html` what the fit was, `network.npz` what a later fit can start from.
-    `parent/` holds what this one starts from, where that is an earlier fit. `version/` holds the version from
-    when it is made until it is delivered, beside `run.json.pending`, the fit's record, which becomes
-    `run.json` when nothing is left to do.
+    * `data/`: the arrays of the data set.
+    * `checkpoint-*.pt`: checkpoints, one for each process.
+    * `events/`: TensorBoard events.
+    * `report.html`: the report.
+    * `network.npz`: the state from which a later fit can warm-start.
+    * `parent/`: the state of the earlier fit, in a warm start.
+    * `version/`: the version, until it is delivered.
+    * `run.json.pending`: the record, renamed to `run.json` when the run is finished.
 
     Attributes:
-        path: Seen by all processes.
-        kept: Whether anybody will look at it later.
+        path: The folder, the same for all processes.
+        kept: False for a temporary folder.
     """
 
     path: Path
@@ -54,100 +57,98 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """The arrays that are learnt from."""
+        """Folder of the data set's arrays."""
         return self.path / "data"
 
     @property
     def network(self) -> Path:
-        """What was learnt."""
+        """State from which a later fit can warm-start."""
         return self.path / NETWORK
 
     @property
     def parent(self) -> Path:
-        """What is started from."""
+        """State of the earlier fit that this one starts from."""
         return self.path / "parent"
 
     @property
     def versions(self) -> Path:
-        """The folder of the version's folder, until that is delivered."""
+        """Parent folder of the version's folder, until the version is delivered."""
         return self.path / "version"
 
     @property
     def record(self) -> Path:
-        """What the fit was; there is one if nothing is left to do."""
+        """Record of a finished run."""
         return self.path / "run.json"
 
     @property
     def pending_record(self) -> Path:
-        """What the fit was, until the version is delivered."""
+        """Record of a fit whose version is not delivered yet."""
         return self.path / "run.json.pending"
 
     @property
     def checkpoints(self) -> list[Path]:
-        """How far the processes are."""
+        """The checkpoint files of all processes."""
         return list(self.path.glob("checkpoint-*.pt"))
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is something to go on from: data that were read to their end, and perhaps more."""
+        """Whether a run can be resumed: its data are complete, and it is not finished."""
         return (self.data / DESCRIPTION).exists() and not self.record.exists()
 
     @property
     def lock(self) -> Path:
-        """Held by the process that works in the folder."""
+        """Lock file, held while a fit uses the folder."""
         return self.path / ".lock"
 
     def begin(self, warm_start: Path | None) -> None:
-        """Makes room for a new run.
-
-        Cut short, it can be done again: where there is a run's network, its data are whole.
+        """Prepares the folder for a new run. Safe to repeat after a kill.
 
         Args:
-            warm_start: The folder of the run to start from, which may be this one. Where it is this one, and
-                no run has ended in it, what the run before started from is started from again, if anything.
+            warm_start: Run folder to start from; it may be this one. If it is this one and holds no finished
+                run, the parent of the previous run is used again, if there is one.
 
         Raises:
-            InvalidInput: Another folder holds no run that has ended.
-            CannotWrite: The folder cannot be made, or may not be changed.
+            InvalidInput: The other folder holds no finished run.
+            CannotWrite: The folder cannot be created or changed.
         """
         if warm_start is None:
             shutil.rmtree(self.parent, ignore_errors=True)
         elif self.network.exists() or warm_start.resolve() != self.path.resolve():
             earlier = RunFolder(warm_start)
-            keep(earlier.network, earlier.data, self.parent)
+            copy_warm_start_files(earlier.network, earlier.data, self.parent)
         self.discard()
-        with explained(self.path):
+        with explain_write_errors(self.path):
             for file in (self.network, self.record, self.path / "report.html"):
                 file.unlink(missing_ok=True)
             shutil.rmtree(self.path / "events", ignore_errors=True)
 
     def discard(self) -> None:
-        """Removes what could be gone on from. Raises CannotWrite."""
-        with explained(self.path):
+        """Removes data, checkpoints and version, so that nothing can be resumed. Raises CannotWrite."""
+        with explain_write_errors(self.path):
             for folder in (self.data, self.versions):
                 shutil.rmtree(folder, ignore_errors=True)
             for file in (*self.path.glob("checkpoint-*"), self.pending_record):
                 file.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Removes what a kill has left while something was made ready."""
+        """Removes unfinished files that a killed process left."""
         for leftover in self.path.glob(f"{SCRATCH}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for leftover in self.path.glob("*.staging"):
             leftover.unlink(missing_ok=True)
 
     def keep_version(self, package: Package, record: RunRecord) -> Path | None:
-        """Writes the version, so that its delivery can be tried again without training.
+        """Writes version and record, so that a failed delivery can be repeated without training.
 
         Returns:
-            The version's folder; None in a folder that is not kept.
+            The folder of the version; None in a temporary run folder.
 
         Raises:
             CannotWrite: The disk is full, or failed.
         """
         if not self.kept:
             return None
-        with replacing(self.pending_record) as file:
+        with replace_file(self.pending_record) as file:
             file.write(record.to_json())
         shutil.rmtree(self.versions, ignore_errors=True)
         folder = self.versions / package.manifest.version
@@ -158,7 +159,7 @@ class RunFolder:
         return folder
 
     def kept_version(self) -> Package | None:
-        """A version that was made and not delivered; None where there is none, or it is damaged."""
+        """The version that is not delivered yet; None without one, or if it is damaged."""
         if not self.pending_record.exists() or not self.versions.is_dir():
             return None
         for folder in self.versions.iterdir():
@@ -167,17 +168,17 @@ class RunFolder:
         return None
 
     def finish(self, *, delivered: bool) -> None:
-        """Says that there is nothing left to go on with: call it when it is clear where the version goes.
+        """Marks the run as finished and removes its checkpoints.
 
         Args:
-            delivered: Whether the version is where it shall be; else it stays here until the next run.
+            delivered: Whether the version was delivered; otherwise it stays here until the next run.
 
         Raises:
             CannotWrite: The disk is full, or failed.
         """
         if not self.kept:
             return
-        with explained(self.record):
+        with explain_write_errors(self.record):
             replace_durably(self.pending_record, self.record)
             for file in self.path.glob("checkpoint-*"):
                 file.unlink(missing_ok=True)
@@ -187,31 +188,32 @@ class RunFolder:
 
 @contextmanager
 def run_folder(
-    path: Path | None, ranks: ProcessGroup, warm_start: Path | None = None, *, resume: bool
+    path: Path | None, group: ProcessGroup, warm_start: Path | None = None, *, resume: bool
 ) -> Iterator[RunFolder]:
-    """The folder of a run, empty unless an unfinished run goes on in it; a temporary one where none is named.
+    """Opens and locks a run folder, for a new run or to resume an unfinished one.
 
-    An unfinished run goes on as it began, whatever it is to start from. A run that fails before its first
-    checkpoint leaves nothing to go on with, nor does one that would come to the same again.
+    A resumed run ignores `warm_start`: it keeps the parent that it began with. A run that fails before its
+    first checkpoint, or with an error that its data would cause again, cannot be resumed.
 
     Args:
-        path: Where; it is made where it is not there.
-        ranks: The processes that share the work.
-        warm_start: The folder of a run to start from, see `RunFolder.begin`.
-        resume: Whether an unfinished run may go on.
+        path: The folder, created if missing; None for a temporary one.
+        group: The processes that share the work.
+        warm_start: Run folder to start from, see `RunFolder.begin`.
+        resume: Whether an unfinished run may be resumed.
 
     Raises:
-        InvalidInput: There is an unfinished run, and it is not to go on; or there is none to start from.
-        CannotWrite: The folder cannot be made, or may not be changed.
+        InvalidInput: The folder holds an unfinished run and `resume` is false, or another fit uses it, or the
+            folder to start from holds no finished run.
+        CannotWrite: The folder cannot be created or changed.
     """
     if path is None:
-        temporary = ranks.once(lambda: make_temporary_folder("animora-run-"))
+        temporary = group.on_rank_zero(lambda: make_temporary_folder("animora-run-"))
         try:
             folder = RunFolder(temporary, kept=False)
-            ranks.once(lambda: folder.begin(warm_start))
+            group.on_rank_zero(lambda: folder.begin(warm_start))
             yield folder
         finally:
-            if ranks.first:
+            if group.is_rank_zero:
                 shutil.rmtree(temporary, ignore_errors=True)
         return
     folder = RunFolder(path)
@@ -221,44 +223,44 @@ def run_folder(
             folder.begin(warm_start)
         elif not resume:
             raise InvalidInput(
-                f"--run-dir: {path} holds an unfinished run: go on with --resume, or remove the folder"
+                f"--run-dir: {path} holds an unfinished run: continue it with --resume, or remove the folder"
             )
         folder.tidy()
 
-    with _alone_in(folder, ranks):
-        ranks.once(prepare)
+    with _exclusive(folder, group):
+        group.on_rank_zero(prepare)
         try:
             yield folder
         except Interrupted:
             raise
         except Exception as error:
             futile = isinstance(error, FUTILE) or not folder.checkpoints
-            if ranks.first and futile and not folder.record.exists():
+            if group.is_rank_zero and futile and not folder.record.exists():
                 folder.discard()
             raise
 
 
 @contextmanager
-def _alone_in(folder: RunFolder, ranks: ProcessGroup) -> Iterator[None]:
-    """Keeps other fits out of a folder, which is made where it is not there.
+def _exclusive(folder: RunFolder, group: ProcessGroup) -> Iterator[None]:
+    """Locks a folder against other fits; creates it if missing.
 
     Raises:
-        InvalidInput: Another fit works in it.
-        CannotWrite: It cannot be made, or may not be changed.
+        InvalidInput: Another fit uses the folder.
+        CannotWrite: The folder cannot be created or changed.
     """
     lock = FileLock(folder.lock, timeout=0)
 
     def acquire() -> None:
-        with explained(folder.path):
+        with explain_write_errors(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire()
             except Timeout as error:
                 raise InvalidInput(
-                    f"--run-dir: another fit works in {folder.path}: wait for its end, or name another folder"
+                    f"--run-dir: another fit uses {folder.path}: wait for its end, or name another folder"
                 ) from error
 
-    ranks.once(acquire)
+    group.on_rank_zero(acquire)
     try:
         yield
     finally:

@@ -10,8 +10,8 @@
  *   LAST     width of the last layer
  *   WIDEST   of all layers, rounded up to a whole number of the longest vectors
  *
- * It calls nothing, so it loads wherever the machine is of the same kind, and it asks the CPU before it uses
- * an instruction that not every such machine has. */
+ * It has no dependencies, so it loads on any machine of the same architecture, and it checks the CPU's features
+ * before it uses AVX2 or AVX-512. */
 #include <stdint.h>
 
 enum { AVX2 = 1, AVX512 = 2 };
@@ -19,7 +19,7 @@ enum { DONE = 0, OUT_OF_BOUNDS = 1, NO_SUCH_LEVEL = 2 };
 
 struct batch {
     const float *users;  /* (user_rows, GMF + FIRST + 1) */
-    const float *layers; /* of each layer its weight (entering, leaving), then its bias; then the last weights */
+    const float *layers; /* weight (entering, leaving) and bias of each layer, then the final weights */
     uint64_t user_rows;
     const int64_t *user_index; /* (requests), rows of users */
     uint64_t requests;
@@ -39,8 +39,7 @@ enum { AHEAD = 16, POST = sizeof(float) * (GMF + FIRST), LINE = 64 };
 #define ALIGNED __attribute__((aligned(64)))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-/* ROWS pairs go through the network together: each weight is loaded once for all, and their sums stay in
- * registers. */
+/* ROWS pairs are scored at a time: each weight is loaded once for all of them, and their sums stay in registers. */
 #define NAMED(name) name##_avx512
 #define TARGET __attribute__((target("avx512f,avx512vl,fma")))
 #define LANES 16

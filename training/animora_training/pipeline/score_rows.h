@@ -1,4 +1,4 @@
-/* score.c for one instruction set; it says what NAMED, TARGET, LANES and ROWS are. */
+/* Scoring for one instruction set; score.c defines NAMED, TARGET, LANES and ROWS and includes this file. */
 
 typedef float NAMED(vector) __attribute__((vector_size(4 * LANES)));
 typedef float NAMED(any_vector) __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -9,13 +9,13 @@ INLINE NAMED(vector) NAMED(load)(const float *from)
     return *(const NAMED(any_vector) *)from;
 }
 
-/* What is not a number stays none. */
+/* ReLU; NaN stays NaN. */
 INLINE NAMED(vector) NAMED(rectified)(const NAMED(vector) x)
 {
     return (NAMED(vector))((NAMED(bits))x & ~(x < 0));
 }
 
-/* Adds the products of x and y to eight sums, and to one where there are no eight of them left. */
+/* Dot product: adds the products of x and y to eight sums, and those of the remainder to one. */
 INLINE void NAMED(multiply)(const int width, const float *x, const float *y, eight *sums, float *sum)
 {
     int k = 0;
@@ -25,8 +25,8 @@ INLINE void NAMED(multiply)(const int width, const float *x, const float *y, eig
         *sum += x[k] * y[k];
 }
 
-/* The first layer, of whose sums a user and a post have one each. */
-INLINE void NAMED(meet)(const float *user, const float *post, float *x)
+/* The first layer: ReLU of the sum of the user's and the post's part. */
+INLINE void NAMED(first_layer)(const float *user, const float *post, float *x)
 {
     int k = 0;
     for (; k + LANES <= FIRST; k += LANES)
@@ -37,8 +37,8 @@ INLINE void NAMED(meet)(const float *user, const float *post, float *x)
 
 /* One or two vectors of a layer's units: x (ROWS, entering) to y (ROWS, leaving), rows WIDEST apart.
  *
- * Where a layer is no whole number of vectors wide, the last lanes take what comes next in memory, and nobody
- * looks at what they make of it. */
+ * If a layer's width is not a multiple of the vector length, the last lanes load the memory that follows; their
+ * results are not used. */
 INLINE void NAMED(units)(const int vectors, const int entering, const int leaving, const float *weight,
                          const float *bias, const float *x, float *y)
 {
@@ -77,10 +77,9 @@ INLINE const float *NAMED(layer)(const int entering, const int leaving, const fl
     return bias + leaving;
 }
 
-/* Has a post come that is needed AHEAD pairs later: posts lie anywhere in their table, and waiting for them
- * would take half of the time. GCC takes a function that does only this for one without effect, and leaves it
- * out, unless it is inlined. */
-INLINE void NAMED(ask_for)(const struct batch *batch, const uint64_t pair)
+/* Prefetches the post vector of a later pair: posts lie anywhere in their table, and cache misses would take half
+ * of the time. GCC removes a function with only prefetches as one without effect, unless it is inlined. */
+INLINE void NAMED(prefetch)(const struct batch *batch, const uint64_t pair)
 {
     if (pair >= batch->pairs)
         return;
@@ -95,11 +94,11 @@ TARGET static int NAMED(score)(const struct batch *batch)
     float even[ROWS * WIDEST] ALIGNED, odd[ROWS * WIDEST] ALIGNED, logit[ROWS];
     eight sums[ROWS];
     for (uint64_t pair = 0; pair < AHEAD; pair++)
-        NAMED(ask_for)(batch, pair);
+        NAMED(prefetch)(batch, pair);
     for (uint64_t start = 0; start < batch->pairs; start += ROWS) {
         for (int row = 0; row < ROWS; row++) {
-            NAMED(ask_for)(batch, start + row + AHEAD);
-            /* The last pair stands in for those that the last rows lack. */
+            NAMED(prefetch)(batch, start + row + AHEAD);
+            /* The last rows are padded with the last pair. */
             const uint64_t pair = start + row < batch->pairs ? start + row : batch->pairs - 1;
             const uint64_t segment = batch->segments[pair];
             if (segment >= batch->requests)
@@ -112,7 +111,7 @@ TARGET static int NAMED(score)(const struct batch *batch)
             logit[row] = user[GMF + FIRST];
             sums[row] = (eight){0};
             NAMED(multiply)(GMF, user, post, &sums[row], &logit[row]);
-            NAMED(meet)(user + GMF, post + GMF, even + row * WIDEST);
+            NAMED(first_layer)(user + GMF, post + GMF, even + row * WIDEST);
         }
         const float *weight = batch->layers;
         float *x = even, *y = odd;

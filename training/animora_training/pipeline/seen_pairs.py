@@ -1,4 +1,4 @@
-"""The pairs that an earlier fit has learnt from, which tell nothing about one that goes on from it."""
+"""The pairs that an earlier fit was trained on; a warm start from it cannot be evaluated on them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +9,18 @@ from animora_training.data.arrays import map_array
 from animora_training.data.dataset import ABSENT, BoolArray, Dataset, IntArray, PostIndices, Rows, index_of
 from animora_training.errors import InvalidInput
 
-# Of a data set's files, those that say which pairs there were.
+# The files of a data set that define its pairs.
 PAIRS = ("user_ids.npy", "post_ids.npy", "pair_offsets.npy", "pair_posts.npy")
 
 
 @dataclass(frozen=True, slots=True)
 class SeenPairs:
-    """The pairs that a fit has learnt from, memory-mapped.
+    """The training pairs of a fit, memory-mapped.
 
     Attributes:
         user_ids: int64 (u), ascending.
         post_ids: int64 (p), ascending.
-        offsets: int64 (u + 1); user i's are at offsets[i] to offsets[i + 1].
+        offsets: int64 (u + 1); the posts of user i are posts[offsets[i] : offsets[i + 1]].
         posts: int32 (n), indices into the posts.
     """
 
@@ -31,10 +31,10 @@ class SeenPairs:
 
     @classmethod
     def open(cls, folder: Path) -> "SeenPairs":
-        """Those of a data set's folder, of which only PAIRS need be there.
+        """Opens the pairs of a data set's folder, which must hold the files PAIRS.
 
         Raises:
-            InvalidInput: It does not hold them.
+            InvalidInput: A file is missing or damaged, or the arrays do not fit together.
         """
         try:
             user_ids, post_ids, offsets, posts = (map_array(folder / name) for name in PAIRS)
@@ -47,7 +47,7 @@ class SeenPairs:
         return cls(user_ids, post_ids, offsets, posts)
 
     def contains(self, dataset: Dataset, rows: Rows) -> BoolArray:
-        """Bool (n): which rows of a data set, by ascending user, are among them."""
+        """Bool (n): the rows of a data set, ascending by user, that are training pairs."""
         if not len(rows):
             return np.zeros(0, np.bool_)
         ids = dataset.user_ids[rows.users]

@@ -1,4 +1,4 @@
-"""TensorBoard events of a fit: scalars an epoch for each stage, its hyper-parameters, its qualities."""
+"""TensorBoard events of a fit: scalars of each epoch and stage, hyper-parameters, metrics."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,26 +6,26 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from animora_training.data.arrays import explained
+from animora_training.data.arrays import explain_write_errors
 from animora_training.pipeline.record import EpochRecord, RunRecord, Stage
 
 
 class EventWriter:
-    """Writes below a folder, for `tensorboard --logdir`.
+    """Writes event files into a folder, for `tensorboard --logdir`.
 
-    Each stage is a run of its own (`hold-out`, `refit`), so that their epochs share an axis; `close` adds a
-    row to the table of hyper-parameters.
+    Each stage (`hold-out`, `refit`) is a separate TensorBoard run, so that their epochs share an axis.
+    `close` adds a row to the table of hyper-parameters.
 
-    Call `epoch` before the checkpoint that holds the epoch is written: a fit that is killed between the two
-    repeats the epoch, and its first events are dropped.
+    Call `epoch` before the checkpoint of the epoch is written: a fit that is killed in between repeats the
+    epoch, and readers drop the events of the first attempt.
     """
 
     def __init__(self, folder: Path, done: Iterable[EpochRecord] = ()) -> None:
-        """Starts, or goes on.
+        """Starts new event files, or continues those of a resumed fit.
 
         Args:
-            folder: Where to; need not exist.
-            done: The epochs that a resumed fit need not repeat. Events of later ones are dropped by readers.
+            folder: Folder of the events; created on the first write.
+            done: Epochs that a resumed fit does not repeat; readers drop the events of later epochs.
         """
         self._folder = folder
         self._done: Counter[Stage] = Counter(epoch.stage for epoch in done)
@@ -45,7 +45,7 @@ class EventWriter:
             "seconds": epoch.seconds,
             "pairs_per_second": epoch.pairs_per_second,
         }
-        with explained(self._folder):
+        with explain_write_errors(self._folder):
             writer = self._writer(epoch.stage)
             for tag, value in scalars.items():
                 if value is not None:
@@ -53,12 +53,12 @@ class EventWriter:
             writer.flush()
 
     def close(self, record: RunRecord | None = None) -> None:
-        """Ends the events; with the record of a fit that came to its end, also writes what it was.
+        """Closes the event files, and writes hyper-parameters and metrics if the record is given.
 
         Raises:
             CannotWrite: The disk is full, or failed.
         """
-        with explained(self._folder):
+        with explain_write_errors(self._folder):
             self._close(record)
 
     def _close(self, record: RunRecord | None) -> None:
@@ -75,13 +75,13 @@ class EventWriter:
             for name, quality in record.qualities.items()
             for metric, value in quality.items()
         }
-        # Of a fit that was killed at its very end, these are not the first.
+        # A fit killed right before its end writes these twice; readers drop the first.
         with SummaryWriter(str(self._folder), purge_step=0) as writer:
             writer.add_hparams(settings, metrics, run_name=".", global_step=record.chosen_epoch)
 
     def _writer(self, stage: Stage) -> SummaryWriter:
         if stage not in self._writers:
             folder = self._folder / stage
-            # Whatever an earlier process wrote from this step on is void.
+            # Readers drop what an earlier process wrote from this step on.
             self._writers[stage] = SummaryWriter(str(folder), purge_step=self._done[stage] + 1)
         return self._writers[stage]

@@ -1,4 +1,4 @@
-"""The checks of a version that was fitted, with and without its compiled code."""
+"""Verifies a new version, with and without its native code."""
 
 from animora_artifact import Artifact
 from animora_artifact.compiled import load_compiled
@@ -9,15 +9,15 @@ __all__ = ["verify", "verify_compiled"]
 
 
 def verify_compiled(artifact: Artifact, code: bytes) -> None:
-    """Replays the golden rows by compiled code.
+    """Replays the golden rows with native code.
 
     Args:
         artifact: The version.
-        code: What `compile_score` made for its network.
+        code: Library from `compile_score` for the version's network.
 
     Raises:
-        CompiledUnusable: It does not run on this machine, or is for another network.
-        ArtifactRejected: It is further from the record than the manifest allows.
+        CompiledUnusable: The code does not run on this machine, or was compiled for another shape.
+        ArtifactRejected: The replay differs from the recorded probabilities by more than the tolerance.
     """
     network = load_network(artifact.model, CPU)
     require_golden(load_compiled(code, network, artifact.manifest.dimensions), artifact, CPU)

@@ -1,4 +1,4 @@
-"""What a fit leaves for a later one, and the start that it gives where users and posts have come since."""
+"""Warm starts: the state that a fit saves, and the initialization of a later fit with new users and posts."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 from animora_artifact import Vocabulary
 from animora_artifact.durability import replace_durably, sync_file, sync_folder
 from animora_artifact.vocabulary import UNKNOWN_ROW, RowIndex
-from animora_training.data.arrays import explained, replacing
+from animora_training.data.arrays import explain_write_errors, replace_file
 from animora_training.data.dataset import Dataset
 from animora_training.errors import InvalidInput, InvalidOption, WidthMismatch
 from animora_training.modeling.config import FitConfig
@@ -31,23 +31,23 @@ from animora_training.pipeline.seen_pairs import PAIRS, SeenPairs
 
 NETWORK = "network.npz"
 LAYER = "layer."
-# A few epochs must move what many have learnt: on MovieLens 1M, twice the learning rate 0.001 came nearer to
-# a fit from scratch than once or four times it.
+# A warm start has few epochs. On MovieLens 1M, doubling the learning rate of 0.001 came closer to a fit from
+# scratch than keeping or quadrupling it.
 WARM_RATE = 2.0
 HIGHEST_RATE = 0.01
-# What a day changes of a factorisation, so many iterations find, nearly.
+# Enough ALS iterations to take in the interactions of a day.
 WARM_ALS_ITERATIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class WarmStartState:
-    """What a fit has learnt.
+    """Trained state of a fit, from which a later fit can start.
 
     Attributes:
-        version: The version that it made.
-        factorisation: What its training started from; None where that was chance.
+        version: The version that the fit made.
+        factorisation: The factorisation that training started from; None without one.
         vocabulary: Id → row.
-        start: On the CPU; users' rows are without their histories.
+        start: Trained tables and layers, on the CPU; user rows do not include the histories.
     """
 
     version: str
@@ -56,7 +56,7 @@ class WarmStartState:
     start: Initialization
 
     def write(self, path: Path) -> None:
-        """Writes an `.npz` file in place of one that is there.
+        """Writes an `.npz` file, atomically.
 
         Raises:
             CannotWrite: The disk is full, or failed.
@@ -66,7 +66,7 @@ class WarmStartState:
         factors: dict[str, npt.NDArray[Any]] = {}
         if self.factorisation is not None:
             factors = {
-                "strength": np.array(astuple(self.factorisation.strength), np.float64),
+                "strength": np.array(astuple(self.factorisation.settings), np.float64),
                 "user_factors": self.factorisation.users.numpy(),
                 "post_factors": self.factorisation.posts.numpy(),
             }
@@ -81,15 +81,15 @@ class WarmStartState:
             **layers,
             **factors,
         }
-        with replacing(path) as file:
+        with replace_file(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy types its own keyword as positional
 
     @classmethod
     def read(cls, path: Path) -> "WarmStartState":
-        """Reads what `write` wrote; nothing is unpickled, and every array has a checksum.
+        """Reads a file from `write`. Nothing is unpickled; the archive has a checksum for each array.
 
         Raises:
-            InvalidInput: It is not that, or was damaged.
+            InvalidInput: The file is missing, damaged or of another kind.
         """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
@@ -97,7 +97,7 @@ class WarmStartState:
             vocabulary = Vocabulary(arrays["user_ids"], arrays["post_ids"])
             shape = TypeAdapter(NetworkShape).validate_json(str(arrays["shape"]))
             if (shape.users, shape.posts) != (len(vocabulary.user_ids) + 1, len(vocabulary.post_ids) + 1):
-                raise ValueError("the ids are not those of the rows")
+                raise ValueError("the number of ids differs from the number of rows")
             names = [name for name in arrays if name.startswith(LAYER)]
             layers = {name.removeprefix(LAYER): _floats(arrays, name) for name in names}
             tables = (_floats(arrays, name) for name in ("user_rows", "post_rows", "history_rows"))
@@ -112,7 +112,7 @@ class WarmStartState:
             RuntimeError,
             zipfile.BadZipFile,
         ) as error:
-            reason = " ".join(str(error).split())  # PyTorch's may have several lines
+            reason = " ".join(str(error).split())  # PyTorch's text may have several lines
             raise InvalidInput(f"{path}: cannot be started from: {reason}") from error
 
 
@@ -121,117 +121,119 @@ class ParentVersion:
     """An earlier fit to start from.
 
     Attributes:
-        learnt: What it has learnt.
-        seen: From which pairs.
+        state: Trained state of the earlier fit.
+        seen: The pairs that it was trained on.
     """
 
-    learnt: WarmStartState
+    state: WarmStartState
     seen: SeenPairs
 
     @classmethod
     def read(cls, folder: Path) -> "ParentVersion":
-        """The one in a folder that `keep` made.
+        """Reads a folder from `copy_warm_start_files`.
 
         Raises:
-            InvalidInput: It is damaged.
+            InvalidInput: A file is damaged.
         """
         return cls(WarmStartState.read(folder / NETWORK), SeenPairs.open(folder))
 
-    def grown(
-        self, data: TrainingSet, config: FitConfig, ranks: ProcessGroup
+    def initialization_for(
+        self, data: TrainingSet, config: FitConfig, group: ProcessGroup
     ) -> tuple[Initialization, Factorisation | None]:
-        """What has been learnt, with a row for each of the data's posts, and of its users this process's.
+        """Initializes a network for new data from the tables of the earlier fit.
 
-        Who is known keeps the row, but for what has changed in the factorisation: this is brought up to the
-        data in a few iterations, for small steps would take many epochs, and what training had changed of
-        the GMF branch is kept. The rest of a new user is as in any fit, that of a new post as the unknown
-        post's.
+        Known users and posts keep their rows. The factorisation is updated to the data by a few ALS
+        iterations, and the change of the factors is added to the GMF branch, so that what training added is
+        kept. New users get their factors and otherwise a random row; new posts get their factors and
+        otherwise the unknown row.
 
         Args:
-            data: What to go on with, with embeddings of the earlier fit's widths.
-            config: The recipe, of the earlier fit's widths.
-            ranks: The processes that share the user rows.
+            data: Training data, with embeddings of the earlier fit's widths.
+            config: The recipe, with the earlier fit's widths.
+            group: The processes that share the user rows.
 
         Returns:
-            The start, and the data's factorisation; None where there was none before, or is to be none.
-
+            The initialization with this process's user rows, and the factorisation of the data; None if the
+            earlier fit had none or the recipe has none.
         """
-        fresh, theirs = new_initialization(data, config, ranks=ranks), self.learnt.start.network
-        users = _rows(self.learnt.vocabulary.user_ids, data.vocabulary.user_ids)
-        posts = _rows(self.learnt.vocabulary.post_ids, data.vocabulary.post_ids)
+        fresh, theirs = new_initialization(data, config, group=group), self.state.start.network
+        users = _rows(self.state.vocabulary.user_ids, data.vocabulary.user_ids)
+        posts = _rows(self.state.vocabulary.post_ids, data.vocabulary.post_ids)
         new_users, new_posts = users == UNKNOWN_ROW, posts == UNKNOWN_ROW
-        my_new = ranks.share(new_users)
+        my_new = group.own_rows(new_users)
         user_rows = torch.where(
-            my_new[:, None], fresh.network.user_table, theirs.user_table[ranks.share(users)]
+            my_new[:, None], fresh.network.user_table, theirs.user_table[group.own_rows(users)]
         )
         post_rows = theirs.post_table[posts]
-        history = self.learnt.start.history[posts].masked_fill(new_posts[:, None], 0.0)
-        factorisation, earlier = None, self.learnt.factorisation
+        history = self.state.start.history[posts].masked_fill(new_posts[:, None], 0.0)
+        factorisation, earlier = None, self.state.factorisation
         if earlier is not None and config.factorisation == "als":
-            # With zeros for who is new.
-            before = Factorisation(earlier.users[users], earlier.posts[posts], earlier.strength)
-            factorisation = ranks.once(
-                lambda: factorize(data, config, before.strength, before, ranks.threads)
+            # New users and posts have zeros.
+            before = Factorisation(earlier.users[users], earlier.posts[posts], earlier.settings)
+            factorisation = group.on_rank_zero(
+                lambda: factorize(data, config, before.settings, before, group.threads)
             )
             gmf = slice(config.factors)
             user_rows[my_new, gmf] = 0.0
             post_rows[new_posts, gmf] = 0.0
             post_rows[UNKNOWN_ROW] = theirs.post_table[UNKNOWN_ROW]
-            user_rows[:, gmf] += ranks.share(factorisation.users - before.users) * math.sqrt(LOGITS)
+            user_rows[:, gmf] += group.own_rows(factorisation.users - before.users) * math.sqrt(LOGITS)
             post_rows[:, gmf] += (factorisation.posts - before.posts) * math.sqrt(LOGITS)
         layers = {name: value.detach().clone() for name, value in theirs.named_parameters()}
         shape = replace(theirs.shape, users=data.users, posts=len(data.counts))
         return _start(shape, layers, user_rows, post_rows, history), factorisation
 
     def require_recipe(self, config: FitConfig) -> None:
-        """Checks that a recipe makes a network of the widths that the earlier fit's has.
+        """Checks that a recipe has the widths of the earlier fit's network.
 
         Raises:
-            InvalidOption: It does not.
+            InvalidOption: A width differs.
         """
-        theirs = self.learnt.start.network.shape
+        theirs = self.state.start.network.shape
         for name in ("factors", "mlp_embedding", "hidden", "feature_width"):
             mine, parents = getattr(config, name), getattr(theirs, name)
             if mine != parents:
                 raise InvalidOption(
                     "--warm-start",
-                    f"{self.learnt.version} has {name}={parents}, this fit {name}={mine}: "
+                    f"{self.state.version} has {name}={parents}, this fit {name}={mine}: "
                     "give both the same by --set, or fit from scratch",
                 )
 
     def require_widths(self, dataset: Dataset) -> None:
-        """Checks that the posts' embeddings are as wide as the earlier fit's network takes them.
+        """Checks that the posts' embeddings have the widths of the earlier fit's network.
 
         Raises:
-            WidthMismatch: They are not.
+            WidthMismatch: A width differs.
         """
-        theirs = self.learnt.start.network.shape
+        theirs = self.state.start.network.shape
         for name, embeddings in (("image", dataset.posts.image), ("caption", dataset.posts.caption)):
             mine, parents = embeddings.shape[1], getattr(theirs, name)
             if mine != parents:
                 raise WidthMismatch(
-                    f"{self.learnt.version} takes {name} embeddings that are {parents} wide, "
+                    f"{self.state.version} takes {name} embeddings that are {parents} wide, "
                     f"those of the data are {mine} wide (0: there are none)"
                 )
 
 
 def warm_recipe(config: FitConfig) -> FitConfig:
-    """How a fit with a parent trains: a few epochs and all of them, over which the learning rate falls.
-
-    Its factorisation takes a few iterations, too.
-    """
+    """The recipe of a warm start: `warm_epochs` epochs without early stopping, few ALS iterations."""
     rate = max(min(config.learning_rate * WARM_RATE, HIGHEST_RATE), config.learning_rate)
     epochs = config.warm_epochs
     iterations = min(config.als_iterations, WARM_ALS_ITERATIONS)
     return replace(config, max_epochs=epochs, patience=epochs, learning_rate=rate, als_iterations=iterations)
 
 
-def keep(network: Path, data: Path, folder: Path) -> None:
-    """Puts what a later fit needs of a finished one into a folder of its own, in place of what is there.
+def copy_warm_start_files(network: Path, data: Path, folder: Path) -> None:
+    """Links or copies the files that a warm start needs from a finished run into a folder, replacing it.
+
+    Args:
+        network: The run's `network.npz`.
+        data: The run's data folder.
+        folder: The target.
 
     Raises:
-        InvalidInput: A file is not there.
-        CannotWrite: The disk is full, or the folder may not be written.
+        InvalidInput: A file is missing.
+        CannotWrite: The disk is full, or the folder is not writable.
     """
     staging = folder.with_name(f"{folder.name}.new")
     sources = [network, *(data / name for name in PAIRS)]
@@ -239,7 +241,7 @@ def keep(network: Path, data: Path, folder: Path) -> None:
         raise InvalidInput(
             f"--warm-start: there is no {missing[0]}: name the --run-dir of a fit that has ended"
         )
-    with explained(folder):
+    with explain_write_errors(folder):
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         for source in sources:
@@ -250,7 +252,7 @@ def keep(network: Path, data: Path, folder: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file that nobody writes to any more; a copy where its disk cannot do that."""
+    """Hard-links an immutable file; copies it if the file system cannot link."""
     try:
         os.link(source, target)
     except OSError:
@@ -259,39 +261,39 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _rows(known: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]) -> Tensor:
-    """The rows int64 (1 + n) of the unknown row and of ids (n) among known ones; UNKNOWN_ROW of new ones."""
+    """Earlier rows int64 (1 + n) of the unknown row and of ids (n); UNKNOWN_ROW for new ids."""
     return torch.from_numpy(np.append(UNKNOWN_ROW, RowIndex(known).rows(ids)))
 
 
 def _start(
     shape: NetworkShape, layers: dict[str, Tensor], user_rows: Tensor, post_rows: Tensor, history: Tensor
 ) -> Initialization:
-    """Raises RuntimeError or ValueError where something is not of the shape, or not finite."""
+    """Raises RuntimeError or ValueError if a tensor has another shape or is not finite."""
     network = NeuCF.holding(shape, {**layers, "user_table": user_rows, "post_table": post_rows})
     if history.shape != post_rows.shape:
-        raise ValueError("the history's rows are not those of the posts")
+        raise ValueError("the shapes of history and post rows differ")
     _check_finite(*layers.values(), user_rows, post_rows, history)
     return Initialization(network, history)
 
 
 def _factorisation(arrays: dict[str, npt.NDArray[Any]], shape: NetworkShape) -> Factorisation | None:
-    """Raises KeyError or ValueError where something is missing, not of the shape, or not finite."""
+    """Raises KeyError or ValueError if an array is missing, has another shape, or is not finite."""
     if "strength" not in arrays:
         return None
     users, posts = _floats(arrays, "user_factors"), _floats(arrays, "post_factors")
     if (users.shape, posts.shape) != ((shape.users, shape.factors), (shape.posts, shape.factors)):
-        raise ValueError("the factors are not those of the rows")
+        raise ValueError("the shapes of factors and rows differ")
     _check_finite(users, posts)
     return Factorisation(users, posts, AlsSettings(*arrays["strength"].tolist()))
 
 
 def _check_finite(*tensors: Tensor) -> None:
     if not all(torch.isfinite(values).all() for values in tensors):
-        raise ValueError("not all its numbers are finite")
+        raise ValueError("some numbers are not finite")
 
 
 def _floats(arrays: dict[str, npt.NDArray[Any]], name: str) -> Tensor:
-    """An array of 32-bit numbers. Raises KeyError or ValueError where it is none."""
+    """A float32 array as a tensor. Raises KeyError or ValueError for a missing array or another dtype."""
     if arrays[name].dtype != np.float32:
         raise ValueError(f"{name} is {arrays[name].dtype}")
     return torch.from_numpy(arrays[name])

@@ -1,19 +1,19 @@
-"""Geometry of charts: numbers become positions, which the template draws."""
+"""Chart geometry: maps numbers to SVG positions, which the template draws."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# The drawing's size and its inner edges, in the units of an SVG's viewBox.
+# Size and inner edges of a chart, in units of the SVG's viewBox.
 WIDTH, HEIGHT = 440.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 424.0, 24.0, 218.0
-# Of a ranking, a row for each name.
+# Height of a row in a ranking chart.
 ROW = 40.0
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A place on an axis, and what is written there."""
+    """A position on an axis, with its label."""
 
     position: float
     label: str
@@ -31,7 +31,7 @@ class ChartAxis:
 
     @classmethod
     def over(cls, values: Iterable[float], start: float, end: float, wanted: int = 5) -> "ChartAxis":
-        """Reaches from a round number to a round number around the values; 0 to 1 without any."""
+        """An axis between round numbers around the values; 0 to 1 without values."""
         numbers = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
         least, most = min(numbers), max(numbers)
         size = max(abs(least), abs(most))
@@ -44,7 +44,7 @@ class ChartAxis:
 
     @classmethod
     def of_epochs(cls, last: int) -> "ChartAxis":
-        """Reaches from epoch 1 to the last, which is at least 1, with ticks at whole numbers."""
+        """An axis from epoch 1 to the last, which is at least 1, with ticks at whole numbers."""
         step = max(1, round(_round_step(last, 8)))
         shown = sorted({1, *range(step, last + 1, step)})
         margin = 0.5 if last == 1 else 0.0
@@ -65,7 +65,7 @@ class ChartAxis:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A number to be drawn; the text is shown to whoever points at it."""
+    """A data point; the text is its tooltip."""
 
     x: float
     y: float
@@ -75,7 +75,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Numbers that belong together, joined or as dots alone, in one of the stylesheet's styles."""
+    """A series of data points, with or without a line, in a style of the stylesheet."""
 
     name: str
     style: str
@@ -85,7 +85,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line as it is drawn: the data of an SVG path, and dots with x, y as positions."""
+    """A series in SVG positions: path data, and dots."""
 
     name: str
     style: str
@@ -95,17 +95,17 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart as it is drawn.
+    """A chart in SVG positions.
 
     Attributes:
-        key: Names it within the page.
-        title: What it shows.
-        description: The same in words, for whoever cannot see it.
-        labels: Of the x and of the y axis.
+        key: Id within the page.
+        title: Title.
+        description: Text alternative for screen readers.
+        labels: Labels of the x and the y axis.
         axes: The x and the y axis.
-        series: One for each line.
-        mark: A place on the x axis that is pointed out.
-        level: A place on the y axis that is pointed out.
+        series: The series.
+        mark: Highlighted position on the x axis.
+        level: Highlighted position on the y axis.
     """
 
     key: str
@@ -120,7 +120,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A name in a ranking: its dot's position, what is written beside it, and whether the fit made it."""
+    """A row of a ranking chart: dot position, labels, and whether it is the fit's own model."""
 
     name: str
     position: float
@@ -131,7 +131,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RankingChart:
-    """Names by a number, the best first, as it is drawn."""
+    """Models by a metric, the best first, in SVG positions."""
 
     title: str
     description: str
@@ -141,7 +141,7 @@ class RankingChart:
 
 
 def draw(line: Line, axes: tuple[ChartAxis, ChartAxis]) -> Series:
-    """Leaves out what is not finite; the line has a gap there."""
+    """Maps a series to positions. Points that are not finite are left out, as gaps in the line."""
     x, y = axes
     path, dots, pen_down = [], [], False
     for sample in line.samples:
@@ -156,7 +156,7 @@ def draw(line: Line, axes: tuple[ChartAxis, ChartAxis]) -> Series:
 
 
 def _round_step(span: float, wanted: int) -> float:
-    """The smallest of 1, 2 and 5 times powers of ten that divides the span into no more than wanted."""
+    """The smallest step of 1, 2 or 5 times a power of ten with at most `wanted` steps in the span."""
     power = 10.0 ** math.floor(math.log10(span / wanted))
     return next(step * power for step in (1, 2, 5, 10) if step * power * wanted >= span * (1 - 1e-9))
 

@@ -1,4 +1,4 @@
-"""What the report draws of a record: a ranking of the models, curves by epoch, the calibration."""
+"""The charts of a report: a ranking of the models, curves by epoch, and the reliability diagram."""
 
 import math
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from animora_training.pipeline.report.charts import (
 )
 from animora_training.pipeline.report.texts import decimal, signed
 
-# Radii in a calibration plot: of all predictions in one bin, and what is drawn at least and at most.
+# Radii in the reliability diagram: for a bin with all predictions, and the smallest and largest drawn.
 WHOLE_DOT, SMALLEST_DOT, LARGEST_DOT = 18.0, 2.5, 9.0
 
 
 def ranking(record: RunRecord, metric: str) -> RankingChart:
-    """What was judged by a metric, the best first, each with its distance from the fit."""
+    """Models by a metric, the best first, each with its difference to the fit's model."""
     fit = next(iter(record.qualities))
     known = sorted(((value, name) for name, value in record.measured(metric).items()), reverse=True)
     own = record.measured(metric).get(fit, math.nan)
@@ -42,14 +42,14 @@ def ranking(record: RunRecord, metric: str) -> RankingChart:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """What was recorded of every epoch.
+    """A quantity that is recorded for every epoch.
 
     Attributes:
-        key: Names its chart within the page.
-        name: What it is.
-        stages: Whose epochs are drawn.
-        of: Where it is found.
-        started: Whether the factorisation's is comparable, so that it shows where training started.
+        key: Id of the chart within the page.
+        name: Name of the quantity.
+        stages: Stages whose epochs are drawn.
+        of: Returns the value of an epoch.
+        started: Whether to draw the factorisation's value as the level at which training started.
     """
 
     key: str
@@ -69,17 +69,17 @@ QUANTITIES = (
 
 
 def curves(record: RunRecord) -> list[Chart]:
-    """Every quantity by epoch; one that was not recorded has no chart."""
+    """A chart of each recorded quantity by epoch."""
     made = (_curve(record, quantity) for quantity in QUANTITIES)
     return [chart for chart in made if chart is not None]
 
 
 def calibration(bins: tuple[ReliabilityBin, ...]) -> Chart | None:
-    """How often predictions came true; None without any."""
+    """The reliability diagram; None without predictions."""
     predictions = sum(one.count for one in bins)
     if not predictions:
         return None
-    # Likes are rare: where no prediction is high, the low ones get the room.
+    # Likes are rare: the axes end at the highest value.
     top = max(max(one.predicted, one.observed) for one in bins if one.count)
     axes = ChartAxis.over((0.0, top), LEFT, RIGHT), ChartAxis.over((0.0, top), BOTTOM, TOP)
     dots = [
@@ -133,7 +133,7 @@ def _curve(record: RunRecord, quantity: Quantity) -> Chart | None:
 
 
 def _start(record: RunRecord, quantity: Quantity) -> float | None:
-    """What the factorisation had reached at its end, where that can be compared."""
+    """The factorisation's final value; None if it is not comparable."""
     sweeps = record.stage("factorisation")
     value = quantity.of(sweeps[-1]) if sweeps and quantity.started else None
     return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""From a run's record to one HTML page."""
+"""Renders a run's record as one HTML page."""
 
 import math
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from animora_training.data.arrays import replacing
+from animora_training.data.arrays import replace_file
 from animora_training.pipeline.record import STAGES, ReliabilityBin, RunRecord
 from animora_training.pipeline.report import charts, texts
 from animora_training.pipeline.report.figures import calibration, curves, ranking
 
-# What a report speaks of first, where it was measured.
+# The metrics of the headline.
 LEADING = ("ndcg@10", "hr@10")
-# A larger number is better, as far as the name tells; of other metrics the best is not pointed out.
+# Metrics for which larger is better; the best value of other metrics is not highlighted.
 LARGER_IS_BETTER = ("hr", "ndcg", "mrr", "recall", "precision", "map", "auc", "coverage")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A number in the table of qualities, and whether it is its column's best."""
+    """A value in the table of metrics, and whether it is the best of its column."""
 
     text: str
     best: bool
@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class QualityTable:
-    """Metrics as columns, what was judged as rows."""
+    """A table with a column for each metric and a row for each model."""
 
     metrics: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
@@ -36,7 +36,7 @@ class QualityTable:
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """A leading metric of the fit, and the strongest of what it is compared with, if there is any."""
+    """A headline metric of the fit's model, and its best rival, if there is one."""
 
     metric: str
     value: float
@@ -45,17 +45,17 @@ class Headline:
 
 
 def write_report(record: RunRecord, path: Path) -> None:
-    """Writes the report, in place of one that is there.
+    """Writes the report, atomically.
 
     Raises:
         CannotWrite: The disk is full, or failed.
     """
-    with replacing(path) as file:
+    with replace_file(path) as file:
         file.write(render(record).encode())
 
 
 def render(record: RunRecord) -> str:
-    """The report as HTML, in which every text of the record is escaped."""
+    """The report as HTML; all texts of the record are escaped."""
     environment = Environment(
         loader=PackageLoader("animora_training.pipeline.report"),
         autoescape=True,
@@ -88,7 +88,7 @@ def render(record: RunRecord) -> str:
 
 
 def headlines(record: RunRecord) -> list[Headline]:
-    """The leading metrics that the fit itself has, or else its first; none where nothing was judged."""
+    """The headline metrics of the fit's model, or else its first metric; empty without metrics."""
     name, own = next(iter(record.qualities.items()), ("", {}))
     found = []
     for metric in [metric for metric in LEADING if metric in own] or list(own)[:1]:
