@@ -20,7 +20,7 @@ def main() -> None:
         cpu_affinity.pin_worker(int(parent.name))
     parent.start()
     if parent.name == DEVICE:
-        from animora_server.shared_device.process import share  # noqa: PLC0415  # importing PyTorch takes seconds
+        from animora_server.workers.device_process import share  # noqa: PLC0415  # importing PyTorch takes seconds
 
         run(share(parent))
     from animora_server.workers.serving import serve  # noqa: PLC0415  # imports gRPC, and PyTorch unless the device is shared

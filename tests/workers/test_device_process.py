@@ -1,7 +1,7 @@
 import asyncio
 from typing import Any
 
-from animora_server.shared_device.process import DeviceWatch
+from animora_server.workers.device_process import DeviceWatch
 from tests.limits import HANG_TIMEOUT
 
 
