@@ -95,7 +95,11 @@ async def test_check_config_prints_the_options_in_force_without_secrets():
     [
         ("MODELS_STORE", "s3:/x", "ANIMORA_MODELS_STORE: write s3://BUCKET/PREFIX"),
         ("CACHE_URL", "redis+sentinel://host", "cache.url: not a URL"),
-        ("CACHE_URL", "rediss://u:hidden@host?ssl_cert_reqs=sometimes", "cache.url: not a URL"),
+        (
+            "CACHE_URL",
+            "rediss://u:hidden@host?ssl_cert_reqs=sometimes",
+            "cache.url: the ssl_ options cannot be used",
+        ),
     ],
 )
 async def test_check_config_refuses_an_address_that_the_server_would_refuse(option, value, named):

@@ -167,7 +167,7 @@ async def test_blocked_and_deleted_content_is_never_visible_and_a_reconcile_equa
             await world.check()
         await world.commit_late()
         await worker.until_received(database)
-        worker.refresher.catch_up()
+        worker.catch_up()
         for _ in range(2):
             await worker.refresh()
 

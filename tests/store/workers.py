@@ -44,7 +44,7 @@ class CatalogWorker:
         rare = CatalogSettings(poll_interval=1e6, reconcile_interval=1e6, max_block_age=1e6)
         self.refresher = CatalogSync(self, rare, metrics, self._publish)
         database = DatabaseSettings(url=SecretStr(url))
-        self.listener = EventListener(database, metrics, self._correct, self._catch_up)
+        self.listener = EventListener(database, metrics, self._correct, self.catch_up)
         self.blocks = BlockRefresher(
             store.with_separate_connection(),
             rare,
@@ -134,7 +134,7 @@ class CatalogWorker:
                 self._marks[blocked].set()
         return True
 
-    def _catch_up(self):
+    def catch_up(self):
         self.refresher.catch_up()
         self.behind = 2
         self._listening.set()

@@ -69,8 +69,11 @@ def test_a_version_is_compared_with_all_baselines(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("compare", "--ncf", "somewhere", "--split", "time"), "--split: the test pairs of --ncf"),
-        (("compare", "--split", "cold-posts", "--plot", "plot.png"), "--plot: there is no picture"),
+        (("compare", "--ncf", "somewhere", "--split", "time"), "--split: --ncf defines a split already"),
+        (
+            ("compare", "--split", "cold-posts", "--plot", "plot.png"),
+            "--plot: --split cold-posts has no plot",
+        ),
         (("compare", "--ncf", "somewhere", "--plot", "plot.pdf"), "--plot: must end in .png or .svg"),
         (("compare", "--ncf", "somewhere", "--attempts", "0"), "--attempts"),
     ],

@@ -65,7 +65,7 @@ def test_two_processes_train_the_same_model_as_one_and_resume_after_a_kill(torch
     names = sorted(path.name.split("-", 2)[2] for path in (tmp_path / "run").glob("checkpoint-*.pt"))
     assert {"0-of-2.pt", "1-of-2.pt"} == set(names)
 
-    assert "of 2 processes, not 1" in fit(environment, *begun, "--resume", code=1).stderr
+    assert "belongs to 2 processes, not 1" in fit(environment, *begun, "--resume", code=1).stderr
 
     assert ended(torchrun(*begun, "--resume")).count("wrote ") == 1
     ended(torchrun("--run-dir", tmp_path / "through", "--output", tmp_path / "two"))
