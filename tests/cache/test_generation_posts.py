@@ -1,11 +1,10 @@
 """The posts that a generation was ranked from, in a real Redis: written by each run, read by each server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import redis.asyncio
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
@@ -21,23 +20,6 @@ from animora_server.observability.metrics import CacheMetrics
 from animora_server.precompute.generation_store import RedisGenerations
 from tests.cache.stores import KEY, NOW, TIMELINE, Stores, make_generation, name_of, until
 from tests.limits import HANG_TIMEOUT
-
-
-@pytest.fixture
-async def stores(redis_url: str) -> AsyncIterator[Stores]:
-    async with Stores(redis_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def generations(stores: Stores) -> RedisGenerations:
-    return stores.generations
-
-
-@pytest.fixture
-async def client(redis_url: str) -> AsyncIterator[Redis]:
-    async with redis.asyncio.from_url(redis_url) as opened:
-        yield opened
 
 
 class ScriptedRedis:

@@ -40,12 +40,6 @@ async def stores(redis_url: str) -> AsyncIterator[Stores]:
         yield opened
 
 
-@pytest.fixture
-async def client(redis_url: str) -> AsyncIterator[Redis]:
-    async with redis.asyncio.from_url(redis_url) as opened:
-        yield opened
-
-
 async def test_a_user_without_a_timeline_has_none(stores: Stores):
     assert await stores.timelines.latest(KEY) is None
     assert await stores.timelines.by_id(KEY, b"s" * 16) is None

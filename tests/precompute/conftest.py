@@ -4,6 +4,7 @@ import asyncpg
 import pytest
 
 from animora_server.settings import Settings
+from tests.cache.conftest import client, generations, stores  # noqa: F401  # fixtures
 from tests.inference.artifacts import active_store
 from tests.integration.feed import fill
 from tests.precompute.fakes import FakeGenerations

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
@@ -46,23 +46,6 @@ BUILDING = building_generation_key(b"animora:")
 USERS = [b"{%d}:digest:new" % user for user in range(2500)]
 
 Start = Callable[[], Awaitable[EmbeddedRedis]]
-
-
-@pytest.fixture
-async def stores(redis_url: str) -> AsyncIterator[Stores]:
-    async with Stores(redis_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def generations(stores: Stores) -> RedisGenerations:
-    return stores.generations
-
-
-@pytest.fixture
-async def client(redis_url: str) -> AsyncIterator[Redis]:
-    async with redis.asyncio.from_url(redis_url) as opened:
-        yield opened
 
 
 @given(

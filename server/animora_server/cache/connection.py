@@ -24,7 +24,7 @@ from animora_server.settings import CacheSettings
 
 CONNECT_TIMEOUT = 1.0  # seconds; connections are mostly made outside of requests
 SENTINEL_TIMEOUT = 0.25  # seconds; one attempt to connect may ask several Sentinels in turn
-CLUSTER_PROBES = 64  # keys in so many random slots reach every primary of all but the largest Clusters
+CLUSTER_PROBES = 64  # keys, each in a random slot: they reach every primary of all but the largest Clusters
 
 # The errors of a Redis that is slow, frozen, full or gone. TimeoutError is an OSError.
 REDIS_FAILED = (RedisError, RedisClusterException, OSError)
@@ -123,7 +123,7 @@ async def drop_connections(client: Redis | RedisCluster) -> None:
     """Closes every connection, so that the next command resolves the address again.
 
     After a failover, an open connection still leads to the old primary: names are resolved, and Sentinels
-    asked, only when a connection is made. Pipelines of a Cluster never refresh its list of nodes.
+    queried, only when a connection is made. Pipelines of a Cluster never refresh its list of nodes.
 
     Raises:
         REDIS_FAILED: A connection could not be closed.

@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable
 
 MAX_RECONCILE_SHARE = 0.1  # of the time spent in reconciles
-# The cost of a reconcile is limited to so many times the cost of the previous one, or to an interval if that
-# is more: a reconcile that suddenly takes much longer was frozen with the process or the database.
+# The factor by which the cost of a reconcile may exceed the previous one; up to an interval it always may. A
+# reconcile that suddenly takes much longer was frozen with the process or the database.
 MAX_GROWTH = 3.0
 
 

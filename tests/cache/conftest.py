@@ -1,0 +1,27 @@
+"""What is kept in a real Redis, and a client that looks at it directly."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+from redis.asyncio import Redis
+
+from animora_server.precompute.generation_store import RedisGenerations
+from tests.cache.stores import Stores
+
+
+@pytest.fixture
+async def stores(redis_url: str) -> AsyncIterator[Stores]:
+    async with Stores(redis_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def generations(stores: Stores) -> RedisGenerations:
+    return stores.generations
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Redis]:
+    async with redis.asyncio.from_url(redis_url) as opened:
+        yield opened
