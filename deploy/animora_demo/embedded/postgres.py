@@ -4,17 +4,16 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Self
 from urllib.parse import quote
 
 import asyncpg
 
 from animora_demo.embedded.account import Account, unprivileged_account
 from animora_demo.embedded.binaries import find_postgres
-from animora_demo.embedded.errors import EmbeddedError
 from animora_demo.embedded.home import locked, settle
 from animora_demo.embedded.installation import runnable_by
 from animora_demo.embedded.process import START_TIMEOUT, ChildProcess, Program, bring_up, run_to_end
+from animora_demo.embedded.server import EmbeddedServer
 
 DATABASE = "animora"
 # Part of the name of the Unix socket, `/data/.s.PGSQL.5432`; no TCP port is opened.
@@ -31,54 +30,26 @@ OPTIONS = {
 }
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(EmbeddedServer):
     """PostgreSQL in a private directory.
 
-    As an async context manager it starts and stops the server. An existing data directory is reused. If this
-    process runs as root, the server runs under an unprivileged account. Data and address survive `stop` and
-    `kill`.
+    An existing data directory is reused. If this process runs as root, the server runs under an unprivileged
+    account. Data and address survive `stop` and `kill`.
     """
 
-    def __init__(self, directory: Path, binary: Path | None = None) -> None:
-        self._directory = directory
-        self._binary = binary
-        self._home: Path | None = None
-        self._child: ChildProcess | None = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self.stop()
+    NAME = "PostgreSQL"
 
     @property
     def url(self) -> str:
         """The DSN of the database `animora`, for asyncpg."""
         return self.database_url(DATABASE)
 
-    @property
-    def pid(self) -> int:
-        """The id of the main process."""
-        if self._child is None:
-            raise EmbeddedError("PostgreSQL was not started")
-        return self._child.pid
-
     def database_url(self, database: str) -> str:
         """The DSN of a database of this server, for the superuser."""
-        if self._home is None:
-            raise EmbeddedError("PostgreSQL was not started")
-        host = quote(str(self._home / "data"))
+        host = quote(str(self._started_home() / "data"))
         return f"postgresql://animora@/{database}?host={host}&port={PORT}&sslmode=disable"
 
-    async def start(self) -> None:
-        """Starts the server and waits until it accepts connections; no effect while it runs.
-
-        Raises:
-            EmbeddedError: No program was found, or the server did not start.
-        """
-        if self._child is not None and self._child.running:
-            return
+    async def _launch(self) -> ChildProcess:
         postgres = find_postgres(self._binary)
         account = unprivileged_account()
         home = self._home = settle(self._directory, account)
@@ -97,17 +68,7 @@ class EmbeddedPostgres:
                 account=account,
                 inherits=(lock,),
             )
-            self._child = await bring_up(program, self._answers)
-
-    async def stop(self) -> None:
-        """Disconnects all clients and stops the server."""
-        if self._child is not None:
-            await self._child.stop()
-
-    async def kill(self) -> None:
-        """Kills the main process (SIGKILL), like a crash."""
-        if self._child is not None:
-            await self._child.kill()
+            return await bring_up(program, self._answers)
 
     async def _answers(self) -> bool:
         """Whether the server accepts connections; creates the database if it is missing."""

@@ -2,13 +2,12 @@
 
 import asyncio
 from pathlib import Path
-from typing import Self
 from urllib.parse import quote
 
 from animora_demo.embedded.binaries import find_redis
-from animora_demo.embedded.errors import EmbeddedError
 from animora_demo.embedded.home import locked, settle
 from animora_demo.embedded.process import ChildProcess, Program, bring_up
+from animora_demo.embedded.server import EmbeddedServer
 
 SOCKET = "redis.sock"
 OPTIONS = {
@@ -21,46 +20,20 @@ OPTIONS = {
 }
 
 
-class EmbeddedRedis:
+class EmbeddedRedis(EmbeddedServer):
     """Redis, or Valkey, in a private directory.
 
-    As an async context manager it starts and stops the server. The address survives `stop` and `kill`; the
-    data do not.
+    The address survives `stop` and `kill`; the data do not.
     """
 
-    def __init__(self, directory: Path, binary: Path | None = None) -> None:
-        self._directory = directory
-        self._binary = binary
-        self._home: Path | None = None
-        self._child: ChildProcess | None = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self.stop()
+    NAME = "Redis"
 
     @property
     def url(self) -> str:
         """The URL of database 0, for redis-py."""
         return f"unix://{quote(str(self._socket))}?db=0"
 
-    @property
-    def pid(self) -> int:
-        """The process' id."""
-        if self._child is None:
-            raise EmbeddedError("Redis was not started")
-        return self._child.pid
-
-    async def start(self) -> None:
-        """Starts the server and waits until it answers; no effect while it runs.
-
-        Raises:
-            EmbeddedError: No program was found, or the server did not start.
-        """
-        if self._child is not None and self._child.running:
-            return
+    async def _launch(self) -> ChildProcess:
         binary = find_redis(self._binary)
         home = self._home = settle(self._directory, None)
         options = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]
@@ -71,23 +44,11 @@ class EmbeddedRedis:
                 log=home / "redis.log",
                 inherits=(lock,),
             )
-            self._child = await bring_up(program, self._answers)
-
-    async def stop(self) -> None:
-        """Stops the server."""
-        if self._child is not None:
-            await self._child.stop()
-
-    async def kill(self) -> None:
-        """Kills the server (SIGKILL), like a crash."""
-        if self._child is not None:
-            await self._child.kill()
+            return await bring_up(program, self._answers)
 
     @property
     def _socket(self) -> Path:
-        if self._home is None:
-            raise EmbeddedError("Redis was not started")
-        return self._home / SOCKET
+        return self._started_home() / SOCKET
 
     async def _answers(self) -> bool:
         try:
