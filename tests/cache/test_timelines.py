@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
 import pytest
@@ -31,13 +31,6 @@ POINTER = latest_key(PREFIX, KEY)
 
 Start = Callable[[], Awaitable[EmbeddedRedis]]
 Freeze = Callable[[int], AbstractContextManager[None]]
-
-
-@pytest.fixture
-async def stores(redis_url: str) -> AsyncIterator[Stores]:
-    # Nothing fails in the tests that use these, so that a busy machine must not look like a failure.
-    async with Stores(redis_url) as opened:
-        yield opened
 
 
 async def test_a_user_without_a_timeline_has_none(stores: Stores):
