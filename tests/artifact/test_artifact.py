@@ -43,7 +43,7 @@ def rejection(folder):
     return raised.value.reason
 
 
-def test_a_version_is_read_as_it_was_written(artifact, folder):
+def test_a_version_round_trips(artifact, folder):
     read = read_artifact(folder)
     assert read.model == artifact.model
     assert read.compiled == artifact.compiled
@@ -53,7 +53,7 @@ def test_a_version_is_read_as_it_was_written(artifact, folder):
     np.testing.assert_array_equal(read.golden.probabilities, artifact.golden.probabilities)
 
 
-def test_a_version_need_not_have_been_compiled(artifact, tmp_path):
+def test_a_version_may_lack_native_code(artifact, tmp_path):
     folder = tmp_path / artifact.manifest.version
     write_artifact(make_artifact(), folder)
     assert read_artifact(folder).compiled is None
@@ -96,7 +96,7 @@ def test_a_link_is_refused_wherever_it_leads(folder, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
-def test_a_pipe_or_a_folder_in_a_files_place_does_not_hang_the_reader(folder, name):
+def test_a_pipe_or_a_folder_in_a_files_place_is_refused_without_blocking(folder, name):
     (folder / name).unlink()
     os.mkfifo(folder / name)
     assert rejection(folder) == "file_type"
@@ -105,14 +105,14 @@ def test_a_pipe_or_a_folder_in_a_files_place_does_not_hang_the_reader(folder, na
     assert rejection(folder) == "file_type"
 
 
-def test_a_half_written_version_has_no_manifest_and_so_is_none(folder):
+def test_a_half_written_version_has_no_manifest_and_is_refused(folder):
     (folder / "manifest.json").unlink()
     with pytest.raises(VersionNotFound):
         read_artifact(folder)
 
 
 @pytest.mark.parametrize("found", [0, 2, 99])
-def test_a_version_of_another_format_is_refused_before_its_files_are_looked_at(folder, found):
+def test_a_version_of_another_format_is_refused_before_its_files_are_read(folder, found):
     edit_manifest(folder, format=found)
     for name in FILES:
         (folder / name).unlink()
@@ -138,7 +138,7 @@ def test_a_manifest_that_is_not_valid_is_refused(folder, changes):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
-def test_a_manifest_that_is_no_json_object_is_refused(folder, content):
+def test_a_manifest_that_is_not_a_json_object_is_refused(folder, content):
     (folder / "manifest.json").write_bytes(content)
     assert rejection(folder) == "manifest"
 
@@ -148,7 +148,7 @@ def test_a_manifest_that_is_far_too_large_is_refused_unread(folder):
     assert rejection(folder) == "size"
 
 
-def test_fields_of_a_newer_writer_are_passed_over(folder):
+def test_unknown_manifest_fields_are_ignored(folder):
     edit_manifest(folder, signature="…")
     read_artifact(folder)
 
@@ -185,7 +185,7 @@ def test_a_version_is_never_written_over_another(artifact, folder):
     assert sorted(folder.parent.iterdir()) == before
 
 
-def test_where_a_version_cannot_be_written_nothing_stays_behind(artifact, tmp_path):
+def test_a_failed_write_leaves_no_files(artifact, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable):
         write_artifact(artifact, tmp_path / "file" / "version")
@@ -209,6 +209,6 @@ def test_a_manifest_that_promises_a_huge_file_is_refused_without_memory_for_it(f
         {"tolerances": {"half": float("inf")}},
     ],
 )
-def test_a_moment_without_a_zone_or_a_tolerance_that_is_none_is_refused(folder, changes):
+def test_a_time_without_a_zone_and_an_invalid_tolerance_are_refused(folder, changes):
     edit_manifest(folder, **changes)
     assert rejection(folder) == "manifest"

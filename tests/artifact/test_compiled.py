@@ -51,7 +51,7 @@ def network():
     return load_network(save_network(Compilable()), CPU)
 
 
-def test_scores_are_the_codes(network, dimensions, tmp_path):
+def test_a_network_with_native_code_returns_its_scores(network, dimensions, tmp_path):
     compiled = load_compiled(library(FITTING, tmp_path), network, dimensions)
     row = torch.zeros(3, dtype=torch.int64)
     assert compiled.score(row[:1], row, torch.ones(2, 5), row).tolist() == [0, 0, 0]
@@ -81,7 +81,7 @@ def test_post_vectors_of_another_width_than_the_code_reads_are_refused(network, 
         load_compiled(library(FITTING, tmp_path), network, wider)
 
 
-def test_equal_code_is_loaded_once(tmp_path):
+def test_identical_native_code_is_loaded_once(tmp_path):
     code = library(ZEROS, tmp_path)
     assert open_library(code).score is open_library(bytes(bytearray(code))).score
     assert open_library(code).score is not open_library(code + b"\0").score
@@ -96,7 +96,7 @@ def test_equal_code_is_loaded_once(tmp_path):
         (of_another_machine, "does not load on this machine"),
     ],
 )
-def test_what_is_no_library_of_this_machine_is_refused(tmp_path, spoil, why):
+def test_native_code_that_is_not_a_library_is_refused(tmp_path, spoil, why):
     with pytest.raises(CompiledUnusable, match=why):
         open_library(spoil(library(ZEROS, tmp_path)))
 
@@ -111,12 +111,12 @@ def test_what_is_no_library_of_this_machine_is_refused(tmp_path, spoil, why):
         (NO_SUCH_CPU, "this CPU has none of the instruction sets"),
     ],
 )
-def test_code_that_this_program_or_cpu_cannot_run_is_refused(tmp_path, source, why):
+def test_native_code_for_another_interface_or_cpu_is_refused(tmp_path, source, why):
     with pytest.raises(CompiledUnusable, match=why):
         open_library(library(source, tmp_path))
 
 
-def test_a_network_that_was_not_made_for_compiled_code_is_refused(dimensions, tmp_path):
+def test_a_network_without_support_for_native_code_is_refused(dimensions, tmp_path):
     plain = load_network(save_network(DotProduct()), CPU)
     with pytest.raises(CompiledUnusable, match="has no tensors"):
         load_compiled(library(ZEROS, tmp_path), plain, dimensions)
@@ -128,7 +128,7 @@ def test_a_network_of_another_precision_is_refused(dimensions, tmp_path):
         load_compiled(library(FITTING, tmp_path), half, dimensions)
 
 
-def test_where_the_machine_refuses_memory_for_code_torchscript_is_left(tmp_path):
+def test_without_executable_memory_torchscript_scores(tmp_path):
     code = library(ZEROS + "int other;", tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))  # of all that may be refused, what a test can have

@@ -33,7 +33,7 @@ def opened() -> Callable[[], list[Path]]:
 
 
 @posix
-def test_a_version_and_the_pointer_are_durable_once_they_are_there(tmp_path, opened):
+def test_a_version_and_the_pointer_are_synced_before_they_become_visible(tmp_path, opened):
     root = tmp_path / "a" / "store"
     opened()
     store = FolderStore(root)
@@ -50,14 +50,14 @@ def test_a_version_and_the_pointer_are_durable_once_they_are_there(tmp_path, ope
 
 
 @posix
-def test_a_folder_that_is_there_is_left_alone(tmp_path, opened):
+def test_an_existing_folder_is_left_unchanged(tmp_path, opened):
     make_folder(tmp_path)
     assert not opened()
     sync_folder(tmp_path)
     assert opened() == [tmp_path]
 
 
-def test_what_writers_that_were_killed_have_left_goes_when_it_is_a_day_old(tmp_path):
+def test_leftovers_of_killed_writers_are_deleted_after_a_day(tmp_path):
     store = FolderStore(tmp_path)
     old, young, growing = (tmp_path / f".staging-{name}" for name in ("old", "young", "growing"))
     pointer, foreign = tmp_path / ".active-old", tmp_path / "notes"

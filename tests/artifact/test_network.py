@@ -32,13 +32,13 @@ def test_a_loaded_network_repeats_its_golden_rows(artifact):
     assert golden_error(load_network(artifact.model, CPU), artifact.golden, CPU) < 1e-6
 
 
-def test_in_half_precision_it_is_a_little_off(artifact):
+def test_half_precision_has_a_small_error(artifact):
     half = load_network(artifact.model, CPU, torch.float16)
     assert 1e-6 < golden_error(half, artifact.golden, CPU, torch.float16) < 1e-2
 
 
 @pytest.mark.parametrize("model", [b"", b"not a zip archive", save_network(OtherMethods())])
-def test_what_is_no_such_network_is_refused(model):
+def test_a_network_with_the_wrong_interface_is_refused(model):
     with pytest.raises(ArtifactRejected) as raised:
         load_network(model, CPU)
     assert raised.value.reason == "content"

@@ -47,12 +47,12 @@ class ForgetfulFile(FakeFile):
         return False
 
 
-def test_a_pointer_of_one_line_has_no_past():
+def test_a_pointer_of_one_line_has_no_history():
     assert Pointer.parse(b"v1\n") == Pointer.parse(b"v1") == Pointer(("v1",))
     assert Pointer.parse(b"v1").previous is None
 
 
-def test_a_pointer_is_read_as_it_was_written():
+def test_a_pointer_round_trips():
     pointer = Pointer(("v3", "v2", "v1"))
     assert Pointer.parse(pointer.to_bytes()) == pointer
     assert (pointer.active, pointer.previous) == ("v3", "v2")
@@ -61,16 +61,16 @@ def test_a_pointer_is_read_as_it_was_written():
 @pytest.mark.parametrize(
     "content", [b"", b"\n", b"..\nv1\n", b"\xff\n", b"v" * 65, b"v1\n" * MAX_POINTER_BYTES]
 )
-def test_a_pointer_whose_first_line_is_no_name_is_refused(content):
+def test_a_pointer_whose_first_line_is_not_a_version_name_is_refused(content):
     with pytest.raises(ArtifactRejected, match="not a version's name"):
         read_pointer(FakeFile(content))
 
 
-def test_a_past_that_cannot_be_read_ends_there():
+def test_a_history_ends_at_its_first_unreadable_line():
     assert Pointer.parse(b"v3\nv2\n../v1\nv0\n") == Pointer(("v3", "v2"))
 
 
-def test_the_past_is_bounded_and_fits_the_file():
+def test_the_history_is_bounded_and_fits_the_file():
     pointer = Pointer()
     for number in range(3 * MAX_NAMES):
         pointer = pointer.to(f"{number:064}")
@@ -79,7 +79,7 @@ def test_the_past_is_bounded_and_fits_the_file():
     assert Pointer.parse(pointer.to_bytes()) == pointer
 
 
-def test_an_activation_that_nobody_disturbs_adds_to_the_past():
+def test_an_activation_is_appended_to_the_history():
     file = FakeFile()
     activate(file, "v1", None)
     activate(file, "v2", "v1")
@@ -99,7 +99,7 @@ def test_an_activation_that_expects_another_version_fails_and_names_the_active_o
     assert file.content == b"v2\nv1\n"
 
 
-def test_a_race_that_is_lost_between_look_and_write_is_lost_too():
+def test_an_activation_fails_if_the_pointer_changes_between_read_and_write():
     file = FakeFile(b"v1\n")
     file.meanwhile = [lambda: file.write(b"v2\nv1\n")]
     with pytest.raises(ActivationLost, match="v2 is active"):
@@ -135,7 +135,7 @@ def test_a_damaged_pointer_is_replaced_by_an_activation():
     assert file.content == b"v2\n"
 
 
-def test_rolling_back_goes_further_each_time():
+def test_each_rollback_goes_one_version_further_back():
     file = FakeFile(b"v3\nv2\nv1\n")
     roll_back(file, read_pointer(file))
     assert file.content == b"v2\nv1\n"

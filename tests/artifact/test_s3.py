@@ -76,7 +76,7 @@ def drip(connection: socket.socket, over: Event) -> None:
         connection.sendall(b"v")
 
 
-def test_an_s3_url_says_where_and_how():
+def test_an_s3_url_has_bucket_prefix_and_options():
     url = "s3://bucket/a%20shop/models/?endpoint_url=http://localhost:9000&region=eu-west-1&timeout=2.5"
     assert S3Place.parse(url) == S3Place(
         "bucket", "a shop/models", "http://localhost:9000", region="eu-west-1", timeout=2.5
@@ -107,14 +107,14 @@ def test_an_s3_url_says_where_and_how():
         ("s3://bucket/a?timeout=inf", "no number of seconds"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_before_anything_is_asked(url, reason):
+def test_an_invalid_url_is_refused_before_any_request(url, reason):
     with pytest.raises(ValueError, match=reason) as refused:
         open_store(url)
     assert "hush" not in str(refused.value)
 
 
 @pytest.mark.usefixtures("_credentials")
-def test_a_server_that_is_not_there_makes_the_store_unavailable():
+def test_an_unreachable_server_makes_the_store_unavailable():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     store = open_store(f"s3://bucket/models?endpoint_url=http://127.0.0.1:{port}")
@@ -127,7 +127,7 @@ def test_a_server_that_is_not_there_makes_the_store_unavailable():
 
 @pytest.mark.usefixtures("_credentials")
 @pytest.mark.parametrize("answer", [say_nothing, drip])
-def test_a_server_that_does_not_come_to_an_end_makes_it_unavailable(answer):
+def test_an_endless_response_makes_the_store_unavailable(answer):
     with listening(answer) as endpoint:
         store = open_store(f"s3://bucket/models?endpoint_url={endpoint}&timeout=0.3")
         with pytest.raises(StoreUnavailable, match=r"no answer within 0\.3 s"):
@@ -153,21 +153,21 @@ def test_an_s3_error_is_described_without_the_librarys_text(answer, reason):
 
 
 @pytest.mark.usefixtures("_credentials")
-def test_an_answer_that_breaks_off_is_none():
+def test_a_truncated_response_is_an_error():
     with listening(breaking_off) as endpoint:
         store = open_store(f"s3://bucket/models?endpoint_url={endpoint}&timeout=2")
         with pytest.raises(StoreUnavailable, match="no answer"):
             store.active()
 
 
-def test_a_bucket_that_does_not_exist_is_no_empty_store(s3):
+def test_a_missing_bucket_is_an_error(s3):
     store = open_store(f"s3://no-such-bucket/models?endpoint_url={s3.endpoint}")
     for call in (store.active, store.listing, lambda: store.manifest("v1")):
         with pytest.raises(StoreUnavailable, match="there is no such bucket"):
             call()
 
 
-def test_a_frozen_server_is_unavailable_and_then_there_again(s3, shared_s3, frozen):
+def test_a_store_recovers_after_a_frozen_server(s3, shared_s3, frozen):
     store = open_store(s3.url_with(timeout=0.5))
     store.publish(make_artifact("v1"))
     store.activate("v1")
@@ -186,7 +186,7 @@ def test_a_version_has_the_same_files_as_in_a_folder(s3):
     assert s3.keys() == {*files, ".claims/v1"}
 
 
-def test_a_publication_that_was_cut_off_is_no_version_until_it_is_repeated(s3):
+def test_an_interrupted_publication_becomes_a_version_when_repeated(s3):
     store, artifact = open_store(s3.url), make_artifact("v1")
     store.publish(artifact)
     s3.delete("v1/manifest.json")
@@ -196,7 +196,7 @@ def test_a_publication_that_was_cut_off_is_no_version_until_it_is_repeated(s3):
     assert store.read("v1").manifest.version == "v1"
 
 
-def test_two_different_versions_of_one_name_are_never_mixed(s3):
+def test_two_publications_of_one_name_are_never_mixed(s3):
     store, artifact = open_store(s3.url), make_artifact("v1")
     store.publish(artifact)
     s3.delete("v1/manifest.json")  # as if it were still being written
@@ -209,7 +209,7 @@ def test_two_different_versions_of_one_name_are_never_mixed(s3):
     assert store.manifest("v1").metrics == {"ndcg@10": 0.5}
 
 
-def test_a_file_of_many_parts_is_read_as_it_was_written(s3):
+def test_a_multipart_file_round_trips(s3):
     store, artifact = open_store(s3.url), make_artifact("v1")
     package = pack(artifact)
     large = os.urandom(2 * PART_BYTES + 12345)
@@ -223,13 +223,13 @@ def test_a_file_of_many_parts_is_read_as_it_was_written(s3):
     assert refused.value.reason == "size"
 
 
-def test_the_environment_says_what_the_url_leaves_open(s3, monkeypatch):
+def test_the_environment_completes_the_url(s3, monkeypatch):
     open_store(s3.url).publish(make_artifact("v1"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     assert len(open_store(f"s3://{s3.bucket}/shop/models").listing().manifests) == 1
 
 
-def test_a_conditional_write_is_made_only_in_the_state_that_it_names(s3):
+def test_a_conditional_write_fails_in_any_other_state(s3):
     bucket = S3Bucket(S3Place.parse(s3.url))
     bucket.create("key", b"one")
     with pytest.raises(PreconditionFailed):

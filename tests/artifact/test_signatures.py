@@ -58,7 +58,7 @@ def refusal(read):
     return str(refused.value)
 
 
-def test_the_real_program_verifies_what_we_sign(folder, keys):
+def test_model_signing_verifies_our_signatures(folder, keys):
     verify = ("verify", "key", folder, "--signature", folder / "model.sig", "--public_key", keys.public)
     verified = model_signing(*verify)
     assert verified.returncode == 0, verified.stderr
@@ -66,7 +66,7 @@ def test_the_real_program_verifies_what_we_sign(folder, keys):
     assert model_signing(*verify).returncode != 0
 
 
-def test_we_verify_what_the_real_program_signs(keys, tmp_path, read):
+def test_signatures_of_model_signing_are_verified(keys, tmp_path, read):
     folder = tmp_path / "models" / "v1"
     write_artifact(make_artifact("v1"), folder)
     signed = model_signing(
@@ -161,7 +161,7 @@ def test_a_statement_that_was_changed_is_refused(folder, read):
         b'{"verificationMaterial": null}',
     ],
 )
-def test_what_is_no_signature_is_refused(folder, read, content):
+def test_a_malformed_signature_is_refused(folder, read, content):
     (folder / "model.sig").write_bytes(content)
     assert "no signature" in refusal(read)
 
@@ -173,7 +173,7 @@ def test_a_signature_that_is_far_too_large_is_refused_unread(folder, read):
     assert refused.value.reason == "size"
 
 
-def test_a_package_in_memory_is_checked_whole(package, keys):
+def test_every_file_of_a_package_in_memory_is_verified(package, keys):
     check = signature_check(keys.public)
     require_signature(package, check)
     unsigned = replace(package, signature=None)
@@ -182,7 +182,7 @@ def test_a_package_in_memory_is_checked_whole(package, keys):
 
 
 @pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP521R1()])
-def test_larger_curves_will_do(tmp_path, curve):
+def test_larger_curves_are_accepted(tmp_path, curve):
     keys = write_keys(tmp_path, ec.generate_private_key(curve))
     package = signer(keys.private).sign(pack(make_artifact("v1")))
     require_signature(package, signature_check(keys.public))

@@ -85,12 +85,12 @@ def test_versions_are_listed_oldest_first_and_none_is_active(store):
     assert store.pointer() == Pointer()
 
 
-def test_a_store_that_is_not_there_yet_is_empty(empty):
+def test_a_store_whose_folder_does_not_exist_is_empty(empty):
     assert empty.store.listing().manifests == []
     assert empty.store.active() is None
 
 
-def test_a_version_is_read_as_it_was_published(store):
+def test_a_published_version_round_trips(store):
     artifact, read = make_artifact(NEW), store.read(NEW)
     assert read.model == artifact.model
     assert read.manifest.model_copy(update={"files": {}}) == artifact.manifest
@@ -115,7 +115,7 @@ def test_of_concurrent_activations_with_the_same_expectation_one_wins(store):
     assert store.pointer() == Pointer((NEW, OLD))
 
 
-def test_a_rollback_makes_active_what_was_before(store):
+def test_a_rollback_activates_the_previous_version(store):
     store.activate(OLD)
     store.activate(NEW)
     seen = store.pointer()
@@ -136,7 +136,7 @@ def test_a_rollback_to_a_deleted_version_fails(place):
     assert place.store.active() == NEW
 
 
-def test_a_pointer_of_one_line_is_read_and_moved_on_from(place):
+def test_a_pointer_without_history_is_read_and_extended(place):
     place.put("ACTIVE", OLD.encode())
     assert place.store.active() == OLD
     place.store.activate(NEW, expected=OLD)
@@ -152,7 +152,7 @@ def test_a_damaged_pointer_is_refused_and_replaced_by_an_activation(place, conte
     assert place.store.pointer() == Pointer((NEW,))
 
 
-def test_a_pointer_that_is_a_pipe_or_a_folder_is_refused_and_nobody_waits_for_it(tmp_path):
+def test_a_pointer_that_is_a_pipe_or_a_folder_is_refused_without_blocking(tmp_path):
     store = FolderStore(tmp_path)
     for make in (os.mkfifo, os.mkdir):
         make(tmp_path / "ACTIVE")
@@ -162,7 +162,7 @@ def test_a_pointer_that_is_a_pipe_or_a_folder_is_refused_and_nobody_waits_for_it
     assert store.active() is None
 
 
-def test_a_note_of_a_replay_is_not_written_through_a_link(tmp_path):
+def test_a_replay_marker_is_not_written_through_a_link(tmp_path):
     store = FolderStore(tmp_path / "models")
     manifest = store.publish(make_artifact(NEW))
     (tmp_path / "precious").write_bytes(b"kept")
@@ -185,7 +185,7 @@ def test_a_listing_skips_foreign_folders_and_names_unreadable_versions(place):
     assert listing.unreadable == ["broken", "other-version"]
 
 
-def test_what_is_no_version_cannot_become_active(place):
+def test_only_a_complete_version_can_be_activated(place):
     place.store.activate(OLD)
     place.delete(f"{NEW}/manifest.json")
     with pytest.raises(VersionNotFound):
@@ -203,7 +203,7 @@ def test_a_name_that_is_a_path_is_refused(store, name):
 
 
 @pytest.mark.parametrize("name", ["model.ts", "vocabulary.npz", "golden.npz"])
-def test_a_file_that_is_not_what_the_manifest_says_is_refused(place, name):
+def test_a_file_that_differs_from_the_manifest_is_refused(place, name):
     content = place.get(f"{NEW}/{name}")
     for damaged, reason in (
         (content[:-1], "size"),
@@ -242,7 +242,7 @@ def test_a_version_is_published_once(store):
         store.publish(make_artifact(OLD))
 
 
-def test_of_many_who_move_a_folders_pointer_at_once_one_wins(root):
+def test_of_concurrent_pointer_writes_in_a_folder_one_wins(root):
     versions = [f"v{number}" for number in range(8)]
     for version in versions:
         FolderStore(root).publish(make_artifact(version))
@@ -260,7 +260,7 @@ def test_of_many_who_move_a_folders_pointer_at_once_one_wins(root):
     assert set(FolderStore(root).pointer().names) == set(versions)
 
 
-def test_a_folder_whose_lock_is_held_is_unavailable_in_the_end(root):
+def test_a_folder_whose_lock_stays_held_is_unavailable(root):
     with (
         FileLock(root / ".ACTIVE.lock"),
         pytest.raises(StoreUnavailable, match=r"another program hold \.ACTIVE"),

@@ -83,7 +83,7 @@ def test_golden_rows_that_would_take_long_to_replay_are_refused(artifact):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.5, -0.1])
-def test_a_recorded_probability_that_is_none_is_refused(artifact, value):
+def test_a_recorded_probability_out_of_range_is_refused(artifact, value):
     spoilt = artifact.golden.probabilities.copy()
     spoilt[1] = value
     assert rejection(changed(artifact, probabilities=spoilt)) == "golden"
@@ -97,7 +97,7 @@ def test_a_recorded_embedding_that_is_not_finite_is_refused(artifact, array):
 
 
 @pytest.mark.parametrize("tolerance", [1e9, 1.0, 1e-3])
-def test_wrong_probabilities_are_refused_whatever_tolerance_a_version_asks_for(artifact, tolerance):
+def test_wrong_probabilities_are_refused_whatever_the_versions_tolerance(artifact, tolerance):
     tolerances = artifact.manifest.tolerances.model_copy(update={"float32": tolerance})
     moved = artifact.golden.probabilities.copy()
     moved[0] = 1 - moved[0]
@@ -105,7 +105,7 @@ def test_wrong_probabilities_are_refused_whatever_tolerance_a_version_asks_for(a
     assert rejection(version) == "golden"
 
 
-def test_a_version_may_ask_for_a_stricter_tolerance(artifact):
+def test_a_version_may_set_a_stricter_tolerance(artifact):
     tolerances = artifact.manifest.tolerances.model_copy(update={"float32": 1e-7})
     moved = artifact.golden.probabilities.copy()
     moved[0] += np.float32(5e-6)
@@ -132,7 +132,7 @@ def test_post_vectors_of_another_width_than_the_manifest_says_are_refused(artifa
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("table", ["users", "posts"])
-def test_a_weight_that_is_not_finite_is_refused_though_no_golden_row_meets_it(artifact, table, value):
+def test_a_weight_that_is_not_finite_is_refused_though_no_golden_row_uses_it(artifact, table, value):
     network = DotProduct()
     getattr(network, table)[2 if table == "users" else 1, 0] = value
     version = replace(artifact, model=save_network(network))
@@ -148,7 +148,7 @@ def frozen(network: DotProduct) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_weight_that_is_a_constant_of_the_code_is_checked_too(artifact):
+def test_weights_that_are_constants_of_the_code_are_checked(artifact):
     verify(replace(artifact, model=frozen(DotProduct())))
     network = DotProduct()
     network.posts[1, 0] = float("nan")
@@ -293,7 +293,7 @@ class Layered(DotProduct):
         return logits
 
 
-def test_modules_without_names_of_their_own_are_no_reason_to_refuse_a_network():
+def test_a_network_with_unnamed_modules_is_accepted():
     code = save_network(Layered().eval())
     load_network(code, torch.device("cpu"))
 
@@ -303,7 +303,7 @@ def test_a_network_whose_methods_are_not_the_contracts_is_refused(artifact, netw
     assert rejection(replace(artifact, model=save_network(network()))) in ("dimensions", "content")
 
 
-def test_the_verified_network_raises_in_python_for_what_does_not_fit(artifact):
+def test_the_verified_network_raises_python_errors_for_invalid_inputs(artifact):
     network = verify(artifact)
     row = torch.zeros(2, dtype=torch.int64)
     image, caption, table = torch.zeros(2, 3), torch.zeros(2, 2), torch.zeros(4, 2)
@@ -328,7 +328,7 @@ def test_the_verified_network_raises_in_python_for_what_does_not_fit(artifact):
             call()
 
 
-def test_arrays_are_scored_and_checked_as_tensors_are(artifact):
+def test_arrays_are_scored_and_checked_like_tensors(artifact):
     network = CheckedNetwork(load_network(artifact.model, CPU), artifact.manifest.dimensions)
     users, segments, posts = np.array([1, 3]), np.array([0, 1, 1]), np.array([0, 2, 3])
     table = torch.arange(8.0).reshape(4, 2)
@@ -345,7 +345,7 @@ def test_arrays_are_scored_and_checked_as_tensors_are(artifact):
             network.score_arrays(*wrong)
 
 
-def test_rows_are_checked_without_pytorch_too():
+def test_rows_are_checked_without_pytorch():
     require_rows("rows", np.array([0, 3]), 4)
     require_rows("rows", np.empty(0, np.int64), 0)
     for wrong in (4, -1, 1 << 62, -(1 << 63)):
@@ -353,7 +353,7 @@ def test_rows_are_checked_without_pytorch_too():
             require_rows("rows", np.array([0, wrong]), 4)
 
 
-def test_a_checked_network_is_its_network_in_all_else(artifact):
+def test_a_checked_network_has_the_attributes_of_its_network(artifact):
     plain = load_network(artifact.model, CPU)
     checked = CheckedNetwork(plain, artifact.manifest.dimensions)
     rows, image, caption = torch.arange(5), torch.ones(5, 3), torch.ones(5, 2)

@@ -11,7 +11,7 @@ IDS = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True)
 
 
 @given(IDS, IDS)
-def test_an_id_has_the_row_of_its_place_and_others_have_row_0(known, others):
+def test_a_known_id_has_its_row_and_an_unknown_id_row_0(known, others):
     index = RowIndex(np.array(known, np.int64))
     wanted = [*known, *others]
     expected = [known.index(an_id) + 1 if an_id in known else 0 for an_id in wanted]
@@ -20,7 +20,7 @@ def test_an_id_has_the_row_of_its_place_and_others_have_row_0(known, others):
 
 
 @given(IDS, IDS)
-def test_a_vocabulary_survives_its_file(users, posts):
+def test_a_vocabulary_round_trips(users, posts):
     vocabulary = Vocabulary(np.array(users, np.int64), np.array(posts, np.int64))
     read = Vocabulary.from_npz(vocabulary.to_npz())
     assert read.user_ids.tolist() == users

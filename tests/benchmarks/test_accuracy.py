@@ -44,7 +44,7 @@ def beginnings(tmp_path: Path):
     return Beginnings.of(write_folder(tmp_path))
 
 
-def test_the_report_ends_with_the_means_after_a_line_a_seed(tmp_path):
+def test_the_report_has_a_line_for_each_seed_and_ends_with_the_means(tmp_path):
     first = SeedResult(0, np.array([0, 0, 2, 30]), np.array([0, 2, 2, 30]), 60.0)
     second = SeedResult(1, np.array([0, 0, 2, 2]), np.array([2, 2, 2, 2]), 60.0)
     with (tmp_path / "output").open("w") as file:
@@ -63,7 +63,7 @@ def test_the_report_ends_with_the_means_after_a_line_a_seed(tmp_path):
     assert "iALS was left out: too many posts" in lines
 
 
-def test_a_folders_test_pairs_all_have_a_place_in_the_order_of_its_lines(beginnings, tmp_path):
+def test_every_test_pair_of_a_folder_has_its_place_in_the_order_of_the_lines(beginnings, tmp_path):
     negatives = find_files(tmp_path).negatives
     assert negatives is not None
     pairs = read_test_pairs(negatives)
@@ -72,16 +72,14 @@ def test_a_folders_test_pairs_all_have_a_place_in_the_order_of_its_lines(beginni
     assert np.array_equal(beginnings.dataset.posts.ids[held_out.candidates[:, 0]], pairs.candidates[:, 0])
 
 
-def test_a_version_tells_with_which_recipe_it_began(beginnings):
+def test_a_version_names_the_recipe_of_its_initialization(beginnings):
     config = FitConfig(factors=3, hidden=(6, 4), max_epochs=2, seed=5)
     artifact = version(beginnings, config, als_regularisation=7.5)
     assert config_of(artifact.manifest) == replace(config, als_regularisation=7.5)
 
 
 @pytest.mark.parametrize("embeddings", [True, False])
-def test_the_beginning_ranks_for_whom_the_model_did_and_leaves_the_others_where_they_were(
-    beginnings, embeddings
-):
+def test_the_initialization_ranks_only_users_whom_the_model_ranked(beginnings, embeddings):
     artifact = version(beginnings, FitConfig(factors=3, embeddings=embeddings))
     served = ServedRanks(ranks=np.array([99, 98]), personal=np.array([False, True]))
     ranks = beginnings.ranks(artifact, served)
@@ -152,11 +150,11 @@ def ran(folder: Path):
     return done.stdout
 
 
-def test_the_command_goes_the_whole_way(tmp_path):
+def test_the_command_trains_serves_and_reports(tmp_path):
     assert "2 pairs, each among 3.0 items on average" in ran(write_folder(tmp_path))
 
 
-def test_the_command_goes_the_whole_way_on_ten_users_without_times_negatives_and_embeddings(tmp_path):
+def test_the_command_runs_on_ten_users_without_times_negatives_and_embeddings(tmp_path):
     """One tests a user who is in no training pair, another one an item that is in none; all items tie."""
     train = [f"{user}\t{(user + 3 * like) % 14}\t1\n" for user in range(10) for like in range(4)]
     test = [f"{user}\t{(user + 5) % 14}\t1\n" for user in range(9)] + ["9\t77\t1\n", "50\t3\t1\n"]

@@ -65,7 +65,7 @@ async def test_calls_of_all_sizes_are_answered_by_the_model(embedded_postgres, s
     check(batches, plots.users, tmp_path / "users.png")
 
 
-async def test_a_server_for_each_size_of_the_catalog_takes_its_turns(embedded_postgres, store, tmp_path):
+async def test_catalog_sizes_are_measured_in_turns(embedded_postgres, store, tmp_path):
     points = await catalog.measure(
         OUT, await embedded_postgres(), store, (POSTS, 2 * POSTS), rounds=1, seconds=1
     )

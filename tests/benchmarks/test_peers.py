@@ -105,14 +105,14 @@ def test_a_heuristics_answer_is_wrong_even_with_the_right_posts():
         exchange.check(rank_response(QUESTIONS[0], pb.RANKER_HEURISTIC).SerializeToString())
 
 
-def test_a_user_who_was_not_ranked_for_is_wrong():
+def test_a_failed_request_is_a_wrong_reply():
     failed = pb.RankResult()
     failed.error.message = "no such luck"
     with pytest.raises(Wrong, match="no such luck"):
         Exchange(BatchRank(), QUESTIONS[:1]).check(pb.BatchRankResponse(results=[failed]).SerializeToString())
 
 
-def test_all_protocols_ask_the_same():
+def test_all_protocols_send_the_same_request():
     (question, _) = QUESTIONS
     raw = np.frombuffer(Raw(ROUTE).message([question]), np.int64)
     assert raw.tolist() == [question.user, *question.posts]
@@ -142,7 +142,7 @@ async def test_peers_rank_as_the_artifact_itself_does(postgres_url, tmp_path):
     Exchange(Raw(ROUTE), questions).check(b"".join(as_bytes(*answers)))
 
 
-async def test_users_with_blocks_are_not_asked_for(postgres_url):
+async def test_users_with_blocks_are_left_out(postgres_url):
     await fill(postgres_url)
     connection = await asyncpg.connect(postgres_url)
     await connection.execute(
@@ -155,7 +155,7 @@ async def test_users_with_blocks_are_not_asked_for(postgres_url):
 
 
 @pytest.mark.parametrize("generator", ["h2load", "our own"])
-async def test_our_side_is_measured_and_a_peer_without_an_environment_is_left_out(
+async def test_a_peer_without_an_environment_is_left_out(
     generator, postgres_url, redis_url, tmp_path: Path, monkeypatch
 ):
     if generator != "h2load":
@@ -229,7 +229,7 @@ def test_the_table_and_the_picture_have_every_side(tmp_path):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_figures_of_other_benchmarks_stay_in_the_file(tmp_path):
+def test_figures_of_other_benchmarks_are_kept(tmp_path):
     file = tmp_path / "benchmarks" / "serving.json"
     keep(file, {"unary_over_bare": 0.5, "generator": "h2load"})
     keep(file, {"batch_over_mosec": 2.0})

@@ -12,7 +12,7 @@ from tests.compilers import needs_compiler
 
 
 @needs_compiler
-def test_it_measures_both_sides_and_adds_its_figure_to_those_that_are_kept(tmp_path):
+def test_both_sides_are_measured_and_the_figure_is_added_to_the_file(tmp_path):
     kept = tmp_path / "serving.json"
     kept.write_text('{"unary_over_bare": 0.6}')
     out = Console(record=True, width=110)
@@ -24,6 +24,6 @@ def test_it_measures_both_sides_and_adds_its_figure_to_those_that_are_kept(tmp_p
 
 
 @needs_compiler
-def test_sides_that_differ_are_not_compared():
+def test_sides_with_different_scores_are_not_compared():
     with pytest.raises(RuntimeError, match="differ by"):
         scoring.measure(FitConfig(), requests=1, rounds=1, tolerance=-1.0)

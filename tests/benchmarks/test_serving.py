@@ -17,7 +17,7 @@ TRAFFIC = Traffic(
 
 
 @pytest.mark.parametrize("generator", ["h2load", "animora-client bench"])
-async def test_it_measures_all_sides_with_every_reply_checked(
+async def test_all_sides_are_measured_with_every_reply_checked(
     generator, postgres_url, redis_url, tmp_path: Path, monkeypatch
 ):
     if generator != "h2load":

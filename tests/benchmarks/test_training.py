@@ -39,7 +39,7 @@ def silent(tmp_path: Path):
         yield Console(file=file)
 
 
-def test_made_up_likes_are_as_many_as_asked_for_each_once_and_long_tailed():
+def test_synthetic_likes_are_unique_long_tailed_and_of_the_given_number():
     likes = made_up_feed(3, USERS, POSTS, PAIRS).likes
     assert len(np.unique(likes.users * POSTS + likes.posts)) == len(likes.users) == PAIRS
     assert np.bincount(likes.users, minlength=USERS).min() >= PAIRS // USERS
@@ -47,13 +47,13 @@ def test_made_up_likes_are_as_many_as_asked_for_each_once_and_long_tailed():
     assert counts[: POSTS // 10].sum() > 0.2 * PAIRS
 
 
-def test_the_same_seed_makes_the_same_likes_and_another_makes_others():
+def test_the_seed_decides_the_synthetic_likes():
     first, again, other = (made_up_feed(seed, USERS, POSTS, PAIRS).likes for seed in (3, 3, 4))
     assert np.array_equal(first.posts, again.posts)
     assert not np.array_equal(first.posts, other.posts)
 
 
-def test_our_side_trains_on_all_pairs_but_those_held_out_and_ranks_these_better_than_chance(silent):
+def test_our_side_trains_without_held_out_pairs_and_ranks_them_better_than_chance(silent):
     task = Task.of(made_up_feed(0, USERS, POSTS, PAIRS), 0)
     held_out = len(task.split.held_out.users)
     assert (len(task.split.training), held_out) == (PAIRS - USERS, USERS)
@@ -65,7 +65,7 @@ def test_our_side_trains_on_all_pairs_but_those_held_out_and_ranks_these_better_
     assert max(figures.ndcg) > 1.5 * by_chance
 
 
-def test_sides_take_turns_and_the_first_turn_counts_for_quality_alone(silent):
+def test_sides_alternate_and_the_first_turn_is_not_timed(silent):
     asked: list[str] = []
     slow, fast = (
         Scripted([Turn(seconds, 2 * seconds, 100, ndcg) for seconds, ndcg in turns], asked, name)
@@ -81,7 +81,7 @@ def test_sides_take_turns_and_the_first_turn_counts_for_quality_alone(silent):
     assert figures["slow"].seconds_to(0.31) == float("inf")
 
 
-def test_the_report_compares_samples_epochs_and_the_time_to_what_both_reach(silent, tmp_path):
+def test_the_report_compares_throughput_epochs_and_time_to_quality(silent, tmp_path):
     figures = {
         "ours": Figures.of([Turn(3.0, 3.0, 900, 0.2), Turn(1.0, 2.0, 900, 0.4)]),
         "theirs": Figures.of([Turn(5.0, 5.0, 300, 0.1), Turn(3.0, 6.0, 300, 0.3)]),

@@ -16,7 +16,7 @@ from tests.integration.feed import fill
 
 @pytest.mark.skipif(CORES == 1, reason="one core is for one process")
 @pytest.mark.skipif(not h2load.installed(), reason="h2load is not installed (Debian's nghttp2-client)")
-async def test_it_measures_all_sides_with_every_reply_checked(postgres_url, redis_url, tmp_path: Path):
+async def test_all_sides_are_measured_with_every_reply_checked(postgres_url, redis_url, tmp_path: Path):
     await fill(postgres_url)
     active_store(tmp_path / "models")
     out = Console(record=True, width=110)

@@ -20,7 +20,7 @@ def folder(certificates, tmp_path):
     return tmp_path
 
 
-def test_every_example_of_the_page_is_followed_by_what_it_prints():
+def test_every_example_of_the_page_is_followed_by_its_output():
     assert len(EXAMPLES) == PAGE.read_text(encoding="utf-8").count("```python") > 0
 
 

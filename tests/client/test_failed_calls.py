@@ -46,7 +46,7 @@ async def test_a_wrong_field_is_named(client, server):
     assert str(error) == "INVALID_ARGUMENT: post_ids: must hold 1 to 10,000 ids (request request-1)"
 
 
-async def test_overload_says_when_to_come_back(client, server):
+async def test_an_overload_error_has_its_retry_delay(client, server):
     server.script = [failing(Code.RESOURCE_EXHAUSTED, "too many calls in flight", retry_info(0.25))]
 
     with pytest.raises(ResourceExhausted) as raised:
@@ -56,7 +56,7 @@ async def test_overload_says_when_to_come_back(client, server):
     assert len(server.requests) == 1, "an overloaded server is not called again by itself"
 
 
-async def test_a_reason_for_programs_comes_along(client, server):
+async def test_an_error_has_its_machine_readable_reason(client, server):
     reason = error_details_pb2.ErrorInfo(reason="MODEL_NOT_RESIDENT", domain="animora")
     server.script = [failing(Code.FAILED_PRECONDITION, "not resident", reason)]
 
@@ -75,7 +75,7 @@ async def test_a_reason_for_programs_comes_along(client, server):
         (Code.UNIMPLEMENTED, Internal),
     ],
 )
-async def test_every_code_has_its_class_and_none_is_called_twice(client, server, code, kind):
+async def test_each_permanent_code_has_its_error_class_and_is_not_retried(client, server, code, kind):
     server.script = [failing(code, "no")]
 
     with pytest.raises(kind) as raised:
@@ -87,14 +87,14 @@ async def test_every_code_has_its_class_and_none_is_called_twice(client, server,
 
 
 @pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.CANCELLED])
-async def test_a_server_that_goes_away_twice_is_called_a_third_time(client, server, code):
+async def test_a_call_is_retried_while_the_server_is_unavailable(client, server, code):
     server.script = [failing(code, "draining"), failing(code, "draining")]
 
     assert (await client.rank(7, [1, 2])).post_ids == (2, 1)
     assert len(server.requests) == 3
 
 
-async def test_a_request_larger_than_the_usual_retry_buffer_is_tried_again(client, server):
+async def test_a_request_larger_than_grpcs_default_retry_buffer_is_retried(client, server):
     server.script = [failing(Code.UNAVAILABLE, "draining")]
     requests = [RankRequest(user, range(user * 8000, (user + 1) * 8000)) for user in range(8)]  # 512 kB
 
@@ -104,7 +104,7 @@ async def test_a_request_larger_than_the_usual_retry_buffer_is_tried_again(clien
     assert len(server.metadata) == 2
 
 
-async def test_retries_end(client, server):
+async def test_retries_end_after_the_maximum_number_of_attempts(client, server):
     server.script = [failing(Code.UNAVAILABLE, "draining")] * 9
 
     with pytest.raises(Unavailable, match="draining"):
@@ -113,7 +113,7 @@ async def test_retries_end(client, server):
     assert len(server.requests) == 5
 
 
-async def test_retries_can_be_off(server):
+async def test_retries_can_be_turned_off(server):
     server.script = [failing(Code.CANCELLED, "draining")]
     never_again = ChannelOptions(retry=RetryPolicy(max_attempts=1))
 
@@ -124,7 +124,7 @@ async def test_retries_can_be_off(server):
     assert len(server.requests) == 1
 
 
-async def test_calls_go_on_while_most_attempts_fail(server):
+async def test_failed_attempts_do_not_throttle_later_retries(server):
     """As while one server of three serves: no number of attempts that failed ends the retries."""
 
     async def fail_twice(request, context):
@@ -141,14 +141,14 @@ async def test_calls_go_on_while_most_attempts_fail(server):
     assert len(server.requests) == 2100
 
 
-async def test_a_single_address_is_called_whatever_its_health_says(client, server):
+async def test_a_single_address_is_called_though_its_health_is_not_serving(client, server):
     """It may be a proxy: then what one server behind it says is not what the others would."""
     await server.say(serving=False)
 
     assert (await client.rank(7, [1])).post_ids == (1,)
 
 
-async def test_of_several_addresses_those_that_say_not_serving_get_no_calls(server):
+async def test_of_several_addresses_only_serving_ones_are_called(server):
     async with serving() as other:
         await other.say(serving=False)
         async with AsyncRankingClient(f"ipv4:{other.target},{server.target}", timeout=30) as client:
@@ -158,7 +158,7 @@ async def test_of_several_addresses_those_that_say_not_serving_get_no_calls(serv
     assert (len(server.requests), other.requests) == (10, [])
 
 
-async def test_where_health_is_checked_a_server_that_says_not_serving_gets_no_calls(server):
+async def test_with_health_checks_a_single_not_serving_server_is_not_called(server):
     await server.say(serving=False)
 
     async with AsyncRankingClient(
@@ -170,7 +170,7 @@ async def test_where_health_is_checked_a_server_that_says_not_serving_gets_no_ca
     assert server.requests == []
 
 
-async def test_an_argument_of_ones_own_replaces_the_clients(server):
+async def test_extra_channel_arguments_override_those_of_the_client(server):
     small = ChannelOptions(extra=(("grpc.max_receive_message_length", 4),))
 
     async with AsyncRankingClient(server.target, timeout=10, channel=small) as client:
@@ -191,7 +191,7 @@ async def test_a_target_where_nobody_listens_is_unavailable(unused_target):
 
 
 @pytest.mark.parametrize("attempts", [1, 5])
-async def test_a_call_waits_for_a_server_that_comes_in_time(unused_port, attempts):
+async def test_a_call_waits_until_its_deadline_for_a_server_to_start(unused_port, attempts):
     patient = ChannelOptions(retry=RetryPolicy(max_attempts=attempts))
     async with AsyncRankingClient(f"127.0.0.1:{unused_port}", timeout=60, channel=patient) as client:
         waiting = asyncio.create_task(client.rank(7, [1]))
@@ -201,7 +201,7 @@ async def test_a_call_waits_for_a_server_that_comes_in_time(unused_port, attempt
             assert (await waiting).post_ids == (1,)
 
 
-async def test_no_answer_in_time_is_a_deadline_exceeded(client, server):
+async def test_a_call_without_a_response_in_time_raises_deadline_exceeded(client, server):
     await client.rank(7, [1])  # so that there is a connection
     server.script = [hanging]
 
@@ -209,7 +209,7 @@ async def test_no_answer_in_time_is_a_deadline_exceeded(client, server):
         await client.rank(7, [1], timeout=0.1)
 
 
-async def test_the_clients_timeout_holds_where_a_call_names_none(server):
+async def test_the_clients_timeout_is_the_default_of_a_call(server):
     server.script = [ranked, hanging, ranked, hanging]
 
     def call():
@@ -225,7 +225,7 @@ async def test_the_clients_timeout_holds_where_a_call_names_none(server):
     await asyncio.to_thread(call)
 
 
-async def test_a_timeout_of_nothing_is_refused(client, server):
+async def test_a_timeout_that_is_not_positive_is_refused(client, server):
     with pytest.raises(ValueError, match="above 0"):
         await client.rank(7, [1], timeout=0)
     with pytest.raises(ValueError, match="above 0"):
@@ -233,14 +233,14 @@ async def test_a_timeout_of_nothing_is_refused(client, server):
 
 
 @pytest.mark.parametrize("endless", [math.inf, 1e10])
-async def test_a_timeout_that_grpc_takes_for_one_that_is_over_is_refused(client, server, endless):
+async def test_a_timeout_that_overflows_in_grpc_is_refused(client, server, endless):
     with pytest.raises(ValueError, match="at most"):
         await client.rank(7, [1], timeout=endless)
     with pytest.raises(ValueError, match="at most"):
         RankingClient(server.target, timeout=endless)
 
 
-async def test_the_longest_timeout_is_long_enough_for_an_answer(client, server):
+async def test_the_longest_timeout_does_not_overflow_in_grpc(client, server):
     assert (await client.rank(7, [1], timeout=LONGEST_TIMEOUT)).posts
 
 
@@ -260,14 +260,14 @@ async def test_a_cancelled_task_stays_cancelled(client, server):
         await task
 
 
-async def test_posts_without_scores_are_not_passed_off_as_a_ranking(client, server):
+async def test_a_ranking_with_fewer_scores_than_posts_is_an_error(client, server):
     server.script = [answering(ranking_pb2.RankResponse(post_ids=[1, 2], scores=[0.5]))]
 
     with pytest.raises(Internal, match="2 posts, 1 scores"):
         await client.rank(7, [1, 2])
 
 
-async def test_an_error_survives_the_way_between_processes(client, server):
+async def test_an_error_can_be_pickled(client, server):
     server.script = [failing(Code.RESOURCE_EXHAUSTED, "too many calls in flight", retry_info(0.25))]
     with pytest.raises(RankingError) as raised:
         await client.rank(7, [1])
@@ -288,6 +288,6 @@ async def test_an_error_survives_the_way_between_processes(client, server):
         {"initial_backoff": 2, "max_backoff": 1},
     ],
 )
-def test_a_retry_policy_that_grpc_would_refuse_is_refused_here(numbers):
+def test_an_invalid_retry_policy_is_refused(numbers):
     with pytest.raises(ValueError, match="must be"):
         RetryPolicy(**numbers)

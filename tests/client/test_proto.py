@@ -31,7 +31,7 @@ def test_each_file_compiles_with_proto_as_the_only_include_path(name, tmp_path):
     assert all(file.options.go_package and file.options.java_package for file in files)
 
 
-def test_googles_files_are_those_of_the_package_that_the_stubs_import():
+def test_googles_proto_files_equal_those_of_the_imported_package():
     requirements = (PROTO / "requirements.txt").read_text().split()
     if f"googleapis-common-protos=={version('googleapis-common-protos')}" not in requirements:
         pytest.skip("another googleapis-common-protos is installed than make proto copies from")
@@ -49,7 +49,7 @@ def test_googles_files_are_those_of_the_package_that_the_stubs_import():
 
 
 @pytest.mark.parametrize("command", ["build", "lint"])
-def test_the_folder_is_a_module_for_buf(command):
+def test_the_proto_folder_is_a_buf_module(command):
     buf = shutil.which("buf", path=Path(sys.executable).parent) or shutil.which("buf")
     if buf is None:
         pytest.skip("buf is not installed")

@@ -26,7 +26,7 @@ from tests.client.scripted_server import answering
 LARGEST = 2**63 - 1
 
 
-async def test_posts_come_back_best_first_with_what_ordered_them(client):
+async def test_posts_are_returned_best_first_with_ranker_and_model_version(client):
     ranking = await client.rank(7, [1, 3, 2, -5])
 
     assert ranking.post_ids == (3, 2, 1)
@@ -84,14 +84,14 @@ async def test_explanations_are_parallel_to_the_posts(client):
     assert ranking.explanations == ({"gmf": 0.5, "bias": -0.25},) * 2
 
 
-async def test_with_explain_each_dropped_post_has_its_reason(client):
+async def test_explain_returns_the_reason_of_each_dropped_post(client):
     ranking = await client.rank(7, [1, 2, -3], limit=1, explain=True)
 
     assert ranking.dropped_posts == {-3: DropReason.UNKNOWN, 1: DropReason.OUTRANKED}
     assert (await client.rank(7, [1, 2, -3], limit=1)).dropped_posts == {}
 
 
-async def test_a_degraded_answer_says_why(client, server):
+async def test_a_degraded_response_has_its_reason(client, server):
     response = ranking_pb2.RankResponse(
         post_ids=[1],
         scores=[0.5],
@@ -127,7 +127,7 @@ async def test_a_batch_gives_each_request_its_ranking_or_its_error(client):
     assert third.post_ids == (6,)
 
 
-async def test_metadata_of_the_call_joins_and_beats_that_of_the_client(server):
+async def test_metadata_of_a_call_is_merged_over_that_of_the_client(server):
     own = {"authorization": "Bearer t", "x-request-id": "client"}
     async with AsyncRankingClient(server.target, timeout=10, metadata=own) as client:
         await client.rank(7, [1], metadata={"X-Request-Id": "call", "traceparent": "00-ab-cd-01"})
@@ -139,7 +139,7 @@ async def test_metadata_of_the_call_joins_and_beats_that_of_the_client(server):
     assert sent["user-agent"].startswith("animora-client/")
 
 
-async def test_health_is_what_the_server_says_even_when_it_does_not_serve(client, server):
+async def test_health_returns_the_servers_status(client, server):
     assert await client.health() is Health.SERVING
 
     await server.say(serving=False)
@@ -147,7 +147,7 @@ async def test_health_is_what_the_server_says_even_when_it_does_not_serve(client
     assert await client.health() is Health.NOT_SERVING
 
 
-async def test_the_sync_client_does_all_of_this_in_threads(server):
+async def test_the_sync_client_works_in_threads(server):
     def calls():
         with RankingClient(server.target, timeout=10) as client:
             ranking = client.rank(7, [1, 3, 2], limit=2)
@@ -162,7 +162,7 @@ async def test_the_sync_client_does_all_of_this_in_threads(server):
     assert health is Health.SERVING
 
 
-async def test_a_client_that_is_not_open_says_what_to_do(server):
+async def test_a_client_that_is_not_open_raises_an_error_that_names_with(server):
     client = AsyncRankingClient(server.target)
     with pytest.raises(RuntimeError, match="`async with`"):
         await client.rank(7, [1])
@@ -173,7 +173,7 @@ async def test_a_client_that_is_not_open_says_what_to_do(server):
         closed.rank(7, [1])
 
 
-async def test_an_id_beyond_64_bits_never_leaves_the_caller(client, server):
+async def test_an_id_beyond_64_bits_is_refused_before_the_call(client, server):
     with pytest.raises(ValueError, match="range"):
         await client.rank(7, [2**63])
 

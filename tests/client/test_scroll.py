@@ -68,7 +68,7 @@ SERVERS = st.builds(
 
 
 @given(server=SERVERS)
-def test_no_post_comes_twice_and_the_last_list_is_read_to_its_end(server):
+def test_no_post_repeats_and_the_last_timeline_is_read_to_its_end(server):
     posts, ended = scroll_through(server, TimelineRequest(7))
 
     assert len(posts) == len(set(posts))
@@ -78,7 +78,7 @@ def test_no_post_comes_twice_and_the_last_list_is_read_to_its_end(server):
 
 
 @given(server=SERVERS, limit=st.integers(1, 50), page_size=st.integers(0, 9))
-def test_a_limit_is_kept_and_reached_where_there_are_so_many(server, limit, page_size):
+def test_a_scroll_returns_as_many_posts_as_its_limit_if_there_are_enough(server, limit, page_size):
     posts, ended = scroll_through(server, TimelineRequest(7, page_size=page_size), limit)
 
     assert len(posts) == len(set(posts)) <= limit
@@ -90,7 +90,7 @@ def test_a_limit_is_kept_and_reached_where_there_are_so_many(server, limit, page
     lists=st.lists(st.lists(POSTS, unique=True, min_size=8), min_size=1, max_size=1),
     lifetime=st.integers(1, 3),
 )
-def test_a_server_that_always_loses_its_list_is_not_asked_for_ever(lists, lifetime):
+def test_a_scroll_ends_if_a_restarted_timeline_has_nothing_new(lists, lifetime):
     server = Server(lists * 1000, lengths=[2], lifetimes=[lifetime])
 
     posts, ended = scroll_through(server, TimelineRequest(7))
@@ -101,7 +101,7 @@ def test_a_server_that_always_loses_its_list_is_not_asked_for_ever(lists, lifeti
 
 
 @given(own=st.lists(st.integers(10_000, 20_000), unique=True, max_size=MAX_EXCLUDED))
-def test_a_new_list_is_asked_for_without_the_latest_posts_and_the_callers_own(own):
+def test_a_restart_excludes_the_latest_posts_and_the_callers_own(own):
     scroll = Scroll(TimelineRequest(7, exclude_post_ids=own), limit=0)
     posts = tuple(range(1500))
     scroll.take(TimelinePage(posts, (0.5,) * 1500, Ranker.NEUCF, next_page_token="1500"))

@@ -33,7 +33,7 @@ async def read_pages(timeline):
     return [page.post_ids async for page in timeline.pages()]
 
 
-async def test_one_page_comes_with_what_ordered_it_and_a_token(client, server):
+async def test_a_page_has_ranker_model_version_and_the_token_of_the_next(client, server):
     page = await client.timeline_page(7, page_size=2)
 
     assert page.post_ids == (12, 11)
@@ -103,7 +103,7 @@ async def test_a_feed_is_read_to_its_end_page_by_page(client, server):
     assert [request.page_token for request in server.timeline_requests] == ["", "5", "10"] * 2
 
 
-async def test_a_page_is_asked_for_only_when_its_first_post_is(client, server):
+async def test_a_page_is_requested_only_when_its_first_post_is_read(client, server):
     posts = aiter(client.timeline(7, page_size=2))
     assert server.timeline_requests == []
 
@@ -118,7 +118,7 @@ async def test_a_page_is_asked_for_only_when_its_first_post_is(client, server):
 @pytest.mark.parametrize(
     ("page_size", "asked"), [(0, [7, 2]), (3, [3, 3, 1]), (100, [7, 2])], ids=["open", "small", "large"]
 )
-async def test_a_limit_ends_the_feed_with_a_token_that_leaves_nothing_out(client, server, page_size, asked):
+async def test_a_limit_ends_the_feed_with_the_token_of_the_next_post(client, server, page_size, asked):
     pages = [page async for page in client.timeline(7, limit=7, page_size=page_size).pages()]
 
     assert [post_id for page in pages for post_id in page.post_ids] == list(range(12, 5, -1))
@@ -130,7 +130,7 @@ async def test_a_limit_may_be_more_than_a_page_can_hold(client, server):
     assert server.timeline_requests[0].page_size == 2**31 - 1
 
 
-async def test_options_go_with_every_page(client, server):
+async def test_options_are_sent_with_every_page(client, server):
     await read(client.timeline(7, include_seen=True, exclude_post_ids=[3], explain=True))
 
     assert len(server.timeline_requests) == 3
@@ -145,7 +145,7 @@ async def test_an_empty_feed_is_one_empty_page(client, server):
     assert await read(client.timeline(7)) == []
 
 
-async def test_a_list_that_is_gone_is_followed_by_another_without_repeats(client, server):
+async def test_a_lost_timeline_is_followed_by_another_without_repeats(client, server):
     renewed = paging([20, 12, 11, 10, 9, 8, 7, 6, 5])
     server.script = [server.timeline, snapshot_gone(), renewed, renewed]
 
@@ -156,14 +156,14 @@ async def test_a_list_that_is_gone_is_followed_by_another_without_repeats(client
     assert sorted(again.exclude_post_ids) == [6, 8, 9, 10, 11, 12]
 
 
-async def test_lists_may_get_lost_as_long_as_they_give_something_new(client, server):
+async def test_timelines_may_be_lost_while_each_has_new_posts(client, server):
     normal = server.timeline
     server.script = [normal, snapshot_gone()] * 5
 
     assert await read(client.timeline(7, page_size=2)) == list(range(12, 0, -1))
 
 
-async def test_lists_that_get_lost_without_giving_anything_new_are_an_error(client, server):
+async def test_a_timeline_that_is_lost_before_any_new_post_is_an_error(client, server):
     server.script = [server.timeline, snapshot_gone(), snapshot_gone()]
     seen = []
 
@@ -173,7 +173,7 @@ async def test_lists_that_get_lost_without_giving_anything_new_are_an_error(clie
     assert len(server.timeline_requests) == 3
 
 
-async def test_what_the_server_offers_again_nevertheless_is_left_out(client, server):
+async def test_posts_that_the_server_repeats_are_skipped(client, server):
     stubborn = ranking_pb2.GetTimelineResponse(post_ids=[12, 3, 11], scores=[0.75, 0.5, 0.25])
     stubborn.explanations.extend(
         ranking_pb2.Explanation(terms=[ranking_pb2.Term(name=name, value=1)]) for name in "abc"
@@ -191,7 +191,7 @@ async def test_what_the_server_offers_again_nevertheless_is_left_out(client, ser
     )
 
 
-async def test_a_lost_list_of_a_callers_own_token_is_the_callers_to_start_over(client, server):
+async def test_a_lost_timeline_of_a_callers_own_token_is_raised_to_the_caller(client, server):
     server.script = [snapshot_gone()]
     with pytest.raises(SnapshotGone) as raised:
         await client.timeline_page(7, page_token="5")
@@ -207,7 +207,7 @@ async def test_a_lost_list_of_a_callers_own_token_is_the_callers_to_start_over(c
         await read(client.timeline(7, page_token="1"))
 
 
-async def test_a_token_that_leads_nowhere_ends_the_loop(client, server):
+async def test_a_page_token_that_repeats_ends_the_loop(client, server):
     server.script = [answering(ranking_pb2.GetTimelineResponse(next_page_token="5"))] * 9
 
     with pytest.raises(Internal, match="leads to the same page"):
@@ -228,21 +228,21 @@ async def test_other_errors_end_the_loop_and_keep_what_was_read(client, server):
     assert raised.value.field == "page_token"
 
 
-async def test_a_server_that_goes_away_is_called_again(client, server):
+async def test_a_page_is_retried_while_the_server_is_unavailable(client, server):
     server.script = [server.timeline, failing(Code.UNAVAILABLE, "draining")]
 
     assert await read(client.timeline(7)) == list(range(12, 0, -1))
     assert [request.page_token for request in server.timeline_requests] == ["", "5", "5", "10"]
 
 
-async def test_posts_without_scores_are_not_passed_off_as_a_page(client, server):
+async def test_a_page_with_fewer_scores_than_posts_is_an_error(client, server):
     server.script = [answering(ranking_pb2.GetTimelineResponse(post_ids=[1, 2], scores=[0.5]))]
 
     with pytest.raises(Internal, match="2 posts, 1 scores"):
         await client.timeline_page(7)
 
 
-async def test_what_makes_no_sense_is_refused_before_a_call(client, server):
+async def test_invalid_arguments_are_refused_before_a_call(client, server):
     with pytest.raises(ValueError, match="limit must be 0 or more"):
         await read(client.timeline(7, limit=-1))
     with pytest.raises(ValueError, match="above 0"):
@@ -251,7 +251,7 @@ async def test_what_makes_no_sense_is_refused_before_a_call(client, server):
     assert server.timeline_requests == []
 
 
-async def test_the_sync_client_does_all_of_this_in_threads(server):
+async def test_the_sync_client_works_in_threads(server):
     server.script = [server.timeline, server.timeline, snapshot_gone()]
 
     def calls():

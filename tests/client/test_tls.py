@@ -5,7 +5,7 @@ import pytest
 from animora_client import AsyncRankingClient, RankingClient, Tls, Unavailable
 
 
-async def test_both_sides_prove_who_they_are(tls_server, certificates):
+async def test_mutual_tls_authenticates_both_sides(tls_server, certificates):
     tls = Tls.from_files(
         certificates / "ca.pem", certificates / "leaf.pem", certificates / "leaf.key", "ranking.test"
     )
@@ -19,7 +19,7 @@ async def test_both_sides_prove_who_they_are(tls_server, certificates):
     [(None, None, "ranking.test"), ("leaf.pem", "leaf.key", "another.test")],
     ids=["no client certificate", "another name"],
 )
-async def test_a_side_that_cannot_is_refused(tls_server, certificates, chain, key, name):
+async def test_a_side_without_a_trusted_certificate_is_refused(tls_server, certificates, chain, key, name):
     tls = Tls.from_files(
         certificates / "ca.pem", chain and certificates / chain, key and certificates / key, name
     )

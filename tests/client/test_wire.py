@@ -23,7 +23,7 @@ def test_a_batch_with_too_few_results_is_an_error():
         read_batch(ranking_pb2.BatchRankResponse(results=[ranking_pb2.RankResult()]), 2)
 
 
-def test_a_result_that_says_nothing_is_that_requests_error_alone():
+def test_an_empty_or_inconsistent_result_is_an_error_of_its_request_alone():
     lopsided = ranking_pb2.RankResult(response=ranking_pb2.RankResponse(post_ids=[1]))
     whole = ranking_pb2.RankResult(response=ranking_pb2.RankResponse(post_ids=[1], scores=[0.5]))
     message = ranking_pb2.BatchRankResponse(results=[ranking_pb2.RankResult(), lopsided, whole])
@@ -45,13 +45,13 @@ def test_a_result_that_says_nothing_is_that_requests_error_alone():
     ],
     ids=["no status", "an unreadable detail", "another code"],
 )
-def test_details_that_cannot_be_trusted_leave_the_plain_error(details):
+def test_invalid_status_details_are_ignored(details):
     error = read_failed_call(failed_call(details))
 
     assert type(error) is Unavailable
     assert (error.message, error.request_id, error.retry_after) == ("draining", "r1", None)
 
 
-def test_a_status_of_a_batch_is_read_however_odd_it_is():
+def test_unknown_codes_and_unreadable_details_in_a_batch_become_errors():
     assert read_status(status_pb2.Status(code=99, message="?")).code is grpc.StatusCode.UNKNOWN
     assert type(read_status(status_pb2.Status(code=14, details=[UNREADABLE]))) is Unavailable

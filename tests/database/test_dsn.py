@@ -105,20 +105,20 @@ def service_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", LIBPQ)
 @pytest.mark.parametrize("form", ["host=h {}={}", "postgresql://h?{}={}"])
-def test_every_option_of_libpq_is_taken_translated_or_told_to_have_no_effect(name, form, service_file):
+def test_every_libpq_option_is_used_translated_or_reported_as_without_effect(name, form, service_file):
     value, changes = LIBPQ[name]
 
     expected = replace(BARE, without_effect=(name,)) if changes is None else replace(BARE, **changes)
     assert parse_dsn(form.format(name, value)) == expected
 
 
-def test_no_other_option_is_known_but_those_of_other_drivers():
+def test_only_options_of_libpq_and_known_drivers_are_accepted():
     others = {"ssl", "requiressl", "connection_limit", "pgbouncer", "pool_timeout", "socket_timeout", "supa"}
     assert {*ARGUMENTS, *TLS, *TRANSLATED, *WITHOUT_EFFECT} - {*LIBPQ} == others | {"workaround"}
 
 
 @pytest.mark.parametrize("options", HANDED_OUT)
-async def test_strings_that_providers_hand_out_connect(postgres_url, options):
+async def test_connection_strings_of_hosting_providers_connect(postgres_url, options):
     assert await select(f"{postgres_url}&{options}") == 1
 
 
@@ -140,19 +140,19 @@ async def test_the_session_has_the_name_and_the_parameters_of_the_string(postgre
     assert await select(f"{postgres_url}&options=-c%20statement_timeout%3D7s", timeout) == "7s"
 
 
-async def test_a_host_that_is_away_is_followed_by_the_next(postgres_url):
+async def test_after_an_unreachable_host_the_next_is_tried(postgres_url):
     ((host, _),) = parse_dsn(postgres_url).hosts
     database = parse_dsn(postgres_url).arguments["database"]
 
     assert await select(f"postgresql://animora@/{database}?host=/nowhere,{host}&sslmode=disable") == 1
 
 
-async def test_a_host_without_the_session_attributes_is_passed_over(postgres_url):
+async def test_a_host_without_the_target_session_attributes_is_skipped(postgres_url):
     with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
         await select(f"{postgres_url}&target_session_attrs=standby")
 
 
-def test_a_password_may_have_any_character_that_a_uri_leaves_to_it():
+def test_a_password_may_have_any_character_that_a_uri_allows():
     options = parse_dsn("postgresql://u%40x:a#b?c[d]+%2f%25@h:5/db?sslmode=require")
 
     assert options.arguments == {"user": "u@x", "password": "a#b?c[d]+/%", "database": "db"}
@@ -181,7 +181,7 @@ def test_values_in_pairs_may_be_quoted():
     assert parse_dsn("user='a'password='b'").arguments == {"user": "a", "password": "b"}
 
 
-def test_the_time_to_connect_is_the_strings():
+def test_the_connect_timeout_is_that_of_the_string():
     assert parse_dsn("postgresql://h").connect_timeout is None
     assert parse_dsn("postgresql://h?connect_timeout=0").connect_timeout is None
     assert parse_dsn("postgresql://h?connect_timeout=1").connect_timeout == 2
@@ -194,7 +194,7 @@ def test_options_without_effect_are_reported():
     assert options.without_effect == ("keepalives", "channel_binding")
 
 
-async def test_certificates_are_checked_against_the_systems_roots(postgres_url):
+async def test_certificates_are_verified_against_the_systems_roots(postgres_url):
     assert await select(f"{postgres_url.partition('&sslmode')[0]}&sslrootcert=system") == 1
 
 
@@ -229,7 +229,7 @@ async def test_certificates_are_checked_against_the_systems_roots(postgres_url):
         ("postgresql://h?ssl_min_protocol_version=SSLv3", "ssl_min_protocol_version: must be TLSv1 or"),
     ],
 )
-def test_what_cannot_be_used_is_named_and_not_quoted(dsn, error):
+def test_an_invalid_option_is_named_without_its_value(dsn, error):
     with pytest.raises(InvalidDsn, match=re.escape(error)) as refusal:
         parse_dsn(dsn)
 
@@ -237,12 +237,12 @@ def test_what_cannot_be_used_is_named_and_not_quoted(dsn, error):
 
 
 @pytest.mark.parametrize("path", ["/nowhere/ca.pem", f"/{'x' * 300}/ca.pem"])
-def test_a_file_that_is_not_there_is_named_by_its_option(path):
+def test_a_missing_file_is_named_by_its_option(path):
     with pytest.raises(InvalidDsn, match="sslrootcert: there is no such file"):
         parse_dsn(f"postgresql://h?sslmode=verify-full&sslrootcert={path}").check_files()
 
 
-def test_a_file_whose_folder_may_not_be_entered_is_named_by_its_option(monkeypatch):
+def test_a_file_in_an_inaccessible_folder_is_named_by_its_option(monkeypatch):
     def refused(path, **options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
@@ -252,7 +252,7 @@ def test_a_file_whose_folder_may_not_be_entered_is_named_by_its_option(monkeypat
         options.check_files()
 
 
-async def test_a_service_gives_what_the_string_leaves_out(postgres_url, service_file):
+async def test_a_service_completes_the_string(postgres_url, service_file):
     ((host, _),) = parse_dsn(postgres_url).hosts
     arguments = parse_dsn(postgres_url).arguments
     service_file.write_text(
@@ -276,7 +276,7 @@ async def test_a_service_gives_what_the_string_leaves_out(postgres_url, service_
         ("[feed]\nsslmode=secret\n", "sslmode: must be disable or"),
     ],
 )
-def test_a_service_that_cannot_be_used_is_named_and_not_quoted(content, error, service_file):
+def test_an_unusable_service_is_named_without_its_values(content, error, service_file):
     service_file.write_text(content)
     with pytest.raises(InvalidDsn, match=re.escape(error)) as refusal:
         parse_dsn("postgresql://?service=feed")
@@ -284,7 +284,7 @@ def test_a_service_that_cannot_be_used_is_named_and_not_quoted(content, error, s
     assert "secret" not in str(refusal.value)
 
 
-def test_a_file_of_services_may_be_named_and_must_be_there(tmp_path):
+def test_a_named_service_file_must_exist(tmp_path):
     (tmp_path / "own").write_text("[feed]\nhost=h\n")
 
     assert parse_dsn(f"service=feed servicefile={tmp_path / 'own'}").hosts == (("h", 0),)

@@ -72,7 +72,7 @@ async def change(database, view, column, expression):
         ("blocks", "created_at", "null::text"),
     ],
 )
-async def test_types_that_can_be_read_without_a_doubt_are_read_alike(
+async def test_unambiguous_types_are_read_alike_by_server_and_trainer(
     database, programs, view, column, expression
 ):
     await database.execute(
@@ -117,7 +117,7 @@ async def test_types_that_can_be_read_without_a_doubt_are_read_alike(
         ("posts", "image_embedding", "image_embedding::int[]", "write image_embedding::real"),
     ],
 )  # fmt: skip
-async def test_other_types_are_refused_with_what_to_write_instead(
+async def test_other_types_are_refused_with_a_suggested_cast(
     database, programs, view, column, expression, said
 ):
     await change(database, view, column, expression)
@@ -145,7 +145,7 @@ async def test_a_missing_column_is_named(database, programs):
 
 
 @pytest.mark.parametrize("right", ["select on animora.blocks", "usage on schema animora"])
-async def test_a_role_that_may_not_read_is_told_what_to_grant(database, programs_of, right):
+async def test_a_role_without_rights_gets_the_grant_statement(database, programs_of, right):
     await database.execute(f"revoke {right} from animora_reader")
     programs = programs_of("animora_reader")
 
@@ -154,7 +154,7 @@ async def test_a_role_that_may_not_read_is_told_what_to_grant(database, programs
         assert "deploy/sql/030_reader.sql" in refusal
 
 
-async def test_a_role_that_may_read_the_columns_alone_is_enough(database, programs_of):
+async def test_rights_on_the_columns_alone_are_enough(database, programs_of):
     await database.execute("revoke select on animora.blocks from animora_reader")
     await database.execute(
         "grant select (blocker_id, blocked_id, created_at) on animora.blocks to animora_reader"
@@ -224,7 +224,7 @@ ROWS = {
 }
 
 
-async def test_rows_that_do_not_count_are_left_out_alike_and_counted_alike(database, programs):
+async def test_invalid_rows_are_dropped_and_counted_alike(database, programs):
     for view, rows in ROWS.items():
         columns = ", ".join(COLUMNS[view])
         await database.execute(f"drop view animora.{view}")
@@ -260,7 +260,7 @@ async def test_rows_that_do_not_count_are_left_out_alike_and_counted_alike(datab
 @pytest.mark.parametrize(
     "embedding", ["{1e300, 1}", "{nan, 1}", "{1, null}", "{{1, 2}}", "{1}", "{}", "{-inf, 1}"]
 )
-async def test_an_embedding_that_cannot_be_used_is_absent_for_both(database, programs, embedding):
+async def test_an_unusable_embedding_is_absent_for_both(database, programs, embedding):
     await database.execute(
         "alter table animora_app.posts add doubles double precision[];"
         "insert into animora_app.posts (id, author_id, doubles)"
@@ -275,9 +275,7 @@ async def test_an_embedding_that_cannot_be_used_is_absent_for_both(database, pro
 
 
 @pytest.mark.parametrize("wide", [1, 2, 3])
-async def test_both_keep_the_width_of_most_embeddings_and_of_equally_many_the_smaller(
-    database, programs, wide
-):
+async def test_both_keep_the_most_frequent_width_and_of_a_tie_the_smaller(database, programs, wide):
     await database.execute(
         "insert into animora_app.posts (id, author_id, deleted_at, image_embedding)"
         " select id, 1, case when id = 1 then now() end,"

@@ -214,13 +214,13 @@ def directory(checkout):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_alert_fires_when(case, exported, directory, tmp_path):
+def test_each_alert_fires_on_its_condition(case, exported, directory, tmp_path):
     alert, changes = CASES[case]
     fired = firing(exported, changes, directory, tmp_path)
     assert fired == {alert}
 
 
-def test_no_alert_fires_on_a_calm_day(exported, directory, tmp_path):
+def test_no_alert_fires_in_normal_operation(exported, directory, tmp_path):
     assert firing(exported, {}, directory, tmp_path) == set()
 
 

@@ -76,7 +76,7 @@ def test_each_command_names_its_extra_in_a_base_install(program, command):
         ("animora-server", "check-config", (*HEAVY, "grpc", "numpy")),
     ],
 )
-def test_what_needs_little_imports_little(program, command, heavy):
+def test_light_commands_import_no_heavy_packages(program, command, heavy):
     source = f"""
 import sys
 for name in {heavy!r}:

@@ -59,7 +59,7 @@ def test_services_wait_for_services_with_a_health_check(compose):
             assert "healthcheck" in compose["services"][name]
 
 
-def test_postgres_runs_all_our_sql_in_order_and_no_adapter(compose):
+def test_postgres_runs_all_sql_files_in_order_except_the_adapter(compose):
     scripts = [
         Path(target).name for _, target in mounts(compose["services"]["postgres"]) if "initdb" in target
     ]
@@ -74,7 +74,7 @@ def test_the_server_accepts_its_environment(compose):
     assert settings.timeline.token_key
 
 
-def test_what_is_precomputed_is_what_the_server_looks_for(compose):
+def test_precompute_and_server_have_the_same_timeline_settings(compose):
     services = compose["services"]
     server, precompute = (
         load_settings({"ANIMORA_GRPC_HOST": "0.0.0.0"} | services[name]["environment"], None)

@@ -46,7 +46,7 @@ def build(source: Path, target: str, folder: Path) -> None:
     subprocess.run(command, cwd=source, check=True, capture_output=True)
 
 
-def test_the_wheel_holds_our_packages_and_nothing_at_the_top_that_others_have(wheel):
+def test_the_top_level_of_the_wheel_has_our_packages_alone(wheel):
     top = {PurePosixPath(name).parts[0] for name in wheel.namelist()}
     assert {name for name in top if not name.endswith(".dist-info")} == PACKAGES
 
@@ -93,7 +93,7 @@ INSTALLED = re.compile(
 )
 
 
-def test_docs_and_messages_tell_to_install_no_name_that_is_not_ours(checkout):
+def test_docs_and_messages_name_only_our_distribution_to_install(checkout):
     tops = [checkout / name for name in READ]
     paths = [path for top in tops for path in (top, *top.rglob("*")) if path.is_file()]
     texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in paths}

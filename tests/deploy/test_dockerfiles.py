@@ -59,7 +59,7 @@ def test_every_instruction_is_known(dockerfile):
     assert {word for word, _ in dockerfile.instructions} <= INSTRUCTIONS
 
 
-def test_what_is_copied_from_the_checkout_is_there_and_not_ignored(dockerfile, checkout):
+def test_copied_files_exist_and_are_not_ignored(dockerfile, checkout):
     patterns = [
         line for line in (checkout / ".dockerignore").read_text().splitlines() if not line.startswith("#")
     ]
@@ -75,7 +75,7 @@ def test_what_is_copied_from_the_checkout_is_there_and_not_ignored(dockerfile, c
         assert not is_ignored(source, patterns), source
 
 
-def test_everything_that_the_wheel_is_made_of_is_copied(dockerfile, project):
+def test_all_sources_of_the_wheel_are_copied(dockerfile, project):
     copied = {source for arguments in dockerfile.all("COPY") for source in arguments.split()[:-1]}
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert all({package, package.split("/")[0]} & copied for package in packages)
@@ -88,13 +88,13 @@ def test_the_last_stage_has_no_build_tools_of_the_first(dockerfile):
     assert not any("pip install" in rest for _, rest in dockerfile.instructions[last:])
 
 
-def test_it_runs_as_a_user_without_rights_by_number(dockerfile):
+def test_the_image_runs_as_an_unprivileged_numeric_user(dockerfile):
     assert dockerfile.last("USER") == "10001:10001"
     at = [word for word, _ in dockerfile.instructions].index("USER")
     assert "RUN" not in [word for word, _ in dockerfile.instructions[at:]]
 
 
-def test_an_init_starts_the_program_without_a_shell_so_that_every_signal_reaches_it(dockerfile, project):
+def test_an_init_starts_the_program_without_a_shell(dockerfile, project):
     """As the first process the program would lose a signal that comes before Python has a handler for it."""
     entrypoint = json.loads(dockerfile.last("ENTRYPOINT"))
     assert entrypoint[:-1] == ["tini", "-s", "--"]
@@ -110,18 +110,18 @@ def test_the_last_stage_installs_the_init(dockerfile):
     assert "tini" in packages
 
 
-def test_it_installs_extras_that_exist(dockerfile, project):
+def test_installed_extras_exist(dockerfile, project):
     (extras,) = re.findall(r'"\.\[([\w,]+)\]"', "\n".join(dockerfile.all("RUN")))
     assert {"s3", "signing"} < set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
 
 
-def test_pytorch_is_the_makefiles_unless_another_is_asked_for(dockerfile, checkout):
+def test_the_default_pytorch_build_is_that_of_the_makefile(dockerfile, checkout):
     default = re.search(r"^TORCH \?= (\S+)$", (checkout / "Makefile").read_text(), re.MULTILINE)
     assert default
     assert f"TORCH={default[1]}" in dockerfile.all("ARG")
 
 
-def test_no_package_index_is_written_down(dockerfile):
+def test_no_package_index_is_hard_coded(dockerfile):
     assert {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"} <= set(dockerfile.all("ARG"))
     hosts = re.findall(r"https?://([\w.-]+)", str(dockerfile.instructions))
     assert set(hosts) <= {"127.0.0.1"}
@@ -134,7 +134,7 @@ def test_every_variable_is_an_option(dockerfile):
     assert set(names) <= known
 
 
-def test_the_servers_health_is_its_liveness(checkout):
+def test_the_health_check_of_the_image_is_liveness(checkout):
     text = (checkout / "deploy/server.Dockerfile").read_text()
     command = json.loads(re.sub(r"\\\n", "", text.split("    CMD ", 1)[1].split("\nENTRYPOINT")[0]))
     assert command[:2] == ["python", "-c"]

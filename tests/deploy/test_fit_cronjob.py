@@ -29,7 +29,7 @@ def container(pod):
     return container
 
 
-def test_a_fit_goes_on_in_the_folder_that_outlives_its_pod(documents, pod, container):
+def test_the_run_folder_is_on_a_persistent_volume(documents, pod, container):
     command, *words = container["args"]
     # The rest comes from the environment.
     options = get_group(app).commands[command].make_context(command, [*words, "--database-url", "…"]).params
@@ -47,12 +47,12 @@ def test_a_fit_goes_on_in_the_folder_that_outlives_its_pod(documents, pod, conta
     assert claims[volume] == documents["PersistentVolumeClaim"]["metadata"]["name"]
 
 
-def test_no_two_fits_write_to_one_folder(documents, job):
+def test_two_fits_never_run_at_once(documents, job):
     assert documents["CronJob"]["spec"]["concurrencyPolicy"] == "Forbid"
     assert job.get("parallelism", 1) == job.get("completions", 1) == 1
 
 
-def test_what_died_is_tried_again_and_a_wrong_option_is_not(job, pod, container):
+def test_a_killed_fit_is_retried_and_a_wrong_option_is_not(job, pod, container):
     assert job["backoffLimit"] > 0
     assert pod["restartPolicy"] == "Never"  # which podFailurePolicy needs
     wrong_option, disruption = job["podFailurePolicy"]["rules"]
@@ -64,14 +64,14 @@ def test_what_died_is_tried_again_and_a_wrong_option_is_not(job, pod, container)
     assert disruption["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
 
 
-def test_it_has_ended_when_precompute_begins(documents, job, checkout):
+def test_the_fit_ends_before_precompute_begins(documents, job, checkout):
     precompute = yaml.safe_load((checkout / "deploy/kubernetes/precompute-job.yaml").read_text())
     begins = _second_of_the_day(documents["CronJob"]["spec"]["schedule"])
     ends = begins + job["activeDeadlineSeconds"]
     assert ends <= _second_of_the_day(precompute["spec"]["schedule"])
 
 
-def test_it_publishes_to_the_store_that_precompute_reads(pod, container, precompute_job):
+def test_the_fit_publishes_to_the_store_that_precompute_reads(pod, container, precompute_job):
     environment = {variable["name"]: variable.get("value") for variable in container["env"]}
     store = environment["ANIMORA_MODELS_STORE"]
     (mount,) = (mount for mount in container["volumeMounts"] if mount["mountPath"] == store)
@@ -82,7 +82,7 @@ def test_it_publishes_to_the_store_that_precompute_reads(pod, container, precomp
     assert claim == theirs["models"]["persistentVolumeClaim"]["claimName"]
 
 
-def test_it_takes_the_database_from_the_secret_and_names_no_password(container):
+def test_the_database_url_comes_from_a_secret(container):
     (database,) = (one for one in container["env"] if one["name"] == "ANIMORA_DATABASE_URL")
     assert database == {
         "name": "ANIMORA_DATABASE_URL",
@@ -90,12 +90,12 @@ def test_it_takes_the_database_from_the_secret_and_names_no_password(container):
     }
 
 
-def test_it_has_a_thread_for_each_processor_that_it_asks_for(container):
+def test_the_fit_has_a_thread_for_each_requested_cpu(container):
     environment = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert environment["OMP_NUM_THREADS"] == container["resources"]["requests"]["cpu"]
 
 
-def test_it_runs_without_rights_and_writes_to_its_volumes_alone(pod, container, precompute_job):
+def test_the_pod_is_unprivileged_and_writes_to_its_volumes_only(pod, container, precompute_job):
     assert pod["securityContext"] == precompute_job["template"]["spec"]["securityContext"]
     assert pod["automountServiceAccountToken"] is False
     (theirs,) = precompute_job["template"]["spec"]["containers"]
@@ -104,7 +104,7 @@ def test_it_runs_without_rights_and_writes_to_its_volumes_alone(pod, container, 
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/models", "/fit", "/tmp"}
 
 
-def test_it_uses_the_image_whose_program_it_is(container, compose, checkout):
+def test_the_pod_uses_the_image_of_its_program(container, compose, checkout):
     assert container["image"] == compose["services"]["trainer"]["image"]
     text = (checkout / "deploy/trainer.Dockerfile").read_text()
     entrypoint = next(line for line in text.splitlines() if line.startswith("ENTRYPOINT"))

@@ -27,12 +27,12 @@ def arguments(container):
     return program.commands[command].make_context(command, arguments).params
 
 
-def test_its_pods_are_the_shards_of_one_generation(precompute_job, arguments):
+def test_the_pods_are_the_shards_of_one_generation(precompute_job, arguments):
     assert precompute_job["completionMode"] == "Indexed"
     assert Shard.parse(arguments["shard"]) == Shard(0, precompute_job["completions"])
 
 
-def test_a_wrong_option_is_not_tried_again_as_what_fails_is(precompute_job, container):
+def test_a_wrong_option_is_not_retried_and_other_failures_are(precompute_job, container):
     assert precompute_job["backoffLimitPerIndex"] > 0  # which FailIndex needs, and it needs the two below
     assert precompute_job["completionMode"] == "Indexed"
     assert precompute_job["template"]["spec"]["restartPolicy"] == "Never"
@@ -50,23 +50,23 @@ def test_every_variable_is_an_option_and_the_settings_hold(container):
     assert settings.precompute.workers == int(container["resources"]["requests"]["cpu"])
 
 
-def test_what_a_night_leaves_unfinished_is_forgotten_by_the_next(precompute_job):
+def test_an_unfinished_generation_expires_before_the_next_night(precompute_job):
     idle = DAY - precompute_job["activeDeadlineSeconds"]
     assert idle > load_settings({}, None).precompute.resume_within
 
 
-def test_by_default_lists_last_until_the_next_nights_must_be_there(precompute_job):
+def test_default_ttls_last_until_the_next_nights_generation(precompute_job):
     default = load_settings({}, None).timeline.precomputed_ttl
     assert default >= DAY + precompute_job["activeDeadlineSeconds"]
 
 
-def test_its_lists_are_fresh_until_the_next_nights_must_be_there(precompute_job, container):
+def test_timelines_are_fresh_until_the_next_nights_generation(precompute_job, container):
     environment = {variable["name"]: variable.get("value", "") for variable in container["env"]}
     settings = load_settings({"ANIMORA_GRPC_HOST": "127.0.0.1"} | environment, None)
     assert settings.timeline.precomputed_ttl >= DAY + precompute_job["activeDeadlineSeconds"]
 
 
-def test_it_runs_without_rights_and_writes_to_its_volumes_alone(precompute_job, container, checkout):
+def test_the_pod_is_unprivileged_and_writes_to_its_volumes_only(precompute_job, container, checkout):
     pod = precompute_job["template"]["spec"]
     assert pod["securityContext"]["runAsUser"] == 10001
     assert container["securityContext"]["readOnlyRootFilesystem"]
@@ -75,7 +75,7 @@ def test_it_runs_without_rights_and_writes_to_its_volumes_alone(precompute_job, 
     assert "ANIMORA_CATALOG_DIRECTORY=/var/lib/animora" in (checkout / "deploy/server.Dockerfile").read_text()
 
 
-def test_it_uses_the_image_whose_program_it_is(container, checkout):
+def test_the_pod_uses_the_image_of_its_program(container, checkout):
     assert container["image"] == "animora-server"
     text = (checkout / "deploy/server.Dockerfile").read_text()
     entrypoint = next(line for line in text.splitlines() if line.startswith("ENTRYPOINT"))

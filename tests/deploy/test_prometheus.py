@@ -44,7 +44,7 @@ def test_the_rule_files_exist(configuration, directory):
     assert all((directory / name).is_file() for name in configuration["rule_files"])
 
 
-def test_the_server_of_the_compose_file_is_scraped(configuration, compose):
+def test_prometheus_scrapes_the_server_of_the_compose_file(configuration, compose):
     (job,) = configuration["scrape_configs"]
     (target,) = job["static_configs"][0]["targets"]
     host, _, port = target.partition(":")
@@ -52,7 +52,7 @@ def test_the_server_of_the_compose_file_is_scraped(configuration, compose):
     assert f"127.0.0.1:{port}:{port}" in compose["services"][host]["ports"]
 
 
-def test_alerts_ask_for_metrics_and_labels_that_the_server_has(alerts, instruments):
+def test_alerts_use_metrics_and_labels_that_the_server_exports(alerts, instruments):
     for alert in alerts:
         for series, matchers in re.findall(r"\b((?:animora|grpc)_[a-z_]+)(?:\{([^}]*)\})?", alert["expr"]):
             if series in {"grpc_code", "grpc_method"}:  # labels
@@ -64,7 +64,7 @@ def test_alerts_ask_for_metrics_and_labels_that_the_server_has(alerts, instrumen
                 assert labels <= {name for sample in family.samples for name in sample.labels}, series
 
 
-def test_alerts_are_named_once_and_say_how_grave_they_are_and_why(alerts):
+def test_alerts_have_unique_names_a_severity_and_a_description(alerts):
     names = [alert["alert"] for alert in alerts]
     assert len(set(names)) == len(names)
     for alert in alerts:
@@ -72,7 +72,7 @@ def test_alerts_are_named_once_and_say_how_grave_they_are_and_why(alerts):
         assert "$labels.instance" in alert["annotations"]["summary"]
 
 
-def test_a_generation_is_old_once_the_lists_of_the_nightly_job_are(alerts, precompute_job):
+def test_the_alert_on_an_old_generation_matches_the_ttl_of_the_nightly_job(alerts, precompute_job):
     (container,) = precompute_job["template"]["spec"]["containers"]
     environment = {variable["name"]: variable.get("value") for variable in container["env"]}
     (alert,) = (alert for alert in alerts if alert["alert"] == "AnimoraGenerationOld")

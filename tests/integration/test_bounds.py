@@ -48,7 +48,7 @@ def bound(option: Option, end: str) -> float | int:
 
 @pytest.mark.parametrize("end", ["least", "most"])
 @pytest.mark.parametrize("section", sorted({option.section for option in NUMBERS}))
-async def test_a_server_runs_with_the_numbers_of_a_section_at_their_bounds(
+async def test_a_server_serves_with_all_numbers_of_a_section_at_their_bounds(
     settings: Settings, section: str, end: str
 ):
     numbers = {option.name: bound(option, end) for option in NUMBERS if option.section == section}

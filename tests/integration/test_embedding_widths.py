@@ -109,7 +109,7 @@ async def server(postgres_url, database):
         yield Server(postgres_url, device, batcher)
 
 
-async def test_one_post_of_another_width_leaves_the_model_to_answer(server, database):
+async def test_one_post_with_another_embedding_width_does_not_disable_the_model(server, database):
     await database.execute(
         "insert into animora_app.posts (id, author_id, image_embedding)"
         " values (1, 1, '{1}'), (2, 1, '{nan, 1, 1}')"
@@ -129,7 +129,7 @@ async def test_one_post_of_another_width_leaves_the_model_to_answer(server, data
         assert unusable == 3
 
 
-async def test_embeddings_get_another_width_and_a_model_for_them_answers_without_a_restart(server, database):
+async def test_a_model_for_new_embedding_widths_serves_without_a_restart(server, database):
     async with server.refresher:
         await server.activate(tiny_artifact("v1")[0])
         server.answering.clear()

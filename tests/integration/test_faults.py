@@ -51,7 +51,9 @@ async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(st
     assert ledger.outcomes == {"OK": ledger.sent}
 
 
-async def test_a_broken_version_is_refused_and_the_old_one_goes_on(stub, feed, store, application, tmp_path):
+async def test_a_broken_version_is_refused_and_the_old_one_keeps_serving(
+    stub, feed, store, application, tmp_path
+):
     ledger = Ledger(feed, NETWORKS)
     async with ledger.load(stub), asyncio.timeout(HANG_TIMEOUT):
         store.publish(tiny_artifact("v2", seed=2)[0])
@@ -98,9 +100,7 @@ def with_network(network: type[TinyNetwork]) -> Callable[[Artifact], Artifact]:
 
 
 @pytest.mark.parametrize("preflight", [True, False], ids=["with preflight", "without"])
-async def test_versions_with_right_digests_and_wrong_content_are_refused_and_end_no_server(
-    feed, store, settings, preflight
-):
+async def test_versions_with_valid_digests_and_invalid_content_are_refused(feed, store, settings, preflight):
     settings = settings.model_copy(
         update={"models": settings.models.model_copy(update={"preflight": preflight})}
     )
@@ -136,7 +136,7 @@ async def test_versions_with_right_digests_and_wrong_content_are_refused_and_end
     assert ledger.outcomes == {"OK": ledger.sent}
 
 
-async def test_a_pipe_in_the_pointers_place_is_counted_and_the_next_pointer_is_followed(
+async def test_a_pipe_as_active_pointer_is_counted_and_the_next_pointer_is_followed(
     stub, feed, store, application, tmp_path
 ):
     ledger = Ledger(feed, NETWORKS)
@@ -178,9 +178,7 @@ async def fault(server: EmbeddedPostgres | EmbeddedRedis, kind: str, frozen) -> 
 
 
 @pytest.mark.parametrize("kind", ["killed", "frozen"])
-async def test_redis_fails_under_load_and_no_request_does(
-    feed, store, tmp_path, embedded_redis, frozen, kind
-):
+async def test_no_request_fails_while_redis_is_away(feed, store, tmp_path, embedded_redis, frozen, kind):
     redis = await embedded_redis()
     settings = with_servers(feed.url, redis.url, tmp_path)
     settings = settings.model_copy(update={"cache": settings.cache.model_copy(update={"timeout": 0.02})})
@@ -203,7 +201,7 @@ async def test_redis_fails_under_load_and_no_request_does(
 
 
 @pytest.mark.parametrize("kind", ["killed", "frozen"])
-async def test_postgres_fails_under_load_and_no_request_does(
+async def test_no_request_fails_while_postgres_is_away(
     redis_url, store, tmp_path, embedded_postgres, frozen, kind
 ):
     postgres = await embedded_postgres()
@@ -225,9 +223,7 @@ async def test_postgres_fails_under_load_and_no_request_does(
     assert ledger.outcomes == {"OK": ledger.sent}
 
 
-async def test_blocks_that_are_too_old_are_unavailable_rather_than_wrong(
-    redis_url, store, tmp_path, embedded_postgres
-):
+async def test_calls_are_unavailable_once_blocks_are_too_old(redis_url, store, tmp_path, embedded_postgres):
     postgres = await embedded_postgres()
     await fill(postgres.url)
     settings = with_servers(postgres.url, redis_url, tmp_path)
@@ -250,7 +246,7 @@ async def test_blocks_that_are_too_old_are_unavailable_rather_than_wrong(
             assert (await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100]))).post_ids == [100]
 
 
-async def test_a_server_started_before_its_database_serves_once_it_is_there(
+async def test_a_server_started_before_its_database_serves_once_it_is_up(
     redis_url, store, tmp_path, embedded_postgres
 ):
     postgres = await embedded_postgres()
@@ -270,7 +266,7 @@ async def test_a_server_started_before_its_database_serves_once_it_is_there(
         assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_without_a_model_the_heuristic_answers_and_says_so(feed, redis_url, tmp_path):
+async def test_without_a_model_the_heuristic_answers_with_a_degraded_reason(feed, redis_url, tmp_path):
     settings = with_servers(feed.url, redis_url, tmp_path / "empty")
     settings = settings.model_copy(
         update={"models": settings.models.model_copy(update={"ready_requires_model": False})}
@@ -283,7 +279,7 @@ async def test_without_a_model_the_heuristic_answers_and_says_so(feed, redis_url
     assert response.degraded_reason == pb.DEGRADED_REASON_NO_MODEL
 
 
-async def test_without_a_model_store_the_heuristic_is_the_meant_answer(feed, redis_url, tmp_path):
+async def test_without_a_model_store_the_heuristic_is_not_degraded(feed, redis_url, tmp_path):
     settings = with_servers(feed.url, redis_url, tmp_path)
     settings = settings.model_copy(update={"models": ModelSettings()})
     async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):

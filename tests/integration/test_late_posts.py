@@ -65,7 +65,7 @@ async def first_pages(stub, **fields):
     return pages
 
 
-async def test_a_restarted_server_shows_them(settings, database, late):
+async def test_a_restarted_server_shows_late_posts(settings, database, late):
     assert (await precompute(settings)).current
     async with served(settings) as stub:
         before = await first_pages(stub)
@@ -85,7 +85,7 @@ async def test_a_restarted_server_shows_them(settings, database, late):
         assert list(after[user].post_ids) == list(ranked[user].post_ids)
 
 
-async def test_they_are_those_that_any_shard_could_not_rank(settings, database, late):
+async def test_posts_that_any_shard_did_not_rank_are_late_posts(settings, database, late):
     first, second = late
     shards = [Shard(index, 2) for index in range(2)]
     assert len({bool(shards[0].holds(np.array([user]))[0]) for user in USERS}) == 2

@@ -41,7 +41,7 @@ async def test_every_stage_of_a_ranking_is_timed(scraped):
         assert f'animora_stage_seconds_count{{stage="{stage}"}}' in scraped
 
 
-async def test_promtool_finds_nothing_to_improve(scraped):
+async def test_promtool_accepts_the_metrics(scraped):
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian's package prometheus has it)")
@@ -55,7 +55,7 @@ async def test_promtool_finds_nothing_to_improve(scraped):
     assert (process.returncode, output.decode()) == (0, "")
 
 
-async def test_the_probes_tell_what_health_tells(application):
+async def test_the_http_probes_follow_health(application):
     assert await asyncio.to_thread(get, application.probes.port, "/livez")
     assert await asyncio.to_thread(get, application.probes.port, "/readyz")
     await application.drain()
@@ -63,7 +63,7 @@ async def test_the_probes_tell_what_health_tells(application):
         await asyncio.to_thread(get, application.probes.port, "/readyz")
 
 
-async def test_a_server_that_is_still_starting_is_no_warning(settings):
+async def test_starting_logs_no_warning(settings):
     with capture_logs() as logs:
         async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
             await application.wait_until_serving()
@@ -72,7 +72,7 @@ async def test_a_server_that_is_still_starting_is_no_warning(settings):
     assert {level for _, level in told} == {"info"}
 
 
-async def test_a_background_task_that_ended_is_told_of_by_liveness_health_and_metrics(application):
+async def test_an_ended_background_task_fails_liveness_health_and_metrics(application):
     serving = health_pb2.HealthCheckResponse.SERVING
     with capture_logs() as logs:
         address = f"127.0.0.1:{application.grpc.port}"

@@ -57,7 +57,7 @@ async def test_sigterm_to_one_of_two_servers_under_load_loses_no_request(feed, r
     assert set(outcomes) == {"neucf"}
 
 
-async def test_a_missing_database_is_one_line_that_names_the_option():
+async def test_a_missing_database_option_is_reported_in_one_line():
     process = await start("serve")
     _, errors = await process.communicate()
     assert process.returncode == 2
@@ -112,7 +112,7 @@ async def test_check_config_refuses_an_address_that_the_server_would_refuse(opti
 
 @pytest.mark.parametrize("option", ["--rate", "--active-days"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
-async def test_what_is_no_finite_number_is_refused(option, value):
+async def test_a_number_that_is_not_finite_is_refused(option, value):
     process = await start("precompute", option, value)
     _, errors = await process.communicate()
     assert process.returncode == 2

@@ -76,7 +76,7 @@ async def test_dropped_candidates_are_counted_by_reason(stub, database):
     assert list(response.post_ids) == [300]
 
 
-async def test_seen_posts_are_dropped_when_asked(stub, database):
+async def test_exclude_seen_drops_seen_posts(stub, database):
     rows = await database.fetch("SELECT post_id FROM animora.interactions WHERE user_id = 7")
     seen = {row["post_id"] for row in rows}
     response = await stub.Rank(request(posts=[*seen, 300], exclude_seen=True))
@@ -123,7 +123,7 @@ async def test_a_malformed_message_is_an_invalid_argument(application):
             assert "not a valid message" in (error.value.details() or "")
 
 
-async def test_ids_that_were_sent_one_by_one_are_ranked_too(application, stub):
+async def test_unpacked_ids_are_ranked(application, stub):
     sent = request(posts=[], cache_policy=pb.CACHE_POLICY_BYPASS).SerializeToString()
     sent += b"".join(b"\x11" + np.int64(post).tobytes() for post in CANDIDATES)  # post_ids, not packed
     packed = request(cache_policy=pb.CACHE_POLICY_BYPASS)
@@ -183,7 +183,7 @@ async def test_a_cold_users_terms_are_the_heuristics(stub):
         assert sum(term.value for term in explanation.terms) == pytest.approx(score, abs=1e-6)
 
 
-async def test_explained_each_candidate_that_is_missing_is_told_with_its_reason(stub, database):
+async def test_explain_returns_the_reason_of_each_missing_candidate(stub, database):
     await database.execute("UPDATE animora_app.posts SET deleted_at = now() WHERE id = 100")
     await database.execute(
         "INSERT INTO animora_app.block_relations (blocker_id, blocked_id, created_at) VALUES ($1, 7, now())",

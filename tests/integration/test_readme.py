@@ -32,7 +32,7 @@ async def test_the_client_example_runs_as_printed(application):
 
 
 @pytest.mark.parametrize("line", re.findall(r"^\$ \.venv/bin/(.*)", README, re.MULTILINE))
-def test_the_commands_to_try_are_the_programs(line: str):
+def test_the_commands_of_the_readme_exist(line: str):
     name, command, *arguments = shlex.split(line)
     program = PROGRAMS[name]
     assert isinstance(program, TyperGroup)
@@ -40,7 +40,7 @@ def test_the_commands_to_try_are_the_programs(line: str):
         assert not context.args
 
 
-def test_the_readme_is_short_and_its_links_lead_somewhere():
+def test_the_readme_is_short_and_its_links_resolve():
     assert len(README.splitlines()) < 150
     for link in re.findall(r"\]\((?!http)([^)#]+)", README):
         assert (Path(__file__).parents[2] / link).exists(), link

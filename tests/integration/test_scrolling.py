@@ -126,7 +126,7 @@ class Life:
         self.scrolls.blocked.setdefault((user, author), time.monotonic())
 
 
-async def test_nobody_sees_a_post_twice_misses_one_or_sees_one_that_is_hidden(
+async def test_no_scroll_repeats_or_misses_a_post_or_shows_a_hidden_one(
     clients, authors, models, database, redis_url
 ):
     stop = asyncio.Event()
@@ -159,7 +159,7 @@ async def test_nobody_sees_a_post_twice_misses_one_or_sees_one_that_is_hidden(
     assert scrolls.pages > 50 * PAGES
 
 
-async def test_no_list_is_lost_on_the_way_from_one_server_to_the_other(clients, authors):
+async def test_a_scroll_continues_on_another_server(clients, authors):
     pages = 0
 
     async def scroll(user: int) -> None:

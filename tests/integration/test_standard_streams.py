@@ -58,7 +58,7 @@ def run(*arguments: str, before: Callable[[], None] | None = None) -> "subproces
     )
 
 
-def test_streams_that_are_closed_become_the_null_device():
+def test_closed_standard_streams_become_the_null_device():
     assert run("-c", TELLS_STREAMS, before=closing(0, 1, 2)).returncode == 0
 
 
@@ -68,7 +68,7 @@ def test_a_program_runs_without_standard_streams(program: str):
 
 
 @pytest.mark.parametrize("leaves", [True, False])
-def test_the_error_that_ends_a_process_is_in_the_log_whole(leaves: bool):
+def test_a_fatal_error_is_logged_completely(leaves: bool):
     ended = run("-c", RAISES.format(leaves=leaves))
     assert ended.returncode == 1
     assert "the last line" in ended.stderr.splitlines()[-1]
@@ -91,7 +91,7 @@ def printing_to(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
 @pytest.mark.parametrize("unbuffered", [True, False])
 @pytest.mark.parametrize("command", PRINTING, ids=" ".join)
-def test_output_to_a_full_disk_is_one_line_and_a_failure(command: Sequence[str], unbuffered: bool):
+def test_output_to_a_full_disk_fails_with_one_line(command: Sequence[str], unbuffered: bool):
     name, *arguments = command
     with Path("/dev/full").open("wb") as full:
         ended = printing_to(full.fileno(), arguments, unbuffered=unbuffered)
@@ -101,9 +101,7 @@ def test_output_to_a_full_disk_is_one_line_and_a_failure(command: Sequence[str],
 
 @pytest.mark.parametrize("unbuffered", [True, False])
 @pytest.mark.parametrize("command", PRINTING, ids=" ".join)
-def test_output_that_nobody_reads_any_more_is_one_line_and_a_failure(
-    command: Sequence[str], unbuffered: bool
-):
+def test_output_to_a_closed_pipe_fails_with_one_line(command: Sequence[str], unbuffered: bool):
     name, *arguments = command
     reader, writer = os.pipe()
     os.close(reader)

@@ -76,7 +76,7 @@ async def test_a_user_without_a_name_can_run_the_server():
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_grpc_port_that_is_taken_at_one_address_of_its_host_is_named(workers: str):
+async def test_a_grpc_port_in_use_at_one_address_of_its_host_is_named(workers: str):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -90,7 +90,7 @@ async def test_a_grpc_port_that_is_taken_at_one_address_of_its_host_is_named(wor
     ("certificate", "key", "named"),
     [("garbage", "leaf.key", "grpc.tls_certificate"), ("leaf.pem", "ca.key", "grpc.tls_key")],
 )
-async def test_a_certificate_or_key_that_cannot_be_used_is_named_before_the_database_is_there(
+async def test_an_unusable_certificate_or_key_is_named_before_the_database_is_up(
     tmp_path: Path, certificate: str, key: str, named: str, workers: str
 ):
     make_certificates(tmp_path)

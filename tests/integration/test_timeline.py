@@ -58,12 +58,12 @@ async def test_pages_hold_the_feed_in_the_eager_networks_order(stub, feed, datab
     assert {page.cache for page in pages[1:]} == {pb.CACHE_STATUS_HIT}
 
 
-async def test_seen_posts_are_included_if_asked_for(stub, feed):
+async def test_seen_posts_are_included_on_request(stub, feed):
     pages = await all_pages(stub, include_seen=True, page_size=100)
     assert set(posts(pages)) == set(feed.post_ids.tolist())
 
 
-async def test_a_second_server_finds_the_list_and_reads_the_tokens_of_the_first(settings, feed):
+async def test_a_second_server_serves_the_timelines_and_page_tokens_of_the_first(settings, feed):
     shared = Settings.model_validate({**settings.model_dump(), "timeline": {"token_key": "k" * 16}})
     async with running(shared) as one, running(shared) as other, asyncio.timeout(HANG_TIMEOUT):
         await one.wait_until_serving()
@@ -82,7 +82,7 @@ async def test_a_second_server_finds_the_list_and_reads_the_tokens_of_the_first(
     assert not set(rest.post_ids) & set(first.post_ids)
 
 
-async def test_a_flushed_redis_is_snapshot_gone_and_a_first_page_is_computed_anew(stub, redis_url):
+async def test_after_a_redis_flush_a_page_token_is_snapshot_gone_and_a_first_page_is_rebuilt(stub, redis_url):
     first = await stub.GetTimeline(request(page_size=5))
     async with Redis.from_url(redis_url) as redis:
         await redis.flushall()
@@ -96,7 +96,7 @@ async def test_a_flushed_redis_is_snapshot_gone_and_a_first_page_is_computed_ane
     assert rest[0].cache == pb.CACHE_STATUS_MISS
 
 
-async def test_five_hundred_calls_at_once_that_miss_make_one_list(settings, redis_url):
+async def test_500_concurrent_misses_build_one_timeline(settings, redis_url):
     # However busy the machine is, none of them takes a slow look-up for a miss.
     patient = settings.model_copy(update={"cache": settings.cache.model_copy(update={"timeout": 30.0})})
     async with running(patient) as server, asyncio.timeout(HANG_TIMEOUT):
@@ -131,7 +131,7 @@ async def test_a_cold_user_gets_the_heuristic_explained(stub):
         assert sum(term.value for term in explanation.terms) == pytest.approx(score, abs=1e-4)
 
 
-async def test_it_says_why_posts_are_missing(stub, feed, database):
+async def test_get_timeline_explains_why_posts_are_missing(stub, feed, database):
     mine = await database.fetchval(
         "INSERT INTO animora_app.posts (author_id, created_at) VALUES (7, now()) RETURNING id"
     )
@@ -156,7 +156,7 @@ async def test_it_says_why_posts_are_missing(stub, feed, database):
                 break
 
 
-async def test_a_new_post_is_on_the_next_first_page_of_a_list_that_is_older(stub, database):
+async def test_a_new_post_is_on_the_next_first_page_of_an_older_timeline(stub, database):
     first = await stub.GetTimeline(request(COLD_USER, page_size=100))
     new = await database.fetchval(
         "INSERT INTO animora_app.posts (author_id) VALUES ($1) RETURNING id", AUTHORS[0]
@@ -168,7 +168,7 @@ async def test_a_new_post_is_on_the_next_first_page_of_a_list_that_is_older(stub
     assert set(first.post_ids) < set(page.post_ids)
 
 
-async def test_a_forged_token_and_a_negative_page_size_are_invalid_and_named(stub):
+async def test_a_forged_token_and_a_negative_page_size_are_invalid_arguments(stub):
     for wrong, field in (
         (request(page_token="x" * 56), "page_token"),
         (request(page_token="\N{SNOWMAN}"), "page_token"),

@@ -141,7 +141,7 @@ async def test_a_crash_ends_a_server_whose_log_is_full():
         assert await server.end(signal.SIGSEGV) == -signal.SIGSEGV
 
 
-async def test_every_line_of_the_log_is_json_and_a_flood_is_told_of_by_its_count():
+async def test_every_log_line_is_json_and_repeated_lines_are_counted():
     async with unread(pipe_bytes=1 << 20, DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(HANG_TIMEOUT):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             await status(channel, "liveness")

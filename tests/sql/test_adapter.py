@@ -69,7 +69,7 @@ async def test_ids_are_the_integer_columns(original):
     assert [tuple(row) for row in rows] == [(201, 101, DAY, None, None), (202, 102, DAY, None, None)]
 
 
-async def test_a_deleted_post_says_when(original):
+async def test_a_deleted_post_has_its_deletion_time(original):
     await original.execute("update posts set deleted_at = $1 where id = $2", DAY, CAT)
     assert await original.fetchval("select deleted_at from animora.posts where id = 201") == DAY
 
@@ -88,7 +88,7 @@ async def test_likes_and_every_comment_are_interactions(original):
     ]
 
 
-async def test_rows_that_point_nowhere_are_left_out(original):
+async def test_rows_with_dangling_references_are_left_out(original):
     await original.execute(
         "insert into likes (user_likes, post_likes) values ($1, null), (null, $2)", BEN, CAT
     )
@@ -97,7 +97,7 @@ async def test_rows_that_point_nowhere_are_left_out(original):
     assert await original.fetch("select * from animora.blocks") == []
 
 
-async def test_what_has_no_index_is_left_out_and_not_told_of(original, empty_postgres_url):
+async def test_rows_without_an_integer_id_are_left_out_and_not_notified(original, empty_postgres_url):
     await original.execute(
         "alter table users alter index drop not null; alter table posts alter index drop not null"
     )
@@ -136,7 +136,7 @@ async def test_what_has_no_index_is_left_out_and_not_told_of(original, empty_pos
     await connection.close()
 
 
-async def test_times_without_a_zone_are_utc_whatever_the_session_says(empty_database):
+async def test_times_without_a_zone_are_utc_in_any_session_time_zone(empty_database):
     await empty_database.execute(ORIGINAL.replace("timestamptz", "timestamp"))
     await empty_database.execute(adapter())
     await empty_database.execute("insert into users values ($1, 101)", ANNA)
@@ -147,13 +147,13 @@ async def test_times_without_a_zone_are_utc_whatever_the_session_says(empty_data
     assert await empty_database.fetchval("select created_at from animora.posts") == DAY
 
 
-async def test_blocks_have_a_time_although_the_original_keeps_none(original):
+async def test_blocks_get_a_time_though_the_source_table_has_none(original):
     await original.execute("insert into block_relations values ($1, $2)", ANNA, BEN)
     row = await original.fetchrow("select * from animora.blocks")
     assert tuple(row) == (101, 102, datetime(1970, 1, 1, tzinfo=UTC))
 
 
-async def test_features_are_read_to_the_last_bit(original):
+async def test_features_are_read_without_loss(original):
     vector = np.random.default_rng(0).standard_normal(768).astype(np.float32)
     feature = json.dumps([float(value) for value in vector])
     await original.execute("update posts set image_feature = $1 where id = $2", feature, CAT)
@@ -161,7 +161,7 @@ async def test_features_are_read_to_the_last_bit(original):
     np.testing.assert_array_equal(np.array(found, np.float32), vector)
 
 
-async def test_what_is_not_768_numbers_is_no_embedding_and_no_error(original):
+async def test_a_feature_that_is_not_768_numbers_is_an_absent_embedding(original):
     features = [
         None,
         "",
@@ -190,7 +190,7 @@ async def test_what_is_not_768_numbers_is_no_embedding_and_no_error(original):
     assert [row["caption_embedding"] for row in rows] == [None] * len(features)
 
 
-async def test_features_of_type_json_serve_too(empty_database):
+async def test_features_of_type_json_are_read(empty_database):
     await empty_database.execute(
         ORIGINAL.replace("image_feature text, text_feature text", "image_feature jsonb, text_feature json")
     )
@@ -229,7 +229,7 @@ async def test_applying_it_again_changes_nothing(original):
         ("delete from posts", ["delete 201 202"]),
     ],
 )
-async def test_blocks_and_deletions_are_told_by_the_integer_columns(
+async def test_blocks_and_deletions_are_notified_by_the_integer_columns(
     original, empty_postgres_url, statements, payloads
 ):
     connection = await asyncpg.connect(empty_postgres_url)

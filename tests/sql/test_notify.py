@@ -41,21 +41,21 @@ async def heard(database, postgres_url):
     await connection.close()
 
 
-async def test_a_block_is_told_and_taken_back(database, heard):
+async def test_a_block_and_its_removal_are_notified(database, heard):
     await database.execute("insert into animora_app.block_relations values (1, 2), (3, 1)")
     assert await heard.payloads() == ["block 1 2", "block 3 1"]
     await database.execute("delete from animora_app.block_relations where blocker_id = 1")
     assert await heard.payloads() == ["unblock 1 2"]
 
 
-async def test_a_changed_block_is_both(database, heard):
+async def test_a_changed_block_is_notified_as_removal_and_block(database, heard):
     await database.execute("insert into animora_app.block_relations values (1, 2)")
     await heard.payloads()
     await database.execute("update animora_app.block_relations set blocked_id = 3")
     assert sorted(await heard.payloads()) == ["block 1 3", "unblock 1 2"]
 
 
-async def test_nothing_is_told_before_the_commit_or_of_what_is_rolled_back(database, heard, postgres_url):
+async def test_notifications_are_sent_on_commit_only(database, heard, postgres_url):
     other = await asyncpg.connect(postgres_url)
     transaction = other.transaction()
     await transaction.start()
@@ -75,7 +75,7 @@ async def test_nothing_is_told_before_the_commit_or_of_what_is_rolled_back(datab
         ("{block} {unblock} {block} {unblock}", "unblock 1 2"),
     ],
 )
-async def test_the_last_word_of_a_transaction_is_told_last(database, heard, statements, last):
+async def test_the_final_state_of_a_transaction_is_notified_last(database, heard, statements, last):
     block = "insert into animora_app.block_relations values (1, 2);"
     unblock = "delete from animora_app.block_relations;"
     async with database.transaction():
@@ -83,7 +83,7 @@ async def test_the_last_word_of_a_transaction_is_told_last(database, heard, stat
     assert (await heard.payloads())[-1] == last
 
 
-async def test_a_block_that_comes_back_in_its_transaction_is_never_told_as_taken_back(database, heard):
+async def test_a_block_restored_within_its_transaction_is_never_notified_as_removed(database, heard):
     await database.execute("insert into animora_app.block_relations values (1, 2)")
     await heard.payloads()
     async with database.transaction():
@@ -92,7 +92,7 @@ async def test_a_block_that_comes_back_in_its_transaction_is_never_told_as_taken
     assert await heard.payloads() == ["block 1 2"]
 
 
-async def test_a_soft_deletion_is_told_once(database, heard):
+async def test_a_soft_deletion_is_notified_once(database, heard):
     await database.execute("update animora_app.posts set deleted_at = now() where id = 10")
     await database.execute("update animora_app.posts set deleted_at = now() where id = 10")
     await database.execute("delete from animora_app.posts where id = 10")
@@ -100,12 +100,12 @@ async def test_a_soft_deletion_is_told_once(database, heard):
 
 
 @pytest.mark.parametrize("change", ["caption = 'another'", "image_embedding = '{1}'", "deleted_at = null"])
-async def test_other_changes_of_a_post_are_not_told(database, heard, change):
+async def test_other_changes_of_a_post_are_not_notified(database, heard, change):
     await database.execute(f"update animora_app.posts set {change}")
     assert await heard.payloads() == []
 
 
-async def test_a_user_who_leaves_is_one_notification_for_all_their_posts(database, heard):
+async def test_deleting_a_user_notifies_the_deletion_of_all_their_posts_at_once(database, heard):
     await database.execute("delete from animora_app.users where id = 1")
     assert [sorted(payload.split()) for payload in await heard.payloads()] == [["10", "11", "12", "delete"]]
 
@@ -125,7 +125,7 @@ async def test_any_number_of_deletions_fits_into_payloads(database, heard):
     "change",
     ["truncate animora_app.block_relations", "alter table animora_app.block_relations add note text"],
 )
-async def test_a_transaction_that_takes_blocks_back_can_change_their_table_once_it_has_told(
+async def test_a_transaction_that_removed_blocks_can_alter_their_table_after_it_notified(
     database, heard, change
 ):
     await database.execute("insert into animora_app.block_relations (blocker_id, blocked_id) values (1, 2)")
@@ -138,7 +138,7 @@ async def test_a_transaction_that_takes_blocks_back_can_change_their_table_once_
     assert await heard.payloads() == ["block 1 2", "unblock 1 2"]
 
 
-async def test_a_role_that_may_write_blocks_and_no_more_can_do_so(database, heard):
+async def test_a_role_with_rights_on_blocks_alone_can_write_them(database, heard):
     await database.execute("create role blocking")
     try:
         await database.execute("grant usage on schema animora_app to blocking")

@@ -28,7 +28,7 @@ async def test_the_reader_reads_the_views(reader, view):
         "create table public.mine (id int)",
     ],
 )
-async def test_the_reader_may_do_nothing_else(reader, statement):
+async def test_the_reader_has_no_other_rights(reader, statement):
     await reader.execute("set default_transaction_read_only = off")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await reader.execute(statement)

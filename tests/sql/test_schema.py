@@ -90,7 +90,7 @@ async def test_a_user_likes_a_post_once(posted):
         await posted.execute("insert into animora_app.likes values (1, 10)")
 
 
-async def test_blocks_say_who_blocked_whom(posted):
+async def test_blocks_have_blocker_and_blocked_user(posted):
     await posted.execute("insert into animora_app.block_relations values (1, 2, '2024-01-01Z')")
     assert tuple(await posted.fetchrow("select * from animora.blocks")) == (
         1,
@@ -120,7 +120,7 @@ async def test_a_change_that_the_view_does_not_show_leaves_updated_at_alone(post
     assert await updated_at(posted) is None
 
 
-async def test_a_user_who_is_gone_takes_everything_along(posted):
+async def test_deleting_a_user_deletes_everything_of_theirs(posted):
     await posted.execute("insert into animora_app.likes values (1, 10)")
     await posted.execute("insert into animora_app.block_relations values (1, 0)")
     await posted.execute("delete from animora_app.users where id = 0")
@@ -128,7 +128,7 @@ async def test_a_user_who_is_gone_takes_everything_along(posted):
         assert await posted.fetchval(f"select count(*) from animora.{view}") == 0
 
 
-async def test_what_a_poll_asks_for_can_be_answered_from_indexes(database):
+async def test_the_queries_of_a_poll_use_indexes(database):
     await database.execute("set enable_seqscan = off")  # the tables are empty, where an index never pays
     for view, column, indexes in (
         ("interactions", "created_at", ("likes_created_at", "comments_created_at")),

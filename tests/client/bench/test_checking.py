@@ -25,7 +25,7 @@ def outcome(message, limit=0):
     ).outcome
 
 
-def test_right_replies_pass():
+def test_correct_rankings_are_ok():
     dropped = ranking_pb2.DroppedCandidates(unknown=1, blocked=1)
 
     assert outcome(response()) == OK
@@ -48,15 +48,15 @@ def test_right_replies_pass():
         (response(version=""), "no model version"),
     ],
 )
-def test_wrong_replies_are_named(wrong, problem):
+def test_wrong_rankings_are_reported_with_the_problem(wrong, problem):
     assert outcome(wrong) == f"wrong reply: {problem}"
 
 
-def test_more_posts_than_the_limit_are_wrong():
+def test_a_ranking_longer_than_its_limit_is_wrong():
     assert outcome(response(), limit=2) == "wrong reply: posts are missing or too many"
 
 
-def test_bytes_that_are_no_message_are_wrong():
+def test_bytes_that_are_not_a_ranking_are_wrong():
     verdict = check_reply(RankCall(b"", (CANDIDATES,), 0, is_batch=False), b"\xff")
 
     assert verdict.outcome == "wrong reply: not a message"
@@ -67,7 +67,7 @@ def batch(*results):
     return check_reply(call, ranking_pb2.BatchRankResponse(results=results).SerializeToString())
 
 
-def test_a_batch_is_as_good_as_its_worst_request():
+def test_a_batch_has_the_outcome_of_its_worst_request():
     right = ranking_pb2.RankResult(response=response())
     refused = ranking_pb2.RankResult(error=status_pb2.Status(code=8))
     twice = ranking_pb2.RankResult(response=response((10, 10, 20)))
@@ -90,7 +90,7 @@ def page(posts=(30, 10, 20), scores=(0.9, 0.3, 0.5), ranker=ranking_pb2.RANKER_N
     )
 
 
-def test_right_pages_pass_and_count_as_rankings():
+def test_correct_pages_are_ok_and_count_as_rankings():
     assert page_outcome(page()) == OK
     assert page_outcome(page(), page_size=0) == OK
     assert page_outcome(page((), ())) == OK
@@ -108,9 +108,9 @@ def test_right_pages_pass_and_count_as_rankings():
         (page(version=""), "no model version"),
     ],
 )
-def test_wrong_pages_are_named(wrong, problem):
+def test_wrong_pages_are_reported_with_the_problem(wrong, problem):
     assert page_outcome(wrong) == f"wrong reply: {problem}"
 
 
-def test_bytes_that_are_no_page_are_wrong():
+def test_bytes_that_are_not_a_page_are_wrong():
     assert check_reply(TimelineCall(b"", 3), b"\xff").outcome == "wrong reply: not a message"

@@ -38,7 +38,7 @@ def driver(send, **pace):
     return Driver(send, CALLS, LoadPace(**{"duration": 60, "warmup": 0} | pace), recorder), recorder
 
 
-async def test_a_closed_loop_keeps_its_callers_busy_until_enough_calls_were_made():
+async def test_a_closed_loop_keeps_its_callers_busy_until_the_call_limit():
     send = Sender(together=4)  # would wait for ever with fewer callers
     load, recorder = driver(send, max_calls=12)
 
@@ -50,7 +50,7 @@ async def test_a_closed_loop_keeps_its_callers_busy_until_enough_calls_were_made
     assert 0 < recorder.elapsed < 60
 
 
-async def test_a_closed_loop_ends_in_time():
+async def test_a_closed_loop_ends_after_its_duration():
     load, recorder = driver(Sender(), duration=0.02)
 
     await load.closed_loop(concurrency=2)
@@ -59,7 +59,7 @@ async def test_a_closed_loop_ends_in_time():
     assert max(recorder.sent) <= max(recorder.done)
 
 
-async def test_an_open_loop_sends_whether_or_not_replies_come():
+async def test_an_open_loop_sends_without_waiting_for_replies():
     send = Sender(together=5)  # the first reply comes with the fifth call
     load, recorder = driver(send, duration=10)  # in which a busy machine sends five
 
@@ -71,7 +71,7 @@ async def test_an_open_loop_sends_whether_or_not_replies_come():
     assert recorder.unsent == 0
 
 
-async def test_calls_that_find_no_slot_until_the_end_are_counted_not_forgotten():
+async def test_calls_without_a_free_slot_before_the_end_are_counted_as_unsent():
     over = asyncio.Event()
 
     async def stuck(body):
@@ -87,7 +87,7 @@ async def test_calls_that_find_no_slot_until_the_end_are_counted_not_forgotten()
     assert recorder.unsent == 3
 
 
-async def test_an_open_loop_ends_after_enough_calls():
+async def test_an_open_loop_ends_at_the_call_limit():
     load, recorder = driver(Sender(), max_calls=2)
 
     await load.open_loop(iter([0.0] * 9))
@@ -109,7 +109,7 @@ async def test_a_call_that_fails_is_counted_by_its_code():
     assert list(recorder.rankings) == [0, 0, 0]
 
 
-async def test_a_load_that_is_cancelled_keeps_what_was_measured():
+async def test_a_cancelled_run_keeps_its_measurements():
     send = Sender()
 
     async def interrupted_at_the_fifth(body):

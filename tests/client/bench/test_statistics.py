@@ -24,7 +24,7 @@ STAND_IN = ranking_pb2.RankResponse(
 )
 
 
-def test_constant_arrivals_are_a_clock():
+def test_constant_arrivals_are_evenly_spaced():
     assert list(islice(arrival_times(Arrivals.CONSTANT, 4, seed=0), 3)) == [0, 0.25, 0.5]
 
 
@@ -37,7 +37,7 @@ def test_poisson_arrivals_keep_their_rate_and_vary():
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.03)  # as of an exponential distribution
 
 
-def test_the_same_seed_arrives_and_asks_the_same():
+def test_equal_seeds_give_equal_arrivals_and_calls():
     def first(seed):
         return list(islice(arrival_times(Arrivals.POISSON, 10, seed), 5))
 
@@ -61,7 +61,7 @@ def test_calls_hold_random_users_and_different_posts_of_the_ranges():
     assert (calls[0].candidates[0] == np.arange(100, 120)).all()
 
 
-def test_a_batch_holds_as_many_requests():
+def test_a_batch_has_the_given_number_of_requests():
     call = make_calls(RankTraffic(IdRange(1, 9), IdRange(1, 50), candidates=5, batch=4, distinct=1))[0]
     assert isinstance(call, RankCall)
     message = ranking_pb2.BatchRankRequest.FromString(call.body)
@@ -70,13 +70,13 @@ def test_a_batch_holds_as_many_requests():
     assert (np.sort(message.requests[2].post_ids) == call.candidates[2]).all()
 
 
-def test_calls_that_would_fill_the_memory_are_fewer():
+def test_the_number_of_prepared_calls_is_bounded_by_memory():
     traffic = RankTraffic(IdRange(1, 9), IdRange(1, 10**9), candidates=10_000, batch=10, distinct=10**6)
 
     assert traffic.calls == MAX_IDS // 100_000
 
 
-def test_first_pages_are_asked_for_each_user_once():
+def test_each_users_first_page_is_requested_once():
     calls = make_calls(TimelineTraffic(IdRange(-2, 7), page_size=3, distinct=50))
     messages = [ranking_pb2.GetTimelineRequest.FromString(call.body) for call in calls]
 
@@ -87,7 +87,7 @@ def test_first_pages_are_asked_for_each_user_once():
 
 
 @pytest.mark.parametrize("text", ["", "5", "a-b", "9-1", "1-9223372036854775808", "1-2-3"])
-def test_what_is_no_range_is_refused(text):
+def test_an_invalid_range_is_refused(text):
     with pytest.raises(ValueError, match="is not a range"):
         IdRange.parse(text)
 
@@ -105,11 +105,11 @@ def test_more_candidates_than_posts_are_refused():
 @pytest.mark.parametrize(
     ("quantile", "expected"), [(0.5, 50), (0.9, 90), (0.99, 99), (0.999, 100), (1, 100), (0, 1)]
 )
-def test_a_percentile_is_a_value_that_was_measured(quantile, expected):
+def test_a_percentile_is_a_measured_value(quantile, expected):
     assert percentile(np.arange(1.0, 101.0), quantile) == expected
 
 
-def test_percentiles_of_nothing_are_not_numbers():
+def test_percentiles_of_no_values_are_nan():
     assert all(math.isnan(value) for value in percentiles(np.empty(0)).values())
 
 
@@ -140,7 +140,7 @@ def test_the_summary_leaves_out_the_warm_up():
     assert summary.model_versions == {"v1": 4}
 
 
-def test_latency_runs_from_the_moment_a_call_was_meant_to_be_sent():
+def test_latency_is_measured_from_the_intended_send_time():
     recorder = CallRecorder(warmup=0)
     recorder.add(Timing(intended=1.0, sent=1.9, done=2.0), Verdict(OK, (MODEL,)))
     recorder.elapsed = 2.0
@@ -165,7 +165,7 @@ def test_calls_that_were_never_sent_count_as_failed():
     assert summarise(recorder).failed == 4
 
 
-def test_a_load_that_ended_in_its_warm_up_has_an_empty_summary():
+def test_a_run_that_ends_during_warm_up_has_an_empty_summary():
     recorder = CallRecorder(warmup=1.0)
     recorder.elapsed = 0.4
     summary = summarise(recorder)

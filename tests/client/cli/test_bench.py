@@ -54,7 +54,7 @@ async def test_an_open_loop_sends_batches_at_its_rate(server, tmp_path):
     assert {request.cache_policy for request in server.requests} == {ranking_pb2.CACHE_POLICY_DEFAULT}
 
 
-async def test_first_pages_of_timelines_are_asked_for_and_checked(server, tmp_path):
+async def test_timeline_bench_requests_first_pages_and_checks_them(server, tmp_path):
     numbers = tmp_path / "bench.json"
     server.script = [answering(ranking_pb2.GetTimelineResponse(post_ids=[1, 1], scores=[0.5, 0.5]))]
     done = await run(
@@ -72,7 +72,7 @@ async def test_first_pages_of_timelines_are_asked_for_and_checked(server, tmp_pa
     assert {request.page_size for request in server.timeline_requests} == {4}
 
 
-async def test_failed_and_wrong_replies_are_counted_by_kind_and_end_with_1(server, tmp_path):
+async def test_failed_and_wrong_replies_are_counted_by_kind_and_exit_with_1(server, tmp_path):
     numbers = tmp_path / "bench.json"
     server.script = [
         failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls in flight"),
@@ -93,7 +93,7 @@ async def test_failed_and_wrong_replies_are_counted_by_kind_and_end_with_1(serve
     assert "2 RESOURCE_EXHAUSTED" in done.out
 
 
-async def test_ctrl_c_prints_what_was_measured_so_far(server):
+async def test_ctrl_c_prints_the_measurements_so_far(server):
     process = await start(*("bench", "--target", server.target, *SHORT, "--duration", "600", "--warmup", "0"))
     await server.asked(times=50)
     interrupt(process)
@@ -104,7 +104,7 @@ async def test_ctrl_c_prints_what_was_measured_so_far(server):
     assert " ok, 0 failed" in done.out
 
 
-async def test_a_target_where_nobody_listens_is_named(unused_target):
+async def test_an_unreachable_target_is_named(unused_target):
     done = await run("bench", "--target", unused_target, *SHORT, "--timeout", "0.5")
 
     assert done.code == 1

@@ -12,7 +12,7 @@ from tests.client.cli.command import run
 from tests.client.scripted_server import answering, bad_request, failing
 
 
-async def test_rank_prints_a_table_and_where_it_came_from(server):
+async def test_rank_prints_a_table_and_its_ranker_model_and_cache_status(server):
     done = await run("rank", "--user", "7", "--posts", "1, 3,2 -4", "--explain", ANIMORA_TARGET=server.target)
 
     assert done.code == 0, done.err
@@ -47,7 +47,7 @@ async def test_rank_reads_posts_from_standard_input_and_prints_json(server):
     ]
 
 
-async def test_rank_says_of_each_dropped_post_why(server):
+async def test_rank_prints_why_each_post_was_dropped(server):
     asked = (
         "rank",
         "--target",
@@ -74,7 +74,7 @@ async def test_rank_says_of_each_dropped_post_why(server):
     ]
 
 
-async def test_a_degraded_answer_is_not_passed_over(server):
+async def test_rank_prints_the_degraded_reason(server):
     response = ranking_pb2.RankResponse(
         ranker=ranking_pb2.RANKER_HEURISTIC,
         cache=ranking_pb2.CACHE_STATUS_BYPASS,
@@ -87,7 +87,7 @@ async def test_a_degraded_answer_is_not_passed_over(server):
     assert done.out.splitlines()[-1] == "ranker heuristic · cache bypass · degraded: no_model"
 
 
-async def test_a_refused_request_ends_with_1_and_names_the_field(server):
+async def test_a_refused_request_exits_with_1_and_names_the_field(server):
     detail = bad_request("post_ids", "must hold 1 to 10,000 ids")
     server.script = [failing(grpc.StatusCode.INVALID_ARGUMENT, "post_ids: must hold 1 to 10,000 ids", detail)]
 
@@ -115,14 +115,14 @@ async def test_a_refused_request_ends_with_1_and_names_the_field(server):
         (("bench", "--json", "/nowhere/b.json"), "/nowhere"),
     ],
 )
-def test_wrong_usage_ends_with_2_and_says_what_is_wrong(arguments, said):
+def test_wrong_usage_exits_with_2_and_an_explanation(arguments, said):
     done = CliRunner().invoke(app, arguments)
 
     assert (done.exit_code, done.stdout) == (2, "")
     assert said in " ".join(done.stderr.replace("│", " ").split())
 
 
-async def test_health_ends_with_0_only_where_the_server_serves(server, unused_target):
+async def test_health_exits_with_0_only_if_the_server_is_serving(server, unused_target):
     good = await run("health", "--target", server.target)
     await server.say(serving=False)
     bad = await run("health", "--target", server.target, "--json")

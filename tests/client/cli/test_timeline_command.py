@@ -21,7 +21,7 @@ def explained(**fields):
     return answering(ranking_pb2.GetTimelineResponse(post_ids=[1], scores=[0.5], explanations=[explanation]))
 
 
-async def test_the_first_page_is_printed_with_where_it_came_from_and_how_to_go_on(server):
+async def test_the_first_page_is_printed_with_its_source_and_the_next_token(server):
     done = await run("timeline", "--user", "7", ANIMORA_TARGET=server.target)
 
     assert done.code == 0, done.err
@@ -37,7 +37,7 @@ async def test_the_first_page_is_printed_with_where_it_came_from_and_how_to_go_o
     assert following.out.splitlines()[-2] == "ranker neucf · model v1 · cache stale"
 
 
-async def test_more_pages_go_on_counting_until_the_end(server):
+async def test_several_pages_are_numbered_continuously(server):
     done = await run("timeline", "--target", server.target, "--user", "7", "--pages", "9")
 
     assert [row[:2] for row in rows(done.out)] == [[str(n), str(13 - n)] for n in range(1, 13)]
@@ -45,7 +45,7 @@ async def test_more_pages_go_on_counting_until_the_end(server):
     assert len(server.timeline_requests) == 3
 
 
-async def test_a_limit_takes_as_many_pages_as_it_needs(server):
+async def test_a_limit_is_read_over_several_pages(server):
     done = await run(
         *("timeline", "--target", server.target, "--user", "7", "--limit", "7", "--page-size", "5"),
         *("--include-seen", "--exclude", "12,11", "--cache", "refresh"),
@@ -106,7 +106,7 @@ async def test_in_a_narrow_terminal_no_number_is_cut(server):
     assert "…" not in done.out
 
 
-async def test_a_server_that_does_not_know_timelines_is_to_be_updated(server):
+async def test_an_older_server_without_timelines_is_reported_as_outdated(server):
     server.script = [failing(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")]
 
     done = await run("timeline", "--target", server.target, "--user", "7")
@@ -115,7 +115,7 @@ async def test_a_server_that_does_not_know_timelines_is_to_be_updated(server):
     assert f"the server at {server.target} does not support this call: update it" in done.err
 
 
-async def test_terms_that_nobody_knows_any_more_are_said_to_be_missing(server):
+async def test_missing_explain_terms_are_reported(server):
     server.script = [answering(ranking_pb2.GetTimelineResponse(post_ids=[1], scores=[0.5]))]
 
     done = await run("timeline", "--target", server.target, "--user", "7", "--explain")
@@ -123,7 +123,7 @@ async def test_terms_that_nobody_knows_any_more_are_said_to_be_missing(server):
     assert "no terms: the server no longer has the model that ranked this timeline" in done.out
 
 
-async def test_why_not_is_answered_in_words(server):
+async def test_why_prints_drop_reasons_in_words(server):
     done = await run("timeline", "--target", server.target, "--user", "7", "--why", "99, 12", "--pages", "2")
 
     assert rows(done.out)[5:7] == [
@@ -133,7 +133,7 @@ async def test_why_not_is_answered_in_words(server):
     assert done.out.count("99") == 1, "once, not with every page"
 
 
-async def test_json_is_an_object_a_line_for_each_page(server):
+async def test_json_output_has_one_object_per_page(server):
     done = await run(
         *("timeline", "--target", server.target, "--user", "7", "--pages", "2", "--json"),
         *("--explain", "--why", "99"),
@@ -150,7 +150,7 @@ async def test_json_is_an_object_a_line_for_each_page(server):
 
 
 @pytest.mark.parametrize("token", [(), ("--page-token", "5")])
-async def test_a_list_that_is_gone_for_good_ends_with_1(server, token):
+async def test_a_lost_timeline_exits_with_1(server, token):
     server.script = [snapshot_gone()]
 
     done = await run("timeline", "--target", server.target, "--user", "7", *token)

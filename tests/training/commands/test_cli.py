@@ -29,7 +29,7 @@ def run():
 QUICK = ("--set", "max_epochs=2", "--set", "als_iterations=3")
 
 
-def test_a_sample_goes_all_the_way_to_an_active_version(run, postgres_url, tmp_path):
+def test_a_sample_is_imported_fitted_published_and_activated(run, postgres_url, tmp_path):
     store = tmp_path / "store"
     environment = {"ANIMORA_DATABASE_URL": postgres_url, "ANIMORA_MODELS_STORE": str(store)}
     imported = run("import", "sample", "--size", "small", "--seed", "3", "--now", "2026-11-20", **environment)
@@ -64,7 +64,7 @@ def test_a_sample_goes_all_the_way_to_an_active_version(run, postgres_url, tmp_p
     assert not re.search(rf"active\s+{version}", table)
 
 
-def test_likes_of_any_time_that_postgresql_has_are_learnt_from(run, postgres_url, tmp_path):
+def test_likes_at_any_time_that_postgresql_can_store_are_trained_on(run, postgres_url, tmp_path):
     environment = {"ANIMORA_DATABASE_URL": postgres_url, "ANIMORA_MODELS_STORE": str(tmp_path / "store")}
     run("import", "sample", "--size", "small", **environment)
 
@@ -99,7 +99,7 @@ def test_a_data_set_is_fitted_and_its_test_pairs_ranked(run, postgres_url, tmp_p
     assert evaluated.splitlines()[-1].startswith("hr@10=1.0000 ndcg@10=")
 
 
-def test_a_bad_line_leaves_the_database_as_it_was(run, postgres_url, tmp_path):
+def test_a_bad_line_leaves_the_database_unchanged(run, postgres_url, tmp_path):
     environment = {"ANIMORA_DATABASE_URL": postgres_url}
     run("import", "sample", "--size", "small", **environment)
     folder = write_folder(tmp_path)
@@ -163,7 +163,7 @@ def test_a_store_that_is_not_writable_is_reported_before_training(run, postgres_
     assert "users" not in refused.stderr  # nothing was read
 
 
-def test_a_database_without_posts_is_said_to_be_empty(run, postgres_url, tmp_path):
+def test_a_database_without_posts_is_reported_as_empty(run, postgres_url, tmp_path):
     refused = run("fit", "--store", tmp_path, "--database-url", postgres_url, code=1)
     assert "animora.posts shows no posts" in refused.stderr
 

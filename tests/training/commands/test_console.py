@@ -53,13 +53,13 @@ def test_a_log_has_a_line_an_epoch_with_rate_and_time_left(stages, log, clock):
     ]
 
 
-def test_a_resumed_fit_counts_the_time_left_from_where_it_goes_on(stages, log, clock):
+def test_a_resumed_fit_estimates_the_time_left_from_where_it_resumed(stages, log, clock):
     with stages as show:
         epochs(show, clock, "refit", (8, 9), 11)
     assert log.getvalue().splitlines()[-1].endswith("0:02:00 left")
 
 
-def test_a_log_shows_life_within_a_long_epoch(stages, log, clock):
+def test_a_log_has_progress_lines_within_a_long_epoch(stages, log, clock):
     with stages as show:
         epochs(show, clock, "refit", [1], 4)
         for step in range(1, 10):
@@ -70,7 +70,7 @@ def test_a_log_shows_life_within_a_long_epoch(stages, log, clock):
     assert all(line.startswith("refit 1/4: loss 0.899, 1.06 M pairs/s") for line in lines)
 
 
-def test_many_small_steps_are_few_lines(stages, log, clock):
+def test_many_short_steps_are_logged_in_few_lines(stages, log, clock):
     with stages as show:
         for rows in range(0, 1_000_001, 1_000):
             show("interactions", rows, None)
@@ -93,14 +93,14 @@ def test_the_last_state_of_a_stage_is_printed(stages, log, clock):
     ]
 
 
-def test_names_and_notes_are_not_markup(stages, log):
+def test_names_and_notes_are_escaped(stages, log):
     with stages as show:
         show("[red]users", 1, 1, "[/nothing] open")
     assert log.getvalue() == "[red]users 1/1: [/nothing] open\n"
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_a_terminal_has_a_row_a_stage_that_fits(log, clock, width):
+def test_a_terminal_shows_one_fitting_row_per_stage(log, clock, width):
     console = Console(file=log, width=width, force_terminal=True, force_interactive=True, _environ={})
     with progress_bars(console, clock) as show:
         show("interactions", 994_169, None)

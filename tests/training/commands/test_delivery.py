@@ -57,20 +57,20 @@ def kept(error: Exception) -> Path:
     return folder
 
 
-def test_a_version_goes_into_a_folder_a_store_and_into_use(store, good, tmp_path, capsys):
+def test_a_version_is_written_published_and_activated(store, good, tmp_path, capsys):
     Delivery(store, tmp_path / "out", activate=True).deliver(pack(good))
     assert store.active() == "v2"
     assert read_folder(tmp_path / "out" / "v2").data == read_folder(tmp_path / "store" / "v2").data
     assert capsys.readouterr().out == "activated v2\n"
 
 
-def test_without_a_store_it_is_written_alone(good, tmp_path, capsys):
+def test_without_a_store_a_version_is_only_written(good, tmp_path, capsys):
     Delivery(None, tmp_path / "out", activate=False).deliver(pack(good))
     assert read_folder(tmp_path / "out" / "v2").manifest.version == "v2"
     assert capsys.readouterr().out == "wrote v2\n"
 
 
-def test_a_version_that_is_worse_is_kept_and_not_published(store, worse, tmp_path):
+def test_a_worse_version_is_kept_and_not_published(store, worse, tmp_path):
     store.activate("v1")
     with pytest.raises(WorseThanActive, match=r"0\.4000 .* 0\.4500.*--force") as refused:
         Delivery(store, None, activate=True).deliver(pack(worse))
@@ -84,7 +84,7 @@ def test_a_version_that_is_worse_is_kept_and_not_published(store, worse, tmp_pat
     assert [manifest.version for manifest in store.listing().manifests] == ["v1"]
 
 
-def test_a_version_that_is_worse_is_published_by_force_or_by_margin(store, worse, capsys):
+def test_a_worse_version_is_published_by_force_or_within_the_margin(store, worse, capsys):
     store.activate("v1")
     Delivery(store, None, activate=True, force=True).deliver(pack(worse))
     assert store.active() == "v2"
@@ -95,7 +95,7 @@ def test_a_version_that_is_worse_is_published_by_force_or_by_margin(store, worse
     assert "published v3" in capsys.readouterr().out
 
 
-def test_a_version_that_the_store_cannot_take_is_kept(good, tmp_path):
+def test_a_version_that_cannot_be_published_is_kept(good, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match="--store: ") as refused:
         Delivery(FolderStore(tmp_path / "file"), None, activate=False).deliver(pack(good))
@@ -104,7 +104,7 @@ def test_a_version_that_the_store_cannot_take_is_kept(good, tmp_path):
     shutil.rmtree(folder.parent)
 
 
-def test_a_version_is_kept_though_not_even_its_folder_can_be_read(good, tmp_path):
+def test_a_version_is_kept_though_its_output_folder_cannot_be_read(good, tmp_path):
     with pytest.raises(StoreUnavailable, match=r"--output: .*File name too long") as refused:
         Delivery(None, tmp_path / ("x" * 300), activate=False).deliver(pack(good))
     folder = kept(refused.value)
@@ -112,7 +112,7 @@ def test_a_version_is_kept_though_not_even_its_folder_can_be_read(good, tmp_path
     shutil.rmtree(folder.parent)
 
 
-def test_a_version_that_someone_else_has_overtaken_is_published_and_not_activated(
+def test_a_version_is_published_and_not_activated_after_a_concurrent_activation(
     store, good, tmp_path, capsys
 ):
     contested = ContestedStore(tmp_path / "store")
@@ -130,7 +130,7 @@ class UnmovableStore(FolderStore):
 
 
 @pytest.mark.parametrize(("kept", "again"), [(None, ""), (Path("run/v2"), "--resume, or ")])
-def test_a_version_that_cannot_be_activated_is_published_and_how_to_activate_it_is_said(
+def test_a_failed_activation_prints_the_command_that_activates_the_published_version(
     good, tmp_path, kept, again, capsys
 ):
     store = UnmovableStore(tmp_path / "store")
@@ -141,7 +141,7 @@ def test_a_version_that_cannot_be_activated_is_published_and_how_to_activate_it_
     assert [manifest.version for manifest in store.listing().manifests] == ["v2"]
 
 
-def test_a_version_that_can_be_kept_nowhere_is_said_to_be_lost(good, tmp_path, monkeypatch):
+def test_a_version_that_cannot_be_kept_anywhere_is_reported_as_lost(good, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(
@@ -150,7 +150,7 @@ def test_a_version_that_can_be_kept_nowhere_is_said_to_be_lost(good, tmp_path, m
         Delivery(FolderStore(tmp_path / "file"), None, activate=False).deliver(pack(good))
 
 
-def test_a_delivery_that_was_cut_off_is_repeated(store, good, tmp_path, capsys):
+def test_an_interrupted_delivery_can_be_repeated(store, good, tmp_path, capsys):
     Delivery(store, tmp_path / "out", activate=False).deliver(pack(good))
     for _ in range(2):
         Delivery(store, tmp_path / "out", activate=True).deliver(pack(good))
@@ -161,7 +161,7 @@ def test_a_delivery_that_was_cut_off_is_repeated(store, good, tmp_path, capsys):
     assert "activated v2" in capsys.readouterr().out
 
 
-def test_targets_are_checked_before_training(store, tmp_path, s3):
+def test_delivery_targets_are_checked_before_training(store, tmp_path, s3):
     (tmp_path / "file").touch()
     Delivery(store, tmp_path / "new" / "out", activate=False).check()
     Delivery(open_store(s3.url), None, activate=False).check()

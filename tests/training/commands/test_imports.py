@@ -45,7 +45,7 @@ def store(tmp_path):
     ],
     ids=" ".join,
 )
-def test_a_command_that_computes_nothing_imports_nothing_heavy(words, store):
+def test_commands_without_computation_import_no_heavy_packages(words, store):
     more = () if "--help" in words or "--version" in words else ("--store", store)
     program = PROGRAM.format(heavy=set(HEAVY))
     ended = subprocess.run(

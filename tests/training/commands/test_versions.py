@@ -109,7 +109,7 @@ def test_versions_are_published_activated_and_rolled_back(run, made, store):
     assert listed == {"v1": False, "v2": False, "v3": True}
 
 
-def test_a_version_is_replayed_once_by_whoever_publishes_it_or_activates_it_first(run, made, store):
+def test_a_version_is_replayed_once_at_its_publication_or_first_activation(run, made, store):
     run("publish", made("v1"))
     there = open_store(store)
     assert there.is_verified(there.manifest("v1"))
@@ -126,7 +126,7 @@ def test_a_version_is_published_once(run, made):
     assert "the version v1 exists already" in run("publish", folder, code=1)
 
 
-def test_an_activation_that_expects_another_version_says_who_won(run, made, store):
+def test_an_activation_that_expects_another_version_fails_and_names_the_active_one(run, made, store):
     for version in ("v1", "v2"):
         run("publish", made(version))
     run("activate", "v1", "--expected", "")
@@ -136,7 +136,7 @@ def test_an_activation_that_expects_another_version_says_who_won(run, made, stor
     assert open_store(store).active() == "v2"
 
 
-def test_a_rollback_to_a_version_that_is_gone_says_so(run, made, tmp_path):
+def test_a_rollback_to_a_deleted_version_is_an_error(run, made, tmp_path):
     folder = str(tmp_path / "store")
     environment = {"ANIMORA_MODELS_STORE": folder}
     for version in ("v1", "v2"):
@@ -148,11 +148,11 @@ def test_a_rollback_to_a_version_that_is_gone_says_so(run, made, tmp_path):
     assert open_store(folder).active() == "v2"
 
 
-def test_nothing_is_rolled_back_where_nothing_is_active(run):
+def test_a_rollback_without_an_active_version_is_an_error(run):
     assert "no version is active" in run("rollback", code=1)
 
 
-def test_a_version_that_is_worse_than_the_active_one_is_refused_with_both_figures(run, made, store):
+def test_a_version_worse_than_the_active_one_is_refused_with_both_metrics(run, made, store):
     run("publish", made("v1", ndcg=0.45, holdout_users=3020))
     run("activate", "v1")
     worse = made("v2", ndcg=0.43, holdout_users=3018)
@@ -175,7 +175,7 @@ def test_a_version_that_is_better_or_within_the_margin_is_published(run, made, q
     assert published == f"NDCG@10 {quality:.4f} on the hold-out, the active v1 0.4500\npublished v2\n"
 
 
-def test_a_version_is_compared_with_the_active_one_and_no_other(run, made):
+def test_a_version_is_compared_with_the_active_one_only(run, made):
     run("publish", made("v1", ndcg=0.30))
     run("activate", "v1")
     run("publish", made("v2", ndcg=0.45))
@@ -183,7 +183,7 @@ def test_a_version_is_compared_with_the_active_one_and_no_other(run, made):
     assert run("publish", made("v4")).startswith("not compared with the active v1: the manifest of v4 has no")
 
 
-def test_what_cannot_be_compared_is_published_and_says_so(run, made, tmp_path):
+def test_a_version_that_cannot_be_compared_is_published_with_a_notice(run, made, tmp_path):
     folder = tmp_path / "store"
     environment = {"ANIMORA_MODELS_STORE": str(folder)}
     run("publish", made("v1"), **environment)
@@ -197,7 +197,7 @@ def test_what_cannot_be_compared_is_published_and_says_so(run, made, tmp_path):
     assert "the pointer is damaged" in run("publish", made("v4", ndcg=0.1), **environment)
 
 
-def test_a_version_is_signed_and_only_then_passes_who_verifies(run, made, keys, tmp_path):
+def test_only_a_signed_version_passes_verification(run, made, keys, tmp_path):
     verifying = {"ANIMORA_MODELS_VERIFY_KEY": str(keys.public)}
     unsigned = made("v1")
     refused = run("publish", unsigned, code=1, **verifying)
@@ -214,7 +214,7 @@ def test_a_version_is_signed_and_only_then_passes_who_verifies(run, made, keys, 
     assert "not by this key" in refused
 
 
-def test_a_signature_goes_with_the_version_from_store_to_store(run, made, keys, tmp_path):
+def test_a_signature_is_copied_with_its_version_between_stores(run, made, keys, tmp_path):
     first = tmp_path / "first"
     run("publish", made("v1"), "--sign-key", keys.private, ANIMORA_MODELS_STORE=str(first))
     run("publish", first / "v1", "--verify-key", keys.public)
@@ -270,9 +270,7 @@ NOTHING = np.empty(0, np.int64)
         ),
     ],
 )
-def test_a_version_that_cannot_serve_is_neither_published_nor_activated_and_the_error_says_why(
-    run, store, tmp_path, spoil, why
-):
+def test_a_version_that_cannot_serve_is_neither_published_nor_activated(run, store, tmp_path, spoil, why):
     version = spoil(make_artifact("v1"))
     write_artifact(version, tmp_path / "made" / "v1")
     assert why in run("publish", tmp_path / "made" / "v1", code=1)
@@ -306,7 +304,7 @@ def compared(tmp_path):
     return make
 
 
-def test_paired_comparisons_of_the_fit_decide_and_not_the_metrics(run, made, compared, store):
+def test_the_paired_comparisons_of_the_fit_decide_not_the_metrics(run, made, compared, store):
     run("publish", made("v1", ndcg=1.0))  # by luck, or by a fault
     run("activate", "v1")
     shown = run("publish", compared("v2", {"v1": paired(0.30, 0.29)}, ndcg=0.30))
@@ -320,7 +318,7 @@ def test_paired_comparisons_of_the_fit_decide_and_not_the_metrics(run, made, com
     assert run("publish", uncertain).splitlines()[-1] == "published v4"
 
 
-def test_a_version_that_is_worse_than_the_heuristic_or_its_parent_is_refused_though_none_is_active(
+def test_a_version_worse_than_the_heuristic_or_its_parent_is_refused_even_if_none_is_active(
     run, compared, store
 ):
     poor = compared("v1", {"the heuristic": paired(0.10, 0.20), "its parent": paired(0.10, 0.15)})
@@ -336,7 +334,7 @@ def test_a_version_that_is_worse_than_the_heuristic_or_its_parent_is_refused_tho
     assert forced.splitlines()[-2:] == ["worse by more than 0.01, and forced", "published v1"]
 
 
-def test_where_a_fit_could_not_compare_it_says_why_and_figures_do_not_decide(run, made, compared):
+def test_a_fit_that_could_not_compare_gives_its_reason_and_metrics_do_not_decide(run, made, compared):
     run("publish", made("v1", ndcg=0.9))
     run("activate", "v1")
     nothing = PairedDifference(pairs=0, basis="caption embeddings are 8 wide, the model takes 4")

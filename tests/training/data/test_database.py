@@ -9,7 +9,7 @@ def ignore(*progress):
     pass
 
 
-async def test_the_reading_role_is_enough_to_read_and_for_nothing_else(postgres_url, tmp_path):
+async def test_the_reading_role_may_read_and_nothing_else(postgres_url, tmp_path):
     async with connect(postgres_url) as connection:
         await connection.execute("insert into animora_app.users (id) select generate_series(1, 3)")
         await connection.execute("set role animora_reader")
@@ -20,13 +20,13 @@ async def test_the_reading_role_is_enough_to_read_and_for_nothing_else(postgres_
             await connection.execute("set role animora_reader; select from animora_app.users")
 
 
-async def test_what_is_missing_is_said_with_the_file_that_makes_it(empty_postgres_url, tmp_path):
+async def test_a_missing_view_is_reported_with_the_sql_file_that_creates_it(empty_postgres_url, tmp_path):
     with pytest.raises(DatabaseError, match=r"apply deploy/sql/010_tables\.sql"):
         async with connect(empty_postgres_url) as connection:
             await read_dataset(connection, tmp_path, ignore)
 
 
-async def test_a_server_that_does_not_answer_is_named_by_its_option(tmp_path):
+async def test_an_unreachable_database_is_named_by_its_option(tmp_path):
     for url in (
         f"postgresql://animora@/animora?host={tmp_path}",
         "http://localhost",
@@ -37,7 +37,7 @@ async def test_a_server_that_does_not_answer_is_named_by_its_option(tmp_path):
                 pass
 
 
-async def test_options_that_asyncpg_lacks_are_taken_and_reported(postgres_url, caplog):
+async def test_options_that_asyncpg_lacks_are_accepted_and_reported(postgres_url, caplog):
     async with connect(f"{postgres_url}&keepalives=1&channel_binding=require") as connection:
         assert await connection.fetchval("select 1") == 1
 

@@ -15,20 +15,20 @@ def test_a_like_and_a_comment_on_one_post_are_one_pair_at_the_later_time():
     assert sorted(triples(data.pairs)) == [(0, 0, 9.0), (0, 1, 7.0), (1, 0, 6.0)]
 
 
-def test_a_block_hides_posts_both_ways_and_from_nobody_else():
+def test_a_block_hides_posts_in_both_directions_and_from_nobody_else():
     data = dataset([], users=3, posts=3, blocks=((10, 30),))
     users, posts = np.indices((3, 3))
     assert np.argwhere(data.blocked(users, posts)).tolist() == [[0, 2], [2, 0]]
 
 
-def test_a_block_of_someone_who_is_no_user_any_more_hides_their_posts():
+def test_a_block_of_a_deleted_user_hides_their_posts():
     data = dataset([], users=2, posts=2, blocks=((10, 77),))
     data.posts.authors[1] = 77
     assert data.blocked(np.array([0, 1]), np.array([1, 1])).tolist() == [True, False]
 
 
 @given(st.lists(IDS, unique=True), st.lists(IDS))
-def test_an_index_points_to_its_id_or_says_that_it_is_absent(known, wanted):
+def test_an_index_maps_an_id_to_its_position_or_to_absent(known, wanted):
     ascending = np.array(sorted(known), np.int64)
     found = index_of(np.array([*wanted, *known], np.int64), ascending)
     for an_id, index in zip([*wanted, *known], found, strict=True):
@@ -36,7 +36,7 @@ def test_an_index_points_to_its_id_or_says_that_it_is_absent(known, wanted):
         assert index == ABSENT or ascending[index] == an_id
 
 
-def test_embeddings_become_as_wide_as_a_model_takes_them():
+def test_embeddings_are_adapted_to_the_width_of_a_model():
     data = dataset([])
     assert data.without_embeddings().posts.image.shape == (6, 0)
     widened = data.without_embeddings().with_widths(image=5, caption=0).posts

@@ -24,7 +24,7 @@ async def read(postgres_url, tmp_path):
         return await read_dataset(connection, tmp_path, ignore)
 
 
-async def test_what_is_opened_is_what_was_read_and_cannot_be_changed(read, tmp_path):
+async def test_an_opened_data_set_equals_the_one_read_and_is_read_only(read, tmp_path):
     opened = open_dataset(tmp_path)
     np.testing.assert_array_equal(opened.user_ids, read.user_ids)
     np.testing.assert_array_equal(opened.posts.image, read.posts.image)
@@ -79,7 +79,7 @@ async def test_a_folder_of_another_format_is_refused(read, tmp_path):
         open_dataset(tmp_path)
 
 
-def test_an_array_file_is_what_numpy_would_have_written_row_by_row(tmp_path):
+def test_an_array_file_equals_what_numpy_writes(tmp_path):
     path = tmp_path / "array.npy"
     with ArrayFile(path, np.float16, (0,)) as file:
         file.append(np.empty((3000, 0)))

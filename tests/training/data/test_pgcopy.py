@@ -35,7 +35,7 @@ def decoded(decoder, stream, sizes):
 
 
 @given(RAGGED, st.lists(st.integers(0, 40)))
-def test_ragged_rows_survive_any_division_into_chunks(rows, sizes):
+def test_ragged_rows_are_decoded_from_any_chunks(rows, sizes):
     encoded = [
         pgcopy.encode_row((an_id.to_bytes(8, "big", signed=True), bytes([gone]), *tail))
         for an_id, gone, *tail in rows
@@ -45,7 +45,7 @@ def test_ragged_rows_survive_any_division_into_chunks(rows, sizes):
 
 
 @given(st.lists(st.tuples(INT64, INT64)), st.lists(st.integers(0, 40)))
-def test_fixed_rows_survive_any_division_into_chunks(rows, sizes):
+def test_fixed_rows_are_decoded_from_any_chunks(rows, sizes):
     columns = [np.array([row[column] for row in rows], np.int64) for column in range(2)]
     stream = pgcopy.SIGNATURE + pgcopy.encode_fixed(columns) + pgcopy.TRAILER
     decoder = pgcopy.FixedRows({"first": ">i8", "second": ">i8"})
@@ -99,7 +99,7 @@ def test_a_null_in_the_fixed_part_of_a_ragged_row_is_an_error_that_names_the_fir
 
 
 @given(arrays(np.float32, st.tuples(st.integers(0, 4), st.integers(0, 5))))
-def test_arrays_of_real_survive(vectors):
+def test_arrays_of_real_are_decoded(vectors):
     for field, vector in zip(pgcopy.encode_real_arrays(vectors), vectors, strict=True):
         decoded_vectors, usable = DECODERS["_float4"](np.frombuffer(field, np.uint8)[None, :])
         assert usable.tolist() == [len(vector) > 0]

@@ -65,7 +65,7 @@ async def test_embeddings_are_rounded_as_the_server_keeps_them_and_null_or_empty
     assert posts.caption.shape == (3, 0)
 
 
-async def test_embeddings_reach_their_posts_also_where_they_come_late_and_in_several_pieces(read):
+async def test_embeddings_reach_their_posts_even_late_and_in_several_chunks(read):
     data = await read(
         "insert into animora_app.posts (id, author_id, created_at, image_embedding, caption_embedding)"
         " select i, 1, to_timestamp(i), case when i > 6000 and i % 3 > 0 then"
@@ -82,7 +82,7 @@ async def test_embeddings_reach_their_posts_also_where_they_come_late_and_in_sev
     assert not data.posts.deleted.any()
 
 
-async def test_interactions_that_come_in_several_pieces_are_all_there(read):
+async def test_interactions_in_several_chunks_are_complete(read):
     data = await read(
         "insert into animora_app.users (id) select generate_series(4, 200)",
         "insert into animora_app.posts (id, author_id) select i * 10, 1 from generate_series(1, 700) i",
@@ -109,9 +109,7 @@ async def test_interactions_that_come_in_several_pieces_are_all_there(read):
     [[1.0], [1.0, float("nan")], [1.0, 1e6], [1.0, None], [[1.0], [2.0]], [[1.0, 1.0]]],
     ids=["narrow", "nan", "large", "null", "two dimensions", "nested"],
 )
-async def test_an_embedding_that_cannot_be_used_counts_as_absent(
-    connection, read, tmp_path, embedding, caplog
-):
+async def test_an_unusable_embedding_is_absent(connection, read, tmp_path, embedding, caplog):
     for post_id in (5, 6):
         await add_post(connection, post_id, [1.0, 1.0])
     await add_post(connection, 7, embedding)
@@ -120,7 +118,7 @@ async def test_an_embedding_that_cannot_be_used_counts_as_absent(
     assert "1 embeddings of animora.posts count as absent: image_embedding" in caplog.text
 
 
-async def test_embeddings_are_as_wide_as_most_are_also_where_the_first_ones_are_not(read, tmp_path):
+async def test_embeddings_have_the_most_frequent_width(read, tmp_path):
     data = await read(
         "insert into animora_app.posts (id, author_id, created_at, image_embedding)"
         " select i, 1, to_timestamp(i), array_fill(i::real, array[case when i > 6000 then 128 else 256 end])"
@@ -135,7 +133,7 @@ async def test_embeddings_are_as_wide_as_most_are_also_where_the_first_ones_are_
     assert describe(tmp_path).left_out["posts.image"] == 6000
 
 
-async def test_interactions_with_what_the_views_do_not_show_are_left_out(connection, read):
+async def test_interactions_with_users_or_posts_outside_the_views_are_dropped(connection, read):
     await add_post(connection, 5, None)
     data = await read(
         INTERACTIONS.format(
@@ -146,7 +144,7 @@ async def test_interactions_with_what_the_views_do_not_show_are_left_out(connect
     assert triples(data.events) == [(0, 0, 10.0), (1, 0, 20.5)]
 
 
-async def test_interactions_go_by_user_then_time_then_post_and_pairs_are_the_latest(read):
+async def test_interactions_are_sorted_by_user_time_and_post_and_pairs_have_the_latest_time(read):
     data = await read(
         "insert into animora_app.posts (id, author_id) select i * 10, 1 from generate_series(1, 50) i",
         # Every user touches every post up to three times; likes and comments tie within a user.
@@ -205,7 +203,7 @@ BLOCKS = (
         (BLOCKS.format(rows="(2::bigint, 2::bigint, now())"), "blocks.self"),
     ],
 )
-async def test_rows_that_do_not_count_are_left_out_counted_and_logged(read, tmp_path, view, left_out, caplog):
+async def test_invalid_rows_are_dropped_counted_and_logged(read, tmp_path, view, left_out, caplog):
     data = await read(view)
     assert {name: rows for name, rows in describe(tmp_path).left_out.items() if rows} == {left_out: 1}
     assert f"1 rows of animora.{left_out.partition('.')[0]} are left out" in caplog.text
@@ -214,7 +212,7 @@ async def test_rows_that_do_not_count_are_left_out_counted_and_logged(read, tmp_
     assert len(data.events) == len(data.blocks) == 0
 
 
-async def test_row_level_security_that_decides_what_is_read_is_logged(read, caplog):
+async def test_row_level_security_that_may_hide_rows_is_logged(read, caplog):
     await read(
         "alter table animora_app.posts enable row level security;"
         "alter view animora.posts set (security_invoker = true);"
@@ -227,7 +225,7 @@ async def test_row_level_security_that_decides_what_is_read_is_logged(read, capl
     assert "to the role animora_reader" in caplog.text
 
 
-async def test_of_posts_with_one_id_the_deleted_one_counts_wherever_the_stream_is_cut(read, tmp_path):
+async def test_of_posts_with_equal_ids_the_deleted_one_wins_across_chunks(read, tmp_path):
     data = await read(
         "create or replace view animora.posts as select i / 2 as id, i % 2 as author_id,"
         " to_timestamp(i) as created_at, null::timestamptz as updated_at,"
@@ -245,7 +243,7 @@ async def test_of_posts_with_one_id_the_deleted_one_counts_wherever_the_stream_i
     assert describe(tmp_path).left_out["posts.duplicate"] == 20000
 
 
-async def test_a_view_that_is_not_as_it_must_be_is_refused_and_leaves_no_data_set(connection, read, tmp_path):
+async def test_an_invalid_view_is_refused_and_leaves_no_data_set(connection, read, tmp_path):
     await read()
     with pytest.raises(
         DatabaseError, match=r"animora\.users: id is numeric and must be bigint: write id::bigint"
@@ -256,7 +254,7 @@ async def test_a_view_that_is_not_as_it_must_be_is_refused_and_leaves_no_data_se
     assert await connection.fetchval("select 1") == 1
 
 
-async def test_a_full_disk_is_told_as_such(connection, tmp_path):
+async def test_a_full_disk_is_reported(connection, tmp_path):
     file = tmp_path / "event_posts.npy"
 
     def fill(view, rows):
@@ -268,13 +266,13 @@ async def test_a_full_disk_is_told_as_such(connection, tmp_path):
     assert await connection.fetchval("select 1") == 1
 
 
-async def test_a_data_set_that_is_open_stays_as_it_is_where_its_folder_is_read_anew(connection, read):
+async def test_an_open_data_set_stays_unchanged_while_its_folder_is_rewritten(connection, read):
     first = await read()
     second = await read("delete from animora_app.users where id = 2")
     assert (first.user_ids.tolist(), second.user_ids.tolist()) == ([1, 2, 3], [1, 3])
 
 
-async def test_an_unwritable_folder_is_told_as_such(connection, tmp_path):
+async def test_an_unwritable_folder_is_reported(connection, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CannotWrite, match=r"file: cannot be written"):
         await read_dataset(connection, tmp_path / "file", ignore)

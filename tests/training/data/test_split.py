@@ -27,7 +27,7 @@ def test_the_latest_pair_of_each_user_with_another_one_is_held_out():
     assert sorted(triples(split.training)) == [(0, 1, 8.0), (1, 2, 7.0), (2, 0, 1.0)]
 
 
-def test_a_later_comment_makes_its_pair_the_latest_and_no_event_of_it_stays():
+def test_a_later_comment_makes_its_pair_the_latest_and_all_its_events_are_held_out():
     data = dataset([(10, 100, 1.0), (10, 200, 2.0), (10, 100, 3.0)])
     split = leave_one_out(data, 1, rng())
     assert split.held_out.candidates[0, 0] == 0
@@ -51,7 +51,7 @@ def test_deleted_posts_and_those_behind_a_block_are_not_held_out_but_trained_on(
     assert sorted(triples(split.training)) == [(0, 0, 1.0), (0, 2, 3.0), (0, 5, 4.0)]
 
 
-def test_negatives_are_all_that_a_user_could_have_seen_and_nothing_else():
+def test_negatives_are_exactly_the_unseen_posts_that_the_user_may_see():
     # Of ten posts 100 and 600 were liked, 300 is deleted, 200 is behind a block, 900 and 1000 came later.
     events = [(10, 100, 2.0), (10, 600, 8.0)]
     data = dataset(events, posts=10, users=2, deleted=(300,))
@@ -83,7 +83,7 @@ def test_a_split_of_a_feed_is_deterministic_and_complete():
     assert not (data.posts.deleted[negatives] & (negatives != ABSENT)).any()
 
 
-def test_a_split_of_more_pairs_than_are_looked_at_at_a_time_is_that_of_each_user():
+def test_a_split_in_several_chunks_equals_that_of_each_user():
     number = np.arange(400_000)
     times = rng(1).permutation(len(number)) + 1e6  # all posts exist by then
     rows = Rows(number % 1500, number // 1500 % 3000, times)
@@ -112,7 +112,7 @@ def test_only_a_sample_of_many_users_is_held_out():
     np.testing.assert_array_equal(everyone.candidates[places, 0], split.held_out.candidates[:, 0])
 
 
-def test_of_users_with_many_pairs_several_are_found_the_latest_first():
+def test_several_pairs_of_a_user_are_held_out_latest_first():
     times = rng(5).permutation(64) + 1.0
     events = [(10, 100 * (1 + number), time) for number, time in enumerate(times[:40])]
     events += [(20, 100 * (1 + number), time) for number, time in enumerate(times[40:])]
@@ -130,14 +130,14 @@ def test_of_users_with_many_pairs_several_are_found_the_latest_first():
     assert sorted(triples(kept)) == sorted(triples(split.training))
 
 
-def test_pairs_of_each_user_add_up_to_enough():
+def test_enough_pairs_are_held_out_over_all_users():
     data = dataset([(10, 100, 1.0), (10, 200, 2.0), (20, 100, 1.0), (20, 200, 2.0), (30, 100, 1.0)])
     assert pairs_of_each(data, 5) == 3
     assert pairs_of_each(data, 1) == 1
     assert pairs_of_each(dataset([]), 2) == 2
 
 
-def test_a_split_at_a_moment_holds_out_what_is_new_from_then_on():
+def test_a_split_by_time_holds_out_pairs_that_are_new_after_it():
     data = dataset(
         [
             *((10, 100, 1.0), (10, 200, 2.0), (10, 100, 5.0), (10, 300, 5.0), (10, 400, 6.0), (10, 300, 7.0)),
@@ -151,16 +151,16 @@ def test_a_split_at_a_moment_holds_out_what_is_new_from_then_on():
     assert triples(split.held_out) == [(0, 2, 5.0), (0, 3, 6.0)]
 
 
-def test_a_moment_is_chosen_by_the_share_of_events_before_it():
+def test_the_split_time_is_chosen_by_the_share_of_events_before_it():
     data = dataset([(10 * (1 + second % 4), 100, float(second)) for second in range(100)])
     assert 89 <= moment_at(data.events, 0.9) <= 90
 
 
-def test_nothing_is_held_out_of_nothing():
+def test_an_empty_data_set_has_an_empty_hold_out():
     split = leave_one_out(dataset([]), 5, rng())
     assert len(split.training) == len(split.held_out.users) == 0
     assert len(time_split(dataset([]), 0.0).held_out) == 0
 
 
-def test_only_the_first_of_equal_entries_stays():
+def test_duplicate_entries_are_reduced_to_the_first():
     assert without_repeats(np.array([[3, 1, 3, 1, 2]])).tolist() == [[3, 1, ABSENT, ABSENT, 2]]

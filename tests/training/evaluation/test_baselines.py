@@ -17,7 +17,7 @@ def test_popularity_counts_every_event():
     assert popularity_scores(data.posts, data.events, held_out).tolist() == [[1.0, 2.0, 0.0]]
 
 
-def test_the_heuristic_is_that_of_its_moment():
+def test_the_heuristic_is_computed_at_a_given_time():
     data = dataset([(10, 100, 1 * HOUR), (20, 100, 2 * HOUR), (30, 200, 2 * HOUR), (10, 200, 9 * HOUR)])
     data.posts.created[:3] = (0.0, 1 * HOUR, 5 * HOUR)
     held_out = HeldOut(np.array([3]), np.array([[0, 1, 2, ABSENT]]), np.array([4 * HOUR]))
@@ -30,7 +30,7 @@ def test_the_heuristic_is_that_of_its_moment():
     assert scores[:3] == pytest.approx(expected)
 
 
-def test_events_at_the_moment_count_so_that_placeholder_times_count():
+def test_events_at_the_very_time_count():
     data = dataset([(10, 100, 0.0), (20, 100, 0.0), (10, 200, 0.0)])
     held_out = HeldOut(np.array([3]), np.array([[0, 1]]), np.array([0.0]))
     popularity = heuristic_scores(data.posts, data.events, held_out)[0] - 0.4
@@ -50,7 +50,7 @@ def test_before_any_event_only_recency_counts():
     assert heuristic_scores(data.posts, data.events, held_out)[0] == pytest.approx([0.4])
 
 
-def test_the_product_of_posts_and_events_may_be_large():
+def test_posts_times_events_may_exceed_32_bits():
     many = 50_000
     data = dataset([(10, 100, 0.0), *[(10, 100 * many, 0.0)] * many], posts=many)
     held_out = HeldOut(np.array([3]), np.array([[0, many - 1]]), np.array([0.0]))

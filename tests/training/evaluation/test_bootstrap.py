@@ -26,7 +26,7 @@ def test_equal_seeds_give_equal_intervals():
     assert paired_bootstrap(first, second, seed=3) != paired_bootstrap(first, second, seed=4)
 
 
-def test_users_of_whom_nothing_is_known_are_left_out():
+def test_users_without_a_measure_are_left_out():
     found = paired_bootstrap(np.array([1.0, math.nan, 1.0]), np.array([0.0, 0.0, 0.0]))
     assert (found.mean, found.standard_error, found.users) == (1.0, 0.0, 2)
     assert paired_bootstrap(np.array([math.nan]), np.array([0.0])).users == 0

@@ -39,7 +39,7 @@ def test_measures_by_hand():
     assert found.error == pytest.approx((0.2 + 0.45) / 2)
 
 
-def test_probabilities_that_come_true_have_no_error_and_others_have():
+def test_only_miscalibrated_probabilities_have_a_calibration_error():
     rng = np.random.default_rng(0)
     scores = rng.normal(-3, 1.5, 200_000)
     liked = rng.random(len(scores)) < 1 / (1 + np.exp(-scores))

@@ -36,7 +36,7 @@ def test_only_posts_with_an_embedding_are_cold(data):
     assert set(np.flatnonzero(split.cold)) <= set(range(20))
 
 
-def test_posts_after_a_moment_are_cold_too(data):
+def test_posts_created_after_the_split_time_are_cold(data):
     split = newer_posts(data, 0.7)
     moment = data.posts.created[split.cold].min()
     assert (data.posts.created[~split.cold] <= moment).all()
@@ -45,7 +45,7 @@ def test_posts_after_a_moment_are_cold_too(data):
     assert len(split.relevant)
 
 
-def test_a_recommender_that_knows_the_likes_beats_popularity_and_hindsight(data):
+def test_a_recommender_that_has_seen_the_test_likes_beats_popularity_and_hindsight(data):
     split = hold_out_posts(data, 0.3, np.random.default_rng(1))
     scores = np.zeros((len(data.user_ids), len(data.posts.ids)), np.float32)
     scores[split.relevant.users, split.relevant.posts] = 1.0
@@ -64,7 +64,7 @@ def test_a_recommender_that_knows_the_likes_beats_popularity_and_hindsight(data)
     assert report.among_cold["popularity"]["auc"] == pytest.approx(np.full(report.users, 0.5))
 
 
-def test_an_error_says_that_no_post_can_be_held_out(data):
+def test_too_few_posts_to_hold_out_are_an_error(data):
     with pytest.raises(NothingToLearn, match="embedding"):
         hold_out_posts(data.without_embeddings(), 0.1, np.random.default_rng(0))
     lonely = dataset([(10, 100, 1.0), (20, 200, 2.0)])

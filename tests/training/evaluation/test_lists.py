@@ -13,7 +13,7 @@ from tests.training.evaluation.recommenders import Table
 from tests.training.worlds import dataset
 
 
-def test_percentiles_are_of_eligible_posts_and_ties_share_theirs():
+def test_percentiles_are_among_eligible_posts_and_equal_for_ties():
     counts, eligible = np.array([5, 0, 0, 9, 2]), np.array([True, True, True, False, True])
     assert popularity_percentiles(counts, eligible).tolist() == [3.5 / 4, 1 / 4, 1 / 4, 1.0, 2.5 / 4]
 
@@ -25,7 +25,7 @@ def test_gini_is_the_mean_difference_of_all_pairs(counts):
     assert gini(np.array(counts)) == pytest.approx(differences)
 
 
-def test_gini_of_nothing_is_not_known():
+def test_gini_of_no_values_is_nan():
     assert math.isnan(gini(np.zeros(4, np.int64)))
 
 

@@ -117,7 +117,7 @@ def test_without_likes_nothing_is_trained():
     assert np.abs(nobody.catalog(np.arange(3))).max() < 0.1
 
 
-def test_the_number_of_threads_is_as_it_was(tiny):
+def test_the_number_of_threads_is_restored(tiny):
     before = torch.get_num_threads()
     fit_logistic(tiny, {"l2": 4.0}, 0, replace(SMALL, epochs=1))
     assert torch.get_num_threads() == before

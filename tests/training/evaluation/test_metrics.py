@@ -18,7 +18,7 @@ CANDIDATE = st.tuples(st.sampled_from([-1.0, 0.0, 0.5]), st.sampled_from([1.0, 2
 
 
 @given(st.lists(CANDIDATE, min_size=1, max_size=8), st.randoms())
-def test_a_rank_is_the_place_in_the_servers_order(candidates, random):
+def test_a_rank_is_the_position_in_the_servers_order(candidates, random):
     ids = random.sample(range(100), len(candidates))
     scores, created, present = (np.array([column]) for column in zip(*candidates, strict=True))
     order = sorted(

@@ -88,7 +88,7 @@ def test_absent_candidates_and_ties_are_ranked_as_by_the_server(data):
     assert rank_held_out(data.posts, scores, held).tolist() == [1, 0]
 
 
-def test_users_whom_the_model_does_not_know_are_skipped_and_counted(artifact, data):
+def test_users_outside_the_vocabulary_are_skipped_and_counted(artifact, data):
     ranks = rank_with_artifact(artifact, data, held_out([3, 0, 1], [[0, 1], [2, 3], [3, 0]]))
     assert ranks.user_ids.tolist() == [10, 20]
     assert ranks.skipped == 1
@@ -96,7 +96,7 @@ def test_users_whom_the_model_does_not_know_are_skipped_and_counted(artifact, da
     assert ranks.quality == Quality.of(ranks.ranks)
 
 
-def test_a_model_that_knows_nobody_is_an_error_that_says_so(artifact, data):
+def test_a_vocabulary_without_any_user_is_an_error(artifact, data):
     with pytest.raises(NothingToLearn, match="knows none of the 1 users"):
         rank_with_artifact(artifact, data, held_out([3], [[0, 1]]))
 
@@ -107,7 +107,7 @@ def test_embeddings_of_another_width_are_refused(artifact, data):
         rank_with_artifact(artifact, wide, held_out([0], [[0, 1]]))
 
 
-def test_a_version_off_its_record_does_not_verify(artifact):
+def test_a_version_that_differs_from_its_golden_rows_is_refused(artifact):
     verify(artifact)
     wrong = replace(artifact.golden, probabilities=artifact.golden.probabilities + np.float32(1e-3))
     with pytest.raises(ArtifactRejected, match=r"golden: .* off its recorded probabilities"):

@@ -59,7 +59,7 @@ def test_tuning_stays_within_its_budget(held_out):
     assert len(search(recipe, held_out, Budget(seconds=0.0), 0, ignore)) == 1
 
 
-def test_each_recipes_best_choice_is_fitted_on_everything_and_no_fit_is_made_twice(data, held_out):
+def test_the_best_choice_of_each_recipe_is_fitted_on_everything_and_no_fit_repeats(data, held_out):
     seen = []
 
     def watch(recipe):
@@ -81,7 +81,7 @@ def test_each_recipes_best_choice_is_fitted_on_everything_and_no_fit_is_made_twi
     assert math.isclose(tuned[0].best.ndcg, 1.0)
 
 
-def test_the_hold_out_is_each_users_latest_ones_and_not_in_the_histories(data, held_out):
+def test_each_users_latest_pairs_are_held_out_of_the_histories(data, held_out):
     rows, posts = held_out.task.relevant
     users = held_out.task.users[rows]
     assert (np.asarray(held_out.histories[users, posts]) == 0).all()
@@ -98,7 +98,7 @@ def test_the_hold_out_is_each_users_latest_ones_and_not_in_the_histories(data, h
     assert moments == {user: latest_first[user][0][0] for user in moments}
 
 
-def test_where_nothing_can_be_held_out_the_start_is_kept():
+def test_without_a_hold_out_the_starting_choice_is_kept():
     data = dataset([(10, 100, 1.0), (20, 200, 1.0)])
     attempts = search(
         hill(hold_out(data, data.pairs, 0), {"one": 0}), hold_out(data, data.pairs, 0), Budget(), 0, ignore
@@ -106,7 +106,7 @@ def test_where_nothing_can_be_held_out_the_start_is_kept():
     assert attempts[0].choice == {"one": 4, "two": 0}
 
 
-def test_histories_are_ones_where_there_are_pairs_and_leave_a_file_as_it_is(data):
+def test_histories_are_ones_at_pairs_and_leave_a_mapped_file_unchanged(data):
     mapped = Interactions(
         *(column.copy() for column in (data.pairs.offsets, data.pairs.posts, data.pairs.times))
     )

@@ -15,7 +15,7 @@ def ignore(*progress):
     pass
 
 
-async def test_what_is_imported_is_what_the_views_show(postgres_url, tmp_path):
+async def test_the_views_show_the_imported_feed(postgres_url, tmp_path):
     feed = tiny_feed()
     feed.posts.image[5] = 0.0
     async with connect(postgres_url) as connection:
@@ -32,7 +32,7 @@ async def test_what_is_imported_is_what_the_views_show(postgres_url, tmp_path):
     np.testing.assert_allclose(read.events.times, expected.events.times, atol=1e-6)
 
 
-async def test_texts_times_and_absent_embeddings_arrive(postgres_url):
+async def test_texts_times_and_absent_embeddings_are_imported(postgres_url):
     feed = tiny_feed()
     feed.posts.image[0] = 0.0
     async with connect(postgres_url) as connection:
@@ -59,7 +59,7 @@ async def test_new_rows_get_ids_past_the_imported_ones(postgres_url):
     assert (user, post) == (61, 151)
 
 
-async def test_a_database_with_users_is_refused_and_keeps_what_it_has(postgres_url):
+async def test_a_database_with_users_is_refused_and_left_unchanged(postgres_url):
     async with connect(postgres_url) as connection:
         await connection.execute("insert into animora_app.users (id) values (5)")
         for refused in (check_empty(connection), import_feed(connection, tiny_feed(), ignore)):
@@ -68,7 +68,7 @@ async def test_a_database_with_users_is_refused_and_keeps_what_it_has(postgres_u
         assert await connection.fetchval("select count(*) from animora_app.users") == 1
 
 
-async def test_replacing_leaves_nothing_of_what_there_was(postgres_url, tmp_path):
+async def test_replace_deletes_all_previous_rows(postgres_url, tmp_path):
     async with connect(postgres_url) as connection:
         await import_feed(connection, tiny_feed(seed=1), ignore)
         await replace_feed(connection, tiny_feed(seed=2), ignore)
@@ -88,7 +88,7 @@ async def test_an_import_that_fails_changes_nothing(postgres_url):
         assert await connection.fetchval("select count(*) from animora_app.likes") == len(feed.likes.users)
 
 
-async def test_progress_is_told_table_by_table(postgres_url):
+async def test_progress_is_reported_by_table(postgres_url):
     told: dict[str, int] = {}
 
     def on_written(table, written, total):

@@ -14,7 +14,7 @@ def write(folder, negatives, test=None):
     return folder
 
 
-def test_repetitions_unknown_and_deleted_posts_and_blocked_ones_are_no_candidates(tmp_path):
+def test_duplicate_unknown_deleted_and_blocked_posts_are_not_candidates(tmp_path):
     data = dataset([], posts=6, users=4, deleted=(500,), blocks=((10, 20),))
     folder = write(tmp_path, "(10,100)\t300\t100\t300\t777\t500\t200\t600\n")
     read = read_held_out(folder, data)
@@ -37,7 +37,7 @@ def test_files_that_name_different_pairs_are_refused(tmp_path):
         read_held_out(write(tmp_path, "(10,300)\t100\n", "10\t200\t5\t0\n"), data)
 
 
-def test_without_negatives_there_is_nothing_to_evaluate_with(tmp_path):
+def test_test_pairs_without_negatives_are_refused(tmp_path):
     (tmp_path / "a.train.rating").touch()
     with pytest.raises(InvalidInput, match=r"holds no file \*\.test\.negative"):
         read_held_out(tmp_path, dataset([]))

@@ -12,7 +12,7 @@ from tests.training.ncf_folders import write_folder
 IDS = st.integers(-(2**63), 2**63 - 1)
 
 
-def test_files_are_found_by_how_their_names_end(tmp_path):
+def test_files_are_found_by_suffix(tmp_path):
     files = find_files(write_folder(tmp_path))
     assert files.train == tmp_path / "tiny.train.rating.gz"
     assert files.test == tmp_path / "tiny.test.rating"
@@ -43,7 +43,7 @@ def test_a_folder_without_a_training_file_or_with_two_is_refused(tmp_path):
 
 
 @given(rows=st.lists(st.tuples(IDS, IDS, st.integers(0, 5), st.integers(0, 2_000_000_000))))
-def test_ratings_are_read_as_they_were_written(tmp_path_factory, rows):
+def test_ratings_are_read(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("ratings") / "a.train.rating"
     path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
     ratings = read_ratings(path)
@@ -79,7 +79,7 @@ def test_a_bad_rating_is_named_by_file_and_line(tmp_path, line, reason):
         read_ratings(path)
 
 
-def test_what_is_no_text_is_refused(tmp_path):
+def test_a_file_that_is_not_text_is_refused(tmp_path):
     for name, content in (
         ("a.rating.gz", b"not gzip"),
         ("b.rating.gz", gzip.compress(b"1\t2")[:-9]),
@@ -125,7 +125,7 @@ def test_embeddings_are_read_in_any_floating_precision(tmp_path):
         (np.array([["text"]], dtype=object), "is not a .npy file"),
     ],
 )
-def test_what_is_no_matrix_of_embeddings_is_refused(tmp_path, content, reason):
+def test_a_malformed_embedding_matrix_is_refused(tmp_path, content, reason):
     np.save(tmp_path / "a.npy", content)
     with pytest.raises(InvalidInput, match=reason):
         read_embeddings(tmp_path / "a.npy")

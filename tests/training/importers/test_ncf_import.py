@@ -34,7 +34,7 @@ def test_of_several_ratings_of_a_pair_the_latest_counts(tmp_path):
     assert (likes.users.tolist(), likes.times.tolist()) == ([1], [30.0])
 
 
-def test_embeddings_go_by_item(tmp_path):
+def test_embeddings_are_matched_by_item(tmp_path):
     posts = read_feed(write_folder(tmp_path)).posts
     assert posts.image[2].tolist() == [7.0, 8.0, 9.0]
     assert not posts.image[5].any()

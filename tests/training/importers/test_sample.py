@@ -19,21 +19,21 @@ def world():
     return make_world(SIZE, 0, NOW)
 
 
-def test_the_full_sample_is_as_large_as_promised():
+def test_the_full_sample_has_its_documented_size():
     assert FULL.users >= 2_000
     assert FULL.posts >= 5_000
     assert FULL.pairs >= 150_000
     assert (FULL.days, FULL.width) == (60.0, 768)
 
 
-def test_there_are_about_as_many_pairs_as_wanted(feed):
+def test_the_number_of_pairs_is_about_the_given_one(feed):
     pairs = as_dataset(feed).pairs
     assert SIZE.pairs * 0.95 < len(pairs) < SIZE.pairs * 1.05
     assert len(feed.likes.users) + len(feed.comments.users) > len(pairs)
     assert len(feed.comments.bodies) == len(feed.comments.users) > 0.1 * len(pairs)
 
 
-def test_equal_seeds_make_equal_feeds_and_others_others():
+def test_the_seed_decides_the_feed():
     first, again, other = (make_feed(TINY, seed, NOW) for seed in (7, 7, 8))
     for part in ("likes", "comments", "posts", "blocks"):
         for name in getattr(first, part).__slots__:
@@ -43,7 +43,7 @@ def test_equal_seeds_make_equal_feeds_and_others_others():
     assert first.posts.captions != other.posts.captions
 
 
-def test_the_tastes_do_not_depend_on_the_time():
+def test_tastes_do_not_depend_on_the_time():
     users, posts = np.arange(1, 61), np.arange(1, 151)
     then, now = make_world(TINY, 3, NOW - 1e6), make_world(TINY, 3, NOW)
     np.testing.assert_array_equal(then.affinity(users, posts), now.affinity(users, posts))
@@ -89,7 +89,7 @@ def test_popularity_is_skewed_and_evenings_are_busy(feed):
     assert hours[18:23].sum() > 2 * hours[5:10].sum()
 
 
-def test_users_interact_with_what_is_to_their_taste(feed, world):
+def test_users_interact_with_posts_of_their_taste(feed, world):
     affinity = world.affinity(feed.user_ids, feed.posts.ids)
     chosen = affinity[feed.likes.users - 1, feed.likes.posts - 1]
     assert chosen.mean() > affinity.mean() + affinity.std()

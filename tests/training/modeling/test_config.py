@@ -6,7 +6,7 @@ from animora_training.errors import InvalidOption
 from animora_training.modeling.config import FitConfig
 
 
-def test_choices_change_the_defaults():
+def test_options_override_the_defaults():
     config = FitConfig.from_choices(
         ["factors=16", "hidden=64,32", "l2=0", "loss=bpr", "embeddings=false"], seed=3
     )
@@ -41,7 +41,7 @@ def test_choices_change_the_defaults():
         ("als_iterations=1000000000000", "als_iterations: must be at most"),
     ],
 )
-def test_a_choice_that_cannot_be_used_is_refused_by_name(choice, names):
+def test_an_invalid_option_is_refused_by_name(choice, names):
     with pytest.raises(InvalidOption, match=names):
         FitConfig.from_choices([choice], seed=0)
 

@@ -34,7 +34,7 @@ def best(liked, others):
     return np.linalg.solve(weighted, ALPHA * mine.sum(axis=0))
 
 
-def test_each_side_is_the_best_there_is_given_the_other(data, factors):
+def test_each_side_is_optimal_given_the_other(data, factors):
     users, posts = (side.numpy().astype(np.float64) for side in (factors.users, factors.posts))
     assert not users[0].any()
     assert not posts[0].any()
@@ -49,7 +49,7 @@ def test_each_side_is_the_best_there_is_given_the_other(data, factors):
         assert posts[row] == pytest.approx(best(likers, users), rel=0.05, abs=0.02)
 
 
-def test_going_on_from_earlier_factors_changes_little_and_finds_what_was_missing(data, factors):
+def test_a_factorisation_from_earlier_factors_keeps_them_and_adds_new_rows(data, factors):
     user, post = 5, 9
     users, posts = factors.users.clone(), factors.posts.clone()
     users[user], posts[post] = 0.0, 0.0
@@ -62,18 +62,18 @@ def test_going_on_from_earlier_factors_changes_little_and_finds_what_was_missing
     assert again.posts[post].numpy() == pytest.approx(factors.posts[post].numpy(), rel=0.2, abs=0.1)
 
 
-def test_any_number_of_threads_finds_the_same_factors(data, factors):
+def test_any_number_of_threads_gives_the_same_factors(data, factors):
     for threads in (1, 3):
         found = factorize(data, CONFIG, STRENGTH, threads=threads)
         assert torch.equal(found.users, factors.users)
         assert torch.equal(found.posts, factors.posts)
 
 
-def test_from_another_chance_the_axes_are_others(data, factors):
+def test_another_seed_gives_other_axes(data, factors):
     other = factorize(data, replace(CONFIG, seed=1), STRENGTH)
     assert torch.linalg.norm(other.posts - factors.posts) > 0.5 * torch.linalg.norm(factors.posts)
 
 
-def test_a_strength_that_32_bits_cannot_hold_is_said(data):
+def test_a_regularisation_beyond_32_bits_is_an_error(data):
     with pytest.raises(NotFinite, match=r"als_regularisation=1e\+39: choose smaller ones"):
         factorize(data, FEW, AlsSettings(ALPHA, 1e39))

@@ -64,7 +64,7 @@ def test_the_seed_decides_the_factors(whole, data):
     assert not torch.equal(whole.posts, other.posts)
 
 
-def test_posts_learnt_from_some_users_serve_the_others_nearly_as_well(whole, data):
+def test_post_factors_of_a_sample_of_users_fit_the_other_users_nearly_as_well(whole, data):
     config = replace(CONFIG, pairs_in_memory=len(data.posts) // 2)
     part = factorize(data, config, STRENGTH)
     assert not part.users[0].any()
@@ -73,7 +73,7 @@ def test_posts_learnt_from_some_users_serve_the_others_nearly_as_well(whole, dat
     assert separation(part, data) > separation(whole, data) - 0.1
 
 
-def test_users_who_were_not_learnt_from_are_solved_for_exactly(data):
+def test_users_outside_the_sample_are_solved_exactly(data):
     config = replace(CONFIG, pairs_in_memory=len(data.posts) // 2)
     part = factorize(data, config, STRENGTH)
     wanted, posts = liked(data).double()[1:, 1:], part.posts[1:].double()
@@ -86,7 +86,7 @@ def test_users_who_were_not_learnt_from_are_solved_for_exactly(data):
     assert exact >= (data.users - 1) / 3
 
 
-def test_a_start_orders_a_users_posts_as_the_factorisation_does(whole, data):
+def test_an_initialization_orders_a_users_posts_as_the_factorisation_does(whole, data):
     start = new_initialization(data, CONFIG, whole)
     network = start.network
     users, posts = torch.arange(1, data.users), torch.arange(1, len(data.counts))
@@ -100,7 +100,7 @@ def test_a_start_orders_a_users_posts_as_the_factorisation_does(whole, data):
     assert not start.history.any()
 
 
-def test_without_a_factorisation_the_bias_says_how_likely_a_pair_is(data):
+def test_without_a_factorisation_the_bias_is_the_log_odds_of_a_pair(data):
     network = new_initialization(data, CONFIG).network
     users, posts = torch.arange(1, data.users), torch.ones(data.users - 1, dtype=torch.int64)
     with torch.inference_mode():
@@ -109,7 +109,7 @@ def test_without_a_factorisation_the_bias_says_how_likely_a_pair_is(data):
     assert share / 5 < likely < share
 
 
-def test_embeddings_of_any_length_start_alike(data):
+def test_embeddings_of_any_length_are_initialized_alike(data):
     assert new_initialization(data, CONFIG).network.shape.image_scale == pytest.approx(1.0, abs=0.01)
     tiny = as_dataset(tiny_feed())
     tiny.posts.image[:] *= 50
@@ -119,7 +119,7 @@ def test_embeddings_of_any_length_start_alike(data):
     assert longer.caption_scale == 1.0
 
 
-def test_one_embedding_that_is_wrong_by_orders_of_magnitude_does_not_scale_all_others():
+def test_an_embedding_that_is_off_by_orders_of_magnitude_does_not_scale_the_others():
     usual, wrong = as_dataset(tiny_feed()), as_dataset(tiny_feed())
     for embeddings in (wrong.posts.image, wrong.posts.caption):
         embeddings[int(np.argmax(embeddings.any(axis=1))), 0] = 60_000.0
@@ -130,7 +130,7 @@ def test_one_embedding_that_is_wrong_by_orders_of_magnitude_does_not_scale_all_o
     assert shape.caption_scale == pytest.approx(expected.caption_scale, rel=0.01)
 
 
-def test_the_way_from_one_network_to_another_is_straight():
+def test_interpolation_between_two_networks_is_linear():
     first, second = random_network(seed=1), random_network(seed=2)
     halfway = interpolate(first, second, 0.5)
     for name, value in halfway.state_dict().items():
@@ -142,7 +142,7 @@ def test_the_way_from_one_network_to_another_is_straight():
         )
 
 
-def test_a_start_goes_its_way_with_its_history():
+def test_interpolation_includes_the_users_histories():
     first, second = (
         Initialization(random_network(seed=seed), torch.full((9, 9), float(seed))) for seed in (1, 2)
     )

@@ -34,19 +34,19 @@ def samples(count, size=4):
     return [torch.randperm(POSTS, generator=GENERATOR)[:size] for _ in range(count)]
 
 
-def test_the_logistic_loss_of_the_whole_catalog_is_the_cross_entropy_of_all_pairs():
+def test_the_logistic_loss_over_the_whole_catalog_is_the_cross_entropy_of_all_pairs():
     expected = binary_cross_entropy_with_logits(SCORES, LIKED.double(), reduction="sum")
     torch.testing.assert_close(logistic(logits()), expected)
 
 
-def test_drawn_posts_stand_for_the_catalog_in_the_logistic_loss_on_average():
+def test_the_sampled_logistic_loss_is_unbiased():
     losses = [float(logistic(logits(drawn))) for drawn in samples(4000)]
     error = np.std(losses) / np.sqrt(len(losses))
     assert np.mean(losses) == pytest.approx(float(logistic(logits())), abs=4 * error)
     assert error < 0.02 * np.mean(losses)
 
 
-def test_softmax_of_the_whole_catalog_is_the_cross_entropy_of_each_positive_among_what_is_not_liked():
+def test_softmax_over_the_whole_catalog_is_the_cross_entropy_of_each_positive_among_negatives():
     expected = torch.zeros((), dtype=torch.float64)
     for user, post in LIKED.nonzero().tolist():
         others = LIKED[user].clone()
@@ -55,7 +55,7 @@ def test_softmax_of_the_whole_catalog_is_the_cross_entropy_of_each_positive_amon
     torch.testing.assert_close(softmax(logits()), expected)
 
 
-def test_the_negatives_of_sampled_softmax_count_as_often_as_they_stand_for():
+def test_the_negatives_of_sampled_softmax_are_weighted_by_the_posts_they_represent():
     few = logits(torch.tensor([2, 7]))
     expected = torch.zeros((), dtype=torch.float64)
     for positive, user in zip(few.positive, few.segments, strict=True):
@@ -64,7 +64,7 @@ def test_the_negatives_of_sampled_softmax_count_as_often_as_they_stand_for():
     torch.testing.assert_close(softmax(few), expected)
 
 
-def test_bpr_sets_each_positive_beside_one_drawn_post_that_is_not_liked():
+def test_bpr_pairs_each_positive_with_one_sampled_negative():
     drawn = torch.tensor([1, 4, 9])
     among = logits(drawn)
     chosen = (among.noise * 3).long()
@@ -85,7 +85,7 @@ def test_gradients_are_finite_even_of_users_without_positives_or_negatives(loss)
 
 
 @pytest.mark.parametrize("loss", [logistic, softmax, bpr])
-def test_a_process_without_users_loses_nothing(loss):
+def test_a_process_without_users_has_zero_loss(loss):
     nobody = logits()
     each = ("positive", "segments", "drawn", "accidental_hits", "positive_weights", "noise")
     nobody = replace(nobody, **{name: getattr(nobody, name)[:0] for name in each})
@@ -93,7 +93,7 @@ def test_a_process_without_users_loses_nothing(loss):
 
 
 @pytest.mark.parametrize("loss", [logistic, softmax, bpr])
-def test_a_positive_that_stands_for_several_counts_as_often(loss):
+def test_a_weighted_positive_counts_as_often_as_its_weight(loss):
     every = logits()
     nothing = replace(every, positive_weights=torch.zeros_like(every.positive_weights))
     thrice = replace(every, positive_weights=3 * every.positive_weights)

@@ -30,7 +30,7 @@ def by_hand(network, user, post, image, caption):
     return gmf + weights["mlp_weight"] @ hidden + biases
 
 
-def test_the_network_is_what_the_definition_says():
+def test_the_network_equals_its_definition():
     network = random_network()
     pairs = inputs(network, 12)
     expected = [
@@ -42,7 +42,7 @@ def test_the_network_is_what_the_definition_says():
     np.testing.assert_allclose(network(*pairs).detach(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_an_embedding_is_shortened_where_it_is_much_longer_than_most_and_else_left_alone():
+def test_only_embeddings_much_longer_than_most_are_shortened():
     embeddings = torch.tensor([[3.0, 4.0], [0.0, 0.0], [60_000.0, 0.0]])
     torch.testing.assert_close(shortened(embeddings, 6.0), torch.tensor([[3.0, 4.0], [0.0, 0.0], [6.0, 0.0]]))
     half = shortened(embeddings.half(), 6.0)
@@ -52,7 +52,7 @@ def test_an_embedding_is_shortened_where_it_is_much_longer_than_most_and_else_le
 
 
 @pytest.mark.parametrize("hidden", [(7, 5), (4,), (8, 4, 2)])
-def test_vectors_that_meet_give_the_same_logits(hidden):
+def test_pairs_scored_from_precomputed_vectors_have_the_same_logits(hidden):
     network = random_network(hidden=hidden)
     users, posts, image, caption = inputs(network, 40)
     expected = network(users, posts, image, caption)

@@ -78,7 +78,7 @@ def logits(kept, config):
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_two_processes_learn_what_one_learns(trained, name):
+def test_two_processes_train_the_same_network_as_one(trained, name):
     alone, first = trained[f"{name}-0-of-1"], trained[f"{name}-0-of-2"]
     assert first["pairs"] == alone["pairs"]
     torch.testing.assert_close(first["losses"], alone["losses"], rtol=1e-4, atol=0)
@@ -90,7 +90,7 @@ def test_two_processes_learn_what_one_learns(trained, name):
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_each_process_has_its_share_of_the_users_and_the_first_one_the_network(trained, name):
+def test_each_process_has_its_share_of_users_and_rank_0_gathers_the_network(trained, name):
     first, second, alone = (trained[f"{name}-{which}"] for which in ("0-of-2", "1-of-2", "0-of-1"))
     assert alone["rows"] == 58
     assert (first["rows"], second["rows"]) == (29, 29)
@@ -108,15 +108,13 @@ def test_two_processes_train_a_user_table_that_is_too_large_for_one(folder, toge
     assert "can't allocate memory" in alone.stderr
 
 
-def test_the_others_wait_for_the_first_one_longer_than_for_one_another_and_leave_it_their_cores(
-    folder, together
-):
+def test_ranks_wait_longer_for_rank_0_than_for_one_another_and_leave_it_their_cores(folder, together):
     waited = [(folder / f"waited-{rank}").read_text() for rank in range(2)]
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     assert waited == [f"done, {cores}"] * 2, together.stderr
 
 
-def test_where_the_first_process_fails_the_others_do_not_wait_for_it(together):
+def test_ranks_do_not_wait_for_a_rank_0_that_failed(together):
     assert together.returncode != 0
     assert "NothingToLearn: only the first process knows why" in together.stderr
     assert "PeerFailed" in together.stderr

@@ -36,7 +36,7 @@ def test_with_all_rows_in_each_step_it_equals_adam(optimizer):
     torch.testing.assert_close(mine.table, other(optimizer, table()), rtol=1e-6, atol=1e-6)
 
 
-def test_each_row_goes_as_if_adam_had_only_the_steps_that_touch_it():
+def test_each_row_equals_adam_over_the_steps_that_touch_it():
     chance = torch.Generator().manual_seed(1)
     touched = [
         torch.randperm(ROWS - 1, generator=chance)[: 1 + step % 5].sort().values for step in range(STEPS)
@@ -61,7 +61,7 @@ def test_each_row_goes_as_if_adam_had_only_the_steps_that_touch_it():
     assert torch.equal(mine.table[-1], table()[-1])  # which nothing has touched
 
 
-def test_each_column_has_a_rate_of_its_own():
+def test_each_column_has_its_own_learning_rate():
     mine = RowwiseAdam(table())
     mine.step(torch.arange(ROWS), torch.ones_like(table()), torch.tensor([0.0, 0.1, 0.2, 0.4]))
     moved = (table() - mine.table)[0]

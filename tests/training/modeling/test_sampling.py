@@ -44,7 +44,7 @@ def test_an_epoch_has_every_user_once_in_an_order_of_its_own(data):
     assert sampler.steps == len(torch.split(orders[0], sampler.users_per_step))
 
 
-def test_a_step_is_drawn_from_the_seed_the_epoch_and_its_number_alone(data):
+def test_a_step_depends_on_seed_epoch_and_number_alone(data):
     drawn = step(data, epoch=2, index=1)
     assert same(drawn, step(data, epoch=2, index=1))
     for other in (
@@ -57,7 +57,7 @@ def test_a_step_is_drawn_from_the_seed_the_epoch_and_its_number_alone(data):
 
 @pytest.mark.parametrize("world", [2, 3, 40])
 @pytest.mark.parametrize("posts", [40, 1000])
-def test_several_processes_together_draw_what_one_alone_draws(data, world, posts):
+def test_several_processes_draw_the_samples_of_one(data, world, posts):
     config = FitConfig(posts_per_step=posts, users_per_step=16, history_drop=0.4, seed=3)
     alone = tensors(step(data, config))
     owner = alone["users"] % world
@@ -87,7 +87,7 @@ pairs_of_few = st.sets(
 
 @settings(max_examples=60, deadline=None)
 @given(pairs_of_few, st.integers(1, 10), st.sets(st.integers(1, 8), max_size=7), st.integers(0, 3))
-def test_a_steps_pairs_are_those_of_a_plain_walk(pairs, posts_per_step, deleted, seed):
+def test_the_pairs_of_a_step_equal_a_plain_loops(pairs, posts_per_step, deleted, seed):
     deleted -= {min(post for _, post in pairs)}  # one live post at least is liked
     world = dataset(
         [(10 * user, 100 * post, 1.0) for user, post in pairs],
@@ -119,7 +119,7 @@ def test_a_steps_pairs_are_those_of_a_plain_walk(pairs, posts_per_step, deleted,
     assert sample.rows.tolist() == sorted(set(sample.rows.tolist()))
 
 
-def test_a_small_catalog_is_taken_whole_and_of_a_large_one_about_as_many_as_are_asked_for(data):
+def test_a_small_catalog_is_used_whole_and_a_large_one_sampled(data):
     everything = step(data, FitConfig(posts_per_step=1000))
     assert everything.rows.tolist() == list(range(len(data.counts)))
     assert everything.drawn.tolist() == data.negatives.tolist()
@@ -135,7 +135,7 @@ def test_a_small_catalog_is_taken_whole_and_of_a_large_one_about_as_many_as_are_
     assert (counts[data.negatives] - expected).abs().max() < 0.6 * expected
 
 
-def test_a_history_weighs_as_its_length_says_and_what_is_hidden_is_made_up_for(data):
+def test_a_history_is_weighted_by_its_length_and_compensated_for_hidden_posts(data):
     assert history_weights(torch.tensor([0, 1, 4])).tolist() == [0.0, 1.0, 0.5]
     whole = step(data, FitConfig(history_drop=0.0))
     lengths = torch.bincount(whole.segments)
@@ -163,7 +163,7 @@ def test_rare_posts_ids_are_dropped_more_often(data):
     assert seen[0] == 1
 
 
-def test_of_a_user_with_very_many_positives_a_step_learns_from_a_sample_that_counts_for_all():
+def test_a_weighted_sample_stands_for_the_positives_of_a_very_active_user():
     posts = 60
     world = dataset(
         [(10, 100 * post, 1.0) for post in range(1, posts + 1)] + [(20, 100, 1.0), (20, 300, 1.0)],
@@ -190,7 +190,7 @@ def test_of_a_user_with_very_many_positives_a_step_learns_from_a_sample_that_cou
     assert everything.positive_weights.tolist() == [1.0] * (posts + 2)
 
 
-def test_a_post_that_nobody_likes_teaches_the_unknown_row_no_more_than_a_frequent_one():
+def test_a_post_without_likes_trains_the_unknown_row_no_more_than_a_frequent_one():
     probabilities = drop_probabilities(torch.tensor([0, 0, 1, 10_000]), 0.02, 1.0)
     assert probabilities[0] == 1.0
     assert probabilities[1] == pytest.approx(0.02)

@@ -249,20 +249,20 @@ def test_bfloat16_trains_nearly_as_well(data, loss):
     assert {value.dtype for value in tensors(half.state()).values()} == {torch.float32}
 
 
-def test_on_a_cpu_the_precision_is_single_unless_another_is_asked_for(data):
+def test_the_default_precision_on_a_cpu_is_float32(data):
     first, second = (trainer(data, replace(CONFIG, precision=name)) for name in ("auto", "float32"))
     for one in (first, second):
         next(one.epochs())
     assert same(first.state(), second.state())
 
 
-def test_an_epoch_says_how_many_pairs_were_scored(data):
+def test_an_epoch_reports_the_number_of_scored_pairs(data):
     epoch = next(trainer(data, WHOLE).epochs())
     assert epoch.pairs == len(data.posts) + (data.users - 1) * len(data.negatives)
     assert epoch.learning_rate == pytest.approx(learning_rate(WHOLE, 1), rel=0.4)
 
 
-def test_the_seed_decides_everything(data):
+def test_equal_seeds_give_equal_training(data):
     first, again, other = (trainer(data, config) for config in (CONFIG, CONFIG, replace(CONFIG, seed=4)))
     for one in (first, again, other):
         next(one.epochs())
@@ -281,7 +281,7 @@ def test_training_leaves_the_callers_random_state_alone(data):
 @pytest.mark.parametrize(
     ("steps", "loss", "dropout"), [(1, "logistic", 0.3), (6, "bpr", 0.0), (8, "softmax", 0.0)]
 )
-def test_a_trainer_that_is_restored_after_any_step_goes_on_bit_for_bit(data, tmp_path, steps, loss, dropout):
+def test_a_trainer_restored_after_any_step_continues_bit_for_bit(data, tmp_path, steps, loss, dropout):
     config = replace(CONFIG, loss=loss, dropout=dropout)
     assert trainer(data, config).steps == 8
     through, killed, resumed = (trainer(data, config) for _ in range(3))

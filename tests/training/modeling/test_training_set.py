@@ -37,7 +37,7 @@ def test_users_and_posts_have_rows_by_ascending_id_and_histories_are_their_posts
     assert (posts.tolist(), lengths.tolist()) == ([1, 2, 3, 2], [3, 0, 1])
 
 
-def test_row_0_has_no_embeddings_and_the_others_have_their_posts():
+def test_row_0_has_no_embeddings_and_the_others_have_those_of_their_posts():
     data = dataset([(10, 300, 2.0), (10, 200, 3.0)])
     rows = training_set(data, data.pairs)
     assert rows.image.dtype == torch.float16
@@ -45,7 +45,7 @@ def test_row_0_has_no_embeddings_and_the_others_have_their_posts():
     assert rows.caption.tolist() == [[0.0, 0.0], *data.posts.caption[1:3].tolist()]
 
 
-def test_a_training_set_is_the_same_mapped_as_in_memory_and_of_a_split_as_of_its_copy(tiny, tmp_path):
+def test_a_training_set_is_equal_mapped_or_in_memory_and_for_a_split_or_its_copy(tiny, tmp_path):
     split = leave_one_out(tiny, 3, np.random.default_rng(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -69,14 +69,14 @@ def test_a_training_set_without_embeddings_has_none(tiny, tmp_path):
         assert rows.image.shape == rows.caption.shape == (len(rows.counts), 0)
 
 
-def test_nothing_to_learn_from_is_an_error_that_says_so(tiny):
+def test_a_data_set_without_likes_is_an_error(tiny):
     everything = replace(tiny.posts, deleted=np.ones_like(tiny.posts.deleted))
     for data in (dataset([]), replace(tiny, posts=everything)):
         with pytest.raises(NothingToLearn, match="no likes or comments on live posts"):
             training_set(data, data.pairs)
 
 
-def test_a_live_post_that_nobody_has_liked_for_a_week_is_a_negative_and_a_newer_one_is_unknown():
+def test_a_post_without_likes_is_a_negative_after_a_week_and_unknown_before():
     week = 7 * 86_400.0
     # Posts are created at the seconds 1 to 6; the last pair comes a week after the second one's creation.
     data = dataset([(user, 300, week + 2.5) for user in (10, 20)], deleted=(100,))
@@ -87,7 +87,7 @@ def test_a_live_post_that_nobody_has_liked_for_a_week_is_a_negative_and_a_newer_
     assert rows.image[1].tolist() == data.posts.image[1].tolist()
 
 
-def test_one_like_from_the_future_makes_no_new_post_a_negative():
+def test_a_like_from_the_future_makes_no_new_post_a_negative():
     data = dataset([(10, 300, 5.0), (20, 300, 5.5), (30, 300, 1e11)])
     assert training_set(data, data.pairs).vocabulary.post_ids.tolist() == [300]
 

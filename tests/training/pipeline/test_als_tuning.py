@@ -43,7 +43,7 @@ def data():
     return as_dataset(tiny_feed())
 
 
-def test_the_hold_out_is_ranked_no_worse_than_with_the_usual_or_a_little_more_or_less(data, monkeypatch):
+def test_tuned_settings_rank_the_hold_out_no_worse_than_the_defaults_and_their_neighbours(data, monkeypatch):
     holdout = FitHoldOut.of(data, CONFIG)
     rows = training_set(data, holdout.training)
 

@@ -105,7 +105,7 @@ def test_no_pairs_have_no_scores(networks, batch):
 
 
 @needs_compiler
-def test_torchscript_does_what_native_code_does_not(network, networks, batch):
+def test_torchscript_scores_what_native_code_does_not_support(network, networks, batch):
     compiled, scripted = networks
     _, posts, image, caption = inputs(network, 9)
     with torch.inference_mode():
@@ -158,7 +158,7 @@ def test_nan_stays_nan_in_native_scores(networks, batch):
 
 
 @needs_compiler
-def test_the_same_shape_gives_the_same_bytes():
+def test_compilation_is_deterministic():
     dimensions = dimensions_of(random_network())
     assert compile_score(dimensions, "cc") == compile_score(dimensions, "cc")
 
@@ -187,7 +187,7 @@ def test_the_compilers_message_is_passed_on(tmp_path: Path):
 
 
 @needs_compiler
-def test_wide_layers_are_left_to_torchscript():
+def test_wide_layers_are_scored_by_torchscript():
     with pytest.raises(NotCompiled, match=f"wider than {WIDEST}"):
         compile_score(dimensions_of(random_network(), hidden=(WIDEST + 1,)), "cc")
 
@@ -196,7 +196,7 @@ def test_wide_layers_are_left_to_torchscript():
 @pytest.mark.parametrize(
     "changes", [{"factors": 16}, {"factors": 7}, {"hidden": (16, 8)}, {"hidden": (32, 16, 9)}]
 )
-def test_code_that_was_compiled_for_another_network_is_refused(changes):
+def test_native_code_of_another_network_is_refused(changes):
     network = random_network(hidden=(32, 16, 8))
     scripted = load_network(save_network(FoldedNeuCF(network).eval()), torch.device("cpu"))
     code = compile_score(dimensions_of(network, **changes), "cc")

@@ -94,7 +94,7 @@ def test_a_half_precision_cast_reaches_everything(network):
         ).abs().max() < 0.05
 
 
-def test_an_embedding_that_is_wrong_by_orders_of_magnitude_is_bounded_when_served_too(network, scripted):
+def test_an_embedding_that_is_off_by_orders_of_magnitude_is_bounded_when_served(network, scripted):
     users, posts, image, caption = inputs(network, 20)
     image[1], caption[1] = 60_000.0, 60_000.0
     with torch.inference_mode():
@@ -106,7 +106,7 @@ def test_an_embedding_that_is_wrong_by_orders_of_magnitude_is_bounded_when_serve
     assert (torch.sigmoid(halves) - torch.sigmoid(expected)).abs().max() < 0.05
 
 
-def test_a_network_without_embeddings_is_scripted_too():
+def test_a_network_without_embeddings_is_scripted():
     network = random_network(image=0, caption=0, hidden=(6,))
     pairs = inputs(network, 20)
     scripted = load_network(save_network(FoldedNeuCF(network).eval()), CPU)
@@ -128,7 +128,7 @@ def test_a_version_is_named_by_its_time_in_utc_and_its_content(artifact):
     assert artifact.manifest.created_at == datetime(2026, 11, 23, 19, 45, tzinfo=UTC)
 
 
-def test_the_manifest_tells_what_the_version_is(artifact):
+def test_the_manifest_describes_the_version(artifact):
     dimensions, window = artifact.manifest.dimensions, artifact.manifest.data_window
     assert dimensions.users == len(artifact.vocabulary.user_ids) + 1
     assert dimensions.posts == len(artifact.vocabulary.post_ids) + 1
@@ -141,7 +141,7 @@ def test_the_manifest_tells_what_the_version_is(artifact):
 
 
 @pytest.mark.parametrize("moment", [-64e9, 316e9, -np.inf, np.inf])
-def test_times_that_no_calendar_has_are_the_first_and_the_last_that_one_has(moment):
+def test_times_beyond_the_calendar_are_clamped_to_it(moment):
     pairs = as_dataset(tiny_feed()).pairs
     strange = replace(pairs, times=np.full(len(pairs), moment))
     window = Manifest.parse(
@@ -161,7 +161,7 @@ def test_one_like_from_the_future_does_not_move_the_end_of_the_data(moment):
     assert end.timestamp() == pytest.approx(pairs.latest[:-1].max())
 
 
-def test_the_data_end_with_the_last_like_though_few_users_did_anything_in_days():
+def test_the_data_end_with_the_last_like_even_of_few_users():
     pairs = as_dataset(tiny_feed()).pairs
     days = np.append(pairs.times[:-1], pairs.times.max() + 5 * 86_400.0)
     end = data_window(replace(pairs, times=days)).end
@@ -182,7 +182,7 @@ def test_golden_rows_hold_every_kind_of_post_and_replay(artifact):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts what it should on Linux")
-def test_a_version_is_made_in_the_memory_of_two_user_tables():
+def test_an_export_needs_the_memory_of_two_user_tables():
     def export_within(tables):
         # With this, the C library gives back what is freed, so that the limit is on what is in use.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
@@ -223,14 +223,14 @@ for room in (0, 100, 100_000):
 
 
 @full_disk
-def test_a_disk_that_is_full_from_the_beginning_or_gets_full_is_told():
+def test_a_full_disk_is_reported():
     command = (sys.executable, "-W", "ignore", "-c", FULL_DISK)
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert ["cannot be written: File too large: set TMPDIR" in line for line in told] == [True] * 3
 
 
 @full_disk
-def test_where_no_folder_for_temporary_files_can_be_written_is_told():
+def test_a_missing_folder_for_temporary_files_is_reported():
     """As on a machine with one disk, which is full."""
     program = FULL_DISK.replace("tempfile.gettempdir()", "")
     command = (sys.executable, "-W", "ignore", "-c", program)
@@ -238,7 +238,7 @@ def test_where_no_folder_for_temporary_files_can_be_written_is_told():
     assert "the folder of temporary files: cannot be written: No usable temporary directory found" in told[0]
 
 
-def test_a_full_disk_for_temporary_files_is_told(network, tmp_path, monkeypatch):
+def test_a_full_disk_for_temporary_files_is_reported(network, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     data = as_dataset(tiny_feed())
     rows = training_set(data, data.pairs)

@@ -106,7 +106,7 @@ def test_every_epoch_is_recorded_and_the_refit_has_the_best_number_of_epochs(fit
     assert totals["refit"] == chosen
 
 
-def test_what_is_published_was_trained_on_everything(fitted, data):
+def test_the_published_version_was_trained_on_all_pairs(fitted, data):
     manifest = fitted.artifact.manifest
     assert manifest.data_window.interactions == len(data.pairs)
     assert len(fitted.artifact.vocabulary.user_ids) == len(np.unique(data.pairs.users))
@@ -117,7 +117,7 @@ def test_what_is_published_was_trained_on_everything(fitted, data):
     assert seen.quality.ndcg > fitted.record.qualities["NeuCF"]["ndcg@10"]
 
 
-def test_the_manifest_has_the_configuration_and_the_qualities_of_the_hold_out(fitted):
+def test_the_manifest_has_the_configuration_and_the_metrics_of_the_hold_out(fitted):
     metrics, qualities = fitted.artifact.manifest.metrics, fitted.record.qualities
     assert metrics["hr@10"] == qualities["NeuCF"]["hr@10"]
     assert metrics["factorisation_ndcg@10"] == qualities["its factorisation"]["ndcg@10"]
@@ -140,7 +140,7 @@ def same(first, second):
     )
 
 
-def test_a_fit_is_decided_by_its_seed(tiny):
+def test_equal_seeds_give_equal_fits(tiny):
     first, again = (fit(tiny, QUICK, context()) for _ in range(2))
     assert same(first.artifact, again.artifact)
     other = fit(tiny, replace(QUICK, seed=2), context())
@@ -212,7 +212,7 @@ def repeatable(record):
     return record.model_copy(update={"epochs": epochs})
 
 
-def test_als_settings_in_a_checkpoint_are_not_tuned_again(tiny, tmp_path, monkeypatch):
+def test_als_settings_are_restored_from_a_checkpoint(tiny, tmp_path, monkeypatch):
     def killed(*arguments, **options):
         raise Interrupted("killed")
 
@@ -253,7 +253,7 @@ class FirstOfTwo(ProcessGroup):
         return work()
 
 
-def test_a_checkpoint_that_cannot_be_written_says_so(tiny, tmp_path):
+def test_a_checkpoint_that_cannot_be_written_is_an_error(tiny, tmp_path):
     with pytest.raises(CannotWrite, match=r"nowhere/checkpoint-1-0-of-1\.pt: cannot be written"):
         fit(tiny, QUICKEST, context(Checkpoints(tmp_path / "nowhere", "one")))
 

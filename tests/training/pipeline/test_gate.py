@@ -109,7 +109,7 @@ def test_one_like_from_the_future_hides_nothing_of_what_is_newer(yesterday, toda
     assert abs(int(found.sum()) - int(usual.sum())) <= 2
 
 
-def test_of_a_like_from_the_future_it_is_not_known_that_it_is_newer(first):
+def test_a_like_from_the_future_does_not_count_as_newer(first):
     vocabulary, end = first.artifact.vocabulary, first.artifact.manifest.data_window.end.timestamp()
     users, posts = vocabulary.user_ids[:3], vocabulary.post_ids[:1]
     empty = np.zeros((1, 0), np.float16)
@@ -187,7 +187,7 @@ def young_feed(stages, seed=0, users=150, tastes=5):
     return assemble(np.arange(users), posts, rows, np.zeros((0, 2), np.int64))
 
 
-def test_a_young_feed_whose_figures_fall_as_it_grows_is_accepted_at_every_stage():
+def test_a_growing_feed_is_accepted_at_every_stage_though_its_metrics_fall():
     versions = [fitted(young_feed(stages), replace(CONFIG, seed=stages)) for stages in (1, 2, 3, 4)]
     figures = [version.artifact.manifest.metrics["ndcg@10"] for version in versions]
     assert figures[0] > figures[1] + MARGIN
@@ -198,7 +198,7 @@ def test_a_young_feed_whose_figures_fall_as_it_grows_is_accepted_at_every_stage(
         assert not compared(new, active).is_worse(MARGIN)
 
 
-def test_equally_good_versions_are_rarely_refused_whatever_their_figures_were(second):
+def test_equally_good_versions_are_rarely_refused_whatever_their_metrics(second):
     rng = np.random.default_rng(0)
     users, versions = 300, 200
     ease = rng.gamma(1.0, 6.0, users)

@@ -30,7 +30,7 @@ def holdout(data):
     return FitHoldOut.of(data, CONFIG)
 
 
-def test_half_of_the_users_are_selection_users_and_the_other_half_report(holdout):
+def test_half_of_the_users_are_selection_users_and_half_reporting_users(holdout):
     users, choosing = holdout.held_out.users, holdout.held_out.users[holdout.choosing]
     assert holdout.users == len(np.unique(users))
     assert len(np.unique(choosing)) == holdout.users // 2
@@ -73,7 +73,7 @@ def test_weights_of_held_out_pairs_are_computed_once_for_all_epochs(data, monkey
     assert len(counted) == passes
 
 
-def test_what_is_held_out_is_not_trained_on(holdout, data):
+def test_held_out_pairs_are_not_trained_on(holdout, data):
     left = collect(holdout.training.chunks(), len(data.user_ids))
     training = set(data.pair_keys(left.users, left.posts).tolist())
     held_out = set(data.pair_keys(holdout.held_out.users, holdout.held_out.candidates[:, 0]).tolist())
@@ -137,7 +137,7 @@ def test_pairs_with_too_few_negatives_are_not_reported_and_counted():
     assert thirteen.reported.mean_candidates == 11
 
 
-def test_posts_that_were_created_after_their_likes_are_ranked_among_those_that_had_likes_by_then(data):
+def test_posts_created_after_their_likes_are_ranked_among_posts_liked_by_then(data):
     late = replace(data, posts=replace(data.posts, created=np.full(len(data.posts.ids), 2e9)))
     reported = FitHoldOut.of(late, CONFIG).reported
     first_like = np.full(len(data.posts.ids), np.inf)
@@ -165,7 +165,7 @@ def test_scores_that_are_not_finite_are_refused(holdout, data):
         holdout.evaluate(network, rows.vocabulary)
 
 
-def test_calibration_is_that_of_the_published_probabilities(holdout, data):
+def test_calibration_is_measured_on_the_published_probabilities(holdout, data):
     rows = training_set(data, holdout.training)
     strength = AlsSettings(alpha=10.0, regularisation=5.0)
     network = new_initialization(rows, CONFIG, factorize(rows, CONFIG, strength)).network

@@ -10,7 +10,7 @@ from animora_training.pipeline.record import Host, RunRecord, Software
 from tests.training.records import epoch, run_record
 
 
-def test_a_record_survives_its_json():
+def test_a_record_round_trips():
     record = run_record(parent="20261122T204000Z-aaaaaa")
     text = record.to_json()
     assert RunRecord.parse(text) == record
@@ -39,13 +39,13 @@ def test_a_fit_that_diverged_has_a_record_too():
     assert read.measured("auc") == {"NeuCF": 0.5}
 
 
-def test_epochs_are_told_apart_by_stage():
+def test_epochs_are_recorded_by_stage():
     record = run_record()
     assert [one.epoch for one in record.stage("refit")] == list(range(1, 12))
     assert len(record.stage("factorisation")) + len(record.stage("hold-out")) + 11 == len(record.epochs)
 
 
-def test_a_newer_writers_fields_are_ignored():
+def test_fields_of_a_newer_writer_are_ignored():
     document = json.loads(run_record().to_json())
     document["invented_later"] = {"x": 1}
     assert RunRecord.parse(json.dumps(document).encode()) == run_record()
@@ -55,12 +55,12 @@ def test_a_newer_writers_fields_are_ignored():
     ("text", "named"),
     [(b"not json", "the document"), (b"{}", "version"), (b'{"version": 3}', "version")],
 )
-def test_what_is_no_record_is_refused_by_name(text, named):
+def test_a_malformed_record_is_refused_by_name(text, named):
     with pytest.raises(InvalidInput, match=named):
         RunRecord.parse(text)
 
 
-def test_what_computed_it_is_this_process_and_the_machine_is_not_named():
+def test_a_record_describes_the_process_without_naming_the_machine():
     assert Software.here().python == platform.python_version()
     assert Software.here().torch == torch.__version__
     host = Host.here(torch.device("cpu"))

@@ -37,7 +37,7 @@ def changed(version, hyperparameters):
     return replace(version, manifest=version.manifest.model_copy(update={"hyperparameters": hyperparameters}))
 
 
-def test_a_version_can_be_fitted_again_on_a_part_of_its_data(data, version):
+def test_a_version_can_be_refitted_on_a_part_of_its_data(data, version):
     known = data.pairs.posts % 3 > 0
     part = replace(data, pairs=data.pairs.take(known), events=data.events.take(data.events.posts % 3 > 0))
     told = []
@@ -49,7 +49,7 @@ def test_a_version_can_be_fitted_again_on_a_part_of_its_data(data, version):
     assert ("hold-out", 1) in told
 
 
-def test_its_recipe_is_that_of_the_manifest_less_what_the_fit_chose(version):
+def test_a_refit_has_the_manifests_settings_without_those_that_the_fit_chose(version):
     kept = version.manifest.hyperparameters
     assert kept["als_alpha"] > 0
     assert kept["als_regularisation"] > 0

@@ -66,7 +66,7 @@ def elements(page):
     return Elements(page)
 
 
-def test_a_report_tells_everything_of_the_record(elements, page):
+def test_a_report_has_all_fields_of_the_record(elements, page):
     record = run_record()
     assert elements.texts("h1") == [record.version]
     assert elements.texts("h2") == ["Quality", "Training", "Data", "Environment", "Configuration"]
@@ -82,7 +82,7 @@ def test_a_report_tells_everything_of_the_record(elements, page):
     assert "early stopping" in page
 
 
-def test_curves_are_drawn_and_said_in_words(elements):
+def test_curves_are_drawn_and_described_in_words(elements):
     pictures = [attributes for attributes in elements.attributes("svg") if attributes.get("role") == "img"]
     ids = {attributes["id"] for _, attributes, _ in elements.all if "id" in attributes}
     assert len(pictures) == 6
@@ -95,7 +95,7 @@ def test_curves_are_drawn_and_said_in_words(elements):
     assert "refit, epoch 11: 0.2054" in elements.texts("title")
 
 
-def test_where_training_started_is_shown_of_what_can_be_compared():
+def test_the_value_at_initialization_is_drawn_for_comparable_curves():
     ranked, costly = (
         epoch("factorisation", 1, ndcg10=0.45),
         epoch("factorisation", 1, loss=3e8, ndcg10=math.nan),
@@ -110,13 +110,13 @@ def test_where_training_started_is_shown_of_what_can_be_compared():
     assert levels(costly)["ndcg"] is None
 
 
-def test_a_fit_that_is_best_at_its_start_says_so():
+def test_a_fit_that_is_best_at_its_initialization_is_reported_as_such():
     record = run_record(epochs=(epoch("hold-out", 1), epoch("hold-out", 2)), chosen_epoch=0)
     assert "found no epoch better than the start" in render(record)
     assert [chart.mark for chart in curves(record)] == [None, None]
 
 
-def test_rare_likes_have_the_room_of_the_calibration_plot():
+def test_the_calibration_plot_is_scaled_to_rare_likes():
     rare = [one.model_copy(update={"predicted": 0.01, "observed": 0.03, "count": 9}) for one in bins()]
     chart = calibration(tuple(rare))
     assert chart is not None
@@ -124,12 +124,12 @@ def test_rare_likes_have_the_room_of_the_calibration_plot():
     assert chart.series[0].path == "M52 218 L424 24"
 
 
-def test_every_table_says_what_it_is(elements):
+def test_every_table_has_a_caption(elements):
     assert [bool(text) for text in elements.texts("caption")] == [True] * len(elements.texts("table"))
     assert all(attributes.get("scope") in ("col", "row") for attributes in elements.attributes("th"))
 
 
-def test_texts_of_the_record_are_not_markup():
+def test_texts_of_the_record_are_escaped():
     names = {HOSTILE: {HOSTILE: 0.5, "ndcg@10": 0.4}, "other " + HOSTILE: {"ndcg@10": 0.3}}
     record = run_record(version=HOSTILE, parent=HOSTILE, configuration={HOSTILE: HOSTILE}, qualities=names)
     software = record.software.model_copy(update={"animora": HOSTILE, "torch": HOSTILE})
@@ -141,7 +141,7 @@ def test_texts_of_the_record_are_not_markup():
     assert not any(name.startswith("on") for _, attributes, _ in elements.all for name in attributes)
 
 
-def test_nothing_is_fetched(page):
+def test_a_report_loads_nothing_from_elsewhere(page):
     assert re.findall(r"https?:|//\w|url\(|@import", page) == []
     assert "default-src 'none'" in page
 
@@ -159,21 +159,21 @@ def test_nothing_is_fetched(page):
         {"data": run_record().data.model_copy(update={"start": None, "end": None})},
     ],
 )
-def test_what_is_missing_leaves_a_whole_page(changes):
+def test_a_record_with_missing_parts_gives_a_complete_page(changes):
     page = render(run_record(**changes))
     assert len(Elements(page).texts("h1")) == 1
     for word in (">nan", ">None", "inf<"):
         assert word not in page
 
 
-def test_a_report_replaces_the_one_before(tmp_path):
+def test_a_report_replaces_the_previous_one(tmp_path):
     path = tmp_path / "report.html"
     write_report(run_record(version="a" * 40), path)
     write_report(run_record(version="b"), path)
     assert path.read_text("utf-8") == render(run_record(version="b"))
 
 
-def test_the_fit_is_compared_with_the_strongest_of_the_others():
+def test_the_fit_is_compared_with_the_strongest_baseline():
     ndcg, hit_ratio = headlines(run_record())
     assert (ndcg.metric, ndcg.rival, ndcg.rival_value) == ("ndcg@10", "EASE", 0.4540)
     assert (hit_ratio.metric, hit_ratio.rival) == ("hr@10", "its MF initialisation")
@@ -181,7 +181,7 @@ def test_the_fit_is_compared_with_the_strongest_of_the_others():
     assert (alone.metric, alone.value, alone.rival) == ("auc", 0.9, None)
 
 
-def test_the_best_is_marked_where_more_is_better():
+def test_the_best_epoch_is_marked_where_higher_is_better():
     qualities = {"a": {"ndcg@10": 0.5, "calibration error": 0.2}, "b": {"ndcg@10": 0.5}, "c": {"auc": 0.7}}
     table = quality_table(run_record(qualities=qualities))
     assert table.metrics == ("ndcg@10", "calibration error", "auc")
@@ -228,7 +228,7 @@ def test_epochs_are_whole_numbers(last, labels):
     assert " ".join(tick.label for tick in ChartAxis.of_epochs(last).ticks) == labels
 
 
-def test_a_line_has_a_gap_where_a_number_is_not_finite():
+def test_a_line_has_a_gap_at_values_that_are_not_finite():
     axes = ChartAxis.over((0.0, 10.0), 0.0, 100.0), ChartAxis.over((0.0, 10.0), 100.0, 0.0)
     samples = [Sample(x, y, "") for x, y in ((0, 0), (2, 5), (4, math.nan), (6, 5), (8, 10))]
     series = draw(Line("loss", "refit", samples), axes)
@@ -236,7 +236,7 @@ def test_a_line_has_a_gap_where_a_number_is_not_finite():
     assert len(series.dots) == 4
 
 
-def test_numbers_are_written_as_people_read_them():
+def test_numbers_are_formatted_for_readers():
     assert [duration(seconds) for seconds in (0.04, 9.27, 59.96, 252, 8_000)] == [
         "0.0 s",
         "9.3 s",
@@ -270,7 +270,7 @@ async def browser():
         await browser.close()
 
 
-async def test_a_browser_shows_it_without_a_complaint_narrow_and_wide_light_and_dark(browser, tmp_path):
+async def test_a_browser_shows_a_report_without_errors_in_all_widths_and_colour_schemes(browser, tmp_path):
     write_report(run_record(), tmp_path / "report.html")
     complaints, requests, inks = [], [], set()
     for scheme in ("light", "dark"):

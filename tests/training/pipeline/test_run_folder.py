@@ -79,7 +79,7 @@ def record(folder):
     return json.loads((folder / "run.json").read_text())
 
 
-def test_a_version_that_could_not_be_delivered_is_delivered_later_without_training(options, tmp_path):
+def test_an_undelivered_version_is_delivered_by_the_next_run_without_training(options, tmp_path):
     store, run = tmp_path / "store", tmp_path / "run"
 
     def break_the_store():
@@ -120,7 +120,7 @@ def test_a_version_that_was_published_before_a_kill_is_published_once(options, t
     assert FolderStore(store).pointer().names == (version.version,)
 
 
-def test_a_version_that_was_damaged_before_it_was_delivered_is_made_again(options, tmp_path):
+def test_a_version_damaged_before_delivery_is_exported_again(options, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_fit(
             replace(options, delivery=Delivery(KilledStore(tmp_path / "first"), None, activate=False)),
@@ -155,7 +155,7 @@ def test_a_run_folder_in_use_is_refused(environment, tmp_path):
     fit(environment, "--run-dir", run, "--output", tmp_path / "out")
 
 
-def test_the_variable_of_a_store_publishes_nothing_where_an_output_folder_is_named(environment, tmp_path):
+def test_an_output_folder_overrides_the_store_of_the_environment(environment, tmp_path):
     store = tmp_path / "store"
     variable = {**environment, "ANIMORA_MODELS_STORE": str(store)}
     assert "wrote " in fit(variable, "--output", tmp_path / "out").stdout

@@ -41,7 +41,7 @@ def test_every_epoch_is_a_step_of_its_stages_run(tmp_path):
         assert scalars(folder, tag) == [(one.epoch, getattr(one, tag)) for one in record.stage("refit")]
 
 
-def test_what_an_epoch_lacks_has_no_point(tmp_path):
+def test_a_missing_value_of_an_epoch_has_no_point(tmp_path):
     write(tmp_path, [epoch("refit", 1)])
     with pytest.raises(KeyError):
         scalars(tmp_path / "refit", "ndcg@10")
@@ -67,7 +67,7 @@ def test_a_resumed_fit_repeats_no_step(tmp_path):
     assert scalars(tmp_path / "hold-out", "loss") == expected
 
 
-def test_going_on_in_the_refit_leaves_the_hold_out_as_it_was(tmp_path):
+def test_resuming_in_the_refit_leaves_the_hold_outs_run_unchanged(tmp_path):
     record = run_record()
     before = [*record.stage("hold-out"), *record.stage("refit")[:2]]
     write(tmp_path, before)
@@ -85,7 +85,7 @@ def test_a_kill_in_the_middle_of_a_record_loses_that_record_only(tmp_path):
     assert [step for step, _ in scalars(tmp_path / "refit", "pairs_per_second")] == [1, 2, 3]
 
 
-def test_the_end_tells_settings_and_qualities(tmp_path):
+def test_the_end_of_a_fit_writes_settings_and_metrics(tmp_path):
     record = run_record(configuration={"factors": 64, "hidden": [64, 32], "embeddings": True, "decay": None})
     events = EventWriter(tmp_path)
     events.close(record)
@@ -103,7 +103,7 @@ def test_the_end_tells_settings_and_qualities(tmp_path):
     assert settings["seed"].number_value == record.seed
 
 
-def test_a_loss_that_is_no_number_is_shown_as_one(tmp_path):
+def test_a_loss_of_nan_is_written_as_nan(tmp_path):
     write(tmp_path, [epoch("hold-out", 1, loss=math.nan)])
     accumulator = EventAccumulator(str(tmp_path / "hold-out"))
     accumulator.Reload()

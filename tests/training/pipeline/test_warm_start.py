@@ -134,7 +134,7 @@ def test_only_pairs_that_the_parent_has_not_seen_are_held_out(days, earlier):
     assert len(kept) + len(held_out) == len(days.today.pairs)
 
 
-def test_with_few_new_pairs_nothing_is_held_out_and_there_are_no_metrics(days, earlier):
+def test_with_few_new_pairs_there_are_no_hold_out_and_no_metrics(days, earlier):
     today = days.today
     missing = np.zeros(len(today.pairs), np.bool_)
     missing[
@@ -148,7 +148,7 @@ def test_with_few_new_pairs_nothing_is_held_out_and_there_are_no_metrics(days, e
     verify(quiet.artifact)
 
 
-def test_pairs_are_known_by_the_ids_of_their_users_and_posts():
+def test_seen_pairs_are_matched_by_user_and_post_ids():
     earlier = dataset([(10, 100, 1.0), (10, 300, 2.0), (30, 200, 3.0), (40, 100, 1.0)])
     seen = SeenPairs(earlier.user_ids, earlier.posts.ids, earlier.pairs.offsets, earlier.pairs.posts)
     later = dataset(
@@ -166,7 +166,7 @@ def test_pairs_are_known_by_the_ids_of_their_users_and_posts():
     assert not exclude_none(rows).any()
 
 
-def test_warm_start_state_survives_its_file(yesterday, tmp_path):
+def test_a_warm_start_state_round_trips(yesterday, tmp_path):
     path = tmp_path / "network.npz"
     yesterday.warm_start_state.write(path)
     again = WarmStartState.read(path)
@@ -184,7 +184,7 @@ def test_warm_start_state_survives_its_file(yesterday, tmp_path):
     assert all(torch.equal(value, state[name]) for name, value in before.network.state_dict().items())
 
 
-def test_without_a_factorisation_nothing_is_kept_of_one_and_a_later_fit_has_none(days, tmp_path):
+def test_without_a_factorisation_the_warm_start_state_has_no_factors(days, tmp_path):
     bare = fitted(days.yesterday, replace(CONFIG, factorisation="none", max_epochs=1))
     bare.warm_start_state.write(tmp_path / "network.npz")
     again = WarmStartState.read(tmp_path / "network.npz")
@@ -235,7 +235,7 @@ def of_endless_factors(arrays):
         *(of_other_factors, without_some_factors, of_endless_factors),
     ],
 )
-def test_a_file_that_is_no_warm_start_state_is_refused(yesterday, tmp_path, change):
+def test_a_malformed_warm_start_file_is_refused(yesterday, tmp_path, change):
     path = tmp_path / "network.npz"
     yesterday.warm_start_state.write(path)
     with np.load(path) as file:
@@ -246,7 +246,7 @@ def test_a_file_that_is_no_warm_start_state_is_refused(yesterday, tmp_path, chan
         WarmStartState.read(path)
 
 
-def test_a_flipped_bit_is_noticed(yesterday, tmp_path):
+def test_a_flipped_bit_is_detected(yesterday, tmp_path):
     path = tmp_path / "network.npz"
     yesterday.warm_start_state.write(path)
     content = bytearray(path.read_bytes())
