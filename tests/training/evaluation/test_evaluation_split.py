@@ -66,7 +66,7 @@ def test_a_time_split_trains_on_no_later_event(data):
 
 def test_placeholder_times_cannot_be_split_by_time(data):
     still = replace(data.events, times=np.zeros(len(data.events)))
-    with pytest.raises(NothingToLearn, match=r"one time .* judge by leave-one-out"):
+    with pytest.raises(NothingToLearn, match=r"one time .* evaluate by leave-one-out"):
         time_ordered_split(replace(data, events=still), 0, 0.9)
 
 

@@ -32,7 +32,7 @@ def dimensions_of(network, **changes):
 
 
 def both(network, level=None) -> tuple[Any, Any]:
-    """The network by compiled code, at its best level or at another, and by TorchScript."""
+    """The network by native code, at its best level or at another, and by TorchScript."""
     dimensions = dimensions_of(network)
     scripted: Any = load_network(save_network(FoldedNeuCF(network).eval()), torch.device("cpu"))
     code = compile_score(dimensions, "cc")

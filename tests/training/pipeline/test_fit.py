@@ -160,12 +160,6 @@ def test_the_initialization_is_published_if_training_only_harms(tiny):
     verify(fitted.artifact)
 
 
-def test_with_embeddings_the_trained_network_may_be_slightly_worse_than_the_factorisation(tiny, monkeypatch):
-    monkeypatch.setattr("animora_training.pipeline.fit.START_MARGIN", 1.0)
-    assert fit(tiny, HARMFUL, context()).record.chosen_epoch > 0
-    assert fit(tiny.without_embeddings(), HARMFUL, context()).record.chosen_epoch == 0
-
-
 def test_without_a_factorisation_training_starts_from_random_tables(tiny):
     fitted = fit(tiny, replace(QUICK, factorisation="none", embeddings=False), context())
     assert fitted.artifact.manifest.hyperparameters["als_regularisation"] == 0
@@ -212,16 +206,26 @@ def repeatable(record):
     return record.model_copy(update={"epochs": epochs})
 
 
-def test_als_settings_are_restored_from_a_checkpoint(tiny, tmp_path, monkeypatch):
-    def killed(*arguments, **options):
-        raise Interrupted("killed")
+class Ending(Checkpoints):
+    """Ends the fit after its first checkpoint."""
 
-    monkeypatch.setattr("animora_training.pipeline.fit.factorize", killed)
+    def save(self, state, trainer):
+        super().save(state, trainer)
+        raise Interrupted
+
+
+def test_als_settings_are_restored_from_a_checkpoint(tiny, tmp_path):
     with pytest.raises(Interrupted):
-        fit(tiny, QUICK, context(Checkpoints(tmp_path, "")))
+        fit(tiny, QUICK, context(Ending(tmp_path, "")))
     state = Checkpoints(tmp_path, "").load()
     assert state.als_settings is not None
     assert not state.results
+    resumed = fit(tiny, QUICK, context(Checkpoints(tmp_path, "")))
+    used = resumed.artifact.manifest.hyperparameters
+    assert (used["als_alpha"], used["als_regularisation"]) == (
+        state.als_settings.alpha,
+        state.als_settings.regularisation,
+    )
 
 
 def test_a_checkpoint_of_another_fit_is_refused(tiny, tmp_path):

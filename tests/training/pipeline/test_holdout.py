@@ -1,17 +1,16 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
-from animora_training.data.dataset import ABSENT, collect
+from animora_training.data.dataset import ABSENT, Dataset, collect
 from animora_training.errors import NotFinite, NothingToLearn
 from animora_training.modeling.config import FitConfig
 from animora_training.modeling.factorisation import AlsSettings, factorize
 from animora_training.modeling.initialization import new_initialization
 from animora_training.modeling.network import NeuCF
 from animora_training.modeling.training_set import training_set
-from animora_training.pipeline import likelihoods
 from animora_training.pipeline.holdout import FitHoldOut
 from tests.training.evaluation.recommenders import Table
 from tests.training.networks import randomised
@@ -31,19 +30,19 @@ def holdout(data):
 
 
 def test_half_of_the_users_are_selection_users_and_half_reporting_users(holdout):
-    users, choosing = holdout.held_out.users, holdout.held_out.users[holdout.choosing]
+    users, selection = holdout.held_out.users, holdout.held_out.users[holdout.selection]
     assert holdout.users == len(np.unique(users))
-    assert len(np.unique(choosing)) == holdout.users // 2
+    assert len(np.unique(selection)) == holdout.users // 2
     reported = holdout.reported
-    assert set(reported.users.tolist()) == set(users.tolist()) - set(choosing.tolist())
+    assert set(reported.users.tolist()) == set(users.tolist()) - set(selection.tolist())
     assert len(reported.users) == len(np.unique(reported.users))
     assert reported.candidates.shape == (len(reported.users), 1 + 20)
     assert holdout.held_out.candidates.shape[1] > 1 + 20  # more make the choice surer
 
 
 def test_with_few_users_selection_users_have_several_pairs_and_equal_weights(holdout, data):
-    choosing = holdout.held_out.users[holdout.choosing]
-    counts = np.bincount(choosing, minlength=len(data.user_ids))
+    selection = holdout.held_out.users[holdout.selection]
+    counts = np.bincount(selection, minlength=len(data.user_ids))
     assert counts.max() > 1
     assert (counts <= np.maximum(np.diff(data.pairs.offsets) // 10, 1)).all()
     # Whose every held-out post goes first has a hit ratio of 1, however many there are; all others have 0.
@@ -51,26 +50,28 @@ def test_with_few_users_selection_users_have_several_pairs_and_equal_weights(hol
     scores = np.zeros((len(data.user_ids), len(data.posts.ids)))
     held_out = holdout.held_out.candidates[:, 0]
     scores[holdout.held_out.users, held_out] = np.where(holdout.held_out.users == found, 1.0, -1.0)
-    assert holdout.choice(Table(scores)).hit_ratio == pytest.approx(1 / len(np.unique(choosing)))
+    assert holdout.choice(Table(scores)).hit_ratio == pytest.approx(1 / len(np.unique(selection)))
 
 
-def test_weights_of_held_out_pairs_are_computed_once_for_all_epochs(data, monkeypatch):
-    counted = []
+def test_weights_of_held_out_pairs_are_computed_once_for_all_epochs(data):
+    passes = []
 
-    def count(dataset, held_out):
-        counted.append(held_out)
-        return untouched(dataset, held_out)
+    class Counting(Dataset):
+        """Counts the passes over the users' pairs that weights take."""
 
-    untouched = likelihoods._untouched
-    monkeypatch.setattr(likelihoods, "_untouched", count)
-    holdout = FitHoldOut.of(data, CONFIG)
+        def pair_keys(self, users, posts):
+            passes.append(len(users))
+            return super().pair_keys(users, posts)
+
+    holdout = FitHoldOut.of(Counting(*(getattr(data, field.name) for field in fields(data))), CONFIG)
     rows = training_set(data, holdout.training)
     network = new_initialization(rows, CONFIG).network.eval()
+    passes.clear()
     first = holdout.evaluate(network, rows.vocabulary)
-    passes = len(counted)
     assert passes
+    passes.clear()
     assert holdout.evaluate(network, rows.vocabulary) == first
-    assert len(counted) == passes
+    assert not passes
 
 
 def test_held_out_pairs_are_not_trained_on(holdout, data):
@@ -88,9 +89,9 @@ def test_held_out_pairs_are_not_trained_on(holdout, data):
 
 def test_the_seed_decides_the_selection_users(data, holdout):
     again, other = FitHoldOut.of(data, CONFIG), FitHoldOut.of(data, replace(CONFIG, seed=2))
-    assert np.array_equal(holdout.choosing, again.choosing)
+    assert np.array_equal(holdout.selection, again.selection)
     assert np.array_equal(holdout.held_out.candidates, again.held_out.candidates)
-    assert not np.array_equal(holdout.choosing, other.choosing)
+    assert not np.array_equal(holdout.selection, other.selection)
 
 
 def test_each_half_is_evaluated_on_its_own_users(holdout, data):

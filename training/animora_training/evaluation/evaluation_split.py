@@ -144,7 +144,7 @@ def moment_of(dataset: Dataset, share: float) -> float:
     _require(
         int((times < moment).any()),
         f"all likes and comments, or the first {share:.0%} of them, have one time (a placeholder?), so a "
-        "time split has no before and after: judge by leave-one-out, or import data with real times",
+        "time split has no before and after: evaluate by leave-one-out, or import data with real times",
     )
     return moment
 

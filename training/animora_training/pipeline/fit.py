@@ -1,6 +1,5 @@
 """A fit in two stages: the hold-out chooses the number of epochs, the refit trains on all data."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from animora_artifact import Artifact
@@ -24,6 +22,7 @@ from animora_training.modeling.trainer import Epoch, Trainer, fold_histories
 from animora_training.modeling.training_set import TrainingPairs, TrainingSet, training_set
 from animora_training.pipeline.als_tuning import tune_als
 from animora_training.pipeline.checkpoint import Checkpoints, FitState
+from animora_training.pipeline.early_stopping import EarlyStopping
 from animora_training.pipeline.export import VersionOrigin, export
 from animora_training.pipeline.held_out_ranks import HeldOutRanks
 from animora_training.pipeline.holdout import FitHoldOut, HoldOutResult
@@ -43,9 +42,6 @@ from animora_training.pipeline.warm_start import ParentVersion, WarmStartState, 
 
 # Steps between two synchronisations of the processes (interrupts and checkpoints).
 SYNC_INTERVAL = 16
-# Where posts have embeddings, which a factorisation ignores, the trained network may rank worse than its
-# factorisation by this much (NDCG@10 on the hold-out) before the factorisation is published instead.
-START_MARGIN = 0.01
 SCRATCH = "scratch-"
 
 
@@ -116,15 +112,19 @@ class _FitPlan:
         parent: The earlier fit, in a warm start.
         state: Progress of the fit.
         context: Environment of the fit.
-        margin: NDCG@10 by which the trained network may rank worse than its initialization and still be
-            chosen.
+        early_stopping: Chooses the epoch.
     """
 
     recipe: FitConfig
     parent: ParentVersion | None
     state: FitState
     context: FitContext
-    margin: float
+    early_stopping: EarlyStopping
+
+    @property
+    def ndcg(self) -> list[float]:
+        """NDCG@10 of the selection users by the initialization, then after each epoch of the hold-out."""
+        return [result.choice.ndcg for result in self.state.results]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +174,15 @@ def fit_distributed(
         OutOfMemory: A part of the fit, named in the text, does not fit into memory.
     """
     state = context.checkpoints.load()
-    margin = START_MARGIN if dataset.posts.image.size + dataset.posts.caption.size else 0.0
     if parent is None:
-        plan = _FitPlan(config, None, state, context, margin)
+        plan = _FitPlan(config, None, state, context, EarlyStopping.of(config, dataset))
         holdout: FitHoldOut | None = FitHoldOut.of(dataset, config)
     else:
         parent.require_recipe(config)
         parent.require_widths(dataset)
         state.als_settings = parent.state.factorisation.settings if parent.state.factorisation else None
-        plan = _FitPlan(warm_recipe(config), parent, state, context, margin)
+        warm = warm_recipe(config)
+        plan = _FitPlan(warm, parent, state, context, EarlyStopping.of(warm, dataset))
         holdout = FitHoldOut.unseen(dataset, config, parent.seen)
     if state.stage == "hold-out":
         if holdout is not None:
@@ -190,7 +190,7 @@ def fit_distributed(
         state.stage, state.trainer = "refit", None
         context.checkpoints.save(state, None)
     # A warm start keeps its last epoch: the learning rate falls to zero, so earlier ones are no better.
-    chosen = _best_epoch(plan) if parent is None else plan.recipe.max_epochs
+    chosen = plan.early_stopping.best_epoch(plan.ndcg) if parent is None else plan.recipe.max_epochs
     share = state.results[chosen].share if parent is None else 1.0
     data = _training_set(dataset, dataset.pairs, context)
     trainer, stage_start = _trainer(data, plan)
@@ -209,8 +209,8 @@ def fit_distributed(
     if state.results:
         scaling = state.results[chosen].scaling
         network = network.rescaled(scaling.slope, scaling.offset)
-    warm = parent is not None
-    qualities = {} if holdout is None else qualities_of(holdout, state, chosen, warm)
+    is_warm_start = parent is not None
+    qualities = {} if holdout is None else qualities_of(holdout, state, chosen, is_warm_start)
     evaluated = held_out_ranks(holdout, state, chosen)
     origin = VersionOrigin(
         created_at=context.created_at,
@@ -222,7 +222,7 @@ def fit_distributed(
             "kept_share": share,
         },
         metrics=metrics(qualities, holdout, evaluated),
-        differences=differences(evaluated, state, warm),
+        differences=differences(evaluated, state, is_warm_start),
     )
     artifact = export(network, data, dataset.pairs, origin)
     record = RunRecord(
@@ -254,45 +254,31 @@ def _train_on_hold_out(holdout: FitHoldOut, plan: _FitPlan) -> None:
         context.checkpoints.save(state, None)
     started = time.monotonic()
     trainer, stage_start = _trainer(data, plan)
-    began = stage_start.start
+    start = stage_start.start
     seconds = time.monotonic() - started
 
-    def judge() -> None:
+    def evaluate() -> None:
         network = trainer.network()
 
-        def judged() -> HoldOutResult:
-            if began is None or not state.results:
+        def evaluated() -> HoldOutResult:
+            if start is None or not state.results:
                 return holdout.evaluate(network, data.vocabulary)
-            return evaluate_interpolations(holdout, began.network, network, data.vocabulary)
+            return evaluate_interpolations(holdout, start.network, network, data.vocabulary)
 
-        state.results.append(group.on_rank_zero(judged))
+        state.results.append(group.on_rank_zero(evaluated))
 
     if not state.results:
-        judge()
+        evaluate()
         if plan.parent is None and recipe.factorisation == "als":
-            swept = len(data.posts) * recipe.als_iterations
-            _record_epoch(plan, start_record(state.results[0].choice, seconds, swept), 1)
+            pairs = len(data.posts) * recipe.als_iterations
+            _record_epoch(plan, start_record(state.results[0].choice, seconds, pairs), 1)
         context.checkpoints.save(state, None)
     epochs = _epochs(trainer, plan, "hold-out", recipe.max_epochs)
-    while not _should_stop(plan):  # true at once after a kill at the end of the stage
+    while not plan.early_stopping.should_stop(plan.ndcg):  # true at once after a kill at the end of the stage
         epoch = next(epochs)
-        judge()
+        evaluate()
         _record_epoch(plan, epoch_record("hold-out", epoch, state.results[-1].choice), recipe.max_epochs)
         context.checkpoints.save(state, trainer)
-
-
-def _should_stop(plan: _FitPlan) -> bool:
-    epoch = len(plan.state.results) - 1
-    return epoch >= plan.recipe.max_epochs or epoch - _best_epoch(plan) >= plan.recipe.patience
-
-
-def _best_epoch(plan: _FitPlan) -> int:
-    """The epoch with the best NDCG@10 on the hold-out; 0 if all are worse than the initialization."""
-    start, *trained = (judged.choice.ndcg for judged in plan.state.results)
-    known = [-math.inf if math.isnan(ndcg) else ndcg for ndcg in trained]  # argmax would choose NaN
-    if not known or not max(known) >= start - plan.margin:
-        return 0
-    return 1 + int(np.argmax(known))
 
 
 def _training_set(dataset: Dataset, pairs: TrainingPairs, context: FitContext) -> TrainingSet:
@@ -308,11 +294,11 @@ def _trainer(data: TrainingSet, plan: _FitPlan) -> tuple[Trainer, _StageStart]:
     state, context = plan.state, plan.context
     start, factorisation = _start(data, plan)
     trainer = Trainer(data.to(context.device), plan.recipe, start.to(context.device), context.group)
-    began = trainer.initialization() if plan.parent is None and factorisation is not None else None
+    initial = trainer.initialization() if plan.parent is None and factorisation is not None else None
     if state.trainer is not None:
         trainer.restore(state.trainer)
         state.trainer = None
-    return trainer, _StageStart(began, factorisation if context.group.is_rank_zero else None)
+    return trainer, _StageStart(initial, factorisation if context.group.is_rank_zero else None)
 
 
 def _start(data: TrainingSet, plan: _FitPlan) -> tuple[Initialization, Factorisation | None]:

@@ -43,13 +43,13 @@ from animora_training.memory import explain_out_of_memory
 from animora_training.modeling.config import FitConfig
 from animora_training.modeling.network import NeuCF
 from animora_training.pipeline.export import FoldedNeuCF
-from animora_training.pipeline.likelihoods import CalibrationSummary, WeightedHoldOut
+from animora_training.pipeline.holdout_calibration import CalibrationSummary, WeightedHoldOut
 from animora_training.pipeline.record import ReliabilityBin
 from animora_training.pipeline.seen_pairs import SeenPairs
 
 # The choice uses more negatives than the report, for less variance. More than MAX_USERS users would not help;
 # with fewer than FEW_USERS, several pairs of each selection user are held out.
-CHOOSING_NEGATIVES = 299
+SELECTION_NEGATIVES = 299
 MAX_USERS = 20_000
 FEW_USERS = 10_000
 # At least one user chooses and one reports. A warm start needs more users with new pairs: fewer would give
@@ -96,14 +96,14 @@ class FitHoldOut:
     Attributes:
         dataset: The whole data set.
         split: Held-out pairs with their negatives, and the remaining pairs.
-        choosing: bool (m), the pairs of selection users.
+        selection: bool (m), the pairs of selection users.
         negatives: Number of negatives in reported metrics.
         in_memory: Maximum number of events that the baselines count.
     """
 
     dataset: Dataset
     split: Split
-    choosing: BoolArray
+    selection: BoolArray
     negatives: int
     in_memory: int
 
@@ -115,14 +115,14 @@ class FitHoldOut:
             NothingToLearn: Fewer than two users have interacted with two posts, or no held-out post has a
                 negative.
         """
-        negatives = max(CHOOSING_NEGATIVES, config.holdout_negatives)
+        negatives = max(SELECTION_NEGATIVES, config.holdout_negatives)
         holdout = cls._of(dataset, config, negatives, pairs_of_each(dataset, FEW_USERS), exclude_none)
         if holdout.users < FEWEST_USERS:
             raise NothingToLearn(
                 "fewer than two users have interacted with two or more posts, so nothing can be held out: "
                 "import more likes and comments"
             )
-        if not len(holdout.choosers):
+        if not len(holdout.selection_rows):
             raise NothingToLearn(
                 "no held-out post can be ranked among others: nobody has left a post untouched that existed "
                 "when they liked their latest one. Import more posts, or check that animora.posts.created_at "
@@ -139,7 +139,7 @@ class FitHoldOut:
         """
         negatives = config.holdout_negatives
         holdout = cls._of(dataset, config, negatives, 1, lambda rows: seen.contains(dataset, rows))
-        return holdout if holdout.users >= FEWEST_UNSEEN and len(holdout.choosers) else None
+        return holdout if holdout.users >= FEWEST_UNSEEN and len(holdout.selection_rows) else None
 
     @classmethod
     @explain_out_of_memory("the hold-out", "lower holdout_negatives by --set")
@@ -148,16 +148,16 @@ class FitHoldOut:
         dataset: Dataset,
         config: FitConfig,
         negatives: int,
-        most: int,
-        refused: Callable[[Rows], BoolArray],
+        pairs_per_user: int,
+        excluded: Callable[[Rows], BoolArray],
     ) -> "FitHoldOut":
         rng = np.random.default_rng(config.seed)
-        latest = latest_pairs(dataset, rng, most, refused).sample_users(MAX_USERS, rng)
+        latest = latest_pairs(dataset, rng, pairs_per_user, excluded).sample_users(MAX_USERS, rng)
         users = np.unique(latest.users)
-        choosing = np.isin(latest.users, rng.permutation(users)[: len(users) // 2])
-        kept = choosing | (latest.places == 0)
+        selection = np.isin(latest.users, rng.permutation(users)[: len(users) // 2])
+        kept = selection | (latest.places == 0)
         split = hold_out_pairs(dataset, latest.take(kept), negatives, rng)
-        return cls(dataset, split, choosing[kept], config.holdout_negatives, config.pairs_in_memory)
+        return cls(dataset, split, selection[kept], config.holdout_negatives, config.pairs_in_memory)
 
     @property
     def users(self) -> int:
@@ -177,26 +177,26 @@ class FitHoldOut:
     @property
     def reported(self) -> HeldOut:
         """The pairs of the reporting users with `negatives` negatives each; see `dropped` for the rest."""
-        pairs = self.held_out.take(~self.choosing).limit_negatives(self.negatives)
+        pairs = self.held_out.take(~self.selection).limit_negatives(self.negatives)
         return pairs.with_negatives(min(FEWEST_NEGATIVES, self.negatives))
 
     @property
     def dropped(self) -> int:
         """Number of reporting users whose pair has too few negatives."""
-        return int((~self.choosing).sum()) - len(self.reported.users)
+        return int((~self.selection).sum()) - len(self.reported.users)
 
     @property
-    def choosers(self) -> IntArray:
+    def selection_rows(self) -> IntArray:
         """Rows int64 (n) of the held-out pairs that take part in the choice."""
-        return np.flatnonzero(self.choosing & (self.held_out.negatives > 0))
+        return np.flatnonzero(self.selection & (self.held_out.negatives > 0))
 
     @cached_property
-    def _calibrating(self) -> WeightedHoldOut:
+    def _scaling_pairs(self) -> WeightedHoldOut:
         """The pairs that the Platt scaling is fitted on; weighted once for all epochs."""
-        return WeightedHoldOut.calibrating(self.dataset, self.held_out.take(self.choosers))
+        return WeightedHoldOut.for_scaling(self.dataset, self.held_out.take(self.selection_rows))
 
     @cached_property
-    def _represented(self) -> WeightedHoldOut:
+    def _weighted_report(self) -> WeightedHoldOut:
         """The reported pairs; weighted once for all epochs."""
         return WeightedHoldOut.of(self.dataset, self.reported)
 
@@ -212,18 +212,18 @@ class FitHoldOut:
         """
         scorer = PostScorer(FoldedNeuCF(network).eval(), vocabulary, self.dataset)
         reported = self.reported
-        scaling = self._calibrating.scaling(scorer)
+        scaling = self._scaling_pairs.scaling(scorer)
         if not len(reported.users):
             return HoldOutResult(self.choice(scorer), {}, (), scaling=scaling)
         scores = scorer.candidates(reported)
-        given = CalibrationSummary.of(self._represented.sample(scores))
+        given = CalibrationSummary.of(self._weighted_report.sample(scores))
         return HoldOutResult(
             choice=self.choice(scorer),
             metrics={**self._metrics(scores, reported), "calibration_error": given.error},
             reliability=given.reliability,
             ranks=tuple(self._ranks(scores, reported).tolist()),
             scaling=scaling,
-            published=CalibrationSummary.of(self._represented.sample(scaling.of(scores))),
+            published=CalibrationSummary.of(self._weighted_report.sample(scaling.of(scores))),
         )
 
     def choice(self, recommender: Recommender) -> Quality:
@@ -232,7 +232,7 @@ class FitHoldOut:
         The expectation over all samples is computed from the rank among more negatives; it has less variance
         than one sample (see `evaluation.measures`).
         """
-        rows = self.choosers
+        rows = self.selection_rows
         at_once = -(-CANDIDATES_AT_ONCE // self.held_out.candidates.shape[1])
         parts = [
             self._chances(recommender, rows[start : start + at_once])

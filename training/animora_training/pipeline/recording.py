@@ -18,29 +18,29 @@ NEUCF, FACTORISATION = "NeuCF", "its factorisation"
 PREFIXES = {NEUCF: "", FACTORISATION: "factorisation_", PARENT: "parent_"}
 
 
-def epoch_record(stage: Stage, epoch: Epoch, judged: Quality | None = None) -> EpochRecord:
+def epoch_record(stage: Stage, epoch: Epoch, quality: Quality | None = None) -> EpochRecord:
     """Record of an epoch, with the quality of the network after it if it was evaluated."""
     return EpochRecord(
         stage=stage,
         epoch=epoch.number,
         loss=epoch.loss,
         learning_rate=epoch.learning_rate,
-        hr10=judged.hit_ratio if judged else None,
-        ndcg10=judged.ndcg if judged else None,
+        hr10=quality.hit_ratio if quality else None,
+        ndcg10=quality.ndcg if quality else None,
         seconds=epoch.seconds,
         pairs_per_second=epoch.pairs / max(epoch.seconds, 1e-9),
     )
 
 
-def start_record(judged: Quality, seconds: float, pairs: int) -> EpochRecord:
+def start_record(quality: Quality, seconds: float, pairs: int) -> EpochRecord:
     """Record of the factorisation, which processed `pairs` pairs, with its quality on the hold-out."""
     return EpochRecord(
         stage="factorisation",
         epoch=1,
         loss=None,
         learning_rate=None,
-        hr10=judged.hit_ratio,
-        ndcg10=judged.ndcg,
+        hr10=quality.hit_ratio,
+        ndcg10=quality.ndcg,
         seconds=seconds,
         pairs_per_second=pairs / max(seconds, 1e-9),
     )
@@ -122,21 +122,21 @@ def qualities_of(holdout: FitHoldOut, state: FitState, chosen: int, warm: bool) 
         chosen: The chosen epoch.
         warm: Whether the fit is a warm start.
     """
-    judged = state.results
-    if not judged[chosen].metrics:
+    results = state.results
+    if not results[chosen].metrics:
         return {}
     start = PARENT if warm else FACTORISATION
-    qualities = {NEUCF: _published(judged[chosen]), start: _published(judged[0]), **holdout.baselines()}
+    qualities = {NEUCF: _published(results[chosen]), start: _published(results[0]), **holdout.baselines()}
     return {
         name: {metric: round(value, 6) for metric, value in measured.items()}
         for name, measured in qualities.items()
     }
 
 
-def _published(judged: HoldOutResult) -> Metrics:
+def _published(result: HoldOutResult) -> Metrics:
     """Metrics of a result, with the calibration error after scaling."""
-    error = {} if judged.published is None else {"calibration_error": judged.published.error}
-    return {**judged.metrics, **error}
+    error = {} if result.published is None else {"calibration_error": result.published.error}
+    return {**result.metrics, **error}
 
 
 def _share(embeddings: Embeddings) -> float:

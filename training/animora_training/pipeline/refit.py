@@ -56,7 +56,7 @@ def recipe_of(version: Artifact) -> FitConfig:
     if missing := sorted(names - kept.keys()):
         raise InvalidInput(
             f"{version.manifest.version} does not say its {missing[0]}, so it cannot be fitted again on a "
-            "part of the data: it is another trainer's; fit a new version, or judge this one by --ncf"
+            "part of the data: it is another trainer's; fit a new version, or evaluate this one by --ncf"
         )
     try:
         return TypeAdapter(FitConfig).validate_python(kept)

@@ -20,8 +20,8 @@ from animora_training.pipeline.record import ReliabilityBin
 
 PAIRS_AT_ONCE = 1 << 16
 # Pairs, and negatives of each pair, from which slope and offset of the scaling are estimated.
-CALIBRATING_PAIRS = 4_000
-CALIBRATING_NEGATIVES = 100
+SCALING_PAIRS = 4_000
+SCALING_NEGATIVES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,10 @@ class WeightedHoldOut:
         return cls(held_out, liked / rows, np.concatenate((none, *untouched)) / rows)
 
     @classmethod
-    def calibrating(cls, dataset: Dataset, choosing: HeldOut) -> "WeightedHoldOut":
+    def for_scaling(cls, dataset: Dataset, selection: HeldOut) -> "WeightedHoldOut":
         """An evenly spread subset of the selection pairs, enough to fit a scaling."""
-        some = np.arange(0, len(choosing.users), -(-len(choosing.users) // CALIBRATING_PAIRS))
-        return cls.of(dataset, choosing.take(some).limit_negatives(CALIBRATING_NEGATIVES))
+        some = np.arange(0, len(selection.users), -(-len(selection.users) // SCALING_PAIRS))
+        return cls.of(dataset, selection.take(some).limit_negatives(SCALING_NEGATIVES))
 
     def sample(self, scores: Scores) -> LikeSample:
         """Weighted sample of the candidates' log odds (m, 1 + k). Raises NotFinite."""
