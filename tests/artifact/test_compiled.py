@@ -1,4 +1,4 @@
-"""Compiled code that cannot be used: it is refused without harm, and said why."""
+"""Native code that cannot be used: it is refused without harm, and said why."""
 
 import resource
 from typing import Any
@@ -133,7 +133,7 @@ def test_without_executable_memory_torchscript_scores(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))  # of all that may be refused, what a test can have
     try:
-        with pytest.raises(CompiledUnusable, match="refuses memory for compiled code: Too many open files"):
+        with pytest.raises(CompiledUnusable, match="refuses memory for native code: Too many open files"):
             open_library(code)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

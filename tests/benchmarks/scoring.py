@@ -1,4 +1,4 @@
-"""`make bench-scoring`: pairs a second on one core, by compiled code and by TorchScript, in turns.
+"""`make bench-scoring`: pairs a second on one core, by native code and by TorchScript, in turns.
 
 The network is the default one with random weights; every request has 200 posts. Both sides get the same
 tensors, and their probabilities are compared before anything is timed.
@@ -41,7 +41,7 @@ class Speeds:
         pairs: Of the batch.
         torchscript: Pairs a second.
         compiled: Pairs a second.
-        ratio: How many times as fast compiled code was as TorchScript just before.
+        ratio: How many times as fast native code was as TorchScript just before.
     """
 
     pairs: int
@@ -51,7 +51,7 @@ class Speeds:
 
 
 def networks(config: FitConfig, compiler: str = "cc") -> tuple[Network, Network, Tensor]:
-    """A random network by TorchScript and by compiled code, and its table of posts."""
+    """A random network by TorchScript and by native code, and its table of posts."""
     torch.manual_seed(0)
     shape = NetworkShape(
         USERS, POSTS, config.factors, config.mlp_embedding, config.hidden, config.feature_width, 0, 0

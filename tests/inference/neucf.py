@@ -1,4 +1,4 @@
-"""A NeuCF version as the trainer exports it, with compiled code."""
+"""A NeuCF version as the trainer exports it, with native code."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

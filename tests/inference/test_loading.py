@@ -1,4 +1,4 @@
-"""Loading uses compiled code and half precision where it may, else TorchScript and float32."""
+"""Loading uses native code and half precision where it may, else TorchScript and float32."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def test_compiled_code_scores_a_version_that_holds_it(artifact):
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (lambda code, folder: None, "holds no compiled code"),
+        (lambda code, folder: None, "holds no native code"),
         (lambda code, folder: of_another_machine(code), "does not load"),
         (lambda code, folder: library(NO_SUCH_CPU, folder), "this CPU has none"),
         (lambda code, folder: library(ZEROS, folder), "golden rows differ"),

@@ -1,4 +1,4 @@
-"""Opening the model store: compiled code is read only if an option vouches for it."""
+"""Opening the model store: native code is read only if an option vouches for it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_compiled_code_of_an_unsigned_version_is_left_out_by_default(folder):
     assert "models.trusted" in logs[0]["reason"]
     with capture_logs() as logs:
         assert not load_model(artifact, torch.device("cpu"), ScorerSettings()).compiled
-    assert [line["reason"] for line in logs] == ["its compiled code is not loaded"]
+    assert [line["reason"] for line in logs] == ["its native code is not loaded"]
 
 
 def test_compiled_code_of_a_trusted_store_is_read(folder):

@@ -146,17 +146,17 @@ def load_compiled(code: bytes, network: Network, dimensions: Dimensions) -> Comp
         CompiledUnusable: The code does not fit this machine or this network.
     """
     if not hasattr(network, "compiled_tensors"):
-        raise CompiledUnusable("the network has no tensors for compiled code")
+        raise CompiledUnusable("the network has no tensors for native code")
     library = open_library(code)
     shape = dimensions.factors + 1, *dimensions.hidden
     if library.shape != shape:
-        raise CompiledUnusable(f"the compiled code is for a network of shape {library.shape}, not {shape}")
+        raise CompiledUnusable(f"the native code is for a network of shape {library.shape}, not {shape}")
     try:
         tensors = cast(_WithTensors, network).compiled_tensors()
         _require_layout(tensors, dimensions)
         return CompiledNetwork(network, library, tensors, dimensions)
     except RuntimeError as error:
-        raise CompiledUnusable(f"compiled code wants other tensors: {error}") from error
+        raise CompiledUnusable(f"native code wants other tensors: {error}") from error
 
 
 def _require_layout(tensors: list[Tensor], dimensions: Dimensions) -> None:
@@ -184,7 +184,7 @@ def open_library(code: bytes) -> Library:
         size = min(ctypes.c_uint64.in_dll(library, "animora_shape_2").value, _MAX_SHAPE)
         _, *shape = (ctypes.c_uint64 * (1 + size)).in_dll(library, "animora_shape_2")
     except (AttributeError, ValueError) as error:
-        raise CompiledUnusable("the compiled code has another interface than this program knows") from error
+        raise CompiledUnusable("the native code has another interface than this program knows") from error
     if not level:
         raise CompiledUnusable("this CPU has none of the instruction sets that the code was compiled for")
     score.argtypes = _ARGUMENTS
@@ -199,18 +199,18 @@ def _loaded(code: bytes) -> ctypes.CDLL:
     dynamic linker identifies the library by the descriptor's path.
     """
     if sys.platform != "linux":
-        raise CompiledUnusable("compiled code is for Linux")
+        raise CompiledUnusable("native code is for Linux")
     try:
         descriptor = os.memfd_create("animora-score")
     except OSError as error:
-        raise CompiledUnusable(f"this machine refuses memory for compiled code: {error.strerror}") from error
+        raise CompiledUnusable(f"this machine refuses memory for native code: {error.strerror}") from error
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.write(code)
         return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
     except OSError as error:
         os.close(descriptor)
-        raise CompiledUnusable("the compiled code does not load on this machine") from error
+        raise CompiledUnusable("the native code does not load on this machine") from error
 
 
 def _address(tensor: Tensor) -> int:

@@ -34,7 +34,7 @@ class LoadedModel:
 
     @property
     def compiled(self) -> bool:
-        """Whether compiled code scores instead of TorchScript."""
+        """Whether native code scores instead of TorchScript."""
         return isinstance(self.network, CompiledNetwork)
 
     def features(self, image: HalfArray, caption: HalfArray) -> tuple[torch.Tensor, torch.Tensor]:

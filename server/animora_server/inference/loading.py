@@ -20,7 +20,7 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def load_model(artifact: Artifact, device: torch.device, settings: ScorerSettings) -> LoadedModel:
-    """Loads a version, in half precision or with compiled code where settings and golden rows allow it.
+    """Loads a version, in half precision or with native code where settings and golden rows allow it.
 
     Args:
         artifact: The version.
@@ -71,12 +71,12 @@ def _try_half_precision(
 
 
 def _try_compiled_code(network: Network, artifact: Artifact) -> Network:
-    """The network that scores by the version's compiled code, or as it is where that code cannot be used."""
+    """The network that scores by the version's native code, or as it is where that code cannot be used."""
     try:
         if artifact.compiled is None:
             left_out = COMPILED in artifact.manifest.files
             raise CompiledUnusable(
-                "its compiled code is not loaded" if left_out else "the version holds no compiled code"
+                "its native code is not loaded" if left_out else "the version holds no native code"
             )
         compiled = load_compiled(artifact.compiled, network, artifact.manifest.dimensions)
         require_golden(compiled, artifact, CPU)

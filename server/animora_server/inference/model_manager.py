@@ -88,7 +88,7 @@ class ModelManager:
 
     @property
     def compiled(self) -> bool:
-        """Whether compiled code scores for the active version."""
+        """Whether native code scores for the active version."""
         version = self.active_version
         return version is not None and self._loaded[version].compiled
 

@@ -35,10 +35,10 @@ class Preflight:
     def __init__(self, program: Sequence[str] = PROGRAM, timeout: float = TIMEOUT) -> None:
         self._program = program
         self._timeout = timeout
-        self._passed: dict[bytes, bool] = {}  # by manifest: whether the compiled code passed too
+        self._passed: dict[bytes, bool] = {}  # by manifest: whether the native code passed too
 
     async def check(self, artifact: Artifact) -> Artifact:
-        """Returns the version, without its compiled code if that code crashes or is not fit.
+        """Returns the version, without its native code if that code crashes or is not fit.
 
         A version that passed once is not checked again.
 
@@ -55,7 +55,7 @@ class Preflight:
         return artifact if with_code else replace(artifact, compiled=None)
 
     async def _run(self, artifact: Artifact) -> bool:
-        """Runs the child; returns whether compiled code may be used. Raises as check."""
+        """Runs the child; returns whether native code may be used. Raises as check."""
         try:
             process = subprocess.Popen(  # noqa: ASYNC220  # starting it takes a millisecond
                 self._program,
@@ -102,10 +102,10 @@ def _findings(output: bytes) -> list[ArtifactRejected | None]:
 
 
 def _verdict(findings: list[ArtifactRejected | None], status: int | None, artifact: Artifact) -> bool:
-    """Whether the compiled code passed, or the version holds none. Raises as Preflight.check.
+    """Whether the native code passed, or the version holds none. Raises as Preflight.check.
 
     Args:
-        findings: The finding of the network, then that of the compiled code; the child may end after either.
+        findings: The finding of the network, then that of the native code; the child may end after either.
         status: The child's exit status; None if it was killed after the timeout.
         artifact: The version.
     """

@@ -42,7 +42,7 @@ class Model(Protocol):
 
     @property
     def compiled(self) -> bool:
-        """Whether compiled code scores instead of TorchScript."""
+        """Whether native code scores instead of TorchScript."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Opens the model store of the settings, and withholds compiled code that nobody vouches for."""
+"""Opens the model store of the settings, and withholds native code that nobody vouches for."""
 
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 def open_models(settings: ModelSettings) -> VersionSource | None:
     """Opens the model store; None if `models.store` is empty.
 
-    With `models.verify_key` the store reads signed versions only. Compiled code is read only from signed
+    With `models.verify_key` the store reads signed versions only. Native code is read only from signed
     versions, or from any version with `models.trusted`.
 
     Raises:
@@ -55,14 +55,14 @@ def size_limit(settings: ModelSettings, memory: int) -> SizeLimit:
 
 @dataclass(frozen=True, slots=True)
 class NativeCodeGuard:
-    """A VersionSource that leaves out compiled code unless an option vouches for it.
+    """A VersionSource that leaves out native code unless an option vouches for it.
 
     Digests detect damage, not an attacker who can write to the store, and machine code runs with the server's
     rights.
 
     Attributes:
         store: The model store.
-        vouched_by: The option that vouches for compiled code, for the log; None to leave the code out.
+        vouched_by: The option that vouches for native code, for the log; None to leave the code out.
     """
 
     store: VersionSource
