@@ -34,14 +34,12 @@ from animora_server.shared_device.remote_device import QueueObserver, RemoteDevi
 from animora_server.store import BlockRefresher, CatalogSync, EventListener, PostgresStore
 from animora_server.timeline import (
     FeedRanker,
-    LatePosts,
     LocalTimelineStore,
+    NewerPosts,
     PagePolicy,
     PostsOfGeneration,
     TieredTimelineStore,
-    TimelineBuilder,
-    TimelineExplainer,
-    TimelineResolver,
+    TimelineProvider,
     Timelines,
     TimelineStore,
     TokenSigner,
@@ -145,19 +143,10 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             model_manager, scores, heuristic, settings.catalog.max_block_age, metrics.stages
         )
         feed_ranker = FeedRanker(heuristic, settings.timeline)
-        builder = TimelineBuilder(timeline_store, feed_ranker, admission, metrics.timelines)
-        stack.push_async_callback(builder.aclose)
-        late = LatePosts(posts_of_generation, settings.timeline)
-        resolver = TimelineResolver(
-            timeline_store, builder, late, settings.timeline, lookup_limit=5 * settings.cache.timeout
-        )
-        timelines = Timelines(
-            model_manager,
-            resolver,
-            feed_ranker,
-            TimelineExplainer(heuristic, feed_ranker.reranking),
-            _page_policy(settings),
-        )
+        provider = TimelineProvider(timeline_store, feed_ranker, admission, metrics.timelines)
+        stack.push_async_callback(provider.aclose)
+        newer = NewerPosts(posts_of_generation, settings.timeline)
+        timelines = Timelines(model_manager, provider, feed_ranker, newer, _page_policy(settings))
         ranking_service = RankingService(ranker, admission, settings.ranking, metrics.ranks)
         timeline_service = TimelineService(
             timelines, admission, settings.timeline, metrics.timelines, metrics.ranks

@@ -16,7 +16,7 @@ from rich.table import Table
 from animora_demo.embedded import EmbeddedRedis
 from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
-from animora_server.timeline.keys import timeline_key
+from animora_server.timeline.store import timeline_key
 from animora_server.types import Generation, IntArray, RankedTimeline, RankerName
 
 BATCH = 1000  # lists

@@ -19,8 +19,8 @@ from animora_server.cache.timeline_codec import (
     encode_posts,
     encode_timeline,
 )
-from animora_server.timeline.feed_orderer import posts_that_fit, stored_bytes
-from animora_server.timeline.keys import timeline_key
+from animora_server.timeline.feed_ranker import posts_that_fit, stored_bytes
+from animora_server.timeline.store import timeline_key
 from animora_server.types import DegradedReason, RankedTimeline, RankerName
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

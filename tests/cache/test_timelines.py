@@ -98,6 +98,20 @@ async def test_a_timeline_is_not_gone_when_redis_answers_late(embedded_redis: St
         assert name_of(await waiting) == make_timeline().timeline_id
 
 
+async def test_a_lookup_of_the_latest_timeline_ends_with_the_time_of_its_caller(
+    embedded_redis: Start, frozen: Freeze
+):
+    server = await embedded_redis()
+    async with Stores(server.url) as stores:
+        await stores.until_stored(make_timeline())
+        now = asyncio.get_running_loop().time()
+        with frozen(server.pid):
+            patient = asyncio.ensure_future(stores.timelines.latest(KEY))
+            assert await stores.timelines.latest(KEY, now) is None
+            assert not patient.done()
+        assert name_of(await patient) == make_timeline().timeline_id
+
+
 async def test_a_precomputed_timeline_from_the_future_does_not_hide_those_that_are_made_now(stores: Stores):
     await stores.publish(make_generation(NOW + 40 * 86_400), KEY)
     assert await stores.timelines.latest(KEY) is None

@@ -13,7 +13,7 @@ import yaml
 from animora_demo.embedded.binaries import find_postgres
 from animora_demo.embedded.schema import schema_files
 from animora_server.configuration import load_settings
-from animora_server.timeline.keys import settings_digest
+from animora_server.timeline.store import settings_digest
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from animora_server.errors import ConfigurationError, InvalidScores, StoreError
 from animora_server.precompute.job import RunOptions, run
 from animora_server.precompute.shard import Shard
 from animora_server.settings import Settings
-from animora_server.timeline.keys import settings_digest, timeline_key
+from animora_server.timeline.store import settings_digest, timeline_key
 from animora_server.types import RankerName
 from tests.inference.artifacts import tiny_artifact
 from tests.integration.feed import AUTHORS, COLD_USER, TRAINED_USERS

@@ -14,7 +14,7 @@ from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.precompute.job import RunOptions, run
 from animora_server.precompute.plan import new_generation_id
 from animora_server.settings import Settings
-from animora_server.timeline.keys import settings_digest
+from animora_server.timeline.store import settings_digest
 from animora_server.types import Generation
 from tests.limits import HANG_TIMEOUT
 from tests.precompute import crowd

@@ -126,8 +126,9 @@ class CountingStore:
     written_by: float = -inf
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def latest(self, key: bytes) -> RankedTimeline | None:
+    async def latest(self, key: bytes, answer_by: float = inf) -> RankedTimeline | None:
         self.latest_calls += 1
+        self.answer_by = answer_by
         return await self.store.latest(key)
 
     async def by_id(

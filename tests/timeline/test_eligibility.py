@@ -1,5 +1,6 @@
 """Eligibility: candidates, visibility, and the reasons for missing posts."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,8 @@ from animora_server.timeline.eligibility import (
     VisibilityFilter,
     candidates,
     exclusion_reasons,
-    newer_posts,
-    visible,
-    window_start,
 )
-from animora_server.types import IntArray, RankedTimeline, RankerName
+from animora_server.types import DropReason, IntArray
 from tests.ranker.catalogs import NOW, snapshot
 
 USER = 7
@@ -49,75 +47,83 @@ def visibility(
     include_seen: bool = False,
     excluded: IntArray | None = None,
 ) -> VisibilityFilter:
-    return VisibilityFilter.of(catalog, USER, settings, include_seen, ids() if excluded is None else excluded)
+    return VisibilityFilter.of(
+        catalog, settings, NOW, USER, include_seen, ids() if excluded is None else excluded
+    )
 
 
-def candidate_ids(
-    catalog: CatalogSnapshot, whose: VisibilityFilter, settings: TimelineSettings = SETTINGS
-) -> list[int]:
-    return list(map(int, catalog.post_ids[candidates(catalog, whose, settings, NOW)]))
+def candidate_ids(whose: VisibilityFilter, settings: TimelineSettings = SETTINGS) -> list[int]:
+    return list(map(int, whose.catalog.post_ids[candidates(whose, settings.max_candidates)]))
 
 
-def visible_ids(catalog: CatalogSnapshot, whose: VisibilityFilter, *post_ids: int) -> list[int]:
-    asked = ids(*post_ids)
-    shown = visible(catalog, whose, asked, window_start(SETTINGS, NOW))
-    return list(map(int, asked[shown]))
+def shown_ids(whose: VisibilityFilter, *post_ids: int) -> list[int]:
+    given_ids = ids(*post_ids)
+    return list(map(int, given_ids[whose.shown(given_ids)]))
+
+
+def reasons(
+    whose: VisibilityFilter,
+    post_ids: IntArray,
+    in_timeline: IntArray,
+    settings: TimelineSettings = SETTINGS,
+) -> Mapping[int, DropReason]:
+    return exclusion_reasons(whose, post_ids, in_timeline, settings.max_candidates)
 
 
 def test_candidates_exclude_deleted_own_seen_and_old_posts_but_not_blocked_authors():
-    assert candidate_ids(WORLD, visibility(WORLD, excluded=ids(1))) == [1, 3, 7]
+    assert candidate_ids(visibility(WORLD, excluded=ids(1))) == [1, 3, 7]
 
 
 def test_candidates_include_own_and_seen_posts_on_request():
     settings = SETTINGS.model_copy(update={"include_own": True})
-    assert candidate_ids(WORLD, visibility(WORLD, settings, include_seen=True), settings) == [1, 3, 4, 5, 7]
+    assert candidate_ids(visibility(WORLD, settings, include_seen=True), settings) == [1, 3, 4, 5, 7]
 
 
 def test_a_post_deleted_after_the_feed_was_read_is_no_candidate():
     catalog = snapshot({1: {}, 2: {}})
     catalog = replace(catalog, deleted=np.array([False, True]))
-    assert candidate_ids(catalog, visibility(catalog)) == [1]
+    assert candidate_ids(visibility(catalog)) == [1]
 
 
 def test_the_newest_are_candidates_where_there_are_too_many():
     catalog = snapshot({post: {"age": 10 * post} for post in range(20)})
     settings = TimelineSettings(max_candidates=3)
-    assert candidate_ids(catalog, visibility(catalog), settings) == [2, 1, 0]
+    assert candidate_ids(visibility(catalog), settings) == [2, 1, 0]
 
 
 def test_a_post_is_a_candidate_up_to_the_second_that_the_window_ends():
     catalog = snapshot({1: {"age": 2 * DAY}, 2: {"age": 2 * DAY + 1}})
-    assert candidate_ids(catalog, visibility(catalog)) == [1]
-    assert visible_ids(catalog, visibility(catalog), 1, 2) == [1]
+    assert candidate_ids(visibility(catalog)) == [1]
+    assert shown_ids(visibility(catalog), 1, 2) == [1]
 
 
 def test_unknown_deleted_blocked_seen_own_and_old_posts_are_hidden():
-    assert visible_ids(WORLD, visibility(WORLD), *range(10)) == [1, 7]
+    assert shown_ids(visibility(WORLD), *range(10)) == [1, 7]
 
 
 def test_visibility_is_in_the_order_of_the_posts():
-    assert visible_ids(WORLD, visibility(WORLD), 7, 6, 1) == [7, 1]
+    assert shown_ids(visibility(WORLD), 7, 6, 1) == [7, 1]
 
 
 def test_own_and_seen_posts_are_shown_on_request():
     settings = SETTINGS.model_copy(update={"include_own": True})
-    assert visible_ids(WORLD, visibility(WORLD, settings, include_seen=True), *range(10)) == [1, 4, 5, 7]
+    assert shown_ids(visibility(WORLD, settings, include_seen=True), *range(10)) == [1, 4, 5, 7]
 
 
 def test_excluded_posts_are_hidden_in_any_order():
-    assert visible_ids(WORLD, visibility(WORLD, excluded=ids(9, 7, 0)), 1, 7) == [1]
+    assert shown_ids(visibility(WORLD, excluded=ids(9, 7, 0)), 1, 7) == [1]
 
 
 @pytest.mark.parametrize("pair", [(USER, 50), (50, USER)])
 def test_a_block_hides_in_both_directions(pair):
     catalog = snapshot({1: {"author": 50}, 2: {"author": 60}}, blocks=[pair])
-    assert visible_ids(catalog, visibility(catalog), 1, 2) == [2]
+    assert shown_ids(visibility(catalog), 1, 2) == [2]
 
 
 def test_nothing_of_an_empty_catalog_is_shown():
     catalog = snapshot({})
-    assert visible_ids(catalog, visibility(catalog), 1, 2) == []
-    assert candidate_ids(catalog, visibility(catalog)) == []
+    assert shown_ids(visibility(catalog), 1, 2) == []
+    assert candidate_ids(visibility(catalog)) == []
 
 
 events = st.fixed_dictionaries(
@@ -156,20 +162,18 @@ def test_exactly_the_posts_without_a_reason_are_shown(
         and (include_seen or post not in seen)
         and post not in excluded
     ]
-    assert visible_ids(catalog, whose, *range(31)) == expected
-    # Whoever is asked about all posts has a reason for exactly the others, where the list holds all.
-    reasons = exclusion_reasons(catalog, whose, np.arange(31), np.arange(31), settings, NOW)
-    assert sorted(set(range(31)) - set(reasons)) == expected
-    listed = set(candidate_ids(catalog, whose, settings))
+    assert shown_ids(whose, *range(31)) == expected
+    # Where the timeline holds all posts, exactly the hidden ones have a reason.
+    told = reasons(whose, np.arange(31), np.arange(31), settings)
+    assert sorted(set(range(31)) - set(told)) == expected
+    listed = set(candidate_ids(whose, settings))
     assert listed >= set(expected)
-    assert all(reasons[post] in {"blocked", "excluded"} for post in listed - set(expected))
+    assert all(told[post] in {"blocked", "excluded"} for post in listed - set(expected))
 
 
 def test_each_reason_is_given():
     listed = ids(1)
-    told = exclusion_reasons(
-        WORLD, visibility(WORLD, excluded=ids(8)), ids(*range(1, 10)), listed, SETTINGS, NOW
-    )
+    told = reasons(visibility(WORLD, excluded=ids(8)), ids(*range(1, 10)), listed)
     assert told == {
         2: "deleted",
         3: "blocked",
@@ -183,11 +187,7 @@ def test_each_reason_is_given():
 
 
 def test_reasons_come_by_ascending_id_and_once_each():
-    assert list(exclusion_reasons(WORLD, visibility(WORLD), ids(9, 2, 9, 3), ids(1), SETTINGS, NOW)) == [
-        2,
-        3,
-        9,
-    ]
+    assert list(reasons(visibility(WORLD), ids(9, 2, 9, 3), ids(1))) == [2, 3, 9]
 
 
 def test_the_first_reason_that_applies_is_given():
@@ -199,59 +199,27 @@ def test_the_first_reason_that_applies_is_given():
     for post, exclude, reason in order:
         catalog = snapshot({1: post}, blocks=[(USER, USER)], seen=[(USER, 1)])
         whose = visibility(catalog, excluded=ids(1) if exclude else ids())
-        assert exclusion_reasons(catalog, whose, ids(1), ids(), SETTINGS, NOW) == {1: reason}
+        assert reasons(whose, ids(1), ids()) == {1: reason}
     own_and_seen = snapshot({1: {"author": USER}}, seen=[(USER, 1)])
-    assert exclusion_reasons(own_and_seen, visibility(own_and_seen), ids(1), ids(), SETTINGS, NOW) == {
-        1: "seen"
-    }
+    assert reasons(visibility(own_and_seen), ids(1), ids()) == {1: "seen"}
     own_and_old = snapshot({1: {"author": USER, "age": 3 * DAY}})
-    assert exclusion_reasons(own_and_old, visibility(own_and_old), ids(1), ids(), SETTINGS, NOW) == {1: "own"}
+    assert reasons(visibility(own_and_old), ids(1), ids()) == {1: "own"}
 
 
 def test_a_post_behind_as_many_newer_ones_as_are_ranked_is_too_old():
     catalog = snapshot({1: {"age": 30}, 2: {"age": 20}, 3: {"age": 10}})
     settings = TimelineSettings(max_candidates=2)
     whose = visibility(catalog, settings)
-    assert exclusion_reasons(catalog, whose, ids(1, 2, 3), ids(3), settings, NOW) == {
-        1: "too_old",
-        2: "outranked",
-    }
+    assert reasons(whose, ids(1, 2, 3), ids(3), settings) == {1: "too_old", 2: "outranked"}
 
 
 def test_a_ranked_post_is_in_the_timeline_however_many_arrived_since():
     catalog = snapshot({1: {"age": 30}, 2: {"age": 20}, 3: {"age": 10}})
     settings = TimelineSettings(max_candidates=2)
-    assert exclusion_reasons(catalog, visibility(catalog, settings), ids(1), ids(1), settings, NOW) == {}
+    assert reasons(visibility(catalog, settings), ids(1), ids(1), settings) == {}
 
 
 def test_an_empty_catalog_knows_no_post():
     catalog = snapshot({})
     whose = visibility(catalog, excluded=ids(2))
-    assert exclusion_reasons(catalog, whose, ids(1, 2), ids(1), SETTINGS, NOW) == {
-        1: "unknown",
-        2: "excluded",
-    }
-
-
-def timeline(*post_ids: int, read_at: float) -> RankedTimeline:
-    """A list of some posts, from a catalog read at a time."""
-    scores = np.ones(len(post_ids), np.float32)
-    return RankedTimeline(b"i" * 16, ids(*post_ids), scores, RankerName.HEURISTIC, "", NOW, NOW, read_at)
-
-
-def test_newer_posts_arrived_after_the_timeline_are_not_in_it_and_are_visible():
-    catalog = snapshot(
-        {
-            1: {"arrived": 100},
-            2: {"arrived": 20},
-            3: {"arrived": 10},
-            4: {"arrived": 10, "author": 60},
-            5: {"arrived": 10, "deleted": 1},
-        },
-        blocks=[(USER, 60)],
-    )
-    since = window_start(SETTINGS, NOW)
-    came = catalog.newer_than(NOW - 50)
-    rows = newer_posts(catalog, visibility(catalog), timeline(1, 3, read_at=NOW - 50), came, since)
-    assert catalog.post_ids[rows].tolist() == [2]
-    assert newer_posts(catalog, visibility(catalog), timeline(1, 3, read_at=NOW), ids(), since).tolist() == []
+    assert reasons(whose, ids(1, 2), ids(1)) == {1: "unknown", 2: "excluded"}

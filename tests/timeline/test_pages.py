@@ -1,7 +1,6 @@
 """Pages: full, in order, without repeats or gaps, whatever is hidden while someone scrolls."""
 
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, repeat
 
 import numpy as np
@@ -9,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animora_server.settings import TimelineSettings
-from animora_server.timeline.eligibility import VisibilityFilter, visible
+from animora_server.timeline.eligibility import VisibilityFilter
 from animora_server.timeline.pages import merge_order, paginate, paginate_merged
 from animora_server.types import BoolArray, FloatArray, IntArray
-from tests.ranker.catalogs import snapshot
+from tests.ranker.catalogs import NOW, snapshot
 
 USER = 7
 
@@ -139,14 +138,9 @@ def test_posts_that_are_hidden_during_a_scroll_are_not_shown_later_in_it(data):
             blocks=[(USER, author) for author in blocked],
             seen=[(USER, post) for post in seen],
         )
-        visibility = VisibilityFilter.of(catalog, USER, settings, False, ids())
+        visibility = VisibilityFilter.of(catalog, settings, NOW, USER, include_seen=False)
         hidden = deleted | gone | seen | {post for post in world if 100 + post % 6 in blocked}
-        page = paginate(
-            listed,
-            offset,
-            data.draw(st.integers(1, 20)),
-            partial(visible, catalog, visibility, since=0.0),
-        )
+        page = paginate(listed, offset, data.draw(st.integers(1, 20)), visibility.shown)
         posts_shown = listed[page.positions].tolist()
         assert not hidden & set(posts_shown)
         turned = listed[offset : page.next_offset].tolist()

@@ -10,12 +10,10 @@ from animora_server.service.admission import AdmissionController
 from animora_server.settings import TimelineSettings
 from animora_server.timeline import (
     FeedRanker,
-    LatePosts,
     LocalTimelineStore,
+    NewerPosts,
     PagePolicy,
-    TimelineBuilder,
-    TimelineExplainer,
-    TimelineResolver,
+    TimelineProvider,
     Timelines,
     TokenSigner,
 )
@@ -43,18 +41,21 @@ class World:
         self.store = CountingStore(LocalTimelineStore(2400.0, self.clock))
         self.refreshes = Refreshes()
         self.generation_posts: GenerationPosts | None = None
-        heuristic = Heuristic()
-        ranker = FeedRanker(heuristic, self.settings, self.clock)
-        self.admission = AdmissionController(max_calls=1, max_rows=1000)
-        self.builder = TimelineBuilder(self.store, ranker, self.admission, self.refreshes, self.clock)
-        late = LatePosts(lambda: self.generation_posts, self.settings)
-        # A fake store may hang.
-        resolver = TimelineResolver(self.store, self.builder, late, self.settings, 10.0, self.clock)
+        self.monotonic = Clock()
+        ranker = FeedRanker(Heuristic(), self.settings, self.clock)
+        self.provider = TimelineProvider(
+            self.store,
+            ranker,
+            AdmissionController(max_calls=1, max_rows=1000),
+            self.refreshes,
+            self.clock,
+            self.monotonic,
+        )
         self.timelines = Timelines(
             self.state,
-            resolver,
+            self.provider,
             ranker,
-            TimelineExplainer(heuristic, ranker.reranking),
+            NewerPosts(lambda: self.generation_posts, self.settings),
             PagePolicy(self.settings, "digest", TokenSigner(b"k" * 16), 600.0),
             self.clock,
         )

@@ -1,4 +1,4 @@
-"""Ranked timelines in Redis; see `timeline.protocols.TimelineStore`."""
+"""Ranked timelines in Redis; see `timeline.store.TimelineStore`."""
 
 import asyncio
 import time
@@ -75,14 +75,14 @@ class RedisTimelineStore:
         self._ttl = TimelineTtl(settings)
         self._lookups = metrics.lookups["timelines"]
 
-    async def latest(self, key: bytes) -> RankedTimeline | None:
+    async def latest(self, key: bytes, answer_by: float = inf) -> RankedTimeline | None:
         """See TimelineStore. One round trip for a precomputed timeline, two for a live one."""
         generation = self._generations.current
         pointer_key = latest_key(self._redis.prefix, key)
         keys = [pointer_key]
         if generation is not None:
             keys.append(stored_timeline_key(self._redis.prefix, generation.generation_id, key))
-        until = self._redis.lookup_deadline()
+        until = min(self._redis.lookup_deadline(), answer_by)
         found = await self._redis.find(keys, self._size, until)
         if isinstance(found, NoAnswer):
             self._lookups[found.value].inc()

@@ -38,7 +38,7 @@ from animora_server.precompute.swap import SwapObserver, finish
 from animora_server.precompute.write import TimelineWriter, WriteObserver
 from animora_server.settings import Settings
 from animora_server.store import PostgresStore
-from animora_server.timeline.keys import settings_digest
+from animora_server.timeline.store import settings_digest
 from animora_server.types import Generation, IntArray
 
 log = structlog.get_logger(__name__)

@@ -14,11 +14,10 @@ from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.transforms import impute_featureless
 from animora_server.settings import Settings
 from animora_server.timeline.eligibility import VisibilityFilter, candidates
-from animora_server.timeline.feed_orderer import FeedOrderer
-from animora_server.timeline.keys import timeline_key
+from animora_server.timeline.feed_ranker import ScoredPosts, order_posts
+from animora_server.timeline.reranking import Reranking
+from animora_server.timeline.store import timeline_key
 from animora_server.types import FloatArray, Generation, IntArray, RankedTimeline, RankerName
-
-NO_IDS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class ChunkRanker:
         # these timelines. Otherwise the generation's time holds, so that a resumed run gives the same bytes.
         self._read_at = min(generation.read_at, self._catalog.read_at)
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
-        self._orderer = FeedOrderer(settings.timeline, heuristic)
+        self._reranking = Reranking.of(settings.timeline, heuristic)
         # The heuristic's scores do not depend on the user: float32 (n), by catalog row.
         self._heuristic_values = np.zeros(len(self._catalog), np.float32)
         terms = heuristic.terms(self._catalog, window.rows, generation.made_at)
@@ -110,26 +109,25 @@ class ChunkRanker:
         return logits
 
     def _candidates(self, user_id: int) -> IntArray:
-        visibility = VisibilityFilter.of(
-            self._catalog, user_id, self._settings, include_seen=False, excluded=NO_IDS
-        )
-        return candidates(self._catalog, visibility, self._settings, self._generation.made_at)
+        made_at = self._generation.made_at
+        visibility = VisibilityFilter.of(self._catalog, self._settings, made_at, user_id, include_seen=False)
+        return candidates(visibility, self._settings.max_candidates)
 
     def _ranked_timeline(self, rows: IntArray, logits: FloatArray | None) -> RankedTimeline:
         """Orders posts at catalog rows int64 (m), by logits float32 (m) or by the heuristic."""
         if self._scorer is None or logits is None:
-            ranker, version, values = RankerName.HEURISTIC, "", self._heuristic_values[rows]
+            scored = ScoredPosts(rows, self._heuristic_values[rows], RankerName.HEURISTIC)
         else:
-            ranker, version = RankerName.NEUCF, self._scorer.version
             values = impute_featureless(logits, self._scorer.has_features(rows))
+            scored = ScoredPosts(rows, values, RankerName.NEUCF, self._scorer.version)
         generation = self._generation
-        ranked = self._orderer.order(self._catalog, rows, values, ranker, generation.made_at)
+        ranked = order_posts(self._catalog, scored, generation.made_at, self._settings, self._reranking)
         return RankedTimeline(
             timeline_id=generation.generation_id,
             post_ids=ranked.post_ids,
             scores=ranked.scores,
-            ranker=ranker,
-            model_version=version,
+            ranker=scored.ranker,
+            model_version=scored.model_version,
             made_at=generation.made_at,
             fresh_until=self._fresh_until,
             read_at=self._read_at,

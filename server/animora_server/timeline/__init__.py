@@ -1,29 +1,28 @@
 """Timelines: ranked timelines are built once and stored; pages are cut from them and filtered when cut.
 
-`Timelines` answers a query. `TimelineResolver` finds the ranked timeline, or has `TimelineBuilder` build it.
+`Timelines` answers a query. `TimelineProvider` looks the ranked timeline up, or has `FeedRanker` build it.
 """
 
-from animora_server.timeline.builder import TimelineBuilder
-from animora_server.timeline.explainer import TimelineExplainer
 from animora_server.timeline.feed_ranker import FeedRanker
-from animora_server.timeline.keys import settings_digest
-from animora_server.timeline.late import LatePosts, PostsOfGeneration
-from animora_server.timeline.local_store import LocalTimelineStore, TieredTimelineStore
-from animora_server.timeline.protocols import TimelineStore
-from animora_server.timeline.resolver import TimelineResolver
+from animora_server.timeline.newer import NewerPosts, PostsOfGeneration
+from animora_server.timeline.pages import TokenSigner
+from animora_server.timeline.provider import TimelineProvider
+from animora_server.timeline.store import (
+    LocalTimelineStore,
+    TieredTimelineStore,
+    TimelineStore,
+    settings_digest,
+)
 from animora_server.timeline.timelines import PagePolicy, Timelines
-from animora_server.timeline.tokens import TokenSigner
 
 __all__ = [
     "FeedRanker",
-    "LatePosts",
     "LocalTimelineStore",
+    "NewerPosts",
     "PagePolicy",
     "PostsOfGeneration",
     "TieredTimelineStore",
-    "TimelineBuilder",
-    "TimelineExplainer",
-    "TimelineResolver",
+    "TimelineProvider",
     "TimelineStore",
     "Timelines",
     "TokenSigner",

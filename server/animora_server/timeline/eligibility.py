@@ -8,9 +8,10 @@ import numpy as np
 from animora_server.catalog import CatalogSnapshot
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.settings import TimelineSettings
-from animora_server.types import BoolArray, DropReason, IntArray, RankedTimeline
+from animora_server.types import BoolArray, DropReason, IntArray
 
 DAY = 86_400.0  # seconds
+NO_IDS = np.empty(0, np.int64)
 # Why a post is not in a timeline; the first reason that applies counts.
 REASONS = (
     DropReason.EXCLUDED, DropReason.UNKNOWN, DropReason.DELETED, DropReason.BLOCKED, DropReason.SEEN,
@@ -23,6 +24,8 @@ class VisibilityFilter:
     """What of a ranked timeline may be shown to its user now.
 
     Attributes:
+        catalog: The catalog snapshot that decides.
+        since: Unix time from which on posts are in timelines.
         user_id: Any signed 64-bit integer.
         include_own: Whether the user's own posts are shown.
         blocked_authors: int64 (k), ascending: authors whom the user blocks, or who block the user.
@@ -30,6 +33,8 @@ class VisibilityFilter:
         excluded: int64 (e), ascending: posts to hide because the call excludes them.
     """
 
+    catalog: CatalogSnapshot
+    since: float
     user_id: int
     include_own: bool
     blocked_authors: IntArray
@@ -40,28 +45,55 @@ class VisibilityFilter:
     def of(
         cls,
         catalog: CatalogSnapshot,
-        user_id: int,
         settings: TimelineSettings,
+        now: float,
+        user_id: int,
         include_seen: bool,
-        excluded: IntArray,
+        excluded: IntArray = NO_IDS,
     ) -> Self:
         """The filter of a user, from a catalog snapshot.
 
         Args:
-            catalog: The catalog snapshot of the call.
+            catalog: The catalog snapshot.
+            settings: The age of the oldest posts, and whether own posts are shown.
+            now: Unix seconds.
             user_id: Any signed 64-bit integer.
-            settings: `include_own` says whether own posts are shown.
             include_seen: Whether posts are shown that the user has liked or commented on.
             excluded: int64 (e), in any order.
         """
-        no_ids = np.empty(0, np.int64)
         return cls(
+            catalog=catalog,
+            since=window_start(settings, now),
             user_id=user_id,
             include_own=settings.include_own,
             blocked_authors=catalog.related_authors(user_id),
-            seen=no_ids if include_seen else catalog.seen_posts(user_id),
-            excluded=np.sort(excluded) if len(excluded) else no_ids,
+            seen=NO_IDS if include_seen else catalog.seen_posts(user_id),
+            excluded=np.sort(excluded) if len(excluded) else NO_IDS,
         )
+
+    def shown(self, post_ids: IntArray) -> BoolArray:
+        """Which posts int64 (n) may be shown: bool (n).
+
+        It runs for every page, so it is a few array operations, and none for an empty set.
+        """
+        catalog = self.catalog
+        if not len(catalog.index):
+            return np.zeros(len(post_ids), np.bool_)
+        rows, shown = catalog.index.locate(post_ids)
+        # Each array operation costs about two microseconds whatever its size, so there are few.
+        shown &= catalog.created_at.take(rows) >= self.since
+        shown = np.greater(shown, catalog.is_deleted(rows))  # shown and not deleted
+        if not self.include_own or len(self.blocked_authors):
+            authors = catalog.author_ids.take(rows)
+            if not self.include_own:
+                shown &= authors != self.user_id
+            if len(self.blocked_authors):
+                shown &= _not_in(self.blocked_authors, authors)
+        if len(self.seen):
+            shown &= _not_in(self.seen, post_ids)
+        if len(self.excluded):
+            shown &= _not_in(self.excluded, post_ids)
+        return shown
 
 
 def window_start(settings: TimelineSettings, now: float) -> float:
@@ -69,14 +101,13 @@ def window_start(settings: TimelineSettings, now: float) -> float:
     return now - settings.window_days * DAY
 
 
-def candidates(
-    catalog: CatalogSnapshot, visibility: VisibilityFilter, settings: TimelineSettings, now: float
-) -> IntArray:
-    """Catalog rows int64 (m) of the posts to rank for a timeline, oldest first.
+def candidates(visibility: VisibilityFilter, limit: int) -> IntArray:
+    """Catalog rows int64 (m) of the posts to rank for a timeline, oldest first, among the newest `limit`.
 
     Blocks and exclusions are applied when a page is cut: they may change while a ranked timeline is stored.
     """
-    rows = catalog.feed.newest(window_start(settings, now), settings.max_candidates)
+    catalog = visibility.catalog
+    rows = catalog.feed.newest(visibility.since, limit)
     kept = ~catalog.is_deleted(rows)  # the feed index may hold deleted posts for a while
     if not visibility.include_own:
         kept &= catalog.author_ids[rows] != visibility.user_id
@@ -89,72 +120,18 @@ def candidates(
     return rows[kept]
 
 
-def newer_posts(
-    catalog: CatalogSnapshot,
-    visibility: VisibilityFilter,
-    timeline: RankedTimeline,
-    rows: IntArray,
-    since: float,
-) -> IntArray:
-    """Catalog rows int64 (m) of the newer posts that are not in a ranked timeline and may be shown.
-
-    Args:
-        catalog: The catalog snapshot of the call.
-        visibility: The user's filter.
-        timeline: The ranked timeline.
-        rows: int64 (k), of posts that arrived after the timeline was built.
-        since: Unix time from which on posts are in timelines.
-    """
-    if not len(rows):
-        return rows
-    post_ids = catalog.post_ids[rows]
-    return rows[visible(catalog, visibility, post_ids, since) & ~np.isin(post_ids, timeline.post_ids)]
-
-
-def visible(
-    catalog: CatalogSnapshot, visibility: VisibilityFilter, post_ids: IntArray, since: float
-) -> BoolArray:
-    """Which posts int64 (n) may be shown now: bool (n).
-
-    It runs for every page, so it is a few array operations, and none for an empty set.
-    """
-    if not len(catalog.index):
-        return np.zeros(len(post_ids), np.bool_)
-    rows, shown = catalog.index.locate(post_ids)
-    # Each array operation costs about two microseconds whatever its size, so there are few.
-    shown &= catalog.created_at.take(rows) >= since
-    shown = np.greater(shown, catalog.is_deleted(rows))  # shown and not deleted
-    if not visibility.include_own or len(visibility.blocked_authors):
-        authors = catalog.author_ids.take(rows)
-        if not visibility.include_own:
-            shown &= authors != visibility.user_id
-        if len(visibility.blocked_authors):
-            shown &= _not_in(visibility.blocked_authors, authors)
-    if len(visibility.seen):
-        shown &= _not_in(visibility.seen, post_ids)
-    if len(visibility.excluded):
-        shown &= _not_in(visibility.excluded, post_ids)
-    return shown
-
-
 def exclusion_reasons(
-    catalog: CatalogSnapshot,
-    visibility: VisibilityFilter,
-    post_ids: IntArray,
-    in_timeline: IntArray,
-    settings: TimelineSettings,
-    now: float,
+    visibility: VisibilityFilter, post_ids: IntArray, in_timeline: IntArray, limit: int
 ) -> Mapping[int, DropReason]:
     """Why posts are not in a timeline, by ascending id. Posts that are in the timeline have no entry.
 
     Args:
-        catalog: The catalog snapshot of the call.
         visibility: The user's filter.
         post_ids: int64 (n), the posts to explain, in any order.
         in_timeline: int64 (k), the posts of the ranked timeline and the newer posts merged into it.
-        settings: The bounds of the candidates.
-        now: Unix seconds.
+        limit: The number of the newest posts that are candidates.
     """
+    catalog = visibility.catalog
     ids = np.unique(post_ids)
     rows = catalog.rows(ids)
     known = rows >= 0
@@ -163,15 +140,14 @@ def exclusion_reasons(
     applies[1] = ~known
     known_ids, rows = ids[known], rows[known]
     authors = catalog.author_ids[rows]
-    since = window_start(settings, now)
     is_in_timeline = np.isin(known_ids, in_timeline)
-    is_candidate = np.isin(rows, catalog.feed.newest(since, settings.max_candidates))
+    is_candidate = np.isin(rows, catalog.feed.newest(visibility.since, limit))
     applies[2:, known] = (
         catalog.is_deleted(rows),
         np.isin(authors, visibility.blocked_authors),
         np.isin(known_ids, visibility.seen),
         np.full(len(rows), not visibility.include_own) & (authors == visibility.user_id),
-        (catalog.created_at[rows] < since) | ~(is_in_timeline | is_candidate),
+        (catalog.created_at[rows] < visibility.since) | ~(is_in_timeline | is_candidate),
         ~is_in_timeline,
     )
     missing = np.flatnonzero(applies.any(axis=0))

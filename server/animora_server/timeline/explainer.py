@@ -8,11 +8,10 @@ import numpy as np
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ModelUnavailable, ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
-from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.serving_state import ServingState
 from animora_server.scoring.terms import heuristic_terms, model_terms
 from animora_server.scoring.transforms import log_odds, logits
-from animora_server.timeline.feed_orderer import RankedPosts
+from animora_server.timeline.feed_ranker import FeedRanker, RankedPosts
 from animora_server.timeline.reranking import Reranking
 from animora_server.types import (
     BoolArray,
@@ -53,74 +52,66 @@ class PagePosts:
         )
 
 
-class TimelineExplainer:
-    """Explains pages.
+async def explain_page(
+    ranker: FeedRanker, state: ServingState, user_id: int, posts: PagePosts, deadline: float
+) -> PageTerms | None:
+    """The terms of a page's scores; None if the timeline's model is not resident or too late.
+
+    The model's terms come from the current embeddings, while the scores come from those of the time when
+    the timeline was built. The heuristic's recency is of the time when the timeline was built.
 
     Args:
-        heuristic: The heuristic ranker.
-        reranking: How timelines are re-ranked; None if they are not.
+        ranker: What ranked the timeline: the heuristic, and how timelines are re-ranked.
+        state: The serving state of the call.
+        user_id: The user.
+        posts: The page, n posts.
+        deadline: On the event loop's clock.
     """
+    rows = state.snapshot.rows(posts.post_ids)
+    if posts.timeline.ranker is RankerName.HEURISTIC:
+        terms = heuristic_terms(ranker.heuristic, state.snapshot, rows, posts.timeline.made_at)
+    else:
+        try:
+            async with asyncio.timeout_at(deadline):
+                terms = await _model_terms(ranker.reranking, state, user_id, rows, posts, deadline)
+        except (ScoringFailed, TimeoutError):
+            return None
+    if ranker.reranking is None:
+        return PageTerms(terms, None, np.zeros(len(rows), np.bool_))
+    return PageTerms(terms, *_reranking_terms(ranker.reranking, state.snapshot, posts))
 
-    def __init__(self, heuristic: Heuristic, reranking: Reranking | None) -> None:
-        self._heuristic = heuristic
-        self._reranking = reranking
 
-    async def explain(
-        self, state: ServingState, user_id: int, posts: PagePosts, deadline: float
-    ) -> PageTerms | None:
-        """The terms of a page's scores; None if the timeline's model is not resident or too late.
+async def _model_terms(
+    reranking: Reranking | None,
+    state: ServingState,
+    user_id: int,
+    rows: IntArray,
+    posts: PagePosts,
+    deadline: float,
+) -> Terms:
+    model = state.resident.get(posts.timeline.model_version)
+    if model is None:
+        raise ModelUnavailable
+    user_row = model.user_row(user_id)
+    # Re-ranking changes the scores, so the logits cannot be read back from them.
+    values = log_odds(posts.scores) if reranking is None else await logits(model, user_row, rows, deadline)
+    return await model_terms(model, user_row, rows, values, deadline)
 
-        The model's terms come from the current embeddings, while the scores come from those of the time when
-        the timeline was built. The heuristic's recency is of the time when the timeline was built.
 
-        Args:
-            state: The serving state of the call.
-            user_id: The user.
-            posts: The page, n posts.
-            deadline: On the event loop's clock.
-        """
-        rows = state.snapshot.rows(posts.post_ids)
-        if posts.timeline.ranker is RankerName.HEURISTIC:
-            terms = heuristic_terms(self._heuristic, state.snapshot, rows, posts.timeline.made_at)
-        else:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    terms = await self._model_terms(state, user_id, rows, posts, deadline)
-            except (ScoringFailed, TimeoutError):
-                return None
-        if self._reranking is None:
-            return PageTerms(terms, None, np.zeros(len(rows), np.bool_))
-        reranking, exploration = self._reranking_terms(self._reranking, state.snapshot, posts)
-        return PageTerms(terms, reranking, exploration)
+def _reranking_terms(
+    reranking: Reranking, catalog: CatalogSnapshot, posts: PagePosts
+) -> tuple[Terms, BoolArray]:
+    """Terms (n) of the page's posts, and whether they are explored, bool (n).
 
-    async def _model_terms(
-        self, state: ServingState, user_id: int, rows: IntArray, posts: PagePosts, deadline: float
-    ) -> Terms:
-        model = state.resident.get(posts.timeline.model_version)
-        if model is None:
-            raise ModelUnavailable
-        user_row = model.user_row(user_id)
-        if self._reranking is None:
-            values = log_odds(posts.scores)
-        else:
-            values = await logits(model, user_row, rows, deadline)
-        return await model_terms(model, user_row, rows, values, deadline)
-
-    @staticmethod
-    def _reranking_terms(
-        reranking: Reranking, catalog: CatalogSnapshot, posts: PagePosts
-    ) -> tuple[Terms, BoolArray]:
-        """Terms (n) of the page's posts, and whether they are explored, bool (n).
-
-        The author discount of newer posts counts newer posts only, that of the timeline's the timeline's.
-        """
-        timeline = posts.timeline
-        terms = reranking.terms(catalog, timeline.post_ids, timeline.scores, timeline.made_at)
-        exploration = reranking.exploration(catalog, timeline.post_ids, timeline.scores)
-        if posts.newer is not None:
-            newer = posts.newer
-            more = reranking.terms(catalog, newer.post_ids, newer.scores, timeline.made_at)
-            terms = Terms(terms.names, np.concatenate((terms.values, more.values)))
-            explored = reranking.exploration(catalog, newer.post_ids, newer.scores)
-            exploration = np.concatenate((exploration, explored))
-        return Terms(terms.names, terms.values[posts.positions]), exploration[posts.positions]
+    The author discount of newer posts counts newer posts only, that of the timeline's the timeline's.
+    """
+    timeline = posts.timeline
+    terms = reranking.terms(catalog, timeline.post_ids, timeline.scores, timeline.made_at)
+    exploration = reranking.exploration(catalog, timeline.post_ids, timeline.scores)
+    if posts.newer is not None:
+        newer = posts.newer
+        more = reranking.terms(catalog, newer.post_ids, newer.scores, timeline.made_at)
+        terms = Terms(terms.names, np.concatenate((terms.values, more.values)))
+        explored = reranking.exploration(catalog, newer.post_ids, newer.scores)
+        exploration = np.concatenate((exploration, explored))
+    return Terms(terms.names, terms.values[posts.positions]), exploration[posts.positions]

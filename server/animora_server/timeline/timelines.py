@@ -8,28 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.scoring.serving_state import ServingState, ServingStateSource, current_state
 from animora_server.settings import TimelineSettings
-from animora_server.timeline.builder import BuildRequest
-from animora_server.timeline.eligibility import (
-    VisibilityFilter,
-    exclusion_reasons,
-    newer_posts,
-    visible,
-    window_start,
-)
-from animora_server.timeline.explainer import PagePosts, TimelineExplainer
-from animora_server.timeline.feed_orderer import RankedPosts
-from animora_server.timeline.feed_ranker import FeedKey, FeedRanker
-from animora_server.timeline.keys import timeline_key
-from animora_server.timeline.pages import paginate, paginate_merged
-from animora_server.timeline.resolver import TimelineResolver
-from animora_server.timeline.tokens import PageToken, TokenSigner
+from animora_server.timeline.eligibility import VisibilityFilter, exclusion_reasons
+from animora_server.timeline.explainer import PagePosts, explain_page
+from animora_server.timeline.feed_ranker import FeedRanker, RankedPosts
+from animora_server.timeline.newer import NO_ROWS, NewerPosts
+from animora_server.timeline.pages import PageToken, TokenSigner, paginate, paginate_merged
+from animora_server.timeline.provider import TimelineProvider
+from animora_server.timeline.store import timeline_key
 from animora_server.types import (
-    BoolArray,
     CacheStatus,
     DropReason,
     IntArray,
@@ -73,38 +63,14 @@ class _Scroll:
     expires_at: int
 
 
-@fast_dataclass
-class _View:
-    """What a user may see now: a fresh look at the serving state, and the visibility filter made of it.
-
-    Attributes:
-        state: The serving state.
-        visibility: The visibility filter.
-        since: Unix time from which on posts are in timelines.
-    """
-
-    state: ServingState
-    visibility: VisibilityFilter
-    since: float
-
-    @property
-    def catalog(self) -> CatalogSnapshot:
-        """The posts."""
-        return self.state.snapshot
-
-    def shown(self, post_ids: IntArray) -> BoolArray:
-        """Which posts int64 (n) may be shown: bool (n)."""
-        return visible(self.state.snapshot, self.visibility, post_ids, self.since)
-
-
 class Timelines:
     """Cuts pages of users' feeds.
 
     Args:
         states: Source of serving states.
-        resolver: Finds ranked timelines.
-        ranker: Scores newer posts.
-        explainer: Explains scores.
+        provider: Provides ranked timelines.
+        ranker: Ranks newer posts, and explains scores.
+        newer: Finds newer posts.
         policy: How pages are cut.
         clock: Unix seconds.
     """
@@ -112,24 +78,24 @@ class Timelines:
     def __init__(
         self,
         states: ServingStateSource,
-        resolver: TimelineResolver,
+        provider: TimelineProvider,
         ranker: FeedRanker,
-        explainer: TimelineExplainer,
+        newer: NewerPosts,
         policy: PagePolicy,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._states = states
-        self._resolver = resolver
+        self._provider = provider
         self._ranker = ranker
-        self._explainer = explainer
+        self._newer = newer
         self._policy = policy
         self._clock = clock
 
     async def page(self, query: TimelineQuery) -> PageResult:
-        """Answers a query with a page.
+        """Answers a query with a page: finds the ranked timeline, merges newer posts in, cuts, explains.
 
-        After each step that waits, the page is based on a fresh look at the serving state: a block that takes
-        effect during the call is respected.
+        A block may take effect during each `await`, so after each of them `_look` takes the serving state
+        again and makes another visibility filter.
 
         Raises:
             CatalogUnavailable: The catalog is not loaded, or its blocks are too old.
@@ -140,18 +106,22 @@ class Timelines:
         """
         now = self._clock()
         key = timeline_key(query.user_id, self._policy.settings_digest, include_seen=query.include_seen)
-        newer = None
         if query.page_token:
             scroll = await self._continue_scroll(key, query, now)
-            view = self._look(query, now)
         else:
-            scroll, newer, view = await self._begin_scroll(key, query, now)
-        posts, next_offset = _cut_page(view, query, scroll, newer)
+            scroll = await self._begin_scroll(key, query, now)
+        state, visibility = self._look(query, now)
+        newer = None
+        rows = NO_ROWS if query.page_token else self._newer_rows(visibility, scroll.timeline, now)
+        if len(rows):
+            newer = await self._rank_newer(state, key, query, scroll.timeline, rows)
+            state, visibility = self._look(query, now)
+        posts, next_offset = _cut_page(visibility, query, scroll, newer)
         explained = None
         if query.explain:
-            explained = await self._explainer.explain(view.state, query.user_id, posts, query.score_by)
-            view = self._look(query, now)
-            shown = view.shown(posts.post_ids)
+            explained = await explain_page(self._ranker, state, query.user_id, posts, query.score_by)
+            state, visibility = self._look(query, now)
+            shown = visibility.shown(posts.post_ids)
             posts, explained = posts.where(shown), explained and explained.where(shown)
         return PageResult(
             post_ids=posts.post_ids,
@@ -162,57 +132,56 @@ class Timelines:
             cache=scroll.status,
             degraded_reason=scroll.timeline.degraded_reason,
             explained=explained,
-            dropped_posts=self._dropped(view, query, scroll.timeline, posts.post_ids, now),
+            dropped_posts=self._dropped(visibility, query, scroll.timeline, posts.post_ids, now),
         )
 
     async def _continue_scroll(self, key: bytes, query: TimelineQuery, now: float) -> _Scroll:
         """The scroll of a later page, as the page token says."""
         token = self._policy.signer.read(query.page_token, query.user_id, query.include_seen, now)
         age = self._policy.settings.token_ttl - (token.expires_at - now)
-        timeline = await self._resolver.by_id(key, token.timeline_id, age, query.score_by)
+        timeline = await self._provider.by_id(key, token.timeline_id, age, query.score_by)
         return _Scroll(timeline, CacheStatus.HIT, token.offset, token.expires_at)
 
-    async def _begin_scroll(
-        self, key: bytes, query: TimelineQuery, now: float
-    ) -> tuple[_Scroll, RankedPosts | None, _View]:
-        """The scroll of a first page, the newer posts to merge into the page, and the latest view."""
+    async def _begin_scroll(self, key: bytes, query: TimelineQuery, now: float) -> _Scroll:
+        """The scroll of a first page, through the latest timeline."""
         state = current_state(self._states, self._policy.max_block_age)
-        feed_key = FeedKey(query.user_id, query.include_seen)
-        began = asyncio.get_running_loop().time()
-        request = BuildRequest(key, feed_key, query.cache_policy, query.deadline, query.score_by, began)
-        timeline, status = await self._resolver.for_first_page(state, request)
-        scroll = _Scroll(timeline, status, 0, math.ceil(now + self._policy.settings.token_ttl))
-        view = self._look(query, now)
-        if not view.catalog.has_changed_since(timeline.read_at):
-            return scroll, None, view
-        rows = self._resolver.newer_rows(view.catalog, timeline)
-        rows = newer_posts(view.catalog, view.visibility, timeline, rows, view.since)
-        if not len(rows):
-            return scroll, None, view
-        newer = await self._score_newer(view.state, query, timeline, rows)
-        if newer is not None and len(newer.rows) > query.page_size:
-            self._resolver.refresh_for_newer_posts(view.state, request)
-        return scroll, newer, self._look(query, now)
+        timeline, status = await self._provider.latest(state, key, query)
+        return _Scroll(timeline, status, 0, math.ceil(now + self._policy.settings.token_ttl))
 
-    def _look(self, query: TimelineQuery, now: float) -> _View:
-        """Takes the current serving state. Raises CatalogUnavailable."""
+    def _look(self, query: TimelineQuery, now: float) -> tuple[ServingState, VisibilityFilter]:
+        """Takes the current serving state, and the user's filter of it. Raises CatalogUnavailable."""
         state = current_state(self._states, self._policy.max_block_age)
-        settings = self._policy.settings
-        visibility = VisibilityFilter.of(
-            state.snapshot, query.user_id, settings, query.include_seen, query.exclude_post_ids
+        return state, VisibilityFilter.of(
+            state.snapshot,
+            self._policy.settings,
+            now,
+            query.user_id,
+            query.include_seen,
+            query.exclude_post_ids,
         )
-        return _View(state, visibility, window_start(settings, now))
 
-    async def _score_newer(
-        self, state: ServingState, query: TimelineQuery, timeline: RankedTimeline, rows: IntArray
+    def _newer_rows(self, visibility: VisibilityFilter, timeline: RankedTimeline, now: float) -> IntArray:
+        """Catalog rows int64 (m) of the newer posts to merge into a first page."""
+        if not visibility.catalog.has_changed_since(timeline.read_at):
+            return NO_ROWS
+        return self._newer.to_merge(visibility, timeline, now)
+
+    async def _rank_newer(
+        self, state: ServingState, key: bytes, query: TimelineQuery, timeline: RankedTimeline, rows: IntArray
     ) -> RankedPosts | None:
-        """Ranks newer posts at catalog rows int64 (m); None if scoring fails or is late."""
+        """Ranks newer posts at catalog rows int64 (m); None if scoring fails or is late.
+
+        If they do not fit on the first page, a timeline that holds them is built in the background.
+        """
         try:
             async with asyncio.timeout_at(query.score_by):
-                return await self._ranker.rank_newer(state, query.user_id, timeline, rows, query.score_by)
+                newer = await self._ranker.rank_newer(state, query.user_id, timeline, rows, query.score_by)
         except (ScoringFailed, TimeoutError):
             # The timeline is a good answer without them, and the next one will hold them.
             return None
+        if len(newer.rows) > query.page_size:
+            self._provider.refresh_in_background(state, key, query, "newer")
+        return newer
 
     def _token(self, query: TimelineQuery, scroll: _Scroll, offset: int | None) -> str:
         """The token of the page that begins at an offset; empty for None."""
@@ -224,7 +193,12 @@ class Timelines:
         )
 
     def _dropped(
-        self, view: _View, query: TimelineQuery, timeline: RankedTimeline, page: IntArray, now: float
+        self,
+        visibility: VisibilityFilter,
+        query: TimelineQuery,
+        timeline: RankedTimeline,
+        page: IntArray,
+        now: float,
     ) -> Mapping[int, DropReason]:
         """Why posts of `explain_post_ids` are neither in the timeline nor on this page int64 (p)."""
         if not len(query.explain_post_ids):
@@ -232,23 +206,23 @@ class Timelines:
         # Newer posts are on the first page or on none. On a later page, the first page is not known.
         newer = page
         if query.page_token:
-            newer = view.catalog.post_ids[self._resolver.newer_rows(view.catalog, timeline)]
+            catalog = visibility.catalog
+            newer = catalog.post_ids[self._newer.rows(catalog, timeline, now)]
         in_timeline = np.concatenate((timeline.post_ids, newer))
-        return exclusion_reasons(
-            view.catalog, view.visibility, query.explain_post_ids, in_timeline, self._policy.settings, now
-        )
+        limit = self._policy.settings.max_candidates
+        return exclusion_reasons(visibility, query.explain_post_ids, in_timeline, limit)
 
 
 def _cut_page(
-    view: _View, query: TimelineQuery, scroll: _Scroll, newer: RankedPosts | None
+    visibility: VisibilityFilter, query: TimelineQuery, scroll: _Scroll, newer: RankedPosts | None
 ) -> tuple[PagePosts, int | None]:
     """The posts of a page, and the offset of the next page; None if this is the last."""
     timeline = scroll.timeline
     post_ids, scores = timeline.post_ids, timeline.scores
     if newer is None:
-        page = paginate(post_ids, scroll.offset, query.page_size, view.shown)
+        page = paginate(post_ids, scroll.offset, query.page_size, visibility.shown)
     else:
-        page = paginate_merged(timeline, newer, query.page_size, view.shown)
+        page = paginate_merged(timeline, newer, query.page_size, visibility.shown)
         post_ids = np.concatenate((post_ids, newer.post_ids))
         scores = np.concatenate((scores, newer.scores))
     at = page.positions

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animora_server.errors import InvalidRequest, RankedTimelineGone
-from animora_server.timeline.tokens import PageToken, TokenSigner
+from animora_server.timeline.pages import PageToken, TokenSigner
 
 KEY = b"sixteen bytes or"
 NOW = 1_700_000_000.0

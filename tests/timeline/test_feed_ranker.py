@@ -8,15 +8,16 @@ from hypothesis import strategies as st
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.transforms import probabilities
 from animora_server.settings import TimelineSettings
-from animora_server.timeline.feed_orderer import FeedOrderer, RankedPosts, stored_bytes
+from animora_server.timeline.feed_ranker import RankedPosts, ScoredPosts, order_posts, stored_bytes
+from animora_server.timeline.reranking import Reranking
 from animora_server.types import RankerName
 from tests.ranker.catalogs import NOW, snapshot
 
 
-def made(catalog, values, ranker=RankerName.HEURISTIC, **settings) -> RankedPosts:
-    maker = FeedOrderer(TimelineSettings(**settings), Heuristic())
-    rows = np.arange(len(values))
-    return maker.order(catalog, rows, np.array(values, np.float32), ranker, NOW)
+def made(catalog, values, ranker=RankerName.HEURISTIC, **options) -> RankedPosts:
+    settings = TimelineSettings(**options)
+    scored = ScoredPosts(np.arange(len(values)), np.array(values, np.float32), ranker)
+    return order_posts(catalog, scored, NOW, settings, Reranking.of(settings, Heuristic()))
 
 
 def test_a_timeline_is_ordered_by_value_and_shows_probabilities_of_logits():
@@ -75,8 +76,3 @@ def test_reranking_starts_from_what_callers_would_see():
     chances = probabilities(np.array(logits, np.float32))
     assert listed.post_ids.tolist() == [1, 3, 2]
     assert listed.scores.tolist() == [chances[0], chances[2], np.float32(chances[1] * 0.5)]
-
-
-def test_reranking_is_none_when_it_changes_nothing():
-    assert FeedOrderer(TimelineSettings(), Heuristic()).reranking is None
-    assert FeedOrderer(TimelineSettings(author_discount=0.5), Heuristic()).reranking is not None

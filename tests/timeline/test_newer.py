@@ -1,5 +1,6 @@
-"""Late posts: how they are found, and that pages of precomputed timelines show them after a restart."""
+"""Newer posts: which they are, how late ones are found, and that pages show those after a restart."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.settings import TimelineSettings
-from animora_server.timeline import LatePosts
-from animora_server.timeline.keys import timeline_key
+from animora_server.timeline import NewerPosts
+from animora_server.timeline.eligibility import VisibilityFilter
+from animora_server.timeline.store import timeline_key
 from animora_server.types import CacheStatus, DropReason, GenerationPosts, RankedTimeline, RankerName
 from tests.ranker.catalogs import NOW, snapshot
 from tests.timeline.worlds import ALL, HOUR, LOGITS, POSTS, USER, World
@@ -32,10 +34,12 @@ def grown(catalog: CatalogSnapshot, posts: Posts) -> CatalogSnapshot:
     return replace(later, arrived_at=arrived_at, read_at=LOADED_AT + 60)
 
 
-def timeline(read_at: float = NOW, generation_id: bytes = GENERATION) -> RankedTimeline:
-    nothing = np.empty(0, np.int64)
+def timeline(
+    read_at: float = NOW, generation_id: bytes = GENERATION, post_ids: Sequence[int] = ()
+) -> RankedTimeline:
+    held = np.array(post_ids, np.int64)
     return RankedTimeline(
-        generation_id, nothing, nothing.astype(np.float32), RankerName.NEUCF, "v1", NOW, NOW, read_at
+        generation_id, held, held.astype(np.float32), RankerName.NEUCF, "v1", NOW, NOW, read_at
     )
 
 
@@ -53,8 +57,33 @@ def late_ids(
     posts: Posts, generation: Generation, made: RankedTimeline, max_candidates: int = 100
 ) -> list[int]:
     catalog = loaded(posts)
-    finder = LatePosts(generation, TimelineSettings(max_candidates=max_candidates))
-    return list(map(int, catalog.post_ids[finder.rows(catalog, made, NOW)]))
+    finder = NewerPosts(generation, TimelineSettings(max_candidates=max_candidates))
+    return list(map(int, catalog.post_ids[finder.late_rows(catalog, made, NOW)]))
+
+
+def test_newer_posts_arrived_after_the_timeline_are_not_in_it_and_are_visible():
+    catalog = snapshot(
+        {
+            1: {"arrived": 100},
+            2: {"arrived": 20},
+            3: {"arrived": 10},
+            4: {"arrived": 10, "author": 60},
+            5: {"arrived": 10, "deleted": 1},
+        },
+        blocks=[(USER, 60)],
+    )
+    settings = TimelineSettings()
+    visibility = VisibilityFilter.of(catalog, settings, NOW, USER, include_seen=False)
+    newer = NewerPosts(lambda: None, settings)
+    rows = newer.to_merge(visibility, timeline(NOW - 50, post_ids=(1, 3)), NOW)
+    assert catalog.post_ids[rows].tolist() == [2]
+    assert newer.to_merge(visibility, timeline(NOW, post_ids=(1, 3)), NOW).tolist() == []
+
+
+def test_only_the_latest_newer_posts_count():
+    catalog = snapshot({post: {"arrived": 10 - post} for post in range(10)})
+    newer = NewerPosts(lambda: None, TimelineSettings(max_candidates=3))
+    assert catalog.post_ids[newer.rows(catalog, timeline(NOW - 5), NOW)].tolist() == [7, 8, 9]
 
 
 def test_late_posts_are_those_that_the_generation_was_not_ranked_from():
@@ -86,31 +115,33 @@ def test_without_the_posts_of_the_generation_there_are_no_late_posts():
     generation = Generation(*ALL)
     generation.posts, posts = None, generation.posts
     catalog = loaded({**POSTS, **LATE})
-    finder = LatePosts(generation, TimelineSettings())
-    assert finder.rows(catalog, timeline(), NOW).tolist() == []
+    finder = NewerPosts(generation, TimelineSettings())
+    assert finder.late_rows(catalog, timeline(), NOW).tolist() == []
     generation.posts = posts
-    assert finder.rows(catalog, timeline(), NOW).tolist() == [30]
+    assert finder.late_rows(catalog, timeline(), NOW).tolist() == [30]
 
 
 def test_what_arrives_after_the_load_is_left_to_the_catalog_and_changes_nothing():
-    finder = LatePosts(Generation(*ALL), TimelineSettings())
+    finder = NewerPosts(Generation(*ALL), TimelineSettings())
     catalog = loaded({**POSTS, **LATE})
-    rows = finder.rows(catalog, timeline(), NOW)
+    rows = finder.late_rows(catalog, timeline(), NOW)
     assert rows.tolist() == [30]
     later = grown(catalog, {**POSTS, **LATE, 200: {"age": HOUR}})
-    assert finder.rows(later, timeline(), NOW) is rows  # found once
-    assert LatePosts(Generation(*ALL), TimelineSettings()).rows(later, timeline(), NOW).tolist() == [30]
+    assert finder.late_rows(later, timeline(), NOW) is rows  # found once
+    assert NewerPosts(Generation(*ALL), TimelineSettings()).late_rows(later, timeline(), NOW).tolist() == [30]
 
 
 def test_late_posts_are_found_again_after_an_epoch_or_a_generation_changes():
     generation = Generation(*ALL)
-    finder = LatePosts(generation, TimelineSettings())
+    finder = NewerPosts(generation, TimelineSettings())
     catalog = loaded({**POSTS, **LATE})
-    assert finder.rows(catalog, timeline(), NOW).tolist() == [30]
+    assert finder.late_rows(catalog, timeline(), NOW).tolist() == [30]
     reordered = replace(loaded({**LATE, **POSTS}), epoch=2)
-    assert finder.rows(reordered, timeline(), NOW).tolist() == [0]
+    assert finder.late_rows(reordered, timeline(), NOW).tolist() == [0]
     generation.posts = GenerationPosts(b"another".rjust(16, b"."), np.array([*ALL[1:], 100]))
-    assert finder.rows(reordered, timeline(generation_id=b"another".rjust(16, b".")), NOW).tolist() == [1]
+    assert finder.late_rows(reordered, timeline(generation_id=b"another".rjust(16, b".")), NOW).tolist() == [
+        1
+    ]
 
 
 @pytest.fixture

@@ -1,15 +1,30 @@
-"""Building timelines: single-flight, deadlines, background refreshes, admission."""
+"""Providing timelines: freshness, single-flight, deadlines, background refreshes, admission."""
 
 import asyncio
+import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from animora_server.errors import DeadlineUnreachable, Overloaded, TooManyRequests
 from animora_server.timeline import LocalTimelineStore
-from animora_server.timeline.builder import BuildRequest
-from animora_server.timeline.feed_ranker import FeedKey
-from animora_server.types import CachePolicy, CacheStatus, DegradedReason, RankerName
+from animora_server.timeline.provider import Freshness, freshness
+from animora_server.types import (
+    CachePolicy,
+    CacheStatus,
+    DegradedReason,
+    RankedTimeline,
+    RankerName,
+    TimelineQuery,
+)
 from tests.timeline.worlds import LOGITS, USER, World
+
+TIMELINE = RankedTimeline(
+    b"i" * 16, np.empty(0, np.int64), np.empty(0, np.float32), RankerName.NEUCF, "v1", 1000.0, 1300.0, 990.0
+)
 
 
 @pytest.fixture
@@ -17,11 +32,38 @@ def world() -> World:
     return World()
 
 
-async def test_a_slow_store_leaves_time_for_the_heuristic(world):
-    async def never(key):
-        await asyncio.Event().wait()
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (1000.0, Freshness.FRESH),
+        (1299.9, Freshness.FRESH),
+        (1300.0, Freshness.STALE),
+        (1899.9, Freshness.STALE),
+        (1900.0, Freshness.EXPIRED),
+    ],
+)
+def test_a_timeline_is_fresh_then_stale_then_expired(now, expected):
+    assert freshness(TIMELINE, now, stale_ttl=600.0, beta=1.0, draw=0.5) is expected
 
-    world.store.latest = never
+
+def test_a_costly_timeline_is_refreshed_earlier():
+    now, draw = 1299.0, math.exp(-2)  # two costs early
+
+    assert freshness(replace(TIMELINE, cost=0.4), now, 600.0, 1.0, draw) is Freshness.FRESH
+    assert freshness(replace(TIMELINE, cost=0.6), now, 600.0, 1.0, draw) is Freshness.DUE
+    assert freshness(replace(TIMELINE, cost=0.4), now, 600.0, 2.0, draw) is Freshness.DUE
+
+
+@given(draw=st.floats(min_value=0, max_value=1, exclude_min=True), cost=st.floats(0, 100))
+def test_with_a_beta_of_zero_nothing_is_refreshed_early(draw, cost):
+    assert freshness(replace(TIMELINE, cost=cost), 1299.9, 600.0, 0.0, draw) is Freshness.FRESH
+
+
+async def test_a_slow_store_leaves_time_for_the_heuristic(world):
+    async def no_answer(key, answer_by):
+        await asyncio.sleep(answer_by - asyncio.get_running_loop().time())
+
+    world.store.latest = no_answer
 
     assert (await world.page_in_a_hurry()).degraded_reason is DegradedReason.DEADLINE
 
@@ -38,7 +80,7 @@ async def test_a_built_timeline_does_not_wait_for_a_slow_store(world):
             break
 
     assert (page.degraded_reason, page.ranker) == (None, RankerName.NEUCF)
-    await world.builder.aclose()
+    await world.provider.aclose()
 
 
 async def test_when_the_model_refuses_a_deadline_the_heuristic_answers_and_the_timeline_is_built_later(world):
@@ -68,6 +110,7 @@ async def test_callers_within_a_second_share_one_fallback(world):
 
     first, second = await world.page(), await world.page()
     world.clock.now += 2.0
+    world.monotonic.now += 2.0
     third = await world.page()
 
     assert first.scores.tolist() == second.scores.tolist() != third.scores.tolist()
@@ -79,17 +122,17 @@ async def test_a_fallback_is_not_shared_for_longer_when_the_clock_is_set_back(wo
 
     await world.page()
     world.clock.now -= 3600
+    world.monotonic.now += 2.0
     await world.page()
-    await world.builder.aclose()
+    await world.provider.aclose()
 
     assert len(world.store.kept) == 2
 
 
 async def test_a_call_that_stores_nothing_starts_no_refresh(world):
-    feed_key = FeedKey(USER, include_seen=False)
-    bypass = BuildRequest(b"key", feed_key, CachePolicy.BYPASS, deadline=0.0, score_by=0.0, began=0.0)
+    bypass = TimelineQuery(USER, page_size=10, deadline=0.0, cache_policy=CachePolicy.BYPASS)
 
-    world.builder.refresh_in_background(world.state.current(), bypass, "newer")
+    world.provider.refresh_in_background(world.state.current(), b"key", bypass, "newer")
 
     assert world.refreshes.why == []
 
@@ -116,11 +159,11 @@ async def test_a_refresh_that_is_cancelled_before_it_runs_does_not_block_the_nex
     world.clock.now += world.settings.ttl * 1.1
 
     await world.page()
-    await world.builder.aclose()
+    await world.provider.aclose()
     await world.page()
 
     assert world.refreshes.why == ["stale", "stale"]
-    await world.builder.aclose()
+    await world.provider.aclose()
 
 
 async def test_a_refresh_that_fails_stores_nothing(world):
@@ -131,7 +174,7 @@ async def test_a_refresh_that_fails_stores_nothing(world):
 
     assert (await world.page()).cache is CacheStatus.STALE
     await world.model.called.wait()
-    await world.builder.aclose()
+    await world.provider.aclose()
 
     assert not world.store.kept
     assert len(world.store.put_as_latest) == 1
@@ -169,7 +212,7 @@ async def test_a_miss_does_not_wait_for_a_background_refresh(world):
     page = await world.page(cache_policy=CachePolicy.REFRESH)
 
     assert page.degraded_reason is None
-    await world.builder.aclose()
+    await world.provider.aclose()
 
 
 async def test_builds_beyond_the_admission_limit_are_refused_and_hits_are_not(world):

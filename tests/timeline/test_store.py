@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from animora_server.timeline.local_store import (
+from animora_server.timeline.store import (
     OVERHEAD_BYTES,
     POST_BYTES,
     LocalTimelineStore,

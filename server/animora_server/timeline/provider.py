@@ -1,0 +1,295 @@
+"""Provides ranked timelines: stored ones while they are fresh or stale, else one that is built and stored."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from random import Random
+from typing import Any, Protocol
+
+from animora_server.background import log_task_failure
+from animora_server.errors import DeadlineExpired, RankedTimelineGone, ScoringFailed
+from animora_server.scoring.recent_results import RecentResults
+from animora_server.scoring.serving_state import ServingState
+from animora_server.scoring.single_flight import SingleFlight
+from animora_server.scoring.transforms import degraded_reason, expired
+from animora_server.timeline.feed_ranker import FeedRanker
+from animora_server.timeline.store import TimelineStore, timeline_bytes
+from animora_server.types import CacheStatus, DegradedReason, RankedTimeline, TimelineQuery
+
+WRITE_TIMEOUT = 2.0  # seconds after the first page; a write that takes longer has failed
+ANSWER_TIMEOUT = 5.0  # seconds for which a store that does not answer is retried, if the deadline allows it
+MAX_REFRESHES = 32  # concurrent background refreshes; beyond it a timeline is served a little longer
+SHARE_SECONDS = 1.0  # for which a built timeline is given to callers who do not find it in the store
+MAX_SHARED_BYTES = 4 << 20
+# With these reasons the model could build the timeline if it had more time.
+RETRYABLE_REASONS = (DegradedReason.DEADLINE, DegradedReason.OVERLOADED)
+
+
+class RefreshCounter(Protocol):
+    """Counts background refreshes."""
+
+    def refreshed(self, why: str) -> None:
+        """Counts one: "early", "stale", "newer", "restart" or "degraded"."""
+        ...
+
+
+class CandidateAdmission(Protocol):
+    """Bounds the candidates in flight."""
+
+    def admit_rows(self, rows: int) -> AbstractContextManager[None]:
+        """Admits this many candidates for the length of the block. Raises TooManyRequests."""
+        ...
+
+
+class Freshness(StrEnum):
+    """What may be done with a stored ranked timeline."""
+
+    FRESH = "fresh"  # serve it
+    DUE = "due"  # serve it as fresh, and refresh it in the background
+    STALE = "stale"  # serve it as stale, and refresh it in the background
+    EXPIRED = "expired"  # build another; only page tokens still lead to it
+
+
+def freshness(timeline: RankedTimeline, now: float, stale_ttl: float, beta: float, draw: float) -> Freshness:
+    """How fresh a ranked timeline is.
+
+    A timeline that took `cost` seconds to build is due before `fresh_until` with a probability that grows as
+    that time comes near, so that timelines of the same age are not all refreshed at once (XFetch: Vattani,
+    Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015).
+
+    Args:
+        timeline: The ranked timeline.
+        now: Unix seconds.
+        stale_ttl: Seconds for which it may be served after it is no longer fresh.
+        beta: How eagerly timelines are refreshed early; 0 never does.
+        draw: A number drawn uniformly from (0, 1].
+    """
+    if now >= timeline.fresh_until + stale_ttl or timeline.is_from_the_future(now):
+        return Freshness.EXPIRED
+    if now >= timeline.fresh_until:
+        return Freshness.STALE
+    early = now - timeline.cost * beta * math.log(draw)
+    return Freshness.DUE if early >= timeline.fresh_until else Freshness.FRESH
+
+
+class TimelineProvider:
+    """Looks ranked timelines up, and builds those that are missing or expired.
+
+    Callers with the same key share one build, each with its own deadline. A timeline that is due or stale is
+    refreshed in the background.
+
+    Args:
+        store: Stored ranked timelines.
+        ranker: Ranks the feed; its settings say how long a ranked timeline is served.
+        admission: Bounds the candidates that are ranked at once.
+        refreshes: Counts background refreshes.
+        clock: Unix seconds.
+        monotonic: Seconds, for how long a build is shared.
+    """
+
+    def __init__(
+        self,
+        store: TimelineStore,
+        ranker: FeedRanker,
+        admission: CandidateAdmission,
+        refreshes: RefreshCounter,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._ranker = ranker
+        self._admission = admission
+        self._refresh_counter = refreshes
+        self._settings = ranker.settings
+        self._clock = clock
+        self._random = Random()
+        self._flights: SingleFlight[RankedTimeline] = SingleFlight()
+        self._recent: RecentResults[RankedTimeline] = RecentResults(
+            SHARE_SECONDS, MAX_SHARED_BYTES, monotonic
+        )
+        self._refreshes: dict[bytes, asyncio.Task[None]] = {}
+        self._writes: set[asyncio.Task[bool]] = set()
+
+    async def by_id(self, key: bytes, timeline_id: bytes, age: float, answer_by: float) -> RankedTimeline:
+        """The ranked timeline that a page token names.
+
+        Args:
+            key: The key of the user's timelines.
+            timeline_id: 16 bytes.
+            age: Approximate seconds since its first page. Negative if the clock of the host that signed the
+                token is ahead, or its `timeline.token_ttl` is longer.
+            answer_by: The deadline, on the event loop's clock.
+
+        Raises:
+            RankedTimelineGone: It is no longer stored.
+        """
+        now = asyncio.get_running_loop().time()
+        answer_by = min(answer_by, now + ANSWER_TIMEOUT)
+        written_by = min(answer_by, now + max(0.0, WRITE_TIMEOUT - max(0.0, age)))
+        timeline = await self._store.by_id(key, timeline_id, answer_by, written_by)
+        if timeline is None or timeline.is_from_the_future(self._clock()):
+            raise RankedTimelineGone
+        return timeline
+
+    async def latest(
+        self, state: ServingState, key: bytes, query: TimelineQuery
+    ) -> tuple[RankedTimeline, CacheStatus]:
+        """The latest ranked timeline of a key, for a first page: stored, or built now.
+
+        Raises:
+            TooManyRequests: Too many candidates are being ranked.
+            DeadlineExpired: Not even the heuristic fits into the time that is left.
+        """
+        if not query.cache_policy.reads:
+            return await self._build_in_time(state, key, query), CacheStatus.BYPASS
+        timeline = await self._store.latest(key, query.score_by)
+        if timeline is None or not _is_by_current_ranker(state, query.user_id, timeline):
+            return await self._build_in_time(state, key, query), CacheStatus.MISS
+        stale_ttl, beta = self._settings.stale_ttl, self._settings.early_refresh
+        match freshness(timeline, self._clock(), stale_ttl, beta, 1.0 - self._random.random()):
+            case Freshness.FRESH:
+                # The timeline is older than this server's load of the catalog, so its late posts are unknown.
+                # Precomputed timelines (cost 0) are too many to refresh; NewerPosts finds their late posts.
+                if timeline.read_at < state.snapshot.loaded_at and timeline.cost:
+                    self.refresh_in_background(state, key, query, "restart")
+                return timeline, CacheStatus.HIT
+            case Freshness.DUE:
+                self.refresh_in_background(state, key, query, "early")
+                return timeline, CacheStatus.HIT
+            case Freshness.STALE:
+                self.refresh_in_background(state, key, query, "stale")
+                return timeline, CacheStatus.STALE
+            case Freshness.EXPIRED:
+                return await self._build_in_time(state, key, query), CacheStatus.MISS
+
+    def refresh_in_background(self, state: ServingState, key: bytes, query: TimelineQuery, why: str) -> None:
+        """Starts building the next timeline of a key while the caller is served another.
+
+        Does nothing if the key is being refreshed, if MAX_REFRESHES are running, or if the call's policy
+        stores nothing.
+
+        Args:
+            state: The catalog and the models.
+            key: The key of the user's timelines.
+            query: The call; its deadline does not apply.
+            why: A reason that RefreshCounter knows.
+        """
+        if not query.cache_policy.writes or key in self._refreshes or len(self._refreshes) >= MAX_REFRESHES:
+            return
+        self._refresh_counter.refreshed(why)
+        task = asyncio.create_task(self._refresh(state, key, query), name="timeline-refresh")
+        self._refreshes[key] = task
+        log_task_failure(task, "timeline refresh failed")
+        # A callback, since a task that is cancelled before its first turn never runs its own cleanup.
+        task.add_done_callback(lambda _: self._refreshes.pop(key))
+
+    async def aclose(self) -> None:
+        """Cancels background refreshes and writes."""
+        tasks = [*self._refreshes.values(), *self._writes]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _build_in_time(self, state: ServingState, key: bytes, query: TimelineQuery) -> RankedTimeline:
+        """Builds a timeline, by the heuristic if the model cannot do it in time."""
+        try:
+            async with asyncio.timeout_at(query.score_by):
+                if query.cache_policy.writes:
+                    return await self._build_shared(state, key, query)
+                return await self._build(state, key, query)
+        except TimeoutError as error:
+            if expired(query.deadline):
+                raise DeadlineExpired from error
+            if _flight(state, key, query) not in self._flights:  # no other caller waits for this build
+                self.refresh_in_background(state, key, query, "degraded")
+            return self._fall_back(state, key, query, DegradedReason.DEADLINE)
+
+    async def _build_shared(self, state: ServingState, key: bytes, query: TimelineQuery) -> RankedTimeline:
+        """Builds a timeline, or joins the build of another caller with the same key, policy and model."""
+        flight = _flight(state, key, query)
+        if query.cache_policy.reads:
+            recent = self._recent.find(flight)
+            if recent is not None and self._is_fresh(recent):
+                await self._store_in_time(key, query, recent)  # the store is slow, or lost it
+                return recent
+        while True:
+            joined = flight in self._flights
+            timeline = await self._flights.run(flight, lambda: self._build(state, key, query))
+            if not joined or timeline.degraded_reason is not DegradedReason.DEADLINE:
+                return timeline
+            # The caller who began this build had an earlier deadline. The first of the waiting callers begins
+            # another build, and the rest join it.
+
+    async def _build(self, state: ServingState, key: bytes, query: TimelineQuery) -> RankedTimeline:
+        """Ranks the feed of a user, and stores the timeline before a page token can name it."""
+        try:
+            with self._admission.admit_rows(self._ranker.max_candidates(state.snapshot)):
+                timeline = await self._ranker.rank(state, query.user_id, query.include_seen, query.score_by)
+        except ScoringFailed as failure:
+            reason = degraded_reason(failure)
+            if reason in RETRYABLE_REASONS:
+                self.refresh_in_background(state, key, query, "degraded")
+            return self._fall_back(state, key, query, reason)
+        if query.cache_policy.writes and key in self._refreshes:
+            self._refreshes[key].cancel()  # it began earlier and would replace this timeline
+        await self._store_in_time(key, query, timeline)
+        if query.cache_policy.writes:
+            self._recent.add(_flight(state, key, query), timeline, timeline_bytes(timeline))
+        return timeline
+
+    async def _refresh(self, state: ServingState, key: bytes, query: TimelineQuery) -> None:
+        try:
+            timeline = await self._ranker.rank(state, query.user_id, query.include_seen, None)
+        except ScoringFailed:
+            return  # the stored timeline stays the latest
+        await self._store.put_latest(key, timeline)
+
+    def _fall_back(
+        self, state: ServingState, key: bytes, query: TimelineQuery, reason: DegradedReason
+    ) -> RankedTimeline:
+        """The heuristic's timeline. Callers with one key share it for SHARE_SECONDS: they may be many."""
+        shared_key = b"%b %b" % (key, reason.value.encode())
+        recent = self._recent.find(shared_key)
+        if recent is not None and not recent.is_from_the_future(self._clock()):
+            return recent
+        timeline = self._ranker.rank_by_heuristic(state.snapshot, query.user_id, query.include_seen, reason)
+        self._recent.add(shared_key, timeline, timeline_bytes(timeline))
+        # The caller has no time to wait for the write. It is usually done before the token comes back.
+        self._start_write(self._store.put(key, timeline))
+        return timeline
+
+    async def _store_in_time(self, key: bytes, query: TimelineQuery, timeline: RankedTimeline) -> None:
+        """Stores a timeline before its token is given out, as far as the deadline allows it."""
+        put = self._store.put_latest if query.cache_policy.writes else self._store.put
+        left = query.score_by - asyncio.get_running_loop().time()
+        # Half of the time: a finished timeline must not lose against the timeout to the fallback.
+        await asyncio.wait((self._start_write(put(key, timeline)),), timeout=max(left / 2, 0.0))
+
+    def _start_write(self, write: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
+        """Runs a write to its end, also if no caller waits for it."""
+        task = asyncio.create_task(write)
+        log_task_failure(task, "timeline not stored")
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        return task
+
+    def _is_fresh(self, timeline: RankedTimeline) -> bool:
+        now = self._clock()
+        return now < timeline.fresh_until and not timeline.is_from_the_future(now)
+
+
+def _is_by_current_ranker(state: ServingState, user_id: int, timeline: RankedTimeline) -> bool:
+    """Whether the ranker of a timeline is the one that would rank it now; True while no model is loaded."""
+    if state.active is None:
+        return True
+    expected = state.active.version if state.active.user_row(user_id) else ""
+    return timeline.model_version == expected
+
+
+def _flight(state: ServingState, key: bytes, query: TimelineQuery) -> bytes:
+    """The key of a shared build. It holds the policy: a call that does not read joins no earlier build."""
+    model = state.active.version if state.active else ""
+    return b"%b %b %b" % (key, query.cache_policy.value.encode(), model.encode())
