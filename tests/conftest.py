@@ -17,8 +17,10 @@ from hypothesis import HealthCheck, settings
 
 from animora_demo.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
 from animora_demo.embedded.postgres import DATABASE
-from tests.pgbouncer import BINARY, PgBouncer, pgbouncer
-from tests.s3_server import CREDENTIALS, S3Prefix, S3Server
+from tests.support.feed import Feed, fill
+from tests.support.pgbouncer import BINARY, PgBouncer, pgbouncer
+from tests.support.processes import children
+from tests.support.s3_server import CREDENTIALS, S3Prefix, S3Server
 
 # How long an example takes says more of the machine than of the code. All else stays as it is, in CI too.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -98,6 +100,12 @@ async def postgres_url(
     await _execute(shared_postgres.url, f"create database {name} template {TEMPLATE}")
     yield shared_postgres.database_url(name)
     await _execute(shared_postgres.url, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+async def feed(postgres_url: str) -> Feed:
+    """The database of `postgres_url`, filled with the small feed."""
+    return await fill(postgres_url)
 
 
 @pytest.fixture
@@ -196,7 +204,7 @@ def frozen() -> Callable[[int], AbstractContextManager[None]]:
                     # Only one that stands still has no more children.
                     while _state(process) not in {"T", "Z"}:
                         os.sched_yield()
-                    pending += _children(process)
+                    pending += children(process)
             yield
         finally:
             for process in stopped:
@@ -223,11 +231,6 @@ def _fresh_directory(parent: Path) -> Path:
 def _state(pid: int) -> str:
     """The kernel's letter for a process' state: T for stopped, Z for ended."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-
-
-def _children(pid: int) -> list[int]:
-    """The ids of a process' children; PostgreSQL has one a connection."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def _execute(url: str, statement: str) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from animora_artifact.network import load_network, save_network
-from tests.artifact.artifacts import DotProduct
-from tests.training.data.limited import allow
+from tests.support.dot_product import DotProduct
+from tests.support.memory import allow
 
 
 def main() -> None:

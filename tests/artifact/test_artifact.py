@@ -14,7 +14,7 @@ from animora_artifact import (
     write_artifact,
 )
 from animora_artifact.package import digest
-from tests.artifact.artifacts import make_artifact, with_manifest
+from tests.support.dot_product import make_artifact, with_manifest
 
 FILES = ("model.ts", "vocabulary.npz", "golden.npz", "score.so")
 

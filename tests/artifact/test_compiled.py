@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from animora_artifact import CompiledUnusable
 from animora_artifact.compiled import load_compiled, open_library
 from animora_artifact.network import load_network, save_network
-from tests.artifact.artifacts import DotProduct, make_artifact
-from tests.compilers import (
+from tests.support.compilers import (
     FINE,
     NO_SUCH_CPU,
     ZEROS,
@@ -20,6 +19,7 @@ from tests.compilers import (
     of_another_machine,
     shape,
 )
+from tests.support.dot_product import DotProduct, make_artifact
 
 pytestmark = needs_compiler
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import pytest
 
 from animora_artifact import FolderStore
 from animora_artifact.durability import STALE_AFTER, make_folder, remove_stale, sync_folder
-from tests.artifact.artifacts import make_artifact
+from tests.support.dot_product import make_artifact
 
 posix = pytest.mark.skipif(os.name != "posix", reason="a folder can be opened on POSIX systems alone")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from animora_artifact import ArtifactRejected, Golden
 from animora_artifact.network import golden_error, load_network, save_network
-from tests.artifact.artifacts import USERS, DotProduct, make_artifact
+from tests.support.dot_product import USERS, DotProduct, make_artifact
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,8 @@ from animora_artifact import ArtifactRejected, StoreUnavailable, open_store, pac
 from animora_artifact.package import Package, digest
 from animora_artifact.s3_bucket import PART_BYTES, ObjectNotFound, PreconditionFailed, S3Bucket
 from animora_artifact.s3_url import S3Place
-from tests.artifact.artifacts import make_artifact, with_manifest
-from tests.s3_server import CREDENTIALS
+from tests.support.dot_product import make_artifact, with_manifest
+from tests.support.s3_server import CREDENTIALS
 
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>secret detail</Message></Error>"
 

@@ -18,8 +18,8 @@ from animora_artifact import (
     signer,
     write_artifact,
 )
-from tests.artifact.artifacts import make_artifact, with_manifest
-from tests.artifact.keys import write_keys
+from tests.support.dot_product import make_artifact, with_manifest
+from tests.support.signing_keys import write_keys
 
 
 @pytest.fixture(scope="module")

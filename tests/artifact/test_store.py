@@ -21,7 +21,7 @@ from animora_artifact import (
     VersionNotFound,
     open_store,
 )
-from tests.artifact.artifacts import make_artifact
+from tests.support.dot_product import make_artifact
 
 OLD, NEW = "20260101T000000Z-aaaaaa", "20260102T000000Z-bbbbbb"
 

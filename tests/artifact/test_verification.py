@@ -15,7 +15,7 @@ from animora_artifact import Artifact, ArtifactRejected, Vocabulary, pack, unpac
 from animora_artifact.checked import CheckedNetwork, require_rows
 from animora_artifact.network import load_network, save_network
 from animora_artifact.verification import verify
-from tests.artifact.artifacts import DotProduct, make_artifact, with_manifest
+from tests.support.dot_product import DotProduct, make_artifact, with_manifest
 
 CPU = torch.device("cpu")
 
@@ -368,7 +368,7 @@ def test_an_error_in_a_network_after_several_were_loaded_does_not_end_the_proces
         import torch
         from animora_artifact.network import load_network, save_network
         from animora_training.pipeline.export import FoldedNeuCF
-        from tests.training.networks import random_network
+        from tests.support.networks import random_network
 
         network = random_network(hidden=(32, 16, 8))
         model = save_network(FoldedNeuCF(network).eval())

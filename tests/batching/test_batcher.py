@@ -7,7 +7,7 @@ import pytest
 
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.errors import DeadlineUnreachable, DeviceFault, OutOfDeviceMemory, Overloaded
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 
 class RecordingDevice:

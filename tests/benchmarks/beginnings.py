@@ -18,7 +18,7 @@ from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.export import FoldedNeuCF
 from tests.benchmarks.served import ServedRanks
 from tests.benchmarks.trainers import start
-from tests.training.worlds import as_dataset
+from tests.support.datasets import as_dataset
 
 
 @dataclass(frozen=True, slots=True)

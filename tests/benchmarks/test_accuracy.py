@@ -25,7 +25,7 @@ from tests.benchmarks.beginnings import Beginnings, config_of
 from tests.benchmarks.ncf_negatives import with_negatives
 from tests.benchmarks.served import Agreement, ServedRanks
 from tests.benchmarks.trainers import start
-from tests.training.ncf_folders import write_folder
+from tests.support.ncf_folders import write_folder
 
 COMPARISON = {
     "recommenders": {

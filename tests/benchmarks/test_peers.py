@@ -29,8 +29,8 @@ from tests.benchmarks.peers.ranking import BEST, PostRanker, as_bytes
 from tests.benchmarks.peers.report import BATCH_RANK, MOSEC, RANK, Figures, as_table, draw, many, ratios
 from tests.benchmarks.peers.servers import PEERS
 from tests.benchmarks.processes import Server, family
-from tests.inference.artifacts import active_store, tiny_artifact
-from tests.integration.feed import fill
+from tests.support.artifacts import active_store, tiny_artifact
+from tests.support.feed import fill
 
 CANDIDATES = 20
 ROUTE = Route("/", "application/octet-stream")

@@ -8,7 +8,7 @@ from rich.console import Console
 from animora_training.modeling.config import FitConfig
 from tests.benchmarks import scoring
 from tests.benchmarks.kept import keep
-from tests.compilers import needs_compiler
+from tests.support.compilers import needs_compiler
 
 
 @needs_compiler

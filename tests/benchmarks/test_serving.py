@@ -8,8 +8,8 @@ from rich.console import Console
 from animora_demo import SampleFeed
 from tests.benchmarks import h2load
 from tests.benchmarks.serving import Traffic, measure, report
-from tests.inference.artifacts import active_store
-from tests.integration.feed import NEW_POSTS, TRAINED_USERS, fill
+from tests.support.artifacts import active_store
+from tests.support.feed import NEW_POSTS, TRAINED_USERS, fill
 
 TRAFFIC = Traffic(
     (min(TRAINED_USERS), max(TRAINED_USERS)), (min(NEW_POSTS), max(NEW_POSTS)), candidates=20, limit=5

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from animora_training.modeling.config import FitConfig
-from tests.benchmarks.made_up import made_up_feed
 from tests.benchmarks.trainers import Animora, Task, Turn
 from tests.benchmarks.training import NETWORK, Figures, report, take_turns
+from tests.support.made_up_feed import made_up_feed
 
 USERS, POSTS, PAIRS = 60, 100, 1200
 

@@ -10,8 +10,8 @@ from tests.benchmarks import h2load
 from tests.benchmarks.processes import CORES
 from tests.benchmarks.test_serving import TRAFFIC
 from tests.benchmarks.workers import PROCESSES, measure, report
-from tests.inference.artifacts import active_store
-from tests.integration.feed import fill
+from tests.support.artifacts import active_store
+from tests.support.feed import fill
 
 
 @pytest.mark.skipif(CORES == 1, reason="one core is for one process")

@@ -26,7 +26,7 @@ from animora_training.modeling.trainer import Trainer
 from animora_training.modeling.training_set import TrainingSet, training_set
 from animora_training.pipeline.als_tuning import default_als
 from animora_training.pipeline.export import FoldedNeuCF
-from tests.training.worlds import as_dataset
+from tests.support.datasets import as_dataset
 
 HOLDOUT_NEGATIVES = 99
 RECBOLE = Path(".venv-recbole/bin/python")

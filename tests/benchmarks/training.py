@@ -20,8 +20,8 @@ from rich.table import Table
 from animora_training.evaluation.network_ranking import TOP
 from animora_training.importers.ncf_import import read_feed
 from animora_training.modeling.config import FitConfig
-from tests.benchmarks.made_up import made_up_feed
 from tests.benchmarks.trainers import Animora, Side, Task, Turn, recbole
+from tests.support.made_up_feed import made_up_feed
 
 ROUNDS = 10
 THREADS = 2

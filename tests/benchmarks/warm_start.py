@@ -28,8 +28,8 @@ from animora_training.importers.ncf_import import read_feed
 from animora_training.modeling.config import FitConfig
 from animora_training.pipeline.fit import Fit
 from tests.benchmarks.accuracy import RECIPE
-from tests.training.pipeline.days import Days, fitted, parent
-from tests.training.worlds import as_dataset
+from tests.support.datasets import as_dataset
+from tests.support.days import Days, fitted, parent
 
 SAMPLED = 99
 SEED = 0

@@ -7,7 +7,7 @@ import redis.asyncio
 from redis.asyncio import Redis
 
 from animora_server.precompute.generation_store import RedisGenerations
-from tests.cache.stores import Stores
+from tests.support.redis_stores import Stores
 
 
 @pytest.fixture

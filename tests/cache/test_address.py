@@ -9,7 +9,7 @@ from animora_server.cache.address import ClusterAddress, SentinelAddress, Single
 from animora_server.cache.connection import close_redis, open_redis
 from animora_server.errors import ConfigurationError
 from animora_server.settings import REDIS_SCHEMES, CacheSettings
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 
 def test_a_single_server_is_what_redis_py_makes_of_it():

@@ -18,8 +18,8 @@ from animora_server.cache.timeline_codec import encode_posts
 from animora_server.errors import GenerationGone
 from animora_server.observability.metrics import CacheMetrics
 from animora_server.precompute.generation_store import RedisGenerations
-from tests.cache.stores import KEY, NOW, TIMELINE, Stores, make_generation, name_of, until
-from tests.limits import HANG_TIMEOUT
+from tests.support.redis_stores import KEY, NOW, TIMELINE, Stores, make_generation, name_of, until_deleted
+from tests.support.until import HANG_TIMEOUT, until
 
 
 class ScriptedRedis:
@@ -106,9 +106,7 @@ async def test_posts_that_cannot_be_read_are_none_are_counted_once_and_deleted(s
     await client.set(key, encode_posts(b"another key", np.arange(3)))
     await stores.publish(generation, KEY)
     await until(lambda: stores.lookup_count("unreadable", "generation") > 0)
-    async with asyncio.timeout(HANG_TIMEOUT):
-        while await client.exists(key):
-            pass
+    await until_deleted(client, key)
     hits = stores.lookup_count("hit", "generation")
     await until(lambda: stores.lookup_count("hit", "generation") > hits + 1)
     assert stores.lookup_count("unreadable", "generation") == 1

@@ -9,8 +9,9 @@ import pytest
 
 from animora_demo.embedded.binaries import find_redis
 from tests.cache.documented_rights import CLUSTERED, LINE, PRECOMPUTING
-from tests.cache.servers import SERVICE, Server, clustered, serving, watched
-from tests.cache.stores import KEY, NOW, Stores, make_generation, make_timeline, name_of, until
+from tests.support.redis_servers import SERVICE, Server, clustered, serving, watched
+from tests.support.redis_stores import KEY, NOW, Stores, make_generation, make_timeline, name_of
+from tests.support.until import until
 
 
 @pytest.fixture(params=["Redis 7.0", "embedded"])

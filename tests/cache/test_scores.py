@@ -15,8 +15,8 @@ from animora_server.cache import RedisCache, RedisScores
 from animora_server.errors import ConfigurationError
 from animora_server.observability.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
-from tests.cache.stores import until
-from tests.limits import HANG_TIMEOUT
+from tests.support.redis_stores import until_deleted
+from tests.support.until import HANG_TIMEOUT, until
 
 KEY = b"rank:1:key"
 STORED = b"animora:" + KEY
@@ -66,15 +66,11 @@ class Cache:
         self.scores.put(key, SCORES)
         await until(lambda: self.written("stored") > before)
 
-    async def until_deleted(self) -> None:
-        async with asyncio.timeout(HANG_TIMEOUT):
-            while await self.client.exists(STORED):
-                pass
-
     async def until_found(self) -> None:
-        async with asyncio.timeout(HANG_TIMEOUT):
-            while await self.get() != SCORES.tolist():
-                pass
+        async def found() -> bool:
+            return bool(await self.get() == SCORES.tolist())
+
+        await until(found)
 
     async def fail_until_left_alone(self) -> None:
         while not self.left_alone:
@@ -138,14 +134,14 @@ async def test_a_value_that_cannot_be_read_is_a_miss_and_is_deleted(cache: Cache
     await cache.client.set(STORED, poison)
     assert await cache.get() is None
     assert cache.lookup_count("unreadable") == 1
-    await cache.until_deleted()
+    await until_deleted(cache.client, STORED)
 
 
 async def test_a_value_under_another_key_is_a_miss_and_is_deleted(cache: Cache):
     await cache.store(b"rank:1:another")
     await cache.client.rename(b"animora:rank:1:another", STORED)
     assert await cache.get() is None
-    await cache.until_deleted()
+    await until_deleted(cache.client, STORED)
 
 
 async def test_a_key_of_another_type_is_a_miss(cache: Cache):

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from animora_demo.embedded import EmbeddedRedis
 from animora_server.cache.keys import latest_key, stored_timeline_key
-from tests.cache.stores import (
+from tests.support.redis_stores import (
     KEY,
     NOW,
     TIMELINE,
@@ -22,9 +22,9 @@ from tests.cache.stores import (
     make_timeline,
     name_of,
     of_generation,
-    until,
+    until_deleted,
 )
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT, until
 
 PREFIX = b"animora:"
 POINTER = latest_key(PREFIX, KEY)
@@ -346,9 +346,3 @@ async def test_precomputed_timelines_are_stored_as_live_ones_are(stores: Stores)
     assert (found.made_at, found.fresh_until, found.read_at) == (
         meant.made_at, meant.fresh_until, meant.read_at,
     )  # fmt: skip
-
-
-async def until_deleted(client: Redis, key: bytes) -> None:
-    async with asyncio.timeout(HANG_TIMEOUT):
-        while await client.exists(key):
-            pass

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 from animora_server.cache.keys import latest_key
 from animora_server.precompute.retrying_store import RetryingGenerationStore
 from tests.cache.documented_rights import CLUSTERED, PRECOMPUTING, SERVING
-from tests.cache.servers import (
+from tests.support.redis_servers import (
     SERVICE,
     Address,
     Server,
@@ -28,8 +28,16 @@ from tests.cache.servers import (
     serving,
     watched,
 )
-from tests.cache.stores import KEY, NOW, Stores, make_generation, make_timeline, name_of, until
-from tests.limits import HANG_TIMEOUT
+from tests.support.redis_stores import (
+    KEY,
+    NOW,
+    Stores,
+    make_generation,
+    make_timeline,
+    name_of,
+    until_deleted,
+)
+from tests.support.until import HANG_TIMEOUT, until
 
 Freeze = Callable[[int], AbstractContextManager[None]]
 PROMPT = ("--repl-diskless-sync-delay", "0")
@@ -283,9 +291,7 @@ async def test_a_server_alone_needs_fewer_commands_than_precomputing(tmp_path: P
             pointer = latest_key(b"animora:", KEY)
             await server.client.set(pointer, b"poison")
             assert await stores.timelines.latest(KEY) is None
-            async with asyncio.timeout(HANG_TIMEOUT):
-                while await server.client.exists(pointer):
-                    pass
+            await until_deleted(server.client, pointer)
             assert await server.client.acl_log() == []
 
 

@@ -15,7 +15,7 @@ from animora_server.catalog import (
     PostRecords,
     PostTableBuilder,
 )
-from tests.catalog.columns import column
+from tests.support.embeddings import column
 
 NO_IDS = np.empty(0, np.int64)
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)

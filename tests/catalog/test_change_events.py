@@ -2,7 +2,7 @@ import numpy as np
 
 from animora_server.catalog import ChangeEvents, EventLog, apply_events
 from animora_server.catalog.change_events import MAX_NOTIFIED
-from tests.ranker.catalogs import snapshot
+from tests.support.catalogs import snapshot
 
 
 def block(blocker, blocked):

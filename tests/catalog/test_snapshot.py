@@ -14,8 +14,8 @@ from animora_server.catalog import (
     PostTableBuilder,
 )
 from animora_server.catalog.snapshot import LATE_COMMIT
-from tests.catalog.columns import column
-from tests.ranker.catalogs import snapshot
+from tests.support.catalogs import snapshot
+from tests.support.embeddings import column
 
 NO_IDS = np.empty(0, np.int64)
 

@@ -13,7 +13,7 @@ from animora_server.catalog import (
     PostTableBuilder,
     Widths,
 )
-from tests.catalog.columns import column
+from tests.support.embeddings import column
 
 NO_IDS = np.empty(0, np.int64)
 

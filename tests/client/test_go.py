@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.documented import ROOT, example, output, protoc_command, replaced
+from tests.support.documented import ROOT, example, output, protoc_command, replaced
 
 SOURCES = Path("/usr/share/gocode")
 PACKAGES = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.documented import ROOT, example, output, replaced
+from tests.support.documented import ROOT, example, output, replaced
 
 NODE = Path(__file__).parent / "node"
 

@@ -1,6 +1,5 @@
 """What the demo leaves to type next; `make demo` itself is for people to run."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pydantic import SecretStr
 from animora_demo import SampleFeed
 from animora_server.configuration import load_settings
 from animora_server.settings import Settings
+from tests.support.processes import animora_environment
 
 FEED = SampleFeed(
     "postgresql://animora@/animora?host=/srv/f\u00fctter&sslmode=disable",
@@ -40,7 +40,7 @@ def test_it_has_a_key_for_page_tokens_unless_one_is_configured():
 def test_a_port_that_is_taken_is_named_before_anything_is_started(section: str, tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-        done = demo(tmp_path, **{f"ANIMORA_{section.upper()}_PORT": str(port)})
+        done = demo(tmp_path, **{f"{section.upper()}_PORT": str(port)})
     assert done.returncode == 2
     assert done.stderr.startswith(f"animora-server: {section}.port: cannot listen on 127.0.0.1 port {port} (")
     assert list(tmp_path.iterdir()) == []
@@ -50,11 +50,11 @@ def test_a_port_that_is_taken_is_named_before_anything_is_started(section: str, 
     ("options", "named"),
     [
         (
-            {"ANIMORA_GRPC_TLS_CERTIFICATE": "/absent.pem", "ANIMORA_GRPC_TLS_KEY": "/absent.key"},
+            {"GRPC_TLS_CERTIFICATE": "/absent.pem", "GRPC_TLS_KEY": "/absent.key"},
             "grpc.tls_certificate",
         ),
-        ({"ANIMORA_SCORER_DEVICE": "cuda:99"}, "scorer.device"),
-        ({"ANIMORA_MODELS_VERIFY_KEY": "/absent.pem"}, "models.verify_key"),
+        ({"SCORER_DEVICE": "cuda:99"}, "scorer.device"),
+        ({"MODELS_VERIFY_KEY": "/absent.pem"}, "models.verify_key"),
     ],
 )
 def test_what_would_end_it_after_the_training_is_named_before_anything_is_started(
@@ -67,11 +67,9 @@ def test_what_would_end_it_after_the_training_is_named_before_anything_is_starte
 
 
 def demo(directory: Path, **options: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANIMORA_")}
-    free = {"ANIMORA_GRPC_PORT": "0", "ANIMORA_HTTP_PORT": "0"}
     return subprocess.run(
         (sys.executable, "-m", "animora_server", "demo", "--directory", str(directory)),
-        env=inherited | free | options,
+        env=animora_environment(**{"GRPC_PORT": "0", "HTTP_PORT": "0"} | options),
         capture_output=True,
         text=True,
         check=False,

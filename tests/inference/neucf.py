@@ -9,8 +9,8 @@ from animora_training.modeling.initialization import new_initialization
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.compilation import compile_score
 from animora_training.pipeline.export import VersionOrigin, export
-from tests.training.networks import randomised
-from tests.training.worlds import TINY, as_dataset, tiny_feed
+from tests.support.datasets import TINY, as_dataset, tiny_feed
+from tests.support.networks import randomised
 
 WIDTH = TINY.width  # of images and captions
 

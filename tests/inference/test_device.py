@@ -15,7 +15,7 @@ from animora_server.inference.device import Device
 from animora_server.inference.loaded_model import PostVectors
 from animora_server.inference.requests import ExplainRequest, ScoreRequest
 from animora_server.settings import ScorerSettings
-from tests.inference.artifacts import TinyNetwork, tiny_artifact
+from tests.support.artifacts import TinyNetwork, tiny_artifact
 
 
 def device_named(name, **arguments):

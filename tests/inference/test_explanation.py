@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from animora_server.inference.explanation import explain
 from animora_training.pipeline.export import FoldedNeuCF
-from tests.inference.artifacts import tiny_artifact
-from tests.training.networks import inputs, random_network
+from tests.support.artifacts import tiny_artifact
+from tests.support.networks import inputs, random_network
 
 USER = 3
 GMF, MLP_USER, MLP, BIAS = slice(0, 3), 3, slice(4, 7), 7

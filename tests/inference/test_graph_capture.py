@@ -16,7 +16,7 @@ from animora_server.inference.graph_capture import (
     EagerRecorder,
     padded_lengths,
 )
-from tests.inference.artifacts import POSTS, USERS, WIDTH, TinyNetwork
+from tests.support.artifacts import POSTS, USERS, WIDTH, TinyNetwork
 
 ROWS = 300
 

@@ -12,9 +12,9 @@ from animora_artifact import Artifact
 from animora_artifact.network import save_network
 from animora_server.inference.loading import load_model
 from animora_server.settings import ScorerSettings
-from tests.compilers import NO_SUCH_CPU, ZEROS, library, needs_compiler, of_another_machine
-from tests.inference.artifacts import TinyNetwork, tiny_artifact
 from tests.inference.neucf import WIDTH, compiled_artifact
+from tests.support.artifacts import TinyNetwork, tiny_artifact
+from tests.support.compilers import NO_SUCH_CPU, ZEROS, library, needs_compiler, of_another_machine
 
 CPU = torch.device("cpu")
 

@@ -15,17 +15,11 @@ from animora_artifact.errors import RejectionReason
 from animora_artifact.network import load_network
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.catalog import (
-    CatalogSnapshot,
     ChangeEvents,
-    CsrIndex,
-    EmbeddingFile,
-    FeedIndex,
-    IdMap,
     Relations,
     WidthPreference,
     Widths,
 )
-from animora_server.catalog.embeddings import fingerprints
 from animora_server.errors import DeviceFault
 from animora_server.inference import CatalogEncoder, ModelManager
 from animora_server.inference.catalog_encoder import MIN_CAPACITY
@@ -35,68 +29,12 @@ from animora_server.inference.placeholder_models import UnavailableModel
 from animora_server.inference.resident_model import BACKGROUND_CHUNK_ROWS, EXPLAIN_CHUNK_POSTS
 from animora_server.observability.metrics import ScorerMetrics
 from animora_server.settings import ScorerSettings
-from tests.compilers import needs_compiler
-from tests.inference.artifacts import tiny_artifact
 from tests.inference.neucf import WIDTH, compiled_artifact
+from tests.support.artifacts import tiny_artifact
+from tests.support.catalogs import GrowingCatalog
+from tests.support.compilers import needs_compiler
 
 LIMITS = BatchLimits(max_batch_rows=256)
-
-
-class GrowingCatalog:
-    """A growing catalog whose posts have random embeddings; every fourth post has none."""
-
-    def __init__(self, image: int = 3, caption: int = 2, epoch: int = 1):
-        self.random = np.random.default_rng(epoch)
-        self.epoch = epoch
-        self.embeddings = EmbeddingFile(None, image, caption)
-        self.image = np.empty((0, image), np.float16)
-        self.caption = np.empty((0, caption), np.float16)
-        self.post_ids = np.empty(0, np.int64)
-
-    def grow(self, post_ids) -> CatalogSnapshot:
-        image = self.random.normal(size=(len(post_ids), self.image.shape[1])).astype(np.float16)
-        caption = self.random.normal(size=(len(post_ids), self.caption.shape[1])).astype(np.float16)
-        image[::4] = 0
-        caption[::4] = 0
-        self.embeddings.write(len(self.post_ids), image, caption)
-        self.image = np.concatenate((self.image, image))
-        self.caption = np.concatenate((self.caption, caption))
-        self.post_ids = np.concatenate((self.post_ids, np.array(post_ids, np.int64)))
-        rows = len(self.post_ids)
-        return CatalogSnapshot(
-            epoch=self.epoch,
-            post_ids=self.post_ids,
-            author_ids=np.zeros(rows, np.int64),
-            created_at=np.zeros(rows),
-            deleted=np.zeros(rows, np.bool_),
-            interactions=np.zeros(rows, np.int64),
-            fingerprints=fingerprints(self.image, self.caption),
-            max_interactions=0,
-            arrived_at=np.zeros(rows),
-            embeddings=self.embeddings,
-            read_at=0.0,
-            feed=FeedIndex.of(np.zeros(rows), np.arange(rows)),
-            posts_read_at=time.monotonic(),
-            blocks_read_at=time.monotonic(),
-            index=IdMap.of(self.post_ids, np.arange(rows)),
-            relations=Relations.empty(),
-            seen_base=CsrIndex.empty(),
-            seen_recent=CsrIndex.empty(),
-        )
-
-    def eager(self, network, vocabulary, user_row, rows):
-        """The logits of the eager network for the same inputs."""
-        post_rows = [
-            int(np.flatnonzero(vocabulary.post_ids == post)[0]) + 1 if post in vocabulary.post_ids else 0
-            for post in self.post_ids[rows]
-        ]
-        with torch.inference_mode():
-            vectors = network.encode_posts(
-                torch.tensor(post_rows),
-                torch.from_numpy(self.image[rows].astype(np.float32)),
-                torch.from_numpy(self.caption[rows].astype(np.float32)),
-            )
-            return network.forward(torch.full((len(rows),), user_row), vectors).numpy()
 
 
 class HeldEncoder:

@@ -21,10 +21,10 @@ from animora_server.errors import DeviceFault
 from animora_server.inference.device import Device
 from animora_server.inference.preflight import Preflight
 from animora_server.settings import ScorerSettings
-from tests.compilers import ZEROS, library, needs_compiler
-from tests.inference.artifacts import DoublesWithoutEnd, TinyNetwork, tiny_artifact
 from tests.inference.neucf import compiled_artifact
-from tests.limits import HANG_TIMEOUT
+from tests.support.artifacts import DoublesWithoutEnd, TinyNetwork, tiny_artifact
+from tests.support.compilers import ZEROS, library, needs_compiler
+from tests.support.until import HANG_TIMEOUT
 
 READ_ALL = "import sys, os, signal, time; sys.stdin.buffer.read(); "
 

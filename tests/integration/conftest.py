@@ -13,9 +13,9 @@ from animora_artifact import FolderStore
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import Application, running
 from animora_server.settings import Settings
-from tests.inference.artifacts import active_store
-from tests.integration.feed import Feed, fill
-from tests.limits import HANG_TIMEOUT
+from tests.support.artifacts import active_store
+from tests.support.feed import Feed
+from tests.support.until import HANG_TIMEOUT
 
 if TYPE_CHECKING:
     from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
@@ -29,12 +29,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "models": {"poll_interval": 0.05, "preflight": False},  # which test_preflight.py has
     "scorer": {"device": "cpu"},
 }
-
-
-@pytest.fixture
-async def feed(postgres_url: str) -> Feed:
-    """The database, filled."""
-    return await fill(postgres_url)
 
 
 @pytest.fixture

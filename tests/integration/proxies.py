@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.documented import PAGE, replaced
-from tests.workers.group import children
+from tests.support.documented import PAGE, replaced
+from tests.support.processes import children
 
 # Debian keeps it where only root looks.
 NGINX = shutil.which("nginx", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")

@@ -10,9 +10,9 @@ from animora_client import AsyncRankingClient
 from animora_server.app import running
 from animora_server.configuration import Option, options
 from animora_server.settings import Settings
-from tests.integration.feed import TRAINED_USERS
-from tests.integration.pages import get
-from tests.limits import HANG_TIMEOUT
+from tests.support.feed import TRAINED_USERS
+from tests.support.pages import get
+from tests.support.until import HANG_TIMEOUT
 
 # A worker is a process of its own, and the port is free whichever it is.
 NOT_TRIED = {"grpc.workers", "grpc.port", "http.port"}

@@ -15,8 +15,8 @@ from animora_server.inference.device import Device
 from animora_server.observability.metrics import CatalogMetrics, ScorerMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings, ScorerSettings
 from animora_server.store import CatalogSync, PostgresStore
-from tests.inference.artifacts import POSTS, tiny_artifact
-from tests.limits import HANG_TIMEOUT
+from tests.support.artifacts import POSTS, tiny_artifact
+from tests.support.until import HANG_TIMEOUT
 
 LIMITS = BatchLimits(max_batch_rows=256)
 

@@ -20,12 +20,12 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
 from animora_server.settings import ModelSettings, Settings
-from tests.inference.artifacts import DoublesWithoutEnd, TinyNetwork, tiny_artifact
 from tests.integration.conftest import OPTIONS
-from tests.integration.feed import fill
-from tests.integration.ledger import Ledger
-from tests.integration.pages import get
-from tests.limits import HANG_TIMEOUT
+from tests.support.artifacts import DoublesWithoutEnd, TinyNetwork, tiny_artifact
+from tests.support.feed import fill
+from tests.support.ledger import Ledger
+from tests.support.pages import get
+from tests.support.until import HANG_TIMEOUT
 
 NETWORKS = {f"v{seed}": tiny_artifact(f"v{seed}", seed=seed)[1] for seed in range(1, 8)}
 

@@ -13,8 +13,8 @@ from animora_server.app import running
 from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.precompute.job import NullObserver, RunOptions, run
 from animora_server.precompute.shard import Shard
-from tests.integration.feed import COLD_USER, TRAINED_USERS
-from tests.limits import HANG_TIMEOUT
+from tests.support.feed import COLD_USER, TRAINED_USERS
+from tests.support.until import HANG_TIMEOUT
 
 USERS = (*TRAINED_USERS, COLD_USER)
 

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.app import running
-from tests.integration.pages import get
-from tests.limits import HANG_TIMEOUT
+from tests.support.pages import get
+from tests.support.until import HANG_TIMEOUT
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from animora_client import AsyncRankingClient, RankingError
-from tests.integration.feed import TRAINED_USERS
-from tests.integration.processes import listening_port, start
-from tests.limits import HANG_TIMEOUT
+from tests.support.feed import TRAINED_USERS
+from tests.support.processes import listening_port, start
+from tests.support.until import HANG_TIMEOUT
 
 
 async def test_sigterm_to_one_of_two_servers_under_load_loses_no_request(feed, redis_url, store, tmp_path):

@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.scoring.terms import MODEL_TERMS
-from tests.inference.artifacts import tiny_artifact
-from tests.integration.feed import AUTHORS, COLD_USER
-from tests.limits import HANG_TIMEOUT
+from tests.support.artifacts import tiny_artifact
+from tests.support.feed import AUTHORS, COLD_USER
+from tests.support.until import HANG_TIMEOUT
 
 NETWORK = tiny_artifact("v1", seed=1)[1]
 CANDIDATES = [100, 200, 300, 400, 5000, 5001, 5002]

@@ -15,11 +15,11 @@ import pytest
 
 from animora_client import AsyncRankingClient, Ranker, RankingClient, RankingError
 from animora_client.ranking import Ranking
-from tests.integration.feed import TRAINED_USERS
-from tests.integration.pages import get
-from tests.integration.processes import start
 from tests.integration.proxies import envoy, nginx, nginx_that_is_told
-from tests.limits import HANG_TIMEOUT
+from tests.support.feed import TRAINED_USERS
+from tests.support.pages import get
+from tests.support.processes import start
+from tests.support.until import HANG_TIMEOUT
 
 CALLERS = 8  # of each kind
 PAUSE = 0.01  # seconds between a caller's calls, in which a server that starts has the processor

@@ -13,9 +13,9 @@ from animora_artifact import FolderStore
 from animora_client import AsyncRankingClient, CachePolicy
 from animora_server.app import running
 from animora_server.settings import Settings
-from tests.inference.artifacts import tiny_artifact
 from tests.integration.scrolls import AT_ONCE, Scrolls
-from tests.limits import HANG_TIMEOUT
+from tests.support.artifacts import tiny_artifact
+from tests.support.until import HANG_TIMEOUT
 
 TRAINED = range(2000, 2025)
 COLD = range(2025, 2050)

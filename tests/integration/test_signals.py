@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.limits import HANG_TIMEOUT
-from tests.workers.group import children
+from tests.support.processes import children
+from tests.support.until import HANG_TIMEOUT
 
 PROGRAMS = ("animora_server", "animora_training")
 SLOW_IMPORT = "import os\nos.write(1, b'importing')\nimport time\ntime.sleep(3600)\n"

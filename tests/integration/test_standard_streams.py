@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 PROGRAMS = ("animora_server", "animora_training")
 PRINTING = (  # programs that print, and the names of their commands

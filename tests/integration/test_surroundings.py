@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cache.servers import make_certificates
-from tests.limits import HANG_TIMEOUT
+from tests.support.redis_servers import make_certificates
+from tests.support.until import HANG_TIMEOUT
 
 NOBODY = 54_321  # an id that the system has no user of
 # As that user, who may all the same read what this one may.

@@ -13,9 +13,9 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
 from animora_server.settings import Settings
-from tests.inference.artifacts import tiny_artifact
-from tests.integration.feed import AUTHORS, COLD_USER
-from tests.limits import HANG_TIMEOUT
+from tests.support.artifacts import tiny_artifact
+from tests.support.feed import AUTHORS, COLD_USER
+from tests.support.until import HANG_TIMEOUT
 
 NETWORK = tiny_artifact("v1", seed=1)[1]
 

@@ -12,8 +12,8 @@ from animora_artifact import Artifact, FolderStore, pack, signer
 from animora_server.inference.loading import load_model
 from animora_server.models import open_models
 from animora_server.settings import ModelSettings, ScorerSettings
-from tests.artifact.keys import write_keys
-from tests.inference.artifacts import tiny_artifact
+from tests.support.artifacts import tiny_artifact
+from tests.support.signing_keys import write_keys
 
 CODE = b"not machine code"
 

@@ -17,14 +17,14 @@ from animora_server.app import Application, running
 from animora_server.errors import ConfigurationError
 from animora_server.settings import Settings
 from animora_training.commands.cli import app
-from tests.artifact.keys import KeyPair, write_keys
-from tests.inference.artifacts import tiny_artifact
-from tests.integration.feed import Feed, fill
-from tests.integration.ledger import Ledger
-from tests.integration.pages import get
-from tests.integration.processes import listening_port, start
-from tests.limits import HANG_TIMEOUT
-from tests.s3_server import S3Prefix
+from tests.support.artifacts import tiny_artifact
+from tests.support.feed import Feed
+from tests.support.ledger import Ledger
+from tests.support.pages import get
+from tests.support.processes import listening_port, start
+from tests.support.s3_server import S3Prefix
+from tests.support.signing_keys import KeyPair, write_keys
+from tests.support.until import HANG_TIMEOUT
 
 if TYPE_CHECKING:
     from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 VERSIONS = ("v1", "v2", "v3")
 NETWORKS = {version: tiny_artifact(version, seed=int(version[1]))[1] for version in VERSIONS}
 Train = Callable[..., Any]
-
-
-@pytest.fixture
-async def feed(postgres_url: str) -> Feed:
-    return await fill(postgres_url)
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from animora_server.models import ModelWatcher, open_models
 from animora_server.models.model_store import size_limit
 from animora_server.observability.metrics import ModelMetrics
 from animora_server.settings import ModelSettings
-from tests.inference.artifacts import tiny_artifact
-from tests.limits import HANG_TIMEOUT
+from tests.support.artifacts import tiny_artifact
+from tests.support.until import HANG_TIMEOUT
 
 
 class FakeModels:

@@ -13,7 +13,7 @@ from animora_server.addresses import Address, bind_all
 from animora_server.errors import ConfigurationError
 from animora_server.observability.probes import Probes, _Server
 from animora_server.settings import HttpSettings
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 ANY_PORT = HttpSettings(port=0)
 

@@ -5,14 +5,8 @@ import pytest
 
 from animora_server.settings import Settings
 from tests.cache.conftest import client, generations, stores  # noqa: F401  # fixtures
-from tests.inference.artifacts import active_store
-from tests.integration.feed import fill
 from tests.precompute.fakes import FakeGenerations
-
-
-@pytest.fixture
-async def feed(postgres_url):
-    return await fill(postgres_url)
+from tests.support.artifacts import active_store
 
 
 @pytest.fixture

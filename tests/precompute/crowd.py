@@ -12,7 +12,7 @@ from animora_artifact.manifest import DataWindow, Dimensions
 from animora_artifact.network import save_network
 from animora_training.modeling.network import NetworkShape, NeuCF
 from animora_training.pipeline.export import FoldedNeuCF
-from tests.training.networks import randomised
+from tests.support.networks import randomised
 
 USERS = np.arange(1, 701)
 TRAINED = USERS[:600]

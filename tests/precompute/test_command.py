@@ -12,8 +12,8 @@ from animora_server.errors import ConfigurationError
 from animora_server.precompute.command import precompute, run_in_redis
 from animora_server.precompute.job import RunOptions
 from animora_server.precompute.shard import Shard
-from tests.limits import HANG_TIMEOUT
 from tests.precompute.watch import Watch
+from tests.support.until import HANG_TIMEOUT
 
 
 @pytest.fixture

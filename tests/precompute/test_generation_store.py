@@ -27,7 +27,7 @@ from animora_server.errors import GenerationGone, StoreError
 from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.settings import CacheSettings
 from animora_server.types import Generation
-from tests.cache.stores import (
+from tests.support.redis_stores import (
     KEY,
     NOW,
     PRECOMPUTE,
@@ -38,8 +38,8 @@ from tests.cache.stores import (
     make_timeline,
     name_of,
     of_generation,
-    until,
 )
+from tests.support.until import until
 
 CURRENT = current_generation_key(b"animora:")
 BUILDING = building_generation_key(b"animora:")

@@ -12,11 +12,11 @@ from animora_server.precompute.shard import Shard
 from animora_server.settings import Settings
 from animora_server.timeline.store import settings_digest, timeline_key
 from animora_server.types import RankerName
-from tests.inference.artifacts import tiny_artifact
-from tests.integration.feed import AUTHORS, COLD_USER, TRAINED_USERS
-from tests.limits import HANG_TIMEOUT
 from tests.precompute.fakes import FakeGenerations
 from tests.precompute.watch import Watch
+from tests.support.artifacts import tiny_artifact
+from tests.support.feed import AUTHORS, COLD_USER, TRAINED_USERS
+from tests.support.until import HANG_TIMEOUT
 
 USERS = (*TRAINED_USERS, COLD_USER, *AUTHORS)
 

@@ -1,7 +1,6 @@
 """The same lists, byte for byte, however often a run is killed."""
 
 import asyncio
-import os
 import sys
 import time
 from random import Random
@@ -16,9 +15,10 @@ from animora_server.precompute.plan import new_generation_id
 from animora_server.settings import Settings
 from animora_server.timeline.store import settings_digest
 from animora_server.types import Generation
-from tests.limits import HANG_TIMEOUT
 from tests.precompute import crowd
 from tests.precompute.watch import Watch
+from tests.support.processes import animora_environment
+from tests.support.until import HANG_TIMEOUT
 
 KILLS = 5
 # Imports take most of a start: they are done beforehand, and the command waits for its turn.
@@ -46,8 +46,7 @@ def settings(postgres_url, redis_url, tmp_path):
 
 
 def environment(settings):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANIMORA_")}
-    return inherited | {
+    return animora_environment() | {
         "ANIMORA_DATABASE_URL": settings.database.url.get_secret_value(),
         "ANIMORA_CACHE_URL": settings.cache.url.get_secret_value(),
         "ANIMORA_MODELS_STORE": settings.models.store,

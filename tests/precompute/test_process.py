@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-import os
 import sys
 
 import pytest
 import redis.asyncio
+
+from tests.support.processes import animora_environment
 
 WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from animora_server.__main__ import main; main()"
 
@@ -14,8 +15,7 @@ WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from animora_server.__main
 @pytest.fixture
 def environment(feed, models, redis_url, tmp_path, server_directory):
     """What tells the command where everything is."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANIMORA_")}
-    return inherited | {
+    return animora_environment() | {
         "ANIMORA_DATABASE_URL": feed.url,
         "ANIMORA_CACHE_URL": redis_url,
         "ANIMORA_MODELS_STORE": str(tmp_path / "models"),

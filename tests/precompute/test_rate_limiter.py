@@ -1,20 +1,12 @@
 import pytest
 
 from animora_server.precompute.rate_limiter import RateLimiter, RunStopped
-
-
-class Clock:
-    """Seconds, as set."""
-
-    now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.support.clocks import ManualClock
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return ManualClock()
 
 
 def test_without_a_rate_every_turn_is_now(clock):

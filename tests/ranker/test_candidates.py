@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from animora_server.catalog import CatalogSnapshot
 from animora_server.ranker.candidates import Candidates, filter_candidates
 from animora_server.types import DropReason, RankQuery
-from tests.ranker.catalogs import snapshot
+from tests.support.catalogs import snapshot
 
 
 def query(*post_ids: int, user: int = 7, **options) -> RankQuery:

@@ -18,8 +18,8 @@ from animora_server.ranker.rank_task import (
 )
 from animora_server.scoring.serving_state import ServingState
 from animora_server.types import RankQuery
-from tests.ranker.catalogs import snapshot
-from tests.ranker.test_ranker import RowScoresModel
+from tests.support.catalogs import snapshot
+from tests.support.models import RowScoresModel
 
 
 def task(deadline: float = 0.0, candidates: int = 1, version: str = "") -> RankTask:

@@ -1,8 +1,8 @@
 """The ranker: model or heuristic, order, cache, fallback, and isolation of callers from each other."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,14 @@ from animora_server.errors import (
     DeviceFault,
     ModelNotResident,
     Overloaded,
-    ScoringFailed,
 )
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.rank_task import MAX_GROUP_CANDIDATES
 from animora_server.ranker.score_provider import CacheAccess
 from animora_server.scoring import heuristic
 from animora_server.scoring.heuristic import Heuristic
-from animora_server.scoring.serving_state import ServingState
 from animora_server.scoring.terms import MODEL_TERMS
 from animora_server.types import (
-    BoolArray,
     CachePolicy,
     CacheStatus,
     DegradedReason,
@@ -38,102 +35,9 @@ from animora_server.types import (
     RankerName,
     RankQuery,
 )
-from tests.hurry import hurried
-from tests.ranker.catalogs import NOW, snapshot
-
-
-@dataclass
-class RowScoresModel:
-    """Scores each catalog row with a given logit; knows users below 100.
-
-    The terms of a score add up to `explained` times the logit. Work with a `poisoned` user raises IndexError.
-    """
-
-    logits: list[float]
-    version: str = "v1"
-    featureless: set[int] = field(default_factory=set)
-    poisoned: set[int] = field(default_factory=set)
-    failure: ScoringFailed | None = None
-    gate: asyncio.Event | None = None
-    answers_from: float = 0.0
-    explained: float = 1.0
-    calls: int = 0
-    running: int = 0
-    deadlines: list[float | None] = field(default_factory=list)
-    explanations: int = 0
-    explaining: int = 0
-    most_explaining: int = 0
-    explanation_began: asyncio.Event = field(default_factory=asyncio.Event)
-    called: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def user_row(self, user_id: int) -> int:
-        return user_id if 0 < user_id < 100 else 0
-
-    def user_rows(self, user_ids: IntArray) -> IntArray:
-        return np.array([self.user_row(user) for user in user_ids.tolist()])
-
-    def has_features(self, rows: IntArray) -> BoolArray:
-        return np.array([row not in self.featureless for row in rows.tolist()], np.bool_)
-
-    def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
-        return asyncio.ensure_future(self._score(rows, deadline))
-
-    def score_all(
-        self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
-    ) -> "asyncio.Future[FloatArray]":
-        assert len(user_rows) == len(sizes)
-        assert sizes.sum() == len(rows)
-        if self.poisoned.intersection(user_rows.tolist()):
-            return asyncio.ensure_future(self._fail())
-        return asyncio.ensure_future(self._score(rows, deadline))
-
-    async def _fail(self) -> FloatArray:
-        raise IndexError
-
-    async def _score(self, rows: IntArray, deadline: float | None) -> FloatArray:
-        self.calls += 1
-        self.deadlines.append(deadline)
-        self.called.set()
-        if self.gate is not None:
-            self.running += 1
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self.gate.wait()
-            except TimeoutError as error:
-                raise DeadlineUnreachable from error
-            finally:
-                self.running -= 1
-        if self.failure is not None:
-            raise self.failure
-        if deadline is not None and deadline < self.answers_from:
-            raise DeadlineUnreachable
-        return np.array(self.logits, np.float32)[rows]
-
-    async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
-        if self.failure is not None:
-            raise self.failure
-        self.explanations += 1
-        self.explaining += 1
-        self.most_explaining = max(self.most_explaining, self.explaining)
-        self.explanation_began.set()
-        try:
-            await asyncio.sleep(0)
-        finally:
-            self.explaining -= 1
-        terms = np.array(self.logits, np.float32)[rows] * self.explained / len(MODEL_TERMS)
-        return np.repeat(terms[:, None], len(MODEL_TERMS), axis=1).astype(np.float32)
-
-
-@dataclass
-class FakeState:
-    """A ServingStateSource."""
-
-    snapshot: CatalogSnapshot
-    active: RowScoresModel | None = None
-    resident: Mapping[str, RowScoresModel] = field(default_factory=dict)
-
-    def current(self) -> ServingState:
-        return ServingState(self.snapshot, self.active, self.resident)
+from tests.support.catalogs import NOW, snapshot
+from tests.support.deadlines import with_short_timeout
+from tests.support.models import FakeStateSource, RowScoresModel
 
 
 class NoCatalog:
@@ -218,7 +122,7 @@ THREE = {10: {"likes": 1}, 20: {"likes": 5}, 30: {"likes": 9}}
 
 async def test_a_known_user_is_ranked_by_the_model_best_first():
     model = RowScoresModel([0.0, 2.0, 1.0])
-    ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30)
+    ranking = await rank(FakeStateSource(snapshot(THREE), model), 10, 20, 30)
     assert ranking.post_ids.tolist() == [20, 30, 10]
     assert ranking.scores.tolist() == pytest.approx([0.880797, 0.731059, 0.5], abs=1e-6)
     assert ranking.ranker is RankerName.NEUCF
@@ -229,18 +133,22 @@ async def test_a_known_user_is_ranked_by_the_model_best_first():
 
 async def test_ties_go_to_the_newer_post_then_to_the_larger_id():
     posts = {1: {"age": 50}, 2: {"age": 50}, 3: {"age": 10}}
-    ranking = await rank(FakeState(snapshot(posts), RowScoresModel([1.0, 1.0, 1.0])), 1, 2, 3)
+    ranking = await rank(FakeStateSource(snapshot(posts), RowScoresModel([1.0, 1.0, 1.0])), 1, 2, 3)
     assert ranking.post_ids.tolist() == [3, 2, 1]
 
 
 async def test_a_limit_returns_the_best_and_does_not_change_the_drop_counts():
-    ranking = await rank(FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])), 10, 20, 30, 99, limit=2)
+    ranking = await rank(
+        FakeStateSource(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])), 10, 20, 30, 99, limit=2
+    )
     assert ranking.post_ids.tolist() == [20, 30]
     assert sum(ranking.dropped.values()) == 1
 
 
 async def test_a_cold_user_is_ranked_by_the_heuristic_without_a_degraded_reason():
-    ranking = await rank(FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])), 10, 20, 30, user=500)
+    ranking = await rank(
+        FakeStateSource(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])), 10, 20, 30, user=500
+    )
     assert ranking.post_ids.tolist() == [30, 20, 10]
     assert ranking.scores.tolist()[0] == pytest.approx(1.0)
     assert ranking.ranker is RankerName.HEURISTIC
@@ -249,7 +157,7 @@ async def test_a_cold_user_is_ranked_by_the_heuristic_without_a_degraded_reason(
 
 
 async def test_without_a_model_the_heuristic_answers_with_a_degraded_reason():
-    ranking = await rank(FakeState(snapshot(THREE)), 10, 20)
+    ranking = await rank(FakeStateSource(snapshot(THREE)), 10, 20)
     assert ranking.ranker is RankerName.HEURISTIC
     assert ranking.degraded_reason is DegradedReason.NO_MODEL
 
@@ -265,7 +173,7 @@ async def test_without_a_model_the_heuristic_answers_with_a_degraded_reason():
 async def test_a_failing_model_falls_back_to_the_heuristic_with_the_reason(failure, reason):
     cache = FakeCache()
     model = RowScoresModel([0.0, 2.0, 1.0], failure=failure)
-    ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30, cache=cache)
+    ranking = await rank(FakeStateSource(snapshot(THREE), model), 10, 20, 30, cache=cache)
     assert ranking.post_ids.tolist() == [30, 20, 10]
     assert ranking.degraded_reason is reason
     assert cache.stored == {}
@@ -275,7 +183,7 @@ async def test_a_failing_model_falls_back_to_the_heuristic_with_the_reason(failu
 async def test_scores_that_are_not_finite_are_never_returned_or_stored(value):
     cache = FakeCache()
     ranking = await rank(
-        FakeState(snapshot(THREE), RowScoresModel([0.0, value, 1.0])), 10, 20, 30, cache=cache
+        FakeStateSource(snapshot(THREE), RowScoresModel([0.0, value, 1.0])), 10, 20, 30, cache=cache
     )
     assert ranking.degraded_reason is DegradedReason.INVALID_SCORES
     assert cache.stored == {}
@@ -283,25 +191,27 @@ async def test_scores_that_are_not_finite_are_never_returned_or_stored(value):
 
 async def test_a_bug_in_the_model_is_not_hidden_behind_the_heuristic():
     with pytest.raises(IndexError):
-        await rank(FakeState(snapshot(THREE), RowScoresModel([])), 10)
+        await rank(FakeStateSource(snapshot(THREE), RowScoresModel([])), 10)
 
 
 async def test_a_slow_model_falls_back_to_the_heuristic_before_the_deadline():
     model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
-    ranking = await hurried(lambda timeout: rank(FakeState(snapshot(THREE), model), 10, timeout=timeout))
+    ranking = await with_short_timeout(
+        lambda timeout: rank(FakeStateSource(snapshot(THREE), model), 10, timeout=timeout)
+    )
     assert ranking.degraded_reason is DegradedReason.DEADLINE
 
 
 async def test_the_model_has_the_time_without_the_reserve():
     model = RowScoresModel([0.0, 2.0, 1.0])
     request = query(timeout=60, reserve=50)
-    await ranker_over(FakeState(snapshot(THREE), model)).rank(request)
+    await ranker_over(FakeStateSource(snapshot(THREE), model)).rank(request)
     assert model.deadlines == [request.deadline - 50]
 
 
 async def test_a_late_batch_falls_back_without_a_retry():
     model = RowScoresModel([0.0, 2.0, 1.0], failure=DeadlineUnreachable())
-    ranker = ranker_over(FakeState(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model))
     rankings = await ranker.rank_all([query(timeout=60, reserve=61)] * 3)
     assert [each.degraded_reason for each in rankings_of(rankings)] == 3 * [DegradedReason.DEADLINE]
     assert model.calls == 1
@@ -310,13 +220,15 @@ async def test_a_late_batch_falls_back_without_a_retry():
 async def test_an_expired_deadline_is_an_error():
     with pytest.raises(DeadlineExpired):
         await rank(
-            FakeState(snapshot(THREE), RowScoresModel([0.0], failure=DeadlineUnreachable())), 10, timeout=-1
+            FakeStateSource(snapshot(THREE), RowScoresModel([0.0], failure=DeadlineUnreachable())),
+            10,
+            timeout=-1,
         )
 
 
 async def test_a_query_may_name_a_loaded_version():
     old = RowScoresModel([3.0, 2.0, 1.0], version="old")
-    state = FakeState(snapshot(THREE), RowScoresModel([1.0, 2.0, 3.0]), {"old": old})
+    state = FakeStateSource(snapshot(THREE), RowScoresModel([1.0, 2.0, 3.0]), {"old": old})
     ranking = await rank(state, 10, 20, 30, model_version="old")
     assert ranking.post_ids.tolist() == [10, 20, 30]
     assert ranking.model_version == "old"
@@ -326,7 +238,7 @@ async def test_a_query_may_name_a_loaded_version():
 
 async def test_posts_without_features_get_the_users_median():
     model = RowScoresModel([9.0, 2.0, 1.0], featureless={0})
-    ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30)
+    ranking = await rank(FakeStateSource(snapshot(THREE), model), 10, 20, 30)
     assert ranking.post_ids.tolist() == [20, 10, 30]
     assert ranking.scores.tolist()[1] == pytest.approx(1 / (1 + np.exp(-1.5)), abs=1e-6)
 
@@ -335,12 +247,12 @@ async def test_ranking_is_unavailable_without_a_catalog_or_with_old_blocks():
     with pytest.raises(CatalogUnavailable):
         await rank(NoCatalog(), 10)
     with pytest.raises(CatalogUnavailable):
-        await rank(FakeState(snapshot(THREE, block_age=601)), 10)
+        await rank(FakeStateSource(snapshot(THREE, block_age=601)), 10)
 
 
 async def test_the_same_candidates_hit_the_cache_in_any_order_and_with_any_limit():
     cache, model = FakeCache(), RowScoresModel([0.0, 2.0, 1.0])
-    state = FakeState(snapshot(THREE), model)
+    state = FakeStateSource(snapshot(THREE), model)
     first = await rank(state, 10, 20, 30, cache=cache)
     second = await rank(state, 30, 10, 20, 20, limit=1, cache=cache)
     assert (first.cache, second.cache) == (CacheStatus.MISS, CacheStatus.HIT)
@@ -351,22 +263,22 @@ async def test_the_same_candidates_hit_the_cache_in_any_order_and_with_any_limit
 
 async def test_filters_run_after_the_cache():
     cache, model = FakeCache(), RowScoresModel([0.0, 2.0, 1.0])
-    await rank(FakeState(snapshot(THREE), model), 10, 20, 30, cache=cache)
+    await rank(FakeStateSource(snapshot(THREE), model), 10, 20, 30, cache=cache)
     blocked = snapshot({10: {}, 20: {"author": 50}, 30: {"deleted": 1}}, blocks=[(50, 7)])
-    ranking = await rank(FakeState(blocked, model), 10, 20, 30, cache=cache)
+    ranking = await rank(FakeStateSource(blocked, model), 10, 20, 30, cache=cache)
     assert ranking.cache is CacheStatus.HIT
     assert ranking.post_ids.tolist() == [10]
 
 
 async def test_an_edited_post_misses():
     cache, model = FakeCache(), RowScoresModel([0.0])
-    await rank(FakeState(snapshot({10: {"fingerprint": 1}}), model), 10, cache=cache)
-    ranking = await rank(FakeState(snapshot({10: {"fingerprint": 2}}), model), 10, cache=cache)
+    await rank(FakeStateSource(snapshot({10: {"fingerprint": 1}}), model), 10, cache=cache)
+    ranking = await rank(FakeStateSource(snapshot({10: {"fingerprint": 2}}), model), 10, cache=cache)
     assert ranking.cache is CacheStatus.MISS
 
 
 async def test_refresh_writes_without_reading_and_bypass_does_neither():
-    cache, state = FakeCache(), FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
+    cache, state = FakeCache(), FakeStateSource(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     bypassed = await rank(state, 10, cache=cache, cache_policy=CachePolicy.BYPASS)
     assert (bypassed.cache, cache.reads, len(cache.stored)) == (CacheStatus.BYPASS, 0, 0)
     refreshed = await rank(state, 10, cache=cache, cache_policy=CachePolicy.REFRESH)
@@ -374,7 +286,7 @@ async def test_refresh_writes_without_reading_and_bypass_does_neither():
 
 
 async def test_a_cached_value_that_is_not_finite_is_a_miss():
-    cache, state = FakeCache(), FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
+    cache, state = FakeCache(), FakeStateSource(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     await rank(state, 10, 20, cache=cache)
     cache.stored = {stored: np.full_like(value, np.nan) for stored, value in cache.stored.items()}
     ranking = await rank(state, 10, 20, cache=cache)
@@ -382,7 +294,7 @@ async def test_a_cached_value_that_is_not_finite_is_a_miss():
 
 
 async def test_in_a_batch_only_the_values_that_are_not_finite_are_misses():
-    cache, state = FakeCache(), FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
+    cache, state = FakeCache(), FakeStateSource(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     ranker = ranker_over(state, cache)
     queries = [query(posts=posts) for posts in ((10, 20), (20, 30), (10, 30))]
     await ranker.rank_all(queries)
@@ -395,7 +307,7 @@ async def test_in_a_batch_only_the_values_that_are_not_finite_are_misses():
 
 async def test_each_query_of_a_batch_has_its_own_cache_policy():
     cache, model = FakeCache(), RowScoresModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model), cache)
     policies = (CachePolicy.DEFAULT, CachePolicy.BYPASS, CachePolicy.REFRESH, CachePolicy.DEFAULT)
     posts = ((10, 20), (20, 30), (10, 30), (99,))
     queries = [query(posts=ids, cache_policy=policy) for ids, policy in zip(posts, policies, strict=True)]
@@ -409,7 +321,7 @@ async def test_each_query_of_a_batch_has_its_own_cache_policy():
 async def test_callers_that_miss_the_same_key_share_one_computation():
     cache, gate = FakeCache(), asyncio.Event()
     model = RowScoresModel([0.0, 2.0, 1.0], gate=gate)
-    ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model), cache)
     deadline = asyncio.get_running_loop().time() + 60
     query = RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=deadline)
     callers = [asyncio.create_task(ranker.rank(query)) for _ in range(500)]
@@ -424,7 +336,7 @@ async def test_callers_that_miss_the_same_key_share_one_computation():
 
 async def test_a_look_up_slower_than_the_computation_shares_its_result():
     model, cache = RowScoresModel([0.0, 2.0, 1.0]), MissingCache()
-    ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model), cache)
 
     def submit(*queries: RankQuery) -> "asyncio.Task[list[RankedCandidates | BaseException]]":
         return asyncio.create_task(ranker.rank_all(queries))
@@ -452,7 +364,7 @@ async def test_callers_with_a_later_deadline_share_another_computation():
     cache, gate = FakeCache(), asyncio.Event()
     now = asyncio.get_running_loop().time()
     model = RowScoresModel([0.0, 2.0, 1.0], gate=gate, answers_from=now + 40)
-    ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model), cache)
     callers = [
         asyncio.create_task(
             ranker.rank(RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=now + timeout))
@@ -470,7 +382,7 @@ async def test_callers_with_a_later_deadline_share_another_computation():
 
 @pytest.mark.parametrize("user", [7, 500])
 async def test_terms_add_up_to_the_score_they_explain(user):
-    state = FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
+    state = FakeStateSource(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     ranking = await rank(state, 10, 20, 30, user=user, explain=True)
     assert ranking.terms is not None
     total = ranking.terms.values.sum(axis=1)
@@ -481,7 +393,7 @@ async def test_terms_add_up_to_the_score_they_explain(user):
 
 async def test_an_imputed_logit_is_explained_by_the_bias():
     model = RowScoresModel([9.0, 2.0, 1.0], featureless={0})
-    ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30, explain=True)
+    ranking = await rank(FakeStateSource(snapshot(THREE), model), 10, 20, 30, explain=True)
     assert ranking.terms is not None
     values = dict(zip(ranking.post_ids.tolist(), ranking.terms.values.tolist(), strict=True))
     assert dict(zip(ranking.terms.names, values[10], strict=True)) == {
@@ -493,7 +405,7 @@ async def test_an_imputed_logit_is_explained_by_the_bias():
 
 async def test_terms_that_are_not_finite_fall_back_to_the_heuristic():
     model = RowScoresModel([0.0, 2.0, 1.0], explained=np.nan)
-    ranking = await rank(FakeState(snapshot(THREE), model), 10, 20, 30, explain=True)
+    ranking = await rank(FakeStateSource(snapshot(THREE), model), 10, 20, 30, explain=True)
     assert ranking.degraded_reason is DegradedReason.INVALID_SCORES
     assert ranking.terms is not None
     assert ranking.terms.names == heuristic.TERMS
@@ -504,7 +416,7 @@ async def test_an_error_of_the_fallback_for_terms_reaches_every_caller():
         def terms(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> DoubleArray:
             raise MemoryError
 
-    state = FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0], explained=np.nan))
+    state = FakeStateSource(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0], explained=np.nan))
     ranker = CandidateRanker(state, None, Broken(), max_block_age=600, stages=Stages(), clock=lambda: NOW)
     outcomes = await ranker.rank_all([query(explain=True)] * 2)
     assert [type(outcome) for outcome in outcomes] == [MemoryError] * 2
@@ -513,7 +425,7 @@ async def test_an_error_of_the_fallback_for_terms_reaches_every_caller():
 @pytest.mark.parametrize("user", [7, 500])
 async def test_with_explain_every_candidate_is_ranked_or_has_a_drop_reason(user):
     posts = {10: {}, 20: {"likes": 5}, 30: {"deleted": 1}, 40: {"likes": 3}, 50: {}}
-    state = FakeState(snapshot(posts), RowScoresModel([0.0, 2.0, 9.0, 1.0, -1.0]))
+    state = FakeStateSource(snapshot(posts), RowScoresModel([0.0, 2.0, 9.0, 1.0, -1.0]))
     options: dict[str, Any] = {"limit": 2, "exclude_post_ids": np.array([50])}
     ranking = await rank(state, 99, 50, 40, 30, 20, 10, 10, user=user, explain=True, **options)
     assert ranking.post_ids.tolist() == [20, 40]
@@ -528,7 +440,7 @@ async def test_with_explain_every_candidate_is_ranked_or_has_a_drop_reason(user)
 
 async def test_the_terms_of_a_batch_are_computed_in_sequence():
     model = RowScoresModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakeState(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model))
     rankings = await ranker.rank_all([query(explain=True), query(), query(explain=True)])
     assert [isinstance(each, RankedCandidates) and each.terms is not None for each in rankings] == [
         True,
@@ -541,7 +453,7 @@ async def test_the_terms_of_a_batch_are_computed_in_sequence():
 async def test_nothing_is_explained_after_the_caller_is_cancelled():
     model = RowScoresModel([0.0, 2.0, 1.0])
     ranking = asyncio.ensure_future(
-        ranker_over(FakeState(snapshot(THREE), model)).rank_all([query(explain=True)] * 3)
+        ranker_over(FakeStateSource(snapshot(THREE), model)).rank_all([query(explain=True)] * 3)
     )
     await model.explanation_began.wait()
     ranking.cancel()
@@ -553,7 +465,7 @@ async def test_nothing_is_explained_after_the_caller_is_cancelled():
 
 
 async def test_a_large_batch_does_not_block_the_event_loop():
-    ranker = ranker_over(FakeState(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])))
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])))
     turns = 0
 
     async def count_turns() -> None:
@@ -572,7 +484,7 @@ async def test_a_large_batch_does_not_block_the_event_loop():
 async def test_a_batch_that_is_cancelled_between_turns_leaves_no_running_work():
     model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
     many = query(posts=tuple(range(MAX_GROUP_CANDIDATES)))
-    batch = asyncio.ensure_future(ranker_over(FakeState(snapshot(THREE), model)).rank_all([many] * 3))
+    batch = asyncio.ensure_future(ranker_over(FakeStateSource(snapshot(THREE), model)).rank_all([many] * 3))
     await asyncio.sleep(0)
     batch.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -584,7 +496,7 @@ async def test_a_batch_that_is_cancelled_between_turns_leaves_no_running_work():
 
 async def test_without_known_candidates_the_ranking_is_empty():
     for user in (7, 500):
-        ranking = await rank(FakeState(snapshot({}), RowScoresModel([])), 1, 2, user=user, explain=True)
+        ranking = await rank(FakeStateSource(snapshot({}), RowScoresModel([])), 1, 2, user=user, explain=True)
         assert ranking.post_ids.tolist() == []
         assert ranking.terms is not None
         assert ranking.terms.values.shape[0] == 0
@@ -592,7 +504,7 @@ async def test_without_known_candidates_the_ranking_is_empty():
 
 async def test_each_query_of_a_batch_has_its_own_outcome():
     model = RowScoresModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakeState(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model))
     cold, unknown, late, warm = await ranker.rank_all(
         [query(user=500), query(model_version="never"), query(timeout=-1), query()]
     )
@@ -606,7 +518,7 @@ async def test_each_query_of_a_batch_has_its_own_outcome():
 
 async def test_queries_with_close_deadlines_are_one_piece_of_work():
     model = RowScoresModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakeState(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model))
     now = asyncio.get_running_loop().time()
     queries = [
         replace(query(posts=posts), deadline=now + timeout)
@@ -620,7 +532,7 @@ async def test_queries_with_close_deadlines_are_one_piece_of_work():
 
 async def test_failing_work_is_retried_for_each_query_alone():
     model = RowScoresModel([0.0, 2.0, 1.0], poisoned={8})
-    ranker = ranker_over(FakeState(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model))
     first, bad, second = await ranker.rank_all([query(), query(user=8), query(user=9)])
     assert isinstance(bad, IndexError)
     for ranking in (first, second):
@@ -638,8 +550,8 @@ class BrokenModel(RowScoresModel):
 
 
 async def test_after_an_error_no_work_is_left_running_for_its_callers():
-    slow, broken = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event()), BrokenModel([], "v2")
-    ranker = ranker_over(FakeState(snapshot(THREE), slow, {"v2": broken}))
+    slow, broken = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event()), BrokenModel([], version="v2")
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), slow, {"v2": broken}))
     for outcome in await ranker.rank_all([query(), query(user=8), query(model_version="v2")]):
         assert isinstance(outcome, IndexError)
     await asyncio.sleep(0.01)
@@ -648,7 +560,7 @@ async def test_after_an_error_no_work_is_left_running_for_its_callers():
 
 async def test_a_device_fault_is_not_retried():
     model = RowScoresModel([0.0, 2.0, 1.0], failure=DeviceFault())
-    rankings = await ranker_over(FakeState(snapshot(THREE), model)).rank_all([query(), query()])
+    rankings = await ranker_over(FakeStateSource(snapshot(THREE), model)).rank_all([query(), query()])
     for ranking in rankings:
         assert isinstance(ranking, RankedCandidates)
         assert ranking.degraded_reason is DegradedReason.DEVICE_FAULT
@@ -657,7 +569,7 @@ async def test_a_device_fault_is_not_retried():
 
 async def test_shared_work_runs_until_its_last_caller_is_cancelled():
     model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
-    ranker = ranker_over(FakeState(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model))
     same = query()
     callers = [asyncio.create_task(ranker.rank(same)) for _ in range(3)]
     await model.called.wait()
@@ -687,7 +599,7 @@ class SlowCache(FakeCache):
 
 async def test_after_a_look_up_only_the_queries_that_still_wait_are_computed():
     model, cache = RowScoresModel([0.0, 2.0, 1.0]), SlowCache()
-    ranker = ranker_over(FakeState(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model), cache)
     callers = [asyncio.create_task(ranker.rank(query(user=user))) for user in (7, 8, 9)]
     while not cache.look_ups:  # noqa: ASYNC110  # the fake has no event for this
         await asyncio.sleep(0)
@@ -702,7 +614,7 @@ async def test_after_a_look_up_only_the_queries_that_still_wait_are_computed():
 
 async def test_a_batch_has_one_model_however_the_versions_alternate():
     models = {name: RowScoresModel([0.0, 2.0, 1.0], version=name) for name in ("v1", "v2")}
-    ranker = ranker_over(FakeState(snapshot(THREE), models["v1"], models))
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), models["v1"], models))
     rankings = await ranker.rank_all([query(model_version=name) for name in ("v1", "v2", "v1", "v2")])
     assert [ranking.model_version for ranking in rankings_of(rankings)] == ["v1", "v2", "v1", "v2"]
     assert [model.calls for model in models.values()] == [1, 1]
@@ -712,12 +624,12 @@ async def test_no_caller_waits_for_the_scores_of_another():
     gate, cache = asyncio.Event(), FakeCache()
     slow = RowScoresModel([0.0, 2.0, 1.0], gate=gate)
     quick = RowScoresModel([0.0, 2.0, 1.0], version="quick")
-    ranker = ranker_over(FakeState(snapshot(THREE), slow, {"quick": quick}), cache)
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), slow, {"quick": quick}), cache)
     waiting = asyncio.create_task(ranker.rank(query()))
     others = await asyncio.gather(
         ranker.rank(query(model_version="quick")),
         ranker.rank(query(user=500)),
-        hurried(lambda timeout: ranker.rank(query(timeout))),
+        with_short_timeout(lambda timeout: ranker.rank(query(timeout))),
     )
     assert [other.ranker for other in others] == [
         RankerName.NEUCF,
@@ -732,7 +644,7 @@ async def test_no_caller_waits_for_the_scores_of_another():
 @pytest.mark.parametrize("policy", [CachePolicy.BYPASS, CachePolicy.DEFAULT, CachePolicy.REFRESH])
 async def test_work_for_one_caller_is_cancelled_with_the_caller(policy):
     model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
-    ranker = ranker_over(FakeState(snapshot(THREE), model), FakeCache())
+    ranker = ranker_over(FakeStateSource(snapshot(THREE), model), FakeCache())
     caller = asyncio.create_task(ranker.rank(query(cache_policy=policy)))
     batch = asyncio.create_task(ranker.rank_all([query(cache_policy=policy, posts=(10,))]))
     while model.calls < 2:  # noqa: ASYNC110  # the fake has no event for this

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from animora_server.ranker.candidates import Candidates
 from animora_server.ranker.top_k import MAX_INSERTION_SIZE, top_k
-from tests.ranker.catalogs import snapshot
+from tests.support.catalogs import snapshot
 
 POSTS = 12
 # Few different values, so that many tie; the two zeros are equal.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from animora_server.scoring.heuristic import Heuristic
-from tests.ranker.catalogs import NOW, snapshot
+from tests.support.catalogs import NOW, snapshot
 
 ROWS = np.array([0, 1], np.int64)
 

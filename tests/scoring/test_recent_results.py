@@ -1,11 +1,11 @@
 """Recent results: their time to live and their bound on memory."""
 
 from animora_server.scoring.recent_results import ENTRY_BYTES, RecentResults
-from tests.timeline.fakes import Clock
+from tests.support.clocks import ManualClock
 
 
 def test_a_result_is_found_until_its_time_to_live_ends():
-    clock = Clock(0.0)
+    clock = ManualClock(0.0)
     recent: RecentResults[str] = RecentResults(1.0, 1 << 20, clock)
     recent.add(b"k", "result", 6)
     assert (recent.find(b"k"), recent.find(b"other")) == ("result", None)
@@ -18,7 +18,7 @@ def test_a_result_is_found_until_its_time_to_live_ends():
 
 
 def test_the_oldest_results_are_evicted_first():
-    recent: RecentResults[int] = RecentResults(1.0, 2 * (ENTRY_BYTES + 100), Clock(0.0))
+    recent: RecentResults[int] = RecentResults(1.0, 2 * (ENTRY_BYTES + 100), ManualClock(0.0))
     for number in range(3):
         recent.add(b"%d" % number, number, 100)
     recent.add(b"2", 5, 100)

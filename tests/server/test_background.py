@@ -18,7 +18,7 @@ from animora_server.background import (
 )
 from animora_server.errors import StoreError
 from animora_server.observability.metrics import BackgroundMetrics
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 AT_ONCE = Backoff(0.0, 0.0)
 

@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from animora_server.log_limit import MAX_KINDS, RateLimitedHandler
+from tests.support.clocks import ManualClock
 
 WINDOW = 3600.0  # seconds, which no test takes: windows end where a test ends them
 
@@ -38,16 +39,9 @@ class Lines(logging.Handler):
         return told
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
@@ -56,7 +50,7 @@ def lines() -> Lines:
 
 
 @pytest.fixture
-def log(lines: Lines, clock: Clock) -> Iterator[logging.Logger]:
+def log(lines: Lines, clock: ManualClock) -> Iterator[logging.Logger]:
     handler = RateLimitedHandler(lines, lines=3, window=WINDOW, clock=clock)
     logger = logging.Logger("flooded")
     logger.addHandler(handler)
@@ -64,7 +58,7 @@ def log(lines: Lines, clock: Clock) -> Iterator[logging.Logger]:
     handler.flush()  # ends the timer
 
 
-def test_lines_of_one_kind_are_limited_and_counted(log: logging.Logger, lines: Lines, clock: Clock):
+def test_lines_of_one_kind_are_limited_and_counted(log: logging.Logger, lines: Lines, clock: ManualClock):
     for number in range(10):
         log.warning("handshake %d failed", number)
         log.error("handshake %d failed", number)
@@ -93,7 +87,7 @@ def test_the_count_is_told_when_no_other_line_follows(log: logging.Logger, lines
 
 
 def test_a_flood_is_limited_where_the_system_has_no_thread_left(
-    log: logging.Logger, lines: Lines, clock: Clock
+    log: logging.Logger, lines: Lines, clock: ManualClock
 ):
     size = threading.stack_size(sys.maxsize - 4095)  # no thread has that much
     try:
@@ -122,7 +116,7 @@ def test_many_kinds_take_bounded_memory_and_lines(log: logging.Logger, lines: Li
     assert lines.suppressed == {"other events": MAX_KINDS - 3}
 
 
-def test_events_of_structlog_are_told_apart_by_their_event(lines: Lines, clock: Clock):
+def test_events_of_structlog_are_told_apart_by_their_event(lines: Lines, clock: ManualClock):
     logger = logging.Logger("ours")
     handler = RateLimitedHandler(lines, lines=1, window=WINDOW, clock=clock)
     logger.addHandler(handler)

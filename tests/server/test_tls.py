@@ -8,7 +8,7 @@ import pytest
 from animora_server.errors import ConfigurationError
 from animora_server.settings import GrpcSettings
 from animora_server.tls import load_identity
-from tests.cache.servers import make_certificates
+from tests.support.redis_servers import make_certificates
 
 
 @pytest.fixture(scope="module")

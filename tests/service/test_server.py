@@ -35,8 +35,8 @@ from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import CallHandler
 from animora_server.service.server import GRPC_LOGGER, HEALTH_SERVICE_NAME, channel_options
 from animora_server.settings import GrpcSettings
-from tests.limits import HANG_TIMEOUT
 from tests.service.unread_streams import unread_streams
+from tests.support.until import HANG_TIMEOUT
 
 SETTINGS = GrpcSettings(port=0, drain_delay=0, drain_grace=1)
 

@@ -24,9 +24,9 @@ from animora_server.shared_device import remote_device
 from animora_server.shared_device.device_server import DeviceServer
 from animora_server.shared_device.remote_device import QueueObserver, RemoteDevice, SharedQueue
 from animora_server.shared_device.shared_models import SharedModels
-from tests.inference.artifacts import tiny_artifact
-from tests.inference.test_model_manager import GrowingCatalog
-from tests.limits import HANG_TIMEOUT
+from tests.support.artifacts import tiny_artifact
+from tests.support.catalogs import GrowingCatalog
+from tests.support.until import HANG_TIMEOUT
 
 LIMITS = BatchLimits(max_batch_rows=256)
 ARTIFACTS = {version: tiny_artifact(version, seed=ord(version[1])) for version in ("v1", "v2")}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from animora_demo.embedded.schema import schema_files
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 ORIGINAL = """
 create table users (id uuid primary key, index serial, name text);

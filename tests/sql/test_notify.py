@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 
 class Heard:

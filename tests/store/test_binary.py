@@ -15,7 +15,7 @@ from animora_server.store.binary import (
     FixedColumns,
     without_header,
 )
-from tests.catalog.columns import values
+from tests.support.embeddings import values
 
 REAL, DOUBLE = 700, 701  # PostgreSQL's numbers of the types
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
 from animora_server.store import BlockRefresher
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 
 class Published:

@@ -18,7 +18,7 @@ from animora_server.errors import ConfigurationError, ScoringFailed, StoreError
 from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import CatalogSync, PostgresStore
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 FAST = CatalogSettings(poll_interval=0.02, reconcile_interval=0.05)
 

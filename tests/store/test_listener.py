@@ -14,8 +14,8 @@ from animora_server.errors import ConfigurationError
 from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import DatabaseSettings
 from animora_server.store import EventListener
-from tests.cache.servers import make_certificates
-from tests.limits import HANG_TIMEOUT
+from tests.support.redis_servers import make_certificates
+from tests.support.until import HANG_TIMEOUT
 
 LISTENERS = """
 from pg_stat_activity

@@ -11,7 +11,7 @@ from animora_server.catalog import NEVER
 from animora_server.errors import ConfigurationError, StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import PostgresStore
-from tests.catalog.columns import values
+from tests.support.embeddings import values
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

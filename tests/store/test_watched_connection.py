@@ -13,8 +13,8 @@ from animora_server.settings import DatabaseSettings
 from animora_server.store import PostgresStore
 from animora_server.store.connection import Connector
 from animora_server.store.watched_connection import SILENCE_TIMEOUT, WatchedConnection
-from tests.limits import HANG_TIMEOUT
 from tests.store.silent_proxy import silent_proxy
+from tests.support.until import HANG_TIMEOUT
 
 # A silent connection is detected long before a query times out.
 COMMAND_TIMEOUT = 2 * HANG_TIMEOUT

@@ -12,7 +12,7 @@ from animora_server.inference import ModelManager
 from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import BlockRefresher, CatalogSync, EventListener
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 MARKER_USER = -1  # the blocker of marker events, which show that all earlier events have arrived
 LISTENERS = """

@@ -17,7 +17,7 @@ from animora_server.timeline.eligibility import (
     exclusion_reasons,
 )
 from animora_server.types import DropReason, IntArray
-from tests.ranker.catalogs import NOW, snapshot
+from tests.support.catalogs import NOW, snapshot
 
 USER = 7
 SETTINGS = TimelineSettings(window_days=2)

@@ -11,7 +11,7 @@ from animora_server.settings import TimelineSettings
 from animora_server.timeline.feed_ranker import RankedPosts, ScoredPosts, order_posts, stored_bytes
 from animora_server.timeline.reranking import Reranking
 from animora_server.types import RankerName
-from tests.ranker.catalogs import NOW, snapshot
+from tests.support.catalogs import NOW, snapshot
 
 
 def made(catalog, values, ranker=RankerName.HEURISTIC, **options) -> RankedPosts:

@@ -12,7 +12,7 @@ from animora_server.timeline import NewerPosts
 from animora_server.timeline.eligibility import VisibilityFilter
 from animora_server.timeline.store import timeline_key
 from animora_server.types import CacheStatus, DropReason, GenerationPosts, RankedTimeline, RankerName
-from tests.ranker.catalogs import NOW, snapshot
+from tests.support.catalogs import NOW, snapshot
 from tests.timeline.worlds import ALL, HOUR, LOGITS, POSTS, USER, World
 
 GENERATION = b"generation".rjust(16, b".")

@@ -11,7 +11,7 @@ from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import VisibilityFilter
 from animora_server.timeline.pages import merge_order, paginate, paginate_merged
 from animora_server.types import BoolArray, FloatArray, IntArray
-from tests.ranker.catalogs import NOW, snapshot
+from tests.support.catalogs import NOW, snapshot
 
 USER = 7
 

@@ -11,7 +11,7 @@ from animora_server.scoring.heuristic import Heuristic
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.reranking import Reranking
 from animora_server.types import FloatArray, IntArray
-from tests.ranker.catalogs import NOW, snapshot
+from tests.support.catalogs import NOW, snapshot
 
 HEURISTIC = Heuristic()
 HOUR = 3600.0

@@ -13,7 +13,8 @@ from animora_server.timeline.store import (
     TieredTimelineStore,
 )
 from animora_server.types import RankedTimeline, RankerName
-from tests.timeline.fakes import Clock, CountingStore
+from tests.support.clocks import ManualClock
+from tests.timeline.fakes import CountingStore
 
 
 def timeline(number: int, made_at: float = 1000.0) -> RankedTimeline:
@@ -30,8 +31,8 @@ def timeline(number: int, made_at: float = 1000.0) -> RankedTimeline:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1000.0)
+def clock() -> ManualClock:
+    return ManualClock(1000.0)
 
 
 @pytest.fixture

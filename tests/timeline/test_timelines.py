@@ -10,7 +10,7 @@ import pytest
 from animora_server.errors import DeadlineExpired, InvalidRequest, Overloaded, RankedTimelineGone
 from animora_server.timeline import LocalTimelineStore
 from animora_server.types import CachePolicy, CacheStatus, DegradedReason, DropReason, RankerName
-from tests.ranker.catalogs import NOW, snapshot
+from tests.support.catalogs import NOW, snapshot
 from tests.timeline.worlds import ALL, COLD, LOGITS, POSTS, USER, World
 
 

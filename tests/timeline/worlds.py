@@ -18,9 +18,11 @@ from animora_server.timeline import (
     TokenSigner,
 )
 from animora_server.types import GenerationPosts, TimelineQuery
-from tests.hurry import hurried
-from tests.ranker.catalogs import NOW, snapshot
-from tests.timeline.fakes import Clock, CountingStore, FakeStateSource, Refreshes
+from tests.support.catalogs import NOW, snapshot
+from tests.support.clocks import ManualClock
+from tests.support.deadlines import with_short_timeout
+from tests.support.models import FakeStateSource
+from tests.timeline.fakes import CountingStore, Refreshes
 
 USER, COLD = 7, 500
 HOUR = 3600.0
@@ -35,13 +37,13 @@ class World:
 
     def __init__(self, **settings):
         self.settings = TimelineSettings(**{"early_refresh": 0.0, **settings})
-        self.clock = Clock()
+        self.clock = ManualClock(NOW)
         self.state = FakeStateSource(snapshot(POSTS))
         self.model = self.state.activate(LOGITS)
         self.store = CountingStore(LocalTimelineStore(2400.0, self.clock))
         self.refreshes = Refreshes()
         self.generation_posts: GenerationPosts | None = None
-        self.monotonic = Clock()
+        self.monotonic = ManualClock()
         ranker = FeedRanker(Heuristic(), self.settings, self.clock)
         self.provider = TimelineProvider(
             self.store,
@@ -68,7 +70,7 @@ class World:
 
     async def page_in_a_hurry(self, **query):
         """A page with too little time for a model that does not answer."""
-        return await hurried(lambda timeout: self.page(timeout=timeout, **query))
+        return await with_short_timeout(lambda timeout: self.page(timeout=timeout, **query))
 
     async def all_pages(self, **query):
         page = await self.page(**query)

@@ -64,8 +64,8 @@ import sys
 from animora_training.errors import OutOfMemory
 from animora_training.modeling.config import FitConfig
 from animora_training.modeling.initialization import new_initialization
-from tests.training.data.limited import allow
-from tests.training.worlds import many_users
+from tests.support.memory import allow
+from tests.support.datasets import many_users
 data = many_users(100_000, 10)
 new_initialization(many_users(10, 10), FitConfig())
 allow(1 << 28)

@@ -10,8 +10,8 @@ import grpc
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
-from tests.integration.feed import TRAINED_USERS
-from tests.limits import HANG_TIMEOUT
+from tests.support.feed import TRAINED_USERS
+from tests.support.until import HANG_TIMEOUT
 
 if TYPE_CHECKING:
     from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub

@@ -5,14 +5,8 @@ from pathlib import Path
 import pytest
 
 from animora_artifact import FolderStore
-from tests.inference.artifacts import active_store
-from tests.integration.feed import Feed, fill
-
-
-@pytest.fixture
-async def feed(postgres_url: str) -> Feed:
-    """The database, filled."""
-    return await fill(postgres_url)
+from tests.support.artifacts import active_store
+from tests.support.feed import Feed
 
 
 @pytest.fixture

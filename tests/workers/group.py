@@ -2,18 +2,17 @@
 
 import asyncio
 import json
-import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.pages import get
-from tests.limits import HANG_TIMEOUT
+from tests.support.pages import get
+from tests.support.processes import animora_environment, children
+from tests.support.until import HANG_TIMEOUT, until
 
 Event = dict[str, Any]
 INTERVAL = 0.05  # seconds between looks at what tells nobody
@@ -130,10 +129,9 @@ class Group:
 @asynccontextmanager
 async def group(*arguments: str, **options: str) -> AsyncIterator[Group]:
     """Starts `serve` with arguments and ANIMORA_ options; whatever still runs at the end is killed."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANIMORA_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "animora_server", "serve", *arguments),
-        env=inherited | {f"ANIMORA_{name}": value for name, value in options.items()},
+        env=animora_environment(**options),
         stderr=asyncio.subprocess.PIPE,
     )
     started = Group(process)
@@ -143,28 +141,3 @@ async def group(*arguments: str, **options: str) -> AsyncIterator[Group]:
         with suppress(ProcessLookupError):
             process.kill()
         await started.end()  # the workers end with it, and close the log
-
-
-def children(pid: int) -> list[int]:
-    """The ids of a process' children."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def mapped(pid: int) -> bytes:
-    """The names of the files that a process has in its memory, among other things."""
-    return Path(f"/proc/{pid}/maps").read_bytes()
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Waits for what nobody tells."""
-    async with asyncio.timeout(HANG_TIMEOUT):
-        while not await holds():  # noqa: ASYNC110
-            await asyncio.sleep(INTERVAL)
-
-
-def kill(pid: int) -> None:
-    """Ends a process at once."""
-    os.kill(pid, signal.SIGKILL)

@@ -4,7 +4,8 @@ from multiprocessing import get_context
 import pytest
 
 from animora_server.workers import cpu_affinity
-from tests.workers.group import group, kill
+from tests.support.processes import kill
+from tests.workers.group import group
 
 pytestmark = pytest.mark.skipif(not cpu_affinity.can_pin(), reason="this system cannot pin processes")
 

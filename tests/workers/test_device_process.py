@@ -2,7 +2,7 @@ import asyncio
 from typing import Any
 
 from animora_server.workers.device_process import DeviceWatch
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 
 class FakeBatcher:

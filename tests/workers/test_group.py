@@ -15,13 +15,14 @@ from grpc_health.v1 import health_pb2
 
 from animora_client import AsyncRankingClient, ChannelOptions
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from tests.inference.artifacts import tiny_artifact
-from tests.integration.feed import AUTHORS, TRAINED_USERS
-from tests.integration.ledger import Ledger
-from tests.integration.test_unread_log import send_compressed, status, unread
-from tests.limits import HANG_TIMEOUT
+from tests.support.artifacts import tiny_artifact
+from tests.support.feed import AUTHORS, TRAINED_USERS
+from tests.support.ledger import Ledger
+from tests.support.processes import kill
+from tests.support.unread_log import send_compressed, status, unread
+from tests.support.until import HANG_TIMEOUT, until
 from tests.workers.callers import OWN_CONNECTION, callers
-from tests.workers.group import INTERVAL, Group, group, kill, until
+from tests.workers.group import INTERVAL, Group, group
 
 NETWORKS = {"v1": tiny_artifact("v1", seed=1)[1]}
 COUNTED = ("_total", "_bucket", "_count", "_sum")

@@ -6,12 +6,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from tests.inference.artifacts import tiny_artifact
-from tests.integration.feed import COLD_USER, TRAINED_USERS
-from tests.integration.ledger import Ledger
-from tests.limits import HANG_TIMEOUT
+from tests.support.artifacts import tiny_artifact
+from tests.support.feed import COLD_USER, TRAINED_USERS
+from tests.support.ledger import Ledger
+from tests.support.processes import kill, mapped
+from tests.support.until import HANG_TIMEOUT
 from tests.workers.callers import callers
-from tests.workers.group import group, kill, mapped
+from tests.workers.group import group
 
 NETWORKS = {f"v{seed}": tiny_artifact(f"v{seed}", seed=seed)[1] for seed in range(1, 4)}
 USER = TRAINED_USERS[0]

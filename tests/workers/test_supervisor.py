@@ -13,7 +13,7 @@ from animora_server.observability.aggregation import collect_metrics, merge_metr
 from animora_server.observability.instruments import Counter
 from animora_server.observability.metrics import WorkerMetrics
 from animora_server.workers.supervisor import RestartPolicy, Supervisor
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 POLICY = RestartPolicy(
     check_interval=0.01, hang_timeout=0.05, initial_delay=0.001, max_failures=3, scrape_timeout=0.05

@@ -13,7 +13,7 @@ import pytest
 
 from animora_demo.embedded.account import Account
 from animora_demo.embedded.binaries import find_postgres
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 PARENT = """
 import asyncio, concurrent.futures.thread, os, sys

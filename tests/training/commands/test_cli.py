@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from animora_artifact import open_store
 from animora_training.commands.cli import app
-from tests.compilers import COMPILES
-from tests.training.ncf_folders import write_folder
+from tests.support.compilers import COMPILES
+from tests.support.ncf_folders import write_folder
 
 
 @pytest.fixture

@@ -8,21 +8,12 @@ from rich.console import Console
 from animora_artifact import StoreUnavailable
 from animora_training.commands.console import LINE_INTERVAL, progress_bars, report_errors
 from animora_training.errors import InvalidInput, InvalidOption, PeerFailed
-
-
-class Clock:
-    """A time that passes when it is told to."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
+from tests.support.clocks import ManualClock
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return ManualClock(0.0)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from animora_artifact import (
 )
 from animora_training.commands.delivery import Delivery
 from animora_training.errors import InvalidOption, WorseThanActive
-from tests.artifact.artifacts import make_artifact, with_manifest
+from tests.support.dot_product import make_artifact, with_manifest
 
 BETTER, WORSE = {"ndcg@10": 0.45}, {"ndcg@10": 0.40}
 

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from animora_training.commands.cli import app
-from tests.training.worlds import as_dataset, tiny_feed, triples
+from tests.support.datasets import as_dataset, tiny_feed, triples
 
 QUICK = ("--set", "max_epochs=1", "--set", "als_iterations=2")
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from animora_artifact import FolderStore
-from tests.artifact.artifacts import make_artifact
+from tests.support.dot_product import make_artifact
 
 HEAVY = ("torch", "matplotlib", "scipy", "implicit", "tensorboard", "jinja2")
 # Runs the command line, then says which of the modules it has imported.

@@ -13,8 +13,8 @@ from animora_artifact import Artifact, open_store, write_artifact
 from animora_artifact.manifest import PairedDifference
 from animora_artifact.network import save_network
 from animora_training.commands.cli import app
-from tests.artifact.artifacts import DotProduct, make_artifact, with_manifest
-from tests.artifact.keys import write_keys
+from tests.support.dot_product import DotProduct, make_artifact, with_manifest
+from tests.support.signing_keys import write_keys
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -6,7 +6,6 @@ drop from memory at any time, do not count.
 
 import asyncio
 import json
-import resource
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -25,7 +24,8 @@ from animora_training.pipeline.checkpoint import Checkpoints
 from animora_training.pipeline.fit import FitContext, fit
 from animora_training.pipeline.run import FitObserver, run
 from animora_training.pipeline.run_folder import RunFolder
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.support.datasets import as_dataset, tiny_feed
+from tests.support.memory import allow
 
 # The tables of a model and of Adam are in memory, and so is what the factorisation learns from.
 SMALL = FitConfig(
@@ -46,13 +46,6 @@ CPU = torch.device("cpu")
 
 def ignore(*progress):
     pass
-
-
-def allow(headroom: int) -> None:
-    """Limits the process to `headroom` bytes beyond its present memory."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    now = int(lines["VmData"].split()[0]) * 1024
-    resource.setrlimit(resource.RLIMIT_DATA, (now + headroom, now + headroom))
 
 
 async def read(url: str, folder: Path) -> Dataset:

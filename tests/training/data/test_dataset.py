@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from animora_training.data.dataset import ABSENT, index_of
 from animora_training.errors import WidthMismatch
-from tests.training.worlds import dataset, triples
+from tests.support.datasets import dataset, triples
 
 IDS = st.integers(-(2**63), 2**63 - 1)
 

@@ -9,7 +9,7 @@ from animora_training.data.folder import describe, open_dataset
 from animora_training.data.reading import read_dataset
 from animora_training.errors import InvalidInput
 from animora_training.importers.importing import import_feed
-from tests.training.worlds import tiny_feed, triples
+from tests.support.datasets import tiny_feed, triples
 
 
 def ignore(*progress):

@@ -5,7 +5,7 @@ from animora_training.data.database import connect
 from animora_training.data.folder import describe, open_dataset
 from animora_training.data.reading import read_dataset
 from animora_training.errors import CannotWrite, DatabaseError, InvalidInput
-from tests.training.worlds import triples
+from tests.support.datasets import triples
 
 PEOPLE = "insert into animora_app.users (id) select generate_series(1, 3)"
 POST = (

@@ -10,7 +10,7 @@ from animora_training.data.split import (
     pairs_of_each,
     time_split,
 )
-from tests.training.worlds import as_dataset, assemble, dataset, tiny_feed, triples
+from tests.support.datasets import as_dataset, assemble, dataset, tiny_feed, triples
 
 
 def rng(seed=0):

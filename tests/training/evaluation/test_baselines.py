@@ -6,7 +6,7 @@ import pytest
 from animora_training.data.dataset import ABSENT
 from animora_training.data.split import HeldOut
 from animora_training.evaluation.baselines import heuristic_scores, popularity_scores
-from tests.training.worlds import as_dataset, dataset, tiny_feed
+from tests.support.datasets import as_dataset, dataset, tiny_feed
 
 HOUR = 3600.0
 

@@ -5,8 +5,8 @@ import pytest
 
 from animora_training.errors import NothingToLearn
 from animora_training.evaluation.cold_posts import evaluate_cold_posts, hold_out_posts, newer_posts
+from tests.support.datasets import as_dataset, dataset, tiny_feed
 from tests.training.evaluation.recommenders import Table
-from tests.training.worlds import as_dataset, dataset, tiny_feed
 
 
 @pytest.fixture(scope="module")

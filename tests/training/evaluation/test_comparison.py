@@ -9,8 +9,8 @@ from animora_training.evaluation.comparison import Tuning, compare
 from animora_training.evaluation.evaluation_split import leave_one_out_split
 from animora_training.evaluation.recipe import GridAxis, Recipe
 from animora_training.evaluation.recipes import EASE, IALS
+from tests.support.datasets import as_dataset, tiny_feed
 from tests.training.evaluation.recommenders import Table
-from tests.training.worlds import as_dataset, tiny_feed
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from animora_training.data.dataset import ABSENT
 from animora_training.data.split import HeldOut
 from animora_training.errors import NothingToLearn
 from animora_training.evaluation.evaluation_split import leave_one_out_split, ncf_split, time_ordered_split
-from tests.training.worlds import as_dataset, dataset, tiny_feed, triples
+from tests.support.datasets import as_dataset, dataset, tiny_feed, triples
 
 
 @pytest.fixture(scope="module")

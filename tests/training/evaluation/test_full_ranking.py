@@ -5,8 +5,8 @@ from animora_training.data.dataset import ABSENT, Rows
 from animora_training.errors import NotFinite
 from animora_training.evaluation.full_ranking import rank_catalog
 from animora_training.evaluation.task import task_by_pair, task_by_user
+from tests.support.datasets import as_dataset, dataset, tiny_feed
 from tests.training.evaluation.recommenders import Table, random_table
-from tests.training.worlds import as_dataset, dataset, tiny_feed
 
 
 def relevant(*triples):

@@ -9,8 +9,8 @@ from animora_training.data.dataset import Rows
 from animora_training.evaluation.full_ranking import rank_catalog
 from animora_training.evaluation.lists import gini, list_measures, popularity_percentiles
 from animora_training.evaluation.task import task_by_pair
+from tests.support.datasets import dataset
 from tests.training.evaluation.recommenders import Table
-from tests.training.worlds import dataset
 
 
 def test_percentiles_are_among_eligible_posts_and_equal_for_ties():

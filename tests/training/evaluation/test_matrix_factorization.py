@@ -13,8 +13,8 @@ from animora_training.evaluation.matrix_factorization import LOGISTIC, fit_ials,
 from animora_training.evaluation.measures import expected_measures
 from animora_training.evaluation.recipe import history_matrix
 from animora_training.evaluation.tuning import hold_out
-from tests.benchmarks.made_up import made_up_feed
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.support.datasets import as_dataset, tiny_feed
+from tests.support.made_up_feed import made_up_feed
 
 CHOICES = {fit_ials: {"l2": 0.2, "alpha": 5.0}, fit_logistic: {"l2": 4.0}}
 SMALL = replace(LOGISTIC, factors=16)

@@ -20,8 +20,8 @@ from animora_training.modeling.network import NetworkShape, NeuCF
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.export import FoldedNeuCF, VersionOrigin, export
 from animora_training.pipeline.verification import verify
-from tests.training.networks import randomised
-from tests.training.worlds import dataset
+from tests.support.datasets import dataset
+from tests.support.networks import randomised
 
 EVENTS = [(10, 100, 1.0), (10, 200, 2.0), (20, 300, 3.0), (30, 400, 4.0)]
 

@@ -8,8 +8,8 @@ from animora_training.data.dataset import Interactions
 from animora_training.evaluation.budget import Budget
 from animora_training.evaluation.recipe import GridAxis, Recipe, history_matrix
 from animora_training.evaluation.tuning import Attempt, hold_out, search, tune
+from tests.support.datasets import as_dataset, dataset, tiny_feed, triples
 from tests.training.evaluation.recommenders import Table
-from tests.training.worlds import as_dataset, dataset, tiny_feed, triples
 
 AXES = (GridAxis("one", tuple(range(9)), start=4), GridAxis("two", tuple(range(5)), start=0))
 

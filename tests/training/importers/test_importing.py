@@ -8,7 +8,7 @@ from animora_training.data.database import connect
 from animora_training.data.reading import read_dataset
 from animora_training.errors import DatabaseError
 from animora_training.importers.importing import check_empty, import_feed, replace_feed
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.support.datasets import as_dataset, tiny_feed
 
 
 def ignore(*progress):

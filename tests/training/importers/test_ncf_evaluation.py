@@ -3,7 +3,7 @@ import pytest
 from animora_training.data.dataset import ABSENT
 from animora_training.errors import InvalidInput
 from animora_training.importers.ncf_evaluation import read_held_out
-from tests.training.worlds import dataset
+from tests.support.datasets import dataset
 
 
 def write(folder, negatives, test=None):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from animora_training.errors import InvalidInput
 from animora_training.importers.ncf_format import find_files, read_embeddings, read_ratings, read_test_pairs
-from tests.training.ncf_folders import write_folder
+from tests.support.ncf_folders import write_folder
 
 IDS = st.integers(-(2**63), 2**63 - 1)
 

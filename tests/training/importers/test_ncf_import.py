@@ -3,7 +3,7 @@ import pytest
 
 from animora_training.errors import InvalidInput
 from animora_training.importers.ncf_import import read_feed
-from tests.training.ncf_folders import TRAIN, write_folder
+from tests.support.ncf_folders import TRAIN, write_folder
 
 
 def test_likes_are_the_training_pairs_at_their_times(tmp_path):

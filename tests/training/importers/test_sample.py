@@ -4,7 +4,7 @@ import pytest
 from animora_training.errors import InvalidOption
 from animora_training.importers.sample import DAY, FULL, SampleSize, make_world
 from animora_training.importers.sample_activity import make_feed
-from tests.training.worlds import NOW, TINY, as_dataset
+from tests.support.datasets import NOW, TINY, as_dataset
 
 SIZE = SampleSize(users=400, posts=1000, pairs=20_000, width=64)
 

@@ -18,8 +18,8 @@ from animora_training.modeling.initialization import new_initialization
 from animora_training.modeling.process_group import ProcessGroup, process_group
 from animora_training.modeling.trainer import Trainer
 from animora_training.modeling.training_set import training_set
-from tests.training.data.limited import allow
-from tests.training.worlds import as_dataset, many_users, tiny_feed
+from tests.support.datasets import as_dataset, many_users, tiny_feed
+from tests.support.memory import allow
 
 EPOCHS = 2
 SMALL = FitConfig(

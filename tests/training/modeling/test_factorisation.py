@@ -8,7 +8,7 @@ from animora_training.errors import NotFinite
 from animora_training.modeling.config import FitConfig
 from animora_training.modeling.factorisation import AlsSettings, Factorisation, factorize
 from animora_training.modeling.training_set import training_set
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.support.datasets import as_dataset, tiny_feed
 
 CONFIG = FitConfig(factors=4, als_iterations=20)
 ALPHA, L2 = 10.0, 3.0

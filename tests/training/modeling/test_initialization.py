@@ -8,8 +8,8 @@ from animora_training.modeling.config import FitConfig
 from animora_training.modeling.factorisation import AlsSettings, factorize
 from animora_training.modeling.initialization import LOGITS, Initialization, interpolate, new_initialization
 from animora_training.modeling.training_set import training_set
-from tests.training.networks import random_network
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.support.datasets import as_dataset, tiny_feed
+from tests.support.networks import random_network
 
 CONFIG = FitConfig(factors=6, als_iterations=8, seed=2)
 STRENGTH = AlsSettings(alpha=20.0, regularisation=5.0)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from animora_training.modeling.network import NetworkShape, NeuCF, shortened
-from tests.training.networks import inputs, random_network
+from tests.support.networks import inputs, random_network
 
 
 def by_hand(network, user, post, image, caption):

@@ -9,7 +9,7 @@ from animora_training.modeling.config import FitConfig
 from animora_training.modeling.process_group import ProcessGroup
 from animora_training.modeling.sampling import StepSample, StepSampler, drop_probabilities, history_weights
 from animora_training.modeling.training_set import training_set
-from tests.training.worlds import as_dataset, dataset, tiny_feed
+from tests.support.datasets import as_dataset, dataset, tiny_feed
 
 SAMPLED = FitConfig(posts_per_step=40, users_per_step=16, history_drop=0.4, drop_rate=0.1, seed=3)
 

@@ -14,8 +14,8 @@ from animora_training.modeling.sampling import StepSampler
 from animora_training.modeling.trainer import Trainer, learning_rate
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.export import FoldedNeuCF
-from tests.training.networks import randomised
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.support.datasets import as_dataset, tiny_feed
+from tests.support.networks import randomised
 
 CONFIG = FitConfig(
     factors=4,

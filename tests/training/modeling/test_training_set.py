@@ -8,7 +8,7 @@ import torch
 from animora_training.data.split import leave_one_out
 from animora_training.errors import NotFinite, NothingToLearn
 from animora_training.modeling.training_set import training_set
-from tests.training.worlds import as_dataset, dataset, tiny_feed
+from tests.support.datasets import as_dataset, dataset, tiny_feed
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from animora_training.modeling.initialization import new_initialization
 from animora_training.modeling.network import NeuCF
 from animora_training.modeling.training_set import TrainingSet
 from animora_training.pipeline.export import VersionOrigin, export
-from tests.training.data.limited import allow
-from tests.training.worlds import many_users
+from tests.support.datasets import many_users
+from tests.support.memory import allow
 
 
 def exported(network: NeuCF, data: TrainingSet) -> Artifact:

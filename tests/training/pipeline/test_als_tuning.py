@@ -12,7 +12,7 @@ from animora_training.modeling.factorisation import AlsSettings, factorize
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.als_tuning import MAX_DISTANCE, default_als, hill_climb, tune_als
 from animora_training.pipeline.holdout import FitHoldOut
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.support.datasets import as_dataset, tiny_feed
 
 CONFIG = FitConfig(factors=4, als_iterations=4, seed=1)
 

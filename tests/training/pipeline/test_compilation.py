@@ -14,8 +14,8 @@ from animora_artifact.network import load_network, save_network
 from animora_training.errors import NotCompiled
 from animora_training.pipeline.compilation import WIDEST, compile_score
 from animora_training.pipeline.export import FoldedNeuCF
-from tests.compilers import needs_compiler
-from tests.training.networks import inputs, random_network
+from tests.support.compilers import needs_compiler
+from tests.support.networks import inputs, random_network
 
 SHAPES = [(6,), (7, 5), (16, 8), (32, 16, 8), (40, 33, 17, 3), (WIDEST, 100)]
 LEVELS = {"avx2": 1, "avx512": 2}

@@ -5,7 +5,7 @@ import pytest
 
 from animora_training.modeling.config import FitConfig
 from animora_training.pipeline.early_stopping import EarlyStopping
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.support.datasets import as_dataset, tiny_feed
 
 STOPPING = EarlyStopping(max_epochs=9, patience=2)
 

@@ -17,9 +17,9 @@ from animora_training.modeling.initialization import new_initialization
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.export import FoldedNeuCF, VersionOrigin, data_window, export
 from animora_training.pipeline.verification import verify
-from tests.artifact.artifacts import make_artifact, with_manifest
-from tests.training.networks import inputs, random_network, randomised
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.support.datasets import as_dataset, tiny_feed
+from tests.support.dot_product import make_artifact, with_manifest
+from tests.support.networks import inputs, random_network, randomised
 
 CPU = torch.device("cpu")
 CONFIG = FitConfig(factors=6, mlp_embedding=10, hidden=(12, 4), feature_width=5)
@@ -209,7 +209,7 @@ from animora_training.errors import CannotWrite
 from animora_training.modeling.config import FitConfig
 from animora_training.modeling.initialization import new_initialization
 from tests.training.pipeline.limited_export import exported
-from tests.training.worlds import many_users
+from tests.support.datasets import many_users
 data = many_users(1000, 100)
 network = new_initialization(data, FitConfig()).network.eval()
 tempfile.gettempdir()

@@ -13,30 +13,16 @@ from animora_training.evaluation.metrics import mean_area_under_curve
 from animora_training.evaluation.network_ranking import PostScorer, rank_with_artifact
 from animora_training.importers.sample import SampleSize, make_world
 from animora_training.importers.sample_activity import make_feed
-from animora_training.modeling.config import FitConfig
 from animora_training.modeling.process_group import SINGLE_PROCESS, ProcessGroup
 from animora_training.pipeline.checkpoint import Checkpoints
 from animora_training.pipeline.fit import FitContext, fit
 from animora_training.pipeline.verification import verify
-from tests.training.worlds import NOW, as_dataset, dataset, tiny_feed
+from tests.support.datasets import NOW, as_dataset, dataset, tiny_feed
+from tests.support.fits import quick_config
 
 SIZE = SampleSize(users=900, posts=900, pairs=36_000, width=48)
-CONFIG = FitConfig(
-    factors=8,
-    mlp_embedding=16,
-    hidden=(16, 8),
-    feature_width=16,
-    als_iterations=5,
-    als_alpha=10.0,
-    als_regularisation=20.0,
-    users_per_step=32,
-    max_epochs=8,
-    patience=3,
-    learning_rate=0.01,
-    user_learning_rate=5.0,
-    warmup_epochs=1.0,
-    l2=1.0,
-    seed=3,
+CONFIG = quick_config(
+    patience=3, learning_rate=0.01, user_learning_rate=5.0, warmup_epochs=1.0, l2=1.0, seed=3
 )
 QUICK = replace(CONFIG, factors=4, hidden=(8,), max_epochs=3, als_regularisation=0.0)
 # It starts from chance, so that it gets better.

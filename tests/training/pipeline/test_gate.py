@@ -10,22 +10,13 @@ from animora_training.data.dataset import Posts, Rows
 from animora_training.data.split import HeldOut
 from animora_training.importers.sample import SampleSize
 from animora_training.importers.sample_activity import make_feed
-from animora_training.modeling.config import FitConfig
 from animora_training.pipeline.gate import compare_with_active, unseen
 from animora_training.pipeline.held_out_ranks import FEWEST_PAIRS, HeldOutRanks
-from tests.training.pipeline.days import fitted, parent, without
-from tests.training.worlds import NOW, as_dataset, assemble
+from tests.support.datasets import NOW, as_dataset, assemble
+from tests.support.days import fitted, parent, without
+from tests.support.fits import quick_config
 
-CONFIG = FitConfig(
-    factors=8,
-    mlp_embedding=8,
-    hidden=(8,),
-    als_iterations=5,
-    als_alpha=10.0,
-    als_regularisation=10.0,
-    users_per_step=32,
-    max_epochs=3,
-)
+CONFIG = quick_config(mlp_embedding=8, hidden=(8,), feature_width=32, als_regularisation=10.0, max_epochs=3)
 GENTLE = replace(CONFIG, learning_rate=0.0005)
 HARMFUL = replace(CONFIG, learning_rate=0.9, l2=100.0, warmup_epochs=0.0)
 MARGIN = 0.01

@@ -12,9 +12,9 @@ from animora_training.modeling.initialization import new_initialization
 from animora_training.modeling.network import NeuCF
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.holdout import FitHoldOut
+from tests.support.datasets import as_dataset, dataset, tiny_feed
+from tests.support.networks import randomised
 from tests.training.evaluation.recommenders import Table
-from tests.training.networks import randomised
-from tests.training.worlds import as_dataset, dataset, tiny_feed
 
 CONFIG = FitConfig(factors=4, hidden=(8,), holdout_negatives=20, seed=1)
 

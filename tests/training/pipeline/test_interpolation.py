@@ -7,8 +7,8 @@ from animora_training.modeling.initialization import interpolate, new_initializa
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.holdout import FitHoldOut
 from animora_training.pipeline.interpolation import SHARES, evaluate_interpolations
-from tests.training.networks import randomised
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.support.datasets import as_dataset, tiny_feed
+from tests.support.networks import randomised
 
 CONFIG = FitConfig(factors=4, hidden=(8,), holdout_negatives=20, embeddings=False)
 

@@ -11,7 +11,7 @@ from animora_training.modeling.process_group import ProcessGroup
 from animora_training.pipeline.checkpoint import Checkpoints
 from animora_training.pipeline.fit import FitContext, fit
 from animora_training.pipeline.refit import recipe_of, refit
-from tests.training.worlds import as_dataset, tiny_feed
+from tests.support.datasets import as_dataset, tiny_feed
 
 CONFIG = FitConfig(max_epochs=1, factors=4, hidden=(8, 4), seed=3)
 

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.limits import HANG_TIMEOUT
+from tests.support.processes import children
+from tests.support.until import HANG_TIMEOUT
 from tests.training.pipeline.fits import CHOICES, checkpoints, fit, same, told, version
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "animora_training")
@@ -47,12 +47,6 @@ def ended(process, code=0):
     return output
 
 
-def workers(process):
-    return [
-        int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc names a process' children on Linux")
 def test_two_processes_train_the_same_model_as_one_and_resume_after_a_kill(torchrun, environment, tmp_path):
     begun = ("--run-dir", tmp_path / "run", "--output", tmp_path / "out")
@@ -60,7 +54,7 @@ def test_two_processes_train_the_same_model_as_one_and_resume_after_a_kill(torch
     while checkpoints(tmp_path / "run") < 2:
         assert killed.poll() is None, killed.stderr.read()
         os.sched_yield()
-    os.kill(workers(killed)[1], signal.SIGKILL)
+    os.kill(children(killed)[1], signal.SIGKILL)
     ended(killed, code=1)
     names = sorted(path.name.split("-", 2)[2] for path in (tmp_path / "run").glob("checkpoint-*.pt"))
     assert {"0-of-2.pt", "1-of-2.pt"} == set(names)

@@ -7,7 +7,7 @@ import sys
 import asyncpg
 import pytest
 
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 from tests.training.pipeline.fits import CHOICES, fit
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")

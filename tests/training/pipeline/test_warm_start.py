@@ -12,7 +12,6 @@ from animora_training.evaluation.metrics import mean_area_under_curve
 from animora_training.evaluation.network_ranking import PostScorer
 from animora_training.importers.sample import SampleSize, make_world
 from animora_training.importers.sample_activity import make_feed
-from animora_training.modeling.config import FitConfig
 from animora_training.modeling.factorisation import AlsSettings
 from animora_training.modeling.initialization import LOGITS
 from animora_training.modeling.process_group import SINGLE_PROCESS, ProcessGroup
@@ -26,25 +25,13 @@ from animora_training.pipeline.warm_start import (
     copy_warm_start_files,
     warm_recipe,
 )
-from tests.training.pipeline.days import Days, fitted, parent, without
-from tests.training.worlds import NOW, as_dataset, dataset
+from tests.support.datasets import NOW, as_dataset, dataset
+from tests.support.days import Days, fitted, parent, without
+from tests.support.fits import quick_config
 
 SEED = 2
 SIZE = SampleSize(users=300, posts=600, pairs=12_000, width=48)
-CONFIG = FitConfig(
-    factors=8,
-    mlp_embedding=16,
-    hidden=(16, 8),
-    feature_width=16,
-    als_iterations=5,
-    als_alpha=10.0,
-    als_regularisation=20.0,
-    users_per_step=32,
-    max_epochs=8,
-    patience=8,
-    learning_rate=0.003,
-    seed=1,
-)
+CONFIG = quick_config(patience=8, learning_rate=0.003, seed=1)
 
 
 @pytest.fixture(scope="module")

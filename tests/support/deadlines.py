@@ -8,11 +8,11 @@ from animora_server.errors import DeadlineExpired
 Answer = TypeVar("Answer")
 
 
-async def hurried(ask: Callable[[float], Awaitable[Answer]]) -> Answer:
-    """What is answered in little time, in seconds: more where a busy machine left none for the heuristic."""
+async def with_short_timeout(call: Callable[[float], Awaitable[Answer]]) -> Answer:
+    """The result of a call with a short timeout in seconds; a longer one if a busy machine missed that."""
     for timeout in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4):
         try:
-            return await ask(timeout)
+            return await call(timeout)
         except DeadlineExpired:
             pass
-    return await ask(12.8)
+    return await call(12.8)

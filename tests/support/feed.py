@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from animora_demo.embedded import apply_schema
-from tests.inference.artifacts import POSTS, TinyNetwork
+from tests.support.artifacts import POSTS, TinyNetwork
 
 TRAINED_USERS = (7, 8, 9)
 COLD_USER = 500

@@ -1,7 +1,5 @@
 """What is kept in Redis, opened together for a test, with its counts and a plain client beside it."""
 
-import asyncio
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import cast
 
@@ -15,7 +13,7 @@ from animora_server.observability.metrics import CacheMetrics
 from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
 from animora_server.types import Generation, RankedTimeline, RankerName
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import until
 
 KEY = b"{7}:0123456789abcdef:new"
 NOW = 1_800_000_000.0
@@ -50,12 +48,6 @@ def name_of(snapshot: RankedTimeline | None) -> bytes | None:
     return None if snapshot is None else snapshot.timeline_id
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(HANG_TIMEOUT):
-        while not condition():  # noqa: ASYNC110  # what changes is a count, which wakes nobody
-            await asyncio.sleep(0.001)
-
-
 class Stores:
     """Timelines, what is current, and generations in one Redis; as an async context manager."""
 
@@ -86,14 +78,13 @@ class Stores:
         await until(lambda: self.watch.current == generation)
 
     async def until_stored(self, snapshot: RankedTimeline, key: bytes = KEY) -> None:
-        async with asyncio.timeout(HANG_TIMEOUT):
-            while not await self.timelines.put_latest(key, snapshot):  # noqa: ASYNC110  # Redis wakes nobody
-                await asyncio.sleep(0.001)
+        await until(lambda: self.timelines.put_latest(key, snapshot))
 
     async def until_latest(self, snapshot: RankedTimeline, key: bytes = KEY) -> None:
-        async with asyncio.timeout(HANG_TIMEOUT):
-            while name_of(await self.timelines.latest(key)) != snapshot.timeline_id:  # noqa: ASYNC110  # as above
-                await asyncio.sleep(0.001)
+        async def is_latest() -> bool:
+            return name_of(await self.timelines.latest(key)) == snapshot.timeline_id
+
+        await until(is_latest)
 
     async def fail_until_left_alone(self) -> None:
         while not self.left_alone:
@@ -116,3 +107,12 @@ async def lives(client: Redis) -> dict[bytes, int]:
     """Milliseconds that each key has left, -1 for one that never expires."""
     keys = cast(list[bytes], await client.keys())
     return {key: await client.pttl(key) for key in keys}
+
+
+async def until_deleted(client: Redis, key: bytes) -> None:
+    """Waits until Redis has no such key."""
+
+    async def is_deleted() -> bool:
+        return not await client.exists(key)
+
+    await until(is_deleted)

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from animora_demo.embedded.binaries import find_redis
 from animora_demo.embedded.process import ChildProcess, Program, bring_up
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import until
 
 SERVICE = "feed"
 
@@ -229,13 +229,6 @@ def make_certificates(folder: Path) -> None:
     )
     for names in (authority, leaf):
         subprocess.run(f"{request} {names}".split(), cwd=folder, check=True, capture_output=True)
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Returns once a question to a server, which tells nobody by itself, has the answer yes."""
-    async with asyncio.timeout(HANG_TIMEOUT):
-        while not await condition():  # noqa: ASYNC110  # what changes is elsewhere
-            await asyncio.sleep(0.01)
 
 
 def _free_port() -> int:

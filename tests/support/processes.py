@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import signal
 import sys
+from pathlib import Path
 from typing import IO
 
 
-def environment(**options: str) -> dict[str, str]:
-    """This process' environment with these options of Animora, and no others."""
+def animora_environment(**options: str) -> dict[str, str]:
+    """This process' environment with these options, named without ANIMORA_, and no other options."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANIMORA_")}
     return inherited | {f"ANIMORA_{name}": value for name, value in options.items()}
 
@@ -18,7 +20,7 @@ async def start(
     """Starts `animora-server` with these arguments and options; stdout is a pipe."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "animora_server", *arguments),
-        env=environment(**options),
+        env=animora_environment(**options),
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
     )
@@ -31,3 +33,21 @@ async def listening_port(process: asyncio.subprocess.Process) -> int:
         if b'"listening"' in line:
             return int(line.split(b'"grpc_port": ')[1].split(b",")[0].rstrip(b"}\n"))
     raise AssertionError("the server ended before it listened")
+
+
+def children(pid: int) -> list[int]:
+    """The ids of a process' children."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def mapped(pid: int) -> bytes:
+    """The names of the files that a process has in its memory, among other things."""
+    return Path(f"/proc/{pid}/maps").read_bytes()
+
+
+def kill(pid: int) -> None:
+    """Ends a process at once."""
+    os.kill(pid, signal.SIGKILL)

@@ -2,7 +2,7 @@
 
 import urllib.request
 
-from tests.limits import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT
 
 
 def get(port: int, path: str) -> str:

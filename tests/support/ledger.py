@@ -11,8 +11,8 @@ import grpc
 import numpy as np
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from tests.inference.artifacts import TinyNetwork
-from tests.integration.feed import TRAINED_USERS, Feed
+from tests.support.artifacts import TinyNetwork
+from tests.support.feed import TRAINED_USERS, Feed
 
 if TYPE_CHECKING:
     from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
