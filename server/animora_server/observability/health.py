@@ -28,12 +28,12 @@ class SharedDevice(Protocol):
     """The interface of `shared_device.remote_device.RemoteDevice` that health needs."""
 
     @property
-    def away(self) -> str | None:
-        """Why the device is unavailable, or None."""
+    def is_connected(self) -> bool:
+        """Whether the device can be called."""
         ...
 
-    def give_up(self, why: str) -> None:
-        """Fails all waiting work; the device may become available again."""
+    def disconnect(self, why: str) -> None:
+        """Fails all waiting work, and connects again."""
         ...
 
 
@@ -105,7 +105,9 @@ class HealthState:
         """Why the device cannot score, or None."""
         if self.device_failed.is_set():
             return "the device failed"
-        return self._shared.away if self._shared is not None else None
+        if self._shared is not None and not self._shared.is_connected:
+            return "the device process is away"
+        return None
 
     def _lacks_model(self, state: ServingState) -> bool:
         return state.active is None or self._model_manager.active_version is None
@@ -114,7 +116,7 @@ class HealthState:
         """Fails the queued and running work, so that the heuristic answers its requests."""
         if self._shared is not None:
             log.error("the shared device hangs", seconds=seconds)
-            self._shared.give_up("the device hangs")
+            self._shared.disconnect("the device hangs")
             return
         if not self.device_failed.is_set():
             log.error("the device hangs", seconds=seconds)

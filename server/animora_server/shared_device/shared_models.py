@@ -6,8 +6,8 @@ and their catalog rows differ.
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 from weakref import WeakValueDictionary
@@ -19,186 +19,33 @@ from animora_artifact.checked import require_rows
 from animora_server.batching import Batcher, CostModel
 from animora_server.inference.device import Device
 from animora_server.inference.loaded_model import LoadedModel, PostVectors
-from animora_server.inference.requests import InferenceRequest, ScoreRequest
+from animora_server.inference.requests import ExplainRequest, InferenceRequest, ScoreRequest
 from animora_server.types import FloatArray, HalfArray, IntArray
 
 DeviceBatcher: TypeAlias = Batcher[InferenceRequest, FloatArray]
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
-    """A worker's rows [start, start + capacity) of a model's table."""
-
-    start: int
-    capacity: int
-
-    @property
-    def stop(self) -> int:
-        """The first row after it."""
-        return self.start + self.capacity
-
-    def rows(self, rows: IntArray) -> IntArray:
-        """Converts the worker's rows int64 (m) to table rows. Raises IndexError for a row out of range."""
-        require_rows("rows", rows, self.capacity)
-        return rows + self.start
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivedEmbeddings:
-    """The embeddings that a worker sent for the rows of one call. See protocols.Embeddings."""
-
-    image: HalfArray
-    caption: HalfArray
-
-    def read(self, start: int, stop: int) -> tuple[HalfArray, HalfArray]:
-        """All embeddings, whatever the rows."""
-        return self.image, self.caption
-
-    def take(self, rows: IntArray) -> tuple[HalfArray, HalfArray]:
-        """All embeddings, whatever the rows."""
-        return self.image, self.caption
-
-
-class SharedModel:
-    """A loaded version with its table, in which each worker has a region.
-
-    Args:
-        model: The loaded version.
-        device: The model's device.
-        batcher: The device's queue.
-        workers: The number of regions to allocate room for at first.
-    """
-
-    def __init__(self, model: LoadedModel, device: Device, batcher: DeviceBatcher, workers: int) -> None:
-        self.model = model
-        self._device = device
-        self._batcher = batcher
-        self._workers = workers
-        self._table: PostVectors | None = None
-        self._regions: list[Region] = []  # ascending by start
-        self._table_lock = asyncio.Lock()  # held to write to the table or to replace it
-        self._is_warm = False
-
-    async def reserve(self, capacity: int, source: Region | None = None, rows: int = 0) -> Region:
-        """Allocates a region; the table grows if needed.
-
-        Args:
-            capacity: Rows of the region.
-            source: A region whose first rows are copied, or None.
-            rows: How many rows to copy.
-
-        Raises:
-            DeviceFault: The device failed.
-        """
-        async with self._table_lock:
-            region = Region(self._find_gap(capacity), capacity)
-            if self._table is None or region.stop > len(self._table.vectors):
-                size = max(region.stop, capacity * self._workers, 2 * self._size)
-                previous = self._table and replace(self._table, rows=self._size)
-                self._table = await self._device.allocate(self.model, size, previous)
-            self._regions = sorted([*self._regions, region], key=lambda region: region.start)
-            if source is not None and rows:
-                copy = partial(self._device.copy, self._table, source.start, region.start, rows)
-                try:
-                    await self._batcher.run_background(copy)
-                except BaseException:  # the worker disconnected, or the device failed
-                    self.release(region)
-                    raise
-            return region
-
-    def release(self, region: Region) -> None:
-        """Frees a region for other workers."""
-        self._regions.remove(region)
-
-    async def encode(
-        self, region: Region, first: int, post_rows: IntArray, embeddings: ReceivedEmbeddings
-    ) -> float:
-        """Encodes posts into a region.
-
-        Args:
-            region: The worker's region.
-            first: The region's row of the first post.
-            post_rows: int64 (n), vocabulary rows of the posts.
-            embeddings: The posts' embeddings.
-
-        Returns:
-            The seconds that encoding took.
-
-        Raises:
-            IndexError: The region is too small, or a vocabulary row is out of range.
-            DeviceFault: The device failed.
-        """
-        region.rows(np.array([first, first + len(post_rows) - 1]))
-        require_rows("post_rows", post_rows, self.model.manifest.dimensions.posts)
-        async with self._table_lock:
-            assert self._table is not None  # a region exists, so the table does
-            target = replace(self._table, vectors=self._table.vectors[region.start : region.stop], rows=first)
-            turn = partial(self._device.encode, self.model, post_rows, embeddings, target)
-            _, seconds = await self._batcher.run_background(turn)
-            return seconds
-
-    async def warm(self, sizes: Sequence[int], cost: CostModel) -> None:
-        """Executes every batch size twice, for the first worker that calls this. Raises DeviceFault."""
-        async with self._table_lock:
-            assert self._table is not None  # a region exists, so the table does
-            if not self._is_warm:
-                cost.calibrate(*await self._device.warm(self.model, self._table, sizes))
-                self._is_warm = True
-
-    def request(
-        self, region: Region, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
-    ) -> ScoreRequest:
-        """Builds the request of one SCORE frame; see ScoreRequest.
-
-        Args:
-            region: The worker's region.
-            user_rows: int64 (b).
-            sizes: int64 (b).
-            rows: int64 (m), rows of the region.
-            deadline: The latest deadline of the worker's requests.
-
-        Raises:
-            IndexError: A row of a post or of a user is out of range.
-        """
-        assert self._table is not None  # a region exists, so the table does
-        require_rows("user_rows", user_rows, self.model.manifest.dimensions.users)
-        return ScoreRequest(self.model.network, self._table, user_rows, sizes, region.rows(rows), deadline)
-
-    @property
-    def _size(self) -> int:
-        return 0 if self._table is None else len(self._table.vectors)
-
-    def _find_gap(self, capacity: int) -> int:
-        """The first row of a large enough gap between regions, or after the last region."""
-        start = 0
-        for region in self._regions:
-            if region.start - start >= capacity:
-                break
-            start = region.stop
-        return start
-
-
 class SharedModels:
     """The versions that workers hold, each loaded once and freed when the last worker releases it.
 
-    Args:
+    Attributes:
         store: The model store; None if none is configured.
         device: The device to load onto.
         batcher: The device's queue.
-        workers: See SharedModel.
+        cost: The cost estimate of the device, calibrated when a model is warmed.
+        workers: For how many regions a new table has room.
     """
 
-    def __init__(
-        self, store: VersionSource | None, device: Device, batcher: DeviceBatcher, workers: int
-    ) -> None:
-        self._store = store
-        self._device = device
-        self._batcher = batcher
-        self._workers = workers
-        self._models: WeakValueDictionary[str, SharedModel] = WeakValueDictionary()
-        self._loading = asyncio.Lock()
+    store: VersionSource | None
+    device: Device
+    batcher: DeviceBatcher
+    cost: CostModel
+    workers: int
+    _models: "WeakValueDictionary[str, SharedModel]" = field(default_factory=WeakValueDictionary)
+    _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def load(self, version: str) -> SharedModel:
+    async def load(self, version: str) -> "SharedModel":
         """Returns a version; reads and loads it if no worker holds it yet.
 
         Raises:
@@ -206,13 +53,199 @@ class SharedModels:
             ArtifactError: The store does not have the version, or cannot be read.
             DeviceFault: The device failed.
         """
-        if self._store is None:
+        if self.store is None:
             raise StoreUnavailable("the device process has no model store")
         async with self._loading:
             model = self._models.get(version)
             if model is None:
-                artifact = await asyncio.to_thread(self._store.read, version)
-                loaded = await self._device.load(artifact)
-                model = SharedModel(loaded, self._device, self._batcher, self._workers)
-                self._models[version] = model
+                artifact = await asyncio.to_thread(self.store.read, version)
+                model = self._models[version] = SharedModel(await self.device.load(artifact), self)
             return model
+
+
+class SharedModel:
+    """A loaded version with its table, in which each worker has a region.
+
+    Attributes:
+        loaded: The version.
+        shared: The device and its queue.
+        table: The table; None before the first region is allocated.
+        table_lock: Held to write to the table or to replace it.
+    """
+
+    def __init__(self, loaded: LoadedModel, shared: SharedModels) -> None:
+        self.loaded = loaded
+        self.shared = shared
+        self.table: PostVectors | None = None
+        self.table_lock = asyncio.Lock()
+        self._regions: list[Region] = []  # ascending by start
+        self._is_warm = False
+
+    async def allocate(self, capacity: int) -> "Region":
+        """Allocates a region of `capacity` rows; the table grows if needed. Raises DeviceFault."""
+        async with self.table_lock:
+            start = self._find_gap(capacity)
+            size = 0 if self.table is None else len(self.table.vectors)
+            if start + capacity > size:
+                new_size = max(start + capacity, capacity * self.shared.workers, 2 * size)
+                whole = self.table and replace(self.table, rows=size)
+                self.table = await self.shared.device.allocate(self.loaded, new_size, whole)
+            region = Region(self, start, capacity)
+            self._regions = sorted([*self._regions, region], key=lambda region: region.start)
+            return region
+
+    def release(self, region: "Region") -> None:
+        """Frees a region for other workers."""
+        self._regions.remove(region)
+
+    async def warm(self, table: PostVectors, sizes: IntArray) -> None:
+        """Executes every batch size twice, for the first worker that calls this. Raises DeviceFault."""
+        if not self._is_warm:
+            self.shared.cost.calibrate(*await self.shared.device.warm(self.loaded, table, sizes.tolist()))
+            self._is_warm = True
+
+    async def explain(
+        self, user_row: int, deadline: float, post_rows: IntArray, image: HalfArray, caption: HalfArray
+    ) -> FloatArray:
+        """Returns the explain terms float32 (m * 8) of one user with posts.
+
+        Args:
+            user_row: The user's row in the model.
+            deadline: As in ExplainRequest.
+            post_rows: int64 (m), the posts' rows in the model.
+            image: float16 (m * w), the posts' embeddings.
+            caption: float16 (m * v).
+
+        Raises:
+            IndexError: A row of a post or of the user is out of range.
+            ValueError: There is not one embedding for each post.
+            ScoringFailed: The queue refused the request, or the device failed.
+        """
+        require_rows("user_row", np.array([user_row]), self.loaded.manifest.dimensions.users)
+        require_rows("post_rows", post_rows, self.loaded.manifest.dimensions.posts)
+        embeddings = ReceivedEmbeddings(len(post_rows), image, caption)
+        request = ExplainRequest(self.loaded, user_row, post_rows, post_rows, embeddings, deadline)
+        return await self.shared.batcher.submit(request, request.size, request.key, deadline)
+
+    def _find_gap(self, capacity: int) -> int:
+        """The first row of a large enough gap between regions, or after the last region."""
+        start = 0
+        for region in self._regions:
+            if region.start - start >= capacity:
+                break
+            start = region.start + region.capacity
+        return start
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A worker's rows [start, start + capacity) of a model's table."""
+
+    model: SharedModel
+    start: int
+    capacity: int
+
+    async def enlarge(self, capacity: int, rows: int) -> "Region":
+        """Allocates another region, and copies the first `rows` rows of this one. Raises DeviceFault."""
+        region = await self.model.allocate(capacity)
+        try:
+            async with self.model.table_lock:
+                copy = partial(self.model.shared.device.copy, self._table, self.start, region.start, rows)
+                await self.model.shared.batcher.run_background(copy)
+        except BaseException:  # the worker disconnected, or the device failed
+            region.release()
+            raise
+        return region
+
+    async def encode(self, first: int, post_rows: IntArray, image: HalfArray, caption: HalfArray) -> float:
+        """Encodes posts into this region.
+
+        Args:
+            first: The row of the first post.
+            post_rows: int64 (n), vocabulary rows of the posts.
+            image: float16 (n * w), the posts' embeddings.
+            caption: float16 (n * v).
+
+        Returns:
+            The seconds that encoding took.
+
+        Raises:
+            IndexError: The region is too small, or a vocabulary row is out of range.
+            ValueError: There is not one embedding for each post.
+            DeviceFault: The device failed.
+        """
+        require_rows("rows", np.array([first, first + len(post_rows) - 1]), self.capacity)
+        require_rows("post_rows", post_rows, self.model.loaded.manifest.dimensions.posts)
+        embeddings = ReceivedEmbeddings(len(post_rows), image, caption)
+        async with self.model.table_lock:
+            own = replace(self._table, vectors=self._table.vectors[self.start :][: self.capacity], rows=first)
+            turn = partial(self.model.shared.device.encode, self.model.loaded, post_rows, embeddings, own)
+            _, seconds = await self.model.shared.batcher.run_background(turn)
+            return seconds
+
+    async def warm(self, sizes: IntArray) -> tuple[()]:
+        """See SharedModel.warm."""
+        async with self.model.table_lock:
+            await self.model.warm(self._table, sizes)
+        return ()
+
+    async def score(
+        self, deadline: float, user_rows: IntArray, sizes: IntArray, rows: IntArray
+    ) -> FloatArray:
+        """Returns the logits float32 (m) of a worker's batch; see ScoreRequest.
+
+        Args:
+            deadline: The latest deadline of the batch's requests; infinite for background work.
+            user_rows: int64 (b).
+            sizes: int64 (b).
+            rows: int64 (m), rows of this region.
+
+        Raises:
+            IndexError: A row of a post or of a user is out of range.
+            ValueError: The sizes do not add up to the number of rows.
+            ScoringFailed: The queue refused the batch, or the device failed.
+        """
+        if len(sizes) != len(user_rows) or sizes.min(initial=0) < 0 or sizes.sum() != len(rows):
+            raise ValueError("the sizes do not add up to the number of rows")
+        require_rows("user_rows", user_rows, self.model.loaded.manifest.dimensions.users)
+        require_rows("rows", rows, self.capacity)
+        request = ScoreRequest(
+            self.model.loaded.network, self._table, user_rows, sizes, rows + self.start, deadline
+        )
+        batcher = self.model.shared.batcher
+        if deadline == math.inf:
+            return await batcher.execute_background(request)
+        return await batcher.submit(request, len(rows), request.key, deadline)
+
+    def release(self) -> None:
+        """Frees the rows for other workers."""
+        self.model.release(self)
+
+    @property
+    def _table(self) -> PostVectors:
+        assert self.model.table is not None  # a region exists, so the table does
+        return self.model.table
+
+
+class ReceivedEmbeddings:
+    """The embeddings that a worker sent for the posts of one call. See protocols.Embeddings.
+
+    Args:
+        posts: The number of posts, n, above 0.
+        image: float16 (n * w).
+        caption: float16 (n * v).
+
+    Raises:
+        ValueError: There is not one embedding for each post.
+    """
+
+    def __init__(self, posts: int, image: HalfArray, caption: HalfArray) -> None:
+        self._embeddings = image.reshape(posts, -1), caption.reshape(posts, -1)
+
+    def read(self, start: int, stop: int) -> tuple[HalfArray, HalfArray]:
+        """All embeddings, whatever the rows."""
+        return self._embeddings
+
+    def take(self, rows: IntArray) -> tuple[HalfArray, HalfArray]:
+        """All embeddings, whatever the rows."""
+        return self._embeddings

@@ -16,7 +16,7 @@ from animora_server.inference.requests import batch_limits
 from animora_server.models import open_models
 from animora_server.observability.metrics import BackgroundMetrics, ScorerMetrics, process_registry
 from animora_server.program import stop_signal
-from animora_server.shared_device.device_server import DeviceServer
+from animora_server.shared_device.device_server import serving_device
 from animora_server.shared_device.shared_models import DeviceBatcher, SharedModels
 from animora_server.workers.parent_channel import ParentChannel
 
@@ -66,12 +66,8 @@ async def _serving(parent: ParentChannel, failed: asyncio.Event) -> AsyncIterato
         background.watch(watch.loop)
         background.count(batcher.runner)
         parent.set_metrics(registry, watch.liveness.dead)
-        models = SharedModels(store, device, batcher, settings.grpc.workers)
-        async with (
-            batcher,
-            watch,
-            DeviceServer(parent.device_socket, f"{device}, shared", models, batcher, cost),
-        ):
+        models = SharedModels(store, device, batcher, cost, settings.grpc.workers)
+        async with batcher, watch, serving_device(parent.device_socket, f"{device}, shared", models):
             log.info("sharing", device=str(device), pid=os.getpid())
             yield
 
