@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from animora_server.catalog import NO_EMBEDDING, EmbeddingBatch
+from animora_database.embeddings import NO_EMBEDDING, EmbeddingBatch
 
 
 def column(values: Iterable[Sequence[float] | None]) -> EmbeddingBatch:
@@ -22,6 +22,6 @@ def values(batch: EmbeddingBatch) -> list[list[float] | None]:
     """A list for each post, the inverse of `column`."""
     rows = {width: iter(block.tolist()) for width, block in batch.blocks.items()}
     return [
-        None if width == NO_EMBEDDING else next(rows[width]) if width else []
+        None if width == NO_EMBEDDING else next(rows[width]) if width > 0 else []
         for width in batch.widths.tolist()
     ]

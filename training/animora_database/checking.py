@@ -1,9 +1,11 @@
 """Checks that the four views exist, are readable, and have supported column types."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import asyncpg
 
 from animora_database.embeddings import DECODERS, Decoder
+from animora_database.errors import UnusableView
 from animora_database.views import POSTS, VIEWS, ColumnKind, View
 
 # One row for each column: view, column, type, whether the type is an enum, its name in SQL, whether this role
@@ -64,18 +66,6 @@ CASTS: Mapping[ColumnKind, Mapping[str, str]] = {
 }
 
 
-class UnusableView(Exception):
-    """A view is missing, unreadable, or has a wrong column; the text says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingDecoders:
-    """Decoders of the embedding columns of animora.posts."""
-
-    image: Decoder
-    caption: Decoder
-
-
 def check_views(rows: Iterable[Row], views: Iterable[View] = VIEWS) -> None:
     """Checks the result of QUERY for some views.
 
@@ -89,10 +79,23 @@ def check_views(rows: Iterable[Row], views: Iterable[View] = VIEWS) -> None:
         _check(view, found.get(view.name))
 
 
-def embedding_decoders(rows: Iterable[Row]) -> EmbeddingDecoders:
-    """The decoders for the embedding columns of animora.posts, from the checked result of QUERY."""
+def embedding_decoders(rows: Iterable[Row]) -> tuple[Decoder, Decoder]:
+    """The decoders of image and caption embeddings of animora.posts, from the checked result of QUERY."""
     types = {column: type_name for view, column, type_name, *_ in rows if view == POSTS.name}
-    return EmbeddingDecoders(DECODERS[types["image_embedding"]], DECODERS[types["caption_embedding"]])
+    return DECODERS[types["image_embedding"]], DECODERS[types["caption_embedding"]]
+
+
+async def count_left_out(
+    connection: asyncpg.Connection, timeout: float | None = None
+) -> dict[tuple[str, str], int]:
+    """The number of left-out rows, by view and reason."""
+    return {
+        (view.name, reason): count
+        for view in VIEWS
+        for reason, count in zip(
+            view.conditions, await connection.fetchrow(view.left_out_query, timeout=timeout), strict=True
+        )
+    }
 
 
 def _check(view: View, found: Mapping[str, Row] | None) -> None:

@@ -7,6 +7,15 @@ import asyncpg
 
 from animora_database.dsn import ConnectionOptions
 
+# Errors of asyncpg, TLS, the network and the operating system. asyncpg also raises ValueError, for example
+# for text that is not UTF-8 or a certificate that cannot be verified.
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    EOFError,
+)
 # Errors after which the next host is tried, as in libpq; others, such as a wrong password, are final.
 NEXT_HOST = (
     OSError,

@@ -4,8 +4,15 @@ The server's load and polls and the trainer share these definitions, so that all
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+
+BIGINT, BOOLEAN = ">i8", "?"  # NumPy's types of fields in binary COPY; a time is microseconds since 2000
+# SQL of a selected column that is not the column itself, and its NumPy type.
+SELECTED = {
+    "updated_at": ("coalesce(updated_at, '-infinity')", BIGINT),
+    "deleted_at": ("deleted_at is not null", BOOLEAN),
+}
 
 
 class ColumnKind(Enum):
@@ -16,6 +23,30 @@ class ColumnKind(Enum):
     WORD = "text"
     EMBEDDING = "real[], double precision[], vector or halfvec"
     ANY = "any type"
+
+
+@dataclass(frozen=True, slots=True)
+class ViewQuery:
+    """A query over a view, for binary COPY.
+
+    Attributes:
+        view: Name of the view without the schema.
+        types: NumPy types of the selected columns by name, except embeddings. None of them is ever null.
+        sql: The query. Values are part of the text, because arguments of a COPY would cost asyncpg one more
+            round trip.
+    """
+
+    view: str
+    types: Mapping[str, str]
+    sql: str
+
+    def where(self, condition: str) -> "ViewQuery":
+        """The query with a further condition."""
+        return replace(self, sql=f"{self.sql} and {condition}")
+
+    def order_by(self, order: str) -> "ViewQuery":
+        """The query with an order."""
+        return replace(self, sql=f"{self.sql} order by {order}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +68,19 @@ class View:
     def counts(self) -> str:
         """SQL: condition of a valid row."""
         return " and ".join(self.conditions.values())
+
+    def select(self, *columns: str, distinct: bool = False) -> ViewQuery:
+        """Selects columns of the valid rows; ids are cast, so that a view may have any integer type."""
+        expressions, types = [], {}
+        for column in columns:
+            kind = self.columns[column]
+            default = f"{column}::bigint" if kind is ColumnKind.ID else column
+            expression, dtype = SELECTED.get(column, (default, BIGINT))
+            expressions.append(expression)
+            if kind is not ColumnKind.EMBEDDING:
+                types[column] = dtype
+        selected = f"select{' distinct' * distinct} {', '.join(expressions)}"
+        return ViewQuery(self.name, types, f"{selected} from animora.{self.name} where {self.counts}")
 
     @property
     def left_out(self) -> str:
@@ -94,3 +138,5 @@ BLOCKS = View(
     {"missing": present("blocker_id", "blocked_id"), "self": "blocker_id <> blocked_id"},
 )
 VIEWS = (USERS, POSTS, INTERACTIONS, BLOCKS)
+
+USER_IDS = USERS.select("id", distinct=True).order_by("1")

@@ -13,9 +13,6 @@ from animora_server.catalog.feed import FeedIndex
 from animora_server.catalog.index import CsrIndex, IdMap
 from animora_server.catalog.records import (
     NEVER,
-    NO_EMBEDDING,
-    POSTGRES_EPOCH,
-    EmbeddingBatch,
     EmbeddingRecords,
     IdPairs,
     PostRecords,
@@ -28,10 +25,8 @@ from animora_server.catalog.widths import NO_PREFERENCE, NO_WIDTHS, WidthPrefere
 
 __all__ = [
     "NEVER",
-    "NO_EMBEDDING",
     "NO_PREFERENCE",
     "NO_WIDTHS",
-    "POSTGRES_EPOCH",
     "Activity",
     "Catalog",
     "CatalogPosts",
@@ -39,7 +34,6 @@ __all__ = [
     "ChangeEvents",
     "CsrIndex",
     "CsrIndexBuilder",
-    "EmbeddingBatch",
     "EmbeddingFile",
     "EmbeddingRecords",
     "EventLog",

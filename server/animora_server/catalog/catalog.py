@@ -7,9 +7,10 @@ from typing import Self
 
 import numpy as np
 
+from animora_database.copy_format import POSTGRES_EPOCH
 from animora_server.catalog.feed import FeedIndex
 from animora_server.catalog.index import ABSENT, CsrIndex, IdMap
-from animora_server.catalog.records import POSTGRES_EPOCH, IdPairs
+from animora_server.catalog.records import IdPairs
 from animora_server.catalog.relations import Relations
 from animora_server.catalog.snapshot import LATE_COMMIT, CatalogSnapshot
 from animora_server.catalog.table import CatalogPosts

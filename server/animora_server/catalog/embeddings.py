@@ -8,13 +8,12 @@ import weakref
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from animora_database.embeddings import magnitude_bits
 from animora_server.catalog.widths import Widths
 from animora_server.types import HalfArray, IntArray
 
 COPY_ROWS = 8192  # rows copied at once between files
-INFINITY_BITS = 0x7C00  # of float16; the bits of NaN are larger
 
 
 class EmbeddingFile:
@@ -136,16 +135,6 @@ def fingerprints(image: HalfArray, caption: HalfArray) -> IntArray:
         # 0 means that both are absent.
         digests[row] = int.from_bytes(digest.digest(), "little", signed=True) or 1
     return digests
-
-
-def magnitude_bits(rows: HalfArray) -> npt.NDArray[np.uint16]:
-    """The bits of the largest absolute value in each row of float16 (n, w): uint16 (n).
-
-    Bits ascend with the values. So 0 is a row of zeros, and a row that is not finite has at least
-    INFINITY_BITS; np.isfinite takes five times as long.
-    """
-    most: npt.NDArray[np.uint16] = np.bitwise_and(rows.view(np.uint16), 0x7FFF).max(axis=1, initial=0)
-    return most
 
 
 def _padded(part: HalfArray, width: int) -> HalfArray:

@@ -1,16 +1,14 @@
 """Rows of the database as columns: posts, embeddings and pairs of ids."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
 
-from animora_server.types import BoolArray, DoubleArray, FloatArray, HalfArray, IntArray
+from animora_database.embeddings import EmbeddingBatch
+from animora_server.types import BoolArray, DoubleArray, IntArray
 
 NEVER = int(np.iinfo(np.int64).min)  # the updated_at of a post that was never edited
-POSTGRES_EPOCH = 946_684_800  # 2000-01-01 in unix seconds, the origin of PostgreSQL's timestamps
-NO_EMBEDDING = -1  # the width of a null embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +62,6 @@ class PostRecords:
             np.concatenate((self.updated_at, others.updated_at)),
             np.concatenate((self.deleted, others.deleted)),
         ).distinct()
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingBatch:
-    """The image or the caption embeddings of k posts as the database has them, grouped by width.
-
-    Attributes:
-        widths: int64 (k): 0 for an unusable embedding, NO_EMBEDDING for null.
-        blocks: The embeddings of each width, in the posts' order: floating (m, width).
-    """
-
-    widths: IntArray
-    blocks: Mapping[int, FloatArray | HalfArray]
-
-    def take(self, at: IntArray) -> "EmbeddingBatch":
-        """The embeddings at positions int64 (j)."""
-        if np.array_equal(at, np.arange(len(self.widths))):
-            return self
-        widths = self.widths[at]
-        blocks = {}
-        for width, block in self.blocks.items():
-            place = np.cumsum(self.widths == width) - 1  # int64 (k), each post's row in the block
-            blocks[width] = block[place[at[widths == width]]]
-        return EmbeddingBatch(widths, blocks)
 
 
 @dataclass(frozen=True, slots=True)

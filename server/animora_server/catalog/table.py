@@ -6,9 +6,10 @@ from typing import Self
 
 import numpy as np
 
+from animora_database.embeddings import NO_EMBEDDING
 from animora_server.catalog.embeddings import EmbeddingFile
 from animora_server.catalog.index import ABSENT, IdMap
-from animora_server.catalog.records import NO_EMBEDDING, PostRecords
+from animora_server.catalog.records import PostRecords
 from animora_server.catalog.widths import FoundWidths, Widths
 from animora_server.types import BoolArray, DoubleArray, IntArray
 

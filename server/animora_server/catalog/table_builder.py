@@ -6,9 +6,10 @@ from typing import Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.catalog.embeddings import INFINITY_BITS, fingerprints, magnitude_bits
+from animora_database.embeddings import UNUSABLE, EmbeddingBatch, to_halves
+from animora_server.catalog.embeddings import fingerprints
 from animora_server.catalog.index import ABSENT, IdMap
-from animora_server.catalog.records import EmbeddingBatch, EmbeddingRecords, PostRecords
+from animora_server.catalog.records import EmbeddingRecords, PostRecords
 from animora_server.catalog.table import CatalogPosts
 from animora_server.catalog.widths import NO_PREFERENCE, FoundWidths, WidthPreference, Widths
 from animora_server.types import BoolArray, HalfArray, IntArray
@@ -201,18 +202,15 @@ def _matrix(column: EmbeddingBatch, width: int) -> tuple[HalfArray, FoundWidths]
 
     The width of an embedding with a number beyond float16 becomes 0: unusable.
     """
-    widths = column.widths.astype(np.int32)
+    widths = np.where(column.widths == UNUSABLE, 0, column.widths).astype(np.int32)
     matrix = np.zeros((len(widths), width), np.float16)
     for found_width, block in column.blocks.items():
         fits = np.flatnonzero(widths == found_width)
-        # A number beyond float16 becomes infinite.
-        with np.errstate(over="ignore"):
-            halves = block.astype(np.float16)
-        bad = magnitude_bits(halves) >= INFINITY_BITS
+        halves, finite = to_halves(block)
         if found_width == width:
-            halves[bad] = 0
+            halves[~finite] = 0
             matrix[fits] = halves
-        widths[fits[bad]] = 0
+        widths[fits[~finite]] = 0
     return matrix, widths
 
 

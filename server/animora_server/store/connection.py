@@ -9,22 +9,11 @@ import structlog
 from pydantic import SecretStr
 
 from animora_database import InvalidDsn, parse_dsn
-from animora_database.connecting import open_connection
+from animora_database.connecting import DRIVER_ERRORS, open_connection
 from animora_server.errors import ConfigurationError, StoreError
 from animora_server.settings import DatabaseSettings
 
 log = structlog.get_logger(__name__)
-
-# Errors of asyncpg, TLS, the network and the operating system. asyncpg also raises ValueError, for example
-# for text that is not UTF-8 or a certificate that cannot be verified.
-DRIVER_ERRORS = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    EOFError,
-    ValueError,
-)
 
 
 class Connector:
@@ -84,5 +73,5 @@ def translate_errors() -> Iterator[None]:
     except PermissionError as error:
         # asyncpg looks for certificates in ~/.postgresql unless the connection string has an sslmode.
         raise StoreError(f"{error}: set sslmode in database.url, or make ~/.postgresql readable") from error
-    except DRIVER_ERRORS as error:
+    except (*DRIVER_ERRORS, ValueError) as error:
         raise StoreError(f"PostgreSQL: {type(error).__name__}: {error}") from error

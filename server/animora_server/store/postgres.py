@@ -1,33 +1,37 @@
 """PostgreSQL through asyncpg, over one connection, which is replaced after any error."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
 
-import asyncpg
 import numpy as np
-import numpy.typing as npt
 
 from animora_database import row_security
-from animora_database.checking import QUERY, Row, UnusableView, check_views, embedding_decoders
+from animora_database.checking import (
+    QUERY,
+    Row,
+    check_views,
+    count_left_out,
+    embedding_decoders,
+)
+from animora_database.copy_format import Columns, EmbeddingRows, FixedRows, unix_seconds
+from animora_database.copying import RowDecoder, copy_rows
+from animora_database.embeddings import EmbeddingBatch
+from animora_database.errors import UnusableView
 from animora_database.session import begin_reading
-from animora_database.views import VIEWS, View
-from animora_server.catalog import POSTGRES_EPOCH, CsrIndex, CsrIndexBuilder, IdMap, IdPairs, PostRecords
+from animora_database.views import USER_IDS, VIEWS, View, ViewQuery
+from animora_server.catalog import CsrIndex, CsrIndexBuilder, EmbeddingRecords, IdMap, IdPairs, PostRecords
 from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import queries
-from animora_server.store.binary import EmbeddingRows, FixedColumns
-from animora_server.store.connection import Connector, translate_errors
-from animora_server.store.copy_decoder import CopyDecoder
+from animora_server.store.connection import Connector
 from animora_server.store.protocols import TakeEmbeddings
 from animora_server.store.watched_connection import WatchedConnection
-from animora_server.types import DoubleArray, IntArray
+from animora_server.types import IntArray
 
 IDS_PER_QUERY = 10_000
 COUNTING_TIMEOUT_FACTOR = 10.0  # for queries that read all interactions
-COPY_TIMEOUT = 7 * 86_400.0  # effectively none for a whole COPY, because only silence is limited
 
 
 class PostgresStore:
@@ -55,18 +59,16 @@ class PostgresStore:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._connector.connect(connection_class=WatchedConnection)
                 self._connection.watch(self._connector)
-            with translate_errors():
-                await self._connection.execute(begin_reading(self._connection.get_server_version().major))
-                # Not now(), the start of the transaction: the transaction's snapshot is taken by this query.
-                now, pid = await self._connection.fetchrow(
-                    "select pg_catalog.statement_timestamp(), pg_catalog.pg_backend_pid()"
-                )
-                self._connection.set_server_pid(pid)
-                columns = await self._connection.fetch(QUERY)
-                check_views(columns, views)
+            await self._connection.execute(begin_reading(self._connection.get_server_version().major))
+            # Not now(), the start of the transaction: the transaction's snapshot is taken by this query.
+            now, pid = await self._connection.fetchrow(
+                "select pg_catalog.statement_timestamp(), pg_catalog.pg_backend_pid()"
+            )
+            self._connection.set_server_pid(pid)
+            columns = await self._connection.fetch(QUERY)
+            check_views(columns, views)
             yield PostgresReading(self._connection, columns, now, self._settings.command_timeout)
-            with translate_errors():
-                await self._connection.execute("commit")
+            await self._connection.execute("commit")
         except UnusableView as error:
             self.close()
             raise StoreError(str(error)) from error
@@ -91,7 +93,7 @@ class PostgresReading:
     """One read-only transaction; see `protocols.CatalogReading`."""
 
     def __init__(
-        self, connection: asyncpg.Connection, columns: Sequence[Row], now: datetime, silence: float
+        self, connection: WatchedConnection, columns: Sequence[Row], now: datetime, silence: float
     ) -> None:
         self.now = now
         self._connection = connection
@@ -100,21 +102,11 @@ class PostgresReading:
 
     async def hidden(self) -> list[tuple[str, str, str]]:
         """See CatalogReading."""
-        with translate_errors():
-            return [tuple(row) for row in await self._connection.fetch(row_security.QUERY)]
+        return [tuple(row) for row in await self._connection.fetch(row_security.QUERY)]
 
     async def left_out(self) -> dict[tuple[str, str], int]:
         """See CatalogReading."""
-        counts: dict[tuple[str, str], int] = {}
-        for view in VIEWS:
-            columns = await self._columns(
-                (">i8",) * len(view.conditions), view.left_out_query, COUNTING_TIMEOUT_FACTOR
-            )
-            counts |= {
-                (view.name, reason): int(column[0])
-                for reason, column in zip(view.conditions, columns, strict=True)
-            }
-        return counts
+        return await count_left_out(self._connection, COUNTING_TIMEOUT_FACTOR * self._silence)
 
     async def posts(self) -> PostRecords:
         """See CatalogReading."""
@@ -134,7 +126,7 @@ class PostgresReading:
         for start in range(0, max(len(no_image), len(no_caption)), IDS_PER_QUERY):
             some = slice(start, start + IDS_PER_QUERY)
             query = await asyncio.to_thread(queries.filled, no_image[some], no_caption[some])
-            found += await self._columns(queries.ID_COLUMN, query)
+            found += await self._columns(query)
         return np.unique(np.concatenate(found))
 
     async def embeddings(self, take: TakeEmbeddings) -> None:
@@ -158,14 +150,9 @@ class PostgresReading:
 
     async def seen_posts(self, since: datetime, until: datetime) -> CsrIndex:
         """See CatalogReading."""
-        columns, builder = FixedColumns(queries.PAIR_COLUMNS), CsrIndexBuilder()
-
-        def feed(data: bytes) -> bytes:
-            rest = columns.feed(data)
-            builder.add(*columns.take())
-            return rest
-
-        await self._copy(feed, queries.interactions(since, until), COUNTING_TIMEOUT_FACTOR)
+        builder = CsrIndexBuilder()
+        rows = FixedRows(queries.interactions(since, until), lambda pairs: builder.add(*pairs))
+        await self._copy(rows, COUNTING_TIMEOUT_FACTOR)
         return await asyncio.to_thread(builder.build)
 
     async def blocks(self) -> IdPairs:
@@ -178,63 +165,30 @@ class PostgresReading:
         Raises:
             StoreError: PostgreSQL did not answer.
         """
-        query = queries.USERS if active_since is None else queries.active_users(active_since)
-        (ids,) = await self._columns(queries.ID_COLUMN, query)
+        (ids,) = await self._columns(USER_IDS if active_since is None else queries.active_users(active_since))
         return ids
 
-    async def _posts(self, query: str) -> PostRecords:
-        ids, author_ids, created_at, updated_at, deleted = await self._columns(queries.POST_COLUMNS, query)
-        posts = PostRecords(ids, author_ids, _unix_seconds(created_at), updated_at, deleted)
+    async def _posts(self, query: ViewQuery) -> PostRecords:
+        ids, author_ids, created_at, updated_at, deleted = await self._columns(query)
+        posts = PostRecords(ids, author_ids, unix_seconds(created_at), updated_at, deleted)
         return await asyncio.to_thread(posts.distinct)
 
-    async def _pairs(self, query: str, timeout_factor: float = 1.0) -> IdPairs:
-        return IdPairs(*await self._columns(queries.PAIR_COLUMNS, query, timeout_factor))
+    async def _pairs(self, query: ViewQuery, timeout_factor: float = 1.0) -> IdPairs:
+        return IdPairs(*await self._columns(query, timeout_factor))
 
-    async def _columns(
-        self, types: tuple[str, ...], query: str, timeout_factor: float = 1.0
-    ) -> list[npt.NDArray[Any]]:
-        columns = FixedColumns(types)
-        await self._copy(columns.feed, query, timeout_factor)
-        return await asyncio.to_thread(columns.columns)
+    async def _columns(self, query: ViewQuery, timeout_factor: float = 1.0) -> Columns:
+        parts: list[Columns] = []
+        await self._copy(FixedRows(query, parts.append), timeout_factor)
+        return await asyncio.to_thread(
+            lambda: [np.concatenate(column) for column in zip(*parts, strict=True)]
+        )
 
-    async def _embeddings(self, take: TakeEmbeddings, query: str) -> None:
-        decoders = embedding_decoders(self._view_columns)
-        await self._copy(EmbeddingRows(decoders.image, decoders.caption, take).feed, query)
+    async def _embeddings(self, take: TakeEmbeddings, query: ViewQuery) -> None:
+        def take_records(columns: Columns, images: EmbeddingBatch, captions: EmbeddingBatch) -> None:
+            take(EmbeddingRecords(columns[0], images, captions))
 
-    async def _copy(self, feed: Callable[[bytes], bytes], query: str, timeout_factor: float = 1.0) -> None:
-        """Executes a query as binary COPY and feeds it to a decoder, part by part, in a worker thread.
+        await self._copy(EmbeddingRows(query, embedding_decoders(self._view_columns), take_records))
 
-        COPY streams, so memory is bounded, and it needs no Python object for each value, as records do.
-
-        Args:
-            feed: Decodes bytes; see CopyDecoder.
-            query: The query.
-            timeout_factor: The query may be silent for this many times the command timeout.
-
-        Raises:
-            StoreError: PostgreSQL did not answer, or a view has nulls or types that it must not have.
-        """
-        parts = CopyDecoder(feed)
-        silence = timeout_factor * self._silence
-        loop = asyncio.get_running_loop()
-        try:
-            with translate_errors():
-                async with asyncio.timeout(silence) as limit:
-
-                    async def receive(data: bytes) -> None:
-                        await parts.put(data)
-                        limit.reschedule(loop.time() + silence)
-
-                    await self._connection.copy_from_query(
-                        query, output=receive, format="binary", timeout=COPY_TIMEOUT
-                    )
-            await parts.finish()
-        finally:
-            await parts.wait_for_thread()
-
-
-def _unix_seconds(timestamps: IntArray) -> DoubleArray:
-    """Unix seconds float64 (n) of timestamps int64 (n), rounded once, as PostgreSQL's `extract` does."""
-    seconds, microseconds = np.divmod(timestamps, 1_000_000)
-    rounded: DoubleArray = (seconds + POSTGRES_EPOCH) + microseconds / 1e6
-    return rounded
+    async def _copy(self, rows: RowDecoder, timeout_factor: float = 1.0) -> None:
+        """Executes a query, which may be silent for a multiple of the command timeout."""
+        await copy_rows(self._connection, rows, timeout_factor * self._silence)

@@ -18,6 +18,7 @@ from animora_server.store.connection import Connector, translate_errors
 log = structlog.get_logger(__name__)
 
 SILENCE_TIMEOUT = 2.0  # seconds of silence before a probe, and the probe's timeout
+COPY_TIMEOUT = 7 * 86_400.0  # effectively none for a whole COPY, because only silence is limited
 
 # Whether a server process works for its client: it is neither idle nor waiting for the client.
 IS_WORKING = """
@@ -28,7 +29,10 @@ where pid = {pid}
 
 
 class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
-    """A connection that is terminated when it is found dead, so that the waiting call fails at once."""
+    """A connection that is terminated when it is found dead, so that the waiting call fails at once.
+
+    `execute`, `fetch`, `fetchrow` and `copy_from_query` raise StoreError.
+    """
 
     __slots__ = ("_silence",)
 
@@ -71,30 +75,36 @@ class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
             return await super().fetchrow(*arguments, **options)
 
     async def copy_from_query(
-        self, *arguments: Any, output: Callable[[bytes], Awaitable[None]], **options: Any
+        self, *arguments: Any, output: Callable[[bytes], Awaitable[None]], timeout: float, **options: Any
     ) -> Any:
-        """See asyncpg."""
-
-        async def receive(data: bytes) -> None:
-            if self._silence is not None:
-                self._silence.end()  # PostgreSQL waits for this process during `output`
-            await output(data)
-            if self._silence is not None:
-                self._silence.begin()
-
+        """See asyncpg; `timeout` limits each silence in place of the whole COPY."""
+        loop = asyncio.get_running_loop()
         with self._waiting():
-            return await super().copy_from_query(*arguments, output=receive, **options)
+            async with asyncio.timeout(timeout) as limit:
+
+                async def receive(data: bytes) -> None:
+                    if self._silence is not None:
+                        self._silence.end()  # PostgreSQL waits for this process during `output`
+                    await output(data)
+                    limit.reschedule(loop.time() + timeout)
+                    if self._silence is not None:
+                        self._silence.begin()
+
+                return await super().copy_from_query(
+                    *arguments, output=receive, timeout=COPY_TIMEOUT, **options
+                )
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        if self._silence is None:
-            yield
-            return
-        self._silence.begin()
-        try:
-            yield
-        finally:
-            self._silence.end()
+        with translate_errors():
+            if self._silence is None:
+                yield
+                return
+            self._silence.begin()
+            try:
+                yield
+            finally:
+                self._silence.end()
 
 
 class SilenceWatch:

@@ -7,13 +7,12 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from animora_database import parse_dsn
-from animora_database.connecting import open_connection
+from animora_database.connecting import DRIVER_ERRORS, open_connection
 from animora_training.errors import DatabaseError
 
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0  # seconds
-FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 @asynccontextmanager
@@ -31,7 +30,7 @@ async def connect(url: str) -> AsyncIterator[asyncpg.Connection]:
         connection = await open_connection(options, CONNECT_TIMEOUT, "animora-train")
     except TimeoutError as error:
         raise DatabaseError("--database-url: PostgreSQL did not answer in time") from error
-    except (*FAILURES, EOFError, ValueError) as error:
+    except (*DRIVER_ERRORS, ValueError) as error:
         raise DatabaseError(f"--database-url: cannot connect to PostgreSQL: {error}") from error
     try:
         yield connection
@@ -49,7 +48,7 @@ async def connect(url: str) -> AsyncIterator[asyncpg.Connection]:
             f"{error}: reading takes the rights that deploy/sql/030_reader.sql grants, importing those of "
             "the owner of the schema animora_app"
         ) from error
-    except FAILURES as error:
+    except DRIVER_ERRORS as error:
         raise DatabaseError(f"PostgreSQL failed: {error}") from error
     finally:
         # close() can hang on a frozen server.

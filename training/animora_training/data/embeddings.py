@@ -1,16 +1,12 @@
 """Writes a column of embeddings from a COPY stream to a float16 file."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 
-from animora_database.embeddings import Decoder
+from animora_database.embeddings import UNUSABLE, EmbeddingBatch, to_halves
 from animora_training.data.arrays import ArrayFile
 from animora_training.data.dataset import Embeddings, IntArray
-from animora_training.errors import DatabaseError
-
-NULL = -1  # length of a null field
 
 
 class EmbeddingWriter:
@@ -21,7 +17,6 @@ class EmbeddingWriter:
 
     Args:
         file: An open file of width 0.
-        decode: Decoder of the column.
         width: Width of the column. 0 takes the most frequent width of the first `append` with usable
             embeddings, which may not be the most frequent one of all.
 
@@ -30,11 +25,10 @@ class EmbeddingWriter:
         unusable: Number of unusable embeddings.
     """
 
-    def __init__(self, file: ArrayFile, decode: Decoder, width: int = 0) -> None:
+    def __init__(self, file: ArrayFile, width: int = 0) -> None:
         self.width = width
         self.unusable = 0
         self._file = file
-        self._decode = decode
         self._widths: Counter[int] = Counter()
         if width:
             file.widen(width)
@@ -44,19 +38,18 @@ class EmbeddingWriter:
         """The most frequent usable width, the smallest of equally frequent ones; 0 without any."""
         return max(self._widths, key=lambda width: (self._widths[width], -width), default=0)
 
-    def append(self, fields: Sequence[memoryview | None]) -> None:
-        """Writes the embeddings of some posts, each a field of the column.
+    def append(self, batch: EmbeddingBatch) -> None:
+        """Writes the embeddings of some posts.
 
         Raises:
-            DatabaseError: The column's type was changed while it was read.
             CannotWrite: The disk is full, or failed.
         """
-        by_width = self._decoded(fields)
+        by_width = self._usable(batch)
         self._widths.update({width: len(at) for width, (at, _) in by_width.items()})
         if by_width and not self.width:
             self.width = self.most_frequent_width
             self._file.widen(self.width)
-        matrix = np.zeros((len(fields), self.width), np.float16)
+        matrix = np.zeros((len(batch.widths), self.width), np.float16)
         for width, (at, embeddings) in by_width.items():
             if width == self.width:
                 matrix[at] = embeddings
@@ -64,24 +57,13 @@ class EmbeddingWriter:
                 self.unusable += len(at)
         self._file.append(matrix)
 
-    def _decoded(self, fields: Sequence[memoryview | None]) -> dict[int, tuple[IntArray, Embeddings]]:
-        """Indices int64 (k) and embeddings float16 (k, width) of the usable fields, by width."""
-        lengths = np.array([NULL if field is None else len(field) for field in fields], np.int64)
+    def _usable(self, batch: EmbeddingBatch) -> dict[int, tuple[IntArray, Embeddings]]:
+        """Positions int64 (k) and embeddings float16 (k, width) of the usable embeddings, by width."""
+        self.unusable += int(np.count_nonzero(batch.widths == UNUSABLE))
         by_width = {}
-        for length in np.unique(lengths[lengths != NULL]).tolist():
-            at = np.flatnonzero(lengths == length)
-            data = b"".join(field for field in fields if field is not None and len(field) == length)
-            try:
-                embeddings, usable = self._decode(np.frombuffer(data, np.uint8).reshape(-1, length))
-            except ValueError as error:
-                raise DatabaseError(f"animora.posts was changed while it was read: {error}") from error
-            if not embeddings.shape[1]:
-                continue  # empty arrays
-            # Values beyond float16 become infinite.
-            with np.errstate(over="ignore"):
-                halves = embeddings.astype(np.float16)
-            usable = usable & np.isfinite(halves).all(axis=1)
-            self.unusable += int(np.count_nonzero(~usable))
-            if usable.any():
-                by_width[embeddings.shape[1]] = at[usable], halves[usable]
+        for width, block in batch.blocks.items():
+            halves, finite = to_halves(block)
+            self.unusable += int(np.count_nonzero(~finite))
+            if finite.any():
+                by_width[width] = np.flatnonzero(batch.widths == width)[finite], halves[finite]
         return by_width

@@ -5,8 +5,9 @@ PostgreSQL sorts, on its own disk if `work_mem` is too small.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
@@ -14,10 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_database import row_security, views
-from animora_database.checking import QUERY, EmbeddingDecoders, UnusableView, check_views, embedding_decoders
+from animora_database.checking import QUERY, check_views, count_left_out, embedding_decoders
+from animora_database.copy_format import Columns, EmbeddingRows, FixedRows, unix_seconds
+from animora_database.copying import copy_rows
+from animora_database.embeddings import Decoder, EmbeddingBatch
+from animora_database.errors import UnusableView
 from animora_database.session import begin_reading
+from animora_database.views import ViewQuery
 from animora_training.data.arrays import ArrayFile, map_array, prepare_folder, write_array
-from animora_training.data.copying import Columns, CopySource, OnRead, copy, copy_fixed
 from animora_training.data.dataset import (
     ABSENT,
     Dataset,
@@ -29,7 +34,6 @@ from animora_training.data.dataset import (
 )
 from animora_training.data.embeddings import EmbeddingWriter
 from animora_training.data.folder import FILES, finish
-from animora_training.data.pgcopy import RaggedRows
 from animora_training.errors import DatabaseError
 
 log = logging.getLogger(__name__)
@@ -42,33 +46,18 @@ REASONS = {
     "duplicate": "another row has the same id",
 }
 
+OnRead = Callable[[str, int], None]
 
-USERS = CopySource(
-    "users",
-    f"select distinct id::int8 from animora.users where {views.USERS.counts} order by 1",
-    {"id": ">i8"},
-)
 # Of rows with the same id the first one counts: deleted ones come first, as in the server.
-POSTS = CopySource(
-    "posts",
-    "select id::int8, author_id::int8, extract(epoch from created_at)::float8, deleted_at is not null, "
-    f"image_embedding, caption_embedding from animora.posts where {views.POSTS.counts} "
-    "order by 1, 4 desc, created_at, 2",
-    {"id": ">i8", "author_id": ">i8", "created_at": ">f8", "deleted_at": "?"},
+POSTS = views.POSTS.select(
+    "id", "author_id", "created_at", "deleted_at", "image_embedding", "caption_embedding"
+).order_by("1, 4 desc, created_at, 2")
+INTERACTIONS = views.INTERACTIONS.select("user_id", "post_id", "created_at").order_by("1, 3, 2")
+_BLOCKS, _REVERSED = (
+    views.BLOCKS.select("blocker_id", "blocked_id"),
+    views.BLOCKS.select("blocked_id", "blocker_id"),
 )
-INTERACTIONS = CopySource(
-    "interactions",
-    "select user_id::int8, post_id::int8, extract(epoch from created_at)::float8 "
-    f"from animora.interactions where {views.INTERACTIONS.counts} order by 1, created_at, 2",
-    {"user_id": ">i8", "post_id": ">i8", "created_at": ">f8"},
-)
-BLOCKS = CopySource(
-    "blocks",
-    f"select blocker_id::int8, blocked_id::int8 from animora.blocks where {views.BLOCKS.counts} "
-    f"union select blocked_id::int8, blocker_id::int8 from animora.blocks where {views.BLOCKS.counts} "
-    "order by 1, 2",
-    {"blocker_id": ">i8", "blocked_id": ">i8"},
-)
+BLOCKS = replace(_BLOCKS, sql=f"{_BLOCKS.sql} union {_REVERSED.sql}").order_by("1, 2")
 
 
 async def read_dataset(connection: asyncpg.Connection, folder: Path, on_read: OnRead) -> Dataset:
@@ -90,7 +79,9 @@ async def read_dataset(connection: asyncpg.Connection, folder: Path, on_read: On
     reader = _Reader(connection, folder, on_read)
     async with _one_moment(connection) as decoders:
         read_at = await connection.fetchval("select pg_catalog.now()")
-        left_out = await _left_out(connection)
+        left_out = {
+            f"{view}.{reason}": count for (view, reason), count in (await count_left_out(connection)).items()
+        }
         await reader.read_users()
         left_out |= await reader.read_posts(decoders)
         await reader.read_events()
@@ -112,7 +103,7 @@ async def read_dataset(connection: asyncpg.Connection, folder: Path, on_read: On
 
 
 @asynccontextmanager
-async def _one_moment(connection: asyncpg.Connection) -> AsyncIterator[EmbeddingDecoders]:
+async def _one_moment(connection: asyncpg.Connection) -> AsyncIterator[tuple[Decoder, Decoder]]:
     """Context manager with a read-only snapshot transaction; checks the views first.
 
     Raises:
@@ -132,15 +123,6 @@ async def _one_moment(connection: asyncpg.Connection) -> AsyncIterator[Embedding
             await connection.execute("rollback")
 
 
-async def _left_out(connection: asyncpg.Connection) -> dict[str, int]:
-    """Numbers of rows left out, by view and reason."""
-    return {
-        f"{view.name}.{reason}": count
-        for view in views.VIEWS
-        for reason, count in zip(view.conditions, await connection.fetchrow(view.left_out_query), strict=True)
-    }
-
-
 class _Reader:
     """Reads the views into the files of a folder."""
 
@@ -151,19 +133,14 @@ class _Reader:
 
     async def read_users(self) -> None:
         with self._file("user_ids", np.int64) as file:
-            await copy_fixed(self._connection, USERS, self._on_read, lambda columns: file.append(columns[0]))
+            await self._copy(views.USER_IDS, lambda columns: file.append(columns[0]))
 
     async def read_blocks(self) -> None:
         with self._file("blocks", np.int64, (2,)) as file:
-            await copy_fixed(
-                self._connection,
-                BLOCKS,
-                self._on_read,
-                lambda columns: file.append(np.stack(columns, axis=1)),
-            )
+            await self._copy(BLOCKS, lambda columns: file.append(np.stack(columns, axis=1)))
 
     async def read_posts(
-        self, decoders: EmbeddingDecoders, widths: tuple[int, int] = (0, 0)
+        self, decoders: tuple[Decoder, Decoder], widths: tuple[int, int] = (0, 0)
     ) -> dict[str, int]:
         """Reads the posts; returns the numbers of rows and embeddings left out, by view and reason.
 
@@ -171,41 +148,34 @@ class _Reader:
         read again.
 
         Args:
-            decoders: Decoders of the embedding columns.
+            decoders: Decoders of image and caption embeddings.
             widths: Widths of image and caption embeddings; 0 if unknown.
         """
         with ExitStack() as stack:
             kinds = {"ids": np.int64, "authors": np.int64, "created": np.float64, "deleted": np.bool_}
             files = [stack.enter_context(self._file(f"post_{name}", kind)) for name, kind in kinds.items()]
-            embeddings = [
-                EmbeddingWriter(
-                    stack.enter_context(self._file(f"post_{name}", np.float16, (0,))), decode, width
-                )
-                for name, decode, width in (
-                    ("image", decoders.image, widths[0]),
-                    ("caption", decoders.caption, widths[1]),
-                )
-            ]
-            rows = RaggedRows(POSTS.fields, ragged=len(embeddings))
-            last: list[int] = []
+            image, caption = (
+                EmbeddingWriter(stack.enter_context(self._file(f"post_{name}", np.float16, (0,))), width)
+                for name, width in zip(("image", "caption"), widths, strict=True)
+            )
+            last: int | None = None
             repeated = 0
 
-            def take(data: bytes) -> None:
-                nonlocal repeated
-                columns, ragged = rows.feed(data)
-                ids = columns[0].tolist()
-                first = np.flatnonzero(np.diff(np.array(last + ids, np.int64)))
-                first = first + 1 - len(last) if last else np.append(0, first + 1)[: len(ids)]
+            def take(columns: Columns, images: EmbeddingBatch, captions: EmbeddingBatch) -> None:
+                nonlocal last, repeated
+                ids, authors, created, deleted = columns
+                new = np.append(True, ids[1:] != ids[:-1])[: len(ids)]
+                if len(ids):
+                    new[0], last = ids[0] != last, int(ids[-1])
+                first = np.flatnonzero(new)
                 repeated += len(ids) - len(first)
-                last[:] = ids[-1:] or last
-                for file, column in zip(files, columns, strict=True):
+                for file, column in zip(files, (ids, authors, unix_seconds(created), deleted), strict=True):
                     file.append(column[first])
-                for embedding, fields in zip(embeddings, ragged, strict=True):
-                    embedding.append([fields[at] for at in first.tolist()])
-                self._on_read(POSTS.name, len(files[0]))
+                image.append(images.take(first))
+                caption.append(captions.take(first))
+                self._on_read(POSTS.view, len(files[0]))
 
-            await copy(self._connection, POSTS, take, rows.finish)
-        image, caption = embeddings
+            await copy_rows(self._connection, EmbeddingRows(POSTS, decoders, take))
         most_frequent = (image.most_frequent_width, caption.most_frequent_width)
         if most_frequent != (image.width, caption.width):
             return await self.read_posts(decoders, most_frequent)
@@ -230,10 +200,22 @@ class _Reader:
                 shown = (user_index != ABSENT) & (post_index != ABSENT)
                 _count(user_index[shown], counts)
                 posts.append(post_index[shown])
-                times.append(moments[shown])
+                times.append(unix_seconds(moments[shown]))
 
-            await copy_fixed(self._connection, INTERACTIONS, self._on_read, take)
+            await self._copy(INTERACTIONS, take)
         write_array(self._folder / "event_offsets.npy", offsets_of(counts))
+
+    async def _copy(self, query: ViewQuery, take: Callable[[Columns], None]) -> None:
+        """Streams fixed-width columns to `take`, some rows at a time."""
+        read = 0
+
+        def take_and_report(columns: Columns) -> None:
+            nonlocal read
+            take(columns)
+            read += len(columns[0])
+            self._on_read(query.view, read)
+
+        await copy_rows(self._connection, FixedRows(query, take_and_report))
 
     def _file(self, name: str, dtype: npt.DTypeLike, width: tuple[int, ...] = ()) -> ArrayFile:
         return ArrayFile(self._folder / f"{name}.npy", dtype, width)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import asyncpg
 import numpy as np
 
-from animora_training.data import pgcopy
+from animora_database import copy_format
 from animora_training.data.dataset import BoolArray, FloatArray, IntArray
 from animora_training.errors import DatabaseError
 from animora_training.importers.feed import Comments, FeedPosts, ImportFeed
@@ -104,20 +104,20 @@ async def _analyze(connection: asyncpg.Connection) -> None:
 
 
 async def _stream(table: ImportTable, on_written: OnWritten) -> AsyncIterator[bytes]:
-    yield pgcopy.SIGNATURE
+    yield copy_format.SIGNATURE
     written = 0
     for rows, piece in table.pieces:
         yield piece
         written += rows
         on_written(table.name, written, table.count)
-    yield pgcopy.TRAILER
+    yield copy_format.TRAILER
 
 
 def _tables(feed: ImportFeed) -> list[ImportTable]:
     """The tables in the order of their foreign keys."""
     likes, comments, blocks = feed.likes, feed.comments, feed.blocks
-    like_columns = (likes.users, likes.posts, pgcopy.timestamps(likes.times))
-    block_columns = (blocks.blockers, blocks.blocked, pgcopy.timestamps(blocks.times))
+    like_columns = (likes.users, likes.posts, copy_format.timestamps(likes.times))
+    block_columns = (blocks.blockers, blocks.blocked, copy_format.timestamps(blocks.times))
     return [
         ImportTable("users", ("id",), len(feed.user_ids), _fixed((feed.user_ids,))),
         ImportTable(
@@ -145,18 +145,18 @@ def _tables(feed: ImportFeed) -> list[ImportTable]:
 def _fixed(columns: Sequence[IntArray]) -> Iterator[tuple[int, bytes]]:
     for start in range(0, len(columns[0]), ROWS_AT_ONCE):
         some = [column[start : start + ROWS_AT_ONCE] for column in columns]
-        yield len(some[0]), pgcopy.encode_fixed(some)
+        yield len(some[0]), copy_format.encode_fixed(some)
 
 
 def _posts(posts: FeedPosts) -> Iterator[tuple[int, bytes]]:
-    created, live = pgcopy.timestamps(posts.created), np.isnan(posts.deleted)
-    deleted = pgcopy.timestamps(np.where(live, 0.0, posts.deleted))
+    created, live = copy_format.timestamps(posts.created), np.isnan(posts.deleted)
+    deleted = copy_format.timestamps(np.where(live, 0.0, posts.deleted))
     for start in range(0, len(posts.ids), POSTS_AT_ONCE):
         some = range(start, min(start + POSTS_AT_ONCE, len(posts.ids)))
         image = _embeddings(posts.image[some.start : some.stop])
         caption = _embeddings(posts.caption[some.start : some.stop])
         rows = [
-            pgcopy.encode_row(
+            copy_format.encode_row(
                 (
                     _int8(posts.ids[index]),
                     _int8(posts.authors[index]),
@@ -173,14 +173,14 @@ def _posts(posts: FeedPosts) -> Iterator[tuple[int, bytes]]:
 
 
 def _comments(comments: Comments) -> Iterator[tuple[int, bytes]]:
-    times = pgcopy.timestamps(comments.times)
+    times = copy_format.timestamps(comments.times)
     for start in range(0, len(times), ROWS_AT_ONCE):
         some = slice(start, start + ROWS_AT_ONCE)
         columns = zip(
             comments.users[some], comments.posts[some], times[some], comments.bodies[some], strict=True
         )
         rows = [
-            pgcopy.encode_row((_int8(user), _int8(post), _int8(time), body.encode()))
+            copy_format.encode_row((_int8(user), _int8(post), _int8(time), body.encode()))
             for user, post, time, body in columns
         ]
         yield len(rows), b"".join(rows)
@@ -189,7 +189,7 @@ def _comments(comments: Comments) -> Iterator[tuple[int, bytes]]:
 def _embeddings(vectors: FloatArray) -> list[bytes | None]:
     """Encodes fields of type real[]; null for a row of zeros or of width 0."""
     present: BoolArray = np.any(vectors != 0, axis=1)
-    fields = pgcopy.encode_real_arrays(vectors)
+    fields = copy_format.encode_real_arrays(vectors)
     return [field if there else None for field, there in zip(fields, present, strict=True)]
 
 
