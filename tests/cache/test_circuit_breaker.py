@@ -1,6 +1,6 @@
 import pytest
 
-from animora_server.cache.circuit_breaker import CircuitBreaker
+from animora_server.cache.redis_cache import CircuitBreaker
 
 
 @pytest.fixture

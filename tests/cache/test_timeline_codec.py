@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from animora_server.cache.keys import UnreadableValue, stored_timeline_key
+from animora_server.cache.lookups import UnreadableValue
 from animora_server.cache.timeline_codec import (
     RANKERS,
     REASONS,
@@ -18,6 +18,7 @@ from animora_server.cache.timeline_codec import (
     encode_pointer,
     encode_posts,
     encode_timeline,
+    stored_timeline_key,
 )
 from animora_server.timeline.feed_ranker import posts_that_fit, stored_bytes
 from animora_server.timeline.store import timeline_key

@@ -11,7 +11,7 @@ import redis.asyncio
 from redis.asyncio import Redis
 
 from animora_demo.embedded import EmbeddedRedis
-from animora_server.cache.keys import latest_key, stored_timeline_key
+from animora_server.cache.timeline_codec import latest_key, stored_timeline_key
 from tests.support.redis_stores import (
     KEY,
     NOW,

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from redis.exceptions import ResponseError
 
-from animora_server.cache.keys import latest_key
+from animora_server.cache.timeline_codec import latest_key
 from animora_server.precompute.retrying_store import RetryingGenerationStore
 from tests.cache.documented_rights import CLUSTERED, PRECOMPUTING, SERVING
 from tests.support.redis_servers import (

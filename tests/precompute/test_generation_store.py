@@ -14,15 +14,16 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from animora_demo.embedded import EmbeddedRedis
-from animora_server.cache.generation_codec import decode_generation, encode_generation
-from animora_server.cache.keys import (
-    UnreadableValue,
+from animora_server.cache.generation_codec import (
     building_generation_key,
     current_generation_key,
+    decode_generation,
+    encode_generation,
     finished_shards_key,
     generation_posts_key,
-    stored_timeline_key,
 )
+from animora_server.cache.lookups import UnreadableValue
+from animora_server.cache.timeline_codec import stored_timeline_key
 from animora_server.errors import GenerationGone, StoreError
 from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.settings import CacheSettings

@@ -1,4 +1,4 @@
-"""The record of a generation in Redis: JSON, readable for people.
+"""The keys of a generation in Redis, and its record: JSON, readable for people.
 
 Servers delete an unreadable record, so another format needs another key.
 """
@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from animora_server.cache.keys import UnreadableValue
+from animora_server.cache.lookups import UnreadableValue
 from animora_server.types import Generation
 
 
@@ -22,6 +22,26 @@ class _Record(BaseModel):
     catalog_digest: str
     settings_digest: str
     shards: int = Field(ge=1)
+
+
+def current_generation_key(prefix: bytes) -> bytes:
+    """The key of the current generation's record."""
+    return prefix + b"{generation}:current"
+
+
+def building_generation_key(prefix: bytes) -> bytes:
+    """The key of the record of the generation being built, in the slot of the current one's."""
+    return prefix + b"{generation}:building"
+
+
+def finished_shards_key(prefix: bytes, generation_id: bytes) -> bytes:
+    """The key of the set of a generation's finished shards, in the slot of the records."""
+    return b"%s{generation}:done:%s" % (prefix, generation_id.hex().encode())
+
+
+def generation_posts_key(prefix: bytes, generation_id: bytes) -> bytes:
+    """The key of the posts that a generation was ranked from, in the slot of the records."""
+    return b"%s{generation}:posts:%s" % (prefix, generation_id.hex().encode())
 
 
 def encode_generation(generation: Generation) -> bytes:

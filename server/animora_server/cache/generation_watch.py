@@ -6,9 +6,12 @@ from typing import Self
 import structlog
 
 from animora_server.background import BackgroundLoop
-from animora_server.cache.generation_codec import decode_generation
-from animora_server.cache.keys import UnreadableValue, current_generation_key, generation_posts_key
-from animora_server.cache.lookups import MAX_BYTES, NoAnswer
+from animora_server.cache.generation_codec import (
+    current_generation_key,
+    decode_generation,
+    generation_posts_key,
+)
+from animora_server.cache.lookups import MAX_BYTES, NoAnswer, UnreadableValue
 from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.timeline_codec import decode_posts
 from animora_server.cache.writes import Write

@@ -26,6 +26,10 @@ class NoAnswer(StrEnum):
 Found = list[bytes | None] | NoAnswer
 
 
+class UnreadableValue(ValueError):
+    """The stored value is damaged, forged, or belongs to another key."""
+
+
 @dataclass(eq=False, slots=True)
 class _Lookup:
     keys: Sequence[bytes]

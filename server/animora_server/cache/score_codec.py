@@ -1,4 +1,4 @@
-"""The encoding of cached scores: a header, the key again, float32 scores, a checksum.
+"""The keys of cached scores, and their encoding: a header, the key again, float32 scores, a checksum.
 
     magic and layout version   4 bytes
     length of the key          uint32
@@ -11,17 +11,38 @@ All numbers are little-endian. The key is repeated so that a value under a wrong
 command, is detected. The checksum detects damage, not forgery.
 """
 
+import hashlib
 import struct
 import zlib
 
 import numpy as np
 
-from animora_server.cache.keys import UnreadableValue
-from animora_server.types import FloatArray
+from animora_server.cache.lookups import UnreadableValue
+from animora_server.types import FloatArray, IntArray
 
+KEY_FORMAT = b"rank:1:"
 MAGIC = b"anm\x01"
 _HEADER = struct.Struct("<4sII")
 _CHECKSUM = struct.Struct("<I")
+# Of the key's input. The lengths come first, so that different inputs never have the same bytes.
+_INPUT_HEADER = struct.Struct("<qII")
+
+
+def rank_key(model_version: str, user_id: int, post_ids: IntArray, fingerprints: IntArray) -> bytes:
+    """The key of a ranking's scores, printable, without the prefix.
+
+    Args:
+        model_version: The model version.
+        user_id: Any signed 64-bit integer.
+        post_ids: int64 (m), in canonical order; another order gives another key.
+        fingerprints: int64 (m), of the posts' embeddings; new embeddings give another key.
+    """
+    version = model_version.encode()
+    digest = hashlib.blake2b(_INPUT_HEADER.pack(user_id, len(version), len(post_ids)), digest_size=16)
+    digest.update(version)
+    digest.update(np.ascontiguousarray(post_ids, "<i8").data)
+    digest.update(np.ascontiguousarray(fingerprints, "<i8").data)
+    return KEY_FORMAT + digest.hexdigest().encode()
 
 
 def encode(key: bytes, scores: FloatArray) -> bytes:

@@ -6,8 +6,7 @@ from functools import partial
 from random import Random
 
 from animora_server.cache import score_codec
-from animora_server.cache.keys import UnreadableValue
-from animora_server.cache.lookups import Found, NoAnswer
+from animora_server.cache.lookups import Found, NoAnswer, UnreadableValue
 from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.writes import Write
 from animora_server.observability.metrics import CacheMetrics

@@ -1,4 +1,4 @@
-"""The encoding of a ranked timeline, of the pointer to the latest one, and of a generation's posts.
+"""Keys and values in Redis of a ranked timeline and of the pointer to the latest one; a generation's posts.
 
 A ranked timeline, all numbers little-endian:
 
@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.cache.keys import UnreadableValue
+from animora_server.cache.lookups import UnreadableValue
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.types import DegradedReason, IntArray, RankedTimeline, RankerName
 
@@ -70,6 +70,21 @@ class LatestPointer:
 
     timeline_id: bytes
     made_at: float
+
+
+def stored_timeline_key(prefix: bytes, timeline_id: bytes, timeline_key: bytes) -> bytes:
+    """The key of a ranked timeline. The braces in `timeline_key` determine its slot in a Cluster."""
+    return b"%slist:%s:%s" % (prefix, timeline_id.hex().encode(), timeline_key)
+
+
+def latest_key(prefix: bytes, timeline_key: bytes) -> bytes:
+    """The key of the pointer to the latest timeline of a timeline key, in the same slot."""
+    return b"%slatest:%s" % (prefix, timeline_key)
+
+
+def stored_timeline_pattern(prefix: bytes, timeline_id: bytes) -> bytes:
+    """The pattern for SCAN that matches the timelines of an id. No part has special letters to escape."""
+    return stored_timeline_key(prefix, timeline_id, b"*")
 
 
 def encode_timeline(key: bytes, timeline: RankedTimeline) -> bytes:

@@ -7,8 +7,7 @@ from math import inf
 from random import Random
 from typing import Protocol
 
-from animora_server.cache.keys import UnreadableValue, latest_key, stored_timeline_key
-from animora_server.cache.lookups import NoAnswer
+from animora_server.cache.lookups import NoAnswer, UnreadableValue
 from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.timeline_codec import (
     LatestPointer,
@@ -16,6 +15,8 @@ from animora_server.cache.timeline_codec import (
     decode_timeline,
     encode_pointer,
     encode_timeline,
+    latest_key,
+    stored_timeline_key,
 )
 from animora_server.cache.writes import Write
 from animora_server.observability.metrics import CacheMetrics

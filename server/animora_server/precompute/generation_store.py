@@ -9,11 +9,23 @@ import numpy as np
 import structlog
 from redis.asyncio import Redis, RedisCluster
 
-from animora_server.cache import keys
 from animora_server.cache.connection import REDIS_FAILED, close_redis, drop_connections, open_redis
-from animora_server.cache.generation_codec import decode_generation, encode_generation
-from animora_server.cache.keys import UnreadableValue
-from animora_server.cache.timeline_codec import decode_posts, encode_posts, encode_timeline
+from animora_server.cache.generation_codec import (
+    building_generation_key,
+    current_generation_key,
+    decode_generation,
+    encode_generation,
+    finished_shards_key,
+    generation_posts_key,
+)
+from animora_server.cache.lookups import UnreadableValue
+from animora_server.cache.timeline_codec import (
+    decode_posts,
+    encode_posts,
+    encode_timeline,
+    stored_timeline_key,
+    stored_timeline_pattern,
+)
 from animora_server.cache.timelines import TimelineTtl
 from animora_server.cache.writes import Write
 from animora_server.errors import GenerationGone, StoreError
@@ -120,15 +132,15 @@ class RedisGenerations:
 
     async def current(self) -> Generation | None:
         """See GenerationStore."""
-        return await self._record(keys.current_generation_key(self._prefix))
+        return await self._record(current_generation_key(self._prefix))
 
     async def building(self) -> Generation | None:
         """See GenerationStore."""
-        return await self._record(keys.building_generation_key(self._prefix))
+        return await self._record(building_generation_key(self._prefix))
 
     async def begin(self, generation: Generation) -> Generation:
         """See GenerationStore."""
-        key = keys.building_generation_key(self._prefix)
+        key = building_generation_key(self._prefix)
         while True:
             async with self._store_errors():
                 begun = await self._client.set(
@@ -145,7 +157,7 @@ class RedisGenerations:
 
     async def intersect_posts(self, generation: Generation, post_ids: IntArray) -> None:
         """See GenerationStore. Compares and sets, so that concurrent runs do not overwrite each other."""
-        key = keys.generation_posts_key(self._prefix, generation.generation_id)
+        key = generation_posts_key(self._prefix, generation.generation_id)
         while True:
             async with self._store_errors():
                 stored = cast(bytes | None, await self._client.get(key))
@@ -193,11 +205,11 @@ class RedisGenerations:
 
     async def retire(self, generation: Generation) -> int:
         """See GenerationStore. SCAN may return a key twice, so the count is approximate."""
-        pattern = keys.stored_timeline_pattern(self._prefix, generation.generation_id)
+        pattern = stored_timeline_pattern(self._prefix, generation.generation_id)
         count = 0
         batch: list[bytes] = []
         async with self._store_errors():
-            await self._shorten_ttl([keys.generation_posts_key(self._prefix, generation.generation_id)])
+            await self._shorten_ttl([generation_posts_key(self._prefix, generation.generation_id)])
             async for key in self._client.scan_iter(match=pattern, count=BATCH_KEYS):
                 batch.append(key)
                 if len(batch) == BATCH_KEYS:
@@ -229,10 +241,10 @@ class RedisGenerations:
 
     async def _run(self, script: str, generation: Generation, *arguments: int | bytes) -> int:
         stored = (
-            keys.current_generation_key(self._prefix),
-            keys.building_generation_key(self._prefix),
-            keys.finished_shards_key(self._prefix, generation.generation_id),
-            keys.generation_posts_key(self._prefix, generation.generation_id),
+            current_generation_key(self._prefix),
+            building_generation_key(self._prefix),
+            finished_shards_key(self._prefix, generation.generation_id),
+            generation_posts_key(self._prefix, generation.generation_id),
         )
         async with self._store_errors():
             reply = self._client.eval(
@@ -257,7 +269,7 @@ class RedisGenerations:
         )
 
     def _timeline_key(self, generation: Generation, key: bytes) -> bytes:
-        return keys.stored_timeline_key(self._prefix, generation.generation_id, key)
+        return stored_timeline_key(self._prefix, generation.generation_id, key)
 
 
 def _intersection(stored: bytes | None, key: bytes, post_ids: IntArray) -> bytes:
