@@ -1,7 +1,7 @@
 """Starts, checks, restarts and drains workers."""
 
 import asyncio
-import random
+import math
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from animora_server.background import BackgroundLoop, Liveness
+from animora_server.background import BackgroundLoop, Backoff, Liveness
 from animora_server.errors import ConfigurationError
 from animora_server.observability.aggregation import MetricsReport, cumulative_metrics, merge_metrics
 from animora_server.observability.metrics import DeviceProcessMetrics, WorkerMetrics
@@ -26,7 +26,7 @@ class RestartPolicy:
     Attributes:
         check_interval: Between two health checks of a worker.
         hang_timeout: A worker that is unhealthy for this long is killed.
-        initial_delay: Before the first restart of a worker; doubled with each further failure in a row.
+        backoff: The pauses before restarts of a worker that fails.
         stable_after: A worker that has served for this long resets its row of failures.
         max_failures: Failures in a row after which no worker is restarted any more.
         scrape_timeout: A worker that does not send its metrics in this time is shown with its last ones.
@@ -34,14 +34,10 @@ class RestartPolicy:
 
     check_interval: float = 0.25
     hang_timeout: float = 30.0
-    initial_delay: float = 0.5
+    backoff: Backoff = Backoff(first=0.5, longest=math.inf)
     stable_after: float = 60.0
     max_failures: int = 5
     scrape_timeout: float = 1.0
-
-    def delay(self, failures: int) -> float:
-        """Seconds before the next start after `failures` in a row, from 1; jittered over its upper half."""
-        return self.initial_delay * 2.0 ** (failures - 1) * random.uniform(0.5, 1)
 
 
 class Supervisor:
@@ -142,7 +138,7 @@ class Supervisor:
                 return
             if failures:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._policy.delay(failures)):
+                    async with asyncio.timeout(self._policy.backoff.delay(failures)):
                         await self._stopping.wait()
 
     async def _run_once(self, number: int) -> bool:
