@@ -18,6 +18,8 @@ from animora_server.workers.worker import Worker
 
 log = structlog.get_logger(__name__)
 
+RESTART_BACKOFF = Backoff(first=0.5, longest=math.inf)
+
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
@@ -34,7 +36,7 @@ class RestartPolicy:
 
     check_interval: float = 0.25
     hang_timeout: float = 30.0
-    backoff: Backoff = Backoff(first=0.5, longest=math.inf)
+    backoff: Backoff = RESTART_BACKOFF
     stable_after: float = 60.0
     max_failures: int = 5
     scrape_timeout: float = 1.0
