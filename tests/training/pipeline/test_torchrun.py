@@ -54,7 +54,7 @@ def test_two_processes_train_the_same_model_as_one_and_resume_after_a_kill(torch
     while checkpoints(tmp_path / "run") < 2:
         assert killed.poll() is None, killed.stderr.read()
         os.sched_yield()
-    os.kill(children(killed)[1], signal.SIGKILL)
+    os.kill(children(killed.pid)[1], signal.SIGKILL)
     ended(killed, code=1)
     names = sorted(path.name.split("-", 2)[2] for path in (tmp_path / "run").glob("checkpoint-*.pt"))
     assert {"0-of-2.pt", "1-of-2.pt"} == set(names)
