@@ -1,4 +1,4 @@
-"""The accuracy benchmark's table: every seed beside the baselines, and how sure the differences are."""
+"""The accuracy benchmark's table: every seed beside the baselines, with standard errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from animora_training.evaluation.network_ranking import TOP, Quality
 
 @dataclass(frozen=True, slots=True)
 class SeedResult:
-    """What became of a seed.
+    """Result of a seed.
 
     Attributes:
-        seed: Which.
-        ranks: int64 (m), 0 for the best, of the held-out items in the server's order.
-        beginning: int64 (m), likewise by what training started from.
-        seconds: How long the fit took.
-        problem: What was not as it should be; empty where all was.
+        seed: The seed.
+        ranks: int64 (m), ranks of the held-out items in the server's order, 0 for the best.
+        initialization: int64 (m), likewise by the network before its first step.
+        seconds: Duration of the fit.
+        problem: A failed check; empty without any.
     """
 
     seed: int
     ranks: IntArray
-    beginning: IntArray
+    initialization: IntArray
     seconds: float
     problem: str = ""
 
@@ -40,13 +40,13 @@ class SeedResult:
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """What `animora-train compare` says of the baselines, on the same pairs.
+    """The baselines by `animora-train compare`, on the same pairs.
 
     Attributes:
-        qualities: Of each, by name.
-        best: The name of the one whose NDCG@10 is highest.
-        best_rows: float64 (m), its NDCG@10, a held-out pair each.
-        left_out: Why one is missing, by name.
+        qualities: Quality by name.
+        best: Name of the baseline with the best NDCG@10.
+        best_rows: float64 (m), its NDCG@10 for each held-out pair.
+        left_out: Reasons of missing baselines, by name.
     """
 
     qualities: dict[str, Quality]
@@ -56,7 +56,7 @@ class Baselines:
 
     @classmethod
     def of(cls, comparison: dict[str, Any]) -> "Baselines":
-        """Of the file that it writes."""
+        """Reads the file that the command writes."""
         recommenders = comparison["recommenders"].items()
         measures = {name: values["sampled"] for name, values in recommenders if name != NEUCF}
         best = comparison["best_baseline"]
@@ -79,7 +79,7 @@ def report(results: Sequence[SeedResult], baselines: Baselines | None, out: Cons
     for result in results:
         _add(table, f"{NEUCF}, seed {result.seed}", [result.ranks], baselines)
     _add(table, f"{NEUCF}, mean of {len(results)}", [result.ranks for result in results], baselines)
-    others = {f"its start, seed {result.seed}": Quality.of(result.beginning) for result in results}
+    others = {f"its start, seed {result.seed}": Quality.of(result.initialization) for result in results}
     for name, quality in {**others, **(baselines.qualities if baselines else {})}.items():
         table.add_row(name, f"{quality.hit_ratio:.4f}", f"{quality.ndcg:.4f}")
     out.print(table)
@@ -97,7 +97,7 @@ def report(results: Sequence[SeedResult], baselines: Baselines | None, out: Cons
 
 
 def line(quality: Quality) -> str:
-    """As `animora-train evaluate` ends."""
+    """The last line of `animora-train evaluate`."""
     return f"hr@{TOP}={quality.hit_ratio:.4f} ndcg@{TOP}={quality.ndcg:.4f}"
 
 

@@ -1,6 +1,6 @@
-"""The floor: a grpc.aio server that parses a request and answers at once, with nothing in between.
+"""The baseline: a grpc.aio server that parses a request and answers at once.
 
-It has the event loop and the server options of the real one. Its replies are as large as the real one's: the
+It has the event loop and the server options of the real one. Its replies have the size of the real ones: the
 first `limit` candidates with fixed scores, or a page with a token.
 """
 

@@ -20,7 +20,7 @@ from tests.benchmarks.load import CALLERS, Turn
 from tests.benchmarks.processes import LOAD_CORES, Server
 
 PATH = f"/{SERVICE_NAME}/Rank"
-CONNECTIONS = 2  # of each h2load, of which there is one for each request: it knows only one body
+CONNECTIONS = 2  # of each h2load, of which there is one for each request: it repeats one body
 GRPC = "application/grpc"
 FRAME = struct.Struct(">BI")  # of a gRPC message: compressed or not, and its length
 COUNTS = re.compile(
@@ -32,7 +32,7 @@ HTTP_OK = 200
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where to ask.
+    """A method of a server.
 
     Attributes:
         path: Of the URL.
@@ -60,8 +60,8 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A message, and the message that answers it: as many bytes each time."""
+class RecordedCall:
+    """A request message and its reply, which has the same size each time."""
 
     route: Route
     message: bytes
@@ -70,14 +70,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much is asked, and from where.
+    """The shape of a load.
 
     Attributes:
-        callers: Calls under way at once.
-        connections: Of gRPC, for each of the requests; others have one for each caller.
-        rate: Calls a second, or None for as many as are answered.
-        timeout: Seconds that a gRPC call gives the server; None leaves it to the server.
-        cores: Where the load runs, as taskset has it.
+        callers: Number of concurrent calls.
+        connections: Number of gRPC connections for each request; HTTP/1.1 has one for each caller.
+        rate: Calls a second; None for a closed loop.
+        timeout: Deadline of a gRPC call in seconds; None sends none.
+        cores: Cores of the generator, in the syntax of taskset.
     """
 
     callers: int = CALLERS
@@ -89,23 +89,23 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """What came back.
+    """The replies of one h2load.
 
     Attributes:
-        done: Calls that ended.
-        received: Bytes of their data, and of what was still under way.
-        took: float64 (done), microseconds of those that ended well, as far as HTTP knows.
+        done: Number of calls that ended.
+        received: Bytes of their data, and of calls in flight at the end.
+        latencies: float64 (done), microseconds of the calls with HTTP status 200.
     """
 
     done: int
     received: int
-    took: npt.NDArray[np.float64]
+    latencies: npt.NDArray[np.float64]
 
-    def all_are(self, each: Asked, under_way: int) -> bool:
-        """Whether they have the bytes of the expected reply; what was under way may have brought its own."""
-        size = len(each.route.framed(each.reply))
+    def match(self, call: RecordedCall, in_flight: int) -> bool:
+        """Whether the replies have the size of the recorded one; calls in flight may add theirs."""
+        size = len(call.route.framed(call.reply))
         surplus = self.received - self.done * size
-        return self.done == len(self.took) and 0 <= surplus <= under_way * size
+        return self.done == len(self.latencies) and 0 <= surplus <= in_flight * size
 
 
 def installed() -> bool:
@@ -113,15 +113,15 @@ def installed() -> bool:
     return shutil.which("h2load") is not None
 
 
-async def asked(server: Server, requests: Sequence[pb.RankRequest]) -> list[Asked]:
-    """Some requests, of which a server is known to answer each by NEUCF, and rightly.
+async def record_calls(server: Server, requests: Sequence[pb.RankRequest]) -> list[RecordedCall]:
+    """Records the reply of a server to each request, and checks that it is right and by NEUCF.
 
     Raises:
-        RuntimeError: A reply is wrong, or not the same each time.
+        RuntimeError: A reply is wrong, or differs between calls.
     """
     async with grpc.aio.insecure_channel(server.target) as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PATH)
-        answered = []
+        recorded = []
         for request in requests:
             body = request.SerializeToString()
             for _ in range(2):  # the first may come from the model, and the next from the cache
@@ -134,58 +134,55 @@ async def asked(server: Server, requests: Sequence[pb.RankRequest]) -> list[Aske
                 raise RuntimeError(
                     f"{server.name}: {wrong or 'not by NEUCF, or not the same twice'}\n{response}"
                 )
-            answered.append(Asked(Route(PATH), body, reply))
-    return answered
+            recorded.append(RecordedCall(Route(PATH), body, reply))
+    return recorded
 
 
-async def drive(server: Server, requests: Sequence[Asked], seconds: int, load: Load = Load()) -> Turn:
-    """Asks a server the same requests over and over.
+async def drive(server: Server, calls: Sequence[RecordedCall], seconds: int, load: Load = Load()) -> Turn:
+    """Repeats recorded calls, and checks the sizes of the replies.
 
     Raises:
-        RuntimeError: A call failed, or the replies have not the bytes that they should have.
+        RuntimeError: A call failed, or the replies have another size than recorded.
     """
     before = server.cpu_seconds()
-    replies = await flood(server, requests, seconds, load)
+    replies = await flood(server, calls, seconds, load)
     cpu = server.cpu_seconds() - before
-    for each, came in zip(requests, replies, strict=True):
-        if not (came.done and came.all_are(each, load.callers)):
+    for call, reply in zip(calls, replies, strict=True):
+        if not (reply.done and reply.match(call, load.callers)):
             raise RuntimeError(f"{server.name}: a call failed, or a reply was not the one expected")
-    calls = sum(came.done for came in replies)
-    p50, p99 = np.percentile(np.concatenate([came.took for came in replies]), (50, 99)) / 1e3
-    return Turn(calls / seconds, float(p50), float(p99), cpu / calls * 1e6)
+    done = sum(reply.done for reply in replies)
+    p50, p99 = np.percentile(np.concatenate([reply.latencies for reply in replies]), (50, 99)) / 1e3
+    return Turn(done / seconds, float(p50), float(p99), cpu / done * 1e6)
 
 
-async def flood(server: Server, requests: Sequence[Asked], seconds: int, load: Load) -> list[Replies]:
-    """Asks a server the same requests over and over, each by an h2load of its own, whatever it answers.
+async def flood(server: Server, calls: Sequence[RecordedCall], seconds: int, load: Load) -> list[Replies]:
+    """Repeats calls, each by its own h2load, without checking the replies.
 
     Raises:
         RuntimeError: The h2loads failed.
     """
     share = replace(
         load,
-        callers=load.callers // len(requests),
-        rate=None if load.rate is None else load.rate / len(requests),
+        callers=load.callers // len(calls),
+        rate=None if load.rate is None else load.rate / len(calls),
     )
     with tempfile.TemporaryDirectory() as folder:
-        places = [Path(folder) / str(number) for number in range(len(requests))]
+        places = [Path(folder) / str(number) for number in range(len(calls))]
         return await asyncio.gather(
-            *(
-                _h2load(server, each, seconds, share, place)
-                for each, place in zip(requests, places, strict=True)
-            )
+            *(_h2load(server, call, seconds, share, place) for call, place in zip(calls, places, strict=True))
         )
 
 
-async def _h2load(server: Server, each: Asked, seconds: int, load: Load, place: Path) -> Replies:
-    place.with_suffix(".body").write_bytes(each.route.framed(each.message))
-    connections = load.connections if each.route.is_grpc else load.callers
+async def _h2load(server: Server, call: RecordedCall, seconds: int, load: Load, place: Path) -> Replies:
+    place.with_suffix(".body").write_bytes(call.route.framed(call.message))
+    connections = load.connections if call.route.is_grpc else load.callers
     timeout = None if load.timeout is None else f"grpc-timeout: {round(load.timeout * 1e3)}m"
     process = await asyncio.create_subprocess_exec(
-        *("taskset", "-c", load.cores, "h2load", f"http://{server.target}{each.route.path}"),
+        *("taskset", "-c", load.cores, "h2load", f"http://{server.target}{call.route.path}"),
         *("--duration", str(seconds), "--clients", str(connections)),
         *("--max-concurrent-streams", str(load.callers // connections)),
         *("--data", str(place.with_suffix(".body")), "--log-file", str(place.with_suffix(".log"))),
-        *each.route.options,
+        *call.route.options,
         *(() if timeout is None else ("--header", timeout)),
         *(() if load.rate is None else ("--rps", f"{load.rate / connections:g}")),
         stdout=asyncio.subprocess.PIPE,
@@ -196,5 +193,5 @@ async def _h2load(server: Server, each: Asked, seconds: int, load: Load, place: 
     if process.returncode or found is None:
         raise RuntimeError(f"h2load failed:\n{output}")
     done, received = (int(number) for number in found.groups())
-    status, took = np.loadtxt(place.with_suffix(".log"), usecols=(1, 2), ndmin=2).T
-    return Replies(done, received, took[status == HTTP_OK])
+    status, latencies = np.loadtxt(place.with_suffix(".log"), usecols=(1, 2), ndmin=2).T
+    return Replies(done, received, latencies[status == HTTP_OK])

@@ -1,4 +1,4 @@
-"""The generator of a benchmark: one side's turn under load, with the CPU time that its server took."""
+"""Runs `animora-client bench` against a server, and lets sides of a comparison take turns."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ CALLERS_OPTION = ("--concurrency", str(CALLERS))
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One side's share of a round: calls a second, milliseconds, and CPU microseconds a call."""
+    """Figures of one side in one round: calls a second, milliseconds, and CPU microseconds a call."""
 
     throughput: float
     p50: float
@@ -30,7 +30,7 @@ class Turn:
 
 
 async def load(server: Server, seconds: float, *options: str) -> Turn:
-    """Loads a server by `animora-client bench`, which checks every reply: CALLERS at once, or at a --rate.
+    """Loads a server by `animora-client bench`, which checks every reply: by CALLERS callers, or at a --rate.
 
     Raises:
         RuntimeError: A call failed, or a reply was wrong.
@@ -42,10 +42,10 @@ async def load(server: Server, seconds: float, *options: str) -> Turn:
 
 
 async def bench(server: Server, seconds: float, *options: str) -> tuple[dict[str, Any], Turn]:
-    """What `animora-client bench` measures, calls that failed included, and the turn of those that did not.
+    """Runs `animora-client bench`; returns its report, and the turn of the calls that succeeded.
 
     Raises:
-        RuntimeError: It measured nothing.
+        RuntimeError: No call succeeded.
     """
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         before = server.cpu_seconds()
@@ -67,8 +67,8 @@ async def bench(server: Server, seconds: float, *options: str) -> tuple[dict[str
     return measured, turn
 
 
-def refuse(side: object, error: Exception) -> None:
-    """Lets no side fail."""
+def raise_failure(side: object, error: Exception) -> None:
+    """Ends the comparison."""
     raise error
 
 
@@ -76,22 +76,22 @@ async def in_turns(
     out: Console,
     sides: Mapping[Side, Callable[[], Awaitable[Turn]]],
     rounds: int,
-    failed: Callable[[Side, Exception], None] = refuse,
+    failed: Callable[[Side, Exception], None] = raise_failure,
 ) -> dict[Side, Turn]:
-    """The medians of each side's turns; a round before the first warms up.
+    """Runs the sides in turns and returns the medians; a warm-up round precedes the others.
 
     Args:
-        out: Where it says how far it is.
-        sides: What takes a turn of each.
-        rounds: Turns that count.
-        failed: Is told of a side that failed, which takes no further turn and is left out; or raises.
+        out: Prints progress.
+        sides: Runs one turn of each side.
+        rounds: Number of turns that count.
+        failed: Called when a side fails; the side takes no further turn and is left out, unless this raises.
     """
     turns: dict[Side, list[Turn]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name in list(turns):
             try:
                 turn = await sides[name]()
-            except Exception as error:  # whatever it is, it is that side's
+            except Exception as error:  # of any kind: it concerns that side alone
                 failed(name, error)
                 del turns[name]
                 continue

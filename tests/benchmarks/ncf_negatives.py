@@ -1,4 +1,4 @@
-"""A folder in the NCF format that can be ranked: with negatives drawn where it has none."""
+"""Draws negatives for a folder in the NCF format that has none."""
 
 from pathlib import Path
 
@@ -18,10 +18,9 @@ SEED = 0
 
 
 def with_negatives(data: Path, folder: Path, out: Console) -> Path:
-    """The data's folder, or one in another folder that has the same files and drawn negatives.
+    """The data's folder, or a copy of it with drawn negatives if it has none.
 
-    They are drawn where the data have no `*.test.negative`, or none of its pairs has any: up to NEGATIVES for
-    each test pair, of all items less those that its user ever touched.
+    Each test pair gets up to NEGATIVES of the items that its user never interacted with.
 
     Raises:
         InvalidInput: The data are not in the format.

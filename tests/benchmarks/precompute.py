@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks.precompute`: users and pairs a second of a precompute.
 
-In turns, in one process and on as many threads: the whole of it, and the same users and posts scored and
-thrown away. Medians of the turns are reported.
+In turns, in one process with the same threads: the whole precompute, and the scoring of the same pairs alone.
+Medians of the turns are reported.
 """
 
 import asyncio
@@ -33,14 +33,14 @@ WINDOW_DAYS = 365.0  # all of the sample's posts are candidates
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A round's figures: pairs a second of scoring alone, and the precompute."""
+    """Figures of a round: pairs a second of scoring alone, and the precompute."""
 
     alone: float
     precompute: RunSummary
 
 
 async def score_alone(feed: SampleFeed, settings: Settings) -> tuple[WindowScorer, np.ndarray, np.ndarray]:
-    """The scorer of a run, the rows that it encoded, and the users whom it knows."""
+    """The scorer of a run, the rows that it encoded, and the users in its vocabulary."""
     database = PostgresStore(settings.database)
     async with database.reading() as reading:
         snapshot = await load_catalog(reading, settings.catalog)
@@ -55,7 +55,7 @@ async def score_alone(feed: SampleFeed, settings: Settings) -> tuple[WindowScore
 
 
 def pairs_a_second(scorer: WindowScorer, rows: np.ndarray, users: np.ndarray, threads: int) -> float:
-    """Scores every user with every post, chunk by chunk, and keeps nothing."""
+    """Scores every user with every post in chunks, and discards the scores."""
     chunks = [users[start : start + CHUNK_USERS] for start in range(0, len(users), CHUNK_USERS)]
     with ThreadPoolExecutor(threads, initializer=start_thread) as executor:
         began = time.perf_counter()
@@ -64,7 +64,7 @@ def pairs_a_second(scorer: WindowScorer, rows: np.ndarray, users: np.ndarray, th
 
 
 async def measure(feed: SampleFeed, out: Console) -> None:
-    """Takes turns, and prints the medians."""
+    """Measures in turns and prints the medians."""
     settings = feed.serving(Settings.model_validate({"timeline": {"window_days": WINDOW_DAYS}}))
     scorer, rows, users = await score_alone(feed, settings)
     threads = settings.precompute.workers
@@ -103,7 +103,7 @@ def report(out: Console, turns: list[Turn], threads: int) -> None:
 
 
 async def main(out: Console) -> None:
-    """Builds the sample, or takes the one that is there, and measures."""
+    """Measures on the sample feed, which is created if it does not exist."""
     async with sample_feed(Path(".bench"), out) as feed:
         await measure(feed, out)
 

@@ -1,4 +1,4 @@
-"""Servers of a benchmark: started as processes, measured by the CPU time that the kernel counts for them."""
+"""Servers of a benchmark: processes, and their CPU time as the kernel counts it."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from animora_client import AsyncRankingClient, Health
 
 READY_WITHIN = 300.0  # seconds
 CORES = os.cpu_count() or 1
-# A server that is to be measured has a core of its own, and its load the others, where there are several.
+# A pinned server has one core, and its load the others if there are any.
 SERVER_CORE = "0"
 ALL_CORES = f"0-{CORES - 1}"
 LOAD_CORES = f"1-{CORES - 1}" if CORES > 1 else "0"
@@ -23,10 +23,10 @@ TICKS = os.sysconf("SC_CLK_TCK")  # a second
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A process, or one with workers, that listens on a port of this machine, and on another for metrics.
+    """A server process, possibly with workers, on a port of this machine.
 
     Attributes:
-        idles: Whether it takes no CPU time worth mentioning while nobody asks.
+        idles: Whether it takes next to no CPU time without calls.
     """
 
     name: str
@@ -45,29 +45,29 @@ class Server:
         return Path(f"/proc/{self.pid}").exists()
 
     def cpu_seconds(self) -> float:
-        """User and system time so far of all threads, of it and of all its descendants (Linux)."""
-        return sum(map(_ticks, family(self.pid))) / TICKS
+        """User and system time of the process and all its descendants (Linux)."""
+        return sum(map(_ticks, process_tree(self.pid))) / TICKS
 
     def anonymous_bytes(self) -> int:
-        """Memory that is its own and no file's (Linux)."""
+        """Anonymous resident memory (Linux)."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return 1024 * int(status.partition("RssAnon:")[2].split()[0])
 
 
-def family(pid: int) -> list[int]:
-    """A process that is alive and its descendants, parents first (Linux)."""
+def process_tree(pid: int) -> list[int]:
+    """A live process and its descendants, parents first (Linux)."""
     children = []
     for thread in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):  # the thread has ended
             children += thread.read_text().split()
-    return [pid, *(one for child in children for one in family(int(child)))]
+    return [pid, *(one for child in children for one in process_tree(int(child)))]
 
 
 def _ticks(pid: int) -> int:
-    """CPU time of a process, and of those of its children that have ended."""
+    """CPU time of a process and of its children that have ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # it has ended itself, and its parent's time has it
+    except OSError:  # the process has ended; its parent counts it
         return 0
     return sum(map(int, fields[11:15]))
 
@@ -76,15 +76,15 @@ def _ticks(pid: int) -> int:
 async def animora_server(
     options: Mapping[str, str], *, pinned: bool = False, workers: int = 1
 ) -> AsyncIterator[Server]:
-    """The real server on a free port, with ANIMORA_ options, once it is SERVING.
+    """Starts the real server on a free port; yields once it is SERVING.
 
     Args:
-        options: By name without the prefix.
-        pinned: To SERVER_CORE.
-        workers: How many processes; all listen.
+        options: Values by name without the prefix ANIMORA_.
+        pinned: Whether it runs on SERVER_CORE alone.
+        workers: Number of processes; all listen.
 
     Raises:
-        RuntimeError: It ended before.
+        RuntimeError: The server ended before.
         TimeoutError: It is not SERVING within READY_WITHIN.
     """
     free_ports = {"GRPC_PORT": "0", "HTTP_PORT": "0"}
@@ -96,11 +96,11 @@ async def animora_server(
     )
     assert process.stderr is not None
     listening: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-    log = asyncio.create_task(_take_in(process.stderr, workers, listening))
+    log = asyncio.create_task(_read_log(process.stderr, workers, listening))
     try:
         event = await listening
         server = Server("animora", process.pid, event["grpc_port"], event.get("http_port"))
-        await _serving(server)
+        await _wait_until_serving(server)
         yield server
     finally:
         await _stop(process)
@@ -125,10 +125,10 @@ def _pinning(pinned: bool) -> tuple[str, ...]:
     return ("taskset", "-c", SERVER_CORE) if pinned else ()
 
 
-async def _take_in(
+async def _read_log(
     log: asyncio.StreamReader, workers: int, listening: "asyncio.Future[dict[str, Any]]"
 ) -> None:
-    """Reads a server's log to its end, as it would stand still otherwise; tells when all workers listen."""
+    """Reads a server's log to its end, so that the server never blocks; resolves when all workers listen."""
     left = workers
     async for line in log:
         left -= b'"listening"' in line
@@ -138,9 +138,9 @@ async def _take_in(
         listening.set_exception(RuntimeError("the server ended before it listened"))
 
 
-async def _serving(server: Server) -> None:
+async def _wait_until_serving(server: Server) -> None:
     async with asyncio.timeout(READY_WITHIN), AsyncRankingClient(server.target, timeout=10) as client:
-        while await client.health() is not Health.SERVING:  # noqa: ASYNC110  # a server tells nobody
+        while await client.health() is not Health.SERVING:  # noqa: ASYNC110  # a server does not notify
             await asyncio.sleep(0.1)
 
 

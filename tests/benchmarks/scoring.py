@@ -23,13 +23,13 @@ from animora_training.modeling.config import FitConfig
 from animora_training.modeling.network import NetworkShape, NeuCF
 from animora_training.pipeline.compilation import compile_score
 from animora_training.pipeline.export import FoldedNeuCF
-from tests.benchmarks.kept import SERVING, keep
+from tests.benchmarks.results import SERVING, update
 
-USERS, POSTS = 2400, 5400  # as many as the sample feed has
+USERS, POSTS = 2400, 5400  # the size of the sample feed
 REQUESTS = (1, 8, 32)
 CANDIDATES = 200
 ROUNDS = 501
-SECONDS = 0.002  # of a turn, about
+SECONDS = 0.002  # of a turn, approximately
 TOLERANCE = 1e-5
 
 
@@ -38,10 +38,10 @@ class Speeds:
     """Medians of a batch size's rounds.
 
     Attributes:
-        pairs: Of the batch.
+        pairs: Pairs in the batch.
         torchscript: Pairs a second.
         compiled: Pairs a second.
-        ratio: How many times as fast native code was as TorchScript just before.
+        ratio: Speed of native code over that of TorchScript in the same round.
     """
 
     pairs: int
@@ -57,7 +57,7 @@ def networks(config: FitConfig, compiler: str = "cc") -> tuple[Network, Network,
         USERS, POSTS, config.factors, config.mlp_embedding, config.hidden, config.feature_width, 0, 0
     )
     network = NeuCF(shape)
-    with torch.no_grad():  # as large as to give probabilities of all sizes
+    with torch.no_grad():  # large enough for probabilities of all sizes
         for tensor in (*network.parameters(), *network.buffers()):
             tensor.normal_(std=0.3)
     folded = FoldedNeuCF(network).eval()
@@ -78,10 +78,10 @@ def networks(config: FitConfig, compiler: str = "cc") -> tuple[Network, Network,
 
 @torch.inference_mode()
 def measure(config: FitConfig, requests: int, rounds: int, tolerance: float = TOLERANCE) -> Speeds:
-    """Both sides in turns, on batches of so many requests.
+    """Both sides in turns, on batches of `requests` requests.
 
     Raises:
-        RuntimeError: They do not give the same probabilities.
+        RuntimeError: Their probabilities differ by more than the tolerance.
     """
     scripted, compiled, table = networks(config)
     users = torch.randint(1, USERS, (requests,))
@@ -99,7 +99,7 @@ def measure(config: FitConfig, requests: int, rounds: int, tolerance: float = TO
 
 
 def _seconds(side: Callable[[], Tensor], calls: int) -> float:
-    """Of one call, in the mean of so many."""
+    """Mean seconds of a call."""
     began = time.perf_counter()
     for _ in range(calls):
         side()
@@ -107,7 +107,7 @@ def _seconds(side: Callable[[], Tensor], calls: int) -> float:
 
 
 def report(out: Console, speeds: list[Speeds]) -> dict[str, float]:
-    """Prints the table; returns the figure that is kept."""
+    """Prints the table; returns the figure that is stored."""
     table = Table(title=f"Scoring on one core, {CANDIDATES} posts a request")
     for heading in ("pairs at once", "TorchScript, pairs/s", "compiled, pairs/s", "times"):
         table.add_column(heading, justify="right")
@@ -123,7 +123,7 @@ def main(out: Console) -> None:
     """Measures, prints the table, and adds its figure to the serving benchmark's."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
-    keep(SERVING, report(out, [measure(FitConfig(), requests, ROUNDS) for requests in REQUESTS]))
+    update(SERVING, report(out, [measure(FitConfig(), requests, ROUNDS) for requests in REQUESTS]))
     out.print(f"added to {SERVING}")
 
 

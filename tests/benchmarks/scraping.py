@@ -1,4 +1,4 @@
-"""What a server's metrics say."""
+"""Scrapes a server's metrics."""
 
 import asyncio
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tests.benchmarks.processes import Server
 
 @dataclass(frozen=True, slots=True)
 class Scraped:
-    """The samples at a moment."""
+    """The samples of one scrape."""
 
     samples: tuple[Sample, ...]
 
@@ -26,7 +26,7 @@ class Scraped:
 
 
 async def scrape(server: Server) -> Scraped:
-    """Asks a server for its metrics.
+    """Reads a server's metrics.
 
     Raises:
         OSError: It does not answer.

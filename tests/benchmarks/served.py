@@ -1,4 +1,4 @@
-"""Held-out pairs ranked by a running server, beside what the trainer says of the same pairs."""
+"""Held-out pairs ranked by a running server, compared with the trainer's ranks."""
 
 from dataclasses import dataclass, field
 
@@ -20,12 +20,12 @@ TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class ServedRanks:
-    """Where the server puts each pair's held-out item.
+    """The server's ranks of the held-out items.
 
     Attributes:
         ranks: int64 (m), 0 for the best.
-        personal: bool (m), for whom the model ranked; the heuristic did for users whom it does not know.
-        scores: float32 (m, 1 + k), of the candidates; NaN where there is none.
+        personal: bool (m), whether the model ranked; the heuristic ranks for users outside the vocabulary.
+        scores: float32 (m, 1 + k), scores of the candidates; NaN where absent.
     """
 
     ranks: IntArray
@@ -35,14 +35,14 @@ class ServedRanks:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far the server's answers are from the trainer's, for the users whom the model knows.
+    """Differences between the server's and the trainer's rankings, for users in the vocabulary.
 
     Attributes:
-        users: How many they are.
-        farthest: The largest difference between two probabilities of one candidate.
-        moved: How many held-out items have another rank, as where scores are within rounding of one another.
-        served: What the server's ranks come to.
-        trained: What the trainer's come to.
+        users: Number of users.
+        farthest: Largest difference of the two probabilities of a candidate.
+        moved: Number of held-out items with different ranks; scores within rounding may swap.
+        served: Quality of the server's ranks.
+        trained: Quality of the trainer's ranks.
     """
 
     users: int
@@ -56,10 +56,10 @@ class Agreement:
         """Compares score by score.
 
         Args:
-            artifact: What was served.
-            dataset: With embeddings as wide as the model takes them, or none.
-            held_out: The pairs that were ranked.
-            served: How.
+            artifact: The served version.
+            dataset: The data set; its embeddings have the widths of the model, or are absent.
+            held_out: The ranked pairs.
+            served: The server's ranks.
         """
         dimensions = artifact.manifest.dimensions
         fitted = dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
@@ -77,14 +77,14 @@ class Agreement:
         )
 
     def problem(self, tolerance: float) -> str:
-        """What is wrong where probabilities are farther apart than a tolerance; empty where they are not."""
+        """Describes a difference above the tolerance; empty without one."""
         if self.farthest <= tolerance:
             return ""
         far = f"the server's probabilities are up to {self.farthest:g} off the trainer's"
         return f"{far}, more than {tolerance:g}"
 
     def text(self) -> str:
-        """What was found, in a line or two."""
+        """The differences in a sentence."""
         return (
             f"{self.users:,} users by the model: the server's hr@{TOP}={self.served.hit_ratio:.4f} "
             f"ndcg@{TOP}={self.served.ndcg:.4f}, the trainer's hr@{TOP}={self.trained.hit_ratio:.4f} "
@@ -96,10 +96,10 @@ class Agreement:
 async def ranks_through_server(
     client: AsyncRankingClient, dataset: Dataset, held_out: HeldOut
 ) -> ServedRanks:
-    """Has the server rank every pair's candidates, as many users in a call as a call may have.
+    """Has the server rank the candidates of every pair, in the largest possible batches.
 
     Raises:
-        RuntimeError: An answer is not what was asked for, or does not have the held-out item.
+        RuntimeError: A response is degraded, or lacks the held-out item.
     """
     users = dataset.user_ids[held_out.users].tolist()
     posts = np.where(held_out.present, dataset.posts.ids[held_out.candidates], ABSENT)
@@ -122,10 +122,10 @@ async def ranks_through_server(
 
 
 async def _answers(client: AsyncRankingClient, requests: list[RankRequest]) -> list[Ranking]:
-    """The answers that were meant: on a busy machine the heuristic may stand in for the model, so ask again.
+    """The responses of a batch, retried while one is degraded, as on a busy machine.
 
     Raises:
-        RuntimeError: It stays so.
+        RuntimeError: One is still degraded after TRIES calls.
     """
     for _ in range(TRIES):
         answers = [
@@ -138,7 +138,7 @@ async def _answers(client: AsyncRankingClient, requests: list[RankRequest]) -> l
         if len(answers) == len(requests):
             return answers
     missing, first, last = len(requests) - len(answers), requests[0].user_id, requests[-1].user_id
-    raise RuntimeError(f"{missing} of the users {first} to {last} did not get what was asked for")
+    raise RuntimeError(f"{missing} of the users {first} to {last} got no complete response")
 
 
 def _held_out(request: RankRequest) -> int:

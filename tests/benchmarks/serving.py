@@ -1,9 +1,9 @@
 """`make bench`: Rank's throughput, latency and CPU beside a bare grpc.aio handler, in one run.
 
-Each server has one core to itself and the load the others. All get the same requests, in turns. The servers
-are started several times, as one process may be a tenth faster than another of the same code while it
-lives. The medians are reported. Every reply is checked: by our own generator, or, where h2load is the
-generator, by its size, which is that of the reply that was looked at beforehand.
+Each server has one core and the load the others. All get the same requests, in turns. The servers are started
+several times, as two processes of the same code may differ by a tenth. The medians are reported. Every reply
+is checked: completely by `animora-client bench`, and by its size under h2load, after the content of one was
+checked.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from rich.table import Table
 from animora_demo import SampleFeed, sample_feed
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.benchmarks import h2load
-from tests.benchmarks.kept import SERVING, keep
 from tests.benchmarks.load import CALLERS, Turn, in_turns, load, median
 from tests.benchmarks.processes import Server, animora_server, bare_server
+from tests.benchmarks.results import SERVING, update
 
 STARTS = 3  # of the servers
 ROUNDS = 3
@@ -35,19 +35,19 @@ POLICIES = {
     BARE: pb.CACHE_POLICY_BYPASS,
 }
 
-# Runs a side for so many seconds, as fast as it can or at a rate (calls a second).
+# Loads a side for some seconds: in a closed loop, or at a rate (calls a second).
 Drive = Callable[[int, float | None], Awaitable[Turn]]
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What is asked.
+    """The requests of the benchmark.
 
     Attributes:
-        users: The first and the last of those who ask, all known to the model.
-        posts: The first and the last of those that are ranked.
-        candidates: Of each request.
-        limit: How many of them are wanted.
+        users: First and last user id; all are in the vocabulary.
+        posts: First and last post id of the candidates.
+        candidates: Number of candidates of each request.
+        limit: Number of posts to return.
     """
 
     users: tuple[int, int] = (1, 1500)
@@ -63,7 +63,7 @@ class Traffic:
         )
 
     def requests(self, policy: "pb.CachePolicy.ValueType") -> list[pb.RankRequest]:
-        """BODIES of them."""
+        """BODIES requests."""
         rng = random.Random(0)
         first, last = self.posts
         return [
@@ -79,7 +79,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A side's medians: at saturation, and at half of that."""
+    """Medians of a side at saturation and at half of that."""
 
     full: Turn
     half: Turn
@@ -95,7 +95,7 @@ async def run(out: Console) -> None:
     traffic = Traffic()
     async with sample_feed(Path(".bench"), out) as feed:
         starts = [await measure(out, feed, traffic, ROUNDS, SECONDS) for _ in range(STARTS)]
-    keep(
+    update(
         SERVING,
         report(out, traffic, {name: Measured.median([each[name] for each in starts]) for name in POLICIES}),
     )
@@ -105,15 +105,15 @@ async def run(out: Console) -> None:
 async def measure(
     out: Console, feed: SampleFeed, traffic: Traffic, rounds: int, seconds: int, share: float = 0.5
 ) -> dict[str, Measured]:
-    """Measures all sides, on servers that it starts, in turns of some seconds.
+    """Starts the servers and measures all sides in turns.
 
     Args:
-        out: Where it says how far it is.
-        feed: What the servers serve.
-        traffic: What is requested.
-        rounds: Turns of each side.
-        seconds: The length of a turn.
-        share: Of a side's throughput, the rate at which its latency at half load is measured.
+        out: Prints progress.
+        feed: The served feed.
+        traffic: The requests.
+        rounds: Number of turns of each side.
+        seconds: Length of a turn.
+        share: Share of a side's throughput at which its latency at half load is measured.
     """
     async with animora_server(server_options(feed), pinned=True) as animora, bare_server(pinned=True) as bare:
         sides = {
@@ -131,7 +131,7 @@ async def measure(
 
 
 def report(out: Console, traffic: Traffic, sides: Mapping[str, Measured]) -> dict[str, float | str]:
-    """Prints the table; returns the figures that are kept."""
+    """Prints the table; returns the figures that are stored."""
     bare = sides[BARE]
     generator = "h2load" if h2load.installed() else "animora-client bench"
     table = Table(
@@ -161,25 +161,25 @@ def report(out: Console, traffic: Traffic, sides: Mapping[str, Measured]) -> dic
 
 async def _drive_of(server: Server, traffic: Traffic, policy: "pb.CachePolicy.ValueType") -> Drive:
     if h2load.installed():
-        asked = await h2load.asked(server, traffic.requests(policy))
+        recorded = await h2load.record_calls(server, traffic.requests(policy))
 
         async def by_h2load(seconds: int, rate: float | None) -> Turn:
-            return await h2load.drive(server, asked, seconds, h2load.Load(rate=rate))
+            return await h2load.drive(server, recorded, seconds, h2load.Load(rate=rate))
 
         return by_h2load
     cache = "bypass" if policy == pb.CACHE_POLICY_BYPASS else "default"
 
-    async def by_our_own(seconds: int, rate: float | None) -> Turn:
+    async def by_bench(seconds: int, rate: float | None) -> Turn:
         at_a_rate = () if rate is None else ("--rate", f"{rate:g}")
         return await load(server, seconds, "--cache", cache, *at_a_rate, *traffic.options())
 
-    return by_our_own
+    return by_bench
 
 
 def server_options(feed: SampleFeed) -> dict[str, str]:
     """Options of the server, without the prefix."""
     return {
-        "GRPC_DEFAULT_TIMEOUT": "10",  # a machine that stands still must not make it the heuristic
+        "GRPC_DEFAULT_TIMEOUT": "10",  # no fallback to the heuristic on a busy machine
         "DATABASE_URL": feed.database_url,
         "CACHE_URL": feed.redis_url,
         "CACHE_TTL": "3600",

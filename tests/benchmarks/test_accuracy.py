@@ -21,10 +21,10 @@ from animora_training.modeling.config import FitConfig
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.export import VersionOrigin, export
 from tests.benchmarks.accuracy_report import Baselines, SeedResult, report
-from tests.benchmarks.beginnings import Beginnings, config_of
 from tests.benchmarks.ncf_negatives import with_negatives
+from tests.benchmarks.ncf_task import NcfTask, config_of
 from tests.benchmarks.served import Agreement, ServedRanks
-from tests.benchmarks.trainers import start
+from tests.benchmarks.trainers import new_trainer
 from tests.support.ncf_folders import write_folder
 
 COMPARISON = {
@@ -40,8 +40,8 @@ COMPARISON = {
 
 
 @pytest.fixture
-def beginnings(tmp_path: Path):
-    return Beginnings.of(write_folder(tmp_path))
+def task(tmp_path: Path):
+    return NcfTask.of(write_folder(tmp_path))
 
 
 def test_the_report_has_a_line_for_each_seed_and_ends_with_the_means(tmp_path):
@@ -63,44 +63,44 @@ def test_the_report_has_a_line_for_each_seed_and_ends_with_the_means(tmp_path):
     assert "iALS was left out: too many posts" in lines
 
 
-def test_every_test_pair_of_a_folder_has_its_place_in_the_order_of_the_lines(beginnings, tmp_path):
+def test_every_test_pair_of_a_folder_has_its_place_in_the_order_of_the_lines(task, tmp_path):
     negatives = find_files(tmp_path).negatives
     assert negatives is not None
     pairs = read_test_pairs(negatives)
-    held_out = beginnings.held_out
-    assert np.array_equal(beginnings.dataset.user_ids[held_out.users], pairs.users)
-    assert np.array_equal(beginnings.dataset.posts.ids[held_out.candidates[:, 0]], pairs.candidates[:, 0])
+    held_out = task.held_out
+    assert np.array_equal(task.dataset.user_ids[held_out.users], pairs.users)
+    assert np.array_equal(task.dataset.posts.ids[held_out.candidates[:, 0]], pairs.candidates[:, 0])
 
 
-def test_a_version_names_the_recipe_of_its_initialization(beginnings):
+def test_a_version_names_the_recipe_of_its_initialization(task):
     config = FitConfig(factors=3, hidden=(6, 4), max_epochs=2, seed=5)
-    artifact = version(beginnings, config, als_regularisation=7.5)
+    artifact = version(task, config, als_regularisation=7.5)
     assert config_of(artifact.manifest) == replace(config, als_regularisation=7.5)
 
 
 @pytest.mark.parametrize("embeddings", [True, False])
-def test_the_initialization_ranks_only_users_whom_the_model_ranked(beginnings, embeddings):
-    artifact = version(beginnings, FitConfig(factors=3, embeddings=embeddings))
+def test_the_initialization_ranks_only_users_whom_the_model_ranked(task, embeddings):
+    artifact = version(task, FitConfig(factors=3, embeddings=embeddings))
     served = ServedRanks(ranks=np.array([99, 98]), personal=np.array([False, True]))
-    ranks = beginnings.ranks(artifact, served)
+    ranks = task.initial_ranks(artifact, served)
     assert ranks[0] == 99
-    assert ranks[1] < beginnings.held_out.candidates.shape[1]
+    assert ranks[1] < task.held_out.candidates.shape[1]
 
 
-def version(beginnings: Beginnings, config: FitConfig, **tuned: float):
-    dataset = beginnings.dataset if config.embeddings else beginnings.dataset.without_embeddings()
+def version(task: NcfTask, config: FitConfig, **tuned: float):
+    dataset = task.dataset if config.embeddings else task.dataset.without_embeddings()
     data = training_set(dataset, dataset.pairs)
     hyperparameters = {**config.hyperparameters(), "epochs": 1, **tuned}
     origin = VersionOrigin(created_at=datetime.now(UTC), hyperparameters=hyperparameters, metrics={})
-    return export(start(data, config).network(), data, dataset.pairs, origin)
+    return export(new_trainer(data, config).network(), data, dataset.pairs, origin)
 
 
-def test_scores_are_compared_within_their_tolerance_and_ranks_that_differ_are_counted(beginnings):
-    artifact = version(beginnings, FitConfig(factors=3))
-    held_out = beginnings.held_out
+def test_scores_are_compared_within_their_tolerance_and_ranks_that_differ_are_counted(task):
+    artifact = version(task, FitConfig(factors=3))
+    held_out = task.held_out
     personal = np.ones(len(held_out.users), np.bool_)
     dimensions = artifact.manifest.dimensions
-    dataset = beginnings.dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
+    dataset = task.dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
     network = load_network(artifact.model, torch.device("cpu"))
     logits = PostScorer(network, artifact.vocabulary, dataset).candidates(held_out)
     scores = expit(logits).astype(np.float32)
@@ -109,7 +109,7 @@ def test_scores_are_compared_within_their_tolerance_and_ranks_that_differ_are_co
     assert same.moved == 0
     assert same.farthest < 1e-6
     assert same.problem(1e-5) == ""
-    # An item within rounding of another may take its place.
+    # Items within rounding may swap ranks.
     swapped = Agreement.of(artifact, dataset, held_out, ServedRanks(ranks + 1, personal, scores + 2e-6))
     assert swapped.moved == len(ranks)
     assert swapped.problem(1e-5) == ""
@@ -139,7 +139,7 @@ def test_negatives_are_drawn_for_a_folder_that_has_none(tmp_path):
         with_negatives(data, tmp_path / "other", out)
 
 
-def ran(folder: Path):
+def output_of(folder: Path):
     command = (sys.executable, "-m", "tests.benchmarks.accuracy", folder)
     quick = ("--seeds", "1", "--set", "factors=4", "--set", "max_epochs=1")
     done = subprocess.run([*command, *quick], check=False, capture_output=True, text=True)
@@ -151,16 +151,16 @@ def ran(folder: Path):
 
 
 def test_the_command_trains_serves_and_reports(tmp_path):
-    assert "2 pairs, each among 3.0 items on average" in ran(write_folder(tmp_path))
+    assert "2 pairs, each among 3.0 items on average" in output_of(write_folder(tmp_path))
 
 
 def test_the_command_runs_on_ten_users_without_times_negatives_and_embeddings(tmp_path):
-    """One tests a user who is in no training pair, another one an item that is in none; all items tie."""
+    """One tests a user without training pairs, another one an item without any; all items tie."""
     train = [f"{user}\t{(user + 3 * like) % 14}\t1\n" for user in range(10) for like in range(4)]
     test = [f"{user}\t{(user + 5) % 14}\t1\n" for user in range(9)] + ["9\t77\t1\n", "50\t3\t1\n"]
     (tmp_path / "ten.train.rating").write_text("".join(train))
     (tmp_path / "ten.test.rating").write_text("".join(test))
-    shown = ran(tmp_path)
+    shown = output_of(tmp_path)
     assert "the folder has no negatives" in shown
     assert "11 pairs, each among" in shown
     assert "1 users whom the model does not know were ranked for by the heuristic" in shown

@@ -16,7 +16,7 @@ from tests.benchmarks.growth import (
     users,
     version,
 )
-from tests.benchmarks.growth.driving import CANDIDATES, serving
+from tests.benchmarks.growth.server_load import CANDIDATES, serving
 
 POSTS = CANDIDATES + 50
 OUT = Console(quiet=True)
@@ -29,10 +29,10 @@ def store(tmp_path):
 
 
 def check(points, draw, path):
-    """All figures are measured, and there is a picture of them."""
+    """Checks that all figures are finite, and that a picture is drawn."""
     for name in points[0]:
         values = [point[name] for point in points]
-        # One may be 0: a busy machine may answer nobody in time for a second.
+        # A value may be 0: a busy machine may answer no call in time.
         assert all(math.isfinite(value) and value >= 0 for value in values), points
         assert max(values) > 0, points
     draw(points, path)

@@ -1,4 +1,4 @@
-"""The comparison with other model servers: what is asked and checked, what is written, and our side alone."""
+"""The comparison with other model servers: requests, checks of replies, reports, and our side alone."""
 
 import asyncio
 import json
@@ -19,23 +19,23 @@ from animora_demo import SampleFeed
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.benchmarks import h2load
 from tests.benchmarks.h2load import Route
-from tests.benchmarks.kept import keep
 from tests.benchmarks.peers import v2
-from tests.benchmarks.peers.asking import Exchange
-from tests.benchmarks.peers.measuring import Plan, measure
-from tests.benchmarks.peers.protocols import ANSWER, V2, BatchRank, Json, Rank, Raw, Wire, Wrong
-from tests.benchmarks.peers.questions import Inquirer, Posts, Question, users_without_blocks
+from tests.benchmarks.peers.comparison import Plan, measure
+from tests.benchmarks.peers.generator import Exchange
+from tests.benchmarks.peers.protocols import ANSWER, V2, BatchRank, Json, Rank, Raw, Wire, WrongReply
+from tests.benchmarks.peers.queries import Posts, Query, QuerySampler, users_without_blocks
 from tests.benchmarks.peers.ranking import BEST, PostRanker, as_bytes
-from tests.benchmarks.peers.report import BATCH_RANK, MOSEC, RANK, Figures, as_table, draw, many, ratios
+from tests.benchmarks.peers.report import BATCH_RANK, MOSEC, RANK, Figures, as_table, batch_side, draw, ratios
 from tests.benchmarks.peers.servers import PEERS
-from tests.benchmarks.processes import Server, family
+from tests.benchmarks.processes import Server, process_tree
+from tests.benchmarks.results import update
 from tests.support.artifacts import active_store, tiny_artifact
 from tests.support.feed import fill
 
 CANDIDATES = 20
 ROUTE = Route("/", "application/octet-stream")
-QUESTIONS = [
-    Question(
+QUERIES = [
+    Query(
         user=user,
         posts=np.arange(100, 100 + CANDIDATES),
         best=np.arange(100 + user, 100 + user + BEST),
@@ -45,27 +45,25 @@ QUESTIONS = [
 ]
 
 
-def raw_reply(*questions):
-    return b"".join(np.array((question.best, question.scores), ANSWER).tobytes() for question in questions)
+def raw_reply(*queries):
+    return b"".join(np.array((query.best, query.scores), ANSWER).tobytes() for query in queries)
 
 
-def rank_response(question, ranker=pb.RANKER_NEUCF):
-    return pb.RankResponse(post_ids=question.best, scores=question.scores, ranker=ranker)
+def rank_response(query, ranker=pb.RANKER_NEUCF):
+    return pb.RankResponse(post_ids=query.best, scores=query.scores, ranker=ranker)
 
 
-def v2_reply(*questions):
+def v2_reply(*queries):
     reply = v2.ModelInferResponse()
     for name in ("scores", "best"):  # by name, in whatever order
         reply.outputs.add(name=name)
-        reply.raw_output_contents.append(
-            np.stack([getattr(question, name) for question in questions]).tobytes()
-        )
+        reply.raw_output_contents.append(np.stack([getattr(query, name) for query in queries]).tobytes())
     return reply.SerializeToString()
 
 
-def swapped(question):
+def swapped(query):
     """The right posts in another order."""
-    return replace(question, best=question.best[[1, 0, *range(2, BEST)]])
+    return replace(query, best=query.best[[1, 0, *range(2, BEST)]])
 
 
 REPLIES: dict[str, tuple[Wire, Callable[..., bytes]]] = {
@@ -73,8 +71,8 @@ REPLIES: dict[str, tuple[Wire, Callable[..., bytes]]] = {
     "V2": (V2(), v2_reply),
     "BatchRank": (
         BatchRank(),
-        lambda *questions: pb.BatchRankResponse(
-            results=[pb.RankResult(response=rank_response(question)) for question in questions]
+        lambda *queries: pb.BatchRankResponse(
+            results=[pb.RankResult(response=rank_response(query)) for query in queries]
         ).SerializeToString(),
     ),
 }
@@ -83,8 +81,8 @@ REPLIES: dict[str, tuple[Wire, Callable[..., bytes]]] = {
 @pytest.mark.parametrize("protocol", REPLIES)
 def test_a_reply_needs_the_right_posts_in_the_right_order_with_their_scores(protocol):
     wire, reply = REPLIES[protocol]
-    first, second = QUESTIONS
-    exchange = Exchange(wire, QUESTIONS)
+    first, second = QUERIES
+    exchange = Exchange(wire, QUERIES)
     exchange.check(reply(first, second))
     exchange.check(reply(first, replace(second, scores=np.nextafter(second.scores, np.float32(1)))))
     wrong = {
@@ -94,34 +92,34 @@ def test_a_reply_needs_the_right_posts_in_the_right_order_with_their_scores(prot
         "scores": reply(first, replace(second, scores=second.scores[::-1].copy())),
     }
     for one in wrong.values():
-        with pytest.raises(Wrong):
+        with pytest.raises(WrongReply):
             exchange.check(one)
 
 
 def test_a_heuristics_answer_is_wrong_even_with_the_right_posts():
-    exchange = Exchange(Rank(), QUESTIONS[:1])
-    exchange.check(rank_response(QUESTIONS[0]).SerializeToString())
-    with pytest.raises(Wrong, match="NEUCF"):
-        exchange.check(rank_response(QUESTIONS[0], pb.RANKER_HEURISTIC).SerializeToString())
+    exchange = Exchange(Rank(), QUERIES[:1])
+    exchange.check(rank_response(QUERIES[0]).SerializeToString())
+    with pytest.raises(WrongReply, match="NEUCF"):
+        exchange.check(rank_response(QUERIES[0], pb.RANKER_HEURISTIC).SerializeToString())
 
 
 def test_a_failed_request_is_a_wrong_reply():
     failed = pb.RankResult()
     failed.error.message = "no such luck"
-    with pytest.raises(Wrong, match="no such luck"):
-        Exchange(BatchRank(), QUESTIONS[:1]).check(pb.BatchRankResponse(results=[failed]).SerializeToString())
+    with pytest.raises(WrongReply, match="no such luck"):
+        Exchange(BatchRank(), QUERIES[:1]).check(pb.BatchRankResponse(results=[failed]).SerializeToString())
 
 
 def test_all_protocols_send_the_same_request():
-    (question, _) = QUESTIONS
-    raw = np.frombuffer(Raw(ROUTE).message([question]), np.int64)
-    assert raw.tolist() == [question.user, *question.posts]
-    assert json.loads(Json(ROUTE).message([question])) == {"user": raw[0], "posts": raw[1:].tolist()}
-    request = pb.RankRequest.FromString(Rank().message([question]))
+    (query, _) = QUERIES
+    raw = np.frombuffer(Raw(ROUTE).message([query]), np.int64)
+    assert raw.tolist() == [query.user, *query.posts]
+    assert json.loads(Json(ROUTE).message([query])) == {"user": raw[0], "posts": raw[1:].tolist()}
+    request = pb.RankRequest.FromString(Rank().message([query]))
     assert [request.user_id, *request.post_ids] == raw.tolist()
     assert (request.limit, request.cache_policy) == (BEST, pb.CACHE_POLICY_BYPASS)
-    assert list(pb.BatchRankRequest.FromString(BatchRank().message([question])).requests) == [request]
-    tensors = v2.ModelInferRequest.FromString(V2().message([question]))
+    assert list(pb.BatchRankRequest.FromString(BatchRank().message([query])).requests) == [request]
+    tensors = v2.ModelInferRequest.FromString(V2().message([query]))
     assert [list(one.shape) for one in tensors.inputs] == [[1, 1], [1, CANDIDATES]]
     assert b"".join(tensors.raw_input_contents) == raw.tobytes()
 
@@ -133,13 +131,13 @@ async def test_peers_rank_as_the_artifact_itself_does(postgres_url, tmp_path):
     posts, users = await Posts.read(connection, artifact), await users_without_blocks(connection)
     await connection.close()
     posts.save(artifact, tmp_path)
-    questions = list(islice(Inquirer(artifact, posts, users).questions(CANDIDATES, seed=0), 8))
-    assert len({tuple(question.best) for question in questions}) == len(questions)
+    queries = list(islice(QuerySampler(artifact, posts, users).queries(CANDIDATES, seed=0), 8))
+    assert len({tuple(query.best) for query in queries}) == len(queries)
     answers = PostRanker(tmp_path).rank(
-        np.array([question.user for question in questions]),
-        np.stack([question.posts for question in questions]),
+        np.array([query.user for query in queries]),
+        np.stack([query.posts for query in queries]),
     )
-    Exchange(Raw(ROUTE), questions).check(b"".join(as_bytes(*answers)))
+    Exchange(Raw(ROUTE), queries).check(b"".join(as_bytes(*answers)))
 
 
 async def test_users_with_blocks_are_left_out(postgres_url):
@@ -184,7 +182,7 @@ async def test_the_cpu_time_of_a_server_includes_its_childrens():
     )
     assert process.stdout is not None
     await process.stdout.readline()
-    server, members = Server("parent", process.pid, 0), family(process.pid)
+    server, members = Server("parent", process.pid, 0), process_tree(process.pid)
     try:
         assert len(members) == 2
         assert server.cpu_seconds() >= 0.3
@@ -205,7 +203,7 @@ def test_ratios_are_batch_rank_over_each_peer_and_over_the_fastest_by_grpc():
         RANK: figures(900.0),
         BATCH_RANK: figures(8000.0, users=32),
         MOSEC: figures(4000.0),
-        many(MOSEC): figures(10_000.0, users=32),
+        batch_side(MOSEC): figures(10_000.0, users=32),
         "PyTriton": figures(1000.0),
         "MLServer": figures(500.0),
     }
@@ -231,9 +229,9 @@ def test_the_table_and_the_picture_have_every_side(tmp_path):
 
 def test_figures_of_other_benchmarks_are_kept(tmp_path):
     file = tmp_path / "benchmarks" / "serving.json"
-    keep(file, {"unary_over_bare": 0.5, "generator": "h2load"})
-    keep(file, {"batch_over_mosec": 2.0})
-    keep(file, {"unary_over_bare": 0.6})
+    update(file, {"unary_over_bare": 0.5, "generator": "h2load"})
+    update(file, {"batch_over_mosec": 2.0})
+    update(file, {"unary_over_bare": 0.6})
     assert json.loads(file.read_text()) == {
         "unary_over_bare": 0.6,
         "generator": "h2load",

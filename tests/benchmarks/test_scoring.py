@@ -1,4 +1,4 @@
-"""The scoring benchmark runs, on few pairs and for a moment."""
+"""The scoring benchmark on few pairs."""
 
 import json
 
@@ -7,7 +7,7 @@ from rich.console import Console
 
 from animora_training.modeling.config import FitConfig
 from tests.benchmarks import scoring
-from tests.benchmarks.kept import keep
+from tests.benchmarks.results import update
 from tests.support.compilers import needs_compiler
 
 
@@ -16,7 +16,7 @@ def test_both_sides_are_measured_and_the_figure_is_added_to_the_file(tmp_path):
     kept = tmp_path / "serving.json"
     kept.write_text('{"unary_over_bare": 0.6}')
     out = Console(record=True, width=110)
-    keep(kept, scoring.report(out, [scoring.measure(FitConfig(), requests=2, rounds=3)]))
+    update(kept, scoring.report(out, [scoring.measure(FitConfig(), requests=2, rounds=3)]))
     assert "400" in out.export_text()
     figures = json.loads(kept.read_text())
     assert figures["unary_over_bare"] == 0.6

@@ -1,4 +1,4 @@
-"""The training benchmark runs, on a tiny set and with our side alone."""
+"""The training benchmark on a tiny data set, with our side alone."""
 
 import json
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from rich.console import Console
 from animora_training.modeling.config import FitConfig
 from tests.benchmarks.trainers import Animora, Task, Turn
 from tests.benchmarks.training import NETWORK, Figures, report, take_turns
-from tests.support.made_up_feed import made_up_feed
+from tests.support.synthetic_feed import synthetic_feed
 
 USERS, POSTS, PAIRS = 60, 100, 1200
 
 
 @dataclass
 class Scripted:
-    """A side whose epochs are known before."""
+    """A side with scripted epochs."""
 
     turns: list[Turn]
-    asked: list[str]
+    order: list[str]
     name: str
     left: list[Turn] = field(init=False)
 
@@ -29,7 +29,7 @@ class Scripted:
         self.left = list(self.turns)
 
     def turn(self) -> Turn:
-        self.asked.append(self.name)
+        self.order.append(self.name)
         return self.left.pop(0)
 
 
@@ -40,7 +40,7 @@ def silent(tmp_path: Path):
 
 
 def test_synthetic_likes_are_unique_long_tailed_and_of_the_given_number():
-    likes = made_up_feed(3, USERS, POSTS, PAIRS).likes
+    likes = synthetic_feed(3, USERS, POSTS, PAIRS).likes
     assert len(np.unique(likes.users * POSTS + likes.posts)) == len(likes.users) == PAIRS
     assert np.bincount(likes.users, minlength=USERS).min() >= PAIRS // USERS
     counts = np.sort(np.bincount(likes.posts, minlength=POSTS))[::-1]
@@ -48,13 +48,13 @@ def test_synthetic_likes_are_unique_long_tailed_and_of_the_given_number():
 
 
 def test_the_seed_decides_the_synthetic_likes():
-    first, again, other = (made_up_feed(seed, USERS, POSTS, PAIRS).likes for seed in (3, 3, 4))
+    first, again, other = (synthetic_feed(seed, USERS, POSTS, PAIRS).likes for seed in (3, 3, 4))
     assert np.array_equal(first.posts, again.posts)
     assert not np.array_equal(first.posts, other.posts)
 
 
 def test_our_side_trains_without_held_out_pairs_and_ranks_them_better_than_chance(silent):
-    task = Task.of(made_up_feed(0, USERS, POSTS, PAIRS), 0)
+    task = Task.of(synthetic_feed(0, USERS, POSTS, PAIRS), 0)
     held_out = len(task.split.held_out.users)
     assert (len(task.split.training), held_out) == (PAIRS - USERS, USERS)
     side = Animora(task, FitConfig.from_choices((*NETWORK, "max_epochs=3"), 0))
@@ -66,16 +66,16 @@ def test_our_side_trains_without_held_out_pairs_and_ranks_them_better_than_chanc
 
 
 def test_sides_alternate_and_the_first_turn_is_not_timed(silent):
-    asked: list[str] = []
+    order: list[str] = []
     slow, fast = (
-        Scripted([Turn(seconds, 2 * seconds, 100, ndcg) for seconds, ndcg in turns], asked, name)
+        Scripted([Turn(seconds, 2 * seconds, 100, ndcg) for seconds, ndcg in turns], order, name)
         for name, turns in (
             ("slow", [(9.0, 0.1), (2.0, 0.3), (2.0, 0.2)]),
             ("fast", [(1.0, 0.2), (0.5, 0.4), (0.5, 0.5)]),
         )
     )
     figures = take_turns({"slow": slow, "fast": fast}, 3, silent)
-    assert asked == ["slow", "fast"] * 3
+    assert order == ["slow", "fast"] * 3
     assert figures["slow"].samples_per_second == 50.0
     assert figures["slow"].seconds_to(0.3) == 11.0
     assert figures["slow"].seconds_to(0.31) == float("inf")

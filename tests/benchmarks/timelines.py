@@ -50,18 +50,18 @@ async def run(out: Console) -> None:
         }
         async with animora_server(options) as animora, bare_server() as bare:
             await precompute(options)
-            await until_seen(animora)
+            await wait_for_generation(animora)
             sides = {"precomputed timeline": animora, "bare": bare}
             turns = {name: partial(load, server, SECONDS, *PAGES) for name, server in sides.items()}
             medians = await in_turns(out, turns, ROUNDS)
     report(out, medians)
 
 
-async def until_seen(server: Server) -> None:
-    """Waits until the server has seen the generation: each user's first page would be a miss before.
+async def wait_for_generation(server: Server) -> None:
+    """Waits until the server serves the generation; before that a first page is a miss.
 
     Raises:
-        RuntimeError: It does not see it.
+        RuntimeError: The server does not see it.
     """
     async with AsyncRankingClient(server.target, timeout=60) as client:
         for user in range(1501, 1601):
@@ -75,7 +75,7 @@ async def precompute(options: Mapping[str, str]) -> None:
     """Runs `animora-server precompute`.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: The command failed.
     """
     environment = {f"ANIMORA_{name}": value for name, value in options.items()}
     process = await asyncio.create_subprocess_exec(

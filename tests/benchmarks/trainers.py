@@ -35,14 +35,14 @@ SCRIPT = Path("tests/benchmarks/recbole/neumf.py")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What both sides learn from, and what they are judged by."""
+    """Training pairs and held-out pairs of both sides."""
 
     dataset: Dataset
     split: Split
 
     @classmethod
     def of(cls, feed: ImportFeed, seed: int) -> "Task":
-        """Ids only; one pair of every user who has two is held out, among others that the user has not."""
+        """Ids only; one pair of each user with two or more is held out, with sampled negatives."""
         dataset = as_dataset(feed).without_embeddings()
         return cls(dataset, leave_one_out(dataset, HOLDOUT_NEGATIVES, np.random.default_rng(seed)))
 
@@ -58,7 +58,7 @@ class Turn:
     Attributes:
         seconds: Wall time of training.
         cpu_seconds: CPU time of training, all threads.
-        samples: Positive and negative pairs that were scored and learnt from.
+        samples: Number of positive and negative pairs that were trained on.
         ndcg: NDCG@10 on the held-out pairs after it.
     """
 
@@ -69,10 +69,10 @@ class Turn:
 
 
 class Side(Protocol):
-    """Who trains an epoch when asked to."""
+    """A trainer that takes turns of one epoch."""
 
     def turn(self) -> Turn:
-        """Trains, and is judged; the first turn also counts what is prepared before the first step."""
+        """Trains an epoch and evaluates; the first turn includes the time of preparation."""
         ...
 
 
@@ -89,7 +89,7 @@ class Animora:
         """See Side."""
         wall, cpu = time.perf_counter(), time.process_time()
         if self._trainer is None:
-            self._trainer = start(self._data, self._config)
+            self._trainer = new_trainer(self._data, self._config)
         epoch = next(self._trainer.epochs())
         seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
         scorer = PostScorer(
@@ -99,8 +99,8 @@ class Animora:
         return Turn(seconds, cpu_seconds, epoch.pairs, ndcg)
 
 
-def start(data: TrainingSet, config: FitConfig) -> Trainer:
-    """A trainer before its first step; a strength that a fit would tune is that from which tuning begins."""
+def new_trainer(data: TrainingSet, config: FitConfig) -> Trainer:
+    """A trainer before its first step, with the ALS settings that a fit's tuning starts from."""
     factorisation = None
     if config.factorisation == "als":
         factorisation = factorize(data, config, default_als(data, config))
@@ -108,7 +108,7 @@ def start(data: TrainingSet, config: FitConfig) -> Trainer:
 
 
 class RecBole:
-    """RecBole's NeuMF in a process of its own, which waits while it is not its turn."""
+    """RecBole's NeuMF in a process of its own, which waits between its turns."""
 
     def __init__(self, process: subprocess.Popen[str], folder: Path, task: Task) -> None:
         self._process = process
@@ -145,12 +145,12 @@ def recbole(task: Task, options: dict[str, Sequence[float]], threads: int) -> It
     """Starts RecBole on the training pairs.
 
     Args:
-        task: What to learn from.
-        options: Of `neumf.py`, by name.
-        threads: To train with.
+        task: Training pairs.
+        options: Options of `neumf.py` by name.
+        threads: Number of threads.
 
     Raises:
-        RuntimeError: It ended, or its environment is not there.
+        RuntimeError: The process ended, or its environment does not exist.
     """
     if not RECBOLE.exists():
         raise RuntimeError(f"{RECBOLE} is not there: `make bench-train` makes RecBole's environment")
@@ -166,12 +166,12 @@ def recbole(task: Task, options: dict[str, Sequence[float]], threads: int) -> It
             scored_items=held_out.candidates,
         )
         process = subprocess.Popen(
-            # Its warnings are about its own use of pandas and PyTorch.
+            # RecBole warns about its own use of pandas and PyTorch.
             [RECBOLE.absolute(), "-W", "ignore", SCRIPT, folder, "--threads", str(threads), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
-        with process:  # leaving closes its input, by which it ends
+        with process:  # the end of its input ends the process
             yield RecBole(process, folder, task)

@@ -21,12 +21,12 @@ from animora_training.evaluation.network_ranking import TOP
 from animora_training.importers.ncf_import import read_feed
 from animora_training.modeling.config import FitConfig
 from tests.benchmarks.trainers import Animora, Side, Task, Turn, recbole
-from tests.support.made_up_feed import made_up_feed
+from tests.support.synthetic_feed import synthetic_feed
 
 ROUNDS = 10
 THREADS = 2
 SEED = 0
-# The network of both sides. What else ours does is the trainer's default.
+# The network of both sides; all other settings of ours are the defaults.
 NETWORK = ("factors=8", "mlp_embedding=8", "hidden=32,16,8", "embeddings=false")
 # Four negatives for each positive and 8,192 pairs a step, negatives included. Of the learning rates 0.001,
 # which is RecBole's default, 0.004 and 0.015 the last learnt fastest, on held-out pairs of MovieLens 1M.
@@ -36,15 +36,15 @@ RESULT = Path("docs/benchmarks/training.json")
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A side's medians over all turns but the first, and how good it was when.
+    """Medians of a side over all turns but the first, and its quality over time.
 
     Attributes:
-        samples_per_second: Of wall time.
+        samples_per_second: Samples a second of wall time.
         seconds_per_epoch: Wall time.
         cpu_seconds_per_epoch: All threads.
-        samples_per_epoch: Pairs scored.
+        samples_per_epoch: Number of scored pairs.
         ndcg: NDCG@10 after each epoch.
-        seconds: Seconds of training to the end of each epoch, what was prepared included.
+        seconds: Seconds of training to the end of each epoch, preparation included.
     """
 
     samples_per_second: float
@@ -56,7 +56,7 @@ class Figures:
 
     @classmethod
     def of(cls, turns: Sequence[Turn]) -> "Figures":
-        """Of two turns or more."""
+        """Computes the figures of two or more turns."""
         steady = turns[1:]
         return cls(
             samples_per_second=statistics.median(turn.samples / turn.seconds for turn in steady),
@@ -68,7 +68,7 @@ class Figures:
         )
 
     def seconds_to(self, ndcg: float) -> float:
-        """Seconds of training to the end of the first epoch that was as good; infinite where none was."""
+        """Seconds of training until the NDCG@10 is reached; infinite if it never is."""
         reached = (seconds for seconds, score in zip(self.seconds, self.ndcg, strict=True) if score >= ndcg)
         return next(reached, float("inf"))
 
@@ -87,7 +87,7 @@ def take_turns(sides: Mapping[str, Side], rounds: int, out: Console) -> dict[str
 def report(figures: Mapping[str, Figures], pairs: int, out: Console, result: Path) -> None:
     """Prints the table and the ratios of two sides, and writes the JSON."""
     (ours, animora), (theirs, other) = figures.items()
-    # What both have reached.
+    # The quality that both reach.
     ndcg = min(max(side.ndcg) for side in figures.values())
     table = Table(title=f"{pairs:,} pairs, {THREADS} threads; medians of {len(other.ndcg) - 1} epochs")
     for heading in ("side", "samples/s", "epoch s", "CPU s", f"NDCG@{TOP}", f"s to {ndcg:.4f}"):
@@ -130,7 +130,7 @@ def main(options: argparse.Namespace, out: Console) -> None:
         RuntimeError: RecBole does not run.
     """
     torch.set_num_threads(THREADS)
-    feed = read_feed(options.data) if options.data else made_up_feed(SEED)
+    feed = read_feed(options.data) if options.data else synthetic_feed(SEED)
     task = Task.of(feed, SEED)
     config = FitConfig.from_choices((*NETWORK, f"max_epochs={options.rounds}", *options.set), SEED)
     network: dict[str, Sequence[float]] = {
@@ -147,7 +147,7 @@ def main(options: argparse.Namespace, out: Console) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="a folder in the NCF format, instead of made-up likes")
+    parser.add_argument("--data", type=Path, help="a folder in the NCF format, instead of synthetic likes")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="epochs of each side, two or more")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="of our FitConfig")
     parser.add_argument("--result", type=Path, default=RESULT, help="where to write the JSON")

@@ -1,9 +1,9 @@
 """`make bench-warm-start DATA=DIR`: a warm start beside a full retraining, in quality and in time.
 
 Of each user of a folder in the NCF format one training pair is held out. Today is all the others; yesterday
-is 95 % of them, without a few users and posts, which are new today. A fit on yesterday is what the warm
-start goes on from. Both fits of today are judged on the held-out pairs, by what NDCG@10 among 99 sampled
-posts is on average.
+is 95 % of them, without a few users and posts, which are new today. The warm start begins from a fit on
+yesterday. Both fits of today are evaluated on the held-out pairs by the expected NDCG@10 among 99 sampled
+posts.
 """
 
 import argparse
@@ -37,12 +37,12 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A fit.
+    """A fit with its time and quality.
 
     Attributes:
         fit: The fit.
-        seconds: How long it took, reading left out.
-        ndcg: float64 (m), by held-out pair.
+        seconds: Duration without reading the data.
+        ndcg: float64 (m), expected NDCG@10 of each held-out pair.
     """
 
     fit: Fit
@@ -51,7 +51,7 @@ class Outcome:
 
 
 def expected_ndcg(version: Artifact, days: Days) -> DoubleArray:
-    """NDCG@10 among SAMPLED others on average, float64 (m); 0 for users whom the version does not know."""
+    """Expected NDCG@10 among SAMPLED others, float64 (m); 0 for users outside the vocabulary."""
     held_out = days.held_out
     scorer = PostScorer(load_network(version.model, torch.device("cpu")), version.vocabulary, days.today)
     ranks = rank_held_out(days.today.posts, scorer.candidates(held_out), held_out)
@@ -61,7 +61,7 @@ def expected_ndcg(version: Artifact, days: Days) -> DoubleArray:
 
 
 def measured(days: Days, make: Callable[[], Fit]) -> Outcome:
-    """Times and judges a fit."""
+    """Times and evaluates a fit."""
     began = time.perf_counter()
     fit = make()
     seconds = time.perf_counter() - began
@@ -120,7 +120,7 @@ def comparison(days: Days, outcomes: Mapping[str, Outcome]) -> Table:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="a folder in the NCF format")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the days and of the fits")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the days and of the fits")
     parser.add_argument("--set", action="append", metavar="NAME=VALUE", help=f"instead of {' '.join(RECIPE)}")
     options = parser.parse_args()
     main(options.data, options.set or RECIPE, options.seed, Console(highlight=False, soft_wrap=True))

@@ -1,7 +1,8 @@
 """`make bench-workers`: what a Rank costs with a worker a core, beside one process, in one run.
 
 All servers have all cores, and share them with the load. Each worker gets the callers, connections and calls
-a second that the one process gets. Counted is the CPU time of all the server's processes, the parent's too.
+a second that the one process gets. The CPU time is that of all processes of the server, the supervisor
+included.
 """
 
 import asyncio
@@ -17,14 +18,14 @@ from rich.table import Table
 from animora_demo import SampleFeed, sample_feed
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.benchmarks import h2load
-from tests.benchmarks.kept import keep
 from tests.benchmarks.load import CALLERS, Turn, in_turns
 from tests.benchmarks.processes import ALL_CORES, CORES, animora_server
+from tests.benchmarks.results import update
 from tests.benchmarks.serving import Traffic, server_options
 
 ROUNDS = 7
 SECONDS = 4
-SHARE = 0.3  # of what one process can do: with a worker on each of two cores there is room for the load
+SHARE = 0.3  # of the saturation of one process: with a worker on each of two cores there is room for the load
 RESULT = Path("docs/benchmarks/workers.json")
 ONE, GROUP, PINNED = "1", f"{CORES}", f"{CORES} pinned"
 PROCESSES = {ONE: 1, GROUP: CORES, PINNED: CORES}
@@ -32,7 +33,7 @@ PROCESSES = {ONE: 1, GROUP: CORES, PINNED: CORES}
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A side's medians: at the same load for each process, and at saturation."""
+    """Medians of a side at the same load for each process, and at saturation."""
 
     steady: Turn
     full: Turn
@@ -42,19 +43,19 @@ async def run(out: Console) -> None:
     """Measures on the sample feed, prints the table and writes the JSON.
 
     Raises:
-        SystemExit: There is no h2load.
+        SystemExit: h2load is not installed.
     """
     if not h2load.installed():
         sys.exit("h2load is not installed (Debian's package nghttp2-client has it)")
     async with sample_feed(Path(".bench"), out) as feed:
-        keep(RESULT, report(out, await measure(out, feed, Traffic(), ROUNDS, SECONDS)))
+        update(RESULT, report(out, await measure(out, feed, Traffic(), ROUNDS, SECONDS)))
     out.print(f"written to {RESULT}")
 
 
 async def measure(
     out: Console, feed: SampleFeed, traffic: Traffic, rounds: int, seconds: int
 ) -> dict[str, Measured]:
-    """One process and a worker a core, each in so many turns of so many seconds."""
+    """Measures one process and a worker a core, in turns."""
     options = server_options(feed)
     async with (
         animora_server(options) as alone,
@@ -63,17 +64,17 @@ async def measure(
     ):
         requests = traffic.requests(pb.CACHE_POLICY_BYPASS)
         servers = {
-            name: (server, await h2load.asked(server, requests))
+            name: (server, await h2load.record_calls(server, requests))
             for name, server in ((ONE, alone), (GROUP, group), (PINNED, pinned))
         }
 
         async def take_turns(rate: float | None) -> dict[str, Turn]:
-            """At so many calls a second for each process."""
+            """Turns at `rate` calls a second for each process, or in a closed loop."""
             return await in_turns(
                 out,
                 {
-                    name: partial(h2load.drive, server, asked, seconds, _load(PROCESSES[name], rate))
-                    for name, (server, asked) in servers.items()
+                    name: partial(h2load.drive, server, recorded, seconds, _load(PROCESSES[name], rate))
+                    for name, (server, recorded) in servers.items()
                 },
                 rounds,
             )
@@ -84,7 +85,7 @@ async def measure(
 
 
 def _load(processes: int, rate: float | None) -> h2load.Load:
-    """Each process gets as many callers and connections as one alone would, on average."""
+    """The load of one process, times the number of processes."""
     return h2load.Load(
         callers=CALLERS * processes,
         connections=h2load.CONNECTIONS * processes,
@@ -94,7 +95,7 @@ def _load(processes: int, rate: float | None) -> h2load.Load:
 
 
 def report(out: Console, sides: Mapping[str, Measured]) -> dict[str, float]:
-    """Prints the table; returns the figures that are kept."""
+    """Prints the table; returns the figures that are stored."""
     one, group, pinned = (sides[name] for name in (ONE, GROUP, PINNED))
     table = Table(title="Rank: one process, and a worker a core, with the load among them")
     for heading in ("processes", "calls/s", "CPU µs", "of one", "p99 ms", "at most", "CPU µs", "of one"):

@@ -1,7 +1,7 @@
 """`make bench-growth`: how serving grows with candidates, users, posts and callers, and how fast posts load.
 
-All posts and the model are made up; what is measured is the real server, on a core of its own. Each curve is
-kept when it is there, so that one can be measured anew: `python -m tests.benchmarks.growth catalog`.
+Posts and model are synthetic; the server is the real one, on a core of its own. Each curve is stored by
+itself, so that one can be measured again alone: `python -m tests.benchmarks.growth catalog`.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from animora_demo.embedded import EmbeddedPostgres
-from tests.benchmarks import h2load, kept
+from tests.benchmarks import h2load, results
 from tests.benchmarks.growth import (
     candidates,
     catalog,
@@ -25,7 +25,7 @@ from tests.benchmarks.growth import (
     users,
     version,
 )
-from tests.benchmarks.growth.driving import serving
+from tests.benchmarks.growth.server_load import serving
 
 RESULT = Path("docs/benchmarks/growth.json")
 PLOTS = {
@@ -35,24 +35,24 @@ PLOTS = {
     "concurrency": plots.concurrency,
 }
 CURVES = (*PLOTS, "loading")
-POSTS = 100_000  # in the catalog, where that is not what grows
+POSTS = 100_000  # of the catalog, in the curves that do not vary it
 ROUNDS = 3
 SECONDS = 2
 
 
 async def run(out: Console, curves: Sequence[str]) -> None:
-    """Measures some curves, writes them beside the others, and draws them."""
+    """Measures the given curves, stores and draws them; the other curves stay."""
     async with EmbeddedPostgres(Path(".bench/growth")) as postgres:
         with tempfile.TemporaryDirectory() as folder:
             store = Path(folder)
             version.publish(store)
             for name in curves:
                 out.rule(name)
-                keep(name, await measure(out, postgres, store, name))
+                store_curve(name, await measure(out, postgres, store, name))
 
 
 async def measure(out: Console, postgres: EmbeddedPostgres, store: Path, name: str) -> object:
-    """A curve, as it is kept."""
+    """Measures one curve; returns what is stored of it."""
     if name == "loading":
         return await loading.measure(out, postgres, loading.TYPES, loading.POSTS, ROUNDS)
     if name == "catalog":
@@ -64,9 +64,11 @@ async def measure(out: Console, postgres: EmbeddedPostgres, store: Path, name: s
         return await measured.measure(out, server, POSTS, sizes, ROUNDS, SECONDS)
 
 
-def keep(name: str, curve: Any) -> None:
-    """Writes a curve into the JSON, and its picture beside it."""
-    kept.keep(RESULT, {name: curve, "generator": "h2load" if h2load.installed() else "animora-client bench"})
+def store_curve(name: str, curve: Any) -> None:
+    """Writes a curve into the JSON file, and its picture beside it."""
+    results.update(
+        RESULT, {name: curve, "generator": "h2load" if h2load.installed() else "animora-client bench"}
+    )
     if name in PLOTS:
         PLOTS[name](curve, RESULT.with_name(f"growth-{name}.png"))
 

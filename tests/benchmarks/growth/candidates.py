@@ -5,20 +5,20 @@ from functools import partial
 
 from rich.console import Console
 
-from tests.benchmarks.growth.driving import Point, asked, traffic
+from tests.benchmarks.growth.server_load import Point, load_server, traffic
 from tests.benchmarks.load import in_turns
 from tests.benchmarks.processes import Server
 
 SIZES = (10, 100, 1000, 3000, 10_000)
-CALLERS = 16  # more, with 10,000 candidates each, would be more than the server lets wait for the model
+CALLERS = 16  # more, with 10,000 candidates each, would exceed the pairs that the server admits
 
 
 async def measure(
     out: Console, server: Server, posts: int, sizes: Sequence[int], rounds: int, seconds: float
 ) -> list[Point]:
-    """For each number of candidates: one caller's latency, and what CALLERS cost the server."""
+    """For each number of candidates: the latency of one caller, and the server's CPU time with CALLERS."""
     sides = {
-        (size, callers): partial(asked, server, callers, seconds, *traffic(posts, size))
+        (size, callers): partial(load_server, server, callers, seconds, *traffic(posts, size))
         for size in sizes
         for callers in (1, CALLERS)
     }

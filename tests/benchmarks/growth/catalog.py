@@ -1,4 +1,4 @@
-"""Rank by the number of posts in the catalog, and what a post takes."""
+"""Rank by the number of posts in the catalog, and the memory of a post."""
 
 import asyncio
 import time
@@ -11,13 +11,13 @@ from rich.console import Console
 
 from animora_demo.embedded import EmbeddedPostgres
 from tests.benchmarks.growth import databases
-from tests.benchmarks.growth.driving import Point, asked, serving, traffic
+from tests.benchmarks.growth.server_load import Point, load_server, serving, traffic
 from tests.benchmarks.load import CALLERS, in_turns
 from tests.benchmarks.processes import Server
 from tests.benchmarks.scraping import scrape
 
 SIZES = (10_000, 100_000, 500_000, 2_000_000)
-POLLS = 5.0  # seconds in which the servers do nothing but poll
+POLLS = 5.0  # seconds without load, in which polls are timed
 
 
 async def measure(
@@ -28,7 +28,7 @@ async def measure(
     rounds: int,
     seconds: float,
 ) -> list[Point]:
-    """For each number of posts, with a server for each, all at once: their loads take turns."""
+    """For each number of posts; all servers run at once, and are loaded in turns."""
     async with AsyncExitStack() as stack:
         servers, ready = {}, {}
         for size in sizes:
@@ -39,7 +39,7 @@ async def measure(
             out.print(f"{size:,} posts are served after {ready[size]:.1f} s")
         polls = await asyncio.gather(*(_seconds_a_poll(server) for server in servers.values()))
         sides = {
-            (size, callers): partial(asked, server, callers, seconds, *traffic(size))
+            (size, callers): partial(load_server, server, callers, seconds, *traffic(size))
             for size, server in servers.items()
             for callers in (1, CALLERS)
         }

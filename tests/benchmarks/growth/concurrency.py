@@ -1,4 +1,4 @@
-"""Goodput by the number of callers: answers by the model within the callers' deadline."""
+"""Goodput by the number of callers: responses by the model within the callers' deadline."""
 
 import statistics
 from collections import defaultdict
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.benchmarks import h2load
-from tests.benchmarks.growth.driving import LIMIT, Point, traffic
+from tests.benchmarks.growth.server_load import LIMIT, Point, traffic
 from tests.benchmarks.growth.version import USERS
 from tests.benchmarks.load import bench
 from tests.benchmarks.processes import Server
@@ -18,11 +18,11 @@ from tests.benchmarks.scraping import scrape
 from tests.benchmarks.serving import Traffic
 
 CALLERS = (1, 4, 16, 64, 256, 1000, 3000)
-DEADLINES = (1.0, 0.5)  # seconds: the client's default, and the server's for callers who name none
+DEADLINES = (1.0, 0.5)  # seconds: the defaults of the client, and of the server for calls without a deadline
 RANKINGS = "animora_requests_total"
-STREAMS = 50  # calls on one connection at most
+STREAMS = 50  # maximum number of calls on one connection
 
-# Answers in time and by the model a second, and milliseconds: p50 and p99.
+# Responses by the model in time, a second; p50 and p99 in milliseconds.
 Goodput = tuple[float, float, float]
 Drive = Callable[[int, float, int], Awaitable[Goodput]]  # callers, deadline, seconds
 
@@ -36,7 +36,7 @@ async def measure(
     seconds: int,
 ) -> list[Point]:
     """For each number of callers and each deadline, medians of turns."""
-    drive = await _drive_of(server, posts)
+    drive = await _new_drive(server, posts)
     turns: dict[tuple[float, int], list[Goodput]] = defaultdict(list)
     for number in range(rounds + 1):
         for deadline in DEADLINES:
@@ -55,14 +55,14 @@ async def measure(
     ]
 
 
-async def _drive_of(server: Server, posts: int) -> Drive:
+async def _new_drive(server: Server, posts: int) -> Drive:
     if not h2load.installed():
-        return _by_our_own(server, posts)
+        return _by_bench(server, posts)
     requests = Traffic((1, USERS), (1, posts), limit=LIMIT).requests(pb.CACHE_POLICY_BYPASS)
-    return _by_h2load(server, await h2load.asked(server, requests))
+    return _by_h2load(server, await h2load.record_calls(server, requests))
 
 
-def _by_our_own(server: Server, posts: int) -> Drive:
+def _by_bench(server: Server, posts: int) -> Drive:
     async def drive(callers: int, deadline: float, seconds: int) -> Goodput:
         options = ("--concurrency", str(callers), "--timeout", str(deadline), *traffic(posts))
         measured, turn = await bench(server, seconds, *options)
@@ -72,7 +72,7 @@ def _by_our_own(server: Server, posts: int) -> Drive:
     return drive
 
 
-def _by_h2load(server: Server, requests: Sequence[h2load.Asked]) -> Drive:
+def _by_h2load(server: Server, requests: Sequence[h2load.RecordedCall]) -> Drive:
     async def drive(callers: int, deadline: float, seconds: int) -> Goodput:
         some = requests[:callers]
         each = callers // len(some)
@@ -85,15 +85,15 @@ def _by_h2load(server: Server, requests: Sequence[h2load.Asked]) -> Drive:
             after.total(RANKINGS, **labels) - before.total(RANKINGS, **labels)
             for labels in ({}, {"ranker": "neucf"})
         )
-        took = np.concatenate([came.took for came in replies])  # microseconds
-        # HTTP does not tell an error from an answer, nor who answered: whatever the model did not answer may
-        # have been in time.
-        others = max(every - by_the_model, len(took) - by_the_model, 0)
-        all_expected = all(came.all_are(asked, each) for asked, came in zip(some, replies, strict=True))
-        if not others and took.max() <= deadline * 1e6 and not all_expected:
+        latencies = np.concatenate([reply.latencies for reply in replies])  # microseconds
+        # HTTP tells neither errors nor the ranker: of the replies in time, all others may
+        # be errors or come from the heuristic.
+        others = max(every - by_the_model, len(latencies) - by_the_model, 0)
+        all_expected = all(reply.match(call, each) for call, reply in zip(some, replies, strict=True))
+        if not others and latencies.max() <= deadline * 1e6 and not all_expected:
             raise RuntimeError("a reply was not the one expected")
-        in_time = np.count_nonzero(took <= deadline * 1e6) - others
-        p50, p99 = np.percentile(took, (50, 99)) / 1e3
+        in_time = np.count_nonzero(latencies <= deadline * 1e6) - others
+        p50, p99 = np.percentile(latencies, (50, 99)) / 1e3
         return max(in_time, 0) / seconds, float(p50), float(p99)
 
     return drive

@@ -1,4 +1,4 @@
-"""Databases of made-up posts, made inside PostgreSQL and kept for the next run."""
+"""Databases of synthetic posts, generated inside PostgreSQL and kept for the next run."""
 
 import asyncpg
 
@@ -7,7 +7,7 @@ from tests.benchmarks.growth.version import IMAGE, USERS
 
 WIDTH = 768  # of the embeddings of a database that is to be loaded only
 
-# Foreign keys and notifications of rows that are made up would take longer than the rows.
+# Foreign keys and notifications of synthetic rows would take longer than the rows.
 QUIETLY = "set session_replication_role = replica"
 SERVED_POSTS = f"""
 insert into animora_app.posts (id, author_id, created_at, image_embedding)
@@ -40,10 +40,10 @@ from animora_app.posts;
 
 
 async def served(postgres: EmbeddedPostgres, posts: int) -> str:
-    """The DSN of a database with so many posts with narrow images, and a like for each."""
+    """The DSN of a database of `posts` posts with narrow images, and a like for each."""
     name = f"served_{posts}"
     if await _is_new(postgres, name):
-        connection = await _begun(postgres, name)
+        connection = await _begin(postgres, name)
         await connection.execute(SERVED_POSTS, posts)
         await connection.execute(LIKES, posts)
         await _finish(postgres, connection, name)
@@ -51,10 +51,10 @@ async def served(postgres: EmbeddedPostgres, posts: int) -> str:
 
 
 async def embedded(postgres: EmbeddedPostgres, posts: int, type_name: str) -> str:
-    """The DSN of a database with so many posts with images and captions of WIDTH, of an SQL type."""
+    """The DSN of a database of `posts` posts with images and captions of WIDTH, of an SQL type."""
     name = f"embedded_{type_name}_{posts}"
     if await _is_new(postgres, name):
-        connection = await _begun(postgres, name)
+        connection = await _begin(postgres, name)
         if type_name != "real":
             await connection.execute(AS_PGVECTOR.format(type=type_name, width=WIDTH))
         await connection.execute(EMBEDDED_POSTS, posts, WIDTH)
@@ -70,15 +70,15 @@ async def _is_new(postgres: EmbeddedPostgres, name: str) -> bool:
         await connection.close()
 
 
-async def _begun(postgres: EmbeddedPostgres, name: str) -> asyncpg.Connection:
-    """A connection to a database with the schema and the users, which gets its name when it is finished."""
+async def _begin(postgres: EmbeddedPostgres, name: str) -> asyncpg.Connection:
+    """A connection to a new database with schema and users; `_finish` gives the database its name."""
     connection = await asyncpg.connect(postgres.url)
     try:
-        await connection.execute(f"drop database if exists {name}_begun")
-        await connection.execute(f"create database {name}_begun")
+        await connection.execute(f"drop database if exists {name}_unfinished")
+        await connection.execute(f"create database {name}_unfinished")
     finally:
         await connection.close()
-    url = postgres.database_url(f"{name}_begun")
+    url = postgres.database_url(f"{name}_unfinished")
     await apply_schema(url)
     connection = await asyncpg.connect(url)
     await connection.execute(QUIETLY)
@@ -91,6 +91,6 @@ async def _finish(postgres: EmbeddedPostgres, connection: asyncpg.Connection, na
     await connection.close()
     connection = await asyncpg.connect(postgres.url)
     try:
-        await connection.execute(f"alter database {name}_begun rename to {name}")
+        await connection.execute(f"alter database {name}_unfinished rename to {name}")
     finally:
         await connection.close()

@@ -1,4 +1,4 @@
-"""How fast a catalog with wide embeddings is loaded, and how fast PostgreSQL alone sends it."""
+"""Load time of a catalog with wide embeddings, and the time in which PostgreSQL alone sends it."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ from animora_server.store import PostgresStore
 from animora_server.store.queries import embeddings
 from animora_server.store.refresh import Refresh
 from tests.benchmarks.growth import databases
-from tests.benchmarks.growth.driving import Point
+from tests.benchmarks.growth.server_load import Point
 from tests.benchmarks.processes import Server
 
 POSTS = 50_000
@@ -26,7 +26,7 @@ TYPES = ("real", "vector", "halfvec")
 async def measure(
     out: Console, postgres: EmbeddedPostgres, types: Sequence[str], posts: int, rounds: int
 ) -> dict[str, Point]:
-    """By the embeddings' type, medians of turns: posts a second, and CPU time of each side for one."""
+    """By type of the embeddings, medians of turns: posts a second, and CPU time a post of each side."""
     urls = {name: await databases.embedded(postgres, posts, name) for name in types}
     turns: dict[str, list[Point]] = defaultdict(list)
     for number in range(rounds + 1):
@@ -48,7 +48,7 @@ async def measure(
 
 
 async def _loaded(url: str, posts: int) -> tuple[float, float, float]:
-    """Seconds of a load as the server loads, and of CPU: this process', and that of PostgreSQL's."""
+    """A load by the server's code: wall seconds, CPU seconds of this process and of PostgreSQL."""
     store = PostgresStore(DatabaseSettings(url=SecretStr(url)))
     began, cpu = time.perf_counter(), time.process_time()
     async with store.reading() as reading:
@@ -62,7 +62,7 @@ async def _loaded(url: str, posts: int) -> tuple[float, float, float]:
 
 
 async def _postgres_cpu(url: str) -> float:
-    """Seconds of the process that serves the store's connection."""
+    """CPU seconds of the backend process of the store's connection."""
     connection = await asyncpg.connect(url)
     try:
         pid = await connection.fetchval(
@@ -75,7 +75,7 @@ async def _postgres_cpu(url: str) -> float:
 
 
 async def _sent(url: str) -> float:
-    """Seconds in which the same query's rows are received and thrown away."""
+    """Seconds to receive and discard the rows of the same query."""
 
     async def drop(_: bytes) -> None:
         pass

@@ -1,4 +1,4 @@
-"""The curves as pictures."""
+"""Draws the curves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from animora_client.bench.plot import BLUE, ORANGE
 from tests.benchmarks.growth.candidates import CALLERS as RANK_CALLERS
-from tests.benchmarks.growth.driving import CANDIDATES, Point
+from tests.benchmarks.growth.server_load import CANDIDATES, Point
 from tests.benchmarks.growth.users import CALLERS as BATCH_CALLERS
 from tests.benchmarks.load import CALLERS
 
@@ -67,10 +67,10 @@ def concurrency(points: Sequence[Point], path: Path) -> None:
         some = [point for point in points if point["deadline_s"] == deadline]
         _lines(goodput, some, "callers", {f"deadline {deadline:g} s": "goodput"}, (colour,))
     goodput.set(
-        title="Goodput: answers by the model, in time", xlabel="callers", ylabel="calls/s", ylim=(0, None)
+        title="Goodput: responses by the model, in time", xlabel="callers", ylabel="calls/s", ylim=(0, None)
     )
-    patient = [point for point in points if point["deadline_s"] == deadlines[0]]
-    _lines(latency, patient, "callers", {"p50": "p50_ms", "p99": "p99_ms"})
+    longest = [point for point in points if point["deadline_s"] == deadlines[0]]
+    _lines(latency, longest, "callers", {"p50": "p50_ms", "p99": "p99_ms"})
     latency.set(title=f"Latency, deadline {deadlines[0]:g} s", xlabel="callers", ylabel="ms", yscale="log")
     _finish(figure, path)
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from rich.console import Console
 
-from tests.benchmarks.growth.driving import Point, asked, traffic
+from tests.benchmarks.growth.server_load import Point, load_server, traffic
 from tests.benchmarks.load import in_turns
 from tests.benchmarks.processes import Server
 
@@ -16,10 +16,10 @@ CALLERS = 4  # keep the server busy, whatever a batch's size
 async def measure(
     out: Console, server: Server, posts: int, sizes: Sequence[int], rounds: int, seconds: float
 ) -> list[Point]:
-    """For each number of users: one caller's latency, and what CALLERS cost the server."""
+    """For each number of users: the latency of one caller, and the server's CPU time with CALLERS."""
     sides = {
         (size, callers): partial(
-            asked,
+            load_server,
             server,
             callers,
             seconds,

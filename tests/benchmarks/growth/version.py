@@ -1,4 +1,4 @@
-"""A made-up version for made-up posts: as wide as a trained one by default, with random weights."""
+"""A version with random weights for the synthetic posts, of the default shape."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,20 +14,20 @@ from animora_training.modeling.network import NetworkShape, NeuCF
 from animora_training.pipeline.export import FoldedNeuCF, dimensions_of
 
 USERS = 2000  # ids 1 to USERS are known
-KNOWN_POSTS = 10_000  # of the posts, ids 1 to KNOWN_POSTS; what it makes of the others is by their images
+KNOWN_POSTS = 10_000  # of the posts, ids 1 to KNOWN_POSTS; the others are scored by their images
 IMAGE = 8  # narrow, so that millions of posts fit on a disk; images are encoded when loaded, not when ranked
 
 
 def publish(folder: Path) -> None:
     """Makes the version the active one of a store."""
     store = FolderStore(folder)
-    artifact = made_up()
+    artifact = random_version()
     store.publish(artifact)
     store.activate(artifact.manifest.version)
 
 
-def made_up() -> Artifact:
-    """The version."""
+def random_version() -> Artifact:
+    """A version with random weights and its own golden rows."""
     torch.manual_seed(0)
     config = FitConfig()
     shape = NetworkShape(
@@ -41,7 +41,7 @@ def made_up() -> Artifact:
         caption=0,
     )
     network = NeuCF(shape)
-    for features in (network.gmf_features, network.mlp_features):  # which begin as zeros
+    for features in (network.gmf_features, network.mlp_features):  # which are initialized to zero
         torch.nn.init.normal_(features.output.weight, std=0.1)
     folded = FoldedNeuCF(network.eval()).eval()
     manifest = Manifest(
@@ -57,7 +57,7 @@ def made_up() -> Artifact:
 
 @torch.inference_mode()
 def _golden(network: FoldedNeuCF) -> Golden:
-    """A user and a few posts, as the network itself has them: there is no other that it could differ from."""
+    """A user and a few posts with the network's own probabilities."""
     user, segments, posts = torch.tensor([1]), torch.zeros(4, dtype=torch.int64), torch.arange(4)
     image, caption = torch.ones(4, IMAGE), torch.zeros(4, 0)
     logits = network.score(user, segments, network.encode_posts(posts, image, caption), posts)

@@ -1,9 +1,9 @@
 """`make bench-peers`: users ranked for a second, beside other model servers with the same artifact.
 
-Every server has an environment of its own and may use all cores, which the load shares with it. All are asked
-for the best of the same candidates of the same users, in turns; the medians of the turns are reported. h2load
-knows only the size of the replies, so that before it measures a server, our own generator has looked at what
-that server answers to many different questions at once.
+Every server has an environment of its own and may use all cores, which the load shares with it. All rank the
+same candidates of the same users, in turns; the medians of the turns are reported. h2load checks only the
+size of the replies, so our own generator first checks the content of each server's replies to many concurrent
+queries.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from animora_demo import sample_feed
-from tests.benchmarks import kept
-from tests.benchmarks.peers.measuring import Plan, Result, measure
+from tests.benchmarks import results
+from tests.benchmarks.peers.comparison import Plan, Result, measure
 from tests.benchmarks.peers.ranking import BEST, CANDIDATES
 from tests.benchmarks.peers.report import as_table, draw, ratios
 from tests.benchmarks.peers.servers import PEERS
@@ -36,18 +36,18 @@ async def run(out: Console, plan: Plan, names: set[str]) -> None:
     out.print(as_table(result.sides, title))
     for key, ratio in ratios(result.sides).items():
         out.print(f"{key}: {ratio}")
-    keep(result, title)
-    out.print(f"written to {RESULT}, {PICTURE} and {kept.SERVING}")
+    write(result, title)
+    out.print(f"written to {RESULT}, {PICTURE} and {results.SERVING}")
 
 
-def keep(result: Result, title: str) -> None:
+def write(result: Result, title: str) -> None:
     """Writes the JSON, the ratios beside those of `make bench`, and the picture."""
     found = ratios(result.sides)
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     sides = {name: side.rounded() for name, side in result.sides.items()}
     content = {"sides": sides, **found, "left_out": result.left_out}
     RESULT.write_text(json.dumps(content, indent=2) + "\n")
-    kept.keep(kept.SERVING, found)
+    results.update(results.SERVING, found)
     draw(result.sides, title, PICTURE)
 
 

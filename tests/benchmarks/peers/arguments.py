@@ -8,12 +8,12 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """How a server is started.
+    """Arguments of a peer's server.
 
     Attributes:
-        folder: What PostRanker reads.
-        port: Where to listen.
-        workers: Processes that rank.
+        folder: Input of PostRanker.
+        port: Port to listen on.
+        workers: Number of processes that rank.
     """
 
     folder: Path
@@ -22,7 +22,7 @@ class Arguments:
 
     @classmethod
     def parse(cls) -> Self:
-        """Reads the command line, again in processes that a server starts."""
+        """Reads the command line; also works in child processes of a server."""
         parser = argparse.ArgumentParser()
         parser.add_argument("folder", type=Path)
         parser.add_argument("--port", type=int, required=True)

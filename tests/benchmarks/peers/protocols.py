@@ -1,4 +1,4 @@
-"""How each side is asked, and how its replies are read."""
+"""The protocols of the sides: queries to messages, messages to rankings."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.service import SERVICE_NAME
 from tests.benchmarks.h2load import Route
 from tests.benchmarks.peers import v2
-from tests.benchmarks.peers.questions import Question
+from tests.benchmarks.peers.queries import Query
 from tests.benchmarks.peers.ranking import BEST, FloatArray, IntArray
 
 RANK, BATCH_RANK = Route(f"/{SERVICE_NAME}/Rank"), Route(f"/{SERVICE_NAME}/BatchRank")
@@ -21,31 +21,31 @@ V2_INFER = Route(v2.PATH)
 Answer = tuple[IntArray, FloatArray]
 
 
-# Of a raw reply.
+# One ranking of a raw reply.
 ANSWER = np.dtype([("posts", np.int64, BEST), ("scores", np.float32, BEST)])
 
 
-class Wrong(Exception):
-    """A reply that cannot be read, or is not what was asked for."""
+class WrongReply(Exception):
+    """A reply that cannot be read, or has a wrong ranking."""
 
 
 class Wire(Protocol):
-    """Questions as a message, and a message as answers."""
+    """Encodes queries as a message, and decodes rankings from a reply."""
 
     @property
     def route(self) -> Route:
-        """Where to."""
+        """The method to call."""
         ...
 
-    def message(self, questions: Sequence[Question]) -> bytes:
-        """One message that asks them all."""
+    def message(self, queries: Sequence[Query]) -> bytes:
+        """One message with all queries."""
         ...
 
     def answers(self, reply: bytes) -> list[Answer]:
-        """The answers of a reply, in the order of the questions.
+        """The rankings of a reply, in the order of the queries.
 
         Raises:
-            Wrong: It is not such a reply.
+            WrongReply: The reply has another format.
         """
         ...
 
@@ -56,10 +56,10 @@ class Rank:
 
     route: Route = RANK
 
-    def message(self, questions: Sequence[Question]) -> bytes:
+    def message(self, queries: Sequence[Query]) -> bytes:
         """See Wire."""
-        (question,) = questions
-        return _rank_request(question).SerializeToString()
+        (query,) = queries
+        return _rank_request(query).SerializeToString()
 
     def answers(self, reply: bytes) -> list[Answer]:
         """See Wire."""
@@ -72,48 +72,46 @@ class BatchRank:
 
     route: Route = BATCH_RANK
 
-    def message(self, questions: Sequence[Question]) -> bytes:
+    def message(self, queries: Sequence[Query]) -> bytes:
         """See Wire."""
-        return pb.BatchRankRequest(requests=map(_rank_request, questions)).SerializeToString()
+        return pb.BatchRankRequest(requests=map(_rank_request, queries)).SerializeToString()
 
     def answers(self, reply: bytes) -> list[Answer]:
         """See Wire."""
         results = pb.BatchRankResponse.FromString(reply).results
         if failed := [result.error for result in results if result.HasField("error")]:
-            raise Wrong(f"not ranked: {failed[0]}")
+            raise WrongReply(f"not ranked: {failed[0]}")
         return [_answer(result.response) for result in results]
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """The users, each with the candidates, as int64; the answers as PostRanker's `as_bytes` puts them."""
+    """Users and their candidates as int64; rankings as `as_bytes` encodes them."""
 
     route: Route
 
-    def message(self, questions: Sequence[Question]) -> bytes:
+    def message(self, queries: Sequence[Query]) -> bytes:
         """See Wire."""
-        return b"".join(
-            np.array([question.user, *question.posts], np.int64).tobytes() for question in questions
-        )
+        return b"".join(np.array([query.user, *query.posts], np.int64).tobytes() for query in queries)
 
     def answers(self, reply: bytes) -> list[Answer]:
         """See Wire."""
         if len(reply) % ANSWER.itemsize:
-            raise Wrong(f"{len(reply)} bytes: {reply[:200]!r}")
+            raise WrongReply(f"{len(reply)} bytes: {reply[:200]!r}")
         answers = np.frombuffer(reply, ANSWER)
         return list(zip(answers["posts"], answers["scores"], strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """The user and the candidates as JSON; the answer as in Raw."""
+    """User and candidates as JSON; the ranking as in Raw."""
 
     route: Route
 
-    def message(self, questions: Sequence[Question]) -> bytes:
+    def message(self, queries: Sequence[Query]) -> bytes:
         """See Wire."""
-        (question,) = questions
-        return json.dumps({"user": question.user, "posts": question.posts.tolist()}).encode()
+        (query,) = queries
+        return json.dumps({"user": query.user, "posts": query.posts.tolist()}).encode()
 
     def answers(self, reply: bytes) -> list[Answer]:
         """See Wire."""
@@ -126,10 +124,10 @@ class V2:
 
     route: Route = V2_INFER
 
-    def message(self, questions: Sequence[Question]) -> bytes:
+    def message(self, queries: Sequence[Query]) -> bytes:
         """See Wire."""
-        users = np.array([[question.user] for question in questions], np.int64)
-        posts = np.stack([question.posts for question in questions])
+        users = np.array([[query.user] for query in queries], np.int64)
+        posts = np.stack([query.posts for query in queries])
         message = v2.ModelInferRequest(model_name="ranker")
         for name, values in (("user", users), ("posts", posts)):
             message.inputs.add(name=name, datatype="INT64", shape=values.shape)
@@ -149,16 +147,16 @@ class V2:
         return list(zip(posts, scores, strict=True))
 
 
-def _rank_request(question: Question) -> pb.RankRequest:
+def _rank_request(query: Query) -> pb.RankRequest:
     return pb.RankRequest(
-        user_id=question.user,
-        post_ids=question.posts.tolist(),
-        limit=len(question.best),
+        user_id=query.user,
+        post_ids=query.posts.tolist(),
+        limit=len(query.best),
         cache_policy=pb.CACHE_POLICY_BYPASS,
     )
 
 
 def _answer(response: pb.RankResponse) -> Answer:
     if response.ranker != pb.RANKER_NEUCF:
-        raise Wrong(f"not by NEUCF: {response}")
+        raise WrongReply(f"not by NEUCF: {response}")
     return np.array(response.post_ids, np.int64), np.array(response.scores, np.float32)

@@ -1,6 +1,6 @@
-"""What every peer serves: the best of a user's candidates, by the artifact alone.
+"""The ranker that every peer serves: top-k of a user's candidates by the artifact's network.
 
-It runs in each peer's environment, so it needs NumPy and PyTorch and nothing of Animora's.
+It runs in each peer's environment, so it imports NumPy and PyTorch and nothing of Animora.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
 CANDIDATES = 200  # of a request
-BEST = 10  # posts of an answer
+BEST = 10  # posts of a ranking
 
 
 class PostRanker:
@@ -67,13 +67,13 @@ def from_bytes(body: bytes) -> IntArray:
 
 
 def as_bytes(posts: IntArray, scores: FloatArray) -> list[bytes]:
-    """Raw answers: each user's posts, then their scores."""
+    """Raw rankings: each user's posts, then their scores."""
     answers = np.concatenate((posts.view(np.uint8), scores.view(np.uint8)), axis=1)
     return [answer.tobytes() for answer in answers]
 
 
 def _rows(ids: IntArray, first: int, highest: int = 0) -> IntArray:
-    """The row of each id up to the highest, int64; ids are small, as a sequence gives them."""
+    """The row of each id up to the highest, int64; a dense table, since ids are small."""
     rows = np.zeros(max(int(ids.max()), highest) + 1, np.int64)
     rows[ids] = np.arange(first, first + len(ids))
     return rows

@@ -1,4 +1,4 @@
-"""The comparison as a table, as JSON and as a picture."""
+"""The comparison as a table, ratios and a picture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ MOSEC = "mosec"
 GRPC_PEERS = ("PyTriton", "MLServer")
 
 
-def many(peer: str) -> str:
-    """The side of a peer that is asked for many users a call."""
+def batch_side(peer: str) -> str:
+    """Name of the side of a peer with many users a call."""
     return f"{peer}, {BATCH.users} users a call"
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A side's medians: users ranked for a second, and milliseconds of a call."""
+    """Medians of a side: users ranked a second, and milliseconds of a call."""
 
     transport: str
     users_a_call: int
@@ -47,7 +47,7 @@ class Figures:
         )
 
     def rounded(self) -> dict[str, float | str]:
-        """As they are kept."""
+        """The figures as they are stored."""
         return {
             "transport": self.transport,
             "users_a_call": self.users_a_call,
@@ -75,11 +75,11 @@ def as_table(sides: Mapping[str, Figures], title: str) -> Table:
 
 
 def ratios(sides: Mapping[str, Figures]) -> dict[str, float]:
-    """BatchRank's ranks a second over those of the others that took part."""
+    """BatchRank's ranks a second over those of the measured peers."""
     batch = sides[BATCH_RANK].ranks_per_second
     others = {
         "batch_over_mosec": [MOSEC],
-        "batch_over_mosec_batch": [many(MOSEC)],
+        "batch_over_mosec_batch": [batch_side(MOSEC)],
         "batch_over_grpc_peers": GRPC_PEERS,
     }
     return {

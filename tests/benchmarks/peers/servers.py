@@ -1,4 +1,4 @@
-"""The peers: what each runs, and its server as a process that works only while it is its turn."""
+"""The peers, and their servers as processes that are paused outside of their turns."""
 
 import asyncio
 import os
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.benchmarks.h2load import Route
-from tests.benchmarks.peers.asking import FAILURES, Exchange, connected
+from tests.benchmarks.peers.generator import FAILURES, Exchange, connected
 from tests.benchmarks.peers.protocols import V2, Json, Raw, Wire
-from tests.benchmarks.processes import Server, family
+from tests.benchmarks.processes import Server, process_tree
 
 ENVIRONMENTS = Path(".venv-peers")
 BYTES, JSON = "application/octet-stream", "application/json"
@@ -24,36 +24,36 @@ ENDS_WITHIN = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A model server to stand beside.
+    """Another model server.
 
     Attributes:
-        name: As its project has it.
-        folder: Of its requirements and its server, and of its environment.
-        wire: How it is asked.
-        workers: Processes that rank.
-        many: How it is asked for many users a call, where its server takes them.
+        name: Name of the project.
+        folder: Folder of its requirements and server, and of its environment.
+        wire: Protocol for one user a call.
+        workers: Number of processes that rank.
+        batch_wire: Protocol for many users a call, if its server supports that.
         environment: Variables that its documentation recommends.
-        idles: Whether its server takes no CPU time worth mentioning while nobody asks.
+        idles: Whether its server takes next to no CPU time without calls.
     """
 
     name: str
     folder: str
     wire: Wire
     workers: int = 1
-    many: Wire | None = None
+    batch_wire: Wire | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     idles: bool = False
 
     @property
     def python(self) -> Path:
-        """The interpreter of its environment, which `make bench-peers` makes."""
+        """The interpreter of its environment, which `make bench-peers` creates."""
         return ENVIRONMENTS / self.folder / "bin" / "python"
 
 
 # How many workers each has was found by trial on two cores; the other settings are in each one's server.py.
 PEERS: Sequence[Peer] = (
-    Peer("mosec", "mosec", Raw(Route("/one", BYTES)), many=Raw(Route("/many", BYTES)), workers=2),
-    # PyTriton's processes take one that was stopped for one that died.
+    Peer("mosec", "mosec", Raw(Route("/one", BYTES)), batch_wire=Raw(Route("/many", BYTES)), workers=2),
+    # PyTriton's processes treat a stopped process as dead.
     Peer("PyTriton", "pytriton", V2(), idles=True),
     Peer("MLServer", "mlserver", V2(), workers=0),  # 0: in the process that listens
     Peer("LitServe", "litserve", Json(Route("/predict", JSON))),
@@ -68,16 +68,16 @@ PEERS: Sequence[Peer] = (
 
 @asynccontextmanager
 async def peer_server(peer: Peer, folder: Path, first: Exchange) -> AsyncIterator[Server]:
-    """A peer's server on a free port, once it answers.
+    """Starts a peer's server on a free port; yields once it answers.
 
     Args:
-        peer: Which.
-        folder: What PostRanker reads; the server's output goes there too.
-        first: What it must answer.
+        peer: The peer.
+        folder: Input of PostRanker; the server's output is written there.
+        first: Call that it must answer.
 
     Raises:
-        RuntimeError: It has no environment, or ended, or does not answer within READY_WITHIN.
-        Wrong: It answers wrongly.
+        RuntimeError: It has no environment, ended, or does not answer within READY_WITHIN.
+        WrongReply: Its first reply is wrong.
     """
     if not peer.python.exists():
         raise RuntimeError(f"{peer.python} is not there: `make bench-peers` says why")
@@ -93,7 +93,7 @@ async def peer_server(peer: Peer, folder: Path, first: Exchange) -> AsyncIterato
     server = Server(peer.name, process.pid, port, idles=peer.idles)
     try:
         try:
-            await until_it_answers(server, peer.wire.route, first)
+            await wait_until_answering(server, peer.wire.route, first)
         except RuntimeError as error:
             raise RuntimeError(f"{error}\n{log.read_text()[-2000:]}") from error
         yield server
@@ -102,45 +102,45 @@ async def peer_server(peer: Peer, folder: Path, first: Exchange) -> AsyncIterato
 
 
 @asynccontextmanager
-async def at_work(server: Server, route: Route, first: Exchange) -> AsyncIterator[None]:
-    """Lets a server run that rests, once it answers again, and then has it rest.
+async def resumed(server: Server, route: Route, first: Exchange) -> AsyncIterator[None]:
+    """Resumes a paused server, waits until it answers, and pauses it again at the end.
 
     Raises:
-        RuntimeError: It does not answer.
+        RuntimeError: The server does not answer.
     """
-    wake(server)
+    resume(server)
     try:
-        await until_it_answers(server, route, first)
+        await wait_until_answering(server, route, first)
         await asyncio.sleep(SETTLES_WITHIN)
         yield
     finally:
-        rest(server)
+        pause(server)
 
 
-def rest(server: Server) -> None:
-    """Stops a server's processes until it is its turn, if they work even while nobody asks."""
+def pause(server: Server) -> None:
+    """Stops a server's processes, unless they idle without calls."""
     if not server.idles:
-        _tell(family(server.pid), signal.SIGSTOP)
+        _signal(process_tree(server.pid), signal.SIGSTOP)
 
 
-def wake(server: Server) -> None:
-    """Lets them run on."""
-    _tell(family(server.pid), signal.SIGCONT)
+def resume(server: Server) -> None:
+    """Continues the processes of a paused server."""
+    _signal(process_tree(server.pid), signal.SIGCONT)
 
 
-async def until_it_answers(server: Server, route: Route, first: Exchange) -> None:
-    """Asks until there is a reply.
+async def wait_until_answering(server: Server, route: Route, first: Exchange) -> None:
+    """Repeats a call until there is a reply.
 
     Raises:
-        Wrong: It is a wrong one.
-        RuntimeError: There is none within READY_WITHIN, or the server has ended.
+        WrongReply: The reply is wrong.
+        RuntimeError: There is no reply within READY_WITHIN, or the server has ended.
     """
     failure: Exception | None = None
     deadline = time.monotonic() + READY_WITHIN
     while server.is_alive() and time.monotonic() < deadline:
         try:
             async with connected(server, route) as send:
-                await first.asked(send)
+                await first.record(send)
                 return
         except FAILURES as error:
             failure = error
@@ -149,21 +149,21 @@ async def until_it_answers(server: Server, route: Route, first: Exchange) -> Non
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Asks it to end, then makes whatever it started end too."""
-    members = family(process.pid)
-    _tell(members, signal.SIGCONT)
+    """Terminates the process, then kills its descendants."""
+    members = process_tree(process.pid)
+    _signal(members, signal.SIGCONT)
     if process.returncode is None:
         process.terminate()
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), ENDS_WITHIN)
-    _tell(members, signal.SIGKILL)
+    _signal(members, signal.SIGKILL)
     await process.wait()
 
 
-def _tell(processes: Sequence[int], what: signal.Signals) -> None:
+def _signal(processes: Sequence[int], number: signal.Signals) -> None:
     for pid in processes:
         with suppress(ProcessLookupError):
-            os.kill(pid, what)
+            os.kill(pid, number)
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""The inference protocol of KServe (V2) over gRPC, as far as the benchmark speaks it.
+"""The inference protocol of KServe (V2) over gRPC, as far as the benchmark uses it.
 
 Its messages are declared here, so that neither a compiler nor another project's stubs are needed.
 """
@@ -26,7 +26,7 @@ def _add(message: descriptor_pb2.DescriptorProto, name: str, number: int, kind: 
 
 
 def _messages() -> tuple[type[Any], type[Any]]:
-    """ModelInferRequest and ModelInferResponse, without the fields that nobody here looks at."""
+    """ModelInferRequest and ModelInferResponse, without unused fields."""
     file = descriptor_pb2.FileDescriptorProto(name="v2.proto", package="inference", syntax="proto3")
     tensor = file.message_type.add(name="Tensor")
     _add(tensor, "name", 1, _STRING, repeated=False)

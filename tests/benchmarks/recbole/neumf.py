@@ -44,7 +44,7 @@ def configure(folder: Path, options: argparse.Namespace) -> Config:
             "use_gpu": False,
             "seed": options.seed,
             "load_col": {"inter": ["user_id", "item_id"]},
-            # Everything is for training: the pairs to judge by were taken out before.
+            # All pairs are for training: the held-out pairs were removed before.
             "eval_args": {"split": {"RS": [1, 0, 0]}, "group_by": None, "order": "RO", "mode": "full"},
             "train_neg_sample_args": {
                 "distribution": "uniform",

@@ -14,7 +14,7 @@ from animora_training.evaluation.measures import expected_measures
 from animora_training.evaluation.recipe import history_matrix
 from animora_training.evaluation.tuning import hold_out
 from tests.support.datasets import as_dataset, tiny_feed
-from tests.support.made_up_feed import made_up_feed
+from tests.support.synthetic_feed import synthetic_feed
 
 CHOICES = {fit_ials: {"l2": 0.2, "alpha": 5.0}, fit_logistic: {"l2": 4.0}}
 SMALL = replace(LOGISTIC, factors=16)
@@ -28,7 +28,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def tasteful():
-    return as_dataset(made_up_feed(0, users=500, posts=400, pairs=20_000))
+    return as_dataset(synthetic_feed(0, users=500, posts=400, pairs=20_000))
 
 
 @pytest.fixture(scope="module")

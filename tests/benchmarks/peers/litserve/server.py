@@ -24,7 +24,7 @@ class Ranker(litserve.LitAPI):
         return as_bytes(*self._ranker.rank(x[:, 0], x[:, 1:]))
 
     def encode_response(self, output: bytes) -> Response:
-        """It is ready."""
+        """Passes the encoded reply on."""
         return Response(output, media_type="application/octet-stream")
 
 

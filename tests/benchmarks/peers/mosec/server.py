@@ -31,13 +31,13 @@ class Ranker(Worker):
 
     def forward(self, data: Sequence[IntArray]) -> list[bytes]:
         """A reply to each body."""
-        asked = np.concatenate(data)
+        requests = np.concatenate(data)
         ends = np.cumsum([len(one) for one in data])
-        replies = as_bytes(*self._ranker.rank(asked[:, 0], asked[:, 1:]))
+        replies = as_bytes(*self._ranker.rank(requests[:, 0], requests[:, 1:]))
         return [b"".join(replies[end - len(one) : end]) for one, end in zip(data, ends, strict=True)]
 
     def serialize(self, data: bytes) -> bytes:
-        """It is ready."""
+        """Passes the encoded reply on."""
         return data
 
 

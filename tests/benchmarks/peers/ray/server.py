@@ -21,8 +21,8 @@ class Ranker:
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.001)
     async def rank(self, bodies: list[bytes]) -> list[bytes]:
         """A reply to each body."""
-        asked = from_bytes(b"".join(bodies))
-        return as_bytes(*self._ranker.rank(asked[:, 0], asked[:, 1:]))
+        requests = from_bytes(b"".join(bodies))
+        return as_bytes(*self._ranker.rank(requests[:, 0], requests[:, 1:]))
 
     async def __call__(self, request: Request) -> Response:
         """Bytes in, bytes out."""

@@ -1,4 +1,4 @@
-"""The benchmark's own generator: a closed loop that looks at every reply."""
+"""The benchmark's own generator: a closed loop that checks every reply."""
 
 import asyncio
 import http.client
@@ -11,15 +11,15 @@ from itertools import cycle
 import grpc
 import numpy as np
 
-from tests.benchmarks.h2load import Asked, Route
+from tests.benchmarks.h2load import RecordedCall, Route
 from tests.benchmarks.load import Turn
-from tests.benchmarks.peers.protocols import Wire, Wrong
-from tests.benchmarks.peers.questions import Question
+from tests.benchmarks.peers.protocols import Wire, WrongReply
+from tests.benchmarks.peers.queries import Query
 from tests.benchmarks.processes import Server
 
 TIMEOUT = 10.0  # seconds of a call
 
-# How a call fails.
+# Errors of a call.
 FAILURES = (grpc.RpcError, http.client.HTTPException, OSError)
 
 # A message out, a message in.
@@ -27,44 +27,44 @@ Send = Callable[[bytes], Awaitable[bytes]]
 
 
 class Exchange:
-    """A message with some questions, and what was found right as a reply to it."""
+    """A request message of some queries, and the replies to it that passed the check."""
 
-    def __init__(self, wire: Wire, questions: Sequence[Question]) -> None:
-        self.message = wire.message(questions)
+    def __init__(self, wire: Wire, queries: Sequence[Query]) -> None:
+        self.message = wire.message(queries)
         self._wire = wire
-        self._questions = questions
-        self._right: set[bytes] = set()  # replies differ by how a batch rounds, and no more than that
+        self._queries = queries
+        self._right: set[bytes] = set()  # replies to one message differ by rounding only
 
     def check(self, reply: bytes) -> None:
-        """Looks at a reply that was not looked at before.
+        """Checks a reply, unless an equal one passed before.
 
         Raises:
-            Wrong: It has not the right posts in the right order, with their scores.
+            WrongReply: Posts, order or scores are wrong.
         """
         if reply in self._right:
             return
         answers = self._wire.answers(reply)
-        if len(answers) != len(self._questions):
-            raise Wrong(f"{len(answers)} answers to {len(self._questions)} questions")
-        for question, answer in zip(self._questions, answers, strict=True):
-            if wrong := question.wrong_with(*answer):
-                raise Wrong(wrong)
+        if len(answers) != len(self._queries):
+            raise WrongReply(f"{len(answers)} answers to {len(self._queries)} queries")
+        for query, answer in zip(self._queries, answers, strict=True):
+            if wrong := query.problem_with(*answer):
+                raise WrongReply(wrong)
         self._right.add(reply)
 
-    async def asked(self, send: Send) -> Asked:
-        """It with a right reply, for h2load.
+    async def record(self, send: Send) -> RecordedCall:
+        """Sends the message and returns it with its checked reply, for h2load.
 
         Raises:
-            Wrong: The reply is wrong.
+            WrongReply: The reply is wrong.
         """
         reply = await send(self.message)
         self.check(reply)
-        return Asked(self._wire.route, self.message, reply)
+        return RecordedCall(self._wire.route, self.message, reply)
 
 
 @asynccontextmanager
 async def connected(server: Server, route: Route) -> AsyncIterator[Send]:
-    """A connection, for one call at once."""
+    """A connection for one call at a time."""
     async with (_connected_by_grpc if route.is_grpc else _connected_by_http)(server, route) as send:
         yield send
 
@@ -101,24 +101,24 @@ async def _connected_by_http(server: Server, route: Route) -> AsyncIterator[Send
 async def drive(
     server: Server, route: Route, exchanges: Sequence[Exchange], callers: int, seconds: float
 ) -> Turn:
-    """Keeps so many callers busy, who send the messages in turn.
+    """Runs `callers` concurrent callers that send the messages in rotation.
 
     Raises:
-        ExceptionGroup: Of Wrong where a reply is wrong, of FAILURES where a call failed.
+        ExceptionGroup: Of WrongReply where a reply is wrong, of FAILURES where a call failed.
     """
-    took: list[float] = []
+    latencies: list[float] = []
     left = cycle(exchanges)
     before, began = server.cpu_seconds(), time.monotonic()
     async with asyncio.TaskGroup() as group:
         for _ in range(callers):
-            group.create_task(_caller(server, route, left, began + seconds, took))
-    calls, elapsed = len(took), time.monotonic() - began
-    p50, p99 = np.percentile(took, (50, 99)) * 1e3
+            group.create_task(_caller(server, route, left, began + seconds, latencies))
+    calls, elapsed = len(latencies), time.monotonic() - began
+    p50, p99 = np.percentile(latencies, (50, 99)) * 1e3
     return Turn(calls / elapsed, float(p50), float(p99), (server.cpu_seconds() - before) / calls * 1e6)
 
 
 async def _caller(
-    server: Server, route: Route, exchanges: Iterator[Exchange], end: float, took: list[float]
+    server: Server, route: Route, exchanges: Iterator[Exchange], end: float, latencies: list[float]
 ) -> None:
     async with connected(server, route) as send:
         for exchange in exchanges:
@@ -126,5 +126,5 @@ async def _caller(
             if began >= end:
                 break
             reply = await send(exchange.message)
-            took.append(time.monotonic() - began)
+            latencies.append(time.monotonic() - began)
             exchange.check(reply)

@@ -1,4 +1,4 @@
-"""What all sides are asked, and what the artifact itself answers."""
+"""The queries that all sides get, with the rankings of the artifact itself."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from tests.benchmarks.peers.ranking import BEST, FloatArray, IntArray
 
 HalfArray = np.ndarray[tuple[int, int], np.dtype[np.float16]]
 
-# Logits that lie closer may change places where a batch rounds in another way.
-APART = 1e-4
-# Probabilities may differ by so much from those that are computed here, for the same reason.
+# Posts with closer logits may swap ranks by the rounding of a batch.
+MIN_LOGIT_GAP = 1e-4
+# Maximum difference of probabilities, for the same reason.
 ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A user, candidates, and the answer.
+class Query:
+    """A user, candidates, and the expected ranking.
 
     Attributes:
-        user: Known to the model.
-        posts: int64 (k), the candidates; each has an id or an embedding that the model knows.
-        best: int64 (BEST), the answer, best first.
+        user: Id in the vocabulary.
+        posts: int64 (k), the candidates; each has a table row or an embedding.
+        best: int64 (BEST), the expected posts, best first.
         scores: float32 (BEST), their probabilities.
     """
 
@@ -38,8 +38,8 @@ class Question:
     best: IntArray
     scores: FloatArray
 
-    def wrong_with(self, posts: IntArray, scores: FloatArray) -> str | None:
-        """What is wrong with an answer, or None."""
+    def problem_with(self, posts: IntArray, scores: FloatArray) -> str | None:
+        """Describes the difference between a ranking and the expected one; None without any."""
         if not np.array_equal(posts, self.best):
             return f"posts {posts}, but the artifact gives {self.best}"
         if scores.shape != self.scores.shape or not np.allclose(scores, self.scores, 0, ROUNDING):
@@ -49,7 +49,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Posts:
-    """What a model may be asked to rank: ids int64 (n), image float16 (n, w) and caption float16 (n, w)."""
+    """The posts to rank: ids int64 (n), image float16 (n, w) and caption float16 (n, w)."""
 
     ids: IntArray
     image: HalfArray
@@ -70,19 +70,19 @@ class Posts:
         )
 
     def save(self, artifact: Artifact, folder: Path) -> None:
-        """Writes what PostRanker reads."""
+        """Writes the input of PostRanker."""
         (folder / "model.ts").write_bytes(artifact.model)
         (folder / "vocabulary.npz").write_bytes(artifact.vocabulary.to_npz())
         np.savez(folder / "posts.npz", ids=self.ids, image=self.image, caption=self.caption)
 
 
-class Inquirer:
-    """Makes questions up.
+class QuerySampler:
+    """Samples queries.
 
     Args:
-        artifact: Answers them.
-        posts: Candidates are drawn from those that the artifact knows anything of.
-        users: int64 (n), ids to draw from; those that the artifact does not know are left out.
+        artifact: Gives the expected rankings.
+        posts: Candidates are drawn from those with a table row or an embedding.
+        users: int64 (n), ids to draw from; those outside the vocabulary are left out.
     """
 
     def __init__(self, artifact: Artifact, posts: Posts, users: IntArray) -> None:
@@ -91,8 +91,8 @@ class Inquirer:
         self._users = users[self._user_rows.rows(users) > 0]
         self._ids = posts.ids
         post_rows = RowIndex(artifact.vocabulary.post_ids).rows(posts.ids)  # int64 (n)
-        informed = (post_rows > 0) | posts.image.any(axis=1) | posts.caption.any(axis=1)
-        self._askable = np.flatnonzero(informed)
+        has_features = (post_rows > 0) | posts.image.any(axis=1) | posts.caption.any(axis=1)
+        self._candidates = np.flatnonzero(has_features)
         with torch.inference_mode():
             self._vectors = self._network.encode_posts(
                 torch.from_numpy(post_rows),
@@ -100,22 +100,22 @@ class Inquirer:
                 torch.from_numpy(posts.caption.astype(np.float32)),
             )
 
-    def questions(self, candidates: int, seed: int) -> Iterator[Question]:
-        """Questions without end; the same seed asks the same.
+    def queries(self, candidates: int, seed: int) -> Iterator[Query]:
+        """An endless sequence of queries, decided by the seed.
 
-        None has two posts whose order is a matter of rounding.
+        No query has posts whose order depends on rounding.
         """
         random = np.random.default_rng(seed)
         while True:
             user = int(random.choice(self._users))
-            rows = random.choice(self._askable, candidates, replace=False)
+            rows = random.choice(self._candidates, candidates, replace=False)
             logits = self._logits(user, rows)
             order = np.argsort(-logits)[: BEST + 1]
-            if (np.diff(logits[order]) < -APART).all():
+            if (np.diff(logits[order]) < -MIN_LOGIT_GAP).all():
                 best = order[:BEST]
                 ids = self._ids[rows]
                 probabilities = torch.sigmoid(torch.from_numpy(logits[best])).numpy()
-                yield Question(user, ids, ids[best], probabilities)
+                yield Query(user, ids, ids[best], probabilities)
 
     @torch.inference_mode()
     def _logits(self, user: int, rows: IntArray) -> FloatArray:
@@ -130,7 +130,7 @@ class Inquirer:
 
 
 async def users_without_blocks(connection: asyncpg.Connection) -> IntArray:
-    """Ids int64 (n), ascending, of users for whom no candidate is left out."""
+    """Ids int64 (n), ascending, of users without blocks, for whom no candidate is dropped."""
     records = await connection.fetch(
         "select id from animora.users except select blocker_id from animora.blocks"
         " except select blocked_id from animora.blocks order by id"

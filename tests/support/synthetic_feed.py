@@ -1,4 +1,4 @@
-"""A made-up set of likes as large as MovieLens 1M, long-tailed and with tastes to be found, by seed."""
+"""Synthetic likes of the size of MovieLens 1M, long-tailed and with latent tastes, decided by a seed."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from animora_training.data.dataset import IntArray
 from animora_training.importers.feed import Blocks, Comments, FeedPosts, ImportFeed, Likes
 
 USERS, POSTS, PAIRS = 6_040, 3_706, 994_169
-LEAST = 20  # pairs of a user
+MIN_PAIRS = 20  # of a user
 TASTES = 12
-TASTE = 1.5  # how much a good match of taste adds to the logarithm of a post's appeal
+TASTE = 1.5  # standard deviation of the log appeal that comes from taste
 APPEAL_SPREAD, ACTIVITY_SPREAD = 1.6, 1.0
-MOST = 0.6  # of the posts, that one user likes
+MAX_SHARE = 0.6  # of the posts that one user likes
 
 
-def made_up_feed(seed: int, users: int = USERS, posts: int = POSTS, pairs: int = PAIRS) -> ImportFeed:
+def synthetic_feed(seed: int, users: int = USERS, posts: int = POSTS, pairs: int = PAIRS) -> ImportFeed:
     """Likes of users 0, 1, … on posts 0, 1, …, all at one time and each pair once."""
     rng = np.random.default_rng(seed)
     appeal = rng.normal(scale=APPEAL_SPREAD, size=posts)
@@ -44,8 +44,8 @@ def made_up_feed(seed: int, users: int = USERS, posts: int = POSTS, pairs: int =
 
 
 def _activity(rng: np.random.Generator, users: int, posts: int, pairs: int) -> IntArray:
-    """How many posts each user likes, int64 (users): long-tailed, and as many pairs in all as are wanted."""
-    least, most = min(LEAST, pairs // users), int(MOST * posts)
+    """Number of likes of each user, int64 (users): long-tailed, with the given sum."""
+    least, most = min(MIN_PAIRS, pairs // users), int(MAX_SHARE * posts)
     weights = rng.lognormal(sigma=ACTIVITY_SPREAD, size=users)
     counts = np.full(users, least)
     while (missing := pairs - int(counts.sum())) > 0:
