@@ -28,7 +28,7 @@ from animora_server.shared_device.remote_device import QueueObserver, RemoteDevi
 from animora_server.shared_device.shared_models import SharedModels
 from tests.support.artifacts import tiny_artifact
 from tests.support.catalogs import GrowingCatalog
-from tests.support.until import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT, until
 
 LIMITS = BatchLimits(max_batch_rows=256)
 ARTIFACTS = {version: tiny_artifact(version, seed=ord(version[1])) for version in ("v1", "v2")}
@@ -162,12 +162,6 @@ async def process(request, tmp_path, store):
 def posts(*ids):
     catalog = GrowingCatalog()
     return catalog, catalog.grow(ids)
-
-
-async def until(condition):
-    async with asyncio.timeout(HANG_TIMEOUT):
-        while not condition():  # noqa: ASYNC110  # there is no event to wait for
-            await asyncio.sleep(0.005)
 
 
 async def assert_scores(one, catalog, version, user_row=1):

@@ -41,28 +41,26 @@ class Layout:
 
 Layouts: TypeAlias = Mapping[str, Layout]
 
-# Targets are numbers of models and tables, and 0 for the device. Comments name the target and the values.
+# The calls of the device, of models and of tables. Comments name the values; (n) is the shape of an array.
 CALLS: Layouts = {
-    "hello": Layout("I"),  # device: VERSION
-    "load": Layout("", _TEXT),  # device: version
-    "allocate": Layout("Q"),  # model: capacity
-    "explain": Layout("Qd", _INT64, _FLOAT16, _FLOAT16),  # model: user row, deadline; as `encode`
-    "enlarge": Layout("QQ"),  # table: capacity, rows to copy
-    "encode": Layout(
-        "Q", _INT64, _FLOAT16, _FLOAT16
-    ),  # table: first row; post rows (n), embeddings (n, w), (n, v)
-    "warm": Layout("", _INT64),  # table: batch sizes
-    "score": Layout("d", _INT64, _INT64, _INT64),  # table: deadline; user rows (b), sizes (b), rows (m)
-    "free": Layout(),  # model or table
+    "hello": Layout("I"),  # VERSION
+    "load": Layout("", _TEXT),  # version
+    "allocate": Layout("Q"),  # of a model: capacity
+    "warm": Layout("", _INT64),  # of a model: batch sizes
+    "explain": Layout("Qd", _INT64, _FLOAT16, _FLOAT16),  # of a model: user row, deadline; as encode
+    "enlarge": Layout("QQ"),  # of a table: capacity, rows to copy
+    "encode": Layout("Q", _INT64, _FLOAT16, _FLOAT16),  # of a table: row; post rows (n), embeddings (n * w)
+    "score": Layout("d", _INT64, _INT64, _INT64),  # of a table: deadline; user rows (b), sizes (b), rows (m)
+    "free": Layout(),  # of a model or table
 }
 ANSWERS: Layouts = {
     "hello": Layout("", _TEXT),  # the device's name
     "load": Layout("Q?"),  # the model's number, whether it is compiled
     "allocate": Layout("Q"),  # the table's number
-    "explain": Layout("", _FLOAT32),  # terms (m, 8)
+    "warm": Layout(),
+    "explain": Layout("", _FLOAT32),  # terms (m * 8)
     "enlarge": Layout("Q"),  # the new table's number
     "encode": Layout("d"),  # seconds
-    "warm": Layout(),
     "score": Layout("", _FLOAT32),  # logits (m)
     "free": Layout(),
     "error": Layout("", _TEXT, _TEXT),  # the error's name and message

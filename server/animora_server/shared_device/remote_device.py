@@ -141,7 +141,7 @@ class RemoteDevice:
 
     async def warm(self, model: RemoteModel, table: RemoteTable, sizes: Sequence[int]) -> tuple[float, float]:
         """See InferenceDevice. The measured seconds include the round trip to the device process."""
-        await table.vectors.call("warm", np.array(sizes, np.int64))
+        await model.network.call("warm", np.array(sizes, np.int64))
         least, most = [await self._time(model, table, size) for size in (sizes[0], sizes[-1])]
         return least, max(most - least, 0.0) / max(sizes[-1] - sizes[0], 1)
 
@@ -209,29 +209,25 @@ async def _features(
     return image[:, : dimensions.image], caption[:, : dimensions.caption]
 
 
+@dataclass(frozen=True, slots=True)
 class SharedQueue:
     """A worker's queue for a shared device. See protocols.Queue.
 
     Background work bypasses the worker's batcher: it waits in the device process' background queue.
 
-    Args:
+    Attributes:
         batcher: The worker's batcher, for requests with a deadline.
         execute: Executes a batch on the device.
     """
 
-    def __init__(
-        self,
-        batcher: Batcher[InferenceRequest, FloatArray],
-        execute: Callable[[Sequence[InferenceRequest]], Awaitable[Sequence[FloatArray]]],
-    ) -> None:
-        self._batcher = batcher
-        self._execute = execute
+    batcher: Batcher[InferenceRequest, FloatArray]
+    execute: Callable[[Sequence[InferenceRequest]], Awaitable[Sequence[FloatArray]]]
 
     def submit(
         self, request: InferenceRequest, rows: int, key: Hashable, deadline: float
     ) -> "asyncio.Future[FloatArray]":
         """See batching.Batcher."""
-        return self._batcher.submit(request, rows, key, deadline)
+        return self.batcher.submit(request, rows, key, deadline)
 
     async def run_background(self, turn: Callable[[], Awaitable[Value]]) -> Value:
         """Runs the turn at once; the device process schedules the calls that it makes."""
@@ -239,7 +235,7 @@ class SharedQueue:
 
     async def execute_background(self, request: InferenceRequest) -> FloatArray:
         """Sends the request at once; the device process schedules it."""
-        (result,) = await self._execute([request])
+        (result,) = await self.execute([request])
         return result
 
 

@@ -69,27 +69,32 @@ class SharedModel:
     Attributes:
         loaded: The version.
         shared: The device and its queue.
-        table: The table; None before the first region is allocated.
         table_lock: Held to write to the table or to replace it.
     """
 
     def __init__(self, loaded: LoadedModel, shared: SharedModels) -> None:
         self.loaded = loaded
         self.shared = shared
-        self.table: PostVectors | None = None
         self.table_lock = asyncio.Lock()
+        self._table: PostVectors | None = None
         self._regions: list[Region] = []  # ascending by start
         self._is_warm = False
+
+    @property
+    def table(self) -> PostVectors:
+        """The table, which exists since the first region was allocated."""
+        assert self._table is not None
+        return self._table
 
     async def allocate(self, capacity: int) -> "Region":
         """Allocates a region of `capacity` rows; the table grows if needed. Raises DeviceFault."""
         async with self.table_lock:
             start = self._find_gap(capacity)
-            size = 0 if self.table is None else len(self.table.vectors)
+            size = 0 if self._table is None else len(self._table.vectors)
             if start + capacity > size:
                 new_size = max(start + capacity, capacity * self.shared.workers, 2 * size)
-                whole = self.table and replace(self.table, rows=size)
-                self.table = await self.shared.device.allocate(self.loaded, new_size, whole)
+                whole = self._table and replace(self._table, rows=size)
+                self._table = await self.shared.device.allocate(self.loaded, new_size, whole)
             region = Region(self, start, capacity)
             self._regions = sorted([*self._regions, region], key=lambda region: region.start)
             return region
@@ -98,23 +103,19 @@ class SharedModel:
         """Frees a region for other workers."""
         self._regions.remove(region)
 
-    async def warm(self, table: PostVectors, sizes: IntArray) -> None:
+    async def warm(self, sizes: IntArray) -> tuple[()]:
         """Executes every batch size twice, for the first worker that calls this. Raises DeviceFault."""
-        if not self._is_warm:
-            self.shared.cost.calibrate(*await self.shared.device.warm(self.loaded, table, sizes.tolist()))
-            self._is_warm = True
+        async with self.table_lock:
+            if not self._is_warm:
+                times = await self.shared.device.warm(self.loaded, self.table, sizes.tolist())
+                self.shared.cost.calibrate(*times)
+                self._is_warm = True
+        return ()
 
     async def explain(
         self, user_row: int, deadline: float, post_rows: IntArray, image: HalfArray, caption: HalfArray
     ) -> FloatArray:
-        """Returns the explain terms float32 (m * 8) of one user with posts.
-
-        Args:
-            user_row: The user's row in the model.
-            deadline: As in ExplainRequest.
-            post_rows: int64 (m), the posts' rows in the model.
-            image: float16 (m * w), the posts' embeddings.
-            caption: float16 (m * v).
+        """Returns the explain terms float32 (m * 8) of one user with posts; see messages.CALLS.
 
         Raises:
             IndexError: A row of a post or of the user is out of range.
@@ -150,7 +151,9 @@ class Region:
         region = await self.model.allocate(capacity)
         try:
             async with self.model.table_lock:
-                copy = partial(self.model.shared.device.copy, self._table, self.start, region.start, rows)
+                copy = partial(
+                    self.model.shared.device.copy, self.model.table, self.start, region.start, rows
+                )
                 await self.model.shared.batcher.run_background(copy)
         except BaseException:  # the worker disconnected, or the device failed
             region.release()
@@ -158,16 +161,7 @@ class Region:
         return region
 
     async def encode(self, first: int, post_rows: IntArray, image: HalfArray, caption: HalfArray) -> float:
-        """Encodes posts into this region.
-
-        Args:
-            first: The row of the first post.
-            post_rows: int64 (n), vocabulary rows of the posts.
-            image: float16 (n * w), the posts' embeddings.
-            caption: float16 (n * v).
-
-        Returns:
-            The seconds that encoding took.
+        """Encodes posts into rows from `first`; see messages.CALLS. Returns the seconds that it took.
 
         Raises:
             IndexError: The region is too small, or a vocabulary row is out of range.
@@ -178,27 +172,17 @@ class Region:
         require_rows("post_rows", post_rows, self.model.loaded.manifest.dimensions.posts)
         embeddings = ReceivedEmbeddings(len(post_rows), image, caption)
         async with self.model.table_lock:
-            own = replace(self._table, vectors=self._table.vectors[self.start :][: self.capacity], rows=first)
+            own = replace(
+                self.model.table, vectors=self.model.table.vectors[self.start :][: self.capacity], rows=first
+            )
             turn = partial(self.model.shared.device.encode, self.model.loaded, post_rows, embeddings, own)
             _, seconds = await self.model.shared.batcher.run_background(turn)
             return seconds
 
-    async def warm(self, sizes: IntArray) -> tuple[()]:
-        """See SharedModel.warm."""
-        async with self.model.table_lock:
-            await self.model.warm(self._table, sizes)
-        return ()
-
     async def score(
         self, deadline: float, user_rows: IntArray, sizes: IntArray, rows: IntArray
     ) -> FloatArray:
-        """Returns the logits float32 (m) of a worker's batch; see ScoreRequest.
-
-        Args:
-            deadline: The latest deadline of the batch's requests; infinite for background work.
-            user_rows: int64 (b).
-            sizes: int64 (b).
-            rows: int64 (m), rows of this region.
+        """Returns the logits float32 (m) of a worker's batch; see messages.CALLS and ScoreRequest.
 
         Raises:
             IndexError: A row of a post or of a user is out of range.
@@ -210,7 +194,7 @@ class Region:
         require_rows("user_rows", user_rows, self.model.loaded.manifest.dimensions.users)
         require_rows("rows", rows, self.capacity)
         request = ScoreRequest(
-            self.model.loaded.network, self._table, user_rows, sizes, rows + self.start, deadline
+            self.model.loaded.network, self.model.table, user_rows, sizes, rows + self.start, deadline
         )
         batcher = self.model.shared.batcher
         if deadline == math.inf:
@@ -220,11 +204,6 @@ class Region:
     def release(self) -> None:
         """Frees the rows for other workers."""
         self.model.release(self)
-
-    @property
-    def _table(self) -> PostVectors:
-        assert self.model.table is not None  # a region exists, so the table does
-        return self.model.table
 
 
 class ReceivedEmbeddings:

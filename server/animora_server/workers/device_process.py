@@ -60,45 +60,46 @@ async def _serving(parent: ParentChannel, failed: asyncio.Event) -> AsyncIterato
             device.score, batch_limits(settings.scorer), cost, metrics, device.score_inline
         )
         metrics.queue_rows.set_function(lambda: batcher.queued_rows)
-        background = BackgroundMetrics(registry)
-        watch = DeviceWatch(batcher, settings.scorer.hang_timeout, failed)
-        watch.liveness.watch(batcher.runner)
-        background.watch(watch.loop)
-        background.count(batcher.runner)
-        parent.set_metrics(registry, watch.liveness.dead)
         models = SharedModels(store, device, batcher, cost, settings.grpc.workers)
-        async with batcher, watch, serving_device(parent.device_socket, f"{device}, shared", models):
+        async with (
+            batcher,
+            watching(batcher, settings.scorer.hang_timeout, failed) as watch,
+            serving_device(parent.device_socket, f"{device}, shared", models),
+        ):
+            background, liveness = BackgroundMetrics(registry), Liveness(watch)
+            liveness.watch(batcher.runner)
+            background.watch(watch)
+            background.count(batcher.runner)
+            parent.set_metrics(registry, liveness.dead)
             log.info("sharing", device=str(device), pid=os.getpid())
             yield
 
 
-class DeviceWatch:
-    """Sets an event when a batch hangs; its loop also feeds the liveness check of the event loop.
+@asynccontextmanager
+async def watching(
+    batcher: DeviceBatcher, hang_timeout: float, failed: asyncio.Event
+) -> AsyncIterator[BackgroundLoop]:
+    """Sets an event when a batch hangs.
 
     Args:
         batcher: The device's queue.
         hang_timeout: Seconds after which a running batch counts as hanging.
         failed: Set when a batch hangs.
+
+    Yields:
+        The loop that checks.
     """
 
-    def __init__(self, batcher: DeviceBatcher, hang_timeout: float, failed: asyncio.Event) -> None:
-        self._batcher = batcher
-        self._hang_timeout = hang_timeout
-        self._failed = failed
-        self.loop = BackgroundLoop("device-watch", self._check)
-        self.liveness = Liveness(self.loop)
-
-    async def __aenter__(self) -> None:
-        """Starts checking."""
-        self.loop.start()
-
-    async def __aexit__(self, *error: object) -> None:
-        """Stops checking."""
-        await self.loop.stop()
-
-    async def _check(self) -> float:
-        now, since = asyncio.get_running_loop().time(), self._batcher.running_since
-        if since is not None and now - since > self._hang_timeout and not self._failed.is_set():
+    async def check() -> float:
+        now, since = asyncio.get_running_loop().time(), batcher.running_since
+        if since is not None and now - since > hang_timeout and not failed.is_set():
             log.error("the device hangs", seconds=now - since)
-            self._failed.set()
+            failed.set()
         return CHECK_INTERVAL
+
+    loop = BackgroundLoop("device-watch", check)
+    loop.start()
+    try:
+        yield loop
+    finally:
+        await loop.stop()
