@@ -23,6 +23,7 @@ class FakeModel:
         gate: An event that it waits for.
         deadlines: The deadline of each call of `score` and `score_all`.
         called: Set by each such call.
+        works: The future that each such call returned.
     """
 
     _: KW_ONLY
@@ -31,6 +32,7 @@ class FakeModel:
     gate: asyncio.Event | None = None
     deadlines: list[float | None] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
+    works: "list[asyncio.Future[FloatArray]]" = field(default_factory=list)
 
     @property
     def calls(self) -> int:
@@ -44,7 +46,8 @@ class FakeModel:
         return np.array([self.user_row(user) for user in user_ids.tolist()])
 
     def score(self, user_row: int, rows: IntArray, deadline: float | None) -> "asyncio.Future[FloatArray]":
-        return asyncio.ensure_future(self._record_and_score(rows, deadline))
+        self.works.append(asyncio.ensure_future(self._record_and_score(rows, deadline)))
+        return self.works[-1]
 
     def score_all(
         self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float

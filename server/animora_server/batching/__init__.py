@@ -1,6 +1,7 @@
 """Micro-batching: a queue that turns concurrent work into batches, and an estimate of their cost."""
 
 from animora_server.batching.batcher import Batcher, BatchLimits
+from animora_server.batching.coalescer import RequestCoalescer
 from animora_server.batching.cost import CostModel
 from animora_server.batching.deadline_timer import DeadlineTimer
 from animora_server.batching.observer import BatchObserver
@@ -11,4 +12,5 @@ __all__ = [
     "Batcher",
     "CostModel",
     "DeadlineTimer",
+    "RequestCoalescer",
 ]

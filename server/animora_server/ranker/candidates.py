@@ -99,6 +99,9 @@ class Candidates:
         return dict(sorted({**self.dropped_posts[position], **dropped}.items()))
 
 
+NO_CANDIDATES = Candidates(NO_IDS, NO_IDS, np.empty(0, np.bool_), NO_IDS, NO_IDS, (), ())
+
+
 def filter_candidates(snapshot: CatalogSnapshot, queries: Sequence[RankQuery]) -> Candidates:
     """Looks up the candidates of queries and marks those that are eligible.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from animora_server.catalog import CatalogSnapshot
-from animora_server.errors import CatalogUnavailable
+from animora_server.errors import CatalogUnavailable, ModelNotResident, ModelUnavailable
 from animora_server.scoring.protocols import ScoringModel
 
 
@@ -23,6 +23,18 @@ class ServingState:
     snapshot: CatalogSnapshot
     active: ScoringModel | None = None
     resident: Mapping[str, ScoringModel] = field(default_factory=dict)
+
+    def model(self, version: str) -> ScoringModel:
+        """The model of a version; the active model for an empty name.
+
+        Raises:
+            ModelNotResident: The version is not loaded.
+            ModelUnavailable: The name is empty and no model is active.
+        """
+        model = self.resident.get(version) if version else self.active
+        if model is None:
+            raise ModelNotResident if version else ModelUnavailable
+        return model
 
 
 class ServingStateSource(Protocol):

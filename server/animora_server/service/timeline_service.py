@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Iterable, Mapping
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
+from animora_server.batching.coalescer import RequestCoalescer
 from animora_server.errors import CallError
 from animora_server.observability.metrics import RankMetrics, TimelineMetrics
-from animora_server.ranker.coalescer import RequestCoalescer
 from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import Call, UnaryMethod
 from animora_server.service.status import code_of
