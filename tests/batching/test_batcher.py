@@ -262,18 +262,19 @@ async def test_a_batch_that_the_device_refuses_fails_without_another_try(batcher
     assert not seen.faults
 
 
-async def test_a_batch_that_does_not_fit_is_halved_once(batcher, device):
-    device.largest = 2
+@pytest.mark.parametrize(("largest", "expected"), [(1, ["A", "B", "C"]), (0, [OutOfDeviceMemory] * 3)])
+async def test_the_work_of_a_batch_that_does_not_fit_is_executed_alone(
+    batcher, device, seen, largest, expected
+):
     first = await occupy(batcher, device)
-    rest = [await queue(batcher, work) for work in "abcd"]
+    rest = [await queue(batcher, work) for work in "abc"]
+    device.largest = largest or 1  # the first is running already
     device.gate.set()
-    assert await asyncio.gather(first, *rest) == ["FIRST", "A", "B", "C", "D"]
-    device.largest = 1
-    first = await occupy(batcher, device)
-    rest = [await queue(batcher, work) for work in "abcd"]
-    device.gate.set()
-    results = await asyncio.gather(first, *rest, return_exceptions=True)
-    assert [type(result) for result in results] == [str, *[OutOfDeviceMemory] * 4]
+    assert await first == "FIRST"
+    device.largest = largest
+    results = await asyncio.gather(*rest, return_exceptions=True)
+    assert [type(each) if isinstance(each, Exception) else each for each in results] == expected
+    assert not seen.faults
 
 
 async def test_a_background_turn_waits_for_the_running_batch_and_returns_its_result(batcher, device):

@@ -1,7 +1,8 @@
 """The micro-batcher: work that queues while a batch runs becomes the next batch.
 
 There is no timer unless a gather window is set. Cancelled and expired work leaves the queue before it is
-executed. Work that fails does not fail its neighbours: the batch is bisected.
+executed. A batch that fails is repeated for each piece of work alone, so work that fails does not fail its
+neighbours.
 """
 
 import asyncio
@@ -10,16 +11,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Generic, NoReturn, Self, TypeVar
 
 from animora_server.background import BackgroundLoop
 from animora_server.batching.background_turns import BackgroundTurns
 from animora_server.batching.cost import CostModel
 from animora_server.batching.deadline_timer import DeadlineTimer
-from animora_server.batching.inline_executor import MAX_SECONDS_PER_TURN, InlineExecutor
 from animora_server.batching.observer import BatchObserver
 from animora_server.errors import DeadlineUnreachable, DeviceFault, OutOfDeviceMemory, Overloaded
+
+MAX_INLINE_SECONDS = 0.001  # of a turn of the event loop; later work of the turn is queued and batched
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -69,15 +70,15 @@ class Batcher(Generic[Work, Result]):
 
     Args:
         execute: Executes a batch: takes the work of the batch in order, returns as many results. Raises
-            OutOfDeviceMemory for a batch that may fit when halved, DeviceFault when the device failed,
-            Overloaded or DeadlineUnreachable when the device has a queue that refuses the batch. Any other
-            error is taken for the fault of one piece of work, which is found by bisection.
+            DeviceFault when the device failed, Overloaded or DeadlineUnreachable when the device has a queue
+            that refuses the batch. After any other error, OutOfDeviceMemory included, each piece of work is
+            executed alone.
         limits: Sizes and times.
         cost: The cost estimate; it learns from each batch.
         observer: Receives the events of the queue.
         execute_inline: Executes short work, and returns None for other work. With it, short work that is
-            submitted while nothing runs or waits is done before `submit` returns (`inline_executor.py`). Not
-            used with a gather window.
+            submitted while nothing runs or waits is done before `submit` returns: no task and no further turn
+            of the event loop is needed. Not used with a gather window.
         inline_seconds: The most seconds of inline execution in one turn of the event loop.
     """
 
@@ -89,12 +90,12 @@ class Batcher(Generic[Work, Result]):
         observer: BatchObserver,
         execute_inline: Callable[[Sequence[Work]], Sequence[Result] | None] | None = None,
         *,
-        inline_seconds: float = MAX_SECONDS_PER_TURN,
+        inline_seconds: float = MAX_INLINE_SECONDS,
     ) -> None:
         self._execute_batch = execute
-        self._inline: InlineExecutor[Work, Result] | None = None
-        if execute_inline and not limits.gather_window:
-            self._inline = InlineExecutor(execute_inline, inline_seconds)
+        self._inline = None if limits.gather_window else execute_inline
+        self._max_inline_seconds = inline_seconds
+        self._inline_seconds = 0.0  # in this turn of the event loop
         self._limits = limits
         self._cost = cost
         self._observer = observer
@@ -117,9 +118,7 @@ class Batcher(Generic[Work, Result]):
         self.runner.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stops; work that still waits fails with DeviceFault."""
         await self.runner.stop()
         self.fail(DeviceFault("the scorer is shut down"))
@@ -169,14 +168,15 @@ class Batcher(Generic[Work, Result]):
             self._observer.skipped("refused")
             raise DeadlineUnreachable
         future: asyncio.Future[Result] = loop.create_future()
-        if self._is_idle and self._execute_inline(work, rows, future):
+        if self._execute_inline(work, rows, future):
             return future
         entry = _Entry(work, rows, key, deadline, time.perf_counter(), future)
         self._queue.append(entry)
         self._queued_rows += rows
         self._wake.set()
         self._deadline_timer.watch(deadline)
-        future.add_done_callback(partial(self._remove_done, entry))
+        # Cancelled and expired work does not count towards a full queue.
+        future.add_done_callback(lambda _: self._dequeue(entry))
         return future
 
     async def run_background(self, turn: Callable[[], Awaitable[Value]]) -> Value:
@@ -198,20 +198,32 @@ class Batcher(Generic[Work, Result]):
         (result,) = await self.run_background(partial(self._execute_batch, [work]))
         return result
 
-    @property
-    def _is_idle(self) -> bool:
-        return self._running_since is None and not self._queue and not self._background.waiting
-
     def _execute_inline(self, work: Work, rows: int, future: "asyncio.Future[Result]") -> bool:
-        """Completes a future at once if its work is short; returns whether it did."""
-        seconds = self._inline.execute(work, future) if self._inline else None
-        if seconds is None:
+        """Completes a future at once if its work is short and the device idle; returns whether it did."""
+        is_busy = self._running_since is not None or self._queue or self._background.waiting
+        if self._inline is None or is_busy or self._inline_seconds > self._max_inline_seconds:
             return False
-        if isinstance(future.exception(), DeviceFault):
-            self._observer.faulted()
+        started = time.perf_counter()
+        try:
+            results = self._inline([work])
+        except Exception as error:  # any error belongs to the submitter
+            future.set_exception(error)
+            if isinstance(error, DeviceFault):
+                self._observer.faulted()
+        else:
+            if results is None:
+                return False
+            future.set_result(results[0])
+        seconds = time.perf_counter() - started
+        if not self._inline_seconds:
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        self._inline_seconds += seconds
         self._observer.waited(0.0)
         self._record_batch(rows, 1, seconds)
         return True
+
+    def _end_turn(self) -> None:
+        self._inline_seconds = 0.0
 
     def _record_batch(self, rows: int, works: int, seconds: float) -> None:
         # Both times decay, so that background turns cannot save up for a long burst.
@@ -222,9 +234,6 @@ class Batcher(Generic[Work, Result]):
 
     def _unfinished(self) -> Iterator[_Entry[Work, Result]]:
         return (entry for entry in (*self._batch, *self._queue) if not entry.future.done())
-
-    def _remove_done(self, entry: _Entry[Work, Result], _: asyncio.Future[Result]) -> None:
-        self._dequeue(entry)  # cancelled and expired work does not count towards a full queue
 
     def _dequeue(self, entry: _Entry[Work, Result]) -> None:
         if entry.is_queued:
@@ -298,7 +307,8 @@ class Batcher(Generic[Work, Result]):
             if entry.future.done() or entry.deadline <= now:
                 self._queue.popleft()
                 self._dequeue(entry)
-                self._skip(entry)
+                self._observer.skipped("cancelled" if entry.future.cancelled() else "expired")
+                entry.expire()
                 continue
             if batch and (entry.key != batch[0].key or rows + entry.rows > self._limits.max_batch_rows):
                 break
@@ -309,39 +319,27 @@ class Batcher(Generic[Work, Result]):
             rows += entry.rows
         return batch
 
-    def _skip(self, entry: _Entry[Work, Result]) -> None:
-        self._observer.skipped("cancelled" if entry.future.cancelled() else "expired")
-        entry.expire()
-
-    async def _execute(self, batch: list[_Entry[Work, Result]], splits_left: int = 1) -> None:
-        """Executes a batch and completes its futures; bisects it after a failure."""
+    async def _execute(self, batch: list[_Entry[Work, Result]]) -> None:
+        """Executes a batch and completes its futures; if it fails, executes each piece of work alone."""
         try:
             results = await self._execute_batch([entry.work for entry in batch])
             completed = list(zip(batch, results, strict=True))
-        except OutOfDeviceMemory as error:
-            if len(batch) == 1 or not splits_left:
-                _fail_all(batch, error)
-            else:
-                await self._execute_halves(batch, splits_left - 1)
-        except DeviceFault as error:
-            self._observer.faulted()
-            _fail_all(batch, error)
         except (Overloaded, DeadlineUnreachable) as error:
             _fail_all(batch, error)
         except Exception as error:  # one poisoned piece of work: its error must reach its caller alone
-            if len(batch) == 1:
+            is_fault = isinstance(error, DeviceFault) and not isinstance(error, OutOfDeviceMemory)
+            if is_fault:
+                self._observer.faulted()
+            if is_fault or len(batch) == 1:
                 _fail_all(batch, error)
             else:
-                await self._execute_halves(batch, splits_left)
+                for entry in batch:
+                    if not entry.future.done():
+                        await self._execute([entry])
         else:
             for entry, result in completed:
                 if not entry.future.done():
                     entry.future.set_result(result)
-
-    async def _execute_halves(self, batch: list[_Entry[Work, Result]], splits_left: int) -> None:
-        middle = len(batch) // 2
-        await self._execute(batch[:middle], splits_left)
-        await self._execute(batch[middle:], splits_left)
 
 
 def _fail_all(entries: Iterable[_Entry[Work, Result]], error: Exception) -> None:
