@@ -16,7 +16,7 @@ SELECTED = {
 
 
 class ColumnKind(Enum):
-    """Kind of a column; `checking` has the types of each kind."""
+    """Kind of a column; `reading` has the types of each kind."""
 
     ID = "bigint"
     TIME = "timestamp with time zone"

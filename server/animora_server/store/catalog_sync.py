@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 import structlog
 
-from animora_database import row_security
+from animora_database.reading import hiding_warning
 from animora_server.background import BackgroundLoop
 from animora_server.catalog import (
     NO_PREFERENCE,
@@ -213,7 +213,7 @@ class CatalogSync:
         self._metrics.hiding_tables.set(len({table for _, table, _ in hidden}))
         for row in hidden:
             if row not in self._hidden:
-                log.warning(row_security.warning(*row))
+                log.warning(hiding_warning(*row))
         self._hidden = hidden
         no_posts = not len(self._catalog.snapshot) and len(self._catalog.activity.base.counts) > 0
         if no_posts and not self._no_posts:

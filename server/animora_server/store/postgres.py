@@ -7,19 +7,18 @@ from datetime import datetime
 
 import numpy as np
 
-from animora_database import row_security
-from animora_database.checking import (
-    QUERY,
-    Row,
-    check_views,
-    count_left_out,
-    embedding_decoders,
-)
 from animora_database.copy_format import Columns, EmbeddingRows, FixedRows, unix_seconds
 from animora_database.copying import RowDecoder, copy_rows
 from animora_database.embeddings import EmbeddingBatch
 from animora_database.errors import UnusableView
-from animora_database.session import begin_reading
+from animora_database.reading import (
+    Row,
+    begin_reading,
+    check_views,
+    count_left_out,
+    embedding_decoders,
+    find_hiding_tables,
+)
 from animora_database.views import USER_IDS, VIEWS, View, ViewQuery
 from animora_server.catalog import CsrIndex, CsrIndexBuilder, EmbeddingRecords, IdMap, IdPairs, PostRecords
 from animora_server.errors import StoreError
@@ -59,14 +58,13 @@ class PostgresStore:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._connector.connect(connection_class=WatchedConnection)
                 self._connection.watch(self._connector)
-            await self._connection.execute(begin_reading(self._connection.get_server_version().major))
+            await begin_reading(self._connection)
             # Not now(), the start of the transaction: the transaction's snapshot is taken by this query.
             now, pid = await self._connection.fetchrow(
                 "select pg_catalog.statement_timestamp(), pg_catalog.pg_backend_pid()"
             )
             self._connection.set_server_pid(pid)
-            columns = await self._connection.fetch(QUERY)
-            check_views(columns, views)
+            columns = await check_views(self._connection, views)
             yield PostgresReading(self._connection, columns, now, self._settings.command_timeout)
             await self._connection.execute("commit")
         except UnusableView as error:
@@ -102,7 +100,7 @@ class PostgresReading:
 
     async def hidden(self) -> list[tuple[str, str, str]]:
         """See CatalogReading."""
-        return [tuple(row) for row in await self._connection.fetch(row_security.QUERY)]
+        return await find_hiding_tables(self._connection)
 
     async def left_out(self) -> dict[tuple[str, str], int]:
         """See CatalogReading."""

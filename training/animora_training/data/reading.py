@@ -14,13 +14,19 @@ import asyncpg
 import numpy as np
 import numpy.typing as npt
 
-from animora_database import row_security, views
-from animora_database.checking import QUERY, check_views, count_left_out, embedding_decoders
+from animora_database import views
 from animora_database.copy_format import Columns, EmbeddingRows, FixedRows, unix_seconds
 from animora_database.copying import copy_rows
 from animora_database.embeddings import Decoder, EmbeddingBatch
 from animora_database.errors import UnusableView
-from animora_database.session import begin_reading
+from animora_database.reading import (
+    begin_reading,
+    check_views,
+    count_left_out,
+    embedding_decoders,
+    find_hiding_tables,
+    hiding_warning,
+)
 from animora_database.views import ViewQuery
 from animora_training.data.arrays import ArrayFile, map_array, prepare_folder, write_array
 from animora_training.data.dataset import (
@@ -109,12 +115,11 @@ async def _one_moment(connection: asyncpg.Connection) -> AsyncIterator[tuple[Dec
     Raises:
         DatabaseError: A view breaks the contract.
     """
-    await connection.execute(begin_reading(connection.get_server_version().major))
+    await begin_reading(connection)
     try:
-        columns = await connection.fetch(QUERY)
-        check_views(columns)
-        for row in await connection.fetch(row_security.QUERY):
-            log.warning("%s", row_security.warning(*row))
+        columns = await check_views(connection)
+        for row in await find_hiding_tables(connection):
+            log.warning("%s", hiding_warning(*row))
         yield embedding_decoders(columns)
     except UnusableView as error:
         raise DatabaseError(str(error)) from error
