@@ -40,7 +40,7 @@ def newer_than(table, read_at, limit=100):
         post_ids=table.post_ids,
         deleted=table.deleted,
         arrived_at=table.arrived_at,
-        feed=FeedIndex.empty().updated(table),
+        feed=FeedIndex.empty().updated(table.created_at, table.deleted),
     )
     return sorted(table.post_ids[with_table.newer_than(read_at, limit)].tolist())
 

@@ -34,6 +34,10 @@ class GenerationWatch:
         redis: The cache.
         interval: Seconds between polls.
         metrics: Counts look-ups; has the age of the generation.
+
+    Attributes:
+        current: The current generation; None if there is none.
+        posts: The posts that the current generation was ranked from; None while they are unknown.
     """
 
     def __init__(self, redis: RedisCache, interval: float, metrics: CacheMetrics) -> None:
@@ -42,20 +46,10 @@ class GenerationWatch:
         self._metrics = metrics
         self._lookups = metrics.lookups["generation"]
         self._key = current_generation_key(redis.prefix)
-        self._current: Generation | None = None
-        self._posts: GenerationPosts | None = None
+        self.current: Generation | None = None
+        self.posts: GenerationPosts | None = None
         self._attempts = 0  # left to fetch the posts
         self.loop = BackgroundLoop("generation-watch", self._poll)
-
-    @property
-    def current(self) -> Generation | None:
-        """The current generation; None if there is none."""
-        return self._current
-
-    @property
-    def posts(self) -> GenerationPosts | None:
-        """The posts that the current generation was ranked from; None while they are unknown."""
-        return self._posts
 
     async def __aenter__(self) -> Self:
         """Polls once, for at most twice the cache's timeout."""
@@ -77,9 +71,9 @@ class GenerationWatch:
         (value,) = found
         generation = None if value is None else self._read(value)
         self._lookups["miss" if generation is None else "hit"].inc()
-        if generation != self._current:
-            self._current = generation
-            self._posts, self._attempts = None, ATTEMPTS
+        if generation != self.current:
+            self.current = generation
+            self.posts, self._attempts = None, ATTEMPTS
             self._metrics.generation(None if generation is None else generation.made_at)
             log.info(
                 "current generation changed",
@@ -103,8 +97,8 @@ class GenerationWatch:
             return
         (value,) = found
         self._attempts = 0
-        self._posts = None if value is None else self._read_posts(value, key, generation.generation_id)
-        self._lookups["miss" if self._posts is None else "hit"].inc()
+        self.posts = None if value is None else self._read_posts(value, key, generation.generation_id)
+        self._lookups["miss" if self.posts is None else "hit"].inc()
 
     def _read(self, value: bytes) -> Generation | None:
         try:

@@ -9,16 +9,14 @@ from animora_server.catalog.catalog import Activity, Catalog, InteractionBase
 from animora_server.catalog.change_events import ChangeEvents, EventLog, apply_events
 from animora_server.catalog.csr_builder import CsrIndexBuilder
 from animora_server.catalog.embeddings import EmbeddingFile
-from animora_server.catalog.feed import FeedIndex
-from animora_server.catalog.index import CsrIndex, IdMap
+from animora_server.catalog.index import CsrIndex, FeedIndex, IdMap
 from animora_server.catalog.records import (
     NEVER,
     EmbeddingRecords,
     IdPairs,
     PostRecords,
 )
-from animora_server.catalog.relations import Relations
-from animora_server.catalog.snapshot import CatalogSnapshot
+from animora_server.catalog.snapshot import CatalogSnapshot, Relations
 from animora_server.catalog.table import CatalogPosts
 from animora_server.catalog.table_builder import PostTableBuilder
 from animora_server.catalog.widths import NO_PREFERENCE, NO_WIDTHS, WidthPreference, Widths

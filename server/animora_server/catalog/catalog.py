@@ -8,11 +8,9 @@ from typing import Self
 import numpy as np
 
 from animora_database.copy_format import POSTGRES_EPOCH
-from animora_server.catalog.feed import FeedIndex
-from animora_server.catalog.index import ABSENT, CsrIndex, IdMap
+from animora_server.catalog.index import ABSENT, CsrIndex, FeedIndex, IdMap
 from animora_server.catalog.records import IdPairs
-from animora_server.catalog.relations import Relations
-from animora_server.catalog.snapshot import LATE_COMMIT, CatalogSnapshot
+from animora_server.catalog.snapshot import LATE_COMMIT, CatalogSnapshot, Relations
 from animora_server.catalog.table import CatalogPosts
 from animora_server.types import IntArray
 
@@ -161,7 +159,7 @@ class Catalog:
         if posts is self.posts:
             return self.snapshot.feed
         previous = self.snapshot.feed if posts.epoch == self.posts.epoch else FeedIndex.empty()
-        return previous.updated(posts)
+        return previous.updated(posts.created_at, posts.deleted)
 
     @property
     def nbytes(self) -> int:

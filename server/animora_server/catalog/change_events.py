@@ -8,8 +8,7 @@ from typing import Self
 import numpy as np
 
 from animora_server.catalog.index import ABSENT
-from animora_server.catalog.relations import Block
-from animora_server.catalog.snapshot import NO_ROWS, CatalogSnapshot
+from animora_server.catalog.snapshot import NO_ROWS, Block, CatalogSnapshot
 from animora_server.types import IntArray
 
 # Deletions kept apart from all posts' flags. Above it the flags are copied, 1.7 ms for 10 million posts.

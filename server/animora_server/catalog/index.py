@@ -1,4 +1,4 @@
-"""Immutable look-ups by id in sorted arrays: id → integer, and id → sorted set of ids (CSR)."""
+"""Immutable look-ups in sorted arrays: id → integer, id → sorted set of ids (CSR), and posts by age."""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_server.jit import IDS, IDS_OUT, NUMBER, PLACES, jit
-from animora_server.types import BoolArray, IntArray
+from animora_server.types import BoolArray, DoubleArray, IntArray
 
 ABSENT = -1
 NO_IDS = np.empty(0, np.int64)
@@ -167,6 +167,53 @@ class CsrIndex:
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         return self.keys.nbytes + self.offsets.nbytes + self.members.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class FeedIndex:
+    """Rows of posts by age, oldest first. Timelines take their candidates from it.
+
+    Attributes:
+        rows: int64 (f), in the catalog.
+        created_at: float64 (f), unix seconds, ascending.
+    """
+
+    rows: IntArray
+    created_at: DoubleArray
+
+    @classmethod
+    def empty(cls) -> Self:
+        """No posts."""
+        return cls(np.empty(0, np.int64), np.empty(0, np.float64))
+
+    @classmethod
+    def of(cls, created_at: DoubleArray, rows: IntArray) -> Self:
+        """An index of rows int64 (f), ascending, sorted by the column created_at float64 (n)."""
+        times = created_at[rows]
+        order = np.argsort(times, kind="stable")
+        return cls(rows[order], times[order])
+
+    def updated(self, created_at: DoubleArray, deleted: BoolArray) -> "FeedIndex":
+        """The index of later columns (n) of the same epoch. Only the new posts are sorted, and merged."""
+        live = ~deleted
+        kept = self.rows[live[self.rows]]
+        times = created_at[kept]
+        if np.any(times[1:] < times[:-1]):  # a time of creation was edited
+            return FeedIndex.of(created_at, np.flatnonzero(live))
+        live[kept] = False
+        added = FeedIndex.of(created_at, np.flatnonzero(live))
+        at = np.searchsorted(times, added.created_at, side="right")
+        return FeedIndex(np.insert(kept, at, added.rows), np.insert(times, at, added.created_at))
+
+    def newest(self, since: float, limit: int) -> IntArray:
+        """Rows of the newest posts made since a time (unix seconds), at most `limit`, oldest first."""
+        start = int(np.searchsorted(self.created_at, since))
+        return self.rows[max(start, len(self.rows) - limit) :]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.rows.nbytes + self.created_at.nbytes
 
 
 @jit(PLACES, NUMBER, IDS, IDS_OUT)

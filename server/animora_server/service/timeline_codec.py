@@ -89,7 +89,8 @@ def write_page(page: PageResult) -> pb.GetTimelineResponse:
     )
     write_array(response.post_ids, page.post_ids)
     write_array(response.scores, page.scores)
-    write_dropped_posts(page.dropped_posts, response.dropped_posts)
+    if page.dropped_posts:
+        write_dropped_posts(page.dropped_posts, response.dropped_posts)
     if page.explained is not None:
         explained = page.explained
         messages = encode_explanations(explained.terms, explained.reranking, explained.exploration)
