@@ -108,11 +108,12 @@ class DeviceSession:
                 self._hold(each) if isinstance(each, SharedModel | Region) else each for each in results
             ]
             answer = encode_message(ANSWERS, message.name, message.call, DEVICE, *values)
-        except BaseException as error:  # every error must reach the worker's call
-            if was_cancelled() or not isinstance(error, Exception | asyncio.CancelledError):
+        except asyncio.CancelledError:
+            if was_cancelled():
                 raise
-            if isinstance(error, asyncio.CancelledError):
-                error = DeviceFault("the work was cancelled in the device process")
+            fault = DeviceFault("the work was cancelled in the device process")
+            answer = encode_message(ANSWERS, "error", message.call, DEVICE, *describe_error(fault))
+        except Exception as error:  # every error must reach the worker's call
             answer = encode_message(ANSWERS, "error", message.call, DEVICE, *describe_error(error))
         self._writer.write(answer)
 
