@@ -7,7 +7,6 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.deadlines import MIN_RESERVE
 from animora_server.fast_dataclass import fast_dataclass
 
 IntArray = npt.NDArray[np.int64]
@@ -16,6 +15,10 @@ FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
+# The reserve: how many seconds of a call's time are kept for the fallback.
+MIN_RESERVE = 0.004  # for the heuristic, and for sending the response
+RESERVE_SHARE = 0.2
+MAX_RESERVE = 0.1
 CLOCK_SKEW = 60.0  # seconds by which the clocks of several hosts may differ
 
 
@@ -81,6 +84,18 @@ class DropReason(FastStrEnum):
     OWN = "own"
     TOO_OLD = "too_old"
     OUTRANKED = "outranked"
+
+
+def reserve(timeout: float) -> float:
+    """Seconds before a call's deadline at which the fallback answers, if the model has not.
+
+    After a stall of the model many calls fall back at once, and their responses are sent in sequence. And the
+    caller's clock started earlier than the server's, by the travel time of the request.
+
+    Args:
+        timeout: Seconds that the call may take.
+    """
+    return min(max(RESERVE_SHARE * timeout, MIN_RESERVE), MAX_RESERVE)
 
 
 @fast_dataclass

@@ -13,12 +13,12 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from animora_server.background import was_cancelled
-from animora_server.deadlines import MIN_RESERVE, reserve
 from animora_server.errors import CallError
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.observability.metrics import CallMetrics
 from animora_server.service.admission import AdmissionController
 from animora_server.service.status import code_of, internal_status, interrupted_status, to_status
+from animora_server.types import MIN_RESERVE, reserve
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from google.rpc import status_pb2
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_server.deadlines import MIN_RESERVE
 from animora_server.errors import InvalidRequest
 from animora_server.service.explanations import encode_explanations
 from animora_server.service.wire_codec import (
@@ -25,6 +24,7 @@ from animora_server.service.wire_codec import (
 )
 from animora_server.settings import RankingSettings
 from animora_server.types import (
+    MIN_RESERVE,
     CachePolicy,
     CacheStatus,
     DegradedReason,

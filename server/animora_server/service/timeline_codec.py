@@ -3,7 +3,6 @@
 from typing import Any, cast
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_server.deadlines import MIN_RESERVE
 from animora_server.errors import InvalidRequest
 from animora_server.service.explanations import encode_explanations
 from animora_server.service.rank_codec import (
@@ -18,7 +17,7 @@ from animora_server.service.rank_codec import (
 )
 from animora_server.service.wire_codec import GetTimelineResponse, read_ids, write_array
 from animora_server.settings import TimelineSettings
-from animora_server.types import PageResult, TimelineQuery
+from animora_server.types import MIN_RESERVE, PageResult, TimelineQuery
 
 
 def read_timeline_query(

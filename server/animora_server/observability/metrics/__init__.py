@@ -9,21 +9,17 @@ from animora_server.observability.metrics.calls import (
     ArrivalMetrics,
     CallMetrics,
     RankMetrics,
+    ScorerMetrics,
+    StageMetrics,
     TimelineMetrics,
 )
-from animora_server.observability.metrics.catalog import CatalogMetrics
+from animora_server.observability.metrics.data import CacheMetrics, CatalogMetrics, ModelMetrics
 from animora_server.observability.metrics.process import (
     BackgroundMetrics,
     DeviceProcessMetrics,
     Metrics,
     WorkerMetrics,
     process_registry,
-)
-from animora_server.observability.metrics.scoring import (
-    CacheMetrics,
-    ModelMetrics,
-    ScorerMetrics,
-    StageMetrics,
 )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""gRPC calls, and the rankings and timeline pages that they return."""
+"""gRPC calls, the rankings and pages that they return, and the stages and the device queue on the way."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,9 @@ from animora_server.types import CacheStatus, DegradedReason, DropReason, Ranker
 LATENCY_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
+STAGE_BUCKETS = (
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5,
+)  # fmt: skip
 # The names of the gRPC status codes.
 CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -17,6 +20,7 @@ CODES = (
     "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 )  # fmt: skip
 ROW_BUCKETS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
+REQUEST_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 NO_RANKER = "none"
 
 
@@ -139,3 +143,73 @@ class TimelineMetrics:
     def refreshed(self, why: str) -> None:
         """Counts a rebuild in the background; `why`: "early", "stale", "newer", "restart" or "degraded"."""
         self._refreshes[why].inc()
+
+
+class StageMetrics:
+    """Time spent in each stage of a ranking."""
+
+    STAGES = ("candidates", "cache", "score", "order")
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        stage = Histogram(
+            "animora_stage_seconds",
+            "Time in a stage, per batch of requests that pass it together.",
+            STAGE_BUCKETS,
+            registry,
+            ("stage",),
+        )
+        self._stages = {name: stage.labels(name) for name in self.STAGES}
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """Records the time of one batch in a stage."""
+        self._stages[stage].observe(seconds)
+
+
+class ScorerMetrics:
+    """Recorded by the batcher: once per batch, and when work is queued or skipped."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.queue_rows = Gauge(
+            "animora_queue_rows", "Rows queued for the device.", MultiprocessMode.SUM, registry
+        ).labels()
+        self._queue_seconds = Histogram(
+            "animora_queue_seconds",
+            "Time that a work item was queued for the device.",
+            STAGE_BUCKETS,
+            registry,
+        ).labels()
+        skipped = Counter(
+            "animora_skipped_work", "Work items that never reached the device.", registry, ("reason",)
+        )
+        self._skipped = {reason: skipped.labels(reason) for reason in ("cancelled", "expired", "refused")}
+        self._batch_rows = Histogram("animora_batch_rows", "Rows per batch.", ROW_BUCKETS, registry).labels()
+        self._batch_requests = Histogram(
+            "animora_batch_requests",
+            "Work items per batch; uncached queries that arrived at the same time are one item.",
+            REQUEST_BUCKETS,
+            registry,
+        ).labels()
+        self._batch_seconds = Histogram(
+            "animora_batch_seconds", "Execution time of a batch on the device.", STAGE_BUCKETS, registry
+        ).labels()
+        self._device_faults = Counter(
+            "animora_device_faults", "Batches that failed on the device.", registry
+        ).labels()
+
+    def skipped(self, reason: str) -> None:
+        """Counts a work item that was not executed; `reason`: "cancelled", "expired" or "refused"."""
+        self._skipped[reason].inc()
+
+    def executed(self, rows: int, works: int, seconds: float) -> None:
+        """Records an executed batch: its rows, its work items, and its seconds."""
+        self._batch_rows.observe(rows)
+        self._batch_requests.observe(works)
+        self._batch_seconds.observe(seconds)
+
+    def faulted(self) -> None:
+        """Counts a batch that failed on the device."""
+        self._device_faults.inc()
+
+    def waited(self, seconds: float) -> None:
+        """Records the seconds that a work item was queued."""
+        self._queue_seconds.observe(seconds)

@@ -7,14 +7,14 @@ from typing import Literal, Protocol
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from animora_server.observability.instruments import Counter, Gauge, MultiprocessMode
-from animora_server.observability.metrics.calls import CallMetrics, RankMetrics, TimelineMetrics
-from animora_server.observability.metrics.catalog import CatalogMetrics
-from animora_server.observability.metrics.scoring import (
-    CacheMetrics,
-    ModelMetrics,
+from animora_server.observability.metrics.calls import (
+    CallMetrics,
+    RankMetrics,
     ScorerMetrics,
     StageMetrics,
+    TimelineMetrics,
 )
+from animora_server.observability.metrics.data import CacheMetrics, CatalogMetrics, ModelMetrics
 
 
 class Loop(Protocol):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from animora_server.deadlines import reserve
+from animora_server.types import reserve
 
 
 @pytest.mark.parametrize(

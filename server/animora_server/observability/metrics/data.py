@@ -1,4 +1,4 @@
-"""Scoring: the stages of a ranking, the device queue, cache look-ups, and loaded models."""
+"""The data that the server holds, and its age: the catalog, the cache in Redis, models."""
 
 import time
 from collections.abc import Callable
@@ -6,83 +6,95 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 
 from animora_artifact.errors import RejectionReason
+from animora_database.views import VIEWS
 from animora_server.observability.instruments import Counter, Gauge, Histogram, MultiprocessMode
-from animora_server.observability.metrics.calls import ROW_BUCKETS
-
-STAGE_BUCKETS = (
-    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5,
-)  # fmt: skip
-REQUEST_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+from animora_server.observability.metrics.calls import STAGE_BUCKETS
 
 
-class StageMetrics:
-    """Time spent in each stage of a ranking."""
-
-    STAGES = ("candidates", "cache", "score", "order")
+class CatalogMetrics:
+    """Recorded by the catalog sync at each refresh, and by the listener."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        stage = Histogram(
-            "animora_stage_seconds",
-            "Time in a stage, per batch of requests that pass it together.",
-            STAGE_BUCKETS,
+        self.posts = Gauge(
+            "animora_catalog_posts", "Posts that can be ranked.", MultiprocessMode.MAX, registry
+        ).labels()
+        self.bytes = Gauge(
+            "animora_catalog_bytes",
+            "Memory of the catalog, without embeddings.",
+            MultiprocessMode.SUM,
             registry,
-            ("stage",),
+        ).labels()
+        self.epoch = Gauge(
+            "animora_catalog_epoch",
+            "Number of times all rows were reassigned.",
+            MultiprocessMode.MAX,
+            registry,
+        ).labels()
+        refreshes = Counter("animora_catalog_refreshes", "Refreshes, by outcome.", registry, ("outcome",))
+        self.refreshes = {outcome: refreshes.labels(outcome) for outcome in ("ok", "error")}
+        self.refresh_seconds = Histogram(
+            "animora_catalog_refresh_seconds", "Duration of a refresh.",
+            (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60), registry,
+        ).labels()  # fmt: skip
+        left_out = Gauge(
+            "animora_catalog_left_out_rows",
+            "Rows of a view that were ignored at the last reconcile, by reason.",
+            MultiprocessMode.MAX,
+            registry,
+            ("view", "reason"),
         )
-        self._stages = {name: stage.labels(name) for name in self.STAGES}
-
-    def observe(self, stage: str, seconds: float) -> None:
-        """Records the time of one batch in a stage."""
-        self._stages[stage].observe(seconds)
-
-
-class ScorerMetrics:
-    """Recorded by the batcher: once per batch, and when work is queued or skipped."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.queue_rows = Gauge(
-            "animora_queue_rows", "Rows queued for the device.", MultiprocessMode.SUM, registry
-        ).labels()
-        self._queue_seconds = Histogram(
-            "animora_queue_seconds",
-            "Time that a work item was queued for the device.",
-            STAGE_BUCKETS,
+        self.left_out = {
+            (view, reason): left_out.labels(view, reason)
+            for view, reason in [
+                *((view.name, reason) for view in VIEWS for reason in view.conditions),
+                ("posts", "duplicate"),
+            ]
+        }
+        unusable = Gauge(
+            "animora_catalog_unusable_embeddings",
+            "Embeddings treated as absent: of another width than the catalog's, or not finite.",
+            MultiprocessMode.MAX,
             registry,
-        ).labels()
-        skipped = Counter(
-            "animora_skipped_work", "Work items that never reached the device.", registry, ("reason",)
+            ("column",),
         )
-        self._skipped = {reason: skipped.labels(reason) for reason in ("cancelled", "expired", "refused")}
-        self._batch_rows = Histogram("animora_batch_rows", "Rows per batch.", ROW_BUCKETS, registry).labels()
-        self._batch_requests = Histogram(
-            "animora_batch_requests",
-            "Work items per batch; uncached queries that arrived at the same time are one item.",
-            REQUEST_BUCKETS,
+        self.unusable_embeddings = {column: unusable.labels(column) for column in ("image", "caption")}
+        self._age = Gauge(
+            "animora_catalog_age_seconds", "Time since the last successful refresh; +Inf before the first.",
+            MultiprocessMode.MAX, registry,
+        ).labels()  # fmt: skip
+        self._block_age = Gauge(
+            "animora_blocks_age_seconds", "Time since the blocks were last read; +Inf before the first.",
+            MultiprocessMode.MAX, registry,
+        ).labels()  # fmt: skip
+
+        self.hiding_tables = Gauge(
+            "animora_catalog_hiding_tables",
+            "Tables under the views whose row-level security hides rows, at the last reconcile.",
+            MultiprocessMode.MAX,
             registry,
         ).labels()
-        self._batch_seconds = Histogram(
-            "animora_batch_seconds", "Execution time of a batch on the device.", STAGE_BUCKETS, registry
-        ).labels()
-        self._device_faults = Counter(
-            "animora_device_faults", "Batches that failed on the device.", registry
-        ).labels()
+        self.listening = Gauge(
+            "animora_catalog_listening", "1 while LISTEN works: blocks and deletions take effect at commit.",
+            MultiprocessMode.MIN, registry,
+        ).labels()  # fmt: skip
+        notifications = Counter(
+            "animora_catalog_notifications",
+            "Notifications from the database, by kind; dropped: arrived too fast to be applied.",
+            registry,
+            ("kind",),
+        )
+        self.notifications = {
+            kind: notifications.labels(kind)
+            for kind in ("block", "unblock", "delete", "unreadable", "dropped")
+        }
 
-    def skipped(self, reason: str) -> None:
-        """Counts a work item that was not executed; `reason`: "cancelled", "expired" or "refused"."""
-        self._skipped[reason].inc()
+    def age_from(self, age: Callable[[], float]) -> None:
+        """Sets the function that returns the catalog's age in seconds; called at each scrape."""
+        self._age.set_function(age)
 
-    def executed(self, rows: int, works: int, seconds: float) -> None:
-        """Records an executed batch: its rows, its work items, and its seconds."""
-        self._batch_rows.observe(rows)
-        self._batch_requests.observe(works)
-        self._batch_seconds.observe(seconds)
-
-    def faulted(self) -> None:
-        """Counts a batch that failed on the device."""
-        self._device_faults.inc()
-
-    def waited(self, seconds: float) -> None:
-        """Records the seconds that a work item was queued."""
-        self._queue_seconds.observe(seconds)
+    def block_age_from(self, age: Callable[[], float]) -> None:
+        """Sets the function that returns the age of the blocks in seconds; called at each scrape."""
+        self._block_age.set_function(age)
 
 
 class CacheMetrics:
