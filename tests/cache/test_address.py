@@ -12,7 +12,7 @@ from animora_server.settings import REDIS_SCHEMES, CacheSettings
 from tests.support.until import HANG_TIMEOUT
 
 
-def test_a_single_server_is_what_redis_py_makes_of_it():
+def test_the_url_of_a_single_server_means_what_redis_py_says():
     address = parse_address("redis://user:p%40ss@host:1/2?client_name=a")
     assert address == SingleAddress(
         {
@@ -48,7 +48,7 @@ def test_sentinels_have_credentials_of_their_own_and_the_same_encryption(tmp_pat
     assert address.sentinel_options == {"username": "u", "password": "p&q", **encryption}
 
 
-def test_some_nodes_of_a_cluster_are_listed():
+def test_a_cluster_url_lists_some_of_its_nodes():
     assert parse_address("redis+cluster://user:pass@one:1,two") == ClusterAddress(
         (("one", 1), ("two", 6379)), {"username": "user", "password": "pass"}
     )
@@ -73,7 +73,7 @@ def test_some_nodes_of_a_cluster_are_listed():
         "sider://one",
     ],
 )
-def test_a_url_that_lacks_something_is_refused(url: str):
+def test_an_incomplete_url_is_refused(url: str):
     with pytest.raises(ValueError, match=r"."):
         parse_address(url)
 
@@ -88,7 +88,7 @@ def test_a_url_that_lacks_something_is_refused(url: str):
         "redis+cluster://:secret@host?db=1",
     ],
 )
-def test_what_the_client_cannot_use_is_refused_before_anything_connects_and_keeps_its_secret(url: str):
+def test_a_url_that_the_client_cannot_use_is_refused_before_connecting_without_its_secret(url: str):
     with pytest.raises(ConfigurationError, match=r"cache\.url") as refused:
         open_redis(settings(url))
     assert "secret" not in str(refused.value)
@@ -111,7 +111,7 @@ def test_what_the_client_cannot_use_is_refused_before_anything_connects_and_keep
         ("ssl_ca_certs", "/no/such/file"),
     ],
 )
-def test_an_unusable_option_is_refused_by_name_before_anything_connects(scheme: str, option: str, value: str):
+def test_an_unusable_option_is_refused_by_name_before_connecting(scheme: str, option: str, value: str):
     with pytest.raises(ConfigurationError, match=rf"cache\.url: .*{option}") as refused:
         open_redis(settings(f"{scheme}?client_name=feed&{option}={value}"))
     assert "secret" not in str(refused.value)
@@ -119,7 +119,7 @@ def test_an_unusable_option_is_refused_by_name_before_anything_connects(scheme: 
 
 @pytest.mark.parametrize("scheme", ["rediss://host", "rediss+sentinel://host/feed", "rediss+cluster://host"])
 @pytest.mark.parametrize("option", ["ssl_ciphers=secret", "ssl_min_version=7", "ssl_ca_data=secret"])
-def test_encryption_that_cannot_be_set_up_is_refused(scheme: str, option: str):
+def test_unusable_tls_options_are_refused(scheme: str, option: str):
     with pytest.raises(ConfigurationError, match=r"cache\.url: the ssl_ options"):
         open_redis(settings(f"{scheme}?{option}"))
 
@@ -128,7 +128,7 @@ def test_encryption_that_cannot_be_set_up_is_refused(scheme: str, option: str):
     "option",
     ["encoding=nope", "encoding_errors=nope", "max_connections=many", "lib_name=a%20b", "timeout=soon"],
 )
-async def test_options_that_the_server_decides_are_ignored_whatever_they_say(redis_url: str, option: str):
+async def test_options_that_the_server_sets_itself_are_ignored_in_the_url(redis_url: str, option: str):
     mark = "&" if "?" in redis_url else "?"
     client = open_redis(settings(f"{redis_url}{mark}client_name=feed&{option}"))
     await client.set("key", "value")
@@ -137,7 +137,7 @@ async def test_options_that_the_server_decides_are_ignored_whatever_they_say(red
     assert name == "feed"
 
 
-def test_every_scheme_of_the_settings_can_be_opened():
+def test_every_url_scheme_that_the_settings_accept_can_be_opened():
     for scheme in REDIS_SCHEMES:
         rest = {"unix://": "/run/redis.sock", "sentinel://": "host/feed"}
         place = next((part for ending, part in rest.items() if scheme.endswith(ending)), "127.0.0.1")
@@ -146,7 +146,7 @@ def test_every_scheme_of_the_settings_can_be_opened():
         settings("redis+magic://host")
 
 
-async def test_nothing_retries_and_the_urls_own_options_do_not_change_that():
+async def test_redis_calls_are_never_retried_whatever_the_url_says():
     options = "socket_connect_timeout=60&max_connections=1&decode_responses=true&protocol=3"
     for url, pool_class in (
         (f"rediss://host?{options}&timeout=60", BlockingConnectionPool),
@@ -164,7 +164,7 @@ async def test_nothing_retries_and_the_urls_own_options_do_not_change_that():
         await close_redis(client)
 
 
-async def test_a_cluster_that_nobody_answers_for_is_given_up_at_once():
+async def test_an_unreachable_cluster_fails_at_once():
     client = open_redis(settings("redis+cluster://127.0.0.1:1?socket_connect_timeout=60"))
     assert isinstance(client, RedisCluster)
     assert client.retry.get_retries() == 0

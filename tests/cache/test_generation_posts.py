@@ -76,7 +76,7 @@ async def test_concurrent_runs_are_all_in_the_intersection(stores: Stores):
     await until(lambda: posts_of(stores) == list(range(20, 40)))
 
 
-async def test_the_posts_go_with_the_generation(stores: Stores, client: Redis):
+async def test_the_posts_of_a_generation_expire_with_it(stores: Stores, client: Redis):
     old, abandoned = make_generation(), make_generation(NOW + 1, name=b"another")
     await stores.generations.begin(old)
     await stores.generations.intersect_posts(old, np.arange(3))
@@ -94,12 +94,14 @@ async def test_the_posts_go_with_the_generation(stores: Stores, client: Redis):
     assert 0 < life <= 1000 * (TIMELINE.token_ttl + 120)
 
 
-async def test_a_generation_that_is_not_being_built_takes_no_posts(generations: RedisGenerations):
+async def test_posts_are_stored_only_for_the_generation_that_is_being_built(generations: RedisGenerations):
     with pytest.raises(GenerationGone, match="resume_within"):
         await generations.intersect_posts(make_generation(), np.arange(3))
 
 
-async def test_posts_that_cannot_be_read_are_none_are_counted_once_and_deleted(stores: Stores, client: Redis):
+async def test_unreadable_posts_of_a_generation_are_absent_counted_once_and_deleted(
+    stores: Stores, client: Redis
+):
     generation = make_generation()
     key = generation_posts_key(b"animora:", generation.generation_id)
     await client.set(key, encode_posts(b"another key", np.arange(3)))
@@ -113,7 +115,7 @@ async def test_posts_that_cannot_be_read_are_none_are_counted_once_and_deleted(s
     assert name_of(await stores.timelines.latest(KEY)) == generation.generation_id
 
 
-async def test_posts_that_were_damaged_stay_unknown_for_their_generation(stores: Stores, client: Redis):
+async def test_damaged_posts_are_not_fetched_again_for_the_same_generation(stores: Stores, client: Redis):
     generation = make_generation(shards=2)
     key = generation_posts_key(b"animora:", generation.generation_id)
     await stores.generations.begin(generation)
@@ -146,7 +148,7 @@ async def watched(redis: ScriptedRedis) -> GenerationWatch:
     return watch
 
 
-async def test_posts_are_looked_for_until_redis_answers():
+async def test_the_posts_of_a_generation_are_fetched_again_until_redis_answers():
     redis = ScriptedRedis(RECORD, NoAnswer.ERROR, RECORD, NoAnswer.SKIPPED, RECORD, GENERATION_POSTS, RECORD)
     posts = (await watched(redis)).posts
     assert posts is not None
@@ -154,14 +156,14 @@ async def test_posts_are_looked_for_until_redis_answers():
     assert redis.asked.count(GENERATION_POSTS_KEY) == 3
 
 
-async def test_a_generation_without_posts_is_asked_for_them_once():
+async def test_a_generation_without_posts_is_looked_up_once():
     redis = ScriptedRedis(RECORD, [None], RECORD, RECORD)
     watch = await watched(redis)
     assert (watch.current, watch.posts) == (GENERATION, None)
     assert redis.asked.count(GENERATION_POSTS_KEY) == 1
 
 
-async def test_fetching_posts_is_given_up_after_many_timeouts():
+async def test_fetching_posts_ends_after_many_timeouts():
     tries: list[Found] = [RECORD, NoAnswer.ERROR] * ATTEMPTS
     redis = ScriptedRedis(*tries, RECORD, RECORD)
     with capture_logs() as logs:

@@ -55,13 +55,13 @@ async def begin(lookups: LookupBatcher, *keys: bytes, size: int = 100) -> "list[
     return found
 
 
-async def test_look_ups_made_at_once_share_a_round_trip(redis: Redis, lookups: LookupBatcher):
+async def test_lookups_of_one_turn_share_a_round_trip(redis: Redis, lookups: LookupBatcher):
     redis.answer()
     assert await asyncio.gather(*(lookups.find([key], 1) for key in (b"a", b"b"))) == [[b"a"], [b"b"]]
     assert redis.rounds == [[b"a", b"b"]]
 
 
-async def test_look_ups_that_arrive_during_a_round_trip_share_the_next(redis: Redis, lookups: LookupBatcher):
+async def test_lookups_that_arrive_during_a_round_trip_share_the_next(redis: Redis, lookups: LookupBatcher):
     first = await begin(lookups, b"a")
     await redis.asked.acquire()
     rest = await begin(lookups, b"b", b"c", b"d")
@@ -78,7 +78,7 @@ async def test_a_key_without_a_value_is_a_miss_and_its_neighbours_are_not(
     assert found == [[b"a"], [None], [b"b"]]
 
 
-async def test_the_keys_of_a_look_up_stay_together(redis: Redis, lookups: LookupBatcher):
+async def test_the_keys_of_a_lookup_are_never_split_over_round_trips(redis: Redis, lookups: LookupBatcher):
     pairs = [[b"%d" % number, b"missing"] for number in range(MAX_KEYS // 2 - 1)]
     three = [b"a", b"b", b"c"]
     redis.answer(2)
@@ -103,7 +103,7 @@ async def test_a_round_trip_has_a_limited_number_of_bytes_but_at_least_one_key(
     assert redis.rounds == [[b"huge"], [b"half", b"rest"], [b"more"]]
 
 
-async def test_a_cancelled_caller_does_not_end_the_round_trip(redis: Redis, lookups: LookupBatcher):
+async def test_a_cancelled_caller_does_not_cancel_the_round_trip(redis: Redis, lookups: LookupBatcher):
     leaving, staying = await begin(lookups, b"a", b"b")
     await redis.asked.acquire()
     leaving.cancel()
@@ -113,7 +113,7 @@ async def test_a_cancelled_caller_does_not_end_the_round_trip(redis: Redis, look
     assert await staying == [b"b"]
 
 
-async def test_a_look_up_cancelled_while_it_waits_is_never_sent(redis: Redis, lookups: LookupBatcher):
+async def test_a_lookup_that_is_cancelled_while_it_waits_is_never_sent(redis: Redis, lookups: LookupBatcher):
     first = await begin(lookups, b"a")
     await redis.asked.acquire()
     leaving, staying = await begin(lookups, b"b", b"c")
@@ -124,9 +124,7 @@ async def test_a_look_up_cancelled_while_it_waits_is_never_sent(redis: Redis, lo
     assert redis.rounds == [[b"a"], [b"c"]]
 
 
-async def test_no_answer_from_redis_is_an_error_for_its_round_trip_alone(
-    redis: Redis, lookups: LookupBatcher
-):
+async def test_an_unanswered_round_trip_fails_only_its_own_lookups(redis: Redis, lookups: LookupBatcher):
     first = await begin(lookups, b"a", b"b")
     await redis.asked.acquire()
     second = await begin(lookups, b"c")
@@ -135,20 +133,20 @@ async def test_no_answer_from_redis_is_an_error_for_its_round_trip_alone(
     assert await asyncio.gather(*first, *second) == [NoAnswer.ERROR, NoAnswer.ERROR, [b"c"]]
 
 
-async def test_a_look_up_gives_up_at_its_timeout_whatever_redis_does(redis: Redis):
+async def test_a_lookup_ends_at_its_timeout_whatever_redis_does(redis: Redis):
     lookups = LookupBatcher(redis.fetch, timeout=0.001)
     assert await lookups.find([b"a"], 1) is NoAnswer.ERROR
     assert await lookups.find([b"behind the one that hangs"], 1) is NoAnswer.ERROR
     await lookups.aclose()
 
 
-async def test_a_look_up_gives_up_sooner_where_its_caller_has_less_time(redis: Redis, lookups: LookupBatcher):
+async def test_a_lookup_ends_at_its_callers_deadline_if_that_is_earlier(redis: Redis, lookups: LookupBatcher):
     now = asyncio.get_running_loop().time()
     assert lookups.lookup_deadline() > now + 1
     assert await lookups.find([b"a"], 1, until=now) is NoAnswer.ERROR
 
 
-async def test_a_bug_fails_no_look_up_and_is_logged(redis: Redis, lookups: LookupBatcher):
+async def test_an_unexpected_error_is_logged_and_a_miss(redis: Redis, lookups: LookupBatcher):
     bug = ZeroDivisionError()
     redis.crash(bug)
     with capture_logs() as logs:
@@ -158,7 +156,7 @@ async def test_a_bug_fails_no_look_up_and_is_logged(redis: Redis, lookups: Looku
     assert [(entry["log_level"], entry["exc_info"]) for entry in logs] == [("critical", bug)]
 
 
-async def test_closing_answers_everyone_at_once(redis: Redis, lookups: LookupBatcher):
+async def test_closing_ends_all_lookups_at_once(redis: Redis, lookups: LookupBatcher):
     flying = await begin(lookups, b"a")
     await redis.asked.acquire()
     waiting = await begin(lookups, b"b")

@@ -50,14 +50,14 @@ async def allow(server: Server, *more: str) -> None:
     await server.client.execute_command(*LINE[:3], *PRECOMPUTING, *more)
 
 
-async def test_they_are_enough_for_one_server(program: Path, tmp_path: Path):
+async def test_the_documented_rights_suffice_for_a_single_server(program: Path, tmp_path: Path):
     async with serving(tmp_path, program=program) as server:
         await allow(server)
         await use(f"redis://animora:password@127.0.0.1:{server.port}/1")
         assert await server.client.acl_log() == []
 
 
-async def test_they_are_enough_where_sentinels_watch(program: Path, tmp_path: Path):
+async def test_the_documented_rights_suffice_with_sentinels(program: Path, tmp_path: Path):
     async with watched(tmp_path, "hunter2", program) as (primary, _, sentinel):
         await allow(primary)
         login = "sentinel_username=watcher&sentinel_password=hunter2"
@@ -65,7 +65,7 @@ async def test_they_are_enough_where_sentinels_watch(program: Path, tmp_path: Pa
         assert [await server.client.acl_log() for server in (primary, sentinel)] == [[], []]
 
 
-async def test_they_are_enough_in_a_cluster(program: Path, tmp_path: Path):
+async def test_the_documented_rights_suffice_in_a_cluster(program: Path, tmp_path: Path):
     async with clustered(tmp_path, program) as nodes:
         for node in nodes:
             await allow(node, *CLUSTERED)

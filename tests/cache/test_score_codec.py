@@ -26,7 +26,7 @@ def rank_key_of(version: str, user: int, candidates: tuple[list[int], list[int]]
 
 
 @given(inputs, inputs)
-def test_keys_are_equal_exactly_where_the_inputs_are(one, other):
+def test_keys_are_equal_if_and_only_if_the_inputs_are(one, other):
     assert (rank_key_of(*one) == rank_key_of(*other)) == (one == other)
 
 
@@ -34,12 +34,12 @@ def test_a_key_is_the_same_in_every_process():
     assert rank_key_of("v1", 7, ([1, 2], [3, 4])) == b"rank:1:27614c358f5d6232ced12374e2be0df6"
 
 
-def test_the_version_and_the_posts_do_not_run_together():
+def test_bytes_that_move_from_the_version_to_the_posts_change_the_key():
     # The version's bytes continue with what would be the first post's.
     assert rank_key_of("a", 1, ([0x6161616161616161], [0])) != rank_key_of("aaaaaaaaa", 1, ([0], []))
 
 
-def test_arrays_that_are_not_contiguous_make_the_same_key():
+def test_arrays_that_are_not_contiguous_have_the_same_key():
     wide = np.arange(10, dtype=np.int64)
     assert rank_key("v", 1, wide[::2], wide[1::2]) == rank_key("v", 1, wide[::2].copy(), wide[1::2].copy())
 
@@ -51,23 +51,23 @@ def test_a_key_is_printable_and_short():
 
 
 @given(keys, scores)
-def test_scores_come_back_bit_by_bit(key: bytes, stored: FloatArray):
+def test_decoded_scores_equal_the_encoded_ones_bit_by_bit(key: bytes, stored: FloatArray):
     found = decode(encode(key, stored), key, len(stored))
     assert found.dtype == np.float32
     assert found.tobytes() == stored.tobytes()
 
 
 @given(keys, scores)
-def test_the_size_of_a_value_is_predicted(key: bytes, stored: FloatArray):
+def test_size_is_that_of_an_encoded_value(key: bytes, stored: FloatArray):
     assert len(encode(key, stored)) == size(key, len(stored))
 
 
-def test_the_layout_stays_what_other_versions_of_the_server_wrote():
+def test_the_encoding_is_that_of_earlier_server_versions():
     value = encode(b"k", np.array([1.0, -2.0], np.float32))
     assert value.hex() == "616e6d0101000000020000006b0000803f000000c0eab197a7"
 
 
-def test_the_scores_that_come_back_may_be_changed():
+def test_decoded_scores_are_writable():
     key = b"key"
     found = decode(encode(key, np.ones(3, np.float32)), key, 3)
     found += 1
@@ -75,7 +75,7 @@ def test_the_scores_that_come_back_may_be_changed():
 
 
 @given(keys, scores, st.data())
-def test_a_flipped_byte_anywhere_is_refused(key: bytes, stored: FloatArray, data: st.DataObject):
+def test_a_value_with_any_byte_flipped_is_refused(key: bytes, stored: FloatArray, data: st.DataObject):
     value = bytearray(encode(key, stored))
     at = data.draw(st.integers(0, len(value) - 1))
     value[at] ^= data.draw(st.integers(1, 255))
@@ -84,7 +84,7 @@ def test_a_flipped_byte_anywhere_is_refused(key: bytes, stored: FloatArray, data
 
 
 @given(keys, scores, st.data())
-def test_a_value_cut_short_anywhere_is_refused(key: bytes, stored: FloatArray, data: st.DataObject):
+def test_a_truncated_value_is_refused(key: bytes, stored: FloatArray, data: st.DataObject):
     value = encode(key, stored)
     end = data.draw(st.integers(0, len(value) - 1))
     with pytest.raises(UnreadableValue):
@@ -92,26 +92,26 @@ def test_a_value_cut_short_anywhere_is_refused(key: bytes, stored: FloatArray, d
 
 
 @given(keys, scores, st.binary(min_size=1, max_size=8))
-def test_a_value_with_something_after_it_is_refused(key: bytes, stored: FloatArray, rest: bytes):
+def test_a_value_with_trailing_bytes_is_refused(key: bytes, stored: FloatArray, rest: bytes):
     with pytest.raises(UnreadableValue):
         decode(encode(key, stored) + rest, key, len(stored))
 
 
 @given(keys, keys, scores)
-def test_another_keys_value_is_refused(key: bytes, other: bytes, stored: FloatArray):
+def test_a_value_of_another_key_is_refused(key: bytes, other: bytes, stored: FloatArray):
     assume(key != other)
     with pytest.raises(UnreadableValue):
         decode(encode(other, stored), key, len(stored))
 
 
 @given(keys, scores, st.integers(0, 50))
-def test_another_number_of_scores_is_refused(key: bytes, stored: FloatArray, count: int):
+def test_a_value_with_another_number_of_scores_is_refused(key: bytes, stored: FloatArray, count: int):
     assume(count != len(stored))
     with pytest.raises(UnreadableValue):
         decode(encode(key, stored), key, count)
 
 
 @given(st.binary(max_size=200), keys, st.integers(0, 10))
-def test_bytes_that_are_no_value_are_refused(value: bytes, key: bytes, count: int):
+def test_bytes_in_another_format_are_refused(value: bytes, key: bytes, count: int):
     with pytest.raises(UnreadableValue):
         decode(value, key, count)

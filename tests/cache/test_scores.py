@@ -96,7 +96,7 @@ async def test_stored_scores_are_found(cache: Cache):
     assert (cache.lookup_count("miss"), cache.lookup_count("hit")) == (1, 1)
 
 
-async def test_hundreds_of_look_ups_at_once_each_get_their_own_scores(cache: Cache):
+async def test_concurrent_lookups_each_return_their_own_scores(cache: Cache):
     keys = [b"key %d" % number for number in range(300)]
     for number, key in enumerate(keys):
         cache.scores.put(key, np.array([number], np.float32))
@@ -105,7 +105,7 @@ async def test_hundreds_of_look_ups_at_once_each_get_their_own_scores(cache: Cac
     assert [scores.item() for (scores,) in found if scores is not None] == list(range(300))
 
 
-async def test_many_are_found_in_one_look_up_and_what_is_missing_is_none(cache: Cache):
+async def test_one_lookup_of_many_keys_returns_none_for_those_that_are_missing(cache: Cache):
     for number in (0, 2):
         cache.scores.put(b"key %d" % number, np.arange(number + 1, dtype=np.float32))
     await until(lambda: cache.written("stored") == 2)
@@ -114,13 +114,13 @@ async def test_many_are_found_in_one_look_up_and_what_is_missing_is_none(cache: 
     assert (cache.lookup_count("hit"), cache.lookup_count("miss")) == (2, 1)
 
 
-async def test_two_prefixes_in_one_redis_are_apart(cache: Cache, redis_url: str):
+async def test_caches_with_different_key_prefixes_share_no_values(cache: Cache, redis_url: str):
     await cache.store()
     async with Cache(redis_url, timeout=10, prefix="other") as other:
         assert await other.get() is None
 
 
-async def test_every_value_expires_and_not_all_at_once(cache: Cache):
+async def test_values_expire_at_jittered_times(cache: Cache):
     keys = [b"key %d" % number for number in range(20)]
     for key in keys:
         await cache.store(key)
@@ -130,7 +130,7 @@ async def test_every_value_expires_and_not_all_at_once(cache: Cache):
 
 
 @pytest.mark.parametrize("poison", [b"", b"poison", b"anm\x01" + bytes(50), bytes(2**16)])
-async def test_a_value_that_cannot_be_read_is_a_miss_and_is_deleted(cache: Cache, poison: bytes):
+async def test_an_unreadable_value_is_a_miss_and_is_deleted(cache: Cache, poison: bytes):
     await cache.client.set(STORED, poison)
     assert await cache.get() is None
     assert cache.lookup_count("unreadable") == 1
@@ -149,7 +149,7 @@ async def test_a_key_of_another_type_is_a_miss(cache: Cache):
     assert await cache.get() is None
 
 
-async def test_cancelled_look_ups_never_hand_their_values_to_others(cache: Cache):
+async def test_the_values_of_cancelled_lookups_are_never_returned_to_other_callers(cache: Cache):
     keys = [b"key %d" % number for number in range(50)]
     for number, key in enumerate(keys):
         cache.scores.put(key, np.array([number], np.float32))
@@ -175,7 +175,7 @@ async def test_a_flushed_redis_is_a_miss(cache: Cache):
     assert cache.lookup_count("miss") == 1
 
 
-async def test_a_killed_redis_is_skipped_and_used_again_once_it_is_back(embedded_redis: Start):
+async def test_a_killed_redis_is_skipped_until_it_is_back(embedded_redis: Start):
     server = await embedded_redis()
     async with Cache(server.url) as cache:
         await cache.store()
@@ -191,7 +191,7 @@ async def test_a_killed_redis_is_skipped_and_used_again_once_it_is_back(embedded
         await cache.until_found()
 
 
-async def test_a_redis_killed_under_load_fails_no_look_up(embedded_redis: Start):
+async def test_a_redis_that_is_killed_under_load_fails_no_lookup(embedded_redis: Start):
     server = await embedded_redis()
     done = asyncio.Event()
 
@@ -214,7 +214,7 @@ async def test_a_redis_killed_under_load_fails_no_look_up(embedded_redis: Start)
         done.set()
 
 
-async def test_a_frozen_redis_is_skipped_and_used_again_once_it_thaws(embedded_redis: Start, frozen: Freeze):
+async def test_a_frozen_redis_is_skipped_until_it_thaws(embedded_redis: Start, frozen: Freeze):
     server = await embedded_redis()
     async with Cache(server.url) as cache:
         await cache.store()
@@ -284,7 +284,7 @@ async def test_a_read_only_replica_refuses_writes_and_still_answers(embedded_red
         assert not cache.left_alone
 
 
-async def test_a_redis_that_forbids_look_ups_is_skipped_although_it_answers_pings(embedded_redis: Start):
+async def test_a_redis_that_answers_pings_but_forbids_lookups_is_skipped(embedded_redis: Start):
     server = await embedded_redis()
     async with Cache(server.url, timeout=10) as cache:
         await cache.client.acl_setuser("default", enabled=True, commands=["-mget"])
@@ -294,7 +294,9 @@ async def test_a_redis_that_forbids_look_ups_is_skipped_although_it_answers_ping
         await until(lambda: not cache.left_alone)
 
 
-async def test_a_put_never_waits_and_drops_what_is_too_much(embedded_redis: Start, frozen: Freeze):
+async def test_a_put_never_waits_and_drops_writes_beyond_the_queue_limit(
+    embedded_redis: Start, frozen: Freeze
+):
     server = await embedded_redis()
     async with Cache(server.url) as cache:
         with frozen(server.pid):
@@ -310,7 +312,7 @@ async def test_an_option_that_the_client_does_not_know_is_refused_at_the_start()
     assert "secret" not in str(refused.value)
 
 
-async def test_options_in_the_url_do_not_change_what_values_are(redis_url: str):
+async def test_options_in_the_url_do_not_change_how_values_are_decoded(redis_url: str):
     async with Cache(f"{redis_url}&decode_responses=true&protocol=3", timeout=10) as cache:
         await cache.store()
         assert await cache.get() == SCORES.tolist()

@@ -68,7 +68,7 @@ def contents(snapshot: RankedTimeline) -> tuple[object, ...]:
 
 
 @given(keys, snapshots())
-def test_a_timeline_comes_back_bit_by_bit(key: bytes, snapshot: RankedTimeline):
+def test_a_decoded_timeline_equals_the_encoded_one_bit_by_bit(key: bytes, snapshot: RankedTimeline):
     found = decode_timeline(encode_timeline(key, snapshot), key, snapshot.timeline_id)
     assert contents(found) == contents(snapshot)
 
@@ -80,7 +80,7 @@ def test_every_ranker_and_reason_has_a_code_of_its_own():
         assert len(set(codes.values())) == len(codes)
 
 
-def test_the_layouts_stay_what_other_versions_of_the_server_wrote():
+def test_the_encoding_is_that_of_earlier_server_versions():
     snapshot = RankedTimeline(
         b"s" * 16, np.array([5, 3]), np.array([1, -2], np.float32), RankerName.HEURISTIC, "v",
         made_at=1.0, fresh_until=2.0, read_at=0.5, cost=0.25, degraded_reason=DegradedReason.OVERLOADED,
@@ -90,7 +90,7 @@ def test_the_layouts_stay_what_other_versions_of_the_server_wrote():
 
 
 @given(id_lists)
-def test_ids_take_four_bytes_where_they_lie_together_and_else_eight(ids: list[int]):
+def test_ids_take_four_bytes_if_they_lie_within_32_bits_and_else_eight(ids: list[int]):
     together = not ids or max(ids) - min(ids) < 2**32
     snapshot = make(np.array(ids, np.int64))
     empty = make(np.empty(0, np.int64))
@@ -106,7 +106,7 @@ def test_stored_bytes_is_an_upper_bound(ids: list[int], user: int):
 
 
 @given(id_lists, st.integers(0, 1000))
-def test_the_posts_that_fit_are_as_many_as_do_and_no_more(ids: list[int], max_bytes: int):
+def test_posts_that_fit_returns_the_largest_number_of_posts_that_fit(ids: list[int], max_bytes: int):
     posts = np.array(ids, np.int64)
     count = posts_that_fit(posts, max_bytes)
     assert count == 0 or stored_bytes(posts[:count]) <= max_bytes
@@ -115,7 +115,7 @@ def test_the_posts_that_fit_are_as_many_as_do_and_no_more(ids: list[int], max_by
 
 
 @given(keys, snapshots(), st.data())
-def test_a_flipped_byte_anywhere_in_a_timeline_is_refused(
+def test_a_timeline_with_any_byte_flipped_is_refused(
     key: bytes, snapshot: RankedTimeline, data: st.DataObject
 ):
     value = flipped(encode_timeline(key, snapshot), data)
@@ -124,7 +124,7 @@ def test_a_flipped_byte_anywhere_in_a_timeline_is_refused(
 
 
 @given(keys, snapshots())
-def test_a_timeline_cut_short_anywhere_is_refused(key: bytes, snapshot: RankedTimeline):
+def test_a_truncated_timeline_is_refused(key: bytes, snapshot: RankedTimeline):
     value = encode_timeline(key, snapshot)
     for end in range(len(value)):
         with pytest.raises(UnreadableValue):
@@ -132,7 +132,7 @@ def test_a_timeline_cut_short_anywhere_is_refused(key: bytes, snapshot: RankedTi
 
 
 @given(keys, snapshots(), st.binary(min_size=1, max_size=20))
-def test_a_timeline_with_something_after_it_is_refused(key: bytes, snapshot: RankedTimeline, rest: bytes):
+def test_a_timeline_with_trailing_bytes_is_refused(key: bytes, snapshot: RankedTimeline, rest: bytes):
     with pytest.raises(UnreadableValue):
         decode_timeline(encode_timeline(key, snapshot) + rest, key, snapshot.timeline_id)
 
@@ -145,7 +145,9 @@ def test_a_timeline_of_another_key_is_refused(key: bytes, other: bytes, snapshot
 
 
 @given(st.binary(max_size=200), keys, snapshot_ids)
-def test_other_bytes_are_neither_timeline_nor_pointer(value: bytes, key: bytes, timeline_id: bytes):
+def test_bytes_in_another_format_are_neither_a_timeline_nor_a_pointer(
+    value: bytes, key: bytes, timeline_id: bytes
+):
     with pytest.raises(UnreadableValue):
         decode_timeline(value, key, timeline_id)
     with pytest.raises(UnreadableValue):
@@ -153,7 +155,9 @@ def test_other_bytes_are_neither_timeline_nor_pointer(value: bytes, key: bytes, 
 
 
 @given(keys, snapshots())
-def test_a_timeline_is_no_pointer_and_a_pointer_no_timeline(key: bytes, snapshot: RankedTimeline):
+def test_a_timeline_is_not_decoded_as_a_pointer_nor_a_pointer_as_a_timeline(
+    key: bytes, snapshot: RankedTimeline
+):
     with pytest.raises(UnreadableValue):
         decode_pointer(encode_timeline(key, snapshot), key)
     with pytest.raises(UnreadableValue):
@@ -162,7 +166,7 @@ def test_a_timeline_is_no_pointer_and_a_pointer_no_timeline(key: bytes, snapshot
         )
 
 
-def test_a_forged_timeline_with_a_right_checksum_is_refused_where_it_makes_no_sense():
+def test_an_inconsistent_timeline_with_a_valid_checksum_is_refused():
     body = bytearray(encode_timeline(b"k", make(np.arange(3)))[:-4])
     for place, nonsense in ((12, 99), (13, 99), (14, 0), (14, 1), (15, 200)):
         forged = bytearray(body)
@@ -171,13 +175,13 @@ def test_a_forged_timeline_with_a_right_checksum_is_refused_where_it_makes_no_se
             decode_timeline(sealed(forged), b"k", b"s" * 16)
 
 
-def test_a_version_that_no_model_has_is_refused_when_it_is_stored():
+def test_an_invalid_model_version_is_refused_when_it_is_stored():
     with pytest.raises(ValueError, match="version"):
         encode_timeline(b"k", replace(make(np.arange(3)), model_version="v" * 256))
 
 
 @given(keys, snapshot_ids, times)
-def test_a_pointer_comes_back(key: bytes, timeline_id: bytes, made_at: float):
+def test_a_decoded_pointer_equals_the_encoded_one(key: bytes, timeline_id: bytes, made_at: float):
     pointer = LatestPointer(timeline_id, made_at)
     assert decode_pointer(encode_pointer(key, pointer), key) == pointer
 
@@ -199,7 +203,7 @@ def test_a_pointer_of_another_key_is_refused(key: bytes, other: bytes, timeline_
 
 
 @given(keys, id_lists)
-def test_the_posts_of_a_generation_come_back_in_as_few_bytes_as_a_timelines_ids(key: bytes, ids: list[int]):
+def test_the_posts_of_a_generation_take_as_few_bytes_as_the_ids_of_a_timeline(key: bytes, ids: list[int]):
     posts = np.array(sorted(ids), np.int64)
     value = encode_posts(key, posts)
     found = decode_posts(value, key)
@@ -209,7 +213,7 @@ def test_the_posts_of_a_generation_come_back_in_as_few_bytes_as_a_timelines_ids(
 
 
 @given(keys, id_lists, st.data())
-def test_a_generations_damaged_posts_are_refused(key: bytes, ids: list[int], data: st.DataObject):
+def test_damaged_posts_of_a_generation_are_refused(key: bytes, ids: list[int], data: st.DataObject):
     value = encode_posts(key, np.array(ids, np.int64))
     cut = value[: data.draw(st.integers(0, len(value) - 1))]
     for damaged in (flipped(value, data), cut, value + b"\0"):
@@ -224,7 +228,7 @@ def test_the_posts_of_another_generation_are_refused(key: bytes, other: bytes, i
         decode_posts(encode_posts(other, np.array(ids, np.int64)), key)
 
 
-def test_a_generations_forged_posts_with_a_right_checksum_are_refused_where_they_make_no_sense():
+def test_inconsistent_posts_of_a_generation_with_a_valid_checksum_are_refused():
     body = bytearray(encode_posts(b"k", np.arange(3))[:-4])
     for width in (0, 1, 5, 8):
         body[12] = width

@@ -60,7 +60,7 @@ async def test_a_timeline_put_without_latest_is_found_by_its_id_only(stores: Sto
     assert name_of(await stores.timelines.by_id(KEY, kept.timeline_id)) == kept.timeline_id
 
 
-async def test_the_timeline_before_the_latest_stays_for_its_tokens(stores: Stores):
+async def test_a_replaced_timeline_can_still_be_found_by_its_id(stores: Stores):
     first, second = make_timeline(), make_timeline(NOW + 1)
     for made in (first, second):
         await stores.timelines.put_latest(KEY, made)
@@ -68,14 +68,14 @@ async def test_the_timeline_before_the_latest_stays_for_its_tokens(stores: Store
     assert name_of(await stores.timelines.by_id(KEY, first.timeline_id)) == first.timeline_id
 
 
-async def test_timelines_of_other_users_options_and_settings_are_apart(stores: Stores):
+async def test_timelines_of_different_users_options_and_settings_are_separate(stores: Stores):
     await stores.timelines.put_latest(KEY, make_timeline())
     for other in (KEY.replace(b"7", b"8"), KEY.replace(b"new", b"all"), KEY.replace(b"f:", b"e:")):
         assert await stores.timelines.latest(other) is None
         assert await stores.timelines.by_id(other, make_timeline().timeline_id) is None
 
 
-async def test_a_timeline_that_another_process_is_still_writing_is_waited_for(stores: Stores):
+async def test_a_lookup_waits_for_a_timeline_that_another_process_is_still_writing(stores: Stores):
     now = asyncio.get_running_loop().time()
     made = make_timeline()
     waiting = asyncio.ensure_future(stores.timelines.by_id(KEY, made.timeline_id, now + 60, now + 60))
@@ -85,7 +85,9 @@ async def test_a_timeline_that_another_process_is_still_writing_is_waited_for(st
     assert await stores.timelines.by_id(KEY, b"gone".ljust(16), now + 60, now) is None
 
 
-async def test_a_timeline_is_not_gone_when_redis_answers_late(embedded_redis: Start, frozen: Freeze):
+async def test_a_late_answer_of_redis_does_not_mean_that_a_timeline_is_gone(
+    embedded_redis: Start, frozen: Freeze
+):
     server = await embedded_redis()
     async with Stores(server.url, timeout=0.02) as stores:
         await stores.until_stored(make_timeline())
@@ -98,7 +100,7 @@ async def test_a_timeline_is_not_gone_when_redis_answers_late(embedded_redis: St
         assert name_of(await waiting) == make_timeline().timeline_id
 
 
-async def test_a_lookup_of_the_latest_timeline_ends_with_the_time_of_its_caller(
+async def test_a_lookup_of_the_latest_timeline_ends_at_its_callers_deadline(
     embedded_redis: Start, frozen: Freeze
 ):
     server = await embedded_redis()
@@ -112,7 +114,7 @@ async def test_a_lookup_of_the_latest_timeline_ends_with_the_time_of_its_caller(
         assert name_of(await patient) == make_timeline().timeline_id
 
 
-async def test_a_precomputed_timeline_from_the_future_does_not_hide_those_that_are_made_now(stores: Stores):
+async def test_a_precomputed_timeline_from_the_future_does_not_hide_later_live_ones(stores: Stores):
     await stores.publish(make_generation(NOW + 40 * 86_400), KEY)
     assert await stores.timelines.latest(KEY) is None
     await stores.timelines.put_latest(KEY, make_timeline())
@@ -130,7 +132,7 @@ async def test_of_a_precomputed_and_a_live_timeline_the_newer_is_the_latest(
     assert name_of(await stores.timelines.latest(KEY)) == newer
 
 
-async def test_a_precomputed_timeline_takes_one_round_trip_and_hundreds_at_once_share_a_few(stores: Stores):
+async def test_concurrent_lookups_of_precomputed_timelines_share_round_trips(stores: Stores):
     users = [b"{%d}:digest:new" % user for user in range(300)]
     generation = make_generation()
     await stores.publish(generation, *users)
@@ -156,9 +158,7 @@ async def test_if_the_live_timeline_is_gone_the_precomputed_is_the_latest(stores
     assert name_of(await stores.timelines.latest(KEY)) == generation.generation_id
 
 
-async def test_every_key_expires_no_sooner_than_the_last_token_and_not_all_at_once(
-    stores: Stores, client: Redis
-):
+async def test_every_key_outlives_the_last_token_and_expiries_are_jittered(stores: Stores, client: Redis):
     for user in range(20):
         key = b"{%d}:digest:new" % user
         await stores.timelines.put_latest(key, make_timeline())
@@ -171,9 +171,7 @@ async def test_every_key_expires_no_sooner_than_the_last_token_and_not_all_at_on
 
 
 @pytest.mark.parametrize("poison", [b"", b"poison", b"anl\x01" + bytes(100), bytes(2**16)])
-async def test_a_timeline_that_cannot_be_read_is_a_miss_and_is_deleted(
-    stores: Stores, client: Redis, poison: bytes
-):
+async def test_an_unreadable_timeline_is_a_miss_and_is_deleted(stores: Stores, client: Redis, poison: bytes):
     live = make_timeline()
     await stores.timelines.put_latest(KEY, live)
     stored = stored_timeline_key(PREFIX, live.timeline_id, KEY)
@@ -184,16 +182,16 @@ async def test_a_timeline_that_cannot_be_read_is_a_miss_and_is_deleted(
 
 
 @pytest.mark.parametrize("poison", [b"", b"poison", b"anp\x01" + bytes(32), bytes(2**16)])
-async def test_a_pointer_that_cannot_be_read_is_a_miss_and_is_deleted(
-    stores: Stores, client: Redis, poison: bytes
-):
+async def test_an_unreadable_pointer_is_a_miss_and_is_deleted(stores: Stores, client: Redis, poison: bytes):
     await client.set(POINTER, poison)
     assert await stores.timelines.latest(KEY) is None
     assert (stores.lookup_count("unreadable"), stores.lookup_count("miss")) == (1, 1)
     await until_deleted(client, POINTER)
 
 
-async def test_a_poisoned_precomputed_timeline_leaves_the_live_one(stores: Stores, client: Redis):
+async def test_if_the_precomputed_timeline_is_unreadable_the_live_one_is_the_latest(
+    stores: Stores, client: Redis
+):
     generation, live = make_generation(), make_timeline(NOW - 1)
     await stores.publish(generation, KEY)
     await stores.timelines.put_latest(KEY, live)
@@ -211,7 +209,7 @@ async def test_values_under_other_keys_are_misses(stores: Stores, client: Redis)
     assert await stores.timelines.by_id(KEY, live.timeline_id) is None
 
 
-async def test_cancelled_look_ups_never_hand_their_timelines_to_others(stores: Stores):
+async def test_the_timelines_of_cancelled_lookups_are_never_returned_to_other_callers(stores: Stores):
     users = [b"{%d}:digest:new" % user for user in range(40)]
     for user in users:
         await stores.timelines.put_latest(user, make_timeline(name=user[:4]))
@@ -237,7 +235,7 @@ async def test_a_flushed_redis_is_a_miss_for_timelines_and_for_the_generation(st
     await until(lambda: stores.watch.current is None)
 
 
-async def test_a_full_redis_says_that_it_stores_nothing_and_still_answers(embedded_redis: Start):
+async def test_a_full_redis_stores_nothing_reports_that_and_still_answers(embedded_redis: Start):
     server = await embedded_redis()
     async with Stores(server.url) as stores, redis.asyncio.from_url(server.url) as client:
         live = make_timeline()
@@ -250,7 +248,7 @@ async def test_a_full_redis_says_that_it_stores_nothing_and_still_answers(embedd
         assert not stores.left_alone
 
 
-async def test_a_timeline_that_a_full_redis_refused_is_not_waited_for(embedded_redis: Start):
+async def test_a_lookup_does_not_wait_for_a_timeline_that_a_full_redis_refused(embedded_redis: Start):
     server = await embedded_redis()
     async with (
         asyncio.timeout(HANG_TIMEOUT / 4),
@@ -267,7 +265,7 @@ async def test_a_timeline_that_a_full_redis_refused_is_not_waited_for(embedded_r
         assert await stores.timelines.by_id(KEY, elsewhere.timeline_id, long, long) is None
 
 
-async def test_a_timeline_that_another_process_writes_late_is_waited_for_once_redis_has_room(
+async def test_once_redis_has_room_a_lookup_waits_for_another_processs_late_write_again(
     embedded_redis: Start,
 ):
     server = await embedded_redis()
@@ -292,7 +290,7 @@ async def test_a_timeline_that_another_process_writes_late_is_waited_for_once_re
         assert name_of(await waiting) == late.timeline_id
 
 
-async def test_a_read_only_replica_says_that_it_stores_nothing_and_still_answers(embedded_redis: Start):
+async def test_a_read_only_replica_stores_nothing_reports_that_and_still_answers(embedded_redis: Start):
     server = await embedded_redis()
     async with Stores(server.url) as stores, redis.asyncio.from_url(server.url) as client:
         live = make_timeline()
@@ -303,9 +301,7 @@ async def test_a_read_only_replica_says_that_it_stores_nothing_and_still_answers
         assert not stores.left_alone
 
 
-async def test_a_frozen_redis_is_a_miss_then_skipped_and_used_again_once_it_thaws(
-    embedded_redis: Start, frozen: Freeze
-):
+async def test_a_frozen_redis_is_skipped_until_it_thaws(embedded_redis: Start, frozen: Freeze):
     server = await embedded_redis()
     async with Stores(server.url, timeout=0.02) as stores:
         generation, live = make_generation(), make_timeline(NOW + 1)
@@ -323,7 +319,7 @@ async def test_a_frozen_redis_is_a_miss_then_skipped_and_used_again_once_it_thaw
         await stores.until_latest(live)
 
 
-async def test_a_killed_redis_is_skipped_and_used_again_once_it_is_back(embedded_redis: Start):
+async def test_a_killed_redis_is_skipped_until_it_is_back(embedded_redis: Start):
     server = await embedded_redis()
     async with Stores(server.url, timeout=0.02) as stores:
         await stores.publish(make_generation(), KEY)
@@ -336,7 +332,7 @@ async def test_a_killed_redis_is_skipped_and_used_again_once_it_is_back(embedded
         await until(lambda: stores.watch.current is None)
 
 
-async def test_precomputed_timelines_are_stored_as_live_ones_are(stores: Stores):
+async def test_precomputed_timelines_are_encoded_like_live_ones(stores: Stores):
     generation = make_generation()
     await stores.publish(generation, KEY)
     found = await stores.timelines.latest(KEY)

@@ -119,7 +119,7 @@ async def test_writes_follow_an_address_to_the_new_primary_while_connections_to_
         assert not stores.left_alone
 
 
-async def test_a_redis_that_stays_read_only_is_reconnected_to_now_and_then_and_not_at_each_write(
+async def test_reconnects_to_a_redis_that_stays_read_only_are_rate_limited(
     tmp_path: Path,
 ):
     async with (
@@ -137,7 +137,7 @@ async def test_a_redis_that_stays_read_only_is_reconnected_to_now_and_then_and_n
         assert not stores.left_alone
 
 
-async def test_a_connection_to_a_server_that_answers_with_errors_is_made_again(tmp_path: Path):
+async def test_a_connection_to_a_server_that_answers_with_errors_is_replaced(tmp_path: Path):
     async with (
         serving(tmp_path) as old,
         serving(tmp_path) as new,
@@ -173,7 +173,7 @@ async def test_a_planned_failover_by_a_sentinel_is_followed(tmp_path: Path):
         assert await replica.client.exists(latest_key(b"animora:", KEY))
 
 
-async def test_a_service_that_no_sentinel_knows_is_a_redis_that_is_skipped(tmp_path: Path):
+async def test_a_service_that_no_sentinel_knows_is_skipped_like_a_redis_that_is_down(tmp_path: Path):
     async with (
         watched(tmp_path, "hunter2") as (_, _, sentinel),
         Stores(f"redis+sentinel://127.0.0.1:{sentinel.port}/another") as stores,
@@ -237,7 +237,7 @@ async def test_a_replica_that_takes_over_in_a_cluster_is_followed(nodes: list[Se
         assert not stores.left_alone
 
 
-async def test_a_node_that_freezes_is_a_miss_then_the_cluster_is_skipped_until_it_thaws(
+async def test_a_cluster_with_a_frozen_node_is_skipped_until_the_node_thaws(
     nodes: list[Server], frozen: Freeze
 ):
     async with Stores(cluster_url(nodes), timeout=0.1) as stores:
@@ -250,7 +250,7 @@ async def test_a_node_that_freezes_is_a_miss_then_the_cluster_is_skipped_until_i
         await stores.until_latest(make_timeline())
 
 
-async def test_encrypted_both_sides_prove_who_they_are(tmp_path: Path):
+async def test_with_tls_client_and_server_verify_each_other(tmp_path: Path):
     make_certificates(tmp_path)
     names = {"ssl_ca_certs": "ca.pem", "ssl_certfile": "leaf.pem", "ssl_keyfile": "leaf.key"}
     options = "&".join(f"{option}={tmp_path / name}" for option, name in names.items())
@@ -268,7 +268,7 @@ async def test_encrypted_both_sides_prove_who_they_are(tmp_path: Path):
                 assert stores.left_alone
 
 
-async def test_a_user_may_be_kept_to_the_commands_and_keys_that_are_needed(tmp_path: Path):
+async def test_a_redis_user_may_be_limited_to_the_documented_commands_and_keys(tmp_path: Path):
     async with serving(tmp_path) as server:
         await allow(server, PRECOMPUTING)
         async with Stores(f"redis://feed:hun%2Fter2@127.0.0.1:{server.port}/1") as stores:
@@ -283,7 +283,7 @@ async def test_a_user_may_be_kept_to_the_commands_and_keys_that_are_needed(tmp_p
             assert await server.client.acl_log() == []
 
 
-async def test_a_server_alone_needs_fewer_commands_than_precomputing(tmp_path: Path):
+async def test_serving_needs_fewer_commands_than_precomputing(tmp_path: Path):
     async with serving(tmp_path) as server:
         await allow(server, SERVING)
         async with Stores(f"redis://feed:hun%2Fter2@127.0.0.1:{server.port}") as stores:
@@ -295,7 +295,7 @@ async def test_a_server_alone_needs_fewer_commands_than_precomputing(tmp_path: P
             assert await server.client.acl_log() == []
 
 
-async def test_with_other_keys_than_the_users_redis_is_skipped(tmp_path: Path):
+async def test_a_redis_whose_user_may_not_access_the_keys_is_skipped(tmp_path: Path):
     async with serving(tmp_path) as server:
         await allow(server, SERVING, keys="other:*")
         async with Stores(f"redis://feed:hun%2Fter2@127.0.0.1:{server.port}") as stores:

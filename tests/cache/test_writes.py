@@ -39,7 +39,7 @@ async def queue(redis: Redis) -> AsyncIterator[WriteQueue]:
     await made.aclose()
 
 
-async def test_writes_go_in_the_order_they_came_a_batch_at_a_time(redis: Redis, queue: WriteQueue):
+async def test_writes_are_sent_in_order_one_batch_at_a_time(redis: Redis, queue: WriteQueue):
     writes = [Write(b"%d" % number, b"value") for number in range(MAX_BATCH + 2)]
     assert all(queue.offer(write) for write in writes)
     assert await redis.take(2) == [writes[:MAX_BATCH], writes[MAX_BATCH:]]
@@ -52,7 +52,7 @@ async def test_a_batch_has_a_limited_number_of_bytes_but_at_least_one_write(redi
     assert await redis.take(2) == [[huge], [small, other]]
 
 
-async def test_a_full_queue_refuses_and_takes_again_once_it_was_sent(redis: Redis, queue: WriteQueue):
+async def test_a_full_queue_refuses_writes_until_a_batch_was_sent(redis: Redis, queue: WriteQueue):
     half = Write(b"", bytes(MAX_QUEUED_BYTES // 2))
     assert [queue.offer(half) for _ in range(3)] == [True, True, False]
     await redis.take(1)

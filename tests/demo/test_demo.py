@@ -20,7 +20,7 @@ FEED = SampleFeed(
 )
 
 
-def test_its_configuration_file_leads_other_commands_to_its_servers(tmp_path: Path):
+def test_other_commands_use_the_demos_servers_by_its_configuration_file(tmp_path: Path):
     file = tmp_path / "animora.toml"
     file.write_text(FEED.configuration(), encoding="utf-8")
     settings, served = load_settings({}, file), FEED.serving(Settings())
@@ -29,7 +29,7 @@ def test_its_configuration_file_leads_other_commands_to_its_servers(tmp_path: Pa
     assert settings.models.store == served.models.store
 
 
-def test_it_has_a_key_for_page_tokens_unless_one_is_configured():
+def test_the_demo_has_a_page_token_key_unless_one_is_configured():
     assert FEED.serving(Settings()).timeline.token_key
     key = SecretStr("sixteen bytes and more")
     configured = Settings.model_validate({"timeline": {"token_key": key}})
@@ -57,7 +57,7 @@ def test_a_port_that_is_taken_is_named_before_anything_is_started(section: str, 
         ({"MODELS_VERIFY_KEY": "/absent.pem"}, "models.verify_key"),
     ],
 )
-def test_what_would_end_it_after_the_training_is_named_before_anything_is_started(
+def test_an_option_that_would_fail_after_training_is_refused_before_anything_is_started(
     options: dict[str, str], named: str, tmp_path: Path
 ):
     done = demo(tmp_path, **options)

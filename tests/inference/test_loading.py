@@ -25,7 +25,7 @@ def artifact() -> Artifact:
 
 
 @needs_compiler
-def test_compiled_code_scores_a_version_that_holds_it(artifact):
+def test_native_code_scores_a_version_that_holds_it(artifact):
     with capture_logs() as logs:
         compiled = load_model(artifact, CPU, ScorerSettings())
     assert compiled.compiled
@@ -54,9 +54,7 @@ def test_compiled_code_scores_a_version_that_holds_it(artifact):
         (lambda code, folder: library(ZEROS, folder), "golden rows differ"),
     ],
 )
-def test_torchscript_scores_where_compiled_code_cannot_and_the_log_has_the_reason(
-    artifact, tmp_path, spoil, why
-):
+def test_torchscript_scores_if_native_code_cannot_and_the_reason_is_logged(artifact, tmp_path, spoil, why):
     version = replace(artifact, compiled=spoil(artifact.compiled, tmp_path))
     with capture_logs() as logs:
         model = load_model(version, CPU, ScorerSettings())
@@ -67,7 +65,7 @@ def test_torchscript_scores_where_compiled_code_cannot_and_the_log_has_the_reaso
 
 
 @needs_compiler
-def test_compiled_code_for_another_network_is_not_used(artifact):
+def test_native_code_for_another_network_is_not_used(artifact):
     version = replace(tiny_artifact("v1")[0], compiled=artifact.compiled)
     with capture_logs() as logs:
         assert not load_model(version, CPU, ScorerSettings()).compiled

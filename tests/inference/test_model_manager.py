@@ -160,7 +160,7 @@ async def test_explaining_no_posts_returns_no_terms(model_manager):
 
 
 @needs_compiler
-async def test_compiled_code_scores_as_torchscript_does(model_manager):
+async def test_native_code_scores_as_torchscript_does(model_manager):
     artifact = compiled_artifact()
     snapshot = GrowingCatalog(image=WIDTH, caption=WIDTH).grow(
         [*artifact.vocabulary.post_ids[:50], *range(9000, 9050)]

@@ -44,7 +44,7 @@ async def test_a_good_version_passes(artifact):
 
 
 @needs_compiler
-async def test_a_good_version_passes_with_its_compiled_code():
+async def test_a_good_version_passes_with_its_native_code():
     version = compiled_artifact()
     assert await Preflight().check(version) is version
 
@@ -115,7 +115,7 @@ async def test_the_memory_limit_grows_with_the_size_of_the_version(artifact):
     ],
     ids=["crashes", "ends well", "ends badly"],
 )
-async def test_a_version_is_served_without_compiled_code_that_ends_the_process(tmp_path, statement, ending):
+async def test_a_version_is_served_without_native_code_that_ends_the_process(tmp_path, statement, ending):
     code = "void _Exit(int);\n" + ZEROS.replace("while (pairs)", f"{statement} while (pairs)")
     version = replace(compiled_artifact(), compiled=library(code, tmp_path))
     with capture_logs() as logs:
@@ -127,7 +127,7 @@ async def test_a_version_is_served_without_compiled_code_that_ends_the_process(t
     ]
 
 
-async def test_a_version_is_served_without_compiled_code_that_hangs(artifact, tmp_path):
+async def test_a_version_is_served_without_native_code_that_hangs(artifact, tmp_path):
     version = replace(artifact, compiled=b"code")
     hangs = writes_its_pid(tmp_path / "pid", "print('{}', flush=True); time.sleep(600)")
     with capture_logs() as logs:
@@ -139,7 +139,7 @@ async def test_a_version_is_served_without_compiled_code_that_hangs(artifact, tm
     assert [line["preflight"] for line in logs] == ["gave no verdict in time"]
 
 
-async def test_a_version_is_served_without_compiled_code_that_is_not_fit(artifact):
+async def test_a_version_is_served_without_native_code_that_is_not_fit(artifact):
     finding = json.dumps({"reason": "memory", "detail": "it takes too much"})
     version = replace(artifact, compiled=b"code")
     with capture_logs() as logs:

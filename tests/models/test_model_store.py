@@ -35,7 +35,7 @@ def read(version: str, settings: ModelSettings) -> tuple[Artifact, list[EventDic
     return artifact, logs
 
 
-def test_compiled_code_of_an_unsigned_version_is_left_out_by_default(folder):
+def test_native_code_of_an_unsigned_version_is_left_out_by_default(folder):
     artifact, logs = read("v1", ModelSettings(store=str(folder)))
     assert artifact.compiled is None
     assert [line["event"] for line in logs] == ["compiled code is not loaded"]
@@ -46,13 +46,13 @@ def test_compiled_code_of_an_unsigned_version_is_left_out_by_default(folder):
     assert [line["reason"] for line in logs] == ["its native code is not loaded"]
 
 
-def test_compiled_code_of_a_trusted_store_is_read(folder):
+def test_native_code_of_a_trusted_store_is_read(folder):
     artifact, logs = read("v1", ModelSettings(store=str(folder), trusted=True))
     assert artifact.compiled == CODE
     assert [line["vouched_by"] for line in logs] == ["models.trusted"]
 
 
-def test_compiled_code_of_a_signed_version_is_read(folder, tmp_path):
+def test_native_code_of_a_signed_version_is_read(folder, tmp_path):
     keys = write_keys(tmp_path / "keys")
     signed = signer(keys.private).sign(pack(replace(tiny_artifact("v2")[0], compiled=CODE)))
     FolderStore(folder).add(signed)
@@ -61,7 +61,7 @@ def test_compiled_code_of_a_signed_version_is_read(folder, tmp_path):
     assert [line["vouched_by"] for line in logs] == ["models.verify_key"]
 
 
-def test_a_version_without_compiled_code_is_read_without_a_warning(folder):
+def test_a_version_without_native_code_is_read_without_a_warning(folder):
     FolderStore(folder).publish(tiny_artifact("v3")[0])
     artifact, logs = read("v3", ModelSettings(store=str(folder)))
     assert artifact.compiled is None

@@ -145,7 +145,7 @@ async def test_a_server_with_a_key_refuses_what_is_not_signed_with_it(feed, s3, 
     assert set(ledger.versions) == {"v1"}
 
 
-async def test_a_server_goes_on_while_s3_is_frozen_and_catches_up_after(
+async def test_a_server_keeps_serving_while_s3_is_frozen_and_catches_up_after(
     feed, s3, shared_s3, train, made, frozen
 ):
     for version in ("v1", "v2"):
@@ -161,7 +161,7 @@ async def test_a_server_goes_on_while_s3_is_frozen_and_catches_up_after(
         await ledger.until_version("v2")
 
 
-async def test_a_server_ends_when_it_is_told_to_while_s3_is_frozen(feed, s3, shared_s3, frozen):
+async def test_a_signal_ends_a_server_while_s3_is_frozen(feed, s3, shared_s3, frozen):
     with frozen(shared_s3.process.pid):
         server = await start(
             "serve",

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -31,7 +31,8 @@ from animora_server.models.model_store import size_limit
 from animora_server.observability.metrics import ModelMetrics
 from animora_server.settings import ModelSettings
 from tests.support.artifacts import tiny_artifact
-from tests.support.until import HANG_TIMEOUT
+from tests.support.clocks import ManualClock
+from tests.support.until import until
 
 
 class FakeModels:
@@ -41,20 +42,13 @@ class FakeModels:
         self.active_version: str | None = None
         self.refusals: dict[str, Exception] = {}
         self.tried: list[str] = []
-        self.changed = asyncio.Condition()
 
     async def activate(self, artifact: Artifact) -> None:
         version = artifact.manifest.version
-        async with self.changed:
-            self.tried.append(version)
-            self.changed.notify_all()
+        self.tried.append(version)
         if version in self.refusals:
             raise self.refusals[version]
         self.active_version = version
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(HANG_TIMEOUT), self.changed:
-            await self.changed.wait_for(condition)
 
 
 @pytest.fixture
@@ -75,7 +69,7 @@ async def _watching(store, models):
     metrics = ModelMetrics(CollectorRegistry())
     store.activate("v1")
     async with ModelWatcher(store, models, 0.01, metrics):
-        await models.until(lambda: models.tried == ["v1"])
+        await until(lambda: models.tried == ["v1"])
         yield
 
 
@@ -83,31 +77,31 @@ async def _watching(store, models):
 async def test_a_rejected_version_is_tried_again_only_after_active_changes(store, models):
     models.refusals["v2"] = ArtifactRejected(RejectionReason.DIGEST, "flipped")
     store.activate("v2")
-    await models.until(lambda: models.tried == ["v1", "v2"])
+    await until(lambda: models.tried == ["v1", "v2"])
     store.activate("v1")
     models.active_version = None  # so that v1 is activated again
-    await models.until(lambda: models.tried == ["v1", "v2", "v1"])
+    await until(lambda: models.tried == ["v1", "v2", "v1"])
     models.refusals.clear()
     store.activate("v2")
-    await models.until(lambda: models.tried == ["v1", "v2", "v1", "v2"])
+    await until(lambda: models.tried == ["v1", "v2", "v1", "v2"])
 
 
 @pytest.mark.usefixtures("_watching")
 async def test_a_version_that_failed_on_the_device_is_tried_again(store, models):
     models.refusals["v2"] = DeviceFault("out of memory, for now")
     store.activate("v2")
-    await models.until(lambda: models.tried.count("v2") >= 2)
+    await until(lambda: models.tried.count("v2") >= 2)
     models.refusals.clear()
     tried = models.tried.count("v2")
-    await models.until(lambda: models.tried.count("v2") > tried or models.active_version == "v2")
+    await until(lambda: models.tried.count("v2") > tried or models.active_version == "v2")
 
 
 @pytest.mark.usefixtures("_watching")
 async def test_the_active_version_is_not_activated_again(store, models):
     store.activate("v2")
-    await models.until(lambda: models.tried[-1] == "v2")
+    await until(lambda: models.tried[-1] == "v2")
     store.activate("v1")
-    await models.until(lambda: models.tried[-1] == "v1")
+    await until(lambda: models.tried[-1] == "v1")
     assert models.tried == ["v1", "v2", "v1"]
 
 
@@ -147,11 +141,6 @@ class ObservedWatcher:
         assert found is not None
         return found
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(HANG_TIMEOUT):
-            while not condition():  # noqa: ASYNC110  # a metric has no event
-                await asyncio.sleep(0.002)
-
 
 @asynccontextmanager
 async def watched(store, models, clock=None) -> AsyncIterator[ObservedWatcher]:
@@ -179,7 +168,7 @@ async def test_a_server_that_starts_with_a_broken_version_falls_back_to_the_prev
     store.activate("v1")
     store.activate("v2")
     async with watched(failing, models):
-        await models.until(lambda: models.active_version == "v1")
+        await until(lambda: models.active_version == "v1")
     assert models.tried == ["v1"]
 
 
@@ -190,11 +179,11 @@ async def test_any_error_of_a_version_leaves_the_watcher_running(store, models, 
     store.publish(tiny_artifact("v3")[0])
     store.activate("v1")
     async with watched(failing, models) as it:
-        await models.until(lambda: models.active_version == "v1")
+        await until(lambda: models.active_version == "v1")
         rejections = "animora_model_rejections_total"
         store_errors = "animora_model_store_errors_total"
         store.activate("v2")
-        await it.until(
+        await until(
             lambda: (
                 it.value(store_errors)
                 + sum(it.value(rejections, reason=reason) for reason in ModelMetrics.REASONS)
@@ -203,7 +192,7 @@ async def test_any_error_of_a_version_leaves_the_watcher_running(store, models, 
         )
         assert models.active_version == "v1"
         store.activate("v3")
-        await models.until(lambda: models.active_version == "v3")
+        await until(lambda: models.active_version == "v3")
         assert it.watcher.loop.dead() is None
 
 
@@ -213,10 +202,10 @@ async def test_any_error_of_the_pointer_is_counted_and_leaves_the_watcher_runnin
     failing.pointer_failure = failure
     store.activate("v1")
     async with watched(failing, models) as it:
-        await it.until(lambda: sum(it.watcher.loop.failures.values()) >= 3)
+        await until(lambda: sum(it.watcher.loop.failures.values()) >= 3)
         assert it.value("animora_model_store_age_seconds") == math.inf
         failing.pointer_failure = None
-        await models.until(lambda: models.active_version == "v1")
+        await until(lambda: models.active_version == "v1")
 
 
 async def test_a_failed_activation_keeps_the_active_version_instead_of_the_previous_one(store, models):
@@ -226,11 +215,11 @@ async def test_a_failed_activation_keeps_the_active_version_instead_of_the_previ
         store.activate(version)
     counting = FailingStore(store)
     async with watched(counting, models) as it:
-        await models.until(lambda: models.active_version == "v3")
+        await until(lambda: models.active_version == "v3")
         store.activate("v2")
-        await it.until(lambda: it.value("animora_model_rejections_total", reason="golden") == 1)
+        await until(lambda: it.value("animora_model_rejections_total", reason="golden") == 1)
         reads = counting.reads
-        await it.until(lambda: counting.reads >= reads + 3)
+        await until(lambda: counting.reads >= reads + 3)
         assert models.tried == ["v3", "v2"]
 
 
@@ -238,9 +227,9 @@ async def test_a_version_rejected_for_its_dimensions_is_tried_again(store, model
     models.refusals["v1"] = ArtifactRejected(RejectionReason.DIMENSIONS, "8 wide in the catalog")
     store.activate("v1")
     async with watched(store, models):
-        await models.until(lambda: len(models.tried) >= 2)
+        await until(lambda: len(models.tried) >= 2)
         models.refusals.clear()
-        await models.until(lambda: models.active_version == "v1" or len(models.tried) >= 3)
+        await until(lambda: models.active_version == "v1" or len(models.tried) >= 3)
 
 
 async def test_a_version_that_is_too_large_is_rejected_without_reading_its_files(store, models, tmp_path):
@@ -256,11 +245,11 @@ async def test_a_version_that_is_too_large_is_rejected_without_reading_its_files
     counting = FailingStore(opened)
     with capture_logs() as logs:
         async with watched(counting, models) as it:
-            await models.until(lambda: models.active_version == "v1")
+            await until(lambda: models.active_version == "v1")
             rejections = {"metric": "animora_model_rejections_total", "reason": "too_large"}
             assert it.value(**rejections) == 1
             reads = counting.reads
-            await it.until(lambda: counting.reads >= reads + 3)
+            await until(lambda: counting.reads >= reads + 3)
             assert it.value(**rejections) == 1
     (line,) = [line for line in logs if line["event"] == "model version refused"]
     assert re.search(r"(models.max_bytes|a quarter of the \d+ bytes of memory) allows \d+", line["detail"])
@@ -279,37 +268,37 @@ def test_the_size_limit_is_the_setting_or_less_if_memory_is_short():
 
 async def test_a_store_that_vanishes_is_counted_and_the_active_version_stays(store, models, tmp_path):
     store.activate("v1")
-    now = [0.0]
-    async with watched(store, models, lambda: now[0]) as it:
-        await models.until(lambda: models.active_version == "v1")
+    clock = ManualClock()
+    async with watched(store, models, clock) as it:
+        await until(lambda: models.active_version == "v1")
         assert it.value("animora_model_store_errors_total") == 0
         shutil.move(tmp_path, tmp_path.with_name("gone"))
-        await it.until(lambda: it.value("animora_model_store_errors_total") >= 2)
-        now[0] += 100.0
+        await until(lambda: it.value("animora_model_store_errors_total") >= 2)
+        clock.now += 100.0
         assert it.value("animora_model_store_age_seconds") >= 100
         assert models.active_version == "v1"
         shutil.move(tmp_path.with_name("gone"), tmp_path)
-        await it.until(lambda: it.value("animora_model_store_age_seconds") == 0)
+        await until(lambda: it.value("animora_model_store_age_seconds") == 0)
 
 
 async def test_a_blocked_read_increases_the_age_of_the_last_one(store, models):
     failing = FailingStore(store)
     store.activate("v1")
-    now = [0.0]
-    async with watched(failing, models, lambda: now[0]) as it:
-        await models.until(lambda: models.active_version == "v1")
+    clock = ManualClock()
+    async with watched(failing, models, clock) as it:
+        await until(lambda: models.active_version == "v1")
         failing.answers.clear()
-        now[0] += 60.0
-        await it.until(lambda: it.value("animora_model_store_age_seconds") >= 60)
+        clock.now += 60.0
+        await until(lambda: it.value("animora_model_store_age_seconds") >= 60)
         failing.answers.set()
-        await it.until(lambda: it.value("animora_model_store_age_seconds") == 0)
+        await until(lambda: it.value("animora_model_store_age_seconds") == 0)
 
 
 async def test_a_store_without_an_active_version_is_not_an_error(store, models):
     counting = FailingStore(store)
     async with watched(counting, models) as it:
-        await it.until(lambda: counting.reads >= 3)
+        await until(lambda: counting.reads >= 3)
         assert it.value("animora_model_store_errors_total") == 0
         assert it.value("animora_model_store_age_seconds") == math.inf
         store.activate("v2")
-        await models.until(lambda: models.active_version == "v2")
+        await until(lambda: models.active_version == "v2")

@@ -36,7 +36,7 @@ def counters(registry: CollectorRegistry) -> dict[str, set[tuple[tuple[str, str]
 
 
 @pytest.mark.usefixtures("metrics")
-def test_every_counter_is_scraped_as_zero_before_anything_is_counted(registry):
+def test_every_counter_is_scraped_as_zero_before_it_is_counted(registry):
     assert [name for name, series in counters(registry).items() if not series] == []
     values = [
         sample.value for metric in registry.collect() if metric.type == "counter" for sample in metric.samples
@@ -44,7 +44,7 @@ def test_every_counter_is_scraped_as_zero_before_anything_is_counted(registry):
     assert set(values) == {0.0}
 
 
-def test_counting_whatever_can_be_counted_makes_no_series(metrics, registry):
+def test_all_possible_labels_are_scraped_before_they_are_counted(metrics, registry):
     before = counters(registry)
     for method in METHODS:
         for code in CODES:

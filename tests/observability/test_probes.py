@@ -4,14 +4,15 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPResponse
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 from structlog.testing import capture_logs
 
-from animora_server.addresses import Address, bind_all
+from animora_server.addresses import bind_all
 from animora_server.errors import ConfigurationError
-from animora_server.observability.probes import Probes, _Server
+from animora_server.observability.probes import Probes, ProbeServer
 from animora_server.settings import HttpSettings
 from tests.support.until import HANG_TIMEOUT
 
@@ -60,7 +61,7 @@ def test_metrics_are_those_of_the_registry(port: int):
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/readyz?verbose"])
-def test_a_server_that_is_well_says_ok(port: int, path: str):
+def test_a_live_and_ready_server_says_ok(port: int, path: str):
     response, body = ask(port, "GET", path)
     assert (response.status, body) == (200, "ok\n")
 
@@ -101,12 +102,12 @@ def test_other_methods_are_not_allowed(port: int, method: str):
     assert (response.status, response.getheader("Allow")) == (405, "GET, HEAD")
 
 
-def test_a_client_that_says_nothing_holds_up_nobody(port: int):
+def test_a_silent_client_delays_no_other_client(port: int):
     with socket.create_connection(("127.0.0.1", port)):
         assert ask(port, "GET", "/livez")[0].status == 200
 
 
-def test_a_client_that_speaks_no_http_harms_nobody(port: int):
+def test_a_client_that_does_not_speak_http_affects_no_other_client(port: int):
     with socket.create_connection(("127.0.0.1", port), timeout=HANG_TIMEOUT) as client:
         client.sendall(b"\x00" * 70_000 + b"\r\n\r\n")
         client.shutdown(socket.SHUT_WR)
@@ -115,7 +116,7 @@ def test_a_client_that_speaks_no_http_harms_nobody(port: int):
     assert ask(port, "GET", "/livez")[0].status == 200
 
 
-def test_nothing_is_logged(port: int, capfd: pytest.CaptureFixture[str]):
+def test_requests_are_not_logged(port: int, capfd: pytest.CaptureFixture[str]):
     ask(port, "GET", "/livez")
     ask(port, "GET", "/nowhere")
     assert capfd.readouterr() == ("", "")
@@ -131,12 +132,12 @@ async def test_a_port_in_use_is_refused_by_the_name_of_its_option(server: Server
         await server.probes(HttpSettings(port=port)).__aenter__()
 
 
-async def test_an_address_that_cannot_be_is_refused_by_the_name_of_its_option(server: Server):
+async def test_an_invalid_address_is_refused_by_the_name_of_its_option(server: Server):
     with pytest.raises(ConfigurationError, match=r"http\.host"):
         await server.probes(HttpSettings(host="256.256.256.256", port=0)).__aenter__()
 
 
-async def test_the_port_is_free_again_afterwards(server: Server):
+async def test_the_port_is_free_after_the_probes_have_stopped(server: Server):
     async with server.probes() as probes:
         port = probes.port
     async with server.probes(HttpSettings(port=port)) as again:
@@ -144,7 +145,7 @@ async def test_the_port_is_free_again_afterwards(server: Server):
         assert response.status == 200
 
 
-async def test_it_listens_on_ipv6_too(server: Server):
+async def test_the_probes_listen_on_ipv6(server: Server):
     if not socket.has_ipv6:
         pytest.skip("this machine has no IPv6")
     async with server.probes(HttpSettings(host="::1", port=0)) as probes:
@@ -155,18 +156,22 @@ async def test_it_listens_on_ipv6_too(server: Server):
         await writer.wait_closed()
 
 
-def of_two_addresses(monkeypatch: pytest.MonkeyPatch, second: str = "127.0.0.2") -> None:
-    """Lets every host have two addresses."""
+def resolve_to_two_addresses(monkeypatch: pytest.MonkeyPatch, second: str = "127.0.0.2") -> None:
+    """Makes `localhost` a name of two addresses."""
+    resolve = socket.getaddrinfo
 
-    def addresses(section: str, host: str, port: int) -> list[Address]:
-        return [Address(socket.AF_INET, (address, port)) for address in ("127.0.0.1", second)]
+    def getaddrinfo(host: str, port: int, *hints: int, **options: int) -> list[Any]:
+        addresses = ("127.0.0.1", second) if host == "localhost" else (host,)
+        return [found for address in addresses for found in resolve(address, port, *hints, **options)]
 
-    monkeypatch.setattr("animora_server.addresses.addresses", addresses)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have one address of loopback alone")
-async def test_it_listens_at_every_address_of_its_host(server: Server, monkeypatch: pytest.MonkeyPatch):
-    of_two_addresses(monkeypatch)
+async def test_the_probes_listen_at_every_address_of_their_host(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    resolve_to_two_addresses(monkeypatch)
     async with server.probes(HttpSettings(host="localhost", port=0)) as probes:
         for address in ("127.0.0.1", "127.0.0.2"):
             response, _ = await asyncio.to_thread(ask, probes.port, "GET", "/livez", address)
@@ -177,7 +182,7 @@ async def test_it_listens_at_every_address_of_its_host(server: Server, monkeypat
 async def test_a_port_that_is_taken_at_one_address_of_its_host_is_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ):
-    of_two_addresses(monkeypatch)
+    resolve_to_two_addresses(monkeypatch)
     with socket.create_server(("127.0.0.2", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=rf"http\.port: cannot listen on localhost port {port}"):
@@ -185,19 +190,19 @@ async def test_a_port_that_is_taken_at_one_address_of_its_host_is_refused(
         socket.create_server(("127.0.0.1", port)).close()
 
 
-async def test_an_address_that_this_machine_has_not_is_passed_over(
+async def test_an_address_that_this_machine_does_not_have_is_skipped(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ):
-    of_two_addresses(monkeypatch, "192.0.2.1")
+    resolve_to_two_addresses(monkeypatch, "192.0.2.1")
     async with server.probes(HttpSettings(host="localhost", port=0)) as probes:
         response, _ = await asyncio.to_thread(ask, probes.port, "GET", "/livez")
         assert response.status == 200
 
 
-def test_many_probes_at_once_find_room_in_the_backlog():
+def test_many_concurrent_connections_fit_into_the_backlog():
     # Nobody accepts here; a connection beyond the backlog would wait for its packet to be sent again.
     with (
-        _Server(bind_all("http", "127.0.0.1", 0)[0], lambda environ, start_response: []) as server,
+        ProbeServer(bind_all("http", "127.0.0.1", 0)[0], lambda environ, start_response: []) as server,
         ExitStack() as connections,
     ):
         for _ in range(64):
@@ -206,7 +211,7 @@ def test_many_probes_at_once_find_room_in_the_backlog():
             )
 
 
-async def test_a_page_that_fails_is_logged_and_shows_nothing_of_the_error(server: Server):
+async def test_a_failed_page_is_logged_and_hides_the_error(server: Server):
     def fail() -> str | None:
         raise ValueError("postgresql://u:hidden@host")
 

@@ -80,9 +80,7 @@ async def test_without_a_terminal_the_log_shows_the_progress(redis_settings, ter
     assert [(line["users"], line["of"]) for line in logs if line["event"] == "ranking"] == [(8, 8)]
 
 
-async def test_a_generation_that_is_abandoned_meanwhile_ends_the_run_with_status_1(
-    redis_settings, redis_url, terminal
-):
+async def test_a_run_whose_generation_is_abandoned_exits_with_status_1(redis_settings, redis_url, terminal):
     async with redis.asyncio.from_url(redis_url) as client, asyncio.timeout(HANG_TIMEOUT):
         running = asyncio.create_task(
             precompute(redis_settings, RunOptions(rate=100), terminal.out, terminal.err)
@@ -144,7 +142,7 @@ async def test_a_signal_ends_the_run_and_the_same_command_resumes_it(
     assert resumed.generation.generation_id.hex() == json.loads(record)["generation_id"]
 
 
-async def test_a_signal_after_the_swap_is_no_failure(redis_settings, redis_url, terminal):
+async def test_a_signal_after_the_swap_exits_with_status_0(redis_settings, redis_url, terminal):
     first = await run_in_redis(redis_settings, RunOptions(), Watch())
     # So many lists that retiring them takes a while.
     listed = f"animora:list:{first.generation.generation_id.hex()}:".encode()

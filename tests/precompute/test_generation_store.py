@@ -58,7 +58,7 @@ Start = Callable[[], Awaitable[EmbeddedRedis]]
         st.integers(1, 2**31),
     )
 )
-def test_a_record_comes_back(generation: Generation):
+def test_a_decoded_record_equals_the_encoded_one(generation: Generation):
     assert decode_generation(encode_generation(generation)) == generation
 
 
@@ -81,12 +81,12 @@ def test_a_record_of_another_format_is_refused(change: dict[str, object]):
 
 
 @given(st.binary(max_size=100))
-def test_bytes_that_are_no_record_are_refused(value: bytes):
+def test_bytes_in_another_format_are_refused(value: bytes):
     with pytest.raises(UnreadableValue):
         decode_generation(value)
 
 
-async def test_at_first_there_is_no_generation(generations: RedisGenerations):
+async def test_an_empty_redis_has_no_generation(generations: RedisGenerations):
     assert await generations.current() is None
 
 
@@ -147,7 +147,7 @@ async def test_finishing_again_after_the_swap_changes_nothing(generations: Redis
     assert await generations.begin(make_generation(NOW + 2, name=b"third")) == following
 
 
-async def test_shards_that_finish_at_once_swap_once_and_each_knows_how_it_stands(
+async def test_shards_that_finish_concurrently_swap_once_and_each_sees_the_swap(
     generations: RedisGenerations, client: Redis
 ):
     generation = make_generation(shards=16)

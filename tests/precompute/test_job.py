@@ -398,7 +398,7 @@ async def test_the_observer_sees_the_swap_before_the_previous_generation_is_reti
     assert store.swaps_before == 2
 
 
-async def test_a_cancelled_run_ends_soon_at_any_rate(settings, store, watch):
+async def test_a_cancelled_run_ends_soon_whatever_its_rate_limit(settings, store, watch):
     planned = asyncio.Event()
     watch.planned = lambda plan, users: planned.set()
     task = asyncio.create_task(run(settings, RunOptions(rate=0.001), store, watch))

@@ -71,7 +71,7 @@ async def finish(settings):
         return await run(settings, RunOptions(), generations, Watch())
 
 
-async def test_a_run_that_was_killed_five_times_gives_what_an_uninterrupted_one_gives(
+async def test_a_run_that_is_killed_five_times_stores_the_same_timelines_as_an_uninterrupted_one(
     settings, postgres_url, redis_url, tmp_path
 ):
     processes = [

@@ -77,7 +77,7 @@ async def test_a_missing_setting_is_named(environment, missing):
         (("--active-days", "inf"), "--active-days"),
     ],
 )
-async def test_options_that_make_no_sense_are_refused(environment, arguments, said):
+async def test_invalid_options_are_refused(environment, arguments, said):
     status, _, err = await ended(environment, *arguments)
     assert (status, "Traceback" in err) == (2, False)
     assert said in err

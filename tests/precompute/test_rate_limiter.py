@@ -9,12 +9,12 @@ def clock():
     return ManualClock()
 
 
-def test_without_a_rate_every_turn_is_now(clock):
+def test_without_a_rate_nothing_waits(clock):
     limiter = RateLimiter(0, clock)
     assert [limiter.reserve(10_000) for _ in range(3)] == [0, 0, 0]
 
 
-def test_turns_follow_one_another_at_the_rate(clock):
+def test_waits_keep_the_rate(clock):
     limiter = RateLimiter(1000, clock)
     assert [limiter.reserve(500), limiter.reserve(250), limiter.reserve(1)] == [0, 0.5, 0.75]
 
@@ -34,7 +34,7 @@ def test_a_waiting_thread_is_stopped():
         limiter.take(1)
 
 
-def test_a_turn_that_is_further_away_than_any_clock_counts_is_waited_for_until_the_end(clock):
+def test_a_wait_beyond_the_range_of_the_clock_ends_with_the_run(clock):
     limiter = RateLimiter(1e-300, clock)
     limiter.take(1)
     limiter.stop()
@@ -42,7 +42,7 @@ def test_a_turn_that_is_further_away_than_any_clock_counts_is_waited_for_until_t
         limiter.take(1)
 
 
-def test_after_a_stop_there_is_no_turn_even_without_a_rate():
+def test_after_a_stop_nothing_is_let_through_even_without_a_rate():
     limiter = RateLimiter(0)
     limiter.stop()
     with pytest.raises(RunStopped):

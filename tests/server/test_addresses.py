@@ -14,7 +14,7 @@ def loopback_families() -> set[socket.AddressFamily]:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_one_of_the_addresses_of_a_host_being_taken_is_enough(address: str):
+def test_a_port_that_is_taken_at_one_address_of_a_host_is_refused(address: str):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if family not in loopback_families():
         pytest.skip(f"localhost has no address like {address} here")
@@ -33,6 +33,6 @@ def test_an_address_of_another_machine_is_refused():
 
 
 @pytest.mark.parametrize("host", ["256.256.256.256", "no such host", "x" * 300, "a..b"])
-def test_a_host_that_is_none_is_refused(host: str):
+def test_an_invalid_host_is_refused(host: str):
     with pytest.raises(ConfigurationError, match=r"^http\.host: .* is not an address of this machine"):
         addresses("http", host, 0)

@@ -73,7 +73,7 @@ async def run_through(rounds: Rounds) -> BackgroundLoop:
     ],
     ids=repr,
 )
-async def test_a_loop_goes_on_after_an_error_and_counts_it(error, kind):
+async def test_a_loop_continues_after_an_error_and_counts_it(error, kind):
     with capture_logs() as logs:
         loop = await run_through(Rounds(error, None))
     assert loop.failures == {"expected": 0, "unexpected": 0} | {kind: 1}
@@ -81,7 +81,7 @@ async def test_a_loop_goes_on_after_an_error_and_counts_it(error, kind):
     assert {entry["task"] for entry in logs} == {"task"}
 
 
-async def test_the_log_tells_of_few_failures_in_a_long_row():
+async def test_a_long_row_of_failures_is_logged_a_few_times():
     with capture_logs() as logs:
         loop = await run_through(Rounds(*[StoreError("away") for _ in range(100)], None))
     assert loop.failures["expected"] == 100
@@ -89,7 +89,7 @@ async def test_the_log_tells_of_few_failures_in_a_long_row():
     assert logs[-1]["event"] == "background task recovered"
 
 
-async def test_an_error_without_a_text_is_named_in_the_log():
+async def test_an_error_without_a_message_is_logged_by_its_type():
     with capture_logs() as logs:
         await run_through(Rounds(TimeoutError()))
     assert logs[0]["error"] == "TimeoutError"
@@ -112,7 +112,7 @@ async def test_a_pause_ends_early_when_the_loop_is_woken():
     await loop.stop()
 
 
-async def test_a_round_that_leaves_its_loop_awake_does_not_stop_the_event_loop():
+async def test_a_loop_without_pauses_does_not_block_the_event_loop():
     wake = asyncio.Event()
     wake.set()
 
@@ -126,7 +126,7 @@ async def test_a_round_that_leaves_its_loop_awake_does_not_stop_the_event_loop()
         await loop.stop()
 
 
-async def test_a_round_that_loses_a_cancellation_is_stopped_all_the_same():
+async def test_a_round_that_swallows_a_cancellation_is_stopped():
     began = asyncio.Event()
 
     async def run_round() -> float:
@@ -186,7 +186,7 @@ async def test_an_event_loop_without_a_heartbeat_is_dead():
     await loop.stop()
 
 
-async def test_metrics_tell_of_failures_and_of_the_last_success():
+async def test_metrics_show_failures_and_the_last_success():
     registry = CollectorRegistry()
     rounds = Rounds(None, StoreError("away"), ValueError("a bug"), ValueError("a bug"))
     loop = await run_through(rounds)

@@ -14,7 +14,7 @@ def test_the_docs_are_up_to_date(name: str):
     assert with_table(page, pages()[name]) == page, "the docs are stale: run `make docs`"
 
 
-def test_every_option_says_what_it_means():
+def test_every_option_has_a_description():
     assert [option.key for option in options() if not option.field.description] == []
 
 
@@ -31,7 +31,7 @@ def test_the_metric_table_names_labels_and_the_values_that_are_known():
     assert any("`animora_stage_seconds` | histogram | `stage`: " in row for row in rows)
 
 
-def test_writing_replaces_the_table_and_keeps_what_people_wrote(tmp_path: Path):
+def test_writing_replaces_the_table_and_keeps_the_text_around_it(tmp_path: Path):
     for name in pages():
         (tmp_path / name).write_text(f"Before.\n{BEGIN}\nstale\n{END}\nAfter.\n")
     write(tmp_path)
@@ -39,6 +39,6 @@ def test_writing_replaces_the_table_and_keeps_what_people_wrote(tmp_path: Path):
         assert (tmp_path / name).read_text() == f"Before.\n{BEGIN}\n\n{table}\n{END}\nAfter.\n"
 
 
-def test_a_page_without_a_place_for_the_table_is_refused():
+def test_a_page_without_markers_for_the_table_is_refused():
     with pytest.raises(ValueError, match="has no lines"):
         with_table("Only words.", "table")

@@ -31,7 +31,7 @@ def loop(request, monkeypatch):
     return make()
 
 
-def test_a_loop_reads_what_may_not_be_written_and_writes_what_may(loop):
+def test_a_compiled_loop_reads_read_only_arrays_and_writes_its_output(loop):
     ids = np.frombuffer(np.arange(3).tobytes(), np.int64)
     out = np.empty(3, np.int64)
     loop(ids, 2, out)
@@ -39,12 +39,12 @@ def test_a_loop_reads_what_may_not_be_written_and_writes_what_may(loop):
 
 
 @pytest.mark.parametrize("ids", [np.arange(3, dtype=np.int32), np.arange(6)[::2]])
-def test_what_it_was_not_compiled_for_is_refused(ids):
+def test_arrays_of_another_type_or_layout_are_refused(ids):
     with pytest.raises(TypeError):
         make()(ids, 2, np.empty(3, np.int64))
 
 
-def test_it_is_made_where_nothing_can_be_kept(monkeypatch):
+def test_a_loop_is_compiled_if_no_directory_can_cache_it(monkeypatch):
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
     out = np.empty(1, np.int64)
     make()(np.arange(1, 2), 3, out)

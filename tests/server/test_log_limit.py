@@ -71,13 +71,13 @@ def test_lines_of_one_kind_are_limited_and_counted(log: logging.Logger, lines: L
     assert lines.suppressed == {"handshake %d failed": 7 + 7}
 
 
-def test_numbers_in_a_text_make_no_kind(log: logging.Logger, lines: Lines):
+def test_lines_that_differ_in_numbers_are_of_one_kind(log: logging.Logger, lines: Lines):
     for port in range(10):
         log.info(f"peer 127.0.0.1:{port} at 0x7f{port} sent nonsense")
     assert len(lines.records) == 3
 
 
-def test_the_count_is_told_when_no_other_line_follows(log: logging.Logger, lines: Lines):
+def test_the_count_is_logged_if_no_other_line_follows(log: logging.Logger, lines: Lines):
     for _ in range(5):
         log.warning("once")
     for handler in log.handlers:
@@ -86,7 +86,7 @@ def test_the_count_is_told_when_no_other_line_follows(log: logging.Logger, lines
     assert lines.suppressed == {"once": 2}
 
 
-def test_a_flood_is_limited_where_the_system_has_no_thread_left(
+def test_a_flood_is_limited_if_the_system_has_no_thread_left(
     log: logging.Logger, lines: Lines, clock: ManualClock
 ):
     size = threading.stack_size(sys.maxsize - 4095)  # no thread has that much
@@ -116,7 +116,7 @@ def test_many_kinds_take_bounded_memory_and_lines(log: logging.Logger, lines: Li
     assert lines.suppressed == {"other events": MAX_KINDS - 3}
 
 
-def test_events_of_structlog_are_told_apart_by_their_event(lines: Lines, clock: ManualClock):
+def test_structlog_lines_are_of_one_kind_if_their_event_is_the_same(lines: Lines, clock: ManualClock):
     logger = logging.Logger("ours")
     handler = RateLimitedHandler(lines, lines=1, window=WINDOW, clock=clock)
     logger.addHandler(handler)

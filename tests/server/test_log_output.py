@@ -43,14 +43,14 @@ def pipe() -> Iterator[Pipe]:
     os.close(made.writer)
 
 
-def test_lines_come_whole_and_in_order(pipe: Pipe):
+def test_lines_are_written_whole_and_in_order(pipe: Pipe):
     pipe.log.warning(LONG)
     pipe.log.warning("short \udcff")
     assert pipe.read() == [f"{LONG} ", "short \\udcff "]
 
 
 @pytest.mark.parametrize("line", ["short", LONG])
-def test_a_reader_that_stands_still_holds_nobody_up_and_is_told_what_it_missed(pipe: Pipe, line):
+def test_a_stalled_reader_blocks_no_writer_and_later_reads_how_many_lines_were_dropped(pipe: Pipe, line):
     sent = 200_000 // len(line)
     for _ in range(sent):
         pipe.log.warning(line)
@@ -65,7 +65,7 @@ def test_a_reader_that_stands_still_holds_nobody_up_and_is_told_what_it_missed(p
     assert torn in ([], [""])
 
 
-def test_what_was_told_to_be_missing_is_not_told_again(pipe: Pipe):
+def test_dropped_lines_are_reported_once(pipe: Pipe):
     for _ in range(20):
         pipe.log.warning(LONG)
     os.read(pipe.reader, 2 * select.PIPE_BUF)
@@ -77,14 +77,14 @@ def test_what_was_told_to_be_missing_is_not_told_again(pipe: Pipe):
     assert pipe.read() == ["", "log lines dropped: the reader stalled 1", "again "]
 
 
-def test_a_reader_that_has_gone_fails_nobody(pipe: Pipe, monkeypatch):
+def test_a_closed_reader_fails_no_writer(pipe: Pipe, monkeypatch):
     monkeypatch.setattr(logging, "raiseExceptions", False)
     reader, pipe.reader = pipe.reader, os.open(os.devnull, os.O_RDONLY)
     os.close(reader)
     pipe.log.warning("to nobody")
 
 
-def test_a_file_takes_everything(tmp_path):
+def test_a_file_receives_every_line(tmp_path):
     with (tmp_path / "log").open("w") as file:
         log = logging.Logger("file")
         log.addHandler(handler_for(file))

@@ -55,7 +55,7 @@ def test_an_event_is_one_json_object_with_its_time_level_and_origin(log: Log):
     }
 
 
-def test_the_libraries_log_the_same_way(log: Log):
+def test_libraries_log_in_the_same_format(log: Log):
     configure_logs("info", "json", log.stream)
     logging.getLogger("grpc").warning("connection %s", "lost", extra={"peer": "ipv4"})
     (event,) = log.events
@@ -63,7 +63,7 @@ def test_the_libraries_log_the_same_way(log: Log):
     assert event["peer"] == "ipv4"
 
 
-def test_the_request_is_on_every_line_that_is_written_for_it(log: Log):
+def test_every_line_of_a_request_has_its_request_id(log: Log):
     configure_logs("info", "json", log.stream)
     with structlog.contextvars.bound_contextvars(request_id="r1"):
         structlog.get_logger("ours").info("ranked")
@@ -105,7 +105,7 @@ def fail_with_a_secret(logger: Any) -> None:
         logger.exception("failed")
 
 
-def test_the_console_gives_people_text(log: Log):
+def test_the_console_format_is_readable_text(log: Log):
     configure_logs("info", "console", log.stream)
     structlog.get_logger("ours").info("ranked", posts=3)
     assert "ranked" in log.text

@@ -168,7 +168,7 @@ def test_a_file_whose_name_is_too_long_is_refused_by_it(tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", ["grpc.port", "cache.timeout"])
-def test_true_is_no_number(file: Path, number: str):
+def test_a_boolean_is_refused_as_a_number(file: Path, number: str):
     section, name = number.split(".")
     file.write_text(f"[{section}]\n{name} = true\n")
     assert refused({}, file) == f"{number} in {file}: must be a number, not true or false"
@@ -279,7 +279,7 @@ def test_passwords_are_hidden_in_a_description(url: str, shown: str):
     assert tomllib.loads(describe(settings))["cache"]["url"] == shown
 
 
-def test_a_dsn_in_words_is_hidden_whole():
+def test_a_dsn_of_keywords_and_values_is_hidden_as_a_whole():
     settings = load_settings({"ANIMORA_DATABASE_URL": "host=db user=animora password=hunter2"}, None)
     assert tomllib.loads(describe(settings))["database"]["url"] == "*****"
 
@@ -370,7 +370,7 @@ def test_one_port_for_both_protocols_is_refused():
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.com", ""])
-def test_metrics_beyond_loopback_must_be_asked_for(file: Path, host: str):
+def test_metrics_beyond_loopback_must_be_allowed(file: Path, host: str):
     file.write_text(f'[http]\nhost = "{host}"\n')
     assert "insecure" in refused({}, file)
     file.write_text(f'[http]\nhost = "{host}"\ninsecure = true\n')

@@ -34,13 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("certificate", "key"),
     [("leaf.pem", "leaf.key"), ("both.pem", "both.pem"), ("described.pem", "leaf.key")],
 )
-def test_a_certificate_and_its_key_are_taken(folder: Path, certificate: str, key: str):
+def test_a_certificate_and_its_key_are_loaded(folder: Path, certificate: str, key: str):
     identity = load_identity(GrpcSettings(tls_certificate=folder / certificate, tls_key=folder / key))
     assert identity is not None
     assert identity.key == (folder / key).read_bytes()
 
 
-def test_a_byte_order_mark_before_a_certificate_or_key_is_passed_over(folder: Path):
+def test_a_byte_order_mark_before_a_certificate_or_key_is_skipped(folder: Path):
     for name in ("leaf.pem", "leaf.key"):
         (folder / f"marked-{name}").write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
     identity = load_identity(
@@ -68,7 +68,7 @@ def test_without_tls_there_is_nothing_to_load():
         ("leaf.pem", "rsa.key", "tls_key"),
     ],
 )
-def test_what_cannot_be_used_is_named(folder: Path, certificate: str, key: str, named: str):
+def test_an_unusable_file_is_named_by_its_option(folder: Path, certificate: str, key: str, named: str):
     at_fault = folder / (certificate if named == "tls_certificate" else key)
     with pytest.raises(ConfigurationError) as refused:
         load_identity(GrpcSettings(tls_certificate=folder / certificate, tls_key=folder / key))
@@ -77,6 +77,6 @@ def test_what_cannot_be_used_is_named(folder: Path, certificate: str, key: str, 
 
 
 @pytest.mark.parametrize("key", ["ca.key", "rsa.key"])
-def test_the_key_of_another_certificate_is_told_from_one_that_is_none(folder: Path, key: str):
+def test_a_key_of_another_certificate_and_an_invalid_key_are_different_errors(folder: Path, key: str):
     with pytest.raises(ConfigurationError, match="is not the key of the certificate"):
         load_identity(GrpcSettings(tls_certificate=folder / "leaf.pem", tls_key=folder / key))

@@ -79,7 +79,7 @@ def test_a_request_with_unknown_or_repeated_fields_is_read_as_the_public_message
     assert request.user_id == public.user_id
 
 
-def test_bytes_that_are_no_message_are_malformed():
+def test_bytes_in_another_format_are_malformed():
     for data in (b"\xff", b"\x12\x08short"):
         with pytest.raises(InvalidRequest, match="not a valid message"):
             parse(data, RankRequest, pb.RankRequest)

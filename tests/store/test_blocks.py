@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings
 from animora_server.store import BlockRefresher
-from tests.support.until import HANG_TIMEOUT
+from tests.support.until import until
 
 
 class Published:
@@ -17,17 +17,12 @@ class Published:
     def __init__(self):
         self.relations = []
         self.age = 0.0
-        self._news = asyncio.Event()
 
     def publish(self, relations, read_at):
         self.relations.append(relations)
-        self._news.set()
 
     async def until(self, holds):
-        async with asyncio.timeout(HANG_TIMEOUT):
-            while not (self.relations and holds(self.relations[-1])):
-                self._news.clear()
-                await self._news.wait()
+        await until(lambda: self.relations and holds(self.relations[-1]))
 
 
 @pytest.fixture

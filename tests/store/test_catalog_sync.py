@@ -18,7 +18,7 @@ from animora_server.errors import ConfigurationError, ScoringFailed, StoreError
 from animora_server.observability.metrics import CatalogMetrics
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import CatalogSync, PostgresStore
-from tests.support.until import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT, until
 
 FAST = CatalogSettings(poll_interval=0.02, reconcile_interval=0.05)
 
@@ -28,18 +28,14 @@ class Published:
 
     def __init__(self):
         self.snapshots = []
-        self._news = asyncio.Condition()
 
     async def publish(self, snapshot):
-        async with self._news:
-            self.snapshots.append(snapshot)
-            self._news.notify_all()
+        self.snapshots.append(snapshot)
 
     async def until(self, holds):
         """The first snapshot from now on of which something holds."""
         seen = len(self.snapshots)
-        async with asyncio.timeout(HANG_TIMEOUT), self._news:
-            await self._news.wait_for(lambda: any(map(holds, self.snapshots[seen:])))
+        await until(lambda: any(map(holds, self.snapshots[seen:])))
         return next(filter(holds, self.snapshots[seen:]))
 
 

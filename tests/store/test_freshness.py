@@ -14,6 +14,7 @@ from animora_server.settings import CatalogSettings
 from animora_server.store.refresh import Refresh
 from tests.store.contents import content
 from tests.store.workers import CatalogWorker, nothing
+from tests.support.until import until
 
 EXAMPLES = 15
 
@@ -187,7 +188,7 @@ async def worker(database, postgres_url, store):
     await database.execute(BEGINNING)
     worker = CatalogWorker(postgres_url, store)
     async with worker.listener, worker.refresher, worker.blocks:
-        await worker.until(lambda: worker.visible)
+        await until(lambda: worker.visible)
         yield worker
 
 
@@ -208,7 +209,7 @@ async def test_blocks_and_deletions_take_effect_without_a_poll(database, worker)
 
     await act(database)
 
-    await worker.until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))
+    await until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))
 
 
 async def test_blocks_and_deletions_take_effect_while_a_snapshot_is_being_published(database, worker):
@@ -224,15 +225,15 @@ async def test_blocks_and_deletions_take_effect_while_a_snapshot_is_being_publis
     before = worker.snapshot.read_at
 
     await act(database)
-    await worker.until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))
+    await until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))
     assert worker.snapshot.read_at == before
 
     goes_on.set()
-    await worker.until(lambda: worker.snapshot.read_at > before)
+    await until(lambda: worker.snapshot.read_at > before)
     assert seen(worker) == ({3, 4, 5}, [], [4])
 
 
 async def test_missed_events_take_effect_once_the_connection_is_back(database, worker):
     await worker.disconnect(database, lambda: act(database))
 
-    await worker.until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))
+    await until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))

@@ -131,7 +131,7 @@ def world():
     return NotificationWorld()
 
 
-async def test_payloads_that_arrive_together_are_applied_in_one_batch_in_order(world):
+async def test_payloads_of_one_turn_are_applied_in_order_in_one_batch(world):
     world.add("a", "b", "c")
     assert world.batches == []
 

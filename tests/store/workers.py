@@ -54,7 +54,6 @@ class CatalogWorker:
         )
         self._marks = {}
         self._listening = asyncio.Event()
-        self._changed = asyncio.Event()
 
     @property
     def snapshot(self):
@@ -78,12 +77,6 @@ class CatalogWorker:
             await self.refresher.count()
         self.behind = max(self.behind - 1, 0)
         await self.refresher.refresh()
-
-    async def until(self, condition):
-        async with asyncio.timeout(HANG_TIMEOUT):
-            while not condition():
-                self._changed.clear()
-                await self._changed.wait()
 
     async def until_received(self, database):
         """Waits until all events committed so far have arrived."""
@@ -114,11 +107,9 @@ class CatalogWorker:
     async def _publish(self, snapshot):
         await self.before_publishing()
         await self.model_manager.publish(snapshot)
-        self._changed.set()
 
     def _publish_blocks(self, relations, read_at):
         self.model_manager.publish_blocks(relations, read_at)
-        self._changed.set()
 
     def with_separate_connection(self):
         return self._store.with_separate_connection()
@@ -128,7 +119,6 @@ class CatalogWorker:
         self.refresher.add_events(events)
         if events.unblocked:
             self.blocks.read_soon()
-        self._changed.set()
         for blocker, blocked in events.blocks:
             if blocker == MARKER_USER:
                 self._marks[blocked].set()

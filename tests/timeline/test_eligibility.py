@@ -85,7 +85,7 @@ def test_a_post_deleted_after_the_feed_was_read_is_no_candidate():
     assert candidate_ids(visibility(catalog)) == [1]
 
 
-def test_the_newest_are_candidates_where_there_are_too_many():
+def test_only_the_newest_posts_are_candidates_if_there_are_too_many():
     catalog = snapshot({post: {"age": 10 * post} for post in range(20)})
     settings = TimelineSettings(max_candidates=3)
     assert candidate_ids(visibility(catalog), settings) == [2, 1, 0]

@@ -195,7 +195,7 @@ async def test_a_late_post_that_is_deleted_later_is_not_shown(world):
     assert page.dropped_posts == {100: DropReason.DELETED}
 
 
-async def test_late_posts_and_posts_that_arrived_are_merged_together(world):
+async def test_late_posts_and_newer_posts_are_merged_into_one_page(world):
     world.model.logits = {**LOGITS, 100: 5.0, 200: 6.0}
     world.state.snapshot = grown(world.state.snapshot, {**POSTS, **LATE, 200: {"age": -1.0}})
     assert (await world.page()).post_ids.tolist() == [200, 100, *ALL[:8]]

@@ -71,21 +71,21 @@ def test_a_truncated_token_is_refused(length):
 
 
 @given(st.text(max_size=60) | st.text(min_size=56, max_size=56) | st.text(ALPHABET, min_size=56, max_size=56))
-def test_a_text_that_is_no_token_is_refused(text):
+def test_a_text_in_another_format_is_refused(text):
     refused(text)
 
 
 @given(st.integers(0, 56), st.sampled_from(["\n", " ", "=", "A", "é"]))
-def test_a_token_with_a_letter_more_is_refused(at, letter):
+def test_a_token_with_an_additional_letter_is_refused(at, letter):
     refused(TEXT[:at] + letter + TEXT[at:])
 
 
 @given(st.integers(0, 55), st.sampled_from(["\n", " ", "=", "+", "é"]))
-def test_a_token_with_a_letter_that_none_has_is_refused(at, letter):
+def test_a_token_with_a_letter_outside_the_alphabet_is_refused(at, letter):
     refused(TEXT[:at] + letter + TEXT[at + 1 :])
 
 
-def test_the_other_spelling_of_base64_is_no_token():
+def test_a_token_in_the_other_base64_alphabet_is_refused():
     token = next(
         text
         for offset in range(1000)

@@ -97,14 +97,14 @@ def test_a_page_is_the_last_where_only_hidden_posts_follow():
     assert page.next_offset is None
 
 
-def test_a_page_reads_on_past_hidden_posts_until_it_is_full():
+def test_a_page_skips_hidden_posts_until_it_is_full():
     post_ids = np.arange(1000)
     page = paginate(post_ids, 0, 2, hiding(set(range(900))))
     assert page.positions.tolist() == [900, 901]
     assert page.next_offset == 902
 
 
-def test_a_page_that_is_full_looks_on_for_whether_it_is_the_last():
+def test_a_full_page_is_the_last_only_if_no_visible_post_follows():
     post_ids = np.arange(1000)
     for last, next_offset in ((999, 2), (1, None)):
         page = paginate(post_ids, 0, 2, hiding(set(range(1000)) - {0, 1, last}))

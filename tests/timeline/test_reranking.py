@@ -82,7 +82,7 @@ scored_posts = st.lists(st.tuples(tenths, st.integers(0, 4), st.integers(0, 5)),
 
 
 @given(scored_posts, st.sampled_from([0.25, 0.5, 0.75]))
-def test_discounting_by_author_is_taking_the_best_remaining_post_again_and_again(posts, discount):
+def test_discounting_by_author_equals_repeatedly_taking_the_best_remaining_post(posts, discount):
     catalog = snapshot({post: {"author": author, "age": age} for post, (_, author, age) in enumerate(posts)})
     relevance = floats(*(score for score, _, _ in posts))
     taken: list[int] = []

@@ -44,7 +44,7 @@ async def test_a_first_page_takes_the_serving_state_before_and_after_it_has_the_
     assert current.call_count == 4
 
 
-async def test_many_who_miss_at_once_share_one_computation(world):
+async def test_concurrent_misses_share_one_build(world):
     world.model.gate = asyncio.Event()
     pages = [asyncio.create_task(world.page()) for _ in range(500)]
     await world.model.called.wait()
@@ -64,7 +64,7 @@ async def test_a_cold_user_gets_the_heuristic_which_is_not_degraded_and_is_kept(
     assert second.cache is CacheStatus.HIT
 
 
-async def test_a_timeline_of_another_model_is_a_miss_but_its_tokens_go_on(world):
+async def test_a_timeline_of_another_model_is_a_miss_but_its_page_tokens_stay_valid(world):
     before = await world.page()
     world.state.activate({post: -logit for post, logit in LOGITS.items()}, "v2")
 
@@ -146,7 +146,7 @@ async def test_hosts_whose_clocks_differ_a_little_share_timelines(world):
     assert (await world.page(page_token=first.next_page_token)).post_ids.tolist() == ALL[10:20]
 
 
-async def test_a_clock_beyond_what_a_token_can_say_is_no_error(world):
+async def test_a_clock_beyond_the_range_of_a_token_is_no_error(world):
     world.clock.now = 2.0**33
     world.add({1000 + number: {"age": NOW - 2.0**33} for number in range(2)})
     first = await world.page(size=1)
@@ -173,7 +173,7 @@ async def test_a_timeline_is_not_waited_for_longer_where_the_tokens_clock_was_ah
     assert world.store.answer_by < now + 10
 
 
-async def test_each_refresh_makes_a_timeline_of_its_own_time(world):
+async def test_each_refresh_builds_a_timeline_with_its_own_time(world):
     await world.page(cache_policy=CachePolicy.REFRESH)
     world.model.logits = {post: -logit for post, logit in LOGITS.items()}
 
@@ -215,7 +215,7 @@ async def test_without_a_model_a_stored_timeline_is_served(world):
     assert (await world.page()).ranker is RankerName.NEUCF
 
 
-async def test_without_time_for_the_model_the_heuristic_answers(world):
+async def test_without_time_for_the_model_the_fallback_is_the_heuristic(world):
     world.model.gate = asyncio.Event()  # never
 
     page = await world.page_in_a_hurry()
@@ -260,7 +260,7 @@ async def test_deleted_seen_own_and_excluded_posts_are_not_shown(world):
     assert shown == [post for post in ALL if post not in (1, 2, 3, 4, 30)]
 
 
-async def test_seen_posts_are_shown_if_asked_for(world):
+async def test_seen_posts_are_shown_on_request(world):
     world.state.snapshot = snapshot(POSTS, seen=[(USER, 1)])
 
     assert (await world.page()).post_ids[0] == 2
@@ -389,7 +389,7 @@ async def test_a_timeline_built_before_a_restart_is_refreshed_since_it_may_lack_
     assert world.refreshes.why == ["restart"]
 
 
-async def test_a_newer_post_of_which_the_model_knows_nothing_waits_for_the_next_timeline(world):
+async def test_a_newer_post_without_features_is_left_to_the_next_timeline(world):
     await world.page()
     world.add({100: {"age": -1.0}})
     world.model.logits = {**LOGITS, 100: 9.0}  # what the network makes of row 0 means nothing
@@ -399,7 +399,7 @@ async def test_a_newer_post_of_which_the_model_knows_nothing_waits_for_the_next_
     assert 100 in (await world.page(cache_policy=CachePolicy.REFRESH, size=100)).post_ids
 
 
-async def test_a_post_that_was_merged_into_the_first_page_is_not_called_outranked_on_the_second(world):
+async def test_a_post_merged_into_the_first_page_is_not_reported_as_outranked_on_the_second(world):
     await world.page()
     world.add({100: {"age": -1.0}})
     world.model.logits = {**LOGITS, 100: 9.0}
@@ -411,7 +411,7 @@ async def test_a_post_that_was_merged_into_the_first_page_is_not_called_outranke
     assert not second.dropped_posts
 
 
-async def test_a_newer_post_that_does_not_make_it_to_the_first_page_is_outranked(world):
+async def test_a_newer_post_below_the_first_page_is_reported_as_outranked(world):
     await world.page()
     world.add({100: {"age": -1.0}, 101: {"age": -2.0}})
     world.model.logits = {**LOGITS, 100: 9.0, 101: -9.0}

@@ -20,7 +20,7 @@ def in_another_process(worker):
         return pool.apply(pinned, (worker,))
 
 
-def test_workers_take_the_cores_in_turns():
+def test_workers_are_assigned_cores_round_robin():
     usable = cpu_affinity.usable_cores()
     assert in_another_process(1) == {usable[0]}
     assert in_another_process(len(usable)) == {usable[-1]}
@@ -31,7 +31,7 @@ def of_threads(pid):
     return {core for thread in os.listdir(f"/proc/{pid}/task") for core in os.sched_getaffinity(int(thread))}
 
 
-async def test_each_worker_keeps_to_a_core_and_so_does_the_one_in_its_place(options):
+async def test_each_worker_is_pinned_to_a_core_and_so_is_its_replacement(options):
     first, second = (cpu_affinity.usable_cores() * 2)[:2]
     async with group("--workers", "2", **options | {"GRPC_PIN_WORKERS": "true"}) as servers:
         on = {pid: of_threads(pid) for pid in await servers.serving(2)}

@@ -54,7 +54,7 @@ async def test_a_killed_worker_costs_its_calls_in_flight_and_nothing_else(feed, 
         assert pids[1] in again
 
 
-async def test_totals_are_exact_after_a_worker_was_killed_and_replaced(options):
+async def test_merged_counters_are_exact_after_a_worker_was_killed_and_replaced(options):
     async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         pids = await servers.serving(2)
 
@@ -80,7 +80,7 @@ async def test_totals_are_exact_after_a_worker_was_killed_and_replaced(options):
         assert await servers.value("animora_worker_restarts_total", why="failed") == 1
 
 
-async def test_no_total_ever_goes_down(options):
+async def test_no_counter_ever_decreases(options):
     async with group(**options | {"GRPC_WORKERS": "2"}) as servers, asyncio.timeout(HANG_TIMEOUT):
         pids = await servers.serving(2)
         pages = [await servers.metrics()]
@@ -95,7 +95,7 @@ async def test_no_total_ever_goes_down(options):
                     assert after[name, labels] >= value, f"{name} {dict(labels)}"
 
 
-async def test_a_frozen_worker_does_not_hold_up_a_scrape_and_keeps_its_numbers(options, frozen):
+async def test_a_frozen_worker_does_not_block_a_scrape_and_keeps_its_counters(options, frozen):
     async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         pids = await servers.serving(2)
         async with callers(await servers.grpc_port(), 2) as connections:
@@ -107,7 +107,7 @@ async def test_a_frozen_worker_does_not_hold_up_a_scrape_and_keeps_its_numbers(o
         assert await ranked(servers) == sent
 
 
-async def test_what_is_committed_reaches_all_workers_and_pages_go_on_in_any(feed, options):
+async def test_committed_changes_reach_all_workers_and_any_worker_serves_the_next_page(feed, options):
     async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.serving(2)
         async with callers(await servers.grpc_port(), 2) as connections:
@@ -167,7 +167,7 @@ async def test_sigterm_to_one_worker_under_load_loses_no_request(options):
         assert await servers.value("animora_worker_restarts_total", why="stopped") == 2
 
 
-async def test_sigterm_to_all_under_load_loses_no_request_where_there_is_another_server(options):
+async def test_sigterm_to_all_under_load_loses_no_request_if_another_server_runs(options):
     async with (
         group("--workers", "2", **options) as servers,
         group(**options) as another,
@@ -188,7 +188,7 @@ async def test_sigterm_to_all_under_load_loses_no_request_where_there_is_another
                 os.kill(pid, 0)
 
 
-async def test_workers_show_no_secret_and_end_with_a_parent_that_is_killed(options):
+async def test_workers_show_no_secret_and_end_with_a_killed_supervisor(options):
     async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         descriptors = [os.pidfd_open(pid) for pid in await servers.serving(2)]
         lines = servers.command_lines()
@@ -200,7 +200,7 @@ async def test_workers_show_no_secret_and_end_with_a_parent_that_is_killed(optio
             os.close(descriptor)
 
 
-async def test_workers_that_end_again_and_again_end_the_parent(options):
+async def test_workers_that_keep_failing_end_the_supervisor(options):
     async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.grpc_port()
         while servers.process.returncode is None:
@@ -211,7 +211,7 @@ async def test_workers_that_end_again_and_again_end_the_parent(options):
     assert [event["ends"] for event in servers.events if event["level"] == "critical"] == [5]
 
 
-async def test_sigterm_while_workers_start_ends_all(options):
+async def test_sigterm_during_start_up_ends_all_processes(options):
     async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.grpc_port()
         servers.process.send_signal(signal.SIGTERM)
@@ -225,14 +225,14 @@ async def test_sigterm_while_workers_start_ends_all(options):
         ({"GRPC_HOST": "192.0.2.1", "GRPC_INSECURE": "true"}, "grpc.port"),
     ],
 )
-async def test_a_wrong_option_is_one_line_that_names_it(options, wrong, named):
+async def test_an_invalid_option_is_reported_in_one_line_that_names_it(options, wrong, named):
     async with group("--workers", "2", **options | wrong) as servers:
         assert await servers.end() == 2
     assert [named in line for line in servers.other_lines] == [True]
 
 
 @pytest.mark.parametrize("shared", ["off", "on"])
-async def test_workers_whose_log_nobody_reads_serve_on_and_sighup_drains_them(options, shared):
+async def test_workers_keep_serving_while_nobody_reads_their_log_and_sighup_drains_them(options, shared):
     async with (
         unread("--workers", "2", **(options | {"SCORER_SHARED": shared})) as server,
         asyncio.timeout(HANG_TIMEOUT),

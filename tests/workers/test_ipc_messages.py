@@ -13,7 +13,7 @@ SETTINGS = Settings.model_validate(
 )
 
 
-def test_settings_arrive_as_they_were_with_their_secrets():
+def test_settings_reach_the_worker_unchanged_with_their_secrets():
     line = encode_message({"settings": encode_settings(SETTINGS)})
     assert line.count(b"\n") == 1
     arrived = Settings.model_validate(decode_message(line)["settings"])

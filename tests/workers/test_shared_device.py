@@ -32,7 +32,7 @@ async def loaded(ledger, connections):
         yield
 
 
-async def test_answers_are_those_of_a_scorer_in_each_worker(feed, options, sharing):
+async def test_scores_equal_those_of_a_device_in_each_worker(feed, options, sharing):
     requests = [
         pb.RankRequest(user_id=user, post_ids=feed.post_ids, cache_policy=pb.CACHE_POLICY_BYPASS)
         for user in (*TRAINED_USERS, COLD_USER)
@@ -86,7 +86,7 @@ async def test_a_killed_device_costs_no_request_and_comes_back(feed, sharing):
         assert await servers.value("animora_worker_restarts_total") == 0
 
 
-async def test_while_the_device_is_away_the_heuristic_answers_and_says_so(feed, sharing, frozen):
+async def test_without_the_device_process_the_heuristic_answers_with_a_degraded_reason(feed, sharing, frozen):
     async with (
         group("--workers", "2", **sharing | {"SCORER_HANG_TIMEOUT": "0.5"}) as servers,
         asyncio.timeout(HANG_TIMEOUT),
@@ -109,7 +109,7 @@ async def test_while_the_device_is_away_the_heuristic_answers_and_says_so(feed, 
         assert set(ledger.outcomes) <= {"OK", "DEGRADED_REASON_DEVICE_FAULT", "DEGRADED_REASON_DEADLINE"}
 
 
-async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(feed, store, sharing):
+async def test_a_model_swap_under_load_keeps_every_reply_consistent_with_its_version(feed, store, sharing):
     async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.serving_with_device(2)
         async with callers(await servers.grpc_port(), 2) as connections:
@@ -126,7 +126,7 @@ async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(fe
         assert ledger.outcomes == {"OK": ledger.sent}
 
 
-async def test_a_killed_worker_leaves_the_device_and_the_others_alone(feed, sharing):
+async def test_a_killed_worker_affects_neither_the_device_nor_other_workers(feed, sharing):
     async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         device, workers = await servers.serving_with_device(2)
         async with callers(await servers.grpc_port(), 2) as connections:
@@ -142,7 +142,7 @@ async def test_a_killed_worker_leaves_the_device_and_the_others_alone(feed, shar
         assert ledger.outcomes["UNAVAILABLE"] <= 2 * len(connections)
 
 
-async def test_all_drain_and_the_device_is_the_last_to_go(sharing):
+async def test_all_workers_drain_before_the_device_process_ends(sharing):
     async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.serving_with_device(2)
         assert await servers.value("animora_device_serving") == 1
@@ -157,7 +157,7 @@ async def test_all_drain_and_the_device_is_the_last_to_go(sharing):
         assert not any(event["level"] in {"error", "critical"} for event in servers.events)
 
 
-async def test_a_parent_that_is_killed_takes_all_along_and_leaves_no_socket(
+async def test_a_killed_supervisor_ends_all_processes_and_leaves_no_socket(
     sharing, server_directory, monkeypatch
 ):
     folder = server_directory / "sockets"
@@ -171,7 +171,7 @@ async def test_a_parent_that_is_killed_takes_all_along_and_leaves_no_socket(
         assert list(folder.iterdir()) == []
 
 
-async def test_a_device_that_is_not_there_is_one_line_that_names_the_option(sharing):
+async def test_an_absent_device_is_reported_in_one_line_that_names_the_option(sharing):
     async with group("--workers", "2", **sharing | {"SCORER_DEVICE": "cuda:7"}) as servers:
         assert await servers.end() == 2
     assert ["scorer.device" in line for line in servers.other_lines] == [True]

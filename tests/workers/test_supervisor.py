@@ -73,13 +73,13 @@ class FakeWorker:
 class SupervisorHarness:
     """A supervisor and the runs that it has started."""
 
-    def __init__(self, count, policy=POLICY, **behaviour):
+    def __init__(self, count, policy=POLICY, start=None, **behaviour):
         self.registry = CollectorRegistry()
         self.stopping = asyncio.Event()
         self.runs: asyncio.Queue[FakeWorker] = asyncio.Queue()
         self._behaviour = behaviour
         metrics = WorkerMetrics(self.registry)
-        self.supervisor = Supervisor(count, self._start, 0.05, metrics, policy, self.stopping)
+        self.supervisor = Supervisor(count, start or self._start, 0.05, metrics, policy, self.stopping)
 
     async def next(self):
         async with asyncio.timeout(HANG_TIMEOUT):
@@ -217,13 +217,12 @@ async def test_a_worker_that_cannot_be_started_is_retried_a_limited_number_of_ti
     async def fails(number):
         raise BlockingIOError(11, "no process left")
 
-    harness = SupervisorHarness(1)
-    harness.supervisor._start = fails
+    harness = SupervisorHarness(1, start=fails)
     async with running(harness) as task:
         assert await task == 1
 
 
-async def test_totals_include_ended_workers_and_workers_that_hang():
+async def test_merged_metrics_include_ended_workers_and_workers_that_hang():
     harness = SupervisorHarness(2, replace(POLICY, hang_timeout=60))
     async with running(harness):
         one, other = await harness.next(), await harness.next()

@@ -44,7 +44,7 @@ class Probes:
         self._app = _router(
             {"/metrics": make_wsgi_app(registry), "/livez": _probe(live), "/readyz": _probe(ready)}
         )
-        self._listening: list[tuple[_Server, Thread]] = []  # one for each address of the host
+        self._listening: list[tuple[ProbeServer, Thread]] = []  # one for each address of the host
 
     @property
     def port(self) -> int:
@@ -65,7 +65,7 @@ class Probes:
             for bound in sockets:
                 opened.enter_context(bound)
             try:
-                servers = [_Server(bound, self._app) for bound in sockets]
+                servers = [ProbeServer(bound, self._app) for bound in sockets]
             except OSError as error:
                 raise cannot_listen("http", host, port, error) from error
             opened.pop_all()
@@ -94,7 +94,9 @@ class _Handler(WSGIRequestHandler):
         pass
 
 
-class _Server(ThreadingMixIn, WSGIServer):
+class ProbeServer(ThreadingMixIn, WSGIServer):
+    """Serves a WSGI application on a bound socket, with a thread for each connection."""
+
     daemon_threads = True
     request_queue_size = 128  # backlog; the kernel drops the first packet of further connections
 

