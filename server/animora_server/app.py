@@ -26,6 +26,7 @@ from animora_server.program import stop_signal
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.score_provider import CacheAccess
 from animora_server.scoring.heuristic import Heuristic
+from animora_server.scoring.serving_state import ServingStates
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import CallHandler
@@ -126,7 +127,9 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
         encoder = CatalogEncoder(device, queue, cost, settings.scorer.max_batch_rows)
         no_model = NoModel() if store is None else None
+        states = ServingStates(settings.catalog.max_block_age)
         model_manager = ModelManager(
+            states,
             device,
             encoder,
             settings.models.resident,
@@ -139,14 +142,12 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
         scores, timeline_store, posts_of_generation = await _stores(stack, settings, metrics, health)
         admission = AdmissionController(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
-        ranker = CandidateRanker(
-            model_manager, scores, heuristic, settings.catalog.max_block_age, metrics.stages
-        )
+        ranker = CandidateRanker(states, scores, heuristic, metrics.stages)
         feed_ranker = FeedRanker(heuristic, settings.timeline)
         provider = TimelineProvider(timeline_store, feed_ranker, admission, metrics.timelines)
         stack.push_async_callback(provider.aclose)
         newer = NewerPosts(posts_of_generation, settings.timeline)
-        timelines = Timelines(model_manager, provider, feed_ranker, newer, _page_policy(settings))
+        timelines = Timelines(states, provider, feed_ranker, newer, _page_policy(settings))
         ranking_service = RankingService(ranker, admission, settings.ranking, metrics.ranks)
         timeline_service = TimelineService(
             timelines, admission, settings.timeline, metrics.timelines, metrics.ranks
@@ -301,5 +302,4 @@ def _page_policy(settings: Settings) -> PagePolicy:
         settings.timeline,
         settings_digest(settings.timeline, settings.ranking),
         TokenSigner(key or secrets.token_bytes(32)),
-        settings.catalog.max_block_age,
     )

@@ -1,6 +1,7 @@
 """The model manager loads, encodes, swaps and evicts models while requests are served."""
 
 import asyncio
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,7 @@ from animora_server.inference.graph_capture import EagerRecorder
 from animora_server.inference.placeholder_models import UnavailableModel
 from animora_server.inference.resident_model import BACKGROUND_CHUNK_ROWS, EXPLAIN_CHUNK_POSTS
 from animora_server.observability.metrics import ScorerMetrics
+from animora_server.scoring.serving_state import ServingStates
 from animora_server.settings import ScorerSettings
 from tests.inference.neucf import WIDTH, compiled_artifact
 from tests.support.artifacts import tiny_artifact
@@ -75,7 +77,7 @@ async def encoder(device):
 
 @pytest.fixture
 def model_manager(device, encoder):
-    return ModelManager(device, encoder, max_models=2)
+    return ModelManager(ServingStates(math.inf), device, encoder, max_models=2)
 
 
 def soon() -> float:
@@ -83,7 +85,7 @@ def soon() -> float:
 
 
 def active(model_manager: ModelManager) -> Any:
-    state = model_manager.current()
+    state = model_manager.states.latest
     assert state is not None
     assert state.active is not None
     return state.active
@@ -256,7 +258,7 @@ async def test_the_least_recently_activated_version_is_evicted(model_manager):
     for version in ("v1", "v2", "v3"):
         await model_manager.activate(tiny_artifact(version, seed=ord(version[1]))[0])
     assert active(model_manager).version == "v3"
-    assert list(model_manager.current().resident) == ["v2", "v3"]
+    assert list(model_manager.states.latest.resident) == ["v2", "v3"]
 
 
 async def test_a_resident_version_can_be_activated_again(model_manager):
@@ -292,7 +294,8 @@ async def test_a_version_for_other_embedding_widths_requests_a_reconcile_and_is_
     device, encoder
 ):
     reconciles = []
-    model_manager = ModelManager(device, encoder, max_models=2, reconcile=lambda: reconciles.append(True))
+    states = ServingStates(math.inf)
+    model_manager = ModelManager(states, device, encoder, 2, reconcile=lambda: reconciles.append(True))
     narrow, wide = tiny_artifact("v1")[0], tiny_artifact("v2", image=5)[0]
     await model_manager.publish(GrowingCatalog(image=3).grow([100]))
     await model_manager.activate(narrow)
@@ -404,7 +407,7 @@ async def test_models_are_unavailable_if_the_device_is_lost_while_a_snapshot_is_
 
 def visible(model_manager: ModelManager):
     """The users who block or are blocked by user 1, and the posts that are not deleted."""
-    state = model_manager.current()
+    state = model_manager.states.latest
     assert state is not None
     snapshot = state.snapshot
     live = ~snapshot.is_deleted(np.arange(len(snapshot)))
@@ -414,7 +417,7 @@ def visible(model_manager: ModelManager):
 async def test_events_change_the_current_state_at_once_but_not_older_states_or_models(model_manager):
     await model_manager.publish(GrowingCatalog().grow([100, 200]))
     await model_manager.activate(tiny_artifact("v1")[0])
-    before = model_manager.current()
+    before = model_manager.states.latest
 
     model_manager.apply(ChangeEvents(frozenset({(1, 2)}), frozenset({200})))
 
@@ -436,12 +439,12 @@ async def test_events_that_arrive_while_a_snapshot_is_encoded_are_in_both_snapsh
     await encoder.waiting.wait()
     model_manager.apply(ChangeEvents(frozenset({(3, 1)}), frozenset({200})))
     assert visible(model_manager) == ([2, 3], [])
-    assert len(model_manager.current().snapshot) == 2
+    assert len(model_manager.states.latest.snapshot) == 2
 
     encoder.release()
     await publication
 
-    assert len(model_manager.current().snapshot) == 3
+    assert len(model_manager.states.latest.snapshot) == 3
     assert visible(model_manager) == ([2, 3], [])
 
 
@@ -490,7 +493,7 @@ async def test_events_from_before_a_reading_are_not_applied_to_its_snapshot(mode
 async def test_events_that_arrive_before_the_first_snapshot_are_in_it(model_manager):
     snapshot = GrowingCatalog().grow([100, 200])
     model_manager.apply(ChangeEvents(frozenset({(2, 1)}), frozenset({100})))
-    assert model_manager.current() is None
+    assert model_manager.states.latest is None
 
     await model_manager.publish(snapshot)
 

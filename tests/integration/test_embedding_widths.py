@@ -1,6 +1,7 @@
 """Embeddings of another width, and a model for them, while the server answers."""
 
 import asyncio
+import math
 
 import asyncpg
 import numpy as np
@@ -13,6 +14,7 @@ from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.inference import CatalogEncoder, ModelManager
 from animora_server.inference.device import Device
 from animora_server.observability.metrics import CatalogMetrics, ScorerMetrics
+from animora_server.scoring.serving_state import ServingStates
 from animora_server.settings import CatalogSettings, DatabaseSettings, ScorerSettings
 from animora_server.store import CatalogSync, PostgresStore
 from tests.support.artifacts import POSTS, tiny_artifact
@@ -28,6 +30,7 @@ class Server:
         cost = CostModel()
         self.registry = CollectorRegistry()
         self.model_manager = ModelManager(
+            ServingStates(math.inf),
             device,
             CatalogEncoder(device, batcher, cost, LIMITS.max_batch_rows),
             max_models=2,
@@ -53,7 +56,7 @@ class Server:
 
     @property
     def _pin(self):
-        pin = self.model_manager.current()
+        pin = self.model_manager.states.latest
         assert pin is not None
         return pin
 

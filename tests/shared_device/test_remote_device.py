@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import weakref
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from animora_server.inference.device import Device
 from animora_server.inference.graph_capture import EagerRecorder
 from animora_server.inference.placeholder_models import UnavailableModel
 from animora_server.observability.metrics import ScorerMetrics
+from animora_server.scoring.serving_state import ServingStates
 from animora_server.settings import ScorerSettings
 from animora_server.shared_device.connection import DeviceConnection
 from animora_server.shared_device.device_server import serving_device
@@ -111,7 +113,10 @@ class DeviceWorker:
         self.batcher: Any = Batcher(self.device.score, LIMITS, cost, observer)
         queue = SharedQueue(self.batcher, self.device.score)
         self.model_manager = ModelManager(
-            self.device, CatalogEncoder(self.device, queue, cost, LIMITS.max_batch_rows), max_models
+            ServingStates(math.inf),
+            self.device,
+            CatalogEncoder(self.device, queue, cost, LIMITS.max_batch_rows),
+            max_models,
         )
 
     def on_device_lost(self):
@@ -120,7 +125,7 @@ class DeviceWorker:
 
     @property
     def active(self) -> Any:
-        state = self.model_manager.current()
+        state = self.model_manager.states.latest
         assert state is not None
         return state.active
 

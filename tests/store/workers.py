@@ -1,6 +1,7 @@
 """The parts that keep the catalog of one process, composed as in the server, with hooks to disturb them."""
 
 import asyncio
+import math
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import SecretStr
 from animora_database.views import VIEWS
 from animora_server.inference import ModelManager
 from animora_server.observability.metrics import CatalogMetrics
+from animora_server.scoring.serving_state import ServingStates
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import BlockRefresher, CatalogSync, EventListener
 from tests.support.until import HANG_TIMEOUT
@@ -39,7 +41,7 @@ class CatalogWorker:
         self._store = store
         self.during_reading = self.before_publishing = nothing
         unused: Any = None  # no model is loaded
-        self.model_manager = ModelManager(unused, unused, max_models=1)
+        self.model_manager = ModelManager(ServingStates(math.inf), unused, unused, max_models=1)
         metrics = CatalogMetrics(CollectorRegistry())
         rare = CatalogSettings(poll_interval=1e6, reconcile_interval=1e6, max_block_age=1e6)
         self.refresher = CatalogSync(self, rare, metrics, self._publish)
@@ -57,14 +59,14 @@ class CatalogWorker:
 
     @property
     def snapshot(self):
-        state = self.model_manager.current()
+        state = self.model_manager.states.latest
         assert state is not None
         return state.snapshot
 
     @property
     def visible(self):
         """Ids of the posts that are not deleted."""
-        if self.model_manager.current() is None:
+        if self.model_manager.states.latest is None:
             return set()
         index = self.snapshot.index
         return set(index.ids[~self.snapshot.is_deleted(index.values)].tolist())

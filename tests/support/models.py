@@ -8,7 +8,7 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import DeadlineUnreachable, ScoringFailed
-from animora_server.scoring.serving_state import ServingState
+from animora_server.scoring.serving_state import ServingState, ServingStates
 from animora_server.scoring.terms import MODEL_TERMS
 from animora_server.types import BoolArray, FloatArray, IntArray
 
@@ -150,7 +150,7 @@ class PostScoresModel(FakeModel):
         least_time: Seconds that it needs before a deadline.
     """
 
-    state: "FakeStateSource"
+    state: "FakeStates"
     logits: dict[int, float]
     _: KW_ONLY
     background_gate: asyncio.Event | None = None
@@ -179,14 +179,17 @@ class PostScoresModel(FakeModel):
 
 
 @dataclass
-class FakeStateSource:
-    """A ServingStateSource whose serving state a test can change."""
+class FakeStates(ServingStates):
+    """ServingStates whose parts a test can change."""
 
     snapshot: CatalogSnapshot
     active: RowScoresModel | PostScoresModel | None = None
     resident: Mapping[str, RowScoresModel | PostScoresModel] = field(default_factory=dict)
 
-    def current(self) -> ServingState:
+    max_block_age: float = 600
+
+    @property
+    def latest(self) -> ServingState:  # type: ignore[override]  # read only
         return ServingState(self.snapshot, self.active, self.resident)
 
     def activate(self, logits: dict[int, float], version: str = "v1") -> PostScoresModel:

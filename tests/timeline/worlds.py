@@ -21,7 +21,7 @@ from animora_server.types import GenerationPosts, TimelineQuery
 from tests.support.catalogs import NOW, snapshot
 from tests.support.clocks import ManualClock
 from tests.support.deadlines import with_short_timeout
-from tests.support.models import FakeStateSource
+from tests.support.models import FakeStates
 from tests.timeline.fakes import CountingStore, Refreshes
 
 USER, COLD = 7, 500
@@ -38,7 +38,7 @@ class World:
     def __init__(self, **settings):
         self.settings = TimelineSettings(**{"early_refresh": 0.0, **settings})
         self.clock = ManualClock(NOW)
-        self.state = FakeStateSource(snapshot(POSTS))
+        self.state = FakeStates(snapshot(POSTS))
         self.model = self.state.activate(LOGITS)
         self.store = CountingStore(LocalTimelineStore(2400.0, self.clock))
         self.refreshes = Refreshes()
@@ -58,7 +58,7 @@ class World:
             self.provider,
             ranker,
             NewerPosts(lambda: self.generation_posts, self.settings),
-            PagePolicy(self.settings, "digest", TokenSigner(b"k" * 16), 600.0),
+            PagePolicy(self.settings, "digest", TokenSigner(b"k" * 16)),
             self.clock,
         )
 

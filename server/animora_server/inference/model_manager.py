@@ -23,7 +23,7 @@ from animora_server.inference.catalog_encoder import CatalogEncoder, check_width
 from animora_server.inference.placeholder_models import NoModel, UnavailableModel
 from animora_server.inference.protocols import InferenceDevice, Model
 from animora_server.inference.resident_model import ResidentModel
-from animora_server.scoring.serving_state import ServingState
+from animora_server.scoring.serving_state import ServingState, ServingStates
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,7 @@ class ModelManager:
     all change events that its reading may lack before it is published.
 
     Args:
+        states: Holds the serving state for new requests.
         device: Loads and holds the models.
         encoder: Encodes snapshots.
         max_models: How many versions stay on the device; the least recently activated is evicted first.
@@ -49,12 +50,14 @@ class ModelManager:
 
     def __init__(
         self,
+        states: ServingStates,
         device: InferenceDevice,
         encoder: CatalogEncoder,
         max_models: int,
         placeholder: NoModel | None = None,
         reconcile: Callable[[], None] = lambda: None,
     ) -> None:
+        self.states = states
         self._reconcile = reconcile
         self._wanted_widths = NO_WIDTHS
         self._width_problem: str | None = None  # why embeddings count as absent for the active version
@@ -67,14 +70,9 @@ class ModelManager:
         self._encoded: dict[str, ResidentModel] = {}
         self._unavailable: dict[str, Model] = {}  # lost with the device, the active version last
         self._device_losses = 0
-        self._state: ServingState | None = None
         self._published = asyncio.Event()
         self._event_log = EventLog()
         self._blocks = Relations.empty(), float("-inf")  # as of publish_blocks, and the time of their reading
-
-    def current(self) -> ServingState | None:
-        """The serving state for a new request; None until a catalog snapshot is published."""
-        return self._state
 
     @property
     def active_version(self) -> str | None:
@@ -121,8 +119,7 @@ class ModelManager:
             read_at: `time.monotonic()` when the reading began.
         """
         self._blocks = relations, read_at
-        if self._state is not None:
-            self._state = replace(self._state, snapshot=self._with_latest_events(self._state.snapshot))
+        self._change_snapshot(self._with_latest_events)
 
     @property
     def accepts_events(self) -> bool:
@@ -132,14 +129,13 @@ class ModelManager:
     @property
     def block_age(self) -> float:
         """Seconds since the newest blocks were read; infinite before the first reading."""
-        read_at = self._blocks[1] if self._state is None else self._state.snapshot.blocks_read_at
-        return time.monotonic() - read_at
+        state = self.states.latest
+        return time.monotonic() - (self._blocks[1] if state is None else state.snapshot.blocks_read_at)
 
     def apply(self, events: ChangeEvents) -> None:
         """Applies events for new requests at once, without waiting for a publish or an activation."""
         self._event_log.add(events, time.monotonic())
-        if self._state is not None:
-            self._state = replace(self._state, snapshot=apply_events(self._state.snapshot, events))
+        self._change_snapshot(lambda snapshot: apply_events(snapshot, events))
 
     async def activate(self, artifact: Artifact) -> None:
         """Loads, checks, encodes and warms a version, then makes it the active version.
@@ -151,7 +147,7 @@ class ModelManager:
             ScoringFailed: The device failed. The active version stays.
         """
         version, device_losses = artifact.manifest.version, self._device_losses
-        if self._state is not None:
+        if self.states.latest is not None:
             self._check_widths(artifact.manifest)
         loaded = self._loaded.get(version) or await self._device.load(artifact)
         await self._published.wait()
@@ -213,8 +209,14 @@ class ModelManager:
         self._unavailable |= self._loaded
         self._loaded.clear()
         self._encoded.clear()
-        if self._state is not None:
-            self._swap(self._state.snapshot, {})
+        if self.states.latest is not None:
+            self._swap(self.states.latest.snapshot, {})
+
+    def _change_snapshot(self, change: Callable[[CatalogSnapshot], CatalogSnapshot]) -> None:
+        """Changes the catalog snapshot that new requests see."""
+        state = self.states.latest
+        if state is not None:
+            self.states.latest = replace(state, snapshot=change(state.snapshot))
 
     def _with_latest_events(self, snapshot: CatalogSnapshot) -> CatalogSnapshot:
         """The snapshot with the newest blocks and all change events that its readings may lack."""
@@ -226,9 +228,9 @@ class ModelManager:
         return apply_events(snapshot, missed) if missed else snapshot
 
     def _published_state(self) -> ServingState:
-        if self._state is None:
+        if self.states.latest is None:
             raise ModelUnavailable
-        return self._state
+        return self.states.latest
 
     def _swap(self, snapshot: CatalogSnapshot, resident: dict[str, ResidentModel]) -> None:
         self._encoded = resident
@@ -236,7 +238,7 @@ class ModelManager:
             version: UnavailableModel(model, snapshot) for version, model in self._unavailable.items()
         } | resident
         active = models.get(self.active_version or next(reversed(self._unavailable), ""), self._placeholder)
-        self._state = ServingState(snapshot, active, models)
+        self.states.latest = ServingState(snapshot, active, models)
 
 
 def _widths(manifest: Manifest) -> Widths:

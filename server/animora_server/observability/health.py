@@ -73,10 +73,10 @@ class HealthState:
             return "draining"
         if reason := self.dead() or self._device_problem():
             return reason
-        state = self._model_manager.current()
+        state = self._model_manager.states.latest
         if state is None:
             return "the catalog is not loaded"
-        if time.monotonic() - state.snapshot.blocks_read_at > self._settings.catalog.max_block_age:
+        if time.monotonic() - state.snapshot.blocks_read_at > self._model_manager.states.max_block_age:
             return "the blocks between users are too old"
         if self._settings.models.ready_requires_model and self._lacks_model(state):
             return "no model is loaded"

@@ -35,7 +35,7 @@ from animora_server.ranker.score_provider import CacheAccess, ScoreProvider
 from animora_server.ranker.top_k import TopK, top_k
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.protocols import StageObserver
-from animora_server.scoring.serving_state import ServingStateSource, current_state
+from animora_server.scoring.serving_state import ServingStates
 from animora_server.scoring.terms import heuristic_terms, model_terms
 from animora_server.scoring.transforms import degraded_reason, expired, probabilities
 from animora_server.types import DegradedReason, RankedCandidates, RankerName, RankQuery
@@ -50,27 +50,24 @@ class CandidateRanker:
     in time.
 
     Args:
-        states: The current serving state.
+        states: Holds the serving state.
         cache: The cache of scores; None for none.
         heuristic: The heuristic's formula.
-        max_block_age: Seconds after which blocks that could not be refreshed are too old.
         stages: Observes how long each stage takes.
         clock: Unix time in seconds, for the heuristic.
     """
 
     def __init__(
         self,
-        states: ServingStateSource,
+        states: ServingStates,
         cache: CacheAccess | None,
         heuristic: Heuristic,
-        max_block_age: float,
         stages: StageObserver,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._states = states
         self._scores = ScoreProvider(cache, stages)
         self._heuristic = heuristic
-        self._max_block_age = max_block_age
         self._stages = stages
         self._clock = clock
         self._coalescer: RequestCoalescer[RankTask] = RequestCoalescer(self._start_batches)
@@ -99,7 +96,7 @@ class CandidateRanker:
         loop = asyncio.get_running_loop()
         tasks = [RankTask(query, loop.create_future()) for query in queries]
         try:
-            state = current_state(self._states, self._max_block_age)
+            state = self._states.current()
         except CatalogUnavailable as error:
             return [error] * len(queries)
         async with asyncio.TaskGroup() as drivers:
@@ -112,7 +109,7 @@ class CandidateRanker:
         """Starts to rank the queries of several callers that the coalescer has collected."""
         waiting = [task for task in tasks if not task.outcome.cancelled()]
         try:
-            state = current_state(self._states, self._max_block_age)
+            state = self._states.current()
         except CatalogUnavailable as error:
             for task in waiting:
                 task.complete(error)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import CatalogUnavailable, ModelNotResident, ModelUnavailable
@@ -37,27 +36,28 @@ class ServingState:
         return model
 
 
-class ServingStateSource(Protocol):
-    """Publishes the current serving state. See inference.ModelManager."""
-
-    def current(self) -> ServingState | None:
-        """The serving state; None until the catalog is loaded."""
-        ...
-
-
-def current_state(states: ServingStateSource, max_block_age: float) -> ServingState:
-    """The current serving state.
+class ServingStates:
+    """Holds the serving state for new requests. The model manager replaces it.
 
     Args:
-        states: Publishes the serving state.
         max_block_age: Seconds after which blocks that could not be refreshed are too old.
 
-    Raises:
-        CatalogUnavailable: The catalog is not loaded, or its blocks are too old.
+    Attributes:
+        latest: The newest serving state; None until the catalog is loaded.
     """
-    state = states.current()
-    if state is None:
-        raise CatalogUnavailable("the catalog is not loaded yet")
-    if time.monotonic() - state.snapshot.blocks_read_at > max_block_age:
-        raise CatalogUnavailable("the blocks between users could not be refreshed for too long")
-    return state
+
+    def __init__(self, max_block_age: float) -> None:
+        self.max_block_age = max_block_age
+        self.latest: ServingState | None = None
+
+    def current(self) -> ServingState:
+        """The serving state for a new request.
+
+        Raises:
+            CatalogUnavailable: The catalog is not loaded, or its blocks are too old.
+        """
+        if self.latest is None:
+            raise CatalogUnavailable("the catalog is not loaded yet")
+        if time.monotonic() - self.latest.snapshot.blocks_read_at > self.max_block_age:
+            raise CatalogUnavailable("the blocks between users could not be refreshed for too long")
+        return self.latest

@@ -10,7 +10,7 @@ import numpy as np
 
 from animora_server.errors import ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
-from animora_server.scoring.serving_state import ServingState, ServingStateSource, current_state
+from animora_server.scoring.serving_state import ServingState, ServingStates
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import VisibilityFilter, exclusion_reasons
 from animora_server.timeline.explainer import PagePosts, explain_page
@@ -37,13 +37,11 @@ class PagePolicy:
         settings: Sizes, windows, times to live.
         settings_digest: Digest of the settings that shape ranked timelines.
         signer: Signs page tokens.
-        max_block_age: Seconds after which blocks that could not be refreshed are too old.
     """
 
     settings: TimelineSettings
     settings_digest: str
     signer: TokenSigner
-    max_block_age: float
 
 
 @fast_dataclass
@@ -77,7 +75,7 @@ class Timelines:
 
     def __init__(
         self,
-        states: ServingStateSource,
+        states: ServingStates,
         provider: TimelineProvider,
         ranker: FeedRanker,
         newer: NewerPosts,
@@ -144,13 +142,13 @@ class Timelines:
 
     async def _begin_scroll(self, key: bytes, query: TimelineQuery, now: float) -> _Scroll:
         """The scroll of a first page, through the latest timeline."""
-        state = current_state(self._states, self._policy.max_block_age)
+        state = self._states.current()
         timeline, status = await self._provider.latest(state, key, query)
         return _Scroll(timeline, status, 0, math.ceil(now + self._policy.settings.token_ttl))
 
     def _look(self, query: TimelineQuery, now: float) -> tuple[ServingState, VisibilityFilter]:
         """Takes the current serving state, and the user's filter of it. Raises CatalogUnavailable."""
-        state = current_state(self._states, self._policy.max_block_age)
+        state = self._states.current()
         return state, VisibilityFilter.of(
             state.snapshot,
             self._policy.settings,
