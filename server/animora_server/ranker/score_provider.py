@@ -11,8 +11,7 @@ import numpy as np
 from animora_server.errors import DeadlineUnreachable, InvalidScores
 from animora_server.ranker.rank_task import ScoringBatch
 from animora_server.scoring.protocols import ScoreCache, StageObserver
-from animora_server.scoring.recent_results import RecentResults
-from animora_server.scoring.single_flight import SingleFlight
+from animora_server.scoring.single_flight import RecentResults, SingleFlight
 from animora_server.scoring.transforms import are_finite, impute_featureless
 from animora_server.types import CacheStatus, FloatArray, IntArray
 

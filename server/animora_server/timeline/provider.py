@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 from animora_server.background import log_task_failure
 from animora_server.errors import DeadlineExpired, RankedTimelineGone, ScoringFailed
-from animora_server.scoring.recent_results import RecentResults
 from animora_server.scoring.serving_state import ServingState
-from animora_server.scoring.single_flight import SingleFlight
+from animora_server.scoring.single_flight import RecentResults, SingleFlight
 from animora_server.scoring.transforms import degraded_reason, expired
 from animora_server.timeline.feed_ranker import FeedRanker
 from animora_server.timeline.store import TimelineStore, timeline_bytes

@@ -1,6 +1,6 @@
 """Recent results: their time to live and their bound on memory."""
 
-from animora_server.scoring.recent_results import ENTRY_BYTES, RecentResults
+from animora_server.scoring.single_flight import ENTRY_BYTES, RecentResults
 from tests.support.clocks import ManualClock
 
 
