@@ -1,17 +1,21 @@
 """Serialises the metrics of processes, and merges those of several processes into one set."""
 
+import asyncio
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from animora_server.observability.instruments import GaugeFamily, MultiprocessMode
 
 PROCESS_PREFIX = "process_"  # prefix of the metrics that the kernel has of a process
 WORKER_LABEL = "worker"  # the label with the process' name
+PARENT = "parent"  # the supervisor's value of the label `worker`
+LOOP_TIMEOUT = 5.0  # seconds for the event loop, on top of the timeout for workers
 
 # The name and the labels of a sample.
 Key = tuple[str, tuple[tuple[str, str], ...]]
@@ -152,3 +156,38 @@ _COMBINED: dict[MultiprocessMode, Callable[[Sequence[float]], float]] = {
     MultiprocessMode.MIN: _ignoring_nan(min),
     MultiprocessMode.EACH: sum,  # a single value, since the label `worker` differs
 }
+
+
+class MetricsCollector(Collector):
+    """Requests the workers' metrics at each scrape, and merges them with this process' own.
+
+    Args:
+        own: This process' metrics.
+        reports: Returns the workers' metrics; a coroutine function that runs on the current event loop.
+        timeout: Seconds that `reports` takes at most.
+    """
+
+    def __init__(
+        self,
+        own: CollectorRegistry,
+        reports: Callable[[], Awaitable[Sequence[MetricsReport]]],
+        timeout: float,
+    ) -> None:
+        self._own = own
+        self._reports = reports
+        self._timeout = timeout + LOOP_TIMEOUT
+        self._loop = asyncio.get_running_loop()
+
+    def collect(self) -> Iterator[Metric]:
+        """All current metrics; called on the scrape's thread.
+
+        Raises:
+            TimeoutError: The event loop does not run.
+        """
+
+        async def request() -> Sequence[MetricsReport]:
+            return await self._reports()
+
+        future = asyncio.run_coroutine_threadsafe(request(), self._loop)
+        reports = future.result(self._timeout)
+        return to_prometheus(merge_metrics((label_process(collect_metrics(self._own), PARENT), *reports)))

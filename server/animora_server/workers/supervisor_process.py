@@ -11,14 +11,13 @@ from pydantic import SecretStr
 
 from animora_server.addresses import reserve_port
 from animora_server.errors import ConfigurationError
-from animora_server.observability.aggregation import MetricsReport
+from animora_server.observability.aggregation import MetricsCollector, MetricsReport
 from animora_server.observability.metrics import (
     BackgroundMetrics,
     DeviceProcessMetrics,
     WorkerMetrics,
     process_registry,
 )
-from animora_server.observability.metrics_collector import MetricsCollector
 from animora_server.observability.probes import Probes
 from animora_server.program import stop_signal
 from animora_server.settings import Settings
