@@ -4,6 +4,7 @@ import torch
 
 from animora_artifact.artifact import Artifact
 from animora_artifact.checked import CheckedNetwork
+from animora_artifact.compiled import load_compiled
 from animora_artifact.errors import ArtifactRejected, RejectionReason
 from animora_artifact.manifest import Dimensions
 from animora_artifact.network import NETWORK_ERRORS, Network, golden_error, is_out_of_memory, load_network
@@ -29,6 +30,21 @@ def verify(artifact: Artifact) -> Network:
     _require_tables(network, dimensions)
     require_golden(network, artifact, CPU)
     return network
+
+
+def verify_compiled(artifact: Artifact, code: bytes) -> None:
+    """Replays the golden rows with native code.
+
+    Args:
+        artifact: The version.
+        code: Library from `compile_score` for the version's network.
+
+    Raises:
+        CompiledUnusable: The code does not run on this machine, or was compiled for another shape.
+        ArtifactRejected: The replay differs from the recorded probabilities by more than the tolerance.
+    """
+    network = load_network(artifact.model, CPU)
+    require_golden(load_compiled(code, network, artifact.manifest.dimensions), artifact, CPU)
 
 
 def require_golden(network: Network, artifact: Artifact, device: torch.device) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from animora_artifact import ArtifactRejected
+from animora_artifact.verification import verify
 from animora_training.data.dataset import ABSENT
 from animora_training.data.split import HeldOut
 from animora_training.errors import NothingToLearn, WidthMismatch
@@ -19,7 +20,6 @@ from animora_training.evaluation.network_ranking import (
 from animora_training.modeling.network import NetworkShape, NeuCF
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.export import FoldedNeuCF, VersionOrigin, export
-from animora_training.pipeline.verification import verify
 from tests.support.datasets import dataset
 from tests.support.networks import randomised
 

@@ -11,12 +11,12 @@ import torch
 
 from animora_artifact import Manifest
 from animora_artifact.network import load_network, save_network
+from animora_artifact.verification import verify
 from animora_training.errors import CannotWrite
 from animora_training.modeling.config import FitConfig
 from animora_training.modeling.initialization import new_initialization
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.export import FoldedNeuCF, VersionOrigin, data_window, export
-from animora_training.pipeline.verification import verify
 from tests.support.datasets import as_dataset, tiny_feed
 from tests.support.dot_product import make_artifact, with_manifest
 from tests.support.networks import inputs, random_network, randomised

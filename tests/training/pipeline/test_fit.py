@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from animora_artifact.network import load_network
+from animora_artifact.verification import verify
 from animora_training.data.split import leave_one_out
 from animora_training.errors import CannotWrite, Interrupted, InvalidInput, NotFinite, NothingToLearn
 from animora_training.evaluation.metrics import mean_area_under_curve
@@ -16,7 +17,6 @@ from animora_training.importers.sample_activity import make_feed
 from animora_training.modeling.process_group import SINGLE_PROCESS, ProcessGroup
 from animora_training.pipeline.checkpoint import Checkpoints
 from animora_training.pipeline.fit import FitContext, fit
-from animora_training.pipeline.verification import verify
 from tests.support.datasets import NOW, as_dataset, dataset, tiny_feed
 from tests.support.fits import quick_config
 

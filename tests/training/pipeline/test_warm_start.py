@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from animora_artifact.network import load_network
+from animora_artifact.verification import verify
 from animora_training.data.dataset import collect
 from animora_training.data.split import exclude_none
 from animora_training.errors import InvalidInput, InvalidOption, WidthMismatch
@@ -18,7 +19,6 @@ from animora_training.modeling.process_group import SINGLE_PROCESS, ProcessGroup
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.holdout import FitHoldOut
 from animora_training.pipeline.seen_pairs import SeenPairs
-from animora_training.pipeline.verification import verify
 from animora_training.pipeline.warm_start import (
     ParentVersion,
     WarmStartState,

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from animora_artifact import Artifact, VersionNotFound
+from animora_artifact.verification import verify
 from animora_training.commands.console import ShowProgress
 from animora_training.commands.versions import explain_missing_version, open_model_store
 from animora_training.data.arrays import temporary_folder
@@ -11,7 +12,6 @@ from animora_training.data.database import connect
 from animora_training.data.dataset import Dataset
 from animora_training.data.reading import read_dataset
 from animora_training.errors import NothingToLearn
-from animora_training.pipeline.verification import verify
 
 
 def read_database(database_url: str, show: ShowProgress) -> Dataset:

@@ -16,6 +16,7 @@ from animora_artifact import (
     Package,
     pack,
 )
+from animora_artifact.verification import verify, verify_compiled
 from animora_training.commands.console import ShowProgress, output, progress_bars, report_errors, show_epoch
 from animora_training.commands.delivery import Delivery
 from animora_training.commands.publishing import signed
@@ -31,7 +32,6 @@ from animora_training.pipeline.holdout import FEWEST_UNSEEN
 from animora_training.pipeline.record import EpochRecord
 from animora_training.pipeline.run import FitObserver, has_version, run
 from animora_training.pipeline.run_folder import RunFolder, run_folder
-from animora_training.pipeline.verification import verify, verify_compiled
 
 
 @dataclass(frozen=True, slots=True)
