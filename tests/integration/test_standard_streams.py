@@ -23,7 +23,7 @@ PRINTING = (  # programs that print, and the names of their commands
 )
 TELLS_STREAMS = """
 import os, sys
-from animora_process.standard_streams import open_missing_streams
+from animora_process.entry_point import open_missing_streams
 open_missing_streams()
 null = os.stat(os.devnull).st_rdev
 found = [os.fstat(descriptor).st_rdev == null and os.get_inheritable(descriptor) for descriptor in range(3)]
