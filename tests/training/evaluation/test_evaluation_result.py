@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animora_training.data.dataset import Rows
+from animora_training.evaluation.evaluation_result import gini, list_measures, popularity_percentiles
 from animora_training.evaluation.full_ranking import rank_catalog
-from animora_training.evaluation.lists import gini, list_measures, popularity_percentiles
 from animora_training.evaluation.task import task_by_pair
 from tests.support.datasets import dataset
 from tests.training.evaluation.recommenders import Table
