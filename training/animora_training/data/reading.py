@@ -5,6 +5,7 @@ PostgreSQL sorts, on its own disk if `work_mem` is too small.
 """
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from animora_database import views
 from animora_database.copy_format import Columns, EmbeddingRows, FixedRows, unix_seconds
 from animora_database.copying import copy_rows
-from animora_database.embeddings import Decoder, EmbeddingBatch
+from animora_database.embeddings import UNUSABLE, Decoder, EmbeddingBatch, to_halves
 from animora_database.errors import UnusableView
 from animora_database.reading import (
     begin_reading,
@@ -32,13 +33,13 @@ from animora_training.data.arrays import ArrayFile, map_array, prepare_folder, w
 from animora_training.data.dataset import (
     ABSENT,
     Dataset,
+    Embeddings,
     IntArray,
     Interactions,
     index_of,
     latest_of_each,
     offsets_of,
 )
-from animora_training.data.embeddings import EmbeddingWriter
 from animora_training.data.folder import FILES, finish
 from animora_training.errors import DatabaseError
 
@@ -160,7 +161,7 @@ class _Reader:
             kinds = {"ids": np.int64, "authors": np.int64, "created": np.float64, "deleted": np.bool_}
             files = [stack.enter_context(self._file(f"post_{name}", kind)) for name, kind in kinds.items()]
             image, caption = (
-                EmbeddingWriter(stack.enter_context(self._file(f"post_{name}", np.float16, (0,))), width)
+                _EmbeddingWriter(stack.enter_context(self._file(f"post_{name}", np.float16, (0,))), width)
                 for name, width in zip(("image", "caption"), widths, strict=True)
             )
             last: int | None = None
@@ -251,3 +252,63 @@ def _write_pairs(folder: Path) -> None:
             pair_posts.append(rows.posts)
             pair_times.append(rows.times)
     write_array(folder / "pair_offsets.npy", offsets_of(counts))
+
+
+class _EmbeddingWriter:
+    """Writes the embeddings of one column of animora.posts; absent ones as zeros.
+
+    A null or empty embedding is absent. An unusable one counts as absent: with several dimensions, with a
+    null, with a value beyond float16, or of another width than the column.
+
+    Args:
+        file: An open file of width 0.
+        width: Width of the column. 0 takes the most frequent width of the first `append` with usable
+            embeddings, which may not be the most frequent one of all.
+
+    Attributes:
+        width: Width of the column; 0 until a usable embedding was seen.
+        unusable: Number of unusable embeddings.
+    """
+
+    def __init__(self, file: ArrayFile, width: int = 0) -> None:
+        self.width = width
+        self.unusable = 0
+        self._file = file
+        self._widths: Counter[int] = Counter()
+        if width:
+            file.widen(width)
+
+    @property
+    def most_frequent_width(self) -> int:
+        """The most frequent usable width, the smallest of equally frequent ones; 0 without any."""
+        return max(self._widths, key=lambda width: (self._widths[width], -width), default=0)
+
+    def append(self, batch: EmbeddingBatch) -> None:
+        """Writes the embeddings of some posts.
+
+        Raises:
+            CannotWrite: The disk is full, or failed.
+        """
+        by_width = self._usable(batch)
+        self._widths.update({width: len(at) for width, (at, _) in by_width.items()})
+        if by_width and not self.width:
+            self.width = self.most_frequent_width
+            self._file.widen(self.width)
+        matrix = np.zeros((len(batch.widths), self.width), np.float16)
+        for width, (at, embeddings) in by_width.items():
+            if width == self.width:
+                matrix[at] = embeddings
+            else:
+                self.unusable += len(at)
+        self._file.append(matrix)
+
+    def _usable(self, batch: EmbeddingBatch) -> dict[int, tuple[IntArray, Embeddings]]:
+        """Positions int64 (k) and embeddings float16 (k, width) of the usable embeddings, by width."""
+        self.unusable += int(np.count_nonzero(batch.widths == UNUSABLE))
+        by_width = {}
+        for width, block in batch.blocks.items():
+            halves, finite = to_halves(block)
+            self.unusable += int(np.count_nonzero(~finite))
+            if finite.any():
+                by_width[width] = np.flatnonzero(batch.widths == width)[finite], halves[finite]
+        return by_width
