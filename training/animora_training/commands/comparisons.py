@@ -1,4 +1,4 @@
-"""The evaluation splits of `compare`, and the network to evaluate, not trained on test pairs."""
+"""The comparisons of `evaluate` and `compare`: their splits, the network to evaluate, and what is printed."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,9 +9,11 @@ import torch
 
 from animora_artifact import Artifact
 from animora_artifact.network import load_network
-from animora_training.commands.console import ShowProgress, show_epoch
+from animora_training.commands.console import ShowProgress, output, show_epoch, to_json
 from animora_training.commands.options import SplitKind
+from animora_training.commands.tables import cold_remark, cold_table, comparison_table, remarks
 from animora_training.data.dataset import Dataset, Interactions
+from animora_training.errors import CannotWrite
 from animora_training.evaluation.cold_posts import (
     ColdReport,
     evaluate_cold_posts,
@@ -25,7 +27,8 @@ from animora_training.evaluation.evaluation_split import (
     ncf_split,
     time_ordered_split,
 )
-from animora_training.evaluation.network_ranking import TOP, AsServed, PostScorer
+from animora_training.evaluation.network_ranking import TOP, AsServed, PostScorer, UserRanks
+from animora_training.evaluation.plot import draw
 from animora_training.evaluation.tuning import Attempt
 from animora_training.importers.ncf_evaluation import read_held_out
 from animora_training.pipeline.refit import refit
@@ -131,3 +134,39 @@ def _scorer(version: Artifact, dataset: Dataset) -> AsServed:
     fitted = dataset.with_widths(image=dimensions.image, caption=dimensions.caption)
     network = load_network(version.model, torch.device("cpu"))
     return AsServed(PostScorer(network, version.vocabulary, fitted))
+
+
+def write_outcome(outcome: ComparisonOutcome, plot: Path | None, json_file: Path | None) -> None:
+    """Writes the plot and the JSON file whose paths are given.
+
+    Raises:
+        CannotWrite: A file cannot be written.
+    """
+    try:
+        if plot is not None and outcome.comparison is not None:
+            draw(outcome.comparison, plot)
+        if json_file is not None:
+            json_file.write_text(to_json(outcome.as_json(), indent=1) + "\n")
+    except OSError as error:
+        raise CannotWrite(f"{error.filename}: {error.strerror}") from error
+
+
+def print_outcome(outcome: ComparisonOutcome) -> None:
+    """Prints tables and remarks."""
+    if outcome.comparison is not None:
+        output().print(comparison_table(outcome.comparison))
+        for remark in remarks(outcome.comparison):
+            output().print(remark, soft_wrap=True)
+    if outcome.skipped:
+        output().print(f"skipped {outcome.skipped:,} test pairs that are not in the database")
+    if outcome.cold is not None:
+        output().print(cold_table(outcome.cold))
+        output().print(cold_remark(outcome.cold), soft_wrap=True)
+
+
+def print_counts(artifact: Artifact, ranks: UserRanks, unknown: int) -> None:
+    """Prints how many users were ranked and skipped; `unknown` users have no test pair in the database."""
+    output().print(
+        f"{artifact.manifest.version}: {len(ranks.ranks):,} users ranked; skipped {ranks.skipped:,} that the "
+        f"model does not know and {unknown:,} whose test pair is not in the database"
+    )

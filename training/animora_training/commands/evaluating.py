@@ -20,7 +20,7 @@ def evaluate(database_url: DatabaseUrl, store: Store, version: Version = "", ncf
     """Evaluate a published version as it is served, on the data of the views."""
     import numpy as np
 
-    from animora_training.commands.outcomes import print_counts
+    from animora_training.commands.comparisons import print_counts
     from animora_training.commands.reading import read_database, read_version
     from animora_training.commands.tables import (
         candidates_remarks,
@@ -100,8 +100,13 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
         raise fail(f"--plot: must end in {' or '.join(PLOT_SUFFIXES)}, not {plot.name!r}", EXIT_USAGE)
     if plot is not None and split == SplitKind.COLD_POSTS:
         raise fail("--plot: --split cold-posts has no plot", EXIT_USAGE)
-    from animora_training.commands.comparisons import Setup, evaluate_on_folder, evaluate_on_split
-    from animora_training.commands.outcomes import print_outcome, write_outcome
+    from animora_training.commands.comparisons import (
+        Setup,
+        evaluate_on_folder,
+        evaluate_on_split,
+        print_outcome,
+        write_outcome,
+    )
     from animora_training.commands.reading import read_database, read_version
     from animora_training.evaluation.comparison import Tuning
     from animora_training.evaluation.recipes import RECIPES
