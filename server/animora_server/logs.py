@@ -8,8 +8,7 @@ from typing import Literal, TextIO
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
-from animora_server.log_limit import RateLimitedHandler
-from animora_server.log_output import handler_for
+from animora_server.log_handlers import RateLimitedHandler, handler_for
 
 # The part before the password is kept, so that a line still names the server.
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)[^\s/@]+(?=@)")
