@@ -83,7 +83,7 @@ async def _sent(url: str) -> float:
     connection = await asyncpg.connect(url)
     try:
         began = time.perf_counter()
-        await connection.copy_from_query(embeddings(), output=drop, format="binary")
+        await connection.copy_from_query(embeddings().sql, output=drop, format="binary")
         return time.perf_counter() - began
     finally:
         await connection.close()
