@@ -20,16 +20,16 @@ CONFIG = FitConfig(factors=4, als_iterations=4, seed=1)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-6, 6), min_size=1, max_size=2))
 def test_hill_climbing_finds_the_peak_within_a_step(peak):
-    asked = []
+    tried = []
 
     def quality(place):
-        asked.append(place)
+        tried.append(place)
         return -sum(abs(at - best) for at, best in zip(place, peak, strict=True))
 
     found = hill_climb(quality, (0,) * len(peak))
     assert all(abs(at - best) <= 0.5 for at, best in zip(found, peak, strict=True))
-    assert len(asked) == len(set(asked))  # each costs a factorisation
-    assert len(asked) < 10 * len(peak)
+    assert len(tried) == len(set(tried))  # each costs a factorisation
+    assert len(tried) < 10 * len(peak)
 
 
 def test_ties_go_to_the_start_and_the_search_is_bounded():
@@ -43,7 +43,7 @@ def data():
     return as_dataset(tiny_feed())
 
 
-def test_tuned_settings_rank_the_hold_out_no_worse_than_the_defaults_and_their_neighbours(data, monkeypatch):
+def test_tuned_settings_rank_the_hold_out_no_worse_than_the_defaults_and_their_neighbours(data):
     holdout = FitHoldOut.of(data, CONFIG)
     rows = training_set(data, holdout.training)
 
@@ -55,27 +55,24 @@ def test_tuned_settings_rank_the_hold_out_no_worse_than_the_defaults_and_their_n
         posts[np.searchsorted(data.posts.ids, rows.vocabulary.post_ids)] = factors.posts[1:]
         return holdout.choice(Factors(users, posts)).ndcg
 
-    monkeypatch.setattr("animora_training.pipeline.als_tuning.REGULARISATION_FACTORS", ())
-    best = tune_als(holdout, rows, CONFIG)
+    best = tune_als(holdout, rows, CONFIG, factors=())
     more, less = (replace(best, regularisation=best.regularisation * 2**half) for half in (0.5, -0.5))
     for other in (default_als(rows, CONFIG), more, less):
         assert quality(best) >= quality(other)
-    assert tune_als(holdout, rows, CONFIG) == best
-    # It is held back as much more as is affordable.
-    monkeypatch.setattr("animora_training.pipeline.als_tuning.REGULARISATION_FACTORS", (1e6, 1.01, 1.001))
-    monkeypatch.setattr("animora_training.pipeline.als_tuning.MAX_NDCG_LOSS", 0.05)
-    assert tune_als(holdout, rows, CONFIG) == replace(best, regularisation=1.01 * best.regularisation)
-    monkeypatch.setattr("animora_training.pipeline.als_tuning.MAX_NDCG_LOSS", -1.0)
-    assert tune_als(holdout, rows, CONFIG) == best
+    # The L2 is raised by as much as is affordable.
+    factors = (1e6, 1.01, 1.001)
+    raised = tune_als(holdout, rows, CONFIG, factors=factors, max_loss=0.05)
+    assert raised == replace(best, regularisation=1.01 * best.regularisation)
+    assert tune_als(holdout, rows, CONFIG, factors=factors, max_loss=-1.0) == best
 
 
 def test_settings_of_the_config_are_not_tuned(data):
     holdout = FitHoldOut.of(data, CONFIG)
     rows = training_set(data, holdout.training)
     assert tune_als(holdout, rows, replace(CONFIG, als_alpha=3.0)).alpha == 3.0
-    held_back = replace(CONFIG, als_regularisation=7.0)
-    assert tune_als(holdout, rows, held_back).regularisation == 7.0
-    assert tune_als(holdout, rows, replace(held_back, als_alpha=3.0)) == AlsSettings(3.0, 7.0)
+    strong = replace(CONFIG, als_regularisation=7.0)
+    assert tune_als(holdout, rows, strong).regularisation == 7.0
+    assert tune_als(holdout, rows, replace(strong, als_alpha=3.0)) == AlsSettings(3.0, 7.0)
 
 
 def test_a_point_with_nan_is_never_the_best():

@@ -1,7 +1,7 @@
 """Tunes alpha and L2 of the alternating least squares (ALS) that NeuCF starts from, on the hold-out."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -29,25 +29,34 @@ GridPoint = tuple[int, ...]
 """Exponents of √2, relative to the start of the search."""
 
 
-def tune_als(holdout: FitHoldOut, data: TrainingSet, config: FitConfig, threads: int = 0) -> AlsSettings:
+def tune_als(
+    holdout: FitHoldOut,
+    data: TrainingSet,
+    config: FitConfig,
+    threads: int = 0,
+    *,
+    factors: Sequence[float] = REGULARISATION_FACTORS,
+    max_loss: float = MAX_NDCG_LOSS,
+) -> AlsSettings:
     """Searches the ALS settings with the best NDCG@10 of the selection users.
-
-    A tuned L2 is then raised by the largest of REGULARISATION_FACTORS that costs at most MAX_NDCG_LOSS.
 
     Args:
         holdout: Evaluates a factorisation.
         data: Training pairs, without the held-out ones.
         config: Its als_alpha and als_regularisation are used as they are unless 0.
         threads: See factorize.
+        factors: A tuned L2 is multiplied by the first of these, largest first, that lowers NDCG@10 by at most
+            `max_loss`.
+        max_loss: NDCG@10 that a larger L2 may cost.
     """
 
     @cache
     def quality(settings: AlsSettings) -> float:
-        factors = factorize(data, config, settings, threads=threads)
+        factorisation = factorize(data, config, settings, threads=threads)
         users = np.zeros((len(holdout.dataset.user_ids), config.factors), np.float32)
         posts = np.zeros((len(holdout.dataset.posts.ids), config.factors), np.float32)
-        users[np.isin(holdout.dataset.user_ids, data.vocabulary.user_ids)] = factors.users[1:]
-        posts[np.isin(holdout.dataset.posts.ids, data.vocabulary.post_ids)] = factors.posts[1:]
+        users[np.isin(holdout.dataset.user_ids, data.vocabulary.user_ids)] = factorisation.users[1:]
+        posts[np.isin(holdout.dataset.posts.ids, data.vocabulary.post_ids)] = factorisation.posts[1:]
         try:
             return holdout.choice(Factors(users, posts)).ndcg
         except NotFinite:  # the L2 is too small for float32
@@ -59,8 +68,8 @@ def tune_als(holdout: FitHoldOut, data: TrainingSet, config: FitConfig, threads:
     )
     if config.als_regularisation:
         return best
-    enough = quality(best) - MAX_NDCG_LOSS
-    more = (replace(best, regularisation=factor * best.regularisation) for factor in REGULARISATION_FACTORS)
+    enough = quality(best) - max_loss
+    more = (replace(best, regularisation=factor * best.regularisation) for factor in factors)
     return next((settings for settings in more if quality(settings) >= enough), best)
 
 
