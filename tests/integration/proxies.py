@@ -17,9 +17,9 @@ import pytest
 from tests.support.documented import PAGE, replaced
 from tests.support.processes import children
 
-# Debian keeps it where only root looks.
+# Debian installs nginx into sbin.
 NGINX = shutil.which("nginx", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
-# `make envoy` installs it beside Python.
+# `make envoy` installs Envoy beside Python.
 ENVOY = shutil.which("envoy", path=Path(sys.executable).parent) or shutil.which("envoy")
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
@@ -29,30 +29,30 @@ class Proxy:
     """A running proxy.
 
     Attributes:
-        target: What a client calls.
-        follows: Waits until the proxy sends calls to the server at a port.
-        leaves: Waits until the proxy sends no calls to the server at a port, where somebody has to tell it.
+        target: Address for clients.
+        includes: Waits until the proxy sends calls to the server at a port.
+        excludes: Waits until the proxy sends no calls to the server at a port, if it must be reconfigured.
     """
 
     target: str
-    follows: Callable[[int], Awaitable[None]]
-    leaves: Callable[[int], Awaitable[None]]
+    includes: Callable[[int], Awaitable[None]]
+    excludes: Callable[[int], Awaitable[None]]
 
 
-async def by_itself(port: int) -> None:
-    """Waits for nothing: nginx tries a server whatever became of earlier calls, and Envoy asks for health."""
+async def automatically(port: int) -> None:
+    """Does nothing: nginx tries failed servers again, and Envoy checks health."""
 
 
 @asynccontextmanager
 async def nginx(directory: Path, ports: Sequence[int]) -> AsyncIterator[Proxy]:
     """Runs nginx before servers at two ports, with its files and its socket in the directory."""
     async with _nginx(directory, ports) as (target, _):
-        yield Proxy(target, by_itself, by_itself)
+        yield Proxy(target, automatically, automatically)
 
 
 @asynccontextmanager
-async def nginx_that_is_told(directory: Path, ports: Sequence[int]) -> AsyncIterator[Proxy]:
-    """Runs nginx as `nginx` does; it is told to leave a server out, and to take it again."""
+async def reconfigured_nginx(directory: Path, ports: Sequence[int]) -> AsyncIterator[Proxy]:
+    """Runs nginx, and reconfigures it when a server excludes and returns."""
     async with _nginx(directory, ports) as (target, process):
         configuration = directory / "nginx.conf"
         original = configuration.read_text()
@@ -64,14 +64,14 @@ async def nginx_that_is_told(directory: Path, ports: Sequence[int]) -> AsyncIter
             while not (now := children(process.pid)) or before.intersection(now):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
-        async def leaves(port: int) -> None:
+        async def excludes(port: int) -> None:
             assert f"127.0.0.1:{port} " in original
             await reload(original.replace(f"127.0.0.1:{port} ", f"127.0.0.1:{port} down "))
 
-        async def follows(port: int) -> None:
+        async def includes(port: int) -> None:
             await reload(original)
 
-        yield Proxy(target, follows, leaves)
+        yield Proxy(target, includes, excludes)
 
 
 @asynccontextmanager
@@ -117,11 +117,11 @@ async def envoy(directory: Path, ports: Sequence[int]) -> AsyncIterator[Proxy]:
 
     options = ("--log-path", log, "--log-level", "warning", "--disable-hot-restart", "--concurrency", "1")
     async with _running(log, ENVOY, "--config-path", configuration, *options):
-        yield Proxy(f"unix:{socket}", healthy, by_itself)
+        yield Proxy(f"unix:{socket}", healthy, automatically)
 
 
 def _documented(language: str, ports: Sequence[int], changes: dict[str, str]) -> str:
-    """The page's settings for two servers at these ports of this machine."""
+    """The settings of docs/client.md for servers at these ports of this machine."""
     settings = replaced(PAGE.partition(f"```{language}\n")[2].partition("```")[0], changes)
     for number, port in enumerate(ports, 1):
         settings, count = re.subn(rf"10\.0\.0\.{number}\b(\D+)50051", rf"127.0.0.1\g<1>{port}", settings)
@@ -142,7 +142,7 @@ async def _running(log: Path, program: str, *arguments: str | Path) -> AsyncIter
 
 
 async def _clusters(admin: Path) -> str:
-    """What Envoy's administration tells of its servers."""
+    """The server list of Envoy's admin interface."""
     reader, writer = await asyncio.open_unix_connection(admin)
     writer.write(b"GET /clusters HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n")
     try:

@@ -1,4 +1,4 @@
-"""The ledger of scrolls: what every page showed, checked against what was true when it was asked for."""
+"""Users who scroll, and a check of every page against the database at the time of its request."""
 
 import asyncio
 import time
@@ -8,27 +8,27 @@ from dataclasses import dataclass, field
 
 from animora_client import AsyncRankingClient, SnapshotGone, TimelinePage
 
-AT_ONCE = 1.0  # seconds in which a block and a deletion take effect
+EFFECT_TIME = 1.0  # seconds within which a block and a deletion take effect
 
 
 @dataclass
 class Scrolls:
-    """Users who scroll through their whole feed, again and again.
+    """Scrolls of users through their whole feed, repeated.
 
     Attributes:
-        clients: Of the servers that take turns.
-        authors: By post, of the posts that were there before.
-        new_authors: By post, of those that have come since.
-        page_size: Posts of a page.
-        deleted: When each post's deletion was committed, `time.monotonic()`.
-        blocked: When a block between a user and an author was committed.
-        liked: Users and what they liked; from then on it need not be shown.
-        pages: How many pages were seen.
-        shown_by: How many pages each version of the model, or the heuristic (""), has ordered.
-        newer_shown: Posts that have come since and were shown.
-        lost: How many lists were lost on the way.
-        completed: How many scrolls went to the end, by user.
-        wrong: What must not be.
+        clients: Clients of the servers, used in turns.
+        authors: Authors by post, of the posts that exist from the start.
+        new_authors: Authors by post, of the posts created since.
+        page_size: Number of posts of a page.
+        deleted: Commit time of each post's deletion, `time.monotonic()`.
+        blocked: Commit time of each block between a user and an author.
+        liked: Pairs of user and liked post, which need not be shown any more.
+        pages: Number of pages so far.
+        shown_by: Number of pages by model version; "" is the heuristic.
+        newer_shown: Newer posts that were shown.
+        lost: Number of timelines that were gone.
+        completed: Number of complete scrolls by user.
+        wrong: Violations.
     """
 
     clients: Sequence[AsyncRankingClient]
@@ -47,18 +47,18 @@ class Scrolls:
     turned: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def more(self, count: int) -> None:
-        """Waits until so many further pages were seen."""
+        """Waits for `count` further pages."""
         target = self.pages + count
         async with self.turned:
             await self.turned.wait_for(lambda: self.pages >= target)
 
     async def ordered_by(self, version: str) -> None:
-        """Waits until a page was seen that this version has ordered."""
+        """Waits for a page that this version has ranked."""
         async with self.turned:
             await self.turned.wait_for(lambda: self.shown_by[version] > 0)
 
     async def keep_scrolling(self, user: int, stop: asyncio.Event) -> None:
-        """Scrolls to the end of a user's feed, from the top again, until told to stop at the end of one."""
+        """Repeats a user's scroll until `stop` is set; a scroll in progress is completed."""
         while not stop.is_set():
             await self._scroll(user)
             self.completed[user] += 1
@@ -95,7 +95,7 @@ class Scrolls:
         self._check_whole(user, shown)
 
     def _check_page(self, user: int, page: TimelinePage, shown: set[int]) -> None:
-        now = time.monotonic()  # it must not have been sent so late, and came later
+        now = time.monotonic()  # later than the response
         if len(set(page.post_ids)) != len(page.post_ids) or shown & set(page.post_ids):
             self.wrong.append(f"user {user}: a post came twice: {page.post_ids}")
         if page.degraded_reason is not None:
@@ -108,14 +108,14 @@ class Scrolls:
                 ("has been deleted", self.deleted.get(post, now)),
                 ("has been of someone blocked", self.blocked.get((user, self._author(post)), now)),
             ):
-                if since + AT_ONCE < now:
+                if since + EFFECT_TIME < now:
                     self.wrong.append(f"user {user}: post {post} {what} for {now - since:.1f} s")
 
     def _author(self, post: int) -> int:
         return self.authors[post] if post in self.authors else self.new_authors[post]
 
     def _check_whole(self, user: int, shown: set[int]) -> None:
-        """Whatever was there before and may still be shown must have come."""
+        """Checks that every old post that is still eligible was shown."""
         missing = {
             post
             for post, author in self.authors.items()

@@ -14,15 +14,15 @@ from tests.support.feed import TRAINED_USERS
 from tests.support.pages import get
 from tests.support.until import HANG_TIMEOUT
 
-# A worker is a process of its own, and the port is free whichever it is.
+# Workers are processes of their own, and ports must be free.
 NOT_TRIED = {"grpc.workers", "grpc.port", "http.port"}
 NUMBERS = [
     option
     for option in options()
     if type(option.field.default) in {int, float} and option.key not in NOT_TRIED
 ]
-# What the end of a section asks of others; and blocks cannot be read anew within their least age everywhere.
-BESIDE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
+# Options that other sections need beside a bound; the smallest max_block_age is too short for slow machines.
+COMPANIONS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     ("ranking", "most"): {"scorer": {"max_queue_rows": 10**9}},
     ("timeline", "most"): {"scorer": {"max_queue_rows": 10**9}},
     ("catalog", "least"): {"catalog": {"max_block_age": 600.0}},
@@ -30,7 +30,7 @@ BESIDE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
 
 
 def bound(option: Option, end: str) -> float | int:
-    """The least or the most that an option may be."""
+    """The lower or the upper bound of an option."""
     limits = {
         name: value
         for limit in option.field.metadata
@@ -58,12 +58,12 @@ async def test_a_server_serves_with_all_numbers_of_a_section_at_their_bounds(
     values[section] |= numbers
     if values["timeline"]["recency_weight"] == values["timeline"]["popularity_weight"] == 1.0:
         values["timeline"]["popularity_weight"] = 0.0
-    for other, beside in BESIDE.get((section, end), {}).items():
-        values[other] |= beside
+    for other, companions in COMPANIONS.get((section, end), {}).items():
+        values[other] |= companions
     at_bounds = Settings.model_validate(values)
     async with running(at_bounds) as server:
         assert await asyncio.to_thread(get, server.probes.port, "/livez") == "ok\n"
-        if (section, end) != ("database", "least"):  # no connection is made in a millisecond
+        if (section, end) != ("database", "least"):  # no connection succeeds within a millisecond
             await server.wait_until_serving()
             async with AsyncRankingClient(f"127.0.0.1:{server.grpc.port}") as client:
                 ranking = await client.rank(TRAINED_USERS[0], [100], timeout=HANG_TIMEOUT)

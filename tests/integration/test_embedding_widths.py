@@ -1,4 +1,4 @@
-"""Embeddings of another width, and a model for them, while the server answers."""
+"""New embedding widths, and a model for them, while a server runs."""
 
 import asyncio
 import math
@@ -24,7 +24,7 @@ LIMITS = BatchLimits(max_batch_rows=256)
 
 
 class Server:
-    """What keeps the catalog and the models of a server."""
+    """Catalog and models of a server, without its network."""
 
     def __init__(self, url, device, batcher):
         cost = CostModel()
@@ -34,31 +34,31 @@ class Server:
             device,
             CatalogEncoder(device, batcher, cost, LIMITS.max_batch_rows),
             max_models=2,
-            reconcile=lambda: self.refresher.catch_up(),  # noqa: PLW0108  # made below
+            reconcile=lambda: self.catalog_sync.catch_up(),  # noqa: PLW0108  # made below
         )
-        self.refresher = CatalogSync(
+        self.catalog_sync = CatalogSync(
             PostgresStore(DatabaseSettings(url=SecretStr(url))),
             CatalogSettings(poll_interval=0.05, reconcile_interval=0.2),
             CatalogMetrics(self.registry),
             self._publish,
             preference=lambda: self.model_manager.width_preference,
         )
-        self.answering = set()  # versions at each publication
+        self.active_versions = set()  # at each publication
         self._published = asyncio.Event()
 
     @property
     def snapshot(self):
-        return self._pin.snapshot
+        return self._serving_state.snapshot
 
     @property
     def active(self):
-        return self._pin.active
+        return self._serving_state.active
 
     @property
-    def _pin(self):
-        pin = self.model_manager.states.latest
-        assert pin is not None
-        return pin
+    def _serving_state(self):
+        state = self.model_manager.states.latest
+        assert state is not None
+        return state
 
     async def until(self, holds):
         async with asyncio.timeout(HANG_TIMEOUT):
@@ -67,7 +67,7 @@ class Server:
                 await self._published.wait()
 
     async def activate(self, artifact):
-        """As the model watcher does: a version that is refused is tried again."""
+        """Retries a refused version, like the model watcher."""
         while True:
             try:
                 return await self.model_manager.activate(artifact)
@@ -76,15 +76,15 @@ class Server:
                 await asyncio.wait_for(self._published.wait(), HANG_TIMEOUT)
 
     def images(self):
-        """First numbers of the images by post."""
+        """The first dimension of each post's image embedding."""
         index = self.snapshot.index
         images, _ = self.snapshot.embeddings.take(index.values)
         return dict(zip(index.ids.tolist(), images[:, 0].tolist(), strict=True))
 
     async def _publish(self, snapshot):
         await self.model_manager.publish(snapshot)
-        active = self._pin.active
-        self.answering.add(active and active.version)
+        active = self._serving_state.active
+        self.active_versions.add(active and active.version)
         self._published.set()
 
 
@@ -117,7 +117,7 @@ async def test_one_post_with_another_embedding_width_does_not_disable_the_model(
         "insert into animora_app.posts (id, author_id, image_embedding)"
         " values (1, 1, '{1}'), (2, 1, '{nan, 1, 1}')"
     )
-    async with server.refresher:
+    async with server.catalog_sync:
         await server.activate(tiny_artifact("v1")[0])
         await database.execute(
             "insert into animora_app.posts (id, author_id, image_embedding) values (3, 1, '{1}')"
@@ -133,15 +133,15 @@ async def test_one_post_with_another_embedding_width_does_not_disable_the_model(
 
 
 async def test_a_model_for_new_embedding_widths_serves_without_a_restart(server, database):
-    async with server.refresher:
+    async with server.catalog_sync:
         await server.activate(tiny_artifact("v1")[0])
-        server.answering.clear()
+        server.active_versions.clear()
         await database.execute("update animora_app.posts set image_embedding = '{4, 5, 6, 7, 8}'")
 
         await server.activate(tiny_artifact("v2", image=5)[0])
 
         assert server.active.version == "v2"
-        assert server.answering <= {"v1", "v2"}
+        assert server.active_versions <= {"v1", "v2"}
         assert server.images() == dict.fromkeys(POSTS.tolist(), 4)
         rows = server.snapshot.rows(np.array(POSTS))
         assert server.active.has_features(rows).all()

@@ -19,8 +19,8 @@ from animora_demo.embedded import EmbeddedPostgres, EmbeddedRedis
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
-from animora_server.settings import ModelSettings, Settings
-from tests.integration.conftest import OPTIONS
+from animora_server.settings import ModelSettings
+from tests.integration.serving import serving, settings_for, with_options
 from tests.support.artifacts import DoublesWithoutEnd, TinyNetwork, tiny_artifact
 from tests.support.feed import fill
 from tests.support.ledger import Ledger
@@ -72,7 +72,7 @@ async def test_a_broken_version_is_refused_and_the_old_one_keeps_serving(
 
 
 def larger_vocabulary(artifact: Artifact) -> Artifact:
-    """Two users more than the tables have."""
+    """A vocabulary with two users more than the tables."""
     users = len(artifact.vocabulary.user_ids) + 3
     dimensions = artifact.manifest.dimensions.model_copy(update={"users": users})
     vocabulary = replace(artifact.vocabulary, user_ids=np.arange(users - 1))
@@ -101,10 +101,8 @@ def with_network(network: type[TinyNetwork]) -> Callable[[Artifact], Artifact]:
 
 @pytest.mark.parametrize("preflight", [True, False], ids=["with preflight", "without"])
 async def test_versions_with_valid_digests_and_invalid_content_are_refused(feed, store, settings, preflight):
-    settings = settings.model_copy(
-        update={"models": settings.models.model_copy(update={"preflight": preflight})}
-    )
-    spoilt = {
+    settings = with_options(settings, models={"preflight": preflight})
+    invalid = {
         "v2": larger_vocabulary,
         "v3": with_golden(post_index=np.full(10, 5)),  # one past its posts
         "v4": with_golden(user_rows=np.array([-1, 3])),
@@ -112,26 +110,20 @@ async def test_versions_with_valid_digests_and_invalid_content_are_refused(feed,
         "v6": with_golden(probabilities=np.full(10, 0.5, np.float32)),
         "v8": with_network(WritesFile),
     }
-    if preflight:  # without, nothing limits its memory
-        spoilt["v9"] = with_network(DoublesWithoutEnd)
+    if preflight:  # nothing limits its memory without preflight
+        invalid["v9"] = with_network(DoublesWithoutEnd)
     ledger = Ledger(feed, NETWORKS)
-    async with (
-        asyncio.timeout(HANG_TIMEOUT),
-        running(settings) as application,
-        grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
-    ):
-        await application.wait_until_serving()
-        async with ledger.load(RankingServiceStub(channel)):
-            await ledger.until_version("v1")
-            for number, (version, spoil) in enumerate(spoilt.items(), 1):
-                store.publish(spoil(tiny_artifact(version, seed=int(version[1]))[0]))
-                store.activate(version)
-                while await metric(application, "animora_model_rejections_total") < number:
-                    await ledger.more(10)
-            assert set(ledger.versions) == {"v1"}
-            store.publish(tiny_artifact("v7", seed=7)[0])
-            store.activate("v7")
-            await ledger.until_version("v7")
+    async with serving(settings) as (application, stub), ledger.load(stub):
+        await ledger.until_version("v1")
+        for number, (version, change) in enumerate(invalid.items(), 1):
+            store.publish(change(tiny_artifact(version, seed=int(version[1]))[0]))
+            store.activate(version)
+            while await metric(application, "animora_model_rejections_total") < number:
+                await ledger.more(10)
+        assert set(ledger.versions) == {"v1"}
+        store.publish(tiny_artifact("v7", seed=7)[0])
+        store.activate("v7")
+        await ledger.until_version("v7")
     assert ledger.wrong == []
     assert ledger.outcomes == {"OK": ledger.sent}
 
@@ -167,7 +159,7 @@ async def test_a_model_store_that_vanishes_leaves_the_loaded_version_serving(
 
 @asynccontextmanager
 async def fault(server: EmbeddedPostgres | EmbeddedRedis, kind: str, frozen) -> AsyncIterator[None]:
-    """A server that is killed, and started again, or frozen, and thawed."""
+    """Kills a server and starts it again, or freezes and thaws it."""
     if kind == "frozen":
         with frozen(server.pid):
             yield
@@ -180,22 +172,15 @@ async def fault(server: EmbeddedPostgres | EmbeddedRedis, kind: str, frozen) -> 
 @pytest.mark.parametrize("kind", ["killed", "frozen"])
 async def test_no_request_fails_while_redis_is_away(feed, store, tmp_path, embedded_redis, frozen, kind):
     redis = await embedded_redis()
-    settings = with_servers(feed.url, redis.url, tmp_path)
-    settings = settings.model_copy(update={"cache": settings.cache.model_copy(update={"timeout": 0.02})})
-    async with (
-        asyncio.timeout(HANG_TIMEOUT),
-        running(settings) as application,
-        grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
-    ):
-        await application.wait_until_serving()
-        ledger = Ledger(feed, NETWORKS)
-        async with ledger.load(RankingServiceStub(channel)):
-            await ledger.more(100)
-            async with fault(redis, kind, frozen):
-                await ledger.more(300)
-            hits = await metric(application, 'animora_rank_cache_total{status="hit"}')
-            while await metric(application, 'animora_rank_cache_total{status="hit"}') <= hits:
-                await ledger.more(50)
+    settings = settings_for(feed.url, redis.url, tmp_path / "models", cache={"timeout": 0.02})
+    ledger = Ledger(feed, NETWORKS)
+    async with serving(settings) as (application, stub), ledger.load(stub):
+        await ledger.more(100)
+        async with fault(redis, kind, frozen):
+            await ledger.more(300)
+        hits = await metric(application, 'animora_rank_cache_total{status="hit"}')
+        while await metric(application, 'animora_rank_cache_total{status="hit"}') <= hits:
+            await ledger.more(50)
     assert ledger.wrong == []
     assert ledger.outcomes == {"OK": ledger.sent}
 
@@ -206,19 +191,14 @@ async def test_no_request_fails_while_postgres_is_away(
 ):
     postgres = await embedded_postgres()
     feed = await fill(postgres.url)
-    async with (
-        asyncio.timeout(HANG_TIMEOUT),
-        running(with_servers(postgres.url, redis_url, tmp_path)) as application,
-        grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
-    ):
-        await application.wait_until_serving()
-        ledger = Ledger(feed, NETWORKS)
-        async with ledger.load(RankingServiceStub(channel)):
-            async with fault(postgres, kind, frozen):
-                while await metric(application, "animora_blocks_age_seconds") < 0.5:
-                    await ledger.more(50)
-            while await metric(application, "animora_blocks_age_seconds") > 0.5:
+    ledger = Ledger(feed, NETWORKS)
+    settings = settings_for(postgres.url, redis_url, tmp_path / "models")
+    async with serving(settings) as (application, stub), ledger.load(stub):
+        async with fault(postgres, kind, frozen):
+            while await metric(application, "animora_blocks_age_seconds") < 0.5:
                 await ledger.more(50)
+        while await metric(application, "animora_blocks_age_seconds") > 0.5:
+            await ledger.more(50)
     assert ledger.wrong == []
     assert ledger.outcomes == {"OK": ledger.sent}
 
@@ -226,10 +206,7 @@ async def test_no_request_fails_while_postgres_is_away(
 async def test_calls_are_unavailable_once_blocks_are_too_old(redis_url, store, tmp_path, embedded_postgres):
     postgres = await embedded_postgres()
     await fill(postgres.url)
-    settings = with_servers(postgres.url, redis_url, tmp_path)
-    settings = settings.model_copy(
-        update={"catalog": settings.catalog.model_copy(update={"max_block_age": 5.0})}
-    )
+    settings = settings_for(postgres.url, redis_url, tmp_path / "models", catalog={"max_block_age": 5.0})
     async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
         await application.wait_until_serving()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
@@ -254,7 +231,7 @@ async def test_a_server_started_before_its_database_serves_once_it_is_up(
     await postgres.stop()
     async with (
         asyncio.timeout(HANG_TIMEOUT),
-        running(with_servers(postgres.url, redis_url, tmp_path)) as application,
+        running(settings_for(postgres.url, redis_url, tmp_path / "models")) as application,
         grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
     ):
         watch = aiter(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
@@ -267,30 +244,21 @@ async def test_a_server_started_before_its_database_serves_once_it_is_up(
 
 
 async def test_without_a_model_the_heuristic_answers_with_a_degraded_reason(feed, redis_url, tmp_path):
-    settings = with_servers(feed.url, redis_url, tmp_path / "empty")
-    settings = settings.model_copy(
-        update={"models": settings.models.model_copy(update={"ready_requires_model": False})}
-    )
-    async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
-            response = await RankingServiceStub(channel).Rank(pb.RankRequest(user_id=7, post_ids=[100, 200]))
+    settings = settings_for(feed.url, redis_url, tmp_path / "empty", models={"ready_requires_model": False})
+    async with serving(settings) as (_, stub):
+        response = await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100, 200]))
     assert response.ranker == pb.RANKER_HEURISTIC
     assert response.degraded_reason == pb.DEGRADED_REASON_NO_MODEL
 
 
 async def test_without_a_model_store_the_heuristic_is_not_degraded(feed, redis_url, tmp_path):
-    settings = with_servers(feed.url, redis_url, tmp_path)
-    settings = settings.model_copy(update={"models": ModelSettings()})
-    async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
-            stub = RankingServiceStub(channel)
-            ranked = await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100, 200], explain=True))
-            page = await stub.GetTimeline(pb.GetTimelineRequest(user_id=7))
-            again = await stub.GetTimeline(pb.GetTimelineRequest(user_id=7))
-            with pytest.raises(grpc.aio.AioRpcError) as error:
-                await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100], model_version="v1"))
+    settings = settings_for(feed.url, redis_url, tmp_path).model_copy(update={"models": ModelSettings()})
+    async with serving(settings) as (application, stub):
+        ranked = await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100, 200], explain=True))
+        page = await stub.GetTimeline(pb.GetTimelineRequest(user_id=7))
+        again = await stub.GetTimeline(pb.GetTimelineRequest(user_id=7))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100], model_version="v1"))
         assert await metric(application, "animora_degraded_total") == 0
     for reply in (ranked, page, again):
         assert reply.ranker == pb.RANKER_HEURISTIC
@@ -299,15 +267,3 @@ async def test_without_a_model_store_the_heuristic_is_not_degraded(feed, redis_u
     assert page.post_ids
     assert again.cache == pb.CACHE_STATUS_HIT
     assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-
-
-def with_servers(database_url: str, redis_url: str, tmp_path) -> Settings:
-    """Settings over servers of a test's own."""
-    return Settings.model_validate(
-        {
-            **OPTIONS,
-            "database": {"url": database_url},
-            "cache": {**OPTIONS["cache"], "url": redis_url},
-            "models": {**OPTIONS["models"], "store": str(tmp_path / "models"), "ready_requires_model": True},
-        }
-    )

@@ -1,27 +1,21 @@
-"""Posts that became visible late, after a restart: on the first pages of lists precomputed before."""
+"""Late posts after a restart: they are on the first pages of timelines that were precomputed before."""
 
-import asyncio
-from contextlib import asynccontextmanager
-
-import grpc
 import numpy as np
 import pytest
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
-from animora_server.app import running
 from animora_server.precompute.generation_store import RedisGenerations
 from animora_server.precompute.job import NullObserver, RunOptions, run
 from animora_server.precompute.shard import Shard
+from tests.integration.serving import serving
 from tests.support.feed import COLD_USER, TRAINED_USERS
-from tests.support.until import HANG_TIMEOUT
 
 USERS = (*TRAINED_USERS, COLD_USER)
 
 
 @pytest.fixture
 async def late(feed, database):
-    """Two posts that moderation holds back; when they become visible, neither of their times changes."""
+    """Two posts that moderation hides; when they become visible, neither of their times changes."""
     await database.execute("alter table animora_app.posts add published bool not null default true")
     await database.execute(
         "create or replace view animora.posts as"
@@ -46,17 +40,8 @@ async def precompute(settings, shard=Shard()):  # noqa: B008  # frozen
         return await run(settings, RunOptions(shard), generations, NullObserver())
 
 
-@asynccontextmanager
-async def served(settings):
-    """The stub of a server that has just started."""
-    async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
-            yield RankingServiceStub(channel)
-
-
 async def first_pages(stub, **fields):
-    """By user, the whole feed, which is of the generation: nobody asked for it before."""
+    """The whole feed of each user, from the generation: no earlier call has built one."""
     pages = {
         user: await stub.GetTimeline(pb.GetTimelineRequest(user_id=user, page_size=100, **fields))
         for user in USERS
@@ -67,14 +52,14 @@ async def first_pages(stub, **fields):
 
 async def test_a_restarted_server_shows_late_posts(settings, database, late):
     assert (await precompute(settings)).current
-    async with served(settings) as stub:
+    async with serving(settings) as (_, stub):
         before = await first_pages(stub)
     await publish(database, *late)
 
-    async with served(settings) as stub:
+    async with serving(settings) as (_, stub):
         after = await first_pages(stub, explain_post_ids=late)
     again = await precompute(settings)
-    async with served(settings) as stub:
+    async with serving(settings) as (_, stub):
         ranked = await first_pages(stub)
 
     assert again.current
@@ -92,10 +77,10 @@ async def test_posts_that_any_shard_did_not_rank_are_late_posts(settings, databa
     await precompute(settings, shards[0])
     await publish(database, first)
     assert (await precompute(settings, shards[1])).current
-    async with served(settings) as stub:
+    async with serving(settings) as (_, stub):
         between = await first_pages(stub)
     await publish(database, second)
-    async with served(settings) as stub:
+    async with serving(settings) as (_, stub):
         after = await first_pages(stub)
 
     for user in USERS:

@@ -67,9 +67,9 @@ async def test_starting_logs_no_warning(settings):
     with capture_logs() as logs:
         async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
             await application.wait_until_serving()
-    told = [(entry["event"], entry["log_level"]) for entry in logs if "health is" in entry["event"]]
-    assert told[-1] == ("health is SERVING", "info")
-    assert {level for _, level in told} == {"info"}
+    events = [(entry["event"], entry["log_level"]) for entry in logs if "health is" in entry["event"]]
+    assert events[-1] == ("health is SERVING", "info")
+    assert {level for _, level in events} == {"info"}
 
 
 async def test_an_ended_background_task_fails_liveness_health_and_metrics(application):
@@ -90,7 +90,7 @@ async def test_an_ended_background_task_fails_liveness_health_and_metrics(applic
     assert answer.value.read() == b"background task batcher ended\n"
     page = await asyncio.to_thread(get, application.probes.port, "/metrics")
     assert "animora_serving 0.0" in page
-    told = [(entry["event"], entry.get("reason", entry.get("task"))) for entry in logs]
-    assert ("background task ended", "batcher") in told
-    assert ("health is NOT_SERVING", "background task batcher ended") in told
+    events = [(entry["event"], entry.get("reason", entry.get("task"))) for entry in logs]
+    assert ("background task ended", "batcher") in events
+    assert ("health is NOT_SERVING", "background task batcher ended") in events
     assert "warning" in {entry["log_level"] for entry in logs if entry["event"] == "health is NOT_SERVING"}

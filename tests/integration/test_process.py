@@ -1,4 +1,4 @@
-"""The server as a process: started, asked, drained, and told what is wrong."""
+"""The server as a process: it drains on SIGTERM, and reports wrong options."""
 
 import asyncio
 import signal

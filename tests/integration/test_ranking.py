@@ -195,7 +195,7 @@ async def test_explain_returns_the_reason_of_each_missing_candidate(stub, databa
     )
     rows = await database.fetch("SELECT post_id FROM animora.interactions WHERE user_id = 7")
     unseen = [post for post in (5003, 5007, 5011, 5015) if post not in {row["post_id"] for row in rows}][:2]
-    asked = request(
+    query = request(
         posts=[2**63 - 1, 5000, 300, 200, 200, 100, *unseen],
         exclude_post_ids=[5000],
         exclude_seen=True,
@@ -211,13 +211,13 @@ async def test_explain_returns_the_reason_of_each_missing_candidate(stub, databa
     }
     async with asyncio.timeout(HANG_TIMEOUT):
         while True:
-            response = await stub.Rank(asked)
-            told = {post.post_id: post.reason for post in response.dropped_posts}
+            response = await stub.Rank(query)
+            reasons = {post.post_id: post.reason for post in response.dropped_posts}
             outranked = dict.fromkeys(set(unseen) - set(response.post_ids), pb.DROP_REASON_OUTRANKED)
-            if told == {**expected, **outranked}:
+            if reasons == {**expected, **outranked}:
                 break
     assert len(outranked) == 1
-    assert list(told) == sorted(told)
+    assert list(reasons) == sorted(reasons)
 
 
 async def test_a_version_that_is_not_resident_is_a_failed_precondition(stub):

@@ -1,4 +1,4 @@
-"""Two whole servers are restarted one after the other under load, and every call has its answer."""
+"""Rolling restarts of two servers under load lose no call."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ import pytest
 
 from animora_client import AsyncRankingClient, Ranker, RankingClient, RankingError
 from animora_client.ranking import Ranking
-from tests.integration.proxies import envoy, nginx, nginx_that_is_told
+from tests.integration.proxies import envoy, nginx, reconfigured_nginx
 from tests.support.feed import TRAINED_USERS
 from tests.support.pages import get
 from tests.support.processes import start
@@ -26,13 +26,13 @@ PAUSE = 0.01  # seconds between a caller's calls, in which a server that starts 
 POSTS = (100, 200, 300)
 PROXIES = {
     "through nginx": nginx,
-    "through nginx that is told": nginx_that_is_told,
+    "through reconfigured nginx": reconfigured_nginx,
     "through Envoy": envoy,
 }
 
 
 def unused_port() -> int:
-    """A free port that the system gives to nobody by itself, so that it is still free after a restart."""
+    """A free port outside the ephemeral range, which stays free during a restart."""
     while True:
         with closing(socket.socket()) as probe, suppress(OSError):
             port = random.randrange(20_000, 30_000)
@@ -41,7 +41,7 @@ def unused_port() -> int:
 
 
 class Server:
-    """A server process that comes back at the same ports."""
+    """A server process that keeps its ports over restarts."""
 
     def __init__(self, log: Path, **options: str) -> None:
         self.port = unused_port()
@@ -51,7 +51,7 @@ class Server:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Returns once it is ready, as an operator sees it."""
+        """Starts the process; returns once /readyz succeeds."""
         with self._log.open("a") as log:
             self._process = await start("serve", stderr=log, **self._options)
         while True:
@@ -64,7 +64,7 @@ class Server:
                 return
 
     async def restart(self) -> None:
-        """Stops it as an operator does, and starts it again."""
+        """Drains the server by SIGTERM and starts it again."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         assert await self._process.wait() == 0, self._log.read_text()
@@ -78,7 +78,7 @@ class Server:
 
 
 class Ledger:
-    """What became of the calls, those of threads and those of tasks."""
+    """The outcomes of calls from threads and from tasks."""
 
     def __init__(self) -> None:
         self.sent: Counter[str] = Counter()
@@ -86,8 +86,8 @@ class Ledger:
         self.over = threading.Event()
         self._lock = threading.Lock()
 
-    def enter(self, client: str, outcome: Ranking | RankingError) -> None:
-        """Notes the outcome of a call."""
+    def record(self, client: str, outcome: Ranking | RankingError) -> None:
+        """Counts the outcome of a call."""
         if isinstance(outcome, RankingError):
             text = str(outcome)
         else:
@@ -97,7 +97,7 @@ class Ledger:
             self.outcomes[text] += 1
 
     async def more(self, count: int) -> None:
-        """Waits until each client has so many further outcomes."""
+        """Waits for `count` further outcomes of each client."""
         target = {client: self.sent[client] + count for client in ("async", "sync")}
         while any(self.sent[client] < reached for client, reached in target.items()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -108,23 +108,23 @@ async def load(target: str) -> AsyncIterator[Ledger]:
     """Calls from tasks and from threads within the block; all have an outcome after it."""
     ledger = Ledger()
 
-    async def ask(client: AsyncRankingClient) -> None:
+    async def call(client: AsyncRankingClient) -> None:
         while not ledger.over.is_set():
             try:
-                ledger.enter("async", await client.rank(TRAINED_USERS[0], POSTS))
+                ledger.record("async", await client.rank(TRAINED_USERS[0], POSTS))
             except RankingError as error:
-                ledger.enter("async", error)
+                ledger.record("async", error)
             await asyncio.sleep(PAUSE)
 
-    def ask_in_a_thread(client: RankingClient) -> None:
+    def call_in_a_thread(client: RankingClient) -> None:
         while not ledger.over.is_set():
             try:
-                ledger.enter("sync", client.rank(TRAINED_USERS[0], POSTS))
+                ledger.record("sync", client.rank(TRAINED_USERS[0], POSTS))
             except RankingError as error:
-                ledger.enter("sync", error)
+                ledger.record("sync", error)
             ledger.over.wait(PAUSE)
 
-    # Threads of their own: those of asyncio.to_thread look whether servers are ready.
+    # Not the threads of asyncio.to_thread: these probe the servers.
     with (
         ThreadPoolExecutor(CALLERS) as threads,
         RankingClient(target, timeout=HANG_TIMEOUT) as client,
@@ -134,8 +134,8 @@ async def load(target: str) -> AsyncIterator[Ledger]:
             asyncio.TaskGroup() as tasks,
         ):
             for _ in range(CALLERS):
-                tasks.create_task(ask(async_client))
-                threads.submit(ask_in_a_thread, client)
+                tasks.create_task(call(async_client))
+                threads.submit(call_in_a_thread, client)
             try:
                 yield ledger
             finally:
@@ -170,9 +170,9 @@ async def test_rolling_restarts_of_two_servers_lose_no_call(
             for server in servers:
                 await ledger.more(100)
                 if proxy:
-                    await proxy.leaves(server.port)
+                    await proxy.excludes(server.port)
                 await server.restart()
                 if proxy:
-                    await proxy.follows(server.port)
+                    await proxy.includes(server.port)
             await ledger.more(100)
     assert set(ledger.outcomes) == {f"{Ranker.NEUCF} {list(POSTS)}"}

@@ -1,4 +1,4 @@
-"""Users scroll on two servers while posts, likes, deletions, blocks, a new model and a lost Redis happen."""
+"""Users scroll on two servers during posts, likes, deletions, blocks, a new model and a loss of Redis."""
 
 import asyncio
 import time
@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from animora_artifact import FolderStore
 from animora_client import AsyncRankingClient, CachePolicy
 from animora_server.app import running
-from animora_server.settings import Settings
-from tests.integration.scrolls import AT_ONCE, Scrolls
+from tests.integration.scrolls import EFFECT_TIME, Scrolls
+from tests.integration.serving import with_options
 from tests.support.artifacts import tiny_artifact
 from tests.support.until import HANG_TIMEOUT
 
@@ -26,7 +26,7 @@ PAGES = 20
 
 @pytest.fixture
 async def authors(database) -> dict[int, int]:
-    """Posts of twenty authors, and users who may scroll through all of them."""
+    """Posts of twenty authors, and users who scroll through all of them."""
     random = np.random.default_rng(3)
     authors = {post: AUTHORS[post % len(AUTHORS)] for post in POSTS}
     await database.execute("DELETE FROM animora_app.posts")
@@ -54,7 +54,7 @@ async def authors(database) -> dict[int, int]:
 @pytest.fixture
 async def clients(settings, models, authors):
     """Clients of two servers, which are SERVING."""
-    shared = Settings.model_validate({**settings.model_dump(), "timeline": {"token_key": "k" * 16}})
+    shared = with_options(settings, timeline={"token_key": "k" * 16})
     async with AsyncExitStack() as stack:
         clients = []
         for _ in range(2):
@@ -68,15 +68,15 @@ async def clients(settings, models, authors):
 
 @pytest.fixture
 def models(store: FolderStore) -> FolderStore:
-    """Two versions that know half of the users."""
+    """Two versions whose vocabulary has half of the users."""
     for version, seed in (("w1", 1), ("w2", 2)):
         store.publish(tiny_artifact(version, seed=seed, users=np.array(TRAINED))[0])
     store.activate("w1")
     return store
 
 
-class Life:
-    """What happens meanwhile, one thing at a time, each noted when it is committed."""
+class Writer:
+    """Random writes to the database, one at a time, each recorded with the time of its commit."""
 
     def __init__(self, database, scrolls: Scrolls) -> None:
         self.database = database
@@ -131,21 +131,21 @@ async def test_no_scroll_repeats_or_misses_a_post_or_shows_a_hidden_one(
 ):
     stop = asyncio.Event()
     scrolls = Scrolls(clients, authors, page_size=len(POSTS) // PAGES)
-    life = Life(database, scrolls)
+    writer = Writer(database, scrolls)
     async with asyncio.timeout(HANG_TIMEOUT):
         users = [asyncio.create_task(scrolls.keep_scrolling(user, stop)) for user in (*TRAINED, *COLD)]
         for number in range(60):
             await scrolls.more(25)
-            await (life.post, life.like, life.delete, life.block)[number % 4]()
+            await (writer.post, writer.like, writer.delete, writer.block)[number % 4]()
             if number == 20:
                 models.activate("w2")
             if number == 40:
                 async with Redis.from_url(redis_url) as redis:
                     await redis.flushall()
-        await scrolls.ordered_by("w2")  # which may take its time to load
-        # Every page that is asked for from here on must have all of it.
+        await scrolls.ordered_by("w2")
+        # Every page from here on must reflect all writes.
         last = time.monotonic()
-        while time.monotonic() < last + AT_ONCE:
+        while time.monotonic() < last + EFFECT_TIME:
             await scrolls.more(1)
         await scrolls.more(2 * len(users))
         stop.set()
@@ -165,7 +165,7 @@ async def test_a_scroll_continues_on_another_server(clients, authors):
     async def scroll(user: int) -> None:
         nonlocal pages
         while pages < 2000:
-            token, policy = "", CachePolicy.REFRESH  # a new list each time, that only one server has made
+            token, policy = "", CachePolicy.REFRESH  # a new timeline each time, built by one server
             for number in range(4):
                 page = await clients[(user + number) % 2].timeline_page(
                     user, page_size=10, page_token=token, cache_policy=policy, timeout=10

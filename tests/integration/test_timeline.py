@@ -10,9 +10,7 @@ from grpc_status import rpc_status
 from redis.asyncio import Redis
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
-from animora_server.app import running
-from animora_server.settings import Settings
+from tests.integration.serving import serving, with_options
 from tests.support.artifacts import tiny_artifact
 from tests.support.feed import AUTHORS, COLD_USER
 from tests.support.until import HANG_TIMEOUT
@@ -64,18 +62,11 @@ async def test_seen_posts_are_included_on_request(stub, feed):
 
 
 async def test_a_second_server_serves_the_timelines_and_page_tokens_of_the_first(settings, feed):
-    shared = Settings.model_validate({**settings.model_dump(), "timeline": {"token_key": "k" * 16}})
-    async with running(shared) as one, running(shared) as other, asyncio.timeout(HANG_TIMEOUT):
-        await one.wait_until_serving()
-        await other.wait_until_serving()
-        async with (
-            grpc.aio.insecure_channel(f"127.0.0.1:{one.grpc.port}") as first_channel,
-            grpc.aio.insecure_channel(f"127.0.0.1:{other.grpc.port}") as other_channel,
-        ):
-            here, there = RankingServiceStub(first_channel), RankingServiceStub(other_channel)
-            first = await here.GetTimeline(request())
-            again = await there.GetTimeline(request())
-            rest = await there.GetTimeline(request(page_token=first.next_page_token))
+    shared = with_options(settings, timeline={"token_key": "k" * 16})
+    async with serving(shared) as (_, here), serving(shared) as (_, there):
+        first = await here.GetTimeline(request())
+        again = await there.GetTimeline(request())
+        rest = await there.GetTimeline(request(page_token=first.next_page_token))
 
     assert again.cache == pb.CACHE_STATUS_HIT
     assert list(again.post_ids) == list(first.post_ids)
@@ -97,15 +88,9 @@ async def test_after_a_redis_flush_a_page_token_is_snapshot_gone_and_a_first_pag
 
 
 async def test_500_concurrent_misses_build_one_timeline(settings, redis_url):
-    # However busy the machine is, none of them takes a slow look-up for a miss.
-    patient = settings.model_copy(update={"cache": settings.cache.model_copy(update={"timeout": 30.0})})
-    async with running(patient) as server, asyncio.timeout(HANG_TIMEOUT):
-        await server.wait_until_serving()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc.port}") as channel:
-            stub = RankingServiceStub(channel)
-            pages = await asyncio.gather(
-                *(stub.GetTimeline(request(), timeout=HANG_TIMEOUT) for _ in range(500))
-            )
+    # The long timeout keeps a slow look-up from being a miss.
+    async with serving(with_options(settings, cache={"timeout": 30.0})) as (_, stub):
+        pages = await asyncio.gather(*(stub.GetTimeline(request(), timeout=HANG_TIMEOUT) for _ in range(500)))
         async with Redis.from_url(redis_url) as redis:
             lists = [key async for key in redis.scan_iter(match="animora:list:*")]
 
@@ -115,11 +100,8 @@ async def test_500_concurrent_misses_build_one_timeline(settings, redis_url):
 
 
 async def test_paging_works_without_redis(settings, feed):
-    alone = Settings.model_validate({**settings.model_dump(), "cache": {"url": ""}})
-    async with running(alone) as server, asyncio.timeout(HANG_TIMEOUT):
-        await server.wait_until_serving()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc.port}") as channel:
-            pages = await all_pages(RankingServiceStub(channel), include_seen=True, page_size=10)
+    async with serving(with_options(settings, cache={"url": ""})) as (_, stub):
+        pages = await all_pages(stub, include_seen=True, page_size=10)
     assert sorted(posts(pages)) == sorted(feed.post_ids.tolist())
 
 
@@ -151,8 +133,8 @@ async def test_get_timeline_explains_why_posts_are_missing(stub, feed, database)
     async with asyncio.timeout(HANG_TIMEOUT):
         while True:  # until the next poll has the new posts
             page = await stub.GetTimeline(request(explain_post_ids=list(expected)))
-            told = {post.post_id: post.reason for post in page.dropped_posts}
-            if told == expected:
+            reasons = {post.post_id: post.reason for post in page.dropped_posts}
+            if reasons == expected:
                 break
 
 

@@ -1,4 +1,4 @@
-"""A server whose log nobody reads, as beside a stuck collector, serves on and ends when it is told to."""
+"""A server whose log is not read, as by a stuck collector, keeps serving and ends on a signal."""
 
 import asyncio
 import signal
@@ -76,8 +76,8 @@ async def test_every_log_line_is_json_and_repeated_lines_are_counted():
             await send_compressed(channel)
         assert await server.end(signal.SIGTERM) == 0
         log = server.log()
-    told = [entry for entry in log if "is disabled" in entry["event"]]
+    repeated = [entry for entry in log if "is disabled" in entry["event"]]
     counted = sum(entry["lines"] for entry in log if "is disabled" in entry.get("similar_to", ""))
-    assert told
-    assert {entry["source"].partition(":")[0] for entry in told} == {"call.cc"}
-    assert len(told) + counted == CALLS
+    assert repeated
+    assert {entry["source"].partition(":")[0] for entry in repeated} == {"call.cc"}
+    assert len(repeated) + counted == CALLS

@@ -1,4 +1,4 @@
-"""The server where it is deployed: a user without a name, ports and certificates that cannot be had."""
+"""The server in its environment: a user without a name, ports in use, unusable certificates."""
 
 import asyncio
 import os
@@ -13,8 +13,8 @@ import pytest
 from tests.support.redis_servers import make_certificates
 from tests.support.until import HANG_TIMEOUT
 
-NOBODY = 54_321  # an id that the system has no user of
-# As that user, who may all the same read what this one may.
+NOBODY = 54_321  # a user id without a name
+# Runs a command as that user, with the read access of this one.
 AS_NOBODY = (
     "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
     "--inh-caps=+dac_override", "--ambient-caps=+dac_override",
@@ -23,7 +23,7 @@ DEFAULTS = {
     "GRPC_PORT": "0",
     "HTTP_PORT": "0",
     "SCORER_DEVICE": "cpu",
-    "DATABASE_URL": "postgresql://127.0.0.1:1/nothing",  # without a user: who runs the process is meant
+    "DATABASE_URL": "postgresql://127.0.0.1:1/nothing",  # without a user: it defaults to that of the process
 }
 
 
@@ -41,7 +41,7 @@ def can_be_nobody() -> bool:
 
 
 async def serve(*before: str, **options: str) -> asyncio.subprocess.Process:
-    """A server with ports of its own and no other variables than its options'."""
+    """Starts a server on free ports, with its options as the only variables."""
     options = DEFAULTS | options
     return await asyncio.create_subprocess_exec(
         *(*before, sys.executable, "-m", "animora_server", "serve"),
@@ -51,7 +51,7 @@ async def serve(*before: str, **options: str) -> asyncio.subprocess.Process:
 
 
 async def refused(**options: str) -> str:
-    """The one line with which a server ends at its start."""
+    """The only line of a server that ends at its start."""
     process = await serve(**options)
     async with asyncio.timeout(HANG_TIMEOUT):
         _, errors = await process.communicate()
