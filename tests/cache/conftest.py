@@ -1,4 +1,4 @@
-"""What is kept in a real Redis, and a client that looks at it directly."""
+"""The stores over a real Redis, and a plain client."""
 
 from collections.abc import AsyncIterator
 

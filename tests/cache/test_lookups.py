@@ -49,7 +49,7 @@ async def lookups(redis: Redis) -> AsyncIterator[LookupBatcher]:
 
 
 async def begin(lookups: LookupBatcher, *keys: bytes, size: int = 100) -> "list[asyncio.Future[Found]]":
-    """Look-ups of a key each that wait by the time this returns."""
+    """Look-ups of one key each, all waiting when this returns."""
     found = [lookups.find([key], size) for key in keys]
     await asyncio.sleep(0)
     return found

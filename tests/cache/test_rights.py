@@ -1,4 +1,4 @@
-"""The rights of docs/operation.md, typed as written, are enough, in Redis 7.0 and in the embedded server."""
+"""The rights of docs/operation.md suffice as written, in Redis 7.0 and in the embedded server."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ def program(request: pytest.FixtureRequest) -> Path:
 
 
 async def use(url: str) -> None:
-    """Does all that a server and precomputing do."""
+    """Makes every call that a server and a precompute run make."""
     async with Stores(url) as stores:
         generation, live = make_generation(), make_timeline(NOW + 1)
         await stores.generations.begin(generation)

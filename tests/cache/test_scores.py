@@ -9,19 +9,20 @@ import pytest
 import redis.asyncio
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
+from redis.asyncio import Redis
 
 from animora_demo.embedded import EmbeddedRedis
 from animora_server.cache import RedisCache, RedisScores
 from animora_server.errors import ConfigurationError
 from animora_server.observability.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
-from tests.support.redis_stores import until_deleted
+from tests.support.redis_stores import make_full, make_read_only, until_deleted
 from tests.support.until import HANG_TIMEOUT, until
 
 KEY = b"rank:1:key"
 STORED = b"animora:" + KEY
 SCORES = np.array([0.5, -1.25, 3.0], np.float32)
-LATER = float("inf")  # than any timeout
+LATER = float("inf")  # a deadline after any timeout
 
 Start = Callable[[], Awaitable[EmbeddedRedis]]
 Freeze = Callable[[int], AbstractContextManager[None]]
@@ -84,7 +85,7 @@ class Cache:
 
 @pytest.fixture
 async def cache(redis_url: str) -> AsyncIterator[Cache]:
-    # Nothing fails in the tests that use this one, so that a busy machine must not look like a failure.
+    # The timeout is long, so that a busy machine does not look like a failure.
     async with Cache(redis_url, timeout=10) as made:
         yield made
 
@@ -238,7 +239,7 @@ async def test_closing_does_not_wait_for_a_frozen_redis(embedded_redis: Start, f
             async with asyncio.timeout(HANG_TIMEOUT):
                 await cache.redis.__aexit__(None, None, None)
             assert await waiting is None
-            assert await cache.get() is None  # and none that comes afterwards
+            assert await cache.get() is None  # nor do later look-ups
 
 
 async def test_a_redis_that_is_down_at_the_start_is_used_once_it_is_up(embedded_redis: Start):
@@ -261,23 +262,14 @@ async def test_a_redis_that_is_frozen_at_the_start_delays_it_by_a_bounded_time(
             assert await cache.get() is None
 
 
-async def test_a_full_redis_refuses_writes_and_still_answers(embedded_redis: Start):
+@pytest.mark.parametrize("refuse_writes", [make_full, make_read_only])
+async def test_a_redis_that_refuses_writes_still_answers(
+    refuse_writes: Callable[[Redis], Awaitable[None]], embedded_redis: Start
+):
     server = await embedded_redis()
     async with Cache(server.url, timeout=10) as cache:
         await cache.store()
-        await cache.client.config_set("maxmemory-policy", "noeviction")
-        await cache.client.config_set("maxmemory", "1")
-        cache.scores.put(b"another", SCORES)
-        await until(lambda: cache.written("error") == 1)
-        assert await cache.get() == SCORES.tolist()
-        assert not cache.left_alone
-
-
-async def test_a_read_only_replica_refuses_writes_and_still_answers(embedded_redis: Start):
-    server = await embedded_redis()
-    async with Cache(server.url, timeout=10) as cache:
-        await cache.store()
-        await cache.client.replicaof("127.0.0.1", "1")
+        await refuse_writes(cache.client)
         cache.scores.put(b"another", SCORES)
         await until(lambda: cache.written("error") == 1)
         assert await cache.get() == SCORES.tolist()

@@ -1,4 +1,4 @@
-"""Redis with a Sentinel, as a Cluster, behind TLS, and with a user who may do what is needed and no more."""
+"""Redis with a Sentinel, as a Cluster, behind TLS, and with a user of limited rights."""
 
 import asyncio
 import os
@@ -64,7 +64,7 @@ async def nodes(cluster: list[Server]) -> list[Server]:
 
 
 async def allow(server: Server, commands: list[str], keys: str = "animora:*") -> None:
-    """Has a user "feed" who may do no more than this."""
+    """Creates the user "feed" with these rights only."""
     await server.client.acl_setuser(
         "feed", enabled=True, passwords=["+hun/ter2"], commands=commands, keys=[keys]
     )
@@ -166,7 +166,7 @@ async def test_a_planned_failover_by_a_sentinel_is_followed(tmp_path: Path):
                 with suppress(ResponseError):  # the Sentinel does not know yet how the replica is
                     await sentinel.client.execute_command("SENTINEL", "FAILOVER", SERVICE)
                     break
-        while (await replica.client.info("replication"))["role"] != "master":  # noqa: ASYNC110  # it tells nobody
+        while (await replica.client.info("replication"))["role"] != "master":  # noqa: ASYNC110  # Redis has no event for it
             await asyncio.sleep(0.01)
         await stores.until_stored(make_timeline(NOW + 1))
         await stores.until_latest(make_timeline(NOW + 1))

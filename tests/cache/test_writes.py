@@ -7,7 +7,7 @@ from animora_server.cache.writes import MAX_BATCH, MAX_BATCH_BYTES, MAX_QUEUED_B
 
 
 class Redis:
-    """Keeps what it is sent, a batch each time it is let through."""
+    """Records the writes that it receives; each batch waits until the test releases it."""
 
     def __init__(self) -> None:
         self.batches: list[list[Write]] = []
@@ -79,7 +79,7 @@ async def test_each_write_has_an_outcome(redis: Redis, queue: WriteQueue):
     outcomes = [loop.create_future() for _ in range(3)]
     for outcome, value in zip(outcomes, (b"1", b"refused", b"3"), strict=True):
         queue.offer(Write(b"a", value), outcome)
-    outcomes[2].cancel()  # and who waits no more is not
+    outcomes[2].cancel()  # a cancelled waiter gets no outcome
     await redis.take(1)
     assert (await outcomes[0], await outcomes[1]) == (True, False)
 

@@ -1,4 +1,4 @@
-"""What the demo leaves to type next; `make demo` itself is for people to run."""
+"""The demo's configuration file and its refusals. No test runs the whole demo."""
 
 import socket
 import subprocess

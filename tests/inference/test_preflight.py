@@ -209,7 +209,7 @@ async def test_a_child_that_hangs_is_killed_and_the_version_rejected(artifact, t
     with pytest.raises(ArtifactRejected, match="gave no verdict"):
         await Preflight(writes_its_pid(path, "time.sleep(600)"), timeout=0.5).check(artifact)
     async with asyncio.timeout(HANG_TIMEOUT):
-        while is_running(path):  # noqa: ASYNC110  # the kernel tells nobody
+        while is_running(path):  # noqa: ASYNC110  # the kernel has no event for it
             await asyncio.sleep(0.005)
 
 

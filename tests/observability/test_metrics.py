@@ -1,4 +1,4 @@
-"""Metrics as an alert needs them: there from the start, so that the first event is an increase."""
+"""Counters exist from the start, so that an alert sees the first event as an increase."""
 
 import asyncio
 

@@ -20,7 +20,7 @@ ANY_PORT = HttpSettings(port=0)
 
 
 class Server:
-    """What the probes report on."""
+    """A registry and the states that the probes report."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

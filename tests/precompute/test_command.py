@@ -28,7 +28,7 @@ def with_url(settings, section, url):
 
 
 class Terminal:
-    """What a person sees."""
+    """A terminal or a file that records the output."""
 
     def __init__(self):
         self._texts = StringIO(), StringIO()
@@ -144,7 +144,7 @@ async def test_a_signal_ends_the_run_and_the_same_command_resumes_it(
 
 async def test_a_signal_after_the_swap_exits_with_status_0(redis_settings, redis_url, terminal):
     first = await run_in_redis(redis_settings, RunOptions(), Watch())
-    # So many lists that retiring them takes a while.
+    # Retiring this many timelines takes a while.
     listed = f"animora:list:{first.generation.generation_id.hex()}:".encode()
     fill = "for n = 1, 100000 do redis.call('SET', ARGV[1] .. n, '', 'EX', 1000) end"
     async with asyncio.timeout(HANG_TIMEOUT), redis.asyncio.from_url(redis_url) as client:

@@ -1,4 +1,4 @@
-"""Generations of precomputed lists in a real Redis: built, swapped in, watched, retired."""
+"""Generations of precomputed timelines in a real Redis: built, made current, watched, retired."""
 
 import asyncio
 import json
@@ -96,7 +96,7 @@ async def test_one_generation_is_built_at_a_time_and_a_second_beginning_joins_it
     first, second = make_generation(), make_generation(NOW + 1, name=b"another")
     assert await generations.begin(first) == first
     assert await generations.begin(second) == first
-    await generations.abandon(second)  # another one's end is not this one's
+    await generations.abandon(second)  # abandoning one generation leaves the other
     assert await generations.begin(second) == first
     await generations.abandon(first)
     assert await generations.begin(second) == second
@@ -183,7 +183,7 @@ async def test_a_retired_generation_lives_for_its_tokens_and_no_other_timeline_i
     await stores.timelines.put_latest(KEY, live)
     before = await lives(client)
     assert await stores.generations.retire(old) == len(USERS)
-    assert await stores.generations.retire(old) == len(USERS)  # as often as one likes
+    assert await stores.generations.retire(old) == len(USERS)  # retiring is idempotent
     after = await lives(client)
     retired = {stored_timeline_key(b"animora:", old.generation_id, user) for user in USERS}
     assert set(after) == set(before)
@@ -247,7 +247,7 @@ async def test_calls_for_another_generation_do_not_extend_a_build(
     await generations.begin(new)
     await client.pexpire(BUILDING, 60_000)
     await generations.put(old, [(KEY, of_generation(old))])
-    assert await generations.begin(old) == new  # nor is it that someone would like to join
+    assert await generations.begin(old) == new  # nor by another run that begins it
     assert await client.pttl(BUILDING) <= 60_000
 
 

@@ -44,7 +44,7 @@ def timelines_by_user(settings, lists):
 
 
 def same(some, others):
-    """Whether lists are equal, arrays included."""
+    """Whether timelines are equal, arrays included."""
 
     def plain(lists):
         return {
@@ -56,7 +56,7 @@ def same(some, others):
 
 
 class HeldGenerations:
-    """A store in which no generation begins until it may."""
+    """A store that begins a generation only when the test releases it."""
 
     def __init__(self, store):
         self._store = store

@@ -1,4 +1,4 @@
-"""The same lists, byte for byte, however often a run is killed."""
+"""A run that is killed and resumed stores the same timelines, byte for byte."""
 
 import asyncio
 import sys
@@ -29,7 +29,7 @@ from animora_server.__main__ import main
 sys.stdin.readline()
 main()
 """
-# All users and posts in about a second, so that a kill finds the run at work.
+# The rate makes a run last about a second, so that a kill interrupts it.
 RATE = str(len(crowd.USERS) * len(crowd.POSTS))
 
 
@@ -55,13 +55,13 @@ def environment(settings):
 
 
 async def values(client):
-    """All that Redis holds."""
+    """Every key and value in Redis."""
     keys = sorted([key async for key in client.scan_iter(match="animora:list:*", count=10_000)])
     return dict(zip(keys, await client.mget(keys), strict=True))
 
 
 async def begin(settings, record):
-    """Begins a generation whose record is given, so that several runs have the same time and id."""
+    """Begins a given generation, so that several runs have the same time and id."""
     async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
         assert await generations.begin(record) == record
 
@@ -97,7 +97,7 @@ async def test_a_run_that_is_killed_five_times_stores_the_same_timelines_as_an_u
         shards=1,
     )
     await begin(settings, record)
-    # How many lists there are when a process is killed: never all, which would let it finish first.
+    # The number of timelines at which a process is killed: never all, since it would finish first.
     kills = sorted(Random(4).sample(range(1, len(crowd.USERS) - 100), KILLS))
     async with redis.asyncio.from_url(redis_url) as client, asyncio.timeout(HANG_TIMEOUT):
         for process, lists in zip(processes, kills, strict=True):

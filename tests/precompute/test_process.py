@@ -1,4 +1,4 @@
-"""The command as a process."""
+"""`animora-server precompute` as a process."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from animora_server.__main
 
 @pytest.fixture
 def environment(feed, models, redis_url, tmp_path, server_directory):
-    """What tells the command where everything is."""
+    """The options of the command, as environment variables."""
     return animora_environment() | {
         "ANIMORA_DATABASE_URL": feed.url,
         "ANIMORA_CACHE_URL": redis_url,

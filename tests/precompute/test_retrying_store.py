@@ -13,7 +13,7 @@ def patient(store):
 
 
 async def call_all(generations):
-    """What every method gives, in the order of a run."""
+    """The result of each method, in the order of a run."""
     return [
         await generations.begin(FIRST),
         await generations.intersect_posts(FIRST, np.arange(3)),

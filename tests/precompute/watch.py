@@ -1,4 +1,4 @@
-"""Someone who watches a run."""
+"""An observer of a run."""
 
 
 class Watch:

@@ -1,11 +1,11 @@
-"""A port that somebody listens on, at whichever address of a host, is refused."""
+"""Ports are bound and reserved at all addresses of a host, or refused by the name of the option."""
 
 import socket
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
-from animora_server.addresses import Address, addresses, bind, require_free
+from animora_server.addresses import Address, addresses, bind, require_free, reserve_port
 from animora_server.errors import ConfigurationError
 
 
@@ -36,3 +36,71 @@ def test_an_address_of_another_machine_is_refused():
 def test_an_invalid_host_is_refused(host: str):
     with pytest.raises(ConfigurationError, match=r"^http\.host: .* is not an address of this machine"):
         addresses("http", host, 0)
+
+
+@contextmanager
+def listen(port, *, shared=True):
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        yield listener
+
+
+def test_processes_share_a_reserved_port_and_the_reservation_itself_accepts_no_connection():
+    with reserve_port("grpc", "127.0.0.1", 0) as port:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        with listen(port) as one, listen(port) as other:
+            for _ in range(32):
+                socket.create_connection(("127.0.0.1", port)).close()
+            for listener in (one, other):
+                listener.setblocking(False)
+                listener.accept()[0].close()
+
+
+def test_a_reserved_port_cannot_be_bound_exclusively():
+    with (
+        reserve_port("grpc", "127.0.0.1", 0) as port,
+        pytest.raises(OSError, match="in use"),
+        listen(port, shared=False),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_port_with_a_listener_is_refused(shared):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (
+        listen(port, shared=shared),
+        pytest.raises(ConfigurationError, match=rf"grpc\.port: cannot listen on 127\.0\.0\.1 port {port}"),
+        reserve_port("grpc", "127.0.0.1", port),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0", "::1", "::"])
+def test_names_and_addresses_of_both_families_can_be_reserved(host):
+    if ":" in host and not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    with reserve_port("grpc", host, 0) as port:
+        assert port > 0
+
+
+def test_an_invalid_host_is_refused_by_the_name_of_the_option():
+    with (
+        pytest.raises(ConfigurationError, match=r"grpc\.host"),
+        reserve_port("grpc", "256.256.256.256", 0),
+    ):
+        pass
+
+
+def test_without_so_reuseport_the_error_names_the_option_to_change(monkeypatch):
+    monkeypatch.delattr(socket, "SO_REUSEPORT")
+    with (
+        pytest.raises(ConfigurationError, match=r"grpc\.workers: .* set 1"),
+        reserve_port("grpc", "127.0.0.1", 0),
+    ):
+        pass

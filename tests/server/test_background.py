@@ -1,4 +1,4 @@
-"""Background tasks outlive errors, are stopped for good, and tell how they are."""
+"""Background tasks outlive errors, can be stopped, and report their health."""
 
 import asyncio
 from collections import deque
@@ -32,7 +32,7 @@ async def wait_for_ever() -> None:
 
 
 class Rounds:
-    """Rounds with given outcomes, of which the last lasts until it is stopped."""
+    """Rounds with given outcomes; the last one lasts until it is stopped."""
 
     def __init__(self, *outcomes: BaseException | None) -> None:
         self._outcomes = deque(outcomes)
@@ -146,7 +146,7 @@ async def test_a_round_that_swallows_a_cancellation_is_stopped():
 
 
 async def ended_unasked() -> BackgroundLoop:
-    """A loop whose task somebody else has cancelled."""
+    """A loop whose task was cancelled from outside."""
     loop = BackgroundLoop("task", wait_for_an_hour)
     before = asyncio.all_tasks()
     loop.start()

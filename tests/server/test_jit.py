@@ -1,4 +1,4 @@
-"""Compiled loops: made whether or not there is a place to keep them."""
+"""Compiled loops work whether or not they can be cached."""
 
 import errno
 from typing import Any

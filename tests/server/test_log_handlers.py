@@ -1,4 +1,4 @@
-"""A flood of log lines of one kind is limited and counted, and a reader that stalls blocks nobody."""
+"""Log lines of one kind are rate-limited and counted, and a reader that stalls blocks no writer."""
 
 import fcntl
 import json
@@ -19,7 +19,7 @@ WINDOW = 3600.0  # seconds, which no test takes: windows end where a test ends t
 
 
 class Lines(logging.Handler):
-    """Keeps what it is given."""
+    """Records the lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Lines(logging.Handler):
 
     @property
     def suppressed(self) -> dict[str, int]:
-        """How many lines are said to be suppressed, by their event."""
+        """Logged numbers of dropped lines, by their event."""
         told: dict[str, int] = {}
         for record in self.records:
             if (event := getattr(record, "similar_to", None)) is not None:
@@ -151,7 +151,7 @@ class Pipe:
         self.log.addHandler(handler)
 
     def read(self) -> list[str]:
-        """What has come since the last time."""
+        """The bytes written since the last call."""
         os.set_blocking(self.reader, False)
         text = b""
         try:

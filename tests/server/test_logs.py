@@ -14,7 +14,7 @@ from animora_server.logs import configure_logs
 
 
 class Log:
-    """What was written, line by line."""
+    """The written lines."""
 
     def __init__(self) -> None:
         self.stream = io.StringIO()
@@ -30,7 +30,7 @@ class Log:
 
 @pytest.fixture
 def log() -> Iterator[Log]:
-    """A log; what configuring it changes for the whole process is put back."""
+    """A configured log; the process-wide changes are undone afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers = []

@@ -18,7 +18,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def refused(environ: dict[str, str], file: Path | None = None) -> str:
-    """The text with which a configuration is refused."""
+    """The error message for a configuration."""
     with pytest.raises(ConfigurationError) as error:
         load_settings(environ, file)
     return str(error.value)
@@ -318,7 +318,7 @@ def test_no_variable_of_the_trainer_or_the_client_has_the_name_of_a_service_link
 
 
 def limits(option: Option) -> tuple[float | None, float | None, float | None]:
-    """What an option must be above, what it must reach, and what it must not exceed."""
+    """The bounds of an option: greater than, at least, at most."""
     found: dict[str, float] = {}
     for limit in option.field.metadata:
         for name in ("gt", "ge", "le"):

@@ -1,4 +1,4 @@
-"""A certificate or key that cannot be used is refused at the start, by the option that names it."""
+"""An unusable certificate or key is refused at the start by the name of its option."""
 
 import subprocess
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.redis_servers import make_certificates
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate and key (leaf), and files that are none."""
+    """A certificate and key (leaf), and invalid files."""
     made = tmp_path_factory.mktemp("tls")
     make_certificates(made)
     for command in (

@@ -1,4 +1,4 @@
-"""Blocks that are read by themselves."""
+"""Blocks are refreshed separately from the rest of the catalog."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from tests.support.until import until
 
 
 class Published:
-    """Takes blocks as requests would see them, and says how old they are."""
+    """Records published blocks; their age is set by the test."""
 
     def __init__(self):
         self.relations = []

@@ -33,14 +33,14 @@ class Published:
         self.snapshots.append(snapshot)
 
     async def until(self, holds):
-        """The first snapshot from now on of which something holds."""
+        """Waits for the first later snapshot for which a condition holds."""
         seen = len(self.snapshots)
         await until(lambda: any(map(holds, self.snapshots[seen:])))
         return next(filter(holds, self.snapshots[seen:]))
 
 
 class WatchedStore:
-    """A store that tells when a reading begins and when one fails."""
+    """A store with events for the begin and the failure of a reading."""
 
     def __init__(self, store):
         self._store = store

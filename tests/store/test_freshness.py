@@ -1,4 +1,4 @@
-"""One worker's catalog, whatever is committed, polled, heard or lost, in whichever order."""
+"""A worker's catalog after any order of commits, polls, notifications and losses of them."""
 
 import asyncio
 import time
@@ -47,7 +47,7 @@ STATEMENTS = (
 
 @st.composite
 def statements(draw, first_user=1, first_post=1):
-    """What an application does to five posts and three users, so few that much happens to each."""
+    """Steps of an application with only five posts and three users, so that each is affected often."""
     user, step = draw(st.integers(0, 2)), draw(st.integers(1, 2))
     return draw(st.sampled_from(STATEMENTS)).format(
         user=first_user + user,
@@ -85,7 +85,7 @@ class World:
         self._transaction = None
 
     async def take(self, kind, *lists):
-        """Takes one of the steps."""
+        """Executes one step."""
         worker = self._worker
         doings = [self._doing(statements) for statements in lists]
         if kind == "act":
@@ -116,7 +116,7 @@ class World:
             self._transaction = None
 
     async def check(self):
-        """Nobody sees what was deleted, or whom they block."""
+        """Asserts that no deleted post and no blocked author is visible."""
         worker = self._worker
         await worker.until_received(self._database)
         if worker.behind:
@@ -184,7 +184,7 @@ async def loaded(store):
 
 @pytest.fixture
 async def worker(database, postgres_url, store):
-    """A worker that runs; it polls where it must catch up, and else never within a test."""
+    """A running worker that polls only to catch up."""
     await database.execute(BEGINNING)
     worker = CatalogWorker(postgres_url, store)
     async with worker.listener, worker.refresher, worker.blocks:
@@ -193,7 +193,7 @@ async def worker(database, postgres_url, store):
 
 
 def seen(worker):
-    """The posts that are there, and to whom users 1 and 3 are related; at the beginning 2, and nobody."""
+    """The visible posts, and the users related to users 1 and 3."""
     return worker.visible, worker.related(1), worker.related(3)
 
 

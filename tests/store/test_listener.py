@@ -190,7 +190,7 @@ async def test_listening_resumes_after_a_frozen_server_thaws(embedded_postgres, 
             await until(lambda: receiver.catch_ups)
             with frozen(postgres.pid):
                 async with asyncio.timeout(HANG_TIMEOUT):
-                    while receiver.is_listening:  # noqa: ASYNC110 -- a gauge tells nobody that it has changed
+                    while receiver.is_listening:  # noqa: ASYNC110 -- a gauge has no event
                         await asyncio.sleep(0)
             await until(lambda: receiver.catch_ups > 1)
             connection = await asyncpg.connect(postgres.url)
@@ -202,7 +202,7 @@ async def test_listening_resumes_after_a_frozen_server_thaws(embedded_postgres, 
 
 
 async def test_a_server_that_does_not_notify_does_not_count_as_listening(database, postgres_url, receiver):
-    # What a pooler does that gives each transaction another connection.
+    # As a pooler does that gives each transaction another connection.
     await database.execute(
         "create function public.pg_notify(text, text) returns void language sql as 'select'"
     )
@@ -289,7 +289,7 @@ async def test_a_full_receiver_ends_the_connection(database, postgres_url, recei
 
 @asynccontextmanager
 async def impostor(certificates):
-    """The port of something that takes up TLS as PostgreSQL does, and how often it was tried."""
+    """The port of a server that starts TLS as PostgreSQL does, and the connection attempts."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates / "leaf.pem", certificates / "leaf.key")
     tries = asyncio.Semaphore(0)

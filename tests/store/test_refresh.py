@@ -1,4 +1,4 @@
-"""The catalog against the database itself: whatever happened there, it says what a fresh load says."""
+"""After any changes of the database, the refreshed catalog equals a fresh load."""
 
 import random
 import threading
@@ -56,7 +56,7 @@ class Follower:
 
 
 class WatchedRecords(PostRecords):
-    """Records that remember in which threads they were joined."""
+    """Records that remember the threads in which they were merged."""
 
     threads: ClassVar[list[threading.Thread]] = []
 
@@ -72,7 +72,7 @@ def watched(records):
 
 
 class WatchedReading:
-    """A reading that gives watched records, and is another one otherwise."""
+    """A reading that returns watched records and delegates all else."""
 
     def __init__(self, reading):
         self._reading = reading
@@ -121,11 +121,11 @@ class Application:
         "update animora_app.posts set author_id = {user} where id = {post}",
         "update animora_app.posts set caption = 'another' where id = {post}",
         "update animora_app.posts set created_at = now() - {age} where id = {post}",
-        # Another post of the same id.
+        # Another post with the same id.
         ("with gone as (delete from animora_app.posts where id = {post} returning id)"
          " insert into animora_app.posts (id, author_id, created_at, image_embedding)"
          " select id, {user}, now() - {age}, {embedding} from gone"),
-        # What no time tells of.
+        # Changes without a timestamp.
         ("begin; alter table animora_app.posts disable trigger touch_post;"
          " update animora_app.posts set {column} = {embedding} where id = {post};"
          " alter table animora_app.posts enable trigger touch_post; commit"),
@@ -424,7 +424,7 @@ async def test_all_posts_may_get_embeddings_of_another_width_while_serving(datab
     assert await kept_images(follower) == {post: post for post in range(1, 7)}
     assert follower.snapshot.epoch > before.epoch
     assert before.embeddings.read(0, 1)[0].shape == (1, 8)
-    # What had come before has not come again.
+    # Only the changed posts are newer.
     assert len(follower.snapshot.newer_than(before.read_at)) == 6  # each has a new row
     assert content(follower.snapshot) == await fresh_content(store)
 

@@ -1,4 +1,4 @@
-"""The parts that keep the catalog of one process, composed as in the server, with hooks to disturb them."""
+"""The parts that follow the database in one process, composed as in the server, with hooks for faults."""
 
 import asyncio
 import math

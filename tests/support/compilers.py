@@ -1,4 +1,4 @@
-"""What compiles scores in the tests, and small libraries that are not as they should be."""
+"""The C compiler of native code, and small libraries, good and damaged."""
 
 import platform
 import shutil
@@ -16,12 +16,12 @@ FINE = "int animora_level_2(void) { return 1; }\n"
 
 
 def shape(*widths: int) -> str:
-    """The shape that a library exports: of the GMF branch and the layers."""
+    """The exported shape of a library: the widths of the GMF branch and of the layers."""
     values = ", ".join(map(str, (len(widths), *widths)))
     return f"const unsigned long animora_shape_2[] = {{{values}}};\n"
 
 
-# Scores that are all zero, whatever is asked.
+# All scores are zero.
 ZEROS = (
     FINE
     + shape(9, 32, 16, 8)  # the default
@@ -40,5 +40,5 @@ def library(source: str, folder: Path) -> bytes:
 
 
 def of_another_machine(code: bytes) -> bytes:
-    """The library with the number of another machine in its header."""
+    """The library with another machine's number in its header."""
     return code[:18] + b"\xb7\x00" + code[20:]  # e_machine, of AArch64

@@ -1,4 +1,4 @@
-"""Small data sets for the tests of training."""
+"""Small data sets."""
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ def tiny_feed(seed: int = 0) -> ImportFeed:
 
 
 def as_dataset(feed: ImportFeed) -> Dataset:
-    """What the views would show of a feed."""
+    """The content of the views for a feed."""
     posts = Posts(
         ids=feed.posts.ids,
         authors=feed.posts.authors,

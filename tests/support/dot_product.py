@@ -1,4 +1,4 @@
-"""A small version whose network is the contract's and nothing else."""
+"""A small version whose network has just the methods that the contract demands."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The small feed: who is in it, and what the eager network makes of it."""
+"""The small feed: its users and posts, and the eager network's scores of them."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ class Feed:
     caption: np.ndarray
 
     def probabilities(self, network: TinyNetwork, user_id: int) -> dict[int, float]:
-        """What the eager network gives a trained user for every post."""
+        """The eager network's probability of every post for a trained user."""
         known = {int(post): row + 1 for row, post in enumerate(POSTS)}
         rows = torch.tensor([known.get(int(post), 0) for post in self.post_ids])
         user = torch.full((len(rows),), TRAINED_USERS.index(user_id) + 1)
@@ -37,7 +37,7 @@ class Feed:
 
 
 async def fill(url: str) -> Feed:
-    """Fills a database, and makes our schema where it is not there yet."""
+    """Fills a database; creates the schema if it is absent."""
     await apply_schema(url)
     random = np.random.default_rng(5)
     post_ids = np.array([*POSTS, *NEW_POSTS], np.int64)

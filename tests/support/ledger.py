@@ -22,10 +22,10 @@ TOLERANCE = 1e-5
 
 @dataclass
 class Ledger:
-    """What became of the requests.
+    """The outcomes of the requests.
 
     Attributes:
-        feed: What is asked about.
+        feed: The feed whose posts are ranked.
         networks: The eager network of each version that may answer.
     """
 
@@ -39,7 +39,7 @@ class Ledger:
 
     @asynccontextmanager
     async def load(self, stub: "RankingServiceAsyncStub", workers: int = 8) -> AsyncIterator[None]:
-        """Keeps so many requests in flight within the block; all have an outcome after it."""
+        """Keeps `workers` requests in flight within the block; all have an outcome after it."""
         stop = asyncio.Event()
         tasks = [asyncio.create_task(self._work(stub, number, stop)) for number in range(workers)]
         try:
@@ -49,7 +49,7 @@ class Ledger:
             await asyncio.gather(*tasks)
 
     async def more(self, count: int) -> None:
-        """Waits until so many further requests have an outcome."""
+        """Waits until `count` further requests have an outcome."""
         target = sum(self.outcomes.values()) + count
         async with self.settled:
             await self.settled.wait_for(lambda: sum(self.outcomes.values()) >= target)

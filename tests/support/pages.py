@@ -1,4 +1,4 @@
-"""What the server's HTTP port shows."""
+"""Reads the pages of the server's HTTP port."""
 
 import urllib.request
 
@@ -6,6 +6,6 @@ from tests.support.until import HANG_TIMEOUT
 
 
 def get(port: int, path: str) -> str:
-    """A page's text; an HTTPError where the status is none of success."""
+    """The text of a page. Raises HTTPError for an error status."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=HANG_TIMEOUT) as reply:
         return str(reply.read().decode())

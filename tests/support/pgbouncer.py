@@ -1,4 +1,4 @@
-"""A real PgBouncer before a database."""
+"""A real PgBouncer in front of a database."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ default_pool_size = {size}
 
 
 class PgBouncer:
-    """A running one.
+    """A running PgBouncer.
 
     Attributes:
         pid: The process' id.
@@ -40,13 +40,13 @@ class PgBouncer:
         self._directory = directory
 
     def url(self, database_url: str) -> str:
-        """The connection string of the same database, through this."""
+        """The connection string of the same database through this PgBouncer."""
         return through(self._directory, database_url)
 
 
 @asynccontextmanager
 async def pgbouncer(directory: Path, database_url: str, mode: str, size: int) -> AsyncIterator[PgBouncer]:
-    """Starts one before the server of a database.
+    """Starts a PgBouncer in front of a database.
 
     Args:
         directory: An empty one.

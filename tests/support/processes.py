@@ -1,4 +1,4 @@
-"""The server as a process of its own."""
+"""Starts the server as a process."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ async def start(
 
 
 async def listening_port(process: asyncio.subprocess.Process) -> int:
-    """Reads the log until the server says where it listens."""
+    """Reads the log until the server reports its port, and returns the port."""
     assert process.stderr is not None
     async for line in process.stderr:
         if b'"listening"' in line:
@@ -44,10 +44,10 @@ def children(pid: int) -> list[int]:
 
 
 def mapped(pid: int) -> bytes:
-    """The names of the files that a process has in its memory, among other things."""
+    """The memory map of a process, with the names of mapped files."""
     return Path(f"/proc/{pid}/maps").read_bytes()
 
 
 def kill(pid: int) -> None:
-    """Ends a process at once."""
+    """Kills a process."""
     os.kill(pid, signal.SIGKILL)

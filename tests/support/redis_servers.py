@@ -22,7 +22,7 @@ SERVICE = "feed"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server, and a client that may do everything."""
+    """A running server, and a client with all rights."""
 
     port: int
     client: Redis
@@ -33,7 +33,7 @@ class Server:
 async def serving(
     directory: Path, *options: str | Path, program: Path | None = None
 ) -> AsyncIterator[Server]:
-    """A server at a free port with more options; the embedded program where none is named."""
+    """Starts a server at a free port; the embedded program by default."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
@@ -89,7 +89,7 @@ async def watched(
 
 
 async def replicated(primary: Server, replica: Server) -> None:
-    """Returns once the replica has what the primary has now."""
+    """Waits until the replica has everything that the primary has now."""
     offset = (await primary.client.info("replication"))["master_repl_offset"]
 
     async def caught_up() -> bool:
@@ -160,7 +160,7 @@ async def move_slot(slot: int, source: Server, target: Server, nodes: list[Serve
 
 @asynccontextmanager
 async def behind_tls(port: int, certificates: Path) -> AsyncIterator[int]:
-    """The port of something that speaks TLS for the server at a port, to those who have a certificate."""
+    """The port of a proxy that speaks TLS, with client certificates, for the server at `port`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates / "leaf.pem", certificates / "leaf.key")
     context.load_verify_locations(certificates / "ca.pem")
@@ -171,7 +171,7 @@ async def behind_tls(port: int, certificates: Path) -> AsyncIterator[int]:
 
 
 class Address:
-    """A port that leads to a server's; what is connected to one server stays so when it leads to another."""
+    """A proxy to a server; connections stay with the server that they began with."""
 
     def __init__(self, target: int, ssl: ssl.SSLContext | None = None) -> None:
         self.target = target
@@ -209,7 +209,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def follow(replica: Server, primary: Server) -> None:
-    """Has a server replicate another, which becomes a primary; no connection is closed by that."""
+    """Makes a server the replica of another, which becomes a primary; no connection is closed."""
     await primary.client.replicaof("NO", "ONE")
     await replica.client.replicaof("127.0.0.1", primary.port)
 

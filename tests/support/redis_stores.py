@@ -1,4 +1,4 @@
-"""What is kept in Redis, opened together for a test, with its counts and a plain client beside it."""
+"""All stores over one Redis, with their metrics."""
 
 from contextlib import AsyncExitStack
 from typing import cast
@@ -22,7 +22,7 @@ PRECOMPUTE = PrecomputeSettings()
 
 
 def make_timeline(made_at: float = NOW, *, name: bytes = b"list", posts: int = 500) -> RankedTimeline:
-    """A list with an id of its own for each name and time."""
+    """A timeline whose id depends on name and time."""
     ids = np.random.default_rng(posts).permutation(10 * posts + 1)[:posts] + 10**9
     scores = np.linspace(1, 0, posts, dtype=np.float32)
     timeline_id = (name + b"%d" % made_at).rjust(16, b".")
@@ -36,7 +36,7 @@ def make_generation(made_at: float = NOW, *, name: bytes = b"generation", shards
 
 
 def of_generation(generation: Generation, posts: int = 500) -> RankedTimeline:
-    """A list as it is precomputed."""
+    """A precomputed timeline of a generation."""
     made = make_timeline(generation.made_at, posts=posts)
     return RankedTimeline(
         generation.generation_id, made.post_ids, made.scores, made.ranker, made.model_version,
@@ -49,7 +49,7 @@ def name_of(snapshot: RankedTimeline | None) -> bytes | None:
 
 
 class Stores:
-    """Timelines, what is current, and generations in one Redis; as an async context manager."""
+    """Timelines, the watch and generations in one Redis; an async context manager."""
 
     def __init__(self, url: str, *, timeout: float = 10.0, interval: float = 0.001) -> None:
         self.registry = CollectorRegistry()
@@ -71,7 +71,7 @@ class Stores:
         await self._stack.aclose()
 
     async def publish(self, generation: Generation, *keys: bytes) -> None:
-        """Builds a generation of one shard with a list for each key; returns once the watch knows it."""
+        """Builds a generation of one shard with a timeline for each key; returns once the watch knows it."""
         await self.generations.begin(generation)
         await self.generations.put(generation, [(key, of_generation(generation)) for key in keys])
         assert await self.generations.finish_shard(generation, 0)
@@ -116,3 +116,14 @@ async def until_deleted(client: Redis, key: bytes) -> None:
         return not await client.exists(key)
 
     await until(is_deleted)
+
+
+async def make_full(client: Redis) -> None:
+    """Makes a Redis refuse writes for want of memory."""
+    await client.config_set("maxmemory-policy", "noeviction")
+    await client.config_set("maxmemory", "1")
+
+
+async def make_read_only(client: Redis) -> None:
+    """Makes a Redis refuse writes as a replica."""
+    await client.replicaof("127.0.0.1", "1")

@@ -1,4 +1,4 @@
-"""A real S3 server, moto's, in a process of its own that can be frozen or killed."""
+"""A real S3 server (moto) as a process that can be frozen or killed."""
 
 import os
 import re
@@ -19,7 +19,7 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AW
 
 @dataclass(frozen=True)
 class S3Prefix:
-    """A place for a model store."""
+    """A URL prefix for a model store."""
 
     endpoint: str
     bucket: str
@@ -33,7 +33,7 @@ class S3Prefix:
         return f"s3://{self.bucket}/shop/models?endpoint_url={self.endpoint}{options}"
 
     def put(self, key: str, content: bytes) -> None:
-        """Writes an object as someone would who knows nothing of model stores."""
+        """Writes an object without the model store's code."""
         obstore.put(self._objects, key, content)
 
     def delete(self, key: str) -> None:
@@ -72,7 +72,7 @@ class S3Server:
                 break
         else:
             raise RuntimeError("moto's server ended before it listened")
-        # It logs every request; one that nobody reads would stop it once the pipe is full.
+        # The server logs every request and would stop once the pipe is full.
         self._reader = Thread(target=self.process.stderr.read)
         self._reader.start()
         return self

@@ -1,4 +1,4 @@
-"""A server whose log nobody reads, as beside a stuck collector."""
+"""A server whose log is not read, as with a stuck log collector."""
 
 import asyncio
 import fcntl
@@ -24,7 +24,7 @@ PIPE_BYTES = 4096  # a few lines fill it
 
 
 class Unread:
-    """A server as a process, with a pipe for its log that nobody reads until it has ended."""
+    """A server as a process; the pipe of its log is read only after its end."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", reader: int, port: int) -> None:
         self.process = process
@@ -38,7 +38,7 @@ class Unread:
             return await asyncio.to_thread(self.process.wait)
 
     def log(self) -> list[dict[str, Any]]:
-        """What fitted into the pipe, once the server has ended."""
+        """The log lines that fitted into the pipe; call it after the server's end."""
         with open(self._reader, "rb", closefd=False) as lines:
             return [json.loads(line) for line in lines]
 
@@ -68,7 +68,7 @@ async def unread(*arguments: str, pipe_bytes: int = PIPE_BYTES, **options: str) 
 
 
 async def status(channel: grpc.aio.Channel, name: str) -> int:
-    """What health says, once the server answers."""
+    """The health status of a service, once the server answers."""
     request = health_pb2.HealthCheckRequest(service=name)
     health: Any = health_pb2_grpc.HealthStub(channel)
     answer = await health.Check(request, timeout=HANG_TIMEOUT, wait_for_ready=True)
@@ -76,7 +76,7 @@ async def status(channel: grpc.aio.Channel, name: str) -> int:
 
 
 async def send_compressed(channel: grpc.aio.Channel) -> None:
-    """Makes calls with a compressed request, which gRPC's core refuses and logs by itself."""
+    """Makes calls with a compressed request, which gRPC's core refuses and logs."""
     call: Any = channel.unary_unary("/animora.ranking.v1.RankingService/Rank")
     for _ in range(CALLS):
         with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -21,7 +21,7 @@ from tests.support.catalogs import NOW, snapshot
 
 USER = 7
 SETTINGS = TimelineSettings(window_days=2)
-# A post for each reason that one may be missing for; 1 has none.
+# One post for each drop reason; post 1 has none.
 WORLD = snapshot(
     {
         1: {"author": 50},

@@ -18,7 +18,7 @@ from tests.timeline.worlds import ALL, HOUR, LOGITS, POSTS, USER, World
 GENERATION = b"generation".rjust(16, b".")
 LOADED_AT = NOW + 10
 Posts = dict[int, dict[str, float]]
-LATE: Posts = {100: {"age": 5 * HOUR}}  # made long before the list
+LATE: Posts = {100: {"age": 5 * HOUR}}  # created long before the timeline
 
 
 def loaded(posts: Posts, **more) -> CatalogSnapshot:

@@ -1,4 +1,4 @@
-"""Pages: full, in order, without repeats or gaps, whatever is hidden while someone scrolls."""
+"""Pages are full, in order, without repeats or gaps, whatever posts are hidden during a scroll."""
 
 from dataclasses import dataclass
 from itertools import chain, repeat

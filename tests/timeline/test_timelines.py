@@ -96,12 +96,12 @@ async def test_a_stale_timeline_is_served_while_one_refresh_runs(world):
     assert world.refreshes.why == ["stale"]
     made, renewed = world.model.deadlines
     assert made is not None
-    assert renewed is None  # requests that someone waits for go first
+    assert renewed is None  # background work has no deadline
     assert (await world.page()).cache is CacheStatus.HIT
 
 
 async def test_a_timeline_is_refreshed_early_by_chance():
-    world = World(early_refresh=1e30)  # so eager that chance does not matter
+    world = World(early_refresh=1e30)  # refreshes early in any case
     await world.page()
     world.clock.now += 1
 
@@ -251,7 +251,7 @@ async def test_a_block_hides_both_ways_on_every_page_without_a_purge(world):
 
 
 async def test_deleted_seen_own_and_excluded_posts_are_not_shown(world):
-    await world.page()  # the list knows nothing of what follows
+    await world.page()  # the timeline is ranked before the changes below
     posts = {**POSTS, 2: {**POSTS[2], "deleted": 1}, 4: {**POSTS[4], "author": USER}}
     world.state.snapshot = snapshot(posts, seen=[(USER, 1)])
 
@@ -392,7 +392,7 @@ async def test_a_timeline_built_before_a_restart_is_refreshed_since_it_may_lack_
 async def test_a_newer_post_without_features_is_left_to_the_next_timeline(world):
     await world.page()
     world.add({100: {"age": -1.0}})
-    world.model.logits = {**LOGITS, 100: 9.0}  # what the network makes of row 0 means nothing
+    world.model.logits = {**LOGITS, 100: 9.0}  # the logit of an unknown post has no meaning
     world.model.featureless = {100}
 
     assert 100 not in (await world.page()).post_ids

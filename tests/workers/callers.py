@@ -1,4 +1,4 @@
-"""Several connections to one port, and which process each leads to."""
+"""Connections to one port, each with the process that it leads to."""
 
 import json
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tests.support.until import HANG_TIMEOUT
 if TYPE_CHECKING:
     from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
 
-# Without it all channels of a process to one address share a connection.
+# Otherwise all channels of a process to one address share a connection.
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 # A call waits for a connection: those that fail are those that a process had. Otherwise, where a port that is
 # going refuses a connection, all calls fail at once until the next is tried.
@@ -39,7 +39,7 @@ class Caller:
 
 @asynccontextmanager
 async def callers(port: int, processes: int) -> AsyncIterator[list[Caller]]:
-    """Eight connections or more, so many that they lead to so many processes."""
+    """Opens at least eight connections, and more until they lead to `processes` different processes."""
     async with AsyncExitStack() as stack:
         found: list[Caller] = []
         while len(found) < 8 or len({caller.process for caller in found}) < processes:

@@ -1,4 +1,4 @@
-"""A feed, a store and a Redis, and the options that point workers at them."""
+"""A feed, a model store and a Redis, and the options of workers that use them."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def store(tmp_path: Path) -> FolderStore:
 
 @pytest.fixture
 def options(feed: Feed, redis_url: str, store: FolderStore, tmp_path: Path) -> dict[str, str]:
-    """Everything on, on free ports, by the names of variables."""
+    """Options with every part enabled, on free ports, named as variables without ANIMORA_."""
     return {
         "DATABASE_URL": feed.url,
         "CACHE_URL": redis_url,

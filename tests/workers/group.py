@@ -15,11 +15,11 @@ from tests.support.processes import animora_environment, children
 from tests.support.until import HANG_TIMEOUT, until
 
 Event = dict[str, Any]
-INTERVAL = 0.05  # seconds between looks at what tells nobody
+INTERVAL = 0.05  # seconds between two polls
 
 
 class Group:
-    """A parent and its workers.
+    """A supervisor and its workers.
 
     Attributes:
         process: The parent.
@@ -35,7 +35,7 @@ class Group:
         self._reading = asyncio.create_task(self._read())
 
     async def logged(self, holds: Callable[[Event], bool], count: int = 1) -> list[Event]:
-        """The events for which something holds, once there are so many."""
+        """The events for which a condition holds, once there are `count` of them."""
         async with asyncio.timeout(HANG_TIMEOUT), self._more:
             while len(found := [event for event in self.events if holds(event)]) < count:
                 if self._reading.done():
@@ -44,15 +44,15 @@ class Group:
         return found
 
     async def grpc_port(self) -> int:
-        """Where the workers listen, or will."""
+        """The port of the workers."""
         return int((await self._started())["grpc_port"])
 
     async def http_port(self) -> int:
-        """Where the parent shows metrics."""
+        """The port of the supervisor's metrics."""
         return int((await self._started())["http_port"])
 
     async def serving(self, count: int, without: int | None = None, others: int = 0) -> list[int]:
-        """Waits until so many workers answer calls, and one process is gone; the ids of all its children."""
+        """Waits until `count` workers serve and a process is gone; returns the ids of all children."""
         pids: list[int] = []
 
         async def serve() -> bool:
@@ -65,7 +65,7 @@ class Group:
         return pids
 
     async def serving_with_device(self, count: int, without: int | None = None) -> tuple[int, list[int]]:
-        """The same where they share a device: the id of its process, and those of the workers."""
+        """As `serving`, with a shared device: the id of its process, and those of the workers."""
         # Without the device they do not serve, so that its process is there before them.
         pids = await self.serving(count, without, others=1)
         started = {event["pid"] for event in await self.logged(lambda event: event["event"] == "sharing")}
@@ -73,7 +73,7 @@ class Group:
         return device, [pid for pid in pids if pid != device]
 
     async def page(self, path: str) -> str:
-        """A page of the parent."""
+        """A page of the supervisor."""
         return await asyncio.to_thread(get, await self.http_port(), path)
 
     async def metrics(self) -> Mapping[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -93,19 +93,19 @@ class Group:
         )
 
     def command_lines(self) -> list[bytes]:
-        """With what the workers were started."""
+        """The command lines of the workers."""
         return [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in self.pids()]
 
     def pids(self) -> list[int]:
-        """The ids of the parent's children."""
+        """The ids of the supervisor's children."""
         return children(self.process.pid)
 
     def log(self) -> str:
-        """All that was written."""
+        """All events and lines written so far."""
         return "\n".join([*map(str, self.events), *self.other_lines])
 
     async def end(self) -> int:
-        """The parent's exit status, once it has ended and all is read."""
+        """Waits until the supervisor has ended and its log is read; returns its exit status."""
         async with asyncio.timeout(HANG_TIMEOUT):
             await self._reading
             return await self.process.wait()
@@ -128,7 +128,7 @@ class Group:
 
 @asynccontextmanager
 async def group(*arguments: str, **options: str) -> AsyncIterator[Group]:
-    """Starts `serve` with arguments and ANIMORA_ options; whatever still runs at the end is killed."""
+    """Starts `serve` with arguments and ANIMORA_ options; kills it at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "animora_server", "serve", *arguments),
         env=animora_environment(**options),

@@ -1,4 +1,4 @@
-"""Workers behind one port, as processes: asked, killed, frozen, drained, and told what is wrong."""
+"""Workers behind one port, as processes: called, killed, frozen, drained, misconfigured."""
 
 import asyncio
 import os
@@ -138,7 +138,7 @@ async def test_committed_changes_reach_all_workers_and_any_worker_serves_the_nex
 
 
 async def asked_until(told: asyncio.Event, client: AsyncRankingClient) -> int:
-    """Asks one call after another; how many were answered."""
+    """Makes one call after another, and returns the number of answered ones."""
     answered = 0
     while not told.is_set():
         await client.rank(USER, [100, 200, 300], timeout=HANG_TIMEOUT)

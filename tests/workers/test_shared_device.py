@@ -1,4 +1,4 @@
-"""Workers that share one device, as processes: answers, a swap of models, and what is killed or frozen."""
+"""Workers that share one device, as processes: scores, a model swap, kills and freezes."""
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager

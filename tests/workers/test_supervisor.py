@@ -1,4 +1,4 @@
-"""The supervisor over workers that end, hang and refuse when they are told to."""
+"""The supervisor over fake workers that end, hang and refuse as a test demands."""
 
 import asyncio
 import math

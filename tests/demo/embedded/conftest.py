@@ -1,4 +1,4 @@
-"""Fixtures for servers whose files are not where they were told."""
+"""Fixtures for servers whose files are outside the given directory."""
 
 import shutil
 from pathlib import Path

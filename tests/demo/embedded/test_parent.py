@@ -1,4 +1,4 @@
-"""What becomes of the servers when the process that started them is killed, or is nobody's."""
+"""The embedded servers when their parent is killed, or runs as an unprivileged user."""
 
 import os
 import pwd

@@ -22,7 +22,7 @@ from tests.support.until import HANG_TIMEOUT, until
 
 
 class ScriptedRedis:
-    """Gives one answer after the other, then none; see RedisCache."""
+    """A RedisCache that returns one scripted answer after the other, then none."""
 
     prefix = b"animora:"
 
@@ -141,7 +141,7 @@ GENERATION_POSTS: Found = [encode_posts(GENERATION_POSTS_KEY, np.arange(3))]
 
 
 async def watched(redis: ScriptedRedis) -> GenerationWatch:
-    """A watch that has had every answer."""
+    """A watch that has received every scripted answer."""
     watch = GenerationWatch(redis, 0.001, CacheMetrics(CollectorRegistry()))  # type: ignore[arg-type]  # all that it uses
     async with watch, asyncio.timeout(HANG_TIMEOUT):
         await redis.given_all.wait()
