@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from animora_server.cache import GenerationWatch
 from animora_server.cache.generation_codec import encode_generation, generation_posts_key
 from animora_server.cache.generation_watch import ATTEMPTS
-from animora_server.cache.lookups import Found, NoAnswer
+from animora_server.cache.queues import Found, NoAnswer
 from animora_server.cache.timeline_codec import encode_posts
 from animora_server.errors import GenerationGone
 from animora_server.observability.metrics import CacheMetrics

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from animora_server.cache.lookups import MAX_BYTES, MAX_KEYS, Found, LookupBatcher, NoAnswer
+from animora_server.cache.queues import MAX_LOOKUP_BYTES, MAX_LOOKUP_KEYS, Found, LookupBatcher, NoAnswer
 
 NEVER = 60.0
 
@@ -79,26 +79,31 @@ async def test_a_key_without_a_value_is_a_miss_and_its_neighbours_are_not(
 
 
 async def test_the_keys_of_a_lookup_are_never_split_over_round_trips(redis: Redis, lookups: LookupBatcher):
-    pairs = [[b"%d" % number, b"missing"] for number in range(MAX_KEYS // 2 - 1)]
+    pairs = [[b"%d" % number, b"missing"] for number in range(MAX_LOOKUP_KEYS // 2 - 1)]
     three = [b"a", b"b", b"c"]
     redis.answer(2)
     found = await asyncio.gather(*(lookups.find(keys, 1) for keys in (*pairs, three)))
     assert found == [*([key, None] for key, _ in pairs), three]
-    assert [len(round_trip) for round_trip in redis.rounds] == [MAX_KEYS - 2, 3]
+    assert [len(round_trip) for round_trip in redis.rounds] == [MAX_LOOKUP_KEYS - 2, 3]
 
 
 async def test_a_round_trip_has_a_limited_number_of_keys(redis: Redis, lookups: LookupBatcher):
     redis.answer(2)
-    keys = [b"%d" % number for number in range(MAX_KEYS + 1)]
+    keys = [b"%d" % number for number in range(MAX_LOOKUP_KEYS + 1)]
     assert await asyncio.gather(*(lookups.find([key], 1) for key in keys)) == [[key] for key in keys]
-    assert [len(round_trip) for round_trip in redis.rounds] == [MAX_KEYS, 1]
+    assert [len(round_trip) for round_trip in redis.rounds] == [MAX_LOOKUP_KEYS, 1]
 
 
 async def test_a_round_trip_has_a_limited_number_of_bytes_but_at_least_one_key(
     redis: Redis, lookups: LookupBatcher
 ):
     redis.answer(3)
-    sizes = {b"huge": MAX_BYTES + 1, b"half": MAX_BYTES // 2, b"rest": MAX_BYTES // 2, b"more": 1}
+    sizes = {
+        b"huge": MAX_LOOKUP_BYTES + 1,
+        b"half": MAX_LOOKUP_BYTES // 2,
+        b"rest": MAX_LOOKUP_BYTES // 2,
+        b"more": 1,
+    }
     await asyncio.gather(*(lookups.find([key], size) for key, size in sizes.items()))
     assert redis.rounds == [[b"huge"], [b"half", b"rest"], [b"more"]]
 

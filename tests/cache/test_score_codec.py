@@ -4,7 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from animora_server.cache.lookups import UnreadableValue
+from animora_server.cache.queues import UnreadableValue
 from animora_server.cache.score_codec import decode, encode, rank_key, size
 from animora_server.types import FloatArray
 from tests.cache.damage import damaged

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from animora_server.cache.lookups import UnreadableValue
+from animora_server.cache.queues import UnreadableValue
 from animora_server.cache.timeline_codec import (
     RANKERS,
     REASONS,

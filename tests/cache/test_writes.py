@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from animora_server.cache.writes import MAX_BATCH, MAX_BATCH_BYTES, MAX_QUEUED_BYTES, Write, WriteQueue
+from animora_server.cache.queues import MAX_QUEUED_BYTES, MAX_WRITE_BYTES, MAX_WRITES, Write, WriteQueue
 
 
 class Redis:
@@ -40,13 +40,13 @@ async def queue(redis: Redis) -> AsyncIterator[WriteQueue]:
 
 
 async def test_writes_are_sent_in_order_one_batch_at_a_time(redis: Redis, queue: WriteQueue):
-    writes = [Write(b"%d" % number, b"value") for number in range(MAX_BATCH + 2)]
+    writes = [Write(b"%d" % number, b"value") for number in range(MAX_WRITES + 2)]
     assert all(queue.offer(write) for write in writes)
-    assert await redis.take(2) == [writes[:MAX_BATCH], writes[MAX_BATCH:]]
+    assert await redis.take(2) == [writes[:MAX_WRITES], writes[MAX_WRITES:]]
 
 
 async def test_a_batch_has_a_limited_number_of_bytes_but_at_least_one_write(redis: Redis, queue: WriteQueue):
-    huge, small, other = Write(b"a", bytes(MAX_BATCH_BYTES + 1)), Write(b"b", b"1"), Write(b"c", None)
+    huge, small, other = Write(b"a", bytes(MAX_WRITE_BYTES + 1)), Write(b"b", b"1"), Write(b"c", None)
     for write in (huge, small, other):
         queue.offer(write)
     assert await redis.take(2) == [[huge], [small, other]]

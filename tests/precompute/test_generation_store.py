@@ -22,7 +22,7 @@ from animora_server.cache.generation_codec import (
     finished_shards_key,
     generation_posts_key,
 )
-from animora_server.cache.lookups import UnreadableValue
+from animora_server.cache.queues import UnreadableValue
 from animora_server.cache.timeline_codec import stored_timeline_key
 from animora_server.errors import GenerationGone, StoreError
 from animora_server.precompute.generation_store import RedisGenerations

@@ -11,10 +11,9 @@ from animora_server.cache.generation_codec import (
     decode_generation,
     generation_posts_key,
 )
-from animora_server.cache.lookups import MAX_BYTES, NoAnswer, UnreadableValue
+from animora_server.cache.queues import MAX_LOOKUP_BYTES, NoAnswer, UnreadableValue, Write
 from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.timeline_codec import decode_posts
-from animora_server.cache.writes import Write
 from animora_server.observability.metrics import CacheMetrics
 from animora_server.types import Generation, GenerationPosts
 
@@ -86,7 +85,7 @@ class GenerationWatch:
     async def _fetch_posts(self, generation: Generation) -> None:
         """Fetches a generation's posts. An answer is final, since they are stored before the swap."""
         key = generation_posts_key(self._redis.prefix, generation.generation_id)
-        found = await self._redis.find((key,), MAX_BYTES)  # fills a whole round trip
+        found = await self._redis.find((key,), MAX_LOOKUP_BYTES)  # fills a whole round trip
         if isinstance(found, NoAnswer):
             self._lookups[found.value].inc()
             self._attempts -= found is NoAnswer.ERROR

@@ -22,8 +22,7 @@ from animora_server.cache.connection import (
     read_values,
     single_connection_client,
 )
-from animora_server.cache.lookups import Found, LookupBatcher, NoAnswer
-from animora_server.cache.writes import Outcome, Write, WriteQueue
+from animora_server.cache.queues import Found, LookupBatcher, NoAnswer, Outcome, Write, WriteQueue
 from animora_server.observability.metrics import CacheMetrics
 from animora_server.settings import CacheSettings
 

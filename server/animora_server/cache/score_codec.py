@@ -17,7 +17,7 @@ import zlib
 
 import numpy as np
 
-from animora_server.cache.lookups import UnreadableValue
+from animora_server.cache.queues import UnreadableValue
 from animora_server.types import FloatArray, IntArray
 
 KEY_FORMAT = b"rank:1:"

@@ -6,9 +6,8 @@ from functools import partial
 from random import Random
 
 from animora_server.cache import score_codec
-from animora_server.cache.lookups import Found, NoAnswer, UnreadableValue
+from animora_server.cache.queues import Found, NoAnswer, UnreadableValue, Write
 from animora_server.cache.redis_cache import RedisCache
-from animora_server.cache.writes import Write
 from animora_server.observability.metrics import CacheMetrics
 from animora_server.types import FloatArray
 

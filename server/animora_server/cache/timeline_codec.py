@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.cache.lookups import UnreadableValue
+from animora_server.cache.queues import UnreadableValue
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.types import DegradedReason, IntArray, RankedTimeline, RankerName
 

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from math import inf
 from random import Random
-from typing import Protocol
 
-from animora_server.cache.lookups import NoAnswer, UnreadableValue
+from animora_server.cache.generation_watch import GenerationWatch
+from animora_server.cache.queues import NoAnswer, UnreadableValue, Write
 from animora_server.cache.redis_cache import RedisCache
 from animora_server.cache.timeline_codec import (
     LatestPointer,
@@ -18,23 +18,13 @@ from animora_server.cache.timeline_codec import (
     latest_key,
     stored_timeline_key,
 )
-from animora_server.cache.writes import Write
 from animora_server.observability.metrics import CacheMetrics
 from animora_server.settings import TimelineSettings
-from animora_server.types import Generation, RankedTimeline
+from animora_server.types import RankedTimeline
 
 RETRY_INTERVAL = 0.01  # seconds
 MAX_UNAVAILABLE = 0.25  # seconds with an open breaker after which Redis is not expected back within the call
 TTL_JITTER = 0.1  # of the TTL, upward only: a timeline must not expire before its page tokens
-
-
-class CurrentGeneration(Protocol):
-    """Source of the current generation."""
-
-    @property
-    def current(self) -> Generation | None:
-        """The current generation; None if there is none."""
-        ...
 
 
 class TimelineTtl:
@@ -64,7 +54,7 @@ class RedisTimelineStore:
     def __init__(
         self,
         redis: RedisCache,
-        generations: CurrentGeneration,
+        generations: GenerationWatch,
         settings: TimelineSettings,
         metrics: CacheMetrics,
         clock: Callable[[], float] = time.time,

@@ -18,7 +18,7 @@ from animora_server.cache.generation_codec import (
     finished_shards_key,
     generation_posts_key,
 )
-from animora_server.cache.lookups import UnreadableValue
+from animora_server.cache.queues import UnreadableValue, Write
 from animora_server.cache.timeline_codec import (
     decode_posts,
     encode_posts,
@@ -27,7 +27,6 @@ from animora_server.cache.timeline_codec import (
     stored_timeline_pattern,
 )
 from animora_server.cache.timelines import TimelineTtl
-from animora_server.cache.writes import Write
 from animora_server.errors import GenerationGone, StoreError
 from animora_server.settings import CacheSettings, PrecomputeSettings, TimelineSettings
 from animora_server.types import Generation, IntArray, RankedTimeline

@@ -1,4 +1,4 @@
-"""Batches look-ups: those that arrive during a round trip share the next one."""
+"""The queues before Redis: look-ups share round trips, writes are sent in batches; neither waits for more."""
 
 import asyncio
 from collections import deque
@@ -8,9 +8,13 @@ from enum import StrEnum
 
 from animora_server.background import log_task_failure
 from animora_server.batching import DeadlineTimer
+from animora_server.fast_dataclass import fast_dataclass
 
-MAX_KEYS = 256
-MAX_BYTES = 1 << 20
+MAX_LOOKUP_KEYS = 256  # of a round trip
+MAX_LOOKUP_BYTES = 1 << 20  # of a round trip
+MAX_WRITES = 128  # of a batch
+MAX_WRITE_BYTES = 1 << 20  # of a batch
+MAX_QUEUED_BYTES = 16 << 20  # of all queued writes
 
 # The value of each key, None for a missing key; or None if there was no answer.
 Fetch = Callable[[list[bytes]], Awaitable[list[bytes | None] | None]]
@@ -73,7 +77,7 @@ class LookupBatcher:
         """Looks up keys. The future gives the value of each key, None for a missing one, or NoAnswer.
 
         Args:
-            keys: At most MAX_KEYS; all in one round trip.
+            keys: At most MAX_LOOKUP_KEYS; all in one round trip.
             size: Expected size of all values in bytes.
             until: The deadline, on the event loop's clock; default `lookup_deadline()`.
         """
@@ -119,7 +123,7 @@ class LookupBatcher:
     def _take(self) -> list[_Lookup]:
         """The look-ups of the next round trip, in order; empty if all callers have left."""
         batch: list[_Lookup] = []
-        keys, room = MAX_KEYS, MAX_BYTES
+        keys, room = MAX_LOOKUP_KEYS, MAX_LOOKUP_BYTES
         while self._queue:
             lookup = self._queue[0]
             if batch and (len(lookup.keys) > keys or lookup.size > room):
@@ -130,3 +134,83 @@ class LookupBatcher:
                 keys -= len(lookup.keys)
                 room -= lookup.size
         return batch
+
+
+@fast_dataclass
+class Write:
+    """A value to store for `ttl_ms` milliseconds; a value of None deletes the key."""
+
+    key: bytes
+    value: bytes | None
+    ttl_ms: int = 0
+
+    @property
+    def size(self) -> int:
+        """Approximate size in the queue, in bytes."""
+        return len(self.key) + len(self.value or b"")
+
+
+# Sends a batch; returns for each write whether it was done.
+Send = Callable[[list[Write]], Awaitable[list[bool]]]
+Outcome = asyncio.Future[bool]
+
+
+class WriteQueue:
+    """Sends writes in order, by a task that ends when the queue is empty."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._queued: deque[tuple[Write, Outcome | None]] = deque()
+        self._queued_bytes = 0
+        self._sending: asyncio.Task[None] | None = None
+
+    def offer(self, write: Write, outcome: Outcome | None = None) -> bool:
+        """Queues a write. Returns False if the queue is full.
+
+        Args:
+            write: The write.
+            outcome: Resolved with whether the write was done.
+        """
+        if self._queued_bytes + write.size > MAX_QUEUED_BYTES:
+            return False
+        self._queued.append((write, outcome))
+        self._queued_bytes += write.size
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.get_running_loop().create_task(self._run())
+            log_task_failure(self._sending, "a batch of cache writes failed")
+        return True
+
+    async def aclose(self) -> None:
+        """Cancels the sending; queued writes are lost."""
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.wait([self._sending])
+        for _, outcome in self._queued:
+            _resolve(outcome, False)
+        self._queued.clear()
+        self._queued_bytes = 0
+
+    async def _run(self) -> None:
+        while batch := self._take():
+            try:
+                done = await self._send([write for write, _ in batch])
+                for (_, outcome), stored in zip(batch, done, strict=True):
+                    _resolve(outcome, stored)
+            finally:
+                for _, outcome in batch:
+                    _resolve(outcome, False)
+
+    def _take(self) -> list[tuple[Write, Outcome | None]]:
+        batch: list[tuple[Write, Outcome | None]] = []
+        room = MAX_WRITE_BYTES
+        while self._queued and len(batch) < MAX_WRITES and (not batch or self._queued[0][0].size <= room):
+            batch.append(self._queued.popleft())
+            room -= batch[-1][0].size
+        self._queued_bytes -= sum(write.size for write, _ in batch)
+        return batch
+
+
+def _resolve(outcome: Outcome | None, done: bool) -> None:
+    """Resolves an outcome, unless it is resolved or cancelled."""
+    if outcome is not None and not outcome.done():
+        outcome.set_result(done)
