@@ -235,7 +235,7 @@ class TimelineProvider:
         if query.cache_policy.writes and key in self._refreshes:
             self._refreshes[key].cancel()  # it began earlier and would replace this timeline
         await self._store_in_time(key, query, timeline)
-        if query.cache_policy.writes:
+        if query.cache_policy.reads:
             self._recent.add(_flight(state, key, query), timeline, timeline_bytes(timeline))
         return timeline
 
