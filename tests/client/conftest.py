@@ -24,7 +24,7 @@ async def client(server):
 
 @pytest.fixture
 def unused_port():
-    """A port where nobody listens, held so that only a test's own server, which shares ports, can."""
+    """A port without a listener, reserved by SO_REUSEPORT so that only a test's own server can listen."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(("127.0.0.1", 0))
@@ -53,7 +53,7 @@ def certificates(tmp_path_factory):
 
 @pytest.fixture
 async def tls_server(certificates):
-    """A server that asks for a client certificate."""
+    """A server that requires a client certificate."""
     credentials = grpc.ssl_server_credentials(
         [((certificates / "leaf.key").read_bytes(), (certificates / "leaf.pem").read_bytes())],
         root_certificates=(certificates / "ca.pem").read_bytes(),

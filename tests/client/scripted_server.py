@@ -1,4 +1,4 @@
-"""A ranking server that does what a test's script says: a real grpc.aio server on a free port."""
+"""A scripted ranking server: a real grpc.aio server on a free port."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -16,11 +16,11 @@ from grpc_status import rpc_status
 from animora_client.wire import SERVICE
 from animora_proto.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 
-Behaviour = Callable[[Any, Any], Awaitable[Any]]  # from a request and its context to a response
+Handler = Callable[[Any, Any], Awaitable[Any]]  # from a request and its context to a response
 
 
 def in_order(request: ranking_pb2.RankRequest) -> ranking_pb2.RankResponse:
-    """The larger the id, the better; ids below 0 are unknown."""
+    """Ranks by descending id; negative ids are unknown."""
     known = sorted((post for post in request.post_ids if post >= 0), reverse=True)
     kept = known[: request.limit or None]
     response = ranking_pb2.RankResponse(
@@ -63,20 +63,20 @@ EXPLANATION = ranking_pb2.Explanation(
 
 
 async def ranked(request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2.RankResponse:
-    """The normal answer."""
+    """The regular response."""
     return in_order(request)
 
 
 async def hanging(request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2.RankResponse:
-    """No answer until the caller gives up."""
+    """No response until the caller cancels."""
     await asyncio.Event().wait()
     raise AssertionError("unreachable")
 
 
-def paging(posts: Sequence[int]) -> Behaviour:
-    """Pages of a list, 5 posts long where the request does not say; the token is where the next begins."""
+def paging(posts: Sequence[int]) -> Handler:
+    """Pages of a timeline, with 5 posts by default; the token is the offset of the next page."""
 
-    async def behave(
+    async def handle(
         request: ranking_pb2.GetTimelineRequest, context: Any
     ) -> ranking_pb2.GetTimelineResponse:
         response = ranking_pb2.GetTimelineResponse(
@@ -98,29 +98,29 @@ def paging(posts: Sequence[int]) -> Behaviour:
             response.dropped_posts.add(post_id=post_id, reason=ranking_pb2.DROP_REASON_BLOCKED)
         return response
 
-    return behave
+    return handle
 
 
-def answering(response: ranking_pb2.RankResponse | ranking_pb2.GetTimelineResponse) -> Behaviour:
-    """A fixed answer."""
+def answering(response: ranking_pb2.RankResponse | ranking_pb2.GetTimelineResponse) -> Handler:
+    """A fixed response."""
 
-    async def behave(request: Any, context: Any) -> Any:
+    async def handle(request: Any, context: Any) -> Any:
         return response
 
-    return behave
+    return handle
 
 
-def failing(code: grpc.StatusCode, message: str, *details: Message) -> Behaviour:
+def failing(code: grpc.StatusCode, message: str, *details: Message) -> Handler:
     """An error with google.rpc details."""
 
-    async def behave(request: Any, context: Any) -> Any:
+    async def handle(request: Any, context: Any) -> Any:
         plain = rpc_status.to_status(status(code, message, *details))
-        # The status's trailing metadata takes the place of what was set before.
+        # The trailing metadata of the status replaces what was set before.
         trailing = (*plain.trailing_metadata, *context.trailing_metadata())
         await context.abort_with_status(plain._replace(trailing_metadata=trailing))
         raise AssertionError("unreachable")
 
-    return behave
+    return handle
 
 
 def status(code: grpc.StatusCode, message: str, *details: Message) -> status_pb2.Status:
@@ -131,8 +131,8 @@ def status(code: grpc.StatusCode, message: str, *details: Message) -> status_pb2
     return result
 
 
-def snapshot_gone() -> Behaviour:
-    """The list of the request's token is no longer there."""
+def snapshot_gone() -> Handler:
+    """The error of a page token whose timeline is gone."""
     reason = error_details_pb2.ErrorInfo(reason="SNAPSHOT_GONE", domain="animora")
     return failing(grpc.StatusCode.FAILED_PRECONDITION, "page_token: its timeline is gone", reason)
 
@@ -145,7 +145,7 @@ def bad_request(field_name: str, description: str) -> error_details_pb2.BadReque
 
 
 def retry_info(seconds: float) -> error_details_pb2.RetryInfo:
-    """The detail that says when to come back."""
+    """The detail with the retry delay."""
     detail = error_details_pb2.RetryInfo()
     detail.retry_delay.FromNanoseconds(round(seconds * 1e9))
     return detail
@@ -153,31 +153,31 @@ def retry_info(seconds: float) -> error_details_pb2.RetryInfo:
 
 @dataclass
 class ScriptedServer(ranking_pb2_grpc.RankingServiceServicer):
-    """Answers with the script's behaviours, one a call, then in order; remembers what it was asked."""
+    """Answers by the script's handlers, one a call, then by default ones; records requests and metadata."""
 
     target: str = ""
-    script: list[Behaviour] = field(default_factory=list)
-    timeline: Behaviour = field(default_factory=lambda: paging(range(12, 0, -1)))
+    script: list[Handler] = field(default_factory=list)
+    timeline: Handler = field(default_factory=lambda: paging(range(12, 0, -1)))
     requests: list[ranking_pb2.RankRequest] = field(default_factory=list)
     timeline_requests: list[ranking_pb2.GetTimelineRequest] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
-    calls: asyncio.Condition = field(default_factory=asyncio.Condition)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     health: aio_health.HealthServicer = field(default_factory=aio_health.HealthServicer)
 
     async def Rank(self, request: ranking_pb2.RankRequest, context: Any) -> Any:
-        await self._remember(context)
+        await self._record(context)
         self.requests.append(request)
         return await self._next(ranked)(request, context)
 
     async def GetTimeline(self, request: ranking_pb2.GetTimelineRequest, context: Any) -> Any:
-        await self._remember(context)
+        await self._record(context)
         self.timeline_requests.append(request)
         return await self._next(self.timeline)(request, context)
 
     async def BatchRank(
         self, request: ranking_pb2.BatchRankRequest, context: Any
     ) -> ranking_pb2.BatchRankResponse:
-        await self._remember(context)
+        await self._record(context)
         self.requests.extend(request.requests)
         if self.script:
             await self.script.pop(0)(request.requests[0], context)
@@ -186,29 +186,29 @@ class ScriptedServer(ranking_pb2_grpc.RankingServiceServicer):
             if one.post_ids:
                 response.results.add(response=in_order(one))
             else:
-                mistake = "is empty: give 1 or more candidates"
-                detail = bad_request(f"requests[{index}].post_ids", mistake)
-                error = status(grpc.StatusCode.INVALID_ARGUMENT, f"post_ids: {mistake}", detail)
+                problem = "is empty: give 1 or more candidates"
+                detail = bad_request(f"requests[{index}].post_ids", problem)
+                error = status(grpc.StatusCode.INVALID_ARGUMENT, f"post_ids: {problem}", detail)
                 response.results.add(error=error)
         return response
 
-    async def asked(self, times: int) -> None:
-        """Waits until so many calls have come."""
-        async with self.calls:
-            await self.calls.wait_for(lambda: len(self.metadata) >= times)
+    async def received(self, calls: int) -> None:
+        """Waits for a number of calls."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.metadata) >= calls)
 
-    async def say(self, serving: bool) -> None:
-        """Sets what the health service answers."""
+    async def set_health(self, serving: bool) -> None:
+        """Sets the status of the health service."""
         state = health_pb2.HealthCheckResponse
         await self.health.set(SERVICE, state.SERVING if serving else state.NOT_SERVING)
 
-    def _next(self, otherwise: Behaviour) -> Behaviour:
-        return self.script.pop(0) if self.script else otherwise
+    def _next(self, default: Handler) -> Handler:
+        return self.script.pop(0) if self.script else default
 
-    async def _remember(self, context: Any) -> None:
-        async with self.calls:
+    async def _record(self, context: Any) -> None:
+        async with self.changed:
             self.metadata.append(dict(context.invocation_metadata()))
-            self.calls.notify_all()
+            self.changed.notify_all()
         context.set_trailing_metadata((("x-request-id", f"request-{len(self.metadata)}"),))
 
 
@@ -226,7 +226,7 @@ async def serving(
     else:
         port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
     scripted.target = f"127.0.0.1:{port}"
-    await scripted.say(serving=True)
+    await scripted.set_health(serving=True)
     await server.start()
     try:
         yield scripted

@@ -1,4 +1,4 @@
-"""What callers see when calls go wrong: retries, deadlines and typed errors."""
+"""Retries, deadlines and typed errors of failed calls."""
 
 import asyncio
 import math
@@ -53,7 +53,7 @@ async def test_an_overload_error_has_its_retry_delay(client, server):
         await client.rank(7, [1])
 
     assert raised.value.retry_after == 0.25
-    assert len(server.requests) == 1, "an overloaded server is not called again by itself"
+    assert len(server.requests) == 1, "the client does not retry an overload by itself"
 
 
 async def test_an_error_has_its_machine_readable_reason(client, server):
@@ -115,9 +115,9 @@ async def test_retries_end_after_the_maximum_number_of_attempts(client, server):
 
 async def test_retries_can_be_turned_off(server):
     server.script = [failing(Code.CANCELLED, "draining")]
-    never_again = ChannelOptions(retry=RetryPolicy(max_attempts=1))
+    single_attempt = ChannelOptions(retry=RetryPolicy(max_attempts=1))
 
-    async with AsyncRankingClient(server.target, timeout=10, channel=never_again) as client:
+    async with AsyncRankingClient(server.target, timeout=10, channel=single_attempt) as client:
         with pytest.raises(Unavailable):
             await client.rank(7, [1])
 
@@ -125,16 +125,16 @@ async def test_retries_can_be_turned_off(server):
 
 
 async def test_failed_attempts_do_not_throttle_later_retries(server):
-    """As while one server of three serves: no number of attempts that failed ends the retries."""
+    """As while one of three servers serves: gRPC's retry throttling is off."""
 
     async def fail_twice(request, context):
         earlier = dict(context.invocation_metadata()).get("grpc-previous-rpc-attempts", "0")
-        behave = failing(Code.UNAVAILABLE, "starting") if int(earlier) < 2 else ranked
-        return await behave(request, context)
+        handle = failing(Code.UNAVAILABLE, "starting") if int(earlier) < 2 else ranked
+        return await handle(request, context)
 
     server.script = [fail_twice] * 2100
-    hasty = ChannelOptions(retry=RetryPolicy(initial_backoff=0.003, max_backoff=0.003))
-    async with AsyncRankingClient(server.target, timeout=60, channel=hasty) as client:
+    fast = ChannelOptions(retry=RetryPolicy(initial_backoff=0.003, max_backoff=0.003))
+    async with AsyncRankingClient(server.target, timeout=60, channel=fast) as client:
         for _ in range(7):
             await asyncio.gather(*(client.rank(7, [1]) for _ in range(100)))
 
@@ -142,15 +142,15 @@ async def test_failed_attempts_do_not_throttle_later_retries(server):
 
 
 async def test_a_single_address_is_called_though_its_health_is_not_serving(client, server):
-    """It may be a proxy: then what one server behind it says is not what the others would."""
-    await server.say(serving=False)
+    """The address may be a proxy, where the health of one server does not stand for the others."""
+    await server.set_health(serving=False)
 
     assert (await client.rank(7, [1])).post_ids == (1,)
 
 
 async def test_of_several_addresses_only_serving_ones_are_called(server):
     async with serving() as other:
-        await other.say(serving=False)
+        await other.set_health(serving=False)
         async with AsyncRankingClient(f"ipv4:{other.target},{server.target}", timeout=30) as client:
             for _ in range(10):
                 await client.rank(7, [1])
@@ -159,7 +159,7 @@ async def test_of_several_addresses_only_serving_ones_are_called(server):
 
 
 async def test_with_health_checks_a_single_not_serving_server_is_not_called(server):
-    await server.say(serving=False)
+    await server.set_health(serving=False)
 
     async with AsyncRankingClient(
         server.target, timeout=0.2, channel=ChannelOptions(health_check=True)
@@ -192,17 +192,17 @@ async def test_a_target_where_nobody_listens_is_unavailable(unused_target):
 
 @pytest.mark.parametrize("attempts", [1, 5])
 async def test_a_call_waits_until_its_deadline_for_a_server_to_start(unused_port, attempts):
-    patient = ChannelOptions(retry=RetryPolicy(max_attempts=attempts))
-    async with AsyncRankingClient(f"127.0.0.1:{unused_port}", timeout=60, channel=patient) as client:
+    options = ChannelOptions(retry=RetryPolicy(max_attempts=attempts))
+    async with AsyncRankingClient(f"127.0.0.1:{unused_port}", timeout=60, channel=options) as client:
         waiting = asyncio.create_task(client.rank(7, [1]))
         with pytest.raises(Unavailable, match="refused"):
-            await client.health()  # which does not wait
+            await client.health()  # health does not wait
         async with serving(port=unused_port):
             assert (await waiting).post_ids == (1,)
 
 
 async def test_a_call_without_a_response_in_time_raises_deadline_exceeded(client, server):
-    await client.rank(7, [1])  # so that there is a connection
+    await client.rank(7, [1])  # connects
     server.script = [hanging]
 
     with pytest.raises(DeadlineExceeded):

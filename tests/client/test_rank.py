@@ -1,4 +1,4 @@
-"""What callers of both clients see when calls go well."""
+"""Successful calls of both clients."""
 
 import asyncio
 
@@ -142,7 +142,7 @@ async def test_metadata_of_a_call_is_merged_over_that_of_the_client(server):
 async def test_health_returns_the_servers_status(client, server):
     assert await client.health() is Health.SERVING
 
-    await server.say(serving=False)
+    await server.set_health(serving=False)
 
     assert await client.health() is Health.NOT_SERVING
 

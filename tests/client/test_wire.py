@@ -1,4 +1,4 @@
-"""Messages and statuses that no well-behaved server sends."""
+"""Messages and statuses that only a defective server sends."""
 
 import grpc
 import pytest

@@ -1,4 +1,4 @@
-"""The load generator believes no reply unchecked."""
+"""The load generator checks every reply."""
 
 import numpy as np
 import pytest

@@ -21,7 +21,7 @@ REPLY = ranking_pb2.RankResponse(
 
 
 class Sender:
-    """Answers once so many calls wait together; remembers what was sent."""
+    """Answers once `together` calls wait; records what was sent."""
 
     def __init__(self, together=1):
         self.together = asyncio.Barrier(together)
@@ -39,7 +39,7 @@ def driver(send, **pace):
 
 
 async def test_a_closed_loop_keeps_its_callers_busy_until_the_call_limit():
-    send = Sender(together=4)  # would wait for ever with fewer callers
+    send = Sender(together=4)  # hangs with fewer callers
     load, recorder = driver(send, max_calls=12)
 
     await load.closed_loop(concurrency=4)

@@ -1,4 +1,4 @@
-"""Runs the command `animora-client` as its users do."""
+"""Runs `animora-client` as a process."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ class Finished:
 
 
 async def start(command: str, *arguments: str | Path, **environment: str) -> asyncio.subprocess.Process:
-    """Starts it with pipes, and with patience for busy machines where the arguments ask for none."""
+    """Starts the command with pipes; its timeout is long, unless the arguments have another."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-c", PROGRAM, command, "--timeout", "10", *map(str, arguments)),
@@ -35,18 +35,18 @@ async def start(command: str, *arguments: str | Path, **environment: str) -> asy
 
 
 async def run(command: str, *arguments: str | Path, stdin: str = "", **environment: str) -> Finished:
-    """Runs it to its end."""
+    """Runs the command to its end."""
     process = await start(command, *arguments, **environment)
     return await finish(process, stdin)
 
 
 async def finish(process: asyncio.subprocess.Process, stdin: str = "") -> Finished:
-    """Waits for its end."""
+    """Waits for the end of the process."""
     out, err = await process.communicate(stdin.encode())
     assert process.returncode is not None
     return Finished(process.returncode, out.decode(), err.decode())
 
 
 def interrupt(process: asyncio.subprocess.Process) -> None:
-    """Ctrl-C."""
+    """Sends Ctrl-C."""
     process.send_signal(signal.SIGINT)

@@ -67,8 +67,8 @@ async def test_timeline_bench_requests_first_pages_and_checks_them(server, tmp_p
     report = json.loads(numbers.read_text())
     assert report["failures"] == {"wrong reply: a post twice": 1}
     assert (report["ok"], report["caches"]) == (17, {"hit": 17})
-    asked = [request.user_id for request in server.timeline_requests]
-    assert sorted(asked) == sorted([*range(1, 10)] * 2)
+    users = [request.user_id for request in server.timeline_requests]
+    assert sorted(users) == sorted([*range(1, 10)] * 2)
     assert {request.page_size for request in server.timeline_requests} == {4}
 
 
@@ -95,7 +95,7 @@ async def test_failed_and_wrong_replies_are_counted_by_kind_and_exit_with_1(serv
 
 async def test_ctrl_c_prints_the_measurements_so_far(server):
     process = await start(*("bench", "--target", server.target, *SHORT, "--duration", "600", "--warmup", "0"))
-    await server.asked(times=50)
+    await server.received(calls=50)
     interrupt(process)
     done = await finish(process)
 

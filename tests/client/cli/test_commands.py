@@ -48,21 +48,10 @@ async def test_rank_reads_posts_from_standard_input_and_prints_json(server):
 
 
 async def test_rank_prints_why_each_post_was_dropped(server):
-    asked = (
-        "rank",
-        "--target",
-        server.target,
-        "--user",
-        "7",
-        "--posts",
-        "1,2,-4",
-        "--limit",
-        "1",
-        "--explain",
-    )
+    arguments = ("rank", "--target", server.target, "--user", "7", "--posts", "1,2,-4", "--limit", "1")
 
-    done = await run(*asked, "--explain")
-    as_json = await run(*asked, "--explain", "--json")
+    done = await run(*arguments, "--explain")
+    as_json = await run(*arguments, "--explain", "--json")
 
     assert [line.split("│")[1:3] for line in done.out.splitlines() if line.startswith("│")][1:] == [
         ["   -4 ", " not in the catalog             "],
@@ -94,12 +83,12 @@ async def test_a_refused_request_exits_with_1_and_names_the_field(server):
     done = await run("rank", "--target", server.target, "--user", "7", "--posts", ",")
 
     assert (done.code, done.out) == (1, "")
-    said = "INVALID_ARGUMENT: post_ids: must hold 1 to 10,000 ids (request request-1); correct post_ids"
-    assert done.err == f"animora-client: {said}\n"
+    message = "INVALID_ARGUMENT: post_ids: must hold 1 to 10,000 ids (request request-1); correct post_ids"
+    assert done.err == f"animora-client: {message}\n"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("rank", "--user", "7"), "--posts-file"),
         (("rank", "--user", "7", "--posts", "1,x"), "'x' is not an integer"),
@@ -115,16 +104,16 @@ async def test_a_refused_request_exits_with_1_and_names_the_field(server):
         (("bench", "--json", "/nowhere/b.json"), "/nowhere"),
     ],
 )
-def test_wrong_usage_exits_with_2_and_an_explanation(arguments, said):
+def test_wrong_usage_exits_with_2_and_an_explanation(arguments, message):
     done = CliRunner().invoke(app, arguments)
 
     assert (done.exit_code, done.stdout) == (2, "")
-    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert message in " ".join(done.stderr.replace("│", " ").split())
 
 
 async def test_health_exits_with_0_only_if_the_server_is_serving(server, unused_target):
     good = await run("health", "--target", server.target)
-    await server.say(serving=False)
+    await server.set_health(serving=False)
     bad = await run("health", "--target", server.target, "--json")
     gone = await run("health", "--target", unused_target)
 

@@ -81,9 +81,9 @@ async def test_terms_that_do_not_fit_are_named_one_by_one(server):
 
     assert max(map(len, done.out.splitlines())) <= 80
     assert [row[1] for row in rows(done.out)][:2] == ["1", ""], "a post begins with its first line"
-    told = " ".join(row[3] for row in rows(done.out)).split()
-    assert told[:2] == ["gmf_id=+0.500", "gmf_image=+0.250"]
-    assert told[7:] == [
+    terms = " ".join(row[3] for row in rows(done.out)).split()
+    assert terms[:2] == ["gmf_id=+0.500", "gmf_image=+0.250"]
+    assert terms[7:] == [
         "bias=-2.500",
         "rerank:relevance=+0.750",
         "rerank:author_diversity=-0.250",
@@ -130,7 +130,7 @@ async def test_why_prints_drop_reasons_in_words(server):
         ["99", "its author has blocked the user, or is blocked by them"],
         ["12", "it is in the timeline"],
     ]
-    assert done.out.count("99") == 1, "once, not with every page"
+    assert done.out.count("99") == 1, "once, not on every page"
 
 
 async def test_json_output_has_one_object_per_page(server):
