@@ -35,6 +35,7 @@ from tests.support.redis_stores import (
     TIMELINE,
     Stores,
     lives,
+    make_full,
     make_generation,
     make_timeline,
     name_of,
@@ -296,8 +297,7 @@ async def test_a_redis_failure_is_a_store_error_and_the_call_can_be_repeated(
         redis.asyncio.from_url(server.url) as client,
     ):
         await generations.begin(generation)
-        await client.config_set("maxmemory-policy", "noeviction")
-        await client.config_set("maxmemory", "1")
+        await make_full(client)
         with pytest.raises(StoreError, match="OutOfMemory"):
             await generations.put(generation, lists)
         with pytest.raises(StoreError):

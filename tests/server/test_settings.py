@@ -9,7 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from animora_server.configuration import Option, describe, load_settings, options
 from animora_server.errors import ConfigurationError
-from animora_server.settings import GrpcSettings, Settings
+from animora_server.settings import Settings
 
 
 @pytest.fixture
@@ -193,9 +193,10 @@ def test_text_that_is_not_utf_8_is_refused_by_its_name(variable: str):
     assert refused({f"ANIMORA_{variable}": value}) == f"ANIMORA_{variable}: must be UTF-8"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.2", "LocalHost", "::1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "LocalHost", "::1"])
 def test_any_address_of_loopback_needs_no_tls(host: str):
-    load_settings({"ANIMORA_GRPC_HOST": host, "ANIMORA_HTTP_HOST": host}, None)
+    settings = load_settings({"ANIMORA_GRPC_HOST": host, "ANIMORA_HTTP_HOST": host}, None)
+    assert (settings.grpc.host, settings.http.host) == (host, host)
 
 
 def test_contradicting_options_are_refused_with_advice():
@@ -232,11 +233,6 @@ def test_wrong_values_are_not_quoted_by_the_settings_themselves():
 def test_settings_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
         Settings().grpc.port = 1
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_loopback_needs_no_tls(host: str):
-    assert GrpcSettings(host=host).host == host
 
 
 def test_the_description_loads_as_the_same_settings(file: Path):

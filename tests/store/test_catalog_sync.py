@@ -39,11 +39,22 @@ class Published:
         return next(filter(holds, self.snapshots[seen:]))
 
 
-class WatchedStore:
-    """A store with events for the begin and the failure of a reading."""
+async def nothing():
+    pass
 
-    def __init__(self, store):
+
+class WatchedStore:
+    """A store with events for the begin and the failure of a reading.
+
+    Args:
+        store: The store.
+        before: Called at the begin of each reading.
+        before_separate: Called at the begin of each reading of a separate connection.
+    """
+
+    def __init__(self, store, before=nothing, before_separate=nothing):
         self._store = store
+        self._before, self._before_separate = before, before_separate
         self.begun = asyncio.Event()
         self.failed = asyncio.Event()
 
@@ -51,6 +62,7 @@ class WatchedStore:
     async def reading(self, views=VIEWS):
         self.begun.set()
         try:
+            await self._before()
             async with self._store.reading(views) as reading:
                 yield reading
         except StoreError:
@@ -58,7 +70,7 @@ class WatchedStore:
             raise
 
     def with_separate_connection(self):
-        return self._store.with_separate_connection()
+        return WatchedStore(self._store.with_separate_connection(), self._before_separate)
 
     def close(self):
         self._store.close()
@@ -265,24 +277,14 @@ async def test_windows_may_reach_back_before_the_earliest_time(database, store, 
 
 
 async def test_polls_continue_while_interactions_are_counted(database, store, metrics, published):
-    counting, goes_on = asyncio.Event(), asyncio.Event()
+    counting, released = asyncio.Event(), asyncio.Event()
 
-    class SlowStore(WatchedStore):
-        """A reading whose count lasts until a test ends it."""
-
-        @asynccontextmanager
-        async def reading(self, views=VIEWS):
-            counting.set()
-            await goes_on.wait()
-            async with self._store.reading(views) as reading:
-                yield reading
-
-    class Store(WatchedStore):
-        def with_separate_connection(self):
-            return SlowStore(self._store.with_separate_connection())
+    async def wait():
+        counting.set()
+        await released.wait()
 
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
-    async with CatalogSync(Store(store), FAST, metrics, published.publish):
+    async with CatalogSync(WatchedStore(store, before_separate=wait), FAST, metrics, published.publish):
         await published.until(knows(1))
         async with asyncio.timeout(HANG_TIMEOUT):
             await counting.wait()
@@ -290,28 +292,20 @@ async def test_polls_continue_while_interactions_are_counted(database, store, me
         await published.until(knows(1, 2))
         await database.execute("alter table animora_app.posts disable trigger notify_gone")
         await database.execute("delete from animora_app.posts where id = 1")
-        goes_on.set()
+        released.set()
         await published.until(knows_not(1))
 
 
 async def test_a_count_whose_reconcile_fails_is_repeated_later(database, store, metrics, published):
     failed = asyncio.Event()
 
-    class FailingOnce(WatchedStore):
-        @asynccontextmanager
-        async def reading(self, views=VIEWS):
-            if not failed.is_set():
-                failed.set()
-                raise StoreError("not now")
-            async with self._store.reading(views) as reading:
-                yield reading
-
-    class Store(WatchedStore):
-        def with_separate_connection(self):
-            return FailingOnce(self._store.with_separate_connection())
+    async def fail_once():
+        if not failed.is_set():
+            failed.set()
+            raise StoreError("not now")
 
     await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
-    async with CatalogSync(Store(store), FAST, metrics, published.publish):
+    async with CatalogSync(WatchedStore(store, before_separate=fail_once), FAST, metrics, published.publish):
         await published.until(knows(1))
         await database.execute("delete from animora_app.posts where id = 1")
         await published.until(knows_not(1))

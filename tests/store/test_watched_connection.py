@@ -32,6 +32,15 @@ def url(proxy, postgres_url):
     return proxy.url(parse_dsn(postgres_url).arguments["database"])
 
 
+async def watched(url, **options):
+    """A watched connection."""
+    settings = DatabaseSettings(url=SecretStr(url), **options)
+    connector = Connector("database.url", settings.url, settings)
+    connection = await connector.connect(connection_class=WatchedConnection)
+    connection.watch(connector)
+    return connection
+
+
 async def read(store):
     async with store.reading() as reading:
         return await reading.blocks()
@@ -67,10 +76,7 @@ async def test_a_connection_that_dies_within_a_reading_is_replaced(database, pro
 
 
 async def test_a_slow_query_is_not_terminated(database, proxy, url):
-    settings = DatabaseSettings(url=SecretStr(url), command_timeout=COMMAND_TIMEOUT)
-    connector = Connector("database.url", settings.url, settings)
-    connection = await connector.connect(connection_class=WatchedConnection)
-    connection.watch(connector)
+    connection = await watched(url, command_timeout=COMMAND_TIMEOUT)
     connection.set_server_pid(await connection.fetchval("select pg_backend_pid()"))
     before = proxy.connections
 
@@ -83,10 +89,7 @@ async def test_a_slow_query_is_not_terminated(database, proxy, url):
 
 async def test_a_connection_is_kept_while_the_server_answers_no_probe(embedded_postgres, frozen):
     postgres = await embedded_postgres()
-    settings = DatabaseSettings(url=SecretStr(postgres.url), timeout=0.2)
-    connector = Connector("database.url", settings.url, settings)
-    connection = await connector.connect(connection_class=WatchedConnection)
-    connection.watch(connector)
+    connection = await watched(postgres.url, timeout=0.2)
     with frozen(postgres.pid):
         answer = asyncio.create_task(connection.execute("select 1"))
         done, _ = await asyncio.wait((answer,), timeout=SILENCE_TIMEOUT * 2)
@@ -98,10 +101,7 @@ async def test_a_connection_is_kept_while_the_server_answers_no_probe(embedded_p
 
 async def test_a_slow_reader_does_not_count_as_silence(database, proxy, url):
     """Meanwhile PostgreSQL waits for its client, as it would for one that is gone."""
-    settings = DatabaseSettings(url=SecretStr(url), command_timeout=COMMAND_TIMEOUT)
-    connector = Connector("database.url", settings.url, settings)
-    connection = await connector.connect(connection_class=WatchedConnection)
-    connection.watch(connector)
+    connection = await watched(url, command_timeout=COMMAND_TIMEOUT)
     slow = [SILENCE_TIMEOUT * 1.5]
     received = []
 

@@ -180,17 +180,22 @@ class PostScoresModel(FakeModel):
 
 @dataclass
 class FakeStates(ServingStates):
-    """ServingStates whose parts a test can change."""
+    """ServingStates whose parts a test can change; `looks` counts the calls of `current`."""
 
     snapshot: CatalogSnapshot
     active: RowScoresModel | PostScoresModel | None = None
     resident: Mapping[str, RowScoresModel | PostScoresModel] = field(default_factory=dict)
 
     max_block_age: float = 600
+    looks: int = 0
 
     @property
     def latest(self) -> ServingState:  # type: ignore[override]  # read only
         return ServingState(self.snapshot, self.active, self.resident)
+
+    def current(self) -> ServingState:
+        self.looks += 1
+        return super().current()
 
     def activate(self, logits: dict[int, float], version: str = "v1") -> PostScoresModel:
         """Makes another model active, which scores posts by id."""

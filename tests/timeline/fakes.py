@@ -1,4 +1,4 @@
-"""Fakes for timelines: a clock, a model, a serving state, a store that records calls."""
+"""Fakes for timelines: a store and a counter of refreshes that record calls."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from math import inf
 
 from animora_server.timeline import LocalTimelineStore
 from animora_server.types import RankedTimeline
+from tests.support.until import until
 
 
 @dataclass
@@ -20,7 +21,6 @@ class CountingStore:
     admission: asyncio.Event | None = None
     answer_by: float = inf
     written_by: float = -inf
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def latest(self, key: bytes, answer_by: float = inf) -> RankedTimeline | None:
         self.latest_calls += 1
@@ -35,29 +35,23 @@ class CountingStore:
 
     async def put(self, key: bytes, snapshot: RankedTimeline) -> bool:
         taken = self.takes and await self.store.put(key, snapshot)
-        async with self.changed:
-            self.kept.append(snapshot)
-            self.changed.notify_all()
+        self.kept.append(snapshot)
         return taken
 
     async def put_latest(self, key: bytes, snapshot: RankedTimeline) -> bool:
         if self.admission is not None:
             await self.admission.wait()
         taken = self.takes and await self.store.put_latest(key, snapshot)
-        async with self.changed:
-            self.put_as_latest.append(snapshot)
-            self.changed.notify_all()
+        self.put_as_latest.append(snapshot)
         return taken
 
     async def until_put(self, count: int) -> None:
         """Waits until `count` timelines were put."""
-        async with self.changed:
-            await self.changed.wait_for(lambda: len(self.kept) >= count)
+        await until(lambda: len(self.kept) >= count)
 
     async def until_latest(self, count: int) -> None:
         """Waits until `count` timelines were put as latest."""
-        async with self.changed:
-            await self.changed.wait_for(lambda: len(self.put_as_latest) >= count)
+        await until(lambda: len(self.put_as_latest) >= count)
 
 
 @dataclass

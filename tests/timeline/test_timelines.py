@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -34,14 +33,11 @@ async def test_a_first_page_is_computed_once_and_then_found(world):
     assert first.model_version == "v1"
 
 
-async def test_a_first_page_takes_the_serving_state_before_and_after_it_has_the_timeline(world, monkeypatch):
-    current = Mock(return_value=world.state)
-    monkeypatch.setattr(world.state, "current", current)
-
+async def test_a_first_page_takes_the_serving_state_before_and_after_it_has_the_timeline(world):
     await world.page()
     await world.page()
 
-    assert current.call_count == 4
+    assert world.state.looks == 4
 
 
 async def test_concurrent_misses_share_one_build(world):

@@ -24,12 +24,16 @@ def sharing(options: dict[str, str]) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def loaded(ledger, connections):
-    """Keeps two requests in flight on each connection."""
+async def loaded(servers, feed):
+    """Keeps two requests in flight on each of some connections; yields their ledger and the connections."""
+    ledger = Ledger(feed, NETWORKS)
     async with AsyncExitStack() as stack:
+        connections = await stack.enter_async_context(callers(await servers.grpc_port(), 2))
         for caller in connections:
             await stack.enter_async_context(ledger.load(caller.stub, workers=2))
-        yield
+        yield ledger, connections
+    assert ledger.wrong == []
+    assert sum(ledger.outcomes.values()) == ledger.sent
 
 
 async def test_scores_equal_those_of_a_device_in_each_worker(feed, options, sharing):
@@ -69,18 +73,14 @@ async def test_scores_equal_those_of_a_device_in_each_worker(feed, options, shar
 async def test_a_killed_device_costs_no_request_and_comes_back(feed, sharing):
     async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         device, workers = await servers.serving_with_device(2)
-        async with callers(await servers.grpc_port(), 2) as connections:
-            ledger = Ledger(feed, NETWORKS)
-            async with loaded(ledger, connections):
-                await ledger.more(100)
-                kill(device)
-                _, same = await servers.serving_with_device(2, without=device)
-                answered = ledger.outcomes["OK"]
-                while ledger.outcomes["OK"] < answered + 100:
-                    await ledger.more(10)
-        assert ledger.wrong == []
+        async with loaded(servers, feed) as (ledger, _):
+            await ledger.more(100)
+            kill(device)
+            _, same = await servers.serving_with_device(2, without=device)
+            answered = ledger.outcomes["OK"]
+            while ledger.outcomes["OK"] < answered + 100:
+                await ledger.more(10)
         assert set(ledger.outcomes) <= {"OK", "DEGRADED_REASON_DEVICE_FAULT"}
-        assert sum(ledger.outcomes.values()) == ledger.sent
         assert same == workers
         assert await servers.value("animora_device_restarts_total", why="failed") == 1
         assert await servers.value("animora_worker_restarts_total") == 0
@@ -92,52 +92,42 @@ async def test_without_the_device_process_the_heuristic_answers_with_a_degraded_
         asyncio.timeout(HANG_TIMEOUT),
     ):
         device, _ = await servers.serving_with_device(2)
-        async with callers(await servers.grpc_port(), 2) as connections:
-            ledger = Ledger(feed, NETWORKS)
-            async with loaded(ledger, connections):
-                await ledger.more(50)
-                with frozen(device):
-                    while ledger.outcomes["DEGRADED_REASON_DEVICE_FAULT"] < 50:
-                        await ledger.more(1)
-                    while await servers.value("animora_workers_serving"):
-                        await ledger.more(10)
-                answered = ledger.outcomes["OK"]
-                while ledger.outcomes["OK"] < answered + 50:
+        async with loaded(servers, feed) as (ledger, _):
+            await ledger.more(50)
+            with frozen(device):
+                while ledger.outcomes["DEGRADED_REASON_DEVICE_FAULT"] < 50:
                     await ledger.more(1)
-        assert ledger.wrong == []
-        assert sum(ledger.outcomes.values()) == ledger.sent
+                while await servers.value("animora_workers_serving"):
+                    await ledger.more(10)
+            answered = ledger.outcomes["OK"]
+            while ledger.outcomes["OK"] < answered + 50:
+                await ledger.more(1)
         assert set(ledger.outcomes) <= {"OK", "DEGRADED_REASON_DEVICE_FAULT", "DEGRADED_REASON_DEADLINE"}
 
 
 async def test_a_model_swap_under_load_keeps_every_reply_consistent_with_its_version(feed, store, sharing):
     async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.serving_with_device(2)
-        async with callers(await servers.grpc_port(), 2) as connections:
-            ledger = Ledger(feed, NETWORKS)
-            async with loaded(ledger, connections):
-                for version in ("v2", "v3", "v2"):
-                    if version not in [manifest.version for manifest in store.listing().manifests]:
-                        store.publish(tiny_artifact(version, seed=int(version[1]))[0])
-                    ledger.versions.clear()
-                    store.activate(version)
-                    await ledger.until_version(version)
-                    await ledger.more(100)
-        assert ledger.wrong == []
+        async with loaded(servers, feed) as (ledger, _):
+            for version in ("v2", "v3", "v2"):
+                if version not in [manifest.version for manifest in store.listing().manifests]:
+                    store.publish(tiny_artifact(version, seed=int(version[1]))[0])
+                ledger.versions.clear()
+                store.activate(version)
+                await ledger.until_version(version)
+                await ledger.more(100)
         assert ledger.outcomes == {"OK": ledger.sent}
 
 
 async def test_a_killed_worker_affects_neither_the_device_nor_other_workers(feed, sharing):
     async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         device, workers = await servers.serving_with_device(2)
-        async with callers(await servers.grpc_port(), 2) as connections:
-            ledger = Ledger(feed, NETWORKS)
-            async with loaded(ledger, connections):
-                await ledger.more(100)
-                kill(workers[0])
-                same, _ = await servers.serving_with_device(2, without=workers[0])
-                await ledger.more(100)
+        async with loaded(servers, feed) as (ledger, connections):
+            await ledger.more(100)
+            kill(workers[0])
+            same, _ = await servers.serving_with_device(2, without=workers[0])
+            await ledger.more(100)
         assert same == device
-        assert ledger.wrong == []
         assert set(ledger.outcomes) <= {"OK", "UNAVAILABLE"}
         assert ledger.outcomes["UNAVAILABLE"] <= 2 * len(connections)
 
