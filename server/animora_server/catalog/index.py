@@ -14,9 +14,8 @@ NO_IDS = np.empty(0, np.int64)
 # The places per id up to which ids get a direct-address table. To look up 200 ids among
 # 5,400 then takes 0.5 µs instead of 7 by binary search; among 2 million 0.7 µs instead of 52.
 MAX_PLACES_PER_ID = 4
-BUCKETS = (
-    64  # of CsrIndexBuilder, sorted one after the other, so that sorting needs memory for one bucket only
-)
+# Of CsrIndexBuilder. Buckets are sorted one after the other: sorting needs memory for one bucket only.
+BUCKETS = 64
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: spreads consecutive keys over the buckets
 
 

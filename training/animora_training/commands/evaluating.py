@@ -21,7 +21,7 @@ def evaluate(database_url: DatabaseUrl, store: Store, version: Version = "", ncf
     import numpy as np
 
     from animora_training.commands.comparisons import print_counts
-    from animora_training.commands.reading import read_database, read_version
+    from animora_training.commands.inputs import read_database, read_version
     from animora_training.commands.tables import (
         candidates_remarks,
         hold_out_table,
@@ -107,7 +107,7 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
         print_outcome,
         write_outcome,
     )
-    from animora_training.commands.reading import read_database, read_version
+    from animora_training.commands.inputs import read_database, read_version
     from animora_training.evaluation.comparison import Tuning
     from animora_training.evaluation.recipes import RECIPES
 

@@ -19,8 +19,8 @@ from animora_artifact import (
 from animora_artifact.verification import verify, verify_compiled
 from animora_training.commands.console import ShowProgress, output, progress_bars, report_errors, show_epoch
 from animora_training.commands.delivery import Delivery
+from animora_training.commands.inputs import read_into
 from animora_training.commands.publishing import signed
-from animora_training.commands.reading import read_into
 from animora_training.commands.tables import candidates_remarks, hold_out_table
 from animora_training.errors import CannotWrite, NotCompiled, WorseThanActive
 from animora_training.modeling.config import FitConfig
