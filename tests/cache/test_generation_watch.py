@@ -28,11 +28,11 @@ class ScriptedRedis:
 
     def __init__(self, *answers: Found) -> None:
         self._answers = list(answers)
-        self.asked: list[bytes] = []
+        self.requested: list[bytes] = []
         self.given_all = asyncio.Event()
 
     async def find(self, keys: Sequence[bytes], size: int) -> Found:
-        self.asked += keys
+        self.requested += keys
         if not self._answers:
             self.given_all.set()
             return NoAnswer.SKIPPED
@@ -153,14 +153,14 @@ async def test_the_posts_of_a_generation_are_fetched_again_until_redis_answers()
     posts = (await watched(redis)).posts
     assert posts is not None
     assert (posts.generation_id, posts.post_ids.tolist()) == (GENERATION.generation_id, [0, 1, 2])
-    assert redis.asked.count(GENERATION_POSTS_KEY) == 3
+    assert redis.requested.count(GENERATION_POSTS_KEY) == 3
 
 
 async def test_a_generation_without_posts_is_looked_up_once():
     redis = ScriptedRedis(RECORD, [None], RECORD, RECORD)
     watch = await watched(redis)
     assert (watch.current, watch.posts) == (GENERATION, None)
-    assert redis.asked.count(GENERATION_POSTS_KEY) == 1
+    assert redis.requested.count(GENERATION_POSTS_KEY) == 1
 
 
 async def test_fetching_posts_ends_after_many_timeouts():
@@ -169,5 +169,5 @@ async def test_fetching_posts_ends_after_many_timeouts():
     with capture_logs() as logs:
         watch = await watched(redis)
     assert (watch.current, watch.posts) == (GENERATION, None)
-    assert redis.asked.count(GENERATION_POSTS_KEY) == ATTEMPTS
+    assert redis.requested.count(GENERATION_POSTS_KEY) == ATTEMPTS
     assert [line["log_level"] for line in logs if "posts" in line["event"]] == ["warning"]

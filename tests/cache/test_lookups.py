@@ -14,12 +14,12 @@ class Redis:
 
     def __init__(self) -> None:
         self.rounds: list[list[bytes]] = []
-        self.asked = asyncio.Semaphore(0)
+        self.requested = asyncio.Semaphore(0)
         self._answers: asyncio.Queue[bool | Exception] = asyncio.Queue()
 
     async def fetch(self, keys: list[bytes]) -> list[bytes | None] | None:
         self.rounds.append(keys)
-        self.asked.release()
+        self.requested.release()
         answer = await self._answers.get()
         if isinstance(answer, Exception):
             raise answer
@@ -63,7 +63,7 @@ async def test_lookups_of_one_turn_share_a_round_trip(redis: Redis, lookups: Loo
 
 async def test_lookups_that_arrive_during_a_round_trip_share_the_next(redis: Redis, lookups: LookupBatcher):
     first = await begin(lookups, b"a")
-    await redis.asked.acquire()
+    await redis.requested.acquire()
     rest = await begin(lookups, b"b", b"c", b"d")
     redis.answer(2)
     assert await asyncio.gather(*first, *rest) == [[b"a"], [b"b"], [b"c"], [b"d"]]
@@ -110,7 +110,7 @@ async def test_a_round_trip_has_a_limited_number_of_bytes_but_at_least_one_key(
 
 async def test_a_cancelled_caller_does_not_cancel_the_round_trip(redis: Redis, lookups: LookupBatcher):
     leaving, staying = await begin(lookups, b"a", b"b")
-    await redis.asked.acquire()
+    await redis.requested.acquire()
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
@@ -120,7 +120,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_round_trip(redis: Redis, l
 
 async def test_a_lookup_that_is_cancelled_while_it_waits_is_never_sent(redis: Redis, lookups: LookupBatcher):
     first = await begin(lookups, b"a")
-    await redis.asked.acquire()
+    await redis.requested.acquire()
     leaving, staying = await begin(lookups, b"b", b"c")
     leaving.cancel()
     await asyncio.wait([leaving])
@@ -131,7 +131,7 @@ async def test_a_lookup_that_is_cancelled_while_it_waits_is_never_sent(redis: Re
 
 async def test_an_unanswered_round_trip_fails_only_its_own_lookups(redis: Redis, lookups: LookupBatcher):
     first = await begin(lookups, b"a", b"b")
-    await redis.asked.acquire()
+    await redis.requested.acquire()
     second = await begin(lookups, b"c")
     redis.fail()
     redis.answer()
@@ -163,7 +163,7 @@ async def test_an_unexpected_error_is_logged_and_a_miss(redis: Redis, lookups: L
 
 async def test_closing_ends_all_lookups_at_once(redis: Redis, lookups: LookupBatcher):
     flying = await begin(lookups, b"a")
-    await redis.asked.acquire()
+    await redis.requested.acquire()
     waiting = await begin(lookups, b"b")
     await lookups.aclose()
     assert await asyncio.gather(*flying, *waiting) == [NoAnswer.ERROR, NoAnswer.SKIPPED]

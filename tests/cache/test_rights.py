@@ -42,7 +42,7 @@ async def use(url: str) -> None:
         another = make_generation(NOW + 2, name=b"another")
         await stores.generations.begin(another)
         await stores.generations.abandon(another)
-        assert not stores.left_alone
+        assert not stores.is_skipped
 
 
 async def allow(server: Server, *more: str) -> None:

@@ -58,7 +58,7 @@ class Cache:
         return self._sample("animora_cache_writes_total", {"outcome": outcome})
 
     @property
-    def left_alone(self) -> bool:
+    def is_skipped(self) -> bool:
         return self._sample("animora_cache_breaker_open", {}) == 1
 
     async def store(self, key: bytes = KEY) -> None:
@@ -73,8 +73,8 @@ class Cache:
 
         await until(found)
 
-    async def fail_until_left_alone(self) -> None:
-        while not self.left_alone:
+    async def fail_until_skipped(self) -> None:
+        while not self.is_skipped:
             assert await self.get() is None
 
     def _sample(self, name: str, labels: dict[str, str]) -> float:
@@ -181,13 +181,13 @@ async def test_a_killed_redis_is_skipped_until_it_is_back(embedded_redis: Start)
     async with Cache(server.url) as cache:
         await cache.store()
         os.kill(server.pid, signal.SIGKILL)
-        await cache.fail_until_left_alone()
+        await cache.fail_until_skipped()
         errors = cache.lookup_count("error")
         assert await cache.get() is None
         assert (cache.lookup_count("error"), cache.lookup_count("skipped")) == (errors, 1)
         await server.stop()
         await server.start()
-        await until(lambda: not cache.left_alone)
+        await until(lambda: not cache.is_skipped)
         await cache.store()
         await cache.until_found()
 
@@ -209,7 +209,7 @@ async def test_a_redis_that_is_killed_under_load_fails_no_lookup(embedded_redis:
             hits = cache.lookup_count("hit")
             await until(lambda: cache.lookup_count("hit") > hits)  # noqa: B023  # awaited before the next turn
             os.kill(server.pid, signal.SIGKILL)
-            await until(lambda: cache.left_alone)
+            await until(lambda: cache.is_skipped)
             await server.stop()
             await server.start()
         done.set()
@@ -220,10 +220,10 @@ async def test_a_frozen_redis_is_skipped_until_it_thaws(embedded_redis: Start, f
     async with Cache(server.url) as cache:
         await cache.store()
         with frozen(server.pid):
-            await cache.fail_until_left_alone()
+            await cache.fail_until_skipped()
             cache.scores.put(KEY, SCORES)
             assert cache.written("dropped") == 1
-        await until(lambda: not cache.left_alone)
+        await until(lambda: not cache.is_skipped)
         await cache.until_found()
 
 
@@ -249,7 +249,7 @@ async def test_a_redis_that_is_down_at_the_start_is_used_once_it_is_up(embedded_
         assert await cache.get() is None
         assert cache.lookup_count("skipped") == 1
         await server.start()
-        await until(lambda: not cache.left_alone)
+        await until(lambda: not cache.is_skipped)
         await cache.store()
 
 
@@ -273,17 +273,17 @@ async def test_a_redis_that_refuses_writes_still_answers(
         cache.scores.put(b"another", SCORES)
         await until(lambda: cache.written("error") == 1)
         assert await cache.get() == SCORES.tolist()
-        assert not cache.left_alone
+        assert not cache.is_skipped
 
 
 async def test_a_redis_that_answers_pings_but_forbids_lookups_is_skipped(embedded_redis: Start):
     server = await embedded_redis()
     async with Cache(server.url, timeout=10) as cache:
         await cache.client.acl_setuser("default", enabled=True, commands=["-mget"])
-        await cache.fail_until_left_alone()
+        await cache.fail_until_skipped()
         assert await cache.client.ping()
         await cache.client.acl_setuser("default", enabled=True, commands=["+mget"])
-        await until(lambda: not cache.left_alone)
+        await until(lambda: not cache.is_skipped)
 
 
 async def test_a_put_never_waits_and_drops_writes_beyond_the_queue_limit(

@@ -249,7 +249,7 @@ async def test_a_redis_that_refuses_writes_stores_nothing_reports_that_and_still
         assert not await stores.timelines.put_latest(KEY, make_timeline(NOW + 1))
         assert not await stores.timelines.put(KEY, make_timeline(NOW + 2))
         assert name_of(await stores.timelines.latest(KEY)) == live.timeline_id
-        assert not stores.left_alone
+        assert not stores.is_skipped
 
 
 async def test_a_lookup_does_not_wait_for_a_timeline_that_a_full_redis_refused(embedded_redis: Start):
@@ -300,13 +300,13 @@ async def test_a_frozen_redis_is_skipped_until_it_thaws(embedded_redis: Start, f
         await stores.until_stored(live)
         with frozen(server.pid):
             assert not await stores.timelines.put(KEY, make_timeline(NOW + 2))
-            await stores.fail_until_left_alone()
+            await stores.fail_until_skipped()
             assert await stores.timelines.by_id(KEY, live.timeline_id) is None
             assert not await stores.timelines.put_latest(KEY, make_timeline(NOW + 3))
             assert stores.lookup_count("skipped") > 0
             # The generation stays current: its timelines are there when Redis is back.
             assert stores.watch.current == generation
-        await until(lambda: not stores.left_alone)
+        await until(lambda: not stores.is_skipped)
         await stores.until_latest(live)
 
 
@@ -315,7 +315,7 @@ async def test_a_killed_redis_is_skipped_until_it_is_back(embedded_redis: Start)
     async with Stores(server.url, timeout=0.02) as stores:
         await stores.publish(make_generation(), KEY)
         os.kill(server.pid, signal.SIGKILL)
-        await stores.fail_until_left_alone()
+        await stores.fail_until_skipped()
         await server.stop()
         await server.start()
         await stores.until_stored(make_timeline())

@@ -116,7 +116,7 @@ async def test_writes_follow_an_address_to_the_new_primary_while_connections_to_
             await generations.begin(make_generation(made))
             await generations.abandon(make_generation(made))
             assert await primary.client.exists(latest_key(b"animora:", KEY))
-        assert not stores.left_alone
+        assert not stores.is_skipped
 
 
 async def test_reconnects_to_a_redis_that_stays_read_only_are_rate_limited(
@@ -134,7 +134,7 @@ async def test_reconnects_to_a_redis_that_stays_read_only_are_rate_limited(
             assert not await stores.timelines.put_latest(KEY, make_timeline(NOW + number))
         assert before < address.connections < before + 100
         assert name_of(await stores.timelines.latest(KEY)) == make_timeline().timeline_id
-        assert not stores.left_alone
+        assert not stores.is_skipped
 
 
 async def test_a_connection_to_a_server_that_answers_with_errors_is_replaced(tmp_path: Path):
@@ -147,9 +147,9 @@ async def test_a_connection_to_a_server_that_answers_with_errors_is_replaced(tmp
         await stores.until_stored(make_timeline())
         await old.client.config_set("replica-serve-stale-data", "no")
         await old.client.replicaof("127.0.0.1", 1)  # look-ups are answered with MASTERDOWN
-        await stores.fail_until_left_alone()
+        await stores.fail_until_skipped()
         address.target = new.port
-        await until(lambda: not stores.left_alone)
+        await until(lambda: not stores.is_skipped)
         await stores.until_stored(make_timeline())
         await stores.until_latest(make_timeline())
 
@@ -178,7 +178,7 @@ async def test_a_service_that_no_sentinel_knows_is_skipped_like_a_redis_that_is_
         watched(tmp_path, "hunter2") as (_, _, sentinel),
         Stores(f"redis+sentinel://127.0.0.1:{sentinel.port}/another") as stores,
     ):
-        assert stores.left_alone
+        assert stores.is_skipped
         assert await stores.timelines.latest(KEY) is None
 
 
@@ -198,7 +198,7 @@ async def test_a_cluster_shares_the_keys_and_many_look_ups_share_round_trips(nod
             assert await stores.timelines.put_latest(user, newer)
             assert name_of(await stores.timelines.latest(user)) == newer.timeline_id
         assert await stores.generations.retire(generation) == len(USERS)
-        assert not stores.left_alone
+        assert not stores.is_skipped
         assert [await node.client.acl_log() for node in nodes] == [[], [], []]
 
 
@@ -213,7 +213,7 @@ async def test_a_slot_that_moves_to_another_node_is_followed(nodes: list[Server]
         assert name_of(await stores.timelines.latest(KEY)) == made.timeline_id
         assert await stores.timelines.put_latest(KEY, make_timeline(NOW + 1))
         assert await source.client.dbsize() == 0
-        assert not stores.left_alone
+        assert not stores.is_skipped
 
 
 async def test_a_replica_that_takes_over_in_a_cluster_is_followed(nodes: list[Server], tmp_path: Path):
@@ -234,7 +234,7 @@ async def test_a_replica_that_takes_over_in_a_cluster_is_followed(nodes: list[Se
             name = await replica.client.execute_command("CLUSTER", "MYID")
         for node in nodes:
             await node.client.execute_command("CLUSTER", "FORGET", name)
-        assert not stores.left_alone
+        assert not stores.is_skipped
 
 
 async def test_a_cluster_with_a_frozen_node_is_skipped_until_the_node_thaws(
@@ -244,9 +244,9 @@ async def test_a_cluster_with_a_frozen_node_is_skipped_until_the_node_thaws(
         await stores.until_stored(make_timeline())
         (holder,) = [node for node in nodes if await node.client.dbsize()]
         with frozen(holder.child.pid):
-            await stores.fail_until_left_alone()
+            await stores.fail_until_skipped()
             assert await stores.timelines.latest(KEY) is None
-        await until(lambda: not stores.left_alone)
+        await until(lambda: not stores.is_skipped)
         await stores.until_latest(make_timeline())
 
 
@@ -265,7 +265,7 @@ async def test_with_tls_client_and_server_verify_each_other(tmp_path: Path):
             f"redis://127.0.0.1:{port}/0",  # not encrypted
         ):
             async with Stores(refused) as stores:
-                assert stores.left_alone
+                assert stores.is_skipped
 
 
 async def test_a_redis_user_may_be_limited_to_the_documented_commands_and_keys(tmp_path: Path):
@@ -299,4 +299,4 @@ async def test_a_redis_whose_user_may_not_access_the_keys_is_skipped(tmp_path: P
     async with serving(tmp_path) as server:
         await allow(server, SERVING, keys="other:*")
         async with Stores(f"redis://feed:hun%2Fter2@127.0.0.1:{server.port}") as stores:
-            assert stores.left_alone
+            assert stores.is_skipped

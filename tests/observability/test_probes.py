@@ -32,7 +32,7 @@ class Server:
         return Probes(settings, self.registry, lambda: self.why_not_live, lambda: self.why_not_ready)
 
 
-def ask(port: int, method: str, path: str, address: str = "127.0.0.1") -> tuple[HTTPResponse, str]:
+def fetch(port: int, method: str, path: str, address: str = "127.0.0.1") -> tuple[HTTPResponse, str]:
     connection = HTTPConnection(address, port, timeout=HANG_TIMEOUT)
     try:
         connection.request(method, path)
@@ -54,7 +54,7 @@ async def port(server: Server) -> AsyncIterator[int]:
 
 
 def test_metrics_are_those_of_the_registry(port: int):
-    response, body = ask(port, "GET", "/metrics")
+    response, body = fetch(port, "GET", "/metrics")
     assert response.status == 200
     assert (response.getheader("Content-Type") or "").startswith("text/plain; version=")
     assert "\nexample_total 3.0\n" in body
@@ -62,28 +62,28 @@ def test_metrics_are_those_of_the_registry(port: int):
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/readyz?verbose"])
 def test_a_live_and_ready_server_says_ok(port: int, path: str):
-    response, body = ask(port, "GET", path)
+    response, body = fetch(port, "GET", path)
     assert (response.status, body) == (200, "ok\n")
 
 
 def test_a_server_that_is_not_ready_says_why_and_is_still_alive(server: Server, port: int):
     server.why_not_ready = "the catalog is not loaded yet"
-    response, body = ask(port, "GET", "/readyz")
+    response, body = fetch(port, "GET", "/readyz")
     assert (response.status, body) == (503, "the catalog is not loaded yet\n")
-    assert ask(port, "GET", "/livez")[0].status == 200
+    assert fetch(port, "GET", "/livez")[0].status == 200
 
 
 def test_a_server_that_is_not_alive_says_why(server: Server, port: int):
     server.why_not_live = "the event loop stands still"
-    response, body = ask(port, "GET", "/livez")
+    response, body = fetch(port, "GET", "/livez")
     assert (response.status, body) == (503, "the event loop stands still\n")
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz"])
 def test_head_is_get_without_the_body(server: Server, port: int, path: str):
     server.why_not_ready = "draining"
-    got, body = ask(port, "GET", path)
-    head, nothing = ask(port, "HEAD", path)
+    got, body = fetch(port, "GET", path)
+    head, nothing = fetch(port, "HEAD", path)
     assert nothing == ""
     assert head.status == got.status
     for name in ("Content-Type", "Content-Length"):
@@ -93,18 +93,18 @@ def test_head_is_get_without_the_body(server: Server, port: int, path: str):
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/favicon.ico", "/livez/../metrics"])
 def test_other_pages_are_not_found(port: int, path: str):
-    assert ask(port, "GET", path)[0].status == 404
+    assert fetch(port, "GET", path)[0].status == 404
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 def test_other_methods_are_not_allowed(port: int, method: str):
-    response, _ = ask(port, method, "/metrics")
+    response, _ = fetch(port, method, "/metrics")
     assert (response.status, response.getheader("Allow")) == (405, "GET, HEAD")
 
 
 def test_a_silent_client_delays_no_other_client(port: int):
     with socket.create_connection(("127.0.0.1", port)):
-        assert ask(port, "GET", "/livez")[0].status == 200
+        assert fetch(port, "GET", "/livez")[0].status == 200
 
 
 def test_a_client_that_does_not_speak_http_affects_no_other_client(port: int):
@@ -113,18 +113,18 @@ def test_a_client_that_does_not_speak_http_affects_no_other_client(port: int):
         client.shutdown(socket.SHUT_WR)
         while client.recv(4096):
             pass
-    assert ask(port, "GET", "/livez")[0].status == 200
+    assert fetch(port, "GET", "/livez")[0].status == 200
 
 
 def test_requests_are_not_logged(port: int, capfd: pytest.CaptureFixture[str]):
-    ask(port, "GET", "/livez")
-    ask(port, "GET", "/nowhere")
+    fetch(port, "GET", "/livez")
+    fetch(port, "GET", "/nowhere")
     assert capfd.readouterr() == ("", "")
 
 
 async def test_probes_answer_while_the_event_loop_is_busy(port: int):
     # This blocks the loop, which also runs the fixture's server, until the answer is here.
-    assert ask(port, "GET", "/livez")[0].status == 200
+    assert fetch(port, "GET", "/livez")[0].status == 200
 
 
 async def test_a_port_in_use_is_refused_by_the_name_of_its_option(server: Server, port: int):
@@ -141,7 +141,7 @@ async def test_the_port_is_free_after_the_probes_have_stopped(server: Server):
     async with server.probes() as probes:
         port = probes.port
     async with server.probes(HttpSettings(port=port)) as again:
-        response, _ = await asyncio.to_thread(ask, again.port, "GET", "/livez")
+        response, _ = await asyncio.to_thread(fetch, again.port, "GET", "/livez")
         assert response.status == 200
 
 
@@ -174,7 +174,7 @@ async def test_the_probes_listen_at_every_address_of_their_host(
     resolve_to_two_addresses(monkeypatch)
     async with server.probes(HttpSettings(host="localhost", port=0)) as probes:
         for address in ("127.0.0.1", "127.0.0.2"):
-            response, _ = await asyncio.to_thread(ask, probes.port, "GET", "/livez", address)
+            response, _ = await asyncio.to_thread(fetch, probes.port, "GET", "/livez", address)
             assert response.status == 200
 
 
@@ -195,7 +195,7 @@ async def test_an_address_that_this_machine_does_not_have_is_skipped(
 ):
     resolve_to_two_addresses(monkeypatch, "192.0.2.1")
     async with server.probes(HttpSettings(host="localhost", port=0)) as probes:
-        response, _ = await asyncio.to_thread(ask, probes.port, "GET", "/livez")
+        response, _ = await asyncio.to_thread(fetch, probes.port, "GET", "/livez")
         assert response.status == 200
 
 
@@ -218,6 +218,6 @@ async def test_a_failed_page_is_logged_and_hides_the_error(server: Server):
     with capture_logs() as logs:
         async with Probes(ANY_PORT, server.registry, live=fail, ready=fail) as probes:
             for method, body in (("GET", "internal error\n"), ("HEAD", "")):
-                response, text = await asyncio.to_thread(ask, probes.port, method, "/livez")
+                response, text = await asyncio.to_thread(fetch, probes.port, method, "/livez")
                 assert (response.status, text) == (500, body)
     assert [entry["event"] for entry in logs] == ["page failed"] * 2

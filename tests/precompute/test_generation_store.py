@@ -291,7 +291,7 @@ async def test_a_redis_failure_is_a_store_error_and_the_call_can_be_repeated(
 ):
     server = await embedded_redis()
     generation = make_generation()
-    lists = [(KEY, of_generation(generation))]
+    timelines = [(KEY, of_generation(generation))]
     async with (
         RedisGenerations(CacheSettings(url=SecretStr(server.url)), TIMELINE, PRECOMPUTE) as generations,
         redis.asyncio.from_url(server.url) as client,
@@ -299,11 +299,11 @@ async def test_a_redis_failure_is_a_store_error_and_the_call_can_be_repeated(
         await generations.begin(generation)
         await make_full(client)
         with pytest.raises(StoreError, match="OutOfMemory"):
-            await generations.put(generation, lists)
+            await generations.put(generation, timelines)
         with pytest.raises(StoreError):
             await generations.finish_shard(generation, 0)
         await client.config_set("maxmemory", "0")
-        await generations.put(generation, lists)
+        await generations.put(generation, timelines)
         assert await generations.finish_shard(generation, 0)
         await server.kill()
         with pytest.raises(StoreError, match="Redis: "):

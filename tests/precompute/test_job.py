@@ -39,17 +39,17 @@ def key(settings, user_id):
     return timeline_key(user_id, settings_digest(settings.timeline, settings.ranking), include_seen=False)
 
 
-def timelines_by_user(settings, lists):
-    return {user: lists[key(settings, user)] for user in USERS if key(settings, user) in lists}
+def timelines_by_user(settings, timelines):
+    return {user: timelines[key(settings, user)] for user in USERS if key(settings, user) in timelines}
 
 
 def same(some, others):
     """Whether timelines are equal, arrays included."""
 
-    def plain(lists):
+    def plain(timelines):
         return {
             name: replace(made, post_ids=made.post_ids.tolist(), scores=made.scores.tobytes())
-            for name, made in lists.items()
+            for name, made in timelines.items()
         }
 
     return plain(some) == plain(others)
@@ -140,11 +140,11 @@ async def test_timelines_of_a_shard_that_read_before_the_generation_began_have_t
     first = await early
 
     assert first.generation == second.generation
-    lists = timelines_by_user(settings, store.timelines[second.generation.generation_id])
-    assert {user: timeline.read_at >= posted_at.timestamp() for user, timeline in lists.items()} == {
+    timelines = timelines_by_user(settings, store.timelines[second.generation.generation_id])
+    assert {user: timeline.read_at >= posted_at.timestamp() for user, timeline in timelines.items()} == {
         user: bool(Shard(1, 2).holds(np.array([user]))[0]) for user in USERS
     }
-    assert {timeline.made_at for timeline in lists.values()} == {second.generation.made_at}
+    assert {timeline.made_at for timeline in timelines.values()} == {second.generation.made_at}
     assert store.posts[second.generation.generation_id] == set(feed.post_ids.tolist())
 
 
@@ -189,12 +189,12 @@ async def test_a_generation_has_the_databases_time(settings, database, store, wa
 
 async def test_the_same_record_gives_the_same_timelines_in_every_run(settings, store, watch):
     first = await run(settings, RunOptions(), store, watch)
-    lists = store.timelines.pop(first.generation.generation_id)
+    timelines = store.timelines.pop(first.generation.generation_id)
     store.begun = first.generation
     again = await run(settings, RunOptions(), store, watch)
     assert again.resumed
     assert not again.catalog_changed
-    assert same(store.timelines[first.generation.generation_id], lists)
+    assert same(store.timelines[first.generation.generation_id], timelines)
 
 
 async def test_a_resumed_run_ranks_incomplete_chunks_whole(settings, store, watch):
@@ -219,12 +219,12 @@ async def test_a_resumed_run_skips_stored_chunks(settings, store, watch):
 
 async def test_a_resumed_run_uses_the_model_of_the_generation(settings, models, store, watch):
     first = await run(settings, RunOptions(), store, watch)
-    lists = store.timelines.pop(first.generation.generation_id)
+    timelines = store.timelines.pop(first.generation.generation_id)
     store.begun = first.generation
     models.publish(tiny_artifact("v2", seed=2)[0])
     models.activate("v2")
     await run(settings, RunOptions(), store, watch)
-    assert same(store.timelines[first.generation.generation_id], lists)
+    assert same(store.timelines[first.generation.generation_id], timelines)
 
 
 async def test_a_model_missing_from_the_store_is_named_with_the_remedy(settings, store, watch):
@@ -345,7 +345,7 @@ async def test_only_shard_0_may_restart(settings, store, watch):
 
 async def test_a_store_that_fails_ends_the_run_and_keeps_the_generation_for_a_resume(settings, store, watch):
     class Full(FakeGenerations):
-        async def put(self, generation, lists):
+        async def put(self, generation, timelines):
             raise StoreError("Redis is full")
 
     full = Full()
@@ -376,7 +376,7 @@ async def test_a_model_without_finite_scores_is_refused_and_the_current_generati
     )  # overflows, though not with the captions of the golden rows, which are 0
     models.publish(replace(artifact, model=save_network(network)))
     models.activate("v2")
-    for _ in range(2):  # the second time lists of users whom the model does not know are there
+    for _ in range(2):  # the second run finds stored timelines of users that the model does not know
         with pytest.raises(InvalidScores, match=r"v2 gave finite scores to none of the 3 users .*--restart"):
             await run(settings, RunOptions(), store, watch)
         assert store.finished == before.generation

@@ -100,10 +100,10 @@ async def test_a_run_that_is_killed_five_times_stores_the_same_timelines_as_an_u
     # The number of timelines at which a process is killed: never all, since it would finish first.
     kills = sorted(Random(4).sample(range(1, len(crowd.USERS) - 100), KILLS))
     async with redis.asyncio.from_url(redis_url) as client, asyncio.timeout(HANG_TIMEOUT):
-        for process, lists in zip(processes, kills, strict=True):
+        for process, count in zip(processes, kills, strict=True):
             assert process.stdin is not None
             process.stdin.write(b"\n")
-            while await client.dbsize() <= lists:
+            while await client.dbsize() <= count:
                 assert process.returncode is None
             process.kill()
             await process.wait()

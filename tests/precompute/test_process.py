@@ -47,9 +47,11 @@ async def test_all_shards_of_a_generation_run_on_a_local_ray_cluster(environment
         record = await client.get("animora:{generation}:current")
         assert record is not None
         current = json.loads(record)
-        lists = [key async for key in client.scan_iter(match=f"animora:list:{current['generation_id']}:*")]
+        timelines = [
+            key async for key in client.scan_iter(match=f"animora:list:{current['generation_id']}:*")
+        ]
     assert current["shards"] == 2
-    assert len(lists) == 8
+    assert len(timelines) == 8
 
 
 async def test_without_ray_its_option_says_what_to_install(environment):

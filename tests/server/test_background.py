@@ -145,7 +145,7 @@ async def test_a_round_that_swallows_a_cancellation_is_stopped():
     assert loop.dead() is None
 
 
-async def ended_unasked() -> BackgroundLoop:
+async def cancelled_loop() -> BackgroundLoop:
     """A loop whose task was cancelled from outside."""
     loop = BackgroundLoop("task", wait_for_an_hour)
     before = asyncio.all_tasks()
@@ -158,7 +158,7 @@ async def ended_unasked() -> BackgroundLoop:
 
 async def test_a_loop_that_ended_without_being_stopped_is_dead():
     with capture_logs() as logs:
-        loop = await ended_unasked()
+        loop = await cancelled_loop()
         await asyncio.sleep(0)
     assert [(entry["log_level"], entry["event"]) for entry in logs] == [("critical", "background task ended")]
     assert loop.dead() == "background task task ended"

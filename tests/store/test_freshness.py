@@ -213,11 +213,11 @@ async def test_blocks_and_deletions_take_effect_without_a_poll(database, worker)
 
 
 async def test_blocks_and_deletions_take_effect_while_a_snapshot_is_being_published(database, worker):
-    waits, goes_on = asyncio.Event(), asyncio.Event()
+    waits, released = asyncio.Event(), asyncio.Event()
 
     async def wait():
         waits.set()
-        await goes_on.wait()
+        await released.wait()
 
     worker.before_publishing = wait
     worker.refresher.catch_up()
@@ -228,7 +228,7 @@ async def test_blocks_and_deletions_take_effect_while_a_snapshot_is_being_publis
     await until(lambda: seen(worker) == ({3, 4, 5}, [], [4]))
     assert worker.snapshot.read_at == before
 
-    goes_on.set()
+    released.set()
     await until(lambda: worker.snapshot.read_at > before)
     assert seen(worker) == ({3, 4, 5}, [], [4])
 

@@ -86,15 +86,15 @@ class Stores:
 
         await until(is_latest)
 
-    async def fail_until_left_alone(self) -> None:
-        while not self.left_alone:
+    async def fail_until_skipped(self) -> None:
+        while not self.is_skipped:
             assert await self.timelines.latest(KEY) is None
 
     def lookup_count(self, outcome: str, kind: str = "timelines") -> float:
         return self.sample("animora_cache_lookups_total", {"kind": kind, "outcome": outcome})
 
     @property
-    def left_alone(self) -> bool:
+    def is_skipped(self) -> bool:
         return self.sample("animora_cache_breaker_open", {}) == 1
 
     def sample(self, name: str, labels: dict[str, str]) -> float:

@@ -164,17 +164,17 @@ def test_exactly_the_posts_without_a_reason_are_shown(
     ]
     assert shown_ids(whose, *range(31)) == expected
     # Where the timeline holds all posts, exactly the hidden ones have a reason.
-    told = reasons(whose, np.arange(31), np.arange(31), settings)
-    assert sorted(set(range(31)) - set(told)) == expected
-    listed = set(candidate_ids(whose, settings))
-    assert listed >= set(expected)
-    assert all(told[post] in {"blocked", "excluded"} for post in listed - set(expected))
+    found_reasons = reasons(whose, np.arange(31), np.arange(31), settings)
+    assert sorted(set(range(31)) - set(found_reasons)) == expected
+    in_timeline = set(candidate_ids(whose, settings))
+    assert in_timeline >= set(expected)
+    assert all(found_reasons[post] in {"blocked", "excluded"} for post in in_timeline - set(expected))
 
 
 def test_each_reason_is_given():
-    listed = ids(1)
-    told = reasons(visibility(WORLD, excluded=ids(8)), ids(*range(1, 10)), listed)
-    assert told == {
+    in_timeline = ids(1)
+    found_reasons = reasons(visibility(WORLD, excluded=ids(8)), ids(*range(1, 10)), in_timeline)
+    assert found_reasons == {
         2: "deleted",
         3: "blocked",
         4: "seen",

@@ -14,7 +14,7 @@ from animora_server.types import RankerName
 from tests.support.catalogs import NOW, snapshot
 
 
-def made(catalog, values, ranker=RankerName.HEURISTIC, **options) -> RankedPosts:
+def ranking_of(catalog, values, ranker=RankerName.HEURISTIC, **options) -> RankedPosts:
     settings = TimelineSettings(**options)
     scored = ScoredPosts(np.arange(len(values)), np.array(values, np.float32), ranker)
     return order_posts(catalog, scored, NOW, settings, Reranking.of(settings, Heuristic()))
@@ -22,21 +22,21 @@ def made(catalog, values, ranker=RankerName.HEURISTIC, **options) -> RankedPosts
 
 def test_a_timeline_is_ordered_by_value_and_shows_probabilities_of_logits():
     catalog = snapshot({1: {}, 2: {}, 3: {}})
-    listed = made(catalog, [-1.0, 2.0, 0.0], RankerName.NEUCF)
-    assert listed.post_ids.tolist() == [2, 3, 1]
-    assert listed.rows.tolist() == [1, 2, 0]
-    assert listed.scores.tolist() == probabilities(np.array([2.0, 0.0, -1.0], np.float32)).tolist()
+    ranked = ranking_of(catalog, [-1.0, 2.0, 0.0], RankerName.NEUCF)
+    assert ranked.post_ids.tolist() == [2, 3, 1]
+    assert ranked.rows.tolist() == [1, 2, 0]
+    assert ranked.scores.tolist() == probabilities(np.array([2.0, 0.0, -1.0], np.float32)).tolist()
 
 
 def test_the_heuristics_values_are_shown_as_they_are():
-    listed = made(snapshot({1: {}, 2: {}}), [0.25, 0.5])
-    assert listed.scores.tolist() == [0.5, 0.25]
-    assert listed.scores.dtype == np.float32
+    ranked = ranking_of(snapshot({1: {}, 2: {}}), [0.25, 0.5])
+    assert ranked.scores.tolist() == [0.5, 0.25]
+    assert ranked.scores.dtype == np.float32
 
 
 def test_logits_that_are_one_probability_still_order():
-    listed = made(snapshot({1: {}, 2: {}}), [80.0, 90.0], RankerName.NEUCF)
-    assert listed.post_ids.tolist() == [2, 1]
+    ranked = ranking_of(snapshot({1: {}, 2: {}}), [80.0, 90.0], RankerName.NEUCF)
+    assert ranked.post_ids.tolist() == [2, 1]
 
 
 @given(
@@ -46,33 +46,33 @@ def test_logits_that_are_one_probability_still_order():
 def test_the_best_are_kept_ties_by_newer_then_by_larger_id(posts, limit):
     catalog = snapshot({post: {"age": age} for post, (_, age) in enumerate(posts)})
     best = sorted(range(len(posts)), key=lambda post: (posts[post][0], -posts[post][1], post), reverse=True)
-    listed = made(catalog, [value for value, _ in posts], max_posts=limit)
-    assert listed.post_ids.tolist() == best[:limit]
+    ranked = ranking_of(catalog, [value for value, _ in posts], max_posts=limit)
+    assert ranked.post_ids.tolist() == best[:limit]
 
 
 def test_without_candidates_the_timeline_is_empty():
     for settings in ({}, {"author_discount": 0.5, "exploration_share": 0.5, "recency_weight": 0.5}):
-        listed = made(snapshot({}), [], RankerName.NEUCF, **settings)
-        assert listed.post_ids.tolist() == []
-        assert listed.scores.tolist() == []
+        ranked = ranking_of(snapshot({}), [], RankerName.NEUCF, **settings)
+        assert ranked.post_ids.tolist() == []
+        assert ranked.scores.tolist() == []
 
 
 @pytest.mark.parametrize("settings", [{}, {"author_discount": 0.5}])
 def test_a_timeline_is_cut_to_the_bytes_that_it_may_take(settings):
     catalog = snapshot({post: {"author": post} for post in range(200)})
     values = np.linspace(0.1, 0.9, 200).tolist()
-    listed = made(catalog, values, max_bytes=1024, **settings)
-    assert 0 < len(listed.post_ids) < 200
-    assert stored_bytes(listed.post_ids) <= 1024
-    assert stored_bytes(np.arange(len(listed.post_ids) + 1)) > 1024
-    assert listed.post_ids.tolist() == list(range(199, 199 - len(listed.post_ids), -1))
-    assert len(listed.rows) == len(listed.scores) == len(listed.post_ids)
+    ranked = ranking_of(catalog, values, max_bytes=1024, **settings)
+    assert 0 < len(ranked.post_ids) < 200
+    assert stored_bytes(ranked.post_ids) <= 1024
+    assert stored_bytes(np.arange(len(ranked.post_ids) + 1)) > 1024
+    assert ranked.post_ids.tolist() == list(range(199, 199 - len(ranked.post_ids), -1))
+    assert len(ranked.rows) == len(ranked.scores) == len(ranked.post_ids)
 
 
 def test_reranking_starts_from_what_callers_would_see():
     catalog = snapshot({1: {"author": 50}, 2: {"author": 50}, 3: {"author": 60}})
     logits = [3.0, 2.0, 1.0]
-    listed = made(catalog, logits, RankerName.NEUCF, author_discount=0.5)
+    ranked = ranking_of(catalog, logits, RankerName.NEUCF, author_discount=0.5)
     chances = probabilities(np.array(logits, np.float32))
-    assert listed.post_ids.tolist() == [1, 3, 2]
-    assert listed.scores.tolist() == [chances[0], chances[2], np.float32(chances[1] * 0.5)]
+    assert ranked.post_ids.tolist() == [1, 3, 2]
+    assert ranked.scores.tolist() == [chances[0], chances[2], np.float32(chances[1] * 0.5)]

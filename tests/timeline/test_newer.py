@@ -44,7 +44,7 @@ def timeline(
 
 
 class Generation:
-    """Gives the posts of a generation, and counts."""
+    """Returns the posts of a generation, and counts its calls."""
 
     def __init__(self, *post_ids: int, generation_id: bytes = GENERATION) -> None:
         self.posts: GenerationPosts | None = GenerationPosts(generation_id, np.array(post_ids, np.int64))
@@ -146,7 +146,7 @@ def test_late_posts_are_found_again_after_an_epoch_or_a_generation_changes():
 
 @pytest.fixture
 async def world() -> World:
-    """A server that was restarted, and finds a list precomputed before from all but the late post."""
+    """A restarted server with a precomputed timeline of all but the late post."""
     world = World()
     await world.page()
     made, ranked = world.store.put_as_latest[-1], np.array(ALL)

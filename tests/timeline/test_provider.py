@@ -65,7 +65,7 @@ async def test_a_slow_store_leaves_time_for_the_heuristic(world):
 
     world.store.latest = no_answer
 
-    assert (await world.page_in_a_hurry()).degraded_reason is DegradedReason.DEADLINE
+    assert (await world.page_with_short_timeout()).degraded_reason is DegradedReason.DEADLINE
 
 
 async def test_a_built_timeline_does_not_wait_for_a_slow_store(world):

@@ -214,7 +214,7 @@ async def test_without_a_model_a_stored_timeline_is_served(world):
 async def test_without_time_for_the_model_the_fallback_is_the_heuristic(world):
     world.model.gate = asyncio.Event()  # never
 
-    page = await world.page_in_a_hurry()
+    page = await world.page_with_short_timeout()
 
     assert page.degraded_reason is DegradedReason.DEADLINE
     await world.store.until_put(1)
@@ -227,7 +227,7 @@ async def test_without_time_for_the_model_the_fallback_is_the_heuristic(world):
 async def test_a_caller_with_more_time_gets_the_timeline_that_another_had_no_time_for(world):
     world.model.gate = asyncio.Event()
     patient = asyncio.create_task(world.page())
-    hasty = await world.page_in_a_hurry()
+    hasty = await world.page_with_short_timeout()
     world.model.gate.set()
 
     assert hasty.degraded_reason is DegradedReason.DEADLINE
@@ -455,7 +455,7 @@ async def test_explaining_does_not_outlast_the_deadline(world):
     await world.page()
     world.model.gate = asyncio.Event()  # never
 
-    page = await world.page_in_a_hurry(explain=True)
+    page = await world.page_with_short_timeout(explain=True)
 
     assert page.post_ids.tolist() == ALL[:10]
     assert page.explained is None

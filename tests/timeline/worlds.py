@@ -68,7 +68,7 @@ class World:
         query = {"reserve": timeout / 2, "size": 10, **query}
         return await self.timelines.page(TimelineQuery(user_id, query.pop("size"), deadline, **query))
 
-    async def page_in_a_hurry(self, **query):
+    async def page_with_short_timeout(self, **query):
         """A page with too little time for a model that does not answer."""
         return await with_short_timeout(lambda timeout: self.page(timeout=timeout, **query))
 

@@ -137,10 +137,10 @@ async def test_committed_changes_reach_all_workers_and_any_worker_serves_the_nex
             await until(both_know)
 
 
-async def asked_until(told: asyncio.Event, client: AsyncRankingClient) -> int:
+async def count_calls_until(stop: asyncio.Event, client: AsyncRankingClient) -> int:
     """Makes one call after another, and returns the number of answered ones."""
     answered = 0
-    while not told.is_set():
+    while not stop.is_set():
         await client.rank(USER, [100, 200, 300], timeout=HANG_TIMEOUT)
         answered += 1
     return answered
@@ -155,15 +155,15 @@ async def test_sigterm_to_one_worker_under_load_loses_no_request(options):
                 AsyncRankingClient(f"127.0.0.1:{port}", channel=ChannelOptions(extra=OWN_CONNECTION))
                 for _ in range(8)
             ]
-            asking = [
-                tasks.create_task(asked_until(replaced, await stack.enter_async_context(client)))
+            calling = [
+                tasks.create_task(count_calls_until(replaced, await stack.enter_async_context(client)))
                 for client in clients
             ]
             for pid in pids:
                 os.kill(pid, signal.SIGTERM)
                 await servers.serving(2, without=pid)
             replaced.set()
-        assert all(task.result() for task in asking)
+        assert all(task.result() for task in calling)
         assert await servers.value("animora_worker_restarts_total", why="stopped") == 2
 
 
@@ -177,12 +177,12 @@ async def test_sigterm_to_all_under_load_loses_no_request_if_another_server_runs
         (alone,) = await another.logged(lambda event: event["event"] == "listening")
         both = f"ipv4:127.0.0.1:{await servers.grpc_port()},127.0.0.1:{alone['grpc_port']}"
         async with AsyncRankingClient(both) as client, asyncio.TaskGroup() as tasks:
-            asking = [tasks.create_task(asked_until(drained, client)) for _ in range(8)]
+            calling = [tasks.create_task(count_calls_until(drained, client)) for _ in range(8)]
             await until(partial(some_are_ranked, servers))
             servers.process.send_signal(signal.SIGTERM)
             assert await servers.end() == 0
             drained.set()
-        assert all(task.result() for task in asking)
+        assert all(task.result() for task in calling)
         for pid in pids:
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)
