@@ -1,4 +1,4 @@
-"""A program of its own that loads a large network in little memory, see training.data.limited."""
+"""A program that loads a large network in little memory, see training.data.limited."""
 
 import sys
 
@@ -13,7 +13,7 @@ from tests.support.memory import allow
 def main() -> None:
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
-    load_network(save_network(DotProduct()), cpu)  # libraries load much when first used
+    load_network(save_network(DotProduct()), cpu)  # libraries allocate on first use
     network = DotProduct()
     network.users = nn.Parameter(torch.zeros(8 << 20, 2), requires_grad=False)
     size, model = network.users.nbytes, save_network(network)

@@ -1,4 +1,4 @@
-"""Native code that cannot be used: it is refused without harm, and said why."""
+"""Unusable native code is refused with a reason."""
 
 import resource
 from typing import Any
@@ -131,7 +131,7 @@ def test_a_network_of_another_precision_is_refused(dimensions, tmp_path):
 def test_without_executable_memory_torchscript_scores(tmp_path):
     code = library(ZEROS + "int other;", tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))  # of all that may be refused, what a test can have
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))  # no descriptor is left for the library
     try:
         with pytest.raises(CompiledUnusable, match="refuses memory for native code: Too many open files"):
             open_library(code)

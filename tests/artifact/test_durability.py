@@ -15,14 +15,14 @@ posix = pytest.mark.skipif(os.name != "posix", reason="a folder can be opened on
 
 @pytest.fixture(scope="module")
 def opened() -> Callable[[], list[Path]]:
-    """Gives the folders that were opened, which is done to synchronise them, since it was last asked."""
+    """Returns the folders opened since its last call; folders are opened to synchronise them."""
     folders: list[Path] = []
 
     def note(event: str, arguments: tuple[object, ...]) -> None:
         if event == "open" and isinstance(arguments[2], int) and arguments[2] & getattr(os, "O_DIRECTORY", 0):
             folders.append(Path(str(arguments[0])))
 
-    sys.addaudithook(note)  # for the rest of the process: no hook can be taken away
+    sys.addaudithook(note)  # an audit hook cannot be removed
 
     def since() -> list[Path]:
         found = folders.copy()

@@ -1,4 +1,4 @@
-"""What those are told who have not installed an extra that they use."""
+"""Errors that name an extra that is not installed."""
 
 import subprocess
 import sys

@@ -45,7 +45,7 @@ def test_a_network_with_the_wrong_interface_is_refused(model):
 
 
 def rewritten(model: bytes, compressed: str, content: bytes | None = None) -> bytes:
-    """A model file whose members with this text in their names are compressed, and have another content."""
+    """A model file whose members with this text in their names are compressed, with new content if given."""
     written = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(model)) as old, zipfile.ZipFile(written, "w") as new:
         for info in old.infolist():
@@ -82,7 +82,7 @@ def test_code_that_expands_to_more_than_any_network_has_is_refused(artifact):
 
 
 def test_a_model_file_with_two_directories_is_refused(artifact):
-    """Python's reader takes the one right before the end, PyTorch's the one that the end names."""
+    """Python reads the directory right before the end record, PyTorch the one that the end record names."""
     good, bad = rewritten(artifact.model, "nothing"), rewritten(artifact.model, "/data/0")
     both = bad + good[:-6] + bad[-6:]  # where the directory begins, and no comment
     with zipfile.ZipFile(io.BytesIO(both)) as archive:
@@ -146,7 +146,7 @@ def test_the_best_posts_of_each_user_are_compared():
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts what it should on Linux")
 def test_a_network_is_loaded_in_the_memory_of_its_weights():
     def load_within(tables):
-        # With this, the C library gives back what is freed, so that the limit is on what is in use.
+        # The C library returns freed memory, so that the limit applies to memory in use.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
         command = (sys.executable, "-W", "ignore", "-m", "tests.artifact.limited_loading", str(tables))
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Array files that are not as they should be: refused before memory is taken for what they declare."""
+"""Invalid array files are refused before memory is allocated for their declared size."""
 
 import io
 import tracemalloc

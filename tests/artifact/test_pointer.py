@@ -1,4 +1,4 @@
-"""The pointer's rules, over a file that others write to in between."""
+"""The pointer's rules, over a file with concurrent writers."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from animora_artifact.pointer import (
 
 
 class FakeFile:
-    """A pointer file in memory; what is in `meanwhile` happens between a look at it and the next swap."""
+    """A pointer file in memory; `meanwhile` holds writes between a read and the next swap."""
 
     def __init__(self, content: bytes | None = None):
         self.content = content
@@ -40,7 +40,7 @@ class FakeFile:
 
 
 class ForgetfulFile(FakeFile):
-    """A pointer file that is written to and does not say so, as when an answer is lost."""
+    """A pointer file whose writes succeed with a lost response."""
 
     def swap(self, content: bytes, token: int) -> bool:
         super().swap(content, token)

@@ -1,4 +1,4 @@
-"""What only a store in S3 meets with: URLs, servers that fail in every way, publications cut off."""
+"""The S3 store: URLs, failures of the server, interrupted publications."""
 
 import os
 import socket
@@ -42,7 +42,7 @@ def listening(answer: Callable[[socket.socket, Event], None]) -> Iterator[str]:
         port = server.getsockname()[1]
         try:
             yield f"http://127.0.0.1:{port}"
-        finally:  # the interpreter would wait for the thread at its end
+        finally:  # else the interpreter waits for the thread
             over.set()
             socket.create_connection(("127.0.0.1", port)).close()
             thread.join()
@@ -68,7 +68,7 @@ def say_nothing(connection: socket.socket, over: Event) -> None:
 
 
 def drip(connection: socket.socket, over: Event) -> None:
-    """Gives a byte now and then, so that no single read of it ever takes long."""
+    """Sends a byte at a time, so that no single read takes long."""
     connection.recv(1 << 16)
     connection.sendall(b'HTTP/1.1 200 OK\r\ncontent-length: 1000\r\netag: "x"\r\n')
     connection.sendall(b"last-modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n\r\n")

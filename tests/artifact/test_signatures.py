@@ -1,4 +1,4 @@
-"""Signatures: ours before the real `model_signing` program, its before us, and what must not pass."""
+"""Signatures: compatible with the real `model_signing` program, and refused when wrong."""
 
 import json
 import subprocess

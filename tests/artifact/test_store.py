@@ -1,4 +1,4 @@
-"""What folders and S3 do alike, and what a folder does by itself."""
+"""Stores: rules that folders and S3 share, and those of folders alone."""
 
 import os
 from collections.abc import Callable
@@ -28,7 +28,7 @@ OLD, NEW = "20260101T000000Z-aaaaaa", "20260102T000000Z-bbbbbb"
 
 @dataclass(frozen=True)
 class Place:
-    """A store and the means to damage it."""
+    """A store, with access to its files."""
 
     url: str
     store: ModelStore
@@ -59,7 +59,7 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture
 def place(empty: Place) -> Place:
-    """A store of two versions, none of them active."""
+    """A store with two versions and no active one."""
     empty.store.publish(make_artifact(NEW))
     empty.store.publish(make_artifact(OLD, age=timedelta(days=1)))
     return empty

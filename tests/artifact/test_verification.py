@@ -1,4 +1,4 @@
-"""Versions whose digests are right and whose content is not: each is refused with a reason."""
+"""Versions with valid digests and invalid content are refused with a reason."""
 
 import io
 import subprocess
@@ -26,7 +26,7 @@ def artifact() -> Artifact:
 
 
 def rejection(artifact: Artifact) -> str:
-    """Why a version is refused: by who reads it, or who verifies it in memory."""
+    """The reason for which a version is refused, when read or when verified in memory."""
     with pytest.raises(ArtifactRejected) as raised:
         verify(artifact)
     return raised.value.reason.value
@@ -249,7 +249,7 @@ def test_a_network_that_reaches_files_or_the_output_is_refused_before_it_is_load
 
 
 def with_first_statement(model: bytes, statement: str) -> bytes:
-    """A model file in whose every method, which has a line of `users`, a statement was written by hand."""
+    """A model file with a handwritten statement in every method that has a line with `users`."""
     reader, buffer = torch._C.PyTorchFileReader(io.BytesIO(model)), io.BytesIO()
     writer = torch._C.PyTorchFileWriter(buffer)
     for name in reader.get_all_records():
@@ -281,7 +281,7 @@ def test_code_that_was_written_to_hide_what_it_reaches_is_refused(artifact, stat
 
 
 class Layered(DotProduct):
-    """Has modules without names of their own within others."""
+    """A network with unnamed nested modules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -362,7 +362,7 @@ def test_a_checked_network_has_the_attributes_of_its_network(artifact):
 
 
 def test_an_error_in_a_network_after_several_were_loaded_does_not_end_the_process():
-    # In a process of its own: what is tested for is a segmentation fault.
+    # In a child process, since the test is for a segmentation fault.
     program = """
         import warnings; warnings.simplefilter("ignore")
         import torch

@@ -1,4 +1,4 @@
-"""The views of one database, as the server's load, its polls and the trainer read them."""
+"""One database as read by the server's load, its polls and the trainer."""
 
 import time
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ NO_IDS = np.empty(0, np.int64)
 
 
 class Programs:
-    """The server and the trainer, at one database.
+    """The server and the trainer on one database.
 
     Attributes:
         catalog: What the server has.
@@ -38,12 +38,12 @@ class Programs:
         self._read_at: datetime | None = None
 
     async def load(self):
-        """What the server finds at its start."""
+        """The catalog after the server's load."""
         self.catalog = Catalog.empty(None)
         return await self._refresh(lambda refresh: refresh.reconcile())
 
     async def poll(self, deleted=NO_IDS):
-        """What the server finds after that."""
+        """The catalog after a poll."""
         assert self._read_at is not None
         return await self._refresh(lambda refresh: refresh.poll(self._read_at, deleted))
 
@@ -56,17 +56,17 @@ class Programs:
         return server_content(self.catalog.snapshot)
 
     async def train(self):
-        """What the trainer finds."""
+        """The trainer's data set."""
         async with connect(self._url) as connection:
             return trainer_content(await read_dataset(connection, self._folder, lambda *_: None))
 
     @property
     def described(self):
-        """What the trainer says of what it found."""
+        """The trainer's log of its reading."""
         return describe(self._folder)
 
     async def refusals(self):
-        """Why the server and the trainer refuse the views."""
+        """The errors with which server and trainer refuse the views."""
         with pytest.raises(StoreError) as server:
             await self.load()
         with pytest.raises(DatabaseError) as trainer:

@@ -67,7 +67,7 @@ async def test_waiting_for_the_thread_ignores_its_error():
 
     class LateDecoder(Decoder):
         def feed(self, data):
-            let_go.wait(10)  # not for ever: the interpreter waits for the thread at its end
+            let_go.wait(10)  # bounded, since the interpreter waits for the thread
             ended.append(data)
             raise UnusableView("too late to matter")
 

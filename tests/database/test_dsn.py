@@ -1,4 +1,4 @@
-"""Connection strings as libpq takes them."""
+"""Connection strings of libpq."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from animora_database.connecting import open_connection
 from animora_database.dsn import ARGUMENTS, TLS, TRANSLATED, WITHOUT_EFFECT
 
 BARE = parse_dsn("host=h")
-# What each of the key words of libpq in PostgreSQL 15 to 18 changes; None where it has no effect and is told.
+# The effect of each keyword of libpq in PostgreSQL 15 to 18; None for those reported as without effect.
 LIBPQ: dict[str, tuple[str, dict[str, Any] | None]] = {
     "application_name": ("a", {"server_settings": {"application_name": "a"}}),
     "channel_binding": ("require", None),
@@ -69,7 +69,7 @@ LIBPQ: dict[str, tuple[str, dict[str, Any] | None]] = {
     "user": ("u", {"arguments": {"user": "u"}}),
 }
 
-# As providers hand them out; the hosts are replaced by one that is here.
+# Strings of hosting providers; the test's own host replaces theirs.
 HANDED_OUT = [
     "sslmode=disable&channel_binding=require",
     "connect_timeout=15&sslmode=disable",

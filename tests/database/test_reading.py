@@ -1,4 +1,4 @@
-"""The server and the trainer read a column of any type alike, or both say what to write instead."""
+"""Server and trainer read a column of any type alike, or refuse it with the same advice."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ insert into animora_app.block_relations values (1, 3);
 
 
 async def change(database, view, column, expression):
-    """Gives a view another expression for one of its columns."""
+    """Replaces the expression of one column of a view."""
     columns = COLUMNS[view] | {column: expression}
     select = ", ".join(f"{value} as {name}" for name, value in columns.items())
     await database.execute(f"drop view animora.{view}")

@@ -1,4 +1,4 @@
-"""What is in deploy/, parsed."""
+"""The files of deploy/, parsed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Each alert fires for what it is about, on the series that the server exports, and none on a calm day."""
+"""Each alert fires on its condition, over the exported series; none fires in normal operation."""
 
 import json
 import shutil
@@ -19,8 +19,8 @@ from animora_server.observability.metrics import (
 RULES = "rules.yml"
 PROGRAM = shutil.which("promtool")
 AT = {"job": "animora", "instance": "host:9464"}
-CALM = 100  # scrapes, one in 15 s, before something happens; then as many again, and the alert is looked for
-# A series as `name{label="value",…}` without job and instance, and what it becomes.
+CALM = 100  # scrapes of 15 s before the change, and as many again before the alert is checked
+# A series as `name{label="value",…}` without job and instance, and its values.
 Series = dict[str, str]
 
 HEALTHY: Mapping[str, float] = {
@@ -43,12 +43,12 @@ TRAFFIC = {OK_CALLS: "0+1500x200", OK_RANKINGS: "0+1500x200"}
 
 
 def then(before: float, after: float) -> str:
-    """A series that is calm and then has another value."""
+    """A series with a constant value, then another."""
     return f"{before}x{CALM} {after}x{CALM}"
 
 
 def growing(step: float) -> str:
-    """A counter that stands at 0 and then grows with each scrape."""
+    """A counter at 0 that then grows with each scrape."""
     return f"0x{CALM} 0+{step}x{CALM}"
 
 

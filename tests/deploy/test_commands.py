@@ -1,4 +1,4 @@
-"""The three commands as installed: their versions, and what they say where an extra is missing."""
+"""The three commands as installed: their versions, and errors for missing extras."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ ENTRANCES = {
     "animora-server": ("animora_server.__main__", "server"),
     "animora-train": ("animora_training.__main__", "training"),
 }
-# What the base install brings; all other modules of other people count as absent.
+# Modules of the base install; all other third-party modules are hidden.
 BASE = ("google", "grpc", "grpc_health", "grpc_status", "typing_extensions")
 HEAVY = ("asyncpg", "matplotlib", "numba", "redis", "scipy", "torch")
 COMMANDS = [
@@ -46,7 +46,7 @@ main()
 
 
 def run_lacking(program: str, *arguments: str, present: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    """Runs a command where only certain modules of other people are installed."""
+    """Runs a command with only these third-party modules."""
     source = LACKING.format(present=present, arguments=[program, *arguments], module=ENTRANCES[program][0])
     return subprocess.run((sys.executable, "-c", source), capture_output=True, text=True, check=False)
 

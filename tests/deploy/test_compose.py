@@ -143,7 +143,7 @@ async def test_the_reader_gets_its_password(postgres_url, deploy):
         },
         check=True,
         capture_output=True,
-        timeout=60,  # the interpreter would wait for the thread at its end
+        timeout=60,  # else the interpreter waits for the thread
     )
     connection = await asyncpg.connect(postgres_url)
     stored = await connection.fetchval("select rolpassword from pg_authid where rolname = 'animora_reader'")

@@ -1,4 +1,4 @@
-"""What is published: a source archive, and a wheel that is built from it."""
+"""The published files: a source archive, and a wheel built from it."""
 
 import importlib.util
 import re
@@ -27,7 +27,7 @@ COMMANDS = {"animora-client", "animora-server", "animora-train"}
 
 @pytest.fixture(scope="module")
 def wheel(checkout, tmp_path_factory):
-    """A wheel that is built from an unpacked source archive."""
+    """A wheel built from an unpacked source archive."""
     if importlib.util.find_spec("hatchling") is None:
         pytest.skip("hatchling is not installed")
     folder = tmp_path_factory.mktemp("dist")
@@ -87,7 +87,7 @@ def test_the_proto_files_in_the_wheel_compile_by_themselves(wheel, tmp_path):
 
 
 READ = ("README.md", "docs", "deploy", "client", "server", "training", "Makefile", "proto")
-# What follows `pip install` and its options, where that is a requirement and no path, file or sentence.
+# The requirement after `pip install` and its options; no path or file.
 INSTALLED = re.compile(
     r"pip3? install (?:--?\S+ )*(?:'([a-zA-Z][^'\[ ]*)|\"([a-zA-Z][^\"\[ ]*)|(animora[\w.-]*))"
 )
@@ -97,9 +97,9 @@ def test_docs_and_messages_name_only_our_distribution_to_install(checkout):
     tops = [checkout / name for name in READ]
     paths = [path for top in tops for path in (top, *top.rglob("*")) if path.is_file()]
     texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in paths}
-    told = [(path, next(filter(None, found))) for path in texts for found in INSTALLED.findall(texts[path])]
-    assert {path.name for path, _ in told} >= {"README.md", "models.md", "binaries.py", "entry_point.py"}
+    named = [(path, next(filter(None, found))) for path in texts for found in INSTALLED.findall(texts[path])]
+    assert {path.name for path, _ in named} >= {"README.md", "models.md", "binaries.py", "entry_point.py"}
     wheel = f"dist/animora_ranking-{version('animora-ranking')}-py3-none-any.whl"
-    assert {name for _, name in told} == {"animora-ranking", wheel}
-    # `animora` is somebody else's, with an extra or without.
+    assert {name for _, name in named} == {"animora-ranking", wheel}
+    # `animora` is another project's, with or without an extra.
     assert [path for path, text in texts.items() if re.search(r"\banimora\[", text)] == []

@@ -95,7 +95,7 @@ def test_the_image_runs_as_an_unprivileged_numeric_user(dockerfile):
 
 
 def test_an_init_starts_the_program_without_a_shell(dockerfile, project):
-    """As the first process the program would lose a signal that comes before Python has a handler for it."""
+    """A program that runs as process 1 loses a signal that arrives before Python handles it."""
     entrypoint = json.loads(dockerfile.last("ENTRYPOINT"))
     assert entrypoint[:-1] == ["tini", "-s", "--"]
     assert entrypoint[-1] in project["project"]["scripts"]

@@ -1,4 +1,4 @@
-"""The links, anchors and file names of the documentation lead to something that exists."""
+"""Links, anchors and file names in the documentation resolve."""
 
 import re
 import subprocess
@@ -12,10 +12,10 @@ PAGES = sorted(
     for pattern in ("*.md", ".github/*.md", "deploy/*.md", "docs/**/*.md")
     for page in ROOT.glob(pattern)
 )
-# Where names of the time stay: what was changed by a release, which is not what is there now.
+# History: names of modules may be those of an earlier release.
 HISTORY = ("CHANGELOG.md",)
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
-MODULE = re.compile(r"`([a-z0-9_/]+\.py)`")  # without placeholders, which are in capitals
+MODULE = re.compile(r"`([a-z0-9_/]+\.py)`")  # without placeholders in capitals
 
 
 def text(page: Path) -> str:

@@ -36,7 +36,7 @@ def test_the_run_folder_is_on_a_persistent_volume(documents, pod, container):
     assert options["resume"]
     assert options["activate"]
     assert options["warm_start"] == options["run_dir"]
-    # A folder of its own in the volume, whose root is not the fit's to empty.
+    # A folder in the volume, since a fit empties its run folder.
     folder = options["run_dir"].parent
     (volume,) = (mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == str(folder))
     claims = {
@@ -54,7 +54,7 @@ def test_two_fits_never_run_at_once(documents, job):
 
 def test_a_killed_fit_is_retried_and_a_wrong_option_is_not(job, pod, container):
     assert job["backoffLimit"] > 0
-    assert pod["restartPolicy"] == "Never"  # which podFailurePolicy needs
+    assert pod["restartPolicy"] == "Never"  # required by podFailurePolicy
     wrong_option, disruption = job["podFailurePolicy"]["rules"]
     assert wrong_option == {
         "action": "FailJob",

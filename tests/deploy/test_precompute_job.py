@@ -19,7 +19,7 @@ def container(precompute_job):
 
 @pytest.fixture(scope="module")
 def arguments(container):
-    """The command's options, as a pod with index 0 gets them."""
+    """The command's options in the pod with index 0."""
     command, *arguments = [word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in container["args"]]
     assert command == "precompute"
     program = get_command(cli)
@@ -33,7 +33,7 @@ def test_the_pods_are_the_shards_of_one_generation(precompute_job, arguments):
 
 
 def test_a_wrong_option_is_not_retried_and_other_failures_are(precompute_job, container):
-    assert precompute_job["backoffLimitPerIndex"] > 0  # which FailIndex needs, and it needs the two below
+    assert precompute_job["backoffLimitPerIndex"] > 0  # required by FailIndex, and requires the two below
     assert precompute_job["completionMode"] == "Indexed"
     assert precompute_job["template"]["spec"]["restartPolicy"] == "Never"
     (rule,) = precompute_job["podFailurePolicy"]["rules"]

@@ -1,4 +1,4 @@
-"""The adapter for the original application, over a database shaped like its own."""
+"""The adapter for the original application, over a database with its schema."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What is told of blocks and deletions, and when."""
+"""Notifications of blocks and deletions."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from tests.support.until import HANG_TIMEOUT
 
 
 class Heard:
-    """The payloads that a connection hears, in order."""
+    """The payloads that a connection receives, in order."""
 
     def __init__(self, connection, sender):
         self._connection = connection
@@ -20,7 +20,7 @@ class Heard:
         await self._connection.add_listener("animora", lambda *heard: self._payloads.put_nowait(heard[-1]))
 
     async def payloads(self):
-        """All that was committed until now."""
+        """The payloads of all commits so far."""
         await self._sender.execute("notify animora, 'now'")
         heard = []
         async with asyncio.timeout(HANG_TIMEOUT):
@@ -31,7 +31,7 @@ class Heard:
 
 @pytest.fixture
 async def heard(database, postgres_url):
-    """What the reader hears of a database with users 1 to 4 and posts 10, 11 and 12 by user 1."""
+    """The reader's notifications of a database with users 1 to 4 and posts 10, 11 and 12 by user 1."""
     await database.execute("insert into animora_app.users select generate_series(1, 4)")
     await database.execute("insert into animora_app.posts (id, author_id) values (10, 1), (11, 1), (12, 1)")
     connection = await asyncpg.connect(postgres_url, user="animora_reader")
@@ -117,8 +117,8 @@ async def test_any_number_of_deletions_fits_into_payloads(database, heard):
         f" select {lowest} + n, 2 from generate_series(0, 999) as n"
     )
     await database.execute("delete from animora_app.posts where author_id = 2")
-    told = [int(word) for payload in await heard.payloads() for word in payload.split()[1:]]
-    assert sorted(told) == list(range(lowest, lowest + 1000))
+    notified = [int(word) for payload in await heard.payloads() for word in payload.split()[1:]]
+    assert sorted(notified) == list(range(lowest, lowest + 1000))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One thread for these small networks: more of them only wait for each other on a busy machine."""
+"""Limits PyTorch to one thread: the networks are small."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Records of fits as they might have been."""
+"""Records of invented fits."""
 
 import math
 from datetime import UTC, datetime
@@ -91,7 +91,7 @@ def refit() -> tuple[EpochRecord, ...]:
 
 
 def bins() -> tuple[ReliabilityBin, ...]:
-    """Rare events, as likes are: most predictions are small."""
+    """Reliability of rare events: most predictions are small."""
     return tuple(
         ReliabilityBin(
             predicted=(n + 0.45) / 10,

@@ -54,7 +54,7 @@ def test_a_sample_is_imported_fitted_published_and_activated(run, postgres_url, 
     metrics = open_store(str(store)).listing().manifests[0].metrics
     assert evaluated.splitlines()[-1] == f"hr@10={metrics['hr@10']:.4f} ndcg@10={metrics['ndcg@10']:.4f}"
 
-    # Another seed holds out other pairs: of 114 users, chance alone moves NDCG@10 by more than the margin.
+    # Another seed has another hold-out, whose NDCG@10 of 114 users varies by more than the margin.
     again = run("fit", "--activate", "--seed", "1", "--margin", "0.2", *QUICK, **environment)
     second = again.stdout.split()[-1]
     listed = json.loads(run("list", "--json", **environment).stdout)

@@ -23,7 +23,7 @@ def log():
 
 @pytest.fixture
 def stages(log, clock):
-    """Where standard error is a file, as in CI."""
+    """A console whose standard error is a file, as in CI."""
     return progress_bars(Console(file=log, width=80), clock)
 
 
@@ -108,12 +108,12 @@ def test_a_terminal_shows_one_fitting_row_per_stage(log, clock, width):
     assert "3/16" in rows[1]
     assert rows[1].endswith("loss 0.2300, NDCG@10 0.4530")
     if width == 120:
-        assert "0:03:00" in rows[1]  # the clock of a stage that early stopping ended stands still
+        assert "0:03:00" in rows[1]  # the clock of an ended stage stops
         assert "51.3 M pairs/s" in rows[2]
 
 
 def _screen(output):
-    """The rows as they were drawn last, without colours."""
+    """The rows of the last frame, without colours."""
     last = output[output.rindex("interactions") :]
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", last)
     return [row.strip() for row in plain.splitlines() if row.strip()]
@@ -125,7 +125,7 @@ def _screen(output):
         (InvalidOption("factors", "must be at least 1"), 2, "error: factors: must be at least 1\n"),
         (InvalidInput("a.txt: is [empty]"), 1, "error: a.txt: is [empty]\n"),
         (StoreUnavailable("the bucket is gone"), 1, "error: the bucket is gone\n"),
-        # Another process says it, and torchrun is to see that one.
+        # Another process reports it; torchrun sees that one.
         (PeerFailed("the first process has failed"), 0, ""),
     ],
 )

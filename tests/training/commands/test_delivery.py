@@ -1,4 +1,4 @@
-"""What becomes of a version that took long to train, whatever the store says."""
+"""Delivery of a version: it is never lost, even if the store fails."""
 
 import shutil
 import tempfile
@@ -25,7 +25,7 @@ BETTER, WORSE = {"ndcg@10": 0.45}, {"ndcg@10": 0.40}
 
 
 class ContestedStore(FolderStore):
-    """A store in which someone activates v1 whenever a version is added."""
+    """A store in which v1 is activated concurrently with each publication."""
 
     def add(self, package: Package) -> Manifest:
         manifest = super().add(package)
@@ -134,8 +134,8 @@ def test_a_failed_activation_prints_the_command_that_activates_the_published_ver
     good, tmp_path, kept, again, capsys
 ):
     store = UnmovableStore(tmp_path / "store")
-    told = f"^--store: cannot write .* device; activate it with {again}`animora-train activate v2`$"
-    with pytest.raises(StoreUnavailable, match=told):
+    message = f"^--store: cannot write .* device; activate it with {again}`animora-train activate v2`$"
+    with pytest.raises(StoreUnavailable, match=message):
         Delivery(store, None, activate=True).deliver(pack(good), kept)
     assert capsys.readouterr().out == "published v2\n"
     assert [manifest.version for manifest in store.listing().manifests] == ["v2"]

@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_written_is_named(run, folder, tmp_path):
 
 def test_splits_are_evaluated_with_a_network_that_was_not_trained_on_the_test_pairs(run, tmp_path):
     run("import", "sample", "--size", "small")
-    # Ten iterations know the pairs by heart; after two it is chance whether they are told from others.
+    # Ten iterations memorise the training pairs; two do not reliably.
     version = run("fit", "--activate", *QUICK, "--set", "als_iterations=10").stdout.split()[-1]
     file, plot = tmp_path / "all.json", tmp_path / "plot.png"
     few = ("--attempts", 1, "--json", file)
@@ -101,7 +101,7 @@ def test_splits_are_evaluated_with_a_network_that_was_not_trained_on_the_test_pa
     found = json.loads(file.read_text())
     assert "leave-one-out: " in shown
     assert plot.read_bytes().startswith(b"\x89PNG")
-    # The version itself has seen the pairs: it would be nearly as sure of them as of all others.
+    # A version that was trained on these pairs would rank them nearly like its other training pairs.
     seen = run("evaluate", version).stdout
     known = re.findall(r"trained on +0\.\d+ +(0\.\d+)", seen)
     assert found["recommenders"]["NeuCF"]["sampled"]["ndcg@10"] < float(known[0]) - 0.01

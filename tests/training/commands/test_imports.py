@@ -1,4 +1,4 @@
-"""What the commands need not import, they do not: the imports of torch alone take seconds."""
+"""Commands import only what they need: torch alone takes seconds."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from animora_artifact import FolderStore
 from tests.support.dot_product import make_artifact
 
 HEAVY = ("torch", "matplotlib", "scipy", "implicit", "tensorboard", "jinja2")
-# Runs the command line, then says which of the modules it has imported.
+# Runs the command line, then prints which of the modules it imported.
 PROGRAM = """
 import sys
 from animora_training.__main__ import main

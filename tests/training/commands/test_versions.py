@@ -1,4 +1,4 @@
-"""The commands that publish, activate, roll back and list, over a folder and over S3."""
+"""The commands publish, activate, rollback and list, on a folder and on S3."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def run(store):
 
 @pytest.fixture
 def made(tmp_path):
-    """Writes a version as `fit --output` does and gives its folder."""
+    """Writes a version like `fit --output`; returns its folder."""
 
     def make(version: str, **metrics: float):
         folder = tmp_path / "made" / version
@@ -239,7 +239,7 @@ def test_wrong_usage_exits_with_two_and_names_the_option(run, made, arguments, n
 
 def with_nan(artifact: Artifact) -> Artifact:
     network = DotProduct()
-    network.posts[1, 0] = float("nan")  # which no golden row meets
+    network.posts[1, 0] = float("nan")  # no golden row uses it
     return replace(artifact, model=save_network(network))
 
 
@@ -294,7 +294,7 @@ def paired(ndcg, other, spread=0.01, pairs=1000):
 
 @pytest.fixture
 def compared(tmp_path):
-    """Writes a version whose fit has compared it with others, and gives its folder."""
+    """Writes a version with paired comparisons of its fit; returns its folder."""
 
     def make(version: str, differences: dict[str, PairedDifference], **metrics: float):
         folder = tmp_path / "compared" / version
@@ -348,7 +348,7 @@ def test_a_fit_that_could_not_compare_gives_its_reason_and_metrics_do_not_decide
         ({"holdout_candidates": 11.0}, {"holdout_candidates": 99.3}, True),  # another, larger catalog
         ({}, {"holdout_candidates": 99.3}, True),
         ({"holdout_candidates": 99.9}, {"holdout_candidates": 99.3}, False),
-        ({"ndcg_standard_error": 0.02}, {"ndcg_standard_error": 0.03}, True),  # within what chance moves
+        ({"ndcg_standard_error": 0.02}, {"ndcg_standard_error": 0.03}, True),  # within the standard error
         ({"ndcg_standard_error": 0.01}, {"ndcg_standard_error": 0.01}, False),
     ],
 )

@@ -1,4 +1,4 @@
-"""A program of its own that reads a data set and fits a model with little memory of its own.
+"""A program that reads a data set and fits a model within a memory limit.
 
 The limit (RLIMIT_DATA) is on what a process allocates; files that it maps, which the kernel may
 drop from memory at any time, do not count.
@@ -27,7 +27,7 @@ from animora_training.pipeline.run_folder import RunFolder
 from tests.support.datasets import as_dataset, tiny_feed
 from tests.support.memory import allow
 
-# The tables of a model and of Adam are in memory, and so is what the factorisation learns from.
+# The tables of model and optimizer, and the input of the factorisation, are in memory.
 SMALL = FitConfig(
     factors=2,
     mlp_embedding=2,
@@ -65,7 +65,7 @@ def can_copy(dataset: Dataset) -> bool:
 
 def main() -> None:
     url, folder, headroom = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    # Libraries load much when they are first used, whatever the data.
+    # Libraries allocate on first use, independent of the data.
     with tempfile.TemporaryDirectory() as small:
         context = FitContext(
             datetime.now(UTC), CPU, SINGLE_PROCESS, Checkpoints(None, ""), ignore, scratch=Path(small)

@@ -18,7 +18,7 @@ def ignore(*progress):
 
 @pytest.fixture
 async def read(postgres_url, tmp_path):
-    """A data set as it was read."""
+    """A data set in memory."""
     async with connect(postgres_url) as connection:
         await import_feed(connection, tiny_feed(), ignore)
         return await read_dataset(connection, tmp_path, ignore)

@@ -20,7 +20,7 @@ HEADROOM = 80 << 20
 
 @dataclass(frozen=True)
 class Size:
-    """How many users, posts, pairs and further likes of the same pairs there are; how wide embeddings are."""
+    """Numbers of users, posts, pairs and repeated likes of pairs, and the width of embeddings."""
 
     users: int
     posts: int
@@ -30,12 +30,12 @@ class Size:
 
     @property
     def bytes(self):
-        """What its arrays take."""
+        """Size of its arrays in bytes."""
         return 2 * self.posts * 2 * self.width + 12 * (2 * self.pairs + self.again)
 
     @property
     def views(self):
-        """Its rows, made as they are read: the test writes nothing into tables."""
+        """Views that generate its rows when they are read."""
         return f"""
 create or replace view animora.users as select generate_series(1, {self.users})::bigint as id;
 create or replace view animora.posts as
@@ -65,7 +65,7 @@ async def test_a_model_is_fitted_on_data_larger_than_memory(size, postgres_url, 
     connection = await asyncpg.connect(postgres_url)
     await connection.execute(size.views)
     await connection.close()
-    # With this, the C library gives back what is freed, so that the limit is on what is in use.
+    # The C library returns freed memory, so that the limit applies to memory in use.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
     ended = await asyncio.to_thread(
         subprocess.run,
@@ -74,13 +74,13 @@ async def test_a_model_is_fitted_on_data_larger_than_memory(size, postgres_url, 
         capture_output=True,
         text=True,
         check=False,
-        timeout=800,  # the interpreter would wait for the thread at its end
+        timeout=800,  # else the interpreter waits for the thread
     )
     assert ended.returncode == 0, ended.stderr
     done = json.loads(ended.stdout)
     assert done["judged_users"] == size.users // 2
     assert done["interactions"] == size.pairs
     assert done["stages"][:2] == ["factorisation", "hold-out"]
-    # A program that keeps the same data in memory would not have got as far.
+    # A program that keeps the same data in memory fails before that.
     assert not done["can_copy"]
     np.testing.assert_array_equal(open_dataset(tmp_path / "data").posts.image[:: size.posts // 7], 1.0)

@@ -119,7 +119,7 @@ def test_several_pairs_of_a_user_are_held_out_latest_first():
     data = dataset([*events, (30, 100, 1.0)], posts=40)
     latest = latest_pairs(data, rng(), most=3)
     split = hold_out_pairs(data, latest, 2, rng())
-    # A tenth of 40 is more than three, one of 24 two; who has a single pair keeps it.
+    # A tenth of 40 pairs is more than the maximum of three, of 24 it is two; a single pair stays.
     assert latest.users.tolist() == [0, 0, 0, 1, 1]
     assert sorted(latest.places.tolist()) == [0, 0, 1, 1, 2]
     for user, newest in ((0, np.sort(times[:40])[::-1]), (1, np.sort(times[40:])[::-1])):

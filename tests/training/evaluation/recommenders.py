@@ -1,4 +1,4 @@
-"""Recommenders by hand."""
+"""Recommenders for tests."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Table:
-    """Scores that are written down: (u, p)."""
+    """A recommender with given scores (u, p)."""
 
     scores: np.ndarray
 

@@ -85,7 +85,7 @@ def test_scaling_corrects_slope_and_offset_of_log_odds():
     scaling = fit_scaling(LikeSample((true + 1.2) / 0.6, liked, np.ones(len(true))))
     assert scaling.slope == pytest.approx(0.6, abs=0.02)
     assert scaling.offset == pytest.approx(-1.2, abs=0.03)
-    # Pairs count by what they stand for: of every hundredth unliked pair, each stands for a hundred.
+    # Weighted pairs: one in a hundred unliked pairs is sampled, with weight 100.
     kept = liked | (rng.random(len(true)) < 0.01)
     weights = np.where(liked, 1.0, 100.0)[kept]
     sampled = fit_scaling(LikeSample(true[kept], liked[kept], weights))

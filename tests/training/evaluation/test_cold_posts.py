@@ -60,7 +60,7 @@ def test_a_recommender_that_has_seen_the_test_likes_beats_popularity_and_hindsig
         assert popularity["ndcg@10"] < hindsight["ndcg@10"] < 1.0
         assert popularity["auc"] < hindsight["auc"] < 1.0
         assert len(rows["seer"]["auc"]) == report.users
-    # Nothing is known of the popularity of cold posts, so among themselves it is no better than chance.
+    # Cold posts have no popularity, so popularity ranks them by chance.
     assert report.among_cold["popularity"]["auc"] == pytest.approx(np.full(report.users, 0.5))
 
 

@@ -36,7 +36,7 @@ def test_lists_of_a_small_feed_by_hand():
     task = task_by_pair(data, data.pairs, pairs)
     ranks = rank_catalog(Table(np.zeros((4, 6))), task, data.posts, length=1)
     measures = list_measures(task, ranks, data.pairs)
-    # Both are shown post 500, the newest, which nobody liked: percentile (0 + 2) / 2 / 5.
+    # Both lists have post 500, the newest, without likes: percentile (0 + 2) / 2 / 5.
     assert measures.coverage == 1 / 5
     assert measures.popularity == pytest.approx(0.2)
     # Post 100 was liked twice (4.5 / 5), 200 once (3 / 5).

@@ -53,7 +53,7 @@ def test_a_time_split_trains_on_no_later_event(data):
     assert all(pairs[split.task.users[row], post] >= moment for row, post in zip(rows, posts, strict=True))
     assert (data.posts.created[posts] <= moment).all()
     assert np.bincount(rows).max() > 1
-    # What is drawn beside a relevant post was there, and its user never touched it.
+    # Negatives existed at the time, and their user never interacted with them.
     drawn = split.sampled.candidates[:, 1:]
     present = split.sampled.present[:, 1:]
     assert (data.posts.created[drawn[present]] <= moment).all()

@@ -66,7 +66,7 @@ def test_a_score_that_is_not_finite_has_no_rank(wrong):
     scores = np.array([[wrong, 0.0, 1.0]])
     with pytest.raises(NotFinite, match="1 of 3 scores"):
         held_out_ranks(scores, np.ones((1, 3), np.bool_), np.zeros((1, 3)), np.zeros((1, 3), np.int64))
-    # What is not to be counted may be anything.
+    # Scores of absent candidates are ignored.
     present = np.array([[True, False, True]])
     ranks = held_out_ranks(
         np.array([[0.0, wrong, 1.0]]), present, np.zeros((1, 3)), np.zeros((1, 3), np.int64)

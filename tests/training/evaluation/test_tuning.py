@@ -25,7 +25,7 @@ def held_out(data):
 
 
 def hill(held_out, top, name="hill"):
-    """A recipe that finds the held-out posts of more users, the nearer its choice is to the top."""
+    """A recipe that ranks the held-out posts of more users first, the nearer its choice is to the optimum."""
     task = held_out.task
 
     def fit(histories, choice, seed):
@@ -54,8 +54,8 @@ def test_pattern_search_finds_the_peak(held_out, top):
 
 def test_tuning_stays_within_its_budget(held_out):
     recipe = hill(held_out, {"one": 8, "two": 4})
-    told: list[Attempt] = []
-    assert len(search(recipe, held_out, Budget(attempts=3), 0, told.append)) == len(told) == 3
+    attempts: list[Attempt] = []
+    assert len(search(recipe, held_out, Budget(attempts=3), 0, attempts.append)) == len(attempts) == 3
     assert len(search(recipe, held_out, Budget(seconds=0.0), 0, ignore)) == 1
 
 

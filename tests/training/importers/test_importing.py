@@ -89,16 +89,16 @@ async def test_an_import_that_fails_changes_nothing(postgres_url):
 
 
 async def test_progress_is_reported_by_table(postgres_url):
-    told: dict[str, int] = {}
+    reported: dict[str, int] = {}
 
     def on_written(table, written, total):
-        assert told.get(table, 0) <= written <= total
-        told[table] = written
+        assert reported.get(table, 0) <= written <= total
+        reported[table] = written
 
     feed = tiny_feed()
     async with connect(postgres_url) as connection:
         await import_feed(connection, feed, on_written)
-    assert told == {
+    assert reported == {
         "users": 60,
         "posts": 150,
         "likes": len(feed.likes.users),

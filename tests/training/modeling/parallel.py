@@ -1,4 +1,4 @@
-"""A program of its own for tests: it trains in as many processes as torchrun starts."""
+"""A program for tests that trains in the processes of torchrun."""
 
 import os
 import sys
@@ -40,14 +40,14 @@ CONFIGS = {
     "whole": replace(SMALL, users_per_step=7, loss="softmax", learning_rate=0.003),
     "bpr": replace(SMALL, loss="bpr", embeddings=False, learning_rate=0.003),
 }
-# A table of users beside which everything else is small.
+# A user table that is much larger than everything else.
 USERS, POSTS = 100_000, 100
 LARGE = FitConfig(factors=8, mlp_embedding=120, hidden=(4,), feature_width=1, users_per_step=512)
 LARGE_TABLE = 4 * (USERS + 1) * (8 + 1 + 120)
 
 
 def train(name: str, group: ProcessGroup, folder: Path) -> None:
-    """Trains on a tiny feed and keeps the network, the losses and how many user rows there were."""
+    """Trains on a tiny feed; stores the network, the losses and the number of user rows."""
     config, tiny = CONFIGS[name], as_dataset(tiny_feed())
     data = training_set(tiny if config.embeddings else tiny.without_embeddings(), tiny.pairs)
     start = new_initialization(data, config, factorize(data, config, AlsSettings(10.0, 5.0)), group)
@@ -64,9 +64,9 @@ def train(name: str, group: ProcessGroup, folder: Path) -> None:
 
 
 def train_large(group: ProcessGroup, folder: Path) -> None:
-    """Trains an epoch of many users, in less memory than their whole table and its moments take."""
+    """Trains an epoch of many users in less memory than their whole table with its moments."""
     data = many_users(USERS, POSTS)
-    train("sampled", group, folder)  # what PyTorch imports late, and connections, are there before the limit
+    train("sampled", group, folder)  # PyTorch's late imports and connections are made before the limit
     allow(int(0.8 * 3 * LARGE_TABLE))
     trainer = Trainer(data, LARGE, new_initialization(data, LARGE, group=group), group)
     epoch = next(trainer.epochs())
@@ -74,7 +74,7 @@ def train_large(group: ProcessGroup, folder: Path) -> None:
 
 
 def fail(group: ProcessGroup) -> None:
-    """The first process fails while the others wait for it."""
+    """Rank 0 fails while the others wait for it."""
 
     def work() -> None:
         raise NothingToLearn("only the first process knows why")
@@ -83,7 +83,7 @@ def fail(group: ProcessGroup) -> None:
 
 
 def wait_long(group: ProcessGroup, folder: Path) -> None:
-    """The first process works for longer than the processes may be apart in what they do together."""
+    """Rank 0 works for longer than the timeout of collective operations."""
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
     done = group.on_rank_zero(lambda: Event().wait(3.0) or "done")
     (folder / f"waited-{group.rank}").write_text(f"{done}, {group.threads}")

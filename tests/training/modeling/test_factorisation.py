@@ -54,7 +54,7 @@ def test_a_factorisation_from_earlier_factors_keeps_them_and_adds_new_rows(data,
     users, posts = factors.users.clone(), factors.posts.clone()
     users[user], posts[post] = 0.0, 0.0
     again = factorize(data, FEW, STRENGTH, Factorisation(users, posts, STRENGTH))
-    assert not users[user].any()  # what it was given is left as it was
+    assert not users[user].any()  # the earlier factors are not modified
     assert not posts[post].any()
     for before, after in ((factors.users, again.users), (factors.posts, again.posts)):
         assert torch.linalg.norm(after - before) < 0.15 * torch.linalg.norm(before)

@@ -39,7 +39,7 @@ def liked(data):
 
 
 def separation(factorisation, data):
-    """How often a positive has a higher product than another pair of the same user."""
+    """The share of positives with a higher product than another pair of the same user."""
     products = factorisation.users @ factorisation.posts.T
     shares = []
     for row in range(1, data.users):
@@ -69,7 +69,7 @@ def test_post_factors_of_a_sample_of_users_fit_the_other_users_nearly_as_well(wh
     part = factorize(data, config, STRENGTH)
     assert not part.users[0].any()
     assert not part.posts[0].any()
-    assert part.users[1:].any(dim=1).all()  # who was not learnt from is solved for
+    assert part.users[1:].any(dim=1).all()  # users outside the sample are solved
     assert separation(part, data) > separation(whole, data) - 0.1
 
 

@@ -16,7 +16,7 @@ LIKED[1] = True  # and one without negatives
 
 
 def logits(drawn=None, scores=SCORES):
-    """Of some posts drawn; of the whole catalog by default."""
+    """Logits of sampled posts, by default of the whole catalog."""
     columns = torch.arange(POSTS) if drawn is None else drawn
     segments, posts = LIKED.nonzero(as_tuple=True)
     return StepLogits(

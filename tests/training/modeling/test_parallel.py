@@ -1,4 +1,4 @@
-"""Training in several processes, which torchrun starts and which meet on a free port."""
+"""Training in several processes of torchrun, on a free port."""
 
 import os
 import subprocess
@@ -37,14 +37,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def together(folder):
-    """Two processes that did everything, and failed as they should at their end."""
+    """Two processes that trained everything, and then failed as expected."""
     jobs = [*CONFIGS, "wait", *(["large"] if sys.platform == "linux" else []), "fail"]
     return run(*TORCHRUN, PROGRAM, folder, *jobs)
 
 
 @pytest.fixture(scope="module")
 def trained(folder, together):
-    """What came of each configuration in one process and in two."""
+    """The results of each configuration in one process and in two."""
     for name in CONFIGS:
         train(name, SINGLE_PROCESS, folder)
     return {

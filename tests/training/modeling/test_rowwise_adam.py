@@ -11,13 +11,13 @@ def table(seed=0):
 
 
 def gradient(values, step):
-    """Of something with several minima, another one each step."""
+    """Gradients of a function with several minima, different in each step."""
     targets = table(seed=100 + step)[: len(values)]
     return 2 * (values.detach() - targets) - 3 * torch.sin(3 * values.detach())
 
 
 def other(optimizer, start):
-    """Where an optimizer of PyTorch's gets when every row is touched in every step."""
+    """The table after PyTorch's optimizer when every step touches every row."""
     values = start.clone().requires_grad_()
     adam = optimizer([values], lr=0.05, betas=BETAS, eps=EPSILON)
     for step in range(STEPS):

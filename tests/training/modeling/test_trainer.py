@@ -52,7 +52,7 @@ def without_embeddings(tiny):
 
 @pytest.fixture(scope="module")
 def with_an_idle_user(data):
-    """As if the first user had been told of and had done nothing."""
+    """A training set whose first user has no history."""
     first = int(data.offsets[2])
     counts = data.counts - torch.bincount(data.posts[:first].long(), minlength=len(data.counts))
     offsets = (data.offsets - first).clamp(min=0)
@@ -60,7 +60,7 @@ def with_an_idle_user(data):
 
 
 def random_start(data, config):
-    """No number is zero, so that no term is missing by accident."""
+    """A network without zeros, so that every term counts."""
     start = new_initialization(data, config)
     history = 0.3 * torch.randn(start.history.shape, generator=torch.Generator().manual_seed(1))
     return Initialization(randomised(start.network), history)
@@ -105,7 +105,7 @@ def same(first, second):
 
 
 def plain_gradients(data, config, start):
-    """Of the first step, by name, from the definition: every user of it with every post there is."""
+    """Gradients of the first step by name, from the definition: its users with all posts."""
     sampler = StepSampler(data, config, ProcessGroup())
     sample = sampler.step(0, 0, torch.split(sampler.order(0), sampler.users_per_step)[0])
     network, width = start.network, start.network.shape.factors
@@ -206,7 +206,7 @@ def test_the_gradients_of_a_step_are_those_of_the_definition(choices, which, req
 
 
 def fingerprint(values):
-    """What tells gradients apart whose names an optimizer does not keep."""
+    """Identifies gradients, since an optimizer keeps no names."""
     return (*values.shape, round(float(values.sum()), 2))
 
 

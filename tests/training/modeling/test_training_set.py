@@ -17,7 +17,7 @@ def tiny():
 
 
 def same(first, second):
-    """Whether two training sets hold the same."""
+    """Whether two training sets are equal."""
     names = ("offsets", "posts", "negatives", "counts", "image", "caption")
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
 

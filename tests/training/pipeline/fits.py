@@ -1,4 +1,4 @@
-"""Quick fits through the command line, and what they leave."""
+"""Quick fits through the command line, and their files."""
 
 import json
 from io import BytesIO
@@ -29,7 +29,7 @@ CHOICES = [word for name, value in RECIPE.items() for word in ("--set", f"{name}
 
 
 def checkpoints(folder):
-    """How many checkpoints there have been."""
+    """The number of checkpoints so far."""
     return max((int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*.pt")), default=0)
 
 
@@ -39,8 +39,8 @@ def version(folder):
 
 
 def same(first, second):
-    """Whether two versions are the same but for their names and the time of their making."""
-    # Not the files: the order in which TorchScript declares a class' constants is another in each process.
+    """Whether two versions are equal except for name and creation time."""
+    # Not the files: TorchScript orders the constants of a class differently in each process.
     weights = [torch.jit.load(BytesIO(one.model)).state_dict() for one in (first, second)]
     assert weights[0].keys() == weights[1].keys()
     arrays = [one.golden for one in (first, second)]
@@ -55,14 +55,14 @@ def same(first, second):
     )
 
 
-def told(folder):
-    """What a run's record says of its epochs, but for how long they took."""
+def recorded_epochs(folder):
+    """The epochs in a run's record, without their durations."""
     epochs = json.loads((folder / "run.json").read_text())["epochs"]
     return [{name: value for name, value in epoch.items() if "second" not in name} for epoch in epochs]
 
 
 def fit(environment, *arguments, code=0):
-    """In this process."""
+    """Fits in this process."""
     ended = CliRunner().invoke(app, ["fit", *CHOICES, *map(str, arguments)], env=environment)
     assert ended.exit_code == code, ended.output
     return ended

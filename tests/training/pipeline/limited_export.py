@@ -1,4 +1,4 @@
-"""A program of its own that exports a network with a large user table in little memory, see data.limited."""
+"""A program that exports a network with a large user table in little memory, see data.limited."""
 
 import sys
 from datetime import UTC, datetime
@@ -25,9 +25,7 @@ def exported(network: NeuCF, data: TrainingSet) -> Artifact:
 def main() -> None:
     torch.set_num_threads(1)
     small, large = many_users(1000, 100), many_users(300_000, 100)
-    exported(
-        new_initialization(small, FitConfig()).network.eval(), small
-    )  # libraries load much when first used
+    exported(new_initialization(small, FitConfig()).network.eval(), small)  # libraries allocate on first use
     network = new_initialization(large, FitConfig()).network.eval()
     allow(int(float(sys.argv[1]) * network.user_table.nbytes))
     sys.stdout.write(exported(network, large).manifest.version)

@@ -1,4 +1,4 @@
-"""A program of its own for tests: the command line, with more words for the second of two processes."""
+"""A program for tests: the command line, with further arguments for the second of two processes."""
 
 import os
 import sys

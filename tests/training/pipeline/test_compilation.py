@@ -1,4 +1,4 @@
-"""Compiled scores beside TorchScript's and the eager network's, and what does not compile."""
+"""Native scores compared with TorchScript and the eager network, and compiler failures."""
 
 from dataclasses import replace
 from pathlib import Path

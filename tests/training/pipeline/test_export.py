@@ -37,7 +37,7 @@ def scripted(network):
 
 @torch.inference_mode()
 def scores(scripted, users, posts, image, caption):
-    """Each pair as a request of its own, in one batch."""
+    """One batch with a request for each pair."""
     every = torch.arange(len(users))
     return scripted.score(users, every, scripted.encode_posts(posts, image, caption), every)
 
@@ -184,7 +184,7 @@ def test_golden_rows_hold_every_kind_of_post_and_replay(artifact):
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts what it should on Linux")
 def test_an_export_needs_the_memory_of_two_user_tables():
     def export_within(tables):
-        # With this, the C library gives back what is freed, so that the limit is on what is in use.
+        # The C library returns freed memory, so that the limit applies to memory in use.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
         command = (
             sys.executable,
@@ -225,17 +225,17 @@ for room in (0, 100, 100_000):
 @full_disk
 def test_a_full_disk_is_reported():
     command = (sys.executable, "-W", "ignore", "-c", FULL_DISK)
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert ["cannot be written: File too large: set TMPDIR" in line for line in told] == [True] * 3
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert ["cannot be written: File too large: set TMPDIR" in line for line in lines] == [True] * 3
 
 
 @full_disk
 def test_a_missing_folder_for_temporary_files_is_reported():
-    """As on a machine with one disk, which is full."""
+    """As on a machine whose only disk is full."""
     program = FULL_DISK.replace("tempfile.gettempdir()", "")
     command = (sys.executable, "-W", "ignore", "-c", program)
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert "the folder of temporary files: cannot be written: No usable temporary directory found" in told[0]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "the folder of temporary files: cannot be written: No usable temporary directory found" in lines[0]
 
 
 def test_a_full_disk_for_temporary_files_is_reported(network, tmp_path, monkeypatch):

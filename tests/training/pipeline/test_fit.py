@@ -25,7 +25,7 @@ CONFIG = quick_config(
     patience=3, learning_rate=0.01, user_learning_rate=5.0, warmup_epochs=1.0, l2=1.0, seed=3
 )
 QUICK = replace(CONFIG, factors=4, hidden=(8,), max_epochs=3, als_regularisation=0.0)
-# It starts from chance, so that it gets better.
+# Starts from random tables, so that training improves.
 QUICKEST = replace(QUICK, factorisation="none", learning_rate=0.03)
 HARMFUL = replace(QUICK, learning_rate=0.9, l2=1000.0, warmup_epochs=0.0, patience=2, max_epochs=20)
 CREATED_AT = datetime(2026, 11, 23, tzinfo=UTC)
@@ -48,13 +48,13 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def told():
+def recorded():
     return []
 
 
 @pytest.fixture(scope="module")
-def fitted(data, told):
-    return fit(data, CONFIG, context(on_epoch=lambda *news: told.append(news)))
+def fitted(data, recorded):
+    return fit(data, CONFIG, context(on_epoch=lambda *news: recorded.append(news)))
 
 
 def test_neucf_beats_both_baselines_and_its_initialization_on_unseen_pairs(fitted):
@@ -76,9 +76,9 @@ def test_cold_posts_are_ranked_better_than_by_chance_for_those_who_like_them(fit
     assert mean_area_under_curve(scores, world.likes(users + 1, posts + 1)) > 0.65
 
 
-def test_every_epoch_is_recorded_and_the_refit_has_the_best_number_of_epochs(fitted, told):
+def test_every_epoch_is_recorded_and_the_refit_has_the_best_number_of_epochs(fitted, recorded):
     epochs, chosen = fitted.record.epochs, fitted.record.chosen_epoch
-    assert [epoch for epoch, _ in told] == list(epochs)
+    assert [epoch for epoch, _ in recorded] == list(epochs)
     hold_out, refit = fitted.record.stage("hold-out"), fitted.record.stage("refit")
     assert [epoch.epoch for epoch in hold_out] == list(range(1, len(hold_out) + 1))
     assert chosen == 1 + int(np.argmax([epoch.ndcg10 for epoch in hold_out]))
@@ -87,7 +87,7 @@ def test_every_epoch_is_recorded_and_the_refit_has_the_best_number_of_epochs(fit
         [epoch.learning_rate for epoch in hold_out[:chosen]], rel=0.2
     )
     assert fitted.artifact.manifest.hyperparameters["epochs"] == chosen
-    totals = {epoch.stage: total for epoch, total in told}
+    totals = {epoch.stage: total for epoch, total in recorded}
     assert totals["hold-out"] == CONFIG.max_epochs
     assert totals["refit"] == chosen
 
@@ -162,7 +162,7 @@ class Keeping(Checkpoints):
 
     def save(self, state, trainer):
         super().save(state, trainer)
-        (file,) = self.folder.glob("*.pt")  # the one before is gone
+        (file,) = self.folder.glob("*.pt")  # the previous one is deleted
         assert not list(self.folder.glob("*.staging"))
         copy = self.folder / f"kept-{len(self.kept)}"
         copy.mkdir()
@@ -172,7 +172,7 @@ class Keeping(Checkpoints):
 
 @pytest.mark.parametrize(("interval", "every"), [(1000.0, 1), (0.0, 5)])
 def test_a_fit_resumes_bit_for_bit_from_each_of_its_checkpoints(tiny, tmp_path, interval, every):
-    """Those at the end of each epoch and of the stages, and some of those after each step."""
+    """From checkpoints at the end of epochs and stages, and from some within an epoch."""
     checkpoints = Keeping(tmp_path, "same", interval)
     through = fit(tiny, QUICKEST, context(checkpoints))
     assert same(through.artifact, fit(tiny, QUICKEST, context()).artifact)
@@ -185,7 +185,7 @@ def test_a_fit_resumes_bit_for_bit_from_each_of_its_checkpoints(tiny, tmp_path, 
 
 
 def repeatable(record):
-    """What two fits that are the same have in common: all but how long it took."""
+    """The record without durations."""
     epochs = tuple(
         epoch.model_copy(update={"seconds": 0.0, "pairs_per_second": 0.0}) for epoch in record.epochs
     )
@@ -237,7 +237,7 @@ def test_a_checkpoint_that_lacks_a_rank_is_ignored(tmp_path):
 
 
 class FirstOfTwo(ProcessGroup):
-    """The first of two processes, the other of which is told of everything."""
+    """The first of two processes; nothing is sent to the other."""
 
     def on_rank_zero(self, work):
         return work()

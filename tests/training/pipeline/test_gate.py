@@ -1,4 +1,4 @@
-"""Versions are compared on the same held-out pairs, from which none of them has learnt."""
+"""Versions are compared on the same held-out pairs, which none was trained on."""
 
 from dataclasses import replace
 
@@ -43,8 +43,10 @@ def second(today):
     return fitted(today, CONFIG)
 
 
-def compared(new, active, config=CONFIG, told=None):
-    on_epoch = (lambda epoch, epochs: None) if told is None else (lambda *news: told.append(news))
+def compared(new, active, config=CONFIG, epochs_seen=None):
+    on_epoch = (
+        (lambda epoch, epochs: None) if epochs_seen is None else (lambda *news: epochs_seen.append(news))
+    )
     return compare_with_active(new.evaluated, config, active.artifact, on_epoch)
 
 
@@ -53,7 +55,7 @@ def test_pairs_that_are_newer_or_of_unknown_users_are_unseen(first, yesterday):
     users, posts = vocabulary.user_ids[:2].tolist(), vocabulary.post_ids[:2].tolist()
     end = window.end.timestamp()
     nobody, nothing = 10**9, 10**9 + 1
-    # A further event on a pair that had begun before makes it no newer.
+    # A later event of a known pair does not make the pair newer.
     events = [
         (users[0], posts[0], end - 5),
         (users[0], posts[0], end + 5),
@@ -83,7 +85,7 @@ def test_pairs_that_are_newer_or_of_unknown_users_are_unseen(first, yesterday):
 
 def test_one_like_from_the_future_hides_nothing_of_what_is_newer(yesterday, today, first, second):
     def misdated(data):
-        """The last like of the first user, and the event it comes from, as in the year 9999."""
+        """Moves the last like of the first user, and its event, into the year 9999."""
         user = int(np.flatnonzero(np.diff(yesterday.pairs.offsets))[0])
         parts = {}
         for name in ("pairs", "events"):
@@ -125,11 +127,11 @@ def test_the_active_version_is_compared_on_pairs_newer_than_its_data(first, seco
 
 def test_a_worse_recipe_is_detected_on_the_same_data(second, today):
     worse = fitted(today, replace(CONFIG, factorisation="none", max_epochs=1, learning_rate=1e-6))
-    told: list[object] = []
-    found = compared(worse, second, replace(CONFIG, factorisation="none"), told)
+    epochs_seen: list[object] = []
+    found = compared(worse, second, replace(CONFIG, factorisation="none"), epochs_seen)
     assert found.pairs == worse.record.data.judged_users
     assert found.is_worse(MARGIN)
-    assert told  # the active version's recipe was fitted again, without the held-out pairs
+    assert epochs_seen  # the active version's recipe was refitted without the held-out pairs
     assert worse.artifact.manifest.differences[HEURISTIC].is_worse(MARGIN)
 
 
@@ -163,7 +165,7 @@ def test_a_warm_start_that_is_worse_than_its_parent_is_detected(first, yesterday
 
 
 def young_feed(stages, seed=0, users=150, tastes=5):
-    """A feed after some stages of its growth: everybody likes posts of one taste, mostly new ones."""
+    """A feed at a stage of its growth: each user likes posts of one taste, mostly new ones."""
     sizes = (12, 60, 300, 900)[:stages]
     rng = np.random.default_rng(seed)
     likes, of_posts = rng.integers(0, tastes, users), rng.integers(0, tastes, sizes[-1])

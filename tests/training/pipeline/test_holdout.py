@@ -37,7 +37,7 @@ def test_half_of_the_users_are_selection_users_and_half_reporting_users(holdout)
     assert set(reported.users.tolist()) == set(users.tolist()) - set(selection.tolist())
     assert len(reported.users) == len(np.unique(reported.users))
     assert reported.candidates.shape == (len(reported.users), 1 + 20)
-    assert holdout.held_out.candidates.shape[1] > 1 + 20  # more make the choice surer
+    assert holdout.held_out.candidates.shape[1] > 1 + 20  # more negatives reduce the variance
 
 
 def test_with_few_users_selection_users_have_several_pairs_and_equal_weights(holdout, data):
@@ -45,7 +45,7 @@ def test_with_few_users_selection_users_have_several_pairs_and_equal_weights(hol
     counts = np.bincount(selection, minlength=len(data.user_ids))
     assert counts.max() > 1
     assert (counts <= np.maximum(np.diff(data.pairs.offsets) // 10, 1)).all()
-    # Whose every held-out post goes first has a hit ratio of 1, however many there are; all others have 0.
+    # A user whose held-out posts all rank first has hit ratio 1; all others have 0.
     found = int(np.argmax(counts))
     scores = np.zeros((len(data.user_ids), len(data.posts.ids)))
     held_out = holdout.held_out.candidates[:, 0]
@@ -100,7 +100,7 @@ def test_each_half_is_evaluated_on_its_own_users(holdout, data):
     before = holdout.evaluate(network, rows.vocabulary)
     reporting = np.isin(rows.vocabulary.user_ids, data.user_ids[holdout.reported.users])
     others = torch.from_numpy(np.flatnonzero(~reporting) + 1)
-    # The users who choose, and theirs alone, get other vectors.
+    # Only selection users get other vectors.
     chance = torch.Generator().manual_seed(1)
     network.user_table[others] = torch.randn(len(others), network.shape.embedding, generator=chance)
     after = holdout.evaluate(network, rows.vocabulary)
@@ -115,7 +115,7 @@ def test_a_hold_out_of_fewer_than_two_users_is_refused():
 
 
 def few_posts(posts, users=40, likes=3):
-    """Users who have each liked some of a few posts, the same number of them."""
+    """Users who each like the same number of posts."""
     events = [
         (10 * (user + 1), 100 * (1 + (user + 3 * like) % posts), 1000.0 + user + 50 * like)
         for user in range(users)
@@ -125,7 +125,7 @@ def few_posts(posts, users=40, likes=3):
 
 
 def test_pairs_with_too_few_negatives_are_not_reported_and_counted():
-    twelve = FitHoldOut.of(few_posts(12), CONFIG)  # nine posts are left beside each held-out one
+    twelve = FitHoldOut.of(few_posts(12), CONFIG)  # nine negatives for each held-out post
     assert len(twelve.reported.users) == 0
     assert twelve.dropped == 20
     rows = training_set(twelve.dataset, twelve.training)

@@ -24,8 +24,8 @@ def rows(holdout):
 
 
 @pytest.fixture(scope="module")
-def began(rows):
-    """A network for which all posts are the same."""
+def initial(rows):
+    """A network with equal scores for all posts."""
     network = new_initialization(rows, CONFIG).network
     with torch.no_grad():
         network.post_table[:] = 0.0
@@ -33,7 +33,7 @@ def began(rows):
 
 
 def ideal(network, holdout, rows, gain):
-    """It scores the held-out posts of everybody by their popularity among them, times a gain."""
+    """Sets the posts' scores to their popularity among the held-out pairs, times a gain."""
     bias = torch.zeros(len(network.post_table))
     ids = holdout.dataset.posts.ids[holdout.held_out.candidates[:, 0]]
     places = torch.from_numpy(RowIndex(rows.vocabulary.post_ids).rows(ids))
@@ -43,21 +43,21 @@ def ideal(network, holdout, rows, gain):
     return reached
 
 
-def test_the_trained_network_is_kept_if_every_step_improves(holdout, rows, began):
-    reached = ideal(began, holdout, rows, gain=1.0)
-    judged = evaluate_interpolations(holdout, began, reached, rows.vocabulary)
-    assert judged.share == 1.0
-    assert judged == holdout.evaluate(reached, rows.vocabulary)
+def test_the_trained_network_is_kept_if_every_step_improves(holdout, rows, initial):
+    reached = ideal(initial, holdout, rows, gain=1.0)
+    result = evaluate_interpolations(holdout, initial, reached, rows.vocabulary)
+    assert result.share == 1.0
+    assert result == holdout.evaluate(reached, rows.vocabulary)
 
 
-def test_the_best_interpolation_is_kept_if_the_trained_network_is_worse(holdout, rows, began):
-    good = ideal(began, holdout, rows, gain=1.0)
-    # The first half of the way is noise that has not yet drowned what is known; its end has.
+def test_the_best_interpolation_is_kept_if_the_trained_network_is_worse(holdout, rows, initial):
+    good = ideal(initial, holdout, rows, gain=1.0)
+    # Up to half of the way, the noise is smaller than the signal; at the end it dominates.
     lost = randomised(interpolate(good, good, 0.0), seed=3)
     lost.user_table *= 0.5
-    judged = evaluate_interpolations(holdout, good, lost, rows.vocabulary)
-    assert judged.share == SHARES[-1]
+    result = evaluate_interpolations(holdout, good, lost, rows.vocabulary)
+    assert result.share == SHARES[-1]
     quarter = holdout.evaluate(interpolate(good, lost, 0.25), rows.vocabulary)
-    assert judged.choice == quarter.choice
-    assert judged.metrics == quarter.metrics
-    assert judged.choice.ndcg > holdout.evaluate(lost, rows.vocabulary).choice.ndcg
+    assert result.choice == quarter.choice
+    assert result.metrics == quarter.metrics
+    assert result.choice.ndcg > holdout.evaluate(lost, rows.vocabulary).choice.ndcg

@@ -1,4 +1,4 @@
-"""The same version, bit for bit, however often a fit is killed."""
+"""A killed and resumed fit gives the same version, bit for bit."""
 
 import json
 import os
@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
-from tests.training.pipeline.fits import CHOICES, EPOCHS, checkpoints, fit, same, told, version
+from tests.training.pipeline.fits import CHOICES, EPOCHS, checkpoints, fit, recorded_epochs, same, version
 
-# Imports take most of a start: they are done beforehand, and the command waits for its turn.
+# Imports take most of a start: the process imports first, then waits for its turn.
 WAITING = """
 import os, sys
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -23,7 +23,7 @@ main()
 
 @pytest.fixture
 def start(environment):
-    """Starts a fit that waits to be told to begin; ends those that are left."""
+    """Prepares a process for a fit; kills the remaining ones at the end."""
     started = []
 
     def begin(*arguments, **changed):
@@ -61,7 +61,7 @@ def test_a_fit_killed_three_times_makes_the_same_version(start, environment, tmp
         process.wait()
         assert not (tmp_path / "out").exists()
 
-    # Nobody goes over it unasked, or on with it otherwise.
+    # An unfinished run is neither overwritten nor resumed with other settings.
     assert "unfinished run: continue it with --resume" in fit(environment, *begun, code=1).stderr
     refused = fit(environment, *begun, "--resume", "--seed", "5", code=1).stderr
     assert "belongs to other data or another configuration" in refused
@@ -71,7 +71,7 @@ def test_a_fit_killed_three_times_makes_the_same_version(start, environment, tmp
     assert not list(run.glob("checkpoint-*"))
     fit(environment, "--run-dir", through, "--output", tmp_path / "whole")
     assert same(version(tmp_path / "whole"), version(tmp_path / "out"))
-    assert told(run) == told(through)
+    assert recorded_epochs(run) == recorded_epochs(through)
 
 
 def test_a_new_run_replaces_a_finished_one(environment, tmp_path):

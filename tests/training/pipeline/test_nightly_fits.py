@@ -1,4 +1,4 @@
-"""Fits that start from earlier ones, through the command line."""
+"""Warm starts through the command line."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ on conflict do nothing
 
 @pytest.fixture
 def news(environment):
-    """Everybody likes something new."""
+    """Every user likes a further post."""
 
     def happen():
         async def like():
@@ -37,7 +37,7 @@ def news(environment):
 
 @pytest.fixture
 def started(environment):
-    """Starts a fit in a process of its own; ends those that are left."""
+    """Starts a fit as a process; kills the remaining ones at the end."""
     processes = []
 
     def start(words):

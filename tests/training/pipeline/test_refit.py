@@ -40,13 +40,13 @@ def changed(version, hyperparameters):
 def test_a_version_can_be_refitted_on_a_part_of_its_data(data, version):
     known = data.pairs.posts % 3 > 0
     part = replace(data, pairs=data.pairs.take(known), events=data.events.take(data.events.posts % 3 > 0))
-    told = []
-    again = refit(part, version, lambda epoch, epochs: told.append((epoch.stage, epochs)))
+    seen_stages = []
+    again = refit(part, version, lambda epoch, epochs: seen_stages.append((epoch.stage, epochs)))
     liked = data.posts.ids[np.unique(part.pairs.posts)]
     unliked = data.posts.ids[np.bincount(part.pairs.posts, minlength=len(data.posts.ids)) == 0]
     assert set(liked) <= set(again.vocabulary.post_ids) <= set(liked) | set(unliked)
     assert again.manifest.dimensions.factors == 4
-    assert ("hold-out", 1) in told
+    assert ("hold-out", 1) in seen_stages
 
 
 def test_a_refit_has_the_manifests_settings_without_those_that_the_fit_chose(version):

@@ -23,7 +23,7 @@ HOSTILE = "<script>alert('x')</script>\"'&{{ 7 * 7 }}"
 
 
 class Elements(HTMLParser):
-    """Every element with its attributes and its text; fails where tags do not match."""
+    """Collects every element with attributes and text; fails on unbalanced tags."""
 
     VOID = ("meta", "link")
 

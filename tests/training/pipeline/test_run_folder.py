@@ -1,4 +1,4 @@
-"""What a run folder holds when a fit fails: what was trained is not lost, and nothing stands in the way."""
+"""Run folders of failed fits: nothing trained is lost, and later runs succeed."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ SHORT = ("--set", "max_epochs=1", "--set", "users_per_step=64")
 
 
 class KilledStore(FolderStore):
-    """A store whose publisher is killed right after a version was added."""
+    """A store whose publisher is killed right after a publication."""
 
     def add(self, package: Package) -> Manifest:
         super().add(package)

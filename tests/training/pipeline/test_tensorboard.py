@@ -10,7 +10,7 @@ from tests.training.records import epoch, run_record
 
 
 def scalars(folder, tag):
-    """What TensorBoard shows: steps and values."""
+    """Events for TensorBoard: steps and values."""
     accumulator = EventAccumulator(str(folder))
     accumulator.Reload()
     return [(event.step, pytest.approx(event.value)) for event in accumulator.Scalars(tag)]
@@ -59,7 +59,7 @@ def test_a_resumed_fit_repeats_no_step(tmp_path):
     killed = EventWriter(tmp_path)
     for one in hold_out[:3]:
         killed.epoch(one)
-    # The third epoch was told of, and not kept: the checkpoint holds two.
+    # The third epoch was written as an event, but the checkpoint holds two.
     repeated = [one.model_copy(update={"loss": 0.7 / one.epoch}) for one in hold_out[2:]]
     write(tmp_path, repeated, done=hold_out[:2])
     killed.close()
@@ -89,7 +89,7 @@ def test_the_end_of_a_fit_writes_settings_and_metrics(tmp_path):
     record = run_record(configuration={"factors": 64, "hidden": [64, 32], "embeddings": True, "decay": None})
     events = EventWriter(tmp_path)
     events.close(record)
-    events.close(record)  # a fit that was killed before it could say that it had ended, and came back
+    events.close(record)  # a fit that was killed before its last event, and resumed
     assert scalars(tmp_path, "NeuCF/ndcg@10") == [(record.chosen_epoch, record.qualities["NeuCF"]["ndcg@10"])]
     assert len(scalars(tmp_path, "popularity/hr@10")) == 1
     accumulator = EventAccumulator(str(tmp_path))

@@ -1,4 +1,4 @@
-"""A fit in two processes, which torchrun starts: what one makes, also after one of them was killed."""
+"""A fit in two processes of torchrun gives the version of one process, also after a kill."""
 
 import os
 import signal
@@ -10,12 +10,12 @@ import pytest
 
 from tests.support.processes import children
 from tests.support.until import HANG_TIMEOUT
-from tests.training.pipeline.fits import CHOICES, checkpoints, fit, same, told, version
+from tests.training.pipeline.fits import CHOICES, checkpoints, fit, recorded_epochs, same, version
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "animora_training")
-# Probabilities; sums of the same numbers in another order, through some hundred steps of Adam.
+# Of probabilities: sums in another order, over some hundred steps of Adam.
 TOLERANCE = 1e-3
-# While each epoch is clearly better than the one before: of two that are as good, rounding chooses.
+# Each epoch is clearly better than the one before, so that rounding does not change the choice.
 SHORT = ("--set", "max_epochs=3")
 
 
@@ -65,14 +65,14 @@ def test_two_processes_train_the_same_model_as_one_and_resume_after_a_kill(torch
     ended(torchrun("--run-dir", tmp_path / "through", "--output", tmp_path / "two"))
     two = version(tmp_path / "two")
     assert same(two, version(tmp_path / "out"))
-    assert told(tmp_path / "run") == told(tmp_path / "through")
+    assert recorded_epochs(tmp_path / "run") == recorded_epochs(tmp_path / "through")
 
     fit(environment, "--run-dir", tmp_path / "alone", "--output", tmp_path / "one", *SHORT)
     one = version(tmp_path / "one")
     assert np.abs(one.golden.probabilities - two.golden.probabilities).max() < TOLERANCE
     assert one.manifest.metrics == pytest.approx(two.manifest.metrics, abs=0.02)
     losses = [
-        [epoch["loss"] for epoch in told(tmp_path / run) if epoch["stage"] != "factorisation"]
+        [epoch["loss"] for epoch in recorded_epochs(tmp_path / run) if epoch["stage"] != "factorisation"]
         for run in ("alone", "through")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

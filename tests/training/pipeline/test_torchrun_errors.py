@@ -1,4 +1,4 @@
-"""What two processes, which torchrun starts, say of what is wrong: once, and at all."""
+"""Errors of two processes of torchrun are reported exactly once."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ PROGRAM = "tests.training.pipeline.one_differs"
 
 @pytest.fixture
 def start():
-    """Starts a fit in two processes, of which the second one gets more words."""
+    """Starts a fit in two processes; the second one gets further arguments."""
     started = []
 
     def begin(*arguments, second="", **changed):
@@ -71,7 +71,7 @@ async def test_an_error_in_the_data_is_reported_once(start, postgres_url, tmp_pa
 def test_a_write_error_of_one_rank_is_reported(start, environment, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     fit(environment, "--run-dir", run, "--output", out)
-    (run / "run.json").unlink()  # as if it had not ended
+    (run / "run.json").unlink()  # as if the fit had not finished
     (run / "checkpoint-1-1-of-2.pt" / "in the way").mkdir(parents=True)
     process = start("--run-dir", run, "--resume", "--output", out, **environment)
     assert "checkpoint-1-1-of-2.pt: cannot be written: Is a directory" in said(process)

@@ -56,7 +56,7 @@ def warm(days, earlier):
 
 @pytest.fixture(scope="module")
 def liking(days):
-    """How surely a version tells what users would like of all that they have not touched."""
+    """Mean AUC of a version over the posts that users have not interacted with."""
     today, world = days.today, make_world(SIZE, SEED, NOW)
     likes = world.likes(today.user_ids, today.posts.ids)
     touched = np.zeros(likes.shape, np.bool_)
@@ -66,10 +66,11 @@ def liking(days):
     def measure(version, users=None, posts=None):
         scorer = PostScorer(load_network(version.model, torch.device("cpu")), version.vocabulary, today)
         scores = scorer.catalog(np.arange(len(likes)))
-        asked = ~touched & known_posts & (True if posts is None else posts)
+        evaluated = ~touched & known_posts & (True if posts is None else posts)
         rows = np.flatnonzero(known_users & (True if users is None else users))
         areas = [
-            mean_area_under_curve(scores[[row]][:, asked[row]], likes[[row]][:, asked[row]]) for row in rows
+            mean_area_under_curve(scores[[row]][:, evaluated[row]], likes[[row]][:, evaluated[row]])
+            for row in rows
         ]
         return np.nanmean(areas)
 
@@ -99,7 +100,7 @@ def test_the_record_has_the_parent_and_its_metrics_on_unseen_pairs(warm, yesterd
     assert hyperparameters == {
         **yesterday.artifact.manifest.hyperparameters,
         "epochs": CONFIG.warm_epochs,
-        "kept_share": hyperparameters["kept_share"],  # which each fit chooses for itself
+        "kept_share": hyperparameters["kept_share"],  # each fit chooses its own
     }
     assert 0 <= hyperparameters["kept_share"] <= 1
     assert not warm.record.stage("factorisation")
@@ -319,7 +320,7 @@ def test_new_users_and_posts_have_their_factors_and_otherwise_default_rows(days,
 
 def test_each_rank_initializes_its_own_user_rows(days, earlier):
     data = training_set(days.today, days.today.pairs)
-    recipe = replace(CONFIG, factorisation="none")  # which asks nothing of the other process
+    recipe = replace(CONFIG, factorisation="none")  # no communication with the other process
     whole, _ = earlier.initialization_for(data, recipe, SINGLE_PROCESS)
     for rank in range(2):
         mine, _ = earlier.initialization_for(data, recipe, ProcessGroup(rank, 2))
