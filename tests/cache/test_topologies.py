@@ -26,6 +26,7 @@ from tests.support.redis_servers import (
     replica_of,
     replicated,
     serving,
+    until_replication,
     watched,
 )
 from tests.support.redis_stores import (
@@ -166,8 +167,7 @@ async def test_a_planned_failover_by_a_sentinel_is_followed(tmp_path: Path):
                 with suppress(ResponseError):  # the Sentinel does not know yet how the replica is
                     await sentinel.client.execute_command("SENTINEL", "FAILOVER", SERVICE)
                     break
-        while (await replica.client.info("replication"))["role"] != "master":  # noqa: ASYNC110  # Redis has no event for it
-            await asyncio.sleep(0.01)
+        await until_replication(replica, role="master")
         await stores.until_stored(make_timeline(NOW + 1))
         await stores.until_latest(make_timeline(NOW + 1))
         assert await replica.client.exists(latest_key(b"animora:", KEY))
@@ -224,13 +224,10 @@ async def test_a_replica_that_takes_over_in_a_cluster_is_followed(nodes: list[Se
             await allow(replica, [*PRECOMPUTING, *CLUSTERED])
             for new, old, made in ((replica, holder, NOW + 1), (holder, replica, NOW + 2)):
                 await new.client.execute_command("CLUSTER", "FAILOVER")
-                while (await old.client.info("replication"))["role"] != "slave":  # noqa: ASYNC110  # as above
-                    await asyncio.sleep(0.01)
+                await until_replication(old, role="slave")
                 await stores.until_stored(make_timeline(made))
                 await stores.until_latest(make_timeline(made))
-                async with asyncio.timeout(HANG_TIMEOUT):
-                    while (await old.client.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
+                await until_replication(old, master_link_status="up")
             name = await replica.client.execute_command("CLUSTER", "MYID")
         for node in nodes:
             await node.client.execute_command("CLUSTER", "FORGET", name)

@@ -24,7 +24,7 @@ from animora_server.settings import ScorerSettings
 from tests.inference.neucf import compiled_artifact
 from tests.support.artifacts import DoublesWithoutEnd, TinyNetwork, tiny_artifact
 from tests.support.compilers import ZEROS, library, needs_compiler
-from tests.support.until import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT, until
 
 READ_ALL = "import sys, os, signal, time; sys.stdin.buffer.read(); "
 
@@ -208,21 +208,16 @@ async def test_a_child_that_hangs_is_killed_and_the_version_rejected(artifact, t
     path = tmp_path / "pid"
     with pytest.raises(ArtifactRejected, match="gave no verdict"):
         await Preflight(writes_its_pid(path, "time.sleep(600)"), timeout=0.5).check(artifact)
-    async with asyncio.timeout(HANG_TIMEOUT):
-        while is_running(path):  # noqa: ASYNC110  # the kernel has no event for it
-            await asyncio.sleep(0.005)
+    await until(lambda: not is_running(path))
 
 
 async def test_a_cancelled_check_kills_the_child(artifact, tmp_path):
     path = tmp_path / "pid"
     checking = asyncio.create_task(Preflight(writes_its_pid(path, "time.sleep(600)")).check(artifact))
-    async with asyncio.timeout(HANG_TIMEOUT):
-        while not is_running(path):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        checking.cancel()
-        await asyncio.wait((checking,))
-        while is_running(path):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until(lambda: is_running(path))
+    checking.cancel()
+    await asyncio.wait((checking,), timeout=HANG_TIMEOUT)
+    await until(lambda: not is_running(path))
     assert checking.cancelled()
 
 

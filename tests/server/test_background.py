@@ -18,6 +18,7 @@ from animora_server.background import (
 )
 from animora_server.errors import StoreError
 from animora_server.observability.metrics import BackgroundMetrics
+from tests.support.clocks import ManualClock
 from tests.support.until import HANG_TIMEOUT
 
 AT_ONCE = Backoff(0.0, 0.0)
@@ -173,15 +174,15 @@ async def wait_for_an_hour() -> float:
 
 
 async def test_an_event_loop_without_a_heartbeat_is_dead():
-    now = 100.0
-    loop = BackgroundLoop("heartbeat", wait_for_an_hour, clock=lambda: now)
+    clock = ManualClock()
+    loop = BackgroundLoop("heartbeat", wait_for_an_hour, clock=clock)
     liveness = Liveness(loop)
-    now += 1000.0
+    clock.now += 1000.0
     assert liveness.dead() is None  # it was not started
     loop.start()
-    now += STALL
+    clock.now += STALL
     assert liveness.dead() is None
-    now += 1.0
+    clock.now += 1.0
     assert liveness.dead() == "the event loop is blocked for 6.0 s"
     await loop.stop()
 

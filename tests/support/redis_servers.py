@@ -65,10 +65,7 @@ async def watched(
         following = ("--replicaof", f"127.0.0.1 {primary.port}")
         replica = await stack.enter_async_context(serving(directory, *delay, *following, program=program))
 
-        async def follows() -> bool:
-            return bool((await replica.client.info("replication"))["master_link_status"] == "up")
-
-        await until(follows)
+        await until_replication(replica, master_link_status="up")
         configuration = directory / "sentinel.conf"
         configuration.write_text(
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} 1\n"
@@ -86,6 +83,15 @@ async def watched(
             "watcher", enabled=True, passwords=[f"+{password}"], commands=["+sentinel|masters"]
         )
         yield primary, replica, sentinel
+
+
+async def until_replication(server: Server, **fields: str) -> None:
+    """Waits until the server reports these fields of its replication."""
+
+    async def reports() -> bool:
+        return fields.items() <= (await server.client.info("replication")).items()
+
+    await until(reports)
 
 
 async def replicated(primary: Server, replica: Server) -> None:
@@ -213,10 +219,7 @@ async def follow(replica: Server, primary: Server) -> None:
     await primary.client.replicaof("NO", "ONE")
     await replica.client.replicaof("127.0.0.1", primary.port)
 
-    async def follows() -> bool:
-        return bool((await replica.client.info("replication")).get("master_link_status") == "up")
-
-    await until(follows)
+    await until_replication(replica, master_link_status="up")
 
 
 def make_certificates(folder: Path) -> None:
