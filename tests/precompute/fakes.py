@@ -1,4 +1,4 @@
-"""Generations in memory."""
+"""Generations in memory, and an observer of runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -71,3 +71,19 @@ class FakeGenerations:
         if self.failures:
             self.failures -= 1
             raise StoreError("Redis is away")
+
+
+class ProgressRecorder:
+    """Records the progress of a run; see job.RunObserver."""
+
+    def __init__(self):
+        self.plan, self.users, self.chunks, self.swaps = None, 0, [], 0
+
+    def planned(self, plan, users):
+        self.plan, self.users = plan, users
+
+    def advanced(self, chunk):
+        self.chunks.append(chunk)
+
+    def swapped(self):
+        self.swaps += 1

@@ -12,8 +12,7 @@ from animora_server.precompute.shard import Shard
 from animora_server.settings import Settings
 from animora_server.timeline.store import settings_digest, timeline_key
 from animora_server.types import RankerName
-from tests.precompute.fakes import FakeGenerations
-from tests.precompute.watch import Watch
+from tests.precompute.fakes import FakeGenerations, ProgressRecorder
 from tests.support.artifacts import tiny_artifact
 from tests.support.feed import AUTHORS, COLD_USER, TRAINED_USERS
 from tests.support.until import HANG_TIMEOUT
@@ -23,7 +22,7 @@ USERS = (*TRAINED_USERS, COLD_USER, *AUTHORS)
 
 @pytest.fixture
 def watch():
-    return Watch()
+    return ProgressRecorder()
 
 
 def with_options(settings, **sections):

@@ -16,7 +16,7 @@ from animora_server.settings import Settings
 from animora_server.timeline.store import settings_digest
 from animora_server.types import Generation
 from tests.precompute import crowd
-from tests.precompute.watch import Watch
+from tests.precompute.fakes import ProgressRecorder
 from tests.support.processes import animora_environment
 from tests.support.until import HANG_TIMEOUT
 
@@ -68,7 +68,7 @@ async def begin(settings, record):
 
 async def finish(settings):
     async with RedisGenerations(settings.cache, settings.timeline, settings.precompute) as generations:
-        return await run(settings, RunOptions(), generations, Watch())
+        return await run(settings, RunOptions(), generations, ProgressRecorder())
 
 
 async def test_a_run_that_is_killed_five_times_stores_the_same_timelines_as_an_uninterrupted_one(
