@@ -1,15 +1,19 @@
 import numpy as np
 import pytest
+import stamina
+from structlog.testing import capture_logs
 
 from animora_server.errors import GenerationGone, StoreError
 from animora_server.precompute.retrying_store import RetryingGenerationStore
 from tests.precompute.fakes import FakeGenerations
 from tests.precompute.test_plan import FIRST, LATER
 
+NO_PAUSES = stamina.AsyncRetryingCaller(attempts=3, wait_max=0.0)
+
 
 @pytest.fixture
 def patient(store):
-    return RetryingGenerationStore(store, delays=(0, 0))
+    return RetryingGenerationStore(store, NO_PAUSES)
 
 
 async def call_all(generations):
@@ -35,8 +39,12 @@ async def test_calls_reach_the_store(patient):
 async def test_a_failed_call_is_retried(patient, store):
     await patient.begin(FIRST)
     store.failures = 2
-    assert await patient.put(FIRST, []) == 0
+    with capture_logs() as logs:
+        assert await patient.put(FIRST, []) == 0
     assert store.calls == ["begin", "put", "put", "put"]
+    assert [(entry["event"], entry["error"], entry["seconds"]) for entry in logs] == [
+        ("Redis call failed; retrying", "Redis is away", 0.0)
+    ] * 2
 
 
 async def test_a_call_that_keeps_failing_raises(patient, store):
@@ -60,7 +68,7 @@ async def test_an_abandoned_generation_is_not_retried():
             raise GenerationGone("abandoned")
 
     store = Abandoned()
-    patient = RetryingGenerationStore(store, delays=(0, 0))
+    patient = RetryingGenerationStore(store, NO_PAUSES)
     await patient.begin(FIRST)
     with pytest.raises(GenerationGone):
         await patient.finish_shard(FIRST, 0)

@@ -1,10 +1,11 @@
 """A generation store with retries, which bridges a short outage of Redis."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import stamina
 import structlog
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from animora_server.errors import StoreError
 from animora_server.precompute.protocols import GenerationStore
@@ -14,7 +15,21 @@ log = structlog.get_logger(__name__)
 
 Value = TypeVar("Value")
 
-DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds before each retry; enough for a failover
+# Pauses of 0.1, 0.3, 1, 3 and 10 s, enough for a failover.
+RETRY = stamina.AsyncRetryingCaller(
+    attempts=6, timeout=None, wait_initial=0.1, wait_max=10.0, wait_jitter=0.0, wait_exp_base=10**0.5
+)
+
+
+def log_retry(details: RetryDetails) -> None:
+    """Logs that a call failed and is retried."""
+    log.warning(
+        "Redis call failed; retrying", error=str(details.caused_by), seconds=round(details.wait_for, 1)
+    )
+
+
+# The defaults would also create a Prometheus counter.
+set_on_retry_hooks([log_retry])
 
 
 class RetryingGenerationStore:
@@ -24,12 +39,12 @@ class RetryingGenerationStore:
 
     Args:
         store: The store.
-        delays: Seconds before each retry; after the last one the failure is raised.
+        retry: Calls with retries; after the last one it raises the failure.
     """
 
-    def __init__(self, store: GenerationStore, delays: Sequence[float] = DELAYS) -> None:
+    def __init__(self, store: GenerationStore, retry: stamina.AsyncRetryingCaller = RETRY) -> None:
         self._store = store
-        self._delays = delays
+        self._retry = retry.on(StoreError)
         self._has_answered = False
 
     async def current(self) -> Generation | None:
@@ -69,12 +84,6 @@ class RetryingGenerationStore:
         return await self._with_retries(lambda: self._store.retire(generation))
 
     async def _with_retries(self, call: Callable[[], Awaitable[Value]]) -> Value:
-        for delay in self._delays if self._has_answered else ():
-            try:
-                return await call()
-            except StoreError as error:
-                log.warning("Redis call failed; retrying", error=str(error), seconds=delay)
-                await asyncio.sleep(delay)
-        answer = await call()
+        answer = await (self._retry(call) if self._has_answered else call())
         self._has_answered = True
         return answer
