@@ -22,7 +22,7 @@ class Group:
     """A supervisor and its workers.
 
     Attributes:
-        process: The parent.
+        process: The supervisor.
         events: What they have logged so far.
         other_lines: What they wrote to standard error besides.
     """
@@ -61,7 +61,7 @@ class Group:
             is_complete = len(pids) == count + others and without not in pids
             return is_complete and await self.value("animora_workers_serving") == count
 
-        await until(serve)
+        await until(serve, INTERVAL)
         return pids
 
     async def serving_with_device(self, count: int, without: int | None = None) -> tuple[int, list[int]]:

@@ -134,7 +134,7 @@ async def test_committed_changes_reach_all_workers_and_any_worker_serves_the_nex
                 answers = [await caller.stub.Rank(request, timeout=HANG_TIMEOUT) for caller in (one, other)]
                 return all(answer.dropped.blocked for answer in answers)
 
-            await until(both_know)
+            await until(both_know, INTERVAL)
 
 
 async def count_calls_until(stop: asyncio.Event, client: AsyncRankingClient) -> int:
@@ -178,7 +178,7 @@ async def test_sigterm_to_all_under_load_loses_no_request_if_another_server_runs
         both = f"ipv4:127.0.0.1:{await servers.grpc_port()},127.0.0.1:{alone['grpc_port']}"
         async with AsyncRankingClient(both) as client, asyncio.TaskGroup() as tasks:
             calling = [tasks.create_task(count_calls_until(drained, client)) for _ in range(8)]
-            await until(partial(some_are_ranked, servers))
+            await until(partial(some_are_ranked, servers), INTERVAL)
             servers.process.send_signal(signal.SIGTERM)
             assert await servers.end() == 0
             drained.set()
