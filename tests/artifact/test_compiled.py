@@ -88,7 +88,7 @@ def test_identical_native_code_is_loaded_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"),
+    ("damage", "why"),
     [
         (lambda code: b"", "does not load on this machine"),
         (lambda code: b"not a library", "does not load on this machine"),
@@ -96,9 +96,9 @@ def test_identical_native_code_is_loaded_once(tmp_path):
         (of_another_machine, "does not load on this machine"),
     ],
 )
-def test_native_code_that_is_not_a_library_is_refused(tmp_path, spoil, why):
+def test_native_code_that_is_not_a_library_is_refused(tmp_path, damage, why):
     with pytest.raises(CompiledUnusable, match=why):
-        open_library(spoil(library(ZEROS, tmp_path)))
+        open_library(damage(library(ZEROS, tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -84,16 +84,16 @@ def test_golden_rows_that_would_take_long_to_replay_are_refused(artifact):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.5, -0.1])
 def test_a_recorded_probability_out_of_range_is_refused(artifact, value):
-    spoilt = artifact.golden.probabilities.copy()
-    spoilt[1] = value
-    assert rejection(changed(artifact, probabilities=spoilt)) == "golden"
+    damaged = artifact.golden.probabilities.copy()
+    damaged[1] = value
+    assert rejection(changed(artifact, probabilities=damaged)) == "golden"
 
 
 @pytest.mark.parametrize("array", ["image", "caption"])
 def test_a_recorded_embedding_that_is_not_finite_is_refused(artifact, array):
-    spoilt = getattr(artifact.golden, array).copy()
-    spoilt[0, 0] = np.nan
-    assert rejection(changed(artifact, **{array: spoilt})) == "golden"
+    damaged = getattr(artifact.golden, array).copy()
+    damaged[0, 0] = np.nan
+    assert rejection(changed(artifact, **{array: damaged})) == "golden"
 
 
 @pytest.mark.parametrize("tolerance", [1e9, 1.0, 1e-3])

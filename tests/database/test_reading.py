@@ -98,7 +98,7 @@ async def test_unambiguous_types_are_read_alike_by_server_and_trainer(
 
 
 @pytest.mark.parametrize(
-    ("view", "column", "expression", "said"),
+    ("view", "column", "expression", "remedy"),
     [
         ("users", "id", "id::text", "id is text and must be bigint: write id::bigint"),
         ("users", "id", "gen_random_uuid()", "id is uuid and must be bigint: write an integer column"),
@@ -118,14 +118,14 @@ async def test_unambiguous_types_are_read_alike_by_server_and_trainer(
     ],
 )  # fmt: skip
 async def test_other_types_are_refused_with_a_suggested_cast(
-    database, programs, view, column, expression, said
+    database, programs, view, column, expression, remedy
 ):
     await change(database, view, column, expression)
 
     server, trainer = await programs.refusals()
 
     assert server == trainer
-    with pytest.raises(AssertionError, match=rf"^animora\.{view}: .*{said}"):
+    with pytest.raises(AssertionError, match=rf"^animora\.{view}: .*{remedy}"):
         raise AssertionError(server)
 
 

@@ -120,7 +120,7 @@ def _screen(output):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "printed"),
     [
         (InvalidOption("factors", "must be at least 1"), 2, "error: factors: must be at least 1\n"),
         (InvalidInput("a.txt: is [empty]"), 1, "error: a.txt: is [empty]\n"),
@@ -129,11 +129,11 @@ def _screen(output):
         (PeerFailed("the first process has failed"), 0, ""),
     ],
 )
-def test_an_expected_error_is_one_line(capsys, error, code, said):
+def test_an_expected_error_is_one_line(capsys, error, code, printed):
     with pytest.raises(typer.Exit) as ended, report_errors():
         raise error
     assert ended.value.exit_code == code
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == printed
 
 
 def test_an_unexpected_error_keeps_its_traceback():

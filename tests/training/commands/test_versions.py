@@ -257,7 +257,7 @@ NOTHING = np.empty(0, np.int64)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"),
+    ("damage", "why"),
     [
         (with_nan, "posts holds a weight that is not finite"),
         (with_more_users, "does not take user row 5"),
@@ -270,8 +270,8 @@ NOTHING = np.empty(0, np.int64)
         ),
     ],
 )
-def test_a_version_that_cannot_serve_is_neither_published_nor_activated(run, store, tmp_path, spoil, why):
-    version = spoil(make_artifact("v1"))
+def test_a_version_that_cannot_serve_is_neither_published_nor_activated(run, store, tmp_path, damage, why):
+    version = damage(make_artifact("v1"))
     write_artifact(version, tmp_path / "made" / "v1")
     assert why in run("publish", tmp_path / "made" / "v1", code=1)
     assert open_store(store).listing().manifests == []

@@ -151,9 +151,9 @@ def test_a_tensor_of_another_shape_or_type_is_an_error(networks, batch, argument
 def test_nan_stays_nan_in_native_scores(networks, batch):
     users, segments, table, index = batch
     for column in range(table.shape[1]):
-        spoilt = table.clone()
-        spoilt[4, column] = float("nan")
-        scores = networks[0].score(users, segments, spoilt, index)
+        damaged = table.clone()
+        damaged[4, column] = float("nan")
+        scores = networks[0].score(users, segments, damaged, index)
         assert scores.isnan().nonzero().tolist() == [[4]]
 
 

@@ -66,8 +66,8 @@ def test_a_fit_killed_three_times_makes_the_same_version(start, environment, tmp
     refused = fit(environment, *begun, "--resume", "--seed", "5", code=1).stderr
     assert "belongs to other data or another configuration" in refused
 
-    _, said = last.communicate("\n")
-    assert last.returncode == 0, said
+    _, errors = last.communicate("\n")
+    assert last.returncode == 0, errors
     assert not list(run.glob("checkpoint-*"))
     fit(environment, "--run-dir", through, "--output", tmp_path / "whole")
     assert same(version(tmp_path / "whole"), version(tmp_path / "out"))

@@ -42,8 +42,8 @@ def torchrun(environment):
 
 
 def ended(process, code=0):
-    output, said = process.communicate()
-    assert process.returncode == code, said
+    output, errors = process.communicate()
+    assert process.returncode == code, errors
     return output
 
 

@@ -36,24 +36,24 @@ def start():
         process.communicate(timeout=HANG_TIMEOUT)
 
 
-def said(process):
-    _, said = process.communicate()
+def errors_of(process):
+    _, errors = process.communicate()
     assert process.returncode != 0
-    return said
+    return errors
 
 
 def test_a_wrong_option_is_reported_once_by_all_ranks(start):
     unknown = start("--frobnicate")
     wrong = start("--database-url", "unused", "--output", "unused", "--set", "feature_width=-1")
-    assert said(unknown).count("--frobnicate") == 1
-    assert said(wrong).count("error: feature_width: ") == 1
+    assert errors_of(unknown).count("--frobnicate") == 1
+    assert errors_of(wrong).count("error: feature_width: ") == 1
 
 
 def test_a_wrong_option_of_one_rank_is_reported(start):
     words = ("--database-url", "unused", "--output", "unused")
     unknown, wrong = (start(*words, second=second) for second in ("--frobnicate", "--set feature_width=-1"))
-    assert said(unknown).count("--frobnicate") == 1
-    assert said(wrong).count("error: feature_width: ") == 1
+    assert errors_of(unknown).count("--frobnicate") == 1
+    assert errors_of(wrong).count("error: feature_width: ") == 1
 
 
 async def test_an_error_in_the_data_is_reported_once(start, postgres_url, tmp_path):
@@ -65,7 +65,7 @@ async def test_an_error_in_the_data_is_reported_once(start, postgres_url, tmp_pa
     """)
     await connection.close()
     process = start("--database-url", postgres_url, "--output", tmp_path / "out")
-    assert said(process).count("error: ") == 1
+    assert errors_of(process).count("error: ") == 1
 
 
 def test_a_write_error_of_one_rank_is_reported(start, environment, tmp_path):
@@ -74,7 +74,7 @@ def test_a_write_error_of_one_rank_is_reported(start, environment, tmp_path):
     (run / "run.json").unlink()  # as if the fit had not finished
     (run / "checkpoint-1-1-of-2.pt" / "in the way").mkdir(parents=True)
     process = start("--run-dir", run, "--resume", "--output", out, **environment)
-    assert "checkpoint-1-1-of-2.pt: cannot be written: Is a directory" in said(process)
+    assert "checkpoint-1-1-of-2.pt: cannot be written: Is a directory" in errors_of(process)
 
 
 def test_processes_that_the_command_starts_itself_end_with_their_exit_code(environment, tmp_path):
