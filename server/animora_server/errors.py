@@ -103,6 +103,11 @@ class OutOfDeviceMemory(DeviceFault):
     """The batch did not fit into the device's memory."""
 
 
+def is_device_fault(error: BaseException) -> bool:
+    """Whether the device failed for all work: a batch that did not fit into its memory is no such fault."""
+    return isinstance(error, DeviceFault) and not isinstance(error, OutOfDeviceMemory)
+
+
 class InvalidScores(ScoringFailed):
     """A score is not a finite number."""
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from animora_server.ranker.rank_task import (
+    MAX_BATCH_IDS,
+    MAX_BATCH_QUERIES,
     MAX_DEADLINE_SPREAD,
-    MAX_GROUP_IDS,
-    MAX_GROUP_QUERIES,
     RankTask,
     ScoringBatch,
     group_into_batches,
@@ -37,10 +37,10 @@ async def test_tasks_of_one_model_and_policy_with_close_deadlines_form_one_batch
 
 
 async def test_a_batch_has_a_bounded_number_of_queries_and_ids():
-    batches = grouped([task() for _ in range(MAX_GROUP_QUERIES + 1)])
-    assert [len(batch) for batch in batches] == [MAX_GROUP_QUERIES, 1]
-    assert [len(batch) for batch in grouped([task(candidates=MAX_GROUP_IDS), task()])] == [1, 1]
-    excluding = [task(exclude_post_ids=np.arange(MAX_GROUP_IDS // 2)) for _ in range(3)]
+    batches = grouped([task() for _ in range(MAX_BATCH_QUERIES + 1)])
+    assert [len(batch) for batch in batches] == [MAX_BATCH_QUERIES, 1]
+    assert [len(batch) for batch in grouped([task(candidates=MAX_BATCH_IDS), task()])] == [1, 1]
+    excluding = [task(exclude_post_ids=np.arange(MAX_BATCH_IDS // 2)) for _ in range(3)]
     assert [len(batch) for batch in grouped(excluding)] == [1, 1, 1]
 
 

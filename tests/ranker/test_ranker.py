@@ -18,7 +18,7 @@ from animora_server.errors import (
     Overloaded,
 )
 from animora_server.ranker import CandidateRanker
-from animora_server.ranker.rank_task import MAX_GROUP_IDS
+from animora_server.ranker.rank_task import MAX_BATCH_IDS
 from animora_server.ranker.score_provider import CacheAccess
 from animora_server.scoring import heuristic
 from animora_server.scoring.heuristic import Heuristic
@@ -475,7 +475,7 @@ async def test_a_large_batch_does_not_block_the_event_loop():
     states = FakeStates(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     ranker = CandidateRanker(states, None, Heuristic(), stages=Stages(), clock=clock)
     counting = asyncio.ensure_future(count_turns())
-    rankings = await ranker.rank_all([query(user=500, posts=tuple(range(MAX_GROUP_IDS)))] * 3)
+    rankings = await ranker.rank_all([query(user=500, posts=tuple(range(MAX_BATCH_IDS)))] * 3)
     counting.cancel()
     assert len(set(ranked_in)) == len(ranked_in) == 3
     assert [each.post_ids.tolist() for each in rankings_of(rankings)] == [[30, 20, 10]] * 3
@@ -483,7 +483,7 @@ async def test_a_large_batch_does_not_block_the_event_loop():
 
 async def test_a_batch_that_is_cancelled_between_turns_leaves_no_running_work():
     model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
-    many = query(posts=tuple(range(MAX_GROUP_IDS)))
+    many = query(posts=tuple(range(MAX_BATCH_IDS)))
     batch = asyncio.ensure_future(ranker_over(FakeStates(snapshot(THREE), model)).rank_all([many] * 3))
     await asyncio.sleep(0)
     batch.cancel()
@@ -563,6 +563,29 @@ async def test_a_query_whose_candidates_cannot_be_filtered_fails_alone():
     first, failed, second = await ranker.rank_all([query(), bad, query(user=8)])
     assert [each.ranker for each in rankings_of([first, second])] == [RankerName.NEUCF] * 2
     assert isinstance(failed, Exception)
+
+
+async def test_without_a_model_a_caller_that_has_gone_changes_nothing_for_the_others():
+    ranker = ranker_over(FakeStates(snapshot(THREE)))
+    callers = [asyncio.create_task(ranker.rank(query(user=user))) for user in (7, 8)]
+    # The batch has started once the driver is a task of the loop; it has taken no step yet.
+    while len(asyncio.all_tasks()) < 4:  # noqa: ASYNC110  # the loop has no event for this
+        await asyncio.sleep(0)
+    callers[0].cancel()
+    assert (await callers[1]).degraded_reason is DegradedReason.NO_MODEL
+
+
+async def test_without_a_model_only_the_queries_whose_deadline_has_passed_fail():
+    ranker = ranker_over(FakeStates(snapshot(THREE)))
+    now = asyncio.get_running_loop().time()
+    late = replace(query(), deadline=now - 1e-3, reserve=0.0)
+    in_time = replace(
+        query(user=8), deadline=now + 60, reserve=60.0
+    )  # its scores are due at about the same time
+    failed, ranking = await ranker.rank_all([late, in_time])
+    assert isinstance(failed, DeadlineExpired)
+    assert isinstance(ranking, RankedCandidates)
+    assert ranking.degraded_reason is DegradedReason.NO_MODEL
 
 
 async def test_callers_of_a_batch_whose_work_is_cancelled_by_the_server_do_not_wait_for_ever():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.transforms import probabilities
 from animora_server.settings import TimelineSettings
-from animora_server.timeline.feed_ranker import RankedPosts, ScoredPosts, order_posts, stored_bytes
+from animora_server.timeline.feed_ranker import RankedPosts, ScoredCandidates, order_posts, stored_bytes
 from animora_server.timeline.reranking import Reranking
 from animora_server.types import RankerName
 from tests.support.catalogs import NOW, snapshot
@@ -16,7 +16,7 @@ from tests.support.catalogs import NOW, snapshot
 
 def ranking_of(catalog, values, ranker=RankerName.HEURISTIC, **options) -> RankedPosts:
     settings = TimelineSettings(**options)
-    scored = ScoredPosts(np.arange(len(values)), np.array(values, np.float32), ranker)
+    scored = ScoredCandidates(np.arange(len(values)), np.array(values, np.float32), ranker)
     return order_posts(catalog, scored, NOW, settings, Reranking.of(settings, Heuristic()))
 
 

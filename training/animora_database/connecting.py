@@ -7,8 +7,8 @@ import asyncpg
 
 from animora_database.dsn import ConnectionOptions
 
-# Errors of asyncpg, TLS, the network and the operating system. asyncpg also raises ValueError, for example
-# for text that is not UTF-8 or a certificate that cannot be verified.
+# Errors of asyncpg, TLS, the network and the operating system. While it connects, asyncpg also raises
+# ValueError, for example for text that is not UTF-8 or a certificate that cannot be verified.
 DRIVER_ERRORS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,

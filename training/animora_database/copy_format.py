@@ -51,19 +51,21 @@ class _Rows:
             UnusableView: It is not. A null shortens a row, so that other bytes are left.
         """
         if rest != TRAILER:
-            raise self._null(np.frombuffer(rest.ljust(self._layout.itemsize, b"\0"), self._layout, 1))
+            raise self._row_error(np.frombuffer(rest.ljust(self._layout.itemsize, b"\0"), self._layout, 1))
 
     def _columns(self, rows: npt.NDArray[np.void]) -> Columns:
         expected = {f"length of {name}": self._layout[name].itemsize for name in self.query.types}
         for name, value in (expected | {"fields": self._fields}).items():
             if not np.all(rows[name] == value):
-                raise self._null(rows)
+                raise self._row_error(rows)
         return [rows[name].astype(self._layout[name].newbyteorder("=")) for name in self.query.types]
 
-    def _null(self, rows: npt.NDArray[np.void]) -> UnusableView:
-        """The error for the first null in some rows; the rows after it are not aligned."""
+    def _row_error(self, rows: npt.NDArray[np.void]) -> UnusableView:
+        """The error for the first row that is not as the query says; the rows after it are not aligned."""
         names = [*self.query.types]
         wrong = [rows[f"length of {name}"] != self._layout[name].itemsize for name in names]
+        if not np.any(wrong):
+            return UnusableView(f"the rows of animora.{self.query.view} do not have the columns of the query")
         name = names[int(np.stack(wrong, axis=1).argmax()) % len(names)]
         return UnusableView(f"animora.{self.query.view} holds a null in {name}, which that column must not")
 

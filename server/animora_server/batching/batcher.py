@@ -18,7 +18,7 @@ from animora_server.batching.background_turns import BackgroundTurns
 from animora_server.batching.cost import CostModel
 from animora_server.batching.deadline_timer import DeadlineTimer
 from animora_server.batching.observer import BatchObserver
-from animora_server.errors import DeadlineUnreachable, DeviceFault, OutOfDeviceMemory, Overloaded
+from animora_server.errors import DeadlineUnreachable, DeviceFault, Overloaded, is_device_fault
 
 MAX_INLINE_SECONDS = 0.001  # of a turn of the event loop; later work of the turn is queued and batched
 
@@ -208,7 +208,7 @@ class Batcher(Generic[Work, Result]):
             results = self._inline([work])
         except Exception as error:  # any error belongs to the submitter
             future.set_exception(error)
-            if isinstance(error, DeviceFault):
+            if is_device_fault(error):
                 self._observer.faulted()
         else:
             if results is None:
@@ -327,7 +327,7 @@ class Batcher(Generic[Work, Result]):
         except (Overloaded, DeadlineUnreachable) as error:
             _fail_all(batch, error)
         except Exception as error:  # one poisoned piece of work: its error must reach its caller alone
-            is_fault = isinstance(error, DeviceFault) and not isinstance(error, OutOfDeviceMemory)
+            is_fault = is_device_fault(error)
             if is_fault:
                 self._observer.faulted()
             if is_fault or len(batch) == 1:

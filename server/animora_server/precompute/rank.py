@@ -14,7 +14,7 @@ from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.transforms import impute_featureless
 from animora_server.settings import Settings
 from animora_server.timeline.eligibility import VisibilityFilter, candidates
-from animora_server.timeline.feed_ranker import ScoredPosts, order_posts
+from animora_server.timeline.feed_ranker import ScoredCandidates, order_posts
 from animora_server.timeline.reranking import Reranking
 from animora_server.timeline.store import timeline_key
 from animora_server.types import FloatArray, Generation, IntArray, RankedTimeline, RankerName
@@ -60,8 +60,8 @@ class ChunkRanker:
         self._reranking = Reranking.of(settings.timeline, heuristic)
         # The heuristic's scores do not depend on the user: float32 (n), by catalog row.
         self._heuristic_values = np.zeros(len(self._catalog), np.float32)
-        terms = heuristic.terms(self._catalog, window.rows, generation.made_at)
-        self._heuristic_values[window.rows] = terms.sum(axis=1)
+        values = heuristic.values(self._catalog, window.rows, generation.made_at)
+        self._heuristic_values[window.rows] = values
 
     def key(self, user_id: int) -> bytes:
         """The key of a user's timeline."""
@@ -116,10 +116,10 @@ class ChunkRanker:
     def _ranked_timeline(self, rows: IntArray, logits: FloatArray | None) -> RankedTimeline:
         """Orders posts at catalog rows int64 (m), by logits float32 (m) or by the heuristic."""
         if self._scorer is None or logits is None:
-            scored = ScoredPosts(rows, self._heuristic_values[rows], RankerName.HEURISTIC)
+            scored = ScoredCandidates(rows, self._heuristic_values[rows], RankerName.HEURISTIC)
         else:
             values = impute_featureless(logits, self._scorer.has_features(rows))
-            scored = ScoredPosts(rows, values, RankerName.NEUCF, self._scorer.version)
+            scored = ScoredCandidates(rows, values, RankerName.NEUCF, self._scorer.version)
         generation = self._generation
         ranked = order_posts(self._catalog, scored, generation.made_at, self._settings, self._reranking)
         return RankedTimeline(

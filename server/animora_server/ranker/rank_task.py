@@ -7,7 +7,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from animora_server.ranker.candidates import NO_CANDIDATES, NO_IDS, Candidates
+from animora_server.ranker.candidates import NO_CANDIDATES, Candidates, filter_candidates
 from animora_server.scoring.protocols import ScoringModel
 from animora_server.scoring.serving_state import ServingState
 from animora_server.types import CacheStatus, FloatArray, IntArray, RankedCandidates, RankQuery
@@ -15,10 +15,10 @@ from animora_server.types import CacheStatus, FloatArray, IntArray, RankedCandid
 # Seconds. Queries whose deadlines lie this close to each other form one batch, which is due at the first of
 # them. It is as long as coalescing may take. A batch costs the queue a tenth of what its queries would alone.
 MAX_DEADLINE_SPREAD = 0.005
-MAX_GROUP_IDS = 8192  # a larger batch would make its first query wait for its last
-MAX_GROUP_QUERIES = 256  # the most keys of one look-up in the cache
-NO_VALUES = np.empty(0, np.float32)
-_GROUP_ORDER = attrgetter("query.model_version", "query.cache_policy", "query.score_by")
+MAX_BATCH_IDS = 8192  # a larger batch would make its first query wait for its last
+MAX_BATCH_QUERIES = 256  # the most keys of one look-up in the cache
+NO_ROWS, NO_VALUES = np.empty(0, np.int64), np.empty(0, np.float32)
+_BATCH_ORDER = attrgetter("query.model_version", "query.cache_policy", "query.score_by")
 
 
 @dataclass(eq=False, slots=True)
@@ -60,8 +60,8 @@ class ScoringBatch:
     Attributes:
         tasks: The tasks; the first has the earliest deadline.
         state: The serving state of all of them.
-        candidates: Their candidates (n); none before the filter.
-        user_rows: int64 (b), the users' rows in the model.
+        candidates: Their candidates (n); NO_CANDIDATES before `filter`.
+        user_rows: int64 (b), the users' rows in the model; 0 before `find_users`.
         keys: The cache key of each task; empty where the cache is not used.
         status: Where the scores come from.
         values: float32 (n), the logits as `impute_featureless` returns them; empty until they are there.
@@ -71,7 +71,7 @@ class ScoringBatch:
     tasks: Sequence[RankTask]
     state: ServingState
     candidates: Candidates = NO_CANDIDATES
-    user_rows: IntArray = field(default_factory=lambda: NO_IDS)
+    user_rows: IntArray = field(default_factory=lambda: NO_ROWS)
     keys: Sequence[bytes] = ()
     status: CacheStatus = CacheStatus.BYPASS
     values: FloatArray = field(default_factory=lambda: NO_VALUES)
@@ -91,6 +91,20 @@ class ScoringBatch:
     def deadline(self) -> float:
         """When the scores must be there, on the event loop's clock."""
         return self.tasks[0].query.score_by
+
+    def filter(self) -> None:
+        """Sets the candidates, eligible or with a drop reason."""
+        self.candidates = filter_candidates(self.state.snapshot, [task.query for task in self.tasks])
+        self.user_rows = np.zeros(len(self.tasks), np.int64)
+
+    def find_users(self) -> IntArray:
+        """Sets and returns the users' rows int64 (b) in the model, 0 for a user that it does not know.
+
+        Raises:
+            ModelNotResident, ModelUnavailable: As `model`.
+        """
+        self.user_rows = self.model.user_rows(np.array([task.query.user_id for task in self.tasks]))
+        return self.user_rows
 
     def subset(self, positions: Sequence[int]) -> "ScoringBatch":
         """The batch of the tasks at these positions; this batch where that is all of them."""
@@ -127,15 +141,15 @@ def group_into_batches(state: ServingState, tasks: Iterable[RankTask]) -> list[S
     """
     groups: list[list[RankTask]] = []
     group, latest, ids = None, 0.0, 0
-    for task in sorted(tasks, key=_GROUP_ORDER):
+    for task in sorted(tasks, key=_BATCH_ORDER):
         query = task.query
         size = len(query.post_ids) + len(query.exclude_post_ids)
         ids += size
         if (
             (query.model_version, query.cache_policy) != group
             or query.score_by > latest
-            or ids > MAX_GROUP_IDS
-            or len(groups[-1]) == MAX_GROUP_QUERIES
+            or ids > MAX_BATCH_IDS
+            or len(groups[-1]) == MAX_BATCH_QUERIES
         ):
             groups.append([])
             group, latest = (query.model_version, query.cache_policy), query.score_by + MAX_DEADLINE_SPREAD

@@ -19,17 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from animora_server.background import log_task_failure
 from animora_server.batching import RequestCoalescer
 from animora_server.errors import (
     CallError,
     CatalogUnavailable,
     DeadlineExpired,
-    DeviceFault,
     ModelUnavailable,
-    OutOfDeviceMemory,
     ScoringFailed,
+    is_device_fault,
 )
-from animora_server.ranker.candidates import filter_candidates
 from animora_server.ranker.rank_task import RankTask, ScoringBatch, group_into_batches
 from animora_server.ranker.score_provider import CacheAccess, ScoreProvider
 from animora_server.ranker.top_k import TopK, top_k
@@ -88,7 +87,10 @@ class CandidateRanker:
             task.abandon()
             raise
         if isinstance(outcome, BaseException):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome, task  # else the error and this frame would wait for the garbage collector
         return outcome
 
     async def rank_all(self, queries: Sequence[RankQuery]) -> list[RankedCandidates | BaseException]:
@@ -117,6 +119,7 @@ class CandidateRanker:
         loop = asyncio.get_running_loop()
         for batch in group_into_batches(state, waiting):
             batch.driver = loop.create_task(self._drive(batch))
+            log_task_failure(batch.driver, "scoring batch failed")
             for task in batch.tasks:
                 task.batch = batch
 
@@ -140,7 +143,7 @@ class CandidateRanker:
             waiting = batch.waiting()
             if waiting is None:
                 return
-            if len(batch.tasks) > 1 and _may_succeed_alone(failure) and not expired(batch.deadline):
+            if len(batch.tasks) > 1 and _may_succeed_alone(failure, batch.deadline):
                 await _in_parallel([self._run_isolating_failures(step, single) for single in waiting.split()])
             elif isinstance(failure, ScoringFailed):
                 await self._run_isolating_failures(partial(self._fall_back, failure), waiting)
@@ -151,15 +154,16 @@ class CandidateRanker:
     async def _rank_batch(self, batch: ScoringBatch) -> None:
         """Filters candidates, looks up scores, computes those that are missing, and answers each part."""
         started = time.perf_counter()
-        batch.candidates = filter_candidates(batch.state.snapshot, [task.query for task in batch.tasks])
-        user_rows = batch.model.user_rows(np.array([task.query.user_id for task in batch.tasks]))
-        batch.user_rows = user_rows
+        try:
+            batch.filter()
+            user_rows = batch.find_users()
+        finally:
+            self._stages.observe("candidates", time.perf_counter() - started)
         if not user_rows.all():
             self._answer_by_heuristic(batch.subset(np.flatnonzero(user_rows == 0).tolist()), None)
             if not user_rows.any():
                 return
             batch = batch.subset(np.flatnonzero(user_rows).tolist())
-        self._stages.observe("candidates", time.perf_counter() - started)
         finished, missing = await self._scores.look_up(batch)
         await _in_parallel(
             [
@@ -171,7 +175,7 @@ class CandidateRanker:
     async def _compute(self, batch: ScoringBatch) -> None:
         """Has the model score a batch, then answers."""
         await self._scores.compute(batch)
-        await self._answer(batch)
+        await self._run_isolating_failures(self._answer, batch)
 
     async def _answer(self, batch: ScoringBatch) -> None:
         """Answers the tasks of a batch that has scores; those with `explain` last and in sequence."""
@@ -220,14 +224,11 @@ class CandidateRanker:
         if in_time:
             self._answer_by_heuristic(batch.subset(in_time), degraded_reason(failure))
         for task in batch.tasks:
-            if not task.outcome.done():
-                error = DeadlineExpired()
-                error.__cause__ = failure
-                task.complete(error)
+            task.complete(DeadlineExpired())  # no effect on an outcome that is set
 
     def _answer_by_heuristic(self, batch: ScoringBatch, degraded: DegradedReason | None) -> None:
         snapshot, candidates, now = batch.state.snapshot, batch.candidates, self._clock()
-        values = self._heuristic.terms(snapshot, candidates.rows, now).sum(axis=1).astype(np.float32)
+        values = self._heuristic.values(snapshot, candidates.rows, now)
         best = top_k(snapshot, candidates, values, [task.query.limit for task in batch.tasks])
         for position, (task, span) in enumerate(zip(batch.tasks, best.slices, strict=True)):
             positions, explain = best.positions[span], task.query.explain
@@ -253,11 +254,11 @@ async def _in_parallel(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*coroutines)
 
 
-def _may_succeed_alone(failure: Exception) -> bool:
-    """Whether a step that failed for a batch may succeed for one of its tasks."""
-    if isinstance(failure, DeviceFault):
-        return isinstance(failure, OutOfDeviceMemory)
-    return not isinstance(failure, CallError | ModelUnavailable)
+def _may_succeed_alone(failure: Exception, deadline: float) -> bool:
+    """Whether a step that failed for a batch with this deadline may succeed for one of its tasks."""
+    if isinstance(failure, CallError | ModelUnavailable) or is_device_fault(failure):
+        return False
+    return not (isinstance(failure, ScoringFailed) and expired(deadline))
 
 
 def _top_k(batch: ScoringBatch) -> TopK:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
-from animora_server.types import DoubleArray, IntArray
+from animora_server.types import DoubleArray, FloatArray, IntArray
 
 TERMS = ("popularity", "recency")
 
@@ -28,6 +28,10 @@ class Heuristic:
 
     popularity_weight: float = 0.6
     recency_scale: float = 6 * 3600.0
+
+    def values(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> FloatArray:
+        """The values float32 (m) of the posts at rows int64 (m); see `terms`."""
+        return np.asarray(self.terms(snapshot, rows, now).sum(axis=1), np.float32)
 
     def terms(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> DoubleArray:
         """The two summands of each value.

@@ -1,4 +1,4 @@
-"""Single-flight: one computation a key at a time, shared by all callers; its result is kept for a second."""
+"""Single-flight: one computation a key at a time for all callers; and the results of the last second."""
 
 import asyncio
 import time

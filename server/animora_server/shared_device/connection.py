@@ -56,7 +56,7 @@ class DeviceConnection:
             del self._waiting[number]
 
     def free(self, target: int) -> None:
-        """Frees a model or table in the device process, without waiting for the answer. Thread-safe."""
+        """Frees a model or table in the device process, there is no answer. Thread-safe."""
 
         def send() -> None:
             if self._closed_because is None:

@@ -79,6 +79,7 @@ class DeviceSession:
                 task = asyncio.create_task(self._answer(message))
                 self._calls.add(task)
                 task.add_done_callback(self._calls.discard)
+                log_task_failure(task, "worker call failed without an answer")
         except ProtocolError as error:
             log.error("worker sent an unreadable message; disconnecting", error=str(error))
         finally:

@@ -51,7 +51,7 @@ CALLS: Layouts = {
     "enlarge": Layout("QQ"),  # of a table: capacity, rows to copy
     "encode": Layout("Q", _INT64, _FLOAT16, _FLOAT16),  # of a table: row; post rows (n), embeddings (n * w)
     "score": Layout("d", _INT64, _INT64, _INT64),  # of a table: deadline; user rows (b), sizes (b), rows (m)
-    "free": Layout(),  # of a model or table
+    "free": Layout(),  # of a model or table; there is no answer
 }
 ANSWERS: Layouts = {
     "hello": Layout("", _TEXT),  # the device's name
@@ -62,7 +62,6 @@ ANSWERS: Layouts = {
     "enlarge": Layout("Q"),  # the new table's number
     "encode": Layout("d"),  # seconds
     "score": Layout("", _FLOAT32),  # logits (m)
-    "free": Layout(),
     "error": Layout("", _TEXT, _TEXT),  # the error's name and message
 }
 

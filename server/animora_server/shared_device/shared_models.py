@@ -147,7 +147,14 @@ class Region:
     capacity: int
 
     async def enlarge(self, capacity: int, rows: int) -> "Region":
-        """Allocates another region, and copies the first `rows` rows of this one. Raises DeviceFault."""
+        """Allocates another region, and copies the first `rows` rows of this one.
+
+        Raises:
+            IndexError: One of the regions has fewer rows.
+            DeviceFault: The device failed.
+        """
+        if rows > min(self.capacity, capacity):
+            raise IndexError(f"{rows} rows do not fit into a region of {min(self.capacity, capacity)}")
         region = await self.model.allocate(capacity)
         try:
             async with self.model.table_lock:

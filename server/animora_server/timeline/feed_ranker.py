@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-import numpy as np
-
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import ModelUnavailable
 from animora_server.fast_dataclass import fast_dataclass
@@ -32,7 +30,7 @@ FRAME_BYTES = 250  # the longest key, the header with the longest version name, 
 
 
 @fast_dataclass
-class ScoredPosts:
+class ScoredCandidates:
     """Candidates with scores, in no order.
 
     Attributes:
@@ -158,24 +156,24 @@ class FeedRanker:
         rows: IntArray,
         now: float,
         deadline: float | None,
-    ) -> ScoredPosts:
+    ) -> ScoredCandidates:
         if model is None:
             raise ModelUnavailable
         user_row = model.user_row(user_id)
         if not user_row:
             return self._score_by_heuristic(catalog, rows, now)
         values = await logits(model, user_row, rows, deadline)
-        return ScoredPosts(rows, values, RankerName.NEUCF, model.version)
+        return ScoredCandidates(rows, values, RankerName.NEUCF, model.version)
 
-    def _score_by_heuristic(self, catalog: CatalogSnapshot, rows: IntArray, now: float) -> ScoredPosts:
-        values = self.heuristic.terms(catalog, rows, now).sum(axis=1).astype(np.float32)
-        return ScoredPosts(rows, values, RankerName.HEURISTIC)
+    def _score_by_heuristic(self, catalog: CatalogSnapshot, rows: IntArray, now: float) -> ScoredCandidates:
+        values = self.heuristic.values(catalog, rows, now)
+        return ScoredCandidates(rows, values, RankerName.HEURISTIC)
 
-    def _order(self, catalog: CatalogSnapshot, scored: ScoredPosts, now: float) -> RankedPosts:
+    def _order(self, catalog: CatalogSnapshot, scored: ScoredCandidates, now: float) -> RankedPosts:
         return order_posts(catalog, scored, now, self.settings, self.reranking)
 
     def _timeline(
-        self, catalog: CatalogSnapshot, scored: ScoredPosts, now: float, began: float
+        self, catalog: CatalogSnapshot, scored: ScoredCandidates, now: float, began: float
     ) -> RankedTimeline:
         """The timeline of scored candidates; `began` is the `time.perf_counter()` of its build."""
         ranked = self._order(catalog, scored, now)
@@ -195,7 +193,7 @@ class FeedRanker:
 
 def order_posts(
     catalog: CatalogSnapshot,
-    scored: ScoredPosts,
+    scored: ScoredCandidates,
     now: float,
     settings: TimelineSettings,
     reranking: Reranking | None,

@@ -42,7 +42,7 @@ LATEST_EXPIRY = 2**32 - 1  # in the year 2106; a host with a wrong clock may be 
 _LETTERS = (_FIELDS.size + _SIGNATURE_SIZE) * 4 // 3
 
 
-class ScoredPosts(Protocol):
+class OrderedPosts(Protocol):
     """Posts in order, best first."""
 
     @property
@@ -92,7 +92,7 @@ def paginate(post_ids: IntArray, offset: int, size: int, shown: VisibilityCheck)
 
 
 def paginate_merged(
-    timeline: ScoredPosts, newer: ScoredPosts, size: int, shown: VisibilityCheck
+    timeline: OrderedPosts, newer: OrderedPosts, size: int, shown: VisibilityCheck
 ) -> PageSlice:
     """Cuts the first page of a timeline with newer posts merged in by score.
 

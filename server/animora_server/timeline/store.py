@@ -26,7 +26,7 @@ HEURISTIC_SETTINGS = ("popularity_weight", "recency_scale_hours")
 
 MAX_BYTES = 64 << 20
 POST_BYTES = 12  # an id and a score
-RETRY_DELAYS = (0.05, 0.2, 0.8)  # seconds; other processes wait for as long, see provider.WRITE_TIMEOUT
+RETRY_DELAYS = (0.05, 0.2, 0.8)  # seconds; in sum less than provider.WRITE_TIMEOUT, for which readers wait
 MAX_RETRIES = 1024  # concurrent
 OVERHEAD_BYTES = 1024  # of a timeline without its posts, roughly
 

@@ -92,8 +92,8 @@ class Timelines:
     async def page(self, query: TimelineQuery) -> PageResult:
         """Answers a query with a page: finds the ranked timeline, merges newer posts in, cuts, explains.
 
-        A block may take effect during each `await`, so after each of them `_look` takes the serving state
-        again and makes another visibility filter.
+        A block may take effect during each `await`, so after each of them `_current_view` takes the serving
+        state again and makes another visibility filter.
 
         Raises:
             CatalogUnavailable: The catalog is not loaded, or its blocks are too old.
@@ -108,17 +108,17 @@ class Timelines:
             scroll = await self._continue_scroll(key, query, now)
         else:
             scroll = await self._begin_scroll(key, query, now)
-        state, visibility = self._look(query, now)
+        state, visibility = self._current_view(query, now)
         newer = None
         rows = NO_ROWS if query.page_token else self._newer_rows(visibility, scroll.timeline, now)
         if len(rows):
             newer = await self._rank_newer(state, key, query, scroll.timeline, rows)
-            state, visibility = self._look(query, now)
+            state, visibility = self._current_view(query, now)
         posts, next_offset = _cut_page(visibility, query, scroll, newer)
         explained = None
         if query.explain:
             explained = await explain_page(self._ranker, state, query.user_id, posts, query.score_by)
-            state, visibility = self._look(query, now)
+            state, visibility = self._current_view(query, now)
             shown = visibility.shown(posts.post_ids)
             posts, explained = posts.where(shown), explained and explained.where(shown)
         return PageResult(
@@ -146,7 +146,7 @@ class Timelines:
         timeline, status = await self._provider.latest(state, key, query)
         return _Scroll(timeline, status, 0, math.ceil(now + self._policy.settings.token_ttl))
 
-    def _look(self, query: TimelineQuery, now: float) -> tuple[ServingState, VisibilityFilter]:
+    def _current_view(self, query: TimelineQuery, now: float) -> tuple[ServingState, VisibilityFilter]:
         """Takes the current serving state, and the user's filter of it. Raises CatalogUnavailable."""
         state = self._states.current()
         return state, VisibilityFilter.of(

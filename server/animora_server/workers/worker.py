@@ -7,8 +7,6 @@ import time
 from contextlib import suppress
 from typing import Self
 
-import structlog
-
 from animora_server.background import log_task_failure
 from animora_server.observability.aggregation import MetricsReport, from_json, label_process
 from animora_server.settings import Settings
@@ -19,8 +17,6 @@ from animora_server.workers.ipc_messages import (
     encode_message,
     encode_settings,
 )
-
-log = structlog.get_logger(__name__)
 
 # -P keeps the current folder off sys.path.
 COMMAND = (sys.executable, "-P", "-m", "animora_server.workers")
