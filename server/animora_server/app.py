@@ -26,7 +26,7 @@ from animora_server.program import stop_signal
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.score_provider import CacheAccess
 from animora_server.scoring.heuristic import Heuristic
-from animora_server.scoring.serving_state import ServingStates
+from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import CallHandler
@@ -127,7 +127,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
         encoder = CatalogEncoder(device, queue, cost, settings.scorer.max_batch_rows)
         no_model = NoModel() if store is None else None
-        states = ServingStates(settings.catalog.max_block_age)
+        states = ServingStateHolder(settings.catalog.max_block_age)
         model_manager = ModelManager(
             states,
             device,

@@ -29,7 +29,7 @@ from animora_server.inference.graph_capture import EagerRecorder
 from animora_server.inference.placeholder_models import UnavailableModel
 from animora_server.inference.resident_model import BACKGROUND_CHUNK_ROWS, EXPLAIN_CHUNK_POSTS
 from animora_server.observability.metrics import ScorerMetrics
-from animora_server.scoring.serving_state import ServingStates
+from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.settings import ScorerSettings
 from tests.inference.neucf import WIDTH, compiled_artifact
 from tests.support.artifacts import tiny_artifact
@@ -77,7 +77,7 @@ async def encoder(device):
 
 @pytest.fixture
 def model_manager(device, encoder):
-    return ModelManager(ServingStates(math.inf), device, encoder, max_models=2)
+    return ModelManager(ServingStateHolder(math.inf), device, encoder, max_models=2)
 
 
 def soon() -> float:
@@ -294,7 +294,7 @@ async def test_a_version_for_other_embedding_widths_requests_a_reconcile_and_is_
     device, encoder
 ):
     reconciles = []
-    states = ServingStates(math.inf)
+    states = ServingStateHolder(math.inf)
     model_manager = ModelManager(states, device, encoder, 2, reconcile=lambda: reconciles.append(True))
     narrow, wide = tiny_artifact("v1")[0], tiny_artifact("v2", image=5)[0]
     await model_manager.publish(GrowingCatalog(image=3).grow([100]))

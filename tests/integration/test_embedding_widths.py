@@ -14,7 +14,7 @@ from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.inference import CatalogEncoder, ModelManager
 from animora_server.inference.device import Device
 from animora_server.observability.metrics import CatalogMetrics, ScorerMetrics
-from animora_server.scoring.serving_state import ServingStates
+from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.settings import CatalogSettings, DatabaseSettings, ScorerSettings
 from animora_server.store import CatalogSync, PostgresStore
 from tests.support.artifacts import POSTS, tiny_artifact
@@ -30,7 +30,7 @@ class Server:
         cost = CostModel()
         self.registry = CollectorRegistry()
         self.model_manager = ModelManager(
-            ServingStates(math.inf),
+            ServingStateHolder(math.inf),
             device,
             CatalogEncoder(device, batcher, cost, LIMITS.max_batch_rows),
             max_models=2,

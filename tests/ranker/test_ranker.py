@@ -22,7 +22,7 @@ from animora_server.ranker.rank_task import MAX_BATCH_IDS
 from animora_server.ranker.score_provider import CacheAccess
 from animora_server.scoring import heuristic
 from animora_server.scoring.heuristic import Heuristic
-from animora_server.scoring.serving_state import ServingStates
+from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.scoring.terms import MODEL_TERMS
 from animora_server.types import (
     CachePolicy,
@@ -38,7 +38,7 @@ from animora_server.types import (
 )
 from tests.support.catalogs import NOW, snapshot
 from tests.support.deadlines import with_short_timeout
-from tests.support.models import FakeStates, RowScoresModel
+from tests.support.models import FakeStateHolder, RowScoresModel
 
 
 class FakeCache:
@@ -118,7 +118,7 @@ THREE = {10: {"likes": 1}, 20: {"likes": 5}, 30: {"likes": 9}}
 
 async def test_a_known_user_is_ranked_by_the_model_best_first():
     model = RowScoresModel([0.0, 2.0, 1.0])
-    ranking = await rank(FakeStates(snapshot(THREE), model), 10, 20, 30)
+    ranking = await rank(FakeStateHolder(snapshot(THREE), model), 10, 20, 30)
     assert ranking.post_ids.tolist() == [20, 30, 10]
     assert ranking.scores.tolist() == pytest.approx([0.880797, 0.731059, 0.5], abs=1e-6)
     assert ranking.ranker is RankerName.NEUCF
@@ -129,20 +129,22 @@ async def test_a_known_user_is_ranked_by_the_model_best_first():
 
 async def test_ties_go_to_the_newer_post_then_to_the_larger_id():
     posts = {1: {"age": 50}, 2: {"age": 50}, 3: {"age": 10}}
-    ranking = await rank(FakeStates(snapshot(posts), RowScoresModel([1.0, 1.0, 1.0])), 1, 2, 3)
+    ranking = await rank(FakeStateHolder(snapshot(posts), RowScoresModel([1.0, 1.0, 1.0])), 1, 2, 3)
     assert ranking.post_ids.tolist() == [3, 2, 1]
 
 
 async def test_a_limit_returns_the_best_and_does_not_change_the_drop_counts():
     ranking = await rank(
-        FakeStates(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])), 10, 20, 30, 99, limit=2
+        FakeStateHolder(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])), 10, 20, 30, 99, limit=2
     )
     assert ranking.post_ids.tolist() == [20, 30]
     assert sum(ranking.dropped.values()) == 1
 
 
 async def test_a_cold_user_is_ranked_by_the_heuristic_without_a_degraded_reason():
-    ranking = await rank(FakeStates(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])), 10, 20, 30, user=500)
+    ranking = await rank(
+        FakeStateHolder(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])), 10, 20, 30, user=500
+    )
     assert ranking.post_ids.tolist() == [30, 20, 10]
     assert ranking.scores.tolist()[0] == pytest.approx(1.0)
     assert ranking.ranker is RankerName.HEURISTIC
@@ -151,7 +153,7 @@ async def test_a_cold_user_is_ranked_by_the_heuristic_without_a_degraded_reason(
 
 
 async def test_without_a_model_the_heuristic_answers_with_a_degraded_reason():
-    ranking = await rank(FakeStates(snapshot(THREE)), 10, 20)
+    ranking = await rank(FakeStateHolder(snapshot(THREE)), 10, 20)
     assert ranking.ranker is RankerName.HEURISTIC
     assert ranking.degraded_reason is DegradedReason.NO_MODEL
 
@@ -167,7 +169,7 @@ async def test_without_a_model_the_heuristic_answers_with_a_degraded_reason():
 async def test_a_failing_model_falls_back_to_the_heuristic_with_the_reason(failure, reason):
     cache = FakeCache()
     model = RowScoresModel([0.0, 2.0, 1.0], failure=failure)
-    ranking = await rank(FakeStates(snapshot(THREE), model), 10, 20, 30, cache=cache)
+    ranking = await rank(FakeStateHolder(snapshot(THREE), model), 10, 20, 30, cache=cache)
     assert ranking.post_ids.tolist() == [30, 20, 10]
     assert ranking.degraded_reason is reason
     assert cache.stored == {}
@@ -177,7 +179,7 @@ async def test_a_failing_model_falls_back_to_the_heuristic_with_the_reason(failu
 async def test_scores_that_are_not_finite_are_never_returned_or_stored(value):
     cache = FakeCache()
     ranking = await rank(
-        FakeStates(snapshot(THREE), RowScoresModel([0.0, value, 1.0])), 10, 20, 30, cache=cache
+        FakeStateHolder(snapshot(THREE), RowScoresModel([0.0, value, 1.0])), 10, 20, 30, cache=cache
     )
     assert ranking.degraded_reason is DegradedReason.INVALID_SCORES
     assert cache.stored == {}
@@ -185,13 +187,13 @@ async def test_scores_that_are_not_finite_are_never_returned_or_stored(value):
 
 async def test_a_bug_in_the_model_is_not_hidden_behind_the_heuristic():
     with pytest.raises(IndexError):
-        await rank(FakeStates(snapshot(THREE), RowScoresModel([])), 10)
+        await rank(FakeStateHolder(snapshot(THREE), RowScoresModel([])), 10)
 
 
 async def test_a_slow_model_falls_back_to_the_heuristic_before_the_deadline():
     model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
     ranking = await with_short_timeout(
-        lambda timeout: rank(FakeStates(snapshot(THREE), model), 10, timeout=timeout)
+        lambda timeout: rank(FakeStateHolder(snapshot(THREE), model), 10, timeout=timeout)
     )
     assert ranking.degraded_reason is DegradedReason.DEADLINE
 
@@ -199,13 +201,13 @@ async def test_a_slow_model_falls_back_to_the_heuristic_before_the_deadline():
 async def test_the_model_has_the_time_without_the_reserve():
     model = RowScoresModel([0.0, 2.0, 1.0])
     request = query(timeout=60, reserve=50)
-    await ranker_over(FakeStates(snapshot(THREE), model)).rank(request)
+    await ranker_over(FakeStateHolder(snapshot(THREE), model)).rank(request)
     assert model.deadlines == [request.deadline - 50]
 
 
 async def test_a_late_batch_falls_back_without_a_retry():
     model = RowScoresModel([0.0, 2.0, 1.0], failure=DeadlineUnreachable())
-    ranker = ranker_over(FakeStates(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model))
     rankings = await ranker.rank_all([query(timeout=60, reserve=61)] * 3)
     assert [each.degraded_reason for each in rankings_of(rankings)] == 3 * [DegradedReason.DEADLINE]
     assert model.calls == 1
@@ -214,7 +216,7 @@ async def test_a_late_batch_falls_back_without_a_retry():
 async def test_an_expired_deadline_is_an_error():
     with pytest.raises(DeadlineExpired):
         await rank(
-            FakeStates(snapshot(THREE), RowScoresModel([0.0], failure=DeadlineUnreachable())),
+            FakeStateHolder(snapshot(THREE), RowScoresModel([0.0], failure=DeadlineUnreachable())),
             10,
             timeout=-1,
         )
@@ -222,7 +224,7 @@ async def test_an_expired_deadline_is_an_error():
 
 async def test_a_query_may_name_a_loaded_version():
     old = RowScoresModel([3.0, 2.0, 1.0], version="old")
-    state = FakeStates(snapshot(THREE), RowScoresModel([1.0, 2.0, 3.0]), {"old": old})
+    state = FakeStateHolder(snapshot(THREE), RowScoresModel([1.0, 2.0, 3.0]), {"old": old})
     ranking = await rank(state, 10, 20, 30, model_version="old")
     assert ranking.post_ids.tolist() == [10, 20, 30]
     assert ranking.model_version == "old"
@@ -232,21 +234,21 @@ async def test_a_query_may_name_a_loaded_version():
 
 async def test_posts_without_features_get_the_users_median():
     model = RowScoresModel([9.0, 2.0, 1.0], featureless={0})
-    ranking = await rank(FakeStates(snapshot(THREE), model), 10, 20, 30)
+    ranking = await rank(FakeStateHolder(snapshot(THREE), model), 10, 20, 30)
     assert ranking.post_ids.tolist() == [20, 10, 30]
     assert ranking.scores.tolist()[1] == pytest.approx(1 / (1 + np.exp(-1.5)), abs=1e-6)
 
 
 async def test_ranking_is_unavailable_without_a_catalog_or_with_old_blocks():
     with pytest.raises(CatalogUnavailable):
-        await rank(ServingStates(600), 10)
+        await rank(ServingStateHolder(600), 10)
     with pytest.raises(CatalogUnavailable):
-        await rank(FakeStates(snapshot(THREE, block_age=601)), 10)
+        await rank(FakeStateHolder(snapshot(THREE, block_age=601)), 10)
 
 
 async def test_the_same_candidates_hit_the_cache_in_any_order_and_with_any_limit():
     cache, model = FakeCache(), RowScoresModel([0.0, 2.0, 1.0])
-    state = FakeStates(snapshot(THREE), model)
+    state = FakeStateHolder(snapshot(THREE), model)
     first = await rank(state, 10, 20, 30, cache=cache)
     second = await rank(state, 30, 10, 20, 20, limit=1, cache=cache)
     assert (first.cache, second.cache) == (CacheStatus.MISS, CacheStatus.HIT)
@@ -257,22 +259,22 @@ async def test_the_same_candidates_hit_the_cache_in_any_order_and_with_any_limit
 
 async def test_filters_run_after_the_cache():
     cache, model = FakeCache(), RowScoresModel([0.0, 2.0, 1.0])
-    await rank(FakeStates(snapshot(THREE), model), 10, 20, 30, cache=cache)
+    await rank(FakeStateHolder(snapshot(THREE), model), 10, 20, 30, cache=cache)
     blocked = snapshot({10: {}, 20: {"author": 50}, 30: {"deleted": 1}}, blocks=[(50, 7)])
-    ranking = await rank(FakeStates(blocked, model), 10, 20, 30, cache=cache)
+    ranking = await rank(FakeStateHolder(blocked, model), 10, 20, 30, cache=cache)
     assert ranking.cache is CacheStatus.HIT
     assert ranking.post_ids.tolist() == [10]
 
 
 async def test_an_edited_post_misses():
     cache, model = FakeCache(), RowScoresModel([0.0])
-    await rank(FakeStates(snapshot({10: {"fingerprint": 1}}), model), 10, cache=cache)
-    ranking = await rank(FakeStates(snapshot({10: {"fingerprint": 2}}), model), 10, cache=cache)
+    await rank(FakeStateHolder(snapshot({10: {"fingerprint": 1}}), model), 10, cache=cache)
+    ranking = await rank(FakeStateHolder(snapshot({10: {"fingerprint": 2}}), model), 10, cache=cache)
     assert ranking.cache is CacheStatus.MISS
 
 
 async def test_refresh_writes_without_reading_and_bypass_does_neither():
-    cache, state = FakeCache(), FakeStates(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
+    cache, state = FakeCache(), FakeStateHolder(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     bypassed = await rank(state, 10, cache=cache, cache_policy=CachePolicy.BYPASS)
     assert (bypassed.cache, cache.reads, len(cache.stored)) == (CacheStatus.BYPASS, 0, 0)
     refreshed = await rank(state, 10, cache=cache, cache_policy=CachePolicy.REFRESH)
@@ -280,7 +282,7 @@ async def test_refresh_writes_without_reading_and_bypass_does_neither():
 
 
 async def test_a_cached_value_that_is_not_finite_is_a_miss():
-    cache, state = FakeCache(), FakeStates(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
+    cache, state = FakeCache(), FakeStateHolder(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     await rank(state, 10, 20, cache=cache)
     cache.stored = {stored: np.full_like(value, np.nan) for stored, value in cache.stored.items()}
     ranking = await rank(state, 10, 20, cache=cache)
@@ -288,7 +290,7 @@ async def test_a_cached_value_that_is_not_finite_is_a_miss():
 
 
 async def test_in_a_batch_only_the_values_that_are_not_finite_are_misses():
-    cache, state = FakeCache(), FakeStates(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
+    cache, state = FakeCache(), FakeStateHolder(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     ranker = ranker_over(state, cache)
     queries = [query(posts=posts) for posts in ((10, 20), (20, 30), (10, 30))]
     await ranker.rank_all(queries)
@@ -301,7 +303,7 @@ async def test_in_a_batch_only_the_values_that_are_not_finite_are_misses():
 
 async def test_each_query_of_a_batch_has_its_own_cache_policy():
     cache, model = FakeCache(), RowScoresModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakeStates(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model), cache)
     policies = (CachePolicy.DEFAULT, CachePolicy.BYPASS, CachePolicy.REFRESH, CachePolicy.DEFAULT)
     posts = ((10, 20), (20, 30), (10, 30), (99,))
     queries = [query(posts=ids, cache_policy=policy) for ids, policy in zip(posts, policies, strict=True)]
@@ -315,7 +317,7 @@ async def test_each_query_of_a_batch_has_its_own_cache_policy():
 async def test_callers_that_miss_the_same_key_share_one_computation():
     cache, gate = FakeCache(), asyncio.Event()
     model = RowScoresModel([0.0, 2.0, 1.0], gate=gate)
-    ranker = ranker_over(FakeStates(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model), cache)
     deadline = asyncio.get_running_loop().time() + 60
     query = RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=deadline)
     callers = [asyncio.create_task(ranker.rank(query)) for _ in range(500)]
@@ -330,7 +332,7 @@ async def test_callers_that_miss_the_same_key_share_one_computation():
 
 async def test_a_look_up_slower_than_the_computation_shares_its_result():
     model, cache = RowScoresModel([0.0, 2.0, 1.0]), MissingCache()
-    ranker = ranker_over(FakeStates(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model), cache)
 
     def submit(*queries: RankQuery) -> "asyncio.Task[list[RankedCandidates | BaseException]]":
         return asyncio.create_task(ranker.rank_all(queries))
@@ -358,7 +360,7 @@ async def test_callers_with_a_later_deadline_share_another_computation():
     cache, gate = FakeCache(), asyncio.Event()
     now = asyncio.get_running_loop().time()
     model = RowScoresModel([0.0, 2.0, 1.0], gate=gate, answers_from=now + 40)
-    ranker = ranker_over(FakeStates(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model), cache)
     callers = [
         asyncio.create_task(
             ranker.rank(RankQuery(user_id=7, post_ids=np.array([10, 20, 30]), deadline=now + timeout))
@@ -376,7 +378,7 @@ async def test_callers_with_a_later_deadline_share_another_computation():
 
 @pytest.mark.parametrize("user", [7, 500])
 async def test_terms_add_up_to_the_score_they_explain(user):
-    state = FakeStates(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
+    state = FakeStateHolder(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     ranking = await rank(state, 10, 20, 30, user=user, explain=True)
     assert ranking.terms is not None
     total = ranking.terms.values.sum(axis=1)
@@ -387,7 +389,7 @@ async def test_terms_add_up_to_the_score_they_explain(user):
 
 async def test_an_imputed_logit_is_explained_by_the_bias():
     model = RowScoresModel([9.0, 2.0, 1.0], featureless={0})
-    ranking = await rank(FakeStates(snapshot(THREE), model), 10, 20, 30, explain=True)
+    ranking = await rank(FakeStateHolder(snapshot(THREE), model), 10, 20, 30, explain=True)
     assert ranking.terms is not None
     values = dict(zip(ranking.post_ids.tolist(), ranking.terms.values.tolist(), strict=True))
     assert dict(zip(ranking.terms.names, values[10], strict=True)) == {
@@ -399,7 +401,7 @@ async def test_an_imputed_logit_is_explained_by_the_bias():
 
 async def test_terms_that_are_not_finite_fall_back_to_the_heuristic():
     model = RowScoresModel([0.0, 2.0, 1.0], explained=np.nan)
-    ranking = await rank(FakeStates(snapshot(THREE), model), 10, 20, 30, explain=True)
+    ranking = await rank(FakeStateHolder(snapshot(THREE), model), 10, 20, 30, explain=True)
     assert ranking.degraded_reason is DegradedReason.INVALID_SCORES
     assert ranking.terms is not None
     assert ranking.terms.names == heuristic.TERMS
@@ -410,7 +412,7 @@ async def test_an_error_of_the_fallback_for_terms_reaches_every_caller():
         def terms(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> DoubleArray:
             raise MemoryError
 
-    state = FakeStates(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0], explained=np.nan))
+    state = FakeStateHolder(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0], explained=np.nan))
     ranker = CandidateRanker(state, None, Broken(), stages=Stages(), clock=lambda: NOW)
     outcomes = await ranker.rank_all([query(explain=True)] * 2)
     assert [type(outcome) for outcome in outcomes] == [MemoryError] * 2
@@ -419,7 +421,7 @@ async def test_an_error_of_the_fallback_for_terms_reaches_every_caller():
 @pytest.mark.parametrize("user", [7, 500])
 async def test_with_explain_every_candidate_is_ranked_or_has_a_drop_reason(user):
     posts = {10: {}, 20: {"likes": 5}, 30: {"deleted": 1}, 40: {"likes": 3}, 50: {}}
-    state = FakeStates(snapshot(posts), RowScoresModel([0.0, 2.0, 9.0, 1.0, -1.0]))
+    state = FakeStateHolder(snapshot(posts), RowScoresModel([0.0, 2.0, 9.0, 1.0, -1.0]))
     options: dict[str, Any] = {"limit": 2, "exclude_post_ids": np.array([50])}
     ranking = await rank(state, 99, 50, 40, 30, 20, 10, 10, user=user, explain=True, **options)
     assert ranking.post_ids.tolist() == [20, 40]
@@ -434,7 +436,7 @@ async def test_with_explain_every_candidate_is_ranked_or_has_a_drop_reason(user)
 
 async def test_the_terms_of_a_batch_are_computed_in_sequence():
     model = RowScoresModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakeStates(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model))
     rankings = await ranker.rank_all([query(explain=True), query(), query(explain=True)])
     assert [isinstance(each, RankedCandidates) and each.terms is not None for each in rankings] == [
         True,
@@ -447,7 +449,7 @@ async def test_the_terms_of_a_batch_are_computed_in_sequence():
 async def test_nothing_is_explained_after_the_caller_is_cancelled():
     model = RowScoresModel([0.0, 2.0, 1.0])
     ranking = asyncio.ensure_future(
-        ranker_over(FakeStates(snapshot(THREE), model)).rank_all([query(explain=True)] * 3)
+        ranker_over(FakeStateHolder(snapshot(THREE), model)).rank_all([query(explain=True)] * 3)
     )
     await model.explanation_began.wait()
     ranking.cancel()
@@ -472,7 +474,7 @@ async def test_a_large_batch_does_not_block_the_event_loop():
             turns += 1
             await asyncio.sleep(0)
 
-    states = FakeStates(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
+    states = FakeStateHolder(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     ranker = CandidateRanker(states, None, Heuristic(), stages=Stages(), clock=clock)
     counting = asyncio.ensure_future(count_turns())
     rankings = await ranker.rank_all([query(user=500, posts=tuple(range(MAX_BATCH_IDS)))] * 3)
@@ -484,7 +486,7 @@ async def test_a_large_batch_does_not_block_the_event_loop():
 async def test_a_batch_that_is_cancelled_between_turns_leaves_no_running_work():
     model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
     many = query(posts=tuple(range(MAX_BATCH_IDS)))
-    batch = asyncio.ensure_future(ranker_over(FakeStates(snapshot(THREE), model)).rank_all([many] * 3))
+    batch = asyncio.ensure_future(ranker_over(FakeStateHolder(snapshot(THREE), model)).rank_all([many] * 3))
     await asyncio.sleep(0)
     batch.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -496,7 +498,7 @@ async def test_a_batch_that_is_cancelled_between_turns_leaves_no_running_work():
 
 async def test_without_known_candidates_the_ranking_is_empty():
     for user in (7, 500):
-        ranking = await rank(FakeStates(snapshot({}), RowScoresModel([])), 1, 2, user=user, explain=True)
+        ranking = await rank(FakeStateHolder(snapshot({}), RowScoresModel([])), 1, 2, user=user, explain=True)
         assert ranking.post_ids.tolist() == []
         assert ranking.terms is not None
         assert ranking.terms.values.shape[0] == 0
@@ -504,7 +506,7 @@ async def test_without_known_candidates_the_ranking_is_empty():
 
 async def test_each_query_of_a_batch_has_its_own_outcome():
     model = RowScoresModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakeStates(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model))
     cold, unknown, late, warm = await ranker.rank_all(
         [query(user=500), query(model_version="never"), query(timeout=-1), query()]
     )
@@ -518,7 +520,7 @@ async def test_each_query_of_a_batch_has_its_own_outcome():
 
 async def test_queries_with_close_deadlines_are_one_piece_of_work():
     model = RowScoresModel([0.0, 2.0, 1.0])
-    ranker = ranker_over(FakeStates(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model))
     now = asyncio.get_running_loop().time()
     queries = [
         replace(query(posts=posts), deadline=now + timeout)
@@ -532,7 +534,7 @@ async def test_queries_with_close_deadlines_are_one_piece_of_work():
 
 async def test_failing_work_is_retried_for_each_query_alone():
     model = RowScoresModel([0.0, 2.0, 1.0], poisoned={8})
-    ranker = ranker_over(FakeStates(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model))
     first, bad, second = await ranker.rank_all([query(), query(user=8), query(user=9)])
     assert isinstance(bad, IndexError)
     for ranking in (first, second):
@@ -551,14 +553,14 @@ class BrokenModel(RowScoresModel):
 
 async def test_an_error_of_one_model_fails_no_query_of_another():
     active, broken = RowScoresModel([0.0, 2.0, 1.0]), BrokenModel([], version="v2")
-    ranker = ranker_over(FakeStates(snapshot(THREE), active, {"v2": broken}))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), active, {"v2": broken}))
     first, second, failed = await ranker.rank_all([query(), query(user=8), query(model_version="v2")])
     assert [each.ranker for each in rankings_of([first, second])] == [RankerName.NEUCF] * 2
     assert isinstance(failed, IndexError)
 
 
 async def test_a_query_whose_candidates_cannot_be_filtered_fails_alone():
-    ranker = ranker_over(FakeStates(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0])))
     bad = replace(query(), post_ids=np.array(["no id"]))
     first, failed, second = await ranker.rank_all([query(), bad, query(user=8)])
     assert [each.ranker for each in rankings_of([first, second])] == [RankerName.NEUCF] * 2
@@ -566,7 +568,7 @@ async def test_a_query_whose_candidates_cannot_be_filtered_fails_alone():
 
 
 async def test_without_a_model_a_caller_that_has_gone_changes_nothing_for_the_others():
-    ranker = ranker_over(FakeStates(snapshot(THREE)))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE)))
     callers = [asyncio.create_task(ranker.rank(query(user=user))) for user in (7, 8)]
     # The batch has started once the driver is a task of the loop; it has taken no step yet.
     while len(asyncio.all_tasks()) < 4:  # noqa: ASYNC110  # the loop has no event for this
@@ -576,7 +578,7 @@ async def test_without_a_model_a_caller_that_has_gone_changes_nothing_for_the_ot
 
 
 async def test_without_a_model_only_the_queries_whose_deadline_has_passed_fail():
-    ranker = ranker_over(FakeStates(snapshot(THREE)))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE)))
     now = asyncio.get_running_loop().time()
     late = replace(query(), deadline=now - 1e-3, reserve=0.0)
     in_time = replace(
@@ -590,7 +592,7 @@ async def test_without_a_model_only_the_queries_whose_deadline_has_passed_fail()
 
 async def test_callers_of_a_batch_whose_work_is_cancelled_by_the_server_do_not_wait_for_ever():
     model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
-    ranker = ranker_over(FakeStates(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model))
     callers = [asyncio.create_task(ranker.rank(query(user=user))) for user in (7, 8)]
     await model.called.wait()
     for work in model.works:
@@ -601,7 +603,7 @@ async def test_callers_of_a_batch_whose_work_is_cancelled_by_the_server_do_not_w
 
 async def test_a_device_fault_is_not_retried():
     model = RowScoresModel([0.0, 2.0, 1.0], failure=DeviceFault())
-    rankings = await ranker_over(FakeStates(snapshot(THREE), model)).rank_all([query(), query()])
+    rankings = await ranker_over(FakeStateHolder(snapshot(THREE), model)).rank_all([query(), query()])
     for ranking in rankings:
         assert isinstance(ranking, RankedCandidates)
         assert ranking.degraded_reason is DegradedReason.DEVICE_FAULT
@@ -610,7 +612,7 @@ async def test_a_device_fault_is_not_retried():
 
 async def test_shared_work_runs_until_its_last_caller_is_cancelled():
     model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
-    ranker = ranker_over(FakeStates(snapshot(THREE), model))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model))
     same = query()
     callers = [asyncio.create_task(ranker.rank(same)) for _ in range(3)]
     await model.called.wait()
@@ -640,7 +642,7 @@ class SlowCache(FakeCache):
 
 async def test_after_a_look_up_only_the_queries_that_still_wait_are_computed():
     model, cache = RowScoresModel([0.0, 2.0, 1.0]), SlowCache()
-    ranker = ranker_over(FakeStates(snapshot(THREE), model), cache)
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model), cache)
     callers = [asyncio.create_task(ranker.rank(query(user=user))) for user in (7, 8, 9)]
     while not cache.look_ups:  # noqa: ASYNC110  # the fake has no event for this
         await asyncio.sleep(0)
@@ -655,7 +657,7 @@ async def test_after_a_look_up_only_the_queries_that_still_wait_are_computed():
 
 async def test_a_batch_has_one_model_however_the_versions_alternate():
     models = {name: RowScoresModel([0.0, 2.0, 1.0], version=name) for name in ("v1", "v2")}
-    ranker = ranker_over(FakeStates(snapshot(THREE), models["v1"], models))
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), models["v1"], models))
     rankings = await ranker.rank_all([query(model_version=name) for name in ("v1", "v2", "v1", "v2")])
     assert [ranking.model_version for ranking in rankings_of(rankings)] == ["v1", "v2", "v1", "v2"]
     assert [model.calls for model in models.values()] == [1, 1]
@@ -665,7 +667,7 @@ async def test_no_caller_waits_for_the_scores_of_another():
     gate, cache = asyncio.Event(), FakeCache()
     slow = RowScoresModel([0.0, 2.0, 1.0], gate=gate)
     quick = RowScoresModel([0.0, 2.0, 1.0], version="quick")
-    ranker = ranker_over(FakeStates(snapshot(THREE), slow, {"quick": quick}), cache)
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), slow, {"quick": quick}), cache)
     waiting = asyncio.create_task(ranker.rank(query()))
     others = await asyncio.gather(
         ranker.rank(query(model_version="quick")),
@@ -685,7 +687,7 @@ async def test_no_caller_waits_for_the_scores_of_another():
 @pytest.mark.parametrize("policy", [CachePolicy.BYPASS, CachePolicy.DEFAULT, CachePolicy.REFRESH])
 async def test_work_for_one_caller_is_cancelled_with_the_caller(policy):
     model = RowScoresModel([0.0, 2.0, 1.0], gate=asyncio.Event())
-    ranker = ranker_over(FakeStates(snapshot(THREE), model), FakeCache())
+    ranker = ranker_over(FakeStateHolder(snapshot(THREE), model), FakeCache())
     caller = asyncio.create_task(ranker.rank(query(cache_policy=policy)))
     batch = asyncio.create_task(ranker.rank_all([query(cache_policy=policy, posts=(10,))]))
     while model.calls < 2:  # noqa: ASYNC110  # the fake has no event for this

@@ -21,7 +21,7 @@ from animora_server.inference.device import Device
 from animora_server.inference.graph_capture import EagerRecorder
 from animora_server.inference.placeholder_models import UnavailableModel
 from animora_server.observability.metrics import ScorerMetrics
-from animora_server.scoring.serving_state import ServingStates
+from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.settings import ScorerSettings
 from animora_server.shared_device.connection import DeviceConnection
 from animora_server.shared_device.device_server import serving_device
@@ -113,7 +113,7 @@ class DeviceWorker:
         self.batcher: Any = Batcher(self.device.score, LIMITS, cost, observer)
         queue = SharedQueue(self.batcher, self.device.score)
         self.model_manager = ModelManager(
-            ServingStates(math.inf),
+            ServingStateHolder(math.inf),
             self.device,
             CatalogEncoder(self.device, queue, cost, LIMITS.max_batch_rows),
             max_models,

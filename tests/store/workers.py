@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from animora_database.views import VIEWS
 from animora_server.inference import ModelManager
 from animora_server.observability.metrics import CatalogMetrics
-from animora_server.scoring.serving_state import ServingStates
+from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import BlockRefresher, CatalogSync, EventListener
 from tests.support.until import HANG_TIMEOUT
@@ -41,7 +41,7 @@ class CatalogWorker:
         self._store = store
         self.during_reading = self.before_publishing = nothing
         unused: Any = None  # no model is loaded
-        self.model_manager = ModelManager(ServingStates(math.inf), unused, unused, max_models=1)
+        self.model_manager = ModelManager(ServingStateHolder(math.inf), unused, unused, max_models=1)
         metrics = CatalogMetrics(CollectorRegistry())
         rare = CatalogSettings(poll_interval=1e6, reconcile_interval=1e6, max_block_age=1e6)
         self.refresher = CatalogSync(self, rare, metrics, self._publish)

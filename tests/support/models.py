@@ -8,7 +8,7 @@ import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import DeadlineUnreachable, ScoringFailed
-from animora_server.scoring.serving_state import ServingState, ServingStates
+from animora_server.scoring.serving_state import ServingState, ServingStateHolder
 from animora_server.scoring.terms import MODEL_TERMS
 from animora_server.types import BoolArray, FloatArray, IntArray
 
@@ -150,7 +150,7 @@ class PostScoresModel(FakeModel):
         least_time: Seconds that it needs before a deadline.
     """
 
-    state: "FakeStates"
+    state: "FakeStateHolder"
     logits: dict[int, float]
     _: KW_ONLY
     background_gate: asyncio.Event | None = None
@@ -179,8 +179,8 @@ class PostScoresModel(FakeModel):
 
 
 @dataclass
-class FakeStates(ServingStates):
-    """ServingStates whose parts a test can change; `looks` counts the calls of `current`."""
+class FakeStateHolder(ServingStateHolder):
+    """ServingStateHolder whose parts a test can change; `looks` counts the calls of `current`."""
 
     snapshot: CatalogSnapshot
     active: RowScoresModel | PostScoresModel | None = None

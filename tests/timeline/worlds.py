@@ -21,7 +21,7 @@ from animora_server.types import GenerationPosts, TimelineQuery
 from tests.support.catalogs import NOW, snapshot
 from tests.support.clocks import ManualClock
 from tests.support.deadlines import with_short_timeout
-from tests.support.models import FakeStates
+from tests.support.models import FakeStateHolder
 from tests.timeline.fakes import CountingStore, Refreshes
 
 USER, COLD = 7, 500
@@ -38,7 +38,7 @@ class World:
     def __init__(self, **settings):
         self.settings = TimelineSettings(**{"early_refresh": 0.0, **settings})
         self.clock = ManualClock(NOW)
-        self.state = FakeStates(snapshot(POSTS))
+        self.state = FakeStateHolder(snapshot(POSTS))
         self.model = self.state.activate(LOGITS)
         self.store = CountingStore(LocalTimelineStore(2400.0, self.clock))
         self.refreshes = Refreshes()

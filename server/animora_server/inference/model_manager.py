@@ -23,7 +23,7 @@ from animora_server.inference.catalog_encoder import CatalogEncoder, check_width
 from animora_server.inference.placeholder_models import NoModel, UnavailableModel
 from animora_server.inference.protocols import InferenceDevice, Model
 from animora_server.inference.resident_model import ResidentModel
-from animora_server.scoring.serving_state import ServingState, ServingStates
+from animora_server.scoring.serving_state import ServingState, ServingStateHolder
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class ModelManager:
 
     def __init__(
         self,
-        states: ServingStates,
+        states: ServingStateHolder,
         device: InferenceDevice,
         encoder: CatalogEncoder,
         max_models: int,

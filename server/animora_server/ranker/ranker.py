@@ -34,7 +34,7 @@ from animora_server.ranker.score_provider import CacheAccess, ScoreProvider
 from animora_server.ranker.top_k import TopK, top_k
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.protocols import StageObserver
-from animora_server.scoring.serving_state import ServingStates
+from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.scoring.terms import heuristic_terms, model_terms
 from animora_server.scoring.transforms import degraded_reason, expired, probabilities
 from animora_server.types import DegradedReason, RankedCandidates, RankerName, RankQuery
@@ -58,7 +58,7 @@ class CandidateRanker:
 
     def __init__(
         self,
-        states: ServingStates,
+        states: ServingStateHolder,
         cache: CacheAccess | None,
         heuristic: Heuristic,
         stages: StageObserver,

@@ -36,7 +36,7 @@ class ServingState:
         return model
 
 
-class ServingStates:
+class ServingStateHolder:
     """Holds the serving state for new requests. The model manager replaces it.
 
     Args:

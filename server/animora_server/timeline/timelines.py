@@ -10,7 +10,7 @@ import numpy as np
 
 from animora_server.errors import ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
-from animora_server.scoring.serving_state import ServingState, ServingStates
+from animora_server.scoring.serving_state import ServingState, ServingStateHolder
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.eligibility import VisibilityFilter, exclusion_reasons
 from animora_server.timeline.explainer import PagePosts, explain_page
@@ -75,7 +75,7 @@ class Timelines:
 
     def __init__(
         self,
-        states: ServingStates,
+        states: ServingStateHolder,
         provider: TimelineProvider,
         ranker: FeedRanker,
         newer: NewerPosts,
