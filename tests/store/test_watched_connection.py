@@ -116,3 +116,18 @@ async def test_a_slow_reader_does_not_count_as_silence(database, proxy, url):
 
     assert sum(received) > 100_000_000
     connection.terminate()
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(28, "No space left on device"), ValueError("a bug of the reader")]
+)
+async def test_an_error_of_the_reader_of_a_copy_is_no_error_of_postgresql(database, proxy, url, failure):
+    connection = await watched(url)
+
+    async def output(data: bytes) -> None:
+        raise failure
+
+    with pytest.raises(type(failure)) as raised:
+        await connection.copy_from_query("SELECT 1", output=output, timeout=HANG_TIMEOUT, format="binary")
+    assert raised.value is failure
+    connection.terminate()

@@ -77,22 +77,34 @@ class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
     async def copy_from_query(
         self, *arguments: Any, output: Callable[[bytes], Awaitable[None]], timeout: float, **options: Any
     ) -> Any:
-        """See asyncpg; `timeout` limits each silence in place of the whole COPY."""
+        """See asyncpg; `timeout` limits each silence, not the whole COPY. Raises what `output` raises."""
         loop = asyncio.get_running_loop()
-        with self._waiting():
-            async with asyncio.timeout(timeout) as limit:
+        failure: Exception | None = None
 
-                async def receive(data: bytes) -> None:
-                    if self._silence is not None:
-                        self._silence.end()  # PostgreSQL waits for this process during `output`
-                    await output(data)
-                    limit.reschedule(loop.time() + timeout)
-                    if self._silence is not None:
-                        self._silence.begin()
+        async def receive(data: bytes) -> None:
+            nonlocal failure
+            if self._silence is not None:
+                self._silence.end()  # PostgreSQL waits for this process during `output`
+            limit.reschedule(None)
+            try:
+                await output(data)
+            except Exception as error:
+                failure = error
+                raise
+            limit.reschedule(loop.time() + timeout)
+            if self._silence is not None:
+                self._silence.begin()
 
-                return await super().copy_from_query(
-                    *arguments, output=receive, timeout=COPY_TIMEOUT, **options
-                )
+        try:
+            with self._waiting():
+                async with asyncio.timeout(timeout) as limit:
+                    return await super().copy_from_query(
+                        *arguments, output=receive, timeout=COPY_TIMEOUT, **options
+                    )
+        except StoreError:
+            if failure is not None:  # no error of PostgreSQL
+                raise failure from None
+            raise
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
