@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-IDLE_TURNS = 16  # turns of the event loop without another arrival, after which the items are flushed
+IDLE_TURNS = 15  # turns of the event loop without another arrival, after which the items are flushed
 MAX_ITEMS = 32  # items that are flushed without waiting for more
 MAX_DELAY = 0.005  # seconds; on a busy event loop a single turn may take milliseconds
 

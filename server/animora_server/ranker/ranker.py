@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from animora_server.background import log_task_failure
 from animora_server.batching import RequestCoalescer
 from animora_server.errors import (
     CallError,
@@ -101,10 +100,14 @@ class CandidateRanker:
             state = self._states.current()
         except CatalogUnavailable as error:
             return [error] * len(queries)
-        async with asyncio.TaskGroup() as drivers:
-            for batch in group_into_batches(state, tasks):
-                drivers.create_task(self._drive(batch))
-                await asyncio.sleep(0)  # one batch a turn of the event loop: other callers run in between
+        batches = group_into_batches(state, tasks)
+        if len(batches) == 1:  # the usual case; a task of its own would cost 2 % of a call
+            await self._drive(batches[0])
+        else:
+            async with asyncio.TaskGroup() as drivers:
+                for batch in batches:
+                    drivers.create_task(self._drive(batch))
+                    await asyncio.sleep(0)  # one batch a turn of the event loop: other callers run in between
         return [task.outcome.result() for task in tasks]
 
     def _start_batches(self, tasks: Sequence[RankTask]) -> None:
@@ -119,7 +122,6 @@ class CandidateRanker:
         loop = asyncio.get_running_loop()
         for batch in group_into_batches(state, waiting):
             batch.driver = loop.create_task(self._drive(batch))
-            log_task_failure(batch.driver, "scoring batch failed")
             for task in batch.tasks:
                 task.batch = batch
 
@@ -127,6 +129,9 @@ class CandidateRanker:
         """Ranks a batch from its first step to its last."""
         try:
             await self._run_isolating_failures(self._rank_batch, batch)
+        except Exception as error:  # a bug outside the steps
+            for task in batch.tasks:
+                task.complete(error)
         finally:
             for task in batch.tasks:
                 task.outcome.cancel()  # no effect on an outcome that is set
