@@ -157,6 +157,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             CallHandler(admission, metrics.calls, settings.grpc.default_timeout),
             {**ranking_service.methods, **timeline_service.methods},
         )
+        _watch_loops(metrics, health, *server.loops)
         database = PostgresStore(settings.database)
         refresher = CatalogSync(
             database,

@@ -1,75 +1,91 @@
-"""Loads and checks the certificate and key of the gRPC port."""
+"""Loads and checks the certificate, the key and the clients' authority of the gRPC port."""
 
-import codecs
 import ssl
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from animora_server.errors import ConfigurationError
 from animora_server.settings import GrpcSettings
+from animora_server.watched_files import Contents, WatchedFiles, read_files
 
+CERTIFICATE, KEY, CLIENT_CA = "grpc.tls_certificate", "grpc.tls_key", "grpc.tls_client_ca"
 # OpenSSL's reasons for a key that does not match the certificate.
 KEY_MISMATCH = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The server's certificate chain and private key.
+    """The server's certificate chain and private key, and the authority of its clients.
 
     Attributes:
         certificates: The certificate chain, in PEM.
         key: The private key, in PEM.
+        client_ca: The authorities that sign client certificates, in PEM; None if clients need none.
     """
 
     certificates: bytes
     key: bytes
+    client_ca: bytes | None = None
 
 
 def load_identity(settings: GrpcSettings) -> Identity | None:
-    """Loads the certificate chain and key; None if TLS is off.
+    """Loads the files once; None if TLS is off.
 
     Raises:
         ConfigurationError: A file cannot be read, is not valid PEM, or the key does not match.
     """
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    identity = Identity(
-        _read(settings.tls_certificate, "grpc.tls_certificate"), _read(settings.tls_key, "grpc.tls_key")
-    )
-    _check(settings.tls_certificate, settings.tls_key, identity)
-    return identity
+    files = _files(settings)
+    return _parse(files, read_files(files)) if files else None
 
 
-def _read(path: Path, option: str) -> bytes:
-    try:
-        return path.read_bytes().removeprefix(codecs.BOM_UTF8)  # gRPC rejects a byte order mark
-    except OSError as error:
-        raise ConfigurationError(f"{option}: cannot read {path} ({error.strerror})") from error
+def watch_identity(settings: GrpcSettings) -> WatchedFiles[Identity] | None:
+    """Loads the files, and follows them; None if TLS is off. Raises as `load_identity`."""
+    files = _files(settings)
+    return WatchedFiles("tls-reload", files, partial(_parse, files)) if files else None
 
 
-def _check(certificate: Path, key: Path, identity: Identity) -> None:
+def _files(settings: GrpcSettings) -> dict[str, Path]:
+    files = {CERTIFICATE: settings.tls_certificate, KEY: settings.tls_key, CLIENT_CA: settings.tls_client_ca}
+    return {option: path for option, path in files.items() if path is not None}
+
+
+def _parse(files: dict[str, Path], contents: Contents) -> Identity:
+    for option in (CERTIFICATE, CLIENT_CA):
+        if option in files:
+            _check_certificates(option, files[option], contents[option])
+    _check_key(files[CERTIFICATE], files[KEY])
+    # OpenSSL reads the pair from the files, so the check holds only for contents that are still in them.
+    if read_files(files) != contents:
+        raise ConfigurationError(f"{CERTIFICATE}: {files[CERTIFICATE]} or its key is being replaced")
+    return Identity(contents[CERTIFICATE], contents[KEY], contents.get(CLIENT_CA))
+
+
+def _check_certificates(option: str, path: Path, certificates: bytes) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_verify_locations(cadata=identity.certificates.decode("ascii", "ignore"))
+        context.load_verify_locations(cadata=certificates.decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError) as error:
-        raise ConfigurationError(
-            f"grpc.tls_certificate: {certificate} holds no valid PEM certificate"
-        ) from error
+        raise ConfigurationError(f"{option}: {path} holds no valid PEM certificate") from error
+
+
+def _check_key(certificate: Path, key: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # Without a callback, OpenSSL prompts for the password of an encrypted key; gRPC supports none.
         context.load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as error:
         raise ConfigurationError(_explain(certificate, key, error.reason)) from error
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"grpc.tls_key: {key} cannot be used: {error}") from error
+        raise ConfigurationError(f"{KEY}: {key} cannot be used: {error}") from error
 
 
 def _explain(certificate: Path, key: Path, reason: str | None) -> str:
     if not reason:
-        return f"grpc.tls_key: {key} holds no valid PEM private key without a password"
+        return f"{KEY}: {key} holds no valid PEM private key without a password"
     if reason in KEY_MISMATCH:
-        return f"grpc.tls_key: {key} is not the key of the certificate in {certificate}"
-    return f"grpc.tls_certificate: {certificate} cannot be used ({reason})"
+        return f"{KEY}: {key} is not the key of the certificate in {certificate}"
+    return f"{CERTIFICATE}: {certificate} cannot be used ({reason})"
 
 
 def _no_password() -> str:

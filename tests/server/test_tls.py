@@ -4,7 +4,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from animora_server import tls
 from animora_server.errors import ConfigurationError
 from animora_server.settings import GrpcSettings
 from animora_server.tls import load_identity
@@ -80,3 +82,33 @@ def test_an_unusable_file_is_named_by_its_option(folder: Path, certificate: str,
 def test_a_key_of_another_certificate_and_an_invalid_key_are_different_errors(folder: Path, key: str):
     with pytest.raises(ConfigurationError, match="is not the key of the certificate"):
         load_identity(GrpcSettings(tls_certificate=folder / "leaf.pem", tls_key=folder / key))
+
+
+def test_a_client_authority_that_is_none_is_named_by_its_option(folder: Path):
+    settings = GrpcSettings(
+        tls_certificate=folder / "leaf.pem", tls_key=folder / "leaf.key", tls_client_ca=folder / "garbage"
+    )
+    with pytest.raises(ConfigurationError, match=r"^grpc\.tls_client_ca: .*garbage holds no valid PEM"):
+        load_identity(settings)
+
+
+def test_files_that_change_while_they_are_checked_are_not_taken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    certificate = tmp_path / "leaf.pem"
+    certificate.write_bytes((folder / "leaf.pem").read_bytes())
+    settings = GrpcSettings(tls_certificate=certificate, tls_key=folder / "leaf.key")
+    checked = tls._check_key
+
+    def replace_after_check(*files: Path) -> None:
+        checked(*files)
+        certificate.write_bytes((folder / "ca.pem").read_bytes())
+
+    monkeypatch.setattr(tls, "_check_key", replace_after_check)
+    with pytest.raises(ConfigurationError, match="is being replaced"):
+        load_identity(settings)
+
+
+def test_a_client_authority_needs_a_certificate_of_the_server():
+    with pytest.raises(ValidationError, match="tls_client_ca needs tls_certificate and tls_key"):
+        GrpcSettings(tls_client_ca=Path("ca.pem"))

@@ -11,7 +11,9 @@ from grpc_health.v1 import health_pb2
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.addresses import cannot_listen, require_free
+from animora_server.background import BackgroundLoop
 from animora_server.service.calls import CallHandler, UnaryMethod
+from animora_server.service.credentials import server_credentials
 from animora_server.service.health_service import HealthService
 from animora_server.service.reflection import enable_reflection
 from animora_server.service.unhandled_calls import (
@@ -21,7 +23,7 @@ from animora_server.service.unhandled_calls import (
     newest_server_id,
 )
 from animora_server.settings import GrpcSettings
-from animora_server.tls import load_identity
+from animora_server.tls import watch_identity
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
 GRPC_LOGGER = "grpc._cython.cygrpc"
@@ -34,7 +36,11 @@ LIVENESS_NAME = "liveness"
 
 
 class GrpcServer:
-    """Listens in its `async with` block. Health is NOT_SERVING before `set_serving` and while draining."""
+    """Listens in its `async with` block. Health is NOT_SERVING before `set_serving` and while draining.
+
+    Raises:
+        ConfigurationError: A TLS file cannot be read or used.
+    """
 
     def __init__(
         self,
@@ -43,6 +49,7 @@ class GrpcServer:
         methods: Mapping[str, UnaryMethod],
     ) -> None:
         self._settings = settings
+        self._identity = watch_identity(settings)
         logging.getLogger(GRPC_LOGGER).addFilter(is_not_lost_reply)
         self._health = HealthService()
         self._server = grpc.aio.server(options=channel_options(settings))
@@ -63,23 +70,23 @@ class GrpcServer:
         """Binds the port and starts to accept calls.
 
         Raises:
-            ConfigurationError: The port is taken, or a TLS file cannot be read.
+            ConfigurationError: The port is taken.
         """
         self._publish_health()
         host, port = self._settings.host, self._settings.port
         if self._settings.workers == 1 and port:  # workers share the port, and the supervisor has checked it
             await asyncio.to_thread(require_free, "grpc", host, port)
-        identity = load_identity(self._settings)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            if identity is None:
+            if self._identity is None:
                 self.port = self._server.add_insecure_port(address)
             else:
-                credentials = grpc.ssl_server_credentials([(identity.key, identity.certificates)])
-                self.port = self._server.add_secure_port(address, credentials)
+                self.port = self._server.add_secure_port(address, server_credentials(self._identity))
         except RuntimeError as error:
             raise cannot_listen("grpc", host, port) from error
         await self._server.start()
+        for loop in self.loops:
+            loop.start()
         return self
 
     async def __aexit__(
@@ -87,6 +94,8 @@ class GrpcServer:
     ) -> None:
         """Stops; running calls are cancelled after the grace period."""
         await self._stop()
+        for loop in self.loops:
+            await loop.stop()
 
     def _health_handler(self) -> grpc.GenericRpcHandler:
         # Not by the generated function: gRPC looks up what it registers before any generic handler.
@@ -99,6 +108,11 @@ class GrpcServer:
             "Watch": grpc.unary_stream_rpc_method_handler(self._health.Watch, **messages),
         }
         return grpc.method_handlers_generic_handler(HEALTH_SERVICE_NAME, handlers)
+
+    @property
+    def loops(self) -> tuple[BackgroundLoop, ...]:
+        """The background loops of the server, which run while it listens."""
+        return () if self._identity is None else (self._identity.loop,)
 
     @property
     def serving(self) -> bool:

@@ -37,6 +37,10 @@ class GrpcSettings(Section):
         default=None, description="PEM file with the server's certificate chain"
     )
     tls_key: Path | None = Field(default=None, description="PEM file with the server's private key")
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="PEM file with the authorities of client certificates; clients must then present one",
+    )
     max_message_bytes: int = Field(
         default=2 << 20, ge=1024, le=INT32, description="bytes of the largest request"
     )
@@ -76,6 +80,8 @@ class GrpcSettings(Section):
     def _check_binding(self) -> "GrpcSettings":
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key must be set together: set both or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
         if not is_loopback(self.host) and self.tls_certificate is None and not self.insecure:
             raise ValueError(
                 f"host {self.host} is beyond loopback and TLS is off: set tls_certificate and tls_key, "
