@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry
 
+from animora_server.auth import warn_about_open_ports, watch_access_list
 from animora_server.background import BackgroundLoop, first_of
 from animora_server.batching import Batcher, CostModel
 from animora_server.cache import GenerationWatch, RedisCache, RedisScores, RedisTimelineStore, rank_key
@@ -21,7 +22,7 @@ from animora_server.inference.requests import InferenceRequest, batch_limits
 from animora_server.models import ModelWatcher, open_models
 from animora_server.observability.health import HealthState
 from animora_server.observability.metrics import Metrics, process_registry
-from animora_server.observability.probes import Probes
+from animora_server.observability.probes import Probes, ScrapeAuthorizer
 from animora_server.program import stop_signal
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.score_provider import CacheAccess
@@ -29,6 +30,7 @@ from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.admission import AdmissionController
+from animora_server.service.authorization import Authorizer
 from animora_server.service.calls import CallHandler
 from animora_server.settings import CatalogSettings, Settings
 from animora_server.shared_device.remote_device import QueueObserver, RemoteDevice, SharedQueue
@@ -61,6 +63,7 @@ class Engine:
         health: Readiness and liveness.
         registry: The metrics.
         device: The device, local or shared.
+        scrapes: Checks callers of /metrics; None if they need no token.
     """
 
     grpc: GrpcServer
@@ -68,6 +71,7 @@ class Engine:
     health: HealthState
     registry: CollectorRegistry
     device: InferenceDevice
+    scrapes: ScrapeAuthorizer | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +156,12 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         timeline_service = TimelineService(
             timelines, admission, settings.timeline, metrics.timelines, metrics.ranks
         )
+        authorizer, scrapes = await _authorizers(stack, settings, metrics, health)
         server = GrpcServer(
             settings.grpc,
             CallHandler(admission, metrics.calls, settings.grpc.default_timeout),
             {**ranking_service.methods, **timeline_service.methods},
+            authorizer,
         )
         _watch_loops(metrics, health, *server.loops)
         database = PostgresStore(settings.database)
@@ -182,7 +188,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
                 await stack.enter_async_context(health.supervising(server))
                 yield
 
-        yield Engine(server, following(), health, registry, device)
+        yield Engine(server, following(), health, registry, device, scrapes)
 
 
 @asynccontextmanager
@@ -195,7 +201,11 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
     async with (
         engine(settings) as started,
         Probes(
-            settings.http, started.registry, live=started.health.dead, ready=started.health.unready
+            settings.http,
+            started.registry,
+            live=started.health.dead,
+            ready=started.health.unready,
+            authorizer=started.scrapes,
         ) as probes,
         started.grpc as grpc,
         started.following,
@@ -207,6 +217,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
 async def serve(settings: Settings) -> int:
     """Serves until a signal or a device fault, then drains. Returns the exit status."""
     stopping = stop_signal()
+    warn_about_open_ports(settings)
     async with running(settings) as application:
         ends = {"a signal": stopping, "the device failed": application.health.device_failed}
         log.info("draining", reason=await first_of(ends))
@@ -264,6 +275,18 @@ def _watch_loops(metrics: Metrics, health: HealthState, *loops: BackgroundLoop) 
     """Adds background loops to metrics and liveness."""
     metrics.background.watch(*loops)
     health.liveness.watch(*loops)
+
+
+async def _authorizers(
+    stack: AsyncExitStack, settings: Settings, metrics: Metrics, health: HealthState
+) -> tuple[Authorizer | None, ScrapeAuthorizer | None]:
+    """Creates the authorizers of the gRPC port and of /metrics; None if callers need no credentials."""
+    access = watch_access_list(settings.auth)
+    if access is None:
+        return None, None
+    _watch_loops(metrics, health, access.loop)
+    await stack.enter_async_context(access)
+    return Authorizer(access, metrics.auth), ScrapeAuthorizer(access, metrics.auth)
 
 
 async def _stores(

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from animora_process.user import name_process_user
 from animora_server import stderr_capture
+from animora_server.auth import Role, describe_token, new_token
 from animora_server.errors import AnimoraError
 from animora_server.logs import configure_logs
 from animora_server.program import run
@@ -157,6 +158,17 @@ def check_config(config: ConfigOption = None) -> None:
 
         open_redis(settings.cache)  # validates the URL; does not connect
     out.print(describe(settings), markup=False)
+
+
+@cli.command()
+def token(
+    name: Annotated[str, typer.Option(help="Name of the token, for the log.")],
+    role: Annotated[list[Role], typer.Option(help="Role of the token; give the option once for each role.")],
+) -> None:
+    """Print a new random token, and its entry for the file of auth.tokens."""
+    secret = new_token()
+    out.print(f"# For the caller; it cannot be shown again.\n{secret}\n", markup=False)
+    out.print(f"# For the file of auth.tokens.\n{describe_token(secret, name, role)}", markup=False, end="")
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 AnimoraError
 ├── CallError                     sent to the caller
+│   ├── Unauthenticated           the caller has no valid token and no known certificate
+│   ├── PermissionDenied          the caller lacks a role
 │   ├── InvalidRequest            a field is invalid
 │   ├── TooManyRequests           too many calls or candidates are in flight
 │   ├── DeadlineExpired           the time that is left is too short for an answer
@@ -28,6 +30,27 @@ class AnimoraError(Exception):
 
 class CallError(AnimoraError):
     """An error for the caller; its text is safe to send."""
+
+
+class Unauthenticated(CallError):
+    """The caller has no valid token and no known certificate."""
+
+    def __init__(self) -> None:
+        super().__init__("a valid bearer token or client certificate is required")
+
+
+class PermissionDenied(CallError):
+    """The caller lacks a role.
+
+    Args:
+        role: The role.
+        caller: The name of the token or certificate; for the log, it is not sent.
+    """
+
+    def __init__(self, role: str, caller: str) -> None:
+        super().__init__(f"the role {role} is required")
+        self.role = role
+        self.caller = caller
 
 
 class InvalidRequest(CallError):

@@ -2,8 +2,10 @@ import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +13,11 @@ from prometheus_client import CollectorRegistry, Counter
 from structlog.testing import capture_logs
 
 from animora_server.addresses import bind_all
+from animora_server.auth import Role, describe_token, new_token, watch_access_list
 from animora_server.errors import ConfigurationError
-from animora_server.observability.probes import Probes, ProbeServer
-from animora_server.settings import HttpSettings
+from animora_server.observability.metrics import AuthMetrics
+from animora_server.observability.probes import Probes, ProbeServer, ScrapeAuthorizer
+from animora_server.settings import AuthSettings, HttpSettings
 from tests.support.until import HANG_TIMEOUT
 
 ANY_PORT = HttpSettings(port=0)
@@ -221,3 +225,35 @@ async def test_a_failed_page_is_logged_and_hides_the_error(server: Server):
                 response, text = await asyncio.to_thread(fetch, probes.port, method, "/livez")
                 assert (response.status, text) == (500, body)
     assert [entry["event"] for entry in logs] == ["page failed"] * 2
+
+
+async def test_only_metrics_need_a_token_with_the_role_metrics(server: Server, tmp_path: Path):
+    scraper, ranker = new_token(), new_token()
+    tokens = describe_token(scraper, "prometheus", [Role.METRICS]) + describe_token(
+        ranker, "feed", [Role.RANK]
+    )
+    (tmp_path / "tokens.toml").write_text(tokens)
+    access = watch_access_list(AuthSettings(tokens=tmp_path / "tokens.toml"))
+    assert access is not None
+    authorizer = ScrapeAuthorizer(access, AuthMetrics(server.registry))
+
+    def get(port: int, path: str, token: str | None = None) -> HTTPResponse:
+        connection = HTTPConnection("127.0.0.1", port, timeout=HANG_TIMEOUT)
+        with closing(connection):
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+            response = connection.getresponse()
+            response.read()
+            return response
+
+    async with Probes(ANY_PORT, server.registry, lambda: None, lambda: None, authorizer) as probes:
+        assert get(probes.port, "/metrics", scraper).status == 200
+        for path in ("/livez", "/readyz"):
+            assert get(probes.port, path).status == 200
+        for refused in (None, new_token()):
+            response = get(probes.port, "/metrics", refused)
+            assert (response.status, response.getheader("WWW-Authenticate")) == (401, "Bearer")
+        assert get(probes.port, "/metrics", ranker).status == 403
+        assert fetch(probes.port, "HEAD", "/metrics")[0].status == 401
+    count = partial(server.registry.get_sample_value, "animora_auth_refusals_total")
+    assert count({"port": "http", "reason": "unauthenticated"}) == 3
+    assert count({"port": "http", "reason": "permission_denied"}) == 1

@@ -17,7 +17,11 @@ import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from animora_server.addresses import bind_all, cannot_listen
+from animora_server.auth import AccessList, Role
+from animora_server.errors import PermissionDenied, Unauthenticated
+from animora_server.observability.metrics import AuthMetrics
 from animora_server.settings import HttpSettings
+from animora_server.watched_files import WatchedFiles
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -35,15 +39,28 @@ class Probes:
     """The HTTP server, an async context manager.
 
     It runs on threads, so that it responds while the event loop is blocked, which `live` may report.
+
+    Args:
+        settings: The section `http`.
+        registry: The metrics.
+        live: The check of /livez.
+        ready: The check of /readyz.
+        authorizer: Checks callers of /metrics; None if they need no token. The probes need none.
     """
 
     def __init__(
-        self, settings: HttpSettings, registry: CollectorRegistry, live: Check, ready: Check
+        self,
+        settings: HttpSettings,
+        registry: CollectorRegistry,
+        live: Check,
+        ready: Check,
+        authorizer: "ScrapeAuthorizer | None" = None,
     ) -> None:
         self._settings = settings
-        self._app = _router(
-            {"/metrics": make_wsgi_app(registry), "/livez": _probe(live), "/readyz": _probe(ready)}
-        )
+        metrics = make_wsgi_app(registry)
+        if authorizer is not None:
+            metrics = authorizer.guard(metrics)
+        self._app = _router({"/metrics": metrics, "/livez": _probe(live), "/readyz": _probe(ready)})
         self._listening: list[tuple[ProbeServer, Thread]] = []  # one for each address of the host
 
     @property
@@ -83,6 +100,39 @@ class Probes:
         for server, thread in self._listening:
             thread.join()
             server.server_close()
+
+
+class ScrapeAuthorizer:
+    """Admits callers of a page by a bearer token with the role `metrics`.
+
+    Args:
+        access: The tokens that are valid now.
+        metrics: Counts refused callers.
+    """
+
+    def __init__(self, access: WatchedFiles[AccessList], metrics: AuthMetrics) -> None:
+        self._access = access
+        self._metrics = metrics
+
+    def guard(self, page: "WSGIApplication") -> "WSGIApplication":
+        """The page, which responds 401 to unknown callers, and 403 to callers without the role."""
+
+        def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+            peer = environ["REMOTE_ADDR"]
+            try:
+                self._access.value.require(Role.METRICS, environ.get("HTTP_AUTHORIZATION"))
+            except Unauthenticated:
+                self._metrics.refused("http", "unauthenticated")
+                log.info("HTTP caller is not known", peer=peer)
+                challenge = ("WWW-Authenticate", "Bearer")
+                return _text(start_response, HTTPStatus.UNAUTHORIZED, "a valid token is required", challenge)
+            except PermissionDenied as error:
+                self._metrics.refused("http", "permission_denied")
+                log.info("HTTP caller lacks a role", peer=peer, caller=error.caller, role=error.role)
+                return _text(start_response, HTTPStatus.FORBIDDEN, str(error))
+            return page(environ, start_response)
+
+        return app
 
 
 class _Handler(WSGIRequestHandler):

@@ -4,8 +4,8 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
 import grpc
 import structlog
@@ -17,6 +17,7 @@ from animora_server.errors import CallError
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.observability.metrics import CallMetrics
 from animora_server.service.admission import AdmissionController
+from animora_server.service.authorization import Authorizer
 from animora_server.service.status import code_of, internal_status, interrupted_status, to_status
 from animora_server.types import MIN_RESERVE, reserve
 
@@ -98,6 +99,34 @@ class CallHandler:
             raise AssertionError("abort raises")
 
         return grpc.unary_unary_rpc_method_handler(handle)
+
+    def guarded(
+        self, name: str, handler: "grpc.RpcMethodHandler[bytes, bytes]", authorizer: Authorizer
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """The handler of a unary method for callers without a valid token.
+
+        It is a streaming handler, so that gRPC calls it before the message has arrived. If the caller's
+        certificate has the role, it reads the message and calls `handler`, otherwise it refuses the call.
+        """
+        started = self._metrics.started[name]
+        handle = cast("Callable[[bytes, Context], Awaitable[bytes]]", handler.unary_unary)
+
+        async def authorize(requests: AsyncIterator[bytes], context: "Context") -> bytes:
+            call = self._call(context)
+            try:
+                authorizer.require(context, call.request_id)
+            except CallError as error:
+                started.inc()
+                code, status = status_of(error, call)
+                self._metrics.handled(name, code.name)
+                await _abort_call(context, status, call.request_id)
+            async for request in requests:
+                return await handle(request, context)
+            self.arrivals.unreceived.inc()
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message")
+            raise AssertionError("abort raises")
+
+        return grpc.stream_unary_rpc_method_handler(authorize)
 
     def _call(self, context: "Context") -> Call:
         remaining = context.time_remaining()

@@ -3,31 +3,56 @@
 The two protocols differ only in the name of the package. grpcio-reflection has v1alpha alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool, text_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from animora_server.errors import CallError
+from animora_server.service.authorization import Authorizer
+from animora_server.service.status import code_of
+
+Behavior = Callable[[Any, Any], AsyncIterator[Any]]  # of a method that streams both ways
+
 ALPHA, STABLE = "grpc.reflection.v1alpha", "grpc.reflection.v1"
 SERVICE = "ServerReflection"
 METHOD = "ServerReflectionInfo"
 
 
-def enable_reflection(server: grpc.aio.Server, service_names: Sequence[str]) -> None:
-    """Registers both reflection services, which list the given services and themselves."""
+def enable_reflection(
+    server: grpc.aio.Server, service_names: Sequence[str], authorizer: Authorizer | None
+) -> None:
+    """Registers both reflection services, which list the given services and themselves.
+
+    With an authorizer, callers need what the ranking service requires.
+    """
     _add_v1_descriptor()
     services = [f"{package}.{SERVICE}" for package in (STABLE, ALPHA)]
     servicer = reflection.aio.ReflectionServicer([*service_names, *services])
+    reflect = servicer.ServerReflectionInfo
     handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
+        reflect if authorizer is None else _authorized(reflect, authorizer),
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(service, {METHOD: handler}) for service in services]
     )
+
+
+def _authorized(reflect: Behavior, authorizer: Authorizer) -> Behavior:
+    async def authorize(requests: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            authorizer.require(context)
+        except CallError as error:
+            await context.abort(code_of(error), str(error))
+        async for response in reflect(requests, context):
+            yield response
+
+    return authorize
 
 
 def _add_v1_descriptor() -> None:

@@ -12,12 +12,14 @@ from grpc_health.v1 import health_pb2
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.addresses import cannot_listen, require_free
 from animora_server.background import BackgroundLoop
+from animora_server.service.authorization import Authorizer
 from animora_server.service.calls import CallHandler, UnaryMethod
 from animora_server.service.credentials import server_credentials
 from animora_server.service.health_service import HealthService
 from animora_server.service.reflection import enable_reflection
 from animora_server.service.unhandled_calls import (
     ArrivedCalls,
+    AuthorizedMethodHandlers,
     MethodHandlers,
     UnknownMethodCounter,
     newest_server_id,
@@ -38,6 +40,12 @@ LIVENESS_NAME = "liveness"
 class GrpcServer:
     """Listens in its `async with` block. Health is NOT_SERVING before `set_serving` and while draining.
 
+    Args:
+        settings: The section `grpc`.
+        handler: Wraps the methods.
+        methods: The implementation of each of METHODS.
+        authorizer: Checks callers of all services but health; None if they need no credentials.
+
     Raises:
         ConfigurationError: A TLS file cannot be read or used.
     """
@@ -47,6 +55,7 @@ class GrpcServer:
         settings: GrpcSettings,
         handler: CallHandler,
         methods: Mapping[str, UnaryMethod],
+        authorizer: Authorizer | None = None,
     ) -> None:
         self._settings = settings
         self._identity = watch_identity(settings)
@@ -57,9 +66,14 @@ class GrpcServer:
         arrivals = handler.arrivals
         self._arrived = ArrivedCalls(newest_server_id())
         arrivals.arrived_from(self._arrived.read)
-        self._server.add_generic_rpc_handlers((MethodHandlers(SERVICE_NAME, handlers, arrivals),))
+        if authorizer is None:
+            ranking = MethodHandlers(SERVICE_NAME, handlers, arrivals)
+        else:
+            guarded = {method: handler.guarded(method, handlers[method], authorizer) for method in METHODS}
+            ranking = AuthorizedMethodHandlers(SERVICE_NAME, handlers, guarded, authorizer, arrivals)
+        self._server.add_generic_rpc_handlers((ranking,))
         self._server.add_generic_rpc_handlers((self._health_handler(),))
-        enable_reflection(self._server, (SERVICE_NAME, HEALTH_SERVICE_NAME))
+        enable_reflection(self._server, (SERVICE_NAME, HEALTH_SERVICE_NAME), authorizer)
         self._server.add_generic_rpc_handlers((UnknownMethodCounter(arrivals),))
         self._serving = False
         self._alive = True

@@ -13,8 +13,10 @@ from animora_server.errors import (
     DeadlineExpired,
     InvalidRequest,
     ModelNotResident,
+    PermissionDenied,
     RankedTimelineGone,
     TooManyRequests,
+    Unauthenticated,
 )
 
 DOMAIN = "animora"
@@ -22,6 +24,8 @@ INTERNAL_REASON = "INTERNAL"
 
 # Error → code and the stable reason of ErrorInfo.
 STATUSES: dict[type[CallError], tuple[grpc.StatusCode, str]] = {
+    Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"),
     InvalidRequest: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
     TooManyRequests: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MUCH_IN_FLIGHT"),
     DeadlineExpired: (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),

@@ -15,6 +15,7 @@ import grpc
 
 from animora_server.observability.instruments import CountCell
 from animora_server.observability.metrics import ArrivalMetrics
+from animora_server.service.authorization import Authorizer
 
 cygrpc: Any = import_module("grpc._cython.cygrpc")  # untyped; grpcio-channelz imports it as well
 
@@ -23,6 +24,11 @@ class MethodHandlers(grpc.GenericRpcHandler):
     """The handlers of a service; counts the calls that end before their handler is called.
 
     It must be registered before all other handlers, so that it sees the calls of all services.
+
+    Args:
+        service: The name of the service.
+        handlers: The handlers, by method.
+        metrics: Counts the calls.
     """
 
     def __init__(self, service: str, handlers: Mapping[str, Any], metrics: ArrivalMetrics) -> None:
@@ -34,6 +40,38 @@ class MethodHandlers(grpc.GenericRpcHandler):
         self._metrics.taken.inc()
         handler = self._handlers.get(handler_call_details.method)
         return None if handler is None else _ArrivedCall(handler, self._metrics.unreceived)
+
+
+class AuthorizedMethodHandlers(MethodHandlers):
+    """The handlers of a service whose callers need a token or certificate.
+
+    Args:
+        service: The name of the service.
+        handlers: The handlers of calls with a valid token, by method.
+        guarded: The handlers of other calls, by method: they authorize before they read the message.
+        authorizer: Checks the token.
+        metrics: Counts the calls.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        handlers: Mapping[str, Any],
+        guarded: Mapping[str, Any],
+        authorizer: Authorizer,
+        metrics: ArrivalMetrics,
+    ) -> None:
+        super().__init__(service, handlers, metrics)
+        self._guarded = {f"/{service}/{method}": handler for method, handler in guarded.items()}
+        self._authorizer = authorizer
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Returns the handler of a call; None for a method of another service."""
+        guarded = self._guarded.get(handler_call_details.method)
+        if guarded is None or self._authorizer.admits_token(handler_call_details.invocation_metadata):
+            return super().service(handler_call_details)
+        self._metrics.taken.inc()
+        return guarded
 
 
 class UnknownMethodCounter(grpc.GenericRpcHandler):

@@ -2,13 +2,14 @@
 
 from animora_server.settings.data import REDIS_SCHEMES, CacheSettings, CatalogSettings, DatabaseSettings
 from animora_server.settings.inference import ModelSettings, ScorerSettings
-from animora_server.settings.network import MAX_WORKERS, GrpcSettings, HttpSettings
+from animora_server.settings.network import MAX_WORKERS, AuthSettings, GrpcSettings, HttpSettings
 from animora_server.settings.ranking import PrecomputeSettings, RankingSettings, TimelineSettings
 from animora_server.settings.settings import LogSettings, Settings
 
 __all__ = [
     "MAX_WORKERS",
     "REDIS_SCHEMES",
+    "AuthSettings",
     "CacheSettings",
     "CatalogSettings",
     "DatabaseSettings",

@@ -1,4 +1,4 @@
-"""The sections `grpc` and `http`: the ports that the server listens on."""
+"""The sections `grpc`, `http` and `auth`: the ports that the server listens on, and who may call them."""
 
 from ipaddress import ip_address
 from pathlib import Path
@@ -102,4 +102,14 @@ class HttpSettings(Section):
     )
     insecure: bool = Field(
         default=False, description="allow an address beyond loopback: there is no TLS on this port"
+    )
+
+
+class AuthSettings(Section):
+    """The credentials that callers need."""
+
+    tokens: Path | None = Field(
+        default=None,
+        description="TOML file with the callers' tokens (hashed) and certificate names, and their roles; "
+        "without it callers need none",
     )

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from animora_server.settings.data import CacheSettings, CatalogSettings, DatabaseSettings
 from animora_server.settings.inference import ModelSettings, ScorerSettings
-from animora_server.settings.network import GrpcSettings, HttpSettings, is_loopback
+from animora_server.settings.network import AuthSettings, GrpcSettings, HttpSettings, is_loopback
 from animora_server.settings.ranking import PrecomputeSettings, RankingSettings, TimelineSettings
 from animora_server.settings.section import Section
 
@@ -27,6 +27,7 @@ class Settings(Section):
 
     grpc: GrpcSettings = GrpcSettings()
     http: HttpSettings = HttpSettings()
+    auth: AuthSettings = AuthSettings()
     database: DatabaseSettings = DatabaseSettings()
     catalog: CatalogSettings = CatalogSettings()
     models: ModelSettings = ModelSettings()

@@ -3,22 +3,24 @@
 import asyncio
 import secrets
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 
 import structlog
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from animora_server.addresses import reserve_port
+from animora_server.auth import warn_about_open_ports, watch_access_list
 from animora_server.errors import ConfigurationError
 from animora_server.observability.aggregation import MetricsCollector, MetricsReport
 from animora_server.observability.metrics import (
+    AuthMetrics,
     BackgroundMetrics,
     DeviceProcessMetrics,
     WorkerMetrics,
     process_registry,
 )
-from animora_server.observability.probes import Probes
+from animora_server.observability.probes import Probes, ScrapeAuthorizer
 from animora_server.program import stop_signal
 from animora_server.settings import Settings
 from animora_server.shared_device.socket_path import is_shared, socket_path
@@ -43,9 +45,11 @@ async def supervise(settings: Settings, workers: int, policy: RestartPolicy = DE
     if settings.grpc.pin_workers and not cpu_affinity.can_pin():
         raise ConfigurationError("grpc.pin_workers: this system cannot pin processes to cores; set false")
     load_identity(settings.grpc)  # fail here rather than in each worker, after its start
+    access = watch_access_list(settings.auth)
+    warn_about_open_ports(settings)
     own = process_registry()
     stopping = stop_signal()
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         port = stack.enter_context(reserve_port("grpc", settings.grpc.host, settings.grpc.port))
         worker_settings = _worker_settings(settings, workers, port)
         device_socket = stack.enter_context(socket_path()) if is_shared(settings.scorer) else None
@@ -65,7 +69,13 @@ async def supervise(settings: Settings, workers: int, policy: RestartPolicy = DE
                 1, start_device, SHUTDOWN_MARGIN, DeviceProcessMetrics(own), policy, asyncio.Event()
             )
         supervisors = [supervisor] if device is None else [supervisor, device]
-        BackgroundMetrics(own).watch(*(each.loop for each in supervisors))
+        loops = [each.loop for each in supervisors]
+        scrapes = None
+        if access is not None:
+            await stack.enter_async_context(access)
+            loops.append(access.loop)
+            scrapes = ScrapeAuthorizer(access, AuthMetrics(own))
+        BackgroundMetrics(own).watch(*loops)
 
         async def reports() -> Sequence[MetricsReport]:
             metrics = await asyncio.gather(*(each.reports() for each in supervisors))
@@ -73,7 +83,7 @@ async def supervise(settings: Settings, workers: int, policy: RestartPolicy = DE
 
         page = CollectorRegistry()
         page.register(MetricsCollector(own, reports, policy.scrape_timeout))
-        async with Probes(settings.http, page, live=supervisor.dead, ready=supervisor.unready) as probes:
+        async with Probes(settings.http, page, supervisor.dead, supervisor.unready, scrapes) as probes:
             log.info(
                 "starting workers",
                 workers=workers,

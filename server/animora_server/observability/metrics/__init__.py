@@ -15,6 +15,7 @@ from animora_server.observability.metrics.calls import (
 )
 from animora_server.observability.metrics.data import CacheMetrics, CatalogMetrics, ModelMetrics
 from animora_server.observability.metrics.process import (
+    AuthMetrics,
     BackgroundMetrics,
     DeviceProcessMetrics,
     Metrics,
@@ -25,6 +26,7 @@ from animora_server.observability.metrics.process import (
 __all__ = [
     "CODES",
     "ArrivalMetrics",
+    "AuthMetrics",
     "BackgroundMetrics",
     "CacheMetrics",
     "CallMetrics",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from threading import Lock
 from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -67,6 +68,30 @@ class BackgroundMetrics:
             self._age.labels(loop.name).set_function(partial(getattr, loop, "age"))
 
 
+class AuthMetrics:
+    """Callers that a port refused. Thread-safe, since the HTTP port runs on threads."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        refusals = Counter(
+            "animora_auth_refusals",
+            "Callers that a port refused: not known (unauthenticated), or without the role "
+            "(permission_denied).",
+            registry,
+            ("port", "reason"),
+        )
+        self._refusals = {
+            (port, reason): refusals.labels(port, reason)
+            for port in ("grpc", "http")
+            for reason in ("unauthenticated", "permission_denied")
+        }
+        self._lock = Lock()
+
+    def refused(self, port: Literal["grpc", "http"], reason: str) -> None:
+        """Counts a refusal; `reason`: "unauthenticated" or "permission_denied"."""
+        with self._lock:
+            self._refusals[port, reason].inc()
+
+
 class WorkerMetrics:
     """Recorded by the supervisor, of its workers."""
 
@@ -116,6 +141,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry, service: str, methods: tuple[str, ...]) -> None:
         self.registry = registry
         self.calls = CallMetrics(registry, service, methods)
+        self.auth = AuthMetrics(registry)
         self.ranks = RankMetrics(registry, methods)
         self.timelines = TimelineMetrics(registry)
         self.stages = StageMetrics(registry)

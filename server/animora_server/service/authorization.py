@@ -1,0 +1,84 @@
+"""Admits gRPC calls by the caller's bearer token or client certificate."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import structlog
+
+from animora_server.auth import AccessList, Role
+from animora_server.errors import CallError, PermissionDenied, Unauthenticated
+from animora_server.observability.metrics import AuthMetrics
+from animora_server.watched_files import WatchedFiles
+
+log = structlog.get_logger(__name__)
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+AUTHORIZATION = "authorization"
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class Authorizer:
+    """Decides whether a caller has the role `rank`.
+
+    The metadata of a call arrives before its message, the client certificate is only known to its handler. So
+    `admits_token` decides at the look-up of the handler. A call that it does not admit gets a handler that
+    calls `require` before it reads the message.
+
+    Args:
+        access: The tokens and certificates that are valid now.
+        metrics: Counts refused callers.
+    """
+
+    def __init__(self, access: WatchedFiles[AccessList], metrics: AuthMetrics) -> None:
+        self._access = access
+        self._metrics = metrics
+
+    def admits_token(self, metadata: Metadata | None) -> bool:
+        """Whether the metadata has a valid token with the role."""
+        authorization = _authorization(metadata)
+        if authorization is None:
+            return False
+        try:
+            self._access.value.require(Role.RANK, authorization)
+        except CallError:
+            return False
+        return True
+
+    def require(self, context: "Context", request_id: str | None = None) -> None:
+        """Checks the caller by its token or certificate. Counts and logs a refusal.
+
+        Args:
+            context: The context of the call.
+            request_id: The id of the call, for the log.
+
+        Raises:
+            Unauthenticated: The caller is not known.
+            PermissionDenied: The caller lacks the role.
+        """
+        names = (name.decode("utf-8", "replace") for name in context.peer_identities() or ())
+        try:
+            self._access.value.require(Role.RANK, _authorization(context.invocation_metadata()), names)
+        except Unauthenticated:
+            self._metrics.refused("grpc", "unauthenticated")
+            log.info("gRPC caller is not known", peer=context.peer(), request_id=request_id)
+            raise
+        except PermissionDenied as error:
+            self._metrics.refused("grpc", "permission_denied")
+            log.info(
+                "gRPC caller lacks a role",
+                peer=context.peer(),
+                request_id=request_id,
+                caller=error.caller,
+                role=error.role,
+            )
+            raise
+
+
+def _authorization(metadata: Any) -> str | None:
+    for key, value in metadata or ():
+        if key == AUTHORIZATION:
+            return str(value)
+    return None
