@@ -1,7 +1,7 @@
 """The client for asyncio."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -49,8 +49,9 @@ class AsyncRankingClient:
         tls: Tls | None = None,
         metadata: Mapping[str, str] | None = None,
         channel: ChannelOptions = DEFAULT_CHANNEL,
+        token: str | Path | None = None,
     ) -> None:
-        self._connection = Connection(target, timeout, tls, metadata or {}, channel)
+        self._connection = Connection(target, timeout, tls, metadata or {}, channel, token)
         self._channel: grpc.aio.Channel | None = None
         self._stub: ranking_pb2_grpc.RankingServiceAsyncStub | None = None
 
@@ -162,10 +163,12 @@ class AsyncRankingClient:
         Raises:
             ValueError: The timeout is not above 0, or not finite.
         """
-        arguments = self._connection.call(timeout, metadata)
-        return AsyncTimeline(
-            partial(self._get_page, arguments=arguments), TimelineRequest(user_id, **options), limit
-        )
+        self._connection.call(timeout, metadata)  # rejects a wrong timeout here, not with the first page
+
+        async def get_page(request: TimelineRequest) -> TimelinePage:
+            return await self._get_page(request, self._connection.call(timeout, metadata))
+
+        return AsyncTimeline(get_page, TimelineRequest(user_id, **options), limit)
 
     async def health(self, service: str = SERVICE, *, timeout: float | None = None) -> Health:
         """Gets the health of one server behind the target.

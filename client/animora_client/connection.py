@@ -4,9 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import TypedDict
 
 from animora_client.tls import Tls
+from animora_client.token import BearerToken
 from animora_client.wire import SERVICE
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -14,6 +16,7 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 LONGEST_TIMEOUT = 1e9  # seconds
 # If jitter reduces a backoff below a millisecond, gRPC makes no further attempt (grpc/grpc#41036).
 SHORTEST_BACKOFF = 0.002  # seconds
+AUTHORIZATION = "authorization"
 
 ChannelArguments = list[tuple[str, str | int]]
 
@@ -86,9 +89,12 @@ class Connection:
         tls: None for plaintext.
         metadata: Sent with every call.
         channel: Options of the channel.
+        token: The bearer token, sent with every call. A `Path` names a file that holds it, which is read
+            again when it changes.
 
     Raises:
-        ValueError: The timeout is not above 0, or not finite.
+        OSError: The file of the token cannot be read.
+        ValueError: The timeout is not above 0, or not finite, or the token is malformed.
     """
 
     target: str = DEFAULT_TARGET
@@ -96,9 +102,13 @@ class Connection:
     tls: Tls | None = None
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a token
     channel: ChannelOptions = DEFAULT_CHANNEL
+    token: str | Path | None = field(default=None, repr=False)
+    _bearer: BearerToken | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_timeout(self.timeout)
+        bearer = None if self.token is None else BearerToken(self.token)
+        object.__setattr__(self, "_bearer", bearer)  # the dataclass is frozen
 
     @property
     def checks_health(self) -> bool:
@@ -126,15 +136,18 @@ class Connection:
 
         Args:
             timeout: Seconds; None for the client's timeout.
-            metadata: Overrides the client's metadata of the same name.
+            metadata: Overrides the client's metadata of the same name, and its token if it has
+                `authorization`.
 
         Raises:
             ValueError: The timeout is not above 0, or not finite.
         """
-        merged = {**self.metadata, **(metadata or {})}
+        merged = {} if self._bearer is None else {AUTHORIZATION: self._bearer.header()}
+        for source in (self.metadata, metadata or {}):
+            merged.update((key.lower(), value) for key, value in source.items())
         return {
             "timeout": self.timeout if timeout is None else _check_timeout(timeout),
-            "metadata": tuple((key.lower(), value) for key, value in merged.items()),
+            "metadata": tuple(merged.items()),
         }
 
     def _arguments(self, more: Mapping[str, str | int]) -> ChannelArguments:

@@ -1,7 +1,7 @@
 """The client for threads."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -49,8 +49,9 @@ class RankingClient:
         tls: Tls | None = None,
         metadata: Mapping[str, str] | None = None,
         channel: ChannelOptions = DEFAULT_CHANNEL,
+        token: str | Path | None = None,
     ) -> None:
-        self._connection = Connection(target, timeout, tls, metadata or {}, channel)
+        self._connection = Connection(target, timeout, tls, metadata or {}, channel, token)
         self._channel: grpc.Channel | None = None
         self._stub: ranking_pb2_grpc.RankingServiceStub | None = None
 
@@ -111,10 +112,12 @@ class RankingClient:
         **options: Unpack[TimelineOptions],
     ) -> "Timeline":
         """A user's timeline, fetched page by page during iteration; see `AsyncRankingClient.timeline`."""
-        arguments = self._connection.call(timeout, metadata)
-        return Timeline(
-            partial(self._get_page, arguments=arguments), TimelineRequest(user_id, **options), limit
-        )
+        self._connection.call(timeout, metadata)  # rejects a wrong timeout here, not with the first page
+
+        def get_page(request: TimelineRequest) -> TimelinePage:
+            return self._get_page(request, self._connection.call(timeout, metadata))
+
+        return Timeline(get_page, TimelineRequest(user_id, **options), limit)
 
     def health(self, service: str = SERVICE, *, timeout: float | None = None) -> Health:
         """Gets the health of one server behind the target; see `AsyncRankingClient.health`."""

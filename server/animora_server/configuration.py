@@ -24,8 +24,17 @@ from animora_server.errors import ConfigurationError
 from animora_server.settings import Settings
 
 PREFIX = "ANIMORA_"
-# Names with the prefix that are not options: the path of the configuration file, and the client's target.
-NOT_OPTIONS = {"ANIMORA_CONFIG", "ANIMORA_TARGET"}
+# Names with the prefix that are not options: the path of the configuration file, and the client's variables.
+NOT_OPTIONS = {
+    "ANIMORA_CONFIG",
+    "ANIMORA_TARGET",
+    "ANIMORA_TLS_CERTIFICATE",
+    "ANIMORA_TLS_KEY",
+    "ANIMORA_TLS_ROOT",
+    "ANIMORA_TLS_SERVER_NAME",
+    "ANIMORA_TOKEN",
+    "ANIMORA_TOKEN_FILE",
+}
 # Kubernetes sets such variables in every container for a Service whose name begins with "animora".
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 _SERVICE_LINK_VALUE = re.compile(

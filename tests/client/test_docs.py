@@ -17,6 +17,7 @@ def folder(certificates, tmp_path):
     """Where the examples run, with the files that they name."""
     for name in ("ca.pem", "leaf.pem", "leaf.key"):
         shutil.copy(certificates / name, tmp_path / name.replace("leaf", "client"))
+    (tmp_path / "token.txt").write_text("example\n")
     return tmp_path
 
 

@@ -97,8 +97,10 @@ def test_an_empty_variable_is_not_set(file: Path):
     assert (settings.grpc.tls_key, settings.grpc.port) == (Path("k.pem"), 50051)
 
 
-def test_the_file_and_the_clients_target_are_no_options():
-    environ = {"ANIMORA_CONFIG": "animora.toml", "ANIMORA_TARGET": "localhost:50051"}
+def test_the_file_and_the_clients_variables_are_no_options():
+    environ = {"ANIMORA_CONFIG": "animora.toml", "ANIMORA_TARGET": "localhost:50051", "ANIMORA_TOKEN": "t"}
+    environ |= {"ANIMORA_TOKEN_FILE": "t"}
+    environ |= {f"ANIMORA_TLS_{name}": "x" for name in ("ROOT", "CERTIFICATE", "KEY", "SERVER_NAME")}
     assert load_settings(environ, None) == Settings()
 
 

@@ -65,7 +65,7 @@ async def test_a_renewed_certificate_and_a_revoked_token_reach_all_workers(optio
                 f"127.0.0.1:{port}",
                 timeout=HANG_TIMEOUT,
                 tls=tls,
-                metadata={"authorization": f"Bearer {token}"},
+                token=token,
                 channel=OWN,
             ) as one:
                 try:

@@ -12,6 +12,7 @@ from animora_client.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
+    PermissionDenied,
     RankingError,
     ResourceExhausted,
     SnapshotGone,
@@ -53,5 +54,7 @@ def _advice(error: RankingError, target: str) -> str:
         case Unavailable():
             advice = f"is a server running at {target}? Name another with --target or ANIMORA_TARGET"
         case Unauthenticated():
-            advice = "the server requires a client certificate: --tls-certificate and --tls-key"
+            advice = "the server requires --token-file, or --tls-certificate and --tls-key"
+        case PermissionDenied():
+            advice = "use a token or certificate that has the role"
     return advice

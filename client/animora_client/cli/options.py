@@ -12,6 +12,7 @@ from typer import BadParameter, Option
 from animora_client.connection import DEFAULT_TARGET, LONGEST_TIMEOUT, Connection
 from animora_client.sync import RankingClient
 from animora_client.tls import Tls
+from animora_client.token import BearerToken
 
 _FILE = {"exists": True, "dir_okay": False, "metavar": "PEM", "rich_help_panel": "Connection"}
 
@@ -38,22 +39,62 @@ class ServerOptions:
         Option("--tls", help="Use TLS; implied by the options below.", rich_help_panel="Connection"),
     ] = False
     tls_root: Annotated[
-        Path | None, Option(help="Trusted authorities; gRPC's default roots if not given.", **_FILE)
+        Path | None,
+        Option(
+            envvar="ANIMORA_TLS_ROOT",
+            help="Trusted authorities; gRPC's default roots if not given.",
+            **_FILE,
+        ),
     ] = None
-    tls_certificate: Annotated[Path | None, Option(help="The client's certificate.", **_FILE)] = None
-    tls_key: Annotated[Path | None, Option(help="The private key of that certificate.", **_FILE)] = None
+    tls_certificate: Annotated[
+        Path | None, Option(envvar="ANIMORA_TLS_CERTIFICATE", help="The client's certificate.", **_FILE)
+    ] = None
+    tls_key: Annotated[
+        Path | None, Option(envvar="ANIMORA_TLS_KEY", help="The private key of that certificate.", **_FILE)
+    ] = None
     tls_server_name: Annotated[
         str,
-        Option(help="Expected name in the server's certificate.", rich_help_panel="Connection"),
+        Option(
+            envvar="ANIMORA_TLS_SERVER_NAME",
+            help="Expected name in the server's certificate.",
+            rich_help_panel="Connection",
+        ),
     ] = ""
+    token: Annotated[
+        str,
+        Option(
+            envvar="ANIMORA_TOKEN",
+            help="Bearer token; the variable or --token-file keeps it out of the list of processes.",
+            rich_help_panel="Connection",
+        ),
+    ] = ""
+    token_file: Annotated[
+        Path | None,
+        Option(
+            envvar="ANIMORA_TOKEN_FILE",
+            help="File with the bearer token.",
+            **(_FILE | {"metavar": "FILE"}),
+        ),
+    ] = None
 
     def client(self) -> RankingClient:
         """A client with these options."""
-        return RankingClient(self.target, timeout=self.timeout, tls=self._tls())
+        return RankingClient(self.target, timeout=self.timeout, tls=self._tls(), token=self._token())
 
     def connection(self) -> Connection:
         """The connection of the load generator."""
-        return Connection(self.target, self.timeout, self._tls())
+        return Connection(self.target, self.timeout, self._tls(), token=self._token())
+
+    def _token(self) -> str | Path | None:
+        if self.token and self.token_file is not None:
+            raise BadParameter("--token and --token-file (or their variables) exclude each other.")
+        source = self.token_file or self.token or None
+        try:
+            if source is not None:
+                BearerToken(source)
+        except ValueError as error:
+            raise BadParameter(f"{error}.") from None
+        return source
 
     def _tls(self) -> Tls | None:
         if not (self.tls or self.tls_root or self.tls_certificate or self.tls_key or self.tls_server_name):
