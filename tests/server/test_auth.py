@@ -175,7 +175,9 @@ def test_the_command_prints_a_new_token_and_the_entry_that_admits_it(file: Path)
 
 def test_the_token_of_the_documentation_is_admitted_by_its_file(file: Path):
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
-    file.write_text(re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0])
+    configuration, tokens = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    Settings.model_validate(tomllib.loads(configuration))
+    file.write_text(tokens)
     (token,) = re.findall(r"^animora_\S+$", page, re.MULTILINE)
     loaded(file).require(Role.RANK, f"Bearer {token}")
     loaded(file).require(Role.RANK, None, ["spiffe://example.org/feed"])
