@@ -131,7 +131,7 @@ def check_preconditions(settings: Settings) -> None:
 
     Raises:
         ConfigurationError: A port is taken, a certificate or the device is unusable, an extra is not
-            installed, or the demo's unsigned model would be refused.
+            installed, or the demo's unsigned model or its calls would be refused.
     """
     for section, addressed in (("grpc", settings.grpc), ("http", settings.http)):
         if addressed.port:
@@ -140,6 +140,8 @@ def check_preconditions(settings: Settings) -> None:
     resolve_device(settings.scorer.device)
     if settings.models.verify_key is not None:
         raise ConfigurationError("models.verify_key: the demo does not sign its model; unset the option")
+    if settings.auth.tokens is not None:
+        raise ConfigurationError("auth.tokens: the demo calls its server without a token; unset the option")
     missing = [extra for extra, module in MODULES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ConfigurationError(f"the demo needs: pip install 'animora-ranking[{','.join(missing)}]'")

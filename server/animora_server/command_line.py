@@ -12,11 +12,12 @@ from rich.console import Console
 
 from animora_process.user import name_process_user
 from animora_server import stderr_capture
-from animora_server.auth import Role, describe_token, new_token
+from animora_server.auth import Role, describe_token, new_token, watch_access_list
 from animora_server.errors import AnimoraError
 from animora_server.logs import configure_logs
 from animora_server.program import run
 from animora_server.settings import MAX_WORKERS, Settings
+from animora_server.tls import load_identity
 
 # The server never forks after it starts gRPC; with fork support, gRPC logs a warning for each child process.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
@@ -149,10 +150,12 @@ def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its paramet
 
 @cli.command("check-config")
 def check_config(config: ConfigOption = None) -> None:
-    """Check the configuration and print all options, with secrets hidden."""
+    """Check the configuration and the files of TLS and tokens; print all options, with secrets hidden."""
     from animora_server.configuration import describe  # noqa: PLC0415  # see serve
 
     settings = _settings(config)
+    load_identity(settings.grpc)
+    watch_access_list(settings.auth)
     if settings.cache.url.get_secret_value():
         from animora_server.cache.connection import open_redis  # noqa: PLC0415
 

@@ -55,6 +55,7 @@ def test_a_port_that_is_taken_is_named_before_anything_is_started(section: str, 
         ),
         ({"SCORER_DEVICE": "cuda:99"}, "scorer.device"),
         ({"MODELS_VERIFY_KEY": "/absent.pem"}, "models.verify_key"),
+        ({"AUTH_TOKENS": "/absent.toml"}, "auth.tokens"),
     ],
 )
 def test_an_option_that_would_fail_after_training_is_refused_before_anything_is_started(

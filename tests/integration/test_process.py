@@ -91,6 +91,21 @@ async def test_check_config_prints_the_options_in_force_without_secrets():
 
 
 @pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"GRPC_TLS_CERTIFICATE": "/absent.pem", "GRPC_TLS_KEY": "/absent.key"}, "grpc.tls_certificate"),
+        ({"AUTH_TOKENS": "/absent.toml"}, "auth.tokens"),
+    ],
+)
+async def test_check_config_refuses_files_that_the_server_would_refuse(options, named):
+    process = await start("check-config", **options)
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode().startswith(f"animora-server: {named}: cannot read /absent")
+    assert errors.decode().count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("option", "value", "named"),
     [
         ("MODELS_STORE", "s3:/x", "ANIMORA_MODELS_STORE: write s3://BUCKET/PREFIX"),

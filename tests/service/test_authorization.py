@@ -7,10 +7,9 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
-from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
@@ -134,12 +133,13 @@ async def failure(channel, *arguments, **options):
 
 
 def reason(error):
-    status = rpc_status.from_call(error)
-    assert status is not None
+    trailing = dict(error.trailing_metadata())
+    status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
+    assert (status.code, status.message) == (error.code().value[0], error.details())
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     assert info.domain == "animora"
-    assert info.metadata["request_id"] == dict(error.trailing_metadata())["x-request-id"]
+    assert info.metadata["request_id"] == trailing["x-request-id"]
     return info.reason
 
 
@@ -234,13 +234,14 @@ async def reflected(channel, metadata=()):
 async def test_reflection_needs_the_role_rank(served, channel):
     (response,) = await reflected(channel, bearer(RANKER))
     assert SERVICE_NAME in [service.name for service in response.list_services_response.service]
-    for metadata, code in (
-        ((), grpc.StatusCode.UNAUTHENTICATED),
-        (bearer(SCRAPER), grpc.StatusCode.PERMISSION_DENIED),
+    for metadata, code, why in (
+        ((), grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+        (bearer(SCRAPER), grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await reflected(channel, metadata)
         assert error.value.code() is code
+        assert reason(error.value) == why
     assert served.count("animora_auth_refusals_total", port="grpc", reason="unauthenticated") == 1
 
 

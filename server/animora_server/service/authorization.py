@@ -47,7 +47,7 @@ class Authorizer:
             return False
         return True
 
-    def require(self, context: "Context", request_id: str | None = None) -> None:
+    def require(self, context: "Context", request_id: str) -> None:
         """Checks the caller by its token or certificate. Counts and logs a refusal.
 
         Args:

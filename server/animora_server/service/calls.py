@@ -95,7 +95,7 @@ class CallHandler:
             finally:
                 self._metrics.handled(name, code)
                 handling.observe(time.perf_counter() - started_at)
-            await _abort_call(context, status, call.request_id)
+            await abort_call(context, status, call.request_id)
             raise AssertionError("abort raises")
 
         return grpc.unary_unary_rpc_method_handler(handle)
@@ -119,7 +119,7 @@ class CallHandler:
                 started.inc()
                 code, status = status_of(error, call)
                 self._metrics.handled(name, code.name)
-                await _abort_call(context, status, call.request_id)
+                await abort_call(context, status, call.request_id)
             async for request in requests:
                 return await handle(request, context)
             self.arrivals.unreceived.inc()
@@ -173,7 +173,8 @@ def _request_ids() -> Iterator[str]:
     return (f"{process}-{number:x}" for number in itertools.count(1))
 
 
-async def _abort_call(context: "Context", status: status_pb2.Status, request_id: str) -> None:
+async def abort_call(context: "Context", status: status_pb2.Status, request_id: str) -> None:
+    """Ends a call with a rich status. Never returns: gRPC's `abort` raises."""
     rich = rpc_status.to_status(status)
     metadata = (*rich.trailing_metadata, (REQUEST_ID, request_id))
     await context.abort(rich.code, rich.details, metadata)

@@ -3,6 +3,7 @@
 The two protocols differ only in the name of the package. grpcio-reflection has v1alpha alone.
 """
 
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from animora_server.errors import CallError
 from animora_server.service.authorization import Authorizer
-from animora_server.service.status import code_of
+from animora_server.service.calls import abort_call
+from animora_server.service.status import to_status
 
 Behavior = Callable[[Any, Any], AsyncIterator[Any]]  # of a method that streams both ways
 
@@ -45,10 +47,11 @@ def enable_reflection(
 
 def _authorized(reflect: Behavior, authorizer: Authorizer) -> Behavior:
     async def authorize(requests: Any, context: Any) -> AsyncIterator[Any]:
+        request_id = secrets.token_hex(8)
         try:
-            authorizer.require(context)
+            authorizer.require(context, request_id)
         except CallError as error:
-            await context.abort(code_of(error), str(error))
+            await abort_call(context, to_status(error, request_id), request_id)
         async for response in reflect(requests, context):
             yield response
 
