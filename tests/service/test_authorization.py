@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from animora_server.auth import Role, describe_token, new_token, watch_access_list
+from animora_server.auth import AccessList, Role, describe_token, new_token, watch_access_list
 from animora_server.errors import InvalidRequest
 from animora_server.observability.metrics import Metrics
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
@@ -21,6 +21,7 @@ from animora_server.service.admission import AdmissionController
 from animora_server.service.authorization import Authorizer
 from animora_server.service.calls import CallHandler
 from animora_server.settings import AuthSettings, GrpcSettings
+from animora_server.watched_files import WatchedFiles
 from tests.support.certificates import Authority
 from tests.support.until import until
 
@@ -36,10 +37,23 @@ REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 class Served:
     """A server whose methods refuse any message but an empty one."""
 
-    def __init__(self, server: GrpcServer, registry: CollectorRegistry, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        server: GrpcServer,
+        access: WatchedFiles[AccessList],
+        registry: CollectorRegistry,
+        options: dict[str, Any],
+    ) -> None:
         self.server = server
+        self.access = access
         self.registry = registry
         self.options = options
+
+    async def reload(self, file, content):
+        """Replaces the file of tokens, and waits until the server has read it."""
+        before = self.access.value
+        file.write_text(content)
+        await until(lambda: self.access.value is not before)
 
     def count(self, name, **labels):
         return self.registry.get_sample_value(name, labels)
@@ -77,7 +91,7 @@ async def serving(file, grpc_options=None, **more):
             settings, handler, dict.fromkeys(METHODS, parse), Authorizer(access, metrics.auth)
         )
         await stack.enter_async_context(server)
-        yield Served(server, registry, more)
+        yield Served(server, access, registry, more)
 
 
 @pytest.fixture
@@ -217,6 +231,42 @@ async def test_a_rotated_token_loses_no_call_and_the_revoked_one_is_refused(serv
                 await until(partial(refused, old))
             for task in loads:
                 task.cancel()
+
+
+@pytest.mark.parametrize("shown_by", ["token", "certificate"])
+async def test_a_call_whose_message_arrives_after_its_caller_is_revoked_is_refused(
+    mutual, file, authority, monkeypatch, shown_by
+):
+    monkeypatch.setattr("animora_server.watched_files.RELOAD_INTERVAL", 0.01)
+    metadata = bearer(RANKER) if shown_by == "token" else ()
+    async with mutual.channel(authority.issue("feed")) as channel:
+        method = channel.stream_unary(f"/{SERVICE_NAME}/Rank")
+        kept, revoked = method(metadata=metadata), method(metadata=metadata)
+        await until(lambda: mutual.count("animora_grpc_calls_total", stage="taken") == 2)
+        await mutual.reload(file, ENTRIES + CERTIFICATES + "# a change that revokes nobody\n")
+        await kept.write(b"")
+        await kept.done_writing()
+        assert await kept == b""
+        await mutual.reload(file, describe_token(SCRAPER, "prometheus", [Role.METRICS]))
+        await revoked.write(b"")
+        await revoked.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await revoked
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert mutual.count("animora_auth_refusals_total", port="grpc", reason="unauthenticated") == 1
+
+
+async def test_an_open_reflection_stream_ends_when_its_caller_is_revoked(served, channel, file, monkeypatch):
+    monkeypatch.setattr("animora_server.watched_files.RELOAD_INTERVAL", 0.01)
+    request = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    stream = channel.stream_stream(REFLECTION)(metadata=bearer(RANKER))
+    await stream.write(request)
+    assert await stream.read()
+    await served.reload(file, describe_token(SCRAPER, "prometheus", [Role.METRICS]))
+    await stream.write(request)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await stream.read()
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_health_is_open_and_an_unknown_method_is_still_unimplemented(channel):

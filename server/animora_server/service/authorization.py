@@ -24,8 +24,8 @@ class Authorizer:
     """Decides whether a caller has the role `rank`.
 
     The metadata of a call arrives before its message, the client certificate is only known to its handler. So
-    `admits_token` decides at the look-up of the handler. A call that it does not admit gets a handler that
-    calls `require` before it reads the message.
+    `admitting` decides at the look-up of the handler. A call that it does not admit gets a handler that calls
+    `require` before it reads the message.
 
     Args:
         access: The tokens and certificates that are valid now.
@@ -36,16 +36,21 @@ class Authorizer:
         self._access = access
         self._metrics = metrics
 
-    def admits_token(self, metadata: Metadata | None) -> bool:
-        """Whether the metadata has a valid token with the role."""
-        authorization = _authorization(metadata)
+    @property
+    def access(self) -> AccessList:
+        """The tokens and certificates that are valid now; another object after each change."""
+        return self._access.value
+
+    def admitting(self, metadata: Metadata | None) -> AccessList | None:
+        """The access list if the metadata has a valid token with the role, else None."""
+        access, authorization = self.access, _authorization(metadata)
         if authorization is None:
-            return False
+            return None
         try:
-            self._access.value.require(Role.RANK, authorization)
+            access.require(Role.RANK, authorization)
         except CallError:
-            return False
-        return True
+            return None
+        return access
 
     def require(self, context: "Context", request_id: str) -> None:
         """Checks the caller by its token or certificate. Counts and logs a refusal.
@@ -60,7 +65,7 @@ class Authorizer:
         """
         names = (name.decode("utf-8", "replace") for name in context.peer_identities() or ())
         try:
-            self._access.value.require(Role.RANK, _authorization(context.invocation_metadata()), names)
+            self.access.require(Role.RANK, _authorization(context.invocation_metadata()), names)
         except Unauthenticated:
             self._metrics.refused("grpc", "unauthenticated")
             log.info("gRPC caller is not known", peer=context.peer(), request_id=request_id)

@@ -12,6 +12,7 @@ import structlog
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from animora_server.auth import AccessList
 from animora_server.background import was_cancelled
 from animora_server.errors import CallError
 from animora_server.fast_dataclass import fast_dataclass
@@ -48,6 +49,8 @@ class Call:
 
 # A method's implementation: takes the request's bytes and the call, returns the response's bytes.
 UnaryMethod = Callable[[bytes, Call], Awaitable[bytes]]
+# Handles a call whose token the access list admitted when the headers arrived.
+TokenBehavior = Callable[[AccessList, bytes, "Context"], Awaitable[bytes]]
 
 
 class CallHandler:
@@ -100,33 +103,42 @@ class CallHandler:
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    def guarded(
+    def authorized(
         self, name: str, handler: "grpc.RpcMethodHandler[bytes, bytes]", authorizer: Authorizer
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """The handler of a unary method for callers without a valid token.
+    ) -> tuple[TokenBehavior, "grpc.RpcMethodHandler[bytes, bytes]"]:
+        """What handles the calls of a unary method with a valid token, and the handler of other calls.
 
-        It is a streaming handler, so that gRPC calls it before the message has arrived. If the caller's
-        certificate has the role, it reads the message and calls `handler`, otherwise it refuses the call.
+        The other handler streams, so that gRPC calls it before the message has arrived. If the caller's
+        certificate has the role, it reads the message, otherwise it refuses the call. A message may arrive
+        long after the headers, so a caller is checked again if the access list has changed since.
         """
-        started = self._metrics.started[name]
         handle = cast("Callable[[bytes, Context], Awaitable[bytes]]", handler.unary_unary)
 
-        async def authorize(requests: AsyncIterator[bytes], context: "Context") -> bytes:
-            call = self._call(context)
-            try:
-                authorizer.require(context, call.request_id)
-            except CallError as error:
-                started.inc()
-                code, status = status_of(error, call)
-                self._metrics.handled(name, code.name)
-                await abort_call(context, status, call.request_id)
+        async def with_token(access: AccessList, request: bytes, context: "Context") -> bytes:
+            if access is not authorizer.access:
+                await self._authorize(name, authorizer, context)
+            return await handle(request, context)
+
+        async def without_token(requests: AsyncIterator[bytes], context: "Context") -> bytes:
+            access = authorizer.access
+            await self._authorize(name, authorizer, context)
             async for request in requests:
-                return await handle(request, context)
+                return await with_token(access, request, context)
             self.arrivals.unreceived.inc()
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message")
             raise AssertionError("abort raises")
 
-        return grpc.stream_unary_rpc_method_handler(authorize)
+        return with_token, grpc.stream_unary_rpc_method_handler(without_token)
+
+    async def _authorize(self, name: str, authorizer: Authorizer, context: "Context") -> None:
+        call = self._call(context)
+        try:
+            authorizer.require(context, call.request_id)
+        except CallError as error:
+            self._metrics.started[name].inc()
+            code, status = status_of(error, call)
+            self._metrics.handled(name, code.name)
+            await abort_call(context, status, call.request_id)
 
     def _call(self, context: "Context") -> Call:
         remaining = context.time_remaining()

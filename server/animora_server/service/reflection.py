@@ -48,12 +48,18 @@ def enable_reflection(
 def _authorized(reflect: Behavior, authorizer: Authorizer) -> Behavior:
     async def authorize(requests: Any, context: Any) -> AsyncIterator[Any]:
         request_id = secrets.token_hex(8)
-        try:
+
+        async def admitted() -> AsyncIterator[Any]:
             authorizer.require(context, request_id)
+            async for request in requests:
+                authorizer.require(context, request_id)  # the access list may have changed
+                yield request
+
+        try:
+            async for response in reflect(admitted(), context):
+                yield response
         except CallError as error:
             await abort_call(context, to_status(error, request_id), request_id)
-        async for response in reflect(requests, context):
-            yield response
 
     return authorize
 

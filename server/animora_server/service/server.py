@@ -69,8 +69,10 @@ class GrpcServer:
         if authorizer is None:
             ranking = MethodHandlers(SERVICE_NAME, handlers, arrivals)
         else:
-            guarded = {method: handler.guarded(method, handlers[method], authorizer) for method in METHODS}
-            ranking = AuthorizedMethodHandlers(SERVICE_NAME, handlers, guarded, authorizer, arrivals)
+            authorized = {
+                method: handler.authorized(method, handlers[method], authorizer) for method in METHODS
+            }
+            ranking = AuthorizedMethodHandlers(SERVICE_NAME, authorized, authorizer, arrivals)
         self._server.add_generic_rpc_handlers((ranking,))
         self._server.add_generic_rpc_handlers((self._health_handler(),))
         enable_reflection(self._server, (SERVICE_NAME, HEALTH_SERVICE_NAME), authorizer)

@@ -8,6 +8,7 @@ channelz counts all calls that arrived.
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +17,7 @@ import grpc
 from animora_server.observability.instruments import CountCell
 from animora_server.observability.metrics import ArrivalMetrics
 from animora_server.service.authorization import Authorizer
+from animora_server.service.calls import TokenBehavior
 
 cygrpc: Any = import_module("grpc._cython.cygrpc")  # untyped; grpcio-channelz imports it as well
 
@@ -39,7 +41,7 @@ class MethodHandlers(grpc.GenericRpcHandler):
         """Returns the handler of a call; None for a method of another service."""
         self._metrics.taken.inc()
         handler = self._handlers.get(handler_call_details.method)
-        return None if handler is None else _ArrivedCall(handler, self._metrics.unreceived)
+        return None if handler is None else _ArrivedCall(handler.unary_unary, self._metrics.unreceived)
 
 
 class AuthorizedMethodHandlers(MethodHandlers):
@@ -47,8 +49,7 @@ class AuthorizedMethodHandlers(MethodHandlers):
 
     Args:
         service: The name of the service.
-        handlers: The handlers of calls with a valid token, by method.
-        guarded: The handlers of other calls, by method: they authorize before they read the message.
+        handlers: What handles calls with a valid token, and the handler of other calls, by method.
         authorizer: Checks the token.
         metrics: Counts the calls.
     """
@@ -56,22 +57,24 @@ class AuthorizedMethodHandlers(MethodHandlers):
     def __init__(
         self,
         service: str,
-        handlers: Mapping[str, Any],
-        guarded: Mapping[str, Any],
+        handlers: Mapping[str, tuple[TokenBehavior, Any]],
         authorizer: Authorizer,
         metrics: ArrivalMetrics,
     ) -> None:
         super().__init__(service, handlers, metrics)
-        self._guarded = {f"/{service}/{method}": handler for method, handler in guarded.items()}
         self._authorizer = authorizer
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Returns the handler of a call; None for a method of another service."""
-        guarded = self._guarded.get(handler_call_details.method)
-        if guarded is None or self._authorizer.admits_token(handler_call_details.invocation_metadata):
-            return super().service(handler_call_details)
         self._metrics.taken.inc()
-        return guarded
+        handlers = self._handlers.get(handler_call_details.method)
+        if handlers is None:
+            return None
+        with_token, without_token = handlers
+        access = self._authorizer.admitting(handler_call_details.invocation_metadata)
+        if access is None:
+            return without_token
+        return _ArrivedCall(partial(with_token, access), self._metrics.unreceived)
 
 
 class UnknownMethodCounter(grpc.GenericRpcHandler):
@@ -94,8 +97,8 @@ class _ArrivedCall:
     unary_stream = stream_unary = stream_stream = None
     response_serializer = None
 
-    def __init__(self, handler: Any, unreceived: CountCell) -> None:
-        self.unary_unary = handler.unary_unary
+    def __init__(self, unary_unary: Any, unreceived: CountCell) -> None:
+        self.unary_unary = unary_unary
         self._unreceived: CountCell | None = unreceived
 
     def request_deserializer(self, data: bytes) -> bytes:
