@@ -2,6 +2,8 @@
 
 import asyncio
 import codecs
+import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,7 @@ from animora_server.errors import ConfigurationError
 log = structlog.get_logger(__name__)
 
 RELOAD_INTERVAL = 2.0  # seconds
+MAX_BYTES = 4 << 20  # of a file
 
 Value = TypeVar("Value")
 Contents = Mapping[str, bytes]  # of each file, by the option that names it
@@ -71,12 +74,28 @@ def read_files(files: Mapping[str, Path]) -> Contents:
     """Reads files, each without a byte order mark.
 
     Raises:
-        ConfigurationError: A file cannot be read; the text names its option.
+        ConfigurationError: A file cannot be read, is no regular file or larger than MAX_BYTES; the text names
+            its option.
     """
     contents = {}
     for option, path in files.items():
         try:
-            contents[option] = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # gRPC rejects the mark
+            contents[option] = _read(option, path).removeprefix(codecs.BOM_UTF8)  # gRPC rejects the mark
         except OSError as error:
             raise ConfigurationError(f"{option}: cannot read {path} ({error.strerror})") from error
     return contents
+
+
+def _read(option: str, path: Path) -> bytes:
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ConfigurationError(f"{option}: {path} is not a regular file")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ConfigurationError(f"{option}: {path} has more than {MAX_BYTES:,} bytes")
+    return content
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # Otherwise opening a FIFO waits for its writer: the loop would stop without a failure.
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -20,6 +20,7 @@ from animora_server.auth import (
 )
 from animora_server.errors import ConfigurationError, PermissionDenied, Unauthenticated
 from animora_server.settings import AuthSettings, Settings
+from animora_server.watched_files import MAX_BYTES
 from tests.support.until import until
 
 RANKER, SCRAPER, OLD = new_token(), new_token(), new_token()
@@ -143,6 +144,21 @@ def test_an_invalid_file_is_refused_and_not_quoted(file: Path, content: str | by
     assert str(refused.value).startswith(f"auth.tokens: {file}")
     assert problem in str(refused.value)
     assert '"secret"' not in str(refused.value)
+
+
+def test_a_file_that_cannot_be_read_whole_is_refused_without_waiting(file: Path):
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ConfigurationError, match=r"tokens\.toml is not a regular file$"):
+        loaded(file)
+    file.unlink()
+    file.write_text(ENTRIES + "#" * MAX_BYTES)
+    with pytest.raises(ConfigurationError, match=r"tokens\.toml has more than 4,194,304 bytes$"):
+        loaded(file)
+    file.unlink()
+    file.symlink_to(file)
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        loaded(file)
 
 
 def test_without_the_option_there_is_no_access_list():
