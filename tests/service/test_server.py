@@ -124,6 +124,20 @@ async def test_a_call_keeps_its_request_id_or_gets_a_generated_one(rank, methods
     assert methods.calls[0].request_id == "mine"
 
 
+@pytest.mark.parametrize("value", ["line\nbreak", "\x1b[31m", "\xc3\xbc", "\xff"])
+async def test_a_request_id_that_cannot_be_sent_back_or_logged_is_replaced(server, methods, value):
+    async with unread_streams(server.port, f"/{SERVICE_NAME}/Rank", b"", 1, **{"x-request-id": value}):
+        (call,) = methods.calls
+    assert re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]+", call.request_id)
+
+
+async def test_metadata_that_is_not_utf8_is_not_logged(server, caplog):
+    async with unread_streams(
+        server.port, f"/{SERVICE_NAME}/Rank", b"", 1, authorization="Bearer secret\xff"
+    ):
+        assert "secret" not in caplog.text
+
+
 async def test_a_call_without_a_deadline_gets_the_default_timeout(rank, methods):
     clock = asyncio.get_running_loop().time
     times = [clock()]

@@ -5,7 +5,7 @@ import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import grpc
 import structlog
@@ -146,7 +146,7 @@ class CallHandler:
         request_id = next(
             (value for key, value in context.invocation_metadata() or () if key == REQUEST_ID), None
         )
-        if not isinstance(request_id, str) or not 0 < len(request_id) <= MAX_REQUEST_ID:
+        if not _is_request_id(request_id):
             request_id = next(self._request_ids)
         return Call(request_id, asyncio.get_running_loop().time() + timeout, reserve(timeout))
 
@@ -177,6 +177,13 @@ def log_caller_errors(method: str, errors: Sequence[BaseException], call: Call) 
             error=str(caller_errors[0]),
             requests=len(caller_errors),
         )
+
+
+def _is_request_id(value: str | bytes | None) -> TypeGuard[str]:
+    """Whether gRPC can send the value back, and a line of the log can hold it."""
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        return False
+    return 0 < len(value) <= MAX_REQUEST_ID
 
 
 def _request_ids() -> Iterator[str]:

@@ -59,7 +59,8 @@ class GrpcServer:
     ) -> None:
         self._settings = settings
         self._identity = watch_identity(settings)
-        logging.getLogger(GRPC_LOGGER).addFilter(is_not_lost_reply)
+        for is_needed in (is_not_lost_reply, is_not_undecodable):
+            logging.getLogger(GRPC_LOGGER).addFilter(is_needed)
         self._health = HealthService()
         self._server = grpc.aio.server(options=channel_options(settings))
         handlers = {method: handler.unary(method, methods[method]) for method in METHODS}
@@ -179,6 +180,11 @@ class GrpcServer:
 def is_not_lost_reply(record: logging.LogRecord) -> bool:
     """Filters out replies that could not be sent as the caller has gone; the metrics have counted them."""
     return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
+
+
+def is_not_undecodable(record: logging.LogRecord) -> bool:
+    """Filters out metadata that is not UTF-8: the record quotes the value, which may hold a token."""
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 def channel_options(settings: GrpcSettings) -> list[tuple[str, int]]:
