@@ -3,10 +3,12 @@
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
@@ -311,6 +313,28 @@ async def test_a_client_certificate_has_the_roles_of_its_name(mutual, authority)
                 error = await failure(channel, b"malformed")
                 assert error.code() is code
                 reason(error)
+
+
+@pytest.mark.parametrize(
+    ("common_name", "names", "admitted"),
+    [
+        ("other", [x509.DNSName("other"), x509.UniformResourceIdentifier("feed")], True),
+        ("other", [x509.DNSName("feed"), x509.IPAddress(ip_address("10.0.0.0"))], True),
+        ("feed", [x509.DNSName("other")], False),  # the common name counts only without other names
+        ("f\u0435\u0435d", [], False),  # Cyrillic letters
+        ("*", [x509.DNSName("*")], False),
+        ("feed\0.example.org", [], False),
+        ("other", [x509.DNSName("feed\0.example.org")], False),
+        ("other", [x509.UniformResourceIdentifier("feed\0.example.org")], False),
+        ("other", [x509.RFC822Name("feed\0@example.org")], False),
+    ],
+)
+async def test_only_whole_names_of_a_certificate_have_roles(mutual, authority, common_name, names, admitted):
+    async with mutual.channel(authority.issue(common_name, *names)) as channel:
+        if admitted:
+            await call(channel)
+        else:
+            assert (await failure(channel)).code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_a_token_decides_alone_even_beside_a_valid_certificate(mutual, authority):

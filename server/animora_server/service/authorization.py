@@ -9,6 +9,7 @@ import structlog
 from animora_server.auth import AccessList, Role
 from animora_server.errors import CallError, PermissionDenied, Unauthenticated
 from animora_server.observability.metrics import AuthMetrics
+from animora_server.service.peer_names import peer_names
 from animora_server.watched_files import WatchedFiles
 
 log = structlog.get_logger(__name__)
@@ -63,9 +64,10 @@ class Authorizer:
             Unauthenticated: The caller is not known.
             PermissionDenied: The caller lacks the role.
         """
-        names = (name.decode("utf-8", "replace") for name in context.peer_identities() or ())
+        authorization = _authorization(context.invocation_metadata())
+        names = peer_names(context) if authorization is None else ()
         try:
-            self.access.require(Role.RANK, _authorization(context.invocation_metadata()), names)
+            self.access.require(Role.RANK, authorization, names)
         except Unauthenticated:
             self._metrics.refused("grpc", "unauthenticated")
             log.info("gRPC caller is not known", peer=context.peer(), request_id=request_id)
