@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from animora_server.background import Backoff
+from animora_server.background import BackgroundLoop, Backoff
 from animora_server.errors import ConfigurationError
 from animora_server.observability.aggregation import collect_metrics, merge_metrics
 from animora_server.observability.instruments import Counter
 from animora_server.observability.metrics import WorkerMetrics
 from animora_server.workers.supervisor import RestartPolicy, Supervisor
-from tests.support.until import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT, until
 
 POLICY = RestartPolicy(
     check_interval=0.01,
@@ -245,3 +245,21 @@ def calls(number):
 async def total(harness):
     (family,) = merge_metrics(await harness.supervisor.reports())
     return sum(family.samples.values())
+
+
+async def test_the_process_is_dead_when_a_loop_that_it_needs_has_ended():
+    class Ended(BaseException):
+        """No error that a loop outlives."""
+
+    async def end():
+        raise Ended
+
+    async def start(number):
+        return FakeWorker(number)
+
+    supervisor = Supervisor(1, start, 1, WorkerMetrics(CollectorRegistry()), POLICY, asyncio.Event())
+    loop = BackgroundLoop("token-reload", end)
+    supervisor.watch(loop)
+    assert supervisor.dead() is None
+    loop.start()
+    await until(lambda: supervisor.dead() == "background task token-reload ended")

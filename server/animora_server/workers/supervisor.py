@@ -92,6 +92,10 @@ class Supervisor:
         reasons = {worker.unready for worker in list(self._workers.values())} - {None}
         return f"no worker serves: {', '.join(sorted(map(str, reasons))) or 'none has started'}"
 
+    def watch(self, loop: BackgroundLoop) -> None:
+        """Adds a loop that this process cannot do without."""
+        self._liveness.watch(loop)
+
     def dead(self) -> str | None:
         """Why this process should be restarted, or None. Called from the probes' thread."""
         return self._liveness.dead()

@@ -74,6 +74,7 @@ async def supervise(settings: Settings, workers: int, policy: RestartPolicy = DE
         if access is not None:
             await stack.enter_async_context(access)
             loops.append(access.loop)
+            supervisor.watch(access.loop)
             scrapes = ScrapeAuthorizer(access, AuthMetrics(own))
         BackgroundMetrics(own).watch(*loops)
 
