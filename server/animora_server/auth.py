@@ -133,7 +133,7 @@ def warn_about_open_ports(settings: Settings) -> None:
     }
     if any(open_ports.values()):
         log.warning(
-            "auth.tokens is not set: whoever reaches a port may call it",
+            "auth.tokens is not set: callers need no credentials",
             ports=[port for port, is_open in open_ports.items() if is_open],
         )
 

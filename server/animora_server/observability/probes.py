@@ -59,7 +59,7 @@ class Probes:
         self._settings = settings
         metrics = make_wsgi_app(registry)
         if authorizer is not None:
-            metrics = authorizer.guard(metrics)
+            metrics = authorizer.protect(metrics)
         self._app = _router({"/metrics": metrics, "/livez": _probe(live), "/readyz": _probe(ready)})
         self._listening: list[tuple[ProbeServer, Thread]] = []  # one for each address of the host
 
@@ -114,7 +114,7 @@ class ScrapeAuthorizer:
         self._access = access
         self._metrics = metrics
 
-    def guard(self, page: "WSGIApplication") -> "WSGIApplication":
+    def protect(self, page: "WSGIApplication") -> "WSGIApplication":
         """The page, which responds 401 to unknown callers, and 403 to callers without the role."""
 
         def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
