@@ -105,7 +105,8 @@ def test_no_fit_warm_starts_from_a_refused_version(environment, tmp_path):
     first = record(run)["version"]
     chance = ("--set", "factorisation=none", "--set", "max_epochs=1", "--set", "learning_rate=1e-6")
     refused = fit(environment, "--run-dir", run, "--store", tmp_path / "store", *chance, code=3)
-    assert f"is worse than the active version, {first}: NDCG@10 0." in refused.stderr
+    # It may be worse than the heuristic as well, which the text then names first.
+    assert f"than the active version, {first}: NDCG@10 0." in refused.stderr
     assert record(run)["version"] != first
     assert "holds no finished fit" in fit(environment, *again, *good).stdout
     assert record(run)["parent"] is None
