@@ -72,6 +72,7 @@ def test_a_token_has_the_roles_of_its_entry_and_no_others(access: AccessList, sc
         RANKER,
         "Bearer \udcff",
     ],
+    ids=["empty", "scheme", "no token", "unknown", "space", "cut", "basic", "no scheme", "not UTF-8"],
 )
 def test_any_other_header_is_no_credential_even_beside_a_valid_certificate(access: AccessList, header: str):
     with pytest.raises(Unauthenticated):

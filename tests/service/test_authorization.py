@@ -167,7 +167,11 @@ async def test_a_token_with_the_role_is_admitted_by_every_method(channel, method
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("metadata", [(), bearer(new_token()), bearer(""), (("authorization", RANKER),)])
+@pytest.mark.parametrize(
+    "metadata",
+    [(), bearer(new_token()), bearer(""), (("authorization", RANKER),)],
+    ids=["none", "unknown", "empty", "no scheme"],
+)
 @pytest.mark.parametrize(
     "data", [b"", b"malformed", b"x" * (3 << 20)], ids=["empty", "malformed", "too large"]
 )
