@@ -143,7 +143,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         health = HealthState(model_manager, batcher, settings, shared)
         _bind_gauges(metrics, batcher, model_manager, health)
         _watch_loops(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
-        heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
+        heuristic = Heuristic.of(settings.ranking)
         scores, timeline_store, posts_of_generation = await _stores(stack, settings, metrics, health)
         admission = AdmissionController(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
         ranker = CandidateRanker(states, scores, heuristic, metrics.stages)

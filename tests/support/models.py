@@ -186,7 +186,7 @@ class FakeStateHolder(ServingStateHolder):
     active: RowScoresModel | PostScoresModel | None = None
     resident: Mapping[str, RowScoresModel | PostScoresModel] = field(default_factory=dict)
 
-    max_block_age: float = 600
+    _max_block_age: float = 600
     looks: int = 0
 
     @property

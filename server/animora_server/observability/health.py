@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -76,7 +75,7 @@ class HealthState:
         state = self._model_manager.states.latest
         if state is None:
             return "the catalog is not loaded"
-        if time.monotonic() - state.snapshot.blocks_read_at > self._model_manager.states.max_block_age:
+        if self._model_manager.states.has_old_blocks(state):
             return "the blocks between users are too old"
         if self._settings.models.ready_requires_model and self._lacks_model(state):
             return "no model is loaded"

@@ -56,7 +56,7 @@ class ChunkRanker:
         # If another shard began the generation after this run read the posts, later posts are newer posts for
         # these timelines. Otherwise the generation's time holds, so that a resumed run gives the same bytes.
         self._read_at = min(generation.read_at, self._catalog.read_at)
-        heuristic = Heuristic(settings.ranking.popularity_weight, settings.ranking.recency_scale_hours * 3600)
+        heuristic = Heuristic.of(settings.ranking)
         self._reranking = Reranking.of(settings.timeline, heuristic)
         # The heuristic's scores do not depend on the user: float32 (n), by catalog row.
         self._heuristic_values = np.zeros(len(self._catalog), np.float32)

@@ -8,10 +8,12 @@ The highest sum is that of all posts that are not deleted. Both parts, and so th
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from animora_server.catalog import CatalogSnapshot
+from animora_server.settings import RankingSettings
 from animora_server.types import DoubleArray, FloatArray, IntArray
 
 TERMS = ("popularity", "recency")
@@ -28,6 +30,11 @@ class Heuristic:
 
     popularity_weight: float = 0.6
     recency_scale: float = 6 * 3600.0
+
+    @classmethod
+    def of(cls, settings: RankingSettings) -> Self:
+        """The formula that the options say."""
+        return cls(settings.popularity_weight, settings.recency_scale_hours * 3600)
 
     def values(self, snapshot: CatalogSnapshot, rows: IntArray, now: float) -> FloatArray:
         """The values float32 (m) of the posts at rows int64 (m); see `terms`."""

@@ -47,7 +47,7 @@ class ServingStateHolder:
     """
 
     def __init__(self, max_block_age: float) -> None:
-        self.max_block_age = max_block_age
+        self._max_block_age = max_block_age
         self.latest: ServingState | None = None
 
     def current(self) -> ServingState:
@@ -58,6 +58,10 @@ class ServingStateHolder:
         """
         if self.latest is None:
             raise CatalogUnavailable("the catalog is not loaded yet")
-        if time.monotonic() - self.latest.snapshot.blocks_read_at > self.max_block_age:
+        if self.has_old_blocks(self.latest):
             raise CatalogUnavailable("the blocks between users could not be refreshed for too long")
         return self.latest
+
+    def has_old_blocks(self, state: ServingState) -> bool:
+        """Whether the blocks of a serving state are too old for requests."""
+        return time.monotonic() - state.snapshot.blocks_read_at > self._max_block_age
