@@ -17,6 +17,7 @@ AnimoraError
 │   ├── DeviceFault               the device failed
 │   │   └── OutOfDeviceMemory     the batch did not fit
 │   └── InvalidScores             a score is not finite
+│       └── NetworkFailed         the network raised an error
 ├── StoreError                    PostgreSQL did not answer, or Redis where it is more than a cache
 ├── ProtocolError                 a message between a worker and a shared device is malformed
 ├── GenerationGone                the generation that a run builds is no longer being built
@@ -133,6 +134,10 @@ def is_device_fault(error: BaseException) -> bool:
 
 class InvalidScores(ScoringFailed):
     """A score is not a finite number."""
+
+
+class NetworkFailed(InvalidScores):
+    """The network of a version raised an error, so there are no scores."""
 
 
 class StoreError(AnimoraError):

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from animora_artifact.network import Network, save_network
 from animora_server.catalog import EmbeddingFile
-from animora_server.errors import ConfigurationError, InvalidScores, OutOfDeviceMemory
+from animora_server.errors import ConfigurationError, InvalidScores, NetworkFailed, OutOfDeviceMemory
 from animora_server.inference.device import Device
 from animora_server.inference.loaded_model import PostVectors
 from animora_server.inference.requests import ExplainRequest, ScoreRequest
 from animora_server.settings import ScorerSettings
 from tests.support.artifacts import TinyNetwork, tiny_artifact
+from tests.support.faulty_networks import REQUEST_ROWS, RaisesLater
 
 
 def device_named(name, **arguments):
@@ -116,6 +117,18 @@ async def test_scores_and_terms_of_a_wrong_shape_fail_only_their_request():
             )
             for request in requests:
                 with nullcontext() if is_valid else pytest.raises(InvalidScores, match="the network returns"):
+                    await device.score([request])
+
+
+async def test_an_error_that_the_network_raises_leaves_the_device_working():
+    failing, working = tiny_artifact("v1", network_type=RaisesLater)[0], tiny_artifact("v2")[0]
+    async with device_named("cpu") as device:
+        models = [await device.load(version) for version in (failing, working)]
+        for model in models:
+            table = await device.allocate(model, REQUEST_ROWS)
+            request = ScoreRequest.for_user(model.network, table, 1, np.array([3]))
+            for _ in range(3):
+                with pytest.raises(NetworkFailed) if model is models[0] else nullcontext():
                     await device.score([request])
 
 

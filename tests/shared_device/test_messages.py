@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from animora_artifact import ArtifactRejected, VersionNotFound
 from animora_artifact.errors import RejectionReason
-from animora_server.errors import DeviceFault, OutOfDeviceMemory, ProtocolError
+from animora_server.errors import DeviceFault, NetworkFailed, OutOfDeviceMemory, ProtocolError
 from animora_server.shared_device.messages import (
     ANSWERS,
     CALLS,
@@ -107,7 +107,13 @@ def test_a_message_that_is_no_call_is_refused(content):
 
 @pytest.mark.parametrize(
     "error",
-    [DeviceFault("gone"), OutOfDeviceMemory("full"), VersionNotFound("v1"), ValueError("odd")],
+    [
+        DeviceFault("gone"),
+        OutOfDeviceMemory("full"),
+        NetworkFailed("raised"),
+        VersionNotFound("v1"),
+        ValueError("odd"),
+    ],
     ids=repr,
 )
 def test_an_error_keeps_its_type_and_text_or_becomes_a_runtime_error(error):

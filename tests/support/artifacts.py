@@ -57,10 +57,15 @@ class DoublesWithoutEnd(TinyNetwork):
 
 
 def tiny_artifact(
-    version: str, seed: int = 0, image: int = 3, caption: int = 2, users: np.ndarray = USERS
+    version: str,
+    seed: int = 0,
+    image: int = 3,
+    caption: int = 2,
+    users: np.ndarray = USERS,
+    network_type: type[TinyNetwork] = TinyNetwork,
 ) -> tuple[Artifact, TinyNetwork]:
     """An artifact, and the eager network that was scripted for it."""
-    network = TinyNetwork(seed, image, caption, len(users)).eval()
+    network = network_type(seed, image, caption, len(users)).eval()
     rows = np.arange(len(POSTS) + 1)
     golden = Golden(
         user_rows=np.array([1, 3], np.int64),

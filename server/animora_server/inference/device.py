@@ -14,7 +14,7 @@ import torch
 from animora_artifact import Artifact
 from animora_artifact.network import NETWORK_ERRORS, is_out_of_memory
 from animora_server.catalog import EmbeddingFile
-from animora_server.errors import ConfigurationError, DeviceFault, OutOfDeviceMemory
+from animora_server.errors import ConfigurationError, DeviceFault, NetworkFailed, OutOfDeviceMemory
 from animora_server.inference.batch_inference import allocate, copy_rows, encode, run_batch
 from animora_server.inference.graph_capture import CudaGraphs, GraphRecorder
 from animora_server.inference.loaded_model import LoadedModel, PostVectors
@@ -131,14 +131,17 @@ class Device:
 
         Raises:
             DeviceFault: The device failed.
+            NetworkFailed: The network raised an error.
             Exception: As run_batch.
         """
         scores = self.score_inline(requests)
-        return await self._run_on(self._serving, lambda: run_batch(requests)) if scores is None else scores
+        return (
+            await self._run_on(self._serving, lambda: self._execute(requests)) if scores is None else scores
+        )
 
     def score_inline(self, requests: Sequence[InferenceRequest]) -> list[FloatArray] | None:
         """Executes a short batch on the calling thread; None for one that would block the event loop."""
-        return self._run_classifying_errors(lambda: run_batch(requests)) if self._is_short(requests) else None
+        return self._execute(requests) if self._is_short(requests) else None
 
     async def warm(self, model: LoadedModel, table: PostVectors, sizes: Sequence[int]) -> tuple[float, float]:
         """Executes every batch size twice, then measures it.
@@ -203,6 +206,13 @@ class Device:
 
     async def _run_on(self, thread: ThreadPoolExecutor, run: Callable[[], Value]) -> Value:
         return await asyncio.get_running_loop().run_in_executor(thread, self._run_classifying_errors, run)
+
+    def _execute(self, requests: Sequence[InferenceRequest]) -> list[FloatArray]:
+        """Executes a batch; turns errors that the network itself raises into NetworkFailed."""
+        try:
+            return self._run_classifying_errors(lambda: run_batch(requests))
+        except (RuntimeError, torch.jit.Error) as error:
+            raise NetworkFailed(f"the network raised {type(error).__name__}: {error}") from error
 
     def _run_classifying_errors(self, run: Callable[[], Value]) -> Value:
         """Calls `run`; turns errors of the device into DeviceFault or OutOfDeviceMemory."""

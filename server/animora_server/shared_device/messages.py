@@ -142,6 +142,7 @@ _ERRORS: Mapping[str, type[Exception]] = {
         errors.DeviceFault,
         errors.OutOfDeviceMemory,
         errors.InvalidScores,
+        errors.NetworkFailed,
         errors.Overloaded,
         errors.DeadlineUnreachable,
         StoreUnavailable,

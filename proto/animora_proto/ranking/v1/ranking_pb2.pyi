@@ -121,7 +121,7 @@ class _DegradedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degrad
     DEGRADED_REASON_DEVICE_FAULT: _DegradedReason.ValueType  # 4
     """The device failed."""
     DEGRADED_REASON_INVALID_SCORES: _DegradedReason.ValueType  # 5
-    """The model gave a score that is not finite."""
+    """The model failed, or gave a score that is not finite."""
 
 class DegradedReason(_DegradedReason, metaclass=_DegradedReasonEnumTypeWrapper):
     """Why the heuristic answered as a fallback for the model."""
@@ -137,7 +137,7 @@ DEGRADED_REASON_DEADLINE: DegradedReason.ValueType  # 3
 DEGRADED_REASON_DEVICE_FAULT: DegradedReason.ValueType  # 4
 """The device failed."""
 DEGRADED_REASON_INVALID_SCORES: DegradedReason.ValueType  # 5
-"""The model gave a score that is not finite."""
+"""The model failed, or gave a score that is not finite."""
 Global___DegradedReason: _TypeAlias = DegradedReason  # noqa: Y015
 
 class _DropReason:
