@@ -120,6 +120,10 @@ CASES: dict[str, tuple[str, Series]] = {
             'animora_model_rejections_total{reason="digest"}': f"_x{CALM * 2 - 20} 1x20",
         },
     ),
+    "an ACTIVE is not signed by the key": (
+        "AnimoraActiveRefused",
+        {'animora_model_active_refusals_total{reason="signature"}': ONCE},
+    ),
     "the model store hangs": (
         "AnimoraModelStoreDown",
         {"animora_model_store_age_seconds": f"1x{CALM} 1+15x{CALM}"},

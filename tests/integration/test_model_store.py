@@ -133,14 +133,16 @@ async def test_a_server_with_a_key_refuses_what_is_not_signed_with_it(feed, s3, 
     await train("publish", made / "v1", "--sign-key", keys.private)
     await train("publish", made / "v2")
     await train("publish", made / "v3", "--sign-key", other.private)
-    await train("activate", "v1")
+    await train("activate", "v1", "--sign-key", keys.private)
     async with serving(feed, store=s3.url, verify_key=keys.public) as (application, ledger):
         await ledger.until_version("v1")
         for version, refusals in (("v2", 1), ("v3", 2)):
-            await train("activate", version)
+            await train("activate", version, "--sign-key", keys.private)
             expected = f'animora_model_rejections_total{{reason="signature"}} {refusals}.0'
             while expected not in await scrape(application):
                 await ledger.more(10)
+        s3.put("ACTIVE", b"v1\n")  # by someone without the key
+        await counts(application, ledger, 'animora_model_active_refusals_total{reason="signature"}')
         await ledger.more(20)
     assert set(ledger.versions) == {"v1"}
 

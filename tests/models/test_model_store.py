@@ -8,7 +8,15 @@ import torch
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from animora_artifact import Artifact, FolderStore, pack, signer
+from animora_artifact import (
+    Artifact,
+    ArtifactRejected,
+    FolderStore,
+    VersionSource,
+    pack,
+    pointer_keys,
+    signer,
+)
 from animora_server.inference.loading import load_model
 from animora_server.models import open_models
 from animora_server.settings import ModelSettings, ScorerSettings
@@ -27,9 +35,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def read(version: str, settings: ModelSettings) -> tuple[Artifact, list[EventDict]]:
+def opened(settings: ModelSettings) -> VersionSource:
     store = open_models(settings)
     assert store is not None
+    return store
+
+
+def read(version: str, settings: ModelSettings) -> tuple[Artifact, list[EventDict]]:
+    store = opened(settings)
     with capture_logs() as logs:
         artifact = store.read(version)
     return artifact, logs
@@ -61,6 +74,18 @@ def test_native_code_of_a_signed_version_is_read(folder, tmp_path):
     assert [line["vouched_by"] for line in logs] == ["models.verify_key"]
 
 
+def test_an_active_signed_with_a_key_of_its_own_is_read(folder, tmp_path):
+    versions, activations = write_keys(tmp_path / "versions"), write_keys(tmp_path / "activations")
+    FolderStore(folder, keys=pointer_keys(private_key=activations.private)).activate("v1")
+    settings = ModelSettings(store=str(folder), verify_key=versions.public)
+    with pytest.raises(ArtifactRejected, match="not by this key"):
+        opened(settings).active()
+    assert opened(settings.model_copy(update={"active_verify_key": activations.public})).active() == "v1"
+    alone = ModelSettings(store=str(folder), active_verify_key=activations.public)
+    assert opened(alone).active() == "v1"
+    assert opened(alone).read("v1").compiled is None  # the version itself is not signed
+
+
 def test_a_version_without_native_code_is_read_without_a_warning(folder):
     FolderStore(folder).publish(tiny_artifact("v3")[0])
     artifact, logs = read("v3", ModelSettings(store=str(folder)))
@@ -69,6 +94,5 @@ def test_a_version_without_native_code_is_read_without_a_warning(folder):
 
 
 def test_the_active_version_of_the_store_is_unchanged(folder):
-    store = open_models(ModelSettings(store=str(folder)))
-    assert store is not None
+    store = opened(ModelSettings(store=str(folder)))
     assert store.active() == store.pointer().active == "v1"

@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -23,6 +24,7 @@ from animora_artifact import (
     SizeLimit,
     StoreUnavailable,
     VersionSource,
+    pointer_keys,
 )
 from animora_artifact.errors import RejectionReason
 from animora_server.errors import DeviceFault
@@ -32,6 +34,7 @@ from animora_server.observability.metrics import ModelMetrics
 from animora_server.settings import ModelSettings
 from tests.support.artifacts import tiny_artifact
 from tests.support.clocks import ManualClock
+from tests.support.signing_keys import write_keys
 from tests.support.until import until
 
 
@@ -140,6 +143,12 @@ class ObservedWatcher:
         found = self.registry.get_sample_value(metric, labels)
         assert found is not None
         return found
+
+    async def until_refused(self, reason: str) -> None:
+        """Waits until `ACTIVE` is refused for a reason, as it is now: a reading may be under way."""
+        refusals = {"metric": "animora_model_active_refusals_total", "reason": reason}
+        before = self.value(**refusals)
+        await until(lambda: self.value(**refusals) >= before + 2)
 
 
 @asynccontextmanager
@@ -264,6 +273,50 @@ def test_the_size_limit_is_the_setting_or_less_if_memory_is_short():
     alone = ModelSettings(max_bytes=1 << 30, preflight=False)
     assert size_limit(alone, 2 << 30).max_bytes == 1 << 30
     assert size_limit(alone, 1 << 30).max_bytes == 1 << 29
+
+
+async def test_an_active_that_is_not_signed_by_the_key_is_refused_and_the_version_stays(
+    store, models, tmp_path
+):
+    keys, other = write_keys(tmp_path / "keys"), write_keys(tmp_path / "other")
+    FolderStore(tmp_path, keys=pointer_keys(private_key=keys.private)).activate("v1")
+    signed = (tmp_path / "ACTIVE").read_bytes()
+    checking = FolderStore(tmp_path, keys=pointer_keys(keys.public))
+    async with watched(checking, models) as it:
+        await until(lambda: models.active_version == "v1")
+        forged = Pointer(("v2",), datetime.now(UTC)).to_bytes(pointer_keys(None, other.private).signer)
+        for content in (b"v2\n", forged):
+            (tmp_path / "ACTIVE").write_bytes(content)
+            await it.until_refused("signature")
+        assert models.tried == ["v1"]
+        (tmp_path / "ACTIVE").write_bytes(signed)
+        FolderStore(tmp_path, keys=pointer_keys(private_key=keys.private)).activate("v2")
+        await until(lambda: models.active_version == "v2")
+
+
+async def test_an_older_signed_active_that_was_put_back_is_refused(store, models, tmp_path):
+    keys = write_keys(tmp_path / "keys")
+    signing = FolderStore(tmp_path, keys=pointer_keys(private_key=keys.private))
+    signing.activate("v1")
+    older = (tmp_path / "ACTIVE").read_bytes()
+    signing.activate("v2")
+    newer = (tmp_path / "ACTIVE").read_bytes()
+    async with watched(FolderStore(tmp_path, keys=pointer_keys(keys.public)), models) as it:
+        await until(lambda: models.active_version == "v2")
+        (tmp_path / "ACTIVE").write_bytes(older)
+        await it.until_refused("replayed")
+        assert models.tried == ["v2"]
+        (tmp_path / "ACTIVE").write_bytes(newer)
+        signing.activate("v1")  # a new signature of the same content as the older one's
+        await until(lambda: models.active_version == "v1")
+
+
+async def test_a_damaged_active_is_counted(store, models, tmp_path):
+    store.activate("v1")
+    async with watched(store, models) as it:
+        await until(lambda: models.active_version == "v1")
+        (tmp_path / "ACTIVE").write_text("no name at all")
+        await it.until_refused("content")
 
 
 async def test_a_store_that_vanishes_is_counted_and_the_active_version_stays(store, models, tmp_path):

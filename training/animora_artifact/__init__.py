@@ -20,8 +20,8 @@ from animora_artifact.golden import Golden
 from animora_artifact.manifest import Manifest
 from animora_artifact.opening import open_store
 from animora_artifact.package import Package, SignatureCheck, SizeLimit, pack, require_signature, unpack
-from animora_artifact.pointer import ANYTHING, Pointer
-from animora_artifact.signatures import Signer, signature_check, signer
+from animora_artifact.pointer import ANYTHING, Pointer, PointerKeys
+from animora_artifact.signatures import Signer, pointer_keys, signature_check, signer
 from animora_artifact.store import ModelStore, VersionSource
 from animora_artifact.vocabulary import Vocabulary
 
@@ -38,6 +38,7 @@ __all__ = [
     "ModelStore",
     "Package",
     "Pointer",
+    "PointerKeys",
     "SignatureCheck",
     "Signer",
     "SizeLimit",
@@ -47,6 +48,7 @@ __all__ = [
     "Vocabulary",
     "open_store",
     "pack",
+    "pointer_keys",
     "read_artifact",
     "read_folder",
     "require_signature",

@@ -30,8 +30,10 @@ from animora_artifact.pointer import (
     ACTIVE,
     ANYTHING,
     MAX_POINTER_BYTES,
+    UNSIGNED,
     Expected,
     Pointer,
+    PointerKeys,
     activate,
     read_pointer,
     roll_back,
@@ -50,6 +52,7 @@ class FolderStore:
         root: Folder of the versions; created when the first version is added.
         check: Signature check for reading versions; None accepts unsigned versions.
         limit: Maximum total size of a version's files; None for no limit.
+        keys: The keys of ACTIVE; by default it is not signed.
         lock_timeout: Seconds to wait for the lock of the pointer, which writers hold for milliseconds.
     """
 
@@ -58,11 +61,13 @@ class FolderStore:
         root: Path,
         check: SignatureCheck | None = None,
         limit: SizeLimit | None = None,
+        keys: PointerKeys = UNSIGNED,
         lock_timeout: float = 10.0,
     ) -> None:
         self._root = root
         self._check = check
         self._limit = limit
+        self._keys = keys
         self._pointer = _PointerFile(root, lock_timeout)
 
     def listing(self) -> VersionListing:
@@ -85,7 +90,7 @@ class FolderStore:
 
     def pointer(self) -> Pointer:
         """See ModelStore."""
-        return read_pointer(self._pointer)
+        return read_pointer(self._pointer, self._keys)
 
     def active(self) -> str | None:
         """See ModelStore."""
@@ -136,13 +141,13 @@ class FolderStore:
     def activate(self, version: str, expected: Expected = ANYTHING) -> None:
         """See ModelStore."""
         self.manifest(version)
-        activate(self._pointer, version, expected)
+        activate(self._pointer, version, expected, self._keys)
 
     def rollback(self, seen: Pointer) -> None:
         """See ModelStore."""
         if seen.previous is not None:
             self.manifest(seen.previous)
-        roll_back(self._pointer, seen)
+        roll_back(self._pointer, seen, self._keys)
 
     def _mark(self, manifest: Manifest) -> Path:
         return self._root / MARKS / checked_name(manifest.version)

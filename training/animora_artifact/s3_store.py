@@ -26,8 +26,10 @@ from animora_artifact.pointer import (
     ACTIVE,
     ANYTHING,
     MAX_POINTER_BYTES,
+    UNSIGNED,
     Expected,
     Pointer,
+    PointerKeys,
     activate,
     read_pointer,
     roll_back,
@@ -50,15 +52,21 @@ class S3Store:
         place: Location of the store.
         check: Signature check for reading versions; None accepts unsigned versions.
         limit: Maximum total size of a version's files; None for no limit.
+        keys: The keys of ACTIVE; by default it is not signed.
     """
 
     def __init__(
-        self, place: S3Place, check: SignatureCheck | None = None, limit: SizeLimit | None = None
+        self,
+        place: S3Place,
+        check: SignatureCheck | None = None,
+        limit: SizeLimit | None = None,
+        keys: PointerKeys = UNSIGNED,
     ) -> None:
         self._place = place
         self._bucket = S3Bucket(place)
         self._check = check
         self._limit = limit
+        self._keys = keys
         self._pointer = _PointerObject(self._bucket)
 
     def listing(self) -> VersionListing:
@@ -70,7 +78,7 @@ class S3Store:
 
     def pointer(self) -> Pointer:
         """See ModelStore."""
-        return read_pointer(self._pointer)
+        return read_pointer(self._pointer, self._keys)
 
     def active(self) -> str | None:
         """See ModelStore."""
@@ -121,13 +129,13 @@ class S3Store:
     def activate(self, version: str, expected: Expected = ANYTHING) -> None:
         """See ModelStore."""
         self.manifest(version)
-        activate(self._pointer, version, expected)
+        activate(self._pointer, version, expected, self._keys)
 
     def rollback(self, seen: Pointer) -> None:
         """See ModelStore."""
         if seen.previous is not None:
             self.manifest(seen.previous)
-        roll_back(self._pointer, seen)
+        roll_back(self._pointer, seen, self._keys)
 
     def _list_entry(self, version: str) -> tuple[str, Manifest | None] | None:
         """Name and manifest (None if unreadable) of a version; None for a prefix without a manifest."""

@@ -1,9 +1,11 @@
-"""Signs versions and checks signatures, with the optional package `model-signing`."""
+"""Signs versions and ACTIVE, and checks signatures, with the optional package `model-signing`."""
 
 from pathlib import Path
 from typing import Protocol
 
+from animora_artifact.errors import ArtifactRejected
 from animora_artifact.package import Package, SignatureCheck
+from animora_artifact.pointer import PointerKeys
 
 _MISSING = "signatures need the extra signing: pip install 'animora-ranking[signing]'"
 
@@ -50,3 +52,29 @@ def signer(private_key: Path) -> Signer:
     except ModuleNotFoundError as error:
         raise ValueError(_MISSING) from error
     return KeySigner(private_key)
+
+
+def pointer_keys(public_key: Path | None = None, private_key: Path | None = None) -> PointerKeys:
+    """The keys of ACTIVE.
+
+    Args:
+        public_key: A PEM file with the public key, as for `signature_check`; None for none.
+        private_key: A PEM file with the private key, as for `signer`; None for none.
+
+    Raises:
+        ValueError: A file is not such a key, they are not one pair, or model-signing is not installed.
+    """
+    if public_key is None and private_key is None:
+        return PointerKeys()
+    try:
+        from animora_artifact.pointer_keys import load_check, load_signer  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ValueError(_MISSING) from error
+    check = None if public_key is None else load_check(public_key)
+    signer = None if private_key is None else load_signer(private_key)
+    if check is not None and signer is not None:
+        try:
+            check.require_signed(b"", signer.sign(b""))
+        except ArtifactRejected as error:
+            raise ValueError(f"{private_key}: not the private key of {public_key}") from error
+    return PointerKeys(check, signer)

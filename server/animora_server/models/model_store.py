@@ -4,7 +4,15 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from animora_artifact import Artifact, Pointer, SizeLimit, VersionSource, open_store, signature_check
+from animora_artifact import (
+    Artifact,
+    Pointer,
+    SizeLimit,
+    VersionSource,
+    open_store,
+    pointer_keys,
+    signature_check,
+)
 from animora_server.errors import ConfigurationError
 from animora_server.models.memory import memory_limit
 from animora_server.settings import ModelSettings
@@ -15,11 +23,11 @@ log = structlog.get_logger(__name__)
 def open_models(settings: ModelSettings) -> VersionSource | None:
     """Opens the model store; None if `models.store` is empty.
 
-    With `models.verify_key` the store reads signed versions only. Native code is read only from signed
-    versions, or from any version with `models.trusted`.
+    With `models.verify_key` the store reads only signed versions, and only a signed ACTIVE. Native code is
+    read only from signed versions, or from any version with `models.trusted`.
 
     Raises:
-        ConfigurationError: The store's URL or the key cannot be used, or a model is required and no store is
+        ConfigurationError: The store's URL or a key cannot be used, or a model is required and no store is
             set.
     """
     if not settings.store:
@@ -31,7 +39,11 @@ def open_models(settings: ModelSettings) -> VersionSource | None:
     except ValueError as error:
         raise ConfigurationError(f"models.verify_key: {error}") from error
     try:
-        store = open_store(settings.store, check, size_limit(settings, memory_limit()))
+        keys = pointer_keys(settings.active_verify_key or settings.verify_key)
+    except ValueError as error:
+        raise ConfigurationError(f"models.active_verify_key: {error}") from error
+    try:
+        store = open_store(settings.store, check, size_limit(settings, memory_limit()), keys)
     except ValueError as error:
         raise ConfigurationError(f"models.store: {error}") from error
     vouched_by = "models.verify_key" if check else "models.trusted" if settings.trusted else None

@@ -55,6 +55,10 @@ class _Refusal:
     retry_at: float
 
 
+class _Replayed(ArtifactRejected):
+    """An `ACTIVE` that is older than one that was followed."""
+
+
 class ModelWatcher:
     """Polls a model store, an async context manager. A failure leaves the active version as it is.
 
@@ -123,20 +127,35 @@ class ModelWatcher:
 
         Raises:
             StoreUnavailable: The store cannot be read, or `ACTIVE` vanished.
-            ArtifactRejected: `ACTIVE` does not hold versions' names.
+            ArtifactRejected: `ACTIVE` is not signed by the key, replayed, or does not hold versions' names.
         """
         try:
             pointer = await asyncio.to_thread(self._store.pointer)
             if pointer.active is None and self._pointer.active is not None:
                 raise StoreUnavailable(f"ACTIVE, which named {self._pointer.active}, is missing")
-        except (ArtifactError, OSError):
+            self._refuse_replayed(pointer)
+        except (ArtifactError, OSError) as error:
             self._metrics.store_errors.inc()
+            if isinstance(error, ArtifactRejected):
+                self._metrics.active_refusals[_reason(error)].inc()
             raise
         if pointer.active is not None:
             self._read_at = self._clock()
         if pointer != self._pointer:
             self._pointer, self._refusals = pointer, {}
         return pointer.names
+
+    def _refuse_replayed(self, pointer: Pointer) -> None:
+        """Raises ArtifactRejected for a signed ACTIVE that is older than the last one that was followed.
+
+        Someone who can write to the store may have put an earlier one back.
+        """
+        followed = self._pointer.signed_at
+        if followed is not None and pointer.signed_at is not None and pointer.signed_at < followed:
+            raise _Replayed(
+                RejectionReason.SIGNATURE,
+                f"ACTIVE was signed at {pointer.signed_at.isoformat()}, before the one that is followed",
+            )
 
     def _is_due(self, version: str) -> bool:
         refusal = self._refusals.get(version)
@@ -182,3 +201,10 @@ class ModelWatcher:
         previous = self._refusals.get(version)
         attempts = 1 if previous is None else previous.attempts + 1
         self._refusals[version] = _Refusal(attempts, self._clock() + self._retry.delay(attempts))
+
+
+def _reason(error: ArtifactRejected) -> str:
+    """Why `ACTIVE` is refused, as one of ModelMetrics.ACTIVE_REASONS."""
+    if isinstance(error, _Replayed):
+        return "replayed"
+    return "signature" if error.reason is RejectionReason.SIGNATURE else "content"

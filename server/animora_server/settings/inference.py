@@ -19,6 +19,10 @@ class ModelSettings(Section):
         default=None,
         description="PEM file with a public key; a version not signed with its private key is refused",
     )
+    active_verify_key: Path | None = Field(
+        default=None,
+        description="PEM file with the public key of ACTIVE's signature; by default that of `verify_key`",
+    )
     trusted: bool = Field(
         default=False,
         description="load native code of unsigned versions too: anyone who can write to the store can then "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from animora_artifact import Artifact, open_store, write_artifact
+from animora_artifact import Artifact, open_store, pointer_keys, write_artifact
 from animora_artifact.manifest import PairedDifference
 from animora_artifact.network import save_network
 from animora_training.commands.cli import app
@@ -204,11 +204,12 @@ def test_only_a_signed_version_passes_verification(run, made, keys, tmp_path):
     assert refused == "error: signature: it is not signed: there is no model.sig"
     run("publish", unsigned, "--sign-key", keys.private, **verifying)
     run("publish", made("v2"))
-    assert run("activate", "v1", **verifying) == "activated v1\n"
-    assert "not signed" in run("activate", "v2", code=1, **verifying)
-    run("activate", "v2")
-    run("activate", "v1")
-    assert "not signed" in run("rollback", "--verify-key", keys.public, code=1)
+    signing = ("--sign-key", keys.private)
+    assert run("activate", "v1", *signing, **verifying) == "activated v1\n"
+    assert "not signed" in run("activate", "v2", *signing, code=1, **verifying)
+    run("activate", "v2", *signing)
+    run("activate", "v1", *signing)
+    assert "not signed" in run("rollback", "--verify-key", keys.public, *signing, code=1)
     other = write_keys(tmp_path / "other")
     refused = run("publish", made("v3"), "--sign-key", other.private, "--verify-key", keys.public, code=1)
     assert "not by this key" in refused
@@ -218,7 +219,23 @@ def test_a_signature_is_copied_with_its_version_between_stores(run, made, keys, 
     first = tmp_path / "first"
     run("publish", made("v1"), "--sign-key", keys.private, ANIMORA_MODELS_STORE=str(first))
     run("publish", first / "v1", "--verify-key", keys.public)
-    run("activate", "v1", "--verify-key", keys.public)
+    run("activate", "v1", "--verify-key", keys.public, "--sign-key", keys.private)
+
+
+def test_active_is_signed_and_stays_signed(run, made, keys, store):
+    for version in ("v1", "v2"):
+        run("publish", made(version), "--sign-key", keys.private)
+    assert "ACTIVE has to be signed: with --sign-key" in run(
+        "activate", "v1", "--verify-key", keys.public, code=1
+    )
+    for version in ("v1", "v2"):
+        run("activate", version, "--sign-key", keys.private)
+    servers = open_store(store, keys=pointer_keys(keys.public))
+    assert servers.pointer().names == ("v2", "v1")
+    assert "ACTIVE has to be signed" in run("rollback", code=1)
+    assert "rolled back from v2 to v1" in run("rollback", "--sign-key", keys.private)
+    assert servers.pointer().names == ("v1",)
+    assert "active" in run("list")
 
 
 @pytest.mark.parametrize(

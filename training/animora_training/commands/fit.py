@@ -122,7 +122,7 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
             warm_start=warm_start,
             compiler=compiler,
             delivery=Delivery(
-                store=open_model_store(store) if store else None,
+                store=open_model_store(store, sign_key=sign_key) if store else None,
                 folder=output_folder,
                 activate=activate,
                 signer=open_signer(sign_key),

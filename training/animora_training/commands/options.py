@@ -20,7 +20,11 @@ Store = Annotated[
 ]
 SignKey = Annotated[
     Path | None,
-    typer.Option("--sign-key", metavar="KEY.pem", help="Private key (P-256, P-384 or P-521) to sign with."),
+    typer.Option(
+        "--sign-key",
+        metavar="KEY.pem",
+        help="Private key (P-256, P-384 or P-521) to sign with: versions, and ACTIVE.",
+    ),
 ]
 VerifyKey = Annotated[
     Path | None,

@@ -10,9 +10,11 @@ from animora_artifact import (
     Manifest,
     ModelStore,
     Package,
+    PointerKeys,
     SignatureCheck,
     Signer,
     VersionNotFound,
+    pointer_keys,
     signature_check,
     signer,
 )
@@ -175,6 +177,14 @@ def open_signer(sign_key: Path | None) -> Signer | None:
         return signer(sign_key) if sign_key else None
     except ValueError as error:
         raise InvalidOption("--sign-key", str(error)) from error
+
+
+def open_pointer_keys(verify_key: Path | None, sign_key: Path | None) -> PointerKeys:
+    """The keys of ACTIVE: those of `--sign-key`, else that of `--verify-key`. Raises InvalidOption."""
+    try:
+        return pointer_keys(verify_key if sign_key is None else None, sign_key)
+    except ValueError as error:
+        raise InvalidOption("--verify-key" if sign_key is None else "--sign-key", str(error)) from error
 
 
 def signed(package: Package, key: Signer | None) -> Package:

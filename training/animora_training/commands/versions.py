@@ -28,6 +28,7 @@ from animora_training.commands.publishing import (
     MARGIN,
     check_gate,
     open_check,
+    open_pointer_keys,
     open_signer,
     signed,
 )
@@ -72,20 +73,21 @@ def activate(
         typer.Option(metavar="VERSION", help='Activate only if this version is still active; "" for none.'),
     ] = None,
     verify_key: VerifyKey = None,
+    sign_key: SignKey = None,
 ) -> None:
     """Make a published version the one that servers load; newer or older."""
     with report_errors():
-        model_store = open_model_store(store, verify_key)
+        model_store = open_model_store(store, verify_key, sign_key)
         with explain_missing_version(store, version):
             _require_servable(model_store, version)
             model_store.activate(version, ANYTHING if expected is None else expected or None)
     output().print(f"activated {version}")
 
 
-def rollback(store: Store, verify_key: VerifyKey = None) -> None:
+def rollback(store: Store, verify_key: VerifyKey = None, sign_key: SignKey = None) -> None:
     """Activate the version that was active before; repeated, the one before that."""
     with report_errors():
-        model_store = open_model_store(store, verify_key)
+        model_store = open_model_store(store, verify_key, sign_key)
         pointer = model_store.pointer()
         if pointer.previous is not None:
             with explain_missing_version(store, f"{pointer.previous}, which was active before"):
@@ -125,15 +127,20 @@ def list_versions(
         output(stderr=as_json).print(f"{versions} cannot be read: {names}", highlight=False, soft_wrap=True)
 
 
-def open_model_store(store: str, verify_key: Path | None = None) -> ModelStore:
-    """Opens the model store of a `--store` option; with a `--verify-key` it reads signed versions only.
+def open_model_store(store: str, verify_key: Path | None = None, sign_key: Path | None = None) -> ModelStore:
+    """Opens the model store of a `--store` option.
+
+    Args:
+        store: Path or URL.
+        verify_key: The public key of the versions; None reads unsigned versions too.
+        sign_key: The private key of ACTIVE. None for none: ACTIVE is then verified with `verify_key`, if any.
 
     Raises:
-        InvalidOption: The URL scheme is not supported, or the key is not a public key.
+        InvalidOption: The URL scheme is not supported, or a file is not such a key.
     """
-    check = open_check(verify_key)
+    check, keys = open_check(verify_key), open_pointer_keys(verify_key, sign_key)
     try:
-        return open_store(store, check)
+        return open_store(store, check, keys=keys)
     except ValueError as error:
         raise InvalidOption("--store", str(error)) from error
 

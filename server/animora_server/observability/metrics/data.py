@@ -144,6 +144,8 @@ class CacheMetrics:
 class ModelMetrics:
     """Recorded by the model watcher."""
 
+    # Why ACTIVE is refused: its signature, its age, or its content.
+    ACTIVE_REASONS = ("signature", "replayed", "content")
     # Why a version is refused: the artifact's own reasons, and this server's.
     REASONS = (*(reason.value for reason in RejectionReason), "not_found", "device", "unexpected")
 
@@ -181,6 +183,14 @@ class ModelMetrics:
         self.store_errors = Counter(
             "animora_model_store_errors", "Failed reads of the model store.", registry
         ).labels()
+        active_refusals = Counter(
+            "animora_model_active_refusals",
+            "Readings of ACTIVE that were refused: not signed by the key (signature), older than one that "
+            "was followed (replayed), or damaged (content).",
+            registry,
+            ("reason",),
+        )
+        self.active_refusals = {reason: active_refusals.labels(reason) for reason in self.ACTIVE_REASONS}
         self._store_age = Gauge(
             "animora_model_store_age_seconds",
             "Time since ACTIVE was last read; +Inf before the first read, NaN without a store.",
