@@ -1,7 +1,7 @@
 """The client library of an Animora server: `AsyncRankingClient` for asyncio, `RankingClient` for threads."""
 
 from animora_client.aio import AsyncRankingClient, AsyncTimeline
-from animora_client.connection import ChannelOptions, RetryPolicy
+from animora_client.connection import ChannelOptions, RetryPolicy, Throttling
 from animora_client.errors import (
     DeadlineExceeded,
     ErrorDetails,
@@ -13,9 +13,11 @@ from animora_client.errors import (
     RankingError,
     ResourceExhausted,
     SnapshotGone,
+    Throttled,
     Unauthenticated,
     Unavailable,
 )
+from animora_client.overload import CallCounts
 from animora_client.ranking import (
     CacheStatus,
     DegradedReason,
@@ -26,7 +28,7 @@ from animora_client.ranking import (
     Ranker,
     Ranking,
 )
-from animora_client.request import CachePolicy, RankOptions, RankRequest, TimelineOptions
+from animora_client.request import CachePolicy, Priority, RankOptions, RankRequest, TimelineOptions
 from animora_client.sync import RankingClient, Timeline
 from animora_client.timeline import Explanation, TimelinePage
 from animora_client.tls import Tls
@@ -36,6 +38,7 @@ __all__ = [
     "AsyncTimeline",
     "CachePolicy",
     "CacheStatus",
+    "CallCounts",
     "ChannelOptions",
     "DeadlineExceeded",
     "DegradedReason",
@@ -49,6 +52,7 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "PermissionDenied",
+    "Priority",
     "RankOptions",
     "RankRequest",
     "RankedPost",
@@ -59,6 +63,8 @@ __all__ = [
     "ResourceExhausted",
     "RetryPolicy",
     "SnapshotGone",
+    "Throttled",
+    "Throttling",
     "Timeline",
     "TimelineOptions",
     "TimelinePage",

@@ -1,7 +1,7 @@
 """The client for asyncio."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -17,20 +17,19 @@ from animora_client.calls import (
     timeline_call,
 )
 from animora_client.connection import (
-    DEFAULT_CHANNEL,
     DEFAULT_TARGET,
     CallArguments,
     ChannelArguments,
-    ChannelOptions,
     Connection,
+    ConnectionOptions,
 )
 from animora_client.errors import RankingError, SnapshotGone
+from animora_client.overload import CallCounts, LoadControl
 from animora_client.ranking import Health, RankedPost, Ranking
-from animora_client.request import RankOptions, RankRequest, TimelineOptions, TimelineRequest
+from animora_client.request import Priority, RankOptions, RankRequest, TimelineOptions, TimelineRequest
 from animora_client.scroll import Scroll
 from animora_client.status import typed_errors
 from animora_client.timeline import TimelinePage
-from animora_client.tls import Tls
 from animora_client.wire import SERVICE
 from animora_proto.ranking.v1 import ranking_pb2_grpc
 
@@ -41,17 +40,9 @@ class AsyncRankingClient:
     Concurrent tasks can share one client. `Connection` documents the arguments.
     """
 
-    def __init__(
-        self,
-        target: str = DEFAULT_TARGET,
-        *,
-        timeout: float = 1.0,
-        tls: Tls | None = None,
-        metadata: Mapping[str, str] | None = None,
-        channel: ChannelOptions = DEFAULT_CHANNEL,
-        token: str | Path | None = None,
-    ) -> None:
-        self._connection = Connection(target, timeout, tls, metadata or {}, channel, token)
+    def __init__(self, target: str = DEFAULT_TARGET, **options: Unpack[ConnectionOptions]) -> None:
+        self._connection = Connection(target, **options)
+        self._load = LoadControl(self._connection.channel)
         self._channel: grpc.aio.Channel | None = None
         self._stub: ranking_pb2_grpc.RankingServiceAsyncStub | None = None
 
@@ -74,6 +65,7 @@ class AsyncRankingClient:
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
         **options: Unpack[RankOptions],
     ) -> Ranking:
         """Ranks posts for a user, best first.
@@ -83,6 +75,7 @@ class AsyncRankingClient:
             post_ids: The candidates, 1 to 10,000.
             timeout: Seconds the call may take, including retries; None for the client's timeout.
             metadata: gRPC metadata of the call, for example `x-request-id` or `traceparent`.
+            priority: Whether an overloaded server refuses the call first; None for the client's priority.
             options: `limit`, `exclude_seen` and so on; see `RankRequest`.
 
         Raises:
@@ -91,7 +84,7 @@ class AsyncRankingClient:
             TypeError: An id is not an integer.
         """
         call = rank_call(RankRequest(user_id, post_ids, **options))
-        return await self._invoke(call, self._connection.call(timeout, metadata))
+        return await self._invoke(call, self._connection.call(timeout, metadata, priority))
 
     async def batch_rank(
         self,
@@ -99,6 +92,7 @@ class AsyncRankingClient:
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
     ) -> tuple[Ranking | RankingError, ...]:
         """Ranks for up to 256 requests in one call.
 
@@ -110,7 +104,8 @@ class AsyncRankingClient:
             ValueError: A number does not fit its field.
             TypeError: An id is not an integer.
         """
-        return await self._invoke(batch_rank_call(requests), self._connection.call(timeout, metadata))
+        call = batch_rank_call(requests)
+        return await self._invoke(call, self._connection.call(timeout, metadata, priority))
 
     async def timeline_page(
         self,
@@ -118,6 +113,7 @@ class AsyncRankingClient:
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
         **options: Unpack[TimelineOptions],
     ) -> TimelinePage:
         """Gets one page of a user's timeline; `next_page_token` of the page names the next one.
@@ -126,6 +122,7 @@ class AsyncRankingClient:
             user_id: The user whose timeline to get.
             timeout: Seconds the call may take, including retries; None for the client's timeout.
             metadata: gRPC metadata of the call, for example `x-request-id` or `traceparent`.
+            priority: Whether an overloaded server refuses the call first; None for the client's priority.
             options: `page_size`, `page_token` and so on; see `TimelineRequest`.
 
         Raises:
@@ -136,7 +133,7 @@ class AsyncRankingClient:
             TypeError: An id is not an integer.
         """
         request = TimelineRequest(user_id, **options)
-        return await self._get_page(request, self._connection.call(timeout, metadata))
+        return await self._get_page(request, self._connection.call(timeout, metadata, priority))
 
     def timeline(
         self,
@@ -145,6 +142,7 @@ class AsyncRankingClient:
         limit: int = 0,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
         **options: Unpack[TimelineOptions],
     ) -> "AsyncTimeline":
         """A user's timeline, best first, fetched page by page during iteration.
@@ -157,16 +155,18 @@ class AsyncRankingClient:
                 server allow.
             timeout: Seconds that each page may take, including retries; None for the client's timeout.
             metadata: gRPC metadata of each page's call.
+            priority: The priority of each page's call; None for the client's priority.
             options: As for `timeline_page`. With a `page_token`, a lost timeline raises `SnapshotGone`,
                 because the client does not know which posts were shown before.
 
         Raises:
             ValueError: The timeout is not above 0, or not finite.
         """
-        self._connection.call(timeout, metadata)  # rejects a wrong timeout here, not with the first page
+        # Rejects a wrong timeout here, not with the first page.
+        self._connection.call(timeout, metadata, priority)
 
         async def get_page(request: TimelineRequest) -> TimelinePage:
-            return await self._get_page(request, self._connection.call(timeout, metadata))
+            return await self._get_page(request, self._connection.call(timeout, metadata, priority))
 
         return AsyncTimeline(get_page, TimelineRequest(user_id, **options), limit)
 
@@ -182,14 +182,30 @@ class AsyncRankingClient:
         """
         async with open_channel(self._connection, self._connection.probe_arguments()) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            arguments = self._connection.call(timeout, None)
+            arguments = self._connection.call(timeout)
             return await _invoke(stub, health_call(service), arguments, lambda: is_connected(channel))
+
+    @property
+    def counts(self) -> CallCounts:
+        """How many calls were sent, refused, retried and held back since the client was made."""
+        return self._load.counts
 
     async def _get_page(self, request: TimelineRequest, arguments: CallArguments) -> TimelinePage:
         return await self._invoke(timeline_call(request), arguments)
 
     async def _invoke(self, call: UnaryCall[Result], arguments: CallArguments) -> Result:
-        return await _invoke(self._service(), call, arguments, self._is_connected)
+        stub, attempts = self._service(), self._load.start(arguments)
+        while True:
+            try:
+                result = await _invoke(stub, call, attempts.next(), self._is_connected)
+            except RankingError as error:
+                delay = attempts.retry_delay(error)
+                if delay is None:
+                    raise
+            else:
+                attempts.answered()
+                return result
+            await asyncio.sleep(delay)
 
     def _is_connected(self) -> bool:
         return self._channel is not None and is_connected(self._channel)

@@ -1,12 +1,14 @@
 """How a client connects: target, channel arguments, retries, timeouts and metadata."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypedDict
 
+from animora_client.request import Priority
 from animora_client.tls import Tls
 from animora_client.token import BearerToken
 from animora_client.wire import SERVICE
@@ -17,6 +19,9 @@ LONGEST_TIMEOUT = 1e9  # seconds
 # If jitter reduces a backoff below a millisecond, gRPC makes no further attempt (grpc/grpc#41036).
 SHORTEST_BACKOFF = 0.002  # seconds
 AUTHORIZATION = "authorization"
+PRIORITY = "x-animora-priority"
+
+MAX_RETRY_TOKENS = 1000  # gRPC's maximum
 
 ChannelArguments = list[tuple[str, str | int]]
 
@@ -35,8 +40,11 @@ class RetryPolicy:
     Attributes:
         max_attempts: Attempts of a call, 1 (no retry) to 5 (gRPC's maximum).
         initial_backoff: Seconds before the second attempt, 0.002 or more, with 20 % jitter; doubled for each
-            further attempt.
-        max_backoff: Seconds between two attempts at most.
+            further attempt. A call that was refused because of overload is retried after the delay that the
+            server names instead, with up to 50 % jitter.
+        max_backoff: Seconds between two attempts at most, unless the server names the delay.
+        budget: Retries for each call at most, on average, 0.01 to 4, so that retries do not multiply an
+            overload. Some are free: 10 of refused calls, and 500 of calls whose server went away.
 
     Raises:
         ValueError: A number is out of range.
@@ -45,12 +53,39 @@ class RetryPolicy:
     max_attempts: int = 5
     initial_backoff: float = 0.05
     max_backoff: float = 0.5
+    budget: float = 0.2
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_attempts <= 5:
             raise ValueError(f"max_attempts must be 1 to 5, not {self.max_attempts}")
         if not SHORTEST_BACKOFF <= self.initial_backoff <= self.max_backoff:
             raise ValueError(f"initial_backoff must be {SHORTEST_BACKOFF} s or more and at most max_backoff")
+        if not 0.01 <= self.budget <= 4:
+            raise ValueError(f"budget must be 0.01 to 4 retries a call, not {self.budget}")
+
+
+@dataclass(frozen=True, slots=True)
+class Throttling:
+    """When calls are held back because the server refuses most of them; see `overload.AdaptiveThrottle`.
+
+    Attributes:
+        ratio: Calls to send for each that the server accepts, 1.1 or more: 2 lets the client notice soon that
+            the server accepts more.
+        window: Seconds in which calls are counted, above 0. After an overload the client needs about twice
+            that time until it sends every call again.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    ratio: float = 2.0
+    window: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not 1.1 <= self.ratio < math.inf:
+            raise ValueError(f"ratio must be 1.1 or more, and finite, not {self.ratio}")
+        if not 0 < self.window < math.inf:
+            raise ValueError(f"window must be above 0 seconds, and finite, not {self.window}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +94,7 @@ class ChannelOptions:
 
     Attributes:
         retry: When calls are tried again.
+        throttling: When calls are held back; None sends every call.
         health_check: Whether calls avoid addresses whose `grpc.health.v1` service reports NOT_SERVING. Use it
             only if each address is one server: a proxy returns the answer of any server behind it.
             None enables it if the target lists several addresses
@@ -70,6 +106,7 @@ class ChannelOptions:
     """
 
     retry: RetryPolicy = RetryPolicy()
+    throttling: Throttling | None = Throttling()
     health_check: bool | None = None
     keepalive: float = 30.0
     max_message_bytes: int = 16 << 20
@@ -77,6 +114,17 @@ class ChannelOptions:
 
 
 DEFAULT_CHANNEL = ChannelOptions()
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """The keyword arguments of both clients: the optional fields of `Connection`, which documents them."""
+
+    timeout: float
+    tls: Tls | None
+    metadata: Mapping[str, str] | None
+    channel: ChannelOptions
+    token: str | Path | None
+    priority: Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +139,7 @@ class Connection:
         channel: Options of the channel.
         token: The bearer token, sent with every call. A `Path` names a file that holds it, which is read
             again when it changes.
+        priority: The priority of calls that have none of their own.
 
     Raises:
         OSError: The file of the token cannot be read.
@@ -100,9 +149,10 @@ class Connection:
     target: str = DEFAULT_TARGET
     timeout: float = 1.0
     tls: Tls | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a token
+    metadata: Mapping[str, str] | None = field(default=None, repr=False)  # may hold a token
     channel: ChannelOptions = DEFAULT_CHANNEL
     token: str | Path | None = field(default=None, repr=False)
+    priority: Priority = Priority.INTERACTIVE
     _bearer: BearerToken | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -131,19 +181,27 @@ class Connection:
         """Channel arguments for health checks, which reach servers that report NOT_SERVING as well."""
         return self._arguments({})
 
-    def call(self, timeout: float | None, metadata: Mapping[str, str] | None) -> CallArguments:
+    def call(
+        self,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
+    ) -> CallArguments:
         """The keyword arguments of one call.
 
         Args:
             timeout: Seconds; None for the client's timeout.
-            metadata: Overrides the client's metadata of the same name, and its token if it has
-                `authorization`.
+            metadata: Overrides the client's metadata of the same name, its token if it has `authorization`,
+                and the priority if it has `x-animora-priority`.
+            priority: None for the client's priority. Interactive is the server's default and is not sent.
 
         Raises:
             ValueError: The timeout is not above 0, or not finite.
         """
         merged = {} if self._bearer is None else {AUTHORIZATION: self._bearer.header()}
-        for source in (self.metadata, metadata or {}):
+        if (self.priority if priority is None else priority) is Priority.BATCH:
+            merged[PRIORITY] = Priority.BATCH.value
+        for source in (self.metadata or {}, metadata or {}):
             merged.update((key.lower(), value) for key, value in source.items())
         return {
             "timeout": self.timeout if timeout is None else _check_timeout(timeout),
@@ -185,10 +243,9 @@ def service_config(retry: RetryPolicy, checks_health: bool) -> str:
             # The codes of a server that shuts down, and of a lost connection.
             "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
         }
-        # Each failed attempt costs a token, and retries stop below half of them. A successful call restores
-        # the tokens of its own retries, so retries continue while calls succeed, and stop in an outage.
-        ratio = float(max(1, retry.max_attempts - 1))  # gRPC reads an integer as thousandths
-        config["retryThrottling"] = {"maxTokens": 1000, "tokenRatio": ratio}
+        # Each failed attempt costs a token, and each successful call restores `budget` tokens. Retries stop
+        # at half of the tokens: restarts pass, and in an outage retries do not multiply the calls.
+        config["retryThrottling"] = {"maxTokens": MAX_RETRY_TOKENS, "tokenRatio": float(retry.budget)}
     return json.dumps(config)
 
 

@@ -5,6 +5,7 @@ RankingError                    code, message, request_id, reason, retry_after
 ├── FailedPrecondition          the server's state forbids it, for example a model that is not resident
 │   └── SnapshotGone            the timeline of a page token no longer exists: start over
 ├── ResourceExhausted           too much in flight: retry after retry_after seconds
+│   └── Throttled               not sent, because the server refused most of the latest calls
 ├── DeadlineExceeded            no answer within the timeout
 ├── Unavailable                 no server could be reached, or none serves, after all retries
 ├── Unauthenticated             the client is not authenticated
@@ -99,6 +100,10 @@ class SnapshotGone(FailedPrecondition):
 
 class ResourceExhausted(RankingError):
     """Too much in flight, or too large a message; `retry_after` is set where waiting helps."""
+
+
+class Throttled(ResourceExhausted):
+    """The client did not send the call, because the server refused most of its latest calls."""
 
 
 class DeadlineExceeded(RankingError):

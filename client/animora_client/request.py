@@ -14,6 +14,13 @@ class CachePolicy(StrEnum):
     BYPASS = "bypass"  # compute; neither read nor write
 
 
+class Priority(StrEnum):
+    """Which calls an overloaded server refuses first."""
+
+    INTERACTIVE = "interactive"  # a person waits for the answer
+    BATCH = "batch"  # refused before interactive calls
+
+
 class RankOptions(TypedDict, total=False):
     """The keyword arguments of `rank`: the optional fields of `RankRequest`, which documents them."""
 

@@ -1,7 +1,7 @@
 """The client for threads."""
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -17,20 +17,19 @@ from animora_client.calls import (
     timeline_call,
 )
 from animora_client.connection import (
-    DEFAULT_CHANNEL,
     DEFAULT_TARGET,
     CallArguments,
     ChannelArguments,
-    ChannelOptions,
     Connection,
+    ConnectionOptions,
 )
 from animora_client.errors import RankingError, SnapshotGone
+from animora_client.overload import CallCounts, LoadControl
 from animora_client.ranking import Health, RankedPost, Ranking
-from animora_client.request import RankOptions, RankRequest, TimelineOptions, TimelineRequest
+from animora_client.request import Priority, RankOptions, RankRequest, TimelineOptions, TimelineRequest
 from animora_client.scroll import Scroll
 from animora_client.status import typed_errors
 from animora_client.timeline import TimelinePage
-from animora_client.tls import Tls
 from animora_client.wire import SERVICE
 from animora_proto.ranking.v1 import ranking_pb2_grpc
 
@@ -41,17 +40,9 @@ class RankingClient:
     Concurrent threads can share one client. `Connection` documents the arguments.
     """
 
-    def __init__(
-        self,
-        target: str = DEFAULT_TARGET,
-        *,
-        timeout: float = 1.0,
-        tls: Tls | None = None,
-        metadata: Mapping[str, str] | None = None,
-        channel: ChannelOptions = DEFAULT_CHANNEL,
-        token: str | Path | None = None,
-    ) -> None:
-        self._connection = Connection(target, timeout, tls, metadata or {}, channel, token)
+    def __init__(self, target: str = DEFAULT_TARGET, **options: Unpack[ConnectionOptions]) -> None:
+        self._connection = Connection(target, **options)
+        self._load = LoadControl(self._connection.channel)
         self._channel: grpc.Channel | None = None
         self._stub: ranking_pb2_grpc.RankingServiceStub | None = None
 
@@ -74,11 +65,12 @@ class RankingClient:
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
         **options: Unpack[RankOptions],
     ) -> Ranking:
         """Ranks posts for a user, best first; see `AsyncRankingClient.rank`."""
         call = rank_call(RankRequest(user_id, post_ids, **options))
-        return self._invoke(call, self._connection.call(timeout, metadata))
+        return self._invoke(call, self._connection.call(timeout, metadata, priority))
 
     def batch_rank(
         self,
@@ -86,9 +78,10 @@ class RankingClient:
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
     ) -> tuple[Ranking | RankingError, ...]:
         """Ranks for up to 256 requests in one call; see `AsyncRankingClient.batch_rank`."""
-        return self._invoke(batch_rank_call(requests), self._connection.call(timeout, metadata))
+        return self._invoke(batch_rank_call(requests), self._connection.call(timeout, metadata, priority))
 
     def timeline_page(
         self,
@@ -96,11 +89,12 @@ class RankingClient:
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
         **options: Unpack[TimelineOptions],
     ) -> TimelinePage:
         """Gets one page of a user's timeline; see `AsyncRankingClient.timeline_page`."""
         request = TimelineRequest(user_id, **options)
-        return self._get_page(request, self._connection.call(timeout, metadata))
+        return self._get_page(request, self._connection.call(timeout, metadata, priority))
 
     def timeline(
         self,
@@ -109,13 +103,15 @@ class RankingClient:
         limit: int = 0,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
         **options: Unpack[TimelineOptions],
     ) -> "Timeline":
         """A user's timeline, fetched page by page during iteration; see `AsyncRankingClient.timeline`."""
-        self._connection.call(timeout, metadata)  # rejects a wrong timeout here, not with the first page
+        # Rejects a wrong timeout here, not with the first page.
+        self._connection.call(timeout, metadata, priority)
 
         def get_page(request: TimelineRequest) -> TimelinePage:
-            return self._get_page(request, self._connection.call(timeout, metadata))
+            return self._get_page(request, self._connection.call(timeout, metadata, priority))
 
         return Timeline(get_page, TimelineRequest(user_id, **options), limit)
 
@@ -123,14 +119,30 @@ class RankingClient:
         """Gets the health of one server behind the target; see `AsyncRankingClient.health`."""
         with open_channel(self._connection, self._connection.probe_arguments()) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            arguments = self._connection.call(timeout, None)
+            arguments = self._connection.call(timeout)
             return _invoke(stub, health_call(service), arguments, lambda: is_connected(channel))
+
+    @property
+    def counts(self) -> CallCounts:
+        """How many calls were sent, refused, retried and held back since the client was made."""
+        return self._load.counts
 
     def _get_page(self, request: TimelineRequest, arguments: CallArguments) -> TimelinePage:
         return self._invoke(timeline_call(request), arguments)
 
     def _invoke(self, call: UnaryCall[Result], arguments: CallArguments) -> Result:
-        return _invoke(self._service(), call, arguments, self._is_connected)
+        stub, attempts = self._service(), self._load.start(arguments)
+        while True:
+            try:
+                result = _invoke(stub, call, attempts.next(), self._is_connected)
+            except RankingError as error:
+                delay = attempts.retry_delay(error)
+                if delay is None:
+                    raise
+            else:
+                attempts.answered()
+                return result
+            time.sleep(delay)
 
     def _is_connected(self) -> bool:
         return self._channel is not None and is_connected(self._channel)

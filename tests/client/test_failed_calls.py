@@ -47,13 +47,13 @@ async def test_a_wrong_field_is_named(client, server):
 
 
 async def test_an_overload_error_has_its_retry_delay(client, server):
-    server.script = [failing(Code.RESOURCE_EXHAUSTED, "too many calls in flight", retry_info(0.25))]
+    server.script = [failing(Code.RESOURCE_EXHAUSTED, "too many calls in flight", retry_info(60.25))]
 
     with pytest.raises(ResourceExhausted) as raised:
         await client.rank(7, [1])
 
-    assert raised.value.retry_after == 0.25
-    assert len(server.requests) == 1, "the client does not retry an overload by itself"
+    assert raised.value.retry_after == 60.25
+    assert len(server.requests) == 1, "the delay is longer than the timeout"
 
 
 async def test_an_error_has_its_machine_readable_reason(client, server):
@@ -124,21 +124,41 @@ async def test_retries_can_be_turned_off(server):
     assert len(server.requests) == 1
 
 
-async def test_failed_attempts_do_not_throttle_later_retries(server):
-    """As while one of three servers serves: gRPC's retry throttling is off."""
+FAST_RETRIES = RetryPolicy(initial_backoff=0.003, max_backoff=0.003)
 
-    async def fail_twice(request, context):
-        earlier = dict(context.invocation_metadata()).get("grpc-previous-rpc-attempts", "0")
-        handle = failing(Code.UNAVAILABLE, "starting") if int(earlier) < 2 else ranked
-        return await handle(request, context)
 
-    server.script = [fail_twice] * 2100
-    fast = ChannelOptions(retry=RetryPolicy(initial_backoff=0.003, max_backoff=0.003))
-    async with AsyncRankingClient(server.target, timeout=60, channel=fast) as client:
-        for _ in range(7):
+async def fail_at_first(request, context):
+    """A server that answers each call's second attempt."""
+    earlier = dict(context.invocation_metadata()).get("grpc-previous-rpc-attempts", "0")
+    return await (ranked if int(earlier) else failing(Code.UNAVAILABLE, "starting"))(request, context)
+
+
+async def test_every_call_is_retried_in_a_burst_of_failures(server):
+    """As while a server restarts."""
+    server.script = [fail_at_first] * 800
+    async with AsyncRankingClient(
+        server.target, timeout=60, channel=ChannelOptions(retry=FAST_RETRIES)
+    ) as client:
+        for _ in range(4):
             await asyncio.gather(*(client.rank(7, [1]) for _ in range(100)))
 
-    assert len(server.requests) == 2100
+    assert len(server.requests) == 800
+
+
+async def test_retries_do_not_multiply_the_calls_while_failures_last(server):
+    server.script = [fail_at_first] * 6000
+    async with AsyncRankingClient(
+        server.target, timeout=60, channel=ChannelOptions(retry=FAST_RETRIES)
+    ) as client:
+        outcomes = []
+        for _ in range(30):
+            calls = (client.rank(7, [1]) for _ in range(100))
+            outcomes += await asyncio.gather(*calls, return_exceptions=True)
+
+    answered = sum(not isinstance(outcome, BaseException) for outcome in outcomes)
+    # 500 failed attempts, as many as successes make up for, and those of the calls in flight.
+    assert answered <= len(server.requests) - 3000 <= 500 + 0.2 * answered + 100
+    assert {type(outcome) for outcome in outcomes if isinstance(outcome, BaseException)} == {Unavailable}
 
 
 async def test_a_single_address_is_called_though_its_health_is_not_serving(client, server):
@@ -268,14 +288,14 @@ async def test_a_ranking_with_fewer_scores_than_posts_is_an_error(client, server
 
 
 async def test_an_error_can_be_pickled(client, server):
-    server.script = [failing(Code.RESOURCE_EXHAUSTED, "too many calls in flight", retry_info(0.25))]
+    server.script = [failing(Code.RESOURCE_EXHAUSTED, "too many calls in flight", retry_info(60.25))]
     with pytest.raises(RankingError) as raised:
         await client.rank(7, [1])
 
     copy = pickle.loads(pickle.dumps(raised.value))
 
     assert type(copy) is ResourceExhausted
-    assert (str(copy), copy.retry_after) == (str(raised.value), 0.25)
+    assert (str(copy), copy.retry_after) == (str(raised.value), 60.25)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +306,8 @@ async def test_an_error_can_be_pickled(client, server):
         {"initial_backoff": 0},
         {"initial_backoff": 0.001},
         {"initial_backoff": 2, "max_backoff": 1},
+        {"budget": 0},
+        {"budget": float("nan")},
     ],
 )
 def test_an_invalid_retry_policy_is_refused(numbers):

@@ -40,7 +40,7 @@ async def connected(connection: Connection, path: str, connections: int) -> Asyn
             channel.unary_unary(path) for channel in channels
         ]
         methods = cycle(callables)
-        call = connection.call(None, None)
+        call = connection.call()
 
         async def send(body: bytes) -> bytes:
             return await next(methods)(body, **call)

@@ -142,9 +142,8 @@ def bench(
     title = f"{load.describe()}, {pace.describe()}, {connection.target}"
     Console(highlight=False).print(as_table(summary, title))
     if json is not None:
-        options = (
-            asdict(traffic) | asdict(pace) | {"target": connection.target, "timeout": connection.timeout}
-        )
+        server = {name: getattr(connection, name) for name in ("target", "timeout", "priority")}
+        options = asdict(traffic) | asdict(pace) | server
         json.write_text(json_format.dumps(as_json(summary, options), indent=2) + "\n", encoding="utf-8")
     if plot is not None:
         from animora_client.bench.plot import draw  # noqa: PLC0415 - matplotlib is slow to import

@@ -16,6 +16,7 @@ from animora_client.errors import (
     RankingError,
     ResourceExhausted,
     SnapshotGone,
+    Throttled,
     Unauthenticated,
     Unavailable,
 )
@@ -43,6 +44,8 @@ def _advice(error: RankingError, target: str) -> str:
             advice = f"the server at {target} does not support this call: update it"
         case InvalidArgument(field=field) if field:
             advice = f"correct {field}"
+        case Throttled():
+            advice = "try again in some seconds"
         case ResourceExhausted(retry_after=float() as seconds):
             advice = f"try again in {seconds:g} s"
         case SnapshotGone():

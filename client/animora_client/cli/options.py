@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 from typer import BadParameter, Option
 
 from animora_client.connection import DEFAULT_TARGET, LONGEST_TIMEOUT, Connection
+from animora_client.request import Priority
 from animora_client.sync import RankingClient
 from animora_client.tls import Tls
 from animora_client.token import BearerToken
@@ -77,13 +78,24 @@ class ServerOptions:
         ),
     ] = None
 
+    priority: Annotated[
+        Priority,
+        Option(help="An overloaded server refuses batch calls first.", rich_help_panel="Connection"),
+    ] = Priority.INTERACTIVE
+
     def client(self) -> RankingClient:
         """A client with these options."""
-        return RankingClient(self.target, timeout=self.timeout, tls=self._tls(), token=self._token())
+        return RankingClient(
+            self.target,
+            timeout=self.timeout,
+            tls=self._tls(),
+            token=self._token(),
+            priority=self.priority,
+        )
 
     def connection(self) -> Connection:
         """The connection of the load generator."""
-        return Connection(self.target, self.timeout, self._tls(), token=self._token())
+        return Connection(self.target, self.timeout, self._tls(), token=self._token(), priority=self.priority)
 
     def _token(self) -> str | Path | None:
         if self.token and self.token_file is not None:

@@ -44,7 +44,7 @@ async def test_an_open_loop_sends_batches_at_its_rate(server, tmp_path):
     numbers = tmp_path / "bench.json"
     done = await run(
         *("bench", "--target", server.target, *SHORT, "--rate", "100", "--arrivals", "constant"),
-        *("--batch", "3", "--cache", "default", "--json", numbers),
+        *("--batch", "3", "--cache", "default", "--priority", "batch", "--json", numbers),
     )
 
     assert done.code == 0, done.err
@@ -52,6 +52,8 @@ async def test_an_open_loop_sends_batches_at_its_rate(server, tmp_path):
     assert report["calls"] == 40  # of 100 a second in 0.4 s
     assert report["caches"] == {"miss": 120}
     assert {request.cache_policy for request in server.requests} == {ranking_pb2.CACHE_POLICY_DEFAULT}
+    assert {metadata["x-animora-priority"] for metadata in server.metadata} == {"batch"}
+    assert report["options"]["priority"] == "batch"
 
 
 async def test_timeline_bench_requests_first_pages_and_checks_them(server, tmp_path):

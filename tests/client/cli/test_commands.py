@@ -122,3 +122,10 @@ async def test_health_exits_with_0_only_if_the_server_is_serving(server, unused_
     assert json.loads(bad.out)["status"] == "not_serving"
     assert gone.code == 1
     assert f"is a server running at {unused_target}?" in gone.err
+
+
+async def test_rank_sends_its_priority(server):
+    done = await run("rank", "--target", server.target, "--user", "7", "--posts", "1", "--priority", "batch")
+
+    assert done.code == 0, done.err
+    assert server.metadata[0]["x-animora-priority"] == "batch"
