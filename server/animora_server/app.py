@@ -21,32 +21,31 @@ from animora_server.inference.protocols import InferenceDevice, Queue
 from animora_server.inference.requests import InferenceRequest, batch_limits
 from animora_server.models import ModelWatcher, open_models
 from animora_server.observability.health import HealthState
-from animora_server.observability.metrics import Metrics, process_registry
+from animora_server.observability.metrics import ArmMetrics, Metrics, process_registry
 from animora_server.observability.probes import Probes, ScrapeAuthorizer
 from animora_server.program import stop_signal
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.score_provider import CacheAccess
+from animora_server.scoring.arms import Arms
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer, RankingService, TimelineService
 from animora_server.service.admission import AdmissionController
+from animora_server.service.arm_outcomes import ArmOutcomes
 from animora_server.service.authorization import Authorizer
 from animora_server.service.calls import CallHandler
-from animora_server.settings import CatalogSettings, Settings
+from animora_server.settings import CatalogSettings, Settings, TimelineSettings
 from animora_server.shared_device.remote_device import QueueObserver, RemoteDevice, SharedQueue
 from animora_server.store import BlockRefresher, CatalogSync, EventListener, PostgresStore
 from animora_server.timeline import (
-    FeedRanker,
     LocalTimelineStore,
-    NewerPosts,
-    PagePolicy,
     PostsOfGeneration,
     TieredTimelineStore,
     TimelineProvider,
     Timelines,
     TimelineStore,
     TokenSigner,
-    settings_digest,
+    feed_policies,
 )
 from animora_server.types import FloatArray
 
@@ -104,7 +103,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
     """
     _warn_about_block_age(settings.catalog)
     registry = process_registry()
-    metrics = Metrics(registry, SERVICE_NAME, METHODS)
+    metrics = Metrics(registry, SERVICE_NAME, METHODS, list(settings.experiments.arms))
     loop = asyncio.get_running_loop()
     store = open_models(settings.models)
     async with AsyncExitStack() as stack:
@@ -146,15 +145,15 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         heuristic = Heuristic.of(settings.ranking)
         scores, timeline_store, posts_of_generation = await _stores(stack, settings, metrics, health)
         admission = AdmissionController(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
-        ranker = CandidateRanker(states, scores, heuristic, metrics.stages)
-        feed_ranker = FeedRanker(heuristic, settings.timeline)
-        provider = TimelineProvider(timeline_store, feed_ranker, admission, metrics.timelines)
+        arms, arm_outcomes = _arms(settings, metrics.arms)
+        ranker = CandidateRanker(states, scores, heuristic, metrics.stages, arms)
+        provider = TimelineProvider(timeline_store, settings.timeline, admission, metrics.timelines)
         stack.push_async_callback(provider.aclose)
-        newer = NewerPosts(posts_of_generation, settings.timeline)
-        timelines = Timelines(states, provider, feed_ranker, newer, _page_policy(settings))
-        ranking_service = RankingService(ranker, admission, settings.ranking, metrics.ranks)
+        policies = feed_policies(settings, heuristic, posts_of_generation)
+        timelines = Timelines(states, provider, _token_signer(settings.timeline), policies, arms)
+        ranking_service = RankingService(ranker, admission, settings.ranking, metrics.ranks, arm_outcomes)
         timeline_service = TimelineService(
-            timelines, admission, settings.timeline, metrics.timelines, metrics.ranks
+            timelines, admission, settings.timeline, metrics.timelines, metrics.ranks, arm_outcomes
         )
         authorizer, scrapes = await _authorizers(stack, settings, metrics, health)
         server = GrpcServer(
@@ -318,12 +317,17 @@ def _warn_about_block_age(settings: CatalogSettings) -> None:
         )
 
 
-def _page_policy(settings: Settings) -> PagePolicy:
-    key = settings.timeline.token_key.get_secret_value().encode()
+def _token_signer(settings: TimelineSettings) -> TokenSigner:
+    key = settings.token_key.get_secret_value().encode()
     if not key:
         log.warning("timeline.token_key is not set: page tokens are valid for this process only")
-    return PagePolicy(
-        settings.timeline,
-        settings_digest(settings.timeline, settings.ranking),
-        TokenSigner(key or secrets.token_bytes(32)),
-    )
+    return TokenSigner(key or secrets.token_bytes(32))
+
+
+def _arms(settings: Settings, metrics: ArmMetrics) -> tuple[Arms, ArmOutcomes] | tuple[None, None]:
+    """The arms of the experiments, and what records their answers; None without experiments."""
+    if not settings.experiments.arms:
+        return None, None
+    arms = Arms(settings.experiments, metrics)
+    metrics.enabled_from(lambda name: name not in arms.disabled)
+    return arms, ArmOutcomes(arms, metrics)

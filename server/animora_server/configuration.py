@@ -21,7 +21,8 @@ from pydantic_settings import (
 
 from animora_database import InvalidDsn, parse_dsn
 from animora_server.errors import ConfigurationError
-from animora_server.settings import Settings
+from animora_server.settings import ArmSettings, Settings
+from animora_server.settings.section import Section
 
 PREFIX = "ANIMORA_"
 # Names with the prefix that are not options: the path of the configuration file, and the client's variables.
@@ -84,6 +85,7 @@ def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
     """
     environ = {name: value for name, value in environ.items() if not _SERVICE_LINK_VALUE.match(value)}
     _reject_unknown(environ)
+    _check_json(environ)
 
     class Layers(BaseSettings, Settings):
         """Defined per load, because pydantic-settings fixes the sources per class."""
@@ -128,6 +130,11 @@ def toml_value(value: object) -> str:
     """Formats a value as TOML; hides a secret."""
     if isinstance(value, SecretStr):
         value = _hide_secrets(value.get_secret_value())
+    if isinstance(value, Section):
+        value = value.model_dump(exclude_defaults=True)
+    if isinstance(value, Mapping):
+        pairs = [f"{json.dumps(key)} = {toml_value(each)}" for key, each in value.items()]
+        return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     return json.dumps(str(value), ensure_ascii=False)  # TOML's basic strings have JSON's escapes
@@ -157,6 +164,21 @@ def _reject_unknown(environ: Mapping[str, str]) -> None:
     ]
     if unknown:
         raise ConfigurationError("\n".join(f"{name}: {_no_such_option(name, known)}" for name in unknown))
+
+
+def _check_json(environ: Mapping[str, str]) -> None:
+    """Raises ConfigurationError if the variable of an option that is a table is not JSON of an object."""
+    for option in options():
+        value = environ.get(option.variable)
+        if value and isinstance(option.field.default, Mapping):
+            try:
+                table = json.loads(value)
+            except (ValueError, RecursionError):
+                table = None
+            if not isinstance(table, dict):
+                raise ConfigurationError(
+                    f'{option.variable}: must be JSON such as {{"NAME": {{"share": 5}}}}'
+                )
 
 
 def _check_connection_strings(settings: Settings, environ: Mapping[str, str]) -> None:
@@ -192,14 +214,17 @@ def _explain(error: ValidationError, environ: Mapping[str, str], file: Path | No
     in_file = f" in {file}" if file else ""
     lines = []
     for mistake in error.errors(include_url=False, include_context=False, include_input=False):
-        key = ".".join(map(str, mistake["loc"]))
+        key, option = ".".join(map(str, mistake["loc"])), known.get(".".join(map(str, mistake["loc"][:2])))
         what = mistake["msg"].removeprefix("Value error, ")
+        place = f"{key}{in_file}"
+        if option is not None and environ.get(option.variable):
+            place = ": ".join([option.variable, *filter(None, (key.removeprefix(option.key).lstrip("."),))])
         if mistake["type"] == "extra_forbidden":
-            lines.append(f"{key}{in_file}: {_no_such_option(key, known)}")
-        elif key in known and environ.get(known[key].variable):
-            lines.append(f"{known[key].variable}: {what}")
+            arm = key.rpartition(".")[0] if option else ""
+            names = [*known, *(f"{arm}.{name}" for name in ArmSettings.model_fields if arm)]
+            lines.append(f"{place}: {_no_such_option(key, names)}")
         elif key:
-            lines.append(f"{key}{in_file}: {what}")
+            lines.append(f"{place}: {what}")
         else:
             lines.append(what)  # a rule across sections, which names its options
     return "\n".join(lines)

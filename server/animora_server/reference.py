@@ -49,7 +49,8 @@ def _bounds(option: Option) -> str:
 def metric_table() -> str:
     """The table of metrics, with known label values, and how values of several workers are merged."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry, "animora.ranking.v1.RankingService", ("Rank", "BatchRank", "GetTimeline"))
+    methods = ("Rank", "BatchRank", "GetTimeline")
+    metrics = Metrics(registry, "animora.ranking.v1.RankingService", methods, arms=("example",))
     WorkerMetrics(registry)
     DeviceProcessMetrics(registry)
     known = {metric.name: _labels(metric) for metric in registry.collect()}
@@ -58,7 +59,8 @@ def metric_table() -> str:
     for metric in sorted(registry.collect(), key=lambda metric: metric.name):
         if not metric.samples:
             raise ValueError(f"{metric.name} has no sample to read its labels from: record an example of it")
-        labels = (_label(name, known[metric.name].get(name, {})) for name in _labels(metric))
+        values = known[metric.name] | {"arm": {}}  # arms are configured
+        labels = (_label(name, values.get(name, {})) for name in _labels(metric))
         mode = metric.mode if isinstance(metric, GaugeFamily) else MultiprocessMode.SUM
         name = f"`{_full_name(metric)}`"
         rows.append((name, metric.type, "; ".join(labels), metric.documentation, mode.value))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,12 @@ class DegradedReason(FastStrEnum):
     INVALID_SCORES = "invalid_scores"
 
 
+CONTROL = "control"  # the arm of all users who are in no other
+# Why the control arm serves a user of another arm: the arm's version is not loaded yet, or was refused, or
+# the arm is switched off.
+FallbackReason = Literal["loading", "refused", "disabled"]
+
+
 class DropReason(FastStrEnum):
     """Why a post is not in a result. The first reason that applies counts, in this order."""
 
@@ -113,6 +120,8 @@ class RankQuery:
         exclude_post_ids: int64 (k), candidates to drop.
         explain: Whether to return explain terms and drop reasons.
         reserve: Seconds before the deadline at which the fallback answers, if the model has not.
+        arm: The arm that serves the query, as the ranker sets it; empty without experiments, and where the
+            caller names a version.
     """
 
     user_id: int
@@ -125,6 +134,7 @@ class RankQuery:
     exclude_post_ids: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
     explain: bool = False
     reserve: float = MIN_RESERVE
+    arm: str = ""
 
     @property
     def score_by(self) -> float:
@@ -161,6 +171,7 @@ class RankedCandidates:
         cache: Where the scores came from.
         degraded_reason: Set when the heuristic answered as the fallback.
         dropped: How many candidates were dropped, by reason; zeros may be absent.
+        arm: As in RankQuery.
         terms: The explain terms, a row a post; set with `explain`.
         dropped_posts: The drop reason of each distinct candidate that is not ranked, by ascending id; set
             with `explain`.
@@ -173,6 +184,7 @@ class RankedCandidates:
     cache: CacheStatus = CacheStatus.BYPASS
     degraded_reason: DegradedReason | None = None
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
+    arm: str = ""
     terms: Terms | None = None
     dropped_posts: Mapping[int, DropReason] = field(default_factory=dict)
 
@@ -322,6 +334,7 @@ class PageResult:
         model_version: The version of the model; empty for the heuristic.
         cache: Where the timeline came from.
         degraded_reason: Set when the heuristic answered as the fallback.
+        arm: The arm that serves the user's scroll; empty without experiments.
         explained: The explain terms; set with `explain`, while the timeline's model is loaded.
         dropped_posts: The drop reason of each post of `explain_post_ids`, by ascending id.
     """
@@ -333,5 +346,6 @@ class PageResult:
     model_version: str
     cache: CacheStatus
     degraded_reason: DegradedReason | None = None
+    arm: str = ""
     explained: PageTerms | None = None
     dropped_posts: Mapping[int, DropReason] = field(default_factory=dict)

@@ -19,7 +19,7 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def metrics(registry) -> Metrics:
-    metrics = Metrics(registry, SERVICE_NAME, METHODS)
+    metrics = Metrics(registry, SERVICE_NAME, METHODS, arms=("canary",))
     metrics.background.watch(BackgroundLoop("a-task", lambda: asyncio.sleep(0, 0.0)))
     WorkerMetrics(registry)
     DeviceProcessMetrics(registry)

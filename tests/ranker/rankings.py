@@ -7,6 +7,7 @@ import numpy as np
 
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.score_provider import CacheAccess
+from animora_server.scoring.arms import Arms
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.types import (
     FloatArray,
@@ -44,9 +45,9 @@ def key(model_version: str, user_id: int, post_ids: IntArray, fingerprints: IntA
     return repr((model_version, user_id, post_ids.tolist(), fingerprints.tolist())).encode()
 
 
-def ranker_over(states, cache: FakeCache | None = None) -> CandidateRanker:
+def ranker_over(states, cache: FakeCache | None = None, arms: Arms | None = None) -> CandidateRanker:
     access = CacheAccess(cache, key) if cache else None
-    return CandidateRanker(states, access, Heuristic(), stages=Stages(), clock=lambda: NOW)
+    return CandidateRanker(states, access, Heuristic(), stages=Stages(), arms=arms, clock=lambda: NOW)
 
 
 async def rank(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from animora_server.errors import DeadlineExpired, DeadlineUnreachable, Overloaded, TooManyRequests
 from animora_server.timeline import LocalTimelineStore
-from animora_server.timeline.provider import Freshness, freshness
+from animora_server.timeline.provider import BuildRequest, Freshness, freshness
 from animora_server.types import (
     CachePolicy,
     CacheStatus,
@@ -134,7 +134,8 @@ async def test_a_fallback_is_not_shared_for_longer_when_the_clock_is_set_back(wo
 async def test_a_call_that_stores_nothing_starts_no_refresh(world):
     bypass = TimelineQuery(USER, page_size=10, deadline=0.0, cache_policy=CachePolicy.BYPASS)
 
-    world.provider.refresh_in_background(world.state.current(), b"key", bypass, "newer")
+    request = BuildRequest(b"key", bypass, world.state.current(), world.ranker)
+    world.provider.refresh_in_background(request, "newer")
 
     assert world.refreshes.why == []
 

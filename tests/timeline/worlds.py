@@ -2,22 +2,26 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from animora_server.scoring.arms import Arms
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.service.admission import AdmissionController
-from animora_server.settings import TimelineSettings
+from animora_server.settings import ExperimentSettings, RankingSettings, TimelineSettings
 from animora_server.timeline import (
+    FeedPolicy,
     FeedRanker,
     LocalTimelineStore,
     NewerPosts,
-    PagePolicy,
     TimelineProvider,
     Timelines,
     TokenSigner,
+    settings_digest,
 )
-from animora_server.types import GenerationPosts, TimelineQuery
+from animora_server.types import CONTROL, GenerationPosts, TimelineQuery
+from tests.support.arms import Fallbacks
 from tests.support.catalogs import NOW, snapshot
 from tests.support.clocks import ManualClock
 from tests.support.deadlines import with_short_timeout
@@ -44,23 +48,32 @@ class World:
         self.refreshes = Refreshes()
         self.generation_posts: GenerationPosts | None = None
         self.monotonic = ManualClock()
-        ranker = FeedRanker(Heuristic(), self.settings, self.clock)
+        self.ranker = FeedRanker(Heuristic(), self.settings, self.clock)
         self.provider = TimelineProvider(
             self.store,
-            ranker,
+            self.settings,
             AdmissionController(max_calls=1, max_rows=1000),
             self.refreshes,
             self.clock,
             self.monotonic,
         )
-        self.timelines = Timelines(
-            self.state,
-            self.provider,
-            ranker,
-            NewerPosts(lambda: self.generation_posts, self.settings),
-            PagePolicy(self.settings, "digest", TokenSigner(b"k" * 16)),
-            self.clock,
-        )
+        self.timelines = self.timelines_in({})
+
+    def timelines_in(self, arms: dict[str, dict[str, Any]], fallbacks: Fallbacks | None = None) -> Timelines:
+        """Timelines over the same store with arms of an experiment, by name."""
+        experiments = ExperimentSettings.model_validate({"arms": arms})
+        policies = {CONTROL: FeedPolicy(self.ranker, self._newer(self.settings), "digest")}
+        for name, arm in experiments.arms.items():
+            settings = arm.applied_to(self.settings)
+            digest = "digest" if settings == self.settings else settings_digest(settings, RankingSettings())
+            ranker = FeedRanker(Heuristic(), settings, self.clock)
+            policies[name] = FeedPolicy(ranker, self._newer(settings), digest)
+        self.arms = Arms(experiments, fallbacks or Fallbacks())
+        signer = TokenSigner(b"k" * 16)
+        return Timelines(self.state, self.provider, signer, policies, self.arms if arms else None, self.clock)
+
+    def _newer(self, settings: TimelineSettings) -> NewerPosts:
+        return NewerPosts(lambda: self.generation_posts, settings)
 
     async def page(self, user_id=USER, timeout=60.0, **query):
         """A page; half of its time is kept for the heuristic, so that a busy machine can give it in time."""

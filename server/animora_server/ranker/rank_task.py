@@ -1,13 +1,14 @@
 """Queries on their way through the ranker, and the scoring batches that they are grouped into."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 import numpy as np
 
 from animora_server.ranker.candidates import NO_CANDIDATES, Candidates, filter_candidates
+from animora_server.scoring.arms import Arms
 from animora_server.scoring.protocols import ScoringModel
 from animora_server.scoring.serving_state import ServingState
 from animora_server.types import CacheStatus, FloatArray, IntArray, RankedCandidates, RankQuery
@@ -134,11 +135,19 @@ class ScoringBatch:
         return self.subset(positions) if positions else None
 
 
-def group_into_batches(state: ServingState, tasks: Iterable[RankTask]) -> list[ScoringBatch]:
+def group_into_batches(
+    state: ServingState, tasks: Sequence[RankTask], arms: Arms | None = None
+) -> list[ScoringBatch]:
     """Groups tasks into batches: one model, one cache policy, deadlines close to each other, a bounded size.
 
-    The first task of a batch has its earliest deadline.
+    The first task of a batch has its earliest deadline. With experiments, each query that names no version
+    gets the arm that serves its user, and that arm's version.
     """
+    if arms is not None:
+        for task in tasks:
+            if not task.query.model_version:
+                arm = arms.serving(state, task.query.user_id)
+                task.query = replace(task.query, model_version=arm.model_version, arm=arm.name)
     groups: list[list[RankTask]] = []
     group, latest, ids = None, 0.0, 0
     for task in sorted(tasks, key=_BATCH_ORDER):

@@ -31,6 +31,7 @@ from animora_server.errors import (
 from animora_server.ranker.rank_task import RankTask, ScoringBatch, group_into_batches
 from animora_server.ranker.score_provider import CacheAccess, ScoreProvider
 from animora_server.ranker.top_k import TopK, top_k
+from animora_server.scoring.arms import Arms
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.protocols import StageObserver
 from animora_server.scoring.serving_state import ServingStateHolder
@@ -52,6 +53,7 @@ class CandidateRanker:
         cache: The cache of scores; None for none.
         heuristic: The heuristic's formula.
         stages: Observes how long each stage takes.
+        arms: The arms of the experiments; None without experiments.
         clock: Unix time in seconds, for the heuristic.
     """
 
@@ -61,12 +63,14 @@ class CandidateRanker:
         cache: CacheAccess | None,
         heuristic: Heuristic,
         stages: StageObserver,
+        arms: Arms | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._states = states
         self._scores = ScoreProvider(cache, stages)
         self._heuristic = heuristic
         self._stages = stages
+        self._arms = arms
         self._clock = clock
         self._coalescer: RequestCoalescer[RankTask] = RequestCoalescer(self._start_batches)
 
@@ -100,7 +104,7 @@ class CandidateRanker:
             state = self._states.current()
         except CatalogUnavailable as error:
             return [error] * len(queries)
-        batches = group_into_batches(state, tasks)
+        batches = group_into_batches(state, tasks, self._arms)
         if len(batches) == 1:  # the usual case; a task of its own would cost 2 % of a call
             await self._drive(batches[0])
         else:
@@ -120,7 +124,7 @@ class CandidateRanker:
                 task.complete(error)
             return
         loop = asyncio.get_running_loop()
-        for batch in group_into_batches(state, waiting):
+        for batch in group_into_batches(state, waiting, self._arms):
             batch.driver = loop.create_task(self._drive(batch))
             for task in batch.tasks:
                 task.batch = batch
@@ -192,10 +196,10 @@ class CandidateRanker:
             if task.query.explain:
                 explained.append(position)
                 continue
-            ids, dropped = best.post_ids[span], batch.candidates.dropped[position]
+            ids, dropped, arm = best.post_ids[span], batch.candidates.dropped[position], task.query.arm
             # By position: keyword arguments would take as long again.
             task.complete(
-                RankedCandidates(ids, scores[span], RankerName.NEUCF, version, status, None, dropped)
+                RankedCandidates(ids, scores[span], RankerName.NEUCF, version, status, None, dropped, arm)
             )
         self._stages.observe("order", time.perf_counter() - started)
         for position in explained:  # other work uses the device in between
@@ -218,6 +222,7 @@ class CandidateRanker:
                 model_version=batch.model.version,
                 cache=batch.status,
                 dropped=candidates.dropped[0],
+                arm=task.query.arm,
                 terms=terms,
                 dropped_posts=candidates.drop_reasons(0, positions),
             )
@@ -245,6 +250,7 @@ class CandidateRanker:
                     ranker=RankerName.HEURISTIC,
                     degraded_reason=degraded,
                     dropped=candidates.dropped[position],
+                    arm=task.query.arm,
                     terms=heuristic_terms(self._heuristic, snapshot, rows, now) if explain else None,
                     dropped_posts=candidates.drop_reasons(position, positions) if explain else {},
                 )

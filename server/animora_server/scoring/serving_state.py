@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from animora_server.catalog import CatalogSnapshot
 from animora_server.errors import CatalogUnavailable, ModelNotResident, ModelUnavailable
@@ -34,6 +34,14 @@ class ServingState:
         if model is None:
             raise ModelNotResident if version else ModelUnavailable
         return model
+
+    def with_active(self, version: str) -> "ServingState":
+        """The state in which a resident version is the active one; this state for an empty name.
+
+        Raises:
+            ModelNotResident: The version is not loaded.
+        """
+        return replace(self, active=self.model(version)) if version else self
 
 
 class ServingStateHolder:

@@ -173,7 +173,11 @@ def admission_weight(query: RankQuery) -> int:
 
 def write_ranking(ranking: RankedCandidates) -> bytes:
     """Encodes a RankResponse."""
-    pieces = [_shared_fields(ranking.ranker, ranking.model_version, ranking.cache, ranking.degraded_reason)]
+    pieces = [
+        _shared_fields(
+            ranking.ranker, ranking.model_version, ranking.cache, ranking.degraded_reason, ranking.arm
+        )
+    ]
     if len(ranking.post_ids):
         ids, scores = pack(ranking.post_ids), pack(ranking.scores)
         pieces += (POST_IDS.prefix(len(ids)), ids, SCORES.prefix(len(scores)), scores)
@@ -217,7 +221,7 @@ def _encode_dropped_posts(dropped: Mapping[int, DropReason]) -> bytes:
 
 @lru_cache
 def _shared_fields(
-    ranker: RankerName, model_version: str, cache: CacheStatus, degraded: DegradedReason | None
+    ranker: RankerName, model_version: str, cache: CacheStatus, degraded: DegradedReason | None, arm: str
 ) -> bytes:
     """A RankResponse with the fields that many responses share; cached, as encoding them takes 3 us."""
     return pb.RankResponse(
@@ -225,6 +229,7 @@ def _shared_fields(
         model_version=model_version,
         cache=CACHE_STATUSES[cache],
         degraded_reason=DEGRADED_REASONS[degraded],
+        arm=arm,
         dropped=pb.DroppedCandidates(),
     ).SerializeToString()
 

@@ -1,5 +1,6 @@
 """The methods Rank and BatchRank."""
 
+import time
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
@@ -10,6 +11,7 @@ from animora_server.errors import CallError
 from animora_server.observability.metrics import RankMetrics
 from animora_server.ranker import CandidateRanker
 from animora_server.service.admission import AdmissionController
+from animora_server.service.arm_outcomes import ArmOutcomes
 from animora_server.service.calls import Call, UnaryMethod, log_caller_errors, status_of
 from animora_server.service.rank_codec import (
     admission_weight,
@@ -36,11 +38,13 @@ class RankingService:
         admission: AdmissionController,
         limits: RankingSettings,
         ranks: RankMetrics,
+        arm_outcomes: ArmOutcomes | None = None,
     ) -> None:
         self._ranker = ranker
         self._admission = admission
         self._limits = limits
         self._metrics = ranks
+        self._arm_outcomes = arm_outcomes
 
     @property
     def methods(self) -> Mapping[str, UnaryMethod]:
@@ -53,15 +57,16 @@ class RankingService:
         Raises:
             CallError: The request is invalid, refused, or cannot be answered.
         """
-        request = parse(data, RankRequest, pb.RankRequest)
+        began = time.perf_counter()
+        request, query = parse(data, RankRequest, pb.RankRequest), None
         try:
             query = read_query(request, self._limits, call.deadline, call.reserve)
             with self._admission.admit_rows(admission_weight(query)):
                 ranking = await self._ranker.rank(query)
         except Exception as error:  # counted here; the call handler maps it to a status
-            self._count_failure("Rank", error)
+            self._count_failure("Rank", query, error)
             raise
-        self._count_rankings("Rank", [query], [ranking])
+        self._count_rankings("Rank", [query], [ranking], began)
         return write_ranking(ranking)
 
     async def batch_rank(self, data: bytes, call: Call) -> bytes:
@@ -70,18 +75,22 @@ class RankingService:
         Raises:
             CallError: The batch as a whole is invalid, refused, or cannot be answered.
         """
+        began = time.perf_counter()
         decoded = [self._read(request, call) for request in read_batch(data, self._limits)]
         queries = [each for each in decoded if isinstance(each, RankQuery)]
         check_queries(queries, self._limits)
         with self._admission.admit_rows(sum(map(admission_weight, queries))):
             ranked = await self._ranker.rank_all(queries)
-        self._count_rankings("BatchRank", queries, ranked)
+        self._count_rankings("BatchRank", queries, ranked, began)
         rankings = iter(ranked)
         outcomes = [next(rankings) if isinstance(each, RankQuery) else each for each in decoded]
         errors = [each for each in outcomes if not isinstance(each, RankedCandidates)]
         log_caller_errors("BatchRank", errors, call)
         return write_results(
-            [each if isinstance(each, RankedCandidates) else self._status(each, call) for each in outcomes]
+            [
+                each if isinstance(each, RankedCandidates) else self._status(query, each, call)
+                for query, each in zip(decoded, outcomes, strict=True)
+            ]
         )
 
     def _read(self, request: pb.RankRequest, call: Call) -> RankQuery | Exception:
@@ -91,19 +100,32 @@ class RankingService:
         except Exception as error:  # any error belongs to this request
             return error
 
-    def _status(self, error: BaseException, call: Call) -> status_pb2.Status:
+    def _status(self, query: RankQuery | Exception, error: BaseException, call: Call) -> status_pb2.Status:
         """The status of a failed request of a batch; counts it."""
-        self._count_failure("BatchRank", error)
+        self._count_failure("BatchRank", query if isinstance(query, RankQuery) else None, error)
         return status_of(error, call)[1]
 
-    def _count_failure(self, method: str, error: BaseException) -> None:
+    def _count_failure(self, method: str, query: RankQuery | None, error: BaseException) -> None:
         code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
         self._metrics.request(method, code, None)
+        if self._arm_outcomes is not None and query is not None and not query.model_version:
+            self._arm_outcomes.failed(method, query.user_id, error)
 
     def _count_rankings(
-        self, method: str, queries: Sequence[RankQuery], outcomes: Sequence[RankedCandidates | BaseException]
+        self,
+        method: str,
+        queries: Sequence[RankQuery],
+        outcomes: Sequence[RankedCandidates | BaseException],
+        began: float,
     ) -> None:
-        """Counts the queries that were ranked, equal outcomes at once."""
+        """Counts the queries of a call that were ranked, equal outcomes at once.
+
+        Args:
+            method: The method's name.
+            queries: The queries.
+            outcomes: The outcome of each.
+            began: `time.perf_counter()` when the call began.
+        """
         rankings = [each for each in outcomes if isinstance(each, RankedCandidates)]
         self._metrics.candidates.observe_all(
             [
@@ -123,3 +145,5 @@ class RankingService:
         for ranking in rankings:
             for reason, count in ranking.dropped.items():
                 self._metrics.dropped[reason].inc(count)
+        if self._arm_outcomes is not None:
+            self._arm_outcomes.served(method, rankings, began)

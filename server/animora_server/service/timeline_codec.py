@@ -85,6 +85,7 @@ def write_page(page: PageResult) -> pb.GetTimelineResponse:
         model_version=page.model_version,
         cache=CACHE_STATUSES[page.cache],
         degraded_reason=DEGRADED_REASONS[page.degraded_reason],
+        arm=page.arm,
     )
     write_array(response.post_ids, page.post_ids)
     write_array(response.scores, page.scores)

@@ -1,6 +1,7 @@
 """The method GetTimeline."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 
 from animora_proto.ranking.v1 import ranking_pb2 as pb
@@ -8,6 +9,7 @@ from animora_server.batching.coalescer import RequestCoalescer
 from animora_server.errors import CallError
 from animora_server.observability.metrics import RankMetrics, TimelineMetrics
 from animora_server.service.admission import AdmissionController
+from animora_server.service.arm_outcomes import ArmOutcomes
 from animora_server.service.calls import Call, UnaryMethod
 from animora_server.service.status import code_of
 from animora_server.service.timeline_codec import admission_weight, read_timeline_query, write_page
@@ -28,12 +30,14 @@ class TimelineService:
         settings: TimelineSettings,
         metrics: TimelineMetrics,
         ranks: RankMetrics,
+        arm_outcomes: ArmOutcomes | None = None,
     ) -> None:
         self._timelines = timelines
         self._admission = admission
         self._settings = settings
         self._metrics = metrics
         self._ranks = ranks
+        self._arm_outcomes = arm_outcomes
         self._coalescer: RequestCoalescer[asyncio.Future[None]] = RequestCoalescer(_release)
 
     @property
@@ -47,7 +51,8 @@ class TimelineService:
         Raises:
             CallError: The request is invalid, refused, or cannot be answered.
         """
-        request = parse(data, pb.GetTimelineRequest, pb.GetTimelineRequest)
+        began = time.perf_counter()
+        request, query = parse(data, pb.GetTimelineRequest, pb.GetTimelineRequest), None
         coalesced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._coalescer.add(coalesced)
         await coalesced
@@ -58,11 +63,15 @@ class TimelineService:
         except Exception as error:  # counted here; the call handler maps it to a status
             code = code_of(error).name if isinstance(error, CallError) else "INTERNAL"
             self._ranks.request(METHOD, code, None)
+            if self._arm_outcomes is not None and query is not None:
+                self._arm_outcomes.failed(METHOD, query.user_id, error)
             raise
         self._ranks.request(METHOD, "OK", page.ranker)
         self._metrics.pages[page.cache].inc()
         if page.degraded_reason is not None:
             self._ranks.degraded[page.degraded_reason].inc()
+        if self._arm_outcomes is not None:
+            self._arm_outcomes.served(METHOD, [page], began)
         return write_page(page).SerializeToString()
 
 

@@ -1,10 +1,12 @@
 """The section `log`, all sections in one object, and the rules between options of several sections."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from animora_server.settings.data import CacheSettings, CatalogSettings, DatabaseSettings
+from animora_server.settings.experiments import ExperimentSettings
 from animora_server.settings.inference import ModelSettings, ScorerSettings
 from animora_server.settings.network import AuthSettings, GrpcSettings, HttpSettings, is_loopback
 from animora_server.settings.ranking import PrecomputeSettings, RankingSettings, TimelineSettings
@@ -35,6 +37,7 @@ class Settings(Section):
     cache: CacheSettings = CacheSettings()
     ranking: RankingSettings = RankingSettings()
     timeline: TimelineSettings = TimelineSettings()
+    experiments: ExperimentSettings = ExperimentSettings()
     precompute: PrecomputeSettings = PrecomputeSettings()
     log: LogSettings = LogSettings()
 
@@ -50,6 +53,7 @@ class Settings(Section):
         for option, candidates in (
             ("ranking.max_candidates", self.ranking.max_candidates),
             ("timeline.max_candidates", self.timeline.max_candidates),
+            *self._candidates_of_arms(),
         ):
             if candidates > self.scorer.max_queue_rows:
                 raise ValueError(
@@ -57,3 +61,24 @@ class Settings(Section):
                     f"{candidates} candidates"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _check_versions_of_arms(self) -> "Settings":
+        versions = self.experiments.versions
+        if versions and not self.models.store:
+            raise ValueError("experiments.arms: a model_version needs models.store, the store that has it")
+        if len(versions) >= self.models.resident:
+            raise ValueError(
+                f"models.resident is {self.models.resident}: the active version and the {len(versions)} that "
+                f"experiments.arms name need {len(versions) + 1} or more"
+            )
+        return self
+
+    def _candidates_of_arms(self) -> Iterator[tuple[str, int]]:
+        """The option `max_candidates` of each arm, with its name. Raises ValueError for an arm's mistake."""
+        for name, arm in self.experiments.arms.items():
+            try:
+                timeline = arm.applied_to(self.timeline)
+            except ValueError as error:
+                raise ValueError(f"experiments.arms.{name}.{error}") from error
+            yield f"experiments.arms.{name}.timeline.max_candidates", timeline.max_candidates

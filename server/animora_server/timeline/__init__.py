@@ -13,18 +13,19 @@ from animora_server.timeline.store import (
     TimelineStore,
     settings_digest,
 )
-from animora_server.timeline.timelines import PagePolicy, Timelines
+from animora_server.timeline.timelines import FeedPolicy, Timelines, feed_policies
 
 __all__ = [
+    "FeedPolicy",
     "FeedRanker",
     "LocalTimelineStore",
     "NewerPosts",
-    "PagePolicy",
     "PostsOfGeneration",
     "TieredTimelineStore",
     "TimelineProvider",
     "TimelineStore",
     "Timelines",
     "TokenSigner",
+    "feed_policies",
     "settings_digest",
 ]

@@ -2,15 +2,16 @@
 
 A page token holds the ranked timeline that a caller scrolls through, the offset, and the expiry:
 
-    version        1 byte
+    version        1 byte: 1, or 2 with an arm
     options        1 byte, 1 for include_seen
     timeline id    16 bytes
     offset         uint32
     expiry         uint32, unix seconds
+    arm            6 bytes, a hash of the arm's name; only in version 2, absent for the control arm
     signature      16 bytes: keyed BLAKE2b of all the above and the user's id
 
-in URL-safe base64. All numbers are little-endian. 42 bytes are 56 letters without padding, so each token has
-exactly one text.
+in URL-safe base64. All numbers are little-endian. 42 bytes are 56 letters without padding, and 48 are 64, so
+each token has exactly one text.
 """
 
 import base64
@@ -33,13 +34,15 @@ VisibilityCheck = Callable[[IntArray], BoolArray]
 # Posts checked at once beyond the page size, so that a few hidden posts cost no second check.
 MARGIN = 12
 
-TOKEN_VERSION = 1
+TOKEN_VERSION, ARM_TOKEN_VERSION = 1, 2
+ARM_BYTES = 6
 TOKEN_FIELD = "page_token"
 _FIELDS = struct.Struct("<BB16sII")
 _USER = struct.Struct("<q")
 _SIGNATURE_SIZE = 16
 LATEST_EXPIRY = 2**32 - 1  # in the year 2106; a host with a wrong clock may be later
 _LETTERS = (_FIELDS.size + _SIGNATURE_SIZE) * 4 // 3
+_ARM_LETTERS = _LETTERS + ARM_BYTES * 4 // 3
 
 
 class OrderedPosts(Protocol):
@@ -149,6 +152,7 @@ class PageToken:
         timeline_id: 16 bytes.
         offset: Where the page begins in the ranked timeline.
         expires_at: Unix seconds, whole.
+        arm: `arm_bytes` of the arm that serves the scroll; empty for the control arm.
     """
 
     user_id: int
@@ -156,6 +160,12 @@ class PageToken:
     timeline_id: bytes
     offset: int
     expires_at: int
+    arm: bytes = b""
+
+
+def arm_bytes(name: str) -> bytes:
+    """The bytes of a page token that stand for an arm."""
+    return hashlib.blake2b(name.encode(), digest_size=ARM_BYTES, person=b"animora-arm").digest()
 
 
 class TokenSigner:
@@ -166,9 +176,11 @@ class TokenSigner:
         self._key = hashlib.blake2b(key, person=b"animora-page").digest()
 
     def sign(self, token: PageToken) -> str:
-        """The text of a token: 56 letters, digits, - and _."""
+        """The text of a token: 56 letters, digits, - and _; 64 with an arm."""
         expires_at = min(token.expires_at, LATEST_EXPIRY)
-        fields = _FIELDS.pack(TOKEN_VERSION, token.include_seen, token.timeline_id, token.offset, expires_at)
+        version = ARM_TOKEN_VERSION if token.arm else TOKEN_VERSION
+        fields = _FIELDS.pack(version, token.include_seen, token.timeline_id, token.offset, expires_at)
+        fields += token.arm
         signed = fields + _USER.pack(token.user_id)
         signature = hashlib.blake2b(signed, digest_size=_SIGNATURE_SIZE, key=self._key).digest()
         return base64.urlsafe_b64encode(fields + signature).decode()
@@ -199,10 +211,12 @@ class TokenSigner:
 
 def _unverified(text: str, user_id: int) -> PageToken | None:
     """The token in a text of the right form, before its signature is checked; None for other texts."""
-    if len(text) != _LETTERS or not text.isascii():
+    if len(text) not in (_LETTERS, _ARM_LETTERS) or not text.isascii():
         return None
     # The decoder skips letters outside the alphabet, which leaves too few bytes or raises.
     with suppress(binascii.Error, struct.error):
-        _, options, timeline_id, offset, expires_at = _FIELDS.unpack_from(base64.urlsafe_b64decode(text))
-        return PageToken(user_id, bool(options), timeline_id, offset, expires_at)
+        data = base64.urlsafe_b64decode(text)
+        _, options, timeline_id, offset, expires_at = _FIELDS.unpack_from(data)
+        arm = data[_FIELDS.size : -_SIGNATURE_SIZE]
+        return PageToken(user_id, bool(options), timeline_id, offset, expires_at, arm)
     return None

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 
 from animora_server.background import log_task_failure
 from animora_server.errors import DeadlineExpired, RankedTimelineGone, ScoringFailed
+from animora_server.fast_dataclass import fast_dataclass
 from animora_server.scoring.serving_state import ServingState
 from animora_server.scoring.single_flight import RecentResults, SingleFlight
 from animora_server.scoring.transforms import degraded_reason, expired
+from animora_server.settings import TimelineSettings
 from animora_server.timeline.feed_ranker import FeedRanker
 from animora_server.timeline.store import TimelineStore, timeline_bytes
 from animora_server.types import CacheStatus, DegradedReason, RankedTimeline, TimelineQuery
@@ -74,6 +76,23 @@ def freshness(timeline: RankedTimeline, now: float, stale_ttl: float, beta: floa
     return Freshness.DUE if early >= timeline.fresh_until else Freshness.FRESH
 
 
+@fast_dataclass
+class BuildRequest:
+    """Which ranked timeline a call needs, and what builds it.
+
+    Attributes:
+        key: The key of the user's timelines.
+        query: The call.
+        state: The serving state; its active model ranks.
+        ranker: Ranks the feed.
+    """
+
+    key: bytes
+    query: TimelineQuery
+    state: ServingState
+    ranker: FeedRanker
+
+
 class TimelineProvider:
     """Looks ranked timelines up, and builds those that are missing or expired.
 
@@ -82,7 +101,7 @@ class TimelineProvider:
 
     Args:
         store: Stored ranked timelines.
-        ranker: Ranks the feed; its settings say how long a ranked timeline is served.
+        settings: How long a ranked timeline is served.
         admission: Bounds the candidates that are ranked at once.
         refreshes: Counts background refreshes.
         clock: Unix seconds.
@@ -92,17 +111,16 @@ class TimelineProvider:
     def __init__(
         self,
         store: TimelineStore,
-        ranker: FeedRanker,
+        settings: TimelineSettings,
         admission: CandidateAdmission,
         refreshes: RefreshCounter,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._ranker = ranker
         self._admission = admission
         self._refresh_counter = refreshes
-        self._settings = ranker.settings
+        self._settings = settings
         self._clock = clock
         self._random = Random()
         self._flights: SingleFlight[RankedTimeline] = SingleFlight()
@@ -133,57 +151,57 @@ class TimelineProvider:
             raise RankedTimelineGone
         return timeline
 
-    async def latest(
-        self, state: ServingState, key: bytes, query: TimelineQuery
-    ) -> tuple[RankedTimeline, CacheStatus]:
+    async def latest(self, request: BuildRequest) -> tuple[RankedTimeline, CacheStatus]:
         """The latest ranked timeline of a key, for a first page: stored, or built now.
 
         Raises:
             TooManyRequests: Too many candidates are being ranked.
             DeadlineExpired: Not even the heuristic fits into the time that is left.
         """
-        if not query.cache_policy.reads:
-            return await self._build_in_time(state, key, query), CacheStatus.BYPASS
-        timeline = await self._store.latest(key, query.score_by)
-        if timeline is None or not _is_by_current_ranker(state, query.user_id, timeline):
-            return await self._build_in_time(state, key, query), CacheStatus.MISS
+        if not request.query.cache_policy.reads:
+            return await self._build_in_time(request), CacheStatus.BYPASS
+        timeline = await self._store.latest(request.key, request.query.score_by)
+        if timeline is None or not _is_by_current_ranker(request, timeline):
+            return await self._build_in_time(request), CacheStatus.MISS
         stale_ttl, beta = self._settings.stale_ttl, self._settings.early_refresh
         match freshness(timeline, self._clock(), stale_ttl, beta, 1.0 - self._random.random()):
             case Freshness.FRESH:
                 # The timeline is older than this server's load of the catalog, so its late posts are unknown.
                 # Precomputed timelines (cost 0) are too many to refresh; NewerPosts finds their late posts.
-                if timeline.read_at < state.snapshot.loaded_at and timeline.cost:
-                    self.refresh_in_background(state, key, query, "restart")
+                if timeline.read_at < request.state.snapshot.loaded_at and timeline.cost:
+                    self.refresh_in_background(request, "restart")
                 return timeline, CacheStatus.HIT
             case Freshness.DUE:
-                self.refresh_in_background(state, key, query, "early")
+                self.refresh_in_background(request, "early")
                 return timeline, CacheStatus.HIT
             case Freshness.STALE:
-                self.refresh_in_background(state, key, query, "stale")
+                self.refresh_in_background(request, "stale")
                 return timeline, CacheStatus.STALE
             case Freshness.EXPIRED:
-                return await self._build_in_time(state, key, query), CacheStatus.MISS
+                return await self._build_in_time(request), CacheStatus.MISS
 
-    def refresh_in_background(self, state: ServingState, key: bytes, query: TimelineQuery, why: str) -> None:
+    def refresh_in_background(self, request: BuildRequest, why: str) -> None:
         """Starts building the next timeline of a key while the caller is served another.
 
         Does nothing if the key is being refreshed, if MAX_REFRESHES are running, or if the call's policy
         stores nothing.
 
         Args:
-            state: The catalog and the models.
-            key: The key of the user's timelines.
-            query: The call; its deadline does not apply.
+            request: What to build; the deadline of its call does not apply.
             why: A reason that RefreshCounter knows.
         """
-        if not query.cache_policy.writes or key in self._refreshes or len(self._refreshes) >= MAX_REFRESHES:
+        if (
+            not request.query.cache_policy.writes
+            or request.key in self._refreshes
+            or len(self._refreshes) >= MAX_REFRESHES
+        ):
             return
         self._refresh_counter.refreshed(why)
-        task = asyncio.create_task(self._refresh(state, key, query), name="timeline-refresh")
-        self._refreshes[key] = task
+        task = asyncio.create_task(self._refresh(request), name="timeline-refresh")
+        self._refreshes[request.key] = task
         log_task_failure(task, "timeline refresh failed")
         # A callback, since a task that is cancelled before its first turn never runs its own cleanup.
-        task.add_done_callback(lambda _: self._refreshes.pop(key))
+        task.add_done_callback(lambda _: self._refreshes.pop(request.key))
 
     async def aclose(self) -> None:
         """Cancels background refreshes and writes."""
@@ -192,80 +210,84 @@ class TimelineProvider:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _build_in_time(self, state: ServingState, key: bytes, query: TimelineQuery) -> RankedTimeline:
+    async def _build_in_time(self, request: BuildRequest) -> RankedTimeline:
         """Builds a timeline, by the heuristic if the model cannot do it in time."""
         try:
-            async with asyncio.timeout_at(query.score_by):
-                if query.cache_policy.writes:
-                    return await self._build_shared(state, key, query)
-                return await self._build(state, key, query)
+            async with asyncio.timeout_at(request.query.score_by):
+                if request.query.cache_policy.writes:
+                    return await self._build_shared(request)
+                return await self._build(request)
         except TimeoutError as error:
-            if expired(query.deadline):
+            if expired(request.query.deadline):
                 raise DeadlineExpired from error
-            if _flight(state, key, query) not in self._flights:  # no other caller waits for this build
-                self.refresh_in_background(state, key, query, "degraded")
-            return self._fall_back(state, key, query, DegradedReason.DEADLINE)
+            if _flight(request) not in self._flights:  # no other caller waits for this build
+                self.refresh_in_background(request, "degraded")
+            return self._fall_back(request, DegradedReason.DEADLINE)
 
-    async def _build_shared(self, state: ServingState, key: bytes, query: TimelineQuery) -> RankedTimeline:
+    async def _build_shared(self, request: BuildRequest) -> RankedTimeline:
         """Builds a timeline, or joins the build of another caller with the same key, policy and model."""
-        flight = _flight(state, key, query)
-        if query.cache_policy.reads:
+        flight = _flight(request)
+        if request.query.cache_policy.reads:
             recent = self._recent.find(flight)
             if recent is not None and self._is_fresh(recent):
-                await self._store_in_time(key, query, recent)  # the store is slow, or lost it
+                await self._store_in_time(request, recent)  # the store is slow, or lost it
                 return recent
         while True:
             joined = flight in self._flights
-            timeline = await self._flights.run(flight, lambda: self._build(state, key, query))
+            timeline = await self._flights.run(flight, lambda: self._build(request))
             if not joined or timeline.degraded_reason is not DegradedReason.DEADLINE:
                 return timeline
             # The caller who began this build had an earlier deadline. The first of the waiting callers begins
             # another build, and the rest join it.
 
-    async def _build(self, state: ServingState, key: bytes, query: TimelineQuery) -> RankedTimeline:
+    async def _build(self, request: BuildRequest) -> RankedTimeline:
         """Ranks the feed of a user, and stores the timeline before a page token can name it."""
         try:
-            with self._admission.admit_rows(self._ranker.max_candidates(state.snapshot)):
-                timeline = await self._ranker.rank(state, query.user_id, query.include_seen, query.score_by)
+            with self._admission.admit_rows(request.ranker.max_candidates(request.state.snapshot)):
+                timeline = await request.ranker.rank(
+                    request.state, request.query.user_id, request.query.include_seen, request.query.score_by
+                )
         except ScoringFailed as failure:
             reason = degraded_reason(failure)
             if reason in RETRYABLE_REASONS:
-                self.refresh_in_background(state, key, query, "degraded")
-            return self._fall_back(state, key, query, reason)
-        if query.cache_policy.writes and key in self._refreshes:
-            self._refreshes[key].cancel()  # it began earlier and would replace this timeline
-        await self._store_in_time(key, query, timeline)
-        if query.cache_policy.reads:
-            self._recent.add(_flight(state, key, query), timeline, timeline_bytes(timeline))
+                self.refresh_in_background(request, "degraded")
+            return self._fall_back(request, reason)
+        if request.query.cache_policy.writes and request.key in self._refreshes:
+            self._refreshes[request.key].cancel()  # it began earlier and would replace this timeline
+        await self._store_in_time(request, timeline)
+        if request.query.cache_policy.reads:
+            self._recent.add(_flight(request), timeline, timeline_bytes(timeline))
         return timeline
 
-    async def _refresh(self, state: ServingState, key: bytes, query: TimelineQuery) -> None:
+    async def _refresh(self, request: BuildRequest) -> None:
         try:
-            timeline = await self._ranker.rank(state, query.user_id, query.include_seen, None)
+            timeline = await request.ranker.rank(
+                request.state, request.query.user_id, request.query.include_seen, None
+            )
         except ScoringFailed:
             return  # the stored timeline stays the latest
-        await self._store.put_latest(key, timeline)
+        await self._store.put_latest(request.key, timeline)
 
-    def _fall_back(
-        self, state: ServingState, key: bytes, query: TimelineQuery, reason: DegradedReason
-    ) -> RankedTimeline:
+    def _fall_back(self, request: BuildRequest, reason: DegradedReason) -> RankedTimeline:
         """The heuristic's timeline. Callers with one key share it for SHARE_SECONDS: they may be many."""
-        shared_key = b"%b %b" % (key, reason.value.encode())
+        shared_key = b"%b %b" % (request.key, reason.value.encode())
         recent = self._recent.find(shared_key)
         if recent is not None and not recent.is_from_the_future(self._clock()):
             return recent
-        timeline = self._ranker.rank_by_heuristic(state.snapshot, query.user_id, query.include_seen, reason)
+        timeline = request.ranker.rank_by_heuristic(
+            request.state.snapshot, request.query.user_id, request.query.include_seen, reason
+        )
         self._recent.add(shared_key, timeline, timeline_bytes(timeline))
         # The caller has no time to wait for the write. It is usually done before the token comes back.
-        self._start_write(self._store.put(key, timeline))
+        self._start_write(self._store.put(request.key, timeline))
         return timeline
 
-    async def _store_in_time(self, key: bytes, query: TimelineQuery, timeline: RankedTimeline) -> None:
+    async def _store_in_time(self, request: BuildRequest, timeline: RankedTimeline) -> None:
         """Stores a timeline before its token is given out, as far as the deadline allows it."""
-        put = self._store.put_latest if query.cache_policy.writes else self._store.put
-        left = query.score_by - asyncio.get_running_loop().time()
+        put = self._store.put_latest if request.query.cache_policy.writes else self._store.put
+        left = request.query.score_by - asyncio.get_running_loop().time()
         # Half of the time: a finished timeline must not lose against the timeout to the fallback.
-        await asyncio.wait((self._start_write(put(key, timeline)),), timeout=max(left / 2, 0.0))
+        await asyncio.wait((self._start_write(put(request.key, timeline)),), timeout=max(left / 2, 0.0))
 
     def _start_write(self, write: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
         """Runs a write to its end, also if no caller waits for it."""
@@ -280,15 +302,16 @@ class TimelineProvider:
         return now < timeline.fresh_until and not timeline.is_from_the_future(now)
 
 
-def _is_by_current_ranker(state: ServingState, user_id: int, timeline: RankedTimeline) -> bool:
+def _is_by_current_ranker(request: BuildRequest, timeline: RankedTimeline) -> bool:
     """Whether the ranker of a timeline is the one that would rank it now; True while no model is loaded."""
-    if state.active is None:
+    active = request.state.active
+    if active is None:
         return True
-    expected = state.active.version if state.active.user_row(user_id) else ""
+    expected = active.version if active.user_row(request.query.user_id) else ""
     return timeline.model_version == expected
 
 
-def _flight(state: ServingState, key: bytes, query: TimelineQuery) -> bytes:
+def _flight(request: BuildRequest) -> bytes:
     """The key of a shared build. It holds the policy: a call that does not read joins no earlier build."""
-    model = state.active.version if state.active else ""
-    return b"%b %b %b" % (key, query.cache_policy.value.encode(), model.encode())
+    model = request.state.active.version if request.state.active else ""
+    return b"%b %b %b" % (request.key, request.query.cache_policy.value.encode(), model.encode())

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n animora/ranking/v1/ranking.proto\x12\x12\x61nimora.ranking.v1\x1a\x17google/rpc/status.proto\"\xdf\x01\n\x0bRankRequest\x12\x14\n\x07user_id\x18\x01 \x01(\x10H\x00\x88\x01\x01\x12\x10\n\x08post_ids\x18\x02 \x03(\x10\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x35\n\x0c\x63\x61\x63he_policy\x18\x04 \x01(\x0e\x32\x1f.animora.ranking.v1.CachePolicy\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x14\n\x0c\x65xclude_seen\x18\x06 \x01(\x08\x12\x18\n\x10\x65xclude_post_ids\x18\x07 \x03(\x10\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x42\n\n\x08_user_id\"\x87\x03\n\x0cRankResponse\x12\x10\n\x08post_ids\x18\x01 \x03(\x10\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12*\n\x06ranker\x18\x03 \x01(\x0e\x32\x1a.animora.ranking.v1.Ranker\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12.\n\x05\x63\x61\x63he\x18\x05 \x01(\x0e\x32\x1f.animora.ranking.v1.CacheStatus\x12;\n\x0f\x64\x65graded_reason\x18\x06 \x01(\x0e\x32\".animora.ranking.v1.DegradedReason\x12\x36\n\x07\x64ropped\x18\x07 \x01(\x0b\x32%.animora.ranking.v1.DroppedCandidates\x12\x35\n\x0c\x65xplanations\x18\x08 \x03(\x0b\x32\x1f.animora.ranking.v1.Explanation\x12\x36\n\rdropped_posts\x18\t \x03(\x0b\x32\x1f.animora.ranking.v1.DroppedPost\"y\n\x11\x44roppedCandidates\x12\x11\n\tduplicate\x18\x01 \x01(\x05\x12\x10\n\x08\x65xcluded\x18\x02 \x01(\x05\x12\x0f\n\x07unknown\x18\x03 \x01(\x05\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x05\x12\x0f\n\x07\x62locked\x18\x05 \x01(\x05\x12\x0c\n\x04seen\x18\x06 \x01(\x05\"N\n\x0b\x44roppedPost\x12\x0f\n\x07post_id\x18\x01 \x01(\x10\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.animora.ranking.v1.DropReason\"~\n\x0b\x45xplanation\x12\'\n\x05terms\x18\x01 \x03(\x0b\x32\x18.animora.ranking.v1.Term\x12\x31\n\x0freranking_terms\x18\x02 \x03(\x0b\x32\x18.animora.ranking.v1.Term\x12\x13\n\x0b\x65xploration\x18\x03 \x01(\x08\"#\n\x04Term\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02\"E\n\x10\x42\x61tchRankRequest\x12\x31\n\x08requests\x18\x01 \x03(\x0b\x32\x1f.animora.ranking.v1.RankRequest\"D\n\x11\x42\x61tchRankResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.animora.ranking.v1.RankResult\"r\n\nRankResult\x12\x34\n\x08response\x18\x01 \x01(\x0b\x32 .animora.ranking.v1.RankResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xef\x01\n\x12GetTimelineRequest\x12\x14\n\x07user_id\x18\x01 \x01(\x10H\x00\x88\x01\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10\x65xclude_post_ids\x18\x04 \x03(\x10\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x35\n\x0c\x63\x61\x63he_policy\x18\x06 \x01(\x0e\x32\x1f.animora.ranking.v1.CachePolicy\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12\x18\n\x10\x65xplain_post_ids\x18\x08 \x03(\x10\x42\n\n\x08_user_id\"\xef\x02\n\x13GetTimelineResponse\x12\x10\n\x08post_ids\x18\x01 \x03(\x10\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12*\n\x06ranker\x18\x04 \x01(\x0e\x32\x1a.animora.ranking.v1.Ranker\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12.\n\x05\x63\x61\x63he\x18\x06 \x01(\x0e\x32\x1f.animora.ranking.v1.CacheStatus\x12;\n\x0f\x64\x65graded_reason\x18\x07 \x01(\x0e\x32\".animora.ranking.v1.DegradedReason\x12\x35\n\x0c\x65xplanations\x18\x08 \x03(\x0b\x32\x1f.animora.ranking.v1.Explanation\x12\x36\n\rdropped_posts\x18\t \x03(\x0b\x32\x1f.animora.ranking.v1.DroppedPost*x\n\x0b\x43\x61\x63hePolicy\x12\x1c\n\x18\x43\x41\x43HE_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41\x43HE_POLICY_DEFAULT\x10\x01\x12\x18\n\x14\x43\x41\x43HE_POLICY_REFRESH\x10\x02\x12\x17\n\x13\x43\x41\x43HE_POLICY_BYPASS\x10\x03*H\n\x06Ranker\x12\x16\n\x12RANKER_UNSPECIFIED\x10\x00\x12\x10\n\x0cRANKER_NEUCF\x10\x01\x12\x14\n\x10RANKER_HEURISTIC\x10\x02*\x89\x01\n\x0b\x43\x61\x63heStatus\x12\x1c\n\x18\x43\x41\x43HE_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41\x43HE_STATUS_HIT\x10\x01\x12\x15\n\x11\x43\x41\x43HE_STATUS_MISS\x10\x02\x12\x17\n\x13\x43\x41\x43HE_STATUS_BYPASS\x10\x03\x12\x16\n\x12\x43\x41\x43HE_STATUS_STALE\x10\x04*\xd3\x01\n\x0e\x44\x65gradedReason\x12\x1f\n\x1b\x44\x45GRADED_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45GRADED_REASON_NO_MODEL\x10\x01\x12\x1e\n\x1a\x44\x45GRADED_REASON_OVERLOADED\x10\x02\x12\x1c\n\x18\x44\x45GRADED_REASON_DEADLINE\x10\x03\x12 \n\x1c\x44\x45GRADED_REASON_DEVICE_FAULT\x10\x04\x12\"\n\x1e\x44\x45GRADED_REASON_INVALID_SCORES\x10\x05*\xed\x01\n\nDropReason\x12\x1b\n\x17\x44ROP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44ROP_REASON_EXCLUDED\x10\x01\x12\x17\n\x13\x44ROP_REASON_UNKNOWN\x10\x02\x12\x17\n\x13\x44ROP_REASON_DELETED\x10\x03\x12\x17\n\x13\x44ROP_REASON_BLOCKED\x10\x04\x12\x14\n\x10\x44ROP_REASON_SEEN\x10\x05\x12\x13\n\x0f\x44ROP_REASON_OWN\x10\x06\x12\x17\n\x13\x44ROP_REASON_TOO_OLD\x10\x07\x12\x19\n\x15\x44ROP_REASON_OUTRANKED\x10\x08\x32\x95\x02\n\x0eRankingService\x12I\n\x04Rank\x12\x1f.animora.ranking.v1.RankRequest\x1a .animora.ranking.v1.RankResponse\x12X\n\tBatchRank\x12$.animora.ranking.v1.BatchRankRequest\x1a%.animora.ranking.v1.BatchRankResponse\x12^\n\x0bGetTimeline\x12&.animora.ranking.v1.GetTimelineRequest\x1a\'.animora.ranking.v1.GetTimelineResponseBB\n\x12\x61nimora.ranking.v1B\x0cRankingProtoP\x01Z\x1c\x61nimora/ranking/v1;rankingv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n animora/ranking/v1/ranking.proto\x12\x12\x61nimora.ranking.v1\x1a\x17google/rpc/status.proto\"\xdf\x01\n\x0bRankRequest\x12\x14\n\x07user_id\x18\x01 \x01(\x10H\x00\x88\x01\x01\x12\x10\n\x08post_ids\x18\x02 \x03(\x10\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x35\n\x0c\x63\x61\x63he_policy\x18\x04 \x01(\x0e\x32\x1f.animora.ranking.v1.CachePolicy\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x14\n\x0c\x65xclude_seen\x18\x06 \x01(\x08\x12\x18\n\x10\x65xclude_post_ids\x18\x07 \x03(\x10\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x42\n\n\x08_user_id\"\x94\x03\n\x0cRankResponse\x12\x10\n\x08post_ids\x18\x01 \x03(\x10\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12*\n\x06ranker\x18\x03 \x01(\x0e\x32\x1a.animora.ranking.v1.Ranker\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12.\n\x05\x63\x61\x63he\x18\x05 \x01(\x0e\x32\x1f.animora.ranking.v1.CacheStatus\x12;\n\x0f\x64\x65graded_reason\x18\x06 \x01(\x0e\x32\".animora.ranking.v1.DegradedReason\x12\x36\n\x07\x64ropped\x18\x07 \x01(\x0b\x32%.animora.ranking.v1.DroppedCandidates\x12\x35\n\x0c\x65xplanations\x18\x08 \x03(\x0b\x32\x1f.animora.ranking.v1.Explanation\x12\x36\n\rdropped_posts\x18\t \x03(\x0b\x32\x1f.animora.ranking.v1.DroppedPost\x12\x0b\n\x03\x61rm\x18\n \x01(\t\"y\n\x11\x44roppedCandidates\x12\x11\n\tduplicate\x18\x01 \x01(\x05\x12\x10\n\x08\x65xcluded\x18\x02 \x01(\x05\x12\x0f\n\x07unknown\x18\x03 \x01(\x05\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x05\x12\x0f\n\x07\x62locked\x18\x05 \x01(\x05\x12\x0c\n\x04seen\x18\x06 \x01(\x05\"N\n\x0b\x44roppedPost\x12\x0f\n\x07post_id\x18\x01 \x01(\x10\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.animora.ranking.v1.DropReason\"~\n\x0b\x45xplanation\x12\'\n\x05terms\x18\x01 \x03(\x0b\x32\x18.animora.ranking.v1.Term\x12\x31\n\x0freranking_terms\x18\x02 \x03(\x0b\x32\x18.animora.ranking.v1.Term\x12\x13\n\x0b\x65xploration\x18\x03 \x01(\x08\"#\n\x04Term\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02\"E\n\x10\x42\x61tchRankRequest\x12\x31\n\x08requests\x18\x01 \x03(\x0b\x32\x1f.animora.ranking.v1.RankRequest\"D\n\x11\x42\x61tchRankResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.animora.ranking.v1.RankResult\"r\n\nRankResult\x12\x34\n\x08response\x18\x01 \x01(\x0b\x32 .animora.ranking.v1.RankResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xef\x01\n\x12GetTimelineRequest\x12\x14\n\x07user_id\x18\x01 \x01(\x10H\x00\x88\x01\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10\x65xclude_post_ids\x18\x04 \x03(\x10\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x35\n\x0c\x63\x61\x63he_policy\x18\x06 \x01(\x0e\x32\x1f.animora.ranking.v1.CachePolicy\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12\x18\n\x10\x65xplain_post_ids\x18\x08 \x03(\x10\x42\n\n\x08_user_id\"\xfc\x02\n\x13GetTimelineResponse\x12\x10\n\x08post_ids\x18\x01 \x03(\x10\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12*\n\x06ranker\x18\x04 \x01(\x0e\x32\x1a.animora.ranking.v1.Ranker\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12.\n\x05\x63\x61\x63he\x18\x06 \x01(\x0e\x32\x1f.animora.ranking.v1.CacheStatus\x12;\n\x0f\x64\x65graded_reason\x18\x07 \x01(\x0e\x32\".animora.ranking.v1.DegradedReason\x12\x35\n\x0c\x65xplanations\x18\x08 \x03(\x0b\x32\x1f.animora.ranking.v1.Explanation\x12\x36\n\rdropped_posts\x18\t \x03(\x0b\x32\x1f.animora.ranking.v1.DroppedPost\x12\x0b\n\x03\x61rm\x18\n \x01(\t*x\n\x0b\x43\x61\x63hePolicy\x12\x1c\n\x18\x43\x41\x43HE_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41\x43HE_POLICY_DEFAULT\x10\x01\x12\x18\n\x14\x43\x41\x43HE_POLICY_REFRESH\x10\x02\x12\x17\n\x13\x43\x41\x43HE_POLICY_BYPASS\x10\x03*H\n\x06Ranker\x12\x16\n\x12RANKER_UNSPECIFIED\x10\x00\x12\x10\n\x0cRANKER_NEUCF\x10\x01\x12\x14\n\x10RANKER_HEURISTIC\x10\x02*\x89\x01\n\x0b\x43\x61\x63heStatus\x12\x1c\n\x18\x43\x41\x43HE_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41\x43HE_STATUS_HIT\x10\x01\x12\x15\n\x11\x43\x41\x43HE_STATUS_MISS\x10\x02\x12\x17\n\x13\x43\x41\x43HE_STATUS_BYPASS\x10\x03\x12\x16\n\x12\x43\x41\x43HE_STATUS_STALE\x10\x04*\xd3\x01\n\x0e\x44\x65gradedReason\x12\x1f\n\x1b\x44\x45GRADED_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45GRADED_REASON_NO_MODEL\x10\x01\x12\x1e\n\x1a\x44\x45GRADED_REASON_OVERLOADED\x10\x02\x12\x1c\n\x18\x44\x45GRADED_REASON_DEADLINE\x10\x03\x12 \n\x1c\x44\x45GRADED_REASON_DEVICE_FAULT\x10\x04\x12\"\n\x1e\x44\x45GRADED_REASON_INVALID_SCORES\x10\x05*\xed\x01\n\nDropReason\x12\x1b\n\x17\x44ROP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44ROP_REASON_EXCLUDED\x10\x01\x12\x17\n\x13\x44ROP_REASON_UNKNOWN\x10\x02\x12\x17\n\x13\x44ROP_REASON_DELETED\x10\x03\x12\x17\n\x13\x44ROP_REASON_BLOCKED\x10\x04\x12\x14\n\x10\x44ROP_REASON_SEEN\x10\x05\x12\x13\n\x0f\x44ROP_REASON_OWN\x10\x06\x12\x17\n\x13\x44ROP_REASON_TOO_OLD\x10\x07\x12\x19\n\x15\x44ROP_REASON_OUTRANKED\x10\x08\x32\x95\x02\n\x0eRankingService\x12I\n\x04Rank\x12\x1f.animora.ranking.v1.RankRequest\x1a .animora.ranking.v1.RankResponse\x12X\n\tBatchRank\x12$.animora.ranking.v1.BatchRankRequest\x1a%.animora.ranking.v1.BatchRankResponse\x12^\n\x0bGetTimeline\x12&.animora.ranking.v1.GetTimelineRequest\x1a\'.animora.ranking.v1.GetTimelineResponseBB\n\x12\x61nimora.ranking.v1B\x0cRankingProtoP\x01Z\x1c\x61nimora/ranking/v1;rankingv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,38 +33,38 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'animora.ranking.v1.ranking_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022animora.ranking.v1B\014RankingProtoP\001Z\034animora/ranking/v1;rankingv1'
-  _globals['_CACHEPOLICY']._serialized_start=1938
-  _globals['_CACHEPOLICY']._serialized_end=2058
-  _globals['_RANKER']._serialized_start=2060
-  _globals['_RANKER']._serialized_end=2132
-  _globals['_CACHESTATUS']._serialized_start=2135
-  _globals['_CACHESTATUS']._serialized_end=2272
-  _globals['_DEGRADEDREASON']._serialized_start=2275
-  _globals['_DEGRADEDREASON']._serialized_end=2486
-  _globals['_DROPREASON']._serialized_start=2489
-  _globals['_DROPREASON']._serialized_end=2726
+  _globals['_CACHEPOLICY']._serialized_start=1964
+  _globals['_CACHEPOLICY']._serialized_end=2084
+  _globals['_RANKER']._serialized_start=2086
+  _globals['_RANKER']._serialized_end=2158
+  _globals['_CACHESTATUS']._serialized_start=2161
+  _globals['_CACHESTATUS']._serialized_end=2298
+  _globals['_DEGRADEDREASON']._serialized_start=2301
+  _globals['_DEGRADEDREASON']._serialized_end=2512
+  _globals['_DROPREASON']._serialized_start=2515
+  _globals['_DROPREASON']._serialized_end=2752
   _globals['_RANKREQUEST']._serialized_start=82
   _globals['_RANKREQUEST']._serialized_end=305
   _globals['_RANKRESPONSE']._serialized_start=308
-  _globals['_RANKRESPONSE']._serialized_end=699
-  _globals['_DROPPEDCANDIDATES']._serialized_start=701
-  _globals['_DROPPEDCANDIDATES']._serialized_end=822
-  _globals['_DROPPEDPOST']._serialized_start=824
-  _globals['_DROPPEDPOST']._serialized_end=902
-  _globals['_EXPLANATION']._serialized_start=904
-  _globals['_EXPLANATION']._serialized_end=1030
-  _globals['_TERM']._serialized_start=1032
-  _globals['_TERM']._serialized_end=1067
-  _globals['_BATCHRANKREQUEST']._serialized_start=1069
-  _globals['_BATCHRANKREQUEST']._serialized_end=1138
-  _globals['_BATCHRANKRESPONSE']._serialized_start=1140
-  _globals['_BATCHRANKRESPONSE']._serialized_end=1208
-  _globals['_RANKRESULT']._serialized_start=1210
-  _globals['_RANKRESULT']._serialized_end=1324
-  _globals['_GETTIMELINEREQUEST']._serialized_start=1327
-  _globals['_GETTIMELINEREQUEST']._serialized_end=1566
-  _globals['_GETTIMELINERESPONSE']._serialized_start=1569
-  _globals['_GETTIMELINERESPONSE']._serialized_end=1936
-  _globals['_RANKINGSERVICE']._serialized_start=2729
-  _globals['_RANKINGSERVICE']._serialized_end=3006
+  _globals['_RANKRESPONSE']._serialized_end=712
+  _globals['_DROPPEDCANDIDATES']._serialized_start=714
+  _globals['_DROPPEDCANDIDATES']._serialized_end=835
+  _globals['_DROPPEDPOST']._serialized_start=837
+  _globals['_DROPPEDPOST']._serialized_end=915
+  _globals['_EXPLANATION']._serialized_start=917
+  _globals['_EXPLANATION']._serialized_end=1043
+  _globals['_TERM']._serialized_start=1045
+  _globals['_TERM']._serialized_end=1080
+  _globals['_BATCHRANKREQUEST']._serialized_start=1082
+  _globals['_BATCHRANKREQUEST']._serialized_end=1151
+  _globals['_BATCHRANKRESPONSE']._serialized_start=1153
+  _globals['_BATCHRANKRESPONSE']._serialized_end=1221
+  _globals['_RANKRESULT']._serialized_start=1223
+  _globals['_RANKRESULT']._serialized_end=1337
+  _globals['_GETTIMELINEREQUEST']._serialized_start=1340
+  _globals['_GETTIMELINEREQUEST']._serialized_end=1579
+  _globals['_GETTIMELINERESPONSE']._serialized_start=1582
+  _globals['_GETTIMELINERESPONSE']._serialized_end=1962
+  _globals['_RANKINGSERVICE']._serialized_start=2755
+  _globals['_RANKINGSERVICE']._serialized_end=3032
 # @@protoc_insertion_point(module_scope)

@@ -261,6 +261,7 @@ class RankResponse(_message.Message):
     DROPPED_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
     DROPPED_POSTS_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
     ranker: Global___Ranker.ValueType
     """What ranked them."""
     model_version: _builtins.str
@@ -269,6 +270,10 @@ class RankResponse(_message.Message):
     """Where the scores came from."""
     degraded_reason: Global___DegradedReason.ValueType
     """Set when the heuristic answered as a fallback. The heuristic for a cold user is no fallback."""
+    arm: _builtins.str
+    """The arm of the server's experiments that served the request; "control" for users of no arm. Empty
+    without experiments, and for a request that names model_version.
+    """
     @_builtins.property
     def post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ordered by the model's logit (or the heuristic's value), ties by newer, then by larger id."""
@@ -301,10 +306,11 @@ class RankResponse(_message.Message):
         dropped: Global___DroppedCandidates | None = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
         dropped_posts: _abc.Iterable[Global___DroppedPost] | None = ...,
+        arm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "degraded_reason", b"degraded_reason", "dropped", b"dropped", "dropped_posts", b"dropped_posts", "explanations", b"explanations", "model_version", b"model_version", "post_ids", b"post_ids", "ranker", b"ranker", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "cache", b"cache", "degraded_reason", b"degraded_reason", "dropped", b"dropped", "dropped_posts", b"dropped_posts", "explanations", b"explanations", "model_version", b"model_version", "post_ids", b"post_ids", "ranker", b"ranker", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -598,6 +604,7 @@ class GetTimelineResponse(_message.Message):
     DEGRADED_REASON_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
     DROPPED_POSTS_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """page_token of the next page; empty on the last."""
     ranker: Global___Ranker.ValueType
@@ -608,6 +615,10 @@ class GetTimelineResponse(_message.Message):
     """Where the timeline came from."""
     degraded_reason: Global___DegradedReason.ValueType
     """Set when the heuristic answered as a fallback. The heuristic for a cold user is no fallback."""
+    arm: _builtins.str
+    """The arm of the server's experiments that serves the timeline, the same on each page; "control" for
+    users of no arm, empty without experiments.
+    """
     @_builtins.property
     def post_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The posts."""
@@ -642,10 +653,11 @@ class GetTimelineResponse(_message.Message):
         degraded_reason: Global___DegradedReason.ValueType = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
         dropped_posts: _abc.Iterable[Global___DroppedPost] | None = ...,
+        arm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "degraded_reason", b"degraded_reason", "dropped_posts", b"dropped_posts", "explanations", b"explanations", "model_version", b"model_version", "next_page_token", b"next_page_token", "post_ids", b"post_ids", "ranker", b"ranker", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "cache", b"cache", "degraded_reason", b"degraded_reason", "dropped_posts", b"dropped_posts", "explanations", b"explanations", "model_version", b"model_version", "next_page_token", b"next_page_token", "post_ids", b"post_ids", "ranker", b"ranker", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,7 @@ beforehand are created at once, so that they are scraped as zeros.
 
 from animora_server.observability.metrics.calls import (
     CODES,
+    ArmMetrics,
     ArrivalMetrics,
     CallMetrics,
     RankMetrics,
@@ -25,6 +26,7 @@ from animora_server.observability.metrics.process import (
 
 __all__ = [
     "CODES",
+    "ArmMetrics",
     "ArrivalMetrics",
     "AuthMetrics",
     "BackgroundMetrics",

@@ -1,11 +1,13 @@
 """gRPC calls, the rankings and pages that they return, and the stages and the device queue on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import get_args
 
 from prometheus_client import CollectorRegistry
 
 from animora_server.observability.instruments import Counter, Gauge, Histogram, MultiprocessMode
-from animora_server.types import CacheStatus, DegradedReason, DropReason, RankerName
+from animora_server.types import CONTROL, CacheStatus, DegradedReason, DropReason, FallbackReason, RankerName
 
 LATENCY_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
@@ -122,6 +124,79 @@ class RankMetrics:
     def request(self, method: str, code: str, ranker: RankerName | None, amount: int = 1) -> None:
         """Counts `amount` rankings with the same outcome; `ranker` is None for an error."""
         self._requests[method, code, ranker or NO_RANKER].inc(amount)
+
+
+class ArmMetrics:
+    """What the arms of the experiments answer, control included. Empty without experiments.
+
+    Args:
+        registry: The registry.
+        methods: The methods that rank.
+        arms: The names of the arms, without control.
+    """
+
+    SCORE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    FALLBACK_REASONS: tuple[FallbackReason, ...] = get_args(FallbackReason)
+
+    def __init__(self, registry: CollectorRegistry, methods: tuple[str, ...], arms: Sequence[str]) -> None:
+        requests = Counter(
+            "animora_arm_requests",
+            "Rankings by arm: ok, why the heuristic replaced the model, or error, which counts for the arm "
+            "that the user belongs to. Invalid requests do not count.",
+            registry,
+            ("method", "arm", "outcome"),
+        )
+        seconds = Histogram(
+            "animora_arm_seconds",
+            "Time to answer a call, by arm; a BatchRank counts once for each arm in it.",
+            LATENCY_BUCKETS,
+            registry,
+            ("method", "arm"),
+        )
+        best_score = Histogram(
+            "animora_arm_best_score",
+            "Highest score of a ranking or page that the model ranked, by arm.",
+            self.SCORE_BUCKETS,
+            registry,
+            ("arm",),
+        )
+        fallbacks = Counter(
+            "animora_arm_fallbacks",
+            "Queries of an arm's users that control served: the arm's version is not loaded yet (loading) or "
+            "cannot be loaded (refused), or the arm is switched off (disabled).",
+            registry,
+            ("arm", "reason"),
+        )
+        enabled = Gauge(
+            "animora_arm_enabled",
+            "0 while the arm is switched off.",
+            MultiprocessMode.MIN,
+            registry,
+            ("arm",),
+        )
+        self._enabled = {arm: enabled.labels(arm) for arm in arms}
+        answering = (CONTROL, *arms) if arms else ()
+        outcomes = ("ok", *(reason.value for reason in DegradedReason), "error")
+        self.requests = {
+            (method, arm, outcome): requests.labels(method, arm, outcome)
+            for method in methods
+            for arm in answering
+            for outcome in outcomes
+        }
+        self.seconds = {(method, arm): seconds.labels(method, arm) for method in methods for arm in answering}
+        self.best_score = {arm: best_score.labels(arm) for arm in answering}
+        self._fallbacks = {
+            (arm, reason): fallbacks.labels(arm, reason) for arm in arms for reason in self.FALLBACK_REASONS
+        }
+
+    def enabled_from(self, is_enabled: Callable[[str], bool]) -> None:
+        """Sets the function that tells whether the arm of a name is switched on; called at each scrape."""
+        for arm, enabled in self._enabled.items():
+            enabled.set_function(partial(is_enabled, arm))
+
+    def fell_back(self, arm: str, reason: FallbackReason) -> None:
+        """Counts a query of an arm's user that control served."""
+        self._fallbacks[arm, reason].inc()
 
 
 class TimelineMetrics:

@@ -1,6 +1,6 @@
 """Background loops, child processes, and all metrics of a serving process on one registry."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from threading import Lock
 from typing import Literal, Protocol
@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from animora_server.observability.instruments import Counter, Gauge, MultiprocessMode
 from animora_server.observability.metrics.calls import (
+    ArmMetrics,
     CallMetrics,
     RankMetrics,
     ScorerMetrics,
@@ -138,11 +139,14 @@ def process_registry() -> CollectorRegistry:
 class Metrics:
     """All metrics of a process that serves calls."""
 
-    def __init__(self, registry: CollectorRegistry, service: str, methods: tuple[str, ...]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, service: str, methods: tuple[str, ...], arms: Sequence[str] = ()
+    ) -> None:
         self.registry = registry
         self.calls = CallMetrics(registry, service, methods)
         self.auth = AuthMetrics(registry)
         self.ranks = RankMetrics(registry, methods)
+        self.arms = ArmMetrics(registry, methods, arms)
         self.timelines = TimelineMetrics(registry)
         self.stages = StageMetrics(registry)
         self.scorer = ScorerMetrics(registry)

@@ -1,0 +1,16 @@
+"""A counter of fallbacks of arms that records them."""
+
+from dataclasses import dataclass, field
+
+from animora_server.types import FallbackReason
+
+
+@dataclass
+class Fallbacks:
+    """Records which arm fell back to control, and why."""
+
+    seen: list[tuple[str, FallbackReason]] = field(default_factory=list)
+
+    def fell_back(self, arm: str, reason: FallbackReason) -> None:
+        """See scoring.arms.FallbackCounter."""
+        self.seen.append((arm, reason))
