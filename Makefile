@@ -43,6 +43,10 @@ clean: ## Remove environments, the demo's data, caches and build outputs
 test: $(INSTALLED) ## Run every test, real servers included, in JOBS=2 processes
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term
 
+.PHONY: faults
+faults: $(INSTALLED) ## Run the tests of docs/failures.md alone, judge their times, and print what was seen
+	$(BIN)/pytest -m failure --judge-times
+
 .PHONY: lint
 lint: $(INSTALLED) ## Check style and import contracts
 	$(BIN)/ruff check .

@@ -31,6 +31,8 @@ settings.load_profile("unhurried")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+pytest_plugins = ["pytester", "tests.faults.table"]
+
 TEMPLATE = "animora_template"
 MEMORY = Path("/dev/shm")
 

@@ -61,6 +61,7 @@ def test_a_version_may_lack_native_code(artifact, tmp_path):
     assert read_artifact(folder).compiled is None
 
 
+@pytest.mark.failure(17)
 @pytest.mark.parametrize("name", FILES)
 def test_a_truncated_file_is_refused_by_its_size(folder, name):
     os.truncate(folder / name, (folder / name).stat().st_size - 1)
@@ -74,6 +75,7 @@ def test_a_longer_file_is_refused_by_its_size(folder, name):
     assert rejection(folder) == "size"
 
 
+@pytest.mark.failure(17)
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_is_refused_by_its_digest(folder, name):
     content = bytearray((folder / name).read_bytes())
@@ -88,6 +90,7 @@ def test_a_missing_file_is_refused_by_its_size(folder, name):
     assert rejection(folder) == "size"
 
 
+@pytest.mark.failure(17)
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
 def test_a_link_is_refused_wherever_it_leads(folder, tmp_path, name):
     shutil.move(folder / name, tmp_path / "elsewhere")
@@ -105,12 +108,14 @@ def test_a_pipe_or_a_folder_in_a_files_place_is_refused_without_blocking(folder,
     assert rejection(folder) == "file_type"
 
 
+@pytest.mark.failure(17)
 def test_a_half_written_version_has_no_manifest_and_is_refused(folder):
     (folder / "manifest.json").unlink()
     with pytest.raises(VersionNotFound):
         read_artifact(folder)
 
 
+@pytest.mark.failure(17)
 @pytest.mark.parametrize("found", [0, 2, 99])
 def test_a_version_of_another_format_is_refused_before_its_files_are_read(folder, found):
     edit_manifest(folder, format=found)

@@ -195,6 +195,7 @@ def test_only_a_complete_version_can_be_activated(place):
     assert place.store.active() == OLD
 
 
+@pytest.mark.failure(17)
 @pytest.mark.parametrize("name", ["..", ".", "../store", "a/b", "", "a\n", ".hidden", "x" * 65, "/etc"])
 def test_a_name_that_is_a_path_is_refused(store, name):
     for refused in (store.read, store.activate, store.manifest):
@@ -268,6 +269,7 @@ def test_a_folder_whose_lock_stays_held_is_unavailable(root):
         FolderStore(root, lock_timeout=0.1).activate(NEW)
 
 
+@pytest.mark.failure(17)
 def test_a_version_that_is_a_link_is_refused(root, tmp_path):
     (root / NEW).rename(tmp_path / NEW)
     (root / NEW).symlink_to(tmp_path / NEW)

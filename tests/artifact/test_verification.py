@@ -130,6 +130,7 @@ def test_post_vectors_of_another_width_than_the_manifest_says_are_refused(artifa
     assert rejection(with_manifest(artifact, dimensions=dimensions)) == "dimensions"
 
 
+@pytest.mark.failure(13)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("table", ["users", "posts"])
 def test_a_weight_that_is_not_finite_is_refused_though_no_golden_row_uses_it(artifact, table, value):

@@ -149,6 +149,7 @@ async def test_work_of_another_key_waits_for_the_next_batch(batcher, device):
     assert device.batches[1:] == [["a"], ["b"], ["c"]]
 
 
+@pytest.mark.failure(9)
 async def test_a_full_queue_refuses_and_takes_work_again_once_it_drains(batcher, device, seen):
     first = await occupy(batcher, device)
     waiting = await queue(batcher, "a", rows=40)
@@ -160,6 +161,7 @@ async def test_a_full_queue_refuses_and_takes_work_again_once_it_drains(batcher,
     assert seen.reasons == ["refused"]
 
 
+@pytest.mark.failure(11)
 async def test_cancelled_work_leaves_the_queue_at_once_and_never_reaches_the_device(batcher, device, seen):
     first = await occupy(batcher, device)
     waiting = await queue(batcher, "a", rows=40)
@@ -173,6 +175,7 @@ async def test_cancelled_work_leaves_the_queue_at_once_and_never_reaches_the_dev
     assert seen.reasons == ["cancelled"]
 
 
+@pytest.mark.failure(11)
 async def test_work_cancelled_while_it_runs_leaves_its_neighbours_correct(batcher, device):
     device.gate.clear()
     works = [batcher.submit(work, 1, "k", soon()) for work in "abc"]
@@ -185,6 +188,7 @@ async def test_work_cancelled_while_it_runs_leaves_its_neighbours_correct(batche
     assert [results[0], results[2]] == ["A", "C"]
 
 
+@pytest.mark.failure(9)
 async def test_work_whose_deadline_passes_in_the_queue_is_never_executed(batcher, device, seen):
     loop = asyncio.get_running_loop()
     first = await occupy(batcher, device)
@@ -202,6 +206,7 @@ async def test_work_whose_deadline_passes_in_the_queue_is_never_executed(batcher
     assert seen.reasons == ["expired"]
 
 
+@pytest.mark.failure(9)
 async def test_work_that_will_be_late_is_refused_unless_it_is_a_probe(device, seen):
     cost = CostModel(fixed=10.0, per_row=0.0)
     async with Batcher(device, BatchLimits(probe_interval=1e6), cost, seen) as batcher:
@@ -231,6 +236,7 @@ async def test_a_deadline_in_the_past_is_refused_even_as_a_probe(batcher, device
     assert device.batches == []
 
 
+@pytest.mark.failure(12)
 async def test_one_poisoned_work_fails_alone(batcher, device):
     poison = ValueError("poison")
     device.failures["c"] = poison
@@ -262,6 +268,7 @@ async def test_a_batch_that_the_device_refuses_fails_without_another_try(batcher
     assert not seen.faults
 
 
+@pytest.mark.failure(14)
 @pytest.mark.parametrize(("largest", "expected"), [(1, ["A", "B", "C"]), (0, [OutOfDeviceMemory] * 3)])
 async def test_the_work_of_a_batch_that_does_not_fit_is_executed_alone(
     batcher, device, seen, largest, expected
@@ -365,6 +372,7 @@ async def test_a_gather_window_lets_more_work_join(device, seen):
     assert device.batches == [["a", "b"]]
 
 
+@pytest.mark.failure(14)
 async def test_a_device_fault_fails_running_waiting_and_later_work(batcher, device):
     running = await occupy(batcher, device)
     waiting = await queue(batcher, "a")

@@ -1,5 +1,7 @@
 """The cost estimate: calibrated, inflated by late batches, and decaying when idle."""
 
+import pytest
+
 from animora_server.batching import CostModel
 
 
@@ -18,6 +20,7 @@ def test_late_batches_raise_the_estimate_step_by_step():
     assert before < once < cost.estimate(1, 1, now=10.0)
 
 
+@pytest.mark.failure(9)
 def test_one_stall_moves_the_estimate_by_no_more_than_one_step():
     cost = CostModel(fixed=0.001, per_row=0.0)
     cost.observe(1, 60.0, now=10.0)

@@ -108,6 +108,7 @@ async def test_a_round_trip_has_a_limited_number_of_bytes_but_at_least_one_key(
     assert redis.rounds == [[b"huge"], [b"half", b"rest"], [b"more"]]
 
 
+@pytest.mark.failure(21)
 async def test_a_cancelled_caller_does_not_cancel_the_round_trip(redis: Redis, lookups: LookupBatcher):
     leaving, staying = await begin(lookups, b"a", b"b")
     await redis.requested.acquire()
@@ -138,6 +139,7 @@ async def test_an_unanswered_round_trip_fails_only_its_own_lookups(redis: Redis,
     assert await asyncio.gather(*first, *second) == [NoAnswer.ERROR, NoAnswer.ERROR, [b"c"]]
 
 
+@pytest.mark.failure(20)
 async def test_a_lookup_ends_at_its_timeout_whatever_redis_does(redis: Redis):
     lookups = LookupBatcher(redis.fetch, timeout=0.001)
     assert await lookups.find([b"a"], 1) is NoAnswer.ERROR

@@ -75,6 +75,7 @@ def test_decoded_scores_are_writable():
     assert found.tolist() == [2, 2, 2]
 
 
+@pytest.mark.failure(22)
 @given(keys, scores, st.data())
 def test_a_damaged_value_is_refused(key: bytes, stored: FloatArray, data: st.DataObject):
     for value in damaged(encode(key, stored), data):

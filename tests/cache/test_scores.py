@@ -130,6 +130,7 @@ async def test_values_expire_at_jittered_times(cache: Cache):
     assert max(lives) - min(lives) > 1000
 
 
+@pytest.mark.failure(22)
 @pytest.mark.parametrize("poison", [b"", b"poison", b"anm\x01" + bytes(50), bytes(2**16)])
 async def test_an_unreadable_value_is_a_miss_and_is_deleted(cache: Cache, poison: bytes):
     await cache.client.set(STORED, poison)
@@ -138,6 +139,7 @@ async def test_an_unreadable_value_is_a_miss_and_is_deleted(cache: Cache, poison
     await until_deleted(cache.client, STORED)
 
 
+@pytest.mark.failure(22)
 async def test_a_value_under_another_key_is_a_miss_and_is_deleted(cache: Cache):
     await cache.store(b"rank:1:another")
     await cache.client.rename(b"animora:rank:1:another", STORED)
@@ -150,6 +152,7 @@ async def test_a_key_of_another_type_is_a_miss(cache: Cache):
     assert await cache.get() is None
 
 
+@pytest.mark.failure(21)
 async def test_the_values_of_cancelled_lookups_are_never_returned_to_other_callers(cache: Cache):
     keys = [b"key %d" % number for number in range(50)]
     for number, key in enumerate(keys):
@@ -169,6 +172,7 @@ async def test_the_values_of_cancelled_lookups_are_never_returned_to_other_calle
                 assert found.item() == number
 
 
+@pytest.mark.failure(20)
 async def test_a_flushed_redis_is_a_miss(cache: Cache):
     await cache.store()
     await cache.client.flushall()
@@ -176,6 +180,7 @@ async def test_a_flushed_redis_is_a_miss(cache: Cache):
     assert cache.lookup_count("miss") == 1
 
 
+@pytest.mark.failure(20)
 async def test_a_killed_redis_is_skipped_until_it_is_back(embedded_redis: Start):
     server = await embedded_redis()
     async with Cache(server.url) as cache:
@@ -215,6 +220,7 @@ async def test_a_redis_that_is_killed_under_load_fails_no_lookup(embedded_redis:
         done.set()
 
 
+@pytest.mark.failure(20)
 async def test_a_frozen_redis_is_skipped_until_it_thaws(embedded_redis: Start, frozen: Freeze):
     server = await embedded_redis()
     async with Cache(server.url) as cache:
@@ -227,6 +233,7 @@ async def test_a_frozen_redis_is_skipped_until_it_thaws(embedded_redis: Start, f
         await cache.until_found()
 
 
+@pytest.mark.failure(20)
 async def test_closing_does_not_wait_for_a_frozen_redis(embedded_redis: Start, frozen: Freeze):
     server = await embedded_redis()
     async with Cache(server.url) as cache:
@@ -262,6 +269,7 @@ async def test_a_redis_that_is_frozen_at_the_start_delays_it_by_a_bounded_time(
             assert await cache.get() is None
 
 
+@pytest.mark.failure(20)
 @pytest.mark.parametrize("refuse_writes", [make_full, make_read_only])
 async def test_a_redis_that_refuses_writes_still_answers(
     refuse_writes: Callable[[Redis], Awaitable[None]], embedded_redis: Start

@@ -115,6 +115,7 @@ def test_posts_that_fit_returns_the_largest_number_of_posts_that_fit(ids: list[i
         assert stored_bytes(posts) > max_bytes
 
 
+@pytest.mark.failure(22)
 @given(keys, snapshots(), st.data())
 def test_a_damaged_timeline_is_refused(key: bytes, snapshot: RankedTimeline, data: st.DataObject):
     for value in damaged(encode_timeline(key, snapshot), data):

@@ -172,6 +172,7 @@ async def test_every_key_outlives_the_last_token_and_expiries_are_jittered(store
     assert max(found.values()) - min(found.values()) > 10_000
 
 
+@pytest.mark.failure(22)
 @pytest.mark.parametrize("poison", [b"", b"poison", b"anl\x01" + bytes(100), bytes(2**16)])
 async def test_an_unreadable_timeline_is_a_miss_and_is_deleted(stores: Stores, client: Redis, poison: bytes):
     live = make_timeline()
@@ -183,6 +184,7 @@ async def test_an_unreadable_timeline_is_a_miss_and_is_deleted(stores: Stores, c
     await until_deleted(client, stored)
 
 
+@pytest.mark.failure(22)
 @pytest.mark.parametrize("poison", [b"", b"poison", b"anp\x01" + bytes(32), bytes(2**16)])
 async def test_an_unreadable_pointer_is_a_miss_and_is_deleted(stores: Stores, client: Redis, poison: bytes):
     await client.set(POINTER, poison)
@@ -211,6 +213,7 @@ async def test_values_under_other_keys_are_misses(stores: Stores, client: Redis)
     assert await stores.timelines.by_id(KEY, live.timeline_id) is None
 
 
+@pytest.mark.failure(21)
 async def test_the_timelines_of_cancelled_lookups_are_never_returned_to_other_callers(stores: Stores):
     users = [b"{%d}:digest:new" % user for user in range(40)]
     for user in users:
@@ -237,6 +240,7 @@ async def test_a_flushed_redis_is_a_miss_for_timelines_and_for_the_generation(st
     await until(lambda: stores.watch.current is None)
 
 
+@pytest.mark.failure(20)
 @pytest.mark.parametrize("refuse_writes", [make_full, make_read_only])
 async def test_a_redis_that_refuses_writes_stores_nothing_reports_that_and_still_answers(
     refuse_writes: Callable[[Redis], Awaitable[None]], embedded_redis: Start
@@ -292,6 +296,7 @@ async def test_once_redis_has_room_a_lookup_waits_for_another_processs_late_writ
         assert name_of(await waiting) == late.timeline_id
 
 
+@pytest.mark.failure(20)
 async def test_a_frozen_redis_is_skipped_until_it_thaws(embedded_redis: Start, frozen: Freeze):
     server = await embedded_redis()
     async with Stores(server.url, timeout=0.02) as stores:

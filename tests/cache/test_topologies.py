@@ -15,9 +15,9 @@ from redis.exceptions import ResponseError
 from animora_server.cache.timeline_codec import latest_key
 from animora_server.precompute.retrying_store import RetryingGenerationStore
 from tests.cache.documented_rights import CLUSTERED, PRECOMPUTING, SERVING
+from tests.support.fault_proxy import FaultProxy
 from tests.support.redis_servers import (
     SERVICE,
-    Address,
     Server,
     behind_tls,
     clustered,
@@ -103,7 +103,7 @@ async def test_writes_follow_an_address_to_the_new_primary_while_connections_to_
     async with (
         serving(tmp_path, *PROMPT) as first,
         serving(tmp_path, *PROMPT) as second,
-        Address(first.port) as address,
+        FaultProxy(first.port) as address,
         Stores(f"redis://127.0.0.1:{address.port}") as stores,
     ):
         await follow(second, first)
@@ -122,12 +122,13 @@ async def test_writes_follow_an_address_to_the_new_primary_while_connections_to_
         assert not stores.is_skipped
 
 
+@pytest.mark.failure(20)
 async def test_reconnects_to_a_redis_that_stays_read_only_are_rate_limited(
     tmp_path: Path,
 ):
     async with (
         serving(tmp_path) as server,
-        Address(server.port) as address,
+        FaultProxy(server.port) as address,
         Stores(f"redis://127.0.0.1:{address.port}") as stores,
     ):
         await stores.until_stored(make_timeline())
@@ -144,7 +145,7 @@ async def test_a_connection_to_a_server_that_answers_with_errors_is_replaced(tmp
     async with (
         serving(tmp_path) as old,
         serving(tmp_path) as new,
-        Address(old.port) as address,
+        FaultProxy(old.port) as address,
         Stores(f"redis://127.0.0.1:{address.port}") as stores,
     ):
         await stores.until_stored(make_timeline())

@@ -37,6 +37,7 @@ async def metric(application, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
+@pytest.mark.failure(16)
 async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(stub, feed, store):
     ledger = Ledger(feed, NETWORKS)
     async with ledger.load(stub), asyncio.timeout(HANG_TIMEOUT):
@@ -51,6 +52,7 @@ async def test_models_are_swapped_under_load_and_every_reply_fits_its_version(st
     assert ledger.outcomes == {"OK": ledger.sent}
 
 
+@pytest.mark.failure(17)
 async def test_a_broken_version_is_refused_and_the_old_one_keeps_serving(
     stub, feed, store, application, tmp_path
 ):
@@ -99,6 +101,7 @@ def with_network(network: type[TinyNetwork]) -> Callable[[Artifact], Artifact]:
     return lambda artifact: replace(artifact, model=model)
 
 
+@pytest.mark.failure(17)
 @pytest.mark.parametrize("preflight", [True, False], ids=["with preflight", "without"])
 async def test_versions_with_valid_digests_and_invalid_content_are_refused(feed, store, settings, preflight):
     settings = with_options(settings, models={"preflight": preflight})
@@ -128,6 +131,7 @@ async def test_versions_with_valid_digests_and_invalid_content_are_refused(feed,
     assert ledger.outcomes == {"OK": ledger.sent}
 
 
+@pytest.mark.failure(17)
 async def test_a_pipe_as_active_pointer_is_counted_and_the_next_pointer_is_followed(
     stub, feed, store, application, tmp_path
 ):
@@ -147,6 +151,7 @@ async def test_a_pipe_as_active_pointer_is_counted_and_the_next_pointer_is_follo
     assert ledger.outcomes == {"OK": ledger.sent}
 
 
+@pytest.mark.failure(18)
 async def test_a_model_store_that_vanishes_leaves_the_loaded_version_serving(
     stub, feed, application, tmp_path
 ):
@@ -169,6 +174,7 @@ async def fault(server: EmbeddedPostgres | EmbeddedRedis, kind: str, frozen) -> 
         await server.start()
 
 
+@pytest.mark.failure(20)
 @pytest.mark.parametrize("kind", ["killed", "frozen"])
 async def test_no_request_fails_while_redis_is_away(feed, store, tmp_path, embedded_redis, frozen, kind):
     redis = await embedded_redis()
@@ -185,6 +191,7 @@ async def test_no_request_fails_while_redis_is_away(feed, store, tmp_path, embed
     assert ledger.outcomes == {"OK": ledger.sent}
 
 
+@pytest.mark.failure(24)
 @pytest.mark.parametrize("kind", ["killed", "frozen"])
 async def test_no_request_fails_while_postgres_is_away(
     redis_url, store, tmp_path, embedded_postgres, frozen, kind
@@ -203,6 +210,7 @@ async def test_no_request_fails_while_postgres_is_away(
     assert ledger.outcomes == {"OK": ledger.sent}
 
 
+@pytest.mark.failure(24)
 async def test_calls_are_unavailable_once_blocks_are_too_old(redis_url, store, tmp_path, embedded_postgres):
     postgres = await embedded_postgres()
     await fill(postgres.url)
@@ -223,6 +231,7 @@ async def test_calls_are_unavailable_once_blocks_are_too_old(redis_url, store, t
             assert (await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100]))).post_ids == [100]
 
 
+@pytest.mark.failure(24)
 async def test_a_server_started_before_its_database_serves_once_it_is_up(
     redis_url, store, tmp_path, embedded_postgres
 ):
@@ -243,6 +252,7 @@ async def test_a_server_started_before_its_database_serves_once_it_is_up(
         assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
 
 
+@pytest.mark.failure(19)
 async def test_without_a_model_the_heuristic_answers_with_a_degraded_reason(feed, redis_url, tmp_path):
     settings = settings_for(feed.url, redis_url, tmp_path / "empty", models={"ready_requires_model": False})
     async with serving(settings) as (_, stub):

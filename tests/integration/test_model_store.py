@@ -114,6 +114,7 @@ async def test_a_server_follows_what_is_published_activated_and_rolled_back(feed
     assert "v3" not in ledger.versions
 
 
+@pytest.mark.failure(17)
 async def test_a_version_that_is_half_written_is_not_served_until_it_is_whole(feed, s3, train, made):
     await train("publish", made / "v1")
     await train("activate", "v1")
@@ -128,6 +129,7 @@ async def test_a_version_that_is_half_written_is_not_served_until_it_is_whole(fe
         await ledger.until_version("v2")
 
 
+@pytest.mark.failure(17)
 async def test_a_server_with_a_key_refuses_what_is_not_signed_with_it(feed, s3, train, made, keys, tmp_path):
     other = write_keys(tmp_path / "other")
     await train("publish", made / "v1", "--sign-key", keys.private)
@@ -147,6 +149,7 @@ async def test_a_server_with_a_key_refuses_what_is_not_signed_with_it(feed, s3, 
     assert set(ledger.versions) == {"v1"}
 
 
+@pytest.mark.failure(18)
 async def test_a_server_keeps_serving_while_s3_is_frozen_and_catches_up_after(
     feed, s3, shared_s3, train, made, frozen
 ):

@@ -12,6 +12,7 @@ from tests.support.processes import listening_port, start
 from tests.support.until import HANG_TIMEOUT
 
 
+@pytest.mark.failure(26)
 async def test_sigterm_to_one_of_two_servers_under_load_loses_no_request(feed, redis_url, store, tmp_path):
     servers = [
         await start(
@@ -65,6 +66,7 @@ async def test_a_missing_database_option_is_reported_in_one_line():
     assert "ANIMORA_DATABASE_URL" in errors.decode()
 
 
+@pytest.mark.failure(30)
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -51,6 +51,7 @@ async def test_scores_are_the_same_alone_and_in_any_batch(stub, feed):
         )
 
 
+@pytest.mark.failure(3)
 async def test_a_cold_user_gets_the_heuristic_and_it_is_not_degraded(stub):
     response = await stub.Rank(request(user=COLD_USER))
     assert (response.ranker, response.model_version) == (pb.RANKER_HEURISTIC, "")
@@ -60,6 +61,7 @@ async def test_a_cold_user_gets_the_heuristic_and_it_is_not_degraded(stub):
     assert list(never_seen.post_ids) == list(response.post_ids)
 
 
+@pytest.mark.failure(3)
 async def test_dropped_candidates_are_counted_by_reason(stub, database):
     await database.execute("UPDATE animora_app.posts SET deleted_at = now() WHERE id = 100")
     await database.execute(
@@ -113,6 +115,7 @@ async def test_the_second_answer_comes_from_the_cache_and_is_the_same(stub):
     assert bypassed.cache == pb.CACHE_STATUS_BYPASS
 
 
+@pytest.mark.failure(1)
 async def test_a_malformed_message_is_an_invalid_argument(application):
     async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
         for method in ("Rank", "BatchRank"):
@@ -138,6 +141,7 @@ async def test_unpacked_ids_are_ranked(application, stub):
     assert list(results.results[0].response.post_ids) == list(response.post_ids)
 
 
+@pytest.mark.failure(2)
 async def test_a_batch_gives_each_request_its_own_outcome(stub):
     batch = pb.BatchRankRequest(
         requests=[request(), request(posts=[]), request(limit=-1), request(user=COLD_USER)]
@@ -227,6 +231,7 @@ async def test_a_version_that_is_not_resident_is_a_failed_precondition(stub):
     assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
+@pytest.mark.failure(2)
 async def test_ten_thousand_candidates_are_ranked_and_one_more_is_refused(stub):
     response = await stub.Rank(request(posts=range(10_000)), timeout=10)
     assert response.dropped.unknown == 10_000 - len(response.post_ids)

@@ -143,6 +143,7 @@ async def load(target: str) -> AsyncIterator[Ledger]:
                 await asyncio.to_thread(threads.shutdown)
 
 
+@pytest.mark.failure(26)
 @pytest.mark.parametrize("way", ["directly", *PROXIES])
 async def test_rolling_restarts_of_two_servers_lose_no_call(
     way, feed, redis_url, store, tmp_path, tmp_path_factory

@@ -126,6 +126,7 @@ class Writer:
         self.scrolls.blocked.setdefault((user, author), time.monotonic())
 
 
+@pytest.mark.failure(25)
 async def test_no_scroll_repeats_or_misses_a_post_or_shows_a_hidden_one(
     clients, authors, models, database, redis_url
 ):

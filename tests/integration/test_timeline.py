@@ -87,6 +87,7 @@ async def test_after_a_redis_flush_a_page_token_is_snapshot_gone_and_a_first_pag
     assert rest[0].cache == pb.CACHE_STATUS_MISS
 
 
+@pytest.mark.failure(23)
 async def test_500_concurrent_misses_build_one_timeline(settings, redis_url):
     # The long timeout keeps a slow look-up from being a miss.
     async with serving(with_options(settings, cache={"timeout": 30.0})) as (_, stub):
@@ -162,6 +163,7 @@ async def test_a_forged_token_and_a_negative_page_size_are_invalid_arguments(stu
         assert (failed.value.details() or "").startswith(field)
 
 
+@pytest.mark.failure(25)
 async def test_a_block_and_a_deletion_take_effect_on_every_page(stub, database, feed):
     pages = [await stub.GetTimeline(request(include_seen=True, page_size=5))]
     await database.execute(

@@ -319,6 +319,7 @@ async def test_a_damaged_active_is_counted(store, models, tmp_path):
         await it.until_refused("content")
 
 
+@pytest.mark.failure(18)
 async def test_a_store_that_vanishes_is_counted_and_the_active_version_stays(store, models, tmp_path):
     store.activate("v1")
     clock = ManualClock()
@@ -334,6 +335,7 @@ async def test_a_store_that_vanishes_is_counted_and_the_active_version_stays(sto
         await until(lambda: it.value("animora_model_store_age_seconds") == 0)
 
 
+@pytest.mark.failure(18)
 async def test_a_blocked_read_increases_the_age_of_the_last_one(store, models):
     failing = FailingStore(store)
     store.activate("v1")

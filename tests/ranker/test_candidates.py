@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +46,7 @@ def test_a_repeated_candidate_counts_once_and_its_repeats_are_dropped():
     assert dropped(candidates) == {"duplicate": 2}
 
 
+@pytest.mark.failure(3)
 def test_ids_unknown_to_the_catalog_are_dropped_up_to_the_ends_of_64_bits():
     limits = np.iinfo(np.int64)
     candidates = filter_one(snapshot({0: {}, 1: {}}), query(0, 1, 2, int(limits.min), int(limits.max)))

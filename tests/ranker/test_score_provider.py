@@ -45,6 +45,7 @@ class MissingCache(FakeCache):
         found.set_result([None] * keys)
 
 
+@pytest.mark.failure(13)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 async def test_scores_that_are_not_finite_are_never_returned_or_stored(value):
     cache = FakeCache()
@@ -90,6 +91,7 @@ async def test_refresh_writes_without_reading_and_bypass_does_neither():
     assert (refreshed.cache, cache.reads, len(cache.stored)) == (CacheStatus.BYPASS, 0, 1)
 
 
+@pytest.mark.failure(22)
 async def test_a_cached_value_that_is_not_finite_is_a_miss():
     cache, state = FakeCache(), FakeStateHolder(snapshot(THREE), RowScoresModel([0.0, 2.0, 1.0]))
     await rank(state, 10, 20, cache=cache)
@@ -123,6 +125,7 @@ async def test_each_query_of_a_batch_has_its_own_cache_policy():
     assert len(cache.stored) == 2
 
 
+@pytest.mark.failure(23)
 async def test_callers_that_miss_the_same_key_share_one_computation():
     cache, gate = FakeCache(), asyncio.Event()
     model = RowScoresModel([0.0, 2.0, 1.0], gate=gate)

@@ -195,12 +195,14 @@ def test_text_that_is_not_utf_8_is_refused_by_its_name(variable: str):
     assert refused({f"ANIMORA_{variable}": value}) == f"ANIMORA_{variable}: must be UTF-8"
 
 
+@pytest.mark.failure(30)
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "LocalHost", "::1"])
 def test_any_address_of_loopback_needs_no_tls(host: str):
     settings = load_settings({"ANIMORA_GRPC_HOST": host, "ANIMORA_HTTP_HOST": host}, None)
     assert (settings.grpc.host, settings.http.host) == (host, host)
 
 
+@pytest.mark.failure(30)
 def test_contradicting_options_are_refused_with_advice():
     assert "or insecure = true" in refused({"ANIMORA_GRPC_HOST": "0.0.0.0"})
     assert "set both or neither" in refused({"ANIMORA_GRPC_TLS_KEY": "key.pem"})
@@ -367,6 +369,7 @@ def test_one_port_for_both_protocols_is_refused():
     load_settings({"ANIMORA_GRPC_PORT": "0", "ANIMORA_HTTP_PORT": "0"}, None)
 
 
+@pytest.mark.failure(30)
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.com", ""])
 def test_metrics_beyond_loopback_must_be_allowed(file: Path, host: str):
     file.write_text(f'[http]\nhost = "{host}"\n')

@@ -166,6 +166,7 @@ async def test_a_token_with_the_role_is_admitted_by_every_method(channel, method
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.failure(29)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "metadata",
@@ -190,6 +191,7 @@ async def test_a_call_without_a_valid_token_is_refused_before_its_message_is_rea
     assert served.count("animora_grpc_rejected_calls_total", reason="unreceived") == 0
 
 
+@pytest.mark.failure(29)
 async def test_a_token_without_the_role_is_denied_and_its_name_is_only_logged(served, channel):
     with capture_logs() as lines:
         error = await failure(channel, b"malformed", bearer(SCRAPER))

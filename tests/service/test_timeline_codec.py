@@ -25,6 +25,7 @@ SETTINGS = TimelineSettings(page_size=20, max_page_size=100)
 UNKNOWN_POLICY = cast("pb.CachePolicy.ValueType", 99)
 
 
+@pytest.mark.failure(2)
 @pytest.mark.parametrize(
     ("field", "request_"),
     [

@@ -135,6 +135,7 @@ async def test_files_that_cannot_be_used_leave_the_last_good_pair_in_force(secre
     assert loop.failures["unexpected"] == 0
 
 
+@pytest.mark.failure(29)
 async def test_clients_need_a_certificate_of_the_client_authority(secret, authority):
     clients, strangers = Authority("clients"), Authority("clients")
     secret.replace(files(authority.issue_server(), **{"ca.crt": clients.certificate}))

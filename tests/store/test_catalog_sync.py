@@ -153,6 +153,7 @@ async def test_metrics_describe_the_catalog(database, store, registry, metrics, 
         assert registry.get_sample_value("animora_catalog_age_seconds") < math.inf
 
 
+@pytest.mark.failure(24)
 async def test_the_catalog_is_loaded_when_postgres_starts_later_and_refreshed_after_an_outage(
     own_postgres, registry, metrics, published
 ):
@@ -175,6 +176,7 @@ async def test_the_catalog_is_loaded_when_postgres_starts_later_and_refreshed_af
     assert registry.get_sample_value("animora_catalog_refreshes_total", {"outcome": "error"}) >= 2
 
 
+@pytest.mark.failure(24)
 async def test_stopping_does_not_wait_for_a_frozen_server(own_postgres, frozen, metrics, published):
     store = watched_store_of(own_postgres)
     async with AsyncExitStack() as stack:
@@ -186,6 +188,7 @@ async def test_stopping_does_not_wait_for_a_frozen_server(own_postgres, frozen, 
                 await stack.aclose()
 
 
+@pytest.mark.failure(24)
 async def test_refreshes_continue_after_a_frozen_server_thaws(own_postgres, frozen, metrics, published):
     store = watched_store_of(own_postgres)
     async with CatalogSync(store, FAST, metrics, published.publish):

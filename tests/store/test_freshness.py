@@ -233,6 +233,7 @@ async def test_blocks_and_deletions_take_effect_while_a_snapshot_is_being_publis
     assert seen(worker) == ({3, 4, 5}, [], [4])
 
 
+@pytest.mark.failure(25)
 async def test_missed_events_take_effect_once_the_connection_is_back(database, worker):
     await worker.disconnect(database, lambda: act(database))
 

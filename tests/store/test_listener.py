@@ -182,6 +182,7 @@ async def test_a_silent_connection_is_checked_and_kept(database, postgres_url, r
         await until(lambda: receiver.events)
 
 
+@pytest.mark.failure(24)
 async def test_listening_resumes_after_a_frozen_server_thaws(embedded_postgres, frozen, receiver):
     postgres = await embedded_postgres()
     with capture_logs() as logs:
@@ -321,6 +322,7 @@ async def test_an_untrusted_certificate_is_retried(receiver, tmp_path):
     assert receiver.is_listening == 0
 
 
+@pytest.mark.failure(24)
 async def test_stopping_does_not_wait_for_a_frozen_server(embedded_postgres, frozen, receiver):
     postgres = await embedded_postgres()
     listener = listener_of(postgres.url, receiver, listen_timeout=60.0)

@@ -199,6 +199,7 @@ async def test_a_large_load_arrives_in_parts(database, store):
     assert found == list(range(1, 1501))
 
 
+@pytest.mark.failure(24)
 async def test_a_changed_view_is_a_store_error_and_the_next_reading_sees_the_change(database, store):
     await read(store)
     await database.execute("alter view animora.blocks rename to blocks_before")

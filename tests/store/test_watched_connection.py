@@ -1,19 +1,17 @@
 """Connections that do not answer any more, and those on which PostgreSQL works."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from animora_database import parse_dsn
 from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import PostgresStore
 from animora_server.store.connection import Connector
 from animora_server.store.watched_connection import SILENCE_TIMEOUT, WatchedConnection
-from tests.store.silent_proxy import silent_proxy
+from tests.support.fault_proxy import before_postgres
 from tests.support.until import HANG_TIMEOUT
 
 # A silent connection is detected long before a query times out.
@@ -21,15 +19,19 @@ COMMAND_TIMEOUT = 2 * HANG_TIMEOUT
 
 
 @pytest.fixture
-async def proxy(postgres_url):
-    ((host, port),) = parse_dsn(postgres_url).hosts
-    async with silent_proxy(Path(host) / f".s.PGSQL.{port}") as proxy:
-        yield proxy
+async def proxied(postgres_url):
+    async with before_postgres(postgres_url) as proxied:
+        yield proxied
 
 
 @pytest.fixture
-def url(proxy, postgres_url):
-    return proxy.url(parse_dsn(postgres_url).arguments["database"])
+def proxy(proxied):
+    return proxied[0]
+
+
+@pytest.fixture
+def url(proxied):
+    return proxied[1]
 
 
 async def watched(url, **options):
@@ -46,6 +48,7 @@ async def read(store):
         return await reading.blocks()
 
 
+@pytest.mark.failure(24)
 async def test_a_dead_connection_is_replaced(database, proxy, url):
     store = PostgresStore(DatabaseSettings(url=SecretStr(url), command_timeout=COMMAND_TIMEOUT))
     await read(store)
@@ -60,6 +63,7 @@ async def test_a_dead_connection_is_replaced(database, proxy, url):
     assert [entry["event"] for entry in logs] == ["connection to PostgreSQL is dead; replacing it"]
 
 
+@pytest.mark.failure(24)
 async def test_a_connection_that_dies_within_a_reading_is_replaced(database, proxy, url):
     async def fall_silent_within(store):
         async with store.reading() as reading:

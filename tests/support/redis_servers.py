@@ -1,6 +1,5 @@
 """Servers that speak Redis' protocol over TCP: alone, watched by a Sentinel, as a Cluster, behind TLS."""
 
-import asyncio
 import socket
 import ssl
 import subprocess
@@ -8,13 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import redis.asyncio
 from redis.asyncio import Redis
 
 from animora_demo.embedded.binaries import find_redis
 from animora_demo.embedded.process import ChildProcess, Program, bring_up
+from tests.support.fault_proxy import FaultProxy
 from tests.support.until import until
 
 SERVICE = "feed"
@@ -172,46 +171,8 @@ async def behind_tls(port: int, certificates: Path) -> AsyncIterator[int]:
     context.load_verify_locations(certificates / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
 
-    async with Address(port, ssl=context) as address:
-        yield address.port
-
-
-class Address:
-    """A proxy to a server; connections stay with the server that they began with."""
-
-    def __init__(self, target: int, ssl: ssl.SSLContext | None = None) -> None:
-        self.target = target
-        self.connections = 0
-        self._ssl = ssl
-        self._server: asyncio.Server
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._ssl)
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        self._server.close()
-
-    @property
-    def port(self) -> int:
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        there, back = await asyncio.open_connection("127.0.0.1", self.target)
-        await asyncio.gather(_pump(reader, back), _pump(there, writer))
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass  # a side has gone
-    finally:
-        writer.close()
+    async with FaultProxy(port, ssl=context) as proxy:
+        yield proxy.port
 
 
 async def follow(replica: Server, primary: Server) -> None:

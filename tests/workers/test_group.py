@@ -37,6 +37,7 @@ async def some_are_ranked(servers: Group) -> bool:
     return await ranked(servers) >= 50
 
 
+@pytest.mark.failure(27)
 async def test_a_killed_worker_costs_its_calls_in_flight_and_nothing_else(feed, options):
     async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         pids = await servers.serving(2)
@@ -107,6 +108,7 @@ async def test_a_frozen_worker_does_not_block_a_scrape_and_keeps_its_counters(op
         assert await ranked(servers) == sent
 
 
+@pytest.mark.failure(25)
 async def test_committed_changes_reach_all_workers_and_any_worker_serves_the_next_page(feed, options):
     async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.serving(2)
@@ -146,6 +148,7 @@ async def count_calls_until(stop: asyncio.Event, client: AsyncRankingClient) -> 
     return answered
 
 
+@pytest.mark.failure(26)
 async def test_sigterm_to_one_worker_under_load_loses_no_request(options):
     async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         pids, replaced = await servers.serving(2), asyncio.Event()
@@ -167,6 +170,7 @@ async def test_sigterm_to_one_worker_under_load_loses_no_request(options):
         assert await servers.value("animora_worker_restarts_total", why="stopped") == 2
 
 
+@pytest.mark.failure(26)
 async def test_sigterm_to_all_under_load_loses_no_request_if_another_server_runs(options):
     async with (
         group("--workers", "2", **options) as servers,
@@ -200,6 +204,7 @@ async def test_workers_show_no_secret_and_end_with_a_killed_supervisor(options):
             os.close(descriptor)
 
 
+@pytest.mark.failure(27)
 async def test_workers_that_keep_failing_end_the_supervisor(options):
     async with group("--workers", "2", **options) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.grpc_port()

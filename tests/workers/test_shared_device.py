@@ -70,6 +70,7 @@ async def test_scores_equal_those_of_a_device_in_each_worker(feed, options, shar
                 assert page.ranker == pb.RANKER_NEUCF
 
 
+@pytest.mark.failure(14)
 async def test_a_killed_device_costs_no_request_and_comes_back(feed, sharing):
     async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         device, workers = await servers.serving_with_device(2)
@@ -86,6 +87,7 @@ async def test_a_killed_device_costs_no_request_and_comes_back(feed, sharing):
         assert await servers.value("animora_worker_restarts_total") == 0
 
 
+@pytest.mark.failure(14)
 async def test_without_the_device_process_the_heuristic_answers_with_a_degraded_reason(feed, sharing, frozen):
     async with (
         group("--workers", "2", **sharing | {"SCORER_HANG_TIMEOUT": "0.5"}) as servers,
@@ -105,6 +107,7 @@ async def test_without_the_device_process_the_heuristic_answers_with_a_degraded_
         assert set(ledger.outcomes) <= {"OK", "DEGRADED_REASON_DEVICE_FAULT", "DEGRADED_REASON_DEADLINE"}
 
 
+@pytest.mark.failure(16)
 async def test_a_model_swap_under_load_keeps_every_reply_consistent_with_its_version(feed, store, sharing):
     async with group("--workers", "2", **sharing) as servers, asyncio.timeout(HANG_TIMEOUT):
         await servers.serving_with_device(2)

@@ -129,6 +129,7 @@ async def test_a_worker_that_ends_is_restarted_under_its_number():
     assert harness.restarts("failed") == 1
 
 
+@pytest.mark.failure(27)
 async def test_a_worker_that_hangs_is_killed_and_restarted():
     harness = SupervisorHarness(1)
     async with running(harness):
@@ -140,6 +141,7 @@ async def test_a_worker_that_hangs_is_killed_and_restarted():
     assert harness.restarts("hung") == 1
 
 
+@pytest.mark.failure(27)
 async def test_the_supervisor_gives_up_after_repeated_failures_of_a_worker():
     harness = SupervisorHarness(2)
     async with running(harness) as task:
@@ -196,6 +198,7 @@ async def test_an_invalid_option_later_does_not_end_serving_workers():
         assert not task.done()
 
 
+@pytest.mark.failure(26)
 async def test_a_worker_that_does_not_drain_is_killed_and_the_exit_status_is_1():
     harness = SupervisorHarness(1, drains=False)
     async with running(harness) as task:
