@@ -1,6 +1,7 @@
 """The ledger: every request sent has exactly one outcome, and every score is checked against its version."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
 
 TOLERANCE = 1e-5
+REPEATED = 10  # requests that a worker sends again and again, which may be cached; half of all it sends
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Ledger:
     Attributes:
         feed: The feed whose posts are ranked.
         networks: The eager network of each version that may answer.
+        seconds: How long each call took, in the order of their outcomes.
     """
 
     feed: Feed
@@ -35,6 +38,7 @@ class Ledger:
     outcomes: Counter[str] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     settled: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @asynccontextmanager
@@ -47,6 +51,20 @@ class Ledger:
         finally:
             stop.set()
             await asyncio.gather(*tasks)
+
+    def problems(self, *allowed: str) -> list[str]:
+        """What is wrong with the outcomes so far; empty if all is well.
+
+        Args:
+            allowed: Outcomes besides OK that are no problem: names of gRPC codes or degraded reasons.
+        """
+        lost = self.sent - sum(self.outcomes.values())
+        unexpected = {name: count for name, count in self.outcomes.items() if name not in ("OK", *allowed)}
+        return [
+            *self.wrong,
+            *([f"{lost} calls have no outcome"] if lost else []),
+            *(f"{count} calls are {name}" for name, count in unexpected.items()),
+        ]
 
     async def more(self, count: int) -> None:
         """Waits until `count` further requests have an outcome."""
@@ -61,10 +79,11 @@ class Ledger:
 
     async def _work(self, stub: "RankingServiceAsyncStub", number: int, stop: asyncio.Event) -> None:
         random = np.random.default_rng(number)
+        repeated = [self._draw(random) for _ in range(REPEATED)]
         while not stop.is_set():
-            user = TRAINED_USERS[int(random.integers(len(TRAINED_USERS)))]
-            posts = random.choice(self.feed.post_ids, int(random.integers(1, 40)), replace=False)
+            user, posts = self._draw(random) if random.random() < 0.5 else repeated[random.integers(REPEATED)]
             self.sent += 1
+            began = time.monotonic()
             try:
                 response = await stub.Rank(pb.RankRequest(user_id=user, post_ids=posts), timeout=10)
             except grpc.aio.AioRpcError as error:
@@ -72,8 +91,14 @@ class Ledger:
             else:
                 outcome = self._check(user, set(posts.tolist()), response)
             async with self.settled:
+                self.seconds.append(time.monotonic() - began)
                 self.outcomes[outcome] += 1
                 self.settled.notify_all()
+
+    def _draw(self, random: np.random.Generator) -> tuple[int, np.ndarray]:
+        """A user and candidates."""
+        user = TRAINED_USERS[int(random.integers(len(TRAINED_USERS)))]
+        return user, random.choice(self.feed.post_ids, int(random.integers(1, 40)), replace=False)
 
     def _check(self, user: int, posts: set[int], response: pb.RankResponse) -> str:
         if set(response.post_ids) != posts or len(response.post_ids) != len(posts):
