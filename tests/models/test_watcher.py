@@ -275,6 +275,7 @@ def test_the_size_limit_is_the_setting_or_less_if_memory_is_short():
     assert size_limit(alone, 1 << 30).max_bytes == 1 << 29
 
 
+@pytest.mark.failure(17)
 async def test_an_active_that_is_not_signed_by_the_key_is_refused_and_the_version_stays(
     store, models, tmp_path
 ):
@@ -294,6 +295,7 @@ async def test_an_active_that_is_not_signed_by_the_key_is_refused_and_the_versio
         await until(lambda: models.active_version == "v2")
 
 
+@pytest.mark.failure(17)
 async def test_an_older_signed_active_that_was_put_back_is_refused(store, models, tmp_path):
     keys = write_keys(tmp_path / "keys")
     signing = FolderStore(tmp_path, keys=pointer_keys(private_key=keys.private))
