@@ -33,6 +33,7 @@ from animora_server.observability.metrics import Metrics
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
 from animora_server.service.admission import AdmissionController
 from animora_server.service.calls import CallHandler
+from animora_server.service.intake import MAX_REQUESTED
 from animora_server.service.server import GRPC_LOGGER, HEALTH_SERVICE_NAME, channel_options
 from animora_server.settings import GrpcSettings
 from tests.service.unread_streams import unread_streams
@@ -204,12 +205,16 @@ async def test_too_many_calls_are_refused_with_a_retry_delay(rank, methods, chan
     await rank(b"")
 
 
-async def test_calls_that_arrive_while_the_event_loop_is_blocked_wait_for_it(server):
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        rank: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
-        # The event loop is blocked meanwhile; gRPC's threads send and receive the calls.
-        calls = [rank.future(b"", timeout=60) for _ in range(3500)]
-        codes = await asyncio.to_thread(lambda: {call.code() for call in calls})
+async def test_calls_that_arrive_while_the_event_loop_is_blocked_wait_for_it(registry, methods):
+    metrics = Metrics(registry, SERVICE_NAME, METHODS)
+    handler = CallHandler(AdmissionController(max_calls=4096, max_rows=1), metrics.calls, default_timeout=0.5)
+    async with GrpcServer(SETTINGS, handler, methods.by_method()) as server:
+        await asyncio.sleep(0.1)  # the server has requested its first calls
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            rank: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
+            # The event loop is blocked meanwhile; gRPC's threads send and receive the calls.
+            calls = [rank.future(b"", timeout=60) for _ in range(MAX_REQUESTED)]
+            codes = await asyncio.to_thread(lambda: {call.code() for call in calls})
     assert codes == {grpc.StatusCode.OK}
 
 
@@ -325,12 +330,13 @@ async def test_calls_that_grpc_ends_without_a_handler_are_counted(rank, channel,
 async def test_calls_that_grpc_sheds_count_as_arrived_and_not_as_taken(registry, methods):
     metrics = Metrics(registry, SERVICE_NAME, METHODS)
     handler = CallHandler(AdmissionController(max_calls=1, max_rows=1), metrics.calls, default_timeout=0.5)
-    settings = SETTINGS.model_copy(update={"max_calls_in_flight": 1})
+    settings = SETTINGS.model_copy(update={"max_waiting_calls": 1})
+    count = MAX_REQUESTED + 50
 
     def call_all(port: int) -> list[str]:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             rank: Any = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
-            calls = [rank.future(b"", timeout=20) for _ in range(50)]
+            calls = [rank.future(b"", timeout=20) for _ in range(count)]
             sent.wait()
             errors = [call.exception() for call in calls]
             return [error.code().name if error else "OK" for error in errors]
@@ -339,12 +345,59 @@ async def test_calls_that_grpc_sheds_count_as_arrived_and_not_as_taken(registry,
     async with GrpcServer(settings, handler, methods.by_method()) as server:
         calls = asyncio.get_running_loop().run_in_executor(None, call_all, server.port)
         arrived = partial(registry.get_sample_value, "animora_grpc_calls_total", {"stage": "arrived"})
-        while arrived() < 50:  # the event loop is blocked meanwhile
+        while arrived() < count:  # the event loop is blocked meanwhile
             time.sleep(0.001)  # noqa: ASYNC251
         sent.set()
         outcomes = Counter(await calls)
         taken = registry.get_sample_value("animora_grpc_calls_total", {"stage": "taken"})
-    assert outcomes["CANCELLED"] == 50 - taken > 0
+    assert outcomes["CANCELLED"] == count - taken > 0
+
+
+async def test_health_answers_while_there_is_no_room_for_calls(registry, methods):
+    metrics = Metrics(registry, SERVICE_NAME, METHODS)
+    admission = AdmissionController(max_calls=1, max_rows=1)
+    handler = CallHandler(admission, metrics.calls, default_timeout=60)
+    methods.gate = asyncio.Event()
+    settings = SETTINGS.model_copy(update={"max_waiting_calls": 1})
+    async with (
+        GrpcServer(settings, handler, methods.by_method()) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        rank: Any = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
+        first = rank(b"", timeout=60)
+        await methods.entered.wait()
+        outcomes = await asyncio.gather(*(failure(rank(b"", timeout=60)) for _ in range(200)))
+        checks = [
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()) for _ in range(5)
+        ]
+        assert [(await check).status for check in checks] == [health_pb2.HealthCheckResponse.NOT_SERVING] * 5
+        methods.gate.set()
+        await first
+    codes = {error.code().name for error in outcomes}
+    assert codes <= {"RESOURCE_EXHAUSTED", "CANCELLED"}
+    assert "RESOURCE_EXHAUSTED" in codes
+
+
+async def test_calls_of_low_priority_make_way_for_others(registry, methods):
+    metrics = Metrics(registry, SERVICE_NAME, METHODS)
+    handler = CallHandler(AdmissionController(max_calls=4, max_rows=1), metrics.calls, default_timeout=60)
+    methods.gate = asyncio.Event()
+    low = (("x-animora-priority", "batch"),)
+    async with (
+        GrpcServer(SETTINGS, handler, methods.by_method()) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        rank: Any = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
+        taken = [rank(b"", timeout=60, metadata=low) for _ in range(2)]
+        while len(methods.calls) < 2:
+            await asyncio.sleep(0.001)
+        error = await failure(rank(b"", timeout=60, metadata=low))
+        assert (error.code().name, "RetryInfo" in details(error)) == ("RESOURCE_EXHAUSTED", True)
+        taken += [rank(b"", timeout=60, metadata=(("x-animora-priority", "interactive"),)) for _ in range(2)]
+        while len(methods.calls) < 4:
+            await asyncio.sleep(0.001)
+        methods.gate.set()
+        await asyncio.gather(*taken)
 
 
 async def test_a_server_that_has_stopped_keeps_its_counts(registry, methods):

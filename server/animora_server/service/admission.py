@@ -1,10 +1,23 @@
-"""Admission control: bounds the calls and candidates in flight; above the bounds a call is refused."""
+"""Admission control: bounds the calls and candidates in flight; above the bounds a call is refused.
 
+Three bounds hold for calls. Up to the concurrency limit, which adapts to the load, calls are taken from gRPC
+as they arrive; beyond it gRPC lets a few wait and sheds the others. A small number of calls a second is taken
+nevertheless, and refused with the time after which to try again, where the limit and an allowance, or
+`max_calls`, are exceeded. Calls of low priority are refused from half of the limit on.
+"""
+
+import time
+from collections.abc import Callable
 from types import TracebackType
 
 from animora_server.errors import TooManyRequests
+from animora_server.service.concurrency_limit import ConcurrencyLimit
 
 RETRY_AFTER = 0.1  # seconds
+ALLOWANCE = 32  # calls above the concurrency limit: taken from gRPC before those ahead of them were counted
+BATCH_SHARE = 0.5  # of the concurrency limit, for calls of low priority
+REFUSALS_PER_SECOND = 500.0  # calls that are taken to be refused: a twentieth of a core
+MAX_REFUSALS = 50  # of them at once
 
 
 class AdmissionController:
@@ -14,43 +27,71 @@ class AdmissionController:
         max_calls: The most calls in flight.
         max_rows: The most candidates in flight; a single larger request is admitted when nothing is in
             flight.
+        clock: Seconds.
 
     Attributes:
         calls: How many calls are in flight.
         rows: How many candidates are in flight.
+        limit: The concurrency limit.
     """
 
-    def __init__(self, max_calls: int, max_rows: int) -> None:
+    def __init__(self, max_calls: int, max_rows: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self._max_calls = max_calls
         self._max_rows = max_rows
+        self._clock = clock
+        self._refusals = float(MAX_REFUSALS)  # left
+        self._refilled_at = clock()
+        self.ended: Callable[[], object] = lambda: None
+        self.limit = ConcurrencyLimit(max_calls, clock)
         self.calls = 0
         self.rows = 0
 
-    def admit_call(self) -> "AdmissionPermit":
-        """Admits a call for the length of a `with` block; entering it raises TooManyRequests."""
-        return AdmissionPermit(self, 1, 0)
+    def notify(self, ended: Callable[[], object]) -> None:
+        """Sets the function that is called whenever a call has ended."""
+        self.ended = ended
 
-    def admit_rows(self, rows: int) -> "AdmissionPermit":
-        """Admits candidates for the length of a `with` block; entering it raises TooManyRequests."""
-        return AdmissionPermit(self, 0, rows)
+    def room(self) -> int:
+        """How many more calls may be taken from gRPC, those included that will be refused."""
+        room = self.limit.calls - self.calls
+        return room if room > 0 else self._refusals_left()
 
-    def acquire(self, calls: int, rows: int) -> None:
-        """Adds to the calls and candidates in flight.
+    def answered(self, latency: float, timeout: float) -> None:
+        """Records a call that was answered: its latency and its caller's timeout, in seconds."""
+        self.limit.answered(latency, timeout, self.calls)
+
+    def admit_call(self, *, is_batch: bool = False) -> "AdmissionPermit":
+        """Admits a call for the length of a `with` block.
+
+        Args:
+            is_batch: Whether the call has low priority.
 
         Raises:
             TooManyRequests: A bound would be exceeded.
         """
-        too_many_calls = calls and self.calls + calls > self._max_calls
-        too_many_rows = rows and self.rows and self.rows + rows > self._max_rows
-        if too_many_calls or too_many_rows:
+        limit = self.limit.calls
+        if self.calls >= (limit * BATCH_SHARE if is_batch else limit + ALLOWANCE) or (
+            self.calls >= self._max_calls
+        ):
+            self._refusals -= 1
             raise TooManyRequests(RETRY_AFTER)
-        self.calls += calls
-        self.rows += rows
+        return AdmissionPermit(self, 1, 0)
 
-    def release(self, calls: int, rows: int) -> None:
-        """Subtracts from the calls and candidates in flight."""
-        self.calls -= calls
-        self.rows -= rows
+    def admit_rows(self, rows: int) -> "AdmissionPermit":
+        """Admits candidates for the length of a `with` block.
+
+        Raises:
+            TooManyRequests: The bound would be exceeded.
+        """
+        if self.rows and self.rows + rows > self._max_rows:
+            raise TooManyRequests(RETRY_AFTER)
+        return AdmissionPermit(self, 0, rows)
+
+    def _refusals_left(self) -> int:
+        now = self._clock()
+        gained = (now - self._refilled_at) * REFUSALS_PER_SECOND
+        self._refusals = min(self._refusals + gained, MAX_REFUSALS)
+        self._refilled_at = now
+        return max(int(self._refusals), 0)
 
 
 class AdmissionPermit:
@@ -64,9 +105,13 @@ class AdmissionPermit:
         self._rows = rows
 
     def __enter__(self) -> None:
-        self._admission.acquire(self._calls, self._rows)
+        self._admission.calls += self._calls
+        self._admission.rows += self._rows
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._admission.release(self._calls, self._rows)
+        self._admission.rows -= self._rows
+        if self._calls:
+            self._admission.calls -= self._calls
+            self._admission.ended()

@@ -20,13 +20,14 @@ from animora_server.observability.metrics import CallMetrics
 from animora_server.service.admission import AdmissionController
 from animora_server.service.authorization import Authorizer
 from animora_server.service.status import code_of, internal_status, interrupted_status, to_status
-from animora_server.types import MIN_RESERVE, reserve
+from animora_server.types import reserve
 
 log = structlog.get_logger(__name__)
 
 CALLER_ERROR_CODES = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
 REQUEST_ID = "x-request-id"
 MAX_REQUEST_ID = 128
+PRIORITY, BATCH = "x-animora-priority", "batch"  # metadata of calls of low priority
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -40,11 +41,15 @@ class Call:
         request_id: From the metadata, or generated.
         deadline: When the caller stops waiting, on the event loop's clock.
         reserve: Seconds before the deadline at which the fallback answers, if the model has not.
+        timeout: Seconds that the caller had given the call when it started here.
+        is_batch: Whether the call has low priority.
     """
 
     request_id: str
     deadline: float
-    reserve: float = MIN_RESERVE
+    reserve: float
+    timeout: float
+    is_batch: bool
 
 
 # A method's implementation: takes the request's bytes and the call, returns the response's bytes.
@@ -64,16 +69,18 @@ class CallHandler:
 
     def __init__(self, admission: AdmissionController, metrics: CallMetrics, default_timeout: float) -> None:
         self.arrivals = metrics.arrivals
-        self._admission = admission
+        self.admission = admission
         self._metrics = metrics
         self._default_timeout = default_timeout
         self._request_ids = _request_ids()
         metrics.in_flight.set_function(lambda: admission.calls)
         metrics.rows_in_flight.set_function(lambda: admission.rows)
+        metrics.concurrency_limit.set_function(lambda: admission.limit.calls)
 
     def unary(self, name: str, method: UnaryMethod) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The handler of a unary method. The method parses and serialises messages, not gRPC."""
         started, handling = self._metrics.started[name], self._metrics.handling[name]
+        admission = self.admission
 
         async def handle(request: bytes, context: "Context") -> bytes:
             started_at = time.perf_counter()
@@ -82,8 +89,10 @@ class CallHandler:
             context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
             code = "CANCELLED"  # a string: the name of an enumeration's member takes 0.6 us
             try:
-                with self._admission.admit_call():
+                with admission.admit_call(is_batch=call.is_batch):
                     response = await method(request, call)
+                    if not call.is_batch:
+                        admission.answered(time.perf_counter() - started_at, call.timeout)
                 code = "OK"
                 return response
             except asyncio.CancelledError:
@@ -143,12 +152,17 @@ class CallHandler:
     def _call(self, context: "Context") -> Call:
         remaining = context.time_remaining()
         timeout = self._default_timeout if remaining is None else remaining
-        request_id = next(
-            (value for key, value in context.invocation_metadata() or () if key == REQUEST_ID), None
-        )
+        request_id: str | bytes | None = None
+        is_batch = False
+        for key, value in context.invocation_metadata() or ():
+            if key == REQUEST_ID and request_id is None:
+                request_id = value
+            elif key == PRIORITY:
+                is_batch = value == BATCH
         if not _is_request_id(request_id):
             request_id = next(self._request_ids)
-        return Call(request_id, asyncio.get_running_loop().time() + timeout, reserve(timeout))
+        deadline = asyncio.get_running_loop().time() + timeout
+        return Call(request_id, deadline, reserve(timeout), timeout, is_batch)
 
 
 def status_of(error: BaseException, call: Call) -> tuple[grpc.StatusCode, status_pb2.Status]:

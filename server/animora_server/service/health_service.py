@@ -1,6 +1,7 @@
 """The `grpc.health.v1` service: checks, and watches that end when the server drains."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,16 @@ class HealthService:
     It replaces the service of grpcio-health-checking for two reasons. That one holds a lock while it writes,
     so a watcher that does not read blocks every change of status. And its watches do not end with the server,
     so a watcher behind a proxy delays shutdown by the whole grace period.
+
+    Args:
+        taken: Called for each call.
+
+    Args:
+        taken: Called for each call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, taken: Callable[[], object]) -> None:
+        self._taken = taken
         self._statuses: dict[str, Status] = {}
         self._changed = asyncio.Event()  # replaced at each change
         self._draining = False
@@ -47,6 +55,7 @@ class HealthService:
         self, request: health_pb2.HealthCheckRequest, context: "Context"
     ) -> health_pb2.HealthCheckResponse:
         """Returns the status of a service; NOT_FOUND for an unknown name."""
+        self._taken()
         status = self._statuses.get(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND)
@@ -54,6 +63,7 @@ class HealthService:
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: "Context") -> None:
         """Sends the status of a service at once and at each change, until the caller or the server ends."""
+        self._taken()
         watching = asyncio.ensure_future(self._send_changes(request.service, context))
         ending = asyncio.ensure_future(self._ending.wait())
         try:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -16,6 +16,7 @@ from animora_server.service.authorization import Authorizer
 from animora_server.service.calls import CallHandler, UnaryMethod
 from animora_server.service.credentials import server_credentials
 from animora_server.service.health_service import HealthService
+from animora_server.service.intake import Intake, limited_server
 from animora_server.service.reflection import enable_reflection
 from animora_server.service.unhandled_calls import (
     ArrivedCalls,
@@ -61,8 +62,10 @@ class GrpcServer:
         self._identity = watch_identity(settings)
         for is_needed in (is_not_lost_reply, is_not_undecodable):
             logging.getLogger(GRPC_LOGGER).addFilter(is_needed)
-        self._health = HealthService()
-        self._server = grpc.aio.server(options=channel_options(settings))
+        self._health = HealthService(handler.arrivals.taken.inc)
+        self._intake = Intake(handler.admission.room)
+        handler.admission.notify(self._intake.update)
+        self._server = limited_server(channel_options(settings), self._intake)
         handlers = {method: handler.unary(method, methods[method]) for method in METHODS}
         arrivals = handler.arrivals
         self._arrived = ArrivedCalls(newest_server_id())
@@ -75,7 +78,7 @@ class GrpcServer:
             }
             ranking = AuthorizedMethodHandlers(SERVICE_NAME, authorized, authorizer, arrivals)
         self._server.add_generic_rpc_handlers((ranking,))
-        self._server.add_generic_rpc_handlers((self._health_handler(),))
+        self._server.add_registered_method_handlers(HEALTH_SERVICE_NAME, self._health_handlers())
         enable_reflection(self._server, (SERVICE_NAME, HEALTH_SERVICE_NAME), authorizer)
         self._server.add_generic_rpc_handlers((UnknownMethodCounter(arrivals),))
         self._serving = False
@@ -114,17 +117,16 @@ class GrpcServer:
         for loop in self.loops:
             await loop.stop()
 
-    def _health_handler(self) -> grpc.GenericRpcHandler:
-        # Not by the generated function: gRPC looks up what it registers before any generic handler.
+    def _health_handlers(self) -> Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]:
+        """Health's handlers. gRPC keeps a queue for each registered method: probes do not wait for room."""
         messages = {
             "request_deserializer": health_pb2.HealthCheckRequest.FromString,
             "response_serializer": health_pb2.HealthCheckResponse.SerializeToString,
         }
-        handlers = {
+        return {
             "Check": grpc.unary_unary_rpc_method_handler(self._health.Check, **messages),
             "Watch": grpc.unary_stream_rpc_method_handler(self._health.Watch, **messages),
         }
-        return grpc.method_handlers_generic_handler(HEALTH_SERVICE_NAME, handlers)
 
     @property
     def loops(self) -> tuple[BackgroundLoop, ...]:
@@ -168,7 +170,9 @@ class GrpcServer:
     async def _stop(self) -> None:
         self._health.end_watches()
         self._arrived.read()
+        self._intake.close()
         await self._server.stop(self._settings.drain_grace)
+        await self._intake.wait_closed()
 
     def _publish_health(self) -> None:
         statuses = dict.fromkeys(HEALTH_NAMES, self._serving) | {LIVENESS_NAME: self._alive}
@@ -190,7 +194,6 @@ def is_not_undecodable(record: logging.LogRecord) -> bool:
 def channel_options(settings: GrpcSettings) -> list[tuple[str, int]]:
     """The limits of connections and messages, as gRPC core takes them."""
     age = int(settings.max_connection_age * 1000)
-    waiting = 4 * settings.max_calls_in_flight
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
@@ -200,11 +203,9 @@ def channel_options(settings: GrpcSettings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_connection_age_ms", age),
         ("grpc.max_connection_age_grace_ms", int(settings.drain_grace * 1000)),
-        # Calls that wait for the event loop, including those whose caller has gone. By default gRPC sheds
-        # calls from the 1,001st on, without a status: with 3,000 callers that retry at once, that left time
-        # for 350 responses a second in place of 4,000.
-        ("grpc.server.max_pending_requests", waiting),
-        ("grpc.server.max_pending_requests_hard_limit", waiting),
+        # Calls that wait for room, including those whose caller has gone. gRPC sheds further ones.
+        ("grpc.server.max_pending_requests", settings.max_waiting_calls),
+        ("grpc.server.max_pending_requests_hard_limit", settings.max_waiting_calls),
         # Clients may ping every 10 s, also without a call. More often than every 5 s counts as abuse.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

@@ -55,7 +55,16 @@ class GrpcSettings(Section):
         "counts as 50",
     )
     max_calls_in_flight: int = Field(
-        default=4096, ge=1, le=1_000_000, description="calls in flight before one is refused"
+        default=4096,
+        ge=1,
+        le=1_000_000,
+        description="calls in flight before one is refused; under overload the server lowers it by itself",
+    )
+    max_waiting_calls: int = Field(
+        default=64,
+        ge=1,
+        le=1_000_000,
+        description="calls that wait for room under overload before gRPC sheds further ones (CANCELLED)",
     )
     default_timeout: float = Field(
         default=0.5, gt=0.001, le=HOUR, description="seconds a call may take when the client sets no deadline"

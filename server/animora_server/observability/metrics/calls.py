@@ -33,7 +33,7 @@ class ArrivalMetrics:
         self._calls = Counter(
             "animora_grpc_calls",
             "Calls of all services: arrived at gRPC, and taken from gRPC to be handled. The difference "
-            "was shed because too many calls waited.",
+            "waits, or was shed because too many calls waited.",
             registry,
             ("stage",),
         )
@@ -74,6 +74,13 @@ class CallMetrics:
         ).labels()
         self.rows_in_flight = Gauge(
             "animora_rows_in_flight", "Candidates being handled.", MultiprocessMode.SUM, registry
+        ).labels()
+        self.concurrency_limit = Gauge(
+            "animora_concurrency_limit",
+            "Calls that may be in flight at once, as adapted to the load; grpc.max_calls_in_flight without "
+            "overload.",
+            MultiprocessMode.SUM,
+            registry,
         ).labels()
         labels = {method: ("unary", service, method) for method in methods}
         self.started = {method: started.labels(*label) for method, label in labels.items()}
